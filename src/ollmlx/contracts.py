@@ -1,0 +1,216 @@
+"""What plugins implement. Each docstring says who calls it and when.
+
+Calls into a backend, store or source come from the daemon's event loop: a method that is not `async` must return at once
+or be cheap file reading (callers run those in a thread); none may import mlx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from ollmlx.findings import Finding
+from ollmlx.names import ModelName
+from ollmlx.protocol import Progress, RunnerConfig, Tokens, TokenizeRequest
+from ollmlx.types import (
+    CreateRequest,
+    EmbedRequest,
+    EmbedResult,
+    Event,
+    Frozen,
+    GenerateRequest,
+    InstalledModel,
+    MemoryEstimate,
+    PullProgress,
+)
+
+if TYPE_CHECKING:
+    from ollmlx.settings import Settings
+
+
+class RunnerCommand(Frozen):
+    """A program that speaks the Runner Protocol: `argv` (absolute executable first) and the variables it needs.
+
+    `env` is laid over the supervisor's allow-list; `engine_options` travel to the engine in `RunnerConfig`.
+    `{fd}` in an argument becomes the number of the inherited listening socket.
+    """
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = {}
+    engine_options: dict[str, Any] = {}
+
+
+class LaunchOptions(Frozen):
+    """What a runner is asked to be: context length in tokens, batch width (0: backend's choice), KV-cache precision."""
+
+    context_length: int
+    parallel: int = 0
+    kv_cache_type: str = "auto"
+    cluster: dict[str, Any] | None = None
+
+
+class Refusal(Frozen):
+    """Why a backend does not run a model, and what would help."""
+
+    reason: str
+    hint: str | None = None
+    code: str | None = None
+
+
+class Importer(Protocol):
+    """Turns a foreign format into a backend's own. Passed to a store while it pulls or creates."""
+
+    def __call__(
+        self, source: Path, into: Path, *, format: str, options: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[PullProgress]:
+        """Write the imported model into the empty folder `into`; runs in a child process; raises StorageError."""
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Runs models of some formats. Registered once, at start."""
+
+    name: str
+
+    def accepts(self, model: InstalledModel) -> Refusal | None:
+        """None when it can run the model. Called by the registry for each resolved model; reads small files at most."""
+        ...
+
+    def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
+        """Bytes needed for this context length (tokens) and batch width. Called before each load, in a thread."""
+        ...
+
+    def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
+        """The program to spawn. Called by the service right before each load, in a thread."""
+        ...
+
+    def importer(self, format: str) -> RunnerCommand | None:
+        """The program that imports a foreign format (`gguf`), or None.
+
+        Called by the service during pull and create. The program gets `--source PATH --into DIR` (and `--options JSON`)
+        appended, writes `PullProgress` lines to standard output and exits 0, or explains itself on standard error.
+        """
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Fetches a model's files for a store."""
+
+    name: str
+    store: str
+    """Name of the store it feeds."""
+
+    def provides(self, name: ModelName) -> str | None:
+        """What it would fetch, for people (`hub:org/name@main`), or None when it does not know the name. No I/O."""
+        ...
+
+    def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+        """Download into the folder `into` (which may hold an earlier, partial download), verified.
+
+        Called by a store. Ends normally when complete; raises NotFound, Unauthorized, UpstreamError, StorageError.
+        """
+        ...
+
+    def format(self, name: ModelName) -> str:
+        """The format of what `fetch` leaves behind (`mlx`, `gguf`)."""
+        ...
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Owns installed models on disk. Registered once; called by the service; file work runs in threads."""
+
+    name: str
+
+    async def list(self) -> Sequence[InstalledModel]:
+        """Every complete model. A half-pulled or damaged one is not listed (the doctor tells of it)."""
+        ...
+
+    async def resolve(self, name: ModelName) -> InstalledModel | None:
+        """The installed model of that name, or None. Raises StorageError when it is there and damaged."""
+        ...
+
+    def pull(
+        self, name: ModelName, source: Source, importer: Importer | None, *, insecure: bool = False
+    ) -> AsyncIterator[PullProgress]:
+        """Fetch, import if needed, verify, and rename into place. Resumable; one at a time for each model."""
+        ...
+
+    async def delete(self, model: InstalledModel) -> None:
+        """Remove it and what nothing else needs."""
+        ...
+
+    async def copy(self, model: InstalledModel, target: ModelName) -> None:
+        """Give it a second name without copying weights where the file system allows."""
+        ...
+
+    def create(self, request: CreateRequest, importer: Importer | None) -> AsyncIterator[PullProgress]:
+        """Make a model from files or over an installed one."""
+        ...
+
+
+class Engine(Protocol):
+    """Holds the weights and generates; lives in the runner process, driven by `ollmlx.runner`.
+
+    `load` and `close` are called once, on the runner's main thread's event loop. `generate` is called for each request
+    as it comes, concurrently; closing the iterator cancels the request, at any phase.
+    """
+
+    async def load(self, config: RunnerConfig) -> None:
+        """Load the model. Raise OllmlxError kinds: invalid/storage (bad model), out_of_memory."""
+        ...
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+        """Events in the order that `ollmlx.types.event` states. Raise OllmlxError for failures."""
+        ...
+
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        """Vectors, one per input. Raise Unsupported when the model cannot."""
+        ...
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """Token ids of a text or of a templated conversation."""
+        ...
+
+    async def detokenize(self, tokens: Tokens) -> str:
+        """The text of token ids."""
+        ...
+
+    def status(self) -> Progress:
+        """What it is doing. Must return at once, even while the compute thread is busy."""
+        ...
+
+    async def trim(self) -> None:
+        """Give back memory that is only a cache. Called at the soft memory limit and on idling."""
+        ...
+
+    async def close(self) -> None:
+        """Save what is worth keeping and let go of the device."""
+        ...
+
+
+class Check(Protocol):
+    """One examination of the doctor. `codes` are the findings it can report; `group` is where it is shown."""
+
+    name: str
+    group: str
+    codes: tuple[str, ...]
+
+    async def run(self, world: Any) -> Sequence[Finding]:
+        """Look, and say what is wrong; nothing found is an empty sequence. Read-only. May raise: that is DOC001."""
+        ...
+
+
+class PluginContext(Frozen):
+    """What a hook is given: the settings, and the plugin's own table as its registered model (None without one)."""
+
+    settings: Any
+    own: Any = None
+
+    def typed(self) -> Settings:
+        """The settings, for type checkers."""
+        settings: Settings = self.settings
+        return settings

@@ -1,0 +1,31 @@
+"""What a check reports: data, with copyable commands, under a stable code."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from ollmlx.types import Frozen
+
+
+class Severity(StrEnum):
+    """Only `error` fails the doctor."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+    OK = "ok"
+
+
+class Finding(Frozen):
+    """One thing a check found.
+
+    `title`: one line that states the problem, never the fix. `evidence`: what was seen, a line each.
+    `commands`: what to type to fix it, in order. `subject`: the model, plugin, file or runner it is about.
+    """
+
+    code: str
+    severity: Severity
+    title: str
+    evidence: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    subject: str = ""

@@ -1,0 +1,156 @@
+"""Model names: what a person types, parsed once.
+
+Accepted: `name[:tag]`, `org/name[:tag]`, `org_name` (the folder spelling), `hf.co/org/name[:tag]`,
+`registry/org/name[:tag]`. Two names are equal when they have the same key: `mlx-community/x` and `mlx-community_x`
+are one model in one folder, in either spelling and any letter case.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ollmlx.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+
+DEFAULT_TAG = "latest"
+DEFAULT_REGISTRIES = frozenset({"registry.ollama.ai", "ollama.com"})
+HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
+MAX_PART = 96  # the hub's own limit for a repository id's part
+MAX_HOST = 253
+
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.\-]*[A-Za-z0-9])?(?::[0-9]{1,5})?")
+_DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelName:
+    """One model name. `str(name)` is the canonical form, always with its tag."""
+
+    name: str
+    org: str | None = None
+    tag: str = DEFAULT_TAG
+    host: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ModelName:
+        """Read what a person typed. Raises InvalidRequest with the reason for anything that is not a model name."""
+        rest = _checked(text)
+        rest = re.sub(r"^https?://", "", rest)
+        host: str | None = None
+        parts = rest.split("/")
+        if len(parts) > 3 or any(not part for part in parts):
+            raise InvalidRequest(
+                f"invalid model name: {_shown(text)}", code="MDL001", hint="use NAME, NAME:TAG or ORG/NAME"
+            )
+        if len(parts) == 3:
+            host, parts = parts[0].lower(), parts[1:]
+            if not _HOST.fullmatch(host) or len(host) > MAX_HOST or ".." in host:
+                raise InvalidRequest(f"invalid model name: {_shown(host)} is not a host", code="MDL001")
+        name, colon, tag = parts[-1].partition(":")
+        org = parts[0] if len(parts) == 2 else None
+        for label, part in (("name", name), ("tag", tag if colon else DEFAULT_TAG), ("organisation", org)):
+            if part is not None:
+                _check_part(label, part, text)
+        if host in HUB_HOSTS or host in DEFAULT_REGISTRIES:
+            host = None
+        if org == "library" and host is None:
+            org = None
+        return cls(name, org, tag if colon else DEFAULT_TAG, host)
+
+    @property
+    def repo_id(self) -> str | None:
+        """`org/name` on a hub; None when the name says no organisation in either spelling."""
+        if self.org is not None:
+            return f"{self.org}/{self.name}"
+        org, underscore, name = self.name.partition("_")
+        return f"{org}/{name}" if underscore and org and name else None
+
+    @property
+    def folder(self) -> str:
+        """The one folder this model can live in. Contains no separator, never starts with a dot."""
+        folder = f"{self.org}_{self.name}" if self.org else self.name
+        if self.host:
+            folder = f"{self.host.replace(':', '+')}_{folder}"
+        return folder if self.tag == DEFAULT_TAG else f"{folder}@{self.tag}"
+
+    @classmethod
+    def from_folder(cls, folder: str) -> ModelName:
+        """The name of a folder that carries no manifest (copied there by hand)."""
+        stem, at, tag = folder.partition("@")
+        name = cls.parse(f"{stem}:{tag}" if at else stem)
+        org, underscore, rest = stem.partition("_")
+        return cls(rest, org, name.tag) if underscore and org and rest else name
+
+    @property
+    def key(self) -> str:
+        """What identifies the model: its folder, in one letter case (macOS folders ignore case)."""
+        return self.folder.lower()
+
+    @property
+    def short(self) -> str:
+        """The canonical form without the tag `latest`: what a person would type."""
+        return str(self).removesuffix(f":{DEFAULT_TAG}")
+
+    def same_spelling(self, other: ModelName) -> bool:
+        """Whether both name one model even letter by letter: `a/b_c` and `a_b/c` share a key and are not the same."""
+        return self.key == other.key and (
+            self.org is None or other.org is None or self.org.lower() == other.org.lower()
+        )
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.host, self.org, f"{self.name}:{self.tag}") if part)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModelName) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        from pydantic_core import core_schema
+
+        parse = core_schema.no_info_plain_validator_function(lambda v: v if isinstance(v, cls) else cls.parse(v))
+        return core_schema.json_or_python_schema(
+            json_schema=parse, python_schema=parse, serialization=core_schema.to_string_ser_schema()
+        )
+
+
+def parse_digest(text: str) -> str:
+    """The 64 hexadecimal digits of `sha256:…` or `sha256-…`. The only gate through which a digest reaches a path."""
+    match = _DIGEST.fullmatch(text)
+    if match is None:
+        raise InvalidRequest("invalid digest format")
+    return match.group(1)
+
+
+def _checked(text: str) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise InvalidRequest("model is required", code="MDL001")
+    text = unicodedata.normalize("NFC", text)
+    if any(unicodedata.category(char)[0] == "C" for char in text):
+        raise InvalidRequest("invalid model name: it contains control characters", code="MDL001")
+    if text.startswith(("/", ".", "~", "-", "\\")) or "\\" in text:
+        raise InvalidRequest(
+            f"invalid model name: {_shown(text)} is a path", code="MDL001", hint="use NAME, NAME:TAG or ORG/NAME"
+        )
+    return text
+
+
+def _check_part(label: str, part: str, text: str) -> None:
+    if len(part) > MAX_PART:
+        raise InvalidRequest(f"invalid model name: its {label} is longer than {MAX_PART} characters", code="MDL001")
+    if not _PART.fullmatch(part) or ".." in part:
+        raise InvalidRequest(
+            f"invalid model name: {_shown(text)}", code="MDL001", hint="use letters, digits, '-', '_' and '.'"
+        )
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 120 else text[:117] + "...")
