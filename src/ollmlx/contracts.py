@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ollmlx.findings import Finding
 from ollmlx.names import ModelName
-from ollmlx.protocol import Progress, RunnerConfig, Tokens, TokenizeRequest
+from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.types import (
     CreateRequest,
     EmbedRequest,

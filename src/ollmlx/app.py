@@ -1,0 +1,66 @@
+"""Composition root: settings in, a daemon's parts out. The only place that knows all concrete classes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+
+from ollmlx.blobs import Blobs
+from ollmlx.catalogue import load_catalogue
+from ollmlx.declared import Declarations
+from ollmlx.errors import OllmlxError
+from ollmlx.launching import Launcher
+from ollmlx.plugins import Plugins, load_plugins
+from ollmlx.service import Service
+from ollmlx.settings import Settings
+from ollmlx.supervisor.importing import Importers
+from ollmlx.supervisor.pool import Pool
+from ollmlx.supervisor.process import child_environment
+from ollmlx.types import Caller
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class App:
+    """One daemon, not yet listening."""
+
+    settings: Settings
+    plugins: Plugins
+    pool: Pool
+    service: Service
+    _preloads: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Reap what an earlier daemon left, start the guardian, begin to preload."""
+        await self.pool.start()
+        self._preloads = asyncio.create_task(self._preload(), name="preload")
+
+    async def close(self) -> None:
+        """Drain and stop every runner. Bounded by the pool's own deadline."""
+        if self._preloads is not None:
+            self._preloads.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._preloads
+        await self.pool.close(self.settings.server.drain_timeout)
+
+    async def _preload(self) -> None:
+        for name, declared in self.service.declarations.declared():
+            if not declared.preload:
+                continue
+            try:
+                await self.service.load(name, caller=Caller(request_id=f"preload-{name.short}", route="preload"))
+            except OllmlxError as error:
+                logger.error("preload of %s failed: %s", name.short, error.message)
+
+
+def build(settings: Settings) -> App:
+    """Put a daemon together. Must run where its event loop runs; raises ConfigError for unusable settings."""
+    plugins = load_plugins(settings)
+    declarations = Declarations(settings, load_catalogue())
+    pool = Pool(settings)
+    launcher = Launcher(settings, plugins.registry, declarations, Importers(child_environment), pool.budget)
+    blobs = Blobs(settings.state_folder / "blobs")
+    return App(settings, plugins, pool, Service(settings, plugins.registry, pool, declarations, launcher, blobs))

@@ -1,0 +1,24 @@
+"""Whether a model can do what a request asks, with the sentences that clients know. Pure."""
+
+from __future__ import annotations
+
+from ollmlx.errors import Unsupported
+from ollmlx.types import Capability, GenerateRequest, InstalledModel
+
+
+def require(model: InstalledModel, request: GenerateRequest) -> None:
+    """Raise Unsupported when the model lacks a capability the request needs."""
+    name = model.name.short
+    if "completion" not in model.capabilities:
+        raise Unsupported(f'"{name}" does not support {"chat" if request.messages else "generate"}')
+    wanted: tuple[tuple[bool, Capability], ...] = (
+        (bool(request.tools) and request.tool_choice != "none", "tools"),
+        (request.suffix is not None and request.suffix != "", "insert"),
+    )
+    for asked, capability in wanted:
+        if asked and capability not in model.capabilities:
+            raise Unsupported(f"{name} does not support {capability}")
+    if request.think and "thinking" not in model.capabilities:
+        raise Unsupported(f'"{name}" does not support thinking')
+    if any(message.images for message in request.messages) and "vision" not in model.capabilities:
+        raise Unsupported(f"{name} does not support images", hint="send text only, or choose a vision model")

@@ -1,0 +1,108 @@
+"""From an installed model to the launch of its runner: which backend, which context length, how wide."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+from ollmlx.contracts import LaunchOptions
+from ollmlx.supervisor.launch import Launch
+from ollmlx.types import Options
+
+if TYPE_CHECKING:
+    from ollmlx.contracts import Backend, Importer
+    from ollmlx.declared import Declarations
+    from ollmlx.registry import Registry
+    from ollmlx.settings import Settings
+    from ollmlx.supervisor.importing import Importers
+    from ollmlx.types import InstalledModel, MemoryEstimate
+
+FALLBACK_CONTEXT = 4096  # for a model that does not say how long its context is
+SMALLEST_CONTEXT = 2048  # `context_length = 0` never shrinks below this to fit memory
+
+
+class Launcher:
+    """Makes `Launch`es. `budget` is the memory budget in bytes that an automatic context length has to fit."""
+
+    def __init__(
+        self, settings: Settings, registry: Registry, declarations: Declarations, importers: Importers, budget: int
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._declarations = declarations
+        self._importers = importers
+        self._budget = budget
+
+    def key(self, model: InstalledModel) -> str:
+        """What identifies a loaded model: its weights and what is decided at load time, not its name or defaults."""
+        identity = (
+            str(model.path),
+            str(model.defaults.adapter or ""),
+            str(model.defaults.draft or ""),
+            self._preferred_backend(model) or "",
+        )
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+    async def launch(self, model: InstalledModel, options: Options | None = None) -> Launch:
+        """Everything the pool needs to load the model. Raises Unsupported when no backend runs it."""
+        return await asyncio.to_thread(self._launch, model, options or Options())
+
+    def importer(self, format: str) -> Importer | None:
+        """The importer of the first backend that reads a foreign format, as the stores call it."""
+        for backend in self._registry.backends.values():
+            command = backend.importer(format)
+            if command is not None:
+                return self._importers.make(command)
+        return None
+
+    def _launch(self, model: InstalledModel, options: Options) -> Launch:
+        declared = self._declarations.settings_for(model.name)
+        runners = self._settings.runners
+        backend = self._registry.backend_for(model, options.backend or self._preferred_backend(model))
+        parallel = declared.parallel if declared and declared.parallel is not None else runners.parallel
+        fixed = options.num_ctx or (declared.context_length if declared else None) or runners.context_length
+        context, estimate = self._context(backend, model, fixed, parallel)
+        cluster = declared.cluster.model_dump() if declared and declared.cluster else None
+        launch_options = LaunchOptions(
+            context_length=context, parallel=parallel, kv_cache_type=runners.kv_cache_type, cluster=cluster
+        )
+        return Launch(
+            key=self.key(model) if not options.backend else f"{self.key(model)}:{options.backend}",
+            model=model,
+            backend=backend.name,
+            command=backend.command(model, launch_options),
+            context_length=context,
+            parallel=parallel,
+            estimate=estimate,
+            keep_alive=declared.keep_alive if declared and declared.keep_alive is not None else runners.keep_alive,
+            request_timeout=(
+                declared.request_timeout
+                if declared and declared.request_timeout is not None
+                else runners.request_timeout
+            ),
+            pin=bool(declared and declared.pin),
+            allow_remote_code=_allowed(model, self._settings),
+        )
+
+    def _context(
+        self, backend: Backend, model: InstalledModel, fixed: int | None, parallel: int
+    ) -> tuple[int, MemoryEstimate]:
+        own = model.details.context_length or FALLBACK_CONTEXT
+        context = min(fixed, own) if fixed else own
+        estimate = backend.estimate(model, context, parallel)
+        while not fixed and context > SMALLEST_CONTEXT and estimate.total > self._budget // 2:
+            context = max(SMALLEST_CONTEXT, context // 2)
+            estimate = backend.estimate(model, context, parallel)
+        return context, estimate
+
+    def _preferred_backend(self, model: InstalledModel) -> str | None:
+        declared = self._declarations.settings_for(model.name)
+        return declared.backend if declared else None
+
+
+def _allowed(model: InstalledModel, settings: Settings) -> bool:
+    from ollmlx.names import ModelName
+
+    return any(ModelName.parse(name) == model.name for name in settings.security.allow_remote_code)

@@ -1,0 +1,226 @@
+"""Loading plugins, one by one: a broken one is a finding, not a crash.
+
+pluggy's own entry-point loader stops at the first plugin that raises, so entry points are loaded here, and each hook is
+called plugin by plugin.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+from pydantic import BaseModel, ValidationError
+
+from ollmlx import hookspecs
+from ollmlx.contracts import PluginContext
+from ollmlx.errors import ConfigError, PluginError
+from ollmlx.registry import RegisteredCheck, Registry
+from ollmlx.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+GROUP = hookspecs.PROJECT
+
+
+@dataclass
+class LoadedPlugin:
+    """One plugin, loaded or not, as `ollmlx plugin list` shows it. `problem` is why it is off; None when it is on."""
+
+    name: str
+    origin: str
+    """Where it came from: `ollmlx 0.1.0` for an entry point, a path for `[plugins] paths`."""
+    version: str = ""
+    module: Any = None
+    settings_model: type[BaseModel] | None = None
+    hooks: tuple[str, ...] = ()
+    problem: str | None = None
+    code: str | None = None
+    hint: str | None = None
+
+    @property
+    def enabled(self) -> bool:
+        return self.problem is None
+
+
+@dataclass
+class Plugins:
+    """All plugins of one daemon and what they registered."""
+
+    manager: pluggy.PluginManager
+    loaded: list[LoadedPlugin] = field(default_factory=list)
+    registry: Registry = field(default_factory=Registry)
+
+    def enabled(self) -> Iterator[LoadedPlugin]:
+        return (plugin for plugin in self.loaded if plugin.enabled)
+
+
+def load_plugins(settings: Settings, *, points: tuple[EntryPoint, ...] | None = None) -> Plugins:
+    """Import every plugin and let it register. Raises ConfigError only when a required plugin is off."""
+    plugins = Plugins(_manager())
+    for plugin, load in _candidates(settings, points):
+        plugins.loaded.append(plugin)
+        _import(plugins, plugin, load, settings)
+    for plugin in plugins.enabled():
+        _guarded(plugins, plugin, lambda p=plugin: _register_settings(plugins, p))  # type: ignore[misc]
+    for plugin in plugins.enabled():
+        _guarded(plugins, plugin, lambda p=plugin: _register(plugins, p, settings))  # type: ignore[misc]
+    _refuse_without(plugins, settings)
+    return plugins
+
+
+def _manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def _candidates(
+    settings: Settings, points: tuple[EntryPoint, ...] | None
+) -> Iterator[tuple[LoadedPlugin, Callable[[], Any]]]:
+    found = tuple(entry_points(group=GROUP)) if points is None else points
+    for point in sorted(found, key=lambda point: (getattr(point.dist, "name", "") != GROUP, point.name)):
+        version = point.dist.version if point.dist else ""
+        origin = f"{point.dist.name} {version}" if point.dist else point.value
+        yield LoadedPlugin(point.name, origin, version), point.load
+    for path in settings.plugins.paths:
+        path = path.expanduser()
+        yield LoadedPlugin(path.stem, str(path)), lambda path=path: _load_path(path)  # type: ignore[misc]
+
+
+def _load_path(path: Path) -> ModuleType:
+    file = path / "__init__.py" if path.is_dir() else path
+    if not file.is_file():
+        raise PluginError(f"{path}: no such plugin file or folder", code="PLG001")
+    name = f"ollmlx_plugin_{path.stem}"
+    locations = [str(path)] if path.is_dir() else None
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=locations)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{path}: not a Python file", code="PLG001")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _import(plugins: Plugins, plugin: LoadedPlugin, load: Callable[[], Any], settings: Settings) -> None:
+    if plugin.name in settings.plugins.disabled:
+        _switch_off(plugins, plugin, "switched off in [plugins] disabled")
+        return
+    if any(other.name == plugin.name and other is not plugin for other in plugins.loaded):
+        _switch_off(plugins, plugin, f"another plugin is already called {plugin.name!r}", code="PLG003")
+        return
+    _guarded(plugins, plugin, lambda: _load(plugins, plugin, load))
+
+
+def _load(plugins: Plugins, plugin: LoadedPlugin, load: Callable[[], Any]) -> None:
+    plugin.module = load()
+    wanted = getattr(plugin.module, "ollmlx_api", hookspecs.API_VERSION)
+    if wanted != hookspecs.API_VERSION:
+        raise PluginError(
+            f"it is written for plugin API {wanted}; this ollmlx has {hookspecs.API_VERSION}", code="PLG004"
+        )
+    plugins.manager.register(plugin.module, plugin.name)
+    callers = plugins.manager.get_hookcallers(plugin.module) or []
+    plugin.hooks = tuple(sorted(caller.name for caller in callers))
+    unknown = [name for name in plugin.hooks if not hasattr(hookspecs, name)]
+    if unknown:
+        raise PluginError(f"it implements hooks that do not exist: {', '.join(unknown)}", code="PLG002")
+
+
+def _register_settings(plugins: Plugins, plugin: LoadedPlugin) -> None:
+    def register(model: type[BaseModel]) -> None:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            raise PluginError(f"register_settings needs a pydantic model, got {model!r}", code="PLG005")
+        plugin.settings_model = model
+
+    _call(plugins, plugin, "register_settings", register=register)
+
+
+def _register(plugins: Plugins, plugin: LoadedPlugin, settings: Settings) -> None:
+    context = PluginContext(settings=settings, own=_own_settings(plugin, settings))
+    registry, owner = plugins.registry, plugin.name
+
+    def named(shelf: Any) -> Callable[[Any], None]:
+        return lambda item: shelf.add(item.name, item, owner)
+
+    _call(plugins, plugin, "register_backends", register=named(registry.backends), context=context)
+    _call(plugins, plugin, "register_stores", register=named(registry.stores), context=context)
+    _call(plugins, plugin, "register_sources", register=named(registry.sources), context=context)
+    _call(
+        plugins,
+        plugin,
+        "register_routes",
+        register=lambda name, make: registry.routes.add(name, make, owner),
+        context=context,
+    )
+    _call(
+        plugins,
+        plugin,
+        "register_checks",
+        register=lambda check, runbooks=None: registry.checks.add(check.name, RegisteredCheck(check, runbooks), owner),
+        context=context,
+    )
+
+
+def _own_settings(plugin: LoadedPlugin, settings: Settings) -> BaseModel | None:
+    table = settings.plugins.table(plugin.name)
+    if plugin.settings_model is None:
+        if table:
+            raise PluginError(f"[plugins.{plugin.name}] is set, and the plugin takes no settings", code="CFG008")
+        return None
+    try:
+        return plugin.settings_model.model_validate(table)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise PluginError(f"[plugins.{plugin.name}] {faults}", code="CFG008") from error
+
+
+def _call(plugins: Plugins, plugin: LoadedPlugin, hook: str, **arguments: Any) -> None:
+    """Call one hook of one plugin alone: what it raises belongs to it."""
+    others = [p for _, p in plugins.manager.list_name_plugin() if p is not plugin.module and p is not None]
+    plugins.manager.subset_hook_caller(hook, others)(**arguments)
+
+
+def _guarded(plugins: Plugins, plugin: LoadedPlugin, step: Callable[[], None]) -> None:
+    try:
+        step()
+    except PluginError as error:
+        _switch_off(plugins, plugin, error.message, code=error.code, hint=error.hint)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        _switch_off(
+            plugins,
+            plugin,
+            f"cannot be imported: {error}",
+            code="PLG001",
+            hint=f"pip install {missing.replace('_', '-')}",
+        )
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code may raise anything at all
+        _switch_off(plugins, plugin, f"{type(error).__name__}: {error}", code="PLG001")
+
+
+def _switch_off(
+    plugins: Plugins, plugin: LoadedPlugin, problem: str, *, code: str | None = None, hint: str | None = None
+) -> None:
+    plugin.problem, plugin.code, plugin.hint = problem, code, hint
+    if plugin.module is not None and plugins.manager.is_registered(plugin.module):
+        plugins.manager.unregister(plugin.module)
+    plugins.registry.forget(plugin.name)
+    if code is not None:
+        logger.warning("plugin %r is switched off: %s (%s)", plugin.name, problem, code)
+
+
+def _refuse_without(plugins: Plugins, settings: Settings) -> None:
+    on = {plugin.name for plugin in plugins.enabled()}
+    for name in settings.plugins.required:
+        if name not in on:
+            problem = next((plugin.problem for plugin in plugins.loaded if plugin.name == name), "it is not installed")
+            raise ConfigError(f"required plugin {name!r} is off: {problem}", code="PLG007")

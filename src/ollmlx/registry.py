@@ -1,0 +1,116 @@
+"""What the plugins registered, by name. Refuses duplicates; picks the backend for a model. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from ollmlx.errors import PluginError, Unsupported
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+    from quart import Blueprint
+
+    from ollmlx.contracts import Backend, Check, Source, Store
+    from ollmlx.names import ModelName
+    from ollmlx.service import Service
+    from ollmlx.types import InstalledModel
+
+T = TypeVar("T")
+
+
+class Shelf(Generic[T]):
+    """Things of one kind by name, in the order of registration, each with the plugin that brought it."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._items: dict[str, T] = {}
+        self._owners: dict[str, str] = {}
+
+    def add(self, name: str, item: T, owner: str) -> None:
+        """Raises PluginError when the name is taken."""
+        if name in self._items:
+            raise PluginError(
+                f"plugin {owner!r}: {self.kind} {name!r} is already registered by plugin {self._owners[name]!r}",
+                code="PLG003",
+            )
+        self._items[name] = item
+        self._owners[name] = owner
+
+    def remove_owner(self, owner: str) -> None:
+        """Take out everything a plugin registered (it failed half-way)."""
+        for name in [name for name, by in self._owners.items() if by == owner]:
+            del self._items[name], self._owners[name]
+
+    def get(self, name: str) -> T | None:
+        return self._items.get(name)
+
+    def owner(self, name: str) -> str:
+        return self._owners[name]
+
+    def values(self) -> tuple[T, ...]:
+        return tuple(self._items.values())
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._items)
+
+
+@dataclass(frozen=True)
+class RegisteredCheck:
+    """A doctor check and where its runbooks are (None: with ollmlx's own)."""
+
+    check: Check
+    runbooks: Traversable | None
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Everything registered in one daemon."""
+
+    backends: Shelf[Backend] = field(default_factory=lambda: Shelf("backend"))
+    stores: Shelf[Store] = field(default_factory=lambda: Shelf("store"))
+    sources: Shelf[Source] = field(default_factory=lambda: Shelf("source"))
+    routes: Shelf[Callable[[Service], Blueprint]] = field(default_factory=lambda: Shelf("route family"))
+    checks: Shelf[RegisteredCheck] = field(default_factory=lambda: Shelf("check"))
+
+    def forget(self, owner: str) -> None:
+        """Take out everything a plugin registered."""
+        for shelf in (self.backends, self.stores, self.sources, self.routes, self.checks):
+            shelf.remove_owner(owner)
+
+    def backend_for(self, model: InstalledModel, preferred: str | None = None) -> Backend:
+        """The first backend that accepts the model; only `preferred` when one is asked for.
+
+        Raises Unsupported with every refusal and what would help.
+        """
+        candidates = self.backends.values()
+        if preferred is not None:
+            chosen = self.backends.get(preferred)
+            if chosen is None:
+                raise Unsupported(
+                    f"no backend {preferred!r} is installed; there is {', '.join(self.backends.names()) or 'none'}",
+                    code="PLG006",
+                    hint=f"pip install 'ollmlx[{preferred}]'",
+                )
+            candidates = (chosen,)
+        refusals = []
+        for backend in candidates:
+            refusal = backend.accepts(model)
+            if refusal is None:
+                return backend
+            refusals.append((backend.name, refusal))
+        told = "; ".join(f"{name}: {refusal.reason}" for name, refusal in refusals) or "no backend is installed"
+        hint = next((refusal.hint for _, refusal in refusals if refusal.hint), None)
+        code = next((refusal.code for _, refusal in refusals if refusal.code), "MDL005")
+        raise Unsupported(f"no backend can run {model.name.short} ({told})", code=code, hint=hint)
+
+    def source_for(self, name: ModelName) -> Source | None:
+        """The first source that provides a name."""
+        return next((source for source in self.sources.values() if source.provides(name) is not None), None)
+
+    def ordered_stores(self, order: tuple[str, ...]) -> tuple[Store, ...]:
+        """The stores, those named in `order` first."""
+        rank = {name: index for index, name in enumerate(order)}
+        return tuple(sorted(self.stores.values(), key=lambda store: rank.get(store.name, len(rank))))

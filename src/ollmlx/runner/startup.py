@@ -1,0 +1,115 @@
+"""What has to be known before a runner can serve: its arguments, its configuration, its engine's class."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import socket
+from typing import cast
+
+from pydantic import ValidationError
+
+from ollmlx.contracts import Engine
+from ollmlx.errors import InvalidRequest, NotFound, OllmlxError, OutOfMemory, StorageError
+from ollmlx.protocol import PROTOCOL_VERSION, ExitCode, RunnerConfig
+
+MAX_CONFIG_BYTES = 64 * 1024 * 1024
+_BAD_MODEL: tuple[type[OllmlxError], ...] = (InvalidRequest, NotFound, StorageError)
+
+
+class CannotStart(Exception):
+    """The runner ends: `code` says whether retrying can help, the message is the last line on standard error."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def read_config(stdin: int = 0) -> RunnerConfig:
+    """The configuration: the first line of standard input, read without buffering so that what follows stays there.
+
+    Raises CannotStart: PARENT_GONE when the input ends first, PROTOCOL when the versions differ, USAGE for anything else.
+    """
+    line = _read_line(stdin)
+    try:
+        raw = json.loads(line)
+    except ValueError as error:
+        raise CannotStart(ExitCode.USAGE, f"the configuration on standard input is not JSON: {error}") from None
+    spoken = raw.get("protocol") if isinstance(raw, dict) else None
+    if spoken != PROTOCOL_VERSION:
+        raise CannotStart(
+            ExitCode.PROTOCOL,
+            f"protocol mismatch: the daemon speaks Runner Protocol {spoken}, this runner speaks {PROTOCOL_VERSION}",
+        )
+    try:
+        return RunnerConfig.model_validate_json(line)
+    except ValidationError as error:
+        raise CannotStart(ExitCode.USAGE, f"the configuration is not valid: {sentence(error)}") from None
+
+
+def _read_line(stdin: int) -> bytes:
+    pieces = bytearray()
+    while len(pieces) < MAX_CONFIG_BYTES:
+        # One byte more than the line would be taken from the watchdog, which waits for the end of this very stream; it
+        # only needs the end, so reading in chunks is safe.
+        chunk = os.read(stdin, 65536)
+        if not chunk:
+            raise CannotStart(ExitCode.PARENT_GONE, "standard input ended before the configuration: the parent is gone")
+        pieces += chunk
+        line, newline, _ = pieces.partition(b"\n")
+        if newline:
+            return bytes(line)
+    raise CannotStart(ExitCode.USAGE, f"the configuration is longer than {MAX_CONFIG_BYTES} bytes")
+
+
+def listening_socket(fd: int) -> socket.socket:
+    """The inherited socket, already bound and listening. Raises CannotStart when the descriptor is something else."""
+    try:
+        inherited = socket.socket(fileno=fd)
+        listening = inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise CannotStart(ExitCode.USAGE, f"--fd {fd} is not an open socket: {error}") from None
+    if not listening:
+        raise CannotStart(ExitCode.USAGE, f"--fd {fd} is not a listening socket")
+    inherited.setblocking(False)
+    inherited.set_inheritable(False)
+    return inherited
+
+
+def import_engine(spec: str) -> Engine:
+    """A new engine of the class named `package.module:Class`. May take long; called in a thread."""
+    module_name, colon, class_name = spec.partition(":")
+    if not colon or not module_name or not class_name:
+        raise CannotStart(ExitCode.USAGE, f"--engine {spec!r} is not of the form package.module:Class")
+    try:
+        factory = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise CannotStart(ExitCode.USAGE, f"cannot import the engine {spec}: {error}") from error
+    return cast(Engine, factory())
+
+
+def load_failure(error: Exception) -> CannotStart:
+    """Why loading failed, as the exit that tells the daemon what can help."""
+    if isinstance(error, CannotStart):
+        return error
+    if isinstance(error, OutOfMemory | MemoryError):
+        return CannotStart(ExitCode.OUT_OF_MEMORY, f"out of memory: {_explained(error)}")
+    if isinstance(error, _BAD_MODEL):
+        return CannotStart(ExitCode.BAD_MODEL, f"bad model: {_explained(error)}")
+    return CannotStart(ExitCode.INTERNAL, f"cannot load the model: {_explained(error)}")
+
+
+def _explained(error: Exception) -> str:
+    if not isinstance(error, OllmlxError):
+        return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    hint = f" ({error.hint})" if error.hint else ""
+    code = f" [{error.code}]" if error.code else ""
+    return f"{error.message}{hint}{code}"
+
+
+def sentence(error: ValidationError) -> str:
+    """The first fault of a validation error, without the input it complains about (that may be a prompt)."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else str(first["msg"])

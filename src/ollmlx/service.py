@@ -1,0 +1,270 @@
+"""The use cases: what a client can ask of the daemon, in the vocabulary, free of any wire dialect.
+
+Route plugins and the command line's server side call this and nothing below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ollmlx.capabilities import require
+from ollmlx.declared import Declarations, overlay, rename
+from ollmlx.errors import Conflict, NotFound, Unsupported
+from ollmlx.launching import Launcher
+from ollmlx.names import ModelName
+from ollmlx.streams import closing
+from ollmlx.types import (
+    Caller,
+    CreateRequest,
+    EmbedRequest,
+    EmbedResult,
+    Event,
+    GenerateRequest,
+    InstalledModel,
+    Message,
+    ModelDefaults,
+    PullProgress,
+    RunnerInfo,
+)
+
+if TYPE_CHECKING:
+    from ollmlx.blobs import Blobs
+    from ollmlx.contracts import Importer, Store
+    from ollmlx.registry import Registry
+    from ollmlx.settings import Settings
+    from ollmlx.supervisor.pool import Pool
+
+
+class Service:
+    """One daemon's use cases."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        pool: Pool,
+        declarations: Declarations,
+        launcher: Launcher,
+        blobs: Blobs,
+    ) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.pool = pool
+        self.declarations = declarations
+        self.launcher = launcher
+        self.blobs = blobs
+        self._stores = registry.ordered_stores(settings.storage.stores)
+
+    # -- models ------------------------------------------------------------------------------------------------------
+
+    async def list(self) -> list[InstalledModel]:
+        """Every model that can be asked for: installed ones, declared ones, aliases of installed ones; newest first."""
+        found: dict[ModelName, InstalledModel] = {}
+        for store in self._stores:
+            for model in await store.list():
+                found.setdefault(model.name, model)
+        for base in list(found.values()):
+            for alias in self.declarations.aliases_of(base.name):
+                found.setdefault(alias, rename(base, alias))
+        for name, declared in self.declarations.declared():
+            base_name = ModelName.parse(declared.from_) if declared.from_ else name
+            base_model = found.get(self.declarations.alias(base_name) or base_name)
+            if base_model is not None:
+                found[name] = overlay(base_model, name, declared)
+        return sorted(found.values(), key=lambda model: model.modified_at, reverse=True)
+
+    async def resolve(self, name: ModelName) -> InstalledModel:
+        """The model a name stands for, aliases and `[models."NAME"]` applied. Raises NotFound."""
+        declared = self.declarations.settings_for(name)
+        if declared is not None:
+            base_name = ModelName.parse(declared.from_) if declared.from_ else name
+            base = await self._installed(base_name)
+            return overlay(base, name, declared)
+        found = await self._find(name)
+        if found is None and (target := self.declarations.alias(name)) is not None:
+            base = await self._installed(target)
+            return rename(base, name)
+        if found is None:
+            raise _not_found(name)
+        return found
+
+    async def show(self, name: ModelName) -> InstalledModel:
+        """Everything known of one model."""
+        return await self.resolve(name)
+
+    async def copy(self, source: ModelName, target: ModelName) -> None:
+        """Give a model a second name."""
+        model = await self.resolve(source)
+        if (taken := await self._find(target)) is not None and not taken.name.same_spelling(target):
+            raise Conflict(f"{target} and {taken.name} would share a folder", code="STO008")
+        await self._store(model).copy(model, target)
+
+    async def delete(self, name: ModelName) -> None:
+        """Unload a model and remove it. A declared model has no files of its own: its base is removed by its own name."""
+        if self.declarations.settings_for(name) is not None and await self._find(name) is None:
+            raise Conflict(
+                f"{name.short} is declared in the settings", hint=f'remove [models."{name.short}"] from ollmlx.toml'
+            )
+        model = await self._find(name)
+        if model is None and (target := self.declarations.alias(name)) is not None:
+            model = await self._find(target)
+        if model is None:
+            raise _not_found(name)
+        await self.pool.unload(self.launcher.key(model), wait=True)
+        await self._store(model).delete(model)
+
+    def pull(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+        """Bring a model onto this machine. Raises NotFound when no source provides the name."""
+        target = name
+        source = self.registry.source_for(name)
+        alias = self.declarations.alias(name)
+        if alias is not None and (better := self.registry.source_for(alias)) is not None:
+            target, source = alias, better
+        if source is None:
+            raise NotFound(
+                f"no source provides {name.short!r}",
+                code="MDL002",
+                hint="use ORG/NAME for a model of the hub, for example mlx-community/Llama-3.2-1B-Instruct-4bit",
+            )
+        store = self.registry.stores.get(source.store)
+        if store is None:
+            raise NotFound(f"store {source.store!r} of source {source.name!r} is not installed", code="PLG006")
+        return store.pull(target, source, self._importer(source.format(target)), insecure=insecure)
+
+    async def create(
+        self,
+        name: ModelName,
+        *,
+        base: ModelName | None,
+        files: dict[str, Path],
+        defaults: ModelDefaults,
+        quantize: str | None = None,
+    ) -> AsyncIterator[PullProgress]:
+        """Make a model over an installed one, or from verified files (file name -> path)."""
+        if base is None and not files:
+            raise Unsupported("neither 'from' or 'files' was specified")
+        model: InstalledModel | None = None
+        if base is not None:
+            try:
+                model = await self.resolve(base)
+            except NotFound:
+                async with closing(self.pull(base)) as progress:
+                    async for step in progress:
+                        if step.status != "success":
+                            yield step
+                model = await self.resolve(base)
+        store = self._store(model) if model is not None else self._store_for_files(files)
+        request = CreateRequest(name=name, base=model, files=files, defaults=defaults, quantize=quantize)
+        async with closing(store.create(request, self._importer(_format_of(files)))) as progress:
+            async for step in progress:
+                yield step
+
+    # -- runners -----------------------------------------------------------------------------------------------------
+
+    def ps(self) -> Sequence[RunnerInfo]:
+        """The loaded models, as they are at this moment."""
+        return self.pool.runners()
+
+    async def load(self, name: ModelName, *, caller: Caller, keep_alive: float | None = None) -> int:
+        """Have a model ready. Returns the nanoseconds it took (0: it was loaded)."""
+        model = await self.resolve(name)
+        launch = await self.launcher.launch(model)
+        async with self.pool.lease(launch, caller, keep_alive) as lease:
+            return lease.load_ns
+
+    async def unload(self, name: ModelName) -> bool:
+        """Let a model go once its running requests are done. False when it was not loaded."""
+        model = await self.resolve(name)
+        return await self.pool.unload(self.launcher.key(model), wait=False)
+
+    async def generate(
+        self, name: ModelName, request: GenerateRequest, *, caller: Caller, keep_alive: float | None = None
+    ) -> AsyncIterator[Event]:
+        """Generate: `Admitted`, the runner's events, `Done`. Raises OllmlxError; after the first event this means a
+        stream that failed midway."""
+        model = await self.resolve(name)
+        require(model, request)
+        request = with_defaults(model, request, caller)
+        launch = await self.launcher.launch(model, request.options)
+        async with closing(self.pool.generate(launch, request, caller, keep_alive)) as events:
+            async for event in events:
+                yield event
+
+    async def embed(
+        self, name: ModelName, request: EmbedRequest, *, caller: Caller, keep_alive: float | None = None
+    ) -> EmbedResult:
+        """Embed texts, one vector each."""
+        model = await self.resolve(name)
+        launch = await self.launcher.launch(model, request.options)
+        return await self.pool.embed(
+            launch, request.model_copy(update={"request_id": caller.request_id}), caller, keep_alive
+        )
+
+    async def count_tokens(self, name: ModelName, request: GenerateRequest, *, caller: Caller) -> int:
+        """How many tokens a prompt or a conversation is, template and tools included."""
+        model = await self.resolve(name)
+        request = with_defaults(model, request, caller)
+        launch = await self.launcher.launch(model)
+        async with self.pool.lease(launch, caller) as lease:
+            tokens = await lease.runner.tokenize(request)
+        return len(tokens.tokens)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    async def _find(self, name: ModelName) -> InstalledModel | None:
+        for store in self._stores:
+            if (model := await store.resolve(name)) is not None:
+                return model
+        return None
+
+    async def _installed(self, name: ModelName) -> InstalledModel:
+        model = await self._find(name)
+        if model is None and (target := self.declarations.alias(name)) is not None:
+            model = await self._find(target)
+        if model is None:
+            raise _not_found(name)
+        return model
+
+    def _store(self, model: InstalledModel) -> Store:
+        store = self.registry.stores.get(model.store)
+        if store is None:  # a store that lists a model under another store's name
+            raise NotFound(f"store {model.store!r} is not installed", code="PLG006")
+        return store
+
+    def _store_for_files(self, files: dict[str, Path]) -> Store:
+        if not self._stores:
+            raise NotFound("no store is installed", code="PLG006")
+        return self._stores[0]
+
+    def _importer(self, format: str) -> Importer | None:
+        return self.launcher.importer(format)
+
+
+def with_defaults(model: InstalledModel, request: GenerateRequest, caller: Caller) -> GenerateRequest:
+    """The request with what the model's Modelfile or settings lay under it: system prompt, few-shot turns, options."""
+    defaults = model.defaults
+    update: dict[str, object] = {
+        "options": request.options.over(defaults.options),
+        "request_id": request.request_id or caller.request_id,
+    }
+    if request.template is None and defaults.template is not None:
+        update["template"] = defaults.template
+    if request.messages and request.prompt is None:
+        messages = request.messages
+        if messages[0].role != "system":
+            system = [Message(role="system", content=defaults.system)] if defaults.system else []
+            messages = (*system, *defaults.messages, *messages)
+        else:
+            messages = (messages[0], *defaults.messages, *messages[1:])
+        update["messages"] = messages
+    return request.model_copy(update=update)
+
+
+def _not_found(name: ModelName) -> NotFound:
+    return NotFound(f"model '{name.short}' not found", code="MDL002", hint=f"ollmlx pull {name.short}")
+
+
+def _format_of(files: dict[str, Path]) -> str:
+    return "gguf" if any(name.lower().endswith(".gguf") for name in files) else "mlx"
