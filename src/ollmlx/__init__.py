@@ -1,5 +1,99 @@
-"""ollmlx: an Ollama-compatible model server for MLX."""
+"""ollmlx: an Ollama-compatible model server for MLX.
+
+These names, and the vocabulary in `ollmlx.types`, are what plugins may use; route families also have `ollmlx.web`, and
+tests have `ollmlx.testing`. Everything is imported on first use, so that importing a plugin costs nothing.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ollmlx.contracts import (
+        Backend,
+        Check,
+        Engine,
+        Importer,
+        LaunchOptions,
+        PluginContext,
+        Refusal,
+        RunnerCommand,
+        Source,
+        Store,
+    )
+    from ollmlx.errors import OllmlxError
+    from ollmlx.findings import Finding, Severity
+    from ollmlx.hookspecs import hookimpl
+    from ollmlx.names import ModelName, parse_digest
+    from ollmlx.protocol import RunnerConfig
+    from ollmlx.quantities import format_duration, format_size, parse_duration, parse_size
+    from ollmlx.runner.serial import SerialEngine
+    from ollmlx.service import Service
+    from ollmlx.streams import closing
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "ollmlx.contracts": (
+        "Backend",
+        "Check",
+        "Engine",
+        "Importer",
+        "LaunchOptions",
+        "PluginContext",
+        "Refusal",
+        "RunnerCommand",
+        "Source",
+        "Store",
+    ),
+    "ollmlx.errors": ("OllmlxError",),
+    "ollmlx.findings": ("Finding", "Severity"),
+    "ollmlx.hookspecs": ("hookimpl",),
+    "ollmlx.names": ("ModelName", "parse_digest"),
+    "ollmlx.protocol": ("RunnerConfig",),
+    "ollmlx.quantities": ("format_duration", "format_size", "parse_duration", "parse_size"),
+    "ollmlx.runner.serial": ("SerialEngine",),
+    "ollmlx.service": ("Service",),
+    "ollmlx.streams": ("closing",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Backend",
+    "Check",
+    "Engine",
+    "Finding",
+    "Importer",
+    "LaunchOptions",
+    "ModelName",
+    "OllmlxError",
+    "PluginContext",
+    "Refusal",
+    "RunnerCommand",
+    "RunnerConfig",
+    "SerialEngine",
+    "Service",
+    "Severity",
+    "Source",
+    "Store",
+    "__version__",
+    "closing",
+    "format_duration",
+    "format_size",
+    "hookimpl",
+    "parse_digest",
+    "parse_duration",
+    "parse_size",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -53,7 +53,7 @@ class App:
             try:
                 await self.service.load(name, caller=Caller(request_id=f"preload-{name.short}", route="preload"))
             except OllmlxError as error:
-                logger.error("preload of %s failed: %s", name.short, error.message)
+                logger.warning("preload of %s failed: %s", name.short, error.message)
 
 
 def build(settings: Settings) -> App:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import IO
 
 from ollmlx.errors import InvalidRequest, NotFound, StorageError
 from ollmlx.names import parse_digest
@@ -21,33 +21,43 @@ class Blobs:
 
     def path(self, digest: str) -> Path:
         """Where a blob is. Raises InvalidRequest for a malformed digest, NotFound when it was never uploaded."""
-        path = self._folder / f"sha256-{parse_digest(digest)}"
+        path = self._path(digest)
         if not path.is_file():
             raise NotFound(f'blob "{digest}" not found')
         return path
 
     async def write(self, digest: str, body: AsyncIterator[bytes]) -> bool:
         """Store a body under its digest; False when it was there already. Raises InvalidRequest on a mismatch."""
-        wanted = parse_digest(digest)
-        target = self._folder / f"sha256-{wanted}"
+        target = self._path(digest)
         if target.is_file():
             return False
+        staged: Path | None = None
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle, staged = tempfile.mkstemp(dir=self._folder, prefix=".upload-")
-        except OSError as error:
-            raise StorageError(f"cannot store blobs: {error.strerror}", code="STO003") from error
-        seen = hashlib.sha256()
-        try:
-            with os.fdopen(handle, "wb") as file:
-                async for chunk in body:
-                    seen.update(chunk)
-                    await asyncio.to_thread(file.write, chunk)
-            if seen.hexdigest() != wanted:
-                raise InvalidRequest(f"digest mismatch, expected sha256:{wanted}, got sha256:{seen.hexdigest()}")
-            Path(staged).replace(target)
+            with await asyncio.to_thread(self._stage) as file:
+                staged = Path(file.name)
+                seen = await _copy(body, file)
+            if seen != parse_digest(digest):
+                raise InvalidRequest(f"digest mismatch, expected {digest}, got sha256:{seen}")
+            await asyncio.to_thread(staged.replace, target)
         except OSError as error:
             raise StorageError(f"cannot store blobs: {error.strerror}", code="STO004") from error
         finally:
-            Path(staged).unlink(missing_ok=True)
+            if staged is not None:
+                await asyncio.to_thread(staged.unlink, missing_ok=True)
         return True
+
+    def _path(self, digest: str) -> Path:
+        return self._folder / f"sha256-{parse_digest(digest)}"
+
+    def _stage(self) -> IO[bytes]:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return tempfile.NamedTemporaryFile(dir=self._folder, prefix=".upload-", delete=False)
+
+
+async def _copy(body: AsyncIterator[bytes], file: IO[bytes]) -> str:
+    """Write a body to a file; the sha256 of what was written, in hexadecimal."""
+    seen = hashlib.sha256()
+    async for chunk in body:
+        seen.update(chunk)
+        await asyncio.to_thread(file.write, chunk)
+    return seen.hexdigest()

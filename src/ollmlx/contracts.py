@@ -1,7 +1,7 @@
 """What plugins implement. Each docstring says who calls it and when.
 
-Calls into a backend, store or source come from the daemon's event loop: a method that is not `async` must return at once
-or be cheap file reading (callers run those in a thread); none may import mlx.
+Calls into a backend, store or source come from the daemon's event loop: a method that is not `async` must return at
+once or be cheap file reading (callers run those in a thread); none may import mlx.
 """
 
 from __future__ import annotations

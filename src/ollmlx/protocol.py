@@ -1,7 +1,7 @@
 """Runner Protocol v1: what the daemon and a runner say to each other. See docs/runner-protocol.md.
 
 HTTP with JSON over a unix socket that the daemon bound and handed down (file descriptor in `--fd`). The first line on
-the runner's standard input is its `RunnerConfig`; the rest of standard input stays open and its end means "parent gone".
+the runner's standard input is its `RunnerConfig`; standard input then stays open, and its end means "parent gone".
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from ollmlx.types import Event, Frozen, InstalledModel
+from ollmlx.types import Event, Frozen, InstalledModel, Message, Tool
 
 PROTOCOL_VERSION = 1
 
@@ -31,8 +31,9 @@ class ExitCode:
 class RunnerConfig(Frozen):
     """All a runner needs to know; it reads no environment and no settings of its own accord.
 
-    `context_length` in tokens; `parallel` is the batch width (0: the engine chooses); memory figures in bytes, None = no
-    limit. `prompt_cache_bytes` bounds the prefix cache in memory, `cache_dir` (private to the user) where it survives.
+    `context_length` in tokens; `parallel` is the batch width (0: the engine chooses); memory figures in bytes, None is
+    no limit. `prompt_cache_bytes` bounds the prefix cache in memory; `cache_dir` (private to the user) is where it
+    survives.
     `engine_options` belong to the backend that launched it.
     """
 
@@ -85,9 +86,9 @@ class TokenizeRequest(Frozen):
     """`POST /v1/tokenize`: plain text, or a conversation through the chat template when `messages` is given."""
 
     text: str | None = None
-    messages: tuple[dict[str, Any], ...] = ()
-    tools: tuple[dict[str, Any], ...] = ()
-    system: str | None = None
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    template: str | None = None
 
 
 class Tokens(Frozen):

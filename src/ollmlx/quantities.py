@@ -18,11 +18,8 @@ def parse_duration(value: float | str) -> float:
     Raises ValueError for anything else.
     """
     if isinstance(value, bool):
-        raise ValueError(f"invalid duration {value!r}")
-    if isinstance(value, int | float):
-        seconds = float(value)
-    else:
-        seconds = _parse_text(value.strip())
+        raise ValueError(f"invalid duration {value!r}")  # noqa: TRY004 - pydantic turns a ValueError into a fault
+    seconds = float(value) if isinstance(value, int | float) else _parse_text(value.strip())
     if math.isnan(seconds):
         raise ValueError("invalid duration: not a number")
     return FOREVER if seconds < 0 else seconds

@@ -14,6 +14,7 @@ from ollmlx.declared import Declarations, overlay, rename
 from ollmlx.errors import Conflict, NotFound, Unsupported
 from ollmlx.launching import Launcher
 from ollmlx.names import ModelName
+from ollmlx.protocol import TokenizeRequest
 from ollmlx.streams import closing
 from ollmlx.types import (
     Caller,
@@ -102,7 +103,7 @@ class Service:
         await self._store(model).copy(model, target)
 
     async def delete(self, name: ModelName) -> None:
-        """Unload a model and remove it. A declared model has no files of its own: its base is removed by its own name."""
+        """Unload a model and remove it. A declared model has no files of its own: remove its base by its name."""
         if self.declarations.settings_for(name) is not None and await self._find(name) is None:
             raise Conflict(
                 f"{name.short} is declared in the settings", hint=f'remove [models."{name.short}"] from ollmlx.toml'
@@ -208,7 +209,11 @@ class Service:
         request = with_defaults(model, request, caller)
         launch = await self.launcher.launch(model)
         async with self.pool.lease(launch, caller) as lease:
-            tokens = await lease.runner.tokenize(request)
+            tokens = await lease.runner.tokenize(
+                TokenizeRequest(
+                    text=request.prompt, messages=request.messages, tools=request.tools, template=request.template
+                )
+            )
         return len(tokens.tokens)
 
     # -- inside ------------------------------------------------------------------------------------------------------

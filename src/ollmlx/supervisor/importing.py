@@ -53,7 +53,8 @@ class ChildImporter:
             cwd=into,
             start_new_session=True,
         )
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         words: list[str] = []
         drain = asyncio.create_task(_tail(process.stderr, words))
         try:

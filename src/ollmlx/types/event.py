@@ -1,7 +1,7 @@
 """What a generation sends back, one frozen event after the other.
 
-Order: `Admitted` (from the daemon), any number of `Prefill`, then `Text`, `Thinking` and `ToolCalled` as they come, then
-exactly one `Done` or `Failed`. A stream that ends without one of these two has failed.
+Order: `Admitted` (from the daemon), any number of `Prefill`, then `Text`, `Thinking` and `ToolCalled` as they come,
+then exactly one `Done` or `Failed`. A stream that ends without one of these two has failed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class TokenLogprob(Frozen):
 
 
 class Admitted(Frozen):
-    """The request holds a runner. Made by the daemon; times in nanoseconds; `load_ns` is 0 when it was loaded already."""
+    """The request holds a runner. Made by the daemon; times in nanoseconds; `load_ns` is 0 when it was loaded."""
 
     type: Literal["admitted"] = "admitted"
     queue_ns: int = 0

@@ -25,8 +25,8 @@ class GenerateRequest(Frozen):
 
     `context`: token ids that precede the prompt. `suffix`: fill in the middle, where the template supports it.
     `format`: "json", or a JSON schema the answer must satisfy. `top_logprobs`: None for none, else 0..20 alternatives.
-    `truncate`: drop the oldest turns that do not fit (visibly); False refuses. `shift`: keep generating past the context
-    by dropping old tokens. `continue_last`: the last message is the assistant's and is continued, not answered.
+    `truncate`: drop the oldest turns that do not fit (visibly); False refuses. `shift`: keep generating past the
+    context by dropping old tokens. `continue_last`: the last message is the assistant's and is continued, not answered.
     """
 
     request_id: str = ""
