@@ -24,8 +24,8 @@ _POLL_SECONDS = 1.0
 def tie(parent: int | None = None) -> int:
     """Ask the kernel to kill us with our parent, and return the parent's process id.
 
-    `parent` is the process id we expect, when the parent told us; it may have died before we ran. Never compared with 1:
-    a subreaper or a container's init adopts orphans under other numbers. Linux only; elsewhere it only checks.
+    `parent` is the process id we expect, when the parent told us; it may have died before we ran. Never compared with
+    1: a subreaper or a container's init adopts orphans under other numbers. Linux only; elsewhere it only checks.
     """
     before = os.getppid()
     if sys.platform == "linux":
@@ -38,7 +38,7 @@ def tie(parent: int | None = None) -> int:
 
 
 def watch(parent: int, stdin: int = 0) -> threading.Thread:
-    """Exit at once when standard input ends or the parent changes. The thread is a daemon; it never returns normally."""
+    """Exit at once when standard input ends or the parent changes. The thread never returns."""
     thread = threading.Thread(target=_watch, args=(parent, stdin), name="parent-watch", daemon=True)
     thread.start()
     return thread

@@ -37,6 +37,7 @@ class Pump:
         self._ready = asyncio.Event()
         self._room = asyncio.Event()
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._end)
 
     async def take(self) -> bytes:
         """Whole lines: all that is ready, after waiting for at least one. Empty at the end."""
@@ -62,15 +63,15 @@ class Pump:
     async def _run(self) -> None:
         try:
             await self._drain()
-        except asyncio.CancelledError:
-            if self._closing is None:
-                raise
-            self._fail(RunnerFailed(self._closing))
         except Exception as error:  # noqa: BLE001 - whatever an engine raises ends its own request only
             self._fail(error)
-        finally:
-            self._over = True
-            self._ready.set()
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        # A callback, not a `finally`: a task that is cancelled before its first step never enters its body.
+        if task.cancelled() and self._closing is not None:
+            self._fail(RunnerFailed(self._closing))
+        self._over = True
+        self._ready.set()
 
     async def _drain(self) -> None:
         try:

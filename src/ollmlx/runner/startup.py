@@ -27,9 +27,9 @@ class CannotStart(Exception):
 
 
 def read_config(stdin: int = 0) -> RunnerConfig:
-    """The configuration: the first line of standard input, read without buffering so that what follows stays there.
+    """The configuration: the first line of standard input, read without Python's buffers.
 
-    Raises CannotStart: PARENT_GONE when the input ends first, PROTOCOL when the versions differ, USAGE for anything else.
+    Raises CannotStart: PARENT_GONE when the input ends first, PROTOCOL when the versions differ, else USAGE.
     """
     line = _read_line(stdin)
     try:
@@ -51,8 +51,7 @@ def read_config(stdin: int = 0) -> RunnerConfig:
 def _read_line(stdin: int) -> bytes:
     pieces = bytearray()
     while len(pieces) < MAX_CONFIG_BYTES:
-        # One byte more than the line would be taken from the watchdog, which waits for the end of this very stream; it
-        # only needs the end, so reading in chunks is safe.
+        # A chunk may hold more than the line. Nobody misses it: the watchdog only waits for the end of the stream.
         chunk = os.read(stdin, 65536)
         if not chunk:
             raise CannotStart(ExitCode.PARENT_GONE, "standard input ended before the configuration: the parent is gone")
