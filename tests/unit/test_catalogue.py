@@ -32,7 +32,7 @@ def test_the_well_known_names_are_there() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["not toml at all =", 'top = "level"', '[a]\nx = 3', '[a]\nx = "one"\n[b]\nx = "two"'],
+    ["not toml at all =", 'top = "level"', "[a]\nx = 3", '[a]\nx = "one"\n[b]\nx = "two"'],
 )
 def test_a_malformed_catalogue_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="catalogue"):

@@ -1,0 +1,34 @@
+"""Small rooms: no file and no function grows past what one reading can hold."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("plugins/ollmlx_*/**/*.py")])
+LARGEST_FILE = 500
+LARGEST_FUNCTION = 60
+NAMES_THAT_SAY_NOTHING = {"utils", "helpers", "common", "base", "manager", "misc"}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_within_their_budget(source: Path) -> None:
+    text = source.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LARGEST_FILE
+    assert source.stem not in NAMES_THAT_SAY_NOTHING
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            length = node.end_lineno - node.lineno + 1
+            assert length <= LARGEST_FUNCTION, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_says_what_it_is_for(source: Path) -> None:
+    if not source.read_text(encoding="utf-8").strip():
+        pytest.skip("an empty package marker")
+    assert ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")))
