@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Source,
         Store,
     )
+    from ollmlx.download import Download, redirected, storage_error
     from ollmlx.errors import OllmlxError
     from ollmlx.findings import Finding, Severity
     from ollmlx.hookspecs import hookimpl
@@ -46,6 +47,7 @@ _HOMES = {
         "Source",
         "Store",
     ),
+    "ollmlx.download": ("Download", "redirected", "storage_error"),
     "ollmlx.errors": ("OllmlxError",),
     "ollmlx.findings": ("Finding", "Severity"),
     "ollmlx.hookspecs": ("hookimpl",),
@@ -61,6 +63,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Backend",
     "Check",
+    "Download",
     "Engine",
     "Finding",
     "Importer",
@@ -84,6 +87,8 @@ __all__ = [
     "parse_digest",
     "parse_duration",
     "parse_size",
+    "redirected",
+    "storage_error",
 ]
 
 

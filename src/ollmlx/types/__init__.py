@@ -8,10 +8,13 @@ from ollmlx.types.message import Message, Tool, ToolCall
 from ollmlx.types.model import Capability, CreateRequest, InstalledModel, ModelDefaults, ModelDetails
 from ollmlx.types.options import Options
 from ollmlx.types.progress import PullProgress
+from ollmlx.types.receipt import INSTALLED, RECEIPT, FetchedFile, FetchReceipt
 from ollmlx.types.request import Caller, EmbedRequest, EmbedResult, GenerateRequest
 from ollmlx.types.running import MemoryEstimate, RunnerInfo, RunnerState
 
 __all__ = [
+    "INSTALLED",
+    "RECEIPT",
     "Admitted",
     "Caller",
     "Capability",
@@ -21,6 +24,8 @@ __all__ = [
     "EmbedResult",
     "Event",
     "Failed",
+    "FetchReceipt",
+    "FetchedFile",
     "Frozen",
     "GenerateRequest",
     "InstalledModel",
