@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING
 
 from ollmlx.contracts import LaunchOptions
+from ollmlx.names import ModelName
 from ollmlx.supervisor.launch import Launch
 from ollmlx.types import Options
 
@@ -59,7 +60,7 @@ class Launcher:
 
     def _launch(self, model: InstalledModel, options: Options) -> Launch:
         declared = self._declarations.settings_for(model.name)
-        runners = self._settings.runners
+        runners, memory, storage = self._settings.runners, self._settings.memory, self._settings.storage
         backend = self._registry.backend_for(model, options.backend or self._preferred_backend(model))
         parallel = declared.parallel if declared and declared.parallel is not None else runners.parallel
         fixed = options.num_ctx or (declared.context_length if declared else None) or runners.context_length
@@ -83,6 +84,11 @@ class Launcher:
                 else runners.request_timeout
             ),
             pin=bool(declared and declared.pin),
+            prompt_cache_bytes=None if memory.prompt_cache == "auto" else memory.prompt_cache,
+            cache_dir=self._settings.state_folder / "caches" if storage.cache_limit else None,
+            cache_dir_bytes=storage.cache_limit,
+            log_level=self._settings.logging.level,
+            debug_prompts=self._settings.logging.prompts,
             allow_remote_code=_allowed(model, self._settings),
         )
 
@@ -103,6 +109,4 @@ class Launcher:
 
 
 def _allowed(model: InstalledModel, settings: Settings) -> bool:
-    from ollmlx.names import ModelName
-
     return any(ModelName.parse(name) == model.name for name in settings.security.allow_remote_code)

@@ -33,7 +33,7 @@ class RunnerConfig(Frozen):
 
     `context_length` in tokens; `parallel` is the batch width (0: the engine chooses); memory figures in bytes, None is
     no limit. `prompt_cache_bytes` bounds the prefix cache in memory; `cache_dir` (private to the user) is where it
-    survives.
+    survives, in at most `cache_dir_bytes` for all models together.
     `engine_options` belong to the backend that launched it.
     """
 
@@ -47,6 +47,7 @@ class RunnerConfig(Frozen):
     cache_limit: int | None = None
     prompt_cache_bytes: int = 0
     cache_dir: Path | None = None
+    cache_dir_bytes: int = 0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     debug_prompts: bool = False
     allow_remote_code: bool = False

@@ -82,7 +82,7 @@ class Service:
         if declared is not None:
             base_name = ModelName.parse(declared.from_) if declared.from_ else name
             base = await self._installed(base_name)
-            return overlay(base, name, declared)
+            return await self._with_draft(overlay(base, name, declared), declared.draft)
         found = await self._find(name)
         if found is None and (target := self.declarations.alias(name)) is not None:
             base = await self._installed(target)
@@ -231,6 +231,12 @@ class Service:
         if model is None:
             raise _not_found(name)
         return model
+
+    async def _with_draft(self, model: InstalledModel, draft: str | None) -> InstalledModel:
+        if draft is None:
+            return model
+        small = await self._installed(ModelName.parse(draft))
+        return model.model_copy(update={"defaults": model.defaults.model_copy(update={"draft": small.path})})
 
     def _store(self, model: InstalledModel) -> Store:
         store = self.registry.stores.get(model.store)

@@ -1,0 +1,299 @@
+"""The use cases over fake stores and a fake pool."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from ollmlx.blobs import Blobs
+from ollmlx.contracts import Importer, LaunchOptions, Refusal, RunnerCommand, Source
+from ollmlx.declared import Declarations
+from ollmlx.errors import Conflict, NotFound, OllmlxError, Unsupported
+from ollmlx.launching import Launcher
+from ollmlx.names import ModelName
+from ollmlx.registry import Registry
+from ollmlx.service import Service
+from ollmlx.settings import ModelSettings, RunnerSettings, Settings
+from ollmlx.supervisor.importing import Importers
+from ollmlx.supervisor.launch import Launch
+from ollmlx.types import (
+    Admitted,
+    Caller,
+    CreateRequest,
+    Done,
+    Event,
+    GenerateRequest,
+    InstalledModel,
+    MemoryEstimate,
+    Message,
+    ModelDefaults,
+    ModelDetails,
+    Options,
+    PullProgress,
+    Text,
+)
+
+CALLER = Caller(request_id="r1")
+HELLO = GenerateRequest(messages=(Message(role="user", content="hi"),))
+MIB = 1024**2
+
+
+def installed(name: str, **changes: Any) -> InstalledModel:
+    fields: dict[str, Any] = {
+        "name": ModelName.parse(name),
+        "store": "shelf",
+        "format": "mlx",
+        "path": Path("/models") / name.replace("/", "_"),
+        "digest": "a" * 64,
+        "size": 1,
+        "modified_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "details": ModelDetails(context_length=8192),
+    }
+    return InstalledModel(**(fields | changes))
+
+
+class ShelfStore:
+    name = "shelf"
+
+    def __init__(self, *models: InstalledModel) -> None:
+        self.models = list(models)
+        self.pulled: list[ModelName] = []
+        self.created: list[CreateRequest] = []
+
+    async def list(self) -> Sequence[InstalledModel]:
+        return self.models
+
+    async def resolve(self, name: ModelName) -> InstalledModel | None:
+        return next((model for model in self.models if model.name.same_spelling(name)), None)
+
+    async def pull(
+        self, name: ModelName, source: Source, importer: Importer | None, *, insecure: bool = False
+    ) -> AsyncIterator[PullProgress]:
+        self.pulled.append(name)
+        yield PullProgress(status="pulling manifest")
+        self.models.append(installed(str(name)))
+        yield PullProgress(status="success")
+
+    async def delete(self, model: InstalledModel) -> None:
+        self.models.remove(model)
+
+    async def copy(self, model: InstalledModel, target: ModelName) -> None:
+        self.models.append(model.model_copy(update={"name": target}))
+
+    async def create(self, request: CreateRequest, importer: Importer | None) -> AsyncIterator[PullProgress]:
+        self.created.append(request)
+        yield PullProgress(status="success")
+
+
+class OrgSource:
+    name = "org"
+    store = "shelf"
+
+    def provides(self, name: ModelName) -> str | None:
+        return f"org:{name.repo_id}" if name.org else None
+
+    def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+        raise AssertionError("the store of these tests fetches nothing")
+
+    def format(self, name: ModelName) -> str:
+        return "mlx"
+
+
+class PlainBackend:
+    name = "plain"
+
+    def accepts(self, model: InstalledModel) -> Refusal | None:
+        return None if model.format == "mlx" else Refusal(reason=f"format {model.format}", hint="install it")
+
+    def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
+        return MemoryEstimate(weights=10 * MIB, kv_cache=context * 1024, overhead=0)
+
+    def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
+        return RunnerCommand(argv=("/bin/true", str(options.context_length)))
+
+    def importer(self, format: str) -> RunnerCommand | None:
+        return None
+
+
+class RecordingPool:
+    def __init__(self) -> None:
+        self.asked: list[tuple[Launch, GenerateRequest]] = []
+        self.unloaded: list[str] = []
+
+    async def generate(
+        self, launch: Launch, request: GenerateRequest, caller: Caller, keep_alive: float | None
+    ) -> AsyncIterator[Event]:
+        self.asked.append((launch, request))
+        yield Admitted()
+        yield Text(text="hello")
+        yield Done()
+
+    async def unload(self, key: str, *, wait: bool = True) -> bool:
+        self.unloaded.append(key)
+        return True
+
+
+class House:
+    def __init__(self, *models: InstalledModel, settings: Settings | None = None, budget: int = 10**12) -> None:
+        settings = settings or Settings()
+        self.store, self.pool, registry = ShelfStore(*models), RecordingPool(), Registry()
+        registry.stores.add("shelf", self.store, "test")
+        registry.sources.add("org", OrgSource(), "test")
+        registry.backends.add("plain", PlainBackend(), "test")
+        declarations = Declarations(settings, {"short": "org/long"})
+        launcher = Launcher(settings, registry, declarations, Importers(dict), budget)
+        pool = cast("Any", self.pool)
+        self.service = Service(settings, registry, pool, declarations, launcher, Blobs(Path("/nowhere")))
+
+    async def answer(self, name: str, request: GenerateRequest = HELLO) -> list[Event]:
+        return [event async for event in self.service.generate(ModelName.parse(name), request, caller=CALLER)]
+
+
+async def test_an_installed_model_answers() -> None:
+    house = House(installed("org/long"))
+    assert [event.type for event in await house.answer("org_long")] == ["admitted", "text", "done"]
+    launch, request = house.pool.asked[0]
+    assert (launch.backend, launch.context_length, request.request_id) == ("plain", 8192, "r1")
+
+
+@pytest.mark.finding("MDL002")
+async def test_a_missing_model_is_named_with_the_command_that_brings_it() -> None:
+    with pytest.raises(NotFound) as missing:
+        await House().answer("nope")
+    assert (missing.value.message, missing.value.hint) == ("model 'nope' not found", "ollmlx pull nope")
+
+
+async def test_an_alias_answers_and_is_listed_beside_its_target() -> None:
+    house = House(installed("org/long"))
+    await house.answer("short")
+    assert [str(model.name) for model in await house.service.list()] == ["org/long:latest", "short:latest"]
+
+
+async def test_a_declared_assistant_brings_its_system_prompt_and_parameters() -> None:
+    settings = Settings(
+        models={"helper": ModelSettings(from_="org/long", system="Be brief.", parameters={"top_k": 3}, keep_alive=7)}
+    )
+    house = House(installed("org/long"), settings=settings)
+    request = HELLO.model_copy(update={"options": Options(temperature=0)})
+    await house.answer("helper", request)
+    launch, sent = house.pool.asked[0]
+    assert [message.content for message in sent.messages] == ["Be brief.", "hi"]
+    assert sent.options.stated == {"top_k": 3, "temperature": 0.0}
+    assert launch.keep_alive == 7
+    assert "helper:latest" in {str(model.name) for model in await house.service.list()}
+
+
+async def test_the_requests_own_system_message_wins_and_few_shot_turns_follow_it() -> None:
+    shots = (Message(role="user", content="q"), Message(role="assistant", content="a"))
+    house = House(installed("org/long", defaults=ModelDefaults(system="default", messages=shots)))
+    asked = (Message(role="system", content="mine"), Message(role="user", content="hi"))
+    await house.answer("org/long", GenerateRequest(messages=asked))
+    assert [message.content for message in house.pool.asked[0][1].messages] == ["mine", "q", "a", "hi"]
+
+
+async def test_plain_text_is_sent_as_it_is() -> None:
+    house = House(installed("org/long", defaults=ModelDefaults(system="default")))
+    await house.answer("org/long", GenerateRequest(prompt="once"))
+    assert house.pool.asked[0][1].messages == ()
+
+
+async def test_one_runner_serves_all_models_over_the_same_weights() -> None:
+    settings = Settings(models={"helper": ModelSettings(from_="org/long", system="Be brief.")})
+    house = House(installed("org/long"), settings=settings)
+    await house.answer("helper")
+    await house.answer("org/long")
+    assert len({launch.key for launch, _ in house.pool.asked}) == 1
+
+
+@pytest.mark.parametrize(("num_ctx", "context"), [(None, 8192), (100, 100), (10**6, 8192)])
+async def test_the_context_asked_for_is_bounded_by_the_models_own(num_ctx: int | None, context: int) -> None:
+    house = House(installed("org/long"))
+    options = Options() if num_ctx is None else Options(num_ctx=num_ctx)
+    await house.answer("org/long", HELLO.model_copy(update={"options": options}))
+    assert house.pool.asked[0][0].context_length == context
+
+
+async def test_an_automatic_context_shrinks_until_it_fits_and_a_fixed_one_does_not() -> None:
+    house = House(installed("org/long"), budget=28 * MIB)
+    await house.answer("org/long")
+    assert house.pool.asked[0][0].context_length == 4096
+    fixed = House(
+        installed("org/long"), budget=28 * MIB, settings=Settings(runners=RunnerSettings(context_length=8192))
+    )
+    await fixed.answer("org/long")
+    assert fixed.pool.asked[0][0].context_length == 8192
+
+
+@pytest.mark.finding("MDL005")
+async def test_a_format_nobody_runs_lists_every_refusal() -> None:
+    with pytest.raises(Unsupported, match=r"no backend can run org/long \(plain: format gguf\)") as refusal:
+        await House(installed("org/long", format="gguf")).answer("org/long")
+    assert refusal.value.hint == "install it"
+
+
+@pytest.mark.finding("PLG006")
+async def test_a_backend_that_is_not_installed_is_named() -> None:
+    with pytest.raises(Unsupported, match="no backend 'llamacpp' is installed; there is plain"):
+        await House(installed("org/long")).answer(
+            "org/long", HELLO.model_copy(update={"options": Options(backend="llamacpp")})
+        )
+
+
+async def test_pulling_an_alias_pulls_what_it_stands_for() -> None:
+    house = House()
+    steps = [step.status async for step in house.service.pull(ModelName.parse("short"))]
+    assert steps == ["pulling manifest", "success"]
+    assert [str(name) for name in house.store.pulled] == ["org/long:latest"]
+    await house.answer("short")
+
+
+async def test_a_name_no_source_provides_is_refused_before_anything_is_fetched() -> None:
+    with pytest.raises(NotFound, match="no source provides 'mystery'"):
+        House().service.pull(ModelName.parse("mystery"))
+
+
+async def test_deleting_unloads_first_and_leaves_nothing() -> None:
+    house = House(installed("org/long"))
+    await house.service.delete(ModelName.parse("short"))
+    assert house.store.models == []
+    assert len(house.pool.unloaded) == 1
+
+
+async def test_a_declared_model_cannot_be_deleted_as_files() -> None:
+    settings = Settings(models={"helper": ModelSettings(from_="org/long")})
+    with pytest.raises(Conflict, match="declared in the settings"):
+        await House(installed("org/long"), settings=settings).service.delete(ModelName.parse("helper"))
+
+
+@pytest.mark.finding("STO008")
+async def test_a_copy_that_would_share_a_folder_with_another_model_is_refused() -> None:
+    class Clashing(ShelfStore):
+        async def resolve(self, name: ModelName) -> InstalledModel | None:
+            return next((model for model in self.models if model.name == name), None)
+
+    house = House(installed("a/b_c"))
+    house.service._stores = (Clashing(*house.store.models),)
+    with pytest.raises(Conflict, match="share a folder"):
+        await house.service.copy(ModelName.parse("a/b_c"), ModelName.parse("a_b/c"))
+
+
+async def test_creating_over_a_missing_base_pulls_it_first() -> None:
+    house = House()
+    steps = [
+        step.status
+        async for step in house.service.create(
+            ModelName.parse("mine"), base=ModelName.parse("org/long"), files={}, defaults=ModelDefaults(system="x")
+        )
+    ]
+    assert steps == ["pulling manifest", "success"]
+    assert house.store.created[0].base is not None
+
+
+async def test_creating_from_nothing_is_refused_in_ollamas_words() -> None:
+    with pytest.raises(OllmlxError, match="neither 'from' or 'files' was specified"):
+        async for _ in House().service.create(ModelName.parse("mine"), base=None, files={}, defaults=ModelDefaults()):
+            pass
