@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
 
+from ollmlx.address import Address
+from ollmlx.errors import ConfigError
 from ollmlx.quantities import format_duration, parse_duration, parse_size
 
 Duration = Annotated[
@@ -41,7 +43,7 @@ class ServerSettings(Section):
     )
     hosts: tuple[str, ...] = Field(
         (),
-        description="Host names, besides localhost and the bound address, that requests may carry in their Host header.",
+        description="Host names that requests may carry in their Host header, besides localhost and the bound address.",
     )
     max_body: Size = Field(
         100 * 1024 * 1024, description="Largest request body that is read. Blob uploads are not limited."
@@ -50,6 +52,15 @@ class ServerSettings(Section):
     write_timeout: Duration = Field(60, description="A client that reads nothing for this long is dropped.")
     drain_timeout: Duration = Field(10, description="On SIGTERM, running answers may finish for this long.")
     docs: bool = Field(True, description="Serve /openapi.json and /docs.")
+
+    @field_validator("host")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        try:
+            Address.parse(value)
+        except ConfigError as error:
+            raise ValueError(error.message) from error
+        return value
 
 
 class StorageSettings(Section):
@@ -108,7 +119,7 @@ class MemorySettings(Section):
 
     limit: AutoSize = Field(
         "auto",
-        description="Memory for all models together. auto: a share of RAM, of Metal's working set or of the container's limit.",
+        description="Memory for all models together. auto: a share of RAM, of Metal's working set, or of a container.",
     )
     share: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description='The share that `limit = "auto"` takes.')
     soft: Annotated[float, Field(gt=0, le=2)] = Field(
@@ -136,7 +147,10 @@ class SecuritySettings(Section):
     """Who may call, and what models may do."""
 
     api_keys: tuple[str, ...] = Field(
-        (), description="Keys that clients send as `Authorization: Bearer KEY`. Empty: none needed."
+        (),
+        description="Keys that clients send as `Authorization: Bearer KEY`. Empty: none needed.",
+        repr=False,
+        json_schema_extra={"secret": True},
     )
     allow_no_auth: bool = Field(False, description="Accept calls without a key on an address beyond this machine.")
     allow_remote_code: tuple[str, ...] = Field((), description="Models, by name, whose own Python code may run.")

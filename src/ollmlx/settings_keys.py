@@ -1,0 +1,114 @@
+"""The keys of the settings model, as paths: `("server", "host")`, `("models", "NAME", "keep_alive")`. Pure."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ollmlx.secrets import is_secret_key
+from ollmlx.settings import Settings
+
+KeyPath = tuple[str, ...]
+OPEN_TABLES = ("plugins",)
+"""Sections in which an unknown key may be a table that belongs to a plugin."""
+
+
+def show_path(path: KeyPath) -> str:
+    """A path as a person reads it: `[server] host`, `[models."a:1b"] parameters.seed`, `[aliases] "short"`."""
+    if not path:
+        return "settings"
+    section, rest = path[0], path[1:]
+    if section == "aliases":
+        return " ".join(["[aliases]", *(f'"{part}"' for part in rest)])
+    if section in ("models", "plugins") and rest and not (section == "plugins" and field_at(path[:2])):
+        head = f'"{rest[0]}"' if section == "models" else rest[0]
+        section, rest = f"{section}.{head}", rest[1:]
+    return " ".join(part for part in (f"[{section}]", ".".join(rest)) if part)
+
+
+def dotted(path: KeyPath) -> str:
+    """A path as one word, with parts quoted where TOML would quote them."""
+    return ".".join(part if part.replace("_", "").replace("-", "").isalnum() else f'"{part}"' for part in path)
+
+
+def variable(path: KeyPath) -> str:
+    """The environment variable of a path: `OLLMLX_SERVER__HOST`."""
+    return "OLLMLX_" + "__".join(part.upper() for part in path)
+
+
+def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The keys of a table as they are written."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def field_at(path: KeyPath) -> FieldInfo | None:
+    """The field that a path names, or None."""
+    model: type[BaseModel] | None = Settings
+    field: FieldInfo | None = None
+    steps = list(path)
+    while steps:
+        if model is None:
+            return None
+        field = keys_of(model).get(steps.pop(0))
+        if field is None:
+            return None
+        model = model_of(field.annotation)
+        if model is None and (inner := _values_of(field.annotation)) is not None and steps:
+            steps.pop(0)
+            model = model_of(inner)
+    return field
+
+
+def table_at(path: KeyPath) -> type[BaseModel] | None:
+    """The model of the table that a path names, or None when it is no table of fixed keys."""
+    if not path:
+        return Settings
+    field = field_at(path)
+    if field is None:
+        return None
+    inner = _values_of(field.annotation)
+    named_one = len(path) > 1 and inner is not None and path[0] == "models" and len(path) == 2
+    return model_of(inner) if named_one else model_of(field.annotation)
+
+
+def model_of(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model inside an annotation, `None` and `Annotated` peeled off."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (types.UnionType, typing.Union, typing.Annotated):
+        return next((found for arg in get_args(annotation) if (found := model_of(arg)) is not None), None)
+    return None
+
+
+def is_list(field: FieldInfo | None) -> bool:
+    """Whether a field holds a list."""
+    return field is not None and get_origin(field.annotation) is tuple
+
+
+def is_table(field: FieldInfo | None) -> bool:
+    """Whether a field holds a table of free keys."""
+    return field is not None and _values_of(field.annotation) is not None
+
+
+def is_secret(path: KeyPath) -> bool:
+    """Whether the value at a path must be masked: by the field's own mark, or by its name."""
+    field = field_at(path)
+    marked = bool(field and isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("secret"))
+    return marked or any(is_secret_key(part) for part in path[1:])
+
+
+def sections() -> Iterator[tuple[str, type[BaseModel]]]:
+    """The sections with fixed keys, in the order of the file."""
+    for name, field in Settings.model_fields.items():
+        model = model_of(field.annotation)
+        if model is not None:
+            yield name, model
+
+
+def _values_of(annotation: Any) -> Any:
+    return get_args(annotation)[1] if get_origin(annotation) is dict else None
