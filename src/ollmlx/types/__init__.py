@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ollmlx.types.answer import Answer
 from ollmlx.types.event import Admitted, Done, Event, Failed, Prefill, Text, Thinking, TokenLogprob, ToolCalled
 from ollmlx.types.frozen import Frozen
 from ollmlx.types.message import Message, Tool, ToolCall
@@ -16,6 +17,7 @@ __all__ = [
     "INSTALLED",
     "RECEIPT",
     "Admitted",
+    "Answer",
     "Caller",
     "Capability",
     "CreateRequest",

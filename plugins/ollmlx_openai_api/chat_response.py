@@ -1,0 +1,124 @@
+"""`/v1/chat/completions`: events as OpenAI's chunks, and a whole answer as its completion object. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ollmlx.types import Answer, Done, Event, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
+
+FINGERPRINT = "fp_ollmlx"
+
+
+def usage(*ends: Done) -> dict[str, Any]:
+    """Token counts over all choices; the prompt they share is counted once."""
+    prompt = max((end.prompt_tokens for end in ends), default=0)
+    cached = min((end.cached_tokens for end in ends), default=0)
+    generated = sum(end.generated_tokens for end in ends)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": generated,
+        "total_tokens": prompt + generated,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+def logprobs(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any] | None:
+    """The logprobs block of a choice."""
+    if not tokens:
+        return None
+    return {"content": [{**_token(token), "top_logprobs": [_token(top) for top in token.top]} for token in tokens]}
+
+
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    encoded = token.token.encode("utf-8", "surrogatepass")
+    return {"token": token.token, "logprob": token.logprob, "bytes": list(encoded)}
+
+
+def tool_call(call: ToolCall, index: int | None = None) -> dict[str, Any]:
+    """A tool call; its arguments are JSON text here. `index` belongs to stream deltas."""
+    made: dict[str, Any] = {} if index is None else {"index": index}
+    arguments = json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))
+    return made | {
+        "id": call.id or f"call_{index or 0}",
+        "type": "function",
+        "function": {"name": call.name, "arguments": arguments},
+    }
+
+
+def finish_reason(done: Done, called: bool) -> str:
+    """`tool_calls` when the model asked for one, else why it stopped."""
+    if done.reason == "length":
+        return "length"
+    return "tool_calls" if called else "stop"
+
+
+def completion(id_: str, model: str, created: int, answers: list[Answer]) -> dict[str, Any]:
+    """The whole answer to a request that does not stream."""
+    return {
+        "id": id_,
+        "object": "chat.completion",
+        "created": created,
+        "model": model,
+        "system_fingerprint": FINGERPRINT,
+        "choices": [_choice(index, answer) for index, answer in enumerate(answers)],
+        "usage": usage(*(answer.done for answer in answers)),
+    }
+
+
+def _choice(index: int, answer: Answer) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text or (None if answer.tool_calls else "")}
+    if answer.thinking:
+        message["reasoning"] = answer.thinking
+    if answer.tool_calls:
+        message["tool_calls"] = [tool_call(call) for call in answer.tool_calls]
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": logprobs(answer.logprobs),
+        "finish_reason": finish_reason(answer.done, bool(answer.tool_calls)),
+    }
+
+
+class ChatChunks:
+    """Turns one choice's events into chunks: the role once, then deltas, then a chunk that says why it ended."""
+
+    def __init__(self, id_: str, model: str, created: int, index: int = 0) -> None:
+        self._frame = {"id": id_, "object": "chat.completion.chunk", "created": created, "model": model}
+        self._index = index
+        self._begun = False
+        self._calls = 0
+
+    def chunks(self, event: Event) -> Iterator[dict[str, Any]]:
+        """The chunks of one event; most events make one, `Prefill` makes none."""
+        match event:
+            case Text() if event.text or event.logprobs:
+                yield self._delta({"content": event.text}, event.logprobs)
+            case Thinking() if event.text:
+                yield self._delta({"reasoning": event.text}, event.logprobs)
+            case ToolCalled():
+                yield self._delta({"tool_calls": [tool_call(event.call, self._calls)]})
+                self._calls += 1
+            case Done():
+                if not self._begun:
+                    yield self._delta({"content": ""})
+                yield self._chunk({}, finish=finish_reason(event, self._calls > 0))
+
+    def usage(self, *ends: Done) -> dict[str, Any]:
+        """The last chunk, for clients that asked for usage."""
+        return {**self._frame, "system_fingerprint": FINGERPRINT, "choices": [], "usage": usage(*ends)}
+
+    def _delta(self, delta: dict[str, Any], tokens: tuple[TokenLogprob, ...] = ()) -> dict[str, Any]:
+        if not self._begun:
+            self._begun = True
+            delta = {"role": "assistant", "content": "", **delta}
+        return self._chunk(delta, tokens=tokens)
+
+    def _chunk(
+        self, delta: dict[str, Any], *, tokens: tuple[TokenLogprob, ...] = (), finish: str | None = None
+    ) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": self._index, "delta": delta, "finish_reason": finish}
+        if tokens:
+            choice["logprobs"] = logprobs(tokens)
+        return {**self._frame, "system_fingerprint": FINGERPRINT, "choices": [choice]}
