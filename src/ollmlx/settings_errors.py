@@ -64,7 +64,7 @@ class InvalidSettings(ConfigError):
         self.faults = tuple(faults)
         lines = [str(fault) for fault in self.faults]
         text = lines[0] if len(lines) == 1 else f"{len(lines)} faults in the settings:\n  " + "\n  ".join(lines)
-        super().__init__(text, code=self.faults[0].code, hint=f"ollmlx doctor --explain {self.faults[0].code}")
+        super().__init__(text, code=self.faults[0].code)
 
 
 def faults_of(error: ValidationError, raw: Mapping[str, Any], origin: Callable[[KeyPath], Origin]) -> list[Fault]:
