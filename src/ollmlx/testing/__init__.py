@@ -1,0 +1,35 @@
+"""The test kit: what plugin authors, and ollmlx itself, test with. Needs pytest (`pip install 'ollmlx[dev]'`).
+
+`BackendSuite`, `StoreSuite`, `RoutesSuite`, `CheckSuite`: subclass one in five lines, and your plugin is held to the
+contract. `FAKE_PLUGIN`: a folder for `[plugins] paths`; models without weights that can misbehave. `eventually`:
+waiting without sleeping. `ollmlx.testing.guards`: pytest fixtures that fail a test that leaks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ollmlx.testing.child import RunnerProcess, engine_command
+    from ollmlx.testing.eventually import eventually, wait_until
+
+FAKE_PLUGIN = Path(__file__).parent / "fake"
+"""The plugin with fake models, as a folder for `[plugins] paths`; its table is `[plugins.fake]`."""
+
+_HOMES = {
+    "RunnerProcess": "ollmlx.testing.child",
+    "engine_command": "ollmlx.testing.child",
+    "eventually": "ollmlx.testing.eventually",
+    "wait_until": "ollmlx.testing.eventually",
+}
+
+__all__ = ["FAKE_PLUGIN", "RunnerProcess", "engine_command", "eventually", "wait_until"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,176 @@
+"""A runner process under a test's control, spoken to over the Runner Protocol as a daemon would.
+
+Simpler than the supervisor on purpose: what a suite proves of a backend must not depend on the pool.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from ollmlx.contracts import LaunchOptions, RunnerCommand
+from ollmlx.errors import from_kind
+from ollmlx.protocol import PROTOCOL_VERSION, Problem, Progress, RunnerConfig, decode_event
+from ollmlx.testing.eventually import eventually
+from ollmlx.types import Event, Frozen, GenerateRequest, InstalledModel
+
+
+def engine_command(engine: str, **engine_options: Any) -> RunnerCommand:
+    """The usual command for an engine class, `package.module:Class`."""
+    argv = (sys.executable, "-m", "ollmlx.runner", "--engine", engine, "--fd", "{fd}")
+    return RunnerCommand(argv=argv, engine_options=engine_options)
+
+
+class RunnerProcess:
+    """`async with RunnerProcess(command, model) as runner`: started, and at the end killed and waited for.
+
+    `error_text` is everything it wrote to standard error.
+    """
+
+    def __init__(
+        self, command: RunnerCommand, model: InstalledModel, *, options: LaunchOptions | None = None, **config: Any
+    ) -> None:
+        launch = options or LaunchOptions(context_length=4096)
+        self.token = secrets.token_hex(16)
+        self._command = command
+        self.config = RunnerConfig(
+            runner="test",
+            token=self.token,
+            model=model,
+            **{
+                "context_length": launch.context_length,
+                "parallel": launch.parallel,
+                "log_level": "debug",
+                "engine_options": command.engine_options,
+                **config,
+            },
+        )
+        self.first_line = self.config.model_dump_json().encode() + b"\n"
+        self._folder = Path(tempfile.mkdtemp(prefix="olx-", dir="/tmp"))  # a socket's path is short
+        self.socket_path = self._folder / "r.sock"
+        self._stderr = self._folder / "stderr"
+        self.process: subprocess.Popen[bytes]
+        self.http: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.socket_path))
+        listener.listen(128)
+        with listener, self._stderr.open("wb") as errors:
+            fd = listener.fileno()
+            self.process = subprocess.Popen(  # noqa: ASYNC220 - quick, and as the daemon does it
+                [part.replace("{fd}", str(fd)) for part in self._command.argv],
+                stdin=subprocess.PIPE,
+                stdout=errors,
+                stderr=errors,
+                env={**os.environ, **self._command.env},
+                pass_fds=[fd],
+                start_new_session=True,
+            )
+        self.write(self.first_line)
+        self.http = aiohttp.ClientSession(
+            "http://runner",
+            connector=aiohttp.UnixConnector(path=str(self.socket_path), limit=0),
+            headers={"Authorization": f"Bearer {self.token}"},
+            timeout=aiohttp.ClientTimeout(total=120),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.http.close()
+        self.process.kill()
+        self.process.wait()
+        self.close_stdin()
+        shutil.rmtree(self._folder)
+
+    @property
+    def error_text(self) -> str:
+        return self._stderr.read_text(encoding="utf-8", errors="replace")
+
+    def write(self, data: bytes) -> None:
+        """Put bytes on its standard input; a process that is gone already does not mind."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(data)
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return
+
+    def close_stdin(self) -> None:
+        """What it sees when its daemon dies."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            return
+
+    async def status(self) -> Progress:
+        async with self.http.get("/v1/status") as answer:
+            return Progress.model_validate_json(await _checked(answer))
+
+    async def ready(self, timeout: float = 60.0) -> Progress:
+        """Wait until the model is loaded. Raises AssertionError with its last words when it ends instead."""
+
+        async def is_ready() -> Progress | None:
+            assert self.process.poll() is None, f"exit {self.process.returncode}: {self.error_text}"
+            try:
+                progress = await self.status()
+            except aiohttp.ClientConnectionError:  # it is on its way out
+                return None
+            return progress if progress.state == "ready" else None
+
+        found = await eventually(is_ready, timeout, because="the runner is ready")
+        assert found.protocol == PROTOCOL_VERSION
+        return found
+
+    async def exit_code(self, timeout: float = 10.0) -> int:
+        await eventually(lambda: self.process.poll() is not None, timeout, because="the runner has ended")
+        return int(self.process.returncode)
+
+    async def post(self, path: str, body: Frozen | None = None) -> bytes:
+        """The answer's body. Raises the OllmlxError that its Problem stands for."""
+        data = body.model_dump_json() if body is not None else "{}"
+        async with self.http.post(path, data=data) as answer:
+            return await _checked(answer)
+
+    @asynccontextmanager
+    async def stream(self, request: GenerateRequest, **headers: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The raw answer of a generation; leaving the block closes the connection, which cancels."""
+        async with self.http.post("/v1/generate", data=request.model_dump_json(), headers=headers) as answer:
+            try:
+                if answer.status != 200:
+                    await _checked(answer)
+                yield answer
+            finally:
+                answer.close()
+
+    async def generate(self, request: GenerateRequest) -> list[Event]:
+        """All events of a generation."""
+        async with self.stream(request) as answer:
+            return [decode_event(line) async for line in answer.content]
+
+    async def ask(self, prompt: str, **fields: Any) -> list[Event]:
+        """All events for a plain prompt."""
+        return await self.generate(GenerateRequest(prompt=prompt, **fields))
+
+
+async def _checked(answer: aiohttp.ClientResponse) -> bytes:
+    body = await answer.read()
+    if answer.status != 200:
+        problem = Problem.model_validate_json(body)
+        raise from_kind(problem.kind, problem.message, code=problem.code)
+    return body

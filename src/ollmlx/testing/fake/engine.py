@@ -1,0 +1,244 @@
+"""A well-behaved engine without weights, until its script says otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from ollmlx.errors import ContextExceeded, InvalidRequest
+from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
+from ollmlx.runner.startup import sentence
+from ollmlx.testing.fake import faults, tokens
+from ollmlx.testing.fake.reply import Reply, conversation, reply_to
+from ollmlx.testing.fake.script import Script, directed
+from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, Prefill
+
+YIELD_EVERY = 64
+"""At full speed, tokens after which other tasks get their turn."""
+
+
+class FakeEngine:
+    """Answers by echo or script. Serves `parallel` requests at once; the others queue here, as in a batch engine."""
+
+    def __init__(self) -> None:
+        self._script = Script()
+        self._state = "loading"
+        self._config: RunnerConfig | None = None
+        self._progress = 0
+        self._steps = 0
+        self._active = 0
+        self._queued = 0
+        self._slots = asyncio.Semaphore(1)
+        self._parallel = 1
+        self._totals = [0, 0, 0]
+        self._prompts: list[tuple[int, ...]] = []
+        self._spawn = 1
+
+    async def load(self, config: RunnerConfig) -> None:
+        """Follow the script's load part; `config.engine_options` are a `Script`'s fields."""
+        try:
+            script = Script.model_validate(config.engine_options)
+        except ValidationError as error:
+            raise InvalidRequest(f"fake: engine_options: {sentence(error)}") from None
+        self._config, self._script = config, script
+        self._parallel = config.parallel or script.parallel
+        self._slots = asyncio.Semaphore(self._parallel)
+        self._spawn = _log_spawn(script.spawn_log)
+        if script.ignore_term:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        faults.start_children(script.children, escaped=False)
+        faults.start_children(script.escaped_children, escaped=True)
+        if script.memory_mib:
+            faults.SUDDEN["memory"](str(script.memory_mib))
+        for self._steps in range(1, script.load_steps + 1):
+            sys.stderr.write(f"fake: load step {self._steps} of {script.load_steps}\n")
+            self._progress += 1
+            await asyncio.sleep(script.load_ms / 1000)
+        await self._strike(self._planned(script.load_fault), "start")
+        self._state = "ready"
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+        """Prefill, thinking, text or a tool call, done; with the script's fault on the way."""
+        script, prompt, last = self._directed(request)
+        ids = request.context + tokens.encode(prompt)
+        ids, dropped = self._fit(ids, request)
+        self._queued += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._queued -= 1
+        self._active += 1
+        try:
+            async with aclosing(self._answer(script, reply_to(request, script, last), ids, dropped)) as answer:
+                async for event in answer:
+                    self._progress += 1
+                    yield event
+        finally:
+            self._active -= 1
+            self._slots.release()
+
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        """Unit vectors that depend on the text alone; equal texts, equal vectors."""
+        vectors, total = [], 0
+        for text in request.inputs:
+            script, plain = directed(self._script, text)
+            await self._strike(self._planned(script.fault), "start")
+            ids = tokens.encode(plain)
+            if len(ids) > self._context_length:
+                if not request.truncate:
+                    raise ContextExceeded(f"the input is {len(ids)} tokens, the context is {self._context_length}")
+                ids = ids[: self._context_length]
+            total += len(ids)
+            vectors.append(_vector(tokens.decode(ids), script.dimensions, request))
+        self._progress += 1
+        return EmbedResult(embeddings=tuple(vectors), prompt_tokens=total)
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        text = request.text if request.text is not None else conversation(request.messages, request.tools)
+        return Tokens(tokens=tokens.encode(text))
+
+    async def detokenize(self, tokens_: Tokens) -> str:
+        return tokens.decode(tokens_.tokens)
+
+    def status(self) -> Progress:
+        prompt, cached, generated = self._totals
+        return Progress(
+            protocol=self._script.protocol,
+            engine="fake",
+            state=cast(Any, self._state),
+            progress=self._progress,
+            load_fraction=1.0 if self._state == "ready" else self._steps / max(self._script.load_steps, 1),
+            active=self._active,
+            queued=self._queued,
+            parallel=self._parallel,
+            context_length=self._context_length,
+            memory_active=sum(len(block) for block in faults.BALLAST),
+            prompt_cache_entries=len(self._prompts),
+            prompt_tokens_total=prompt,
+            cached_tokens_total=cached,
+            generated_tokens_total=generated,
+            device="fake",
+        )
+
+    async def trim(self) -> None:
+        self._prompts.clear()
+        faults.BALLAST.clear()
+
+    async def close(self) -> None:
+        await self._strike(self._planned(self._script.close_fault), "start")
+        self._state = "closing"
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _context_length(self) -> int:
+        return self._config.context_length if self._config else 0
+
+    def _directed(self, request: GenerateRequest) -> tuple[Script, str, str]:
+        if request.prompt is not None:
+            script, plain = directed(self._script, request.prompt)
+            return script, plain, plain
+        last = next((m.content for m in reversed(request.messages) if m.role in ("user", "tool")), "")
+        script, plain = directed(self._script, last)
+        return script, conversation(request.messages, request.tools), plain
+
+    def _fit(self, ids: tuple[int, ...], request: GenerateRequest) -> tuple[tuple[int, ...], int]:
+        over = len(ids) - self._context_length
+        if over <= 0 or not self._context_length:
+            return ids, 0
+        if not request.truncate:
+            raise ContextExceeded(f"the prompt is {len(ids)} tokens, the context is {self._context_length}")
+        return ids[over:], over
+
+    async def _answer(
+        self, script: Script, reply: Reply, ids: tuple[int, ...], dropped: int
+    ) -> AsyncGenerator[Event, None]:
+        planned = self._planned(script.fault)
+        for line in await self._strike(planned, "start"):
+            yield line
+        began = time.monotonic_ns()
+        cached = self._cached(script, ids)
+        for step in range(script.prefill):
+            if script.prefill_ms:
+                await asyncio.sleep(script.prefill_ms / 1000)
+            done = cached + (len(ids) - cached) * (step + 1) // script.prefill
+            yield Prefill(done=done, total=len(ids), cached=cached, dropped=dropped)
+            if step == 0:
+                for line in await self._strike(planned, "prefill"):
+                    yield line
+        prefilled = time.monotonic_ns()
+        for count, event in enumerate(reply.events()):
+            if planned is not None:
+                for line in await self._strike(planned, str(count)):
+                    yield line
+            if script.rate:
+                await asyncio.sleep(1 / script.rate)
+            elif count % YIELD_EVERY == YIELD_EVERY - 1:
+                await asyncio.sleep(0)
+            yield event
+        for line in await self._strike(planned, str(reply.steps)):
+            yield line
+        yield self._done(reply, ids, cached, dropped, (began, prefilled, time.monotonic_ns()))
+
+    def _done(self, reply: Reply, ids: tuple[int, ...], cached: int, dropped: int, times: tuple[int, int, int]) -> Done:
+        began, prefilled, now = times
+        for index, count in enumerate((len(ids), cached, reply.generated)):
+            self._totals[index] += count
+        return Done(
+            reason=reply.reason,
+            prompt_tokens=len(ids),
+            cached_tokens=cached,
+            generated_tokens=reply.generated,
+            prefill_ns=prefilled - began,
+            decode_ns=now - prefilled,
+            total_ns=now - began,
+            dropped=dropped,
+            stop=reply.stop,
+            context=ids + reply.ids,
+        )
+
+    def _cached(self, script: Script, ids: tuple[int, ...]) -> int:
+        if not script.cache:
+            return 0
+        cached = max((_common_prefix(ids, known) for known in self._prompts), default=0)
+        self._prompts = [*self._prompts[-7:], ids]
+        return min(cached, max(len(ids) - 1, 0))
+
+    def _planned(self, fault: str | None) -> faults.Planned | None:
+        limit = self._script.fault_spawns
+        return None if fault is None or (limit is not None and self._spawn > limit) else faults.Planned(fault)
+
+    async def _strike(self, planned: faults.Planned | None, where: str) -> tuple[Any, ...]:
+        return await planned.strike() if planned is not None and planned.where == where else ()
+
+
+def _log_spawn(path: str | None) -> int:
+    """Add this process to the log; returns how many have run by now, itself included."""
+    if path is None:
+        return 1
+    with Path(path).open("a", encoding="ascii") as log:
+        log.write(f"{os.getpid()}\n")
+    return len(Path(path).read_text(encoding="ascii").splitlines())
+
+
+def _vector(text: str, dimensions: int, request: EmbedRequest) -> tuple[float, ...]:
+    stream = hashlib.shake_256(text.encode("utf-8", "surrogatepass")).digest(2 * dimensions)
+    raw = [int.from_bytes(stream[i : i + 2], "big") / 32768 - 1 for i in range(0, len(stream), 2)]
+    raw = raw[: request.dimensions or dimensions]
+    length = math.sqrt(sum(x * x for x in raw)) or 1.0
+    return tuple(x / length for x in raw)
+
+
+def _common_prefix(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

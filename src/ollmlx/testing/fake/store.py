@@ -1,0 +1,137 @@
+"""The store of fake models: those declared in `[plugins.fake]`, and those pulled, copied or created, a folder each."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ollmlx import Importer, ModelName, Source, closing
+from ollmlx.errors import Conflict, NotFound, StorageError, Unsupported
+from ollmlx.testing.fake.script import Script
+from ollmlx.testing.fake.settings import FakeSettings
+from ollmlx.types import CreateRequest, InstalledModel, ModelDetails, PullProgress
+
+MANIFEST = "model.json"
+STAGING = ".staging-"
+
+
+class FakeStore:
+    """A complete store in small: staged pulls, a manifest a model, nothing half-done is listed."""
+
+    name = "fake"
+
+    def __init__(self, folder: Path, settings: FakeSettings | None = None) -> None:
+        self._folder = folder
+        self._settings = settings or FakeSettings()
+        self._pulling: dict[str, asyncio.Lock] = {}
+        names = ((ModelName.parse(text), script) for text, script in self._settings.models.items())
+        self._declared = {name: self._model(name, script, folder / name.folder) for name, script in names}
+
+    async def list(self) -> Sequence[InstalledModel]:
+        folders = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
+        return [*self._declared.values(), *(model for folder in folders if (model := _complete(folder)) is not None)]
+
+    async def resolve(self, name: ModelName) -> InstalledModel | None:
+        if name in self._declared:
+            return self._declared[name]
+        folder = self._folder / name.folder
+        return _read(folder) if (folder / MANIFEST).exists() else None
+
+    async def pull(
+        self, name: ModelName, source: Source, importer: Importer | None, *, insecure: bool = False
+    ) -> AsyncIterator[PullProgress]:
+        if name in self._declared:
+            raise Conflict(f"{name.short} is declared in the settings and cannot be pulled")
+        async with self._pulling.setdefault(name.key, asyncio.Lock()):
+            staging = self._folder / f"{STAGING}{name.folder}"
+            staging.mkdir(parents=True, exist_ok=True)
+            yield PullProgress(status="pulling manifest")
+            async with closing(source.fetch(name, staging, insecure=insecure)) as steps:
+                async for step in steps:
+                    yield step
+            yield PullProgress(status="writing manifest")
+            told = source.provides(name) or source.name
+            self._settle(staging, self._model(name, Script(), staging).model_copy(update={"source": told}))
+        yield PullProgress(status="success")
+
+    async def delete(self, model: InstalledModel) -> None:
+        if model.name in self._declared:
+            raise Conflict(f"{model.name.short} is declared in the settings and cannot be deleted")
+        folder = self._folder / model.name.folder
+        if not folder.exists():
+            raise NotFound(f"model '{model.name.short}' not found", code="MDL002")
+        shutil.rmtree(folder)
+
+    async def copy(self, model: InstalledModel, target: ModelName) -> None:
+        self._install(model.model_copy(update={"name": target, "modified_at": datetime.now(UTC)}))
+
+    async def create(self, request: CreateRequest, importer: Importer | None) -> AsyncIterator[PullProgress]:
+        if request.base is None or request.base.format != "fake":
+            raise Unsupported("fake models are made over fake models")
+        yield PullProgress(status="using existing layer")
+        digest = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+        update = {
+            "name": request.name,
+            "defaults": request.defaults,
+            "digest": digest,
+            "modified_at": datetime.now(UTC),
+        }
+        self._install(request.base.model_copy(update=update))
+        yield PullProgress(status="success")
+
+    def _model(self, name: ModelName, script: Script, path: Path) -> InstalledModel:
+        options = script.model_dump(exclude_unset=True)
+        return InstalledModel(
+            name=name,
+            store=self.name,
+            format="fake",
+            path=path,
+            digest=hashlib.sha256(f"{name}{options}".encode()).hexdigest(),
+            size=self._settings.weights,
+            modified_at=datetime.now(UTC),
+            details=ModelDetails(
+                format="fake", family="fake", families=("fake",), context_length=self._settings.context_length
+            ),
+            capabilities=self._settings.capabilities,
+            info={
+                "general.architecture": "fake",
+                "fake.context_length": self._settings.context_length,
+                "fake": options,
+            },
+            source="fake",
+        )
+
+    def _install(self, model: InstalledModel) -> None:
+        staging = self._folder / f"{STAGING}{model.name.folder}"
+        staging.mkdir(parents=True, exist_ok=True)
+        self._settle(staging, model)
+
+    def _settle(self, staging: Path, model: InstalledModel) -> None:
+        folder = self._folder / model.name.folder
+        placed = model.model_copy(update={"path": folder})
+        (staging / MANIFEST).write_text(placed.model_dump_json(), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        staging.rename(folder)
+
+
+def _complete(folder: Path) -> InstalledModel | None:
+    if folder.name.startswith("."):
+        return None
+    try:
+        return _read(folder)
+    except StorageError:
+        return None  # not listed; resolving it says why
+
+
+def _read(folder: Path) -> InstalledModel:
+    try:
+        return InstalledModel.model_validate_json((folder / MANIFEST).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise StorageError(f"fake: {folder.name} is damaged: {type(error).__name__}", code="MDL003") from error
