@@ -1,0 +1,82 @@
+# The short names of what the README describes. Needs Python 3.11 or newer, make and git; everything else comes from pip.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+MODEL ?= smollm2:135m
+PROMPT ?= Why is the sky blue?
+PYTEST_FLAGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+
+# MLX needs its CPU library on Linux; on a Mac it brings Metal by itself.
+ifeq ($(shell uname -s),Linux)
+RUN_EXTRAS := [cpu]
+TEST_EXTRAS := [cpu,llamacpp,dev,clients]
+else
+RUN_EXTRAS :=
+TEST_EXTRAS := [llamacpp,dev,clients]
+endif
+
+.PHONY: help run test quick lint types imports unit fix docs bench pins clean
+
+help:  ## print this
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+run: $(VENV)/.for-run  ## install, start what it needs, pull a small model and answer a prompt
+	@$(BIN)/ollmlx run $(MODEL) "$(PROMPT)" </dev/null
+
+test: lint types imports  ## everything: style, types, imports, and all tests with the real model
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+quick: lint  ## under a minute: style and the unit tests
+	$(BIN)/python -m pytest tests/unit tests/architecture -q -m "not slow and not e2e and not model and not mlx" $(PYTEST_FLAGS)
+
+lint: $(VENV)/.for-test  ## ruff, without changing anything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.for-test  ## mypy --strict
+	$(BIN)/mypy src plugins tests
+
+imports: $(VENV)/.for-test  ## the import direction of docs/architecture.md
+	$(BIN)/lint-imports
+
+fix: $(VENV)/.for-test  ## let ruff repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.for-test  ## the examples in the documentation
+	$(BIN)/python -m pytest tests/docs -q
+
+bench: $(VENV)/.for-run  ## measure a model on this machine: make bench MODEL=...
+	@$(BIN)/ollmlx bench $(MODEL)
+
+pins: $(VENV)/.for-test  ## write the installed versions to constraints.txt
+	{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable --exclude ollmlx; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean:  ## remove what was installed and built here; models stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; PYTHON=/path/to/python3.11 make ... chooses one" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+# Stamps: nothing is installed again until what is asked for changes.
+$(VENV)/.for-run: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing ollmlx into $(VENV) ..." >&2
+	@$(INSTALL) -e ".$(RUN_EXTRAS)"
+	@touch $@
+
+$(VENV)/.for-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing ollmlx and what its tests need into $(VENV) ..." >&2
+	@$(INSTALL) -e ".$(TEST_EXTRAS)"
+	@touch $@ $(VENV)/.for-run

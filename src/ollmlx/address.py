@@ -1,0 +1,96 @@
+"""The daemon's address, written as OLLAMA_HOST is: `host`, `host:port`, `:port`, `[::1]:port`, `https://host/path`."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+from ollmlx.errors import ConfigError
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 11434
+
+_SCHEME_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a daemon listens or is called. `path` is a prefix without its last slash, for a daemon behind a proxy."""
+
+    host: str
+    port: int
+    scheme: str = "http"
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read an address; what is left out is 127.0.0.1 and 11434. Raises ConfigError with the reason."""
+        rest = text.strip().strip("\"'")
+        scheme, separator, tail = rest.partition("://")
+        port = DEFAULT_PORT
+        if separator:
+            if scheme.lower() not in _SCHEME_PORTS:
+                raise _invalid(text, "only http and https are spoken")
+            port, rest = _SCHEME_PORTS[scheme.lower()], tail
+        location, _, path = rest.partition("/")
+        host, port = _split(location, text, port)
+        path = path.strip("/")
+        return cls(host, port, scheme.lower() if separator else "http", f"/{path}" if path else "")
+
+    @property
+    def dialled(self) -> str:
+        """The host a client connects to: a wildcard address means this machine."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - replaced, not bound
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a daemon at this address runs on this machine, as far as the name alone can tell."""
+        host = self.dialled
+        if host.rstrip(".").lower() == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def netloc(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.netloc}{self.path}"
+
+
+def _split(location: str, text: str, port: int) -> tuple[str, int]:
+    if location.startswith("["):
+        host, bracket, rest = location[1:].partition("]")
+        if not bracket or not _is_ip(host) or (rest and not rest.startswith(":")):
+            raise _invalid(text, "an IPv6 address is written [::1]:11434")
+        digits = rest[1:]
+    elif location.count(":") > 1:
+        host, digits = location, ""
+        if not _is_ip(host):
+            raise _invalid(text, "an IPv6 address is written [::1]:11434")
+    else:
+        host, _, digits = location.partition(":")
+        if host and not _HOST.fullmatch(host):
+            raise _invalid(text, f"{host!r} is not a host name")
+    if digits:
+        if not digits.isascii() or not digits.isdigit() or int(digits) > 65535:
+            raise _invalid(text, f"{digits!r} is not a port")
+        port = int(digits)
+    return host or DEFAULT_HOST, port
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _invalid(text: str, reason: str) -> ConfigError:
+    return ConfigError(f"invalid address {text!r}: {reason}", hint="write HOST:PORT, for example 127.0.0.1:11434")

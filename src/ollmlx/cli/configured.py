@@ -1,0 +1,29 @@
+"""The settings a command line asks for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ollmlx.settings import Settings
+
+
+def settings(args: argparse.Namespace) -> Settings:
+    """The settings for `--config` and what else a verb's flags override. Raises ConfigError with every fault."""
+    from ollmlx.settings_sources import load_settings
+
+    return load_settings(Path(args.config) if args.config else None, overrides(args)).settings
+
+
+def overrides(args: argparse.Namespace) -> dict[str, object]:
+    """Flags as settings, by dotted key."""
+    found: dict[str, object] = {}
+    if args.host:
+        found["server.host"] = args.host
+    if args.debug:
+        found["logging.level"] = "debug"
+    if getattr(args, "models", None):
+        found["storage.models"] = args.models
+    return found

@@ -1,0 +1,151 @@
+"""`ollmlx run`: answer a prompt, or chat."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from ollmlx.cli.client import Client, Json
+from ollmlx.errors import InvalidRequest, NotFound
+
+DESCRIPTION = """Answer a prompt, or open a chat when there is none.
+
+A daemon is started in the background when none answers, and a model that is missing is pulled. Text from a pipe comes
+before the prompt: git diff | ollmlx run MODEL "Summarise this change"."""
+
+OPTIONAL_VALUES = {"--think": "true"}
+LEVELS = ("low", "medium", "high", "max")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="*")
+    parser.add_argument("--verbose", action="store_true", help="print durations, counts and rates after the answer")
+    parser.add_argument("--format", metavar="FORMAT", type=answer_format, help="json, or a JSON schema")
+    parser.add_argument(
+        "--think", metavar="LEVEL", type=thinking, help="--think, --think=false, or =low, =medium, =high, =max"
+    )
+    parser.add_argument("--hidethinking", action="store_true", help="do not print the model's reasoning")
+    parser.add_argument("--keepalive", metavar="TIME", type=keep_alive, help="how long the model stays loaded: 5m, -1")
+    parser.add_argument("--nowordwrap", action="store_true", help="let the terminal break lines")
+    parser.add_argument("--truncate", type=truth, metavar="BOOL", help="cut texts that are too long to embed")
+    parser.add_argument("--dimensions", metavar="N", type=int, help="length of an embedding")
+    parser.add_argument("--insecure", action="store_true", help="allow a registry without a valid certificate")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ollmlx.cli.background import ensure_daemon
+    from ollmlx.cli.connection import connect
+    from ollmlx.cli.terminal import is_terminal
+
+    client = connect(args)
+    prompt = read_prompt(args.prompt)
+    ensure_daemon(client, args)
+    shown = show_or_pull(client, args.model, insecure=args.insecure)
+    capabilities = shown.get("capabilities", [])
+    if "embedding" in capabilities and "completion" not in capabilities:
+        return embed(client, args, prompt)
+    if prompt or not is_terminal(sys.stdin) or not is_terminal(sys.stdout):
+        return answer(client, args, prompt)
+    from ollmlx.cli.chat.loop import chat
+
+    return chat(client, args, shown)
+
+
+def show_or_pull(client: Client, model: str, *, insecure: bool = False) -> Json:
+    """What the daemon knows of a model; pulled first when it is not installed."""
+    from ollmlx.cli.pull import pull
+
+    try:
+        shown: Json = client.post("/api/show", {"model": model})
+    except NotFound:
+        pull(client, model, insecure=insecure)
+        shown = client.post("/api/show", {"model": model})
+    return shown
+
+
+def read_prompt(words: list[str]) -> str:
+    """What a pipe holds, then the words of the command line."""
+    from ollmlx.cli.terminal import is_terminal
+
+    piped = "" if sys.stdin is None or is_terminal(sys.stdin) else sys.stdin.read()
+    return " ".join([*([piped] if piped else []), *words])
+
+
+def answer(client: Client, args: argparse.Namespace, prompt: str) -> int:
+    """One prompt, one answer on standard output. Without a prompt the model is loaded, and nothing is printed."""
+    from ollmlx.cli.answer import Display, finished, numbers
+
+    body: Json = {"model": args.model, "prompt": prompt, **stated(args)}
+    if not prompt:
+        client.post("/api/generate", {**body, "stream": False})
+        return 0
+    display = Display(sys.stdout, wrap=not args.nowordwrap, hide_thinking=args.hidethinking)
+    said = display.show(client.stream("/api/generate", body, ended=finished))
+    if said.interrupted:
+        raise KeyboardInterrupt
+    if args.verbose:
+        print(numbers(said.final), file=sys.stderr)
+    return 0
+
+
+def embed(client: Client, args: argparse.Namespace, prompt: str) -> int:
+    """The prompt's vector, as JSON."""
+    if not prompt:
+        raise InvalidRequest(
+            f"{args.model!r} makes embeddings: give it a text", hint=f'ollmlx run {args.model} "a text"'
+        )
+    body: Json = {"model": args.model, "input": prompt}
+    for key, value in (("keep_alive", args.keepalive), ("truncate", args.truncate), ("dimensions", args.dimensions)):
+        if value is not None:
+            body[key] = value
+    print(json.dumps(client.post("/api/embed", body)["embeddings"][0]))
+    return 0
+
+
+def stated(args: argparse.Namespace) -> Json:
+    """The request fields that flags set."""
+    fields = {"format": args.format, "think": args.think, "keep_alive": args.keepalive}
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def answer_format(text: str) -> Any:
+    """`json`, or a JSON schema as an object."""
+    if text == "json":
+        return text
+    try:
+        schema = json.loads(text)
+    except ValueError:
+        schema = None
+    if not isinstance(schema, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 'json' nor a JSON schema")
+    return schema
+
+
+def thinking(text: str) -> bool | str:
+    """`true`, `false` or a level."""
+    if text in LEVELS:
+        return text
+    return truth(text, f"{text!r} is not true, false, {', '.join(LEVELS)}")
+
+
+def truth(text: str, message: str | None = None) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(message or f"{text!r} is not true or false")
+    return text.lower() in ("true", "1")
+
+
+def keep_alive(text: str) -> str | float:
+    """A Go duration as it is; a bare number is seconds."""
+    from ollmlx.quantities import parse_duration
+
+    try:
+        parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    try:
+        return float(text)
+    except ValueError:
+        return text
