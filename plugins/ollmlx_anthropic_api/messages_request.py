@@ -1,0 +1,232 @@
+"""`POST /v1/messages`: the body as Anthropic's clients send it. Unknown fields are ignored, as they expect."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ollmlx.errors import InvalidRequest
+from ollmlx.types import GenerateRequest, Message, Options, Tool, ToolCall
+
+
+class Wire(BaseModel):
+    """A body of Anthropic's: tolerant of fields it does not know, strict about the ones it does."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class ImageSource(Wire):
+    type: str
+    media_type: str | None = None
+    data: str | None = None
+
+
+class Block(Wire):
+    """A block of content; which fields count depends on its type."""
+
+    type: str
+    text: str | None = None
+    thinking: str | None = None
+    source: ImageSource | None = None
+    id: str | None = None
+    name: str | None = None
+    input: dict[str, Any] | None = None
+    tool_use_id: str | None = None
+    content: str | tuple[Block, ...] | None = None
+    is_error: bool | None = None
+
+
+class Turn(Wire):
+    role: Literal["user", "assistant", "system"]
+    content: str | tuple[Block, ...]
+
+
+class WireTool(Wire):
+    name: str
+    description: str | None = None
+    input_schema: dict[str, Any] = {}
+    type: str | None = None
+
+
+class ToolChoice(Wire):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class ThinkingConfig(Wire):
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: int | None = None
+
+
+class OutputConfig(Wire):
+    effort: str | None = None
+    format: dict[str, Any] | None = None
+
+
+class Prompt(Wire):
+    """What `/v1/messages` and `/v1/messages/count_tokens` share."""
+
+    model: Annotated[str, Field(min_length=1)]
+    messages: Annotated[tuple[Turn, ...], Field(min_length=1)]
+    system: str | tuple[Block, ...] | None = None
+    tools: tuple[WireTool, ...] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: ThinkingConfig | None = None
+    output_config: OutputConfig | None = None
+
+    def conversation(self) -> tuple[Message, ...]:
+        """The turns in ollmlx's words, the system prompt first."""
+        system = _text(self.system) if self.system is not None else ""
+        turns = [Message(role="system", content=system)] if system else []
+        names: dict[str, str] = {}
+        for turn in self.messages:
+            turns.extend(_turn(turn, names))
+        return tuple(turns)
+
+    def tool_list(self) -> tuple[Tool, ...]:
+        """The tools as chat templates take them; tools that run on Anthropic's servers are refused."""
+        return tuple(_tool(tool) for tool in self.tools or ())
+
+
+class MessagesRequest(Prompt):
+    """The whole body of `/v1/messages`."""
+
+    max_tokens: Annotated[int, Field(ge=1)]
+    stream: bool | None = None
+    stop_sequences: tuple[str, ...] | None = None
+    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+
+    def to_vocabulary(self, *, can_think: bool) -> GenerateRequest:
+        """The request in ollmlx's words. Clients ask for thinking as a matter of course: a plain model ignores it."""
+        turns = self.conversation()
+        choice = self.tool_choice
+        return GenerateRequest(
+            messages=turns,
+            tools=self.tool_list(),
+            tool_choice=_choice(choice),
+            parallel_tool_calls=not (choice and choice.disable_parallel_tool_use),
+            think=self._think() if can_think else None,
+            format=_format(self.output_config),
+            options=self._options(),
+            continue_last=turns[-1].role == "assistant" and not turns[-1].tool_calls,
+        )
+
+    def _think(self) -> bool | Literal["low", "medium", "high", "max"]:
+        if self.thinking is None or self.thinking.type == "disabled":
+            return False
+        effort = self.output_config.effort if self.output_config else None
+        return _EFFORTS.get(effort or "", True)
+
+    def _options(self) -> Options:
+        stated: dict[str, Any] = {"num_predict": self.max_tokens, "temperature": 1.0, "top_p": 1.0}
+        for name in ("temperature", "top_p", "top_k"):
+            if getattr(self, name) is not None:
+                stated[name] = getattr(self, name)
+        if self.stop_sequences:
+            stated["stop"] = self.stop_sequences
+        return Options.model_validate(stated)
+
+
+_EFFORTS: dict[str, Literal["low", "medium", "high", "max"]] = {
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "max",
+    "max": "max",
+}
+
+
+def _choice(choice: ToolChoice | None) -> str:
+    if choice is None:
+        return "auto"
+    if choice.type == "tool":
+        if not choice.name:
+            raise InvalidRequest("tool_choice.name: field required")
+        return choice.name
+    return {"auto": "auto", "any": "required", "none": "none"}[choice.type]
+
+
+def _format(config: OutputConfig | None) -> dict[str, Any] | None:
+    if config is None or config.format is None:
+        return None
+    schema = config.format.get("schema")
+    if config.format.get("type") != "json_schema" or not isinstance(schema, dict):
+        raise InvalidRequest("output_config.format: only json_schema with a schema is supported")
+    return schema
+
+
+def _tool(tool: WireTool) -> Tool:
+    if tool.type not in {None, "custom"}:
+        raise InvalidRequest(f"tools: {tool.type!r} runs on Anthropic's servers and is not available here")
+    return {
+        "type": "function",
+        "function": {
+            "name": tool.name,
+            "description": tool.description or "",
+            "parameters": tool.input_schema or {"type": "object", "properties": {}},
+        },
+    }
+
+
+def _text(content: str | tuple[Block, ...]) -> str:
+    if isinstance(content, str):
+        return content
+    texts = []
+    for block in content:
+        if block.type != "text":
+            raise InvalidRequest(f"content blocks of type {block.type!r} are not supported here")
+        texts.append(block.text or "")
+    return "\n".join(texts)
+
+
+def _turn(turn: Turn, names: dict[str, str]) -> list[Message]:
+    """A turn as messages: tool results stand before what the user says beside them."""
+    if isinstance(turn.content, str):
+        return [Message(role=turn.role, content=turn.content)]
+    results, texts, thoughts, images, calls = [], [], [], [], []
+    for block in turn.content:
+        match block.type:
+            case "text":
+                texts.append(block.text or "")
+            case "thinking":
+                thoughts.append(block.thinking or "")
+            case "redacted_thinking":
+                continue
+            case "image":
+                images.append(_image(block))
+            case "tool_use":
+                calls.append(ToolCall(name=block.name or "", arguments=block.input or {}, id=block.id))
+                names[block.id or ""] = block.name or ""
+            case "tool_result":
+                results.append(_result(block, names))
+            case other:
+                raise InvalidRequest(f"messages: content blocks of type {other!r} are not supported")
+    if not (texts or thoughts or images or calls) and results:
+        return results
+    said = Message(
+        role=turn.role,
+        content="\n".join(texts),
+        thinking="\n".join(thoughts) or None,
+        images=tuple(images),
+        tool_calls=tuple(calls),
+    )
+    return [*results, said]
+
+
+def _result(block: Block, names: dict[str, str]) -> Message:
+    text = _text(block.content) if block.content is not None else ""
+    if block.is_error:
+        text = f"Error: {text}"
+    return Message(
+        role="tool", content=text, tool_name=names.get(block.tool_use_id or ""), tool_call_id=block.tool_use_id
+    )
+
+
+def _image(block: Block) -> str:
+    if block.source is None or block.source.type != "base64" or not block.source.data:
+        raise InvalidRequest("messages: images must be base64 sources")
+    return block.source.data

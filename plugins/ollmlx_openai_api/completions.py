@@ -1,0 +1,124 @@
+"""`/v1/completions`: plain text in, plain text out. Wire models and conversions; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ollmlx.errors import InvalidRequest
+from ollmlx.types import Answer, Done, Event, GenerateRequest, Text, TokenLogprob
+from ollmlx_openai_api.chat_request import Sampling, StreamOptions
+from ollmlx_openai_api.chat_response import FINGERPRINT, usage
+
+
+class CompletionRequest(Sampling):
+    """The whole body. `prompt` is one text; a list must hold exactly one."""
+
+    model: str
+    prompt: str | tuple[str, ...] = ""
+    suffix: str | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool | None = None
+    n: Annotated[int, Field(ge=1, le=16)] | None = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.prompt, str):
+            return self.prompt
+        if len(self.prompt) != 1:
+            raise InvalidRequest("prompt: exactly one text a request is supported")
+        return self.prompt[0]
+
+    @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    def to_vocabulary(self) -> GenerateRequest:
+        """The request in ollmlx's words: the prompt as it is, without a template."""
+        if self.echo:
+            raise InvalidRequest("echo is not supported")
+        return GenerateRequest(
+            prompt=self.text,
+            suffix=self.suffix or None,
+            options=self.sampling(self.max_tokens),
+            top_logprobs=self.logprobs,
+        )
+
+
+def logprobs(tokens: tuple[TokenLogprob, ...], offset: int = 0) -> dict[str, Any] | None:
+    """The legacy block: parallel lists. `offset` counts characters of the answer before these tokens."""
+    if not tokens:
+        return None
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.token)
+    return {
+        "tokens": [token.token for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [{top.token: top.logprob for top in token.top} for token in tokens],
+        "text_offset": offsets,
+    }
+
+
+def completion(id_: str, model: str, created: int, answers: list[Answer]) -> dict[str, Any]:
+    """The whole answer to a request that does not stream."""
+    choices = [
+        {
+            "index": index,
+            "text": answer.text,
+            "logprobs": logprobs(answer.logprobs),
+            "finish_reason": _finish(answer.done),
+        }
+        for index, answer in enumerate(answers)
+    ]
+    return {
+        "id": id_,
+        "object": "text_completion",
+        "created": created,
+        "model": model,
+        "system_fingerprint": FINGERPRINT,
+        "choices": choices,
+        "usage": usage(*(answer.done for answer in answers)),
+    }
+
+
+def _finish(done: Done) -> str:
+    return "length" if done.reason == "length" else "stop"
+
+
+class CompletionChunks:
+    """Turns one choice's events into chunks."""
+
+    def __init__(self, id_: str, model: str, created: int, index: int = 0) -> None:
+        self._frame = {
+            "id": id_,
+            "object": "text_completion",
+            "created": created,
+            "model": model,
+            "system_fingerprint": FINGERPRINT,
+        }
+        self._index = index
+        self._offset = 0
+
+    def chunks(self, event: Event) -> Iterator[dict[str, Any]]:
+        """The chunks of one event."""
+        match event:
+            case Text() if event.text or event.logprobs:
+                yield self._chunk(event.text, logprobs(event.logprobs, self._offset), None)
+                self._offset += len(event.text)
+            case Done():
+                yield self._chunk("", None, _finish(event))
+
+    def usage(self, *ends: Done) -> dict[str, Any]:
+        """The last chunk, for clients that asked for usage."""
+        return {**self._frame, "choices": [], "usage": usage(*ends)}
+
+    def _chunk(self, text: str, tokens: dict[str, Any] | None, finish: str | None) -> dict[str, Any]:
+        choice = {"index": self._index, "text": text, "logprobs": tokens, "finish_reason": finish}
+        return {**self._frame, "choices": [choice]}

@@ -1,0 +1,39 @@
+"""`/v1/embeddings`: texts in, vectors out. Wire models and conversions; pure."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ollmlx.types import EmbedRequest, EmbedResult
+from ollmlx_openai_api.chat_request import Wire
+
+
+class EmbeddingsRequest(Wire):
+    """The whole body. OpenAI's own clients ask for base64 unless told otherwise."""
+
+    model: str
+    input: str | tuple[str, ...]
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+
+    def to_vocabulary(self) -> EmbedRequest:
+        """The request in ollmlx's words."""
+        inputs = (self.input,) if isinstance(self.input, str) else self.input
+        return EmbedRequest(inputs=inputs, dimensions=self.dimensions)
+
+
+def embeddings(model: str, result: EmbedResult, encoding: str | None) -> dict[str, Any]:
+    """The answer; base64 is little-endian float32."""
+    vectors: list[Any] = [list(vector) for vector in result.embeddings]
+    if encoding == "base64":
+        vectors = [base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() for vector in vectors]
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)],
+        "model": model,
+        "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
+    }

@@ -1,0 +1,154 @@
+"""`POST /v1/responses`: the body, stateless: the whole conversation comes with each request."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ollmlx.errors import InvalidRequest
+from ollmlx.types import GenerateRequest, Message, Options, Tool, ToolCall
+from ollmlx_openai_api.chat_request import ChatMessage, Part, Reasoning, Wire, messages, think, tool_choice
+
+
+class Item(Wire):
+    """An item of the input; which fields count depends on its type."""
+
+    type: str = "message"
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: str | tuple[Part, ...] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | tuple[Part, ...] | None = None
+    summary: tuple[Part, ...] = ()
+
+
+class TextFormat(Wire):
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class TextConfig(Wire):
+    format: TextFormat | None = None
+
+
+class ResponsesRequest(Wire):
+    """The whole body."""
+
+    model: str
+    input: str | tuple[Item, ...]
+    instructions: str | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    stream: bool | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    text: TextConfig | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    background: bool | None = None
+    metadata: dict[str, Any] | None = None
+
+    def to_vocabulary(self) -> GenerateRequest:
+        """The request in ollmlx's words. Raises InvalidRequest for what needs a memory of earlier responses."""
+        if self.previous_response_id is not None or self.conversation is not None:
+            raise InvalidRequest("previous_response_id and conversation are not supported: send the whole conversation")
+        if self.background:
+            raise InvalidRequest("background responses are not supported")
+        options = Options.model_validate(
+            {
+                "temperature": 1.0 if self.temperature is None else self.temperature,
+                "top_p": 1.0 if self.top_p is None else self.top_p,
+            }
+            | ({} if self.max_output_tokens is None else {"num_predict": self.max_output_tokens})
+        )
+        return GenerateRequest(
+            messages=self._conversation(),
+            tools=tuple(_tool(tool) for tool in self.tools or ()),
+            tool_choice=tool_choice(self.tool_choice),
+            parallel_tool_calls=self.parallel_tool_calls is not False,
+            think=think(self.reasoning.effort if self.reasoning else None),
+            format=self._format(),
+            options=options,
+            top_logprobs=self.top_logprobs,
+            truncate=self.truncation == "auto",
+        )
+
+    def _conversation(self) -> tuple[Message, ...]:
+        system = (Message(role="system", content=self.instructions),) if self.instructions else ()
+        if isinstance(self.input, str):
+            return (*system, Message(role="user", content=self.input))
+        turns: list[Message] = []
+        names: dict[str, str] = {}
+        for item in self.input:
+            _add(turns, item, names)
+        if not turns:
+            raise InvalidRequest("input must not be empty")
+        return (*system, *turns)
+
+    def _format(self) -> Literal["json"] | dict[str, Any] | None:
+        wanted = self.text.format if self.text else None
+        if wanted is None or wanted.type == "text":
+            return None
+        if wanted.type == "json_object":
+            return "json"
+        if not wanted.schema_:
+            raise InvalidRequest("text.format.schema is missing")
+        return wanted.schema_
+
+
+def _add(turns: list[Message], item: Item, names: dict[str, str]) -> None:
+    """Put an item's part of the conversation at its end; calls and thoughts join the assistant's turn they belong to."""
+    match item.type:
+        case "message":
+            if item.role is None:
+                raise InvalidRequest("input: a message needs a role")
+            (turn,) = messages((ChatMessage(role=item.role, content=item.content),))
+            last = turns[-1] if turns else None
+            if last and turn.role == "assistant" and last.role == "assistant" and not last.content:
+                turns[-1] = last.model_copy(update={"content": turn.content})
+            else:
+                turns.append(turn)
+        case "function_call":
+            _call(turns, item, names)
+        case "function_call_output":
+            output = item.output or ""
+            text = output if isinstance(output, str) else "\n".join(part.text or "" for part in output)
+            name = names.get(item.call_id or "")
+            turns.append(Message(role="tool", content=text, tool_name=name, tool_call_id=item.call_id))
+        case "reasoning":
+            parts = [*item.summary, *(item.content if isinstance(item.content, tuple) else ())]
+            thought = "\n".join(part.text or "" for part in parts)
+            turns.append(Message(role="assistant", thinking=thought or None))
+        case other:
+            raise InvalidRequest(f"input: items of type {other!r} are not supported")
+
+
+def _call(turns: list[Message], item: Item, names: dict[str, str]) -> None:
+    try:
+        arguments = json.loads(item.arguments or "{}")
+    except ValueError as error:
+        raise InvalidRequest(f"input: function_call arguments are not JSON: {error}") from error
+    if not item.name or not isinstance(arguments, dict):
+        raise InvalidRequest("input: a function_call needs a name, and arguments that are an object")
+    names[item.call_id or ""] = item.name
+    call = ToolCall(name=item.name, arguments=arguments, id=item.call_id)
+    if turns and turns[-1].role == "assistant":
+        turns[-1] = turns[-1].model_copy(update={"tool_calls": (*turns[-1].tool_calls, call)})
+    else:
+        turns.append(Message(role="assistant", tool_calls=(call,)))
+
+
+def _tool(wire: dict[str, Any]) -> Tool:
+    """A function tool; here its fields are not nested as they are in chat completions."""
+    if wire.get("type") != "function" or not isinstance(wire.get("name"), str):
+        raise InvalidRequest(f"tools: {wire.get('type')!r} is not supported: only functions are")
+    function = {key: wire[key] for key in ("name", "description", "parameters") if wire.get(key) is not None}
+    return {"type": "function", "function": function}

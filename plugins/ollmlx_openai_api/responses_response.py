@@ -1,0 +1,167 @@
+"""`/v1/responses`: events as OpenAI's named stream events, and the response object. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ollmlx.types import Done, Event, Text, Thinking, ToolCall, ToolCalled
+from ollmlx_openai_api.responses_request import ResponsesRequest
+
+
+def response(id_: str, request: ResponsesRequest, created: int, **changes: Any) -> dict[str, Any]:
+    """The response object; `changes` are the fields that grow while it is made."""
+    wanted = request.text.format if request.text else None
+    return {
+        "id": id_,
+        "object": "response",
+        "created_at": created,
+        "status": "in_progress",
+        "background": False,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": request.instructions,
+        "max_output_tokens": request.max_output_tokens,
+        "model": request.model,
+        "output": [],
+        "parallel_tool_calls": request.parallel_tool_calls is not False,
+        "previous_response_id": None,
+        "reasoning": {"effort": request.reasoning.effort if request.reasoning else None, "summary": None},
+        "store": False,
+        "temperature": 1.0 if request.temperature is None else request.temperature,
+        "text": {"format": {"type": wanted.type if wanted else "text"}},
+        "tool_choice": request.tool_choice or "auto",
+        "tools": list(request.tools or ()),
+        "top_p": 1.0 if request.top_p is None else request.top_p,
+        "truncation": request.truncation or "disabled",
+        "usage": None,
+        "metadata": request.metadata or {},
+    } | changes
+
+
+def usage(done: Done) -> dict[str, Any]:
+    """Token counts under this API's names."""
+    return {
+        "input_tokens": done.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": done.cached_tokens},
+        "output_tokens": done.generated_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": done.prompt_tokens + done.generated_tokens,
+    }
+
+
+class ResponseEvents:
+    """Builds the output item by item and tells of it; `result` is the response object once `Done` was seen."""
+
+    def __init__(self, id_: str, request: ResponsesRequest, created: int) -> None:
+        self._id, self._request, self._created = id_, request, created
+        self._sequence = 0
+        self._output: list[dict[str, Any]] = []
+        self._open: str | None = None
+        self._text: list[str] = []
+        self.result: dict[str, Any] | None = None
+
+    def start(self) -> Iterator[dict[str, Any]]:
+        """The two events every stream begins with."""
+        for name in ("response.created", "response.in_progress"):
+            yield self._event(name, response=self._response())
+
+    def events(self, event: Event) -> Iterator[dict[str, Any]]:
+        """The events of one of ours."""
+        match event:
+            case Text() if event.text:
+                yield from self._begin("message")
+                self._text.append(event.text)
+                yield self._at("response.output_text.delta", content_index=0, delta=event.text, logprobs=[])
+            case Thinking() if event.text:
+                yield from self._begin("reasoning")
+                self._text.append(event.text)
+                yield self._at("response.reasoning_summary_text.delta", summary_index=0, delta=event.text)
+            case ToolCalled():
+                yield from self._call(event.call)
+            case Done():
+                yield from self._end(event)
+
+    def failed(self, message: str, code: str) -> dict[str, Any]:
+        """The event of a response that broke off."""
+        error = {"code": code, "message": message}
+        return self._event("response.failed", response=self._response(status="failed", error=error))
+
+    def _response(self, **changes: Any) -> dict[str, Any]:
+        return response(self._id, self._request, self._created, **({"output": list(self._output)} | changes))
+
+    def _event(self, name: str, **fields: Any) -> dict[str, Any]:
+        self._sequence += 1
+        return {"type": name, "sequence_number": self._sequence - 1, **fields}
+
+    def _at(self, name: str, **fields: Any) -> dict[str, Any]:
+        """An event about the item that is being made, the last of the output."""
+        index = len(self._output) - 1
+        return self._event(name, item_id=self._output[index]["id"], output_index=index, **fields)
+
+    def _add(self, item: dict[str, Any]) -> dict[str, Any]:
+        self._output.append(item)
+        return self._event("response.output_item.added", output_index=len(self._output) - 1, item=item)
+
+    def _done(self, item: dict[str, Any]) -> dict[str, Any]:
+        self._output[-1] = item
+        return self._event("response.output_item.done", output_index=len(self._output) - 1, item=item)
+
+    def _name(self, prefix: str) -> str:
+        return f"{prefix}_{self._id.removeprefix('resp_')}_{len(self._output)}"
+
+    def _begin(self, kind: str) -> Iterator[dict[str, Any]]:
+        if self._open == kind:
+            return
+        yield from self._close()
+        self._open = kind
+        if kind == "message":
+            item = {"id": self._name("msg"), "type": "message", "status": "in_progress", "role": "assistant"}
+            yield self._add({**item, "content": []})
+            yield self._at("response.content_part.added", content_index=0, part=_part(""))
+        else:
+            yield self._add({"id": self._name("rs"), "type": "reasoning", "summary": []})
+            part = {"type": "summary_text", "text": ""}
+            yield self._at("response.reasoning_summary_part.added", summary_index=0, part=part)
+
+    def _close(self) -> Iterator[dict[str, Any]]:
+        if self._open is None:
+            return
+        text, kind = "".join(self._text), self._open
+        self._text, self._open = [], None
+        item = self._output[-1]
+        if kind == "message":
+            part = _part(text)
+            yield self._at("response.output_text.done", content_index=0, text=text, logprobs=[])
+            yield self._at("response.content_part.done", content_index=0, part=part)
+            yield self._done({**item, "status": "completed", "content": [part]})
+        else:
+            summary = {"type": "summary_text", "text": text}
+            yield self._at("response.reasoning_summary_text.done", summary_index=0, text=text)
+            yield self._at("response.reasoning_summary_part.done", summary_index=0, part=summary)
+            yield self._done({**item, "summary": [summary]})
+
+    def _call(self, call: ToolCall) -> Iterator[dict[str, Any]]:
+        yield from self._close()
+        arguments = json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))
+        name = self._name("fc")
+        item = {"id": name, "type": "function_call", "call_id": call.id or name, "name": call.name}
+        yield self._add({**item, "status": "in_progress", "arguments": ""})
+        yield self._at("response.function_call_arguments.delta", delta=arguments)
+        yield self._at("response.function_call_arguments.done", name=call.name, arguments=arguments)
+        yield self._done({**item, "status": "completed", "arguments": arguments})
+
+    def _end(self, done: Done) -> Iterator[dict[str, Any]]:
+        yield from self._close()
+        cut = done.reason == "length"
+        self.result = self._response(
+            status="incomplete" if cut else "completed",
+            incomplete_details={"reason": "max_output_tokens"} if cut else None,
+            usage=usage(done),
+        )
+        yield self._event("response.incomplete" if cut else "response.completed", response=self.result)
+
+
+def _part(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
