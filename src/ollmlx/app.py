@@ -46,6 +46,11 @@ class App:
                 await self._preloads
         await self.pool.close(self.settings.server.drain_timeout)
 
+    def reconfigure(self, settings: Settings) -> None:
+        """Take over settings that differ from the present ones only in what can change without a restart."""
+        self.settings = settings
+        self.service.reconfigure(settings, Declarations(settings, load_catalogue()))
+
     async def _preload(self) -> None:
         for name, declared in self.service.declarations.declared():
             if not declared.preload:

@@ -36,6 +36,11 @@ class Launcher:
         self._importers = importers
         self._budget = budget
 
+    def reconfigure(self, settings: Settings, declarations: Declarations) -> None:
+        """Use changed settings from the next launch on."""
+        self._settings = settings
+        self._declarations = declarations
+
     def key(self, model: InstalledModel) -> str:
         """What identifies a loaded model: its weights and what is decided at load time, not its name or defaults."""
         identity = (

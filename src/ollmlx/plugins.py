@@ -63,7 +63,8 @@ class Plugins:
 
 
 def load_plugins(settings: Settings, *, points: tuple[EntryPoint, ...] | None = None) -> Plugins:
-    """Import every plugin and let it register. Raises ConfigError only when a required plugin is off."""
+    """Import every plugin and let it register. Raises ConfigError when a required plugin is off,
+    or when a table `[plugins.NAME]` belongs to none."""
     plugins = Plugins(_manager())
     for plugin, load in _candidates(settings, points):
         plugins.loaded.append(plugin)
@@ -220,6 +221,9 @@ def _switch_off(
 
 def _refuse_without(plugins: Plugins, settings: Settings) -> None:
     on = {plugin.name for plugin in plugins.enabled()}
+    for name in settings.plugins.model_extra or {}:
+        if name not in {plugin.name for plugin in plugins.loaded}:
+            raise ConfigError(f"[plugins.{name}] is set, and no plugin is called {name!r}", code="CFG008")
     for name in settings.plugins.required:
         if name not in on:
             problem = next((plugin.problem for plugin in plugins.loaded if plugin.name == name), "it is not installed")

@@ -58,6 +58,12 @@ class Service:
         self.blobs = blobs
         self._stores = registry.ordered_stores(settings.storage.stores)
 
+    def reconfigure(self, settings: Settings, declarations: Declarations) -> None:
+        """Use changed settings from the next request on. Called by the App."""
+        self.settings = settings
+        self.declarations = declarations
+        self.launcher.reconfigure(settings, declarations)
+
     # -- models ------------------------------------------------------------------------------------------------------
 
     async def list(self) -> list[InstalledModel]:
