@@ -105,7 +105,7 @@ class ResponsesRequest(Wire):
 
 
 def _add(turns: list[Message], item: Item, names: dict[str, str]) -> None:
-    """Put an item's part of the conversation at its end; calls and thoughts join the assistant's turn they belong to."""
+    """Put an item at the end of the conversation; calls and thoughts join the assistant's turn they belong to."""
     match item.type:
         case "message":
             if item.role is None:

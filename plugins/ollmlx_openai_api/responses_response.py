@@ -91,11 +91,11 @@ class ResponseEvents:
     def _response(self, **changes: Any) -> dict[str, Any]:
         return response(self._id, self._request, self._created, **({"output": list(self._output)} | changes))
 
-    def _event(self, name: str, **fields: Any) -> dict[str, Any]:
+    def _event(self, name: str, /, **fields: Any) -> dict[str, Any]:
         self._sequence += 1
         return {"type": name, "sequence_number": self._sequence - 1, **fields}
 
-    def _at(self, name: str, **fields: Any) -> dict[str, Any]:
+    def _at(self, name: str, /, **fields: Any) -> dict[str, Any]:
         """An event about the item that is being made, the last of the output."""
         index = len(self._output) - 1
         return self._event(name, item_id=self._output[index]["id"], output_index=index, **fields)

@@ -1,0 +1,148 @@
+"""Anthropic bodies into the vocabulary, and events back into its stream."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ollmlx.errors import InvalidRequest
+from ollmlx.types import Answer, Done, GenerateRequest, Prefill, Text, Thinking, ToolCall, ToolCalled
+from ollmlx_anthropic_api.messages_request import MessagesRequest
+from ollmlx_anthropic_api.messages_response import MessageEvents, message
+
+USER = {"role": "user", "content": "hi"}
+
+
+def read(*, can_think: bool = True, **fields: Any) -> GenerateRequest:
+    body = {"model": "m", "max_tokens": 9, "messages": [USER], **fields}
+    return MessagesRequest.model_validate(body).to_vocabulary(can_think=can_think)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"max_tokens": 0}, {"max_tokens": None}, {"messages": []}, {"model": ""}, {"temperature": 2}]
+)
+def test_what_anthropic_requires_is_required(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        read(**fields)
+
+
+def test_blocks_become_turns_and_results_stand_before_what_is_said() -> None:
+    request = read(
+        system=[{"type": "text", "text": "rules"}],
+        messages=[
+            USER,
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "hm", "signature": ""},
+                    {"type": "text", "text": "let me see"},
+                    {"type": "tool_use", "id": "t1", "name": "add", "input": {"a": 1}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "2"}]},
+                    {"type": "text", "text": "go on"},
+                ],
+            },
+        ],
+    )
+    assert [turn.role for turn in request.messages] == ["system", "user", "assistant", "tool", "user"]
+    assert request.messages[2].thinking == "hm"
+    assert (request.messages[3].tool_name, request.messages[3].content) == ("add", "2")
+
+
+@pytest.mark.parametrize(
+    ("fields", "attribute", "value"),
+    [
+        ({"tool_choice": {"type": "any"}}, "tool_choice", "required"),
+        ({"tool_choice": {"type": "tool", "name": "f"}}, "tool_choice", "f"),
+        ({"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}, "parallel_tool_calls", False),
+        ({"thinking": {"type": "enabled", "budget_tokens": 99}}, "think", True),
+        ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}, "think", "low"),
+        ({"thinking": {"type": "disabled"}}, "think", False),
+        ({}, "think", False),
+        ({"messages": [USER, {"role": "assistant", "content": "The answer is"}]}, "continue_last", True),
+    ],
+)
+def test_fields_become_ours(fields: dict[str, Any], attribute: str, value: object) -> None:
+    assert getattr(read(**fields), attribute) == value
+
+
+def test_a_model_that_cannot_think_is_not_asked_to() -> None:
+    assert read(can_think=False, thinking={"type": "enabled"}).think is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+        {"messages": [{"role": "user", "content": [{"type": "document"}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url"}}]}]},
+        {"tool_choice": {"type": "tool"}},
+    ],
+)
+def test_what_cannot_be_honoured_is_said(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        read(**fields)
+
+
+def told(*events: Any) -> list[tuple[str, dict[str, Any]]]:
+    stream = MessageEvents("msg_1", "m")
+    return [named for event in events for named in stream.events(event)]
+
+
+def test_a_stream_opens_and_closes_each_block() -> None:
+    names = [
+        name
+        for name, _ in told(
+            Prefill(done=5, total=9, cached=4),
+            Thinking(text="hm"),
+            Text(text="a"),
+            Text(text="b"),
+            ToolCalled(call=ToolCall(name="f", arguments={"x": 1}, id="t")),
+            Done(prompt_tokens=9, cached_tokens=4, generated_tokens=3),
+        )
+    ]
+    assert names == [
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_delta",
+        "content_block_stop",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_delta",
+        "content_block_stop",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+    ]
+
+
+def test_every_event_says_its_own_name_and_indexes_count_up() -> None:
+    made = told(Text(text="a"), ToolCalled(call=ToolCall(name="f", arguments={"x": 1}, id="t")), Done())
+    assert all(data["type"] == name for name, data in made)
+    assert [data["index"] for name, data in made if name == "content_block_start"] == [0, 1]
+    delta = next(data["delta"] for _, data in made if data.get("delta", {}).get("type") == "input_json_delta")
+    assert json.loads(delta["partial_json"]) == {"x": 1}
+    assert made[-2][1]["delta"]["stop_reason"] == "tool_use"
+
+
+@pytest.mark.parametrize(
+    ("done", "reason", "sequence"),
+    [
+        (Done(), "end_turn", None),
+        (Done(stop="END"), "stop_sequence", "END"),
+        (Done(reason="length"), "max_tokens", None),
+    ],
+)
+def test_why_it_stopped(done: Done, reason: str, sequence: str | None) -> None:
+    body = message("msg_1", "m", Answer(done=done))
+    assert (body["stop_reason"], body["stop_sequence"], body["content"]) == (reason, sequence, [])

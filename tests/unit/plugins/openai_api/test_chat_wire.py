@@ -1,0 +1,175 @@
+"""OpenAI chat bodies into the vocabulary, and events back into chunks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ollmlx.errors import InvalidRequest
+from ollmlx.types import Answer, Done, GenerateRequest, Prefill, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
+from ollmlx_openai_api.chat_request import ChatRequest
+from ollmlx_openai_api.chat_response import ChatChunks, completion
+
+USER = {"role": "user", "content": "hi"}
+CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"b": 2, "a": 1}'}}
+
+
+def read(**fields: Any) -> GenerateRequest:
+    return ChatRequest.model_validate({"model": "m", "messages": [USER], **fields}).to_vocabulary()
+
+
+@pytest.mark.parametrize(
+    ("fields", "stated"),
+    [
+        ({}, {"temperature": 1.0, "top_p": 1.0}),
+        ({"temperature": 0, "top_p": 0.5}, {"temperature": 0.0, "top_p": 0.5}),
+        ({"max_tokens": 5}, {"temperature": 1.0, "top_p": 1.0, "num_predict": 5}),
+        ({"max_tokens": 5, "max_completion_tokens": 7}, {"temperature": 1.0, "top_p": 1.0, "num_predict": 7}),
+        ({"stop": "a"}, {"temperature": 1.0, "top_p": 1.0, "stop": ("a",)}),
+        ({"stop": ["a", "b"], "seed": 3}, {"temperature": 1.0, "top_p": 1.0, "stop": ("a", "b"), "seed": 3}),
+        ({"logit_bias": {"5": -100}}, {"temperature": 1.0, "top_p": 1.0, "logit_bias": {5: -100.0}}),
+        ({"unknown": 1, "user": "me"}, {"temperature": 1.0, "top_p": 1.0}),
+    ],
+)
+def test_sampling_fields_become_options_with_openais_defaults(fields: dict[str, Any], stated: dict[str, Any]) -> None:
+    assert read(**fields).options.stated == stated
+
+
+@pytest.mark.parametrize(
+    ("fields", "attribute", "value"),
+    [
+        ({"tool_choice": "required"}, "tool_choice", "required"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice", "f"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls", False),
+        ({"reasoning_effort": "none"}, "think", False),
+        ({"reasoning_effort": "minimal"}, "think", "low"),
+        ({"reasoning": {"effort": "xhigh"}}, "think", "max"),
+        ({"response_format": {"type": "json_object"}}, "format", "json"),
+        ({"response_format": {"type": "text"}}, "format", None),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}},
+            "format",
+            {"type": "object"},
+        ),
+        ({"logprobs": True}, "top_logprobs", 0),
+        ({"logprobs": True, "top_logprobs": 5}, "top_logprobs", 5),
+        ({"top_logprobs": 5}, "top_logprobs", None),
+    ],
+)
+def test_what_ollama_ignores_is_honoured(fields: dict[str, Any], attribute: str, value: object) -> None:
+    assert getattr(read(**fields), attribute) == value
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": []},
+        {"messages": [{"role": "alien", "content": "x"}]},
+        {"temperature": 3},
+        {"top_logprobs": 21, "logprobs": True},
+        {"max_tokens": 0},
+        {"n": 0},
+        {"stop": 5},
+        {"response_format": {"type": "yaml"}},
+    ],
+)
+def test_fields_of_a_wrong_shape_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        read(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tool_choice": "sometimes"},
+        {"tool_choice": {"type": "function"}},
+        {"reasoning_effort": "extreme"},
+        {"response_format": {"type": "json_schema"}},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
+    ],
+)
+def test_what_cannot_be_honoured_is_said(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        read(**fields)
+
+
+def test_a_tool_result_gets_the_name_of_the_function_it_answers() -> None:
+    turns = read(
+        messages=[
+            {"role": "developer", "content": "rules"},
+            USER,
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "tool_call_id": "c1", "content": "3"},
+        ]
+    ).messages
+    assert [turn.role for turn in turns] == ["system", "user", "assistant", "tool"]
+    assert list(turns[2].tool_calls[0].arguments) == ["b", "a"]
+    assert (turns[3].tool_name, turns[3].content) == ("add", "3")
+
+
+def test_parts_of_text_are_joined_and_images_are_taken_from_data_urls() -> None:
+    parts = [
+        {"type": "text", "text": "a"},
+        {"type": "text", "text": "b"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}},
+    ]
+    (turn,) = read(messages=[{"role": "user", "content": parts}]).messages
+    assert (turn.content, turn.images) == ("a\nb", ("aGk=",))
+
+
+def deltas(*events: Any) -> list[dict[str, Any]]:
+    chunks = ChatChunks("chatcmpl-1", "m", 7)
+    return [chunk["choices"][0] for event in events for chunk in chunks.chunks(event)]
+
+
+def test_the_role_comes_once_and_the_finish_chunk_is_empty() -> None:
+    made = deltas(Prefill(done=1, total=1), Text(text="he"), Text(text="llo"), Done())
+    assert [choice["delta"] for choice in made] == [
+        {"role": "assistant", "content": "he"},
+        {"content": "llo"},
+        {},
+    ]
+    assert [choice["finish_reason"] for choice in made] == [None, None, "stop"]
+
+
+def test_thinking_is_reasoning_and_calls_finish_with_tool_calls() -> None:
+    made = deltas(
+        Thinking(text="hm"),
+        ToolCalled(call=ToolCall(name="f", arguments={"x": 1}, id="a")),
+        ToolCalled(call=ToolCall(name="g", id="b")),
+        Done(),
+    )
+    assert made[0]["delta"]["reasoning"] == "hm"
+    assert [choice["delta"]["tool_calls"][0]["index"] for choice in made[1:3]] == [0, 1]
+    assert json.loads(made[1]["delta"]["tool_calls"][0]["function"]["arguments"]) == {"x": 1}
+    assert made[-1]["finish_reason"] == "tool_calls"
+
+
+def test_an_empty_answer_still_has_its_role() -> None:
+    made = deltas(Done(reason="length"))
+    assert made[0]["delta"]["role"] == "assistant"
+    assert made[-1]["finish_reason"] == "length"
+
+
+def test_a_whole_answer_counts_cached_tokens_and_bytes_of_logprobs() -> None:
+    answer = Answer(
+        text="é",
+        logprobs=(TokenLogprob(token="é", logprob=-0.5, top=(TokenLogprob(token="e", logprob=-1.0),)),),
+        done=Done(prompt_tokens=10, cached_tokens=4, generated_tokens=1),
+    )
+    body = completion("chatcmpl-1", "m", 7, [answer, answer])
+    assert body["usage"] == {
+        "prompt_tokens": 10,
+        "completion_tokens": 2,
+        "total_tokens": 12,
+        "prompt_tokens_details": {"cached_tokens": 4},
+    }
+    token = body["choices"][1]["logprobs"]["content"][0]
+    assert token["bytes"] == [0xC3, 0xA9]
+    assert token["top_logprobs"][0]["token"] == "e"

@@ -1,0 +1,51 @@
+"""Plain completions and embeddings on the wire."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from typing import Any
+
+import pytest
+
+from ollmlx.errors import InvalidRequest
+from ollmlx.types import Done, EmbedResult, Text, TokenLogprob
+from ollmlx_openai_api.completions import CompletionChunks, CompletionRequest
+from ollmlx_openai_api.embeddings import EmbeddingsRequest, embeddings
+
+
+def read(**fields: Any) -> CompletionRequest:
+    return CompletionRequest.model_validate({"model": "m", "prompt": "once", **fields})
+
+
+def test_the_prompt_is_sent_as_it_is() -> None:
+    request = read(suffix="end", max_tokens=3, logprobs=2).to_vocabulary()
+    assert (request.prompt, request.suffix, request.top_logprobs) == ("once", "end", 2)
+    assert request.options.num_predict == 3
+    assert read(prompt=["one"]).to_vocabulary().prompt == "one"
+
+
+@pytest.mark.parametrize("fields", [{"prompt": ["a", "b"]}, {"echo": True}])
+def test_what_cannot_be_honoured_is_said(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        read(**fields).to_vocabulary()
+
+
+def test_text_offsets_count_the_characters_before_a_token() -> None:
+    chunks = CompletionChunks("cmpl-1", "m", 7)
+    events = (
+        Text(text="ab", logprobs=(TokenLogprob(token="ab", logprob=-1),)),
+        Text(text="c", logprobs=(TokenLogprob(token="c", logprob=-2),)),
+        Done(),
+    )
+    made = [chunk["choices"][0] for event in events for chunk in chunks.chunks(event)]
+    assert [choice["logprobs"] and choice["logprobs"]["text_offset"] for choice in made] == [[0], [2], None]
+    assert made[-1]["finish_reason"] == "stop"
+
+
+def test_vectors_are_floats_or_little_endian_base64() -> None:
+    result = EmbedResult(embeddings=((0.5, -1.0),), prompt_tokens=4)
+    assert embeddings("m", result, None)["data"][0]["embedding"] == [0.5, -1.0]
+    packed = embeddings("m", result, "base64")["data"][0]["embedding"]
+    assert struct.unpack("<2f", base64.b64decode(packed)) == (0.5, -1.0)
+    assert EmbeddingsRequest.model_validate({"model": "m", "input": "x"}).to_vocabulary().inputs == ("x",)
