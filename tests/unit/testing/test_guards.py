@@ -1,0 +1,76 @@
+"""The guards fail tests that leak, and only those: one inner pytest run over small tests, each named for its leak."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+CONFTEST = """
+import pytest
+from ollmlx.testing import guards
+guards.GRACE = 0.5
+pytest_plugins = ["ollmlx.testing.guards"]
+
+@pytest.fixture(autouse=True)
+def guarded(no_leaks): ...
+"""
+
+INNER = """
+import asyncio, os, socket, subprocess, sys
+KEPT = []
+
+def test_leaks_a_process():
+    KEPT.append(subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"]))
+def test_leaks_a_zombie():
+    KEPT.append(subprocess.Popen([sys.executable, "-S", "-c", ""]))
+def test_leaks_an_orphan():
+    subprocess.run(["/bin/sh", "-c", "sleep 60 & exit 0"], stdout=subprocess.DEVNULL)
+def test_leaks_sockets():
+    KEPT.extend(socket.socketpair())
+def test_leaks_a_variable():
+    os.environ["LEAK"] = "1"
+def test_leaks_a_directory(tmp_path):
+    os.chdir(tmp_path)
+async def test_leaks_a_task():
+    KEPT.append(asyncio.create_task(asyncio.sleep(60)))
+
+def test_waits_for_its_process():
+    subprocess.run([sys.executable, "-S", "-c", ""], check=True)
+def test_has_an_orphan_that_ends():
+    subprocess.run(["/bin/sh", "-c", "sleep 0.1 & exit 0"], stdout=subprocess.DEVNULL)
+def test_closes_its_sockets():
+    for end in socket.socketpair():
+        end.close()
+def test_patches_its_surroundings(monkeypatch, tmp_path):
+    monkeypatch.setenv("FINE", "1")
+    monkeypatch.chdir(tmp_path)
+async def test_awaits_its_tasks():
+    await asyncio.gather(asyncio.sleep(0))
+"""
+
+COMPLAINTS = {
+    "a_process": r"left processes behind: \d+ \(sleeping\)",
+    "a_zombie": r"left processes behind: \d+ \(zombie\)",
+    "an_orphan": r"left processes behind: \d+ \(sleeping\) sleep 60",
+    "sockets": "left 2 sockets or pipes open",
+    "a_variable": "changed the environment: LEAK",
+    "a_directory": "changed the working directory",
+    "a_task": "left tasks running",
+}
+
+
+def test_exactly_the_tests_that_leak_fail(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("COLUMNS", "400")
+    pytester.makeconftest(CONFTEST)
+    pytester.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
+    pytester.makepyfile(INNER)
+    result = pytester.runpytest_subprocess("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider", "--tb=no")
+    result.assert_outcomes(passed=12, errors=len(COMPLAINTS))
+    told = dict(re.findall(r"ERROR \S+::test_leaks_(\w+) - (.*)", result.stdout.str()))
+    assert told.keys() == COMPLAINTS.keys()
+    for leak, complaint in COMPLAINTS.items():
+        assert re.search(complaint, told[leak]), told[leak]
