@@ -1,0 +1,55 @@
+"""The OpenAPI description follows the routes."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+from quart import Quart
+
+from ollmlx.web.docs_page import page
+from ollmlx.web.openapi import NDJSON, describe, openapi, undescribed
+
+
+class Body(BaseModel):
+    model: str = Field(description="Which <model>.")
+    count: int | None = None
+
+
+class Reply(BaseModel):
+    text: str
+
+
+def app() -> Quart:
+    made = Quart("toy")
+
+    @made.post("/say/<path:who>")
+    @describe("Say something.", body=Body, answer=Reply, content=("application/json", NDJSON), error={"type": "object"})
+    async def say(who: str) -> str:
+        return who
+
+    @made.get("/plain")
+    async def plain() -> str:
+        return ""
+
+    return made
+
+
+def test_paths_bodies_and_answers_are_read_from_the_routes() -> None:
+    document = openapi(app(), "1.2")
+    post = document["paths"]["/say/{who}"]["post"]
+    assert post["parameters"][0]["name"] == "who"
+    body = post["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    assert document["components"]["schemas"][body.rpartition("/")[2]]["required"] == ["model"]
+    assert set(post["responses"]) == {"200", "default"}
+    assert set(post["responses"]["200"]["content"]) == {"application/json", NDJSON}
+
+
+def test_a_route_nobody_described_is_found() -> None:
+    assert [route.split()[0] for route in undescribed(app())] == ["/plain"]
+
+
+def test_the_page_names_every_field_and_escapes_what_it_shows() -> None:
+    shown = page(openapi(app(), "1.2"))
+    assert "<code>/say/{who}</code>" in shown
+    assert "Which &lt;model&gt;." in shown
+    assert "integer | null" in shown
+    assert "http" not in shown.replace("http-equiv", "")
