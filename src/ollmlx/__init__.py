@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from ollmlx.download import Download, redirected, storage_error
     from ollmlx.errors import OllmlxError
     from ollmlx.findings import Finding, Severity
+    from ollmlx.gguf_header import GgufHeader, read_gguf_header
     from ollmlx.hookspecs import hookimpl
     from ollmlx.names import ModelName, parse_digest
     from ollmlx.protocol import RunnerConfig
     from ollmlx.quantities import format_duration, format_size, parse_duration, parse_size
     from ollmlx.runner.serial import SerialEngine
+    from ollmlx.safetensors_header import SafetensorsTensor, read_safetensors_header
     from ollmlx.service import Service
     from ollmlx.streams import closing
 
@@ -50,11 +52,13 @@ _HOMES = {
     "ollmlx.download": ("Download", "redirected", "storage_error"),
     "ollmlx.errors": ("OllmlxError",),
     "ollmlx.findings": ("Finding", "Severity"),
+    "ollmlx.gguf_header": ("GgufHeader", "read_gguf_header"),
     "ollmlx.hookspecs": ("hookimpl",),
     "ollmlx.names": ("ModelName", "parse_digest"),
     "ollmlx.protocol": ("RunnerConfig",),
     "ollmlx.quantities": ("format_duration", "format_size", "parse_duration", "parse_size"),
     "ollmlx.runner.serial": ("SerialEngine",),
+    "ollmlx.safetensors_header": ("SafetensorsTensor", "read_safetensors_header"),
     "ollmlx.service": ("Service",),
     "ollmlx.streams": ("closing",),
 }
@@ -66,6 +70,7 @@ __all__ = [
     "Download",
     "Engine",
     "Finding",
+    "GgufHeader",
     "Importer",
     "LaunchOptions",
     "ModelName",
@@ -74,6 +79,7 @@ __all__ = [
     "Refusal",
     "RunnerCommand",
     "RunnerConfig",
+    "SafetensorsTensor",
     "SerialEngine",
     "Service",
     "Severity",
@@ -87,6 +93,8 @@ __all__ = [
     "parse_digest",
     "parse_duration",
     "parse_size",
+    "read_gguf_header",
+    "read_safetensors_header",
     "redirected",
     "storage_error",
 ]

@@ -1,0 +1,206 @@
+"""The header of a GGUF file: metadata and where each tensor lies. Bounded, pure Python; reads no weights.
+
+The format is the ggml project's specification, versions 2 and 3, little-endian. Every length that the file states is
+checked against a cap and against the file's size before it is believed.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ollmlx.errors import StorageError
+
+SMALLEST: Final = 24
+MAX_HEADER: Final = 512 * 1024**2
+MAX_TENSORS: Final = 1 << 17
+MAX_KEYS: Final = 1 << 16
+MAX_ITEMS: Final = 1 << 24
+MAX_NAME: Final = 1 << 16
+MAX_TEXT: Final = 16 * 1024**2
+MAX_DIMENSIONS: Final = 4
+DEFAULT_ALIGNMENT: Final = 32
+
+_STRING, _ARRAY = 8, 9
+_SCALARS: Final = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+
+BLOCKS: Final[dict[str, tuple[int, int, int]]] = {
+    "F32": (0, 1, 4),
+    "F16": (1, 1, 2),
+    "Q4_0": (2, 32, 18),
+    "Q4_1": (3, 32, 20),
+    "Q5_0": (6, 32, 22),
+    "Q5_1": (7, 32, 24),
+    "Q8_0": (8, 32, 34),
+    "Q2_K": (10, 256, 84),
+    "Q3_K": (11, 256, 110),
+    "Q4_K": (12, 256, 144),
+    "Q5_K": (13, 256, 176),
+    "Q6_K": (14, 256, 210),
+    "IQ4_NL": (20, 32, 18),
+    "IQ4_XS": (23, 256, 136),
+    "BF16": (30, 1, 2),
+}
+"""Tensor types that can be read: number in the file, values in a block, bytes in a block."""
+
+_TYPE_NAMES: Final = {number: name for name, (number, _, _) in BLOCKS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor: `shape` with the row length last, `kind` a key of BLOCKS or `type N`, `offset` in the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """What a GGUF file says of itself."""
+
+    version: int
+    metadata: dict[str, Any]
+    tensors: tuple[TensorInfo, ...]
+    size: int
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture`, or an empty string."""
+        return str(self.metadata.get("general.architecture", ""))
+
+    def own(self, key: str, default: Any = None) -> Any:
+        """The value of `<architecture>.<key>`."""
+        return self.metadata.get(f"{self.architecture}.{key}", default)
+
+
+def read_gguf_header(path: Path) -> GgufHeader:
+    """Read the header of a GGUF file. Raises StorageError with the file's name and what is wrong with it."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+            raise _Bad("it is not a regular file")
+        if found.st_size < SMALLEST:
+            raise _Bad("it is too short")
+        with path.open("rb") as file, mmap.mmap(file.fileno(), found.st_size, access=mmap.ACCESS_READ) as data:
+            return _Reader(data, found.st_size).header()
+    except _Bad as bad:
+        raise StorageError(f"{path.name} is not a usable GGUF file: {bad}", code="MDL003") from None
+    except OSError as error:
+        raise StorageError(f"{path.name} cannot be read: {error.strerror or error}") from error
+
+
+class _Bad(ValueError):
+    """What is wrong with the file."""
+
+
+class _Reader:
+    """A cursor over the mapped file; every read is checked against the cap and the end."""
+
+    def __init__(self, data: mmap.mmap, size: int) -> None:
+        self.data = data
+        self.size = size
+        self.limit = min(size, MAX_HEADER)
+        self.at = 0
+
+    def header(self) -> GgufHeader:
+        if self._take(4) != b"GGUF":
+            raise _Bad("it does not start with GGUF")
+        version = self._number("<I")
+        if version not in (2, 3):
+            raise _Bad(f"its version is {version if version < 1 << 16 else 'big-endian'}; versions 2 and 3 can be read")
+        tensors = self._count("<Q", MAX_TENSORS, "tensors")
+        keys = self._count("<Q", MAX_KEYS, "metadata keys")
+        metadata: dict[str, Any] = {}
+        for _ in range(keys):
+            name = self._text(MAX_NAME, "a key")
+            if name in metadata:
+                raise _Bad(f"the key {name[:80]!r} occurs twice")
+            metadata[name] = self._value(self._number("<I"))
+        raw = [self._tensor() for _ in range(tensors)]
+        return GgufHeader(version, metadata, self._placed(raw, metadata), self.size)
+
+    def _placed(
+        self, raw: list[tuple[str, tuple[int, ...], int, int]], metadata: dict[str, Any]
+    ) -> tuple[TensorInfo, ...]:
+        alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 16 or alignment & (alignment - 1):
+            raise _Bad("its alignment is not a power of two")
+        start = -(-self.at // alignment) * alignment
+        placed = []
+        names = set()
+        for name, shape, number, offset in raw:
+            kind = _TYPE_NAMES.get(number, f"type {number}")
+            nbytes = _nbytes(name, shape, kind) if kind in BLOCKS else 0
+            if start + offset + nbytes > self.size:
+                raise _Bad(f"tensor {name!r} reaches beyond the end of the file: it is cut short or damaged")
+            if name in names:
+                raise _Bad(f"tensor {name!r} occurs twice")
+            names.add(name)
+            placed.append(TensorInfo(name, shape, kind, start + offset, nbytes))
+        return tuple(placed)
+
+    def _tensor(self) -> tuple[str, tuple[int, ...], int, int]:
+        name = self._text(MAX_NAME, "a tensor's name")
+        count = self._count("<I", MAX_DIMENSIONS, f"dimensions of {name[:80]!r}")
+        shape = tuple(self._number("<Q") for _ in range(count))
+        return name, tuple(reversed(shape)), self._number("<I"), self._number("<Q")
+
+    def _value(self, kind: int) -> Any:
+        if kind in _SCALARS:
+            return self._scalar(kind)
+        if kind == _STRING:
+            return self._text(MAX_TEXT, "a text")
+        if kind == _ARRAY:
+            return self._array()
+        raise _Bad(f"it holds a value of the unknown type {kind}")
+
+    def _array(self) -> list[Any]:
+        kind = self._number("<I")
+        count = self._count("<Q", MAX_ITEMS, "items of an array")
+        if kind == _STRING:
+            return [self._text(MAX_TEXT, "a text") for _ in range(count)]
+        if kind not in _SCALARS:
+            raise _Bad(f"it holds an array of the unsupported type {kind}")
+        form = _SCALARS[kind]
+        raw = self._take(struct.calcsize(form) * count)
+        return list(struct.unpack(f"<{count}{form[1]}", raw))
+
+    def _scalar(self, kind: int) -> Any:
+        form = _SCALARS[kind]
+        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
+
+    def _text(self, cap: int, what: str) -> str:
+        # A token is not always whole UTF-8; surrogateescape keeps such bytes apart from each other.
+        return self._take(self._count("<Q", cap, f"bytes of {what}")).decode("utf-8", "surrogateescape")
+
+    def _count(self, form: str, cap: int, what: str) -> int:
+        count = self._number(form)
+        if count > cap:
+            raise _Bad(f"it claims {count} {what}")
+        return count
+
+    def _number(self, form: str) -> int:
+        return int(struct.unpack(form, self._take(struct.calcsize(form)))[0])
+
+    def _take(self, count: int) -> bytes:
+        end = self.at + count
+        if end > self.limit:
+            raise _Bad("its header is cut short or too large")
+        taken = self.data[self.at : end]
+        self.at = end
+        return taken
+
+
+def _nbytes(name: str, shape: tuple[int, ...], kind: str) -> int:
+    _, values, size = BLOCKS[kind]
+    if not shape or any(side < 1 for side in shape) or shape[-1] % values:
+        raise _Bad(f"tensor {name!r} has an impossible shape {shape}")
+    return math.prod(shape) // values * size
