@@ -1,1 +1,61 @@
-"""Placeholder."""
+"""Backend plugin: MLX models through mlx-lm, each in a runner process of its own. Nothing here imports mlx."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ollmlx import hookimpl
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from ollmlx.contracts import Backend, PluginContext
+    from ollmlx_mlx.backend import MlxBackend
+
+ollmlx_api = 1
+
+
+@hookimpl
+def register_settings(register: Callable[[type[BaseModel]], None]) -> None:
+    """The table `[plugins.mlx]`."""
+    from ollmlx_mlx.settings import MlxSettings
+
+    register(MlxSettings)
+
+
+@hookimpl
+def register_backends(register: Callable[[Backend], None], context: PluginContext) -> None:
+    """The backend `mlx`."""
+    register(make_backend(context))
+
+
+def make_backend(context: PluginContext) -> MlxBackend:
+    """The backend for this machine and these settings."""
+    from ollmlx import ModelName, ThisMachine, find_budget
+    from ollmlx_mlx.backend import MlxBackend
+    from ollmlx_mlx.blas_probe import ChildProbe, ProbeMemory
+    from ollmlx_mlx.known_models import installed_mlx_lm
+    from ollmlx_mlx.machine import Machine
+    from ollmlx_mlx.settings import MlxSettings
+
+    settings = context.typed()
+    budget: int | None = None
+
+    def memory_budget() -> int:
+        nonlocal budget
+        if budget is None:
+            budget = find_budget(settings.memory, ThisMachine()).size
+        return budget
+
+    machine = Machine.here()
+    trusted = {ModelName.parse(name) for name in settings.security.allow_remote_code}
+    return MlxBackend(
+        context.own or MlxSettings(),
+        machine,
+        ChildProbe(machine, ProbeMemory(settings.state_folder / "blas.json")),
+        budget=memory_budget,
+        trusted=lambda model: model.name in trusted,
+        mlx_lm=installed_mlx_lm(),
+        kv_cache_type=settings.runners.kv_cache_type,
+    )

@@ -124,13 +124,13 @@ def apply_adapter(model: Module, folder: Path, *, device: str) -> str:
         if not (folder / name).is_file():
             raise StorageError(
                 f"the adapter {folder.name} has no {name}",
-                code="MDL008",
+                code="MDL007",
                 hint="train one with: mlx_lm.lora --train --adapter-path FOLDER",
             )
     try:
         load_adapters(model, str(folder))
     except (ValueError, KeyError, AttributeError, TypeError, json.JSONDecodeError) as error:
-        raise StorageError(f"the adapter {folder.name} does not fit the model: {error}", code="MDL008") from error
+        raise StorageError(f"the adapter {folder.name} does not fit the model: {error}", code="MDL007") from error
     model.eval()
     if device == "cpu":
         model.update(tree_map(_as_float32, model.parameters()))
@@ -142,7 +142,7 @@ def load_error(error: Exception, folder: Path) -> OllmlxError:
     """What a failure of mlx, mlx-lm or transformers means for a person."""
     said = " ".join(str(error).split())[:400] or type(error).__name__
     if isinstance(error, MemoryError) or any(words in said.lower() for words in _OUT_OF_MEMORY):
-        return OutOfMemory(f"not enough memory to load {folder.name}: {said}", code="MDL009")
+        return OutOfMemory(f"not enough memory to load {folder.name}: {said}", code="RUN005")
     # mlx-lm raises every kind of exception for a damaged model; no path of this machine may leave in the message.
     said = said.replace(str(folder), folder.name)
     return StorageError(

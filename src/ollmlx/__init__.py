@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ollmlx.safetensors_header import SafetensorsTensor, read_safetensors_header
     from ollmlx.service import Service
     from ollmlx.streams import closing
+    from ollmlx.supervisor.budget import ThisMachine, find_budget
 
 __version__ = "0.1.0"
 
@@ -61,6 +62,7 @@ _HOMES = {
     "ollmlx.safetensors_header": ("SafetensorsTensor", "read_safetensors_header"),
     "ollmlx.service": ("Service",),
     "ollmlx.streams": ("closing",),
+    "ollmlx.supervisor.budget": ("ThisMachine", "find_budget"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -85,8 +87,10 @@ __all__ = [
     "Severity",
     "Source",
     "Store",
+    "ThisMachine",
     "__version__",
     "closing",
+    "find_budget",
     "format_duration",
     "format_size",
     "hookimpl",

@@ -1,0 +1,106 @@
+"""What this machine offers MLX: the seam between the backend and the operating system. Imports neither mlx nor numpy.
+
+Everything that depends on the platform is read here once, into plain values, so that tests can describe any machine.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Final, Literal
+
+import psutil
+
+Device = Literal["metal", "cuda", "cpu"]
+
+PACKAGES: Final = ("mlx", "mlx-cpu", "mlx-metal", "mlx-cuda-12", "mlx-cuda-13", "mlx-lm", "mkl")
+_NVIDIA: Final = ("dev/nvidiactl", "proc/driver/nvidia/version", "dev/dxg")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine as the backend sees it.
+
+    `system`: sys.platform; `architecture`: as `uname -m`; `cpu`: its model name; `cores`: physical cores this process
+    may use; `packages`: installed distributions of PACKAGES with their versions; `folders`: where Python packages put
+    native libraries; `library_path`: LD_LIBRARY_PATH as it is; `root`: the root of the file system.
+    """
+
+    system: str
+    architecture: str
+    cpu: str
+    cores: int
+    packages: Mapping[str, str] = field(default_factory=dict)
+    folders: tuple[Path, ...] = ()
+    library_path: str = ""
+    root: Path = Path("/")
+
+    @classmethod
+    def here(cls) -> Machine:
+        """The machine this process runs on."""
+        return cls(
+            system=sys.platform,
+            architecture=platform.machine(),
+            cpu=_cpu_name(Path("/proc/cpuinfo")) or platform.processor() or platform.machine(),
+            cores=_cores(),
+            packages=_installed(PACKAGES),
+            folders=_library_folders(),
+            library_path=os.environ.get("LD_LIBRARY_PATH", ""),
+        )
+
+    @property
+    def device(self) -> Device:
+        """What MLX will compute on, told from the installed packages without importing any."""
+        if self.system == "darwin":
+            return "metal"
+        if any(name.startswith("mlx-cuda") for name in self.packages) and self._has_nvidia_driver():
+            return "cuda"
+        return "cpu"
+
+    @property
+    def has_mlx(self) -> bool:
+        """Whether MLX and one of its back ends for this system are installed."""
+        needed = {"darwin": ("mlx-metal",)}.get(self.system, ("mlx-cpu", "mlx-cuda-12", "mlx-cuda-13"))
+        return "mlx" in self.packages and any(name in self.packages for name in needed)
+
+    def _has_nvidia_driver(self) -> bool:
+        return any((self.root / name).exists() for name in _NVIDIA)
+
+
+def _installed(names: Iterable[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in names:
+        try:
+            found[name] = distribution(name).version
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _library_folders() -> tuple[Path, ...]:
+    """Where the `mkl` package unpacks its libraries: the environment's, the base interpreter's, the user's `lib`."""
+    prefixes = [Path(sys.prefix), Path(sys.base_prefix), Path("~/.local").expanduser()]
+    return tuple(dict.fromkeys(prefix / "lib" for prefix in prefixes))
+
+
+def _cores() -> int:
+    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else physical
+    return max(1, min(physical, usable))
+
+
+def _cpu_name(file: Path) -> str:
+    try:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                key, _, value = line.partition(":")
+                if key.strip() in ("model name", "Model", "CPU part"):
+                    return value.strip()
+    except OSError:
+        return ""
+    return ""

@@ -1,0 +1,151 @@
+"""What each layer of a model keeps for a sequence, told from `config.json`. Pure.
+
+Sizes are numbers of values, not bytes. Where a configuration is silent the larger answer is given: an estimate may be
+too high, never too low.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+STEP: Final = 256
+"""mlx-lm's caches grow in steps of this many tokens."""
+_LARGEST: Final = 1 << 40
+_FULL: Final = ("full_attention", "attention", "full", "global", "*", "hybrid")
+_SLIDING: Final = ("sliding_attention", "sliding", "local", "chunked_attention", "swa")
+_NOTHING: Final = ("-", "mlp", "moe", "e")
+_PATTERNS: Final = {"gemma3_text": 6, "gemma3": 6, "cohere2": 4}
+"""mlx-lm's default of `sliding_window_pattern` where it has one."""
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """Values a sequence keeps: `per_token` for every token; `windowed` for each of the last `window` tokens; `fixed`
+    once (convolution and state-space layers)."""
+
+    per_token: int
+    windowed: int = 0
+    window: int = 0
+    fixed: int = 0
+
+    def values(self, tokens: int) -> int:
+        """Values for one sequence of this many tokens, rounded up as the caches do."""
+        whole = -(-tokens // STEP) * STEP
+        return self.per_token * whole + self.windowed * min(whole, self.window or whole) + self.fixed
+
+
+def cache_shape(config: Mapping[str, Any], *, rotates: bool, latents: bool) -> CacheShape:
+    """`rotates`: sliding layers forget what left the window; `latents`: latent attention caches the latent vector."""
+    text = config.get("text_config")
+    shape: Mapping[str, Any] = {**config, **text} if isinstance(text, dict) else config
+    layers = _number(shape, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    kinds = layer_kinds(shape, layers, rotates=rotates)
+    attention = _attention_values(shape, latents=latents)
+    window = _number(shape, "sliding_window", "sliding_window_size", "attention_chunk_size")
+    sliding = sum(kind == "sliding" for kind in kinds) if window else 0
+    full = sum(kind in ("full", "sliding", "both") for kind in kinds) - sliding
+    states = sum(kind in ("state", "both") for kind in kinds)
+    return CacheShape(
+        per_token=attention * full,
+        windowed=attention * sliding,
+        window=-(-window // STEP) * STEP if window else 0,
+        fixed=states * _state_values(shape) if states else 0,
+    )
+
+
+def layer_kinds(shape: Mapping[str, Any], layers: int, *, rotates: bool) -> list[str]:
+    """`full`, `sliding`, `state`, `both` or `none` for each layer."""
+    if not _number(shape, "num_attention_heads", "n_head", "n_heads", "num_heads") or _is_state_only(shape):
+        return ["state"] * layers
+    if shape.get("model_type") == "falcon_h1":
+        return ["both"] * layers
+    listed = _listed(shape)
+    if listed:
+        return [_kind(name, rotates=rotates) for name in listed[:layers]]
+    interval = _number(shape, "full_attention_interval")
+    if interval:
+        return ["full" if (index + 1) % interval == 0 else "state" for index in range(layers)]
+    period = _number(shape, "attn_layer_period")
+    if period:
+        offset = _number(shape, "attn_layer_offset")
+        return ["full" if index % period == offset else "state" for index in range(layers)]
+    chosen = shape.get("full_attn_idxs")
+    if isinstance(chosen, list):
+        return ["full" if index in chosen else "state" for index in range(layers)]
+    pattern = _number(shape, "sliding_window_pattern") or _PATTERNS.get(str(shape.get("model_type")), 0)
+    if rotates and pattern:
+        return ["full" if (index + 1) % pattern == 0 else "sliding" for index in range(layers)]
+    if rotates and shape.get("model_type") == "gpt_oss":
+        return ["full" if index % 2 else "sliding" for index in range(layers)]
+    return ["full"] * layers
+
+
+def _listed(shape: Mapping[str, Any]) -> Sequence[Any]:
+    for key in ("layer_types", "layers_block_type", "block_types", "hybrid_override_pattern"):
+        value = shape.get(key)
+        if isinstance(value, list | str) and value:
+            return value
+    return ()
+
+
+def _kind(name: object, *, rotates: bool) -> str:
+    word = str(name).lower()
+    if word in _FULL:
+        return "full"
+    if word in _SLIDING:
+        return "sliding" if rotates else "full"
+    return "none" if word in _NOTHING else "state"
+
+
+def _is_state_only(shape: Mapping[str, Any]) -> bool:
+    return str(shape.get("model_type")) in ("mamba", "mamba2", "falcon_mamba", "rwkv7")
+
+
+def _attention_values(shape: Mapping[str, Any], *, latents: bool) -> int:
+    """Keys and values of one token in one attention layer."""
+    heads = _number(shape, "num_attention_heads", "n_head", "n_heads", "num_heads")
+    rank = _number(shape, "kv_lora_rank")
+    rope = _number(shape, "qk_rope_head_dim")
+    if rank and latents:
+        return rank + rope
+    if rank:
+        return heads * (rope + _number(shape, "qk_nope_head_dim") + _number(shape, "v_head_dim"))
+    hidden = _number(shape, "hidden_size", "n_embd", "d_model", "dim")
+    head_dim = max(_number(shape, "head_dim"), _number(shape, "global_head_dim"))
+    groups = _number(shape, "num_key_value_heads", "num_kv_heads", "n_kv_heads")
+    return 2 * (groups or heads) * (head_dim or (hidden // heads if heads else 0))
+
+
+def _state_values(shape: Mapping[str, Any]) -> int:
+    """A generous bound of what one convolution or state-space layer keeps, whatever its family calls its sizes."""
+    hidden = _number(shape, "hidden_size", "n_embd", "d_model")
+    value_heads = _number(shape, "linear_num_value_heads")
+    if value_heads:
+        keys = _number(shape, "linear_key_head_dim")
+        width = _number(shape, "linear_num_key_heads") * keys * 2 + value_heads * _number(
+            shape, "linear_value_head_dim"
+        )
+        state = value_heads * keys * _number(shape, "linear_value_head_dim")
+        return state + width * _number(shape, "linear_conv_kernel_dim")
+    if "conv_L_cache" in shape:
+        return hidden * _number(shape, "conv_L_cache")
+    expand = _number(shape, "mamba_expand", "expand") or 2
+    inner = _number(shape, "mamba_d_ssm", "mamba_intermediate", "d_inner") or hidden * expand
+    if _number(shape, "mamba_n_heads", "mamba_num_heads", "num_heads"):
+        heads = _number(shape, "mamba_n_heads", "mamba_num_heads", "num_heads")
+        inner = max(inner, heads * _number(shape, "mamba_d_head", "mamba_head_dim", "head_dim"))
+    state = _number(shape, "mamba_d_state", "ssm_state_size", "state_size") or 128
+    groups = _number(shape, "mamba_n_groups", "n_groups") or 1
+    kernel = _number(shape, "mamba_d_conv", "conv_kernel") or 4
+    return inner * state + (inner + 2 * groups * state) * kernel
+
+
+def _number(shape: Mapping[str, Any], *names: str) -> int:
+    """The first of these that is a whole number within reason, else 0."""
+    for name in names:
+        value = shape.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _LARGEST:
+            return value
+    return 0

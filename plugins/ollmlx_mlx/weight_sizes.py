@@ -1,0 +1,88 @@
+"""How many bytes a model's weights take, in each form a device can hold them in. From headers; no weight is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ollmlx.errors import StorageError
+from ollmlx.safetensors_header import SafetensorsTensor, read_safetensors_header
+
+WEIGHTS: Final = "model*.safetensors"
+"""What mlx-lm loads; the index file is not asked."""
+_GROUP: Final = 64
+_WHOLE_NUMBERS: Final = ("U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64", "BOOL")
+
+
+@dataclass(frozen=True)
+class WeightSizes:
+    """Bytes: `stored` as on disk (Metal, CUDA); `float32` with everything unpacked; `packed` quantised weights kept,
+    everything else in float32. `quantized`: whether there is anything to unpack."""
+
+    stored: int
+    float32: int
+    packed: int
+    quantized: bool
+
+
+def weight_sizes(folder: Path, config: Mapping[str, Any]) -> WeightSizes:
+    """Sizes of the weights in a folder. Raises StorageError when a file is damaged or there is none."""
+    files = sorted(folder.glob(WEIGHTS))
+    if not files:
+        raise StorageError(
+            f"{folder.name} has no {WEIGHTS}", code="MDL003", hint="pull the model again, or convert its weights"
+        )
+    tensors: dict[str, SafetensorsTensor] = {}
+    for file in files:
+        tensors |= read_safetensors_header(file)
+    return sizes_of(tensors, config)
+
+
+def folder_state(folder: Path) -> tuple[object, ...]:
+    """What changes when the files that decide about memory change. Cheap: asked for before every request."""
+    files = [folder / "config.json", *sorted(folder.glob(WEIGHTS))]
+    found = [(file.name, file.stat()) for file in files if file.exists()]
+    return (folder, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in found))
+
+
+def sizes_of(tensors: Mapping[str, SafetensorsTensor], config: Mapping[str, Any]) -> WeightSizes:
+    """Sizes of these tensors."""
+    stored = float32 = packed = 0
+    quantized = False
+    for name, tensor in tensors.items():
+        stored += tensor.nbytes
+        module, _, last = name.rpartition(".")
+        scales = tensors.get(f"{module}.scales")
+        if scales is None or f"{module}.weight" not in tensors:
+            size = tensor.nbytes if tensor.dtype in _WHOLE_NUMBERS else tensor.elements * 4
+            float32 += size
+            packed += size
+        elif last == "weight":
+            quantized = True
+            float32 += math.prod(tensor.shape[:-1]) * (scales.shape or (1,))[-1] * _group(module, config) * 4
+            packed += tensor.nbytes
+        elif last in ("scales", "biases"):
+            packed += tensor.nbytes if tensor.dtype in _WHOLE_NUMBERS else tensor.elements * 4
+        else:
+            float32 += tensor.elements * 4
+            packed += tensor.elements * 4
+    return WeightSizes(stored, float32, packed, quantized)
+
+
+def _group(module: str, config: Mapping[str, Any]) -> int:
+    for table in _tables(config):
+        own = table.get(module)
+        size = own.get("group_size") if isinstance(own, dict) else table.get("group_size")
+        if isinstance(size, int) and 0 < size <= 1024:
+            return size
+    return _GROUP
+
+
+def _tables(config: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    for key in ("quantization", "quantization_config"):
+        table = config.get(key)
+        if isinstance(table, dict):
+            yield table
