@@ -104,7 +104,7 @@ class MlxBackend:
         """The program that makes an MLX folder from a GGUF file, or quantises a folder of safetensors."""
         if format not in FORMATS:
             return None
-        return RunnerCommand(argv=(sys.executable, "-P", "-m", "ollmlx_mlx.importer", "--format", format))
+        return RunnerCommand(argv=(sys.executable, "-P", "-m", "ollmlx_mlx.importer"))
 
     def blas(self) -> BlasChoice:
         """What a child will compute its matrix products with. The first call may probe for a second: use a thread."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ollmlx.errors import StorageError
 from ollmlx.gguf_header import GgufHeader
 
 ARCHITECTURES: Final = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+MAX_LAYERS: Final = 4096
 PERMUTED: Final = ("llama",)
 """Architectures whose query and key rows llama.cpp stores in another order."""
 
@@ -84,6 +85,8 @@ def model_config(header: GgufHeader, *, vocabulary: int, frequencies: Sequence[f
     names = {tensor.name for tensor in header.tensors}
     heads = _whole(header, "attention.head_count")
     hidden = _whole(header, "embedding_length")
+    if _whole(header, "block_count") > MAX_LAYERS:
+        raise StorageError(f"it claims {_whole(header, 'block_count')} layers", code="MDL003")
     head_dim = _whole(header, "attention.key_length", _whole(header, "rope.dimension_count", hidden // heads))
     if header.own("attention.value_length", head_dim) != head_dim:
         raise StorageError("keys and values of different lengths cannot be imported", code="MDL004")
@@ -106,6 +109,57 @@ def model_config(header: GgufHeader, *, vocabulary: int, frequencies: Sequence[f
         config |= {"attention_bias": "blk.0.attn_q.bias" in names, "mlp_bias": "blk.0.ffn_gate.bias" in names}
     scaling = _llama3_scaling(config, frequencies) if frequencies else _scaling(header)
     return config | ({"rope_scaling": scaling} if scaling else {})
+
+
+def check_tensors(header: GgufHeader, config: Mapping[str, Any]) -> None:
+    """Raise StorageError unless exactly the tensors are there that the configuration asks for, in its shapes."""
+    expected = _expected(config)
+    found: dict[str, tuple[int, ...]] = {}
+    for tensor in header.tensors:
+        named = parameter_name(tensor.name)
+        if named is not None:
+            found[".".join(named)] = tensor.shape
+        elif tensor.name != FREQUENCIES:
+            raise StorageError(
+                f"tensor {tensor.name[:80]!r} has no place in a {header.architecture} model of MLX", code="MDL004"
+            )
+    for name, shape in expected.items():
+        if name not in found:
+            raise StorageError(f"the weights of {name} are missing", code="MDL003")
+        if found[name] != shape:
+            raise StorageError(f"{name} has the shape {found[name]}, its header says {shape}", code="MDL003")
+    surplus = sorted(name for name in found if name not in expected)
+    if surplus:
+        raise StorageError(f"{surplus[0]} has no place in a {header.architecture} model of MLX", code="MDL004")
+
+
+def _expected(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    rows = {"q": config["num_attention_heads"] * head, "k": config["num_key_value_heads"] * head}
+    rows["v"] = rows["k"]
+    kind = config["model_type"]
+    whole = {"model.embed_tokens.weight": (config["vocab_size"], hidden), "model.norm.weight": (hidden,)}
+    if not config["tie_word_embeddings"]:
+        whole["lm_head.weight"] = (config["vocab_size"], hidden)
+    layer: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
+        **{f"self_attn.{part}_proj.weight": (count, hidden) for part, count in rows.items()},
+        "self_attn.o_proj.weight": (hidden, rows["q"]),
+        "mlp.gate_proj.weight": (inner, hidden),
+        "mlp.up_proj.weight": (inner, hidden),
+        "mlp.down_proj.weight": (hidden, inner),
+    }
+    if kind == "qwen2" or config.get("attention_bias"):
+        layer |= {f"self_attn.{part}_proj.bias": (count,) for part, count in rows.items()}
+    if kind == "llama" and config.get("attention_bias"):
+        layer["self_attn.o_proj.bias"] = (hidden,)
+    if config.get("mlp_bias"):
+        layer |= {"mlp.gate_proj.bias": (inner,), "mlp.up_proj.bias": (inner,), "mlp.down_proj.bias": (hidden,)}
+    if kind == "qwen3":
+        layer |= {"self_attn.q_norm.weight": (head,), "self_attn.k_norm.weight": (head,)}
+    layers = range(config["num_hidden_layers"])
+    return whole | {f"model.layers.{index}.{name}": shape for index in layers for name, shape in layer.items()}
 
 
 def _scaling(header: GgufHeader) -> dict[str, Any] | None:

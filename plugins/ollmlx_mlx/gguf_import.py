@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import mlx.core as mx
 import numpy as np
 
-from ollmlx.errors import StorageError
+from ollmlx.errors import InvalidRequest, StorageError
 from ollmlx.gguf_header import GgufHeader, TensorInfo, read_gguf_header
 from ollmlx.types import PullProgress
-from ollmlx_mlx.gguf_config import FREQUENCIES, check_architecture, model_config, parameter_name, permuted_heads
+from ollmlx_mlx.gguf_config import (
+    FREQUENCIES,
+    check_architecture,
+    check_tensors,
+    model_config,
+    parameter_name,
+    permuted_heads,
+)
 from ollmlx_mlx.gguf_tokenizer import ImportedTokenizer, read_tokenizer
 from ollmlx_mlx.gguf_weights import GROUP, Imported, read_tensor
 
@@ -23,17 +31,32 @@ SHARD: Final = 2 * 1024**3
 Report = Callable[[PullProgress], None]
 
 
-def import_gguf(source: Path, into: Path, report: Report) -> None:
-    """Write the model in `source` to the folder `into`. Raises StorageError when it cannot be expressed."""
+def import_gguf(source: Path, into: Path, report: Report, *, quantize: str | None = None) -> None:
+    """Write the model in `source` to the folder `into`, quantised if asked (from float weights only).
+
+    Raises StorageError when the file is damaged or cannot be expressed, InvalidRequest for an impossible wish.
+    """
     report(PullProgress(status="parsing GGUF"))
     header = read_gguf_header(source)
     check_architecture(header)
-    for tensor in header.tensors:
-        if tensor.name != FREQUENCIES and parameter_name(tensor.name) is None:
-            raise StorageError(f"tensor {tensor.name[:80]!r} has no place in a {header.architecture} model of MLX")
+    if quantize is None:
+        _import(header, source, into, report)
+        return
+    from ollmlx_mlx.convert import convert_folder, quantization
+
+    quantization(quantize)
+    if any(tensor.kind not in ("F32", "F16", "BF16") for tensor in header.tensors):
+        raise InvalidRequest("quantization is only supported for F16, BF16 and F32 models")
+    with tempfile.TemporaryDirectory(dir=into, prefix=".plain-") as plain:
+        _import(header, source, Path(plain), report)
+        convert_folder(Path(plain), into, quantize, report)
+
+
+def _import(header: GgufHeader, source: Path, into: Path, report: Report) -> None:
     data = np.memmap(source, dtype=np.uint8, mode="r")
     tokenizer = read_tokenizer(header.metadata)
     config = model_config(header, vocabulary=_vocabulary(header, tokenizer), frequencies=_frequencies(header, data))
+    check_tensors(header, config)
     config["eos_token_id"] = list(tokenizer.eos)
     if tokenizer.bos is not None:
         config["bos_token_id"] = tokenizer.bos
@@ -134,11 +157,3 @@ def _rename(files: list[Path]) -> None:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def tensors_by_module(header: GgufHeader) -> Iterator[tuple[str, TensorInfo]]:
-    """Every tensor under the MLX name of its parameter (`model.norm.weight`)."""
-    for tensor in header.tensors:
-        named = parameter_name(tensor.name)
-        if named is not None:
-            yield ".".join(named), tensor
