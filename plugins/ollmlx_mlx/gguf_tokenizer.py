@@ -47,7 +47,7 @@ _KINDS: Final = {
     **dict.fromkeys(("smollm", "starcoder", "refact", "command-r"), _Kind(digits=True)),
     **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), _Kind(_LLAMA3, ignore_merges=True, bos=True)),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), _Kind(_QWEN2, nfc=True)),
-    "tekken": _Kind(_TEKKEN, ignore_merges=True),
+    "tekken": _Kind(_TEKKEN, ignore_merges=True, bos=True),
 }
 
 END_NAMES: Final = frozenset(
@@ -136,7 +136,7 @@ def _byte_level(words: _Words, metadata: dict[str, Any]) -> tuple[Tokenizer, boo
     if not isinstance(merges, list):
         raise StorageError("its tokenizer has no merges", code="MDL003")
     pairs = [_pair(merge) for merge in merges]
-    tokenizer = Tokenizer(BPE(vocab=words.ids(), merges=pairs, ignore_merges=kind.ignore_merges))
+    tokenizer = _bpe(vocab=words.ids(), merges=pairs, ignore_merges=kind.ignore_merges)
     if kind.nfc:
         tokenizer.normalizer = normalizers.NFC()
     steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if kind.digits else []
@@ -146,6 +146,15 @@ def _byte_level(words: _Words, metadata: dict[str, Any]) -> tuple[Tokenizer, boo
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer, kind.bos
+
+
+def _bpe(**parts: Any) -> Tokenizer:
+    """The library checks merges against the vocabulary, and both for whole characters."""
+    try:
+        return Tokenizer(BPE(**parts))
+    except Exception as error:  # a bare Exception is what the library raises
+        what = "a token of its vocabulary is not UTF-8" if "surrogates" in str(error) else "its merges do not fit"
+        raise StorageError(f"{what}: {' '.join(str(error).split())[:200]}", code="MDL003") from error
 
 
 def _pair(merge: str) -> tuple[str, str]:
@@ -161,14 +170,12 @@ def _sentencepiece(words: _Words, metadata: dict[str, Any]) -> tuple[Tokenizer, 
         raise StorageError("its tokenizer has no scores", code="MDL003")
     ids = words.ids()
     unknown = words.special("unknown")
-    tokenizer = Tokenizer(
-        BPE(
-            vocab=ids,
-            merges=_merges(words, ids, scores),
-            byte_fallback=True,
-            fuse_unk=True,
-            unk_token=words.tokens[unknown] if unknown is not None else None,
-        )
+    tokenizer = _bpe(
+        vocab=ids,
+        merges=_merges(words, ids, scores),
+        byte_fallback=True,
+        fuse_unk=True,
+        unk_token=words.tokens[unknown] if unknown is not None else None,
     )
     prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
     space: list[Any] = [normalizers.Replace(" ", "▁")]
