@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +65,82 @@ def _download(file: Path) -> None:
 def _sha256(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+@pytest.fixture(scope="session")
+def tiny_vocabulary() -> dict[str, Any]:
+    """Tokenizer metadata of a small byte-level vocabulary (llama.cpp's kind `smollm`)."""
+    fixture = json.loads((Path(__file__).parent / "data/llamacpp_ids.json").read_text(encoding="utf-8"))
+    metadata: dict[str, Any] = fixture["kinds"]["smollm"]["metadata"]
+    return metadata
+
+
+WriteGguf = Callable[..., Path]
+
+
+@pytest.fixture
+def write_gguf(tmp_path: Path, tiny_vocabulary: dict[str, Any]) -> WriteGguf:
+    """Write a tiny random model: `write_gguf("qwen3", kind="Q4_0", tensors={...}, metadata={...})`; None leaves out."""
+
+    def write(
+        architecture: str = "llama",
+        *,
+        kind: str = "F32",
+        tensors: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Path:
+        file = tmp_path / f"{architecture}-{kind}.gguf"
+        tiny_gguf(file, architecture, kind, tensors or {}, {**tiny_vocabulary, **(metadata or {})})
+        return file
+
+    return write
+
+
+def tiny_gguf(
+    file: Path, architecture: str, kind: str, tensors: dict[str, Any], metadata: dict[str, Any], layers: int = 2
+) -> None:
+    """Two layers, width 64, 4 heads of 16 and 2 key-value heads. Matrices are quantised as `kind` by the gguf library."""
+    import gguf
+    import numpy as np
+
+    rng = np.random.default_rng(7)
+    writer = gguf.GGUFWriter(str(file), architecture)
+    prefix = architecture
+    numbers = {"context_length": 128, "embedding_length": 64, "block_count": layers, "feed_forward_length": 96}
+    numbers |= {"attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 16}
+    numbers |= {"attention.value_length": 16}
+    values: dict[str, Any] = {f"{prefix}.{key}": value for key, value in numbers.items()}
+    values[f"{prefix}.attention.layer_norm_rms_epsilon"] = 1e-5
+    values[f"{prefix}.rope.freq_base"] = 10000.0
+    for key, value in {**values, **metadata}.items():
+        if isinstance(value, list):
+            writer.add_array(key, value)
+        elif value is not None:
+            add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool}
+            add[type(value)](key, value)
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (len(metadata["tokenizer.ggml.tokens"]), 64),
+        "output_norm.weight": (64,),
+    }
+    for layer in range(layers):
+        own = {"attn_q": (64, 64), "attn_k": (32, 64), "attn_v": (32, 64), "attn_output": (64, 64)}
+        own |= {"ffn_gate": (96, 64), "ffn_up": (96, 64), "ffn_down": (64, 96)}
+        norms = ["attn_norm", "ffn_norm"]
+        shapes |= {f"blk.{layer}.{name}.weight": shape for name, shape in own.items()}
+        shapes |= {f"blk.{layer}.{name}.weight": (64,) for name in norms}
+        if architecture == "qwen2":
+            shapes |= {f"blk.{layer}.attn_{part}.bias": (own[f"attn_{part}"][0],) for part in ("q", "k", "v")}
+        if architecture == "qwen3":
+            shapes |= {f"blk.{layer}.attn_{part}_norm.weight": (16,) for part in ("q", "k")}
+    for name, shape in shapes.items():
+        data = tensors.get(name, rng.standard_normal(shape).astype(np.float32) * (0.1 if len(shape) > 1 else 1))
+        if data is None:
+            continue
+        number = gguf.GGMLQuantizationType[kind] if data.ndim > 1 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(name, gguf.quants.quantize(data, number), raw_dtype=number)
+    for name in tensors.keys() - shapes.keys():
+        writer.add_tensor(name, tensors[name])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -58,7 +58,9 @@ def yardstick(file: Path) -> Model:
 def in_order(values: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
     """llama.cpp stores the two halves of each head's rows interleaved: 0, n/2, 1, n/2+1, ..."""
     rows = values.shape[0] // heads
-    order = [head * rows + (2 * (row % (rows // 2)) + row // (rows // 2)) for head in range(heads) for row in range(rows)]
+    order = [
+        head * rows + (2 * (row % (rows // 2)) + row // (rows // 2)) for head in range(heads) for row in range(rows)
+    ]
     return values[order]
 
 

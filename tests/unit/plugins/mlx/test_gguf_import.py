@@ -1,0 +1,146 @@
+"""A GGUF file becomes an MLX folder that mlx-lm loads and that computes the same, or is refused by name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.utils import load_model
+
+from ollmlx.errors import InvalidRequest, StorageError
+from ollmlx.gguf_header import read_gguf_header
+from ollmlx.types import PullProgress
+from ollmlx_mlx.gguf_config import LLAMA3_ROPE, llama3_factors
+from ollmlx_mlx.gguf_import import import_gguf
+from ollmlx_mlx.importer import main
+
+pytestmark = pytest.mark.mlx
+WriteGguf = Callable[..., Path]
+
+
+def imported(file: Path, into: Path, **options: Any) -> dict[str, Any]:
+    into.mkdir()
+    import_gguf(file, into, lambda _: None, **options)
+    config: dict[str, Any] = json.loads((into / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def logits(folder: Path) -> np.ndarray:
+    model, _ = load_model(folder)
+    return np.array(model(mx.array([[5, 77, 301, 12]])).astype(mx.float32))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_a_float_and_an_8_bit_file_of_one_model_compute_alike(
+    architecture: str, write_gguf: WriteGguf, tmp_path: Path
+) -> None:
+    config = imported(write_gguf(architecture, kind="F32"), tmp_path / "plain")
+    packed = imported(write_gguf(architecture, kind="Q8_0"), tmp_path / "packed")
+    assert config["model_type"] == packed["model_type"] == architecture
+    assert "quantization" not in config
+    assert packed["quantization"]["bits"] == 8
+    expected = logits(tmp_path / "plain")
+    assert (logits(tmp_path / "packed") - expected).std() < 0.05 * expected.std()
+
+
+def test_bit_widths_may_be_mixed_and_an_untied_head_is_found(write_gguf: WriteGguf, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    head = {"output.weight": rng.standard_normal((900, 64)).astype(np.float16)}
+    config = imported(write_gguf("llama", kind="Q4_0", tensors=head), tmp_path / "mixed")
+    assert config["tie_word_embeddings"] is False
+    assert config["quantization"]["bits"] == 4
+    assert np.isfinite(logits(tmp_path / "mixed")).all()
+
+
+def test_weights_are_split_into_files_of_bounded_size(
+    write_gguf: WriteGguf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ollmlx_mlx.gguf_import.SHARD", 60_000)
+    imported(write_gguf("llama"), tmp_path / "many")
+    files = sorted(path.name for path in (tmp_path / "many").glob("*.safetensors"))
+    assert len(files) > 2
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    assert np.isfinite(logits(tmp_path / "many")).all()
+
+
+def test_llama_3_rotary_scaling_is_recognised_from_its_factors(write_gguf: WriteGguf, tmp_path: Path) -> None:
+    scaling = {"rope_type": "llama3", "factor": 8.0, **LLAMA3_ROPE}
+    factors = np.array(llama3_factors(16, 10000.0, scaling), dtype=np.float32)
+    config = imported(write_gguf("llama", tensors={"rope_freqs.weight": factors}), tmp_path / "scaled")
+    assert config["rope_scaling"] == scaling
+    odd = np.linspace(1, 5, 8, dtype=np.float32)
+    with pytest.raises(StorageError, match="frequencies"):
+        imported(write_gguf("llama", tensors={"rope_freqs.weight": odd}), tmp_path / "odd")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "words"),
+    [
+        ("gemma3", {}, "'gemma3'"),
+        ("mamba", {}, "'mamba'"),
+        ("llama", {"metadata": {"llama.expert_count": 8}}, "experts"),
+        ("llama", {"metadata": {"llama.attention.value_length": 8}}, "different lengths"),
+        ("llama", {"metadata": {"llama.rope.scaling.type": "longrope"}}, "'longrope'"),
+        ("llama", {"metadata": {"llama.block_count": 0}}, "block_count"),
+        ("llama", {"metadata": {"llama.block_count": 100_000_000}}, "layers"),
+        ("llama", {"metadata": {"llama.feed_forward_length": 95}}, "shape"),
+        ("llama", {"metadata": {"llama.embedding_length": None}}, "embedding_length"),
+        ("llama", {"metadata": {"llama.rope.freq_base": -1.0}}, "freq_base"),
+        ("llama", {"tensors": {"blk.1.ffn_up.weight": None}}, "missing"),
+        ("llama", {"tensors": {"blk.0.attn_sinks.weight": np.ones(4, np.float32)}}, "attn_sinks"),
+        ("llama", {"tensors": {"blk.0.attn_q_norm.weight": np.ones(16, np.float32)}}, "q_norm"),
+        ("llama", {"metadata": {"tokenizer.ggml.pre": "unheard-of"}}, "unheard-of"),
+        ("llama", {"tensors": {"token_embd.weight": np.ones((10, 64), np.float32)}}, "tokens"),
+    ],
+)
+def test_what_mlx_cannot_express_is_refused_with_the_reason(
+    architecture: str, changes: dict[str, Any], words: str, write_gguf: WriteGguf, tmp_path: Path
+) -> None:
+    with pytest.raises(StorageError) as refused:
+        imported(write_gguf(architecture, **changes), tmp_path / "out")
+    assert words in refused.value.message
+
+
+def test_float_weights_are_quantised_on_the_way_when_asked(write_gguf: WriteGguf, tmp_path: Path) -> None:
+    config = imported(write_gguf("llama", kind="F16"), tmp_path / "int8", quantize="int8")
+    assert config["quantization"] == {"group_size": 64, "bits": 8, "mode": "affine"}
+    names = {path.name for path in (tmp_path / "int8").iterdir()}
+    assert {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"} <= names
+    assert not any(name.startswith(".plain") for name in names)
+    with pytest.raises(InvalidRequest, match="only supported for F16"):
+        imported(write_gguf("llama", kind="Q4_0"), tmp_path / "again", quantize="int4")
+    with pytest.raises(InvalidRequest, match="unsupported quantization"):
+        imported(write_gguf("llama", kind="F16"), tmp_path / "odd", quantize="q9_z")
+
+
+def test_the_program_reports_progress_in_lines(write_gguf: WriteGguf, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    argv = [sys.executable, "-P", "-m", "ollmlx_mlx.importer", "--source", str(write_gguf()), "--into", str(out)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False, cwd=out)
+    assert done.returncode == 0, done.stderr
+    steps = [PullProgress.model_validate_json(line) for line in done.stdout.splitlines()]
+    assert steps[0].status == "parsing GGUF"
+    assert steps[-1].completed == steps[-1].total == sum(t.nbytes for t in read_gguf_header(write_gguf()).tensors)
+
+
+def test_the_program_explains_a_bad_file_and_ends_with_65(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"GGUF" + b"\xff" * 60)
+    assert main(["--source", str(bad), "--into", str(tmp_path / "out")]) == 65
+    said = capsys.readouterr().err
+    assert "bad.gguf is not a usable GGUF file" in said
+    assert str(tmp_path) not in said
+    assert main(["--source", str(tmp_path / "none.gguf"), "--into", str(tmp_path / "out")]) == 65
+
+
+@pytest.mark.parametrize("options", ["[", "[]", "3"])
+def test_the_program_refuses_options_that_are_no_object(options: str, tmp_path: Path) -> None:
+    assert main(["--source", "x", "--into", str(tmp_path), "--options", options]) == 64

@@ -1,0 +1,96 @@
+"""Every block type keeps its values: what MLX unpacks is what the gguf library unpacks."""
+
+from __future__ import annotations
+
+import gguf
+import gguf.quants
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from ollmlx.errors import StorageError
+from ollmlx.gguf_header import BLOCKS, TensorInfo
+from ollmlx_mlx.gguf_weights import GROUP, REQUANTISED, dequantised, read_tensor
+
+pytestmark = pytest.mark.mlx
+EXACT = sorted(set(BLOCKS) - set(REQUANTISED) - {"F32", "F16", "BF16"})
+ROWS, COLUMNS = 8, 512
+
+
+def random_blocks(kind: str) -> np.ndarray:
+    """Random bytes, with the half-precision scales made small and finite."""
+    rng = np.random.default_rng(3)
+    _, values, size = BLOCKS[kind]
+    blocks = rng.integers(0, 256, (ROWS * COLUMNS // values, size), dtype=np.uint8)
+    halves = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q2_K": (80, 82)}
+    halves |= {"Q3_K": (108,), "Q6_K": (208,)}
+    for at in halves.get(kind, (0,)):
+        scales = rng.uniform(0.001, 0.02, len(blocks)).astype(np.float16)
+        blocks[:, at : at + 2] = scales[:, None].view(np.uint8)
+    return blocks.reshape(-1)
+
+
+def info(kind: str, data: np.ndarray) -> TensorInfo:
+    return TensorInfo("blk.0.attn_q.weight", (ROWS, COLUMNS), kind, 0, data.size)
+
+
+def unpacked(kind: str, data: np.ndarray, heads: int | None = None) -> np.ndarray:
+    found = read_tensor(info(kind, data), data, heads=heads)
+    assert found.bits is not None
+    scales, biases = (found.arrays[name].astype(mx.float32) for name in ("scales", "biases"))
+    return np.array(mx.dequantize(found.arrays["weight"], scales, biases, group_size=GROUP, bits=found.bits))
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_blocks_that_mlx_can_hold_keep_their_codes(kind: str) -> None:
+    data = random_blocks(kind)
+    expected = dequantised(info(kind, data), data)
+    # Scales of K-quants are products that half precision rounds; everything else is exact.
+    tolerance = 2e-3 if kind.endswith("_K") else 1e-6
+    np.testing.assert_allclose(unpacked(kind, data), expected, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", sorted(REQUANTISED))
+def test_other_blocks_are_quantised_again_without_noticeable_loss(kind: str) -> None:
+    data = random_blocks(kind)
+    expected = dequantised(info(kind, data), data)
+    error = np.sqrt(np.mean((unpacked(kind, data) - expected) ** 2))
+    steps = 2 ** REQUANTISED[kind] - 1
+    assert error < 1.2 * np.ptp(expected.reshape(ROWS, -1, GROUP), axis=-1).max() / steps
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+def test_plain_numbers_stay_as_they_are(kind: str) -> None:
+    values = np.random.default_rng(1).standard_normal((ROWS, COLUMNS)).astype(np.float32)
+    data = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind]).reshape(-1).view(np.uint8)
+    found = read_tensor(info(kind, data), data)
+    assert found.bits is None
+    np.testing.assert_array_equal(
+        np.array(found.arrays["weight"].astype(mx.float32)), dequantised(info(kind, data), data)
+    )
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q4_1", "Q8_0", "Q6_K"])
+def test_rotary_rows_are_put_back_in_order(kind: str) -> None:
+    values = np.random.default_rng(2).standard_normal((ROWS, COLUMNS)).astype(np.float32)
+    data = random_blocks(kind) if kind != "F32" else values.reshape(-1).view(np.uint8)
+    plain = dequantised(info(kind, data), data)
+    # Two heads of four rows: llama.cpp stores 0 2 1 3 of what transformers calls 0 1 2 3.
+    order = [0, 2, 1, 3, 4, 6, 5, 7]
+    if kind == "F32":
+        got = np.array(read_tensor(info(kind, data), data, heads=2).arrays["weight"])
+    else:
+        got = unpacked(kind, data, heads=2)
+        plain = unpacked(kind, data)
+    np.testing.assert_array_equal(got, plain[order])
+
+
+def test_rows_that_do_not_split_into_heads_are_refused() -> None:
+    data = random_blocks("Q8_0")
+    with pytest.raises(StorageError, match="3 heads"):
+        read_tensor(info("Q8_0", data), data, heads=3)
+
+
+def test_an_unknown_type_is_refused_by_name() -> None:
+    with pytest.raises(StorageError, match="type 29"):
+        read_tensor(TensorInfo("x", (1, 256), "type 29", 0, 0), np.zeros(8, dtype=np.uint8))
