@@ -99,7 +99,7 @@ def write_gguf(tmp_path: Path, tiny_vocabulary: dict[str, Any]) -> WriteGguf:
 def tiny_gguf(
     file: Path, architecture: str, kind: str, tensors: dict[str, Any], metadata: dict[str, Any], layers: int = 2
 ) -> None:
-    """Two layers, width 64, 4 heads of 16 and 2 key-value heads. Matrices are quantised as `kind` by the gguf library."""
+    """Two layers, width 64, 4 heads of 16, 2 key-value heads. The gguf library quantises the matrices as `kind`."""
     import gguf
     import numpy as np
 
