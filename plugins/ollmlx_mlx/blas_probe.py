@@ -132,7 +132,7 @@ def read_verdict(code: int, output: str, errors: str) -> Verdict:
         return Verdict(None, "the dynamic linker cannot load it")
     with suppress(ValueError, KeyError, TypeError):
         told = json.loads(output)
-        if told["wrong"] > 1e-4:
+        if not told["wrong"] <= 1e-4:  # not a number is wrong, too
             return Verdict(None, "its results are wrong")
         return Verdict(float(told["seconds"]))
     return Verdict(None, "the probe said nothing that can be understood")

@@ -116,7 +116,12 @@ def tiny_gguf(
         if isinstance(value, list):
             writer.add_array(key, value)
         elif value is not None:
-            add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool}
+            add: dict[type, Any] = {
+                str: writer.add_string,
+                int: writer.add_uint32,
+                float: writer.add_float32,
+                bool: writer.add_bool,
+            }
             add[type(value)](key, value)
     shapes: dict[str, tuple[int, ...]] = {
         "token_embd.weight": (len(metadata["tokenizer.ggml.tokens"]), 64),

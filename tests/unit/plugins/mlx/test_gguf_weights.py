@@ -22,7 +22,13 @@ def random_blocks(kind: str) -> np.ndarray:
     rng = np.random.default_rng(3)
     _, values, size = BLOCKS[kind]
     blocks = rng.integers(0, 256, (ROWS * COLUMNS // values, size), dtype=np.uint8)
-    halves = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q2_K": (80, 82)}
+    halves: dict[str, tuple[int, ...]] = {
+        "Q4_1": (0, 2),
+        "Q5_1": (0, 2),
+        "Q4_K": (0, 2),
+        "Q5_K": (0, 2),
+        "Q2_K": (80, 82),
+    }
     halves |= {"Q3_K": (108,), "Q6_K": (208,)}
     for at in halves.get(kind, (0,)):
         scales = rng.uniform(0.001, 0.02, len(blocks)).astype(np.float16)

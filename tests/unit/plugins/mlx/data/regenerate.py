@@ -41,13 +41,13 @@ STRINGS = [
     "x=1;y+=2;z!=3&&w||v",
     "",
 ]
-CORPUS = [*STRINGS, *(Path(__file__).parents[5] / "src").glob("ollmlx/*.py")]
+SOURCES = sorted((Path(__file__).parents[5] / "src").glob("ollmlx/*.py"))
 KINDS = {"gpt-2": None, "smollm": None, "llama-bpe": _LLAMA3, "qwen2": _QWEN2, "tekken": _TEKKEN}
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 def main(real: Path) -> None:
-    texts = [text if isinstance(text, str) else text.read_text(encoding="utf-8") for text in CORPUS]
+    texts = [*STRINGS, *(source.read_text(encoding="utf-8") for source in SOURCES)]
     out: dict[str, Any] = {"strings": STRINGS, "kinds": {}}
     for kind, split in KINDS.items():
         out["kinds"][kind] = measured(byte_level(texts, kind, split))

@@ -73,6 +73,11 @@ def imported(folder: Path, form: str) -> Loaded:
     return load_model(config)
 
 
+def number(array: mx.array) -> Any:
+    """The only value of an array."""
+    return array.item()
+
+
 def main(folder: Path, file: Path, answers: Path) -> None:
     theirs = yardstick(file)
     ours = imported(folder, "float32")
@@ -84,17 +89,17 @@ def main(folder: Path, file: Path, answers: Path) -> None:
         tokens = mx.array([[*prompt, *answer["tokens"]]])
         expected, got = theirs(tokens)[0], ours.model(tokens)[0]
         best, best_expected = mx.argmax(got, -1), mx.argmax(expected, -1)
-        same += int(mx.sum(best == best_expected).item())
+        same += number(mx.sum(best == best_expected))
         places += tokens.shape[1]
-        worst = max(worst, mx.max(mx.abs(got - expected)).item())
-        chosen = best[len(prompt) - 1 : -1].tolist()
+        worst = max(worst, number(mx.max(mx.abs(got - expected))))
+        chosen: Any = best[len(prompt) - 1 : -1].tolist()
         llama += sum(a == b for a, b in zip(chosen, answer["tokens"], strict=True))
         llama_places += len(answer["tokens"])
     packed = imported(folder, "packed")
     few = tokens[:, :20]
-    drift = mx.max(mx.abs(packed.model(few) - theirs(few))).item()
+    drift = number(mx.max(mx.abs(packed.model(few) - theirs(few))))
     told = {"places": places, "same": same, "worst": worst, "llama_places": llama_places, "llama_same": llama}
-    print(json.dumps({**told, "packed_worst": drift, "spread": mx.std(expected).item(), "notes": packed.notes}))
+    print(json.dumps({**told, "packed_worst": drift, "spread": number(mx.std(expected)), "notes": packed.notes}))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,216 @@
+"""The MLX backend in the daemon: what it accepts, what it says of the rest, and what it launches."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ollmlx import ModelName
+from ollmlx.contracts import Backend, LaunchOptions
+from ollmlx.errors import StorageError
+from ollmlx.types import InstalledModel, ModelDefaults
+from ollmlx_mlx.backend import MlxBackend
+from ollmlx_mlx.blas import Candidate, Verdict
+from ollmlx_mlx.folder import remote_code
+from ollmlx_mlx.known_models import KnownModels, installed_mlx_lm
+from ollmlx_mlx.machine import Machine
+from ollmlx_mlx.settings import MlxSettings
+
+CPU = Machine("linux", "x86_64", "Some CPU", 2, {"mlx": "1", "mlx-cpu": "1"}, root=Path("/nowhere"))
+METAL = Machine("darwin", "arm64", "Apple", 8, {"mlx": "1", "mlx-metal": "1"})
+CONFIG = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> MakeFolder:
+    """A model's folder with one small tensor."""
+
+    def make(config: Any = CONFIG, **files: Any) -> Path:
+        place = tmp_path / "model"
+        place.mkdir(exist_ok=True)
+        content = config if isinstance(config, str) else json.dumps(config)
+        (place / "config.json").write_text(content, encoding="utf-8")
+        raw = json.dumps({"w": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()
+        (place / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(8))
+        for name, file in files.items():
+            (place / f"{name}.json").write_text(json.dumps(file), encoding="utf-8")
+        return place
+
+    return make
+
+
+def backend(machine: Machine = CPU, *, trusted: bool = False, mlx_lm: Path | None = None, **own: Any) -> MlxBackend:
+    def probe(candidate: Candidate | None) -> Verdict:
+        return Verdict(0.4)
+
+    return MlxBackend(
+        MlxSettings(**own),
+        machine,
+        probe,
+        budget=lambda: 8 << 30,
+        trusted=lambda model: trusted,
+        mlx_lm=mlx_lm or installed_mlx_lm(),
+    )
+
+
+def model(path: Path, format: str = "mlx", **defaults: Any) -> InstalledModel:
+    return InstalledModel(
+        name=ModelName.parse("org/tiny"),
+        store="hub",
+        format=format,
+        path=path,
+        digest="0" * 64,
+        size=8,
+        modified_at=datetime.now(UTC),
+        defaults=ModelDefaults(**defaults),
+    )
+
+
+def test_it_is_a_backend() -> None:
+    assert isinstance(backend(), Backend)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen3_moe", "gemma3", "mamba2", "phi-msft", "kimi_k2"])
+def test_types_that_mlx_lm_serves_are_accepted(kind: str, folder: MakeFolder) -> None:
+    assert backend().accepts(model(folder({**CONFIG, "model_type": kind}))) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "code"),
+    [
+        ("{", "not valid JSON", "MDL003"),
+        ("[]", "not a JSON object", "MDL003"),
+        ({}, "no usable model_type", "MDL003"),
+        ({"model_type": ["llama"]}, "no usable model_type", "MDL003"),
+        ({"model_type": "../evil"}, "no usable model_type", "MDL003"),
+        ({"model_type": "a" * 65}, "no usable model_type", "MDL003"),
+        ({"model_type": "bert"}, "does not know the model type 'bert'", "MDL004"),
+        # These are modules of mlx-lm that are no models.
+        ({"model_type": "base"}, "does not know", "MDL004"),
+        ({"model_type": "cache"}, "does not know", "MDL004"),
+        ({"model_type": "__init__"}, "does not know", "MDL004"),
+        ({**CONFIG, "model_file": "evil.py"}, "config.json: model_file", "SEC005"),
+        ({**CONFIG, "auto_map": {"AutoModel": "evil.Model"}}, "config.json: auto_map", "SEC005"),
+    ],
+)
+def test_a_folder_that_cannot_run_is_refused_with_the_reason(
+    config: Any, words: str, code: str, folder: MakeFolder
+) -> None:
+    refusal = backend().accepts(model(folder(config)))
+    assert refusal is not None
+    assert words in refusal.reason
+    assert refusal.code == code
+
+
+def test_a_tokenizer_with_code_of_its_own_is_refused_unless_the_model_is_trusted(folder: MakeFolder) -> None:
+    place = folder(CONFIG, tokenizer_config={"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}})
+    refusal = backend().accepts(model(place))
+    assert refusal is not None
+    assert refusal.hint == 'if you trust it: [security] allow_remote_code = ["org/tiny"]'
+    assert remote_code(place) == "tokenizer_config.json: auto_map"
+    assert backend(trusted=True).accepts(model(place)) is None
+
+
+def test_a_gguf_file_is_refused_with_what_would_run_it(tmp_path: Path) -> None:
+    refusal = backend().accepts(model(tmp_path / "x.gguf", format="gguf"))
+    assert refusal is not None
+    assert "ollmlx[llamacpp]" in (refusal.hint or "")
+    assert "ollmlx create" in (refusal.hint or "")
+    other = backend().accepts(model(tmp_path, format="onnx"))
+    assert other is not None
+    assert "not onnx" in other.reason
+
+
+def test_damaged_or_missing_weights_are_refused_before_a_process_starts(folder: MakeFolder) -> None:
+    place = folder()
+    (place / "model.safetensors").write_bytes(b"\xff" * 20)
+    refusal = backend().accepts(model(place))
+    assert refusal is not None
+    assert refusal.code == "MDL003"
+    (place / "model.safetensors").unlink()
+    (place / "pytorch_model.bin").write_bytes(b"pickle")
+    refusal = backend().accepts(model(place))
+    assert refusal is not None
+    assert "has no model*.safetensors" in refusal.reason
+
+
+def test_a_pipe_instead_of_a_configuration_is_not_waited_for(folder: MakeFolder) -> None:
+    place = folder()
+    (place / "config.json").unlink()
+    os.mkfifo(place / "config.json")
+    refusal = backend().accepts(model(place))
+    assert refusal is not None
+    assert "no usable file" in refusal.reason
+
+
+def test_without_mlx_the_install_command_is_named(folder: MakeFolder) -> None:
+    bare = Machine("linux", "x86_64", "", 2, {"mlx": "1"})
+    refusal = backend(bare).accepts(model(folder()))
+    assert refusal is not None
+    assert "ollmlx[cpu]" in (refusal.hint or "")
+
+
+def test_the_command_isolates_the_child_and_says_what_was_chosen(folder: MakeFolder) -> None:
+    command = backend().command(model(folder()), LaunchOptions(context_length=64, kv_cache_type="q8_0"))
+    assert command.argv[0] == sys.executable
+    assert command.argv[1:4] == ("-P", "-m", "ollmlx.runner")
+    assert command.argv[-1] == "{fd}"
+    assert command.engine_options["weights"] == "float32"
+    assert command.engine_options["kv_cache_type"] == "q8_0"
+    assert any("reference BLAS" in note for note in command.engine_options["notes"])
+
+
+def test_on_metal_nothing_is_changed(folder: MakeFolder) -> None:
+    command = backend(METAL).command(model(folder()), LaunchOptions(context_length=64))
+    assert command.env == {}
+    assert command.engine_options["weights"] == "stored"
+    assert len(command.engine_options["notes"]) == 1
+
+
+def test_a_changed_file_changes_the_estimate_and_an_unchanged_one_is_not_read_again(folder: MakeFolder) -> None:
+    one = backend()
+    place = folder()
+    before = one.estimate(model(place), 256, 1)
+    raw = json.dumps({"w": {"dtype": "F16", "shape": [4000], "data_offsets": [0, 8000]}}).encode()
+    (place / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(8000))
+    assert one.estimate(model(place), 256, 1).weights > before.weights
+
+
+def test_a_draft_model_is_charged_as_well(folder: MakeFolder) -> None:
+    place = folder()
+    alone = backend().estimate(model(place), 256, 1)
+    both = backend().estimate(model(place, draft=place), 256, 1)
+    assert both.weights == 2 * alone.weights
+    assert both.kv_per_token == 2 * alone.kv_per_token
+
+
+def test_an_estimate_of_a_damaged_folder_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"no config\.json"):
+        backend().estimate(model(tmp_path), 256, 1)
+
+
+def test_importers_exist_for_what_can_be_imported() -> None:
+    for format in ("gguf", "mlx"):
+        command = backend().importer(format)
+        assert command is not None
+        assert command.argv[-1] == "ollmlx_mlx.importer"
+    assert backend().importer("onnx") is None
+
+
+def test_knowledge_of_models_is_read_without_importing_mlx_lm() -> None:
+    folder = installed_mlx_lm()
+    assert folder is not None
+    known = KnownModels(folder)
+    assert known.rotates("gemma3_text")
+    assert not known.rotates("qwen2")
+    assert known.keeps_latents("deepseek_v3")
+    assert not known.keeps_latents("minicpm3")
+    assert known.module("../utils") is None

@@ -1,0 +1,227 @@
+"""The child of a Linux CPU machine gets a BLAS that was tried out; other machines are left alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ollmlx_mlx.blas import MKL_COMMAND, OPENBLAS_COMMAND, REFERENCE, Candidate, Verdict, candidates, choose, speed_up
+from ollmlx_mlx.blas_probe import ChildProbe, ProbeMemory, identity, read_verdict
+from ollmlx_mlx.machine import Machine
+
+LINUX = Machine("linux", "x86_64", "Some CPU", 4, {"mlx": "0.32", "mlx-cpu": "0.32"})
+STOCK = Verdict(0.4)
+FAST = Verdict(0.01)
+
+
+def touch(file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"")
+    return file
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """An x86-64 Linux machine with MKL in its environment and OpenBLAS in its system."""
+    touch(tmp_path / "env" / "lib" / "libmkl_rt.so.2")
+    touch(tmp_path / "env" / "lib" / "libmkl_rt.so.3")
+    touch(tmp_path / "usr/lib/x86_64-linux-gnu/libopenblas.so.0")
+    touch(tmp_path / "usr/lib/aarch64-linux-gnu/libopenblas.so.0")
+    return replace(LINUX, folders=(tmp_path / "env" / "lib",), root=tmp_path)
+
+
+def answers(**verdicts: Verdict) -> Callable[[Candidate | None], Verdict]:
+    """A probe that says these things: `stock`, and by kind."""
+
+    def probe(candidate: Candidate | None) -> Verdict:
+        return verdicts.get(candidate.kind if candidate else "stock", FAST if candidate else STOCK)
+
+    return probe
+
+
+def test_mkl_comes_before_openblas_and_its_newest_version_first(machine: Machine) -> None:
+    found = [candidate.path.name for candidate in candidates(machine, "auto", 0)]
+    assert found == ["libmkl_rt.so.3", "libmkl_rt.so.2", "libopenblas.so.0"]
+
+
+def test_the_choice_is_an_environment_that_survives_spaces_in_paths(machine: Machine, tmp_path: Path) -> None:
+    spaced = tmp_path / "a folder" / "lib"
+    touch(spaced / "libmkl_rt.so.3")
+    touch(spaced / "libiomp5.so")
+    choice = choose(replace(machine, folders=(spaced,), library_path="/opt/lib"), answers())
+    assert choice.name == "MKL"
+    assert choice.tuned
+    assert choice.env == {
+        "LD_PRELOAD": "libmkl_rt.so.3",
+        "LD_LIBRARY_PATH": f"{spaced}:/opt/lib",
+        "MKL_INTERFACE_LAYER": "LP64",
+        "MKL_NUM_THREADS": "4",
+        "MKL_THREADING_LAYER": "INTEL",
+    }
+    assert speed_up(choice, STOCK) == pytest.approx(40)
+
+
+@pytest.mark.parametrize(("cores", "threads", "layer"), [(2, 0, "SEQUENTIAL"), (8, 1, "SEQUENTIAL"), (2, 4, "INTEL")])
+def test_few_threads_are_none(cores: int, threads: int, layer: str, machine: Machine) -> None:
+    touch(machine.folders[0] / "libiomp5.so")
+    choice = choose(replace(machine, cores=cores), answers(), threads=threads)
+    assert choice.env["MKL_THREADING_LAYER"] == layer
+
+
+def test_a_library_that_dies_in_its_probe_is_passed_over_and_remembered_as_rejected(machine: Machine) -> None:
+    choice = choose(machine, answers(mkl=Verdict(None, "an illegal instruction")))
+    assert choice.name == "OpenBLAS"
+    assert choice.env["OPENBLAS_NUM_THREADS"] == "4"
+    assert [problem for _, problem in choice.rejected] == ["an illegal instruction"] * 2
+    assert choice.warning == ""
+
+
+def test_with_nothing_usable_the_warning_says_why_and_which_command_helps(machine: Machine) -> None:
+    broken = Verdict(None, "an illegal instruction")
+    choice = choose(machine, answers(mkl=broken, openblas=broken))
+    assert choice.name == REFERENCE
+    assert choice.env == {}
+    assert "libmkl_rt.so.3 is unusable (an illegal instruction)" in choice.warning
+    bare = choose(replace(LINUX, root=machine.root / "nowhere"), answers())
+    assert "no fast one is installed" in bare.warning
+    assert bare.command == MKL_COMMAND
+
+
+def test_a_library_slower_than_the_reference_is_not_taken(machine: Machine) -> None:
+    choice = choose(machine, answers(mkl=Verdict(0.5), openblas=Verdict(0.6)))
+    assert choice.name == REFERENCE
+    assert choice.rejected[0][1] == "it is slower than the reference BLAS"
+
+
+def test_on_arm_the_system_openblas_is_used_and_advised(machine: Machine) -> None:
+    arm = replace(machine, architecture="aarch64")
+    assert choose(arm, answers()).name == "OpenBLAS"
+    assert choose(replace(arm, root=machine.root / "nowhere"), answers()).command == OPENBLAS_COMMAND
+
+
+def test_off_means_off_and_says_so(machine: Machine) -> None:
+    choice = choose(machine, answers(), wish="off")
+    assert (choice.name, choice.env, choice.command) == (REFERENCE, {}, "")
+    assert "blas is off" in choice.warning
+
+
+def test_a_library_may_be_named(machine: Machine, tmp_path: Path) -> None:
+    own = touch(tmp_path / "own" / "libfastblas.so")
+    choice = choose(machine, answers(), wish=str(own))
+    assert (choice.name, choice.env["LD_PRELOAD"]) == ("libfastblas.so", "libfastblas.so")
+    missing = choose(machine, answers(), wish=str(tmp_path / "none.so"))
+    assert missing.rejected == ((str(tmp_path / "none.so"), "there is no such file"),)
+    odd = touch(tmp_path / "a:b" / "libx.so")
+    assert "colon" in choose(machine, answers(), wish=str(odd)).rejected[0][1]
+
+
+@pytest.mark.parametrize(
+    ("system", "packages", "device"),
+    [
+        ("darwin", {"mlx": "1", "mlx-metal": "1"}, "metal"),
+        ("linux", {"mlx": "1", "mlx-cuda-12": "1"}, "cuda"),
+        ("linux", {"mlx": "1", "mlx-cuda-13": "1"}, "cuda"),
+    ],
+)
+def test_nothing_is_probed_or_preloaded_where_a_gpu_computes(
+    system: str, packages: dict[str, str], device: str, machine: Machine, tmp_path: Path
+) -> None:
+    touch(tmp_path / "dev/nvidiactl")
+
+    def never(candidate: Candidate | None) -> Verdict:
+        raise AssertionError(candidate)
+
+    gpu = replace(machine, system=system, packages=packages)
+    assert gpu.device == device
+    assert gpu.has_mlx
+    assert choose(gpu, never).env == {}
+
+
+def test_the_cuda_package_without_a_driver_computes_on_the_cpu(machine: Machine) -> None:
+    assert replace(machine, packages={"mlx": "1", "mlx-cuda-12": "1"}).device == "cpu"
+    assert not replace(machine, packages={"mlx": "1"}).has_mlx
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "err", "seconds", "words"),
+    [
+        (0, '{"seconds": 0.01, "wrong": 0.0}', "", 0.01, ""),
+        (0, '{"seconds": 0.01, "wrong": 0.5}', "", None, "results are wrong"),
+        (0, '{"seconds": 0.01, "wrong": NaN}', "", None, "results are wrong"),
+        (0, "", "", None, "nothing that can be understood"),
+        (0, '{"seconds": 1, "wrong": 0}', "ERROR: ld.so: object 'x' cannot be preloaded: ignored.", None, "linker"),
+        (-4, "", "", None, "illegal instruction"),
+        (-11, "", "", None, "a crash"),
+        (-9, "", "", None, "SIGKILL"),
+        (1, "", "Traceback\nImportError: libx: no symbol", None, "ImportError"),
+        (127, "", "", None, "status 127"),
+    ],
+)
+def test_what_the_end_of_a_probe_means(code: int, out: str, err: str, seconds: float | None, words: str) -> None:
+    verdict = read_verdict(code, out, err)
+    assert verdict.seconds == seconds
+    assert words in verdict.problem
+
+
+def test_a_verdict_is_remembered_until_something_about_it_changes(tmp_path: Path) -> None:
+    library = touch(tmp_path / "libx.so")
+    candidate = Candidate("custom", library, {"LD_PRELOAD": "libx.so"})
+    memory = ProbeMemory(tmp_path / "state" / "blas.json")
+    key = identity(candidate, LINUX, "python")
+    assert memory.get(key) is None
+    memory.put(key, Verdict(None, "a crash"))
+    memory.put("other", FAST)
+    assert memory.get(key) == Verdict(None, "a crash")
+    assert memory.get("other") == FAST
+    library.write_bytes(b"changed")
+    changed = {
+        identity(candidate, LINUX, "python"),
+        identity(candidate, replace(LINUX, cpu="Another"), "python"),
+        identity(candidate, replace(LINUX, packages={"mlx": "0.33"}), "python"),
+        identity(candidate, LINUX, "python3.12"),
+        identity(None, LINUX, "python"),
+    }
+    assert len(changed | {key}) == 6
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"k": 3}', '{"k": {"seconds": -1}}', '{"k": {"seconds": true}}'])
+def test_a_damaged_memory_is_begun_anew(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "blas.json"
+    file.write_text(content, encoding="utf-8")
+    memory = ProbeMemory(file)
+    assert memory.get("k") is None
+    memory.put("k", FAST)
+    assert memory.get("k") == FAST
+
+
+def test_a_state_folder_that_cannot_be_written_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ProbeMemory(touch(tmp_path / "file") / "blas.json").put("k", FAST)
+    assert "cannot remember" in caplog.text
+
+
+@pytest.mark.mlx
+def test_a_real_probe_runs_in_a_child_once(tmp_path: Path) -> None:
+    machine = Machine.here()
+    if machine.device != "cpu":
+        pytest.skip("MLX computes on a GPU here")
+    file = tmp_path / "blas.json"
+    first = ChildProbe(machine, ProbeMemory(file))(None)
+    assert first.seconds is not None, first.problem
+    assert json.loads(file.read_text(encoding="utf-8"))
+    again = ChildProbe(machine, ProbeMemory(file))(None)
+    assert again == first
+
+
+@pytest.mark.mlx
+def test_a_real_probe_rejects_what_cannot_be_loaded_or_started(tmp_path: Path) -> None:
+    if Machine.here().system != "linux":
+        pytest.skip("LD_PRELOAD is Linux")
+    library = tmp_path / "libbroken.so"
+    library.write_bytes(b"not a library")
+    (candidate,) = candidates(LINUX, str(library), 1)
+    assert ChildProbe(LINUX, ProbeMemory(None))(candidate).problem == "the dynamic linker cannot load it"
+    assert "cannot be started" in ChildProbe(LINUX, ProbeMemory(None), python=str(tmp_path / "no"))(None).problem
