@@ -8,7 +8,6 @@ backend, which knows the memory budget. On Metal and CUDA the model is left as i
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,11 +19,12 @@ from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tokenizer_utils import load as load_tokenizer_files
-from mlx_lm.utils import _tokenizer_defaults, dequantize_model, load_adapters
+from mlx_lm.utils import _tokenizer_defaults, dequantize_model
 from mlx_lm.utils import load_model as load_stored
 
 from ollmlx.errors import OllmlxError, OutOfMemory, StorageError
 from ollmlx.protocol import RunnerConfig
+from ollmlx_mlx.adapter import apply_adapter
 
 _OUT_OF_MEMORY: Final = ("unable to allocate", "out of memory", "insufficient memory", "attempting to allocate")
 _STEPS: Final = 64
@@ -79,10 +79,14 @@ def load_model(config: RunnerConfig, advance: Advance | None = None) -> Loaded:
         _materialise(model, lambda part: advance(0.2 + 0.7 * part))
         notes.append(_describe(model, device, settings))
         if config.model.defaults.adapter is not None:
-            notes.append(apply_adapter(model, config.model.defaults.adapter, device=device))
+            # Unpacked weights take the adapter in; quantised ones would lose it to rounding.
+            notes.append(apply_adapter(model, folder / config.model.defaults.adapter, fuse=unpacked))
+            if device == "cpu":
+                model.update(tree_map(_as_float32, model.parameters()))
+            mx.eval(model.parameters())
         draft = None
         if config.model.defaults.draft is not None:
-            draft = load_draft(config.model.defaults.draft, tokenizer, device=device, unpack=unpacked)
+            draft = load_draft(folder / config.model.defaults.draft, tokenizer, device=device, unpack=unpacked)
             notes.append(f"drafts tokens with {config.model.defaults.draft.name}")
     except OllmlxError:
         raise
@@ -116,26 +120,6 @@ def load_draft(folder: Path, tokenizer: TokenizerWrapper, *, device: str, unpack
     _materialise(model, _quiet)
     draft: Module = model
     return draft
-
-
-def apply_adapter(model: Module, folder: Path, *, device: str) -> str:
-    """Lay LoRA (or DoRA, or fully tuned) weights over a model. Answers a note; raises StorageError when they misfit."""
-    for name in ("adapter_config.json", "adapters.safetensors"):
-        if not (folder / name).is_file():
-            raise StorageError(
-                f"the adapter {folder.name} has no {name}",
-                code="MDL007",
-                hint="train one with: mlx_lm.lora --train --adapter-path FOLDER",
-            )
-    try:
-        load_adapters(model, str(folder))
-    except (ValueError, KeyError, AttributeError, TypeError, json.JSONDecodeError) as error:
-        raise StorageError(f"the adapter {folder.name} does not fit the model: {error}", code="MDL007") from error
-    model.eval()
-    if device == "cpu":
-        model.update(tree_map(_as_float32, model.parameters()))
-    mx.eval(model.parameters())
-    return f"adapter {folder.name}"
 
 
 def load_error(error: Exception, folder: Path) -> OllmlxError:

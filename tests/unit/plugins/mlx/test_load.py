@@ -1,0 +1,221 @@
+"""Loading: the form of weights, adapters, drafts, and what is said when files are wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.utils import load_model as load_stored
+
+from ollmlx import ModelName, RunnerConfig
+from ollmlx.errors import OutOfMemory, StorageError
+from ollmlx.types import InstalledModel, ModelDefaults
+from ollmlx_mlx.gguf_import import import_gguf
+from ollmlx_mlx.load import Loaded, device_name, load_error, load_model
+
+pytestmark = pytest.mark.mlx
+WriteGguf = Callable[..., Path]
+PROMPT = [[5, 77, 301, 12, 9]]
+
+
+@pytest.fixture
+def folder(write_gguf: WriteGguf, tmp_path: Path) -> Path:
+    """A tiny quantised llama."""
+    into = tmp_path / "tiny"
+    into.mkdir()
+    import_gguf(write_gguf("llama", kind="Q8_0"), into, lambda _: None)
+    return into
+
+
+def config(folder: Path, *, weights: str = "float32", **defaults: Any) -> RunnerConfig:
+    model = InstalledModel(
+        name=ModelName.parse("tiny"),
+        store="hub",
+        format="mlx",
+        path=folder,
+        digest="0" * 64,
+        size=1,
+        modified_at=datetime.now(UTC),
+        defaults=ModelDefaults(**defaults),
+    )
+    options = {"weights": weights, "notes": ["why"]}
+    return RunnerConfig(runner="r", token="t", model=model, context_length=64, engine_options=options)
+
+
+def logits(loaded: Loaded) -> np.ndarray:
+    return np.array(loaded.model(mx.array(PROMPT)).astype(mx.float32))
+
+
+def alike(one: np.ndarray, other: np.ndarray, share: float = 1e-3) -> bool:
+    return bool(np.abs(one - other).max() < share * np.abs(other).max())
+
+
+@pytest.mark.parametrize("form", ["float32", "packed"])
+def test_on_a_cpu_everything_is_computed_in_float32_whatever_the_weights_are(form: str, folder: Path) -> None:
+    if device_name() != "cpu":
+        pytest.skip("MLX computes on a GPU here")
+    steps: list[float] = []
+    loaded = load_model(config(folder, weights=form), steps.append)
+    stored, _ = load_stored(folder)
+    assert loaded.device == "cpu"
+    assert loaded.model(mx.array(PROMPT)).dtype == mx.float32
+    assert alike(logits(loaded), np.array(stored(mx.array(PROMPT)).astype(mx.float32)), 0.02)
+    assert loaded.notes[0] == "why"
+    assert ("float32" in loaded.notes[1]) == (form == "float32")
+    assert hasattr(loaded.model.layers[0].self_attn.q_proj, "bits") == (form == "packed")
+    assert steps == sorted(steps)
+    assert steps[-1] == 1.0
+
+
+def write_adapter(into: Path, *, layers: int = 1, peft: bool = False, rank: int = 4) -> Path:
+    """A random LoRA on the queries of the last layers, in mlx-lm's or in PEFT's form, with the same effect."""
+    rng = np.random.default_rng(5)
+    into.mkdir()
+    weights: dict[str, mx.array] = {}
+    for layer in range(2 - layers, 2):
+        down, up = (mx.array(rng.standard_normal(shape).astype(np.float32)) for shape in ((64, rank), (rank, 64)))
+        path = f"model.layers.{layer}.self_attn.q_proj"
+        if peft:
+            weights |= {
+                f"base_model.model.{path}.lora_A.weight": down.T,
+                f"base_model.model.{path}.lora_B.weight": up.T,
+            }
+        else:
+            weights |= {f"{path}.lora_a": down, f"{path}.lora_b": up}
+    if peft:
+        about: dict[str, Any] = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "bias": "none"}
+    else:
+        keys = ["self_attn.q_proj"]
+        parameters = {"rank": rank, "scale": 2.0, "dropout": 0.0, "keys": keys}
+        about = {"fine_tune_type": "lora", "num_layers": layers, "lora_parameters": parameters}
+    mx.save_safetensors(str(into / ("adapter_model.safetensors" if peft else "adapters.safetensors")), weights)
+    (into / "adapter_config.json").write_text(json.dumps(about), encoding="utf-8")
+    return into
+
+
+def test_an_adapter_changes_the_answers_alike_in_every_form(folder: Path, tmp_path: Path) -> None:
+    plain = logits(load_model(config(folder)))
+    own = write_adapter(tmp_path / "own")
+    fused = load_model(config(folder, adapter=own))
+    beside = load_model(config(folder, adapter=own, weights="packed"))
+    peft = load_model(config(folder, adapter=write_adapter(tmp_path / "peft", peft=True)))
+    assert not alike(logits(fused), plain, 0.05)
+    assert alike(logits(fused), logits(beside), 0.01)
+    assert alike(logits(fused), logits(peft))
+    assert "adapter own" in fused.notes
+    assert type(fused.model.layers[1].self_attn.q_proj).__name__ == "Linear"
+
+
+def test_an_adapter_inside_the_models_folder_is_found_by_its_relative_path(folder: Path) -> None:
+    write_adapter(folder / "adapter")
+    assert "adapter adapter" in load_model(config(folder, adapter=Path("adapter"))).notes
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"adapter_config.json": None}, "no adapter_config.json"),
+        ({"adapters.safetensors": None}, "no adapters.safetensors"),
+        ({"adapter_config.json": "{"}, "not valid JSON"),
+        ({"adapter_config.json": "{}"}, "does not fit"),
+        ({"adapters.safetensors": "nonsense"}, "does not fit"),
+        (
+            {"adapter_config.json": '{"num_layers": 1, "lora_parameters": {"rank": 8, "scale": 1, "dropout": 0}}'},
+            "does not match",
+        ),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused_with_the_reason(
+    damage: dict[str, str | None], words: str, folder: Path, tmp_path: Path
+) -> None:
+    own = write_adapter(tmp_path / "own")
+    for name, content in damage.items():
+        (own / name).unlink()
+        if content is not None:
+            (own / name).write_text(content, encoding="utf-8")
+    with pytest.raises(StorageError) as refused:
+        load_model(config(folder, adapter=own))
+    assert words in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"peft_type": "IA3"}, "'IA3'"),
+        ({"use_dora": True}, "use_dora"),
+        ({"r": 8}, "other sizes"),
+        ({"r": "x"}, "does not fit"),
+    ],
+)
+def test_a_peft_adapter_of_another_kind_is_refused(
+    change: dict[str, Any], words: str, folder: Path, tmp_path: Path
+) -> None:
+    own = write_adapter(tmp_path / "peft", peft=True)
+    about = json.loads((own / "adapter_config.json").read_text(encoding="utf-8"))
+    (own / "adapter_config.json").write_text(json.dumps({**about, **change}), encoding="utf-8")
+    with pytest.raises(StorageError) as refused:
+        load_model(config(folder, adapter=own))
+    assert words in refused.value.message
+
+
+def test_a_draft_needs_the_same_vocabulary(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "draft"
+    shutil.copytree(folder, other)
+    loaded = load_model(config(folder, draft=other))
+    assert loaded.draft is not None
+    assert "drafts tokens with draft" in loaded.notes
+    tokenizer = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    last = max(tokenizer["model"]["vocab"], key=lambda token: tokenizer["model"]["vocab"][token])
+    tokenizer["model"]["vocab"]["unheard-of"] = tokenizer["model"]["vocab"].pop(last)
+    tokenizer["model"]["merges"] = [
+        pair for pair in tokenizer["model"]["merges"] if last not in (pair[0], pair[1], "".join(pair))
+    ]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(StorageError, match="another vocabulary"):
+        load_model(config(folder, draft=other))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b"{"),
+        ("config.json", b'{"model_type": "llama"}'),
+        ("config.json", b'{"model_type": "bert"}'),
+        ("model.safetensors", b"\x10\0\0\0\0\0\0\0nonsense"),
+        ("model.safetensors", None),
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", None),
+    ],
+)
+def test_a_damaged_folder_is_a_bad_model_and_no_path_is_told(name: str, content: bytes | None, folder: Path) -> None:
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(StorageError) as refused:
+        load_model(config(folder))
+    assert refused.value.message.startswith("cannot load tiny")
+    assert str(folder.parent) not in refused.value.message
+
+
+def test_code_of_a_model_is_not_run(folder: Path, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    (folder / "evil.py").write_text(f"open({str(canary)!r}, 'w')", encoding="utf-8")
+    about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**about, "model_file": "evil.py"}), encoding="utf-8")
+    with pytest.raises(StorageError):
+        load_model(config(folder))
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("said", ["[malloc] Unable to allocate 4 bytes", "CUDA error: out of memory"])
+def test_missing_memory_is_told_from_a_bad_model(said: str) -> None:
+    assert isinstance(load_error(RuntimeError(said), Path("/m/x")), OutOfMemory)
+    assert isinstance(load_error(MemoryError(), Path("/m/x")), OutOfMemory)
+    assert isinstance(load_error(KeyError("x"), Path("/m/x")), StorageError)
