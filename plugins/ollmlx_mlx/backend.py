@@ -144,7 +144,8 @@ class MlxBackend:
 
     def _read_facts(self, folder: Path) -> Facts:
         config = _config(folder)
-        kind = str(config.get("model_type"))
+        known = self._known
+        complete = known.complete(config) if known else config
         device = self._machine.device
         sizes = weight_sizes(folder, config)
         form, why = choose_form(device, sizes, self._settings.weights, self._budget(), self._settings.float32_share)
@@ -154,11 +155,11 @@ class MlxBackend:
             why=why,
             sizes=sizes,
             cache=cache_shape(
-                config,
-                rotates=self._known is not None and self._known.rotates(kind),
-                latents=self._known is not None and self._known.keeps_latents(kind),
+                complete,
+                rotates=known is not None and known.rotates(config),
+                latents=known is not None and known.keeps_latents(config),
             ),
-            config=config,
+            config=complete,
             kv_cache_type=self._kv_cache_type,
         )
 

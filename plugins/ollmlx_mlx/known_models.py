@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,17 +36,51 @@ class KnownModels:
         path = self._folder / "models" / f"{self._remapping.get(model_type, model_type)}.py"
         return path if "class ModelArgs" in _source(path) else None
 
-    def rotates(self, model_type: str) -> bool:
+    def rotates(self, config: Mapping[str, Any]) -> bool:
         """Whether its sliding-window layers keep no more than the window."""
-        return "RotatingKVCache" in self._text(model_type)
+        return any("RotatingKVCache" in self._text(kind) for kind in _kinds(config))
 
-    def keeps_latents(self, model_type: str) -> bool:
+    def keeps_latents(self, config: Mapping[str, Any]) -> bool:
         """Whether multi-head latent attention caches the latent vector and not the keys it unfolds to."""
-        return "kv_latent" in self._text(model_type)
+        return any("kv_latent" in self._text(kind) for kind in _kinds(config))
+
+    def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration of the language model, flat, with mlx-lm's defaults for what it leaves out."""
+        defaults: dict[str, Any] = {}
+        for kind in _kinds(config):
+            path = self.module(kind)
+            defaults |= _defaults(path) if path else {}
+        text = config.get("text_config")
+        stated = {**config, **text} if isinstance(text, dict) else dict(config)
+        return defaults | {key: value for key, value in stated.items() if value is not None}
 
     def _text(self, model_type: str) -> str:
         path = self.module(model_type)
         return _source(path) if path else ""
+
+
+def _kinds(config: Mapping[str, Any]) -> list[str]:
+    """The model's own type and, for one with several parts, that of its language model."""
+    text = config.get("text_config")
+    named = [config.get("model_type"), text.get("model_type") if isinstance(text, dict) else None]
+    return [kind for kind in named if isinstance(kind, str)]
+
+
+@lru_cache(maxsize=512)
+def _defaults(path: Path) -> dict[str, int]:
+    """Whole numbers that the module's `ModelArgs` has as defaults."""
+    found: dict[str, int] = {}
+    for node in ast.parse(_source(path)).body:
+        if isinstance(node, ast.ClassDef) and node.name in ("ModelArgs", "TextArgs", "TextConfig"):
+            for field in node.body:
+                if (
+                    isinstance(field, ast.AnnAssign)
+                    and isinstance(field.target, ast.Name)
+                    and isinstance(field.value, ast.Constant)
+                    and type(field.value.value) is int
+                ):
+                    found[field.target.id] = field.value.value
+    return found
 
 
 @lru_cache(maxsize=512)

@@ -1,4 +1,4 @@
-"""What each layer of a model keeps for a sequence, told from `config.json`. Pure.
+"""What each layer of a model keeps for a sequence, told from its configuration. Pure.
 
 Sizes are numbers of values, not bytes. Where a configuration is silent the larger answer is given: an estimate may be
 too high, never too low.
@@ -12,12 +12,13 @@ from typing import Any, Final
 
 STEP: Final = 256
 """mlx-lm's caches grow in steps of this many tokens."""
+MAX_LAYERS: Final = 4096
 _LARGEST: Final = 1 << 40
 _FULL: Final = ("full_attention", "attention", "full", "global", "*", "hybrid")
 _SLIDING: Final = ("sliding_attention", "sliding", "local", "chunked_attention", "swa")
 _NOTHING: Final = ("-", "mlp", "moe", "e")
-_PATTERNS: Final = {"gemma3_text": 6, "gemma3": 6, "cohere2": 4}
-"""mlx-lm's default of `sliding_window_pattern` where it has one."""
+_PATTERNS: Final = {"olmo3": 4}
+"""What takes the place of `sliding_window_pattern` in types that have no such key."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,9 @@ class CacheShape:
         return self.per_token * whole + self.windowed * min(whole, self.window or whole) + self.fixed
 
 
-def cache_shape(config: Mapping[str, Any], *, rotates: bool, latents: bool) -> CacheShape:
+def cache_shape(shape: Mapping[str, Any], *, rotates: bool, latents: bool) -> CacheShape:
     """`rotates`: sliding layers forget what left the window; `latents`: latent attention caches the latent vector."""
-    text = config.get("text_config")
-    shape: Mapping[str, Any] = {**config, **text} if isinstance(text, dict) else config
-    layers = _number(shape, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    layers = min(MAX_LAYERS, _number(shape, "num_hidden_layers", "n_layer", "n_layers", "num_layers"))
     kinds = layer_kinds(shape, layers, rotates=rotates)
     attention = _attention_values(shape, latents=latents)
     window = _number(shape, "sliding_window", "sliding_window_size", "attention_chunk_size")

@@ -209,8 +209,22 @@ def test_knowledge_of_models_is_read_without_importing_mlx_lm() -> None:
     folder = installed_mlx_lm()
     assert folder is not None
     known = KnownModels(folder)
-    assert known.rotates("gemma3_text")
-    assert not known.rotates("qwen2")
-    assert known.keeps_latents("deepseek_v3")
-    assert not known.keeps_latents("minicpm3")
+    assert known.rotates({"model_type": "gemma3_text"})
+    assert known.rotates({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}})
+    assert not known.rotates({"model_type": "qwen2"})
+    assert known.keeps_latents({"model_type": "deepseek_v3"})
+    assert not known.keeps_latents({"model_type": "minicpm3"})
     assert known.module("../utils") is None
+
+
+def test_what_a_configuration_leaves_out_is_mlx_lms_default() -> None:
+    folder = installed_mlx_lm()
+    assert folder is not None
+    config = {
+        "model_type": "gemma3",
+        "text_config": {"model_type": "gemma3_text", "sliding_window": 64, "head_dim": None},
+    }
+    complete = KnownModels(folder).complete(config)
+    assert complete["sliding_window"] == 64
+    assert complete["sliding_window_pattern"] == 6
+    assert complete["head_dim"] == 256

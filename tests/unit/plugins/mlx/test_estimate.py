@@ -27,10 +27,10 @@ def shape(config: dict[str, Any], *, rotates: bool = True, latents: bool = True)
         (LLAMA, CacheShape(per_token=30 * 2 * 3 * 64)),
         ({**LLAMA, "head_dim": 128}, CacheShape(per_token=30 * 2 * 3 * 128)),
         # Without a window nothing is forgotten.
-        ({"model_type": "gemma3", "text_config": LLAMA}, CacheShape(per_token=30 * 384)),
+        ({**LLAMA, "model_type": "gemma3_text", "sliding_window_pattern": 6}, CacheShape(per_token=30 * 384)),
         ({"n_layer": 2, "n_head": 4, "n_embd": 64}, CacheShape(per_token=2 * 2 * 4 * 16)),
         (
-            {**LLAMA, "model_type": "gemma3_text", "sliding_window": 512},
+            {**LLAMA, "sliding_window_pattern": 6, "sliding_window": 512},
             CacheShape(per_token=5 * 384, windowed=25 * 384, window=512),
         ),
         (

@@ -1,0 +1,75 @@
+"""Eighteen architectures of mlx-lm, tiny and random: accepted, loaded, computed with, and estimated rightly."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from mlx_lm.models.cache import make_prompt_cache
+
+from ollmlx import ModelName, RunnerConfig
+from ollmlx.types import InstalledModel
+from ollmlx_mlx.backend import MlxBackend
+from ollmlx_mlx.blas import Verdict
+from ollmlx_mlx.known_models import KnownModels, installed_mlx_lm
+from ollmlx_mlx.load import load_model
+from ollmlx_mlx.machine import Machine
+from ollmlx_mlx.settings import MlxSettings
+from ollmlx_mlx.shape import cache_shape
+from ollmlx_mlx.weight_sizes import weight_sizes
+
+pytestmark = pytest.mark.mlx
+
+
+def installed(folder: Path) -> InstalledModel:
+    now = datetime.now(UTC)
+    name = ModelName.parse(folder.name)
+    return InstalledModel(name=name, store="hub", format="mlx", path=folder, digest="0" * 64, size=1, modified_at=now)
+
+
+def test_it_is_accepted_and_estimated(architecture: Path) -> None:
+    backend = MlxBackend(
+        MlxSettings(),
+        Machine("linux", "x86_64", "", 2, {"mlx": "1", "mlx-cpu": "1"}),
+        lambda candidate: Verdict(1.0),
+        budget=lambda: 1 << 33,
+        trusted=lambda model: False,
+        mlx_lm=installed_mlx_lm(),
+    )
+    assert backend.accepts(installed(architecture)) is None
+    assert backend.estimate(installed(architecture), 2048, 2).total > 0
+
+
+def test_it_loads_and_computes_and_its_caches_are_as_large_as_estimated(architecture: Path) -> None:
+    config = RunnerConfig(runner="r", token="t", model=installed(architecture), context_length=2048)
+    loaded = load_model(config)
+    content = json.loads((architecture / "config.json").read_text(encoding="utf-8"))
+    expected = sum(array.nbytes for array in _arrays(loaded.model))
+    assert weight_sizes(architecture, content).float32 == pytest.approx(expected, rel=0.05)
+
+    cache = make_prompt_cache(loaded.model)
+    tokens = mx.arange(300)[None] % 800
+    logits = loaded.model(tokens, cache=cache)
+    mx.eval(logits)
+    for _ in range(3):  # one at a time, as answers are computed
+        logits = loaded.model(mx.array([[7]]), cache=cache)
+        mx.eval(logits)
+    assert mx.all(mx.isfinite(logits)).item()
+    folder = installed_mlx_lm()
+    assert folder is not None
+    known = KnownModels(folder)
+    shape = cache_shape(known.complete(content), rotates=known.rotates(content), latents=known.keeps_latents(content))
+    width = 4 if loaded.device == "cpu" else 2
+    used = sum(layer.nbytes for layer in cache)
+    estimated = shape.values(303) * width
+    assert estimated >= 0.98 * used - shape.windowed * 256 * width
+    assert estimated <= 1.15 * used + 3 * shape.fixed * width + shape.windowed * 256 * width
+
+
+def _arrays(model: object) -> list[mx.array]:
+    from mlx.utils import tree_flatten
+
+    return [array for _, array in tree_flatten(model.parameters())]  # type: ignore[attr-defined]
