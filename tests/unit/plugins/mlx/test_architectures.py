@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx.nn.layers.base import Module
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from ollmlx import ModelName, RunnerConfig
@@ -69,7 +72,6 @@ def test_it_loads_and_computes_and_its_caches_are_as_large_as_estimated(architec
     assert estimated <= 1.15 * used + 3 * shape.fixed * width + shape.windowed * 256 * width
 
 
-def _arrays(model: object) -> list[mx.array]:
-    from mlx.utils import tree_flatten
-
-    return [array for _, array in tree_flatten(model.parameters())]  # type: ignore[attr-defined]
+def _arrays(model: Module) -> list[mx.array]:
+    flat: Any = tree_flatten(model.parameters())
+    return [array for _, array in flat]
