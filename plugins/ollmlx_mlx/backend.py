@@ -11,6 +11,7 @@ from ollmlx.contracts import LaunchOptions, Refusal, RunnerCommand
 from ollmlx.errors import OllmlxError, StorageError
 from ollmlx.types import InstalledModel, MemoryEstimate
 from ollmlx_mlx.blas import BlasChoice, Probe, choose
+from ollmlx_mlx.cluster.command import cluster_command
 from ollmlx_mlx.estimate import Facts, choose_form, estimate
 from ollmlx_mlx.folder import read_json, remote_code
 from ollmlx_mlx.known_models import MODEL_TYPE, KnownModels
@@ -90,7 +91,7 @@ class MlxBackend:
         notes = [facts.why]
         if self._machine.device == "cpu" and self._machine.system == "linux":
             notes.append(blas.warning or f"matrix products with {blas.name}")
-        return RunnerCommand(
+        command = RunnerCommand(
             argv=(sys.executable, "-P", "-m", "ollmlx.runner", "--engine", ENGINE, "--fd", "{fd}"),
             env=blas.env,
             engine_options={
@@ -99,6 +100,7 @@ class MlxBackend:
                 "notes": notes,
             },
         )
+        return cluster_command(command, options.cluster) if options.cluster else command
 
     def importer(self, format: str) -> RunnerCommand | None:
         """The program that makes an MLX folder from a GGUF file, or quantises a folder of safetensors."""

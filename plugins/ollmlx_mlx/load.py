@@ -71,7 +71,7 @@ def load_model(config: RunnerConfig, advance: Advance | None = None) -> Loaded:
         model, settings = load_stored(folder, lazy=True, trust_remote_code=config.allow_remote_code)
         unpacked = device == "cpu" and config.engine_options.get("weights", "float32") == "float32"
         if device == "cpu":
-            _to_float32(model, unpack=unpacked)
+            to_float32(model, unpack=unpacked)
         mx.async_eval(*_arrays(model))
         advance(0.05)
         tokenizer = read_tokenizer(folder, settings, trust=config.allow_remote_code)
@@ -116,7 +116,7 @@ def load_draft(folder: Path, tokenizer: TokenizerWrapper, *, device: str, unpack
             hint="use a smaller model of the same family as draft",
         )
     if device == "cpu":
-        _to_float32(model, unpack=unpack)
+        to_float32(model, unpack=unpack)
     _materialise(model, _quiet)
     draft: Module = model
     return draft
@@ -134,7 +134,7 @@ def load_error(error: Exception, folder: Path) -> OllmlxError:
     )
 
 
-def _to_float32(model: Module, *, unpack: bool) -> None:
+def to_float32(model: Module, *, unpack: bool) -> None:
     """Make everything that is computed with float32, lazily; `unpack` takes the quantised weights apart as well."""
     model.update(tree_map(_as_float32, model.parameters()))
     if not unpack:

@@ -1,0 +1,91 @@
+"""`python -m ollmlx_mlx.cluster.rank --rendezvous PATH`, on every host of the group, started by mlx.launch.
+
+Rank 0 fetches the daemon's listening socket and the configuration from the launcher at PATH and serves; the others
+hear the configuration from rank 0 and compute along. A rank that loses the others ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from ollmlx.protocol import ExitCode, RunnerConfig
+from ollmlx.runner import parent
+from ollmlx_mlx.cluster.rendezvous import Visitor
+
+if TYPE_CHECKING:
+    from ollmlx_mlx.cluster.link import Link
+
+
+def main() -> NoReturn:
+    """Join the group and work until it ends."""
+    parser = argparse.ArgumentParser(prog="python -m ollmlx_mlx.cluster.rank")
+    parser.add_argument("--rendezvous", required=True, type=Path)
+    parser.add_argument("--backend", required=True)
+    given = parser.parse_args()
+    parent.tie()
+    parent.confine()
+    # mlx.launch copies its input to every rank and would spin on a pipe nobody reads.
+    os.close(0)
+    os.open(os.devnull, os.O_RDONLY)
+
+    import mlx.core as mx
+
+    from ollmlx_mlx.cluster.link import Link
+
+    link = Link(mx.distributed.init(strict=True, backend=given.backend))
+    try:
+        code = _lead(link, given.rendezvous) if link.leads else _follow(link)
+    except RuntimeError as error:
+        sys.stderr.write(f"rank {link.rank} lost the group: {error}\n")
+        code = ExitCode.INTERNAL
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _lead(link: Link, rendezvous: Path) -> int:
+    from ollmlx.runner import logs
+    from ollmlx.runner.harness import serve
+    from ollmlx_mlx.cluster.engine import ClusterEngine
+
+    with Visitor(rendezvous) as launcher:
+        config, fd = launcher.receive()
+        logs.start(config.log_level)
+        link.tell({"config": config.model_dump(mode="json")})
+        ClusterEngine.link = link
+        listener = socket.socket(fileno=fd)
+        listener.setblocking(False)
+        launcher.say("started")
+        code = serve(config, "ollmlx_mlx.cluster.engine:ClusterEngine", listener)
+        if code == ExitCode.ASKED and not ClusterEngine.dismissed:
+            # mlx.launch ends everybody when one rank is lost; to the harness that looks like being asked to stop.
+            sys.stderr.write("the group has lost a rank\n")
+            code = ExitCode.INTERNAL
+        launcher.say(f"exit {code}")
+    return code
+
+
+def _follow(link: Link) -> int:
+    from ollmlx.errors import OllmlxError
+    from ollmlx_mlx.cluster.model import Share
+
+    config = RunnerConfig.model_validate(link.tell()["config"])
+    try:
+        share = Share.load(config, link, str(config.engine_options.get("mode", "tensor")))
+    except OllmlxError as error:
+        sys.stderr.write(f"rank {link.rank}: {error.message}\n")
+        return ExitCode.BAD_MODEL
+    link.gather(1)
+    with contextlib.suppress(KeyboardInterrupt):
+        while not (job := link.tell()).get("close"):
+            share.follow(job["tokens"])
+    return ExitCode.ASKED
+
+
+if __name__ == "__main__":
+    main()
