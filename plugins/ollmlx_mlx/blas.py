@@ -169,3 +169,28 @@ def _environment(candidate: tuple[str, Path], machine: Machine, threads: int) ->
     elif kind == "openblas":
         env |= {"OPENBLAS_NUM_THREADS": str(threads)}
     return env
+
+
+@dataclass(frozen=True)
+class BlasAdvice:
+    """For the doctor: what a child computes with, how many times faster than the reference that is, and what to do.
+
+    `command` is empty when nothing better is to be had. `speed_up` is None where nothing was measured (Metal, CUDA).
+    """
+
+    name: str
+    speed_up: float | None
+    rejected: tuple[tuple[str, str], ...] = ()
+    warning: str = ""
+    command: str = ""
+
+
+def advise(machine: Machine, probe: Probe, *, wish: str = "auto", threads: int = 0) -> BlasAdvice:
+    """What the doctor says of BLAS on this machine. Probes what was not probed before: call it in a thread."""
+    choice = choose(machine, probe, wish=wish, threads=threads)
+    measured = speed_up(choice, probe(None)) if choice.seconds is not None else None
+    command = choice.command
+    if wish == "off":
+        possible = choose(machine, probe, threads=threads)
+        command = 'remove blas = "off" from [plugins.mlx]' if possible.tuned else best_command(machine)
+    return BlasAdvice(choice.name, measured, choice.rejected, choice.warning, command)

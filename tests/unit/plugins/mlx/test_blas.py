@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from ollmlx_mlx.blas import MKL_COMMAND, OPENBLAS_COMMAND, REFERENCE, Candidate, Verdict, candidates, choose, speed_up
+from ollmlx_mlx.blas import (
+    MKL_COMMAND,
+    OPENBLAS_COMMAND,
+    REFERENCE,
+    Candidate,
+    Verdict,
+    advise,
+    candidates,
+    choose,
+    speed_up,
+)
 from ollmlx_mlx.blas_probe import ChildProbe, ProbeMemory, identity, read_verdict
 from ollmlx_mlx.machine import Machine
 
@@ -225,3 +235,15 @@ def test_a_real_probe_rejects_what_cannot_be_loaded_or_started(tmp_path: Path) -
     (candidate,) = candidates(LINUX, str(library), 1)
     assert ChildProbe(LINUX, ProbeMemory(None))(candidate).problem == "the dynamic linker cannot load it"
     assert "cannot be started" in ChildProbe(LINUX, ProbeMemory(None), python=str(tmp_path / "no"))(None).problem
+
+
+def test_the_doctor_hears_what_is_used_how_fast_it_is_and_what_would_help(machine: Machine) -> None:
+    good = advise(machine, answers())
+    assert (good.name, good.warning, good.command) == ("MKL", "", "")
+    assert good.speed_up == pytest.approx(40)
+    bare = advise(replace(LINUX, root=machine.root / "nowhere"), answers())
+    assert (bare.name, bare.speed_up, bare.command) == (REFERENCE, 1.0, MKL_COMMAND)
+    off = advise(machine, answers(), wish="off")
+    assert off.command == 'remove blas = "off" from [plugins.mlx]'
+    gpu = replace(machine, system="darwin", packages={"mlx": "1", "mlx-metal": "1"})
+    assert advise(gpu, answers()).speed_up is None
