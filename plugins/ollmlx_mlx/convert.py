@@ -16,8 +16,10 @@ from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 
 from ollmlx.errors import InvalidRequest, OllmlxError, StorageError
 from ollmlx.types import PullProgress
+from ollmlx_mlx.disk import require_space, writing
 from ollmlx_mlx.folder import read_json, remote_code
 from ollmlx_mlx.load import load_error
+from ollmlx_mlx.weight_sizes import weight_sizes
 
 Report = Callable[[PullProgress], None]
 
@@ -66,12 +68,13 @@ def convert_folder(source: Path, into: Path, quantize: str | None, report: Repor
         raise StorageError(f"it asks for its own Python code to be run ({asked})", code="SEC005")
     if wanted and (config.get("quantization") or config.get("quantization_config")):
         raise InvalidRequest("quantization is only supported for F16, BF16 and F32 models")
+    weight_sizes(source, config)  # refuses damaged headers before mlx reads them
     report(PullProgress(status="converting model"))
     try:
         # mlx-lm tells of its work on standard output, which belongs to the progress.
         with contextlib.redirect_stdout(sys.stderr):
             _convert(source, into, wanted, report)
-    except OllmlxError:
+    except (OllmlxError, OSError):
         raise
     except Exception as error:
         raise load_error(error, source) from error
@@ -93,5 +96,7 @@ def _convert(source: Path, into: Path, wanted: tuple[int, int, str] | None, repo
         mx.eval(array)
         done += array.nbytes
         report(PullProgress(status="quantizing model" if wanted else "converting model", total=total, completed=done))
-    save_model(into, model, donate_model=True)
+    require_space(into, total)
+    with writing():
+        save_model(into, model, donate_model=True)
     save_config(config, config_path=into / "config.json")

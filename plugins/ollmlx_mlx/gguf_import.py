@@ -14,6 +14,7 @@ import numpy as np
 from ollmlx.errors import InvalidRequest, StorageError
 from ollmlx.gguf_header import GgufHeader, TensorInfo, read_gguf_header
 from ollmlx.types import PullProgress
+from ollmlx_mlx.disk import require_space, writing
 from ollmlx_mlx.gguf_config import (
     FREQUENCIES,
     check_architecture,
@@ -88,6 +89,7 @@ def _write_weights(
     """Write the shards; answers the `quantization` part of the configuration."""
     tensors = [tensor for tensor in header.tensors if tensor.name != FREQUENCIES]
     total = sum(tensor.nbytes for tensor in tensors)
+    require_space(into, total)
     dtype = _float_type(tensors)
     shards: list[dict[str, mx.array]] = [{}]
     files: list[Path] = []
@@ -144,7 +146,8 @@ def _quantization(bits: dict[str, int]) -> dict[str, Any]:
 
 def _save(into: Path, index: int, shard: dict[str, mx.array]) -> Path:
     path = into / f"model-{index + 1:05d}.safetensors"
-    mx.save_safetensors(str(path), shard, metadata={"format": "mlx"})
+    with writing():
+        mx.save_safetensors(str(path), shard, metadata={"format": "mlx"})
     return path
 
 

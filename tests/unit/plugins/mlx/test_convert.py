@@ -80,7 +80,7 @@ def test_a_model_that_wants_its_own_code_is_refused_before_anything_is_loaded(so
 
 def test_a_folder_without_usable_weights_is_refused_by_name(source: Path, tmp_path: Path) -> None:
     (source / "model.safetensors").unlink()
-    with pytest.raises(StorageError, match="cannot load source: FileNotFoundError"):
+    with pytest.raises(StorageError, match="source has no model"):
         converted(source, tmp_path / "out", None)
 
 

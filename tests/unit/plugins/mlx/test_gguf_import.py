@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -144,3 +145,24 @@ def test_the_program_explains_a_bad_file_and_ends_with_65(tmp_path: Path, capsys
 @pytest.mark.parametrize("options", ["[", "[]", "3"])
 def test_the_program_refuses_options_that_are_no_object(options: str, tmp_path: Path) -> None:
     assert main(["--source", "x", "--into", str(tmp_path), "--options", options]) == 64
+
+
+def test_a_full_disk_is_told_before_anything_is_written_and_when_it_happens(
+    write_gguf: WriteGguf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--source", str(write_gguf()), "--into", str(tmp_path / "out")]
+    with monkeypatch.context() as nothing_left:
+        nothing_left.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
+        assert main(arguments) == 1
+    assert "are needed on disk, 1 B are free" in capsys.readouterr().err
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        "from ollmlx_mlx.importer import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "the weights could not be written; is the disk full?" in done.stderr
+    assert "Traceback" not in done.stderr
