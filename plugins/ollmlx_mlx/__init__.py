@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from ollmlx import hookimpl
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     from pydantic import BaseModel
 
-    from ollmlx.contracts import Backend, PluginContext
+    from ollmlx.contracts import Backend, Check, PluginContext
     from ollmlx_mlx.backend import MlxBackend
 
 ollmlx_api = 1
@@ -28,6 +30,19 @@ def register_settings(register: Callable[[type[BaseModel]], None]) -> None:
 def register_backends(register: Callable[[Backend], None], context: PluginContext) -> None:
     """The backend `mlx`."""
     register(make_backend(context))
+
+
+@hookimpl
+def register_checks(register: Callable[[Check, Traversable | None], None], context: PluginContext) -> None:
+    """The check of the hosts of declared clusters; without any there is nothing to check."""
+    declared = context.typed().models
+    clusters = {name: model.cluster.hosts for name, model in declared.items() if model.cluster is not None}
+    if clusters:
+        from importlib.resources import files
+
+        from ollmlx_mlx.cluster.check import ClusterCheck
+
+        register(ClusterCheck(clusters), files("ollmlx_mlx") / "diagnostics")
 
 
 def make_backend(context: PluginContext) -> MlxBackend:

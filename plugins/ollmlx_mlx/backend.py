@@ -10,7 +10,7 @@ from typing import Any, Final
 from ollmlx.contracts import LaunchOptions, Refusal, RunnerCommand
 from ollmlx.errors import OllmlxError, StorageError
 from ollmlx.types import InstalledModel, MemoryEstimate
-from ollmlx_mlx.blas import BlasChoice, Probe, choose
+from ollmlx_mlx.blas import BlasAdvice, BlasChoice, Probe, advise, choose
 from ollmlx_mlx.cluster.command import cluster_command
 from ollmlx_mlx.estimate import Facts, choose_form, estimate
 from ollmlx_mlx.folder import read_json, remote_code
@@ -113,6 +113,10 @@ class MlxBackend:
         if self._chosen is None:
             self._chosen = choose(self._machine, self._probe, wish=self._settings.blas, threads=self._settings.threads)
         return self._chosen
+
+    def blas_advice(self) -> BlasAdvice:
+        """What the doctor says of it: what is used, how much faster than the reference, what would help."""
+        return advise(self._machine, self._probe, wish=self._settings.blas, threads=self._settings.threads)
 
     def _refuse_folder(self, model: InstalledModel, known: KnownModels) -> Refusal | None:
         config = _config(model.path)
