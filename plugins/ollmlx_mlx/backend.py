@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from ollmlx.contracts import LaunchOptions, Refusal, RunnerCommand
+from ollmlx import LaunchOptions, Refusal, RunnerCommand
 from ollmlx.errors import OllmlxError, StorageError
 from ollmlx.types import InstalledModel, MemoryEstimate
 from ollmlx_mlx.blas import BlasAdvice, BlasChoice, Probe, advise, choose

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ollmlx.quantities import format_size
+from ollmlx import format_size
 
 
 def require_space(folder: Path, needed: int) -> None:

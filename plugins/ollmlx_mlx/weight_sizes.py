@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ollmlx import SafetensorsTensor, read_safetensors_header
 from ollmlx.errors import StorageError
-from ollmlx.safetensors_header import SafetensorsTensor, read_safetensors_header
 
 WEIGHTS: Final = "model*.safetensors"
 """What mlx-lm loads; the index file is not asked."""

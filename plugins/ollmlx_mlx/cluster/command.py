@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ollmlx.contracts import RunnerCommand
+from ollmlx import RunnerCommand
 from ollmlx.errors import ConfigError
 
 LOCAL: Final = ("localhost", "127.0.0.1")

@@ -82,6 +82,18 @@ class Share:
         return cache
 
 
+def check_heads(settings: dict[str, Any], size: int) -> None:
+    """Raise StorageError unless every rank gets the same number of heads: MLX would compute nonsense in silence."""
+    for key in _HEADS:
+        heads = settings.get(key)
+        if isinstance(heads, int) and heads % size:
+            raise StorageError(
+                f"{heads} {key.removeprefix('num_').replace('_', ' ')} cannot be divided among {size} hosts",
+                code="MDL004",
+                hint="use a number of hosts that divides both numbers of heads",
+            )
+
+
 def _split(model: Module, settings: dict[str, Any], link: Link, mode: str) -> None:
     if mode == "pipeline":
         inner = getattr(model, "model", None)
@@ -91,12 +103,5 @@ def _split(model: Module, settings: dict[str, Any], link: Link, mode: str) -> No
         return
     if not hasattr(model, "shard"):
         raise StorageError('models of this type cannot be spread by tensors; mode = "pipeline" may', code="MDL004")
-    for key in _HEADS:
-        heads = settings.get(key)
-        if isinstance(heads, int) and heads % link.size:
-            raise StorageError(
-                f"{heads} {key.removeprefix('num_').replace('_', ' ')} cannot be divided among {link.size} hosts",
-                code="MDL004",
-                hint="use a number of hosts that divides both numbers of heads",
-            )
+    check_heads(settings, link.size)
     model.shard(link.group)

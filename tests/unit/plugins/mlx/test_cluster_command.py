@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ollmlx import RunnerCommand
-from ollmlx.errors import ConfigError
+from ollmlx.errors import ConfigError, StorageError
 from ollmlx_mlx.cluster import launch
 from ollmlx_mlx.cluster.command import cluster_command
 
@@ -71,3 +71,15 @@ def test_remote_hosts_are_looked_up_and_reach_rank_0_from_outside(monkeypatch: p
 
 def test_ports_for_a_group_are_free_and_neighbours() -> None:
     assert 0 < launch.free_ports(4) < 65532
+
+
+@pytest.mark.mlx
+def test_heads_that_cannot_be_divided_are_a_bad_model() -> None:
+    from ollmlx_mlx.cluster.model import check_heads
+
+    smollm2 = {"num_attention_heads": 9, "num_key_value_heads": 3}
+    check_heads(smollm2, 3)
+    with pytest.raises(StorageError, match="9 attention heads cannot be divided among 2 hosts"):
+        check_heads(smollm2, 2)
+    with pytest.raises(StorageError, match="3 key value heads"):
+        check_heads(smollm2, 9)

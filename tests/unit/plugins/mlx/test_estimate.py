@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollmlx.safetensors_header import SafetensorsTensor
+from ollmlx import SafetensorsTensor
 from ollmlx_mlx.estimate import MIB, PROCESS, Facts, bytes_per_value, choose_form, estimate
 from ollmlx_mlx.shape import CacheShape, cache_shape
 from ollmlx_mlx.weight_sizes import WeightSizes, sizes_of
