@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ollmlx.testing.child import RunnerProcess, engine_command
-    from ollmlx.testing.eventually import eventually, wait_until
+    from ollmlx.testing.child import RunnerProcess, engine_command, fake_runner
+    from ollmlx.testing.models import fake_model
+    from ollmlx.testing.waiting import eventually, wait_until
 
 FAKE_PLUGIN = Path(__file__).parent / "fake"
 """The plugin with fake models, as a folder for `[plugins] paths`; its table is `[plugins.fake]`."""
@@ -20,11 +21,13 @@ FAKE_PLUGIN = Path(__file__).parent / "fake"
 _HOMES = {
     "RunnerProcess": "ollmlx.testing.child",
     "engine_command": "ollmlx.testing.child",
-    "eventually": "ollmlx.testing.eventually",
-    "wait_until": "ollmlx.testing.eventually",
+    "eventually": "ollmlx.testing.waiting",
+    "fake_model": "ollmlx.testing.models",
+    "fake_runner": "ollmlx.testing.child",
+    "wait_until": "ollmlx.testing.waiting",
 }
 
-__all__ = ["FAKE_PLUGIN", "RunnerProcess", "engine_command", "eventually", "wait_until"]
+__all__ = ["FAKE_PLUGIN", "RunnerProcess", "engine_command", "eventually", "fake_model", "fake_runner", "wait_until"]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,8 @@ import aiohttp
 from ollmlx.contracts import LaunchOptions, RunnerCommand
 from ollmlx.errors import from_kind
 from ollmlx.protocol import PROTOCOL_VERSION, Problem, Progress, RunnerConfig, decode_event
-from ollmlx.testing.eventually import eventually
+from ollmlx.testing.models import fake_model
+from ollmlx.testing.waiting import eventually
 from ollmlx.types import Event, Frozen, GenerateRequest, InstalledModel
 
 
@@ -174,3 +175,8 @@ async def _checked(answer: aiohttp.ClientResponse) -> bytes:
         problem = Problem.model_validate_json(body)
         raise from_kind(problem.kind, problem.message, code=problem.code)
     return body
+
+
+def fake_runner(*, config: dict[str, Any] | None = None, **script: Any) -> RunnerProcess:
+    """A runner with the fake engine; `script` are the fields of `ollmlx.testing.fake.script.Script`."""
+    return RunnerProcess(engine_command("ollmlx.testing.fake:FakeEngine", **script), fake_model(), **(config or {}))

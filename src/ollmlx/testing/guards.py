@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ollmlx.testing.eventually import wait_until
+from ollmlx.testing.waiting import wait_until
 
 GRACE = 3.0
 """Seconds in which what a test ended may still be ending."""

@@ -1,0 +1,216 @@
+"""How a runner begins and ends, as its parent sees it: exit codes, last words, and dying with the parent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+
+from ollmlx.contracts import RunnerCommand
+from ollmlx.errors import Busy
+from ollmlx.protocol import ExitCode
+from ollmlx.testing import RunnerProcess, engine_command, eventually, fake_model, fake_runner, wait_until
+from ollmlx.types import Failed, GenerateRequest
+
+FAKE = "ollmlx.testing.fake:FakeEngine"
+
+
+async def last_words(runner: RunnerProcess) -> tuple[int, str]:
+    code = await runner.exit_code()
+    return code, runner.error_text.strip().splitlines()[-1]
+
+
+async def test_the_socket_answers_while_the_model_loads() -> None:
+    async with fake_runner(load_steps=100, load_ms=50) as runner:
+        status = await eventually(runner.status)
+        assert status.state == "loading"
+        with pytest.raises(Busy, match="loading"):
+            await runner.ask("too early")
+        await eventually(lambda: _progressed(runner, status.progress), because="progress grows with each load step")
+
+
+async def _progressed(runner: RunnerProcess, since: int) -> bool:
+    status = await runner.status()
+    return status.progress > since and 0 < status.load_fraction < 1
+
+
+@pytest.mark.parametrize(
+    ("load_fault", "code", "words"),
+    [
+        ("bad_model", ExitCode.BAD_MODEL, r"bad model: .*safetensors is damaged \(ollmlx pull it again\) \[MDL003\]"),
+        ("no_memory", ExitCode.OUT_OF_MEMORY, "out of memory: fake: needs 999 GiB"),
+        ("bug:oops", ExitCode.INTERNAL, "cannot load the model: RuntimeError: oops"),
+        ("error:upstream", ExitCode.INTERNAL, "cannot load the model: fake: told to fail"),
+        ("nonsense", ExitCode.BAD_MODEL, "bad model: there is no fault 'nonsense'"),
+        ("exit:1", 1, "exiting as told"),
+    ],
+)
+async def test_a_failed_load_ends_with_its_cause(load_fault: str, code: int, words: str) -> None:
+    async with fake_runner(load_fault=load_fault) as runner:
+        ended, last = await last_words(runner)
+        assert ended == code
+        assert re.search(words, last), last
+
+
+async def test_an_engine_that_is_not_there_is_a_usage_error() -> None:
+    async with RunnerProcess(engine_command("ollmlx_no_such:Engine"), fake_model()) as runner:
+        code, words = await last_words(runner)
+        assert code == ExitCode.USAGE
+        assert "ollmlx_no_such" in words
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        (
+            b'{"protocol": 2, "later": true}\n',
+            ExitCode.PROTOCOL,
+            "daemon speaks Runner Protocol 2, this runner speaks 1",
+        ),
+        (b"not json\n", ExitCode.USAGE, "not JSON"),
+        (b'{"protocol": 1, "runner": "x"}\n', ExitCode.USAGE, "not valid: token"),
+    ],
+)
+async def test_a_configuration_it_cannot_use_is_named(line: bytes, code: int, words: str) -> None:
+    runner = fake_runner()
+    runner.first_line = line
+    async with runner:
+        ended, last = await last_words(runner)
+        assert (ended, words in last) == (code, True), last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--fd", "77"], b"not an open socket"), (["--fd", "0"], b"not an open socket"), ([], b"--fd")],
+)
+async def test_arguments_it_cannot_use_are_a_usage_error(arguments: list[str], words: bytes) -> None:
+    argv = (sys.executable, "-m", "ollmlx.runner", "--engine", FAKE, *arguments)
+    async with RunnerProcess(RunnerCommand(argv=argv), fake_model()) as runner:
+        code, last = await last_words(runner)
+        assert (code, words.decode() in last) == (ExitCode.USAGE, True), last
+
+
+@pytest.mark.parametrize("phase", ["loading", "idle", "generating"])
+async def test_it_ends_when_standard_input_ends(phase: str) -> None:
+    async with fake_runner(load_steps=1000 if phase == "loading" else 0, load_ms=50) as runner:
+        if phase == "loading":
+            await eventually(runner.status)
+        else:
+            await runner.ready()
+        if phase == "generating":
+            async with runner.stream(GenerateRequest(prompt="fake:rate=1 a b c d")) as answer:
+                await answer.content.readline()
+                runner.close_stdin()
+                assert await runner.exit_code(1.0) == ExitCode.PARENT_GONE
+        else:
+            runner.close_stdin()
+            assert await runner.exit_code(1.0) == ExitCode.PARENT_GONE
+
+
+async def test_it_refuses_to_serve_a_parent_that_is_not_its_own() -> None:
+    command = engine_command(FAKE)
+    orphan = command.model_copy(update={"argv": (*command.argv, "--parent", "1")})
+    async with RunnerProcess(orphan, fake_model()) as runner:
+        assert await runner.exit_code() == ExitCode.PARENT_GONE
+
+
+PARENT = """
+import asyncio, sys
+from ollmlx.testing import fake_runner
+from ollmlx.types import GenerateRequest
+
+async def main():
+    async with fake_runner(fault={fault!r}) as runner:
+        await runner.ready()
+        print(runner.process.pid, flush=True)
+        async with runner.stream(GenerateRequest(prompt="a b c")) as answer:
+            await answer.read()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's; elsewhere a guardian")
+@pytest.mark.parametrize("fault", ["hang", "gil", "block"])
+def test_it_dies_with_a_parent_that_is_killed_whatever_it_is_doing(fault: str, tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT.format(fault=fault), encoding="utf-8")
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        wait_until(lambda: child.status() in ("sleeping", "running"), because="it runs")
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 3.0)
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "shutdown"])
+async def test_asked_to_stop_it_ends_streams_with_an_error_event_and_exits_0(how: str) -> None:
+    async with fake_runner(rate=5) as runner:
+        await runner.ready()
+        async with runner.stream(GenerateRequest(prompt=" ".join("abcdefghijklmnopqrstuvwxyz"))) as answer:
+            await answer.content.readline()
+            if how == "SIGTERM":
+                runner.process.send_signal(signal.SIGTERM)
+            else:
+                assert b'"closing"' in await runner.post("/v1/shutdown")
+            lines = (await answer.read()).splitlines()
+        assert Failed.model_validate_json(lines[-1]).message == "the runner is closing"
+        assert await runner.exit_code() == ExitCode.ASKED
+
+
+async def test_a_crash_leaves_the_stack_on_standard_error() -> None:
+    async with fake_runner() as runner:
+        await runner.ready()
+        async with runner.stream(GenerateRequest(prompt="fake:fault=segv@1 a b")) as answer:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await answer.read()
+        assert await runner.exit_code() == -signal.SIGSEGV
+        assert "Fatal Python error: Segmentation fault" in runner.error_text
+        assert "_segv" in runner.error_text
+
+
+async def test_an_abort_shows_where_it_hangs_even_while_native_code_holds_the_interpreter() -> None:
+    async with fake_runner(fault="gil@1") as runner:
+        await runner.ready()
+        async with runner.stream(GenerateRequest(prompt="a b")) as answer:
+            await answer.content.readline()
+            await eventually(lambda: _silent(runner), because="nothing answers any more")
+            os.kill(runner.process.pid, signal.SIGABRT)
+            assert await runner.exit_code() == -signal.SIGABRT
+        assert "_hold_interpreter_lock" in runner.error_text
+
+
+async def _silent(runner: RunnerProcess) -> bool:
+    try:
+        await asyncio.wait_for(runner.status(), 0.1)
+    except TimeoutError:
+        return True
+    return False
+
+
+async def test_a_term_that_is_ignored_still_leaves_the_shutdown_route() -> None:
+    async with fake_runner(ignore_term=True) as runner:
+        await runner.ready()
+        runner.process.send_signal(signal.SIGTERM)
+        assert (await runner.status()).state == "ready"
+        await runner.post("/v1/shutdown")
+        assert await runner.exit_code() == ExitCode.ASKED
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_it_leaves_no_core_dump_and_is_the_first_to_be_killed_for_memory() -> None:
+    async with fake_runner() as runner:
+        await runner.ready()
+        proc = Path("/proc") / str(runner.process.pid)
+        limits = (proc / "limits").read_text(encoding="ascii")
+        assert [line.split()[4:6] for line in limits.splitlines() if "core file" in line] == [["0", "0"]]
+        assert int((proc / "oom_score_adj").read_text(encoding="ascii")) == 500

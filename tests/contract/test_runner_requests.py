@@ -1,0 +1,233 @@
+"""What goes over the Runner Protocol: the order and timing of events, cancellation, errors, the log."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx.protocol import Detokenized, Problem, TokenizeRequest, Tokens, decode_event
+from ollmlx.testing import RunnerProcess, eventually, fake_runner
+from ollmlx.types import EmbedRequest, EmbedResult, Failed, GenerateRequest, Message, Options, Text
+
+
+@pytest.fixture
+async def runner() -> AsyncIterator[RunnerProcess]:
+    async with fake_runner() as started:
+        await started.ready()
+        yield started
+
+
+async def test_a_generation_is_prefill_then_text_then_done(runner: RunnerProcess) -> None:
+    events = await runner.ask("one two three")
+    assert [event.type for event in events] == ["prefill", "text", "text", "text", "done"]
+    done = events[-1]
+    assert done.type == "done"
+    assert (done.reason, done.prompt_tokens, done.generated_tokens, done.total_ns > 0) == ("stop", 3, 3, True)
+
+
+async def test_each_event_arrives_when_it_happens(runner: RunnerProcess) -> None:
+    async with runner.stream(GenerateRequest(prompt="fake:fault=hang@2 a b c")) as answer:
+        lines = [await asyncio.wait_for(answer.content.readline(), 5) for _ in range(3)]
+    assert [decode_event(line).type for line in lines] == ["prefill", "text", "text"]
+
+
+async def test_events_that_are_ready_together_share_a_write(runner: RunnerProcess) -> None:
+    async with runner.stream(GenerateRequest(prompt="fake:tokens=5000")) as answer:
+        pieces = [piece async for piece in answer.content.iter_any()]
+    assert sum(piece.count(b"\n") for piece in pieces) == 5002
+    assert len(pieces) < 500
+
+
+@pytest.mark.parametrize(
+    ("phase", "prompt"),
+    [
+        ("before the first event", "fake:fault=hang a b"),
+        ("during prefill", "fake:prefill=1000 fake:prefill_ms=50 a b"),
+        ("mid-stream", "fake:rate=20 fake:tokens=1000"),
+        ("while the compute is stuck", "fake:fault=hang@1 a b"),
+        ("while the reader does not read", "fake:tokens=100000"),
+    ],
+)
+async def test_closing_the_connection_frees_the_slot_at_once(runner: RunnerProcess, phase: str, prompt: str) -> None:
+    request = GenerateRequest(prompt=prompt)
+    asking = asyncio.create_task(_never_read(runner, request))
+    await eventually(lambda: _active(runner, 1), because=f"the request is {phase}")
+    if phase == "while the reader does not read":
+        await _stalled(runner)
+    asking.cancel()
+    await asyncio.wait([asking])
+    await eventually(lambda: _active(runner, 0), 0.3, because="the slot is free")
+
+
+async def _never_read(runner: RunnerProcess, request: GenerateRequest) -> None:
+    async with runner.stream(request):
+        await asyncio.Event().wait()
+
+
+async def _active(runner: RunnerProcess, count: int) -> bool:
+    return (await runner.status()).active == count
+
+
+async def _stalled(runner: RunnerProcess) -> None:
+    async def stands_still() -> bool:
+        before = (await runner.status()).progress
+        await asyncio.sleep(0.05)
+        return (await runner.status()).progress == before
+
+    await eventually(stands_still, 10, because="the engine is held back by a full socket")
+
+
+async def test_requests_beyond_the_batch_width_wait_and_can_be_cancelled_there() -> None:
+    async with fake_runner(parallel=1, fault="hang@1") as runner:
+        await runner.ready()
+        first, second = (asyncio.create_task(_never_read(runner, GenerateRequest(prompt="a b"))) for _ in range(2))
+        await eventually(lambda: _queued(runner, 1))
+        second.cancel()
+        await eventually(lambda: _queued(runner, 0))
+        first.cancel()
+        await asyncio.wait([first, second])
+        await eventually(lambda: _active(runner, 0))
+
+
+async def _queued(runner: RunnerProcess, count: int) -> bool:
+    return (await runner.status()).queued == count
+
+
+async def test_a_failure_before_the_first_event_is_a_status_and_after_it_an_event(runner: RunnerProcess) -> None:
+    with pytest.raises(Unsupported, match="told to fail"):
+        await runner.ask("fake:fault=error:unsupported a b")
+    events = await runner.ask("fake:fault=error:out_of_memory@1 a b")
+    assert [event.type for event in events] == ["prefill", "text", "error"]
+    assert isinstance(events[-1], Failed)
+    assert events[-1].kind == "out_of_memory"
+
+
+async def test_a_bug_in_the_engine_ends_its_request_and_not_the_runner(runner: RunnerProcess) -> None:
+    events = await runner.ask("fake:fault=bug:oops@1 a b")
+    assert events[-1] == Failed(kind="internal", message="the engine failed: RuntimeError: oops")
+    assert "RuntimeError: oops" in runner.error_text
+    assert (await runner.ask("again"))[-1].type == "done"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "kind", "status"),
+    [
+        ("POST", "/v1/generate", b"{", "invalid", 400),
+        ("POST", "/v1/generate", b'{"prompt": "a", "colour": 1}', "invalid", 400),
+        ("POST", "/v1/generate", b'{"prompt": "a", "messages": [{"role": "user"}]}', "invalid", 400),
+        ("POST", "/v1/generate", b"[" * 100_000, "invalid", 400),
+        ("POST", "/v1/generate", b'{"prompt": "\xff"}', "invalid", 400),
+        ("POST", "/v1/generate", b'{"prompt": "a", "options": {"temperature": NaN}}', "invalid", 400),
+        ("GET", "/v1/generate", b"", "invalid", 400),
+        ("GET", "/v2/status", b"", "not_found", 404),
+        ("POST", "/v1/detokenize", b'{"tokens": ["x"]}', "invalid", 400),
+    ],
+)
+async def test_a_bad_request_is_a_problem(
+    runner: RunnerProcess, method: str, path: str, body: bytes, kind: str, status: int
+) -> None:
+    async with runner.http.request(method, path, data=body) as answer:
+        problem = Problem.model_validate_json(await answer.read())
+        assert (answer.status, problem.kind) == (status, kind), problem
+    assert "Traceback" not in runner.error_text
+
+
+@pytest.mark.parametrize("header", ["", "Bearer wrong", "Bearer \udcff", "Basic x"])
+async def test_nothing_is_answered_without_the_token(runner: RunnerProcess, header: str) -> None:
+    async with aiohttp.ClientSession(
+        "http://runner", connector=aiohttp.UnixConnector(path=str(runner.socket_path))
+    ) as stranger:
+        async with stranger.get("/v1/status", headers={"Authorization": header}) as answer:
+            problem = Problem.model_validate_json(await answer.read())
+        assert (answer.status, problem.kind) == (401, "unauthorized")
+
+
+async def test_lines_of_the_log_carry_the_request_id_and_no_prompt(runner: RunnerProcess) -> None:
+    async with runner.stream(GenerateRequest(prompt="my secret"), **{"X-Request-ID": "req-7"}) as answer:
+        await answer.read()
+    await runner.generate(GenerateRequest(prompt="my secret fake:fault=bug@1", request_id="req-8"))
+    assert "[req-7] ollmlx.runner: generate" in runner.error_text
+    assert "ERROR [req-8]" in runner.error_text
+    assert "secret" not in runner.error_text
+
+
+async def test_prompts_are_logged_when_the_settings_say_so() -> None:
+    async with fake_runner(config={"debug_prompts": True}) as runner:
+        await runner.ready()
+        await runner.ask("my secret")
+        assert "my secret" in runner.error_text
+
+
+async def test_a_request_cannot_forge_a_line_of_the_log(runner: RunnerProcess) -> None:
+    with pytest.raises(InvalidRequest):
+        await runner.ask("fake:say=x fake:fault=no%0aERROR%20[-]%20forged a")
+    assert "\nERROR [-] forged" not in runner.error_text
+
+
+async def test_embeddings_are_unit_vectors_that_depend_on_the_text_alone(runner: RunnerProcess) -> None:
+    body = await runner.post("/v1/embed", EmbedRequest(inputs=("one", "two", "one")))
+    result = EmbedResult.model_validate_json(body)
+    one, two, again = result.embeddings
+    assert one == again != two
+    assert sum(x * x for x in one) == pytest.approx(1.0)
+    short = EmbedResult.model_validate_json(await runner.post("/v1/embed", EmbedRequest(inputs=("one",), dimensions=4)))
+    assert sum(x * x for x in short.embeddings[0]) == pytest.approx(1.0)
+    assert len(short.embeddings[0]) == 4
+
+
+async def test_tokens_go_both_ways(runner: RunnerProcess) -> None:
+    text = "naïve 12345  🙂\n漢字 "
+    tokens = Tokens.model_validate_json(await runner.post("/v1/tokenize", TokenizeRequest(text=text)))
+    back = Detokenized.model_validate_json(await runner.post("/v1/detokenize", tokens))
+    assert back.text == text
+    chat = TokenizeRequest(messages=(Message(role="user", content="hi"),))
+    tokens = Tokens.model_validate_json(await runner.post("/v1/tokenize", chat))
+    assert "user: hi" in Detokenized.model_validate_json(await runner.post("/v1/detokenize", tokens)).text
+
+
+async def test_trim_gives_caches_back(runner: RunnerProcess) -> None:
+    await runner.ask("a b c")
+    assert (await runner.status()).prompt_cache_entries == 1
+    await runner.post("/v1/trim")
+    assert (await runner.status()).prompt_cache_entries == 0
+
+
+async def test_status_answers_while_every_slot_is_stuck() -> None:
+    async with fake_runner(parallel=2, fault="hang@1") as runner:
+        await runner.ready()
+        stuck = [asyncio.create_task(_never_read(runner, GenerateRequest(prompt="a b"))) for _ in range(5)]
+        await eventually(lambda: _queued(runner, 3))
+        before = await runner.status()
+        assert (before.active, before.queued) == (2, 3)
+        after = await asyncio.wait_for(runner.status(), 0.25)
+        assert after.progress == before.progress
+        for task in stuck:
+            task.cancel()
+        await asyncio.wait(stuck)
+
+
+async def test_a_connection_waits_in_the_backlog_until_the_runner_listens() -> None:
+    async with fake_runner() as runner:
+        with socket.socket(socket.AF_UNIX) as early:
+            early.connect(str(runner.socket_path))
+            early.sendall(
+                f"GET /v1/status HTTP/1.1\r\nHost: r\r\nAuthorization: Bearer {runner.token}\r\n\r\n".encode()
+            )
+            early.settimeout(20)
+            assert (await asyncio.to_thread(early.recv, 15)) == b"HTTP/1.1 200 OK"
+
+
+async def test_num_predict_and_stop_shape_the_answer(runner: RunnerProcess) -> None:
+    cut = await runner.ask("a b c d", options=Options(num_predict=2))
+    assert [event.text for event in cut if isinstance(event, Text)] == ["a", " b"]
+    assert cut[-1].type == "done"
+    assert cut[-1].reason == "length"
+    stopped = await runner.ask("one two three four", options=Options(stop=("wo th",)))
+    assert "".join(event.text for event in stopped if isinstance(event, Text)) == "one t"
+    assert stopped[-1].type == "done"
+    assert stopped[-1].stop == "wo th"
