@@ -1,0 +1,64 @@
+"""The routes that Anthropic's clients call."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from quart import Blueprint, Response
+
+from ollmlx import ModelName, closing
+from ollmlx.types import Answer, GenerateRequest
+from ollmlx.web import caller, declare_errors, describe, json_answer, read_model, sse, tracked
+from ollmlx_anthropic_api.error_shape import ERROR_SCHEMA, error_event, shape
+from ollmlx_anthropic_api.messages_request import MessagesRequest, Prompt
+from ollmlx_anthropic_api.messages_response import MessageEvents, message
+
+if TYPE_CHECKING:
+    from ollmlx import Service
+
+BOTH = ("application/json", "text/event-stream")
+OBJECT: dict[str, Any] = {"type": "object"}
+
+
+def blueprint(service: Service) -> Blueprint:
+    """The family over a service."""
+    made = Blueprint("anthropic", __name__)
+    declare_errors(made, shape, "/v1/messages")
+
+    @made.post("/v1/messages")
+    @describe("Answer a conversation.", body=MessagesRequest, answer=OBJECT, content=BOTH, error=ERROR_SCHEMA)
+    async def messages() -> Response:
+        body = await read_model(MessagesRequest)
+        name = ModelName.parse(body.model)
+        model = await service.show(name)
+        request = body.to_vocabulary(can_think="thinking" in model.capabilities)
+        id_ = f"msg_{secrets.token_hex(12)}"
+        if body.stream:
+            return await sse(_records(service, body.model, request, MessageEvents(id_, body.model)), error_event)
+        events = tracked(service.generate(name, request, caller=caller(body.model)))
+        async with closing(events) as stream:
+            answer = await Answer.gather(stream)
+        return json_answer(message(id_, body.model, answer))
+
+    @made.post("/v1/messages/count_tokens")
+    @describe("Count the tokens of a conversation.", body=Prompt, answer=OBJECT, error=ERROR_SCHEMA)
+    async def count_tokens() -> Response:
+        body = await read_model(Prompt)
+        request = GenerateRequest(messages=body.conversation(), tools=body.tool_list())
+        count = await service.count_tokens(ModelName.parse(body.model), request, caller=caller(body.model))
+        return json_answer({"input_tokens": count})
+
+    return made
+
+
+async def _records(
+    service: Service, model: str, request: GenerateRequest, stream: MessageEvents
+) -> AsyncGenerator[bytes, None]:
+    events = tracked(service.generate(ModelName.parse(model), request, caller=caller(model)))
+    async with closing(events) as generation:
+        async for event in generation:
+            for name, data in stream.events(event):
+                yield b"event: " + name.encode() + b"\ndata: " + orjson.dumps(data) + b"\n\n"

@@ -1,0 +1,153 @@
+"""The routes under /v1 that OpenAI's clients call."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from quart import Blueprint, Response
+
+from ollmlx import ModelName, closing
+from ollmlx.types import InstalledModel
+from ollmlx.web import Failure, caller, declare_errors, describe, json_answer, read_model, sse
+from ollmlx_openai_api import chat_response, completions
+from ollmlx_openai_api.chat_request import ChatRequest
+from ollmlx_openai_api.embeddings import EmbeddingsRequest, embeddings
+from ollmlx_openai_api.error_shape import ERROR_SCHEMA, shape
+from ollmlx_openai_api.generation import generate, streamed, whole
+from ollmlx_openai_api.responses_request import ResponsesRequest
+from ollmlx_openai_api.responses_response import ResponseEvents
+
+if TYPE_CHECKING:
+    from ollmlx import Service
+
+BOTH = ("application/json", "text/event-stream")
+OBJECT: dict[str, Any] = {"type": "object"}
+
+
+def blueprint(service: Service) -> Blueprint:
+    """The family over a service."""
+    made = Blueprint("openai", __name__)
+    declare_errors(made, shape, "/v1/")
+    _chat(made, service)
+    _completions(made, service)
+    _responses(made, service)
+    _embeddings(made, service)
+    _models(made, service)
+    return made
+
+
+def _id(prefix: str) -> str:
+    return prefix + secrets.token_hex(12)
+
+
+def _chat(made: Blueprint, service: Service) -> None:
+    @made.post("/v1/chat/completions")
+    @describe("Chat.", body=ChatRequest, answer=OBJECT, content=BOTH, error=ERROR_SCHEMA)
+    async def chat() -> Response:
+        body = await read_model(ChatRequest)
+        id_, created, request = _id("chatcmpl-"), int(time.time()), body.to_vocabulary()
+        if not body.stream:
+            return await whole(
+                service,
+                body.model,
+                request,
+                body.choices,
+                lambda answers: chat_response.completion(id_, body.model, created, answers),
+            )
+        makers = [chat_response.ChatChunks(id_, body.model, created, index) for index in range(body.choices)]
+        usage = bool(body.stream_options and body.stream_options.include_usage)
+        return await streamed(service, body.model, request, [*makers], include_usage=usage)
+
+
+def _completions(made: Blueprint, service: Service) -> None:
+    @made.post("/v1/completions")
+    @describe("Continue a text.", body=completions.CompletionRequest, answer=OBJECT, content=BOTH, error=ERROR_SCHEMA)
+    async def complete() -> Response:
+        body = await read_model(completions.CompletionRequest)
+        id_, created, request = _id("cmpl-"), int(time.time()), body.to_vocabulary()
+        if not body.stream:
+            return await whole(
+                service,
+                body.model,
+                request,
+                body.choices,
+                lambda answers: completions.completion(id_, body.model, created, answers),
+            )
+        makers = [completions.CompletionChunks(id_, body.model, created, index) for index in range(body.choices)]
+        usage = bool(body.stream_options and body.stream_options.include_usage)
+        return await streamed(service, body.model, request, [*makers], include_usage=usage)
+
+
+def _responses(made: Blueprint, service: Service) -> None:
+    @made.post("/v1/responses")
+    @describe(
+        "Answer, as the responses API does; stateless.",
+        body=ResponsesRequest,
+        answer=OBJECT,
+        content=BOTH,
+        error=ERROR_SCHEMA,
+    )
+    async def respond() -> Response:
+        body = await read_model(ResponsesRequest)
+        request = body.to_vocabulary()
+        builder = ResponseEvents(_id("resp_"), body, int(time.time()))
+
+        def named(event: dict[str, Any]) -> bytes:
+            return f"event: {event['type']}\n".encode() + b"data: " + orjson.dumps(event) + b"\n\n"
+
+        async def records() -> AsyncGenerator[bytes, None]:
+            async with closing(generate(service, body.model)(request)) as events:
+                begun = False
+                async for event in events:
+                    if not begun:
+                        begun = True
+                        for told in builder.start():
+                            yield named(told)
+                    for told in builder.events(event):
+                        yield named(told)
+
+        if body.stream:
+            return await sse(records(), lambda failure: named(_broken(builder, failure)))
+        async with closing(records()) as stream:
+            async for _ in stream:
+                pass
+        return json_answer(builder.result)
+
+
+def _broken(builder: ResponseEvents, failure: Failure) -> dict[str, Any]:
+    return builder.failed(failure.message, failure.code or failure.kind)
+
+
+def _embeddings(made: Blueprint, service: Service) -> None:
+    @made.post("/v1/embeddings")
+    @describe("Embed texts.", body=EmbeddingsRequest, answer=OBJECT, error=ERROR_SCHEMA)
+    async def embed() -> Response:
+        body = await read_model(EmbeddingsRequest)
+        name = ModelName.parse(body.model)
+        result = await service.embed(name, body.to_vocabulary(), caller=caller(body.model))
+        return json_answer(embeddings(body.model, result, body.encoding_format))
+
+
+def _models(made: Blueprint, service: Service) -> None:
+    @made.get("/v1/models")
+    @describe("List the models.", answer=OBJECT, error=ERROR_SCHEMA)
+    async def models() -> Response:
+        return json_answer({"object": "list", "data": [_model(model) for model in await service.list()]})
+
+    @made.get("/v1/models/<path:name>")
+    @describe("One model.", answer=OBJECT, error=ERROR_SCHEMA)
+    async def model(name: str) -> Response:
+        return json_answer(_model(await service.show(ModelName.parse(name))))
+
+
+def _model(model: InstalledModel) -> dict[str, Any]:
+    return {
+        "id": str(model.name),
+        "object": "model",
+        "created": int(model.modified_at.timestamp()),
+        "owned_by": model.name.org or "library",
+    }
