@@ -77,6 +77,12 @@ class TooLarge(OllmlxError):
     kind = "too_large"
 
 
+class BodyTimeout(OllmlxError):
+    """The request body did not arrive in time."""
+
+    kind = "body_timeout"
+
+
 class Busy(OllmlxError):
     """The queue is full or the daemon is draining; trying again later can help."""
 

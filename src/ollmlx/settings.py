@@ -128,6 +128,9 @@ class MemorySettings(Section):
     hard: Annotated[float, Field(gt=0, le=4)] = Field(
         1.5, description="A runner above this multiple of its reservation is restarted."
     )
+    slack: Size = Field(
+        512 * 1024 * 1024, description="A runner may exceed its reservation by this much before `hard` applies."
+    )
     prompt_cache: AutoSize = Field("auto", description="Memory for each model's prefix cache. auto: from what is left.")
     wired: Literal["off", "model", "max"] = Field("off", description="macOS: memory kept from being paged out.")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import TextIO
 
 from ollmlx.cli import terminal
 from ollmlx.cli.client import Json
+from ollmlx.cli.spinner import Spinner
 from ollmlx.cli.times import spent
 from ollmlx.cli.wrap import WordWrap, printable
 
@@ -41,13 +41,12 @@ class Display:
     def show(self, chunks: Iterator[Json]) -> Answer:
         """Write an answer as it comes. Ctrl-C ends it, closes the request and marks the answer as interrupted."""
         answer = Answer()
-        waiting = _Waiting(self._person)
         try:
-            self._write_all(chunks, answer, waiting)
+            with Spinner(visible=self._person) as spinner:
+                self._write_all(chunks, answer, spinner)
         except KeyboardInterrupt:
             answer.interrupted = True
         finally:
-            waiting.over()
             close = getattr(chunks, "close", None)
             if close is not None:
                 close()
@@ -58,14 +57,14 @@ class Display:
         self._out.flush()
         return answer
 
-    def _write_all(self, chunks: Iterator[Json], answer: Answer, waiting: _Waiting) -> None:
+    def _write_all(self, chunks: Iterator[Json], answer: Answer, spinner: Spinner) -> None:
         wrap = self._new_wrap()
         for chunk in chunks:
             message: Json = chunk.get("message") or {}
             thinking = message.get("thinking") or chunk.get("thinking") or ""
             text = message.get("content") or chunk.get("response") or ""
             if thinking or text:
-                waiting.over()
+                spinner.stop()
             if thinking:
                 self._write_thinking(thinking, answer)
             if text:
@@ -94,23 +93,6 @@ class Display:
     def _put(self, text: str) -> None:
         self._out.write(text)
         self._out.flush()
-
-
-class _Waiting:
-    """A spinner until the first word, where a person waits."""
-
-    def __init__(self, person: bool) -> None:
-        self._status: Any = None
-        if person and terminal.is_terminal(sys.stderr) and terminal.has_colour(sys.stderr):
-            from rich.console import Console
-
-            self._status = Console(stderr=True).status("", spinner="dots")
-            self._status.start()
-
-    def over(self) -> None:
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
 
 
 def numbers(final: Json) -> str:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ollmlx.testing.child import RunnerProcess, engine_command, fake_runner
     from ollmlx.testing.models import fake_model
+    from ollmlx.testing.suites.backend import BackendSuite
     from ollmlx.testing.waiting import eventually, wait_until
 
 FAKE_PLUGIN = Path(__file__).parent / "fake"
 """The plugin with fake models, as a folder for `[plugins] paths`; its table is `[plugins.fake]`."""
 
 _HOMES = {
+    "BackendSuite": "ollmlx.testing.suites.backend",
     "RunnerProcess": "ollmlx.testing.child",
     "engine_command": "ollmlx.testing.child",
     "eventually": "ollmlx.testing.waiting",
@@ -27,7 +29,16 @@ _HOMES = {
     "wait_until": "ollmlx.testing.waiting",
 }
 
-__all__ = ["FAKE_PLUGIN", "RunnerProcess", "engine_command", "eventually", "fake_model", "fake_runner", "wait_until"]
+__all__ = [
+    "FAKE_PLUGIN",
+    "BackendSuite",
+    "RunnerProcess",
+    "engine_command",
+    "eventually",
+    "fake_model",
+    "fake_runner",
+    "wait_until",
+]
 
 
 def __getattr__(name: str) -> Any:

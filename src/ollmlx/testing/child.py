@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -59,19 +60,19 @@ class RunnerProcess:
             },
         )
         self.first_line = self.config.model_dump_json().encode() + b"\n"
-        self._folder = Path(tempfile.mkdtemp(prefix="olx-", dir="/tmp"))  # a socket's path is short
-        self.socket_path = self._folder / "r.sock"
-        self._stderr = self._folder / "stderr"
         self.process: subprocess.Popen[bytes]
         self.http: aiohttp.ClientSession
+        self._folder: Path
 
-    async def __aenter__(self) -> Self:
+    def start(self) -> None:
+        """Start the process and hand it its socket and configuration. For those who cannot use `async with`."""
+        self._folder = Path(tempfile.mkdtemp(prefix="olx-", dir="/tmp"))  # a socket's path is short
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(self.socket_path))
         listener.listen(128)
         with listener, self._stderr.open("wb") as errors:
             fd = listener.fileno()
-            self.process = subprocess.Popen(  # noqa: ASYNC220 - quick, and as the daemon does it
+            self.process = subprocess.Popen(
                 [part.replace("{fd}", str(fd)) for part in self._command.argv],
                 stdin=subprocess.PIPE,
                 stdout=errors,
@@ -81,22 +82,46 @@ class RunnerProcess:
                 start_new_session=True,
             )
         self.write(self.first_line)
-        self.http = aiohttp.ClientSession(
+
+    def stop(self) -> None:
+        """Kill the process group and wait for the process."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.close_stdin()
+        shutil.rmtree(self._folder)
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Self]:
+        """Talk to a started process from the running event loop."""
+        async with aiohttp.ClientSession(
             "http://runner",
             connector=aiohttp.UnixConnector(path=str(self.socket_path), limit=0),
             headers={"Authorization": f"Bearer {self.token}"},
             timeout=aiohttp.ClientTimeout(total=120),
-        )
+        ) as self.http:
+            yield self
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as undo:
+            self.start()
+            undo.callback(self.stop)
+            await undo.enter_async_context(self.connected())
+            self._undo = undo.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.http.close()
-        self.process.kill()
-        self.process.wait()
-        self.close_stdin()
-        shutil.rmtree(self._folder)
+        await self._undo.aclose()
+
+    @property
+    def socket_path(self) -> Path:
+        return self._folder / "r.sock"
+
+    @property
+    def _stderr(self) -> Path:
+        return self._folder / "stderr"
 
     @property
     def error_text(self) -> str:

@@ -1,0 +1,69 @@
+"""The web side, for route families: reading bodies, streaming answers, errors in a family's own shape.
+
+Everything is imported on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ollmlx.web.body import parse_json, read_json, read_model, upload
+    from ollmlx.web.create_app import create_app
+    from ollmlx.web.errors import Failure, Shape, declare_errors, plain_shape
+    from ollmlx.web.exchange import Exchange, caller, current
+    from ollmlx.web.openapi import BINARY, NDJSON, SSE, TEXT, describe
+    from ollmlx.web.site import Site, declare_upload, json_answer, site_of
+    from ollmlx.web.streaming import ndjson, sse
+    from ollmlx.web.tracking import tracked
+
+_HOMES = {
+    "ollmlx.web.body": ("parse_json", "read_json", "read_model", "upload"),
+    "ollmlx.web.create_app": ("create_app",),
+    "ollmlx.web.errors": ("Failure", "Shape", "declare_errors", "plain_shape"),
+    "ollmlx.web.exchange": ("Exchange", "caller", "current"),
+    "ollmlx.web.openapi": ("BINARY", "NDJSON", "SSE", "TEXT", "describe"),
+    "ollmlx.web.site": ("Site", "declare_upload", "json_answer", "site_of"),
+    "ollmlx.web.streaming": ("ndjson", "sse"),
+    "ollmlx.web.tracking": ("tracked",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BINARY",
+    "NDJSON",
+    "SSE",
+    "TEXT",
+    "Exchange",
+    "Failure",
+    "Shape",
+    "Site",
+    "caller",
+    "create_app",
+    "current",
+    "declare_errors",
+    "declare_upload",
+    "describe",
+    "json_answer",
+    "ndjson",
+    "parse_json",
+    "plain_shape",
+    "read_json",
+    "read_model",
+    "site_of",
+    "sse",
+    "tracked",
+    "upload",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,219 @@
+"""What a folder's small files say of a model: details, capabilities, flat metadata, chat template, defaults."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ollmlx.errors import StorageError
+from ollmlx.types import Capability, ModelDetails, Options
+from ollmlx_hub.layout import FoundFile
+from ollmlx_hub.safetensors_header import Tensor, read_header
+from ollmlx_hub.weights import human_number, parameter_count, quantization_level
+
+MAX_JSON = 64 << 20
+MAX_LICENSE = 256 << 10
+WEIGHTS = re.compile(r"model[^/]*\.safetensors")
+
+_MODEL_TYPE = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+_TOOLS = re.compile(r"\btools\b")
+_THINKING = re.compile(r"enable_thinking|<think>|<\|channel\|>analysis|<\|channel>thought|\{%[^%]*\bthinking\b")
+_ENCODERS = re.compile(r"(Bert|Roberta|DeBerta|MPNet|Electra)[A-Za-z0-9]*$", re.IGNORECASE)
+_FILL_IN = (b"<|fim_prefix|>", b"<fim_prefix>", b"<fim-prefix>", "<｜fim▁begin｜>".encode(), b"[PREFIX]", b"<PRE>")
+_CONTEXT = ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length", "max_sequence_length", "n_ctx")
+_INFO = {
+    "embedding_length": ("hidden_size", "n_embd", "d_model", "dim"),
+    "block_count": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "feed_forward_length": ("intermediate_size", "n_inner"),
+    "attention.head_count": ("num_attention_heads", "n_head", "n_heads"),
+    "attention.head_count_kv": ("num_key_value_heads", "n_kv_heads"),
+    "attention.key_length": ("head_dim",),
+    "attention.sliding_window": ("sliding_window",),
+    "attention.layer_norm_rms_epsilon": ("rms_norm_eps",),
+    "rope.freq_base": ("rope_theta",),
+    "expert_count": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "expert_used_count": ("num_experts_per_tok",),
+    "vocab_size": ("vocab_size",),
+}
+_SAMPLING = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repeat_penalty",
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that is known of a model without loading it."""
+
+    details: ModelDetails
+    capabilities: tuple[Capability, ...]
+    info: dict[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
+    options: Options = field(default_factory=Options)
+    license: str | None = None
+
+
+def describe(folder: Path, files: Sequence[FoundFile], origin: str) -> Description:
+    """Read a model's folder; `origin` is the name it came from. Raises StorageError for what is missing or damaged."""
+    names = {file.path for file in files}
+    config = read_json(folder, "config.json")
+    if config is None:
+        raise StorageError(f"{folder.name} has no config.json", code="MDL003", hint="pull the model again")
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or not _MODEL_TYPE.fullmatch(kind):
+        raise StorageError(f"{folder.name}/config.json names no model_type", code="MDL003")
+    tensors = _tensors(folder, names)
+    template = _chat_template(folder, names)
+    details, info = _details(kind, config, tensors)
+    return Description(
+        details=details,
+        capabilities=_capabilities(folder, names, config, template, origin),
+        info=info,
+        chat_template=template,
+        options=_options(read_json(folder, "generation_config.json") or {}),
+        license=_license(folder, files),
+    )
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any] | None:
+    """A JSON object of the folder, or None when there is no such file. Raises StorageError when it is damaged."""
+    path = folder / name
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise StorageError(f"{folder.name}/{name} is too large", code="MDL003")
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"cannot read {folder.name}/{name}: {error.strerror}", code="MDL003") from error
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{folder.name}/{name} is not valid JSON", code="MDL003") from error
+    if not isinstance(data, dict):
+        raise StorageError(f"{folder.name}/{name} is not a JSON object", code="MDL003")
+    return data
+
+
+def _tensors(folder: Path, names: set[str]) -> dict[str, Tensor]:
+    shards = sorted(name for name in names if WEIGHTS.fullmatch(name))
+    if not shards:
+        raise StorageError(f"{folder.name} has no model*.safetensors", code="MDL003", hint="pull the model again")
+    index = read_json(folder, "model.safetensors.index.json") or {}
+    listed = index.get("weight_map")
+    missing = sorted({str(shard) for shard in listed.values()} - names) if isinstance(listed, dict) else []
+    if missing:
+        raise StorageError(
+            f"{folder.name}: {missing[0][:120]!r} is missing", code="MDL003", hint="pull the model again"
+        )
+    tensors: dict[str, Tensor] = {}
+    for shard in shards:
+        tensors |= read_header(folder / shard)
+    return tensors
+
+
+def _details(
+    kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> tuple[ModelDetails, dict[str, Any]]:
+    text = config.get("text_config")
+    shape: Mapping[str, Any] = {**config, **text} if isinstance(text, dict) else config
+    parameters = parameter_count(tensors, config)
+    info: dict[str, Any] = {"general.architecture": kind, "general.parameter_count": parameters}
+    context = _number(shape, _CONTEXT)
+    if context is not None:
+        info[f"{kind}.context_length"] = context
+    for key, spellings in _INFO.items():
+        if (value := _number(shape, spellings)) is not None:
+            info[f"{kind}.{key}"] = value
+    level = quantization_level(tensors, config)
+    info["general.file_type"] = level
+    embedding = info.get(f"{kind}.embedding_length")
+    details = ModelDetails(
+        format="safetensors",
+        family=kind,
+        families=(kind,),
+        parameter_size=human_number(parameters),
+        quantization_level=level,
+        context_length=int(context) if context is not None else None,
+        embedding_length=int(embedding) if embedding is not None else None,
+    )
+    return details, info
+
+
+def _number(shape: Mapping[str, Any], spellings: Sequence[str]) -> int | float | None:
+    for key in spellings:
+        value = shape.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 53:
+            return value
+    return None
+
+
+def _capabilities(
+    folder: Path, names: set[str], config: Mapping[str, Any], template: str | None, origin: str
+) -> tuple[Capability, ...]:
+    architectures = config.get("architectures")
+    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    encoder = _ENCODERS.search(architecture.removesuffix("Model").removesuffix("ForMaskedLM")) is not None
+    # Converted embedding models often lose their pooling configuration; then only the name tells.
+    if encoder or names & {"modules.json", "1_Pooling/config.json"} or "embedding" in origin.lower():
+        return ("embedding",)
+    found: list[Capability] = ["completion"]
+    if template and _TOOLS.search(template):
+        found.append("tools")
+    if _fills_in(folder, names):
+        found.append("insert")
+    if template and _THINKING.search(template):
+        found.append("thinking")
+    return tuple(found)
+
+
+def _fills_in(folder: Path, names: set[str]) -> bool:
+    for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json"):
+        if name in names and (folder / name).stat().st_size <= MAX_JSON:
+            data = (folder / name).read_bytes()
+            if any(b'"' + token + b'"' in data for token in _FILL_IN):
+                return True
+    return False
+
+
+def _chat_template(folder: Path, names: set[str]) -> str | None:
+    if "chat_template.jinja" in names:
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8", errors="replace")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        template = (read_json(folder, name) or {}).get("chat_template")
+        if isinstance(template, str) and template:
+            return template
+        if isinstance(template, list):
+            return _named_template(template)
+    return None
+
+
+def _named_template(templates: Sequence[Any]) -> str | None:
+    named = {entry.get("name"): entry.get("template") for entry in templates if isinstance(entry, dict)}
+    chosen = named.get("tool_use") or named.get("default")
+    return chosen if isinstance(chosen, str) else None
+
+
+def _options(generation: Mapping[str, Any]) -> Options:
+    """Sampling that the model's authors recommend; nothing when they decode greedily or say nonsense."""
+    if generation.get("do_sample") is False:
+        return Options()
+    stated = {ours: generation[theirs] for theirs, ours in _SAMPLING.items() if generation.get(theirs) is not None}
+    try:
+        return Options.model_validate(stated)
+    except ValidationError:
+        return Options()
+
+
+def _license(folder: Path, files: Sequence[FoundFile]) -> str | None:
+    for file in files:
+        if file.path.upper().partition(".")[0] in {"LICENSE", "LICENCE", "COPYING"} and file.size <= MAX_LICENSE:
+            return (folder / file.path).read_text(encoding="utf-8", errors="replace")
+    return None

@@ -1,0 +1,75 @@
+"""Headers of safetensors files: names, types and shapes of tensors, without reading a weight. Bounded."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from ollmlx.errors import StorageError
+
+MAX_HEADER = 100 << 20
+MAX_DIMENSIONS = 8
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor: element type as the file says it (`BF16`, `U32`), shape, bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name. Raises StorageError naming what is wrong: truncated, overlapping, not JSON."""
+    shown = f"{path.parent.name}/{path.name}"
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(MAX_HEADER, size - 8):
+                raise _damaged(shown, "its header does not fit the file")
+            raw = json.loads(file.read(length))
+    except OSError as error:
+        raise StorageError(f"cannot read {shown}: {error.strerror}", code="MDL003") from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(shown, "its header is not JSON") from error
+    if not isinstance(raw, dict):
+        raise _damaged(shown, "its header is not an object")
+    raw.pop("__metadata__", None)
+    return _tensors(shown, raw, size - 8 - length)
+
+
+def _tensors(shown: str, raw: dict[str, Any], data: int) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    spans: list[tuple[int, int]] = []
+    for name, entry in raw.items():
+        try:
+            begin, end = entry["data_offsets"]
+            shape = tuple(entry["shape"])
+            dtype = entry["dtype"]
+            sound = isinstance(dtype, str) and all(type(number) is int for number in (begin, end, *shape))
+        except (TypeError, KeyError, ValueError) as error:
+            raise _damaged(shown, f"tensor {name[:80]!r} is not described") from error
+        if not sound or not 0 <= begin <= end <= data or min(shape, default=0) < 0 or len(shape) > MAX_DIMENSIONS:
+            raise _damaged(shown, f"tensor {name[:80]!r} lies outside the file: it is truncated or corrupt")
+        tensors[name] = Tensor(dtype, shape, end - begin)
+        spans.append((begin, end))
+    spans.sort()
+    if any(first[1] > second[0] for first, second in pairwise(spans)):
+        raise _damaged(shown, "its tensors overlap")
+    if (spans[-1][1] if spans else 0) != data:
+        raise _damaged(shown, "its length is not what its header says")
+    return tensors
+
+
+def _damaged(shown: str, why: str) -> StorageError:
+    return StorageError(f"{shown} is damaged: {why}", code="MDL003", hint="pull the model again")

@@ -1,0 +1,140 @@
+"""Prompts on their way into the cache: in slices of time, shared prefixes computed once.
+
+Why not mlx-lm's `PromptProcessingBatch`: its chunks are a number of tokens for the whole batch, padded to the longest
+prompt, and it knows nothing of siblings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+from ollmlx_mlx.batching.chunks import SLICE_SECONDS, ChunkClock
+from ollmlx_mlx.batching.generation import Generation
+from ollmlx_mlx.cache.layers import Layers, can_trim, clone
+from ollmlx_mlx.cache.prefix import PrefixCache, common_prefix
+
+_SHARE = 32
+
+
+class Prefill:
+    """Sequences whose prompts are being computed, oldest first.
+
+    `running`: sequences of the decode batch, whose prefixes may be borrowed with `borrow(sequence, length)`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        prefixes: PrefixCache,
+        make: Callable[[], Layers],
+        clock: ChunkClock,
+        borrow: Callable[[Generation, int], Layers | None],
+    ) -> None:
+        self._model = model
+        self._prefixes = prefixes
+        self._make = make
+        self._clock = clock
+        self._borrow = borrow
+        self._leaders: dict[Generation, tuple[Generation, int]] = {}
+        self._turn = 0
+        self.sequences: list[Generation] = []
+
+    def admit(self, generation: Generation, running: Sequence[Generation]) -> None:
+        """Start a prompt from the longest prefix that is known, or wait for the sibling that is computing it."""
+        if generation not in self.sequences:
+            self.sequences.append(generation)
+        tokens, most = generation.tokens, len(generation.tokens) - 1
+        cache, length = self._prefixes.fetch(tokens)
+        for row in running:
+            shared = min(common_prefix(tokens, row.tokens), most)
+            if shared >= length + _SHARE and (borrowed := self._borrow(row, shared)) is not None:
+                cache, length = borrowed, shared
+        self._start(generation, cache, length)
+        for leader in self.sequences:
+            if leader is generation or leader in self._leaders or leader.cache is None:
+                continue
+            shared = min(common_prefix(tokens, leader.tokens), most, len(leader.tokens) - 1)
+            if shared >= length + _SHARE and self._follow(generation, leader, shared):
+                return
+
+    def _start(self, generation: Generation, cache: Layers | None, length: int) -> None:
+        generation.cache = cache if cache is not None else self._make()
+        generation.fed = length if cache is not None else 0
+        generation.cached = generation.fed
+        if not can_trim(generation.cache) and generation.prompt.boundary > generation.fed:
+            # This cache cannot be shortened later: keep a copy of the part that the next turn begins with.
+            generation.checkpoints.add(generation.prompt.boundary)
+        generation.report_prefill()
+
+    def _follow(self, generation: Generation, leader: Generation, shared: int) -> bool:
+        assert leader.cache is not None
+        if leader.fed > shared:
+            if not can_trim(leader.cache):
+                return False
+            self._start(generation, clone(leader.cache, leader.fed - shared), shared)
+            return False
+        self._leaders[generation] = (leader, shared)
+        leader.checkpoints.add(shared)
+        return True
+
+    def slice(self, patience: float = SLICE_SECONDS) -> tuple[list[Generation], int]:
+        """Compute for about `patience` seconds. The sequences that may be decoded now, and how many chunks it took."""
+        ready = [g for g in self.sequences if g not in self._leaders and not g.remaining]
+        chunks = 0
+        until = time.monotonic() + patience
+        while (generation := self._next(ready)) is not None:
+            self._chunk(generation)
+            chunks += 1
+            if not generation.remaining:
+                ready.append(generation)
+            if time.monotonic() + 0.3 * patience > until:
+                break
+        for generation in ready:
+            self.sequences.remove(generation)
+        return ready, chunks
+
+    def _next(self, ready: Sequence[Generation]) -> Generation | None:
+        """The oldest and the shortest take turns: a long prompt neither starves nor blocks the others."""
+        able = [g for g in self.sequences if g not in self._leaders and g not in ready]
+        if not able:
+            return None
+        self._turn += 1
+        return able[0] if self._turn % 2 else min(able, key=lambda g: g.remaining)
+
+    def _chunk(self, generation: Generation) -> None:
+        assert generation.cache is not None
+        fed = generation.fed
+        count = min(self._clock.size(), generation.remaining)
+        ahead = [point - fed for point in generation.checkpoints if point > fed]
+        count = min([count, *ahead])
+        started = time.monotonic()
+        self._model(mx.array([generation.tokens[fed : fed + count]]), cache=generation.cache)
+        mx.eval([layer.state for layer in generation.cache])
+        self._clock.learn(count, time.monotonic() - started)
+        generation.fed += count
+        generation.report_prefill()
+        if generation.fed in generation.checkpoints:
+            self._checkpoint(generation)
+
+    def _checkpoint(self, generation: Generation) -> None:
+        assert generation.cache is not None
+        generation.checkpoints.discard(generation.fed)
+        followers = [f for f, (leader, at) in self._leaders.items() if leader is generation and at == generation.fed]
+        for follower in followers:
+            del self._leaders[follower]
+            self._start(follower, clone(generation.cache), generation.fed)
+        if not can_trim(generation.cache):
+            self._prefixes.insert(generation.tokens[: generation.fed], clone(generation.cache))
+
+    def remove(self, generation: Generation, running: Sequence[Generation]) -> None:
+        """Take a sequence out (cancelled or failed); those who waited for it find themselves another prefix."""
+        self.sequences.remove(generation)
+        self._leaders.pop(generation, None)
+        orphans = [follower for follower, (leader, _) in self._leaders.items() if leader is generation]
+        for orphan in orphans:
+            del self._leaders[orphan]
+        for orphan in orphans:
+            self.admit(orphan, running)

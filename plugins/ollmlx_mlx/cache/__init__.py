@@ -1,0 +1,1 @@
+"""Key-value caches that outlive their request: in memory, and on disk between two lives of a runner."""

@@ -1,0 +1,95 @@
+"""A model's key-value caches as one value: making, copying, trimming, merging, taking apart.
+
+The cache classes are mlx-lm's; what is here is their use on whole lists, one cache per layer.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import KVCache, make_prompt_cache, trim_prompt_cache
+
+Layers = list[Any]
+
+_BITS = {"q8_0": 8, "q4_0": 4}
+
+
+def make_layers(model: Any, kv_cache_type: str = "auto") -> Layers:
+    """An empty cache. Plain key-value layers are quantised when `kv_cache_type` says so and the head size allows it."""
+    layers: Layers = list(make_prompt_cache(model))
+    bits = _BITS.get(kv_cache_type)
+    if bits is None:
+        return layers
+    group = _group_size(model)
+    if group is None:
+        return layers
+    return [c.to_quantized(group_size=group, bits=bits) if type(c) is KVCache else c for c in layers]
+
+
+def _group_size(model: Any) -> int | None:
+    arguments = getattr(model, "args", None)
+    size = getattr(arguments, "head_dim", None)
+    if not size:
+        width, heads = getattr(arguments, "hidden_size", 0), getattr(arguments, "num_attention_heads", 0)
+        size = width // heads if width and heads else 0
+    return next((group for group in (64, 32) if size and size % group == 0), None)
+
+
+def can_batch(layers: Layers) -> bool:
+    """Whether several sequences of this cache can be computed as one."""
+    return all(hasattr(layer, "merge") for layer in layers)
+
+
+def can_trim(layers: Layers) -> bool:
+    """Whether the newest tokens can be taken back."""
+    return all(layer.is_trimmable() for layer in layers)
+
+
+def size_of(layers: Layers) -> int:
+    """Bytes held."""
+    return sum(layer.nbytes for layer in layers)
+
+
+def clone(layers: Layers, drop: int = 0) -> Layers:
+    """An independent copy without the newest `drop` tokens; arrays are shared until one side writes."""
+    copied: Layers = copy.deepcopy(layers)
+    if drop:
+        trim_prompt_cache(copied, drop)
+    return copied
+
+
+def compact(layers: Layers) -> Layers:
+    """The same cache without the unused room at the end of its buffers, computed and ready to keep."""
+    for layer in layers:
+        if type(layer) is KVCache and layer.keys is not None and layer.offset < layer.keys.shape[2]:
+            layer.keys = mx.contiguous(layer.keys[..., : layer.offset, :])
+            layer.values = mx.contiguous(layer.values[..., : layer.offset, :])
+    mx.eval([layer.state for layer in layers])
+    return layers
+
+
+def merge(sequences: Sequence[Layers]) -> Layers:
+    """One batched cache of several single ones, in order."""
+    return [first.merge([layers[index] for layers in sequences]) for index, first in enumerate(sequences[0])]
+
+
+def extend(batch: Layers, more: Layers) -> None:
+    """Append the rows of another batched cache, in place."""
+    for mine, theirs in zip(batch, more, strict=True):
+        mine.extend(theirs)
+
+
+def keep_rows(batch: Layers, rows: Sequence[int]) -> None:
+    """Leave only these rows of a batched cache, in place."""
+    for layer in batch:
+        layer.filter(list(rows))
+
+
+def take_row(batch: Layers, row: int) -> Layers:
+    """One row of a batched cache as a single one, computed and ready to keep."""
+    layers = [layer.extract(row) for layer in batch]
+    mx.eval([layer.state for layer in layers])
+    return layers

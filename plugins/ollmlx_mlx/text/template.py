@@ -1,0 +1,153 @@
+"""Conversations into text, through the model's chat template (Jinja, rendered in transformers' sandbox)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+
+from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx.types import Message, Tool
+
+_GO_FIELD = re.compile(r"\{\{-?\s*(?:if\s+|range\s+|with\s+)?[$.]")
+_GO_SIMPLE = re.compile(r"\{\{-?\s*\.(System|Prompt|Response|Suffix)\s*-?\}\}")
+
+
+class ChatTemplate:
+    """One model's template. `override` replaces the model's own for every request that brings none itself."""
+
+    def __init__(self, tokenizer: Any, model_name: str, override: str | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._model_name = model_name
+        self._override = override
+
+    @property
+    def source(self) -> str:
+        """The text of the template in use; empty when the model has none or renders in code."""
+        template = self._override or getattr(self._tokenizer, "chat_template", None)
+        if isinstance(template, dict):
+            template = template.get("default") or next(iter(template.values()), "")
+        return template if isinstance(template, str) else ""
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether tools would reach the model."""
+        if self.source:
+            return "tools" in self.source
+        return bool(self._tokenizer.has_tool_calling)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Tool] = (),
+        think: bool | str | None = None,
+        template: str | None = None,
+        continue_last: bool = False,
+        answer: bool = True,
+    ) -> str:
+        """The prompt text. `answer` opens the assistant's turn at the end; `continue_last` leaves its last one open.
+
+        Raises InvalidRequest with the template's own words when it refuses the conversation, Unsupported for tools
+        that it would drop.
+        """
+        template = template or self._override
+        if tools and not (("tools" in template) if template else self.takes_tools):
+            raise Unsupported(f"{self._model_name} does not support tools")
+        if template is not None:
+            template = _jinja(template)
+        elif not self._tokenizer.has_chat_template:
+            return _plain(messages)
+        turns = [_turn(message) for message in messages]
+        kwargs: dict[str, Any] = {
+            "tools": list(tools) or None,
+            "add_generation_prompt": answer and not continue_last,
+            "continue_final_message": continue_last,
+            "tokenize": False,
+            **self._thinking(think),
+        }
+        if template is not None:
+            kwargs["chat_template"] = template
+        try:
+            return self._apply(turns, template is not None, kwargs)
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            if any(turn["role"] == "system" for turn in turns) and "system" in str(error).lower():
+                return self._apply_or_explain(_system_into_user(turns), template is not None, kwargs)
+            raise self._refusal(error) from error
+
+    def _apply(self, turns: list[dict[str, Any]], overridden: bool, kwargs: dict[str, Any]) -> str:
+        # mlx-lm's wrapper prefers a renderer in code over any template: step past it for a stated one.
+        if overridden:
+            return str(self._tokenizer._tokenizer.apply_chat_template(turns, **kwargs))
+        return str(self._tokenizer.apply_chat_template(turns, **kwargs))
+
+    def _apply_or_explain(self, turns: list[dict[str, Any]], overridden: bool, kwargs: dict[str, Any]) -> str:
+        try:
+            return self._apply(turns, overridden, kwargs)
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: Exception) -> InvalidRequest:
+        return InvalidRequest(f"the chat template of {self._model_name} refuses this conversation: {error}")
+
+    def _thinking(self, think: bool | str | None) -> dict[str, Any]:
+        if think is None:
+            return {}
+        if isinstance(think, str):
+            # gpt-oss knows no level above high.
+            return {"enable_thinking": True, "reasoning_effort": "high" if think == "max" else think}
+        return {"enable_thinking": think}
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.role == "developer":
+        turn["role"] = "system"
+    if message.thinking:
+        turn["reasoning_content"] = message.thinking
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {"type": "function", "id": call.id or "", "function": {"name": call.name, "arguments": dict(call.arguments)}}
+            for call in message.tool_calls
+        ]
+    if message.tool_name:
+        turn["name"] = message.tool_name
+    if message.tool_call_id:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def _system_into_user(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    system = "\n\n".join(turn["content"] for turn in turns if turn["role"] == "system")
+    rest = [dict(turn) for turn in turns if turn["role"] != "system"]
+    for turn in rest:
+        if turn["role"] == "user":
+            turn["content"] = f"{system}\n\n{turn['content']}"
+            return rest
+    return [{"role": "user", "content": system}, *rest]
+
+
+def _plain(messages: Sequence[Message]) -> str:
+    return "\n\n".join(message.content for message in messages)
+
+
+def _jinja(template: str) -> str:
+    """The template, with Ollama's simplest Go templates (fields without logic) turned into Jinja."""
+    if not _GO_FIELD.search(template):
+        return template
+    plain = _GO_SIMPLE.sub(_go_field, template)
+    if _GO_FIELD.search(plain):
+        raise Unsupported(
+            "the template is written in Go's template language; models on MLX take Jinja templates",
+            hint="leave the template out to use the model's own, or translate it to Jinja",
+        )
+    return plain
+
+
+def _go_field(match: re.Match[str]) -> str:
+    role = {"System": "system", "Prompt": "user"}.get(match.group(1))
+    if role is None:
+        return ""
+    return "{{ messages | selectattr('role', 'equalto', '" + role + "') | map(attribute='content') | join('\\n\\n') }}"

@@ -1,0 +1,1 @@
+"""The chat loop of `ollmlx run MODEL`."""

@@ -1,0 +1,120 @@
+"""`ollmlx config`: print the settings with their origins, check them, write the file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ollmlx.errors import Conflict, OllmlxError, StorageError
+
+if TYPE_CHECKING:
+    from ollmlx.settings_report import Effective
+    from ollmlx.settings_sources import LoadedSettings
+
+DESCRIPTION = """Print and check the settings.
+
+  ollmlx config show          every value in force and where it comes from
+  ollmlx config check         say what is wrong with the settings, all of it
+  ollmlx config init [FILE]   write a settings file with every key, its default and what it does"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("show", "check", "init"), nargs="?", default="show")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="what init writes (default: ollmlx.toml)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--changed", action="store_true", help="show: leave out what is at its default")
+    parser.add_argument("--force", action="store_true", help="init: replace a file that exists")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.action == "init":
+        return _init(Path(args.file or "ollmlx.toml"), force=args.force)
+    if args.action == "check":
+        return _check(args)
+    return _show(args)
+
+
+def _load(args: argparse.Namespace) -> LoadedSettings:
+    from ollmlx.cli.configured import overrides
+    from ollmlx.settings_sources import load_settings
+
+    return load_settings(Path(args.config) if args.config else None, overrides(args))
+
+
+def _show(args: argparse.Namespace) -> int:
+    from ollmlx.settings_report import effective
+
+    values = effective(_load(args))
+    if args.changed:
+        values = [value for value in values if value.origin.kind != "default"]
+    if args.json:
+        print(json.dumps([value.as_json() for value in values], indent=2))
+    else:
+        print("\n".join(_lines(values)))
+    return 0
+
+
+def _lines(values: list[Effective]) -> list[str]:
+    from ollmlx.cli.terminal import grey
+    from ollmlx.settings_toml import toml_value
+
+    lines: list[str] = []
+    section = ""
+    for value in values:
+        if value.path[0] != section:
+            section = value.path[0]
+            lines += ["", f"[{section}]"] if lines else [f"[{section}]"]
+        text = f"{'.'.join(_quoted(part) for part in value.path[1:])} = {toml_value(value.value)}"
+        told = str(value.origin)
+        for _, weaker in value.overrides:
+            told += f"; overrides {weaker}"
+        lines.append(f"{text:<44}  {grey(f'# {told}', sys.stdout)}")
+    return lines
+
+
+def _quoted(part: str) -> str:
+    return part if part.replace("_", "").replace("-", "").isalnum() else json.dumps(part)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from ollmlx.cli.main import report
+    from ollmlx.plugins import load_plugins
+    from ollmlx.settings_errors import InvalidSettings
+
+    problems: list[dict[str, str]] = []
+    try:
+        loaded = _load(args)
+        load_plugins(loaded.settings)
+    except OllmlxError as error:
+        if isinstance(error, InvalidSettings):
+            problems = [{"code": f.code, "message": str(f), "source": str(f.origin)} for f in error.faults]
+        else:
+            problems = [{"code": error.code or "", "message": error.message, "source": ""}]
+        if not args.json:
+            report(error)
+    if args.json:
+        print(json.dumps({"ok": not problems, "problems": problems}, indent=2))
+    elif not problems:
+        read = (
+            ", ".join(str(file) for file in loaded.files) or "no settings file; every value is a default or a variable"
+        )
+        print(f"the settings are usable ({read})")
+    return 1 if problems else 0
+
+
+def _init(file: Path, *, force: bool) -> int:
+    from ollmlx.settings_toml import reference
+
+    try:
+        with file.open("w" if force else "x", encoding="utf-8") as target:
+            target.write(reference(commented=True))
+        file.chmod(0o600)  # it may come to hold API keys
+    except FileExistsError:
+        raise Conflict(f"{file} exists", hint=f"ollmlx config init --force {file}") from None
+    except OSError as error:
+        raise StorageError(f"cannot write {file}: {error.strerror}", code="CFG001") from error
+    print(f"wrote {file}; every key is there, behind a #")
+    return 0

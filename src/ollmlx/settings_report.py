@@ -1,0 +1,99 @@
+"""The effective settings, each with where it came from and what it overrode. Secrets are masked. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ollmlx.quantities import format_duration, parse_duration
+from ollmlx.secrets import mask_value
+from ollmlx.settings_errors import Origin
+from ollmlx.settings_keys import KeyPath, dotted, is_secret, keys_of
+from ollmlx.settings_sources import LoadedSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """One key: its value as JSON can hold it, its origin, and the weaker origins that set it to something else."""
+
+    path: KeyPath
+    value: Any
+    origin: Origin
+    overrides: tuple[tuple[Any, Origin], ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Stable fields: key, value, origin, source, and overrides (value, source)."""
+        return {
+            "key": dotted(self.path),
+            "value": self.value,
+            "origin": self.origin.kind,
+            "source": str(self.origin),
+            "overrides": [{"value": value, "source": str(origin)} for value, origin in self.overrides],
+        }
+
+
+def effective(loaded: LoadedSettings) -> list[Effective]:
+    """Every key of every section, every alias, every key that a declared model sets."""
+    found = []
+    for path, value in _walk(loaded.settings):
+        weaker = tuple(
+            (_plain(path, shadowed.value), shadowed.origin) for shadowed in loaded.shadowed if shadowed.path == path
+        )
+        found.append(Effective(path, _plain(path, value), loaded.origin(path), weaker))
+    return found
+
+
+def _walk(settings: BaseModel) -> Iterator[tuple[KeyPath, Any]]:
+    for section in type(settings).model_fields:
+        value = getattr(settings, section)
+        if isinstance(value, BaseModel):
+            for path, item in _fields(value):
+                yield (section, *path), item
+            continue
+        for name, item in value.items():
+            if isinstance(item, BaseModel):
+                set_fields = [(path, inner) for path, inner in _fields(item) if inner not in (None, False, {})]
+                yield from (((section, name, *path), inner) for path, inner in set_fields)
+                if not set_fields:
+                    yield (section, name), {}
+            else:
+                yield (section, name), item
+
+
+def _fields(model: BaseModel) -> Iterator[tuple[KeyPath, Any]]:
+    for key, field in keys_of(type(model)).items():
+        name = next(name for name, other in type(model).model_fields.items() if other is field)
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from (((key, *path), inner) for path, inner in _fields(value))
+        elif isinstance(value, Mapping) and value:
+            yield from (((key, inner), item) for inner, item in value.items())
+        else:
+            yield (key,), format_duration(value) if _is_duration(field, value) else value
+    for key, value in (model.model_extra or {}).items():
+        if isinstance(value, Mapping) and value:
+            yield from (((key, inner), item) for inner, item in value.items())
+        else:
+            yield (key,), value
+
+
+def _is_duration(field: FieldInfo, value: Any) -> bool:
+    readers = [getattr(item, "func", None) for item in field.metadata]
+    return isinstance(value, float) and (parse_duration in readers or math.isinf(value))
+
+
+def _plain(path: KeyPath, value: Any) -> Any:
+    """JSON has no paths, tuples or infinity; secrets are hidden."""
+    if is_secret(path):
+        return mask_value(list(value) if isinstance(value, tuple) else value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [_plain(path, item) for item in value]
+    return format_duration(value) if isinstance(value, float) and math.isinf(value) else value

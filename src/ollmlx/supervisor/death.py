@@ -1,0 +1,58 @@
+"""The unasked end of a runner: what happened, its last words, and what a client is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed, Timeout
+from ollmlx.supervisor.exits import Remedy
+
+
+class Cause(StrEnum):
+    """Why a runner ended, for metrics and for who is blamed."""
+
+    EXIT = "exit"
+    SIGNAL = "signal"
+    EXEC = "exec"
+    STALL = "stall"
+    HANG = "hang"
+    MEMORY = "memory"
+    PROTOCOL = "protocol"
+    CANARY = "canary"
+
+
+class RunnerDied(RunnerFailed):
+    """A runner went away under a request. `fresh` says that a fresh runner may well do better."""
+
+    def __init__(self, death: Death, message: str, *, fresh: bool) -> None:
+        super().__init__(message, code="RUN002", hint="ollmlx logs")
+        self.death = death
+        self.fresh = fresh
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """One end. `text` reads after the model's name (`was killed by SIGSEGV`); `said` is the line that explains it."""
+
+    cause: Cause
+    text: str
+    said: str | None = None
+    last_words: tuple[str, ...] = ()
+    remedy: Remedy = Remedy.RETRY
+    loading: bool = False
+
+    def sentence(self, model: str) -> str:
+        """One sentence for a person."""
+        while_loading = " while loading" if self.loading else ""
+        said = f": {self.said}" if self.said else ""
+        return f"the runner of {model} {self.text}{while_loading}{said}"
+
+    def error(self, model: str) -> OllmlxError:
+        """What a request that depended on it is answered with."""
+        message = self.sentence(model)
+        if self.cause in (Cause.HANG, Cause.STALL):
+            return Timeout(message, code="RUN004", hint="ollmlx logs")
+        if self.cause is Cause.MEMORY or (self.loading and self.text.startswith("ran out of memory")):
+            return OutOfMemory(message, code="RUN005", hint="a shorter context, a smaller model, or [memory] limit")
+        return RunnerDied(self, message, fresh=self.remedy is not Remedy.NONE and not self.loading)

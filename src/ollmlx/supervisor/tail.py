@@ -1,0 +1,121 @@
+"""The last words of a process: its output, drained for ever, kept in bounded memory, logged at a bounded rate."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import deque
+from collections.abc import Callable
+
+MAX_LINES = 200
+MAX_BYTES = 64 * 1024
+MAX_LINE = 4 * 1024
+BURST = 100
+LINES_PER_SECOND = 20.0
+
+_ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[@-_])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_ERROR = re.compile(
+    r"^(?:[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b|Fatal Python error|\[METAL\]|CUDA error|panic:|error:)"
+)
+_NOISE = re.compile(r"^(?:\s|Extension modules:|Traceback|Current thread|Thread 0x|  File )")
+
+
+class Tail:
+    """Collects lines of one runner's stdout and stderr. Fed from the event loop; never blocks, never grows."""
+
+    def __init__(self, name: str, logger: logging.Logger, monotonic: Callable[[], float]) -> None:
+        self._logger = logger
+        self._name = name
+        self._monotonic = monotonic
+        self._lines: deque[str] = deque(maxlen=MAX_LINES)
+        self._bytes = 0
+        self._partial: dict[int, bytearray] = {}
+        self._allowance = float(BURST)
+        self._allowed_at = monotonic()
+        self._suppressed = 0
+        self.total = 0
+        """Lines seen since the start; grows with any output, so it counts as a sign of life while loading."""
+
+    def feed(self, stream: int, data: bytes) -> None:
+        """Take what arrived on a stream (1 stdout, 2 stderr)."""
+        *lines, rest = data.split(b"\n")
+        partial = self._partial.setdefault(stream, bytearray())
+        if lines:
+            lines[0] = bytes(partial) + lines[0]
+            partial.clear()
+            self._take(lines)
+        room = MAX_LINE - len(partial)
+        if room > 0:
+            partial += rest[:room]
+
+    def end(self) -> None:
+        """No more output: unfinished lines count as lines."""
+        for partial in self._partial.values():
+            if partial:
+                self._take([bytes(partial)])
+                partial.clear()
+        if self._suppressed:
+            self._logger.info("%s | (%d lines left out)", self._name, self._suppressed)
+            self._suppressed = 0
+
+    def lines(self) -> tuple[str, ...]:
+        """What is kept, oldest first."""
+        return tuple(self._lines)
+
+    def last_words(self, count: int = 12) -> tuple[str, ...]:
+        """The last lines that are not blank."""
+        return tuple(line for line in self._lines if line.strip())[-count:]
+
+    def cause(self) -> str | None:
+        """The line that most likely says why: the last one, or above a stack dump the last one that names an error."""
+        lines = [line for line in self._lines if line.strip()]
+        if not lines or not _NOISE.match(lines[-1]):
+            return lines[-1] if lines else None
+        for pattern, wanted in ((_ERROR, True), (_NOISE, False)):
+            for line in reversed(lines):
+                if bool(pattern.match(line)) is wanted:
+                    return line
+        return lines[-1].strip()
+
+    def _take(self, lines: list[bytes]) -> None:
+        self.total += len(lines)
+        loud = min(len(lines), self._allow(len(lines)))
+        self._suppressed += len(lines) - loud
+        kept_from = max(0, len(lines) - MAX_LINES)
+        for index, raw in enumerate(lines):
+            if index >= loud and index < kept_from:
+                continue
+            text = clean(raw)
+            if index < loud:
+                self._log(text)
+            if index >= kept_from:
+                self._keep(text)
+
+    def _keep(self, text: str) -> None:
+        if len(self._lines) == MAX_LINES:
+            self._bytes -= len(self._lines[0])
+        self._lines.append(text)
+        self._bytes += len(text)
+        while self._bytes > MAX_BYTES:
+            self._bytes -= len(self._lines.popleft())
+
+    def _allow(self, wanted: int) -> int:
+        now = self._monotonic()
+        self._allowance = min(float(BURST), self._allowance + (now - self._allowed_at) * LINES_PER_SECOND)
+        self._allowed_at = now
+        granted = min(wanted, int(self._allowance))
+        self._allowance -= granted
+        return granted
+
+    def _log(self, text: str) -> None:
+        if self._suppressed:
+            self._logger.info("%s | (%d lines left out)", self._name, self._suppressed)
+            self._suppressed = 0
+        self._logger.info("%s | %s", self._name, text, extra={"runner": self._name})
+
+
+def clean(raw: bytes) -> str:
+    """A line without control characters, escape sequences or bad bytes, cut at MAX_LINE."""
+    text = raw[:MAX_LINE].decode("utf-8", "replace")
+    return _CONTROL.sub("", _ANSI.sub("", text)).rstrip()

@@ -1,0 +1,131 @@
+"""Where runners come from. The pool asks a workshop; the real one spawns processes, tests bring their own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ollmlx.errors import OllmlxError
+from ollmlx.protocol import Progress, TokenizeRequest, Tokens
+from ollmlx.settings import Settings
+from ollmlx.supervisor.client import Exchange
+from ollmlx.supervisor.clock import Clock
+from ollmlx.supervisor.death import Death
+from ollmlx.supervisor.footprint import footprint
+from ollmlx.supervisor.guard import Guard
+from ollmlx.supervisor.launch import Launch
+from ollmlx.supervisor.memory import Allowance
+from ollmlx.supervisor.rendezvous import Rendezvous
+from ollmlx.supervisor.singleton import Singleton
+from ollmlx.supervisor.sweep import Records
+from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RunnerState
+
+
+class PooledRunner(Protocol):
+    """What the pool needs of a runner. `working` is set by the pool: leases that are out."""
+
+    id: str
+    launch: Launch
+    allowance: Allowance
+    state: RunnerState
+    working: int
+    death: Death | None
+    on_death: Callable[[Death], None]
+    on_change: Callable[[], None]
+
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def status(self) -> Progress | None: ...
+    @property
+    def parallel(self) -> int: ...
+    @property
+    def throttled(self) -> bool: ...
+    @property
+    def bloated(self) -> bool: ...
+    @property
+    def memory(self) -> int: ...
+    def last_words(self) -> tuple[str, ...]: ...
+    async def start(self) -> None: ...
+    async def stop(self, grace: float) -> None: ...
+    def abort(self, reason: OllmlxError) -> None: ...
+    def generate(self, request: GenerateRequest, exchange: Exchange | None = None) -> AsyncIterator[Event]: ...
+    async def embed(self, request: EmbedRequest, exchange: Exchange | None = None) -> EmbedResult: ...
+    async def tokenize(self, request: TokenizeRequest) -> Tokens: ...
+    async def detokenize(self, tokens: Tokens) -> str: ...
+
+
+class Workshop(Protocol):
+    """Makes runners, and owns what they share."""
+
+    async def open(self) -> None:
+        """Before the first runner."""
+        ...
+
+    def make(self, launch: Launch, id: str, allowance: Allowance) -> PooledRunner:
+        """A runner that has not been started."""
+        ...
+
+    async def close(self) -> None:
+        """After the last runner has been stopped."""
+        ...
+
+
+@dataclass(slots=True)
+class Tools:
+    """What runners share within one daemon."""
+
+    settings: Settings
+    clock: Clock
+    rendezvous: Rendezvous
+    guard: Guard
+    records: Records
+    footprint: Callable[[int], int | None] = footprint
+
+
+class ProcessWorkshop:
+    """The real one: a lock on the state folder, a sweep of leftovers, a guardian, a folder for sockets."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._singleton = Singleton(settings.state_folder)
+        self._tools: Tools | None = None
+        self.swept = 0
+        """Runners of an earlier daemon that had to be ended."""
+
+    async def open(self) -> None:
+        """Raises Conflict when another daemon holds the state folder, StorageError when it cannot be used."""
+        state: Path = self._settings.state_folder
+        self._singleton.acquire()
+        try:
+            records = Records(state / "runners")
+            self.swept = await records.sweep()
+            rendezvous = Rendezvous.create(state)
+            guard = Guard(rendezvous.folder)
+            await guard.start()
+        except BaseException:
+            self._singleton.release()
+            raise
+        self._tools = Tools(self._settings, self._clock, rendezvous, guard, records)
+
+    @property
+    def guardian(self) -> int | None:
+        """The guardian's process id."""
+        return self._tools.guard.pid if self._tools is not None else None
+
+    def make(self, launch: Launch, id: str, allowance: Allowance) -> PooledRunner:
+        from ollmlx.supervisor.runner import Runner
+
+        if self._tools is None:
+            raise RuntimeError("the workshop is closed")
+        return Runner(self._tools, launch, id, allowance)
+
+    async def close(self) -> None:
+        if self._tools is not None:
+            await self._tools.guard.close()
+            self._tools.rendezvous.remove()
+            self._tools = None
+        self._singleton.release()

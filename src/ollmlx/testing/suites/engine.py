@@ -1,0 +1,267 @@
+"""What every engine must do, over the Runner Protocol, in its own process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from ollmlx import Backend, LaunchOptions
+from ollmlx.errors import ContextExceeded, OllmlxError
+from ollmlx.protocol import Detokenized, ExitCode, TokenizeRequest, Tokens, decode_event
+from ollmlx.testing.child import RunnerProcess
+from ollmlx.testing.suites.suite import Suite
+from ollmlx.testing.waiting import eventually
+from ollmlx.types import (
+    Done,
+    EmbedRequest,
+    EmbedResult,
+    Event,
+    Failed,
+    GenerateRequest,
+    InstalledModel,
+    Message,
+    Options,
+    Text,
+    Thinking,
+)
+
+PROMPT = "Tell me a story about a fox, a hen and a long winter."
+GREEDY = Options(temperature=0, num_predict=12)
+CHAT = (Message(role="user", content="Say something short."),)
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"colour": {"enum": ["red", "green"]}, "sure": {"type": "boolean"}},
+    "required": ["colour", "sure"],
+    "additionalProperties": False,
+}
+
+
+def text_of(events: list[Event]) -> str:
+    """What a client would show: answer and thinking."""
+    return "".join(event.text for event in events if isinstance(event, Text | Thinking))
+
+
+class EngineSuite(Suite):
+    """Runs one process for the whole class. `make_model` says which model, `structured` whether JSON schemas hold."""
+
+    context_length: ClassVar[int] = 2048
+    structured: ClassVar[bool] = True
+    logprobs: ClassVar[bool] = True
+    cancel_within: ClassVar[float] = 1.0
+
+    def make_backend(self) -> Backend:
+        """The backend under test."""
+        raise NotImplementedError
+
+    def make_model(self, folder: Path) -> InstalledModel:
+        """An installed model, small; `folder` is empty and may hold its files."""
+        raise NotImplementedError
+
+    def make_bad_model(self, model: InstalledModel, folder: Path) -> InstalledModel:
+        """The same, impossible to load. Default: its path does not exist."""
+        return model.model_copy(update={"path": folder / "no-such-model"})
+
+    @pytest.fixture(scope="class")
+    def model(self, tmp_path_factory: pytest.TempPathFactory) -> InstalledModel:
+        return self.make_model(tmp_path_factory.mktemp("model"))
+
+    @pytest.fixture(scope="class")
+    def started(self, model: InstalledModel) -> Iterator[RunnerProcess]:
+        runner = self._process(model)
+        runner.start()
+        yield runner
+        runner.stop()
+
+    @pytest.fixture
+    async def runner(self, started: RunnerProcess) -> AsyncIterator[RunnerProcess]:
+        async with started.connected():
+            await started.ready()
+            yield started
+
+    def _process(self, model: InstalledModel) -> RunnerProcess:
+        launch = LaunchOptions(context_length=self.context_length)
+        return RunnerProcess(self.make_backend().command(model, launch), model, options=launch)
+
+    # -- one request -------------------------------------------------------------------------------------------------
+
+    async def test_its_status_describes_it(self, runner: RunnerProcess) -> None:
+        status = await runner.status()
+        assert status.engine
+        assert status.parallel >= 1
+        assert 0 < status.context_length <= self.context_length
+        assert (status.active, status.queued) == (0, 0)
+
+    async def test_events_come_in_order_and_end_with_done(self, runner: RunnerProcess) -> None:
+        events = await runner.ask(PROMPT, options=GREEDY)
+        kinds = [event.type for event in events]
+        assert kinds == sorted(kinds, key=["prefill", "thinking", "text", "done"].index)
+        assert kinds.count("done") == 1
+        prefills = [event for event in events if event.type == "prefill"]
+        assert all(0 <= event.cached <= event.done <= event.total for event in prefills)
+
+    async def test_done_accounts_for_every_token(self, runner: RunnerProcess) -> None:
+        done = (await runner.ask(PROMPT, options=GREEDY))[-1]
+        assert isinstance(done, Done)
+        assert 0 <= done.cached_tokens <= done.prompt_tokens
+        assert done.prompt_tokens > 0
+        assert 0 < done.generated_tokens <= 12
+        assert done.reason == ("length" if done.generated_tokens == 12 else "stop")
+        assert done.total_ns > 0
+
+    async def test_num_predict_is_exact(self, runner: RunnerProcess) -> None:
+        done = (await runner.ask(PROMPT, options=Options(temperature=0, num_predict=3)))[-1]
+        assert isinstance(done, Done)
+        assert (done.generated_tokens, done.reason) == (3, "length")
+
+    async def test_greedy_answers_are_the_same_every_time(self, runner: RunnerProcess) -> None:
+        first, second = [text_of(await runner.ask(PROMPT, options=GREEDY)) for _ in range(2)]
+        assert first == second != ""
+
+    async def test_one_seed_gives_one_answer(self, runner: RunnerProcess) -> None:
+        seeded = Options(temperature=0.8, seed=42, num_predict=12)
+        first, second = [text_of(await runner.ask(PROMPT, options=seeded)) for _ in range(2)]
+        assert first == second
+
+    async def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(self, runner: RunnerProcess) -> None:
+        whole = text_of(await runner.ask(PROMPT, options=GREEDY))
+        stop = whole[len(whole) // 2 :][:3]
+        events = await runner.ask(PROMPT, options=Options(temperature=0, num_predict=12, stop=(stop,)))
+        assert text_of(events) == whole[: whole.index(stop)]
+        assert isinstance(events[-1], Done)
+        assert (events[-1].reason, events[-1].stop) == ("stop", stop)
+
+    async def test_a_conversation_is_answered(self, runner: RunnerProcess) -> None:
+        events = await runner.generate(GenerateRequest(messages=CHAT, options=GREEDY))
+        assert isinstance(events[-1], Done)
+        assert text_of(events)
+
+    async def test_logprobs_accompany_each_token(self, runner: RunnerProcess) -> None:
+        if not self.logprobs:
+            pytest.skip("this engine says that it has no logprobs")
+        events = await runner.ask(PROMPT, options=GREEDY, top_logprobs=3)
+        tokens = [entry for event in events if isinstance(event, Text | Thinking) for entry in event.logprobs]
+        assert isinstance(events[-1], Done)
+        assert events[-1].generated_tokens - 1 <= len(tokens) <= events[-1].generated_tokens  # the end may be a token
+        assert all(entry.logprob <= 0 and len(entry.top) == 3 for entry in tokens)
+        assert all([x.logprob for x in t.top] == sorted((x.logprob for x in t.top), reverse=True) for t in tokens)
+
+    async def test_a_json_schema_is_obeyed(self, runner: RunnerProcess) -> None:
+        if not self.structured:
+            pytest.skip("this engine says that it has no structured output")
+        request = GenerateRequest(messages=CHAT, format=SCHEMA, options=Options(temperature=0, num_predict=200))
+        answer = json.loads(text_of(await runner.generate(request)))
+        assert answer.keys() == {"colour", "sure"}
+        assert answer["colour"] in ("red", "green")
+
+    async def test_a_prompt_that_may_not_be_cut_and_does_not_fit_is_refused(self, runner: RunnerProcess) -> None:
+        words = " ".join(f"w{number}" for number in range(self.context_length * 2))
+        with pytest.raises(ContextExceeded):
+            _raise_failure(await runner.ask(words, truncate=False, options=GREEDY))
+
+    async def test_a_prompt_that_may_be_cut_is_cut_visibly(self, runner: RunnerProcess) -> None:
+        words = " ".join(f"w{number}" for number in range(self.context_length))
+        done = (await runner.ask(words, options=Options(temperature=0, num_predict=1)))[-1]
+        assert isinstance(done, Done)
+        assert done.dropped > 0
+        assert done.prompt_tokens <= self.context_length
+
+    # -- several requests --------------------------------------------------------------------------------------------
+
+    async def test_concurrent_requests_all_end(self, runner: RunnerProcess) -> None:
+        answers = await asyncio.gather(*(runner.ask(f"{PROMPT} {n}", options=GREEDY) for n in range(5)))
+        assert [answer[-1].type for answer in answers] == ["done"] * 5
+
+    @pytest.mark.parametrize("events", [0, 2], ids=["before the first event", "in the middle"])
+    async def test_leaving_frees_the_slot(self, runner: RunnerProcess, events: int) -> None:
+        request = GenerateRequest(prompt=PROMPT, options=Options(temperature=0, num_predict=-1))
+        if events:
+            async with runner.stream(request) as answer:
+                for _ in range(events):
+                    await answer.content.readline()
+        else:
+            asking = asyncio.create_task(runner.generate(request))
+            await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking])
+        await eventually(lambda: self._idle(runner), self.cancel_within, because="the slot is free")
+        assert (await runner.ask(PROMPT, options=GREEDY))[-1].type == "done"
+
+    async def _idle(self, runner: RunnerProcess) -> bool:
+        status = await runner.status()
+        return status.active == 0 and status.queued == 0
+
+    async def test_status_answers_and_progress_grows_while_it_generates(self, runner: RunnerProcess) -> None:
+        before = (await runner.status()).progress
+        request = GenerateRequest(prompt=PROMPT, options=Options(temperature=0, num_predict=64))
+        async with runner.stream(request) as answer:
+            await answer.content.readline()
+            await asyncio.wait_for(runner.status(), 0.5)
+            events = [decode_event(line) async for line in answer.content]
+        assert events[-1].type == "done"
+        assert (await runner.status()).progress > before
+
+    # -- tokens, vectors, caches -------------------------------------------------------------------------------------
+
+    async def test_tokens_give_the_text_back(self, runner: RunnerProcess) -> None:
+        text = "The fox said: 1234 + 5 = 1239."
+        tokens = Tokens.model_validate_json(await runner.post("/v1/tokenize", TokenizeRequest(text=text)))
+        back = Detokenized.model_validate_json(await runner.post("/v1/detokenize", tokens))
+        assert back.text.strip() == text
+
+    async def test_embeddings_are_unit_vectors_one_for_each_input(
+        self, runner: RunnerProcess, model: InstalledModel
+    ) -> None:
+        request = EmbedRequest(inputs=("a fox", "a hen", "a fox"))
+        if "embedding" not in model.capabilities:
+            with pytest.raises(OllmlxError):
+                await runner.post("/v1/embed", request)
+            return
+        result = EmbedResult.model_validate_json(await runner.post("/v1/embed", request))
+        fox, hen, again = result.embeddings
+        assert fox == pytest.approx(again, abs=1e-5)
+        assert fox != pytest.approx(hen, abs=1e-5)
+        assert [sum(x * x for x in vector) for vector in result.embeddings] == pytest.approx([1.0] * 3, abs=1e-3)
+        assert result.prompt_tokens > 0
+
+    async def test_trimming_caches_changes_no_answer(self, runner: RunnerProcess) -> None:
+        before = text_of(await runner.ask(PROMPT, options=GREEDY))
+        await runner.post("/v1/trim")
+        assert text_of(await runner.ask(PROMPT, options=GREEDY)) == before
+
+    # -- the process -------------------------------------------------------------------------------------------------
+
+    async def test_a_model_that_cannot_be_loaded_is_said_to_be_bad(self, model: InstalledModel, tmp_path: Path) -> None:
+        async with self._process(self.make_bad_model(model, tmp_path)) as runner:
+            assert await runner.exit_code(60) == ExitCode.BAD_MODEL, runner.error_text
+            assert runner.error_text.strip().splitlines()[-1].startswith("bad model: ")
+
+    async def test_it_ends_with_its_parent(self, model: InstalledModel) -> None:
+        async with self._process(model) as runner:
+            await runner.ready()
+            runner.close_stdin()
+            assert await runner.exit_code(3) != ExitCode.ASKED
+
+    async def test_a_termination_signal_in_the_middle_of_an_answer_ends_both_cleanly(
+        self, model: InstalledModel
+    ) -> None:
+        async with self._process(model) as runner:
+            await runner.ready()
+            request = GenerateRequest(prompt=PROMPT, options=Options(temperature=0.9, num_predict=-1))
+            async with runner.stream(request) as answer:
+                await answer.content.readline()
+                runner.process.send_signal(signal.SIGTERM)
+                last = decode_event((await answer.read()).splitlines()[-1])
+            assert last.type in ("error", "done")
+            assert await runner.exit_code() == ExitCode.ASKED
+
+
+def _raise_failure(events: list[Event]) -> None:
+    """A refusal may come as the stream's last event, when it was found late."""
+    if isinstance(events[-1], Failed):
+        raise ContextExceeded(events[-1].message) if events[-1].kind == "context_exceeded" else OllmlxError(str(events))

@@ -1,0 +1,128 @@
+"""Reading JSON request bodies: in one place, strict, and never a 500."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import BaseModel
+from quart import request
+
+from ollmlx.errors import BodyTimeout, InvalidRequest, TooLarge
+from ollmlx.web.exchange import current
+
+MAX_DEPTH = 200
+"""Levels of nesting; what serialises bodies later goes 254 deep."""
+
+_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
+
+M = TypeVar("M", bound=BaseModel)
+
+
+async def read_json() -> dict[str, Any]:
+    """The JSON object in the body, whatever the content type says. Raises InvalidRequest, TooLarge, BodyTimeout."""
+    value = parse_json(await read_body())
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"invalid request: a JSON object is needed, not {_kind(value)}")
+    return value
+
+
+async def read_model(model: type[M]) -> M:
+    """The body as a wire model. Raises InvalidRequest with the first fault."""
+    return model.model_validate(await read_json())
+
+
+async def read_body() -> bytes:
+    """The whole body, limited in size and time. Raises InvalidRequest when there is none."""
+    from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
+
+    try:
+        body: bytes = await request.get_data(False, False, False)
+    except RequestEntityTooLarge:
+        raise TooLarge("request body too large", hint="raise max_body in [server] of ollmlx.toml") from None
+    except RequestTimeout:
+        raise BodyTimeout("the request body did not arrive in time") from None
+    if not body.strip():
+        raise InvalidRequest("missing request body")
+    return body
+
+
+async def upload() -> AsyncIterator[bytes]:
+    """The pieces of a body of any size as they come; the socket is read only as fast as they are taken."""
+    exchange = current()
+    pieces = aiter(request.body)
+    while True:
+        try:
+            piece = await asyncio.wait_for(anext(pieces), request.body_timeout)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise BodyTimeout("the request body stopped coming") from None
+        exchange.room.set()
+        if piece:
+            yield piece
+
+
+def parse_json(body: bytes) -> Any:
+    """Strict JSON: UTF-8, no NaN or Infinity, no duplicate keys, no lone surrogates, bounded depth. Pure.
+
+    Raises InvalidRequest.
+    """
+    try:
+        if _SURROGATE.search(body):
+            orjson.loads(body)  # it alone refuses half a surrogate pair
+        text = body.decode("utf-8-sig")
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+        if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+            _check_depth(value)
+    except RecursionError:
+        raise InvalidRequest("invalid JSON: nested too deeply") from None
+    except UnicodeDecodeError:
+        raise InvalidRequest("invalid JSON: not UTF-8") from None
+    except ValueError as error:
+        raise InvalidRequest(f"invalid JSON: {error}") from None
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"duplicate key {twice[:80]!r}")
+    return found
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"number out of range: {text[:40]}")
+    return number
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [child for item in level for child in _children(item)]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _kind(value: Any) -> str:
+    return {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")

@@ -1,0 +1,163 @@
+"""Who may call: Host header, origin of a web page, API key. Pure; asked before a byte of the body is read."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from urllib.parse import urlsplit
+
+from ollmlx.address import Address
+from ollmlx.errors import Forbidden, Unauthorized
+from ollmlx.settings import Settings
+from ollmlx.web.sockets import is_loopback, is_wildcard, served_address
+
+OPEN_PATHS = frozenset({"/livez", "/readyz"})
+"""Answered without a key: probes of an orchestrator carry none, and the answers say nothing of models."""
+
+LOCAL_NAMES = frozenset({"localhost", "host.docker.internal", "host.containers.internal"})
+"""Names that no stranger's name server can hand out: this machine, and this machine seen from its containers."""
+
+LOCAL_ORIGINS = (
+    "http://localhost",
+    "https://localhost",
+    "http://localhost:*",
+    "https://localhost:*",
+    "http://127.0.0.1",
+    "https://127.0.0.1",
+    "http://127.0.0.1:*",
+    "https://127.0.0.1:*",
+    "http://0.0.0.0",
+    "https://0.0.0.0",
+    "http://0.0.0.0:*",
+    "https://0.0.0.0:*",
+    "http://[::1]",
+    "http://[::1]:*",
+    "app://*",
+    "file://*",
+    "tauri://*",
+    "vscode-webview://*",
+    "vscode-file://*",
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the settings say about callers, for the address the daemon is bound to."""
+
+    bound: Address
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    allow_no_auth: bool = False
+
+    @classmethod
+    def of(cls, settings: Settings) -> Policy:
+        """The policy of the settings. Raises ConfigError for an address that is none."""
+        server, security = settings.server, settings.security
+        bound = served_address(server.host)
+        return cls(bound, server.hosts, server.origins, security.api_keys, security.allow_no_auth)
+
+    def check_host(self, values: list[str]) -> None:
+        """Raise Forbidden unless there is exactly one Host header and it names this machine.
+
+        A page of a stranger whose name server points to us (DNS rebinding) carries the stranger's name here.
+        """
+        if len(values) == 1 and self._host_allowed(values[0]):
+            return
+        shown = repr(values[0][:100]) if values else "(none)"
+        raise Forbidden(
+            f"Host header {shown} is not allowed",
+            code="SEC002",
+            hint="add the name to hosts in [server] of ollmlx.toml if it is this machine's",
+        )
+
+    def check_origin(self, origin: str | None, host: str) -> None:
+        """Raise Forbidden when a web page of an origin that was not allowed asks."""
+        if origin is None or self._same_origin(origin, host) or self._origins.fullmatch(origin):
+            return
+        raise Forbidden(
+            f"origin {origin[:200]!r} is not allowed",
+            code="SEC003",
+            hint="add it to origins in [server] of ollmlx.toml, or to OLLAMA_ORIGINS",
+        )
+
+    def check_key(self, sent: Iterable[str], peer: str) -> str | None:
+        """The fingerprint of the key that was sent, None when no key is needed. Raises Unauthorized."""
+        if not self.keys:
+            if not self._local and not self.allow_no_auth and not is_loopback(peer):
+                raise Unauthorized(
+                    "this server answers other machines only with an API key, and none is configured",
+                    code="SEC001",
+                    hint="set api_keys in [security] of ollmlx.toml, or allow_no_auth = true",
+                )
+            return None
+        for key in sent:
+            digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+            # every known key is compared, so that the time taken tells nothing
+            if sum(hmac.compare_digest(digest, known) for known in self._digests):
+                return f"key-{digest.hex()[:8]}"
+        raise Unauthorized("unauthorized: a valid API key is needed", code="SEC004")
+
+    @cached_property
+    def _local(self) -> bool:
+        return is_loopback(self.bound.host)
+
+    @cached_property
+    def _digests(self) -> tuple[bytes, ...]:
+        return tuple(hashlib.sha256(key.encode()).digest() for key in self.keys)
+
+    @cached_property
+    def _origins(self) -> re.Pattern[str]:
+        patterns = (*LOCAL_ORIGINS, *self.origins)
+        return re.compile(
+            "|".join(re.escape(pattern).replace(r"\*", "[^\r\n]*") for pattern in patterns), re.IGNORECASE
+        )
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        bound = {self.bound.host.lower()} if not is_wildcard(self.bound) else set()
+        return frozenset(LOCAL_NAMES | bound | {name.lower() for name in self.hosts})
+
+    def _host_allowed(self, value: str) -> bool:
+        name = _hostname(value)
+        if name is None:
+            return False
+        if name in self._names:
+            return True
+        try:
+            address = ipaddress.ip_address(name.partition("%")[0])
+        except ValueError:
+            return False
+        # Rebinding needs a name; a literal address is checked by the page's origin. On loopback no other can be meant.
+        return address.is_loopback or not self._local
+
+    def _same_origin(self, origin: str, host: str) -> bool:
+        try:
+            return urlsplit(origin).netloc.lower() == host.lower() and origin.startswith(("http://", "https://"))
+        except ValueError:
+            return False
+
+
+def keys_sent(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
+    """The API keys of a request: `Authorization: Bearer KEY`, and `x-api-key: KEY` as Anthropic's clients send it."""
+    found = []
+    for name, value in headers:
+        text = value.decode("utf-8", "surrogateescape").strip()
+        if name == b"authorization" and text[:7].lower() == "bearer ":
+            found.append(text[7:].strip())
+        elif name == b"x-api-key":
+            found.append(text)
+    return found
+
+
+def _hostname(value: str) -> str | None:
+    """The name or address in a Host header, without port and brackets; None when it is malformed."""
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._\-]+)(?::[0-9]{1,5})?", value)
+    if match is None or match.group(1).endswith("."):
+        return None
+    return match.group(1).strip("[]").lower()

@@ -1,0 +1,34 @@
+"""Following a generation on its way to the client: figures for the log, failures as exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from ollmlx.errors import RunnerFailed, from_kind
+from ollmlx.streams import closing
+from ollmlx.types import Admitted, Done, Event, Failed, Prefill, Text
+from ollmlx.web.exchange import current
+
+
+async def tracked(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
+    """The same events, noted in the exchange. `Failed`, and an end without `Done`, are raised as OllmlxError."""
+    exchange = current()
+    ended = False
+    async with closing(events):
+        async for event in events:
+            if type(event) is Text and exchange.first_ns:
+                yield event  # the token path
+                continue
+            match event:
+                case Failed():
+                    raise from_kind(event.kind, event.message, code=event.code)
+                case Admitted() | Prefill():
+                    exchange.note(event)
+                case Done():
+                    ended = True
+                    exchange.note(event)
+                case _:
+                    exchange.note_first()
+            yield event
+    if not ended:
+        raise RunnerFailed("the answer ended without a final record", code="RUN002")
