@@ -30,11 +30,11 @@ class BackendSuite(EngineSuite):
         """The backend under test."""
         raise NotImplementedError
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def backend(self) -> Backend:
         return self.make_backend()
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def launch(self) -> LaunchOptions:
         return LaunchOptions(context_length=self.context_length)
 

@@ -50,7 +50,7 @@ def text_of(events: list[Event]) -> str:
 class EngineSuite(Suite):
     """Runs one process for the whole class. `make_model` says which model, `structured` whether JSON schemas hold."""
 
-    context_length: ClassVar[int] = 2048
+    context_length: ClassVar[int] = 512
     structured: ClassVar[bool] = True
     logprobs: ClassVar[bool] = True
     cancel_within: ClassVar[float] = 1.0
@@ -68,12 +68,14 @@ class EngineSuite(Suite):
         return model.model_copy(update={"path": folder / "no-such-model"})
 
     @pytest.fixture(scope="class")
-    def model(self, tmp_path_factory: pytest.TempPathFactory) -> InstalledModel:
-        return self.make_model(tmp_path_factory.mktemp("model"))
+    @classmethod
+    def model(cls, tmp_path_factory: pytest.TempPathFactory) -> InstalledModel:
+        return cls().make_model(tmp_path_factory.mktemp("model"))
 
     @pytest.fixture(scope="class")
-    def started(self, model: InstalledModel) -> Iterator[RunnerProcess]:
-        runner = self._process(model)
+    @classmethod
+    def started(cls, model: InstalledModel) -> Iterator[RunnerProcess]:
+        runner = cls()._process(model)
         runner.start()
         yield runner
         runner.stop()
@@ -165,7 +167,7 @@ class EngineSuite(Suite):
             _raise_failure(await runner.ask(words, truncate=False, options=GREEDY))
 
     async def test_a_prompt_that_may_be_cut_is_cut_visibly(self, runner: RunnerProcess) -> None:
-        words = " ".join(f"w{number}" for number in range(self.context_length))
+        words = " ".join(f"w{number}" for number in range(self.context_length * 2))
         done = (await runner.ask(words, options=Options(temperature=0, num_predict=1)))[-1]
         assert isinstance(done, Done)
         assert done.dropped > 0
