@@ -81,9 +81,9 @@ class ThisMachine:
         for line in lines:
             _, controllers, own = line.split(":", 2)
             if controllers == "":
-                top, names = mount, ("memory.max", "memory.high")
+                top, names = mount, ["memory.max", "memory.high"]
             elif "memory" in controllers.split(","):
-                top, names = mount / "memory", ("memory.limit_in_bytes",)
+                top, names = mount / "memory", ["memory.limit_in_bytes"]
             else:
                 continue
             group = top / own.lstrip("/")

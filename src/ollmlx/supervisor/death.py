@@ -41,6 +41,8 @@ class Death:
     last_words: tuple[str, ...] = ()
     remedy: Remedy = Remedy.RETRY
     loading: bool = False
+    label: str = ""
+    """A short, stable name for metrics (`exit_1`, `SIGKILL`); empty: the cause's."""
 
     def sentence(self, model: str) -> str:
         """One sentence for a person."""

@@ -319,7 +319,7 @@ class Runner:
         assert child.returncode is not None
         meaning = explain(child.returncode)
         cause = Cause.SIGNAL if child.returncode < 0 else Cause.EXIT
-        return Death(cause, meaning.text, self._tail.cause(), words, meaning.remedy, loading)
+        return Death(cause, meaning.text, self._tail.cause(), words, meaning.remedy, loading, meaning.label)
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=f"{name} {self.id}")

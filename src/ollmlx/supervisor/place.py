@@ -1,0 +1,102 @@
+"""One model's place in the pool: from the promise of memory until its process is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from ollmlx.supervisor.clock import Clock
+from ollmlx.supervisor.launch import Launch
+from ollmlx.supervisor.memory import Allowance
+from ollmlx.supervisor.workshop import PooledRunner
+from ollmlx.types import RunnerInfo, RunnerState
+
+ALIVE = (RunnerState.READY, RunnerState.BUSY)
+
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """Times are monotonic seconds. `after` are the places that have to be gone before this one's process may start."""
+
+    id: str
+    launch: Launch
+    allowance: Allowance
+    began: float
+    after: set[str] = field(default_factory=set)
+    room: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    runner: PooledRunner | None = None
+    task: asyncio.Task[None] | None = None
+    """The load, later the end."""
+    ready_at: float = math.inf
+    leases: int = 0
+    last_used: float = -math.inf
+    keep_alive: float = 300.0
+    expires: float = math.inf
+    leaving: bool = False
+    unwanted: bool = False
+    """Let go as soon as nobody uses it."""
+
+    @property
+    def key(self) -> str:
+        return self.launch.key
+
+    @property
+    def settled(self) -> bool:
+        """Loaded, and its process lives."""
+        return self.ready_at < math.inf and self.runner is not None and self.runner.state in ALIVE
+
+    @property
+    def idle(self) -> bool:
+        return self.leases == 0
+
+    @property
+    def free(self) -> bool:
+        """It can take one more request now."""
+        if not self.settled or self.leaving or self.unwanted or self.runner is None:
+            return False
+        return not self.runner.throttled and self.leases < self.runner.parallel
+
+    def used(self, now: float) -> None:
+        """From now on its time to live counts."""
+        self.last_used = now
+        self.expires = math.inf if self.launch.pin else now + self.keep_alive
+
+    def info(self, clock: Clock, restarts: int) -> RunnerInfo:
+        """As `ps` shows it."""
+        runner, now = self.runner, clock.monotonic()
+        status = runner.status if runner is not None else None
+        expires = self.expires if self.idle else now + self.keep_alive
+        endless = self.launch.pin or math.isinf(expires)
+        return RunnerInfo(
+            id=self.id,
+            model=self.launch.model,
+            backend=self.launch.backend,
+            state=self._state(),
+            pid=runner.pid if runner is not None else None,
+            context_length=(status.context_length if status is not None else 0) or self.launch.context_length,
+            parallel=runner.parallel if runner is not None else max(1, self.launch.parallel),
+            active=self.leases,
+            reserved=self.allowance.reserved,
+            memory=(runner.memory if runner is not None else 0) or self.launch.estimate.total,
+            memory_gpu=status.memory_active if status is not None else 0,
+            started_at=clock.now() - timedelta(seconds=now - self.began),
+            expires_at=None if endless else clock.now() + timedelta(seconds=expires - now),
+            restarts=restarts,
+            last_words=runner.last_words() if runner is not None else (),
+            device=status.device if status is not None else "",
+            notes=status.notes if status is not None else (),
+            cached_tokens=status.cached_tokens_total if status is not None else 0,
+            prompt_tokens=status.prompt_tokens_total if status is not None else 0,
+        )
+
+    def _state(self) -> RunnerState:
+        if self.leaving:
+            return RunnerState.STOPPING
+        if self.runner is not None and self.runner.state is RunnerState.FAILED:
+            return RunnerState.FAILED
+        if not self.settled:
+            return RunnerState.STARTING
+        return RunnerState.READY if self.idle else RunnerState.BUSY

@@ -1,0 +1,327 @@
+"""Who gets a runner next: seats waiting requests, starts loads for them, and decides who has to go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from dataclasses import dataclass
+
+from ollmlx.errors import Busy, OllmlxError, Timeout
+from ollmlx.quantities import format_duration
+from ollmlx.settings import RunnerSettings
+from ollmlx.supervisor.clock import Clock, Timer
+from ollmlx.supervisor.eviction import plan
+from ollmlx.supervisor.fleet import Fleet
+from ollmlx.supervisor.launch import Launch
+from ollmlx.supervisor.listener import PoolListener
+from ollmlx.supervisor.place import Place
+from ollmlx.supervisor.waiting import Ticket, WaitingRoom
+from ollmlx.types import Caller
+
+logger = logging.getLogger(__name__)
+QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
+"""Ollama's words, both spaces included: clients compare them."""
+USUAL_SERVICE = 2.0
+"""Seconds a request takes, until some have been measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One waiting request as metrics and people see it. Seconds; `position` 1 is next."""
+
+    model: str
+    client: str
+    priority: str
+    waited: float
+    position: int
+
+
+class Scheduler:
+    """All decisions are made in `pump`, from the state as it is then: nothing is remembered that could go stale."""
+
+    def __init__(self, settings: RunnerSettings, clock: Clock, fleet: Fleet, listener: PoolListener) -> None:
+        self.room: WaitingRoom[Place] = WaitingRoom()
+        self.draining = False
+        self._settings = settings
+        self._clock = clock
+        self._fleet = fleet
+        self._listener = listener
+        self._service = USUAL_SERVICE
+        self._timer: Timer | None = None
+        self._wake_at = math.inf
+        self._pumping = False
+        self._again = False
+        self._revivals: dict[str, asyncio.Task[None]] = {}
+        fleet.dispatcher = self
+
+    # -- what the pool asks ------------------------------------------------------------------------------------------
+
+    async def seat(self, launch: Launch, caller: Caller, deadline: float = math.inf, *, again: bool = False) -> Place:
+        """Wait for a place with a free slot, and take it. `again`: a retry, which the queue's limit does not refuse.
+
+        Raises Busy (draining, queue full), OutOfMemory, Timeout at `deadline` (monotonic), and whatever loading raises.
+        """
+        now = self._clock.monotonic()
+        ticket = self._enter(launch, caller, now, again)
+        expiry = self._expiry(ticket, deadline, now)
+        try:
+            self.pump()
+            return await ticket.future
+        except asyncio.CancelledError:
+            self._left(ticket)
+            raise
+        finally:
+            if expiry is not None:
+                expiry.cancel()
+            self.room.remove(ticket)
+            self._nobody_left(launch.key)
+
+    def release(self, place: Place, keep_alive: float, taken: float) -> None:
+        """A request is done with its place. `taken` is when it got it."""
+        self._service += 0.1 * (self._clock.monotonic() - taken - self._service)
+        self._fleet.release(place, keep_alive)
+        self.pump()
+
+    def waiting(self) -> list[Waiting]:
+        """Everyone who waits, next one first."""
+        now = self._clock.monotonic()
+        return [
+            Waiting(ticket.launch.name, ticket.caller.client, ticket.caller.priority, now - ticket.arrived, position)
+            for position, ticket in enumerate(self.room.order(now), 1)
+        ]
+
+    def drain(self) -> None:
+        """Refuse all who wait and all who come."""
+        self.draining = True
+        for ticket in self.room.everyone():
+            self.room.remove(ticket)
+            self._listener.on_reject(ticket.launch.name, "draining")
+            ticket.fail(_draining())
+        for revival in self._revivals.values():
+            revival.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def retry_after(self) -> float:
+        """Seconds until the queue as it is should have been served."""
+        slots = sum(place.runner.parallel for place in self._fleet.places.values() if place.runner is not None)
+        return min(300.0, max(1.0, math.ceil(self._service * len(self.room) / max(1, slots))))
+
+    # -- what the fleet tells ----------------------------------------------------------------------------------------
+
+    def ready(self, place: Place) -> None:
+        """Loaded: those who waited for it are served before anybody may evict it."""
+        for ticket in self.room.order(self._clock.monotonic()):
+            if ticket.launch.key == place.key and _serves(place, ticket.launch) and place.free:
+                self._give(ticket, place)
+        self.pump()
+
+    def failed(self, place: Place, error: OllmlxError) -> None:
+        """A load failed: nobody who waited for it is made to wait for another try."""
+        for ticket in list(self.room.of(place.key)):
+            self.room.remove(ticket)
+            ticket.fail(error)
+
+    def died(self, place: Place) -> None:
+        """A loaded runner ended unasked."""
+        if place.launch.pin and not self.draining and place.key not in self._revivals:
+            task = asyncio.create_task(self._revive(place.launch), name=f"revive {place.id}")
+            self._revivals[place.key] = task
+            task.add_done_callback(lambda _: self._revivals.pop(place.key, None))
+        self.pump()
+
+    def changed(self) -> None:
+        self.pump()
+
+    # -- deciding ----------------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Do everything that can be done now. Called after every change."""
+        if self._pumping:
+            self._again = True
+            return
+        self._pumping = True
+        try:
+            self._again = True
+            while self._again:
+                self._again = False
+                self._round(self._clock.monotonic())
+        finally:
+            self._pumping = False
+        self._listener.on_queue(len(self.room))
+
+    def _round(self, now: float) -> None:
+        wake: list[float] = []
+        closed: set[str] = set()
+        """Keys that take nobody else: a request has waited long enough for their memory."""
+        if not self.draining:
+            for ticket in self.room.order(now):
+                if not ticket.future.done():
+                    self._consider(ticket, now, closed, wake)
+        self._expire(now, wake)
+        self._set_timer(now, wake)
+
+    def _consider(self, ticket: Ticket[Place], now: float, closed: set[str], wake: list[float]) -> None:
+        place = self._fleet.places.get(ticket.launch.key)
+        if place is None:
+            self._load_for(ticket, now, closed, wake)
+        elif place.leaving or not place.settled:
+            return
+        elif not _serves(place, ticket.launch):
+            if place.idle:
+                self._fleet.let_go(place, "context")
+            elif self._overdue(ticket, now, wake):
+                closed.add(place.key)
+        elif place.key not in closed and place.free:
+            self._give(ticket, place)
+
+    def _load_for(self, ticket: Ticket[Place], now: float, closed: set[str], wake: list[float]) -> None:
+        launch = max((each.launch for each in self.room.of(ticket.launch.key)), key=lambda each: each.context_length)
+        try:
+            pause = self._fleet.circuits.wait(launch.key, now)
+        except OllmlxError as error:
+            self._refuse(launch.key, error, "circuit")
+            return
+        if pause > 0:
+            wake.append(now + pause)
+            return
+        overdue = self._overdue(ticket, now, wake)
+        residents = self._fleet.residents(
+            lambda place: place.idle and (overdue or not self.room.waiting_for(place.key))
+        )
+        plan_ = plan(launch.estimate.total, self._fleet.ledger.left, residents, self._settings.max_loaded_models)
+        if not plan_.possible:
+            self._refuse(launch.key, self._misfit(launch), "memory")
+        elif plan_.now:
+            victims = [self._fleet.places[key] for key in plan_.victims]
+            for victim in victims:
+                self._fleet.let_go(victim, "memory")
+            self._fleet.begin(launch, after=victims)
+        elif overdue:
+            closed.update(plan_.victims)
+
+    def _expire(self, now: float, wake: list[float]) -> None:
+        for place in list(self._fleet.places.values()):
+            if not place.settled or not place.idle or place.leaving:
+                continue
+            wanted = self.room.waiting_for(place.key) > 0 and not self.draining
+            if place.unwanted:
+                self._fleet.let_go(place, "asked")
+            elif place.runner is not None and place.runner.bloated:
+                self._fleet.let_go(place, "bloated")
+            elif now >= place.expires and not wanted:
+                self._fleet.let_go(place, "keep_alive")
+            elif place.expires < math.inf:
+                wake.append(place.expires)
+
+    def _overdue(self, ticket: Ticket[Place], now: float, wake: list[float]) -> bool:
+        due = ticket.arrived + self._settings.swap_wait
+        if now < due:
+            wake.append(due)
+        return now >= due
+
+    def _give(self, ticket: Ticket[Place], place: Place) -> None:
+        self.room.remove(ticket, served=True)
+        self._fleet.take(place)
+        ticket.future.set_result(place)
+
+    def _refuse(self, key: str, error: OllmlxError, reason: str) -> None:
+        for ticket in list(self.room.of(key)):
+            self.room.remove(ticket)
+            self._listener.on_reject(ticket.launch.name, reason)
+            ticket.fail(error)
+
+    def _misfit(self, launch: Launch) -> OllmlxError:
+        most = self._settings.max_loaded_models
+        if most and sum(place.launch.pin for place in self._fleet.places.values()) >= most:
+            return Busy(
+                f"{launch.name} cannot be loaded: all {most} loaded models are pinned",
+                code="RUN005", hint="raise [runners] max_loaded_models, or pin fewer models",
+            )  # fmt: skip
+        return self._fleet.ledger.refusal(launch.name, launch.estimate.total)
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def _enter(self, launch: Launch, caller: Caller, now: float, again: bool) -> Ticket[Place]:
+        if self.draining:
+            self._listener.on_reject(launch.name, "draining")
+            raise _draining()
+        if launch.estimate.total > self._fleet.ledger.budget:
+            self._listener.on_reject(launch.name, "memory")
+            raise self._fleet.ledger.refusal(launch.name, launch.estimate.total)
+        ticket: Ticket[Place] = Ticket(launch, caller, now, len(self.room) + 1)
+        self.room.add(ticket)
+        if len(self.room) > self._settings.max_queue and not again:
+            # Only who would really have to wait is refused.
+            self.pump()
+            if not ticket.future.done() and len(self.room) > self._settings.max_queue:
+                self.room.remove(ticket)
+                self._listener.on_reject(launch.name, "queue_full")
+                raise Busy(QUEUE_FULL, retry_after=self.retry_after())
+        return ticket
+
+    def _expiry(self, ticket: Ticket[Place], deadline: float, now: float) -> Timer | None:
+        if math.isinf(deadline):
+            return None
+
+        def expire() -> None:
+            if not ticket.future.done():
+                self.room.remove(ticket)
+                self._listener.on_reject(ticket.launch.name, "timeout")
+                waited = format_duration(round(self._clock.monotonic() - ticket.arrived, 1))
+                ticket.fail(Timeout(f"no runner for {ticket.launch.name} within {waited}: [runners] request_timeout"))
+
+        return self._clock.call_later(max(0.0, deadline - now), expire)
+
+    def _left(self, ticket: Ticket[Place]) -> None:
+        """Its client is gone. What it was given meanwhile is given back."""
+        place = self._fleet.places.get(ticket.launch.key)
+        loading = place is not None and not place.settled
+        self._listener.on_cancel(ticket.launch.name, "loading" if loading else "queued")
+        future = ticket.future
+        if future.done() and not future.cancelled() and future.exception() is None:
+            self._fleet.release(future.result(), future.result().keep_alive)
+
+    def _nobody_left(self, key: str) -> None:
+        """A load that nobody waits for any more is given up."""
+        place = self._fleet.places.get(key)
+        if place is not None and not place.settled and not self.room.waiting_for(key):
+            self._fleet.let_go(place, "cancelled")
+        self.pump()
+
+    def _set_timer(self, now: float, wake: list[float]) -> None:
+        earliest = min(wake, default=math.inf)
+        if earliest == self._wake_at and self._timer is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wake_at = earliest
+        if earliest < math.inf:
+            self._timer = self._clock.call_later(max(0.0, earliest - now), self._woken)
+
+    def _woken(self) -> None:
+        self._timer, self._wake_at = None, math.inf
+        self.pump()
+
+    async def _revive(self, launch: Launch) -> None:
+        """Bring a pinned model back, however long its circuit stays open."""
+        caller = Caller(request_id=f"revive-{launch.model.name.short}", priority="low", route="revive")
+        while not self.draining:
+            try:
+                place = await self.seat(launch, caller, again=True)
+            except OllmlxError as error:
+                logger.warning("cannot bring %s back yet: %s", launch.name, error.message)
+                await self._clock.sleep(error.retry_after or 60.0)
+            else:
+                self.release(place, launch.keep_alive, self._clock.monotonic())
+                return
+
+
+def _serves(place: Place, launch: Launch) -> bool:
+    return place.launch.context_length >= launch.context_length
+
+
+def _draining() -> Busy:
+    return Busy("the server is shutting down", retry_after=5)
