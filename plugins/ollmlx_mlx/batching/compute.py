@@ -10,9 +10,8 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from ollmlx_mlx.batching.scheduler import EngineBroken, Scheduler
-
 from ollmlx.errors import RunnerFailed
+from ollmlx_mlx.batching.scheduler import EngineBroken, Scheduler
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -87,13 +86,12 @@ class ComputeThread:
     def _run(self) -> None:
         while not self._closing:
             self._drain(wait=not self._busy)
-            if self._closing:
-                break
-            if self._sliced:
+            if self._sliced and not self._closing:
                 part = self._sliced.popleft()
                 if part():
                     self._sliced.append(part)
-            self._round()
+            if not self._closing:
+                self._round()
         if self.scheduler is not None:
             self.scheduler.fail_all(RunnerFailed("the model is being unloaded"))
 
@@ -112,7 +110,7 @@ class ComputeThread:
             scheduler.tick()
         except EngineBroken as error:
             self._break(str(error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the requests are told
             # A bug of ours: the state of the batch is unknown, so nobody in it can be served any more.
             _log.exception("the scheduler failed")
             self._break(f"{type(error).__name__}: {error}")
@@ -134,5 +132,5 @@ class ComputeThread:
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except Exception:
+        except Exception:  # noqa: BLE001 - the thread must go on for the others
             _log.exception("a call on the compute thread failed")

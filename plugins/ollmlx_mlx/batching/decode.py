@@ -14,6 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+
 from ollmlx_mlx.batching.generation import Generation
 from ollmlx_mlx.batching.logprobs import PendingLogprobs
 from ollmlx_mlx.batching.penalties import Penalizer
@@ -116,8 +117,7 @@ class DecodeBatch:
         if not any(self._unread):
             return
         mx.eval(self._inputs)
-        tokens = self._inputs.tolist()
-        assert isinstance(tokens, list)
+        tokens: Any = self._inputs.tolist()
         for index, row in enumerate(self.rows):
             if self._unread[index]:
                 row.accept(tokens[index], self._logprobs.of(index, tokens[index], row) if self._logprobs else None)

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
+from ollmlx.errors import OllmlxError
+from ollmlx.types import Done, Event, Prefill, TokenLogprob
 from ollmlx_mlx.batching.penalties import Penalties
 from ollmlx_mlx.batching.sampling import Sampling
 from ollmlx_mlx.text.answer import Answer
 from ollmlx_mlx.text.prompt import Prompt
-
-from ollmlx.errors import OllmlxError
-from ollmlx.types import Done, Event, Prefill, TokenLogprob
 
 Item = Event | OllmlxError
 Sink = Callable[[Sequence[Item]], None]

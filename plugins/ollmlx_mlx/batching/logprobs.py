@@ -59,7 +59,8 @@ class PendingLogprobs:
             return None
         if self._read is None:
             mx.eval(*self.arrays)
-            self._read = (self._chosen.tolist(), self._ids.tolist(), self._values.tolist())
+            read: Any = (self._chosen.tolist(), self._ids.tolist(), self._values.tolist())
+            self._read = read
         chosen, ids, values = self._read
         best = sorted(zip(values[row], ids[row], strict=True), reverse=True)[: generation.top_logprobs]
         spell = generation.spell

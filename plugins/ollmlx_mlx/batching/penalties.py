@@ -46,8 +46,8 @@ class Penalties:
 class Penalizer:
     """The penalties of the present rows, with a window of past tokens that moves on the device, without waiting for it.
 
-    Made anew for each change of the batch; `past` are the tokens of each row that the host knows, the one whose successor
-    is computed next excluded.
+    Made anew for each change of the batch; `past` are the tokens of each row that the host knows, the one whose
+    successor is computed next excluded.
     """
 
     def __init__(self, rules: Sequence[Penalties], past: Sequence[Sequence[int]]) -> None:

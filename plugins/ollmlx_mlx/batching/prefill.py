@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
+
 from ollmlx_mlx.batching.chunks import SLICE_SECONDS, ChunkClock
 from ollmlx_mlx.batching.generation import Generation
 from ollmlx_mlx.cache.layers import Layers, can_trim, clone

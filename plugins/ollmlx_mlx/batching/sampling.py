@@ -1,7 +1,7 @@
 """Sampling for a whole batch at once, each row by its own rules.
 
-The order is llama.cpp's: top_k, typical_p, top_p, min_p, temperature. A row's token depends on its logits, its rules and
-one number in [0, 1) that its own generator drew: never on its neighbours. The number picks by the inverse of the
+The order is llama.cpp's: top_k, typical_p, top_p, min_p, temperature. A row's token depends on its logits, its rules
+and one number in [0, 1) that its own generator drew: never on its neighbours. The number picks by the inverse of the
 cumulative distribution, so it means the same whatever the width of the batch.
 """
 

@@ -7,14 +7,13 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any
 
+from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed
 from ollmlx_mlx.batching.chunks import ChunkClock
 from ollmlx_mlx.batching.decode import DecodeBatch
 from ollmlx_mlx.batching.generation import Generation
 from ollmlx_mlx.batching.prefill import Prefill
 from ollmlx_mlx.cache.layers import Layers
 from ollmlx_mlx.cache.prefix import PrefixCache
-
-from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed
 
 _log = logging.getLogger(__name__)
 _FAILURES = 3

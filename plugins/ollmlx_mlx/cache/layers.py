@@ -64,7 +64,12 @@ def clone(layers: Layers, drop: int = 0) -> Layers:
 def compact(layers: Layers) -> Layers:
     """The same cache without the unused room at the end of its buffers, computed and ready to keep."""
     for layer in layers:
-        if type(layer) is KVCache and layer.keys is not None and layer.offset < layer.keys.shape[2]:
+        if (
+            type(layer) is KVCache
+            and layer.keys is not None
+            and layer.values is not None
+            and layer.offset < layer.keys.shape[2]
+        ):
             layer.keys = mx.contiguous(layer.keys[..., : layer.offset, :])
             layer.values = mx.contiguous(layer.values[..., : layer.offset, :])
     mx.eval([layer.state for layer in layers])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
 from ollmlx_mlx.cache.layers import Layers, can_trim, clone, compact, size_of
 
 _LEAST = 8
@@ -90,6 +91,15 @@ class PrefixCache:
         self._entries.append(entry)
         self._touch(entry)
         self._shrink(self._max_bytes)
+
+    def know(self, tokens: Tokens, *, trimmable: bool, load: Load) -> None:
+        """A sequence that is on disk; it is read when it is first wanted."""
+        self._entries.append(Entry(tokens, None, 0, trimmable, load))
+
+    def held(self) -> list[tuple[Tokens, Layers]]:
+        """The sequences in memory, the most recently used first."""
+        entries = sorted(self._entries, key=lambda entry: -entry.used)
+        return [(entry.tokens, entry.layers) for entry in entries if entry.layers is not None]
 
     def clear(self) -> None:
         """Give the memory back. What is on disk stays known."""

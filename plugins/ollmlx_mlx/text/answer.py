@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ollmlx.types import Event, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
 from ollmlx_mlx.text.channels import Channels, Markers
 from ollmlx_mlx.text.detokenizer import Detokenizer
 from ollmlx_mlx.text.repeats import RepeatGuard
 from ollmlx_mlx.text.stops import StopFilter
-
-from ollmlx.types import Event, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
 
 ToolReader = Callable[[str], Sequence[ToolCall]]
 """Reads the calls in the text between two tool markers; raises ValueError for what is none."""

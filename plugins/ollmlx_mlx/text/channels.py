@@ -54,7 +54,8 @@ def _harmony(tools: bool) -> Edges:
 def markers_for(tokenizer: Any, *, tools: bool, prompt_tail: str = "") -> Markers:
     """The format of this model.
 
-    `tools`: whether the request offers any; `prompt_tail`: the end of the prompt, which may have opened a reasoning block.
+    `tools`: whether the request offers any; `prompt_tail`: the end of the prompt, which may have opened a reasoning
+    block.
     """
     if is_harmony(tokenizer):
         return _frozen(_harmony(tools), "gap")

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx.types import GenerateRequest, Message
 from ollmlx_mlx.text.channels import Markers, is_harmony, markers_for
 from ollmlx_mlx.text.insert import insert_tokens
 from ollmlx_mlx.text.template import ChatTemplate
 from ollmlx_mlx.text.truncation import cut_tokens, fit_messages, refuse, target_for
-
-from ollmlx.errors import InvalidRequest, Unsupported
-from ollmlx.types import GenerateRequest, Message
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,9 @@ class PromptBuilder:
         bos = self._tokenizer.bos_token
         return list(self._tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))))
 
-    def encode_messages(self, messages: Sequence[Message], request: GenerateRequest, *, answer: bool = True) -> list[int]:
+    def encode_messages(
+        self, messages: Sequence[Message], request: GenerateRequest, *, answer: bool = True
+    ) -> list[int]:
         """Ids of a conversation through the chat template, after the ids in `request.context`."""
         text = self._render(messages, request, answer=answer)
         if not self._tokenizer.has_chat_template and not request.template:

@@ -109,7 +109,11 @@ def _turn(message: Message) -> dict[str, Any]:
         turn["reasoning_content"] = message.thinking
     if message.tool_calls:
         turn["tool_calls"] = [
-            {"type": "function", "id": call.id or "", "function": {"name": call.name, "arguments": dict(call.arguments)}}
+            {
+                "type": "function",
+                "id": call.id or "",
+                "function": {"name": call.name, "arguments": dict(call.arguments)},
+            }
             for call in message.tool_calls
         ]
     if message.tool_name:

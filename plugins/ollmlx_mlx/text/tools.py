@@ -53,13 +53,13 @@ def _calls(parsed: Any) -> list[ToolCall]:
 
 def _call(parsed: Any) -> ToolCall:
     if not isinstance(parsed, dict) or not isinstance(parsed.get("name"), str):
-        raise ValueError("a tool call needs a name")
+        raise ValueError("a tool call needs a name")  # noqa: TRY004 - one kind for "not a call"
     arguments = parsed.get("arguments", parsed.get("parameters", {}))
     if isinstance(arguments, str):
         arguments = json.loads(arguments or "{}")
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, dict):
-        raise ValueError("the arguments of a tool call must be an object")
+        raise ValueError("the arguments of a tool call must be an object")  # noqa: TRY004 - as above
     given = parsed.get("id")
     return ToolCall(name=parsed["name"], arguments=arguments, id=given if isinstance(given, str) else tool_id())

@@ -1,0 +1,94 @@
+"""Structured output: which tokens keep an answer within a JSON schema, by llguidance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.hf import from_tokenizer
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+
+from ollmlx.errors import InvalidRequest, Unsupported
+
+Schema = dict[str, Any]
+
+ANY_JSON: Schema = {"type": ["object", "array"]}
+"""What `format: "json"` asks for."""
+
+
+class Grammars:
+    """Makes constraints for one model. `width`: logits per token. Building the tokenizer takes about 1 s."""
+
+    def __init__(self, tokenizer: Any, width: int, eos: Sequence[int]) -> None:
+        self._source = tokenizer
+        self._width = width
+        self._eos = list(eos)
+        self._tokenizer: LLTokenizer | None = None
+
+    def constraint(self, format: str | Schema, *, reasoning: bool, opening: int | None) -> JsonConstraint:
+        """A constraint for one answer.
+
+        `reasoning`: the answer begins inside a reasoning block, which is free. `opening`: a token that may open one.
+        Raises InvalidRequest with the reason when the schema cannot be compiled.
+        """
+        schema = ANY_JSON if format == "json" else format
+        tokenizer = self._built()
+        try:
+            grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), {"whitespace_flexible": False})
+        except (ValueError, TypeError) as error:
+            raise InvalidRequest(f"invalid format: {error}") from error
+        if problem := LLMatcher.validate_grammar(grammar, tokenizer):
+            raise InvalidRequest(f"invalid format: {problem}")
+        matcher = LLMatcher(tokenizer, grammar)
+        if matcher.is_error():
+            raise InvalidRequest(f"invalid format: {matcher.get_error()}")
+        return JsonConstraint(matcher, self._width, reasoning=reasoning, opening=opening)
+
+    def _built(self) -> LLTokenizer:
+        if self._tokenizer is None:
+            try:
+                self._tokenizer = from_tokenizer(self._source, n_vocab=self._width, eos_token=self._eos)
+            except ValueError as error:
+                raise Unsupported("structured output needs a fast tokenizer, which this model lacks") from error
+        return self._tokenizer
+
+
+class JsonConstraint:
+    """One answer's place in its grammar; see `generation.Constraint`."""
+
+    def __init__(self, matcher: LLMatcher, width: int, *, reasoning: bool, opening: int | None) -> None:
+        self._matcher = matcher
+        self._width = width
+        self._bits = allocate_token_bitmask(1, width)
+        self._free = reasoning
+        self._opening = opening
+
+    def mask(self) -> Any:
+        """Boolean array [width]; None while the model thinks."""
+        if self._free:
+            return None
+        fill_next_token_bitmask(self._matcher, self._bits, 0)
+        bits = self._bits[0].view(np.uint8)
+        allowed = np.unpackbits(bits, bitorder="little")[: self._width].astype(np.bool_)
+        if self._opening is not None:
+            allowed[self._opening] = True
+        return allowed
+
+    def accept(self, token: int, state: str) -> None:
+        """Follow the answer; the token that closes a reasoning block belongs to neither side."""
+        if self._free:
+            self._free = state == "reasoning"
+            return
+        if self._opening is not None and token == self._opening:
+            self._free, self._opening = True, None
+            return
+        self._opening = None
+        self._matcher.consume_token(token)
+
+    @property
+    def complete(self) -> bool:
+        """Nothing more can follow."""
+        return not self._free and self._matcher.is_stopped()

@@ -1,0 +1,126 @@
+"""One loaded model with everything that serves it: prompts, detokenizers, grammars, caches, scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import mlx.core as mx
+
+from ollmlx.protocol import RunnerConfig
+from ollmlx_mlx.batching.chunks import ChunkClock
+from ollmlx_mlx.batching.grammar import Grammars
+from ollmlx_mlx.batching.scheduler import Scheduler
+from ollmlx_mlx.cache.disk import CacheFolder
+from ollmlx_mlx.cache.layers import can_batch, make_layers
+from ollmlx_mlx.cache.prefix import PrefixCache
+from ollmlx_mlx.estimate import AUTO_WIDTH
+from ollmlx_mlx.load import Loaded, load_model
+from ollmlx_mlx.text.detokenizer import DetokenizerFactory
+from ollmlx_mlx.text.prompt import PromptBuilder
+from ollmlx_mlx.text.template import ChatTemplate
+
+FIRST_CHUNK: Final = {"cpu": 32, "metal": 512, "cuda": 1024}
+"""Prompt tokens in the first chunk of a device, before its speed is known."""
+
+
+@dataclass(slots=True)
+class Instance:
+    """Made once, on the compute thread. `width`: sequences computed at once; `vocabulary`: logits per token."""
+
+    config: RunnerConfig
+    loaded: Loaded
+    width: int
+    vocabulary: int
+    eos: frozenset[int]
+    notes: tuple[str, ...]
+    prompts: PromptBuilder
+    detokenizers: DetokenizerFactory
+    grammars: Grammars
+    prefixes: PrefixCache
+    scheduler: Scheduler
+    folder: CacheFolder | None
+
+    def spell(self, tokens: Sequence[int]) -> str:
+        """The text of token ids. For the thread that makes prompts."""
+        return str(self.loaded.tokenizer.decode(list(tokens)))
+
+    def save_caches(self) -> None:
+        """Write what the prefix cache holds to disk, newest first, within its bound. On the compute thread."""
+        if self.folder is not None:
+            self.folder.save(self.prefixes.held())
+
+
+def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
+    """Load the model and put its parts together. Raises StorageError, OutOfMemory."""
+    _limit_memory(config)
+    loaded = load_model(config, advance)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    kv_type = str(config.engine_options.get("kv_cache_type", "auto"))
+    sample = make_layers(model, kv_type)
+    notes = list(loaded.notes)
+    width = config.parallel or AUTO_WIDTH
+    if width > 1 and not can_batch(sample):
+        width = 1
+        notes.append("its cache cannot be batched: requests are served one by one")
+    vocabulary = _vocabulary(model, loaded.config, len(tokenizer))
+    prefixes = PrefixCache(config.prompt_cache_bytes)
+    folder = _folder(config, kv_type, prefixes, notes)
+    template = ChatTemplate(tokenizer, config.model.name.short)
+    eos = frozenset(int(token) for token in tokenizer.eos_token_ids)
+    return Instance(
+        config=config,
+        loaded=loaded,
+        width=width,
+        vocabulary=vocabulary,
+        eos=eos,
+        notes=tuple(notes),
+        prompts=PromptBuilder(tokenizer, template, config.model.name.short, config.context_length),
+        detokenizers=DetokenizerFactory(tokenizer),
+        grammars=Grammars(tokenizer._tokenizer, vocabulary, sorted(eos)),
+        prefixes=prefixes,
+        scheduler=Scheduler(
+            model,
+            prefixes,
+            lambda: make_layers(model, kv_type),
+            width=width,
+            clock=ChunkClock(FIRST_CHUNK.get(loaded.device, 32)),
+        ),
+        folder=folder,
+    )
+
+
+def _limit_memory(config: RunnerConfig) -> None:
+    """MLX takes its limits as advice: the daemon enforces them."""
+    if config.memory_limit:
+        mx.set_memory_limit(config.memory_limit)
+    if config.cache_limit is not None:
+        mx.set_cache_limit(config.cache_limit)
+
+
+def _vocabulary(model: Any, config: dict[str, Any], fallback: int) -> int:
+    size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    size = size or getattr(getattr(model, "args", None), "vocab_size", None)
+    return int(size or fallback)
+
+
+def _folder(config: RunnerConfig, kv_type: str, prefixes: PrefixCache, notes: list[str]) -> CacheFolder | None:
+    if config.cache_dir is None or config.cache_dir_bytes <= 0 or config.prompt_cache_bytes <= 0:
+        return None
+    # Whatever changes a cache's contents is part of its identity: weights, their form, adapter, precision.
+    identity = {
+        "model": config.model.digest,
+        "path": str(config.model.path),
+        "adapter": str(config.model.defaults.adapter or ""),
+        "weights": str(config.engine_options.get("weights", "")),
+        "kv": kv_type,
+    }
+    folder = CacheFolder(config.cache_dir, identity, config.cache_dir_bytes)
+    found, problems = folder.entries()
+    for tokens, trimmable, load in found:
+        prefixes.know(tokens, trimmable=trimmable, load=load)
+    notes.extend(problems)
+    if found:
+        notes.append(f"{len(found)} saved prompt caches")
+    return folder
