@@ -120,6 +120,15 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class Publisher(Protocol):
+    """A source that also takes uploads. The service picks the first one for `push`."""
+
+    def push(self, model: InstalledModel, target: ModelName) -> AsyncIterator[PullProgress]:
+        """Upload an installed model's files under a name. Raises Unauthorized without credentials, UpstreamError."""
+        ...
+
+
+@runtime_checkable
 class Store(Protocol):
     """Owns installed models on disk. Registered once; called by the service; file work runs in threads."""
 

@@ -5,17 +5,20 @@ Route plugins and the command line's server side call this and nothing below it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ollmlx.capabilities import require
+from ollmlx.contracts import Publisher
 from ollmlx.declared import Declarations, overlay, rename
 from ollmlx.errors import Conflict, NotFound, Unsupported
 from ollmlx.launching import Launcher
 from ollmlx.names import ModelName
 from ollmlx.protocol import TokenizeRequest
 from ollmlx.streams import closing
+from ollmlx.tensors import read_tensors
 from ollmlx.types import (
     Caller,
     CreateRequest,
@@ -139,6 +142,20 @@ class Service:
         if store is None:
             raise NotFound(f"store {source.store!r} of source {source.name!r} is not installed", code="PLG006")
         return store.pull(target, source, self._importer(source.format(target)), insecure=insecure)
+
+    async def push(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+        """Upload a model under its name. Raises NotFound, Unsupported when no installed source takes uploads."""
+        model = await self.resolve(name)
+        publisher = next((source for source in self.registry.sources.values() if isinstance(source, Publisher)), None)
+        if publisher is None:
+            raise Unsupported("no installed source takes uploads", code="PLG006")
+        async with closing(publisher.push(model, name)) as progress:
+            async for step in progress:
+                yield step
+
+    async def tensors(self, model: InstalledModel) -> Sequence[dict[str, Any]]:
+        """Name, type and shape of a model's tensors, from the headers of its files. Raises StorageError."""
+        return await asyncio.to_thread(read_tensors, model)
 
     async def create(
         self,

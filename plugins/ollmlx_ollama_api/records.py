@@ -1,0 +1,125 @@
+"""The objects that answer `/api/generate` and `/api/chat`: a line a piece, or one for all. Pure.
+
+Each object starts with the same bytes, made once a request; only time and text are added for a token.
+"""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
+
+from ollmlx.types import Answer, Done, Event, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
+from ollmlx_ollama_api.clock import now
+
+Json = dict[str, Any]
+
+_ALPHABET = string.ascii_lowercase + string.digits
+_ID_LENGTH = 8
+
+
+class Records:
+    """Encodes what one request is answered, for one of the two routes."""
+
+    def __init__(self, model: str, *, chat: bool, context: bool = False, clock: Callable[[], str] = now) -> None:
+        self._model = model
+        self._chat = chat
+        self._context = context
+        self._clock = clock
+        self._calls = 0
+        self._head = b'{"model":' + orjson.dumps(model) + b',"created_at":"'
+        self._text = b'","message":{"role":"assistant","content":' if chat else b'","response":'
+        self._tail = b'},"done":false}\n' if chat else b',"done":false}\n'
+
+    def line(self, event: Event) -> bytes | None:
+        """The record of an event with its newline; None for events that Ollama's clients are not told of."""
+        if type(event) is Text and not event.logprobs:
+            return self._head + self._clock().encode() + self._text + orjson.dumps(event.text) + self._tail
+        match event:
+            case Text():
+                return _line(self._piece(content=event.text, logprobs=event.logprobs))
+            case Thinking():
+                return _line(self._piece(thinking=event.text, logprobs=event.logprobs))
+            case ToolCalled():
+                return _line(self._piece(calls=[event.call]))
+            case Done():
+                return _line(self._object(self._said(), **final(event, context=self._context)))
+            case _:
+                return None
+
+    def whole(self, answer: Answer) -> Json:
+        """The one object that answers without streaming."""
+        said = self._said(answer.text, answer.thinking, answer.tool_calls)
+        figures = final(answer.done, context=self._context)
+        return self._object(said, **figures, **_logprobs(answer.logprobs))
+
+    def bare(self, reason: str) -> Json:
+        """The object that answers a request which only loads or unloads."""
+        return self._object(self._said(), done=True, done_reason=reason)
+
+    def _piece(
+        self,
+        content: str = "",
+        thinking: str = "",
+        calls: Iterable[ToolCall] = (),
+        logprobs: tuple[TokenLogprob, ...] = (),
+    ) -> Json:
+        return self._object(self._said(content, thinking, calls), done=False, **_logprobs(logprobs))
+
+    def _object(self, said: Json, **more: Any) -> Json:
+        return {"model": self._model, "created_at": self._clock(), **said, **more}
+
+    def _said(self, content: str = "", thinking: str = "", calls: Iterable[ToolCall] = ()) -> Json:
+        extra: Json = {"thinking": thinking} if thinking else {}
+        told = [self._call(call) for call in calls]
+        if told:
+            extra["tool_calls"] = told
+        if self._chat:
+            return {"message": {"role": "assistant", "content": content, **extra}}
+        return {"response": content, **extra}
+
+    def _call(self, call: ToolCall) -> Json:
+        index, self._calls = self._calls, self._calls + 1
+        function = {"index": index, "name": call.name, "arguments": call.arguments}
+        return {"id": call.id or call_id(), "function": function}
+
+
+def final(done: Done, *, context: bool) -> Json:
+    """The figures of the last object: nanoseconds and tokens."""
+    found: Json = {"done": True, "done_reason": done.reason}
+    if context:
+        found["context"] = list(done.context)
+    found |= {
+        "total_duration": done.total_ns,
+        "load_duration": done.queue_ns + done.load_ns,
+        "prompt_eval_count": done.prompt_tokens,
+        "prompt_eval_duration": done.prefill_ns,
+        "eval_count": done.generated_tokens,
+        "eval_duration": done.decode_ns,
+    }
+    if done.cached_tokens:
+        found["prompt_eval_cached_count"] = done.cached_tokens
+    return found
+
+
+def call_id() -> str:
+    """A new id of a tool call: `call_` and eight letters or digits."""
+    return "call_" + "".join(secrets.choice(_ALPHABET) for _ in range(_ID_LENGTH))
+
+
+def _logprobs(logprobs: tuple[TokenLogprob, ...]) -> Json:
+    if not logprobs:
+        return {}
+    return {"logprobs": [_token(one, one.top) for one in logprobs]}
+
+
+def _token(logprob: TokenLogprob, top: tuple[TokenLogprob, ...] = ()) -> Json:
+    told = {"token": logprob.token, "logprob": logprob.logprob, "bytes": list(logprob.token.encode())}
+    return {**told, "top_logprobs": [_token(other) for other in top]} if top else told
+
+
+def _line(record: Json) -> bytes:
+    return orjson.dumps(record) + b"\n"

@@ -1,0 +1,22 @@
+"""The tensors of an installed model, for people: from the headers of its files, no weight is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ollmlx.gguf_header import read_gguf_header
+from ollmlx.safetensors_header import read_safetensors_header
+from ollmlx.types import InstalledModel
+
+
+def read_tensors(model: InstalledModel) -> list[dict[str, Any]]:
+    """`name`, `type` and `shape` of each tensor, in the files' order; none for other formats. Raises StorageError."""
+    if model.path.is_file() and model.path.suffix != ".safetensors":
+        found = read_gguf_header(model.path).tensors
+        return [{"name": tensor.name, "type": tensor.kind, "shape": list(tensor.shape)} for tensor in found]
+    files = sorted(model.path.glob("*.safetensors")) if model.path.is_dir() else [model.path]
+    return [
+        {"name": name, "type": tensor.dtype, "shape": list(tensor.shape)}
+        for file in files
+        for name, tensor in read_safetensors_header(file).items()
+    ]
