@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, PlainValidator, model_validator
 
 from ollmlx import ModelName, parse_duration
 from ollmlx.errors import InvalidRequest
@@ -38,9 +38,7 @@ def _keep_alive(value: Any) -> float:
     return math.inf if seconds > LONGEST else seconds
 
 
-KeepAlive = Annotated[
-    float, BeforeValidator(_keep_alive, json_schema_input_type=float | str), Field(allow_inf_nan=True, ge=0)
-]
+KeepAlive = Annotated[float, PlainValidator(_keep_alive, json_schema_input_type=float | str)]
 """Seconds a model stays loaded: a number, or a Go duration; negative is for ever."""
 
 

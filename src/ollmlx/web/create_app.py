@@ -11,6 +11,7 @@ from quart import Quart, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from ollmlx.errors import OllmlxError
+from ollmlx.web import description
 from ollmlx.web.errors import answer, failure, failure_of_status, http_failure
 from ollmlx.web.exchange import current
 from ollmlx.web.gate import ASGI, Gate
@@ -41,6 +42,8 @@ def create_app(app: App) -> Quart:
     web.register_error_handler(Exception, _failed)
     for make_blueprint in app.plugins.registry.routes.values():
         web.register_blueprint(make_blueprint(app.service))
+    if settings.server.docs:
+        web.register_blueprint(description.blueprint())
     web.asgi_app = Gate(cast(ASGI, web.asgi_app), site_of(web))  # type: ignore[method-assign,assignment]
     return web
 

@@ -16,8 +16,8 @@ from ollmlx.errors import Forbidden, Unauthorized
 from ollmlx.settings import Settings
 from ollmlx.web.sockets import is_loopback, is_wildcard, served_address
 
-OPEN_PATHS = frozenset({"/livez", "/readyz"})
-"""Answered without a key: probes of an orchestrator carry none, and the answers say nothing of models."""
+OPEN_PATHS = frozenset({"/", "/livez", "/readyz"})
+"""Answered without a key: probes carry none, and the answers say nothing of models."""
 
 LOCAL_NAMES = frozenset({"localhost", "host.docker.internal", "host.containers.internal"})
 """Names that no stranger's name server can hand out: this machine, and this machine seen from its containers."""

@@ -1,0 +1,185 @@
+"""Route families under test: a service that answers what it is told to, and a web application around it.
+
+service = FakeService()
+service.say("Hello", " world")
+client = web_app(service, blueprint).test_client()
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from ollmlx.blobs import Blobs
+from ollmlx.errors import NotFound
+from ollmlx.names import ModelName
+from ollmlx.settings import Settings
+from ollmlx.types import (
+    Admitted,
+    Caller,
+    Done,
+    EmbedRequest,
+    EmbedResult,
+    Event,
+    GenerateRequest,
+    InstalledModel,
+    ModelDefaults,
+    ModelDetails,
+    PullProgress,
+    RunnerInfo,
+    Text,
+)
+
+if TYPE_CHECKING:
+    from quart import Blueprint, Quart
+
+    from ollmlx.service import Service
+
+Outcome = Event | Exception | asyncio.Event
+"""An event is yielded, an exception raised, an `asyncio.Event` waited for."""
+
+
+def installed(name: str, **changes: Any) -> InstalledModel:
+    """An installed model to describe."""
+    known: dict[str, Any] = {
+        "name": ModelName.parse(name),
+        "store": "fake",
+        "format": "fake",
+        "path": Path("/nowhere"),
+        "digest": "0" * 64,
+        "size": 1000,
+        "modified_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "details": ModelDetails(format="fake", family="fake", families=("fake",), context_length=4096),
+    }
+    return InstalledModel(**(known | changes))
+
+
+@dataclass
+class FakeService:
+    """What routes call, without a daemon behind it. `calls` has every call: method name, name, arguments."""
+
+    settings: Settings = field(default_factory=Settings)
+    models: list[InstalledModel] = field(default_factory=lambda: [installed("tiny")])
+    runners: Sequence[RunnerInfo] = ()
+    outcomes: list[Outcome] = field(default_factory=list)
+    progress: list[PullProgress | Exception] = field(default_factory=list)
+    calls: list[tuple[str, str, Any]] = field(default_factory=list)
+    blobs: Blobs = field(default_factory=lambda: Blobs(Path("/nowhere")))
+    open_streams: int = 0
+    callers: list[Caller] = field(default_factory=list)
+
+    def say(self, *texts: str, done: Done | None = None) -> None:
+        """Answer every generation with these texts."""
+        ended = done or Done(prompt_tokens=3, generated_tokens=len(texts), total_ns=10, prefill_ns=4, decode_ns=5)
+        self.outcomes = [Admitted(queue_ns=1_000_000, load_ns=2_000_000), *(Text(text=text) for text in texts), ended]
+
+    async def list(self) -> Sequence[InstalledModel]:
+        return self.models
+
+    async def resolve(self, name: ModelName) -> InstalledModel:
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise NotFound(f"model '{name.short}' not found", code="MDL002", hint=f"ollmlx pull {name.short}")
+
+    show = resolve
+
+    async def tensors(self, model: InstalledModel) -> Sequence[dict[str, Any]]:
+        return [{"name": "w", "type": "F32", "shape": [2, 2]}]
+
+    async def copy(self, source: ModelName, target: ModelName) -> None:
+        await self.resolve(source)
+        self.calls.append(("copy", str(source), target))
+
+    async def delete(self, name: ModelName) -> None:
+        await self.resolve(name)
+        self.calls.append(("delete", str(name), None))
+
+    def pull(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+        self.calls.append(("pull", str(name), insecure))
+        return self._steps()
+
+    def push(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+        self.calls.append(("push", str(name), insecure))
+        return self._steps()
+
+    def create(
+        self,
+        name: ModelName,
+        *,
+        base: ModelName | None,
+        files: dict[str, Path],
+        defaults: ModelDefaults,
+        quantize: str | None = None,
+    ) -> AsyncIterator[PullProgress]:
+        self.calls.append(
+            ("create", str(name), {"base": base, "files": files, "defaults": defaults, "quantize": quantize})
+        )
+        return self._steps()
+
+    def ps(self) -> Sequence[RunnerInfo]:
+        return self.runners
+
+    async def load(self, name: ModelName, *, caller: Caller, keep_alive: float | None = None) -> int:
+        await self.resolve(name)
+        self.calls.append(("load", str(name), keep_alive))
+        return 7
+
+    async def unload(self, name: ModelName) -> bool:
+        await self.resolve(name)
+        self.calls.append(("unload", str(name), None))
+        return True
+
+    async def generate(
+        self, name: ModelName, request: GenerateRequest, *, caller: Caller, keep_alive: float | None = None
+    ) -> AsyncIterator[Event]:
+        await self.resolve(name)
+        self.calls.append(("generate", str(name), request))
+        self.callers.append(caller)
+        self.open_streams += 1
+        try:
+            for outcome in self.outcomes:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                if isinstance(outcome, asyncio.Event):
+                    await outcome.wait()
+                else:
+                    yield outcome
+        finally:
+            self.open_streams -= 1
+
+    async def embed(
+        self, name: ModelName, request: EmbedRequest, *, caller: Caller, keep_alive: float | None = None
+    ) -> EmbedResult:
+        await self.resolve(name)
+        self.calls.append(("embed", str(name), request))
+        vectors = tuple((1.0, float(len(text))) for text in request.inputs)
+        return EmbedResult(embeddings=vectors, prompt_tokens=len(request.inputs), load_ns=1, total_ns=2)
+
+    async def count_tokens(self, name: ModelName, request: GenerateRequest, *, caller: Caller) -> int:
+        await self.resolve(name)
+        self.calls.append(("count_tokens", str(name), request))
+        return 5
+
+    async def _steps(self) -> AsyncIterator[PullProgress]:
+        for step in self.progress:
+            if isinstance(step, Exception):
+                raise step
+            yield step
+
+
+def web_app(service: FakeService, *families: Callable[[Service], Blueprint]) -> Quart:
+    """A web application with these route families over the service, behind the real gate."""
+    from ollmlx.registry import Registry
+    from ollmlx.web.create_app import create_app
+
+    registry = Registry()
+    for index, family in enumerate(families):
+        registry.routes.add(f"family-{index}", family, "test")
+    app = SimpleNamespace(settings=service.settings, service=service, plugins=SimpleNamespace(registry=registry))
+    return create_app(cast(Any, app))

@@ -1,0 +1,86 @@
+"""The daemon's log: lines for people or machines on standard error, and a rotating file for `ollmlx logs`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import orjson
+
+from ollmlx.web.exchange import CURRENT
+
+if TYPE_CHECKING:
+    from ollmlx.settings import Settings
+
+LOG_FILE = "daemon.log"  # in the folder `logs` of the state folder
+LOG_BYTES = 8 * 1024 * 1024
+LOG_KEPT = 3
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+
+
+def configure(settings: Settings, stream: TextIO) -> list[logging.Handler]:
+    """Send everything the daemon logs to `stream`, and to the file when the settings say so. Returns the handlers."""
+    formatter: logging.Formatter = JsonLines() if settings.logging.format == "json" else ConsoleLines()
+    console = logging.StreamHandler(stream)
+    console.setFormatter(formatter)
+    handlers: list[logging.Handler] = [console]
+    if settings.logging.file:
+        file = _file(settings.state_folder / "logs")
+        file.setFormatter(JsonLines())
+        handlers.append(file)
+    root = logging.getLogger("ollmlx")
+    root.setLevel(settings.logging.level.upper())
+    root.propagate = False
+    for handler in handlers:
+        root.addHandler(handler)
+    return handlers
+
+
+def release(handlers: list[logging.Handler]) -> None:
+    """Close what `configure` opened."""
+    root = logging.getLogger("ollmlx")
+    for handler in handlers:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def _file(folder: Path) -> RotatingFileHandler:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / LOG_FILE
+    path.touch(mode=0o600)
+    return RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_KEPT, encoding="utf-8")
+
+
+class ConsoleLines(logging.Formatter):
+    """`09:12:44 INFO  message request=…`; control characters are shown, never sent to the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        exchange = CURRENT.get()
+        suffix = f" request={exchange.id}" if exchange else ""
+        clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        line = f"{clock} {record.levelname:<7} {record.getMessage().translate(_CONTROL)}{suffix}"
+        return line if record.exc_info is None else f"{line}{os.linesep}{self.formatException(record.exc_info)}"
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line; the figures of a request's summary are fields of their own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        exchange = CURRENT.get()
+        told: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if exchange is not None:
+            told["request"] = exchange.id
+        told |= getattr(record, "fields", {})
+        if record.exc_info is not None:
+            told["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(told, default=str).decode()
