@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from ollmlx.testing.child import RunnerProcess, engine_command, fake_runner
     from ollmlx.testing.models import fake_model
     from ollmlx.testing.suites.backend import BackendSuite
+    from ollmlx.testing.suites.store import StoreSuite
     from ollmlx.testing.waiting import eventually, wait_until
 
 FAKE_PLUGIN = Path(__file__).parent / "fake"
 """The plugin with fake models, as a folder for `[plugins] paths`; its table is `[plugins.fake]`."""
 
 _HOMES = {
+    "StoreSuite": "ollmlx.testing.suites.store",
     "BackendSuite": "ollmlx.testing.suites.backend",
     "RunnerProcess": "ollmlx.testing.child",
     "engine_command": "ollmlx.testing.child",
@@ -33,6 +35,7 @@ __all__ = [
     "FAKE_PLUGIN",
     "BackendSuite",
     "RunnerProcess",
+    "StoreSuite",
     "engine_command",
     "eventually",
     "fake_model",

@@ -40,7 +40,7 @@ class FakeStore:
     async def resolve(self, name: ModelName) -> InstalledModel | None:
         if name in self._declared:
             return self._declared[name]
-        folder = self._folder / name.folder
+        folder = self._place(name)
         return _read(folder) if (folder / MANIFEST).exists() else None
 
     async def pull(
@@ -63,7 +63,7 @@ class FakeStore:
     async def delete(self, model: InstalledModel) -> None:
         if model.name in self._declared:
             raise Conflict(f"{model.name.short} is declared in the settings and cannot be deleted")
-        folder = self._folder / model.name.folder
+        folder = self._place(model.name)
         if not folder.exists():
             raise NotFound(f"model '{model.name.short}' not found", code="MDL002")
         shutil.rmtree(folder)
@@ -84,6 +84,11 @@ class FakeStore:
         }
         self._install(request.base.model_copy(update=update))
         yield PullProgress(status="success")
+
+    def _place(self, name: ModelName) -> Path:
+        """The model's folder, in the letter case it has; names that differ only in case are one model."""
+        folders = self._folder.iterdir() if self._folder.is_dir() else ()
+        return next((folder for folder in folders if folder.name.lower() == name.key), self._folder / name.folder)
 
     def _model(self, name: ModelName, script: Script, path: Path) -> InstalledModel:
         options = script.model_dump(exclude_unset=True)
@@ -113,7 +118,7 @@ class FakeStore:
         self._settle(staging, model)
 
     def _settle(self, staging: Path, model: InstalledModel) -> None:
-        folder = self._folder / model.name.folder
+        folder = self._place(model.name)
         placed = model.model_copy(update={"path": folder})
         (staging / MANIFEST).write_text(placed.model_dump_json(), encoding="utf-8")
         if folder.exists():

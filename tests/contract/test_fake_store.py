@@ -1,0 +1,29 @@
+"""The fake store keeps the contract that it is used to test others with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ollmlx import ModelName, Source, Store
+from ollmlx.testing import StoreSuite
+from ollmlx.testing.fake.source import FakeSource
+from ollmlx.testing.fake.store import MANIFEST, FakeStore
+from ollmlx.testing.models import fake_model
+from ollmlx.types import InstalledModel
+
+
+class TestFakeStore(StoreSuite):
+    pulled = "fake/parrot"
+
+    def make_store(self, folder: Path) -> Store:
+        return FakeStore(folder)
+
+    async def install(self, store: Store, name: ModelName, folder: Path) -> None:
+        await store.copy(fake_model(), name)
+
+    def make_source(self) -> Source:
+        return FakeSource()
+
+    def damage(self, model: InstalledModel) -> bool:
+        (model.path / MANIFEST).write_text("{", encoding="utf-8")
+        return True
