@@ -1,0 +1,141 @@
+"""The command line as a whole: verbs, options, exit codes, start-up time."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from ollmlx.cli import main as command
+from ollmlx.errors import NotFound
+from tests.unit.cli.conftest import CommandLine, ScriptedDaemon
+
+
+@pytest.mark.parametrize("argument", ["--version", "--help"])
+def test_version_and_help_cost_less_than_a_quarter_second_of_processor_time(argument: str) -> None:
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "ollmlx", argument], check=True, capture_output=True, timeout=30)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < 0.25
+
+
+@pytest.mark.parametrize("verb", ["list", "ps", "pull", "show"])
+def test_a_verb_imports_no_heavy_library(verb: str) -> None:
+    heavy = "pydantic prompt_toolkit rich aiohttp quart asyncio httpx2".split()
+    program = f"import sys; from ollmlx.cli.main import verb_parser; verb_parser({verb!r}); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=30)
+    assert not set(heavy) & set(done.stdout.split())
+
+
+def test_help_names_every_verb_and_its_summary(ollmlx: CommandLine) -> None:
+    outcome = ollmlx("--help")
+    assert outcome.code == 0
+    for verb, summary in command.verbs().items():
+        assert f"{verb} " in outcome.out
+        assert summary in outcome.out
+
+
+def test_no_verb_prints_the_help(ollmlx: CommandLine) -> None:
+    assert ollmlx().out == ollmlx("help").out == ollmlx("-h").out
+
+
+@pytest.mark.parametrize("verb", list(command.verbs()))
+def test_every_verb_has_a_help_page(ollmlx: CommandLine, verb: str) -> None:
+    outcome = ollmlx(verb, "--help")
+    assert outcome.code == 0
+    assert f"usage: ollmlx {verb}" in outcome.out
+    assert ollmlx("help", verb).out == outcome.out
+
+
+def test_an_unknown_verb_is_wrong_usage_and_the_nearest_one_is_named(ollmlx: CommandLine) -> None:
+    outcome = ollmlx("lisst")
+    assert outcome.code == 2
+    assert "did you mean 'list'" in outcome.err
+
+
+@pytest.mark.parametrize("argv", [("--bogus",), ("list", "--bogus"), ("cp", "one"), ("rm",), ("run",)])
+def test_wrong_usage_ends_with_code_two(ollmlx: CommandLine, argv: tuple[str, ...]) -> None:
+    assert ollmlx(*argv).code == 2
+
+
+def test_aliases_are_verbs(ollmlx: CommandLine, daemon: ScriptedDaemon) -> None:
+    daemon.says("GET", "/api/tags", {"models": []})
+    assert ollmlx("ls").out == ollmlx("list").out
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_global_options_stand_before_or_after_the_verb(
+    daemon: ScriptedDaemon, ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch, *, before: bool
+) -> None:
+    daemon.says("GET", "/api/tags", {"models": []})
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
+    argv = ["--host", daemon.url, "list"] if before else ["list", "--host", daemon.url]
+    assert ollmlx(*argv).code == 0
+
+
+def test_options_may_stand_between_positionals() -> None:
+    parser, module = command.verb_parser("run")
+    argv = command._with_optional_values(module, ["m", "--think", "--verbose", "why", "so"])
+    args = command._parse(parser, argv, argparse.Namespace())
+    assert (args.model, args.prompt, args.think, args.verbose) == ("m", ["why", "so"], True, True)
+
+
+def test_a_failure_is_one_line_with_the_next_step_and_the_runbook(capsys: pytest.CaptureFixture[str]) -> None:
+    command.report(NotFound("model 'x' not found", code="MDL002", hint="ollmlx pull x"))
+    assert capsys.readouterr().err.splitlines() == [
+        "Error: model 'x' not found",
+        "  hint: ollmlx pull x",
+        "  more: ollmlx doctor --explain MDL002",
+    ]
+
+
+def test_no_daemon_is_told_with_the_command_that_starts_one(
+    ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
+    outcome = ollmlx("list")
+    assert outcome.code == 1
+    assert "no daemon answers at http://127.0.0.1:1" in outcome.err
+    assert "hint: ollmlx serve" in outcome.err
+
+
+def test_an_invalid_address_is_told(ollmlx: CommandLine) -> None:
+    outcome = ollmlx("--host", "not a host", "list")
+    assert outcome.code == 1
+    assert "invalid address" in outcome.err
+
+
+def test_ctrl_c_ends_with_130_and_without_a_traceback(
+    ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(args: argparse.Namespace) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ollmlx.cli.version.run", interrupted)
+    outcome = ollmlx("version")
+    assert (outcome.code, outcome.err) == (130, "")
+
+
+def test_a_reader_that_leaves_ends_the_command_in_silence(daemon: ScriptedDaemon) -> None:
+    daemon.says("GET", "/api/tags", {"models": [_model(f"m{number}:latest") for number in range(5000)]})
+    done = subprocess.run(
+        ["/bin/bash", "-c", f"{sys.executable} -m ollmlx list | head -n 1; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=dict(os.environ),
+    )
+    assert done.stdout.startswith("NAME")
+    assert done.stderr == ""
+    assert done.returncode == command.BROKEN_PIPE
+
+
+def _model(name: str) -> dict[str, object]:
+    return {"name": name, "digest": "a" * 64, "size": 1, "modified_at": "2026-01-01T00:00:00Z"}
