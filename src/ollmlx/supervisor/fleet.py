@@ -81,6 +81,7 @@ class Fleet:
         self.places[launch.key] = place
         self._admit(place)
         place.task = asyncio.create_task(self._load(place), name=f"load {place.id}")
+        place.task.add_done_callback(lambda _: self._load_ended(place))
         return place
 
     def take(self, place: Place) -> None:
@@ -153,15 +154,18 @@ class Fleet:
         finally:
             seconds = self._clock.monotonic() - place.began
             self._listener.on_load(place.launch.name, place.launch.backend, seconds, outcome)
-            if outcome != "ok":
-                self._remove(place)
-                self.dispatcher.changed()
         if outcome == "ok":
             place.ready_at = self._clock.monotonic()
             place.used(place.ready_at)
             self.circuits.loaded(place.key)
             logger.info("%s is ready after %.2f s", place.id, place.ready_at - place.began)
             self.dispatcher.ready(place)
+
+    def _load_ended(self, place: Place) -> None:
+        """Here, not in the load itself: one that is given up before its first step never runs."""
+        if place.ready_at == math.inf:
+            self._remove(place)
+            self.dispatcher.changed()
 
     async def _started(self, place: Place) -> PooledRunner:
         """A loaded runner. When memory ran out, idle neighbours are let go and the load is tried once more."""

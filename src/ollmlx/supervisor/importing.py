@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,32 @@ from ollmlx.types import PullProgress
 LAST_WORDS = 20  # lines of standard error kept for the message
 
 
+Guarded = Callable[[int], AbstractContextManager[None]]
+"""Guards a process group while it lasts: it is ended when the daemon dies."""
+
+
+def _unguarded(pid: int) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 class Importers:
     """Makes importers. `environment` is the allow-listed environment every child process gets."""
 
-    def __init__(self, environment: Callable[[], dict[str, str]]) -> None:
+    def __init__(self, environment: Callable[[], dict[str, str]], guarded: Guarded = _unguarded) -> None:
         self._environment = environment
+        self._guarded = guarded
 
     def make(self, command: RunnerCommand) -> ChildImporter:
-        return ChildImporter(command, {**self._environment(), **command.env})
+        return ChildImporter(command, {**self._environment(), **command.env}, self._guarded)
 
 
 class ChildImporter:
     """One backend's importer, as `ollmlx.contracts.Importer` describes it."""
 
-    def __init__(self, command: RunnerCommand, environment: dict[str, str]) -> None:
+    def __init__(self, command: RunnerCommand, environment: dict[str, str], guarded: Guarded = _unguarded) -> None:
         self._command = command
         self._environment = environment
+        self._guarded = guarded
 
     async def __call__(
         self, source: Path, into: Path, *, format: str, options: Mapping[str, Any] | None = None
@@ -58,11 +68,12 @@ class ChildImporter:
         words: list[str] = []
         drain = asyncio.create_task(_tail(process.stderr, words))
         try:
-            async for line in process.stdout:
-                if progress := _progress(line):
-                    yield progress
-            code = await process.wait()
-            await drain
+            with self._guarded(process.pid):
+                async for line in process.stdout:
+                    if progress := _progress(line):
+                        yield progress
+                code = await process.wait()
+                await drain
         finally:
             await _end(process, drain)
         if code != 0:

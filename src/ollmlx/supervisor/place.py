@@ -53,11 +53,16 @@ class Place:
         return self.leases == 0
 
     @property
-    def free(self) -> bool:
-        """It can take one more request now."""
-        if not self.settled or self.leaving or self.unwanted or self.runner is None:
+    def roomy(self) -> bool:
+        """Its runner can serve one more request."""
+        if not self.settled or self.leaving or self.runner is None:
             return False
         return not self.runner.throttled and self.leases < self.runner.parallel
+
+    @property
+    def free(self) -> bool:
+        """It takes new requests, and can serve one more."""
+        return self.roomy and not self.unwanted
 
     def used(self, now: float) -> None:
         """From now on its time to live counts."""

@@ -81,7 +81,10 @@ class Pool:
     # -- life --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Take the state folder, end an earlier daemon's leftovers, start the guardian. Raises Conflict, StorageError."""
+        """Take the state folder, end leftovers of an earlier daemon, start the guardian.
+
+        Raises Conflict when another daemon has the folder, StorageError when it cannot be used.
+        """
         await self._workshop.open()
 
     @property
@@ -227,6 +230,12 @@ class Pool:
     def queue(self) -> list[Waiting]:
         """The requests that wait for a runner, next one first."""
         return self._scheduler.waiting()
+
+    @contextmanager
+    def guarded(self, pid: int) -> Iterator[None]:
+        """A process group that is not a runner (an importer) ends with the daemon, too, whatever ends the daemon."""
+        with self._workshop.guarded(pid):
+            yield
 
     def subscribe(self, listener: PoolListener) -> None:
         """Tell this listener, too, of everything from now on."""

@@ -108,6 +108,7 @@ class Runner:
                 raise self.death.error(self.launch.name) from error
             raise
         self.state = RunnerState.READY
+        self._tail.settled()
         self._run(self._until_death(), "sentinel")
 
     async def stop(self, grace: float) -> None:

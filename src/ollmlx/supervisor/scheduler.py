@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ollmlx.errors import Busy, OllmlxError, Timeout
 from ollmlx.quantities import format_duration
 from ollmlx.settings import RunnerSettings
 from ollmlx.supervisor.clock import Clock, Timer
-from ollmlx.supervisor.eviction import plan
+from ollmlx.supervisor.eviction import Plan, plan
 from ollmlx.supervisor.fleet import Fleet
 from ollmlx.supervisor.launch import Launch
 from ollmlx.supervisor.listener import PoolListener
@@ -113,7 +114,7 @@ class Scheduler:
     def ready(self, place: Place) -> None:
         """Loaded: those who waited for it are served before anybody may evict it."""
         for ticket in self.room.order(self._clock.monotonic()):
-            if ticket.launch.key == place.key and _serves(place, ticket.launch) and place.free:
+            if ticket.launch.key == place.key and _serves(place, ticket.launch) and place.roomy:
                 self._give(ticket, place)
         self.pump()
 
@@ -171,7 +172,7 @@ class Scheduler:
         elif not _serves(place, ticket.launch):
             if place.idle:
                 self._fleet.let_go(place, "context")
-            elif self._overdue(ticket, now, wake):
+            elif self._overdue(ticket, (place,), now, wake):
                 closed.add(place.key)
         elif place.key not in closed and place.free:
             self._give(ticket, place)
@@ -186,20 +187,28 @@ class Scheduler:
         if pause > 0:
             wake.append(now + pause)
             return
-        overdue = self._overdue(ticket, now, wake)
-        residents = self._fleet.residents(
-            lambda place: place.idle and (overdue or not self.room.waiting_for(place.key))
-        )
-        plan_ = plan(launch.estimate.total, self._fleet.ledger.left, residents, self._settings.max_loaded_models)
-        if not plan_.possible:
+        chosen = self._plan(launch, lambda place: place.idle and not self.room.waiting_for(place.key))
+        if not chosen.possible:
             self._refuse(launch.key, self._misfit(launch), "memory")
-        elif plan_.now:
-            victims = [self._fleet.places[key] for key in plan_.victims]
+            return
+        if not chosen.now:
+            if not self._overdue(ticket, self._places(chosen), now, wake):
+                return
+            chosen = self._plan(launch, lambda place: place.idle)
+        victims = self._places(chosen)
+        if chosen.now:
             for victim in victims:
                 self._fleet.let_go(victim, "memory")
             self._fleet.begin(launch, after=victims)
-        elif overdue:
-            closed.update(plan_.victims)
+        else:
+            closed.update(chosen.victims)
+
+    def _plan(self, launch: Launch, idle: Callable[[Place], bool]) -> Plan:
+        residents = self._fleet.residents(idle)
+        return plan(launch.estimate.total, self._fleet.ledger.left, residents, self._settings.max_loaded_models)
+
+    def _places(self, chosen: Plan) -> list[Place]:
+        return [self._fleet.places[key] for key in chosen.victims]
 
     def _expire(self, now: float, wake: list[float]) -> None:
         for place in list(self._fleet.places.values()):
@@ -215,8 +224,10 @@ class Scheduler:
             elif place.expires < math.inf:
                 wake.append(place.expires)
 
-    def _overdue(self, ticket: Ticket[Place], now: float, wake: list[float]) -> bool:
-        due = ticket.arrived + self._settings.swap_wait
+    def _overdue(self, ticket: Ticket[Place], victims: Iterable[Place], now: float, wake: list[float]) -> bool:
+        """It has waited long enough for others to be shut out. A model that was just loaded has its time first."""
+        ready = [victim.ready_at for victim in victims if victim.settled]
+        due = max(ticket.arrived, *ready, -math.inf) + self._settings.swap_wait
         if now < due:
             wake.append(due)
         return now >= due

@@ -18,6 +18,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ERROR = re.compile(
     r"^(?:[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b|Fatal Python error|\[METAL\]|CUDA error|panic:|error:)"
 )
+_ROUTINE = re.compile(r"^(?:DEBUG|INFO)\b")
 _NOISE = re.compile(r"^(?:\s|Extension modules:|Traceback|Current thread|Thread 0x|  File )")
 
 
@@ -34,6 +35,7 @@ class Tail:
         self._allowance = float(BURST)
         self._allowed_at = monotonic()
         self._suppressed = 0
+        self._settled_at = 0
         self.total = 0
         """Lines seen since the start; grows with any output, so it counts as a sign of life while loading."""
 
@@ -67,9 +69,15 @@ class Tail:
         """The last lines that are not blank."""
         return tuple(line for line in self._lines if line.strip())[-count:]
 
+    def settled(self) -> None:
+        """What was said until now did not end it: later ends are not explained by it."""
+        self._settled_at = self.total
+
     def cause(self) -> str | None:
         """The line that most likely says why: the last one, or above a stack dump the last one that names an error."""
-        lines = [line for line in self._lines if line.strip()]
+        since = self.total - self._settled_at
+        recent = list(self._lines)[-since:] if since else []
+        lines = [line for line in recent if line.strip() and not _ROUTINE.match(line)]
         if not lines or not _NOISE.match(lines[-1]):
             return lines[-1] if lines else None
         for pattern, wanted in ((_ERROR, True), (_NOISE, False)):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +11,7 @@ from typing import Protocol
 from ollmlx.errors import OllmlxError
 from ollmlx.protocol import Progress, TokenizeRequest, Tokens
 from ollmlx.settings import Settings
+from ollmlx.supervisor import identity
 from ollmlx.supervisor.client import Exchange
 from ollmlx.supervisor.clock import Clock
 from ollmlx.supervisor.death import Death
@@ -68,6 +70,10 @@ class Workshop(Protocol):
         """A runner that has not been started."""
         ...
 
+    def guarded(self, pid: int) -> AbstractContextManager[None]:
+        """While it lasts, the process group `pid` is ended when the daemon dies."""
+        ...
+
     async def close(self) -> None:
         """After the last runner has been stopped."""
         ...
@@ -122,6 +128,18 @@ class ProcessWorkshop:
         if self._tools is None:
             raise RuntimeError("the workshop is closed")
         return Runner(self._tools, launch, id, allowance)
+
+    @contextmanager
+    def guarded(self, pid: int) -> Iterator[None]:
+        if self._tools is None:
+            yield
+            return
+        guard = self._tools.guard
+        guard.add(pid, identity.started(pid))
+        try:
+            yield
+        finally:
+            guard.remove(pid)
 
     async def close(self) -> None:
         if self._tools is not None:
