@@ -50,6 +50,8 @@ class Exchange:
     """The whole request body is here."""
     room: asyncio.Event = field(default_factory=asyncio.Event)
     """More of the body may be read from the socket."""
+    over: bool = False
+    """Told to log and observers; what still runs in its context is no part of it any more."""
     _closers: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
 
     def caller(self) -> Caller:

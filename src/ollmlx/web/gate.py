@@ -103,6 +103,7 @@ class Gate:
     def _over(self, exchange: Exchange) -> None:
         exchange.total_ns = time.monotonic_ns() - exchange.started_ns
         self._log(exchange)
+        exchange.over = True
         for observer in self._site.observers:
             observer(exchange)
 

@@ -72,7 +72,9 @@ class Listener:
         self._watch = asyncio.create_task(self._look(), name="slow-clients")
 
     async def stop(self, patience: float) -> None:
-        """Stop accepting, let connections end by themselves for `patience` seconds, then drop them."""
+        """Stop accepting, let connections end by themselves for `patience` seconds, then drop them. May be repeated."""
+        if self._watch is None:
+            return
         for server in self._servers:
             server.close()
         await self._context.terminated.set()  # connections that are idle close now
@@ -84,8 +86,8 @@ class Listener:
             _, left = await asyncio.wait(list(self._connections), timeout=patience)
             for task in left:
                 task.cancel()
-        if self._watch is not None:
-            self._watch.cancel()
+        self._watch.cancel()
+        self._watch = None
         await self._app.shutdown()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -60,8 +60,8 @@ class ConsoleLines(logging.Formatter):
     """`09:12:44 INFO  message request=…`; control characters are shown, never sent to the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        exchange = CURRENT.get()
-        suffix = f" request={exchange.id}" if exchange else ""
+        request_id = _request_id()
+        suffix = f" request={request_id}" if request_id else ""
         clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         line = f"{clock} {record.levelname:<7} {record.getMessage().translate(_CONTROL)}{suffix}"
         return line if record.exc_info is None else f"{line}{os.linesep}{self.formatException(record.exc_info)}"
@@ -71,16 +71,21 @@ class JsonLines(logging.Formatter):
     """One JSON object a line; the figures of a request's summary are fields of their own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        exchange = CURRENT.get()
         told: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if exchange is not None:
-            told["request"] = exchange.id
+        if request_id := _request_id():
+            told["request"] = request_id
         told |= getattr(record, "fields", {})
         if record.exc_info is not None:
             told["traceback"] = self.formatException(record.exc_info)
         return orjson.dumps(told, default=str).decode()
+
+
+def _request_id() -> str:
+    """The request that the running task works for; none once it was answered (a runner outlives who started it)."""
+    exchange = CURRENT.get()
+    return exchange.id if exchange is not None and not exchange.over else ""

@@ -1,6 +1,8 @@
-"""Listening: the socket, the signals, and an end in bounded time.
+"""Listening, from the first bind to the last byte: how the daemon starts, and how it ends.
 
-The drain is the daemon's own: hypercorn's `graceful_timeout` does not hold on Python 3.12.1 and later.
+At SIGTERM or SIGINT: new work is refused at once, running answers may finish for `drain_timeout`, then each ends with
+its error record; then the runners stop. A second signal skips the waiting. A hard deadline ends the process whatever
+hangs: hypercorn's own `graceful_timeout` does not hold on Python 3.12.1 and later.
 """
 
 from __future__ import annotations
@@ -14,28 +16,32 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
-
-from hypercorn.asyncio import serve
-from hypercorn.config import Config
 
 from ollmlx import __version__
 from ollmlx.address import Address
-from ollmlx.errors import ConfigError
 from ollmlx.web import logs
 from ollmlx.web.create_app import create_app
 from ollmlx.web.drain import Drain
+from ollmlx.web.listener import Listener
+from ollmlx.web.notify import notify
 from ollmlx.web.site import site_of
-from ollmlx.web.sockets import bound_address, listening_socket, served_address
+from ollmlx.web.sockets import bound_address, is_loopback, listening_socket, served_address
+from ollmlx.web.taken import answered, bind_error
 
 if TYPE_CHECKING:
     from ollmlx.app import App
 
 logger = logging.getLogger(__name__)
 
-FAREWELL = 2.0  # seconds for interrupted streams to send their error record
-HARD_DEADLINE = 10.0  # seconds after the drain: then the process ends, whatever hangs
+FAREWELL = 2.0
+"""Seconds for the last records to reach the clients."""
+
+HARD_DEADLINE = 10.0
+"""Seconds that everything after the drain may take; then the process ends, whatever hangs."""
+
 UNCLEAN = 70
 
 
@@ -44,128 +50,125 @@ async def run(app: App, reload: Callable[[], object] | None = None) -> int:
 
     Raises ConfigError when the address cannot be had (NET001), Conflict when another daemon has the state folder.
     """
-    sock, address = _listen(app.settings.server.host)
-    handlers = logs.configure(app.settings, sys.stderr)
-    try:
-        with contextlib.closing(sock):
-            await app.start()
-            try:
-                return await _serve(app, sock, address, reload)
-            finally:
-                await app.close()
-    finally:
-        logs.release(handlers)
+    asked = served_address(app.settings.server.host)
+    with contextlib.closing(_bound(asked)) as sock, _logging(app):
+        await app.start()
+        try:
+            return await _serve(app, sock, bound_address(sock, asked), reload)
+        finally:
+            await app.close()
 
 
 async def _serve(app: App, sock: socket.socket, address: Address, reload: Callable[[], object] | None) -> int:
     web = create_app(app)
-    drain = site_of(web).drain
-    closing = asyncio.Event()
-    server = asyncio.create_task(
-        serve(web, _config(sock), shutdown_trigger=closing.wait),  # type: ignore[arg-type]
-        name="http",
-    )
-    async with _signals(reload) as (stop, hurry):
-        print(f"ollmlx {__version__} listens on http://{address.netloc}", file=sys.stderr, flush=True)  # noqa: T201
-        waits = asyncio.create_task(stop.wait())
-        await asyncio.wait({server, waits}, return_when=asyncio.FIRST_COMPLETED)
-        waits.cancel()
-        patience = app.settings.server.drain_timeout
-        deadline = _last_resort(FAREWELL + HARD_DEADLINE + (0 if math.isinf(patience) else patience))
-        clean = await _end(drain, hurry, patience)
-        closing.set()
-        await asyncio.wait({server}, timeout=FAREWELL)
-        server.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await server
-        await app.close()
-        deadline.cancel()
-    return 0 if clean else UNCLEAN
+    listener = Listener(web, [sock], write_timeout=app.settings.server.write_timeout)
+    with _signals(reload) as stops:
+        await listener.start()
+        try:
+            _announce(address, app)
+            await stops.first.wait()
+            with _deadline(_finite(app.settings.server.drain_timeout) + FAREWELL + HARD_DEADLINE):
+                return await _end(app, site_of(web).drain, listener, stops)
+        finally:
+            await listener.stop(0)
 
 
-async def _end(drain: Drain, hurry: asyncio.Event, patience: float) -> bool:
-    """Refuse new work, wait for what runs, interrupt the rest. Whether everything had ended by then."""
+async def _end(app: App, drain: Drain, listener: Listener, stops: _Stops) -> int:
+    """Refuse new work, wait for what runs, interrupt the rest, stop the runners."""
+    patience = app.settings.server.drain_timeout
+    notify("STOPPING=1")
     drain.begin()
     if drain.running:
         logger.info("stopping: %d requests may finish within %.0f s", drain.running, patience)
-    waits = [asyncio.create_task(drain.idle(patience)), asyncio.create_task(hurry.wait())]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for task in waits:
-        task.cancel()
+    closing = asyncio.create_task(app.close(), name="close")  # who still waits for a runner is refused now
+    await _first_of(drain.idle(_finite(patience)), stops.second.wait())
     drain.end()
-    return await drain.idle(FAREWELL)
+    clean = await drain.idle(FAREWELL)
+    await closing
+    await listener.stop(FAREWELL)
+    logger.info("stopped")
+    return 0 if clean else UNCLEAN
 
 
-@contextlib.asynccontextmanager
-async def _signals(reload: Callable[[], object] | None) -> AsyncIterator[tuple[asyncio.Event, asyncio.Event]]:
-    """Two events: asked to stop, and asked again. Handlers only note; the loop acts."""
-    loop = asyncio.get_running_loop()
-    stop, hurry = asyncio.Event(), asyncio.Event()
+def _bound(asked: Address) -> socket.socket:
+    try:
+        if answered(asked):  # macOS lets one bind an address beside somebody's wildcard, and then steals its callers
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        return listening_socket(asked)
+    except OSError as error:
+        raise bind_error(asked, error) from error
 
-    def noted() -> None:
-        (hurry if stop.is_set() else stop).set()
 
-    actions: dict[signal.Signals, Callable[[], object]] = {signal.SIGTERM: noted, signal.SIGINT: noted}
-    if reload is not None:
-        actions[signal.SIGHUP] = reload
+def _announce(address: Address, app: App) -> None:
+    security = app.settings.security
+    if not is_loopback(address.host) and not security.api_keys:
+        told = "answered without a key" if security.allow_no_auth else "refused: no API key is configured (SEC001)"
+        logger.warning("listening beyond this machine; calls from other machines are %s", told)
+    sys.stderr.write(f"ollmlx {__version__} listens on http://{address.netloc}\n")
+    sys.stderr.flush()
+    notify("READY=1")
+
+
+@contextlib.contextmanager
+def _logging(app: App) -> Iterator[None]:
+    handlers = logs.configure(app.settings, sys.stderr)
+    try:
+        yield
+    finally:
+        logs.release(handlers)
+
+
+class _Stops:
+    """The signals that came: the first one drains, the second one hurries. Handlers only note; the loop acts."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+
+    def __call__(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+@contextlib.contextmanager
+def _signals(reload: Callable[[], object] | None) -> Iterator[_Stops]:
+    loop, stops = asyncio.get_running_loop(), _Stops()
+    actions: dict[signal.Signals, Callable[[], object]] = {signal.SIGTERM: stops, signal.SIGINT: stops}
+    actions[signal.SIGHUP] = reload or (lambda: logger.info("SIGHUP: there is nothing to read again"))
     for number, action in actions.items():
         loop.add_signal_handler(number, action)
     try:
-        yield stop, hurry
+        yield stops
     finally:
         for number in actions:
             loop.remove_signal_handler(number)
 
 
-def _last_resort(seconds: float) -> asyncio.TimerHandle:
-    def end() -> None:
-        logger.error("stopping took too long; ending now")
+async def _first_of(*waits: Awaitable[object]) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """End the process unless the block ends in time; from a thread, for the loop itself may hang."""
+
+    def overdue() -> None:
+        logger.critical("stopping took longer than %.0f s; ending now", seconds)
         os._exit(UNCLEAN)
 
-    return asyncio.get_running_loop().call_later(seconds, end)
-
-
-def _config(sock: socket.socket) -> Config:
-    config = Config()
-    config.bind = [f"fd://{os.dup(sock.fileno())}"]
-    config.graceful_timeout = FAREWELL
-    config.include_server_header = False
-    config.errorlog = logging.getLogger("ollmlx.http")
-    config.accesslog = None
-    return config
-
-
-def _listen(host: str) -> tuple[socket.socket, Address]:
-    address = served_address(host)
+    timer = threading.Timer(seconds, overdue)
+    timer.daemon = True
+    timer.start()
     try:
-        sock = listening_socket(address)
-    except OSError as error:
-        raise _refused(address, error) from error
-    return sock, bound_address(sock, address)
+        yield
+    finally:
+        timer.cancel()
 
 
-def _refused(address: Address, error: OSError) -> ConfigError:
-    if error.errno == errno.EADDRINUSE:
-        who = _listener(address.port)
-        told = f" by {who}" if who else ""
-        return ConfigError(
-            f"{address.netloc} is in use{told}",
-            code="NET001",
-            hint="stop it, or listen elsewhere: ollmlx serve --host 127.0.0.1:11435",
-        )
-    return ConfigError(
-        f"cannot listen on {address.netloc}: {error.strerror}", code="NET001", hint="ollmlx doctor server"
-    )
-
-
-def _listener(port: int) -> str | None:
-    """The program that listens on a port, as far as this user may see it."""
-    import psutil
-
-    try:
-        for connection in psutil.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    except psutil.Error:
-        return None
-    return None
+def _finite(seconds: float) -> float:
+    """For ever, as a number that timers take."""
+    return seconds if math.isfinite(seconds) else threading.TIMEOUT_MAX / 2

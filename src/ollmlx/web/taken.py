@@ -18,9 +18,9 @@ def bind_error(address: Address, error: OSError) -> OllmlxError:
     where = address.netloc
     if error.errno == errno.EADDRINUSE:
         return ConfigError(
-            f"cannot listen on {where}: it is taken by {listener_of(address)}",
+            f"{where} is in use by {listener_of(address)}",
             code="NET001",
-            hint="stop it, or choose another port: OLLAMA_HOST=127.0.0.1:11435 ollmlx serve",
+            hint="stop it, or listen elsewhere: OLLAMA_HOST=127.0.0.1:11435 ollmlx serve",
         )
     if error.errno == errno.EACCES:
         return ConfigError(f"cannot listen on {where}: ports below 1024 need privileges", code="NET001")
