@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,9 @@ from typing import TypeVar
 
 import mlx.core as mx
 
-from ollmlx.errors import RunnerFailed
+from ollmlx.errors import OllmlxError, RunnerFailed
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
-from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest
+from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest
 from ollmlx_mlx.batching.compute import ComputeThread
 from ollmlx_mlx.batching.generation import Constraint, Generation, Item
 from ollmlx_mlx.batching.penalties import Penalties
@@ -55,23 +56,22 @@ class MlxEngine:
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
         """Events of one request. Raises OllmlxError kinds; closing the iterator cancels at any phase."""
         instance = self._ready()
-        loop = asyncio.get_running_loop()
         inbox: asyncio.Queue[Sequence[Item]] = asyncio.Queue()
-
-        def sink(items: Sequence[Item]) -> None:
-            loop.call_soon_threadsafe(inbox.put_nowait, items)
-
+        sink = _sink(asyncio.get_running_loop(), inbox)
         generation = await self._on_prompts(lambda: _generation(instance, request, sink))
         self._compute.post(lambda: instance.scheduler.submit(generation))
+        done = False
         try:
-            while not generation.ended or not inbox.empty():
+            while not done:
                 for item in await inbox.get():
-                    if isinstance(item, Exception):
+                    done = isinstance(item, (Done, OllmlxError))
+                    if isinstance(item, OllmlxError):
                         raise item
                     yield item
         finally:
-            generation.cancelled = True
-            self._compute.post(_nothing)  # wake the thread, so that the place is free at once
+            if not done:
+                generation.cancelled = True
+                self._compute.post(_nothing)  # wake the thread, so that the place is free at once
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Vectors, computed between rounds of the batch. Raises Unsupported, ContextExceeded."""
@@ -172,6 +172,15 @@ class MlxEngine:
         return await asyncio.get_running_loop().run_in_executor(self._prompts, work)
 
 
+def _sink(loop: asyncio.AbstractEventLoop, inbox: asyncio.Queue[Sequence[Item]]) -> Callable[[Sequence[Item]], None]:
+    def sink(items: Sequence[Item]) -> None:
+        # A loop that has ended has nobody left who waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(inbox.put_nowait, items)
+
+    return sink
+
+
 def _nothing() -> None:
     """Wakes the compute thread."""
 
@@ -187,6 +196,7 @@ def _generation(instance: Instance, request: GenerateRequest, sink: Callable[[Se
         reader(tokenizer, request.tools, harmony=prompt.harmony),
         show_thinking=request.think is not False,
         parallel_tools=request.parallel_tool_calls,
+        bare_tools=prompt.bare_tools,
     )
     room = prompt.context - len(prompt.tokens)
     return Generation(
@@ -207,11 +217,12 @@ def _generation(instance: Instance, request: GenerateRequest, sink: Callable[[Se
 
 
 def _constraint(instance: Instance, request: GenerateRequest, prompt: Prompt) -> Constraint | None:
+    if prompt.forced is not None:
+        return instance.grammars.constraint(prompt.forced, free=False)
     if request.format is None:
         return None
     markers, tokenizer = prompt.markers, instance.loaded.tokenizer
-    opening: int | None = None
+    opening: tuple[int, ...] = ()
     if markers.thinks and markers.initial == "normal" and request.think is not False:
-        ids = tokenizer.encode(tokenizer.think_start, add_special_tokens=False)
-        opening = ids[0] if len(ids) == 1 else None
-    return instance.grammars.constraint(request.format, reasoning=markers.initial == "reasoning", opening=opening)
+        opening = tuple(tokenizer.encode(tokenizer.think_start, add_special_tokens=False))
+    return instance.grammars.constraint(request.format, free=markers.initial != "normal", opening=opening)

@@ -13,7 +13,7 @@ from ollmlx_mlx.batching.chunks import ChunkClock
 from ollmlx_mlx.batching.grammar import Grammars
 from ollmlx_mlx.batching.scheduler import Scheduler
 from ollmlx_mlx.cache.disk import CacheFolder
-from ollmlx_mlx.cache.layers import can_batch, make_layers
+from ollmlx_mlx.cache.layers import can_batch, can_trim, make_layers
 from ollmlx_mlx.cache.prefix import PrefixCache
 from ollmlx_mlx.estimate import AUTO_WIDTH
 from ollmlx_mlx.load import Loaded, load_model
@@ -76,7 +76,9 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
         vocabulary=vocabulary,
         eos=eos,
         notes=tuple(notes),
-        prompts=PromptBuilder(tokenizer, template, config.model.name.short, config.context_length),
+        prompts=PromptBuilder(
+            tokenizer, template, config.model.name.short, config.context_length, boundaries=not can_trim(sample)
+        ),
         detokenizers=DetokenizerFactory(tokenizer),
         grammars=Grammars(tokenizer._tokenizer, vocabulary, sorted(eos)),
         prefixes=prefixes,
@@ -97,6 +99,11 @@ def _limit_memory(config: RunnerConfig) -> None:
         mx.set_memory_limit(config.memory_limit)
     if config.cache_limit is not None:
         mx.set_cache_limit(config.cache_limit)
+    # Wired memory has panicked Macs that ran out: only on request.
+    wired = config.engine_options.get("wired", "off")
+    if wired != "off" and mx.metal.is_available():
+        most = int(mx.device_info()["max_recommended_working_set_size"])
+        mx.set_wired_limit(min(most, config.model.size) if wired == "model" else most)
 
 
 def _vocabulary(model: Any, config: dict[str, Any], fallback: int) -> int:

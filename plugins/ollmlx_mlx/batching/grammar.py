@@ -28,10 +28,11 @@ class Grammars:
         self._eos = list(eos)
         self._tokenizer: LLTokenizer | None = None
 
-    def constraint(self, format: str | Schema, *, reasoning: bool, opening: int | None) -> JsonConstraint:
+    def constraint(self, format: str | Schema, *, free: bool, opening: Sequence[int] = ()) -> JsonConstraint:
         """A constraint for one answer.
 
-        `reasoning`: the answer begins inside a reasoning block, which is free. `opening`: a token that may open one.
+        `free`: the answer begins outside its normal channel (reasoning), where everything is allowed; `opening`: the
+        tokens that may lead there first.
         Raises InvalidRequest with the reason when the schema cannot be compiled.
         """
         schema = ANY_JSON if format == "json" else format
@@ -45,7 +46,7 @@ class Grammars:
         matcher = LLMatcher(tokenizer, grammar)
         if matcher.is_error():
             raise InvalidRequest(f"invalid format: {matcher.get_error()}")
-        return JsonConstraint(matcher, self._width, reasoning=reasoning, opening=opening)
+        return JsonConstraint(matcher, self._width, free=free, opening=opening)
 
     def _built(self) -> LLTokenizer:
         if self._tokenizer is None:
@@ -59,12 +60,13 @@ class Grammars:
 class JsonConstraint:
     """One answer's place in its grammar; see `generation.Constraint`."""
 
-    def __init__(self, matcher: LLMatcher, width: int, *, reasoning: bool, opening: int | None) -> None:
+    def __init__(self, matcher: LLMatcher, width: int, *, free: bool, opening: Sequence[int] = ()) -> None:
         self._matcher = matcher
         self._width = width
         self._bits = allocate_token_bitmask(1, width)
-        self._free = reasoning
-        self._opening = opening
+        self._free = free
+        self._opening = tuple(opening)
+        self._to_open = 0
 
     def mask(self) -> Any:
         """Boolean array [width]; None while the model thinks."""
@@ -73,19 +75,20 @@ class JsonConstraint:
         fill_next_token_bitmask(self._matcher, self._bits, 0)
         bits = self._bits[0].view(np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: self._width].astype(np.bool_)
-        if self._opening is not None:
-            allowed[self._opening] = True
+        if self._opening:
+            allowed[self._opening[0]] = True
         return allowed
 
     def accept(self, token: int, state: str) -> None:
         """Follow the answer; the token that closes a reasoning block belongs to neither side."""
         if self._free:
-            self._free = state == "reasoning"
+            self._to_open = max(0, self._to_open - 1)
+            self._free = self._to_open > 0 or state != "normal"
             return
-        if self._opening is not None and token == self._opening:
-            self._free, self._opening = True, None
+        opening, self._opening = self._opening, ()
+        if opening and token == opening[0]:
+            self._free, self._to_open = True, len(opening) - 1
             return
-        self._opening = None
         self._matcher.consume_token(token)
 
     @property

@@ -126,6 +126,7 @@ class Scheduler:
             if generation.limit <= 0:
                 generation.finished = "length"
                 generation.end()
+                generation.flush()
                 self._remember(generation)
             else:
                 self._batch.join(generation)

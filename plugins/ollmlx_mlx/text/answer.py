@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ollmlx.types import Event, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
+from ollmlx_mlx.text.bare_calls import BareCalls, bare_call
 from ollmlx_mlx.text.channels import Channels, Markers
 from ollmlx_mlx.text.detokenizer import Detokenizer
 from ollmlx_mlx.text.repeats import RepeatGuard
@@ -17,7 +18,8 @@ ToolReader = Callable[[str], Sequence[ToolCall]]
 class Answer:
     """Turns a stream of tokens into events. Used on the compute thread, by one request.
 
-    `show_thinking` False drops reasoning instead of sending it. `stop` is the stop string that was hit.
+    `show_thinking` False drops reasoning instead of sending it; `bare_tools`: calls are JSON without markers. `stop` is
+    the stop string that was hit.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class Answer:
         *,
         show_thinking: bool = True,
         parallel_tools: bool = True,
+        bare_tools: bool = False,
     ) -> None:
         self._detokenizer = detokenizer
         self._stops = StopFilter(stops)
@@ -39,6 +42,7 @@ class Answer:
         self._repeats = RepeatGuard()
         self._logprobs: list[TokenLogprob] = []
         self._tool_text = ""
+        self._bare = BareCalls() if bare_tools else None
         self._space = ""
         self._blank = markers.initial != "normal"
         self.calls = 0
@@ -81,6 +85,8 @@ class Answer:
         state, text = self._channels.flush()
         if text:
             events += self._piece(state, text)
+        if self._bare is not None and (text := self._bare.held):
+            self._bare, self._tool_text = None, bare_call(text)
         if self._tool_text:
             events += self._close_tool()
         return events
@@ -110,6 +116,8 @@ class Answer:
             return self._reasoning(text)
         if self._blank:
             text = text.lstrip()
+        if self._bare is not None and text:
+            text = self._bare.feed(text)
         if not text:
             return []
         self._blank = False

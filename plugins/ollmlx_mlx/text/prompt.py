@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ollmlx.errors import InvalidRequest, Unsupported
@@ -11,6 +11,7 @@ from ollmlx.types import GenerateRequest, Message
 from ollmlx_mlx.text.channels import Markers, is_harmony, markers_for
 from ollmlx_mlx.text.insert import insert_tokens
 from ollmlx_mlx.text.template import ChatTemplate
+from ollmlx_mlx.text.tool_choice import call_schema, chosen, json_call_format
 from ollmlx_mlx.text.truncation import cut_tokens, fit_messages, refuse, target_for
 
 
@@ -19,7 +20,8 @@ class Prompt:
     """Token ids to answer, `dropped` of them left out; `context` tokens is the limit for prompt and answer together.
 
     `continues`: the answer continues this text (a leading space matters). `boundary`: how many of the tokens the next
-    turn of this conversation will begin with again.
+    turn of this conversation will begin with again. `forced`: the JSON schema of the call that the answer must be.
+    `bare_tools`: calls come as JSON without markers.
     """
 
     tokens: tuple[int, ...]
@@ -29,17 +31,30 @@ class Prompt:
     harmony: bool = False
     continues: bool = False
     boundary: int = 0
-    text_tail: str = ""
+    forced: dict[str, Any] | None = None
+    bare_tools: bool = False
 
 
 class PromptBuilder:
-    """Makes prompts for one model. Runs outside the compute thread; one call at a time."""
+    """Makes prompts for one model. Runs outside the compute thread; one call at a time.
 
-    def __init__(self, tokenizer: Any, template: ChatTemplate, model_name: str, context_length: int) -> None:
+    `boundaries`: whether the model's cache cannot be shortened, so that it matters where the next turn will branch off.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: ChatTemplate,
+        model_name: str,
+        context_length: int,
+        *,
+        boundaries: bool = False,
+    ) -> None:
         self._tokenizer = tokenizer
         self._template = template
         self._model_name = model_name
         self._context_length = context_length
+        self._boundaries = boundaries
         self._harmony = is_harmony(tokenizer)
 
     def build(self, request: GenerateRequest) -> Prompt:
@@ -60,7 +75,9 @@ class PromptBuilder:
         self, messages: Sequence[Message], request: GenerateRequest, *, answer: bool = True
     ) -> list[int]:
         """Ids of a conversation through the chat template, after the ids in `request.context`."""
-        text = self._render(messages, request, answer=answer)
+        return self._encode(self._render(messages, request, answer=answer), request)
+
+    def _encode(self, text: str, request: GenerateRequest) -> list[int]:
         if not self._tokenizer.has_chat_template and not request.template:
             ids = self.encode_text(text)
         else:
@@ -70,7 +87,7 @@ class PromptBuilder:
     def _render(self, messages: Sequence[Message], request: GenerateRequest, *, answer: bool = True) -> str:
         return self._template.render(
             messages,
-            tools=() if request.tool_choice == "none" else request.tools,
+            tools=chosen(request.tools, request.tool_choice),
             think=request.think,
             template=request.template,
             continue_last=request.continue_last,
@@ -80,20 +97,43 @@ class PromptBuilder:
     def _conversation(self, request: GenerateRequest, context: int) -> Prompt:
         if request.suffix:
             raise InvalidRequest("suffix goes with a prompt, not with messages")
-        target = target_for(context, request.options.num_predict)
-        tail = self._render(request.messages, request)[-200:]
+        request, opening, forced = self._must_call(request)
+        tail = ""
 
         def encode(messages: Sequence[Message]) -> list[int]:
-            return self.encode_messages(messages, request)
+            nonlocal tail
+            text = self._render(messages, request) + opening
+            tail = text[-200:]
+            return self._encode(text, request)
 
         if request.truncate:
+            target = target_for(context, request.options.num_predict)
             tokens, dropped = fit_messages(request.messages, encode, context - 1, target)
         else:
             tokens, dropped = encode(request.messages), 0
         boundary = 0
-        if not request.continue_last and not dropped:
+        if self._boundaries and not request.continue_last and not dropped:
             boundary = _common(tokens, self.encode_messages(request.messages, request, answer=False))
-        return self._fitted(request, tokens, dropped, context, tail=tail, boundary=boundary)
+        prompt = self._fitted(request, tokens, dropped, context, tail=tail, boundary=boundary)
+        if forced is None:
+            return prompt
+        return replace(prompt, forced=forced, bare_tools=False, markers=replace(prompt.markers, initial="tool"))
+
+    def _must_call(self, request: GenerateRequest) -> tuple[GenerateRequest, str, dict[str, Any] | None]:
+        """For a request that must call a tool: how the answer begins, and the schema of what follows.
+
+        Models whose calls are not JSON get a sentence instead: the best that can be done for them.
+        """
+        tools = chosen(request.tools, request.tool_choice)
+        if not tools or request.tool_choice in ("auto", "none"):
+            return request, "", None
+        shape = None if self._harmony else json_call_format(self._tokenizer)
+        if shape is not None:
+            opening, arguments = shape
+            return request.model_copy(update={"think": False}), opening, call_schema(tools, arguments)
+        *before, last = request.messages
+        asked = last.model_copy(update={"content": f"{last.content}\n\nAnswer with a tool call."})
+        return request.model_copy(update={"messages": (*before, asked)}), "", None
 
     def _text(self, request: GenerateRequest, context: int) -> Prompt:
         assert request.prompt is not None
@@ -136,7 +176,7 @@ class PromptBuilder:
             harmony=self._harmony,
             continues=continues,
             boundary=boundary,
-            text_tail=tail,
+            bare_tools=tools and not self._harmony and not self._tokenizer.has_tool_calling,
         )
 
     def _check_ids(self, tokens: Sequence[int]) -> None:
