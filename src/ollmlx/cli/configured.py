@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ollmlx.settings import Settings
+    from ollmlx.settings_sources import LoadedSettings
 
 
 def settings(args: argparse.Namespace) -> Settings:
     """The settings for `--config` and what else a verb's flags override. Raises ConfigError with every fault."""
+    return load(args).settings
+
+
+def load(args: argparse.Namespace) -> LoadedSettings:
+    """The same, with where each value came from."""
     from ollmlx.settings_sources import load_settings
 
-    return load_settings(Path(args.config) if args.config else None, overrides(args)).settings
+    return load_settings(Path(args.config) if args.config else None, overrides(args))
 
 
 def overrides(args: argparse.Namespace) -> dict[str, object]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-DESCRIPTION = """Start the daemon in this terminal. It stops, with every runner, at Ctrl-C or SIGTERM.
+DESCRIPTION = """Start the daemon in this terminal. It stops, with every runner, at Ctrl-C or SIGTERM; SIGHUP makes it
+read its settings again.
 
 Settings come from the command line, OLLMLX_SECTION__KEY, Ollama's own variables and ollmlx.toml, in this order;
 `ollmlx config` prints them."""
@@ -16,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(args: argparse.Namespace) -> int:
     from ollmlx.app import build
-    from ollmlx.cli.configured import settings
+    from ollmlx.cli.configured import load
+    from ollmlx.reload import reload
     from ollmlx.web.serve import run as listen
 
-    return await listen(build(settings(args)))
+    app = build(load(args).settings)
+    return await listen(app, lambda: reload(app, lambda: load(args)))
