@@ -71,6 +71,7 @@ class FakeService:
     calls: list[tuple[str, str, Any]] = field(default_factory=list)
     blobs: Blobs = field(default_factory=lambda: Blobs(Path("/nowhere")))
     open_streams: int = 0
+    pool: Any = field(default_factory=lambda: SimpleNamespace(subscribe=lambda listener: None))
     callers: list[Caller] = field(default_factory=list)
 
     def say(self, *texts: str, done: Done | None = None) -> None:

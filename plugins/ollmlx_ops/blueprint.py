@@ -1,0 +1,55 @@
+"""The family's Blueprint: probes and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from quart import Blueprint, Response
+
+from ollmlx.web import TEXT, Site, describe, json_answer, site_of
+from ollmlx_ops.metrics import CONTENT_TYPE, Metrics
+from ollmlx_ops.readiness import problems
+
+if TYPE_CHECKING:
+    from ollmlx import Service
+
+NOT_READY = 503
+STATUS: dict[str, Any] = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
+
+
+def blueprint(service: Service) -> Blueprint:
+    """The family over a service."""
+    made = Blueprint("ops", __name__)
+    metrics = Metrics(service.ps)
+    service.pool.subscribe(metrics.pool)  # type: ignore[arg-type]  # has the listener's methods; its class is not ours to import
+    sites: list[Site] = []
+
+    @made.record
+    def _observe(state: Any) -> None:
+        site = site_of(state.app)
+        sites.append(site)
+        site.observers.append(metrics.answered)
+        metrics.in_progress(lambda: site.drain.running)
+
+    @made.get("/livez")
+    @describe("Whether the daemon answers at all.", answer=STATUS)
+    async def livez() -> Response:
+        return json_answer({"status": "ok"})
+
+    @made.get("/readyz")
+    @describe("Whether the daemon takes new work, and why not.", answer=STATUS, success=(200, NOT_READY))
+    async def readyz() -> Response:
+        found = await asyncio.to_thread(problems, service.settings, draining=sites[0].drain.draining)
+        if not found:
+            return json_answer({"status": "ready"})
+        response = json_answer({"status": "not ready", "error": "; ".join(found), "problems": found}, NOT_READY)
+        response.headers["Retry-After"] = "5"
+        return response
+
+    @made.get("/metrics")
+    @describe("Figures for Prometheus.", answer={"type": "string"}, content=(TEXT,))
+    async def figures() -> Response:
+        return Response(metrics.text(), content_type=CONTENT_TYPE)
+
+    return made
