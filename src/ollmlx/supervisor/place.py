@@ -86,7 +86,7 @@ class Place:
             active=self.leases,
             reserved=self.allowance.reserved,
             memory=(runner.memory if runner is not None else 0) or self.launch.estimate.total,
-            memory_gpu=status.memory_active if status is not None else 0,
+            memory_gpu=status.memory_active if status is not None and status.device != "cpu" else 0,
             started_at=clock.now() - timedelta(seconds=now - self.began),
             expires_at=None if endless else clock.now() + timedelta(seconds=expires - now),
             restarts=restarts,
