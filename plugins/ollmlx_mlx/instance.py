@@ -13,7 +13,7 @@ from ollmlx_mlx.batching.chunks import ChunkClock
 from ollmlx_mlx.batching.grammar import Grammars
 from ollmlx_mlx.batching.scheduler import Scheduler
 from ollmlx_mlx.cache.disk import CacheFolder
-from ollmlx_mlx.cache.layers import can_batch, can_trim, make_layers
+from ollmlx_mlx.cache.layers import can_batch, make_layers, stays_trimmable
 from ollmlx_mlx.cache.prefix import PrefixCache
 from ollmlx_mlx.estimate import AUTO_WIDTH
 from ollmlx_mlx.load import Loaded, load_model
@@ -77,7 +77,7 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
         eos=eos,
         notes=tuple(notes),
         prompts=PromptBuilder(
-            tokenizer, template, config.model.name.short, config.context_length, boundaries=not can_trim(sample)
+            tokenizer, template, config.model.name.short, config.context_length, boundaries=not stays_trimmable(sample)
         ),
         detokenizers=DetokenizerFactory(tokenizer),
         grammars=Grammars(tokenizer._tokenizer, vocabulary, sorted(eos)),

@@ -65,8 +65,8 @@ class Prefill:
         generation.cache = cache if cache is not None else self._make()
         generation.fed = length if cache is not None else 0
         generation.cached = generation.fed
-        if not can_trim(generation.cache) and generation.prompt.boundary > generation.fed:
-            # This cache cannot be shortened later: keep a copy of the part that the next turn begins with.
+        if generation.prompt.boundary > generation.fed:
+            # The cache cannot be shortened later: keep a copy of the part that the next turn begins with.
             generation.checkpoints.add(generation.prompt.boundary)
         generation.report_prefill()
 
@@ -127,7 +127,7 @@ class Prefill:
         for follower in followers:
             del self._leaders[follower]
             self._start(follower, clone(generation.cache), generation.fed)
-        if not can_trim(generation.cache):
+        if generation.fed == generation.prompt.boundary or not can_trim(generation.cache):
             self._prefixes.insert(generation.tokens[: generation.fed], clone(generation.cache))
 
     def remove(self, generation: Generation, running: Sequence[Generation]) -> None:

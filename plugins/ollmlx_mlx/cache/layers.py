@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache, make_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import KVCache, QuantizedKVCache, make_prompt_cache, trim_prompt_cache
 
 Layers = list[Any]
 
@@ -46,6 +46,14 @@ def can_batch(layers: Layers) -> bool:
 def can_trim(layers: Layers) -> bool:
     """Whether the newest tokens can be taken back."""
     return all(layer.is_trimmable() for layer in layers)
+
+
+def stays_trimmable(layers: Layers) -> bool:
+    """Whether tokens can be taken back whatever the length. False for recurrent states and for sliding windows.
+
+    A window forgets what it has moved past.
+    """
+    return all(isinstance(layer, (KVCache, QuantizedKVCache)) for layer in layers)
 
 
 def size_of(layers: Layers) -> int:
