@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ollmlx.testing.child import RunnerProcess, engine_command, fake_runner
     from ollmlx.testing.models import fake_model
     from ollmlx.testing.suites.backend import BackendSuite
+    from ollmlx.testing.suites.check import CheckSuite
+    from ollmlx.testing.suites.routes import RoutesSuite
     from ollmlx.testing.suites.store import StoreSuite
     from ollmlx.testing.waiting import eventually, wait_until
 
@@ -21,6 +23,8 @@ FAKE_PLUGIN = Path(__file__).parent / "fake"
 """The plugin with fake models, as a folder for `[plugins] paths`; its table is `[plugins.fake]`."""
 
 _HOMES = {
+    "CheckSuite": "ollmlx.testing.suites.check",
+    "RoutesSuite": "ollmlx.testing.suites.routes",
     "StoreSuite": "ollmlx.testing.suites.store",
     "BackendSuite": "ollmlx.testing.suites.backend",
     "RunnerProcess": "ollmlx.testing.child",
@@ -34,6 +38,8 @@ _HOMES = {
 __all__ = [
     "FAKE_PLUGIN",
     "BackendSuite",
+    "CheckSuite",
+    "RoutesSuite",
     "RunnerProcess",
     "StoreSuite",
     "engine_command",
