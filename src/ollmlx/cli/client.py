@@ -33,7 +33,7 @@ class Client:
 
     def __init__(self, address: Address, key: str | None = None) -> None:
         self.address = address
-        self._key = key
+        self.key = key
 
     def alive(self) -> bool:
         """Whether something answers `HEAD /` with 200."""
@@ -112,8 +112,8 @@ class Client:
     ) -> Iterator[http.client.HTTPResponse]:
         connection = self._connect(timeout)
         headers = {"Accept": "application/json, application/x-ndjson", **(headers or {})}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
         if isinstance(body, dict):
             headers["Content-Type"] = "application/json"
         payload = json.dumps(body).encode() if isinstance(body, dict) else body

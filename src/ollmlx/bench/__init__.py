@@ -1,0 +1,1 @@
+"""Measuring a model server from outside, as its clients see it. Used by `ollmlx bench`."""

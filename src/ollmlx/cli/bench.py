@@ -1,0 +1,132 @@
+"""`ollmlx bench`: measure a model on this machine, alone or beside another server."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from ollmlx.cli.client import Client
+from ollmlx.errors import NotFound, UpstreamError
+
+if TYPE_CHECKING:
+    from ollmlx.bench.measure import Measured, Plan
+    from ollmlx.bench.target import Target
+
+DESCRIPTION = """Measure a model as its clients see it: load time, memory, time to the first token (cold, and in the next
+turn), and tokens a second at several streams, from the first question to the last token. Figures are medians.
+
+  ollmlx bench MODEL --against http://127.0.0.1:8080    beside any OpenAI-compatible server, in turns
+  ollmlx bench MODEL --against-backend llamacpp         the same weights on two backends"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="default: the newest model")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--against", metavar="URL", help="an OpenAI-compatible server to measure in the same run")
+    other.add_argument("--against-backend", metavar="NAME", help="another backend to measure in the same run")
+    parser.add_argument("--against-model", metavar="NAME", help="the model's name there (default: the first it lists)")
+    parser.add_argument("--streams", metavar="N,N", type=_numbers, default=(1, 4, 8, 16), help="default: 1,4,8,16")
+    parser.add_argument("--tokens", metavar="N", type=_positive, default=64, help="length of an answer (default: 64)")
+    parser.add_argument("--prompt-tokens", metavar="N", type=_positive, default=600, help="length of the long prompt")
+    parser.add_argument(
+        "--rounds", metavar="N", type=_positive, default=3, help="how often all is measured (default: 3)"
+    )
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+async def run(args: argparse.Namespace) -> int:
+    from ollmlx.bench.measure import Plan, measure
+    from ollmlx.cli.background import ensure_daemon
+    from ollmlx.cli.connection import connect
+    from ollmlx.cli.run import show_or_pull
+    from ollmlx.cli.terminal import note
+
+    client = connect(args)
+    ensure_daemon(client, args)
+    model = args.model or _newest(client)
+    show_or_pull(client, model)
+    load = reload_seconds(client, model)
+    plan = Plan(args.streams, args.tokens, args.prompt_tokens, args.rounds)
+    found = await measure(_targets(client, model, args), plan, note)
+    found[0].load, found[0].memory = load, memory_of(client, model)
+    _print(found, plan, as_json=args.json)
+    return 0
+
+
+def reload_seconds(client: Client, model: str) -> float:
+    """Unload a model and load it again; how long that took."""
+    client.post("/api/generate", {"model": model, "keep_alive": 0, "stream": False})
+    final = client.post(
+        "/api/generate", {"model": model, "prompt": "Hi", "stream": False, "options": {"num_predict": 1}}
+    )
+    return float(final["load_duration"]) / 1e9
+
+
+def memory_of(client: Client, model: str) -> int | None:
+    """The bytes a loaded model takes now."""
+    name = model if ":" in model else f"{model}:latest"
+    loaded = client.get("/api/ps")["models"]
+    return next((int(one["size"]) for one in loaded if one["name"].lower() == name.lower()), None)
+
+
+def _targets(client: Client, model: str, args: argparse.Namespace) -> list[Target]:
+    from ollmlx.bench.target import Target
+
+    here = f"{client.address.scheme}://{_netloc(client)}{client.address.path}"
+    if args.against_backend:
+        other = {"backend": args.against_backend}
+        return [
+            Target("ollmlx", here, model, "ollama", client.key),
+            Target(args.against_backend, here, args.against_model or model, "ollama", client.key, other),
+        ]
+    if not args.against:
+        return [Target("ollmlx", here, model, "ollama", client.key)]
+    ours = Target("ollmlx", f"{here}/v1", model, "openai", client.key)
+    url = args.against.rstrip("/")
+    url = url if url.endswith("/v1") else f"{url}/v1"
+    return [ours, Target(args.against, url, args.against_model or _first_model(url), "openai")]
+
+
+def _netloc(client: Client) -> str:
+    host = client.address.dialled
+    return f"[{host}]:{client.address.port}" if ":" in host else f"{host}:{client.address.port}"
+
+
+def _first_model(url: str) -> str:
+    from ollmlx.address import Address
+
+    models = Client(Address.parse(url)).get("/models")["data"]
+    if not models:
+        raise UpstreamError(f"{url} lists no models", hint="--against-model NAME")
+    return str(models[0]["id"])
+
+
+def _newest(client: Client) -> str:
+    models = client.get("/api/tags")["models"]
+    if not models:
+        raise NotFound("there is no model to measure", hint="ollmlx bench smollm2:135m")
+    return str(models[0]["name"])
+
+
+def _print(found: list[Measured], plan: Plan, *, as_json: bool) -> None:
+    from ollmlx.bench.report import rows
+    from ollmlx.cli.table import table
+    from ollmlx.cli.terminal import width
+
+    if as_json:
+        shape = {"rounds": plan.rounds, "tokens": plan.tokens}
+        print(json.dumps({**shape, "servers": [one.summary() for one in found]}, indent=2))
+    else:
+        print(table(*rows(found), width(sys.stdout)))
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(_positive(part.strip()) for part in text.split(","))
