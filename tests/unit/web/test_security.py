@@ -1,0 +1,154 @@
+"""Who may call: names in the Host header, origins of pages, API keys."""
+
+from __future__ import annotations
+
+import pytest
+
+from ollmlx.address import Address
+from ollmlx.errors import Forbidden, Unauthorized
+from ollmlx.web.security import Policy, keys_sent
+
+LOCAL = Policy(Address("127.0.0.1", 11434))
+EVERYWHERE = Policy(Address("0.0.0.0", 11434), hosts=("box.lan",))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST:11434",
+        "localhost:8080",
+        "127.0.0.1",
+        "127.0.0.1:11434",
+        "127.8.8.8",
+        "[::1]:11434",
+        "[::1]",
+        "host.docker.internal:11434",
+    ],
+)
+def test_names_of_this_machine_are_let_in(host: str) -> None:
+    LOCAL.check_host([host])
+    EVERYWHERE.check_host([host])
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        [],
+        [""],
+        ["evil.example"],
+        ["evil.example:11434"],
+        ["localhost."],
+        ["evil.example."],
+        ["localhost.evil.example"],
+        ["evil.localhost"],
+        ["printer.local"],
+        ["a.internal"],
+        ["localhost", "localhost"],
+        ["localhost", "evil.example"],
+        ["localhost@evil.example"],
+        ["localhost:80:80"],
+        ["[::1"],
+        ["127.0.0.1.evil.example"],
+        ["localhost\x00"],
+        [" localhost"],
+    ],
+)
+def test_other_names_are_refused_wherever_the_daemon_is_bound(hosts: list[str]) -> None:
+    for policy in (LOCAL, EVERYWHERE):
+        with pytest.raises(Forbidden) as refused:
+            policy.check_host(hosts)
+        assert refused.value.code == "SEC002"
+
+
+def test_literal_addresses_are_let_in_only_where_they_can_be_meant() -> None:
+    EVERYWHERE.check_host(["192.168.1.20:11434"])
+    EVERYWHERE.check_host(["[fe80::1]"])
+    with pytest.raises(Forbidden):
+        LOCAL.check_host(["192.168.1.20:11434"])
+
+
+def test_names_in_the_settings_are_let_in() -> None:
+    EVERYWHERE.check_host(["BOX.lan:11434"])
+    with pytest.raises(Forbidden):
+        LOCAL.check_host(["box.lan"])
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        None,
+        "http://localhost",
+        "http://localhost:3000",
+        "https://127.0.0.1:8443",
+        "http://0.0.0.0:5000",
+        "http://[::1]:3000",
+        "app://obsidian.md",
+        "file://",
+        "tauri://localhost",
+        "vscode-webview://abc",
+        "https://ui.example",
+        "https://a.b.example:8443",
+        "http://here:11434",
+    ],
+)
+def test_pages_of_this_machine_and_allowed_ones_may_call(origin: str | None) -> None:
+    Policy(Address("127.0.0.1", 11434), origins=("https://ui.example", "https://*.b.example:*")).check_origin(
+        origin, "here:11434"
+    )
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "",
+        "http://localhost.evil.example",
+        "https://ui.example.evil.example",
+        "http://evil.example/http://localhost",
+        "http://other:11434",
+        "chrome-extension://abc",
+    ],
+)
+def test_pages_of_strangers_may_not_call(origin: str) -> None:
+    with pytest.raises(Forbidden) as refused:
+        LOCAL.check_origin(origin, "here:11434")
+    assert refused.value.code == "SEC003"
+
+
+def test_any_page_may_call_when_the_settings_say_so() -> None:
+    Policy(Address("127.0.0.1", 11434), origins=("*",)).check_origin("https://evil.example", "localhost")
+
+
+@pytest.mark.parametrize("sent", [[], [""], ["wrong"], ["secret "], ["secretx"], ["secre"], ["ключ"], ["\udcff"]])
+def test_without_a_right_key_nobody_gets_in(sent: list[str]) -> None:
+    policy = Policy(Address("127.0.0.1", 11434), keys=("secret", "other"))
+    with pytest.raises(Unauthorized) as refused:
+        policy.check_key(sent, "127.0.0.1")
+    assert "secret" not in refused.value.message
+
+
+def test_a_right_key_is_known_by_a_fingerprint_that_does_not_tell_it() -> None:
+    policy = Policy(Address("127.0.0.1", 11434), keys=("secret", "ключ"))
+    first, second = policy.check_key(["secret"], "x"), policy.check_key(["wrong", "ключ"], "x")
+    assert first is not None
+    assert first.startswith("key-")
+    assert "secret" not in first
+    assert first != second
+
+
+def test_other_machines_need_a_key_unless_the_settings_allow_it() -> None:
+    assert EVERYWHERE.check_key([], "127.0.0.1") is None
+    assert EVERYWHERE.check_key([], "::ffff:127.0.0.1") is None
+    with pytest.raises(Unauthorized) as refused:
+        EVERYWHERE.check_key([], "192.168.1.7")
+    assert refused.value.code == "SEC001"
+    Policy(Address("0.0.0.0", 11434), allow_no_auth=True).check_key([], "192.168.1.7")
+    LOCAL.check_key([], "192.168.1.7")
+
+
+def test_keys_are_read_from_both_headers_that_clients_use() -> None:
+    headers = [(b"authorization", b"Bearer one"), (b"x-api-key", b"two"), (b"authorization", b"Basic three")]
+    assert keys_sent(headers) == ["one", "two"]
+    assert keys_sent([(b"authorization", b"bearer  one ")]) == ["one"]

@@ -1,0 +1,136 @@
+"""Where the daemon listens, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from ollmlx.address import Address
+from ollmlx.errors import ConfigError
+from ollmlx.web.sockets import bound_address, is_loopback, is_wildcard, listening_socket, served_address
+from ollmlx.web.taken import answered, bind_error, listener_of
+
+
+@pytest.mark.parametrize(
+    ("setting", "host", "port"),
+    [
+        ("127.0.0.1:11434", "127.0.0.1", 11434),
+        ("0.0.0.0", "0.0.0.0", 11434),
+        (":8080", "127.0.0.1", 8080),
+        ("http://box:1234", "box", 1234),
+        ("[::1]:99", "::1", 99),
+        ("localhost:0", "localhost", 0),
+    ],
+)
+def test_addresses_are_read_as_ollama_reads_them(setting: str, host: str, port: int) -> None:
+    address = served_address(setting)
+    assert (address.host, address.port) == (host, port)
+
+
+@pytest.mark.parametrize("setting", ["https://box", "box:99999", "http://box/prefix", "a b"])
+def test_what_cannot_be_listened_on_is_refused_with_the_reason(setting: str) -> None:
+    with pytest.raises(ConfigError):
+        served_address(setting)
+
+
+def test_port_0_gets_a_free_port_that_is_told() -> None:
+    asked = served_address("127.0.0.1:0")
+    with closing(listening_socket(asked)) as sock:
+        found = bound_address(sock, asked)
+        assert found.port > 0
+        assert answered(found)
+    assert not answered(found)
+
+
+def test_a_name_nobody_knows_is_told() -> None:
+    with pytest.raises(ConfigError, match="unknown host"):
+        listening_socket(Address("no-such-host.invalid", 0))
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.3.2.1", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.2", False),
+        ("box.lan", False),
+    ],
+)
+def test_only_loopback_addresses_stay_on_this_machine(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+def test_wildcards_are_known() -> None:
+    assert is_wildcard(Address("0.0.0.0", 1))
+    assert is_wildcard(Address("::", 1))
+    assert not is_wildcard(Address("127.0.0.1", 1))
+
+
+class Speaking(http.server.BaseHTTPRequestHandler):
+    told = b""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.told)))
+        self.end_headers()
+        self.wfile.write(self.told)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def speaker() -> Iterator[http.server.HTTPServer]:
+    server = http.server.HTTPServer(("127.0.0.1", 0), type("Told", (Speaking,), {}))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.finding("NET001")
+@pytest.mark.parametrize(
+    ("told", "who"),
+    [
+        (b'{"version": "0.12.6"}', "Ollama 0.12.6"),
+        (b'{"version": "0.33.0", "ollmlx": "0.1.0"}', "another ollmlx 0.1.0"),
+        (b"<html>", "pid"),
+    ],
+)
+def test_who_has_the_port_is_told(speaker: http.server.HTTPServer, told: bytes, who: str) -> None:
+    speaker.RequestHandlerClass.told = told  # type: ignore[attr-defined]
+    address = Address("127.0.0.1", speaker.server_port)
+    assert who in listener_of(address)
+    with pytest.raises(OSError, match="in use") as taken:
+        listening_socket(address)
+    error = bind_error(address, taken.value)
+    assert error.code == "NET001"
+    assert error.message.startswith(f"127.0.0.1:{speaker.server_port} is in use by ")
+
+
+def test_a_silent_listener_is_another_program() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        assert "pid" in listener_of(Address("127.0.0.1", silent.getsockname()[1]))
+
+
+@pytest.mark.parametrize(("number", "reason"), [(13, "privileges"), (99, "no such address"), (105, "cannot listen")])
+def test_other_reasons_are_told_too(number: int, reason: str) -> None:
+    if number == 99:
+        import errno
+
+        number = errno.EADDRNOTAVAIL
+    assert reason in bind_error(Address("127.0.0.1", 80), OSError(number, "something")).message

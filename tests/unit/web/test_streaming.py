@@ -1,0 +1,209 @@
+"""Streams: what is there leaves at once and together; failures are the last record; nothing is left open."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from ollmlx.errors import Busy, RunnerFailed
+from ollmlx.web.drain import Drain
+from ollmlx.web.errors import Failure
+from ollmlx.web.streaming import CHUNK, Step, Stream
+
+
+def record(failure: Failure) -> bytes:
+    return f"!{failure.kind}:{failure.message}\n".encode()
+
+
+def stream(records: AsyncGenerator[bytes, None], drain: Drain | None = None) -> Stream:
+    return Stream(records, record, drain or Drain())
+
+
+async def chunks(source: Stream) -> list[bytes]:
+    await source.start()
+    return [chunk async for chunk in source]
+
+
+async def test_records_that_are_there_leave_in_one_chunk() -> None:
+    gate = asyncio.Event()
+
+    async def records() -> AsyncGenerator[bytes, None]:
+        for name in (b"a", b"b", b"c"):
+            yield name
+        await gate.wait()
+        for name in (b"d", b"e"):
+            yield name
+
+    source = stream(records())
+    await source.start()
+    assert await anext(source) == b"abc"
+    waiting = asyncio.ensure_future(anext(source))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    gate.set()
+    assert await waiting == b"de"
+    with pytest.raises(StopAsyncIteration):
+        await anext(source)
+
+
+async def test_a_chunk_is_bounded_and_others_get_their_turn() -> None:
+    async def records() -> AsyncGenerator[bytes, None]:
+        for _ in range(10):
+            yield b"x" * (CHUNK // 2)
+
+    found = await chunks(stream(records()))
+    assert max(map(len, found)) <= CHUNK + CHUNK // 2
+    assert sum(map(len, found)) == 10 * (CHUNK // 2)
+
+
+async def test_a_failure_before_the_first_record_is_raised() -> None:
+    async def records() -> AsyncGenerator[bytes, None]:
+        if records is not None:
+            raise Busy("full")
+        yield b""
+
+    source = stream(records())
+    with pytest.raises(Busy):
+        await source.start()
+
+
+async def test_a_later_failure_is_the_last_record_after_what_was_there() -> None:
+    async def records() -> AsyncGenerator[bytes, None]:
+        yield b"a"
+        yield b"b"
+        raise RunnerFailed("it died")
+
+    assert await chunks(stream(records())) == [b"ab!runner_failed:it died\n"]
+
+
+async def test_an_unexpected_failure_shows_no_insides(caplog: pytest.LogCaptureFixture) -> None:
+    async def records() -> AsyncGenerator[bytes, None]:
+        yield b"a"
+        raise ZeroDivisionError("secret")
+
+    found = await chunks(stream(records()))
+    assert b"secret" not in found[0]
+    assert b"!internal:" in found[0]
+    assert "ZeroDivisionError: secret" in caplog.text
+
+
+async def test_an_empty_stream_is_empty() -> None:
+    async def records() -> AsyncGenerator[bytes, None]:
+        for nothing in ():
+            yield nothing
+
+    assert await chunks(stream(records())) == []
+
+
+class Source:
+    """A generator of one record that then waits, and knows whether it was closed."""
+
+    def __init__(self) -> None:
+        self.closed: list[str] = []
+
+    async def records(self) -> AsyncGenerator[bytes, None]:
+        try:
+            yield b"a"
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.closed.append("cancelled")
+            raise
+        finally:
+            await asyncio.sleep(0)  # undoing may need to wait
+            self.closed.append("closed")
+
+
+async def test_closing_a_stream_that_waits_closes_its_generator_at_once() -> None:
+    source = Source()
+    made = stream(source.records())
+    await made.start()
+    assert await anext(made) == b"a"  # the second record was tried, and is waited for
+    await made.aclose()
+    assert source.closed == ["cancelled", "closed"]
+    await made.aclose()
+
+
+async def test_closing_a_stream_nobody_read_closes_its_generator() -> None:
+    source = Source()
+    made = stream(source.records())
+    await made.start()
+    await made.aclose()
+    assert source.closed == ["closed"]
+
+
+async def test_a_cancelled_reader_cancels_the_generator() -> None:
+    source = Source()
+    made = stream(source.records())
+    await made.start()
+    await anext(made)
+    reading = asyncio.ensure_future(anext(made))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert source.closed == ["cancelled", "closed"]
+
+
+async def test_a_drain_that_ends_ends_the_stream_with_its_record() -> None:
+    source, drain = Source(), Drain()
+    made = stream(source.records(), drain)
+    await made.start()
+    await anext(made)
+    reading = asyncio.ensure_future(anext(made))
+    await asyncio.sleep(0)
+    drain.begin()
+    drain.end()
+    reading.cancel()
+    assert await reading == b"!busy:the server is shutting down\n"
+    assert source.closed == ["cancelled", "closed"]
+    with pytest.raises(StopAsyncIteration):
+        await anext(made)
+
+
+async def test_closing_reaches_a_generator_that_only_yields_to_the_loop() -> None:
+    closed = []
+
+    async def records() -> AsyncGenerator[bytes, None]:
+        try:
+            yield b"a"
+            for _ in range(1_000_000):
+                await asyncio.sleep(0)
+        finally:
+            closed.append(True)
+
+    made = stream(records())
+    await made.start()
+    await anext(made)
+    await made.aclose()
+    assert closed == [True]
+
+
+async def test_a_step_that_became_ready_after_it_was_tried_gives_its_value() -> None:
+    gate = asyncio.Event()
+
+    async def records() -> AsyncGenerator[bytes, None]:
+        await gate.wait()
+        yield b"late"
+
+    generator = records()
+    step = Step(generator)
+    assert not step.poll()
+    gate.set()
+    await asyncio.sleep(0)
+    await step
+    assert step.value == b"late"
+    await generator.aclose()
+
+
+async def test_timeouts_inside_a_generator_hold_while_it_is_waited_for() -> None:
+    async def records() -> AsyncGenerator[bytes, None]:
+        yield b"a"
+        try:
+            async with asyncio.timeout(0.01):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            yield b"late"
+
+    assert b"".join(await chunks(stream(records()))) == b"alate"
