@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ollmlx import SafetensorsTensor, read_safetensors_header
 from ollmlx.errors import StorageError
 from ollmlx.types import Capability, ModelDetails, Options
 from ollmlx_hub.layout import FoundFile
-from ollmlx_hub.safetensors_header import Tensor, read_header
 from ollmlx_hub.weights import human_number, parameter_count, quantization_level
 
 MAX_JSON = 64 << 20
@@ -102,7 +102,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any] | None:
     return data
 
 
-def _tensors(folder: Path, names: set[str]) -> dict[str, Tensor]:
+def _tensors(folder: Path, names: set[str]) -> dict[str, SafetensorsTensor]:
     shards = sorted(name for name in names if WEIGHTS.fullmatch(name))
     if not shards:
         raise StorageError(f"{folder.name} has no model*.safetensors", code="MDL003", hint="pull the model again")
@@ -113,14 +113,14 @@ def _tensors(folder: Path, names: set[str]) -> dict[str, Tensor]:
         raise StorageError(
             f"{folder.name}: {missing[0][:120]!r} is missing", code="MDL003", hint="pull the model again"
         )
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, SafetensorsTensor] = {}
     for shard in shards:
-        tensors |= read_header(folder / shard)
+        tensors |= read_safetensors_header(folder / shard)
     return tensors
 
 
 def _details(
-    kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    kind: str, config: Mapping[str, Any], tensors: Mapping[str, SafetensorsTensor]
 ) -> tuple[ModelDetails, dict[str, Any]]:
     text = config.get("text_config")
     shape: Mapping[str, Any] = {**config, **text} if isinstance(text, dict) else config

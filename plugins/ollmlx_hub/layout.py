@@ -115,8 +115,10 @@ class Layout:
         aside = self.root / ".swap" / target.name
         aside.parent.mkdir(exist_ok=True)
         self.recover(target)
-        if target.exists():
-            target.rename(aside)
+        if not target.exists():
+            new.rename(target)
+            return
+        target.rename(aside)
         new.rename(target)
         self.remove(aside)
 
@@ -131,14 +133,11 @@ class Layout:
             aside.rename(target)
 
     def remove(self, folder: Path) -> None:
-        """Delete a folder: out of sight first, then gone. Nothing happens when it is not there."""
+        """Delete a folder: out of sight first, then gone. Raises FileNotFoundError when it is not there."""
         trash = self.root / ".trash"
         trash.mkdir(parents=True, exist_ok=True)
         gone = trash / uuid.uuid4().hex
-        try:
-            folder.rename(gone)
-        except FileNotFoundError:
-            return
+        folder.rename(gone)
         shutil.rmtree(gone)
 
 

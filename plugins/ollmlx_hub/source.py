@@ -183,11 +183,11 @@ def _repository(name: ModelName) -> tuple[str, str] | None:
 
 def _ready(into: Path, wanted: Iterable[RemoteFile]) -> dict[str, FetchedFile]:
     """What lies in the folder already and is right: known from a receipt, or hashed now."""
-    known = {}
+    known: dict[tuple[str, int, int], FetchedFile] = {}
     for name in (INSTALLED, RECEIPT):
         receipt = read_receipt(into / name)
         known |= {(file.path, file.size, file.mtime_ns): file for file in (receipt.files if receipt else ())}
-    ready = {}
+    ready: dict[str, FetchedFile] = {}
     for file in wanted:
         path = into / file.path
         if not path.is_file() or path.stat().st_size != file.size:

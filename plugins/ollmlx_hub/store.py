@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ollmlx import Importer, ModelName, Source, closing, storage_error
-from ollmlx.errors import Conflict, InvalidRequest, StorageError, Unsupported
+from ollmlx.errors import Conflict, InvalidRequest, NotFound, StorageError, Unsupported
 from ollmlx.types import CreateRequest, FetchReceipt, InstalledModel, PullProgress
 from ollmlx_hub.description import read_json
 from ollmlx_hub.intake import Intake, receipt_of
@@ -78,6 +78,8 @@ class MlxStore:
             try:
                 await asyncio.to_thread(self.layout.remove, model.path)
                 await asyncio.to_thread(self.intake.discard, self.layout.staging(model.name))
+            except FileNotFoundError as error:
+                raise NotFound(f"model '{model.name.short}' not found", code="MDL002") from error
             except OSError as error:
                 raise storage_error(error, f"cannot remove {model.name.short}") from error
 

@@ -6,18 +6,20 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ollmlx_hub.safetensors_header import Tensor
+from ollmlx import SafetensorsTensor
 
 DEFAULT_GROUP = 64
 _QUANTIZED = (".scales", ".biases")
 
 
-def parameter_count(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> int:
+def parameter_count(tensors: Mapping[str, SafetensorsTensor], config: Mapping[str, Any]) -> int:
     """Logical parameters: packed weights count as what they unpack to, their scales and biases do not count."""
     return sum(_logical(name, tensor, tensors, config) for name, tensor in tensors.items())
 
 
-def _logical(name: str, tensor: Tensor, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> int:
+def _logical(
+    name: str, tensor: SafetensorsTensor, tensors: Mapping[str, SafetensorsTensor], config: Mapping[str, Any]
+) -> int:
     layer, _, last = name.rpartition(".")
     scales = tensors.get(f"{layer}.scales")
     if scales is None or f"{layer}.weight" not in tensors:
@@ -26,7 +28,7 @@ def _logical(name: str, tensor: Tensor, tensors: Mapping[str, Tensor], config: M
         return 0
     if last != "weight" or not scales.shape:
         return tensor.elements
-    rows = Tensor("", tensor.shape[:-1], 0).elements
+    rows = SafetensorsTensor("", tensor.shape[:-1], 0).elements
     return rows * scales.shape[-1] * _group_size(layer, config)
 
 
@@ -47,7 +49,7 @@ def quantization_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
-def quantization_level(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
+def quantization_level(tensors: Mapping[str, SafetensorsTensor], config: Mapping[str, Any]) -> str:
     """`int4`, `mxfp4`, … for quantised weights, else the type most bytes have (`BF16`)."""
     table = quantization_of(config)
     bits, mode = table.get("bits"), table.get("mode", table.get("quant_method"))
