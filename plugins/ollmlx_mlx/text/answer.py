@@ -35,6 +35,7 @@ class Answer:
     ) -> None:
         self._detokenizer = detokenizer
         self._stops = StopFilter(stops)
+        self._markers = markers
         self._channels = Channels(markers)
         self._read_tools = read_tools
         self._show_thinking = show_thinking
@@ -141,7 +142,8 @@ class Answer:
         try:
             calls = self._read_tools(text)
         except ValueError:
-            # Not a call after all: the user still gets what the model wrote.
+            # Not a call after all: the user still gets what the model wrote, but for markers in it.
+            text = self._markers.strip(text)
             return [Text(text=text, logprobs=self._take_logprobs())] if text.strip() else []
         self._logprobs.clear()
         if not self._parallel_tools:

@@ -27,6 +27,16 @@ class Markers:
         """Whether the format has a reasoning block."""
         return any(state == "reasoning" for state, _ in self.transitions)
 
+    def strip(self, text: str) -> str:
+        """The text without any marker in it."""
+        before = ""
+        while text != before:
+            before = text
+            for _, rules in self.transitions:
+                for marker, _ in rules:
+                    text = text.replace(marker, "")
+        return text
+
 
 def _frozen(edges: Edges, initial: str) -> Markers:
     return Markers(tuple((state, tuple(rules)) for state, rules in edges.items()), initial)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from ollmlx.names import ModelName
 from ollmlx.protocol import RunnerConfig
 from ollmlx.types import (
     Done,
+    Event,
     GenerateRequest,
     InstalledModel,
     Message,
@@ -87,10 +88,21 @@ async def running(engine: Engine, folder: Path, **changes: Any) -> AsyncIterator
         await engine.close()
 
 
+async def _events(engine: Engine, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    stream = engine.generate(request)
+    try:
+        async for event in stream:
+            yield event
+    finally:
+        close = getattr(stream, "aclose", None)
+        if close is not None:
+            await close()
+
+
 async def told(engine: Engine, request: GenerateRequest) -> Told:
     """One request, to its end."""
     result = Told()
-    async with aclosing(engine.generate(request)) as events:
+    async with aclosing(_events(engine, request)) as events:
         async for event in events:
             match event:
                 case Text():
@@ -115,7 +127,7 @@ async def together(engine: Engine, requests: Sequence[GenerateRequest]) -> list[
 
 async def cancel_when(engine: Engine, request: GenerateRequest, kind: type) -> None:
     """Leave a request at its first event of a kind."""
-    async with aclosing(engine.generate(request)) as events:
+    async with aclosing(_events(engine, request)) as events:
         async for event in events:
             if isinstance(event, kind):
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from ollmlx.testing.asking import ask, cancel_when, running, together, told
 from ollmlx.testing.waiting import eventually
 from ollmlx.types import Prefill, Text

@@ -1,0 +1,246 @@
+"""Recorded streams of the formats models write: answer, reasoning and tool calls come out apart, no tag leaks.
+
+The streams are texts, fed in pieces of every small size: where the token borders fall must not matter.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollmlx.types import Event, Text, Thinking, Tool, ToolCalled
+from ollmlx_mlx.text.answer import Answer
+from ollmlx_mlx.text.channels import is_harmony, markers_for
+from ollmlx_mlx.text.tools import reader
+
+pytestmark = pytest.mark.mlx
+
+WEATHER: Tool = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}},
+    },
+}
+
+
+@dataclass
+class Format:
+    """What mlx-lm's tokenizer wrapper knows of a model's format."""
+
+    parser: str | None = None
+    think: tuple[str, str] | None = None
+    harmony: bool = False
+    structural_markers: tuple[str, ...] = ()
+    response_transitions: dict[str, Any] = field(default_factory=dict)
+    response_initial_state: str | None = None
+
+    def __post_init__(self) -> None:
+        module = importlib.import_module(f"mlx_lm.tool_parsers.{self.parser}") if self.parser else None
+        self.has_tool_calling = module is not None
+        self.tool_parser = module.parse_tool_call if module else None
+        self.tool_call_start = module.tool_call_start if module else None
+        self.tool_call_end = module.tool_call_end if module else None
+        self.has_thinking = self.think is not None
+        self.think_start, self.think_end = self.think or (None, None)
+
+    def get_vocab(self) -> dict[str, int]:
+        markers = ("<|channel|>", "<|message|>", "<|start|>", "<|call|>") if self.harmony else ()
+        return {marker: index for index, marker in enumerate(markers)}
+
+
+class Pieces:
+    """A detokenizer whose tokens are numbers of given pieces."""
+
+    def __init__(self, pieces: list[str]) -> None:
+        self._pieces = pieces
+
+    def add(self, token: int) -> str:
+        return self._pieces[token]
+
+    def flush(self) -> str:
+        return ""
+
+
+def pieces_of(text: str, size: int) -> list[str]:
+    return [text[at : at + size] for at in range(0, len(text), size)]
+
+
+def events_of(
+    text: str, kind: Format, size: int = 3, *, tail: str = "", tools: bool = True, **more: Any
+) -> list[Event]:
+    pieces = pieces_of(text, size)
+    answer = Answer(
+        Pieces(pieces),
+        more.pop("stops", ()),
+        markers_for(kind, tools=tools, prompt_tail=tail),
+        reader(kind, [WEATHER], harmony=is_harmony(kind)),
+        **more,
+    )
+    events = [event for token in range(len(pieces)) for event in answer.add(token)]
+    return events + answer.end()
+
+
+def parts(events: list[Event]) -> tuple[str, str, list[tuple[str, dict[str, Any]]]]:
+    """(answer, reasoning, calls)."""
+    text = "".join(event.text for event in events if isinstance(event, Text))
+    thinking = "".join(event.text for event in events if isinstance(event, Thinking))
+    calls = [(event.call.name, event.call.arguments) for event in events if isinstance(event, ToolCalled)]
+    return text, thinking, calls
+
+
+PARIS = [("get_weather", {"city": "Paris"})]
+QWEN = Format("json_tools", ("<think>", "</think>"))
+RECORDED = {
+    "json_tools": (QWEN, '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>', PARIS),
+    "json_tools twice": (
+        QWEN,
+        '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>\n'
+        '<tool_call>{"name": "get_weather", "arguments": {"city": "Rome"}}</tool_call>',
+        [*PARIS, ("get_weather", {"city": "Rome"})],
+    ),
+    "qwen3_coder": (
+        Format("qwen3_coder"),
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n3\n</parameter>\n"
+        "</function>\n</tool_call>",
+        [("get_weather", {"city": "Paris", "days": 3})],
+    ),
+    "mistral": (Format("mistral"), '[TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}', PARIS),
+    "mistral list": (
+        Format("mistral"),
+        '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Paris"}}]',
+        PARIS,
+    ),
+    "pythonic": (Format("pythonic"), '<|tool_call_start|>[get_weather(city="Paris")]<|tool_call_end|>', PARIS),
+    "glm47": (
+        Format("glm47"),
+        "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>",
+        PARIS,
+    ),
+    "minimax_m2": (
+        Format("minimax_m2"),
+        '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Paris</parameter>\n</invoke>\n'
+        "</minimax:tool_call>",
+        PARIS,
+    ),
+    "kimi_k2": (
+        Format("kimi_k2"),
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>"
+        '{"city": "Paris"}<|tool_call_end|><|tool_calls_section_end|>',
+        PARIS,
+    ),
+    "gemma4": (Format("gemma4"), '<|tool_call>call:get_weather{city:<|"|>Paris<|"|>}<tool_call|>', PARIS),
+    "function_gemma": (
+        Format("function_gemma"),
+        "<start_function_call>call:get_weather{city:<escape>Paris<escape>}<end_function_call>",
+        PARIS,
+    ),
+    "longcat": (
+        Format("longcat"),
+        "<longcat_tool_call>get_weather\n<longcat_arg_key>city</longcat_arg_key>\n"
+        "<longcat_arg_value>Paris</longcat_arg_value>\n</longcat_tool_call>",
+        PARIS,
+    ),
+    "harmony": (
+        Format(harmony=True),
+        "<|channel|>analysis<|message|>Need the weather.<|end|><|start|>assistant<|channel|>commentary "
+        'to=functions.get_weather <|constrain|>json<|message|>{"city": "Paris"}<|call|>',
+        PARIS,
+    ),
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("name", list(RECORDED))
+def test_a_tool_call_comes_out_whole_and_leaves_no_tag(name: str, size: int) -> None:
+    kind, text, expected = RECORDED[name]
+    answer, _, calls = parts(events_of(text, kind, size))
+    assert calls == expected
+    assert answer.strip() == ""
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+def test_reasoning_answer_and_call_are_told_apart(size: int) -> None:
+    text = "<think>\nHm, <b>?\n\n</think>\n\nLet me look.\n<tool_call>\n"
+    text += '{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+    assert parts(events_of(text, QWEN, size)) == ("Let me look.\n", "Hm, <b>?", PARIS)
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+def test_harmony_reasoning_and_final_answer(size: int) -> None:
+    text = "<|channel|>analysis<|message|>Easy.<|end|><|start|>assistant<|channel|>final<|message|>It is 4.<|return|>"
+    assert parts(events_of(text, Format(harmony=True), size)) == ("It is 4.", "Easy.", [])
+
+
+def test_a_block_that_the_prompt_opened_is_reasoning_from_the_first_token() -> None:
+    events = events_of("so it is 4</think>\n\n4", QWEN, tail="<|im_start|>assistant\n<think>\n")
+    assert parts(events) == ("4", "so it is 4", [])
+
+
+def test_a_marker_in_the_users_words_opens_nothing() -> None:
+    events = events_of("an XML tag", QWEN, tail="what is <think>?<|im_end|>\n<|im_start|>assistant\n")
+    assert parts(events) == ("an XML tag", "", [])
+
+
+def test_reasoning_is_dropped_when_it_is_not_wanted() -> None:
+    assert parts(events_of("<think>secret</think>open", QWEN, show_thinking=False)) == ("open", "", [])
+
+
+def test_without_tools_in_the_request_tool_markers_are_text() -> None:
+    text = "write <tool_call> like this"
+    assert parts(events_of(text, QWEN, tools=False)) == (text, "", [])
+
+
+def test_what_is_no_call_after_all_is_shown_without_its_tags() -> None:
+    assert parts(events_of("<tool_call>not json</tool_call>", QWEN)) == ("not json", "", [])
+
+
+def test_only_one_call_when_parallel_calls_are_off() -> None:
+    kind, text, _ = RECORDED["json_tools twice"]
+    assert parts(events_of(text, kind, parallel_tools=False)) == ("", "", PARIS)
+
+
+def test_ids_are_made_as_ollama_makes_them() -> None:
+    kind, text, _ = RECORDED["json_tools"]
+    (event,) = [event for event in events_of(text, kind) if isinstance(event, ToolCalled)]
+    assert event.call.id is not None
+    assert event.call.id.startswith("call_")
+    assert len(event.call.id) == 13
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+@pytest.mark.parametrize("before", ["", "<|python_tag|>", "\n"])
+def test_a_call_without_markers_is_recognised_as_json(size: int, before: str) -> None:
+    text = before + '{"name": "get_weather", "parameters": {"city": "Paris"}}'
+    assert parts(events_of(text, Format(), size, bare_tools=True)) == ("", "", PARIS)
+
+
+@pytest.mark.parametrize("text", ["It is sunny {really}.", '{"weather": "sunny"}', "<|python", "  plain"])
+def test_an_answer_that_is_no_call_stays_an_answer(text: str) -> None:
+    assert parts(events_of(text, Format(), bare_tools=True))[0].strip() == text.strip()
+
+
+MARKED = st.lists(
+    st.sampled_from(["<think>", "</think>", "<tool_call>", "</tool_call>", "<", "think", "a", " ", "\n", "{}"]),
+    max_size=12,
+)
+
+
+@given(MARKED, st.integers(1, 8))
+def test_no_marker_ever_leaks_and_borders_do_not_matter(words: list[str], size: int) -> None:
+    text, thinking, _ = parts(events_of("".join(words), QWEN, size))
+    assert "<think>" not in text
+    assert "</think>" not in thinking
+    assert (text, thinking) == parts(events_of("".join(words), QWEN, 1000))[:2]
+
+
+def test_a_token_that_repeats_without_end_is_noticed() -> None:
+    answer = Answer(Pieces(["ab "]), (), markers_for(Format(), tools=False), reader(Format(), []))
+    for count in range(40):
+        answer.add(0)
+        assert answer.runaway == (count > 30)
