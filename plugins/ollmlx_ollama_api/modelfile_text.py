@@ -48,4 +48,6 @@ def _values(options: Options) -> list[tuple[str, str]]:
 
 
 def _quoted(text: str) -> str:
-    return f'"""{text}"""' if "\n" in text or '"' in text else f'"{text}"' if " " in text else text
+    if "\n" not in text and text == text.strip():
+        return text
+    return f'"""{text}"""' if '"' in text or "\n" in text else f'"{text}"'

@@ -21,6 +21,13 @@ def stream(records: AsyncGenerator[bytes, None], drain: Drain | None = None) -> 
     return Stream(records, record, drain or Drain())
 
 
+async def plain(*records: bytes, error: Exception | None = None) -> AsyncGenerator[bytes, None]:
+    for each in records:
+        yield each
+    if error is not None:
+        raise error
+
+
 async def chunks(source: Stream) -> list[bytes]:
     await source.start()
     return [chunk async for chunk in source]
@@ -59,12 +66,7 @@ async def test_a_chunk_is_bounded_and_others_get_their_turn() -> None:
 
 
 async def test_a_failure_before_the_first_record_is_raised() -> None:
-    async def records() -> AsyncGenerator[bytes, None]:
-        if records is not None:
-            raise Busy("full")
-        yield b""
-
-    source = stream(records())
+    source = stream(plain(error=Busy("full")))
     with pytest.raises(Busy):
         await source.start()
 
@@ -90,11 +92,7 @@ async def test_an_unexpected_failure_shows_no_insides(caplog: pytest.LogCaptureF
 
 
 async def test_an_empty_stream_is_empty() -> None:
-    async def records() -> AsyncGenerator[bytes, None]:
-        for nothing in ():
-            yield nothing
-
-    assert await chunks(stream(records())) == []
+    assert await chunks(stream(plain())) == []
 
 
 class Source:

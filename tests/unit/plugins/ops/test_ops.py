@@ -1,0 +1,151 @@
+"""Probes and metrics."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ollmlx.errors import NotFound
+from ollmlx.settings import SecuritySettings, Settings, StorageSettings
+from ollmlx.testing.routes import FakeService, installed, web_app
+from ollmlx.types import Admitted, Done, RunnerInfo, RunnerState, Text
+from ollmlx.web import site_of
+from ollmlx_ollama_api.blueprint import blueprint as ollama
+from ollmlx_ops.blueprint import blueprint
+from ollmlx_ops.metrics import Metrics
+from ollmlx_ops.readiness import problems
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> FakeService:
+    return FakeService(settings=Settings(storage=StorageSettings(models=tmp_path / "models")))
+
+
+async def text(client: Any) -> str:
+    return str(await (await client.get("/metrics")).get_data(as_text=True))
+
+
+async def test_probes_need_no_key_and_metrics_do(service: FakeService) -> None:
+    service.settings = service.settings.model_copy(update={"security": SecuritySettings(api_keys=("k",))})
+    client = web_app(service, blueprint).test_client()
+    assert (await client.get("/livez")).status_code == 200
+    assert (await client.get("/readyz")).status_code == 200
+    assert (await client.get("/metrics")).status_code == 401
+
+
+async def test_readiness_ends_at_once_when_the_daemon_stops_and_life_does_not(service: FakeService) -> None:
+    web = web_app(service, blueprint)
+    client = web.test_client()
+    assert (await client.get("/readyz")).status_code == 200
+    site_of(web).drain.begin()
+    refused = await client.get("/readyz")
+    assert refused.status_code == 503
+    assert refused.headers["Retry-After"]
+    assert (await refused.get_json())["error"] == "the server is shutting down"
+    assert (await client.get("/livez")).status_code == 200
+
+
+def test_readiness_says_what_is_wrong_with_the_models_folder(tmp_path: Path) -> None:
+    def told(folder: Path) -> list[str]:
+        return problems(Settings(storage=StorageSettings(models=folder)), draining=False)
+
+    assert told(tmp_path) == []
+    assert told(tmp_path / "new" / "deeper") == []
+    (tmp_path / "file").write_text("")
+    assert told(tmp_path / "file") == ["the models folder is not a folder"]
+    assert told(tmp_path / "file" / "below") == ["the models folder is not there and cannot be made"]
+
+
+async def test_a_model_that_loads_or_failed_does_not_make_the_daemon_unready(service: FakeService) -> None:
+    service.runners = [
+        RunnerInfo(id="a", model=installed("a"), backend="x", state=state)
+        for state in (RunnerState.STARTING, RunnerState.FAILED)
+    ]
+    assert (await web_app(service, blueprint).test_client().get("/readyz")).status_code == 200
+
+
+async def test_metrics_count_requests_tokens_and_runners(service: FakeService) -> None:
+    service.runners = [
+        RunnerInfo(
+            id="a",
+            model=installed("tiny"),
+            backend="mlx",
+            state=RunnerState.READY,
+            memory=123,
+            started_at=datetime.now(UTC),
+        )
+    ]
+    service.outcomes = [
+        Admitted(),
+        Text(text="a"),
+        Done(prompt_tokens=9, cached_tokens=4, generated_tokens=10, decode_ns=10**9),
+    ]
+    client = web_app(service, blueprint, ollama).test_client()
+    await client.post("/api/generate", json={"model": "tiny:latest", "prompt": "x"})
+    await client.post("/api/generate", json={"model": "invented", "prompt": "x"})
+    await client.get("/no/such/path")
+    found = await text(client)
+    for line in (
+        'ollmlx_requests_total{method="POST",route="/api/generate",status="200"} 1.0',
+        'ollmlx_requests_total{method="POST",route="/api/generate",status="404"} 1.0',
+        'ollmlx_requests_total{method="other",route="other",status="404"} 1.0',
+        'ollmlx_prompt_tokens_total{model="tiny"} 9.0',
+        'ollmlx_cached_tokens_total{model="tiny"} 4.0',
+        'ollmlx_generated_tokens_total{model="tiny"} 10.0',
+        'ollmlx_tokens_per_second_sum{model="tiny"} 10.0',
+        'ollmlx_runner_memory_bytes{backend="mlx",model="tiny",state="ready"} 123.0',
+        "ollmlx_requests_in_progress 1.0",
+    ):
+        assert line in found
+    assert "invented" not in found
+    assert "no/such/path" not in found
+
+
+async def test_the_pools_events_are_counted() -> None:
+    metrics = Metrics(list)
+    pool = metrics.pool
+    pool.on_load("m:latest", "mlx", 1.5, "ok")
+    pool.on_load("m:latest", "mlx", 1.5, "failed")
+    pool.on_evict("m:latest", "memory")
+    pool.on_restart("m:latest", "SIGKILL")
+    pool.on_queue(3)
+    pool.on_admit("m:latest", 0.25, 0)
+    pool.on_reject("m:latest", "queue_full")
+    pool.on_cancel("m:latest", "queued")
+    pool.on_retry("m:latest")
+    found = metrics.text().decode()
+    for line in (
+        'ollmlx_loads_total{backend="mlx",model="m",outcome="failed"} 1.0',
+        'ollmlx_load_seconds_count{model="m"} 1.0',
+        'ollmlx_evictions_total{model="m",reason="memory"} 1.0',
+        'ollmlx_restarts_total{cause="SIGKILL",model="m"} 1.0',
+        "ollmlx_queue_depth 3.0",
+        'ollmlx_queue_wait_seconds_sum{model="m"} 0.25',
+        'ollmlx_rejected_total{model="m",reason="queue_full"} 1.0',
+        'ollmlx_cancelled_total{model="m",phase="queued"} 1.0',
+        'ollmlx_retries_total{model="m"} 1.0',
+    ):
+        assert line in found
+
+
+def test_counts_take_every_call_the_pool_makes() -> None:
+    from ollmlx.supervisor.listener import PoolListener
+    from ollmlx_ops.pool_counts import PoolCounts
+
+    calls = {name for name in vars(PoolListener) if name.startswith("on_")}
+    assert calls == {name for name in vars(PoolCounts) if name.startswith("on_")}
+
+
+async def test_two_daemons_in_one_process_count_for_themselves(service: FakeService) -> None:
+    first, second = web_app(service, blueprint).test_client(), web_app(service, blueprint).test_client()
+    await first.get("/livez")
+    assert 'route="/livez"' in await text(first)
+    assert 'route="/livez"' not in await text(second)
+
+
+async def test_a_missing_model_is_no_metric(service: FakeService) -> None:
+    service.outcomes = [NotFound("no")]
+    assert "first_token_seconds_count{" not in await text(web_app(service, blueprint).test_client())
