@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ollmlx.bench.measure import Measured, Plan
     from ollmlx.bench.target import Target
 
-DESCRIPTION = """Measure a model as its clients see it: load time, memory, time to the first token (cold, and in the next
-turn), and tokens a second at several streams, from the first question to the last token. Figures are medians.
+DESCRIPTION = """Measure a model as its clients see it: load time, memory, time to the first token (cold, and in the
+next turn), and tokens a second at several streams, from the first question to the last token. Figures are medians.
 
   ollmlx bench MODEL --against http://127.0.0.1:8080    beside any OpenAI-compatible server, in turns
   ollmlx bench MODEL --against-backend llamacpp         the same weights on two backends"""

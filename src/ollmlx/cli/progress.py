@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -21,25 +21,35 @@ def succeeded(record: Json) -> bool:
 
 
 def show_progress(steps: Iterator[Json], *, as_json: bool = False) -> None:
-    """Follow the steps to their end. Progress goes to standard error, `as_json` lines to standard output."""
-    if as_json:
+    """Follow the steps to their end."""
+    with display(as_json=as_json) as show:
         for step in steps:
-            print(json.dumps(step), flush=True)
+            show(step)
+
+
+@contextmanager
+def display(*, as_json: bool = False) -> Iterator[Callable[[Json], None]]:
+    """What shows one step after the other: on standard error, or as JSON lines on standard output."""
+    if as_json:
+        yield lambda step: print(json.dumps(step), flush=True)
     elif terminal.has_colour(sys.stderr):
         with bars() as progress:
-            for step in steps:
-                progress.show(step)
+            yield progress.show
     else:
-        _show_lines(steps)
+        yield _Lines().show
 
 
-def _show_lines(steps: Iterator[Json]) -> None:
-    said = ""
-    for step in steps:
+class _Lines:
+    """A line for each new status."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def show(self, step: Json) -> None:
         status = str(step.get("status", ""))
-        if status and status != said:
+        if status and status != self._said:
             terminal.note(status)
-            said = status
+            self._said = status
 
 
 class Bars:
