@@ -112,7 +112,8 @@ class ToyRunner:
         self.state = RunnerState.STOPPING
         self.working_when_stopped = self.working
         self.abort(Busy("stopping"))
-        await self._workshop.clock.sleep(self._workshop.stop_seconds)
+        if self._workshop.stop_seconds:
+            await self._workshop.clock.sleep(self._workshop.stop_seconds)
         self._workshop.living.discard(self)
 
     def abort(self, reason: OllmlxError) -> None:
@@ -129,8 +130,6 @@ class ToyRunner:
         await asyncio.shield(self._aborted)
 
     async def embed(self, request: EmbedRequest, exchange: Exchange | None = None) -> EmbedResult:
-        if self.death is not None:
-            raise self.death.error(self.launch.name)
         return EmbedResult(embeddings=((1.0,),) * len(request.inputs), prompt_tokens=len(request.inputs))
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
