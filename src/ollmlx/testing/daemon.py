@@ -1,0 +1,159 @@
+"""A real daemon under test: `ollmlx serve` in its own process, with folders, port and settings of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from ollmlx.testing import FAKE_PLUGIN
+from ollmlx.testing.waiting import wait_until
+
+LISTENS = re.compile(r"listens on (http://\S+)")
+START_SECONDS = 20.0
+STOP_SECONDS = 15.0
+KEPT_VARIABLES = ("PATH", "LANG", "TMPDIR", "SYSTEMROOT", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONFIG_FILE")
+
+
+class Daemon:
+    """One daemon. `fakes` are fake models by name, with their script; `settings` are laid over the test's defaults.
+
+    With `fakes`, the stores that know real models are off, so that nothing reaches for a network.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        fakes: Mapping[str, Mapping[str, Any]] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.models = folder / "models"
+        self.state = folder / "state"
+        self.config = folder / "ollmlx.toml"
+        self.log = folder / "daemon.log"
+        self.url = ""
+        self.process: subprocess.Popen[bytes]
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+        self.environment = {**kept, "HOME": str(folder), "PYTHONWARNINGS": "error", **(env or {})}
+        self.settings = merged(self._defaults(fakes), settings or {})
+        self.config.write_text(as_toml(self.settings), encoding="utf-8")
+
+    def _defaults(self, fakes: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
+        defaults: dict[str, Any] = {
+            "server": {"host": "127.0.0.1:0", "drain_timeout": 2},
+            "storage": {"models": str(self.models), "state": str(self.state)},
+            "logging": {"level": "debug"},
+        }
+        if fakes is not None:
+            tables = {name: dict(script) for name, script in fakes.items()}
+            plugins = {"paths": [str(FAKE_PLUGIN)], "disabled": ["hub", "pypi", "ollama_store"]}
+            defaults["plugins"] = {**plugins, "fake": {"models": tables}}
+        return defaults
+
+    def start(self) -> Daemon:
+        """Start it and wait until it listens. Raises AssertionError with its log when it does not."""
+        self.launch()
+        wait_until(lambda: self._listening() or self.process.poll() is not None, START_SECONDS, because=self.log_text)
+        assert self.process.poll() is None, f"exit {self.process.returncode}: {self.log_text}"
+        self.url = self._listening() or ""
+        return self
+
+    def launch(self) -> None:
+        """Start it without waiting for anything: for daemons that are meant to fail."""
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "ollmlx.cli.main", "--config", str(self.config), "serve"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env=self.environment,
+            )
+
+    def stop(self) -> int:
+        """Ask it to stop and wait; its exit code. One that does not stop is killed, and that is an AssertionError."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"it did not stop within {STOP_SECONDS:g} s: {self.log_text}") from None
+
+    def kill(self) -> None:
+        """What a crash of the daemon looks like."""
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def log_text(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def address(self) -> str:
+        """`host:port`, as OLLAMA_HOST takes it."""
+        return self.url.removeprefix("http://")
+
+    def cli(self, *arguments: str, input: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run `ollmlx ARGUMENTS` against this daemon."""
+        return subprocess.run(
+            [sys.executable, "-m", "ollmlx.cli.main", *arguments],
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+            cwd=self.folder,
+            env={**self.environment, "OLLAMA_HOST": self.address},
+        )
+
+    def get(self, path: str, **options: Any) -> httpx2.Response:
+        """One GET request."""
+        return httpx2.get(self.url + path, timeout=60, **options)
+
+    def post(self, path: str, body: Mapping[str, Any], **options: Any) -> httpx2.Response:
+        """One POST request with a JSON body; the answer is read to its end."""
+        return httpx2.post(self.url + path, json=dict(body), timeout=120, **options)
+
+    def lines(self, path: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The records of an NDJSON answer."""
+        return [json.loads(line) for line in self.post(path, body).text.splitlines()]
+
+    def _listening(self) -> str | None:
+        found = LISTENS.search(self.log_text)
+        return found.group(1) if found else None
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables, `over` winning."""
+    both = {**under, **over}
+    for key, value in under.items():
+        if isinstance(value, Mapping) and isinstance(over.get(key), Mapping):
+            both[key] = merged(value, over[key])
+    return both
+
+
+def as_toml(settings: Mapping[str, Any]) -> str:
+    """A settings file: one line a section, in inline tables."""
+    return "".join(f"{json.dumps(key)} = {_inline(value)}\n" for key, value in settings.items())
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_inline(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_inline(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
