@@ -47,7 +47,8 @@ class Format:
         self.tool_call_start = module.tool_call_start if module else None
         self.tool_call_end = module.tool_call_end if module else None
         self.has_thinking = self.think is not None
-        self.think_start, self.think_end = self.think or (None, None)
+        self.think_start: str | None = self.think[0] if self.think else None
+        self.think_end: str | None = self.think[1] if self.think else None
 
     def get_vocab(self) -> dict[str, int]:
         markers = ("<|channel|>", "<|message|>", "<|start|>", "<|call|>") if self.harmony else ()
