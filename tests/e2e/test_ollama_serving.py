@@ -1,0 +1,216 @@
+"""The daemon on a real port: how it starts, what it bears, how it ends."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ollmlx.testing import wait_until
+from ollmlx.testing.daemon import Daemon
+
+pytestmark = pytest.mark.e2e
+
+StartDaemon = Callable[..., Daemon]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One daemon for the tests that leave it as it was."""
+    started = Daemon(tmp_path_factory.mktemp("shared"), fakes={"tiny": {}})
+    try:
+        yield started.start()
+    finally:
+        started.stop()
+
+
+def settings(**sections: Any) -> dict[str, Any]:
+    """A daemon with the fake model `tiny` and these sections of settings."""
+    return {"fakes": {"tiny": {}}, "settings": sections}
+
+
+def port(daemon: Daemon) -> int:
+    return int(daemon.url.rsplit(":", 1)[1])
+
+
+def ask(daemon: Daemon, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+    """One request; the JSON, or text, of its answer."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port(daemon), timeout=30)) as connection:
+        data = body if isinstance(body, bytes) else json.dumps(body) if body is not None else None
+        connection.request(method, path, data, {name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        text = answer.read()
+    try:
+        return answer.status, json.loads(text)
+    except ValueError:
+        return answer.status, text
+
+
+def lines(daemon: Daemon, body: Any) -> Iterator[Any]:
+    """The records of a stream of /api/chat, as they come."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port(daemon), timeout=30)) as connection:
+        connection.request("POST", "/api/chat", json.dumps(body))
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.read()
+        while line := answer.readline():
+            yield json.loads(line)
+
+
+def chat(words: str) -> dict[str, Any]:
+    return {"model": "tiny", "messages": [{"role": "user", "content": words}]}
+
+
+SLOW = chat("fake:tokens=100000 fake:rate=20 go")
+
+
+def test_a_second_daemon_is_told_who_has_the_port_and_starts_nothing(daemon: StartDaemon, tmp_path: Path) -> None:
+    first = daemon(**settings())
+    second = Daemon(tmp_path, fakes={"tiny": {}}, settings={"server": {"host": f"127.0.0.1:{port(first)}"}})
+    second.launch()
+    assert second.process.wait(20) == 1
+    assert f"127.0.0.1:{port(first)} is in use by another ollmlx" in second.log_text
+    assert "NET001" in second.log_text
+    assert "Traceback" not in second.log_text
+
+
+@pytest.mark.fault(17)
+def test_a_stopped_daemon_refuses_new_work_lets_streams_finish_and_ends_the_rest_with_a_record(
+    daemon: StartDaemon,
+) -> None:
+    one = daemon(**settings(server={"drain_timeout": "1.5s"}))
+    long, short = lines(one, SLOW), lines(one, chat("fake:tokens=20 fake:rate=20 go"))
+    assert next(long)["done"] is False
+    assert next(short)["done"] is False
+    began = time.monotonic()
+    one.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: ask(one, "GET", "/readyz")[0] == 503)
+    assert ask(one, "POST", "/api/chat", chat("hi"))[0] == 503
+    assert ask(one, "GET", "/livez")[0] == 200
+    assert list(short)[-1]["done"] is True
+    assert list(long)[-1] == {"error": "the server is shutting down"}
+    assert one.process.wait(20) == 0
+    assert 1.4 < time.monotonic() - began < 6
+
+
+def test_a_second_signal_ends_at_once(daemon: StartDaemon) -> None:
+    one = daemon(**settings(server={"drain_timeout": "60s"}))
+    stream = lines(one, SLOW)
+    next(stream)
+    one.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: ask(one, "GET", "/readyz")[0] == 503)
+    one.process.send_signal(signal.SIGINT)
+    assert list(stream)[-1] == {"error": "the server is shutting down"}
+    assert one.process.wait(10) == 0
+
+
+@pytest.mark.fault(18)
+def test_half_a_body_and_an_idle_connection_do_not_hold_the_daemon(daemon: StartDaemon) -> None:
+    one = daemon(**settings(server={"drain_timeout": "0.2s"}))
+    with closing(socket.create_connection(("127.0.0.1", port(one)))) as half:
+        half.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        with closing(socket.create_connection(("127.0.0.1", port(one)))) as idle:
+            idle.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b"200" in idle.recv(1000)
+            one.process.send_signal(signal.SIGTERM)
+            assert one.process.wait(10) == 0
+
+
+@pytest.mark.fault(38)
+def test_a_huge_body_is_refused_before_it_is_read(shared: Daemon) -> None:
+    with closing(socket.create_connection(("127.0.0.1", port(shared)), timeout=10)) as client:
+        client.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1073741824\r\n\r\n")
+        client.sendall(b"x" * 100_000)
+        assert client.recv(1000).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.fault(39)
+def test_a_body_that_comes_too_slowly_is_given_up(daemon: StartDaemon) -> None:
+    one = daemon(**settings(server={"body_timeout": "0.3s"}))
+    with closing(socket.create_connection(("127.0.0.1", port(one)), timeout=10)) as client:
+        client.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        assert client.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.fault(39)
+def test_a_client_that_reads_nothing_is_dropped_and_its_work_ends(daemon: StartDaemon) -> None:
+    one = daemon(**settings(server={"write_timeout": "1s"}))
+    body = json.dumps(chat("fake:tokens=2000000 go")).encode()
+    with closing(socket.socket()) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", port(one)))
+        client.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert client.recv(10)
+        wait_until(lambda: ask(one, "GET", "/api/ps")[1]["models"][0]["active"] == 1)
+        wait_until(lambda: ask(one, "GET", "/api/ps")[1]["models"][0]["active"] == 0, 15)
+    wait_until(lambda: "POST /api/chat 499" in one.log_text)
+
+
+@pytest.mark.fault(40)
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_its_slot_at_once(shared: Daemon, stream: bool) -> None:
+    body = json.dumps({**SLOW, "stream": stream}).encode()
+    with closing(socket.create_connection(("127.0.0.1", port(shared)))) as client:
+        client.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        wait_until(lambda: any(m["active"] for m in ask(shared, "GET", "/api/ps")[1]["models"]))
+    began = time.monotonic()
+    wait_until(lambda: not any(m["active"] for m in ask(shared, "GET", "/api/ps")[1]["models"]))
+    assert time.monotonic() - began < 0.3
+
+
+@pytest.mark.fault(46)
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "localhost."])
+def test_a_name_that_is_not_ours_is_refused(shared: Daemon, host: str) -> None:
+    assert ask(shared, "POST", "/api/chat", chat("hi"), Host=host)[0] == 403
+
+
+def test_two_host_headers_are_refused(shared: Daemon) -> None:
+    with closing(socket.create_connection(("127.0.0.1", port(shared)), timeout=10)) as client:
+        client.sendall(b"GET /api/tags HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 4")
+
+
+@pytest.mark.fault(47)
+def test_a_key_is_asked_for_and_never_written(daemon: StartDaemon) -> None:
+    one = daemon(**settings(security={"api_keys": ["sesame-open"]}, logging={"level": "debug"}))
+    assert ask(one, "GET", "/api/tags")[0] == 401
+    assert ask(one, "GET", "/api/tags", Authorization="Bearer sesame-close")[0] == 401
+    assert ask(one, "POST", "/api/chat", chat("hi"), Authorization="Bearer sesame-open")[0] == 200
+    assert "sesame" not in one.log_text
+
+
+def test_the_log_follows_a_request_through_the_runner(daemon: StartDaemon) -> None:
+    one = daemon(**settings(logging={"level": "debug"}))
+    assert ask(one, "POST", "/api/chat", chat("a secret"), X_Request_ID="trace-me")[0] == 200
+    wait_until(lambda: "POST /api/chat 200" in one.log_text)
+    told = [line for line in one.log_text.splitlines() if "trace-me" in line]
+    assert any("tiny#1 |" in line for line in told)
+    assert any("finish=stop" in line and "model=tiny" in line for line in told)
+    assert "a secret" not in one.log_text
+
+
+def test_an_upload_of_any_size_is_stored_as_it_comes(shared: Daemon) -> None:
+    import hashlib
+
+    size = 150 * 1024 * 1024
+    piece = b"\0" * (1024 * 1024)
+    digest = hashlib.sha256()
+    for _ in range(150):
+        digest.update(piece)
+    with closing(http.client.HTTPConnection("127.0.0.1", port(shared), timeout=60)) as connection:
+        connection.putrequest("POST", f"/api/blobs/sha256:{digest.hexdigest()}")
+        connection.putheader("Content-Length", str(size))
+        connection.endheaders()
+        for _ in range(150):
+            connection.send(piece)
+        assert connection.getresponse().status == 201
+    import psutil
+
+    assert psutil.Process(shared.process.pid).memory_info().rss < 400 * 1024 * 1024
