@@ -30,6 +30,6 @@ def overrides(args: argparse.Namespace) -> dict[str, object]:
         found["server.host"] = args.host
     if args.debug:
         found["logging.level"] = "debug"
-    if getattr(args, "models", None):
-        found["storage.models"] = args.models
+    if getattr(args, "models_folder", None):
+        found["storage.models"] = args.models_folder
     return found
