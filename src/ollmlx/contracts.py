@@ -204,9 +204,14 @@ class Engine(Protocol):
 class Check(Protocol):
     """One examination of the doctor. `codes` are the findings it can report; `group` is where it is shown."""
 
-    name: str
-    group: str
-    codes: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def group(self) -> str: ...
+
+    @property
+    def codes(self) -> tuple[str, ...]: ...
 
     async def run(self, world: Any) -> Sequence[Finding]:
         """Look, and say what is wrong; nothing found is an empty sequence. Read-only. May raise: that is DOC001."""

@@ -39,6 +39,10 @@ class Declarations:
             seen.append(target)
         return seen[-1] if len(seen) > 1 else None
 
+    def alias_names(self) -> Iterable[ModelName]:
+        """Every name that stands for another."""
+        return self._aliases.keys()
+
     def aliases_of(self, target: ModelName) -> list[ModelName]:
         """The names that stand for a model."""
         return [name for name in self._aliases if self.alias(name) == target]

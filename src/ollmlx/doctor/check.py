@@ -1,0 +1,57 @@
+"""How ollmlx's own checks are written: a function, its name, its group and the codes it can report."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ollmlx.codes import CODES
+from ollmlx.doctor.world import World
+from ollmlx.findings import Finding, Severity
+
+Look = Callable[[World], Iterable[Finding] | Awaitable[Iterable[Finding]]]
+
+
+@dataclass(frozen=True)
+class FunctionCheck:
+    """A check made of a function. It runs in a thread of its own, so it may read files and wait."""
+
+    name: str
+    group: str
+    codes: tuple[str, ...]
+    look: Look
+
+    async def run(self, world: Any) -> Sequence[Finding]:
+        """What the function finds."""
+        if inspect.iscoroutinefunction(self.look):
+            return list(await self.look(world))
+        found = await asyncio.to_thread(lambda: list(self.look(world)))  # type: ignore[arg-type] # it is not async
+        return found
+
+
+def check(name: str, group: str, *codes: str) -> Callable[[Look], FunctionCheck]:
+    """Make a function a check."""
+    return lambda look: FunctionCheck(name, group, codes, look)
+
+
+def found(
+    code: str,
+    title: str,
+    *,
+    evidence: Iterable[str] = (),
+    commands: Iterable[str] = (),
+    subject: str = "",
+    severity: Severity | None = None,
+) -> Finding:
+    """A finding with the severity of its code, unless it is graver or lighter here."""
+    return Finding(
+        code=code,
+        severity=severity or Severity(CODES[code].grade),
+        title=title,
+        evidence=tuple(line for line in evidence if line),
+        commands=tuple(commands),
+        subject=subject,
+    )

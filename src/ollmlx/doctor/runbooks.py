@@ -1,0 +1,42 @@
+"""The runbooks: one page for each code, in the installed package or at the top of a checkout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from ollmlx.errors import InvalidRequest
+
+HEADINGS = ("Seen as", "What it means", "Why it happens", "How to fix it", "How to check", "Not this")
+
+
+def folder() -> Traversable:
+    """ollmlx's own runbooks."""
+    packaged = files("ollmlx") / "diagnostics"
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "diagnostics"
+
+
+def pages(more: Iterable[Traversable] = ()) -> dict[str, str]:
+    """Every page by its code; `more` are the folders that plugins brought."""
+    found: dict[str, str] = {}
+    for place in (*more, folder()):
+        for entry in place.iterdir():
+            code = entry.name.removesuffix(".md")
+            if entry.name.endswith(".md") and code != "README":
+                found[code] = entry.read_text(encoding="utf-8")
+    return found
+
+
+def page(code: str, more: Iterable[Traversable] = ()) -> str:
+    """One page. Raises InvalidRequest for a code that is none."""
+    known = pages(more)
+    if code.upper() not in known:
+        raise InvalidRequest(f"there is no code {code}", hint="ollmlx doctor --list")
+    return known[code.upper()]
+
+
+def title(text: str) -> str:
+    """A page's first line without its mark and code."""
+    return text.partition("\n")[0].partition(": ")[2]

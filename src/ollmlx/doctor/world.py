@@ -1,0 +1,118 @@
+"""What checks look at. Every part can be replaced, so that a check can be shown any machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ollmlx.address import Address
+from ollmlx.doctor.daemon import Daemon, Silent
+from ollmlx.doctor.machine import Machine
+from ollmlx.doctor.processes import Completed, Processes, run_child
+from ollmlx.errors import ConfigError
+from ollmlx.settings import Settings
+from ollmlx.settings_errors import Fault, InvalidSettings
+
+if TYPE_CHECKING:
+    from ollmlx.plugins import Plugins
+    from ollmlx.settings_sources import LoadedSettings
+
+RunChild = Callable[[Sequence[str], float], Awaitable[Completed]]
+
+
+def package_version(name: str) -> str | None:
+    """The version of an installed distribution."""
+    try:
+        return distribution(name).version
+    except PackageNotFoundError:
+        return None
+
+
+@dataclass(frozen=True)
+class World:
+    """A view of the machine, the settings and the daemon. Public to plugins' checks.
+
+    `loaded` is None when the settings are unusable: then `faults` say why, and `settings` are the defaults.
+    `plugins` is None when plugins could not even be loaded (`plugin_error`). `deep` permits reading whole models,
+    `online` permits the network.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    loaded: LoadedSettings | None = None
+    faults: tuple[Fault, ...] = ()
+    plugins: Plugins | None = None
+    plugin_error: ConfigError | None = None
+    environ: Mapping[str, str] = field(default_factory=dict)
+    machine: Machine = field(default_factory=lambda: Machine("linux"))
+    processes: Processes = field(default_factory=Processes)
+    daemon: Daemon = field(default_factory=lambda: Daemon(Address.parse("")))
+    child: RunChild = run_child
+    version_of: Callable[[str], str | None] = package_version
+    now: Callable[[], float] = time.time
+    user: int = field(default_factory=os.getuid)
+    deep: bool = False
+    online: bool = False
+
+    @property
+    def address(self) -> Address:
+        """Where the daemon listens by these settings."""
+        return Address.parse(self.settings.server.host)
+
+    async def diagnostics(self) -> dict[str, Any] | None:
+        """What the running daemon says of itself (`GET /diagnostics`); None when no ollmlx answers, or it refuses."""
+        try:
+            answer = await self.daemon.get("/diagnostics")
+        except Silent:
+            return None
+        return answer.body if answer.status == 200 and isinstance(answer.body, dict) else None
+
+
+def look(
+    config: Path | None = None,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    deep: bool = False,
+    online: bool = False,
+) -> World:
+    """This machine, with the settings a daemon would read here. Never raises: faults become part of the world."""
+    from ollmlx.plugins import load_plugins
+    from ollmlx.settings_sources import load_settings
+
+    environ = os.environ if environ is None else environ
+    loaded: LoadedSettings | None = None
+    faults: tuple[Fault, ...] = ()
+    try:
+        loaded = load_settings(config, overrides, environ, cwd)
+    except InvalidSettings as error:
+        faults = error.faults
+    settings = loaded.settings if loaded else Settings()
+    plugins: Plugins | None = None
+    plugin_error: ConfigError | None = None
+    try:
+        plugins = load_plugins(settings)
+    except ConfigError as error:
+        plugin_error = error
+    return World(
+        settings=settings,
+        loaded=loaded,
+        faults=faults,
+        plugins=plugins,
+        plugin_error=plugin_error,
+        environ=environ,
+        machine=Machine.here(),
+        daemon=Daemon(Address.parse(settings.server.host), _key(settings, environ)),
+        deep=deep,
+        online=online,
+    )
+
+
+def _key(settings: Settings, environ: Mapping[str, str]) -> str | None:
+    keys = settings.security.api_keys
+    return environ.get("OLLAMA_API_KEY") or (keys[0] if keys else None)
