@@ -122,6 +122,10 @@ class Layout:
         new.rename(target)
         self.remove(aside)
 
+    def is_cut(self, name: ModelName) -> bool:
+        """Whether a crash took a model away in the middle of a swap."""
+        return (self.root / ".swap" / name.folder).is_dir() and not self.target(name).exists()
+
     def recover(self, target: Path) -> None:
         """Undo or finish a swap that a crash cut in two. Call under the model's lock."""
         aside = self.root / ".swap" / target.name

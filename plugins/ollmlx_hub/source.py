@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import shutil
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 
 import httpx2
@@ -30,9 +30,12 @@ class HubSource:
     name = "hub"
     store = "mlx"
 
-    def __init__(self, access: Access, *, attempts: int = 6) -> None:
+    def __init__(
+        self, access: Access, *, attempts: int = 6, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
         self.client = HubClient(access)
         self.attempts = attempts
+        self._sleep = sleep
 
     def provides(self, name: ModelName) -> str | None:
         """`hub:org/name@revision`; None for a name without an organisation, or with another host."""
@@ -158,6 +161,7 @@ class HubSource:
             sha256=file.sha256,
             headers=self.client.access.headers,
             attempts=self.attempts,
+            sleep=self._sleep,
         )
         try:
             async with closing(download.run()) as sizes:

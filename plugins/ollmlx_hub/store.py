@@ -37,7 +37,12 @@ class MlxStore:
 
     async def resolve(self, name: ModelName) -> InstalledModel | None:
         """The model, or None. Raises StorageError when its folder is damaged, Conflict when it holds another model."""
-        return await asyncio.to_thread(self.shelf.find, name)
+        found = await asyncio.to_thread(self.shelf.find, name)
+        if found is None and await asyncio.to_thread(self.layout.is_cut, name):
+            async with locked(self.layout.lock(name)):
+                await asyncio.to_thread(self.layout.recover, self.layout.target(name))
+            found = await asyncio.to_thread(self.shelf.find, name)
+        return found
 
     async def pull(
         self, name: ModelName, source: Source, importer: Importer | None, *, insecure: bool = False
@@ -134,7 +139,7 @@ class MlxStore:
     async def _alone(self, name: ModelName) -> AsyncIterator[None]:
         async with locked(self.layout.lock(name)):
             try:
-                await self.resolve(name)
+                await asyncio.to_thread(self.shelf.find, name)
             except Conflict:
                 raise
             except StorageError:

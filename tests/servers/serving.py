@@ -1,0 +1,86 @@
+"""A small HTTP server on the loopback interface, in a thread, that remembers what it was asked."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Answer:
+    """What to send. `cut`: close the connection after so many bytes of the body."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: int | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request, header names in lower case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes = b""
+
+
+class Served:
+    """A running server; `answer` decides. Close it, or use it as a context manager."""
+
+    def __init__(self, answer: Callable[[Asked], Answer]) -> None:
+        self.asked: list[Asked] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _serve(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                asked = Asked(self.command, self.path, headers, self.rfile.read(length))
+                outer.asked.append(asked)
+                found = answer(asked)
+                self.send_response(found.status)
+                for name, value in {"Content-Length": str(len(found.body)), **found.headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(found.body if found.cut is None else found.body[: found.cut])
+                if found.cut is not None:
+                    self.close_connection = True
+
+            do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = _serve  # noqa: N815 - http.server's names
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Nothing on the terminal."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def part(body: bytes, asked: Asked, headers: dict[str, str]) -> Answer:
+    """The whole of a file, or the range that was asked for."""
+    match = re.fullmatch(r"bytes=(\d+)-(\d*)", asked.headers.get("range", ""))
+    if match is None:
+        return Answer(200, body, {**headers, "Accept-Ranges": "bytes"})
+    begin, end = int(match[1]), int(match[2] or len(body) - 1)
+    if begin >= len(body):
+        return Answer(416, b"", {**headers, "Content-Range": f"bytes */{len(body)}"})
+    content = {"Content-Range": f"bytes {begin}-{end}/{len(body)}"}
+    return Answer(206, body[begin : end + 1], {**headers, **content})

@@ -1,0 +1,314 @@
+"""Pulling from a hub with its real client: what arrives, what is refused, what goes on where it stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from tests.servers.hub import HubServer, sha256
+from tests.servers.tiny import tiny_files
+from tests.unit.plugins.hub.conftest import REPO, pulled
+
+from ollmlx import ModelName, OllmlxError, closing
+from ollmlx.errors import Forbidden, NotFound, StorageError, Unauthorized, Unsupported, UpstreamError
+from ollmlx_hub.client import Access
+from ollmlx_hub.source import HubSource
+from ollmlx_hub.store import MlxStore
+
+
+async def test_a_pull_leaves_a_whole_verified_model(
+    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
+) -> None:
+    steps = await pulled(store, source, name)
+    model = await store.resolve(name)
+    assert model is not None
+    files = hub.repositories[REPO].revisions["main"]
+    assert {path: (model.path / path).read_bytes() for path in files} == files
+    manifest = json.loads((model.path / "ollmlx.json").read_text())
+    assert {file["path"]: file["sha256"] for file in manifest["files"]} == {
+        path: sha256(data) for path, data in files.items()
+    }
+    assert manifest["revision"] == hub.repositories[REPO].commit("main")
+    assert (model.source, model.defaults.license) == (f"hub:{REPO}@main", ("apache-2.0",))
+    statuses = [step.status for step in steps]
+    assert statuses[0] == "pulling manifest"
+    assert statuses[-3:] == ["verifying sha256 digest", "writing manifest", "success"]
+    weights = [step for step in steps if step.digest == f"sha256:{sha256(files['model.safetensors'])}"]
+    assert weights[-1].completed == weights[-1].total == len(files["model.safetensors"])
+    assert weights[-1].status == f"pulling {sha256(files['model.safetensors'])[:12]}"
+
+
+async def test_nothing_is_left_beside_the_model(store: MlxStore, source: HubSource, name: ModelName) -> None:
+    await pulled(store, source, name)
+    model = await store.resolve(name)
+    assert model is not None
+    assert not list(model.path.glob(".*"))
+    assert not list((store.layout.root / ".staging").iterdir())
+
+
+async def test_only_what_a_model_needs_is_fetched(hub: HubServer, store: MlxStore, source: HubSource) -> None:
+    unwanted = {
+        "modeling_tiny.py": b"import os",
+        "pytorch_model.bin": b"\x80pickle",
+        "consolidated.safetensors": b"twice the weights",
+        "README.md": b"# hello",
+        "nested/deep/model.safetensors": b"no",
+        "model.safetensors.exe": b"no",
+    }
+    hub.add("org/messy", {**tiny_files(), **unwanted, "LICENSE": b"Do what you like."})
+    await pulled(store, source, ModelName.parse("org/messy"))
+    model = await store.resolve(ModelName.parse("org/messy"))
+    assert model is not None
+    assert {path.name for path in model.path.rglob("*")} == {*tiny_files(), "LICENSE", "ollmlx.json"}
+    assert model.defaults.license == ("Do what you like.",)
+    assert not [asked for asked in hub.hub.asked if any(path in asked.path for path in unwanted)]
+
+
+async def test_the_token_stays_with_the_hub(hub: HubServer, store: MlxStore, name: ModelName) -> None:
+    hub.repositories[REPO].token = "hf_secret"
+    await pulled(store, HubSource(Access(hub.url, "hf_secret")), name)
+    assert {asked.headers.get("authorization") for asked in hub.hub.asked} == {"Bearer hf_secret"}
+    assert hub.large_requests()
+    assert not [asked for asked in hub.store.asked if "authorization" in asked.headers]
+
+
+async def test_the_hub_is_told_nothing_about_this_machine(
+    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
+) -> None:
+    await pulled(store, source, name)
+    assert {asked.headers["user-agent"].partition("/")[0] for asked in hub.hub.asked} == {"ollmlx"}
+    assert not [asked for asked in hub.hub.asked if "agent-harnesses" in asked.path or "xet" in asked.path]
+
+
+async def test_a_cut_connection_is_resumed_where_it_ended(
+    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
+) -> None:
+    hub.faults.cuts = [300_000, 200_000]
+    await pulled(store, source, name)
+    ranges = [asked.headers.get("range") for asked in hub.large_requests()]
+    assert ranges == [None, "bytes=300000-", "bytes=500000-"]
+    assert await store.resolve(name) is not None
+
+
+async def test_a_pull_that_gave_up_goes_on_the_next_time(hub: HubServer, store: MlxStore, name: ModelName) -> None:
+    hub.faults.cuts = [400_000]
+    with pytest.raises(UpstreamError, match=r"cannot download .*RemoteProtocolError"):
+        await pulled(store, HubSource(Access(hub.url), attempts=1), name)
+    assert await store.list() == []
+    assert await store.resolve(name) is None
+    await pulled(MlxStore(store.layout.root), HubSource(Access(hub.url)), name)
+    assert [asked.headers.get("range") for asked in hub.large_requests()] == [None, "bytes=400000-"]
+
+
+async def test_a_server_that_ignores_ranges_is_started_over(
+    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
+) -> None:
+    hub.faults.cuts, hub.faults.ignore_range = [300_000], True
+    await pulled(store, source, name)
+    model = await store.resolve(name)
+    assert model is not None
+    data = hub.repositories[REPO].revisions["main"]["model.safetensors"]
+    assert hashlib.sha256((model.path / "model.safetensors").read_bytes()).hexdigest() == sha256(data)
+
+
+async def test_a_busy_server_is_asked_again(
+    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
+) -> None:
+    hub.faults.statuses = [503]
+    await pulled(store, source, name)
+    assert len(hub.large_requests()) == 2
+
+
+class Refused(NamedTuple):
+    fault: dict[str, object]
+    message: str
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Refused({"spoil": True}, "checksum mismatch"),
+        Refused({"html": True}, "ended after 26 of"),
+        Refused({"elsewhere": "file:///etc/passwd"}, "refused a redirect"),
+        Refused({"statuses": [404] * 9}, "answered 404"),
+    ],
+    ids=["wrong content", "a page instead of the file", "a redirect to a file", "a link that ran out"],
+)
+async def test_what_is_not_the_file_is_never_installed(
+    hub: HubServer, store: MlxStore, name: ModelName, case: Refused
+) -> None:
+    for fault, value in case.fault.items():
+        setattr(hub.faults, fault, value)
+    with pytest.raises(UpstreamError, match=case.message):
+        await pulled(store, HubSource(Access(hub.url), attempts=1), name)
+    assert await store.list() == []
+    assert not store.layout.target(name).exists()
+
+
+async def test_a_spoiled_part_is_not_kept(hub: HubServer, store: MlxStore, source: HubSource, name: ModelName) -> None:
+    hub.faults.spoil = True
+    with pytest.raises(UpstreamError):
+        await pulled(store, source, name)
+    hub.faults.spoil = False
+    await pulled(store, source, name)
+    assert await store.resolve(name) is not None
+
+
+async def test_pulling_again_downloads_nothing(
+    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
+) -> None:
+    await pulled(store, source, name)
+    before, asked = await store.resolve(name), len(hub.large_requests())
+    hub.hub.asked.clear()
+    steps = await pulled(store, source, name)
+    assert steps[-1].status == "success"
+    assert len(hub.large_requests()) == asked
+    assert not [one for one in hub.hub.asked if "/resolve/" in one.path]
+    assert await store.resolve(name) == before
+
+
+async def test_a_new_revision_fetches_what_changed(
+    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
+) -> None:
+    await pulled(store, source, name)
+    before, asked = await store.resolve(name), len(hub.large_requests())
+    files = hub.repositories[REPO].revisions["main"]
+    hub.repositories[REPO].revisions["main"] = {**files, "tokenizer.json": b'{"model": {"vocab": {"a": 0}}}'}
+    await pulled(store, source, name)
+    after = await store.resolve(name)
+    assert before is not None
+    assert after is not None
+    assert after.digest != before.digest
+    assert (after.path / "tokenizer.json").read_bytes() == b'{"model": {"vocab": {"a": 0}}}'
+    assert len(hub.large_requests()) == asked
+
+
+async def test_a_damaged_model_is_mended_by_pulling(store: MlxStore, source: HubSource, name: ModelName) -> None:
+    await pulled(store, source, name)
+    model = await store.resolve(name)
+    assert model is not None
+    (model.path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(StorageError, match="has 5 bytes, its manifest says"):
+        await store.resolve(name)
+    await pulled(store, source, name)
+    assert await store.resolve(name) is not None
+
+
+async def test_a_tag_is_a_revision(hub: HubServer, store: MlxStore, source: HubSource) -> None:
+    hub.repositories[REPO].revisions["v2"] = tiny_files(fill=9)
+    await pulled(store, source, ModelName.parse(f"{REPO}:v2"))
+    model = await store.resolve(ModelName.parse(f"{REPO}:v2"))
+    assert model is not None
+    assert model.source == f"hub:{REPO}@v2"
+    assert (model.path / "model.safetensors").read_bytes() == tiny_files(fill=9)["model.safetensors"]
+
+
+class Trouble(NamedTuple):
+    name: str
+    kind: type[OllmlxError]
+    message: str
+    hint: str
+
+
+TROUBLES = [
+    Trouble("org/nothing", NotFound, "org/nothing does not exist", "HF_TOKEN"),
+    Trouble(f"{REPO}:v9", NotFound, "has no revision 'v9'", "branches"),
+    Trouble("org/gated", Forbidden, "org/gated is gated", "accept them at"),
+    Trouble("org/private", NotFound, "does not exist", "for a private repository set HF_TOKEN"),
+    Trouble("org/gguf", Unsupported, "it holds GGUF files only", "mlx-community/gguf-4bit"),
+    Trouble("org/pickle", Unsupported, "its weights are pickles", "safetensors"),
+    Trouble("org/empty", Unsupported, "it holds no weights", "check the name"),
+    Trouble("org/lora", Unsupported, "not those of a language model", "ADAPTER"),
+    Trouble("org/bare", Unsupported, "has no config.json", ""),
+    Trouble("org/mute", Unsupported, "has no tokenizer", ""),
+    Trouble("org/broken", UpstreamError, "config.json is not valid JSON", ""),
+    Trouble("org/typeless", UpstreamError, "names no model_type", ""),
+]
+
+
+@pytest.mark.parametrize("case", TROUBLES, ids=[f"{case.name}: {case.message}" for case in TROUBLES])
+async def test_what_cannot_be_pulled_says_why_before_anything_large_moves(
+    hub: HubServer, store: MlxStore, source: HubSource, case: Trouble
+) -> None:
+    good = tiny_files()
+    hub.add("org/gated", good, gated=True)
+    hub.add("org/private", good, token="x")
+    hub.add("org/gguf", {"gguf.Q4_0.gguf": b"GGUF", "config.json": b"{}"})
+    hub.add("org/pickle", {"pytorch_model.bin": b"\x80", "config.json": b"{}"})
+    hub.add("org/empty", {"README.md": b""})
+    hub.add("org/lora", {"adapters.safetensors": b"x", "adapter_config.json": b"{}"})
+    hub.add("org/bare", {path: data for path, data in good.items() if path != "config.json"})
+    hub.add("org/mute", {path: data for path, data in good.items() if not path.startswith("tokenizer")})
+    hub.add("org/broken", {**good, "config.json": b"[1, 2"})
+    hub.add("org/typeless", {**good, "config.json": b'{"hidden_size": 3}'})
+    with pytest.raises(case.kind, match=case.message) as caught:
+        await pulled(store, source, ModelName.parse(case.name))
+    assert case.hint in (caught.value.hint or "")
+    assert not hub.large_requests()
+    assert await store.list() == []
+
+
+async def test_a_wrong_token_is_told_as_such(hub: HubServer, store: MlxStore, name: ModelName) -> None:
+    hub.repositories[REPO].token = "right"
+    with pytest.raises(Unauthorized, match="does not accept the token"):
+        await pulled(store, HubSource(Access(hub.url, "wrong")), name)
+
+
+async def test_an_unreachable_hub_is_named(store: MlxStore, name: ModelName, free_port: int) -> None:
+    with pytest.raises(UpstreamError, match=f"cannot reach the hub at http://127.0.0.1:{free_port}") as caught:
+        await pulled(store, HubSource(Access(f"http://127.0.0.1:{free_port}")), name)
+    assert "HF_ENDPOINT" in (caught.value.hint or "")
+
+
+async def test_a_full_disk_is_seen_before_the_download(
+    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(StorageError, match=r"not enough disk space: 9.* KB to download, 1 B free"):
+        await pulled(store, source, name)
+    assert not hub.large_requests()
+
+
+async def test_a_cancelled_pull_frees_the_model_at_once(
+    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
+) -> None:
+    async with closing(store.pull(name, source, None)) as steps:
+        async for step in steps:
+            if step.completed:
+                break
+    await asyncio.wait_for(pulled(store, source, name), 20)
+    assert await store.resolve(name) is not None
+
+
+async def test_a_folder_that_cannot_be_written_is_a_storage_error(
+    tmp_path: Path, source: HubSource, name: ModelName
+) -> None:
+    (tmp_path / "models").write_text("a file where the folder should be")
+    with pytest.raises(StorageError):
+        await pulled(MlxStore(tmp_path / "models" / "mlx"), source, name)
+
+
+async def test_pushing_needs_a_token(store: MlxStore, source: HubSource, name: ModelName) -> None:
+    await pulled(store, source, name)
+    model = await store.resolve(name)
+    assert model is not None
+    with pytest.raises(Unauthorized, match="needs a token") as caught:
+        _ = [step async for step in source.push(model, ModelName.parse("me/mine"))]
+    assert "HF_TOKEN" in (caught.value.hint or "")
+
+
+async def test_pushing_uploads_the_models_files_and_nothing_else(
+    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
+) -> None:
+    await pulled(store, source, name)
+    model = await store.resolve(name)
+    assert model is not None
+    (model.path / ".secret.json").write_text("{}")
+    steps = [step async for step in HubSource(Access(hub.url, "t")).push(model, ModelName.parse("me/mine"))]
+    assert steps[-1].status == "success"
+    assert hub.uploads["me/mine"] == hub.repositories[REPO].revisions["main"]
