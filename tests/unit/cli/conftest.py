@@ -96,7 +96,7 @@ def _handler(daemon: ScriptedDaemon) -> type[BaseHTTPRequestHandler]:
             else:
                 self.wfile.write(b"0\r\n\r\n")
 
-        do_GET = do_POST = do_HEAD = do_DELETE = _answer
+        do_GET = do_POST = do_HEAD = do_DELETE = _answer  # noqa: N815 - http.server's names
 
         def log_message(self, format: str, *args: Any) -> None:
             """Silence."""

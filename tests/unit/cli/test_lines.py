@@ -46,9 +46,9 @@ def test_a_system_message_may_be_a_block() -> None:
 def test_a_block_that_was_begun_can_be_dropped() -> None:
     reader = Lines()
     reader.feed('"""begun')
-    assert reader.open
+    before = reader.open
     reader.drop()
-    assert not reader.open
+    assert (before, reader.open) == (True, False)
     assert reader.feed("plain") == Entry("plain")
 
 

@@ -7,12 +7,15 @@ import os
 import resource
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ollmlx.cli import main as command
 from ollmlx.errors import NotFound
-from tests.unit.cli.conftest import CommandLine, ScriptedDaemon
+
+if TYPE_CHECKING:
+    from tests.unit.cli.conftest import CommandLine, ScriptedDaemon
 
 
 @pytest.mark.parametrize("argument", ["--version", "--help"])
@@ -28,7 +31,7 @@ def test_version_and_help_cost_less_than_a_quarter_second_of_processor_time(argu
 
 @pytest.mark.parametrize("verb", ["list", "ps", "pull", "show"])
 def test_a_verb_imports_no_heavy_library(verb: str) -> None:
-    heavy = "pydantic prompt_toolkit rich aiohttp quart asyncio httpx2".split()
+    heavy = ["pydantic", "prompt_toolkit", "rich", "aiohttp", "quart", "asyncio", "httpx2"]
     program = f"import sys; from ollmlx.cli.main import verb_parser; verb_parser({verb!r}); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=30)
     assert not set(heavy) & set(done.stdout.split())
@@ -112,9 +115,7 @@ def test_an_invalid_address_is_told(ollmlx: CommandLine) -> None:
     assert "invalid address" in outcome.err
 
 
-def test_ctrl_c_ends_with_130_and_without_a_traceback(
-    ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_ends_with_130_and_without_a_traceback(ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt
 

@@ -1,0 +1,296 @@
+"""The verbs, against a daemon under script: what they ask, what they print, how they end."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.unit.cli.conftest import CommandLine, ScriptedDaemon
+
+
+DIGEST = "0123456789ab" + "c" * 52
+MODEL = {"name": "parrot:latest", "digest": DIGEST, "size": 102_000_000, "modified_at": "2020-01-01T00:00:00Z"}
+LOADED = {**MODEL, "size_vram": 0, "context_length": 8192, "expires_at": "2318-01-01T00:00:00Z", "pid": 7, "notes": []}
+FINAL = {"model": "parrot", "response": "", "done": True, "eval_count": 2, "eval_duration": 1_000_000_000}
+
+
+def test_list_prints_a_line_for_each_model(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+    daemon.says("GET", "/api/tags", {"models": [MODEL, {**MODEL, "name": "robot:1b"}]})
+    header, first, _ = ollmlx("list").out.splitlines()
+    assert header.split() == ["NAME", "ID", "SIZE", "MODIFIED"]
+    assert first.split()[:4] == ["parrot:latest", DIGEST[:12], "102", "MB"]
+    assert "parrot" not in ollmlx("ls", "ROB").out
+    assert [model["name"] for model in json.loads(ollmlx("list", "--json", "rob").out)["models"]] == ["robot:1b"]
+
+
+def test_ps_prints_where_a_model_is_and_how_long_it_stays(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+    daemon.says("GET", "/api/ps", {"models": [LOADED]})
+    out = ollmlx("ps").out
+    assert "100% CPU" in out
+    assert out.rstrip().endswith("Forever")
+    assert "pid" in ollmlx("ps", "-v").out
+    assert json.loads(ollmlx("ps", "--json").out)["models"] == [LOADED]
+
+
+@pytest.mark.parametrize(
+    ("size", "on_gpu", "said"),
+    [(10, 0, "100% CPU"), (10, 10, "100% GPU"), (10, 4, "60%/40% CPU/GPU"), (0, 0, "Unknown"), (1, 2, "Unknown")],
+)
+def test_the_processor_is_told_as_ollama_tells_it(size: int, on_gpu: int, said: str) -> None:
+    from ollmlx.cli.ps import processor
+
+    assert processor(size, on_gpu) == said
+
+
+def test_show_prints_sections_or_one_part(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+    shown = {
+        "details": {"family": "llama", "parameter_size": "1B", "quantization_level": "4bit"},
+        "model_info": {"general.architecture": "llama", "llama.context_length": 2048, "a.list": [1, 2, 3, 4]},
+        "capabilities": ["completion", "tools"],
+        "parameters": 'stop    "a b"\nseed    7',
+        "system": "Be kind.",
+        "license": "MIT License\n\nCopyright\nthird line",
+        "tensors": [{"name": "w", "type": "F32", "shape": [2, 3]}],
+    }
+    daemon.says("POST", "/api/show", shown)
+    out = ollmlx("show", "parrot").out
+    for expected in ("    context length    2048", "    tools", '    stop    "a b"', "    Be kind.", "    Copyright"):
+        assert expected in out
+    assert "third line" not in out
+    assert "Tensors" not in out
+    assert "    w    F32    [2, 3]" in ollmlx("show", "parrot", "-v").out
+    assert ollmlx("show", "parrot", "--system").out == "Be kind.\n"
+    assert ollmlx("show", "parrot", "--template").out == "\n"
+    assert ollmlx("show", "parrot", "--system", "--license").code == 2
+
+
+def test_rm_goes_on_after_a_model_that_is_not_there(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+    daemon.says("DELETE", "/api/delete", {"error": "model 'nope' not found"}, status=404)
+    daemon.says("DELETE", "/api/delete")
+    outcome = ollmlx("rm", "nope", "parrot")
+    assert outcome.code == 1
+    assert outcome.out == "deleted 'parrot'\n"
+    assert "model 'nope' not found" in outcome.err
+
+
+def test_cp_and_stop_ask_the_daemon(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+    daemon.says("POST", "/api/copy")
+    daemon.says("POST", "/api/generate", FINAL)
+    assert ollmlx("cp", "a", "b").code == 0
+    assert daemon.bodies("/api/copy") == [{"source": "a", "destination": "b"}]
+    assert ollmlx("stop", "a").code == 0
+    assert daemon.bodies("/api/generate") == [{"model": "a", "keep_alive": 0, "stream": False}]
+
+
+def test_version_tells_of_client_and_daemon(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+    daemon.says("GET", "/api/version", {"version": "0.33.0", "ollmlx": "9.9.9"})
+    assert "API version 0.33.0 (ollmlx 9.9.9)" in ollmlx("version").out
+    assert json.loads(ollmlx("version", "--json").out)["daemon"]["version"] == "0.33.0"
+
+
+def test_pull_tells_each_status_once_and_keeps_standard_output_clean(
+    daemon: ScriptedDaemon, ollmlx: CommandLine
+) -> None:
+    steps = [{"status": "pulling a", "completed": n, "total": 2} for n in range(3)]
+    daemon.streams("/api/pull", {"status": "pulling manifest"}, *steps, {"status": "success"})
+    outcome = ollmlx("pull", "parrot")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert outcome.err.splitlines() == ["pulling manifest", "pulling a", "success"]
+    lines = [json.loads(line) for line in ollmlx("pull", "--json", "parrot").out.splitlines()]
+    assert lines[-1] == {"status": "success"}
+
+
+def test_an_error_inside_a_stream_ends_the_command(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+    daemon.streams("/api/pull", {"status": "pulling manifest"}, {"error": "disk full", "code": "STO004"})
+    outcome = ollmlx("pull", "parrot")
+    assert outcome.code == 1
+    assert "Error: disk full" in outcome.err
+    assert "--explain STO004" in outcome.err
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_stream_without_its_end_is_a_failure(daemon: ScriptedDaemon, ollmlx: CommandLine, *, cut: bool) -> None:
+    daemon.streams("/api/pull", {"status": "pulling manifest"}, cut=cut)
+    outcome = ollmlx("pull", "parrot")
+    assert outcome.code == 1
+    assert "in the middle of its answer" in outcome.err or "broke off" in outcome.err
+
+
+def test_run_streams_the_answer_and_pulls_what_is_missing(
+    daemon: ScriptedDaemon, ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    daemon.says("POST", "/api/show", {"error": "model 'parrot' not found"}, status=404)
+    daemon.says("POST", "/api/show", {"capabilities": ["completion"]})
+    daemon.streams("/api/pull", {"status": "success"})
+    daemon.streams("/api/generate", {"response": "Hello "}, {"response": "you"}, FINAL)
+    outcome = ollmlx("run", "parrot", "--verbose", "Say", "hello", "--keepalive", "1h", "--think=low")
+    assert outcome.out == "Hello you\n"
+    assert "eval rate:            2.00 tokens/s" in outcome.err
+    asked = daemon.bodies("/api/generate")[-1]
+    assert asked == {"model": "parrot", "prompt": "Say hello", "keep_alive": "1h", "think": "low"}
+
+
+def test_a_piped_text_comes_before_the_prompt(
+    daemon: ScriptedDaemon, ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("piped\n"))
+    daemon.says("POST", "/api/show", {"capabilities": ["completion"]})
+    daemon.streams("/api/generate", {"response": "x"}, FINAL)
+    ollmlx("run", "parrot", "Summarise")
+    assert daemon.bodies("/api/generate")[0]["prompt"] == "piped\n Summarise"
+
+
+def test_thinking_is_set_apart_or_hidden(
+    daemon: ScriptedDaemon, ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    daemon.says("POST", "/api/show", {"capabilities": ["completion", "thinking"]})
+    daemon.streams("/api/generate", {"thinking": "Hm."}, {"response": "Yes."}, FINAL)
+    assert ollmlx("run", "parrot", "Is it?").out == "Thinking...\nHm.\n...done thinking.\n\nYes.\n"
+    assert ollmlx("run", "parrot", "Is it?", "--hidethinking").out == "Yes.\n"
+
+
+def test_a_model_for_embeddings_prints_its_vector(
+    daemon: ScriptedDaemon, ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    daemon.says("POST", "/api/show", {"capabilities": ["embedding"]})
+    daemon.says("POST", "/api/embed", {"embeddings": [[0.5, 1.0]]})
+    assert ollmlx("run", "parrot", "a text", "--dimensions", "2").out == "[0.5, 1.0]\n"
+    assert daemon.bodies("/api/embed") == [{"model": "parrot", "input": "a text", "dimensions": 2}]
+
+
+@pytest.mark.parametrize(
+    "flags", [("--think=maybe",), ("--keepalive", "5x"), ("--format", "yaml"), ("--format", "[1]"), ("--truncate", "2")]
+)
+def test_a_flag_with_a_bad_value_is_wrong_usage(ollmlx: CommandLine, flags: tuple[str, ...]) -> None:
+    assert ollmlx("run", "parrot", "hi", *flags).code == 2
+
+
+def test_create_uploads_what_the_daemon_lacks_and_sends_the_modelfile(
+    daemon: ScriptedDaemon, ollmlx: CommandLine, tmp_path: Path
+) -> None:
+    weights = tmp_path / "model folder"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(b"weights")
+    (weights / "config.json").write_bytes(b"{}")
+    (weights / "notes.txt").write_bytes(b"not a part of it")
+    (tmp_path / "Modelfile").write_text('FROM "./model folder"\nPARAMETER seed 7\nPARAMETER stop a\nPARAMETER stop b\n')
+    known = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"  # of {}
+    daemon.says("HEAD", f"/api/blobs/{known}")
+    digest = f"sha256:{hashlib.sha256(b'weights').hexdigest()}"
+    daemon.says("POST", f"/api/blobs/{digest}", status=201)
+    daemon.streams("/api/create", {"status": "success"})
+    outcome = ollmlx("create", "mine", "-q", "int4")
+    assert outcome.code == 0, outcome.err
+    assert daemon.bodies(f"/api/blobs/{digest}")[-1] == b"weights"
+    assert not [request for request in daemon.requests if request.method == "POST" and known in request.path]
+    assert daemon.bodies("/api/create") == [
+        {
+            "model": "mine",
+            "stream": True,
+            "quantize": "int4",
+            "files": {"model.safetensors": digest, "config.json": known},
+            "parameters": {"seed": 7, "stop": ["a", "b"]},
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("FROM ./missing.gguf", "there is no file"),
+        ("FROM parrot\nADAPTER ./missing", "there is no file"),
+        ("FROM parrot\nPARAMETER bogus 1", "unknown parameter 'bogus'"),
+        ("FROM parrot\nPARAMETER seed x", "PARAMETER seed"),
+        ("FROM .", "neither safetensors nor GGUF"),
+    ],
+)
+def test_create_refuses_a_modelfile_that_cannot_work(
+    daemon: ScriptedDaemon, ollmlx: CommandLine, tmp_path: Path, text: str, problem: str
+) -> None:
+    (tmp_path / "Modelfile").write_text(text)
+    outcome = ollmlx("create", "mine")
+    assert outcome.code == 1
+    assert problem in outcome.err
+    assert not daemon.bodies("/api/create")
+
+
+def test_create_does_not_follow_a_link_out_of_the_folder(
+    daemon: ScriptedDaemon, ollmlx: CommandLine, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.safetensors").write_bytes(b"w")
+    (tmp_path / "weights" / "config.json").symlink_to(tmp_path / "secret")
+    (tmp_path / "Modelfile").write_text("FROM ./weights")
+    assert "leads out of its folder" in ollmlx("create", "mine").err
+
+
+def test_logs_prints_the_lines_of_one_runner_for_people(
+    ollmlx: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLMLX_STORAGE__STATE", str(tmp_path / "state"))
+    assert ollmlx("logs").code == 1
+    folder = tmp_path / "state" / "logs"
+    folder.mkdir(parents=True)
+    line = {"time": "2026-01-01T00:00:00+00:00", "level": "info", "message": "parrot#1 is ready", "request": "req-1"}
+    (folder / "daemon.log.1").write_text("an old line\n")
+    (folder / "daemon.log").write_text(json.dumps(line) + "\n" + json.dumps({**line, "message": "robot#1 left"}) + "\n")
+    out = ollmlx("logs", "parrot").out
+    assert out.rstrip().endswith("INFO    parrot#1 is ready request=req-1")
+    assert "robot" not in out
+    assert ollmlx("logs").out.startswith("an old line\n")
+    assert len(ollmlx("logs", "-n", "1").out.splitlines()) == 1
+    assert json.loads(ollmlx("logs", "parrot", "--json").out) == line
+
+
+def test_an_api_key_travels_with_each_call(
+    daemon: ScriptedDaemon, ollmlx: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.says("GET", "/api/tags", {"models": []})
+    (tmp_path / "ollmlx.toml").write_text('[security]\napi_keys = ["from-the-settings"]\n')
+    assert ollmlx("list").code == 0
+    assert daemon.requests[-1].headers["Authorization"] == "Bearer from-the-settings"
+    assert ollmlx("list", "--host", daemon.url).code == 0
+    assert "Authorization" not in daemon.requests[-1].headers, "the settings' key belongs to the settings' address"
+    monkeypatch.setenv("OLLAMA_API_KEY", "mine")
+    ollmlx("list")
+    assert daemon.requests[-1].headers["Authorization"] == "Bearer mine"
+
+
+def test_proxy_variables_do_not_capture_calls(
+    daemon: ScriptedDaemon, ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    daemon.says("GET", "/api/tags", {"models": []})
+    assert ollmlx("list").code == 0
+
+
+def test_the_daemons_own_words_are_the_error(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+    daemon.says("POST", "/api/show", {"error": "it is broken", "hint": "mend it", "code": "RUN002"}, status=500)
+    assert ollmlx("show", "x").err.splitlines() == [
+        "Error: it is broken",
+        "  hint: mend it",
+        "  more: ollmlx doctor --explain RUN002",
+    ]
+
+
+def test_no_daemon_is_started_for_an_address_elsewhere(ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ollmlx.cli.client import Client
+
+    monkeypatch.setattr(Client, "alive", lambda self: False)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    outcome = ollmlx("run", "--host", "example.invalid:11434", "parrot", "hi")
+    assert outcome.code == 1
+    assert "no daemon answers at http://example.invalid:11434" in outcome.err
+    assert os.environ.get("OLLAMA_HOST")
