@@ -31,9 +31,9 @@ def select(listing: Listing) -> list[RemoteFile]:
     if not weights:
         raise _unusable(listing)
     if "config.json" not in names:
-        raise Unsupported(f"{listing.repo} has no config.json: it is no model that MLX can load", code="MDL004")
+        raise Unsupported(f"{listing.repo} has no config.json: it is no model that MLX can load", code="MDL005")
     if not names & _TOKENIZERS:
-        raise Unsupported(f"{listing.repo} has no tokenizer: MLX cannot use it", code="MDL004")
+        raise Unsupported(f"{listing.repo} has no tokenizer: MLX cannot use it", code="MDL005")
     if len(small) + len(weights) > MAX_FILES or sum(file.size for file in small) > MAX_SMALL:
         raise UpstreamError(f"{listing.repo} is implausible: it has too many or too large files beside its weights")
     return sorted(small, key=lambda file: file.path) + sorted(weights, key=lambda file: file.path)
@@ -52,7 +52,7 @@ def _unusable(listing: Listing) -> Unsupported:
         hint = "look for a repository with safetensors, for example at mlx-community"
     else:
         why, hint = "it holds no weights", "check the name"
-    return Unsupported(f"{listing.repo} has no weights that MLX can use: {why}", code="MDL004", hint=hint)
+    return Unsupported(f"{listing.repo} has no weights that MLX can use: {why}", code="MDL005", hint=hint)
 
 
 def _ends(paths: Sequence[str], *suffixes: str) -> bool:

