@@ -31,6 +31,7 @@ def test_names_of_this_machine_are_let_in(host: str) -> None:
     EVERYWHERE.check_host([host])
 
 
+@pytest.mark.finding("SEC002")
 @pytest.mark.parametrize(
     "hosts",
     [
@@ -98,6 +99,7 @@ def test_pages_of_this_machine_and_allowed_ones_may_call(origin: str | None) -> 
     )
 
 
+@pytest.mark.finding("SEC003")
 @pytest.mark.parametrize(
     "origin",
     [
@@ -121,11 +123,13 @@ def test_any_page_may_call_when_the_settings_say_so() -> None:
     Policy(Address("127.0.0.1", 11434), origins=("*",)).check_origin("https://evil.example", "localhost")
 
 
+@pytest.mark.finding("SEC004")
 @pytest.mark.parametrize("sent", [[], [""], ["wrong"], ["secret "], ["secretx"], ["secre"], ["ключ"], ["\udcff"]])
 def test_without_a_right_key_nobody_gets_in(sent: list[str]) -> None:
     policy = Policy(Address("127.0.0.1", 11434), keys=("secret", "other"))
     with pytest.raises(Unauthorized) as refused:
         policy.check_key(sent, "127.0.0.1")
+    assert refused.value.code == "SEC004"
     assert "secret" not in refused.value.message
 
 
@@ -138,6 +142,7 @@ def test_a_right_key_is_known_by_a_fingerprint_that_does_not_tell_it() -> None:
     assert first != second
 
 
+@pytest.mark.finding("SEC001")
 def test_other_machines_need_a_key_unless_the_settings_allow_it() -> None:
     assert EVERYWHERE.check_key([], "127.0.0.1") is None
     assert EVERYWHERE.check_key([], "::ffff:127.0.0.1") is None
