@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -37,6 +38,8 @@ ALLOWED = (
 )
 FIXED = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 OOM_SCORE = "500"
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+"""The machine's trouble and not the program's: it may be over soon."""
 
 
 def child_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -143,7 +146,7 @@ class Child(asyncio.SubprocessProtocol):
 async def spawn(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, fds: Sequence[int], tail: Tail) -> Child:
     """Start a program in a session of its own. Only from the main thread: a parent-death signal follows the thread.
 
-    Raises RunnerFailed when it cannot be executed.
+    Raises RunnerFailed when it cannot be executed, OSError when descriptors, memory or processes ran out.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("child processes are spawned from the main thread only")
@@ -156,6 +159,8 @@ async def spawn(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, fds: 
             umask=0o077,
         )  # fmt: skip
     except OSError as error:
+        if error.errno in PASSING:
+            raise
         raise RunnerFailed(
             f"cannot execute {argv[0]}: {error.strerror or error}", code="RUN001", hint="ollmlx doctor"
         ) from error

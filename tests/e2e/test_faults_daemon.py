@@ -1,0 +1,259 @@
+"""The fault matrix, part B: what becomes of runners when the daemon itself dies, is suspended, starved or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+import httpx2
+import psutil
+import pytest
+
+from ollmlx.supervisor import identity
+from ollmlx.supervisor.scheduler import QUEUE_FULL
+from ollmlx.supervisor.sweep import NONCE, Record, Records
+from ollmlx.testing import wait_until
+from ollmlx.testing.daemon import Daemon
+
+pytestmark = pytest.mark.e2e
+StartDaemon = Callable[..., Daemon]
+ORPHANS_END = 3.0
+
+
+def family(server: Daemon) -> list[psutil.Process]:
+    """The daemon's processes: its runners and its guardian."""
+    return psutil.Process(server.process.pid).children(recursive=True)
+
+
+def runners(server: Daemon) -> list[psutil.Process]:
+    return [child for child in family(server) if "ollmlx.runner" in child.cmdline()]
+
+
+def guardian(server: Daemon) -> psutil.Process:
+    return next(child for child in family(server) if any("guardian.py" in word for word in child.cmdline()))
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def all_gone(processes: list[psutil.Process]) -> None:
+    wait_until(lambda: not [one for one in processes if alive(one)], ORPHANS_END, because=f"no orphan of {processes}")
+
+
+@contextmanager
+def asking(server: Daemon, model: str, prompt: str = "a b c") -> Iterator[list[str]]:
+    """A streamed request in a thread of its own; the list grows by what arrives."""
+    arrived: list[str] = []
+
+    def ask() -> None:
+        try:
+            body = {"model": model, "prompt": prompt}
+            with httpx2.stream("POST", f"{server.url}/api/generate", json=body, timeout=60) as answer:
+                arrived.extend(answer.iter_lines())
+        except httpx2.HTTPError as error:
+            arrived.append(repr(error))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield arrived
+    finally:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+PHASES = {
+    "loading": ({"load_steps": 1000, "load_ms": 50}, "a"),
+    "streaming": ({"rate": 20, "tokens": 1000}, "a"),
+    "interpreter lock held": ({"rate": 50, "tokens": 1000}, "fake:fault=gil@3 a"),
+    "ignoring TERM": ({"rate": 20, "tokens": 1000, "ignore_term": True, "children": 1}, "a"),
+}
+
+
+@pytest.mark.fault(19)
+@pytest.mark.parametrize("phase", PHASES)
+def test_no_runner_outlives_a_killed_daemon(daemon: StartDaemon, phase: str) -> None:
+    script, prompt = PHASES[phase]
+    server = daemon(fakes={"parrot": script})
+    with asking(server, "parrot", prompt):
+        wait_until(lambda: runners(server))
+        if phase != "loading":
+            wait_until(lambda: "is ready after" in server.log_text, 20)
+            time.sleep(0.3)  # into the stream
+        processes = family(server)
+        server.kill()
+        all_gone(processes)
+
+
+@pytest.mark.fault(19)
+def test_an_idle_runner_does_not_outlive_a_killed_daemon_and_the_next_one_starts_clean(daemon: StartDaemon) -> None:
+    server = daemon()
+    assert server.post("/api/generate", {"model": "parrot", "prompt": "x", "stream": False}).status_code == 200
+    processes = family(server)
+    server.kill()
+    all_gone(processes)
+    server.start()
+    assert server.post("/api/generate", {"model": "parrot", "prompt": "x", "stream": False}).status_code == 200
+
+
+@pytest.mark.fault(20)
+@pytest.mark.skipif(sys.platform != "linux", reason="without a guardian macOS relies on the sweep")
+def test_runners_end_when_daemon_and_guardian_are_killed_together(daemon: StartDaemon) -> None:
+    server = daemon()
+    assert server.post("/api/generate", {"model": "parrot", "prompt": "x", "stream": False}).status_code == 200
+    processes = family(server)
+    guardian(server).kill()
+    server.kill()
+    all_gone(processes)
+
+
+@pytest.mark.fault(20)
+def test_a_killed_guardian_is_replaced_and_still_guards(daemon: StartDaemon) -> None:
+    server = daemon()
+    assert server.post("/api/generate", {"model": "parrot", "prompt": "x", "stream": False}).status_code == 200
+    first = guardian(server)
+    first.kill()
+    wait_until(lambda: "guardian ended" in server.log_text)
+    wait_until(lambda: any("guardian.py" in word for child in family(server) for word in child.cmdline()))
+    processes = family(server)
+    server.kill()
+    all_gone(processes)
+
+
+def sleeper(nonce: str) -> subprocess.Popen[bytes]:
+    """A process that looks like a runner of an earlier daemon which nothing ended."""
+    return subprocess.Popen(["sleep", "60"], env={**os.environ, NONCE: nonce}, start_new_session=True)
+
+
+@pytest.mark.fault(20)
+async def test_the_next_daemon_ends_what_an_earlier_one_left(tmp_path: Path) -> None:
+    left = sleeper("abc")
+    records = Records(tmp_path / "runners")
+    records.write(Record("parrot#1", left.pid, identity.started(left.pid) or "", identity.boot(), "abc"))
+    assert await records.sweep() == 1
+    assert left.wait(3) == -signal.SIGTERM
+    assert not list((tmp_path / "runners").iterdir())
+
+
+@pytest.mark.fault(21)
+@pytest.mark.parametrize("wrong", ["started", "boot", "nonce"])
+async def test_a_program_under_a_reused_process_id_is_not_killed(tmp_path: Path, wrong: str) -> None:
+    other = sleeper("abc")
+    true = {"started": identity.started(other.pid) or "", "boot": identity.boot(), "nonce": "abc"}
+    records = Records(tmp_path / "runners")
+    records.write(Record("parrot#1", other.pid, **{**true, wrong: "something else"}))
+    assert await records.sweep() == 0
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
+@pytest.mark.fault(21)
+async def test_a_record_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "1.json").write_text("{", encoding="utf-8")
+    assert await Records(tmp_path).sweep() == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.fault(22)
+def test_a_second_daemon_on_the_same_state_is_told_who_runs(daemon: StartDaemon, tmp_path: Path) -> None:
+    first = daemon()
+    second = Daemon(tmp_path / "second", fakes={"parrot": {}}, settings={"storage": {"state": str(first.state)}})
+    second.launch()
+    assert second.process.wait(20) == 1
+    assert f"already running (pid {first.process.pid})" in second.log_text
+    assert "Traceback" not in second.log_text
+    assert first.get("/livez").status_code == 200
+
+
+@pytest.mark.fault(24)
+def test_no_decision_of_the_supervisor_reads_the_wall_clock() -> None:
+    folder = Path(identity.__file__).parent
+    readers = {
+        file.name
+        for file in folder.glob("*.py")
+        if any(word in file.read_text() for word in ("time.time(", "now(UTC)"))
+    }
+    assert readers == {"clock.py"}
+    wall = [file.name for file in folder.glob("*.py") if "clock.now()" in file.read_text()]
+    assert wall == ["place.py"]  # expires_at and started_at, for people
+
+
+@pytest.mark.fault(25)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+def test_running_out_of_descriptors_is_a_passing_trouble(daemon: StartDaemon) -> None:
+    server = daemon()
+    pid = server.process.pid
+    body = {"model": "parrot", "prompt": "x", "stream": False}
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    with httpx2.Client(timeout=30) as client:
+        assert client.get(f"{server.url}/livez").status_code == 200
+        used = psutil.Process(pid).num_fds()
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 2, before[1]))
+        starved = client.post(f"{server.url}/api/generate", json=body)
+        assert starved.status_code == 503
+        assert "cannot start a runner" in starved.json()["error"]
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        assert client.post(f"{server.url}/api/generate", json=body).json()["response"] == "x"
+    wait_until(lambda: len(runners(server)) == 1)
+
+
+@pytest.mark.fault(26)
+def test_a_daemon_that_was_suspended_does_not_kill_healthy_runners(daemon: StartDaemon) -> None:
+    settings = {"runners": {"hang_timeout": 1.5, "probe_interval": 0.2}}
+    server = daemon(fakes={"parrot": {"rate": 20, "tokens": 80}}, settings=settings)
+    with asking(server, "parrot") as arrived:
+        runner = wait_until(lambda: runners(server))[0]
+        wait_until(lambda: "is ready after" in server.log_text, 20)
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(2.5)
+        server.process.send_signal(signal.SIGCONT)
+    assert '"done":true' in arrived[-1]
+    assert alive(runner)
+
+
+@pytest.mark.fault(41)
+async def test_a_crowd_is_served_or_refused_at_once_and_the_daemon_stays_awake(daemon: StartDaemon) -> None:
+    server = daemon(
+        fakes={"parrot": {"rate": 200, "tokens": 20, "parallel": 8}}, settings={"runners": {"max_queue": 40}}
+    )
+    body = {"model": "parrot", "prompt": "x", "stream": False}
+    pulse: list[float] = []
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def ask() -> tuple[int, str, str | None]:
+            async with session.post(f"{server.url}/api/generate", json=body) as answer:
+                return answer.status, await answer.text(), answer.headers.get("Retry-After")
+
+        async def feel(crowd: asyncio.Future[list[tuple[int, str, str | None]]]) -> None:
+            while not crowd.done():
+                began = time.monotonic()
+                async with session.get(f"{server.url}/livez") as answer:
+                    assert answer.status == 200
+                pulse.append(time.monotonic() - began)
+
+        await ask()
+        crowd = asyncio.gather(*(ask() for _ in range(300)))
+        await feel(crowd)
+        answers = await crowd
+    statuses = {status for status, _, _ in answers}
+    served = [text for status, text, _ in answers if status == 200]
+    assert statuses == {200, 503}
+    assert len(served) >= 40
+    assert all('"done":true' in text for text in served)
+    assert all(QUEUE_FULL in text and int(after or 0) >= 1 for status, text, after in answers if status == 503)
+    assert sorted(pulse)[len(pulse) // 2] < 1.0
