@@ -1,0 +1,39 @@
+"""The settings on paper are the settings in the code."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from ollmlx.settings import ClusterSettings, ModelSettings, Settings
+from ollmlx.settings_toml import reference
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+SECTIONS: dict[str, type[BaseModel]] = {
+    f"[{name}]": field.annotation
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+} | {'[models."NAME"]': ModelSettings, '[models."NAME".cluster]': ClusterSettings}
+
+
+def test_the_reference_file_is_what_the_settings_write() -> None:
+    committed = (ROOT / "ollmlx.toml").read_text(encoding="utf-8")
+    assert committed == reference(), "run: ollmlx config init --force ollmlx.toml"
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_every_key_is_on_the_page_with_its_meaning(title: str) -> None:
+    section = PAGE.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    rows = {match[1]: match[2] for match in re.finditer(r"^\| `([^`]+)` \|[^|]*\| (.*) \|$", section, re.MULTILINE)}
+    fields = {field.alias or name: field.description for name, field in SECTIONS[title].model_fields.items()}
+    assert rows == fields
+
+
+@pytest.mark.parametrize("block", re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL))
+def test_every_example_is_valid(block: str) -> None:
+    Settings.model_validate(tomllib.loads(block))
