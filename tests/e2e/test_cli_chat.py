@@ -1,0 +1,145 @@
+"""The chat loop, on a terminal of its own, against a real daemon with fake models."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ollmlx.testing import wait_until
+from ollmlx.testing.daemon import Daemon
+
+pytestmark = pytest.mark.e2e
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+SECONDS = 30.0
+
+
+class Terminal:
+    """A program on a pseudo-terminal: what it shows, and keys for it."""
+
+    def __init__(self, argv: list[str], env: dict[str, str], cwd: str) -> None:
+        self.pid, self._fd = pty.fork()
+        if self.pid == 0:
+            os.chdir(cwd)
+            os.execve(argv[0], argv, env)
+        self._seen = ""
+
+    def keys(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    def line(self, text: str) -> None:
+        self.keys(text + "\r")
+
+    def until(self, pattern: str) -> str:
+        """Read until a pattern is shown; everything up to its end, which is then forgotten."""
+        deadline = time.monotonic() + SECONDS
+        while (found := re.search(pattern, self._seen)) is None:
+            assert time.monotonic() < deadline, f"{pattern!r} was not shown: {self._seen!r}"
+            if select.select([self._fd], [], [], 0.1)[0]:
+                self._seen += _ESCAPES.sub("", os.read(self._fd, 65536).decode("utf-8", "replace"))
+        shown, self._seen = self._seen[: found.end()], self._seen[found.end() :]
+        return shown
+
+    def code(self) -> int:
+        """Wait for the end; the exit code."""
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            if ended:
+                self.pid = 0
+                return os.waitstatus_to_exitcode(status)
+            if select.select([self._fd], [], [], 0.02)[0]:
+                try:
+                    os.read(self._fd, 65536)
+                except OSError:  # Linux: the other end is closed
+                    time.sleep(0.01)
+        raise AssertionError("the program did not end")
+
+    def close(self) -> None:
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self._fd)
+
+
+@pytest.fixture
+def chat(daemon: Callable[..., Daemon]) -> Iterator[tuple[Terminal, Daemon]]:
+    """`ollmlx run parrot` at its first prompt. The parrot says what it hears; the talker never ends by itself."""
+    server = daemon(fakes={"parrot": {}, "talker": {"say": "word " * 2000, "rate": 50}})
+    environment = {
+        **server.environment,
+        "OLLAMA_HOST": server.address,
+        "OLLMLX_STORAGE__STATE": str(server.state),
+        "TERM": "xterm-256color",
+        "PROMPT_TOOLKIT_NO_CPR": "1",
+        "NO_COLOR": "1",
+    }
+    terminal = Terminal([sys.executable, "-m", "ollmlx", "run", "parrot"], environment, str(server.folder))
+    try:
+        terminal.until(">>> ")
+        yield terminal, server
+    finally:
+        terminal.close()
+
+
+def test_it_answers_turn_after_turn_and_ends_at_bye(chat: tuple[Terminal, Daemon]) -> None:
+    terminal, server = chat
+    terminal.line("good morning")
+    terminal.until(r"good morning[\s\S]*good morning[\s\S]*>>> ")
+    terminal.line('"""two')
+    terminal.until(r"\.\.\. ")
+    terminal.line('lines"""')
+    terminal.until(r"two\nlines[\s\S]*>>> ")
+    terminal.line("/bye")
+    assert terminal.code() == 0
+    history = server.state / "history"
+    assert "+good morning" in history.read_text()
+    assert stat.S_IMODE(history.stat().st_mode) == 0o600
+
+
+def test_commands_change_the_session_and_faults_do_not_end_it(chat: tuple[Terminal, Daemon]) -> None:
+    terminal, _ = chat
+    terminal.line("/set parameter temperature 0.3")
+    terminal.until("Set parameter 'temperature' to '0.3'")
+    terminal.line("/set parameter temperature hot")
+    terminal.until("Error: parameter 'temperature'")
+    terminal.line("/nonsense")
+    terminal.until("unknown command '/nonsense'")
+    terminal.line("/set system Be kind.")
+    terminal.until("Set system message")
+    terminal.line("/show system")
+    terminal.until(r"Be kind\.\n")
+    terminal.line("/load nobody")
+    terminal.until("not found")
+    terminal.line("/?")
+    terminal.until("Available commands:")
+    terminal.keys("\x04")
+    assert terminal.code() == 0
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(chat: tuple[Terminal, Daemon]) -> None:
+    terminal, server = chat
+    terminal.line("/load talker")
+    terminal.until("Loading model 'talker'[\\s\\S]*>>> ")
+    terminal.line("go")
+    terminal.until("word word")
+    terminal.keys("\x03")
+    terminal.until(">>> ")
+    terminal.keys("\x03")
+    terminal.until(r"Use Ctrl \+ d or /bye to exit")
+    wait_until(lambda: _active(server) == {"parrot:latest": 0, "talker:latest": 0})
+    terminal.keys("\x04")
+    assert terminal.code() == 0
+
+
+def _active(server: Daemon) -> dict[str, int]:
+    return {model["name"]: model["active"] for model in server.get("/api/ps").json()["models"]}

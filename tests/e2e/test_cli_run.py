@@ -1,0 +1,90 @@
+"""The command line as people start it: no daemon yet, folders of their own, either spelling of a name."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ollmlx.testing import wait_until
+from ollmlx.testing.daemon import Daemon
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def home(tmp_path: Path, free_port: int) -> Iterator[Daemon]:
+    """The settings of a daemon that nobody has started, in a folder with a space. One that gets started is stopped."""
+    settings = {"server": {"host": f"127.0.0.1:{free_port}"}}
+    unstarted = Daemon(tmp_path / "my models", settings=settings, fakes={"parrot": {}})
+    yield unstarted
+    lock = unstarted.state / "ollmlx.lock"
+    if lock.exists() and lock.read_text().strip():
+        daemon = psutil.Process(int(lock.read_text()))
+        daemon.send_signal(signal.SIGTERM)
+        daemon.wait(20)
+
+
+def ollmlx(home: Daemon, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ollmlx", "--config", str(home.config), *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=cwd or home.folder,
+        env=home.environment,
+    )
+
+
+def test_run_starts_the_daemon_which_stays_and_serves_the_next_command(home: Daemon, tmp_path: Path) -> None:
+    first = ollmlx(home, "run", "parrot", "hello", "there")
+    assert (first.returncode, first.stdout) == (0, "hello there\n"), first.stderr
+    assert "Starting the ollmlx daemon" in first.stderr
+    second = ollmlx(home, "run", "parrot", "again", cwd=tmp_path)
+    assert (second.returncode, second.stdout, second.stderr) == (0, "again\n", "")
+    assert "parrot:latest" in ollmlx(home, "ps").stdout
+    assert ollmlx(home, "stop", "parrot").returncode == 0
+    wait_until(lambda: "parrot" not in ollmlx(home, "ps").stdout, 20)
+    assert "parrot" in ollmlx(home, "logs", "parrot").stdout
+
+
+def test_a_daemon_that_cannot_start_says_why(home: Daemon) -> None:
+    home.config.write_text("[server]\nhosst = 1\n")
+    done = ollmlx(home, "run", "--host", "127.0.0.1:1", "parrot", "hello")
+    assert done.returncode == 1
+    assert "did you mean 'host'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_daemon_for_one_state_folder_is_refused(home: Daemon) -> None:
+    assert ollmlx(home, "run", "parrot", "hello").returncode == 0
+    second = ollmlx(home, "serve", "--host", "127.0.0.1:0")
+    assert second.returncode == 1
+    assert "already running" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+@pytest.mark.model
+def test_a_copied_folder_in_a_models_folder_of_ones_own_is_found_by_either_spelling(
+    daemon: Callable[..., Daemon], smollm2: Path, tmp_path: Path
+) -> None:
+    models = tmp_path / "with a space" / "models"
+    folder = models / "mlx" / "mlx-community_tiny-4bit"
+    folder.mkdir(parents=True)
+    for file in smollm2.iterdir():
+        if file.suffix in {".json", ".safetensors", ".txt", ".jinja"} and not file.name.startswith((".", "ollmlx")):
+            shutil.copyfile(file, folder / file.name)
+    server = daemon(fakes=None, settings={"storage": {"models": str(models)}})
+    assert "mlx-community/tiny-4bit" in server.cli("list").stdout
+    slash = server.cli("show", "mlx-community/tiny-4bit")
+    assert slash.returncode == 0, slash.stderr
+    assert "llama" in slash.stdout
+    assert server.cli("show", "mlx-community_tiny-4bit").stdout == slash.stdout
