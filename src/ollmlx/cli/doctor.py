@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-    from ollmlx.contracts import Check
+    from ollmlx.doctor.run import Examination
     from ollmlx.doctor.world import World
 
 DESCRIPTION = """Examine this machine, read-only, and say what is wrong with the command that fixes it.
 
   ollmlx doctor                  everything
-  ollmlx doctor storage          one group: config, plugins, machine, storage, server, runners
+  ollmlx doctor storage          one group: config, machine, plugins, storage, server, runners
+  ollmlx doctor --deep           read every model's files and compare their sha256
   ollmlx doctor --explain CODE   what a code means; needs no daemon, no settings, no network
 
 Exit status: 0 nothing is wrong, or only warnings; 1 an error; 2 wrong usage."""
+
+DEEP_SECONDS = 600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="GROUP|CODE", nargs="?", help="only this group, or the checks for this code")
     parser.add_argument("--explain", metavar="CODE", help="print the runbook of a code")
     parser.add_argument("--list", action="store_true", help="list every code")
+    parser.add_argument("--deep", action="store_true", help="compare every model file's sha256 with its manifest")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -63,49 +65,39 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _examine(args: argparse.Namespace) -> int:
-    from ollmlx.doctor.examine import examine, failed
-    from ollmlx.doctor.render import as_json, text
+    import json
+    import sys
+
+    from ollmlx.cli.terminal import width
+    from ollmlx.doctor.render import text
+    from ollmlx.doctor.run import PATIENCE, examine
 
     world = _world(args)
-    examined = asyncio.run(examine(world, _chosen(world, args.what)))
-    print(as_json(examined) if args.json else text(examined))
-    return 1 if failed(examined) else 0
+    report = examine(_chosen(world, args.what), world, patience=DEEP_SECONDS if args.deep else PATIENCE)
+    print(json.dumps(report.as_json(), indent=2) if args.json else text(report, width(sys.stdout)))
+    return 1 if report.failed else 0
 
 
 def _world(args: argparse.Namespace) -> World:
     from ollmlx.cli.configured import overrides
-    from ollmlx.doctor.world import World
-    from ollmlx.errors import ConfigError
-    from ollmlx.plugins import load_plugins
-    from ollmlx.settings import Settings
-    from ollmlx.settings_sources import load_settings
+    from ollmlx.doctor.world import look
 
-    faults: ConfigError | None = None
-    settings = Settings()
-    try:
-        settings = load_settings(Path(args.config) if args.config else None, overrides(args)).settings
-    except ConfigError as error:
-        faults = error
-    return World(settings, faults, load_plugins(settings.model_copy(update={"plugins": _optional(settings)})))
+    return look(Path(args.config) if args.config else None, overrides(args), deep=args.deep)
 
 
-def _optional(settings: object) -> object:
-    """The plugin settings without `required`: the doctor looks at a broken plugin instead of stopping at it."""
-    plugins = settings.plugins  # type: ignore[attr-defined]
-    return plugins.model_copy(update={"required": ()})
-
-
-def _chosen(world: World, what: str | None) -> Sequence[Check]:
-    from ollmlx.doctor.checks import own_checks
+def _chosen(world: World, what: str | None) -> list[Examination]:
+    from ollmlx.doctor.checks import OWN
+    from ollmlx.doctor.run import Examination
     from ollmlx.errors import InvalidRequest
 
-    brought = [found.check for found in world.plugins.registry.checks.values()] if world.plugins else []
-    checks: list[Check] = [*own_checks(), *brought]
+    shelf = world.plugins.registry.checks if world.plugins else None
+    brought = [Examination(shelf.get(name).check, shelf.owner(name)) for name in shelf.names()] if shelf else []  # type: ignore[union-attr]
+    every = [*(Examination(check, "ollmlx") for check in OWN), *brought]
     if what is None:
-        return checks
-    chosen = [check for check in checks if check.group == what.lower() or what.upper() in check.codes]
+        return every
+    chosen = [one for one in every if one.check.group == what.lower() or what.upper() in one.check.codes]
     if not chosen:
-        groups = ", ".join(dict.fromkeys(check.group for check in checks))
+        groups = ", ".join(dict.fromkeys(one.check.group for one in every))
         raise InvalidRequest(f"no check has the group or code {what!r}", hint=f"groups: {groups}")
     return chosen
 

@@ -28,8 +28,7 @@ class FunctionCheck:
         """What the function finds."""
         if inspect.iscoroutinefunction(self.look):
             return list(await self.look(world))
-        found = await asyncio.to_thread(lambda: list(self.look(world)))  # type: ignore[arg-type] # it is not async
-        return found
+        return await asyncio.to_thread(lambda: list(self.look(world)))  # type: ignore[arg-type] # it is not async
 
 
 def check(name: str, group: str, *codes: str) -> Callable[[Look], FunctionCheck]:
@@ -49,7 +48,7 @@ def found(
     """A finding with the severity of its code, unless it is graver or lighter here."""
     return Finding(
         code=code,
-        severity=severity or Severity(CODES[code].grade),
+        severity=severity or Severity(CODES[code][1]),
         title=title,
         evidence=tuple(line for line in evidence if line),
         commands=tuple(commands),

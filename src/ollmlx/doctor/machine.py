@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -28,11 +28,20 @@ class Disk:
     free: int
 
 
+def disk_of(path: Path) -> Disk | None:
+    """The file system that a path is on, or would be on."""
+    for folder in (path, *path.parents):
+        with suppress(OSError):
+            usage = shutil.disk_usage(folder)
+            return Disk(usage.total, usage.free)
+    return None
+
+
 @dataclass(frozen=True)
 class Machine:
     """What the checks know of a machine. Sizes in bytes; None: unknown, or there is no such thing here.
 
-    `system`: sys.platform. `architecture`: as `uname -m` says it to this process. `rosetta`: this process is translated.
+    `system`: sys.platform. `architecture`: as `uname -m` says it to us. `rosetta`: this process is translated.
     `wired_limit`: iogpu.wired_limit_mb in bytes, 0 when it is left to macOS. `nvidia_gpu`: such a card is on the bus;
     `nvidia_driver`: its driver's version. `files_limit`: files that this process may open.
     """
@@ -54,7 +63,7 @@ class Machine:
     nvidia_gpu: bool = False
     nvidia_driver: str | None = None
     files_limit: int | None = None
-    disk: Callable[[Path], Disk | None] = field(default=lambda path: disk_of(path))
+    disk: Callable[[Path], Disk | None] = disk_of
 
     @classmethod
     def here(cls, root: Path = Path("/")) -> Machine:
@@ -80,15 +89,6 @@ class Machine:
             nvidia_driver=nvidia_driver(root),
             files_limit=_files_limit(),
         )
-
-
-def disk_of(path: Path) -> Disk | None:
-    """The file system that a path is on, or would be on."""
-    for folder in (path, *path.parents):
-        with suppress(OSError):
-            usage = shutil.disk_usage(folder)
-            return Disk(usage.total, usage.free)
-    return None
 
 
 def container_limit(root: Path) -> int | None:

@@ -1,52 +1,48 @@
-"""The doctor's report, for people and for scripts. Pure."""
+"""The doctor's report for people. Pure."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import textwrap
 
-from ollmlx.doctor.examine import Examined
+from ollmlx.doctor.report import GROUPS, Report
 from ollmlx.findings import Finding, Severity
 
 _MARKS = {Severity.OK: "[✓]", Severity.INFO: "[✓]", Severity.WARNING: "[!]", Severity.ERROR: "[✗]"}
-_RANK = [Severity.OK, Severity.INFO, Severity.WARNING, Severity.ERROR]
 _INDENT = "    "
+_DEEPER = _INDENT + " " * 7
 
 
-def text(examined: Sequence[Examined]) -> str:
-    """Groups with their findings, worst first, each with evidence, the command, and where to read more."""
-    groups: dict[str, list[Finding]] = {}
-    for one in examined:
-        groups.setdefault(one.group, []).extend(one.findings)
+def text(report: Report, width: int | None = None) -> str:
+    """Groups with their findings, worst first, each with evidence, commands, and where to read more."""
     lines: list[str] = []
-    for group, findings in groups.items():
-        worst = max((finding.severity for finding in findings), key=_RANK.index, default=Severity.OK)
-        lines.append(f"{_MARKS[worst]} {group.capitalize()}")
-        for finding in sorted(findings, key=lambda found: -_RANK.index(found.severity)):
-            lines.extend(_lines(finding))
-    return "\n".join([*lines, _sum([finding for found in groups.values() for finding in found])])
+    for group in report.groups():
+        findings = report.of_group(group)
+        worst = findings[0].severity if findings else Severity.OK
+        lines.append(f"{_MARKS[worst]} {GROUPS.get(group, group.capitalize())}")
+        for finding in findings:
+            lines += _lines(finding, width)
+    return "\n".join([*lines, _sum(report.findings)])
 
 
-def as_json(examined: Sequence[Examined]) -> str:
-    """The report with stable fields: `findings` and `checks`."""
-    findings = [
-        {"check": one.name, "group": one.group, **finding.model_dump(mode="json")}
-        for one in examined
-        for finding in one.findings
-    ]
-    return json.dumps({"findings": findings, "checks": [one.name for one in examined]}, indent=2)
-
-
-def _lines(finding: Finding) -> list[str]:
-    lines = [f"{_INDENT}{finding.code} {finding.title}"]
-    lines += [f"{_INDENT}       {evidence}" for evidence in finding.evidence]
-    lines += [f"{_INDENT}       $ {command}" for command in finding.commands]
+def _lines(finding: Finding, width: int | None) -> list[str]:
+    lines = _wrapped(f"{finding.code} {finding.title}", _INDENT, _DEEPER, width)
+    for evidence in finding.evidence:
+        lines += _wrapped(evidence, _DEEPER, _DEEPER, width)
+    lines += [f"{_DEEPER}$ {command}" for command in finding.commands]  # never broken: it is copied
     if finding.severity in (Severity.ERROR, Severity.WARNING):
-        lines.append(f"{_INDENT}       more: ollmlx doctor --explain {finding.code}")
+        lines.append(f"{_DEEPER}more: ollmlx doctor --explain {finding.code}")
     return lines
 
 
-def _sum(findings: Sequence[Finding]) -> str:
+def _wrapped(text: str, first: str, later: str, width: int | None) -> list[str]:
+    if width is None:
+        return [first + text]
+    return textwrap.wrap(
+        text, max(width, 40), initial_indent=first, subsequent_indent=later, break_long_words=False
+    ) or [first]
+
+
+def _sum(findings: tuple[Finding, ...]) -> str:
     errors = sum(finding.severity is Severity.ERROR for finding in findings)
     warnings = sum(finding.severity is Severity.WARNING for finding in findings)
     if not errors and not warnings:

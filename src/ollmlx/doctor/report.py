@@ -10,30 +10,22 @@ from ollmlx import __version__
 from ollmlx.findings import Finding, Severity
 
 GROUPS = {
-    "settings": "Settings",
+    "config": "Settings",
     "machine": "Machine",
     "plugins": "Plugins",
     "storage": "Storage",
     "server": "Server",
     "runners": "Runners",
-    "model": "Self-test",
 }
 """The groups in the order they are shown: causes before what follows from them."""
 
 CONSEQUENCES: dict[str, frozenset[str]] = {
-    "CFG001": frozenset({"NET003", "STO001"}),
-    "CFG002": frozenset({"NET003", "STO001"}),
-    "ENV001": frozenset({"ENV002", "ENV003", "ENV007", "MDL005"}),
-    "ENV002": frozenset({"ENV003", "ENV007"}),
-    "ENV004": frozenset({"ENV001", "ENV002", "ENV003", "ENV017"}),
-    "ENV005": frozenset({"ENV001", "ENV002", "ENV003"}),
-    "ENV006": frozenset({"ENV003", "ENV002"}),
-    "ENV016": frozenset({"ENV002"}),
-    "STO001": frozenset({"STO004", "CFG009", "MDL002"}),
-    "STO004": frozenset({"CFG009", "MDL002"}),
-    "NET001": frozenset({"NET003"}),
-    "NET004": frozenset({"RUN006"}),
-    "DOC001": frozenset({"DOC003"}),
+    "ENV005": frozenset({"ENV001", "ENV007"}),
+    "ENV006": frozenset({"ENV001", "ENV007"}),
+    "ENV008": frozenset({"ENV007"}),
+    "ENV011": frozenset({"ENV001"}),
+    "ENV001": frozenset({"ENV002", "ENV007"}),
+    "STO002": frozenset({"CFG009", "STO001"}),
 }
 """While the first stands, the others follow from it and are not shown."""
 

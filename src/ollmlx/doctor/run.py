@@ -79,7 +79,7 @@ def _result(one: _Running, now: float, patience: float) -> CheckResult:
             "DOC002",
             f"the check {check.name} took longer than {patience:g} s",
             evidence=(f"group: {check.group}, from {one.examination.owner}",),
-            commands=(f"ollmlx doctor {check.group} --timeout 60",),
+            commands=(f"ollmlx doctor {check.group}",),
             subject=check.name,
         )
         return CheckResult(check.name, check.group, one.examination.owner, (late,), now - one.begun)
@@ -94,6 +94,6 @@ def _crashed(examination: Examination, error: BaseException) -> Finding:
         "DOC001",
         f"the check {examination.check.name} crashed: {type(error).__name__}: {error}",
         evidence=(f"from {examination.owner}", where),
-        commands=("ollmlx doctor --bundle report.zip",),
+        commands=("ollmlx doctor --json",),
         subject=examination.check.name,
     )

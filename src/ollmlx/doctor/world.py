@@ -63,13 +63,13 @@ class World:
         """Where the daemon listens by these settings."""
         return Address.parse(self.settings.server.host)
 
-    async def diagnostics(self) -> dict[str, Any] | None:
-        """What the running daemon says of itself (`GET /diagnostics`); None when no ollmlx answers, or it refuses."""
+    async def ask(self, path: str) -> dict[str, Any] | None:
+        """The JSON object that the daemon answers with; None when nobody answers, or with anything else."""
         try:
-            answer = await self.daemon.get("/diagnostics")
+            answer = await self.daemon.get(path)
         except Silent:
             return None
-        return answer.body if answer.status == 200 and isinstance(answer.body, dict) else None
+        return answer.body if isinstance(answer.body, dict) else None
 
 
 def look(
@@ -96,7 +96,8 @@ def look(
     plugins: Plugins | None = None
     plugin_error: ConfigError | None = None
     try:
-        plugins = load_plugins(settings)
+        optional = settings.plugins.model_copy(update={"required": ()})  # a broken one is to be looked at
+        plugins = load_plugins(settings.model_copy(update={"plugins": optional}))
     except ConfigError as error:
         plugin_error = error
     return World(

@@ -1,28 +1,20 @@
-"""ollmlx's own checks, in the order they are shown. Plugins add theirs through the hook `register_checks`."""
+"""ollmlx's own checks. They have the shape of those that plugins register with the hook `register_checks`."""
 
 from __future__ import annotations
 
-from ollmlx.contracts import Check
-from ollmlx.doctor.checks.config import ConfigCheck
-from ollmlx.doctor.checks.machine import BlasCheck, LimitsCheck, MlxCheck
-from ollmlx.doctor.checks.plugins import PluginsCheck
-from ollmlx.doctor.checks.runners import RunnersCheck
-from ollmlx.doctor.checks.server import ExposureCheck, ProxyCheck, ServerCheck
-from ollmlx.doctor.checks.storage import FolderCheck, ModelsCheck
+from ollmlx.doctor.check import FunctionCheck
+from ollmlx.doctor.checks.accelerator import accelerator, blas, mlx
+from ollmlx.doctor.checks.config import models_of_settings, settings, variables
+from ollmlx.doctor.checks.limits import limits
+from ollmlx.doctor.checks.models import contents, installed
+from ollmlx.doctor.checks.plugins import plugins
+from ollmlx.doctor.checks.runners import leftovers, runners
+from ollmlx.doctor.checks.security import exposure, secrets
+from ollmlx.doctor.checks.server import owner, proxy, server
+from ollmlx.doctor.checks.storage import folder
 
-
-def own_checks() -> tuple[Check, ...]:
-    """A fresh set."""
-    return (
-        ConfigCheck(),
-        PluginsCheck(),
-        MlxCheck(),
-        BlasCheck(),
-        LimitsCheck(),
-        FolderCheck(),
-        ModelsCheck(),
-        ServerCheck(),
-        ExposureCheck(),
-        ProxyCheck(),
-        RunnersCheck(),
-    )
+OWN: tuple[FunctionCheck, ...] = (
+    settings, variables, models_of_settings, accelerator, mlx, blas, limits, plugins, folder, installed, contents,
+    server, owner, exposure, secrets, proxy, runners, leftovers,
+)  # fmt: skip
+"""Every check of ollmlx itself, in the order of the report."""

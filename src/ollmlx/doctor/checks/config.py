@@ -1,42 +1,81 @@
-"""Are the settings usable?"""
+"""Are the settings usable, and do they mean what they say?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
+from ollmlx.catalogue import load_catalogue
 from ollmlx.declared import Declarations
+from ollmlx.doctor.check import check, found
 from ollmlx.doctor.world import World
-from ollmlx.errors import ConfigError
-from ollmlx.findings import Finding, Severity
+from ollmlx.errors import OllmlxError
+from ollmlx.findings import Finding
+from ollmlx.names import ModelName
+from ollmlx.settings_keys import show_path
+
+COMMAND = "ollmlx config check"
 
 
-class ConfigCheck:
-    """Faults of the settings, and aliases that loop."""
-
-    name = "settings"
-    group = "config"
-    codes = ("CFG001", "CFG002", "CFG003", "CFG004", "CFG006", "CFG007", "CFG010", "CFG011")
-
-    async def run(self, world: World) -> Sequence[Finding]:
-        """One finding for all faults of the sources, one for each alias that leads nowhere."""
-        if world.faults is not None:
-            return [_finding(world.faults)]
-        declarations = Declarations(world.settings, {})
-        findings = []
-        for name in declarations.alias_names():
-            try:
-                declarations.alias(name)
-            except ConfigError as error:
-                findings.append(_finding(error))
-        return findings
+@check(
+    "settings",
+    "config",
+    *("CFG001", "CFG002", "CFG003", "CFG004", "CFG006", "CFG007", "CFG008", "CFG010", "CFG011"),
+)
+def settings(world: World) -> Iterator[Finding]:
+    """One finding for each fault, with its file and line or its variable."""
+    for fault in world.faults:
+        where = f"{show_path(fault.path)}: " if fault.path else ""
+        yield found(
+            fault.code, f"{where}{fault.problem}", evidence=(str(fault.origin),), commands=(COMMAND,),
+            subject=str(fault.origin),
+        )  # fmt: skip
+    if world.plugin_error is not None:
+        yield found(world.plugin_error.code or "CFG008", world.plugin_error.message, commands=("ollmlx plugin list",))
 
 
-def _finding(error: ConfigError) -> Finding:
-    first, *rest = error.message.splitlines()
-    return Finding(
-        code=error.code or "CFG004",
-        severity=Severity.ERROR,
-        title=first,
-        evidence=tuple(line.strip() for line in rest),
-        commands=("ollmlx config check",),
-    )
+@check("variables", "config", "CFG005")
+def variables(world: World) -> Iterator[Finding]:
+    """Variables that win over the file."""
+    for shadowed in world.loaded.shadowed if world.loaded else ():
+        yield found(
+            "CFG005",
+            f"{shadowed.by} wins over {shadowed.origin} for {show_path(shadowed.path)}",
+            commands=("ollmlx config show --changed",),
+            subject=str(shadowed.by),
+        )
+
+
+@check("declared", "config", "CFG009")
+async def models_of_settings(world: World) -> list[Finding]:
+    """Declared models and aliases whose model is not here."""
+    if world.loaded is None or world.plugins is None:
+        return []
+    declarations = Declarations(world.settings, load_catalogue())
+    wanted = {name: declared.from_ or name for name, declared in world.settings.models.items()}
+    findings = []
+    for name, target in {**world.settings.aliases, **wanted}.items():
+        goal = ModelName.parse(target)
+        goal = declarations.alias(goal) or goal
+        if not await _installed(world, goal):
+            table = "models" if name in wanted else "aliases"
+            findings.append(
+                found(
+                    "CFG009",
+                    f"[{table}] {name!r} stands for {goal.short}, which is not installed",
+                    evidence=(str(world.loaded.origin((table, name))),),
+                    commands=(f"ollmlx pull {goal.short}",),
+                    subject=name,
+                )
+            )
+    return findings
+
+
+async def _installed(world: World, name: ModelName) -> bool:
+    stores = world.plugins.registry.stores.values() if world.plugins else ()
+    for store in stores:
+        try:
+            if await store.resolve(name) is not None:
+                return True
+        except OllmlxError:  # it is there, and damaged: another check tells
+            return True
+    return False

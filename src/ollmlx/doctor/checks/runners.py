@@ -1,34 +1,56 @@
-"""Did a runner fail?"""
+"""Did a runner fail, and was one left behind?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator
+from pathlib import Path
 
+from ollmlx.doctor.check import check, found
 from ollmlx.doctor.world import World
 from ollmlx.findings import Finding, Severity
 
-STATES = "/api/runners"
+NONCE = "OLLMLX_RUNNER_NONCE"
 
 
-class RunnersCheck:
-    """The failed runners of the daemon, each with its cause and last words."""
+@check("runners", "runners", "RUN002")
+async def runners(world: World) -> list[Finding]:
+    """The loaded models whose runner ended unasked, with the last cause."""
+    told = await world.ask("/api/ps") or {}
+    return [
+        found(
+            "RUN002", f"the runner of {model['name']} was restarted {model['restarts']} times",
+            evidence=(str(model.get("last_error") or ""),), severity=Severity.WARNING,
+            commands=("ollmlx logs",), subject=str(model["name"]),
+        )
+        for model in told.get("models", ())
+        if isinstance(model, dict) and model.get("restarts")
+    ]  # fmt: skip
 
-    name = "runners"
-    group = "runners"
-    codes = ("RUN002",)
 
-    async def run(self, world: World) -> Sequence[Finding]:
-        answer = await world.get(STATES)
-        runners = answer.get("runners", []) if isinstance(answer, dict) else []
-        return [
-            Finding(
-                code="RUN002",
-                severity=Severity.WARNING,
-                title=f"the runner of {runner['model']} failed: {runner.get('last_error') or 'for an unknown cause'}",
-                evidence=tuple(runner.get("last_words", ())[-3:]),
-                commands=("ollmlx logs",),
-                subject=str(runner["model"]),
-            )
-            for runner in runners
-            if runner.get("state") == "failed"
-        ]
+@check("leftovers", "runners", "RUN007")
+def leftovers(world: World) -> Iterator[Finding]:
+    """Runners on record whose daemon is gone."""
+    state = world.settings.state_folder
+    if _daemon_lives(world, state / "ollmlx.lock"):
+        return
+    records = (state / "runners").glob("*.json") if (state / "runners").is_dir() else ()
+    for file in sorted(records):
+        try:
+            record = json.loads(file.read_bytes())
+            pid, nonce, runner = int(record["pid"]), str(record["nonce"]), str(record["runner"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # the next daemon sweeps what nobody can read
+        if world.processes.variables(pid).get(NONCE) == nonce:
+            yield found(
+                "RUN007", f"the runner of {runner} lives without a daemon", evidence=(f"pid {pid}",),
+                commands=(f"kill {pid}",), subject=runner,
+            )  # fmt: skip
+
+
+def _daemon_lives(world: World, lock: Path) -> bool:
+    try:
+        holder = lock.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeError):
+        return False
+    return holder.isdigit() and world.processes.get(int(holder)) is not None

@@ -1,96 +1,84 @@
-"""Does the daemon answer, is it ours, and who else can reach it?"""
+"""Does the daemon answer, and is it ours?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 from ollmlx import __version__
+from ollmlx.doctor.check import check, found
+from ollmlx.doctor.daemon import Silent
 from ollmlx.doctor.world import World
-from ollmlx.findings import Finding, Severity
+from ollmlx.findings import Finding
 
-_PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
-_LOCAL = ("127.0.0.1", "localhost", "*")
+PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+LOCAL = ("127.0.0.1", "localhost", "*")
+ELSEWHERE = "OLLAMA_HOST=127.0.0.1:11435 ollmlx serve"
 
 
-class ServerCheck:
+@check("server", "server", "NET001", "NET003", "NET004", "NET008", "SEC004")
+async def server(world: World) -> list[Finding]:
     """What answers at the daemon's address."""
-
-    name = "server"
-    group = "server"
-    codes = ("NET003", "NET004")
-
-    async def run(self, world: World) -> Sequence[Finding]:
-        where = world.address.netloc
-        answer = await world.get("/api/version")
-        if answer is None:
-            if await world.listens():
-                return [self._foreign(where, "something that does not speak HTTP")]
-            return [
-                Finding(
-                    code="NET003",
-                    severity=Severity.INFO,
-                    title=f"no daemon answers at {where}",
-                    commands=("ollmlx serve",),
-                )
-            ]
-        version = answer.get("ollmlx") if isinstance(answer, dict) else None
-        if version == __version__:
-            return []
-        if version is not None:
-            return [self._foreign(where, f"ollmlx {version}, and this command line is {__version__}")]
-        is_ollama = isinstance(answer, dict) and "version" in answer
-        return [self._foreign(where, f"Ollama {answer['version']}" if is_ollama else "a program that is not ollmlx")]
-
-    def _foreign(self, where: str, what: str) -> Finding:
-        return Finding(
-            code="NET004",
-            severity=Severity.WARNING,
-            title=f"at {where} answers {what}",
-            commands=("OLLAMA_HOST=127.0.0.1:11435 ollmlx serve",),
-        )
-
-
-class ExposureCheck:
-    """An address beyond this machine needs a key."""
-
-    name = "exposure"
-    group = "server"
-    codes = ("SEC001",)
-
-    async def run(self, world: World) -> Sequence[Finding]:
-        address, security = world.address, world.settings.security
-        wide = address.host in ("0.0.0.0", "::") or not address.is_local  # noqa: S104 - recognised, not bound
-        if not wide or security.api_keys:
-            return []
+    where = world.address.netloc
+    try:
+        answer = await world.daemon.get("/api/version")
+    except Silent as silence:
+        return _silent(world, silence.reason)
+    told = answer.body if isinstance(answer.body, dict) else {}
+    if answer.status == 401:
         return [
-            Finding(
-                code="SEC001",
-                severity=Severity.ERROR if security.allow_no_auth else Severity.WARNING,
-                title=f"{address.netloc} is reachable from other machines and no API key is set",
-                evidence=("calls are answered without a key",) if security.allow_no_auth else (),
-                commands=("OLLAMA_HOST=127.0.0.1:11434 ollmlx serve",),
-            )
+            found("SEC004", f"the daemon at {where} wants another API key", commands=("export OLLAMA_API_KEY=KEY",))
         ]
+    if "ollmlx" not in told:
+        what = f"Ollama {told['version']}" if "version" in told else "a program that is not ollmlx"
+        return [found("NET004", f"at {where} answers {what}", evidence=(_who(world),), commands=(ELSEWHERE,))]
+    if told["ollmlx"] != __version__:
+        title = f"the daemon is ollmlx {told['ollmlx']}, this command is {__version__}"
+        return [found("NET004", title, evidence=(_who(world),), commands=("ollmlx serve",))]
+    return await _ready(world)
 
 
-class ProxyCheck:
+async def _ready(world: World) -> list[Finding]:
+    """Why it takes no new work."""
+    told = await world.ask("/readyz") or {}
+    return [
+        found("NET008", f"the daemon takes no new work: {problem}", commands=("ollmlx logs",))
+        for problem in told.get("problems", ())
+    ]
+
+
+def _silent(world: World, reason: str) -> list[Finding]:
+    address = world.address
+    if world.processes.connects(address.dialled, address.port):
+        title = f"{address.netloc} is in use by something that does not speak HTTP"
+        return [found("NET001", title, evidence=(_who(world), reason), commands=(ELSEWHERE,))]
+    refused = world.processes.bindable(address.host, address.port)
+    if refused is not None:
+        title = f"the daemon cannot listen on {address.netloc}: {refused}"
+        return [found("NET001", title, commands=(ELSEWHERE,))]
+    return [found("NET003", f"no daemon answers at {address.netloc}", commands=("ollmlx serve",))]
+
+
+def _who(world: World) -> str:
+    process = world.processes.listener(world.address.port)
+    return f"listening: {process}" if process else ""
+
+
+@check("owner", "server", "NET009")
+def owner(world: World) -> Iterator[Finding]:
+    """Whether the daemon runs as the user who asks."""
+    process = world.processes.listener(world.address.port)
+    if process is not None and process.uid is not None and process.uid != world.user:
+        yield found("NET009", f"the daemon runs as the user {process.user}", evidence=(str(process),))
+
+
+@check("proxy", "server", "NET007")
+def proxy(world: World) -> Iterator[Finding]:
     """Variables that send local calls to a proxy."""
-
-    name = "proxy"
-    group = "server"
-    codes = ("NET007",)
-
-    async def run(self, world: World) -> Sequence[Finding]:
-        names = [name for name in _PROXIES if world.environ.get(name)]
-        spared = (world.environ.get("NO_PROXY") or world.environ.get("no_proxy") or "").split(",")
-        if not names or any(part.strip() in _LOCAL for part in spared):
-            return []
-        return [
-            Finding(
-                code="NET007",
-                severity=Severity.WARNING,
-                title=f"{names[0]} is set and NO_PROXY does not name this machine",
-                evidence=("clients that obey it send calls for the daemon to the proxy",),
-                commands=("export NO_PROXY=127.0.0.1,localhost",),
-            )
-        ]
+    names = [name for name in PROXIES if world.environ.get(name)]
+    spared = (world.environ.get("NO_PROXY") or world.environ.get("no_proxy") or "").split(",")
+    if names and not any(part.strip() in LOCAL for part in spared):
+        yield found(
+            "NET007", f"{names[0]} is set and NO_PROXY does not name this machine",
+            evidence=("clients that obey it send calls for the daemon to the proxy",),
+            commands=("export NO_PROXY=127.0.0.1,localhost",),
+        )  # fmt: skip

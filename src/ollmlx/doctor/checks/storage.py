@@ -1,116 +1,68 @@
-"""Is there a models folder, room in it, and are the models whole?"""
+"""Is there a models folder, and room in it?"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
+from ollmlx.doctor.check import check, found
 from ollmlx.doctor.world import World
-from ollmlx.errors import OllmlxError
 from ollmlx.findings import Finding, Severity
-from ollmlx.names import ModelName
 from ollmlx.quantities import format_size
 
 LOW_SPACE = 5 * 1000**3
-STAGING = ".staging"  # in the folder of MLX models: pulls that are not complete
-MODELS = "mlx"
+FULL = 50 * 1000**2
+STAGING = ("mlx", ".staging")  # pulls that are not complete
 
 
-class FolderCheck:
-    """The models folder itself."""
-
-    name = "folder"
-    group = "storage"
-    codes = ("STO001", "STO002", "STO005", "STO006")
-
-    async def run(self, world: World) -> Sequence[Finding]:
-        return await asyncio.to_thread(self._look, world)
-
-    def _look(self, world: World) -> list[Finding]:
-        folder = world.settings.models_folder
-        findings = []
-        if not folder.exists():
-            findings.append(
-                Finding(
-                    code="STO001",
-                    severity=Severity.INFO,
-                    title=f"{folder} does not exist yet; the first pull makes it",
-                    commands=("ollmlx pull smollm2:135m",),
-                )
-            )
-        elif not folder.is_dir() or not world.writable(folder):
-            problem = "is not writable" if folder.is_dir() else "is not a folder"
-            findings.append(
-                Finding(
-                    code="STO002",
-                    severity=Severity.ERROR,
-                    title=f"the models folder {folder} {problem}",
-                    commands=(f"ls -ld {folder}",),
-                )
-            )
-        free = world.free_disk(folder)
-        if free is not None and free < LOW_SPACE:
-            findings.append(
-                Finding(
-                    code="STO005",
-                    severity=Severity.WARNING,
-                    title=f"{format_size(free)} of disk space are left for models",
-                    evidence=(str(folder),),
-                    commands=("ollmlx list",),
-                )
-            )
-        if (size := _size(folder / MODELS / STAGING)) > 0:
-            findings.append(
-                Finding(
-                    code="STO006",
-                    severity=Severity.INFO,
-                    title=f"interrupted pulls hold {format_size(size)}; the next pull continues them",
-                )
-            )
-        return findings
+@check("folder", "storage", "STO001", "STO002", "STO003", "STO005", "STO006", "STO009")
+def folder(world: World) -> Iterator[Finding]:
+    """The models folder and the state folder."""
+    models, state = world.settings.models_folder, world.settings.state_folder
+    yield from _models(models)
+    yield from _room(world, models)
+    if state.exists() and not (state.is_dir() and _usable(state)):
+        yield found("STO009", f"the state folder {state} cannot be used", commands=(f"ls -ld {state}",))
+    if (size := _size(models.joinpath(*STAGING))) > 0:
+        told = f"interrupted pulls hold {format_size(size)}; the next pull of the same model continues them"
+        yield found("STO006", told, evidence=(str(models.joinpath(*STAGING)),))
 
 
-class ModelsCheck:
-    """Every folder of models, asked for by name: what is damaged says so."""
-
-    name = "models"
-    group = "storage"
-    codes = ("MDL003", "MDL004", "MDL005", "SEC005", "STO008")
-
-    async def run(self, world: World) -> Sequence[Finding]:
-        if world.plugins is None:
-            return []
-        registry = world.plugins.registry
-        store = registry.stores.get(MODELS)
-        folders = await asyncio.to_thread(_folders, world.settings.models_folder / MODELS)
-        findings = []
-        for folder in folders if store is not None else ():
-            try:
-                model = await store.resolve(ModelName.from_folder(folder.name))  # type: ignore[union-attr]
-                if model is not None:
-                    registry.backend_for(model)
-            except OllmlxError as error:
-                findings.append(_finding(folder, error))
-        return findings
+def _models(models: Path) -> Iterator[Finding]:
+    if not models.exists():
+        yield found(
+            "STO001", f"{models} does not exist yet; the first pull makes it", severity=Severity.INFO,
+            commands=("ollmlx pull smollm2:135m",),
+        )  # fmt: skip
+    elif not models.is_dir():
+        yield found("STO002", f"the models folder {models} is not a folder", commands=("ollmlx config show",))
+    elif not os.access(models, os.R_OK | os.X_OK):
+        yield found("STO002", f"the models folder {models} cannot be read", commands=(f"ls -ld {models}",))
+    elif not os.access(models, os.W_OK):
+        yield found(
+            "STO002", f"the models folder {models} is not writable", severity=Severity.WARNING,
+            evidence=("models can be used, not pulled",), commands=(f"ls -ld {models}",),
+        )  # fmt: skip
 
 
-def _finding(folder: Path, error: OllmlxError) -> Finding:
-    return Finding(
-        code=error.code or "MDL003",
-        severity=Severity.ERROR,
-        title=error.message,
-        evidence=(str(folder),),
-        commands=(error.hint,) if error.hint else (f"ollmlx rm {folder.name}",),
-        subject=folder.name,
-    )
+def _room(world: World, models: Path) -> Iterator[Finding]:
+    disk = world.machine.disk(models)
+    if disk is None:
+        return
+    if disk.free < FULL:
+        yield found("STO003", f"the disk of {models} is full", evidence=(f"free: {format_size(disk.free)}",),
+                    commands=("ollmlx list", "ollmlx rm MODEL"))  # fmt: skip
+    elif disk.free < LOW_SPACE:
+        yield found("STO005", f"{format_size(disk.free)} of disk space are left for models", evidence=(str(models),),
+                    commands=("ollmlx list",))  # fmt: skip
 
 
-def _folders(root: Path) -> list[Path]:
-    if not root.is_dir():
-        return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _usable(path: Path) -> bool:
+    return os.access(path, os.R_OK | os.W_OK | os.X_OK)
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+def _size(path: Path) -> int:
+    if not path.is_dir():
+        return 0
+    return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())

@@ -1,0 +1,102 @@
+"""Does MLX work here, on the best device, as fast as it could?"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+
+from ollmlx.doctor.check import check, found
+from ollmlx.doctor.world import World
+from ollmlx.findings import Finding
+
+PROGRAM = "import mlx.core as mx; mx.eval(mx.ones(8).sum()); print(mx.default_device())"
+SECONDS = 3.5
+WORTH_IT = 2.0  # times faster than the reference, to be worth a word
+OLDEST_MACOS = (14, 0)
+OLDEST_DRIVER = {"mlx-cuda-12": 525, "mlx-cuda-13": 580}
+PARTS = ("mlx-cpu", "mlx-metal", "mlx-cuda-12", "mlx-cuda-13")
+
+
+@check("mlx", "machine", "ENV001")
+async def mlx(world: World) -> list[Finding]:
+    """MLX in a child process, so that a crash in it is a finding."""
+    ran = await world.child([sys.executable, "-P", "-c", PROGRAM], SECONDS)
+    if ran.status == 0:
+        return []
+    told = ran.err.strip().splitlines()[-1:]
+    if ran.status is None:
+        told = [f"it was not ready within {SECONDS:g} s"]
+    elif ran.status < 0:
+        told = [f"the trial was killed by signal {-ran.status}", *told]
+    return [found("ENV001", "MLX cannot be used on this machine", evidence=told, commands=(_install(world),))]
+
+
+@check("accelerator", "machine", "ENV005", "ENV006", "ENV007", "ENV008", "ENV011")
+def accelerator(world: World) -> Iterator[Finding]:
+    """Whether this Python, this system and these packages reach the best device."""
+    machine = world.machine
+    if machine.rosetta:
+        yield found(
+            "ENV005", "this Python is built for Intel and runs under Rosetta",
+            evidence=(f"{sys.executable} says it is {machine.architecture}",),
+            commands=("brew install python@3.12",),
+        )  # fmt: skip
+    if machine.macos and machine.macos[:2] < OLDEST_MACOS:
+        version = ".".join(map(str, machine.macos))
+        yield found("ENV006", f"macOS {version} is too old for MLX", evidence=("MLX needs macOS 14 or newer",))
+    yield from _cuda(world)
+    yield from _parts(world)
+
+
+def _cuda(world: World) -> Iterator[Finding]:
+    machine = world.machine
+    if machine.system != "linux" or not machine.nvidia_gpu:
+        return
+    package = next((name for name in OLDEST_DRIVER if world.version_of(name)), None)
+    if package is None:
+        yield found(
+            "ENV007", "there is an NVIDIA card, and MLX is installed for the CPU only",
+            commands=("pip install 'ollmlx[cuda]'",),
+        )  # fmt: skip
+        return
+    driver = machine.nvidia_driver
+    oldest = OLDEST_DRIVER[package]
+    if driver is None:
+        yield found("ENV008", "there is an NVIDIA card without its driver", evidence=(f"{package} needs {oldest}",))
+    elif int(driver.partition(".")[0]) < oldest:
+        yield found(
+            "ENV008", f"the NVIDIA driver {driver} is too old", evidence=(f"{package} needs {oldest} or newer",)
+        )
+
+
+def _parts(world: World) -> Iterator[Finding]:
+    whole = world.version_of("mlx")
+    parts = {name: version for name in PARTS if (version := world.version_of(name))}
+    unlike = [f"{name} {version}" for name, version in parts.items() if version != whole]
+    if whole and unlike:
+        yield found(
+            "ENV011", "the parts of MLX have different versions", evidence=(f"mlx {whole}", *unlike),
+            commands=(f"pip install --force-reinstall {' '.join(f'{name}=={whole}' for name in parts)}",),
+        )  # fmt: skip
+
+
+@check("blas", "machine", "ENV002")
+async def blas(world: World) -> list[Finding]:
+    """The BLAS that a runner on the CPU will use, and what a better one would bring."""
+    backend = world.plugins.registry.backends.get("mlx") if world.plugins else None
+    advise = getattr(backend, "blas_advice", None)
+    if advise is None:
+        return []
+    advice = await asyncio.to_thread(advise)
+    if advice.speed_up is None or advice.speed_up >= WORTH_IT or not advice.command:
+        return []
+    rejected = [f"{name}: {why}" for name, why in advice.rejected]
+    title = "MLX on this CPU computes with its slow reference BLAS"
+    return [found("ENV002", title, evidence=(advice.warning, *rejected), commands=(advice.command,))]
+
+
+def _install(world: World) -> str:
+    if world.machine.system == "darwin":
+        return "pip install --upgrade ollmlx"
+    return "pip install 'ollmlx[cuda]'" if world.machine.nvidia_gpu else "pip install 'ollmlx[cpu]'"

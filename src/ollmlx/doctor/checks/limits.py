@@ -1,0 +1,46 @@
+"""What the machine leaves for models: memory, files, time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from ollmlx.doctor.check import check, found
+from ollmlx.doctor.world import World
+from ollmlx.findings import Finding
+from ollmlx.quantities import format_size
+
+LEAST_FILES = 1024
+LEAST_MEMORY = 2 * 1000**3
+MUCH_SWAP = 0.5
+RELEASED = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # no clock that is right shows an earlier time
+LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
+
+
+@check("limits", "machine", "ENV003", "ENV004", "ENV009", "ENV010", "ENV012")
+def limits(world: World) -> Iterator[Finding]:
+    """Memory, swap, the container, open files, the clock."""
+    machine = world.machine
+    ceiling = min(machine.ram, machine.container_limit or machine.ram)
+    limit = world.settings.memory.limit
+    budget = limit if isinstance(limit, int) else int(ceiling * world.settings.memory.share)
+    if 0 < budget < LEAST_MEMORY:
+        yield found(
+            "ENV003", f"models together may use {format_size(budget)}",
+            evidence=(f"memory: {format_size(machine.ram)}", f"[memory] limit = {limit!r}"),
+            commands=("ollmlx config show",),
+        )  # fmt: skip
+    if machine.swap_total and machine.swap_used > MUCH_SWAP * machine.swap_total and machine.available < LEAST_MEMORY:
+        used = f"{format_size(machine.swap_used)} of {format_size(machine.swap_total)} swap are in use"
+        yield found(
+            "ENV009", used, evidence=(f"free memory: {format_size(machine.available)}",), commands=("ollmlx ps",)
+        )
+    if machine.container_limit is not None and machine.container_limit < machine.ram:
+        limited = format_size(machine.container_limit)
+        yield found("ENV010", f"the container limits memory to {limited} of {format_size(machine.ram)}")
+    if machine.files_limit is not None and machine.files_limit < LEAST_FILES:
+        yield found("ENV004", f"only {machine.files_limit} files may be open", commands=("ulimit -n 8192",))
+    now = world.now()
+    if not RELEASED <= now <= LATEST:
+        shown = datetime.fromtimestamp(min(max(now, 0), LATEST), UTC).date()
+        yield found("ENV012", f"the clock says {shown}", evidence=("certificates are refused with a wrong clock",))
