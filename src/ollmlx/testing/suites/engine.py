@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from ollmlx import Backend, LaunchOptions
-from ollmlx.errors import ContextExceeded, OllmlxError
+from ollmlx.errors import ContextExceeded, InvalidRequest, OllmlxError, StorageError, Unsupported
 from ollmlx.protocol import Detokenized, ExitCode, TokenizeRequest, Tokens, decode_event
 from ollmlx.testing.child import RunnerProcess
 from ollmlx.testing.suites.suite import Suite
@@ -33,7 +33,6 @@ from ollmlx.types import (
 
 PROMPT = "Tell me a story about a fox, a hen and a long winter."
 GREEDY = Options(temperature=0, num_predict=12)
-CHAT = (Message(role="user", content="Say something short."),)
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"colour": {"enum": ["red", "green"]}, "sure": {"type": "boolean"}},
@@ -100,7 +99,7 @@ class EngineSuite(Suite):
         assert (status.active, status.queued) == (0, 0)
 
     async def test_events_come_in_order_and_end_with_done(self, runner: RunnerProcess) -> None:
-        events = await runner.ask(PROMPT, options=GREEDY)
+        events = await _ask(runner, options=GREEDY)
         kinds = [event.type for event in events]
         assert kinds == sorted(kinds, key=["prefill", "thinking", "text", "done"].index)
         assert kinds.count("done") == 1
@@ -108,7 +107,7 @@ class EngineSuite(Suite):
         assert all(0 <= event.cached <= event.done <= event.total for event in prefills)
 
     async def test_done_accounts_for_every_token(self, runner: RunnerProcess) -> None:
-        done = (await runner.ask(PROMPT, options=GREEDY))[-1]
+        done = (await _ask(runner, options=GREEDY))[-1]
         assert isinstance(done, Done)
         assert 0 <= done.cached_tokens <= done.prompt_tokens
         assert done.prompt_tokens > 0
@@ -117,36 +116,35 @@ class EngineSuite(Suite):
         assert done.total_ns > 0
 
     async def test_num_predict_is_exact(self, runner: RunnerProcess) -> None:
-        done = (await runner.ask(PROMPT, options=Options(temperature=0, num_predict=3)))[-1]
+        done = (await _ask(runner, options=Options(temperature=0, num_predict=3)))[-1]
         assert isinstance(done, Done)
         assert (done.generated_tokens, done.reason) == (3, "length")
 
     async def test_greedy_answers_are_the_same_every_time(self, runner: RunnerProcess) -> None:
-        first, second = [text_of(await runner.ask(PROMPT, options=GREEDY)) for _ in range(2)]
+        first, second = [text_of(await _ask(runner, options=GREEDY)) for _ in range(2)]
         assert first == second != ""
 
     async def test_one_seed_gives_one_answer(self, runner: RunnerProcess) -> None:
         seeded = Options(temperature=0.8, seed=42, num_predict=12)
-        first, second = [text_of(await runner.ask(PROMPT, options=seeded)) for _ in range(2)]
+        first, second = [text_of(await _ask(runner, options=seeded)) for _ in range(2)]
         assert first == second
 
     async def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(self, runner: RunnerProcess) -> None:
-        whole = text_of(await runner.ask(PROMPT, options=GREEDY))
+        whole = text_of(await _ask(runner, options=GREEDY))
         stop = whole[len(whole) // 2 :][:3]
-        events = await runner.ask(PROMPT, options=Options(temperature=0, num_predict=12, stop=(stop,)))
+        events = await _ask(runner, options=Options(temperature=0, num_predict=12, stop=(stop,)))
         assert text_of(events) == whole[: whole.index(stop)]
         assert isinstance(events[-1], Done)
         assert (events[-1].reason, events[-1].stop) == ("stop", stop)
 
-    async def test_a_conversation_is_answered(self, runner: RunnerProcess) -> None:
-        events = await runner.generate(GenerateRequest(messages=CHAT, options=GREEDY))
-        assert isinstance(events[-1], Done)
-        assert text_of(events)
+    async def test_a_plain_prompt_is_continued_or_ended(self, runner: RunnerProcess) -> None:
+        events = await runner.generate(GenerateRequest(prompt=PROMPT, options=GREEDY))
+        assert isinstance(events[-1], Done)  # a model may have nothing to add
 
     async def test_logprobs_accompany_each_token(self, runner: RunnerProcess) -> None:
         if not self.logprobs:
             pytest.skip("this engine says that it has no logprobs")
-        events = await runner.ask(PROMPT, options=GREEDY, top_logprobs=3)
+        events = await _ask(runner, options=GREEDY, top_logprobs=3)
         tokens = [entry for event in events if isinstance(event, Text | Thinking) for entry in event.logprobs]
         assert isinstance(events[-1], Done)
         assert events[-1].generated_tokens - 1 <= len(tokens) <= events[-1].generated_tokens  # the end may be a token
@@ -156,7 +154,9 @@ class EngineSuite(Suite):
     async def test_a_json_schema_is_obeyed(self, runner: RunnerProcess) -> None:
         if not self.structured:
             pytest.skip("this engine says that it has no structured output")
-        request = GenerateRequest(messages=CHAT, format=SCHEMA, options=Options(temperature=0, num_predict=200))
+        request = GenerateRequest(
+            messages=_chat(PROMPT), format=SCHEMA, options=Options(temperature=0, num_predict=200)
+        )
         answer = json.loads(text_of(await runner.generate(request)))
         assert answer.keys() == {"colour", "sure"}
         assert answer["colour"] in ("red", "green")
@@ -176,12 +176,12 @@ class EngineSuite(Suite):
     # -- several requests --------------------------------------------------------------------------------------------
 
     async def test_concurrent_requests_all_end(self, runner: RunnerProcess) -> None:
-        answers = await asyncio.gather(*(runner.ask(f"{PROMPT} {n}", options=GREEDY) for n in range(5)))
+        answers = await asyncio.gather(*(_ask(runner, f"{PROMPT} {n}", options=GREEDY) for n in range(5)))
         assert [answer[-1].type for answer in answers] == ["done"] * 5
 
     @pytest.mark.parametrize("events", [0, 2], ids=["before the first event", "in the middle"])
     async def test_leaving_frees_the_slot(self, runner: RunnerProcess, events: int) -> None:
-        request = GenerateRequest(prompt=PROMPT, options=Options(temperature=0, num_predict=-1))
+        request = GenerateRequest(messages=_chat(PROMPT), options=Options(temperature=0, num_predict=-1))
         if events:
             async with runner.stream(request) as answer:
                 for _ in range(events):
@@ -192,7 +192,7 @@ class EngineSuite(Suite):
             asking.cancel()
             await asyncio.wait([asking])
         await eventually(lambda: self._idle(runner), self.cancel_within, because="the slot is free")
-        assert (await runner.ask(PROMPT, options=GREEDY))[-1].type == "done"
+        assert (await _ask(runner, options=GREEDY))[-1].type == "done"
 
     async def _idle(self, runner: RunnerProcess) -> bool:
         status = await runner.status()
@@ -200,7 +200,7 @@ class EngineSuite(Suite):
 
     async def test_status_answers_and_progress_grows_while_it_generates(self, runner: RunnerProcess) -> None:
         before = (await runner.status()).progress
-        request = GenerateRequest(prompt=PROMPT, options=Options(temperature=0, num_predict=64))
+        request = GenerateRequest(messages=_chat(PROMPT), options=Options(temperature=0, num_predict=64))
         async with runner.stream(request) as answer:
             await answer.content.readline()
             await asyncio.wait_for(runner.status(), 0.5)
@@ -220,11 +220,11 @@ class EngineSuite(Suite):
         self, runner: RunnerProcess, model: InstalledModel
     ) -> None:
         request = EmbedRequest(inputs=("a fox", "a hen", "a fox"))
-        if "embedding" not in model.capabilities:
-            with pytest.raises(OllmlxError):
-                await runner.post("/v1/embed", request)
+        try:
+            result = EmbedResult.model_validate_json(await runner.post("/v1/embed", request))
+        except Unsupported:
+            assert "embedding" not in model.capabilities
             return
-        result = EmbedResult.model_validate_json(await runner.post("/v1/embed", request))
         fox, hen, again = result.embeddings
         assert fox == pytest.approx(again, abs=1e-5)
         assert fox != pytest.approx(hen, abs=1e-5)
@@ -232,14 +232,18 @@ class EngineSuite(Suite):
         assert result.prompt_tokens > 0
 
     async def test_trimming_caches_changes_no_answer(self, runner: RunnerProcess) -> None:
-        before = text_of(await runner.ask(PROMPT, options=GREEDY))
+        before = text_of(await _ask(runner, options=GREEDY))
         await runner.post("/v1/trim")
-        assert text_of(await runner.ask(PROMPT, options=GREEDY)) == before
+        assert text_of(await _ask(runner, options=GREEDY)) == before
 
     # -- the process -------------------------------------------------------------------------------------------------
 
     async def test_a_model_that_cannot_be_loaded_is_said_to_be_bad(self, model: InstalledModel, tmp_path: Path) -> None:
-        async with self._process(self.make_bad_model(model, tmp_path)) as runner:
+        try:
+            process = self._process(self.make_bad_model(model, tmp_path))
+        except (StorageError, InvalidRequest):
+            return  # the backend found out by itself, before any process
+        async with process as runner:
             assert await runner.exit_code(60) == ExitCode.BAD_MODEL, runner.error_text
             assert runner.error_text.strip().splitlines()[-1].startswith("bad model: ")
 
@@ -254,13 +258,21 @@ class EngineSuite(Suite):
     ) -> None:
         async with self._process(model) as runner:
             await runner.ready()
-            request = GenerateRequest(prompt=PROMPT, options=Options(temperature=0.9, num_predict=-1))
+            request = GenerateRequest(messages=_chat(PROMPT), options=Options(temperature=0.9, num_predict=-1))
             async with runner.stream(request) as answer:
                 await answer.content.readline()
                 runner.process.send_signal(signal.SIGTERM)
                 last = decode_event((await answer.read()).splitlines()[-1])
             assert last.type in ("error", "done")
             assert await runner.exit_code() == ExitCode.ASKED
+
+
+def _chat(text: str) -> tuple[Message, ...]:
+    return (Message(role="user", content=text),)
+
+
+async def _ask(runner: RunnerProcess, text: str = PROMPT, **fields: Any) -> list[Event]:
+    return await runner.generate(GenerateRequest(messages=_chat(text), **fields))
 
 
 def _raise_failure(events: list[Event]) -> None:
