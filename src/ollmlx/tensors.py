@@ -14,7 +14,7 @@ def read_tensors(model: InstalledModel) -> list[dict[str, Any]]:
     if model.path.is_file() and model.path.suffix != ".safetensors":
         found = read_gguf_header(model.path).tensors
         return [{"name": tensor.name, "type": tensor.kind, "shape": list(tensor.shape)} for tensor in found]
-    files = sorted(model.path.glob("*.safetensors")) if model.path.is_dir() else [model.path]
+    files = [model.path] if model.path.is_file() else sorted(model.path.glob("*.safetensors"))
     return [
         {"name": name, "type": tensor.dtype, "shape": list(tensor.shape)}
         for file in files
