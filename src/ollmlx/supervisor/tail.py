@@ -89,7 +89,6 @@ class Tail:
     def _take(self, lines: list[bytes]) -> None:
         self.total += len(lines)
         loud = min(len(lines), self._allow(len(lines)))
-        self._suppressed += len(lines) - loud
         kept_from = max(0, len(lines) - MAX_LINES)
         for index, raw in enumerate(lines):
             if index >= loud and index < kept_from:
@@ -99,6 +98,7 @@ class Tail:
                 self._log(text)
             if index >= kept_from:
                 self._keep(text)
+        self._suppressed += len(lines) - loud
 
     def _keep(self, text: str) -> None:
         if len(self._lines) == MAX_LINES:
