@@ -1,0 +1,101 @@
+"""Measuring: what is asked, what is made of the answers. The server is an aiohttp application in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from ollmlx.bench.measure import Measured, Plan, measure, rate
+from ollmlx.bench.prompts import long_text, reading, writing
+from ollmlx.bench.report import rows
+from ollmlx.bench.target import Reply, Target
+from ollmlx.errors import UpstreamError
+
+
+@pytest.fixture
+def asked() -> list[dict[str, Any]]:
+    return []
+
+
+@pytest.fixture
+async def url(asked: list[dict[str, Any]]) -> AsyncIterator[str]:
+    """A server of both dialects that answers every question with two words."""
+
+    async def openai(request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        asked.append(body)
+        if body["model"] == "broken":
+            return web.json_response({"error": {"message": "out of paint"}}, status=500)
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        for word in ("hello", " you"):
+            chunk = {"choices": [{"delta": {"content": word}}]}
+            await answer.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        usage = {"choices": [], "usage": {"completion_tokens": 2, "prompt_tokens": 9}}
+        await answer.write(f"data: {json.dumps(usage)}\n\ndata: [DONE]\n\n".encode())
+        return answer
+
+    async def ollama(request: web.Request) -> web.StreamResponse:
+        asked.append(await request.json())
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        for line in ({"message": {"content": "hi"}}, {"message": {"content": ""}, "done": True, "eval_count": 1}):
+            await answer.write(json.dumps(line).encode() + b"\n")
+        return answer
+
+    app = web.Application()
+    app.add_routes([web.post("/v1/chat/completions", openai), web.post("/api/chat", ollama)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+async def test_both_servers_are_measured_in_turns_and_set_side_by_side(url: str, asked: list[dict[str, Any]]) -> None:
+    ours = Target("ollmlx", url, "mine", "ollama", options={"backend": "b"})
+    theirs = Target("other", f"{url}/v1", "yours")
+    told: list[str] = []
+    plan = Plan(streams=(1, 2), tokens=5, prompt_tokens=20, rounds=2)
+    first, second = await measure([ours, theirs], plan, told.append)
+    assert [len(first.cold), len(second.cached), len(second.rates[2])] == [2, 2, 2]
+    assert second.prompt_tokens == 9
+    assert [body["model"] for body in asked[:6]] == ["mine", "yours", "mine", "mine", "yours", "yours"]
+    assert asked[2]["options"] == {"temperature": 0, "num_predict": 16, "backend": "b"}
+    assert "other: 2 streams" in told[-1]
+    header, lines = rows([first, second])
+    assert header == ["", "ollmlx", "other", "RATIO"]
+    assert [line[0] for line in lines] == [
+        "first token, 0 tokens, cold",
+        "first token, next turn",
+        "tokens/s, 1 stream",
+        "tokens/s, 2 streams",
+    ]
+    assert set(first.summary()) >= {"first_token_cold_seconds", "tokens_per_second", "memory_bytes"}
+
+
+async def test_a_server_that_fails_is_told_by_name(url: str) -> None:
+    with pytest.raises(UpstreamError, match=r"other answered 500: .*out of paint"):
+        await measure([Target("other", f"{url}/v1", "broken")], Plan(rounds=1), lambda text: None)
+
+
+def test_a_rate_counts_all_streams_from_the_first_question_to_the_last_token() -> None:
+    assert rate([Reply(asked=10, last=12, tokens=20), Reply(asked=11, last=15, tokens=30)]) == 10
+
+
+def test_the_first_server_is_better_when_it_is_faster_or_smaller() -> None:
+    fast = Measured(Target("a", "", ""), cold=[1.0], cached=[0.5], rates={1: [30.0]}, memory=100)
+    slow = Measured(Target("b", "", ""), cold=[4.0], cached=[0.5], rates={1: [10.0]}, memory=150)
+    assert [line[-1] for line in rows([fast, slow])[1]] == ["1.50x", "4.00x", "1.00x", "3.00x"]
+
+
+def test_no_two_rounds_share_a_beginning() -> None:
+    assert long_text(20, 1).split()[:3] != long_text(20, 2).split()[:3]
+    assert long_text(20, 1) == long_text(20, 1)
+    assert len(reading(50, 1)[0]["content"].split()) > 50
+    assert writing(1) != writing(2)

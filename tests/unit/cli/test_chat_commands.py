@@ -1,0 +1,152 @@
+"""The commands of the chat loop, and what they make of the conversation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ollmlx.cli.answer import Answer
+from ollmlx.cli.chat.commands import COMMANDS, Session, execute
+from ollmlx.cli.chat.conversation import Conversation
+from ollmlx.cli.chat.help import usage
+from ollmlx.errors import OllmlxError
+
+if TYPE_CHECKING:
+    from tests.unit.cli.conftest import ScriptedDaemon
+
+    from ollmlx.cli.client import Client
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def session(client: Client, said: list[str]) -> Session:
+    return Session(client, Conversation("parrot"), said.append)
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "value"),
+    [
+        ("/set parameter temperature 0.7", "options", {"temperature": 0.7}),
+        ("/set parameter seed 7", "options", {"seed": 7}),
+        ("/set parameter stop a b", "options", {"stop": ["a", "b"]}),
+        ('/set system "Be kind."', "system", "Be kind."),
+        ("/set system Be\nkind.", "system", "Be\nkind."),
+        ("/set format json", "format", "json"),
+        ("/set think", "think", True),
+        ("/set think high", "think", "high"),
+        ("/set nothink", "think", False),
+    ],
+)
+def test_set_changes_what_is_asked(session: Session, said: list[str], line: str, field: str, value: object) -> None:
+    execute(session, line)
+    assert getattr(session.conversation, field) == value
+    assert session.conversation.request() if field != "think" else session.conversation.request()["think"] == value
+    assert said[0].startswith(("Set ", "set "))
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "value"),
+    [
+        ("/set wordwrap", "wordwrap", True),
+        ("/set nowordwrap", "wordwrap", False),
+        ("/set verbose", "verbose", True),
+        ("/set quiet", "verbose", False),
+        ("/set history", "history", True),
+        ("/set nohistory", "history", False),
+        ("/bye", "over", True),
+        ("/exit", "over", True),
+    ],
+)
+def test_a_switch_is_switched(session: Session, line: str, field: str, *, value: bool) -> None:
+    execute(session, line)
+    assert getattr(session, field) is value
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/bogus",
+        "/set",
+        "/set bogus",
+        "/set parameter",
+        "/set parameter seed",
+        "/set parameter seed x",
+        "/set parameter bogus 1",
+        "/set parameter temperature -1",
+        "/set format yaml",
+        "/set think hard",
+        "/set system",
+        "/load",
+        "/load two names",
+        "/save",
+        "/show bogus",
+    ],
+)
+def test_a_command_that_makes_no_sense_says_so_and_changes_nothing(session: Session, line: str) -> None:
+    before = session.conversation.request()
+    with pytest.raises(OllmlxError):
+        execute(session, line)
+    assert session.conversation.request() == before
+
+
+def test_every_command_is_in_the_help() -> None:
+    assert all(name in usage() for name in set(COMMANDS) - {"/exit", "/ls"})
+    assert "/set parameter" in usage("set")
+    assert "/show info" in usage("/show")
+    assert "Ctrl + c" in usage("shortcuts")
+
+
+def test_a_conversation_alternates_also_after_an_answer_that_never_came() -> None:
+    talk = Conversation("parrot", system="Be kind.")
+    talk.ask("one")
+    talk.hear(Answer(text="1", thinking="hm", final={"done": True}))
+    talk.ask("two")
+    talk.hear(Answer(interrupted=True))
+    talk.ask("three")
+    talk.hear(Answer(text="3 and", interrupted=True))
+    roles = [message["role"] for message in talk.request()["messages"]]
+    assert roles == ["system", "user", "assistant", "user", "assistant"]
+    assert talk.messages[1] == {"role": "assistant", "content": "1", "thinking": "hm"}
+
+
+def test_clear_forgets_the_turns_and_keeps_the_system_message(session: Session) -> None:
+    session.conversation.system = "Be kind."
+    session.conversation.ask("one")
+    execute(session, "/clear")
+    assert session.conversation.request()["messages"] == [{"role": "system", "content": "Be kind."}]
+
+
+def test_save_makes_a_model_of_the_chat_and_load_takes_another(
+    session: Session, daemon: ScriptedDaemon, said: list[str]
+) -> None:
+    daemon.streams("/api/create", {"status": "success"})
+    daemon.says("POST", "/api/generate", {"done": True})
+    session.conversation.system = "Be kind."
+    session.conversation.ask("one")
+    execute(session, "/set parameter seed 7")
+    execute(session, "/save mine")
+    saved = daemon.bodies("/api/create")[0]
+    assert saved["from"] == "parrot"
+    assert (saved["model"], saved["system"], saved["parameters"]) == ("mine", "Be kind.", {"seed": 7})
+    assert saved["messages"] == [{"role": "user", "content": "one"}]
+    execute(session, "/load robot")
+    assert (session.conversation.model, session.conversation.messages) == ("robot", [])
+    assert said[1:] == ["Created new model 'mine'", "Loading model 'robot'"]
+
+
+def test_show_tells_of_the_model_and_of_what_was_set(session: Session, daemon: ScriptedDaemon, said: list[str]) -> None:
+    daemon.says("POST", "/api/show", {"parameters": "seed 1", "details": {"family": "llama"}, "license": "MIT"})
+    execute(session, "/show")
+    execute(session, "/show license")
+    execute(session, "/show template")
+    execute(session, "/set parameter top_k 3")
+    execute(session, "/show parameters")
+    assert "llama" in said[0]
+    assert said[1:3] == ["MIT", "No template was specified for this model."]
+    assert "Model defined parameters:\nseed 1" in said[-1]
+    assert "top_k" in said[-1]
