@@ -20,6 +20,7 @@ STATUS: dict[str, int] = {
     "unauthorized": 401,
     "forbidden": 403,
     "not_found": 404,
+    "body_timeout": 408,
     "conflict": 409,
     "too_large": 413,
     "cancelled": 499,
