@@ -66,6 +66,8 @@ def build(settings: Settings) -> App:
     plugins = load_plugins(settings)
     declarations = Declarations(settings, load_catalogue())
     pool = Pool(settings)
-    launcher = Launcher(settings, plugins.registry, declarations, Importers(child_environment, pool.guarded), pool.budget)
+    launcher = Launcher(
+        settings, plugins.registry, declarations, Importers(child_environment, pool.guarded), pool.budget
+    )
     blobs = Blobs(settings.state_folder / "blobs")
     return App(settings, plugins, pool, Service(settings, plugins.registry, pool, declarations, launcher, blobs))

@@ -12,7 +12,9 @@ Settings come from the command line, OLLMLX_SECTION__KEY, Ollama's own variables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models", dest="models_folder", metavar="FOLDER", help="the models folder; also OLLAMA_MODELS")
+    parser.add_argument(
+        "--models", dest="models_folder", metavar="FOLDER", help="the models folder; also OLLAMA_MODELS"
+    )
 
 
 async def run(args: argparse.Namespace) -> int:
