@@ -176,7 +176,9 @@ def main() -> None:
         machine = Machine.here()
         blas = choose(machine, ChildProbe(machine, ProbeMemory(None)))
         # The loader reads LD_PRELOAD at the start of a process only: start again, with the same BLAS for both sides.
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **blas.env, "OLLMLX_BENCHMARK_CHILD": "1"})
+        os.execve(
+            sys.executable, [sys.executable, *sys.argv], {**os.environ, **blas.env, "OLLMLX_BENCHMARK_CHILD": "1"}
+        )
     figures = asyncio.run(measure(arguments))
     print(json.dumps(figures, indent=2) if arguments.json else table(figures))
 

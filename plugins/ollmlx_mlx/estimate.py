@@ -17,7 +17,7 @@ PROCESS: Final = {"cpu": 320 * MIB, "metal": 400 * MIB, "cuda": 700 * MIB}
 SLACK: Final = 1.05
 CHUNK: Final = {"cpu": 256, "metal": 2048, "cuda": 2048}
 """Prompt tokens that are computed at once, at most."""
-AUTO_WIDTH: Final = 8
+AUTO_WIDTH: Final = 16
 """Sequences assumed to run at once when the width is automatic..."""
 AUTO_CONTEXT: Final = 2048
 """...of which all but the first are assumed to be this long at most."""

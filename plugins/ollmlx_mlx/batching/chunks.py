@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 SLICE_SECONDS = 0.25
+ALONE = 2.0
+"""Slices that a prompt may take at once while nobody waits for tokens: it still can be cancelled within a second."""
 _SMALLEST, _LARGEST = 16, 2048
 
 
@@ -17,9 +19,9 @@ class ChunkClock:
         self._seconds = seconds
         self._rate = start / seconds
 
-    def size(self) -> int:
-        """Tokens for the next chunk."""
-        wanted = self._rate * self._seconds
+    def size(self, slices: float = 1.0) -> int:
+        """Tokens for a chunk of so many slices."""
+        wanted = self._rate * self._seconds * slices
         size = _SMALLEST
         while size * 2 <= wanted and size < _LARGEST:
             size *= 2

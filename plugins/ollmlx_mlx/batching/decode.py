@@ -32,13 +32,16 @@ class DecodeBatch:
         self._merged = False
         self._inputs = mx.array([], dtype=mx.int32)
         self._unread: list[bool] = []
+        self._opening: list[int] = []
         self._logprobs: PendingLogprobs | None = None
         self._sampler: Sampler | None = None
         self._penalizer: Penalizer | None = None
 
     def join(self, generation: Generation) -> None:
-        """Take a sequence whose prompt is computed up to its last token."""
+        """Take a sequence whose prompt is computed up to its last token; a first one may bring more than one."""
         assert generation.cache is not None
+        assert not (self.rows and generation.remaining)
+        self._opening = generation.tokens[generation.fed :] if generation.remaining else []
         newest = mx.array([generation.tokens[-1]], dtype=mx.int32)
         if not self.rows:
             self._cache, self._merged, self._inputs = generation.cache, False, newest
@@ -69,6 +72,7 @@ class DecodeBatch:
         self._logprobs = self._logprobs.kept(stay) if self._logprobs is not None and stay else None
         if not stay:
             self._cache, self._merged, self._inputs = [], False, mx.array([], dtype=mx.int32)
+            self._opening = []
         else:
             self._inputs = self._inputs[mx.array(stay, dtype=mx.int32)]
             if self._merged and len(stay) == 1:
@@ -80,7 +84,7 @@ class DecodeBatch:
     def clear(self) -> list[Generation]:
         """Forget everything, after a failure; the sequences that were in it."""
         rows, self.rows = self.rows, []
-        self._cache, self._merged, self._unread, self._logprobs = [], False, [], None
+        self._cache, self._merged, self._unread, self._logprobs, self._opening = [], False, [], None, []
         self._inputs = mx.array([], dtype=mx.int32)
         self._changed()
         return rows
@@ -98,9 +102,11 @@ class DecodeBatch:
         if self._ending():
             self.flush()
             return
-        logits = self._model(self._inputs[:, None], cache=self._cache)[:, -1, :]
+        inputs = mx.array([self._opening]) if self._opening else self._inputs[:, None]
+        self._opening = []
+        logits = self._model(inputs, cache=self._cache)[:, -1, :]
         for row in self.rows:
-            row.fed += 1
+            row.fed += inputs.shape[1]
         constrained = any(row.constraint is not None for row in self.rows)
         if constrained:
             # A mask depends on the last token: let the device compute while the host reads it.

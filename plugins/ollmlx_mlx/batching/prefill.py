@@ -12,12 +12,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from ollmlx_mlx.batching.chunks import SLICE_SECONDS, ChunkClock
+from ollmlx_mlx.batching.chunks import ALONE, SLICE_SECONDS, ChunkClock
 from ollmlx_mlx.batching.generation import Generation
 from ollmlx_mlx.cache.layers import Layers, can_trim, clone
 from ollmlx_mlx.cache.prefix import PrefixCache, common_prefix
 
 _SHARE = 32
+_TAIL = 24
 
 
 class Prefill:
@@ -81,21 +82,31 @@ class Prefill:
         leader.checkpoints.add(shared)
         return True
 
-    def slice(self, patience: float = SLICE_SECONDS) -> tuple[list[Generation], int]:
-        """Compute for about `patience` seconds. The sequences that may be decoded now, and how many chunks it took."""
-        ready = [g for g in self.sequences if g not in self._leaders and not g.remaining]
+    def slice(self, *, alone: bool) -> tuple[list[Generation], int]:
+        """Compute for about a slice. The sequences that may be decoded now, and how many chunks it took.
+
+        `alone`: nothing is being decoded. Then chunks are larger, and the few last tokens of a lone prompt are left to
+        the first step of decoding, which reads all the weights anyway.
+        """
+        slices = ALONE if alone else 1.0
+        least = _TAIL if alone and len(self.sequences) == 1 else 0
+        ready = [g for g in self.sequences if g not in self._leaders and self._is_ready(g, least)]
         chunks = 0
+        patience = SLICE_SECONDS * slices
         until = time.monotonic() + patience
         while (generation := self._next(ready)) is not None:
-            self._chunk(generation)
+            self._chunk(generation, slices, least)
             chunks += 1
-            if not generation.remaining:
+            if self._is_ready(generation, least):
                 ready.append(generation)
             if time.monotonic() + 0.3 * patience > until:
                 break
         for generation in ready:
             self.sequences.remove(generation)
         return ready, chunks
+
+    def _is_ready(self, generation: Generation, least: int) -> bool:
+        return generation.remaining <= least and all(point <= generation.fed for point in generation.checkpoints)
 
     def _next(self, ready: Sequence[Generation]) -> Generation | None:
         """The oldest and the shortest take turns: a long prompt neither starves nor blocks the others."""
@@ -105,10 +116,13 @@ class Prefill:
         self._turn += 1
         return able[0] if self._turn % 2 else min(able, key=lambda g: g.remaining)
 
-    def _chunk(self, generation: Generation) -> None:
+    def _chunk(self, generation: Generation, slices: float, least: int) -> None:
         assert generation.cache is not None
         fed = generation.fed
-        count = min(self._clock.size(), generation.remaining)
+        count = self._clock.size(slices)
+        if generation.remaining <= 1.25 * count + least:
+            # A small rest would cost nearly as much as a whole chunk.
+            count = generation.remaining - least if generation.remaining > least else generation.remaining
         ahead = [point - fed for point in generation.checkpoints if point > fed]
         count = min([count, *ahead])
         started = time.monotonic()

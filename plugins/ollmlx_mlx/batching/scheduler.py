@@ -119,7 +119,7 @@ class Scheduler:
             self.prompt_tokens += len(generation.prompt.tokens)
 
     def _slice(self) -> None:
-        ready, chunks = self._prefill.slice()
+        ready, chunks = self._prefill.slice(alone=not self._batch.rows)
         self.progress += chunks
         for generation in ready:
             self.cached_tokens += generation.cached if not generation.generated else 0

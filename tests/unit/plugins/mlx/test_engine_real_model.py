@@ -1,0 +1,116 @@
+"""SmolLM2 through the engine: one process with the right BLAS does it all, the tests read what it found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ollmlx_mlx.blas import choose
+from ollmlx_mlx.blas_probe import ChildProbe, ProbeMemory
+from ollmlx_mlx.machine import Machine
+
+pytestmark = [pytest.mark.model, pytest.mark.mlx, pytest.mark.slow]
+PROGRAM = Path(__file__).parent / "data/engine_session.py"
+
+
+@pytest.fixture(scope="module")
+def session(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    machine = Machine.here()
+    blas = choose(machine, ChildProbe(machine, ProbeMemory(None)))
+    argv = [sys.executable, "-P", str(PROGRAM), str(smollm2_folder), str(tmp_path_factory.mktemp("caches"))]
+    environment = {**os.environ, **blas.env}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_greedy_and_seeded_answers_are_the_same_alone_and_in_a_batch(session: dict[str, Any]) -> None:
+    assert session["batching"]["batch"] == session["batching"]["alone"]
+    assert "Paris" in session["batching"]["alone"][0]
+
+
+def test_a_stop_string_across_tokens_ends_the_answer_and_is_not_shown(session: dict[str, Any]) -> None:
+    assert session["shapes"]["stopped"] == ["1. 1\n2. 2\n3. 3\n", "stop", "4. 4"]
+
+
+def test_no_piece_of_text_breaks_a_character(session: dict[str, Any]) -> None:
+    assert len(session["shapes"]["emoji"]) > 1
+    assert all("\ufffd" not in piece for piece in session["shapes"]["emoji"])
+
+
+def test_a_schema_is_kept_and_only_a_limit_cuts_it(session: dict[str, Any]) -> None:
+    text, reason = session["shapes"]["person"]
+    assert reason == "stop"
+    assert set(json.loads(text)) == {"name", "age"}
+    assert session["shapes"]["cut"][1] == "length"
+
+
+def test_logprobs_belong_to_the_text_and_the_greedy_token_is_the_best(session: dict[str, Any]) -> None:
+    logprobs = session["shapes"]["logprobs"]
+    assert "".join(token for token, _, _ in logprobs) == session["shapes"]["logged"]
+    for _, logprob, top in logprobs:
+        assert top == sorted(top, reverse=True)
+        assert logprob == top[0] <= 0
+
+
+def test_a_bias_decides(session: dict[str, Any]) -> None:
+    assert session["shapes"]["biased"] == [28, 28, 28, 28]
+
+
+def test_num_ctx_is_a_real_limit_and_what_was_dropped_is_told(session: dict[str, Any]) -> None:
+    tokens, dropped, reason = session["shapes"]["small"]
+    assert tokens + 8 <= 64
+    assert dropped > 100
+    assert reason == "length"
+
+
+def test_an_answer_may_outgrow_the_context_by_forgetting_old_tokens(session: dict[str, Any]) -> None:
+    assert session["shapes"]["shifted"] == [60, "length"]
+
+
+def test_a_plain_prompt_is_continued_and_its_ids_can_be_sent_back(session: dict[str, Any]) -> None:
+    assert session["shapes"]["raw"].startswith(" Paris")
+    assert session["shapes"]["continued"] is True
+
+
+def test_what_cannot_be_done_is_refused_with_the_reason(session: dict[str, Any]) -> None:
+    refusals = session["refusals"]
+    assert refusals["schema"] == ["invalid", "invalid format: Invalid type: nonsense"]
+    assert refusals["long"][0] == "context_exceeded"
+    assert refusals["tools"][1].endswith("does not support tools")
+    assert refusals["suffix"][1].endswith("does not support insert")
+    assert refusals["context"][0] == "invalid"
+
+
+def test_leaving_frees_the_place_in_any_phase(session: dict[str, Any]) -> None:
+    assert session["leaving"]["prefill"] < 2.5  # a slice is half a second here; the machine may be busy
+    assert session["leaving"]["decode"] < 2.5
+    assert "Paris" in session["leaving"]["after"]
+
+
+def test_embeddings_have_length_one_and_mean_something(session: dict[str, Any]) -> None:
+    cat, kitten, law = session["vectors"]
+    assert all(sum(value * value for value in vector) == pytest.approx(1, abs=1e-4) for vector in (cat, kitten, law))
+    assert _product(cat, kitten) > _product(cat, law)
+
+
+def test_tokens_go_there_and_back(session: dict[str, Any]) -> None:
+    assert session["round trip"].endswith("Hello, wörld 😀")
+
+
+def test_a_conversation_survives_its_runner(session: dict[str, Any]) -> None:
+    text, cached, seconds = session["revived"]
+    assert text == session["next"]
+    assert cached >= session["cold prompt"]
+    assert seconds < session["cold"]
+
+
+def _product(first: list[float], second: list[float]) -> float:
+    return sum(a * b for a, b in zip(first, second, strict=True))
