@@ -23,6 +23,11 @@ class Heartbeat:
         """Silence begins now."""
         self._since = self._looked = now
 
+    def rebase(self, now: float, sign: object) -> float:
+        """As `look`, but a new sign is not progress: somebody else made it change. Seconds of silence so far."""
+        self._sign = sign
+        return self.look(now, sign)
+
     def look(self, now: float, sign: object) -> float:
         """Seconds of silence so far."""
         asleep = self._looked is not None and now - self._looked > self.gap

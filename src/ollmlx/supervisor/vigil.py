@@ -56,6 +56,10 @@ class Vigil:
         self._footprint = footprint
         self._beat = Heartbeat(gap=settings.probe_interval + PATIENCE + 5.0)
         self._canary: asyncio.Task[None] | None = None
+        self._singing = False
+        """A trial prompt is under way, or was at the last look: the progress it makes is not the work's."""
+        self._answered = False
+        """A trial prompt was answered in this silence. That buys time once: work that stands still is stuck."""
         self._above_soft = 0
         self._above_hard = 0
         self.status: Progress | None = None
@@ -100,16 +104,21 @@ class Vigil:
         progress = self.status.progress if self.status is not None else 0
         if not self._runner.working and failure is None:
             self._beat.restart(now)
+            self._answered = False
             return
-        silence = self._beat.look(now, (progress, failure is None or self._runner.working > 0))
+        sign = (progress, failure is None or self._runner.working > 0)
+        silence = self._beat.rebase(now, sign) if self._singing else self._beat.look(now, sign)
+        self._singing = self._canary is not None
+        self._answered = self._answered and silence > 0
         limit = self._settings.hang_timeout
-        if silence >= limit:
+        if silence >= limit * (1.5 if self._answered else 1.0):
             why = f"; its status: {failure}" if failure else ""
             self._runner.condemn(Cause.HANG, f"made no progress for {format_duration(round(silence, 1))}{why}")
-        elif silence >= limit / 2 and failure is None and self._canary is None:
+        elif silence >= limit / 2 and failure is None and self._canary is None and not self._answered:
             logger.warning(
-                "%s has been silent for %.0f s with work to do: sending a trial prompt", self._runner.id, silence
+                "%s has been silent for %.1f s with work to do: sending a trial prompt", self._runner.id, silence
             )
+            self._singing = True
             self._canary = asyncio.create_task(self._try_canary(), name=f"canary {self._runner.id}")
 
     async def _try_canary(self) -> None:
@@ -119,7 +128,7 @@ class Vigil:
             logger.warning("trial prompt of %s failed: %s", self._runner.id, failure)
         else:
             logger.info("%s answered a trial prompt", self._runner.id)
-            self._beat.restart(self._clock.monotonic())
+            self._answered = True
         finally:
             self._canary = None
 

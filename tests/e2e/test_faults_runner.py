@@ -1,0 +1,317 @@
+"""The fault matrix, rows 1 to 16: what runners do wrong, with real processes under a real pool."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ollmlx.contracts import RunnerCommand
+from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed, RunnerUnavailable, Timeout
+from ollmlx.settings import Settings
+from ollmlx.supervisor.launch import Launch
+from ollmlx.supervisor.pool import Pool
+from ollmlx.testing import engine_command, eventually, fake_model
+from ollmlx.types import Caller, Event, GenerateRequest, MemoryEstimate, RunnerInfo, RunnerState, Text
+
+pytestmark = pytest.mark.e2e
+MIB = 1024 * 1024
+
+
+class House:
+    """A pool over real processes."""
+
+    def __init__(self, state: Path, **settings: Any) -> None:
+        runners = {"probe_interval": 0.1, "stop_timeout": 1, **settings.pop("runners", {})}
+        memory = {"limit": "8GiB", "prompt_cache": 0, **settings.pop("memory", {})}
+        self.pool = Pool(
+            Settings.model_validate({"storage": {"state": str(state)}, "runners": runners, "memory": memory})
+        )
+
+    def launch(self, name: str = "parrot", **script: Any) -> Launch:
+        command = engine_command("ollmlx.testing.fake:FakeEngine", **script)
+        estimate = MemoryEstimate(weights=64 * MIB, kv_cache=0, overhead=0)
+        return Launch(
+            key=name, model=fake_model(name), backend="fake", command=command, context_length=4096, estimate=estimate
+        )
+
+    async def ask(self, launch: Launch, prompt: str = "hello world", into: list[Event] | None = None) -> str:
+        """The text of the answer; `into` keeps the events also when it fails."""
+        events = into if into is not None else []
+        async for event in self.pool.generate(launch, GenerateRequest(prompt=prompt), Caller(request_id="r1")):
+            events.append(event)
+        assert events[-1].type == "done"
+        return "".join(event.text for event in events if isinstance(event, Text))
+
+    async def fails(self, kind: type[OllmlxError], launch: Launch, prompt: str = "hello world") -> OllmlxError:
+        with pytest.raises(kind) as failed:
+            await self.ask(launch, prompt)
+        return failed.value
+
+    def info(self, name: str = "parrot") -> RunnerInfo:
+        return next(info for info in self.pool.runners() if info.model.name.short == name)
+
+    def pid(self, name: str = "parrot") -> int:
+        pid = self.info(name).pid
+        assert pid is not None
+        return pid
+
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[Open]:
+    houses: list[House] = []
+
+    async def build(**settings: Any) -> House:
+        home = House(tmp_path / str(len(houses)), **settings)
+        await home.pool.start()
+        houses.append(home)
+        return home
+
+    yield build
+    for home in houses:
+        await home.pool.close(0)
+        assert home.pool._fleet.ledger.in_use == 0
+        assert not [info for info in home.pool.runners() if info.state is not RunnerState.FAILED]
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.fault(1)
+async def test_an_exit_while_loading_tells_the_last_words_and_leaves_others_alone(house: Open) -> None:
+    home = await house()
+    await home.ask(home.launch())
+    failed = await home.fails(RunnerFailed, home.launch("bad", load_fault="exit:1"))
+    assert failed.message == ("the runner of bad:latest ended with exit status 1 while loading: fake: exiting as told")
+    assert home.info("bad").state is RunnerState.FAILED
+    assert await home.ask(home.launch()) == "hello world"
+
+
+@pytest.mark.fault(2)
+async def test_a_damaged_model_is_refused_without_a_second_try(house: Open, tmp_path: Path) -> None:
+    home = await house()
+    spawns = tmp_path / "spawns"
+    bad = home.launch("bad", load_fault="bad_model", spawn_log=str(spawns))
+    first = await home.fails(RunnerFailed, bad)
+    assert "model.safetensors is damaged" in first.message
+    began = time.monotonic()
+    second = await home.fails(RunnerFailed, bad)
+    assert time.monotonic() - began < 0.5
+    assert "model.safetensors is damaged" in second.message
+    assert len(spawns.read_text().splitlines()) == 1
+
+
+@pytest.mark.fault(3)
+async def test_a_load_that_says_nothing_ends_at_the_deadline(house: Open) -> None:
+    home = await house(runners={"load_timeout": 1.5})
+    began = time.monotonic()
+    failed = await home.fails(Timeout, home.launch("mute", load_fault="gil"))
+    assert 1.3 < time.monotonic() - began < 10
+    assert "made no progress for 1.5s" in failed.message
+
+
+@pytest.mark.fault(4)
+async def test_a_slow_load_that_makes_progress_succeeds(house: Open) -> None:
+    home = await house(runners={"load_timeout": 2.5})
+    slow = home.launch("slow", load_steps=10, load_ms=300)
+    assert await home.ask(slow) == "hello world"
+
+
+@pytest.mark.fault(5)
+async def test_a_kill_during_prefill_is_retried_once_unseen(house: Open, tmp_path: Path) -> None:
+    home = await house()
+    launch = home.launch(fault_spawns=1, spawn_log=str(tmp_path / "spawns"))
+    assert await home.ask(launch, "hi fake:fault=kill@prefill there") == "hi there"
+    assert home.info().restarts == 1
+
+
+@pytest.mark.fault(6)
+@pytest.mark.fault(7)
+@pytest.mark.parametrize(("fault", "words"), [("kill", "SIGKILL"), ("segv", "SIGSEGV (a crash in native code)")])
+async def test_a_death_in_mid_stream_is_an_error_and_the_next_request_works(
+    house: Open, fault: str, words: str
+) -> None:
+    home = await house()
+    launch = home.launch(rate=200)
+    heard: list[Event] = []
+    await home.ask(launch)
+    first = home.pid()
+    with pytest.raises(RunnerFailed) as failed:
+        await home.ask(launch, f"one two three fake:fault={fault}@2", heard)
+    assert words in failed.value.message
+    assert [event.text for event in heard if isinstance(event, Text)] == ["one", " two"]
+    assert await home.ask(launch) == "hello world"
+    assert home.pid() != first
+    assert gone(first)
+
+
+@pytest.mark.fault(8)
+async def test_no_memory_while_loading_says_so_and_lets_idle_neighbours_go(house: Open) -> None:
+    home = await house()
+    await home.ask(home.launch())
+    failed = await home.fails(OutOfMemory, home.launch("big", load_fault="oom"))
+    assert "ran out of memory" in failed.message
+    assert "needs 999 GiB" in failed.message
+    await eventually(lambda: all(info.state is RunnerState.FAILED for info in home.pool.runners()))
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize("fault", ["hang", "gil"])
+async def test_a_hang_is_ended_at_the_deadline(house: Open, fault: str) -> None:
+    home = await house(runners={"hang_timeout": 1})
+    launch = home.launch()
+    await home.ask(launch)
+    pid = home.pid()
+    began = time.monotonic()
+    failed = await home.fails(Timeout, launch, f"one two fake:fault={fault}@1")
+    assert 0.6 < time.monotonic() - began < 15
+    assert "made no progress" in failed.message
+    assert gone(pid)
+    assert await home.ask(launch) == "hello world"
+
+
+@pytest.mark.fault(10)
+@pytest.mark.fault(11)
+@pytest.mark.parametrize("fault", ["eof", "garbage", "longline"])
+async def test_what_is_not_the_protocol_is_an_error_never_a_success(house: Open, fault: str) -> None:
+    home = await house()
+    launch = home.launch()
+    failed = await home.fails(RunnerFailed, launch, f"one two fake:fault={fault}@1")
+    assert "the runner of parrot:latest" in failed.message
+
+
+@pytest.mark.fault(12)
+async def test_a_crash_loop_is_cut_off_until_somebody_resets_it(house: Open, tmp_path: Path) -> None:
+    home = await house(runners={"restart_limit": 2})
+    spawns = tmp_path / "spawns"
+    launch = home.launch(spawn_log=str(spawns))
+    for _ in range(2):
+        await home.fails(RunnerFailed, launch, "one two fake:fault=exit:3@1")
+    refused = await home.fails(RunnerUnavailable, launch)
+    assert refused.retry_after is not None
+    assert "exit status 3" in refused.message
+    assert len(spawns.read_text().splitlines()) == 2
+    assert home.pool.reset("parrot")
+    assert await home.ask(launch) == "hello world"
+
+
+@pytest.mark.fault(13)
+async def test_one_that_ignores_term_is_killed_with_all_its_children(house: Open) -> None:
+    home = await house(runners={"stop_timeout": 0.4})
+    await home.ask(home.launch(ignore_term=True, close_fault="hang", children=1, escaped_children=1))
+    family = [home.pid(), *(child.pid for child in psutil.Process(home.pid()).children(recursive=True))]
+    assert len(family) == 3
+    began = time.monotonic()
+    assert await home.pool.unload("parrot")
+    assert time.monotonic() - began < 5
+    await eventually(lambda: all(map(gone, family)))
+
+
+@pytest.mark.fault(14)
+async def test_a_flood_of_output_blocks_nobody_and_is_kept_in_bounds(house: Open) -> None:
+    home = await house()
+    launch = home.launch()
+    assert await home.ask(launch, "one two fake:fault=flood:30@1") == "one two"
+    words = home.info().last_words
+    assert 0 < sum(map(len, words)) < 64 * 1024
+
+
+@pytest.mark.fault(15)
+async def test_another_protocol_version_is_refused_with_both_numbers(house: Open, tmp_path: Path) -> None:
+    home = await house()
+    spawns = tmp_path / "spawns"
+    alien = home.launch("alien", protocol=7, spawn_log=str(spawns))
+    for _ in range(2):
+        failed = await home.fails(RunnerFailed, alien)
+        assert "speaks Runner Protocol 7, this daemon speaks 1" in failed.message
+    assert len(spawns.read_text().splitlines()) == 1
+
+
+@pytest.mark.fault(16)
+async def test_one_that_takes_too_much_memory_is_ended_and_its_neighbours_go_on(house: Open) -> None:
+    home = await house(memory={"slack": 0, "hard": 2.0, "soft": 2})
+    await home.ask(home.launch("neighbour"))
+    greedy = home.launch(rate=50)
+    await home.ask(greedy)
+    failed = await home.fails(OutOfMemory, greedy, "fake:fault=memory:140@1 " + "word " * 200)
+    assert "more than its limit of 134 MB" in failed.message
+    assert await home.ask(home.launch("neighbour")) == "hello world"
+
+
+async def test_a_program_that_cannot_be_executed_is_named(house: Open) -> None:
+    home = await house()
+    launch = home.launch("ghost")
+    command = launch.command.model_copy(update={"argv": ("/nonexistent/program",)})
+    ghost = Launch(
+        key="ghost", model=launch.model, backend="fake", command=command, context_length=1, estimate=launch.estimate
+    )
+    failed = await home.fails(RunnerFailed, ghost)
+    assert failed.message == "cannot execute /nonexistent/program: No such file or directory"
+
+
+@pytest.mark.fault(40)
+async def test_a_client_that_leaves_frees_its_slot_at_any_phase(house: Open) -> None:
+    home = await house()
+    launch = home.launch(parallel=1)
+    await home.ask(launch)
+    for words in ("fake:prefill=1000 fake:prefill_ms=100", "fake:tokens=10000 fake:rate=10"):
+        leaving = asyncio.create_task(home.ask(launch, f"long {words}"))
+        await eventually(lambda: home.info().active == 1)
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        leaving.cancel()
+        with suppress(asyncio.CancelledError):
+            await leaving
+        assert await home.ask(launch) == "hello world"
+        assert time.monotonic() - began < 1
+
+
+async def test_a_request_that_takes_too_long_ends_with_a_clean_error(house: Open) -> None:
+    home = await house()
+    base = home.launch()
+    await home.ask(base)
+    launch = Launch(
+        key=base.key, model=base.model, backend="fake", command=base.command, context_length=4096,
+        estimate=base.estimate, request_timeout=2.0,
+    )  # fmt: skip
+    failed = await home.fails(Timeout, launch, "long fake:tokens=10000 fake:rate=10")
+    assert failed.message == "the request took longer than 2s: [runners] request_timeout"
+    assert await home.ask(base) == "hello world"
+
+
+async def test_a_guarded_process_ends_with_its_runner_and_an_idle_runner_that_dies_is_noticed(house: Open) -> None:
+    home = await house()
+    await home.ask(home.launch())
+    os.kill(home.pid(), signal.SIGKILL)
+    await eventually(lambda: home.info().state is RunnerState.FAILED)
+    assert "SIGKILL" in (home.info().last_error or "")
+    assert await home.ask(home.launch()) == "hello world"
+
+
+@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="counts descriptors in /dev/fd")
+async def test_loading_and_unloading_many_times_leaks_nothing(house: Open) -> None:
+    home = await house()
+    await home.ask(home.launch())
+    await home.pool.unload("parrot")
+    before = len(list(Path("/dev/fd").iterdir()))
+    for _ in range(4):
+        await home.ask(home.launch())
+        await home.pool.unload("parrot")
+    assert len(list(Path("/dev/fd").iterdir())) <= before + 1
+    assert home.pool.runners() == []
