@@ -40,3 +40,30 @@ def page(code: str, more: Iterable[Traversable] = ()) -> str:
 def title(text: str) -> str:
     """A page's first line without its mark and code."""
     return text.partition("\n")[0].partition(": ")[2]
+
+
+def index(known: dict[str, str]) -> str:
+    """`diagnostics/README.md`: every code with its title, a link each."""
+    lines = ["# Runbooks", "", "One page for each code; `ollmlx doctor --explain CODE` prints it.", ""]
+    lines += [f"- [{code}]({code}.md): {title(text)}" for code, text in sorted(known.items())]
+    return "\n".join(lines) + "\n"
+
+
+def troubleshooting(known: dict[str, str]) -> str:
+    """`docs/troubleshooting.md`: what each code looks like, and how to fix it."""
+    lines = ["# Troubleshooting", "", "Begin with `ollmlx doctor`. Made from the pages in `diagnostics/`.", ""]
+    for code, text in sorted(known.items()):
+        lines += [f"## {code}: {title(text)}", "", section(text, "Seen as"), "", section(text, "How to fix it"), ""]
+    return "\n".join(lines)
+
+
+def section(text: str, heading: str) -> str:
+    """What stands under a heading of a page."""
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0].strip()
+
+
+def write_generated() -> None:
+    """Write both again, in a checkout: `python -c 'from ollmlx.doctor.runbooks import *; write_generated()'`."""
+    top, known = Path(__file__).parents[3], pages()
+    (top / "diagnostics" / "README.md").write_text(index(known), encoding="utf-8")
+    (top / "docs" / "troubleshooting.md").write_text(troubleshooting(known), encoding="utf-8")

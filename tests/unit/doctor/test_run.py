@@ -1,0 +1,108 @@
+"""The doctor outlives its checks: one that crashes or hangs is a finding, and causes come before consequences."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from ollmlx.doctor.check import check, found
+from ollmlx.doctor.render import text
+from ollmlx.doctor.report import CheckResult, Report
+from ollmlx.doctor.run import Examination, examine
+from ollmlx.doctor.world import World
+from ollmlx.findings import Finding
+
+
+@check("crashing", "server", "NET003")
+def crashing(world: World) -> Iterator[Finding]:
+    raise SystemExit(3)
+
+
+@check("honest", "server", "NET003")
+def honest(world: World) -> Iterator[Finding]:
+    yield found("NET003", "no daemon", commands=("ollmlx serve",))
+
+
+@check("lying", "server", "NET001")
+def lying(world: World) -> Iterator[Finding]:
+    yield found("NET003", "no daemon")
+
+
+def examined(*checks: object, patience: float = 5.0) -> Report:
+    return examine([Examination(one, "test") for one in checks], World(), patience=patience)  # type: ignore[arg-type]
+
+
+@pytest.mark.finding("DOC001")
+def test_a_check_that_crashes_is_a_finding_and_the_others_run() -> None:
+    report = examined(crashing, honest)
+    assert [one.code for one in report.findings] == ["DOC001", "NET003"]
+    assert "SystemExit" in report.findings[0].title
+    assert report.failed
+
+
+def test_a_check_may_report_only_what_it_declares() -> None:
+    assert [one.code for one in examined(lying).findings] == ["DOC001"]
+
+
+@pytest.mark.finding("DOC002")
+def test_a_check_that_blocks_is_a_finding_and_holds_up_nobody() -> None:
+    release = threading.Event()
+
+    @check("blocking", "server", "NET003")
+    def blocking(world: World) -> Iterator[Finding]:
+        release.wait(20)
+        yield found("NET003", "late")
+
+    try:
+        report = examined(blocking, honest, patience=0.3)
+        assert [one.code for one in report.findings] == ["DOC002", "NET003"]
+        assert report.seconds < 2
+    finally:
+        release.set()
+
+
+def report_of(findings: Sequence[tuple[str, str]]) -> Report:
+    results = [CheckResult(code, group, "test", (found(code, f"title of {code}"),), 0.1) for group, code in findings]
+    return Report(tuple(results), 0.1)
+
+
+def test_causes_come_first_and_hide_what_follows_from_them() -> None:
+    report = report_of([("storage", "STO008"), ("machine", "ENV002"), ("machine", "ENV001"), ("config", "CFG003")])
+    assert [one.code for one in report.findings] == ["CFG003", "ENV001", "STO008"]
+
+
+def test_the_json_has_stable_fields() -> None:
+    told = report_of([("config", "CFG003")]).as_json()
+    assert set(told) == {"version", "ok", "seconds", "findings", "checks"}
+    assert told["ok"] is False
+    assert told["findings"] == [
+        {
+            "group": "config",
+            "code": "CFG003",
+            "severity": "error",
+            "title": "title of CFG003",
+            "evidence": [],
+            "commands": [],
+            "subject": "",
+            "explain": "ollmlx doctor --explain CFG003",
+        }
+    ]
+    assert set(told["checks"][0]) == {"name", "group", "owner", "seconds", "findings"}
+
+
+def test_a_report_is_grouped_counted_and_fits_the_terminal() -> None:
+    shown = text(report_of([("machine", "ENV010"), ("config", "CFG003"), ("machine", "ENV004")]))
+    assert shown.splitlines() == [
+        "[✗] Settings",
+        "    CFG003 title of CFG003",
+        "           more: ollmlx doctor --explain CFG003",
+        "[!] Machine",
+        "    ENV004 title of ENV004",
+        "           more: ollmlx doctor --explain ENV004",
+        "    ENV010 title of ENV010",
+        "1 error, 1 warning.",
+    ]
+    long = Report((CheckResult("x", "config", "t", (found("CFG003", "word " * 40),), 0.1),), 0.1)
+    assert max(len(line) for line in text(long, 60).splitlines()) <= 60

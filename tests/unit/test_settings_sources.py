@@ -1,0 +1,165 @@
+"""Where settings come from, who wins, and how faults are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from ollmlx.quantities import FOREVER
+from ollmlx.settings import Settings
+from ollmlx.settings_errors import InvalidSettings
+from ollmlx.settings_lines import key_lines
+from ollmlx.settings_reload import reloadable
+from ollmlx.settings_report import effective
+from ollmlx.settings_sources import LoadedSettings, load_settings
+
+
+def load(tmp_path: Path, toml: str = "", environ: Mapping[str, str] | None = None, **flags: object) -> LoadedSettings:
+    if toml:
+        (tmp_path / "ollmlx.toml").write_text(toml, encoding="utf-8")
+    overrides = {key.replace("__", "."): value for key, value in flags.items()}
+    return load_settings(None, overrides, {"HOME": str(tmp_path), **(environ or {})}, tmp_path)
+
+
+def test_without_any_source_all_is_default(tmp_path: Path) -> None:
+    loaded = load(tmp_path)
+    assert loaded.settings == Settings()
+    assert (loaded.files, str(loaded.origin(("server", "host")))) == ((), "default")
+
+
+def test_the_stronger_source_wins_and_the_weaker_is_remembered(tmp_path: Path) -> None:
+    toml = '[server]\nhost = ":1"\n'
+    ollama, own = {"OLLAMA_HOST": ":2"}, {"OLLMLX_SERVER__HOST": ":3"}
+    assert load(tmp_path, toml).settings.server.host == ":1"
+    assert load(tmp_path, toml, ollama).settings.server.host == ":2"
+    assert load(tmp_path, toml, {**ollama, **own}).settings.server.host == ":3"
+    loaded = load(tmp_path, toml, {**ollama, **own}, server__host=":4")
+    assert loaded.settings.server.host == ":4"
+    assert str(loaded.origin(("server", "host"))) == "command line"
+    assert [str(shadowed.origin) for shadowed in loaded.shadowed] == [
+        "ollmlx.toml, line 2",
+        "OLLAMA_HOST",
+        "OLLMLX_SERVER__HOST",
+    ]
+
+
+OLLAMA = [
+    ("OLLAMA_KEEP_ALIVE", ' "-1" ', "runners", "keep_alive", FOREVER),
+    ("OLLAMA_KEEP_ALIVE", "90", "runners", "keep_alive", 90.0),
+    ("OLLAMA_LOAD_TIMEOUT", "0", "runners", "load_timeout", FOREVER),
+    ("OLLAMA_LOAD_TIMEOUT", "-5m", "runners", "load_timeout", FOREVER),
+    ("OLLAMA_NUM_PARALLEL", "4", "runners", "parallel", 4),
+    ("OLLAMA_MAX_LOADED_MODELS", "2", "runners", "max_loaded_models", 2),
+    ("OLLAMA_MAX_QUEUE", "7", "runners", "max_queue", 7),
+    ("OLLAMA_CONTEXT_LENGTH", "8192", "runners", "context_length", 8192),
+    ("OLLAMA_KV_CACHE_TYPE", "q8_0", "runners", "kv_cache_type", "q8_0"),
+    ("OLLAMA_ORIGINS", "http://a, http://b", "server", "origins", ("http://a", "http://b")),
+    ("OLLAMA_MODELS", "'/m'", "storage", "models", Path("/m")),
+    ("OLLAMA_DEBUG", "1", "logging", "level", "debug"),
+    ("OLLAMA_DEBUG", "0", "logging", "level", "info"),
+    ("OLLAMA_HOST", "", "server", "host", "127.0.0.1:11434"),
+    ("OLLMLX_SERVER__ORIGINS", "a,b", "server", "origins", ("a", "b")),
+    ("OLLMLX_SERVER__ORIGINS", '["a"]', "server", "origins", ("a",)),
+    ("OLLMLX_SERVER__DOCS", "false", "server", "docs", False),
+    ("OLLMLX_MEMORY__LIMIT", "8GiB", "memory", "limit", 8 * 1024**3),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "section", "key", "value"), OLLAMA)
+def test_a_variable_is_read(tmp_path: Path, name: str, text: str, section: str, key: str, value: object) -> None:
+    assert getattr(getattr(load(tmp_path, environ={name: text}).settings, section), key) == value
+
+
+def test_every_fault_of_every_source_is_told_at_once(tmp_path: Path) -> None:
+    environ = {"OLLAMA_NUM_PARALLEL": "x", "OLLMLX_SERVER__HOSTT": "y"}
+    with pytest.raises(InvalidSettings) as caught:
+        load(tmp_path, '[server]\nhosst = "x"\n\n[runners]\nparallel = -1\n', environ)
+    assert [str(fault) for fault in caught.value.faults] == [
+        "[server] hosst: unknown key; did you mean 'host'? (ollmlx.toml, line 2) CFG003",
+        "[runners] parallel: must be at least 0, not -1 (ollmlx.toml, line 5) CFG004",
+        "[runners] parallel: must be a whole number, not 'x' (OLLAMA_NUM_PARALLEL) CFG006",
+        "[server] hostt: unknown key; did you mean 'host'? (OLLMLX_SERVER__HOSTT) CFG007",
+    ]
+    assert caught.value.message.startswith("4 faults in the settings:")
+
+
+UNREADABLE = [
+    (b"a = ", "not valid TOML: invalid value at column 5 (ollmlx.toml, line 1) CFG002"),
+    (b"\n[x", "expected ']' at the end of a table declaration at column 3 (ollmlx.toml, line 2) CFG002"),
+    (b"\xef\xbb\xbfa=1", "saved as UTF-8 with a byte order mark; save it as plain UTF-8"),
+    ("[a]".encode("utf-16"), "saved as UTF-16; save it as plain UTF-8"),
+    (b'a=1\nb="\xff"', "the file is not UTF-8 at column 4 (ollmlx.toml, line 2) CFG002"),
+]
+
+
+@pytest.mark.parametrize(("data", "told"), UNREADABLE)
+def test_a_file_that_is_no_toml_is_told_with_its_place(tmp_path: Path, data: bytes, told: str) -> None:
+    (tmp_path / "ollmlx.toml").write_bytes(data)
+    with pytest.raises(InvalidSettings) as caught:
+        load(tmp_path)
+    assert told in caught.value.message
+
+
+def test_a_folder_and_a_missing_file_are_told_as_such(tmp_path: Path) -> None:
+    for path, told in ((tmp_path, "this is a folder"), (tmp_path / "none.toml", "there is no such settings file")):
+        with pytest.raises(InvalidSettings, match=told):
+            load_settings(path, {}, {}, tmp_path)
+
+
+def test_secrets_are_in_no_fault_and_no_report(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        load(tmp_path, '[security]\napi_keys = "sk-very-secret"\n')
+    assert "very-secret" not in caught.value.message
+    loaded = load(tmp_path, '[security]\napi_keys = ["sk-very-secret"]\n[plugins.mlx]\ntoken = "very-secret"\n')
+    assert "very-secret" not in str(effective(loaded))
+    assert "very-secret" not in repr(loaded.settings.security)
+
+
+def test_every_key_is_reported_with_its_origin(tmp_path: Path) -> None:
+    loaded = load(tmp_path, '[runners]\nkeep_alive = "5m"\n[models."a:b"]\npin = true\n', {"OLLAMA_KEEP_ALIVE": "-1"})
+    told = {value.path: value.as_json() for value in effective(loaded)}
+    assert told["runners", "keep_alive"] == {
+        "key": "runners.keep_alive",
+        "value": "-1",
+        "origin": "ollama",
+        "source": "OLLAMA_KEEP_ALIVE",
+        "overrides": [{"value": "5m", "source": "ollmlx.toml, line 2"}],
+    }
+    assert told["models", "a:b", "pin"]["source"] == "ollmlx.toml, line 4"
+    assert told["server", "host"]["source"] == "default"
+
+
+def test_lines_are_found_in_any_toml() -> None:
+    text = '# c\n[a."b c"]\nx = [\n 1,\n]\ny.z = 2\n\n[d]\ne = """\nq = 1\n"""\nf = {g = 1}\n'
+    assert key_lines(text) == {
+        ("a", "b c"): 2,
+        ("a", "b c", "x"): 3,
+        ("a", "b c", "y"): 6,
+        ("a", "b c", "y", "z"): 6,
+        ("d",): 8,
+        ("d", "e"): 9,
+        ("d", "f"): 12,
+        ("d", "f", "g"): 12,
+    }
+
+
+def test_a_reload_takes_what_needs_no_restart(tmp_path: Path) -> None:
+    old = load(tmp_path, '[runners]\nkeep_alive = "5m"\n').settings
+    new = load(
+        tmp_path,
+        '[runners]\nkeep_alive = "1m"\nmax_queue = 3\n[server]\nhost = ":9"\n[aliases]\na = "b"\n'
+        '[security]\napi_keys = ["sk-very-secret"]\n',
+    ).settings
+    change = reloadable(old, new)
+    assert {item.path for item in change.applied} == {
+        ("runners", "keep_alive"),
+        ("aliases", "a"),
+        ("security", "api_keys"),
+    }
+    assert {item.path for item in change.restart} == {("runners", "max_queue"), ("server", "host")}
+    assert change.settings.runners.keep_alive == 60
+    assert change.settings.server.host == old.server.host
+    assert "very-secret" not in " ".join(map(str, change.applied))
+    assert reloadable(new, new).applied == ()
