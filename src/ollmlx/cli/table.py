@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 
 GAP = "    "
+NARROW_GAP = "  "
 NARROWEST = 8  # columns that a shortened cell keeps
 
 
@@ -17,13 +18,15 @@ def cells(text: str) -> int:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
-    """Left-aligned columns under a header. With a `width`, the widest column is shortened until the lines fit."""
+    """Left-aligned columns under a header. With a `width`, gaps and then the widest column shrink until lines fit."""
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(cells(line[column]) for line in lines) for column in range(len(header))]
-    if width is not None:
-        _shrink(widths, width - len(GAP) * (len(widths) - 1))
+    gap = GAP
+    if width is not None and sum(widths) + len(GAP) * (len(widths) - 1) > width:
+        gap = NARROW_GAP
+        _shrink(widths, width - len(gap) * (len(widths) - 1))
     return "\n".join(
-        GAP.join(_fit(text, columns) for text, columns in zip(line, widths, strict=True)).rstrip() for line in lines
+        gap.join(_fit(text, columns) for text, columns in zip(line, widths, strict=True)).rstrip() for line in lines
     )
 
 

@@ -21,7 +21,7 @@ def test_no_rows_leave_the_header() -> None:
 
 def test_only_the_widest_column_is_shortened() -> None:
     drawn = table(("NAME", "ID"), [("m" * 60, "a" * 12)], width=40)
-    assert drawn.splitlines()[1] == "m" * 23 + "…" + "    " + "a" * 12
+    assert drawn.splitlines()[1] == "m" * 25 + "…" + "  " + "a" * 12
 
 
 @given(rows=st.lists(st.tuples(WORDS, WORDS, WORDS), max_size=5), width=st.integers(40, 120))
