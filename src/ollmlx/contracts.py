@@ -6,6 +6,7 @@ once or be cheap file reading (callers run those in a thread); none may import m
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from ollmlx.settings import Settings
 
 
+PLUGIN_FILE_PREFIX = "ollmlx_plugin_"
+"""Modules of `[plugins] paths` have this before their name; no other process can import them by it."""
+
+
 class RunnerCommand(Frozen):
     """A program that speaks the Runner Protocol: `argv` (absolute executable first) and the variables it needs.
 
@@ -39,6 +44,19 @@ class RunnerCommand(Frozen):
     argv: tuple[str, ...]
     env: dict[str, str] = {}
     engine_options: dict[str, Any] = {}
+
+    @classmethod
+    def of_engine(cls, engine: str | type, **engine_options: Any) -> RunnerCommand:
+        """The usual command: this Python, `ollmlx.runner`, and an engine, as a class or as `package.module:Class`.
+
+        Name it in text when importing it imports mlx or the like. A class of a plugin file is found by its file.
+        """
+        if isinstance(engine, type):
+            module = sys.modules[engine.__module__]
+            by_file = module.__spec__ is None or module.__name__.startswith(PLUGIN_FILE_PREFIX)
+            engine = f"{module.__file__ if by_file else module.__name__}:{engine.__qualname__}"
+        argv = (sys.executable, "-P", "-m", "ollmlx.runner", "--engine", engine, "--fd", "{fd}")
+        return cls(argv=argv, engine_options=engine_options)
 
 
 class LaunchOptions(Frozen):

@@ -20,7 +20,7 @@ import pluggy
 from pydantic import BaseModel, ValidationError
 
 from ollmlx import hookspecs
-from ollmlx.contracts import PluginContext
+from ollmlx.contracts import PLUGIN_FILE_PREFIX, PluginContext
 from ollmlx.errors import ConfigError, PluginError
 from ollmlx.registry import RegisteredCheck, Registry
 from ollmlx.settings import Settings
@@ -100,7 +100,7 @@ def _load_path(path: Path) -> ModuleType:
     file = path / "__init__.py" if path.is_dir() else path
     if not file.is_file():
         raise PluginError(f"{path}: no such plugin file or folder", code="PLG001")
-    name = f"ollmlx_plugin_{path.stem}"
+    name = f"{PLUGIN_FILE_PREFIX}{path.stem}"
     locations = [str(path)] if path.is_dir() else None
     spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=locations)
     if spec is None or spec.loader is None:

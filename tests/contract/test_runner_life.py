@@ -17,7 +17,7 @@ import pytest
 from ollmlx.contracts import RunnerCommand
 from ollmlx.errors import Busy
 from ollmlx.protocol import ExitCode
-from ollmlx.testing import RunnerProcess, engine_command, eventually, fake_model, fake_runner, wait_until
+from ollmlx.testing import RunnerProcess, eventually, fake_model, fake_runner, wait_until
 from ollmlx.types import Failed, GenerateRequest
 
 FAKE = "ollmlx.testing.fake:FakeEngine"
@@ -61,7 +61,7 @@ async def test_a_failed_load_ends_with_its_cause(load_fault: str, code: int, wor
 
 
 async def test_an_engine_that_is_not_there_is_a_usage_error() -> None:
-    async with RunnerProcess(engine_command("ollmlx_no_such:Engine"), fake_model()) as runner:
+    async with RunnerProcess(RunnerCommand.of_engine("ollmlx_no_such:Engine"), fake_model()) as runner:
         code, words = await last_words(runner)
         assert code == ExitCode.USAGE
         assert "ollmlx_no_such" in words
@@ -116,7 +116,7 @@ async def test_it_ends_when_standard_input_ends(phase: str) -> None:
 
 
 async def test_it_refuses_to_serve_a_parent_that_is_not_its_own() -> None:
-    command = engine_command(FAKE)
+    command = RunnerCommand.of_engine(FAKE)
     orphan = command.model_copy(update={"argv": (*command.argv, "--parent", "1")})
     async with RunnerProcess(orphan, fake_model()) as runner:
         assert await runner.exit_code() == ExitCode.PARENT_GONE

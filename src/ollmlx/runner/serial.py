@@ -5,9 +5,8 @@ class Shout(SerialEngine):
         self.model = open_model(config.model.path)
 
     def stream(self, request):              # a generator; runs on the same thread, one request at a time
-        for word in self.model.answer(request.prompt):
-            yield Text(text=word)
-        yield Done()
+        tokens, dropped = self.fit(request, self.model.tokens(self.prompt(request)))
+        yield from self.answer(request, self.model.pieces(tokens), prompt_tokens=len(tokens), dropped=dropped)
 """
 
 from __future__ import annotations
@@ -15,18 +14,20 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from ollmlx.errors import Unsupported
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
+from ollmlx.runner.answering import answered, fit, prompt_of
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest
 
 AHEAD = 256
 """Events the generator may run ahead of the reader."""
 
 Answer = TypeVar("Answer")
+Token = TypeVar("Token")
 
 
 class SerialEngine:
@@ -70,6 +71,24 @@ class SerialEngine:
 
     def release(self) -> None:
         """Let go of the model."""
+
+    # -- for `stream` ------------------------------------------------------------------------------------------------
+
+    def prompt(self, request: GenerateRequest) -> str:
+        """The prompt, or a conversation as plain lines."""
+        return prompt_of(request)
+
+    def fit(self, request: GenerateRequest, tokens: Sequence[Token]) -> tuple[Sequence[Token], int]:
+        """The tokens that fit the context, and how many were dropped. Raises ContextExceeded when none may be."""
+        return fit(tokens, request, self._config.context_length if self._config else 0)
+
+    def answer(
+        self, request: GenerateRequest, pieces: Iterable[str], *, prompt_tokens: int, dropped: int = 0
+    ) -> Iterator[Event]:
+        """The events of an answer whose tokens are `pieces`: stop strings, `num_predict` and Done are seen to."""
+        return answered(pieces, request, prompt_tokens=prompt_tokens, dropped=dropped)
+
+    # -- the engine --------------------------------------------------------------------------------------------------
 
     async def load(self, config: RunnerConfig) -> None:
         self._config = config

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import socket
+import sys
+from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 from pydantic import ValidationError
 
-from ollmlx.contracts import Engine
+from ollmlx.contracts import PLUGIN_FILE_PREFIX, Engine
 from ollmlx.errors import InvalidRequest, NotFound, OllmlxError, OutOfMemory, StorageError
 from ollmlx.protocol import PROTOCOL_VERSION, ExitCode, RunnerConfig
 
@@ -77,15 +81,31 @@ def listening_socket(fd: int) -> socket.socket:
 
 
 def import_engine(spec: str) -> Engine:
-    """A new engine of the class named `package.module:Class`. May take long; called in a thread."""
-    module_name, colon, class_name = spec.partition(":")
+    """A new engine of the class `package.module:Class` or `/path/file.py:Class`. May take long; called in a thread."""
+    module_name, colon, class_name = spec.rpartition(":")
     if not colon or not module_name or not class_name:
         raise CannotStart(ExitCode.USAGE, f"--engine {spec!r} is not of the form package.module:Class")
     try:
-        factory = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+        module = _module_of_file(Path(module_name)) if "/" in module_name else importlib.import_module(module_name)
+        factory = getattr(module, class_name)
+    except (ImportError, AttributeError, OSError) as error:
         raise CannotStart(ExitCode.USAGE, f"cannot import the engine {spec}: {error}") from error
     return cast(Engine, factory())
+
+
+def _module_of_file(file: Path) -> ModuleType:
+    """The module in a file; an `__init__.py` is a package with its folder."""
+    package = file.stem == "__init__"
+    name = f"{PLUGIN_FILE_PREFIX}{file.parent.stem if package else file.stem}"
+    spec = importlib.util.spec_from_file_location(
+        name, file, submodule_search_locations=[str(file.parent)] if package else None
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def load_failure(error: Exception) -> CannotStart:

@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -31,8 +30,7 @@ from ollmlx.types import Event, Frozen, GenerateRequest, InstalledModel
 
 def engine_command(engine: str, **engine_options: Any) -> RunnerCommand:
     """The usual command for an engine class, `package.module:Class`."""
-    argv = (sys.executable, "-m", "ollmlx.runner", "--engine", engine, "--fd", "{fd}")
-    return RunnerCommand(argv=argv, engine_options=engine_options)
+    return RunnerCommand.of_engine(engine, **engine_options)
 
 
 class RunnerProcess:
@@ -204,4 +202,6 @@ async def _checked(answer: aiohttp.ClientResponse) -> bytes:
 
 def fake_runner(*, config: dict[str, Any] | None = None, **script: Any) -> RunnerProcess:
     """A runner with the fake engine; `script` are the fields of `ollmlx.testing.fake.script.Script`."""
-    return RunnerProcess(engine_command("ollmlx.testing.fake:FakeEngine", **script), fake_model(), **(config or {}))
+    return RunnerProcess(
+        RunnerCommand.of_engine("ollmlx.testing.fake:FakeEngine", **script), fake_model(), **(config or {})
+    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from ollmlx import LaunchOptions, Refusal, RunnerCommand
 from ollmlx.types import InstalledModel, MemoryEstimate
 
@@ -30,8 +28,7 @@ class FakeBackend:
         )
 
     def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
-        argv = (sys.executable, "-m", "ollmlx.runner", "--engine", ENGINE, "--fd", "{fd}")
-        return RunnerCommand(argv=argv, engine_options=dict(model.info.get("fake", {})))
+        return RunnerCommand.of_engine(ENGINE, **model.info.get("fake", {}))
 
     def importer(self, format: str) -> RunnerCommand | None:
         return None

@@ -1,0 +1,117 @@
+"""SerialEngine: a plain generator on one thread, one request at a time, cancellable between events."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from ollmlx import closing
+from ollmlx.errors import Unsupported
+from ollmlx.protocol import RunnerConfig, TokenizeRequest
+from ollmlx.runner.serial import AHEAD, SerialEngine
+from ollmlx.testing import eventually, fake_model
+from ollmlx.types import Done, EmbedRequest, Event, GenerateRequest, Text
+
+REQUEST = GenerateRequest(prompt="x")
+CONFIG = RunnerConfig(runner="r", token="t", model=fake_model(), context_length=8)
+
+
+class Counting(SerialEngine):
+    """Yields numbers until told to stop, and remembers who ran when."""
+
+    name = "counting"
+
+    def __init__(self, limit: int = 5) -> None:
+        super().__init__()
+        self.limit = limit
+        self.made = 0
+        self.closed = 0
+        self.threads: set[int] = set()
+        self.together = 0
+        self.most_together = 0
+        self.prepared = False
+
+    def prepare(self, config: RunnerConfig) -> None:
+        self.prepared = True
+
+    def stream(self, request: GenerateRequest) -> Iterator[Event]:
+        self.threads.add(threading.get_ident())
+        self.together += 1
+        self.most_together = max(self.most_together, self.together)
+        try:
+            for number in range(self.limit):
+                self.made += 1
+                yield Text(text=str(number))
+            if request.prompt == "fail":
+                raise Unsupported("no")
+            yield Done(prompt_tokens=2, generated_tokens=self.limit)
+        finally:
+            self.together -= 1
+            self.closed += 1
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Counting]:
+    made = Counting()
+    await made.load(CONFIG)
+    yield made
+    await made.close()
+
+
+async def collect(engine: SerialEngine, request: GenerateRequest = REQUEST) -> list[Event]:
+    return [event async for event in engine.generate(request)]
+
+
+async def test_events_come_through_in_order(engine: Counting) -> None:
+    assert engine.prepared
+    assert [getattr(event, "text", event.type) for event in await collect(engine)] == [*"01234", "done"]
+    status = engine.status()
+    assert (status.active, status.queued, status.prompt_tokens_total, status.generated_tokens_total) == (0, 0, 2, 5)
+
+
+async def test_requests_run_one_at_a_time_on_one_thread(engine: Counting) -> None:
+    await asyncio.gather(*(collect(engine) for _ in range(8)))
+    assert len(engine.threads) == 1
+    assert engine.most_together == 1
+
+
+async def test_what_the_generator_raises_reaches_the_caller(engine: Counting) -> None:
+    with pytest.raises(Unsupported):
+        await collect(engine, GenerateRequest(prompt="fail"))
+    assert engine.closed == 1
+
+
+async def test_a_slow_reader_holds_the_generator_back_and_leaving_stops_it() -> None:
+    engine = Counting(limit=1_000_000)
+    await engine.load(CONFIG)
+    async with closing(engine.generate(REQUEST)) as events:
+        await anext(events)
+        await eventually(lambda: engine.made > AHEAD)
+        assert engine.made <= 3 * AHEAD
+        assert engine.status().active == 1
+    await eventually(lambda: engine.closed == 1)
+    assert engine.made <= 3 * AHEAD
+    await engine.close()
+
+
+async def test_a_request_that_leaves_the_queue_never_runs(engine: Counting) -> None:
+    gate = threading.Event()
+    blocked = asyncio.get_running_loop().run_in_executor(engine._thread, gate.wait)
+    waiting = asyncio.create_task(collect(engine))
+    await eventually(lambda: engine.status().queued == 1)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert engine.status().queued == 0
+    gate.set()
+    await blocked
+    assert engine.made == 0
+
+
+async def test_what_an_author_leaves_out_is_unsupported(engine: Counting) -> None:
+    with pytest.raises(Unsupported):
+        await engine.embed(EmbedRequest(inputs=("x",)))
+    with pytest.raises(Unsupported):
+        await engine.tokenize(TokenizeRequest(text="x"))
