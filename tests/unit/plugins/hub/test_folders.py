@@ -111,6 +111,7 @@ async def test_a_damaged_model_is_not_listed_and_asked_for_says_why(store: MlxSt
     assert caught.value.code == "MDL003"
 
 
+@pytest.mark.fault(34)
 async def test_links_may_not_lead_out_of_the_models_folder(store: MlxStore, put: Put, tmp_path: Path) -> None:
     folder = put("tiny")
     outside = tmp_path / "outside.safetensors"
@@ -341,6 +342,7 @@ async def test_a_swap_that_a_crash_cut_in_two_is_undone(store: MlxStore, put: Pu
     assert (await store.resolve(parse("tiny"))) is not None
 
 
+@pytest.mark.fault(35)
 async def test_a_read_only_folder_serves_and_refuses_changes(
     store: MlxStore, put: Put, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ async def test_nothing_is_left_beside_the_model(store: MlxStore, source: HubSour
     assert not list((store.layout.root / ".staging").iterdir())
 
 
+@pytest.mark.fault(32)
 async def test_only_what_a_model_needs_is_fetched(hub: HubServer, store: MlxStore, source: HubSource) -> None:
     unwanted = {
         "modeling_tiny.py": b"import os",
@@ -69,6 +70,7 @@ async def test_only_what_a_model_needs_is_fetched(hub: HubServer, store: MlxStor
     assert not [asked for asked in hub.hub.asked if any(path in asked.path for path in unwanted)]
 
 
+@pytest.mark.fault(29)
 async def test_the_token_stays_with_the_hub(hub: HubServer, store: MlxStore, name: ModelName) -> None:
     hub.repositories[REPO].token = "hf_secret"
     await pulled(store, HubSource(Access(hub.url, "hf_secret")), name)
@@ -95,6 +97,7 @@ async def test_a_cut_connection_is_resumed_where_it_ended(
     assert await store.resolve(name) is not None
 
 
+@pytest.mark.fault(28)
 async def test_a_pull_that_gave_up_goes_on_the_next_time(hub: HubServer, store: MlxStore, name: ModelName) -> None:
     hub.faults.cuts = [400_000]
     with pytest.raises(UpstreamError, match=r"cannot download .*RemoteProtocolError"):
@@ -265,6 +268,7 @@ async def test_an_unreachable_hub_is_named(store: MlxStore, name: ModelName, fre
     assert "HF_ENDPOINT" in (caught.value.hint or "")
 
 
+@pytest.mark.fault(27)
 async def test_a_full_disk_is_seen_before_the_download(
     hub: HubServer, store: MlxStore, source: HubSource, name: ModelName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
