@@ -15,7 +15,6 @@ from typing import Any
 import psutil
 import pytest
 
-from ollmlx.contracts import RunnerCommand
 from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed, RunnerUnavailable, Timeout
 from ollmlx.settings import Settings
 from ollmlx.supervisor.launch import Launch

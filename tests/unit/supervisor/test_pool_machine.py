@@ -234,7 +234,7 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPoolMachine = PoolMachine.TestCase
 TestPoolMachine.settings = settings(
-    max_examples=20,
+    max_examples=15,
     stateful_step_count=30,
     phases=(Phase.explicit, Phase.generate),
     deadline=None,
