@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -127,7 +128,7 @@ def test_ctrl_c_ends_with_130_and_without_a_traceback(ollmlx: CommandLine, monke
 def test_a_reader_that_leaves_ends_the_command_in_silence(daemon: ScriptedDaemon) -> None:
     daemon.says("GET", "/api/tags", {"models": [_model(f"m{number}:latest") for number in range(5000)]})
     done = subprocess.run(
-        ["/bin/bash", "-c", f"{sys.executable} -m ollmlx list | head -n 1; exit ${{PIPESTATUS[0]}}"],
+        ["/bin/bash", "-c", f"{shlex.quote(sys.executable)} -m ollmlx list | head -n 1; exit ${{PIPESTATUS[0]}}"],
         capture_output=True,
         text=True,
         timeout=30,
