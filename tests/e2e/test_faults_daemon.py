@@ -214,13 +214,13 @@ def test_running_out_of_descriptors_is_a_passing_trouble(daemon: StartDaemon) ->
 
 @pytest.mark.fault(26)
 def test_a_daemon_that_was_suspended_does_not_kill_healthy_runners(daemon: StartDaemon) -> None:
-    settings = {"runners": {"hang_timeout": 1.5, "probe_interval": 0.2}}
-    server = daemon(fakes={"parrot": {"rate": 20, "tokens": 80}}, settings=settings)
+    settings = {"runners": {"hang_timeout": 4, "probe_interval": 0.2}}
+    server = daemon(fakes={"parrot": {"rate": 20, "tokens": 140}}, settings=settings)
     with asking(server, "parrot") as arrived:
         runner = wait_until(lambda: runners(server))[0]
         wait_until(lambda: "is ready after" in server.log_text, 20)
         server.process.send_signal(signal.SIGSTOP)
-        time.sleep(2.5)
+        time.sleep(5)
         server.process.send_signal(signal.SIGCONT)
     assert '"done":true' in arrived[-1]
     assert alive(runner)
@@ -229,7 +229,7 @@ def test_a_daemon_that_was_suspended_does_not_kill_healthy_runners(daemon: Start
 @pytest.mark.fault(41)
 async def test_a_crowd_is_served_or_refused_at_once_and_the_daemon_stays_awake(daemon: StartDaemon) -> None:
     server = daemon(
-        fakes={"parrot": {"rate": 200, "tokens": 20, "parallel": 8}}, settings={"runners": {"max_queue": 40}}
+        fakes={"parrot": {"rate": 40, "tokens": 20, "parallel": 8}}, settings={"runners": {"max_queue": 40}}
     )
     body = {"model": "parrot", "prompt": "x", "stream": False}
     pulse: list[float] = []
