@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from ollmlx.names import ModelName
@@ -16,6 +17,10 @@ pytest_plugins = ["ollmlx.testing.guards"]
 
 ROOT = Path(__file__).parent.parent
 StartDaemon = Callable[..., Daemon]
+
+# A busy machine makes any example slow: time is measured in benchmarks, not here.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)
