@@ -48,6 +48,6 @@ def _values(options: Options) -> list[tuple[str, str]]:
 
 
 def _quoted(text: str) -> str:
-    if "\n" not in text and text == text.strip():
+    if text and "\n" not in text and text == text.strip() and not text.startswith('"'):
         return text
-    return f'"""{text}"""' if '"' in text or "\n" in text else f'"{text}"'
+    return f'"""{text}"""'

@@ -1,0 +1,32 @@
+"""The Modelfile that is shown makes the same model again."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollmlx.modelfile import FENCE, parse_modelfile
+from ollmlx.testing.routes import installed
+from ollmlx.types import Message, ModelDefaults, Options
+from ollmlx_ollama_api.modelfile_text import modelfile
+
+TEXTS = st.text(
+    st.characters(codec="utf-8", exclude_categories=("C", "Z")) | st.sampled_from(' "\n#'), max_size=30
+).filter(lambda text: text.strip() and FENCE not in text)
+
+
+@given(system=TEXTS, turn=TEXTS)
+def test_what_is_shown_reads_back(system: str, turn: str) -> None:
+    defaults = ModelDefaults(
+        system=system,
+        options=Options(temperature=0.5, stop=("a b", "<|x|>")),
+        messages=(Message(role="user", content=turn),),
+        license=("MIT",),
+    )
+    found = parse_modelfile(modelfile(installed("org/name", defaults=defaults)))
+    assert found.last("from") == "org/name:latest"
+    assert found.last("system") == system
+    assert found.keyed("message") == (("user", turn),)
+    assert ("temperature", "0.5") in found.keyed("parameter")
+    assert [value for key, value in found.keyed("parameter") if key == "stop"] == ["a b", "<|x|>"]
+    assert found.last("license") == "MIT"
