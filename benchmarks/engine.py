@@ -15,7 +15,6 @@ import json
 import os
 import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -90,7 +89,8 @@ async def server(model: Path) -> AsyncIterator[Speak]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     argv = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--port", str(port)]
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(*argv, stdout=quiet, stderr=quiet)
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     try:
         async with aiohttp.ClientSession() as session:
@@ -114,7 +114,7 @@ async def server(model: Path) -> AsyncIterator[Speak]:
             yield speak
     finally:
         process.terminate()
-        process.wait(10)
+        await process.wait()
 
 
 async def _until_up(session: aiohttp.ClientSession, port: int) -> None:
@@ -176,9 +176,8 @@ def main() -> None:
         machine = Machine.here()
         blas = choose(machine, ChildProbe(machine, ProbeMemory(None)))
         # The loader reads LD_PRELOAD at the start of a process only: start again, with the same BLAS for both sides.
-        os.execve(
-            sys.executable, [sys.executable, *sys.argv], {**os.environ, **blas.env, "OLLMLX_BENCHMARK_CHILD": "1"}
-        )
+        environment = {**os.environ, **blas.env, "OLLMLX_BENCHMARK_CHILD": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     figures = asyncio.run(measure(arguments))
     print(json.dumps(figures, indent=2) if arguments.json else table(figures))
 

@@ -16,6 +16,7 @@ from ollmlx.contracts import Engine
 from ollmlx.errors import OllmlxError
 from ollmlx.protocol import TokenizeRequest
 from ollmlx.testing.asking import ask, cancel_when, plain, running, together, told
+from ollmlx.testing.waiting import eventually
 from ollmlx.types import EmbedRequest, Prefill, Text
 from ollmlx_mlx.engine import MlxEngine
 
@@ -26,7 +27,7 @@ PERSON = {
     "required": ["name", "age"],
     "additionalProperties": False,
 }
-LONG = " ".join(f"Fact {n}: item {n} costs {n * 7 % 97} coins." for n in range(60))
+LONG = " ".join(f"Fact {n}: item {n} costs {n * 7 % 97} coins." for n in range(24))
 
 
 async def first_token(engine: Engine, request: Any) -> float:
@@ -37,8 +38,7 @@ async def first_token(engine: Engine, request: Any) -> float:
 
 async def freed(engine: Engine) -> float:
     started = time.perf_counter()
-    while engine.status().active:
-        await asyncio.sleep(0.005)
+    await eventually(lambda: engine.status().active == 0, 30)
     return time.perf_counter() - started
 
 
@@ -66,7 +66,7 @@ async def shapes(engine: Engine) -> dict[str, Any]:
     cut = await told(engine, ask("A person as JSON.", options={"num_predict": 4}, format=PERSON))
     logged = await told(engine, ask("Hi", options={"num_predict": 5}, top_logprobs=3))
     biased = await told(engine, ask("Hi", options={"num_predict": 4, "logit_bias": {28: 100.0}}))
-    small = await told(engine, ask("Tell me more. " * 60, options={"num_ctx": 64, "num_predict": 8}))
+    small = await told(engine, ask("Tell me more. " * 40, options={"num_ctx": 64, "num_predict": 8}))
     shifted = await told(engine, plain("Once", {"num_ctx": 32, "num_predict": 60, "repeat_penalty": 1.3}))
     raw = await told(engine, plain("The capital of France is", {"num_predict": 3}))
     continued = await told(engine, plain(" And", {"num_predict": 3}, context=raw.done.context))
@@ -89,7 +89,7 @@ async def refusals(engine: Engine) -> dict[str, Any]:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     return {
         "schema": await refused(engine, ask("x", format={"type": "nonsense"})),
-        "long": await refused(engine, ask("x " * 200, options={"num_ctx": 64}, truncate=False)),
+        "long": await refused(engine, ask("x " * 100, options={"num_ctx": 64}, truncate=False)),
         "tools": await refused(engine, ask("x", tools=(tool,))),
         "suffix": await refused(engine, plain("a", suffix="b")),
         "context": await refused(engine, plain("a", context=(10**7,))),

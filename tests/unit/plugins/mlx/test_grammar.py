@@ -1,0 +1,150 @@
+"""Whatever a model would like to say, its masked choices make JSON that the schema accepts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from ollmlx.errors import InvalidRequest
+from ollmlx_mlx.batching.grammar import Grammars, JsonConstraint
+from ollmlx_mlx.gguf_tokenizer import read_tokenizer
+
+pytestmark = pytest.mark.mlx
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_vocabulary: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
+    read = read_tokenizer(tiny_vocabulary)
+    file: Path = tmp_path_factory.mktemp("grammar") / "tokenizer.json"
+    read.tokenizer.save(str(file))
+    return PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token=read.config["eos_token"])
+
+
+@pytest.fixture(scope="module")
+def grammars(tokenizer: PreTrainedTokenizerFast) -> Grammars:
+    return Grammars(tokenizer, len(tokenizer) + 5, [tokenizer.eos_token_id])
+
+
+def babble(constraint: JsonConstraint, tokenizer: PreTrainedTokenizerFast, seed: int, most: int = 300) -> str | None:
+    """Random allowed tokens until the end, closing as soon as possible; None when `most` tokens were not enough."""
+    rng = np.random.default_rng(seed)
+    said: list[int] = []
+    for _ in range(most):
+        allowed = np.flatnonzero(constraint.mask())
+        assert len(allowed)
+        assert allowed.max() < len(tokenizer)
+        token = int(tokenizer.eos_token_id if tokenizer.eos_token_id in allowed else rng.choice(allowed))
+        if token == tokenizer.eos_token_id:
+            break
+        said.append(token)
+        constraint.accept(token, "normal")
+        if constraint.complete:
+            break
+    else:
+        return None
+    return str(tokenizer.decode(said))
+
+
+LEAVES = st.sampled_from(
+    [
+        {"type": "integer", "minimum": 0, "maximum": 99},
+        {"type": "boolean"},
+        {"type": "null"},
+        {"type": "string", "maxLength": 6},
+        {"enum": ["red", "green"]},
+        {"const": 7},
+    ]
+)
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+SCHEMAS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.dictionaries(st.sampled_from(["a", "b", "name"]), inner, min_size=1, max_size=3).map(_object),
+        inner.map(lambda items: {"type": "array", "items": items, "maxItems": 3}),
+    ),
+    max_leaves=5,
+)
+
+
+def valid(value: Any, schema: dict[str, Any]) -> bool:
+    """Enough of JSON schema for the schemas above."""
+    if "enum" in schema:
+        return value in schema["enum"]
+    if "const" in schema:
+        return bool(value == schema["const"])
+    kind = schema["type"]
+    if kind == "object":
+        return set(value) == set(schema["properties"]) and all(
+            valid(value[k], s) for k, s in schema["properties"].items()
+        )
+    if kind == "array":
+        return len(value) <= schema["maxItems"] and all(valid(item, schema["items"]) for item in value)
+    if kind == "integer":
+        return type(value) is int and schema["minimum"] <= value <= schema["maximum"]
+    if kind == "string":
+        return isinstance(value, str) and len(value) <= schema["maxLength"]
+    return type(value) is bool if kind == "boolean" else value is None
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SCHEMAS, st.integers(0, 1000))
+def test_the_output_parses_and_validates(
+    grammars: Grammars, tokenizer: PreTrainedTokenizerFast, schema: dict[str, Any], seed: int
+) -> None:
+    said = babble(grammars.constraint(schema, free=False), tokenizer, seed)
+    assert said is not None
+    assert valid(json.loads(said), schema)
+
+
+def test_json_mode_gives_json(grammars: Grammars, tokenizer: PreTrainedTokenizerFast) -> None:
+    said = [babble(grammars.constraint("json", free=False), tokenizer, seed, 2000) for seed in range(5)]
+    finished = [text for text in said if text is not None]
+    assert finished
+    assert all(isinstance(json.loads(text), dict | list) for text in finished)
+
+
+@pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"$ref": "#/nowhere"}, {"type": "string", "pattern": "("}])
+def test_a_schema_that_cannot_be_compiled_is_refused_with_the_reason(
+    grammars: Grammars, schema: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidRequest, match="invalid format: .+"):
+        grammars.constraint(schema, free=False)
+
+
+def test_reasoning_is_free_and_the_answer_after_it_is_not(grammars: Grammars) -> None:
+    constraint = grammars.constraint({"const": 7}, free=True)
+    assert constraint.mask() is None
+    constraint.accept(40, "reasoning")
+    assert constraint.mask() is None
+    constraint.accept(41, "normal")
+    assert constraint.mask() is not None
+    assert not constraint.complete
+
+
+def test_a_model_may_open_a_reasoning_block_first(grammars: Grammars) -> None:
+    constraint = grammars.constraint({"const": 7}, free=False, opening=(50, 51))
+    assert constraint.mask()[50]
+    constraint.accept(50, "normal")
+    assert constraint.mask() is None
+    constraint.accept(51, "reasoning")
+    assert constraint.mask() is None
+    constraint.accept(52, "normal")
+    assert constraint.mask() is not None
+    assert not constraint.mask()[50]
