@@ -213,6 +213,7 @@ def _generation(instance: Instance, request: GenerateRequest, sink: Callable[[Se
         top_logprobs=request.top_logprobs,
         constraint=_constraint(instance, request, prompt),
         spell=instance.detokenizers.decode,
+        drafts=options.draft_num_predict,
     )
 
 

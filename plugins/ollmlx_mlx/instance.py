@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.batching.chunks import ChunkClock
+from ollmlx_mlx.batching.drafting import Drafter
 from ollmlx_mlx.batching.grammar import Grammars
 from ollmlx_mlx.batching.scheduler import Scheduler
 from ollmlx_mlx.cache.disk import CacheFolder
@@ -88,6 +89,7 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
             lambda: make_layers(model, kv_type),
             width=width,
             clock=ChunkClock(FIRST_CHUNK.get(loaded.device, 32)),
+            drafter=Drafter(model, loaded.draft) if loaded.draft is not None else None,
         ),
         folder=folder,
     )

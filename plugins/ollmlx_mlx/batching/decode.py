@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ollmlx_mlx.batching.drafting import Drafter
 from ollmlx_mlx.batching.generation import Generation
 from ollmlx_mlx.batching.logprobs import PendingLogprobs
 from ollmlx_mlx.batching.penalties import Penalizer
@@ -25,8 +26,9 @@ from ollmlx_mlx.cache.layers import Layers, can_trim, clone, extend, keep_rows, 
 class DecodeBatch:
     """Sequences that are being decoded. `rows` in batch order."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, drafter: Drafter | None = None) -> None:
         self._model = model
+        self._drafter = drafter
         self.rows: list[Generation] = []
         self._cache: Layers = []
         self._merged = False
@@ -102,6 +104,8 @@ class DecodeBatch:
         if self._ending():
             self.flush()
             return
+        if self._drafter is not None and len(self.rows) == 1 and not self._opening and self._leap(self._drafter):
+            return
         inputs = mx.array([self._opening]) if self._opening else self._inputs[:, None]
         self._opening = []
         logits = self._model(inputs, cache=self._cache)[:, -1, :]
@@ -117,6 +121,18 @@ class DecodeBatch:
             self.flush()
         self._inputs, self._logprobs = sampled, logprobs
         self._unread = [True] * len(self.rows)
+
+    def _leap(self, drafter: Drafter) -> bool:
+        (row,) = self.rows
+        if self._merged or not drafter.suits(row, self._cache):
+            return False
+        self.flush()
+        if row.finished is not None or row.shifting:
+            return True
+        if not drafter.leap(row, self._cache):
+            return False
+        self._inputs = mx.array([row.tokens[-1]], dtype=mx.int32)
+        return True
 
     def flush(self) -> None:
         """Hand out the tokens that were launched and not read yet."""

@@ -50,6 +50,7 @@ class Generation:
     """State of one request. Only the compute thread touches it, but for `cancelled`, which anyone may set.
 
     `tokens`: prompt, then answer. `fed`: how many of them are in `cache`. `limit`: tokens the answer may have.
+    `drafts`: tokens that a draft model may guess at a time.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Generation:
         top_logprobs: int | None = None,
         constraint: Constraint | None = None,
         spell: Callable[[Sequence[int]], str] | None = None,
+        drafts: int = 0,
     ) -> None:
         self.prompt = prompt
         self.answer = answer
@@ -82,6 +84,9 @@ class Generation:
         self.top_logprobs = top_logprobs
         self.constraint = constraint
         self.spell = spell
+        self.drafts = drafts
+        self.draft_cache: list[Any] | None = None
+        self.draft_fed = 0
         self.tokens: list[int] = list(prompt.tokens)
         self.fed = 0
         self.cached = 0
@@ -155,6 +160,7 @@ class Generation:
         rest = self.tokens[keep:]
         self.tokens = self.tokens[:keep] + rest[len(rest) // 2 :]
         self.fed, self.cache, self.shifting = 0, None, False
+        self.draft_cache, self.draft_fed = None, 0
 
     def end(self) -> None:
         """Close the answer: what was held back, then Done."""

@@ -10,6 +10,7 @@ from typing import Any
 from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed
 from ollmlx_mlx.batching.chunks import ChunkClock
 from ollmlx_mlx.batching.decode import DecodeBatch
+from ollmlx_mlx.batching.drafting import Drafter
 from ollmlx_mlx.batching.generation import Generation
 from ollmlx_mlx.batching.prefill import Prefill
 from ollmlx_mlx.cache.layers import Layers
@@ -30,10 +31,17 @@ class Scheduler:
     """
 
     def __init__(
-        self, model: Any, prefixes: PrefixCache, make: Callable[[], Layers], *, width: int, clock: ChunkClock
+        self,
+        model: Any,
+        prefixes: PrefixCache,
+        make: Callable[[], Layers],
+        *,
+        width: int,
+        clock: ChunkClock,
+        drafter: Drafter | None = None,
     ) -> None:
         self._waiting: deque[Generation] = deque()
-        self._batch = DecodeBatch(model)
+        self._batch = DecodeBatch(model, drafter)
         self._prefill = Prefill(model, prefixes, make, clock, self._batch.prefix)
         self._prefixes = prefixes
         self._width = width

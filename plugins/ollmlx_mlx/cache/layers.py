@@ -69,6 +69,12 @@ def clone(layers: Layers, drop: int = 0) -> Layers:
     return copied
 
 
+def shorten(layers: Layers, drop: int) -> None:
+    """Take the newest `drop` tokens back, in place."""
+    if drop:
+        trim_prompt_cache(layers, drop)
+
+
 def compact(layers: Layers) -> Layers:
     """The same cache without the unused room at the end of its buffers, computed and ready to keep."""
     for layer in layers:
