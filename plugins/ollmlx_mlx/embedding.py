@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import mlx.core as mx
 
@@ -12,27 +12,42 @@ from ollmlx.types import EmbedRequest, EmbedResult
 
 Vector = tuple[float, ...]
 
+_GROUP_TOKENS: Final = 512
+
 
 def embed(
     model: Any, inputs: Sequence[list[int]], request: EmbedRequest, context: int
 ) -> Generator[None, None, EmbedResult]:
-    """One vector per list of token ids, of `context` tokens at most. Yields between inputs; runs on the compute thread.
+    """One vector per list of token ids, of `context` tokens at most. Yields between groups; runs on the compute thread.
 
     Vectors have length 1 when `request.normalize`; `dimensions` cuts them first. Raises ContextExceeded for a long
     input that may not be cut, InvalidRequest for more dimensions than there are.
     """
     body = _body(model)
-    vectors: list[Vector] = []
-    count = 0
-    for tokens in inputs:
-        if len(tokens) > context:
-            if not request.truncate:
-                raise ContextExceeded("the input length exceeds the context length")
-            tokens = tokens[:context]
-        count += len(tokens)
-        vectors.append(_vector(body, tokens, request))
+    if not request.truncate and any(len(tokens) > context for tokens in inputs):
+        raise ContextExceeded("the input length exceeds the context length")
+    texts = [tokens[:context] for tokens in inputs]
+    if not all(texts):
+        raise InvalidRequest("an input is empty")
+    vectors: dict[int, Vector] = {}
+    for group in _groups([len(tokens) for tokens in texts]):
+        found = _vectors(body, [texts[index] for index in group], request)
+        vectors.update(zip(group, found, strict=True))
         yield
-    return EmbedResult(embeddings=tuple(vectors), prompt_tokens=count)
+    ordered = tuple(vectors[index] for index in range(len(texts)))
+    return EmbedResult(embeddings=ordered, prompt_tokens=sum(len(tokens) for tokens in texts))
+
+
+def _groups(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of texts to compute together: alike in length, within a bound of padded tokens."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        fits = bool(groups) and (len(groups[-1]) + 1) * lengths[index] <= _GROUP_TOKENS
+        if fits and lengths[index] <= 1.5 * lengths[groups[-1][0]] + 8:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
 
 
 def _body(model: Any) -> Any:
@@ -44,16 +59,19 @@ def _body(model: Any) -> Any:
     raise Unsupported("this model does not support embeddings")
 
 
-def _vector(body: Any, tokens: list[int], request: EmbedRequest) -> Vector:
-    hidden = body(mx.array([tokens]))
-    mean = hidden[0].astype(mx.float32).mean(axis=0)
-    size = mean.shape[0]
+def _vectors(body: Any, texts: Sequence[list[int]], request: EmbedRequest) -> list[Vector]:
+    # Padding stands on the right: in a causal model nothing before it sees it.
+    width = max(len(tokens) for tokens in texts)
+    lengths = mx.array([[len(tokens)] for tokens in texts])
+    hidden = body(mx.array([tokens + [0] * (width - len(tokens)) for tokens in texts])).astype(mx.float32)
+    counts = (mx.arange(width)[None] < lengths)[..., None]
+    means = mx.where(counts, hidden, 0.0).sum(axis=1) / lengths
+    size = means.shape[-1]
     if request.dimensions is not None:
         if request.dimensions > size:
             raise InvalidRequest(f"dimensions must be at most {size} for this model")
-        mean = mean[: request.dimensions]
+        means = means[:, : request.dimensions]
     if request.normalize:
-        mean = mean / mx.maximum(mx.linalg.norm(mean), 1e-12)
-    values = mean.tolist()
-    assert isinstance(values, list)
-    return tuple(float(value) for value in values)
+        means = means / mx.maximum(mx.linalg.norm(means, axis=-1, keepdims=True), 1e-12)
+    rows: Any = means.tolist()
+    return [tuple(float(value) for value in row) for row in rows]

@@ -64,7 +64,8 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
     width = config.parallel or AUTO_WIDTH
     if width > 1 and not can_batch(sample):
         width = 1
-        notes.append("its cache cannot be batched: requests are served one by one")
+        why = f"a {kv_type} cache" if can_batch(make_layers(model)) else "this architecture's cache"
+        notes.append(f"{why} cannot be batched: requests are served one by one")
     vocabulary = _vocabulary(model, loaded.config, len(tokenizer))
     prefixes = PrefixCache(config.prompt_cache_bytes)
     folder = _folder(config, kv_type, prefixes, notes)
