@@ -1,65 +1,89 @@
-"""`ollmlx plugin`: which plugins there are, what they bring, and why one is off."""
+"""`ollmlx plugin`: which plugins there are and why one is off; a new one to begin with."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ollmlx.plugins import LoadedPlugin
 
-DESCRIPTION = """List the plugins, the ones that come with ollmlx included.
+DESCRIPTION = """List and make plugins.
 
-  ollmlx plugin list    name, version, where from, hooks, and why one is off"""
+  ollmlx plugin list                      every plugin: version, origin, hooks, and why one is off
+  ollmlx plugin new NAME --kind KIND      write a distribution that passes its own tests at once"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("list",), nargs="?", default="list")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("action", choices=("list", "new"), nargs="?", default="list")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="new: the plugin's name")
+    parser.add_argument("--kind", choices=("backend", "store", "routes", "checks"), help="new: what it brings")
+    parser.add_argument("--into", metavar="FOLDER", default=".", help="new: where to write it (default: here)")
+    parser.add_argument("--json", action="store_true", help="list: print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    from ollmlx.cli.configured import overrides
-    from ollmlx.plugins import load_plugins
-    from ollmlx.settings_sources import load_settings
+    return _new(args) if args.action == "new" else _list(args)
 
-    settings = load_settings(Path(args.config) if args.config else None, overrides(args)).settings
-    optional = settings.plugins.model_copy(update={"required": ()})
-    loaded = load_plugins(settings.model_copy(update={"plugins": optional})).loaded
-    if args.json:
-        print(json.dumps([_fields(plugin) for plugin in loaded], indent=2))
-        return 0
-    _print(loaded)
+
+def _new(args: argparse.Namespace) -> int:
+    from ollmlx.errors import InvalidRequest
+    from ollmlx.testing.scaffold import write_plugin
+
+    if args.name is None or args.kind is None:
+        raise InvalidRequest("a new plugin needs a name and a kind", hint="ollmlx plugin new my-store --kind store")
+    written = write_plugin(args.name, args.kind, Path(args.into))
+    for path in written:
+        print(path)
+    print(f"\nnext: cd {written[0].parent} && pip install -e '.[dev]' && pytest")
     return 0
 
 
-def _print(loaded: list[LoadedPlugin]) -> None:
-    from ollmlx.cli.table import table
+def _list(args: argparse.Namespace) -> int:
+    from ollmlx.cli.configured import settings
+    from ollmlx.plugins import load_plugins
 
-    rows = [[plugin.name, plugin.origin, "on" if plugin.enabled else "off", _brings(plugin)] for plugin in loaded]
-    print(table(["NAME", "FROM", "STATE", "BRINGS"], rows))
-    for plugin in loaded:
-        if plugin.problem is not None:
-            print(f"{plugin.name} is off: {plugin.problem}", file=sys.stderr)
-            if plugin.hint:
-                print(f"  hint: {plugin.hint}", file=sys.stderr)
-
-
-def _brings(plugin: LoadedPlugin) -> str:
-    return ", ".join(hook.removeprefix("register_") for hook in plugin.hooks)
+    found = settings(args)
+    optional = found.plugins.model_copy(update={"required": ()})  # one that is required and off is to be shown, too
+    plugins = load_plugins(found.model_copy(update={"plugins": optional})).loaded
+    if args.json:
+        print(json.dumps([_record(plugin) for plugin in plugins], indent=2))
+        return 0
+    print(_table(plugins))
+    return 0
 
 
-def _fields(plugin: LoadedPlugin) -> dict[str, object]:
+def _record(plugin: LoadedPlugin) -> dict[str, Any]:
     return {
         "name": plugin.name,
-        "origin": plugin.origin,
         "version": plugin.version,
-        "enabled": plugin.enabled,
+        "origin": plugin.origin,
         "hooks": list(plugin.hooks),
+        "enabled": plugin.enabled,
         "problem": plugin.problem,
         "code": plugin.code,
         "hint": plugin.hint,
     }
+
+
+def _table(plugins: list[LoadedPlugin]) -> str:
+    from ollmlx.cli.table import table
+
+    rows = [
+        (plugin.name, plugin.version, plugin.origin, ", ".join(_short(hook) for hook in plugin.hooks), _state(plugin))
+        for plugin in plugins
+    ]
+    return table(("NAME", "VERSION", "FROM", "REGISTERS", "STATE"), rows)
+
+
+def _short(hook: str) -> str:
+    return hook.removeprefix("register_")
+
+
+def _state(plugin: LoadedPlugin) -> str:
+    if plugin.enabled:
+        return "on"
+    told = "; ".join(part for part in (plugin.problem, plugin.hint) if part)
+    return f"off: {told}{f' ({plugin.code})' if plugin.code else ''}"

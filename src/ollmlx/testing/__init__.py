@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ollmlx.doctor.world import World
+    from ollmlx.settings import Settings
     from ollmlx.testing.child import RunnerProcess, engine_command, fake_runner
     from ollmlx.testing.models import fake_model
     from ollmlx.testing.suites.backend import BackendSuite
@@ -23,6 +25,8 @@ FAKE_PLUGIN = Path(__file__).parent / "fake"
 """The plugin with fake models, as a folder for `[plugins] paths`; its table is `[plugins.fake]`."""
 
 _HOMES = {
+    "Settings": "ollmlx.settings",
+    "World": "ollmlx.doctor.world",
     "CheckSuite": "ollmlx.testing.suites.check",
     "RoutesSuite": "ollmlx.testing.suites.routes",
     "StoreSuite": "ollmlx.testing.suites.store",
@@ -41,7 +45,9 @@ __all__ = [
     "CheckSuite",
     "RoutesSuite",
     "RunnerProcess",
+    "Settings",
     "StoreSuite",
+    "World",
     "engine_command",
     "eventually",
     "fake_model",

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -36,7 +37,7 @@ def engine_command(engine: str, **engine_options: Any) -> RunnerCommand:
 class RunnerProcess:
     """`async with RunnerProcess(command, model) as runner`: started, and at the end killed and waited for.
 
-    `error_text` is everything it wrote to standard error.
+    `error_text` is everything it wrote to standard error. It can import whatever the test can.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class RunnerProcess:
                 stdin=subprocess.PIPE,
                 stdout=errors,
                 stderr=errors,
-                env={**os.environ, **self._command.env},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **self._command.env},
                 pass_fds=[fd],
                 start_new_session=True,
             )
