@@ -63,7 +63,7 @@ def group(folder: Path, ranks: int = 2) -> RunnerProcess:
     alone = RunnerCommand(argv=("unused",), engine_options={"weights": "float32"})
     command = cluster_command(alone, {"hosts": ["localhost"] * ranks, "backend": "ring", "mode": "tensor"})
     model = fake_model("tiny").model_copy(update={"format": "mlx", "path": folder})
-    return RunnerProcess(command, model, options=LaunchOptions(context_length=256))
+    return RunnerProcess(command, model, options=LaunchOptions(context_length=32768))
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ async def test_two_ranks_answer_as_one_process_would_and_end_when_asked(runner: 
 
 async def test_a_lost_rank_fails_the_request_and_ends_the_group(runner: RunnerProcess) -> None:
     everybody = family(runner)
-    long = GenerateRequest(prompt="count", options=Options(temperature=0, num_predict=200))
+    long = GenerateRequest(prompt="count", options=Options(temperature=0, num_predict=30000))
     async with runner.stream(long) as answer:
         first = await answer.content.readline()
         assert first
