@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -20,14 +21,18 @@ import pluggy
 from pydantic import BaseModel, ValidationError
 
 from ollmlx import hookspecs
-from ollmlx.contracts import PLUGIN_FILE_PREFIX, PluginContext
+from ollmlx.contracts import PLUGIN_FILE_PREFIX, Backend, Check, PluginContext, Source, Store
+from ollmlx.deadline import DeadlinePassed, within
 from ollmlx.errors import ConfigError, PluginError
-from ollmlx.registry import RegisteredCheck, Registry
+from ollmlx.quantities import format_duration
+from ollmlx.registry import RegisteredCheck, Registry, Shelf
 from ollmlx.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 GROUP = hookspecs.PROJECT
+SLOW_SECONDS = 1.0
+"""A plugin that takes longer delays every start, and is told so."""
 
 
 @dataclass
@@ -44,6 +49,8 @@ class LoadedPlugin:
     problem: str | None = None
     code: str | None = None
     hint: str | None = None
+    seconds: float = 0.0
+    """How long it took to import and to register."""
 
     @property
     def enabled(self) -> bool:
@@ -70,9 +77,12 @@ def load_plugins(settings: Settings, *, points: tuple[EntryPoint, ...] | None = 
         plugins.loaded.append(plugin)
         _import(plugins, plugin, load, settings)
     for plugin in plugins.enabled():
-        _guarded(plugins, plugin, lambda p=plugin: _register_settings(plugins, p))  # type: ignore[misc]
+        _guarded(plugins, plugin, settings, lambda p=plugin: _register_settings(plugins, p))  # type: ignore[misc]
     for plugin in plugins.enabled():
-        _guarded(plugins, plugin, lambda p=plugin: _register(plugins, p, settings))  # type: ignore[misc]
+        _guarded(plugins, plugin, settings, lambda p=plugin: _register(plugins, p, settings))  # type: ignore[misc]
+    for plugin in plugins.enabled():
+        if plugin.seconds > SLOW_SECONDS:
+            logger.warning("plugin %r took %.1f s to load", plugin.name, plugin.seconds)
     _refuse_without(plugins, settings)
     return plugins
 
@@ -118,7 +128,7 @@ def _import(plugins: Plugins, plugin: LoadedPlugin, load: Callable[[], Any], set
     if any(other.name == plugin.name and other is not plugin for other in plugins.loaded):
         _switch_off(plugins, plugin, f"another plugin is already called {plugin.name!r}", code="PLG003")
         return
-    _guarded(plugins, plugin, lambda: _load(plugins, plugin, load))
+    _guarded(plugins, plugin, settings, lambda: _load(plugins, plugin, load))
 
 
 def _load(plugins: Plugins, plugin: LoadedPlugin, load: Callable[[], Any]) -> None:
@@ -149,26 +159,39 @@ def _register(plugins: Plugins, plugin: LoadedPlugin, settings: Settings) -> Non
     context = PluginContext(settings=settings, own=_own_settings(plugin, settings))
     registry, owner = plugins.registry, plugin.name
 
-    def named(shelf: Any) -> Callable[[Any], None]:
-        return lambda item: shelf.add(item.name, item, owner)
+    def kept(shelf: Shelf[Any], contract: type) -> Callable[[Any], None]:
+        def register(item: Any) -> None:
+            _expect(plugin, contract, item)
+            shelf.add(item.name, item, owner)
 
-    _call(plugins, plugin, "register_backends", register=named(registry.backends), context=context)
-    _call(plugins, plugin, "register_stores", register=named(registry.stores), context=context)
-    _call(plugins, plugin, "register_sources", register=named(registry.sources), context=context)
-    _call(
-        plugins,
-        plugin,
-        "register_routes",
-        register=lambda name, make: registry.routes.add(name, make, owner),
-        context=context,
-    )
-    _call(
-        plugins,
-        plugin,
-        "register_checks",
-        register=lambda check, runbooks=None: registry.checks.add(check.name, RegisteredCheck(check, runbooks), owner),
-        context=context,
-    )
+        return register
+
+    def route(name: str, make: Any) -> None:
+        if not plugin.enabled or not isinstance(name, str) or not callable(make):
+            raise PluginError(f"register_routes needs a name and a function, got {name!r} and {make!r}", code="PLG005")
+        registry.routes.add(name, make, owner)
+
+    def check(item: Any, runbooks: Any = None) -> None:
+        _expect(plugin, Check, item)
+        registry.checks.add(item.name, RegisteredCheck(item, runbooks), owner)
+
+    _call(plugins, plugin, "register_backends", register=kept(registry.backends, Backend), context=context)
+    _call(plugins, plugin, "register_stores", register=kept(registry.stores, Store), context=context)
+    _call(plugins, plugin, "register_sources", register=kept(registry.sources, Source), context=context)
+    _call(plugins, plugin, "register_routes", register=route, context=context)
+    _call(plugins, plugin, "register_checks", register=check, context=context)
+
+
+def _expect(plugin: LoadedPlugin, contract: type, item: Any) -> None:
+    """Refuse what is not what the hook asks for, and whatever comes after the plugin was given up."""
+    wanted = {*vars(contract), *contract.__annotations__}
+    missing = sorted(name for name in wanted if not name.startswith("_") and not hasattr(item, name))
+    if missing:
+        raise PluginError(
+            f"it registers a {type(item).__name__} as {contract.__name__}, without {', '.join(missing)}", code="PLG005"
+        )
+    if not plugin.enabled:
+        raise PluginError("too late")
 
 
 def _own_settings(plugin: LoadedPlugin, settings: Settings) -> BaseModel | None:
@@ -190,9 +213,19 @@ def _call(plugins: Plugins, plugin: LoadedPlugin, hook: str, **arguments: Any) -
     plugins.manager.subset_hook_caller(hook, others)(**arguments)
 
 
-def _guarded(plugins: Plugins, plugin: LoadedPlugin, step: Callable[[], None]) -> None:
+def _guarded(plugins: Plugins, plugin: LoadedPlugin, settings: Settings, step: Callable[[], None]) -> None:
+    limit = settings.plugins.load_timeout
+    began = time.monotonic()
     try:
-        step()
+        within(limit, step, name=f"plugin-{plugin.name}")
+    except DeadlinePassed:
+        _switch_off(
+            plugins,
+            plugin,
+            f"it did not finish loading within {format_duration(limit)}",
+            code="PLG001",
+            hint="raise load_timeout in [plugins], if it is only slow",
+        )
     except PluginError as error:
         _switch_off(plugins, plugin, error.message, code=error.code, hint=error.hint)
     except ModuleNotFoundError as error:
@@ -204,8 +237,10 @@ def _guarded(plugins: Plugins, plugin: LoadedPlugin, step: Callable[[], None]) -
             code="PLG001",
             hint=f"pip install {missing.replace('_', '-')}",
         )
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code may raise anything at all
+    except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything at all
         _switch_off(plugins, plugin, f"{type(error).__name__}: {error}", code="PLG001")
+    finally:
+        plugin.seconds += time.monotonic() - began
 
 
 def _switch_off(

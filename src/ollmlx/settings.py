@@ -168,6 +168,7 @@ class PluginSettings(BaseModel):
     paths: tuple[Path, ...] = Field((), description="Plugin files or folders besides the installed ones.")
     disabled: tuple[str, ...] = Field((), description="Plugins, by name, that are not loaded.")
     required: tuple[str, ...] = Field((), description="Plugins, by name, without which the daemon does not start.")
+    load_timeout: Duration = Field(10, description="A plugin that takes longer to load is switched off.")
 
     def table(self, name: str) -> dict[str, Any]:
         """The raw table `[plugins.NAME]`; the plugin's own model validates it."""

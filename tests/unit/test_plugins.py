@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import sys
+import threading
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -11,26 +13,37 @@ import pytest
 from ollmlx.errors import ConfigError
 from ollmlx.plugins import LoadedPlugin, Plugins, load_plugins
 from ollmlx.settings import PluginSettings, Settings
+from ollmlx.testing import wait_until
 
 GOOD = """
 from ollmlx import hookimpl
 
 class Thing:
     name = "{name}"
+    accepts = estimate = command = importer = print
 
 @hookimpl
 def register_backends(register):
     register(Thing())
 """
 
+HOOK = "from ollmlx import hookimpl\n@hookimpl\ndef register_{0}(register): register({1})"
 
-def load(tmp_path: Path, *, disabled: tuple[str, ...] = (), required: tuple[str, ...] = (), **sources: str) -> Plugins:
+
+def load(
+    tmp_path: Path,
+    *,
+    disabled: tuple[str, ...] = (),
+    required: tuple[str, ...] = (),
+    load_timeout: float = 10,
+    **sources: str,
+) -> Plugins:
     paths = []
     for name, source in sources.items():
         path = tmp_path / f"{name}.py"
         path.write_text(source, encoding="utf-8")
         paths.append(path)
-    plugins = PluginSettings(paths=tuple(paths), disabled=disabled, required=required)
+    plugins = PluginSettings(paths=tuple(paths), disabled=disabled, required=required, load_timeout=load_timeout)
     return load_plugins(Settings(plugins=plugins), points=())
 
 
@@ -56,6 +69,11 @@ def test_register_backends_puts_a_backend_on_the_shelf(tmp_path: Path) -> None:
         ("from ollmlx import hookimpl\n@hookimpl\ndef register_backend(register): ...", "PLG002", "register_backend"),
         ("from ollmlx import hookimpl\n@hookimpl\ndef register_backends(register): 1 / 0", "PLG001", "ZeroDivision"),
         ("from ollmlx import hookimpl\n@hookimpl\ndef register_settings(register): register(3)", "PLG005", "pydantic"),
+        (HOOK.format("backends", "3"), "PLG005", "a int as Backend, without accepts, command"),
+        (HOOK.format("stores", "None"), "PLG005", "as Store, without"),
+        (HOOK.format("sources", "None"), "PLG005", "as Source, without"),
+        (HOOK.format("checks", "None"), "PLG005", "as Check, without codes, group, name, run"),
+        (HOOK.format("routes", "'x', None"), "PLG005", "a name and a function"),
     ],
 )
 @pytest.mark.finding("PLG001")
@@ -114,6 +132,7 @@ class Own(BaseModel):
     width: int = 3
 
 class Thing:
+    accepts = estimate = command = importer = print
     def __init__(self, width): self.name = f"thing-{width}"
 
 @hookimpl
@@ -147,3 +166,48 @@ def test_entry_points_are_loaded_one_by_one() -> None:
     )
     plugins = load_plugins(Settings(), points=points)
     assert [(plugin.name, plugin.enabled) for plugin in plugins.loaded] == [("gone", False), ("json", True)]
+
+
+HANGS_AT_IMPORT = """
+import builtins
+builtins.ollmlx_test_gate.wait()
+"""
+HANGS_IN_A_HOOK = GOOD.format(name="late").replace(
+    "    register(Thing())",
+    """
+    import builtins
+    builtins.ollmlx_test_gate.wait()
+    register(Thing())
+""",
+)
+
+
+@pytest.mark.parametrize("source", [HANGS_AT_IMPORT, HANGS_IN_A_HOOK], ids=["at import", "in a hook"])
+def test_a_plugin_that_hangs_is_off_and_comes_too_late_for_ever(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(builtins, "ollmlx_test_gate", gate, raising=False)
+    before = threading.active_count()
+    plugins = load(tmp_path, load_timeout=0.3, bad=source, good=GOOD.format(name="thing"))
+    bad = only(plugins, "bad")
+    assert (bad.enabled, bad.code) == (False, "PLG001")
+    assert bad.problem == "it did not finish loading within 0.3s"
+    assert "load_timeout" in (bad.hint or "")
+    gate.set()
+    wait_until(lambda: threading.active_count() == before)
+    assert plugins.registry.backends.names() == ("thing",)
+
+
+def test_a_slow_plugin_works_and_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ollmlx.plugins.SLOW_SECONDS", 0.0)
+    plugins = load(tmp_path, good=GOOD.format(name="thing"))
+    assert only(plugins, "good").seconds > 0
+    assert "plugin 'good' took" in caplog.text
+
+
+def test_a_plugin_cannot_stop_the_start_by_raising_what_nobody_catches(tmp_path: Path) -> None:
+    plugins = load(tmp_path, bad="raise KeyboardInterrupt", worse="import sys; sys.exit()", good=GOOD.format(name="x"))
+    assert [plugin.enabled for plugin in plugins.loaded] == [False, False, True]

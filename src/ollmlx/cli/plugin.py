@@ -62,6 +62,7 @@ def _record(plugin: LoadedPlugin) -> dict[str, Any]:
         "origin": plugin.origin,
         "hooks": list(plugin.hooks),
         "enabled": plugin.enabled,
+        "seconds": round(plugin.seconds, 3),
         "problem": plugin.problem,
         "code": plugin.code,
         "hint": plugin.hint,
