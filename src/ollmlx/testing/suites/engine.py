@@ -32,7 +32,7 @@ from ollmlx.types import (
 )
 
 PROMPT = "Tell me a story about a fox, a hen and a long winter."
-GREEDY = Options(temperature=0, num_predict=12)
+GREEDY = Options(temperature=0, num_predict=8)
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"colour": {"enum": ["red", "green"]}, "sure": {"type": "boolean"}},
@@ -112,8 +112,8 @@ class EngineSuite(Suite):
         assert isinstance(done, Done)
         assert 0 <= done.cached_tokens <= done.prompt_tokens
         assert done.prompt_tokens > 0
-        assert 0 < done.generated_tokens <= 12
-        assert done.reason == ("length" if done.generated_tokens == 12 else "stop")
+        assert 0 < done.generated_tokens <= 8
+        assert done.reason == ("length" if done.generated_tokens == 8 else "stop")
         assert done.total_ns > 0
 
     async def test_num_predict_is_exact(self, runner: RunnerProcess) -> None:
@@ -126,14 +126,14 @@ class EngineSuite(Suite):
         assert first == second != ""
 
     async def test_one_seed_gives_one_answer(self, runner: RunnerProcess) -> None:
-        seeded = Options(temperature=0.8, seed=42, num_predict=12)
+        seeded = Options(temperature=0.8, seed=42, num_predict=8)
         first, second = [text_of(await _ask(runner, options=seeded)) for _ in range(2)]
         assert first == second
 
     async def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(self, runner: RunnerProcess) -> None:
         whole = text_of(await _ask(runner, options=GREEDY))
         stop = whole[len(whole) // 2 :][:3]
-        events = await _ask(runner, options=Options(temperature=0, num_predict=12, stop=(stop,)))
+        events = await _ask(runner, options=Options(temperature=0, num_predict=8, stop=(stop,)))
         assert text_of(events) == whole[: whole.index(stop)]
         assert isinstance(events[-1], Done)
         assert (events[-1].reason, events[-1].stop) == ("stop", stop)
@@ -201,7 +201,7 @@ class EngineSuite(Suite):
 
     async def test_status_answers_and_progress_grows_while_it_generates(self, runner: RunnerProcess) -> None:
         before = (await runner.status()).progress
-        request = GenerateRequest(messages=_chat(PROMPT), options=Options(temperature=0, num_predict=64))
+        request = GenerateRequest(messages=_chat(PROMPT), options=Options(temperature=0, num_predict=24))
         async with runner.stream(request) as answer:
             await answer.content.readline()
             await asyncio.wait_for(runner.status(), 0.5)
