@@ -1,4 +1,4 @@
-"""The store of MLX models keeps the contract of stores."""
+"""The store of MLX models keeps the contract of every store."""
 
 from __future__ import annotations
 
@@ -13,54 +13,38 @@ from ollmlx.types import InstalledModel, PullProgress
 from ollmlx_hub.store import MlxStore
 
 
-class TinySource:
-    """Writes the tiny model's files, and no receipt: the least a source can do."""
+class Shelf:
+    """A source with one tiny model; what lies there already is not fetched again."""
 
-    name, store = "tiny", "mlx"
+    name = "shelf"
+    store = "mlx"
 
     def provides(self, name: ModelName) -> str | None:
-        return f"tiny:{name.short}"
+        return f"shelf:{name}"
 
     def format(self, name: ModelName) -> str:
         return "mlx"
 
     async def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
         files = tiny_files()
-        total = sum(len(data) for data in files.values())
-        completed = 0
-        for path, data in files.items():
+        for count, (path, data) in enumerate(files.items(), 1):
             (into / path).write_bytes(data)
-            completed += len(data)
-            yield PullProgress(status="pulling tiny", total=total, completed=completed)
+            yield PullProgress(status="pulling files", total=len(files), completed=count)
 
 
 class TestMlxStore(StoreSuite):
     def make_store(self, folder: Path) -> Store:
-        return MlxStore(folder / "mlx")
+        return MlxStore(folder)
 
     async def install(self, store: Store, name: ModelName, folder: Path) -> None:
-        async for _ in store.pull(name, TinySource(), None):
-            pass
-
-    def make_source(self) -> Source:
-        return TinySource()
-
-    def damage(self, model: InstalledModel) -> bool:
-        weights = model.path / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-1])
-        return True
-
-
-class TestMlxStoreWithHandCopiedModels(StoreSuite):
-    def make_store(self, folder: Path) -> Store:
-        return MlxStore(folder / "mlx")
-
-    async def install(self, store: Store, name: ModelName, folder: Path) -> None:
-        place = folder / "mlx" / name.folder
-        place.mkdir(parents=True)
+        place = folder / name.folder
+        place.mkdir()
         for path, data in tiny_files().items():
             (place / path).write_bytes(data)
 
+    def make_source(self) -> Source:
+        return Shelf()
+
     def damage(self, model: InstalledModel) -> bool:
-        (model.path / "config.json").write_text("{")
+        (model.path / "config.json").unlink()
         return True

@@ -29,3 +29,10 @@ class TestAnthropic(RoutesSuite):
         from ollmlx_anthropic_api.routes import blueprint
 
         return blueprint
+
+
+class TestOps(RoutesSuite):
+    def make_routes(self) -> Callable[[Service], Blueprint]:
+        from ollmlx_ops.blueprint import blueprint
+
+        return blueprint
