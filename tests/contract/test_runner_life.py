@@ -206,6 +206,12 @@ async def test_a_term_that_is_ignored_still_leaves_the_shutdown_route() -> None:
         assert await runner.exit_code() == ExitCode.ASKED
 
 
+def test_closing_that_takes_too_long_ends_the_process_all_the_same() -> None:
+    program = "import time; from ollmlx.runner.harness import _end_after; _end_after(0.05); time.sleep(60)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=20)
+    assert (done.returncode, done.stderr) == (ExitCode.INTERNAL, b"closing took too long\n")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_it_leaves_no_core_dump_and_is_the_first_to_be_killed_for_memory() -> None:
     async with fake_runner() as runner:

@@ -1,0 +1,103 @@
+"""The fake engine's parts: control words, the exact tokenizer, values for schemas, the plan of a fault."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollmlx.errors import InvalidRequest, NotFound
+from ollmlx.runner.pump import TERMINAL
+from ollmlx.testing.fake import faults, tokens
+from ollmlx.testing.fake.instance import instance_of
+from ollmlx.testing.fake.reply import reply_to
+from ollmlx.testing.fake.script import Script, directed
+from ollmlx.types import GenerateRequest, Text, Thinking, ToolCalled
+
+
+@given(st.text())
+def test_tokens_are_exact_both_ways(text: str) -> None:
+    ids = tokens.encode(text)
+    assert all(0 < number < 2**53 for number in ids)
+    if "\ud800" <= max(text, default="") <= "\udfff":
+        return
+    assert tokens.decode(ids) == text
+
+
+def test_an_id_that_is_no_tokens_is_a_replacement_character() -> None:
+    assert tokens.decode([0, -1, 2**70, tokens.token_id("a")]) == "\ufffd\ufffd\ufffda"
+
+
+def test_control_words_are_taken_out_of_the_prompt_and_laid_over_the_script() -> None:
+    script, text = directed(Script(rate=3), "fake:say=a%20b hello fake:prefill=7 world")
+    assert text == "hello world"
+    assert (script.say, script.prefill, script.rate) == ("a b", 7, 3)
+    assert directed(Script(), "nofake:say=x") == (Script(), "nofake:say=x")
+
+
+@pytest.mark.parametrize("word", ["fake:sya=x", "fake:rate=fast", "fake:tokens=-1"])
+def test_a_mistyped_control_word_is_an_error(word: str) -> None:
+    with pytest.raises(InvalidRequest, match="control word"):
+        directed(Script(), word)
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"type": "object", "properties": {"a": {"minimum": 4, "type": "integer"}}, "required": ["a"]}, {"a": 4}),
+        ({"type": "array", "items": {"type": "string", "minLength": 3}, "minItems": 2}, ["xxx", "xxx"]),
+        ({"enum": ["x", "y"]}, "x"),
+        ({"const": None}, None),
+        ({"type": ["null", "string"]}, None),
+        ({"anyOf": [{"type": "boolean"}, {"type": "null"}]}, True),
+        ({"$defs": {"t": {"type": "number"}}, "type": "object", "properties": {"v": {"$ref": "#/$defs/t"}}}, {"v": 1}),
+    ],
+)
+def test_a_made_up_value_satisfies_its_schema(schema: dict[str, object], value: object) -> None:
+    assert instance_of(schema) == value
+
+
+def test_a_reply_thinks_when_asked_and_calls_the_tool_it_must() -> None:
+    events = list(reply_to(GenerateRequest(prompt="x", think=True), Script(think="so"), "x").events())
+    assert events == [Thinking(text="so"), Text(text="x")]
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    must = GenerateRequest(prompt="x", tools=(tool,), tool_choice="f")
+    call = next(reply_to(must, Script(), "x").events())
+    assert isinstance(call, ToolCalled)
+    assert call.call.name == "f"
+    may = must.model_copy(update={"tool_choice": "auto"})
+    assert list(reply_to(may, Script(), "x").events()) == [Text(text="x")]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "argument", "where"),
+    [
+        ("kill", "kill", "", "start"),
+        ("exit:7@prefill", "exit", "7", "prefill"),
+        ("error:busy@3", "error", "busy", "3"),
+        ("hang@1", "hang", "", "1"),
+    ],
+)
+def test_a_fault_is_planned_by_name_argument_and_place(text: str, name: str, argument: str, where: str) -> None:
+    planned = faults.Planned(text)
+    assert (planned.name, planned.argument, planned.where) == (name, argument, where)
+
+
+def test_a_fault_that_nobody_knows_is_an_error_with_the_known_ones() -> None:
+    with pytest.raises(InvalidRequest, match="there are abort, bad_model"):
+        faults.Planned("exlpode")
+
+
+async def test_an_error_fault_raises_the_kind_it_names() -> None:
+    with pytest.raises(NotFound):
+        await faults.Planned("error:not_found").strike()
+
+
+def test_lines_for_the_wire_are_sent_byte_for_byte() -> None:
+    from ollmlx.protocol import encode_event
+
+    for lines in faults.WIRE.values():
+        for line in lines:
+            data = encode_event(line)  # type: ignore[arg-type]  # looks like an event, and is none
+            assert not data.endswith(b"\n\n")
+            assert line.type not in TERMINAL or line.type == "done"
