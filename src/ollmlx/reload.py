@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ollmlx.errors import ConfigError
-from ollmlx.settings_reload import Reload, reloadable
+from ollmlx.settings.reload import Reload, reloadable
 
 if TYPE_CHECKING:
     from ollmlx.app import App
-    from ollmlx.settings_sources import LoadedSettings
+    from ollmlx.settings.sources import LoadedSettings
 
 logger = logging.getLogger(__name__)
 

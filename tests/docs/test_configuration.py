@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from ollmlx.settings import ClusterSettings, ModelSettings, Settings
-from ollmlx.settings_toml import reference
+from ollmlx.settings.toml import reference
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from ollmlx.errors import Conflict, OllmlxError, StorageError
 
 if TYPE_CHECKING:
-    from ollmlx.settings_report import Effective
-    from ollmlx.settings_sources import LoadedSettings
+    from ollmlx.settings.report import Effective
+    from ollmlx.settings.sources import LoadedSettings
 
 DESCRIPTION = """Print and check the settings.
 
@@ -39,13 +39,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _load(args: argparse.Namespace) -> LoadedSettings:
     from ollmlx.cli.configured import overrides
-    from ollmlx.settings_sources import load_settings
+    from ollmlx.settings.sources import load_settings
 
     return load_settings(Path(args.config) if args.config else None, overrides(args))
 
 
 def _show(args: argparse.Namespace) -> int:
-    from ollmlx.settings_report import effective
+    from ollmlx.settings.report import effective
 
     values = effective(_load(args))
     if args.changed:
@@ -59,7 +59,7 @@ def _show(args: argparse.Namespace) -> int:
 
 def _lines(values: list[Effective]) -> list[str]:
     from ollmlx.cli.terminal import grey
-    from ollmlx.settings_toml import toml_value
+    from ollmlx.settings.toml import toml_value
 
     lines: list[str] = []
     section = ""
@@ -82,7 +82,7 @@ def _quoted(part: str) -> str:
 def _check(args: argparse.Namespace) -> int:
     from ollmlx.cli.main import report
     from ollmlx.plugins import load_plugins
-    from ollmlx.settings_errors import InvalidSettings
+    from ollmlx.settings.errors import InvalidSettings
 
     problems: list[dict[str, str]] = []
     try:
@@ -106,7 +106,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _init(file: Path, *, force: bool) -> int:
-    from ollmlx.settings_toml import reference
+    from ollmlx.settings.toml import reference
 
     try:
         with file.open("w" if force else "x", encoding="utf-8") as target:

@@ -30,7 +30,7 @@ def connect(args: argparse.Namespace) -> Client:
 def _settings_matter(args: argparse.Namespace) -> bool:
     from pathlib import Path
 
-    from ollmlx.settings_files import find_file
+    from ollmlx.settings.files import find_file
 
     file = find_file(Path(args.config) if args.config else None, os.environ, Path.cwd())
     return file is not None or any(name.startswith("OLLMLX_") for name in os.environ)

@@ -16,11 +16,11 @@ from ollmlx.doctor.machine import Machine
 from ollmlx.doctor.processes import Completed, Processes, run_child
 from ollmlx.errors import ConfigError
 from ollmlx.settings import Settings
-from ollmlx.settings_errors import Fault, InvalidSettings
+from ollmlx.settings.errors import Fault, InvalidSettings
 
 if TYPE_CHECKING:
     from ollmlx.plugins import Plugins
-    from ollmlx.settings_sources import LoadedSettings
+    from ollmlx.settings.sources import LoadedSettings
 
 RunChild = Callable[[Sequence[str], float], Awaitable[Completed]]
 
@@ -83,7 +83,7 @@ def look(
 ) -> World:
     """This machine, with the settings a daemon would read here. Never raises: faults become part of the world."""
     from ollmlx.plugins import load_plugins
-    from ollmlx.settings_sources import load_settings
+    from ollmlx.settings.sources import load_settings
 
     environ = os.environ if environ is None else environ
     loaded: LoadedSettings | None = None

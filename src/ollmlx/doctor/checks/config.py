@@ -11,7 +11,7 @@ from ollmlx.doctor.world import World
 from ollmlx.errors import OllmlxError
 from ollmlx.findings import Finding
 from ollmlx.names import ModelName
-from ollmlx.settings_keys import show_path
+from ollmlx.settings.keys import show_path
 
 COMMAND = "ollmlx config check"
 

@@ -13,9 +13,9 @@ from pydantic.fields import FieldInfo
 
 from ollmlx.quantities import format_duration, parse_duration
 from ollmlx.secrets import mask_value
-from ollmlx.settings_errors import Origin
-from ollmlx.settings_keys import KeyPath, dotted, is_secret, keys_of
-from ollmlx.settings_sources import LoadedSettings
+from ollmlx.settings.errors import Origin
+from ollmlx.settings.keys import KeyPath, dotted, is_secret, keys_of
+from ollmlx.settings.sources import LoadedSettings
 
 
 @dataclass(frozen=True, slots=True)

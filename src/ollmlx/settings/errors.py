@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from ollmlx.errors import ConfigError
-from ollmlx.settings_keys import (
+from ollmlx.settings.keys import (
     OPEN_TABLES,
     KeyPath,
     field_at,

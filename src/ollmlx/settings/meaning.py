@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.names import ModelName
-from ollmlx.settings import Settings
-from ollmlx.settings_errors import plugin_table_fault, sentence
-from ollmlx.settings_keys import KeyPath
+from ollmlx.settings.errors import plugin_table_fault, sentence
+from ollmlx.settings.keys import KeyPath
+from ollmlx.settings.model import Settings
 from ollmlx.types import Options
 
 Meaning = tuple[KeyPath, str, str]

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ollmlx.secrets import is_secret_key
-from ollmlx.settings import Settings
+from ollmlx.settings.model import Settings
 
 KeyPath = tuple[str, ...]
 OPEN_TABLES = ("plugins",)

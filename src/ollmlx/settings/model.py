@@ -1,7 +1,7 @@
 """The settings: every key, its default and what it does. Defaults live here and nowhere else.
 
 `ollmlx.toml` at the top of the repository is generated from this file. Where values come from, and in which order, is
-`settings_sources`.
+`settings.sources`.
 """
 
 from __future__ import annotations

@@ -15,13 +15,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ollmlx.settings import Settings
-from ollmlx.settings_errors import DEFAULT, Fault, InvalidSettings, Origin, faults_of, not_toml, unreadable
-from ollmlx.settings_files import find_file
-from ollmlx.settings_keys import KeyPath, field_at, is_list, is_table, variable
-from ollmlx.settings_lines import error_place, key_lines
-from ollmlx.settings_meaning import faults_of_meaning
-from ollmlx.settings_ollama import ollama_values
+from ollmlx.settings.errors import DEFAULT, Fault, InvalidSettings, Origin, faults_of, not_toml, unreadable
+from ollmlx.settings.files import find_file
+from ollmlx.settings.keys import KeyPath, field_at, is_list, is_table, variable
+from ollmlx.settings.lines import error_place, key_lines
+from ollmlx.settings.meaning import faults_of_meaning
+from ollmlx.settings.model import Settings
+from ollmlx.settings.ollama import ollama_values
 
 PREFIX = "OLLMLX_"
 _MARKS = {b"\xef\xbb\xbf": "UTF-8 with a byte order mark", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}

@@ -9,11 +9,11 @@ import pytest
 
 from ollmlx.quantities import FOREVER
 from ollmlx.settings import Settings
-from ollmlx.settings_errors import InvalidSettings
-from ollmlx.settings_lines import key_lines
-from ollmlx.settings_reload import reloadable
-from ollmlx.settings_report import effective
-from ollmlx.settings_sources import LoadedSettings, load_settings
+from ollmlx.settings.errors import InvalidSettings
+from ollmlx.settings.lines import key_lines
+from ollmlx.settings.reload import reloadable
+from ollmlx.settings.report import effective
+from ollmlx.settings.sources import LoadedSettings, load_settings
 
 
 def load(tmp_path: Path, toml: str = "", environ: Mapping[str, str] | None = None, **flags: object) -> LoadedSettings:

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from ollmlx.secrets import MASK
-from ollmlx.settings import Settings
-from ollmlx.settings_keys import KeyPath, is_secret, show_path
+from ollmlx.settings.keys import KeyPath, is_secret, show_path
+from ollmlx.settings.model import Settings
 
 RELOADABLE: frozenset[KeyPath] = frozenset(
     {

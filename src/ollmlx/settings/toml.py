@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ollmlx.quantities import format_duration, parse_duration, parse_size
-from ollmlx.settings import ClusterSettings, ModelSettings, Settings
-from ollmlx.settings_keys import keys_of, sections
+from ollmlx.settings.keys import keys_of, sections
+from ollmlx.settings.model import ClusterSettings, ModelSettings, Settings
 
 WIDTH = 118
 HEAD = """\

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ollmlx.quantities import FOREVER, parse_duration
-from ollmlx.settings_keys import KeyPath
+from ollmlx.settings.keys import KeyPath
 
 _FALSE = {"0", "false", "f", "no", "off"}
 
