@@ -26,6 +26,8 @@ async def download(package: Package, into: Path) -> AsyncIterator[int]:
     arriving.mkdir(parents=True, exist_ok=True)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-W",
+        "ignore",  # what pip's own code is warned of is not for our users, nor an error where warnings are
         "-m",
         "pip",
         "download",

@@ -298,8 +298,8 @@ async def test_a_guarded_process_ends_with_its_runner_and_an_idle_runner_that_di
     home = await house()
     await home.ask(home.launch())
     os.kill(home.pid(), signal.SIGKILL)
-    await eventually(lambda: home.info().state is RunnerState.FAILED)
-    assert "SIGKILL" in (home.info().last_error or "")
+    assert "SIGKILL" in await eventually(lambda: home.info().last_error)
+    assert home.info().state is RunnerState.FAILED
     assert await home.ask(home.launch()) == "hello world"
 
 

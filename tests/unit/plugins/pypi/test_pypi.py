@@ -53,6 +53,7 @@ def package_of(file: Path) -> Package:
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that pip is set up to take packages from, and nothing else."""
     folder = tmp_path / "index"
+    monkeypatch.setenv("PYTHONWARNINGS", "error")  # as in the tests' daemons: pip itself is not meant
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     return folder
