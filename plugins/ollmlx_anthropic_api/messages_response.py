@@ -90,7 +90,7 @@ class MessageEvents:
         if self._started:
             return
         self._started = True
-        tokens = {"input_tokens": fresh, "cache_read_input_tokens": cached, "output_tokens": 0}
+        tokens = usage(Done(prompt_tokens=fresh + cached, cached_tokens=cached))
         body: dict[str, Any] = {
             "id": self._id,
             "type": "message",

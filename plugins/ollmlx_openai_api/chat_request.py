@@ -19,6 +19,13 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
+def texts_only(value: Any) -> Any:
+    """The value unless it holds token ids: those are of OpenAI's tokenizers and mean other words to a model here."""
+    if isinstance(value, list) and value and isinstance(value[0], int | list):
+        raise ValueError("send text: token ids of another tokenizer cannot be read here")
+    return value
+
+
 class ImageUrl(Wire):
     url: str
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ollmlx.types import Answer, Done, Event, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
@@ -11,10 +11,11 @@ from ollmlx.types import Answer, Done, Event, Text, Thinking, TokenLogprob, Tool
 FINGERPRINT = "fp_ollmlx"
 
 
-def usage(*ends: Done) -> dict[str, Any]:
-    """Token counts over all choices; the prompt they share is counted once."""
-    prompt = max((end.prompt_tokens for end in ends), default=0)
-    cached = min((end.cached_tokens for end in ends), default=0)
+def usage(ends: Sequence[Done], choices: int = 1) -> dict[str, Any]:
+    """Token counts of a request. `choices` neighbours share one prompt, which is counted once."""
+    prompts = [ends[at : at + choices] for at in range(0, len(ends), choices)]
+    prompt = sum(max(end.prompt_tokens for end in sharing) for sharing in prompts)
+    cached = sum(min(end.cached_tokens for end in sharing) for sharing in prompts)
     generated = sum(end.generated_tokens for end in ends)
     return {
         "prompt_tokens": prompt,
@@ -26,9 +27,12 @@ def usage(*ends: Done) -> dict[str, Any]:
 
 def logprobs(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any] | None:
     """The logprobs block of a choice."""
-    if not tokens:
-        return None
-    return {"content": [{**_token(token), "top_logprobs": [_token(top) for top in token.top]} for token in tokens]}
+    return {"content": token_list(tokens)} if tokens else None
+
+
+def token_list(tokens: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+    """Tokens with their alternatives."""
+    return [{**_token(token), "top_logprobs": [_token(top) for top in token.top]} for token in tokens]
 
 
 def _token(token: TokenLogprob) -> dict[str, Any]:
@@ -36,12 +40,12 @@ def _token(token: TokenLogprob) -> dict[str, Any]:
     return {"token": token.token, "logprob": token.logprob, "bytes": list(encoded)}
 
 
-def tool_call(call: ToolCall, index: int | None = None) -> dict[str, Any]:
-    """A tool call; its arguments are JSON text here. `index` belongs to stream deltas."""
-    made: dict[str, Any] = {} if index is None else {"index": index}
+def tool_call(call: ToolCall, index: int) -> dict[str, Any]:
+    """A tool call, with its place among the answer's; its arguments are JSON text here."""
     arguments = json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))
-    return made | {
-        "id": call.id or f"call_{index or 0}",
+    return {
+        "index": index,
+        "id": call.id or f"call_{index}",
         "type": "function",
         "function": {"name": call.name, "arguments": arguments},
     }
@@ -63,7 +67,7 @@ def completion(id_: str, model: str, created: int, answers: list[Answer]) -> dic
         "model": model,
         "system_fingerprint": FINGERPRINT,
         "choices": [_choice(index, answer) for index, answer in enumerate(answers)],
-        "usage": usage(*(answer.done for answer in answers)),
+        "usage": usage([answer.done for answer in answers], choices=len(answers)),
     }
 
 
@@ -72,7 +76,7 @@ def _choice(index: int, answer: Answer) -> dict[str, Any]:
     if answer.thinking:
         message["reasoning"] = answer.thinking
     if answer.tool_calls:
-        message["tool_calls"] = [tool_call(call) for call in answer.tool_calls]
+        message["tool_calls"] = [tool_call(call, index) for index, call in enumerate(answer.tool_calls)]
     return {
         "index": index,
         "message": message,
@@ -105,9 +109,10 @@ class ChatChunks:
                     yield self._delta({"content": ""})
                 yield self._chunk({}, finish=finish_reason(event, self._calls > 0))
 
-    def usage(self, *ends: Done) -> dict[str, Any]:
+    def usage(self, ends: Sequence[Done]) -> dict[str, Any]:
         """The last chunk, for clients that asked for usage."""
-        return {**self._frame, "system_fingerprint": FINGERPRINT, "choices": [], "usage": usage(*ends)}
+        counts = usage(ends, choices=len(ends))
+        return {**self._frame, "system_fingerprint": FINGERPRINT, "choices": [], "usage": counts}
 
     def _delta(self, delta: dict[str, Any], tokens: tuple[TokenLogprob, ...] = ()) -> dict[str, Any]:
         if not self._begun:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import Answer, Done, Event, GenerateRequest, Text, TokenLogprob
-from ollmlx_openai_api.chat_request import Sampling, StreamOptions
+from ollmlx_openai_api.chat_request import Sampling, StreamOptions, texts_only
 from ollmlx_openai_api.chat_response import FINGERPRINT, usage
+from ollmlx_openai_api.choices import requests
+
+MOST_CHOICES = 128
 
 
 class CompletionRequest(Sampling):
-    """The whole body. `prompt` is one text; a list must hold exactly one."""
+    """The whole body. `prompt` is a text or several, each continued on its own."""
 
     model: str
     prompt: str | tuple[str, ...] = ""
@@ -26,24 +29,28 @@ class CompletionRequest(Sampling):
     echo: bool | None = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
 
-    @property
-    def text(self) -> str:
-        if isinstance(self.prompt, str):
-            return self.prompt
-        if len(self.prompt) != 1:
-            raise InvalidRequest("prompt: exactly one text a request is supported")
-        return self.prompt[0]
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _no_ids(cls, value: Any) -> Any:
+        return texts_only(value)
 
     @property
     def choices(self) -> int:
+        """Of each prompt."""
         return self.n or 1
 
-    def to_vocabulary(self) -> GenerateRequest:
-        """The request in ollmlx's words: the prompt as it is, without a template."""
+    def to_vocabulary(self) -> list[GenerateRequest]:
+        """A request a choice, in ollmlx's words, those of one prompt beside one another. No template is applied."""
         if self.echo:
             raise InvalidRequest("echo is not supported")
+        prompts = (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+        if not 0 < len(prompts) * self.choices <= MOST_CHOICES:
+            raise InvalidRequest(f"prompt: 1 to {MOST_CHOICES} answers a request are possible")
+        return [one for prompt in prompts for one in requests(self._continuing(prompt), self.choices)]
+
+    def _continuing(self, prompt: str) -> GenerateRequest:
         return GenerateRequest(
-            prompt=self.text,
+            prompt=prompt,
             suffix=self.suffix or None,
             options=self.sampling(self.max_tokens),
             top_logprobs=self.logprobs,
@@ -66,7 +73,7 @@ def logprobs(tokens: tuple[TokenLogprob, ...], offset: int = 0) -> dict[str, Any
     }
 
 
-def completion(id_: str, model: str, created: int, answers: list[Answer]) -> dict[str, Any]:
+def completion(id_: str, body: CompletionRequest, created: int, answers: list[Answer]) -> dict[str, Any]:
     """The whole answer to a request that does not stream."""
     choices = [
         {
@@ -81,10 +88,10 @@ def completion(id_: str, model: str, created: int, answers: list[Answer]) -> dic
         "id": id_,
         "object": "text_completion",
         "created": created,
-        "model": model,
+        "model": body.model,
         "system_fingerprint": FINGERPRINT,
         "choices": choices,
-        "usage": usage(*(answer.done for answer in answers)),
+        "usage": usage([answer.done for answer in answers], body.choices),
     }
 
 
@@ -95,14 +102,15 @@ def _finish(done: Done) -> str:
 class CompletionChunks:
     """Turns one choice's events into chunks."""
 
-    def __init__(self, id_: str, model: str, created: int, index: int = 0) -> None:
+    def __init__(self, id_: str, body: CompletionRequest, created: int, index: int = 0) -> None:
         self._frame = {
             "id": id_,
             "object": "text_completion",
             "created": created,
-            "model": model,
+            "model": body.model,
             "system_fingerprint": FINGERPRINT,
         }
+        self._choices = body.choices
         self._index = index
         self._offset = 0
 
@@ -115,9 +123,9 @@ class CompletionChunks:
             case Done():
                 yield self._chunk("", None, _finish(event))
 
-    def usage(self, *ends: Done) -> dict[str, Any]:
+    def usage(self, ends: Sequence[Done]) -> dict[str, Any]:
         """The last chunk, for clients that asked for usage."""
-        return {**self._frame, "choices": [], "usage": usage(*ends)}
+        return {**self._frame, "choices": [], "usage": usage(ends, self._choices)}
 
     def _chunk(self, text: str, tokens: dict[str, Any] | None, finish: str | None) -> dict[str, Any]:
         choice = {"index": self._index, "text": text, "logprobs": tokens, "finish_reason": finish}

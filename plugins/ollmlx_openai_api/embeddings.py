@@ -6,10 +6,10 @@ import base64
 import struct
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ollmlx.types import EmbedRequest, EmbedResult
-from ollmlx_openai_api.chat_request import Wire
+from ollmlx_openai_api.chat_request import Wire, texts_only
 
 
 class EmbeddingsRequest(Wire):
@@ -19,6 +19,11 @@ class EmbeddingsRequest(Wire):
     input: str | tuple[str, ...]
     dimensions: Annotated[int, Field(ge=1)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _no_ids(cls, value: Any) -> Any:
+        return texts_only(value)
 
     def to_vocabulary(self) -> EmbedRequest:
         """The request in ollmlx's words."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
@@ -11,7 +11,7 @@ from ollmlx import ModelName, closing
 from ollmlx.errors import RunnerFailed
 from ollmlx.types import Answer, Done, Event, GenerateRequest
 from ollmlx.web import caller, json_answer, sse, tracked
-from ollmlx_openai_api.choices import requests, side_by_side
+from ollmlx_openai_api.choices import side_by_side
 from ollmlx_openai_api.error_shape import error_event
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Chunks(Protocol):
 
     def chunks(self, event: Event) -> Iterator[dict[str, Any]]: ...
 
-    def usage(self, *ends: Done) -> dict[str, Any]: ...
+    def usage(self, ends: Sequence[Done]) -> dict[str, Any]: ...
 
 
 def encode(data: dict[str, Any]) -> bytes:
@@ -46,11 +46,11 @@ def generate(service: Service, model: str) -> Callable[[GenerateRequest], AsyncI
 
 
 async def whole(
-    service: Service, model: str, request: GenerateRequest, count: int, body: Callable[[list[Answer]], dict[str, Any]]
+    service: Service, model: str, wanted: list[GenerateRequest], body: Callable[[list[Answer]], dict[str, Any]]
 ) -> Response:
     """Gather every choice, then answer."""
-    gathered: list[list[Event]] = [[] for _ in range(count)]
-    async with closing(side_by_side(generate(service, model), requests(request, count))) as events:
+    gathered: list[list[Event]] = [[] for _ in wanted]
+    async with closing(side_by_side(generate(service, model), wanted)) as events:
         async for index, event in events:
             gathered[index].append(event)
     return json_answer(body([await Answer.gather(_replay(events)) for events in gathered]))
@@ -59,29 +59,29 @@ async def whole(
 async def streamed(
     service: Service,
     model: str,
-    request: GenerateRequest,
-    makers: list[Chunks],
+    wanted: list[GenerateRequest],
+    makers: Sequence[Chunks],
     *,
     include_usage: bool,
 ) -> Response:
     """Stream the choices' chunks as they come, then usage when asked for, then `[DONE]`."""
-    return await sse(_records(service, model, request, makers, include_usage), error_event)
+    return await sse(_records(service, model, wanted, makers, include_usage), error_event)
 
 
 async def _records(
-    service: Service, model: str, request: GenerateRequest, makers: list[Chunks], include_usage: bool
+    service: Service, model: str, wanted: list[GenerateRequest], makers: Sequence[Chunks], include_usage: bool
 ) -> AsyncGenerator[bytes, None]:
-    ends: list[Done] = []
-    async with closing(side_by_side(generate(service, model), requests(request, len(makers)))) as events:
+    ends: dict[int, Done] = {}
+    async with closing(side_by_side(generate(service, model), wanted)) as events:
         async for index, event in events:
             for chunk in makers[index].chunks(event):
                 yield encode(chunk)
             if isinstance(event, Done):
-                ends.append(event)
+                ends[index] = event
     if len(ends) != len(makers):
         raise RunnerFailed("the answer ended without a final record", code="RUN002")
     if include_usage:
-        yield encode(makers[0].usage(*ends))
+        yield encode(makers[0].usage([ends[index] for index in range(len(makers))]))
     yield END
 
 

@@ -11,6 +11,8 @@ from ollmlx.errors import InvalidRequest
 from ollmlx.types import GenerateRequest, Message, Options, Tool, ToolCall
 from ollmlx_openai_api.chat_request import ChatMessage, Part, Reasoning, Wire, messages, think, tool_choice
 
+LOGPROBS = "message.output_text.logprobs"
+
 
 class Item(Wire):
     """An item of the input; which fields count depends on its type."""
@@ -27,7 +29,9 @@ class Item(Wire):
 
 class TextFormat(Wire):
     type: Literal["text", "json_object", "json_schema"] = "text"
+    name: str | None = None
     schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
 
 
 class TextConfig(Wire):
@@ -44,6 +48,7 @@ class ResponsesRequest(Wire):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    include: tuple[str, ...] | None = None
     stream: bool | None = None
     tools: tuple[dict[str, Any], ...] | None = None
     tool_choice: str | dict[str, Any] | None = None
@@ -77,7 +82,7 @@ class ResponsesRequest(Wire):
             think=think(self.reasoning.effort if self.reasoning else None),
             format=self._format(),
             options=options,
-            top_logprobs=self.top_logprobs,
+            top_logprobs=(self.top_logprobs or 0) if self.top_logprobs or LOGPROBS in (self.include or ()) else None,
             truncate=self.truncation == "auto",
         )
 

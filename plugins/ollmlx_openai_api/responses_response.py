@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from ollmlx.types import Done, Event, Text, Thinking, ToolCall, ToolCalled
-from ollmlx_openai_api.responses_request import ResponsesRequest
+from ollmlx_openai_api.chat_response import token_list
+from ollmlx_openai_api.responses_request import ResponsesRequest, TextFormat
 
 
 def response(id_: str, request: ResponsesRequest, created: int, **changes: Any) -> dict[str, Any]:
     """The response object; `changes` are the fields that grow while it is made."""
-    wanted = request.text.format if request.text else None
+    wanted = (request.text.format if request.text else None) or TextFormat()
     return {
         "id": id_,
         "object": "response",
@@ -30,7 +31,7 @@ def response(id_: str, request: ResponsesRequest, created: int, **changes: Any) 
         "reasoning": {"effort": request.reasoning.effort if request.reasoning else None, "summary": None},
         "store": False,
         "temperature": 1.0 if request.temperature is None else request.temperature,
-        "text": {"format": {"type": wanted.type if wanted else "text"}},
+        "text": {"format": wanted.model_dump(by_alias=True, exclude_none=True)},
         "tool_choice": request.tool_choice or "auto",
         "tools": list(request.tools or ()),
         "top_p": 1.0 if request.top_p is None else request.top_p,
@@ -60,6 +61,7 @@ class ResponseEvents:
         self._output: list[dict[str, Any]] = []
         self._open: str | None = None
         self._text: list[str] = []
+        self._tokens: list[dict[str, Any]] = []
         self.result: dict[str, Any] | None = None
 
     def start(self) -> Iterator[dict[str, Any]]:
@@ -70,10 +72,12 @@ class ResponseEvents:
     def events(self, event: Event) -> Iterator[dict[str, Any]]:
         """The events of one of ours."""
         match event:
-            case Text() if event.text:
+            case Text() if event.text or event.logprobs:
                 yield from self._begin("message")
                 self._text.append(event.text)
-                yield self._at("response.output_text.delta", content_index=0, delta=event.text, logprobs=[])
+                tokens = token_list(event.logprobs)
+                self._tokens += tokens
+                yield self._at("response.output_text.delta", content_index=0, delta=event.text, logprobs=tokens)
             case Thinking() if event.text:
                 yield from self._begin("reasoning")
                 self._text.append(event.text)
@@ -119,7 +123,7 @@ class ResponseEvents:
         if kind == "message":
             item = {"id": self._name("msg"), "type": "message", "status": "in_progress", "role": "assistant"}
             yield self._add({**item, "content": []})
-            yield self._at("response.content_part.added", content_index=0, part=_part(""))
+            yield self._at("response.content_part.added", content_index=0, part=_part("", []))
         else:
             yield self._add({"id": self._name("rs"), "type": "reasoning", "summary": []})
             part = {"type": "summary_text", "text": ""}
@@ -128,12 +132,12 @@ class ResponseEvents:
     def _close(self) -> Iterator[dict[str, Any]]:
         if self._open is None:
             return
-        text, kind = "".join(self._text), self._open
-        self._text, self._open = [], None
+        text, tokens, kind = "".join(self._text), self._tokens, self._open
+        self._text, self._tokens, self._open = [], [], None
         item = self._output[-1]
         if kind == "message":
-            part = _part(text)
-            yield self._at("response.output_text.done", content_index=0, text=text, logprobs=[])
+            part = _part(text, tokens)
+            yield self._at("response.output_text.done", content_index=0, text=text, logprobs=tokens)
             yield self._at("response.content_part.done", content_index=0, part=part)
             yield self._done({**item, "status": "completed", "content": [part]})
         else:
@@ -163,5 +167,5 @@ class ResponseEvents:
         yield self._event("response.incomplete" if cut else "response.completed", response=self.result)
 
 
-def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _part(text: str, tokens: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": tokens}

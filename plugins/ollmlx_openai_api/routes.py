@@ -15,6 +15,7 @@ from ollmlx.types import InstalledModel
 from ollmlx.web import Failure, caller, declare_errors, describe, json_answer, read_model, sse
 from ollmlx_openai_api import chat_response, completions
 from ollmlx_openai_api.chat_request import ChatRequest
+from ollmlx_openai_api.choices import requests
 from ollmlx_openai_api.embeddings import EmbeddingsRequest, embeddings
 from ollmlx_openai_api.error_shape import ERROR_SCHEMA, shape
 from ollmlx_openai_api.generation import generate, streamed, whole
@@ -49,18 +50,15 @@ def _chat(made: Blueprint, service: Service) -> None:
     @describe("Chat.", body=ChatRequest, answer=OBJECT, content=BOTH, error=ERROR_SCHEMA)
     async def chat() -> Response:
         body = await read_model(ChatRequest)
-        id_, created, request = _id("chatcmpl-"), int(time.time()), body.to_vocabulary()
+        id_, created = _id("chatcmpl-"), int(time.time())
+        wanted = requests(body.to_vocabulary(), body.choices)
         if not body.stream:
             return await whole(
-                service,
-                body.model,
-                request,
-                body.choices,
-                lambda answers: chat_response.completion(id_, body.model, created, answers),
+                service, body.model, wanted, lambda answers: chat_response.completion(id_, body.model, created, answers)
             )
         makers = [chat_response.ChatChunks(id_, body.model, created, index) for index in range(body.choices)]
         usage = bool(body.stream_options and body.stream_options.include_usage)
-        return await streamed(service, body.model, request, [*makers], include_usage=usage)
+        return await streamed(service, body.model, wanted, makers, include_usage=usage)
 
 
 def _completions(made: Blueprint, service: Service) -> None:
@@ -68,18 +66,14 @@ def _completions(made: Blueprint, service: Service) -> None:
     @describe("Continue a text.", body=completions.CompletionRequest, answer=OBJECT, content=BOTH, error=ERROR_SCHEMA)
     async def complete() -> Response:
         body = await read_model(completions.CompletionRequest)
-        id_, created, request = _id("cmpl-"), int(time.time()), body.to_vocabulary()
+        id_, created, wanted = _id("cmpl-"), int(time.time()), body.to_vocabulary()
         if not body.stream:
             return await whole(
-                service,
-                body.model,
-                request,
-                body.choices,
-                lambda answers: completions.completion(id_, body.model, created, answers),
+                service, body.model, wanted, lambda answers: completions.completion(id_, body, created, answers)
             )
-        makers = [completions.CompletionChunks(id_, body.model, created, index) for index in range(body.choices)]
+        makers = [completions.CompletionChunks(id_, body, created, index) for index in range(len(wanted))]
         usage = bool(body.stream_options and body.stream_options.include_usage)
-        return await streamed(service, body.model, request, [*makers], include_usage=usage)
+        return await streamed(service, body.model, wanted, makers, include_usage=usage)
 
 
 def _responses(made: Blueprint, service: Service) -> None:

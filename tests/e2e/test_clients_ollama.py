@@ -27,16 +27,6 @@ WEATHER = {
 }
 
 
-@pytest.fixture(scope="module")
-def daemon_with_fakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """One daemon for the module."""
-    started = Daemon(tmp_path_factory.mktemp("clients"), fakes={"parrot": {}, "thinker": {"think": "let me see"}})
-    try:
-        yield started.start()
-    finally:
-        started.stop()
-
-
 @pytest.fixture
 def client(daemon_with_fakes: Daemon) -> Iterator[ollama.Client]:
     with ollama.Client(host=daemon_with_fakes.url, trust_env=False) as made:

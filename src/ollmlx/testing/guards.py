@@ -71,7 +71,7 @@ def no_leaked_processes(started_processes: Started) -> Iterator[None]:
         return
 
     def left() -> list[psutil.Process]:
-        found = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+        found = [child for child in psutil.Process().children(recursive=True) if not _belongs_to(child, before)]
         return [child for child in found if not _reaped_orphan(child, ours)]
 
     try:
@@ -81,6 +81,13 @@ def no_leaked_processes(started_processes: Started) -> Iterator[None]:
         told = [_described(child) for child in leaked]
         _end(leaked)
         pytest.fail(f"the test left processes behind: {'; '.join(told)}")
+
+
+def _belongs_to(child: psutil.Process, before: set[int]) -> bool:
+    """Whether a process was there before the test, or was started by one that was: a shared daemon's runner."""
+    with suppress(psutil.NoSuchProcess):
+        return child.pid in before or any(parent.pid in before for parent in child.parents())
+    return False
 
 
 def _reaped_orphan(child: psutil.Process, ours: set[int]) -> bool:

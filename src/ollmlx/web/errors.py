@@ -45,6 +45,8 @@ STATUS: dict[str, int] = {
     "plugin": 500,
 }
 RETRIABLE = 503  # of an error that says when trying again can help
+LASTING = frozenset({"out_of_memory", "storage", "config", "plugin"})
+"""The daemon's own failures that are the same at the next try."""
 JSON = "application/json"
 
 
@@ -142,6 +144,8 @@ def answer(found: Failure, shape: Shape) -> Response:
 
 def failure_headers(found: Failure) -> list[tuple[bytes, bytes]]:
     """The headers that belong to a failure, besides its body's type."""
+    if found.kind in LASTING and found.status != RETRIABLE:
+        return [(b"x-should-retry", b"false")]  # OpenAI's and Anthropic's clients repeat any other 5xx
     if found.status == RETRIABLE:
         return [(b"retry-after", str(max(1, math.ceil(found.retry_after or 1))).encode())]
     if found.status == STATUS["unauthorized"]:
@@ -154,4 +158,9 @@ def explain(error: ValidationError) -> str:
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in fault["loc"])
     message = str(fault["msg"]).removeprefix("Value error, ")
+    for ours, jsons in _JSONS_WORDS.items():
+        message = message.replace(ours, jsons)
     return f"invalid request: {where}: {message}" if where else f"invalid request: {message}"
+
+
+_JSONS_WORDS = {"Tuple should": "Array should", "valid tuple": "valid array", "valid dictionary": "valid object"}

@@ -19,8 +19,17 @@ def guarded(no_leaks): ...
 """
 
 INNER = """
-import asyncio, os, socket, subprocess, sys
+import asyncio, os, signal, socket, subprocess, sys
+import psutil, pytest
+from ollmlx.testing import wait_until
 KEPT = []
+
+@pytest.fixture(scope="module")
+def server():
+    command = ["/bin/sh", "-c", "while read line; do sleep 60 & done"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True) as started:
+        yield started
+        os.killpg(started.pid, signal.SIGKILL)
 
 def test_leaks_a_process():
     KEPT.append(subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"]))
@@ -41,6 +50,11 @@ def test_waits_for_its_process():
     subprocess.run([sys.executable, "-S", "-c", ""], check=True)
 def test_has_an_orphan_that_ends():
     subprocess.run(["/bin/sh", "-c", "sleep 0.1 & exit 0"], stdout=subprocess.DEVNULL)
+def test_has_a_shared_server_start_a_process(server):
+    subprocess.run([sys.executable, "-S", "-c", ""], check=True)
+    server.stdin.write("go\\n")
+    server.stdin.flush()
+    wait_until(lambda: psutil.Process(server.pid).children())
 def test_closes_its_sockets():
     for end in socket.socketpair():
         end.close()
@@ -69,7 +83,7 @@ def test_exactly_the_tests_that_leak_fail(pytester: pytest.Pytester, monkeypatch
     pytester.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
     pytester.makepyfile(INNER)
     result = pytester.runpytest_subprocess("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider", "--tb=no")
-    result.assert_outcomes(passed=12, errors=len(COMPLAINTS))
+    result.assert_outcomes(passed=13, errors=len(COMPLAINTS))
     told = dict(re.findall(r"ERROR \S+::test_leaks_(\w+) - (.*)", result.stdout.str()))
     assert told.keys() == COMPLAINTS.keys()
     for leak, complaint in COMPLAINTS.items():

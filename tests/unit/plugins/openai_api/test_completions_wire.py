@@ -7,6 +7,7 @@ import struct
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import Done, EmbedResult, Text, TokenLogprob
@@ -19,20 +20,30 @@ def read(**fields: Any) -> CompletionRequest:
 
 
 def test_the_prompt_is_sent_as_it_is() -> None:
-    request = read(suffix="end", max_tokens=3, logprobs=2).to_vocabulary()
+    [request] = read(suffix="end", max_tokens=3, logprobs=2).to_vocabulary()
     assert (request.prompt, request.suffix, request.top_logprobs) == ("once", "end", 2)
     assert request.options.num_predict == 3
-    assert read(prompt=["one"]).to_vocabulary().prompt == "one"
 
 
-@pytest.mark.parametrize("fields", [{"prompt": ["a", "b"]}, {"echo": True}])
+def test_each_prompt_has_its_choices_beside_one_another() -> None:
+    wanted = read(prompt=["a", "b"], n=2, seed=7).to_vocabulary()
+    assert [(one.prompt, one.options.seed) for one in wanted] == [("a", 7), ("a", 8), ("b", 7), ("b", 8)]
+
+
+def test_a_prompt_that_choices_share_is_counted_once() -> None:
+    ends = [Done(prompt_tokens=count, generated_tokens=1) for count in (3, 3, 5, 5)]
+    told = CompletionChunks("cmpl-1", read(prompt=["a", "b"], n=2), 7).usage(ends)["usage"]
+    assert (told["prompt_tokens"], told["completion_tokens"]) == (8, 4)
+
+
+@pytest.mark.parametrize("fields", [{"prompt": []}, {"prompt": ["a"] * 100, "n": 2}, {"echo": True}])
 def test_what_cannot_be_honoured_is_said(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         read(**fields).to_vocabulary()
 
 
 def test_text_offsets_count_the_characters_before_a_token() -> None:
-    chunks = CompletionChunks("cmpl-1", "m", 7)
+    chunks = CompletionChunks("cmpl-1", read(), 7)
     events = (
         Text(text="ab", logprobs=(TokenLogprob(token="ab", logprob=-1),)),
         Text(text="c", logprobs=(TokenLogprob(token="c", logprob=-2),)),
@@ -49,3 +60,10 @@ def test_vectors_are_floats_or_little_endian_base64() -> None:
     packed = embeddings("m", result, "base64")["data"][0]["embedding"]
     assert struct.unpack("<2f", base64.b64decode(packed)) == (0.5, -1.0)
     assert EmbeddingsRequest.model_validate({"model": "m", "input": "x"}).to_vocabulary().inputs == ("x",)
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [[1, 2], [3]]])
+def test_token_ids_are_refused_with_the_reason(ids: Any) -> None:
+    for body, field in ((EmbeddingsRequest, "input"), (CompletionRequest, "prompt")):
+        with pytest.raises(ValidationError, match="token ids"):
+            body.model_validate({"model": "m", field: ids})
