@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ollmlx import SafetensorsTensor, read_safetensors_header
+from ollmlx import SafetensorsTensor, format_count, read_safetensors_header
 from ollmlx.errors import StorageError
 from ollmlx.types import Capability, ModelDetails, Options
 from ollmlx_hub.layout import FoundFile
-from ollmlx_hub.weights import human_number, parameter_count, quantization_level
+from ollmlx_hub.weights import parameter_count, quantization_level
 
 MAX_JSON = 64 << 20
 MAX_LICENSE = 256 << 10
@@ -139,7 +139,7 @@ def _details(
         format="safetensors",
         family=kind,
         families=(kind,),
-        parameter_size=human_number(parameters),
+        parameter_size=format_count(parameters),
         quantization_level=level,
         context_length=int(context) if context is not None else None,
         embedding_length=int(embedding) if embedding is not None else None,

@@ -8,13 +8,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from ollmlx import Importer, ModelName, Source, closing, storage_error
+from ollmlx import Importer, ModelName, Source, closing, locked, storage_error
 from ollmlx.errors import Conflict, InvalidRequest, NotFound, StorageError, Unsupported
 from ollmlx.types import CreateRequest, FetchReceipt, InstalledModel, PullProgress
 from ollmlx_hub.description import read_json
 from ollmlx_hub.intake import Intake, receipt_of
 from ollmlx_hub.layout import Layout
-from ollmlx_hub.locks import locked
 from ollmlx_hub.making import file_format, merged, place_adapter, place_files, quantize_options
 from ollmlx_hub.shelf import Shelf
 

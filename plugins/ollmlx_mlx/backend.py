@@ -23,6 +23,18 @@ from ollmlx_mlx.weight_sizes import folder_state, weight_sizes
 ENGINE: Final = "ollmlx_mlx.engine:MlxEngine"
 FORMATS: Final = ("gguf", "mlx")
 """What the importer reads: `mlx` stands for a folder of safetensors, which it can quantise."""
+FOREIGN: Final = {
+    "gguf": (
+        "it is a GGUF file",
+        "pip install 'ollmlx[llamacpp]' runs GGUF files; "
+        "ollmlx create NAME -f Modelfile with FROM ./FILE.gguf imports one for MLX",
+    ),
+    "ollama-safetensors": (
+        "its weights lie in Ollama's own layout, a file for each tensor",
+        "ollmlx pull mlx-community/NAME brings a version for MLX",
+    ),
+}
+"""Formats that are often met and not run: why, and what would help."""
 MEMO: Final = 64
 
 
@@ -54,13 +66,9 @@ class MlxBackend:
 
     def accepts(self, model: InstalledModel) -> Refusal | None:
         """None for an MLX folder of a type that the installed mlx-lm serves and that needs no foreign code."""
-        if model.format == "gguf":
-            return Refusal(
-                reason="it is a GGUF file",
-                hint="pip install 'ollmlx[llamacpp]' runs GGUF files; "
-                "ollmlx create NAME -f Modelfile with FROM ./FILE.gguf imports one for MLX",
-                code="MDL005",
-            )
+        if model.format in FOREIGN:
+            reason, hint = FOREIGN[model.format]
+            return Refusal(reason=reason, hint=hint, code="MDL005")
         if model.format != "mlx":
             return Refusal(reason=f"it runs MLX folders, not {model.format}", code="MDL005")
         if self._known is None or not self._machine.has_mlx:

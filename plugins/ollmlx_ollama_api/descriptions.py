@@ -93,10 +93,13 @@ def show(model: InstalledModel, *, tensors: Sequence[Json] | None = None) -> Jso
         "details": details(model.details, lengths=True),
         "messages": [message(turn) for turn in defaults.messages],
         "model_info": _info(model),
+        "projector_info": model.projector_info,
         "capabilities": list(model.capabilities),
         "modified_at": stamp(model.modified_at),
+        "store": model.store,
+        "source": model.source,
     }
-    for name in ("license", "parameters", "system", "messages"):
+    for name in ("license", "parameters", "system", "messages", "projector_info"):
         if not found[name]:
             del found[name]
     if tensors is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from quart import Response
 
-from ollmlx import __version__
+from ollmlx import OllmlxError, __version__
 from ollmlx.web import TEXT, caller, describe, json_answer, read_model
 from ollmlx_ollama_api import descriptions, schemas
 from ollmlx_ollama_api.management_request import CopyBody, DeleteBody, ShowBody
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from quart import Blueprint
 
     from ollmlx import Service
+    from ollmlx.types import InstalledModel
 
 OLLAMA_VERSION = "0.33.0"
 """The version of Ollama's API that is spoken: clients parse it as integers and switch features on it."""
@@ -59,7 +60,15 @@ def _reading(made: Blueprint, service: Service) -> None:
         model = await service.show(body.model_name())
         caller(body.asked)
         tensors = await service.tensors(model) if body.verbose else None
-        return json_answer(descriptions.show(model, tensors=tensors))
+        return json_answer(descriptions.show(model, tensors=tensors) | await _running(service, model))
+
+
+async def _running(service: Service, model: InstalledModel) -> dict[str, str]:
+    """ollmlx's own fields of a description: what would run the model, or why nothing does and what would help."""
+    try:
+        return {"backend": await service.backend(model)}
+    except OllmlxError as error:
+        return {"backend": "", "problem": error.message, "hint": error.hint or ""}
 
 
 def _writing(made: Blueprint, service: Service) -> None:

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from ollmlx.findings import Finding, Severity
     from ollmlx.gguf_header import GgufHeader, read_gguf_header
     from ollmlx.hookspecs import hookimpl
+    from ollmlx.locks import locked
     from ollmlx.names import ModelName, parse_digest
     from ollmlx.protocol import RunnerConfig
-    from ollmlx.quantities import format_duration, format_size, parse_duration, parse_size
+    from ollmlx.quantities import format_count, format_duration, format_size, parse_duration, parse_size
     from ollmlx.runner.serial import SerialEngine
     from ollmlx.safetensors_header import SafetensorsTensor, read_safetensors_header
     from ollmlx.service import Service
@@ -55,9 +56,10 @@ _HOMES = {
     "ollmlx.findings": ("Finding", "Severity"),
     "ollmlx.gguf_header": ("GgufHeader", "read_gguf_header"),
     "ollmlx.hookspecs": ("hookimpl",),
+    "ollmlx.locks": ("locked",),
     "ollmlx.names": ("ModelName", "parse_digest"),
     "ollmlx.protocol": ("RunnerConfig",),
-    "ollmlx.quantities": ("format_duration", "format_size", "parse_duration", "parse_size"),
+    "ollmlx.quantities": ("format_count", "format_duration", "format_size", "parse_duration", "parse_size"),
     "ollmlx.runner.serial": ("SerialEngine",),
     "ollmlx.safetensors_header": ("SafetensorsTensor", "read_safetensors_header"),
     "ollmlx.service": ("Service",),
@@ -91,9 +93,11 @@ __all__ = [
     "__version__",
     "closing",
     "find_budget",
+    "format_count",
     "format_duration",
     "format_size",
     "hookimpl",
+    "locked",
     "parse_digest",
     "parse_duration",
     "parse_size",

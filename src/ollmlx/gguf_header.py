@@ -81,8 +81,11 @@ class GgufHeader:
         return self.metadata.get(f"{self.architecture}.{key}", default)
 
 
-def read_gguf_header(path: Path) -> GgufHeader:
-    """Read the header of a GGUF file. Raises StorageError with the file's name and what is wrong with it."""
+def read_gguf_header(path: Path, *, longest: int = MAX_ITEMS) -> GgufHeader:
+    """Read the header of a GGUF file. Raises StorageError with the file's name and what is wrong with it.
+
+    Arrays with more than `longest` items are passed over and become None: vocabularies take a second to read.
+    """
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
@@ -90,7 +93,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
         if found.st_size < SMALLEST:
             raise _Bad("it is too short")
         with path.open("rb") as file, mmap.mmap(file.fileno(), found.st_size, access=mmap.ACCESS_READ) as data:
-            return _Reader(data, found.st_size).header()
+            return _Reader(data, found.st_size, longest).header()
     except _Bad as bad:
         raise StorageError(f"{path.name} is not a usable GGUF file: {bad}", code="MDL003") from None
     except OSError as error:
@@ -104,9 +107,10 @@ class _Bad(ValueError):
 class _Reader:
     """A cursor over the mapped file; every read is checked against the cap and the end."""
 
-    def __init__(self, data: mmap.mmap, size: int) -> None:
+    def __init__(self, data: mmap.mmap, size: int, longest: int) -> None:
         self.data = data
         self.size = size
+        self.longest = longest
         self.limit = min(size, MAX_HEADER)
         self.at = 0
 
@@ -162,16 +166,36 @@ class _Reader:
             return self._array()
         raise _Bad(f"it holds a value of the unknown type {kind}")
 
-    def _array(self) -> list[Any]:
+    def _array(self) -> list[Any] | None:
         kind = self._number("<I")
         count = self._count("<Q", MAX_ITEMS, "items of an array")
         if kind == _STRING:
+            if count > self.longest:
+                self._pass_texts(count)
+                return None
             return [self._text(MAX_TEXT, "a text") for _ in range(count)]
         if kind not in _SCALARS:
             raise _Bad(f"it holds an array of the unsupported type {kind}")
         form = _SCALARS[kind]
-        raw = self._take(struct.calcsize(form) * count)
-        return list(struct.unpack(f"<{count}{form[1]}", raw))
+        size = struct.calcsize(form) * count
+        if count > self.longest:
+            self._pass(size)
+            return None
+        return list(struct.unpack(f"<{count}{form[1]}", self._take(size)))
+
+    def _pass_texts(self, count: int) -> None:
+        data, at, last, length_at = self.data, self.at, self.limit - 8, struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            if at > last:
+                raise _Bad("its header is cut short or too large")
+            at += 8 + length_at(data, at)[0]
+        self.at = at
+        self._pass(0)
+
+    def _pass(self, count: int) -> None:
+        if self.at + count > self.limit:
+            raise _Bad("its header is cut short or too large")
+        self.at += count
 
     def _scalar(self, kind: int) -> Any:
         form = _SCALARS[kind]

@@ -55,6 +55,10 @@ class Launcher:
         """Everything the pool needs to load the model. Raises Unsupported when no backend runs it."""
         return await asyncio.to_thread(self._launch, model, options or Options())
 
+    def backend(self, model: InstalledModel) -> str:
+        """The name of the backend that runs a model. Reads files; raises Unsupported when none does."""
+        return self._registry.backend_for(model, self._preferred_backend(model)).name
+
     def importer(self, format: str) -> Importer | None:
         """The importer of the first backend that reads a foreign format, as the stores call it."""
         for backend in self._registry.backends.values():

@@ -30,12 +30,17 @@ _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelName:
-    """One model name. `str(name)` is the canonical form, always with its tag."""
+    """One model name. `str(name)` is the canonical form, always with its tag.
+
+    `via` is the well-known host that was typed before it (`registry.ollama.ai`, `hf.co`): where to pull it from. It is
+    no part of the name.
+    """
 
     name: str
     org: str | None = None
     tag: str = DEFAULT_TAG
     host: str | None = None
+    via: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> ModelName:
@@ -57,11 +62,12 @@ class ModelName:
         for label, part in (("name", name), ("tag", tag if colon else DEFAULT_TAG), ("organisation", org)):
             if part is not None:
                 _check_part(label, part, text)
+        via: str | None = None
         if host in HUB_HOSTS or host in DEFAULT_REGISTRIES:
-            host = None
+            via, host = host, None
         if org == "library" and host is None:
             org = None
-        return cls(name, org, tag if colon else DEFAULT_TAG, host)
+        return cls(name, org, tag if colon else DEFAULT_TAG, host, via)
 
     @property
     def repo_id(self) -> str | None:

@@ -69,3 +69,14 @@ def format_size(size: float) -> str:
             shown = size / factor
             return f"{shown:.0f} {unit}" if shown >= 10 else f"{shown:.1f} {unit}"
     return f"{size:.0f} B"
+
+
+def format_count(number: int) -> str:
+    """`134.52M`, `3.2B`, `70B`: as Ollama prints parameter counts."""
+    if number >= 1_000_000_000:
+        billions = number / 1e9
+        return f"{billions:.0f}B" if billions == int(billions) else f"{billions:.1f}B"
+    if number >= 1_000_000:
+        millions = number / 1e6
+        return f"{millions:.0f}M" if millions == int(millions) else f"{millions:.2f}M"
+    return f"{number / 1e3:.0f}K" if number >= 1_000 else str(number)

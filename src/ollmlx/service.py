@@ -70,19 +70,25 @@ class Service:
     # -- models ------------------------------------------------------------------------------------------------------
 
     async def list(self) -> list[InstalledModel]:
-        """Every model that can be asked for: installed ones, declared ones, aliases of installed ones; newest first."""
+        """Every model that can be asked for: installed ones, declared ones, aliases of installed ones; newest first.
+
+        A name that two stores have means the model of the store that comes first.
+        """
         found: dict[ModelName, InstalledModel] = {}
         for store in self._stores:
-            for model in await store.list():
+            models = await store.list()
+            for model in models:
                 found.setdefault(model.name, model)
-        for base in list(found.values()):
-            for alias in self.declarations.aliases_of(base.name):
-                found.setdefault(alias, rename(base, alias))
+            for model in models:
+                for alias in self.declarations.aliases_of(model.name):
+                    found.setdefault(alias, rename(model, alias))
         for name, declared in self.declarations.declared():
             base_name = ModelName.parse(declared.from_) if declared.from_ else name
-            base_model = found.get(self.declarations.alias(base_name) or base_name)
+            base_model = found.get(base_name)
+            full = found.get(self.declarations.alias(base_name) or base_name)
             if base_model is not None:
-                found[name] = overlay(base_model, name, declared)
+                same = full is not None and full.path == base_model.path
+                found[name] = overlay(full if same and full else base_model, name, declared)
         return sorted(found.values(), key=lambda model: model.modified_at, reverse=True)
 
     async def resolve(self, name: ModelName) -> InstalledModel:
@@ -92,17 +98,16 @@ class Service:
             base_name = ModelName.parse(declared.from_) if declared.from_ else name
             base = await self._installed(base_name)
             return await self._with_draft(overlay(base, name, declared), declared.draft)
-        found = await self._find(name)
-        if found is None and (target := self.declarations.alias(name)) is not None:
-            base = await self._installed(target)
-            return rename(base, name)
-        if found is None:
-            raise _not_found(name)
-        return found
+        found = await self._installed(name)
+        return found if found.name == name else rename(found, name)
 
     async def show(self, name: ModelName) -> InstalledModel:
         """Everything known of one model."""
         return await self.resolve(name)
+
+    async def backend(self, model: InstalledModel) -> str:
+        """The name of the backend that would run a model. Raises Unsupported with what would help."""
+        return await asyncio.to_thread(self.launcher.backend, model)
 
     async def copy(self, source: ModelName, target: ModelName) -> None:
         """Give a model a second name."""
@@ -117,11 +122,7 @@ class Service:
             raise Conflict(
                 f"{name.short} is declared in the settings", hint=f'remove [models."{name.short}"] from ollmlx.toml'
             )
-        model = await self._find(name)
-        if model is None and (target := self.declarations.alias(name)) is not None:
-            model = await self._find(target)
-        if model is None:
-            raise _not_found(name)
+        model = await self._installed(name)
         await self.pool.unload(self.launcher.key(model), wait=True)
         await self._store(model).delete(model)
 
@@ -248,12 +249,13 @@ class Service:
         return None
 
     async def _installed(self, name: ModelName) -> InstalledModel:
-        model = await self._find(name)
-        if model is None and (target := self.declarations.alias(name)) is not None:
-            model = await self._find(target)
-        if model is None:
-            raise _not_found(name)
-        return model
+        """The model of a name or of what it stands for, whichever the first store has; the name itself before that."""
+        alias = self.declarations.alias(name)
+        for store in self._stores:
+            for wanted in (name,) if alias is None else (name, alias):
+                if (model := await store.resolve(wanted)) is not None:
+                    return model
+        raise _not_found(name)
 
     async def _with_draft(self, model: InstalledModel, draft: str | None) -> InstalledModel:
         if draft is None:

@@ -11,10 +11,10 @@ from ollmlx.types import InstalledModel
 
 def read_tensors(model: InstalledModel) -> list[dict[str, Any]]:
     """`name`, `type` and `shape` of each tensor, in the files' order; none for other formats. Raises StorageError."""
-    if model.path.is_file() and model.path.suffix != ".safetensors":
+    if model.format == "gguf":
         found = read_gguf_header(model.path).tensors
         return [{"name": tensor.name, "type": tensor.kind, "shape": list(tensor.shape)} for tensor in found]
-    files = [model.path] if model.path.is_file() else sorted(model.path.glob("*.safetensors"))
+    files = sorted(model.path.glob("*.safetensors"))
     return [
         {"name": name, "type": tensor.dtype, "shape": list(tensor.shape)}
         for file in files

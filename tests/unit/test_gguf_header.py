@@ -108,6 +108,14 @@ def test_a_type_that_is_not_known_does_not_spoil_the_rest(tmp_path: Path) -> Non
     assert header.tensors[0].nbytes == 0
 
 
+def test_long_arrays_can_be_passed_over(tmp_path: Path) -> None:
+    whole = read(tmp_path, gguf())
+    short = read_gguf_header(tmp_path / "m.gguf", longest=1)
+    assert (short.metadata["tokens"], short.metadata["scores"]) == (None, None)
+    assert short.metadata["llama.block_count"] == 2
+    assert short.tensors == whole.tensors
+
+
 def test_a_pipe_is_not_opened_and_a_missing_file_is_named(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.gguf"
     os.mkfifo(pipe)
@@ -118,12 +126,21 @@ def test_a_pipe_is_not_opened_and_a_missing_file_is_named(tmp_path: Path) -> Non
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(at=st.integers(0, 400), patch=st.binary(min_size=1, max_size=9), cut=st.integers(24, 1200))
-def test_any_damage_is_a_clean_refusal_or_a_sound_header(tmp_path: Path, at: int, patch: bytes, cut: int) -> None:
+@given(
+    at=st.integers(0, 400),
+    patch=st.binary(min_size=1, max_size=9),
+    cut=st.integers(24, 1200),
+    longest=st.sampled_from([0, 1 << 24]),
+)
+def test_any_damage_is_a_clean_refusal_or_a_sound_header(
+    tmp_path: Path, at: int, patch: bytes, cut: int, longest: int
+) -> None:
     content = bytearray(gguf())
     content[at : at + len(patch)] = patch
+    file = tmp_path / "m.gguf"
+    file.write_bytes(content[:cut])
     try:
-        header = read(tmp_path, bytes(content[:cut]))
+        header = read_gguf_header(file, longest=longest)
     except StorageError:
         return
     for found in header.tensors:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollmlx.quantities import FOREVER, format_duration, format_size, parse_duration, parse_size
+from ollmlx.quantities import FOREVER, format_count, format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,11 @@ def test_what_is_not_a_size_is_refused(written: int | str) -> None:
 )
 def test_sizes_are_shown_as_ollama_shows_them(size: int, shown: str) -> None:
     assert format_size(size) == shown
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(134_515_008, "134.52M"), (3_212_749_888, "3.2B"), (70_000_000_000, "70B"), (12_000_000, "12M"), (999, "999")],
+)
+def test_parameter_counts_read_as_ollama_prints_them(number: int, text: str) -> None:
+    assert format_count(number) == text

@@ -57,9 +57,8 @@ def installed(name: str, **changes: Any) -> InstalledModel:
 
 
 class ShelfStore:
-    name = "shelf"
-
-    def __init__(self, *models: InstalledModel) -> None:
+    def __init__(self, *models: InstalledModel, name: str = "shelf") -> None:
+        self.name = name
         self.models = list(models)
         self.pulled: list[ModelName] = []
         self.created: list[CreateRequest] = []
@@ -138,10 +137,18 @@ class RecordingPool:
 
 
 class House:
-    def __init__(self, *models: InstalledModel, settings: Settings | None = None, budget: int = 10**12) -> None:
+    def __init__(
+        self,
+        *models: InstalledModel,
+        settings: Settings | None = None,
+        budget: int = 10**12,
+        second: ShelfStore | None = None,
+    ) -> None:
         settings = settings or Settings()
         self.store, self.pool, registry = ShelfStore(*models), RecordingPool(), Registry()
         registry.stores.add("shelf", self.store, "test")
+        if second is not None:
+            registry.stores.add(second.name, second, "test")
         registry.sources.add("org", OrgSource(), "test")
         registry.backends.add("plain", PlainBackend(), "test")
         declarations = Declarations(settings, {"short": "org/long"})
@@ -171,6 +178,35 @@ async def test_an_alias_answers_and_is_listed_beside_its_target() -> None:
     house = House(installed("org/long"))
     await house.answer("short")
     assert [str(model.name) for model in await house.service.list()] == ["org/long:latest", "short:latest"]
+
+
+@pytest.mark.parametrize(
+    ("order", "listed", "answers"),
+    [
+        ((), {"org/long": "shelf", "short": "shelf", "other": "cellar"}, "org/long"),
+        (("cellar",), {"org/long": "shelf", "short": "cellar", "other": "cellar"}, "short"),
+    ],
+)
+async def test_a_name_that_two_stores_have_means_the_first_ones(
+    order: tuple[str, ...], listed: dict[str, str], answers: str
+) -> None:
+    """`short` is an alias of org/long in the first store, and a model of its own in the second."""
+    cellar = ShelfStore(installed("short", store="cellar"), installed("other", store="cellar"), name="cellar")
+    settings = Settings.model_validate({"storage": {"stores": order}})
+    house = House(installed("org/long"), settings=settings, second=cellar)
+    assert {model.name.short: model.store for model in await house.service.list()} == listed
+    assert (await house.service.show(ModelName.parse("short"))).store == listed["short"]
+    await house.answer("short")
+    assert house.pool.asked[0][0].model.path == installed(answers).path
+    await house.service.delete(ModelName.parse("short"))
+    assert house.store.models == ([] if answers == "org/long" else [installed("org/long")])
+
+
+async def test_the_backend_of_a_model_is_told_or_why_there_is_none() -> None:
+    house = House()
+    assert await house.service.backend(installed("m")) == "plain"
+    with pytest.raises(Unsupported, match="no backend can run m"):
+        await house.service.backend(installed("m", format="gguf"))
 
 
 async def test_a_declared_assistant_brings_its_system_prompt_and_parameters() -> None:

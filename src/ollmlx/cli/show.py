@@ -44,7 +44,7 @@ def part_of(shown: Json, part: str) -> str:
 def sections(shown: Json, *, verbose: bool = False) -> str:
     """The description, section by section, as Ollama prints it."""
     details, info = shown.get("details") or {}, shown.get("model_info") or {}
-    found: list[tuple[str, list[tuple[str, ...]]]] = [("Model", list(_model_rows(details, info)))]
+    found: list[tuple[str, list[tuple[str, ...]]]] = [("Model", [*_model_rows(details, info), *_own_rows(shown)])]
     found.append(("Capabilities", [(name,) for name in shown.get("capabilities") or ()]))
     found.append(("Projector", [(key, _value(value)) for key, value in (shown.get("projector_info") or {}).items()]))
     parameters = (shown.get("parameters") or "").splitlines()
@@ -55,6 +55,8 @@ def sections(shown: Json, *, verbose: bool = False) -> str:
     found.append(("System", [(line,) for line in (shown.get("system") or "").splitlines() if line.strip()]))
     license_lines = [line.strip() for line in part_of(shown, "license").splitlines() if line.strip()]
     found.append(("License", [(line,) for line in license_lines[:LICENSE_LINES]]))
+    problem: list[tuple[str, ...]] = [(shown[part],) for part in ("problem", "hint") if shown.get(part)]
+    found.append(("Cannot be run", problem))
     return "\n\n".join(_section(title, rows) for title, rows in found if rows)
 
 
@@ -69,6 +71,13 @@ def _model_rows(details: Json, info: Json) -> Iterable[tuple[str, ...]]:
         ("format", details.get("format")),
         ("parent", details.get("parent_model")),
     )
+    return ((label, str(value)) for label, value in rows if value)
+
+
+def _own_rows(shown: Json) -> Iterable[tuple[str, ...]]:
+    """Where the model is, and what runs it."""
+    backend = shown.get("backend") or (shown.get("problem") and "none: see below")
+    rows = (("store", shown.get("store")), ("backend", backend))
     return ((label, str(value)) for label, value in rows if value)
 
 

@@ -74,7 +74,10 @@ class StorageSettings(Section):
         Path("~/.ollmlx"),
         description="Private state: sockets of runners, saved prompt caches, logs, command-line history.",
     )
-    stores: tuple[str, ...] = Field((), description="Order in which stores are asked for a name. Empty: as registered.")
+    stores: tuple[str, ...] = Field(
+        (),
+        description="Order in which stores are asked for a name; those not named come after. Empty: mlx, then ollama.",
+    )
     cache_limit: Size = Field(4 * 1024**3, description="Disk space for saved prompt caches. 0 keeps none.")
 
 

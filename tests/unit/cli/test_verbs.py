@@ -71,6 +71,18 @@ def test_show_prints_sections_or_one_part(daemon: ScriptedDaemon, ollmlx: Comman
     assert ollmlx("show", "parrot", "--system", "--license").code == 2
 
 
+def test_show_says_where_a_model_is_and_what_would_make_it_run() -> None:
+    from ollmlx.cli.show import sections
+
+    out = sections({"store": "mlx", "backend": "mlx", "capabilities": ["completion"]})
+    assert "    store      mlx\n    backend    mlx\n" in out
+    assert "Cannot be run" not in out
+    problem = {"problem": "no backend can run parrot", "hint": "pip install 'ollmlx[llamacpp]'"}
+    out = sections({"store": "ollama", "backend": "", **problem})
+    assert "    backend    none" in out
+    assert out.endswith("  Cannot be run\n    no backend can run parrot\n    pip install 'ollmlx[llamacpp]'")
+
+
 def test_rm_goes_on_after_a_model_that_is_not_there(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
     daemon.says("DELETE", "/api/delete", {"error": "model 'nope' not found"}, status=404)
     daemon.says("DELETE", "/api/delete")

@@ -10,7 +10,6 @@ from ollmlx import ModelName
 from ollmlx_hub.client import DEFAULT_ENDPOINT, Access
 from ollmlx_hub.settings import HubSettings
 from ollmlx_hub.source import HubSource
-from ollmlx_hub.weights import human_number
 
 
 @pytest.fixture
@@ -53,11 +52,3 @@ def test_the_token_is_not_shown() -> None:
 )
 def test_names_are_repositories_and_revisions(text: str, provided: str | None) -> None:
     assert HubSource(Access()).provides(ModelName.parse(text)) == provided
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(134_515_008, "134.52M"), (3_212_749_888, "3.2B"), (70_000_000_000, "70B"), (12_000_000, "12M"), (999, "999")],
-)
-def test_parameter_counts_read_as_ollama_prints_them(number: int, text: str) -> None:
-    assert human_number(number) == text

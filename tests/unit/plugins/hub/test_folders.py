@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from tests.servers.tiny import safetensors, tiny_files
 
-from ollmlx import ModelName, OllmlxError
+from ollmlx import ModelName, OllmlxError, locked
 from ollmlx.errors import Conflict, InvalidRequest, NotFound, StorageError, Unsupported
 from ollmlx.testing import eventually
 from ollmlx.types import CreateRequest, Message, ModelDefaults, Options, PullProgress
-from ollmlx_hub.locks import locked
 from ollmlx_hub.store import MlxStore
 
 Put = Callable[..., Path]

@@ -155,6 +155,20 @@ async def test_show_tells_what_clients_need_and_leaves_out_what_is_not_there(cli
     )
 
 
+async def test_show_tells_which_store_a_model_is_in_and_what_runs_it(client: Any, service: FakeService) -> None:
+    service.models = [
+        installed("a", store="mlx", source="hub:org/a@main"),
+        installed("b", store="ollama", format="gguf", projector_info={"clip.has_vision_encoder": True}),
+    ]
+    shown = await told(await client.post("/api/show", json={"model": "a"}))
+    assert (shown["store"], shown["source"], shown["backend"]) == ("mlx", "hub:org/a@main", "fake")
+    assert "projector_info" not in shown
+    shown = await told(await client.post("/api/show", json={"model": "b"}))
+    assert (shown["store"], shown["backend"]) == ("ollama", "")
+    assert (shown["problem"], shown["hint"]) == ("no backend can run it", "install one")
+    assert shown["projector_info"] == {"clip.has_vision_encoder": True}
+
+
 async def test_ps_puts_the_one_that_stays_longest_first(client: Any, service: FakeService) -> None:
     soon = datetime.now(UTC) + timedelta(minutes=5)
     service.runners = [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ollmlx import storage_error
+from ollmlx.download import storage_error
 
 POLL = 0.1  # seconds between tries; a lock is held for minutes or for milliseconds
 

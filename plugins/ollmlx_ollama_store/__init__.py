@@ -1,0 +1,33 @@
+"""Ollama's own models: the store "ollama", in Ollama's models folder, and the source "ollama", a registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ollmlx import hookimpl
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+    from ollmlx import Check, PluginContext, Store
+
+ollmlx_api = 1
+
+
+@hookimpl
+def register_stores(register: Callable[[Store], None], context: PluginContext) -> None:
+    """The store "ollama"."""
+    from ollmlx_ollama_store.store import OllamaStore
+
+    register(OllamaStore(context.typed().models_folder))
+
+
+@hookimpl
+def register_checks(register: Callable[[Check, Traversable | None], None], context: PluginContext) -> None:
+    """The check of the models in it."""
+    from importlib.resources import files
+
+    from ollmlx_ollama_store.check import OllamaCheck
+
+    register(OllamaCheck(context.typed().models_folder), files("ollmlx_ollama_store") / "diagnostics")

@@ -1,0 +1,132 @@
+"""The doctor's look at Ollama's own models: whole, runnable, and each under a name of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from ollmlx import Finding, OllmlxError, Severity
+from ollmlx.errors import Unsupported
+from ollmlx.types import InstalledModel
+from ollmlx_ollama_store.intake import sha256_of
+from ollmlx_ollama_store.layout import Layout
+from ollmlx_ollama_store.manifest import Layer
+from ollmlx_ollama_store.shelf import Shelf
+
+DAMAGED: Final = "STO020"
+NOT_RUN: Final = "STO021"
+TWICE: Final = "STO022"
+MOST: Final = 8
+"""Models named in one finding."""
+
+
+class OllamaCheck:
+    """`root` is the models folder."""
+
+    name = "ollama"
+    group = "storage"
+    codes: tuple[str, ...] = (DAMAGED, NOT_RUN, TWICE)
+
+    def __init__(self, root: Path, store: str = "ollama") -> None:
+        self.layout = Layout(root)
+        self.shelf = Shelf(self.layout, store)
+
+    async def run(self, world: Any) -> Sequence[Finding]:
+        """Read every manifest; with `--deep`, every blob."""
+        return await asyncio.to_thread(lambda: list(self._look(world)))
+
+    def _look(self, world: Any) -> Iterator[Finding]:
+        entries = self.layout.entries()
+        known = {entry.path for entry in entries}
+        for path in self.layout.files():
+            if path not in known:
+                yield self._damaged(
+                    path, f"{path.relative_to(self.layout.manifests)} is no model's name", f"rm '{path}'"
+                )
+        blobs: dict[str, Layer] = {}
+        models: list[InstalledModel] = []
+        for entry in entries:
+            reading = self.shelf.reading(entry)
+            if reading.model is not None:
+                models.append(reading.model)
+                blobs |= {layer.digest: layer for layer in reading.manifest.blobs()} if reading.manifest else {}
+            elif not isinstance(reading.error, Unsupported) and reading.error is not None:
+                title = f"{entry.name.short} is damaged: {reading.error.message.partition(': ')[2]}"
+                yield self._damaged(entry.path, title, f"ollmlx pull {_full_name(entry.path)}", f"rm '{entry.path}'")
+        if world.deep:
+            yield from self._spoilt(blobs)
+        yield from _twice(models)
+        if world.plugins is not None:
+            yield from _not_run(models, world.plugins.registry.backend_for)
+
+    def _damaged(self, path: Path, title: str, *commands: str) -> Finding:
+        return Finding(
+            code=DAMAGED,
+            severity=Severity.ERROR,
+            title=title,
+            evidence=(str(path),),
+            commands=commands,
+            subject=str(path.relative_to(self.layout.manifests)),
+        )
+
+    def _spoilt(self, blobs: dict[str, Layer]) -> Iterator[Finding]:
+        for digest in sorted(blobs):
+            path = self.layout.blob(digest)
+            if f"sha256:{sha256_of(path)}" != digest:
+                yield Finding(
+                    code=DAMAGED,
+                    severity=Severity.ERROR,
+                    title=f"blobs/{path.name[:19]}… is not what its name says",
+                    evidence=(str(path),),
+                    commands=(f"rm '{path}'", "ollmlx pull MODEL"),
+                    subject=path.name,
+                )
+
+
+def _full_name(path: Path) -> str:
+    host, namespace, model, tag = path.parts[-4:]
+    return f"{host}/{namespace}/{model}:{tag}"
+
+
+def _twice(models: Sequence[InstalledModel]) -> Iterator[Finding]:
+    """Manifests that make one name here: the second cannot be asked for."""
+    by_name: dict[str, list[InstalledModel]] = defaultdict(list)
+    for model in models:
+        by_name[model.name.key].append(model)
+    for same in by_name.values():
+        if len(same) > 1:
+            yield Finding(
+                code=TWICE,
+                severity=Severity.WARNING,
+                title=f"{len(same)} models are called {same[0].name.short}",
+                evidence=tuple(model.source for model in same),
+                commands=(f"ollmlx cp {_place(same[1])} NEW-NAME",),
+                subject=same[0].name.short,
+            )
+
+
+def _place(model: InstalledModel) -> str:
+    return model.source.partition(":")[2]
+
+
+def _not_run(models: Sequence[InstalledModel], backend_for: Callable[[InstalledModel], Any]) -> Iterator[Finding]:
+    """One finding for each reason, however many models it concerns."""
+    refused: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for model in models:
+        try:
+            backend_for(model)
+        except OllmlxError as error:
+            refused[error.message.replace(model.name.short, "it"), error.hint or ""].append(model.name.short)
+    for (why, hint), names in refused.items():
+        shown = ", ".join(names[:MOST]) + (f" and {len(names) - MOST} more" if len(names) > MOST else "")
+        yield Finding(
+            code=NOT_RUN,
+            severity=Severity.WARNING,
+            title=f"nothing here runs {len(names)} of Ollama's models",
+            evidence=(shown, why),
+            commands=tuple(part for part in hint.split("; ") if part),
+            subject=names[0],
+        )

@@ -1,0 +1,212 @@
+"""What a manifest's blobs say of a model: details, capabilities, defaults, metadata. Nothing large is read."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ollmlx import GgufHeader, OllmlxError, read_gguf_header
+from ollmlx.errors import StorageError, Unsupported
+from ollmlx.types import Capability, Message, ModelDefaults, ModelDetails, Options
+from ollmlx_ollama_store.file_types import FILE_TYPES
+from ollmlx_ollama_store.layout import Layout
+from ollmlx_ollama_store.manifest import MAX_CONFIG, Config, Kind, Layer, Manifest, read_config
+
+MAX_TEXT = 8 << 20
+LONGEST_ARRAY = 1024
+SAFETENSORS = "ollama-safetensors"
+"""The format of models that Ollama keeps for its own MLX engine: a layer for each tensor."""
+
+_JINJA = re.compile(r"\{%")
+_GO_TOOLS, _GO_SUFFIX = re.compile(r"\{\{[^}]*\.Tools\b"), re.compile(r"\{\{[^}]*\.Suffix\b")
+_GO_THINKING = re.compile(r"\{\{[^}]*\.(Thinking|Think|IsThinkSet)\b")
+_JINJA_TOOLS = re.compile(r"\btools\b")
+_JINJA_THINKING = re.compile(r"enable_thinking|<think>|\bthinking\b")
+_MESSAGES = TypeAdapter(tuple[Message, ...])
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that is known of a model without loading it."""
+
+    format: str
+    details: ModelDetails
+    capabilities: tuple[Capability, ...]
+    defaults: ModelDefaults
+    template: str | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+    projector_info: dict[str, Any] = field(default_factory=dict)
+
+
+def describe(layout: Layout, manifest: Manifest) -> Description:
+    """Read a model's small blobs and the header of its weights. Raises StorageError, Unsupported for a cloud model."""
+    config = read_config(layout.read(layout.blob(manifest.config.digest), MAX_CONFIG), "its configuration")
+    if config.remote_host or config.remote_model:
+        raise Unsupported(
+            f"it runs at {config.remote_host or 'ollama.com'}, not on this machine", code="MDL005",
+            hint="pull a model whose weights are here",
+        )  # fmt: skip
+    if config.model_format == "safetensors":
+        return _of_safetensors(layout, manifest, config)
+    header = _header(layout, manifest.of("model"))
+    projectors = [_header(layout, (layer,)) for layer in manifest.of("projector")]
+    template = _text(layout, manifest, "template")
+    shown = template or header.metadata.get("tokenizer.chat_template")
+    return Description(
+        format="gguf",
+        details=_details(config, header, manifest),
+        capabilities=_capabilities(header, shown, projectors),
+        defaults=_defaults(layout, manifest, template),
+        template=shown if isinstance(shown, str) else None,
+        info=_info(header),
+        projector_info=_info(projectors[0]) if projectors else {},
+    )
+
+
+def _of_safetensors(layout: Layout, manifest: Manifest, config: Config) -> Description:
+    known: tuple[Capability, ...] = ("completion", "tools", "insert", "vision", "embedding", "thinking")
+    stated = config.capabilities or ()
+    template = _text(layout, manifest, "template")
+    return Description(
+        format=SAFETENSORS,
+        details=_details(config, None, manifest),
+        capabilities=tuple(name for name in known if name in stated) or ("completion",),
+        defaults=_defaults(layout, manifest, template),
+        template=template,
+    )
+
+
+def _header(layout: Layout, layers: tuple[Layer, ...]) -> GgufHeader:
+    if not layers:
+        raise StorageError("its manifest names no weights", code="MDL003")
+    path = layout.blob(layers[0].digest)
+    layout.status(path)
+    return read_gguf_header(path, longest=LONGEST_ARRAY)
+
+
+def parameter_count(header: GgufHeader) -> int:
+    """How many numbers the tensors hold."""
+    return sum(math.prod(tensor.shape) for tensor in header.tensors)
+
+
+def file_type(header: GgufHeader) -> str:
+    """`Q4_K_M`, …; `unknown` for a number that nobody knows."""
+    return FILE_TYPES.get(header.metadata.get("general.file_type", -1), "unknown")
+
+
+def _details(config: Config, header: GgufHeader | None, manifest: Manifest) -> ModelDetails:
+    family = config.model_family or (header.architecture if header else "")
+    context, width = (header.own(key) if header else None for key in ("context_length", "embedding_length"))
+    return ModelDetails(
+        parent_model=next((layer.from_ for layer in manifest.of("model")), ""),
+        format=config.model_format or "gguf",
+        family=family,
+        families=config.model_families or ((family,) if family else ()),
+        parameter_size=config.model_type,
+        quantization_level=config.file_type or (file_type(header) if header else ""),
+        context_length=context if isinstance(context, int) and context > 0 else None,
+        embedding_length=width if isinstance(width, int) and width > 0 else None,
+    )
+
+
+def _capabilities(header: GgufHeader, template: Any, projectors: list[GgufHeader]) -> tuple[Capability, ...]:
+    """As Ollama tells them: from the weights and from what the template mentions."""
+    if header.own("pooling_type") is not None:
+        return ("embedding",)
+    text = template if isinstance(template, str) else ""
+    jinja = _JINJA.search(text) is not None
+    mentions: tuple[tuple[Capability, bool], ...] = (
+        ("tools", (_JINJA_TOOLS if jinja else _GO_TOOLS).search(text) is not None),
+        ("insert", not jinja and _GO_SUFFIX.search(text) is not None),
+        ("vision", bool(projectors) or header.own("vision.block_count") is not None),
+        ("thinking", (_JINJA_THINKING if jinja else _GO_THINKING).search(text) is not None),
+    )
+    return ("completion", *(capability for capability, said in mentions if said))
+
+
+def _defaults(layout: Layout, manifest: Manifest, template: str | None) -> ModelDefaults:
+    found: dict[str, Any] = {}
+    if template and _JINJA.search(template):
+        found["template"] = template  # backends take Jinja; a Go template is shown, and the weights' own is used
+    if system := _text(layout, manifest, "system"):
+        found["system"] = system
+    if options := _options(_text(layout, manifest, "params")):
+        found["options"] = options
+    if messages := _text(layout, manifest, "messages"):
+        found["messages"] = _turns(messages)
+    if license := tuple(text for layer in manifest.of("license") if (text := _layer_text(layout, layer))):
+        found["license"] = license
+    for kind in ("adapter", "projector"):
+        for layer in manifest.of(kind)[:1]:
+            layout.status(layout.blob(layer.digest))
+            found[kind] = layout.blob(layer.digest)
+    return ModelDefaults(**found)
+
+
+def _text(layout: Layout, manifest: Manifest, kind: Kind) -> str | None:
+    """The last layer of a kind, as text."""
+    layers = manifest.of(kind)
+    return _layer_text(layout, layers[-1]) if layers else None
+
+
+def _layer_text(layout: Layout, layer: Layer) -> str:
+    return layout.read(layout.blob(layer.digest), MAX_TEXT).decode("utf-8", "replace")
+
+
+def _options(text: str | None) -> Options | None:
+    """What of the parameters means something here. Some only llama.cpp knows, and very old models have wrong types."""
+    if text is None:
+        return None
+    stated = _json(text, "its parameters")
+    if not isinstance(stated, dict):
+        raise StorageError("its parameters are no JSON object", code="MDL003")
+    usable: dict[str, Any] = {}
+    for name, value in stated.items():
+        if name in Options.model_fields and name != "backend" and value is not None:
+            try:
+                usable |= Options.model_validate({name: value}).stated
+            except ValidationError:
+                continue
+    return Options(**usable) if usable else None
+
+
+def _turns(text: str) -> tuple[Message, ...]:
+    turns = _json(text, "its messages")
+    known = ("role", "content", "images", "thinking")
+    try:
+        return _MESSAGES.validate_python([{key: turn[key] for key in known if turn.get(key)} for turn in turns])
+    except (ValidationError, TypeError, AttributeError) as error:
+        raise StorageError("its messages cannot be read", code="MDL003") from error
+
+
+def _json(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{what} are not valid JSON", code="MDL003") from error
+
+
+def _info(header: GgufHeader) -> dict[str, Any]:
+    """Flat metadata; long arrays and the template are left out."""
+    left_out = {"tokenizer.chat_template"}
+    found = {key: _plain(value) for key, value in header.metadata.items() if value is not None and key not in left_out}
+    return {**found, "general.parameter_count": parameter_count(header)}
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can say: no broken text, no number that is none."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8", "replace")
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def why(error: OllmlxError | OSError) -> str:
+    """The reason in an error, as a sentence's end."""
+    return error.message if isinstance(error, OllmlxError) else (error.strerror or str(error))

@@ -1,0 +1,139 @@
+"""What a manifest and its configuration say, as Ollama writes them; parsed with every field checked. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from ollmlx import parse_digest
+from ollmlx.errors import InvalidRequest, StorageError
+
+MAX_MANIFEST = 16 << 20  # a model of safetensors has a layer for each tensor
+MAX_CONFIG = 4 << 20
+MAX_LAYERS = 100_000
+MEDIA_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
+CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
+IMAGE = "application/vnd.ollama.image."
+
+Kind = Literal["model", "projector", "adapter", "template", "system", "params", "messages", "license", "draft"]
+
+
+def _checked(text: str) -> str:
+    try:
+        return f"sha256:{parse_digest(text)}"
+    except InvalidRequest as error:
+        raise ValueError(error.message) from error
+
+
+Digest = Annotated[str, AfterValidator(_checked)]
+Size = Annotated[int, Field(ge=0, lt=1 << 60)]
+
+
+class _Read(BaseModel):
+    """A document of somebody else: what is not known is let be."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, protected_namespaces=())
+
+
+R = TypeVar("R", bound=_Read)
+
+
+class Layer(_Read):
+    """One blob; `size` in bytes. `from_`: the model it was taken from."""
+
+    media_type: str = Field("", alias="mediaType", max_length=200)
+    digest: Digest
+    size: Size
+    from_: str = Field("", alias="from", max_length=1000)
+
+    @property
+    def kind(self) -> str:
+        """`model`, `template`, …; for types that are not Ollama's, the whole type."""
+        return self.media_type.removeprefix(IMAGE)
+
+    def written(self) -> dict[str, Any]:
+        """As it stands in a manifest."""
+        return self.model_dump(by_alias=True, exclude_defaults=True)
+
+
+class Manifest(_Read):
+    """`manifests/…`: a configuration and layers."""
+
+    schema_version: Literal[2] = Field(2, alias="schemaVersion")
+    config: Layer
+    layers: tuple[Layer, ...] = Field(max_length=MAX_LAYERS)
+
+    def blobs(self) -> Iterator[Layer]:
+        """Every blob it needs, the configuration first."""
+        yield self.config
+        yield from self.layers
+
+    def of(self, kind: Kind) -> tuple[Layer, ...]:
+        """The layers of a kind."""
+        return tuple(layer for layer in self.layers if layer.kind == kind)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all blobs."""
+        return sum(layer.size for layer in self.blobs())
+
+
+class Config(_Read):
+    """The configuration blob."""
+
+    model_format: str = Field("", max_length=64)
+    model_family: str = Field("", max_length=64)
+    model_families: tuple[str, ...] | None = Field(None, max_length=64)
+    model_type: str = Field("", max_length=64)
+    file_type: str = Field("", max_length=64)
+    remote_host: str = Field("", max_length=500)
+    remote_model: str = Field("", max_length=500)
+    capabilities: tuple[str, ...] | None = Field(None, max_length=64)
+
+
+def read_manifest(data: bytes, shown: str) -> Manifest:
+    """A manifest. Raises StorageError for anything else, a web page for example."""
+    return _parsed(Manifest, data, shown)
+
+
+def read_config(data: bytes, shown: str) -> Config:
+    """A configuration. Raises StorageError."""
+    return _parsed(Config, data, shown)
+
+
+def write_manifest(config: Layer, layers: Sequence[Layer]) -> bytes:
+    """The bytes of a manifest."""
+    document = {
+        "schemaVersion": 2,
+        "mediaType": MEDIA_TYPE,
+        "config": config.written(),
+        "layers": [layer.written() for layer in layers],
+    }
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def write_config(facts: dict[str, Any], layers: Sequence[Layer]) -> bytes:
+    """The bytes of a configuration: `facts` (`model_format`, …) and what container tools want to see."""
+    rootfs = {"type": "layers", "diff_ids": [layer.digest for layer in layers]}
+    document = {**facts, "architecture": "amd64", "os": "linux", "rootfs": rootfs}
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def digest_of(data: bytes) -> str:
+    """`sha256:` and 64 hexadecimal digits."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _parsed(kind: type[R], data: bytes, shown: str) -> R:
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise StorageError(
+            f"{shown} is damaged: {where + ': ' if where else ''}{fault['msg']}"[:300], code="MDL003"
+        ) from None

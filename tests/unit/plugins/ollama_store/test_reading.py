@@ -1,0 +1,261 @@
+"""Ollama's own folder, read as Ollama reads it, and believed only as far as it can be checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.servers.ollama_folder import GO_TEMPLATE, JINJA_TEMPLATE, OllamaFolder, digest, tiny_gguf, usual_layers
+
+from ollmlx import ModelName
+from ollmlx.errors import OllmlxError, StorageError, Unsupported
+from ollmlx.types import InstalledModel, Message
+from ollmlx_ollama_store.layout import Layout
+from ollmlx_ollama_store.store import OllamaStore
+
+
+@pytest.fixture
+def ollama(tmp_path: Path) -> OllamaFolder:
+    return OllamaFolder(tmp_path / "models")
+
+
+async def found(ollama: OllamaFolder, name: str) -> InstalledModel:
+    model = await OllamaStore(ollama.root).resolve(ModelName.parse(name))
+    assert model is not None
+    return model
+
+
+async def listed(ollama: OllamaFolder) -> list[str]:
+    return [model.name.short for model in await OllamaStore(ollama.root).list()]
+
+
+async def test_a_model_is_what_its_manifest_says(ollama: OllamaFolder) -> None:
+    weights = tiny_gguf()
+    path = ollama.add("llama3.2", usual_layers(weights))
+    model = await found(ollama, "llama3.2")
+    assert (model.store, model.format, model.path) == ("ollama", "gguf", ollama.blob(digest(weights)))
+    assert model.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest = json.loads(path.read_bytes())
+    assert model.size == sum(layer["size"] for layer in [manifest["config"], *manifest["layers"]])
+    assert model.modified_at.timestamp() == pytest.approx(path.stat().st_mtime)
+    details = model.details
+    assert (details.format, details.family, details.families) == ("gguf", "llama", ("llama",))
+    assert (details.parameter_size, details.quantization_level) == ("134.52M", "Q4_K_M")
+    assert (details.context_length, details.embedding_length) == (512, 64)
+    assert model.source == "ollama:registry.ollama.ai/library/llama3.2:latest"
+    assert model.info["general.architecture"] == "llama"
+    assert "tokenizer.ggml.tokens" not in model.info
+
+
+async def test_its_template_system_parameters_and_license_come_along(ollama: OllamaFolder) -> None:
+    turns = json.dumps([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]).encode()
+    ollama.add("m", usual_layers(messages=turns, license=[b"one", b"two"]))
+    model = await found(ollama, "m")
+    assert model.chat_template == GO_TEMPLATE
+    assert model.defaults.template is None, "backends take Jinja: the weights' own template is used"
+    assert model.defaults.system == "You are terse."
+    assert model.defaults.options.stated == {"stop": ("<|im_end|>",), "temperature": 0.5}
+    assert model.defaults.license == ("one", "two")
+    assert model.defaults.messages == (Message(role="user", content="hi"), Message(role="assistant", content="ho"))
+
+
+async def test_without_a_template_of_its_own_the_weights_template_is_shown(ollama: OllamaFolder) -> None:
+    ollama.add("m", {"model": tiny_gguf()})
+    assert (await found(ollama, "m")).chat_template == JINJA_TEMPLATE
+
+
+async def test_adapter_and_projector_are_told(ollama: OllamaFolder) -> None:
+    clip = tiny_gguf(architecture="clip", **{"clip.has_vision_encoder": True})
+    ollama.add("m", usual_layers(projector=clip, adapter=b"lora"))
+    model = await found(ollama, "m")
+    assert model.defaults.adapter == ollama.blob(digest(b"lora"))
+    assert model.defaults.projector == ollama.blob(digest(clip))
+    assert model.projector_info["clip.has_vision_encoder"] is True
+
+
+@pytest.mark.parametrize(
+    ("weights", "template", "capabilities"),
+    [
+        (tiny_gguf(), GO_TEMPLATE, ("completion", "tools")),
+        (tiny_gguf(), "{{ .Prompt }}", ("completion",)),
+        (tiny_gguf(), "{{ if .Suffix }}<PRE>{{ .Prompt }}{{ end }}", ("completion", "insert")),
+        (tiny_gguf(), "{{ .Thinking }}{{- if .Tools }}t{{ end }}", ("completion", "tools", "thinking")),
+        (tiny_gguf(template="{% if tools %}{% endif %}<think>"), None, ("completion", "tools", "thinking")),
+        (tiny_gguf(architecture="bert", pooling_type=1), "{{ .Prompt }}", ("embedding",)),
+        (tiny_gguf(**{"vision.block_count": 4}), "{{ .Prompt }}", ("completion",)),
+        (tiny_gguf(**{"llama.vision.block_count": 4}), "{{ .Prompt }}", ("completion", "vision")),
+    ],
+)  # fmt: skip
+async def test_capabilities_come_from_weights_and_template(
+    ollama: OllamaFolder, weights: bytes, template: str | None, capabilities: tuple[str, ...]
+) -> None:
+    ollama.add("m", {"model": weights, **({"template": template.encode()} if template else {})})
+    assert (await found(ollama, "m")).capabilities == capabilities
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "tag", "asked", "shown"),
+    [
+        ("registry.ollama.ai/library", "phi3", "latest", "phi3", "phi3"),
+        ("registry.ollama.ai/library", "phi3", "mini-Q4_0", "PHI3:MINI-q4_0", "phi3:mini-Q4_0"),
+        ("registry.ollama.ai/mxbai", "embed", "latest", "mxbai/embed", "mxbai/embed"),
+        ("registry.ollama.ai/mxbai", "embed", "latest", "registry.ollama.ai/mxbai/embed", "mxbai/embed"),
+        ("hf.co/bartowski", "X-GGUF", "Q4_K_M", "hf.co/bartowski/X-GGUF:Q4_K_M", "bartowski/X-GGUF:Q4_K_M"),
+        ("localhost:5000/me", "x", "v1", "localhost:5000/me/x:v1", "localhost:5000/me/x:v1"),
+    ],
+)
+async def test_every_name_that_ollama_takes_finds_its_model(
+    ollama: OllamaFolder, place: str, name: str, tag: str, asked: str, shown: str
+) -> None:
+    ollama.add(name, place=place, tag=tag)
+    assert (await found(ollama, asked)).name.short == shown
+    assert await listed(ollama) == [shown]
+
+
+async def test_of_two_manifests_that_make_one_name_ollamas_registry_wins(ollama: OllamaFolder) -> None:
+    ollama.add("x", {"model": tiny_gguf(fill=1)}, place="hf.co/org")
+    ollama.add("x", {"model": tiny_gguf(fill=2)}, place="registry.ollama.ai/org")
+    assert await listed(ollama) == ["org/x"]
+    assert (await found(ollama, "org/x")).source == "ollama:registry.ollama.ai/org/x:latest"
+    assert (await found(ollama, "hf.co/org/x")).source == "ollama:hf.co/org/x:latest"
+
+
+async def test_models_for_ollamas_mlx_engine_are_told_as_what_they_are(ollama: OllamaFolder) -> None:
+    tensors: list[bytes] = [b"tensor one", b"tensor two"]
+    layers: dict[str, bytes | list[bytes]] = {"tensor": tensors, "json": b"{}"}
+    ollama.add("m", layers, model_format="safetensors", capabilities=["completion", "tools", "audio"])
+    model = await found(ollama, "m")
+    assert model.format == "ollama-safetensors"
+    assert model.details.format == "safetensors"
+    assert model.capabilities == ("completion", "tools")
+
+
+async def test_a_model_that_runs_elsewhere_is_not_listed_and_says_so(ollama: OllamaFolder) -> None:
+    ollama.add("big", {}, tag="cloud", model_format="", remote_host="https://ollama.com:443", remote_model="big")
+    assert await listed(ollama) == []
+    with pytest.raises(Unsupported, match=r"big:cloud: it runs at https://ollama.com:443, not on this machine"):
+        await found(ollama, "big:cloud")
+
+
+async def test_reading_changes_nothing_not_even_in_a_folder_that_cannot_be_written(ollama: OllamaFolder) -> None:
+    ollama.add("a")
+    ollama.add("b", usual_layers(adapter=b"lora"), place="hf.co/org")
+    (ollama.root / "blobs" / ("sha256-" + "0" * 64 + "-partial")).write_bytes(b"half")
+    before = ollama.contents()
+    store = OllamaStore(ollama.root)
+    assert len(await store.list()) == 2
+    assert await store.resolve(ModelName.parse("a")) is not None
+    assert await store.resolve(ModelName.parse("nothing")) is None
+    assert ollama.contents() == before
+
+
+# -- what is wrong is told ------------------------------------------------------------------------------------------
+
+
+def blob(ollama: OllamaFolder) -> Path:
+    return ollama.blob(digest(tiny_gguf()))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def lead_out(path: Path) -> None:
+    outside = path.parents[2] / "outside"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (Path.unlink, "sha256-[0-9a-f]* is missing"),
+        (cut, "has [0-9]* bytes, the manifest says"),
+        (lead_out, "leads out of the models folder"),
+        (pipe, "is not a regular file"),
+    ],
+    ids=["missing", "cut", "link", "pipe"],
+)
+async def test_a_damaged_blob_is_told_and_the_model_not_listed(
+    ollama: OllamaFolder, damage: Callable[[Path], None], words: str
+) -> None:
+    ollama.add("m")
+    ollama.add("sound", {"model": tiny_gguf(fill=3)})
+    store = OllamaStore(ollama.root)
+    assert len(await store.list()) == 2
+    damage(blob(ollama))
+    assert [model.name.short for model in await store.list()] == ["sound"]
+    with pytest.raises(StorageError, match=f"^m: .*{words}") as told:
+        await store.resolve(ModelName.parse("m"))
+    assert (told.value.code, told.value.hint is not None) == ("MDL003", True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"<html>please log in</html>",
+        b"[]",
+        b'{"schemaVersion": 1, "config": {}, "layers": []}',
+        b'{"schemaVersion": 2, "config": {"digest": "sha256:../../etc/passwd", "size": 1}, "layers": []}',
+        b'{"schemaVersion": 2, "config": {"digest": "sha256:' + b"0" * 64 + b'", "size": -1}, "layers": []}',
+        b'{"schemaVersion": 2, "config": {"digest": "md5:' + b"0" * 64 + b'", "size": 1}, "layers": []}',
+        b"[" * 100_000,
+        b"\xff\xfe\x00",
+    ],
+)
+async def test_a_bad_manifest_is_told_and_no_path_is_made_of_it(ollama: OllamaFolder, content: bytes) -> None:
+    ollama.add("m").write_bytes(content)
+    assert await listed(ollama) == []
+    with pytest.raises(StorageError, match=r"m: manifests/registry.ollama.ai/library/m/latest is damaged"):
+        await found(ollama, "m")
+
+
+async def test_a_mended_model_is_found_again(ollama: OllamaFolder) -> None:
+    ollama.add("m")
+    store = OllamaStore(ollama.root)
+    content = blob(ollama).read_bytes()
+    blob(ollama).unlink()
+    assert list(await store.list()) == []
+    blob(ollama).write_bytes(content)
+    assert len(await store.list()) == 1
+
+
+async def test_folders_on_another_disk_may_be_linked_as_a_whole(ollama: OllamaFolder, tmp_path: Path) -> None:
+    ollama.add("m")
+    (ollama.root / "blobs").rename(tmp_path / "other-disk")
+    (ollama.root / "blobs").symlink_to(tmp_path / "other-disk")
+    assert await listed(ollama) == ["m"]
+
+
+async def test_what_is_no_model_name_is_passed_over(ollama: OllamaFolder) -> None:
+    ollama.add("m")
+    for stray in ("manifests/README", "manifests/host/file", "manifests/registry.ollama.ai/library/a..b/latest"):
+        path = ollama.root / stray
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"{}")
+    assert await listed(ollama) == ["m"]
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(max_size=90) | st.from_regex(r"sha256[:-][0-9a-f./\\]{60,70}", fullmatch=True))
+def test_no_text_leads_a_blob_out_of_its_folder(tmp_path: Path, text: str) -> None:
+    layout = Layout(tmp_path)
+    try:
+        path = layout.blob(text)
+    except OllmlxError:
+        return
+    assert path.parent == tmp_path / "blobs"
+    assert len(path.name) == len("sha256-") + 64
