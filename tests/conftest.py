@@ -70,3 +70,11 @@ def smollm2_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def smollm2(smollm2_models: Path) -> Path:
     """The folder of the real model."""
     return smollm2_models / "mlx" / ModelName.parse("smollm2:135m").folder
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """The real model as a GGUF file (Q4_1, embedding Q8_0). Downloaded once."""
+    from tests.smollm2 import gguf_file
+
+    return gguf_file()

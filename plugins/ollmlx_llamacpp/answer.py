@@ -1,0 +1,140 @@
+"""Reading llama.cpp's records into events: one reader for conversations, one for plain text."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from ollmlx.errors import RunnerFailed
+from ollmlx.types import Done, Event, Prefill, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
+from ollmlx_llamacpp.link import Json
+from ollmlx_llamacpp.prompt import Prompt
+
+
+class Reader:
+    """Reads the records of one answer. `tokens` are the ids of the answer, as far as llama.cpp tells them."""
+
+    def __init__(self, prompt: Prompt, *, tops: int | None, show_thinking: bool = True) -> None:
+        self.prompt = prompt
+        self.tokens: list[int] = []
+        self.text = ""
+        self._tops = tops
+        self._show_thinking = show_thinking
+        self._began = time.monotonic_ns()
+        self._final: Json | None = None
+        self._calls: dict[int, Json] = {}
+
+    def feed(self, record: Json) -> list[Event]:
+        """The events that a record brings."""
+        if (progress := record.get("prompt_progress")) is not None:
+            return [
+                Prefill(
+                    done=min(progress["processed"], progress["total"]),
+                    total=progress["total"],
+                    cached=min(progress["cache"], progress["processed"]),
+                    dropped=self.prompt.dropped,
+                )
+            ]
+        choices = record.get("choices")
+        return self._text(record) if choices is None else self._delta(record, choices)
+
+    def _text(self, record: Json) -> list[Event]:
+        self.tokens += [token for token in record.get("tokens") or () if isinstance(token, int)]
+        events = self._said(record.get("content"), record.get("completion_probabilities"))
+        if record.get("stop"):
+            self._final = record
+        return events
+
+    def _delta(self, record: Json, choices: Sequence[Json]) -> list[Event]:
+        events: list[Event] = []
+        for choice in choices[:1]:
+            delta = choice.get("delta") or {}
+            entries = (choice.get("logprobs") or {}).get("content")
+            if (thought := delta.get("reasoning_content")) and self._show_thinking:
+                events.append(Thinking(text=thought, logprobs=self._logprobs(entries)))
+                entries = None
+            events += self._said(delta.get("content"), entries)
+            for call in delta.get("tool_calls") or ():
+                events += self._call(call)
+        if (verbose := record.get("__verbose")) is not None:
+            self._final = {**verbose, "timings": record.get("timings") or verbose.get("timings") or {}}
+        return events
+
+    def _said(self, text: str | None, entries: Sequence[Json] | None) -> list[Event]:
+        if not text:
+            return []
+        self.text += text
+        return [Text(text=text, logprobs=self._logprobs(entries))]
+
+    def _call(self, delta: Json) -> list[Event]:
+        """Calls come in pieces; one is whole when the next begins."""
+        index = int(delta.get("index") or 0)
+        whole = [] if index in self._calls else self._whole_calls()
+        call = self._calls.setdefault(index, {"name": "", "arguments": "", "id": None})
+        function = delta.get("function") or {}
+        call["name"] += function.get("name") or ""
+        call["arguments"] += function.get("arguments") or ""
+        call["id"] = delta.get("id") or call["id"]
+        return whole
+
+    def _whole_calls(self) -> list[Event]:
+        calls, self._calls = self._calls, {}
+        return [ToolCalled(call=_tool_call(call)) for call in calls.values()]
+
+    def end(self, context: Sequence[int]) -> list[Event]:
+        """The last events, with the account. `context` are the ids of prompt and answer. Raises RunnerFailed."""
+        final = self._final
+        if final is None:
+            raise RunnerFailed("llama.cpp ended its answer without a result")
+        timings: dict[str, Any] = final.get("timings") or {}
+        cached, computed = int(timings.get("cache_n") or 0), int(timings.get("prompt_n") or 0)
+        reason: Literal["stop", "length"] = "length" if final.get("stop_type") == "limit" else "stop"
+        done = Done(
+            reason=reason,
+            prompt_tokens=cached + computed,
+            cached_tokens=cached,
+            generated_tokens=int(timings.get("predicted_n") or 0),
+            prefill_ns=int(float(timings.get("prompt_ms") or 0) * 1e6),
+            decode_ns=int(float(timings.get("predicted_ms") or 0) * 1e6),
+            total_ns=time.monotonic_ns() - self._began,
+            dropped=self.prompt.dropped,
+            stop=final.get("stopping_word") or None,
+            context=tuple(context),
+        )
+        return [*self._whole_calls(), done]
+
+    def _logprobs(self, entries: Sequence[Json] | None) -> tuple[TokenLogprob, ...]:
+        if self._tops is None or not entries:
+            return ()
+        return tuple(self._logprob(entry) for entry in entries)
+
+    def _logprob(self, entry: Json) -> TokenLogprob:
+        tops = entry.get("top_logprobs") or ()
+        return TokenLogprob(
+            token=entry["token"],
+            logprob=_bounded(entry["logprob"]),
+            id=entry["id"],
+            top=tuple(
+                TokenLogprob(token=top["token"], logprob=_bounded(top["logprob"]), id=top["id"])
+                for top in list(tops)[: self._tops]
+            ),
+        )
+
+
+def _bounded(logprob: float | None) -> float:
+    """llama.cpp says null for minus infinity."""
+    return min(0.0, logprob) if logprob is not None else -1e9
+
+
+def _tool_call(call: Json) -> ToolCall:
+    try:
+        arguments = json.loads(call["arguments"] or "{}")
+    except ValueError:
+        arguments = {}
+    return ToolCall(
+        name=call["name"],
+        arguments=arguments if isinstance(arguments, dict) else {"value": arguments},
+        id=call["id"] or None,
+    )

@@ -1,0 +1,78 @@
+"""The llama.cpp backend in the daemon: what it runs, what that costs, and with which program. Runs no native code."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from ollmlx import LaunchOptions, Refusal, RunnerCommand, read_gguf_header
+from ollmlx.errors import StorageError
+from ollmlx.types import InstalledModel, MemoryEstimate
+from ollmlx_llamacpp.estimate import Shape, estimate, slots
+from ollmlx_llamacpp.settings import LlamaCppSettings
+
+ENGINE: Final = "ollmlx_llamacpp.engine:LlamaCppEngine"
+INSTALL: Final = "pip install 'ollmlx[llamacpp]'"
+MEMO: Final = 64
+
+
+def xllamacpp_is_installed() -> bool:
+    """Whether a runner could import it. Does not import it."""
+    return importlib.util.find_spec("xllamacpp") is not None
+
+
+class LlamaCppBackend:
+    """Runs GGUF files."""
+
+    name = "llamacpp"
+
+    def __init__(
+        self, settings: LlamaCppSettings, *, installed: Callable[[], bool], kv_cache_type: str = "auto"
+    ) -> None:
+        self._settings = settings
+        self._installed = installed
+        self._kv_cache_type = kv_cache_type
+        self._memo: dict[tuple[Path, int, int], Shape] = {}
+
+    def accepts(self, model: InstalledModel) -> Refusal | None:
+        """None for a GGUF file, when llama.cpp is installed."""
+        if model.format != "gguf":
+            return Refusal(reason=f"it runs GGUF files, not {model.format}", code="MDL005")
+        if not self._installed():
+            return Refusal(reason="llama.cpp is not installed", hint=INSTALL, code="MDL005")
+        return None
+
+    def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
+        """Bytes for the file, the caches and the process. Raises StorageError for a file that is no usable GGUF."""
+        return estimate(self._shape(model.path), context, parallel, self._kv_cache_type)
+
+    def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
+        """The runner with llama.cpp in it."""
+        shape = self._shape(model.path)
+        return RunnerCommand.of_engine(
+            ENGINE,
+            slots=slots(shape, options.context_length, options.parallel, options.kv_cache_type),
+            kv_cache_type=options.kv_cache_type,
+            threads=self._settings.threads,
+            gpu_layers=self._settings.gpu_layers,
+            prompt_batch=self._settings.prompt_batch,
+        )
+
+    def importer(self, format: str) -> RunnerCommand | None:
+        """None: GGUF files are run as they are."""
+        return None
+
+    def _shape(self, file: Path) -> Shape:
+        """What the header says; read once for each state of the file."""
+        try:
+            found = file.stat()
+        except OSError as error:
+            raise StorageError(f"{file.name} cannot be read: {error.strerror or error}", code="MDL003") from error
+        state = (file, found.st_size, found.st_mtime_ns)
+        if state not in self._memo:
+            if len(self._memo) >= MEMO:
+                self._memo.clear()
+            self._memo[state] = Shape.of(read_gguf_header(file))
+        return self._memo[state]

@@ -1,0 +1,90 @@
+"""The memory a GGUF model will need, from its header alone. Pure arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ollmlx import GgufHeader
+from ollmlx.types import MemoryEstimate
+
+MIB: Final = 1024 * 1024
+PROCESS: Final = 160 * MIB
+"""The interpreter with llama.cpp's library and an empty context, measured on CPU."""
+BATCH: Final = 512
+"""Prompt tokens at once, at most: what the intermediate results are as large as."""
+WIDTH: Final = 4
+"""Sequences at once when nobody says how many..."""
+CHEAP: Final = 1024 * MIB
+"""...as long as their caches take no more than this, or than the weights."""
+BYTES: Final = {"f16": 2.0, "auto": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
+"""Bytes that one cached key or value takes."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the arithmetic needs of one model. `cached` are keys and values that one token leaves, over all layers."""
+
+    weights: int
+    cached: int
+    embedding: int
+    inner: int
+    vocabulary: int
+    context_length: int
+
+    @classmethod
+    def of(cls, header: GgufHeader) -> Shape:
+        """Read from a header; what it does not say counts as small."""
+        embedding = _number(header.own("embedding_length"))
+        heads = max(1, _largest(header.own("attention.head_count")))
+        key = _number(header.own("attention.key_length")) or embedding // heads
+        value = _number(header.own("attention.value_length")) or embedding // heads
+        tokens = header.metadata.get("tokenizer.ggml.tokens")
+        return cls(
+            weights=header.size,
+            cached=_kv_heads(header, heads) * (key + value),
+            embedding=embedding,
+            inner=_largest(header.own("feed_forward_length")),
+            vocabulary=len(tokens) if isinstance(tokens, list) else 0,
+            context_length=_number(header.own("context_length")),
+        )
+
+    def kv_cache(self, context: int, kv_cache_type: str) -> int:
+        """Bytes of one sequence's cache."""
+        return int(context * self.cached * BYTES.get(kv_cache_type, 2.0))
+
+
+def slots(shape: Shape, context: int, parallel: int, kv_cache_type: str) -> int:
+    """Sequences at once. llama.cpp reserves every cache in full length, so an automatic width stays affordable."""
+    if parallel > 0:
+        return parallel
+    room = max(CHEAP, shape.weights)
+    return max(1, min(WIDTH, room // max(1, shape.kv_cache(context, kv_cache_type))))
+
+
+def estimate(shape: Shape, context: int, parallel: int, kv_cache_type: str) -> MemoryEstimate:
+    """Bytes for a context length in tokens and a batch width (0: automatic)."""
+    width = slots(shape, context, parallel, kv_cache_type)
+    results = BATCH * (shape.vocabulary + 6 * shape.embedding + 2 * shape.inner) * 4
+    return MemoryEstimate(
+        weights=shape.weights,
+        kv_cache=width * shape.kv_cache(context, kv_cache_type),
+        overhead=PROCESS + results,
+        kv_per_token=shape.kv_cache(1, kv_cache_type),
+    )
+
+
+def _kv_heads(header: GgufHeader, heads: int) -> int:
+    """Key-value heads of all layers together; some architectures state one number a layer."""
+    stated = header.own("attention.head_count_kv", heads)
+    if isinstance(stated, list):
+        return sum(_number(each) for each in stated)
+    return _number(stated) * _number(header.own("block_count"))
+
+
+def _largest(value: Any) -> int:
+    return max((_number(each) for each in value), default=0) if isinstance(value, list) else _number(value)
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40 else 0

@@ -1,0 +1,173 @@
+"""llama.cpp in this process: its server, behind a unix socket that only this user can reach. Imports xllamacpp."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import xllamacpp
+
+from ollmlx import RunnerConfig, read_gguf_header
+from ollmlx.errors import OutOfMemory, StorageError, Unsupported
+
+PREFIX: Final = "ollmlx-llamacpp-"
+FOLDER: Final = Path("/tmp")  # noqa: S108 - a socket's path is short; the folder below is private and has a random name
+SPARE_THREADS: Final = 16
+"""HTTP threads beside one for each answer: token counts, embeddings, requests that wait."""
+WORK: Final = 8 * 1024**3
+"""Weight bytes times prompt tokens that one batch may cost on a CPU: a few tenths of a second on a small one."""
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_VERBOSITY: Final = {"debug": 3, "info": 2, "warning": 2, "error": 1}
+_CACHE_TYPES: Final = {"q8_0": "GGML_TYPE_Q8_0", "q4_0": "GGML_TYPE_Q4_0"}
+
+
+@dataclass
+class Native:
+    """A loaded model: where llama.cpp listens, the key it wants, and what it computes on."""
+
+    socket: Path
+    key: str
+    slots: int
+    device: str
+    notes: tuple[str, ...]
+    server: Any
+
+    def close(self) -> None:
+        """Stop llama.cpp and remove its socket. Waits for its threads."""
+        self.server = None
+        shutil.rmtree(self.socket.parent, ignore_errors=True)
+
+
+def start(config: RunnerConfig) -> Native:
+    """Load the model; blocks. Raises StorageError for a file that llama.cpp cannot load, OutOfMemory, Unsupported."""
+    header = read_gguf_header(config.model.path)
+    sweep()
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=FOLDER))
+    key = secrets.token_hex(16)
+    device = _device()
+    slots = max(1, int(config.engine_options.get("slots") or 1))
+    params = _params(config, header.size, slots, device)
+    params.api_keys = [key]
+    params.hostnames = [str(folder / "s.sock")]
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError:
+        reason = _why_not(params, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        raise _failure(config.model.path.name, header.architecture, reason) from None
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    threads = params.cpuparams.n_threads
+    notes = (
+        f"llama.cpp on {device} with {threads} threads",
+        f"{slots} sequences, {params.n_batch} prompt tokens at once",
+    )
+    return Native(folder / "s.sock", key, slots, device, notes, server)
+
+
+def keep_signals() -> None:
+    """llama.cpp's server takes SIGINT and SIGTERM for itself: give them back. Call on the main thread."""
+    assert threading.current_thread() is threading.main_thread()
+    for number in SIGNALS:
+        signal.signal(number, signal.getsignal(number))
+
+
+def sweep(folder: Path = FOLDER) -> None:
+    """Remove the sockets of runners that were killed."""
+    for left in folder.glob(f"{PREFIX}*-*"):
+        owner = left.name.removeprefix(PREFIX).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            with suppress(OSError):
+                if left.lstat().st_uid == os.getuid():
+                    shutil.rmtree(left)
+
+
+def batch_for(size: int, device: str, stated: int) -> int:
+    """Prompt tokens computed at once: few enough that a request which is given up ends soon. `size` in bytes."""
+    if stated:
+        return stated
+    if device != "cpu":
+        return 512
+    affordable = max(16, min(256, WORK // max(1, size)))
+    return int(1 << (affordable.bit_length() - 1))
+
+
+def _params(config: RunnerConfig, size: int, slots: int, device: str) -> Any:
+    options = config.engine_options
+    params = xllamacpp.CommonParams()
+    params.model.path = str(config.model.path)
+    params.n_parallel = slots
+    params.n_ctx = config.context_length * slots
+    params.n_batch = params.n_ubatch = batch_for(size, device, int(options.get("prompt_batch") or 0))
+    threads = int(options.get("threads") or 0) or psutil.cpu_count(logical=False) or 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.n_gpu_layers = int(options.get("gpu_layers", -1))
+    params.fit_params = device != "cpu" and params.n_gpu_layers < 0
+    params.warmup = False  # the daemon asks for a token before it calls a runner ready
+    params.ctx_shift = True
+    params.cache_ram_mib = config.prompt_cache_bytes >> 20
+    params.n_threads_http = slots + SPARE_THREADS
+    params.verbosity = _VERBOSITY[config.log_level]
+    params.embedding = True
+    if "embedding" in config.model.capabilities:
+        params.n_batch = params.n_ubatch = config.context_length  # an encoder reads its whole text at once
+    else:
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
+    kind = _CACHE_TYPES.get(str(options.get("kv_cache_type")))
+    if kind is not None:
+        params.cache_type_k = params.cache_type_v = getattr(xllamacpp.ggml_type, kind)
+    return params
+
+
+def _device() -> str:
+    """What computes: `cpu`, `cuda`, `metal`, …"""
+    for device in xllamacpp.get_device_info():
+        if "CPU" not in str(device["type"]) and "ACCEL" not in str(device["type"]):
+            return str(device["name"]).rstrip("0123456789").lower() or "gpu"
+    return "cpu"
+
+
+def _why_not(params: Any, folder: Path) -> str:
+    """llama.cpp says why only in its log, so load once more with the log in a file."""
+    log = folder / "log"
+    params.verbosity = _VERBOSITY["error"]
+    params.hostnames = [str(folder / "again.sock")]
+    saved = os.dup(2)
+    try:
+        with log.open("wb") as file:
+            os.dup2(file.fileno(), 2)
+            with suppress(RuntimeError):
+                xllamacpp.Server(params)
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+    return _reason(log.read_text(encoding="utf-8", errors="replace"))
+
+
+def _reason(log: str) -> str:
+    """The first error of a log, without llama.cpp's own prefix."""
+    errors = [line.split(" E ", 1)[1] for line in log.splitlines() if " E " in line]
+    told = errors[0] if errors else "no reason given"
+    return told.partition(": ")[2].removeprefix("error loading model: ") or told
+
+
+def _failure(file: str, architecture: str, reason: str) -> StorageError | OutOfMemory | Unsupported:
+    if any(word in reason for word in ("allocate", "out of memory", "bad_alloc")):
+        return OutOfMemory(f"llama.cpp cannot load {file}: {reason}")
+    if "unknown model architecture" in reason:
+        return Unsupported(
+            f"the installed llama.cpp does not know the architecture {architecture!r} of {file}",
+            code="MDL004",
+            hint="pip install --upgrade xllamacpp",
+        )
+    return StorageError(f"llama.cpp cannot load {file}: {reason}", code="MDL003", hint="pull the model again")
