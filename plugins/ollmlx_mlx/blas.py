@@ -8,6 +8,7 @@ computed with it: a library built for another CPU dies with an illegal instructi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -48,7 +49,7 @@ class Verdict:
 
 
 Probe = Callable[[Candidate | None], Verdict]
-"""Compute with a candidate (None: as MLX is shipped) in a child process, or remember having done so."""
+"""Compute with a candidate (None: as MLX is shipped) in a child process, or remember having done so; any thread may."""
 
 
 @dataclass(frozen=True)
@@ -87,19 +88,21 @@ def choose(machine: Machine, probe: Probe, *, wish: str = "auto", threads: int =
     if machine.device != "cpu" or machine.system != "linux":
         return BlasChoice(name=f"not needed on {machine.device}")
     rejected: list[tuple[str, str]] = []
-    stock = probe(None)
-    for candidate in candidates(machine, wish, threads):
-        verdict = _usable(candidate) or probe(candidate)
-        if verdict.seconds is None:
-            rejected.append((str(candidate.path), verdict.problem))
-        elif stock.seconds is not None and verdict.seconds > stock.seconds:
-            rejected.append((str(candidate.path), "it is slower than the reference BLAS"))
-        else:
-            name = {"mkl": "MKL", "openblas": "OpenBLAS"}.get(candidate.kind, candidate.path.name)
-            return BlasChoice(name, dict(candidate.env), verdict.seconds, rejected=tuple(rejected))
+    with ThreadPoolExecutor(1, "blas") as beside:
+        # On a machine that is new to us somebody waits for the answer: two probes at a time.
+        stock = beside.submit(probe, None)
+        for candidate in candidates(machine, wish, threads):
+            verdict = _usable(candidate) or probe(candidate)
+            if verdict.seconds is None:
+                rejected.append((str(candidate.path), verdict.problem))
+            elif (reference := stock.result().seconds) is not None and verdict.seconds > reference:
+                rejected.append((str(candidate.path), "it is slower than the reference BLAS"))
+            else:
+                name = {"mkl": "MKL", "openblas": "OpenBLAS"}.get(candidate.kind, candidate.path.name)
+                return BlasChoice(name, dict(candidate.env), verdict.seconds, rejected=tuple(rejected))
     return BlasChoice(
         REFERENCE,
-        seconds=stock.seconds,
+        seconds=stock.result().seconds,
         warning=_warning(wish, rejected),
         command="" if wish == "off" else best_command(machine),
         rejected=tuple(rejected),

@@ -81,7 +81,7 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
         prompts=PromptBuilder(
             tokenizer, template, config.model.name.short, config.context_length, boundaries=not stays_trimmable(sample)
         ),
-        detokenizers=DetokenizerFactory(tokenizer),
+        detokenizers=loaded.detokenizers,
         grammars=Grammars(tokenizer._tokenizer, vocabulary, sorted(eos)),
         prefixes=prefixes,
         scheduler=Scheduler(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ from mlx_lm.utils import load_model as load_stored
 from ollmlx.errors import OllmlxError, OutOfMemory, StorageError
 from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.adapter import apply_adapter
+from ollmlx_mlx.text.detokenizer import DetokenizerFactory
 
 _OUT_OF_MEMORY: Final = ("unable to allocate", "out of memory", "insufficient memory", "attempting to allocate")
 _STEPS: Final = 64
@@ -39,12 +41,13 @@ Advance = Callable[[float], None]
 class Loaded:
     """A model that is ready to compute.
 
-    `device`: `metal`, `cuda` or `cpu`. `notes`: what was chosen and why, for `ps` and the doctor.
-    `config`: the model's `config.json`. `draft`: a small model of the same vocabulary, or None.
+    `detokenizers`: of this tokenizer. `device`: `metal`, `cuda` or `cpu`. `notes`: what was chosen and why, for `ps`
+    and the doctor. `config`: the model's `config.json`. `draft`: a small model of the same vocabulary, or None.
     """
 
     model: Module
     tokenizer: TokenizerWrapper
+    detokenizers: DetokenizerFactory
     device: str
     notes: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
@@ -72,11 +75,12 @@ def load_model(config: RunnerConfig, advance: Advance | None = None) -> Loaded:
         unpacked = device == "cpu" and config.engine_options.get("weights", "float32") == "float32"
         if device == "cpu":
             to_float32(model, unpack=unpacked)
-        mx.async_eval(*_arrays(model))
         advance(0.05)
-        tokenizer = read_tokenizer(folder, settings, trust=config.allow_remote_code)
-        advance(0.2)
-        _materialise(model, lambda part: advance(0.2 + 0.7 * part))
+        with ThreadPoolExecutor(1, "tokenizer") as beside:
+            # One works under the interpreter's lock, the other without it.
+            reading = beside.submit(_read_text, folder, settings, trust=config.allow_remote_code)
+            _materialise(model, lambda part: advance(0.05 + 0.85 * part))
+            tokenizer, detokenizers = reading.result()
         notes.append(_describe(model, device, settings))
         if config.model.defaults.adapter is not None:
             # Unpacked weights take the adapter in; quantised ones would lose it to rounding.
@@ -93,7 +97,7 @@ def load_model(config: RunnerConfig, advance: Advance | None = None) -> Loaded:
     except Exception as error:
         raise load_error(error, folder) from error
     advance(1.0)
-    return Loaded(model, tokenizer, device, tuple(notes), settings, draft)
+    return Loaded(model, tokenizer, detokenizers, device, tuple(notes), settings, draft)
 
 
 def read_tokenizer(folder: Path, settings: dict[str, Any], *, trust: bool = False) -> TokenizerWrapper:
@@ -104,6 +108,11 @@ def read_tokenizer(folder: Path, settings: dict[str, Any], *, trust: bool = Fals
         eos_token_ids=settings.get("eos_token_id"),
         defaults=_tokenizer_defaults(folder),
     )
+
+
+def _read_text(folder: Path, settings: dict[str, Any], *, trust: bool) -> tuple[TokenizerWrapper, DetokenizerFactory]:
+    tokenizer = read_tokenizer(folder, settings, trust=trust)
+    return tokenizer, DetokenizerFactory(tokenizer)
 
 
 def load_draft(folder: Path, tokenizer: TokenizerWrapper, *, device: str, unpack: bool) -> Module:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from ollmlx import hookimpl
 
 if TYPE_CHECKING:
-    from ollmlx import Source
+    from ollmlx import PluginContext, Source
 
 
 @hookimpl
-def register_sources(register: Callable[[Source], None]) -> None:
+def register_sources(register: Callable[[Source], None], context: PluginContext) -> None:
     from ollmlx_pypi.source import PypiSource
 
-    register(PypiSource())
+    register(PypiSource(guarded=context.guarded))

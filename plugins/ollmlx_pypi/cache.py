@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ollmlx_pypi.packages import Package
 
 BLOCK = 1 << 20
+STAGING = ".download-"
+"""Begins the name of a folder in which a package arrives; the fetching process comes next: `.download-77-x`."""
 
 
 def cache_folder(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
@@ -29,6 +33,23 @@ def cached_wheel(package: Package, folder: Path) -> Path | None:
         return path
     path.unlink()
     return None
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what processes that live no more had begun to download into a folder."""
+    for path in folder.glob(f"{STAGING}*"):
+        pid = path.name.removeprefix(STAGING).partition("-")[0]
+        if not (pid.isdecimal() and _lives(int(pid))):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    with suppress(PermissionError):
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+    return True
 
 
 def sha256_of(path: Path) -> str:

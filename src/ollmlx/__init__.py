@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         Backend,
         Check,
         Engine,
+        Guarded,
         Importer,
         LaunchOptions,
         PluginContext,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         RunnerCommand,
         Source,
         Store,
+        unguarded,
     )
     from ollmlx.download import Download, redirected, storage_error
     from ollmlx.errors import OllmlxError
@@ -43,6 +45,7 @@ _HOMES = {
         "Backend",
         "Check",
         "Engine",
+        "Guarded",
         "Importer",
         "LaunchOptions",
         "PluginContext",
@@ -50,6 +53,7 @@ _HOMES = {
         "RunnerCommand",
         "Source",
         "Store",
+        "unguarded",
     ),
     "ollmlx.download": ("Download", "redirected", "storage_error"),
     "ollmlx.errors": ("OllmlxError",),
@@ -75,6 +79,7 @@ __all__ = [
     "Engine",
     "Finding",
     "GgufHeader",
+    "Guarded",
     "Importer",
     "LaunchOptions",
     "ModelName",
@@ -105,6 +110,7 @@ __all__ = [
     "read_safetensors_header",
     "redirected",
     "storage_error",
+    "unguarded",
 ]
 
 

@@ -63,9 +63,9 @@ class App:
 
 def build(settings: Settings) -> App:
     """Put a daemon together. Must run where its event loop runs; raises ConfigError for unusable settings."""
-    plugins = load_plugins(settings)
-    declarations = Declarations(settings, load_catalogue())
     pool = Pool(settings)
+    plugins = load_plugins(settings, guarded=pool.guarded)
+    declarations = Declarations(settings, load_catalogue())
     launcher = Launcher(
         settings, plugins.registry, declarations, Importers(child_environment, pool.guarded), pool.budget
     )

@@ -7,7 +7,8 @@ once or be cheap file reading (callers run those in a thread); none may import m
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -236,11 +237,24 @@ class Check(Protocol):
         ...
 
 
+Guarded = Callable[[int], AbstractContextManager[None]]
+"""Guards a process group while it lasts: it is ended when the daemon dies, whatever kills the daemon."""
+
+
+def unguarded(pid: int) -> AbstractContextManager[None]:
+    """Where there is no daemon: the doctor, a test."""
+    return nullcontext()
+
+
 class PluginContext(Frozen):
-    """What a hook is given: the settings, and the plugin's own table as its registered model (None without one)."""
+    """What a hook is given: the settings, and the plugin's own table as its registered model (None without one).
+
+    A plugin that starts a process of its own starts it in a new session and waits for it inside `guarded(pid)`.
+    """
 
     settings: Any
     own: Any = None
+    guarded: Guarded = unguarded
 
     def typed(self) -> Settings:
         """The settings, for type checkers."""

@@ -21,7 +21,7 @@ import pluggy
 from pydantic import BaseModel, ValidationError
 
 from ollmlx import hookspecs
-from ollmlx.contracts import PLUGIN_FILE_PREFIX, Backend, Check, PluginContext, Source, Store
+from ollmlx.contracts import PLUGIN_FILE_PREFIX, Backend, Check, Guarded, PluginContext, Source, Store, unguarded
 from ollmlx.deadline import DeadlinePassed, within
 from ollmlx.errors import ConfigError, PluginError
 from ollmlx.quantities import format_duration
@@ -69,9 +69,12 @@ class Plugins:
         return (plugin for plugin in self.loaded if plugin.enabled)
 
 
-def load_plugins(settings: Settings, *, points: tuple[EntryPoint, ...] | None = None) -> Plugins:
-    """Import every plugin and let it register. Raises ConfigError when a required plugin is off,
-    or when a table `[plugins.NAME]` belongs to none."""
+def load_plugins(
+    settings: Settings, *, points: tuple[EntryPoint, ...] | None = None, guarded: Guarded = unguarded
+) -> Plugins:
+    """Import every plugin and let it register. `guarded` is for the processes they will start.
+
+    Raises ConfigError when a required plugin is off, or when a table `[plugins.NAME]` belongs to none."""
     plugins = Plugins(_manager())
     for plugin, load in _candidates(settings, points):
         plugins.loaded.append(plugin)
@@ -79,7 +82,7 @@ def load_plugins(settings: Settings, *, points: tuple[EntryPoint, ...] | None = 
     for plugin in plugins.enabled():
         _guarded(plugins, plugin, settings, lambda p=plugin: _register_settings(plugins, p))  # type: ignore[misc]
     for plugin in plugins.enabled():
-        _guarded(plugins, plugin, settings, lambda p=plugin: _register(plugins, p, settings))  # type: ignore[misc]
+        _guarded(plugins, plugin, settings, lambda p=plugin: _register(plugins, p, settings, guarded))  # type: ignore[misc]
     for plugin in plugins.enabled():
         if plugin.seconds > SLOW_SECONDS:
             logger.warning("plugin %r took %.1f s to load", plugin.name, plugin.seconds)
@@ -155,8 +158,8 @@ def _register_settings(plugins: Plugins, plugin: LoadedPlugin) -> None:
     _call(plugins, plugin, "register_settings", register=register)
 
 
-def _register(plugins: Plugins, plugin: LoadedPlugin, settings: Settings) -> None:
-    context = PluginContext(settings=settings, own=_own_settings(plugin, settings))
+def _register(plugins: Plugins, plugin: LoadedPlugin, settings: Settings, guarded: Guarded) -> None:
+    context = PluginContext(settings=settings, own=_own_settings(plugin, settings), guarded=guarded)
     registry, owner = plugins.registry, plugin.name
 
     def kept(shelf: Shelf[Any], contract: type) -> Callable[[Any], None]:

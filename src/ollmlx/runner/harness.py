@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -94,9 +95,10 @@ class Harness:
     async def _load(self) -> None:
         log.info("loading %s with %s", self.config.model.name, self._spec)
         try:
-            engine = await asyncio.to_thread(import_engine, self._spec)
-            self._engine = engine
-            await engine.load(self.config)
+            with _no_garbage():
+                engine = await asyncio.to_thread(import_engine, self._spec)
+                self._engine = engine
+                await engine.load(self.config)
         except Exception as error:
             failure = load_failure(error)
             if failure.code == ExitCode.INTERNAL:
@@ -105,6 +107,17 @@ class Harness:
         if self._state == "loading":
             self._state = "ready"
             log.info("ready")
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """What loading makes stays: no collection looks at it, neither while it is made nor later."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _end_after(seconds: float) -> None:

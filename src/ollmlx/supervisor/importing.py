@@ -7,13 +7,13 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from ollmlx.contracts import RunnerCommand
+from ollmlx.contracts import Guarded, RunnerCommand, unguarded
 from ollmlx.errors import InvalidRequest, StorageError
 from ollmlx.protocol import ExitCode
 from ollmlx.types import PullProgress
@@ -21,18 +21,10 @@ from ollmlx.types import PullProgress
 LAST_WORDS = 20  # lines of standard error kept for the message
 
 
-Guarded = Callable[[int], AbstractContextManager[None]]
-"""Guards a process group while it lasts: it is ended when the daemon dies."""
-
-
-def _unguarded(pid: int) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
 class Importers:
     """Makes importers. `environment` is the allow-listed environment every child process gets."""
 
-    def __init__(self, environment: Callable[[], dict[str, str]], guarded: Guarded = _unguarded) -> None:
+    def __init__(self, environment: Callable[[], dict[str, str]], guarded: Guarded = unguarded) -> None:
         self._environment = environment
         self._guarded = guarded
 
@@ -43,7 +35,7 @@ class Importers:
 class ChildImporter:
     """One backend's importer, as `ollmlx.contracts.Importer` describes it."""
 
-    def __init__(self, command: RunnerCommand, environment: dict[str, str], guarded: Guarded = _unguarded) -> None:
+    def __init__(self, command: RunnerCommand, environment: dict[str, str], guarded: Guarded = unguarded) -> None:
         self._command = command
         self._environment = environment
         self._guarded = guarded

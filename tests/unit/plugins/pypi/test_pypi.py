@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 from ollmlx import ModelName, closing
 from ollmlx.errors import NotFound, StorageError, UpstreamError
 from ollmlx.types import RECEIPT, FetchReceipt, PullProgress
-from ollmlx_pypi.cache import cache_folder, cached_wheel
+from ollmlx_pypi.cache import cache_folder, cached_wheel, remove_abandoned
 from ollmlx_pypi.packages import PACKAGES, Package
 from ollmlx_pypi.source import PypiSource, unpack
 
@@ -168,3 +171,12 @@ def test_the_cache_is_where_the_platform_keeps_caches(platform: str, environment
 
 def test_an_empty_cache_holds_nothing(tmp_path: Path) -> None:
     assert cached_wheel(PACKAGES["smollm2:135m"], tmp_path) is None
+
+
+def test_only_what_a_process_that_lives_has_begun_is_left_alone(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    for name in (f"{os.getpid()}-a", f"{int(ended.stdout)}-b", "c", f"{10**30}-d"):
+        (tmp_path / f".download-{name}").mkdir()
+    (tmp_path / "package.whl").touch()
+    remove_abandoned(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f".download-{os.getpid()}-a", "package.whl"}
