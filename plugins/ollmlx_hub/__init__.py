@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 from ollmlx import hookimpl
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     from pydantic import BaseModel
 
-    from ollmlx import PluginContext, Source, Store
+    from ollmlx import Check, PluginContext, Source, Store
+    from ollmlx_hub.settings import HubSettings
 
 
 @hookimpl
@@ -30,8 +33,21 @@ def register_stores(register: Callable[[Store], None], context: PluginContext) -
 
 @hookimpl
 def register_sources(register: Callable[[Source], None], context: PluginContext) -> None:
-    from ollmlx_hub.settings import HubSettings
     from ollmlx_hub.source import HubSource
 
-    own = context.own if isinstance(context.own, HubSettings) else HubSettings()
-    register(HubSource(own.access(os.environ)))
+    register(HubSource(_own(context).access(os.environ)))
+
+
+@hookimpl
+def register_checks(register: Callable[[Check, Traversable | None], None], context: PluginContext) -> None:
+    from ollmlx_hub.check import ModelsCheck
+    from ollmlx_hub.online import HubCheck
+
+    register(ModelsCheck(), None)  # ollmlx ships the pages of these codes
+    register(HubCheck(_own(context)), None)
+
+
+def _own(context: PluginContext) -> HubSettings:
+    from ollmlx_hub.settings import HubSettings
+
+    return context.own if isinstance(context.own, HubSettings) else HubSettings()

@@ -74,6 +74,24 @@ class HubClient:
     def __init__(self, access: Access) -> None:
         self.access = access
 
+    def greet(self, timeout: float = TIMEOUT) -> None:
+        """Whether the hub answers and knows the token; without one, whether it answers. `timeout` in seconds.
+
+        Raises Unauthorized, UpstreamError.
+        """
+        from huggingface_hub import get_session
+
+        who = "/api/whoami-v2" if self.access.token else "/api/models?limit=1"
+        with self._explained("api", "main"):
+            answer = get_session().get(self.access.endpoint + who, headers=self.access.headers, timeout=timeout)
+            if answer.status_code == 401:
+                raise Unauthorized(
+                    f"the hub at {self.access.endpoint} does not accept the token",
+                    code="NET006",
+                    hint="set HF_TOKEN to a valid token, or to nothing",
+                )
+            answer.raise_for_status()
+
     def listing(self, repo: str, revision: str) -> Listing:
         """Every file of a revision. Raises NotFound, Unauthorized, Forbidden, UpstreamError."""
         with self._explained(repo, revision):

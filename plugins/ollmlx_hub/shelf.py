@@ -40,7 +40,7 @@ class Shelf:
         """Every sound model. Of two folders that claim one name, the one spelled like it is taken."""
         found: dict[str, InstalledModel] = {}
         for folder in self.layout.folders():
-            model = self._reading(folder).model
+            model = self.reading(folder).model
             if model is not None and (model.name.key not in found or folder.name == model.name.folder):
                 found[model.name.key] = model
         return list(found.values())
@@ -50,7 +50,7 @@ class Shelf:
         folder = self.layout.find(name)
         if folder is None:
             return None
-        reading = self._reading(folder)
+        reading = self.reading(folder)
         if reading.error is not None:
             raise reading.error
         assert reading.model is not None
@@ -62,7 +62,7 @@ class Shelf:
             )
         return reading.model
 
-    def _reading(self, folder: Path) -> Reading:
+    def reading(self, folder: Path) -> Reading:
         try:
             signature = self._signature(folder)
         except (StorageError, OSError) as error:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from typing import TYPE_CHECKING, Any
 
 from quart import Blueprint, Response
 
-from ollmlx.web import TEXT, Site, describe, json_answer, site_of
+from ollmlx.errors import Forbidden
+from ollmlx.web import TEXT, Site, current, describe, json_answer, site_of
+from ollmlx_ops.about import SCHEMA, about
 from ollmlx_ops.metrics import CONTENT_TYPE, Metrics
 from ollmlx_ops.readiness import problems
 
@@ -47,9 +50,24 @@ def blueprint(service: Service) -> Blueprint:
         response.headers["Retry-After"] = "5"
         return response
 
+    @made.get("/api/daemon")
+    @describe("What the daemon knows of itself; told on its own machine, or with a key.", answer=SCHEMA)
+    async def daemon() -> Response:
+        if not service.settings.security.api_keys and not _is_here(current().client):
+            raise Forbidden("this is told on the daemon's own machine only, or with an API key")
+        return json_answer(about(service.settings, service.ps()))
+
     @made.get("/metrics")
     @describe("Figures for Prometheus.", answer={"type": "string"}, content=(TEXT,))
     async def figures() -> Response:
         return Response(metrics.text(), content_type=CONTENT_TYPE)
 
     return made
+
+
+def _is_here(peer: str) -> bool:
+    """Whether a caller is on this machine; one without an address is."""
+    try:
+        return peer == "local" or ipaddress.ip_address(peer).is_loopback
+    except ValueError:
+        return False

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ollmlx.types import InstalledModel
 
 T = TypeVar("T")
+NO_BACKEND = "MDL005"
 
 
 class Shelf(Generic[T]):
@@ -102,8 +103,10 @@ class Registry:
                 return backend
             refusals.append((backend.name, refusal))
         told = "; ".join(f"{name}: {refusal.reason}" for name, refusal in refusals) or "no backend is installed"
-        hint = next((refusal.hint for _, refusal in refusals if refusal.hint), None)
-        code = next((refusal.code for _, refusal in refusals if refusal.code), "MDL005")
+        # one that would take the format knows better than those that do not
+        ranked = sorted((refusal for _, refusal in refusals), key=lambda one: one.code in (None, NO_BACKEND))
+        code = next((refusal.code for refusal in ranked if refusal.code), NO_BACKEND)
+        hint = next((refusal.hint for refusal in ranked if refusal.hint), None)
         raise Unsupported(f"no backend can run {model.name.short} ({told})", code=code, hint=hint)
 
     def source_for(self, name: ModelName) -> Source | None:

@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
+import pytest
+
 from ollmlx import Check
 from ollmlx.testing import CheckSuite, World
-from ollmlx_mlx.cluster.check import CODE, ClusterCheck
+from ollmlx_mlx.cluster.check import ClusterCheck
 
 
 async def unreachable(host: str, command: Sequence[str]) -> str:
     raise OSError("connection refused")
 
 
+@pytest.mark.finding("ENV020")
 class TestClusterCheck(CheckSuite):
     def make_check(self) -> Check:
         return ClusterCheck({})
@@ -29,4 +32,4 @@ class TestClusterCheck(CheckSuite):
         return World()
 
     def sick(self) -> Mapping[str, World]:
-        return {CODE: World()}
+        return {"ENV020": World()}

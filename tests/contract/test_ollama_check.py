@@ -16,7 +16,7 @@ from ollmlx import Check
 from ollmlx.errors import Unsupported
 from ollmlx.testing import CheckSuite, World
 from ollmlx.types import InstalledModel
-from ollmlx_ollama_store.check import DAMAGED, NOT_RUN, TWICE, OllamaCheck
+from ollmlx_ollama_store.check import DAMAGED, OllamaCheck
 
 
 def nobody(model: InstalledModel) -> Any:
@@ -29,6 +29,7 @@ def world(*, runs: bool = True, deep: bool = False) -> World:
     return World(plugins=SimpleNamespace(registry=registry), deep=deep)  # type: ignore[arg-type] # as much as is asked
 
 
+@pytest.mark.finding("STO020", "STO021", "STO022")
 class TestOllamaCheck(CheckSuite):
     @pytest.fixture(autouse=True)
     def _folders(self, tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ class TestOllamaCheck(CheckSuite):
         folder = self.folder(code)
         if code == DAMAGED:
             folder.add("m").write_bytes(b"{")
-        if code == TWICE:
+        if code == "STO022":
             folder.add("x", place="hf.co/org")
             folder.add("x", place="registry.ollama.ai/org")
         return OllamaCheck(folder.root)
@@ -58,7 +59,7 @@ class TestOllamaCheck(CheckSuite):
         return world()
 
     def sick(self) -> Mapping[str, World]:
-        return {DAMAGED: world(), NOT_RUN: world(runs=False), TWICE: world()}
+        return {"STO020": world(), "STO021": world(runs=False), "STO022": world()}
 
 
 async def test_damage_is_told_model_by_model_with_what_mends_it(tmp_path: Path) -> None:

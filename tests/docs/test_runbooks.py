@@ -1,10 +1,12 @@
-"""A code, its page, whoever emits it: held together."""
+"""A code, its page, whoever emits it, the test that provokes it: held together, for ollmlx's codes and its plugins'."""
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,31 +14,48 @@ import pytest
 from ollmlx.cli.main import VERBS, verb_parser
 from ollmlx.codes import CODES
 from ollmlx.doctor.checks import OWN
-from ollmlx.doctor.runbooks import HEADINGS, index, pages, title, troubleshooting
+from ollmlx.doctor.runbooks import HEADINGS, folder, index, pages, title, troubleshooting
 from ollmlx.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+CODE = re.compile(r"[A-Z]{3}[0-9]{3}")
 PAGES = pages()
+PLUGIN_PAGES = pages(sorted(ROOT.glob("plugins/*/diagnostics")), own=False)
+EVERY_PAGE = {**PLUGIN_PAGES, **PAGES}
 REGENERATE = "python -c 'from ollmlx.doctor.runbooks import *; write_generated()'"
+
+
+# -- a code and its page -----------------------------------------------------------------------------------------------
 
 
 def test_every_code_has_a_page_and_every_page_a_code() -> None:
     assert set(PAGES) == set(CODES)
 
 
+def test_a_plugin_takes_no_code_of_ollmlx() -> None:
+    assert set(PLUGIN_PAGES) & set(CODES) == set()
+
+
 @pytest.mark.parametrize("code", sorted(CODES))
+def test_a_page_says_what_the_code_says(code: str) -> None:
+    assert title(PAGES[code]) == CODES[code][0]
+    assert f"Severity: {CODES[code][1]}" in PAGES[code]
+
+
+@pytest.mark.parametrize("code", sorted(EVERY_PAGE))
 def test_a_page_is_well_made(code: str) -> None:
-    text = PAGES[code]
+    text = EVERY_PAGE[code]
     assert text.startswith(f"# {code}: ")
-    assert title(text) == CODES[code][0]
-    assert f"Severity: {CODES[code][1]}" in text
+    assert re.search(r"^Severity: (error|warning|info) · Since: \d+\.\d+ · Owner: \S+$", text, re.MULTILINE)
     assert tuple(re.findall(r"^## (.*)$", text, re.MULTILINE)) == HEADINGS
     assert len(text.splitlines()) <= 60
 
 
 def commands() -> list[tuple[str, str]]:
     blocks = [
-        (code, block) for code, text in PAGES.items() for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+        (code, block)
+        for code, text in EVERY_PAGE.items()
+        for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL)
     ]
     lines = [(code, line.strip().removeprefix("$ ")) for code, block in blocks for line in block.splitlines()]
     return [(code, line) for code, line in lines if re.match(r"([A-Z_]+=\S* )*ollmlx\b", line)]
@@ -52,20 +71,79 @@ def test_a_command_of_a_page_is_one_the_command_line_takes(code: str, line: str)
     parser.parse_intermixed_args(words[2:])
 
 
-@pytest.mark.parametrize("code", [code for code, text in PAGES.items() if "```toml" in text])
+@pytest.mark.parametrize("code", [code for code, text in EVERY_PAGE.items() if "```toml" in text])
 def test_a_settings_block_of_a_page_is_valid(code: str) -> None:
-    for block in re.findall(r"```toml\n(.*?)```", PAGES[code], re.DOTALL):
+    for block in re.findall(r"```toml\n(.*?)```", EVERY_PAGE[code], re.DOTALL):
         Settings.model_validate(tomllib.loads(block))
 
 
-def test_every_code_is_emitted_somewhere() -> None:
+@pytest.mark.parametrize("code", sorted(EVERY_PAGE))
+def test_a_page_refers_to_codes_that_exist(code: str) -> None:
+    assert {*CODE.findall(EVERY_PAGE[code])} <= set(EVERY_PAGE)
+
+
+# -- a code and its emitter --------------------------------------------------------------------------------------------
+
+
+def mentions(tree: ast.AST) -> Iterator[str]:
+    """Codes in a place where they can be meant for somebody: not in a decorator, a comparison or a list of others'."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.Compare):
+            continue
+        if isinstance(child, ast.AnnAssign) and not isinstance(child.value, ast.Constant):
+            continue
+        if isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef) and child in tree.decorator_list:
+            continue
+        if isinstance(child, ast.Constant) and isinstance(child.value, str) and CODE.fullmatch(child.value):
+            yield child.value
+        yield from mentions(child)
+
+
+def test_every_code_is_emitted_somewhere_and_nothing_else_is() -> None:
     sources = [*ROOT.glob("src/ollmlx/**/*.py"), *ROOT.glob("plugins/*/**/*.py")]
-    text = "\n".join(path.read_text(encoding="utf-8") for path in sources if path.name != "codes.py")
-    assert [code for code in CODES if f'"{code}"' not in text] == []
+    emitted = {
+        code
+        for path in sources
+        if path.name != "codes.py" and "testing" not in path.parts
+        for code in mentions(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert emitted == set(EVERY_PAGE)
 
 
 def test_every_code_that_a_check_declares_is_known() -> None:
     assert {code for check in OWN for code in check.codes} <= set(CODES)
+
+
+# -- a code and the test that provokes it ------------------------------------------------------------------------------
+
+
+def marked(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    """Every code in a decorator `@pytest.mark.finding(...)`, with the decorator."""
+    for node in ast.walk(tree):
+        for decorator in getattr(node, "decorator_list", ()):
+            if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.finding":
+                yield from ((decorator, str(ast.literal_eval(argument))) for argument in decorator.args)
+
+
+def test_every_code_is_provoked_by_a_test_that_names_it() -> None:
+    provoked: set[str] = set()
+    unnamed = []
+    for path in ROOT.glob("tests/**/*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        marks = list(marked(tree))
+        inside = {id(node) for call, _ in marks for node in ast.walk(call)}
+        words = [
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside
+        ]
+        unnamed += [f"{path.name}: {code}" for _, code in marks if not any(code in word for word in words)]
+        provoked |= {code for _, code in marks}
+    assert provoked == set(EVERY_PAGE)
+    assert unnamed == [], "the mark is there, and nothing in the file looks at the code"
+
+
+# -- what is made from the pages ---------------------------------------------------------------------------------------
 
 
 def test_the_index_is_up_to_date() -> None:
@@ -74,3 +152,7 @@ def test_the_index_is_up_to_date() -> None:
 
 def test_the_troubleshooting_page_is_up_to_date() -> None:
     assert (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8") == troubleshooting(PAGES), REGENERATE
+
+
+def test_a_checkout_reads_its_own_pages() -> None:
+    assert Path(str(folder())) == ROOT / "diagnostics"

@@ -170,12 +170,14 @@ async def test_a_record_that_cannot_be_read_is_passed_over(tmp_path: Path) -> No
 
 
 @pytest.mark.fault(22)
+@pytest.mark.finding("NET002")
 def test_a_second_daemon_on_the_same_state_is_told_who_runs(daemon: StartDaemon, tmp_path: Path) -> None:
     first = daemon()
     second = Daemon(tmp_path / "second", fakes={"parrot": {}}, settings={"storage": {"state": str(first.state)}})
     second.launch()
     assert second.process.wait(20) == 1
     assert f"already running (pid {first.process.pid})" in second.log_text
+    assert "--explain NET002" in second.log_text
     assert "Traceback" not in second.log_text
     assert first.get("/livez").status_code == 200
 

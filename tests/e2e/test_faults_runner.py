@@ -171,6 +171,7 @@ async def test_no_memory_while_loading_says_so_and_lets_idle_neighbours_go(house
 
 
 @pytest.mark.fault(9)
+@pytest.mark.finding("RUN004")
 @pytest.mark.parametrize("fault", ["hang", "gil"])
 async def test_a_hang_is_ended_at_the_deadline(house: Open, fault: str) -> None:
     home = await house(runners={"hang_timeout": 1})
@@ -181,6 +182,7 @@ async def test_a_hang_is_ended_at_the_deadline(house: Open, fault: str) -> None:
     failed = await home.fails(Timeout, launch, f"one two fake:fault={fault}@1")
     assert 0.6 < time.monotonic() - began < 15
     assert "made no progress" in failed.message
+    assert failed.code == "RUN004"
     assert gone(pid)
     assert await home.ask(launch) == "hello world"
 
@@ -196,6 +198,7 @@ async def test_what_is_not_the_protocol_is_an_error_never_a_success(house: Open,
 
 
 @pytest.mark.fault(12)
+@pytest.mark.finding("RUN006")
 async def test_a_crash_loop_is_cut_off_until_somebody_resets_it(house: Open, tmp_path: Path) -> None:
     home = await house(runners={"restart_limit": 2})
     spawns = tmp_path / "spawns"
@@ -203,6 +206,7 @@ async def test_a_crash_loop_is_cut_off_until_somebody_resets_it(house: Open, tmp
     for _ in range(2):
         await home.fails(RunnerFailed, launch, "one two fake:fault=exit:3@1")
     refused = await home.fails(RunnerUnavailable, launch)
+    assert refused.code == "RUN006"
     assert refused.retry_after is not None
     assert "exit status 3" in refused.message
     assert len(spawns.read_text().splitlines()) == 2
@@ -232,6 +236,7 @@ async def test_a_flood_of_output_blocks_nobody_and_is_kept_in_bounds(house: Open
 
 
 @pytest.mark.fault(15)
+@pytest.mark.finding("RUN008")
 async def test_another_protocol_version_is_refused_with_both_numbers(house: Open, tmp_path: Path) -> None:
     home = await house()
     spawns = tmp_path / "spawns"
@@ -239,10 +244,12 @@ async def test_another_protocol_version_is_refused_with_both_numbers(house: Open
     for _ in range(2):
         failed = await home.fails(RunnerFailed, alien)
         assert "speaks Runner Protocol 7, this daemon speaks 1" in failed.message
+        assert failed.code == "RUN008"
     assert len(spawns.read_text().splitlines()) == 1
 
 
 @pytest.mark.fault(16)
+@pytest.mark.finding("RUN005")
 async def test_one_that_takes_too_much_memory_is_ended_and_its_neighbours_go_on(house: Open) -> None:
     home = await house(memory={"slack": 0, "hard": 2.0, "soft": 2})
     await home.ask(home.launch("neighbour"))
@@ -250,9 +257,11 @@ async def test_one_that_takes_too_much_memory_is_ended_and_its_neighbours_go_on(
     await home.ask(greedy)
     failed = await home.fails(OutOfMemory, greedy, "fake:fault=memory:140@1 " + "word " * 200)
     assert "more than its limit of 134 MB" in failed.message
+    assert failed.code == "RUN005"
     assert await home.ask(home.launch("neighbour")) == "hello world"
 
 
+@pytest.mark.finding("RUN001")
 async def test_a_program_that_cannot_be_executed_is_named(house: Open) -> None:
     home = await house()
     launch = home.launch("ghost")
@@ -262,6 +271,7 @@ async def test_a_program_that_cannot_be_executed_is_named(house: Open) -> None:
     )
     failed = await home.fails(RunnerFailed, ghost)
     assert failed.message == "cannot execute /nonexistent/program: No such file or directory"
+    assert failed.code == "RUN001"
 
 
 @pytest.mark.fault(40)

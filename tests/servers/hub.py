@@ -51,6 +51,8 @@ class HubServer:
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.faults = Faults()
+        self.token = ""
+        """The one token this hub knows."""
         self.uploads: dict[str, dict[str, bytes]] = {}
         self.hub = Served(self._hub)
         self.store = Served(self._large)
@@ -85,6 +87,11 @@ class HubServer:
         path = unquote(urlsplit(asked.path).path).strip("/")
         if asked.method == "POST":
             return self._write(path, asked)
+        if path == "api/whoami-v2":
+            known = asked.headers.get("authorization") == f"Bearer {self.token}"
+            return _json({"name": "me"}) if known else _problem(401, "", "Invalid username or password.")
+        if path == "api/models":
+            return Answer(200, b"[]", {"Content-Type": "application/json"})
         if path.startswith("api/models/"):
             repo, _, revision = path.removeprefix("api/models/").partition("/revision/")
             return self._guarded(repo, asked) or self._listing(repo, revision or "main")

@@ -41,8 +41,9 @@ def test_the_users_alias_wins_over_the_catalogue() -> None:
 @pytest.mark.finding("CFG010")
 def test_aliases_that_loop_are_named() -> None:
     declarations = Declarations(Settings(aliases={"a": "b", "b": "a"}), {})
-    with pytest.raises(ConfigError, match="a -> b -> a"):
+    with pytest.raises(ConfigError, match="a -> b -> a") as refused:
         declarations.alias(ModelName.parse("a"))
+    assert refused.value.code == "CFG010"
 
 
 def test_a_declared_model_lays_its_words_over_the_base() -> None:
@@ -57,8 +58,9 @@ def test_a_declared_model_lays_its_words_over_the_base() -> None:
 
 @pytest.mark.finding("CFG004")
 def test_a_wrong_parameter_names_the_section() -> None:
-    with pytest.raises(ConfigError, match=r"assistant.*temperature"):
+    with pytest.raises(ConfigError, match=r"assistant.*temperature") as refused:
         overlay(BASE, NAME, ModelSettings(parameters={"temperature": "hot"}))
+    assert refused.value.code == "CFG004"
 
 
 def test_another_name_for_the_same_answers_keeps_the_digest() -> None:

@@ -171,6 +171,7 @@ def test_another_host_is_refused_where_none_is_expected() -> None:
         redirected(headers={}, allowed=False, **ELSEWHERE)
 
 
+@pytest.mark.finding("STO003", "STO004")
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [(errno.ENOSPC, "STO003", "full"), (errno.EACCES, "STO004", "denied"), (errno.EIO, "STO004", "error")],

@@ -119,8 +119,9 @@ def test_a_disabled_plugin_is_never_imported(tmp_path: Path) -> None:
 
 @pytest.mark.finding("PLG007")
 def test_a_required_plugin_that_is_off_stops_the_start(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"required plugin 'guard' is off: .*boom"):
+    with pytest.raises(ConfigError, match=r"required plugin 'guard' is off: .*boom") as refused:
         load(tmp_path, required=("guard",), guard="raise RuntimeError('boom')")
+    assert refused.value.code == "PLG007"
 
 
 SETTINGS = """

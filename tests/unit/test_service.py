@@ -172,6 +172,7 @@ async def test_a_missing_model_is_named_with_the_command_that_brings_it() -> Non
     with pytest.raises(NotFound) as missing:
         await House().answer("nope")
     assert (missing.value.message, missing.value.hint) == ("model 'nope' not found", "ollmlx pull nope")
+    assert missing.value.code == "MDL002"
 
 
 async def test_an_alias_answers_and_is_listed_beside_its_target() -> None:
@@ -268,15 +269,16 @@ async def test_an_automatic_context_shrinks_until_it_fits_and_a_fixed_one_does_n
 async def test_a_format_nobody_runs_lists_every_refusal() -> None:
     with pytest.raises(Unsupported, match=r"no backend can run org/long \(plain: format gguf\)") as refusal:
         await House(installed("org/long", format="gguf")).answer("org/long")
-    assert refusal.value.hint == "install it"
+    assert (refusal.value.hint, refusal.value.code) == ("install it", "MDL005")
 
 
 @pytest.mark.finding("PLG006")
 async def test_a_backend_that_is_not_installed_is_named() -> None:
-    with pytest.raises(Unsupported, match="no backend 'llamacpp' is installed; there is plain"):
+    with pytest.raises(Unsupported, match="no backend 'llamacpp' is installed; there is plain") as refusal:
         await House(installed("org/long")).answer(
             "org/long", HELLO.model_copy(update={"options": Options(backend="llamacpp")})
         )
+    assert refusal.value.code == "PLG006"
 
 
 async def test_pulling_an_alias_pulls_what_it_stands_for() -> None:
@@ -313,8 +315,9 @@ async def test_a_copy_that_would_share_a_folder_with_another_model_is_refused() 
 
     house = House(installed("a/b_c"))
     house.service._stores = (Clashing(*house.store.models),)
-    with pytest.raises(Conflict, match="share a folder"):
+    with pytest.raises(Conflict, match="share a folder") as refused:
         await house.service.copy(ModelName.parse("a/b_c"), ModelName.parse("a_b/c"))
+    assert refused.value.code == "STO008"
 
 
 async def test_creating_over_a_missing_base_pulls_it_first() -> None:

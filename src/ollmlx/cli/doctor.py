@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
-    from ollmlx.doctor.run import Examination
     from ollmlx.doctor.world import World
 
 DESCRIPTION = """Examine this machine, read-only, and say what is wrong with the command that fixes it.
@@ -42,12 +39,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _explain(args: argparse.Namespace) -> int:
     from ollmlx.doctor import runbooks
+    from ollmlx.doctor.selection import runbook_folders
     from ollmlx.errors import InvalidRequest
 
     try:
         print(runbooks.page(args.explain))
     except InvalidRequest:
-        print(runbooks.page(args.explain, _folders(_world(args))))
+        print(runbooks.page(args.explain, runbook_folders(_world(args))))
     return 0
 
 
@@ -55,8 +53,11 @@ def _list(args: argparse.Namespace) -> int:
     import json
 
     from ollmlx.doctor import runbooks
+    from ollmlx.doctor.selection import runbook_folders
 
-    titles = {code: runbooks.title(text) for code, text in sorted(runbooks.pages(_folders(_world(args))).items())}
+    titles = {
+        code: runbooks.title(text) for code, text in sorted(runbooks.pages(runbook_folders(_world(args))).items())
+    }
     if args.json:
         print(json.dumps(titles, indent=2))
     else:
@@ -71,9 +72,10 @@ def _examine(args: argparse.Namespace) -> int:
     from ollmlx.cli.terminal import width
     from ollmlx.doctor.render import text
     from ollmlx.doctor.run import PATIENCE, examine
+    from ollmlx.doctor.selection import chosen
 
     world = _world(args)
-    report = examine(_chosen(world, args.what), world, patience=DEEP_SECONDS if args.deep else PATIENCE)
+    report = examine(chosen(world, args.what), world, patience=DEEP_SECONDS if args.deep else PATIENCE)
     print(json.dumps(report.as_json(), indent=2) if args.json else text(report, width(sys.stdout)))
     return 1 if report.failed else 0
 
@@ -83,25 +85,3 @@ def _world(args: argparse.Namespace) -> World:
     from ollmlx.doctor.world import look
 
     return look(Path(args.config) if args.config else None, overrides(args), deep=args.deep)
-
-
-def _chosen(world: World, what: str | None) -> list[Examination]:
-    from ollmlx.doctor.checks import OWN
-    from ollmlx.doctor.run import Examination
-    from ollmlx.errors import InvalidRequest
-
-    shelf = world.plugins.registry.checks if world.plugins else None
-    brought = [Examination(shelf.get(name).check, shelf.owner(name)) for name in shelf.names()] if shelf else []  # type: ignore[union-attr]
-    every = [*(Examination(check, "ollmlx") for check in OWN), *brought]
-    if what is None:
-        return every
-    chosen = [one for one in every if one.check.group == what.lower() or what.upper() in one.check.codes]
-    if not chosen:
-        groups = ", ".join(dict.fromkeys(one.check.group for one in every))
-        raise InvalidRequest(f"no check has the group or code {what!r}", hint=f"groups: {groups}")
-    return chosen
-
-
-def _folders(world: World) -> list[Traversable]:
-    found = world.plugins.registry.checks.values() if world.plugins else ()
-    return [check.runbooks for check in found if check.runbooks is not None]

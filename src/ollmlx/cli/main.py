@@ -1,8 +1,8 @@
 """The command `ollmlx`: finds the verb, imports its module and no other, and turns exceptions into exit codes.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Answers go to standard output, everything else to
-standard error. A verb is a module of this package with `add_arguments(parser)` and `run(args)`; `run` returns an exit
-code, or a coroutine of one.
+Exit codes: 0 done, 1 failed, 2 wrong usage or unusable settings, 130 interrupted. Answers go to standard output,
+everything else to standard error. A verb is a module of this package with `add_arguments(parser)` and `run(args)`;
+`run` returns an exit code, or a coroutine of one.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from ollmlx.errors import OllmlxError
+from ollmlx.errors import ConfigError, OllmlxError
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+UNUSABLE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         if "--debug" in argv:
             raise
         report(error)
-        return 1
+        return UNUSABLE if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 from ollmlx.codes import CODES
 from ollmlx.doctor.world import World
 from ollmlx.findings import Finding, Severity
+
+COMMAND = re.compile(r"(ollmlx|pip|brew|export|sudo|python\S*|hf) ")
+"""How a line that can be typed begins."""
 
 Look = Callable[[World], Iterable[Finding] | Awaitable[Iterable[Finding]]]
 
@@ -34,6 +38,11 @@ class FunctionCheck:
 def check(name: str, group: str, *codes: str) -> Callable[[Look], FunctionCheck]:
     """Make a function a check."""
     return lambda look: FunctionCheck(name, group, codes, look)
+
+
+def remedy(hint: str | None) -> tuple[str, ...]:
+    """An error's hint as a command to type; nothing when it is a sentence."""
+    return (hint,) if hint and COMMAND.match(hint) else ()
 
 
 def found(

@@ -16,11 +16,13 @@ GROUPS = {
     "storage": "Storage",
     "server": "Server",
     "runners": "Runners",
+    "network": "Network",
 }
 """The groups in the order they are shown: causes before what follows from them."""
 
 CONSEQUENCES: dict[str, frozenset[str]] = {
     "ENV005": frozenset({"ENV001", "ENV007"}),
+    "ENV013": frozenset({"ENV001", "ENV007"}),
     "ENV006": frozenset({"ENV001", "ENV007"}),
     "ENV008": frozenset({"ENV007"}),
     "ENV011": frozenset({"ENV001"}),

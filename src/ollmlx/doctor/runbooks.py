@@ -18,10 +18,10 @@ def folder() -> Traversable:
     return packaged if packaged.is_dir() else Path(__file__).parents[3] / "diagnostics"
 
 
-def pages(more: Iterable[Traversable] = ()) -> dict[str, str]:
-    """Every page by its code; `more` are the folders that plugins brought."""
+def pages(more: Iterable[Traversable] = (), *, own: bool = True) -> dict[str, str]:
+    """Every page by its code; `more` are the folders that plugins brought. `own`: with ollmlx's own, which win."""
     found: dict[str, str] = {}
-    for place in (*more, folder()):
+    for place in (*more, *((folder(),) if own else ())):
         for entry in place.iterdir():
             code = entry.name.removesuffix(".md")
             if entry.name.endswith(".md") and code != "README":

@@ -26,7 +26,7 @@ class RunnerDied(RunnerFailed):
     """A runner went away under a request. `fresh` says that a fresh runner may well do better."""
 
     def __init__(self, death: Death, message: str, *, fresh: bool) -> None:
-        super().__init__(message, code="RUN002", hint="ollmlx logs")
+        super().__init__(message, code=death.code, hint="ollmlx logs")
         self.death = death
         self.fresh = fresh
 
@@ -50,11 +50,20 @@ class Death:
         said = f": {self.said}" if self.said else ""
         return f"the runner of {model} {self.text}{while_loading}{said}"
 
+    @property
+    def code(self) -> str:
+        """The page that explains it."""
+        if self.cause in (Cause.HANG, Cause.STALL):
+            return "RUN004"
+        if self.cause is Cause.MEMORY or (self.loading and self.text.startswith("ran out of memory")):
+            return "RUN005"
+        return "RUN008" if self.cause is Cause.PROTOCOL and self.loading else "RUN002"
+
     def error(self, model: str) -> OllmlxError:
         """What a request that depended on it is answered with."""
         message = self.sentence(model)
-        if self.cause in (Cause.HANG, Cause.STALL):
-            return Timeout(message, code="RUN004", hint="ollmlx logs")
-        if self.cause is Cause.MEMORY or (self.loading and self.text.startswith("ran out of memory")):
-            return OutOfMemory(message, code="RUN005", hint="a shorter context, a smaller model, or [memory] limit")
+        if self.code == "RUN004":
+            return Timeout(message, code=self.code, hint="ollmlx logs")
+        if self.code == "RUN005":
+            return OutOfMemory(message, code=self.code, hint="a shorter context, a smaller model, or [memory] limit")
         return RunnerDied(self, message, fresh=self.remedy is not Remedy.NONE and not self.loading)

@@ -234,7 +234,7 @@ class Fleet:
         info = place.info(self._clock, self.circuits.restarts(place.key)).model_copy(
             update={
                 "state": RunnerState.FAILED, "pid": None, "active": 0, "reserved": 0, "memory": 0, "expires_at": None,
-                "last_error": message, "last_words": death.last_words,
+                "last_error": message, "last_code": death.code, "last_words": death.last_words,
             }
         )  # fmt: skip
         self.circuits.failed(place.key, place.launch.name, self._clock.monotonic(), death, info)

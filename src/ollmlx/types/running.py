@@ -53,6 +53,7 @@ class RunnerInfo(Frozen):
     expires_at: datetime | None = None
     restarts: int = 0
     last_error: str | None = None
+    last_code: str | None = None
     last_words: tuple[str, ...] = ()
     device: str = ""
     notes: tuple[str, ...] = ()

@@ -48,7 +48,8 @@ UNCLEAN = 70
 async def run(app: App, reload: Callable[[], object] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; a second one ends at once. SIGHUP calls `reload`. The exit status.
 
-    Raises ConfigError when the address cannot be had (NET001), Conflict when another daemon has the state folder.
+    Raises Conflict when another program has the address (NET001) or another daemon the state folder, ConfigError when
+    the address cannot be had at all.
     """
     asked = served_address(app.settings.server.host)
     with contextlib.closing(_bound(asked)) as sock, _logging(app):

@@ -8,7 +8,7 @@ import json
 import socket
 
 from ollmlx.address import Address
-from ollmlx.errors import ConfigError, OllmlxError
+from ollmlx.errors import ConfigError, Conflict, OllmlxError
 
 PATIENCE = 1.0  # seconds for whoever listens there to say who it is
 
@@ -17,7 +17,7 @@ def bind_error(address: Address, error: OSError) -> OllmlxError:
     """What to tell when an address cannot be listened on."""
     where = address.netloc
     if error.errno == errno.EADDRINUSE:
-        return ConfigError(
+        return Conflict(
             f"{where} is in use by {listener_of(address)}",
             code="NET001",
             hint="stop it, or listen elsewhere: OLLAMA_HOST=127.0.0.1:11435 ollmlx serve",

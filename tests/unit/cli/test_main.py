@@ -8,6 +8,7 @@ import resource
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -112,8 +113,29 @@ def test_no_daemon_is_told_with_the_command_that_starts_one(
 
 def test_an_invalid_address_is_told(ollmlx: CommandLine) -> None:
     outcome = ollmlx("--host", "not a host", "list")
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "invalid address" in outcome.err
+
+
+@pytest.mark.fault(48)
+@pytest.mark.parametrize(
+    ("toml", "told"),
+    [
+        ("[server", "not valid TOML"),
+        ("[server]\nhosst = 1", "[server] hosst: unknown key; did you mean 'host'? ({file}, line 2) CFG003"),
+        ("[runners]\nparallel = 'x'", "({file}, line 2) CFG004"),
+        ("[plugins.nothing]\na = 1", "no plugin is called 'nothing'"),
+        ("[plugins]\nrequired = ['nothing']", "required plugin 'nothing' is off"),
+    ],
+)
+def test_unusable_settings_end_the_daemon_with_2_before_it_listens(
+    ollmlx: CommandLine, tmp_path: Path, toml: str, told: str
+) -> None:
+    file = tmp_path / "o.toml"
+    file.write_text(toml, encoding="utf-8")
+    outcome = ollmlx("--config", str(file), "serve")
+    assert outcome.code == 2
+    assert told.format(file=file) in outcome.err
 
 
 def test_ctrl_c_ends_with_130_and_without_a_traceback(ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ollmlx.doctor.check import check, found
 from ollmlx.doctor.world import World
-from ollmlx.findings import Finding
+from ollmlx.findings import Finding, Severity
 
 PROGRAM = "import mlx.core as mx; mx.eval(mx.ones(8).sum()); print(mx.default_device())"
 SECONDS = 3.5
@@ -24,12 +24,29 @@ async def mlx(world: World) -> list[Finding]:
     ran = await world.child([sys.executable, "-P", "-c", PROGRAM], SECONDS)
     if ran.status == 0:
         return []
+    if ran.status is None:  # a slow disk or a busy machine: nothing is known of MLX
+        title = f"MLX was not ready within {SECONDS:g} s"
+        trial = f"{sys.executable} -P -c '{PROGRAM}'"
+        return [found("ENV001", title, commands=(trial,), severity=Severity.WARNING)]
     told = ran.err.strip().splitlines()[-1:]
-    if ran.status is None:
-        told = [f"it was not ready within {SECONDS:g} s"]
-    elif ran.status < 0:
+    if ran.status < 0:
         told = [f"the trial was killed by signal {-ran.status}", *told]
-    return [found("ENV001", "MLX cannot be used on this machine", evidence=told, commands=(_install(world),))]
+    title = "MLX cannot be used on this machine"
+    if world.machine.system == "linux" and world.version_of("mlx") and not _installed_parts(world):
+        title = "MLX is installed without anything to compute with: neither its CPU nor its CUDA package is there"
+    return [found("ENV001", title, evidence=told, commands=(_install(world),))]
+
+
+@check("python", "machine", "ENV013")
+def python(world: World) -> Iterator[Finding]:
+    """Whether MLX exists for a Python like this."""
+    machine = world.machine
+    if machine.bits < 64 or machine.implementation != "CPython":
+        this = f"{machine.implementation} {'.'.join(map(str, machine.python))} with {machine.bits} bits"
+        yield found(
+            "ENV013", f"this Python is {this}; MLX needs CPython with 64",
+            evidence=(sys.executable,), commands=("python3 -m venv .venv", ".venv/bin/pip install ollmlx"),
+        )  # fmt: skip
 
 
 @check("accelerator", "machine", "ENV005", "ENV006", "ENV007", "ENV008", "ENV011")
@@ -44,7 +61,8 @@ def accelerator(world: World) -> Iterator[Finding]:
         )  # fmt: skip
     if machine.macos and machine.macos[:2] < OLDEST_MACOS:
         version = ".".join(map(str, machine.macos))
-        yield found("ENV006", f"macOS {version} is too old for MLX", evidence=("MLX needs macOS 14 or newer",))
+        yield found("ENV006", f"macOS {version} is too old for MLX", evidence=("MLX needs macOS 14 or newer",),
+                    commands=("softwareupdate --list",))  # fmt: skip
     yield from _cuda(world)
     yield from _parts(world)
 
@@ -62,23 +80,29 @@ def _cuda(world: World) -> Iterator[Finding]:
         return
     driver = machine.nvidia_driver
     oldest = OLDEST_DRIVER[package]
+    needs = (f"{package} needs {oldest} or newer",)
     if driver is None:
-        yield found("ENV008", "there is an NVIDIA card without its driver", evidence=(f"{package} needs {oldest}",))
-    elif int(driver.partition(".")[0]) < oldest:
-        yield found(
-            "ENV008", f"the NVIDIA driver {driver} is too old", evidence=(f"{package} needs {oldest} or newer",)
-        )
+        title = "there is an NVIDIA card without its driver"
+        yield found("ENV008", title, evidence=needs, commands=("sudo apt-get install nvidia-driver", "nvidia-smi"))
+    elif (major := int(driver.partition(".")[0])) < oldest:
+        older = ("pip install 'ollmlx[cuda]'",) if major >= OLDEST_DRIVER["mlx-cuda-12"] else ()
+        title = f"the NVIDIA driver {driver} is too old"
+        yield found("ENV008", title, evidence=needs, commands=(*older, "nvidia-smi"))
 
 
 def _parts(world: World) -> Iterator[Finding]:
     whole = world.version_of("mlx")
-    parts = {name: version for name in PARTS if (version := world.version_of(name))}
+    parts = _installed_parts(world)
     unlike = [f"{name} {version}" for name, version in parts.items() if version != whole]
     if whole and unlike:
         yield found(
             "ENV011", "the parts of MLX have different versions", evidence=(f"mlx {whole}", *unlike),
             commands=(f"pip install --force-reinstall {' '.join(f'{name}=={whole}' for name in parts)}",),
         )  # fmt: skip
+
+
+def _installed_parts(world: World) -> dict[str, str]:
+    return {name: version for name in PARTS if (version := world.version_of(name))}
 
 
 @check("blas", "machine", "ENV002")

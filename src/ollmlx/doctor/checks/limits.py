@@ -17,7 +17,7 @@ RELEASED = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # no clock that is righ
 LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 
 
-@check("limits", "machine", "ENV003", "ENV004", "ENV009", "ENV010", "ENV012")
+@check("limits", "machine", "ENV003", "ENV004", "ENV009", "ENV010", "ENV012", "ENV014")
 def limits(world: World) -> Iterator[Finding]:
     """Memory, swap, the container, open files, the clock."""
     machine = world.machine
@@ -29,6 +29,14 @@ def limits(world: World) -> Iterator[Finding]:
             "ENV003", f"models together may use {format_size(budget)}",
             evidence=(f"memory: {format_size(machine.ram)}", f"[memory] limit = {limit!r}"),
             commands=("ollmlx config show",),
+        )  # fmt: skip
+    wanted = limit if isinstance(limit, int) else machine.ram // 2  # macOS itself wires more than half
+    if machine.wired_limit and machine.wired_limit < wanted:
+        wired = f"{format_size(machine.wired_limit)} of {format_size(machine.ram)}"
+        yield found(
+            "ENV014", f"macOS wires at most {wired} for models",
+            evidence=(f"iogpu.wired_limit_mb = {machine.wired_limit // 1024**2}", f"[memory] limit = {limit!r}"),
+            commands=("sudo sysctl iogpu.wired_limit_mb=0",),
         )  # fmt: skip
     if machine.swap_total and machine.swap_used > MUCH_SWAP * machine.swap_total and machine.available < LEAST_MEMORY:
         used = f"{format_size(machine.swap_used)} of {format_size(machine.swap_total)} swap are in use"
@@ -43,4 +51,6 @@ def limits(world: World) -> Iterator[Finding]:
     now = world.now()
     if not RELEASED <= now <= LATEST:
         shown = datetime.fromtimestamp(min(max(now, 0), LATEST), UTC).date()
-        yield found("ENV012", f"the clock says {shown}", evidence=("certificates are refused with a wrong clock",))
+        mend = "sudo sntp -sS time.apple.com" if machine.system == "darwin" else "sudo timedatectl set-ntp true"
+        told = ("certificates are refused with a wrong clock",)
+        yield found("ENV012", f"the clock says {shown}", evidence=told, commands=(mend,))

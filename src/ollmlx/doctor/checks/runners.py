@@ -3,29 +3,61 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ollmlx.doctor.check import check, found
 from ollmlx.doctor.world import World
 from ollmlx.findings import Finding, Severity
 
 NONCE = "OLLMLX_RUNNER_NONCE"
+WORDS = 4
+"""So many of a runner's last lines are shown."""
 
 
-@check("runners", "runners", "RUN002")
+@check("runners", "runners", "RUN002", "RUN004", "RUN005", "RUN008")
 async def runners(world: World) -> list[Finding]:
-    """The loaded models whose runner ended unasked, with the last cause."""
-    told = await world.ask("/api/ps") or {}
+    """Every runner of the running daemon that failed, with its last words, or was replaced."""
+    told = (await world.ask("/api/daemon") or {}).get("runners")
     return [
-        found(
-            "RUN002", f"the runner of {model['name']} was restarted {model['restarts']} times",
-            evidence=(str(model.get("last_error") or ""),), severity=Severity.WARNING,
-            commands=("ollmlx logs",), subject=str(model["name"]),
-        )
-        for model in told.get("models", ())
-        if isinstance(model, dict) and model.get("restarts")
-    ]  # fmt: skip
+        finding
+        for runner in (told if isinstance(told, list) else ())
+        if isinstance(runner, dict)
+        for finding in (*_failed(runner), *_restarted(runner))
+    ]
+
+
+def _failed(runner: Mapping[str, Any]) -> Iterator[Finding]:
+    if runner.get("state") != "failed":
+        return
+    name, code = str(runner.get("name")), str(runner.get("code"))
+    yield found(
+        code if code in runners.codes else "RUN002",
+        str(runner.get("error") or f"the runner of {name} failed"),
+        evidence=[str(line) for line in runner.get("last_words", ())][-WORDS:],
+        commands=_remedies(code, name),
+        subject=name,
+    )
+
+
+def _remedies(code: str, name: str) -> tuple[str, ...]:
+    if code == "RUN008":
+        return ("ollmlx plugin list", "ollmlx serve")
+    if code == "RUN005":
+        return ("ollmlx ps", "ollmlx config show")
+    return ("ollmlx logs", f"ollmlx stop {name}")
+
+
+def _restarted(runner: Mapping[str, Any]) -> Iterator[Finding]:
+    count = runner.get("restarts")
+    if not isinstance(count, int) or not count or runner.get("state") == "failed":
+        return
+    name = str(runner.get("name"))
+    yield found(
+        "RUN002", f"the runner of {name} was replaced {count} {'time' if count == 1 else 'times'}; it runs now",
+        evidence=(str(runner.get("error") or ""),), severity=Severity.WARNING, commands=("ollmlx logs",), subject=name,
+    )  # fmt: skip
 
 
 @check("leftovers", "runners", "RUN007")

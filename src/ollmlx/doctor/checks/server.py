@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 from ollmlx import __version__
 from ollmlx.doctor.check import check, found
@@ -68,10 +70,36 @@ def owner(world: World) -> Iterator[Finding]:
     """Whether the daemon runs as the user who asks."""
     process = world.processes.listener(world.address.port)
     if process is not None and process.uid is not None and process.uid != world.user:
-        yield found("NET009", f"the daemon runs as the user {process.user}", evidence=(str(process),))
+        yield found("NET009", f"the daemon runs as the user {process.user}", evidence=(str(process),),
+                    commands=(ELSEWHERE,))  # fmt: skip
 
 
-@check("proxy", "server", "NET007")
+@check("folders", "storage", "STO010")
+async def folders(world: World) -> list[Finding]:
+    """Whether the running daemon looks for models where this command does."""
+    told = await world.ask("/api/daemon") or {}
+    theirs, ours = told.get("models_folder"), world.settings.models_folder
+    if world.loaded is None or not isinstance(theirs, str) or _same(Path(theirs), ours):
+        return []
+    return [
+        found(
+            "STO010", f"the running daemon keeps its models in {theirs}, these settings say {ours}",
+            evidence=(f"daemon: pid {told.get('pid')}", f"here: {_origin(world)}"),
+            commands=("ollmlx config show", f"OLLAMA_MODELS={shlex.quote(theirs)} ollmlx doctor storage"),
+            subject=theirs,
+        )
+    ]  # fmt: skip
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
+def _origin(world: World) -> str:
+    return str(world.loaded.origin(("storage", "models"))) if world.loaded else "default"
+
+
+@check("proxy", "network", "NET007")
 def proxy(world: World) -> Iterator[Finding]:
     """Variables that send local calls to a proxy."""
     names = [name for name in PROXIES if world.environ.get(name)]

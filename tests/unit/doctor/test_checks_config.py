@@ -1,0 +1,84 @@
+"""Settings that are wrong, or do not mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from tests.unit.doctor.worlds import examined, healthy, told
+
+SETTINGS = [
+    ("CFG003", '[server]\nhosst = "x"', "did you mean 'host'?", 5),
+    ("CFG003", "[runners]\nlevel = 1", "it belongs to [logging]", 5),
+    ("CFG003", "[serverr]\nhost = 1", "did you mean [server]?", 4),
+    ("CFG003", "[models.a]\nfro = 'b'", "did you mean 'from'?", 5),
+    ("CFG003", "[models.a]\nparameters = {temperatur = 1}", "did you mean 'temperature'?", 5),
+    ("CFG003", "[plugins]\npathss = []", "did you mean 'paths'?", 5),
+    ("CFG004", '[runners]\nparallel = "many"', "must be a whole number", 5),
+    ("CFG004", "[runners]\nparallel = -1", "must be at least 0", 5),
+    ("CFG004", '[runners]\nkeep_alive = "soon"', "invalid duration 'soon'", 5),
+    ("CFG004", '[memory]\nlimit = "lots"', "invalid size 'lots'", 5),
+    ("CFG004", "[memory]\nshare = 2", "must be at most 1", 5),
+    ("CFG004", '[server]\nhost = "1.2.3.4:99999"', "99999", 5),
+    ("CFG004", '[server]\norigins = "x"', "must be a list", 5),
+    ("CFG004", '[logging]\nlevel = "INFO"', "did you mean 'info'?", 5),
+    ("CFG004", "[models.a]\nparameters = {seed = 'x'}", "must be a whole number", 5),
+    ("CFG004", "[security]\napi_keys = 3", "must be a list", 5),
+    ("CFG010", '[aliases]\na = "b"\nb = "a"', "a -> b -> a", 5),
+    ("CFG011", '[models."../x"]\npin = true', "is a path", 5),
+    ("CFG011", '[aliases]\na = "x/y/z/w"', "invalid model name", 5),
+    ("CFG002", "[server", "not valid TOML", 4),
+    ("CFG002", "host = ", "at column 8", 4),
+]
+
+
+@pytest.mark.finding("CFG002", "CFG003", "CFG004", "CFG010", "CFG011")
+@pytest.mark.parametrize(("code", "toml", "seen", "line"), SETTINGS)
+def test_a_fault_of_the_file_is_told_with_its_line(tmp_path: Path, code: str, toml: str, seen: str, line: int) -> None:
+    found = told(healthy(tmp_path, toml), code, seen, "ollmlx config check")
+    assert found.evidence[0].endswith(f"ollmlx.toml, line {line}")
+
+
+VARIABLES = [
+    ("CFG006", {"OLLAMA_KEEP_ALIVE": "abc"}, "OLLAMA_KEEP_ALIVE"),
+    ("CFG006", {"OLLAMA_NUM_PARALLEL": "-2"}, "OLLAMA_NUM_PARALLEL"),
+    ("CFG006", {"OLLAMA_HOST": "ftp://x"}, "OLLAMA_HOST"),
+    ("CFG006", {"OLLAMA_KV_CACHE_TYPE": "q3"}, "OLLAMA_KV_CACHE_TYPE"),
+    ("CFG007", {"OLLMLX_SERVER__HOSTT": "x"}, "OLLMLX_SERVER__HOSTT"),
+    ("CFG007", {"OLLMLX___X": "x"}, "OLLMLX___X"),
+    ("CFG004", {"OLLMLX_RUNNERS__PARALLEL": "x"}, "OLLMLX_RUNNERS__PARALLEL"),
+    ("CFG001", {"OLLMLX_CONFIG": "/nowhere/o.toml"}, "/nowhere/o.toml"),
+    ("CFG001", {"OLLMLX_CONFIG": "/"}, "/"),
+]
+
+
+@pytest.mark.finding("CFG001", "CFG006", "CFG007")
+@pytest.mark.parametrize(("code", "environ", "source"), VARIABLES)
+def test_a_fault_of_a_variable_is_told_with_its_name(
+    tmp_path: Path, code: str, environ: Mapping[str, str], source: str
+) -> None:
+    found = told(healthy(tmp_path, environ=environ), code, source, "ollmlx config check")
+    assert found.evidence[0] == source
+
+
+MEANING = [
+    ("CFG005", "[runners]\nkeep_alive = 9", {"OLLAMA_KEEP_ALIVE": "5m"}, "OLLAMA_KEEP_ALIVE wins over", "config show"),
+    ("CFG008", "[plugins.nothing]\na = 1", {}, "no plugin is called 'nothing'", "plugin list"),
+    ("CFG008", "[plugins.mlx]\nbblas = 1", {}, "plugin 'mlx' is off", "plugin list"),
+    ("CFG009", '[models.a]\nfrom = "org/x"', {}, "org/x", "ollmlx pull org/x"),
+    ("CFG009", '[aliases]\na = "org/x"', {}, "[aliases] 'a'", "ollmlx pull org/x"),
+]
+
+
+@pytest.mark.finding("CFG005", "CFG008", "CFG009")
+@pytest.mark.parametrize(("code", "toml", "environ", "seen", "typed"), MEANING)
+def test_settings_that_do_not_mean_what_they_say(
+    tmp_path: Path, code: str, toml: str, environ: Mapping[str, str], seen: str, typed: str
+) -> None:
+    told(healthy(tmp_path, toml, environ), code, seen, typed)
+
+
+def test_every_fault_is_told_not_the_first_alone(tmp_path: Path) -> None:
+    world = healthy(tmp_path, "[server]\nhosst = 1\n[runners]\nparallel = 'x'", {"OLLAMA_KEEP_ALIVE": "abc"})
+    assert [one.code for one in examined(world).findings] == ["CFG003", "CFG004", "CFG006"]

@@ -1,0 +1,135 @@
+"""A daemon that is not there, not ours, not ready or open to strangers; runners that failed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.doctor.worlds import READY, FakeDaemon, FakeProcesses, codes, daemon, examined, healthy, told
+
+from ollmlx.doctor.daemon import Answer
+from ollmlx.doctor.processes import Process
+from ollmlx.findings import Severity
+
+PYTHON = Process(7, "python3", user="eve", uid=os.getuid())
+ROOT = Process(7, "ollmlx", user="root", uid=os.getuid() + 1)
+
+
+def failed(code: str | None, error: str, **more: Any) -> FakeDaemon:
+    """A daemon with one runner that failed."""
+    runner = {"name": "tiny", "state": "failed", "restarts": 0, "code": code, "error": error, "last_words": ["bye"]}
+    return daemon("/api/daemon", {"runners": [{**runner, **more}]})
+
+
+DAEMONS: list[tuple[str, dict[str, Any], str, str]] = [
+    ("NET003", {"daemon": FakeDaemon({})}, "no daemon answers at 127.0.0.1:11434", "ollmlx serve"),
+    ("NET004", {"daemon": daemon("/api/version", {"version": "0.12.0"})}, "answers Ollama 0.12.0", "127.0.0.1:11435"),
+    ("NET004", {"daemon": daemon("/api/version", None, 404)}, "a program that is not ollmlx", "127.0.0.1:11435"),
+    (
+        "NET004",
+        {"daemon": daemon("/api/version", None, 404), "processes": FakeProcesses(listening=PYTHON)},
+        "listening: python3, pid 7, user eve",
+        "127.0.0.1:11435",
+    ),
+    ("NET004", {"daemon": daemon("/api/version", {"ollmlx": "0.0.1"})}, "is ollmlx 0.0.1", "ollmlx serve"),
+    ("SEC004", {"daemon": daemon("/api/version", {}, 401)}, "wants another API key", "export OLLAMA_API_KEY"),
+    (
+        "NET001",
+        {"daemon": FakeDaemon({}), "processes": FakeProcesses(open=True)},
+        "does not speak HTTP",
+        "127.0.0.1:11435",
+    ),
+    (
+        "NET001",
+        {"daemon": FakeDaemon({}), "processes": FakeProcesses(refusal="no such address")},
+        "no such address",
+        "127.0.0.1:11435",
+    ),
+    ("NET008", {"daemon": daemon("/readyz", {"problems": ["it drains"]}, 503)}, "it drains", "ollmlx logs"),
+    ("NET009", {"processes": FakeProcesses(listening=ROOT)}, "as the user root", "127.0.0.1:11435"),
+    ("NET007", {"environ": {"HTTP_PROXY": "http://proxy:3128"}}, "HTTP_PROXY is set", "export NO_PROXY="),
+    ("STO010", {"daemon": daemon("/api/daemon", {"models_folder": "/m"})}, "keeps its models in /m", "OLLAMA_MODELS="),
+    ("RUN002", {"daemon": failed("RUN002", "the runner of tiny was killed by SIGKILL")}, "bye", "ollmlx logs"),
+    ("RUN002", {"daemon": failed(None, "", state="ready", restarts=2)}, "replaced 2 times", "ollmlx logs"),
+    ("RUN004", {"daemon": failed("RUN004", "made no progress")}, "bye", "ollmlx stop tiny"),
+    ("RUN005", {"daemon": failed("RUN005", "ran out of memory")}, "ran out of memory", "ollmlx ps"),
+    ("RUN008", {"daemon": failed("RUN008", "speaks Runner Protocol 7")}, "Protocol 7", "ollmlx plugin list"),
+]
+
+
+@pytest.mark.finding("NET001", "NET003", "NET004", "NET007", "NET008", "NET009", "SEC004", "STO010")
+@pytest.mark.finding("RUN002", "RUN004", "RUN005", "RUN008")
+@pytest.mark.parametrize(("code", "change", "seen", "typed"), DAEMONS)
+def test_a_daemon_that_is_not_as_it_should(
+    tmp_path: Path, code: str, change: dict[str, Any], seen: str, typed: str
+) -> None:
+    world = replace(healthy(tmp_path), **change)
+    told(world, code, seen, typed)
+    assert codes(world) == [code]
+
+
+def test_a_daemon_over_the_same_folder_by_another_path_is_the_same(tmp_path: Path) -> None:
+    world = healthy(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "models")
+    assert codes(replace(world, daemon=daemon("/api/daemon", {"models_folder": str(tmp_path / "link")}))) == []
+
+
+@pytest.mark.parametrize("told", [None, [], {"runners": 3}, {"runners": ["x", None]}, {"models_folder": 1}])
+def test_a_daemon_that_talks_nonsense_of_itself_crashes_no_check(tmp_path: Path, told: Any) -> None:
+    assert codes(replace(healthy(tmp_path), daemon=daemon("/api/daemon", told))) == []
+
+
+KEY = f'[security]\napi_keys = ["{"k" * 40}"]'
+DOORS = [
+    ("SEC001", '[server]\nhost = "0.0.0.0"', 0o600, "are refused", "openssl rand", Severity.WARNING),
+    (
+        "SEC001",
+        '[server]\nhost = "[::]:1"\n[security]\nallow_no_auth = true',
+        0o600,
+        "are answered",
+        "openssl rand",
+        Severity.ERROR,
+    ),
+    ("SEC006", '[server]\norigins = ["*"]', 0o600, "any web page", "ollmlx config show", Severity.WARNING),
+    ("SEC007", KEY, 0o644, "mode 644", "chmod 600", Severity.WARNING),
+    ("SEC008", '[security]\napi_keys = ["short"]', 0o600, "fewer than 16", "openssl rand", Severity.WARNING),
+]
+
+
+@pytest.mark.finding("SEC001", "SEC006", "SEC007", "SEC008")
+@pytest.mark.parametrize(("code", "toml", "mode", "seen", "typed", "severity"), DOORS)
+def test_who_may_call_and_read(
+    tmp_path: Path, code: str, toml: str, mode: int, seen: str, typed: str, severity: Severity
+) -> None:
+    world = healthy(tmp_path, toml)
+    (tmp_path / "ollmlx.toml").chmod(mode)
+    assert told(world, code, seen, typed).severity is severity
+    assert codes(world) == [code]
+
+
+def test_a_key_makes_an_open_address_safe(tmp_path: Path) -> None:
+    assert examined(healthy(tmp_path, f'[server]\nhost = "0.0.0.0"\n{KEY}')).findings == ()
+
+
+@pytest.mark.finding("RUN007")
+@pytest.mark.parametrize(("living", "nonce", "expected"), [((), "n", ["RUN007"]), ((), "m", []), ((5,), "n", [])])
+def test_a_runner_that_was_left_behind(tmp_path: Path, living: Sequence[int], nonce: str, expected: list[str]) -> None:
+    processes = FakeProcesses(environments={9: {"OLLMLX_RUNNER_NONCE": nonce}}, living=living)
+    world = replace(healthy(tmp_path), processes=processes, daemon=FakeDaemon(READY))
+    (tmp_path / "state/runners").mkdir()
+    record = {"runner": "m", "pid": 9, "started": "", "boot": "", "nonce": "n"}
+    (tmp_path / "state/runners/9.json").write_text(json.dumps(record), encoding="utf-8")
+    (tmp_path / "state/ollmlx.lock").write_text("5\n", encoding="ascii")
+    assert codes(world) == expected
+    if expected:
+        told(world, "RUN007", "pid 9", "kill 9")
+
+
+def test_a_daemon_that_answers_something_else_than_json_is_no_daemon_of_ours(tmp_path: Path) -> None:
+    world = replace(healthy(tmp_path), daemon=FakeDaemon({"/api/version": Answer(200, ["x"])}))
+    assert codes(world) == ["NET004"]

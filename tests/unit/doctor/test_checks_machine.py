@@ -1,0 +1,97 @@
+"""Machines that cannot run MLX, or could run it better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.doctor.worlds import GB, HEALTHY, MAC, child, codes, examined, healthy, told
+
+from ollmlx.doctor.machine import Disk
+from ollmlx.findings import Severity
+
+CUDA12 = {"mlx": "0.32.4", "mlx-cuda-12": "0.32.4"}.get
+CUDA13 = {"mlx": "0.32.4", "mlx-cuda-13": "0.32.4"}.get
+NO_PARTS = {"mlx": "0.32.4"}.get
+MISSING = "ModuleNotFoundError: No module named 'mlx'"
+NO_LIBRARY = "ImportError: libmlx.so: cannot open shared object file"
+
+MACHINES: list[tuple[str, dict[str, Any], str, str]] = [
+    ("ENV001", {"child": child(1, MISSING)}, "No module named", "pip install 'ollmlx[cpu]'"),
+    ("ENV001", {"child": child(-4)}, "killed by signal 4", "pip install 'ollmlx[cpu]'"),
+    ("ENV001", {"child": child(1, NO_LIBRARY), "version_of": NO_PARTS}, "neither its CPU nor its CUDA", "ollmlx[cpu]"),
+    ("ENV001", {"child": child(1, MISSING), "machine": MAC}, "No module", "pip install --upgrade ollmlx"),
+    ("ENV001", {"child": child(None)}, "not ready within", "import mlx.core"),
+    ("ENV003", {"machine": replace(HEALTHY, ram=2 * GB)}, "2.0 GB", "ollmlx config show"),
+    ("ENV004", {"machine": replace(HEALTHY, files_limit=256)}, "256 files", "ulimit -n 8192"),
+    ("ENV005", {"machine": replace(MAC, rosetta=True, architecture="x86_64")}, "x86_64", "brew install"),
+    ("ENV006", {"machine": replace(MAC, macos=(13, 6))}, "macOS 14", "softwareupdate"),
+    ("ENV007", {"machine": replace(HEALTHY, nvidia_gpu=True)}, "for the CPU only", "pip install 'ollmlx[cuda]'"),
+    ("ENV008", {"machine": replace(HEALTHY, nvidia_gpu=True), "version_of": CUDA12}, "needs 525", "nvidia-smi"),
+    (
+        "ENV008",
+        {"machine": replace(HEALTHY, nvidia_gpu=True, nvidia_driver="470.82.01"), "version_of": CUDA12},
+        "470.82.01 is too old",
+        "nvidia-smi",
+    ),
+    (
+        "ENV008",
+        {"machine": replace(HEALTHY, nvidia_gpu=True, nvidia_driver="550.54.15"), "version_of": CUDA13},
+        "mlx-cuda-13 needs 580",
+        "pip install 'ollmlx[cuda]'",
+    ),
+    ("ENV009", {"machine": replace(HEALTHY, swap_used=7 * GB, available=GB)}, "free memory", "ollmlx ps"),
+    ("ENV010", {"machine": replace(HEALTHY, container_limit=8 * GB)}, "8.0 GB of 64 GB", ""),
+    ("ENV011", {"version_of": {"mlx": "0.32.4", "mlx-cpu": "0.31.0"}.get}, "mlx 0.32.4", "mlx-cpu==0.32.4"),
+    ("ENV012", {"now": lambda: 0.0}, "the clock says 1970-01-01", "timedatectl"),
+    ("ENV013", {"machine": replace(HEALTHY, bits=32)}, "32 bits", "python3 -m venv"),
+    ("ENV013", {"machine": replace(HEALTHY, implementation="PyPy")}, "PyPy", "python3 -m venv"),
+    ("ENV014", {"machine": replace(MAC, wired_limit=8 * GB)}, "8.0 GB of 64 GB", "sudo sysctl"),
+    ("STO003", {"machine": replace(HEALTHY, disk=lambda _: Disk(GB, 0))}, "free: 0", "ollmlx list"),
+    ("STO005", {"machine": replace(HEALTHY, disk=lambda _: Disk(90 * GB, GB))}, "1.0 GB of disk", "ollmlx list"),
+]
+
+
+@pytest.mark.finding("ENV001", "ENV003", "ENV004", "ENV005", "ENV006", "ENV007", "ENV008", "ENV009", "ENV010")
+@pytest.mark.finding("ENV011", "ENV012", "ENV013", "ENV014", "STO003", "STO005")
+@pytest.mark.parametrize(("code", "change", "seen", "typed"), MACHINES)
+def test_a_machine_that_does_not_do(tmp_path: Path, code: str, change: dict[str, Any], seen: str, typed: str) -> None:
+    world = replace(healthy(tmp_path), **change)
+    told(world, code, seen, typed)
+    assert codes(world) == [code]
+
+
+def test_a_trial_that_only_took_long_accuses_nobody(tmp_path: Path) -> None:
+    (found,) = examined(replace(healthy(tmp_path), child=child(None))).findings
+    assert found.severity is Severity.WARNING
+
+
+def test_the_cause_is_told_and_not_what_follows_from_it(tmp_path: Path) -> None:
+    broken = replace(MAC, rosetta=True, architecture="x86_64")
+    world = replace(healthy(tmp_path), machine=broken, child=child(1, "ImportError: wrong architecture"))
+    assert codes(world) == ["ENV005"]
+
+
+@dataclass
+class Advice:
+    speed_up: float | None
+    command: str = "pip install 'ollmlx[cpu]'"
+    warning: str = "matrix products with the reference BLAS; mkl would be 25 times faster"
+    rejected: tuple[tuple[str, str], ...] = (("mkl", "it is not installed"),)
+
+
+@pytest.mark.finding("ENV002")
+@pytest.mark.parametrize(("speed_up", "expected"), [(1.0, ["ENV002"]), (25.0, []), (None, [])])
+def test_a_slow_blas_is_told_with_what_a_better_one_brings(
+    tmp_path: Path, speed_up: float | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = healthy(tmp_path)
+    assert world.plugins is not None
+    monkeypatch.setattr(world.plugins.registry.backends.get("mlx"), "blas_advice", lambda: Advice(speed_up))
+    found = examined(world, blas=True).findings
+    assert [one.code for one in found] == expected
+    if found:
+        assert "25 times faster" in found[0].evidence[0]
+        assert found[0].commands == ("pip install 'ollmlx[cpu]'",)

@@ -1,0 +1,54 @@
+"""Plugins that are off, and what they are missed by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.unit.doctor.worlds import codes, healthy, told
+
+from ollmlx.findings import Severity
+
+HOOK = "from ollmlx import hookimpl\n@hookimpl\ndef "
+BROKEN = [
+    ("PLG001", "import nothing_of_that_name", "No module named", "pip install nothing-of-that-name"),
+    ("PLG001", "raise SystemExit(3)", "SystemExit: 3", "ollmlx plugin list"),
+    ("PLG001", "1 / 0", "ZeroDivisionError", "ollmlx plugin list"),
+    ("PLG001", "def :", "SyntaxError", "ollmlx plugin list"),
+    ("PLG002", f"{HOOK}register_wings(): ...", "register_wings", "ollmlx plugin list"),
+    ("PLG003", f"{HOOK}register_routes(register): register('ops', lambda s: s)", "already", "ollmlx plugin list"),
+    ("PLG004", "ollmlx_api = 99", "plugin API 99", "ollmlx plugin list"),
+    ("PLG005", f"{HOOK}register_backends(register): register(3)", "as Backend", "ollmlx plugin list"),
+]
+
+
+@pytest.mark.finding("PLG001", "PLG002", "PLG003", "PLG004", "PLG005", "PLG007")
+@pytest.mark.parametrize(("code", "source", "seen", "typed"), BROKEN)
+def test_a_plugin_that_is_broken(tmp_path: Path, code: str, source: str, seen: str, typed: str) -> None:
+    plugin = tmp_path / "odd.py"
+    plugin.write_text(source, encoding="utf-8")
+    world = healthy(tmp_path, f'[plugins]\npaths = ["{plugin}"]\nrequired = ["odd"]')
+    found = told(world, code, seen, typed)
+    assert found.severity is Severity.ERROR
+    assert found.evidence[0] == f"from {plugin}"
+    assert set(codes(world)) == {code, "PLG007"}
+
+
+def test_a_plugin_that_is_not_there(tmp_path: Path) -> None:
+    world = healthy(tmp_path, '[plugins]\npaths = ["/nowhere/odd.py"]')
+    told(world, "PLG001", "no such plugin file", "ollmlx plugin list")
+
+
+@pytest.mark.finding("PLG006")
+def test_a_backend_that_a_declared_model_asks_for(tmp_path: Path) -> None:
+    world = healthy(tmp_path, '[models.a]\nfrom = "org/x"\nbackend = "flux"')
+    found = told(world, "PLG006", "asks for the backend 'flux'", "ollmlx plugin list")
+    assert found.evidence[0].endswith("ollmlx.toml, line 5")
+
+
+def test_models_of_a_store_that_is_switched_off(tmp_path: Path) -> None:
+    manifest = tmp_path / "models/manifests/registry.ollama.ai/library/llama3/latest"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}", encoding="utf-8")
+    world = healthy(tmp_path, '[plugins]\ndisabled = ["ollama_store"]')
+    told(world, "PLG006", "1 of Ollama's models", "ollmlx config show")

@@ -1,0 +1,184 @@
+"""Folders that cannot be used, models that are damaged, misplaced or cannot be run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.servers.tiny import tiny_files
+from tests.unit.doctor.worlds import NOW, codes, examined, healthy, told
+
+from ollmlx.doctor.world import World
+from ollmlx.settings.model import Settings
+from ollmlx_hub.manifest import sha256_of
+
+needs_rights = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+
+
+def put(folder: Path, files: dict[str, bytes] | None = None, *, name: str = "", **changes: bytes | None) -> Path:
+    """A tiny model by hand; `changes` replace files (`config__json=b"{"`), None leaves one out."""
+    content: dict[str, bytes | None] = dict(files if files is not None else tiny_files())
+    content |= {path.replace("__", "."): data for path, data in changes.items()}
+    kept = {path: data for path, data in content.items() if data is not None}
+    for path, data in kept.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    if name:
+        listed = [
+            {"path": path, "size": len(data), "mtime_ns": 0, "sha256": sha256_of(folder / path)}
+            for path, data in kept.items()
+        ]
+        manifest = {"version": 1, "name": name, "created": "2026-01-01T00:00:00Z", "files": listed}
+        (folder / "ollmlx.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
+
+
+CONFIG = json.loads(tiny_files()["config.json"])
+
+
+def config(**changes: Any) -> bytes:
+    return json.dumps({**CONFIG, **changes}).encode()
+
+
+def truncated(folder: Path) -> None:
+    path = next(folder.glob("model*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+DAMAGES: list[tuple[str, dict[str, Any], str, str]] = [
+    ("MDL003", {"config__json": None}, "no config.json", "ollmlx pull org/name"),
+    ("MDL003", {"config__json": b"{"}, "config.json is not valid JSON", "ollmlx pull org/name"),
+    ("MDL003", {"config__json": b"[]"}, "not a JSON object", "ollmlx pull org/name"),
+    ("MDL003", {"config__json": b"{}"}, "names no model_type", "ollmlx pull org/name"),
+    ("MDL003", {"model__safetensors": None}, "no model*.safetensors", "rm -r"),
+    ("MDL003", {"model__safetensors": b"\x10\0\0\0\0\0\0\0nonsense"}, "model.safetensors", "rm -r"),
+    ("MDL003", {"ollmlx__json": b"{"}, "ollmlx.json", "rm -r"),
+    ("MDL004", {"config__json": config(model_type="unheard_of")}, "'unheard_of'", "pip install --upgrade mlx-lm"),
+    ("MDL009", {"tokenizer__json": None}, "no tokenizer", "ollmlx pull org/name"),
+    ("MDL010", {"tokenizer_config__json": b"{}"}, "chat needs a template", "ollmlx show org/name"),
+    ("SEC005", {"config__json": config(model_file="evil.py")}, "allow_remote_code", "ollmlx rm org/name"),
+    ("SEC005", {"config__json": config(auto_map={"AutoModel": "evil.M"})}, "auto_map", "ollmlx rm org/name"),
+]
+
+
+@pytest.mark.finding("MDL003", "MDL004", "MDL009", "MDL010", "SEC005")
+@pytest.mark.parametrize(("code", "changes", "seen", "typed"), DAMAGES)
+def test_a_model_that_cannot_be_used_is_named(
+    tmp_path: Path, code: str, changes: dict[str, Any], seen: str, typed: str
+) -> None:
+    world = healthy(tmp_path)
+    put(tmp_path / "models/mlx/org_name", **changes)
+    told(world, code, seen, typed)
+    assert codes(world) == [code]
+
+
+def test_a_sound_model_is_no_finding(tmp_path: Path) -> None:
+    world = healthy(tmp_path)
+    put(tmp_path / "models/mlx/org_name", name="org/name:latest")
+    assert examined(replace(world, deep=True)).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("damage", "seen"),
+    [
+        (truncated, "model.safetensors has"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda folder: (folder / "tokenizer.json").write_bytes(b"{}"), "its manifest says"),
+        (lambda folder: (folder / "stray").symlink_to("/etc/passwd"), "leads out of the models folder"),
+        (lambda folder: os.mkfifo(folder / "pipe"), "is not a regular file"),
+    ],
+)
+def test_files_that_differ_from_the_manifest_are_named(
+    tmp_path: Path, damage: Callable[[Path], None], seen: str
+) -> None:
+    world = healthy(tmp_path)
+    damage(put(tmp_path / "models/mlx/org_name", name="org/name:latest"))
+    assert told(world, "MDL003", seen, "ollmlx pull org/name").severity.value == "error"
+
+
+@pytest.mark.finding("MDL001")
+def test_a_folder_whose_name_is_none_is_told(tmp_path: Path) -> None:
+    world = healthy(tmp_path)
+    put(tmp_path / "models/mlx/org_na\nme")
+    told(world, "MDL001", "models/mlx", "rm -r ")
+
+
+@pytest.mark.finding("STO007", "STO008")
+def test_folders_that_disagree_with_their_manifests(tmp_path: Path) -> None:
+    world = healthy(tmp_path)
+    put(tmp_path / "models/mlx/org_a", name="org/a:latest")
+    put(tmp_path / "models/mlx/org_b", name="org/a:latest")
+    put(tmp_path / "models/mlx/org_c", name="org/d:latest")
+    root = tmp_path / "models/mlx"
+    told(world, "STO008", "org_a and org_b both hold org/a", f"mv {root / 'org_b'} {root / '.org_b'}")
+    told(world, "STO007", "org_c", f"mv {root / 'org_c'} {root / 'org_d'}")
+
+
+@pytest.mark.finding("MDL008")
+def test_contents_are_compared_only_when_asked(tmp_path: Path) -> None:
+    world = healthy(tmp_path)
+    folder = put(tmp_path / "models/mlx/org_name", name="org/name:latest")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert codes(world) == []
+    found = told(replace(world, deep=True), "MDL008", "org_name/model.safetensors is not what", "ollmlx pull org/name")
+    assert found.commands[0] == f"rm {weights}"
+
+
+@pytest.mark.finding("MDL005")
+def test_a_model_of_a_format_that_no_backend_runs_is_named(tmp_path: Path) -> None:
+    world = healthy(tmp_path)
+    put(tmp_path / "models/mlx/org_name")
+    assert world.plugins is not None
+    world.plugins.registry.backends.remove_owner("mlx")
+    told(world, "MDL005", "no backend can run org/name", "ollmlx plugin list")
+
+
+@pytest.mark.finding("STO006")
+def test_pulls_that_stopped_are_told_and_those_under_way_are_not(tmp_path: Path) -> None:
+    world = healthy(tmp_path)
+    part = tmp_path / "models/mlx/.staging/org_name/model.safetensors"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"half")
+    os.utime(part, (NOW - 5, NOW - 5))
+    assert codes(world) == []
+    os.utime(part, (NOW - 3600, NOW - 3600))
+    found = told(world, "STO006", "a pull of org/name stopped half-way", "ollmlx pull org/name")
+    assert found.commands[1] == f"rm -r {part.parent}"
+    part.parent.rename(part.parent.with_suffix(".import"))
+    assert told(world, "STO006", "an interrupted change left", "rm -r ").severity.value == "info"
+
+
+def moved(world: World, **storage: Path) -> World:
+    """The same machine with other folders."""
+    changed = world.settings.storage.model_copy(update=storage)
+    return replace(world, settings=world.settings.model_copy(update={"storage": changed}))
+
+
+@pytest.mark.finding("STO001", "STO002", "STO009")
+def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    world = healthy(tmp_path)
+    told(moved(world, models=tmp_path / "none"), "STO001", "does not exist yet", "ollmlx pull smollm2:135m")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    told(moved(world, models=tmp_path / "file"), "STO002", "is not a folder", "ollmlx config show")
+    told(moved(world, state=tmp_path / "file"), "STO009", "cannot be used", "ls -ld")
+
+
+@needs_rights
+@pytest.mark.parametrize(("mode", "seen"), [(0o000, "cannot be read"), (0o500, "is not writable")])
+def test_a_models_folder_without_rights_is_told(tmp_path: Path, mode: int, seen: str) -> None:
+    world = healthy(tmp_path)
+    (tmp_path / "models").chmod(mode)
+    try:
+        told(world, "STO002", seen, "ls -ld")
+    finally:
+        (tmp_path / "models").chmod(0o700)
+
+
+def test_the_default_folders_are_the_ones_that_are_looked_at() -> None:
+    assert Settings().models_folder.is_absolute()

@@ -1,0 +1,143 @@
+"""Machines to show the doctor: a healthy one, and the parts to break it with."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ollmlx import __version__
+from ollmlx.address import Address
+from ollmlx.cli.main import VERBS, verb_parser
+from ollmlx.doctor.daemon import Answer, Daemon, Silent
+from ollmlx.doctor.machine import Disk, Machine
+from ollmlx.doctor.processes import Completed, Process, Processes
+from ollmlx.doctor.report import Report
+from ollmlx.doctor.run import examine
+from ollmlx.doctor.selection import every
+from ollmlx.doctor.world import World, look
+from ollmlx.findings import Finding, Severity
+
+GB = 1000**3
+HEALTHY = Machine(
+    "linux",
+    ram=64 * GB,
+    available=40 * GB,
+    swap_total=8 * GB,
+    files_limit=65536,
+    disk=lambda _: Disk(900 * GB, 400 * GB),
+)
+MAC = replace(HEALTHY, system="darwin", architecture="arm64", macos=(15, 1))
+NOW = 1_800_000_000.0
+VERSIONS = {"mlx": "0.32.4", "mlx-cpu": "0.32.4"}
+READY = {"/api/version": Answer(200, {"version": "0.12.0", "ollmlx": __version__}), "/readyz": Answer(200, {})}
+
+
+class FakeDaemon(Daemon):
+    """Answers from a table; Silent for what is not in it."""
+
+    def __init__(self, answers: Mapping[str, Answer]) -> None:
+        super().__init__(Address.parse(""))
+        self.answers = answers
+
+    async def get(self, path: str, seconds: float = 1.0) -> Answer:
+        if path not in self.answers:
+            raise Silent("connection refused")
+        return self.answers[path]
+
+
+def daemon(path: str = "", answer: Any = None, status: int = 200) -> FakeDaemon:
+    """A daemon that is well, and answers one question in its own way."""
+    return FakeDaemon({**READY, **({path: Answer(status, answer)} if path else {})})
+
+
+@dataclass
+class FakeProcesses(Processes):
+    """Ports and processes from a table."""
+
+    listening: Process | None = None
+    open: bool = False
+    refusal: str | None = None
+    environments: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    living: Sequence[int] = ()
+
+    def listener(self, port: int) -> Process | None:
+        return self.listening
+
+    def connects(self, host: str, port: int, seconds: float = 1.0) -> bool:
+        return self.open
+
+    def bindable(self, host: str, port: int) -> str | None:
+        return self.refusal
+
+    def variables(self, pid: int) -> Mapping[str, str]:
+        return self.environments.get(pid, {})
+
+    def get(self, pid: int) -> Process | None:
+        return Process(pid, "python") if pid in self.living else None
+
+
+def child(status: int | None, err: str = "") -> Callable[[Sequence[str], float], Any]:
+    """How every child process ends."""
+
+    async def run(argv: Sequence[str], seconds: float) -> Completed:
+        return Completed(status, "", err)
+
+    return run
+
+
+def healthy(tmp_path: Path, toml: str = "", environ: Mapping[str, str] | None = None) -> World:
+    """A machine on which all is well, with these settings. The plugins are the real ones."""
+    (tmp_path / "models" / "mlx").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "state").mkdir(mode=0o700, exist_ok=True)
+    file = tmp_path / "ollmlx.toml"
+    storage = f'models = "{tmp_path / "models"}"\nstate = "{tmp_path / "state"}"'
+    file.write_text(f"[storage]\n{storage}\n{toml}", encoding="utf-8")
+    file.chmod(0o600)
+    world = look(environ={"HOME": str(tmp_path), **(environ or {})}, cwd=tmp_path)
+    return replace(
+        world,
+        machine=HEALTHY,
+        daemon=FakeDaemon(READY),
+        processes=FakeProcesses(),
+        child=child(0),
+        version_of=VERSIONS.get,
+        now=lambda: NOW,
+    )
+
+
+def examined(world: World, *, blas: bool = False) -> Report:
+    """Everything the doctor says; without the timing of BLAS, which belongs to the machine the test runs on."""
+    return examine([one for one in every(world) if blas or one.check.name != "blas"], world, patience=60)
+
+
+def codes(world: World) -> list[str]:
+    return [finding.code for finding in examined(world).findings]
+
+
+def told(world: World, code: str, seen: str, typed: str) -> Finding:
+    """The finding of this code; what was seen is in its title or evidence, what to type in its commands.
+
+    Whatever else is found has to have a command, too, and every command of ours has to be one.
+    """
+    report = examined(world)
+    for finding in report.findings:
+        assert finding.commands or finding.severity is Severity.INFO, f"{finding.code} leaves one alone"
+        for command in finding.commands:
+            check_command(command)
+    found = [finding for finding in report.findings if finding.code == code]
+    assert found, f"{code} is not among {[(one.code, one.title) for one in report.findings]}"
+    assert any(seen in line for line in (found[0].title, *found[0].evidence)), found[0]
+    assert any(typed in command for command in found[0].commands) or not typed, found[0]
+    return found[0]
+
+
+def check_command(command: str) -> None:
+    """A command that starts ollmlx parses with the real command line."""
+    words = [word for word in shlex.split(command, comments=True) if "=" not in word]
+    if words[:1] != ["ollmlx"]:
+        return
+    assert words[1] in VERBS, command
+    verb_parser(words[1])[0].parse_intermixed_args(words[2:])
