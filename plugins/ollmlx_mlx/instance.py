@@ -91,6 +91,7 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
             width=width,
             clock=ChunkClock(FIRST_CHUNK.get(loaded.device, 32)),
             drafter=Drafter(model, loaded.draft) if loaded.draft is not None else None,
+            launch_blocks=loaded.device == "cpu",
         ),
         folder=folder,
     )

@@ -9,7 +9,7 @@ The device is kept busy: the next step is launched before the tokens of the last
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -17,6 +17,7 @@ import numpy as np
 
 from ollmlx_mlx.batching.drafting import Drafter
 from ollmlx_mlx.batching.generation import Generation
+from ollmlx_mlx.batching.head import Head
 from ollmlx_mlx.batching.logprobs import PendingLogprobs
 from ollmlx_mlx.batching.penalties import Penalizer
 from ollmlx_mlx.batching.sampling import Sampler
@@ -24,11 +25,17 @@ from ollmlx_mlx.cache.layers import Layers, can_trim, clone, extend, keep_rows, 
 
 
 class DecodeBatch:
-    """Sequences that are being decoded. `rows` in batch order."""
+    """Sequences that are being decoded. `rows` in batch order.
 
-    def __init__(self, model: Any, drafter: Drafter | None = None) -> None:
+    `launch_blocks`: launching a step takes nearly as long as computing it (CPU). Then a first token is read at once:
+    behind the launch of the second it would wait for a whole step.
+    """
+
+    def __init__(self, model: Any, head: Head, drafter: Drafter | None = None, *, launch_blocks: bool = False) -> None:
         self._model = model
+        self._head = head
         self._drafter = drafter
+        self._launch_blocks = launch_blocks
         self.rows: list[Generation] = []
         self._cache: Layers = []
         self._merged = False
@@ -39,25 +46,28 @@ class DecodeBatch:
         self._sampler: Sampler | None = None
         self._penalizer: Penalizer | None = None
 
-    def join(self, generation: Generation) -> None:
-        """Take a sequence whose prompt is computed up to its last token; a first one may bring more than one."""
-        assert generation.cache is not None
-        assert not (self.rows and generation.remaining)
-        self._opening = generation.tokens[generation.fed :] if generation.remaining else []
-        newest = mx.array([generation.tokens[-1]], dtype=mx.int32)
-        if not self.rows:
-            self._cache, self._merged, self._inputs = generation.cache, False, newest
+    def join(self, coming: Sequence[Generation]) -> None:
+        """Take sequences whose prompts are computed up to their last token; one that is alone may bring more."""
+        caches = [generation.cache for generation in coming if generation.cache is not None]
+        assert len(caches) == len(coming)
+        alone = len(coming) == 1 and not self.rows
+        assert alone or not any(generation.remaining for generation in coming)
+        self._opening = coming[0].tokens[coming[0].fed :] if alone and coming[0].remaining else []
+        if alone:
+            (self._cache,) = caches
+        elif self._merged:
+            extend(self._cache, merge(caches))
         else:
-            if not self._merged:
-                self._cache, self._merged = merge([self._cache, generation.cache]), True
-            else:
-                extend(self._cache, merge([generation.cache]))
-            self._inputs = mx.concatenate([self._inputs, newest])
+            self._cache = merge([self._cache, *caches] if self.rows else caches)
+        self._merged = not alone
+        newest = mx.array([generation.tokens[-1] for generation in coming], dtype=mx.int32)
+        self._inputs = mx.concatenate([self._inputs, newest]) if self.rows else newest
         if self._logprobs is not None:
-            self._logprobs = self._logprobs.widened()
-        self.rows.append(generation)
-        self._unread.append(False)
-        generation.cache = None
+            self._logprobs = self._logprobs.widened(len(coming))
+        self.rows += coming
+        self._unread += [False] * len(coming)
+        for generation in coming:
+            generation.cache = None
         self._changed()
 
     def leave(self, leaving: Collection[Generation], *, keep_caches: bool) -> None:
@@ -108,7 +118,8 @@ class DecodeBatch:
             return
         inputs = mx.array([self._opening]) if self._opening else self._inputs[:, None]
         self._opening = []
-        logits = self._model(inputs, cache=self._cache)[:, -1, :]
+        with self._head.last_only():
+            logits = self._model(inputs, cache=self._cache)[:, -1, :]
         for row in self.rows:
             row.fed += inputs.shape[1]
         constrained = any(row.constraint is not None for row in self.rows)
@@ -121,6 +132,8 @@ class DecodeBatch:
             self.flush()
         self._inputs, self._logprobs = sampled, logprobs
         self._unread = [True] * len(self.rows)
+        if self._launch_blocks and any(row.generated == 0 for row in self.rows):
+            self.flush()
 
     def _leap(self, drafter: Drafter) -> bool:
         (row,) = self.rows

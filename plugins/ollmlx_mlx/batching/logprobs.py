@@ -48,10 +48,10 @@ class PendingLogprobs:
         index = mx.array(list(rows), dtype=mx.int32)
         return PendingLogprobs(self._chosen[index], self._ids[index], self._values[index])
 
-    def widened(self) -> PendingLogprobs:
-        """One more row at the end, whose values nobody reads."""
-        pad = [(0, 1), (0, 0)]
-        return PendingLogprobs(mx.pad(self._chosen, [(0, 1)]), mx.pad(self._ids, pad), mx.pad(self._values, pad))
+    def widened(self, rows: int) -> PendingLogprobs:
+        """More rows at the end, whose values nobody reads."""
+        pad = [(0, rows), (0, 0)]
+        return PendingLogprobs(mx.pad(self._chosen, [(0, rows)]), mx.pad(self._ids, pad), mx.pad(self._values, pad))
 
     def of(self, row: int, token: int, generation: Generation) -> TokenLogprob | None:
         """The sampled token of a row with the alternatives it asked for, best first; None when it asked for none."""

@@ -14,17 +14,20 @@ import mlx.core as mx
 
 from ollmlx_mlx.batching.chunks import ALONE, SLICE_SECONDS, ChunkClock
 from ollmlx_mlx.batching.generation import Generation
-from ollmlx_mlx.cache.layers import Layers, can_trim, clone
+from ollmlx_mlx.cache.layers import Layers, can_pad, can_trim, clone, merge, padded_end, take_row
 from ollmlx_mlx.cache.prefix import PrefixCache, common_prefix
 
 _SHARE = 32
 _TAIL = 24
+_TOGETHER = 4096
+"""Cached and new tokens of the sequences that are computed together, padding included: what is copied for it."""
 
 
 class Prefill:
     """Sequences whose prompts are being computed, oldest first.
 
     `running`: sequences of the decode batch, whose prefixes may be borrowed with `borrow(sequence, length)`.
+    `opens_whole`: the first step of decoding can take a whole chunk of a prompt without computing logits for all of it.
     """
 
     def __init__(
@@ -34,12 +37,15 @@ class Prefill:
         make: Callable[[], Layers],
         clock: ChunkClock,
         borrow: Callable[[Generation, int], Layers | None],
+        *,
+        opens_whole: bool,
     ) -> None:
         self._model = model
         self._prefixes = prefixes
         self._make = make
         self._clock = clock
         self._borrow = borrow
+        self._opens_whole = opens_whole
         self._leaders: dict[Generation, tuple[Generation, int]] = {}
         self._turn = 0
         self.sequences: list[Generation] = []
@@ -85,54 +91,91 @@ class Prefill:
     def slice(self, *, alone: bool) -> tuple[list[Generation], int]:
         """Compute for about a slice. The sequences that may be decoded now, and how many chunks it took.
 
-        `alone`: nothing is being decoded. Then chunks are larger, and the few last tokens of a lone prompt are left to
-        the first step of decoding, which reads all the weights anyway.
+        `alone`: nothing is being decoded. Then chunks are larger, and the last one of a lone prompt is left to the
+        first step of decoding, which reads all the weights anyway.
         """
         slices = ALONE if alone else 1.0
-        least = _TAIL if alone and len(self.sequences) == 1 else 0
+        least = self._tail(slices) if alone and len(self.sequences) == 1 else 0
         ready = [g for g in self.sequences if g not in self._leaders and self._is_ready(g, least)]
         chunks = 0
         patience = SLICE_SECONDS * slices
         until = time.monotonic() + patience
         while (generation := self._next(ready)) is not None:
-            self._chunk(generation, slices, least)
+            group = self._group(generation, ready, slices, least)
+            self._compute(group)
             chunks += 1
-            if self._is_ready(generation, least):
-                ready.append(generation)
+            ready += [member for member in group if self._is_ready(member, least)]
             if time.monotonic() + 0.3 * patience > until:
                 break
         for generation in ready:
             self.sequences.remove(generation)
         return ready, chunks
 
+    def _tail(self, slices: float) -> int:
+        """Prompt tokens, but for the last one, that the first step of decoding may take along."""
+        return max(_TAIL, int(1.25 * self._clock.size(slices)) - 1) if self._opens_whole else _TAIL
+
     def _is_ready(self, generation: Generation, least: int) -> bool:
         return generation.remaining <= least and all(point <= generation.fed for point in generation.checkpoints)
 
+    def _able(self, ready: Sequence[Generation]) -> list[Generation]:
+        return [g for g in self.sequences if g not in self._leaders and g not in ready]
+
     def _next(self, ready: Sequence[Generation]) -> Generation | None:
         """The oldest and the shortest take turns: a long prompt neither starves nor blocks the others."""
-        able = [g for g in self.sequences if g not in self._leaders and g not in ready]
+        able = self._able(ready)
         if not able:
             return None
         self._turn += 1
         return able[0] if self._turn % 2 else min(able, key=lambda g: g.remaining)
 
-    def _chunk(self, generation: Generation, slices: float, least: int) -> None:
-        assert generation.cache is not None
+    def _group(
+        self, first: Generation, ready: Sequence[Generation], slices: float, least: int
+    ) -> dict[Generation, int]:
+        """A sequence and those whose chunks go along with its one in the same slice; the chunks' sizes."""
+        group = {first: self._count(first, slices, least)}
+        assert first.cache is not None
+        if not can_pad(first.cache):
+            return group
+        most = int(1.25 * self._clock.size(slices))
+        for other in sorted(self._able(ready), key=lambda g: g.remaining):
+            if other in group:
+                continue
+            more = {**group, other: self._count(other, slices, least)}
+            width, longest = max(more.values()), max(member.fed for member in more)
+            if width * len(more) <= most and (longest + width) * len(more) <= _TOGETHER:
+                group = more
+        return group
+
+    def _count(self, generation: Generation, slices: float, least: int) -> int:
+        """Tokens in the next chunk of this sequence."""
         fed = generation.fed
         count = self._clock.size(slices)
         if generation.remaining <= 1.25 * count + least:
             # A small rest would cost nearly as much as a whole chunk.
             count = generation.remaining - least if generation.remaining > least else generation.remaining
         ahead = [point - fed for point in generation.checkpoints if point > fed]
-        count = min([count, *ahead])
+        return min([count, *ahead])
+
+    def _compute(self, group: dict[Generation, int]) -> None:
         started = time.monotonic()
-        self._model(mx.array([generation.tokens[fed : fed + count]]), cache=generation.cache)
-        mx.eval([layer.state for layer in generation.cache])
-        self._clock.learn(count, time.monotonic() - started)
-        generation.fed += count
-        generation.report_prefill()
-        if generation.fed in generation.checkpoints:
-            self._checkpoint(generation)
+        width = max(group.values())
+        chunks = [member.tokens[member.fed : member.fed + count] for member, count in group.items()]
+        caches = [member.cache for member in group if member.cache is not None]
+        cache = caches[0] if len(group) == 1 else merge(caches)
+        inputs = mx.array([chunk + [0] * (width - len(chunk)) for chunk in chunks])
+        with padded_end(cache, list(group.values()), width):
+            self._model(inputs, cache=cache)
+        mx.eval([layer.state for layer in cache])
+        if len(group) > 1:
+            for row, member in enumerate(group):
+                member.cache = take_row(cache, row)
+        self._clock.learn(width * len(group), time.monotonic() - started)
+        for member, count in group.items():
+            member.fed += count
+            member.report_prefill()
+            if member.fed in member.checkpoints:
+                self._checkpoint(member)
 
     def _checkpoint(self, generation: Generation) -> None:
         assert generation.cache is not None

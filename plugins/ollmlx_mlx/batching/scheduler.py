@@ -12,6 +12,7 @@ from ollmlx_mlx.batching.chunks import ChunkClock
 from ollmlx_mlx.batching.decode import DecodeBatch
 from ollmlx_mlx.batching.drafting import Drafter
 from ollmlx_mlx.batching.generation import Generation
+from ollmlx_mlx.batching.head import Head
 from ollmlx_mlx.batching.prefill import Prefill
 from ollmlx_mlx.cache.layers import Layers
 from ollmlx_mlx.cache.prefix import PrefixCache
@@ -39,10 +40,12 @@ class Scheduler:
         width: int,
         clock: ChunkClock,
         drafter: Drafter | None = None,
+        launch_blocks: bool = False,
     ) -> None:
         self._waiting: deque[Generation] = deque()
-        self._batch = DecodeBatch(model, drafter)
-        self._prefill = Prefill(model, prefixes, make, clock, self._batch.prefix)
+        head = Head(model)
+        self._batch = DecodeBatch(model, head, drafter, launch_blocks=launch_blocks)
+        self._prefill = Prefill(model, prefixes, make, clock, self._batch.prefix, opens_whole=head.narrows)
         self._prefixes = prefixes
         self._width = width
         self._failures = 0
@@ -129,6 +132,7 @@ class Scheduler:
     def _slice(self) -> None:
         ready, chunks = self._prefill.slice(alone=not self._batch.rows)
         self.progress += chunks
+        joining = []
         for generation in ready:
             self.cached_tokens += generation.cached if not generation.generated else 0
             if generation.limit <= 0:
@@ -137,7 +141,9 @@ class Scheduler:
                 generation.flush()
                 self._remember(generation)
             else:
-                self._batch.join(generation)
+                joining.append(generation)
+        if joining:
+            self._batch.join(joining)
 
     def _sweep(self) -> None:
         for generation in [g for g in self._waiting if g.cancelled]:

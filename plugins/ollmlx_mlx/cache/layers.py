@@ -6,7 +6,8 @@ The cache classes are mlx-lm's; what is here is their use on whole lists, one ca
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import mlx.core as mx
@@ -41,6 +42,11 @@ def _group_size(model: Any) -> int | None:
 def can_batch(layers: Layers) -> bool:
     """Whether several sequences of this cache can be computed as one."""
     return all(hasattr(layer, "merge") for layer in layers)
+
+
+def can_pad(layers: Layers) -> bool:
+    """Whether sequences of different lengths can be computed together, the shorter ones padded at their end."""
+    return all(type(layer) is KVCache for layer in layers)
 
 
 def can_trim(layers: Layers) -> bool:
@@ -105,6 +111,20 @@ def keep_rows(batch: Layers, rows: Sequence[int]) -> None:
     """Leave only these rows of a batched cache, in place."""
     for layer in batch:
         layer.filter(list(rows))
+
+
+def padded_end(batch: Layers, lengths: Sequence[int], width: int) -> AbstractContextManager[None]:
+    """A batched cache of kind `can_pad`, for a model call in which only `lengths` of the `width` tokens a row count."""
+    return nullcontext() if min(lengths) == width else _padded_end(batch, [width - length for length in lengths])
+
+
+@contextmanager
+def _padded_end(batch: Layers, padding: list[int]) -> Iterator[None]:
+    for layer in batch:
+        layer.prepare(right_padding=padding)
+    yield
+    for layer in batch:
+        layer.finalize()
 
 
 def take_row(batch: Layers, row: int) -> Layers:

@@ -43,7 +43,7 @@ def _frozen(edges: Edges, initial: str) -> Markers:
 
 
 def is_harmony(tokenizer: Any) -> bool:
-    """Whether the tokenizer has the channel markers of gpt-oss."""
+    """Whether the tokenizer has the channel markers of gpt-oss. Slow (it copies the vocabulary): ask once a model."""
     vocabulary = tokenizer.get_vocab()
     return all(marker in vocabulary for marker in ("<|channel|>", "<|message|>", "<|start|>", "<|call|>"))
 
@@ -61,13 +61,13 @@ def _harmony(tools: bool) -> Edges:
     return {"gap": openings, "reasoning": ends, "normal": ends, "tool": [("<|call|>", "gap"), ("<|end|>", "gap")]}
 
 
-def markers_for(tokenizer: Any, *, tools: bool, prompt_tail: str = "") -> Markers:
+def markers_for(tokenizer: Any, *, tools: bool, prompt_tail: str = "", harmony: bool = False) -> Markers:
     """The format of this model.
 
     `tools`: whether the request offers any; `prompt_tail`: the end of the prompt, which may have opened a reasoning
-    block.
+    block; `harmony`: what `is_harmony` said of the tokenizer.
     """
-    if is_harmony(tokenizer):
+    if harmony:
         return _frozen(_harmony(tools), "gap")
     edges: Edges = {"normal": []}
     if tokenizer.has_thinking:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 # (prefix, suffix, middle), as written before the three parts; order of parts: True puts the suffix first.
@@ -16,24 +17,34 @@ _FORMATS: tuple[tuple[str, str, str, bool], ...] = (
 )
 
 
-def insert_tokens(tokenizer: Any, prefix: str, suffix: str) -> list[int] | None:
-    """Token ids that ask for the text between `prefix` and `suffix`, or None when the tokenizer has no markers."""
-    vocabulary = tokenizer.get_vocab()
-    for before, after, middle, suffix_first in _FORMATS:
-        if not all(marker in vocabulary for marker in (before, after, middle) if marker):
-            continue
+@dataclass(frozen=True)
+class HoleMarkers:
+    """The token ids that a model's tokenizer puts before the three parts; `start` precedes everything."""
 
-        def ids(text: str) -> list[int]:
-            return list(tokenizer.encode(text, add_special_tokens=False))
+    start: tuple[int, ...]
+    prefix: int
+    suffix: int
+    middle: tuple[int, ...]
+    suffix_first: bool
 
-        start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and _adds_bos(tokenizer) else []
-        head = [vocabulary[before], *ids(prefix)]
-        tail = [vocabulary[after], *ids(suffix)]
-        body = tail + head if suffix_first else head + tail
-        return start + body + ([vocabulary[middle]] if middle else [])
-    return None
+    @staticmethod
+    def of(tokenizer: Any) -> HoleMarkers | None:
+        """The markers of this tokenizer, None when it has none. Slow (it copies the vocabulary): ask once a model."""
+        vocabulary = tokenizer.get_vocab()
+        for before, after, middle, suffix_first in _FORMATS:
+            if all(marker in vocabulary for marker in (before, after, middle) if marker):
+                start = (tokenizer.bos_token_id,) if _adds_bos(tokenizer) else ()
+                hole = (vocabulary[middle],) if middle else ()
+                return HoleMarkers(start, vocabulary[before], vocabulary[after], hole, suffix_first)
+        return None
+
+    def tokens(self, tokenizer: Any, prefix: str, suffix: str) -> list[int]:
+        """Token ids that ask for the text between `prefix` and `suffix`."""
+        head = [self.prefix, *tokenizer.encode(prefix, add_special_tokens=False)]
+        tail = [self.suffix, *tokenizer.encode(suffix, add_special_tokens=False)]
+        return [*self.start, *(tail + head if self.suffix_first else head + tail), *self.middle]
 
 
 def _adds_bos(tokenizer: Any) -> bool:
     encoded = tokenizer.encode("a")
-    return bool(encoded) and encoded[0] == tokenizer.bos_token_id
+    return tokenizer.bos_token_id is not None and bool(encoded) and encoded[0] == tokenizer.bos_token_id

@@ -9,7 +9,7 @@ from typing import Any
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.types import GenerateRequest, Message
 from ollmlx_mlx.text.channels import Markers, is_harmony, markers_for
-from ollmlx_mlx.text.insert import insert_tokens
+from ollmlx_mlx.text.insert import HoleMarkers
 from ollmlx_mlx.text.template import ChatTemplate
 from ollmlx_mlx.text.tool_choice import call_schema, chosen, json_call_format
 from ollmlx_mlx.text.truncation import cut_tokens, fit_messages, refuse, target_for
@@ -56,6 +56,7 @@ class PromptBuilder:
         self._context_length = context_length
         self._boundaries = boundaries
         self._harmony = is_harmony(tokenizer)
+        self._hole = HoleMarkers.of(tokenizer)
 
     def build(self, request: GenerateRequest) -> Prompt:
         """The prompt of a request. Raises InvalidRequest, Unsupported, ContextExceeded."""
@@ -138,9 +139,9 @@ class PromptBuilder:
     def _text(self, request: GenerateRequest, context: int) -> Prompt:
         assert request.prompt is not None
         if request.suffix:
-            tokens = insert_tokens(self._tokenizer, request.prompt, request.suffix)
-            if tokens is None:
+            if self._hole is None:
                 raise Unsupported(f"{self._model_name} does not support insert")
+            tokens = self._hole.tokens(self._tokenizer, request.prompt, request.suffix)
         elif request.context:
             tokens = list(self._tokenizer.encode(request.prompt, add_special_tokens=False))
         else:
@@ -172,7 +173,9 @@ class PromptBuilder:
             tokens=tuple(tokens),
             dropped=dropped,
             context=context,
-            markers=markers_for(self._tokenizer, tools=tools, prompt_tail=tail if not continues else ""),
+            markers=markers_for(
+                self._tokenizer, tools=tools, prompt_tail=tail if not continues else "", harmony=self._harmony
+            ),
             harmony=self._harmony,
             continues=continues,
             boundary=boundary,

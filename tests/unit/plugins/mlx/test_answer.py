@@ -79,7 +79,7 @@ def events_of(
     answer = Answer(
         Pieces(pieces),
         more.pop("stops", ()),
-        markers_for(kind, tools=tools, prompt_tail=tail),
+        markers_for(kind, tools=tools, prompt_tail=tail, harmony=is_harmony(kind)),
         reader(kind, [WEATHER], harmony=is_harmony(kind)),
         **more,
     )
