@@ -43,7 +43,8 @@ def _unusable(listing: Listing) -> Unsupported:
     paths = [file.path for file in listing.files]
     if any(path.endswith(".gguf") for path in paths):
         why = "it holds GGUF files only"
-        hint = f"look for a conversion: mlx-community/{listing.repo.rpartition('/')[2].removesuffix('-GGUF')}-4bit"
+        converted = f"mlx-community/{listing.repo.rpartition('/')[2].removesuffix('-GGUF')}-4bit"
+        hint = f"look for a conversion: {converted}; hf.co/{listing.repo} pulls the GGUF file, for llama.cpp"
     elif _ends(paths, ".safetensors"):
         why = "its safetensors files are not those of a language model (model*.safetensors)"
         hint = "adapters are used with ADAPTER in a Modelfile"

@@ -14,6 +14,7 @@ import httpx2
 from ollmlx import Download, ModelName, closing, format_size
 from ollmlx.catalogue import load_catalogue
 from ollmlx.errors import Forbidden, NotFound, StorageError, Unauthorized, UpstreamError
+from ollmlx.names import HUB_HOSTS
 from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, InstalledModel, PullProgress
 from ollmlx_hub.client import Access, HubClient, Listing, RemoteFile
 from ollmlx_hub.intake import PARTS
@@ -38,7 +39,7 @@ class HubSource:
         self._sleep = sleep
 
     def provides(self, name: ModelName) -> str | None:
-        """`hub:org/name@revision`; None for a name without an organisation, or with another host."""
+        """`hub:org/name@revision`; None for a name without an organisation, or with a host that is no hub."""
         found = _repository(name)
         return f"hub:{found[0]}@{found[1]}" if found is not None else None
 
@@ -174,7 +175,7 @@ class HubSource:
 
 
 def _repository(name: ModelName) -> tuple[str, str] | None:
-    if name.host is not None:
+    if name.host is not None or name.via not in (None, *HUB_HOSTS):
         return None
     revision = "main" if name.tag == "latest" else name.tag
     if name.repo_id is not None:

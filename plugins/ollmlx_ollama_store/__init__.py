@@ -10,9 +10,19 @@ from ollmlx import hookimpl
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-    from ollmlx import Check, PluginContext, Store
+    from pydantic import BaseModel
+
+    from ollmlx import Check, PluginContext, Source, Store
 
 ollmlx_api = 1
+
+
+@hookimpl
+def register_settings(register: Callable[[type[BaseModel]], None]) -> None:
+    """The table `[plugins.ollama_store]`."""
+    from ollmlx_ollama_store.settings import OllamaStoreSettings
+
+    register(OllamaStoreSettings)
 
 
 @hookimpl
@@ -21,6 +31,16 @@ def register_stores(register: Callable[[Store], None], context: PluginContext) -
     from ollmlx_ollama_store.store import OllamaStore
 
     register(OllamaStore(context.typed().models_folder))
+
+
+@hookimpl
+def register_sources(register: Callable[[Source], None], context: PluginContext) -> None:
+    """The source "ollama"."""
+    from ollmlx_ollama_store.settings import OllamaStoreSettings
+    from ollmlx_ollama_store.source import OllamaSource
+
+    own = context.own if isinstance(context.own, OllamaStoreSettings) else OllamaStoreSettings()
+    register(OllamaSource(own.registry))
 
 
 @hookimpl

@@ -67,10 +67,10 @@ async def download(package: Package, into: Path, guarded: Guarded = unguarded) -
 
 def _arrived(folder: Path) -> int:
     sizes = []
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            if path.is_file():
-                sizes.append(path.stat().st_size)
+    for place, _, names in os.walk(folder):  # pip removes its own folders meanwhile; walk passes over them
+        for name in names:
+            with suppress(OSError):
+                sizes.append(Path(place, name).stat().st_size)
     return max(sizes, default=0)
 
 

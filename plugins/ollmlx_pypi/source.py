@@ -37,7 +37,7 @@ class PypiSource:
 
     def provides(self, name: ModelName) -> str | None:
         """`pypi:project==version`; None for a model that no package holds."""
-        package = self._packages.get(name)
+        package = self._packages.get(name) if name.via is None else None
         return f"pypi:{package.requirement}" if package else None
 
     def format(self, name: ModelName) -> str:

@@ -123,7 +123,11 @@ class Source(Protocol):
     """Name of the store it feeds."""
 
     def provides(self, name: ModelName) -> str | None:
-        """What it would fetch, for people (`hub:org/name@main`), or None when it does not know the name. No I/O."""
+        """What it would fetch, for people (`hub:org/name@main`), or None when it does not know the name. No I/O.
+
+        A name with a `host`, or typed `via` a well-known one, is only for the source that asks there. When `fetch` then
+        raises NotFound or Unsupported before it fetched anything, the next source that provides the name is asked.
+        """
         ...
 
     def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:

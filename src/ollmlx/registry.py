@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from quart import Blueprint
 
     from ollmlx.contracts import Backend, Check, Source, Store
-    from ollmlx.names import ModelName
     from ollmlx.service import Service
     from ollmlx.types import InstalledModel
 
@@ -109,9 +108,10 @@ class Registry:
         hint = next((refusal.hint for refusal in ranked if refusal.hint), None)
         raise Unsupported(f"no backend can run {model.name.short} ({told})", code=code, hint=hint)
 
-    def source_for(self, name: ModelName) -> Source | None:
-        """The first source that provides a name."""
-        return next((source for source in self.sources.values() if source.provides(name) is not None), None)
+    def ordered_sources(self, order: tuple[str, ...]) -> tuple[Source, ...]:
+        """The sources, those named in `order` first."""
+        rank = {name: index for index, name in enumerate(order)}
+        return tuple(sorted(self.sources.values(), key=lambda source: rank.get(source.name, len(rank))))
 
     def ordered_stores(self, order: tuple[str, ...]) -> tuple[Store, ...]:
         """The stores, those named in `order` first."""

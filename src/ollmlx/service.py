@@ -6,14 +6,14 @@ Route plugins and the command line's server side call this and nothing below it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ollmlx.capabilities import require
 from ollmlx.contracts import Publisher
 from ollmlx.declared import Declarations, overlay, rename
-from ollmlx.errors import Conflict, NotFound, Unsupported
+from ollmlx.errors import Conflict, NotFound, OllmlxError, Unsupported
 from ollmlx.launching import Launcher
 from ollmlx.names import ModelName
 from ollmlx.protocol import TokenizeRequest
@@ -35,7 +35,7 @@ from ollmlx.types import (
 
 if TYPE_CHECKING:
     from ollmlx.blobs import Blobs
-    from ollmlx.contracts import Importer, Store
+    from ollmlx.contracts import Importer, Source, Store
     from ollmlx.registry import Registry
     from ollmlx.settings import Settings
     from ollmlx.supervisor.pool import Pool
@@ -128,21 +128,14 @@ class Service:
 
     def pull(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
         """Bring a model onto this machine. Raises NotFound when no source provides the name."""
-        target = name
-        source = self.registry.source_for(name)
-        alias = self.declarations.alias(name)
-        if alias is not None and (better := self.registry.source_for(alias)) is not None:
-            target, source = alias, better
-        if source is None:
+        offers = list(self._offers(name))
+        if not offers:
             raise NotFound(
                 f"no source provides {name.short!r}",
                 code="MDL002",
                 hint="use ORG/NAME for a model of the hub, for example mlx-community/Llama-3.2-1B-Instruct-4bit",
             )
-        store = self.registry.stores.get(source.store)
-        if store is None:
-            raise NotFound(f"store {source.store!r} of source {source.name!r} is not installed", code="PLG006")
-        return store.pull(target, source, self._importer(source.format(target)), insecure=insecure)
+        return self._pull(offers, insecure=insecure)
 
     async def push(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
         """Upload a model under its name. Raises NotFound, Unsupported when no installed source takes uploads."""
@@ -180,9 +173,9 @@ class Service:
                         if step.status != "success":
                             yield step
                 model = await self.resolve(base)
-        store = self._store(model) if model is not None else self._store_for_files(files)
         request = CreateRequest(name=name, base=model, files=files, defaults=defaults, quantize=quantize)
-        async with closing(store.create(request, self._importer(_format_of(files)))) as progress:
+        stores = (self._store(model),) if model is not None else self._stores
+        async with closing(self._create(request, stores)) as progress:
             async for step in progress:
                 yield step
 
@@ -242,6 +235,41 @@ class Service:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
+    def _offers(self, name: ModelName) -> Iterator[tuple[Source, ModelName]]:
+        """Each source that has a name, in order, with the name it has: what an alias stands for before the alias."""
+        alias = self._alias(name)
+        for source in self.registry.ordered_sources(self.settings.storage.sources):
+            for wanted in (name,) if alias is None else (alias, name):
+                if source.provides(wanted) is not None:
+                    yield source, wanted
+                    break
+
+    async def _pull(self, offers: Sequence[tuple[Source, ModelName]], *, insecure: bool) -> AsyncIterator[PullProgress]:
+        """Pull from the first source that has the model after all."""
+        refusals: list[OllmlxError] = []
+        for source, wanted in offers:
+            store = self.registry.stores.get(source.store)
+            if store is None:
+                raise NotFound(f"store {source.store!r} of source {source.name!r} is not installed", code="PLG006")
+            begun = False
+            steps = store.pull(wanted, source, self._importer(source.format(wanted)), insecure=insecure)
+            try:
+                async with closing(steps):
+                    async for step in steps:
+                        begun = begun or step.total is not None
+                        yield step
+            except (NotFound, Unsupported) as error:
+                if begun:
+                    raise
+                refusals.append(error)
+            else:
+                return
+        raise _together(refusals)
+
+    def _alias(self, name: ModelName) -> ModelName | None:
+        """What a name stands for; nothing when the person said from which host it is."""
+        return self.declarations.alias(name) if name.via is None else None
+
     async def _find(self, name: ModelName) -> InstalledModel | None:
         for store in self._stores:
             if (model := await store.resolve(name)) is not None:
@@ -250,7 +278,7 @@ class Service:
 
     async def _installed(self, name: ModelName) -> InstalledModel:
         """The model of a name or of what it stands for, whichever the first store has; the name itself before that."""
-        alias = self.declarations.alias(name)
+        alias = self._alias(name)
         for store in self._stores:
             for wanted in (name,) if alias is None else (name, alias):
                 if (model := await store.resolve(wanted)) is not None:
@@ -269,10 +297,28 @@ class Service:
             raise NotFound(f"store {model.store!r} is not installed", code="PLG006")
         return store
 
-    def _store_for_files(self, files: dict[str, Path]) -> Store:
-        if not self._stores:
+    async def _create(self, request: CreateRequest, stores: Sequence[Store]) -> AsyncIterator[PullProgress]:
+        """Make a model in the first store that takes it: one that cannot import a file leaves it to the next."""
+        if not stores:
             raise NotFound("no store is installed", code="PLG006")
-        return self._stores[0]
+        refusal: OllmlxError | None = None
+        for store in stores:
+            told = refusal is None
+            try:
+                async with closing(store.create(request, self._importer(_format_of(request.files)))) as progress:
+                    async for step in progress:
+                        if refusal is not None and not told:
+                            yield PullProgress(status=f"made in store {store.name}: {refusal.message}")
+                        told = True
+                        yield step
+            except OllmlxError as error:
+                if not isinstance(error, Unsupported) and error.code != "MDL006":
+                    raise refusal or error from error
+                refusal = refusal or error
+            else:
+                return
+        assert refusal is not None
+        raise refusal
 
     def _importer(self, format: str) -> Importer | None:
         return self.launcher.importer(format)
@@ -298,9 +344,16 @@ def with_defaults(model: InstalledModel, request: GenerateRequest, caller: Calle
     return request.model_copy(update=update)
 
 
+def _together(refusals: Sequence[OllmlxError]) -> OllmlxError:
+    """Why none of several sources has a model, as one error of the first one's kind."""
+    first = refusals[0]
+    told = "; ".join(dict.fromkeys(error.message for error in refusals))
+    return type(first)(told, code=first.code, hint=next((error.hint for error in refusals if error.hint), None))
+
+
 def _not_found(name: ModelName) -> NotFound:
     return NotFound(f"model '{name.short}' not found", code="MDL002", hint=f"ollmlx pull {name.short}")
 
 
-def _format_of(files: dict[str, Path]) -> str:
+def _format_of(files: Mapping[str, Path]) -> str:
     return "gguf" if any(name.lower().endswith(".gguf") for name in files) else "mlx"

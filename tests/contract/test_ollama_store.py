@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import pytest
 from tests.servers.ollama_folder import OllamaFolder
+from tests.servers.registry import RegistryServer
 
-from ollmlx import ModelName, Store
+from ollmlx import ModelName, Source, Store
 from ollmlx.testing import StoreSuite
-from ollmlx.types import InstalledModel
+from ollmlx.types import InstalledModel, PullProgress
+from ollmlx_ollama_store.source import OllamaSource
 from ollmlx_ollama_store.store import OllamaStore
 
 
+class Plain(OllamaSource):
+    """A registry on this machine has no certificate."""
+
+    async def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+        async for step in super().fetch(name, into, insecure=True):
+            yield step
+
+
 class TestOllamaStore(StoreSuite):
+    pulled = "model"
+
+    @pytest.fixture(autouse=True)
+    def _registry(self) -> Iterator[None]:
+        with RegistryServer() as self.registry:
+            self.registry.add("library/model:latest")
+            yield
+
+    def make_source(self) -> Source:
+        return Plain(self.registry.host)
+
     def make_store(self, folder: Path) -> Store:
         return OllamaStore(folder)
 

