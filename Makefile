@@ -9,6 +9,7 @@ PYTHON ?= python3
 MODEL ?= smollm2:135m
 PROMPT ?= Why is the sky blue?
 PYTEST_FLAGS ?=
+CASES ?= 10000
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,7 +24,7 @@ RUN_EXTRAS :=
 TEST_EXTRAS := [llamacpp,dev,clients]
 endif
 
-.PHONY: help run test quick lint types imports unit fix docs bench pins clean
+.PHONY: help run test quick lint types imports unit fix fuzz docs bench pins clean
 
 help:  ## print this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -50,6 +51,9 @@ imports: $(VENV)/.for-test  ## the import direction of docs/architecture.md
 fix: $(VENV)/.for-test  ## let ruff repair what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+fuzz: $(VENV)/.for-test  ## 10,000 requests made from the OpenAPI description, against a daemon with fake models
+	$(BIN)/python -m tests.fuzz.campaign --cases $(CASES)
 
 docs: $(VENV)/.for-test  ## the examples in the documentation
 	$(BIN)/python -m pytest tests/docs -q

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import GenerateRequest, Message, Options, Tool, ToolCall
 
+BLOCKS = ("text", "thinking", "redacted_thinking", "image", "tool_use", "tool_result")
+
 
 class Wire(BaseModel):
     """A body of Anthropic's: tolerant of fields it does not know, strict about the ones it does."""
@@ -25,7 +27,7 @@ class ImageSource(Wire):
 class Block(Wire):
     """A block of content; which fields count depends on its type."""
 
-    type: str
+    type: Annotated[str, Field(json_schema_extra={"enum": list(BLOCKS)})]
     text: str | None = None
     thinking: str | None = None
     source: ImageSource | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 from quart import Blueprint, Response
@@ -15,12 +15,12 @@ from ollmlx.web import caller, current, declare_errors, describe, json_answer, r
 from ollmlx_anthropic_api.error_shape import ERROR_SCHEMA, error_event, shape
 from ollmlx_anthropic_api.messages_request import MessagesRequest, Prompt
 from ollmlx_anthropic_api.messages_response import MessageEvents, message
+from ollmlx_anthropic_api.schemas import COUNT, MESSAGE
 
 if TYPE_CHECKING:
     from ollmlx import Service
 
 BOTH = ("application/json", "text/event-stream")
-OBJECT: dict[str, Any] = {"type": "object"}
 
 
 def blueprint(service: Service) -> Blueprint:
@@ -34,7 +34,7 @@ def blueprint(service: Service) -> Blueprint:
         return response
 
     @made.post("/v1/messages")
-    @describe("Answer a conversation.", body=MessagesRequest, answer=OBJECT, content=BOTH, error=ERROR_SCHEMA)
+    @describe("Answer a conversation.", body=MessagesRequest, answer=MESSAGE, content=BOTH, error=ERROR_SCHEMA)
     async def messages() -> Response:
         body = await read_model(MessagesRequest)
         name = ModelName.parse(body.model)
@@ -49,7 +49,7 @@ def blueprint(service: Service) -> Blueprint:
         return json_answer(message(id_, body.model, answer))
 
     @made.post("/v1/messages/count_tokens")
-    @describe("Count the tokens of a conversation.", body=Prompt, answer=OBJECT, error=ERROR_SCHEMA)
+    @describe("Count the tokens of a conversation.", body=Prompt, answer=COUNT, error=ERROR_SCHEMA)
     async def count_tokens() -> Response:
         body = await read_model(Prompt)
         request = GenerateRequest(messages=body.conversation(), tools=body.tool_list())

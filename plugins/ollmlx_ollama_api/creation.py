@@ -40,13 +40,19 @@ def add_routes(made: Blueprint, service: Service) -> None:
         return await told(_created(service, body), stream=body.stream)
 
     @made.route(f"{BLOBS}<digest>", methods=["HEAD"])
-    @describe("Whether a file was uploaded.", error=schemas.ERROR)
+    @describe("Whether a file was uploaded.", parameters={"digest": schemas.DIGEST}, error=schemas.ERROR)
     async def has_blob(digest: str) -> Response:
         service.blobs.path(digest)
         return Response(b"", status=200)
 
     @made.post(f"{BLOBS}<digest>")
-    @describe("Upload a file.", body=BINARY, success=(200, CREATED), error=schemas.ERROR)
+    @describe(
+        "Upload a file.",
+        body=BINARY,
+        success=(200, CREATED),
+        parameters={"digest": schemas.DIGEST},
+        error=schemas.ERROR,
+    )
     async def put_blob(digest: str) -> Response:
         _refuse_uploads(service)
         new = await service.blobs.write(digest, upload())

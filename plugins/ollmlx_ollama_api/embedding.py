@@ -52,7 +52,7 @@ def add_routes(made: Blueprint, service: Service) -> None:
     @describe(
         "Embed one text; the vector is not normalised.",
         body=EmbeddingsBody,
-        answer=schemas.record({"embedding": schemas.VECTOR}),
+        answer=schemas.EMBEDDED_ONE,
         error=schemas.ERROR,
     )
     async def embeddings() -> Response:

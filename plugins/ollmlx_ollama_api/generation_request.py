@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from ollmlx import ModelName
 from ollmlx.errors import InvalidRequest, NotFound
@@ -27,11 +27,11 @@ class Generation(Named):
     format: Any = None
     keep_alive: KeepAlive | None = None
     options: dict[str, Any] = {}
-    think: bool | str | None = None
+    think: bool | Annotated[str, Field(json_schema_extra={"enum": list(THINKING_LEVELS)})] | None = None
     truncate: bool = True
     shift: bool = True
     logprobs: bool = False
-    top_logprobs: int = 0
+    top_logprobs: Annotated[int, Field(json_schema_extra={"minimum": 0, "maximum": MOST_LOGPROBS})] = 0
 
     @property
     def unloads(self) -> bool:

@@ -8,6 +8,7 @@ from quart import Response
 
 from ollmlx import OllmlxError, __version__
 from ollmlx.web import TEXT, caller, describe, json_answer, read_model
+from ollmlx.web.schemas import STRING
 from ollmlx_ollama_api import descriptions, schemas
 from ollmlx_ollama_api.management_request import CopyBody, DeleteBody, ShowBody
 
@@ -32,7 +33,7 @@ def add_routes(made: Blueprint, service: Service) -> None:
 
 def _greeting(made: Blueprint) -> None:
     @made.route("/", methods=["GET", "HEAD"])
-    @describe("Greet: the daemon is there.", content=(TEXT,), answer=schemas.STRING)
+    @describe("Greet: the daemon is there.", content=(TEXT,), answer=STRING)
     async def root() -> Response:
         return Response(GREETING, content_type="text/plain; charset=utf-8")
 

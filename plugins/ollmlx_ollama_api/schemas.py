@@ -2,26 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from ollmlx.web.schemas import BOOLEAN, INTEGER, NUMBER, OBJECT, STRING, Schema, listing, record
 
-Schema = dict[str, Any]
-
-STRING: Schema = {"type": "string"}
-INTEGER: Schema = {"type": "integer"}
-BOOLEAN: Schema = {"type": "boolean"}
-OBJECT: Schema = {"type": "object"}
-
-
-def record(required: dict[str, Schema], **optional: Schema) -> Schema:
-    """An object with these fields, and maybe more."""
-    return {"type": "object", "required": list(required), "properties": {**required, **optional}}
-
-
-def listing(item: Schema) -> Schema:
-    """An array."""
-    return {"type": "array", "items": item}
-
-
+DIGEST: Schema = {"type": "string", "pattern": "^sha256[:-][0-9a-fA-F]{64}$"}
 ERROR = record({"error": STRING}, code=STRING, hint=STRING)
 
 _NAMES = (
@@ -35,7 +18,7 @@ _NAMES = (
 )
 _FIGURES = dict.fromkeys(_NAMES, INTEGER)
 _ALWAYS: dict[str, Schema] = {"model": STRING, "created_at": {**STRING, "format": "date-time"}, "done": BOOLEAN}
-_LOGPROBS = listing(record({"token": STRING, "logprob": {"type": "number"}, "bytes": listing(INTEGER)}))
+_LOGPROBS = listing(record({"token": STRING, "logprob": NUMBER, "bytes": listing(INTEGER)}))
 
 GENERATED = record(
     {**_ALWAYS, "response": STRING},
@@ -48,8 +31,9 @@ GENERATED = record(
 MESSAGE = record({"role": STRING, "content": STRING}, thinking=STRING, tool_calls=listing(OBJECT))
 CHATTED = record({**_ALWAYS, "message": MESSAGE}, done_reason=STRING, logprobs=_LOGPROBS, **_FIGURES)
 PROGRESS = record({"status": STRING}, digest=STRING, total=INTEGER, completed=INTEGER)
-VECTOR = listing({"type": "number"})
+VECTOR = listing(NUMBER)
 EMBEDDED = record({"model": STRING, "embeddings": listing(VECTOR)}, **_FIGURES)
+EMBEDDED_ONE = record({"embedding": VECTOR})
 MODELS = record({"models": listing(record({"name": STRING, "model": STRING, "size": INTEGER, "digest": STRING}))})
 SHOWN = record({"modelfile": STRING, "details": OBJECT, "model_info": OBJECT, "capabilities": listing(STRING)})
 VERSION = record({"version": STRING}, ollmlx=STRING)

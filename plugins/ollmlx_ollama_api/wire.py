@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, PlainValidator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from ollmlx import ModelName, parse_duration
 from ollmlx.errors import InvalidRequest
@@ -38,7 +38,8 @@ def _keep_alive(value: Any) -> float:
     return math.inf if seconds > LONGEST else seconds
 
 
-KeepAlive = Annotated[float, PlainValidator(_keep_alive, json_schema_input_type=float | str)]
+_DURATION = Annotated[str, Field(pattern=r"^-?([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h|d))+$")]  # in the description only
+KeepAlive = Annotated[float, PlainValidator(_keep_alive, json_schema_input_type=float | _DURATION)]
 """Seconds a model stays loaded: a number, or a Go duration; negative is for ever."""
 
 

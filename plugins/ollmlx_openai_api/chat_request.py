@@ -11,6 +11,8 @@ from ollmlx.errors import InvalidRequest
 from ollmlx.types import GenerateRequest, Message, Options, ToolCall
 
 DATA_URL = "data:"
+TEXTS = ("text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text")
+IMAGES = ("image_url", "input_image")
 
 
 class Wire(BaseModel):
@@ -33,7 +35,7 @@ class ImageUrl(Wire):
 class Part(Wire):
     """A piece of a message's content."""
 
-    type: str
+    type: Annotated[str, Field(json_schema_extra={"enum": [*TEXTS, *IMAGES]})]
     text: str | None = None
     refusal: str | None = None
     image_url: ImageUrl | str | None = None
@@ -194,9 +196,9 @@ def _content(content: str | tuple[Part, ...] | None) -> tuple[str, tuple[str, ..
         return content or "", ()
     texts, images = [], []
     for part in content:
-        if part.type in {"text", "input_text", "output_text", "refusal"}:
+        if part.type in TEXTS:
             texts.append(part.text or part.refusal or "")
-        elif part.type in {"image_url", "input_image"} and part.image_url is not None:
+        elif part.type in IMAGES and part.image_url is not None:
             images.append(_image(part.image_url if isinstance(part.image_url, str) else part.image_url.url))
         else:
             raise InvalidRequest(f"invalid message content: parts of type {part.type!r} are not supported")

@@ -11,13 +11,14 @@ from ollmlx.errors import InvalidRequest
 from ollmlx.types import GenerateRequest, Message, Options, Tool, ToolCall
 from ollmlx_openai_api.chat_request import ChatMessage, Part, Reasoning, Wire, messages, think, tool_choice
 
+ITEMS = ("message", "function_call", "function_call_output", "reasoning")
 LOGPROBS = "message.output_text.logprobs"
 
 
 class Item(Wire):
     """An item of the input; which fields count depends on its type."""
 
-    type: str = "message"
+    type: Annotated[str, Field(json_schema_extra={"enum": list(ITEMS)})] = "message"
     role: Literal["system", "developer", "user", "assistant"] | None = None
     content: str | tuple[Part, ...] | None = None
     call_id: str | None = None

@@ -13,7 +13,7 @@ from quart import Blueprint, Response
 from ollmlx import ModelName, closing
 from ollmlx.types import InstalledModel
 from ollmlx.web import Failure, caller, declare_errors, describe, json_answer, read_model, sse
-from ollmlx_openai_api import chat_response, completions
+from ollmlx_openai_api import chat_response, completions, schemas
 from ollmlx_openai_api.chat_request import ChatRequest
 from ollmlx_openai_api.choices import requests
 from ollmlx_openai_api.embeddings import EmbeddingsRequest, embeddings
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ollmlx import Service
 
 BOTH = ("application/json", "text/event-stream")
-OBJECT: dict[str, Any] = {"type": "object"}
 
 
 def blueprint(service: Service) -> Blueprint:
@@ -47,7 +46,7 @@ def _id(prefix: str) -> str:
 
 def _chat(made: Blueprint, service: Service) -> None:
     @made.post("/v1/chat/completions")
-    @describe("Chat.", body=ChatRequest, answer=OBJECT, content=BOTH, error=ERROR_SCHEMA)
+    @describe("Chat.", body=ChatRequest, answer=schemas.CHAT, content=BOTH, error=ERROR_SCHEMA)
     async def chat() -> Response:
         body = await read_model(ChatRequest)
         id_, created = _id("chatcmpl-"), int(time.time())
@@ -63,7 +62,13 @@ def _chat(made: Blueprint, service: Service) -> None:
 
 def _completions(made: Blueprint, service: Service) -> None:
     @made.post("/v1/completions")
-    @describe("Continue a text.", body=completions.CompletionRequest, answer=OBJECT, content=BOTH, error=ERROR_SCHEMA)
+    @describe(
+        "Continue a text.",
+        body=completions.CompletionRequest,
+        answer=schemas.COMPLETION,
+        content=BOTH,
+        error=ERROR_SCHEMA,
+    )
     async def complete() -> Response:
         body = await read_model(completions.CompletionRequest)
         id_, created, wanted = _id("cmpl-"), int(time.time()), body.to_vocabulary()
@@ -81,7 +86,7 @@ def _responses(made: Blueprint, service: Service) -> None:
     @describe(
         "Answer, as the responses API does; stateless.",
         body=ResponsesRequest,
-        answer=OBJECT,
+        answer=schemas.RESPONSE,
         content=BOTH,
         error=ERROR_SCHEMA,
     )
@@ -118,7 +123,7 @@ def _broken(builder: ResponseEvents, failure: Failure) -> dict[str, Any]:
 
 def _embeddings(made: Blueprint, service: Service) -> None:
     @made.post("/v1/embeddings")
-    @describe("Embed texts.", body=EmbeddingsRequest, answer=OBJECT, error=ERROR_SCHEMA)
+    @describe("Embed texts.", body=EmbeddingsRequest, answer=schemas.EMBEDDINGS, error=ERROR_SCHEMA)
     async def embed() -> Response:
         body = await read_model(EmbeddingsRequest)
         name = ModelName.parse(body.model)
@@ -128,12 +133,12 @@ def _embeddings(made: Blueprint, service: Service) -> None:
 
 def _models(made: Blueprint, service: Service) -> None:
     @made.get("/v1/models")
-    @describe("List the models.", answer=OBJECT, error=ERROR_SCHEMA)
+    @describe("List the models.", answer=schemas.MODELS, error=ERROR_SCHEMA)
     async def models() -> Response:
         return json_answer({"object": "list", "data": [_model(model) for model in await service.list()]})
 
     @made.get("/v1/models/<path:name>")
-    @describe("One model.", answer=OBJECT, error=ERROR_SCHEMA)
+    @describe("One model.", answer=schemas.MODEL, error=ERROR_SCHEMA)
     async def model(name: str) -> Response:
         return json_answer(_model(await service.show(ModelName.parse(name))))
 

@@ -37,7 +37,7 @@ class Operation:
 
     `body`: the model of its JSON body, or BINARY. `answer`: the model or schema of its 200 answer; None is an empty
     body. `content`: media types of the answer, the streaming ones included. `success`: statuses besides 200.
-    `error`: the schema of its error body.
+    `error`: the schema of its error body. `parameters`: schemas of parts of its path, where they are not just text.
     """
 
     summary: str
@@ -46,6 +46,7 @@ class Operation:
     content: tuple[str, ...] = (JSON,)
     success: tuple[int, ...] = (200,)
     error: dict[str, Any] | None = None
+    parameters: dict[str, Any] | None = None
 
 
 def describe(summary: str, **details: Any) -> Callable[[View], View]:
@@ -70,7 +71,7 @@ def openapi(app: Quart, version: str) -> dict[str, Any]:
     schemas, definitions = _schemas([operation for _, operation in operations])
     paths: dict[str, dict[str, Any]] = {}
     for rule, operation in operations:
-        path, parameters = _path(rule)
+        path, parameters = _path(rule, operation)
         for method in sorted((rule.methods or set()) - _IMPLIED):
             paths.setdefault(path, {})[method.lower()] = _operation(rule, method, operation, parameters, schemas)
     return {
@@ -100,10 +101,13 @@ def _schemas(operations: list[Operation]) -> tuple[dict[tuple[type[BaseModel], s
     return dict(references), document.get("$defs", {})  # type: ignore[arg-type]
 
 
-def _path(rule: Rule) -> tuple[str, list[dict[str, Any]]]:
+def _path(rule: Rule, operation: Operation) -> tuple[str, list[dict[str, Any]]]:
     names = re.findall(r"<(?:[^:<>]+:)?([^<>]+)>", rule.rule)
     path = re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", r"{\1}", rule.rule)
-    return path, [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+    known = operation.parameters or {}
+    return path, [
+        {"name": name, "in": "path", "required": True, "schema": known.get(name, {"type": "string"})} for name in names
+    ]
 
 
 def _operation(

@@ -1,0 +1,55 @@
+"""What answers look like, for the OpenAPI description: the fields that OpenAI's clients rely on."""
+
+from __future__ import annotations
+
+from ollmlx.web.schemas import INTEGER, NUMBER, OBJECT, STRING, listing, nullable, one_of, record
+
+USAGE = record(
+    {"prompt_tokens": INTEGER, "completion_tokens": INTEGER, "total_tokens": INTEGER},
+    prompt_tokens_details=record({"cached_tokens": INTEGER}),
+)
+_TOKEN = record({"token": STRING, "logprob": NUMBER}, bytes=listing(INTEGER))
+_TOKENS = listing(record(_TOKEN["properties"], top_logprobs=listing(_TOKEN)))
+_CALL = record(
+    {"id": STRING, "type": one_of("function"), "function": record({"name": STRING, "arguments": STRING})}, index=INTEGER
+)
+_MESSAGE = record(
+    {"role": one_of("assistant"), "content": nullable(STRING)}, reasoning=STRING, tool_calls=listing(_CALL)
+)
+_CHOICE = record(
+    {"index": INTEGER, "message": _MESSAGE, "finish_reason": one_of("stop", "length", "tool_calls")},
+    logprobs=nullable(record({"content": _TOKENS})),
+)
+_FRAME = {"id": STRING, "created": INTEGER, "model": STRING}
+CHAT = record({**_FRAME, "object": one_of("chat.completion"), "choices": listing(_CHOICE), "usage": USAGE})
+
+_CONTINUED = record(
+    {"index": INTEGER, "text": STRING, "finish_reason": one_of("stop", "length")}, logprobs=nullable(OBJECT)
+)
+COMPLETION = record({**_FRAME, "object": one_of("text_completion"), "choices": listing(_CONTINUED), "usage": USAGE})
+
+_VECTOR = {"anyOf": [listing(NUMBER), STRING]}
+EMBEDDINGS = record(
+    {
+        "object": one_of("list"),
+        "model": STRING,
+        "data": listing(record({"object": one_of("embedding"), "index": INTEGER, "embedding": _VECTOR})),
+        "usage": record({"prompt_tokens": INTEGER, "total_tokens": INTEGER}),
+    }
+)
+
+MODEL = record({"id": STRING, "object": one_of("model"), "created": INTEGER, "owned_by": STRING})
+MODELS = record({"object": one_of("list"), "data": listing(MODEL)})
+
+RESPONSE = record(
+    {
+        "id": STRING,
+        "object": one_of("response"),
+        "created_at": INTEGER,
+        "status": one_of("completed", "incomplete"),
+        "model": STRING,
+        "output": listing(record({"id": STRING, "type": one_of("message", "reasoning", "function_call")})),
+        "usage": record({"input_tokens": INTEGER, "output_tokens": INTEGER, "total_tokens": INTEGER}),
+    },
+    incomplete_details=nullable(record({"reason": STRING})),
+)

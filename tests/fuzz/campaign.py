@@ -1,0 +1,167 @@
+"""Requests made from `/openapi.json`, as it allows and as it does not, sent to a live daemon with fake models.
+
+    python -m tests.fuzz.campaign [--cases 10000] [--seed 1]
+
+An answer must have a status and a body that the description names, and no 5xx is ever right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import jsonschema_rs
+import schemathesis
+from hypothesis import HealthCheck, Phase
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis import APIOperation, Case, GenerationMode, Response
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from ollmlx.testing.daemon import Daemon
+
+MODELS = ("parrot", "thinker")
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+Operation = APIOperation[Any, Any, Any, Any]
+NDJSON = "application/x-ndjson"
+SSE = "text/event-stream"
+MODEL_FIELDS = ("model", "name", "source", "from")
+REFUSED = ("previous_response_id", "conversation", "background", "echo")
+"""Fields that are known and answered 400, whatever else a request says."""
+
+
+@dataclass
+class Report:
+    """What was sent, what came back, and what was wrong with it."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    streams: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def cases(self) -> int:
+        return sum(self.statuses.values())
+
+
+def campaign(url: str, cases: int, seed: int) -> Report:
+    """About `cases` requests, in equal shares over the operations and over right and wrong data."""
+    report = Report()
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    operations: list[Operation] = []
+    for found in schema.get_all_operations():
+        assert isinstance(found, Ok), found.err()
+        operations.append(found.ok())
+    varied = [one for one in operations if one.body or one.path_parameters]
+    for one in operations:
+        if one not in varied:
+            _share(one, GenerationMode.POSITIVE, 1, seed, report)
+    for index, one in enumerate(varied):
+        left = (cases - report.cases) // (len(varied) - index)
+        _share(one, GenerationMode.POSITIVE, left * 2 // 3, seed, report)
+        _share(one, GenerationMode.NEGATIVE, left // 3, seed, report)
+    return report
+
+
+def _share(
+    operation: APIOperation[Any, Any, Any, Any], mode: GenerationMode, cases: int, seed: int, report: Report
+) -> None:
+    """One operation's part. Its first fault, made as small as it gets, is reported, and ends it."""
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=max(cases, 1),
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink),
+    )
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode), model=st.sampled_from((*MODELS * 2, "", None)))
+    def run(case: Case[Any], model: str | None) -> None:
+        _aim(case, model)
+        response = case.call(timeout=60)
+        report.statuses[response.status_code] += 1
+        case.validate_response(response, checks=CHECKS)
+        for fault in _stream_faults(case, response):
+            report.streams += 1
+            assert not fault, f"{fault}\n{case.as_curl_command()}"
+
+    try:
+        run()
+    except Unsatisfiable:
+        return  # nothing can be wrong with a request that has no part to vary
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what the campaign is for
+        report.failures.append(f"{operation.label} ({mode.value}): {error}")
+
+
+def _aim(case: Case[Any], model: str | None) -> None:
+    """Most requests are about a model that is there: otherwise nearly all would end as 404."""
+    if isinstance(case.body, dict) and model is not None:
+        for name in REFUSED:
+            case.body.pop(name, None)
+        for name in MODEL_FIELDS:
+            if name in case.body or name == "model":
+                case.body[name] = model
+    if "name" in case.path_parameters and model:
+        case.path_parameters["name"] = model
+
+
+def _stream_faults(case: Case[Any], response: Response) -> Iterator[str]:
+    """What is wrong with a stream, if the answer is one; an empty text when nothing is."""
+    kind = response.headers.get("content-type", [""])[0]
+    text = response.content.decode()
+    if kind == NDJSON:
+        yield next((fault for line in text.splitlines() if (fault := _record_fault(case, line))), "")
+    elif kind == SSE:
+        ended = (
+            text.endswith(("data: [DONE]\n\n", '{"type":"message_stop"}\n\n')) or "event: response.completed" in text
+        )
+        ended = ended or "event: response.incomplete" in text or '"error"' in text
+        yield "" if ended else f"the stream just stops: {text[-300:]!r}"
+
+
+def _record_fault(case: Case[Any], line: str) -> str:
+    """Each line of a stream is what the answer would have been, or an error."""
+    raw = case.operation.schema.raw_schema
+    answer = case.operation.definition.raw["responses"]
+    wanted = [answer[status]["content"]["application/json"]["schema"] for status in ("200", "default")]
+    valid = jsonschema_rs.is_valid({"anyOf": wanted, "components": raw["components"]}, json.loads(line))
+    return "" if valid else f"a line that is not described: {line}"
+
+
+def main() -> int:
+    """Run a campaign against a daemon of its own."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        daemon = Daemon(Path(folder), fakes={name: {} for name in MODELS}).start()
+        try:
+            report = campaign(daemon.url, asked.cases, asked.seed)
+        finally:
+            daemon.stop()
+    print(f"{report.cases} requests, {report.streams} streams, {time.monotonic() - began:.0f} s, seed {asked.seed}")
+    print(", ".join(f"{status}: {count}" for status, count in sorted(report.statuses.items())))
+    for failure in report.failures:
+        print(f"\n{failure}")
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
