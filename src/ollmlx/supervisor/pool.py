@@ -231,6 +231,10 @@ class Pool:
         """The requests that wait for a runner, next one first."""
         return self._scheduler.waiting()
 
+    def crowded(self, coming: int) -> Busy | None:
+        """What to tell one request more while `coming` others have not been looked at; None while there may be room."""
+        return self._scheduler.crowded(coming)
+
     @contextmanager
     def guarded(self, pid: int) -> Iterator[None]:
         """A process group that is not a runner (an importer) ends with the daemon, too, whatever ends the daemon."""

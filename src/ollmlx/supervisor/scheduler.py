@@ -25,6 +25,8 @@ QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
 """Ollama's words, both spaces included: clients compare them."""
 USUAL_SERVICE = 2.0
 """Seconds a request takes, until some have been measured."""
+MOST_UNSEEN = 32
+"""Requests that may arrive at once however full the queue is: not every one of them needs a runner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,11 @@ class Waiting:
 
 
 class Scheduler:
-    """All decisions are made in `pump`, from the state as it is then: nothing is remembered that could go stale."""
+    """Decisions are made in `pump`, from the state as it is then, model by model and not request by request.
+
+    A request that finds its runner full, or others waiting for the same load, changes nothing: it is only written down.
+    So neither a crowd that comes nor one that is refused costs more than the few models it asks for.
+    """
 
     def __init__(self, settings: RunnerSettings, clock: Clock, fleet: Fleet, listener: PoolListener) -> None:
         self.room: WaitingRoom[Place] = WaitingRoom()
@@ -51,6 +57,8 @@ class Scheduler:
         self._service = USUAL_SERVICE
         self._timer: Timer | None = None
         self._wake_at = math.inf
+        self._closed: dict[str, int] = {}
+        """Models that take nobody else, with the priority of who has waited long enough for their memory."""
         self._pumping = False
         self._again = False
         self._revivals: dict[str, asyncio.Task[None]] = {}
@@ -63,26 +71,34 @@ class Scheduler:
 
         Raises Busy (draining, queue full), OutOfMemory, Timeout at `deadline` (monotonic), and whatever loading raises.
         """
-        now = self._clock.monotonic()
-        ticket = self._enter(launch, caller, now, again)
-        expiry = self._expiry(ticket, deadline, now)
+        ticket = self._enter(launch, caller, self._clock.monotonic(), again)
+        if ticket.future.done():
+            return ticket.future.result()
+        expiry = self._expiry(ticket, deadline)
         try:
-            self.pump()
             return await ticket.future
-        except asyncio.CancelledError:
-            self._left(ticket)
+        except BaseException as ended:
+            self.room.remove(ticket)
+            if isinstance(ended, asyncio.CancelledError):
+                self._left(ticket)
+            self._nobody_left(launch.key)
             raise
         finally:
             if expiry is not None:
                 expiry.cancel()
-            self.room.remove(ticket)
-            self._nobody_left(launch.key)
 
     def release(self, place: Place, keep_alive: float, taken: float) -> None:
         """A request is done with its place. `taken` is when it got it."""
         self._service += 0.1 * (self._clock.monotonic() - taken - self._service)
         self._fleet.release(place, keep_alive)
         self.pump()
+
+    def crowded(self, coming: int) -> Busy | None:
+        """What to tell one request more while `coming` others have not been looked at; None while there may be room."""
+        if coming < MOST_UNSEEN + self._settings.max_queue - len(self.room) + self._free():
+            return None
+        self._listener.on_reject("", "queue_full")
+        return Busy(QUEUE_FULL, retry_after=self.retry_after())
 
     def waiting(self) -> list[Waiting]:
         """Everyone who waits, next one first."""
@@ -109,18 +125,24 @@ class Scheduler:
         slots = sum(place.runner.parallel for place in self._fleet.places.values() if place.runner is not None)
         return min(300.0, max(1.0, math.ceil(self._service * len(self.room) / max(1, slots))))
 
+    def _free(self) -> int:
+        """Slots that nobody uses."""
+        return sum(
+            place.runner.parallel - place.leases
+            for place in self._fleet.places.values()
+            if place.runner is not None and place.free
+        )
+
     # -- what the fleet tells ----------------------------------------------------------------------------------------
 
     def ready(self, place: Place) -> None:
         """Loaded: those who waited for it are served before anybody may evict it."""
-        for ticket in self.room.order(self._clock.monotonic()):
-            if ticket.launch.key == place.key and _serves(place, ticket.launch) and place.roomy:
-                self._give(ticket, place)
+        self._fill(place, best=math.inf)
         self.pump()
 
     def failed(self, place: Place, error: OllmlxError) -> None:
         """A load failed: nobody who waited for it is made to wait for another try."""
-        for ticket in list(self.room.of(place.key)):
+        for ticket in self.room.of(place.key):
             self.room.remove(ticket)
             ticket.fail(error)
 
@@ -154,54 +176,65 @@ class Scheduler:
 
     def _round(self, now: float) -> None:
         wake: list[float] = []
-        closed: set[str] = set()
-        """Keys that take nobody else: a request has waited long enough for their memory."""
+        self._closed = {}
         if not self.draining:
-            for ticket in self.room.order(now):
-                if not ticket.future.done():
-                    self._consider(ticket, now, closed, wake)
+            for key in self.room.keys(now):
+                self._consider(key, now, wake)
+            for place in list(self._fleet.places.values()):
+                if self.room.waiting_for(place.key) and place.free:
+                    self._fill(place, best=self._closed.get(place.key, math.inf))
         self._expire(now, wake)
         self._set_timer(now, wake)
 
-    def _consider(self, ticket: Ticket[Place], now: float, closed: set[str], wake: list[float]) -> None:
-        place = self._fleet.places.get(ticket.launch.key)
+    def _consider(self, key: str, now: float, wake: list[float]) -> None:
+        """Load a model that is waited for, or make sure that it can be loaded in time."""
+        place = self._fleet.places.get(key)
         if place is None:
-            self._load_for(ticket, now, closed, wake)
-        elif place.leaving or not place.settled:
-            return
-        elif not _serves(place, ticket.launch):
-            if place.idle:
-                self._fleet.let_go(place, "context")
-            elif self._overdue(ticket, (place,), now, wake):
-                closed.add(place.key)
-        elif place.key not in closed and place.free:
-            self._give(ticket, place)
+            self._load_for(key, now, wake)
+        elif not place.leaving and place.settled and not _serves(place, self.room.longest(key)):
+            self._lengthen(place, now, wake)
 
-    def _load_for(self, ticket: Ticket[Place], now: float, closed: set[str], wake: list[float]) -> None:
-        launch = max((each.launch for each in self.room.of(ticket.launch.key)), key=lambda each: each.context_length)
+    def _lengthen(self, place: Place, now: float, wake: list[float]) -> None:
+        """Somebody needs a longer context than this runner was started with."""
+        longer = self.room.next(place.key, now, lambda launch: not _serves(place, launch))
+        assert longer is not None
+        overdue = self._overdue(longer.arrived, (place,), now, wake)
+        if place.idle and (overdue or self.room.next(place.key, now) is longer):
+            self._let_go(place, "context")
+        elif overdue:
+            self._close(place.key, longer.level(now))
+
+    def _load_for(self, key: str, now: float, wake: list[float]) -> None:
+        launch = self.room.longest(key)
         try:
-            pause = self._fleet.circuits.wait(launch.key, now)
+            pause = self._fleet.circuits.wait(key, now)
         except OllmlxError as error:
-            self._refuse(launch.key, error, "circuit")
+            self._refuse(key, error, "circuit")
             return
         if pause > 0:
             wake.append(now + pause)
             return
         chosen = self._plan(launch, lambda place: place.idle and not self.room.waiting_for(place.key))
         if not chosen.possible:
-            self._refuse(launch.key, self._misfit(launch), "memory")
+            self._refuse(key, self._misfit(launch), "memory")
             return
+        level = self.room.level(key, now)
         if not chosen.now:
-            if not self._overdue(ticket, self._places(chosen), now, wake):
+            if not self._overdue(self.room.since(key), self._places(chosen), now, wake):
                 return
-            chosen = self._plan(launch, lambda place: place.idle)
+            chosen = self._plan(launch, lambda place: place.idle and self.room.level(place.key, now) >= level)
         victims = self._places(chosen)
         if chosen.now:
             for victim in victims:
-                self._fleet.let_go(victim, "memory")
+                self._let_go(victim, "memory")
             self._fleet.begin(launch, after=victims)
         else:
-            closed.update(chosen.victims)
+            for victim in victims:
+                self._close(victim.key, level)
+
+    def _close(self, key: str, level: int) -> None:
+        """From now on only requests of a better priority than this one's get a slot of this model."""
+        self._closed[key] = min(level, self._closed.get(key, level))
 
     def _plan(self, launch: Launch, idle: Callable[[Place], bool]) -> Plan:
         residents = self._fleet.residents(idle)
@@ -216,21 +249,34 @@ class Scheduler:
                 continue
             wanted = self.room.waiting_for(place.key) > 0 and not self.draining
             if place.unwanted:
-                self._fleet.let_go(place, "asked")
+                self._let_go(place, "asked")
             elif place.runner is not None and place.runner.bloated:
-                self._fleet.let_go(place, "bloated")
+                self._let_go(place, "bloated")
             elif now >= place.expires and not wanted:
-                self._fleet.let_go(place, "keep_alive")
+                self._let_go(place, "keep_alive")
             elif place.expires < math.inf:
                 wake.append(place.expires)
 
-    def _overdue(self, ticket: Ticket[Place], victims: Iterable[Place], now: float, wake: list[float]) -> bool:
+    def _let_go(self, place: Place, reason: str) -> None:
+        self._fleet.let_go(place, reason)
+        self._again = True  # the room may be promised to somebody else
+
+    def _overdue(self, since: float, victims: Iterable[Place], now: float, wake: list[float]) -> bool:
         """It has waited long enough for others to be shut out. A model that was just loaded has its time first."""
         ready = [victim.ready_at for victim in victims if victim.settled]
-        due = max(ticket.arrived, *ready, -math.inf) + self._settings.swap_wait
+        due = max(since, *ready, -math.inf) + self._settings.swap_wait
         if now < due:
             wake.append(due)
         return now >= due
+
+    def _fill(self, place: Place, best: float) -> None:
+        """Give its free slots to those who wait and have a better priority than `best`."""
+        now = self._clock.monotonic()
+        while place.roomy:
+            ticket = self.room.next(place.key, now, lambda launch: _serves(place, launch))
+            if ticket is None or ticket.level(now) >= best:
+                return
+            self._give(ticket, place)
 
     def _give(self, ticket: Ticket[Place], place: Place) -> None:
         self.room.remove(ticket, served=True)
@@ -238,7 +284,7 @@ class Scheduler:
         ticket.future.set_result(place)
 
     def _refuse(self, key: str, error: OllmlxError, reason: str) -> None:
-        for ticket in list(self.room.of(key)):
+        for ticket in self.room.of(key):
             self.room.remove(ticket)
             self._listener.on_reject(ticket.launch.name, reason)
             ticket.fail(error)
@@ -261,18 +307,28 @@ class Scheduler:
         if launch.estimate.total > self._fleet.ledger.budget:
             self._listener.on_reject(launch.name, "memory")
             raise self._fleet.ledger.refusal(launch.name, launch.estimate.total)
-        ticket: Ticket[Place] = Ticket(launch, caller, now, len(self.room) + 1)
+        ticket: Ticket[Place] = Ticket(launch, caller, now)
         self.room.add(ticket)
-        if len(self.room) > self._settings.max_queue and not again:
-            # Only who would really have to wait is refused.
-            self.pump()
-            if not ticket.future.done() and len(self.room) > self._settings.max_queue:
-                self.room.remove(ticket)
-                self._listener.on_reject(launch.name, "queue_full")
-                raise Busy(QUEUE_FULL, retry_after=self.retry_after())
+        self._seek(ticket, now)
+        # Only who really has to wait is refused.
+        if len(self.room) > self._settings.max_queue and not again and not ticket.future.done():
+            self.room.remove(ticket)
+            self._listener.on_reject(launch.name, "queue_full")
+            raise Busy(QUEUE_FULL, retry_after=self.retry_after())
+        self._listener.on_queue(len(self.room))
         return ticket
 
-    def _expiry(self, ticket: Ticket[Place], deadline: float, now: float) -> Timer | None:
+    def _seek(self, ticket: Ticket[Place], now: float) -> None:
+        """Do what the arrival of a request makes possible. What those before it made possible has been done."""
+        key = ticket.launch.key
+        place = self._fleet.places.get(key)
+        if place is not None and place.settled and _serves(place, ticket.launch):
+            if place.free and ticket.level(now) < self._closed.get(key, math.inf):
+                self._give(ticket, place)
+        elif self.room.waiting_for(key) == 1 or (place is not None and place.settled):
+            self.pump()
+
+    def _expiry(self, ticket: Ticket[Place], deadline: float) -> Timer | None:
         if math.isinf(deadline):
             return None
 
@@ -283,7 +339,7 @@ class Scheduler:
                 waited = format_duration(round(self._clock.monotonic() - ticket.arrived, 1))
                 ticket.fail(Timeout(f"no runner for {ticket.launch.name} within {waited}: [runners] request_timeout"))
 
-        return self._clock.call_later(max(0.0, deadline - now), expire)
+        return self._clock.call_later(max(0.0, deadline - ticket.arrived), expire)
 
     def _left(self, ticket: Ticket[Place]) -> None:
         """Its client is gone. What it was given meanwhile is given back."""
@@ -298,7 +354,7 @@ class Scheduler:
         """A load that nobody waits for any more is given up."""
         place = self._fleet.places.get(key)
         if place is not None and not place.settled and not self.room.waiting_for(key):
-            self._fleet.let_go(place, "cancelled")
+            self._let_go(place, "cancelled")
         self.pump()
 
     def _set_timer(self, now: float, wake: list[float]) -> None:

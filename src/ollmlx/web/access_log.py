@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ollmlx.web.exchange import CLIENT_GONE, Exchange
+from ollmlx.web.exchange import Exchange
 
 logger = logging.getLogger("ollmlx.access")
 
@@ -16,8 +16,10 @@ class AccessLog:
     """Writes the summary line. The figures go along as the record's attribute `fields`, for JSON logs."""
 
     def __call__(self, exchange: Exchange) -> None:
-        level = logging.DEBUG if exchange.path in QUIET_PATHS else logging.INFO
-        if exchange.status >= 500 and exchange.status != CLIENT_GONE:
+        level = logging.INFO
+        if exchange.in_crowd or (exchange.path in QUIET_PATHS and exchange.status < 500):
+            level = logging.DEBUG
+        elif exchange.status >= 500:
             level = logging.WARNING
         if not logger.isEnabledFor(level):
             return

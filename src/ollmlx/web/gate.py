@@ -6,14 +6,12 @@ An ASGI middleware, so that it acts before a byte of the body is read and after 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 
 from ollmlx.errors import OllmlxError, TooLarge
-from ollmlx.web.access_log import AccessLog
 from ollmlx.web.cors import answer_headers, preflight_headers
 from ollmlx.web.errors import JSON, Failure, failure, failure_headers
 from ollmlx.web.exchange import CLIENT_GONE, CURRENT, Exchange
@@ -37,7 +35,6 @@ class Gate:
     def __init__(self, app: ASGI, site: Site) -> None:
         self._app = app
         self._site = site
-        self._log = AccessLog()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -57,7 +54,7 @@ class Gate:
             await self._answer(scope, headers, exchange, Wire(exchange, receive, send))
         finally:
             self._site.drain.leave(exchange)
-            self._over(exchange)
+            self._site.over(exchange)
             CURRENT.reset(token)
 
     async def _answer(self, scope: Message, headers: _Headers, exchange: Exchange, wire: Wire) -> None:
@@ -99,13 +96,6 @@ class Gate:
         found: Failure = failure(error)
         body = orjson.dumps(self._site.shapes.of(exchange.path)(found))
         await wire.whole(found.status, body, [(b"content-type", JSON.encode()), *failure_headers(found)])
-
-    def _over(self, exchange: Exchange) -> None:
-        exchange.total_ns = time.monotonic_ns() - exchange.started_ns
-        self._log(exchange)
-        exchange.over = True
-        for observer in self._site.observers:
-            observer(exchange)
 
 
 class Wire:

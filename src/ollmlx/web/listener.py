@@ -19,6 +19,8 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.utils import wrap_app
 
+from ollmlx.web.entrance import Crowded, Entrance
+from ollmlx.web.site import site_of
 from ollmlx.web.sockets import BACKLOG
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 IDLE_TIMEOUT = 20
 """Seconds a connection may sit idle between requests, or take to send the headers of one."""
 
+ACCEPTED_AT_ONCE = 16
+"""Connections accepted in one round of the event loop."""
 HEADER_LIMIT = 32 * 1024
 LOOK = 1.0
 """Seconds between two looks for clients that stopped reading."""
@@ -54,8 +58,9 @@ class Connection:
 class Listener:
     """Serves an application on listening sockets until it is stopped."""
 
-    def __init__(self, app: Quart, sockets: list[socket.socket], *, write_timeout: float) -> None:
+    def __init__(self, app: Quart, sockets: list[socket.socket], *, write_timeout: float, crowded: Crowded) -> None:
         self._app = app
+        self._entrance = Entrance(site_of(app), crowded, IDLE_TIMEOUT)
         self._sockets = sockets
         self._write_timeout = write_timeout
         self._config = _config()
@@ -68,7 +73,9 @@ class Listener:
         """Begin to accept."""
         await self._app.startup()
         for sock in self._sockets:
-            self._servers.append(await asyncio.start_server(self._connected, sock=sock, backlog=BACKLOG))
+            # asyncio accepts as many at once as its backlog is long; the system's backlog is another matter
+            self._servers.append(await asyncio.start_server(self._connected, sock=sock, backlog=ACCEPTED_AT_ONCE))
+            sock.listen(BACKLOG)
         self._watch = asyncio.create_task(self._look(), name="slow-clients")
 
     async def stop(self, patience: float) -> None:
@@ -78,6 +85,7 @@ class Listener:
         for server in self._servers:
             server.close()
         await self._context.terminated.set()  # connections that are idle close now
+        self._entrance.close()
         if self._connections:
             await asyncio.wait(list(self._connections), timeout=patience)
         for connection in self._connections.values():
@@ -95,8 +103,10 @@ class Listener:
         assert task is not None
         self._connections[task] = Connection(writer.transport)
         try:
-            served = wrap_app(self._app, 0, "asgi")
-            await TCPServer(served, asyncio.get_running_loop(), self._config, self._context, {}, reader, writer)
+            incoming: Any = await self._entrance.admit(reader, writer)
+            if incoming is not None:
+                served = wrap_app(self._app, 0, "asgi")
+                await TCPServer(served, asyncio.get_running_loop(), self._config, self._context, {}, incoming, writer)
         finally:
             del self._connections[task]
 

@@ -62,7 +62,7 @@ async def run(app: App, reload: Callable[[], object] | None = None) -> int:
 
 async def _serve(app: App, sock: socket.socket, address: Address, reload: Callable[[], object] | None) -> int:
     web = create_app(app)
-    listener = Listener(web, [sock], write_timeout=app.settings.server.write_timeout)
+    listener = Listener(web, [sock], write_timeout=app.settings.server.write_timeout, crowded=app.pool.crowded)
     with _signals(reload) as stops:
         await listener.start()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +11,7 @@ import orjson
 from quart import Response
 
 from ollmlx.settings import Settings
+from ollmlx.web.access_log import AccessLog
 from ollmlx.web.drain import Drain
 from ollmlx.web.errors import Shapes
 from ollmlx.web.exchange import Exchange
@@ -37,6 +39,7 @@ class Site:
     shapes: Shapes = field(default_factory=Shapes)
     observers: list[Observer] = field(default_factory=list)
     uploads: list[str] = field(default_factory=list)
+    log: AccessLog = field(default_factory=AccessLog)
     _policy: tuple[Settings, Policy] | None = None
 
     @property
@@ -50,6 +53,14 @@ class Site:
         if self._policy is None or self._policy[0] is not settings:
             self._policy = settings, Policy.of(settings)
         return self._policy[1]
+
+    def over(self, exchange: Exchange) -> None:
+        """Tell log and observers of an exchange that has ended."""
+        exchange.total_ns = time.monotonic_ns() - exchange.started_ns
+        self.log(exchange)
+        exchange.over = True
+        for observer in self.observers:
+            observer(exchange)
 
     def is_upload(self, path: str) -> bool:
         """Whether bodies sent to this path may be of any size."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
@@ -69,6 +70,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool = Pool(
             Settings.model_validate({"memory": memory, "runners": runners}), clock=self.clock, workshop=self.workshop
         )
+        self.pool._fleet.circuits.rng = random.Random(0)
         await self.pool.start()
 
     # -- rules -------------------------------------------------------------------------------------------------------
@@ -178,6 +180,16 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_while_the_queue_is_over_its_limit(self) -> None:
         assert len(self.pool.queue()) <= 6
+
+    @invariant()
+    def nothing_that_could_be_done_is_left_undone(self) -> None:
+        def state() -> object:
+            shown = [(info.id, info.state, info.active) for info in self.pool.runners()]
+            return shown, self.pool.queue(), len(self.workshop.made)
+
+        before = state()
+        self.happen(self.pool._scheduler.pump)
+        assert state() == before
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,141 @@
+"""A crowd: many requests to one model at the same moment, more than the queue takes, while /livez is asked all along.
+
+    python benchmarks/crowd.py [--requests 1000] [--queue 64] [--parallel 8] [--connect late]
+
+Bounded in count, loopback only, a fake model; starts its own daemon in a temporary folder and stops it. The connections
+are open before the requests are sent (`--connect early`) or are opened with them (`late`). /livez is asked on a
+connection of its own from a process of its own. Prints a table; exits 1 when an answer was neither complete nor a clean
+refusal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from ollmlx.testing.daemon import Daemon
+
+PATIENCE = 120.0
+PULSE = 0.01
+"""Seconds between two questions to /livez."""
+
+
+@dataclass
+class Answer:
+    """What one request got, and when: seconds since it was sent until the first byte and the last."""
+
+    status: int
+    first: float
+    last: float
+    retry_after: int
+    complete: bool
+
+
+async def ask(port: int, start: asyncio.Event, connected: asyncio.Semaphore, *, early: bool) -> Answer:
+    """One request, sent when everyone is told to."""
+    body = json.dumps({"model": "parrot", "prompt": "a b c", "stream": False}).encode()
+    head = f"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    stream = await asyncio.open_connection("127.0.0.1", port) if early else None
+    connected.release()
+    await start.wait()
+    began = time.perf_counter()
+    reader, writer = stream or await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head.encode() + body)
+    line = await reader.readline()
+    first = time.perf_counter() - began
+    rest = await reader.read()
+    last = time.perf_counter() - began
+    writer.close()
+    headers, _, text = rest.partition(b"\r\n\r\n")
+    named = dict(header.lower().split(b": ", 1) for header in headers.split(b"\r\n") if b": " in header)
+    status = int(line.split()[1])
+    complete = b'"done":true' in text if status == 200 else b"maximum pending requests exceeded" in text
+    return Answer(status, first, last, int(named.get(b"retry-after", b"0")), complete)
+
+
+async def crowd(port: int, requests: int, *, early: bool) -> list[Answer]:
+    start, connected = asyncio.Event(), asyncio.Semaphore(0)
+    asking = [asyncio.create_task(ask(port, start, connected, early=early)) for _ in range(requests)]
+    for _ in range(requests):
+        await connected.acquire()
+    await asyncio.sleep(0.5)  # the daemon has accepted them all
+    start.set()
+    async with asyncio.timeout(PATIENCE):
+        return await asyncio.gather(*asking)
+
+
+def pulse(port: int) -> None:
+    """Ask /livez until told to stop; print how long each answer took, in seconds."""
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    took = []
+    while not stopped:
+        began = time.perf_counter()
+        connection.request("GET", "/livez")
+        answer = connection.getresponse()
+        answer.read()
+        took.append(time.perf_counter() - began)
+        assert answer.status == 200
+        time.sleep(PULSE)
+    print(json.dumps(took))
+
+
+def share(values: list[float], part: float) -> str:
+    """A quantile in milliseconds."""
+    found = sorted(values)
+    return f"{found[min(len(found) - 1, int(part * len(found)))] * 1e3:.0f}" if found else "-"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--queue", type=int, default=64)
+    parser.add_argument("--parallel", type=int, default=8)
+    parser.add_argument("--connect", choices=("early", "late"), default="early")
+    parser.add_argument("--pulse", type=int, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.pulse:
+        pulse(asked.pulse)
+        return 0
+    requests = min(asked.requests, 4000)
+    fakes = {"parrot": {"rate": 100, "tokens": 10, "parallel": asked.parallel}}
+    settings = {"runners": {"max_queue": asked.queue}, "logging": {"level": "info"}}
+    with tempfile.TemporaryDirectory(prefix="ollmlx-crowd-") as folder:
+        server = Daemon(Path(folder), fakes=fakes, settings=settings).start()
+        port = int(server.url.rsplit(":", 1)[1])
+        try:
+            server.post("/api/generate", {"model": "parrot", "prompt": "x", "stream": False})
+            watch = subprocess.Popen([sys.executable, __file__, "--pulse", str(port)], stdout=subprocess.PIPE)
+            answers = asyncio.run(crowd(port, requests, early=asked.connect == "early"))
+            watch.terminate()
+            beats = json.loads(watch.communicate(timeout=10)[0])
+        finally:
+            server.stop()
+    refused = [answer for answer in answers if answer.status == 503]
+    served = [answer for answer in answers if answer.status == 200]
+    bad = len(answers) - sum(a.complete and (a.status == 200 or a.retry_after > 0) for a in answers)
+    print(f"requests, queue, parallel   {requests}, {asked.queue}, {asked.parallel} (connections {asked.connect})")
+    print(f"statuses                    {dict(Counter(answer.status for answer in answers))}, bad {bad}")
+    print(f"all answered after, s       {max(a.last for a in answers):.2f}")
+    for name, values in (
+        ("refused", [a.last for a in refused]),
+        ("served", [a.last for a in served]),
+        (f"/livez ({len(beats)})", beats),
+    ):
+        print(f"{name:27} p50 {share(values, 0.5)} ms, p99 {share(values, 0.99)} ms, most {share(values, 1)} ms")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
