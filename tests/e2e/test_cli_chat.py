@@ -144,5 +144,23 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(chat: tuple[Terminal, Daemo
     assert terminal.code() == 0
 
 
+def test_what_is_typed_ahead_waits_for_the_prompt_and_does_not_stand_in_the_answer(
+    chat: tuple[Terminal, Daemon],
+) -> None:
+    terminal, _ = chat
+    terminal.line("/load talker")
+    terminal.until("Loading model 'talker'[\\s\\S]*>>> ")
+    terminal.line('"""go')
+    terminal.until(r'\.\.\. Use """ to end')
+    terminal.line('on"""')
+    terminal.until("word word")
+    terminal.keys("ahead")
+    terminal.keys("\x03")
+    assert "ahead" not in terminal.until(r"\^C|>>> ")
+    terminal.until("Send a message")
+    terminal.keys("\x04")
+    assert terminal.code() == 0
+
+
 def _active(server: Daemon) -> dict[str, int]:
     return {model["name"]: model["active"] for model in server.get("/api/ps").json()["models"]}

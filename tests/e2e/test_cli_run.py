@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -70,21 +69,3 @@ def test_a_second_daemon_for_one_state_folder_is_refused(home: Daemon) -> None:
     assert second.returncode == 1
     assert "already running" in second.stderr
     assert "Traceback" not in second.stderr
-
-
-@pytest.mark.model
-def test_a_copied_folder_in_a_models_folder_of_ones_own_is_found_by_either_spelling(
-    daemon: Callable[..., Daemon], smollm2: Path, tmp_path: Path
-) -> None:
-    models = tmp_path / "with a space" / "models"
-    folder = models / "mlx" / "mlx-community_tiny-4bit"
-    folder.mkdir(parents=True)
-    for file in smollm2.iterdir():
-        if file.suffix in {".json", ".safetensors", ".txt", ".jinja"} and not file.name.startswith((".", "ollmlx")):
-            shutil.copyfile(file, folder / file.name)
-    server = daemon(fakes=None, settings={"storage": {"models": str(models)}})
-    assert "mlx-community/tiny-4bit" in server.cli("list").stdout
-    slash = server.cli("show", "mlx-community/tiny-4bit")
-    assert slash.returncode == 0, slash.stderr
-    assert "llama" in slash.stdout
-    assert server.cli("show", "mlx-community_tiny-4bit").stdout == slash.stdout

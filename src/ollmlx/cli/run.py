@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         return answer(client, args, prompt)
     from ollmlx.cli.chat.loop import chat
 
-    return chat(client, args, shown)
+    return chat(client, args)
 
 
 def show_or_pull(client: Client, model: str, *, insecure: bool = False) -> Json:

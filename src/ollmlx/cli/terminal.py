@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 
@@ -26,6 +28,24 @@ def width(stream: TextIO) -> int | None:
 def grey(text: str, stream: TextIO) -> str:
     """Text that stands back, where colours are possible."""
     return f"\x1b[90m{text}\x1b[0m" if has_colour(stream) and text else text
+
+
+@contextmanager
+def unechoed(stream: TextIO) -> Iterator[None]:
+    """What is typed ahead stays off the screen until somebody reads it, and does not stand within an answer."""
+    if not is_terminal(stream):
+        yield
+        return
+    import termios
+
+    number = stream.fileno()
+    before = termios.tcgetattr(number)
+    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(number, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(number, termios.TCSADRAIN, before)
 
 
 def note(text: str) -> None:

@@ -19,13 +19,20 @@ from ollmlx.cli.chat.lines import FENCE, Entry, Lines
 from ollmlx.cli.client import Client, Json
 from ollmlx.cli.main import report
 from ollmlx.cli.spinner import Spinner
+from ollmlx.cli.terminal import unechoed
 from ollmlx.errors import OllmlxError
 
 PLACEHOLDER = "Send a message (/? for help)"
+PLACEHOLDER_IN_BLOCK = 'Use """ to end multi-line input'
 
 
-def chat(client: Client, args: argparse.Namespace, shown: Json) -> int:
-    """Talk until /bye or Ctrl-D. `shown` is what the daemon knows of the model."""
+def chat(client: Client, args: argparse.Namespace) -> int:
+    """Talk until /bye or Ctrl-D."""
+    with unechoed(sys.stdin):
+        return _chat(client, args)
+
+
+def _chat(client: Client, args: argparse.Namespace) -> int:
     body: Json = {"model": args.model, "stream": False}
     if args.keepalive is not None:
         body["keep_alive"] = args.keepalive
@@ -96,10 +103,8 @@ class _Reader:
         return self._pasted.pop(0)
 
     def _ask(self) -> str:
-        if self._lines.open:
-            return self._prompt.prompt("... ")
-        hint = FormattedText([("fg:ansibrightblack", PLACEHOLDER)])
-        return self._prompt.prompt(">>> ", placeholder=hint)
+        sign, hint = ("... ", PLACEHOLDER_IN_BLOCK) if self._lines.open else (">>> ", PLACEHOLDER)
+        return self._prompt.prompt(sign, placeholder=FormattedText([("fg:ansibrightblack", hint)]))
 
 
 class _Switched(History):

@@ -1,0 +1,174 @@
+"""The installed command where people put things: a project with spaces in its path, a models folder of their own.
+
+The project is a copy of the source with a virtual environment of its own, `a project/.venv`; its command starts the
+daemon, which finds everything through paths with spaces: Python, plugins, runners, the BLAS, models, state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import site
+import socket
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.model]
+ROOT = Path(__file__).parents[2]
+MODEL = "mlx-community/tiny-4bit"
+SCRIPT = """#!/bin/sh
+'''exec' "{python}" "$0" "$@"
+' '''
+from ollmlx.cli.main import entry
+
+entry()
+"""  # as pip writes it where a path has spaces
+
+
+@dataclass
+class Place:
+    """An installation, and the folder where its models are."""
+
+    command: Path
+    models: Path
+    environment: dict[str, str]
+    first: subprocess.CompletedProcess[str] | None = None
+    """The command that started the daemon: an answer."""
+
+    def __call__(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.command, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=90,
+            cwd=cwd or self.models,
+            env=self.environment,
+        )
+
+    def copy_by_hand(self, model: Path, folder: str) -> Path:
+        """What a person copies: the files that `mlx_lm.convert` writes, and nothing of ours."""
+        target = self.models / "mlx" / folder
+        target.mkdir(parents=True)
+        for file in model.iterdir():
+            if file.suffix in {".json", ".safetensors", ".txt", ".jinja"} and not file.name.startswith((".", "ollmlx")):
+                shutil.copyfile(file, target / file.name)
+        return target
+
+
+def install(project: Path) -> Path:
+    """An environment in a project, as `make run` makes it; third-party packages come from the present one."""
+    shutil.copytree(ROOT / "src", project / "src")
+    shutil.copytree(ROOT / "plugins", project / "plugins")
+    environment = project / ".venv"
+    venv.create(environment, symlinks=True)
+    packages = next((environment / "lib").glob("python*/site-packages"))
+    paths = [project / "src", project / "plugins", *site.getsitepackages()]
+    (packages / "project.pth").write_text("".join(f"{path}\n" for path in paths))
+    for library in (Path(sys.prefix) / "lib").glob("libmkl*"):
+        (environment / "lib" / library.name).symlink_to(library)
+    command = environment / "bin" / "ollmlx"
+    command.write_text(SCRIPT.format(python=environment / "bin" / "python"))
+    command.chmod(0o755)
+    return command
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Place]:
+    """Nothing is configured but Ollama's variables; the daemon that the first command starts is stopped at the end."""
+    folder = tmp_path_factory.mktemp("some place")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    home = folder / "my home"
+    home.mkdir()
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "OLLAMA_HOST": address, "PYTHONWARNINGS": "error"}
+    models = folder / "my models"
+    made = Place(install(folder / "a project"), models, {**environment, "OLLAMA_MODELS": str(models)})
+    made.copy_by_hand(smollm2, MODEL.replace("/", "_"))
+    question = "What is the capital of France? Answer in one word."
+    made.first = made("run", MODEL, question, "--verbose", cwd=Path("/"))
+    yield made
+    lock = home / ".ollmlx" / "ollmlx.lock"
+    if lock.exists() and lock.read_text().strip():
+        daemon = psutil.Process(int(lock.read_text()))
+        daemon.send_signal(signal.SIGTERM)
+        daemon.wait(20)
+
+
+def test_a_project_with_spaces_in_its_path_answers_with_the_real_model(place: Place) -> None:
+    done = place.first
+    assert done is not None
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert "Starting the ollmlx daemon" in done.stderr
+    runners = place("ps", "--json").stdout
+    assert json.loads(runners)["models"][0]["name"] == f"{MODEL}:latest"
+    if any((place.command.parents[1] / "lib").glob("libmkl_rt*")):
+        assert "MKL" in runners
+
+
+@pytest.mark.parametrize("name", [MODEL, MODEL.replace("/", "_"), f"hf.co/{MODEL}", MODEL.upper()])
+def test_every_spelling_is_the_same_model_in_ollama_models(place: Place, name: str) -> None:
+    shown = place("show", name)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout == place("show", MODEL).stdout
+    assert [line.split()[0] for line in place("list").stdout.splitlines()[1:]] == [f"{MODEL}:latest"]
+
+
+def test_the_working_directory_does_not_matter(place: Place, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "somewhere else"
+    elsewhere.mkdir()
+    assert place.first is not None
+    assert place.first.returncode == 0  # asked from the root of the file system
+    assert MODEL in place("list", cwd=elsewhere).stdout
+
+
+BAD_NAMES = ["../tiny", "/etc/passwd", "a/../../b", "x" * 300, "a:" + "b" * 200, "a b", ".."]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_that_is_a_path_or_too_long_is_refused_with_the_reason(place: Place, name: str) -> None:
+    done = place("run", name, "hello")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "MDL001" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_leads_out_of_the_models_folder_is_refused(place: Place, tmp_path: Path) -> None:
+    link = place.models / "mlx" / "outside"
+    shutil.copytree(place.models / "mlx" / MODEL.replace("/", "_"), tmp_path / "elsewhere")
+    link.symlink_to(tmp_path / "elsewhere")
+    try:
+        done = place("run", "outside", "hello")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "leads out of the models folder" in done.stderr
+        assert "outside" not in place("list").stdout
+    finally:
+        link.unlink()
+
+
+def test_a_model_that_brings_its_own_code_is_refused_until_the_settings_allow_it(place: Place, smollm2: Path) -> None:
+    folder = place.copy_by_hand(smollm2, "brings_code")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_file": "own.py"}))
+    (folder / "own.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
+    try:
+        done = place("run", "brings/code", "hello")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "asks for its own Python code" in done.stderr
+        assert 'allow_remote_code = ["brings/code"]' in done.stderr
+        assert not (folder / "ran").exists()
+    finally:
+        shutil.rmtree(folder)
