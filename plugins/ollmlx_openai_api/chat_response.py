@@ -41,10 +41,9 @@ def _token(token: TokenLogprob) -> dict[str, Any]:
 
 
 def tool_call(call: ToolCall, index: int) -> dict[str, Any]:
-    """A tool call, with its place among the answer's; its arguments are JSON text here."""
+    """A tool call, the `index`th of an answer; its arguments are JSON text here."""
     arguments = json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))
     return {
-        "index": index,
         "id": call.id or f"call_{index}",
         "type": "function",
         "function": {"name": call.name, "arguments": arguments},
@@ -86,10 +85,19 @@ def _choice(index: int, answer: Answer) -> dict[str, Any]:
 
 
 class ChatChunks:
-    """Turns one choice's events into chunks: the role once, then deltas, then a chunk that says why it ended."""
+    """Turns one choice's events into chunks: the role once, then deltas, then a chunk that says why it ended.
 
-    def __init__(self, id_: str, model: str, created: int, index: int = 0) -> None:
-        self._frame = {"id": id_, "object": "chat.completion.chunk", "created": created, "model": model}
+    `counted`: usage was asked for, and is null in all chunks but the last.
+    """
+
+    def __init__(self, id_: str, model: str, created: int, index: int = 0, *, counted: bool = False) -> None:
+        self._frame: dict[str, Any] = {
+            "id": id_,
+            "object": "chat.completion.chunk",
+            "created": created,
+            "model": model,
+            "system_fingerprint": FINGERPRINT,
+        } | ({"usage": None} if counted else {})
         self._index = index
         self._begun = False
         self._calls = 0
@@ -102,7 +110,7 @@ class ChatChunks:
             case Thinking() if event.text:
                 yield self._delta({"reasoning": event.text}, event.logprobs)
             case ToolCalled():
-                yield self._delta({"tool_calls": [tool_call(event.call, self._calls)]})
+                yield self._delta({"tool_calls": [{"index": self._calls, **tool_call(event.call, self._calls)}]})
                 self._calls += 1
             case Done():
                 if not self._begun:
@@ -112,7 +120,7 @@ class ChatChunks:
     def usage(self, ends: Sequence[Done]) -> dict[str, Any]:
         """The last chunk, for clients that asked for usage."""
         counts = usage(ends, choices=len(ends))
-        return {**self._frame, "system_fingerprint": FINGERPRINT, "choices": [], "usage": counts}
+        return {**self._frame, "choices": [], "usage": counts}
 
     def _delta(self, delta: dict[str, Any], tokens: tuple[TokenLogprob, ...] = ()) -> dict[str, Any]:
         if not self._begun:
@@ -126,4 +134,4 @@ class ChatChunks:
         choice: dict[str, Any] = {"index": self._index, "delta": delta, "finish_reason": finish}
         if tokens:
             choice["logprobs"] = logprobs(tokens)
-        return {**self._frame, "system_fingerprint": FINGERPRINT, "choices": [choice]}
+        return {**self._frame, "choices": [choice]}

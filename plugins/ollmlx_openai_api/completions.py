@@ -103,13 +103,14 @@ class CompletionChunks:
     """Turns one choice's events into chunks."""
 
     def __init__(self, id_: str, body: CompletionRequest, created: int, index: int = 0) -> None:
-        self._frame = {
+        counted = body.stream_options is not None and body.stream_options.include_usage
+        self._frame: dict[str, Any] = {
             "id": id_,
             "object": "text_completion",
             "created": created,
             "model": body.model,
             "system_fingerprint": FINGERPRINT,
-        }
+        } | ({"usage": None} if counted else {})
         self._choices = body.choices
         self._index = index
         self._offset = 0

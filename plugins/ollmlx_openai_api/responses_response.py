@@ -45,7 +45,7 @@ def usage(done: Done) -> dict[str, Any]:
     """Token counts under this API's names."""
     return {
         "input_tokens": done.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": done.cached_tokens},
+        "input_tokens_details": {"cached_tokens": done.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": done.generated_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": done.prompt_tokens + done.generated_tokens,

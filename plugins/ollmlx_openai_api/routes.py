@@ -55,8 +55,10 @@ def _chat(made: Blueprint, service: Service) -> None:
             return await whole(
                 service, body.model, wanted, lambda answers: chat_response.completion(id_, body.model, created, answers)
             )
-        makers = [chat_response.ChatChunks(id_, body.model, created, index) for index in range(body.choices)]
         usage = bool(body.stream_options and body.stream_options.include_usage)
+        makers = [
+            chat_response.ChatChunks(id_, body.model, created, index, counted=usage) for index in range(body.choices)
+        ]
         return await streamed(service, body.model, wanted, makers, include_usage=usage)
 
 
