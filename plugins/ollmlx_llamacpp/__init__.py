@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from ollmlx import hookimpl
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     from pydantic import BaseModel
 
-    from ollmlx.contracts import Backend, PluginContext
+    from ollmlx.contracts import Backend, Check, PluginContext
 
 ollmlx_api = 1
 
@@ -39,3 +41,14 @@ def register_backends(register: Callable[[Backend], None], context: PluginContex
             kv_cache_type=context.typed().runners.kv_cache_type,
         )
     )
+
+
+@hookimpl
+def register_checks(register: Callable[[Check, Traversable | None], None]) -> None:
+    """Whether llama.cpp is there and loads, when models need it."""
+    from importlib.resources import files
+
+    from ollmlx_llamacpp.backend import xllamacpp_is_installed
+    from ollmlx_llamacpp.check import LlamaCppCheck
+
+    register(LlamaCppCheck(xllamacpp_is_installed), files("ollmlx_llamacpp") / "diagnostics")

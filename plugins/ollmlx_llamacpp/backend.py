@@ -14,8 +14,11 @@ from ollmlx_llamacpp.estimate import Shape, estimate, slots
 from ollmlx_llamacpp.settings import LlamaCppSettings
 
 ENGINE: Final = "ollmlx_llamacpp.engine:LlamaCppEngine"
+MISSING: Final = "ENV021"
 INSTALL: Final = "pip install 'ollmlx[llamacpp]'"
 MEMO: Final = 64
+LONGEST: Final = 4096
+"""Items of the arrays that matter: one number a layer. Vocabularies are passed over."""
 
 
 def xllamacpp_is_installed() -> bool:
@@ -41,12 +44,22 @@ class LlamaCppBackend:
         if model.format != "gguf":
             return Refusal(reason=f"it runs GGUF files, not {model.format}", code="MDL005")
         if not self._installed():
-            return Refusal(reason="llama.cpp is not installed", hint=INSTALL, code="MDL005")
+            return Refusal(reason="llama.cpp is not installed", hint=INSTALL, code=MISSING)
         return None
 
     def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
-        """Bytes for the file, the caches and the process. Raises StorageError for a file that is no usable GGUF."""
-        return estimate(self._shape(model.path), context, parallel, self._kv_cache_type)
+        """Bytes for the files, the caches and the process. Raises StorageError for a file that is no usable GGUF."""
+        need = estimate(self._shape(model.path), context, parallel, self._kv_cache_type)
+        beside = sum(_size(file) for file in (model.defaults.projector, model.defaults.adapter) if file is not None)
+        if model.defaults.draft is None:
+            return need.model_copy(update={"weights": need.weights + beside})
+        small = estimate(self._shape(model.defaults.draft), context, parallel, self._kv_cache_type)
+        return MemoryEstimate(
+            weights=need.weights + small.weights + beside,
+            kv_cache=need.kv_cache + small.kv_cache,
+            overhead=need.overhead,
+            kv_per_token=need.kv_per_token + small.kv_per_token,
+        )
 
     def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
         """The runner with llama.cpp in it."""
@@ -74,5 +87,12 @@ class LlamaCppBackend:
         if state not in self._memo:
             if len(self._memo) >= MEMO:
                 self._memo.clear()
-            self._memo[state] = Shape.of(read_gguf_header(file))
+            self._memo[state] = Shape.of(read_gguf_header(file, longest=LONGEST))
         return self._memo[state]
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise StorageError(f"{file.name} cannot be read: {error.strerror or error}", code="MDL003") from error

@@ -40,12 +40,13 @@ class LlamaCppEngine:
         self._native = await asyncio.to_thread(native.start, config)
         native.keep_signals()
         self._link = Link.open(self._native.socket, self._native.key)
-        metadata = (await asyncio.to_thread(read_gguf_header, config.model.path)).metadata
+        metadata = (await asyncio.to_thread(read_gguf_header, config.model.path, longest=0)).metadata
         self._prompts = PromptBuilder(
             self._link,
             config.model.name.short,
             config.context_length,
             templated=bool(metadata.get("tokenizer.chat_template")),
+            sees=config.model.defaults.projector is not None,
         )
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:

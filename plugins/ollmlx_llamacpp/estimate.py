@@ -30,7 +30,6 @@ class Shape:
     embedding: int
     inner: int
     vocabulary: int
-    context_length: int
 
     @classmethod
     def of(cls, header: GgufHeader) -> Shape:
@@ -39,14 +38,13 @@ class Shape:
         heads = max(1, _largest(header.own("attention.head_count")))
         key = _number(header.own("attention.key_length")) or embedding // heads
         value = _number(header.own("attention.value_length")) or embedding // heads
-        tokens = header.metadata.get("tokenizer.ggml.tokens")
+        table = next((tensor for tensor in header.tensors if tensor.name == "token_embd.weight"), None)
         return cls(
             weights=header.size,
             cached=_kv_heads(header, heads) * (key + value),
             embedding=embedding,
             inner=_largest(header.own("feed_forward_length")),
-            vocabulary=len(tokens) if isinstance(tokens, list) else 0,
-            context_length=_number(header.own("context_length")),
+            vocabulary=table.shape[0] if table is not None and len(table.shape) == 2 else 0,
         )
 
     def kv_cache(self, context: int, kv_cache_type: str) -> int:

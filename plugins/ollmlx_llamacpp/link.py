@@ -59,7 +59,7 @@ class Link:
             answer = await self._session.post(path, data=orjson.dumps({**body, "stream": True}))
             if answer.status != 200:
                 raise error_of(await answer.read())
-            async for record in _records(answer.content):
+            async for record in records(answer.content.iter_any()):
                 if "error" in record:
                     raise error_of(orjson.dumps(record))
                 yield record
@@ -74,10 +74,10 @@ class Link:
         await asyncio.sleep(0)
 
 
-async def _records(content: aiohttp.StreamReader) -> AsyncIterator[Json]:
-    """JSON after `data: ` or `error: `. Read in pieces: a line may be longer than any line reader allows."""
+async def records(pieces: AsyncIterator[bytes]) -> AsyncIterator[Json]:
+    """The JSON after each `data: ` or `error: `. Read in pieces: a line may be longer than any line reader allows."""
     rest = b""
-    async for piece in content.iter_any():
+    async for piece in pieces:
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             start = line.find(b"{")

@@ -17,7 +17,8 @@ import psutil
 import xllamacpp
 
 from ollmlx import RunnerConfig, read_gguf_header
-from ollmlx.errors import OutOfMemory, StorageError, Unsupported
+from ollmlx.errors import InvalidRequest, OutOfMemory, StorageError, Unsupported
+from ollmlx.types import ModelDefaults
 
 PREFIX: Final = "ollmlx-llamacpp-"
 FOLDER: Final = Path("/tmp")  # noqa: S108 - a socket's path is short; the folder below is private and has a random name
@@ -49,7 +50,7 @@ class Native:
 
 def start(config: RunnerConfig) -> Native:
     """Load the model; blocks. Raises StorageError for a file that llama.cpp cannot load, OutOfMemory, Unsupported."""
-    header = read_gguf_header(config.model.path)
+    header = read_gguf_header(config.model.path, longest=0)
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=FOLDER))
     key = secrets.token_hex(16)
@@ -61,9 +62,9 @@ def start(config: RunnerConfig) -> Native:
     try:
         server = xllamacpp.Server(params)
     except RuntimeError:
-        reason = _why_not(params, folder)
+        reason = why_not(params, folder)
         shutil.rmtree(folder, ignore_errors=True)
-        raise _failure(config.model.path.name, header.architecture, reason) from None
+        raise failure(config.model.path.name, header.architecture, reason) from None
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -123,10 +124,35 @@ def _params(config: RunnerConfig, size: int, slots: int, device: str) -> Any:
         params.n_batch = params.n_ubatch = config.context_length  # an encoder reads its whole text at once
     else:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
+    _beside(params, config.model.defaults)
     kind = _CACHE_TYPES.get(str(options.get("kv_cache_type")))
     if kind is not None:
         params.cache_type_k = params.cache_type_v = getattr(xllamacpp.ggml_type, kind)
     return params
+
+
+def _beside(params: Any, defaults: ModelDefaults) -> None:
+    """The files that come with the weights: image encoder, adapter, draft model. Each has to be a GGUF file."""
+    if defaults.projector is not None:
+        read_gguf_header(defaults.projector, longest=0)
+        params.mmproj.path = str(defaults.projector)
+    if defaults.adapter is not None:
+        _adapter(defaults.adapter)
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(defaults.adapter), 1.0)]
+    if defaults.draft is not None:
+        read_gguf_header(defaults.draft, longest=0)
+        params.speculative.draft.mparams.path = str(defaults.draft)
+
+
+def _adapter(file: Path) -> None:
+    if file.is_dir():
+        raise InvalidRequest(
+            f"{file.name} is an adapter for MLX: llama.cpp takes one GGUF file",
+            code="MDL007",
+            hint="convert_lora_to_gguf.py of llama.cpp makes one from a PEFT adapter",
+        )
+    if read_gguf_header(file, longest=0).metadata.get("general.type") != "adapter":
+        raise InvalidRequest(f"{file.name} is no adapter", code="MDL007")
 
 
 def _device() -> str:
@@ -137,7 +163,7 @@ def _device() -> str:
     return "cpu"
 
 
-def _why_not(params: Any, folder: Path) -> str:
+def why_not(params: Any, folder: Path) -> str:
     """llama.cpp says why only in its log, so load once more with the log in a file."""
     log = folder / "log"
     params.verbosity = _VERBOSITY["error"]
@@ -151,17 +177,17 @@ def _why_not(params: Any, folder: Path) -> str:
     finally:
         os.dup2(saved, 2)
         os.close(saved)
-    return _reason(log.read_text(encoding="utf-8", errors="replace"))
+    return reason_in(log.read_text(encoding="utf-8", errors="replace"))
 
 
-def _reason(log: str) -> str:
+def reason_in(log: str) -> str:
     """The first error of a log, without llama.cpp's own prefix."""
     errors = [line.split(" E ", 1)[1] for line in log.splitlines() if " E " in line]
     told = errors[0] if errors else "no reason given"
     return told.partition(": ")[2].removeprefix("error loading model: ") or told
 
 
-def _failure(file: str, architecture: str, reason: str) -> StorageError | OutOfMemory | Unsupported:
+def failure(file: str, architecture: str, reason: str) -> StorageError | OutOfMemory | Unsupported:
     if any(word in reason for word in ("allocate", "out of memory", "bad_alloc")):
         return OutOfMemory(f"llama.cpp cannot load {file}: {reason}")
     if "unknown model architecture" in reason:

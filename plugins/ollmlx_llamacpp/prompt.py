@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ollmlx.errors import ContextExceeded, InvalidRequest, Unsupported
@@ -27,14 +27,13 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptBuilder:
-    """Makes prompts for one model. `templated`: whether its file brings a chat template."""
+    """Makes prompts for one model. `templated`: its file brings a chat template; `sees`: it has an image encoder."""
 
     link: Link
     model_name: str
     context_length: int
     templated: bool
     sees: bool = False
-    empty: tuple[int, ...] = field(default=())
 
     async def build(self, request: GenerateRequest) -> Prompt:
         """The question for llama.cpp. Raises InvalidRequest, Unsupported, ContextExceeded."""
@@ -49,10 +48,12 @@ class PromptBuilder:
 
     async def tokens(self, messages: Sequence[Message], request: GenerateRequest) -> list[int]:
         """Ids of a conversation through the chat template."""
-        if self._as_text(request):
-            text = self._render(messages, request)
-        else:
+        if request.template and usable(request.template):
+            text = render(request.template, [turn(message) for message in messages], request, self.model_name)
+        elif self.templated:
             text = (await self.link.post("/apply-template", _chat(messages, request)))["prompt"]
+        else:
+            text = "\n\n".join(message.content for message in messages)
         return [*request.context, *await self.encode(text, special=not request.context)]
 
     async def encode(self, text: str, *, special: bool = True) -> list[int]:
@@ -63,12 +64,6 @@ class PromptBuilder:
     def _as_text(self, request: GenerateRequest) -> bool:
         """Whether the prompt is made here: llama.cpp takes neither ids before a conversation nor a template with it."""
         return bool(request.context) or not self.templated or usable(request.template)
-
-    def _render(self, messages: Sequence[Message], request: GenerateRequest) -> str:
-        template = request.template if usable(request.template) else None
-        if template is None:
-            return "\n\n".join(message.content for message in messages)
-        return render(template, [turn(message) for message in messages], request, self.model_name)
 
     async def _conversation(self, request: GenerateRequest, context: int) -> Prompt:
         messages, tokens, dropped = await self._fit(request, context)
@@ -83,7 +78,7 @@ class PromptBuilder:
         if request.prompt is not None:
             tokens = [*request.context, *await self.encode(request.prompt, special=not request.context)]
         else:
-            tokens = await self._conversation_tokens(request)
+            tokens = await self.tokens(request.messages, request)
         if not tokens:
             raise InvalidRequest("the prompt is empty")
         kept = tokens
@@ -98,12 +93,6 @@ class PromptBuilder:
             body["json_schema"] = {"type": "object"} if request.format == "json" else request.format
         body |= {"prompt": kept, "return_tokens": True, "return_progress": True}
         return Prompt(TEXT, body, tuple(kept), len(tokens) - len(kept))
-
-    async def _conversation_tokens(self, request: GenerateRequest) -> list[int]:
-        if not request.context or not self.templated or usable(request.template):
-            return await self.tokens(request.messages, request)
-        text = (await self.link.post("/apply-template", _chat(request.messages, request)))["prompt"]
-        return [*request.context, *await self.encode(text, special=False)]
 
     def _insertion(self, request: GenerateRequest) -> Prompt:
         if request.prompt is None:
@@ -264,6 +253,7 @@ def _sampling(options: Options, limit: int) -> Json:
         "presence_penalty": options.presence_penalty,
         "frequency_penalty": options.frequency_penalty,
         "n_keep": options.num_keep,
+        "speculative.n_max": options.draft_num_predict,
         "stop": list(options.stop),
     }
     if options.logit_bias:

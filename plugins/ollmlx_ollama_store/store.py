@@ -20,6 +20,7 @@ class OllamaStore:
     """Models in `<models>/manifests` and `<models>/blobs`, as Ollama lays them out; Ollama may use them meanwhile."""
 
     name = "ollama"
+    keeps = ("gguf",)
 
     def __init__(self, root: Path) -> None:
         self.layout = Layout(root)

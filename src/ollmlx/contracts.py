@@ -184,6 +184,14 @@ class Store(Protocol):
         ...
 
 
+@runtime_checkable
+class Keeper(Protocol):
+    """A store that also keeps models in a format that others import, for a backend that runs it as it is."""
+
+    keeps: tuple[str, ...]
+    """Formats, for example `gguf`. Asked when a new model is made for a certain backend."""
+
+
 class Engine(Protocol):
     """Holds the weights and generates; lives in the runner process, driven by `ollmlx.runner`.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from ollmlx.contracts import Keeper
 from ollmlx.errors import PluginError, Unsupported
 
 if TYPE_CHECKING:
@@ -85,16 +86,7 @@ class Registry:
 
         Raises Unsupported with every refusal and what would help.
         """
-        candidates = self.backends.values()
-        if preferred is not None:
-            chosen = self.backends.get(preferred)
-            if chosen is None:
-                raise Unsupported(
-                    f"no backend {preferred!r} is installed; there is {', '.join(self.backends.names()) or 'none'}",
-                    code="PLG006",
-                    hint=f"pip install 'ollmlx[{preferred}]'",
-                )
-            candidates = (chosen,)
+        candidates = self.backends.values() if preferred is None else (self.backend(preferred),)
         refusals = []
         for backend in candidates:
             refusal = backend.accepts(model)
@@ -112,6 +104,27 @@ class Registry:
         """The sources, those named in `order` first."""
         rank = {name: index for index, name in enumerate(order)}
         return tuple(sorted(self.sources.values(), key=lambda source: rank.get(source.name, len(rank))))
+
+    def backend(self, name: str) -> Backend:
+        """The backend of that name. Raises Unsupported."""
+        chosen = self.backends.get(name)
+        if chosen is None:
+            raise Unsupported(
+                f"no backend {name!r} is installed; there is {', '.join(self.backends.names()) or 'none'}",
+                code="PLG006",
+                hint=f"pip install 'ollmlx[{name}]'",
+            )
+        return chosen
+
+    def home_for(self, format: str, backend: str, stores: tuple[Store, ...]) -> Store | None:
+        """The store for a new model that a certain backend is to run: one that keeps the format as it is, or, when that
+        backend imports it, the first one that does not. None: any. Raises Unsupported."""
+        keepers = [store for store in stores if isinstance(store, Keeper) and format in store.keeps]
+        if self.backend(backend).importer(format) is None:
+            if not keepers:
+                raise Unsupported(f"no store keeps the format {format!r} for the backend {backend!r}", code="MDL005")
+            return keepers[0]
+        return next((store for store in stores if store not in keepers), None) if keepers else None
 
     def ordered_stores(self, order: tuple[str, ...]) -> tuple[Store, ...]:
         """The stores, those named in `order` first."""

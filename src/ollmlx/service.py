@@ -174,8 +174,7 @@ class Service:
                             yield step
                 model = await self.resolve(base)
         request = CreateRequest(name=name, base=model, files=files, defaults=defaults, quantize=quantize)
-        stores = (self._store(model),) if model is not None else self._stores
-        async with closing(self._create(request, stores)) as progress:
+        async with closing(self._create(request, self._homes(request))) as progress:
             async for step in progress:
                 yield step
 
@@ -297,6 +296,18 @@ class Service:
             raise NotFound(f"store {model.store!r} is not installed", code="PLG006")
         return store
 
+    def _homes(self, request: CreateRequest) -> Sequence[Store]:
+        """Where a new model may go: beside its base, or to the first store that takes it, unless a backend is asked for
+        that needs another."""
+        base = request.base
+        declared = self.declarations.settings_for(request.name)
+        backend = request.defaults.options.backend or (declared.backend if declared else None)
+        if backend is not None:
+            home = self.registry.home_for(_format_of(request), backend, self._stores)
+            if home is not None:
+                return (home,)
+        return (self._store(base),) if base is not None else self._stores
+
     async def _create(self, request: CreateRequest, stores: Sequence[Store]) -> AsyncIterator[PullProgress]:
         """Make a model in the first store that takes it: one that cannot import a file leaves it to the next."""
         if not stores:
@@ -305,7 +316,7 @@ class Service:
         for store in stores:
             told = refusal is None
             try:
-                async with closing(store.create(request, self._importer(_format_of(request.files)))) as progress:
+                async with closing(store.create(request, self._importer(_format_of(request)))) as progress:
                     async for step in progress:
                         if refusal is not None and not told:
                             yield PullProgress(status=f"made in store {store.name}: {refusal.message}")
@@ -355,5 +366,7 @@ def _not_found(name: ModelName) -> NotFound:
     return NotFound(f"model '{name.short}' not found", code="MDL002", hint=f"ollmlx pull {name.short}")
 
 
-def _format_of(files: Mapping[str, Path]) -> str:
-    return "gguf" if any(name.lower().endswith(".gguf") for name in files) else "mlx"
+def _format_of(request: CreateRequest) -> str:
+    if request.base is not None and not request.files:
+        return request.base.format
+    return "gguf" if any(name.lower().endswith(".gguf") for name in request.files) else "mlx"

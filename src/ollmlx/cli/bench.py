@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from ollmlx.cli.client import Client
+from ollmlx.cli.client import Client, Json
 from ollmlx.errors import NotFound, UpstreamError
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ DESCRIPTION = """Measure a model as its clients see it: load time, memory, time 
 next turn), and tokens a second at several streams, from the first question to the last token. Figures are medians.
 
   ollmlx bench MODEL --against http://127.0.0.1:8080    beside any OpenAI-compatible server, in turns
-  ollmlx bench MODEL --against-backend llamacpp         the same weights on two backends"""
+  ollmlx bench MODEL --against-backend llamacpp         the same weights on two backends: MODEL, and the model
+                                                        it was imported from or into"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,28 +48,49 @@ async def run(args: argparse.Namespace) -> int:
     ensure_daemon(client, args)
     model = args.model or _newest(client)
     show_or_pull(client, model)
-    load = reload_seconds(client, model)
+    targets = _targets(client, model, args)
+    measured_here = targets if args.against_backend else targets[:1]
+    loads = [reload_seconds(client, one.model, one.options) for one in measured_here]
     plan = Plan(args.streams, args.tokens, args.prompt_tokens, args.rounds)
-    found = await measure(_targets(client, model, args), plan, note)
-    found[0].load, found[0].memory = load, memory_of(client, model)
+    found = await measure(targets, plan, note)
+    for one, load in zip(found, loads, strict=False):
+        one.load, one.memory = load, memory_of(client, one.target.model, one.target.options.get("backend"))
     _print(found, plan, as_json=args.json)
     return 0
 
 
-def reload_seconds(client: Client, model: str) -> float:
+def reload_seconds(client: Client, model: str, options: Json) -> float:
     """Unload a model and load it again; how long that took."""
     client.post("/api/generate", {"model": model, "keep_alive": 0, "stream": False})
-    final = client.post(
-        "/api/generate", {"model": model, "prompt": "Hi", "stream": False, "options": {"num_predict": 1}}
-    )
+    wanted = {**options, "num_predict": 1}
+    final = client.post("/api/generate", {"model": model, "prompt": "Hi", "stream": False, "options": wanted})
     return float(final["load_duration"]) / 1e9
 
 
-def memory_of(client: Client, model: str) -> int | None:
-    """The bytes a loaded model takes now."""
+def memory_of(client: Client, model: str, backend: str | None = None) -> int | None:
+    """The bytes a loaded model takes now; on a certain backend, when it may be loaded twice."""
     name = model if ":" in model else f"{model}:latest"
-    loaded = client.get("/api/ps")["models"]
-    return next((int(one["size"]) for one in loaded if one["name"].lower() == name.lower()), None)
+    loaded = [one for one in client.get("/api/ps")["models"] if one["name"].lower() == name.lower()]
+    return next((int(one["size"]) for one in loaded if backend in (None, one.get("backend"))), None)
+
+
+def same_weights(client: Client, model: str, backend: str) -> str:
+    """The model with the same weights that a backend runs: the one this was imported from, one imported from it, or
+    itself."""
+    parent = client.post("/api/show", {"model": model})["details"].get("parent_model")
+    name = model if ":" in model else f"{model}:latest"
+    children = [one["name"] for one in client.get("/api/tags")["models"] if one["details"]["parent_model"] == name]
+    for candidate in (parent, *children):
+        if candidate and _runs_on(client, candidate, backend):
+            return str(candidate)
+    return model
+
+
+def _runs_on(client: Client, model: str, backend: str) -> bool:
+    try:
+        return bool(client.post("/api/show", {"model": model}).get("backend") == backend)
+    except NotFound:  # a parent that was removed
+        return False
 
 
 def _targets(client: Client, model: str, args: argparse.Namespace) -> list[Target]:
@@ -76,10 +98,12 @@ def _targets(client: Client, model: str, args: argparse.Namespace) -> list[Targe
 
     here = f"{client.address.scheme}://{_netloc(client)}{client.address.path}"
     if args.against_backend:
-        other = {"backend": args.against_backend}
+        own = client.post("/api/show", {"model": model}).get("backend") or "ollmlx"
+        other = args.against_model or same_weights(client, model, args.against_backend)
+        options = {"backend": args.against_backend}
         return [
-            Target("ollmlx", here, model, "ollama", client.key),
-            Target(args.against_backend, here, args.against_model or model, "ollama", client.key, other),
+            Target(own, here, model, "ollama", client.key),
+            Target(args.against_backend, here, other, "ollama", client.key, options),
         ]
     if not args.against:
         return [Target("ollmlx", here, model, "ollama", client.key)]

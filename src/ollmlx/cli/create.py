@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-f", "--file", metavar="FILE", default="Modelfile", help="the Modelfile; - reads it from a pipe"
     )
     parser.add_argument("-q", "--quantize", metavar="TYPE", help="quantise the weights, for example int4 or int8")
+    parser.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="make it for this backend: llamacpp keeps a GGUF file as it is, mlx imports it",
+    )
     parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
 
 
@@ -51,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     modelfile = parse_modelfile(text)
     body, files, adapters = creation(modelfile, folder)
     body |= {"model": args.model, **({"quantize": args.quantize} if args.quantize else {})}
+    if args.backend:
+        body["parameters"] = {**body.get("parameters", {}), "backend": args.backend}
     client = connect(args)
     ensure_daemon(client, args)
     with display(as_json=args.json) as show:

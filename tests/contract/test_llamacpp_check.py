@@ -1,0 +1,76 @@
+"""The llama.cpp backend's check keeps the contract of every check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from types import SimpleNamespace
+from typing import Any
+
+from ollmlx import Check
+from ollmlx.doctor.processes import Completed
+from ollmlx.errors import StorageError
+from ollmlx.registry import Registry
+from ollmlx.testing import CheckSuite, World, fake_model
+from ollmlx.types import InstalledModel
+from ollmlx_llamacpp.check import BROKEN, MISSING, LlamaCppCheck
+
+
+class Models:
+    """A store that only lists."""
+
+    def __init__(self, name: str, *models: InstalledModel) -> None:
+        self.name, self._models = name, models
+
+    async def list(self) -> Sequence[InstalledModel]:
+        if self.name == "broken":
+            raise StorageError("damaged")
+        return self._models
+
+
+def world(*models: InstalledModel, status: int = 0) -> World:
+    registry = Registry()
+    for store in (Models("broken"), Models("ollama", *models)):
+        registry.stores.add(store.name, store, store.name)  # type: ignore[arg-type]
+
+    async def child(argv: Sequence[str], seconds: float) -> Completed:
+        return Completed(status, "", "Traceback\nImportError: libcuda.so.1: cannot open shared object file\n")
+
+    plugins: Any = SimpleNamespace(registry=registry)
+    return World(plugins=plugins, child=child)
+
+
+GGUF = [fake_model(f"model-{number}", format="gguf") for number in range(12)]
+
+
+class TestLlamaCppCheck(CheckSuite):
+    def make_check(self) -> Check:
+        return LlamaCppCheck(lambda: True)
+
+    def make_sick_check(self, code: str) -> Check:
+        return LlamaCppCheck(lambda: code != MISSING)
+
+    def runbooks(self) -> Traversable:
+        return files("ollmlx_llamacpp") / "diagnostics"
+
+    def healthy(self) -> World:
+        return world(*GGUF)
+
+    def sick(self) -> Mapping[str, World]:
+        return {MISSING: world(*GGUF), BROKEN: world(GGUF[0], status=1)}
+
+    async def test_without_gguf_models_nothing_is_missed(self) -> None:
+        check = LlamaCppCheck(lambda: False)
+        assert await check.run(world(fake_model(format="mlx"))) == []
+        assert await check.run(World()) == []
+
+    async def test_the_command_and_the_models_are_named(self) -> None:
+        (finding,) = await LlamaCppCheck(lambda: False).run(world(*GGUF))
+        assert finding.commands == ("pip install 'ollmlx[llamacpp]'",)
+        assert len(finding.evidence) == 11
+        assert finding.evidence[-1] == "and 2 more"
+
+    async def test_the_librarys_last_words_are_told(self) -> None:
+        (finding,) = await LlamaCppCheck(lambda: True).run(world(*GGUF, status=1))
+        assert finding.evidence[0] == "ImportError: libcuda.so.1: cannot open shared object file"

@@ -1,0 +1,117 @@
+"""One GGUF file on two backends: as it is through llama.cpp, imported through MLX."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.servers.ollama_folder import OllamaFolder, tiny_gguf, usual_layers
+
+from ollmlx.testing.daemon import Daemon
+
+pytest.importorskip("xllamacpp", reason="pip install 'ollmlx[llamacpp]'")
+pytestmark = [pytest.mark.e2e, pytest.mark.mlx, pytest.mark.model, pytest.mark.slow]
+
+PROMPTS = (
+    "Count from 1 to 10.",
+    "Name the days of the week.",
+    "What is the opposite of hot?",
+    "What colour is grass?",
+    "Why is the sky blue?",
+    "Who wrote Romeo and Juliet?",
+    "What is the capital of France?",
+    "How many legs does a spider have?",
+    "Tell me a joke about a cat.",
+    "Write a short story about a fox.",
+)
+TOKENS = 16
+MOST = 6
+CLOSE = 0.3
+"""Nats between two candidates that rounding may swap: llama.cpp rounds activations to 8 bits."""
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path) -> Iterator[Daemon]:
+    """A daemon with the model twice: `as-it-is` and `imported`. One thread: llama.cpp's threads wait by spinning."""
+    plugins = {"disabled": ["pypi"], "llamacpp": {"threads": 1}}
+    one = Daemon(tmp_path_factory.mktemp("gguf"), settings={"plugins": plugins})
+    (one.folder / "Modelfile").write_text(f"FROM {smollm2_gguf}\nPARAMETER temperature 0\n")
+    try:
+        one.start()
+        kept = one.cli("create", "as-it-is", "-f", "Modelfile", "--backend", "llamacpp")
+        assert kept.returncode == 0, kept.stderr
+        (one.folder / "Over").write_text("FROM as-it-is\nPARAMETER backend mlx\n")
+        imported = one.cli("create", "imported", "-f", "Over", timeout=120)
+        assert imported.returncode == 0, imported.stderr
+        yield one
+    finally:
+        one.stop()
+
+
+def answer(daemon: Daemon, model: str, prompt: str, **options: Any) -> dict[str, Any]:
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "stream": False,
+        "logprobs": True,
+        "top_logprobs": 2,
+        "options": {"temperature": 0, "num_predict": TOKENS, **options},
+    }
+    told: dict[str, Any] = daemon.post("/api/chat", body).json()
+    return told
+
+
+def test_each_name_has_its_store_and_its_backend(both: Daemon) -> None:
+    shown = {name: both.post("/api/show", {"model": name}).json() for name in ("as-it-is", "imported")}
+    assert (shown["as-it-is"]["store"], shown["as-it-is"]["backend"]) == ("ollama", "llamacpp")
+    assert (shown["imported"]["store"], shown["imported"]["backend"]) == ("mlx", "mlx")
+
+
+def test_both_begin_most_answers_with_the_same_tokens_and_part_only_at_close_calls(both: Daemon) -> None:
+    same, gaps = 0, []
+    answers = [[answer(both, model, prompt) for prompt in PROMPTS] for model in ("imported", "as-it-is")]
+    for ours, theirs in zip(*answers, strict=True):
+        assert ours["prompt_eval_count"] == theirs["prompt_eval_count"]
+        pairs = list(zip(ours["logprobs"], theirs["logprobs"], strict=False))
+        parted = next((mine for mine, other in pairs if mine["token"] != other["token"]), None)
+        if parted is None:
+            same += len(ours["logprobs"]) == len(theirs["logprobs"])
+        else:
+            best, second = parted["top_logprobs"]
+            gaps.append(best["logprob"] - second["logprob"])
+    assert same >= MOST, f"{same} of {len(PROMPTS)}"
+    assert max(gaps, default=0) < CLOSE, gaps
+
+
+def test_a_request_may_name_the_backend(both: Daemon) -> None:
+    assert "message" in answer(both, "as-it-is", "Hi", backend="llamacpp")
+    refused = answer(both, "as-it-is", "Hi", backend="mlx")
+    assert "no backend can run as-it-is" in refused["error"]
+    assert "PLG006" in answer(both, "as-it-is", "Hi", backend="none")["code"]
+
+
+def test_the_same_weights_are_measured_on_both_backends_in_one_run(both: Daemon) -> None:
+    sizes = ("--streams", "1", "--rounds", "1", "--tokens", "4", "--prompt-tokens", "20")
+    done = both.cli("bench", "imported", "--against-backend", "llamacpp", *sizes, "--json", timeout=180)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = json.loads(done.stdout)["servers"]
+    assert [(one["label"], one["model"]) for one in (ours, theirs)] == [
+        ("mlx", "imported"),
+        ("llamacpp", "as-it-is:latest"),
+    ]
+    assert all(one["load_seconds"] > 0 and one["memory_bytes"] > 0 for one in (ours, theirs))
+
+
+def test_a_file_that_llama_cpp_cannot_load_is_explained_and_the_daemon_serves(both: Daemon) -> None:
+    folder = OllamaFolder(both.models)
+    folder.add("strange", usual_layers(tiny_gguf(architecture="strange")))
+    folder.add("hollow", usual_layers(tiny_gguf()))
+    strange, hollow = answer(both, "strange", "Hi"), answer(both, "hollow", "Hi")
+    assert "does not know the architecture 'strange'" in strange["error"]
+    assert "cannot load" in hollow["error"]
+    assert "[MDL004]" in strange["error"]
+    assert "[MDL003]" in hollow["error"]
+    assert "message" in answer(both, "as-it-is", "Hi")

@@ -1,0 +1,127 @@
+"""The llama.cpp backend in the daemon: what it accepts, what it reserves, what it starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.servers.ollama_folder import tiny_gguf
+
+from ollmlx import LaunchOptions
+from ollmlx.errors import StorageError, Unsupported
+from ollmlx.registry import Registry
+from ollmlx.testing import fake_model
+from ollmlx.types import InstalledModel, ModelDefaults
+from ollmlx_llamacpp.backend import INSTALL, LlamaCppBackend
+from ollmlx_llamacpp.estimate import CHEAP, WIDTH, Shape, estimate, slots
+from ollmlx_llamacpp.settings import LlamaCppSettings
+
+MIB = 1 << 20
+SMOLLM2 = Shape(weights=98 * MIB, cached=30 * 3 * 128, embedding=576, inner=1536, vocabulary=49152)
+LLAMA_8B = Shape(weights=4700 * MIB, cached=32 * 8 * 256, embedding=4096, inner=14336, vocabulary=128256)
+shapes = st.builds(
+    Shape,
+    weights=st.integers(1, 1 << 40),
+    cached=st.integers(0, 1 << 20),
+    embedding=st.integers(0, 1 << 14),
+    inner=st.integers(0, 1 << 16),
+    vocabulary=st.integers(0, 1 << 18),
+)
+
+
+def backend(*, installed: bool = True, **settings: int) -> LlamaCppBackend:
+    return LlamaCppBackend(LlamaCppSettings(**settings), installed=lambda: installed)
+
+
+def gguf(folder: Path, data: bytes | None = None, defaults: ModelDefaults | None = None) -> InstalledModel:
+    file = folder / "model.gguf"
+    file.write_bytes(tiny_gguf(block_count=2) if data is None else data)
+    return fake_model(format="gguf", path=file, defaults=defaults or ModelDefaults())
+
+
+def test_without_llama_cpp_the_command_that_brings_it_is_named(tmp_path: Path) -> None:
+    model = gguf(tmp_path)
+    refusal = backend(installed=False).accepts(model)
+    assert refusal is not None
+    assert (refusal.reason, refusal.hint, refusal.code) == ("llama.cpp is not installed", INSTALL, "ENV021")
+    registry = Registry()
+    registry.backends.add("llamacpp", backend(installed=False), "llamacpp")
+    with pytest.raises(Unsupported) as refused:
+        registry.backend_for(model)
+    assert refused.value.hint == INSTALL
+
+
+def test_a_file_that_is_gone_or_damaged_is_told_before_any_process(tmp_path: Path) -> None:
+    model = gguf(tmp_path, b"GGUF" + b"\xff" * 100)
+    with pytest.raises(StorageError, match="not a usable GGUF file"):
+        backend().estimate(model, 512, 1)
+    model.path.unlink()
+    with pytest.raises(StorageError, match="cannot be read"):
+        backend().command(model, LaunchOptions(context_length=512))
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    one = backend()
+    before = one.estimate(gguf(tmp_path), 512, 1)
+    model = gguf(tmp_path, tiny_gguf(weights=1 << 20))
+    os.utime(model.path, (1, 1))
+    assert one.estimate(model, 512, 1).weights > before.weights
+
+
+def test_files_beside_the_weights_are_counted(tmp_path: Path) -> None:
+    plain = backend().estimate(gguf(tmp_path), 512, 1)
+    (tmp_path / "mmproj.gguf").write_bytes(b"x" * 5000)
+    (tmp_path / "draft.gguf").write_bytes(tiny_gguf(weights=4096))
+    beside = ModelDefaults(projector=tmp_path / "mmproj.gguf", draft=tmp_path / "draft.gguf")
+    both = backend().estimate(gguf(tmp_path, defaults=beside), 512, 1)
+    assert both.weights == plain.weights + 5000 + (tmp_path / "draft.gguf").stat().st_size
+
+
+def test_the_command_carries_settings_and_width(tmp_path: Path) -> None:
+    options = LaunchOptions(context_length=512, parallel=3, kv_cache_type="q8_0")
+    command = backend(threads=5, gpu_layers=0, prompt_batch=32).command(gguf(tmp_path), options)
+    assert command.engine_options == {
+        "slots": 3,
+        "kv_cache_type": "q8_0",
+        "threads": 5,
+        "gpu_layers": 0,
+        "prompt_batch": 32,
+    }
+
+
+def test_the_shape_comes_from_the_header(tmp_path: Path) -> None:
+    keys = {"attention.head_count": 8, "attention.head_count_kv": 2, "feed_forward_length": 96}
+    data = tiny_gguf(block_count=3, **{f"llama.{key}": value for key, value in keys.items()})
+    need = backend().estimate(gguf(tmp_path, data), 1000, 1)
+    assert need.weights == len(data)
+    assert need.kv_per_token == 3 * 2 * (64 // 8) * 2 * 2
+    assert need.kv_cache == 1000 * need.kv_per_token
+
+
+@pytest.mark.parametrize(
+    ("shape", "context", "parallel", "width"),
+    [
+        (SMOLLM2, 8192, 0, WIDTH),
+        (SMOLLM2, 8192, 7, 7),
+        (LLAMA_8B, 8192, 0, WIDTH),
+        (LLAMA_8B, 32768, 0, 1),
+        (LLAMA_8B, 131072, 0, 1),
+        (LLAMA_8B, 131072, 2, 2),
+    ],
+)
+def test_an_automatic_width_stays_affordable(shape: Shape, context: int, parallel: int, width: int) -> None:
+    assert slots(shape, context, parallel, "auto") == width
+
+
+@given(shapes, st.integers(1, 1 << 20), st.integers(0, 64), st.sampled_from(["auto", "q8_0", "q4_0"]))
+def test_an_estimate_covers_file_and_caches(shape: Shape, context: int, parallel: int, kind: str) -> None:
+    need = estimate(shape, context, parallel, kind)
+    width = slots(shape, context, parallel, kind)
+    assert need.total >= shape.weights + width * shape.kv_cache(context, kind)
+    assert estimate(shape, context + 1, width, kind).total >= estimate(shape, context, width, kind).total
+    if not parallel and width > 1:
+        assert need.kv_cache <= max(CHEAP, shape.weights)
+    assert estimate(shape, context, width, kind).total <= estimate(shape, context, width, "auto").total

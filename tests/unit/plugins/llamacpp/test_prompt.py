@@ -1,0 +1,192 @@
+"""What llama.cpp is asked: route, body, and a prompt that fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollmlx.errors import ContextExceeded, InvalidRequest, Unsupported
+from ollmlx.types import GenerateRequest, Message, Options, ToolCall
+from ollmlx_llamacpp.prompt import CHAT, INSERT, TEXT, PromptBuilder, cut, target, without
+from ollmlx_llamacpp.template import usable
+
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
+
+
+class FakeLink:
+    """llama.cpp for a model whose tokens are words, and whose template writes `ROLE: text`."""
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        if path == "/apply-template":
+            lines = [f"{turn['role']}: {turn['content']}" for turn in body["messages"]]
+            return {"prompt": "\n".join(lines)}
+        if path == "/detokenize":
+            return {"content": " ".join(f"w{token}" for token in body["tokens"])}
+        return {"tokens": [len(word) for word in body["content"].split()]}
+
+
+def builder(context: int = 100, **fields: Any) -> PromptBuilder:
+    return PromptBuilder(FakeLink(), "tiny", context, **{"templated": True, **fields})  # type: ignore[arg-type]
+
+
+def chat(*texts: str, **fields: Any) -> GenerateRequest:
+    """The user begins; each text is a turn."""
+    roles = ("user", "assistant")
+    turns = tuple(Message(role=roles[index % 2], content=text) for index, text in enumerate(texts))
+    return GenerateRequest(messages=turns, **fields)
+
+
+async def test_a_conversation_goes_through_llama_cpps_template() -> None:
+    prompt = await builder().build(chat("hello there", options=Options(temperature=0, num_predict=5, seed=7)))
+    assert prompt.path == CHAT
+    assert prompt.body["messages"] == [{"role": "user", "content": "hello there"}]
+    assert (prompt.body["n_predict"], prompt.body["temperature"], prompt.body["seed"]) == (5, 0, 7)
+    assert (len(prompt.tokens), prompt.dropped) == (3, 0)
+
+
+async def test_plain_text_and_earlier_ids_go_as_ids() -> None:
+    prompt = await builder().build(GenerateRequest(prompt="one three", context=(9, 9)))
+    assert (prompt.path, prompt.body["prompt"], prompt.tokens) == (TEXT, [9, 9, 3, 5], (9, 9, 3, 5))
+    templated = await builder().build(chat("hi", context=(9,)))
+    assert (templated.path, templated.body["prompt"]) == (TEXT, [9, 5, 2])
+
+
+async def test_a_jinja_template_is_used_and_one_in_gos_language_is_not() -> None:
+    jinja = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
+    assert (await builder().build(chat("a", "b", "c", template=jinja))).body["prompt"] == [9]
+    assert (await builder().build(chat("a", template="{{ .System }} {{ .Prompt }}"))).path == CHAT
+
+
+@pytest.mark.parametrize(
+    ("template", "jinja"),
+    [
+        ("{{ messages[0].content }}", True),
+        ("{%- for m in messages %}{{ m['role'] }}{%- endfor %}", True),
+        ("{{ .Prompt }}", False),
+        ("{{- if .System }}x{{ end }}", False),
+        ("{{- range $i, $m := .Messages }}{{ end }}", False),
+        ('{{- if and .Tools (eq .Role "user") }}{{- end }}', False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_templates_of_both_languages_are_told_apart(template: str | None, jinja: bool) -> None:
+    assert usable(template) is jinja
+
+
+async def test_a_template_that_refuses_says_why() -> None:
+    with pytest.raises(InvalidRequest, match="of tiny refuses this conversation: no system turns"):
+        await builder().build(chat("a", template="{{ raise_exception('no system turns') }}"))
+    with pytest.raises(InvalidRequest, match="refuses"):
+        await builder().build(chat("a", template="{{ ''.__class__.__mro__ }}{{ undefined.x }}"))
+
+
+async def test_a_model_without_a_template_continues_the_texts() -> None:
+    assert (await builder(templated=False).build(chat("one", "two", "three"))).body["prompt"] == [3, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shift", "limit"), [(-1, True, 97), (-1, False, 97), (500, True, 500), (500, False, 97), (0, True, 0)]
+)
+async def test_without_a_number_an_answer_fills_the_context(wanted: int, shift: bool, limit: int) -> None:
+    request = chat("hello there", shift=shift, options=Options(num_predict=wanted))
+    assert (await builder().build(request)).body["n_predict"] == limit
+
+
+async def test_a_smaller_context_of_a_request_counts() -> None:
+    assert (await builder().build(chat("hi", options=Options(num_ctx=10)))).body["n_predict"] == 8
+
+
+async def test_the_oldest_turns_go_and_system_stays() -> None:
+    turns = [Message(role="system", content="be terse")]
+    turns += [Message(role="user" if n % 2 == 0 else "assistant", content="word " * 9) for n in range(9)]
+    prompt = await builder(60).build(GenerateRequest(messages=tuple(turns), options=Options(num_predict=4)))
+    kept = [turn["role"] for turn in prompt.body["messages"]]
+    assert kept[:2] == ["system", "user"]
+    assert len(prompt.tokens) <= target(60, 4)
+    assert prompt.dropped == 3 + 9 * 10 - len(prompt.tokens)
+
+
+async def test_a_last_turn_that_is_too_long_alone_loses_its_beginning() -> None:
+    prompt = await builder(50).build(chat("first", "second", "word " * 200))
+    (last,) = prompt.body["messages"]
+    assert 0 < len(last["content"].split()) < 50
+    assert prompt.dropped > 150
+
+
+async def test_what_may_not_be_cut_is_refused_with_both_lengths() -> None:
+    for request in (chat("word " * 200, truncate=False), GenerateRequest(prompt="word " * 200, truncate=False)):
+        with pytest.raises(ContextExceeded, match=r"20[01] tokens, and 50 are available"):
+            await builder(50).build(request)
+
+
+async def test_tools_and_thinking_are_said_in_llama_cpps_words() -> None:
+    asked = chat("hi", tools=(WEATHER, CLOCK), tool_choice="clock", think="max", parallel_tool_calls=False)
+    body = (await builder().build(asked)).body
+    assert (body["tools"], body["tool_choice"], body["parallel_tool_calls"]) == ([CLOCK], "required", False)
+    assert body["chat_template_kwargs"] == {"enable_thinking": True, "reasoning_effort": "high"}
+    assert "tools" not in (await builder().build(chat("hi", tools=(WEATHER,), tool_choice="none"))).body
+    with pytest.raises(InvalidRequest, match="'moon', which is not among the tools"):
+        await builder().build(chat("hi", tools=(WEATHER,), tool_choice="moon"))
+
+
+async def test_earlier_calls_and_results_are_told() -> None:
+    call = ToolCall(name="weather", arguments={"city": "Köln"}, id="c1")
+    turns = (
+        Message(role="user", content="weather?"),
+        Message(role="assistant", tool_calls=(call,), thinking="hm"),
+        Message(role="tool", content="sun", tool_name="weather", tool_call_id="c1"),
+    )
+    _, asked, result = (await builder().build(GenerateRequest(messages=turns))).body["messages"]
+    assert asked["tool_calls"][0]["function"] == {"name": "weather", "arguments": '{"city": "K\\u00f6ln"}'}
+    assert asked["reasoning_content"] == "hm"
+    assert result == {"role": "tool", "content": "sun", "name": "weather", "tool_call_id": "c1"}
+
+
+@pytest.mark.parametrize("format", ["json", {"type": "object", "properties": {}}])
+async def test_structure_is_asked_for_on_both_routes(format: Any) -> None:
+    talk = (await builder().build(chat("hi", format=format))).body["response_format"]
+    text = (await builder().build(GenerateRequest(prompt="hi", format=format))).body["json_schema"]
+    if format == "json":
+        assert (talk, text) == ({"type": "json_object"}, {"type": "object"})
+    else:
+        assert (talk, text) == ({"type": "json_schema", "json_schema": {"schema": format}}, format)
+
+
+async def test_text_between_two_texts_is_asked_for_as_such() -> None:
+    prompt = await builder().build(GenerateRequest(prompt="def f(", suffix="return x"))
+    assert (prompt.path, prompt.body["input_prefix"], prompt.body["input_suffix"]) == (INSERT, "def f(", "return x")
+    with pytest.raises(InvalidRequest, match="suffix goes with a prompt"):
+        await builder().build(chat("hi", suffix="x"))
+
+
+async def test_images_need_an_encoder() -> None:
+    request = GenerateRequest(messages=(Message(role="user", content="what?", images=("aGk=",)),))
+    with pytest.raises(Unsupported, match="tiny does not support images"):
+        await builder().build(request)
+    picture, text = (await builder(sees=True).build(request)).body["messages"][0]["content"]
+    assert picture["image_url"]["url"].endswith(";base64,aGk=")
+    assert text == {"type": "text", "text": "what?"}
+
+
+@given(st.integers(2, 10_000), st.integers(-2, 10_000))
+def test_a_prompt_that_is_cut_leaves_room_for_an_answer(context: int, wanted: int) -> None:
+    assert 1 <= target(context, wanted) < context or context == 1
+
+
+@given(st.lists(st.integers(), min_size=1, max_size=50), st.integers(1, 50), st.integers(-1, 60))
+def test_cutting_keeps_the_beginning_and_the_end(tokens: list[int], room: int, keep: int) -> None:
+    if len(tokens) > room:
+        kept = cut(tokens, room, keep)
+        assert len(kept) == room
+        assert kept[-1] == tokens[-1]
+
+
+def test_an_answer_without_its_question_goes_too() -> None:
+    turns = chat("q1", "a1", "q2", "a2", "q3").messages
+    assert [turn.content for turn in without(turns, 1)] == ["q2", "a2", "q3"]
+    assert [turn.content for turn in without(turns, 4)] == ["q3"]
