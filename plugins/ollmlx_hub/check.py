@@ -139,7 +139,7 @@ def _remedies(world: Any, folder: Path) -> tuple[str, ...]:
         except OllmlxError:
             return (f"rm -r {_quoted(folder)}",)
     registry = world.plugins.registry if world.plugins is not None else None
-    again = registry is not None and registry.source_for(name) is not None
+    again = registry is not None and any(source.provides(name) for source in registry.sources.values())
     return (*((f"ollmlx pull {name.short}",) if again else ()), f"rm -r {_quoted(folder)}")
 
 
