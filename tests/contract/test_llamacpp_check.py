@@ -8,6 +8,8 @@ from importlib.resources.abc import Traversable
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from ollmlx import Check
 from ollmlx.doctor.processes import Completed
 from ollmlx.errors import StorageError
@@ -65,12 +67,16 @@ class TestLlamaCppCheck(CheckSuite):
         assert await check.run(world(fake_model(format="mlx"))) == []
         assert await check.run(World()) == []
 
+    @pytest.mark.finding("ENV021")
     async def test_the_command_and_the_models_are_named(self) -> None:
         (finding,) = await LlamaCppCheck(lambda: False).run(world(*GGUF))
+        assert finding.code == "ENV021"
         assert finding.commands == ("pip install 'ollmlx[llamacpp]'",)
         assert len(finding.evidence) == 11
         assert finding.evidence[-1] == "and 2 more"
 
+    @pytest.mark.finding("ENV022")
     async def test_the_librarys_last_words_are_told(self) -> None:
         (finding,) = await LlamaCppCheck(lambda: True).run(world(*GGUF, status=1))
+        assert finding.code == "ENV022"
         assert finding.evidence[0] == "ImportError: libcuda.so.1: cannot open shared object file"
