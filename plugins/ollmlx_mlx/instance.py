@@ -17,6 +17,7 @@ from ollmlx_mlx.cache.disk import CacheFolder
 from ollmlx_mlx.cache.layers import can_batch, make_layers, stays_trimmable
 from ollmlx_mlx.cache.prefix import PrefixCache
 from ollmlx_mlx.estimate import AUTO_WIDTH
+from ollmlx_mlx.limits import limit_memory
 from ollmlx_mlx.load import Loaded, load_model
 from ollmlx_mlx.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.text.prompt import PromptBuilder
@@ -55,7 +56,7 @@ class Instance:
 
 def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
     """Load the model and put its parts together. Raises StorageError, OutOfMemory."""
-    _limit_memory(config)
+    limit_memory(config, mx)
     loaded = load_model(config, advance)
     model, tokenizer = loaded.model, loaded.tokenizer
     kv_type = str(config.engine_options.get("kv_cache_type", "auto"))
@@ -95,19 +96,6 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
         ),
         folder=folder,
     )
-
-
-def _limit_memory(config: RunnerConfig) -> None:
-    """MLX takes its limits as advice: the daemon enforces them."""
-    if config.memory_limit:
-        mx.set_memory_limit(config.memory_limit)
-    if config.cache_limit is not None:
-        mx.set_cache_limit(config.cache_limit)
-    # Wired memory has panicked Macs that ran out: only on request.
-    wired = config.engine_options.get("wired", "off")
-    if wired != "off" and mx.metal.is_available():
-        most = int(mx.device_info()["max_recommended_working_set_size"])
-        mx.set_wired_limit(min(most, config.model.size) if wired == "model" else most)
 
 
 def _vocabulary(model: Any, config: dict[str, Any], fallback: int) -> int:

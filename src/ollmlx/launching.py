@@ -94,6 +94,7 @@ class Launcher:
             ),
             pin=bool(declared and declared.pin),
             prompt_cache_bytes=None if memory.prompt_cache == "auto" else memory.prompt_cache,
+            wired=memory.wired,
             cache_dir=self._settings.state_folder / "caches" if storage.cache_limit else None,
             cache_dir_bytes=storage.cache_limit,
             log_level=self._settings.logging.level,

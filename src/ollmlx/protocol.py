@@ -32,8 +32,9 @@ class RunnerConfig(Frozen):
     """All a runner needs to know; it reads no environment and no settings of its own accord.
 
     `context_length` in tokens; `parallel` is the batch width (0: the engine chooses); memory figures in bytes, None is
-    no limit. `prompt_cache_bytes` bounds the prefix cache in memory; `cache_dir` (private to the user) is where it
-    survives, in at most `cache_dir_bytes` for all models together.
+    no limit; `wired` is what Metal keeps from being paged out: nothing, the model, or all it recommends.
+    `prompt_cache_bytes` bounds the prefix cache in memory; `cache_dir` (private to the user) is where it survives, in
+    at most `cache_dir_bytes` for all models together.
     `engine_options` belong to the backend that launched it.
     """
 
@@ -45,6 +46,7 @@ class RunnerConfig(Frozen):
     parallel: int = 0
     memory_limit: int | None = None
     cache_limit: int | None = None
+    wired: Literal["off", "model", "max"] = "off"
     prompt_cache_bytes: int = 0
     cache_dir: Path | None = None
     cache_dir_bytes: int = 0

@@ -167,6 +167,16 @@ async def test_an_installed_model_answers() -> None:
     assert (launch.backend, launch.context_length, request.request_id) == ("plain", 8192, "r1")
 
 
+async def test_the_memory_settings_travel_to_the_runner() -> None:
+    settings = Settings.model_validate({"memory": {"wired": "model", "prompt_cache": "1GiB"}})
+    house = House(installed("org/long"), settings=settings)
+    await house.answer("org/long")
+    launch, _ = house.pool.asked[0]
+    config = launch.config(runner="r", token="t", memory_limit=3, cache_limit=2, prompt_cache=1)
+    assert (config.wired, config.memory_limit, config.cache_limit, config.prompt_cache_bytes) == ("model", 3, 2, 1)
+    assert launch.prompt_cache_bytes == 1024**3
+
+
 @pytest.mark.finding("MDL002")
 async def test_a_missing_model_is_named_with_the_command_that_brings_it() -> None:
     with pytest.raises(NotFound) as missing:

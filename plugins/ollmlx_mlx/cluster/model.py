@@ -15,6 +15,7 @@ from mlx_lm.utils import load_model
 from ollmlx.errors import OllmlxError, StorageError
 from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.cluster.link import GO, STOP, Link, as_token
+from ollmlx_mlx.limits import limit_memory
 from ollmlx_mlx.load import device_name, load_error, read_tokenizer, to_float32
 
 CHUNK: Final = {"cpu": 64, "metal": 512, "cuda": 1024}
@@ -34,6 +35,7 @@ class Share:
     @classmethod
     def load(cls, config: RunnerConfig, link: Link, mode: str) -> Share:
         """Load this rank's part. Raises StorageError when the model cannot be split so, or is not there."""
+        limit_memory(config, mx)
         folder = config.model.path
         try:
             model, settings = load_model(folder, lazy=True, trust_remote_code=config.allow_remote_code)

@@ -139,7 +139,9 @@ class MemorySettings(Section):
         512 * 1024 * 1024, description="A runner may exceed its reservation by this much before `hard` applies."
     )
     prompt_cache: AutoSize = Field("auto", description="Memory for each model's prefix cache. auto: from what is left.")
-    wired: Literal["off", "model", "max"] = Field("off", description="macOS: memory kept from being paged out.")
+    wired: Literal["off", "model", "max"] = Field(
+        "off", description="macOS: what is never paged out: nothing, the model, or all that Metal allows."
+    )
 
 
 class LoggingSettings(Section):

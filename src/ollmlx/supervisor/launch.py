@@ -33,6 +33,7 @@ class Launch:
     request_timeout: float = math.inf
     pin: bool = False
     prompt_cache_bytes: int | None = 0
+    wired: Literal["off", "model", "max"] = "off"
     cache_dir: Path | None = None
     cache_dir_bytes: int = 0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -56,6 +57,7 @@ class Launch:
             parallel=self.parallel,
             memory_limit=memory_limit,
             cache_limit=cache_limit,
+            wired=self.wired,
             prompt_cache_bytes=prompt_cache,
             cache_dir=self.cache_dir,
             cache_dir_bytes=self.cache_dir_bytes,
