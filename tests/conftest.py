@@ -16,6 +16,7 @@ from ollmlx.testing.daemon import Daemon
 pytest_plugins = ["ollmlx.testing.guards"]
 
 ROOT = Path(__file__).parent.parent
+collect_ignore = ["thirdparty"]  # distributions of their own: tests/e2e/test_third_party.py installs and runs them
 StartDaemon = Callable[..., Daemon]
 
 # A busy machine makes any example slow: time is measured in benchmarks, not here.

@@ -1,14 +1,14 @@
-"""The doctor's look at Ollama's own models: whole, runnable, and each under a name of its own."""
+"""The doctor's look at Ollama's own models: whole, and each under a name of its own."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ollmlx import Finding, OllmlxError, Severity
+from ollmlx import Finding, Severity
 from ollmlx.errors import Unsupported
 from ollmlx.types import InstalledModel
 from ollmlx_ollama_store.intake import sha256_of
@@ -17,18 +17,15 @@ from ollmlx_ollama_store.manifest import Layer
 from ollmlx_ollama_store.shelf import Shelf
 
 DAMAGED: Final = "STO020"
-NOT_RUN: Final = "STO021"
 TWICE: Final = "STO022"
-MOST: Final = 8
-"""Models named in one finding."""
 
 
 class OllamaCheck:
     """`root` is the models folder."""
 
-    name = "ollama"
+    name = "ollama-models"
     group = "storage"
-    codes: tuple[str, ...] = (DAMAGED, NOT_RUN, TWICE)
+    codes: tuple[str, ...] = (DAMAGED, TWICE)
 
     def __init__(self, root: Path, store: str = "ollama") -> None:
         self.layout = Layout(root)
@@ -59,8 +56,6 @@ class OllamaCheck:
         if world.deep:
             yield from self._spoilt(blobs)
         yield from _twice(models)
-        if world.plugins is not None:
-            yield from _not_run(models, world.plugins.registry.backend_for)
 
     def _damaged(self, path: Path, title: str, *commands: str) -> Finding:
         return Finding(
@@ -110,23 +105,3 @@ def _twice(models: Sequence[InstalledModel]) -> Iterator[Finding]:
 
 def _place(model: InstalledModel) -> str:
     return model.source.partition(":")[2]
-
-
-def _not_run(models: Sequence[InstalledModel], backend_for: Callable[[InstalledModel], Any]) -> Iterator[Finding]:
-    """One finding for each reason, however many models it concerns."""
-    refused: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for model in models:
-        try:
-            backend_for(model)
-        except OllmlxError as error:
-            refused[error.message.replace(model.name.short, "it"), error.hint or ""].append(model.name.short)
-    for (why, hint), names in refused.items():
-        shown = ", ".join(names[:MOST]) + (f" and {len(names) - MOST} more" if len(names) > MOST else "")
-        yield Finding(
-            code=NOT_RUN,
-            severity=Severity.WARNING,
-            title=f"nothing here runs {len(names)} of Ollama's models",
-            evidence=(shown, why),
-            commands=tuple(part for part in hint.split("; ") if part),
-            subject=names[0],
-        )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from quart import Blueprint
 
     from ollmlx.contracts import Backend, Check, Source, Store
+    from ollmlx.names import ModelName
     from ollmlx.service import Service
     from ollmlx.types import InstalledModel
 
@@ -99,6 +100,10 @@ class Registry:
         code = next((refusal.code for refusal in ranked if refusal.code), NO_BACKEND)
         hint = next((refusal.hint for refusal in ranked if refusal.hint), None)
         raise Unsupported(f"no backend can run {model.name.short} ({told})", code=code, hint=hint)
+
+    def source_for(self, name: ModelName) -> Source | None:
+        """The first source that provides a name."""
+        return next((source for source in self.sources.values() if source.provides(name) is not None), None)
 
     def ordered_sources(self, order: tuple[str, ...]) -> tuple[Source, ...]:
         """The sources, those named in `order` first."""

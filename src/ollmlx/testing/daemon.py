@@ -26,7 +26,7 @@ KEPT_VARIABLES = ("PATH", "LANG", "TMPDIR", "SYSTEMROOT", "PIP_INDEX_URL", "PIP_
 class Daemon:
     """One daemon. `fakes` are fake models by name, with their script; `settings` are laid over the test's defaults.
 
-    With `fakes`, the stores that know real models are off, so that nothing reaches for a network.
+    With `fakes`, the stores that know real models are off, so that nothing reaches for a network. `python` runs it.
     """
 
     def __init__(
@@ -36,7 +36,9 @@ class Daemon:
         settings: Mapping[str, Any] | None = None,
         fakes: Mapping[str, Mapping[str, Any]] | None = None,
         env: Mapping[str, str] | None = None,
+        python: str = sys.executable,
     ) -> None:
+        self.python = python
         self.folder = folder
         self.models = folder / "models"
         self.state = folder / "state"
@@ -74,7 +76,7 @@ class Daemon:
         """Start it without waiting for anything: for daemons that are meant to fail."""
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ollmlx.cli.main", "--config", str(self.config), "serve"],
+                [self.python, "-m", "ollmlx.cli.main", "--config", str(self.config), "serve"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -109,7 +111,7 @@ class Daemon:
     def cli(self, *arguments: str, input: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run `ollmlx ARGUMENTS` against this daemon."""
         return subprocess.run(
-            [sys.executable, "-m", "ollmlx.cli.main", *arguments],
+            [self.python, "-m", "ollmlx.cli.main", *arguments],
             input=input,
             stdin=subprocess.DEVNULL if input is None else None,
             capture_output=True,

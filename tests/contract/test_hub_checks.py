@@ -1,0 +1,94 @@
+"""The checks of the MLX store and of the hub keep the contract of every check."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from tests.servers.hub import HubServer
+from tests.servers.tiny import tiny_files
+
+from ollmlx import Check, ModelName
+from ollmlx.testing import CheckSuite, Settings, World
+from ollmlx_hub.check import ModelsCheck
+from ollmlx_hub.manifest import Manifest, hashed
+from ollmlx_hub.online import HubCheck
+from ollmlx_hub.settings import HubSettings
+from ollmlx_hub.store import MlxStore
+
+
+class TestModelsCheck(CheckSuite):
+    @pytest.fixture(autouse=True)
+    def _place(self, tmp_path: Path) -> None:
+        self.place = tmp_path
+
+    def make_check(self) -> Check:
+        return ModelsCheck()
+
+    def healthy(self) -> World:
+        self.install("healthy", "org_sound")
+        return self.world("healthy")
+
+    def sick(self) -> Mapping[str, World]:
+        self.install("MDL001", "a..b")
+        self.install("MDL003", "org_m", config__json=None)
+        changed = self.install("MDL008", "org_m")
+        self.sign(changed, "org/m")
+        (changed / "tokenizer.json").write_bytes(b'{"model": {"vocab": []}}')
+        self.install("MDL009", "org_m", tokenizer__json=None, tokenizer_config__json=None)
+        self.install("MDL010", "org_m", tokenizer_config__json=b"{}")
+        self.sign(self.install("STO007", "org_m"), "org/other")
+        for folder in ("org_m", "org_n"):
+            self.sign(self.install("STO008", folder), "org/m")
+        stopped = self.install("STO006", ".staging/org_m") / "model.safetensors"
+        os.utime(stopped, (1, 1))
+        for path in stopped.parent.iterdir():
+            os.utime(path, (1, 1))
+        return {code: self.world(code) for code in ModelsCheck.codes}
+
+    def install(self, world: str, folder: str, **changes: bytes | None) -> Path:
+        """A folder of the store; `config__json=None` leaves that file out."""
+        place = self.place / world / "mlx" / folder
+        place.mkdir(parents=True, exist_ok=True)
+        files: dict[str, bytes | None] = {**tiny_files()}
+        files |= {name.replace("__", "."): data for name, data in changes.items()}
+        for name, data in files.items():
+            if data is not None:
+                (place / name).write_bytes(data)
+        return place
+
+    def sign(self, place: Path, name: str) -> None:
+        """Write the manifest that says what the folder holds."""
+        files = hashed(place, MlxStore(place.parent).layout.files(place))
+        Manifest(name=ModelName.parse(name), created=datetime(2026, 1, 1, tzinfo=UTC), files=files).write(place)
+
+    def world(self, name: str) -> World:
+        settings = Settings.model_validate({"storage": {"models": self.place / name}})
+        return World(settings=settings, deep=name == "MDL008")
+
+
+class TestHubCheck(CheckSuite):
+    @pytest.fixture(autouse=True)
+    def _hub(self, no_leaked_descriptors: None, free_port: int) -> Iterator[None]:
+        from huggingface_hub import close_session
+
+        with HubServer() as self.hub:
+            self.hub.token = "right"
+            self.nowhere = f"http://127.0.0.1:{free_port}"
+            yield
+            close_session()
+
+    def make_check(self) -> Check:
+        return HubCheck(HubSettings(endpoint=self.hub.url))
+
+    def make_sick_check(self, code: str) -> Check:
+        return HubCheck(HubSettings(endpoint=self.nowhere)) if code == "NET005" else self.make_check()
+
+    def healthy(self) -> World:
+        return World(online=True)
+
+    def sick(self) -> Mapping[str, World]:
+        return {"NET005": World(online=True), "NET006": World(online=True, environ={"HF_TOKEN": "hf_wrong"})}

@@ -1,0 +1,49 @@
+"""Everything that ollmlx's own plugins register is held to the suite of its kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ollmlx.plugins import load_plugins
+from ollmlx.registry import Shelf
+from ollmlx.settings import Settings
+
+HERE = Path(__file__).parent
+HELD = {
+    ("BackendSuite", "mlx"): "test_mlx_backend.py",
+    ("BackendSuite", "llamacpp"): "test_llamacpp_backend.py",
+    ("StoreSuite", "mlx"): "test_mlx_store.py",
+    ("StoreSuite", "ollama"): "test_ollama_store.py",
+    ("RoutesSuite", "ollama"): "test_route_families.py",
+    ("RoutesSuite", "openai"): "test_route_families.py",
+    ("RoutesSuite", "anthropic"): "test_route_families.py",
+    ("RoutesSuite", "ops"): "test_route_families.py",
+    ("CheckSuite", "models"): "test_hub_checks.py",
+    ("CheckSuite", "hub"): "test_hub_checks.py",
+    ("CheckSuite", "cluster"): "test_mlx_check.py",
+    ("CheckSuite", "ollama-models"): "test_ollama_check.py",
+}
+"""Suite and registered name -> where it runs."""
+
+
+def registered() -> list[tuple[str, str]]:
+    """Every backend, store, route family and check of ollmlx's own plugins, those that settings bring included."""
+    cluster = {"big": {"cluster": {"hosts": ["localhost"]}}}
+    registry = load_plugins(Settings.model_validate({"models": cluster})).registry
+    shelves: dict[str, Shelf[Any]] = {
+        "BackendSuite": registry.backends,
+        "StoreSuite": registry.stores,
+        "RoutesSuite": registry.routes,
+        "CheckSuite": registry.checks,
+    }
+    return [(suite, name) for suite, shelf in shelves.items() for name in shelf.names()]
+
+
+@pytest.mark.parametrize("what", registered(), ids="-".join)
+def test_it_is_held_to_its_suite(what: tuple[str, str]) -> None:
+    assert what in HELD, f"no file of tests/contract runs {what[0]} over it"
+    suite, _ = what
+    assert f"({suite})" in (HERE / HELD[what]).read_text(encoding="utf-8")

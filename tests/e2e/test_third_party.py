@@ -1,0 +1,138 @@
+"""Distributions of strangers, installed with pip into a fresh environment beside ollmlx, driven over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ollmlx.testing.daemon import Daemon
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+SETTLE = """
+import sys
+from pathlib import Path
+from ollmlx import ModelName
+from ollmlx_lantern.store import LanternStore
+made = Path(sys.argv[1])
+LanternStore(made.parent).settle(ModelName.parse("bright"), made, format="lantern", source="local")
+"""
+"""Put a model into the lantern's store, as its own pull would."""
+THEIRS = Path(__file__).parents[1] / "thirdparty"
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The interpreter of an environment that has both distributions, and sees what is installed here."""
+    pytest.importorskip("hatchling", reason="distributions are built with hatchling: pip install 'ollmlx[dev]'")
+    place: Path = tmp_path_factory.mktemp("environment")
+    ran(sys.executable, "-m", "venv", "--without-pip", str(place))
+    interpreter = str(place / "bin" / "python")
+    packages = Path(ran(interpreter, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    (packages / "beside.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
+    ran(sys.executable, "-m", "pip", "--python", interpreter, "install", *options, *map(str, copies(place)))
+    return interpreter
+
+
+def copies(place: Path) -> list[Path]:
+    """Building leaves nothing in the test tree."""
+    return [
+        Path(shutil.copytree(THEIRS / name, place / "src" / name, ignore=shutil.ignore_patterns("__pycache__")))
+        for name in ("ollmlx-lantern", "ollmlx-wrecks")
+    ]
+
+
+def ran(*argv: str, cwd: Path | None = None, **variables: str) -> str:
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=False, cwd=cwd, timeout=200, env={**os.environ, **variables}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def daemon(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    folder: Path = tmp_path_factory.mktemp("daemon")
+    one = Daemon(
+        folder,
+        python=python,
+        settings={"plugins": {"load_timeout": 2, "lantern": {"oil": 2}, "disabled": ["pypi"]}},
+    )
+    making = folder / "models" / "lantern" / ".making"
+    making.mkdir(parents=True)
+    (making / "light.txt").write_text("Light!", encoding="utf-8")
+    ran(python, "-c", SETTLE, str(making))
+    yield one.start()
+    assert one.stop() == 0, one.log_text
+
+
+def test_its_own_tests_pass_where_it_is_installed(python: str, tmp_path: Path) -> None:
+    place = THEIRS / "ollmlx-lantern"
+    options = ["-q", "-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider", "-c", str(place / "pyproject.toml")]
+    said = ran(
+        python, "-m", "pytest", *options, str(place / "tests"), cwd=tmp_path,
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PYTHONDONTWRITEBYTECODE="1",
+    )  # fmt: skip
+    assert "failed" not in said
+
+
+def test_its_store_backend_and_routes_answer_over_http(daemon: Daemon) -> None:
+    (model,) = daemon.get("/api/tags").json()["models"]
+    assert model["name"] == "bright:latest"
+    shown = daemon.post("/api/show", {"model": "bright"}).json()
+    assert (shown["store"], shown["backend"]) == ("lantern", "lantern")
+    asked = {"model": "bright", "prompt": "abc def", "raw": True, "stream": False}
+    assert daemon.post("/api/generate", asked).json()["response"] == "cba fed Light!"
+    assert daemon.get("/lantern").json() == {"oil": 2}
+    assert daemon.post("/lantern/say", {"model": "bright", "text": "on"}).json() == {"said": "no Light!"}
+    assert daemon.post("/lantern/say", {"model": "dark", "text": "on"}).status_code == 404
+    (loaded,) = daemon.get("/api/ps").json()["models"]
+    assert loaded["backend"] == "lantern"
+    assert "/lantern/say" in daemon.get("/openapi.json").json()["paths"]
+
+
+def test_its_check_finds_and_its_page_explains(daemon: Daemon) -> None:
+    report = daemon.cli("doctor", "lantern", "--json", "--config", str(daemon.config))
+    assert [finding["code"] for finding in json.loads(report.stdout)["findings"]] == ["LAN001"]
+    page = daemon.cli("doctor", "--explain", "LAN001", "--config", str(daemon.config))
+    assert page.stdout.startswith("# LAN001: little oil is left")
+
+
+def test_every_wreck_is_off_by_name_and_told_and_the_rest_serves(daemon: Daemon) -> None:
+    listed = json.loads(daemon.cli("plugin", "list", "--json", "--config", str(daemon.config)).stdout)
+    theirs = {plugin["name"]: plugin for plugin in listed if plugin["origin"] == "ollmlx-wrecks 0.0.1"}
+    told = {name: (plugin["enabled"], plugin["code"], plugin["problem"]) for name, plugin in theirs.items()}
+    assert told == {
+        "raises": (False, "PLG001", "RuntimeError: I cannot be imported"),
+        "exits": (False, "PLG001", "RuntimeError: SystemExit: 3"),
+        "hangs": (False, "PLG001", "it did not finish loading within 2s"),
+        "slow": (True, None, None),
+        "clashes": (
+            False, "PLG003", "plugin 'clashes': backend 'mlx' is already registered by plugin 'mlx'"
+        ),
+        "tomorrow": (False, "PLG004", "it is written for plugin API 2; this ollmlx has 1"),
+        "misspelt": (False, "PLG002", "it implements hooks that do not exist: register_beckends"),
+        "wrong": (False, "PLG005", theirs["wrong"]["problem"]),
+        "hub": (False, "PLG003", "another plugin is already called 'hub'"),
+        "gone": (False, "PLG001", "cannot be imported: No module named 'ollmlx_wrecks.no_such_module'"),
+    }  # fmt: skip
+    assert theirs["slow"]["seconds"] > 1
+    assert "plugin 'slow' took" in daemon.log_text
+    for name, plugin in theirs.items():
+        assert plugin["enabled"] or f"plugin '{name}' is switched off" in daemon.log_text
+    lantern = next(plugin for plugin in listed if plugin["name"] == "lantern")
+    assert (lantern["origin"], lantern["enabled"]) == ("ollmlx-lantern 1.2.3", True)
+    assert len(lantern["hooks"]) == 5
+    assert daemon.get("/readyz").status_code == 200
+    report = daemon.cli("doctor", "plugins", "--json", "--config", str(daemon.config))
+    found = json.loads(report.stdout)["findings"]
+    assert {finding["subject"] for finding in found} >= set(theirs) - {"slow"}
