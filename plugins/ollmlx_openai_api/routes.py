@@ -140,7 +140,7 @@ def _models(made: Blueprint, service: Service) -> None:
         return json_answer({"object": "list", "data": [_model(model) for model in await service.list()]})
 
     @made.get("/v1/models/<path:name>")
-    @describe("One model.", answer=schemas.MODEL, error=ERROR_SCHEMA)
+    @describe("One model.", answer=schemas.MODEL, parameters={"name": schemas.NAME}, error=ERROR_SCHEMA)
     async def model(name: str) -> Response:
         return json_answer(_model(await service.show(ModelName.parse(name))))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ollmlx.web.schemas import INTEGER, NUMBER, OBJECT, STRING, listing, nullable, one_of, record
 
+NAME = {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.:/-]*$"}
 USAGE = record(
     {"prompt_tokens": INTEGER, "completion_tokens": INTEGER, "total_tokens": INTEGER},
     prompt_tokens_details=record({"cached_tokens": INTEGER}),

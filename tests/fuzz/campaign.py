@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import APIOperation, Case, GenerationMode, Response
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import FailureGroup
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -104,7 +105,7 @@ def _share(
         run()
     except Unsatisfiable:
         return  # nothing can be wrong with a request that has no part to vary
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is what the campaign is for
+    except (Exception, FailureGroup) as error:  # noqa: BLE001 - whatever it is, it is what the campaign is for
         report.failures.append(f"{operation.label} ({mode.value}): {error}")
 
 

@@ -1,0 +1,65 @@
+"""The tables of fields in docs/api.md have every route with a JSON body, and exactly the fields its model has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from quart import Quart
+
+from ollmlx.testing.routes import FakeService, web_app
+from ollmlx.web.openapi import openapi
+from ollmlx_anthropic_api.routes import blueprint as anthropic
+from ollmlx_ollama_api.blueprint import blueprint as ollama
+from ollmlx_openai_api.routes import blueprint as openai
+from ollmlx_ops.blueprint import blueprint as ops
+
+PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+SECTION = re.compile(r"^### Fields of (.*)\n((?:(?!^#).*\n)*)", re.MULTILINE)
+NAME = re.compile(r"`([^`]+)`")
+
+
+def application() -> Quart:
+    return web_app(FakeService(), ollama, openai, anthropic, ops)
+
+
+def documented() -> dict[tuple[str, ...], set[str]]:
+    """Routes of a section, and the names in the first column of its table."""
+    found = {}
+    for heading, text in SECTION.findall(PAGE):
+        cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+        names = [name for cell in cells for name in NAME.findall(cell)]
+        assert len(names) == len(set(names)), f"{heading}: a field is there twice"
+        found[tuple(NAME.findall(heading))] = set(names)
+    return found
+
+
+def fields() -> dict[str, set[str]]:
+    """Paths that take JSON, and the names of their bodies' fields."""
+    document: dict[str, Any] = openapi(application(), "1")
+    schemas = document["components"]["schemas"]
+    found = {}
+    for path, verbs in document["paths"].items():
+        for operation in verbs.values():
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            if body:
+                found[path] = set(schemas[body["schema"]["$ref"].rpartition("/")[2]]["properties"])
+    return found
+
+
+@pytest.mark.parametrize("routes", sorted(documented()), ids=" ".join)
+def test_a_table_has_exactly_the_fields_of_its_routes(routes: tuple[str, ...]) -> None:
+    known = fields()
+    assert documented()[routes] == set().union(*(known[route] for route in routes))
+
+
+def test_every_route_with_a_json_body_has_a_table() -> None:
+    assert {route for routes in documented() for route in routes} == set(fields())
+
+
+def test_every_route_is_on_the_page() -> None:
+    named = PAGE.replace("/api/blobs/:digest", "/api/blobs/{digest}").replace("/v1/models/:id", "/v1/models/{name}")
+    missing = [path for path in openapi(application(), "1")["paths"] if f"`{path}`" not in named]
+    assert missing == []
