@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -184,8 +186,10 @@ async def test_leaving_cancels_the_work(daemon_with_fakes: Daemon) -> None:
 
 @pytest.fixture(scope="module")
 def daemon_with_the_real_model(tmp_path_factory: pytest.TempPathFactory, smollm2_models: Path) -> Iterator[Daemon]:
-    """One daemon for the module."""
-    started = Daemon(tmp_path_factory.mktemp("real"), settings={"storage": {"models": str(smollm2_models)}})
+    """One daemon for the module, with a models folder that may be changed, and the user's cache of packages."""
+    folder = tmp_path_factory.mktemp("real")
+    shutil.copytree(smollm2_models, folder / "models", copy_function=os.link)
+    started = Daemon(folder, env={"HOME": str(Path.home())})
     try:
         yield started.start()
     finally:
@@ -244,3 +248,18 @@ class TestWithTheRealModel:
         assert int(loaded.size) > 50_000_000
         assert loaded.expires_at is not None
         assert loaded.expires_at.year > 2100
+
+    def test_it_is_copied_deleted_and_pulled_again(self, real: ollama.Client) -> None:
+        real.copy(self.NAME, "second")
+        real.delete(self.NAME)
+        assert self.NAME not in [model.model for model in real.list().models]
+        with pytest.raises(ollama.ResponseError, match="not found"):
+            real.show(self.NAME)
+        assert real.generate("second", "Hello", options={"num_predict": 1}).eval_count == 1
+        steps = [step.status for step in real.pull(self.NAME, stream=True)]
+        assert (steps[0], steps[-1]) == ("pulling manifest", "success")
+        assert real.generate(self.NAME, "Hello", options={"num_predict": 1}).eval_count == 1
+        real.delete("second")
+        left = [model.model for model in real.list().models]
+        assert self.NAME in left
+        assert "second:latest" not in left
