@@ -1,10 +1,17 @@
-"""The MLX engine, driven directly, beside `mlx_lm.server` with the same model, weights and BLAS, in turns.
+"""The numbers of docs/benchmarks.md about the MLX engine, each beside what it is to be compared with, in turns.
 
-    python benchmarks/engine.py --model FOLDER [--rounds 5] [--streams 1,4,8,16] [--tokens 48] [--json]
+    python benchmarks/engine.py                    all of it: about 20 minutes on two slow cores
+    python benchmarks/engine.py peer resume        some of it
+    python benchmarks/engine.py --write docs/benchmarks.md --json
 
-Tokens per second count the whole request: the prompt of about 44 tokens included. First token: from asking until the
-first piece of text has arrived. The server is asked over HTTP, as anyone would; the engine is not: what the daemon adds
-is measured elsewhere. FOLDER should hold weights as mlx_lm.server is to run them (float32 on Linux CPU).
+  peer    the server's port beside mlx_lm.server with the same BLAS and float32 weights: throughput, first tokens
+  stock   the server's port beside mlx_lm.server as pip installs it, both with the same 4-bit folder
+  port    the server's port beside the engine without server and protocol
+  resume  a conversation of 2,000 tokens after its model was unloaded, beside the same prompt cold
+  cold    from starting the program to the end of its first answer
+
+The model is smollm2:135m, pulled once into the user's cache folder. Tokens per second count the whole request: the
+prompt of about 45 tokens included. Each side is warmed first; figures are medians.
 """
 
 from __future__ import annotations
@@ -12,174 +19,225 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import socket
-import statistics
+import platform
+import re
 import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 
-import aiohttp
+import sides
 
-from ollmlx_mlx.blas import choose
-from ollmlx_mlx.blas_probe import ChildProbe, ProbeMemory
-from ollmlx_mlx.machine import Machine
+from ollmlx.bench.measure import Plan, at_once, measure, rate, session_for_measuring
+from ollmlx.bench.prompts import follow_up, reading, writing
+from ollmlx.bench.report import rows as compared
+from ollmlx.bench.target import Target, ask
+from ollmlx.testing.waiting import wait_until
+from ollmlx_pypi.cache import cache_folder
 
-TOPICS = ("the sea", "a red fox", "old maps", "winter bread", "tall towers", "quiet rivers", "two moons", "glass")
-Speak = Callable[[list[dict[str, str]], int], Awaitable[tuple[float, int]]]
-"""Messages and a number of tokens; answers seconds to the first token, and how many tokens came."""
-
-
-def question(index: int) -> list[dict[str, str]]:
-    topic = TOPICS[index % len(TOPICS)]
-    return [{"role": "user", "content": f"Write a long story number {index} about {topic}, with many small details."}]
+LONG = 2000
+"""Words, each about a token, of the conversation that is resumed."""
 
 
-def long_question(index: int, words: int) -> list[dict[str, str]]:
-    lines = " ".join(f"Fact {n} of list {index}: item {n} costs {n * 7 % 97} coins." for n in range(words // 9))
-    return [{"role": "user", "content": f"{lines}\nWhich item is the cheapest?"}]
+@dataclass
+class Table:
+    """What one scenario found. `figures`: all rounds, for `--json`; `lines`: header and rows, for people."""
+
+    title: str
+    lines: list[list[str]]
+    figures: object
+
+    @property
+    def markdown(self) -> str:
+        head, *rest = self.lines
+        return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rest])
 
 
-async def throughput(speak: Speak, streams: int, tokens: int, salt: int) -> float:
-    started = time.perf_counter()
-    told = await asyncio.gather(*(speak(question(salt * 100 + index), tokens) for index in range(streams)))
-    return sum(count for _, count in told) / (time.perf_counter() - started)
+@dataclass(frozen=True)
+class Asked:
+    weights: sides.Weights
+    rounds: int
+    stock_rounds: int
 
 
-async def turns(speak: Speak, salt: int, words: int) -> tuple[float, float]:
-    """Seconds to the first token of a long prompt, cold, and of the turn after it."""
-    asked = long_question(salt, words)
-    cold, _ = await speak(asked, 8)
-    again = [*asked, {"role": "assistant", "content": "Item 14."}, {"role": "user", "content": "And the dearest?"}]
-    cached, _ = await speak(again, 8)
-    return cold, cached
+def told(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-@asynccontextmanager
-async def engine(model: Path) -> AsyncIterator[Speak]:
-    from ollmlx.testing.asking import config_for
-    from ollmlx.types import Done, GenerateRequest, Message, Options, Text
-    from ollmlx_mlx.engine import MlxEngine
-
-    own = MlxEngine()
-    await own.load(config_for(model, parallel=16, context_length=8192, prompt_cache_bytes=1 << 30))
-
-    async def speak(messages: list[dict[str, str]], tokens: int) -> tuple[float, int]:
-        request = GenerateRequest(
-            messages=tuple(Message(role=m["role"], content=m["content"]) for m in messages),
-            options=Options(temperature=0, num_predict=tokens),
-        )
-        started, first, count = time.perf_counter(), 0.0, 0
-        async for event in own.generate(request):
-            if isinstance(event, Text) and not first:
-                first = time.perf_counter() - started
-            elif isinstance(event, Done):
-                count = event.generated_tokens
-        return first, count
-
-    yield speak
-    await own.close()
+def _server_table(title: str, found: list, memory: list[int]) -> Table:
+    for one, bytes_held in zip(found, memory, strict=True):
+        one.memory = bytes_held
+    header, lines = compared(found)
+    figures = [{**one.summary(), "cold": one.cold, "cached": one.cached, "rates": one.rates} for one in found]
+    return Table(title, [header, *lines], figures)
 
 
-@asynccontextmanager
-async def server(model: Path) -> AsyncIterator[Speak]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    argv = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--port", str(port)]
-    quiet = asyncio.subprocess.DEVNULL
-    process = await asyncio.create_subprocess_exec(*argv, stdout=quiet, stderr=quiet)
-    url = f"http://127.0.0.1:{port}/v1/chat/completions"
-    try:
-        async with aiohttp.ClientSession() as session:
-
-            async def speak(messages: list[dict[str, str]], tokens: int) -> tuple[float, int]:
-                body = {"messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True}
-                body["stream_options"] = {"include_usage": True}
-                started, first, count = time.perf_counter(), 0.0, 0
-                async with session.post(url, json=body) as answer:
-                    async for line in answer.content:
-                        if not line.startswith(b"data: {"):
-                            continue
-                        chunk = json.loads(line[6:])
-                        delta = chunk["choices"][0]["delta"] if chunk.get("choices") else {}
-                        if delta.get("content") and not first:
-                            first = time.perf_counter() - started
-                        count = (chunk.get("usage") or {}).get("completion_tokens", count)
-                return first, count
-
-            await _until_up(session, port)
-            yield speak
-    finally:
-        process.terminate()
-        await process.wait()
+async def peer(asked: Asked) -> Table:
+    """Both sides with the same BLAS and weights."""
+    choice = sides.blas()
+    plan = Plan(streams=(1, 4, 8, 16), tokens=32, prompt_tokens=600, rounds=asked.rounds)
+    with sides.ollmlx(asked.weights.store) as daemon:
+        async with sides.mlx_lm_server(asked.weights.float32, choice.env) as (theirs, pid):
+            found = await measure([sides.target(daemon), theirs], plan, told)
+            memory = [sides.resident(daemon.process.pid), sides.resident(pid)]
+    return _server_table(f"{plan.tokens} tokens an answer, medians of {plan.rounds}, {choice.name}", found, memory)
 
 
-async def _until_up(session: aiohttp.ClientSession, port: int) -> None:
-    for _ in range(600):
-        try:
-            async with session.get(f"http://127.0.0.1:{port}/health") as answer:
-                if answer.status == 200:
-                    return
-        except aiohttp.ClientError:
-            pass
-        await asyncio.sleep(0.1)
-    raise SystemExit("mlx_lm.server did not start")
+async def stock(asked: Asked) -> Table:
+    """The other side as anyone would start it, on the folder that ollmlx pulled."""
+    plan = Plan(streams=(8,), tokens=24, prompt_tokens=600, rounds=asked.stock_rounds)
+    with sides.ollmlx(asked.weights.store) as daemon:
+        async with sides.mlx_lm_server(asked.weights.pulled, {}) as (theirs, pid):
+            found = await measure([sides.target(daemon), theirs], plan, told)
+            memory = [sides.resident(daemon.process.pid), sides.resident(pid)]
+    return _server_table(f"{plan.tokens} tokens an answer, medians of {plan.rounds}", found, memory)
 
 
-Figures = dict[str, dict[str, list[float]]]
+async def port(asked: Asked) -> Table:
+    """What server and protocol cost."""
+    tokens, streams = 64, (1, 8)
+    found: dict[int, tuple[list[float], list[float]]] = {count: ([], []) for count in streams}
+    with sides.ollmlx(asked.weights.store) as daemon:
+        ours = sides.target(daemon, "ollama")
+        async with (
+            session_for_measuring() as session,
+            sides.direct(asked.weights.pulled, sides.blas().env) as engine,
+        ):
+
+            async def through_port(count: int, seed: int) -> float:
+                return rate(await at_once(session, ours, count, tokens, seed))
+
+            async def directly(count: int, seed: int) -> float:
+                return await engine.rate(count, tokens, seed)
+
+            await through_port(1, 0)
+            await directly(1, 0)
+            for turn in range(asked.rounds):
+                for count in streams:
+                    told(f"round {turn + 1} of {asked.rounds}: {count} streams")
+                    pair = [(found[count][0], through_port), (found[count][1], directly)]
+                    for rates, speak in pair[:: -1 if turn % 2 else 1]:
+                        rates.append(await speak(count, 1000 * (turn + 1)))
+    lines = [["tokens/s", "through the port", "engine alone", "share"]]
+    for count, (outside, inside) in found.items():
+        share = median(outside) / median(inside)
+        label = f"{count} stream{'s' if count > 1 else ''}"
+        lines.append([label, f"{median(outside):.1f}", f"{median(inside):.1f}", f"{share:.0%}"])
+    return Table(f"{tokens} tokens an answer, medians of {asked.rounds}", lines, found)
 
 
-async def measure(arguments: argparse.Namespace) -> Figures:
-    widths = [int(width) for width in arguments.streams.split(",")]
-    figures: Figures = {}
-    async with engine(arguments.model) as ours, server(arguments.model) as theirs:
-        for speak in (ours, theirs):
-            await speak(question(0), 8)
-        for salt in range(arguments.rounds):
-            # In turns, and the first one changes, so that a busy moment of the machine hits both.
-            sides = [("ollmlx", ours), ("mlx_lm.server", theirs)]
-            for name, speak in sides if salt % 2 else sides[::-1]:
-                mine = figures.setdefault(name, {})
-                for width in widths:
-                    rate = await throughput(speak, width, arguments.tokens, salt)
-                    mine.setdefault(f"{width} streams, tokens/s", []).append(rate)
-                cold, cached = await turns(speak, salt, arguments.words)
-                mine.setdefault("first token, cold, s", []).append(cold)
-                mine.setdefault("first token, next turn, s", []).append(cached)
-    return figures
+async def resume(asked: Asked) -> Table:
+    """Both sides begin with the model unloaded, so that both load it."""
+    cold, resumed = [], []
+    with sides.ollmlx(asked.weights.store) as daemon:
+        ours = sides.target(daemon, "ollama")
+        async with session_for_measuring() as session:
+            for turn in range(asked.rounds):
+                told(f"round {turn + 1} of {asked.rounds}")
+                messages = reading(LONG, seed=turn)
+                await _unload(daemon)
+                first = await ask(session, ours, messages, 8)
+                await _unload(daemon)
+                second = await ask(session, ours, follow_up(messages, first.text), 8)
+                cold.append(first.first_token)
+                resumed.append(second.first_token)
+    lines = [
+        [f"conversation of {first.prompt_tokens} tokens, model not loaded", "first token"],
+        ["cold", f"{median(cold):.2f} s"],
+        ["its next turn", f"{median(resumed):.2f} s"],
+        ["share", f"{median(resumed) / median(cold):.0%}"],
+    ]
+    return Table(f"medians of {asked.rounds}", lines, {"cold": cold, "resumed": resumed})
 
 
-def table(figures: Figures) -> str:
-    names = list(figures)
-    lines = [f"| | {' | '.join(sorted(names, reverse=True))} | ratio |", "|---|---|---|---|"]
-    for measured in figures["ollmlx"]:
-        ours = statistics.median(figures["ollmlx"][measured])
-        theirs = statistics.median(figures["mlx_lm.server"][measured])
-        ratio = ours / theirs if "tokens/s" in measured else theirs / ours
-        lines.append(f"| {measured} | {ours:.2f} | {theirs:.2f} | {ratio:.2f} |")
-    return "\n".join(lines)
+async def _unload(daemon: sides.Daemon) -> None:
+    body = {"model": sides.MODEL, "keep_alive": 0, "stream": False}
+    answer = await asyncio.to_thread(daemon.post, "/api/generate", body)
+    answer.raise_for_status()
+    await asyncio.to_thread(wait_until, lambda: not daemon.get("/api/ps").json()["models"], 60)
+
+
+async def cold(asked: Asked) -> Table:
+    """The program, the model and a first answer of one token; the very first start also tries BLAS libraries out."""
+    choice = sides.blas()
+    very_first, again, theirs = [], [], []
+    for turn in range(asked.rounds):
+        told(f"round {turn + 1} of {asked.rounds}")
+        with tempfile.TemporaryDirectory(prefix="ollmlx-") as state:
+            very_first.append(await _first_answer(asked, Path(state)))
+            again.append(await _first_answer(asked, Path(state)))
+        begun = time.perf_counter()
+        async with sides.mlx_lm_server(asked.weights.float32, choice.env) as (other, _):
+            theirs.append(await _answered(other, begun))
+    lines = [
+        ["from start to first answer", "seconds"],
+        ["ollmlx, its very first start", f"{median(very_first):.1f}"],
+        ["ollmlx", f"{median(again):.1f}"],
+        [f"mlx_lm.server with {choice.name}", f"{median(theirs):.1f}"],
+    ]
+    return Table(f"medians of {asked.rounds}", lines, {"very_first": very_first, "again": again, "theirs": theirs})
+
+
+async def _first_answer(asked: Asked, state: Path) -> float:
+    begun = time.perf_counter()
+    with sides.ollmlx(asked.weights.store, state) as daemon:
+        return await _answered(sides.target(daemon, "ollama"), begun)
+
+
+async def _answered(target: Target, begun: float) -> float:
+    async with session_for_measuring() as session:
+        await ask(session, target, writing(0), 1)
+    return time.perf_counter() - begun
+
+
+SCENARIOS: dict[str, Callable[[Asked], Awaitable[Table]]] = {
+    "peer": peer,
+    "stock": stock,
+    "port": port,
+    "resume": resume,
+    "cold": cold,
+}
+
+
+def write(file: Path, name: str, table: Table) -> None:
+    """Put a table between its two marks in a Markdown file. Raises SystemExit when they are not there."""
+    marks = f"<!-- engine.py {name} -->", f"<!-- end of {name} -->"
+    about = f"{table.title}. ollmlx {version('ollmlx')}, mlx {version('mlx')}, mlx-lm {version('mlx-lm')}."
+    content = f"{marks[0]}\n\n{about}\n\n{table.markdown}\n\n{marks[1]}"
+    text = file.read_text(encoding="utf-8")
+    new, count = re.subn(f"{re.escape(marks[0])}.*?{re.escape(marks[1])}", lambda _: content, text, flags=re.DOTALL)
+    if count != 1:
+        raise SystemExit(f"{file} has no marks {marks[0]} ... {marks[1]}")
+    file.write_text(new, encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--streams", default="1,4,8,16")
-    parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--words", type=int, default=400)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"{', '.join(SCENARIOS)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--stock-rounds", type=int, default=3, help="rounds with the stock server: 3 minutes each")
+    parser.add_argument("--cache", type=Path, default=cache_folder() / "benchmarks", help="where the model is kept")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between their marks in this file")
+    parser.add_argument("--json", action="store_true", help="print all figures of all rounds instead of tables")
     arguments = parser.parse_args()
-    if "OLLMLX_BENCHMARK_CHILD" not in os.environ:
-        machine = Machine.here()
-        blas = choose(machine, ChildProbe(machine, ProbeMemory(None)))
-        # The loader reads LD_PRELOAD at the start of a process only: start again, with the same BLAS for both sides.
-        environment = {**os.environ, **blas.env, "OLLMLX_BENCHMARK_CHILD": "1"}
-        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
-    figures = asyncio.run(measure(arguments))
-    print(json.dumps(figures, indent=2) if arguments.json else table(figures))
+    if unknown := [name for name in arguments.scenarios if name not in SCENARIOS]:
+        parser.error(f"there is no {unknown[0]}: choose from {', '.join(SCENARIOS)}")
+    asked = Asked(sides.weights(arguments.cache), arguments.rounds, arguments.stock_rounds)
+    figures = {"machine": f"{platform.system()} {platform.machine()}"}
+    for name in arguments.scenarios or SCENARIOS:
+        told(name)
+        table = asyncio.run(SCENARIOS[name](asked))
+        figures[name] = {"title": table.title, "table": table.lines, "rounds": table.figures}
+        if arguments.write:
+            write(arguments.write, name, table)
+        if not arguments.json:
+            print(f"{name}: {table.title}\n\n{table.markdown}\n", flush=True)
+    if arguments.json:
+        print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Final
 
 import mlx.core as mx
@@ -14,7 +15,7 @@ from ollmlx_mlx.batching.drafting import Drafter
 from ollmlx_mlx.batching.grammar import Grammars
 from ollmlx_mlx.batching.scheduler import Scheduler
 from ollmlx_mlx.cache.disk import CacheFolder
-from ollmlx_mlx.cache.layers import can_batch, make_layers, stays_trimmable
+from ollmlx_mlx.cache.layers import Layers, can_batch, make_layers, stays_trimmable, usable_type
 from ollmlx_mlx.cache.prefix import PrefixCache
 from ollmlx_mlx.estimate import AUTO_WIDTH
 from ollmlx_mlx.limits import limit_memory
@@ -59,9 +60,12 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
     limit_memory(config, mx)
     loaded = load_model(config, advance)
     model, tokenizer = loaded.model, loaded.tokenizer
-    kv_type = str(config.engine_options.get("kv_cache_type", "auto"))
+    wanted = str(config.engine_options.get("kv_cache_type", "auto"))
+    kv_type, why_not = usable_type(model, wanted)
     sample = make_layers(model, kv_type)
     notes = list(loaded.notes)
+    if why_not:
+        notes.append(f"this model's cache cannot be {wanted}, it keeps its full precision: {why_not}")
     width = config.parallel or AUTO_WIDTH
     if width > 1 and not can_batch(sample):
         width = 1
@@ -69,7 +73,7 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
         notes.append(f"{why} cannot be batched: requests are served one by one")
     vocabulary = _vocabulary(model, loaded.config, len(tokenizer))
     prefixes = PrefixCache(config.prompt_cache_bytes)
-    folder = _folder(config, kv_type, prefixes, notes)
+    folder = _folder(config, kv_type, sample, prefixes, notes)
     template = ChatTemplate(tokenizer, config.model.name.short)
     eos = frozenset(int(token) for token in tokenizer.eos_token_ids)
     return Instance(
@@ -104,18 +108,21 @@ def _vocabulary(model: Any, config: dict[str, Any], fallback: int) -> int:
     return int(size or fallback)
 
 
-def _folder(config: RunnerConfig, kv_type: str, prefixes: PrefixCache, notes: list[str]) -> CacheFolder | None:
+def _folder(
+    config: RunnerConfig, kv_type: str, sample: Layers, prefixes: PrefixCache, notes: list[str]
+) -> CacheFolder | None:
     if config.cache_dir is None or config.cache_dir_bytes <= 0 or config.prompt_cache_bytes <= 0:
         return None
-    # Whatever changes a cache's contents is part of its identity: weights, their form, adapter, precision.
+    # Whatever changes a cache's contents is part of its identity: weights, their form, adapter, precision, layout.
     identity = {
         "model": config.model.digest,
         "path": str(config.model.path),
         "adapter": str(config.model.defaults.adapter or ""),
         "weights": str(config.engine_options.get("weights", "")),
         "kv": kv_type,
+        "mlx_lm": version("mlx-lm"),
     }
-    folder = CacheFolder(config.cache_dir, identity, config.cache_dir_bytes)
+    folder = CacheFolder(config.cache_dir, identity, config.cache_dir_bytes, sample)
     found, problems = folder.entries()
     for tokens, trimmable, load in found:
         prefixes.know(tokens, trimmable=trimmable, load=load)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from mlx_lm.models.cache import load_prompt_cache, save_prompt_cache
+from mlx_lm.models.cache import KVCache, QuantizedKVCache, load_prompt_cache, save_prompt_cache
 from numpy.typing import NDArray
 
 from ollmlx import read_safetensors_header
+from ollmlx.errors import StorageError
 from ollmlx_mlx.cache.layers import Layers, can_trim
 
 VERSION: Final = "1"
@@ -29,10 +30,14 @@ Found = tuple[Tokens, bool, Callable[[], Layers | None]]
 
 
 class CacheFolder:
-    """The saved caches of one model in one form. `limit`: bytes for the caches of all models together."""
+    """The saved caches of one model in one form.
 
-    def __init__(self, root: Path, identity: dict[str, str], limit: int) -> None:
+    `limit`: bytes for the caches of all models together; `sample`: an empty cache of this model.
+    """
+
+    def __init__(self, root: Path, identity: dict[str, str], limit: int, sample: Layers) -> None:
         self._root = root
+        self._kinds = [type(layer) for layer in sample]
         self._identity = json.dumps({"version": VERSION, **identity}, sort_keys=True)
         self._folder = root / hashlib.sha256(self._identity.encode()).hexdigest()[:24]
         self._limit = limit
@@ -47,11 +52,11 @@ class CacheFolder:
                 if metadata["identity"] != self._identity:
                     raise ValueError("it belongs to another model")
                 tokens = np.array(json.loads(metadata["tokens"]), dtype=np.int32)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (StorageError, OSError, ValueError, KeyError, TypeError) as error:
                 problems.append(f"saved prompt cache {path.name} ignored: {error}")
                 _log.warning("%s", problems[-1])
                 continue
-            found.append((tokens, metadata.get("trimmable") == "True", partial(_read, path)))
+            found.append((tokens, metadata.get("trimmable") == "True", partial(self._read, path, len(tokens))))
         return found, problems
 
     def save(self, entries: Sequence[tuple[Tokens, Layers]]) -> None:
@@ -87,6 +92,19 @@ class CacheFolder:
         finally:
             staged.unlink(missing_ok=True)
 
+    def _read(self, path: Path, length: int) -> Layers | None:
+        try:
+            layers: Layers = load_prompt_cache(str(path))
+            if [type(layer) for layer in layers] != self._kinds:
+                raise ValueError("its layers are of other kinds than the model's")
+            if any(layer.offset != length for layer in layers if isinstance(layer, (KVCache, QuantizedKVCache))):
+                raise ValueError("its length is not what it says")
+            os.utime(path)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the file, the prefix is computed again
+            _log.warning("saved prompt cache %s ignored: %s", path.name, error)
+            return None
+        return layers
+
     def _forget_oldest(self) -> None:
         files = sorted(self._root.glob("*/*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
         held = 0
@@ -97,7 +115,7 @@ class CacheFolder:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """What was saved beside the arrays, without reading them. Raises ValueError for a damaged file."""
+    """What was saved beside the arrays, without reading them. Raises StorageError, ValueError for a damaged file."""
     read_safetensors_header(path)
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
@@ -106,13 +124,3 @@ def _metadata(path: Path) -> dict[str, Any]:
     prefix = "0."
     stored = header.get("__metadata__", {})
     return {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
-
-
-def _read(path: Path) -> Layers | None:
-    try:
-        layers: Layers = load_prompt_cache(str(path))
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with the file, the prefix is computed again
-        _log.warning("saved prompt cache %s ignored: %s", path.name, error)
-        return None
-    os.utime(path)
-    return layers

@@ -8,9 +8,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_map
 from mlx_lm.models.cache import KVCache, QuantizedKVCache, make_prompt_cache, trim_prompt_cache
 
 Layers = list[Any]
@@ -28,6 +30,21 @@ def make_layers(model: Any, kv_cache_type: str = "auto") -> Layers:
     if group is None:
         return layers
     return [c.to_quantized(group_size=group, bits=bits) if type(c) is KVCache else c for c in layers]
+
+
+def usable_type(model: Any, wanted: str) -> tuple[str, str]:
+    """The type of cache that works with this model, and why it is not the wanted one (else empty)."""
+    if wanted not in _BITS:
+        return wanted, ""
+    layers = make_layers(model, wanted)
+    if not any(isinstance(layer, QuantizedKVCache) for layer in layers):
+        return "auto", "it has no layer that can be quantized"
+    try:
+        # Shapes and support are checked when a call is built: nothing is computed.
+        model(mx.zeros((1, 2), dtype=mx.int32), cache=layers)
+    except Exception as error:  # noqa: BLE001 - whatever this architecture cannot do, it works without
+        return "auto", " ".join(str(error).split())[:200]
+    return wanted, ""
 
 
 def _group_size(model: Any) -> int | None:
@@ -84,16 +101,17 @@ def shorten(layers: Layers, drop: int) -> None:
 def compact(layers: Layers) -> Layers:
     """The same cache without the unused room at the end of its buffers, computed and ready to keep."""
     for layer in layers:
-        if (
-            type(layer) is KVCache
-            and layer.keys is not None
-            and layer.values is not None
-            and layer.offset < layer.keys.shape[2]
-        ):
-            layer.keys = mx.contiguous(layer.keys[..., : layer.offset, :])
-            layer.values = mx.contiguous(layer.values[..., : layer.offset, :])
+        kind = type(layer)
+        if kind not in (KVCache, QuantizedKVCache) or layer.keys is None:
+            continue
+        # A quantised layer's keys are three arrays: the numbers, their scales, their biases.
+        layer.keys, layer.values = tree_map(partial(_first, layer.offset), (layer.keys, layer.values))
     mx.eval([layer.state for layer in layers])
     return layers
+
+
+def _first(tokens: int, array: mx.array) -> mx.array:
+    return mx.contiguous(array[..., :tokens, :]) if tokens < array.shape[2] else array
 
 
 def merge(sequences: Sequence[Layers]) -> Layers:

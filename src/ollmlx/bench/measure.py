@@ -52,20 +52,24 @@ class Measured:
 
 
 async def measure(targets: Sequence[Target], plan: Plan, told: Callable[[str], None]) -> list[Measured]:
-    """Measure all targets in turns, so that a busy moment of the machine falls on all of them. Each is warmed first."""
+    """Measure all targets in turns, so that a busy moment of the machine falls on all of them. Each is warmed first.
+
+    Who begins changes from round to round.
+    """
     found = [Measured(target) for target in targets]
-    async with _session() as session:
+    async with session_for_measuring() as session:
         for one in found:
             told(f"warming {one.target.label}")
             await ask(session, one.target, writing(0), 8)
         for turn in range(plan.rounds):
-            for one in found:
+            order = found[:: -1 if turn % 2 else 1]
+            for one in order:
                 told(f"round {turn + 1} of {plan.rounds}: {one.target.label}: first token")
                 await _first_token(session, one, plan, seed=turn + 1)
             for count in plan.streams:
-                for one in found:
+                for one in order:
                     told(f"round {turn + 1} of {plan.rounds}: {one.target.label}: {count} streams")
-                    replies = await _streams(session, one.target, count, plan.tokens, seed=1000 * (turn + 1))
+                    replies = await at_once(session, one.target, count, plan.tokens, seed=1000 * (turn + 1))
                     one.rates.setdefault(count, []).append(rate(replies))
     return found
 
@@ -79,7 +83,8 @@ async def _first_token(session: aiohttp.ClientSession, one: Measured, plan: Plan
     one.prompt_tokens = cold.prompt_tokens
 
 
-async def _streams(session: aiohttp.ClientSession, target: Target, count: int, tokens: int, seed: int) -> list[Reply]:
+async def at_once(session: aiohttp.ClientSession, target: Target, count: int, tokens: int, seed: int) -> list[Reply]:
+    """So many streams that begin together, each with a question of its own."""
     asked = (ask(session, target, writing(seed + number), tokens) for number in range(count))
     return list(await asyncio.gather(*asked))
 
@@ -91,7 +96,7 @@ def rate(replies: Sequence[Reply]) -> float:
 
 
 @asynccontextmanager
-async def _session() -> AsyncIterator[aiohttp.ClientSession]:
+async def session_for_measuring() -> AsyncIterator[aiohttp.ClientSession]:
     """No proxy, no limit on connections, no time limit: a slow answer is a result."""
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)

@@ -45,7 +45,7 @@ class Told:
 def config_for(folder: Path, **changes: Any) -> RunnerConfig:
     """A runner's configuration for an MLX folder."""
     model = InstalledModel(
-        name=ModelName.parse(folder.name),
+        name=ModelName.parse(folder.name.replace("@", ":")),
         store="hub",
         format="mlx",
         path=folder,

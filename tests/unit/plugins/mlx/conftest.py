@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.plugins.mlx.architectures import ARCHITECTURES, random_model
 
 
 @pytest.fixture(scope="session")
@@ -107,36 +108,10 @@ def tiny_gguf(
     writer.close()
 
 
-ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "data/architectures.json").read_text(encoding="utf-8")
-)
-
-
 @pytest.fixture(scope="session", params=list(ARCHITECTURES))
 def architecture(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_vocabulary: dict[str, Any]
 ) -> Path:
     """An MLX folder of a tiny model with random weights, once for each architecture; the folder has its name."""
-    import mlx.core as mx
-    from mlx.utils import tree_map
-    from mlx_lm.utils import _get_classes, save_model
-
-    from ollmlx_mlx.gguf_tokenizer import read_tokenizer
-
     name: str = request.param
-    config = ARCHITECTURES[name]
-    folder: Path = tmp_path_factory.mktemp("architectures") / name
-    folder.mkdir()
-    mx.random.seed(11)
-    model_class, arguments = _get_classes(config)
-    model = model_class(arguments.from_dict(config))
-    # Initial weights of some architectures are all zero or all one; every token would be the same.
-    model.update(tree_map(lambda array: array + mx.random.normal(array.shape) * 0.05, model.parameters()))
-    save_model(folder, model)
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    template = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    template += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    tokenizer = read_tokenizer({**tiny_vocabulary, "tokenizer.chat_template": template})
-    tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer.config), encoding="utf-8")
-    return folder
+    return random_model(tmp_path_factory.mktemp("architectures") / name, ARCHITECTURES[name], tiny_vocabulary)

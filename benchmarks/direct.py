@@ -1,0 +1,49 @@
+"""The MLX engine driven directly, for `engine.py port`: a line of JSON in, a line of JSON out, until the input ends.
+
+python benchmarks/direct.py FOLDER
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from time import perf_counter
+
+from ollmlx.bench.measure import rate
+from ollmlx.bench.prompts import writing
+from ollmlx.bench.target import Reply
+from ollmlx.testing.asking import running
+from ollmlx.types import Done, GenerateRequest, Message, Options, Text
+from ollmlx_mlx.engine import MlxEngine
+
+
+async def answer(engine: MlxEngine, seed: int, tokens: int) -> Reply:
+    messages = tuple(Message(**message) for message in writing(seed))
+    request = GenerateRequest(messages=messages, options=Options(temperature=0, num_predict=tokens))
+    reply = Reply(perf_counter())
+    async for event in engine.generate(request):
+        if isinstance(event, Text):
+            reply.last = perf_counter()
+        elif isinstance(event, Done):
+            reply.tokens = event.generated_tokens
+    return reply
+
+
+async def serve(folder: Path) -> None:
+    # As the backend launches a runner for this model.
+    options = {"weights": "float32"} if sys.platform == "linux" else {}
+    changes = {"context_length": 8192, "parallel": 0, "prompt_cache_bytes": 1 << 30, "engine_options": options}
+    engine = MlxEngine()
+    async with running(engine, folder, **changes):
+        loop = asyncio.get_running_loop()
+        while line := await loop.run_in_executor(None, sys.stdin.readline):
+            asked = json.loads(line)
+            seeds = range(asked["seed"], asked["seed"] + asked["streams"])
+            replies = await asyncio.gather(*(answer(engine, seed, asked["tokens"]) for seed in seeds))
+            print(json.dumps({"rate": rate(replies)}), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1])))

@@ -1,0 +1,154 @@
+"""What the engine's benchmark sets side by side: ollmlx behind its port, its engine alone, `mlx_lm.server`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+
+from ollmlx.bench.target import Target
+from ollmlx.names import ModelName
+from ollmlx.testing.daemon import Daemon
+from ollmlx_mlx.blas import BlasChoice, choose
+from ollmlx_mlx.blas_probe import ChildProbe, ProbeMemory
+from ollmlx_mlx.machine import Machine
+
+MODEL = "smollm2:135m"
+PATIENCE = 120.0  # seconds for a server to come up
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One model in two folders: as ollmlx pulled it (4-bit), and its weights unpacked to float32 for mlx_lm.server."""
+
+    store: Path
+    pulled: Path
+    float32: Path
+
+
+def blas() -> BlasChoice:
+    """The library that ollmlx's runners compute with on this machine."""
+    machine = Machine.here()
+    return choose(machine, ChildProbe(machine, ProbeMemory(None)))
+
+
+def weights(cache: Path) -> Weights:
+    """Pull the model once, and let mlx-lm itself unpack a copy."""
+    store = cache / "models"
+    found = Weights(store, store / "mlx" / ModelName.parse(MODEL).folder, cache / "float32")
+    if not (found.pulled / "config.json").is_file():
+        with ollmlx(store) as daemon:
+            last = daemon.lines("/api/pull", {"model": MODEL})[-1]
+            if last.get("status") != "success":
+                raise SystemExit(f"{MODEL} cannot be pulled: {last}")
+    if not (found.float32 / "config.json").is_file():
+        argv = [sys.executable, "-m", "mlx_lm", "convert", "--hf-path", str(found.pulled), "--dequantize"]
+        argv += ["--mlx-path", str(found.float32), "--dtype", "float32"]
+        subprocess.run(argv, check=True, env={**os.environ, **blas().env}, stdout=sys.stderr)
+    return found
+
+
+@contextmanager
+def ollmlx(store: Path, state: Path | None = None) -> Iterator[Daemon]:
+    """A daemon with settings as anyone has them, but for its folders, its port, and that it keeps its model loaded."""
+    with tempfile.TemporaryDirectory(prefix="ollmlx-") as scratch:
+        settings = {
+            "storage": {"models": str(store), "state": str(state or Path(scratch) / "state")},
+            "logging": {"level": "info"},
+            "runners": {"keep_alive": 3600},
+        }
+        # The user's own home: what was downloaded before is found there.
+        daemon = Daemon(Path(scratch), settings=settings, env={"HOME": str(Path.home())})
+        try:
+            yield daemon.start()
+        finally:
+            daemon.stop()
+
+
+def target(daemon: Daemon, dialect: str = "openai") -> Target:
+    """How to ask a daemon."""
+    return Target("ollmlx", f"{daemon.url}/v1" if dialect == "openai" else daemon.url, MODEL, dialect)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def mlx_lm_server(folder: Path, env: dict[str, str]) -> AsyncIterator[tuple[Target, int]]:
+    """`mlx_lm.server` with its defaults, and its process id."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    argv = [sys.executable, "-m", "mlx_lm", "server", "--model", str(folder), "--port", str(port)]
+    quiet = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(*argv, stdout=quiet, stderr=quiet, env={**os.environ, **env})
+    try:
+        await _until_up(process, f"http://127.0.0.1:{port}/health")
+        yield Target("mlx_lm.server", f"http://127.0.0.1:{port}/v1", "default_model"), process.pid
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def _until_up(process: asyncio.subprocess.Process, url: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    async with aiohttp.ClientSession() as session:
+        while time.monotonic() < deadline and process.returncode is None:
+            try:
+                async with session.get(url) as answer:
+                    if answer.status == 200:
+                        return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.02)
+    raise SystemExit("mlx_lm.server did not start")
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process and its children hold."""
+    process = psutil.Process(pid)
+    return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)])
+
+
+class Direct:
+    """The engine without server or protocol, in a process of its own that has the runner's BLAS."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def rate(self, streams: int, tokens: int, seed: int) -> float:
+        """Tokens a second of all streams together."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"streams": streams, "tokens": tokens, "seed": seed}).encode() + b"\n")
+        answer: dict[str, Any] = json.loads(await self._process.stdout.readline())
+        return float(answer["rate"])
+
+
+@asynccontextmanager
+async def direct(folder: Path, env: dict[str, str]) -> AsyncIterator[Direct]:
+    """The engine with the model loaded."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(Path(__file__).with_name("direct.py")),
+        str(folder),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, **env},
+    )
+    try:
+        yield Direct(process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()

@@ -1,0 +1,35 @@
+"""Tiny models with random weights, of the architectures that mlx-lm serves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_map
+from mlx_lm.utils import _get_classes, save_model
+
+from ollmlx_mlx.gguf_tokenizer import read_tokenizer
+
+ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "data/architectures.json").read_text(encoding="utf-8")
+)
+
+
+def random_model(folder: Path, config: dict[str, Any], vocabulary: dict[str, Any]) -> Path:
+    """Write an MLX folder: random weights of this configuration, and the tokenizer of this vocabulary."""
+    folder.mkdir()
+    mx.random.seed(11)
+    model_class, arguments = _get_classes(config)
+    model = model_class(arguments.from_dict(config))
+    # Initial weights of some architectures are all zero or all one; every token would be the same.
+    model.update(tree_map(lambda array: array + mx.random.normal(array.shape) * 0.05, model.parameters()))
+    save_model(folder, model)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    template = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    template += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    tokenizer = read_tokenizer({**vocabulary, "tokenizer.chat_template": template})
+    tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer.config), encoding="utf-8")
+    return folder
