@@ -105,7 +105,6 @@ class MlxBackend:
             engine_options={
                 "weights": facts.form,
                 "kv_cache_type": options.kv_cache_type,
-                "wired": self._settings.wired,
                 "notes": notes,
             },
         )

@@ -27,8 +27,3 @@ class MlxSettings(BaseModel):
     float32_share: Annotated[float, Field(gt=0, le=1)] = Field(
         0.4, description="Share of the memory budget that one model's unpacked weights may take."
     )
-    wired: Literal["off", "model", "most"] = Field(
-        "off",
-        description="macOS: keep memory from being paged out: the size of the model's files, or as much as Metal"
-        " recommends. Wired memory has panicked Macs that ran short, so it is off unless asked for.",
-    )

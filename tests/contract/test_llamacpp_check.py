@@ -16,7 +16,8 @@ from ollmlx.errors import StorageError
 from ollmlx.registry import Registry
 from ollmlx.testing import CheckSuite, World, fake_model
 from ollmlx.types import InstalledModel
-from ollmlx_llamacpp.check import BROKEN, MISSING, LlamaCppCheck
+from ollmlx_llamacpp.backend import MISSING
+from ollmlx_llamacpp.check import BROKEN, LlamaCppCheck
 
 
 class Models:

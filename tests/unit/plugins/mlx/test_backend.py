@@ -166,7 +166,6 @@ def test_the_command_isolates_the_child_and_says_what_was_chosen(folder: MakeFol
     assert command.argv[-1] == "{fd}"
     assert command.engine_options["weights"] == "float32"
     assert command.engine_options["kv_cache_type"] == "q8_0"
-    assert command.engine_options["wired"] == "off"
     assert any("reference BLAS" in note for note in command.engine_options["notes"])
 
 
