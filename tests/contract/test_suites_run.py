@@ -25,6 +25,7 @@ HELD = {
     ("CheckSuite", "hub"): "test_hub_checks.py",
     ("CheckSuite", "cluster"): "test_mlx_check.py",
     ("CheckSuite", "ollama-models"): "test_ollama_check.py",
+    ("CheckSuite", "llama.cpp"): "test_llamacpp_check.py",
 }
 """Suite and registered name -> where it runs."""
 

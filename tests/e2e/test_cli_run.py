@@ -58,7 +58,7 @@ def test_run_starts_the_daemon_which_stays_and_serves_the_next_command(home: Dae
 def test_a_daemon_that_cannot_start_says_why(home: Daemon) -> None:
     home.config.write_text("[server]\nhosst = 1\n")
     done = ollmlx(home, "run", "--host", "127.0.0.1:1", "parrot", "hello")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "did you mean 'host'" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -97,11 +98,8 @@ def test_a_body_of_a_gibibyte_is_refused_without_being_read(server: Daemon, anno
         connection.putheader(*("Content-Length", str(GIB)) if announced else ("Transfer-Encoding", "chunked"))
         connection.endheaders()
         sent, piece = 0, b" " * (1 << 20)
-        with suppress(ConnectionError):  # the daemon stops listening as soon as it is too much
-            while sent < GIB:
-                connection.send(piece if announced else b"%x\r\n%s\r\n" % (len(piece), piece))
-                sent += len(piece)
+        while sent < GIB and not select.select([connection.sock], [], [], 0)[0]:  # until the answer is there
+            connection.send(piece if announced else b"%x\r\n%s\r\n" % (len(piece), piece))
+            sent += len(piece)
         assert sent < GIB / 2
-        with suppress(ConnectionError):
-            answer = connection.getresponse()
-            assert answer.status == 413
+        assert connection.getresponse().status == 413
