@@ -17,6 +17,7 @@ GROUPS = {
     "server": "Server",
     "runners": "Runners",
     "network": "Network",
+    "model": "Model",
 }
 """The groups in the order they are shown: causes before what follows from them."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import NamedTuple
 
 from ollmlx.errors import InvalidRequest
 
+HEAD = re.compile(r"^Severity: (\w+) · Since: \S+ · Owner: (\S+)$", re.MULTILINE)
 HEADINGS = ("Seen as", "What it means", "Why it happens", "How to fix it", "How to check", "Not this")
 
 
@@ -35,6 +38,21 @@ def page(code: str, more: Iterable[Traversable] = ()) -> str:
     if code.upper() not in known:
         raise InvalidRequest(f"there is no code {code}", hint="ollmlx doctor --list")
     return known[code.upper()]
+
+
+class Entry(NamedTuple):
+    """A code as `ollmlx doctor --list` shows it. `owner`: ollmlx, or the plugin that reports it."""
+
+    code: str
+    title: str
+    severity: str
+    owner: str
+
+
+def entry(code: str, text: str) -> Entry:
+    """What the head of a page says."""
+    found = HEAD.search(text)
+    return Entry(code, title(text), *(found.groups() if found else ("", "")))
 
 
 def title(text: str) -> str:

@@ -20,6 +20,7 @@ from ollmlx.errors import ContextExceeded, InvalidRequest
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.runner.startup import sentence
 from ollmlx.testing.fake import faults, tokens
+from ollmlx.testing.fake.lies import honest_when_greedy, spoilt, untrue
 from ollmlx.testing.fake.reply import Reply, conversation, reply_to
 from ollmlx.testing.fake.script import Script, directed
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, Prefill
@@ -44,6 +45,7 @@ class FakeEngine:
         self._totals = [0, 0, 0]
         self._prompts: list[tuple[int, ...]] = []
         self._spawn = 1
+        self._answers = 0
 
     async def load(self, config: RunnerConfig) -> None:
         """Follow the script's load part; `config.engine_options` are a `Script`'s fields."""
@@ -71,6 +73,7 @@ class FakeEngine:
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
         """Prefill, thinking, text or a tool call, done; with the script's fault on the way."""
         script, prompt, last = self._directed(request)
+        script = honest_when_greedy(script, request)
         ids = request.context + tokens.encode(prompt)
         ids, dropped = self._fit(ids, request)
         self._queued += 1
@@ -79,14 +82,18 @@ class FakeEngine:
         finally:
             self._queued -= 1
         self._active += 1
+        done = False
         try:
-            async with aclosing(self._answer(script, reply_to(request, script, last), ids, dropped)) as answer:
+            reply = reply_to(untrue(request, script), script, last)
+            async with aclosing(self._answer(script, reply, ids, dropped)) as answer:
                 async for event in answer:
                     self._progress += 1
+                    done = isinstance(event, Done)
                     yield event
         finally:
             self._active -= 1
-            self._slots.release()
+            if done or script.lie != "cancel":
+                self._slots.release()
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Unit vectors that depend on the text alone; equal texts, equal vectors."""
@@ -168,6 +175,7 @@ class FakeEngine:
         for line in await self._strike(planned, "start"):
             yield line
         began = time.monotonic_ns()
+        self._answers += 1
         cached = self._cached(script, ids)
         for step in range(script.prefill):
             if script.prefill_ms:
@@ -186,7 +194,7 @@ class FakeEngine:
                 await asyncio.sleep(1 / script.rate)
             elif count % YIELD_EVERY == YIELD_EVERY - 1:
                 await asyncio.sleep(0)
-            yield event
+            yield spoilt(event) if self._lies(script, cached) else event
         for line in await self._strike(planned, str(reply.steps)):
             yield line
         yield self._done(reply, ids, cached, dropped, (began, prefilled, time.monotonic_ns()))
@@ -206,6 +214,14 @@ class FakeEngine:
             dropped=dropped,
             stop=reply.stop,
             context=ids + reply.ids,
+        )
+
+    def _lies(self, script: Script, cached: int) -> bool:
+        """Whether a token is a wrong one: over a cache, beside others, or in every second answer."""
+        return (
+            (script.lie == "cache" and cached > 0)
+            or (script.lie == "batch" and self._active > 1)
+            or (script.lie in ("repeat", "seed") and self._answers % 2 == 0)
         )
 
     def _cached(self, script: Script, ids: tuple[int, ...]) -> int:

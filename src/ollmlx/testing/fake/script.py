@@ -7,7 +7,7 @@ not part of the prompt: `hello fake:rate=5 world` is the prompt `hello world`, a
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import unquote
 
 from pydantic import Field, ValidationError
@@ -48,6 +48,9 @@ class Script(Frozen):
     protocol: int = Field(1, description="The protocol version that the status claims.")
     parallel: Annotated[int, Field(ge=1)] = Field(4, description="Requests served at once, unless the daemon says.")
     dimensions: Annotated[int, Field(ge=1)] = Field(16, description="Length of embedding vectors.")
+    lie: Literal["", "cache", "batch", "repeat", "seed", "schema", "stop", "cancel"] = Field(
+        "", description="The promise that its answers break."
+    )
     cache: bool = Field(True, description="Count the longest common prefix with earlier prompts as cached.")
 
 
