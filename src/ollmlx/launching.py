@@ -41,15 +41,9 @@ class Launcher:
         self._settings = settings
         self._declarations = declarations
 
-    def key(self, model: InstalledModel) -> str:
-        """What identifies a loaded model: its weights and what is decided at load time, not its name or defaults."""
-        identity = (
-            str(model.path),
-            str(model.defaults.adapter or ""),
-            str(model.defaults.draft or ""),
-            self._preferred_backend(model) or "",
-        )
-        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    def keys(self, model: InstalledModel) -> tuple[str, ...]:
+        """What identifies a model's runners: one key for each backend that may have loaded it."""
+        return tuple(_key(model, backend) for backend in self._registry.backends.names())
 
     async def launch(self, model: InstalledModel, options: Options | None = None) -> Launch:
         """Everything the pool needs to load the model. Raises Unsupported when no backend runs it."""
@@ -79,7 +73,7 @@ class Launcher:
             context_length=context, parallel=parallel, kv_cache_type=runners.kv_cache_type, cluster=cluster
         )
         return Launch(
-            key=self.key(model) if not options.backend else f"{self.key(model)}:{options.backend}",
+            key=_key(model, backend.name),
             model=model,
             backend=backend.name,
             command=backend.command(model, launch_options),
@@ -115,7 +109,13 @@ class Launcher:
 
     def _preferred_backend(self, model: InstalledModel) -> str | None:
         declared = self._declarations.settings_for(model.name)
-        return declared.backend if declared else None
+        return (declared.backend if declared else None) or model.defaults.options.backend
+
+
+def _key(model: InstalledModel, backend: str) -> str:
+    """What identifies a loaded model: its weights and what is decided at load time, not its name or defaults."""
+    identity = (str(model.path), str(model.defaults.adapter or ""), str(model.defaults.draft or ""), backend)
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
 def _allowed(model: InstalledModel, settings: Settings) -> bool:

@@ -123,7 +123,8 @@ class Service:
                 f"{name.short} is declared in the settings", hint=f'remove [models."{name.short}"] from ollmlx.toml'
             )
         model = await self._installed(name)
-        await self.pool.unload(self.launcher.key(model), wait=True)
+        for key in self.launcher.keys(model):
+            await self.pool.unload(key, wait=True)
         await self._store(model).delete(model)
 
     def pull(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
@@ -194,7 +195,7 @@ class Service:
     async def unload(self, name: ModelName) -> bool:
         """Let a model go once its running requests are done. False when it was not loaded."""
         model = await self.resolve(name)
-        return await self.pool.unload(self.launcher.key(model), wait=False)
+        return any([await self.pool.unload(key, wait=False) for key in self.launcher.keys(model)])
 
     async def generate(
         self, name: ModelName, request: GenerateRequest, *, caller: Caller, keep_alive: float | None = None

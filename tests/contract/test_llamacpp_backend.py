@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ollmlx import Backend
+from ollmlx import Backend, LaunchOptions
 from ollmlx.plugins import load_plugins
+from ollmlx.protocol import ExitCode, decode_event
 from ollmlx.settings import Settings
-from ollmlx.testing import BackendSuite, fake_model
-from ollmlx.types import InstalledModel
+from ollmlx.testing import BackendSuite, RunnerProcess, fake_model
+from ollmlx.testing.suites.engine import GREEDY, text_of
+from ollmlx.types import Done, GenerateRequest, InstalledModel, ModelDefaults, Options, Prefill
 
 pytest.importorskip("xllamacpp", reason="pip install 'ollmlx[llamacpp]'")
 pytestmark = [pytest.mark.model, pytest.mark.slow]
@@ -36,3 +38,81 @@ class TestLlamaCppBackend(BackendSuite):
     @classmethod
     def model(cls, smollm2_gguf: Path) -> InstalledModel:
         return fake_model(format="gguf", path=smollm2_gguf, capabilities=("completion",))
+
+    async def test_leaving_in_the_middle_of_a_long_prompt_stops_its_computation(self, model: InstalledModel) -> None:
+        long = " ".join(f"w{number}" for number in range(600))
+        async with runner_of(model, context_length=4096) as runner:
+            await runner.ready()
+            async with runner.stream(GenerateRequest(prompt=long, options=Options(num_predict=1))) as answer:
+                event = decode_event(await answer.content.readline())
+                assert isinstance(event, Prefill)
+            await runner.ask("Hi", options=Options(num_predict=1))
+            again = (await runner.ask(long, options=Options(num_predict=1)))[-1]
+            assert isinstance(again, Done)
+            assert again.cached_tokens < again.prompt_tokens - 1
+
+    async def test_a_prompt_that_was_seen_is_not_computed_again(self, runner: RunnerProcess) -> None:
+        first, again = [
+            (await runner.ask("The fox and the hen met " * 5, options=Options(num_predict=1)))[-1] for _ in "12"
+        ]
+        assert isinstance(first, Done)
+        assert isinstance(again, Done)
+        assert again.cached_tokens >= again.prompt_tokens - 1 > first.cached_tokens
+        assert (await runner.status()).cached_tokens_total >= again.cached_tokens
+
+    async def test_earlier_ids_are_continued(self, runner: RunnerProcess) -> None:
+        whole = (await runner.ask("One two three four", options=Options(temperature=0, num_predict=4)))[-1]
+        assert isinstance(whole, Done)
+        more = (await runner.ask(" and", context=whole.context, options=Options(temperature=0, num_predict=2)))[-1]
+        assert isinstance(more, Done)
+        assert more.context[: len(whole.context)] == whole.context
+        assert more.prompt_tokens == len(whole.context) + 1
+
+    async def test_an_adapter_changes_the_answer(self, model: InstalledModel, tmp_path: Path) -> None:
+        adapted = model.model_copy(update={"defaults": ModelDefaults(adapter=lora(tmp_path / "lora.gguf"))})
+        async with runner_of(model) as plain, runner_of(adapted) as other:
+            await plain.ready()
+            await other.ready()
+            first, second = [await each.ask("Once upon a time", options=GREEDY) for each in (plain, other)]
+            assert text_of(first) != text_of(second)
+
+    async def test_a_draft_model_changes_no_answer(self, model: InstalledModel) -> None:
+        drafted = model.model_copy(update={"defaults": ModelDefaults(draft=model.path)})
+        async with runner_of(model) as plain, runner_of(drafted) as other:
+            await plain.ready()
+            await other.ready()
+            first, second = [await each.ask("Count from 1 to 10.", options=GREEDY) for each in (plain, other)]
+            assert text_of(first) == text_of(second) != ""
+
+    async def test_an_adapter_for_mlx_is_refused(self, model: InstalledModel, tmp_path: Path) -> None:
+        adapted = model.model_copy(update={"defaults": ModelDefaults(adapter=tmp_path)})
+        async with runner_of(adapted) as runner:
+            assert await runner.exit_code(60) == ExitCode.BAD_MODEL
+            assert "is an adapter for MLX" in runner.error_text
+
+
+def runner_of(model: InstalledModel, context_length: int = 256) -> RunnerProcess:
+    """A process of its own, one sequence wide."""
+    launch = LaunchOptions(context_length=context_length, parallel=1)
+    return RunnerProcess(registered().command(model, launch), model, options=launch)
+
+
+def lora(file: Path) -> Path:
+    """A small adapter with loud random weights for the first layers' queries."""
+    import gguf
+    import numpy as np
+
+    rng = np.random.default_rng(3)
+    writer = gguf.GGUFWriter(str(file), "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 4.0)
+    for layer in range(4):
+        name = f"blk.{layer}.attn_q.weight"
+        writer.add_tensor(f"{name}.lora_a", rng.standard_normal((4, 576)).astype(np.float32))
+        writer.add_tensor(f"{name}.lora_b", rng.standard_normal((576, 4)).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file

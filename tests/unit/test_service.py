@@ -391,6 +391,20 @@ async def test_a_name_typed_with_its_host_is_no_alias() -> None:
         await house.service.show(ModelName.parse("registry.ollama.ai/library/short"))
 
 
+async def test_a_backend_that_is_named_has_a_runner_of_its_own_only_when_it_is_another() -> None:
+    house = House(installed("org/long"))
+    other = PlainBackend()
+    other.name = "other"
+    house.service.registry.backends.add("other", other, "test")
+    for backend in (None, "plain", "other"):
+        await house.answer("org/long", HELLO.model_copy(update={"options": Options(backend=backend)}))
+    first, named, apart = (launch for launch, _ in house.pool.asked)
+    assert [first.backend, named.backend, apart.backend] == ["plain", "plain", "other"]
+    assert first.key == named.key != apart.key
+    await house.service.unload(ModelName.parse("org/long"))
+    assert {first.key, apart.key} <= set(house.pool.unloaded)
+
+
 async def test_deleting_unloads_first_and_leaves_nothing() -> None:
     house = House(installed("org/long"))
     await house.service.delete(ModelName.parse("short"))

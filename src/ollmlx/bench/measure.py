@@ -16,12 +16,16 @@ from ollmlx.bench.target import Reply, Target, ask
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured. Tokens are those asked for; an answer may stop earlier, and counts as it is."""
+    """How much is measured. Tokens are those asked for; an answer may stop earlier, and counts as it is.
+
+    `seed` makes the prompts: with one that was used before, a server may still have them in its caches.
+    """
 
     streams: tuple[int, ...] = (1, 4, 8, 16)
     tokens: int = 64
     prompt_tokens: int = 600
     rounds: int = 3
+    seed: int = 0
 
 
 @dataclass
@@ -65,11 +69,11 @@ async def measure(targets: Sequence[Target], plan: Plan, told: Callable[[str], N
             order = found[:: -1 if turn % 2 else 1]
             for one in order:
                 told(f"round {turn + 1} of {plan.rounds}: {one.target.label}: first token")
-                await _first_token(session, one, plan, seed=turn + 1)
+                await _first_token(session, one, plan, seed=plan.seed + turn + 1)
             for count in plan.streams:
                 for one in order:
                     told(f"round {turn + 1} of {plan.rounds}: {one.target.label}: {count} streams")
-                    replies = await at_once(session, one.target, count, plan.tokens, seed=1000 * (turn + 1))
+                    replies = await at_once(session, one.target, count, plan.tokens, seed=plan.seed + 1000 * (turn + 1))
                     one.rates.setdefault(count, []).append(rate(replies))
     return found
 

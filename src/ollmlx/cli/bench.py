@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import sys
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ async def run(args: argparse.Namespace) -> int:
     targets = _targets(client, model, args)
     measured_here = targets if args.against_backend else targets[:1]
     loads = [reload_seconds(client, one.model, one.options) for one in measured_here]
-    plan = Plan(args.streams, args.tokens, args.prompt_tokens, args.rounds)
+    plan = Plan(args.streams, args.tokens, args.prompt_tokens, args.rounds, seed=secrets.randbelow(10**6))
     found = await measure(targets, plan, note)
     for one, load in zip(found, loads, strict=False):
         one.load, one.memory = load, memory_of(client, one.target.model, one.target.options.get("backend"))
