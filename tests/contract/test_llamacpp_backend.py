@@ -40,7 +40,7 @@ class TestLlamaCppBackend(BackendSuite):
         return fake_model(format="gguf", path=smollm2_gguf, capabilities=("completion",))
 
     async def test_leaving_in_the_middle_of_a_long_prompt_stops_its_computation(self, model: InstalledModel) -> None:
-        long = " ".join(f"w{number}" for number in range(600))
+        long = " ".join(f"w{number}" for number in range(150))
         async with runner_of(model, context_length=4096) as runner:
             await runner.ready()
             async with runner.stream(GenerateRequest(prompt=long, options=Options(num_predict=1))) as answer:
