@@ -69,7 +69,8 @@ class Shelf:
             return Reading(((), 0), error=_explained(folder, error))
         with self._lock:
             known = self._read.get(folder)
-        if known is None or known.signature != signature:
+        # What could not be read is read again: permissions change without a trace in the signature.
+        if known is None or known.error is not None or known.signature != signature:
             known = self._load(folder, signature)
             with self._lock:
                 self._read[folder] = known

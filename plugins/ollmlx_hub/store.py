@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ollmlx import Importer, ModelName, Source, closing, locked, storage_error
 from ollmlx.errors import Conflict, InvalidRequest, NotFound, StorageError, Unsupported
@@ -18,6 +18,7 @@ from ollmlx_hub.making import file_format, merged, place_adapter, place_files, q
 from ollmlx_hub.shelf import Shelf
 
 FORMAT = "mlx"
+T = TypeVar("T")
 
 
 class MlxStore:
@@ -32,11 +33,11 @@ class MlxStore:
 
     async def list(self) -> Sequence[InstalledModel]:
         """Every complete model. What is damaged or on its way in is not listed."""
-        return await asyncio.to_thread(self.shelf.models)
+        return await _readable(self.shelf.models)
 
     async def resolve(self, name: ModelName) -> InstalledModel | None:
         """The model, or None. Raises StorageError when its folder is damaged, Conflict when it holds another model."""
-        found = await asyncio.to_thread(self.shelf.find, name)
+        found = await _readable(self.shelf.find, name)
         if found is None and await asyncio.to_thread(self.layout.is_cut, name):
             async with locked(self.layout.lock(name)):
                 await asyncio.to_thread(self.layout.recover, self.layout.target(name))
@@ -189,6 +190,14 @@ class MlxStore:
         except BaseException:
             await asyncio.shield(asyncio.to_thread(self.intake.discard, into))
             raise
+
+
+async def _readable(look: Callable[..., T], *what: object) -> T:
+    """Look at the folder in a thread. Raises StorageError when this user may not."""
+    try:
+        return await asyncio.to_thread(look, *what)
+    except OSError as error:
+        raise storage_error(error, "cannot read the models folder") from error
 
 
 def _bring(files: Mapping[str, Path], into: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -32,7 +33,7 @@ class DeleteBody(Named):
 
     def deleted_name(self) -> ModelName:
         """The parsed name. Raises InvalidRequest with this route's own sentence."""
-        return parse_name(self.asked, f'name "{self.asked[:120]}" is invalid')
+        return parse_name(self.asked, f"name {_quoted(self.asked)} is invalid")
 
 
 class CopyBody(Wire):
@@ -43,8 +44,8 @@ class CopyBody(Wire):
 
     def names(self) -> tuple[ModelName, ModelName]:
         """Source and destination. Raises InvalidRequest."""
-        source = parse_name(self.source, f'source "{self.source[:120]}" is invalid')
-        return source, parse_name(self.destination, f'destination "{self.destination[:120]}" is invalid')
+        source = parse_name(self.source, f"source {_quoted(self.source)} is invalid")
+        return source, parse_name(self.destination, f"destination {_quoted(self.destination)} is invalid")
 
 
 class CreateBody(Named):
@@ -121,3 +122,8 @@ class EmbeddingsBody(Named):
     prompt: str = ""
     keep_alive: KeepAlive | None = None
     options: dict[str, Any] = {}
+
+
+def _quoted(name: str) -> str:
+    """A refused name in quotes, cut, with control characters escaped: it ends up in logs and terminals."""
+    return json.dumps(name[:120])

@@ -35,7 +35,10 @@ class OllamaStore:
 
     async def resolve(self, name: ModelName) -> InstalledModel | None:
         """The model, or None. Raises StorageError when it is damaged, Unsupported for one that runs elsewhere."""
-        return await asyncio.to_thread(self.shelf.find, name)
+        try:
+            return await asyncio.to_thread(self.shelf.find, name)
+        except OSError as error:  # Ollama's folder often belongs to a user of its own
+            raise storage_error(error, f"cannot read {name.short}") from error
 
     async def pull(
         self, name: ModelName, source: Source, importer: Importer | None, *, insecure: bool = False

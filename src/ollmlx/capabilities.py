@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from ollmlx.errors import Unsupported
+from base64 import b64decode
+
+from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.types import Capability, GenerateRequest, InstalledModel
 
 
 def require(model: InstalledModel, request: GenerateRequest) -> None:
-    """Raise Unsupported when the model lacks a capability the request needs."""
+    """Raise Unsupported when the model lacks a capability the request needs, InvalidRequest for an unreadable image."""
     name = model.name.short
     if "completion" not in model.capabilities:
         raise Unsupported(f'"{name}" does not support {"chat" if request.messages else "generate"}')
@@ -20,5 +22,11 @@ def require(model: InstalledModel, request: GenerateRequest) -> None:
             raise Unsupported(f"{name} does not support {capability}")
     if request.think and "thinking" not in model.capabilities:
         raise Unsupported(f'"{name}" does not support thinking')
-    if any(message.images for message in request.messages) and "vision" not in model.capabilities:
+    images = [image for message in request.messages for image in message.images]
+    if images and "vision" not in model.capabilities:
         raise Unsupported(f"{name} does not support images", hint="send text only, or choose a vision model")
+    for image in images:
+        try:
+            b64decode(image, validate=True)
+        except ValueError as error:
+            raise InvalidRequest("invalid image input: it is not base64") from error

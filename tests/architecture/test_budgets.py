@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,14 @@ def test_every_module_says_what_it_is_for(source: Path) -> None:
     if not source.read_text(encoding="utf-8").strip():
         pytest.skip("an empty package marker")
     assert ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")))
+
+
+ARCHIVES = re.compile(r"\b(zipfile|tarfile|gzip|bz2|lzma|zlib|unpack_archive|extractall)\b")
+MAY_OPEN = {"plugins/ollmlx_pypi/source.py", "src/ollmlx/doctor/bundle.py"}
+"""One member of a wheel whose size and hash are known; and a report that is written, never read."""
+
+
+@pytest.mark.fault(37)
+def test_nothing_else_opens_archives() -> None:
+    found = {str(path.relative_to(ROOT)) for path in SOURCES if ARCHIVES.search(path.read_text(encoding="utf-8"))}
+    assert found == MAY_OPEN

@@ -39,6 +39,7 @@ class TestLlamaCppBackend(BackendSuite):
     def model(cls, smollm2_gguf: Path) -> InstalledModel:
         return fake_model(format="gguf", path=smollm2_gguf, capabilities=("completion",))
 
+    @pytest.mark.fault(40)
     async def test_leaving_in_the_middle_of_a_long_prompt_stops_its_computation(self, model: InstalledModel) -> None:
         long = " ".join(f"w{number}" for number in range(150))
         async with runner_of(model, context_length=4096) as runner:

@@ -53,6 +53,8 @@ async def _progressed(runner: RunnerProcess, since: int) -> bool:
         ("exit:1", 1, "exiting as told"),
     ],
 )
+@pytest.mark.fault(1)
+@pytest.mark.fault(2)
 async def test_a_failed_load_ends_with_its_cause(load_fault: str, code: int, words: str) -> None:
     async with fake_runner(load_fault=load_fault) as runner:
         ended, last = await last_words(runner)
@@ -138,6 +140,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.fault(19)
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's; elsewhere a guardian")
 @pytest.mark.parametrize("fault", ["hang", "gil", "block"])
 def test_it_dies_with_a_parent_that_is_killed_whatever_it_is_doing(fault: str, tmp_path: Path) -> None:
@@ -167,6 +170,7 @@ async def test_asked_to_stop_it_ends_streams_with_an_error_event_and_exits_0(how
         assert await runner.exit_code() == ExitCode.ASKED
 
 
+@pytest.mark.fault(7)
 async def test_a_crash_leaves_the_stack_on_standard_error() -> None:
     async with fake_runner() as runner:
         await runner.ready()
@@ -178,6 +182,7 @@ async def test_a_crash_leaves_the_stack_on_standard_error() -> None:
         assert "_segv" in runner.error_text
 
 
+@pytest.mark.fault(9)
 async def test_an_abort_shows_where_it_hangs_even_while_native_code_holds_the_interpreter() -> None:
     async with fake_runner(fault="gil@1") as runner:
         await runner.ready()

@@ -53,6 +53,7 @@ async def test_events_that_are_ready_together_share_a_write(runner: RunnerProces
         ("while the reader does not read", "fake:tokens=100000"),
     ],
 )
+@pytest.mark.fault(40)
 async def test_closing_the_connection_frees_the_slot_at_once(runner: RunnerProcess, phase: str, prompt: str) -> None:
     request = GenerateRequest(prompt=prompt)
     asking = asyncio.create_task(_never_read(runner, request))
@@ -147,6 +148,7 @@ async def test_nothing_is_answered_without_the_token(runner: RunnerProcess, head
         assert (answer.status, problem.kind) == (401, "unauthorized")
 
 
+@pytest.mark.fault(45)
 async def test_lines_of_the_log_carry_the_request_id_and_no_prompt(runner: RunnerProcess) -> None:
     async with runner.stream(GenerateRequest(prompt="my secret"), **{"X-Request-ID": "req-7"}) as answer:
         await answer.read()
@@ -163,6 +165,7 @@ async def test_prompts_are_logged_when_the_settings_say_so() -> None:
         assert "my secret" in runner.error_text
 
 
+@pytest.mark.fault(45)
 async def test_a_request_cannot_forge_a_line_of_the_log(runner: RunnerProcess) -> None:
     with pytest.raises(InvalidRequest):
         await runner.ask("fake:say=x fake:fault=no%0aERROR%20[-]%20forged a")

@@ -159,6 +159,7 @@ def test_a_folder_that_leads_out_of_the_models_folder_is_refused(place: Place, t
         link.unlink()
 
 
+@pytest.mark.fault(31)
 def test_a_model_that_brings_its_own_code_is_refused_until_the_settings_allow_it(place: Place, smollm2: Path) -> None:
     folder = place.copy_by_hand(smollm2, "brings_code")
     config = json.loads((folder / "config.json").read_text())

@@ -102,6 +102,28 @@ async def test_an_exit_while_loading_tells_the_last_words_and_leaves_others_alon
     assert await home.ask(home.launch()) == "hello world"
 
 
+CANARY = {
+    "exit:3": "ended with exit status 3 while loading: fake: exiting as told",
+    "kill": "was killed by SIGKILL (the system kills like this when memory runs out) while loading",
+    "garbage": "could not answer a trial prompt: it sent something that is not an event: b'<html>",
+    "eof": "could not answer a trial prompt: it ended the answer without finishing it",
+}
+
+
+@pytest.mark.fault(1)
+@pytest.mark.finding("RUN003")
+@pytest.mark.parametrize("fault", CANARY)
+async def test_an_end_during_the_trial_prompt_is_told_with_its_cause_and_last_words(house: Open, fault: str) -> None:
+    home = await house()
+    failed = await home.fails(RunnerFailed, home.launch("bad", fault=fault))
+    assert failed.message.startswith(f"the runner of bad:latest {CANARY[fault]}")
+    assert failed.code == ("RUN003" if fault in ("garbage", "eof") else "RUN002")
+    assert home.info("bad").state is RunnerState.FAILED
+    assert home.info("bad").pid is None
+    if fault == "exit:3":
+        assert home.info("bad").last_words[-1] == "fake: exiting as told"
+
+
 @pytest.mark.fault(2)
 async def test_a_damaged_model_is_refused_without_a_second_try(house: Open, tmp_path: Path) -> None:
     home = await house()
@@ -189,7 +211,7 @@ async def test_a_hang_is_ended_at_the_deadline(house: Open, fault: str) -> None:
 
 @pytest.mark.fault(10)
 @pytest.mark.fault(11)
-@pytest.mark.parametrize("fault", ["eof", "garbage", "longline"])
+@pytest.mark.parametrize("fault", ["eof", "garbage", "longline", "utf8", "schema", "halfline"])
 async def test_what_is_not_the_protocol_is_an_error_never_a_success(house: Open, fault: str) -> None:
     home = await house()
     launch = home.launch()
@@ -304,6 +326,7 @@ async def test_a_request_that_takes_too_long_ends_with_a_clean_error(house: Open
     assert await home.ask(base) == "hello world"
 
 
+@pytest.mark.fault(7)
 async def test_a_guarded_process_ends_with_its_runner_and_an_idle_runner_that_dies_is_noticed(house: Open) -> None:
     home = await house()
     await home.ask(home.launch())

@@ -71,6 +71,7 @@ def chat(words: str) -> dict[str, Any]:
 SLOW = chat("fake:tokens=100000 fake:rate=20 go")
 
 
+@pytest.mark.fault(23)
 def test_a_second_daemon_is_told_who_has_the_port_and_starts_nothing(daemon: StartDaemon, tmp_path: Path) -> None:
     first = daemon(**settings())
     second = Daemon(tmp_path, fakes={"tiny": {}}, settings={"server": {"host": f"127.0.0.1:{port(first)}"}})
@@ -79,6 +80,8 @@ def test_a_second_daemon_is_told_who_has_the_port_and_starts_nothing(daemon: Sta
     assert f"127.0.0.1:{port(first)} is in use by another ollmlx" in second.log_text
     assert "NET001" in second.log_text
     assert "Traceback" not in second.log_text
+    assert not list((tmp_path / "state").glob("runners/*"))
+    assert ask(first, "GET", "/livez")[0] == 200
 
 
 @pytest.mark.fault(17)
@@ -100,6 +103,7 @@ def test_a_stopped_daemon_refuses_new_work_lets_streams_finish_and_ends_the_rest
     assert 1.4 < time.monotonic() - began < 6
 
 
+@pytest.mark.fault(17)
 def test_a_second_signal_ends_at_once(daemon: StartDaemon) -> None:
     one = daemon(**settings(server={"drain_timeout": "60s"}))
     stream = lines(one, SLOW)
@@ -171,6 +175,7 @@ def test_a_name_that_is_not_ours_is_refused(shared: Daemon, host: str) -> None:
     assert ask(shared, "POST", "/api/chat", chat("hi"), Host=host)[0] == 403
 
 
+@pytest.mark.fault(46)
 def test_two_host_headers_are_refused(shared: Daemon) -> None:
     with closing(socket.create_connection(("127.0.0.1", port(shared)), timeout=10)) as client:
         client.sendall(b"GET /api/tags HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")

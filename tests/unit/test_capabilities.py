@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ollmlx.capabilities import require
-from ollmlx.errors import Unsupported
+from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.names import ModelName
 from ollmlx.types import Capability, GenerateRequest, InstalledModel, Message
 
@@ -56,3 +56,11 @@ def test_an_embedding_model_does_not_talk(request_: GenerateRequest, verb: str) 
 
 def test_tools_that_may_not_be_called_and_thinking_switched_off_need_nothing() -> None:
     require(model("completion"), GenerateRequest(messages=HELLO, tools=(TOOL,), tool_choice="none", think=False))
+
+
+@pytest.mark.fault(43)
+@pytest.mark.parametrize("image", ["!!!", "aGk", "data:image/png;base64,aGk=", "\U0001f600"])
+def test_an_image_that_is_not_base64_is_refused_before_a_runner_sees_it(image: str) -> None:
+    request = GenerateRequest(messages=(Message(role="user", content="what?", images=("aGk=", image)),))
+    with pytest.raises(InvalidRequest, match="invalid image input: it is not base64"):
+        require(model("completion", "vision"), request)

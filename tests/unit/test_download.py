@@ -153,6 +153,7 @@ async def test_redirects_do_not_go_in_circles(host: Host, fetch: Fetch) -> None:
         await fetch()
 
 
+@pytest.mark.fault(29)
 def test_credentials_do_not_leave_their_host() -> None:
     headers = {"Authorization": "Bearer x", "Cookie": "a", "Range": "bytes=1-"}
     assert redirected("https://hub.example/a", "https://hub.example/b", headers) == headers
@@ -160,6 +161,7 @@ def test_credentials_do_not_leave_their_host() -> None:
         assert redirected("https://hub.example/a", location, headers) == {"Range": "bytes=1-"}
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "http://hub.example/a", "ftp://hub.example/a", "/"])
 def test_a_redirect_to_something_weaker_is_refused(location: str) -> None:
     with pytest.raises(UpstreamError, match="refused a redirect"):
@@ -171,6 +173,7 @@ def test_another_host_is_refused_where_none_is_expected() -> None:
         redirected(headers={}, allowed=False, **ELSEWHERE)
 
 
+@pytest.mark.fault(27)
 @pytest.mark.finding("STO003", "STO004")
 @pytest.mark.parametrize(
     ("number", "code", "word"),

@@ -75,6 +75,8 @@ def test_two_models_that_share_a_folder_are_told_apart_by_spelling() -> None:
         "\ud800",
     ],
 )
+@pytest.mark.fault(33)
+@pytest.mark.fault(44)
 @pytest.mark.finding("MDL001")
 def test_anything_else_is_refused_with_the_reason(typed: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
@@ -82,6 +84,7 @@ def test_anything_else_is_refused_with_the_reason(typed: str) -> None:
     assert refusal.value.code == "MDL001"
 
 
+@pytest.mark.fault(33)
 @given(st.text(max_size=60))
 def test_no_accepted_name_leaves_the_models_folder(text: str) -> None:
     try:
@@ -104,6 +107,7 @@ def test_the_canonical_form_parses_to_itself(part: str) -> None:
         assert ModelName.from_folder(name.folder) == name
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize(
     "digest", ["", "sha256:", "sha256:" + "g" * 64, "sha256:" + "a" * 63, "md5:" + "a" * 64, "sha256:../" + "a" * 61]
 )

@@ -76,6 +76,7 @@ def test_register_backends_puts_a_backend_on_the_shelf(tmp_path: Path) -> None:
         (HOOK.format("routes", "'x', None"), "PLG005", "a name and a function"),
     ],
 )
+@pytest.mark.fault(48)
 @pytest.mark.finding("PLG001")
 @pytest.mark.finding("PLG002")
 @pytest.mark.finding("PLG004")
@@ -91,6 +92,7 @@ def test_a_broken_plugin_is_off_by_name_and_the_others_register(
     assert plugins.registry.backends.names() == ("thing",)
 
 
+@pytest.mark.fault(48)
 @pytest.mark.finding("PLG003")
 def test_a_name_that_is_taken_is_refused_and_names_both_plugins(tmp_path: Path) -> None:
     plugins = load(tmp_path, first=GOOD.format(name="thing"), second=GOOD.format(name="thing"))
@@ -117,6 +119,7 @@ def test_a_disabled_plugin_is_never_imported(tmp_path: Path) -> None:
     assert "was_imported" not in sys.modules
 
 
+@pytest.mark.fault(48)
 @pytest.mark.finding("PLG007")
 def test_a_required_plugin_that_is_off_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"required plugin 'guard' is off: .*boom") as refused:
@@ -183,6 +186,7 @@ HANGS_IN_A_HOOK = GOOD.format(name="late").replace(
 )
 
 
+@pytest.mark.fault(48)
 @pytest.mark.parametrize("source", [HANGS_AT_IMPORT, HANGS_IN_A_HOOK], ids=["at import", "in a hook"])
 def test_a_plugin_that_hangs_is_off_and_comes_too_late_for_ever(
     tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
@@ -209,6 +213,7 @@ def test_a_slow_plugin_works_and_is_told_of(
     assert "plugin 'good' took" in caplog.text
 
 
+@pytest.mark.fault(48)
 def test_a_plugin_cannot_stop_the_start_by_raising_what_nobody_catches(tmp_path: Path) -> None:
     plugins = load(tmp_path, bad="raise KeyboardInterrupt", worse="import sys; sys.exit()", good=GOOD.format(name="x"))
     assert [plugin.enabled for plugin in plugins.loaded] == [False, False, True]

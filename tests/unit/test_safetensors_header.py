@@ -39,6 +39,7 @@ def changed(**entry: Any) -> dict[str, Any]:
     return {**GOOD, "b": {**GOOD["b"], **entry}}
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize(
     ("header", "options"),
     [

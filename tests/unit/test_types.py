@@ -31,6 +31,7 @@ def test_options_take_only_what_the_stronger_side_left_unset() -> None:
     assert merged.stated == {"temperature": 0.8, "top_k": 5}
 
 
+@pytest.mark.fault(42)
 @pytest.mark.parametrize(
     "bad",
     [{"temperature": -1}, {"temperature": float("nan")}, {"top_p": 2}, {"num_predict": -3}, {"num_ctx": 0}, {"x": 1}],

@@ -57,6 +57,8 @@ class Death:
             return "RUN004"
         if self.cause is Cause.MEMORY or (self.loading and self.text.startswith("ran out of memory")):
             return "RUN005"
+        if self.cause is Cause.CANARY:
+            return "RUN003"
         return "RUN008" if self.cause is Cause.PROTOCOL and self.loading else "RUN002"
 
     def error(self, model: str) -> OllmlxError:

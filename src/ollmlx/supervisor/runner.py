@@ -217,8 +217,12 @@ class Runner:
             while not (await asyncio.wait([canary], timeout=min(0.5, limit / 8)))[0]:
                 await self._is_ready(beat, patience)
             canary.result()
-        except OllmlxError as failure:
-            self._verdict = (Cause.CANARY, f"could not answer a trial prompt: {failure.message}")
+        except (OllmlxError, Severed, Garbled) as failure:
+            assert self._child is not None
+            # Almost always the process has ended, which is known a moment later and says more than the connection.
+            ended = isinstance(failure, Severed) and await self._child.wait(1.0)
+            if not ended and self._verdict is None:
+                self._verdict = (Cause.CANARY, f"could not answer a trial prompt: {failure}")
             raise
         finally:
             canary.cancel()

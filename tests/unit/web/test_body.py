@@ -19,6 +19,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.fault(38)
 @pytest.mark.parametrize(
     ("body", "reason"),
     [

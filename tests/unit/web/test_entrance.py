@@ -95,6 +95,7 @@ async def test_requests_take_turns_and_who_only_looks_passes_them_all() -> None:
     assert all(later - earlier <= AT_ONCE for earlier, later in itertools.pairwise(rounds))
 
 
+@pytest.mark.fault(41)
 async def test_one_too_many_is_refused_in_its_dialect_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     door = Door(most=0)
     door.site.shapes.add("/api/", lambda failure: {"oops": failure.message})
@@ -133,6 +134,7 @@ async def test_what_is_no_work_or_no_request_goes_to_the_http_server(first: byte
     assert await incoming.read(100) == first
 
 
+@pytest.mark.fault(39)
 async def test_a_connection_that_says_nothing_is_closed_in_time_and_at_the_end() -> None:
     task, _, writer = Door(patience=0.01).connect()
     assert await task is None

@@ -55,6 +55,7 @@ def test_names_of_this_machine_are_let_in(host: str) -> None:
         [" localhost"],
     ],
 )
+@pytest.mark.fault(46)
 def test_other_names_are_refused_wherever_the_daemon_is_bound(hosts: list[str]) -> None:
     for policy in (LOCAL, EVERYWHERE):
         with pytest.raises(Forbidden) as refused:
@@ -113,6 +114,7 @@ def test_pages_of_this_machine_and_allowed_ones_may_call(origin: str | None) -> 
         "chrome-extension://abc",
     ],
 )
+@pytest.mark.fault(46)
 def test_pages_of_strangers_may_not_call(origin: str) -> None:
     with pytest.raises(Forbidden) as refused:
         LOCAL.check_origin(origin, "here:11434")
@@ -123,6 +125,7 @@ def test_any_page_may_call_when_the_settings_say_so() -> None:
     Policy(Address("127.0.0.1", 11434), origins=("*",)).check_origin("https://evil.example", "localhost")
 
 
+@pytest.mark.fault(47)
 @pytest.mark.finding("SEC004")
 @pytest.mark.parametrize("sent", [[], [""], ["wrong"], ["secret "], ["secretx"], ["secre"], ["ключ"], ["\udcff"]])
 def test_without_a_right_key_nobody_gets_in(sent: list[str]) -> None:

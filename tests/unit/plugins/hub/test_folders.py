@@ -96,6 +96,7 @@ DAMAGE: dict[str, tuple[str, bytes | None]] = {
 }
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize("reason", DAMAGE)
 async def test_a_damaged_model_is_not_listed_and_asked_for_says_why(store: MlxStore, put: Put, reason: str) -> None:
     file, content = DAMAGE[reason]
@@ -122,6 +123,7 @@ async def test_links_may_not_lead_out_of_the_models_folder(store: MlxStore, put:
         await store.resolve(parse("tiny"))
 
 
+@pytest.mark.fault(34)
 async def test_a_linked_folder_may_not_lead_out_either(store: MlxStore, put: Put, tmp_path: Path) -> None:
     folder = put("tiny")
     folder.rename(tmp_path / "elsewhere")
@@ -131,6 +133,7 @@ async def test_a_linked_folder_may_not_lead_out_either(store: MlxStore, put: Put
         await store.resolve(parse("tiny"))
 
 
+@pytest.mark.fault(34)
 async def test_links_inside_the_models_folder_are_followed(store: MlxStore, put: Put, models: Path) -> None:
     folder = put("tiny")
     blobs = models.parent / "blobs"
@@ -142,6 +145,7 @@ async def test_links_inside_the_models_folder_are_followed(store: MlxStore, put:
     assert model.size > 4096
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize("kind", ["pipe", "broken", "loop"])
 async def test_what_is_no_file_is_refused_without_waiting_for_it(store: MlxStore, put: Put, kind: str) -> None:
     weights = put("tiny") / "model.safetensors"
@@ -320,6 +324,7 @@ async def test_deleting_what_is_not_there_is_not_found(store: MlxStore, put: Put
         await store.delete(model)
 
 
+@pytest.mark.fault(22)
 async def test_a_change_waits_for_another_daemons(store: MlxStore, put: Put) -> None:
     import asyncio
 
@@ -355,3 +360,42 @@ async def test_a_read_only_folder_serves_and_refuses_changes(
     with pytest.raises(StorageError, match="Permission denied"):
         await store.delete(model)
     assert await store.resolve(model.name) == model
+
+
+@pytest.mark.fault(36)
+async def test_a_file_that_may_not_be_read_is_named_and_read_again_when_it_may(
+    store: MlxStore, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("tiny")
+    opened = Path.open
+
+    def refuse(path: Path, *how: Any, **more: Any) -> Any:
+        if path.name == "model.safetensors":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *how, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        assert await store.list() == []
+        with pytest.raises(StorageError, match=r"cannot read tiny/model\.safetensors: Permission denied"):
+            await store.resolve(parse("tiny"))
+    assert await store.resolve(parse("tiny")) is not None
+
+
+@pytest.mark.fault(36)
+async def test_a_models_folder_of_somebody_else_is_a_storage_error(
+    store: MlxStore, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("tiny")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        with pytest.raises(StorageError, match="cannot read the models folder: Permission denied") as caught:
+            await store.list()
+        assert caught.value.code == "STO004"
+        with pytest.raises(StorageError, match="Permission denied"):
+            await store.resolve(parse("tiny"))
+    assert len(await store.list()) == 1

@@ -87,6 +87,7 @@ async def test_the_hub_is_told_nothing_about_this_machine(
     assert not [asked for asked in hub.hub.asked if "agent-harnesses" in asked.path or "xet" in asked.path]
 
 
+@pytest.mark.fault(28)
 async def test_a_cut_connection_is_resumed_where_it_ended(
     hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
 ) -> None:
@@ -132,6 +133,7 @@ class Refused(NamedTuple):
     message: str
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize(
     "case",
     [
@@ -293,6 +295,7 @@ async def test_a_cancelled_pull_frees_the_model_at_once(
     assert await store.resolve(name) is not None
 
 
+@pytest.mark.fault(35)
 async def test_a_folder_that_cannot_be_written_is_a_storage_error(
     tmp_path: Path, source: HubSource, name: ModelName
 ) -> None:

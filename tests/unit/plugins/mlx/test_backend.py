@@ -83,6 +83,7 @@ def test_types_that_mlx_lm_serves_are_accepted(kind: str, folder: MakeFolder) ->
     assert backend().accepts(model(folder({**CONFIG, "model_type": kind}))) is None
 
 
+@pytest.mark.fault(31)
 @pytest.mark.finding("MDL003", "MDL004", "SEC005")
 @pytest.mark.parametrize(
     ("config", "words", "code"),
@@ -111,6 +112,7 @@ def test_a_folder_that_cannot_run_is_refused_with_the_reason(
     assert refusal.code == code
 
 
+@pytest.mark.fault(31)
 def test_a_tokenizer_with_code_of_its_own_is_refused_unless_the_model_is_trusted(folder: MakeFolder) -> None:
     place = folder(CONFIG, tokenizer_config={"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}})
     refusal = backend().accepts(model(place))

