@@ -32,21 +32,20 @@ class ModelsCheck:
     def _look(self, world: Any) -> Iterator[Finding]:
         layout = Layout(world.settings.models_folder / "mlx")
         shelf = Shelf(layout, "mlx")
-        claimed: dict[str, Path] = {}
-        for folder in layout.folders():
-            reading = shelf.reading(folder)
-            yield from _damage(world, folder, reading)
-            yield from _disagreement(folder, claimed)
+        folders = layout.folders()
+        for folder in folders:
+            yield from _damage(world, layout, folder, shelf.reading(folder))
             if world.deep:
                 yield from _changes(folder)
+        yield from _disagreements(folders)
         yield from _leftovers(layout, world.now())
 
 
-def _damage(world: Any, folder: Path, reading: Reading) -> Iterator[Finding]:
+def _damage(world: Any, layout: Layout, folder: Path, reading: Reading) -> Iterator[Finding]:
     if reading.error is not None:
         yield _told(
             reading.error.code or "MDL003", Severity.ERROR, reading.error.message,
-            (str(folder), reading.error.hint or ""), _remedies(world, folder), folder.name,
+            (str(folder), _sentence(reading.error.hint)), folder.name, *_remedies(world, layout, folder),
         )  # fmt: skip
         return
     model = reading.model
@@ -54,38 +53,41 @@ def _damage(world: Any, folder: Path, reading: Reading) -> Iterator[Finding]:
     names = {file.path for file in reading.signature[0]}
     if not names & TOKENIZERS:
         yield _told(
-            "MDL009", Severity.ERROR, f"{model.name.short} has no tokenizer", (str(folder),),
-            _remedies(world, folder), model.name.short,
+            "MDL009", Severity.ERROR, f"{model.name.short} has no tokenizer", (str(folder),), model.name.short,
+            *_remedies(world, layout, folder),
         )  # fmt: skip
     elif "completion" in model.capabilities and not (model.chat_template or model.defaults.template):
         seen = (str(folder), "a base model continues text; chat needs a template")
         commands = (f"ollmlx show {model.name.short}",)
-        yield _told(
-            "MDL010", Severity.INFO, f"{model.name.short} has no chat template", seen, commands, model.name.short
-        )
+        title = f"{model.name.short} has no chat template"
+        yield _told("MDL010", Severity.INFO, title, seen, model.name.short, commands)
 
 
-def _disagreement(folder: Path, claimed: dict[str, Path]) -> Iterator[Finding]:
-    """Whether the folder is called as its manifest says, and no other folder holds the same model."""
-    try:
-        manifest = read_manifest(folder)
-    except OllmlxError:  # damaged: told already
-        return
-    if manifest is None:
-        return
-    name = manifest.name
-    if (other := claimed.setdefault(name.key, folder)) != folder:
-        spare = other if folder.name == name.folder else folder
-        yield _told(
-            "STO008", Severity.ERROR, f"{other.name} and {folder.name} both hold {name.short}",
-            (str(other), str(folder)), (f"mv {_quoted(spare)} {_quoted(spare.with_name('.' + spare.name))}",),
-            name.short,
-        )  # fmt: skip
-    elif folder.name.lower() != name.key:
-        yield _told(
-            "STO007", Severity.WARNING, f"the folder {folder.name} holds {name.short}", (str(folder),),
-            (f"mv {_quoted(folder)} {_quoted(folder.with_name(name.folder))}",), name.short,
-        )  # fmt: skip
+def _disagreements(folders: Sequence[Path]) -> Iterator[Finding]:
+    """Models that two folders hold, and folders that are not called as their manifest says."""
+    holders: dict[str, list[tuple[Path, ModelName]]] = {}
+    for folder in folders:
+        try:
+            manifest = read_manifest(folder)
+        except OllmlxError:  # damaged: told already
+            continue
+        if manifest is not None:
+            holders.setdefault(manifest.name.key, []).append((folder, manifest.name))
+    for held in holders.values():
+        first, name = next((one for one in held if one[0].name == one[1].folder), held[0])
+        if len(held) == 1 and first.name.lower() != name.key:
+            yield _told(
+                "STO007", Severity.WARNING, f"the folder {first.name} holds {name.short}", (str(first),), name.short,
+                (f"mv {_quoted(first)} {_quoted(first.with_name(name.folder))}",),
+            )  # fmt: skip
+        for spare, _ in held:
+            if spare != first:
+                hidden = _quoted(spare.with_name("." + spare.name))
+                yield _told(
+                    "STO008", Severity.ERROR, f"{first.name} and {spare.name} both hold {name.short}",
+                    (str(first), str(spare)), name.short,
+                    (f"mv {_quoted(spare)} {hidden}",), (f"rm -r {_quoted(spare)}",),
+                )  # fmt: skip
 
 
 def _changes(folder: Path) -> Iterator[Finding]:
@@ -100,7 +102,7 @@ def _changes(folder: Path) -> Iterator[Finding]:
             name = manifest.name.short if manifest is not None else folder.name
             yield _told(
                 "MDL008", Severity.ERROR, f"{folder.name}/{file.path} is not what was installed", (str(path),),
-                (f"rm {_quoted(path)}", f"ollmlx pull {name}"), name,
+                name, (f"rm {_quoted(path)}", f"ollmlx pull {name}"),
             )  # fmt: skip
 
 
@@ -114,9 +116,10 @@ def _leftovers(layout: Layout, now: float) -> Iterator[Finding]:
                 continue
             name = _pulled_name(folder) if place.name == ".staging" else None
             what = f"a pull of {name.short} stopped half-way" if name else f"an interrupted change left {folder.name}"
-            commands = (*((f"ollmlx pull {name.short}",) if name else ()), f"rm -r {_quoted(folder)}")
             title = f"{what}; it holds {format_size(size)}"
-            yield _told("STO006", Severity.INFO, title, (str(folder),), commands, folder.name)
+            gone = (f"rm -r {_quoted(folder)}",)
+            ways = ((f"ollmlx pull {name.short}",), gone) if name else (gone, ())
+            yield _told("STO006", Severity.INFO, title, (str(folder),), folder.name, *ways)
 
 
 def _pulled_name(folder: Path) -> ModelName | None:
@@ -128,8 +131,8 @@ def _pulled_name(folder: Path) -> ModelName | None:
         return None
 
 
-def _remedies(world: Any, folder: Path) -> tuple[str, ...]:
-    """Pull it again where somebody provides it; else it can only go."""
+def _remedies(world: Any, layout: Layout, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Pull it again where somebody provides it, or remove it."""
     try:
         manifest = read_manifest(folder)
         name = manifest.name if manifest is not None else ModelName.from_folder(folder.name)
@@ -137,10 +140,15 @@ def _remedies(world: Any, folder: Path) -> tuple[str, ...]:
         try:
             name = ModelName.from_folder(folder.name)
         except OllmlxError:
-            return (f"rm -r {_quoted(folder)}",)
+            return (f"rm -r {_quoted(folder)}",), ()
     registry = world.plugins.registry if world.plugins is not None else None
     again = registry is not None and any(source.provides(name) for source in registry.sources.values())
-    return (*((f"ollmlx pull {name.short}",) if again else ()), f"rm -r {_quoted(folder)}")
+    gone = (f"ollmlx rm {name.short}" if layout.find(name) == folder else f"rm -r {_quoted(folder)}",)
+    return ((f"ollmlx pull {name.short}",), gone) if again else (gone, ())
+
+
+def _sentence(hint: str | None) -> str:
+    return "" if hint is None or hint.startswith("ollmlx ") else hint
 
 
 def _quoted(path: Path) -> str:
@@ -148,7 +156,15 @@ def _quoted(path: Path) -> str:
 
 
 def _told(
-    code: str, severity: Severity, title: str, evidence: Sequence[str], commands: tuple[str, ...], subject: str
+    code: str,
+    severity: Severity,
+    title: str,
+    evidence: Sequence[str],
+    subject: str,
+    commands: tuple[str, ...],
+    instead: tuple[str, ...] = (),
 ) -> Finding:
     seen = tuple(line for line in evidence if line)
-    return Finding(code=code, severity=severity, title=title, evidence=seen, commands=commands, subject=subject)
+    return Finding(
+        code=code, severity=severity, title=title, evidence=seen, commands=commands, instead=instead, subject=subject
+    )

@@ -67,7 +67,7 @@ def describe(folder: Path, files: Sequence[FoundFile], origin: str) -> Descripti
     names = {file.path for file in files}
     config = read_json(folder, "config.json")
     if config is None:
-        raise StorageError(f"{folder.name} has no config.json", code="MDL003", hint="pull the model again")
+        raise StorageError(f"{folder.name} has no config.json", code="MDL003", hint="ollmlx doctor storage")
     kind = config.get("model_type")
     if not isinstance(kind, str) or not _MODEL_TYPE.fullmatch(kind):
         raise StorageError(f"{folder.name}/config.json names no model_type", code="MDL003")
@@ -105,13 +105,13 @@ def read_json(folder: Path, name: str) -> dict[str, Any] | None:
 def _tensors(folder: Path, names: set[str]) -> dict[str, SafetensorsTensor]:
     shards = sorted(name for name in names if WEIGHTS.fullmatch(name))
     if not shards:
-        raise StorageError(f"{folder.name} has no model*.safetensors", code="MDL003", hint="pull the model again")
+        raise StorageError(f"{folder.name} has no model*.safetensors", code="MDL003", hint="ollmlx doctor storage")
     index = read_json(folder, "model.safetensors.index.json") or {}
     listed = index.get("weight_map")
     missing = sorted({str(shard) for shard in listed.values()} - names) if isinstance(listed, dict) else []
     if missing:
         raise StorageError(
-            f"{folder.name}: {missing[0][:120]!r} is missing", code="MDL003", hint="pull the model again"
+            f"{folder.name}: {missing[0][:120]!r} is missing", code="MDL003", hint="ollmlx doctor storage"
         )
     tensors: dict[str, SafetensorsTensor] = {}
     for shard in shards:

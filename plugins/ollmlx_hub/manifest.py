@@ -55,7 +55,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise StorageError(
             f"{folder.name}/{MANIFEST} is damaged: {error.errors()[0]['msg']}",
             code="MDL003",
-            hint="pull the model again, or remove this file if you copied the folder by hand",
+            hint="remove this file if you copied the folder by hand, else pull the model again",
         ) from error
 
 

@@ -121,12 +121,12 @@ def _complete(folder: Path, manifest: Manifest, files: Sequence[FoundFile]) -> N
     for file in manifest.files:
         size = sizes.get(file.path)
         if size is None:
-            raise StorageError(f"{folder.name}/{file.path} is missing", code="MDL003", hint="pull the model again")
+            raise StorageError(f"{folder.name}/{file.path} is missing", code="MDL003", hint="ollmlx doctor storage")
         if size != file.size:
             raise StorageError(
                 f"{folder.name}/{file.path} has {size} bytes, its manifest says {file.size}",
                 code="MDL003",
-                hint="pull the model again",
+                hint="ollmlx doctor storage",
             )
 
 

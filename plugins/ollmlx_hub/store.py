@@ -77,16 +77,19 @@ class MlxStore:
             await asyncio.to_thread(self.intake.discard, stage)
             yield PullProgress(status="success")
 
-    async def delete(self, model: InstalledModel) -> None:
+    async def delete(self, name: ModelName) -> None:
         """Remove a model's folder. Models made over it keep their files: they are links of their own."""
-        async with self._alone(model.name):
+        async with self._alone(name):
+            folder = await asyncio.to_thread(self.layout.find, name)
             try:
-                await asyncio.to_thread(self.layout.remove, model.path)
-                await asyncio.to_thread(self.intake.discard, self.layout.staging(model.name))
+                if folder is None:
+                    raise FileNotFoundError(name.short)
+                await asyncio.to_thread(self.layout.remove, folder)
+                await asyncio.to_thread(self.intake.discard, self.layout.staging(name))
             except FileNotFoundError as error:
-                raise NotFound(f"model '{model.name.short}' not found", code="MDL002") from error
+                raise NotFound(f"model '{name.short}' not found", code="MDL002") from error
             except OSError as error:
-                raise storage_error(error, f"cannot remove {model.name.short}") from error
+                raise storage_error(error, f"cannot remove {name.short}") from error
 
     async def copy(self, model: InstalledModel, target: ModelName) -> None:
         """A second name for the same weights: every file is linked, only the manifest is new."""

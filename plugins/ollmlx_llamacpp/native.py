@@ -196,4 +196,4 @@ def failure(file: str, architecture: str, reason: str) -> StorageError | OutOfMe
             code="MDL004",
             hint="pip install --upgrade xllamacpp",
         )
-    return StorageError(f"llama.cpp cannot load {file}: {reason}", code="MDL003", hint="pull the model again")
+    return StorageError(f"llama.cpp cannot load {file}: {reason}", code="MDL003", hint="ollmlx doctor storage")

@@ -130,7 +130,7 @@ class MlxBackend:
         config = _config(model.path)
         kind = config.get("model_type")
         if not isinstance(kind, str) or not MODEL_TYPE.fullmatch(kind):
-            return Refusal(reason="config.json names no usable model_type", hint="pull the model again", code="MDL003")
+            return Refusal(reason="config.json names no usable model_type", hint="ollmlx doctor storage", code="MDL003")
         asked = remote_code(model.path)
         if asked is not None and not self._trusted(model):
             return Refusal(
@@ -188,5 +188,5 @@ def install_command(machine: Machine) -> str:
 def _config(folder: Path) -> dict[str, Any]:
     config = read_json(folder, "config.json")
     if config is None:
-        raise StorageError(f"{folder.name} has no config.json", code="MDL003", hint="pull the model again")
+        raise StorageError(f"{folder.name} has no config.json", code="MDL003", hint="ollmlx doctor storage")
     return config

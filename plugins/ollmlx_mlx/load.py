@@ -139,7 +139,7 @@ def load_error(error: Exception, folder: Path) -> OllmlxError:
     # mlx-lm raises every kind of exception for a damaged model; no path of this machine may leave in the message.
     said = said.replace(str(folder), folder.name)
     return StorageError(
-        f"cannot load {folder.name}: {type(error).__name__}: {said}", code="MDL003", hint="pull the model again"
+        f"cannot load {folder.name}: {type(error).__name__}: {said}", code="MDL003", hint="ollmlx doctor storage"
     )
 
 

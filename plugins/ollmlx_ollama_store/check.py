@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,6 @@ from ollmlx.errors import Unsupported
 from ollmlx.types import InstalledModel
 from ollmlx_ollama_store.intake import sha256_of
 from ollmlx_ollama_store.layout import Layout
-from ollmlx_ollama_store.manifest import Layer
 from ollmlx_ollama_store.shelf import Shelf
 
 DAMAGED: Final = "STO020"
@@ -40,35 +40,38 @@ class OllamaCheck:
         known = {entry.path for entry in entries}
         for path in self.layout.files():
             if path not in known:
-                yield self._damaged(
-                    path, f"{path.relative_to(self.layout.manifests)} is no model's name", f"rm '{path}'"
-                )
-        blobs: dict[str, Layer] = {}
+                yield self._damaged(path, f"{path.relative_to(self.layout.manifests)} is no model's name", _gone(path))
+        blobs: dict[str, list[str]] = defaultdict(list)
         models: list[InstalledModel] = []
         for entry in entries:
             reading = self.shelf.reading(entry)
             if reading.model is not None:
                 models.append(reading.model)
-                blobs |= {layer.digest: layer for layer in reading.manifest.blobs()} if reading.manifest else {}
+                for layer in reading.manifest.blobs() if reading.manifest else ():
+                    blobs[layer.digest].append(_full_name(entry.path))
             elif not isinstance(reading.error, Unsupported) and reading.error is not None:
                 title = f"{entry.name.short} is damaged: {reading.error.message.partition(': ')[2]}"
-                yield self._damaged(entry.path, title, f"ollmlx pull {_full_name(entry.path)}", f"rm '{entry.path}'")
+                yield self._damaged(
+                    entry.path, title, f"ollmlx pull {_full_name(entry.path)}", f"ollmlx rm {entry.name.short}"
+                )
         if world.deep:
             yield from self._spoilt(blobs)
         yield from _twice(models)
 
-    def _damaged(self, path: Path, title: str, *commands: str) -> Finding:
+    def _damaged(self, path: Path, title: str, command: str, instead: str = "") -> Finding:
         return Finding(
             code=DAMAGED,
             severity=Severity.ERROR,
             title=title,
             evidence=(str(path),),
-            commands=commands,
+            commands=(command,),
+            instead=(instead,) if instead else (),
             subject=str(path.relative_to(self.layout.manifests)),
         )
 
-    def _spoilt(self, blobs: dict[str, Layer]) -> Iterator[Finding]:
-        for digest in sorted(blobs):
+    def _spoilt(self, blobs: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+        """`blobs`: digest -> the models that need it."""
+        for digest, models in sorted(blobs.items()):
             path = self.layout.blob(digest)
             if f"sha256:{sha256_of(path)}" != digest:
                 yield Finding(
@@ -76,9 +79,13 @@ class OllamaCheck:
                     severity=Severity.ERROR,
                     title=f"blobs/{path.name[:19]}… is not what its name says",
                     evidence=(str(path),),
-                    commands=(f"rm '{path}'", "ollmlx pull MODEL"),
+                    commands=(_gone(path), *(f"ollmlx pull {model}" for model in dict.fromkeys(models))),
                     subject=path.name,
                 )
+
+
+def _gone(path: Path) -> str:
+    return f"rm {shlex.quote(str(path))}"
 
 
 def _full_name(path: Path) -> str:
@@ -98,9 +105,14 @@ def _twice(models: Sequence[InstalledModel]) -> Iterator[Finding]:
                 severity=Severity.WARNING,
                 title=f"{len(same)} models are called {same[0].name.short}",
                 evidence=tuple(model.source for model in same),
-                commands=(f"ollmlx cp {_place(same[1])} NEW-NAME",),
+                commands=(f"ollmlx cp {_place(same[1])} {_second(same[1])}", f"ollmlx rm {_place(same[1])}"),
                 subject=same[0].name.short,
             )
+
+
+def _second(model: InstalledModel) -> str:
+    name, colon, tag = model.name.short.partition(":")
+    return f"{name}-2{colon}{tag}"
 
 
 def _place(model: InstalledModel) -> str:

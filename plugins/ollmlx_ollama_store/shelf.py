@@ -131,4 +131,4 @@ class Shelf:
         )
 
 
-_AGAIN = "pull the model again"
+_AGAIN = "ollmlx doctor storage"

@@ -61,16 +61,16 @@ class OllamaStore:
             await asyncio.to_thread(self.intake.discard, stage)
             yield PullProgress(status="success")
 
-    async def delete(self, model: InstalledModel) -> None:
+    async def delete(self, name: ModelName) -> None:
         """Remove the manifest and the layers that no other model needs."""
-        async with locked(self.layout.lock(model.name)), locked(self.layout.store_lock):
+        async with locked(self.layout.lock(name)), locked(self.layout.store_lock):
             try:
-                await asyncio.to_thread(self.removal.delete, model.name)
-                await asyncio.to_thread(self.intake.discard, self.layout.staging(model.name))
+                await asyncio.to_thread(self.removal.delete, name)
+                await asyncio.to_thread(self.intake.discard, self.layout.staging(name))
             except FileNotFoundError as error:
-                raise NotFound(f"model '{model.name.short}' not found", code="MDL002") from error
+                raise NotFound(f"model '{name.short}' not found", code="MDL002") from error
             except OSError as error:
-                raise storage_error(error, f"cannot remove {model.name.short}") from error
+                raise storage_error(error, f"cannot remove {name.short}") from error
 
     async def copy(self, model: InstalledModel, target: ModelName) -> None:
         """A second manifest over the same layers, byte for byte the first one's."""

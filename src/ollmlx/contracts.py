@@ -171,8 +171,8 @@ class Store(Protocol):
         """Fetch, import if needed, verify, and rename into place. Resumable; one at a time for each model."""
         ...
 
-    async def delete(self, model: InstalledModel) -> None:
-        """Remove it and what nothing else needs."""
+    async def delete(self, name: ModelName) -> None:
+        """Remove the model of a name, damaged or not, and what nothing else needs. Raises NotFound, StorageError."""
         ...
 
     async def copy(self, model: InstalledModel, target: ModelName) -> None:

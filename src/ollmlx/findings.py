@@ -20,7 +20,8 @@ class Finding(Frozen):
     """One thing a check found.
 
     `title`: one line that states the problem, never the fix. `evidence`: what was seen, a line each.
-    `commands`: what to type to fix it, in order. `subject`: the model, plugin, file or runner it is about.
+    `commands`: what to type to fix it, in order. `instead`: another way out, for who does not want the first.
+    `subject`: the model, plugin, file or runner it is about.
     """
 
     code: str
@@ -28,4 +29,5 @@ class Finding(Frozen):
     title: str
     evidence: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()
     subject: str = ""

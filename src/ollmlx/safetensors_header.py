@@ -76,4 +76,4 @@ def _tensors(shown: str, raw: dict[str, Any], data: int) -> dict[str, Safetensor
 
 
 def _damaged(shown: str, why: str) -> StorageError:
-    return StorageError(f"{shown} is damaged: {why}", code="MDL003", hint="pull the model again")
+    return StorageError(f"{shown} is damaged: {why}", code="MDL003", hint="ollmlx doctor storage")

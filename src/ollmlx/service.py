@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ollmlx.capabilities import require
 from ollmlx.contracts import Publisher
 from ollmlx.declared import Declarations, overlay, rename
-from ollmlx.errors import Conflict, NotFound, OllmlxError, Unsupported
+from ollmlx.errors import Conflict, NotFound, OllmlxError, StorageError, Unsupported
 from ollmlx.launching import Launcher
 from ollmlx.names import ModelName
 from ollmlx.protocol import TokenizeRequest
@@ -122,10 +122,10 @@ class Service:
             raise Conflict(
                 f"{name.short} is declared in the settings", hint=f'remove [models."{name.short}"] from ollmlx.toml'
             )
-        model = await self._installed(name)
-        for key in self.launcher.keys(model):
+        store, found, models = await self._home(name)
+        for key in {key for model in models for key in self.launcher.keys(model)}:
             await self.pool.unload(key, wait=True)
-        await self._store(model).delete(model)
+        await store.delete(found)
 
     def pull(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
         """Bring a model onto this machine. Raises NotFound when no source provides the name."""
@@ -278,12 +278,29 @@ class Service:
 
     async def _installed(self, name: ModelName) -> InstalledModel:
         """The model of a name or of what it stands for, whichever the first store has; the name itself before that."""
+        for store, wanted in self._places(name):
+            if (model := await store.resolve(wanted)) is not None:
+                return model
+        raise _not_found(name)
+
+    async def _home(self, name: ModelName) -> tuple[Store, ModelName, Sequence[InstalledModel]]:
+        """The store that has a model, its name there, and what may be loaded of it. A damaged one is found, too: of
+        that, only what was loaded before is known."""
+        for store, wanted in self._places(name):
+            try:
+                model = await store.resolve(wanted)
+            except (StorageError, Unsupported):
+                loaded = [one.model for one in self.pool.runners()]
+                return store, wanted, [model for model in loaded if model.name in (name, wanted)]
+            if model is not None:
+                return self._store(model), model.name, [model]
+        raise _not_found(name)
+
+    def _places(self, name: ModelName) -> Iterator[tuple[Store, ModelName]]:
         alias = self._alias(name)
         for store in self._stores:
             for wanted in (name,) if alias is None else (name, alias):
-                if (model := await store.resolve(wanted)) is not None:
-                    return model
-        raise _not_found(name)
+                yield store, wanted
 
     async def _with_draft(self, model: InstalledModel, draft: str | None) -> InstalledModel:
         if draft is None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from tests.servers.ollama_folder import OllamaFolder, digest, tiny_gguf
 
-from ollmlx import Check
+from ollmlx import Check, ModelName
 from ollmlx.testing import CheckSuite, World
 from ollmlx_ollama_store.check import DAMAGED, OllamaCheck
+from ollmlx_ollama_store.store import OllamaStore
 
 
 @pytest.mark.finding("STO020", "STO022")
@@ -60,7 +61,7 @@ async def test_damage_is_told_model_by_model_with_what_mends_it(tmp_path: Path) 
     assert [finding.code for finding in found] == [DAMAGED, DAMAGED]
     assert found[0].title.endswith("a..b/latest is no model's name")
     assert "org/cut:Q4 is damaged: blobs/sha256-" in found[1].title
-    assert found[1].commands[0] == "ollmlx pull hf.co/org/cut:Q4"
+    assert (found[1].commands, found[1].instead) == (("ollmlx pull hf.co/org/cut:Q4",), ("ollmlx rm org/cut:Q4",))
 
 
 async def test_a_deep_look_hashes_every_blob(tmp_path: Path) -> None:
@@ -71,3 +72,19 @@ async def test_a_deep_look_hashes_every_blob(tmp_path: Path) -> None:
     assert await OllamaCheck(tmp_path).run(World()) == []
     (found,) = await OllamaCheck(tmp_path).run(World(deep=True))
     assert (found.code, found.subject) == (DAMAGED, blob.name)
+    assert found.commands == (f"rm {blob}", "ollmlx pull registry.ollama.ai/library/m:latest")
+
+
+async def test_of_two_models_with_one_name_the_second_gets_another(tmp_path: Path) -> None:
+    folder = OllamaFolder(tmp_path)
+    folder.add("x", place="hf.co/org", tag="q4")
+    folder.add("x", place="registry.ollama.ai/org", tag="q4")
+    (found,) = await OllamaCheck(tmp_path).run(World())
+    assert found.commands == ("ollmlx cp hf.co/org/x:q4 org/x-2:q4", "ollmlx rm hf.co/org/x:q4")
+    store = OllamaStore(tmp_path)
+    second = await store.resolve(ModelName.parse("hf.co/org/x:q4"))
+    assert second is not None
+    await store.copy(second, ModelName.parse("org/x-2:q4"))
+    await store.delete(second.name)
+    assert await OllamaCheck(tmp_path).run(World()) == []
+    assert len(await store.list()) == 2

@@ -12,7 +12,7 @@ import pytest
 from ollmlx.blobs import Blobs
 from ollmlx.contracts import Importer, LaunchOptions, Refusal, RunnerCommand, Source
 from ollmlx.declared import Declarations
-from ollmlx.errors import Conflict, InvalidRequest, NotFound, OllmlxError, Unsupported
+from ollmlx.errors import Conflict, InvalidRequest, NotFound, OllmlxError, StorageError, Unsupported
 from ollmlx.launching import Launcher
 from ollmlx.names import ModelName
 from ollmlx.registry import Registry
@@ -34,6 +34,8 @@ from ollmlx.types import (
     ModelDetails,
     Options,
     PullProgress,
+    RunnerInfo,
+    RunnerState,
     Text,
 )
 
@@ -77,8 +79,8 @@ class ShelfStore:
         self.models.append(installed(str(name)))
         yield PullProgress(status="success")
 
-    async def delete(self, model: InstalledModel) -> None:
-        self.models.remove(model)
+    async def delete(self, name: ModelName) -> None:
+        self.models = [model for model in self.models if model.name != name]
 
     async def copy(self, model: InstalledModel, target: ModelName) -> None:
         self.models.append(model.model_copy(update={"name": target}))
@@ -134,6 +136,12 @@ class RecordingPool:
     async def unload(self, key: str, *, wait: bool = True) -> bool:
         self.unloaded.append(key)
         return True
+
+    def runners(self) -> list[RunnerInfo]:
+        return [
+            RunnerInfo(id=launch.key, model=launch.model, backend=launch.backend, state=RunnerState.READY)
+            for launch, _ in self.asked
+        ]
 
 
 class House:
@@ -410,6 +418,25 @@ async def test_deleting_unloads_first_and_leaves_nothing() -> None:
     await house.service.delete(ModelName.parse("short"))
     assert house.store.models == []
     assert len(house.pool.unloaded) == 1
+
+
+@pytest.mark.parametrize("error", [StorageError("short a byte"), Unsupported("it is on another machine")])
+async def test_a_model_that_cannot_be_used_can_still_be_deleted(error: OllmlxError) -> None:
+    class Damaged(ShelfStore):
+        async def resolve(self, name: ModelName) -> InstalledModel | None:
+            found = await super().resolve(name)
+            if found is not None and house.pool.asked:
+                raise error
+            return found
+
+    damaged = Damaged(installed("org/long"), name="second")
+    house = House(second=damaged)
+    await house.answer("short")
+    await house.service.delete(ModelName.parse("short"))
+    assert damaged.models == []
+    assert house.pool.unloaded == [house.pool.asked[0][0].key]
+    with pytest.raises(NotFound):
+        await house.service.delete(ModelName.parse("short"))
 
 
 async def test_a_declared_model_cannot_be_deleted_as_files() -> None:

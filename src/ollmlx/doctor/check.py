@@ -51,6 +51,7 @@ def found(
     *,
     evidence: Iterable[str] = (),
     commands: Iterable[str] = (),
+    instead: Iterable[str] = (),
     subject: str = "",
     severity: Severity | None = None,
 ) -> Finding:
@@ -61,5 +62,6 @@ def found(
         title=title,
         evidence=tuple(line for line in evidence if line),
         commands=tuple(commands),
+        instead=tuple(instead),
         subject=subject,
     )

@@ -29,6 +29,8 @@ def _lines(finding: Finding, width: int | None) -> list[str]:
     for evidence in finding.evidence:
         lines += _wrapped(evidence, _DEEPER, _DEEPER, width)
     lines += [f"{_DEEPER}$ {command}" for command in finding.commands]  # never broken: it is copied
+    if finding.instead:
+        lines += [f"{_DEEPER}or:", *(f"{_DEEPER}$ {command}" for command in finding.instead)]
     if finding.severity in (Severity.ERROR, Severity.WARNING):
         lines.append(f"{_DEEPER}more: ollmlx doctor --explain {finding.code}")
     return lines

@@ -55,9 +55,9 @@ DAMAGES: list[tuple[str, dict[str, Any], str, str]] = [
     ("MDL003", {"config__json": b"{"}, "config.json is not valid JSON", "ollmlx pull org/name"),
     ("MDL003", {"config__json": b"[]"}, "not a JSON object", "ollmlx pull org/name"),
     ("MDL003", {"config__json": b"{}"}, "names no model_type", "ollmlx pull org/name"),
-    ("MDL003", {"model__safetensors": None}, "no model*.safetensors", "rm -r"),
-    ("MDL003", {"model__safetensors": b"\x10\0\0\0\0\0\0\0nonsense"}, "model.safetensors", "rm -r"),
-    ("MDL003", {"ollmlx__json": b"{"}, "ollmlx.json", "rm -r"),
+    ("MDL003", {"model__safetensors": None}, "no model*.safetensors", "ollmlx rm org/name"),
+    ("MDL003", {"model__safetensors": b"\x10\0\0\0\0\0\0\0nonsense"}, "model.safetensors", "ollmlx rm org/name"),
+    ("MDL003", {"ollmlx__json": b"{"}, "ollmlx.json", "ollmlx rm org/name"),
     ("MDL004", {"config__json": config(model_type="unheard_of")}, "'unheard_of'", "pip install --upgrade mlx-lm"),
     ("MDL009", {"tokenizer__json": None}, "no tokenizer", "ollmlx pull org/name"),
     ("MDL010", {"tokenizer_config__json": b"{}"}, "chat needs a template", "ollmlx show org/name"),
@@ -119,6 +119,18 @@ def test_folders_that_disagree_with_their_manifests(tmp_path: Path) -> None:
     told(world, "STO007", "org_c", f"mv {root / 'org_c'} {root / 'org_d'}")
 
 
+def test_of_two_folders_for_one_model_the_one_with_the_wrong_name_goes_aside(tmp_path: Path) -> None:
+    world = healthy(tmp_path)
+    root = tmp_path / "models/mlx"
+    put(root / "another", name="org/name:latest")
+    put(root / "org_name", name="org/name:latest")
+    assert codes(world) == ["STO008"]
+    found = told(world, "STO008", "org_name and another both", f"mv {root / 'another'} {root / '.another'}")
+    assert found.instead == (f"rm -r {root / 'another'}",)
+    (root / "another").rename(root / ".another")
+    assert codes(world) == []
+
+
 @pytest.mark.finding("MDL008")
 def test_contents_are_compared_only_when_asked(tmp_path: Path) -> None:
     world = healthy(tmp_path)
@@ -149,7 +161,7 @@ def test_pulls_that_stopped_are_told_and_those_under_way_are_not(tmp_path: Path)
     assert codes(world) == []
     os.utime(part, (NOW - 3600, NOW - 3600))
     found = told(world, "STO006", "a pull of org/name stopped half-way", "ollmlx pull org/name")
-    assert found.commands[1] == f"rm -r {part.parent}"
+    assert found.instead == (f"rm -r {part.parent}",)
     part.parent.rename(part.parent.with_suffix(".import"))
     assert told(world, "STO006", "an interrupted change left", "rm -r ").severity.value == "info"
 

@@ -85,6 +85,7 @@ def test_the_json_has_stable_fields() -> None:
             "title": "title of CFG003",
             "evidence": [],
             "commands": [],
+            "instead": [],
             "subject": "",
             "explain": "ollmlx doctor --explain CFG003",
         }
@@ -103,6 +104,13 @@ def test_a_report_is_grouped_counted_and_fits_the_terminal() -> None:
         "           more: ollmlx doctor --explain ENV004",
         "    ENV010 title of ENV010",
         "1 error, 1 warning.",
+    ]
+    two_ways = found("STO006", "half a pull", commands=("ollmlx pull a",), instead=("rm -r a",))
+    assert text(Report((CheckResult("x", "storage", "t", (two_ways,), 0.1),), 0.1)).splitlines()[1:5] == [
+        "    STO006 half a pull",
+        "           $ ollmlx pull a",
+        "           or:",
+        "           $ rm -r a",
     ]
     long = Report((CheckResult("x", "config", "t", (found("CFG003", "word " * 40),), 0.1),), 0.1)
     assert max(len(line) for line in text(long, 60).splitlines()) <= 60

@@ -125,12 +125,13 @@ def told(world: World, code: str, seen: str, typed: str) -> Finding:
     report = examined(world)
     for finding in report.findings:
         assert finding.commands or finding.severity is Severity.INFO, f"{finding.code} leaves one alone"
-        for command in finding.commands:
+        for command in (*finding.commands, *finding.instead):
             check_command(command)
     found = [finding for finding in report.findings if finding.code == code]
     assert found, f"{code} is not among {[(one.code, one.title) for one in report.findings]}"
     assert any(seen in line for line in (found[0].title, *found[0].evidence)), found[0]
-    assert any(typed in command for command in found[0].commands) or not typed, found[0]
+    typed_there = (*found[0].commands, *found[0].instead)
+    assert any(typed in command for command in typed_there) or not typed, found[0]
     return found[0]
 
 

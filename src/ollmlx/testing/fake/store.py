@@ -60,12 +60,12 @@ class FakeStore:
             self._settle(staging, self._model(name, Script(), staging).model_copy(update={"source": told}))
         yield PullProgress(status="success")
 
-    async def delete(self, model: InstalledModel) -> None:
-        if model.name in self._declared:
-            raise Conflict(f"{model.name.short} is declared in the settings and cannot be deleted")
-        folder = self._place(model.name)
+    async def delete(self, name: ModelName) -> None:
+        if name in self._declared:
+            raise Conflict(f"{name.short} is declared in the settings and cannot be deleted")
+        folder = self._place(name)
         if not folder.exists():
-            raise NotFound(f"model '{model.name.short}' not found", code="MDL002")
+            raise NotFound(f"model '{name.short}' not found", code="MDL002")
         shutil.rmtree(folder)
 
     async def copy(self, model: InstalledModel, target: ModelName) -> None:

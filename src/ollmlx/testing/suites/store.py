@@ -133,27 +133,27 @@ class StoreSuite(Suite):
     ) -> None:
         other = ModelName.parse("org/second")
         await self.install(store, other, folder)
-        await store.delete(model)
+        await store.delete(model.name)
         assert [listed.name for listed in await store.list()] == [other]
         assert await store.resolve(model.name) is None
 
     async def test_deleting_what_is_gone_is_not_found(self, store: Store, model: InstalledModel) -> None:
-        await store.delete(model)
+        await store.delete(model.name)
         with pytest.raises(NotFound):
-            await store.delete(model)
+            await store.delete(model.name)
 
     async def test_a_copy_is_the_same_model_under_another_name(self, store: Store, model: InstalledModel) -> None:
         await store.copy(model, ModelName.parse("copy:small"))
         copy = await store.resolve(ModelName.parse("copy:small"))
         assert copy is not None
         assert (copy.format, copy.details, copy.capabilities) == (model.format, model.details, model.capabilities)
-        await store.delete(copy)
+        await store.delete(copy.name)
         assert await store.resolve(model.name) == model
 
     async def test_a_copy_outlives_its_original(self, store: Store, model: InstalledModel) -> None:
         target = ModelName.parse("copy")
         await store.copy(model, target)
-        await store.delete(model)
+        await store.delete(model.name)
         copy = await store.resolve(target)
         assert copy is not None
         assert copy.size > 0
@@ -169,7 +169,7 @@ class StoreSuite(Suite):
         assert made.defaults.options.temperature == 0.5
         assert made.digest != model.digest
 
-    async def test_a_damaged_model_is_not_listed_and_resolving_says_so(
+    async def test_a_damaged_model_is_not_listed_resolving_says_so_and_it_can_be_deleted(
         self, store: Store, model: InstalledModel
     ) -> None:
         if not self.damage(model):
@@ -177,6 +177,8 @@ class StoreSuite(Suite):
         assert list(await store.list()) == []
         with pytest.raises(StorageError):
             await store.resolve(model.name)
+        await store.delete(model.name)
+        assert await store.resolve(model.name) is None
 
     # -- pulling -----------------------------------------------------------------------------------------------------
 

@@ -42,10 +42,10 @@ class LanternStore:
         self.settle(name, stage, format=source.format(name), source=source.provides(name) or source.name)
         yield PullProgress(status="success")
 
-    async def delete(self, model: InstalledModel) -> None:
-        folder = self._folder(model.name)
+    async def delete(self, name: ModelName) -> None:
+        folder = self._folder(name)
         if folder is None:
-            raise NotFound(f"model '{model.name.short}' not found", code="MDL002")
+            raise NotFound(f"model '{name.short}' not found", code="MDL002")
         shutil.rmtree(folder)
 
     async def copy(self, model: InstalledModel, target: ModelName) -> None:

@@ -198,7 +198,7 @@ async def test_a_model_over_another_lays_its_defaults_over_it(store: MlxStore, p
     assert kinder.defaults.messages == turns
     assert kinder.details.parent_model == "kind:latest"
     assert (kinder.path / "model.safetensors").samefile(base.path / "model.safetensors")
-    await store.delete(base)
+    await store.delete(base.name)
     assert await store.resolve(parse("kinder")) == kinder
 
 
@@ -319,9 +319,9 @@ async def test_quantised_weights_are_not_quantised_again(store: MlxStore, put: P
 async def test_deleting_what_is_not_there_is_not_found(store: MlxStore, put: Put) -> None:
     put("tiny")
     (model,) = await store.list()
-    await store.delete(model)
+    await store.delete(model.name)
     with pytest.raises(NotFound):
-        await store.delete(model)
+        await store.delete(model.name)
 
 
 @pytest.mark.fault(22)
@@ -331,7 +331,7 @@ async def test_a_change_waits_for_another_daemons(store: MlxStore, put: Put) -> 
     put("tiny")
     (model,) = await store.list()
     async with locked(store.layout.lock(model.name)):
-        deleting = asyncio.create_task(MlxStore(store.layout.root).delete(model))
+        deleting = asyncio.create_task(MlxStore(store.layout.root).delete(model.name))
         await asyncio.sleep(0)
         assert len(await store.list()) == 1
         assert not deleting.done()
@@ -358,7 +358,7 @@ async def test_a_read_only_folder_serves_and_refuses_changes(
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(StorageError, match="Permission denied"):
-        await store.delete(model)
+        await store.delete(model.name)
     assert await store.resolve(model.name) == model
 
 

@@ -60,11 +60,11 @@ async def test_deleting_leaves_what_another_model_needs(ollama: OllamaFolder, st
     others = ollama.blobs()
     ollama.add("a", usual_layers(tiny_gguf(fill=1)))
     assert len(ollama.blobs() - others) == 1, "its configuration; everything else is shared"
-    await store.delete(await found(store, "a"))
+    await store.delete(ModelName.parse("a"))
     assert ollama.blobs() == others
-    await store.delete(await found(store, "org/same-weights"))
+    await store.delete(ModelName.parse("org/same-weights"))
     assert digest(tiny_gguf(fill=1)).replace(":", "-") not in ollama.blobs()
-    await store.delete(await found(store, "b"))
+    await store.delete(ModelName.parse("b"))
     assert ollama.blobs() == set()
     assert list((ollama.root / "manifests").iterdir()) == []
 
@@ -75,7 +75,7 @@ async def test_nothing_is_removed_while_a_manifest_cannot_be_read(
     ollama.add("a")
     ollama.add("b").write_bytes(b"{")
     before = ollama.blobs()
-    await store.delete(await found(store, "a"))
+    await store.delete(ModelName.parse("a"))
     assert ollama.blobs() == before
     assert "no layer is removed: manifests/registry.ollama.ai/library/b/latest is damaged" in caplog.text
 
@@ -85,7 +85,7 @@ async def test_a_folder_that_cannot_be_written_is_told(ollama: OllamaFolder, sto
     model = await found(store, "a")
     (ollama.root / ".ollmlx").write_text("a file where a folder has to be")
     before = ollama.contents()
-    for change in (store.delete(model), store.copy(model, ModelName.parse("b"))):
+    for change in (store.delete(model.name), store.copy(model, ModelName.parse("b"))):
         with pytest.raises(StorageError, match="cannot write to the models folder"):
             await change
     assert ollama.contents() == before
