@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from ollmlx.types import InstalledModel, Options
 
@@ -10,8 +11,9 @@ _WIDTH = 30  # of the column with the parameters' names
 
 
 def parameters(options: Options) -> str:
-    """A line for each parameter that was set, and for each stop string."""
-    return "\n".join(f"{name:<{_WIDTH}} {value}" for name, value in _values(options))
+    """A line for each parameter that was set, and for each stop string; strings are escaped, to stay on their line."""
+    lines = ((name, _shown(value)) for name, value in _values(options))
+    return "\n".join(f"{name:<{_WIDTH}} {value}" for name, value in lines)
 
 
 def modelfile(model: InstalledModel) -> str:
@@ -29,7 +31,7 @@ def modelfile(model: InstalledModel) -> str:
         lines.append(f"TEMPLATE {_quoted(template)}")
     if defaults.system:
         lines.append(f"SYSTEM {_quoted(defaults.system)}")
-    lines += [f"PARAMETER {name} {value}" for name, value in _values(defaults.options)]
+    lines += [f"PARAMETER {name} {_read_back(value)}" for name, value in _values(defaults.options)]
     if defaults.adapter is not None:
         lines.append(f"ADAPTER {defaults.adapter.name}")
     lines += [f"MESSAGE {turn.role} {_quoted(turn.content)}" for turn in defaults.messages]
@@ -37,14 +39,30 @@ def modelfile(model: InstalledModel) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _values(options: Options) -> list[tuple[str, str]]:
+def _values(options: Options) -> list[tuple[str, Any]]:
     found = []
     for name, value in options.stated.items():
         if isinstance(value, tuple | list):
-            found += [(name, json.dumps(item, ensure_ascii=False)) for item in value]
+            found += [(name, item) for item in value]
         elif value is not None and not isinstance(value, dict):
-            found.append((name, f"{value:g}" if isinstance(value, float) else str(value)))
+            found.append((name, value))
     return found
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else _number(value)
+
+
+def _read_back(value: Any) -> str:
+    """A value in the grammar of Modelfiles, which knows no escapes."""
+    if not isinstance(value, str):
+        return _number(value)
+    return f'"""{value}"""' if '"' in value else f'"{value}"'
+
+
+def _number(value: Any) -> str:
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if float(short) == value else repr(value)
 
 
 def _quoted(text: str) -> str:

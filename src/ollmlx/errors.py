@@ -77,6 +77,12 @@ class TooLarge(OllmlxError):
     kind = "too_large"
 
 
+class UnsupportedEncoding(OllmlxError):
+    """The body is compressed in a way the server does not read."""
+
+    kind = "unsupported_encoding"
+
+
 class BodyTimeout(OllmlxError):
     """The request body did not arrive in time."""
 

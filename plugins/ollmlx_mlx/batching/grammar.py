@@ -15,8 +15,8 @@ from ollmlx.errors import InvalidRequest, Unsupported
 
 Schema = dict[str, Any]
 
-ANY_JSON: Schema = {"type": ["object", "array"]}
-"""What `format: "json"` asks for."""
+ANY_JSON: Schema = {"type": "object"}
+"""What `format: "json"` asks for: an object, as Ollama's grammar and OpenAI's `json_object` say."""
 
 
 class Grammars:

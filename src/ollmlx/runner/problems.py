@@ -23,6 +23,7 @@ STATUS: dict[str, int] = {
     "body_timeout": 408,
     "conflict": 409,
     "too_large": 413,
+    "unsupported_encoding": 415,
     "cancelled": 499,
     "internal": 500,
     "plugin": 500,

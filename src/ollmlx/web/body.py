@@ -13,7 +13,8 @@ import orjson
 from pydantic import BaseModel
 from quart import request
 
-from ollmlx.errors import BodyTimeout, InvalidRequest, TooLarge
+from ollmlx.errors import BodyTimeout, InvalidRequest
+from ollmlx.web.encoding import too_large, unpacked
 from ollmlx.web.exchange import current
 
 MAX_DEPTH = 200
@@ -25,7 +26,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 async def read_json() -> dict[str, Any]:
-    """The JSON object in the body, whatever the content type says. Raises InvalidRequest, TooLarge, BodyTimeout."""
+    """The JSON object in the body, whatever the content type says. Raises what `read_body` does."""
     value = parse_json(await read_body())
     if not isinstance(value, dict):
         raise InvalidRequest(f"invalid request: a JSON object is needed, not {_kind(value)}")
@@ -38,15 +39,20 @@ async def read_model(model: type[M]) -> M:
 
 
 async def read_body() -> bytes:
-    """The whole body, limited in size and time. Raises InvalidRequest when there is none."""
+    """The whole body, unpacked, limited in size and time. Raises InvalidRequest when there is none.
+
+    Raises TooLarge, BodyTimeout, UnsupportedEncoding.
+    """
     from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
     try:
         body: bytes = await request.get_data(False, False, False)
     except RequestEntityTooLarge:
-        raise TooLarge("request body too large", hint="raise max_body in [server] of ollmlx.toml") from None
+        raise too_large() from None
     except RequestTimeout:
         raise BodyTimeout("the request body did not arrive in time") from None
+    if packed := request.headers.get("Content-Encoding"):
+        body = unpacked(body, packed, request.max_content_length or len(body))
     if not body.strip():
         raise InvalidRequest("missing request body")
     return body

@@ -33,6 +33,7 @@ STATUS: dict[str, int] = {
     "body_timeout": 408,
     "conflict": 409,
     "too_large": 413,
+    "unsupported_encoding": 415,
     "cancelled": CLIENT_GONE,
     "busy": 503,
     "runner_unavailable": 503,

@@ -11,8 +11,9 @@ from typing import Any
 
 import orjson
 
-from ollmlx.errors import OllmlxError, TooLarge
+from ollmlx.errors import OllmlxError
 from ollmlx.web.cors import answer_headers, preflight_headers
+from ollmlx.web.encoding import too_large
 from ollmlx.web.errors import JSON, Failure, failure, failure_headers
 from ollmlx.web.exchange import CLIENT_GONE, CURRENT, Exchange
 from ollmlx.web.request_id import HEADER, request_id
@@ -90,7 +91,7 @@ class Gate:
             raise self._site.drain.refusal()
         length = headers.first("content-length") or ""
         if length.isdigit() and int(length) > self._site.settings.server.max_body and not exchange.upload:
-            raise TooLarge("request body too large", hint="raise max_body in [server] of ollmlx.toml")
+            raise too_large()
 
     async def _refuse(self, wire: Wire, exchange: Exchange, error: OllmlxError) -> None:
         found: Failure = failure(error)

@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import socket
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
+from hypercorn.events import Event, RawData
 from hypercorn.utils import wrap_app
 
 from ollmlx.web.entrance import Crowded, Entrance
@@ -36,6 +39,9 @@ ACCEPTED_AT_ONCE = 16
 HEADER_LIMIT = 32 * 1024
 LOOK = 1.0
 """Seconds between two looks for clients that stopped reading."""
+
+
+BARE_STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) \r\n")
 
 
 @dataclass(slots=True, eq=False)
@@ -106,7 +112,7 @@ class Listener:
             incoming: Any = await self._entrance.admit(reader, writer)
             if incoming is not None:
                 served = wrap_app(self._app, 0, "asgi")
-                await TCPServer(served, asyncio.get_running_loop(), self._config, self._context, {}, incoming, writer)
+                await _Server(served, asyncio.get_running_loop(), self._config, self._context, {}, incoming, writer)
         finally:
             del self._connections[task]
 
@@ -118,6 +124,25 @@ class Listener:
                 if connection.stalled(now) > self._write_timeout:
                     logger.warning("a client that reads nothing is dropped after %.0f s", self._write_timeout)
                     connection.transport.abort()
+
+
+class _Server(TCPServer):
+    """Says `404 Not Found` where hypercorn says `404 `: some clients have no other words for an error."""
+
+    async def protocol_send(self, event: Event) -> None:
+        await super().protocol_send(RawData(phrased(event.data)) if isinstance(event, RawData) else event)
+
+
+def phrased(head: bytes) -> bytes:
+    """The head of an answer with the phrase that belongs to its status; anything else as it is."""
+    bare = BARE_STATUS.match(head)
+    if bare is None or not head.endswith(b"\r\n\r\n"):
+        return head
+    try:
+        phrase = HTTPStatus(int(bare[1])).phrase
+    except ValueError:
+        return head
+    return b"HTTP/1.1 %s %s\r\n" % (bare[1], phrase.encode()) + head[bare.end() :]
 
 
 def _config() -> Config:

@@ -1,7 +1,7 @@
 // Vercel's AI SDK with its provider for Ollama, unchanged. URL: where the daemon listens.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { embedMany, generateObject, generateText, stepCountIs, streamText, tool } from 'ai'
+import { embedMany, generateObject, generateText, stepCountIs, streamObject, streamText, tool } from 'ai'
 import { createOllama } from 'ollama-ai-provider-v2'
 import { z } from 'zod'
 
@@ -34,9 +34,12 @@ test('tools are called and their results are answered', async () => {
   assert.match(answer.text, /sunny in Paris/)
 })
 
-test('an object of a schema', async () => {
-  const { object } = await generateObject({ ...asked, schema: z.object({ age: z.number() }), prompt: 'how old' })
-  assert.equal(typeof object.age, 'number')
+test('an object of a schema, whole and streamed', async () => {
+  const ask = { ...asked, schema: z.object({ age: z.number() }), prompt: 'how old' }
+  assert.equal(typeof (await generateObject(ask)).object.age, 'number')
+  const stream = streamObject(ask)
+  for await (const _ of stream.partialObjectStream);
+  assert.equal(typeof (await stream.object).age, 'number')
 })
 
 test('reasoning is apart from the answer', async () => {
@@ -57,9 +60,16 @@ test('embeddings', async () => {
 
 test('a missing model is an error with its status', async () => {
   await assert.rejects(generateText({ model: ollama('nobody'), maxRetries: 0, prompt: 'x' }), (error) => {
-    assert.equal(error.statusCode, 404)
+    assert.deepEqual([error.statusCode, error.message], [404, 'Not Found'])
     return true
   })
+})
+
+test('a failure in the middle of a stream does not look like its end', async () => {
+  const prompt = 'fake:tokens=50 fake:rate=100 fake:fault=error:internal@5 go'
+  const stream = streamText({ ...asked, prompt, onError() {} })
+  await stream.consumeStream()
+  assert.equal(await stream.finishReason, 'other') // the provider drops the error record, and knows no reason to stop
 })
 
 test('abort stops a stream', async () => {

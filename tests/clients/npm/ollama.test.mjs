@@ -33,6 +33,10 @@ test('tools are called with an object of arguments', async () => {
   const { message } = await client.chat(said('fake:tool=weather fake:tool_args={"city":"Paris"} go', { tools: [weather] }))
   assert.equal(message.tool_calls[0].function.name, 'weather')
   assert.deepEqual(message.tool_calls[0].function.arguments, { city: 'Paris' })
+  const ask = said('fake:tool=weather fake:tool_args={"city":"Rome"} go', { tools: [weather], stream: true })
+  const calls = []
+  for await (const part of await client.chat(ask)) calls.push(...(part.message.tool_calls ?? []))
+  assert.deepEqual(calls.map((call) => call.function.arguments), [{ city: 'Rome' }])
 })
 
 test('embeddings of one and of many', async () => {
@@ -62,6 +66,8 @@ test('errors: early with a status, and in the middle of a stream', async () => {
     assert.equal(error.message, "model 'nobody' not found")
     return true
   })
+  await assert.rejects(client.chat(said('x', { format: { type: 3 } })), (error) => error.status_code === 400)
+  await assert.rejects(client.push({ model: 'parrot' }), /no installed source takes uploads/)
   const stream = await client.chat(said('fake:tokens=50 fake:rate=100 fake:fault=error:internal@5 go', { stream: true }))
   await assert.rejects(async () => { for await (const _ of stream); }, /told to fail/)
 })

@@ -150,3 +150,15 @@ def test_show_tells_of_the_model_and_of_what_was_set(session: Session, daemon: S
     assert said[1:3] == ["MIT", "No template was specified for this model."]
     assert "Model defined parameters:\nseed 1" in said[-1]
     assert "top_k" in said[-1]
+
+
+def test_what_flags_said_is_in_every_request() -> None:
+    talk = Conversation("parrot", format={}, think=False, keep_alive=0.0)
+    talk.ask("hi")
+    assert talk.request() == {
+        "model": "parrot",
+        "messages": [{"role": "user", "content": "hi"}],
+        "format": {},
+        "think": False,
+        "keep_alive": 0.0,
+    }

@@ -101,3 +101,8 @@ def test_lines_for_the_wire_are_sent_byte_for_byte() -> None:
             data = encode_event(line)  # type: ignore[arg-type]  # looks like an event, and is none
             assert not data.endswith(b"\n\n")
             assert line.type not in TERMINAL or line.type == "done"
+
+
+def test_a_type_that_does_not_exist_has_no_value() -> None:
+    with pytest.raises(InvalidRequest, match="Invalid type: strange"):
+        instance_of({"type": "strange"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 from typing import Any
 
@@ -129,6 +130,16 @@ async def test_a_body_beyond_the_limit_is_refused_by_its_announced_length_or_as_
     answer = await connection.as_response()
     assert answer.status_code == 413
     assert (await answer.get_json())["error"] == "request body too large"
+
+
+async def test_a_compressed_body_is_read_within_the_same_limit_and_an_unknown_one_is_refused() -> None:
+    client = client_of(max_body=1000)
+    fits, grows = gzip.compress(b'{"a":1}'), gzip.compress(b'{"a":"' + b"x" * 2000 + b'"}')
+    asked = [("gzip", fits, 200), ("gzip", grows, 413), ("gzip", b"{}", 400), ("br", fits, 415)]
+    for encoding, data, status in asked:
+        answer = await client.post("/echo", data=data, headers={"Content-Encoding": encoding})
+        assert answer.status_code == status, encoding
+    assert b"send it as it is, or with gzip or zstd" in await answer.get_data()
 
 
 async def test_a_body_that_does_not_come_is_given_up() -> None:

@@ -31,11 +31,9 @@ class Conversation:
         """The body of the next /api/chat."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         body: Json = {"model": self.model, "messages": [*system, *self.messages]}
-        stated = {"options": self.options, "format": self.format, "keep_alive": self.keep_alive}
-        body |= {key: value for key, value in stated.items() if value}
-        if self.think is not None:
-            body["think"] = self.think
-        return body
+        stated = {"options": self.options or None, "format": self.format, "keep_alive": self.keep_alive}
+        stated["think"] = self.think
+        return body | {key: value for key, value in stated.items() if value is not None}
 
     def saved(self, name: str) -> Json:
         """The body of the /api/create that keeps this chat as a model."""

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ollmlx.errors import InvalidRequest
+
 
 def instance_of(schema: dict[str, Any], root: dict[str, Any] | None = None) -> Any:
-    """A value for the commonly used part: types, properties, items, enum, const, anyOf, allOf, local `$ref`."""
+    """A value for the commonly used part: types, properties, items, enum, const, anyOf, allOf, local `$ref`.
+
+    Raises InvalidRequest for a type that does not exist.
+    """
     root = schema if root is None else root
     if "$ref" in schema:
         return instance_of(_referred(root, str(schema["$ref"])), root)
@@ -32,6 +37,8 @@ def _of_type(kind: str, schema: dict[str, Any], root: dict[str, Any]) -> Any:
         return "x" * max(int(schema.get("minLength", 0)), 1)
     if kind in ("integer", "number"):
         return schema.get("minimum", 1)
+    if kind not in ("boolean", "null"):
+        raise InvalidRequest(f"invalid format: Invalid type: {kind}")
     return True if kind == "boolean" else None
 
 

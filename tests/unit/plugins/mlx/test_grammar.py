@@ -113,11 +113,11 @@ def test_the_output_parses_and_validates(
     assert valid(json.loads(said), schema)
 
 
-def test_json_mode_gives_json(grammars: Grammars, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_json_mode_gives_an_object(grammars: Grammars, tokenizer: PreTrainedTokenizerFast) -> None:
     said = [babble(grammars.constraint("json", free=False), tokenizer, seed, 2000) for seed in range(5)]
     finished = [text for text in said if text is not None]
     assert finished
-    assert all(isinstance(json.loads(text), dict | list) for text in finished)
+    assert all(isinstance(json.loads(text), dict) for text in finished)
 
 
 @pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"$ref": "#/nowhere"}, {"type": "string", "pattern": "("}])

@@ -8,18 +8,18 @@ from hypothesis import strategies as st
 from ollmlx.modelfile import FENCE, parse_modelfile
 from ollmlx.testing.routes import installed
 from ollmlx.types import Message, ModelDefaults, Options
-from ollmlx_ollama_api.modelfile_text import modelfile
+from ollmlx_ollama_api.modelfile_text import modelfile, parameters
 
 TEXTS = st.text(
     st.characters(codec="utf-8", exclude_categories=("C", "Z")) | st.sampled_from(' "\n#'), max_size=30
 ).filter(lambda text: text.strip() and FENCE not in text)
 
 
-@given(system=TEXTS, turn=TEXTS)
-def test_what_is_shown_reads_back(system: str, turn: str) -> None:
+@given(system=TEXTS, turn=TEXTS, stop=TEXTS, temperature=st.floats(0, 2))
+def test_what_is_shown_reads_back(system: str, turn: str, stop: str, temperature: float) -> None:
     defaults = ModelDefaults(
         system=system,
-        options=Options(temperature=0.5, stop=("a b", "<|x|>")),
+        options=Options(temperature=temperature, num_ctx=512, stop=("\n", stop, "<|x|>")),
         messages=(Message(role="user", content=turn),),
         license=("MIT",),
     )
@@ -27,6 +27,16 @@ def test_what_is_shown_reads_back(system: str, turn: str) -> None:
     assert found.last("from") == "org/name:latest"
     assert found.last("system") == system
     assert found.keyed("message") == (("user", turn),)
-    assert ("temperature", "0.5") in found.keyed("parameter")
-    assert [value for key, value in found.keyed("parameter") if key == "stop"] == ["a b", "<|x|>"]
+    parameters = dict(found.keyed("parameter"))
+    assert (float(parameters["temperature"]), parameters["num_ctx"]) == (temperature, "512")
+    assert [value for key, value in found.keyed("parameter") if key == "stop"] == ["\n", stop, "<|x|>"]
     assert found.last("license") == "MIT"
+
+
+def test_the_parameters_alone_are_a_line_each() -> None:
+    shown = parameters(Options(temperature=0.5, stop=("\n", 'a "b"')))
+    assert [line.split(None, 1) for line in shown.splitlines()] == [
+        ["temperature", "0.5"],
+        ["stop", '"\\n"'],
+        ["stop", '"a \\"b\\""'],
+    ]
