@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +12,8 @@ from ollmlx.errors import OllmlxError, StorageError
 from ollmlx.types import InstalledModel, MemoryEstimate
 from ollmlx_mlx.blas import BlasAdvice, BlasChoice, Probe, advise, choose
 from ollmlx_mlx.cluster.command import cluster_command
-from ollmlx_mlx.estimate import Facts, choose_form, estimate
+from ollmlx_mlx.cluster.hosts import LOCAL, members
+from ollmlx_mlx.estimate import Facts, choose_form, estimate, share
 from ollmlx_mlx.folder import read_json, remote_code
 from ollmlx_mlx.known_models import MODEL_TYPE, KnownModels
 from ollmlx_mlx.machine import Machine
@@ -91,6 +92,15 @@ class MlxBackend:
             overhead=need.overhead,
             kv_per_token=need.kv_per_token + small.kv_per_token,
         )
+
+    def share(self, model: InstalledModel, context: int, parallel: int, cluster: Mapping[str, Any]) -> MemoryEstimate:
+        """Bytes that the ranks on this machine hold. A group serves one request at a time, whatever `parallel` is."""
+        names = members([str(host) for host in cluster.get("hosts", ())])
+        facts = self._facts(model.path)
+        latents = self._known is not None and self._known.keeps_latents(facts.config)
+        here = sum(name in LOCAL for name in names)
+        split_cache = cluster.get("mode") == "pipeline" or not latents
+        return share(facts, context, len(names), here, split_cache=split_cache)
 
     def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
         """The runner, with the fastest BLAS that works here. The first call on a machine tries the candidates out."""

@@ -73,6 +73,30 @@ def estimate(facts: Facts, context: int, parallel: int) -> MemoryEstimate:
     )
 
 
+def share(facts: Facts, context: int, ranks: int, here: int, *, split_cache: bool) -> MemoryEstimate:
+    """Bytes on this machine when `here` of `ranks` ranks run on it: each holds its part, and the embeddings whole.
+
+    One sequence runs at a time. `split_cache`: whether each rank keeps only a part of the cache.
+    """
+    alone = estimate(facts, context, 1)
+    whole = min(alone.weights, _embeddings(facts))
+    parts = ranks if split_cache else 1
+    return MemoryEstimate(
+        weights=here * (whole + (alone.weights - whole) // ranks),
+        kv_cache=here * alone.kv_cache // parts,
+        overhead=here * alone.overhead,
+        kv_per_token=here * alone.kv_per_token // parts,
+    )
+
+
+def _embeddings(facts: Facts) -> int:
+    """Bytes of the embedding and, unless they are one, of the head; on the safe side where they are quantised."""
+    value = 2 if facts.form == "stored" else 4
+    matrices = 1 if facts.config.get("tie_word_embeddings") else 2
+    size = matrices * _number(facts.config, "vocab_size") * _number(facts.config, "hidden_size") * value
+    return int(size * SLACK)
+
+
 def bytes_per_value(facts: Facts) -> float:
     """Bytes that one cached key or value takes: quantised ones carry two scales for each group of 64."""
     plain = 2 if facts.form == "stored" else 4

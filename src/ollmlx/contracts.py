@@ -115,6 +115,16 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class Spreader(Protocol):
+    """A backend that can also run a model as a group, on several machines: `[models."NAME".cluster]`."""
+
+    def share(self, model: InstalledModel, context: int, parallel: int, cluster: Mapping[str, Any]) -> MemoryEstimate:
+        """As `Backend.estimate`, for the part of the model that this machine holds. Raises ConfigError when there
+        can be no such group. Called before each load, in a thread; `command` then gets `cluster`, too."""
+        ...
+
+
+@runtime_checkable
 class Source(Protocol):
     """Fetches a model's files for a store."""
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ollmlx.contracts import LaunchOptions
+from ollmlx.contracts import LaunchOptions, Spreader
+from ollmlx.errors import Unsupported
 from ollmlx.names import ModelName
 from ollmlx.supervisor.launch import Launch
 from ollmlx.types import Options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ollmlx.contracts import Backend, Importer
     from ollmlx.declared import Declarations
     from ollmlx.registry import Registry
@@ -43,7 +46,8 @@ class Launcher:
 
     def keys(self, model: InstalledModel) -> tuple[str, ...]:
         """What identifies a model's runners: one key for each backend that may have loaded it."""
-        return tuple(_key(model, backend) for backend in self._registry.backends.names())
+        cluster = self._cluster(model)
+        return tuple(_key(model, backend, cluster) for backend in self._registry.backends.names())
 
     async def launch(self, model: InstalledModel, options: Options | None = None) -> Launch:
         """Everything the pool needs to load the model. Raises Unsupported when no backend runs it."""
@@ -67,13 +71,13 @@ class Launcher:
         backend = self._registry.backend_for(model, options.backend or self._preferred_backend(model))
         parallel = declared.parallel if declared and declared.parallel is not None else runners.parallel
         fixed = options.num_ctx or (declared.context_length if declared else None) or runners.context_length
-        context, estimate = self._context(backend, model, fixed, parallel)
-        cluster = declared.cluster.model_dump() if declared and declared.cluster else None
+        cluster = self._cluster(model)
+        context, estimate = self._context(_measure(backend, model, parallel, cluster), model, fixed)
         launch_options = LaunchOptions(
             context_length=context, parallel=parallel, kv_cache_type=runners.kv_cache_type, cluster=cluster
         )
         return Launch(
-            key=_key(model, backend.name),
+            key=_key(model, backend.name, cluster),
             model=model,
             backend=backend.name,
             command=backend.command(model, launch_options),
@@ -97,24 +101,43 @@ class Launcher:
         )
 
     def _context(
-        self, backend: Backend, model: InstalledModel, fixed: int | None, parallel: int
+        self, measure: Callable[[int], MemoryEstimate], model: InstalledModel, fixed: int | None
     ) -> tuple[int, MemoryEstimate]:
         own = model.details.context_length or FALLBACK_CONTEXT
         context = min(fixed, own) if fixed else own
-        estimate = backend.estimate(model, context, parallel)
+        estimate = measure(context)
         while not fixed and context > SMALLEST_CONTEXT and estimate.total > self._budget // 2:
             context = max(SMALLEST_CONTEXT, context // 2)
-            estimate = backend.estimate(model, context, parallel)
+            estimate = measure(context)
         return context, estimate
+
+    def _cluster(self, model: InstalledModel) -> dict[str, Any] | None:
+        declared = self._declarations.settings_for(model.name)
+        return declared.cluster.model_dump(mode="json") if declared and declared.cluster else None
 
     def _preferred_backend(self, model: InstalledModel) -> str | None:
         declared = self._declarations.settings_for(model.name)
         return (declared.backend if declared else None) or model.defaults.options.backend
 
 
-def _key(model: InstalledModel, backend: str) -> str:
+def _measure(
+    backend: Backend, model: InstalledModel, parallel: int, cluster: dict[str, Any] | None
+) -> Callable[[int], MemoryEstimate]:
+    """What a model will take on this machine, for a context length."""
+    if cluster is None:
+        return lambda context: backend.estimate(model, context, parallel)
+    if not isinstance(backend, Spreader):
+        raise Unsupported(
+            f"{model.name.short} is declared as a cluster, and the backend {backend.name} cannot spread a model",
+            code="MDL005",
+            hint=f'choose a backend that can with [models."{model.name.short}"] backend, or remove its cluster',
+        )
+    return lambda context: backend.share(model, context, parallel, cluster)
+
+
+def _key(model: InstalledModel, backend: str, cluster: dict[str, Any] | None) -> str:
     """What identifies a loaded model: its weights and what is decided at load time, not its name or defaults."""
-    identity = (str(model.path), str(model.defaults.adapter or ""), str(model.defaults.draft or ""), backend)
+    identity = (str(model.path), str(model.defaults.adapter or ""), str(model.defaults.draft or ""), backend, cluster)
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 

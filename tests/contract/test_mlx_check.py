@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -10,26 +11,46 @@ import pytest
 
 from ollmlx import Check
 from ollmlx.testing import CheckSuite, World
-from ollmlx_mlx.cluster.check import ClusterCheck
+from ollmlx.testing.models import fake_model
+from ollmlx.types import InstalledModel
+from ollmlx_mlx.cluster.check import Cluster, ClusterCheck
+from ollmlx_mlx.cluster.inspect import inspect
+
+CLUSTERS = {"big": Cluster(("localhost", "far.example"), "org/big")}
 
 
 async def unreachable(host: str, command: Sequence[str]) -> str:
     raise OSError("connection refused")
 
 
-@pytest.mark.finding("ENV020")
+async def older(host: str, command: Sequence[str]) -> str:
+    return json.dumps({"versions": {}, "models": {}})
+
+
+async def unlike(host: str, command: Sequence[str]) -> str:
+    return json.dumps({**inspect([]), "models": {command[-1]: "another"}})
+
+
+class HasIt(World):
+    """Has the model."""
+
+    async def installed(self, name: str) -> InstalledModel:
+        return fake_model("big").model_copy(update={"path": self.settings.models_folder})
+
+
+@pytest.mark.finding("ENV020", "ENV023", "MDL020")
 class TestClusterCheck(CheckSuite):
     def make_check(self) -> Check:
         return ClusterCheck({})
 
     def make_sick_check(self, code: str) -> Check:
-        return ClusterCheck({"big": ("far.example", "localhost")}, ask=unreachable)
+        return ClusterCheck(CLUSTERS, ask={"ENV020": unreachable, "ENV023": older, "MDL020": unlike}[code])
 
     def runbooks(self) -> Traversable:
         return files("ollmlx_mlx") / "diagnostics"
 
     def healthy(self) -> World:
-        return World()
+        return World(online=True)
 
     def sick(self) -> Mapping[str, World]:
-        return {"ENV020": World()}
+        return {"ENV020": World(online=True), "ENV023": World(online=True), "MDL020": HasIt(online=True)}

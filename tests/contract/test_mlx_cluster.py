@@ -24,11 +24,11 @@ pytestmark = [pytest.mark.mlx, pytest.mark.slow]
 GREEDY = Options(temperature=0, num_predict=12)
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
-    "hidden_size": 64,
+    "hidden_size": 96,
     "num_hidden_layers": 2,
     "intermediate_size": 96,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
     "head_dim": 16,
     "rms_norm_eps": 1e-5,
     "vocab_size": 300,

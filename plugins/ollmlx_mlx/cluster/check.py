@@ -7,104 +7,117 @@ import json
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from ollmlx import Finding, Severity
 from ollmlx.errors import ConfigError
-from ollmlx_mlx.cluster.command import LOCAL, check_hosts
+from ollmlx_mlx.cluster.hosts import LOCAL, members
 from ollmlx_mlx.cluster.inspect import inspect
+from ollmlx_mlx.cluster.ssh import over_ssh
 
-CODE: Final = "ENV020"
-SECONDS: Final = 8
-_MAX_ANSWER: Final = 1 << 20
+UNUSABLE: Final = "ENV020"
+UNLIKE: Final = "ENV023"
+NO_MODEL: Final = "MDL020"
+INSPECT: Final = (sys.executable, "-P", "-m", "ollmlx_mlx.cluster.inspect")
 
 Ask = Callable[[str, Sequence[str]], Awaitable[str]]
 """Run a command (words) on a host; answers its output, raises OSError with the reason."""
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A declared cluster: its hosts, and the name of the model that is spread."""
+
+    hosts: tuple[str, ...]
+    model: str
+
+
 class ClusterCheck:
-    """One finding for each host that could not be a rank. `clusters`: hosts by declared model name."""
+    """One finding for each host that could not be a rank. `clusters` by declared model name.
+
+    Whether hosts can be a group at all is looked at always; they are asked with `--online` only.
+    """
 
     name = "cluster"
     group = "machine"
-    codes: tuple[str, ...] = (CODE,)
+    codes: tuple[str, ...] = (UNUSABLE, UNLIKE, NO_MODEL)
 
-    def __init__(self, clusters: Mapping[str, Sequence[str]], ask: Ask | None = None) -> None:
+    def __init__(self, clusters: Mapping[str, Cluster], ask: Ask | None = None) -> None:
         self._clusters = clusters
         self._ask = ask or over_ssh
 
     async def run(self, world: Any) -> Sequence[Finding]:
         """Ask every remote host once."""
         findings: list[Finding] = []
-        for model, hosts in self._clusters.items():
+        wanted: dict[str, dict[str, Path]] = {}
+        for declared, cluster in self._clusters.items():
             try:
-                check_hosts(list(hosts))
+                names = members(list(cluster.hosts))
             except ConfigError as error:
-                findings.append(_finding(model, "", f"the cluster of {model} cannot be started: {error.message}"))
-        remote = {host for hosts in self._clusters.values() for host in hosts if host not in LOCAL}
-        asked = sorted(host for host in remote if not host.endswith(".json") and _is_safe(host))
-        for found in await asyncio.gather(*(self._host(host) for host in asked)):
+                findings.append(
+                    _finding(UNUSABLE, declared, f"the cluster of {declared} cannot be started", error.message)
+                )
+                continue
+            model = await world.installed(cluster.model)
+            for host in names:
+                if host not in LOCAL:
+                    wanted.setdefault(host, {}).update({declared: model.path} if model is not None else {})
+        if not world.online:
+            return [*findings, *_unasked(sorted(wanted))]
+        for found in await asyncio.gather(*(self._host(host, wanted[host]) for host in sorted(wanted))):
             findings.extend(found)
         return findings
 
-    async def _host(self, host: str) -> list[Finding]:
-        command = [sys.executable, "-P", "-m", "ollmlx_mlx.cluster.inspect"]
+    async def _host(self, host: str, models: Mapping[str, Path]) -> list[Finding]:
+        folders = sorted({str(path) for path in models.values()})
+        here = await asyncio.to_thread(inspect, folders)
+        command = [*INSPECT, *folders]
         try:
-            there = json.loads(await self._ask(host, command))["versions"]
+            there = json.loads(await self._ask(host, command))
+            versions, digests = dict(there["versions"]), dict(there["models"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = str(error) or type(error).__name__
-            title = f"the host {host} cannot take part in a cluster"
-            return [_finding(host, why, title, f"ssh -o BatchMode=yes {host} {shlex.join(command)}")]
-        here = inspect([])["versions"]
-        unlike = [
-            f"{name}: {here[name]} here, {there.get(name)} there" for name in here if there.get(name) != here[name]
-        ]
-        if not unlike:
-            return []
-        update = f"ssh {host} {sys.executable} -m pip install ollmlx=={here['ollmlx']} mlx=={here['mlx']}"
-        return [_finding(host, "\n".join(unlike), f"the host {host} has other versions than this machine", update)]
+            again = f"ssh -o BatchMode=yes {host} {shlex.join(command)}"
+            return [_finding(UNUSABLE, host, f"the host {host} cannot take part in a cluster", why, again)]
+        unlike = _unlike(host, here["versions"], versions)
+        absent = [_absent(host, name, path, here["models"], digests) for name, path in sorted(models.items())]
+        return [finding for finding in (unlike, *absent) if finding is not None]
 
 
-async def over_ssh(host: str, command: Sequence[str]) -> str:
-    """Without a password, without questions, in bounded time. Raises OSError with ssh's own words."""
-    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={SECONDS // 2}"]
-    process = await asyncio.create_subprocess_exec(
-        "ssh",
-        *options,
-        "--",
-        host,
-        shlex.join(command),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), SECONDS)
-    except TimeoutError:
-        raise OSError(f"no answer within {SECONDS} s") from None
-    finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        words = err.decode("utf-8", "replace").strip().splitlines()
-        raise OSError(words[-1][:300] if words else f"ssh ended with status {process.returncode}")
-    return out[:_MAX_ANSWER].decode("utf-8", "replace")
+def _unasked(hosts: Sequence[str]) -> list[Finding]:
+    if not hosts:
+        return []
+    title = "the hosts of clusters were not asked: nothing leaves this machine without --online"
+    found = _finding(UNUSABLE, "cluster", title, "\n".join(hosts), "ollmlx doctor machine --online")
+    return [found.model_copy(update={"severity": Severity.INFO})]
 
 
-def _is_safe(host: str) -> bool:
-    try:
-        check_hosts(["localhost", host])
-    except ConfigError:
-        return False
-    return True
+def _unlike(host: str, here: Mapping[str, str], there: Mapping[str, str]) -> Finding | None:
+    unlike = [f"{name}: {here[name]} here, {there.get(name)} there" for name in here if there.get(name) != here[name]]
+    if not unlike:
+        return None
+    pinned = [f"{name}=={version}" for name, version in here.items() if name != "python"]
+    update = f"ssh {host} {shlex.join([sys.executable, '-m', 'pip', 'install', *pinned])}"
+    return _finding(UNLIKE, host, f"the host {host} has other versions than this machine", "\n".join(unlike), update)
 
 
-def _finding(subject: str, evidence: str, title: str, *commands: str) -> Finding:
+def _absent(
+    host: str, model: str, path: Path, here: Mapping[str, str | None], there: Mapping[str, str | None]
+) -> Finding | None:
+    digest = there.get(str(path))
+    if digest == here[str(path)]:
+        return None
+    what = "has no" if digest is None else "has another"
+    copy = f"rsync -a --delete {shlex.quote(str(path))}/ {host}:{shlex.quote(str(path))}/"
+    evidence = f"looked for at {path}" if digest is None else f"names, sizes or beginnings of files differ in {path}"
+    return _finding(NO_MODEL, f"{model} on {host}", f"the host {host} {what} copy of {model}", evidence, copy)
+
+
+def _finding(code: str, subject: str, title: str, evidence: str, *commands: str) -> Finding:
     return Finding(
-        code=CODE,
+        code=code,
         severity=Severity.ERROR,
         title=title,
         evidence=tuple(line for line in evidence.splitlines() if line),

@@ -33,10 +33,12 @@ class ClusterEngine(SerialEngine):
 
     name = "mlx-cluster"
     link: Link
+    _ranks_here = 1
     dismissed = False
     """Whether the other ranks were told that it is over; without that, the end was not asked for."""
 
     def prepare(self, config: RunnerConfig) -> None:
+        self._ranks_here = int(config.engine_options.get("local_ranks", 1))
         self._share = Share.load(config, self.link, str(config.engine_options.get("mode", "tensor")))
         if min(self.link.gather(1)) < 1:  # every rank has loaded, or this call fails
             raise RunnerFailed("a rank of the group could not load the model", code="RUN002")
@@ -127,7 +129,11 @@ class ClusterEngine(SerialEngine):
     def status(self) -> Progress:
         share = getattr(self, "_share", None)
         about = {"device": share.device if share else "", "notes": getattr(self, "_notes", ())}
-        memory = {"memory_active": mx.get_active_memory(), "memory_peak": mx.get_peak_memory()}
+        # The ranks of this machine hold about the same; what the daemon weighs is only the launcher.
+        memory = {
+            "memory_active": mx.get_active_memory() * self._ranks_here,
+            "memory_peak": mx.get_peak_memory() * self._ranks_here,
+        }
         return super().status().model_copy(update={**about, **memory})
 
     def shrink(self) -> None:

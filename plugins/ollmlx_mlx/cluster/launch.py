@@ -1,7 +1,7 @@
 """`python -m ollmlx_mlx.cluster.launch --fd N --plan JSON`: the process that the daemon sees as the runner.
 
 It starts the ranks with mlx.launch, hands its listening socket to rank 0 and waits. The group lives and dies as one:
-when a rank ends, mlx.launch ends the others, and this ends with rank 0's exit code, or 70 when a rank was lost.
+when a rank ends or is silent, all end, and this ends with rank 0's exit code, or 70 when a rank was lost.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import psutil
@@ -23,15 +23,14 @@ import psutil
 from ollmlx.protocol import ExitCode, RunnerConfig
 from ollmlx.runner import parent
 from ollmlx.runner.startup import CannotStart, read_config
-from ollmlx_mlx.cluster.command import LOCAL
+from ollmlx_mlx.cluster.arguments import arguments, hosts_of, ranks_of
+from ollmlx_mlx.cluster.losses import Losses
+from ollmlx_mlx.cluster.pulse import BEAT, SILENCE, RollCall
 from ollmlx_mlx.cluster.rendezvous import Host
 
-TIED: Final = (
-    "import sys; from ollmlx.runner import parent; parent.tie(); "
-    "from mlx._distributed_utils.launch import main; sys.exit(main())"
-)
-"""mlx.launch, tied to this process; the same program as the command of that name."""
-_POLL: Final = 0.5
+LINGER: Final = 3.0
+"""Seconds that the others have to end after rank 0."""
+_LONGEST_LINE: Final = 64 * 1024
 
 
 def main() -> NoReturn:
@@ -39,11 +38,12 @@ def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="python -m ollmlx_mlx.cluster.launch")
     parser.add_argument("--fd", required=True, type=int)
     parser.add_argument("--plan", required=True)
+    parser.add_argument("--silence", type=float, default=SILENCE, help="seconds after which a silent rank is lost")
     given = parser.parse_args()
     daemon = parent.tie()
     parent.confine()
     try:
-        code = run(read_config(), given.fd, json.loads(given.plan), daemon)
+        code = run(read_config(), given.fd, json.loads(given.plan), daemon, given.silence)
     except CannotStart as failure:
         sys.stderr.write(f"{failure}\n")
         code = failure.code
@@ -51,118 +51,111 @@ def main() -> NoReturn:
     os._exit(code)
 
 
-def run(config: RunnerConfig, fd: int, plan: dict[str, Any], daemon: int) -> int:
+def run(config: RunnerConfig, fd: int, plan: dict[str, Any], daemon: int, silence: float) -> int:
     """One group's life; answers the exit code."""
     host = Host()
-    hostfile = host.path.with_name("hosts.json")
-    hostfile.write_text(json.dumps(hosts_of(plan)), encoding="utf-8")
-    group = subprocess.Popen(
-        [sys.executable, "-P", "-c", TIED, *arguments(plan, hostfile, host.path)],
-        stdin=subprocess.PIPE,
-    )
-    threading.Thread(target=_end_with, args=(daemon, group, host), daemon=True).start()
     try:
-        return _attend(host, group, config, fd)
+        hostfile = host.path.with_name("hosts.json")
+        hostfile.write_text(json.dumps(hosts_of(plan)), encoding="utf-8")
+        rank = ["--rendezvous", str(host.path), "--silence", str(silence)]
+        started = subprocess.Popen(
+            [sys.executable, "-P", "-m", "ollmlx_mlx.cluster.group", *arguments(plan, hostfile, rank)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+    except BaseException:
+        host.close()
+        raise
+    threading.Thread(target=_end_with, args=(daemon, started, host), daemon=True).start()
+    try:
+        return Attendance(host, started, ranks_of(plan), silence).until_the_end(config, fd)
     finally:
-        _kill(group)
+        _kill(started)
         host.close()
 
 
-def arguments(plan: dict[str, Any], hostfile: Path, rendezvous: Path) -> list[str]:
-    """What follows `mlx.launch`."""
-    rank = [sys.executable, "-P", "-m", "ollmlx_mlx.cluster.rank", "--rendezvous", str(rendezvous)]
-    own = str(hostfile) if not _is_hostfile(plan) else str(plan["hosts"][0])
-    where = ["--hostfile", own, "--backend", plan["backend"], "--starting-port", str(free_ports(len(plan["hosts"])))]
-    return [*where, "--", *rank, "--backend", plan["backend"]]
+class Attendance:
+    """What the launcher does while the group lives: hand over the work, keep the pulse, hear what is said."""
 
+    def __init__(self, host: Host, group: subprocess.Popen[bytes], hosts: list[str], silence: float) -> None:
+        assert group.stdin is not None
+        assert group.stdout is not None
+        self._host = host
+        self._group = group
+        self._input, self._output = group.stdin.fileno(), group.stdout.fileno()
+        os.set_blocking(self._input, False)
+        self._rolls = RollCall(hosts, silence, time.monotonic())
+        self._losses = Losses(hosts)
+        self._partial = b""
+        self._visitor: socket.socket | None = None
+        self._said: int | None = None
+        """The exit code that rank 0 announced."""
 
-def hosts_of(plan: dict[str, Any]) -> dict[str, Any]:
-    """mlx.launch's host file. Names are looked up: the ring wants addresses."""
-    remote = [_address(name) for name in plan["hosts"] if name not in LOCAL]
-    own = _own_address(remote[0]) if remote else "127.0.0.1"
-    entries = []
-    for name in plan["hosts"]:
-        local = name in LOCAL
-        address = own if local else _address(name)
-        entries.append({"ssh": "127.0.0.1" if local else name, "ips": [address], "rdma": []})
-    return {"backend": plan["backend"], "envs": [], "hosts": entries}
+    def until_the_end(self, config: RunnerConfig, fd: int) -> int:
+        """Until rank 0, mlx.launch or any rank is gone; answers the exit code, having said why."""
+        beat = time.monotonic()
+        while self._group.poll() is None:
+            if time.monotonic() >= beat:
+                self._beat()
+                beat = time.monotonic() + BEAT
+                if (missing := self._rolls.missing(time.monotonic())) is not None:
+                    sys.stderr.write(f"{missing}\n")
+                    return ExitCode.INTERNAL
+            talking = (self._visitor or self._host.socket).fileno()
+            ready, _, _ = select.select([talking, self._output], [], [], max(0.0, beat - time.monotonic()))
+            if self._output in ready and not self._listen():
+                break
+            if talking in ready and not self._attend(config, fd):
+                break
+        self._wait_for_the_others()
+        if self._said not in (None, ExitCode.INTERNAL):
+            return self._said
+        code, why = self._losses.verdict(self._rolls.seen) or (ExitCode.INTERNAL, "the group has ended")
+        sys.stderr.write(f"{why}\n")
+        return code
 
-
-def free_ports(count: int) -> int:
-    """The first of `count` neighbouring ports that nobody listens on now; two groups must not share any."""
-    for _ in range(64):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first: int = probe.getsockname()[1]
-        if first + count < 65536 and all(_is_free(first + offset) for offset in range(count)):
-            return first
-    raise CannotStart(ExitCode.INTERNAL, "no free ports for the group")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _is_hostfile(plan: dict[str, Any]) -> bool:
-    return len(plan["hosts"]) == 1 and str(plan["hosts"][0]).endswith(".json")
-
-
-def _address(name: str) -> str:
-    machine = name.rpartition("@")[2]
-    try:
-        found = socket.getaddrinfo(machine, None, family=socket.AF_INET, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise CannotStart(ExitCode.USAGE, f"the host {machine!r} of the cluster is not known: {error}") from None
-    return str(found[0][4][0])
-
-
-def _own_address(other: str) -> str:
-    """This machine's address as that other one sees it. Sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((other, 9))
-        return str(probe.getsockname()[0])
-
-
-def _attend(host: Host, group: subprocess.Popen[bytes], config: RunnerConfig, fd: int) -> int:
-    visitor: socket.socket | None = None
-    said: int | None = None
-    while group.poll() is None:
-        ready, _, _ = select.select([visitor or host.socket], [], [], _POLL)
-        if not ready:
-            continue
-        if visitor is None:
-            visitor, _ = host.socket.accept()
-            host.hand_over(visitor, config, fd)
+    def _attend(self, config: RunnerConfig, fd: int) -> bool:
+        """Serve the socket that rank 0 uses. False: it is gone."""
+        if self._visitor is None:
+            self._visitor, _ = self._host.socket.accept()
+            self._host.hand_over(self._visitor, config, fd)
             # Nobody but rank 0 listens from now on: when it dies, its clients must notice at once.
             os.close(fd)
-            continue
+            return True
         try:
-            lines = host.hear(visitor)
+            lines = self._host.hear(self._visitor)
         except OSError:
-            break
+            return False
         for line in lines:
-            if line == "started":
-                _wake(group)
-            elif line.startswith("exit "):
-                said = int(line.removeprefix("exit "))
-    with suppress(subprocess.TimeoutExpired):
-        group.wait(3)
-    if said is None:
-        sys.stderr.write("a rank of the group was lost\n")
-    return ExitCode.INTERNAL if said is None else said
+            if line.startswith("exit "):
+                self._said = int(line.removeprefix("exit "))
+        return True
 
+    def _beat(self) -> None:
+        with suppress(OSError):  # the end of mlx.launch is noticed where it is waited for
+            os.write(self._input, b"\n")
 
-def _wake(group: subprocess.Popen[bytes]) -> None:
-    """Let mlx.launch find out that the ranks closed their input: until it does, it asks them all the time."""
-    assert group.stdin is not None
-    with suppress(OSError):
-        group.stdin.write(b"\n")
-        group.stdin.flush()
+    def _listen(self) -> bool:
+        """Take what the group printed. False: nobody prints any more."""
+        data = os.read(self._output, 65536)
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        self._partial = self._partial[-_LONGEST_LINE:]
+        for raw in lines:
+            line = raw.decode("utf-8", "replace").rstrip("\r")
+            if not self._rolls.hear(line, time.monotonic()) and not self._losses.hear(line):
+                sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+        return bool(data)
+
+    def _wait_for_the_others(self) -> None:
+        """Until the group has ended and everything it printed was read, for a bounded time."""
+        end = time.monotonic() + LINGER
+        while (left := end - time.monotonic()) > 0:
+            if select.select([self._output], [], [], left)[0] and not self._listen():
+                break
+        with suppress(subprocess.TimeoutExpired):
+            self._group.wait(max(0.0, end - time.monotonic()))
 
 
 def _end_with(daemon: int, group: subprocess.Popen[bytes], host: Host) -> None:

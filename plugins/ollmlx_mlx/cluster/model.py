@@ -97,13 +97,19 @@ def check_heads(settings: dict[str, Any], size: int) -> None:
 
 
 def _split(model: Module, settings: dict[str, Any], link: Link, mode: str) -> None:
-    if mode == "pipeline":
-        inner = getattr(model, "model", None)
-        if not hasattr(inner, "pipeline"):
-            raise StorageError('models of this type cannot be spread as a pipeline; mode = "tensor" may', code="MDL004")
-        inner.pipeline(link.group)  # type: ignore[union-attr]
-        return
-    if not hasattr(model, "shard"):
-        raise StorageError('models of this type cannot be spread by tensors; mode = "pipeline" may', code="MDL004")
-    check_heads(settings, link.size)
-    model.shard(link.group)
+    modes = {
+        "tensor": getattr(model, "shard", None),
+        "pipeline": getattr(getattr(model, "model", None), "pipeline", None),
+    }
+    split = modes[mode]
+    if split is None:
+        kind = settings.get("model_type", "this")
+        other = next((name for name, way in modes.items() if way is not None), None)
+        raise StorageError(
+            f'mlx-lm cannot spread a model of type {kind} with mode = "{mode}"; '
+            + (f'it can with mode = "{other}"' if other else "it can with no mode"),
+            code="MDL004",
+        )
+    if mode == "tensor":
+        check_heads(settings, link.size)
+    split(link.group)

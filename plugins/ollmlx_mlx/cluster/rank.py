@@ -1,7 +1,7 @@
 """`python -m ollmlx_mlx.cluster.rank --rendezvous PATH`, on every host of the group, started by mlx.launch.
 
 Rank 0 fetches the daemon's listening socket and the configuration from the launcher at PATH and serves; the others
-hear the configuration from rank 0 and compute along. A rank that loses the others ends.
+hear the configuration from rank 0 and compute along. A rank that loses the others, or the launcher, ends.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ollmlx.protocol import ExitCode, RunnerConfig
 from ollmlx.runner import parent
+from ollmlx_mlx.cluster import pulse
+from ollmlx_mlx.cluster.command import AGENT
 from ollmlx_mlx.cluster.rendezvous import Visitor
 
 if TYPE_CHECKING:
@@ -27,12 +29,12 @@ def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="python -m ollmlx_mlx.cluster.rank")
     parser.add_argument("--rendezvous", required=True, type=Path)
     parser.add_argument("--backend", required=True)
+    parser.add_argument("--silence", required=True, type=float)
     given = parser.parse_args()
     parent.tie()
     parent.confine()
-    # mlx.launch copies its input to every rank and would spin on a pipe nobody reads.
-    os.close(0)
-    os.open(os.devnull, os.O_RDONLY)
+    pulse.live(given.silence)
+    os.environ.pop(AGENT, None)
 
     import mlx.core as mx
 
@@ -60,11 +62,9 @@ def _lead(link: Link, rendezvous: Path) -> int:
         ClusterEngine.link = link
         listener = socket.socket(fileno=fd)
         listener.setblocking(False)
-        launcher.say("started")
         code = serve(config, "ollmlx_mlx.cluster.engine:ClusterEngine", listener)
         if code == ExitCode.ASKED and not ClusterEngine.dismissed:
             # mlx.launch ends everybody when one rank is lost; to the harness that looks like being asked to stop.
-            sys.stderr.write("the group has lost a rank\n")
             code = ExitCode.INTERNAL
         launcher.say(f"exit {code}")
     return code

@@ -21,7 +21,7 @@ DESCRIPTION = """Examine this machine, read-only, and say what is wrong with the
   ollmlx doctor ENV002           the checks for one code
   ollmlx doctor --model NAME     ask the model: does it keep its promises on this machine? Two minutes at the most
   ollmlx doctor --deep           read every model's files and compare their sha256
-  ollmlx doctor --online         ask the hub, too; without it nothing leaves this machine
+  ollmlx doctor --online         ask the hub and the hosts of clusters, too; without it nothing leaves this machine
   ollmlx doctor --bundle FILE    write what a person who helps needs to know, without secrets and prompts
   ollmlx doctor --explain CODE   what a code means; needs no daemon, no settings, no network
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--explain", metavar="CODE", help="print the runbook of a code")
     parser.add_argument("--list", action="store_true", help="list every code")
     parser.add_argument("--deep", action="store_true", help="compare every model file's sha256 with its manifest")
-    parser.add_argument("--online", action="store_true", help="ask the hub whether it is there and knows the token")
+    parser.add_argument("--online", action="store_true", help="ask the hub, and the hosts of declared clusters")
     parser.add_argument("--bundle", metavar="FILE.zip", help="write a report to send to somebody who helps")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

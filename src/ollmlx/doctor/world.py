@@ -5,22 +5,27 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ollmlx.address import Address
+from ollmlx.catalogue import load_catalogue
+from ollmlx.declared import Declarations
 from ollmlx.doctor.daemon import Daemon, Silent
 from ollmlx.doctor.machine import Machine
 from ollmlx.doctor.processes import Completed, Processes, run_child
-from ollmlx.errors import ConfigError
+from ollmlx.errors import ConfigError, OllmlxError
+from ollmlx.names import ModelName
 from ollmlx.settings import Settings
 from ollmlx.settings.errors import Fault, InvalidSettings
 
 if TYPE_CHECKING:
     from ollmlx.plugins import Plugins
     from ollmlx.settings.sources import LoadedSettings
+    from ollmlx.types import InstalledModel
 
 RunChild = Callable[[Sequence[str], float], Awaitable[Completed]]
 
@@ -70,6 +75,19 @@ class World:
         except Silent:
             return None
         return answer.body if isinstance(answer.body, dict) else None
+
+    async def installed(self, name: str) -> InstalledModel | None:
+        """The model behind a name, aliases followed; None when no store has it whole."""
+        try:
+            wanted = ModelName.parse(name)
+            wanted = Declarations(self.settings, load_catalogue()).alias(wanted) or wanted
+        except OllmlxError:
+            return None
+        for store in self.plugins.registry.stores.values() if self.plugins else ():
+            with suppress(OllmlxError):  # it is there, and damaged: another check tells
+                if (model := await store.resolve(wanted)) is not None:
+                    return model
+        return None
 
 
 def look(

@@ -1,4 +1,4 @@
-"""The command of a group, and the host file for mlx.launch: pure."""
+"""The command of a group, and what mlx.launch is told: pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import pytest
 
 from ollmlx import RunnerCommand
 from ollmlx.errors import ConfigError, StorageError
-from ollmlx_mlx.cluster import launch
+from ollmlx.protocol import ExitCode
+from ollmlx.runner.startup import CannotStart
+from ollmlx_mlx.cluster import arguments
 from ollmlx_mlx.cluster.command import cluster_command
+from ollmlx_mlx.cluster.hosts import members
 
 ALONE = RunnerCommand(argv=("python",), env={"LD_PRELOAD": "x"}, engine_options={"weights": "float32", "notes": ["n"]})
 
@@ -21,14 +24,46 @@ def plan_of(command: RunnerCommand) -> dict[str, Any]:
     return plan
 
 
+def told(backend: str, *hosts: str) -> list[str]:
+    return arguments.arguments({"hosts": list(hosts), "backend": backend}, Path("made.json"), ["--rendezvous", "r"])
+
+
+@pytest.fixture
+def host_file(tmp_path: Path) -> Path:
+    path = tmp_path / "hosts.json"
+    path.write_text(
+        json.dumps(
+            {
+                "envs": ["MLX_METAL_FAST_SYNCH=1"],
+                "hosts": [
+                    {"ssh": "mac1.local", "ips": ["192.0.2.1"], "rdma": [None, "rdma_en2"]},
+                    {"ssh": "mac2.local", "ips": [], "rdma": ["rdma_en2", None]},
+                ],
+            }
+        ),
+        encoding="utf-8",
+    )
+    return path
+
+
 def test_a_group_keeps_environment_and_options_of_the_single_runner() -> None:
-    command = cluster_command(ALONE, {"hosts": ["localhost", "node2"], "backend": "ring", "mode": "pipeline"})
+    command = cluster_command(ALONE, {"hosts": ["localhost", "node2"], "backend": "ring", "mode": "pipeline"}, {})
     assert command.env == ALONE.env
     assert command.argv[2:6] == ("-m", "ollmlx_mlx.cluster.launch", "--fd", "{fd}")
     assert plan_of(command) == {"hosts": ["localhost", "node2"], "backend": "ring", "mode": "pipeline"}
     assert command.engine_options["weights"] == "float32"
     assert command.engine_options["mode"] == "pipeline"
+    assert command.engine_options["local_ranks"] == 1
     assert command.engine_options["notes"] == ["n", "a group of 2 (pipeline, ring)"]
+
+
+def test_the_agent_that_holds_ssh_keys_is_told_of_only_where_ssh_is_used() -> None:
+    environ = {"SSH_AUTH_SOCK": "/run/agent", "HF_TOKEN": "secret"}
+    assert cluster_command(ALONE, {"hosts": ["localhost", "node2"]}, environ).env == {
+        "LD_PRELOAD": "x",
+        "SSH_AUTH_SOCK": "/run/agent",
+    }
+    assert cluster_command(ALONE, {"hosts": ["localhost", "localhost"]}, environ).env == ALONE.env
 
 
 @pytest.mark.parametrize(
@@ -41,36 +76,82 @@ def test_a_group_keeps_environment_and_options_of_the_single_runner() -> None:
         (["localhost", "a b"], "not a host name"),
         (["localhost", "$(evil)"], "not a host name"),
         (["localhost", ""], "not a host name"),
+        (["/none/hosts.json"], "cannot be read: No such file"),
     ],
 )
 def test_hosts_that_cannot_be_a_group_are_refused(hosts: list[str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         cluster_command(ALONE, {"hosts": hosts})
+    with pytest.raises(CannotStart, match=words) as failure:
+        arguments.ranks_of({"hosts": hosts})
+    assert failure.value.code == ExitCode.USAGE
 
 
-def test_a_host_file_of_ones_own_is_passed_on(tmp_path: Path) -> None:
-    command = cluster_command(ALONE, {"hosts": ["/etc/hosts.json"], "backend": "jaccl"})
-    arguments = launch.arguments(plan_of(command), tmp_path / "made.json", tmp_path / "r")
-    assert arguments[arguments.index("--hostfile") + 1] == "/etc/hosts.json"
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "cannot be read"),
+        ("{}", "does not list hosts"),
+        ('{"hosts": [1, 2]}', "does not list hosts"),
+        ('{"hosts": [{"ips": []}]}', "does not list hosts"),
+        ('[{"ssh": "localhost"}]', "at least two"),
+        ('[{"ssh": "localhost"}, {"ssh": "-oProxyCommand=evil"}]', "not a host name"),
+    ],
+)
+def test_a_host_file_that_is_none_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "hosts.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=words):
+        members([str(tmp_path / "hosts.json")])
+
+
+def test_rank_0_of_a_host_file_is_this_machine_and_the_rest_of_it_is_kept(host_file: Path) -> None:
+    command = cluster_command(ALONE, {"hosts": [str(host_file)], "backend": "jaccl"}, {})
+    assert command.engine_options["local_ranks"] == 1
+    made = arguments.hosts_of(plan_of(command))
+    assert made["hosts"] == [
+        {"ssh": "127.0.0.1", "ips": ["192.0.2.1"], "rdma": [None, "rdma_en2"]},
+        {"ssh": "mac2.local", "ips": [], "rdma": ["rdma_en2", None]},
+    ]
+    assert "MLX_METAL_FAST_SYNCH=1" in made["envs"]
+    assert set(arguments.ENVIRONMENT) <= set(made["envs"])
 
 
 def test_the_host_file_lists_addresses_and_keeps_a_local_group_on_the_loopback_interface() -> None:
-    made = launch.hosts_of({"hosts": ["localhost", "127.0.0.1"], "backend": "ring"})
+    made = arguments.hosts_of({"hosts": ["localhost", "127.0.0.1"], "backend": "ring"})
     assert made["hosts"] == [{"ssh": "127.0.0.1", "ips": ["127.0.0.1"], "rdma": []}] * 2
 
 
-def test_remote_hosts_are_looked_up_and_reach_rank_0_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "_address", lambda name: "192.0.2.7")
-    monkeypatch.setattr(launch, "_own_address", lambda other: "192.0.2.1")
-    made = launch.hosts_of({"hosts": ["localhost", "me@node2"], "backend": "ring"})
+def test_a_local_rank_has_the_address_that_the_rank_before_it_can_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arguments, "_address", lambda name: {"me@node2": "192.0.2.7", "node3": "198.51.100.7"}[name])
+    monkeypatch.setattr(arguments, "_address_towards", lambda other: other.replace(".7", ".1"))
+    made = arguments.hosts_of({"hosts": ["localhost", "localhost", "me@node2", "node3"], "backend": "ring"})
     assert [(entry["ssh"], entry["ips"]) for entry in made["hosts"]] == [
+        ("127.0.0.1", ["198.51.100.1"]),
         ("127.0.0.1", ["192.0.2.1"]),
         ("me@node2", ["192.0.2.7"]),
+        ("node3", ["198.51.100.7"]),
     ]
 
 
+@pytest.mark.parametrize("backend", ["ring", "jaccl", "mpi", "nccl"])
+def test_every_backend_starts_the_same_ranks_each_with_ports_of_its_own(backend: str) -> None:
+    words = told(backend, "localhost", "localhost", "node2", "node2")
+    assert words[words.index("--") :][3:] == [
+        "-m", "ollmlx_mlx.cluster.rank", "--backend", backend, "--rendezvous", "r",
+    ]  # fmt: skip
+    assert words[:4] == ["--hostfile", "made.json", "--backend", backend]
+    ours = words[4 : words.index("--")]
+    if backend == "mpi":
+        assert ours == ["--mpi-arg", "--stdin all"]  # else beats reach rank 0 only
+    elif backend == "nccl":
+        assert ours[0] == "--nccl-port"
+        assert ours[2:] == ["--repeat-hosts", "2"]  # a GPU for each rank of a host
+    else:
+        assert ours[0] == "--starting-port"
+
+
 def test_ports_for_a_group_are_free_and_neighbours() -> None:
-    assert 0 < launch.free_ports(4) < 65532
+    assert 0 < arguments.free_ports(4) < 65532
 
 
 @pytest.mark.mlx

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx import SafetensorsTensor
-from ollmlx_mlx.estimate import MIB, PROCESS, Facts, bytes_per_value, choose_form, estimate
+from ollmlx_mlx.estimate import MIB, PROCESS, Facts, bytes_per_value, choose_form, estimate, share
 from ollmlx_mlx.shape import CacheShape, cache_shape
 from ollmlx_mlx.weight_sizes import WeightSizes, sizes_of
 
@@ -157,3 +157,17 @@ def test_an_automatic_width_is_charged_for_short_neighbours_only() -> None:
 @pytest.mark.parametrize(("kind", "value"), [("auto", 2), ("f16", 2), ("q8_0", 1.0625), ("q4_0", 0.5625)])
 def test_a_quantised_cache_costs_less(kind: str, value: float) -> None:
     assert bytes_per_value(facts(form="stored", device="metal", kv_cache_type=kind)) == value
+
+
+@pytest.mark.parametrize(("here", "ranks"), [(1, 2), (1, 4), (2, 3)])
+def test_a_machine_of_a_group_is_charged_for_its_part_and_the_whole_embedding(here: int, ranks: int) -> None:
+    config = {**LLAMA, "vocab_size": 1024, "hidden_size": 1024, "tie_word_embeddings": True}
+    one = facts(config=config)
+    alone, part = estimate(one, 4096, 1), share(one, 4096, ranks, here, split_cache=True)
+    embedding = int(1024 * 1024 * 4 * 1.05)
+    assert part.weights == here * (embedding + (alone.weights - embedding) // ranks)
+    assert part.kv_cache == here * alone.kv_cache // ranks
+    assert part.overhead == here * alone.overhead
+    assert share(one, 4096, ranks, here, split_cache=False).kv_cache == here * alone.kv_cache
+    untied = facts(config={**config, "tie_word_embeddings": False})
+    assert share(untied, 4096, ranks, here, split_cache=True).weights > part.weights
