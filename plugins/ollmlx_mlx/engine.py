@@ -58,7 +58,7 @@ class MlxEngine:
         instance = self._ready()
         inbox: asyncio.Queue[Sequence[Item]] = asyncio.Queue()
         sink = _sink(asyncio.get_running_loop(), inbox)
-        generation = await self._on_prompts(lambda: _generation(instance, request, sink))
+        generation = await self._on_prompts(lambda: make_generation(instance, request, sink))
         self._compute.post(lambda: instance.scheduler.submit(generation))
         done = False
         try:
@@ -185,7 +185,7 @@ def _nothing() -> None:
     """Wakes the compute thread."""
 
 
-def _generation(instance: Instance, request: GenerateRequest, sink: Callable[[Sequence[Item]], None]) -> Generation:
+def make_generation(instance: Instance, request: GenerateRequest, sink: Callable[[Sequence[Item]], None]) -> Generation:
     prompt = instance.prompts.build(request)
     options = request.options
     tokenizer = instance.loaded.tokenizer

@@ -65,7 +65,7 @@ class Prefill:
             if leader is generation or leader in self._leaders or leader.cache is None:
                 continue
             shared = min(common_prefix(tokens, leader.tokens), most, len(leader.tokens) - 1)
-            if shared >= length + _SHARE and self._follow(generation, leader, shared):
+            if shared >= generation.fed + _SHARE and self._follow(generation, leader, shared):
                 return
 
     def _start(self, generation: Generation, cache: Layers | None, length: int) -> None:
@@ -79,10 +79,10 @@ class Prefill:
 
     def _follow(self, generation: Generation, leader: Generation, shared: int) -> bool:
         assert leader.cache is not None
-        if leader.fed > shared:
-            if not can_trim(leader.cache):
-                return False
-            self._start(generation, clone(leader.cache, leader.fed - shared), shared)
+        if leader.fed >= shared:
+            # It has that much behind it: waiting for it would be waiting for ever.
+            if leader.fed == shared or can_trim(leader.cache):
+                self._start(generation, clone(leader.cache, leader.fed - shared), shared)
             return False
         self._leaders[generation] = (leader, shared)
         leader.checkpoints.add(shared)
@@ -90,6 +90,8 @@ class Prefill:
 
     def slice(self, *, alone: bool) -> tuple[list[Generation], int]:
         """Compute for about a slice. The sequences that may be decoded now, and how many chunks it took.
+
+        They stay in `sequences` until they are taken out with `release`.
 
         `alone`: nothing is being decoded. Then chunks are larger, and the last one of a lone prompt is left to the
         first step of decoding, which reads all the weights anyway.
@@ -107,9 +109,12 @@ class Prefill:
             ready += [member for member in group if self._is_ready(member, least)]
             if time.monotonic() + 0.3 * patience > until:
                 break
+        return ready, chunks
+
+    def release(self, ready: Sequence[Generation]) -> None:
+        """Forget sequences whose prompts are computed."""
         for generation in ready:
             self.sequences.remove(generation)
-        return ready, chunks
 
     def _tail(self, slices: float) -> int:
         """Prompt tokens, but for the last one, that the first step of decoding may take along."""

@@ -144,6 +144,8 @@ class Scheduler:
                 joining.append(generation)
         if joining:
             self._batch.join(joining)
+        # Last: what fails above fails for them too.
+        self._prefill.release(ready)
 
     def _sweep(self) -> None:
         for generation in [g for g in self._waiting if g.cancelled]:

@@ -1,0 +1,159 @@
+"""Requests that arrive and leave at any moment: each one ends, with the tokens it has alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from ollmlx.errors import OutOfMemory
+from ollmlx.testing.asking import config_for
+from ollmlx.types import Done, GenerateRequest, Options
+from ollmlx_mlx.batching import prefill
+from ollmlx_mlx.batching.chunks import ChunkClock
+from ollmlx_mlx.batching.generation import Generation, Item
+from ollmlx_mlx.batching.scheduler import Scheduler
+from ollmlx_mlx.cache.layers import make_layers
+from ollmlx_mlx.cache.prefix import PrefixCache
+from ollmlx_mlx.engine import make_generation
+from ollmlx_mlx.instance import Instance, build
+
+pytestmark = pytest.mark.mlx
+
+_SHARED = "the quick brown fox jumps over the lazy dog and then it sleeps " * 2
+PROMPTS = [
+    _SHARED + "one of the many things that people say",
+    _SHARED + "two or three words and not much more than that",
+    _SHARED[:90] + " another way",
+    _SHARED + _SHARED + "three",
+    "nothing in common",
+]
+
+
+class SteadyClock(ChunkClock):
+    """Chunks of 16 tokens, whatever they take."""
+
+    def __init__(self) -> None:
+        super().__init__(16)
+
+    def size(self, slices: float = 1.0) -> int:
+        return 16
+
+
+class Session:
+    """A scheduler with a prefix cache of its own, and the requests that were given to it."""
+
+    def __init__(self, instance: Instance, width: int = 3) -> None:
+        self._instance = instance
+        model = instance.loaded.model
+        self.scheduler = Scheduler(
+            model, PrefixCache(1 << 24), lambda: make_layers(model), width=width, clock=SteadyClock()
+        )
+        self.asked: list[tuple[str, Generation, list[Item]]] = []
+
+    def submit(self, prompt: str) -> None:
+        items: list[Item] = []
+        request = GenerateRequest(prompt=prompt, options=Options(temperature=0, num_predict=6))
+        generation = make_generation(self._instance, request, items.extend)
+        self.asked.append((prompt, generation, items))
+        self.scheduler.submit(generation)
+
+    def cancel(self, which: int) -> None:
+        if self.asked:
+            self.asked[which % len(self.asked)][1].cancelled = True
+
+    def finish(self) -> None:
+        for _ in range(500):
+            if not self.scheduler.busy:
+                return
+            self.scheduler.tick()
+        raise AssertionError(f"{self.scheduler.active} active, {self.scheduler.queued} queued, and nothing moves")
+
+
+@pytest.fixture(autouse=True)
+def _a_chunk_at_a_time() -> Iterator[None]:
+    with patch.object(prefill, "SLICE_SECONDS", 0.0):
+        yield
+
+
+@pytest.fixture(scope="module")
+def instance(architecture: Path) -> Instance:
+    return build(config_for(architecture), lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def alone(instance: Instance) -> dict[str, Sequence[int]]:
+    answers: dict[str, Sequence[int]] = {}
+    for prompt in PROMPTS:
+        session = Session(instance)
+        session.submit(prompt)
+        session.finish()
+        answers[prompt] = done(session.asked[0][2]).context
+    return answers
+
+
+def done(items: Sequence[Item]) -> Done:
+    last = items[-1]
+    assert isinstance(last, Done), last
+    return last
+
+
+_steps = some.one_of(
+    some.tuples(some.just("submit"), some.integers(0, len(PROMPTS) - 1)),
+    some.tuples(some.just("cancel"), some.integers(0, 10)),
+    some.tuples(some.just("tick"), some.integers(1, 4)),
+)
+
+
+# One whose cache can be shortened, one whose cache cannot, and one with a sliding window.
+@pytest.mark.parametrize("architecture", ["llama", "mamba2", "gemma3"], indirect=True, scope="module")
+@settings(max_examples=25, deadline=None)
+@given(steps=some.lists(_steps, max_size=14))
+def test_whatever_comes_and_goes_every_request_ends_with_the_tokens_it_has_alone(
+    steps: list[tuple[str, int]], instance: Instance, alone: dict[str, Sequence[int]]
+) -> None:
+    session = Session(instance)
+    for step, number in steps:
+        if step == "submit":
+            session.submit(PROMPTS[number])
+        elif step == "cancel":
+            session.cancel(number)
+        else:
+            for _ in range(number):
+                session.scheduler.tick()
+    session.finish()
+    for prompt, generation, items in session.asked:
+        if not generation.cancelled:
+            assert done(items).context == alone[prompt]
+
+
+@pytest.mark.parametrize("architecture", ["llama"], indirect=True, scope="module")
+@pytest.mark.parametrize("ticks", range(14))
+def test_a_sibling_may_arrive_at_any_point_of_the_prompt_it_shares(
+    ticks: int, instance: Instance, alone: dict[str, Sequence[int]]
+) -> None:
+    session = Session(instance)
+    session.submit(PROMPTS[0])
+    session.submit(PROMPTS[1])
+    for _ in range(ticks):
+        session.scheduler.tick()
+    session.submit(PROMPTS[1])
+    session.finish()
+    for prompt, _, items in session.asked:
+        assert done(items).context == alone[prompt]
+
+
+@pytest.mark.parametrize("architecture", ["llama"], indirect=True, scope="module")
+def test_a_sequence_that_cannot_join_the_batch_is_told_so(instance: Instance, alone: dict[str, Sequence[int]]) -> None:
+    session = Session(instance)
+    short, long = PROMPTS[4], PROMPTS[0]
+    session.submit(short)
+    session.submit(long)
+    with patch("ollmlx_mlx.batching.decode.merge", side_effect=RuntimeError("[malloc] unable to allocate")):
+        session.finish()
+    assert isinstance(session.asked[1][2][-1], OutOfMemory)
+    assert done(session.asked[0][2]).context == alone[short]
