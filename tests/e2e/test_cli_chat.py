@@ -29,6 +29,8 @@ class Terminal:
     def __init__(self, argv: list[str], env: dict[str, str], cwd: str) -> None:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
+            # A shell starts what runs in its background with the signal ignored; a terminal's programs get it.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.chdir(cwd)
             os.execve(argv[0], argv, env)
         self._seen = ""
