@@ -27,6 +27,7 @@ from ollmlx.errors import OllmlxError, OutOfMemory, StorageError
 from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.adapter import apply_adapter
 from ollmlx_mlx.text.detokenizer import DetokenizerFactory
+from ollmlx_mlx.tiles import tile
 
 _OUT_OF_MEMORY: Final = ("unable to allocate", "out of memory", "insufficient memory", "attempting to allocate")
 _STEPS: Final = 64
@@ -88,6 +89,8 @@ def load_model(config: RunnerConfig, advance: Advance | None = None) -> Loaded:
             if device == "cpu":
                 model.update(tree_map(_as_float32, model.parameters()))
             mx.eval(model.parameters())
+        if device == "cpu":
+            tile(model)
         draft = None
         if config.model.defaults.draft is not None:
             draft = load_draft(folder / config.model.defaults.draft, tokenizer, device=device, unpack=unpacked)
@@ -127,6 +130,8 @@ def load_draft(folder: Path, tokenizer: TokenizerWrapper, *, device: str, unpack
     if device == "cpu":
         to_float32(model, unpack=unpack)
     _materialise(model, _quiet)
+    if device == "cpu":
+        tile(model)
     draft: Module = model
     return draft
 
