@@ -83,6 +83,7 @@ class Client:
         self._session = session
         self._tally = tally
         self._rng = random.Random(seed * 1000 + number)
+        self._retry_after = 0.0
 
     async def work(self, until: float) -> None:
         while time.monotonic() < until:
@@ -95,10 +96,12 @@ class Client:
                 outcome, detail = ("cancelled", "") if leave else ("broken", f"no end after {PATIENCE:g} s")
             self._tally.slowest = max(self._tally.slowest, time.monotonic() - began)
             self._tally.end(self._name, outcome, detail)
-            if outcome == "clean error":
-                await asyncio.sleep(self._rng.uniform(0.05, 0.3))
+            if outcome == "clean error":  # as long as the daemon asks for, within the time that is left
+                pause = self._retry_after or self._rng.uniform(0.05, 0.3)
+                await asyncio.sleep(min(pause * self._rng.uniform(1.0, 1.2), max(0.0, until - time.monotonic())))
 
     async def _ask(self) -> tuple[str, str]:
+        self._retry_after = 0.0
         model, stream = self._rng.choice(list(FAKES)), self._rng.random() < 0.7
         body: dict[str, object] = {"model": model, "stream": stream}
         if model != "owl":
@@ -107,6 +110,7 @@ class Client:
         try:
             async with self._session.post(f"{self._server.url}/api/generate", json=body) as response:
                 self._tally.statuses[response.status] += 1
+                self._retry_after = float(response.headers.get("Retry-After", 0))
                 text = await response.text()
         except aiohttp.ClientError as error:
             return "broken", f"{model}: {error!r}"

@@ -25,7 +25,9 @@ class Drain:
         return len(self._running)
 
     def enter(self, exchange: Exchange) -> None:
-        self._running.add(exchange)
+        """A request has come. What comes while draining is refused, or a short question: nobody waits for it."""
+        if not self.draining:
+            self._running.add(exchange)
 
     def leave(self, exchange: Exchange) -> None:
         self._running.discard(exchange)

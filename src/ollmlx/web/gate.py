@@ -13,6 +13,7 @@ import orjson
 
 from ollmlx.errors import OllmlxError
 from ollmlx.web.cors import answer_headers, preflight_headers
+from ollmlx.web.drain import Drain
 from ollmlx.web.encoding import too_large
 from ollmlx.web.errors import JSON, Failure, failure, failure_headers
 from ollmlx.web.exchange import CLIENT_GONE, CURRENT, Exchange
@@ -52,7 +53,7 @@ class Gate:
         token = CURRENT.set(exchange)
         self._site.drain.enter(exchange)
         try:
-            await self._answer(scope, headers, exchange, Wire(exchange, receive, send))
+            await self._answer(scope, headers, exchange, Wire(exchange, receive, send, self._site.drain))
         finally:
             self._site.drain.leave(exchange)
             self._site.over(exchange)
@@ -102,8 +103,9 @@ class Gate:
 class Wire:
     """The two callables of one ASGI request, watched."""
 
-    def __init__(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+    def __init__(self, exchange: Exchange, receive: Receive, send: Send, drain: Drain) -> None:
         self._exchange = exchange
+        self._drain = drain
         self._receive = receive
         self._send = send
         self.complete = False
@@ -130,7 +132,8 @@ class Wire:
             extra = exchange.headers()
             if exchange.origin is not None and exchange.status != 403:
                 extra += answer_headers(exchange.origin)
-            if not exchange.received.is_set():
+            # A connection that is about to go must not be taken for the next request.
+            if not exchange.received.is_set() or self._drain.draining:
                 extra.append((b"connection", b"close"))
             message = {**message, "headers": [*message["headers"], *extra]}
         await self._send(message)

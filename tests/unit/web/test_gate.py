@@ -18,6 +18,7 @@ from ollmlx.testing import eventually
 from ollmlx.testing.routes import FakeService, web_app
 from ollmlx.types import Admitted, Done, Prefill, Text
 from ollmlx.web import Exchange, caller, declare_errors, json_answer, ndjson, read_json, site_of, tracked
+from ollmlx.web.drain import Drain
 from ollmlx.web.errors import Failure
 
 
@@ -239,7 +240,20 @@ async def test_draining_refuses_new_work_and_still_answers_questions() -> None:
     refused = await web.test_client().post("/echo", json={})
     assert refused.status_code == 503
     assert int(refused.headers["Retry-After"]) > 0
+    assert refused.headers["Connection"] == "close"
     assert (await web.test_client().get("/who")).status_code == 200
+
+
+async def test_those_who_come_while_it_drains_do_not_hold_the_daemon() -> None:
+    drain = Drain()
+    early, late = Exchange("a", "POST", "/x"), Exchange("b", "POST", "/x")
+    drain.enter(early)
+    drain.begin()
+    drain.enter(late)
+    assert drain.running == 1
+    drain.leave(early)
+    assert await drain.idle(1)
+    drain.leave(late)
 
 
 async def test_the_end_of_the_drain_gives_each_stream_its_error_record() -> None:

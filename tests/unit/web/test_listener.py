@@ -1,10 +1,52 @@
-"""What the listener adds to hypercorn's answers."""
+"""What the listener adds to hypercorn's answers, and that no connection is left open when it stops."""
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+import socket
 
-from ollmlx.web.listener import phrased
+import pytest
+from quart import Blueprint, Response
+
+from ollmlx import Service
+from ollmlx.testing.routes import FakeService, web_app
+from ollmlx.web import json_answer
+from ollmlx.web.listener import Listener, phrased
+from ollmlx.web.sockets import listening_socket, served_address
+
+GET = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def greeting(service: Service) -> Blueprint:
+    made = Blueprint("greeting", __name__)
+
+    @made.get("/hello")
+    async def hello() -> Response:
+        return json_answer("hello")
+
+    return made
+
+
+@pytest.mark.fault(18)
+@pytest.mark.parametrize("rounds", range(6))
+async def test_a_connection_that_comes_while_it_stops_is_answered_or_closed(rounds: int) -> None:
+    sock = listening_socket(served_address("127.0.0.1:0"))
+    listener = Listener(web_app(FakeService(), greeting), [sock], write_timeout=60, crowded=lambda coming: None)
+    await listener.start()
+    clients = [socket.create_connection(sock.getsockname(), timeout=5) for _ in range(5)]
+    for client in clients:
+        client.sendall(GET)
+    for _ in range(rounds):  # of the event loop: each leaves the connections at another step of being accepted
+        await asyncio.sleep(0)
+    await listener.stop(1)
+    sock.close()
+    for client in clients:
+        with client:
+            try:
+                heard = await asyncio.to_thread(client.recv, 1000)
+            except ConnectionResetError:
+                heard = b""
+        assert heard == b"" or heard.startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(
