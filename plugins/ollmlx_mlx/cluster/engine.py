@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import mlx.core as mx
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 from ollmlx import SerialEngine
 from ollmlx.errors import RunnerFailed, Unsupported
-from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
+from ollmlx.protocol import ExitCode, Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.types import Done, Event, GenerateRequest, Options, Prefill
 from ollmlx_mlx.cluster.link import STOP, Link, as_word
 from ollmlx_mlx.cluster.model import Share
@@ -24,6 +25,8 @@ from ollmlx_mlx.text.prompt import Prompt, PromptBuilder
 from ollmlx_mlx.text.template import ChatTemplate
 from ollmlx_mlx.text.tools import reader
 
+PATIENCE: Final = 5.0
+"""Seconds for the launcher to end us: it learns which rank was lost, and says so."""
 CLOSING: Final = 2.0
 """Seconds the other ranks have to hear that it is over; then their link ends with us."""
 
@@ -34,8 +37,6 @@ class ClusterEngine(SerialEngine):
     name = "mlx-cluster"
     link: Link
     _ranks_here = 1
-    dismissed = False
-    """Whether the other ranks were told that it is over; without that, the end was not asked for."""
 
     def prepare(self, config: RunnerConfig) -> None:
         self._ranks_here = int(config.engine_options.get("local_ranks", 1))
@@ -57,11 +58,15 @@ class ClusterEngine(SerialEngine):
             mx.random.seed(request.options.seed)
         else:
             mx.random.seed(secrets.randbits(63))
-        self.link.tell({"tokens": list(prompt.tokens)})
         try:
+            self.link.tell({"tokens": list(prompt.tokens)})
             yield from self._answer(request, prompt, begun)
-        finally:
             self.link.word(STOP)
+        except RuntimeError as error:
+            _give_up(error)
+        except BaseException:
+            self.link.word(STOP)
+            raise
 
     def _answer(self, request: GenerateRequest, prompt: Prompt, begun: int) -> Iterator[Event]:
         cache = self._share.new_cache()
@@ -141,12 +146,21 @@ class ClusterEngine(SerialEngine):
 
     def release(self) -> None:
         self.link.tell({"close": True})
-        type(self).dismissed = True
 
     async def close(self) -> None:
         # After the loss of a rank nobody answers: the thread may hang in a pass for ever.
         with contextlib.suppress(TimeoutError, RuntimeError):
             await asyncio.wait_for(super().close(), CLOSING)
+
+
+def _give_up(error: RuntimeError) -> NoReturn:
+    """A rank is lost, or a pass failed here: the ranks are no longer in step, and the group has to end.
+
+    To the daemon that is the death of its runner: requests that were not answered yet are repeated on a new one.
+    """
+    time.sleep(PATIENCE)
+    os.write(2, f"rank 0: {error}\n".encode("utf-8", "replace"))
+    os._exit(ExitCode.INTERNAL)
 
 
 def _sampling(options: Options) -> tuple[Any, list[Any]]:

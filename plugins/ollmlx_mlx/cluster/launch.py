@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import select
 import socket
@@ -30,6 +31,8 @@ from ollmlx_mlx.cluster.rendezvous import Host
 
 LINGER: Final = 3.0
 """Seconds that the others have to end after rank 0."""
+MOMENT: Final = 0.4
+"""Seconds in which all ranks that a loss brings down are told of."""
 _LONGEST_LINE: Final = 64 * 1024
 
 
@@ -89,48 +92,56 @@ class Attendance:
         self._losses = Losses(hosts)
         self._partial = b""
         self._visitor: socket.socket | None = None
+        self._end = math.inf
+        """When to stop waiting for what is still to be said."""
         self._said: int | None = None
         """The exit code that rank 0 announced."""
 
     def until_the_end(self, config: RunnerConfig, fd: int) -> int:
-        """Until rank 0, mlx.launch or any rank is gone; answers the exit code, having said why."""
+        """Until the group or any rank is gone; answers the exit code, having said why."""
         beat = time.monotonic()
-        while self._group.poll() is None:
-            if time.monotonic() >= beat:
+        while self._group.poll() is None and (now := time.monotonic()) < self._end:
+            if now >= beat:
                 self._beat()
-                beat = time.monotonic() + BEAT
-                if (missing := self._rolls.missing(time.monotonic())) is not None:
+                beat = now + BEAT
+                if (missing := self._rolls.missing(now)) is not None:
                     sys.stderr.write(f"{missing}\n")
                     return ExitCode.INTERNAL
-            talking = (self._visitor or self._host.socket).fileno()
-            ready, _, _ = select.select([talking, self._output], [], [], max(0.0, beat - time.monotonic()))
-            if self._output in ready and not self._listen():
-                break
-            if talking in ready and not self._attend(config, fd):
-                break
-        self._wait_for_the_others()
+            self._look(config, fd, max(0.0, min(beat, self._end) - now))
+        while select.select([self._output], [], [], 0)[0] and self._listen():
+            pass
         if self._said not in (None, ExitCode.INTERNAL):
             return self._said
         code, why = self._losses.verdict(self._rolls.seen) or (ExitCode.INTERNAL, "the group has ended")
         sys.stderr.write(f"{why}\n")
         return code
 
-    def _attend(self, config: RunnerConfig, fd: int) -> bool:
-        """Serve the socket that rank 0 uses. False: it is gone."""
+    def _look(self, config: RunnerConfig, fd: int, patience: float) -> None:
+        talking = (self._visitor or self._host.socket).fileno()
+        heard = [talking] if math.isinf(self._end) else []
+        ready, _, _ = select.select([*heard, self._output], [], [], patience)
+        if self._output in ready and not self._listen():
+            self._end_within(0)
+        if talking in ready:
+            self._attend(config, fd)
+
+    def _attend(self, config: RunnerConfig, fd: int) -> None:
+        """Serve the socket that rank 0 uses."""
         if self._visitor is None:
             self._visitor, _ = self._host.socket.accept()
             self._host.hand_over(self._visitor, config, fd)
             # Nobody but rank 0 listens from now on: when it dies, its clients must notice at once.
             os.close(fd)
-            return True
+            return
         try:
             lines = self._host.hear(self._visitor)
         except OSError:
-            return False
+            self._end_within(LINGER)
+            return
         for line in lines:
             if line.startswith("exit "):
                 self._said = int(line.removeprefix("exit "))
-        return True
+                self._end_within(LINGER)
 
     def _beat(self) -> None:
         with suppress(OSError):  # the end of mlx.launch is noticed where it is waited for
@@ -143,19 +154,16 @@ class Attendance:
         self._partial = self._partial[-_LONGEST_LINE:]
         for raw in lines:
             line = raw.decode("utf-8", "replace").rstrip("\r")
-            if not self._rolls.hear(line, time.monotonic()) and not self._losses.hear(line):
+            if self._losses.hear(line):
+                # Others may have gone first: their ends are told within moments.
+                self._end_within(MOMENT)
+            elif not self._rolls.hear(line, time.monotonic()):
                 sys.stderr.write(line + "\n")
         sys.stderr.flush()
         return bool(data)
 
-    def _wait_for_the_others(self) -> None:
-        """Until the group has ended and everything it printed was read, for a bounded time."""
-        end = time.monotonic() + LINGER
-        while (left := end - time.monotonic()) > 0:
-            if select.select([self._output], [], [], left)[0] and not self._listen():
-                break
-        with suppress(subprocess.TimeoutExpired):
-            self._group.wait(max(0.0, end - time.monotonic()))
+    def _end_within(self, seconds: float) -> None:
+        self._end = min(self._end, time.monotonic() + seconds)
 
 
 def _end_with(daemon: int, group: subprocess.Popen[bytes], host: Host) -> None:

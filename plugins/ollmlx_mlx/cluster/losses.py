@@ -47,8 +47,8 @@ class Losses:
 
     def _meaning(self, rank: int, code: int, seen: bool) -> tuple[int, str]:
         who = f"rank {rank} on {self._hosts[rank]}"
-        if code == ExitCode.BAD_MODEL:
-            return code, f"{who}: {self._words.get(rank, 'it cannot load the model')}"
+        if rank in self._words:
+            return code if code == ExitCode.BAD_MODEL else ExitCode.INTERNAL, f"{who}: {self._words[rank]}"
         if code == SSH_FAILED and not seen:
             return ExitCode.INTERNAL, f"{who} could not be started with ssh; `ollmlx doctor --online` says why"
         if code in NOT_FOUND:

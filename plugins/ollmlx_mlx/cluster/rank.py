@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -33,6 +34,9 @@ def main() -> NoReturn:
     given = parser.parse_args()
     parent.tie()
     parent.confine()
+    # mlx.launch asks everybody to end when one is lost. Rank 0 leaves that to the launcher, which learns who it was:
+    # its clients should not hear that the runner is closing, as if that had been asked for. Inherited by all threads.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     pulse.live(given.silence)
     os.environ.pop(AGENT, None)
 
@@ -63,9 +67,6 @@ def _lead(link: Link, rendezvous: Path) -> int:
         listener = socket.socket(fileno=fd)
         listener.setblocking(False)
         code = serve(config, "ollmlx_mlx.cluster.engine:ClusterEngine", listener)
-        if code == ExitCode.ASKED and not ClusterEngine.dismissed:
-            # mlx.launch ends everybody when one rank is lost; to the harness that looks like being asked to stop.
-            code = ExitCode.INTERNAL
         launcher.say(f"exit {code}")
     return code
 
@@ -74,6 +75,7 @@ def _follow(link: Link) -> int:
     from ollmlx.errors import OllmlxError
     from ollmlx_mlx.cluster.model import Share
 
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     config = RunnerConfig.model_validate(link.tell()["config"])
     try:
         share = Share.load(config, link, str(config.engine_options.get("mode", "tensor")))

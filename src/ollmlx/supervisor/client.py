@@ -35,12 +35,20 @@ class Exchange:
         self.reason: OllmlxError | None = None
         self.response: aiohttp.ClientResponse | None = None
         self._asking: asyncio.Timeout | None = None
+        self._severed = False
 
     def abort(self, reason: OllmlxError) -> None:
         """End it now: whoever reads it gets `reason` raised. A second reason is not heard."""
-        if self.reason is not None:
-            return
-        self.reason = reason
+        if self.reason is None:
+            self.reason = reason
+            self._wake()
+
+    def sever(self) -> None:
+        """The runner is gone: whoever reads is told so, although its end of the connection may seem open."""
+        self._severed = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self.response is not None:
             self.response.close()
         elif self._asking is not None:
@@ -54,6 +62,8 @@ class Exchange:
                     raise self.reason
                 self.response = await request
         except TimeoutError:
+            if self._severed:
+                raise aiohttp.ClientConnectionError("the runner is gone") from None
             if self.reason is None:
                 raise
             raise self.reason from None
@@ -87,7 +97,9 @@ class RunnerClient:
             exchange.abort(reason)
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; requests under way end with Severed. A closed transport tells its readers nothing."""
+        for exchange in list(self._exchanges):
+            exchange.sever()
         await self._session.close()
 
     async def generate(self, request: GenerateRequest, exchange: Exchange | None = None) -> AsyncIterator[Event]:

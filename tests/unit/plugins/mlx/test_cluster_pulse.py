@@ -81,6 +81,7 @@ def test_signs_of_life_are_told_from_what_ranks_print(line: str, sign: bool) -> 
             "there is no model in /m",
         ),
         ([exited(0, 70)], {0}, 70, "rank 0 on localhost was lost"),
+        (["rank 0: no memory", exited(0, 70)], {0}, 70, "rank 0 on localhost: no memory"),
     ],
 )
 def test_the_rank_that_went_first_is_named_with_what_would_help(
