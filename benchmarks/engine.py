@@ -203,11 +203,11 @@ SCENARIOS: dict[str, Callable[[Asked], Awaitable[Table]]] = {
 }
 
 
-def write(file: Path, name: str, table: Table) -> None:
-    """Put a table between its two marks in a Markdown file. Raises SystemExit when they are not there."""
-    marks = f"<!-- engine.py {name} -->", f"<!-- end of {name} -->"
-    about = f"{table.title}. ollmlx {version('ollmlx')}, mlx {version('mlx')}, mlx-lm {version('mlx-lm')}."
-    content = f"{marks[0]}\n\n{about}\n\n{table.markdown}\n\n{marks[1]}"
+def write(file: Path, mark: str, table: Table, versions: str) -> None:
+    """Put a table between its two marks (`engine.py peer`) in a Markdown file. Raises SystemExit when they are not
+    there."""
+    marks = f"<!-- {mark} -->", f"<!-- end of {mark.split()[-1]} -->"
+    content = f"{marks[0]}\n\n{table.title}. {versions}.\n\n{table.markdown}\n\n{marks[1]}"
     text = file.read_text(encoding="utf-8")
     new, count = re.subn(f"{re.escape(marks[0])}.*?{re.escape(marks[1])}", lambda _: content, text, flags=re.DOTALL)
     if count != 1:
@@ -227,13 +227,14 @@ def main() -> None:
     if unknown := [name for name in arguments.scenarios if name not in SCENARIOS]:
         parser.error(f"there is no {unknown[0]}: choose from {', '.join(SCENARIOS)}")
     asked = Asked(sides.weights(arguments.cache), arguments.rounds, arguments.stock_rounds)
+    versions = f"ollmlx {version('ollmlx')}, mlx {version('mlx')}, mlx-lm {version('mlx-lm')}"
     figures = {"machine": f"{platform.system()} {platform.machine()}"}
     for name in arguments.scenarios or SCENARIOS:
         told(name)
         table = asyncio.run(SCENARIOS[name](asked))
         figures[name] = {"title": table.title, "table": table.lines, "rounds": table.figures}
         if arguments.write:
-            write(arguments.write, name, table)
+            write(arguments.write, f"engine.py {name}", table, versions)
         if not arguments.json:
             print(f"{name}: {table.title}\n\n{table.markdown}\n", flush=True)
     if arguments.json:

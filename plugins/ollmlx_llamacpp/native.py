@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ SPARE_THREADS: Final = 16
 WORK: Final = 8 * 1024**3
 """Weight bytes times prompt tokens that one batch may cost on a CPU: a few tenths of a second on a small one."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+UNTOLD: Final = "no reason given"
 _VERBOSITY: Final = {"debug": 3, "info": 2, "warning": 2, "error": 1}
 _CACHE_TYPES: Final = {"q8_0": "GGML_TYPE_Q8_0", "q4_0": "GGML_TYPE_Q4_0"}
 
@@ -174,16 +176,28 @@ def why_not(params: Any, folder: Path) -> str:
             os.dup2(file.fileno(), 2)
             with suppress(RuntimeError):
                 xllamacpp.Server(params)
+            return awaited_reason(log)
     finally:
         os.dup2(saved, 2)
         os.close(saved)
-    return reason_in(log.read_text(encoding="utf-8", errors="replace"))
+
+
+def awaited_reason(log: Path, patience: float = 2.0) -> str:
+    """The first error of a log that llama.cpp writes on a thread of its own: it may come `patience` seconds late."""
+    until = time.monotonic() + patience
+    while (reason := reason_in(log.read_text(encoding="utf-8", errors="replace"))) == UNTOLD:
+        if time.monotonic() > until:
+            break
+        time.sleep(0.01)
+    return reason
 
 
 def reason_in(log: str) -> str:
     """The first error of a log, without llama.cpp's own prefix."""
-    errors = [line.split(" E ", 1)[1] for line in log.splitlines() if " E " in line]
-    told = errors[0] if errors else "no reason given"
+    errors = [
+        line.split(" E ", 1)[1] for line in log.splitlines(keepends=True) if " E " in line and line.endswith("\n")
+    ]
+    told = errors[0].rstrip() if errors else UNTOLD
     return told.partition(": ")[2].removeprefix("error loading model: ") or told
 
 

@@ -59,6 +59,7 @@ CODES: Final[dict[str, tuple[str, str]]] = {
     "PLG005": ("a plugin registered something unusable", "error"),
     "PLG006": ("something needs a plugin that is not installed", "error"),
     "PLG007": ("a required plugin is off", "error"),
+    "PLG008": ("a plugin fails while it is used", "error"),
     "RUN001": ("a runner could not be started", "error"),
     "RUN002": ("a runner died", "error"),
     "RUN003": ("a loaded model computes nothing", "error"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ollmlx.contracts import LaunchOptions, Spreader
-from ollmlx.errors import Unsupported
+from ollmlx.errors import PluginError, Unsupported
 from ollmlx.names import ModelName
 from ollmlx.supervisor.launch import Launch
 from ollmlx.types import Options
@@ -60,7 +61,9 @@ class Launcher:
     def importer(self, format: str) -> Importer | None:
         """The importer of the first backend that reads a foreign format, as the stores call it."""
         for backend in self._registry.backends.values():
-            command = backend.importer(format)
+            command = None
+            with suppress(PluginError), self._registry.backends.blamed(backend.name):
+                command = backend.importer(format)
             if command is not None:
                 return self._importers.make(command)
         return None

@@ -1,13 +1,15 @@
-"""What the plugins registered, by name. Refuses duplicates; picks the backend for a model. Pure."""
+"""What the plugins registered, by name. Refuses duplicates; picks the backend for a model; blames the right plugin."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from ollmlx.contracts import Keeper
-from ollmlx.errors import PluginError, Unsupported
+from ollmlx.contracts import Keeper, Refusal
+from ollmlx.errors import OllmlxError, PluginError, Unsupported
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -15,9 +17,10 @@ if TYPE_CHECKING:
     from quart import Blueprint
 
     from ollmlx.contracts import Backend, Check, Source, Store
-    from ollmlx.names import ModelName
     from ollmlx.service import Service
     from ollmlx.types import InstalledModel
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 NO_BACKEND = "MDL005"
@@ -45,6 +48,19 @@ class Shelf(Generic[T]):
         """Take out everything a plugin registered (it failed half-way)."""
         for name in [name for name, by in self._owners.items() if by == owner]:
             del self._items[name], self._owners[name]
+
+    @contextmanager
+    def blamed(self, name: str) -> Iterator[None]:
+        """Around a call of the thing: whatever a plugin did not mean to raise becomes a PluginError that names it."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, OllmlxError) and not isinstance(error, PluginError):
+                raise
+            owner, kind = self._owners.get(name, name), type(error).__name__
+            told = f"plugin {owner!r}: its {self.kind} {name!r} failed with {kind}"
+            logger.exception("%s", told)
+            raise PluginError(told, code="PLG008", hint="ollmlx logs") from error
 
     def get(self, name: str) -> T | None:
         return self._items.get(name)
@@ -90,7 +106,7 @@ class Registry:
         candidates = self.backends.values() if preferred is None else (self.backend(preferred),)
         refusals = []
         for backend in candidates:
-            refusal = backend.accepts(model)
+            refusal = self._refusal(backend, model)
             if refusal is None:
                 return backend
             refusals.append((backend.name, refusal))
@@ -101,9 +117,12 @@ class Registry:
         hint = next((refusal.hint for refusal in ranked if refusal.hint), None)
         raise Unsupported(f"no backend can run {model.name.short} ({told})", code=code, hint=hint)
 
-    def source_for(self, name: ModelName) -> Source | None:
-        """The first source that provides a name."""
-        return next((source for source in self.sources.values() if source.provides(name) is not None), None)
+    def _refusal(self, backend: Backend, model: InstalledModel) -> Refusal | None:
+        try:
+            with self.backends.blamed(backend.name):
+                return backend.accepts(model)
+        except PluginError as error:  # another one may run the model
+            return Refusal(reason=error.message, hint=error.hint, code=error.code)
 
     def ordered_sources(self, order: tuple[str, ...]) -> tuple[Source, ...]:
         """The sources, those named in `order` first."""

@@ -6,14 +6,15 @@ Route plugins and the command line's server side call this and nothing below it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ollmlx.capabilities import require
 from ollmlx.contracts import Publisher
 from ollmlx.declared import Declarations, overlay, rename
-from ollmlx.errors import Conflict, NotFound, OllmlxError, StorageError, Unsupported
+from ollmlx.errors import Conflict, NotFound, OllmlxError, PluginError, StorageError, Unsupported
 from ollmlx.launching import Launcher
 from ollmlx.names import ModelName
 from ollmlx.protocol import TokenizeRequest
@@ -76,7 +77,11 @@ class Service:
         """
         found: dict[ModelName, InstalledModel] = {}
         for store in self._stores:
-            models = await store.list()
+            try:
+                with self.registry.stores.blamed(store.name):
+                    models = await store.list()
+            except PluginError:  # what the others have is listed
+                continue
             for model in models:
                 found.setdefault(model.name, model)
             for model in models:
@@ -240,7 +245,10 @@ class Service:
         alias = self._alias(name)
         for source in self.registry.ordered_sources(self.settings.storage.sources):
             for wanted in (name,) if alias is None else (alias, name):
-                if source.provides(wanted) is not None:
+                provided = None
+                with suppress(PluginError), self.registry.sources.blamed(source.name):
+                    provided = source.provides(wanted)
+                if provided is not None:
                     yield source, wanted
                     break
 
@@ -271,27 +279,41 @@ class Service:
         return self.declarations.alias(name) if name.via is None else None
 
     async def _find(self, name: ModelName) -> InstalledModel | None:
-        for store in self._stores:
-            if (model := await store.resolve(name)) is not None:
-                return model
-        return None
+        return await self._first((store, name) for store in self._stores)
 
     async def _installed(self, name: ModelName) -> InstalledModel:
         """The model of a name or of what it stands for, whichever the first store has; the name itself before that."""
-        for store, wanted in self._places(name):
-            if (model := await store.resolve(wanted)) is not None:
+        if (model := await self._first(self._places(name))) is None:
+            raise _not_found(name)
+        return model
+
+    async def _first(self, places: Iterable[tuple[Store, ModelName]]) -> InstalledModel | None:
+        """What the first of these stores has. Raises PluginError when none has it and one of them failed."""
+        broken: PluginError | None = None
+        for store, name in places:
+            try:
+                with self.registry.stores.blamed(store.name):
+                    model = await store.resolve(name)
+            except PluginError as error:  # another store may have it
+                broken = error
+                continue
+            if model is not None:
                 return model
-        raise _not_found(name)
+        if broken is not None:
+            raise broken
+        return None
 
     async def _home(self, name: ModelName) -> tuple[Store, ModelName, Sequence[InstalledModel]]:
         """The store that has a model, its name there, and what may be loaded of it. A damaged one is found, too: of
         that, only what was loaded before is known."""
         for store, wanted in self._places(name):
             try:
-                model = await store.resolve(wanted)
+                model = await self._first([(store, wanted)])
             except (StorageError, Unsupported):
                 loaded = [one.model for one in self.pool.runners()]
                 return store, wanted, [model for model in loaded if model.name in (name, wanted)]
+            except PluginError:  # it is in the log; another store may have it
+                continue
             if model is not None:
                 return self._store(model), model.name, [model]
         raise _not_found(name)

@@ -17,3 +17,9 @@ def test_each_scenario_has_its_marks() -> None:
     assert len(names) == 5
     for name in names:
         assert re.search(rf"<!-- engine.py {name} -->.*<!-- end of {name} -->", page, re.DOTALL)
+
+
+def test_the_tables_of_both_backends_have_their_marks() -> None:
+    page = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    for name in ("speed", "agreement"):
+        assert re.search(rf"<!-- gguf.py {name} -->.*<!-- end of {name} -->", page, re.DOTALL)

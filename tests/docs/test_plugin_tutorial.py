@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ollmlx.testing import BackendSuite, CheckSuite, RoutesSuite, StoreSuite
 from ollmlx.testing.daemon import Daemon
 
 PAGE = Path(__file__).parents[2] / "plugins" / "README.md"
@@ -43,6 +45,21 @@ def test_every_block_of_code_is_a_file_that_is_run() -> None:
 def test_the_backend_is_short() -> None:
     lines = [line for line in files()["shout.py"].splitlines() if line.strip()]
     assert len(lines) < LONGEST_BACKEND
+
+
+@pytest.mark.parametrize("suite", [BackendSuite, StoreSuite, RoutesSuite, CheckSuite])
+def test_the_page_names_all_that_a_suite_asks_for(suite: type) -> None:
+    row = re.search(rf"^\| `{suite.__name__}` \|.*", TEXT, re.MULTILINE)
+    assert row is not None
+    asked = {
+        name
+        for base in suite.__mro__
+        for name, value in vars(base).items()
+        if not name.startswith(("_", "test_"))
+        and name != "excused"
+        and (inspect.isfunction(value) or name in vars(base).get("__annotations__", {}))
+    }
+    assert set(re.findall(r"`(\w+)(?:\(.*?\))?`", row[0])) == asked | {suite.__name__}
 
 
 def test_the_tutorials_own_tests_pass(tutorial: Path) -> None:

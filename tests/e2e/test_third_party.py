@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ollmlx.testing.daemon import Daemon
+from ollmlx.testing.scaffold import KINDS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -31,7 +32,7 @@ THEIRS = Path(__file__).parents[1] / "thirdparty"
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The interpreter of an environment that has both distributions, and sees what is installed here."""
+    """The interpreter of an environment that has all their distributions, and sees what is installed here."""
     pytest.importorskip("hatchling", reason="distributions are built with hatchling: pip install 'ollmlx[dev]'")
     place: Path = tmp_path_factory.mktemp("environment")
     ran(sys.executable, "-m", "venv", "--without-pip", str(place))
@@ -39,16 +40,19 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
     packages = Path(ran(interpreter, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     (packages / "beside.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
-    ran(sys.executable, "-m", "pip", "--python", interpreter, "install", *options, *map(str, copies(place)))
+    written(interpreter, place / "src")
+    sources = [str(folder) for folder in sorted((place / "src").iterdir())]
+    ran(sys.executable, "-m", "pip", "--python", interpreter, "install", *options, *sources)
     return interpreter
 
 
-def copies(place: Path) -> list[Path]:
-    """Building leaves nothing in the test tree."""
-    return [
-        Path(shutil.copytree(THEIRS / name, place / "src" / name, ignore=shutil.ignore_patterns("__pycache__")))
-        for name in ("ollmlx-lantern", "ollmlx-wrecks")
-    ]
+def written(interpreter: str, folder: Path) -> None:
+    """Copies of the distributions in the test tree, which building would write into; and a new one of each kind."""
+    for name in ("ollmlx-lantern", "ollmlx-wrecks"):
+        shutil.copytree(THEIRS / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for kind in KINDS:
+        new = ran(interpreter, "-m", "ollmlx", "plugin", "new", f"my-{kind}", "--kind", kind, "--into", str(folder))
+        assert f"next: cd {folder / f'ollmlx-my-{kind}'} && pip install -e '.[dev]' && pytest" in new
 
 
 def ran(*argv: str, cwd: Path | None = None, **variables: str) -> str:
@@ -75,14 +79,24 @@ def daemon(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Da
     assert one.stop() == 0, one.log_text
 
 
-def test_its_own_tests_pass_where_it_is_installed(python: str, tmp_path: Path) -> None:
-    place = THEIRS / "ollmlx-lantern"
-    options = ["-q", "-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider", "-c", str(place / "pyproject.toml")]
+def test_their_own_tests_pass_where_they_are_installed(python: str, tmp_path: Path) -> None:
+    written_here = Path(python).parents[1] / "src"
+    names = ["ollmlx-lantern", *(f"ollmlx-my-{kind}" for kind in KINDS)]
+    config = written_here / names[-1] / "pyproject.toml"
+    options = ["-q", "-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider", "-c", str(config), "-o", "pythonpath="]
     said = ran(
-        python, "-m", "pytest", *options, str(place / "tests"), cwd=tmp_path,
+        python, "-m", "pytest", *options, *(str(written_here / name / "tests") for name in names), cwd=tmp_path,
         PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PYTHONDONTWRITEBYTECODE="1",
     )  # fmt: skip
     assert "failed" not in said
+
+
+def test_what_plugin_new_wrote_is_on_and_answers(daemon: Daemon) -> None:
+    listed = json.loads(daemon.cli("plugin", "list", "--json", "--config", str(daemon.config)).stdout)
+    theirs = {plugin["name"]: (plugin["enabled"], plugin["hooks"]) for plugin in listed if "my-" in plugin["name"]}
+    hooks = {"backend": "register_backends", "store": "register_stores", "routes": "register_routes"}
+    assert theirs == {f"my-{kind}": (True, [hooks.get(kind, "register_checks")]) for kind in KINDS}
+    assert daemon.get("/my-routes/models").json() == ["bright"]
 
 
 def test_its_store_backend_and_routes_answer_over_http(daemon: Daemon) -> None:

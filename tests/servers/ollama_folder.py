@@ -131,11 +131,11 @@ class OllamaFolder:
         """The names of all blobs."""
         return {path.name for path in (self.root / "blobs").iterdir()}
 
-    def contents(self) -> dict[str, tuple[bytes, int, int]]:
-        """Every file with its bytes, time and permissions; every folder."""
+    def contents(self) -> dict[str, tuple[str, int, int]]:
+        """Every file and folder with its sha256 (a folder has none), time and permissions."""
         return {
             path.relative_to(self.root).as_posix(): (
-                path.read_bytes() if path.is_file() else b"",
+                digest(path.read_bytes()) if path.is_file() else "",
                 path.stat().st_mtime_ns,
                 path.stat().st_mode,
             )

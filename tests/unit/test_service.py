@@ -12,7 +12,7 @@ import pytest
 from ollmlx.blobs import Blobs
 from ollmlx.contracts import Importer, LaunchOptions, Refusal, RunnerCommand, Source
 from ollmlx.declared import Declarations
-from ollmlx.errors import Conflict, InvalidRequest, NotFound, OllmlxError, StorageError, Unsupported
+from ollmlx.errors import Conflict, InvalidRequest, NotFound, OllmlxError, PluginError, StorageError, Unsupported
 from ollmlx.launching import Launcher
 from ollmlx.names import ModelName
 from ollmlx.registry import Registry
@@ -411,6 +411,55 @@ async def test_a_backend_that_is_named_has_a_runner_of_its_own_only_when_it_is_a
     assert first.key == named.key != apart.key
     await house.service.unload(ModelName.parse("org/long"))
     assert {first.key, apart.key} <= set(house.pool.unloaded)
+
+
+async def test_the_settings_choose_between_backends_and_a_request_overrules_them() -> None:
+    declared = Settings(models={"helper": ModelSettings(from_="org/long", backend="other")})
+    house = House(installed("org/long"), settings=declared)
+    other = PlainBackend()
+    other.name = "other"
+    house.service.registry.backends.add("other", other, "test")
+    for backend in (None, "plain"):
+        await house.answer("helper", HELLO.model_copy(update={"options": Options(backend=backend)}))
+    await house.answer("org/long")
+    assert [launch.backend for launch, _ in house.pool.asked] == ["other", "plain", "plain"]
+    assert await house.service.backend(await house.service.show(ModelName.parse("helper"))) == "other"
+
+
+class Broken:
+    """A stranger's store, source and backend in one, with a bug wherever it is asked."""
+
+    name = store = "broken"
+
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+@pytest.mark.finding("PLG008")
+async def test_a_plugin_that_fails_while_it_is_used_is_named_and_the_others_serve(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    house = House(installed("org/long"))
+    registry = house.service.registry
+    for shelf in (registry.stores, registry.sources, registry.backends):
+        sound: Any = shelf.values()[0]
+        shelf.remove_owner("test")
+        shelf.add("broken", cast("Any", Broken()), "wreck")
+        shelf.add(sound.name, sound, "test")
+    old = house.service
+    service = Service(old.settings, registry, old.pool, old.declarations, old.launcher, old.blobs)
+    assert [model.name.short for model in await service.list()] == ["org/long", "short"]
+    model = await service.show(ModelName.parse("org/long"))
+    assert await service.backend(model) == "plain"
+    assert service.launcher.importer("gguf") is None
+    assert [step.status async for step in service.pull(ModelName.parse("org/other"))][-1] == "success"
+    assert "plugin 'wreck': its source 'broken' failed with KeyError" in caplog.text
+    with pytest.raises(PluginError, match="plugin 'wreck': its store 'broken' failed with KeyError") as told:
+        await service.show(ModelName.parse("nobody/has-it"))
+    assert told.value.code == "PLG008"
+    with pytest.raises(Unsupported, match="its backend 'broken' failed with KeyError") as refused:
+        await service.backend(installed("m", format="strange"))
+    assert refused.value.code == "PLG008"
 
 
 async def test_deleting_unloads_first_and_leaves_nothing() -> None:

@@ -6,12 +6,14 @@ import argparse
 import json
 import secrets
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ollmlx.cli.client import Client, Json
 from ollmlx.errors import NotFound, UpstreamError
 
 if TYPE_CHECKING:
+    from ollmlx.bench.agreement import Shared
     from ollmlx.bench.measure import Measured, Plan
     from ollmlx.bench.target import Target
 
@@ -19,8 +21,9 @@ DESCRIPTION = """Measure a model as its clients see it: load time, memory, time 
 next turn), and tokens a second at several streams, from the first question to the last token. Figures are medians.
 
   ollmlx bench MODEL --against http://127.0.0.1:8080    beside any OpenAI-compatible server, in turns
-  ollmlx bench MODEL --against-backend llamacpp         the same weights on two backends: MODEL, and the model
-                                                        it was imported from or into"""
+  ollmlx bench MODEL --against-backend llamacpp         the same weights on two backends, and whether they
+                                                        answer alike: MODEL, and the model it was imported
+                                                        from or into"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(args: argparse.Namespace) -> int:
+    from ollmlx.bench.agreement import agreement
     from ollmlx.bench.measure import Plan, measure
     from ollmlx.cli.background import ensure_daemon
     from ollmlx.cli.connection import connect
@@ -56,7 +60,8 @@ async def run(args: argparse.Namespace) -> int:
     found = await measure(targets, plan, note)
     for one, load in zip(found, loads, strict=False):
         one.load, one.memory = load, memory_of(client, one.target.model, one.target.options.get("backend"))
-    _print(found, plan, as_json=args.json)
+    same = await agreement(targets[0], targets[1], note) if args.against_backend else ()
+    _print(found, same, plan, as_json=args.json)
     return 0
 
 
@@ -135,16 +140,19 @@ def _newest(client: Client) -> str:
     return str(models[0]["name"])
 
 
-def _print(found: list[Measured], plan: Plan, *, as_json: bool) -> None:
+def _print(found: list[Measured], same: Sequence[Shared], plan: Plan, *, as_json: bool) -> None:
+    from ollmlx.bench.agreement import sentence, summary
     from ollmlx.bench.report import rows
     from ollmlx.cli.table import table
     from ollmlx.cli.terminal import width
 
     if as_json:
-        shape = {"rounds": plan.rounds, "tokens": plan.tokens}
-        print(json.dumps({**shape, "servers": [one.summary() for one in found]}, indent=2))
+        told = {"rounds": plan.rounds, "tokens": plan.tokens, "servers": [one.summary() for one in found]}
+        print(json.dumps({**told, "agreement": summary(same)} if same else told, indent=2))
     else:
         print(table(*rows(found), width(sys.stdout)))
+        if same:
+            print(f"\n{sentence(same)}")
 
 
 def _positive(text: str) -> int:

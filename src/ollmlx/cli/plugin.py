@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ def _new(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace) -> int:
     from ollmlx.cli.configured import settings
+    from ollmlx.cli.terminal import width
     from ollmlx.plugins import load_plugins
 
     found = settings(args)
@@ -51,7 +55,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([_record(plugin) for plugin in plugins], indent=2))
         return 0
-    print(_table(plugins))
+    print(listing(plugins, width(sys.stdout)))
     return 0
 
 
@@ -69,22 +73,25 @@ def _record(plugin: LoadedPlugin) -> dict[str, Any]:
     }
 
 
-def _table(plugins: list[LoadedPlugin]) -> str:
+def listing(plugins: Sequence[LoadedPlugin], columns: int | None) -> str:
+    """A table of all plugins, and under it why some are off, in lines of at most so many columns."""
     from ollmlx.cli.table import table
 
     rows = [
-        (plugin.name, plugin.version, plugin.origin, ", ".join(_short(hook) for hook in plugin.hooks), _state(plugin))
+        (
+            plugin.name,
+            plugin.version,
+            plugin.origin.removesuffix(f" {plugin.version}"),
+            ", ".join(hook.removeprefix("register_") for hook in plugin.hooks),
+            "on" if plugin.enabled else "off",
+        )
         for plugin in plugins
     ]
-    return table(("NAME", "VERSION", "FROM", "REGISTERS", "STATE"), rows)
+    reasons = [_reason(plugin, columns) for plugin in plugins if not plugin.enabled]
+    return "\n".join([table(("NAME", "VERSION", "FROM", "REGISTERS", "STATE"), rows, columns), *reasons])
 
 
-def _short(hook: str) -> str:
-    return hook.removeprefix("register_")
-
-
-def _state(plugin: LoadedPlugin) -> str:
-    if plugin.enabled:
-        return "on"
-    told = "; ".join(part for part in (plugin.problem, plugin.hint) if part)
-    return f"off: {told}{f' ({plugin.code})' if plugin.code else ''}"
+def _reason(plugin: LoadedPlugin, columns: int | None) -> str:
+    told = "; ".join(" ".join(part.split()) for part in (plugin.problem, plugin.hint) if part)
+    text = f"{plugin.name} is off: {told}{f' ({plugin.code})' if plugin.code else ''}"
+    return "\n" + (text if columns is None else fill(text, max(columns, 20), subsequent_indent="  "))

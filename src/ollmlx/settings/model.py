@@ -174,7 +174,10 @@ class PluginSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    paths: tuple[Path, ...] = Field((), description="Plugin files or folders besides the installed ones.")
+    paths: tuple[Path, ...] = Field(
+        (),
+        description="Plugin files or folders besides the installed ones, absolute or relative to the settings file.",
+    )
     disabled: tuple[str, ...] = Field((), description="Plugins, by name, that are not loaded.")
     required: tuple[str, ...] = Field((), description="Plugins, by name, without which the daemon does not start.")
     load_timeout: Duration = Field(10, description="A plugin that takes longer to load is switched off.")

@@ -122,7 +122,16 @@ def _read_file(path: Path, shown: str, faults: list[Fault]) -> Source:
         faults.append(not_toml(shown, *error_place(error, text)))
         return Source({}, {})
     origins = {key: Origin("file", shown, line) for key, line in key_lines(text).items()}
-    return Source(tree, {(): Origin("file", shown), **origins})
+    return Source(_anchored(tree, path.parent), {(): Origin("file", shown), **origins})
+
+
+def _anchored(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Plugins named in a file are found from that file's folder, wherever the daemon is started."""
+    plugins = tree.get("plugins")
+    if isinstance(plugins, dict) and isinstance(paths := plugins.get("paths"), list):
+        own = [isinstance(one, str) and not one.startswith("~") for one in paths]
+        plugins["paths"] = [str(folder / one) if mine else one for one, mine in zip(paths, own, strict=True)]
+    return tree
 
 
 def _decode(data: bytes) -> str:

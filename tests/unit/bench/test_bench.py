@@ -9,11 +9,23 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from ollmlx.bench.agreement import PROMPTS, Shared, Told, agreement, compared, sentence, summary
 from ollmlx.bench.measure import Measured, Plan, measure, rate
 from ollmlx.bench.prompts import long_text, reading, writing
 from ollmlx.bench.report import rows
 from ollmlx.bench.target import Reply, Target
 from ollmlx.errors import UpstreamError
+
+
+def said(model: str) -> dict[str, Any]:
+    """A whole answer with its tokens; `mute` tells none, and `other` ends with a token of its own."""
+    words = {"mute": (), "other": ("a", "c")}.get(model, ("a", "b"))
+    tops = [{"token": "b", "logprob": -0.5}, {"token": "c", "logprob": -0.75}]
+    return {
+        "message": {"content": "".join(words)},
+        "prompt_eval_count": 7,
+        "logprobs": [{"token": word, "logprob": -0.5, "top_logprobs": tops} for word in words],
+    }
 
 
 @pytest.fixture
@@ -40,7 +52,10 @@ async def url(asked: list[dict[str, Any]]) -> AsyncIterator[str]:
         return answer
 
     async def ollama(request: web.Request) -> web.StreamResponse:
-        asked.append(await request.json())
+        body = await request.json()
+        asked.append(body)
+        if not body["stream"]:
+            return web.json_response(said(body["model"]))
         answer = web.StreamResponse()
         await answer.prepare(request)
         for line in ({"message": {"content": "hi"}}, {"message": {"content": ""}, "done": True, "eval_count": 1}):
@@ -99,3 +114,51 @@ def test_no_two_rounds_share_a_beginning() -> None:
     assert long_text(20, 1) == long_text(20, 1)
     assert len(reading(50, 1)[0]["content"].split()) > 50
     assert writing(1) != writing(2)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "tokens", "length", "gap"),
+    [
+        ("abcd", "abcd", 4, 4, None),
+        ("abcd", "abxd", 2, 4, 2.0),
+        ("abcd", "ab", 2, 4, 2.0),
+        ("ab", "abcd", 2, 4, None),
+        ("xbcd", "abcd", 0, 4, 0.0),
+    ],
+)
+def test_two_answers_share_what_comes_before_they_part(
+    ours: str, theirs: str, tokens: int, length: int, gap: float | None
+) -> None:
+    told = [Told(9, tuple(text), tuple(map(float, range(len(text))))) for text in (ours, theirs)]
+    found = compared("Hi", *told)
+    assert (found.tokens, found.length, found.gap) == (tokens, length, gap)
+    assert found.same == (ours == theirs)
+
+
+@pytest.mark.parametrize(("other", "same"), [("mine", 10), ("other", 0)])
+async def test_two_models_are_asked_the_same_and_set_side_by_side(
+    url: str, asked: list[dict[str, Any]], other: str, same: int
+) -> None:
+    found = await agreement(Target("a", url, "mine", "ollama"), Target("b", url, other, "ollama"), lambda text: None)
+    assert [body["messages"][0]["content"] for body in asked[::2]] == list(PROMPTS)
+    assert [body["messages"] for body in asked[::2]] == [body["messages"] for body in asked[1::2]]
+    assert (summary(found)["same"], summary(found)["prompts"]) == (same, 10)
+    assert {one.gap for one in found} == {None if same else 0.25}
+    assert {one.prompt_tokens for one in found} == {(7, 7)}
+
+
+async def test_a_server_that_does_not_tell_its_tokens_is_not_compared(url: str) -> None:
+    mute = Target("b", url, "mute", "ollama")
+    assert await agreement(Target("a", url, "mine", "ollama"), mute, lambda text: None) == ()
+
+
+async def test_a_comparison_that_fails_is_told_by_name(url: str) -> None:
+    with pytest.raises(UpstreamError, match="other answered 404"):
+        await agreement(Target("other", f"{url}/nowhere", "x", "ollama"), Target("", "", ""), lambda text: None)
+
+
+def test_the_sentence_says_how_many_answers_are_the_same_and_how_close_the_others_were() -> None:
+    same, parted = Shared("a", (1, 1), 16, 16), Shared("b", (1, 1), 3, 16, 0.125)
+    assert sentence([same, same]) == "the first 16 greedy tokens are the same in 2 of 2 answers"
+    assert sentence([same, parted]).endswith("1 of 2 answers; where they part, the two best candidates are at most "
+                                             "0.12 nats apart")  # fmt: skip

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from tests.servers.tiny import tiny_files
@@ -149,6 +150,14 @@ def test_a_model_of_a_format_that_no_backend_runs_is_named(tmp_path: Path) -> No
     assert world.plugins is not None
     world.plugins.registry.backends.remove_owner("mlx")
     told(world, "MDL005", "no backend can run org/name", "ollmlx plugin list")
+
+
+@pytest.mark.finding("PLG008")
+def test_a_store_that_fails_is_told_by_its_plugins_name(tmp_path: Path) -> None:
+    world = healthy(tmp_path)
+    assert world.plugins is not None
+    world.plugins.registry.stores.add("wreck", cast("Any", SimpleNamespace(name="wreck")), "ollmlx-wreck")
+    told(world, "PLG008", "plugin 'ollmlx-wreck': its store 'wreck' failed with AttributeError", "ollmlx plugin list")
 
 
 @pytest.mark.finding("STO006")

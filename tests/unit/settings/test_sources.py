@@ -163,3 +163,13 @@ def test_a_reload_takes_what_needs_no_restart(tmp_path: Path) -> None:
     assert change.settings.server.host == old.server.host
     assert "very-secret" not in " ".join(map(str, change.applied))
     assert reloadable(new, new).applied == ()
+
+
+def test_plugins_are_found_from_the_folder_of_the_file_that_names_them(tmp_path: Path) -> None:
+    file = tmp_path / "elsewhere" / "mine.toml"
+    file.parent.mkdir()
+    file.write_text('[plugins]\npaths = ["a.py", "/b/c.py", "~/d"]\n', encoding="utf-8")
+    found = load_settings(file, {}, {"HOME": str(tmp_path)}, tmp_path).settings.plugins.paths
+    assert found == (file.parent / "a.py", Path("/b/c.py"), Path("~/d"))
+    given = load(tmp_path, "", {"OLLMLX_PLUGINS__PATHS": '["a.py"]'}).settings.plugins.paths
+    assert given == (Path("a.py"),)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ollmlx.doctor.check import check, found, remedy
 from ollmlx.doctor.world import World
-from ollmlx.errors import OllmlxError, StorageError
+from ollmlx.errors import OllmlxError, PluginError, StorageError
 from ollmlx.findings import Finding, Severity
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ NO_MLX = "ENV001"
 """Told by the check of MLX itself."""
 
 
-@check("runnable", "storage", "MDL003", "MDL004", "MDL005", "PLG006", "SEC005")
+@check("runnable", "storage", "MDL003", "MDL004", "MDL005", "PLG006", "PLG008", "SEC005")
 async def runnable(world: World) -> list[Finding]:
     """Every model of every store, offered to the backends; equal refusals are told once.
 
@@ -30,17 +30,23 @@ async def runnable(world: World) -> list[Finding]:
         return []
     examined = world.plugins.registry.checks.names()
     refused: dict[tuple[str, str], list[tuple[InstalledModel, OllmlxError]]] = {}
-    for store in world.plugins.registry.stores.values():
+    broken: list[Finding] = []
+    stores = world.plugins.registry.stores
+    for store in stores.values():
         if store.name in examined:
             continue
         try:
-            models = await store.list()
+            with stores.blamed(store.name):
+                models = await store.list()
+        except PluginError as failed:
+            broken.append(found("PLG008", failed.message, subject=store.name, commands=("ollmlx plugin list",)))
+            continue
         except OllmlxError:  # the folder: another check tells
             continue
         for model in models:
             if (error := await asyncio.to_thread(_refusal, world, model)) is not None:
                 refused.setdefault((error.code or "MDL005", error.hint or ""), []).append((model, error))
-    return [_told(code, hint, models) for (code, hint), models in refused.items() if code != NO_MLX]
+    return [*broken, *(_told(code, hint, models) for (code, hint), models in refused.items() if code != NO_MLX)]
 
 
 def _refusal(world: World, model: InstalledModel) -> OllmlxError | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,23 @@ LOG = """0.00.014.829 I srv          init: loading model
     ("log", "reason"),
     [
         (LOG, "error loading model architecture: unknown model architecture: 'x'"),
-        ("0.00 E ggml_backend_alloc: failed to allocate buffer of size 10", "failed to allocate buffer of size 10"),
+        ("0.00 E ggml_backend_alloc: failed to allocate buffer of size 10\n", "failed to allocate buffer of size 10"),
+        ("0.00 E llama_model_load: error loading mod", "no reason given"),
         ("", "no reason given"),
     ],
 )
 def test_the_reason_is_the_first_error_of_the_log(log: str, reason: str) -> None:
     assert native.reason_in(log) == reason
+
+
+def test_a_reason_that_comes_late_is_waited_for(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("", encoding="utf-8")
+    assert native.awaited_reason(log, patience=0) == "no reason given"
+    late = threading.Timer(0.05, log.write_text, [LOG])
+    late.start()
+    assert "unknown model architecture" in native.awaited_reason(log, patience=30)
+    late.join()
 
 
 def test_a_reason_has_its_kind() -> None:
