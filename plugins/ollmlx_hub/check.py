@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ollmlx import Finding, ModelName, OllmlxError, Severity, format_size
+from ollmlx.errors import StorageError
 from ollmlx_hub.layout import Layout
 from ollmlx_hub.manifest import read_manifest, sha256_of
 from ollmlx_hub.shelf import Reading, Shelf
 
+STORE = "mlx"
 TOKENIZERS = frozenset({"tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json", "vocab.txt"})
 STALE_SECONDS = 600.0
 """A pull whose files did not change for so long is not running."""
@@ -31,8 +33,11 @@ class ModelsCheck:
 
     def _look(self, world: Any) -> Iterator[Finding]:
         layout = Layout(world.settings.models_folder / "mlx")
-        shelf = Shelf(layout, "mlx")
-        folders = layout.folders()
+        shelf = Shelf(layout, STORE)
+        try:
+            folders = layout.folders()
+        except StorageError:  # the folder itself: another check tells
+            return
         for folder in folders:
             yield from _damage(world, layout, folder, shelf.reading(folder))
             if world.deep:
@@ -133,18 +138,26 @@ def _pulled_name(folder: Path) -> ModelName | None:
 
 def _remedies(world: Any, layout: Layout, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Pull it again where somebody provides it, or remove it."""
+    came: str | None = None
     try:
         manifest = read_manifest(folder)
         name = manifest.name if manifest is not None else ModelName.from_folder(folder.name)
+        came = manifest.source if manifest is not None else None
     except OllmlxError:
         try:
             name = ModelName.from_folder(folder.name)
         except OllmlxError:
             return (f"rm -r {_quoted(folder)}",), ()
-    registry = world.plugins.registry if world.plugins is not None else None
-    again = registry is not None and any(source.provides(name) for source in registry.sources.values())
+    sources = world.plugins.registry.sources.values() if world.plugins is not None else ()
+    offers = [_unversioned(offer) for source in sources if source.store == STORE and (offer := source.provides(name))]
+    # a model that was made or copied here is called as somebody else's may be: that would be another model
+    again = bool(offers) if came is None else _unversioned(came) in offers
     gone = (f"ollmlx rm {name.short}" if layout.find(name) == folder else f"rm -r {_quoted(folder)}",)
     return ((f"ollmlx pull {name.short}",), gone) if again else (gone, ())
+
+
+def _unversioned(source: str) -> str:
+    return source.partition("@")[0].partition("==")[0]
 
 
 def _sentence(hint: str | None) -> str:

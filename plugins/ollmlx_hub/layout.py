@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ollmlx import ModelName
+from ollmlx import ModelName, storage_error
 from ollmlx.errors import StorageError
 
 MANIFEST = "ollmlx.json"
@@ -53,7 +53,7 @@ class Layout:
         return self.root / ".locks" / f"{name.key}.lock"
 
     def folders(self) -> list[Path]:
-        """Every folder that may be a model."""
+        """Every folder that may be a model. Raises StorageError when they cannot be looked at."""
         try:
             with os.scandir(self.root) as entries:
                 return sorted(
@@ -61,11 +61,13 @@ class Layout:
                 )
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise storage_error(error, "cannot read the models folder") from error
 
     def find(self, name: ModelName) -> Path | None:
         """The folder of a name: its own spelling first, else one that differs in letter case only."""
         exact = self.target(name)
-        if exact.is_dir():
+        if os.path.isdir(exact):  # noqa: PTH112 - Path.is_dir raises where the folder above may not be read
             return exact
         return next((folder for folder in self.folders() if folder.name.lower() == name.key), None)
 

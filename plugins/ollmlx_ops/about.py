@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
-    "required": ["version", "pid", "python", "protocol", "models_folder", "state_folder", "runners"],
+    "required": ["version", "pid", "python", "protocol", "address", "models_folder", "state_folder", "runners"],
     "properties": {
         "version": {"type": "string"},
         "pid": {"type": "integer"},
         "python": {"type": "string"},
         "protocol": {"type": "integer"},
+        "address": {"type": "string"},
+        "api_keys": {"type": "boolean"},
+        "allow_no_auth": {"type": "boolean"},
         "models_folder": {"type": "string"},
         "state_folder": {"type": "string"},
         "runners": {"type": "array", "items": {"type": "object"}},
@@ -30,12 +33,15 @@ SCHEMA: dict[str, Any] = {
 
 
 def about(settings: Settings, runners: Sequence[RunnerInfo]) -> dict[str, Any]:
-    """Version, process, folders, and every runner with how it failed; failed ones stay here for a while."""
+    """Version, process, address, folders, and every runner with how it failed; failed ones stay here for a while."""
     return {
         "version": __version__,
         "pid": os.getpid(),
         "python": platform.python_version(),
         "protocol": PROTOCOL_VERSION,
+        "address": settings.server.host,
+        "api_keys": bool(settings.security.api_keys),
+        "allow_no_auth": settings.security.allow_no_auth,
         "models_folder": str(settings.models_folder),
         "state_folder": str(settings.state_folder),
         "runners": [_runner(one) for one in runners],

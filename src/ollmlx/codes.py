@@ -46,7 +46,7 @@ CODES: Final[dict[str, tuple[str, str]]] = {
     "NET001": ("the address cannot be had", "error"),
     "NET002": ("another daemon has the state folder", "error"),
     "NET003": ("the daemon is not running", "info"),
-    "NET004": ("something else answers at the daemon's address", "warning"),
+    "NET004": ("something else answers at the daemon's address", "error"),
     "NET005": ("the hub cannot be reached", "error"),
     "NET006": ("the hub asks for a permission", "error"),
     "NET007": ("proxy variables would capture local calls", "warning"),

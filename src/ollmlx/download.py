@@ -219,10 +219,11 @@ async def checked(response: httpx2.Response, what: str) -> httpx2.Response:
 def storage_error(error: OSError, doing: str) -> StorageError:
     """A StorageError a person can act on, for what the file system refused."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return StorageError(f"{doing}: the disk is full", code="STO003", hint="ollmlx rm MODEL frees space")
+        return StorageError(f"{doing}: the disk is full", code="STO003", hint="ollmlx doctor storage")
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return StorageError(f"{doing}: {error.strerror}", code="STO004", hint="check who owns the models folder")
-    return StorageError(f"{doing}: {error.strerror or error}", code="STO004")
+        return StorageError(f"{doing}: {error.strerror}", code="STO004", hint="ollmlx doctor storage")
+    code = "STO002" if error.errno == errno.ENOTDIR else "STO004"
+    return StorageError(f"{doing}: {error.strerror or error}", code=code, hint="ollmlx doctor storage")
 
 
 async def discard(target: Path) -> None:

@@ -6,10 +6,12 @@ called plugin by plugin.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -26,7 +28,10 @@ from ollmlx.deadline import DeadlinePassed, within
 from ollmlx.errors import ConfigError, PluginError
 from ollmlx.quantities import format_duration
 from ollmlx.registry import RegisteredCheck, Registry, Shelf
+from ollmlx.secrets import is_secret_key
 from ollmlx.settings import Settings
+from ollmlx.settings.errors import sentence
+from ollmlx.settings.keys import keys_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +54,8 @@ class LoadedPlugin:
     problem: str | None = None
     code: str | None = None
     hint: str | None = None
+    line: int | None = None
+    """Of the plugin's own file, where it raised."""
     seconds: float = 0.0
     """How long it took to import and to register."""
 
@@ -70,11 +77,16 @@ class Plugins:
 
 
 def load_plugins(
-    settings: Settings, *, points: tuple[EntryPoint, ...] | None = None, guarded: Guarded = unguarded
+    settings: Settings,
+    *,
+    points: tuple[EntryPoint, ...] | None = None,
+    guarded: Guarded = unguarded,
+    strict: bool = True,
 ) -> Plugins:
     """Import every plugin and let it register. `guarded` is for the processes they will start.
 
-    Raises ConfigError when a required plugin is off, or when a table `[plugins.NAME]` belongs to none."""
+    Raises ConfigError when a required plugin is off, or when a table `[plugins.NAME]` belongs to none; not when it is
+    not `strict`: then whoever asks wants to look at them."""
     plugins = Plugins(_manager())
     for plugin, load in _candidates(settings, points):
         plugins.loaded.append(plugin)
@@ -86,8 +98,16 @@ def load_plugins(
     for plugin in plugins.enabled():
         if plugin.seconds > SLOW_SECONDS:
             logger.warning("plugin %r took %.1f s to load", plugin.name, plugin.seconds)
-    _refuse_without(plugins, settings)
+    if strict:
+        _refuse_without(plugins, settings)
     return plugins
+
+
+def unclaimed_tables(plugins: Plugins, settings: Settings) -> dict[str, str | None]:
+    """Each table `[plugins.NAME]` that belongs to no plugin, with the name that was likely meant."""
+    names = {plugin.name for plugin in plugins.loaded}
+    tables = [name for name in settings.plugins.model_extra or {} if name not in names]
+    return {name: next(iter(difflib.get_close_matches(name, names, 1)), None) for name in tables}
 
 
 def _manager() -> pluggy.PluginManager:
@@ -112,7 +132,8 @@ def _candidates(
 def _load_path(path: Path) -> ModuleType:
     file = path / "__init__.py" if path.is_dir() else path
     if not file.is_file():
-        raise PluginError(f"{path}: no such plugin file or folder", code="PLG001")
+        what = "there is no __init__.py in this folder" if path.is_dir() else "there is no such file"
+        raise PluginError(f"{path}: {what}", code="PLG001")
     name = f"{PLUGIN_FILE_PREFIX}{path.stem}"
     locations = [str(path)] if path.is_dir() else None
     spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=locations)
@@ -206,8 +227,17 @@ def _own_settings(plugin: LoadedPlugin, settings: Settings) -> BaseModel | None:
     try:
         return plugin.settings_model.model_validate(table)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        faults = "; ".join(_own_fault(plugin.settings_model, item) for item in error.errors(include_url=False))
         raise PluginError(f"[plugins.{plugin.name}] {faults}", code="CFG008") from error
+
+
+def _own_fault(model: type[BaseModel], item: Any) -> str:
+    path = tuple(map(str, item["loc"]))
+    if item["type"] != "extra_forbidden":
+        told = sentence(("plugins", *path), item, "" if any(map(is_secret_key, path)) else None)
+        return f"{'.'.join(path)}: {told}"
+    likely = next(iter(difflib.get_close_matches(path[-1], keys_of(model), 1)), None)
+    return f"{'.'.join(path)}: unknown key" + (f"; did you mean {likely!r}?" if likely else "")
 
 
 def _call(plugins: Plugins, plugin: LoadedPlugin, hook: str, **arguments: Any) -> None:
@@ -242,8 +272,19 @@ def _guarded(plugins: Plugins, plugin: LoadedPlugin, settings: Settings, step: C
         )
     except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything at all
         _switch_off(plugins, plugin, f"{type(error).__name__}: {error}", code="PLG001")
+        plugin.line = _line(error, plugin)
     finally:
         plugin.seconds += time.monotonic() - began
+
+
+def _line(error: BaseException, plugin: LoadedPlugin) -> int | None:
+    """Where in a plugin's own file it was raised."""
+    own = {plugin.origin, f"{plugin.origin}/__init__.py"}
+    if isinstance(error, SyntaxError) and error.filename in own:
+        return error.lineno
+    return next(
+        (frame.lineno for frame in traceback.extract_tb(error.__traceback__)[::-1] if frame.filename in own), None
+    )
 
 
 def _switch_off(
@@ -259,9 +300,9 @@ def _switch_off(
 
 def _refuse_without(plugins: Plugins, settings: Settings) -> None:
     on = {plugin.name for plugin in plugins.enabled()}
-    for name in settings.plugins.model_extra or {}:
-        if name not in {plugin.name for plugin in plugins.loaded}:
-            raise ConfigError(f"[plugins.{name}] is set, and no plugin is called {name!r}", code="CFG008")
+    for name, likely in unclaimed_tables(plugins, settings).items():
+        guess = f"; did you mean [plugins.{likely}]?" if likely else ""
+        raise ConfigError(f"[plugins.{name}] is set, and no plugin is called {name!r}{guess}", code="CFG008")
     for name in settings.plugins.required:
         if name not in on:
             problem = next((plugin.problem for plugin in plugins.loaded if plugin.name == name), "it is not installed")

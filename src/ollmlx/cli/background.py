@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ollmlx.cli.client import Client, NotRunning
 from ollmlx.cli.terminal import note
-from ollmlx.errors import OllmlxError
+from ollmlx.errors import OllmlxError, StorageError
 
 PATIENCE = 60  # seconds for a daemon to answer; it needs one or two
 POLL = 0.05
@@ -48,7 +48,9 @@ def _output_file(args: argparse.Namespace) -> Path:
         output = folder / OUTPUT
         output.touch(mode=0o600)
     except OSError as error:
-        raise OllmlxError(f"cannot write to the state folder {folder}: {error.strerror}") from error
+        raise StorageError(
+            f"cannot use the state folder {folder}: {error.strerror}", code="STO009", hint="ollmlx doctor storage"
+        ) from error
     return output
 
 

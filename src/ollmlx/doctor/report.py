@@ -29,6 +29,10 @@ CONSEQUENCES: dict[str, frozenset[str]] = {
     "ENV011": frozenset({"ENV001"}),
     "ENV001": frozenset({"ENV002", "ENV007"}),
     "STO002": frozenset({"CFG009", "STO001"}),
+    "STO010": frozenset({"STO001"}),
+    "NET001": frozenset({"NET009"}),
+    "NET004": frozenset({"NET009"}),
+    "SEC004": frozenset({"SEC001"}),
 }
 """While the first stands, the others follow from it and are not shown."""
 

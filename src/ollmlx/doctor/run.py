@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ollmlx.contracts import Check
 from ollmlx.doctor.check import found
+from ollmlx.doctor.pip import own_pip
 from ollmlx.doctor.report import CheckResult, Report
 from ollmlx.doctor.world import World
 from ollmlx.findings import Finding
@@ -69,7 +70,12 @@ async def _run(check: Check, world: World) -> Sequence[Finding]:
     strangers = sorted({finding.code for finding in findings} - set(check.codes))
     if strangers:
         raise ValueError(f"it reported codes that it did not declare: {', '.join(strangers)}")
-    return findings
+    return [finding.model_copy(update=_typed(finding)) for finding in findings]
+
+
+def _typed(finding: Finding) -> dict[str, tuple[str, ...]]:
+    """Its commands, with the pip that belongs to this Python."""
+    return {"commands": own_pip(finding.commands), "instead": own_pip(finding.instead)}
 
 
 def _result(one: _Running, now: float, patience: float) -> CheckResult:

@@ -17,10 +17,10 @@ from ollmlx.declared import Declarations
 from ollmlx.doctor.daemon import Daemon, Silent
 from ollmlx.doctor.machine import Machine
 from ollmlx.doctor.processes import Completed, Processes, run_child
-from ollmlx.errors import ConfigError, OllmlxError
+from ollmlx.errors import OllmlxError
 from ollmlx.names import ModelName
 from ollmlx.settings import Settings
-from ollmlx.settings.errors import Fault, InvalidSettings
+from ollmlx.settings.errors import DEFAULT, Fault, InvalidSettings, Origin
 
 if TYPE_CHECKING:
     from ollmlx.plugins import Plugins
@@ -42,16 +42,16 @@ def package_version(name: str) -> str | None:
 class World:
     """A view of the machine, the settings and the daemon. Public to plugins' checks.
 
-    `loaded` is None when the settings are unusable: then `faults` say why, and `settings` are the defaults.
-    `plugins` is None when plugins could not even be loaded (`plugin_error`). `deep` permits reading whole models,
-    `online` permits the network.
+    `faults` say why the settings are unusable; then `loaded`, and `settings` in it, are what is left without the faulty
+    values. `file` is the settings file that was read or should have been.
+    `plugins` are None where nobody loaded any. `deep` permits reading whole models, `online` permits the network.
     """
 
     settings: Settings = field(default_factory=Settings)
     loaded: LoadedSettings | None = None
     faults: tuple[Fault, ...] = ()
+    file: Path | None = None
     plugins: Plugins | None = None
-    plugin_error: ConfigError | None = None
     environ: Mapping[str, str] = field(default_factory=dict)
     machine: Machine = field(default_factory=lambda: Machine("linux"))
     processes: Processes = field(default_factory=Processes)
@@ -62,6 +62,15 @@ class World:
     user: int = field(default_factory=os.getuid)
     deep: bool = False
     online: bool = False
+
+    def origin(self, *path: str) -> Origin:
+        """Where the value of a key, or of a table's first key, came from."""
+        return self.loaded.origin(path) if self.loaded is not None else DEFAULT
+
+    def knows(self, *path: str) -> bool:
+        """Whether the value of a key is what the person means: no fault of its section or the whole file hides it."""
+        doubts = any(len(fault.path) < 2 or fault.path[0] == path[0] for fault in self.faults)
+        return not doubts or self.origin(*path).kind not in ("default", "file")
 
     @property
     def address(self) -> Address:
@@ -104,26 +113,18 @@ def look(
     from ollmlx.settings.sources import load_settings
 
     environ = os.environ if environ is None else environ
-    loaded: LoadedSettings | None = None
     faults: tuple[Fault, ...] = ()
     try:
         loaded = load_settings(config, overrides, environ, cwd)
     except InvalidSettings as error:
-        faults = error.faults
-    settings = loaded.settings if loaded else Settings()
-    plugins: Plugins | None = None
-    plugin_error: ConfigError | None = None
-    try:
-        optional = settings.plugins.model_copy(update={"required": ()})  # a broken one is to be looked at
-        plugins = load_plugins(settings.model_copy(update={"plugins": optional}))
-    except ConfigError as error:
-        plugin_error = error
+        loaded, faults = error.sound, error.faults
+    settings = loaded.settings
     return World(
         settings=settings,
         loaded=loaded,
         faults=faults,
-        plugins=plugins,
-        plugin_error=plugin_error,
+        file=next(iter(loaded.files), None),
+        plugins=load_plugins(settings, strict=False),
         environ=environ,
         machine=Machine.here(),
         daemon=Daemon(Address.parse(settings.server.host), _key(settings, environ)),

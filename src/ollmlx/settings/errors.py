@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
@@ -22,6 +22,10 @@ from ollmlx.settings.keys import (
     show_path,
     table_at,
 )
+from ollmlx.types import Options
+
+if TYPE_CHECKING:
+    from ollmlx.settings.sources import LoadedSettings
 
 Kind = Literal["default", "file", "ollama", "variable", "command line"]
 
@@ -58,10 +62,11 @@ class Fault:
 
 
 class InvalidSettings(ConfigError):
-    """The settings cannot be used; carries every fault."""
+    """The settings cannot be used; carries every fault, and what the values without a fault make."""
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
+    def __init__(self, faults: Sequence[Fault], sound: LoadedSettings) -> None:
         self.faults = tuple(faults)
+        self.sound = sound
         lines = [str(fault) for fault in self.faults]
         text = lines[0] if len(lines) == 1 else f"{len(lines)} faults in the settings:\n  " + "\n  ".join(lines)
         super().__init__(text, code=self.faults[0].code)
@@ -106,23 +111,32 @@ def not_toml(shown: str, message: str, line: int | None, column: int | None) -> 
 def unknown_key(path: KeyPath) -> str:
     """What to say of a key that does not exist, with the likely one."""
     name, parent = path[-1], path[:-1]
+    likely, home = likely_key(path), _sections_with(name)
     if not parent:
-        close = difflib.get_close_matches(
-            name.lower(), [section for section, _ in sections()] + ["aliases", "models"], 1
-        )
-        home = _sections_with(name)
         if home:
             return f"unknown section; {name!r} is a key of [{home[0]}]"
-        return f"unknown section; did you mean [{close[0]}]?" if close else "unknown section"
-    model = table_at(parent)
-    known = list(keys_of(model)) if model else []
-    close = difflib.get_close_matches(name.lower(), known, 1, cutoff=0.6)
-    if close:
-        return f"unknown key; did you mean {close[0]!r}?"
-    home = _sections_with(name)
+        return f"unknown section; did you mean [{likely}]?" if likely else "unknown section"
+    if likely:
+        return f"unknown key; did you mean {likely!r}?"
     if home:
         return f"unknown key; it belongs to [{home[0]}]"
+    model = table_at(parent)
+    known = list(keys_of(model)) if model else []
     return "unknown key" + (f"; there is {', '.join(known)}" if known and len(known) <= 12 else "")
+
+
+def likely_key(path: KeyPath) -> str | None:
+    """The key or section that was meant by one that does not exist."""
+    if path[:1] == ("models",) and path[2:-1] == ("parameters",):
+        known = list(Options.model_fields)
+    elif len(path) > 1:
+        model = table_at(path[:-1])
+        known = list(keys_of(model)) if model else []
+    else:
+        known = [section for section, _ in sections()] + ["aliases", "models"]
+        if _sections_with(path[0]):
+            return None
+    return next(iter(difflib.get_close_matches(path[-1].lower(), known, 1)), None)
 
 
 def _sections_with(name: str) -> list[str]:

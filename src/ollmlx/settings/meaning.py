@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
 from pydantic import ValidationError
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.names import ModelName
-from ollmlx.settings.errors import plugin_table_fault, sentence
+from ollmlx.settings.errors import likely_key, plugin_table_fault, sentence
 from ollmlx.settings.keys import KeyPath
 from ollmlx.settings.model import Settings
 from ollmlx.types import Options
@@ -67,13 +66,13 @@ def _parameters(settings: Settings) -> Iterator[Meaning]:
                 key = str(item["loc"][0]) if item["loc"] else ""
                 known = item["type"] != "extra_forbidden"
                 path = ("models", name, "parameters", key) if key else ("models", name, "parameters")
-                problem = sentence(path, item) if known else _unknown_parameter(key)
+                problem = sentence(path, item) if known else _unknown_parameter(path)
                 yield path, problem, "CFG004" if known else "CFG003"
 
 
-def _unknown_parameter(key: str) -> str:
-    close = difflib.get_close_matches(key.lower(), list(Options.model_fields), 1)
-    return f"unknown parameter; did you mean {close[0]!r}?" if close else "unknown parameter"
+def _unknown_parameter(path: KeyPath) -> str:
+    likely = likely_key(path)
+    return f"unknown parameter; did you mean {likely!r}?" if likely else "unknown parameter"
 
 
 def _loops(settings: Settings) -> Iterator[Meaning]:

@@ -5,6 +5,7 @@ Every source is validated by itself, so that each fault is told with its own sou
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import tomllib
@@ -90,20 +91,45 @@ def load_settings(
         _from_variables(environ, faults),
         _from_command_line(overrides or {}),
     ]
+    sound: list[Source] = []
     for source in sources:
         try:
             Settings.model_validate(source.tree)
+            sound.append(source)
         except ValidationError as error:
-            faults += faults_of(error, source.tree, source.origin)
+            own = faults_of(error, source.tree, source.origin)
+            faults += own
+            sound.append(_without(source, own))
+    files = (file[0],) if file else ()
     if faults:
-        raise InvalidSettings(faults)
-    merged, origins, shadowed = _merge(sources)
-    settings = Settings.model_validate(merged)
-    loaded = LoadedSettings(settings, origins, tuple(shadowed), (file[0],) if file else ())
-    faults = [Fault(path, problem, loaded.origin(path), code) for path, problem, code in faults_of_meaning(settings)]
+        raise InvalidSettings(faults, _joined(sound, files))
+    loaded = _joined(sources, files)
+    for path, problem, code in faults_of_meaning(loaded.settings):
+        faults.append(Fault(path, problem, loaded.origin(path), code))
     if faults:
-        raise InvalidSettings(faults)
+        raise InvalidSettings(faults, _joined((_without(source, faults) for source in sources), files))
     return loaded
+
+
+def _joined(sources: Iterable[Source], files: tuple[Path, ...]) -> LoadedSettings:
+    merged, origins, shadowed = _merge(sources)
+    return LoadedSettings(Settings.model_validate(merged), origins, tuple(shadowed), files)
+
+
+def _without(source: Source, faults: Iterable[Fault]) -> Source:
+    """What is left of a source without its faulty values; nothing of it when that is still no settings."""
+    tree = copy.deepcopy(source.tree)
+    for fault in faults:
+        table: Any = tree
+        for part in fault.path[:-1]:
+            table = table.get(part, {}) if isinstance(table, dict) else {}
+        if fault.path and isinstance(table, dict):
+            table.pop(fault.path[-1], None)
+    try:
+        Settings.model_validate(tree)
+    except ValidationError:
+        return Source({}, {})
+    return Source(tree, source.origins)
 
 
 def _read_file(path: Path, shown: str, faults: list[Fault]) -> Source:

@@ -23,7 +23,9 @@ class Singleton:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StorageError(
-                f"cannot use the state folder {self._path.parent}: {error.strerror}", code="STO009"
+                f"cannot use the state folder {self._path.parent}: {error.strerror}",
+                code="STO009",
+                hint="ollmlx doctor storage",
             ) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

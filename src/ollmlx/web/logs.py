@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import orjson
 
+from ollmlx.errors import StorageError
 from ollmlx.web.exchange import CURRENT
 
 if TYPE_CHECKING:
@@ -50,10 +51,17 @@ def release(handlers: list[logging.Handler]) -> None:
 
 
 def _file(folder: Path) -> RotatingFileHandler:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / LOG_FILE
-    path.touch(mode=0o600)
-    return RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_KEPT, encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600)
+        return RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_KEPT, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"cannot use the state folder {folder.parent}: {error.strerror}",
+            code="STO009",
+            hint="ollmlx doctor storage",
+        ) from error
 
 
 class ConsoleLines(logging.Formatter):

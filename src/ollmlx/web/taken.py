@@ -20,7 +20,7 @@ def bind_error(address: Address, error: OSError) -> OllmlxError:
         return Conflict(
             f"{where} is in use by {listener_of(address)}",
             code="NET001",
-            hint="stop it, or listen elsewhere: OLLAMA_HOST=127.0.0.1:11435 ollmlx serve",
+            hint="ollmlx doctor server",
         )
     if error.errno == errno.EACCES:
         return ConfigError(f"cannot listen on {where}: ports below 1024 need privileges", code="NET001")

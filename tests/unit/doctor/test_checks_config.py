@@ -67,7 +67,7 @@ MEANING = [
     ("CFG008", "[plugins.nothing]\na = 1", {}, "no plugin is called 'nothing'", "plugin list"),
     ("CFG008", "[plugins.mlx]\nbblas = 1", {}, "plugin 'mlx' is off", "plugin list"),
     ("CFG009", '[models.a]\nfrom = "org/x"', {}, "org/x", "ollmlx pull org/x"),
-    ("CFG009", '[aliases]\na = "org/x"', {}, "[aliases] 'a'", "ollmlx pull org/x"),
+    ("CFG009", '[aliases]\na = "org/x"', {}, '[aliases] "a"', "ollmlx pull org/x"),
 ]
 
 

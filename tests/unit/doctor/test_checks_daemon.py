@@ -95,7 +95,7 @@ DOORS = [
         "openssl rand",
         Severity.ERROR,
     ),
-    ("SEC006", '[server]\norigins = ["*"]', 0o600, "any web page", "ollmlx config show", Severity.WARNING),
+    ("SEC006", '[server]\norigins = ["*"]', 0o600, "any web page", "+5 ", Severity.WARNING),
     ("SEC007", KEY, 0o644, "mode 644", "chmod 600", Severity.WARNING),
     ("SEC008", '[security]\napi_keys = ["short"]', 0o600, "fewer than 16", "openssl rand", Severity.WARNING),
 ]
@@ -127,7 +127,7 @@ def test_a_runner_that_was_left_behind(tmp_path: Path, living: Sequence[int], no
     (tmp_path / "state/ollmlx.lock").write_text("5\n", encoding="ascii")
     assert codes(world) == expected
     if expected:
-        told(world, "RUN007", "pid 9", "kill 9")
+        told(world, "RUN007", "pid 9", "kill -9 9")
 
 
 def test_a_daemon_that_answers_something_else_than_json_is_no_daemon_of_ours(tmp_path: Path) -> None:

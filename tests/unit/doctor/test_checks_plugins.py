@@ -36,7 +36,11 @@ def test_a_plugin_that_is_broken(tmp_path: Path, code: str, source: str, seen: s
 
 def test_a_plugin_that_is_not_there(tmp_path: Path) -> None:
     world = healthy(tmp_path, '[plugins]\npaths = ["/nowhere/odd.py"]')
-    told(world, "PLG001", "no such plugin file", "ollmlx plugin list")
+    told(world, "PLG001", "there is no such file", "+5 ")
+    folder = tmp_path / "wings"
+    folder.mkdir()
+    world = healthy(tmp_path, f'[plugins]\npaths = ["{folder}"]')
+    told(world, "PLG001", "no __init__.py in this folder", "export OLLMLX_PLUGINS__DISABLED=wings")
 
 
 @pytest.mark.finding("PLG006")
@@ -51,4 +55,4 @@ def test_models_of_a_store_that_is_switched_off(tmp_path: Path) -> None:
     manifest.parent.mkdir(parents=True)
     manifest.write_text("{}", encoding="utf-8")
     world = healthy(tmp_path, '[plugins]\ndisabled = ["ollama_store"]')
-    told(world, "PLG006", "1 of Ollama's models", "ollmlx config show")
+    told(world, "PLG006", "1 of Ollama's models", "+5 ")

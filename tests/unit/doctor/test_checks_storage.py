@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -12,16 +13,26 @@ from typing import Any, cast
 
 import pytest
 from tests.servers.tiny import tiny_files
-from tests.unit.doctor.worlds import NOW, codes, examined, healthy, told
+from tests.unit.doctor.worlds import GB, NOW, codes, examined, healthy, told
 
+from ollmlx import ModelName
+from ollmlx.doctor.machine import Disk
 from ollmlx.doctor.world import World
+from ollmlx.errors import StorageError
+from ollmlx.findings import Severity
 from ollmlx.settings.model import Settings
 from ollmlx_hub.manifest import sha256_of
+from ollmlx_hub.store import MlxStore
 
-needs_rights = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 
-
-def put(folder: Path, files: dict[str, bytes] | None = None, *, name: str = "", **changes: bytes | None) -> Path:
+def put(
+    folder: Path,
+    files: dict[str, bytes] | None = None,
+    *,
+    name: str = "",
+    source: str = "hub:org/name@main",
+    **changes: bytes | None,
+) -> Path:
     """A tiny model by hand; `changes` replace files (`config__json=b"{"`), None leaves one out."""
     content: dict[str, bytes | None] = dict(files if files is not None else tiny_files())
     content |= {path.replace("__", "."): data for path, data in changes.items()}
@@ -34,7 +45,7 @@ def put(folder: Path, files: dict[str, bytes] | None = None, *, name: str = "", 
             {"path": path, "size": len(data), "mtime_ns": 0, "sha256": sha256_of(folder / path)}
             for path, data in kept.items()
         ]
-        manifest = {"version": 1, "name": name, "created": "2026-01-01T00:00:00Z", "files": listed}
+        manifest = {"version": 1, "name": name, "source": source, "created": "2026-01-01T00:00:00Z", "files": listed}
         (folder / "ollmlx.json").write_text(json.dumps(manifest), encoding="utf-8")
     return folder
 
@@ -186,19 +197,74 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     world = healthy(tmp_path)
     told(moved(world, models=tmp_path / "none"), "STO001", "does not exist yet", "ollmlx pull smollm2:135m")
     (tmp_path / "file").write_text("", encoding="utf-8")
-    told(moved(world, models=tmp_path / "file"), "STO002", "is not a folder", "ollmlx config show")
-    told(moved(world, state=tmp_path / "file"), "STO009", "cannot be used", "ls -ld")
+    told(moved(world, models=tmp_path / "file"), "STO002", "is not a folder", "mkdir -p")
+    told(moved(world, state=tmp_path / "file"), "STO009", "is not a folder", "mkdir -p")
 
 
-@needs_rights
-@pytest.mark.parametrize(("mode", "seen"), [(0o000, "cannot be read"), (0o500, "is not writable")])
-def test_a_models_folder_without_rights_is_told(tmp_path: Path, mode: int, seen: str) -> None:
+Denied = Callable[[Path, int], bool]
+
+
+def denied(place: Path, right: int) -> Denied:
+    """The system's answer when one folder lacks a right; root, who runs the tests in containers, lacks none."""
+    return lambda path, mode: not (Path(path) == place and mode & right)
+
+
+@pytest.mark.parametrize(
+    ("right", "seen", "severity"),
+    [(os.R_OK, "cannot be read", Severity.ERROR), (os.W_OK, "is not writable", Severity.WARNING)],
+)
+def test_a_models_folder_without_rights_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: int, seen: str, severity: Severity
+) -> None:
     world = healthy(tmp_path)
-    (tmp_path / "models").chmod(mode)
-    try:
-        told(world, "STO002", seen, "ls -ld")
-    finally:
-        (tmp_path / "models").chmod(0o700)
+    models = tmp_path / "models"
+    monkeypatch.setattr("ollmlx.doctor.checks.storage.os.access", denied(models, right))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = told(world, "STO002", seen, f"chmod u+rwx {models}")
+    assert (found.severity, found.instead) == (severity, ())
+    assert "mode 755" in found.evidence[0]
+    monkeypatch.setenv("HOME", "/home/somebody")
+    found = told(world, "STO002", seen, 'export OLLAMA_MODELS="$HOME/models"')
+    assert found.instead == (f"chmod u+rwx {models}",)
+    found = told(replace(world, user=world.user + 1), "STO002", seen, "sudo chown -R")
+
+
+def test_a_state_folder_without_rights_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = healthy(tmp_path)
+    monkeypatch.setattr("ollmlx.doctor.checks.storage.os.access", denied(tmp_path / "state", os.W_OK))
+    told(world, "STO009", "cannot be used", f"chmod u+rwx {tmp_path / 'state'}")
+
+
+def test_folders_that_cannot_be_made_are_told_before_the_first_pull(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = moved(healthy(tmp_path), models=tmp_path / "locked/models", state=tmp_path / "locked/state")
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr("ollmlx.doctor.checks.storage.os.access", denied(tmp_path / "locked", os.W_OK))
+    told(world, "STO002", "locked is not writable", "sudo mkdir -p")
+    told(world, "STO009", "locked is not writable", "export OLLMLX_STORAGE__STATE=")
+
+
+async def test_folders_that_may_not_be_read_crash_no_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("ollmlx_hub.layout.os.scandir", refuse)
+    store = MlxStore(tmp_path / "mlx")
+    with pytest.raises(StorageError, match=r"cannot read the models folder: Permission denied"):
+        await store.list()
+    with pytest.raises(StorageError):
+        await store.resolve(ModelName.parse("org/name"))
+    assert codes(healthy(tmp_path)) == []
+
+
+def test_the_largest_models_are_named_when_room_is_needed(tmp_path: Path) -> None:
+    world = healthy(tmp_path)
+    put(tmp_path / "models/mlx/org_small", name="org/small:latest")
+    put(tmp_path / "models/mlx/org_big", name="org/big:latest", extra__bin=b"x" * 50_000)
+    full = replace(world, machine=replace(world.machine, disk=lambda _: Disk(GB, 0)))
+    found = told(full, "STO003", "the largest: org/big (", "ollmlx list")
+    assert found.instead == ("ollmlx rm org/big",)
 
 
 def test_the_default_folders_are_the_ones_that_are_looked_at() -> None:

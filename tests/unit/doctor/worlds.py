@@ -70,7 +70,7 @@ class FakeProcesses(Processes):
         return self.open
 
     def bindable(self, host: str, port: int) -> str | None:
-        return self.refusal
+        return self.refusal if port == 11434 else None
 
     def variables(self, pid: int) -> Mapping[str, str]:
         return self.environments.get(pid, {})
@@ -90,12 +90,22 @@ def child(status: int | None, err: str = "") -> Callable[[Sequence[str], float],
 
 def healthy(tmp_path: Path, toml: str = "", environ: Mapping[str, str] | None = None) -> World:
     """A machine on which all is well, with these settings. The plugins are the real ones."""
+    settle(tmp_path, toml)
+    return seen(tmp_path, environ)
+
+
+def settle(tmp_path: Path, toml: str = "") -> None:
+    """Folders and a settings file."""
     (tmp_path / "models" / "mlx").mkdir(parents=True, exist_ok=True)
     (tmp_path / "state").mkdir(mode=0o700, exist_ok=True)
     file = tmp_path / "ollmlx.toml"
     storage = f'models = "{tmp_path / "models"}"\nstate = "{tmp_path / "state"}"'
     file.write_text(f"[storage]\n{storage}\n{toml}", encoding="utf-8")
     file.chmod(0o600)
+
+
+def seen(tmp_path: Path, environ: Mapping[str, str] | None = None) -> World:
+    """What is there, on a machine and with a daemon on which all is well."""
     world = look(environ={"HOME": str(tmp_path), **(environ or {})}, cwd=tmp_path)
     return replace(
         world,

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from ollmlx.catalogue import load_catalogue
 from ollmlx.declared import Declarations
 from ollmlx.doctor.check import check, found
+from ollmlx.doctor.correction import correct, edit, quote
 from ollmlx.doctor.world import World
 from ollmlx.errors import OllmlxError
 from ollmlx.findings import Finding
 from ollmlx.names import ModelName
+from ollmlx.plugins import unclaimed_tables
 from ollmlx.settings.keys import show_path
 
-COMMAND = "ollmlx config check"
+CHECK = "ollmlx config check"
 
 
 @check(
@@ -25,12 +27,21 @@ def settings(world: World) -> Iterator[Finding]:
     """One finding for each fault, with its file and line or its variable."""
     for fault in world.faults:
         where = f"{show_path(fault.path)}: " if fault.path else ""
+        commands, instead = correct(world, fault)
+        line = quote(world, fault.origin, keyed=bool(fault.path))
         yield found(
-            fault.code, f"{where}{fault.problem}", evidence=(str(fault.origin),), commands=(COMMAND,),
-            subject=str(fault.origin),
+            fault.code, f"{where}{fault.problem}", evidence=(str(fault.origin), line),
+            commands=(*commands, CHECK), instead=instead, subject=str(fault.origin),
         )  # fmt: skip
-    if world.plugin_error is not None:
-        yield found(world.plugin_error.code or "CFG008", world.plugin_error.message, commands=("ollmlx plugin list",))
+    for name, likely in unclaimed_tables(world.plugins, world.settings).items() if world.plugins else ():
+        origin = world.origin("plugins", name)
+        guess = f"; did you mean [plugins.{likely}]?" if likely else ""
+        commands, instead = edit(world, origin, name, likely)
+        yield found(
+            "CFG008", f"[plugins.{name}] is set, and no plugin is called {name!r}{guess}",
+            evidence=(str(origin), quote(world, origin)), commands=(*commands, "ollmlx plugin list"), instead=instead,
+            subject=name,
+        )  # fmt: skip
 
 
 @check("variables", "config", "CFG005")
@@ -48,7 +59,7 @@ def variables(world: World) -> Iterator[Finding]:
 @check("declared", "config", "CFG009")
 async def models_of_settings(world: World) -> list[Finding]:
     """Declared models and aliases whose model is not here."""
-    if world.loaded is None or world.plugins is None:
+    if world.faults or world.plugins is None:
         return []
     declarations = Declarations(world.settings, load_catalogue())
     wanted = {name: declared.from_ or name for name, declared in world.settings.models.items()}
@@ -58,12 +69,14 @@ async def models_of_settings(world: World) -> list[Finding]:
         goal = declarations.alias(goal) or goal
         if not await _installed(world, goal):
             table = "models" if name in wanted else "aliases"
+            origin = world.origin(table, name)
             findings.append(
                 found(
                     "CFG009",
-                    f"[{table}] {name!r} stands for {goal.short}, which is not installed",
-                    evidence=(str(world.loaded.origin((table, name))),),
+                    f"{show_path((table, name))} stands for {goal.short}, which is not installed",
+                    evidence=(str(origin), quote(world, origin)),
                     commands=(f"ollmlx pull {goal.short}",),
+                    instead=edit(world, origin, "", None)[0],
                     subject=name,
                 )
             )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 from ollmlx.doctor.check import check, found, remedy
+from ollmlx.doctor.correction import edit
 from ollmlx.doctor.world import World
 from ollmlx.findings import Finding, Severity
+from ollmlx.plugins import LoadedPlugin
 
 OLLAMA = "manifests"
 OLLAMA_STORE = "ollama_store"
+EXTRAS = frozenset({"llamacpp"})
+"""Backends that an extra of the distribution `ollmlx` brings."""
 
 
 @check("plugins", "plugins", "PLG001", "PLG002", "PLG003", "PLG004", "PLG005", "PLG007", "CFG008")
@@ -21,14 +27,41 @@ def plugins(world: World) -> Iterator[Finding]:
             yield found(
                 plugin.code, f"plugin {plugin.name!r} is off: {plugin.problem}", subject=plugin.name,
                 evidence=(f"from {plugin.origin}", "" if remedy(plugin.hint) else plugin.hint or ""),
-                commands=remedy(plugin.hint) or ("ollmlx plugin list",), severity=Severity.ERROR,
+                commands=(*_mended(world, plugin), "ollmlx plugin list"), instead=_without(world, plugin.name),
+                severity=Severity.ERROR,
             )  # fmt: skip
     on = {plugin.name for plugin in loaded if plugin.enabled}
     for name in world.settings.plugins.required if world.plugins else ():
         if name not in on:
+            origin = world.origin("plugins", "required")
+            here = any(plugin.name == name for plugin in loaded)
+            title = f"the required plugin {name!r} is {'off' if here else 'not installed'}"
+            mend, _ = edit(world, origin, "", None)
             yield found(
-                "PLG007", f"the required plugin {name!r} is off", commands=("ollmlx plugin list",), subject=name
-            )
+                "PLG007", title, evidence=(str(origin), _why_off(world, name)), subject=name,
+                commands=("ollmlx plugin list", *mend),
+            )  # fmt: skip
+
+
+def _mended(world: World, plugin: LoadedPlugin) -> tuple[str, ...]:
+    """What its error advises; else its table, its file, or a newer version of its distribution."""
+    if advised := remedy(plugin.hint):
+        return advised
+    if plugin.code == "CFG008":
+        return edit(world, world.origin("plugins", plugin.name), "", None)[0]
+    if plugin.origin in {str(path.expanduser()) for path in world.settings.plugins.paths}:
+        file = Path(plugin.origin)
+        file = file / "__init__.py" if file.is_dir() else file
+        if not file.exists():
+            return edit(world, world.origin("plugins", "paths"), "", None)[0]
+        return (f"${{EDITOR:-vi}} +{plugin.line or 1} {shlex.quote(str(file))}",)
+    return (f"pip install --upgrade {plugin.origin.partition(' ')[0]}",)
+
+
+def _without(world: World, name: str) -> tuple[str, ...]:
+    """Do without the plugin."""
+    names = ",".join([*world.settings.plugins.disabled, name])
+    return (f"export OLLMLX_PLUGINS__DISABLED={shlex.quote(names)}",)
 
 
 @check("needed", "plugins", "PLG006")
@@ -39,11 +72,11 @@ def needed(world: World) -> Iterator[Finding]:
     registry = world.plugins.registry
     for name, declared in world.settings.models.items():
         if declared.backend is not None and registry.backends.get(declared.backend) is None:
-            origin = str(world.loaded.origin(("models", name))) if world.loaded else ""
+            origin = str(world.origin("models", name))
             yield found(
                 "PLG006", f"[models.{name!r}] asks for the backend {declared.backend!r}, which is not there",
                 evidence=(origin, _why_off(world, declared.backend)), subject=name,
-                commands=("ollmlx plugin list", f"pip install 'ollmlx[{declared.backend}]'"),
+                commands=("ollmlx plugin list", *_backend_ways(world, name, declared.backend)),
             )  # fmt: skip
     manifests = world.settings.models_folder / OLLAMA
     if OLLAMA_STORE in world.settings.plugins.disabled and manifests.is_dir():
@@ -52,8 +85,16 @@ def needed(world: World) -> Iterator[Finding]:
             yield found(
                 "PLG006", f"{count} of Ollama's models are on this disk, and the plugin that reads them is off",
                 evidence=(str(manifests), _why_off(world, OLLAMA_STORE)), severity=Severity.WARNING,
-                commands=("ollmlx config show",), subject=OLLAMA_STORE,
+                commands=(*edit(world, world.origin("plugins", "disabled"), "", None)[0], "ollmlx plugin list"),
+                subject=OLLAMA_STORE,
             )  # fmt: skip
+
+
+def _backend_ways(world: World, model: str, backend: str) -> tuple[str, ...]:
+    """Install what brings the backend, where that is an extra of ours; else correct the model's table."""
+    if backend in EXTRAS:
+        return (f"pip install 'ollmlx[{backend}]'",)
+    return edit(world, world.origin("models", model), "", None)[0]
 
 
 def _why_off(world: World, name: str) -> str:

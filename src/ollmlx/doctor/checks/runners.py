@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ollmlx.doctor.check import check, found
+from ollmlx.doctor.ports import restarted
 from ollmlx.doctor.world import World
 from ollmlx.findings import Finding, Severity
 
@@ -19,16 +20,19 @@ WORDS = 4
 @check("runners", "runners", "RUN002", "RUN004", "RUN005", "RUN008")
 async def runners(world: World) -> list[Finding]:
     """Every runner of the running daemon that failed, with its last words, or was replaced."""
-    told = (await world.ask("/api/daemon") or {}).get("runners")
+    told = await world.ask("/api/daemon") or {}
+    shown = told.get("runners")
+    again = restarted(world, told)
     return [
         finding
-        for runner in (told if isinstance(told, list) else ())
+        for runner in (shown if isinstance(shown, list) else ())
         if isinstance(runner, dict)
-        for finding in (*_failed(runner), *_restarted(runner))
+        for finding in (*_failed(runner, again), *_replaced(runner))
     ]
 
 
-def _failed(runner: Mapping[str, Any]) -> Iterator[Finding]:
+def _failed(runner: Mapping[str, Any], again: tuple[str, ...]) -> Iterator[Finding]:
+    """`again`: how the daemon is started anew."""
     if runner.get("state") != "failed":
         return
     name, code = str(runner.get("name")), str(runner.get("code"))
@@ -36,20 +40,20 @@ def _failed(runner: Mapping[str, Any]) -> Iterator[Finding]:
         code if code in runners.codes else "RUN002",
         str(runner.get("error") or f"the runner of {name} failed"),
         evidence=[str(line) for line in runner.get("last_words", ())][-WORDS:],
-        commands=_remedies(code, name),
+        commands=_remedies(code, name, again),
         subject=name,
     )
 
 
-def _remedies(code: str, name: str) -> tuple[str, ...]:
+def _remedies(code: str, name: str, again: tuple[str, ...]) -> tuple[str, ...]:
     if code == "RUN008":
-        return ("ollmlx plugin list", "ollmlx serve")
+        return (*again, "ollmlx plugin list")
     if code == "RUN005":
         return ("ollmlx ps", "ollmlx config show")
     return ("ollmlx logs", f"ollmlx stop {name}")
 
 
-def _restarted(runner: Mapping[str, Any]) -> Iterator[Finding]:
+def _replaced(runner: Mapping[str, Any]) -> Iterator[Finding]:
     count = runner.get("restarts")
     if not isinstance(count, int) or not count or runner.get("state") == "failed":
         return
@@ -76,7 +80,7 @@ def leftovers(world: World) -> Iterator[Finding]:
         if world.processes.variables(pid).get(NONCE) == nonce:
             yield found(
                 "RUN007", f"the runner of {runner} lives without a daemon", evidence=(f"pid {pid}",),
-                commands=(f"kill {pid}",), subject=runner,
+                commands=(f"kill -9 {pid}",), subject=runner,
             )  # fmt: skip
 
 
@@ -85,4 +89,6 @@ def _daemon_lives(world: World, lock: Path) -> bool:
         holder = lock.read_text(encoding="ascii").strip()
     except (OSError, UnicodeError):
         return False
-    return holder.isdigit() and world.processes.get(int(holder)) is not None
+    process = world.processes.get(int(holder)) if holder.isdigit() else None
+    # a process id is used again: another program's command says so, where the system shows it
+    return process is not None and (not process.command or any("ollmlx" in word for word in process.command))

@@ -3,58 +3,151 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from ollmlx.doctor.check import check, found
 from ollmlx.doctor.world import World
+from ollmlx.errors import OllmlxError
 from ollmlx.findings import Finding, Severity
 from ollmlx.quantities import format_size
+from ollmlx.types import InstalledModel
 
 LOW_SPACE = 5 * 1000**3
 FULL = 50 * 1000**2
+LARGEST = 3
+"""So many models are named when room is needed."""
+
+ELSEWHERE = 'export OLLAMA_MODELS="$HOME/models"'
 
 
 @check("folder", "storage", "STO001", "STO002", "STO003", "STO005", "STO009")
-def folder(world: World) -> Iterator[Finding]:
+async def folder(world: World) -> list[Finding]:
     """The models folder and the state folder."""
-    if world.loaded is None:  # unusable settings: nobody knows where the folders are meant to be
-        return
+    if not world.knows("storage", "models"):  # nobody can tell where the folders are meant to be
+        return []
     models, state = world.settings.models_folder, world.settings.state_folder
-    yield from _models(models)
-    yield from _room(world, models)
-    if state.exists() and not (state.is_dir() and _usable(state)):
-        yield found("STO009", f"the state folder {state} cannot be used", commands=(f"ls -ld {state}",))
+    return [*_models(world, models), *await _room(world, models), *_state(world, state)]
 
 
-def _models(models: Path) -> Iterator[Finding]:
+def _models(world: World, models: Path) -> Iterator[Finding]:
     if not models.exists():
+        yield from _missing(world, models)
+    elif not models.is_dir():
+        yield found("STO002", f"the models folder {models} is not a folder", commands=_replaced(models))
+    else:
+        for place in (models, *(models / name for name in ("mlx", "manifests", "blobs") if (models / name).is_dir())):
+            yield from _rights(world, place)
+
+
+def _missing(world: World, models: Path) -> Iterator[Finding]:
+    if models.is_symlink():
+        target = models.parent / models.readlink()
+        yield found(
+            "STO002", f"the models folder {models} is a link to {target}, which is not there",
+            evidence=("is a disk missing?",), commands=(f"mkdir -p {_shell(target)}",),
+            instead=(f"rm {_shell(models)}",),
+        )  # fmt: skip
+    elif not os.access(above := _existing(models), os.W_OK | os.X_OK) or not above.is_dir():
+        ways = _ways(models, (f"sudo mkdir -p {_shell(models)}", f'sudo chown "$(id -un)" {_shell(models)}'))
+        yield found(
+            "STO002", f"the models folder {models} cannot be made", evidence=(f"{above} is not writable",),
+            commands=ways[0], instead=ways[1],
+        )  # fmt: skip
+    else:
         yield found(
             "STO001", f"{models} does not exist yet; the first pull makes it", severity=Severity.INFO,
             commands=("ollmlx pull smollm2:135m",),
         )  # fmt: skip
-    elif not models.is_dir():
-        yield found("STO002", f"the models folder {models} is not a folder", commands=("ollmlx config show",))
-    elif not os.access(models, os.R_OK | os.X_OK):
-        yield found("STO002", f"the models folder {models} cannot be read", commands=(f"ls -ld {models}",))
-    elif not os.access(models, os.W_OK):
+
+
+def _rights(world: World, place: Path) -> Iterator[Finding]:
+    readable, writable = os.access(place, os.R_OK | os.X_OK), os.access(place, os.W_OK)
+    if readable and writable:
+        return
+    what = "is not writable" if readable else "cannot be read"
+    seen = (_owner(place), "models can be used, not pulled" if readable else "")
+    severity = Severity.WARNING if readable else Severity.ERROR
+    if os.statvfs(place).f_flag & os.ST_RDONLY:
+        title = f"the models folder {place} is on a file system that is mounted read-only"
+        yield found("STO002", title, evidence=seen, commands=(ELSEWHERE,), severity=severity)
+        return
+    commands, instead = _ways(place, _opened(world, place))
+    title = f"the models folder {place} {what}"
+    yield found("STO002", title, evidence=seen, severity=severity, commands=commands, instead=instead)
+
+
+def _ways(place: Path, mend: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A folder of one's own is mended; one that lies elsewhere may be somebody else's, and is rather left alone."""
+    if place.is_relative_to(Path.home()):
+        return mend, ()
+    return (ELSEWHERE,), mend
+
+
+def _opened(world: World, place: Path) -> tuple[str, ...]:
+    if place.stat().st_uid == world.user:
+        return (f"chmod u+rwx {_shell(place)}",)
+    return (f'sudo chown -R "$(id -un)" {_shell(place)}',)
+
+
+def _replaced(place: Path) -> tuple[str, ...]:
+    return f"mv {_shell(place)} {_shell(place.with_name(place.name + '.old'))}", f"mkdir -p {_shell(place)}"
+
+
+async def _room(world: World, models: Path) -> list[Finding]:
+    disk = world.machine.disk(models)
+    if disk is None or disk.free >= LOW_SPACE:
+        return []
+    kept = sorted(await _kept(world), key=lambda model: -model.size)[:LARGEST]
+    told = ", ".join(f"{model.name.short} ({format_size(model.size)})" for model in kept)
+    full = disk.free < FULL
+    left = f"{format_size(disk.free)} of disk space are left for models"
+    return [
+        found(
+            "STO003" if full else "STO005", f"the disk of {models} is full" if full else left,
+            evidence=(f"free: {format_size(disk.free)}" if full else str(models), told and f"the largest: {told}"),
+            commands=("ollmlx list",), instead=(f"ollmlx rm {kept[0].name.short}",) if kept else (),
+        )
+    ]  # fmt: skip
+
+
+async def _kept(world: World) -> list[InstalledModel]:
+    found: list[InstalledModel] = []
+    for store in world.plugins.registry.stores.values() if world.plugins else ():
+        try:
+            found += await store.list()
+        except OllmlxError:  # told already
+            continue
+    return found
+
+
+def _state(world: World, state: Path) -> Iterator[Finding]:
+    if state.exists() and not state.is_dir():
+        title = f"the state folder {state} is not a folder"
+        yield found("STO009", title, commands=_replaced(state))
+    elif state.exists() and not os.access(state, os.R_OK | os.W_OK | os.X_OK):
+        title = f"the state folder {state} cannot be used"
+        yield found("STO009", title, evidence=(_owner(state),), commands=_opened(world, state))
+    elif not state.exists() and not os.access(above := _existing(state), os.W_OK | os.X_OK):
         yield found(
-            "STO002", f"the models folder {models} is not writable", severity=Severity.WARNING,
-            evidence=("models can be used, not pulled",), commands=(f"ls -ld {models}",),
+            "STO009", f"the state folder {state} cannot be made", evidence=(f"{above} is not writable",),
+            commands=('export OLLMLX_STORAGE__STATE="$HOME/.ollmlx"',),
         )  # fmt: skip
 
 
-def _room(world: World, models: Path) -> Iterator[Finding]:
-    disk = world.machine.disk(models)
-    if disk is None:
-        return
-    if disk.free < FULL:
-        yield found("STO003", f"the disk of {models} is full", evidence=(f"free: {format_size(disk.free)}",),
-                    commands=("ollmlx list", "ollmlx rm MODEL"))  # fmt: skip
-    elif disk.free < LOW_SPACE:
-        yield found("STO005", f"{format_size(disk.free)} of disk space are left for models", evidence=(str(models),),
-                    commands=("ollmlx list",))  # fmt: skip
+def _existing(path: Path) -> Path:
+    """The nearest folder above that is there."""
+    return next(above for above in path.parents if above.exists())
 
 
-def _usable(path: Path) -> bool:
-    return os.access(path, os.R_OK | os.W_OK | os.X_OK)
+def _owner(place: Path) -> str:
+    status = place.stat()
+    try:
+        return f"owner {place.owner()}, mode {status.st_mode & 0o777:o}"
+    except KeyError:  # a user id without a name
+        return f"owner {status.st_uid}, mode {status.st_mode & 0o777:o}"
+
+
+def _shell(path: Path) -> str:
+    return shlex.quote(str(path))
