@@ -34,16 +34,14 @@ def register_backends(register: Callable[[Backend], None], context: PluginContex
 
 @hookimpl
 def register_checks(register: Callable[[Check, Traversable | None], None], context: PluginContext) -> None:
-    """The check of the hosts of declared clusters; without any there is nothing to check."""
+    """The check of the hosts of declared clusters. Its pages are there even without any."""
     declared = [(name, model.from_ or name, model.cluster) for name, model in context.typed().models.items()]
-    hosts = {name: (cluster.hosts, base) for name, base, cluster in declared if cluster is not None}
-    if hosts:
-        from importlib.resources import files
+    from importlib.resources import files
 
-        from ollmlx_mlx.cluster.check import Cluster, ClusterCheck
+    from ollmlx_mlx.cluster.check import Cluster, ClusterCheck
 
-        clusters = {name: Cluster(*about) for name, about in hosts.items()}
-        register(ClusterCheck(clusters), files("ollmlx_mlx") / "diagnostics")
+    clusters = {name: Cluster(cluster.hosts, base) for name, base, cluster in declared if cluster is not None}
+    register(ClusterCheck(clusters), files("ollmlx_mlx") / "diagnostics")
 
 
 def make_backend(context: PluginContext) -> MlxBackend:

@@ -55,13 +55,13 @@ class Client:
         """One exchange: the answer's JSON, or None when it has no body."""
         with self._exchange(method, path, body) as response:
             text = response.read()
-            _raise_for_status(response, text)
+            self._raise_for_status(response, text)
         if not text:
             return None
         try:
             return json.loads(text)
         except ValueError as error:
-            raise OllmlxError(f"{self.address} does not speak Ollama's API (no JSON from {path})") from error
+            raise self._stranger(f"no JSON from {path}") from error
 
     def stream(self, path: str, body: Json, *, ended: Callable[[Json], bool]) -> Iterator[Json]:
         """The objects of an NDJSON answer, as they come. Closing the generator cancels the request.
@@ -71,9 +71,12 @@ class Client:
         last = False
         with self._exchange("POST", path, body) as response:
             if response.status >= 400:
-                _raise_for_status(response, response.read())
+                self._raise_for_status(response, response.read())
             while line := response.readline():
-                record = json.loads(line)
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    raise self._stranger(f"no JSON from {path}") from error
                 if "error" in record:
                     raise _error(OllmlxError, record)
                 last = ended(record)
@@ -85,7 +88,7 @@ class Client:
         """Whether `HEAD path` says 200."""
         with self._exchange("HEAD", path, None) as response:
             if response.status not in (200, 404):
-                _raise_for_status(response, b"")
+                self._raise_for_status(response, b"")
             return response.status == 200
 
     def upload(self, path: str, file: IO[bytes], size: int, sent: Callable[[int], None]) -> None:
@@ -98,7 +101,7 @@ class Client:
 
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         with self._exchange("POST", path, pieces(), headers=headers) as response:
-            _raise_for_status(response, response.read())
+            self._raise_for_status(response, response.read())
 
     @contextmanager
     def _exchange(
@@ -142,20 +145,22 @@ class Client:
         connection.sock.settimeout(timeout)
         return connection
 
+    def _raise_for_status(self, response: http.client.HTTPResponse, text: bytes) -> None:
+        if response.status < 400:
+            return
+        kind = _KINDS.get(response.status, OllmlxError)
+        try:
+            record = json.loads(text)
+        except ValueError:
+            record = None
+        if isinstance(record, dict) and "error" in record:
+            raise _error(kind, record)
+        raise self._stranger(f"{response.status} {response.reason}")
 
-def _raise_for_status(response: http.client.HTTPResponse, text: bytes) -> None:
-    if response.status < 400:
-        return
-    kind = _KINDS.get(response.status, OllmlxError)
-    try:
-        record = json.loads(text)
-    except ValueError:
-        record = None
-    if isinstance(record, dict) and "error" in record:
-        raise _error(kind, record)
-    raise kind(
-        text.decode("utf-8", "replace").strip()[:500] or f"the daemon answered {response.status} {response.reason}"
-    )
+    def _stranger(self, seen: str) -> OllmlxError:
+        """What answers is not ollmlx, nor anything that speaks like it."""
+        told = f"what answers at {self.address} does not speak Ollama's API ({seen})"
+        return OllmlxError(told, code="NET004", hint="ollmlx doctor server")
 
 
 def _error(kind: type[OllmlxError], record: Json) -> OllmlxError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import threading
 import time
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ollmlx.contracts import Check
 from ollmlx.doctor.check import found
@@ -70,12 +72,19 @@ async def _run(check: Check, world: World) -> Sequence[Finding]:
     strangers = sorted({finding.code for finding in findings} - set(check.codes))
     if strangers:
         raise ValueError(f"it reported codes that it did not declare: {', '.join(strangers)}")
-    return [finding.model_copy(update=_typed(finding)) for finding in findings]
+    return [finding.model_copy(update=_typed(finding, world.asked)) for finding in findings]
 
 
-def _typed(finding: Finding) -> dict[str, tuple[str, ...]]:
-    """Its commands, with the pip that belongs to this Python."""
-    return {"commands": own_pip(finding.commands), "instead": own_pip(finding.instead)}
+def _typed(finding: Finding, config: Path | None) -> dict[str, tuple[str, ...]]:
+    """Its commands as they work here: with the pip of this Python, and the settings file that was asked for."""
+    ways = {"commands": own_pip(finding.commands), "instead": own_pip(finding.instead)}
+    if config is None:
+        return ways
+    ours = f"ollmlx --config {shlex.quote(str(config))} "
+    return {
+        key: tuple(ours + one.removeprefix("ollmlx ") if one.startswith("ollmlx ") else one for one in commands)
+        for key, commands in ways.items()
+    }
 
 
 def _result(one: _Running, now: float, patience: float) -> CheckResult:

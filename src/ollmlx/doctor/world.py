@@ -43,7 +43,7 @@ class World:
     """A view of the machine, the settings and the daemon. Public to plugins' checks.
 
     `faults` say why the settings are unusable; then `loaded`, and `settings` in it, are what is left without the faulty
-    values. `file` is the settings file that was read or should have been.
+    values. `file` is the settings file that was read or should have been, `asked` the one that `--config` named.
     `plugins` are None where nobody loaded any. `deep` permits reading whole models, `online` permits the network.
     """
 
@@ -51,6 +51,7 @@ class World:
     loaded: LoadedSettings | None = None
     faults: tuple[Fault, ...] = ()
     file: Path | None = None
+    asked: Path | None = None
     plugins: Plugins | None = None
     environ: Mapping[str, str] = field(default_factory=dict)
     machine: Machine = field(default_factory=lambda: Machine("linux"))
@@ -124,6 +125,7 @@ def look(
         loaded=loaded,
         faults=faults,
         file=next(iter(loaded.files), None),
+        asked=config,
         plugins=load_plugins(settings, strict=False),
         environ=environ,
         machine=Machine.here(),

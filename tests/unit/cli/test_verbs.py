@@ -297,6 +297,21 @@ def test_the_daemons_own_words_are_the_error(daemon: ScriptedDaemon, ollmlx: Com
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "method", "path", "status"),
+    [(("show", "tiny"), "POST", "/api/show", 501), (("list",), "GET", "/api/tags", 404)],
+)
+def test_a_program_that_is_not_ollmlx_is_told_and_not_its_page(
+    daemon: ScriptedDaemon, ollmlx: CommandLine, words: tuple[str, ...], method: str, path: str, status: int
+) -> None:
+    daemon.says(method, path, "<html>Error</html>", status=status)
+    outcome = ollmlx(*words)
+    assert outcome.code == 1
+    assert "does not speak Ollama's API" in outcome.err
+    assert "hint: ollmlx doctor server" in outcome.err
+    assert "<html>" not in outcome.err
+
+
 def test_no_daemon_is_started_for_an_address_elsewhere(ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     from ollmlx.cli.client import Client
 

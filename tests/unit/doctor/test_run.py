@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,12 @@ def test_a_check_that_crashes_is_a_finding_and_the_others_run() -> None:
 
 def test_a_check_may_report_only_what_it_declares() -> None:
     assert [one.code for one in examined(lying).findings] == ["DOC001"]
+
+
+def test_commands_repeat_the_settings_file_that_was_asked_for() -> None:
+    world = World(asked=Path("my settings.toml"))
+    report = examine([Examination(honest, "test")], world)
+    assert report.findings[0].commands == ("ollmlx --config 'my settings.toml' serve",)
 
 
 @pytest.mark.finding("DOC002")

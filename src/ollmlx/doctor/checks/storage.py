@@ -1,4 +1,8 @@
-"""Is there a models folder, and room in it?"""
+"""Is there a models folder, and room in it?
+
+What may not be looked at counts as absent here: `os.path` says so, where `Path` raises.
+"""
+# ruff: noqa: PTH110, PTH112, PTH114
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from ollmlx.types import InstalledModel
 
 LOW_SPACE = 5 * 1000**3
 FULL = 50 * 1000**2
+INNER = ("mlx", "manifests", "blobs")
 LARGEST = 3
 """So many models are named when room is needed."""
 
@@ -32,24 +37,24 @@ async def folder(world: World) -> list[Finding]:
 
 
 def _models(world: World, models: Path) -> Iterator[Finding]:
-    if not models.exists():
+    if not os.path.exists(models):
         yield from _missing(world, models)
-    elif not models.is_dir():
+    elif not os.path.isdir(models):
         yield found("STO002", f"the models folder {models} is not a folder", commands=_replaced(models))
     else:
-        for place in (models, *(models / name for name in ("mlx", "manifests", "blobs") if (models / name).is_dir())):
+        for place in (models, *(models / name for name in INNER if os.path.isdir(models / name))):
             yield from _rights(world, place)
 
 
 def _missing(world: World, models: Path) -> Iterator[Finding]:
-    if models.is_symlink():
+    if os.path.islink(models):
         target = models.parent / models.readlink()
         yield found(
             "STO002", f"the models folder {models} is a link to {target}, which is not there",
             evidence=("is a disk missing?",), commands=(f"mkdir -p {_shell(target)}",),
             instead=(f"rm {_shell(models)}",),
         )  # fmt: skip
-    elif not os.access(above := _existing(models), os.W_OK | os.X_OK) or not above.is_dir():
+    elif not os.access(above := _existing(models), os.W_OK | os.X_OK) or not os.path.isdir(above):
         ways = _ways(models, (f"sudo mkdir -p {_shell(models)}", f'sudo chown "$(id -un)" {_shell(models)}'))
         yield found(
             "STO002", f"the models folder {models} cannot be made", evidence=(f"{above} is not writable",),
@@ -123,13 +128,14 @@ async def _kept(world: World) -> list[InstalledModel]:
 
 
 def _state(world: World, state: Path) -> Iterator[Finding]:
-    if state.exists() and not state.is_dir():
+    there = os.path.exists(state)
+    if there and not os.path.isdir(state):
         title = f"the state folder {state} is not a folder"
         yield found("STO009", title, commands=_replaced(state))
-    elif state.exists() and not os.access(state, os.R_OK | os.W_OK | os.X_OK):
+    elif there and not os.access(state, os.R_OK | os.W_OK | os.X_OK):
         title = f"the state folder {state} cannot be used"
         yield found("STO009", title, evidence=(_owner(state),), commands=_opened(world, state))
-    elif not state.exists() and not os.access(above := _existing(state), os.W_OK | os.X_OK):
+    elif not there and not os.access(above := _existing(state), os.W_OK | os.X_OK):
         yield found(
             "STO009", f"the state folder {state} cannot be made", evidence=(f"{above} is not writable",),
             commands=('export OLLMLX_STORAGE__STATE="$HOME/.ollmlx"',),
@@ -138,7 +144,7 @@ def _state(world: World, state: Path) -> Iterator[Finding]:
 
 def _existing(path: Path) -> Path:
     """The nearest folder above that is there."""
-    return next(above for above in path.parents if above.exists())
+    return next(above for above in path.parents if os.path.exists(above))
 
 
 def _owner(place: Path) -> str:

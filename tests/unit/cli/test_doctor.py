@@ -1,0 +1,120 @@
+"""`ollmlx doctor` as it is typed: what it examines, prints and ends with, whatever is broken around it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ollmlx.cli.main import main
+from ollmlx.codes import CODES
+
+BROKEN = "[server\n"
+
+
+@pytest.fixture(autouse=True)
+def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with nothing in it, and an address where nobody listens."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
+    monkeypatch.delenv("OLLMLX_CONFIG", raising=False)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any connection fails the test."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("it went to the network")
+
+    for name in ("connect", "connect_ex", "bind"):
+        monkeypatch.setattr(f"socket.socket.{name}", refuse)
+
+
+@pytest.mark.parametrize("code", ["CFG002", "cfg002", "STO020", "ENV020"])
+@pytest.mark.parametrize("settings", [None, BROKEN])
+@pytest.mark.usefixtures("no_network")
+def test_a_page_is_printed_without_daemon_settings_or_network(
+    nothing_here: Path, capsys: pytest.CaptureFixture[str], code: str, settings: str | None
+) -> None:
+    if settings is not None:
+        (nothing_here / "ollmlx.toml").write_text(settings, encoding="utf-8")
+    assert main(["doctor", "--explain", code]) == 0
+    assert capsys.readouterr().out.startswith(f"# {code.upper()}: ")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_every_code_is_listed_with_settings_that_are_broken(
+    nothing_here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (nothing_here / "ollmlx.toml").write_text(BROKEN, encoding="utf-8")
+    assert main(["doctor", "--list", "--json"]) == 0
+    listed = {one["code"]: one for one in json.loads(capsys.readouterr().out)}
+    of_plugins = {page.stem for page in Path(__file__).parents[3].glob("plugins/*/diagnostics/*.md")}
+    assert set(listed) == {*CODES, *of_plugins}
+    assert listed["STO020"]["owner"] == "ollama_store"
+    assert set(listed["STO020"]) == {"code", "title", "severity", "owner"}
+
+
+@pytest.mark.parametrize(
+    "words", [["nothing"], ["--explain", "XXX999"], ["--explain"], ["config", "storage", "x"], ["--unheard-of"]]
+)
+def test_wrong_usage_ends_with_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main(["doctor", *words])
+    except SystemExit as left:  # argparse
+        code = int(left.code or 0)
+    assert code == 2
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("what", "groups"), [("network", {"network"}), ("NET007", {"network"}), ("net003", {"server"})]
+)
+def test_one_group_or_the_checks_of_one_code_are_run(
+    what: str, groups: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", what, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {check["group"] for check in told["checks"]} == groups
+
+
+def test_warnings_do_not_fail_and_errors_do(
+    nothing_here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
+    assert main(["doctor", "network"]) == 0
+    assert "0 errors, 1 warning." in capsys.readouterr().out
+    (nothing_here / "ollmlx.toml").write_text(BROKEN, encoding="utf-8")
+    assert main(["doctor", "config"]) == 1
+
+
+def test_json_in_a_pipe_is_json_alone_and_a_reader_that_leaves_is_no_error(nothing_here: Path) -> None:
+    (nothing_here / "ollmlx.toml").write_text("[plugins]\npaths = ['odd.py']", encoding="utf-8")
+    command = [sys.executable, "-m", "ollmlx", "doctor", "plugins", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "20"}, check=False)
+    assert done.returncode == 1
+    told = json.loads(done.stdout)
+    assert told["findings"][0]["code"] == "PLG001"
+    left = subprocess.run(f"{' '.join(command)} | true", shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in left.stderr
+
+
+def test_a_narrow_terminal_wraps_words_and_leaves_commands_whole(
+    nothing_here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (nothing_here / "ollmlx.toml").write_text("[server]\nhosst = 1", encoding="utf-8")
+    monkeypatch.setattr("ollmlx.cli.terminal.width", lambda stream: 44)
+    main(["doctor", "config"])
+    lines = capsys.readouterr().out.splitlines()
+    commands = [line.strip() for line in lines if line.lstrip().startswith("$ ")]
+    assert f"$ sed -i.bak '2s/hosst/host/' {nothing_here / 'ollmlx.toml'}" in commands
+    assert all(len(line) <= 44 for line in lines if "$ " not in line and "more: " not in line)
