@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ollmlx.errors import NotFound
 from ollmlx.types import EmbedRequest, EmbedResult
-from ollmlx.web import caller, describe, json_answer, read_model
+from ollmlx.web import caller, describe, embedded, json_answer, read_model
 from ollmlx_ollama_api import schemas
 from ollmlx_ollama_api.management_request import EmbedBody, EmbeddingsBody
 from ollmlx_ollama_api.options import options
@@ -70,7 +70,7 @@ async def _embedded(service: Service, body: Named, request: EmbedRequest, keep_a
     if not request.inputs:
         load_ns = await _found(body, service.load(name, caller=who, keep_alive=keep_alive))
         return EmbedResult(embeddings=(), prompt_tokens=0, load_ns=load_ns, total_ns=time.monotonic_ns() - started)
-    return await _found(body, service.embed(name, request, caller=who, keep_alive=keep_alive))
+    return await _found(body, embedded(service.embed(name, request, caller=who, keep_alive=keep_alive)))
 
 
 async def _found(body: Named, work: Awaitable[T]) -> T:

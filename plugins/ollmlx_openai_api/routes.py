@@ -12,7 +12,7 @@ from quart import Blueprint, Response
 
 from ollmlx import ModelName, closing
 from ollmlx.types import InstalledModel
-from ollmlx.web import Failure, caller, declare_errors, describe, json_answer, read_model, sse
+from ollmlx.web import Failure, caller, declare_errors, describe, embedded, json_answer, read_model, sse
 from ollmlx_openai_api import chat_response, completions, schemas
 from ollmlx_openai_api.chat_request import ChatRequest
 from ollmlx_openai_api.choices import requests
@@ -129,7 +129,7 @@ def _embeddings(made: Blueprint, service: Service) -> None:
     async def embed() -> Response:
         body = await read_model(EmbeddingsRequest)
         name = ModelName.parse(body.model)
-        result = await service.embed(name, body.to_vocabulary(), caller=caller(body.model))
+        result = await embedded(service.embed(name, body.to_vocabulary(), caller=caller(body.model)))
         return json_answer(embeddings(body.model, result, body.encoding_format))
 
 

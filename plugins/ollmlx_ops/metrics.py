@@ -38,7 +38,7 @@ class Metrics:
         self._tokens = {
             kind: Counter(f"ollmlx_{kind}_tokens", told, ("model",), registry=self.registry)
             for kind, told in (
-                ("prompt", "Tokens of prompts, cached ones included."),
+                ("prompt", "Tokens of prompts and of texts for vectors, cached ones included."),
                 ("cached", "Tokens of prompts that came from the prefix cache."),
                 ("generated", "Tokens generated."),
             )
@@ -61,9 +61,12 @@ class Metrics:
         self._requests.labels(route, exchange.method if exchange.route else OTHER, exchange.status).inc()
         self._seconds.labels(route).observe(exchange.total_ns / 1e9)
         done = exchange.done
-        if done is None:  # a name that no model has must not become a label
+        if done is None and exchange.embedded is None:  # a name that no model has must not become a label
             return
         model = ModelName.parse(exchange.model).short  # it answered: the name is one
+        if done is None:
+            self._tokens["prompt"].labels(model).inc(exchange.embedded or 0)
+            return
         if exchange.first_ns:
             self._first.labels(model).observe(exchange.first_ns / 1e9)
         if done.decode_ns > 0 and done.generated_tokens > 1:

@@ -29,7 +29,7 @@ class PoolCounts:
         self._rejected = counter("rejected", "Requests turned away, by reason.", "model", "reason")
         self._cancelled = counter("cancelled", "Requests whose client left, by phase.", "model", "phase")
         self._retries = counter("retries", "Requests tried again on a fresh runner.", "model")
-        self._waits = histogram("queue_wait_seconds", "How long requests waited for a runner.", "model")
+        self._waits = histogram("queue_wait_seconds", "How long requests waited, loads not counted.", "model")
         self._depth = Gauge("ollmlx_queue_depth", "Requests that wait for a runner.", registry=registry)
 
     def on_load(self, model: str, backend: str, seconds: float, outcome: str) -> None:
@@ -52,7 +52,7 @@ class PoolCounts:
 
     def on_admit(self, model: str, waited: float, loading: float) -> None:
         """A request got its runner."""
-        self._waits.labels(_short(model)).observe(waited)
+        self._waits.labels(_short(model)).observe(max(0.0, waited - loading))
 
     def on_reject(self, model: str, reason: str) -> None:
         """A request was turned away."""

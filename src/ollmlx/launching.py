@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ollmlx.contracts import LaunchOptions, Spreader
 from ollmlx.errors import PluginError, Unsupported
 from ollmlx.names import ModelName
+from ollmlx.quantities import format_size
 from ollmlx.supervisor.launch import Launch
 from ollmlx.types import Options
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from ollmlx.supervisor.importing import Importers
     from ollmlx.types import InstalledModel, MemoryEstimate
 
+logger = logging.getLogger(__name__)
 FALLBACK_CONTEXT = 4096  # for a model that does not say how long its context is
 SMALLEST_CONTEXT = 2048  # `context_length = 0` never shrinks below this to fit memory
 
@@ -76,6 +79,10 @@ class Launcher:
         fixed = options.num_ctx or (declared.context_length if declared else None) or runners.context_length
         cluster = self._cluster(model)
         context, estimate = self._context(_measure(backend, model, parallel, cluster), model, fixed)
+        logger.debug(
+            "%s: %s model of store %s, backend %s, context %d, needs %s",
+            model.name.short, model.format, model.store, backend.name, context, format_size(estimate.total),
+        )  # fmt: skip
         launch_options = LaunchOptions(
             context_length=context, parallel=parallel, kv_cache_type=runners.kv_cache_type, cluster=cluster
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,17 @@ def test_every_key_is_on_the_page_with_its_meaning(title: str) -> None:
 @pytest.mark.parametrize("block", re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL))
 def test_every_example_is_valid(block: str) -> None:
     Settings.model_validate(tomllib.loads(block))
+
+
+LIMITS = re.findall(r"^\| [^|]+ \| ([^|]+) \| `([\w.]+)\.(\w+)` \|$", PAGE, re.MULTILINE)
+UNITS = {"s": 1, "/s": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "": 1}
+
+
+@pytest.mark.parametrize(("told", "module", "name"), LIMITS, ids=[name for _, _, name in LIMITS])
+def test_every_fixed_limit_is_what_the_code_has(told: str, module: str, name: str) -> None:
+    number, unit = re.fullmatch(r"(\d+) ?(\S*)", told).groups()  # type: ignore[union-attr]
+    assert getattr(import_module(module), name) in (int(number) * UNITS[unit], int(number) * UNITS[unit] - 1)
+
+
+def test_the_fixed_limits_are_there() -> None:
+    assert len(LIMITS) == len(set(LIMITS)) > 30

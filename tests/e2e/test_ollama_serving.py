@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import signal
 import socket
 import time
@@ -191,14 +192,38 @@ def test_a_key_is_asked_for_and_never_written(daemon: StartDaemon) -> None:
     assert "sesame" not in one.log_text
 
 
-def test_the_log_follows_a_request_through_the_runner(daemon: StartDaemon) -> None:
-    one = daemon(**settings(logging={"level": "debug"}))
+STEPS = (
+    r"tiny: fake model of store fake, backend fake, context 4096, needs .+",
+    r"tiny#1 is promised .+ for a context of 4096; .+ of .+ are left, 0 others have to go first",
+    r"waiting for tiny:latest; 1 wait",
+    r"tiny#1 started as process \d+",
+    r"probe of tiny#1: ready, progress \d+, active 0",
+    r"tiny#1 is loaded: sending a trial prompt",
+    r"tiny#1 answered it after .+ s",
+    r"tiny#1 is ready after .+ s",
+    r"tiny#1 serves the request: waited .+ s, 1 slots taken",
+    r"tiny#1 \| DEBUG \[trace-me\] ollmlx.runner: generate: begun",
+    r"tiny#1 \| DEBUG \[trace-me\] ollmlx.runner: generate: \d+ bytes in .+ s",
+    r"tiny#1 is done with the request after .+ s",
+    r"POST /api/chat 200 ms=.+ model=tiny queue_ms=.+ load_ms=.+ prefill_ms=.+ decode_ms=.+ prompt_tokens=.+ "
+    r"cached_tokens=.+ tokens=.+ finish=stop",
+)
+"""What OLLAMA_DEBUG=1 shows of one request, each with its id."""
+
+
+def test_the_log_shows_each_step_of_a_request_with_its_id_and_nothing_that_was_said(daemon: StartDaemon) -> None:
+    one = daemon(**settings(logging={"level": "info"}), env={"OLLAMA_DEBUG": "1"})
     assert ask(one, "POST", "/api/chat", chat("a secret"), X_Request_ID="trace-me")[0] == 200
-    wait_until(lambda: "POST /api/chat 200" in one.log_text)
-    told = [line for line in one.log_text.splitlines() if "trace-me" in line]
-    assert any("tiny#1 |" in line for line in told)
-    assert any("finish=stop" in line and "model=tiny" in line for line in told)
+    assert ask(one, "POST", "/v1/embeddings", {"model": "tiny", "input": "a secret"}, X_Request_ID="vectors")[0] == 200
+    wait_until(lambda: "POST /v1/embeddings 200" in one.log_text)
+    told = [line for line in one.log_text.splitlines() if line.endswith("request=trace-me")]
+    missing = [step for step in STEPS if not any(re.search(step, line) for line in told)]
+    assert not missing, one.log_text
+    vectors = r"/v1/embeddings 200 .+ model=tiny queue_ms=.+ load_ms=.+ prompt_tokens=\d+ request=vectors"
+    assert re.search(vectors, one.log_text)
     assert "a secret" not in one.log_text
+    assert one.stop() == 0
+    assert re.search(r"tiny#1 \(process \d+\) is gone: status 0", one.log_text)
 
 
 def test_an_upload_of_any_size_is_stored_as_it_comes(shared: Daemon) -> None:

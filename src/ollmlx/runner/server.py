@@ -63,6 +63,7 @@ class Routes:
         pump = Pump(engine.generate(asked))
         began = time.monotonic()
         size = 0
+        log.debug("generate: begun")
         with self._harness.streaming(pump):
             try:
                 data = await pump.take()
@@ -78,14 +79,17 @@ class Routes:
             except ConnectionError:
                 log.info("generate: the reader left after %d bytes", size)
                 raise
-            finally:
-                await pump.close()
+            finally:  # the line first: who reads leaves at `done`, and may interrupt the closing
                 log.debug("generate: %d bytes in %.3f s", size, time.monotonic() - began)
+                await pump.close()
         return response
 
     async def embed(self, request: web.Request) -> web.Response:
         asked = await _body(request, EmbedRequest)
-        return _json(await self._harness.ready_engine().embed(asked))
+        began = time.monotonic()
+        result = await self._harness.ready_engine().embed(asked)
+        log.debug("embed: %d vectors in %.3f s", len(result.embeddings), time.monotonic() - began)
+        return _json(result)
 
     async def tokenize(self, request: web.Request) -> web.Response:
         asked = await _body(request, TokenizeRequest)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ollmlx.errors import OllmlxError, RunnerFailed, RunnerUnavailable
+from ollmlx.quantities import format_size
 from ollmlx.settings import Settings
 from ollmlx.supervisor.circuits import Circuits
 from ollmlx.supervisor.clock import Clock
@@ -79,6 +80,11 @@ class Fleet:
         )
         self.ledger.promise(place.id, allowance.reserved, launch.name)
         self.places[launch.key] = place
+        logger.debug(
+            "%s is promised %s for a context of %d; %s of %s are left, %d others have to go first",
+            place.id, format_size(allowance.reserved), launch.context_length, format_size(self.ledger.left),
+            format_size(self.ledger.budget), len(place.after),
+        )  # fmt: skip
         self._admit(place)
         place.task = asyncio.create_task(self._load(place), name=f"load {place.id}")
         place.task.add_done_callback(lambda _: self._load_ended(place))

@@ -138,6 +138,7 @@ class Pool:
         waited = taken - arrived
         self._listeners.on_admit(launch.name, waited, loading)
         lease = Lease(place.runner, _ns(waited - loading), _ns(loading), place)
+        logger.debug("%s serves the request: waited %.3f s, %d slots taken", place.id, waited, place.leases)
         try:
             yield lease
         except (asyncio.CancelledError, GeneratorExit):
@@ -146,6 +147,7 @@ class Pool:
             raise
         finally:
             self._scheduler.release(place, launch.keep_alive if keep_alive is None else keep_alive, taken)
+            logger.debug("%s is done with the request after %.3f s", place.id, self._clock.monotonic() - taken)
 
     async def generate(
         self, launch: Launch, request: GenerateRequest, caller: Caller, keep_alive: float | None = None
@@ -194,7 +196,8 @@ class Pool:
                         result = await lease.runner.embed(request, exchange)
                     self._served(lease)
                     total = _ns(self._clock.monotonic() - began)
-                    return result.model_copy(update={"load_ns": lease.load_ns, "total_ns": total})
+                    times = {"queue_ns": lease.queue_ns, "load_ns": lease.load_ns, "total_ns": total}
+                    return result.model_copy(update=times)
             except RunnerDied as died:
                 if attempt > 1 or not died.fresh:
                     raise
@@ -208,7 +211,7 @@ class Pool:
         A load under way still serves those who wait for it. `wait`: return when its process is gone.
         """
         self._fleet.circuits.reset(key)
-        places = [place for place in self._fleet.places.values() if place.key.partition(":")[0] == key]
+        places = [place for place in self._fleet.places.values() if place.key == key]
         for place in places:
             place.unwanted = True
         self._scheduler.pump()

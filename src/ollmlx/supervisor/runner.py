@@ -212,11 +212,14 @@ class Runner:
         while not await self._is_ready(beat, patience):
             await self._tools.clock.sleep(pause)
             pause = min(pause * 1.5, 0.25, limit / 8)
+        logger.debug("%s is loaded: sending a trial prompt", self.id)
+        began = self._tools.clock.monotonic()
         canary = asyncio.create_task(sing(self.client, self.launch.model, f"canary-{self.id}"))
         try:
             while not (await asyncio.wait([canary], timeout=min(0.5, limit / 8)))[0]:
                 await self._is_ready(beat, patience)
             canary.result()
+            logger.debug("%s answered it after %.3f s", self.id, self._tools.clock.monotonic() - began)
         except (OllmlxError, Severed, Garbled) as failure:
             assert self._child is not None
             # Almost always the process has ended, which is known a moment later and says more than the connection.
@@ -288,6 +291,7 @@ class Runner:
         with suppress(Severed, Garbled, OllmlxError):
             await self.client.command("shutdown", min(1.0, max(grace / 2, 0.05)))
             asked = True
+        logger.debug("%s %s", self.id, "was asked to stop" if asked else "does not answer: TERM")
         if asked and await child.wait(grace / 2):
             return
         child.signal(signal.SIGTERM)
@@ -302,6 +306,7 @@ class Runner:
             stopping = self.state is RunnerState.STOPPING
             killed_by_us = child.returncode is None
             await child.close()
+            logger.debug("%s (process %d) is gone: status %s", self.id, child.pid, child.returncode)
             if not stopping and self.death is None:
                 self.death = self._post_mortem(child, loading=loading, killed_by_us=killed_by_us)
             self._tools.guard.remove(child.pid)

@@ -75,6 +75,7 @@ class Scheduler:
         if ticket.future.done():
             return ticket.future.result()
         expiry = self._expiry(ticket, deadline)
+        logger.debug("waiting for %s; %d wait", launch.name, len(self.room))
         try:
             return await ticket.future
         except BaseException as ended:

@@ -70,5 +70,6 @@ class EmbedResult(Frozen):
 
     embeddings: tuple[tuple[float, ...], ...]
     prompt_tokens: int
+    queue_ns: int = 0
     load_ns: int = 0
     total_ns: int = 0

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ollmlx.web.openapi import BINARY, NDJSON, SSE, TEXT, describe
     from ollmlx.web.site import Site, declare_upload, json_answer, site_of
     from ollmlx.web.streaming import ndjson, sse
-    from ollmlx.web.tracking import tracked
+    from ollmlx.web.tracking import embedded, tracked
 
 _HOMES = {
     "ollmlx.web.body": ("parse_json", "read_json", "read_model", "upload"),
@@ -25,7 +25,7 @@ _HOMES = {
     "ollmlx.web.openapi": ("BINARY", "NDJSON", "SSE", "TEXT", "describe"),
     "ollmlx.web.site": ("Site", "declare_upload", "json_answer", "site_of"),
     "ollmlx.web.streaming": ("ndjson", "sse"),
-    "ollmlx.web.tracking": ("tracked",),
+    "ollmlx.web.tracking": ("embedded", "tracked"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -44,6 +44,7 @@ __all__ = [
     "declare_errors",
     "declare_upload",
     "describe",
+    "embedded",
     "json_answer",
     "ndjson",
     "parse_json",

@@ -8,8 +8,8 @@ from ollmlx.web.exchange import Exchange
 
 logger = logging.getLogger("ollmlx.access")
 
-QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
-"""Asked every few seconds by machines: logged at debug."""
+QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/api/ps"})
+"""Asked every few seconds, by machines and by `ollmlx ps --watch`: logged at debug."""
 
 
 class AccessLog:
@@ -53,6 +53,8 @@ def fields(exchange: Exchange) -> dict[str, str | int | float]:
             "tokens": done.generated_tokens,
             "finish": done.reason,
         }
+    if exchange.embedded is not None:
+        found["prompt_tokens"] = exchange.embedded
     if exchange.dropped:
         found["dropped_tokens"] = exchange.dropped
     if exchange.error:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from ollmlx.types import Admitted, Caller, Done, Prefill
+from ollmlx.types import Admitted, Caller, Done, EmbedResult, Prefill
 
 CURRENT: ContextVar[Exchange | None] = ContextVar("ollmlx_exchange", default=None)
 
@@ -35,6 +35,8 @@ class Exchange:
     total_ns: int = 0
     admitted: Admitted | None = None
     done: Done | None = None
+    embedded: int | None = None
+    """Tokens that were read to compute vectors."""
     first_ns: int = 0
     """From the start to the first piece of the answer; 0 when there was none."""
     dropped: int = 0
@@ -70,9 +72,12 @@ class Exchange:
         while self._closers:
             await self._closers.pop()()
 
-    def note(self, event: Admitted | Prefill | Done) -> None:
-        """Remember what a generation tells about itself."""
+    def note(self, event: Admitted | Prefill | Done | EmbedResult) -> None:
+        """Remember what a generation, or vectors, tell about themselves."""
         match event:
+            case EmbedResult():
+                self.admitted = Admitted(queue_ns=event.queue_ns, load_ns=event.load_ns)
+                self.embedded = event.prompt_tokens
             case Admitted():
                 self.admitted = event
             case Prefill():

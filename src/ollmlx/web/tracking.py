@@ -1,12 +1,12 @@
-"""Following a generation on its way to the client: figures for the log, failures as exceptions."""
+"""Following a generation, or vectors, on the way to the client: figures for the log, failures as exceptions."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 
 from ollmlx.errors import RunnerFailed, from_kind
 from ollmlx.streams import closing
-from ollmlx.types import Admitted, Done, Event, Failed, Prefill, Text
+from ollmlx.types import Admitted, Done, EmbedResult, Event, Failed, Prefill, Text
 from ollmlx.web.exchange import current
 
 
@@ -32,3 +32,10 @@ async def tracked(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
             yield event
     if not ended:
         raise RunnerFailed("the answer ended without a final record", code="RUN002")
+
+
+async def embedded(work: Awaitable[EmbedResult]) -> EmbedResult:
+    """The same vectors, noted in the exchange."""
+    result = await work
+    current().note(result)
+    return result

@@ -87,13 +87,14 @@ async def test_metrics_count_requests_tokens_and_runners(service: FakeService) -
     client = web_app(service, blueprint, ollama).test_client()
     await client.post("/api/generate", json={"model": "tiny:latest", "prompt": "x"})
     await client.post("/api/generate", json={"model": "invented", "prompt": "x"})
+    await client.post("/api/embed", json={"model": "tiny", "input": ["x", "y"]})
     await client.get("/no/such/path")
     found = await text(client)
     for line in (
         'ollmlx_requests_total{method="POST",route="/api/generate",status="200"} 1.0',
         'ollmlx_requests_total{method="POST",route="/api/generate",status="404"} 1.0',
         'ollmlx_requests_total{method="other",route="other",status="404"} 1.0',
-        'ollmlx_prompt_tokens_total{model="tiny"} 9.0',
+        'ollmlx_prompt_tokens_total{model="tiny"} 11.0',
         'ollmlx_cached_tokens_total{model="tiny"} 4.0',
         'ollmlx_generated_tokens_total{model="tiny"} 10.0',
         'ollmlx_tokens_per_second_sum{model="tiny"} 10.0',
@@ -113,7 +114,7 @@ async def test_the_pools_events_are_counted() -> None:
     pool.on_evict("m:latest", "memory")
     pool.on_restart("m:latest", "SIGKILL")
     pool.on_queue(3)
-    pool.on_admit("m:latest", 0.25, 0)
+    pool.on_admit("m:latest", 0.75, 0.5)
     pool.on_reject("m:latest", "queue_full")
     pool.on_cancel("m:latest", "queued")
     pool.on_retry("m:latest")
