@@ -49,6 +49,15 @@ class Processes:
                 return self.get(one.pid)
         return None
 
+    def listens(self, pid: int) -> tuple[str, ...]:
+        """Where a process listens, as HOST:PORT; empty when it does not, or the system does not tell."""
+        try:
+            connections = psutil.Process(pid).net_connections("tcp")
+        except (psutil.Error, OSError):
+            return ()
+        places = [one.laddr for one in connections if one.status == psutil.CONN_LISTEN and one.laddr]
+        return tuple(f"[{at.ip}]:{at.port}" if ":" in at.ip else f"{at.ip}:{at.port}" for at in places)
+
     def get(self, pid: int) -> Process | None:
         """A process by its id."""
         try:

@@ -73,6 +73,12 @@ def test_a_daemon_that_is_not_as_it_should(
     assert codes(world) == [code]
 
 
+def test_why_the_last_background_daemon_ended_is_told(tmp_path: Path) -> None:
+    world = replace(healthy(tmp_path), daemon=FakeDaemon({}))
+    (tmp_path / "state/serve.out").write_text("Error: the disk is full\n  hint: …\n", encoding="utf-8")
+    told(world, "NET003", "said: Error: the disk is full", "ollmlx serve")
+
+
 def test_a_daemon_over_the_same_folder_by_another_path_is_the_same(tmp_path: Path) -> None:
     world = healthy(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "models")
@@ -128,6 +134,18 @@ def test_a_runner_that_was_left_behind(tmp_path: Path, living: Sequence[int], no
     assert codes(world) == expected
     if expected:
         told(world, "RUN007", "pid 9", "kill -9 9")
+
+
+@pytest.mark.finding("NET002")
+def test_a_daemon_of_this_state_folder_at_another_address_is_found(tmp_path: Path) -> None:
+    world = replace(healthy(tmp_path), daemon=FakeDaemon({}))
+    (tmp_path / "state/ollmlx.lock").write_text("5\n", encoding="ascii")
+    there = replace(world, processes=FakeProcesses(living=(5,), places=("127.0.0.1:8000",)))
+    found = told(there, "NET002", "it listens on 127.0.0.1:8000", "export OLLAMA_HOST=127.0.0.1:8000")
+    assert found.instead == ("kill 5", "ollmlx serve")
+    silent = told(replace(world, processes=FakeProcesses(living=(5,))), "NET002", "pid 5", "kill 5")
+    assert silent.instead == ()
+    assert codes(replace(world, processes=FakeProcesses())) == ["NET003"], "the lock of a daemon that is gone"
 
 
 def test_a_daemon_that_answers_something_else_than_json_is_no_daemon_of_ours(tmp_path: Path) -> None:

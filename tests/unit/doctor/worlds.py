@@ -62,6 +62,7 @@ class FakeProcesses(Processes):
     refusal: str | None = None
     environments: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     living: Sequence[int] = ()
+    places: tuple[str, ...] = ()
 
     def listener(self, port: int) -> Process | None:
         return self.listening
@@ -71,6 +72,9 @@ class FakeProcesses(Processes):
 
     def bindable(self, host: str, port: int) -> str | None:
         return self.refusal if port == 11434 else None
+
+    def listens(self, pid: int) -> tuple[str, ...]:
+        return self.places
 
     def variables(self, pid: int) -> Mapping[str, str]:
         return self.environments.get(pid, {})

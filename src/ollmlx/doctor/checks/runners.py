@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from ollmlx.doctor.check import check, found
+from ollmlx.doctor.holder import holder
 from ollmlx.doctor.ports import restarted
 from ollmlx.doctor.world import World
 from ollmlx.findings import Finding, Severity
@@ -68,7 +68,7 @@ def _replaced(runner: Mapping[str, Any]) -> Iterator[Finding]:
 def leftovers(world: World) -> Iterator[Finding]:
     """Runners on record whose daemon is gone."""
     state = world.settings.state_folder
-    if _daemon_lives(world, state / "ollmlx.lock"):
+    if holder(world) is not None:
         return
     records = (state / "runners").glob("*.json") if (state / "runners").is_dir() else ()
     for file in sorted(records):
@@ -82,13 +82,3 @@ def leftovers(world: World) -> Iterator[Finding]:
                 "RUN007", f"the runner of {runner} lives without a daemon", evidence=(f"pid {pid}",),
                 commands=(f"kill -9 {pid}",), subject=runner,
             )  # fmt: skip
-
-
-def _daemon_lives(world: World, lock: Path) -> bool:
-    try:
-        holder = lock.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeError):
-        return False
-    process = world.processes.get(int(holder)) if holder.isdigit() else None
-    # a process id is used again: another program's command says so, where the system shows it
-    return process is not None and (not process.command or any("ollmlx" in word for word in process.command))

@@ -10,14 +10,18 @@ from typing import Any
 from ollmlx import __version__
 from ollmlx.doctor.check import check, found
 from ollmlx.doctor.daemon import Silent
+from ollmlx.doctor.holder import holder
 from ollmlx.doctor.ports import elsewhere, exported, restarted, stopped
+from ollmlx.doctor.processes import Process
 from ollmlx.doctor.world import World
 from ollmlx.findings import Finding, Severity
 
 SERVE = "ollmlx serve"
+OUTPUT = "serve.out"
+LAST_WORDS = 15
 
 
-@check("server", "server", "NET001", "NET003", "NET004", "NET008", "SEC004")
+@check("server", "server", "NET001", "NET002", "NET003", "NET004", "NET008", "SEC004")
 async def server(world: World) -> list[Finding]:
     """What answers at the daemon's address."""
     where = world.address.netloc
@@ -72,7 +76,30 @@ def _silent(world: World, reason: str) -> list[Finding]:
     if refused is not None:
         title = f"the daemon cannot listen on {address.netloc}: {refused}"
         return [found("NET001", title, evidence=(str(world.origin("server", "host")),), commands=elsewhere(world))]
-    return [found("NET003", f"no daemon answers at {address.netloc}", commands=(SERVE,))]
+    if (daemon := holder(world)) is not None:
+        return [_elsewhere(world, daemon)]
+    title = f"no daemon answers at {address.netloc}"
+    return [found("NET003", title, evidence=_last_start(world), commands=(SERVE,))]
+
+
+def _last_start(world: World) -> tuple[str, ...]:
+    """Why the last daemon that was started in the background ended, where it said so."""
+    try:
+        lines = (world.settings.state_folder / OUTPUT).read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ()
+    said = [line for line in lines[-LAST_WORDS:] if line.startswith("Error: ")]
+    return (f"the last one that was started in the background said: {said[-1]}",) if said else ()
+
+
+def _elsewhere(world: World, daemon: Process) -> Finding:
+    """A daemon with our state folder, which keeps a second one from starting, listens at another address."""
+    places = world.processes.listens(daemon.pid)
+    title = f"the daemon of the state folder {world.settings.state_folder} listens elsewhere, or not yet"
+    seen = (f"nobody answers at {world.address.netloc}", str(daemon), *(f"it listens on {place}" for place in places))
+    again = (f"kill {daemon.pid}", SERVE)
+    ways = ((exported(world, ("server", "host"), places[0]),), again) if places else (again, ())
+    return found("NET002", title, evidence=seen, commands=ways[0], instead=ways[1], severity=Severity.WARNING)
 
 
 def _who(world: World) -> str:
