@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import os
+import re
 import select
 import socket
 import subprocess
@@ -34,6 +35,8 @@ LINGER: Final = 3.0
 MOMENT: Final = 0.4
 """Seconds in which all ranks that a loss brings down are told of."""
 _LONGEST_LINE: Final = 64 * 1024
+_NOISE: Final = re.compile(r"\s*|/\S+/tmp\.\w{10}")
+"""What mlx.launch's shell prints on a remote host before the rank starts."""
 
 
 def main() -> NoReturn:
@@ -66,6 +69,7 @@ def run(config: RunnerConfig, fd: int, plan: dict[str, Any], daemon: int, silenc
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            env={**os.environ, "TMPDIR": str(host.path.parent)},  # mlx.launch leaves its files behind
         )
     except BaseException:
         host.close()
@@ -157,7 +161,7 @@ class Attendance:
             if self._losses.hear(line):
                 # Others may have gone first: their ends are told within moments.
                 self._end_within(MOMENT)
-            elif not self._rolls.hear(line, time.monotonic()):
+            elif not self._rolls.hear(line, time.monotonic()) and not _NOISE.fullmatch(line):
                 sys.stderr.write(line + "\n")
         sys.stderr.flush()
         return bool(data)

@@ -45,6 +45,7 @@ def main() -> NoReturn:
     from ollmlx_mlx.cluster.link import Link
 
     link = Link(mx.distributed.init(strict=True, backend=given.backend))
+    _forget_host_file()
     try:
         code = _lead(link, given.rendezvous) if link.leads else _follow(link)
     except RuntimeError as error:
@@ -52,6 +53,13 @@ def main() -> NoReturn:
         code = ExitCode.INTERNAL
     sys.stderr.flush()
     os._exit(code)
+
+
+def _forget_host_file() -> None:
+    """Remove the copy of the addresses that mlx.launch made for this rank, and would leave behind on every host."""
+    copy = Path(os.environ.get("MLX_HOSTFILE", ""))
+    if copy.name.startswith("tmp."):
+        copy.unlink(missing_ok=True)
 
 
 def _lead(link: Link, rendezvous: Path) -> int:
