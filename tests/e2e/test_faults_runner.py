@@ -162,9 +162,25 @@ async def test_a_kill_during_prefill_is_retried_once_unseen(house: Open, tmp_pat
     assert home.info().restarts == 1
 
 
+@pytest.mark.fault(5)
+async def test_a_runner_that_somebody_else_stops_is_replaced_like_one_that_died(house: Open, tmp_path: Path) -> None:
+    home = await house()
+    launch = home.launch(fault_spawns=1, spawn_log=str(tmp_path / "spawns"))
+    slowly = "fake:prefill=5 fake:prefill_ms=100"
+    assert await home.ask(launch, f"hi fake:fault=signal:term@prefill {slowly} there") == "hi there"
+    assert home.info().restarts == 1
+
+
 @pytest.mark.fault(6)
 @pytest.mark.fault(7)
-@pytest.mark.parametrize(("fault", "words"), [("kill", "SIGKILL"), ("segv", "SIGSEGV (a crash in native code)")])
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("kill", "SIGKILL"),
+        ("segv", "SIGSEGV (a crash in native code)"),
+        ("signal:term", "ended without being asked (exit status 0)"),
+    ],
+)
 async def test_a_death_in_mid_stream_is_an_error_and_the_next_request_works(
     house: Open, fault: str, words: str
 ) -> None:

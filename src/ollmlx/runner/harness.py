@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from aiohttp import web
 
 from ollmlx.contracts import Engine
-from ollmlx.errors import Busy
+from ollmlx.errors import Busy, RunnerUnavailable
 from ollmlx.protocol import ExitCode, Progress, RunnerConfig
 from ollmlx.runner import server
 from ollmlx.runner.pump import Pump
@@ -45,7 +45,10 @@ class Harness:
         return self._engine.status().model_copy(update={"state": self._state})
 
     def ready_engine(self) -> Engine:
-        """The loaded engine. Raises Busy while loading or closing: the daemon asks for the status first."""
+        """The loaded engine. Raises Busy while loading (the daemon asks for the status first), RunnerUnavailable while
+        closing."""
+        if self._state == "closing":
+            raise RunnerUnavailable("the runner is closing")
         if self._engine is None or self._state != "ready":
             raise Busy(f"the runner is {self._state}")
         return self._engine

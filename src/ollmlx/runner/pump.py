@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 
-from ollmlx.errors import OllmlxError, RunnerFailed
+from ollmlx.errors import OllmlxError, RunnerFailed, RunnerUnavailable
 from ollmlx.protocol import encode_event
 from ollmlx.runner.problems import failed_of
 from ollmlx.types import Event
@@ -69,7 +69,7 @@ class Pump:
     def _end(self, task: asyncio.Task[None]) -> None:
         # A callback, not a `finally`: a task that is cancelled before its first step never enters its body.
         if task.cancelled() and self._closing is not None:
-            self._fail(RunnerFailed(self._closing))
+            self._fail(RunnerUnavailable(self._closing))
         self._over = True
         self._ready.set()
 

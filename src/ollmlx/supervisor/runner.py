@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ollmlx.errors import Busy, OllmlxError, RunnerFailed, from_kind
+from ollmlx.errors import Busy, OllmlxError, RunnerFailed, RunnerUnavailable, from_kind
 from ollmlx.protocol import PROTOCOL_VERSION, Progress, TokenizeRequest, Tokens
 from ollmlx.quantities import format_duration
 from ollmlx.supervisor import identity
@@ -145,7 +145,7 @@ class Runner:
                 if isinstance(event, Failed):
                     raise from_kind(event.kind, event.message, code=event.code)
                 yield event
-        except (Severed, Garbled) as broken:
+        except (Severed, Garbled, RunnerUnavailable) as broken:
             raise await self._explain(broken) from broken
         finally:
             await events.aclose()  # type: ignore[attr-defined]
@@ -162,11 +162,12 @@ class Runner:
     async def _guarded(self, call: Awaitable[T]) -> T:
         try:
             return await call
-        except (Severed, Garbled) as broken:
+        except (Severed, Garbled, RunnerUnavailable) as broken:
             raise await self._explain(broken) from broken
 
-    async def _explain(self, broken: Severed | Garbled) -> OllmlxError:
-        """What a broken connection means: almost always that the process has ended, which is known a moment later."""
+    async def _explain(self, broken: Severed | Garbled | RunnerUnavailable) -> OllmlxError:
+        """What a broken connection, or a runner that closes, means: almost always that the process has ended, which is
+        known a moment later."""
         if isinstance(broken, Garbled):
             self.condemn(Cause.PROTOCOL, f"broke the protocol: {broken}")
         if self.state is RunnerState.STOPPING:
