@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 import pluggy
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
 from ollmlx import hookspecs
 from ollmlx.contracts import PLUGIN_FILE_PREFIX, Backend, Check, Guarded, PluginContext, Source, Store, unguarded
@@ -31,7 +31,7 @@ from ollmlx.registry import RegisteredCheck, Registry, Shelf
 from ollmlx.secrets import is_secret_key
 from ollmlx.settings import Settings
 from ollmlx.settings.errors import sentence
-from ollmlx.settings.keys import keys_of
+from ollmlx.settings.keys import KeyPath, is_secret, keys_of
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,22 @@ def load_plugins(
     if strict:
         _refuse_without(plugins, settings)
     return plugins
+
+
+def is_hidden(plugins: Plugins | None, path: KeyPath) -> bool:
+    """Whether the value at a path must not be shown: by its name or mark, or because the plugin whose table it is in
+    says so, by the key's type or mark."""
+    if is_secret(path):
+        return True
+    if plugins is None or len(path) < 3 or path[0] != "plugins":
+        return False
+    model = next((one.settings_model for one in plugins.loaded if one.name == path[1]), None)
+    field = model.model_fields.get(path[2]) if model is not None else None
+    if field is None:
+        return False
+    extra = field.json_schema_extra
+    marked = isinstance(extra, dict) and bool(extra.get("secret"))
+    return marked or any(kind.__name__ in str(field.annotation) for kind in (SecretStr, SecretBytes))
 
 
 def unclaimed_tables(plugins: Plugins, settings: Settings) -> dict[str, str | None]:

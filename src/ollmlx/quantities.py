@@ -45,6 +45,14 @@ def format_duration(seconds: float) -> str:
     return "".join(f"{n}{unit}" for n, unit in ((hours, "h"), (minutes, "m"), (rest, "s")) if n) or "0s"
 
 
+def write_size(size: int) -> int | str:
+    """A size as a person would write it: `4GiB`, `100MiB`; the bytes where that is not exact."""
+    for unit, factor in (("GiB", 1024**3), ("MiB", 1024**2)):
+        if size and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return size
+
+
 def parse_size(value: int | str) -> int:
     """Bytes from an integer or text such as `8GiB`, `500 MB`, `12g`. `GB` is 10^9, `GiB` and `g` are 2^30.
 

@@ -45,9 +45,13 @@ def _load(args: argparse.Namespace) -> LoadedSettings:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from ollmlx.plugins import is_hidden, load_plugins
     from ollmlx.settings.report import effective
 
-    values = effective(_load(args))
+    loaded = _load(args)
+    own = loaded.settings.plugins.model_extra  # only plugins know which keys of their tables are secret
+    plugins = load_plugins(loaded.settings, strict=False) if own else None
+    values = effective(loaded, lambda path: is_hidden(plugins, path))
     if args.changed:
         values = [value for value in values if value.origin.kind != "default"]
     if args.json:

@@ -16,13 +16,11 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, SecretBytes, SecretStr
-
 from ollmlx import __version__
 from ollmlx.doctor.render import text
 from ollmlx.errors import Conflict, StorageError
+from ollmlx.plugins import is_hidden
 from ollmlx.secrets import MASK, is_secret_key, mask_text, mask_tree
-from ollmlx.settings.keys import is_secret
 from ollmlx.settings.report import effective
 
 if TYPE_CHECKING:
@@ -85,11 +83,9 @@ def versions(world: World) -> dict[str, Any]:
 def settings(world: World) -> dict[str, Any]:
     """Every value with its origin, the faults, and the variables that matter."""
     values = []
-    for one in effective(world.loaded) if world.loaded is not None else ():
+    for one in effective(world.loaded, lambda path: is_hidden(world.plugins, path)) if world.loaded is not None else ():
         told = one.as_json()
-        if is_secret(one.path) or _secret_by_type(world, one.path):
-            told = {**told, "value": _hidden(told["value"]), "overrides": _hidden(told["overrides"])}
-        elif one.path[0] == "models" and one.path[-1] in WORDS:
+        if one.path[0] == "models" and one.path[-1] in WORDS:
             told = {**told, "value": LEFT_OUT, "overrides": _hidden(told["overrides"])}
         values.append(told)
     names = (name for name in sorted(world.environ) if VARIABLES.match(name))
@@ -153,7 +149,7 @@ def _secret_values(world: World) -> set[str]:
     found += [value for name, value in world.environ.items() if is_secret_key(name)]
     for name, table in (world.settings.plugins.model_extra or {}).items():
         if isinstance(table, Mapping):
-            found += [value for key, value in table.items() if is_secret_key(key) or _is_secret_field(world, name, key)]
+            found += [value for key, value in table.items() if is_hidden(world.plugins, ("plugins", name, key))]
     return {value for value in _texts(found) if len(value) > 3}
 
 
@@ -165,22 +161,6 @@ def _texts(values: Iterable[Any]) -> Iterable[str]:
             yield from _texts(value.values())
         elif isinstance(value, list | tuple):
             yield from _texts(value)
-
-
-def _secret_by_type(world: World, path: tuple[str, ...]) -> bool:
-    return len(path) > 2 and path[0] == "plugins" and _is_secret_field(world, path[1], path[2])
-
-
-def _is_secret_field(world: World, plugin: str, key: str) -> bool:
-    """Whether the plugin's own settings say that a key is secret: by its type, or by its mark."""
-    loaded = world.plugins.loaded if world.plugins is not None else ()
-    model = next((one.settings_model for one in loaded if one.name == plugin), None)
-    field = model.model_fields.get(key) if model is not None and issubclass(model, BaseModel) else None
-    if field is None:
-        return False
-    extra = field.json_schema_extra
-    marked = isinstance(extra, dict) and bool(extra.get("secret"))
-    return marked or any(kind.__name__ in str(field.annotation) for kind in (SecretStr, SecretBytes))
 
 
 def _hidden(value: Any) -> Any:

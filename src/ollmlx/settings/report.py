@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ollmlx.quantities import format_duration, parse_duration
-from ollmlx.secrets import mask_value
+from ollmlx.quantities import format_duration, parse_duration, parse_size, write_size
+from ollmlx.secrets import mask_text, mask_value
 from ollmlx.settings.errors import Origin
 from ollmlx.settings.keys import KeyPath, dotted, is_secret, keys_of
 from ollmlx.settings.sources import LoadedSettings
@@ -38,14 +38,17 @@ class Effective:
         }
 
 
-def effective(loaded: LoadedSettings) -> list[Effective]:
-    """Every key of every section, every alias, every key that a declared model sets."""
+def effective(loaded: LoadedSettings, hidden: Callable[[KeyPath], bool] = is_secret) -> list[Effective]:
+    """Every key of every section, every alias, every key a declared model sets. `hidden`: what must not be shown."""
     found = []
     for path, value in _walk(loaded.settings):
+        secret = hidden(path)
         weaker = tuple(
-            (_plain(path, shadowed.value), shadowed.origin) for shadowed in loaded.shadowed if shadowed.path == path
+            (_plain(shadowed.value, secret=secret), shadowed.origin)
+            for shadowed in loaded.shadowed
+            if shadowed.path == path
         )
-        found.append(Effective(path, _plain(path, value), loaded.origin(path), weaker))
+        found.append(Effective(path, _plain(value, secret=secret), loaded.origin(path), weaker))
     return found
 
 
@@ -75,7 +78,7 @@ def _fields(model: BaseModel) -> Iterator[tuple[KeyPath, Any]]:
         elif isinstance(value, Mapping) and value:
             yield from (((key, inner), item) for inner, item in value.items())
         else:
-            yield (key,), format_duration(value) if _is_duration(field, value) else value
+            yield (key,), _written(field, value)
     for key, value in (model.model_extra or {}).items():
         if isinstance(value, Mapping) and value:
             yield from (((key, inner), item) for inner, item in value.items())
@@ -83,17 +86,20 @@ def _fields(model: BaseModel) -> Iterator[tuple[KeyPath, Any]]:
             yield (key,), value
 
 
-def _is_duration(field: FieldInfo, value: Any) -> bool:
+def _written(field: FieldInfo, value: Any) -> Any:
+    """Durations and sizes as they are written in the file."""
     readers = [getattr(item, "func", None) for item in field.metadata]
-    return isinstance(value, float) and (parse_duration in readers or math.isinf(value))
+    if isinstance(value, float) and (parse_duration in readers or math.isinf(value)):
+        return format_duration(value)
+    return write_size(value) if parse_size in readers and type(value) is int else value
 
 
-def _plain(path: KeyPath, value: Any) -> Any:
-    """JSON has no paths, tuples or infinity; secrets are hidden."""
-    if is_secret(path):
+def _plain(value: Any, *, secret: bool) -> Any:
+    """JSON has no paths, tuples or infinity; secrets are hidden, inside of a text, too."""
+    if secret:
         return mask_value(list(value) if isinstance(value, tuple) else value)
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, Path | str):
+        return mask_text(str(value))
     if isinstance(value, tuple | list):
-        return [_plain(path, item) for item in value]
+        return [_plain(item, secret=False) for item in value]
     return format_duration(value) if isinstance(value, float) and math.isinf(value) else value

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ollmlx.quantities import format_duration, parse_duration, parse_size
+from ollmlx.quantities import format_duration, parse_duration, parse_size, write_size
 from ollmlx.settings.keys import keys_of, sections
 from ollmlx.settings.model import ClusterSettings, ModelSettings, Settings
 
@@ -84,14 +84,7 @@ def written_default(model: type[BaseModel], field: FieldInfo) -> Any:
     readers = [getattr(item, "func", None) for item in field.metadata]
     if parse_duration in readers:
         return format_duration(value)
-    return _size(value) if parse_size in readers and isinstance(value, int) else value
-
-
-def _size(value: int) -> int | str:
-    for unit, factor in (("GiB", 1024**3), ("MiB", 1024**2)):
-        if value and value % factor == 0:
-            return f"{value // factor}{unit}"
-    return value
+    return write_size(value) if parse_size in readers and isinstance(value, int) else value
 
 
 def toml_value(value: Any) -> str:

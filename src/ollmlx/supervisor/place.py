@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from ollmlx.supervisor.clock import Clock
@@ -63,6 +63,11 @@ class Place:
     def free(self) -> bool:
         """It takes new requests, and can serve one more."""
         return self.roomy and not self.unwanted
+
+    def join(self, launch: Launch) -> None:
+        """A request for the same weights under another name: a name that is pinned pins what is loaded."""
+        if launch.pin and not self.launch.pin:
+            self.launch = replace(self.launch, pin=True)
 
     def used(self, now: float) -> None:
         """From now on its time to live counts."""

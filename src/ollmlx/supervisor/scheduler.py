@@ -281,6 +281,7 @@ class Scheduler:
 
     def _give(self, ticket: Ticket[Place], place: Place) -> None:
         self.room.remove(ticket, served=True)
+        place.join(ticket.launch)
         self._fleet.take(place)
         ticket.future.set_result(place)
 

@@ -258,6 +258,16 @@ async def test_a_pinned_model_never_makes_room(house: Open) -> None:
     assert home.loaded() == {"a"}
 
 
+async def test_a_pinned_name_for_weights_that_are_loaded_already_pins_them(house: Open) -> None:
+    home = house()
+    await home.use(toy_launch("a", 60))
+    await home.use(toy_launch("a", 60, pin=True))
+    await home.use(toy_launch("a", 60))
+    with pytest.raises(OutOfMemory, match="in use by a"):
+        await home.use(B)
+    assert home.loaded() == {"a"}
+
+
 async def test_what_can_never_fit_is_refused_at_once_and_evicts_nobody(house: Open) -> None:
     home = house()
     await home.use(A)
