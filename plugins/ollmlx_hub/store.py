@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ollmlx import Importer, ModelName, Source, closing, locked, storage_error
+from ollmlx import Importer, ModelName, Source, check_template, closing, locked, storage_error
 from ollmlx.errors import Conflict, InvalidRequest, NotFound, StorageError, Unsupported
 from ollmlx.types import CreateRequest, FetchReceipt, InstalledModel, PullProgress
 from ollmlx_hub.description import read_json
@@ -114,6 +114,8 @@ class MlxStore:
 
     async def create(self, request: CreateRequest, importer: Importer | None) -> AsyncIterator[PullProgress]:
         """Make a model over an installed one (its weights are linked) or from files."""
+        if request.defaults.template:
+            check_template(request.defaults.template)
         async with self._alone(request.name):
             stage = await asyncio.to_thread(self.intake.stage_new, request.name, ".new")
             brought = stage.with_name(stage.name + ".files")
@@ -155,10 +157,10 @@ class MlxStore:
         """Fill `stage` from files, from a foreign format, or by quantising; a plain base is linked later."""
         base = request.base
         if request.files:
-            format, source = file_format(request.files), brought
-            await asyncio.to_thread(_bring, request.files, brought if format != FORMAT or request.quantize else stage)
+            format, source = file_format(request.files), brought / request.name.folder  # errors name the folder
+            await asyncio.to_thread(_bring, request.files, source if format != FORMAT or request.quantize else stage)
             if format != FORMAT:
-                source = await asyncio.to_thread(_only_file, brought, format)
+                source = await asyncio.to_thread(_only_file, source, format)
         elif base is not None:
             format, source = base.format, base.path
         else:

@@ -33,7 +33,7 @@ def modelfile(model: InstalledModel) -> str:
         lines.append(f"SYSTEM {_quoted(defaults.system)}")
     lines += [f"PARAMETER {name} {_read_back(value)}" for name, value in _values(defaults.options)]
     if defaults.adapter is not None:
-        lines.append(f"ADAPTER {defaults.adapter.name}")
+        lines.append(f"ADAPTER {defaults.adapter}")
     lines += [f"MESSAGE {turn.role} {_quoted(turn.content)}" for turn in defaults.messages]
     lines += [f"LICENSE {_quoted(text)}" for text in defaults.license]
     return "\n".join(lines) + "\n"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ollmlx.service import Service
     from ollmlx.streams import closing
     from ollmlx.supervisor.budget import ThisMachine, find_budget
+    from ollmlx.templates import as_jinja, check_template
 
 __version__ = "0.1.0"
 
@@ -69,6 +70,7 @@ _HOMES = {
     "ollmlx.service": ("Service",),
     "ollmlx.streams": ("closing",),
     "ollmlx.supervisor.budget": ("ThisMachine", "find_budget"),
+    "ollmlx.templates": ("as_jinja", "check_template"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -96,6 +98,8 @@ __all__ = [
     "Store",
     "ThisMachine",
     "__version__",
+    "as_jinja",
+    "check_template",
     "closing",
     "find_budget",
     "format_count",

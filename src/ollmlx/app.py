@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from ollmlx.blobs import Blobs
 from ollmlx.catalogue import load_catalogue
@@ -21,6 +22,7 @@ from ollmlx.supervisor.process import child_environment
 from ollmlx.types import Caller
 
 logger = logging.getLogger(__name__)
+PRUNED_EVERY = 600.0  # seconds between two looks for uploads that nobody needs
 
 
 @dataclass
@@ -31,19 +33,20 @@ class App:
     plugins: Plugins
     pool: Pool
     service: Service
-    _preloads: asyncio.Task[None] | None = None
+    _chores: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
         """Reap what an earlier daemon left, start the guardian, begin to preload."""
         await self.pool.start()
-        self._preloads = asyncio.create_task(self._preload(), name="preload")
+        for name, chore in (("preload", self._preload()), ("blobs", self._prune())):
+            self._chores.append(asyncio.create_task(chore, name=name))
 
     async def close(self) -> None:
         """Drain and stop every runner. Bounded by the pool's own deadline."""
-        if self._preloads is not None:
-            self._preloads.cancel()
+        for chore in self._chores:
+            chore.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._preloads
+                await chore
         await self.pool.close(self.settings.server.drain_timeout)
 
     def reconfigure(self, settings: Settings) -> None:
@@ -59,6 +62,12 @@ class App:
                 await self.service.load(name, caller=Caller(request_id=f"preload-{name.short}", route="preload"))
             except OllmlxError as error:
                 logger.warning("preload of %s failed: %s", name.short, error.message)
+
+    async def _prune(self) -> None:
+        while True:
+            if removed := await asyncio.to_thread(self.service.blobs.prune, time.time()):
+                logger.info("removed %d uploaded files that nobody needed any more", removed)
+            await asyncio.sleep(PRUNED_EVERY)
 
 
 def build(settings: Settings) -> App:

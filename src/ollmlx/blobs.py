@@ -1,16 +1,24 @@
-"""Uploaded files, by digest, until a model is created from them."""
+"""Uploaded files, by digest, for as long as models may be created from them."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import os
+import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import IO
 
 from ollmlx.errors import InvalidRequest, NotFound, StorageError
 from ollmlx.names import parse_digest
+
+KEPT = 3600.0
+"""Seconds that an upload, whole or broken off, stays after it was last used. Models made from it have links of their
+own; kept longer, it would hold their disk space when they are removed."""
 
 
 class Blobs:
@@ -24,12 +32,14 @@ class Blobs:
         path = self._path(digest)
         if not path.is_file():
             raise NotFound(f'blob "{digest}" not found')
+        _use(path)
         return path
 
     async def write(self, digest: str, body: AsyncIterator[bytes]) -> bool:
         """Store a body under its digest; False when it was there already. Raises InvalidRequest on a mismatch."""
         target = self._path(digest)
         if target.is_file():
+            _use(target)
             return False
         staged: Path | None = None
         try:
@@ -46,12 +56,29 @@ class Blobs:
                 await asyncio.to_thread(staged.unlink, missing_ok=True)
         return True
 
+    def prune(self, now: float) -> int:
+        """Remove what nobody has used for `KEPT` seconds; how many files that were. `now` is the wall clock."""
+        removed = 0
+        for file in self._folder.glob("*"):
+            with contextlib.suppress(OSError):
+                found = file.stat()
+                if max(found.st_atime, found.st_mtime) < now - KEPT:
+                    shutil.rmtree(file) if file.is_dir() else file.unlink()  # a folder: an adapter on its way
+                    removed += 1
+        return removed
+
     def _path(self, digest: str) -> Path:
         return self._folder / f"sha256-{parse_digest(digest)}"
 
     def _stage(self) -> IO[bytes]:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return tempfile.NamedTemporaryFile(dir=self._folder, prefix=".upload-", delete=False)
+
+
+def _use(path: Path) -> None:
+    """Note that a file is needed. The time of its last change stays: a model may share it."""
+    with contextlib.suppress(OSError):
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 async def _copy(body: AsyncIterator[bytes], file: IO[bytes]) -> str:

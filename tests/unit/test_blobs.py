@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from ollmlx.blobs import Blobs
+from ollmlx.blobs import KEPT, Blobs
 from ollmlx.errors import InvalidRequest, NotFound, StorageError
 
 CONTENT = b"weights"
@@ -55,3 +57,30 @@ def test_a_digest_cannot_be_a_path(tmp_path: Path, digest: str) -> None:
 def test_an_unknown_blob_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=f'blob "{DIGEST}" not found'):
         Blobs(tmp_path).path(DIGEST)
+
+
+async def test_an_upload_goes_an_hour_after_its_last_use(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    await blobs.write(DIGEST, body(CONTENT))
+    file = blobs.path(DIGEST)
+    os.utime(file, (1000, 1000))
+    (tmp_path / ".upload-broken-off").touch()
+    (tmp_path / ".adapter-left").mkdir()
+    for left in (".upload-broken-off", ".adapter-left"):
+        os.utime(tmp_path / left, (1000, 1000))
+    assert blobs.prune(1000 + KEPT) == 0
+    blobs.path(DIGEST)
+    assert file.stat().st_mtime == 1000
+    assert blobs.prune(1001 + KEPT) == 2
+    assert list(tmp_path.iterdir()) == [file]
+    assert blobs.prune(time.time() + KEPT + 1) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert Blobs(tmp_path / "never-there").prune(0) == 0
+
+
+async def test_a_model_made_from_an_upload_keeps_its_file(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path / "blobs")
+    await blobs.write(DIGEST, body(CONTENT))
+    (tmp_path / "weights").hardlink_to(blobs.path(DIGEST))
+    assert blobs.prune(time.time() + KEPT + 1) == 1
+    assert (tmp_path / "weights").read_bytes() == CONTENT

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 
+from ollmlx import as_jinja
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.types import Message, Tool
-
-_GO_FIELD = re.compile(r"\{\{-?\s*(?:if\s+|range\s+|with\s+)?[$.]")
-_GO_SIMPLE = re.compile(r"\{\{-?\s*\.(System|Prompt|Response|Suffix)\s*-?\}\}")
 
 
 class ChatTemplate:
@@ -57,7 +54,7 @@ class ChatTemplate:
         if tools and not (("tools" in template) if template else self.takes_tools):
             raise Unsupported(f"{self._model_name} does not support tools")
         if template is not None:
-            template = _jinja(template)
+            template = as_jinja(template)
         elif not self._tokenizer.has_chat_template:
             return _plain(messages)
         turns = [_turn(message) for message in messages]
@@ -135,23 +132,3 @@ def _system_into_user(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _plain(messages: Sequence[Message]) -> str:
     return "\n\n".join(message.content for message in messages)
-
-
-def _jinja(template: str) -> str:
-    """The template, with Ollama's simplest Go templates (fields without logic) turned into Jinja."""
-    if not _GO_FIELD.search(template):
-        return template
-    plain = _GO_SIMPLE.sub(_go_field, template)
-    if _GO_FIELD.search(plain):
-        raise Unsupported(
-            "the template is written in Go's template language; models on MLX take Jinja templates",
-            hint="leave the template out to use the model's own, or translate it to Jinja",
-        )
-    return plain
-
-
-def _go_field(match: re.Match[str]) -> str:
-    role = {"System": "system", "Prompt": "user"}.get(match.group(1))
-    if role is None:
-        return ""
-    return "{{ messages | selectattr('role', 'equalto', '" + role + "') | map(attribute='content') | join('\\n\\n') }}"

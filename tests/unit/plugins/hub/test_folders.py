@@ -283,7 +283,9 @@ async def test_quantising_goes_through_the_importer(store: MlxStore, put: Put) -
     importer = Copying()
     base = (await store.list())[0]
     await made(store, CreateRequest(name=parse("small"), base=base, quantize="int4"), importer)
-    assert importer.asked == [("plain", "mlx", {"quantize": "int4"})]
+    files = {path.name: path for path in base.path.iterdir() if path.name != "ollmlx.json"}
+    await made(store, CreateRequest(name=parse("mine"), files=files, quantize="int8"), importer)
+    assert importer.asked == [("plain", "mlx", {"quantize": "int4"}), ("mine", "mlx", {"quantize": "int8"})]
 
 
 REFUSED: dict[str, tuple[dict[str, str], type[OllmlxError], str]] = {
@@ -307,6 +309,15 @@ async def test_what_makes_no_model_is_refused(store: MlxStore, tmp_path: Path, c
     with pytest.raises(kind, match=message):
         await made(store, CreateRequest(name=parse("mine"), files=dict.fromkeys(names, blob)))
     assert await store.list() == []
+
+
+@pytest.mark.parametrize("template", ["{% bad %}", "{{ if .System }}{{ .System }}{{ end }}"])
+async def test_a_template_that_cannot_be_used_makes_no_model(store: MlxStore, put: Put, template: str) -> None:
+    put("tiny")
+    request = CreateRequest(name=parse("x"), base=(await store.list())[0], defaults=ModelDefaults(template=template))
+    with pytest.raises(InvalidRequest, match=r"template error|Go's template language"):
+        await made(store, request)
+    assert await store.resolve(parse("x")) is None
 
 
 async def test_quantised_weights_are_not_quantised_again(store: MlxStore, put: Put) -> None:
