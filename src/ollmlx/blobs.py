@@ -36,10 +36,14 @@ class Blobs:
         return path
 
     async def write(self, digest: str, body: AsyncIterator[bytes]) -> bool:
-        """Store a body under its digest; False when it was there already. Raises InvalidRequest on a mismatch."""
+        """Store a body under its digest; False when it was there already. Raises InvalidRequest on a mismatch.
+
+        The body is taken to its end in both cases: some clients hear no answer while they write.
+        """
         target = self._path(digest)
         if target.is_file():
-            _use(target)
+            async for _ in body:
+                _use(target)
             return False
         staged: Path | None = None
         try:

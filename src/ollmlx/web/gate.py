@@ -6,6 +6,7 @@ An ASGI middleware, so that it acts before a byte of the body is read and after 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -125,8 +126,8 @@ class Wire:
         if message["type"] == "http.response.body":
             exchange.sent += len(message.get("body", b""))
             if not message.get("more_body", False):
-                await self._linger()
-                self.complete = True
+                await self._end(message)
+                return
         elif message["type"] == "http.response.start":
             exchange.status = message["status"]
             extra = exchange.headers()
@@ -139,27 +140,39 @@ class Wire:
         await self._send(message)
 
     async def whole(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-        """Answer without any route, reading no more of the body than good manners ask for."""
+        """Answer without any route."""
         headers = [*headers, (b"content-length", str(len(body)).encode())]
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
-        await self.send({"type": "http.response.body", "body": body, "more_body": True})
-        try:
-            async with asyncio.timeout(LINGER):
-                while not self._exchange.received.is_set():
-                    await self.receive()
-        except TimeoutError:
-            self._exchange.received.set()
-        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def _linger(self) -> None:
-        if self._exchange.received.is_set():
+    async def _end(self, message: Message) -> None:
+        """Send the last message. What the client still writes is read meanwhile, and thrown away: it would miss the
+        answer otherwise, and the HTTP server ends no exchange for as long as pieces of its body wait to be read."""
+        received = self._exchange.received
+        if received.is_set():
+            self.complete = True
+            await self._send(message)
             return
-        self._exchange.room.set()
+        await self._send({**message, "more_body": True})
+        self._exchange.room.clear()  # nobody else reads on
+        reading = asyncio.create_task(self._discard())
         try:
-            async with asyncio.timeout(LINGER):
-                await self._exchange.received.wait()
-        except TimeoutError:
-            return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER):
+                    await received.wait()
+            self.complete = True
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+
+    async def _discard(self) -> None:
+        message: Message = {}
+        while message.get("type") != "http.disconnect":
+            message = await self._receive()
+            if not message.get("more_body", False):
+                self._exchange.received.set()
 
 
 class _Headers:
