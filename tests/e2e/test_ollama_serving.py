@@ -171,8 +171,9 @@ def test_a_client_that_reads_nothing_is_dropped_and_its_work_ends(daemon: StartD
 
 @pytest.mark.fault(40)
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_frees_its_slot_at_once(shared: Daemon, stream: bool) -> None:
-    body = json.dumps({**SLOW, "stream": stream}).encode()
+@pytest.mark.parametrize("phase", ["fake:tokens=100000 fake:rate=20", "fake:prefill=1000 fake:prefill_ms=100"])
+def test_a_client_that_leaves_frees_its_slot_at_once(shared: Daemon, phase: str, stream: bool) -> None:
+    body = json.dumps({**chat(f"{phase} go"), "stream": stream}).encode()
     with closing(socket.create_connection(("127.0.0.1", port(shared)))) as client:
         client.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         wait_until(lambda: any(m["active"] for m in ask(shared, "GET", "/api/ps")[1]["models"]))

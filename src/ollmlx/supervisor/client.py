@@ -194,7 +194,7 @@ def _event(line: bytes) -> Event:
     try:
         return decode_event(line)
     except ValidationError as error:
-        raise Garbled(f"it sent something that is not an event: {line[:80]!r}") from error
+        raise Garbled(f"it sent something that is not an event: {_told(line, error)}") from error
 
 
 async def _read(response: aiohttp.ClientResponse, kind: type[Answer]) -> Answer:
@@ -204,15 +204,15 @@ async def _read(response: aiohttp.ClientResponse, kind: type[Answer]) -> Answer:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise Garbled(f"it sent something that is not a {kind.__name__}: {body[:80]!r}") from error
+        raise Garbled(f"it sent something that is not a {kind.__name__}: {_told(body, error)}") from error
 
 
 async def _problem(response: aiohttp.ClientResponse) -> OllmlxError | Garbled:
     body = await _bounded(response)
     try:
         problem = Problem.model_validate_json(body)
-    except ValidationError:
-        return Garbled(f"it answered with status {response.status} and {body[:80]!r}")
+    except ValidationError as error:
+        return Garbled(f"it answered with status {response.status} and {_told(body, error)}")
     return from_kind(problem.kind, problem.message, code=problem.code)
 
 
@@ -229,3 +229,11 @@ def _words(error: aiohttp.ClientError) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
         return "it does not accept connections"
     return "the connection to it broke"
+
+
+def _told(data: bytes, error: ValidationError) -> str:
+    """What is wrong with it. What looks like an event may hold a piece of an answer, which no log or error shows."""
+    if not data.lstrip().startswith(b"{"):
+        return repr(data[:80])
+    fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    return f"{len(data)} bytes, {fault['type']} at {'.'.join(map(str, fault['loc'])) or 'the top'}"

@@ -1,4 +1,4 @@
-"""What a request learns when the connection to its runner is closed on our side, over a socket that stays silent."""
+"""What a request learns of a connection to its runner that is closed on our side, or brings what is no event."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ollmlx.supervisor.client import RunnerClient, Severed
+from ollmlx.supervisor.client import Garbled, RunnerClient, Severed
 from ollmlx.types import GenerateRequest
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -57,3 +57,25 @@ async def test_closing_the_client_ends_a_request_although_the_other_end_seems_op
         await client.close()
         with pytest.raises(Severed):
             await asyncio.wait_for(asking, 5)
+
+
+@pytest.mark.fault(11)
+@pytest.mark.fault(45)
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b"<html>gateway</html>", "b'<html>gateway</html>'"),
+        (b'{"type": "text", "text": "a secret\xff"}', "37 bytes, json_invalid at the top"),
+        (b'{"type": "text", "words": "a secret"}', "37 bytes, missing at text.text"),
+        (b'{"text": "a secret"}', "20 bytes, union_tag_not_found at the top"),
+    ],
+)
+async def test_what_is_no_event_is_described_without_showing_an_answer(
+    client: RunnerClient, tmp_path: Path, line: bytes, told: str
+) -> None:
+    runner = SilentRunner(HEAD + b"%x\r\n%s\n\r\n" % (len(line) + 1, line))
+    async with await asyncio.start_unix_server(runner.serve, tmp_path / "r"):
+        with pytest.raises(Garbled) as broken:
+            _ = [event async for event in client.generate(GenerateRequest(prompt="hi"))]
+        await client.close()
+    assert str(broken.value) == f"it sent something that is not an event: {told}"
