@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ollmlx import LaunchOptions, Refusal, RunnerCommand
-from ollmlx.errors import OllmlxError, StorageError
+from ollmlx.errors import OllmlxError, StorageError, Unsupported
 from ollmlx.types import InstalledModel, MemoryEstimate
 from ollmlx_mlx.blas import BlasAdvice, BlasChoice, Probe, advise, choose
 from ollmlx_mlx.cluster.command import cluster_command
@@ -94,7 +94,17 @@ class MlxBackend:
         )
 
     def share(self, model: InstalledModel, context: int, parallel: int, cluster: Mapping[str, Any]) -> MemoryEstimate:
-        """Bytes that the ranks on this machine hold. A group serves one request at a time, whatever `parallel` is."""
+        """Bytes that the ranks on this machine hold. A group serves one request at a time, whatever `parallel` is.
+
+        Raises ConfigError when the hosts cannot be a group, Unsupported for what a group cannot load.
+        """
+        for what in ("adapter", "draft"):
+            if getattr(model.defaults, what) is not None:
+                raise Unsupported(
+                    f"{model.name.short} cannot be spread with its {what}",
+                    code="MDL007",
+                    hint=f'remove {what} from [models."{model.name.short}"], or its cluster',
+                )
         names = members([str(host) for host in cluster.get("hosts", ())])
         facts = self._facts(model.path)
         latents = self._known is not None and self._known.keeps_latents(facts.config)

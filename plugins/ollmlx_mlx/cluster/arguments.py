@@ -28,9 +28,7 @@ def arguments(plan: dict[str, Any], hostfile: Path, rank: Sequence[str]) -> list
     if plan["backend"] == "nccl":
         # With a host file, the only effect of --repeat-hosts: rank N of a host gets its GPU N.
         where += ["--nccl-port", port, "--repeat-hosts", str(max(names.count(name) for name in names))]
-    elif plan["backend"] == "mpi":
-        where += ["--mpi-arg", "--stdin all"]
-    else:
+    elif plan["backend"] != "mpi":
         where += ["--starting-port", port]
     return [*where, "--", *command]
 

@@ -9,8 +9,11 @@ from typing import Final
 from ollmlx.protocol import ExitCode
 
 SSH_FAILED: Final = 255
+UNKNOWN: Final = 1
+"""What mpirun does not say in one line, and what Python ends with after an exception."""
 NOT_FOUND: Final = (126, 127)
 _EXITED: Final = re.compile(r"\[WARN\] Node with rank (\d{1,5}) (?:exited with code (-?\d{1,5})|was killed)")
+_MPI: Final = re.compile(r"prterun noticed that process rank (\d{1,5}) with PID \d+ on node \S+ exited")
 _WORDS: Final = re.compile(r"rank (\d{1,5}): (.+)")
 _CURABLE: Final = (ExitCode.INTERNAL, ExitCode.PARENT_GONE)
 """With these a rank ends when another one is lost: seldom the cause."""
@@ -32,6 +35,8 @@ class Losses:
             if code is not None and rank < len(self._hosts):
                 self._codes.setdefault(rank, int(code))
             return True
+        if (ended := _MPI.match(line)) is not None and int(ended[1]) < len(self._hosts):
+            self._codes.setdefault(int(ended[1]), UNKNOWN)
         said = _WORDS.match(line)
         if said is not None:
             self._words[int(said[1])] = said[2]
@@ -53,4 +58,4 @@ class Losses:
             return ExitCode.INTERNAL, f"{who} could not be started with ssh; `ollmlx doctor --online` says why"
         if code in NOT_FOUND:
             return ExitCode.USAGE, f"{who} found no ollmlx at the path it has here; `ollmlx doctor --online` says more"
-        return ExitCode.INTERNAL, f"{who} was lost (exit status {code})"
+        return ExitCode.INTERNAL, f"{who} was lost" + (f" (exit status {code})" if code != UNKNOWN else "")

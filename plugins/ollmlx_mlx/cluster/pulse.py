@@ -25,26 +25,29 @@ _RANKS: Final = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 _SIGN: Final = re.compile(r"ollmlx rank (\d{1,5}) is alive\s*$")
 
 
-def live(silence: float, environ: Mapping[str, str] = os.environ) -> None:
-    """In a rank: answer beats from now on, and end with them.
+def live(silence: float, backend: str, environ: Mapping[str, str] = os.environ) -> None:
+    """In a rank: write signs of life and end with the launcher's, from now on.
 
     The end of standard input ends this process at once. Silence ends it by the kernel's alarm: that also ends an
-    interpreter that is stuck in native code.
+    interpreter that is stuck in native code. mpirun gives its input to rank 0 only, and ends the others itself.
     """
     rank = next((environ[name] for name in _RANKS if name in environ), "0")
-    signal.setitimer(signal.ITIMER_REAL, silence)
-    threading.Thread(target=_live, args=(f"ollmlx rank {rank} is alive\n".encode(), silence), daemon=True).start()
+    hears = backend != "mpi" or rank == "0"
+    if hears:
+        signal.setitimer(signal.ITIMER_REAL, silence)
+    sign = f"ollmlx rank {rank} is alive\n".encode()
+    threading.Thread(target=_live, args=(sign, silence, hears), daemon=True).start()
 
 
-def _live(sign: bytes, silence: float) -> None:
+def _live(sign: bytes, silence: float, hears: bool) -> None:
     try:
         while True:
             os.write(1, sign)
-            if select.select([0], [], [], BEAT)[0]:
+            if hears and select.select([0], [], [], BEAT)[0]:
                 if not os.read(0, 4096):
                     break
                 signal.setitimer(signal.ITIMER_REAL, silence)
-                time.sleep(BEAT / 2)
+            time.sleep(BEAT / 2)
     except OSError:  # the terminal that ssh made has hung up, or nobody reads
         pass
     os._exit(ExitCode.PARENT_GONE)

@@ -37,7 +37,7 @@ def main() -> NoReturn:
     # mlx.launch asks everybody to end when one is lost. Rank 0 leaves that to the launcher, which learns who it was:
     # its clients should not hear that the runner is closing, as if that had been asked for. Inherited by all threads.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    pulse.live(given.silence)
+    pulse.live(given.silence, given.backend)
     os.environ.pop(AGENT, None)
 
     import mlx.core as mx

@@ -190,9 +190,16 @@ class PluginSettings(BaseModel):
 class ClusterSettings(Section):
     """A model spread over several processes or machines with MLX's own distributed engine."""
 
-    hosts: tuple[str, ...] = Field((), description="Host names, one rank each; `localhost` may repeat.")
-    backend: Literal["ring", "jaccl", "mpi", "nccl"] = Field("ring", description="How ranks talk to one another.")
-    mode: Literal["tensor", "pipeline"] = Field("tensor", description="How the model is split.")
+    hosts: tuple[str, ...] = Field(
+        (),
+        description="Hosts, one rank each; the first is `localhost`, which may repeat. Or one host file of mlx.launch.",
+    )
+    backend: Literal["ring", "jaccl", "mpi", "nccl"] = Field(
+        "ring", description="How ranks talk to one another: TCP, RDMA over Thunderbolt, MPI, NCCL (CUDA)."
+    )
+    mode: Literal["tensor", "pipeline"] = Field(
+        "tensor", description="What a rank holds: a part of every layer, or some layers."
+    )
 
 
 class ModelSettings(Section):

@@ -14,7 +14,7 @@ import pytest
 
 from ollmlx import ModelName
 from ollmlx.contracts import Backend, LaunchOptions
-from ollmlx.errors import StorageError
+from ollmlx.errors import ConfigError, StorageError, Unsupported
 from ollmlx.types import InstalledModel, ModelDefaults
 from ollmlx_mlx.backend import MlxBackend
 from ollmlx_mlx.blas import Candidate, Verdict
@@ -231,3 +231,28 @@ def test_what_a_configuration_leaves_out_is_mlx_lms_default() -> None:
     assert complete["sliding_window"] == 64
     assert complete["sliding_window_pattern"] == 6
     assert complete["head_dim"] == 256
+
+
+def test_a_group_is_charged_for_the_ranks_of_this_machine(folder: MakeFolder) -> None:
+    found = model(folder())
+    alone = backend().estimate(found, 4096, 1)
+    here = backend().share(found, 4096, 4, {"hosts": ["localhost", "localhost", "node2", "node3"]})
+    assert here.overhead == 2 * alone.overhead  # a group serves one request at a time, whatever `parallel` says
+    assert here.kv_cache == alone.kv_cache // 2
+    with pytest.raises(ConfigError, match="at least two"):
+        backend().share(found, 4096, 1, {"hosts": ["localhost"]})
+
+
+@pytest.mark.parametrize("mode", ["tensor", "pipeline"])
+def test_latent_caches_are_whole_on_each_rank_unless_layers_are_divided(folder: MakeFolder, mode: str) -> None:
+    found = model(folder({**CONFIG, "model_type": "deepseek_v3", "kv_lora_rank": 16, "qk_rope_head_dim": 8}))
+    alone = backend().estimate(found, 4096, 1)
+    here = backend().share(found, 4096, 1, {"hosts": ["localhost", "node2"], "mode": mode})
+    assert here.kv_cache == (alone.kv_cache if mode == "tensor" else alone.kv_cache // 2)
+
+
+@pytest.mark.parametrize("what", ["adapter", "draft"])
+def test_what_a_group_cannot_load_is_refused_and_not_forgotten(folder: MakeFolder, what: str) -> None:
+    found = model(folder()).model_copy(update={"defaults": ModelDefaults.model_validate({what: folder()})})
+    with pytest.raises(Unsupported, match=f"cannot be spread with its {what}"):
+        backend().share(found, 4096, 1, {"hosts": ["localhost", "node2"]})

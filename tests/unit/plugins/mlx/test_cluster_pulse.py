@@ -81,6 +81,12 @@ def test_signs_of_life_are_told_from_what_ranks_print(line: str, sign: bool) -> 
             "there is no model in /m",
         ),
         ([exited(0, 70)], {0}, 70, "rank 0 on localhost was lost"),
+        (
+            ["prterun noticed that process rank 1 with PID 7 on node vm exited on"],
+            {0, 1},
+            70,
+            "rank 1 on node2 was lost",
+        ),
         (["rank 0: no memory", exited(0, 70)], {0}, 70, "rank 0 on localhost: no memory"),
     ],
 )
