@@ -85,6 +85,16 @@ def model_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
+def readers(field: FieldInfo) -> list[Any]:
+    """The functions that read a field's text, whichever kinds of value it takes (`parse_size`)."""
+    return [getattr(item, "func", None) for item in (*field.metadata, *_metadata(field.annotation))]
+
+
+def _metadata(annotation: Any) -> list[Any]:
+    own = list(annotation.__metadata__) if get_origin(annotation) is typing.Annotated else []
+    return own + [item for argument in get_args(annotation) for item in _metadata(argument)]
+
+
 def is_list(field: FieldInfo | None) -> bool:
     """Whether a field holds a list."""
     return field is not None and get_origin(field.annotation) is tuple

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from ollmlx.quantities import format_duration, parse_duration, parse_size, write_size
 from ollmlx.secrets import mask_text, mask_value
 from ollmlx.settings.errors import Origin
-from ollmlx.settings.keys import KeyPath, dotted, is_secret, keys_of
+from ollmlx.settings.keys import KeyPath, dotted, is_secret, keys_of, readers
 from ollmlx.settings.sources import LoadedSettings
 
 
@@ -88,10 +88,10 @@ def _fields(model: BaseModel) -> Iterator[tuple[KeyPath, Any]]:
 
 def _written(field: FieldInfo, value: Any) -> Any:
     """Durations and sizes as they are written in the file."""
-    readers = [getattr(item, "func", None) for item in field.metadata]
-    if isinstance(value, float) and (parse_duration in readers or math.isinf(value)):
+    known = readers(field)
+    if isinstance(value, float) and (parse_duration in known or math.isinf(value)):
         return format_duration(value)
-    return write_size(value) if parse_size in readers and type(value) is int else value
+    return write_size(value) if parse_size in known and type(value) is int else value
 
 
 def _plain(value: Any, *, secret: bool) -> Any:

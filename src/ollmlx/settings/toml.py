@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ollmlx.quantities import format_duration, parse_duration, parse_size, write_size
-from ollmlx.settings.keys import keys_of, sections
+from ollmlx.settings.keys import keys_of, readers, sections
 from ollmlx.settings.model import ClusterSettings, ModelSettings, Settings
 
 WIDTH = 118
@@ -81,10 +81,10 @@ def written_default(model: type[BaseModel], field: FieldInfo) -> Any:
     """A default as a person would write it: durations as "5m", sizes as "4GiB"."""
     name = next(name for name, other in model.model_fields.items() if other is field)
     value = getattr(model(), name)
-    readers = [getattr(item, "func", None) for item in field.metadata]
-    if parse_duration in readers:
+    known = readers(field)
+    if parse_duration in known:
         return format_duration(value)
-    return write_size(value) if parse_size in readers and isinstance(value, int) else value
+    return write_size(value) if parse_size in known and isinstance(value, int) else value
 
 
 def toml_value(value: Any) -> str:
