@@ -43,6 +43,7 @@ class Records:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         final = self._path(record.pid)
         staged = final.with_suffix(".part")
+        staged.touch(mode=0o600)
         staged.write_text(json.dumps(asdict(record)), encoding="utf-8")
         staged.replace(final)
 

@@ -53,7 +53,8 @@ def release(handlers: list[logging.Handler]) -> None:
 def _file(folder: Path) -> RotatingFileHandler:
     path = folder / LOG_FILE
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # `mode` is not for parents
+        folder.mkdir(exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
         return RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_KEPT, encoding="utf-8")
     except OSError as error:

@@ -90,6 +90,10 @@ def readable(terminal: Terminal) -> None:
     (terminal.home / "ollmlx.toml").chmod(0o644)
 
 
+def shared(terminal: Terminal) -> None:
+    (terminal.home / "state").chmod(0o755)
+
+
 def dangling(terminal: Terminal) -> None:
     (terminal.home / "models/mlx").rmdir()
     (terminal.home / "models").rmdir()
@@ -152,6 +156,7 @@ BREAKAGES: list[tuple[str, str, Callable[[Terminal], None]]] = [
     ("a folder that is no name", "MDL001", unnameable),
     ("a manifest of Ollama's that is no model", "STO020", odd_manifest),
     ("API keys that others can read", "SEC007", readable),
+    ("a state folder that others can look into", "SEC007", shared),
     ("a short API key", "SEC008", say(OLLMLX_SECURITY__API_KEYS="short")),
     ("any origin", "SEC006", say(OLLAMA_ORIGINS="*")),
     ("open to the network without a key", "SEC001", say(OLLAMA_HOST="0.0.0.0:11434")),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from ollmlx.address import Address
 from ollmlx.doctor.check import check, found
@@ -50,7 +52,7 @@ async def exposure(world: World) -> list[Finding]:
 
 @check("secrets", "server", "SEC007", "SEC008")
 def secrets(world: World) -> Iterator[Finding]:
-    """Keys that are short, or that other users of this machine can read."""
+    """Keys that are short, and what other users of this machine can read: keys, logs, prompts that were saved."""
     keys = world.settings.security.api_keys
     if any(len(key) < SHORTEST_KEY for key in keys):
         origin = world.origin("security", "api_keys")
@@ -62,7 +64,17 @@ def secrets(world: World) -> Iterator[Finding]:
             mode = stat.S_IMODE(file.stat().st_mode)
             if mode & 0o077:
                 told = f"{file} holds API keys and can be read by other users"
-                yield found("SEC007", told, evidence=(f"mode {mode:o}",), commands=(f"chmod 600 {file}",))
+                yield found("SEC007", told, evidence=(f"mode {mode:o}",), commands=(f"chmod 600 {_shell(file)}",))
+    state = world.settings.state_folder
+    with suppress(OSError):
+        mode = stat.S_IMODE(state.stat().st_mode)
+        if mode & 0o077 and world.knows("storage", "state"):
+            told = f"the state folder {state} is open to other users"
+            yield found("SEC007", told, evidence=(f"mode {mode:o}",), commands=(f"chmod 700 {_shell(state)}",))
+
+
+def _shell(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def _address(text: object) -> Address | None:
