@@ -13,7 +13,8 @@ CASES ?= 10000
 
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+# On a terminal pip shows what it downloads (make before 4.1 cannot tell, and then it does not).
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(if $(MAKE_TERMOUT),,--quiet) -c constraints.txt
 
 # MLX needs its CPU library on Linux; on a Mac it brings Metal by itself.
 ifeq ($(shell uname -s),Linux)
@@ -35,8 +36,8 @@ run: $(VENV)/.for-run  ## install, start what it needs, pull a small model and a
 test: lint types imports  ## everything: style, types, imports, and all tests with the real model
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
-quick: lint  ## under a minute: style and the unit tests
-	$(BIN)/python -m pytest tests/unit tests/architecture -q -m "not slow and not e2e and not model and not mlx" $(PYTEST_FLAGS)
+quick: lint  ## under a minute: style and the quick unit tests, on all cores
+	$(BIN)/python -m pytest tests/unit tests/architecture -q -n logical -m "not slow and not e2e and not model and not mlx" $(PYTEST_FLAGS)
 
 lint: $(VENV)/.for-test  ## ruff, without changing anything
 	$(BIN)/ruff check .
@@ -76,11 +77,11 @@ $(VENV)/bin/python:
 
 # Stamps: nothing is installed again until what is asked for changes.
 $(VENV)/.for-run: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "Installing ollmlx into $(VENV) ..." >&2
+	@echo "Installing ollmlx into $(VENV): a few minutes the first time ..." >&2
 	@$(INSTALL) -e ".$(RUN_EXTRAS)"
 	@touch $@
 
 $(VENV)/.for-test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "Installing ollmlx and what its tests need into $(VENV) ..." >&2
+	@echo "Installing ollmlx and what its tests need into $(VENV): a few minutes the first time ..." >&2
 	@$(INSTALL) -e ".$(TEST_EXTRAS)"
 	@touch $@ $(VENV)/.for-run

@@ -19,6 +19,8 @@ from ollmlx.doctor.processes import Processes
 from ollmlx.doctor.world import World
 from ollmlx.findings import Finding, Severity
 
+pytestmark = pytest.mark.slow
+
 EDITOR = '#!/bin/sh\nsed -i.bak "${1#+}s/.*//" "$2"\n'
 """A person who removes the line at which the editor opens."""
 

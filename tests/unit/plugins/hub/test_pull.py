@@ -20,6 +20,8 @@ from ollmlx_hub.client import Access
 from ollmlx_hub.source import HubSource
 from ollmlx_hub.store import MlxStore
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_pull_leaves_a_whole_verified_model(
     hub: HubServer, store: MlxStore, source: HubSource, name: ModelName

