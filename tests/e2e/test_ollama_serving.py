@@ -27,7 +27,12 @@ StartDaemon = Callable[..., Daemon]
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One daemon for the tests that leave it as it was."""
-    started = Daemon(tmp_path_factory.mktemp("shared"), fakes={"tiny": {}})
+    fakes: dict[str, dict[str, Any]] = {
+        "tiny": {},
+        "narrow": {"parallel": 1},
+        "slow": {"load_steps": 1000, "load_ms": 50},
+    }
+    started = Daemon(tmp_path_factory.mktemp("shared"), fakes=fakes)
     try:
         yield started.start()
     finally:
@@ -180,6 +185,40 @@ def test_a_client_that_leaves_frees_its_slot_at_once(shared: Daemon, phase: str,
     began = time.monotonic()
     wait_until(lambda: not any(m["active"] for m in ask(shared, "GET", "/api/ps")[1]["models"]))
     assert time.monotonic() - began < 0.3
+
+
+def leaver(daemon: Daemon, model: str, name: str) -> socket.socket:
+    """A client that has sent its request; the log knows it by name."""
+    body = json.dumps({**SLOW, "model": model}).encode()
+    client = socket.create_connection(("127.0.0.1", port(daemon)))
+    head = f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: {name}\r\nContent-Length: {len(body)}\r\n\r\n"
+    client.sendall(head.encode() + body)
+    return client
+
+
+@pytest.mark.fault(40)
+def test_a_client_that_leaves_the_queue_or_a_load_is_dropped_at_once_and_logged(shared: Daemon) -> None:
+    def depth() -> float:
+        text = ask(shared, "GET", "/metrics")[1].decode()
+        return float(re.search(r"^ollmlx_queue_depth (\S+)$", text, re.MULTILINE)[1])  # type: ignore[index]
+
+    def loaded() -> list[str]:
+        return [model["model"] for model in ask(shared, "GET", "/api/ps")[1]["models"]]
+
+    with closing(leaver(shared, "narrow", "served")):
+        wait_until(
+            lambda: "narrow#" in shared.log_text and "served" in shared.log_text and depth() == 0 and loaded(), 20
+        )
+        with closing(leaver(shared, "narrow", "left-the-queue")), closing(leaver(shared, "slow", "left-the-load")):
+            wait_until(lambda: depth() == 2 and "slow:latest" in loaded())
+        began = time.monotonic()
+        wait_until(lambda: depth() == 0)
+        assert time.monotonic() - began < 0.5
+        wait_until(lambda: "slow:latest" not in loaded())
+    for name in ("served", "left-the-queue", "left-the-load"):
+        wait_until(
+            lambda name=name: re.search(rf"POST /api/chat 499 .+ request={name}$", shared.log_text, re.MULTILINE)
+        )
 
 
 @pytest.mark.fault(46)

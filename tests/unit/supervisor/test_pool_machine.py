@@ -15,6 +15,7 @@ from ollmlx.errors import OllmlxError
 from ollmlx.settings import Settings
 from ollmlx.supervisor.death import Cause
 from ollmlx.supervisor.exits import Remedy
+from ollmlx.supervisor.listener import PoolListener
 from ollmlx.supervisor.pool import Pool
 from ollmlx.testing.clock import HandClock, settle
 from ollmlx.testing.workshop import ToyRunner, ToyWorkshop, death, toy_launch
@@ -26,6 +27,7 @@ LAUNCHES = [
     toy_launch("small", 30, context_length=8192, parallel=2),
     toy_launch("middle", 45),
     toy_launch("large", 90, keep_alive=2.0),
+    toy_launch("tiny", 5),
     toy_launch("whale", 101),
 ]
 PINNED = toy_launch("pinned", 10, pin=True)
@@ -38,6 +40,16 @@ class Request:
         self.finish = asyncio.Event()
         self.runner: ToyRunner | None = None
         self.task: asyncio.Task[None]
+
+
+class Evicted(PoolListener):
+    """Why runners of which models were let go."""
+
+    def __init__(self) -> None:
+        self.reasons: set[tuple[str, str]] = set()
+
+    def on_evict(self, model: str, reason: str) -> None:
+        self.reasons.add((model, reason))
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -71,6 +83,8 @@ class PoolMachine(RuleBasedStateMachine):
             Settings.model_validate({"memory": memory, "runners": runners}), clock=self.clock, workshop=self.workshop
         )
         self.pool._fleet.circuits.rng = random.Random(0)
+        self.evicted = Evicted()
+        self.pool.subscribe(self.evicted)
         await self.pool.start()
 
     # -- rules -------------------------------------------------------------------------------------------------------
@@ -170,6 +184,11 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def never_ended_in_use(self) -> None:
         assert all(not runner.working_when_stopped for runner in self.workshop.made)
+
+    @invariant()
+    def never_a_pinned_one_made_room(self) -> None:
+        reasons = {reason for model, reason in self.evicted.reasons if model == PINNED.name}
+        assert reasons <= {"asked", "bloated"}
 
     @invariant()
     def leases_are_counted_and_bounded(self) -> None:
