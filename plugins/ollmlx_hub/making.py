@@ -75,7 +75,7 @@ def place_adapter(defaults: ModelDefaults, folder: Path) -> ModelDefaults:
     else:
         found = [source] if source.is_file() and source.suffix == ".safetensors" else []
     if not any(file.suffix == ".safetensors" for file in found):
-        raise InvalidRequest(f"{source.name} is no LoRA adapter: there is no adapters.safetensors", code="MDL007")
+        raise InvalidRequest("this is no LoRA adapter: adapters.safetensors is missing", code="MDL007")
     for file in found:
         link(file, folder / ADAPTER / file.name)
     return defaults.model_copy(update={"adapter": Path(ADAPTER)})

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import GenerateRequest, Message, Options, ToolCall
 
+Think = bool | Literal["low", "medium", "high", "max"] | None
+
 DATA_URL = "data:"
 TEXTS = ("text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text")
 IMAGES = ("image_url", "input_image")
@@ -93,6 +95,9 @@ class Sampling(Wire):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0)] | None = None
+    repetition_context_size: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    num_draft_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
 
     def sampling(self, limit: int | None) -> Options:
         """These fields as options; OpenAI's own defaults (temperature 1, top_p 1) stand in for absent ones."""
@@ -102,11 +107,30 @@ class Sampling(Wire):
             value = getattr(self, name)
             if value is not None:
                 stated[name] = value
+        for theirs, ours in _OF_MLX_LM.items():
+            value = getattr(self, theirs)
+            if value is not None:
+                stated[ours] = value or 1.0 if theirs == "repetition_penalty" else value  # 0 is off, as 1 is
         if self.stop is not None:
             stated["stop"] = (self.stop,) if isinstance(self.stop, str) else self.stop
         if limit is not None:
             stated["num_predict"] = limit
         return Options.model_validate(stated)
+
+
+_OF_MLX_LM = {
+    "repetition_penalty": "repeat_penalty",
+    "repetition_context_size": "repeat_last_n",
+    "num_draft_tokens": "draft_num_predict",
+}
+"""Fields that only mlx_lm.server has, and the options they are."""
+
+
+class TemplateArguments(Wire):
+    """The chat template's arguments that have a meaning for every model."""
+
+    enable_thinking: bool | None = None
+    reasoning_effort: str | None = None
 
 
 class ChatRequest(Sampling):
@@ -127,21 +151,29 @@ class ChatRequest(Sampling):
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     reasoning: Reasoning | None = None
+    chat_template_kwargs: TemplateArguments | None = None
 
     @property
     def choices(self) -> int:
         return self.n or 1
 
+    def _think(self) -> Think:
+        """How much to reason: OpenAI's field, OpenRouter's, or the template's arguments of vLLM and mlx_lm.server."""
+        arguments = self.chat_template_kwargs or TemplateArguments()
+        effort = self.reasoning_effort or (self.reasoning.effort if self.reasoning else None)
+        if (effort := effort or arguments.reasoning_effort) is not None:
+            return think(effort)
+        return arguments.enable_thinking
+
     def to_vocabulary(self) -> GenerateRequest:
         """The request in ollmlx's words. Raises InvalidRequest for what cannot be honoured."""
-        effort = self.reasoning_effort or (self.reasoning.effort if self.reasoning else None)
         limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
         return GenerateRequest(
             messages=messages(self.messages),
             tools=self.tools or (),
             tool_choice=tool_choice(self.tool_choice),
             parallel_tool_calls=self.parallel_tool_calls is not False,
-            think=think(effort),
+            think=self._think(),
             format=response_format(self.response_format),
             options=self.sampling(limit),
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
@@ -227,7 +259,7 @@ def tool_choice(wire: str | dict[str, Any] | None) -> str:
     return name
 
 
-def think(effort: str | None) -> bool | Literal["low", "medium", "high", "max"] | None:
+def think(effort: str | None) -> Think:
     """Reasoning effort as ollmlx's levels; None leaves it to the model."""
     if effort is None:
         return None

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
 
+import pytest
 from quart import Blueprint
 
 from ollmlx import Service
+from ollmlx.plugins import load_plugins
+from ollmlx.settings import Settings
 from ollmlx.testing import RoutesSuite
+from ollmlx.testing.routes import FakeService
+from ollmlx.web.create_app import create_app
+from ollmlx.web.openapi import openapi
 
 
 class TestOllama(RoutesSuite):
@@ -36,3 +44,23 @@ class TestOps(RoutesSuite):
         from ollmlx_ops.blueprint import blueprint
 
         return blueprint
+
+
+FAMILIES = {
+    "ollama_api": "/api/chat",
+    "openai_api": "/v1/chat/completions",
+    "anthropic_api": "/v1/messages",
+    "ops": "/metrics",
+}
+
+
+@pytest.mark.parametrize("off", FAMILIES)
+async def test_a_family_that_is_switched_off_is_gone_and_the_others_stay(off: str) -> None:
+    settings = Settings.model_validate({"plugins": {"disabled": [off]}})
+    app = SimpleNamespace(settings=settings, service=FakeService(), plugins=load_plugins(settings))
+    web = create_app(cast(Any, app))
+    client: Any = web.test_client()
+    described = openapi(web, "1")["paths"]
+    for family, path in FAMILIES.items():
+        answer = await client.open(path, method="GET" if family == "ops" else "POST", data=b"")
+        assert (answer.status_code == 404) is (path not in described) is (family == off), path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import itertools
 import json
 import re
 import signal
@@ -59,6 +58,12 @@ def ask(daemon: Daemon, method: str, path: str, body: Any = None, **headers: str
         return answer.status, json.loads(text)
     except ValueError:
         return answer.status, text
+
+
+def flood(client: socket.socket) -> None:
+    """Write until the other side has had enough. Raises ConnectionError."""
+    while True:
+        client.sendall(b"x" * 1_000_000)
 
 
 def lines(daemon: Daemon, body: Any) -> Iterator[Any]:
@@ -148,7 +153,7 @@ def test_who_goes_on_writing_what_was_refused_is_cut_off_and_forgotten(shared: D
         client.sendall(b"POST /api/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 107374182400\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 413")
         with pytest.raises(ConnectionError):
-            any(client.sendall(b"x" * 1_000_000) for _ in itertools.count())
+            flood(client)
     wait_until(lambda: "POST /api/embed 413" in shared.log_text)
 
 

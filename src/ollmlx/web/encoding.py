@@ -9,6 +9,9 @@ from ollmlx.errors import InvalidRequest, TooLarge, UnsupportedEncoding
 GZIP = 16 + zlib.MAX_WBITS
 ZSTD_WINDOW = 8 * 1024 * 1024  # bytes a decoder must be able to look back (RFC 9659)
 
+ZSTD_PIECE = 512
+"""Bytes that are unpacked at a time: zstd's decoder knows no other limit for what comes out."""
+
 
 def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
     """The body that a `Content-Encoding` stands for, at most `limit` bytes.
@@ -50,10 +53,18 @@ def _from_gzip(body: bytes, limit: int) -> bytes:
 
 
 def _from_zstd(body: bytes, limit: int) -> bytes:
-    """At most a byte more than the limit."""
+    """At most a piece's worth more than the limit: 16 MiB, when every block of it is a run of one byte."""
     from zstandard import ZstdDecompressor, ZstdError  # only few clients compress
 
+    decoder = ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
+    found = bytearray()
     try:
-        return ZstdDecompressor(max_window_size=ZSTD_WINDOW).stream_reader(body).read(limit + 1)
+        for start in range(0, len(body), ZSTD_PIECE):
+            found += decoder.decompress(body[start : start + ZSTD_PIECE])
+            if len(found) > limit:
+                return bytes(found)
     except ZstdError as error:
         raise InvalidRequest(f"invalid zstd body: {error}") from None
+    if not decoder.eof or decoder.unused_data:
+        raise InvalidRequest("invalid zstd body: it does not end where it should")
+    return bytes(found)

@@ -145,6 +145,8 @@ def test_show_tells_of_the_model_and_of_what_was_set(session: Session, daemon: S
     execute(session, "/show license")
     execute(session, "/show template")
     execute(session, "/set parameter top_k 3")
+    execute(session, "/set parameter stop a b")
+    assert said[-2:] == ["Set parameter 'top_k' to '3'", "Set parameter 'stop' to 'a, b'"]
     execute(session, "/show parameters")
     assert "llama" in said[0]
     assert said[1:3] == ["MIT", "No template was specified for this model."]

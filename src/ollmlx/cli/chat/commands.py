@@ -84,7 +84,7 @@ def _show(session: Session, rest: str) -> None:
         return
     text = part_of(shown, part)
     if part == "parameters":
-        mine = "\n".join(f"  {name:<30} {value}" for name, value in chat.options.items())
+        mine = "\n".join(f"{name:<30} {value}" for name, value in chat.parameters())
         text = "\n\n".join(
             f"{title}:\n{lines}"
             for title, lines in (("Model defined parameters", text), ("User defined parameters", mine))
@@ -107,7 +107,8 @@ def _set_parameter(session: Session, rest: str) -> str:
     name, *values = rest.split() or [""]
     if not values:
         raise InvalidRequest("a parameter has a name and a value", hint="/set parameter temperature 0.7")
-    return f"Set parameter '{name}' to '{session.conversation.set_parameter(name, values)}'"
+    session.conversation.set_parameter(name, values)
+    return f"Set parameter '{name}' to '{', '.join(values)}'"
 
 
 def _set_system(session: Session, rest: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,8 +64,14 @@ class Conversation:
         if self.messages and self.messages[-1]["role"] == "user":
             self.messages.pop()
 
-    def set_parameter(self, name: str, values: list[str]) -> Any:
-        """Set one option from its words; what it was set to. Raises InvalidRequest for an unknown name or bad value."""
+    def parameters(self) -> Iterator[tuple[str, str]]:
+        """The options that the person set, as they are written; of lists, each item."""
+        for name, value in self.options.items():
+            for item in value if isinstance(value, list) else [value]:
+                yield name, json.dumps(item, ensure_ascii=False)
+
+    def set_parameter(self, name: str, values: list[str]) -> None:
+        """Set one option from its words. Raises InvalidRequest for an unknown name or bad value."""
         if name not in Options.model_fields or name in HIDDEN:
             known = ", ".join(sorted(set(Options.model_fields) - HIDDEN))
             raise InvalidRequest(f"unknown parameter {name!r}", hint=f"known: {known}")
@@ -71,6 +79,4 @@ class Conversation:
             options = Options.model_validate({name: values if name == "stop" else " ".join(values)})
         except ValidationError as error:
             raise InvalidRequest(f"parameter {name!r}: {error.errors()[0]['msg']}") from error
-        value = options.model_dump(mode="json")[name]
-        self.options[name] = value
-        return value
+        self.options[name] = options.model_dump(mode="json")[name]

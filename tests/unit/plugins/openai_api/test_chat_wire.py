@@ -32,6 +32,11 @@ def read(**fields: Any) -> GenerateRequest:
         ({"stop": ["a", "b"], "seed": 3}, {"temperature": 1.0, "top_p": 1.0, "stop": ("a", "b"), "seed": 3}),
         ({"logit_bias": {"5": -100}}, {"temperature": 1.0, "top_p": 1.0, "logit_bias": {5: -100.0}}),
         ({"unknown": 1, "user": "me"}, {"temperature": 1.0, "top_p": 1.0}),
+        (
+            {"repetition_penalty": 1.3, "repetition_context_size": 20, "num_draft_tokens": 0},
+            {"temperature": 1.0, "top_p": 1.0, "repeat_penalty": 1.3, "repeat_last_n": 20, "draft_num_predict": 0},
+        ),
+        ({"repetition_penalty": 0.0}, {"temperature": 1.0, "top_p": 1.0, "repeat_penalty": 1.0}),
     ],
 )
 def test_sampling_fields_become_options_with_openais_defaults(fields: dict[str, Any], stated: dict[str, Any]) -> None:
@@ -47,6 +52,9 @@ def test_sampling_fields_become_options_with_openais_defaults(fields: dict[str, 
         ({"reasoning_effort": "none"}, "think", False),
         ({"reasoning_effort": "minimal"}, "think", "low"),
         ({"reasoning": {"effort": "xhigh"}}, "think", "max"),
+        ({"chat_template_kwargs": {"enable_thinking": False, "other": [1]}}, "think", False),
+        ({"chat_template_kwargs": {"reasoning_effort": "high"}}, "think", "high"),
+        ({"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "low"}, "think", "low"),
         ({"response_format": {"type": "json_object"}}, "format", "json"),
         ({"response_format": {"type": "text"}}, "format", None),
         (
