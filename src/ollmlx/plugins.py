@@ -56,6 +56,8 @@ class LoadedPlugin:
     hint: str | None = None
     line: int | None = None
     """Of the plugin's own file, where it raised."""
+    late: bool = False
+    """It did not finish loading in time."""
     seconds: float = 0.0
     """How long it took to import and to register."""
 
@@ -275,6 +277,7 @@ def _guarded(plugins: Plugins, plugin: LoadedPlugin, settings: Settings, step: C
             code="PLG001",
             hint="raise load_timeout in [plugins], if it is only slow",
         )
+        plugin.late = True
     except PluginError as error:
         _switch_off(plugins, plugin, error.message, code=error.code, hint=error.hint)
     except ModuleNotFoundError as error:

@@ -41,7 +41,7 @@ def world(*models: InstalledModel, status: int = 0) -> World:
         return Completed(status, "", "Traceback\nImportError: libcuda.so.1: cannot open shared object file\n")
 
     plugins: Any = SimpleNamespace(registry=registry)
-    return World(plugins=plugins, child=child)
+    return World(load=lambda: plugins, child=child)
 
 
 GGUF = [fake_model(f"model-{number}", format="gguf") for number in range(12)]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.unit.doctor.test_checks_storage import put, truncated
 
 pytestmark = pytest.mark.e2e
 
@@ -15,23 +18,44 @@ def test_a_healthy_daemon_gives_nothing_above_info(daemon: Any) -> None:
     told = json.loads(started.cli("doctor", "server", "--json").stdout)
     assert told["findings"] == []
     wrong = started.cli("doctor", "nothing")
-    assert wrong.returncode != 0
+    assert wrong.returncode == 2
     assert "groups: config, machine" in wrong.stderr
 
 
-def test_with_everything_broken_it_names_all_of_it_in_bounded_time(daemon: Any) -> None:
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Somebody accepts connections there and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_with_everything_broken_it_names_all_of_it_in_bounded_time(daemon: Any, silent_port: int) -> None:
     started = daemon()
     started.stop()
-    started.config.write_text('[server]\nhosst = 1\n[runners]\nparallel = "x"\n', encoding="utf-8")
-    started.environment |= {"OLLAMA_KEEP_ALIVE": "abc", "HTTP_PROXY": "http://127.0.0.1:1"}
+    hanging = started.folder / "hanging.py"
+    hanging.write_text("import time\ntime.sleep(60)", encoding="utf-8")
+    put(started.models / "mlx/one", config__json=b"{")
+    truncated(put(started.models / "mlx/org_two", name="org/two:latest"))
+    put(started.models / "mlx/three", name="org/four:latest")
+    started.config.write_text(
+        f'[server]\nhosst = 1\n[runners]\nparallel = "x"\n[plugins]\npaths = ["{hanging}"]\nrequired = ["nobody"]\n',
+        encoding="utf-8",
+    )
+    started.environment |= {
+        "OLLAMA_KEEP_ALIVE": "abc",
+        "HTTP_PROXY": "http://127.0.0.1:1",
+        "OLLAMA_MODELS": str(started.models),
+        "OLLMLX_SERVER__HOST": f"127.0.0.1:{silent_port}",
+    }
     done = started.cli("doctor", "--json", "--config", str(started.config))
     told = json.loads(done.stdout)
     assert done.returncode == 1
     assert told["seconds"] < 5
-    found = {(one["code"], one["subject"]) for one in told["findings"]}
-    assert ("CFG003", f"{started.config}, line 2") in found
-    assert ("CFG004", f"{started.config}, line 4") in found
+    found = [(one["code"], one["subject"]) for one in told["findings"]]
+    assert found[:2] == [("CFG003", f"{started.config}, line 2"), ("CFG004", f"{started.config}, line 4")]
     assert ("CFG006", "OLLAMA_KEEP_ALIVE") in found
-    assert "NET007" in {code for code, _ in found}
+    assert ("PLG001", "hanging") in found
+    assert ("MDL003", "org_two") in found
+    assert {"NET001", "NET007", "PLG007", "STO007"} <= {code for code, _ in found}
     explained = started.cli("doctor", "--explain", "CFG002", "--config", str(started.config))
     assert explained.stdout.startswith("# CFG002: ")

@@ -88,8 +88,8 @@ def _examine(args: argparse.Namespace) -> int:
     from ollmlx.doctor.selection import chosen
 
     world = _world(args)
-    patience = ONLINE_SECONDS if args.online else PATIENCE
-    report = examine(chosen(world, args.what), world, patience=DEEP_SECONDS if args.deep else patience)
+    seconds = ONLINE_SECONDS if args.online else PATIENCE
+    report = examine(chosen(world, args.what), world, patience=DEEP_SECONDS if args.deep else seconds)
     return _print(report, args)
 
 

@@ -41,7 +41,7 @@ class _Running:
 
 
 def examine(examinations: Iterable[Examination], world: World, *, patience: float = PATIENCE) -> Report:
-    """Run every check; `patience` in seconds bounds the whole. Never raises for what a check does."""
+    """Run each check as soon as it is known; `patience` in seconds bounds the whole. Never raises for what one does."""
     begun = time.monotonic()
     running = [_begin(examination, world) for examination in examinations]
     for one in running:

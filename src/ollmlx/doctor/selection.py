@@ -9,24 +9,26 @@ from ollmlx.doctor.run import Examination
 from ollmlx.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from importlib.resources.abc import Traversable
 
     from ollmlx.doctor.world import World
 
 
-def every(world: World) -> list[Examination]:
-    """All checks, ollmlx's own first."""
-    shelf = world.plugins.registry.checks if world.plugins else None
-    brought = zip(shelf.names(), shelf.values(), strict=True) if shelf is not None else ()
-    own = [Examination(check, "ollmlx") for check in OWN]
-    return own + [Examination(one.check, shelf.owner(name)) for name, one in brought if shelf is not None]
+def every(world: World) -> Iterator[Examination]:
+    """All checks: ollmlx's own at once, those of plugins when these are loaded."""
+    yield from (Examination(check, "ollmlx") for check in OWN)
+    if world.plugins is not None:
+        shelf = world.plugins.registry.checks
+        for name, one in zip(shelf.names(), shelf.values(), strict=True):
+            yield Examination(one.check, shelf.owner(name))
 
 
-def chosen(world: World, what: str | None) -> list[Examination]:
+def chosen(world: World, what: str | None) -> Iterable[Examination]:
     """The checks of a group, or those that can report a code; without either, all. Raises InvalidRequest."""
-    found = every(world)
     if what is None:
-        return found
+        return every(world)
+    found = list(every(world))
     wanted = [one for one in found if one.check.group == what.lower() or what.upper() in one.check.codes]
     if not wanted:
         groups = ", ".join(dict.fromkeys(one.check.group for one in found))

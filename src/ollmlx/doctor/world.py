@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from ollmlx.settings.sources import LoadedSettings
     from ollmlx.types import InstalledModel
 
+PLUGIN_SECONDS = 2.5
+"""For a plugin to load while somebody waits for the doctor; the daemon gives it `[plugins] load_timeout`."""
+
 RunChild = Callable[[Sequence[str], float], Awaitable[Completed]]
 
 
@@ -44,7 +49,7 @@ class World:
 
     `faults` say why the settings are unusable; then `loaded`, and `settings` in it, are what is left without the faulty
     values. `file` is the settings file that was read or should have been, `asked` the one that `--config` named.
-    `plugins` are None where nobody loaded any. `deep` permits reading whole models, `online` permits the network.
+    `load` gives the plugins, as soon as they are loaded. `deep` permits reading whole models, `online` the network.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -52,7 +57,6 @@ class World:
     faults: tuple[Fault, ...] = ()
     file: Path | None = None
     asked: Path | None = None
-    plugins: Plugins | None = None
     environ: Mapping[str, str] = field(default_factory=dict)
     machine: Machine = field(default_factory=lambda: Machine("linux"))
     processes: Processes = field(default_factory=Processes)
@@ -63,6 +67,12 @@ class World:
     user: int = field(default_factory=os.getuid)
     deep: bool = False
     online: bool = False
+    load: Callable[[], Plugins | None] = lambda: None
+
+    @property
+    def plugins(self) -> Plugins | None:
+        """What the plugins registered. Waits until they are loaded; None where nobody loads any."""
+        return self.load()
 
     def origin(self, *path: str) -> Origin:
         """Where the value of a key, or of a table's first key, came from."""
@@ -120,19 +130,35 @@ def look(
     except InvalidSettings as error:
         loaded, faults = error.sound, error.faults
     settings = loaded.settings
+    hurry = {"load_timeout": min(settings.plugins.load_timeout, PLUGIN_SECONDS)}
+    hurried = settings.model_copy(update={"plugins": settings.plugins.model_copy(update=hurry)})
     return World(
         settings=settings,
         loaded=loaded,
         faults=faults,
         file=next(iter(loaded.files), None),
         asked=config,
-        plugins=load_plugins(settings, strict=False),
         environ=environ,
         machine=Machine.here(),
         daemon=Daemon(Address.parse(settings.server.host), _key(settings, environ)),
         deep=deep,
         online=online,
+        load=_begun(lambda: load_plugins(hurried, strict=False)),
     )
+
+
+def _begun(work: Callable[[], Plugins]) -> Callable[[], Plugins]:
+    """Begin it in a thread, so that what needs no plugins can be examined meanwhile; who asks for the result waits."""
+    future: Future[Plugins] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised again where somebody waits
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="plugins", daemon=True).start()
+    return future.result
 
 
 def _key(settings: Settings, environ: Mapping[str, str]) -> str | None:

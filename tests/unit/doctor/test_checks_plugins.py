@@ -34,6 +34,17 @@ def test_a_plugin_that_is_broken(tmp_path: Path, code: str, source: str, seen: s
     assert set(codes(world)) == {code, "PLG007"}
 
 
+def test_a_plugin_that_hangs_holds_the_doctor_up_for_a_moment_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ollmlx.doctor.world.PLUGIN_SECONDS", 1.0)
+    plugin = tmp_path / "odd.py"
+    plugin.write_text("import time\ntime.sleep(9)", encoding="utf-8")
+    world = healthy(tmp_path, f'[plugins]\npaths = ["{plugin}"]')
+    found = told(world, "PLG001", "the daemon waits for it 10s", "export OLLMLX_PLUGINS__DISABLED=")
+    assert found.severity is Severity.WARNING
+
+
 def test_a_plugin_that_is_not_there(tmp_path: Path) -> None:
     world = healthy(tmp_path, '[plugins]\npaths = ["/nowhere/odd.py"]')
     told(world, "PLG001", "there is no such file", "+5 ")

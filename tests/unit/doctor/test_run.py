@@ -70,6 +70,22 @@ def test_a_check_that_blocks_is_a_finding_and_holds_up_nobody() -> None:
         release.set()
 
 
+def test_what_needs_no_plugins_is_examined_while_they_are_loaded() -> None:
+    done = threading.Event()
+
+    @check("early", "server", "NET003")
+    def early(world: World) -> Iterator[Finding]:
+        done.set()
+        yield found("NET003", "no daemon")
+
+    def later() -> Iterator[Examination]:
+        yield Examination(early, "test")
+        assert done.wait(20), "it waits for the check that comes after it"
+        yield Examination(honest, "test")
+
+    assert len(examine(later(), World()).findings) == 2
+
+
 def report_of(findings: Sequence[tuple[str, str]]) -> Report:
     results = [CheckResult(code, group, "test", (found(code, f"title of {code}"),), 0.1) for group, code in findings]
     return Report(tuple(results), 0.1)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ollmlx.doctor.check import check, found, remedy
 from ollmlx.doctor.correction import edit
-from ollmlx.doctor.world import World
+from ollmlx.doctor.world import PLUGIN_SECONDS, World
 from ollmlx.findings import Finding, Severity
 from ollmlx.plugins import LoadedPlugin
+from ollmlx.quantities import format_duration
 
 OLLAMA = "manifests"
 OLLAMA_STORE = "ollama_store"
@@ -23,7 +24,14 @@ def plugins(world: World) -> Iterator[Finding]:
     """One finding for each that is off for a reason nobody chose, and for each required one that is off."""
     loaded = world.plugins.loaded if world.plugins else []
     for plugin in loaded:
-        if plugin.code is not None:
+        if plugin.code is not None and plugin.late and world.settings.plugins.load_timeout > PLUGIN_SECONDS:
+            waits = format_duration(world.settings.plugins.load_timeout)
+            yield found(
+                "PLG001", f"plugin {plugin.name!r} was not loaded within {PLUGIN_SECONDS:g} s", subject=plugin.name,
+                evidence=(f"from {plugin.origin}", f"the daemon waits for it {waits} at each start"),
+                commands=("ollmlx plugin list",), instead=_without(world, plugin.name), severity=Severity.WARNING,
+            )  # fmt: skip
+        elif plugin.code is not None:
             yield found(
                 plugin.code, f"plugin {plugin.name!r} is off: {plugin.problem}", subject=plugin.name,
                 evidence=(f"from {plugin.origin}", "" if remedy(plugin.hint) else plugin.hint or ""),

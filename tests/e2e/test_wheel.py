@@ -1,0 +1,76 @@
+"""What `pip install ollmlx` brings: built from the checkout and from its source archive, run without either."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ollmlx.codes import CODES
+
+pytestmark = pytest.mark.e2e
+ROOT = Path(__file__).parents[2]
+OWN_PAGES = {f"ollmlx/diagnostics/{page.name}" for page in (ROOT / "diagnostics").glob("*.md")}
+PLUGIN_PAGES = {str(page.relative_to(ROOT / "plugins")) for page in ROOT.glob("plugins/*/diagnostics/*.md")}
+
+
+def built(source: Path, folder: Path) -> Path:
+    """The wheel of a source tree."""
+    from hatchling.builders.wheel import WheelBuilder
+
+    (path,) = WheelBuilder(str(source)).build(directory=str(folder), versions=["standard"])
+    return Path(path)
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Built from the checkout, and from what its source archive holds."""
+    pytest.importorskip("hatchling", reason="distributions are built with hatchling: pip install 'ollmlx[dev]'")
+    from hatchling.builders.sdist import SdistBuilder
+
+    place = tmp_path_factory.mktemp("distributions")
+    (archive,) = SdistBuilder(str(ROOT)).build(directory=str(place / "sdist"), versions=["standard"])
+    with tarfile.open(archive) as packed:
+        packed.extractall(place / "unpacked", filter="data")
+    (unpacked,) = (place / "unpacked").iterdir()
+    return {"checkout": built(ROOT, place / "one"), "archive": built(unpacked, place / "two")}
+
+
+@pytest.mark.parametrize("origin", ["checkout", "archive"])
+def test_every_page_is_in_the_wheel_and_nothing_of_the_tests(wheels: dict[str, Path], origin: str) -> None:
+    names = set(zipfile.ZipFile(wheels[origin]).namelist())
+    assert {f"ollmlx/diagnostics/{code}.md" for code in CODES} | OWN_PAGES | PLUGIN_PAGES <= names
+    assert "ollmlx/py.typed" in names
+    assert not [name for name in names if name.startswith("tests/") or "__pycache__" in name]
+
+
+def test_both_wheels_hold_the_same(wheels: dict[str, Path]) -> None:
+    one, two = (set(zipfile.ZipFile(wheel).namelist()) for wheel in wheels.values())
+    assert one == two
+
+
+def test_an_installed_wheel_explains_its_codes_and_its_plugins(wheels: dict[str, Path], tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheels["archive"]).extractall(site)
+    (tmp_path / "empty").mkdir()
+
+    def ollmlx(*words: str) -> str:
+        """Run what was unpacked, in an empty folder: nothing of the checkout is near."""
+        environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(site)}
+        argv = [sys.executable, "-m", "ollmlx", *words]
+        done = subprocess.run(argv, capture_output=True, text=True, env=environ, cwd=tmp_path / "empty", check=True)
+        return done.stdout
+
+    where = "from ollmlx.doctor.runbooks import folder; print(folder())"
+    environ = {"PYTHONPATH": str(site)}
+    found = subprocess.run([sys.executable, "-c", where], capture_output=True, text=True, env=environ, check=True)
+    assert found.stdout.strip() == str(site / "ollmlx/diagnostics")
+    assert ollmlx("doctor", "--explain", "STO020").startswith("# STO020: ")
+    listed = {one["code"] for one in json.loads(ollmlx("doctor", "--list", "--json"))}
+    assert listed == {*CODES, *(Path(page).stem for page in PLUGIN_PAGES)}
