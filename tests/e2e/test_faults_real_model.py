@@ -1,0 +1,56 @@
+"""The fault matrix where it touches mlx: a client leaves the real model's prefill, and its process is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from ollmlx.testing import wait_until
+from ollmlx.testing.daemon import Daemon
+
+pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.mlx]
+MODEL = "smollm2:135m"
+
+
+@pytest.mark.fault(6)
+@pytest.mark.fault(40)
+def test_the_real_model_is_left_in_prefill_and_killed_in_mid_stream(
+    daemon: Callable[..., Daemon], smollm2_models: Path
+) -> None:
+    settings = {"storage": {"models": str(smollm2_models)}, "runners": {"parallel": 1}}
+    server = daemon(fakes=None, settings=settings)
+
+    def ask(prompt: str, **options: float) -> dict[str, object]:
+        body = {"model": MODEL, "prompt": prompt, "stream": False, "options": {"num_predict": 1, **options}}
+        answer: dict[str, object] = server.post("/api/generate", body).json()
+        return answer
+
+    assert ask("warm")["done"] is True
+    long = {"model": MODEL, "prompt": "3 1 4 1 5 9 2 6 " * 900, "stream": False}
+    with pytest.raises(httpx2.TimeoutException):
+        httpx2.post(f"{server.url}/api/generate", json=long, timeout=0.7)
+    began = time.monotonic()
+    assert ask("short")["done"] is True  # the only slot is free again long before the prompt would have been computed
+    assert time.monotonic() - began < 5.0
+    assert "POST /api/generate 499" in server.log_text
+
+    pid = server.get("/api/ps").json()["models"][0]["pid"]
+    endless = {"model": MODEL, "prompt": "Tell me a long story.", "options": {"num_predict": 4000}}
+    with httpx2.stream("POST", f"{server.url}/api/generate", json=endless, timeout=60) as answer:
+        lines = answer.iter_lines()
+        assert json.loads(next(lines))["done"] is False
+        os.kill(pid, signal.SIGKILL)
+        last = json.loads(list(lines)[-1])
+    assert "was killed by SIGKILL" in last["error"]
+    assert ask("again")["done"] is True
+    (loaded,) = server.get("/api/ps").json()["models"]
+    assert (loaded["pid"] != pid, loaded["restarts"]) == (True, 1)
+    wait_until(lambda: not psutil.pid_exists(pid))
