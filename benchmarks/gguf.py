@@ -1,6 +1,6 @@
 """The numbers of docs/benchmarks.md about MLX and GGUF: one file, as it is through llama.cpp and imported through MLX.
 
-    python benchmarks/gguf.py                              about 5 minutes on two slow cores
+    python benchmarks/gguf.py                              about 3 minutes on two slow cores
     python benchmarks/gguf.py --write docs/benchmarks.md --json
 
 It is `ollmlx bench smollm2:135m --against-backend llamacpp` on a daemon of its own, with default settings. The model is
@@ -27,7 +27,7 @@ from ollmlx_pypi.source import unpack
 
 KEPT = "as-it-is"
 PATIENCE = 1800.0
-STREAMS = ("1", "4", "8", "16")
+STREAMS = ("1", "4", "8")
 
 
 def prepare(daemon: Daemon, folder: Path) -> None:
@@ -78,12 +78,15 @@ def agreement(found: dict[str, Any]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--tokens", type=int, default=48, help="length of an answer (default: 48)")
+    parser.add_argument("--prompt-tokens", type=int, default=300, help="length of the long prompt (default: 300)")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between their marks in this file")
     parser.add_argument("--json", action="store_true", help="print the figures instead of tables")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ollmlx-") as folder, sides.ollmlx(Path(folder) / "models") as daemon:
         prepare(daemon, Path(folder))
-        sizes = ("--rounds", str(arguments.rounds), "--streams", ",".join(STREAMS), "--json")
+        sizes = ("--rounds", str(arguments.rounds), "--streams", ",".join(STREAMS), "--tokens", str(arguments.tokens))
+        sizes += ("--prompt-tokens", str(arguments.prompt_tokens), "--json")
         verb = ("bench", sides.MODEL, "--against-backend", "llamacpp", "--against-model", KEPT)
         found = json.loads(ran(daemon, *verb, *sizes))
         loaded = daemon.get("/api/ps").json()["models"]

@@ -16,6 +16,8 @@ from ollmlx_llamacpp.settings import LlamaCppSettings
 ENGINE: Final = "ollmlx_llamacpp.engine:LlamaCppEngine"
 MISSING: Final = "ENV021"
 INSTALL: Final = "pip install 'ollmlx[llamacpp]'"
+PATIENT: Final = {"OMP_WAIT_POLICY": "passive"}
+"""Threads sleep until the others are there. Beside other work, spinning cost 50 times as much (docs/benchmarks.md)."""
 MEMO: Final = 64
 LONGEST: Final = 4096
 """Items of the arrays that matter: one number a layer. Vocabularies are passed over."""
@@ -64,7 +66,7 @@ class LlamaCppBackend:
     def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
         """The runner with llama.cpp in it."""
         shape = self._shape(model.path)
-        return RunnerCommand.of_engine(
+        command = RunnerCommand.of_engine(
             ENGINE,
             slots=slots(shape, options.context_length, options.parallel, options.kv_cache_type),
             kv_cache_type=options.kv_cache_type,
@@ -72,6 +74,7 @@ class LlamaCppBackend:
             gpu_layers=self._settings.gpu_layers,
             prompt_batch=self._settings.prompt_batch,
         )
+        return command if self._settings.spin else command.model_copy(update={"env": PATIENT})
 
     def importer(self, format: str) -> RunnerCommand | None:
         """None: GGUF files are run as they are."""

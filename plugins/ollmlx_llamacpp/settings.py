@@ -13,6 +13,11 @@ class LlamaCppSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     threads: Annotated[int, Field(ge=0)] = Field(0, description="Threads that compute. 0: physical cores.")
+    spin: bool = Field(
+        False,
+        description="Threads that wait for one another on a CPU keep it busy: somewhat faster on an idle machine, many"
+        " times slower on one that has other work.",
+    )
     gpu_layers: Annotated[int, Field(ge=-1)] = Field(
         -1, description="Layers that a GPU computes, where there is one. -1: as many as fit."
     )

@@ -21,9 +21,8 @@ pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 @cache
 def registered() -> Backend:
-    """As the daemon has it; one thread, because test machines are shared and llama.cpp's threads wait by spinning."""
-    settings = Settings.model_validate({"plugins": {"llamacpp": {"threads": 1}}})
-    backend = load_plugins(settings).registry.backends.get("llamacpp")
+    """As the daemon has it."""
+    backend = load_plugins(Settings()).registry.backends.get("llamacpp")
     assert backend is not None
     return backend
 
@@ -60,6 +59,15 @@ class TestLlamaCppBackend(BackendSuite):
         assert isinstance(again, Done)
         assert again.cached_tokens >= again.prompt_tokens - 1 > first.cached_tokens
         assert (await runner.status()).cached_tokens_total >= again.cached_tokens
+
+    async def test_answers_are_made_side_by_side(self, runner: RunnerProcess) -> None:
+        long = GenerateRequest(prompt="One, two, three, four,", options=Options(temperature=0, num_predict=-1))
+        async with runner.stream(long) as first, runner.stream(long) as second:
+            for answer in (first, second):
+                while decode_event(await answer.content.readline()).type != "text":
+                    pass
+            status = await runner.status()
+            assert (status.parallel, status.active, status.queued) == (4, 2, 0)
 
     async def test_earlier_ids_are_continued(self, runner: RunnerProcess) -> None:
         whole = (await runner.ask("One two three four", options=Options(temperature=0, num_predict=4)))[-1]

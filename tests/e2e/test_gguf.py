@@ -22,9 +22,8 @@ CLOSE = 0.3
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path) -> Iterator[Daemon]:
-    """A daemon with the model twice: `as-it-is` and `imported`. One thread: llama.cpp's threads wait by spinning."""
-    plugins = {"disabled": ["pypi"], "llamacpp": {"threads": 1}}
-    one = Daemon(tmp_path_factory.mktemp("gguf"), settings={"plugins": plugins})
+    """A daemon with the model twice: `as-it-is` and `imported`."""
+    one = Daemon(tmp_path_factory.mktemp("gguf"), settings={"plugins": {"disabled": ["pypi"]}})
     (one.folder / "Modelfile").write_text(f"FROM {smollm2_gguf}\nPARAMETER temperature 0\n")
     try:
         one.start()

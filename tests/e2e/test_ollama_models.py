@@ -78,8 +78,7 @@ def test_a_real_model_of_ollamas_runs_where_it_lies_and_its_folder_stays_as_it_w
     daemon: StartDaemon, smollm2_gguf: Path
 ) -> None:
     pytest.importorskip("xllamacpp", reason="pip install 'ollmlx[llamacpp]'")
-    # One thread: llama.cpp's threads wait by spinning.
-    one = daemon(fakes=None, settings={"plugins": {"llamacpp": {"threads": 1}}})
+    one = daemon(fakes=None)
     folder = OllamaFolder(one.models)
     params = b'{"stop":["<|im_start|>","<|im_end|>"],"temperature":0,"num_predict":8,"num_gpu":99}'
     layers = usual_layers(smollm2_gguf.read_bytes(), template=TEMPLATE, params=params, system=SYSTEM.encode())

@@ -92,6 +92,12 @@ def test_the_command_carries_settings_and_width(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("spin", "env"), [(False, {"OMP_WAIT_POLICY": "passive"}), (True, {})])
+def test_threads_wait_asleep_unless_they_are_told_to_spin(tmp_path: Path, spin: bool, env: dict[str, str]) -> None:
+    options = LaunchOptions(context_length=512)
+    assert backend(spin=spin).command(gguf(tmp_path), options).env == env
+
+
 def test_the_shape_comes_from_the_header(tmp_path: Path) -> None:
     keys = {"attention.head_count": 8, "attention.head_count_kv": 2, "feed_forward_length": 96}
     data = tiny_gguf(block_count=3, **{f"llama.{key}": value for key, value in keys.items()})
