@@ -158,11 +158,14 @@ async def test_lines_of_the_log_carry_the_request_id_and_no_prompt(runner: Runne
     assert "secret" not in runner.error_text
 
 
-async def test_prompts_are_logged_when_the_settings_say_so() -> None:
-    async with fake_runner(config={"debug_prompts": True}) as runner:
+async def test_prompts_and_answers_are_logged_when_the_settings_say_so() -> None:
+    async with fake_runner(config={"debug_prompts": True}, say="yours") as runner:
         await runner.ready()
         await runner.ask("my secret")
+        await runner.post("/v1/embed", EmbedRequest(inputs=("my text",)))
         assert "my secret" in runner.error_text
+        assert "my text" in runner.error_text
+        assert '"text":"yours"' in runner.error_text
 
 
 @pytest.mark.fault(45)

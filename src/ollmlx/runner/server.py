@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ollmlx.runner.harness import Harness
 
 MAX_BODY_BYTES = 1024**3
+MOST_SAID = 3 * 1024
+"""Bytes of an answer that are logged, its end, when the settings ask for prompts and answers."""
 Body = TypeVar("Body", bound=Frozen)
 
 log = logging.getLogger("ollmlx.runner")
@@ -58,11 +60,12 @@ class Routes:
     async def generate(self, request: web.Request) -> web.StreamResponse:
         asked = await _body(request, GenerateRequest)
         engine = self._harness.ready_engine()
-        if self._harness.config.debug_prompts:
+        telling = self._harness.config.debug_prompts
+        if telling:
             log.debug("generate %s", asked.model_dump_json(exclude_defaults=True))
         pump = Pump(engine.generate(asked))
         began = time.monotonic()
-        size = 0
+        size, said = 0, b""
         log.debug("generate: begun")
         with self._harness.streaming(pump):
             try:
@@ -74,18 +77,25 @@ class Routes:
                 while data:
                     await response.write(data)
                     size += len(data)
+                    if telling:
+                        said = (said + data)[-MOST_SAID:]
                     data = await pump.take()
                 await response.write_eof()
             except ConnectionError:
                 log.info("generate: the reader left after %d bytes", size)
                 raise
-            finally:  # the line first: who reads leaves at `done`, and may interrupt the closing
+            finally:
+                if telling:
+                    log.debug("generate: answered %s", said.decode("utf-8", "replace"))
+                # the line first: who reads leaves at `done`, and may interrupt the closing
                 log.debug("generate: %d bytes in %.3f s", size, time.monotonic() - began)
                 await pump.close()
         return response
 
     async def embed(self, request: web.Request) -> web.Response:
         asked = await _body(request, EmbedRequest)
+        if self._harness.config.debug_prompts:
+            log.debug("embed %s", asked.model_dump_json(exclude_defaults=True))
         began = time.monotonic()
         result = await self._harness.ready_engine().embed(asked)
         log.debug("embed: %d vectors in %.3f s", len(result.embeddings), time.monotonic() - began)
