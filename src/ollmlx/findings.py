@@ -8,7 +8,7 @@ from ollmlx.types import Frozen
 
 
 class Severity(StrEnum):
-    """Only `error` fails the doctor."""
+    """Only `error` fails the doctor. `ok` is a note of what is there and well: its title is shown, and no code."""
 
     ERROR = "error"
     WARNING = "warning"

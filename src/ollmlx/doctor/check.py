@@ -45,6 +45,11 @@ def remedy(hint: str | None) -> tuple[str, ...]:
     return (hint,) if hint and COMMAND.match(hint) else ()
 
 
+def noted(code: str, title: str) -> Finding:
+    """What is there and well, for people to see. `code`: the finding it would be otherwise."""
+    return found(code, title, severity=Severity.OK)
+
+
 def found(
     code: str,
     title: str,

@@ -19,6 +19,8 @@ def text(report: Report, width: int | None = None) -> str:
         findings = report.of_group(group)
         worst = findings[0].severity if findings else Severity.OK
         lines.append(f"{_MARKS[worst]} {GROUPS.get(group, group.capitalize())}")
+        for note in report.notes(group):
+            lines += _wrapped(note, _INDENT, _INDENT, width)
         for finding in findings:
             lines += _lines(finding, width)
     return "\n".join([*lines, _sum(report.findings)])

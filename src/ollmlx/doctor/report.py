@@ -49,6 +49,11 @@ class CheckResult:
     findings: tuple[Finding, ...]
     seconds: float
 
+    @property
+    def wrong(self) -> tuple[Finding, ...]:
+        """What it found but notes of what is well."""
+        return tuple(finding for finding in self.findings if finding.severity is not Severity.OK)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -75,8 +80,13 @@ class Report:
 
     def of_group(self, group: str) -> list[Finding]:
         """The findings of a group, the gravest first."""
-        own = [finding for result in self.results if result.group == group for finding in result.findings]
+        own = [finding for result in self.results if result.group == group for finding in result.wrong]
         return sorted(_without(own, self._hidden()), key=lambda finding: _RANK[finding.severity])
+
+    def notes(self, group: str) -> list[str]:
+        """What is there and well in a group."""
+        own = [finding for result in self.results if result.group == group for finding in result.findings]
+        return [finding.title for finding in own if finding.severity is Severity.OK]
 
     def as_json(self) -> dict[str, Any]:
         """Stable fields, under test."""
@@ -93,20 +103,21 @@ class Report:
                 for group in self.groups()
                 for finding in self.of_group(group)
             ],
+            "notes": [{"group": group, "text": text} for group in self.groups() for text in self.notes(group)],
             "checks": [
                 {
                     "name": result.check,
                     "group": result.group,
                     "owner": result.owner,
                     "seconds": round(result.seconds, 3),
-                    "findings": len(result.findings),
+                    "findings": len(result.wrong),
                 }
                 for result in self.results
             ],
         }
 
     def _hidden(self) -> frozenset[str]:
-        codes = {finding.code for result in self.results for finding in result.findings}
+        codes = {finding.code for result in self.results for finding in result.wrong}
         return frozenset().union(*(CONSEQUENCES.get(code, frozenset()) for code in codes))
 
 

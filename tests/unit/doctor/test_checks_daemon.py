@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.unit.doctor.worlds import READY, FakeDaemon, FakeProcesses, codes, daemon, examined, healthy, told
 
+from ollmlx import __version__
 from ollmlx.doctor.daemon import Answer
 from ollmlx.doctor.processes import Process
 from ollmlx.findings import Severity
@@ -71,6 +72,14 @@ def test_a_daemon_that_is_not_as_it_should(
     world = replace(healthy(tmp_path), **change)
     told(world, code, seen, typed)
     assert codes(world) == [code]
+
+
+def test_daemon_and_runners_that_are_well_are_noted(tmp_path: Path) -> None:
+    runner = {"name": "tiny", "state": "ready", "pid": 7, "restarts": 0, "memory": 5_000_000}
+    report = examined(replace(healthy(tmp_path), daemon=daemon("/api/daemon", {"runners": [runner]})))
+    assert report.findings == ()
+    assert report.notes("server") == [f"ollmlx {__version__} answers at 127.0.0.1:11434"]
+    assert report.notes("runners") == ["tiny: ready, pid 7, 5.0 MB"]
 
 
 def test_why_the_last_background_daemon_ended_is_told(tmp_path: Path) -> None:

@@ -63,6 +63,12 @@ def test_a_machine_that_does_not_do(tmp_path: Path, code: str, change: dict[str,
     assert codes(world) == [code]
 
 
+@pytest.mark.parametrize(("out", "device"), [("Device(cpu, 0)", "CPU"), ("Device(gpu, 0)", "GPU")])
+def test_the_device_and_the_memory_for_models_are_noted(tmp_path: Path, out: str, device: str) -> None:
+    report = examined(replace(healthy(tmp_path), child=child(0, out=out)))
+    assert report.notes("machine") == [f"MLX 0.32.4 computes on the {device}", "51 GB of 64 GB of memory for models"]
+
+
 def test_a_trial_that_only_took_long_accuses_nobody(tmp_path: Path) -> None:
     (found,) = examined(replace(healthy(tmp_path), child=child(None))).findings
     assert found.severity is Severity.WARNING
@@ -77,6 +83,7 @@ def test_the_cause_is_told_and_not_what_follows_from_it(tmp_path: Path) -> None:
 @dataclass
 class Advice:
     speed_up: float | None
+    name: str = "mkl"
     command: str = "pip install 'ollmlx[cpu]'"
     warning: str = "matrix products with the reference BLAS; mkl would be 25 times faster"
     rejected: tuple[tuple[str, str], ...] = (("mkl", "it is not installed"),)
@@ -90,8 +97,11 @@ def test_a_slow_blas_is_told_with_what_a_better_one_brings(
     world = healthy(tmp_path)
     assert world.plugins is not None
     monkeypatch.setattr(world.plugins.registry.backends.get("mlx"), "blas_advice", lambda: Advice(speed_up))
-    found = examined(world, blas=True).findings
+    report = examined(world, blas=True)
+    found = report.findings
     assert [one.code for one in found] == expected
+    told = "matrix products with the BLAS mkl, 25 times as fast as the reference"
+    assert (told in report.notes("machine")) is (speed_up == 25.0)
     if found:
         assert "25 times faster" in found[0].evidence[0]
         assert found[0].commands[0].endswith("pip install 'ollmlx[cpu]'")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ollmlx.doctor.check import check, found
+from ollmlx.doctor.check import check, found, noted
 from ollmlx.doctor.render import text
 from ollmlx.doctor.report import CheckResult, Report
 from ollmlx.doctor.run import Examination, examine
@@ -98,7 +98,7 @@ def test_causes_come_first_and_hide_what_follows_from_them() -> None:
 
 def test_the_json_has_stable_fields() -> None:
     told = report_of([("config", "CFG003")]).as_json()
-    assert set(told) == {"version", "ok", "seconds", "findings", "checks"}
+    assert set(told) == {"version", "ok", "seconds", "findings", "notes", "checks"}
     assert told["ok"] is False
     assert told["findings"] == [
         {
@@ -114,6 +114,15 @@ def test_the_json_has_stable_fields() -> None:
         }
     ]
     assert set(told["checks"][0]) == {"name", "group", "owner", "seconds", "findings"}
+
+
+def test_what_is_well_is_noted_and_is_no_finding() -> None:
+    report = Report((CheckResult("x", "server", "t", (noted("NET003", "it answers"),), 0.1),), 0.1)
+    assert report.findings == ()
+    assert text(report).splitlines() == ["[✓] Server", "    it answers", "Nothing is wrong."]
+    told = report.as_json()
+    assert told["notes"] == [{"group": "server", "text": "it answers"}]
+    assert (told["findings"], told["checks"][0]["findings"]) == ([], 0)
 
 
 def test_a_report_is_grouped_counted_and_fits_the_terminal() -> None:

@@ -83,11 +83,11 @@ class FakeProcesses(Processes):
         return Process(pid, "python") if pid in self.living else None
 
 
-def child(status: int | None, err: str = "") -> Callable[[Sequence[str], float], Any]:
+def child(status: int | None, err: str = "", out: str = "") -> Callable[[Sequence[str], float], Any]:
     """How every child process ends."""
 
     async def run(argv: Sequence[str], seconds: float) -> Completed:
-        return Completed(status, "", err)
+        return Completed(status, out, err)
 
     return run
 

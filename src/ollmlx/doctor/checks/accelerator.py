@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 
-from ollmlx.doctor.check import check, found
+from ollmlx.doctor.check import check, found, noted
 from ollmlx.doctor.world import World
 from ollmlx.findings import Finding, Severity
 
@@ -23,7 +23,8 @@ async def mlx(world: World) -> list[Finding]:
     """MLX in a child process, so that a crash in it is a finding."""
     ran = await world.child([sys.executable, "-P", "-c", PROGRAM], SECONDS)
     if ran.status == 0:
-        return []
+        device = "GPU" if "gpu" in ran.out.lower() else "CPU"
+        return [noted("ENV001", f"MLX {world.version_of('mlx')} computes on the {device}")]
     if ran.status is None:  # a slow disk or a busy machine: nothing is known of MLX
         title = f"MLX was not ready within {SECONDS:g} s"
         trial = f"{sys.executable} -P -c '{PROGRAM}'"
@@ -113,8 +114,11 @@ async def blas(world: World) -> list[Finding]:
     if advise is None:
         return []
     advice = await asyncio.to_thread(advise)
-    if advice.speed_up is None or advice.speed_up >= WORTH_IT or not advice.command:
+    if advice.speed_up is None:
         return []
+    if advice.speed_up >= WORTH_IT or not advice.command:
+        faster = f", {advice.speed_up:.0f} times as fast as the reference" if advice.speed_up >= WORTH_IT else ""
+        return [noted("ENV002", f"matrix products with the BLAS {advice.name}{faster}")]
     rejected = [f"{name}: {why}" for name, why in advice.rejected]
     title = "MLX on this CPU computes with its slow reference BLAS"
     return [found("ENV002", title, evidence=(advice.warning, *rejected), commands=(advice.command,))]

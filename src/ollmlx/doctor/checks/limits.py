@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from ollmlx.doctor.check import check, found
+from ollmlx.doctor.check import check, found, noted
 from ollmlx.doctor.world import World
 from ollmlx.findings import Finding
 from ollmlx.quantities import format_size
@@ -24,7 +24,9 @@ def limits(world: World) -> Iterator[Finding]:
     ceiling = min(machine.ram, machine.container_limit or machine.ram)
     limit = world.settings.memory.limit
     budget = limit if isinstance(limit, int) else int(ceiling * world.settings.memory.share)
-    if 0 < budget < LEAST_MEMORY:
+    if budget >= LEAST_MEMORY:
+        yield noted("ENV003", f"{format_size(budget)} of {format_size(machine.ram)} of memory for models")
+    elif budget > 0:
         yield found(
             "ENV003", f"models together may use {format_size(budget)}",
             evidence=(f"memory: {format_size(machine.ram)}", f"[memory] limit = {limit!r}"),

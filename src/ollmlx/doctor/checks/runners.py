@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ollmlx.doctor.check import check, found
+from ollmlx.doctor.check import check, found, noted
 from ollmlx.doctor.holder import holder
 from ollmlx.doctor.ports import restarted
 from ollmlx.doctor.world import World
 from ollmlx.findings import Finding, Severity
+from ollmlx.quantities import format_size
 
 NONCE = "OLLMLX_RUNNER_NONCE"
 WORDS = 4
@@ -27,8 +28,16 @@ async def runners(world: World) -> list[Finding]:
         finding
         for runner in (shown if isinstance(shown, list) else ())
         if isinstance(runner, dict)
-        for finding in (*_failed(runner, again), *_replaced(runner))
+        for finding in (*_well(runner), *_failed(runner, again), *_replaced(runner))
     ]
+
+
+def _well(runner: Mapping[str, Any]) -> Iterator[Finding]:
+    if runner.get("state") == "failed":
+        return
+    memory = runner.get("memory")
+    held = f", {format_size(memory)}" if isinstance(memory, int) and memory else ""
+    yield noted("RUN002", f"{runner.get('name')}: {runner.get('state')}, pid {runner.get('pid')}{held}")
 
 
 def _failed(runner: Mapping[str, Any], again: tuple[str, ...]) -> Iterator[Finding]:

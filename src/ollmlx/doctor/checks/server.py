@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ollmlx import __version__
-from ollmlx.doctor.check import check, found
+from ollmlx.doctor.check import check, found, noted
 from ollmlx.doctor.daemon import Silent
 from ollmlx.doctor.holder import holder
 from ollmlx.doctor.ports import elsewhere, exported, restarted, stopped
@@ -56,9 +56,11 @@ def _foreign(world: World, told: Mapping[str, Any]) -> Finding:
 async def _ready(world: World) -> list[Finding]:
     """Why it takes no new work."""
     told = await world.ask("/readyz") or {}
+    if not told.get("problems"):
+        return [noted("NET003", f"ollmlx {__version__} answers at {world.address.netloc}")]
     return [
         found("NET008", f"the daemon takes no new work: {problem}", commands=("ollmlx logs",), instead=restarted(world))
-        for problem in told.get("problems", ())
+        for problem in told["problems"]
     ]
 
 
