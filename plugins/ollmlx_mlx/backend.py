@@ -12,7 +12,7 @@ from ollmlx.errors import OllmlxError, StorageError, Unsupported
 from ollmlx.types import InstalledModel, MemoryEstimate
 from ollmlx_mlx.blas import BlasAdvice, BlasChoice, Probe, advise, choose
 from ollmlx_mlx.cluster.command import cluster_command
-from ollmlx_mlx.cluster.hosts import LOCAL, members
+from ollmlx_mlx.cluster.hosts import LOCAL, check_heads, members
 from ollmlx_mlx.estimate import Facts, choose_form, estimate, share
 from ollmlx_mlx.folder import read_json, remote_code
 from ollmlx_mlx.known_models import MODEL_TYPE, KnownModels
@@ -96,7 +96,7 @@ class MlxBackend:
     def share(self, model: InstalledModel, context: int, parallel: int, cluster: Mapping[str, Any]) -> MemoryEstimate:
         """Bytes that the ranks on this machine hold. A group serves one request at a time, whatever `parallel` is.
 
-        Raises ConfigError when the hosts cannot be a group, Unsupported for what a group cannot load.
+        Raises ConfigError when the hosts cannot be a group for this model, Unsupported for what a group cannot load.
         """
         for what in ("adapter", "draft"):
             if getattr(model.defaults, what) is not None:
@@ -107,6 +107,8 @@ class MlxBackend:
                 )
         names = members([str(host) for host in cluster.get("hosts", ())])
         facts = self._facts(model.path)
+        if cluster.get("mode", "tensor") == "tensor":
+            check_heads(facts.config, len(names))
         latents = self._known is not None and self._known.keeps_latents(facts.config)
         here = sum(name in LOCAL for name in names)
         split_cache = cluster.get("mode") == "pipeline" or not latents

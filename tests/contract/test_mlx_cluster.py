@@ -1,8 +1,7 @@
-"""A model over two local ranks: one runner to the daemon, one answer, one life."""
+"""A model over several local ranks: one runner to the daemon, one answer, one life."""
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from ollmlx.types import Done, GenerateRequest, Options, Text
 from ollmlx_mlx.cluster.command import cluster_command
 
 pytestmark = [pytest.mark.mlx, pytest.mark.slow]
-GREEDY = Options(temperature=0, num_predict=12)
 SILENCE = 4
 """Seconds after which a rank counts as lost in these tests; ranks write once a second."""
 
@@ -29,9 +27,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("cluster") / "tiny", LLAMA)
 
 
-def group(folder: Path, *more: str) -> RunnerProcess:
+def group(folder: Path, *more: str, ranks: int = 2) -> RunnerProcess:
     alone = RunnerCommand(argv=("unused",), engine_options={"weights": "float32"})
-    command = cluster_command(alone, {"hosts": ["localhost", "localhost"], "backend": "ring", "mode": "tensor"})
+    command = cluster_command(alone, {"hosts": ["localhost"] * ranks, "backend": "ring", "mode": "tensor"})
     command = command.model_copy(update={"argv": (*command.argv, *more)})
     model = fake_model("tiny").model_copy(update={"format": "mlx", "path": folder})
     return RunnerProcess(command, model, options=LaunchOptions(context_length=32768))
@@ -53,11 +51,26 @@ def text(events: list[Any]) -> str:
     return "".join(event.text for event in events if isinstance(event, Text))
 
 
-async def test_two_ranks_answer_as_one_process_would_and_end_when_asked(folder: Path) -> None:
-    async with group(folder) as runner:
+@pytest.mark.model
+async def test_three_ranks_of_a_real_model_answer_as_one_and_end_when_asked(smollm2: Path) -> None:
+    async with group(smollm2, ranks=3) as runner:
+        await runner.ready(120)
+        assert len(ranks(runner)) == 3
+        assert (
+            text(await runner.ask("The capital of France is", options=Options(temperature=0, num_predict=1)))
+            == " Paris"
+        )
+        everybody = family(runner)
+        await runner.post("/v1/shutdown")
+        assert await runner.exit_code(20) == ExitCode.ASKED
+        await gone(everybody)
+        assert "lost" not in runner.error_text
+
+
+async def test_the_answer_is_that_of_one_process_until_a_rank_hangs_and_is_missed_by_name(folder: Path) -> None:
+    async with group(folder, "--silence", str(SILENCE)) as runner:
         await runner.ready(90)
-        assert len(ranks(runner)) == 2
-        asked = GenerateRequest(prompt="a cluster of two", options=GREEDY)
+        asked = GenerateRequest(prompt="a cluster of two", options=Options(temperature=0, num_predict=12))
         events = await runner.generate(asked)
         done = events[-1]
         assert isinstance(done, Done)
@@ -68,19 +81,10 @@ async def test_two_ranks_answer_as_one_process_would_and_end_when_asked(folder: 
         async with runner.stream(long) as given_up:
             await given_up.content.readline()
         assert text(await runner.generate(asked)) == text(events)
-        everybody = family(runner)
-        await runner.post("/v1/shutdown")
-        assert await runner.exit_code(20) == ExitCode.ASKED
-        await gone(everybody)
-        assert "lost" not in runner.error_text
 
-
-async def test_a_rank_that_hangs_is_missed_by_name_and_the_group_ends(folder: Path) -> None:
-    async with group(folder, "--silence", str(SILENCE)) as runner:
-        await runner.ready(90)
         everybody = family(runner)
         stopped = next(rank for rank in ranks(runner) if rank.environ()["MLX_RANK"] == "1")
-        stopped.send_signal(signal.SIGSTOP)
+        stopped.suspend()
         assert await runner.exit_code(SILENCE + 20) == ExitCode.INTERNAL
         assert runner.error_text.splitlines()[-1] == f"rank 1 on localhost has not been heard of for {SILENCE} s"
         await gone(everybody)

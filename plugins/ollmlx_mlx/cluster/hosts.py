@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,21 @@ def members(hosts: list[str]) -> list[str]:
             raise ConfigError("the first host of a cluster has to be localhost: it serves the requests", code="CFG004")
         names[0] = "localhost"
     return names
+
+
+def check_heads(config: Mapping[str, Any], ranks: int) -> None:
+    """Raise ConfigError unless every rank gets the same number of heads: MLX would compute nonsense in silence."""
+    found = {key: config.get(key) for key in ("num_attention_heads", "num_key_value_heads")}
+    heads = {key: number for key, number in found.items() if isinstance(number, int) and number > 0}
+    for key, number in heads.items():
+        if number % ranks:
+            common = math.gcd(*heads.values())
+            fitting = [str(size) for size in range(2, common + 1) if common % size == 0]
+            raise ConfigError(
+                f"{number} {key.removeprefix('num_').replace('_', ' ')} cannot be divided among {ranks} hosts",
+                code="CFG004",
+                hint=f"use {' or '.join(fitting)} hosts" if fitting else 'mode = "pipeline" divides by layers',
+            )
 
 
 def is_file(hosts: list[str]) -> bool:

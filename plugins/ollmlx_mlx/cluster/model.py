@@ -20,7 +20,6 @@ from ollmlx_mlx.load import device_name, load_error, read_tokenizer, to_float32
 
 CHUNK: Final = {"cpu": 64, "metal": 512, "cuda": 1024}
 """Prompt tokens of one pass: between two passes a request can be cancelled."""
-_HEADS: Final = ("num_attention_heads", "num_key_value_heads")
 
 
 class Share:
@@ -84,18 +83,6 @@ class Share:
         return cache
 
 
-def check_heads(settings: dict[str, Any], size: int) -> None:
-    """Raise StorageError unless every rank gets the same number of heads: MLX would compute nonsense in silence."""
-    for key in _HEADS:
-        heads = settings.get(key)
-        if isinstance(heads, int) and heads % size:
-            raise StorageError(
-                f"{heads} {key.removeprefix('num_').replace('_', ' ')} cannot be divided among {size} hosts",
-                code="MDL004",
-                hint="use a number of hosts that divides both numbers of heads",
-            )
-
-
 def _split(model: Module, settings: dict[str, Any], link: Link, mode: str) -> None:
     modes = {
         "tensor": getattr(model, "shard", None),
@@ -110,6 +97,4 @@ def _split(model: Module, settings: dict[str, Any], link: Link, mode: str) -> No
             + (f'it can with mode = "{other}"' if other else "it can with no mode"),
             code="MDL004",
         )
-    if mode == "tensor":
-        check_heads(settings, link.size)
     split(link.group)

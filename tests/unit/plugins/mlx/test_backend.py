@@ -241,6 +241,9 @@ def test_a_group_is_charged_for_the_ranks_of_this_machine(folder: MakeFolder) ->
     assert here.kv_cache == alone.kv_cache // 2
     with pytest.raises(ConfigError, match="at least two"):
         backend().share(found, 4096, 1, {"hosts": ["localhost"]})
+    with pytest.raises(ConfigError, match="4 attention heads cannot be divided among 3 hosts"):
+        backend().share(found, 4096, 1, {"hosts": ["localhost"] * 3})
+    assert backend().share(found, 4096, 1, {"hosts": ["localhost"] * 3, "mode": "pipeline"}).kv_cache
 
 
 @pytest.mark.parametrize("mode", ["tensor", "pipeline"])

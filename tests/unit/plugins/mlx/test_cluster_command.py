@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from ollmlx import RunnerCommand
-from ollmlx.errors import ConfigError, StorageError
+from ollmlx.errors import ConfigError
 from ollmlx.protocol import ExitCode
 from ollmlx.runner.startup import CannotStart
 from ollmlx_mlx.cluster import arguments
 from ollmlx_mlx.cluster.command import cluster_command
-from ollmlx_mlx.cluster.hosts import members
+from ollmlx_mlx.cluster.hosts import check_heads, members
 
 ALONE = RunnerCommand(argv=("python",), env={"LD_PRELOAD": "x"}, engine_options={"weights": "float32", "notes": ["n"]})
 
@@ -154,13 +154,25 @@ def test_ports_for_a_group_are_free_and_neighbours() -> None:
     assert 0 < arguments.free_ports(4) < 65532
 
 
-@pytest.mark.mlx
-def test_heads_that_cannot_be_divided_are_a_bad_model() -> None:
-    from ollmlx_mlx.cluster.model import check_heads
+@pytest.mark.parametrize(
+    ("heads", "keys", "ranks", "words", "hint"),
+    [
+        (9, 3, 2, "9 attention heads cannot be divided among 2 hosts", "use 3 hosts"),
+        (9, 3, 9, "3 key value heads cannot be divided among 9 hosts", "use 3 hosts"),
+        (32, 8, 3, "32 attention heads cannot", "use 2 or 4 or 8 hosts"),
+        (7, 1, 7, "1 key value heads cannot", 'mode = "pipeline" divides by layers'),
+    ],
+)
+def test_heads_that_cannot_be_divided_are_refused_with_numbers_that_can(
+    heads: int, keys: int, ranks: int, words: str, hint: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as refusal:
+        check_heads({"num_attention_heads": heads, "num_key_value_heads": keys}, ranks)
+    assert refusal.value.hint == hint
 
-    smollm2 = {"num_attention_heads": 9, "num_key_value_heads": 3}
-    check_heads(smollm2, 3)
-    with pytest.raises(StorageError, match="9 attention heads cannot be divided among 2 hosts"):
-        check_heads(smollm2, 2)
-    with pytest.raises(StorageError, match="3 key value heads"):
-        check_heads(smollm2, 9)
+
+@pytest.mark.parametrize(
+    "config", [{"num_attention_heads": 9, "num_key_value_heads": 3}, {"num_attention_heads": 6}, {}, {"n_heads": "x"}]
+)
+def test_heads_that_can_be_divided_or_are_not_stated_are_fine(config: dict[str, Any]) -> None:
+    check_heads(config, 3)
