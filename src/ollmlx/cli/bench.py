@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ollmlx.cli.client import Client, Json
-from ollmlx.errors import NotFound, UpstreamError
+from ollmlx.errors import InvalidRequest, NotFound, UpstreamError
 
 if TYPE_CHECKING:
     from ollmlx.bench.agreement import Shared
@@ -55,7 +55,7 @@ async def run(args: argparse.Namespace) -> int:
     show_or_pull(client, model)
     targets = _targets(client, model, args)
     measured_here = targets if args.against_backend else targets[:1]
-    loads = [reload_seconds(client, one.model, one.options) for one in measured_here]
+    loads = _loads(client, measured_here)
     plan = Plan(args.streams, args.tokens, args.prompt_tokens, args.rounds, seed=secrets.randbelow(10**6))
     found = await measure(targets, plan, note)
     for one, load in zip(found, loads, strict=False):
@@ -63,6 +63,21 @@ async def run(args: argparse.Namespace) -> int:
     same = await agreement(targets[0], targets[1], note) if args.against_backend else ()
     _print(found, same, plan, as_json=args.json)
     return 0
+
+
+def _loads(client: Client, targets: Sequence[Target]) -> list[float]:
+    """How long each took to load. Raises NotFound when a backend has no model with these weights."""
+    try:
+        return [reload_seconds(client, one.model, one.options) for one in targets]
+    except InvalidRequest as error:
+        model, backend = targets[0].model, targets[-1].label
+        if error.code != "MDL005" or len({one.model for one in targets}) == len(targets):
+            raise
+        raise NotFound(
+            f"no model here has the weights of {model} for the backend {backend!r}",
+            hint=f"make one from the GGUF file, ollmlx create NAME -f Modelfile --backend {backend},"
+            " or name one: --against-model NAME",
+        ) from error
 
 
 def reload_seconds(client: Client, model: str, options: Json) -> float:

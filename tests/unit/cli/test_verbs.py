@@ -83,6 +83,19 @@ def test_show_says_where_a_model_is_and_what_would_make_it_run() -> None:
     assert out.endswith("  Cannot be run\n    no backend can run parrot\n    pip install 'ollmlx[llamacpp]'")
 
 
+def test_bench_says_how_to_get_the_same_weights_elsewhere(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+    daemon.says("POST", "/api/show", {"backend": "mlx", "details": {"parent_model": ""}})
+    daemon.says("GET", "/api/tags", {"models": []})
+    for answer in ({}, {"load_duration": 1}, {}):
+        daemon.says("POST", "/api/generate", answer)
+    daemon.says("POST", "/api/generate", {"error": "no backend can run parrot", "code": "MDL005"}, status=400)
+    outcome = ollmlx("bench", "parrot", "--against-backend", "llamacpp")
+    assert outcome.code == 1
+    assert "no model here has the weights of parrot for the backend 'llamacpp'" in outcome.err
+    assert "ollmlx create NAME -f Modelfile --backend llamacpp" in outcome.err
+    assert daemon.bodies("/api/generate")[-1]["options"] == {"backend": "llamacpp", "num_predict": 1}
+
+
 def test_rm_goes_on_after_a_model_that_is_not_there(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
     daemon.says("DELETE", "/api/delete", {"error": "model 'nope' not found"}, status=404)
     daemon.says("DELETE", "/api/delete")
