@@ -75,7 +75,7 @@ async def upload() -> AsyncIterator[bytes]:
 
 
 def parse_json(body: bytes) -> Any:
-    """Strict JSON: UTF-8, no NaN or Infinity, no duplicate keys, no lone surrogates, bounded depth. Pure.
+    """Strict JSON: UTF-8, no NaN or Infinity, no duplicate keys, no lone surrogates, bounded depth and numbers. Pure.
 
     Raises InvalidRequest.
     """
@@ -83,7 +83,9 @@ def parse_json(body: bytes) -> Any:
         if _SURROGATE.search(body):
             orjson.loads(body)  # it alone refuses half a surrogate pair
         text = body.decode("utf-8-sig")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_integer
+        )
         if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
             _check_depth(value)
     except RecursionError:
@@ -113,6 +115,12 @@ def _finite(text: str) -> float:
     if math.isinf(number):
         raise ValueError(f"number out of range: {text[:40]}")
     return number
+
+
+def _integer(text: str) -> int | float:
+    """What is too large for 64 bits is a float, as in most languages: what answers can be written with it."""
+    number = int(text)
+    return number if -(2**63) <= number < 2**64 else _finite(text)
 
 
 def _check_depth(value: Any) -> None:

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from ollmlx.errors import InvalidRequest
 from ollmlx.web.body import MAX_DEPTH, parse_json
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=20
 )
@@ -31,6 +37,7 @@ VALUES = st.recursive(
         (b'{"a": -Infinity}', "-Infinity is not JSON"),
         (b'{"a": 1e999}', "out of range"),
         (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
+        (b'{"a": ' + b"9" * 400 + b"}", "out of range"),
         (b'{"a": 1, "a": 2}', "duplicate key 'a'"),
         (b'[{"x": {"b": 1, "b": 1}}]', "duplicate key 'b'"),
         (b'{"a": "\\ud800"}', "surrogate"),
@@ -51,6 +58,8 @@ def test_what_is_not_strict_json_is_refused_with_the_reason(body: bytes, reason:
         (b'{"a": "\\ud83d\\ude00"}', {"a": "\U0001f600"}),
         ('{"a": "\U0001f600"}'.encode(), {"a": "\U0001f600"}),
         (b"\xef\xbb\xbf{}", {}),
+        (b'{"a": [18446744073709551615, -9223372036854775808]}', {"a": [2**64 - 1, -(2**63)]}),
+        (b'{"a": [18446744073709551616, -1000000000000000000000]}', {"a": [2.0**64, -1e21]}),
         (b"[" * MAX_DEPTH + b"]" * MAX_DEPTH, "nested"),
         (b"[" + b"[]," * 5000 + b"[]]", "wide"),
     ],

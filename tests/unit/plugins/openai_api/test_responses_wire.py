@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 
 from ollmlx.errors import InvalidRequest
+from ollmlx.testing.routes import FakeService, web_app
 from ollmlx.types import Done, Text, Thinking, ToolCall, ToolCalled
 from ollmlx_openai_api.responses_request import ResponsesRequest
 from ollmlx_openai_api.responses_response import ResponseEvents
+from ollmlx_openai_api.routes import blueprint
 
 
 def read(**fields: Any) -> ResponsesRequest:
@@ -92,3 +95,21 @@ def test_an_answer_cut_short_is_incomplete() -> None:
     made, result = stream(Text(text="x"), Done(reason="length"))
     assert made[-1]["type"] == "response.incomplete"
     assert result["incomplete_details"] == {"reason": "max_output_tokens"}
+
+
+@pytest.mark.parametrize(
+    "echoed",
+    [
+        {"metadata": {"a": 10**30}},
+        {"tools": [{"type": "function", "name": "f", "parameters": {"maxProperties": 10**30}}]},
+        {"text": {"format": {"type": "json_schema", "name": "n", "schema": {"maxProperties": 10**30}}}},
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_numbers_beyond_64_bits_are_given_back(echoed: dict[str, Any], stream: bool) -> None:
+    service = FakeService()
+    service.say("hello")
+    client: Any = web_app(service, blueprint).test_client()
+    answer = await client.post("/v1/responses", json={"model": "tiny", "input": "x", "stream": stream, **echoed})
+    assert answer.status_code == 200
+    assert orjson.dumps(1e30) in await answer.get_data()
