@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from ollmlx.settings import ClusterSettings, ModelSettings, Settings
+from ollmlx.settings.reload import RELOADABLE
 from ollmlx.settings.toml import reference
 
 ROOT = Path(__file__).parents[2]
@@ -53,3 +54,12 @@ def test_every_fixed_limit_is_what_the_code_has(told: str, module: str, name: st
 
 def test_the_fixed_limits_are_there() -> None:
     assert len(LIMITS) == len(set(LIMITS)) > 30
+
+
+def test_what_sighup_takes_over_is_named() -> None:
+    told = " ".join(PAGE.partition("SIGHUP makes")[2].partition("\n\n")[0].split())
+    for path in RELOADABLE:
+        assert f"`[{path[0]}" in told
+        assert path[-1] in told
+    named = set(re.findall(r"`(?:\[(?:\w+)\] )?(\w+)`", told))
+    assert named == {path[1] for path in RELOADABLE if len(path) > 1}

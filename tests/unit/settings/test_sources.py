@@ -173,3 +173,24 @@ def test_plugins_are_found_from_the_folder_of_the_file_that_names_them(tmp_path:
     assert found == (file.parent / "a.py", Path("/b/c.py"), Path("~/d"))
     given = load(tmp_path, "", {"OLLMLX_PLUGINS__PATHS": '["a.py"]'}).settings.plugins.paths
     assert given == (Path("a.py"),)
+
+
+def test_the_first_settings_file_of_four_places_is_read(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    user = home / ".config/ollmlx/ollmlx.toml"
+    elsewhere = tmp_path / "xdg/ollmlx/ollmlx.toml"
+    named, asked, here = tmp_path / "named.toml", tmp_path / "asked.toml", tmp_path / "ollmlx.toml"
+    for number, file in enumerate((user, elsewhere, here, named, asked), 1):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"[runners]\nmax_queue = {number}", encoding="utf-8")
+
+    def queue(config: Path | None = None, cwd: Path = tmp_path, **environ: str) -> int:
+        return load_settings(config, None, {"HOME": str(home), **environ}, cwd).settings.runners.max_queue
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert queue(asked, OLLMLX_CONFIG=str(named)) == 5
+    assert queue(OLLMLX_CONFIG=str(named)) == 4
+    assert queue() == 3
+    assert queue(cwd=empty, XDG_CONFIG_HOME=str(tmp_path / "xdg")) == 2
+    assert queue(cwd=empty) == 1
