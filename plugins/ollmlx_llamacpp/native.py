@@ -28,6 +28,7 @@ SPARE_THREADS: Final = 16
 WORK: Final = 8 * 1024**3
 """Weight bytes times prompt tokens that one batch may cost on a CPU: a few tenths of a second on a small one."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+CONSEQUENCES: Final = ("failed to load model", "exiting due to model loading error")
 UNTOLD: Final = "no reason given"
 _VERBOSITY: Final = {"debug": 3, "info": 2, "warning": 2, "error": 1}
 _CACHE_TYPES: Final = {"q8_0": "GGML_TYPE_Q8_0", "q4_0": "GGML_TYPE_Q4_0"}
@@ -193,11 +194,11 @@ def awaited_reason(log: Path, patience: float = 2.0) -> str:
 
 
 def reason_in(log: str) -> str:
-    """The first error of a log, without llama.cpp's own prefix."""
-    errors = [
-        line.split(" E ", 1)[1] for line in log.splitlines(keepends=True) if " E " in line and line.endswith("\n")
-    ]
-    told = errors[0].rstrip() if errors else UNTOLD
+    """The first cause in a log, without llama.cpp's own prefix. What follows from one may still come from an earlier
+    try; a line that is not whole yet does not count."""
+    whole = [line for line in log.splitlines(keepends=True) if " E " in line and line.endswith("\n")]
+    causes = [line.split(" E ", 1)[1].rstrip() for line in whole if not any(words in line for words in CONSEQUENCES)]
+    told = causes[0] if causes else UNTOLD
     return told.partition(": ")[2].removeprefix("error loading model: ") or told
 
 

@@ -38,6 +38,10 @@ LOG = """0.00.014.829 I srv          init: loading model
     ("log", "reason"),
     [
         (LOG, "error loading model architecture: unknown model architecture: 'x'"),
+        (
+            f"0.00 E srv init: exiting due to model loading error\n{LOG}",
+            "error loading model architecture: unknown model architecture: 'x'",
+        ),
         ("0.00 E ggml_backend_alloc: failed to allocate buffer of size 10\n", "failed to allocate buffer of size 10"),
         ("0.00 E llama_model_load: error loading mod", "no reason given"),
         ("", "no reason given"),
