@@ -48,7 +48,8 @@ def test_ollamas_models_are_listed_and_shown_without_llama_cpp_and_stay_as_they_
     assert INSTALL in ran.stderr
     report = json.loads(one.cli("doctor", "machine", "--json", "--config", str(one.config)).stdout)
     (missing,) = [finding for finding in report["findings"] if finding["code"] == "ENV021"]
-    assert missing["commands"] == [INSTALL]
+    (command,) = missing["commands"]
+    assert command.endswith(INSTALL)  # by the pip of this installation
     assert missing["evidence"] == ["llama3.2:1b", "org/X-GGUF:Q4_K_M"]
     assert folder.contents() == before
 
