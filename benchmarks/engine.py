@@ -21,6 +21,7 @@ import asyncio
 import json
 import platform
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -226,6 +227,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.scenarios if name not in SCENARIOS]:
         parser.error(f"there is no {unknown[0]}: choose from {', '.join(SCENARIOS)}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or its servers would outlive it
     asked = Asked(sides.weights(arguments.cache), arguments.rounds, arguments.stock_rounds)
     versions = f"ollmlx {version('ollmlx')}, mlx {version('mlx')}, mlx-lm {version('mlx-lm')}"
     figures = {"machine": f"{platform.system()} {platform.machine()}"}
