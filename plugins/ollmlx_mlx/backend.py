@@ -118,14 +118,18 @@ class MlxBackend:
         """The runner, with the fastest BLAS that works here. The first call on a machine tries the candidates out."""
         blas = self.blas()
         facts = self._facts(model.path)
+        streams = 1 if options.cluster else blas.streams
         notes = [facts.why]
         if self._machine.device == "cpu" and self._machine.system == "linux":
             notes.append(blas.warning or f"matrix products with {blas.name}")
+            if streams > 1:
+                notes.append(f"computes on {streams} CPU streams")
         command = RunnerCommand(
             argv=(sys.executable, "-P", "-m", "ollmlx.runner", "--engine", ENGINE, "--fd", "{fd}"),
             env=blas.env,
             engine_options={
                 "weights": facts.form,
+                "streams": streams,
                 "kv_cache_type": options.kv_cache_type,
                 "notes": notes,
             },

@@ -57,7 +57,8 @@ class BlasChoice:
     """What the child will use.
 
     `name`: for people; `env`: variables for the child; `warning`: set when it is slower than it need be; `command`:
-    what would make it faster; `rejected`: candidates that failed, with the reason.
+    what would make it faster; `rejected`: candidates that failed, with the reason; `streams`: CPU streams that the
+    child computes on, two where the library uses one core and there are more.
     """
 
     name: str
@@ -66,6 +67,7 @@ class BlasChoice:
     warning: str = ""
     command: str = ""
     rejected: tuple[tuple[str, str], ...] = ()
+    streams: int = 1
 
     @property
     def tuned(self) -> bool:
@@ -99,13 +101,20 @@ def choose(machine: Machine, probe: Probe, *, wish: str = "auto", threads: int =
                 rejected.append((str(candidate.path), "it is slower than the reference BLAS"))
             else:
                 name = {"mkl": "MKL", "openblas": "OpenBLAS"}.get(candidate.kind, candidate.path.name)
-                return BlasChoice(name, dict(candidate.env), verdict.seconds, rejected=tuple(rejected))
+                return BlasChoice(
+                    name,
+                    dict(candidate.env),
+                    verdict.seconds,
+                    rejected=tuple(rejected),
+                    streams=_streams(candidate.env, machine, threads),
+                )
     return BlasChoice(
         REFERENCE,
         seconds=stock.result().seconds,
         warning=_warning(wish, rejected),
         command="" if wish == "off" else best_command(machine),
         rejected=tuple(rejected),
+        streams=min(2, threads or machine.cores),
     )
 
 
@@ -164,14 +173,19 @@ def _environment(candidate: tuple[str, Path], machine: Machine, threads: int) ->
         env |= {
             "MKL_INTERFACE_LAYER": "LP64",
             "MKL_NUM_THREADS": str(threads),
-            # With one or two cores threads cost more than they bring; Intel's need their own runtime beside MKL.
+            # Two cores do more with two streams (cpu/streams.py); Intel's threads need their own runtime beside MKL.
             "MKL_THREADING_LAYER": "INTEL"
             if threads > FEW_CORES and (path.parent / "libiomp5.so").exists()
             else "SEQUENTIAL",
         }
     elif kind == "openblas":
-        env |= {"OPENBLAS_NUM_THREADS": str(threads)}
+        env |= {"OPENBLAS_NUM_THREADS": str(threads if threads > FEW_CORES else 1)}
     return env
+
+
+def _streams(env: dict[str, str], machine: Machine, threads: int) -> int:
+    alone = env.get("MKL_THREADING_LAYER") == "SEQUENTIAL" or env.get("OPENBLAS_NUM_THREADS") == "1"
+    return min(2, threads or machine.cores) if alone else 1
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from mlx_lm.utils import load_model as load_stored
 from ollmlx.errors import OllmlxError, OutOfMemory, StorageError
 from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.adapter import apply_adapter
+from ollmlx_mlx.cpu.layers import suit
 from ollmlx_mlx.text.detokenizer import DetokenizerFactory
-from ollmlx_mlx.tiles import tile
 
 _OUT_OF_MEMORY: Final = ("unable to allocate", "out of memory", "insufficient memory", "attempting to allocate")
 _STEPS: Final = 64
@@ -89,11 +89,14 @@ def load_model(config: RunnerConfig, advance: Advance | None = None) -> Loaded:
             if device == "cpu":
                 model.update(tree_map(_as_float32, model.parameters()))
             mx.eval(model.parameters())
+        streams = int(config.engine_options.get("streams", 1))
         if device == "cpu":
-            tile(model)
+            suit(model, streams=streams)
         draft = None
         if config.model.defaults.draft is not None:
-            draft = load_draft(folder / config.model.defaults.draft, tokenizer, device=device, unpack=unpacked)
+            draft = load_draft(
+                folder / config.model.defaults.draft, tokenizer, device=device, unpack=unpacked, streams=streams
+            )
             notes.append(f"drafts tokens with {config.model.defaults.draft.name}")
     except OllmlxError:
         raise
@@ -118,7 +121,7 @@ def _read_text(folder: Path, settings: dict[str, Any], *, trust: bool) -> tuple[
     return tokenizer, DetokenizerFactory(tokenizer)
 
 
-def load_draft(folder: Path, tokenizer: TokenizerWrapper, *, device: str, unpack: bool) -> Module:
+def load_draft(folder: Path, tokenizer: TokenizerWrapper, *, device: str, unpack: bool, streams: int = 1) -> Module:
     """A draft model for speculative decoding. Raises StorageError when its vocabulary is another one."""
     model, settings = load_stored(folder, lazy=True)
     if read_tokenizer(folder, settings).get_vocab() != tokenizer.get_vocab():
@@ -131,7 +134,7 @@ def load_draft(folder: Path, tokenizer: TokenizerWrapper, *, device: str, unpack
         to_float32(model, unpack=unpack)
     _materialise(model, _quiet)
     if device == "cpu":
-        tile(model)
+        suit(model, streams=streams)
     draft: Module = model
     return draft
 

@@ -17,7 +17,9 @@ class MlxSettings(BaseModel):
         description="Linux CPU: library for matrix products. auto: MKL or OpenBLAS, tried out first; off; or a path.",
     )
     threads: Annotated[int, Field(ge=0)] = Field(
-        0, description="Linux CPU: threads of that library. 0: physical cores."
+        0,
+        description="Linux CPU: cores to compute on; two are used by two CPU streams, more by threads of that library."
+        " 0: physical cores.",
     )
     weights: Literal["auto", "float32", "quantized"] = Field(
         "auto",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,22 @@ def tiny_vocabulary() -> dict[str, Any]:
     fixture = json.loads((Path(__file__).parent / "data/llamacpp_ids.json").read_text(encoding="utf-8"))
     metadata: dict[str, Any] = fixture["kinds"]["smollm"]["metadata"]
     return metadata
+
+
+@pytest.fixture
+def second_stream() -> Iterator[None]:
+    """A second CPU stream for the thread of the test."""
+    from ollmlx_mlx.cpu import streams
+
+    streams.open_second()
+    yield
+    streams.close_second()
+
+
+@pytest.fixture
+def two_streams(second_stream: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever can be divided between two CPU streams is, however small."""
+    monkeypatch.setattr("ollmlx_mlx.cpu.streams.WORTH_DIVIDING", 0)
 
 
 WriteGguf = Callable[..., Path]

@@ -169,12 +169,15 @@ def test_the_command_isolates_the_child_and_says_what_was_chosen(folder: MakeFol
     assert command.engine_options["weights"] == "float32"
     assert command.engine_options["kv_cache_type"] == "q8_0"
     assert any("reference BLAS" in note for note in command.engine_options["notes"])
+    assert "computes on 2 CPU streams" in command.engine_options["notes"]
+    assert command.engine_options["streams"] == 2
 
 
 def test_on_metal_nothing_is_changed(folder: MakeFolder) -> None:
     command = backend(METAL).command(model(folder()), LaunchOptions(context_length=64))
     assert command.env == {}
     assert command.engine_options["weights"] == "stored"
+    assert command.engine_options["streams"] == 1
     assert len(command.engine_options["notes"]) == 1
 
 

@@ -75,11 +75,29 @@ def test_the_choice_is_an_environment_that_survives_spaces_in_paths(machine: Mac
     assert speed_up(choice, STOCK) == pytest.approx(40)
 
 
-@pytest.mark.parametrize(("cores", "threads", "layer"), [(2, 0, "SEQUENTIAL"), (8, 1, "SEQUENTIAL"), (2, 4, "INTEL")])
-def test_few_threads_are_none(cores: int, threads: int, layer: str, machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("cores", "threads", "layer", "streams"),
+    [(1, 0, "SEQUENTIAL", 1), (2, 0, "SEQUENTIAL", 2), (8, 1, "SEQUENTIAL", 1), (2, 4, "INTEL", 1), (8, 0, "INTEL", 1)],
+)
+def test_on_few_cores_streams_take_the_place_of_threads(
+    cores: int, threads: int, layer: str, streams: int, machine: Machine
+) -> None:
     touch(machine.folders[0] / "libiomp5.so")
     choice = choose(replace(machine, cores=cores), answers(), threads=threads)
-    assert choice.env["MKL_THREADING_LAYER"] == layer
+    assert (choice.env["MKL_THREADING_LAYER"], choice.streams) == (layer, streams)
+
+
+@pytest.mark.parametrize(("cores", "threads", "streams"), [(1, "1", 1), (2, "1", 2), (4, "4", 1)])
+def test_openblas_has_threads_or_the_child_has_streams(
+    cores: int, threads: str, streams: int, machine: Machine
+) -> None:
+    choice = choose(replace(machine, cores=cores), answers(mkl=Verdict(None, "an illegal instruction")))
+    assert (choice.env["OPENBLAS_NUM_THREADS"], choice.streams) == (threads, streams)
+
+
+def test_the_reference_blas_has_no_threads_so_the_child_has_streams(machine: Machine) -> None:
+    assert choose(machine, answers(), wish="off").streams == 2
+    assert choose(replace(machine, system="darwin"), answers()).streams == 1
 
 
 def test_a_library_that_dies_in_its_probe_is_passed_over_and_remembered_as_rejected(machine: Machine) -> None:

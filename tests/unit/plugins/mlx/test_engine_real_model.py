@@ -23,7 +23,8 @@ PROGRAM = Path(__file__).parent / "data/engine_session.py"
 def session(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     machine = Machine.here()
     blas = choose(machine, ChildProbe(machine, ProbeMemory(None)))
-    argv = [sys.executable, "-P", str(PROGRAM), str(smollm2_folder), str(tmp_path_factory.mktemp("caches"))]
+    caches = tmp_path_factory.mktemp("caches")
+    argv = [sys.executable, "-P", str(PROGRAM), str(smollm2_folder), str(caches), str(blas.streams)]
     environment = {**os.environ, **blas.env}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.nn.layers.linear import Linear
 from mlx_lm.utils import load_model as load_stored
 
 from ollmlx import ModelName, RunnerConfig
@@ -110,7 +111,7 @@ def test_an_adapter_changes_the_answers_alike_in_every_form(folder: Path, tmp_pa
     assert alike(logits(fused), logits(beside), 0.01)
     assert alike(logits(fused), logits(peft))
     assert "adapter own" in fused.notes
-    assert type(fused.model.layers[1].self_attn.q_proj).__name__ == "Linear"
+    assert isinstance(fused.model.layers[1].self_attn.q_proj, Linear)
 
 
 def test_an_adapter_inside_the_models_folder_is_found_by_its_relative_path(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """The real model through the engine, in a process with the right BLAS: prints what it found as one line of JSON.
 
-python engine_session.py FOLDER CACHES
+python engine_session.py FOLDER CACHES STREAMS
 """
 
 from __future__ import annotations
@@ -103,10 +103,11 @@ async def leaving(engine: Engine) -> dict[str, Any]:
     return {"prefill": prefill, "decode": await freed(engine), "after": (await told(engine, ask(QUESTIONS[0]))).text}
 
 
-async def main(folder: Path, caches: Path) -> None:
+async def main(folder: Path, caches: Path, streams: int) -> None:
     found: dict[str, Any] = {}
     turn = [LONG + " Which item is the cheapest?", "Item 14.", "And the dearest?"]
-    saved = {"cache_dir": caches, "cache_dir_bytes": 1 << 30, "engine_options": {"weights": "float32"}}
+    options = {"weights": "float32", "streams": streams}
+    saved = {"cache_dir": caches, "cache_dir_bytes": 1 << 30, "engine_options": options}
     async with running(MlxEngine(), folder, **saved) as engine:
         found["batching"] = await batching(engine)
         found["shapes"] = await shapes(engine)
@@ -128,4 +129,4 @@ async def main(folder: Path, caches: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))

@@ -1,0 +1,101 @@
+"""Models suited to the CPU: the same answers from layers in halves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx.nn.layers.base import Module
+from mlx.nn.layers.embedding import Embedding
+from mlx.nn.layers.linear import Linear
+from mlx.nn.layers.quantized import QuantizedLinear
+from mlx_lm.models import gemma, llama, qwen3
+
+from ollmlx_mlx.cpu import attention
+from ollmlx_mlx.cpu.attention import attention as divided_attention
+from ollmlx_mlx.cpu.feedforward import DividedFeedForward, divided_feed_forward
+from ollmlx_mlx.cpu.layers import suit
+from ollmlx_mlx.cpu.products import DividedEmbedding, DividedLinear
+
+pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("two_streams")]
+
+
+def close(one: mx.array, other: mx.array) -> bool:
+    return bool(mx.allclose(one, other, rtol=1e-4, atol=1e-4).item())
+
+
+class Layers(Module):
+    """A layer of every kind that may be met."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.embed_tokens = Embedding(4000, 32)
+        self.up = Linear(32, 4000)
+        self.half = Linear(32, 64)
+        self.half.set_dtype(mx.float16)
+        self.packed = QuantizedLinear(32, 64, group_size=32)
+
+
+def test_only_float32_layers_are_changed_and_they_compute_as_before() -> None:
+    model = Layers()
+    inputs = mx.random.normal((2, 3, 32))
+    before = model.up(inputs), model.embed_tokens.as_linear(inputs)
+    suit(model, streams=1)
+    assert (type(model.up), type(model.embed_tokens)) == (DividedLinear, DividedEmbedding)
+    assert (type(model.half), type(model.packed)) == (Linear, QuantizedLinear)
+    assert all(map(close, before, (model.up(inputs), model.embed_tokens.as_linear(inputs))))
+    assert model.embed_tokens(mx.array([1, 2])).shape == (2, 32)
+
+
+@pytest.mark.parametrize("rows", [(1, 1), (2, 1), (1, 7), (3, 70)])
+@pytest.mark.parametrize("hidden", [512, 513])
+def test_a_feed_forward_block_in_halves_computes_as_before(rows: tuple[int, int], hidden: int) -> None:
+    block = llama.MLP(llama.ModelArgs("llama", 512, 1, hidden, 4, 1e-5, 10))
+    inputs = mx.random.normal((*rows, 512))
+    halves = divided_feed_forward(block)
+    assert isinstance(halves, DividedFeedForward)
+    assert close(halves(inputs), block(inputs))
+
+
+def with_bias() -> Module:
+    return llama.MLP(llama.ModelArgs("llama", 512, 1, 512, 4, 1e-5, 10, mlp_bias=True))
+
+
+def of_half_floats() -> Module:
+    block = qwen3.MLP(512, 512)
+    block.set_dtype(mx.bfloat16)
+    return block
+
+
+@pytest.mark.parametrize("make", [with_bias, of_half_floats, lambda: gemma.MLP(512, 512), lambda: qwen3.MLP(64, 64)])
+def test_other_blocks_are_left_alone(make: Any) -> None:
+    assert divided_feed_forward(make()) is None
+
+
+@pytest.mark.parametrize(("batch", "queries", "keys"), [(1, 2, 2), (1, 5, 9), (3, 33, 33), (2, 4, 20)])
+@pytest.mark.parametrize("mask", ["none", "causal", "window", "rows"])
+def test_attention_in_halves_is_what_the_whole_is(batch: int, queries: int, keys: int, mask: str) -> None:
+    q = mx.random.normal((batch, 6, queries, 16))
+    k, v = (mx.random.normal((batch, 2, keys, 16)) for _ in "kv")
+    causal = mx.arange(keys - queries, keys)[:, None] >= mx.arange(keys)
+    given: Any = {
+        "none": None,
+        "causal": "causal",
+        "window": mx.where(causal, 0.0, -1e9),
+        "rows": mx.broadcast_to(causal, (batch, 1, queries, keys)),
+    }[mask]
+    whole = attention._whole(q, k, v, scale=0.25, mask=given)
+    assert close(divided_attention(q, k, v, scale=0.25, mask=given), whole)
+
+
+def test_a_suited_model_gives_the_logits_it_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", attention._whole)  # undone afterwards
+    model = llama.Model(llama.ModelArgs("llama", 512, 2, 1024, 8, 1e-5, 4000, num_key_value_heads=2))
+    tokens = mx.array([[1, 2, 3, 4, 5, 6, 7, 8]] * 3)
+    before = model(tokens)
+    mx.eval(before)
+    suit(model, streams=2)
+    assert isinstance(model.layers[1].mlp, DividedFeedForward)
+    assert mx.fast.scaled_dot_product_attention is divided_attention
+    assert close(model(tokens), before)

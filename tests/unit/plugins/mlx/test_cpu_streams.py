@@ -1,0 +1,28 @@
+"""When work is divided between two CPU streams."""
+
+from __future__ import annotations
+
+from threading import Thread
+
+import pytest
+
+from ollmlx_mlx.cpu import streams
+
+pytestmark = pytest.mark.mlx
+WEIGHTS = 512 * 512
+
+
+@pytest.mark.usefixtures("two_streams")
+def test_a_thread_without_a_second_stream_computes_everything_on_its_own() -> None:
+    found: list[bool] = []
+    thread = Thread(target=lambda: found.append(streams.divides(10**12)))
+    thread.start()
+    thread.join()
+    assert found == [False]
+    assert streams.divides(10**12)
+
+
+@pytest.mark.usefixtures("second_stream")
+def test_what_is_quickly_done_is_not_divided() -> None:
+    assert not streams.divides(streams.effort(1, WEIGHTS))
+    assert streams.divides(streams.effort(512, WEIGHTS))
