@@ -11,6 +11,9 @@ PROMPT ?= Why is the sky blue?
 PYTEST_FLAGS ?=
 CASES ?= 10000
 
+# The tests start hundreds of Pythons: bytecode is kept, or each would compile everything again.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 BIN := $(VENV)/bin
 # On a terminal pip shows what it downloads (make before 4.1 cannot tell, and then it does not).
@@ -37,7 +40,7 @@ test: lint types imports  ## everything: style, types, imports, and all tests wi
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 quick: lint  ## under a minute: style and the quick unit tests, on all cores
-	$(BIN)/python -m pytest tests/unit tests/architecture -q -n logical -m "not slow and not e2e and not model and not mlx" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest tests/unit tests/architecture -q -n logical --dist loadfile -m "not slow and not e2e and not model and not mlx" $(PYTEST_FLAGS)
 
 lint: $(VENV)/.for-test  ## ruff, without changing anything
 	$(BIN)/ruff check .

@@ -93,7 +93,8 @@ def _source(path: Path) -> str:
         return ""
 
 
-def _remapping(file: Path) -> dict[str, str]:
+@lru_cache(maxsize=8)
+def _remapping(file: Path) -> Mapping[str, str]:
     """mlx-lm's table of model types that another type's module serves."""
     source = _source(file)
     if not source:

@@ -138,10 +138,11 @@ def _candidates(
     settings: Settings, points: tuple[EntryPoint, ...] | None
 ) -> Iterator[tuple[LoadedPlugin, Callable[[], Any]]]:
     found = tuple(entry_points(group=GROUP)) if points is None else points
-    for point in sorted(found, key=lambda point: (getattr(point.dist, "name", "") != GROUP, point.name)):
-        version = point.dist.version if point.dist else ""
-        origin = f"{point.dist.name} {version}" if point.dist else point.value
-        yield LoadedPlugin(point.name, origin, version), point.load
+    # a distribution reads and parses its metadata each time it is asked
+    described = {dist: (dist.name, dist.version) if dist else ("", "") for dist in {point.dist for point in found}}
+    for point in sorted(found, key=lambda point: (described[point.dist][0] != GROUP, point.name)):
+        name, version = described[point.dist]
+        yield LoadedPlugin(point.name, f"{name} {version}" if name else point.value, version), point.load
     for path in settings.plugins.paths:
         path = path.expanduser()
         yield LoadedPlugin(path.stem, str(path)), lambda path=path: _load_path(path)  # type: ignore[misc]

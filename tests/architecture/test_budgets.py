@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,18 @@ LARGEST_FUNCTION = 60
 NAMES_THAT_SAY_NOTHING = {"utils", "helpers", "common", "base", "manager", "misc"}
 
 
+@cache
+def read(source: Path) -> tuple[str, ast.Module]:
+    """The text of a file, and what it says to Python."""
+    text = source.read_text(encoding="utf-8")
+    return text, ast.parse(text)
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_stay_within_their_budget(source: Path) -> None:
-    text = source.read_text(encoding="utf-8")
+    text, tree = read(source)
     assert len(text.splitlines()) <= LARGEST_FILE
     assert source.stem not in NAMES_THAT_SAY_NOTHING
-    tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None
@@ -30,9 +37,10 @@ def test_files_and_functions_stay_within_their_budget(source: Path) -> None:
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_module_says_what_it_is_for(source: Path) -> None:
-    if not source.read_text(encoding="utf-8").strip():
+    text, tree = read(source)
+    if not text.strip():
         pytest.skip("an empty package marker")
-    assert ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")))
+    assert ast.get_docstring(tree)
 
 
 ARCHIVES = re.compile(r"\b(zipfile|tarfile|gzip|bz2|lzma|zlib|unpack_archive|extractall)\b")

@@ -36,10 +36,21 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Started:
-    """The process ids that `subprocess` (asyncio's too) started since the session began."""
+    """The process ids that `subprocess` (asyncio's too) started in this test, and those that were there before."""
 
     def __init__(self) -> None:
         self.pids: list[int] = []
+        self.before: set[int] | None = None
+
+    def look(self) -> None:
+        """Note what is there. Only the first time in a test: looking is slow, and most tests start nothing."""
+        if self.before is None:
+            self.before = {child.pid for child in psutil.Process().children(recursive=True)}
+
+    def forget(self) -> None:
+        """Another test begins."""
+        self.pids.clear()
+        self.before = None
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +62,7 @@ def started_processes() -> Iterator[Started]:
     original = subprocess.Popen.__init__
 
     def recording(self: subprocess.Popen[Any], *args: Any, **kwargs: Any) -> None:
+        started.look()
         original(self, *args, **kwargs)
         started.pids.append(self.pid)
 
@@ -63,11 +75,10 @@ def started_processes() -> Iterator[Started]:
 @pytest.fixture
 def no_leaked_processes(started_processes: Started) -> Iterator[None]:
     """Fails, and kills, when a process that the test started is still there, also as a zombie nobody waited for."""
-    known = len(started_processes.pids)
-    before = {child.pid for child in psutil.Process().children(recursive=True)} if known else set()
+    started_processes.forget()
     yield
-    ours = set(started_processes.pids[known:])
-    if not ours:
+    ours, before = set(started_processes.pids), started_processes.before
+    if not ours or before is None:
         return
 
     def left() -> list[psutil.Process]:

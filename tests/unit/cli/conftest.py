@@ -111,7 +111,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Scripted
     daemon.says("HEAD", "/")
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(daemon))
     daemon.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.002})
     thread.start()
     monkeypatch.setenv("OLLAMA_HOST", daemon.url)
     monkeypatch.setenv("HOME", str(tmp_path))

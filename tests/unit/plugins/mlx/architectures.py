@@ -6,10 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-from mlx.utils import tree_map
-from mlx_lm.utils import _get_classes, save_model
-
 from ollmlx_mlx.gguf_tokenizer import read_tokenizer
 
 ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(
@@ -19,6 +15,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(
 
 def random_model(folder: Path, config: dict[str, Any], vocabulary: dict[str, Any]) -> Path:
     """Write an MLX folder: random weights of this configuration, and the tokenizer of this vocabulary."""
+    import mlx.core as mx  # mlx-lm brings transformers, for which tests that need no mlx shall not wait
+    from mlx.utils import tree_map
+    from mlx_lm.utils import _get_classes, save_model
+
     folder.mkdir()
     mx.random.seed(11)
     model_class, arguments = _get_classes(config)
