@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from ollmlx import closing
 from ollmlx.types import Event, GenerateRequest
 
+logger = logging.getLogger(__name__)
 Generate = Callable[[GenerateRequest], AsyncIterator[Event]]
 
 
@@ -32,6 +34,7 @@ async def side_by_side(generate: Generate, wanted: list[GenerateRequest]) -> Asy
                 yield 0, event
         return
     waiting: asyncio.Queue[tuple[int, Event] | Exception | None] = asyncio.Queue(maxsize=len(wanted))
+    over = False
 
     async def follow(index: int) -> None:
         try:
@@ -39,8 +42,11 @@ async def side_by_side(generate: Generate, wanted: list[GenerateRequest]) -> Asy
                 async for event in events:
                     await waiting.put((index, event))
             await waiting.put(None)
-        except Exception as error:  # noqa: BLE001 - raised again where the choices meet
-            await waiting.put(error)
+        except Exception as error:
+            if over:  # nobody reads the queue any more, which may be full
+                logger.exception("a choice did not end cleanly")
+            else:
+                await waiting.put(error)
 
     tasks = [asyncio.create_task(follow(index), name=f"choice-{index}") for index in range(len(wanted))]
     left = len(tasks)
@@ -54,6 +60,7 @@ async def side_by_side(generate: Generate, wanted: list[GenerateRequest]) -> Asy
             else:
                 yield item
     finally:
+        over = True
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

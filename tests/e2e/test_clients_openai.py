@@ -295,25 +295,46 @@ class TestErrors:
             client.chat.completions.create(**said("hello", "mortal"))
 
 
+async def active(daemon: Daemon) -> int:
+    """Requests that a runner works on."""
+    models = await asyncio.to_thread(lambda: daemon.get("/api/ps").json()["models"])
+    return sum(model["active"] for model in models)
+
+
+async def idle(daemon: Daemon) -> bool:
+    return await active(daemon) == 0
+
+
 async def test_leaving_cancels_the_work(daemon_with_fakes: Daemon) -> None:
-    async def active() -> int:
-        models = await asyncio.to_thread(lambda: daemon_with_fakes.get("/api/ps").json()["models"])
-        return sum(model["active"] for model in models)
-
-    async def idle() -> bool:
-        return await active() == 0
-
     async with openai.AsyncOpenAI(base_url=f"{daemon_with_fakes.url}/v1", api_key="none", max_retries=0) as client:
         asking = asyncio.create_task(client.chat.completions.create(**said("fake:tokens=100000 fake:rate=50 go")))
-        await eventually(active)
+        await eventually(lambda: active(daemon_with_fakes))
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        await eventually(idle)
+        await eventually(lambda: idle(daemon_with_fakes))
         stream = await client.chat.completions.create(**said("fake:tokens=100000 fake:rate=50 go"), stream=True)
         pieces: Any = aiter(stream)
         await anext(pieces)
         await stream.close()
         await pieces.aclose()
         del stream, pieces  # the client's inner generators end with their last reference
-        await eventually(idle)
+        await eventually(lambda: idle(daemon_with_fakes))
+
+
+@pytest.mark.fault(40)
+async def test_leaving_many_choices_frees_every_slot(daemon_with_fakes: Daemon) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{daemon_with_fakes.url}/v1", api_key="none", max_retries=0) as client:
+        for _ in range(5):
+            stream = await client.completions.create(
+                model="parrot", prompt="fake:tokens=1000 fake:rate=1000 go", n=15, stream=True
+            )
+            pieces: Any = aiter(stream)
+            await anext(pieces)
+            assert await active(daemon_with_fakes) > 1
+            await stream.close()
+            await pieces.aclose()
+            del stream, pieces
+            await eventually(lambda: idle(daemon_with_fakes))
+        answer = await client.completions.create(model="parrot", prompt="still here")
+        assert answer.choices[0].text == "still here"

@@ -41,6 +41,8 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 Operation = APIOperation[Any, Any, Any, Any]
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
+LONGEST_STREAM = 1_000_000
+"""Events that are read at most. Left to itself, schemathesis leaves a stream early and takes that for its end."""
 MODEL_FIELDS = ("model", "name", "source", "from")
 REFUSED = ("previous_response_id", "conversation", "background", "echo")
 """Fields that are known and answered 400, whatever else a request says."""
@@ -63,6 +65,7 @@ def campaign(url: str, cases: int, seed: int) -> Report:
     """About `cases` requests, in equal shares over the operations and over right and wrong data."""
     report = Report()
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    schema.config.max_stream_events = LONGEST_STREAM
     operations: list[Operation] = []
     for found in schema.get_all_operations():
         assert isinstance(found, Ok), found.err()
@@ -91,9 +94,15 @@ def _share(
         suppress_health_check=list(HealthCheck),
         phases=(Phase.generate, Phase.shrink),
     )
-    @hypothesis.given(case=operation.as_strategy(generation_mode=mode), model=st.sampled_from((*MODELS * 2, "", None)))
-    def run(case: Case[Any], model: str | None) -> None:
+    @hypothesis.given(
+        case=operation.as_strategy(generation_mode=mode),
+        model=st.sampled_from((*MODELS * 2, "", None)),
+        streams=st.booleans(),
+    )
+    def run(case: Case[Any], model: str | None, streams: bool) -> None:
         _aim(case, model)
+        if streams and isinstance(case.body, dict) and "stream" in case.body:
+            case.body["stream"] = True
         response = case.call(timeout=60)
         report.statuses[response.status_code] += 1
         case.validate_response(response, checks=CHECKS)

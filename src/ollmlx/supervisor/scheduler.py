@@ -277,7 +277,10 @@ class Scheduler:
             ticket = self.room.next(place.key, now, lambda launch: _serves(place, launch))
             if ticket is None or ticket.level(now) >= best:
                 return
-            self._give(ticket, place)
+            if ticket.future.cancelled():  # its client left, and `seat` has not heard of it yet
+                self.room.remove(ticket)
+            else:
+                self._give(ticket, place)
 
     def _give(self, ticket: Ticket[Place], place: Place) -> None:
         self.room.remove(ticket, served=True)

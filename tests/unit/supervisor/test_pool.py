@@ -355,6 +355,20 @@ async def test_a_client_that_leaves_the_queue_is_forgotten(house: Open) -> None:
     assert home.served == ["now"]
 
 
+@pytest.mark.fault(40)
+async def test_clients_that_leave_together_leave_no_slot_taken(house: Open) -> None:
+    home = house()
+    served, waiting = await home.ask("served"), await home.ask("waiting")
+    stays = await home.ask("stays")
+    served.cancel()
+    waiting.cancel()
+    await settle()
+    assert [info.active for info in home.pool.runners()] == [1]
+    assert home.served == ["served", "stays"]
+    assert not stays.done()
+    assert [each.cancelled() for each in (served, waiting)] == [True, True]
+
+
 async def test_a_load_that_nobody_waits_for_is_given_up(house: Open) -> None:
     home = house(instant=False)
     waiting = await home.ask("gone")
