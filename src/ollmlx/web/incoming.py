@@ -12,12 +12,14 @@ HIGH_WATER = 1024 * 1024  # bytes of an upload held in memory before the socket 
 
 
 class FlowingBody(Body):
-    """A body that stops the socket while its reader is busy."""
+    """A body that stops the socket while its reader is busy, and holds nothing of what is refused for its size."""
 
     exchange: Exchange | None = None
 
     def append(self, data: bytes) -> None:
         super().append(data)
+        if self._must_raise is not None:
+            self._data.clear()  # error and request hold one another until the garbage collector comes by
         if self.exchange is not None and len(self._data) > HIGH_WATER:
             self.exchange.room.clear()
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx.errors import InvalidRequest
-from ollmlx.web.body import MAX_DEPTH, parse_json
+from ollmlx.web.body import MAX_DEPTH, MOST_VALUES, parse_json
 
 SCALARS = (
     st.none()
@@ -36,7 +36,8 @@ VALUES = st.recursive(
         (b'{"a": Infinity}', "Infinity is not JSON"),
         (b'{"a": -Infinity}', "-Infinity is not JSON"),
         (b'{"a": 1e999}', "out of range"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "out of range: 9"),
+        (b'{"a": 1.' + b"3" * 5000 + b"}", "out of range: 1.3"),
         (b'{"a": ' + b"9" * 400 + b"}", "out of range"),
         (b'{"a": 1, "a": 2}', "duplicate key 'a'"),
         (b'[{"x": {"b": 1, "b": 1}}]', "duplicate key 'b'"),
@@ -50,6 +51,37 @@ VALUES = st.recursive(
 def test_what_is_not_strict_json_is_refused_with_the_reason(body: bytes, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason):
         parse_json(body)
+
+
+MANY = MOST_VALUES + 2
+
+
+@pytest.mark.fault(38)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" + b"1," * MANY + b"1]",
+        b"[" + b"[]," * MANY + b"[]]",
+        b"[" + b"{}," * MANY + b"{}]",
+        b"[" + b'"\\\\",' * MANY + b"1]",
+        b"{" + b",".join(b'"%d":1' % number for number in range(MANY)) + b',"1":2}',
+    ],
+    ids=["numbers", "arrays", "objects", "texts", "keys"],
+)
+def test_more_values_than_can_be_looked_at_in_passing_are_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="more than 500,000 values"):
+        parse_json(body)
+
+
+def test_what_a_long_text_contains_is_not_counted() -> None:
+    text = '[1, "2", {}]\\' * MOST_VALUES
+    assert parse_json(json.dumps({"a": text, "b": "\\", "c": text}).encode()) == {"a": text, "b": "\\", "c": text}
+
+
+def test_a_key_that_comes_twice_among_many_is_found_at_once() -> None:
+    keys = b",".join(b'"%d":1' % number for number in range(200_000))
+    with pytest.raises(InvalidRequest, match="duplicate key '199999'"):
+        parse_json(b"{" + keys + b',"199999":2}')
 
 
 @pytest.mark.parametrize(
