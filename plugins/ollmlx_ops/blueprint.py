@@ -43,10 +43,12 @@ def blueprint(service: Service) -> Blueprint:
     @made.get("/readyz")
     @describe("Whether the daemon takes new work, and why not.", answer=STATUS, success=(200, NOT_READY))
     async def readyz() -> Response:
-        found = await asyncio.to_thread(problems, service.settings, draining=sites[0].drain.draining)
+        stopping = sites[0].drain.story()
+        found = await asyncio.to_thread(problems, service.settings, stopping=stopping)
         if not found:
             return json_answer({"status": "ready"})
-        response = json_answer({"status": "not ready", "error": "; ".join(found), "problems": found}, NOT_READY)
+        told = {"status": "not ready", "error": "; ".join(found), "problems": found, "stopping": bool(stopping)}
+        response = json_answer(told, NOT_READY)
         response.headers["Retry-After"] = "5"
         return response
 

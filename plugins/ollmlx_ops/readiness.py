@@ -9,11 +9,12 @@ if TYPE_CHECKING:
     from ollmlx.settings import Settings
 
 
-def problems(settings: Settings, *, draining: bool) -> list[str]:
-    """The reasons, one sentence each; none when it is ready. Looks at the file system: call it in a thread."""
-    found = []
-    if draining:
-        found.append("the server is shutting down")
+def problems(settings: Settings, *, stopping: str = "") -> list[str]:
+    """The reasons, one sentence each; none when it is ready. `stopping`: why the daemon itself takes none.
+
+    Looks at the file system: call it in a thread.
+    """
+    found = [stopping] if stopping else []
     folder = settings.models_folder
     if folder.exists() and not folder.is_dir():
         found.append("the models folder is not a folder")

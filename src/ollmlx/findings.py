@@ -8,12 +8,15 @@ from ollmlx.types import Frozen
 
 
 class Severity(StrEnum):
-    """Only `error` fails the doctor. `ok` is a note of what is there and well: its title is shown, and no code."""
+    """Only `error` fails the doctor. Two are notes, whose title is shown without a code: `ok`, of what is there and
+    well, and `skipped`, of what could not be looked at.
+    """
 
     ERROR = "error"
     WARNING = "warning"
     INFO = "info"
     OK = "ok"
+    SKIPPED = "skipped"
 
 
 class Finding(Frozen):

@@ -50,6 +50,11 @@ def noted(code: str, title: str) -> Finding:
     return found(code, title, severity=Severity.OK)
 
 
+def skipped(code: str, title: str) -> Finding:
+    """What could not be looked at. `code`: the first of the findings it might have been."""
+    return found(code, title, severity=Severity.SKIPPED)
+
+
 def found(
     code: str,
     title: str,

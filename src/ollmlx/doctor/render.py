@@ -7,7 +7,8 @@ import textwrap
 from ollmlx.doctor.report import GROUPS, Report
 from ollmlx.findings import Finding, Severity
 
-_MARKS = {Severity.OK: "[✓]", Severity.INFO: "[✓]", Severity.WARNING: "[!]", Severity.ERROR: "[✗]"}
+_MARKS = {Severity.ERROR: "[✗]", Severity.WARNING: "[!]", Severity.SKIPPED: "[-]"}
+_WELL = "[✓]"
 _INDENT = "    "
 _DEEPER = _INDENT + " " * 7
 
@@ -16,11 +17,11 @@ def text(report: Report, width: int | None = None) -> str:
     """Groups with their findings, worst first, each with evidence, commands, and where to read more."""
     lines: list[str] = []
     for group in report.groups():
-        findings = report.of_group(group)
-        worst = findings[0].severity if findings else Severity.OK
-        lines.append(f"{_MARKS[worst]} {GROUPS.get(group, group.capitalize())}")
-        for note in report.notes(group):
-            lines += _wrapped(note, _INDENT, _INDENT, width)
+        findings, notes = report.of_group(group), report.notes(group)
+        worst = [one.severity for one in (*findings, *notes) if one.severity is not Severity.OK]
+        lines.append(f"{_MARKS.get(worst[0], _WELL) if worst else _WELL} {GROUPS.get(group, group.capitalize())}")
+        for note in notes:
+            lines += _wrapped(note.title, _INDENT, _INDENT, width)
         for finding in findings:
             lines += _lines(finding, width)
     return "\n".join([*lines, _sum(report.findings)])

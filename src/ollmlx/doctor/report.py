@@ -36,7 +36,8 @@ CONSEQUENCES: dict[str, frozenset[str]] = {
 }
 """While the first stands, the others follow from it and are not shown."""
 
-_RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2, Severity.OK: 3}
+_RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2, Severity.OK: 3, Severity.SKIPPED: 4}
+NOTES = (Severity.OK, Severity.SKIPPED)
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class CheckResult:
 
     @property
     def wrong(self) -> tuple[Finding, ...]:
-        """What it found but notes of what is well."""
-        return tuple(finding for finding in self.findings if finding.severity is not Severity.OK)
+        """What it found but notes."""
+        return tuple(finding for finding in self.findings if finding.severity not in NOTES)
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,10 @@ class Report:
         own = [finding for result in self.results if result.group == group for finding in result.wrong]
         return sorted(_without(own, self._hidden()), key=lambda finding: _RANK[finding.severity])
 
-    def notes(self, group: str) -> list[str]:
-        """What is there and well in a group."""
+    def notes(self, group: str) -> list[Finding]:
+        """What is there and well in a group, and what could not be looked at."""
         own = [finding for result in self.results if result.group == group for finding in result.findings]
-        return [finding.title for finding in own if finding.severity is Severity.OK]
+        return [finding for finding in own if finding.severity in NOTES]
 
     def as_json(self) -> dict[str, Any]:
         """Stable fields, under test."""
@@ -103,7 +104,11 @@ class Report:
                 for group in self.groups()
                 for finding in self.of_group(group)
             ],
-            "notes": [{"group": group, "text": text} for group in self.groups() for text in self.notes(group)],
+            "notes": [
+                {"group": group, "text": note.title, "severity": note.severity.value}
+                for group in self.groups()
+                for note in self.notes(group)
+            ],
             "checks": [
                 {
                     "name": result.check,

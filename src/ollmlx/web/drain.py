@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 
 from ollmlx.errors import Busy
 from ollmlx.web.exchange import Exchange
 
 RETRY_AFTER = 5.0  # seconds; a restarted daemon is back by then
+STOPPING = "the server is shutting down"
 
 
 class Drain:
@@ -18,6 +21,7 @@ class Drain:
         self.ended = False
         self._running: set[Exchange] = set()
         self._changed = asyncio.Event()
+        self._until = 0.0
 
     @property
     def running(self) -> int:
@@ -33,9 +37,20 @@ class Drain:
         self._running.discard(exchange)
         self._changed.set()
 
-    def begin(self) -> None:
-        """From now on new work is refused."""
+    def begin(self, patience: float = 0.0) -> None:
+        """From now on new work is refused; what runs has so many seconds, which may be without end."""
         self.draining = True
+        self._until = time.monotonic() + patience
+
+    def story(self) -> str:
+        """Why new work is refused, and for how long the old may keep the daemon; empty while work is taken."""
+        if not self.draining:
+            return ""
+        left = self._until - time.monotonic()
+        if self.ended or left <= 0 or not self._running:
+            return STOPPING
+        what = "1 running request" if self.running == 1 else f"{self.running} running requests"
+        return f"{STOPPING}; {what} may go on" + (f" for another {left:.0f} s" if math.isfinite(left) else "")
 
     async def idle(self, timeout: float) -> bool:
         """Wait until nothing is being answered, for at most `timeout` seconds. Whether that came about."""
@@ -57,4 +72,4 @@ class Drain:
 
     def refusal(self) -> Busy:
         """What new and interrupted work is told."""
-        return Busy("the server is shutting down", retry_after=RETRY_AFTER)
+        return Busy(STOPPING, retry_after=RETRY_AFTER)

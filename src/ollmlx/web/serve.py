@@ -78,9 +78,9 @@ async def _end(app: App, drain: Drain, listener: Listener, stops: _Stops) -> int
     """Refuse new work, wait for what runs, interrupt the rest, stop the runners."""
     patience = app.settings.server.drain_timeout
     notify("STOPPING=1")
-    drain.begin()
+    drain.begin(patience)
     if drain.running:
-        logger.info("stopping: %d requests may finish within %.0f s", drain.running, patience)
+        logger.info("%s", drain.story())
     closing = asyncio.create_task(app.close(), name="close")  # who still waits for a runner is refused now
     await _first_of(drain.idle(_finite(patience)), stops.second.wait())
     drain.end()

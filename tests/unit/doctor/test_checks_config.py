@@ -40,6 +40,11 @@ def test_a_fault_of_the_file_is_told_with_its_line(tmp_path: Path, code: str, to
     assert found.evidence[0].endswith(f"ollmlx.toml, line {line}")
 
 
+def test_folders_of_settings_that_cannot_be_read_are_not_looked_at_and_that_is_told(tmp_path: Path) -> None:
+    (note,) = examined(healthy(tmp_path, "[server")).notes("storage")
+    assert note.title.startswith("not looked at: the settings, which say where the folders are")
+
+
 VARIABLES = [
     ("CFG006", {"OLLAMA_KEEP_ALIVE": "abc"}, "OLLAMA_KEEP_ALIVE"),
     ("CFG006", {"OLLAMA_NUM_PARALLEL": "-2"}, "OLLAMA_NUM_PARALLEL"),

@@ -20,6 +20,8 @@ from ollmlx.findings import Severity
 PYTHON = Process(7, "python3", user="eve", uid=os.getuid())
 ROOT = Process(7, "ollmlx", user="root", uid=os.getuid() + 1)
 
+DRAINING = {"problems": ["the server is shutting down; 1 running request may go on for another 7 s"], "stopping": True}
+
 
 def failed(code: str | None, error: str, **more: Any) -> FakeDaemon:
     """A daemon with one runner that failed."""
@@ -52,6 +54,7 @@ DAEMONS: list[tuple[str, dict[str, Any], str, str]] = [
         "127.0.0.1:11435",
     ),
     ("NET008", {"daemon": daemon("/readyz", {"problems": ["it drains"]}, 503)}, "it drains", "ollmlx logs"),
+    ("NET008", {"daemon": daemon("/readyz", DRAINING, 503)}, "may go on for another 7 s", "ollmlx serve"),
     ("NET009", {"processes": FakeProcesses(listening=ROOT)}, "as the user root", "127.0.0.1:11435"),
     ("NET007", {"environ": {"HTTP_PROXY": "http://proxy:3128"}}, "HTTP_PROXY is set", "export NO_PROXY="),
     ("STO010", {"daemon": daemon("/api/daemon", {"models_folder": "/m"})}, "keeps its models in /m", "OLLAMA_MODELS="),
@@ -78,8 +81,8 @@ def test_daemon_and_runners_that_are_well_are_noted(tmp_path: Path) -> None:
     runner = {"name": "tiny", "state": "ready", "pid": 7, "restarts": 0, "memory": 5_000_000}
     report = examined(replace(healthy(tmp_path), daemon=daemon("/api/daemon", {"runners": [runner]})))
     assert report.findings == ()
-    assert report.notes("server") == [f"ollmlx {__version__} answers at 127.0.0.1:11434"]
-    assert report.notes("runners") == ["tiny: ready, pid 7, 5.0 MB"]
+    assert [note.title for note in report.notes("server")] == [f"ollmlx {__version__} answers at 127.0.0.1:11434"]
+    assert [note.title for note in report.notes("runners")] == ["tiny: ready, pid 7, 5.0 MB"]
 
 
 def test_why_the_last_background_daemon_ended_is_told(tmp_path: Path) -> None:

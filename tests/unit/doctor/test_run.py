@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ollmlx.doctor.check import check, found, noted
+from ollmlx.doctor.check import check, found, noted, skipped
 from ollmlx.doctor.render import text
 from ollmlx.doctor.report import CheckResult, Report
 from ollmlx.doctor.run import Examination, examine
@@ -121,8 +121,14 @@ def test_what_is_well_is_noted_and_is_no_finding() -> None:
     assert report.findings == ()
     assert text(report).splitlines() == ["[✓] Server", "    it answers", "Nothing is wrong."]
     told = report.as_json()
-    assert told["notes"] == [{"group": "server", "text": "it answers"}]
+    assert told["notes"] == [{"group": "server", "text": "it answers", "severity": "ok"}]
     assert (told["findings"], told["checks"][0]["findings"]) == ([], 0)
+
+
+def test_a_group_that_could_not_be_looked_at_has_no_tick() -> None:
+    report = Report((CheckResult("x", "storage", "t", (skipped("STO001", "not looked at"),), 0.1),), 0.1)
+    assert text(report).splitlines() == ["[-] Storage", "    not looked at", "Nothing is wrong."]
+    assert report.as_json()["notes"] == [{"group": "storage", "text": "not looked at", "severity": "skipped"}]
 
 
 def test_a_report_is_grouped_counted_and_fits_the_terminal() -> None:

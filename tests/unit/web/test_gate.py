@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import math
 from typing import Any
 
 import orjson
@@ -254,6 +255,18 @@ async def test_those_who_come_while_it_drains_do_not_hold_the_daemon() -> None:
     drain.leave(early)
     assert await drain.idle(1)
     drain.leave(late)
+
+
+@pytest.mark.parametrize(("patience", "still"), [(30.0, " for another 30 s"), (math.inf, ""), (0.0, None)])
+def test_a_drain_tells_how_long_running_requests_may_keep_the_daemon(patience: float, still: str | None) -> None:
+    drain = Drain()
+    assert drain.story() == ""
+    drain.enter(Exchange("a", "POST", "/x"))
+    drain.begin(patience)
+    may = f"; 1 running request may go on{still}" if still is not None else ""
+    assert drain.story() == f"the server is shutting down{may}"
+    drain.end()
+    assert drain.story() == "the server is shutting down"
 
 
 async def test_the_end_of_the_drain_gives_each_stream_its_error_record() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
+import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -120,6 +123,14 @@ def test_who_has_the_port_is_told(speaker: http.server.HTTPServer, told: bytes, 
     assert error.message.startswith(f"127.0.0.1:{speaker.server_port} is in use by ")
 
 
+def test_a_daemon_that_still_drains_is_told_with_how_long_and_what_to_do(speaker: http.server.HTTPServer) -> None:
+    told = {"ollmlx": "0.1.0", "stopping": True, "error": "the server is shutting down; 1 running request may go on"}
+    speaker.RequestHandlerClass.told = json.dumps(told).encode()  # type: ignore[attr-defined]
+    error = bind_error(Address("127.0.0.1", speaker.server_port), OSError(errno.EADDRINUSE, "in use"))
+    assert error.message.endswith("): the server is shutting down; 1 running request may go on")
+    assert error.hint == f"start again when it has ended, or end its running requests now: kill {os.getpid()}"
+
+
 def test_a_silent_listener_is_another_program() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -130,7 +141,5 @@ def test_a_silent_listener_is_another_program() -> None:
 @pytest.mark.parametrize(("number", "reason"), [(13, "privileges"), (99, "no such address"), (105, "cannot listen")])
 def test_other_reasons_are_told_too(number: int, reason: str) -> None:
     if number == 99:
-        import errno
-
         number = errno.EADDRNOTAVAIL
     assert reason in bind_error(Address("127.0.0.1", 80), OSError(number, "something")).message

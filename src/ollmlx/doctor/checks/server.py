@@ -58,8 +58,13 @@ async def _ready(world: World) -> list[Finding]:
     told = await world.ask("/readyz") or {}
     if not told.get("problems"):
         return [noted("NET003", f"ollmlx {__version__} answers at {world.address.netloc}")]
+    again = restarted(world)
+    if told.get("stopping"):  # a second signal ends what it still does
+        seen = ("it ends by itself when they are done; start another one then, or end them now",)
+        title = f"the daemon takes no new work: {told['problems'][0]}"
+        return [found("NET008", title, evidence=seen, commands=again)]
     return [
-        found("NET008", f"the daemon takes no new work: {problem}", commands=("ollmlx logs",), instead=restarted(world))
+        found("NET008", f"the daemon takes no new work: {problem}", commands=("ollmlx logs",), instead=again)
         for problem in told["problems"]
     ]
 

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from ollmlx.doctor.check import check, found
+from ollmlx.doctor.check import check, found, skipped
 from ollmlx.doctor.world import World
 from ollmlx.errors import OllmlxError
 from ollmlx.findings import Finding, Severity
@@ -30,8 +30,8 @@ ELSEWHERE = 'export OLLAMA_MODELS="$HOME/models"'
 @check("folder", "storage", "STO001", "STO002", "STO003", "STO005", "STO009")
 async def folder(world: World) -> list[Finding]:
     """The models folder and the state folder."""
-    if not world.knows("storage", "models"):  # nobody can tell where the folders are meant to be
-        return []
+    if not world.knows("storage", "models"):
+        return [skipped("STO001", "not looked at: the settings, which say where the folders are, cannot be read")]
     models, state = world.settings.models_folder, world.settings.state_folder
     return [*_models(world, models), *await _room(world, models), *_state(world, state)]
 

@@ -51,7 +51,7 @@ async def test_readiness_ends_at_once_when_the_daemon_stops_and_life_does_not(se
 
 def test_readiness_says_what_is_wrong_with_the_models_folder(tmp_path: Path) -> None:
     def told(folder: Path) -> list[str]:
-        return problems(Settings(storage=StorageSettings(models=folder)), draining=False)
+        return problems(Settings(storage=StorageSettings(models=folder)))
 
     assert told(tmp_path) == []
     assert told(tmp_path / "new" / "deeper") == []
