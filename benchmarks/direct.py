@@ -1,6 +1,6 @@
 """The MLX engine driven directly, for `engine.py port`: a line of JSON in, a line of JSON out, until the input ends.
 
-python benchmarks/direct.py FOLDER
+python benchmarks/direct.py FOLDER STREAMS
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ async def answer(engine: MlxEngine, seed: int, tokens: int) -> Reply:
     return reply
 
 
-async def serve(folder: Path) -> None:
+async def serve(folder: Path, streams: int) -> None:
     # As the backend launches a runner for this model.
-    options = {"weights": "float32"} if sys.platform == "linux" else {}
+    options = {"weights": "float32", "streams": streams} if sys.platform == "linux" else {}
     changes = {"context_length": 8192, "parallel": 0, "prompt_cache_bytes": 1 << 30, "engine_options": options}
     engine = MlxEngine()
     async with running(engine, folder, **changes):
@@ -46,4 +46,4 @@ async def serve(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1])))
+    asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2])))

@@ -136,15 +136,16 @@ class Direct:
 
 
 @asynccontextmanager
-async def direct(folder: Path, env: dict[str, str]) -> AsyncIterator[Direct]:
+async def direct(folder: Path, choice: BlasChoice) -> AsyncIterator[Direct]:
     """The engine with the model loaded."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(Path(__file__).with_name("direct.py")),
         str(folder),
+        str(choice.streams),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, **env},
+        env={**os.environ, **choice.env},
     )
     try:
         yield Direct(process)

@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from mlx.nn.layers.base import Module
+from mlx.nn.layers.containers import Sequential
 from mlx.nn.layers.embedding import Embedding
 from mlx.nn.layers.linear import Linear
 from mlx.nn.layers.quantized import QuantizedLinear
@@ -17,6 +18,7 @@ from ollmlx_mlx.cpu.attention import attention as divided_attention
 from ollmlx_mlx.cpu.feedforward import DividedFeedForward, divided_feed_forward
 from ollmlx_mlx.cpu.layers import suit
 from ollmlx_mlx.cpu.products import DividedEmbedding, DividedLinear
+from ollmlx_mlx.cpu.quantized import DividedQuantizedEmbedding, DividedQuantizedLinear
 
 pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("two_streams")]
 
@@ -37,13 +39,27 @@ class Layers(Module):
         self.packed = QuantizedLinear(32, 64, group_size=32)
 
 
-def test_only_float32_layers_are_changed_and_they_compute_as_before() -> None:
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("rows", [(1,), (2, 3)])
+@pytest.mark.parametrize("outputs", [64, 99])
+def test_quantised_layers_in_halves_compute_as_before(bits: int, rows: tuple[int, ...], outputs: int) -> None:
+    linear, embedding = Linear(64, outputs), Embedding(outputs, 64)
+    block = Sequential(linear.to_quantized(32, bits), embedding.to_quantized(32, bits))
+    inputs = mx.random.normal((*rows, 64))
+    before = block.layers[0](inputs), block.layers[1].as_linear(inputs), block.layers[1](mx.array([3]))
+    suit(block, streams=1)
+    assert [type(layer) for layer in block.layers] == [DividedQuantizedLinear, DividedQuantizedEmbedding]
+    after = block.layers[0](inputs), block.layers[1].as_linear(inputs), block.layers[1](mx.array([3]))
+    assert all(map(close, before, after))
+
+
+def test_half_precision_layers_are_left_alone_and_all_others_compute_as_before() -> None:
     model = Layers()
     inputs = mx.random.normal((2, 3, 32))
     before = model.up(inputs), model.embed_tokens.as_linear(inputs)
     suit(model, streams=1)
     assert (type(model.up), type(model.embed_tokens)) == (DividedLinear, DividedEmbedding)
-    assert (type(model.half), type(model.packed)) == (Linear, QuantizedLinear)
+    assert (type(model.half), type(model.packed)) == (Linear, DividedQuantizedLinear)
     assert all(map(close, before, (model.up(inputs), model.embed_tokens.as_linear(inputs))))
     assert model.embed_tokens(mx.array([1, 2])).shape == (2, 32)
 
