@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AfterValidator, AwareDatetime, ValidationError
 
 from ollmlx import ModelName
 from ollmlx.errors import StorageError
@@ -18,6 +18,9 @@ from ollmlx.types import FetchedFile, FetchReceipt, Frozen, ModelDefaults
 from ollmlx_hub.layout import MANIFEST, FoundFile
 
 MAX_MANIFEST = 16 << 20
+Moment = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
+"""A time of Python's own zone: pydantic's zones, which outlive their class when Python ends, can crash it there
+(pydantic issue 12867)."""
 
 
 class Manifest(Frozen):
@@ -28,7 +31,7 @@ class Manifest(Frozen):
     source: str = "local"
     revision: str = ""
     license: str = ""
-    created: AwareDatetime
+    created: Moment
     base: str = ""
     files: tuple[FetchedFile, ...] = ()
     defaults: ModelDefaults = ModelDefaults()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,16 @@ async def test_a_folder_copied_by_hand_is_a_model(store: MlxStore, put: Put) -> 
     assert str(model.name) == "org/by-hand:latest"
     assert model.source == "local"
     assert [listed.name for listed in await store.list()] == [model.name]
+
+
+async def test_the_time_of_a_manifest_is_in_the_zone_of_python(store: MlxStore, put: Put) -> None:
+    """A zone of pydantic's that is left when Python ends has crashed it: the daemon's exit status was 139."""
+    manifest = {"name": "tiny", "created": "2026-01-02T05:04:05+02:00"}
+    (put("tiny") / "ollmlx.json").write_text(json.dumps(manifest), encoding="utf-8")
+    model = await store.resolve(parse("tiny"))
+    assert model is not None
+    assert model.modified_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert model.modified_at.tzinfo is UTC
 
 
 async def test_what_the_files_say_is_told(store: MlxStore, put: Put) -> None:
