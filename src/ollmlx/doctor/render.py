@@ -24,7 +24,7 @@ def text(report: Report, width: int | None = None) -> str:
             lines += _wrapped(note.title, _INDENT, _INDENT, width)
         for finding in findings:
             lines += _lines(finding, width)
-    return "\n".join([*lines, _sum(report.findings)])
+    return "\n".join([*lines, _sum(report)])
 
 
 def _lines(finding: Finding, width: int | None) -> list[str]:
@@ -47,12 +47,14 @@ def _wrapped(text: str, first: str, later: str, width: int | None) -> list[str]:
     ) or [first]
 
 
-def _sum(findings: tuple[Finding, ...]) -> str:
-    errors = sum(finding.severity is Severity.ERROR for finding in findings)
-    warnings = sum(finding.severity is Severity.WARNING for finding in findings)
-    if not errors and not warnings:
-        return "Nothing is wrong."
-    return f"{_count(errors, 'error')}, {_count(warnings, 'warning')}."
+def _sum(report: Report) -> str:
+    errors = sum(finding.severity is Severity.ERROR for finding in report.findings)
+    warnings = sum(finding.severity is Severity.WARNING for finding in report.findings)
+    if errors or warnings:
+        return f"{_count(errors, 'error')}, {_count(warnings, 'warning')}."
+    notes = [note for group in report.groups() for note in report.notes(group)]
+    missed = any(note.severity is Severity.SKIPPED for note in notes)
+    return f"Nothing is wrong{' in what was looked at' if missed else ''}."
 
 
 def _count(number: int, what: str) -> str:

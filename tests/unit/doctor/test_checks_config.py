@@ -42,7 +42,15 @@ def test_a_fault_of_the_file_is_told_with_its_line(tmp_path: Path, code: str, to
 
 def test_folders_of_settings_that_cannot_be_read_are_not_looked_at_and_that_is_told(tmp_path: Path) -> None:
     (note,) = examined(healthy(tmp_path, "[server")).notes("storage")
-    assert note.title.startswith("not looked at: the settings, which say where the folders are")
+    assert note.title == "not looked at: where the folders are is not known, see ollmlx doctor config"
+
+
+def test_a_daemon_whose_address_is_not_valid_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
+    report = examined(healthy(tmp_path, environ={"OLLAMA_HOST": "localhost:abc"}))
+    assert [finding.code for finding in report.findings] == ["CFG006"]
+    assert [note.title for note in report.notes("server")] == [
+        "not looked at: the address of the daemon is not valid, see ollmlx doctor config"
+    ]
 
 
 VARIABLES = [

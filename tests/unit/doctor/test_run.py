@@ -127,7 +127,7 @@ def test_what_is_well_is_noted_and_is_no_finding() -> None:
 
 def test_a_group_that_could_not_be_looked_at_has_no_tick() -> None:
     report = Report((CheckResult("x", "storage", "t", (skipped("STO001", "not looked at"),), 0.1),), 0.1)
-    assert text(report).splitlines() == ["[-] Storage", "    not looked at", "Nothing is wrong."]
+    assert text(report).splitlines() == ["[-] Storage", "    not looked at", "Nothing is wrong in what was looked at."]
     assert report.as_json()["notes"] == [{"group": "storage", "text": "not looked at", "severity": "skipped"}]
 
 

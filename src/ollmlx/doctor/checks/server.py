@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ollmlx import __version__
-from ollmlx.doctor.check import check, found, noted
+from ollmlx.doctor.check import check, found, noted, skipped
 from ollmlx.doctor.daemon import Silent
 from ollmlx.doctor.holder import holder
 from ollmlx.doctor.ports import elsewhere, exported, restarted, stopped
@@ -19,11 +19,14 @@ from ollmlx.findings import Finding, Severity
 SERVE = "ollmlx serve"
 OUTPUT = "serve.out"
 LAST_WORDS = 15
+HOST = ("server", "host")
 
 
 @check("server", "server", "NET001", "NET002", "NET003", "NET004", "NET008", "SEC004")
 async def server(world: World) -> list[Finding]:
     """What answers at the daemon's address."""
+    if any(fault.path == HOST for fault in world.faults):
+        return [skipped("NET003", "not looked at: the address of the daemon is not valid, see ollmlx doctor config")]
     where = world.address.netloc
     try:
         answer = await world.daemon.get("/api/version")

@@ -31,7 +31,7 @@ ELSEWHERE = 'export OLLAMA_MODELS="$HOME/models"'
 async def folder(world: World) -> list[Finding]:
     """The models folder and the state folder."""
     if not world.knows("storage", "models"):
-        return [skipped("STO001", "not looked at: the settings, which say where the folders are, cannot be read")]
+        return [skipped("STO001", "not looked at: where the folders are is not known, see ollmlx doctor config")]
     models, state = world.settings.models_folder, world.settings.state_folder
     return [*_models(world, models), *await _room(world, models), *_state(world, state)]
 
