@@ -15,11 +15,12 @@ import pytest
 from tests.servers.tiny import tiny_files
 from tests.unit.doctor.worlds import GB, NOW, codes, examined, healthy, told
 
-from ollmlx import ModelName
+from ollmlx import ModelName, Refusal
 from ollmlx.doctor.machine import Disk
 from ollmlx.doctor.world import World
 from ollmlx.errors import StorageError
-from ollmlx.findings import Severity
+from ollmlx.findings import Finding, Severity
+from ollmlx.registry import RegisteredCheck
 from ollmlx.settings.model import Settings
 from ollmlx_hub.manifest import sha256_of
 from ollmlx_hub.store import MlxStore
@@ -161,6 +162,25 @@ def test_a_model_of_a_format_that_no_backend_runs_is_named(tmp_path: Path) -> No
     assert world.plugins is not None
     world.plugins.registry.backends.remove_owner("mlx")
     told(world, "MDL005", "no backend can run org/name", "ollmlx plugin list")
+
+
+@pytest.mark.parametrize(("declared", "seen"), [((), ["MDL005"]), (("XYZ001",), [])])
+def test_a_refusal_with_a_code_of_its_own_is_told_by_the_check_that_has_it_or_here(
+    tmp_path: Path, declared: tuple[str, ...], seen: list[str]
+) -> None:
+    async def run(world: World) -> list[Finding]:
+        return []
+
+    world = healthy(tmp_path)
+    put(tmp_path / "models/mlx/org_name")
+    assert world.plugins is not None
+    registry = world.plugins.registry
+    registry.backends.remove_owner("mlx")
+    refuses = SimpleNamespace(name="moody", accepts=lambda model: Refusal(reason="not today", code="XYZ001"))
+    registry.backends.add("moody", cast("Any", refuses), "ollmlx-moody")
+    check = SimpleNamespace(name="mood", group="machine", codes=declared, run=run)
+    registry.checks.add("mood", RegisteredCheck(cast("Any", check), None), "ollmlx-moody")
+    assert codes(world) == seen
 
 
 @pytest.mark.finding("PLG008")

@@ -16,19 +16,23 @@ if TYPE_CHECKING:
 OFTEN = 3
 """Of models that are refused for one and the same reason, so many are named."""
 
+CODES = ("MDL003", "MDL004", "MDL005", "PLG006", "PLG008", "SEC005")
+NO_BACKEND = "MDL005"
 NO_MLX = "ENV001"
-"""Told by the check of MLX itself."""
 
 
-@check("runnable", "storage", "MDL003", "MDL004", "MDL005", "PLG006", "PLG008", "SEC005")
+@check("runnable", "storage", *CODES)
 async def runnable(world: World) -> list[Finding]:
     """Every model of every store, offered to the backends; equal refusals are told once.
 
-    A plugin may do this for its store itself, with a check that is called like the store.
+    A plugin may do this for its store itself, with a check that is called like the store. That MLX is missing, or what
+    else keeps a backend from running anything, is told by the check that has the refusal's code.
     """
     if world.plugins is None:
         return []
     examined = world.plugins.registry.checks.names()
+    plugins = world.plugins.registry.checks.values()
+    elsewhere = {NO_MLX}.union(*(each.check.codes for each in plugins)).difference(CODES)
     refused: dict[tuple[str, str], list[tuple[InstalledModel, OllmlxError]]] = {}
     broken: list[Finding] = []
     stores = world.plugins.registry.stores
@@ -44,9 +48,11 @@ async def runnable(world: World) -> list[Finding]:
         except OllmlxError:  # the folder: another check tells
             continue
         for model in models:
-            if (error := await asyncio.to_thread(_refusal, world, model)) is not None:
-                refused.setdefault((error.code or "MDL005", error.hint or ""), []).append((model, error))
-    return [*broken, *(_told(code, hint, models) for (code, hint), models in refused.items() if code != NO_MLX)]
+            error = await asyncio.to_thread(_refusal, world, model)
+            if error is not None and error.code not in elsewhere:
+                code = error.code if error.code in CODES else NO_BACKEND
+                refused.setdefault((code, error.hint or ""), []).append((model, error))
+    return [*broken, *(_told(code, hint, models) for (code, hint), models in refused.items())]
 
 
 def _refusal(world: World, model: InstalledModel) -> OllmlxError | None:
