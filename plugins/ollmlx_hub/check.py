@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -137,7 +138,17 @@ def _pulled_name(folder: Path) -> ModelName | None:
 
 
 def _remedies(world: Any, layout: Layout, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Pull it again where somebody provides it, or remove it."""
+    """Let its files be read, or pull it again where somebody provides it, or remove it."""
+    pulled, gone = _replacements(world, layout, folder)
+    if all(os.access(path, os.R_OK) or not path.exists() for path in (folder, *folder.rglob("*"))):
+        return pulled or gone, gone if pulled else ()
+    mine = folder.stat().st_uid == world.user
+    own = () if mine else (f'sudo chown -R "$(id -un)" {_quoted(folder)}',)
+    return (*own, f"chmod -R u+rX {_quoted(folder)}"), pulled or gone
+
+
+def _replacements(world: Any, layout: Layout, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """How to pull it again, where somebody provides it, and how to remove it."""
     came: str | None = None
     try:
         manifest = read_manifest(folder)
@@ -147,13 +158,13 @@ def _remedies(world: Any, layout: Layout, folder: Path) -> tuple[tuple[str, ...]
         try:
             name = ModelName.from_folder(folder.name)
         except OllmlxError:
-            return (f"rm -r {_quoted(folder)}",), ()
+            return (), (f"rm -r {_quoted(folder)}",)
     sources = world.plugins.registry.sources.values() if world.plugins is not None else ()
     offers = [_unversioned(offer) for source in sources if source.store == STORE and (offer := source.provides(name))]
     # a model that was made or copied here is called as somebody else's may be: that would be another model
     again = bool(offers) if came is None else _unversioned(came) in offers
     gone = (f"ollmlx rm {name.short}" if layout.find(name) == folder else f"rm -r {_quoted(folder)}",)
-    return ((f"ollmlx pull {name.short}",), gone) if again else (gone, ())
+    return (f"ollmlx pull {name.short}",) if again else (), gone
 
 
 def _unversioned(source: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    silent = logging.NullHandler()  # what modules would log is found by checks, and told once
+    logging.getLogger().addHandler(silent)
     try:
         if args.explain:
             return _explain(args)
@@ -57,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
         report(error)
         return USAGE
+    finally:
+        logging.getLogger().removeHandler(silent)
 
 
 def _explain(args: argparse.Namespace) -> int:

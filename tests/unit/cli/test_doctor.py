@@ -39,6 +39,15 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"socket.socket.{name}", refuse)
 
 
+def test_what_is_found_is_not_logged_as_well(nothing_here: Path) -> None:
+    (nothing_here / "ollmlx.toml").write_text('[plugins]\npaths = ["gone.py"]', encoding="utf-8")
+    asked = [sys.executable, "-m", "ollmlx.cli.main", "doctor", "plugins"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "PLG001 plugin 'gone' is off" in done.stdout
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("code", ["CFG002", "cfg002", "STO020", "ENV020"])
 @pytest.mark.parametrize("settings", [None, BROKEN])
 @pytest.mark.usefixtures("no_network")

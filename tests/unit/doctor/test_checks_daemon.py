@@ -13,6 +13,7 @@ import pytest
 from tests.unit.doctor.worlds import READY, FakeDaemon, FakeProcesses, codes, daemon, examined, healthy, told
 
 from ollmlx import __version__
+from ollmlx.doctor.checks.runners import leftovers
 from ollmlx.doctor.daemon import Answer
 from ollmlx.doctor.processes import Process
 from ollmlx.findings import Severity
@@ -53,7 +54,7 @@ DAEMONS: list[tuple[str, dict[str, Any], str, str]] = [
         "no such address",
         "127.0.0.1:11435",
     ),
-    ("NET008", {"daemon": daemon("/readyz", {"problems": ["it drains"]}, 503)}, "it drains", "ollmlx logs"),
+    ("NET008", {"daemon": daemon("/readyz", {"problems": ["it drains"]}, 503)}, "it drains", "ollmlx doctor storage"),
     ("NET008", {"daemon": daemon("/readyz", DRAINING, 503)}, "may go on for another 7 s", "ollmlx serve"),
     ("NET009", {"processes": FakeProcesses(listening=ROOT)}, "as the user root", "127.0.0.1:11435"),
     ("NET007", {"environ": {"HTTP_PROXY": "http://proxy:3128"}}, "HTTP_PROXY is set", "export NO_PROXY="),
@@ -146,6 +147,14 @@ def test_a_runner_that_was_left_behind(tmp_path: Path, living: Sequence[int], no
     assert codes(world) == expected
     if expected:
         told(world, "RUN007", "pid 9", "kill -9 9")
+
+
+async def test_records_of_runners_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    world = healthy(tmp_path)
+    storage = world.settings.storage.model_copy(update={"state": tmp_path / ("x" * 300)})
+    (note,) = await leftovers.run(replace(world, settings=world.settings.model_copy(update={"storage": storage})))
+    assert note.severity is Severity.SKIPPED
+    assert "File name too long" in note.title
 
 
 @pytest.mark.finding("NET002")

@@ -265,6 +265,18 @@ def test_folders_that_cannot_be_made_are_told_before_the_first_pull(
     told(world, "STO009", "locked is not writable", "export OLLMLX_STORAGE__STATE=")
 
 
+def test_a_model_whose_file_may_not_be_read_is_not_pulled_again_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = healthy(tmp_path)
+    folder = put(tmp_path / "models/mlx/org_name", config__json=b"{")
+    monkeypatch.setattr("ollmlx_hub.check.os.access", denied(folder / "config.json", os.R_OK))
+    found = told(world, "MDL003", "config.json", f"chmod -R u+rX {folder}")
+    assert found.instead == ("ollmlx pull org/name",)
+    theirs = told(replace(world, user=world.user + 1), "MDL003", "config.json", "sudo chown -R")
+    assert len(theirs.commands) == 2
+
+
 async def test_folders_that_may_not_be_read_crash_no_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))

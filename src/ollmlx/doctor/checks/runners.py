@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ollmlx.doctor.check import check, found, noted
+from ollmlx.doctor.check import check, found, noted, skipped
 from ollmlx.doctor.holder import holder
 from ollmlx.doctor.ports import restarted
 from ollmlx.doctor.world import World
@@ -76,11 +76,16 @@ def _replaced(runner: Mapping[str, Any]) -> Iterator[Finding]:
 @check("leftovers", "runners", "RUN007")
 def leftovers(world: World) -> Iterator[Finding]:
     """Runners on record whose daemon is gone."""
-    state = world.settings.state_folder
     if holder(world) is not None:
         return
-    records = (state / "runners").glob("*.json") if (state / "runners").is_dir() else ()
-    for file in sorted(records):
+    try:
+        records = sorted((world.settings.state_folder / "runners").iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        yield skipped("RUN007", f"not looked at: the records of runners ({error.strerror}), see ollmlx doctor storage")
+        return
+    for file in records:
         try:
             record = json.loads(file.read_bytes())
             pid, nonce, runner = int(record["pid"]), str(record["nonce"]), str(record["runner"])

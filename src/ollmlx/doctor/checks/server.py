@@ -67,7 +67,12 @@ async def _ready(world: World) -> list[Finding]:
         title = f"the daemon takes no new work: {told['problems'][0]}"
         return [found("NET008", title, evidence=seen, commands=again)]
     return [
-        found("NET008", f"the daemon takes no new work: {problem}", commands=("ollmlx logs",), instead=again)
+        found(
+            "NET008",
+            f"the daemon takes no new work: {problem}",
+            commands=("ollmlx doctor storage",),
+            instead=again,
+        )
         for problem in told["problems"]
     ]
 
