@@ -27,12 +27,12 @@ FORMATS: Final = ("gguf", "mlx")
 FOREIGN: Final = {
     "gguf": (
         "it is a GGUF file",
-        "pip install 'ollmlx[llamacpp]' runs GGUF files; "
-        "ollmlx create NAME -f Modelfile with FROM ./FILE.gguf imports one for MLX",
+        "llama.cpp runs GGUF files (pip install 'ollmlx[llamacpp]'); "
+        "FROM ./FILE.gguf in a Modelfile for `ollmlx create` imports one for MLX",
     ),
     "ollama-safetensors": (
         "its weights lie in Ollama's own layout, a file for each tensor",
-        "ollmlx pull mlx-community/NAME brings a version for MLX",
+        "many models have a version for MLX: ollmlx pull mlx-community/NAME",
     ),
 }
 """Formats that are often met and not run: why, and what would help."""

@@ -136,7 +136,7 @@ class Registry:
             raise Unsupported(
                 f"no backend {name!r} is installed; there is {', '.join(self.backends.names()) or 'none'}",
                 code="PLG006",
-                hint=f"pip install 'ollmlx[{name}]'",
+                hint="ollmlx plugin list",
             )
         return chosen
 

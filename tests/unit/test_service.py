@@ -296,7 +296,7 @@ async def test_a_backend_that_is_not_installed_is_named() -> None:
         await House(installed("org/long")).answer(
             "org/long", HELLO.model_copy(update={"options": Options(backend="llamacpp")})
         )
-    assert refusal.value.code == "PLG006"
+    assert (refusal.value.hint, refusal.value.code) == ("ollmlx plugin list", "PLG006")
 
 
 async def test_pulling_an_alias_pulls_what_it_stands_for() -> None:

@@ -14,9 +14,10 @@ import pytest
 
 from ollmlx import ModelName
 from ollmlx.contracts import Backend, LaunchOptions
+from ollmlx.doctor.check import remedy
 from ollmlx.errors import ConfigError, StorageError, Unsupported
 from ollmlx.types import InstalledModel, ModelDefaults
-from ollmlx_mlx.backend import MlxBackend
+from ollmlx_mlx.backend import FOREIGN, MlxBackend
 from ollmlx_mlx.blas import Candidate, Verdict
 from ollmlx_mlx.folder import remote_code
 from ollmlx_mlx.known_models import KnownModels, installed_mlx_lm
@@ -130,6 +131,14 @@ def test_a_gguf_file_is_refused_with_what_would_run_it(tmp_path: Path) -> None:
     other = backend().accepts(model(tmp_path, format="onnx"))
     assert other is not None
     assert "not onnx" in other.reason
+
+
+@pytest.mark.parametrize("format", FOREIGN)
+def test_what_would_help_with_a_foreign_format_is_a_sentence_and_no_command(format: str, tmp_path: Path) -> None:
+    refusal = backend().accepts(model(tmp_path, format=format))
+    assert refusal is not None
+    assert refusal.hint
+    assert remedy(refusal.hint) == ()  # the doctor would print it to be typed
 
 
 def test_damaged_or_missing_weights_are_refused_before_a_process_starts(folder: MakeFolder) -> None:
