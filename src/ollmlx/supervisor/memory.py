@@ -95,9 +95,13 @@ class Ledger:
         return entry.standing is Standing.HELD
 
     def leave(self, owner: str) -> None:
-        """Its process is being ended: the room may be promised, and is not there yet."""
+        """Its process is being ended: the room may be promised, and is not there yet. A mere promise is taken back."""
         entry = self._entries.get(owner)
-        if entry is not None:
+        if entry is None:
+            return
+        if entry.standing is Standing.PROMISED:
+            del self._entries[owner]
+        else:
             entry.standing = Standing.LEAVING
 
     def release(self, owner: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ollmlx.settings import MemorySettings
@@ -12,6 +12,7 @@ from ollmlx.supervisor.memory import MIB, Ledger, allow, prompt_cache_share
 SIZES = st.integers(1, 60)
 
 
+@example([("promise", 1, 55), ("leave", 1, 1), ("promise", 0, 46), ("leave", 0, 1)])
 @given(st.lists(st.tuples(st.sampled_from(["promise", "claim", "leave", "release"]), st.integers(0, 5), SIZES)))
 def test_living_processes_never_hold_more_than_the_budget(steps: list[tuple[str, int, int]]) -> None:
     ledger = Ledger(100)
@@ -21,10 +22,12 @@ def test_living_processes_never_hold_more_than_the_budget(steps: list[tuple[str,
         if what == "promise" and owner not in known and size <= ledger.left:
             ledger.promise(owner, size, owner)
             known.add(owner)
-        elif what == "claim" and owner in known:
+        elif what == "claim" and ledger.amount(owner):
             ledger.claim(owner)
         elif what == "leave":
             ledger.leave(owner)
+            if not ledger.amount(owner):
+                known.discard(owner)
         elif what == "release":
             ledger.release(owner)
             known.discard(owner)
@@ -41,6 +44,16 @@ def test_a_promise_is_kept_only_when_the_one_that_leaves_is_gone() -> None:
     assert not ledger.claim("b")
     ledger.release("a")
     assert ledger.claim("b")
+
+
+def test_a_promise_that_is_given_up_holds_nobody() -> None:
+    ledger = Ledger(100)
+    ledger.promise("a", 80, "a")
+    ledger.leave("a")
+    ledger.promise("b", 50, "b")
+    assert ledger.claim("b")
+    ledger.release("a")
+    assert ledger.in_use == 50
 
 
 def test_a_refusal_shows_the_arithmetic() -> None:
