@@ -61,9 +61,15 @@ def test_a_backend_that_a_declared_model_asks_for(tmp_path: Path) -> None:
     assert found.evidence[0].endswith("ollmlx.toml, line 5")
 
 
-def test_models_of_a_store_that_is_switched_off(tmp_path: Path) -> None:
-    manifest = tmp_path / "models/manifests/registry.ollama.ai/library/llama3/latest"
-    manifest.parent.mkdir(parents=True)
-    manifest.write_text("{}", encoding="utf-8")
-    world = healthy(tmp_path, '[plugins]\ndisabled = ["ollama_store"]')
-    told(world, "PLG006", "1 of Ollama's models", "+5 ")
+@pytest.mark.parametrize(
+    ("plugin", "file", "seen"),
+    [
+        ("ollama_store", "manifests/registry.ollama.ai/library/llama3/latest", "1 of Ollama's models"),
+        ("hub", "mlx/org_name/config.json", "1 of MLX's models"),
+    ],
+)
+def test_models_of_a_store_that_is_switched_off(tmp_path: Path, plugin: str, file: str, seen: str) -> None:
+    model = tmp_path / "models" / file
+    model.parent.mkdir(parents=True)
+    model.write_text("{}", encoding="utf-8")
+    told(healthy(tmp_path, f'[plugins]\ndisabled = ["{plugin}"]'), "PLG006", seen, "+5 ")

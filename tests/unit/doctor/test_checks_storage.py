@@ -164,6 +164,12 @@ def test_a_model_of_a_format_that_no_backend_runs_is_named(tmp_path: Path) -> No
     told(world, "MDL005", "no backend can run org/name", "ollmlx plugin list")
 
 
+def test_a_backend_that_is_switched_off_is_named_with_the_models_that_miss_it(tmp_path: Path) -> None:
+    put(tmp_path / "models/mlx/org_name")
+    found = told(healthy(tmp_path, '[plugins]\ndisabled = ["mlx"]'), "MDL005", "switched off: mlx", "+5 ")
+    assert found.commands[-1] == "ollmlx plugin list"
+
+
 @pytest.mark.parametrize(("declared", "seen"), [((), ["MDL005"]), (("XYZ001",), [])])
 def test_a_refusal_with_a_code_of_its_own_is_told_by_the_check_that_has_it_or_here(
     tmp_path: Path, declared: tuple[str, ...], seen: list[str]

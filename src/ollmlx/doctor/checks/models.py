@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ollmlx.doctor.check import check, found, remedy
+from ollmlx.doctor.correction import edit
 from ollmlx.doctor.world import World
 from ollmlx.errors import OllmlxError, PluginError, StorageError
 from ollmlx.findings import Finding, Severity
@@ -17,6 +18,7 @@ OFTEN = 3
 """Of models that are refused for one and the same reason, so many are named."""
 
 CODES = ("MDL003", "MDL004", "MDL005", "PLG006", "PLG008", "SEC005")
+NO_BACKEND = "MDL005"
 NO_BACKEND = "MDL005"
 NO_MLX = "ENV001"
 
@@ -52,7 +54,7 @@ async def runnable(world: World) -> list[Finding]:
             if error is not None and error.code not in elsewhere:
                 code = error.code if error.code in CODES else NO_BACKEND
                 refused.setdefault((code, error.hint or ""), []).append((model, error))
-    return [*broken, *(_told(code, hint, models) for (code, hint), models in refused.items())]
+    return [*broken, *(_told(world, code, hint, models) for (code, hint), models in refused.items())]
 
 
 def _refusal(world: World, model: InstalledModel) -> OllmlxError | None:
@@ -65,12 +67,16 @@ def _refusal(world: World, model: InstalledModel) -> OllmlxError | None:
     return None
 
 
-def _told(code: str, hint: str, models: list[tuple[InstalledModel, OllmlxError]]) -> Finding:
+def _told(world: World, code: str, hint: str, models: list[tuple[InstalledModel, OllmlxError]]) -> Finding:
     first, error = models[0]
     names = ", ".join(model.name.short for model, _ in models[:OFTEN])
     more = f" and {len(models) - OFTEN} more" if len(models) > OFTEN else ""
     title = error.message if len(models) == 1 else f"{len(models)} models cannot be run: {names}{more}"
     commands = remedy(hint) or ((f"ollmlx rm {first.name.short}",) if code == "SEC005" else ("ollmlx plugin list",))
-    evidence = (str(first.path), "" if len(models) == 1 else error.message, "" if hint in commands else hint)
+    off = ", ".join(world.settings.plugins.disabled) if code == NO_BACKEND else ""
+    if off:
+        commands = (*edit(world, world.origin("plugins", "disabled"), "", None)[0], *commands)
+    said = ("" if len(models) == 1 else error.message, off and f"switched off: {off}", "" if hint in commands else hint)
+    evidence = (str(first.path), *said)
     severity = Severity.ERROR if isinstance(error, StorageError) else Severity.WARNING
     return found(code, title, evidence=evidence, commands=commands, subject=first.name.short, severity=severity)

@@ -13,8 +13,11 @@ from ollmlx.findings import Finding, Severity
 from ollmlx.plugins import LoadedPlugin
 from ollmlx.quantities import format_duration
 
-OLLAMA = "manifests"
-OLLAMA_STORE = "ollama_store"
+KEPT = (
+    ("ollama_store", "manifests", "*/*/*/*", "of Ollama's models"),
+    ("hub", "mlx", "*/config.json", "of MLX's models"),
+)
+"""A store's plugin, its place in the models folder, what lies there once a model, and what they are called."""
 EXTRAS = frozenset({"llamacpp"})
 """Backends that an extra of the distribution `ollmlx` brings."""
 
@@ -86,15 +89,19 @@ def needed(world: World) -> Iterator[Finding]:
                 evidence=(origin, _why_off(world, declared.backend)), subject=name,
                 commands=("ollmlx plugin list", *_backend_ways(world, name, declared.backend)),
             )  # fmt: skip
-    manifests = world.settings.models_folder / OLLAMA
-    if OLLAMA_STORE in world.settings.plugins.disabled and manifests.is_dir():
-        count = sum(1 for path in manifests.rglob("*") if path.is_file())
+    yield from _unread(world)
+
+
+def _unread(world: World) -> Iterator[Finding]:
+    """Models on this disk whose store is switched off."""
+    for plugin, place, once, what in KEPT:
+        folder = world.settings.models_folder / place
+        count = sum(path.is_file() for path in folder.glob(once)) if plugin in world.settings.plugins.disabled else 0
         if count:
             yield found(
-                "PLG006", f"{count} of Ollama's models are on this disk, and the plugin that reads them is off",
-                evidence=(str(manifests), _why_off(world, OLLAMA_STORE)), severity=Severity.WARNING,
+                "PLG006", f"{count} {what} are on this disk, and the plugin that reads them is off",
+                evidence=(str(folder), _why_off(world, plugin)), severity=Severity.WARNING, subject=plugin,
                 commands=(*edit(world, world.origin("plugins", "disabled"), "", None)[0], "ollmlx plugin list"),
-                subject=OLLAMA_STORE,
             )  # fmt: skip
 
 
