@@ -125,8 +125,13 @@ class Fleet:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _admit(self, place: Place) -> None:
-        if not place.after and self.ledger.claim(place.id):
+        if not place.after and self._may_be_one_more(place) and self.ledger.claim(place.id):
             place.room.set()
+
+    def _may_be_one_more(self, place: Place) -> bool:
+        """Whether its process may be there beside the others: one that is leaving counts until it is gone."""
+        most = self._settings.runners.max_loaded_models
+        return most == 0 or sum(other.room.is_set() for other in self.places.values() if other is not place) < most
 
     def _remove(self, place: Place) -> None:
         if self.places.get(place.key) is place:

@@ -287,6 +287,19 @@ async def test_no_more_models_are_loaded_than_the_settings_allow(house: Open) ->
     assert home.loaded() == {"b"}
 
 
+async def test_a_model_that_was_told_to_go_counts_until_its_process_is_gone(house: Open) -> None:
+    home = house(max_loaded_models=1, stop_seconds=1.0)
+    await home.use(toy_launch("a", 1))
+    await home.pool.unload("a", wait=False)  # nobody's victim: it goes for a reason of its own
+    await settle()
+    asked = asyncio.create_task(home.use(toy_launch("b", 1)))
+    await settle()
+    assert [runner.launch.key for runner in home.workshop.living] == ["a"]
+    await home.clock.advance(1)
+    await asked
+    assert home.loaded() == {"b"}
+
+
 async def test_memory_that_ran_out_while_loading_evicts_the_idle_and_tries_once_more(house: Open) -> None:
     home = house(instant=False)
     small, other = toy_launch("small", 10), toy_launch("other", 10)
