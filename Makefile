@@ -16,6 +16,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 BIN := $(VENV)/bin
+# On all cores, file by file. What is about time, or a whole daemon, or a real model, has the machine for itself.
+PARALLEL := -n logical --dist loadfile --no-loadscope-reorder
 # On a terminal pip shows what it downloads (make before 4.1 cannot tell, and then it does not).
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(if $(MAKE_TERMOUT),,--quiet) -c constraints.txt
 
@@ -37,10 +39,11 @@ run: $(VENV)/.for-run  ## install, start what it needs, pull a small model and a
 	@$(BIN)/ollmlx run $(MODEL) "$(PROMPT)" </dev/null
 
 test: lint types imports  ## everything: style, types, imports, and all tests with the real model
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(PARALLEL) tests/unit tests/architecture tests/docs $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest tests/contract tests/e2e tests/fuzz $(PYTEST_FLAGS)
 
 quick: lint  ## under a minute: style and the quick unit tests, on all cores
-	$(BIN)/python -m pytest tests/unit tests/architecture -q -n logical --dist loadfile -m "not slow and not e2e and not model and not mlx" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(PARALLEL) tests/architecture tests/unit -q -m "not slow and not e2e and not model and not mlx" $(PYTEST_FLAGS)
 
 lint: $(VENV)/.for-test  ## ruff, without changing anything
 	$(BIN)/ruff check .

