@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ollmlx.web.site import Site
 
 logger = logging.getLogger(__name__)
-AT_ONCE = 4
+AT_ONCE = 2
 """Requests that come in in one round of the event loop: a few milliseconds' work."""
 LINGER = 1.0
 """Seconds to go on reading what was refused: a client that is still writing would miss the answer otherwise."""

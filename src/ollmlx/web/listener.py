@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 IDLE_TIMEOUT = 20
 """Seconds a connection may sit idle between requests, or take to send the headers of one."""
 
-ACCEPTED_AT_ONCE = 16
+ACCEPTED_AT_ONCE = 32
 """Connections accepted in one round of the event loop."""
 BEING_ACCEPTED = 4
 """Rounds of the event loop after which what was accepted is a connection of ours."""
