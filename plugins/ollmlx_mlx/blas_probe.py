@@ -65,15 +65,17 @@ class ProbeMemory:
         return Verdict(None, problem) if isinstance(problem, str) and problem else None
 
     def put(self, key: str, verdict: Verdict) -> None:
-        """Remember; a state folder that cannot be written only costs the next start a probe."""
-        if self._file is None:
+        """Remember, where there is a state folder: the daemon makes it, and the doctor leaves nothing on a machine.
+
+        A folder that cannot be written only costs the next start a probe.
+        """
+        if self._file is None or not self._file.parent.is_dir():
             return
         with self._writing:
             self._write({**self._read(), key: {"seconds": verdict.seconds, "problem": verdict.problem}}, self._file)
 
     def _write(self, known: dict[str, Any], file: Path) -> None:
         try:
-            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as staged:
                 json.dump(known, staged)
             Path(staged.name).replace(file)

@@ -198,7 +198,7 @@ def test_what_the_end_of_a_probe_means(code: int, out: str, err: str, seconds: f
 def test_a_verdict_is_remembered_until_something_about_it_changes(tmp_path: Path) -> None:
     library = touch(tmp_path / "libx.so")
     candidate = Candidate("custom", library, {"LD_PRELOAD": "libx.so"})
-    memory = ProbeMemory(tmp_path / "state" / "blas.json")
+    memory = ProbeMemory(tmp_path / "blas.json")
     key = identity(candidate, LINUX, "python")
     assert memory.get(key) is None
     memory.put(key, Verdict(None, "a crash"))
@@ -227,8 +227,16 @@ def test_a_damaged_memory_is_begun_anew(content: str, tmp_path: Path) -> None:
 
 
 def test_a_state_folder_that_cannot_be_written_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ProbeMemory(touch(tmp_path / "file") / "blas.json").put("k", FAST)
+    (tmp_path / "blas.json").mkdir()
+    ProbeMemory(tmp_path / "blas.json").put("k", FAST)
     assert "cannot remember" in caplog.text
+
+
+def test_without_a_state_folder_nothing_is_left_on_the_machine(tmp_path: Path) -> None:
+    memory = ProbeMemory(tmp_path / "state" / "blas.json")
+    memory.put("k", FAST)
+    assert memory.get("k") is None
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.mlx
