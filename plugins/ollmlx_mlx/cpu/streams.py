@@ -32,9 +32,9 @@ def close_second() -> None:
     _mine.second = None
 
 
-def divides(effort: int) -> bool:
-    """Whether this thread has a second stream, and so much work is worth dividing."""
-    return effort >= WORTH_DIVIDING and getattr(_mine, "second", None) is not None
+def divides(work: int) -> bool:
+    """Whether this thread has a second stream, and so much work (in `effort`) is worth dividing."""
+    return work >= WORTH_DIVIDING and getattr(_mine, "second", None) is not None
 
 
 def effort(rows: int, weights: int) -> int:

@@ -117,7 +117,7 @@ def _no_constant(text: str) -> Any:
 
 
 def _finite(text: str) -> float:
-    number = float(text) if len(text) <= LONGEST_NUMBER else math.inf
+    number = float(_bounded(text))
     if math.isinf(number):
         raise ValueError(f"number out of range: {text[:40]}")
     return number
@@ -125,8 +125,14 @@ def _finite(text: str) -> float:
 
 def _integer(text: str) -> int | float:
     """What is too large for 64 bits is a float, as in most languages: what answers can be written with it."""
-    number = int(text) if len(text) <= LONGEST_NUMBER else math.inf
+    number = int(_bounded(text))
     return number if -(2**63) <= number < 2**64 else _finite(text)
+
+
+def _bounded(text: str) -> str:
+    if len(text) > LONGEST_NUMBER:
+        raise ValueError(f"a number of more than {LONGEST_NUMBER:,} characters: {text[:40]}")
+    return text
 
 
 def _check_count(body: bytes) -> None:

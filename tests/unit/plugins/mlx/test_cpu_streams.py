@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from threading import Thread
 
+import mlx.core as mx
 import pytest
 
 from ollmlx_mlx.cpu import streams
@@ -20,6 +21,18 @@ def test_a_thread_without_a_second_stream_computes_everything_on_its_own() -> No
     thread.join()
     assert found == [False]
     assert streams.divides(10**12)
+
+
+@pytest.mark.usefixtures("second_stream")
+def test_the_two_halves_are_computed_on_two_streams() -> None:
+    used: list[str] = []
+
+    def half() -> mx.array:
+        used.append(str(mx.default_stream(mx.Device(mx.DeviceType.cpu))))
+        return mx.ones(2)
+
+    assert [part.tolist() for part in streams.side_by_side(half, half)] == [[1, 1], [1, 1]]
+    assert len(set(used)) == 2
 
 
 @pytest.mark.usefixtures("second_stream")
