@@ -11,15 +11,17 @@ refusal.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import http.client
 import json
+import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,37 +43,86 @@ class Answer:
     complete: bool
 
 
-async def ask(port: int, start: asyncio.Event, connected: asyncio.Semaphore, *, early: bool) -> Answer:
-    """One request, sent when everyone is told to."""
-    body = json.dumps({"model": "parrot", "prompt": "a b c", "stream": False}).encode()
-    head = f"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    stream = await asyncio.open_connection("127.0.0.1", port) if early else None
-    connected.release()
-    await start.wait()
-    began = time.perf_counter()
-    reader, writer = stream or await asyncio.open_connection("127.0.0.1", port)
-    writer.write(head.encode() + body)
-    line = await reader.readline()
-    first = time.perf_counter() - began
-    rest = await reader.read()
-    last = time.perf_counter() - began
-    writer.close()
-    headers, _, text = rest.partition(b"\r\n\r\n")
-    named = dict(header.lower().split(b": ", 1) for header in headers.split(b"\r\n") if b": " in header)
-    status = int(line.split()[1])
-    complete = b'"done":true' in text if status == 200 else b"maximum pending requests exceeded" in text
-    return Answer(status, first, last, int(named.get(b"retry-after", b"0")), complete)
+class Client:
+    """One request on a bare socket: a thousand of them must not keep the machine from answering."""
+
+    def __init__(self, port: int) -> None:
+        body = json.dumps({"model": "parrot", "prompt": "a b c", "stream": False})
+        head = f"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+        self._request = f"{head}\r\n{body}".encode()
+        self._port = port
+        self.sock = socket.socket()
+        self.sock.setblocking(False)
+        self._began = self._first = 0.0
+        self._told = b""
+
+    def connect(self) -> None:
+        """Begin to; the socket can be written when the connection is there."""
+        self._began = time.perf_counter()
+        self.sock.connect_ex(("127.0.0.1", self._port))
+
+    def begin(self) -> None:
+        """Connected already: the time counts from now."""
+        self._began = time.perf_counter()
+
+    def send(self) -> bool:
+        """Send it all; False while there is no connection yet."""
+        try:
+            return self.sock.send(self._request) == len(self._request)
+        except (BlockingIOError, BrokenPipeError):
+            return False
+
+    def read(self) -> Answer | None:
+        """The answer, when it has ended."""
+        piece = self.sock.recv(65536)
+        self._first = self._first or time.perf_counter() - self._began
+        self._told += piece
+        if piece:
+            return None
+        return self._answer(time.perf_counter() - self._began)
+
+    def _answer(self, last: float) -> Answer:
+        head, _, text = self._told.partition(b"\r\n\r\n")
+        named = dict(header.lower().split(b": ", 1) for header in head.split(b"\r\n")[1:])
+        status = int(head.split()[1])
+        complete = b'"done":true' in text if status == 200 else b"maximum pending requests exceeded" in text
+        return Answer(status, self._first, last, int(named.get(b"retry-after", b"0")), complete)
 
 
-async def crowd(port: int, requests: int, *, early: bool) -> list[Answer]:
-    start, connected = asyncio.Event(), asyncio.Semaphore(0)
-    asking = [asyncio.create_task(ask(port, start, connected, early=early)) for _ in range(requests)]
-    for _ in range(requests):
-        await connected.acquire()
-    await asyncio.sleep(0.5)  # the daemon has accepted them all
-    start.set()
-    async with asyncio.timeout(PATIENCE):
-        return await asyncio.gather(*asking)
+def crowd(port: int, requests: int, *, early: bool) -> list[Answer]:
+    """Every request, sent as fast as one process can; the answers as they come."""
+    clients = [Client(port) for _ in range(requests)]
+    answers: list[Answer] = []
+    deadline = time.monotonic() + PATIENCE
+    with selectors.DefaultSelector() as selector:
+        if early:
+            for client in clients:
+                client.connect()
+            time.sleep(1)  # the daemon has accepted them all
+        for client in clients:
+            if early:
+                client.begin()
+            else:
+                client.connect()
+            sent = client.send()
+            selector.register(client.sock, selectors.EVENT_READ if sent else selectors.EVENT_WRITE, client)
+        while len(answers) < requests:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{requests - len(answers)} requests have no answer after {PATIENCE:.0f} s")
+            answers += heard(selector, 1)
+    return answers
+
+
+def heard(selector: selectors.BaseSelector, patience: float) -> Iterator[Answer]:
+    """What can be done now: requests are sent over new connections, and answers read; those that are complete."""
+    for key, ready in selector.select(patience):
+        if ready & selectors.EVENT_WRITE:
+            if key.data.send():
+                selector.modify(key.fileobj, selectors.EVENT_READ, key.data)
+        elif (answer := key.data.read()) is not None:
+            selector.unregister(key.fileobj)
+            key.data.sock.close()
+            yield answer
 
 
 def pulse(port: int) -> None:
@@ -88,6 +139,8 @@ def pulse(port: int) -> None:
         took.append(time.perf_counter() - began)
         assert answer.status == 200
         time.sleep(PULSE)
+        if len(took) == 1:
+            print("started", flush=True)
     print(json.dumps(took))
 
 
@@ -117,7 +170,9 @@ def main() -> int:
         try:
             server.post("/api/generate", {"model": "parrot", "prompt": "x", "stream": False})
             watch = subprocess.Popen([sys.executable, __file__, "--pulse", str(port)], stdout=subprocess.PIPE)
-            answers = asyncio.run(crowd(port, requests, early=asked.connect == "early"))
+            assert watch.stdout is not None
+            watch.stdout.readline()
+            answers = crowd(port, requests, early=asked.connect == "early")
             watch.terminate()
             beats = json.loads(watch.communicate(timeout=10)[0])
         finally:

@@ -13,6 +13,7 @@ from ollmlx.errors import Busy, Timeout
 from ollmlx.quantities import format_duration
 from ollmlx.settings import Settings
 from ollmlx.streams import closing
+from ollmlx.supervisor.arrivals import Arrivals
 from ollmlx.supervisor.budget import Machine, ThisMachine, find_budget
 from ollmlx.supervisor.circuits import Circuits
 from ollmlx.supervisor.client import Exchange
@@ -234,9 +235,14 @@ class Pool:
         """The requests that wait for a runner, next one first."""
         return self._scheduler.waiting()
 
-    def crowded(self, coming: int) -> Busy | None:
-        """What to tell one request more while `coming` others have not been looked at; None while there may be room."""
-        return self._scheduler.crowded(coming)
+    @property
+    def arrivals(self) -> Arrivals:
+        """The requests that were let in and have not asked for a runner yet."""
+        return self._scheduler.arrivals
+
+    def crowded(self, waiting: int) -> Busy | None:
+        """What to tell one request more, unread, while `waiting` have not been let in; None while there is room."""
+        return self._scheduler.crowded(waiting)
 
     @contextmanager
     def guarded(self, pid: int) -> Iterator[None]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ollmlx.errors import Busy, OllmlxError, Timeout
 from ollmlx.quantities import format_duration
 from ollmlx.settings import RunnerSettings
+from ollmlx.supervisor.arrivals import Arrivals, seen
 from ollmlx.supervisor.clock import Clock, Timer
 from ollmlx.supervisor.eviction import Plan, plan
 from ollmlx.supervisor.fleet import Fleet
@@ -25,8 +26,6 @@ QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
 """Ollama's words, both spaces included: clients compare them."""
 USUAL_SERVICE = 2.0
 """Seconds a request takes, until some have been measured."""
-MOST_UNSEEN = 32
-"""Requests that may arrive at once however full the queue is: not every one of them needs a runner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,7 @@ class Scheduler:
 
     def __init__(self, settings: RunnerSettings, clock: Clock, fleet: Fleet, listener: PoolListener) -> None:
         self.room: WaitingRoom[Place] = WaitingRoom()
+        self.arrivals = Arrivals(clock)
         self.draining = False
         self._settings = settings
         self._clock = clock
@@ -94,9 +94,12 @@ class Scheduler:
         self._fleet.release(place, keep_alive)
         self.pump()
 
-    def crowded(self, coming: int) -> Busy | None:
-        """What to tell one request more while `coming` others have not been looked at; None while there may be room."""
-        if coming < MOST_UNSEEN + self._settings.max_queue - len(self.room) + self._free():
+    def crowded(self, waiting: int) -> Busy | None:
+        """What to tell one request more, unread, while `waiting` have not been let in; None while there is room.
+
+        Who comes alone is always looked at: the answer may be another, and better, than that the queue is full.
+        """
+        if waiting + len(self.arrivals) < max(1, self._settings.max_queue - len(self.room) + self._free()):
             return None
         self._listener.on_reject("", "queue_full")
         return Busy(QUEUE_FULL, retry_after=self.retry_after())
@@ -306,6 +309,7 @@ class Scheduler:
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     def _enter(self, launch: Launch, caller: Caller, now: float, again: bool) -> Ticket[Place]:
+        seen()
         if self.draining:
             self._listener.on_reject(launch.name, "draining")
             raise _draining()

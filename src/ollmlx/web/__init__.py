@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ollmlx.web.errors import Failure, Shape, declare_errors, plain_shape
     from ollmlx.web.exchange import Exchange, caller, current
     from ollmlx.web.openapi import BINARY, NDJSON, SSE, TEXT, describe
-    from ollmlx.web.site import Site, declare_upload, json_answer, site_of
+    from ollmlx.web.site import Site, declare_upload, declare_work, json_answer, site_of
     from ollmlx.web.streaming import ndjson, sse
     from ollmlx.web.tracking import embedded, tracked
 
@@ -23,7 +23,7 @@ _HOMES = {
     "ollmlx.web.errors": ("Failure", "Shape", "declare_errors", "plain_shape"),
     "ollmlx.web.exchange": ("Exchange", "caller", "current"),
     "ollmlx.web.openapi": ("BINARY", "NDJSON", "SSE", "TEXT", "describe"),
-    "ollmlx.web.site": ("Site", "declare_upload", "json_answer", "site_of"),
+    "ollmlx.web.site": ("Site", "declare_upload", "declare_work", "json_answer", "site_of"),
     "ollmlx.web.streaming": ("ndjson", "sse"),
     "ollmlx.web.tracking": ("embedded", "tracked"),
 }
@@ -43,6 +43,7 @@ __all__ = [
     "current",
     "declare_errors",
     "declare_upload",
+    "declare_work",
     "describe",
     "embedded",
     "json_answer",

@@ -2,178 +2,108 @@
 
 The event loop serves in rounds whoever is ready. With a thousand requests ready at once a round would take seconds,
 and nobody would hear from the daemon, `/livez` included. So requests that bring work (POST) take turns, a few in each
-round; those that only look pass. Who would have to wait behind more others than the queue takes is refused before its
-request is parsed, at a fraction of the cost.
+round; those that only look pass. Who needs a runner and finds more others before it than the queue takes is refused
+before its request is parsed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections import deque
 from collections.abc import Callable
-from http import HTTPStatus
-from typing import TYPE_CHECKING
-from urllib.parse import unquote
-
-import orjson
+from typing import TYPE_CHECKING, Protocol
 
 from ollmlx.errors import OllmlxError
-from ollmlx.web.errors import JSON, failure, failure_headers
-from ollmlx.web.exchange import CURRENT, Exchange
-from ollmlx.web.request_id import HEADER, request_id
+from ollmlx.supervisor.arrivals import Arrival, Arrivals
+from ollmlx.web.refusals import Refusals
 
 if TYPE_CHECKING:
     from ollmlx.web.site import Site
 
-logger = logging.getLogger(__name__)
 AT_ONCE = 2
 """Requests that come in in one round of the event loop: a few milliseconds' work."""
-LINGER = 1.0
-"""Seconds to go on reading what was refused: a client that is still writing would miss the answer otherwise."""
-TOLD_EVERY = 1.0  # seconds
-PIECE = 2**16
 WORK = b"POST "
-HEAD = re.compile(rb"POST (\S{1,2048}) HTTP/1\.[01]\r\n")
-SENT_ID = re.compile(rb"\r\n%s:[ \t]*([^\r\n]*)" % HEADER.encode(), re.IGNORECASE)
-LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
-
-Crowded = Callable[[int], OllmlxError | None]
-"""What to tell one more request while so many have not been looked at; None while there may be room."""
+HEAD = re.compile(rb"POST ([^\s?]{1,2048})\S{0,2048} HTTP/1\.[01]\r\n")
 
 
-class Incoming:
-    """A connection's bytes as the HTTP server reads them: each new request waits for its turn."""
+class House(Protocol):
+    """What the entrance asks of the pool."""
 
-    def __init__(self, first: bytes, reader: asyncio.StreamReader, entrance: Entrance) -> None:
-        self._first = first
-        self._reader = reader
-        self._entrance = entrance
+    @property
+    def arrivals(self) -> Arrivals:
+        """The requests that were let in and have not asked for a runner yet."""
 
-    def at_eof(self) -> bool:
-        return not self._first and self._reader.at_eof()
-
-    async def read(self, size: int) -> bytes:
-        if self._first:
-            data, self._first = self._first, b""
-            return data
-        data = await self._reader.read(size)
-        if data.startswith(WORK):
-            await self._entrance.turn()
-        return data
+    def crowded(self, waiting: int) -> OllmlxError | None:
+        """What to tell one request more, unread, while `waiting` have not been let in; None while there is room."""
 
 
 class Entrance:
-    """One for all connections of a daemon. A connection that says nothing for `patience` seconds is closed."""
+    """One for all connections of a daemon."""
 
-    def __init__(self, site: Site, crowded: Crowded, patience: float) -> None:
+    def __init__(self, site: Site, house: House) -> None:
         self._site = site
-        self._crowded = crowded
-        self._patience = patience
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._silent: set[asyncio.StreamReader] = set()
-        self._refused = 0
+        self._house = house
+        self._refusals = Refusals(site)
+        self._line: deque[tuple[Callable[[], None], Arrival | None]] = deque()
+        self._workers = 0
+        """How many in the line need a runner."""
 
-    async def admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Incoming | None:
-        """Wait for a first request and its turn. None when there was none, or when it was refused; both are closed."""
-        first = await self._first(reader)
-        if first.startswith(WORK):
-            error = self._crowded(len(self._waiting))
-            if error is not None and (head := HEAD.match(first)):
-                await self._refuse(error, head, reader, writer)
-                return None
-            await self.turn()
-        if not first:
-            writer.close()
+    def connection(self) -> Arrival:
+        """What a new connection brings along when a request comes over it."""
+        return self._house.arrivals.connection()
+
+    def come(self, first: bytes, client: str, arrival: Arrival, enter: Callable[[], None]) -> bytes | None:
+        """A request's first bytes have come over a new connection. `enter` is called in its turn, or at once when it
+        only looks; the answer is returned when it is refused."""
+        if not first.startswith(WORK):
+            enter()
             return None
-        return Incoming(first, reader, self)
+        path = self._work(first)
+        if path is not None and (error := self._house.crowded(self._workers)) is not None:
+            return self._refusals.answer(error, first, path, client)
+        self._wait(enter, None if path is None else arrival)
+        return None
 
-    async def turn(self) -> None:
-        """Wait for a turn. First come, first served."""
-        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(mine)
-        if len(self._waiting) == 1:
-            asyncio.get_running_loop().call_soon(self._next)
-        await mine
+    async def turn(self, first: bytes, arrival: Arrival) -> None:
+        """Wait for the turn of what has come over a connection that was used before."""
+        if first.startswith(WORK):
+            mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._wait(lambda: _wake(mine), arrival if self._work(first) else None)
+            await mine
 
     def close(self) -> None:
-        """Close the connections that have said nothing."""
-        for reader in self._silent:
-            reader.feed_eof()
+        """The daemon ends: everybody who waits comes in, to be told so."""
+        while self._line:
+            self._let_in()
+        self._refusals.tell()
 
-    def _next(self) -> None:
-        for _ in range(min(AT_ONCE, len(self._waiting))):
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-        if self._waiting:
+    def _work(self, first: bytes) -> str | None:
+        """The path of a request that needs a runner."""
+        head = HEAD.match(first)
+        path = head[1].decode("latin-1") if head else None
+        return path if path in self._site.work else None
+
+    def _wait(self, enter: Callable[[], None], arrival: Arrival | None) -> None:
+        self._line.append((enter, arrival))
+        self._workers += arrival is not None
+        if len(self._line) == 1:
             asyncio.get_running_loop().call_soon(self._next)
 
-    async def _first(self, reader: asyncio.StreamReader) -> bytes:
-        self._silent.add(reader)
-        try:
-            async with asyncio.timeout(self._patience):
-                return await reader.read(PIECE)
-        except (TimeoutError, OSError):
-            return b""
-        finally:
-            self._silent.discard(reader)
+    def _next(self) -> None:
+        for _ in range(min(AT_ONCE, len(self._line))):
+            self._let_in()
+        if self._line:
+            asyncio.get_running_loop().call_soon(self._next)
 
-    async def _refuse(
-        self, error: OllmlxError, head: re.Match[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        try:
-            writer.write(self._refusal(error, head, writer))
-            if not _whole(head.string):
-                writer.write_eof()
-                async with asyncio.timeout(LINGER):
-                    while await reader.read(PIECE):
-                        pass
-        except (TimeoutError, OSError):
-            pass
-        finally:
-            writer.close()
-
-    def _count(self) -> None:
-        """One line a second says how many were refused: a line each would cost more than the refusals."""
-        self._refused += 1
-        if self._refused == 1:
-            asyncio.get_running_loop().call_later(TOLD_EVERY, self._tell)
-
-    def _tell(self) -> None:
-        logger.warning("refused %d requests unread: they would have waited behind a full queue", self._refused)
-        self._refused = 0
-
-    def _refusal(self, error: OllmlxError, head: re.Match[bytes], writer: asyncio.StreamWriter) -> bytes:
-        """The whole answer. Metrics are told of it as of every other."""
-        sent = SENT_ID.search(head.string, head.end() - 2)
-        path = unquote(head[1].partition(b"?")[0].decode("latin-1"))
-        exchange = Exchange(request_id(sent[1].decode("latin-1").strip() if sent else None), "POST", path)
-        exchange.client = str((writer.get_extra_info("peername") or ("local",))[0])
-        token = CURRENT.set(exchange)
-        try:
-            found = failure(error)
-            exchange.status = found.status
-            exchange.in_crowd = True
-            body = orjson.dumps(self._site.shapes.of(path)(found))
-            self._count()
-            self._site.over(exchange)
-        finally:
-            CURRENT.reset(token)
-        headers = [
-            (b"content-type", JSON.encode()),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-            *failure_headers(found),
-            *exchange.headers(),
-        ]
-        lines = b"".join(b"%s: %s\r\n" % header for header in headers)
-        return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (found.status, HTTPStatus(found.status).phrase.encode(), lines, body)
+    def _let_in(self) -> None:
+        enter, arrival = self._line.popleft()
+        if arrival is not None:
+            self._workers -= 1
+            arrival.come()
+        enter()
 
 
-def _whole(request: bytes) -> bool:
-    """Whether this is all that the client wants to send."""
-    head, _, body = request.partition(b"\r\n\r\n")
-    length = LENGTH.search(head + b"\r\n")
-    return length is not None and int(length[1]) <= len(body)
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():  # its connection may be gone
+        waiting.set_result(None)

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from ollmlx.errors import OllmlxError
+from ollmlx.supervisor.arrivals import seen
 from ollmlx.web.cors import answer_headers, preflight_headers
 from ollmlx.web.drain import Drain
 from ollmlx.web.encoding import too_large
@@ -58,6 +59,7 @@ class Gate:
         finally:
             self._site.drain.leave(exchange)
             self._site.over(exchange)
+            seen()
             CURRENT.reset(token)
 
     async def _answer(self, scope: Message, headers: _Headers, exchange: Exchange, wire: Wire) -> None:

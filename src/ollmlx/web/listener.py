@@ -2,7 +2,7 @@
 
 hypercorn's own accept loop waits without limit for open connections on Python 3.12.1 and later, whatever its
 `graceful_timeout` says, and shows nobody the transports. Here a connection whose client stopped reading can be dropped,
-and all of them at the end.
+and all of them at the end; what comes in, and when, is the entrance's matter.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from hypercorn.config import Config
 from hypercorn.events import Event, RawData
 from hypercorn.utils import wrap_app
 
-from ollmlx.web.entrance import Crowded, Entrance
+from ollmlx.supervisor.arrivals import ARRIVAL, Arrival
+from ollmlx.web.doorstep import Doorstep
+from ollmlx.web.entrance import Entrance, House
 from ollmlx.web.site import site_of
-from ollmlx.web.sockets import BACKLOG
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -33,14 +34,9 @@ logger = logging.getLogger(__name__)
 
 IDLE_TIMEOUT = 20
 """Seconds a connection may sit idle between requests, or take to send the headers of one."""
-
-ACCEPTED_AT_ONCE = 32
-"""Connections accepted in one round of the event loop."""
-BEING_ACCEPTED = 4
-"""Rounds of the event loop after which what was accepted is a connection of ours."""
 HEADER_LIMIT = 32 * 1024
 LOOK = 1.0
-"""Seconds between two looks for clients that stopped reading."""
+"""Seconds between two looks for clients that stopped reading, or say nothing."""
 
 
 BARE_STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) \r\n")
@@ -66,42 +62,33 @@ class Connection:
 class Listener:
     """Serves an application on listening sockets until it is stopped."""
 
-    def __init__(self, app: Quart, sockets: list[socket.socket], *, write_timeout: float, crowded: Crowded) -> None:
+    def __init__(self, app: Quart, sockets: list[socket.socket], *, write_timeout: float, house: House) -> None:
         self._app = app
-        self._entrance = Entrance(site_of(app), crowded, IDLE_TIMEOUT)
+        self._entrance = Entrance(site_of(app), house)
+        self._doorstep = Doorstep(self._entrance, self._welcome, IDLE_TIMEOUT)
         self._sockets = sockets
         self._write_timeout = write_timeout
         self._config = _config()
         self._context = WorkerContext(None)
-        self._servers: list[asyncio.Server] = []
-        self._connections: dict[asyncio.Task[Any], Connection] = {}
+        self._connections: dict[asyncio.Task[None], Connection | None] = {}
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to accept."""
         await self._app.startup()
-        for sock in self._sockets:
-            # asyncio accepts as many at once as its backlog is long; the system's backlog is another matter
-            self._servers.append(await asyncio.start_server(self._connected, sock=sock, backlog=ACCEPTED_AT_ONCE))
-            sock.listen(BACKLOG)
+        self._doorstep.open(self._sockets)
         self._watch = asyncio.create_task(self._look(), name="slow-clients")
 
     async def stop(self, patience: float) -> None:
         """Stop accepting, let connections end by themselves for `patience` seconds, then drop them. May be repeated."""
         if self._watch is None:
             return
-        # Closing at once would lose, open, the connections that are accepted and not yet anybody's (CPython's own bug).
-        for sock in self._sockets:
-            asyncio.get_running_loop().remove_reader(sock.fileno())
-        for _ in range(BEING_ACCEPTED):
-            await asyncio.sleep(0)
-        for server in self._servers:
-            server.close()
-        await self._context.terminated.set()  # connections that are idle close now
+        self._doorstep.shut()
         self._entrance.close()
+        await self._context.terminated.set()  # connections that are idle close now
         if self._connections:
             await asyncio.wait(list(self._connections), timeout=patience)
-        for connection in self._connections.values():
+        for connection in self._open():
             connection.transport.abort()
         if self._connections:
             _, left = await asyncio.wait(list(self._connections), timeout=patience)
@@ -111,26 +98,66 @@ class Listener:
         self._watch = None
         await self._app.shutdown()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections[task] = Connection(writer.transport)
+    def _welcome(self, sock: socket.socket, first: bytes, arrival: Arrival) -> None:
+        task = asyncio.create_task(self._serve(sock, first, arrival), name="connection")
+        self._connections[task] = None
+        task.add_done_callback(self._over)
+
+    async def _serve(self, sock: socket.socket, first: bytes, arrival: Arrival) -> None:
+        ARRIVAL.set(arrival)
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
         try:
-            incoming: Any = await self._entrance.admit(reader, writer)
-            if incoming is not None:
-                served = wrap_app(self._app, 0, "asgi")
-                await _Server(served, asyncio.get_running_loop(), self._config, self._context, {}, incoming, writer)
+            transport, _ = await loop.connect_accepted_socket(lambda: protocol, sock)
+            task = asyncio.current_task()
+            assert task is not None
+            self._connections[task] = Connection(transport)
+            writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+            incoming: Any = Incoming(first, reader, arrival, self._entrance)
+            served = wrap_app(self._app, 0, "asgi")
+            await _Server(served, loop, self._config, self._context, {}, incoming, writer)
         finally:
-            del self._connections[task]
+            arrival.seen()
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        del self._connections[task]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a connection ended with an error", exc_info=error)
+
+    def _open(self) -> list[Connection]:
+        return [connection for connection in self._connections.values() if connection is not None]
 
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK)
+            self._doorstep.tidy()
             now = asyncio.get_running_loop().time()
-            for connection in list(self._connections.values()):
+            for connection in self._open():
                 if connection.stalled(now) > self._write_timeout:
                     logger.warning("a client that reads nothing is dropped after %.0f s", self._write_timeout)
                     connection.transport.abort()
+
+
+class Incoming:
+    """A connection's bytes as the HTTP server reads them: each new request waits for its turn."""
+
+    def __init__(self, first: bytes, reader: asyncio.StreamReader, arrival: Arrival, entrance: Entrance) -> None:
+        self._first = first
+        self._reader = reader
+        self._arrival = arrival
+        self._entrance = entrance
+
+    def at_eof(self) -> bool:
+        return not self._first and self._reader.at_eof()
+
+    async def read(self, size: int) -> bytes:
+        if self._first:
+            data, self._first = self._first, b""
+            return data
+        data = await self._reader.read(size)
+        await self._entrance.turn(data, self._arrival)
+        return data
 
 
 class _Server(TCPServer):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import math
 import os
@@ -62,8 +63,8 @@ async def run(app: App, reload: Callable[[], object] | None = None) -> int:
 
 async def _serve(app: App, sock: socket.socket, address: Address, reload: Callable[[], object] | None) -> int:
     web = create_app(app)
-    listener = Listener(web, [sock], write_timeout=app.settings.server.write_timeout, crowded=app.pool.crowded)
-    with _signals(reload) as stops:
+    listener = Listener(web, [sock], write_timeout=app.settings.server.write_timeout, house=app.pool)
+    with _signals(reload) as stops, _frozen():
         await listener.start()
         try:
             _announce(address, app)
@@ -142,6 +143,16 @@ def _signals(reload: Callable[[], object] | None) -> Iterator[_Stops]:
     finally:
         for number in actions:
             loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def _frozen() -> Iterator[None]:
+    """What starting made stays: a collection that looks at all of it takes 30 ms, in which nothing is relayed."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 async def _first_of(*waits: Awaitable[object]) -> None:

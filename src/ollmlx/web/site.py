@@ -39,6 +39,8 @@ class Site:
     shapes: Shapes = field(default_factory=Shapes)
     observers: list[Observer] = field(default_factory=list)
     uploads: list[str] = field(default_factory=list)
+    work: set[str] = field(default_factory=set)
+    """Paths to which a POST needs a runner."""
     log: AccessLog = field(default_factory=AccessLog)
     _policy: tuple[Settings, Policy] | None = None
 
@@ -55,8 +57,8 @@ class Site:
         return self._policy[1]
 
     def over(self, exchange: Exchange) -> None:
-        """Tell log and observers of an exchange that has ended."""
-        exchange.total_ns = time.monotonic_ns() - exchange.started_ns
+        """Tell log and observers of an exchange that has ended: now, or after `total_ns`."""
+        exchange.total_ns = exchange.total_ns or time.monotonic_ns() - exchange.started_ns
         self.log(exchange)
         exchange.over = True
         for observer in self.observers:
@@ -78,6 +80,16 @@ def declare_upload(blueprint: Blueprint, prefix: str) -> None:
 
     def add(state: Any) -> None:
         site_of(state.app).uploads.append(prefix)
+
+    blueprint.record(add)
+
+
+def declare_work(blueprint: Blueprint, *paths: str) -> None:
+    """Say that a POST to these paths needs a runner: while more of them come than the queue takes, those that are too
+    many are refused before they are parsed."""
+
+    def add(state: Any) -> None:
+        site_of(state.app).work.update(paths)
 
     blueprint.record(add)
 

@@ -8,7 +8,7 @@ import socket
 from ollmlx.address import Address
 from ollmlx.errors import ConfigError
 
-BACKLOG = 1024
+BACKLOG = 4096
 _EVERY_V4 = "0.0.0.0"  # noqa: S104 - recognised; whether it may be used is the settings' matter
 _EVERY = "::"
 

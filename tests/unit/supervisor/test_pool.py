@@ -11,6 +11,7 @@ import pytest
 
 from ollmlx.errors import Busy, OllmlxError, OutOfMemory, RunnerFailed, RunnerUnavailable, Timeout
 from ollmlx.settings import Settings
+from ollmlx.supervisor.arrivals import ARRIVAL
 from ollmlx.supervisor.death import Cause
 from ollmlx.supervisor.exits import Remedy
 from ollmlx.supervisor.launch import Launch
@@ -330,6 +331,27 @@ async def test_a_full_queue_answers_with_ollamas_words(house: Open) -> None:
     assert refused.value.retry_after is not None
     assert refused.value.retry_after >= 1
     assert len(home.pool.queue()) == 2
+
+
+@pytest.mark.fault(41)
+async def test_there_is_room_for_free_slots_and_queue_less_those_on_their_way(house: Open) -> None:
+    home = house(max_queue=2)
+    arrival = home.pool.arrivals.connection()
+    await home.ask("served")  # nothing is free now, and two may wait
+    assert home.pool.crowded(1) is None
+    refused = home.pool.crowded(2)
+    assert refused is not None
+    assert refused.message == "server busy, please try again.  maximum pending requests exceeded"
+    arrival.come()
+    assert home.pool.crowded(0) is None
+    assert home.pool.crowded(1) is not None
+    token = ARRIVAL.set(arrival)
+    await home.ask("waits")
+    ARRIVAL.reset(token)
+    assert home.pool.crowded(0) is None, "it has asked: it is in the queue, and on its way no more"
+    await home.ask("waits, too")
+    assert home.pool.crowded(0) is None, "who comes alone is always looked at"
+    assert home.pool.crowded(1) is not None
 
 
 async def test_clients_take_turns(house: Open) -> None:

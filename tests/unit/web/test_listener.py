@@ -11,13 +11,26 @@ import pytest
 from quart import Blueprint, Response
 
 from ollmlx import Service
+from ollmlx.errors import OllmlxError
+from ollmlx.supervisor.arrivals import Arrivals
+from ollmlx.supervisor.clock import SystemClock
 from ollmlx.testing.routes import FakeService, web_app
 from ollmlx.web import json_answer
-from ollmlx.web.entrance import PIECE
+from ollmlx.web.doorstep import PIECE
 from ollmlx.web.listener import HEADER_LIMIT, Listener, phrased
 from ollmlx.web.sockets import listening_socket, served_address
 
 GET = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+class Roomy:
+    """A house with room for everybody."""
+
+    def __init__(self) -> None:
+        self.arrivals = Arrivals(SystemClock())
+
+    def crowded(self, waiting: int) -> OllmlxError | None:
+        return None
 
 
 def greeting(service: Service) -> Blueprint:
@@ -34,7 +47,7 @@ def greeting(service: Service) -> Blueprint:
 @pytest.mark.parametrize("rounds", range(6))
 async def test_a_connection_that_comes_while_it_stops_is_answered_or_closed(rounds: int) -> None:
     sock = listening_socket(served_address("127.0.0.1:0"))
-    listener = Listener(web_app(FakeService(), greeting), [sock], write_timeout=60, crowded=lambda coming: None)
+    listener = Listener(web_app(FakeService(), greeting), [sock], write_timeout=60, house=Roomy())
     await listener.start()
     clients = [socket.create_connection(sock.getsockname(), timeout=5) for _ in range(5)]
     for client in clients:
@@ -56,7 +69,7 @@ async def test_a_connection_that_comes_while_it_stops_is_answered_or_closed(roun
 async def listening() -> AsyncIterator[tuple[str, int]]:
     """Where it listens."""
     sock = listening_socket(served_address("127.0.0.1:0"))
-    listener = Listener(web_app(FakeService(), greeting), [sock], write_timeout=60, crowded=lambda coming: None)
+    listener = Listener(web_app(FakeService(), greeting), [sock], write_timeout=60, house=Roomy())
     await listener.start()
     try:
         yield sock.getsockname()
