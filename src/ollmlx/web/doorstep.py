@@ -74,7 +74,8 @@ class Doorstep:
                 logger.debug("a connection was gone before it was accepted: %s", error)
                 continue
             connection.setblocking(False)
-            _Stranger(connection, str(peer[0]), self._strangers, self._entrance, self._welcome).listen(self._patience)
+            client = str(peer[0]) if peer else "local"  # macOS names nobody when the client is gone already
+            _Stranger(connection, client, self._strangers, self._entrance, self._welcome).listen(self._patience)
 
     def _rest(self, sock: socket.socket, error: OSError) -> None:
         logger.warning("no connection is accepted for %.0f s: %s", REST, error.strerror)
