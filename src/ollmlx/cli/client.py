@@ -158,9 +158,21 @@ class Client:
         raise self._stranger(f"{response.status} {response.reason}")
 
     def _stranger(self, seen: str) -> OllmlxError:
-        """What answers is not ollmlx, nor anything that speaks like it."""
+        """What answers is not ollmlx, nor anything that speaks like it; or it is, and its routes are switched off."""
+        if self._is_ours():
+            told = f"the daemon at {self.address} does not serve Ollama's API: its plugin 'ollama_api' is off"
+            return OllmlxError(told, code="PLG006", hint="ollmlx doctor server")
         told = f"what answers at {self.address} does not speak Ollama's API ({seen})"
         return OllmlxError(told, code="NET004", hint="ollmlx doctor server")
+
+    def _is_ours(self) -> bool:
+        """Whether it describes itself as a daemon of ours does, on routes that are no family's."""
+        try:
+            with self._exchange("GET", "/api/daemon", None, timeout=CONNECT_TIMEOUT) as response:
+                told = json.loads(response.read())
+        except (OllmlxError, ValueError):
+            return False
+        return isinstance(told, dict) and "protocol" in told
 
 
 def _error(kind: type[OllmlxError], record: Json) -> OllmlxError:

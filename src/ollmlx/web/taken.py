@@ -49,10 +49,11 @@ def answered(address: Address) -> bool:
 
 def listener_of(address: Address) -> str:
     """Who listens there: what it says of itself over HTTP, and its process where the system tells."""
-    told, process = _asked(address, "/api/version") or {}, _process(address.port)
+    process = _process(address.port)
+    told = _asked(address, "/api/version") or _asked(address, "/api/daemon") or {}
     spoken = f"Ollama {told['version']}" if "version" in told else None
-    if "ollmlx" in told:
-        spoken = f"another ollmlx {told['ollmlx']}"
+    if "ollmlx" in told or "protocol" in told:
+        spoken = f"another ollmlx {told.get('ollmlx') or told['version']}"
     named = f"{process[0]}, pid {process[1]}" if process else None
     if spoken and named:
         return f"{spoken} ({named})"

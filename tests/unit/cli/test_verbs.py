@@ -325,6 +325,18 @@ def test_a_program_that_is_not_ollmlx_is_told_and_not_its_page(
     assert "<html>" not in outcome.err
 
 
+@pytest.mark.finding("PLG006")
+def test_a_daemon_whose_routes_for_the_commands_are_off_is_told_apart(
+    daemon: ScriptedDaemon, ollmlx: CommandLine
+) -> None:
+    daemon.says("GET", "/api/tags", "404 page not found", status=404)
+    daemon.says("GET", "/api/daemon", {"version": "0.1.0", "protocol": 1})
+    outcome = ollmlx("list")
+    assert outcome.code == 1
+    assert "does not serve Ollama's API: its plugin 'ollama_api' is off" in outcome.err
+    assert "more: ollmlx doctor --explain PLG006" in outcome.err
+
+
 def test_no_daemon_is_started_for_an_address_elsewhere(ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     from ollmlx.cli.client import Client
 

@@ -30,6 +30,14 @@ def failed(code: str | None, error: str, **more: Any) -> FakeDaemon:
     return daemon("/api/daemon", {"runners": [{**runner, **more}]})
 
 
+MUTE = FakeDaemon(
+    {
+        **READY,
+        "/api/version": Answer(404, None),
+        "/api/daemon": Answer(200, {"version": __version__, "protocol": 1, "pid": 77}),
+    }
+)
+
 DAEMONS: list[tuple[str, dict[str, Any], str, str]] = [
     ("NET003", {"daemon": FakeDaemon({})}, "no daemon answers at 127.0.0.1:11434", "ollmlx serve"),
     ("NET004", {"daemon": daemon("/api/version", {"version": "0.12.0"})}, "answers Ollama 0.12.0", "127.0.0.1:11435"),
@@ -41,6 +49,7 @@ DAEMONS: list[tuple[str, dict[str, Any], str, str]] = [
         "127.0.0.1:11435",
     ),
     ("NET004", {"daemon": daemon("/api/version", {"ollmlx": "0.0.1"})}, "is ollmlx 0.0.1", "ollmlx serve"),
+    ("PLG006", {"daemon": MUTE}, "does not serve Ollama's API", "kill 77"),
     ("SEC004", {"daemon": daemon("/api/version", {}, 401)}, "wants another API key", "export OLLAMA_API_KEY"),
     (
         "NET001",
@@ -68,7 +77,7 @@ DAEMONS: list[tuple[str, dict[str, Any], str, str]] = [
 
 
 @pytest.mark.finding("NET001", "NET003", "NET004", "NET007", "NET008", "NET009", "SEC004", "STO010")
-@pytest.mark.finding("RUN002", "RUN004", "RUN005", "RUN008")
+@pytest.mark.finding("PLG006", "RUN002", "RUN004", "RUN005", "RUN008")
 @pytest.mark.parametrize(("code", "change", "seen", "typed"), DAEMONS)
 def test_a_daemon_that_is_not_as_it_should(
     tmp_path: Path, code: str, change: dict[str, Any], seen: str, typed: str
@@ -76,6 +85,14 @@ def test_a_daemon_that_is_not_as_it_should(
     world = replace(healthy(tmp_path), **change)
     told(world, code, seen, typed)
     assert codes(world) == [code]
+
+
+@pytest.mark.finding("PLG006")
+def test_ollamas_routes_that_these_settings_switch_off_are_found_in_the_settings(tmp_path: Path) -> None:
+    world = replace(healthy(tmp_path, '[plugins]\ndisabled = ["ollama_api"]'), daemon=MUTE)
+    finding = told(world, "PLG006", "ollmlx.toml", "kill 77")
+    assert any("EDITOR" in command for command in finding.commands)
+    assert finding.severity is Severity.WARNING
 
 
 def test_daemon_and_runners_that_are_well_are_noted(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def speaker() -> Iterator[http.server.HTTPServer]:
     [
         (b'{"version": "0.12.6"}', "Ollama 0.12.6"),
         (b'{"version": "0.33.0", "ollmlx": "0.1.0"}', "another ollmlx 0.1.0"),
+        (b'{"version": "0.1.0", "protocol": 1}', "another ollmlx 0.1.0"),
         (b"<html>", "pid"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from ollmlx import __version__
 from ollmlx.doctor.check import check, found, noted, skipped
+from ollmlx.doctor.correction import edit
 from ollmlx.doctor.daemon import Silent
 from ollmlx.doctor.holder import holder
 from ollmlx.doctor.ports import elsewhere, exported, restarted, stopped
@@ -20,9 +21,10 @@ SERVE = "ollmlx serve"
 OUTPUT = "serve.out"
 LAST_WORDS = 15
 HOST = ("server", "host")
+OLLAMA_API = "ollama_api"
 
 
-@check("server", "server", "NET001", "NET002", "NET003", "NET004", "NET008", "SEC004")
+@check("server", "server", "NET001", "NET002", "NET003", "NET004", "NET008", "PLG006", "SEC004")
 async def server(world: World) -> list[Finding]:
     """What answers at the daemon's address."""
     if any(fault.path == HOST for fault in world.faults):
@@ -39,11 +41,24 @@ async def server(world: World) -> list[Finding]:
         key = "export OLLAMA_API_KEY=KEY"
         return [found("SEC004", title, evidence=seen, commands=(key,), instead=restarted(world))]
     if "ollmlx" not in told:
-        return [_foreign(world, told)]
+        ours = await world.ask("/api/daemon") or {}
+        return [_mute(world, ours) if "protocol" in ours else _foreign(world, told)]
     if told["ollmlx"] != __version__:
         title = f"the daemon is ollmlx {told['ollmlx']}, this command is {__version__}"
         return [found("NET004", title, evidence=(_who(world),), commands=restarted(world), severity=Severity.WARNING)]
     return await _ready(world)
+
+
+def _mute(world: World, ours: Mapping[str, Any]) -> Finding:
+    """Our daemon, without the routes that `ollmlx run`, `ollmlx list` and the others call."""
+    origin = world.origin("plugins", "disabled")
+    off = OLLAMA_API in world.settings.plugins.disabled
+    return found(
+        "PLG006", f"the daemon at {world.address.netloc} does not serve Ollama's API, which the other commands call",
+        evidence=(_who(world), f"plugin {OLLAMA_API!r} is switched off: {origin}" if off else ""), subject=OLLAMA_API,
+        commands=(*(edit(world, origin, "", None)[0] if off else ()), *restarted(world, ours)),
+        severity=Severity.WARNING,
+    )  # fmt: skip
 
 
 def _foreign(world: World, told: Mapping[str, Any]) -> Finding:
