@@ -57,6 +57,7 @@ async def read_body() -> bytes:
         raise too_large() from None
     except RequestTimeout:
         raise BodyTimeout("the request body did not arrive in time") from None
+    _end_if_cancelled()
     if packed := request.headers.get("Content-Encoding"):
         body = unpacked(body, packed, request.max_content_length or len(body))
     if not body.strip():
@@ -75,9 +76,18 @@ async def upload() -> AsyncIterator[bytes]:
             return
         except TimeoutError:
             raise BodyTimeout("the request body stopped coming") from None
+        _end_if_cancelled()
         exchange.room.set()
         if piece:
             yield piece
+
+
+def _end_if_cancelled() -> None:
+    """Python 3.11's `wait_for` loses a cancellation that comes together with what is waited for: a client that has sent
+    its request and left at once would be served to the end."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def parse_json(body: bytes) -> Any:

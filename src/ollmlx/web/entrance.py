@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 AT_ONCE = 2
 """Requests that come in in one round of the event loop: a few milliseconds' work."""
 WORK = b"POST "
-HEAD = re.compile(rb"POST ([^\s?]{1,2048})\S{0,2048} HTTP/1\.[01]\r\n")
+HEAD = re.compile(rb"POST ([^\s?]{1,2048})(?:\?\S{0,2048})? HTTP/1\.[01]\r\n")
 
 
 class House(Protocol):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
-from hypercorn.events import Event, RawData
+from hypercorn.events import Event, RawData, Updated
 from hypercorn.utils import wrap_app
 
 from ollmlx.supervisor.arrivals import ARRIVAL, Arrival
@@ -80,7 +80,7 @@ class Listener:
         self._watch = asyncio.create_task(self._look(), name="slow-clients")
 
     async def stop(self, patience: float) -> None:
-        """Stop accepting, let connections end by themselves for `patience` seconds, then drop them. May be repeated."""
+        """Stop listening, let connections end by themselves for `patience` seconds, then drop them. May be repeated."""
         if self._watch is None:
             return
         self._doorstep.shut()
@@ -109,7 +109,11 @@ class Listener:
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
         try:
-            transport, _ = await loop.connect_accepted_socket(lambda: protocol, sock)
+            try:
+                transport, _ = await loop.connect_accepted_socket(lambda: protocol, sock)
+            except OSError:
+                sock.close()
+                raise
             task = asyncio.current_task()
             assert task is not None
             self._connections[task] = Connection(transport)
@@ -122,7 +126,10 @@ class Listener:
 
     def _over(self, task: asyncio.Task[None]) -> None:
         del self._connections[task]
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, OSError):  # macOS sets no options for a client that has left; a network may be gone
+            logger.debug("a connection was lost: %s", error)
+        elif error is not None:
             logger.error("a connection ended with an error", exc_info=error)
 
     def _open(self) -> list[Connection]:
@@ -161,9 +168,16 @@ class Incoming:
 
 
 class _Server(TCPServer):
-    """Says `404 Not Found` where hypercorn says `404 `: some clients have no other words for an error."""
+    """Says `404 Not Found` where hypercorn says `404 `: some clients have no other words for an error. Closes a
+    connection when its client has, where hypercorn waits for another request until `keep_alive_timeout`."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
 
     async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, Updated) and event.idle and self.reader.at_eof():
+            return
         await super().protocol_send(RawData(phrased(event.data)) if isinstance(event, RawData) else event)
 
 

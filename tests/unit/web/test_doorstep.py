@@ -155,6 +155,14 @@ async def test_a_connection_that_says_nothing_is_closed_in_time_and_at_the_end()
     assert made.entered == []
 
 
+async def test_who_comes_after_the_end_is_told_so_at_once() -> None:
+    async with house() as made:
+        address = made.sock.getsockname()
+        made.doorstep.shut()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, timeout=5)
+
+
 class Exhausted:
     """A listening socket whose system has no descriptor left, and then has."""
 
@@ -171,6 +179,9 @@ class Exhausted:
             raise OSError(number, os.strerror(number))
         return self._sock.accept()
 
+    def close(self) -> None:
+        self._sock.close()
+
 
 async def test_without_descriptors_it_rests_and_goes_on(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -182,5 +193,4 @@ async def test_without_descriptors_it_rests_and_goes_on(
         client.send(REQUEST)
         await eventually(lambda: made.entered)
     made.doorstep.shut()
-    made.sock.close()
     assert caplog.messages == ["no connection is accepted for 0 s: Too many open files"]

@@ -40,9 +40,9 @@ class Door:
 
     def __init__(self, room: int = 1000) -> None:
         self.house = House(room)
-        site = Site(Configured())
-        site.work.add("/api/chat")
-        self.entrance = Entrance(site, self.house)
+        self.site = Site(Configured())
+        self.site.work.add("/api/chat")
+        self.entrance = Entrance(self.site, self.house)
         self.entered: list[bytes] = []
         self.refused: list[bytes] = []
 
@@ -88,6 +88,17 @@ async def test_what_needs_no_runner_or_is_no_request_comes_in_however_full_the_h
         door.come(first)
     await eventually(lambda: len(door.entered) == 20)
     assert (len(door.house.arrivals), door.refused) == (0, [])
+
+
+@pytest.mark.parametrize("more", [b"", b"?" + b"x" * 3000])
+async def test_a_path_or_a_query_that_is_too_long_is_not_taken_for_a_shorter_one(more: bytes) -> None:
+    door = Door(room=0)
+    path = "/" + "a" * 2047
+    door.site.work.add(path)
+    door.come(b"POST %s%s HTTP/1.1\r\n\r\n" % (path.encode(), more or b"a"))
+    await eventually(lambda: door.entered)
+    door.come(b"POST %s HTTP/1.1\r\n\r\n" % path.encode())
+    assert len(door.refused) == 1
 
 
 async def test_a_connection_that_was_used_before_waits_for_its_turn_and_is_counted() -> None:

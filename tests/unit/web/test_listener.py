@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
+import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any, NoReturn
 
 import pytest
 from quart import Blueprint, Response
@@ -14,8 +18,9 @@ from ollmlx import Service
 from ollmlx.errors import OllmlxError
 from ollmlx.supervisor.arrivals import Arrivals
 from ollmlx.supervisor.clock import SystemClock
+from ollmlx.testing import eventually
 from ollmlx.testing.routes import FakeService, web_app
-from ollmlx.web import json_answer
+from ollmlx.web import json_answer, read_json, upload
 from ollmlx.web.doorstep import PIECE
 from ollmlx.web.listener import HEADER_LIMIT, Listener, phrased
 from ollmlx.web.sockets import listening_socket, served_address
@@ -55,7 +60,6 @@ async def test_a_connection_that_comes_while_it_stops_is_answered_or_closed(roun
     for _ in range(rounds):  # of the event loop: each leaves the connections at another step of being accepted
         await asyncio.sleep(0)
     await listener.stop(1)
-    sock.close()
     for client in clients:
         with client:
             try:
@@ -66,16 +70,105 @@ async def test_a_connection_that_comes_while_it_stops_is_answered_or_closed(roun
 
 
 @asynccontextmanager
-async def listening() -> AsyncIterator[tuple[str, int]]:
-    """Where it listens."""
+async def serving(family: Callable[[Service], Blueprint]) -> AsyncIterator[tuple[Listener, tuple[str, int]]]:
+    """A listener, and where it listens."""
     sock = listening_socket(served_address("127.0.0.1:0"))
-    listener = Listener(web_app(FakeService(), greeting), [sock], write_timeout=60, house=Roomy())
+    listener = Listener(web_app(FakeService(), family), [sock], write_timeout=60, house=Roomy())
     await listener.start()
     try:
-        yield sock.getsockname()
+        yield listener, sock.getsockname()
     finally:
         await listener.stop(1)
-        sock.close()
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[tuple[str, int]]:
+    """Where it listens."""
+    async with serving(greeting) as (_, address):
+        yield address
+
+
+@pytest.mark.fault(40)
+@pytest.mark.parametrize("request_", [GET, GET.replace(b"localhost", b"stranger.example")])
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_connection_ends_when_its_client_has_left(request_: bytes, at_once: bool) -> None:
+    async with serving(greeting) as (listener, address):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(request_)
+        if at_once:
+            writer.write_eof()
+            async with asyncio.timeout(5):
+                await reader.read()
+        else:
+            await reader.readuntil(b"\r\n\r\n")
+            assert listener._connections, "another request may follow"
+            writer.close()
+        await eventually(lambda: not listener._connections)
+        writer.close()
+
+
+async def whole_body() -> None:
+    await read_json()
+
+
+async def pieces() -> None:
+    async for _ in upload():
+        pass
+
+
+@pytest.mark.fault(40)
+@pytest.mark.parametrize(("reads", "length"), [(whole_body, 2), (pieces, 9)])
+async def test_the_request_of_a_client_that_leaves_with_it_is_not_served(
+    reads: Callable[[], Awaitable[None]], length: int
+) -> None:
+    ends: list[BaseException] = []
+
+    def family(service: Service) -> Blueprint:
+        made = Blueprint("patience", __name__)
+
+        @made.post("/hello")
+        async def hello() -> Response:
+            try:
+                await reads()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as ended:
+                ends.append(ended)
+                raise
+            return json_answer("never")
+
+        return made
+
+    async with serving(family) as (listener, address):
+        _, writer = await asyncio.open_connection(*address)
+        writer.write(b"POST /hello HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n{}" % length)
+        writer.write_eof()
+        await eventually(lambda: ends)
+        await eventually(lambda: not listener._connections)
+        writer.close()
+
+
+@pytest.mark.parametrize("when", ["at the beginning", "at the end"])
+async def test_a_client_that_is_lost_is_no_error_of_ours(
+    when: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def lost(*_: Any) -> NoReturn:
+        raise OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+
+    async with serving(greeting) as (listener, address):
+        reader, writer = await asyncio.open_connection(*address)
+        if when == "at the beginning":
+            monkeypatch.setattr(asyncio.get_running_loop(), "connect_accepted_socket", lost)
+        else:
+            monkeypatch.setattr(asyncio.StreamWriter, "wait_closed", lost)
+        with caplog.at_level(logging.DEBUG, "ollmlx.web.listener"):
+            writer.write(GET)
+            writer.write_eof()
+            with suppress(ConnectionError):
+                await reader.read()
+            await eventually(lambda: caplog.messages)
+        assert [record.levelname for record in caplog.records] == ["DEBUG"]
+        assert not listener._connections
+        writer.close()
 
 
 async def drip(writer: asyncio.StreamWriter, piece: bytes) -> None:
