@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,40 @@ async def test_the_answer_is_that_of_one_process_until_a_rank_hangs_and_is_misse
         assert await runner.exit_code(SILENCE + 20) == ExitCode.INTERNAL
         assert runner.error_text.splitlines()[-1] == f"rank 1 on localhost has not been heard of for {SILENCE} s"
         await gone(everybody)
+
+
+class Calm:
+    """Whether processes have computed next to nothing for a second."""
+
+    def __init__(self, processes: list[psutil.Process]) -> None:
+        self._processes = processes
+        self._since, self._computed = time.monotonic(), self._all()
+
+    def _all(self) -> float:
+        return sum(sum(process.cpu_times()[:2]) for process in self._processes)
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if now - self._since < 1:
+            return False
+        computed, self._computed, since, self._since = self._computed, self._all(), self._since, now
+        return self._computed - computed < 0.05 * (now - since)
+
+
+async def test_an_idle_group_sleeps_and_answers_and_ends_as_one_that_is_awake(folder: Path) -> None:
+    async with group(folder) as runner:
+        await runner.ready(90)
+        everybody = family(runner)
+        asked = GenerateRequest(prompt="hello", options=Options(temperature=0, num_predict=5))
+        first = await runner.generate(asked)
+        await eventually(Calm(ranks(runner)), 30, because="nobody waits inside MLX")
+        assert text(await runner.generate(asked)) == text(first)
+        assert text(await runner.generate(asked)) == text(first)
+        await eventually(Calm(ranks(runner)), 30, because="it sleeps again")
+        await runner.post("/v1/shutdown")
+        assert await runner.exit_code(20) == ExitCode.ASKED
+        await gone(everybody)
+        assert "lost" not in runner.error_text
 
 
 async def test_ranks_that_hear_nothing_any_more_end(folder: Path) -> None:

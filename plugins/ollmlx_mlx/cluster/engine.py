@@ -7,18 +7,19 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Iterator
-from typing import Any, Final, NoReturn
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, ClassVar, Final, NoReturn
 
 import mlx.core as mx
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
-from ollmlx import SerialEngine
+from ollmlx import SerialEngine, closing
 from ollmlx.errors import RunnerFailed, Unsupported
 from ollmlx.protocol import ExitCode, Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.types import Done, Event, GenerateRequest, Options, Prefill
 from ollmlx_mlx.cluster.link import STOP, Link, as_word
 from ollmlx_mlx.cluster.model import Share
+from ollmlx_mlx.cluster.rendezvous import WAKING, Visitor
 from ollmlx_mlx.text.answer import Answer
 from ollmlx_mlx.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.text.prompt import Prompt, PromptBuilder
@@ -27,16 +28,25 @@ from ollmlx_mlx.text.tools import reader
 
 PATIENCE: Final = 5.0
 """Seconds for the launcher to end us: it learns which rank was lost, and says so."""
+IDLE: Final = 5.0
+"""Seconds without a request after which the group sleeps: a rank that waits inside MLX keeps a core busy."""
 CLOSING: Final = 2.0
 """Seconds the other ranks have to hear that it is over; then their link ends with us."""
 
 
 class ClusterEngine(SerialEngine):
-    """Leads a group. `link` is set before the harness makes one (`rank.main`)."""
+    """Leads a group. `link` and `launcher` are set before the harness makes one (`rank.main`)."""
 
     name = "mlx-cluster"
     link: Link
+    launcher: ClassVar[Visitor | None] = None
+    """Who can wake the other ranks; None where nobody can, and they do not sleep."""
     _ranks_here = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asleep = False
+        self._bedtime: asyncio.TimerHandle | None = None
 
     def prepare(self, config: RunnerConfig) -> None:
         self._ranks_here = int(config.engine_options.get("local_ranks", 1))
@@ -49,6 +59,44 @@ class ClusterEngine(SerialEngine):
         self._detokenizers = DetokenizerFactory(tokenizer)
         self._notes = tuple(str(note) for note in config.engine_options.get("notes", ()))
 
+    async def load(self, config: RunnerConfig) -> None:
+        await super().load(config)
+        self._rest()
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+        try:
+            async with closing(super().generate(request)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Sleep before long, unless somebody asks."""
+        if self._bedtime is not None:
+            self._bedtime.cancel()
+        if self.launcher is not None:
+            self._bedtime = asyncio.get_running_loop().call_later(IDLE, self._sleep_unless_busy)
+
+    def _sleep_unless_busy(self) -> None:
+        if not (self._running or self._waiting):
+            self._thread.submit(self._sleep)
+
+    def _sleep(self) -> None:
+        """On the thread, as everything that the ranks do together."""
+        if self._asleep:
+            return
+        try:
+            self.link.tell({"sleep": True})
+        except RuntimeError as error:
+            _give_up(error)
+        self._asleep = True
+
+    def _wake(self) -> None:
+        if self._asleep and self.launcher is not None:
+            self.launcher.say(WAKING)
+            self._asleep = False
+
     def stream(self, request: GenerateRequest) -> Iterator[Event]:
         if request.format is not None or request.top_logprobs is not None:
             raise Unsupported("a model on a cluster has no structured output and no logprobs")
@@ -59,6 +107,7 @@ class ClusterEngine(SerialEngine):
         else:
             mx.random.seed(secrets.randbits(63))
         try:
+            self._wake()
             self.link.tell({"tokens": list(prompt.tokens)})
             yield from self._answer(request, prompt, begun)
             self.link.word(STOP)
@@ -145,9 +194,12 @@ class ClusterEngine(SerialEngine):
         mx.clear_cache()
 
     def release(self) -> None:
+        self._wake()
         self.link.tell({"close": True})
 
     async def close(self) -> None:
+        if self._bedtime is not None:
+            self._bedtime.cancel()
         # After the loss of a rank nobody answers: the thread may hang in a pass for ever.
         with contextlib.suppress(TimeoutError, RuntimeError):
             await asyncio.wait_for(super().close(), CLOSING)

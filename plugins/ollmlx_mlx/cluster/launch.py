@@ -27,8 +27,8 @@ from ollmlx.runner import parent
 from ollmlx.runner.startup import CannotStart, read_config
 from ollmlx_mlx.cluster.arguments import arguments, hosts_of, ranks_of
 from ollmlx_mlx.cluster.losses import Losses
-from ollmlx_mlx.cluster.pulse import BEAT, SILENCE, RollCall
-from ollmlx_mlx.cluster.rendezvous import Host
+from ollmlx_mlx.cluster.pulse import BEAT, LINE, SILENCE, WAKE, RollCall
+from ollmlx_mlx.cluster.rendezvous import WAKING, Host
 
 LINGER: Final = 3.0
 """Seconds that the others have to end after rank 0."""
@@ -98,6 +98,8 @@ class Attendance:
         self._visitor: socket.socket | None = None
         self._end = math.inf
         """When to stop waiting for what is still to be said."""
+        self._waking = False
+        """The next line has to wake the ranks."""
         self._said: int | None = None
         """The exit code that rank 0 announced."""
 
@@ -146,10 +148,14 @@ class Attendance:
             if line.startswith("exit "):
                 self._said = int(line.removeprefix("exit "))
                 self._end_within(LINGER)
+            elif line == WAKING:
+                self._waking = True
+                self._beat()
 
     def _beat(self) -> None:
         with suppress(OSError):  # the end of mlx.launch is noticed where it is waited for
-            os.write(self._input, b"\n")
+            os.write(self._input, WAKE if self._waking else LINE)
+            self._waking = False
 
     def _listen(self) -> bool:
         """Take what the group printed. False: nobody prints any more."""

@@ -2,7 +2,7 @@
 
 Once a second the launcher writes a line that mlx.launch hands on to every rank, and each rank writes one back, through
 ssh where the rank is remote. Both sides end a silence: no closed connection is needed to notice a machine that is off,
-a network that is cut, or a process that hangs.
+a network that is cut, or a process that hangs. The same line, with a space in it, wakes the ranks of an idle group.
 """
 
 from __future__ import annotations
@@ -19,9 +19,15 @@ from typing import Final
 from ollmlx.protocol import ExitCode
 
 BEAT: Final = 1.0
+LINE: Final = b"\n"
+WAKE: Final = b" \n"
+"""The launcher's two lines. A terminal that ssh made echoes them, so neither shows."""
 SILENCE: Final = 30.0
 """Seconds after which the other side counts as gone."""
+DEAF: Final = frozenset({"mpi"})
+"""Backends whose ranks, but for the first, hear nothing of the launcher."""
 _RANKS: Final = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+_AWAKE: Final = threading.Event()
 _SIGN: Final = re.compile(r"ollmlx rank (\d{1,5}) is alive\s*$")
 
 
@@ -32,25 +38,36 @@ def live(silence: float, backend: str, environ: Mapping[str, str] = os.environ) 
     interpreter that is stuck in native code. mpirun gives its input to rank 0 only, and ends the others itself.
     """
     rank = next((environ[name] for name in _RANKS if name in environ), "0")
-    hears = backend != "mpi" or rank == "0"
+    hears = backend not in DEAF or rank == "0"
     if hears:
         signal.setitimer(signal.ITIMER_REAL, silence)
     sign = f"ollmlx rank {rank} is alive\n".encode()
     threading.Thread(target=_live, args=(sign, silence, hears), daemon=True).start()
 
 
+def sleep() -> None:
+    """In a rank other than the first: wait, at no cost, until the group is woken. Once for each time it is."""
+    _AWAKE.wait()
+    _AWAKE.clear()
+
+
 def _live(sign: bytes, silence: float, hears: bool) -> None:
+    due = time.monotonic()
     try:
         while True:
             os.write(1, sign)
-            if hears and select.select([0], [], [], BEAT)[0]:
-                if not os.read(0, 4096):
+            due += BEAT
+            while (left := due - time.monotonic()) > 0:
+                if not select.select([0] if hears else [], [], [], left)[0]:
                     break
+                heard = os.read(0, 4096)
+                if not heard:
+                    os._exit(ExitCode.PARENT_GONE)
                 signal.setitimer(signal.ITIMER_REAL, silence)
-            time.sleep(BEAT / 2)
+                if WAKE in heard.replace(b"\r", b""):
+                    _AWAKE.set()
     except OSError:  # the terminal that ssh made has hung up, or nobody reads
-        pass
-    os._exit(ExitCode.PARENT_GONE)
+        os._exit(ExitCode.PARENT_GONE)
 
 
 class RollCall:

@@ -47,7 +47,7 @@ def main() -> NoReturn:
     link = Link(mx.distributed.init(strict=True, backend=given.backend))
     _forget_host_file()
     try:
-        code = _lead(link, given.rendezvous) if link.leads else _follow(link)
+        code = _lead(link, given.rendezvous, given.backend) if link.leads else _follow(link)
     except RuntimeError as error:
         sys.stderr.write(f"rank {link.rank} lost the group: {error}\n")
         code = ExitCode.INTERNAL
@@ -62,7 +62,7 @@ def _forget_host_file() -> None:
         copy.unlink(missing_ok=True)
 
 
-def _lead(link: Link, rendezvous: Path) -> int:
+def _lead(link: Link, rendezvous: Path, backend: str) -> int:
     from ollmlx.runner import logs
     from ollmlx.runner.harness import serve
     from ollmlx_mlx.cluster.engine import ClusterEngine
@@ -72,6 +72,8 @@ def _lead(link: Link, rendezvous: Path) -> int:
         logs.start(config.log_level)
         link.tell({"config": config.model_dump(mode="json")})
         ClusterEngine.link = link
+        if backend not in pulse.DEAF:
+            ClusterEngine.launcher = launcher
         listener = socket.socket(fileno=fd)
         listener.setblocking(False)
         code = serve(config, "ollmlx_mlx.cluster.engine:ClusterEngine", listener)
@@ -93,7 +95,10 @@ def _follow(link: Link) -> int:
     link.gather(1)
     with contextlib.suppress(KeyboardInterrupt):
         while not (job := link.tell()).get("close"):
-            share.follow(job["tokens"])
+            if job.get("sleep"):
+                pulse.sleep()
+            else:
+                share.follow(job["tokens"])
     return ExitCode.ASKED
 
 

@@ -1,4 +1,4 @@
-"""How rank 0 gets what the daemon gave the launcher: a unix socket in a private folder, one visitor, three messages."""
+"""How rank 0 gets what the daemon gave the launcher: a unix socket in a private folder, and one visitor."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Final, Self
 from ollmlx.protocol import RunnerConfig
 
 MAX_CONFIG: Final = 64 << 20
+WAKING: Final = "wake"
+"""What rank 0 says when the others have to wake."""
 _PATIENCE: Final = 30.0
 
 
