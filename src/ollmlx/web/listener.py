@@ -85,6 +85,7 @@ class Listener:
             return
         self._doorstep.shut()
         self._entrance.close()
+        await asyncio.sleep(0)  # who has waited for a turn on a used connection is no longer idle then
         await self._context.terminated.set()  # connections that are idle close now
         if self._connections:
             await asyncio.wait(list(self._connections), timeout=patience)

@@ -69,6 +69,22 @@ async def test_a_connection_that_comes_while_it_stops_is_answered_or_closed(roun
         assert heard == b"" or heard.startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.fault(18)
+@pytest.mark.parametrize("used", [False, True])
+async def test_who_waits_for_a_turn_when_it_stops_is_answered(used: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ollmlx.web.entrance.AT_ONCE", 0)
+    async with serving(greeting) as (listener, address):
+        reader, writer = await asyncio.open_connection(*address)
+        if used:
+            writer.write(GET)
+            await reader.readuntil(b'"hello"')
+        writer.write(b"POST /hello HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
+        await eventually(lambda: listener._entrance._line)
+        await listener.stop(5)
+        assert (await reader.read()).startswith(b"HTTP/1.1 405")
+        writer.close()
+
+
 @asynccontextmanager
 async def serving(family: Callable[[Service], Blueprint]) -> AsyncIterator[tuple[Listener, tuple[str, int]]]:
     """A listener, and where it listens."""
