@@ -136,7 +136,9 @@ def test_a_killed_guardian_is_replaced_and_still_guards(daemon: StartDaemon) -> 
 
 def sleeper(nonce: str) -> subprocess.Popen[bytes]:
     """A process that looks like a runner of an earlier daemon which nothing ended."""
-    return subprocess.Popen(["sleep", "60"], env={**os.environ, NONCE: nonce}, start_new_session=True)
+    made = subprocess.Popen(["sleep", "60"], env={**os.environ, NONCE: nonce}, start_new_session=True)
+    wait_until(lambda: psutil.Process(made.pid).environ().get(NONCE))  # Linux shows it a moment after the program runs
+    return made
 
 
 @pytest.mark.fault(20)
