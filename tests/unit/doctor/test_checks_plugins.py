@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
-from tests.unit.doctor.worlds import codes, healthy, told
+from tests.unit.doctor.worlds import codes, examined, healthy, told
 
 from ollmlx.findings import Severity
 
@@ -32,6 +34,31 @@ def test_a_plugin_that_is_broken(tmp_path: Path, code: str, source: str, seen: s
     assert found.severity is Severity.ERROR
     assert found.evidence[0] == f"from {plugin}"
     assert set(codes(world)) == {code, "PLG007"}
+
+
+@pytest.mark.parametrize(
+    ("disabled", "set_before", "after"),
+    [
+        ("", "", "odd,even"),
+        ("a b", "", "a b,odd,even"),
+        ('$x}"`', "", '$x}"`,odd,even'),
+        ("mine", "mine,more", "mine,more,odd,even"),
+    ],
+)
+def test_of_several_broken_plugins_each_command_switches_off_one_more(
+    tmp_path: Path, disabled: str, set_before: str, after: str
+) -> None:
+    for name in ("odd", "even"):
+        (tmp_path / f"{name}.py").write_text("1 / 0", encoding="utf-8")
+    paths = [str(tmp_path / "odd.py"), str(tmp_path / "even.py")]
+    world = healthy(tmp_path, f"[plugins]\npaths = {paths}\ndisabled = {[disabled] if disabled else []}")
+    typed = [line for finding in examined(world).findings if finding.code == "PLG001" for line in finding.instead]
+    environ = {"OLLMLX_PLUGINS__DISABLED": set_before} if set_before else {}
+    shell = "; ".join([*typed, "printenv OLLMLX_PLUGINS__DISABLED"])
+    said = subprocess.run(
+        ["/bin/sh", "-c", shell], env={"PATH": os.defpath, **environ}, capture_output=True, check=True
+    )
+    assert said.stdout.decode().strip() == after
 
 
 def test_a_plugin_that_hangs_holds_the_doctor_up_for_a_moment_only(

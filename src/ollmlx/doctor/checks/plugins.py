@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ KEPT = (
     ("hub", "mlx", "*/config.json", "of MLX's models"),
 )
 """A store's plugin, its place in the models folder, what lies there once a model, and what they are called."""
+DISABLED = "OLLMLX_PLUGINS__DISABLED"
 EXTRAS = frozenset({"llamacpp"})
 """Backends that an extra of the distribution `ollmlx` brings."""
 
@@ -70,9 +72,14 @@ def _mended(world: World, plugin: LoadedPlugin) -> tuple[str, ...]:
 
 
 def _without(world: World, name: str) -> tuple[str, ...]:
-    """Do without the plugin."""
-    names = ",".join([*world.settings.plugins.disabled, name])
-    return (f"export OLLMLX_PLUGINS__DISABLED={shlex.quote(names)}",)
+    """Do without the plugin; where several are broken, each command adds to what those before it have set."""
+    already = world.settings.plugins.disabled
+    broken = [plugin for plugin in world.plugins.loaded if plugin.code is not None] if world.plugins else []
+    if len(broken) < 2:
+        return (f"export {DISABLED}={shlex.quote(','.join([*already, name]))}",)
+    listed = re.sub(r'([\\"$`}])', r"\\\1", ",".join(already))  # as it stands in double quotes
+    before = f"${{{DISABLED}:-{listed}}}," if already else f"${{{DISABLED}:+${DISABLED},}}"
+    return (f'export {DISABLED}="{before}"{shlex.quote(name)}',)
 
 
 @check("needed", "plugins", "PLG006")
