@@ -9,7 +9,7 @@ import asyncio
 import math
 import resource
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from ollmlx import closing, read_gguf_header
@@ -20,6 +20,9 @@ from ollmlx_llamacpp import native
 from ollmlx_llamacpp.answer import Reader
 from ollmlx_llamacpp.link import Link
 from ollmlx_llamacpp.prompt import Prompt, PromptBuilder, refuse
+
+GROUP_TOKENS = 2048
+"""Tokens of texts that are embedded by one call: llama.cpp tells nothing of its progress within one."""
 
 
 class LlamaCppEngine:
@@ -76,6 +79,7 @@ class LlamaCppEngine:
         inputs = []
         for text in request.inputs:
             tokens = await prompts.encode(text)
+            self._steps += 1
             if not tokens:
                 raise InvalidRequest("a text to embed is empty")
             if len(tokens) > room:
@@ -83,12 +87,16 @@ class LlamaCppEngine:
                     raise refuse(len(tokens), room)
                 tokens = tokens[:room]
             inputs.append(tokens)
+        vectors: list[tuple[float, ...]] = []
         self._running += 1
         try:
-            answer = await link.post("/v1/embeddings", {"input": inputs, "encoding_format": "float"})
+            for group in _groups(inputs):
+                answer = await link.post("/v1/embeddings", {"input": group, "encoding_format": "float"})
+                self._steps += 1
+                entries = sorted(answer["data"], key=lambda entry: entry["index"])
+                vectors += [_shaped(entry["embedding"], request) for entry in entries]
         finally:
             self._running -= 1
-        vectors = [_shaped(entry["embedding"], request) for entry in sorted(answer["data"], key=lambda e: e["index"])]
         count = sum(map(len, inputs))
         self._count(count, 0, 0)
         return EmbedResult(embeddings=tuple(vectors), prompt_tokens=count, total_ns=time.monotonic_ns() - began)
@@ -155,6 +163,20 @@ class LlamaCppEngine:
         self._totals["prompt"] += prompt
         self._totals["cached"] += cached
         self._totals["generated"] += generated
+
+
+def _groups(inputs: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """The texts in order, as many at a time as a call takes; one that is longer goes alone."""
+    group: list[Sequence[int]] = []
+    size = 0
+    for tokens in inputs:
+        if group and size + len(tokens) > GROUP_TOKENS:
+            yield group
+            group, size = [], 0
+        group.append(tokens)
+        size += len(tokens)
+    if group:
+        yield group
 
 
 def _shaped(vector: list[float], request: EmbedRequest) -> tuple[float, ...]:

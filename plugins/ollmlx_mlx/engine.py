@@ -14,6 +14,7 @@ import mlx.core as mx
 from ollmlx.errors import OllmlxError, RunnerFailed
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest
+from ollmlx_mlx.batching.chunks import ALONE
 from ollmlx_mlx.batching.compute import ComputeThread
 from ollmlx_mlx.batching.generation import Constraint, Generation, Item
 from ollmlx_mlx.batching.penalties import Penalties
@@ -77,10 +78,11 @@ class MlxEngine:
         """Vectors, computed between rounds of the batch. Raises Unsupported, ContextExceeded."""
         instance = self._ready()
         inputs = await self._on_prompts(lambda: [instance.prompts.encode_text(text) for text in request.inputs])
-        context = instance.config.context_length
-        return await asyncio.wrap_future(
-            self._compute.call_sliced(embed(instance.loaded.model, inputs, request, context))
+        context, scheduler = instance.config.context_length, instance.scheduler
+        work = embed(
+            instance.loaded.model, inputs, request, context, instance.clock, lambda: 1.0 if scheduler.busy else ALONE
         )
+        return await asyncio.wrap_future(self._compute.call_sliced(work))
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
         """Token ids of a text, or of a conversation through the chat template."""
@@ -121,7 +123,7 @@ class MlxEngine:
         return Progress(
             engine="mlx",
             state="failed" if self._compute.broken else "ready",
-            progress=self._steps + scheduler.progress,
+            progress=self._steps + scheduler.progress + self._compute.parts,
             load_fraction=1.0,
             active=scheduler.active,
             queued=scheduler.queued,

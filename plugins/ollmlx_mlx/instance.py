@@ -42,6 +42,7 @@ class Instance:
     detokenizers: DetokenizerFactory
     grammars: Grammars
     prefixes: PrefixCache
+    clock: ChunkClock
     scheduler: Scheduler
     folder: CacheFolder | None
 
@@ -76,6 +77,7 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
     folder = _folder(config, kv_type, sample, prefixes, notes)
     template = ChatTemplate(tokenizer, config.model.name.short)
     eos = frozenset(int(token) for token in tokenizer.eos_token_ids)
+    clock = ChunkClock(FIRST_CHUNK.get(loaded.device, 32))
     return Instance(
         config=config,
         loaded=loaded,
@@ -89,12 +91,13 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
         detokenizers=loaded.detokenizers,
         grammars=Grammars(tokenizer._tokenizer, vocabulary, sorted(eos)),
         prefixes=prefixes,
+        clock=clock,
         scheduler=Scheduler(
             model,
             prefixes,
             lambda: make_layers(model, kv_type),
             width=width,
-            clock=ChunkClock(FIRST_CHUNK.get(loaded.device, 32)),
+            clock=clock,
             drafter=Drafter(model, loaded.draft) if loaded.draft is not None else None,
             launch_blocks=loaded.device == "cpu",
         ),

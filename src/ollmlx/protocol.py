@@ -59,7 +59,7 @@ class RunnerConfig(Frozen):
 class Progress(Frozen):
     """Answer of `GET /v1/status`. Never waits for the compute thread.
 
-    `progress` grows with each token, prefill chunk or load step: standing still with `active` > 0 means hung.
+    `progress` grows with each token, vector, prefill chunk or load step: standing still with `active` > 0 means hung.
     `state`: `loading`, `ready`, `failed`. Memory in bytes as the engine's own allocator sees it.
     """
 

@@ -1,4 +1,4 @@
-"""The fault matrix where it touches mlx: a client leaves the real model's prefill, and its process is killed."""
+"""The fault matrix where it touches mlx: clients leave the real model's prefill and vectors, and it is killed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODEL = "smollm2:135m"
 
 @pytest.mark.fault(6)
 @pytest.mark.fault(40)
-def test_the_real_model_is_left_in_prefill_and_killed_in_mid_stream(
+def test_the_real_model_is_left_in_prefill_and_in_vectors_and_killed_in_mid_stream(
     daemon: Callable[..., Daemon], smollm2_models: Path
 ) -> None:
     settings = {"storage": {"models": str(smollm2_models)}, "runners": {"parallel": 1}}
@@ -34,13 +34,14 @@ def test_the_real_model_is_left_in_prefill_and_killed_in_mid_stream(
         return answer
 
     assert ask("warm")["done"] is True
-    long = {"model": MODEL, "prompt": "3 1 4 1 5 9 2 6 " * 900, "stream": False}
-    with pytest.raises(httpx2.TimeoutException):
-        httpx2.post(f"{server.url}/api/generate", json=long, timeout=0.7)
-    began = time.monotonic()
-    assert ask("short")["done"] is True  # the only slot is free again long before the prompt would have been computed
-    assert time.monotonic() - began < 5.0
-    assert "POST /api/generate 499" in server.log_text
+    digits = "3 1 4 1 5 9 2 6 " * 900
+    for path, body in (("/api/generate", {"prompt": digits, "stream": False}), ("/api/embed", {"input": digits})):
+        with pytest.raises(httpx2.TimeoutException):
+            httpx2.post(server.url + path, json={"model": MODEL, **body}, timeout=0.7)
+        began = time.monotonic()
+        assert ask("short")["done"] is True  # the only slot is free again long before it would have been computed
+        assert time.monotonic() - began < 5.0
+        assert f"POST {path} 499" in server.log_text
 
     pid = server.get("/api/ps").json()["models"][0]["pid"]
     endless = {"model": MODEL, "prompt": "Tell me a long story.", "options": {"num_predict": 4000}}

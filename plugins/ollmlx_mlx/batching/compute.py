@@ -27,6 +27,8 @@ class ComputeThread:
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._sliced: deque[Callable[[], bool]] = deque()
         self._closing = False
+        self.parts = 0
+        """Parts of sliced work done: progress that the scheduler does not see. Read from other threads."""
         self.scheduler: Scheduler | None = None
         self.broken: str | None = None
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
@@ -88,6 +90,7 @@ class ComputeThread:
             self._drain(wait=not self._busy)
             if self._sliced and not self._closing:
                 part = self._sliced.popleft()
+                self.parts += 1
                 if part():
                     self._sliced.append(part)
             if not self._closing:

@@ -110,7 +110,9 @@ class SerialEngine:
                 self._waiting -= 1
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
-        return await self._on_thread(lambda: self.vectors(request))
+        result = await self._on_thread(lambda: self.vectors(request))
+        self._progress += 1
+        return result
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
         return await self._on_thread(lambda: self.encode(request))
@@ -140,7 +142,7 @@ class SerialEngine:
         self._thread.shutdown(wait=False)
 
     def advance(self) -> None:
-        """Say that work goes on where no event shows it (a long load, a silent prefill)."""
+        """Say that work goes on where no event shows it (a long load, a silent prefill, many vectors)."""
         self._progress += 1
 
     async def _on_thread(self, work: Callable[[], Answer]) -> Answer:

@@ -101,6 +101,9 @@ class FakeEngine:
         for text in request.inputs:
             script, plain = directed(self._script, text)
             await self._strike(self._planned(script.fault), "start")
+            for _ in range(script.prefill if script.prefill_ms else 0):
+                await asyncio.sleep(script.prefill_ms / 1000)
+                self._progress += 1
             ids = tokens.encode(plain)
             if len(ids) > self._context_length:
                 if not request.truncate:

@@ -223,6 +223,7 @@ class EngineSuite(Suite):
         self, runner: RunnerProcess, model: InstalledModel
     ) -> None:
         request = EmbedRequest(inputs=("a fox", "a hen", "a fox"))
+        before = (await runner.status()).progress
         try:
             result = EmbedResult.model_validate_json(await runner.post("/v1/embed", request))
         except Unsupported:
@@ -233,6 +234,7 @@ class EngineSuite(Suite):
         assert fox != pytest.approx(hen, abs=1e-5)
         assert [sum(x * x for x in vector) for vector in result.embeddings] == pytest.approx([1.0] * 3, abs=1e-3)
         assert result.prompt_tokens > 0
+        assert (await runner.status()).progress > before, "vectors are progress: without any, it seems to hang"
 
     async def test_trimming_caches_changes_no_answer(self, runner: RunnerProcess) -> None:
         before = text_of(await _ask(runner, options=GREEDY))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from ollmlx.errors import ContextExceeded, InvalidRequest
-from ollmlx.testing.asking import running
+from ollmlx.testing import eventually
+from ollmlx.testing.asking import ask, running, told
 from ollmlx.types import EmbedRequest
+from ollmlx_mlx.batching.chunks import ChunkClock
 from ollmlx_mlx.engine import MlxEngine
 
 pytestmark = pytest.mark.mlx
@@ -30,3 +33,37 @@ async def test_a_text_has_the_same_vector_alone_and_among_others_and_a_long_one_
         assert cut.prompt_tokens == 64
         with pytest.raises(ContextExceeded):
             await engine.embed(EmbedRequest(inputs=("word " * 40,), truncate=False))
+
+
+async def test_a_long_text_in_pieces_has_the_vector_it_has_at_once(
+    architecture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = EmbedRequest(inputs=("a word or two about many things " * 20,))
+    async with running(MlxEngine(), architecture, context_length=128) as engine:
+        monkeypatch.setattr(ChunkClock, "size", lambda clock, slices=1.0: 2048)
+        before = engine.status().progress
+        whole = await engine.embed(text)
+        assert engine.status().progress - before == 2, "the vector, and the end"
+        monkeypatch.setattr(ChunkClock, "size", lambda clock, slices=1.0: 16)
+        before = engine.status().progress
+        pieces = await engine.embed(text)
+        assert engine.status().progress - before == 8 + 1, "every piece is progress"
+    assert whole.prompt_tokens == pieces.prompt_tokens == 128
+    assert pieces.embeddings[0] == pytest.approx(whole.embeddings[0], abs=1e-3)
+
+
+@pytest.mark.fault(40)
+@pytest.mark.parametrize("architecture", ["llama"], indirect=True)
+@pytest.mark.parametrize("inputs", [("word " * 3000,), ("word " * 30,) * 500], ids=["long", "many"])
+async def test_vectors_that_nobody_waits_for_are_not_computed(
+    architecture: Path, monkeypatch: pytest.MonkeyPatch, inputs: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(ChunkClock, "size", lambda clock, slices=1.0: 16)
+    async with running(MlxEngine(), architecture, context_length=100_000) as engine:
+        before = engine.status().progress
+        leaving = asyncio.create_task(engine.embed(EmbedRequest(inputs=inputs)))
+        await eventually(lambda: engine.status().progress > before + 1)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        assert (await told(engine, ask("hello"))).done.generated_tokens > 0
+        assert engine.status().progress - before < 150
