@@ -1,11 +1,11 @@
 """A crowd: many requests to one model at the same moment, more than the queue takes, while /livez is asked all along.
 
-    python benchmarks/crowd.py [--requests 1000] [--queue 64] [--parallel 8] [--connect late]
+    python benchmarks/crowd.py [--requests 1000] [--queue 64] [--parallel 8] [--connect used|late]
 
 Bounded in count, loopback only, a fake model; starts its own daemon in a temporary folder and stops it. The connections
-are open before the requests are sent (`--connect early`) or are opened with them (`late`). /livez is asked on a
-connection of its own from a process of its own. Prints a table; exits 1 when an answer was neither complete nor a clean
-refusal.
+are open before the requests are sent (`--connect early`), have been used for another request (`used`), or are opened
+with them (`late`). /livez is asked on a connection of its own from a process of its own. Prints a table; exits 1 when
+an answer was neither complete nor a clean refusal.
 """
 
 from __future__ import annotations
@@ -61,6 +61,13 @@ class Client:
         self._began = time.perf_counter()
         self.sock.connect_ex(("127.0.0.1", self._port))
 
+    def greet(self) -> None:
+        """Use the connection for something else."""
+        self.sock.setblocking(True)
+        self.sock.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert self.sock.recv(65536).startswith(b"HTTP/1.1 200")
+        self.sock.setblocking(False)
+
     def begin(self) -> None:
         """Connected already: the time counts from now."""
         self._began = time.perf_counter()
@@ -73,37 +80,38 @@ class Client:
             return False
 
     def read(self) -> Answer | None:
-        """The answer, when it has ended."""
+        """The answer, when it is complete or the connection has ended."""
         piece = self.sock.recv(65536)
-        self._first = self._first or time.perf_counter() - self._began
+        now = time.perf_counter() - self._began
+        self._first = self._first or now
         self._told += piece
-        if piece:
-            return None
-        return self._answer(time.perf_counter() - self._began)
-
-    def _answer(self, last: float) -> Answer:
         head, _, text = self._told.partition(b"\r\n\r\n")
-        named = dict(header.lower().split(b": ", 1) for header in head.split(b"\r\n")[1:])
+        named = dict(header.lower().split(b": ", 1) for header in head.split(b"\r\n")[1:] if b": " in header)
+        if piece and len(text) < int(named.get(b"content-length", b"1000000")):
+            return None
         status = int(head.split()[1])
         complete = b'"done":true' in text if status == 200 else b"maximum pending requests exceeded" in text
-        return Answer(status, self._first, last, int(named.get(b"retry-after", b"0")), complete)
+        return Answer(status, self._first, now, int(named.get(b"retry-after", b"0")), complete)
 
 
-def crowd(port: int, requests: int, *, early: bool) -> list[Answer]:
+def crowd(port: int, requests: int, connect: str) -> list[Answer]:
     """Every request, sent as fast as one process can; the answers as they come."""
     clients = [Client(port) for _ in range(requests)]
     answers: list[Answer] = []
     deadline = time.monotonic() + PATIENCE
     with selectors.DefaultSelector() as selector:
-        if early:
+        if connect != "late":
             for client in clients:
                 client.connect()
+            if connect == "used":
+                for client in clients:
+                    client.greet()
             time.sleep(1)  # the daemon has accepted them all
         for client in clients:
-            if early:
-                client.begin()
-            else:
+            if connect == "late":
                 client.connect()
+            else:
+                client.begin()
             sent = client.send()
             selector.register(client.sock, selectors.EVENT_READ if sent else selectors.EVENT_WRITE, client)
         while len(answers) < requests:
@@ -155,7 +163,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--queue", type=int, default=64)
     parser.add_argument("--parallel", type=int, default=8)
-    parser.add_argument("--connect", choices=("early", "late"), default="early")
+    parser.add_argument("--connect", choices=("early", "used", "late"), default="early")
     parser.add_argument("--pulse", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.pulse:
@@ -172,7 +180,7 @@ def main() -> int:
             watch = subprocess.Popen([sys.executable, __file__, "--pulse", str(port)], stdout=subprocess.PIPE)
             assert watch.stdout is not None
             watch.stdout.readline()
-            answers = crowd(port, requests, early=asked.connect == "early")
+            answers = crowd(port, requests, asked.connect)
             watch.terminate()
             beats = json.loads(watch.communicate(timeout=10)[0])
         finally:

@@ -24,6 +24,8 @@ from ollmlx.types import Caller
 logger = logging.getLogger(__name__)
 QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
 """Ollama's words, both spaces included: clients compare them."""
+LOOKED_AT = 8
+"""Requests that are let in at once however full the queue is: 20 ms of parsing."""
 USUAL_SERVICE = 2.0
 """Seconds a request takes, until some have been measured."""
 
@@ -97,9 +99,9 @@ class Scheduler:
     def crowded(self, waiting: int) -> Busy | None:
         """What to tell one request more, unread, while `waiting` have not been let in; None while there is room.
 
-        Who comes alone is always looked at: the answer may be another, and better, than that the queue is full.
+        A few are looked at however full the queue is: they may ask for a model that is free, or to unload one.
         """
-        if waiting + len(self.arrivals) < max(1, self._settings.max_queue - len(self.room) + self._free()):
+        if waiting + len(self.arrivals) < max(LOOKED_AT, self._settings.max_queue - len(self.room) + self._free()):
             return None
         self._listener.on_reject("", "queue_full")
         return Busy(QUEUE_FULL, retry_after=self.retry_after())

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import re
 import socket
 from collections.abc import Callable
 
 from ollmlx.supervisor.arrivals import Arrival
 from ollmlx.web.entrance import Entrance
 from ollmlx.web.gate import LINGER
+from ollmlx.web.refusals import whole
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,6 @@ REST = 1.0
 """Seconds without accepting when the system has no descriptor or no memory for another connection."""
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 PIECE = 2**16
-LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
 
 Welcome = Callable[[socket.socket, bytes, Arrival], None]
 """Takes over the socket of a request that is let in, and its first bytes."""
@@ -143,7 +142,7 @@ class _Stranger:
     def _refuse(self, first: bytes, answer: bytes) -> None:
         try:
             self._sock.send(answer)  # into an empty buffer: all of it
-            if not _whole(first):
+            if not whole(first):
                 self._sock.shutdown(socket.SHUT_WR)
                 self._wait(self._discard, LINGER)
                 return
@@ -164,10 +163,3 @@ class _Stranger:
         if self in self._strangers:
             self._strangers.discard(self)
             self._loop.remove_reader(self._sock.fileno())
-
-
-def _whole(request: bytes) -> bool:
-    """Whether this is all that the client wants to send."""
-    head, _, body = request.partition(b"\r\n\r\n")
-    length = LENGTH.search(head + b"\r\n")
-    return length is not None and int(length[1]) <= len(body)

@@ -1,9 +1,9 @@
 """The entrance: new requests come in a few at a time, and who cannot be served is told from the first line.
 
 The event loop serves in rounds whoever is ready. With a thousand requests ready at once a round would take seconds,
-and nobody would hear from the daemon, `/livez` included. So requests that bring work (POST) take turns, a few in each
-round; those that only look pass. Who needs a runner and finds more others before it than the queue takes is refused
-before its request is parsed.
+and nobody would hear from the daemon, `/livez` included. So requests take turns, a few in each round; only those that
+ask how the daemon is pass. Who needs a runner and finds more others before it than the queue takes is refused before
+its request is parsed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ollmlx.errors import OllmlxError
 from ollmlx.supervisor.arrivals import Arrival, Arrivals
+from ollmlx.web.access_log import QUIET_PATHS
 from ollmlx.web.refusals import Refusals
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 AT_ONCE = 2
 """Requests that come in in one round of the event loop: a few milliseconds' work."""
-WORK = b"POST "
-HEAD = re.compile(rb"POST ([^\s?]{1,2048})(?:\?\S{0,2048})? HTTP/1\.[01]\r\n")
+PASSING = QUIET_PATHS | {"/"}
+"""Who asks for these only wants to know how the daemon is."""
+HEAD = re.compile(rb"(GET|HEAD|POST) ([^\s?]{1,2048})(?:\?\S{0,2048})? HTTP/1\.[01]\r\n")
+ORIGIN = re.compile(rb"\r\norigin:", re.IGNORECASE)
 
 
 class House(Protocol):
@@ -54,35 +57,33 @@ class Entrance:
         return self._house.arrivals.connection()
 
     def come(self, first: bytes, client: str, arrival: Arrival, enter: Callable[[], None]) -> bytes | None:
-        """A request's first bytes have come over a new connection. `enter` is called in its turn, or at once when it
-        only looks; the answer is returned when it is refused."""
-        if not first.startswith(WORK):
+        """A request's first bytes have come. `enter` is called in its turn, or at once when it may pass; the answer is
+        returned when it is refused."""
+        head = HEAD.match(first)
+        method, path = (head[1], head[2].decode("latin-1")) if head else (b"", "")
+        if path in PASSING and method != b"POST":
             enter()
             return None
-        path = self._work(first)
-        if path is not None and (error := self._house.crowded(self._workers)) is not None:
+        works = method == b"POST" and path in self._site.work
+        # A page of a browser could not read a refusal without the headers that its origin is answered with.
+        if works and not ORIGIN.search(first) and (error := self._house.crowded(self._workers)) is not None:
             return self._refusals.answer(error, first, path, client)
-        self._wait(enter, None if path is None else arrival)
+        self._wait(enter, arrival if works else None)
         return None
 
-    async def turn(self, first: bytes, arrival: Arrival) -> None:
-        """Wait for the turn of what has come over a connection that was used before."""
-        if first.startswith(WORK):
-            mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._wait(lambda: _wake(mine), arrival if self._work(first) else None)
+    async def turn(self, first: bytes, client: str, arrival: Arrival) -> bytes | None:
+        """As `come`, for a request on a connection that was used before: returns in its turn."""
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answer = self.come(first, client, arrival, lambda: _wake(mine))
+        if answer is None:
             await mine
+        return answer
 
     def close(self) -> None:
         """The daemon ends: everybody who waits comes in, to be told so."""
         while self._line:
             self._let_in()
         self._refusals.tell()
-
-    def _work(self, first: bytes) -> str | None:
-        """The path of a request that needs a runner."""
-        head = HEAD.match(first)
-        path = head[1].decode("latin-1") if head else None
-        return path if path in self._site.work else None
 
     def _wait(self, enter: Callable[[], None], arrival: Arrival | None) -> None:
         self._line.append((enter, arrival))

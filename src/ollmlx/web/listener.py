@@ -12,6 +12,7 @@ import logging
 import math
 import re
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,10 @@ from hypercorn.events import Event, RawData, Updated
 from hypercorn.utils import wrap_app
 
 from ollmlx.supervisor.arrivals import ARRIVAL, Arrival
-from ollmlx.web.doorstep import Doorstep
+from ollmlx.web.doorstep import PIECE, Doorstep
 from ollmlx.web.entrance import Entrance, House
+from ollmlx.web.gate import LINGER
+from ollmlx.web.refusals import whole
 from ollmlx.web.site import site_of
 
 if TYPE_CHECKING:
@@ -119,7 +122,7 @@ class Listener:
             assert task is not None
             self._connections[task] = Connection(transport)
             writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-            incoming: Any = Incoming(first, reader, arrival, self._entrance)
+            incoming: Any = Incoming(first, reader, writer, arrival, self._entrance)
             served = wrap_app(self._app, 0, "asgi")
             await _Server(served, loop, self._config, self._context, {}, incoming, writer)
         finally:
@@ -148,24 +151,51 @@ class Listener:
 
 
 class Incoming:
-    """A connection's bytes as the HTTP server reads them: each new request waits for its turn."""
+    """A connection's bytes as the HTTP server reads them: each new request waits for its turn, or is refused."""
 
-    def __init__(self, first: bytes, reader: asyncio.StreamReader, arrival: Arrival, entrance: Entrance) -> None:
+    def __init__(
+        self,
+        first: bytes,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        arrival: Arrival,
+        entrance: Entrance,
+    ) -> None:
+        self.idle = False
+        """No request is being read or answered: what comes begins one."""
         self._first = first
         self._reader = reader
+        self._writer = writer
         self._arrival = arrival
         self._entrance = entrance
+        self._refused = False
 
     def at_eof(self) -> bool:
-        return not self._first and self._reader.at_eof()
+        return self._refused or (not self._first and self._reader.at_eof())
 
     async def read(self, size: int) -> bytes:
         if self._first:
             data, self._first = self._first, b""
             return data
         data = await self._reader.read(size)
-        await self._entrance.turn(data, self._arrival)
+        if data and self.idle:
+            client = str((self._writer.get_extra_info("peername") or ("local",))[0])
+            answer = await self._entrance.turn(data, client, self._arrival)
+            if answer is not None:
+                await self._refuse(data, answer)
+                return b""
         return data
+
+    async def _refuse(self, request: bytes, answer: bytes) -> None:
+        self._refused = True
+        self._writer.write(answer)
+        await asyncio.sleep(0)  # others hear theirs before this connection is closed, which takes longer
+        if not whole(request):
+            self._writer.write_eof()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER):
+                    while await self._reader.read(PIECE):
+                        pass
 
 
 class _Server(TCPServer):
@@ -177,8 +207,11 @@ class _Server(TCPServer):
         await self.idle_task.stop()
 
     async def protocol_send(self, event: Event) -> None:
-        if isinstance(event, Updated) and event.idle and self.reader.at_eof():
-            return
+        if isinstance(event, Updated):
+            incoming: Any = self.reader
+            incoming.idle = event.idle
+            if event.idle and incoming.at_eof():
+                return
         await super().protocol_send(RawData(phrased(event.data)) if isinstance(event, RawData) else event)
 
 

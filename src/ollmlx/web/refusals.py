@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 TOLD_EVERY = 1.0  # seconds
 SENT_ID = re.compile(rb"\r\n%s:[ \t]*([^\r\n]*)" % HEADER.encode(), re.IGNORECASE)
+LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
 ANY_ID = "req-that-is-put-in-for-each"
 
 
@@ -75,3 +76,10 @@ class Refusals:
         self._untold.append(exchange)
         if self._telling is None:
             self._telling = asyncio.get_running_loop().call_later(TOLD_EVERY, self.tell)
+
+
+def whole(request: bytes) -> bool:
+    """Whether this is all that the client wants to send."""
+    head, _, body = request.partition(b"\r\n\r\n")
+    length = LENGTH.search(head + b"\r\n")
+    return length is not None and int(length[1]) <= len(body)

@@ -17,6 +17,7 @@ from ollmlx.supervisor.exits import Remedy
 from ollmlx.supervisor.launch import Launch
 from ollmlx.supervisor.listener import PoolListener
 from ollmlx.supervisor.pool import Lease, Pool
+from ollmlx.supervisor.scheduler import LOOKED_AT
 from ollmlx.testing.clock import HandClock, settle
 from ollmlx.testing.workshop import ToyRunner, ToyWorkshop, death, toy_launch
 from ollmlx.types import (
@@ -335,23 +336,31 @@ async def test_a_full_queue_answers_with_ollamas_words(house: Open) -> None:
 
 @pytest.mark.fault(41)
 async def test_there_is_room_for_free_slots_and_queue_less_those_on_their_way(house: Open) -> None:
-    home = house(max_queue=2)
-    arrival = home.pool.arrivals.connection()
-    await home.ask("served")  # nothing is free now, and two may wait
-    assert home.pool.crowded(1) is None
-    refused = home.pool.crowded(2)
+    home = house(max_queue=20)
+    arrivals = [home.pool.arrivals.connection() for _ in range(20)]
+    await home.ask("served")  # nothing is free now, and twenty may wait
+    assert home.pool.crowded(19) is None
+    refused = home.pool.crowded(20)
     assert refused is not None
     assert refused.message == "server busy, please try again.  maximum pending requests exceeded"
-    arrival.come()
-    assert home.pool.crowded(0) is None
-    assert home.pool.crowded(1) is not None
-    token = ARRIVAL.set(arrival)
+    for arrival in arrivals[:5]:
+        arrival.come()
+    assert home.pool.crowded(14) is None
+    assert home.pool.crowded(15) is not None
+    token = ARRIVAL.set(arrivals[0])
     await home.ask("waits")
     ARRIVAL.reset(token)
-    assert home.pool.crowded(0) is None, "it has asked: it is in the queue, and on its way no more"
-    await home.ask("waits, too")
-    assert home.pool.crowded(0) is None, "who comes alone is always looked at"
-    assert home.pool.crowded(1) is not None
+    assert home.pool.crowded(14) is None, "it has asked: it is in the queue, and on its way no more"
+    assert home.pool.crowded(15) is not None
+
+
+@pytest.mark.fault(41)
+async def test_a_few_are_looked_at_however_full_the_queue_is(house: Open) -> None:
+    home = house(max_queue=1)
+    for tag in ("served", "waits"):
+        await home.ask(tag)
+    assert home.pool.crowded(LOOKED_AT - 1) is None
+    assert home.pool.crowded(LOOKED_AT) is not None
 
 
 async def test_clients_take_turns(house: Open) -> None:

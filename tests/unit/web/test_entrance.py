@@ -17,6 +17,8 @@ from ollmlx.web.site import Site
 
 CHAT = b"POST /api/chat?x=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
 SHOW = CHAT.replace(b"chat", b"show")
+PAGE = CHAT.replace(b"Content-Length", b"origin: http://localhost\r\nContent-Length")
+TAGS = b"GET /api/tags HTTP/1.1\r\nHost: localhost\r\n\r\n"
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -52,17 +54,21 @@ class Door:
         if answer is not None:
             self.refused.append(answer)
 
+    async def turn(self, first: bytes) -> bytes | None:
+        return await self.entrance.turn(first, "10.0.0.7", self.entrance.connection())
 
-async def test_requests_take_turns_and_who_only_looks_passes_them_all() -> None:
+
+@pytest.mark.parametrize("asked", [CHAT, SHOW, TAGS, b"POST /liv", b"POST /livez HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0"])
+async def test_requests_take_turns_and_who_asks_how_the_daemon_is_passes_them_all(asked: bytes) -> None:
     door = Door()
     for _ in range(5 * AT_ONCE):
-        door.come(CHAT)
+        door.come(asked)
     door.come(GET)
     assert door.entered == [GET]
     rounds = [0]
-    while door.entered.count(CHAT) < 5 * AT_ONCE:
+    while door.entered.count(asked) < 5 * AT_ONCE:
         await asyncio.sleep(0)
-        rounds.append(door.entered.count(CHAT))
+        rounds.append(door.entered.count(asked))
     assert {later - earlier for earlier, later in itertools.pairwise(rounds)} == {AT_ONCE}
 
 
@@ -80,7 +86,7 @@ async def test_of_a_crowd_exactly_those_come_in_for_whom_there_is_room() -> None
 
 @pytest.mark.parametrize(
     "first",
-    [GET, SHOW, b"PUT /api/chat HTTP/1.1\r\n\r\n", b"POST nonsense", b"POST /api/chat HTTP/2.0\r\n\r\n", b"PO"],
+    [GET, TAGS, SHOW, b"PUT /api/chat HTTP/1.1\r\n\r\n", b"POST nonsense", b"POST /api/chat HTTP/2.0\r\n\r\n", b"PO"],
 )
 async def test_what_needs_no_runner_or_is_no_request_comes_in_however_full_the_house_is(first: bytes) -> None:
     door = Door(room=0)
@@ -88,6 +94,13 @@ async def test_what_needs_no_runner_or_is_no_request_comes_in_however_full_the_h
         door.come(first)
     await eventually(lambda: len(door.entered) == 20)
     assert (len(door.house.arrivals), door.refused) == (0, [])
+
+
+async def test_a_page_of_a_browser_gets_an_answer_that_it_can_read() -> None:
+    door = Door(room=0)
+    door.come(PAGE)
+    await eventually(lambda: door.entered)
+    assert (len(door.house.arrivals), door.refused) == (1, [])
 
 
 @pytest.mark.parametrize("more", [b"", b"?" + b"x" * 3000])
@@ -105,19 +118,21 @@ async def test_a_connection_that_was_used_before_waits_for_its_turn_and_is_count
     door = Door(room=AT_ONCE + 1)
     for _ in range(AT_ONCE):
         door.come(CHAT)
-    used = asyncio.create_task(door.entrance.turn(CHAT, door.entrance.connection()))
+    used = asyncio.create_task(door.turn(CHAT))
     await asyncio.sleep(0)
     assert (len(door.entered), used.done()) == (AT_ONCE, False)
     door.come(CHAT)
     assert len(door.refused) == 1
-    await used
-    await door.entrance.turn(b"more of a body", door.entrance.connection())
-    await door.entrance.turn(b"", door.entrance.connection())
+    assert await used is None
+    assert await door.turn(GET) is None
+    refused = await door.turn(CHAT)
+    assert refused is not None
+    assert refused.startswith(b"HTTP/1.1 503 ")
 
 
 async def test_a_used_connection_that_is_gone_before_its_turn_holds_nobody_up() -> None:
     door = Door()
-    used = asyncio.create_task(door.entrance.turn(CHAT, door.entrance.connection()))
+    used = asyncio.create_task(door.turn(CHAT))
     await asyncio.sleep(0)
     used.cancel()
     door.come(CHAT)

@@ -15,7 +15,7 @@ import pytest
 from quart import Blueprint, Response
 
 from ollmlx import Service
-from ollmlx.errors import OllmlxError
+from ollmlx.errors import Busy, OllmlxError
 from ollmlx.supervisor.arrivals import Arrivals
 from ollmlx.supervisor.clock import SystemClock
 from ollmlx.testing import eventually
@@ -23,6 +23,7 @@ from ollmlx.testing.routes import FakeService, web_app
 from ollmlx.web import json_answer, read_json, upload
 from ollmlx.web.doorstep import PIECE
 from ollmlx.web.listener import HEADER_LIMIT, Listener, phrased
+from ollmlx.web.site import site_of
 from ollmlx.web.sockets import listening_socket, served_address
 
 GET = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -36,6 +37,13 @@ class Roomy:
 
     def crowded(self, waiting: int) -> OllmlxError | None:
         return None
+
+
+class Full(Roomy):
+    """A house with room for nobody."""
+
+    def crowded(self, waiting: int) -> OllmlxError | None:
+        return Busy("full")
 
 
 def greeting(service: Service) -> Blueprint:
@@ -72,17 +80,70 @@ async def test_a_connection_that_comes_while_it_stops_is_answered_or_closed(roun
 @pytest.mark.fault(18)
 @pytest.mark.parametrize("used", [False, True])
 async def test_who_waits_for_a_turn_when_it_stops_is_answered(used: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ollmlx.web.entrance.AT_ONCE", 0)
     async with serving(greeting) as (listener, address):
         reader, writer = await asyncio.open_connection(*address)
         if used:
             writer.write(GET)
             await reader.readuntil(b'"hello"')
+        monkeypatch.setattr("ollmlx.web.entrance.AT_ONCE", 0)
         writer.write(b"POST /hello HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
         await eventually(lambda: listener._entrance._line)
         await listener.stop(5)
         assert (await reader.read()).startswith(b"HTTP/1.1 405")
         writer.close()
+
+
+@pytest.mark.fault(41)
+@pytest.mark.parametrize("length", [2, 9])
+async def test_one_too_many_on_a_used_connection_is_refused_and_the_connection_ends(length: int) -> None:
+    async with serving(greeting) as (listener, address):
+        site_of(listener._app).work.add("/hello")
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(GET)
+        await reader.readuntil(b'"hello"')
+        listener._entrance._house = Full()
+        writer.write(b"POST /hello HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n{}" % length)
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert answer.endswith(b'{"error":"full"}')
+        assert answer.count(b"HTTP/1.1") == 1
+        if length > 2:
+            assert listener._connections, "what it still sends is read"
+            writer.write(b"more of ")
+        writer.close()
+        await eventually(lambda: not listener._connections)
+
+
+async def test_a_body_that_looks_like_a_request_is_a_body() -> None:
+    bodies: list[bytes] = []
+    begun = asyncio.Event()
+
+    def family(service: Service) -> Blueprint:
+        made = Blueprint("reader", __name__)
+
+        @made.post("/hello")
+        async def hello() -> Response:
+            begun.set()
+            bodies.extend([piece async for piece in upload()])
+            return json_answer("read")
+
+        return made
+
+    async with serving(family) as (listener, address):
+        site_of(listener._app).work.add("/hello")
+        reader, writer = await asyncio.open_connection(*address)
+        request = b"POST /hello HTTP/1.1\r\nHost: localhost\r\nContent-Length: 35\r\n\r\n"
+        body = b"POST /hello HTTP/1.1\r\nHost: local\r\n"[:35]
+        for _ in range(2):
+            writer.write(request)
+            await begun.wait()
+            begun.clear()
+            listener._entrance._house = Full()
+            writer.write(body)
+            await reader.readuntil(b'"read"')
+            listener._entrance._house = Roomy()
+        writer.close()
+    assert b"".join(bodies) == 2 * body
 
 
 @asynccontextmanager
