@@ -45,6 +45,10 @@ class Launch:
         """The model's name, for messages."""
         return str(self.model.name)
 
+    def answers_to(self, name: str) -> bool:
+        """Whether this is its model's full name, or the one that people type."""
+        return name in (self.name, self.model.name.short)
+
     def config(
         self, *, runner: str, token: str, memory_limit: int, cache_limit: int, prompt_cache: int
     ) -> RunnerConfig:

@@ -237,12 +237,12 @@ class Pool:
 
     @property
     def arrivals(self) -> Arrivals:
-        """The requests that were let in and have not asked for a runner yet."""
+        """The requests that are on their way in."""
         return self._scheduler.arrivals
 
-    def crowded(self, waiting: int) -> Busy | None:
-        """What to tell one request more, unread, while `waiting` have not been let in; None while there is room."""
-        return self._scheduler.crowded(waiting)
+    def crowded(self, model: str) -> Busy | None:
+        """What to tell one request more for a model, unread; None while there is room beside those on their way in."""
+        return self._scheduler.crowded(model)
 
     @contextmanager
     def guarded(self, pid: int) -> Iterator[None]:

@@ -96,12 +96,15 @@ class Scheduler:
         self._fleet.release(place, keep_alive)
         self.pump()
 
-    def crowded(self, waiting: int) -> Busy | None:
-        """What to tell one request more, unread, while `waiting` have not been let in; None while there is room.
+    def crowded(self, model: str) -> Busy | None:
+        """What to tell one request more for a model, unread; None while there is room beside those on their way in.
 
-        A few are looked at however full the queue is: they may ask for a model that is free, or to unload one.
+        A few are looked at however full the queue is: not all who call a generating route need a runner.
         """
-        if waiting + len(self.arrivals) < max(LOOKED_AT, self._settings.max_queue - len(self.room) + self._free()):
+        coming = len(self.arrivals)
+        if coming < max(LOOKED_AT, self._settings.max_queue - len(self.room) + self._free()):
+            return None
+        if self.arrivals.of(model) < self._free(model):
             return None
         self._listener.on_reject("", "queue_full")
         return Busy(QUEUE_FULL, retry_after=self.retry_after())
@@ -131,12 +134,12 @@ class Scheduler:
         slots = sum(place.runner.parallel for place in self._fleet.places.values() if place.runner is not None)
         return min(300.0, max(1.0, math.ceil(self._service * len(self.room) / max(1, slots))))
 
-    def _free(self) -> int:
-        """Slots that nobody uses."""
+    def _free(self, model: str | None = None) -> int:
+        """Slots that nobody uses; of one model, by its full name or its short one."""
         return sum(
             place.runner.parallel - place.leases
             for place in self._fleet.places.values()
-            if place.runner is not None and place.free
+            if place.runner is not None and place.free and (model is None or place.launch.answers_to(model))
         )
 
     # -- what the fleet tells ----------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ AT_ONCE = 2
 PASSING = QUIET_PATHS | {"/"}
 """Who asks for these only wants to know how the daemon is."""
 HEAD = re.compile(rb"(GET|HEAD|POST) ([^\s?]{1,2048})(?:\?\S{0,2048})? HTTP/1\.[01]\r\n")
+MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,256})"')
 ORIGIN = re.compile(rb"\r\norigin:", re.IGNORECASE)
 
 
@@ -35,10 +36,10 @@ class House(Protocol):
 
     @property
     def arrivals(self) -> Arrivals:
-        """The requests that were let in and have not asked for a runner yet."""
+        """The requests that are on their way in."""
 
-    def crowded(self, waiting: int) -> OllmlxError | None:
-        """What to tell one request more, unread, while `waiting` have not been let in; None while there is room."""
+    def crowded(self, model: str) -> OllmlxError | None:
+        """What to tell one request more for a model, unread; None while there is room beside those on their way in."""
 
 
 class Entrance:
@@ -48,9 +49,7 @@ class Entrance:
         self._site = site
         self._house = house
         self._refusals = Refusals(site)
-        self._line: deque[tuple[Callable[[], None], Arrival | None]] = deque()
-        self._workers = 0
-        """How many in the line need a runner."""
+        self._line: deque[tuple[Callable[[], None], Arrival]] = deque()
 
     def connection(self) -> Arrival:
         """What a new connection brings along when a request comes over it."""
@@ -65,10 +64,13 @@ class Entrance:
             enter()
             return None
         works = method == b"POST" and path in self._site.work
+        model = _model(first) if works else ""
         # A page of a browser could not read a refusal without the headers that its origin is answered with.
-        if works and not ORIGIN.search(first) and (error := self._house.crowded(self._workers)) is not None:
+        if works and not ORIGIN.search(first) and (error := self._house.crowded(model)) is not None:
             return self._refusals.answer(error, first, path, client)
-        self._wait(enter, arrival if works else None)
+        if works:
+            arrival.wait(model)
+        self._wait(enter, arrival)
         return None
 
     async def turn(self, first: bytes, client: str, arrival: Arrival) -> bytes | None:
@@ -85,9 +87,8 @@ class Entrance:
             self._let_in()
         self._refusals.tell()
 
-    def _wait(self, enter: Callable[[], None], arrival: Arrival | None) -> None:
+    def _wait(self, enter: Callable[[], None], arrival: Arrival) -> None:
         self._line.append((enter, arrival))
-        self._workers += arrival is not None
         if len(self._line) == 1:
             asyncio.get_running_loop().call_soon(self._next)
 
@@ -99,10 +100,14 @@ class Entrance:
 
     def _let_in(self) -> None:
         enter, arrival = self._line.popleft()
-        if arrival is not None:
-            self._workers -= 1
-            arrival.come()
+        arrival.come()
         enter()
+
+
+def _model(request: bytes) -> str:
+    """The name in a body that has come with its head: in every family's dialect it stands under this key."""
+    found = MODEL.search(request.partition(b"\r\n\r\n")[2])
+    return found[1].decode("utf-8", "replace") if found else ""
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:

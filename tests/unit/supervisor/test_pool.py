@@ -11,7 +11,7 @@ import pytest
 
 from ollmlx.errors import Busy, OllmlxError, OutOfMemory, RunnerFailed, RunnerUnavailable, Timeout
 from ollmlx.settings import Settings
-from ollmlx.supervisor.arrivals import ARRIVAL
+from ollmlx.supervisor.arrivals import ARRIVAL, Arrival
 from ollmlx.supervisor.death import Cause
 from ollmlx.supervisor.exits import Remedy
 from ollmlx.supervisor.launch import Launch
@@ -334,24 +334,31 @@ async def test_a_full_queue_answers_with_ollamas_words(house: Open) -> None:
     assert len(home.pool.queue()) == 2
 
 
+def arrive(home: House, model: str, count: int) -> list[Arrival]:
+    """So many requests are on their way in."""
+    arrivals = [home.pool.arrivals.connection() for _ in range(count)]
+    for arrival in arrivals:
+        arrival.wait(model)
+    return arrivals
+
+
 @pytest.mark.fault(41)
 async def test_there_is_room_for_free_slots_and_queue_less_those_on_their_way(house: Open) -> None:
     home = house(max_queue=20)
-    arrivals = [home.pool.arrivals.connection() for _ in range(20)]
     await home.ask("served")  # nothing is free now, and twenty may wait
-    assert home.pool.crowded(19) is None
-    refused = home.pool.crowded(20)
+    first, *_ = arrive(home, "a", 19)
+    assert home.pool.crowded("a") is None
+    arrive(home, "a", 1)
+    refused = home.pool.crowded("a")
     assert refused is not None
     assert refused.message == "server busy, please try again.  maximum pending requests exceeded"
-    for arrival in arrivals[:5]:
-        arrival.come()
-    assert home.pool.crowded(14) is None
-    assert home.pool.crowded(15) is not None
-    token = ARRIVAL.set(arrivals[0])
+    first.come()
+    token = ARRIVAL.set(first)
     await home.ask("waits")
     ARRIVAL.reset(token)
-    assert home.pool.crowded(14) is None, "it has asked: it is in the queue, and on its way no more"
-    assert home.pool.crowded(15) is not None
+    assert home.pool.crowded("a") is not None, "it is in the queue, and on its way no more"
+    await home.end("served")
+    assert home.pool.crowded("a") is None, "the queue is one shorter"
 
 
 @pytest.mark.fault(41)
@@ -359,8 +366,26 @@ async def test_a_few_are_looked_at_however_full_the_queue_is(house: Open) -> Non
     home = house(max_queue=1)
     for tag in ("served", "waits"):
         await home.ask(tag)
-    assert home.pool.crowded(LOOKED_AT - 1) is None
-    assert home.pool.crowded(LOOKED_AT) is not None
+    arrive(home, "a", LOOKED_AT - 1)
+    assert home.pool.crowded("a") is None
+    arrive(home, "a", 1)
+    assert home.pool.crowded("a") is not None
+
+
+@pytest.mark.fault(41)
+async def test_a_model_that_is_free_is_not_shut_off_by_a_crowd_on_another(house: Open) -> None:
+    home = house(max_queue=1)
+    await home.ask("idle", toy_launch("b", 10))
+    await home.end("idle")
+    for tag in ("served", "waits"):
+        await home.ask(tag)
+    arrive(home, "a", 2 * LOOKED_AT)
+    for name in ("b", str(toy_launch("b", 10).model.name)):
+        assert home.pool.crowded(name) is None
+    assert home.pool.crowded("a") is not None
+    assert home.pool.crowded("") is not None, "who cannot be seen to ask for it is one of the crowd"
+    arrive(home, "b", 1)
+    assert home.pool.crowded("b") is not None, "its only slot is as good as taken"
 
 
 async def test_clients_take_turns(house: Open) -> None:

@@ -32,9 +32,11 @@ class House:
     def __init__(self, room: int) -> None:
         self.arrivals = Arrivals(SystemClock())
         self.room = room
+        self.asked: list[str] = []
 
-    def crowded(self, waiting: int) -> OllmlxError | None:
-        return None if waiting + len(self.arrivals) < self.room else Busy("too many", retry_after=2.5)
+    def crowded(self, model: str) -> OllmlxError | None:
+        self.asked.append(model)
+        return None if len(self.arrivals) < self.room else Busy("too many", retry_after=2.5)
 
 
 class Door:
@@ -94,6 +96,27 @@ async def test_what_needs_no_runner_or_is_no_request_comes_in_however_full_the_h
         door.come(first)
     await eventually(lambda: len(door.entered) == 20)
     assert (len(door.house.arrivals), door.refused) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("body", "model"),
+    [
+        (b'{"model": "a:1b", "prompt": "x"}', "a:1b"),
+        (b'{"prompt":"\\"model\\": \\"b\\"","model":"a"}', "a"),
+        ('{"model":"größe"}'.encode(), "größe"),
+        (b'{"prompt": "x"}', ""),
+        (b'{"model": "a\\u0062"}', ""),
+        (b'{"model": 3}', ""),
+        (b"", ""),
+    ],
+)
+async def test_the_model_is_looked_for_in_the_body_that_has_come(body: bytes, model: str) -> None:
+    door = Door()
+    door.come(b'POST /api/chat HTTP/1.1\r\nX: "model":"header"\r\n\r\n' + body)
+    assert door.house.asked == [model]
+    assert door.house.arrivals.of(model) == 1
+    await eventually(lambda: door.entered)
+    assert door.house.arrivals.of(model) == 1
 
 
 async def test_a_page_of_a_browser_gets_an_answer_that_it_can_read() -> None:

@@ -35,14 +35,14 @@ class Roomy:
     def __init__(self) -> None:
         self.arrivals = Arrivals(SystemClock())
 
-    def crowded(self, waiting: int) -> OllmlxError | None:
+    def crowded(self, model: str) -> OllmlxError | None:
         return None
 
 
 class Full(Roomy):
     """A house with room for nobody."""
 
-    def crowded(self, waiting: int) -> OllmlxError | None:
+    def crowded(self, model: str) -> OllmlxError | None:
         return Busy("full")
 
 
