@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from ollmlx.supervisor import identity
-from ollmlx.supervisor.scheduler import QUEUE_FULL
+from ollmlx.supervisor.outlook import QUEUE_FULL
 from ollmlx.supervisor.sweep import NONCE, Record, Records
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon

@@ -17,17 +17,12 @@ from ollmlx.supervisor.eviction import Plan, plan
 from ollmlx.supervisor.fleet import Fleet
 from ollmlx.supervisor.launch import Launch
 from ollmlx.supervisor.listener import PoolListener
+from ollmlx.supervisor.outlook import Outlook
 from ollmlx.supervisor.place import Place
 from ollmlx.supervisor.waiting import Ticket, WaitingRoom
 from ollmlx.types import Caller
 
 logger = logging.getLogger(__name__)
-QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
-"""Ollama's words, both spaces included: clients compare them."""
-LOOKED_AT = 8
-"""Requests that are let in at once however full the queue is: 20 ms of parsing."""
-USUAL_SERVICE = 2.0
-"""Seconds a request takes, until some have been measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +51,7 @@ class Scheduler:
         self._clock = clock
         self._fleet = fleet
         self._listener = listener
-        self._service = USUAL_SERVICE
+        self._outlook = Outlook(settings, self.room, self.arrivals, fleet)
         self._timer: Timer | None = None
         self._wake_at = math.inf
         self._closed: dict[str, int] = {}
@@ -92,22 +87,16 @@ class Scheduler:
 
     def release(self, place: Place, keep_alive: float, taken: float) -> None:
         """A request is done with its place. `taken` is when it got it."""
-        self._service += 0.1 * (self._clock.monotonic() - taken - self._service)
+        self._outlook.served(self._clock.monotonic() - taken)
         self._fleet.release(place, keep_alive)
         self.pump()
 
     def crowded(self, model: str) -> Busy | None:
-        """What to tell one request more for a model, unread; None while there is room beside those on their way in.
-
-        A few are looked at however full the queue is: not all who call a generating route need a runner.
-        """
-        coming = len(self.arrivals)
-        if coming < max(LOOKED_AT, self._settings.max_queue - len(self.room) + self._free()):
-            return None
-        if self.arrivals.of(model) < self._free(model):
+        """What to tell one request more for a model, unread; None while there is room beside those on their way in."""
+        if self._outlook.roomy(model):
             return None
         self._listener.on_reject("", "queue_full")
-        return Busy(QUEUE_FULL, retry_after=self.retry_after())
+        return self._outlook.queue_full()
 
     def waiting(self) -> list[Waiting]:
         """Everyone who waits, next one first."""
@@ -128,19 +117,6 @@ class Scheduler:
             revival.cancel()
         if self._timer is not None:
             self._timer.cancel()
-
-    def retry_after(self) -> float:
-        """Seconds until the queue as it is should have been served."""
-        slots = sum(place.runner.parallel for place in self._fleet.places.values() if place.runner is not None)
-        return min(300.0, max(1.0, math.ceil(self._service * len(self.room) / max(1, slots))))
-
-    def _free(self, model: str | None = None) -> int:
-        """Slots that nobody uses; of one model, by its full name or its short one."""
-        return sum(
-            place.runner.parallel - place.leases
-            for place in self._fleet.places.values()
-            if place.runner is not None and place.free and (model is None or place.launch.answers_to(model))
-        )
 
     # -- what the fleet tells ----------------------------------------------------------------------------------------
 
@@ -328,7 +304,7 @@ class Scheduler:
         if len(self.room) > self._settings.max_queue and not again and not ticket.future.done():
             self.room.remove(ticket)
             self._listener.on_reject(launch.name, "queue_full")
-            raise Busy(QUEUE_FULL, retry_after=self.retry_after())
+            raise self._outlook.queue_full()
         self._listener.on_queue(len(self.room))
         return ticket
 

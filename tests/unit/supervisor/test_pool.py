@@ -16,8 +16,8 @@ from ollmlx.supervisor.death import Cause
 from ollmlx.supervisor.exits import Remedy
 from ollmlx.supervisor.launch import Launch
 from ollmlx.supervisor.listener import PoolListener
+from ollmlx.supervisor.outlook import LOOKED_AT
 from ollmlx.supervisor.pool import Lease, Pool
-from ollmlx.supervisor.scheduler import LOOKED_AT
 from ollmlx.testing.clock import HandClock, settle
 from ollmlx.testing.workshop import ToyRunner, ToyWorkshop, death, toy_launch
 from ollmlx.types import (
