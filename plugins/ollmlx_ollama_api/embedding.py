@@ -68,7 +68,7 @@ async def _embedded(service: Service, body: Named, request: EmbedRequest, keep_a
     """The vectors; without texts the model is only loaded."""
     name, who, started = body.model_name(), caller(body.asked), time.monotonic_ns()
     if not request.inputs:
-        load_ns = await _found(body, service.load(name, caller=who, keep_alive=keep_alive))
+        load_ns = await _found(body, service.load(name, caller=who, keep_alive=keep_alive, options=request.options))
         return EmbedResult(embeddings=(), prompt_tokens=0, load_ns=load_ns, total_ns=time.monotonic_ns() - started)
     return await _found(body, embedded(service.embed(name, request, caller=who, keep_alive=keep_alive)))
 

@@ -67,12 +67,12 @@ async def load_or_unload(
     service: Service, name: ModelName, body: GenerateBody | ChatBody, records: Records
 ) -> Response:
     """Have the model loaded, or let it go; one object, never a stream."""
-    body.shared()  # what is wrong with the options is said now, not with the first prompt
+    asked = body.shared()["options"]  # what is wrong with the others is said now, too, not with the first prompt
     if body.unloads:
         caller(body.asked)
         await service.unload(name)
         return json_answer(records.bare("unload"))
     if isinstance(body, GenerateBody) and body.raw and (body.template or body.system or body.context):
         raise InvalidRequest("raw mode does not support template, system, or context")
-    await service.load(name, caller=caller(body.asked), keep_alive=body.keep_alive)
+    await service.load(name, caller=caller(body.asked), keep_alive=body.keep_alive, options=asked)
     return json_answer(records.bare("load"))

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ollmlx import ModelName, __version__
-from ollmlx.types import RunnerInfo
+from ollmlx.types import RunnerInfo, RunnerState
 from ollmlx.web import Exchange
 from ollmlx_ops.pool_counts import SECONDS, PoolCounts
 
@@ -96,8 +96,8 @@ class RunnerGauges(Collector):
         now = datetime.now(UTC)
         for runner in self._runners():
             labels = [runner.model.name.short, runner.backend, str(runner.state)]
-            uptime = (now - runner.started_at).total_seconds() if runner.started_at else 0.0
-            families["uptime_seconds"].add_metric(labels, uptime)
+            if runner.started_at and runner.state is not RunnerState.FAILED:
+                families["uptime_seconds"].add_metric(labels, (now - runner.started_at).total_seconds())
             families["memory_bytes"].add_metric(labels, runner.memory)
             families["reserved_bytes"].add_metric(labels, runner.reserved)
             families["active_requests"].add_metric(labels, runner.active)

@@ -14,7 +14,7 @@ class OllmlxError(Exception):
     """A failure with an explanation.
 
     message: one sentence for the user. hint: the next step, often a command. code: a runbook in `diagnostics/`.
-    retry_after: seconds after which trying again can help, when known.
+    retry_after: seconds after which trying again can help, when known; `math.inf` where it never will.
     """
 
     kind: ClassVar[str] = "internal"

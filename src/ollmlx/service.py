@@ -6,6 +6,7 @@ Route plugins and the command line's server side call this and nothing below it.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ from ollmlx.types import (
     InstalledModel,
     Message,
     ModelDefaults,
+    Options,
     PullProgress,
     RunnerInfo,
 )
@@ -190,11 +192,20 @@ class Service:
         """The loaded models, as they are at this moment."""
         return self.pool.runners()
 
-    async def load(self, name: ModelName, *, caller: Caller, keep_alive: float | None = None) -> int:
-        """Have a model ready. Returns the nanoseconds it took (0: it was loaded)."""
+    async def load(
+        self,
+        name: ModelName,
+        *,
+        caller: Caller,
+        keep_alive: float | None = None,
+        options: Options | None = None,
+        patient: bool = False,
+    ) -> int:
+        """Have a model ready. Returns the nanoseconds it took (0: it was loaded). `patient`: however long that is,
+        `request_timeout` is for requests."""
         model = await self.resolve(name)
-        launch = await self.launcher.launch(model)
-        async with self.pool.lease(launch, caller, keep_alive) as lease:
+        launch = await self.launcher.launch(model, options)
+        async with self.pool.lease(launch, caller, keep_alive, deadline=math.inf if patient else None) as lease:
             return lease.load_ns
 
     async def unload(self, name: ModelName) -> bool:
@@ -230,13 +241,10 @@ class Service:
         model = await self.resolve(name)
         request = with_defaults(model, request, caller)
         launch = await self.launcher.launch(model)
-        async with self.pool.lease(launch, caller) as lease:
-            tokens = await lease.runner.tokenize(
-                TokenizeRequest(
-                    text=request.prompt, messages=request.messages, tools=request.tools, template=request.template
-                )
-            )
-        return len(tokens.tokens)
+        asked = TokenizeRequest(
+            text=request.prompt, messages=request.messages, tools=request.tools, template=request.template
+        )
+        return len((await self.pool.tokenize(launch, asked, caller)).tokens)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

@@ -246,6 +246,57 @@ def test_a_key_is_asked_for_and_never_written(daemon: StartDaemon) -> None:
     assert "sesame" not in one.log_text
 
 
+HELLO = [{"role": "user", "content": "hello"}]
+ASKED: list[tuple[str, dict[str, Any]]] = [
+    ("/api/chat", {"messages": HELLO}),
+    ("/api/chat", {"messages": HELLO, "stream": False}),
+    ("/api/chat", {}),
+    ("/api/generate", {"prompt": "hello"}),
+    ("/api/generate", {}),
+    ("/api/embed", {"input": "hello"}),
+    ("/api/embed", {"input": []}),
+    ("/api/embeddings", {"prompt": "hello"}),
+    ("/v1/chat/completions", {"messages": HELLO}),
+    ("/v1/chat/completions", {"messages": HELLO, "stream": True, "n": 2}),
+    ("/v1/completions", {"prompt": "hello"}),
+    ("/v1/responses", {"input": "hello", "stream": True}),
+    ("/v1/embeddings", {"input": "hello"}),
+    ("/v1/messages", {"messages": HELLO, "max_tokens": 9, "stream": True}),
+    ("/v1/messages", {"messages": HELLO, "max_tokens": 9}),
+    ("/v1/messages/count_tokens", {"messages": HELLO}),
+]
+"""Everything that needs a runner; an empty one loads it."""
+
+
+@pytest.mark.parametrize(("path", "body"), ASKED, ids=[f"{path} {' '.join(body)}" for path, body in ASKED])
+def test_whatever_needs_a_runner_tells_how_long_it_waited(shared: Daemon, path: str, body: dict[str, Any]) -> None:
+    name = f"waited-{ASKED.index((path, body))}"
+    answer = shared.post(path, {"model": "tiny", **body}, headers={"X-Request-ID": name})
+    assert answer.status_code == 200
+    assert answer.headers["x-request-id"] == name
+    assert float(answer.headers["x-ollmlx-queue-ms"]) >= 0
+    assert float(answer.headers["x-ollmlx-load-ms"]) >= 0
+    line = rf"POST {path} 200 ms=.+ model=tiny queue_ms=.+ load_ms=.+ request={name}$"
+    wait_until(lambda: re.search(line, shared.log_text, re.MULTILINE))
+
+
+def test_several_choices_are_counted_as_what_they_cost(shared: Daemon) -> None:
+    asked = {"model": "tiny", "n": 3, "messages": [{"role": "user", "content": "fake:tokens=10 go"}]}
+    answer = shared.post("/v1/chat/completions", asked, headers={"X-Request-ID": "three-choices"})
+    assert answer.json()["usage"]["completion_tokens"] == 30
+    wait_until(lambda: re.search(r" tokens=30 finish=stop request=three-choices$", shared.log_text, re.MULTILINE))
+
+
+def test_loading_takes_the_context_that_is_asked_for(daemon: StartDaemon) -> None:
+    one = daemon(**settings(runners={"context_length": 1024}))
+    asked = {"model": "tiny", "options": {"num_ctx": 2048}}
+    for path, body in (("/api/generate", asked), ("/api/embed", {**asked, "input": []})):
+        assert one.post(path, body).status_code == 200
+        assert [model["context_length"] for model in one.get("/api/ps").json()["models"]] == [2048]
+        one.post("/api/generate", {"model": "tiny", "keep_alive": 0})
+        wait_until(lambda: one.get("/api/ps").json()["models"] == [])
+
+
 STEPS = (
     r"tiny: fake model of store fake, backend fake, context 4096, needs .+",
     r"tiny#1 is promised .+ for a context of 4096; .+ of .+ are left, 0 others have to go first",

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from ollmlx.cli.client import Client, Json
 
+LOADING = "Loading..."
 INTERVAL = 1.0  # seconds between two looks of --watch
 
 
@@ -69,7 +70,7 @@ def ps_table(models: list[Json]) -> str:
             format_size(model["size"]),
             processor(model["size"], model["size_vram"]),
             str(model.get("context_length") or ""),
-            until(model.get("expires_at") or "", now),
+            LOADING if model.get("state") == "starting" else until(model.get("expires_at") or "", now),
         )
         for model in models
     ]

@@ -103,7 +103,11 @@ class Routes:
 
     async def tokenize(self, request: web.Request) -> web.Response:
         asked = await _body(request, TokenizeRequest)
-        return _json(await self._harness.ready_engine().tokenize(asked))
+        if self._harness.config.debug_prompts:
+            log.debug("tokenize %s", asked.model_dump_json(exclude_defaults=True))
+        result = await self._harness.ready_engine().tokenize(asked)
+        log.debug("tokenize: %d tokens", len(result.tokens))
+        return _json(result)
 
     async def detokenize(self, request: web.Request) -> web.Response:
         asked = await _body(request, Tokens)

@@ -20,6 +20,9 @@ Duration = Annotated[
 ]
 """Seconds; written as 300, "5m" or "1h30m"; negative is for ever."""
 
+Limit = Annotated[Duration, Field(gt=0)]
+"""A duration in which something has to happen: none at all would be a daemon that does nothing."""
+
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 """Bytes; written as a number, "8GiB" or "500MB"."""
 
@@ -48,8 +51,8 @@ class ServerSettings(Section):
     max_body: Size = Field(
         100 * 1024 * 1024, description="Largest request body that is read. Blob uploads are not limited."
     )
-    body_timeout: Duration = Field(30, description="A request body must have arrived after this long.")
-    write_timeout: Duration = Field(60, description="A client that reads nothing for this long is dropped.")
+    body_timeout: Limit = Field(30, description="A request body must have arrived after this long.")
+    write_timeout: Limit = Field(60, description="A client that reads nothing for this long is dropped.")
     drain_timeout: Duration = Field(10, description="On SIGTERM, running answers may finish for this long.")
     docs: bool = Field(True, description="Serve /openapi.json and /docs.")
 
@@ -103,13 +106,13 @@ class RunnerSettings(Section):
     context_length: Annotated[int, Field(ge=0)] = Field(
         0, description="Context length in tokens. 0: the model's own, as far as memory allows."
     )
-    load_timeout: Duration = Field(300, description="A load that makes no progress for this long has failed.")
-    request_timeout: Duration = Field(-1, description="Longest time one request may take. Negative: no limit.")
-    hang_timeout: Duration = Field(
+    load_timeout: Limit = Field(300, description="A load that makes no progress for this long has failed.")
+    request_timeout: Limit = Field(-1, description="Longest time one request may take. Negative: no limit.")
+    hang_timeout: Limit = Field(
         120, description="A runner with work that makes no progress for this long is restarted."
     )
     stop_timeout: Duration = Field(5, description="Time between asking a runner to stop and killing it.")
-    probe_interval: Duration = Field(1, description="Time between health probes of a runner.")
+    probe_interval: Limit = Field(1, description="Time between health probes of a runner.")
     swap_wait: Duration = Field(
         5, description="Requests for a loaded model may pass one that would evict it for at most this long."
     )
@@ -180,7 +183,7 @@ class PluginSettings(BaseModel):
     )
     disabled: tuple[str, ...] = Field((), description="Plugins, by name, that are not loaded.")
     required: tuple[str, ...] = Field((), description="Plugins, by name, without which the daemon does not start.")
-    load_timeout: Duration = Field(10, description="A plugin that takes longer to load is switched off.")
+    load_timeout: Limit = Field(10, description="A plugin that takes longer to load is switched off.")
 
     def table(self, name: str) -> dict[str, Any]:
         """The raw table `[plugins.NAME]`; the plugin's own model validates it."""
@@ -212,7 +215,7 @@ class ModelSettings(Section):
     context_length: Annotated[int, Field(ge=0)] | None = Field(None, description="As [runners] context_length.")
     parallel: Annotated[int, Field(ge=0)] | None = Field(None, description="As [runners] parallel.")
     keep_alive: Duration | None = Field(None, description="As [runners] keep_alive.")
-    request_timeout: Duration | None = Field(None, description="As [runners] request_timeout.")
+    request_timeout: Limit | None = Field(None, description="As [runners] request_timeout.")
     backend: str | None = Field(None, description="The backend that runs it, when several can.")
     draft: str | None = Field(None, description="A small model of the same family that drafts tokens.")
     adapter: str | None = Field(None, description="Folder with LoRA weights.")

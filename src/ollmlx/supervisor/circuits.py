@@ -83,15 +83,19 @@ class Circuits:
     def _refusal(self, failure: Failure, closed_for: float) -> OllmlxError:
         assert failure.death is not None
         sentence = failure.death.sentence(failure.name)
-        again = f"it is tried again in {format_duration(math.ceil(closed_for))}"
         if failure.circuit.permanent:
             error = failure.death.error(failure.name)
             error.retry_after = closed_for
             error.hint = f"fix the cause, then: ollmlx stop {failure.name}"
             return error
+        limit, window = self.settings.restart_limit, self.settings.restart_window
+        often = f"{failure.name} failed {limit} {'time' if limit == 1 else 'times'}"
+        within = f" within {format_duration(window)}" if window < math.inf else ""
+        again = "it is not tried again"
+        if closed_for < math.inf:
+            again = f"it is tried again in {format_duration(math.ceil(closed_for))}"
         return RunnerUnavailable(
-            f"{failure.name} failed {self.settings.restart_limit} times within "
-            f"{format_duration(self.settings.restart_window)}; {again}. Last cause: {sentence}",
+            f"{often}{within}; {again}. Last cause: {sentence}",
             code="RUN006",
             hint=f"ollmlx stop {failure.name} lets it be tried at once",
             retry_after=closed_for,

@@ -120,8 +120,10 @@ class RunnerClient:
     async def embed(self, request: EmbedRequest, exchange: Exchange | None = None) -> EmbedResult:
         return await self._call("/v1/embed", request, EmbedResult, request.request_id, exchange)
 
-    async def tokenize(self, request: TokenizeRequest) -> Tokens:
-        return await self._call("/v1/tokenize", request, Tokens)
+    async def tokenize(
+        self, request: TokenizeRequest, exchange: Exchange | None = None, request_id: str = ""
+    ) -> Tokens:
+        return await self._call("/v1/tokenize", request, Tokens, request_id, exchange)
 
     async def detokenize(self, tokens: Tokens) -> str:
         return (await self._call("/v1/detokenize", tokens, Detokenized)).text

@@ -96,10 +96,9 @@ class Fleet:
         place.leases += 1
         place.runner.working = place.leases
 
-    def release(self, place: Place, keep_alive: float) -> None:
-        """One request less. The last request's wish decides how long it stays."""
+    def release(self, place: Place) -> None:
+        """One request less."""
         place.leases -= 1
-        place.keep_alive = keep_alive
         if place.runner is not None:
             place.runner.working = place.leases
         place.used(self._clock.monotonic())

@@ -16,7 +16,9 @@ QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
 LOOKED_AT = 8
 """Requests that are let in at once however full the queue is: 20 ms of parsing."""
 USUAL_SERVICE = 2.0
-"""Seconds a request takes, until some have been measured."""
+"""Seconds a request takes, until one has been measured."""
+NEWEST = 0.1
+"""Share of the newest request in what one is thought to take, once there are enough of them."""
 LONGEST = 300.0
 """Seconds, the most that anybody is told to stay away."""
 
@@ -30,10 +32,12 @@ class Outlook:
         self._arrivals = arrivals
         self._fleet = fleet
         self._service = USUAL_SERVICE
+        self._measured = 0
 
     def served(self, seconds: float) -> None:
         """A request has held its slot for so long."""
-        self._service += 0.1 * (seconds - self._service)
+        self._measured += 1
+        self._service += max(NEWEST, 1 / self._measured) * (seconds - self._service)
 
     def roomy(self, model: str) -> bool:
         """Whether one request more for a model may find a slot or a place in the queue beside those on their way in.

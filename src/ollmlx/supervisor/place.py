@@ -34,6 +34,8 @@ class Place:
     leases: int = 0
     last_used: float = -math.inf
     keep_alive: float = 300.0
+    told: bool = False
+    """A request said how long it stays. Those that say nothing leave it at that."""
     expires: float = math.inf
     leaving: bool = False
     unwanted: bool = False
@@ -69,6 +71,13 @@ class Place:
         if launch.pin and not self.launch.pin:
             self.launch = replace(self.launch, pin=True)
 
+    def stay(self, asked: float | None, usual: float) -> None:
+        """A request gets it that asked for `asked` seconds, or for nothing: then `usual` counts until somebody does."""
+        if asked is not None:
+            self.keep_alive, self.told = asked, True
+        elif not self.told:
+            self.keep_alive = usual
+
     def used(self, now: float) -> None:
         """From now on its time to live counts."""
         self.last_used = now
@@ -78,8 +87,7 @@ class Place:
         """As `ps` shows it."""
         runner, now = self.runner, clock.monotonic()
         status = runner.status if runner is not None else None
-        expires = self.expires if self.idle else now + self.keep_alive
-        endless = self.launch.pin or math.isinf(expires)
+        remaining = self._remaining(now)
         return RunnerInfo(
             id=self.id,
             model=self.launch.model,
@@ -93,7 +101,7 @@ class Place:
             memory=(runner.memory if runner is not None else 0) or self.launch.estimate.total,
             memory_gpu=status.memory_active if status is not None and status.device != "cpu" else 0,
             started_at=clock.now() - timedelta(seconds=now - self.began),
-            expires_at=None if endless else clock.now() + timedelta(seconds=expires - now),
+            expires_at=None if math.isinf(remaining) else clock.now() + timedelta(seconds=remaining),
             restarts=restarts,
             last_words=runner.last_words() if runner is not None else (),
             device=status.device if status is not None else "",
@@ -101,6 +109,14 @@ class Place:
             cached_tokens=status.cached_tokens_total if status is not None else 0,
             prompt_tokens=status.prompt_tokens_total if status is not None else 0,
         )
+
+    def _remaining(self, now: float) -> float:
+        """Seconds it will stay if nobody asks for it. In use, or loading, these have not begun to run."""
+        if self.leaving or self.unwanted:
+            return 0.0
+        if self.launch.pin:
+            return math.inf
+        return self.expires - now if self.idle and self.settled else self.keep_alive
 
     def _state(self) -> RunnerState:
         if self.leaving:

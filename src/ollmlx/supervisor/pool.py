@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ollmlx.errors import Busy, Timeout
+from ollmlx.protocol import TokenizeRequest, Tokens
 from ollmlx.quantities import format_duration
 from ollmlx.settings import Settings
 from ollmlx.streams import closing
@@ -39,6 +41,7 @@ from ollmlx.types import (
 )
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 STOP_MARGIN = 5.0
 """Seconds beyond `stop_timeout` after which `close` no longer waits for a process that cannot even be killed."""
 
@@ -124,16 +127,20 @@ class Pool:
         caller: Caller,
         keep_alive: float | None = None,
         *,
-        deadline: float = math.inf,
+        deadline: float | None = None,
         again: bool = False,
     ) -> AsyncIterator[Lease]:
-        """Load the model if needed, and hold a slot of its runner. `keep_alive` in seconds, None: as launched.
+        """Load the model if needed, and hold a slot of its runner.
 
-        Raises Busy, OutOfMemory, Timeout (at `deadline`, monotonic), RunnerFailed and its kinds. `again`: a retry.
+        `keep_alive` in seconds; None: as somebody asked before, else as launched. Raises Busy, OutOfMemory, Timeout (at
+        `deadline`, monotonic; None: by the launch), RunnerFailed and its kinds. `again`: a retry.
         """
         arrived = self._clock.monotonic()
+        if deadline is None:
+            deadline = arrived + launch.request_timeout
         place = await self._scheduler.seat(launch, caller, deadline, again=again)
         assert place.runner is not None
+        place.stay(keep_alive, launch.keep_alive)
         taken = self._clock.monotonic()
         loading = max(0.0, min(taken, place.ready_at) - max(arrived, place.began))
         waited = taken - arrived
@@ -147,7 +154,7 @@ class Pool:
                 self._listeners.on_cancel(launch.name, "running")
             raise
         finally:
-            self._scheduler.release(place, launch.keep_alive if keep_alive is None else keep_alive, taken)
+            self._scheduler.release(place, taken)
             logger.debug("%s is done with the request after %.3f s", place.id, self._clock.monotonic() - taken)
 
     async def generate(
@@ -187,22 +194,19 @@ class Pool:
     ) -> EmbedResult:
         """Vectors, one per input. A runner that dies is replaced once. Raises OllmlxError."""
         began = self._clock.monotonic()
-        deadline = began + launch.request_timeout
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                async with self.lease(launch, caller, keep_alive, deadline=deadline, again=attempt > 1) as lease:
-                    with self._timed(launch, deadline) as exchange:
-                        result = await lease.runner.embed(request, exchange)
-                    self._served(lease)
-                    total = _ns(self._clock.monotonic() - began)
-                    times = {"queue_ns": lease.queue_ns, "load_ns": lease.load_ns, "total_ns": total}
-                    return result.model_copy(update=times)
-            except RunnerDied as died:
-                if attempt > 1 or not died.fresh:
-                    raise
-                self._retry(launch, died)
+        lease, result = await self._asked(
+            launch, caller, keep_alive, lambda runner, exchange: runner.embed(request, exchange)
+        )
+        total = _ns(self._clock.monotonic() - began)
+        return result.model_copy(update={"queue_ns": lease.queue_ns, "load_ns": lease.load_ns, "total_ns": total})
+
+    async def tokenize(self, launch: Launch, request: TokenizeRequest, caller: Caller) -> Tokens:
+        """Token ids of a text or a conversation. A runner that dies is replaced once. Raises OllmlxError."""
+        return (
+            await self._asked(
+                launch, caller, None, lambda runner, exchange: runner.tokenize(request, exchange, caller.request_id)
+            )
+        )[1]
 
     # -- looking after -----------------------------------------------------------------------------------------------
 
@@ -255,6 +259,29 @@ class Pool:
         self._listeners.add(listener)
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    async def _asked(
+        self,
+        launch: Launch,
+        caller: Caller,
+        keep_alive: float | None,
+        question: Callable[[PooledRunner, Exchange], Awaitable[T]],
+    ) -> tuple[Lease, T]:
+        """What a runner answers in one piece, within the request's time."""
+        deadline = self._clock.monotonic() + launch.request_timeout
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                async with self.lease(launch, caller, keep_alive, deadline=deadline, again=attempt > 1) as lease:
+                    with self._timed(launch, deadline) as exchange:
+                        answer = await question(lease.runner, exchange)
+                    self._served(lease)
+                    return lease, answer
+            except RunnerDied as died:
+                if attempt > 1 or not died.fresh:
+                    raise
+                self._retry(launch, died)
 
     @contextmanager
     def _timed(self, launch: Launch, deadline: float) -> Iterator[Exchange]:

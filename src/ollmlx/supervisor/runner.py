@@ -53,6 +53,8 @@ class Runner:
         self._child: Child | None = None
         self._socket: Path | None = None
         self._verdict: tuple[Cause, str] | None = None
+        self._said: str | None = None
+        """The line that explained it before it was ended."""
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._vigil = Vigil(self, launch.model, tools.settings.runners, tools.clock, self._weigh)
@@ -126,6 +128,7 @@ class Runner:
         if self._verdict is None and self._child is not None and not self._child.exited.is_set():
             logger.error("%s %s: ending it", self.id, text)
             self._verdict = (cause, text)
+            self._said = self._tail.cause()
             self._run(self._execute(self._child, cause), "execution")
 
     def abort(self, reason: OllmlxError) -> None:
@@ -153,8 +156,10 @@ class Runner:
     async def embed(self, request: EmbedRequest, exchange: Exchange | None = None) -> EmbedResult:
         return await self._guarded(self.client.embed(request, exchange))
 
-    async def tokenize(self, request: TokenizeRequest) -> Tokens:
-        return await self._guarded(self.client.tokenize(request))
+    async def tokenize(
+        self, request: TokenizeRequest, exchange: Exchange | None = None, request_id: str = ""
+    ) -> Tokens:
+        return await self._guarded(self.client.tokenize(request, exchange, request_id))
 
     async def detokenize(self, tokens: Tokens) -> str:
         return await self._guarded(self.client.detokenize(tokens))
@@ -322,7 +327,8 @@ class Runner:
         words = self._tail.last_words()
         if self._verdict is not None:
             cause, text = self._verdict
-            said = self._tail.cause() if cause in (Cause.HANG, Cause.STALL) else None
+            # What a hung one says at SIGABRT is where it hangs: stacks for the log, and no explanation.
+            said = {Cause.HANG: self._said, Cause.STALL: self._tail.cause()}.get(cause)
             remedy = Remedy.NONE if cause is Cause.PROTOCOL and loading else Remedy.RETRY
             return Death(cause, text, said, words, remedy, loading)
         if killed_by_us:

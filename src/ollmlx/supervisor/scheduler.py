@@ -85,10 +85,10 @@ class Scheduler:
             if expiry is not None:
                 expiry.cancel()
 
-    def release(self, place: Place, keep_alive: float, taken: float) -> None:
+    def release(self, place: Place, taken: float) -> None:
         """A request is done with its place. `taken` is when it got it."""
         self._outlook.served(self._clock.monotonic() - taken)
-        self._fleet.release(place, keep_alive)
+        self._fleet.release(place)
         self.pump()
 
     def crowded(self, model: str) -> Busy | None:
@@ -133,10 +133,7 @@ class Scheduler:
 
     def died(self, place: Place) -> None:
         """A loaded runner ended unasked."""
-        if place.launch.pin and not self.draining and place.key not in self._revivals:
-            task = asyncio.create_task(self._revive(place.launch), name=f"revive {place.id}")
-            self._revivals[place.key] = task
-            task.add_done_callback(lambda _: self._revivals.pop(place.key, None))
+        self._bring_back(place)
         self.pump()
 
     def changed(self) -> None:
@@ -237,6 +234,7 @@ class Scheduler:
                 self._let_go(place, "asked")
             elif place.runner is not None and place.runner.bloated:
                 self._let_go(place, "bloated")
+                self._bring_back(place)
             elif now >= place.expires and not wanted:
                 self._let_go(place, "keep_alive")
             elif place.expires < math.inf:
@@ -338,7 +336,7 @@ class Scheduler:
         self._listener.on_cancel(ticket.launch.name, "loading" if loading else "queued")
         future = ticket.future
         if future.done() and not future.cancelled() and future.exception() is None:
-            self._fleet.release(future.result(), future.result().keep_alive)
+            self._fleet.release(future.result())
 
     def _nobody_left(self, key: str) -> None:
         """A load that nobody waits for any more is given up."""
@@ -362,6 +360,13 @@ class Scheduler:
         self._timer, self._wake_at = None, math.inf
         self.pump()
 
+    def _bring_back(self, place: Place) -> None:
+        """See to it that a pinned model is there again, although nobody asks for it."""
+        if place.launch.pin and not self.draining and place.key not in self._revivals:
+            task = asyncio.create_task(self._revive(place.launch), name=f"revive {place.id}")
+            self._revivals[place.key] = task
+            task.add_done_callback(lambda _: self._revivals.pop(place.key, None))
+
     async def _revive(self, launch: Launch) -> None:
         """Bring a pinned model back, however long its circuit stays open."""
         caller = Caller(request_id=f"revive-{launch.model.name.short}", priority="low", route="revive")
@@ -372,7 +377,8 @@ class Scheduler:
                 logger.warning("cannot bring %s back yet: %s", launch.name, error.message)
                 await self._clock.sleep(error.retry_after or 60.0)
             else:
-                self.release(place, launch.keep_alive, self._clock.monotonic())
+                self._fleet.release(place)
+                self.pump()
                 return
 
 

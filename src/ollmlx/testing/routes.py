@@ -30,6 +30,7 @@ from ollmlx.types import (
     InstalledModel,
     ModelDefaults,
     ModelDetails,
+    Options,
     PullProgress,
     RunnerInfo,
     Text,
@@ -132,7 +133,15 @@ class FakeService:
     def ps(self) -> Sequence[RunnerInfo]:
         return self.runners
 
-    async def load(self, name: ModelName, *, caller: Caller, keep_alive: float | None = None) -> int:
+    async def load(
+        self,
+        name: ModelName,
+        *,
+        caller: Caller,
+        keep_alive: float | None = None,
+        options: Options | None = None,
+        patient: bool = False,
+    ) -> int:
         await self.resolve(name)
         self.calls.append(("load", str(name), keep_alive))
         return 7

@@ -132,7 +132,9 @@ class ToyRunner:
     async def embed(self, request: EmbedRequest, exchange: Exchange | None = None) -> EmbedResult:
         return EmbedResult(embeddings=((1.0,),) * len(request.inputs), prompt_tokens=len(request.inputs))
 
-    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+    async def tokenize(
+        self, request: TokenizeRequest, exchange: Exchange | None = None, request_id: str = ""
+    ) -> Tokens:
         return Tokens(tokens=(1,))
 
     async def detokenize(self, tokens: Tokens) -> str:

@@ -17,6 +17,7 @@ from ollmlx.web.exchange import current
 from ollmlx.web.gate import ASGI, Gate
 from ollmlx.web.incoming import IncomingRequest
 from ollmlx.web.site import Site, site_of
+from ollmlx.web.waits import Waits
 
 if TYPE_CHECKING:
     from ollmlx.app import App
@@ -35,6 +36,7 @@ def create_app(app: App) -> Quart:
     web.config["RESPONSE_TIMEOUT"] = None  # answers take as long as models do; the runner's limits hold
     web.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     web.extensions["ollmlx"] = Site(app)
+    app.service.pool.subscribe(Waits())
     web.before_request(_begin)
     web.register_error_handler(OllmlxError, _failed)
     web.register_error_handler(ValidationError, _failed)

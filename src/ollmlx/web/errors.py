@@ -145,7 +145,8 @@ def answer(found: Failure, shape: Shape) -> Response:
 
 def failure_headers(found: Failure) -> list[tuple[bytes, bytes]]:
     """The headers that belong to a failure, besides its body's type."""
-    if found.kind in LASTING and found.status != RETRIABLE:
+    for_ever = found.retry_after is not None and math.isinf(found.retry_after)
+    if (found.kind in LASTING and found.status != RETRIABLE) or for_ever:
         return [(b"x-should-retry", b"false")]  # OpenAI's and Anthropic's clients repeat any other 5xx
     if found.status == RETRIABLE:
         return [(b"retry-after", str(max(1, math.ceil(found.retry_after or 1))).encode())]

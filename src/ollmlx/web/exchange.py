@@ -83,7 +83,7 @@ class Exchange:
             case Prefill():
                 self.dropped = max(self.dropped, event.dropped)
             case Done():
-                self.done = event
+                self.done = event if self.done is None else _together(self.done, event)
                 self.dropped = max(self.dropped, event.dropped)
 
     def note_first(self) -> None:
@@ -115,6 +115,16 @@ def caller(model: str = "") -> Caller:
     exchange = current()
     exchange.model = model or exchange.model
     return exchange.caller()
+
+
+def _together(one: Done, other: Done) -> Done:
+    """Several choices of one request, generated side by side, as one."""
+    counts = ("prompt_tokens", "cached_tokens", "generated_tokens")
+    times = ("prefill_ns", "decode_ns", "total_ns")
+    return other.model_copy(
+        update={name: getattr(one, name) + getattr(other, name) for name in counts}
+        | {name: max(getattr(one, name), getattr(other, name)) for name in times}
+    )
 
 
 def _milliseconds(nanoseconds: int) -> bytes:

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import gc
 import logging
-import math
 import os
 import signal
 import socket
@@ -182,5 +181,5 @@ def _deadline(seconds: float) -> Iterator[None]:
 
 
 def _finite(seconds: float) -> float:
-    """For ever, as a number that timers take."""
-    return seconds if math.isfinite(seconds) else threading.TIMEOUT_MAX / 2
+    """For ever, or nearly, as a number that timers take."""
+    return min(seconds, threading.TIMEOUT_MAX / 2)

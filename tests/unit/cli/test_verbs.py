@@ -39,6 +39,11 @@ def test_ps_prints_where_a_model_is_and_how_long_it_stays(daemon: ScriptedDaemon
     assert json.loads(ollmlx("ps", "--json").out)["models"] == [LOADED]
 
 
+def test_ps_says_of_a_model_that_it_is_being_loaded(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+    daemon.says("GET", "/api/ps", {"models": [{**LOADED, "state": "starting"}]})
+    assert ollmlx("ps").out.rstrip().endswith("Loading...")
+
+
 @pytest.mark.parametrize(
     ("size", "on_gpu", "said"),
     [(10, 0, "100% CPU"), (10, 10, "100% GPU"), (10, 4, "60%/40% CPU/GPU"), (0, 0, "Unknown"), (1, 2, "Unknown")],

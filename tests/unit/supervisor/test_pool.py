@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ollmlx.errors import Busy, OllmlxError, OutOfMemory, RunnerFailed, RunnerUnavailable, Timeout
+from ollmlx.protocol import TokenizeRequest, Tokens
 from ollmlx.settings import Settings
 from ollmlx.supervisor.arrivals import ARRIVAL, Arrival
 from ollmlx.supervisor.death import Cause
@@ -204,6 +205,38 @@ async def test_keep_alive_counts_from_the_last_request(house: Open) -> None:
     expires = home.pool.runners()[0].expires_at
     assert expires is not None
     assert (expires - home.clock.now()).total_seconds() == pytest.approx(2)
+
+
+async def test_a_request_that_says_nothing_leaves_keep_alive_as_it_was_asked_for(house: Open) -> None:
+    home = house()
+    await home.use(keep_alive=math.inf)
+    await home.use()
+    await home.clock.advance(1e9)
+    assert home.loaded() == {"a"}
+    await home.use(keep_alive=0.0)
+    assert home.loaded() == set()
+    await home.use()
+    await home.clock.advance(301)
+    assert home.loaded() == set(), "what was asked of one runner is not asked of the next"
+
+
+async def test_the_time_to_live_is_told_while_loading_in_use_and_leaving(house: Open) -> None:
+    home = house(instant=False, stop_seconds=2.0)
+
+    def left() -> float:
+        (info,) = home.pool.runners()
+        assert info.expires_at is not None
+        return (info.expires_at - home.clock.now()).total_seconds()
+
+    await home.ask("a")
+    assert left() == 300, "while loading"
+    home.workshop.made[0].finish_loading()
+    await home.clock.advance(7)
+    assert left() == 300, "in use"
+    await home.pool.unload("a", wait=False)
+    assert left() == 0, "as soon as its request is done"
+    await home.end("a")
+    assert (left(), home.pool.runners()[0].state) == (0, RunnerState.STOPPING)
 
 
 async def test_a_model_in_use_does_not_expire(house: Open) -> None:
@@ -413,6 +446,18 @@ async def test_priority_goes_first_and_low_is_never_starved(house: Open) -> None
     assert home.served[-1] == "low"
 
 
+async def test_when_to_come_again_is_reckoned_from_what_requests_take(house: Open) -> None:
+    home = house(max_queue=2)
+    await home.ask("first")
+    await home.clock.advance(40)
+    await home.end("first")
+    for tag in "xyz":
+        await home.ask(tag)
+    with pytest.raises(Busy) as refused:
+        await home.use()
+    assert refused.value.retry_after == 80, "two wait, 40 s each: the first request counts for more than a guess"
+
+
 async def test_a_client_that_leaves_the_queue_is_forgotten(house: Open) -> None:
     home = house()
     await home.ask("now")
@@ -458,6 +503,21 @@ async def test_a_request_that_waits_too_long_ends_with_a_timeout(house: Open) ->
 
 
 # -- answers and failures -------------------------------------------------------------------------------------------
+
+
+async def test_whoever_only_loads_or_counts_waits_no_longer_than_any_request(house: Open) -> None:
+    home = house()
+    launch = toy_launch("a", 60, request_timeout=3.0)
+    await home.ask("holder", A)
+    loads = asyncio.create_task(home.use(launch))
+    counts = asyncio.create_task(home.pool.tokenize(launch, TokenizeRequest(text="x"), caller()))
+    patient = asyncio.create_task(home.use(launch, deadline=math.inf))
+    await home.clock.advance(4)
+    for asked in (loads, counts):
+        with pytest.raises(Timeout, match=r"no runner for a:latest within 3s: \[runners\] request_timeout"):
+            await asked
+    await home.end("holder")
+    await patient
 
 
 async def test_an_answer_is_framed_by_admitted_and_done(house: Open) -> None:
@@ -550,6 +610,20 @@ async def test_a_crash_loop_opens_the_circuit_until_it_is_reset(house: Open) -> 
     assert (await home.events())[-1].type == "done"
 
 
+async def test_a_circuit_that_stays_open_for_ever_says_so_and_holds_nobody_else_up(house: Open) -> None:
+    home = house(restart_limit=1, restart_pause=-1, restart_window=-1)
+    home.workshop.answer = dying([Text(text="x")], times=1)
+    with pytest.raises(RunnerFailed):
+        await home.events()
+    for _ in range(2):
+        with pytest.raises(RunnerUnavailable, match=r"a:latest failed 1 time; it is not tried again\. Last") as refused:
+            await home.events()
+        assert refused.value.retry_after == math.inf
+    assert (await home.events(toy_launch("b", 10)))[-1].type == "done"
+    assert home.pool.reset("a")
+    assert (await home.events())[-1].type == "done"
+
+
 async def test_what_repeating_cannot_cure_is_answered_at_once(house: Open) -> None:
     home = house(instant=False)
     asked = asyncio.create_task(home.events())
@@ -594,6 +668,18 @@ async def test_a_bloated_runner_is_replaced(house: Open) -> None:
     assert home.loaded() == set()
 
 
+async def test_a_pinned_one_that_is_bloated_is_replaced_at_once(house: Open) -> None:
+    home = house(stop_seconds=1.0)
+    await home.use(toy_launch("a", 60, pin=True))
+    home.workshop.made[0].bloated = True
+    home.workshop.made[0].on_change()
+    await home.clock.advance(2)
+    assert [(made.state, made.bloated) for made in home.workshop.made] == [
+        (RunnerState.STOPPING, True),
+        (RunnerState.READY, False),
+    ]
+
+
 async def test_a_machine_without_descriptors_is_a_passing_trouble(house: Open) -> None:
     home = house()
 
@@ -607,6 +693,21 @@ async def test_a_machine_without_descriptors_is_a_passing_trouble(house: Open) -
     finally:
         ToyRunner.start = original  # type: ignore[method-assign]
     await home.use()
+
+
+async def test_counting_tokens_survives_one_death(house: Open) -> None:
+    home = house()
+    await home.use()
+    first = home.workshop.made[0]
+
+    async def dies(*_: object) -> Tokens:
+        first.die()
+        assert first.death is not None
+        raise first.death.error("a")
+
+    first.tokenize = dies  # type: ignore[assignment]
+    assert (await home.pool.tokenize(A, TokenizeRequest(text="x"), caller())).tokens == (1,)
+    assert len(home.workshop.made) == 2
 
 
 async def test_embedding_survives_one_death(house: Open) -> None:

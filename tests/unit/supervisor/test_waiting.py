@@ -141,7 +141,7 @@ async def test_a_refusal_an_arrival_and_a_departure_cost_the_same_in_any_crowd()
         for task in waiting:
             task.cancel()
         await settle()
-        pool._scheduler.release(served.result(), 0, 0)
+        pool._scheduler.release(served.result(), 0)
         await pool.close(0)
         return found
 

@@ -153,6 +153,18 @@ async def test_a_missing_model_is_no_metric(service: FakeService) -> None:
     assert "first_token_seconds_count{" not in await text(web_app(service, blueprint).test_client())
 
 
+async def test_what_has_failed_has_no_age(service: FakeService) -> None:
+    begun = datetime(2026, 1, 2, tzinfo=UTC)
+    service.runners = [
+        RunnerInfo(id=name, model=installed(name), backend="mlx", state=state, started_at=begun)
+        for name, state in (("up", RunnerState.READY), ("down", RunnerState.FAILED))
+    ]
+    told = await text(web_app(service, blueprint).test_client())
+    assert 'ollmlx_runner_uptime_seconds{backend="mlx",model="up"' in told
+    assert 'ollmlx_runner_uptime_seconds{backend="mlx",model="down"' not in told
+    assert 'ollmlx_runner_memory_bytes{backend="mlx",model="down",state="failed"} 0.0' in told
+
+
 async def test_a_daemon_tells_of_itself_on_its_own_machine(service: FakeService) -> None:
     service.runners = [
         RunnerInfo(
