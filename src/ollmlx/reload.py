@@ -29,7 +29,7 @@ def reload(app: App, load: Callable[[], LoadedSettings]) -> Reload | None:
         return None
     change = reloadable(app.settings, found.settings)
     app.reconfigure(change.settings)
-    logging.getLogger("ollmlx").setLevel(change.settings.logging.level.upper())
+    logging.getLogger().setLevel(change.settings.logging.level.upper())
     for done in change.applied:
         logger.info("settings: %s", done)
     for waiting in change.restart:

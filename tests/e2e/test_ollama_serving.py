@@ -8,7 +8,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def flood(client: socket.socket) -> None:
         client.sendall(b"x" * 1_000_000)
 
 
-def lines(daemon: Daemon, body: Any) -> Iterator[Any]:
+def lines(daemon: Daemon, body: Any) -> Generator[Any, None, None]:
     """The records of a stream of /api/chat, as they come."""
     with closing(http.client.HTTPConnection("127.0.0.1", port(daemon), timeout=30)) as connection:
         connection.request("POST", "/api/chat", json.dumps(body))
@@ -333,6 +333,27 @@ def test_the_log_shows_each_step_of_a_request_with_its_id_and_nothing_that_was_s
     assert "a secret" not in one.log_text
     assert one.stop() == 0
     assert re.search(r"tiny#1 \(process \d+\) is gone: status 0", one.log_text)
+
+
+def test_each_line_of_a_runner_belongs_to_the_request_it_is_about(daemon: StartDaemon) -> None:
+    one = daemon(**settings(logging={"level": "debug", "format": "json"}))
+    stream = lines(one, chat("fake:tokens=1000 fake:rate=50 go"))
+    next(stream)  # it has the runner loaded, and goes on meanwhile
+    assert ask(one, "POST", "/api/chat", {**chat("hi"), "options": {"made_up": 1}}, X_Request_ID="other")[0] == 200
+    stream.close()
+
+    def told() -> list[Any]:
+        return [json.loads(line) for line in one.log_text.splitlines() if line.startswith("{")]
+
+    def of_other() -> list[str]:
+        return [line["message"] for line in told() if line.get("request") == "other"]
+
+    wait_until(lambda: any("POST /api/chat 200" in line for line in of_other()))
+    wait_until(lambda: any("tiny#1 | DEBUG [other] ollmlx.runner: generate: begun" in line for line in of_other()))
+    assert "invalid option provided: 'made_up'" in of_other(), "plugins, too"
+    strange = [line for line in told() if "[other]" in line["message"] and line["request"] != "other"]
+    assert strange == []
+    assert all(line.startswith(("{", "ollmlx ")) for line in one.log_text.splitlines())
 
 
 def test_an_upload_of_any_size_is_stored_as_it_comes_and_taken_a_second_time(shared: Daemon) -> None:

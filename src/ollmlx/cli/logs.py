@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -80,8 +81,10 @@ def _rotated(file: Path, descriptor: int) -> bool:
 
 
 def names(line: str, runner: str | None) -> bool:
-    """Whether a line is about a runner: its id, or its model's name."""
-    return runner is None or runner.lower() in line.lower()
+    """Whether a line is about a runner: its id, or its model's name, as a word of its own."""
+    if runner is None:
+        return True
+    return re.search(rf"(?<![\w.-]){re.escape(runner)}(?![\w-]|\.\w)", line, re.IGNORECASE) is not None
 
 
 def readable(line: str) -> str:

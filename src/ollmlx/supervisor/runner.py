@@ -8,6 +8,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
+from contextvars import Context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -339,7 +340,8 @@ class Runner:
         return Death(cause, meaning.text, self._tail.cause(), words, meaning.remedy, loading, meaning.label)
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(work, name=f"{name} {self.id}")
+        # In a context of its own: what it logs is about the runner, not about the request that happens to load it.
+        task = asyncio.create_task(work, name=f"{name} {self.id}", context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -18,6 +18,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ERROR = re.compile(
     r"^(?:[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b|Fatal Python error|\[METAL\]|CUDA error|panic:|error:)"
 )
+_LOGGED = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL) \[([^\]]*)\] ")
+"""A line that a runner logged, with the request it is about: `ollmlx.runner.logs`."""
 _ROUTINE = re.compile(r"^(?:DEBUG|INFO)\b")
 _NOISE = re.compile(r"^(?:\s|Extension modules:|Traceback|Current thread|Thread 0x|  File )")
 
@@ -35,6 +37,10 @@ class Tail:
         self._allowance = float(BURST)
         self._allowed_at = monotonic()
         self._suppressed = 0
+        self._level = logging.INFO
+        self._request: str | None = None
+        """Of lines that name none. None: the request that the running task works for."""
+        self._about: str | None = None
         self._settled_at = 0
         self.total = 0
         """Lines seen since the start; grows with any output, so it counts as a sign of life while loading."""
@@ -70,8 +76,12 @@ class Tail:
         return tuple(line for line in self._lines if line.strip())[-count:]
 
     def settled(self) -> None:
-        """What was said until now did not end it: later ends are not explained by it."""
+        """What was said until now did not end it: later ends are not explained by it.
+
+        Until then lines belong to the request that has it loaded, afterwards to the one that they name.
+        """
         self._settled_at = self.total
+        self._request = self._about = ""
 
     def cause(self) -> str | None:
         """The line that most likely says why: the last one, or above a stack dump the last one that names an error."""
@@ -120,7 +130,20 @@ class Tail:
         if self._suppressed:
             self._logger.info("%s | (%d lines left out)", self._name, self._suppressed)
             self._suppressed = 0
-        self._logger.info("%s | %s", self._name, text, extra={"runner": self._name})
+        level, request = self._read(text)
+        extra = {"runner": self._name} | ({} if request is None else {"request": request})
+        self._logger.log(level, "%s | %s", self._name, text, extra=extra)
+
+    def _read(self, text: str) -> tuple[int, str | None]:
+        """How severe a line is, and the request it is about. The lines of a stack follow the one above them."""
+        if logged := _LOGGED.match(text):
+            self._level = logging.getLevelNamesMapping()[logged[1]]
+            self._about = self._request if logged[2] == "-" else logged[2]
+        elif _ERROR.match(text):
+            self._level = logging.ERROR
+        elif not _NOISE.match(text):
+            self._level, self._about = logging.INFO, self._request
+        return self._level, self._about
 
 
 def clean(raw: bytes) -> str:

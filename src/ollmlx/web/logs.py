@@ -34,20 +34,25 @@ def configure(settings: Settings, stream: TextIO) -> list[logging.Handler]:
         file = _file(settings.state_folder / "logs")
         file.setFormatter(JsonLines())
         handlers.append(file)
-    root = logging.getLogger("ollmlx")
+    root = logging.getLogger()  # plugins log under their own names
     root.setLevel(settings.logging.level.upper())
-    root.propagate = False
     for handler in handlers:
+        handler.addFilter(_is_told)
         root.addHandler(handler)
     return handlers
 
 
 def release(handlers: list[logging.Handler]) -> None:
     """Close what `configure` opened."""
-    root = logging.getLogger("ollmlx")
+    root = logging.getLogger()
     for handler in handlers:
         root.removeHandler(handler)
         handler.close()
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    """Ours and our plugins' lines; of libraries, what somebody should look at."""
+    return record.levelno >= logging.WARNING or record.name.startswith("ollmlx")
 
 
 def _file(folder: Path) -> RotatingFileHandler:
@@ -69,7 +74,7 @@ class ConsoleLines(logging.Formatter):
     """`09:12:44 INFO  message request=…`; control characters are shown, never sent to the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        request_id = _request_id()
+        request_id = _request_id(record)
         suffix = f" request={request_id}" if request_id else ""
         clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         line = f"{clock} {record.levelname:<7} {record.getMessage().translate(_CONTROL)}{suffix}"
@@ -86,15 +91,21 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if request_id := _request_id():
+        if request_id := _request_id(record):
             told["request"] = request_id
+        if runner := getattr(record, "runner", None):
+            told["runner"] = runner
         told |= getattr(record, "fields", {})
         if record.exc_info is not None:
             told["traceback"] = self.formatException(record.exc_info)
         return orjson.dumps(told, default=str).decode()
 
 
-def _request_id() -> str:
-    """The request that the running task works for; none once it was answered (a runner outlives who started it)."""
+def _request_id(record: logging.LogRecord) -> str:
+    """The request that a line says it is about, or that the running task works for; none once that was answered (a
+    runner outlives who started it)."""
+    stated: str | None = getattr(record, "request", None)
+    if stated is not None:
+        return stated
     exchange = CURRENT.get()
     return exchange.id if exchange is not None and not exchange.over else ""

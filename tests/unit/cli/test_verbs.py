@@ -283,6 +283,24 @@ def test_logs_prints_the_lines_of_one_runner_for_people(
     assert json.loads(ollmlx("logs", "parrot", "--json").out) == line
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("parrot#1 is ready", True),
+        ("waiting for parrot:latest; 1 wait", True),
+        ('{"message":"POST /api/chat 200","model":"Parrot"}', True),
+        ("parrot2#1 is ready", False),
+        ("a-parrot#1 is ready", False),
+        ("parrot-vision#1 is ready", False),
+        ("the parrots are ready", False),
+    ],
+)
+def test_logs_tells_one_model_from_others_whose_names_it_is_a_part_of(line: str, told: bool) -> None:
+    from ollmlx.cli.logs import names
+
+    assert names(line, "parrot") is told
+
+
 def test_an_api_key_travels_with_each_call(
     daemon: ScriptedDaemon, ollmlx: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

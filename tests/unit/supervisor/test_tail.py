@@ -17,9 +17,11 @@ class Log(logging.Logger):
     def __init__(self) -> None:
         super().__init__("test", logging.DEBUG)
         self.written: list[str] = []
+        self.read: list[tuple[str, object]] = []
 
     def handle(self, record: logging.LogRecord) -> None:
         self.written.append(record.getMessage())
+        self.read.append((record.levelname, getattr(record, "request", None)))
 
 
 def tail() -> tuple[Tail, Log]:
@@ -80,6 +82,30 @@ def test_the_cause_is_above_a_stack_dump_and_otherwise_the_last_line() -> None:
     ended.feed(2, b"ValueError: early\nbad model: the file is damaged\n")
     assert ended.cause() == "bad model: the file is damaged"
     assert tail()[0].cause() is None
+
+
+SAID = b"""loading weights
+INFO [-] ollmlx.runner: ready
+DEBUG [r7] ollmlx.runner: generate: begun
+ERROR [r7] ollmlx.runner: the engine failed
+Traceback (most recent call last):
+  File "x.py", line 1, in f
+RuntimeError: a bug
+something native
+Fatal Python error: Aborted
+  File "x.py", line 1, in f
+"""
+
+
+def test_lines_are_logged_as_severe_as_they_are_and_for_the_request_that_they_name() -> None:
+    loading, log = tail()
+    loading.feed(2, SAID)
+    assert [level for level, _ in log.read] == ["INFO", "INFO", "DEBUG", *["ERROR"] * 4, "INFO", *["ERROR"] * 2]
+    assert [about for _, about in log.read] == [None] * 2 + ["r7"] * 5 + [None] * 3, "None: of who has it loaded"
+    log.read.clear()
+    loading.settled()
+    loading.feed(2, SAID)
+    assert [about for _, about in log.read] == [""] * 2 + ["r7"] * 5 + [""] * 3
 
 
 @pytest.mark.fault(45)
