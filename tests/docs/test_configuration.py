@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from ollmlx.settings import ClusterSettings, ModelSettings, Settings
 from ollmlx.settings.reload import RELOADABLE
-from ollmlx.settings.toml import reference
+from ollmlx.settings.toml import reference, toml_value, written_default
 
 ROOT = Path(__file__).parents[2]
 REGENERATE = "run: python -c 'from ollmlx.settings.toml import reference; print(reference(), end=str())' > ollmlx.toml"
@@ -30,11 +31,19 @@ def test_the_reference_file_is_what_the_settings_write() -> None:
 
 
 @pytest.mark.parametrize("title", SECTIONS)
-def test_every_key_is_on_the_page_with_its_meaning(title: str) -> None:
+def test_every_key_is_on_the_page_with_its_default_and_its_meaning(title: str) -> None:
     section = PAGE.partition(f"## {title}\n")[2].partition("\n## ")[0]
-    rows = {match[1]: match[2] for match in re.finditer(r"^\| `([^`]+)` \|[^|]*\| (.*) \|$", section, re.MULTILINE)}
-    fields = {field.alias or name: field.description for name, field in SECTIONS[title].model_fields.items()}
-    assert rows == fields
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]*)\| (.*) \|$", section, re.MULTILINE)
+    told = {key: (default.strip(), meaning) for key, default, meaning in rows}
+    model = SECTIONS[title]
+    assert told == {
+        field.alias or name: (_default(model, field), field.description) for name, field in model.model_fields.items()
+    }
+
+
+def _default(model: type[BaseModel], field: FieldInfo) -> str:
+    """As the page shows it: nothing where the default is none."""
+    return "" if field.default is None else f"`{toml_value(written_default(model, field))}`"
 
 
 @pytest.mark.parametrize("block", re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL))

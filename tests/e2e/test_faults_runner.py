@@ -79,10 +79,13 @@ async def house(tmp_path: Path) -> AsyncIterator[Open]:
         return home
 
     yield build
-    for home in houses:
+    for number, home in enumerate(houses):
+        held = home.pool._fleet.ledger.in_use
+        assert held == sum(info.reserved for info in home.pool.runners()), "memory is held by what is there"
         await home.pool.close(0)
         assert home.pool._fleet.ledger.in_use == 0
         assert not [info for info in home.pool.runners() if info.state is not RunnerState.FAILED]
+        assert not [*(tmp_path / str(number)).rglob("*.sock"), *(tmp_path / str(number) / "runners").glob("*")]
 
 
 def gone(pid: int) -> bool:
@@ -139,12 +142,21 @@ async def test_a_damaged_model_is_refused_without_a_second_try(house: Open, tmp_
 
 
 @pytest.mark.fault(3)
-async def test_a_load_that_says_nothing_ends_at_the_deadline(house: Open) -> None:
+async def test_a_load_that_says_nothing_ends_at_the_deadline_with_its_group(house: Open, tmp_path: Path) -> None:
     home = await house(runners={"load_timeout": 1.5})
+    spawns = tmp_path / "spawns"
+    mute = home.launch("mute", load_fault="gil", spawn_log=str(spawns), children=1)
     began = time.monotonic()
-    failed = await home.fails(Timeout, home.launch("mute", load_fault="gil"))
+    asked = asyncio.create_task(home.fails(Timeout, mute))
+    pid = int(await eventually(lambda: spawns.read_text().strip() if spawns.exists() else ""))
+    (child,) = await eventually(lambda: psutil.Process(pid).children())
+    failed = await asked
     assert 1.3 < time.monotonic() - began < 10
     assert "made no progress for 1.5s" in failed.message
+    assert home.info("mute").state is RunnerState.FAILED
+    assert home.pool._fleet.ledger.in_use == 0
+    assert gone(pid)
+    await eventually(lambda: gone(child.pid))
 
 
 @pytest.mark.fault(4)
@@ -199,13 +211,21 @@ async def test_a_death_in_mid_stream_is_an_error_and_the_next_request_works(
 
 
 @pytest.mark.fault(8)
-async def test_no_memory_while_loading_says_so_and_lets_idle_neighbours_go(house: Open) -> None:
+@pytest.mark.parametrize("neighbours", [0, 1])
+async def test_no_memory_while_loading_is_tried_once_more_without_idle_neighbours(
+    house: Open, tmp_path: Path, neighbours: int
+) -> None:
     home = await house()
-    await home.ask(home.launch())
-    failed = await home.fails(OutOfMemory, home.launch("big", load_fault="oom"))
+    spawns = tmp_path / "spawns"
+    for _ in range(neighbours):
+        await home.ask(home.launch())
+    failed = await home.fails(OutOfMemory, home.launch("big", load_fault="oom", spawn_log=str(spawns)))
     assert "ran out of memory" in failed.message
     assert "needs 999 GiB" in failed.message
-    await eventually(lambda: all(info.state is RunnerState.FAILED for info in home.pool.runners()))
+    assert len(spawns.read_text().splitlines()) == 1 + neighbours, "again only when that made room"
+    assert all(info.state is RunnerState.FAILED for info in home.pool.runners())
+    assert home.pool._fleet.ledger.in_use == 0
+    assert await home.ask(home.launch()) == "hello world"
 
 
 @pytest.mark.fault(9)
@@ -232,8 +252,16 @@ async def test_a_hang_is_ended_at_the_deadline(house: Open, fault: str) -> None:
 async def test_what_is_not_the_protocol_is_an_error_never_a_success(house: Open, fault: str) -> None:
     home = await house()
     launch = home.launch()
+    await home.ask(launch)
+    pid = home.pid()
     failed = await home.fails(RunnerFailed, launch, f"one two fake:fault={fault}@1")
     assert "the runner of parrot:latest" in failed.message
+    assert await home.ask(launch) == "hello world"
+    if fault in ("eof", "halfline"):
+        assert home.pid() == pid, "an answer that broke off says nothing of the next"
+    else:
+        assert home.pid() != pid, "who does not keep to the protocol is in no state that is known"
+        assert gone(pid)
 
 
 @pytest.mark.fault(12)
@@ -298,6 +326,21 @@ async def test_one_that_takes_too_much_memory_is_ended_and_its_neighbours_go_on(
     assert "more than its limit of 134 MB" in failed.message
     assert failed.code == "RUN005"
     assert await home.ask(home.launch("neighbour")) == "hello world"
+
+
+@pytest.mark.fault(16)
+async def test_one_above_its_soft_limit_drops_its_caches_and_goes_on(house: Open) -> None:
+    home = await house(memory={"slack": 0, "hard": 4.0, "soft": 0.5})
+    greedy = home.launch(rate=50)
+    await home.ask(greedy)
+    pid = home.pid()
+    words = "word " * 60
+    told = asyncio.create_task(home.ask(greedy, f"fake:fault=memory:140@1 {words}"))
+    await eventually(lambda: home.info().memory > 128 * MIB)
+    await eventually(lambda: home.info().memory < 128 * MIB)
+    assert await told == words.strip()
+    assert await home.ask(greedy) == "hello world"
+    assert (home.pid(), home.info().restarts) == (pid, 0)
 
 
 @pytest.mark.finding("RUN001")

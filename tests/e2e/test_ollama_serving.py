@@ -179,16 +179,34 @@ def test_a_client_that_reads_nothing_is_dropped_and_its_work_ends(daemon: StartD
     wait_until(lambda: "POST /api/chat 499" in one.log_text)
 
 
+DECODING, PREFILLING = "fake:tokens=100000 fake:rate=20 go", "fake:prefill=1000 fake:prefill_ms=100 go"
+
+
 @pytest.mark.fault(40)
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("phase", ["fake:tokens=100000 fake:rate=20", "fake:prefill=1000 fake:prefill_ms=100"])
-def test_a_client_that_leaves_frees_its_slot_at_once(shared: Daemon, phase: str, stream: bool) -> None:
-    body = json.dumps({**chat(f"{phase} go"), "stream": stream}).encode()
-    with closing(socket.create_connection(("127.0.0.1", port(shared)))) as client:
-        client.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        wait_until(lambda: any(m["active"] for m in ask(shared, "GET", "/api/ps")[1]["models"]))
+@pytest.mark.parametrize("words", [DECODING, PREFILLING], ids=["decoding", "prefilling"])
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
+def test_a_client_that_leaves_frees_its_slot_at_once(shared: Daemon, path: str, words: str, stream: bool) -> None:
+    leave(shared, path, {**chat(words), "max_tokens": 100_000, "stream": stream})
+
+
+@pytest.mark.fault(40)
+@pytest.mark.parametrize(
+    ("path", "key"), [("/api/embed", "input"), ("/v1/embeddings", "input"), ("/api/embeddings", "prompt")]
+)
+def test_a_client_that_leaves_before_its_vectors_frees_its_slot_at_once(shared: Daemon, path: str, key: str) -> None:
+    leave(shared, path, {key: PREFILLING})
+
+
+def leave(daemon: Daemon, path: str, body: dict[str, Any]) -> None:
+    """Have a request served by a model that serves one at a time, and go; another is served in its place."""
+    data = json.dumps({**body, "model": "narrow"}).encode()
+    with closing(socket.create_connection(("127.0.0.1", port(daemon)))) as client:
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+        client.sendall(head.encode() + data)
+        wait_until(lambda: any(m["active"] for m in ask(daemon, "GET", "/api/ps")[1]["models"]))
     began = time.monotonic()
-    wait_until(lambda: not any(m["active"] for m in ask(shared, "GET", "/api/ps")[1]["models"]))
+    assert ask(daemon, "POST", "/api/chat", {**chat("hi"), "model": "narrow", "stream": False})[0] == 200
     assert time.monotonic() - began < 0.3
 
 

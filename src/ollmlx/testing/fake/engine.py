@@ -98,21 +98,26 @@ class FakeEngine:
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Unit vectors that depend on the text alone; equal texts, equal vectors."""
         vectors, total = [], 0
-        for text in request.inputs:
-            script, plain = directed(self._script, text)
-            await self._strike(self._planned(script.fault), "start")
-            for _ in range(script.prefill if script.prefill_ms else 0):
-                await asyncio.sleep(script.prefill_ms / 1000)
-                self._progress += 1
-            ids = tokens.encode(plain)
-            if len(ids) > self._context_length:
-                if not request.truncate:
-                    raise ContextExceeded(f"the input is {len(ids)} tokens, the context is {self._context_length}")
-                ids = ids[: self._context_length]
-            total += len(ids)
-            vectors.append(_vector(tokens.decode(ids), script.dimensions, request))
-        self._progress += 1
+        async with self._slots:
+            for text in request.inputs:
+                vector, count = await self._embedded(text, request)
+                vectors.append(vector)
+                total += count
         return EmbedResult(embeddings=tuple(vectors), prompt_tokens=total)
+
+    async def _embedded(self, text: str, request: EmbedRequest) -> tuple[tuple[float, ...], int]:
+        script, plain = directed(self._script, text)
+        await self._strike(self._planned(script.fault), "start")
+        for _ in range(script.prefill if script.prefill_ms else 0):
+            await asyncio.sleep(script.prefill_ms / 1000)
+            self._progress += 1
+        ids = tokens.encode(plain)
+        if len(ids) > self._context_length:
+            if not request.truncate:
+                raise ContextExceeded(f"the input is {len(ids)} tokens, the context is {self._context_length}")
+            ids = ids[: self._context_length]
+        self._progress += 1
+        return _vector(tokens.decode(ids), script.dimensions, request), len(ids)
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
         text = request.text if request.text is not None else conversation(request.messages, request.tools)

@@ -1,0 +1,185 @@
+"""The fault matrix as clients see it: what a daemon answers in each dialect, streamed and whole, and what is left."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+
+from ollmlx.testing import wait_until
+from ollmlx.testing.daemon import Daemon
+
+pytestmark = pytest.mark.e2e
+ROUTES = {"ollama": "/api/chat", "openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
+LOADS: dict[str, tuple[dict[str, Any], int, str, str]] = {
+    "exits": ({"load_fault": "exit:1"}, 500, "RUN002", "ended with exit status 1 while loading: fake: exiting as told"),
+    "damaged": ({"load_fault": "bad_model"}, 500, "RUN002", "cannot load the model's files (exit status 65)"),
+    "mute": ({"load_fault": "hang"}, 504, "RUN004", "made no progress for 1.5s while loading"),
+    "starved": ({"load_fault": "oom"}, 500, "RUN005", "ran out of memory (exit status 75) while loading: fake: out of"),
+    "alien": ({"protocol": 7}, 500, "RUN008", "speaks Runner Protocol 7, this daemon speaks 1"),
+}
+DEATHS: dict[str, tuple[int, str, str]] = {
+    "kill": (500, "RUN002", "was killed by SIGKILL"),
+    "segv": (500, "RUN002", "was killed by SIGSEGV (a crash in native code): Fatal Python error: Segmentation fault"),
+    "hang": (504, "RUN004", "made no progress for "),
+    "eof": (500, "RUN002", "failed: it ended the answer without finishing it"),
+    "garbage": (500, "RUN002", "broke the protocol: it sent something that is not an event"),
+    "schema": (500, "RUN002", "broke the protocol: it sent something that is not an event"),
+    "memory:180": (500, "RUN005", "more than its limit of 128 MB, and was ended"),
+}
+FAMILIES = [(fault, "ollama") for fault in (*LOADS, *DEATHS)] + [
+    (fault, family) for fault in ("exits", "mute", "kill", "hang") for family in ("openai", "anthropic")
+]
+"""Every fault in one dialect; in the others one of each kind of error, for its shape."""
+
+
+class Said(NamedTuple):
+    """What a client was told: the status, the error's sentence and code, and all of the body."""
+
+    status: int
+    message: str
+    code: str
+    text: str
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    folder = tmp_path_factory.mktemp("answers")
+    phoenix = {"fault_spawns": 1, "spawn_log": str(folder / "spawns")}
+    started = Daemon(
+        folder,
+        fakes={
+            "parrot": {"rate": 50},
+            "other": {},
+            "phoenix": phoenix,
+            **{name: row[0] for name, row in LOADS.items()},
+        },
+        settings={
+            "plugins": {"fake": {"weights": 60_000_000}},
+            "memory": {"limit": "1GiB", "prompt_cache": 0, "hard": 2.0, "soft": 2, "slack": 0},
+            "runners": {"load_timeout": 1.5, "hang_timeout": 2, "probe_interval": 0.1, "stop_timeout": 1},
+        },
+    )
+    try:
+        yield started.start()
+    finally:
+        code = started.stop()
+    assert code == 0
+    assert "Traceback" not in started.log_text
+    assert not list((started.state / "runners").glob("*"))
+    assert not list(started.state.rglob("*.sock"))
+
+
+@pytest.fixture(autouse=True)
+def unharmed(house: Daemon) -> Iterator[None]:
+    """After each fault other models answer, and there are no more processes, and no more memory held, than is shown."""
+    assert said(house, "ollama", "other", "hello").status == 200
+    yield
+    assert said(house, "ollama", "other", "hello").status == 200
+    assert house.get("/readyz").status_code == 200
+    wait_until(lambda: runners(house) == shown(house), because=f"{runners(house)} run, {shown(house)} are shown")
+    for model in ("parrot", *LOADS):
+        house.post("/api/generate", {"model": model, "keep_alive": 0})  # it goes, and that it failed is forgotten
+    wait_until(lambda: len(shown(house)) <= 2)
+
+
+def runners(house: Daemon) -> set[int]:
+    """The processes there are."""
+    children = psutil.Process(house.process.pid).children(recursive=True)
+    return {child.pid for child in children if not any("guardian.py" in word for word in child.cmdline())}
+
+
+def shown(house: Daemon) -> set[int]:
+    """The processes that the daemon says there are."""
+    return {model["pid"] for model in house.get("/api/ps").json()["models"]}
+
+
+def said(house: Daemon, family: str, model: str, words: str, *, stream: bool = False) -> Said:
+    body = {"model": model, "messages": [{"role": "user", "content": words}], "stream": stream, "max_tokens": 900}
+    name = f"answer-{len(house.log_text)}"
+    answer = house.post(ROUTES[family], body, headers={"X-Request-ID": name})
+    assert answer.headers["x-request-id"] == name
+    line = rf"POST {ROUTES[family]} {answer.status_code} .*request={name}$"
+    wait_until(lambda: re.search(line, house.log_text, re.MULTILINE), because="one line of its own")
+    assert "Traceback" not in answer.text
+    last = answer.text.strip().splitlines()[-1].removeprefix("data: ")
+    error = {} if last == "[DONE]" else json.loads(last).get("error") or {}
+    if family == "ollama":
+        record = json.loads(last)
+        return Said(answer.status_code, record.get("error", ""), record.get("code", ""), answer.text)
+    return Said(answer.status_code, error.get("message", ""), error.get("code") or "", answer.text)
+
+
+@pytest.mark.fault(1)
+@pytest.mark.fault(2)
+@pytest.mark.fault(3)
+@pytest.mark.fault(8)
+@pytest.mark.fault(15)
+@pytest.mark.parametrize(("model", "family"), [case for case in FAMILIES if case[0] in LOADS])
+def test_a_load_that_fails_is_a_status_with_the_cause_in_every_dialect(house: Daemon, model: str, family: str) -> None:
+    _, status, code, words = LOADS[model]
+    told = said(house, family, model, "hello", stream=True)
+    assert told.status == status
+    assert words in told.message
+    assert told.code == ("" if family == "anthropic" else code)
+    (failed,) = [one for one in house.get("/api/daemon").json()["runners"] if one["name"] == model]
+    assert (failed["state"], failed["pid"], failed["code"], failed["reserved"]) == ("failed", None, code, 0)
+
+
+@pytest.mark.fault(6)
+@pytest.mark.fault(7)
+@pytest.mark.fault(9)
+@pytest.mark.fault(10)
+@pytest.mark.fault(11)
+@pytest.mark.fault(16)
+@pytest.mark.parametrize(("fault", "family"), [case for case in FAMILIES if case[0] in DEATHS])
+def test_a_death_in_mid_answer_is_the_last_record_of_a_stream_and_a_status_otherwise(
+    house: Daemon, fault: str, family: str
+) -> None:
+    assert said(house, family, "parrot", "hello").status == 200
+    (before,) = [model["pid"] for model in house.get("/api/ps").json()["models"] if model["name"] == "parrot:latest"]
+    status, code, words = DEATHS[fault]
+    for stream in (True, False) if family == "ollama" else (True,):
+        told = said(house, family, "parrot", f"one two three fake:fault={fault}@2 " + "word " * 100, stream=stream)
+        assert told.status == (200 if stream else status)
+        assert words in told.message
+        assert told.code == ("" if family == "anthropic" else code)
+        assert ("one" in told.text) is stream
+        assert "[DONE]" not in told.text
+        assert not re.search(r'"done":true|"finish_reason":"|message_stop', told.text), (
+            "no end that looks like a success"
+        )
+    assert said(house, family, "parrot", "hello").status == 200
+    (now,) = [model["pid"] for model in house.get("/api/ps").json()["models"] if model["name"] == "parrot:latest"]
+    assert (now == before) is (fault == "eof"), "one that does not keep to the protocol, or has died, is replaced"
+
+
+@pytest.mark.fault(5)
+@pytest.mark.parametrize("family", ROUTES)
+def test_a_death_before_the_first_word_is_not_seen(house: Daemon, family: str) -> None:
+    (house.folder / "spawns").unlink(missing_ok=True)
+    told = said(house, family, "phoenix", "hi fake:fault=kill@prefill there", stream=True)
+    assert (told.status, told.message) == (200, "")
+    assert "hi" in told.text
+    assert len((house.folder / "spawns").read_text().splitlines()) == 2
+    house.post("/api/generate", {"model": "phoenix", "keep_alive": 0})
+
+
+@pytest.mark.fault(12)
+def test_a_crash_loop_ends_with_the_cause_and_when_to_come_again(house: Daemon) -> None:
+    for _ in range(3):
+        assert said(house, "ollama", "exits", "hello").status == 500
+    for family, path in ROUTES.items():
+        told = said(house, family, "exits", "hello")
+        assert told.status == 503
+        assert "exits:latest failed 3 times within 5m; it is tried again in " in told.message
+        assert "exit status 1 while loading: fake: exiting as told" in told.message
+        body = {"model": "exits", "messages": [{"role": "user", "content": "x"}], "max_tokens": 9}
+        assert 500 < int(house.post(path, body).headers["Retry-After"]) <= 600
+    assert said(house, "ollama", "other", "hello").status == 200
+    assert house.cli("stop", "exits").returncode == 0
+    assert said(house, "ollama", "exits", "hello").status == 500, "it is tried again"
