@@ -34,8 +34,15 @@ class Exchange:
     def __init__(self) -> None:
         self.reason: OllmlxError | None = None
         self.response: aiohttp.ClientResponse | None = None
+        self.read = 0
+        """Bytes of the answer that were taken."""
         self._asking: asyncio.Timeout | None = None
         self._severed = False
+
+    @property
+    def unread(self) -> bool:
+        """The runner has said more than was taken: whoever asked is slow, and not the runner."""
+        return self.response is not None and self.response.content.total_bytes > self.read
 
     def abort(self, reason: OllmlxError) -> None:
         """End it now: whoever reads it gets `reason` raised. A second reason is not heard."""
@@ -91,6 +98,11 @@ class RunnerClient:
         """Requests (not probes) whose answer has not ended."""
         return len(self._exchanges)
 
+    @property
+    def unread(self) -> int:
+        """Those of them whose answer waits to be read."""
+        return sum(exchange.unread for exchange in self._exchanges)
+
     def abort(self, reason: OllmlxError) -> None:
         """End every request under way with this reason."""
         for exchange in list(self._exchanges):
@@ -107,7 +119,7 @@ class RunnerClient:
         with self._under_way(exchange) as exchange:
             try:
                 response = await self._post("/v1/generate", request, request.request_id, exchange)
-                async for event in _events(response.content):
+                async for event in _events(response.content, exchange):
                     yield event
                     if event.type in ("done", "error"):
                         return
@@ -177,9 +189,10 @@ class RunnerClient:
                 exchange.response.close()
 
 
-async def _events(content: aiohttp.StreamReader) -> AsyncIterator[Event]:
+async def _events(content: aiohttp.StreamReader, exchange: Exchange) -> AsyncIterator[Event]:
     rest = b""
     while chunk := await content.readany():
+        exchange.read += len(chunk)
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             if line:

@@ -102,11 +102,12 @@ class Vigil:
     def _judge(self, failure: str | None) -> None:
         now = self._clock.monotonic()
         progress = self.status.progress if self.status is not None else 0
-        if not self._runner.working and failure is None:
+        waited_for = self._runner.working - self._runner.client.unread
+        if waited_for <= 0 and failure is None:
             self._beat.restart(now)
             self._answered = False
             return
-        sign = (progress, failure is None or self._runner.working > 0)
+        sign = (progress, failure is None or waited_for > 0)
         silence = self._beat.rebase(now, sign) if self._singing else self._beat.look(now, sign)
         self._singing = self._canary is not None
         self._answered = self._answered and silence > 0

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ollmlx.streams import closing
 from ollmlx.supervisor.client import Garbled, RunnerClient, Severed
+from ollmlx.testing import eventually
 from ollmlx.types import GenerateRequest
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -57,6 +59,31 @@ async def test_closing_the_client_ends_a_request_although_the_other_end_seems_op
         await client.close()
         with pytest.raises(Severed):
             await asyncio.wait_for(asking, 5)
+
+
+async def test_an_answer_that_waits_to_be_read_is_told_from_a_runner_that_is_silent(
+    client: RunnerClient, tmp_path: Path
+) -> None:
+    chunk, go_on = b"%x\r\n%s\r\n" % (len(EVENT), EVENT), asyncio.Event()
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + chunk)
+        await go_on.wait()
+        writer.write(chunk)
+        await reader.read()
+        writer.close()
+
+    async with (
+        await asyncio.start_unix_server(speak, tmp_path / "r"),
+        closing(client.generate(GenerateRequest(prompt="hi"))) as events,
+    ):
+        await anext(events)
+        assert client.unread == 0, "all that it said was taken"
+        go_on.set()
+        await eventually(lambda: client.unread == 1)
+        await anext(events)
+        assert client.unread == 0
 
 
 @pytest.mark.fault(11)

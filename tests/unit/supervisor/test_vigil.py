@@ -27,6 +27,7 @@ class Watched:
         self.client = cast(RunnerClient, self)
         self.allowance = allow(100, 0, 1000, MemorySettings(slack=0, hard=2.0, soft=0.5))
         self.working = 1
+        self.unread = 0
         self.progress = 0
         self.answers = True
         self.sings = True
@@ -95,6 +96,15 @@ async def test_silence_with_work_to_do_ends_it_at_the_limit(watch: Watch) -> Non
     assert not watch.runner.condemned
     await watch.pass_by(3)
     assert watch.runner.condemned[0] == (Cause.HANG, "made no progress for 20s")
+
+
+async def test_what_its_clients_do_not_read_is_not_its_silence(watch: Watch) -> None:
+    watch.runner.unread = 1
+    await watch.pass_by(100)
+    assert not watch.runner.condemned
+    watch.runner.working = 2
+    await watch.pass_by(32)
+    assert watch.runner.condemned[0][0] is Cause.HANG, "somebody else waits for it"
 
 
 async def test_a_status_that_does_not_come_is_silence_too(watch: Watch) -> None:
