@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -113,9 +114,12 @@ class Ledger:
         entry = self._entries.get(owner)
         return entry.amount if entry is not None else 0
 
-    def refusal(self, model: str, need: int) -> OutOfMemory:
-        """The arithmetic, for a model that cannot fit."""
-        users = [f"{entry.name} ({format_size(entry.amount)})" for entry in self._entries.values()]
+    def refusal(self, model: str, need: int, pinned: Collection[str] = ()) -> OutOfMemory:
+        """The arithmetic, for a model that cannot fit. `pinned`: owners that would not make room."""
+        users = [
+            f"{entry.name} ({format_size(entry.amount)}{', pinned' if owner in pinned else ''})"
+            for owner, entry in self._entries.items()
+        ]
         by = f" by {' and '.join(users)}" if users else ""
         return OutOfMemory(
             f"{model} needs {format_size(need)}, but the memory budget is {format_size(self.budget)} "

@@ -79,7 +79,9 @@ class Scheduler:
             self.room.remove(ticket)
             if isinstance(ended, asyncio.CancelledError):
                 self._left(ticket)
-            self._nobody_left(launch.key)
+            if not isinstance(ended, Timeout):  # who was told that it takes longer will ask again
+                self._give_up(launch.key)
+            self.pump()
             raise
         finally:
             if expiry is not None:
@@ -283,7 +285,8 @@ class Scheduler:
                 f"{launch.name} cannot be loaded: all {most} loaded models are pinned",
                 code="RUN005", hint="raise [runners] max_loaded_models, or pin fewer models",
             )  # fmt: skip
-        return self._fleet.ledger.refusal(launch.name, launch.estimate.total)
+        pinned = {place.id for place in self._fleet.places.values() if place.launch.pin}
+        return self._fleet.ledger.refusal(launch.name, launch.estimate.total, pinned)
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
@@ -324,10 +327,16 @@ class Scheduler:
             if not ticket.future.done():
                 self.room.remove(ticket)
                 self._listener.on_reject(ticket.launch.name, "timeout")
-                waited = format_duration(round(self._clock.monotonic() - ticket.arrived, 1))
-                ticket.fail(Timeout(f"no runner for {ticket.launch.name} within {waited}: [runners] request_timeout"))
+                ticket.fail(self._too_long(ticket))
 
         return self._clock.call_later(max(0.0, deadline - ticket.arrived), expire)
+
+    def _too_long(self, ticket: Ticket[Place]) -> Timeout:
+        place, name = self._fleet.places.get(ticket.launch.key), ticket.launch.name
+        waited = format_duration(round(self._clock.monotonic() - ticket.arrived, 1))
+        if place is not None and not place.settled and not place.leaving:
+            return Timeout(f"{name} is still being loaded after {waited}: [runners] request_timeout")
+        return Timeout(f"no runner for {name} within {waited}: [runners] request_timeout")
 
     def _left(self, ticket: Ticket[Place]) -> None:
         """Its client is gone. What it was given meanwhile is given back."""
@@ -338,12 +347,11 @@ class Scheduler:
         if future.done() and not future.cancelled() and future.exception() is None:
             self._fleet.release(future.result())
 
-    def _nobody_left(self, key: str) -> None:
-        """A load that nobody waits for any more is given up."""
+    def _give_up(self, key: str) -> None:
+        """A load that nobody waits for any more ends."""
         place = self._fleet.places.get(key)
         if place is not None and not place.settled and not self.room.waiting_for(key):
             self._let_go(place, "cancelled")
-        self.pump()
 
     def _set_timer(self, now: float, wake: list[float]) -> None:
         earliest = min(wake, default=math.inf)

@@ -288,7 +288,10 @@ async def test_requests_for_the_loaded_model_pass_a_swap_for_a_bounded_time(hous
 async def test_a_pinned_model_never_makes_room(house: Open) -> None:
     home = house()
     await home.use(toy_launch("a", 60, pin=True))
-    with pytest.raises(OutOfMemory, match=r"b:latest needs 60 B, but the memory budget is 100 B with 60 B in use by a"):
+    with pytest.raises(
+        OutOfMemory,
+        match=r"b:latest needs 60 B, but the memory budget is 100 B with 60 B in use by a:latest \(60 B, pinned\)",
+    ):
         await home.use(B)
     assert home.loaded() == {"a"}
 
@@ -491,6 +494,34 @@ async def test_a_load_that_nobody_waits_for_is_given_up(house: Open) -> None:
     await settle()
     assert not home.workshop.living
     assert home.pool.runners() == []
+
+
+async def test_a_load_that_outlasts_its_request_goes_on_for_the_next_one(house: Open) -> None:
+    home = house(instant=False)
+    launch = toy_launch("a", 60, request_timeout=7.0)
+    asked = asyncio.create_task(home.events(launch))
+    await home.clock.advance(8)
+    with pytest.raises(Timeout, match=r"a:latest is still being loaded after 7s: \[runners\] request_timeout"):
+        await asked
+    (runner,) = home.workshop.made
+    assert runner.loading
+    again = asyncio.create_task(home.events(launch))
+    await home.clock.advance(5)
+    runner.finish_loading()
+    assert (await again)[-1].type == "done"
+    assert home.workshop.made == [runner]
+
+
+async def test_what_is_loaded_and_asked_for_no_more_goes_like_any_other(house: Open) -> None:
+    home = house(instant=False)
+    asked = asyncio.create_task(home.events(toy_launch("a", 60, request_timeout=7.0)))
+    await home.clock.advance(8)
+    asked.exception()
+    home.workshop.made[0].finish_loading()
+    await home.clock.advance(1)
+    assert home.loaded() == {"a"}
+    await home.clock.advance(301)
+    assert home.loaded() == set()
 
 
 async def test_a_request_that_waits_too_long_ends_with_a_timeout(house: Open) -> None:
