@@ -166,7 +166,7 @@ class Client:
         return OllmlxError(told, code="NET004", hint="ollmlx doctor server")
 
     def _is_ours(self) -> bool:
-        """Whether it describes itself as a daemon of ours does, on routes that are no family's."""
+        """Whether it describes itself as a daemon of ours does, on a route that is not Ollama's."""
         try:
             with self._exchange("GET", "/api/daemon", None, timeout=CONNECT_TIMEOUT) as response:
                 told = json.loads(response.read())

@@ -20,7 +20,7 @@ from ollmlx.web.refusals import whole
 logger = logging.getLogger(__name__)
 
 ACCEPTED_AT_ONCE = 256
-"""Connections accepted in one round of the event loop: a few milliseconds' work."""
+"""Connections accepted in one round of the event loop: 20 ms, when all of them are refused."""
 REST = 1.0
 """Seconds without accepting when the system has no descriptor or no memory for another connection."""
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
