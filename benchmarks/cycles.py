@@ -20,9 +20,9 @@ from pathlib import Path
 
 import psutil
 
+from ollmlx.launch.spec import LaunchSpec
 from ollmlx.settings import Settings
-from ollmlx.supervisor.launch import Launch
-from ollmlx.supervisor.pool import Pool
+from ollmlx.supervisor.scheduling.pool import Pool
 from ollmlx.testing import engine_command, fake_model
 from ollmlx.types import Caller, GenerateRequest, MemoryEstimate
 
@@ -32,11 +32,11 @@ GROWTH = 16 * MIB
 """Growth of the pool's memory that counts as flat."""
 
 
-def launch(number: int) -> Launch:
+def launch(number: int) -> LaunchSpec:
     name = f"parrot{number % 3}"
     command = engine_command("ollmlx.testing.fake:FakeEngine")
     estimate = MemoryEstimate(weights=64 * MIB, kv_cache=0, overhead=0)
-    return Launch(
+    return LaunchSpec(
         key=name, model=fake_model(name), backend="fake", command=command, context_length=4096, estimate=estimate
     )
 

@@ -14,9 +14,9 @@ from time import perf_counter
 from ollmlx.bench.measure import rate
 from ollmlx.bench.prompts import writing
 from ollmlx.bench.target import Reply
-from ollmlx.testing.asking import running
+from ollmlx.testing.requests import running
 from ollmlx.types import Done, GenerateRequest, Message, Options, Text
-from ollmlx_mlx.engine import MlxEngine
+from ollmlx_mlx.engine.engine import MlxEngine
 
 
 async def answer(engine: MlxEngine, seed: int, tokens: int) -> Reply:

@@ -20,11 +20,11 @@ import aiohttp
 import psutil
 
 from ollmlx.bench.target import Target
-from ollmlx.names import ModelName
+from ollmlx.model.names import ModelName
 from ollmlx.testing.daemon import Daemon
-from ollmlx_mlx.blas import BlasChoice, choose
-from ollmlx_mlx.blas_probe import ChildProbe, ProbeMemory
-from ollmlx_mlx.machine import Machine
+from ollmlx_mlx.daemon.machine import Machine
+from ollmlx_mlx.linux_cpu.blas import BlasChoice, choose
+from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory
 
 MODEL = "smollm2:135m"
 PATIENCE = 120.0  # seconds for a server to come up

@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from ollmlx.names import ModelName
+from ollmlx.model.names import ModelName
 from ollmlx.testing.daemon import Daemon
 
 pytest_plugins = ["ollmlx.testing.guards"]

@@ -11,9 +11,9 @@ from typing import Any
 
 from ollmlx import Finding, ModelName, OllmlxError, Severity, format_size
 from ollmlx.errors import StorageError
+from ollmlx_hub.index import Reading, Shelf
 from ollmlx_hub.layout import Layout
 from ollmlx_hub.manifest import read_manifest, sha256_of
-from ollmlx_hub.shelf import Reading, Shelf
 
 STORE = "mlx"
 TOKENIZERS = frozenset({"tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json", "vocab.txt"})

@@ -12,12 +12,12 @@ from pathlib import Path
 import httpx2
 
 from ollmlx import Download, ModelName, closing, format_size
-from ollmlx.catalogue import load_catalogue
 from ollmlx.errors import Forbidden, NotFound, StorageError, Unauthorized, UpstreamError
-from ollmlx.names import HUB_HOSTS
+from ollmlx.model.catalogue import load_catalogue
+from ollmlx.model.names import HUB_HOSTS
 from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, InstalledModel, PullProgress
 from ollmlx_hub.client import Access, HubClient, Listing, RemoteFile
-from ollmlx_hub.intake import PARTS
+from ollmlx_hub.installer import PARTS
 from ollmlx_hub.manifest import read_receipt, sha256_of, write_receipt
 from ollmlx_hub.selection import select
 

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from ollmlx import Importer, ModelName, Source, check_template, closing, locked, storage_error
 from ollmlx.errors import Conflict, InvalidRequest, NotFound, StorageError, Unsupported
 from ollmlx.types import CreateRequest, FetchReceipt, InstalledModel, PullProgress
+from ollmlx_hub.creation import file_format, merged, place_adapter, place_files, quantize_options
 from ollmlx_hub.description import read_json
-from ollmlx_hub.intake import Intake, receipt_of
+from ollmlx_hub.index import Shelf
+from ollmlx_hub.installer import Intake, receipt_of
 from ollmlx_hub.layout import Layout
-from ollmlx_hub.making import file_format, merged, place_adapter, place_files, quantize_options
-from ollmlx_hub.shelf import Shelf
 
 FORMAT = "mlx"
 T = TypeVar("T")

@@ -26,7 +26,7 @@ GROUP_TOKENS = 2048
 
 
 class LlamaCppEngine:
-    """Implements `ollmlx.contracts.Engine`."""
+    """Implements `ollmlx.plugin.contracts.Engine`."""
 
     def __init__(self) -> None:
         self._config: RunnerConfig | None = None

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from ollmlx.contracts import Backend, Check, PluginContext
-    from ollmlx_mlx.backend import MlxBackend
+    from ollmlx.plugin.contracts import Backend, Check, PluginContext
+    from ollmlx_mlx.daemon.backend import MlxBackend
 
 ollmlx_api = 1
 
@@ -21,7 +21,7 @@ ollmlx_api = 1
 @hookimpl
 def register_settings(register: Callable[[type[BaseModel]], None]) -> None:
     """The table `[plugins.mlx]`."""
-    from ollmlx_mlx.settings import MlxSettings
+    from ollmlx_mlx.daemon.settings import MlxSettings
 
     register(MlxSettings)
 
@@ -38,7 +38,7 @@ def register_checks(register: Callable[[Check, Traversable | None], None], conte
     declared = [(name, model.from_ or name, model.cluster) for name, model in context.typed().models.items()]
     from importlib.resources import files
 
-    from ollmlx_mlx.cluster.check import Cluster, ClusterCheck
+    from ollmlx_cluster.check import Cluster, ClusterCheck
 
     clusters = {name: Cluster(cluster.hosts, base) for name, base, cluster in declared if cluster is not None}
     register(ClusterCheck(clusters), files("ollmlx_mlx") / "diagnostics")
@@ -47,11 +47,11 @@ def register_checks(register: Callable[[Check, Traversable | None], None], conte
 def make_backend(context: PluginContext) -> MlxBackend:
     """The backend for this machine and these settings."""
     from ollmlx import ModelName, ThisMachine, find_budget
-    from ollmlx_mlx.backend import MlxBackend
-    from ollmlx_mlx.blas_probe import ChildProbe, ProbeMemory
-    from ollmlx_mlx.known_models import installed_mlx_lm
-    from ollmlx_mlx.machine import Machine
-    from ollmlx_mlx.settings import MlxSettings
+    from ollmlx_mlx.daemon.backend import MlxBackend
+    from ollmlx_mlx.daemon.known_models import installed_mlx_lm
+    from ollmlx_mlx.daemon.machine import Machine
+    from ollmlx_mlx.daemon.settings import MlxSettings
+    from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory
 
     settings = context.typed()
     budget: int | None = None

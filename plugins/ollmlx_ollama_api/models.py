@@ -8,7 +8,7 @@ from quart import Response
 
 from ollmlx import OllmlxError, __version__
 from ollmlx.web import TEXT, caller, describe, json_answer, read_model
-from ollmlx.web.schemas import STRING
+from ollmlx.web.kit.schemas import STRING
 from ollmlx_ollama_api import descriptions, schemas
 from ollmlx_ollama_api.management_request import CopyBody, DeleteBody, ShowBody
 

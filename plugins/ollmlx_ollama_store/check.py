@@ -12,9 +12,9 @@ from typing import Any, Final
 from ollmlx import Finding, Severity
 from ollmlx.errors import Unsupported
 from ollmlx.types import InstalledModel
-from ollmlx_ollama_store.intake import sha256_of
+from ollmlx_ollama_store.index import Shelf
+from ollmlx_ollama_store.installer import sha256_of
 from ollmlx_ollama_store.layout import Layout
-from ollmlx_ollama_store.shelf import Shelf
 
 DAMAGED: Final = "STO020"
 TWICE: Final = "STO022"

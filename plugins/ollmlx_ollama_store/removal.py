@@ -6,9 +6,9 @@ import logging
 
 from ollmlx import ModelName, OllmlxError
 from ollmlx.errors import StorageError
+from ollmlx_ollama_store.index import Shelf
 from ollmlx_ollama_store.layout import Layout
 from ollmlx_ollama_store.manifest import Manifest
-from ollmlx_ollama_store.shelf import Shelf
 
 logger = logging.getLogger(__name__)
 

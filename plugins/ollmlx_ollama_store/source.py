@@ -14,7 +14,7 @@ from ollmlx import Download, ModelName, closing, format_size
 from ollmlx.errors import Forbidden, NotFound, StorageError, Unauthorized, Unsupported, UpstreamError
 from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, PullProgress
 from ollmlx_ollama_store.description import MAX_TEXT
-from ollmlx_ollama_store.intake import STAGED_MANIFEST
+from ollmlx_ollama_store.installer import STAGED_MANIFEST
 from ollmlx_ollama_store.layout import DEFAULT_HOST, DEFAULT_NAMESPACE
 from ollmlx_ollama_store.manifest import MAX_CONFIG, Layer, Manifest, read_config, read_manifest
 from ollmlx_ollama_store.registry import Place, Registry

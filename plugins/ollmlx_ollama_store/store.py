@@ -9,11 +9,11 @@ from pathlib import Path
 from ollmlx import Importer, ModelName, Source, closing, locked, storage_error
 from ollmlx.errors import NotFound
 from ollmlx.types import CreateRequest, InstalledModel, PullProgress
-from ollmlx_ollama_store.intake import Intake
+from ollmlx_ollama_store.creation import Making
+from ollmlx_ollama_store.index import Shelf
+from ollmlx_ollama_store.installer import Intake
 from ollmlx_ollama_store.layout import Layout
-from ollmlx_ollama_store.making import Making
 from ollmlx_ollama_store.removal import Removal
-from ollmlx_ollama_store.shelf import Shelf
 
 
 class OllamaStore:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ollmlx.web.schemas import INTEGER, NUMBER, OBJECT, STRING, listing, nullable, one_of, record
+from ollmlx.web.kit.schemas import INTEGER, NUMBER, OBJECT, STRING, listing, nullable, one_of, record
 
 NAME = {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.:/-]*$"}
 USAGE = record(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from quart import Blueprint, Response
 
 from ollmlx.errors import Forbidden
-from ollmlx.web import TEXT, Site, current, describe, json_answer, site_of
+from ollmlx.web import TEXT, WebState, current, describe, json_answer, state_of
 from ollmlx_ops.about import SCHEMA, about
 from ollmlx_ops.metrics import CONTENT_TYPE, Metrics
 from ollmlx_ops.readiness import problems
@@ -26,11 +26,11 @@ def blueprint(service: Service) -> Blueprint:
     made = Blueprint("ops", __name__)
     metrics = Metrics(service.ps)
     service.pool.subscribe(metrics.pool)  # type: ignore[arg-type]  # has the listener's methods; its class is not ours to import
-    sites: list[Site] = []
+    sites: list[WebState] = []
 
     @made.record
     def _observe(state: Any) -> None:
-        site = site_of(state.app)
+        site = state_of(state.app)
         sites.append(site)
         site.observers.append(metrics.answered)
         metrics.in_progress(lambda: site.drain.running)

@@ -9,7 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ollmlx.contracts import (
+    from ollmlx.errors import OllmlxError
+    from ollmlx.errors.findings import Finding, Severity
+    from ollmlx.formats.gguf import GgufHeader, read_gguf_header
+    from ollmlx.formats.safetensors import SafetensorsTensor, read_safetensors_header
+    from ollmlx.model.names import ModelName, parse_digest
+    from ollmlx.model.streams import closing
+    from ollmlx.model.templates import as_jinja, check_template
+    from ollmlx.plugin.contracts import (
         Backend,
         Check,
         Engine,
@@ -23,26 +30,19 @@ if TYPE_CHECKING:
         Store,
         unguarded,
     )
-    from ollmlx.download import Download, redirected, storage_error
-    from ollmlx.errors import OllmlxError
-    from ollmlx.findings import Finding, Severity
-    from ollmlx.gguf_header import GgufHeader, read_gguf_header
-    from ollmlx.hookspecs import hookimpl
-    from ollmlx.locks import locked
-    from ollmlx.names import ModelName, parse_digest
+    from ollmlx.plugin.hookspecs import hookimpl
     from ollmlx.protocol import RunnerConfig
-    from ollmlx.quantities import format_count, format_duration, format_size, parse_duration, parse_size
-    from ollmlx.runner.serial import SerialEngine
-    from ollmlx.safetensors_header import SafetensorsTensor, read_safetensors_header
+    from ollmlx.runner.kit.serial import SerialEngine
     from ollmlx.service import Service
-    from ollmlx.streams import closing
-    from ollmlx.supervisor.budget import ThisMachine, find_budget
-    from ollmlx.templates import as_jinja, check_template
+    from ollmlx.storekit.download import Download, redirected, storage_error
+    from ollmlx.storekit.locks import locked
+    from ollmlx.supervisor.scheduling.budget import ThisMachine, find_budget
+    from ollmlx.text.quantities import format_count, format_duration, format_size, parse_duration, parse_size
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ollmlx.contracts": (
+    "ollmlx.plugin.contracts": (
         "Backend",
         "Check",
         "Engine",
@@ -56,21 +56,21 @@ _HOMES = {
         "Store",
         "unguarded",
     ),
-    "ollmlx.download": ("Download", "redirected", "storage_error"),
+    "ollmlx.storekit.download": ("Download", "redirected", "storage_error"),
     "ollmlx.errors": ("OllmlxError",),
-    "ollmlx.findings": ("Finding", "Severity"),
-    "ollmlx.gguf_header": ("GgufHeader", "read_gguf_header"),
-    "ollmlx.hookspecs": ("hookimpl",),
-    "ollmlx.locks": ("locked",),
-    "ollmlx.names": ("ModelName", "parse_digest"),
+    "ollmlx.errors.findings": ("Finding", "Severity"),
+    "ollmlx.formats.gguf": ("GgufHeader", "read_gguf_header"),
+    "ollmlx.plugin.hookspecs": ("hookimpl",),
+    "ollmlx.storekit.locks": ("locked",),
+    "ollmlx.model.names": ("ModelName", "parse_digest"),
     "ollmlx.protocol": ("RunnerConfig",),
-    "ollmlx.quantities": ("format_count", "format_duration", "format_size", "parse_duration", "parse_size"),
-    "ollmlx.runner.serial": ("SerialEngine",),
-    "ollmlx.safetensors_header": ("SafetensorsTensor", "read_safetensors_header"),
+    "ollmlx.text.quantities": ("format_count", "format_duration", "format_size", "parse_duration", "parse_size"),
+    "ollmlx.runner.kit.serial": ("SerialEngine",),
+    "ollmlx.formats.safetensors": ("SafetensorsTensor", "read_safetensors_header"),
     "ollmlx.service": ("Service",),
-    "ollmlx.streams": ("closing",),
-    "ollmlx.supervisor.budget": ("ThisMachine", "find_budget"),
-    "ollmlx.templates": ("as_jinja", "check_template"),
+    "ollmlx.model.streams": ("closing",),
+    "ollmlx.supervisor.scheduling.budget": ("ThisMachine", "find_budget"),
+    "ollmlx.model.templates": ("as_jinja", "check_template"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

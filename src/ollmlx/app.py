@@ -8,17 +8,17 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from ollmlx.blobs import Blobs
-from ollmlx.catalogue import load_catalogue
-from ollmlx.declared import Declarations
 from ollmlx.errors import OllmlxError
-from ollmlx.launching import Launcher
-from ollmlx.plugins import Plugins, load_plugins
+from ollmlx.launch.overrides import ModelOverrides
+from ollmlx.launch.planner import LaunchPlanner
+from ollmlx.model.catalogue import load_catalogue
+from ollmlx.plugin.loader import Plugins, load_plugins
 from ollmlx.service import Service
 from ollmlx.settings import Settings
-from ollmlx.supervisor.importing import Importers
-from ollmlx.supervisor.pool import Pool
-from ollmlx.supervisor.process import child_environment
+from ollmlx.storekit.uploads import Blobs
+from ollmlx.supervisor.process.child import child_environment
+from ollmlx.supervisor.process.importers import Importers
+from ollmlx.supervisor.scheduling.pool import Pool
 from ollmlx.types import Caller
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class App:
     def reconfigure(self, settings: Settings) -> None:
         """Take over settings that differ from the present ones only in what can change without a restart."""
         self.settings = settings
-        self.service.reconfigure(settings, Declarations(settings, load_catalogue()))
+        self.service.reconfigure(settings, ModelOverrides(settings, load_catalogue()))
 
     async def _preload(self) -> None:
         for name, declared in self.service.declarations.declared():
@@ -75,8 +75,8 @@ def build(settings: Settings) -> App:
     """Put a daemon together. Must run where its event loop runs; raises ConfigError for unusable settings."""
     pool = Pool(settings)
     plugins = load_plugins(settings, guarded=pool.guarded)
-    declarations = Declarations(settings, load_catalogue())
-    launcher = Launcher(
+    declarations = ModelOverrides(settings, load_catalogue())
+    launcher = LaunchPlanner(
         settings, plugins.registry, declarations, Importers(child_environment, pool.guarded), pool.budget
     )
     blobs = Blobs(settings.state_folder / "blobs")

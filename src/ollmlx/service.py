@@ -12,15 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ollmlx.capabilities import require
-from ollmlx.contracts import Publisher
-from ollmlx.declared import Declarations, overlay, rename
 from ollmlx.errors import Conflict, NotFound, OllmlxError, PluginError, StorageError, Unsupported
-from ollmlx.launching import Launcher
-from ollmlx.names import ModelName
+from ollmlx.formats.tensors import read_tensors
+from ollmlx.launch.overrides import ModelOverrides, overlay, rename
+from ollmlx.launch.planner import LaunchPlanner
+from ollmlx.model.capabilities import require
+from ollmlx.model.names import ModelName
+from ollmlx.model.streams import closing
+from ollmlx.plugin.contracts import Publisher
 from ollmlx.protocol import TokenizeRequest
-from ollmlx.streams import closing
-from ollmlx.tensors import read_tensors
 from ollmlx.types import (
     Caller,
     CreateRequest,
@@ -37,11 +37,11 @@ from ollmlx.types import (
 )
 
 if TYPE_CHECKING:
-    from ollmlx.blobs import Blobs
-    from ollmlx.contracts import Importer, Source, Store
-    from ollmlx.registry import Registry
+    from ollmlx.plugin.contracts import Importer, Source, Store
+    from ollmlx.plugin.registry import Registry
     from ollmlx.settings import Settings
-    from ollmlx.supervisor.pool import Pool
+    from ollmlx.storekit.uploads import Blobs
+    from ollmlx.supervisor.scheduling.pool import Pool
 
 
 class Service:
@@ -52,8 +52,8 @@ class Service:
         settings: Settings,
         registry: Registry,
         pool: Pool,
-        declarations: Declarations,
-        launcher: Launcher,
+        declarations: ModelOverrides,
+        launcher: LaunchPlanner,
         blobs: Blobs,
     ) -> None:
         self.settings = settings
@@ -64,7 +64,7 @@ class Service:
         self.blobs = blobs
         self._stores = registry.ordered_stores(settings.storage.stores)
 
-    def reconfigure(self, settings: Settings, declarations: Declarations) -> None:
+    def reconfigure(self, settings: Settings, declarations: ModelOverrides) -> None:
         """Use changed settings from the next request on. Called by the App."""
         self.settings = settings
         self.declarations = declarations

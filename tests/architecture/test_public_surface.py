@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import ollmlx
-from ollmlx import contracts
+from ollmlx.plugin import contracts
 
 
 def test_every_public_name_exists_and_no_other_is_promised() -> None:
@@ -30,9 +30,9 @@ def test_importing_ollmlx_imports_nothing_heavy() -> None:
 
 def test_the_whole_daemon_is_imported_without_mlx() -> None:
     program = (
-        "import sys, ollmlx.app, ollmlx.web.serve\n"
+        "import sys, ollmlx.app, ollmlx.web.server.serve\n"
         "from ollmlx.settings import Settings\n"
-        "from ollmlx.plugins import load_plugins\n"
+        "from ollmlx.plugin.loader import load_plugins\n"
         "loaded = load_plugins(Settings())\n"
         "assert any(plugin.name == 'mlx' and plugin.enabled for plugin in loaded.loaded), loaded.loaded\n"
         "print(sorted({'mlx', 'mlx_lm', 'transformers', 'numpy'} & set(sys.modules)))"

@@ -12,7 +12,7 @@ from tests.servers.hub import HubServer
 from tests.servers.tiny import tiny_files
 
 from ollmlx import Check, ModelName
-from ollmlx.testing import CheckSuite, Settings, World
+from ollmlx.testing import CheckContext, CheckSuite, Settings
 from ollmlx_hub.check import ModelsCheck
 from ollmlx_hub.manifest import Manifest, hashed
 from ollmlx_hub.online import HubCheck
@@ -28,11 +28,11 @@ class TestModelsCheck(CheckSuite):
     def make_check(self) -> Check:
         return ModelsCheck()
 
-    def healthy(self) -> World:
+    def healthy(self) -> CheckContext:
         self.install("healthy", "org_sound")
         return self.world("healthy")
 
-    def sick(self) -> Mapping[str, World]:
+    def sick(self) -> Mapping[str, CheckContext]:
         self.install("MDL001", "a..b")
         self.install("MDL003", "org_m", config__json=None)
         changed = self.install("MDL008", "org_m")
@@ -65,9 +65,9 @@ class TestModelsCheck(CheckSuite):
         files = hashed(place, MlxStore(place.parent).layout.files(place))
         Manifest(name=ModelName.parse(name), created=datetime(2026, 1, 1, tzinfo=UTC), files=files).write(place)
 
-    def world(self, name: str) -> World:
+    def world(self, name: str) -> CheckContext:
         settings = Settings.model_validate({"storage": {"models": self.place / name}})
-        return World(settings=settings, deep=name == "MDL008")
+        return CheckContext(settings=settings, deep=name == "MDL008")
 
 
 class TestHubCheck(CheckSuite):
@@ -87,8 +87,11 @@ class TestHubCheck(CheckSuite):
     def make_sick_check(self, code: str) -> Check:
         return HubCheck(HubSettings(endpoint=self.nowhere)) if code == "NET005" else self.make_check()
 
-    def healthy(self) -> World:
-        return World(online=True)
+    def healthy(self) -> CheckContext:
+        return CheckContext(online=True)
 
-    def sick(self) -> Mapping[str, World]:
-        return {"NET005": World(online=True), "NET006": World(online=True, environ={"HF_TOKEN": "hf_wrong"})}
+    def sick(self) -> Mapping[str, CheckContext]:
+        return {
+            "NET005": CheckContext(online=True),
+            "NET006": CheckContext(online=True, environ={"HF_TOKEN": "hf_wrong"}),
+        }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ollmlx import Backend, LaunchOptions
-from ollmlx.plugins import load_plugins
+from ollmlx.plugin.loader import load_plugins
 from ollmlx.protocol import ExitCode, decode_event
 from ollmlx.settings import Settings
 from ollmlx.testing import BackendSuite, RunnerProcess, fake_model

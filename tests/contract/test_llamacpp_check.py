@@ -13,8 +13,8 @@ import pytest
 from ollmlx import Check
 from ollmlx.doctor.processes import Completed
 from ollmlx.errors import StorageError
-from ollmlx.registry import Registry
-from ollmlx.testing import CheckSuite, World, fake_model
+from ollmlx.plugin.registry import Registry
+from ollmlx.testing import CheckContext, CheckSuite, fake_model
 from ollmlx.types import InstalledModel
 from ollmlx_llamacpp.backend import MISSING
 from ollmlx_llamacpp.check import BROKEN, LlamaCppCheck
@@ -32,7 +32,7 @@ class Models:
         return self._models
 
 
-def world(*models: InstalledModel, status: int = 0) -> World:
+def world(*models: InstalledModel, status: int = 0) -> CheckContext:
     registry = Registry()
     for store in (Models("broken"), Models("ollama", *models)):
         registry.stores.add(store.name, store, store.name)  # type: ignore[arg-type]
@@ -41,7 +41,7 @@ def world(*models: InstalledModel, status: int = 0) -> World:
         return Completed(status, "", "Traceback\nImportError: libcuda.so.1: cannot open shared object file\n")
 
     plugins: Any = SimpleNamespace(registry=registry)
-    return World(load=lambda: plugins, child=child)
+    return CheckContext(load=lambda: plugins, child=child)
 
 
 GGUF = [fake_model(f"model-{number}", format="gguf") for number in range(12)]
@@ -57,16 +57,16 @@ class TestLlamaCppCheck(CheckSuite):
     def runbooks(self) -> Traversable:
         return files("ollmlx_llamacpp") / "diagnostics"
 
-    def healthy(self) -> World:
+    def healthy(self) -> CheckContext:
         return world(*GGUF)
 
-    def sick(self) -> Mapping[str, World]:
+    def sick(self) -> Mapping[str, CheckContext]:
         return {MISSING: world(*GGUF), BROKEN: world(GGUF[0], status=1)}
 
     async def test_without_gguf_models_nothing_is_missed(self) -> None:
         check = LlamaCppCheck(lambda: False)
         assert await check.run(world(fake_model(format="mlx"))) == []
-        assert await check.run(World()) == []
+        assert await check.run(CheckContext()) == []
 
     @pytest.mark.finding("ENV021")
     async def test_the_command_and_the_models_are_named(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ollmlx import Backend, ModelName
-from ollmlx.plugins import load_plugins
+from ollmlx.plugin.loader import load_plugins
 from ollmlx.settings import Settings
 from ollmlx.testing import BackendSuite
 from ollmlx.types import InstalledModel

@@ -10,11 +10,11 @@ from importlib.resources.abc import Traversable
 import pytest
 
 from ollmlx import Check
-from ollmlx.testing import CheckSuite, World
+from ollmlx.testing import CheckContext, CheckSuite
 from ollmlx.testing.models import fake_model
 from ollmlx.types import InstalledModel
-from ollmlx_mlx.cluster.check import Cluster, ClusterCheck
-from ollmlx_mlx.cluster.inspect import inspect
+from ollmlx_cluster.check import Cluster, ClusterCheck
+from ollmlx_cluster.inspect import inspect
 
 CLUSTERS = {"big": Cluster(("localhost", "far.example"), "org/big")}
 
@@ -31,7 +31,7 @@ async def unlike(host: str, command: Sequence[str]) -> str:
     return json.dumps({**inspect([]), "models": {command[-1]: "another"}})
 
 
-class HasIt(World):
+class HasIt(CheckContext):
     """Has the model."""
 
     async def installed(self, name: str) -> InstalledModel:
@@ -49,8 +49,8 @@ class TestClusterCheck(CheckSuite):
     def runbooks(self) -> Traversable:
         return files("ollmlx_mlx") / "diagnostics"
 
-    def healthy(self) -> World:
-        return World(online=True)
+    def healthy(self) -> CheckContext:
+        return CheckContext(online=True)
 
-    def sick(self) -> Mapping[str, World]:
-        return {"ENV020": World(online=True), "ENV023": World(online=True), "MDL020": HasIt(online=True)}
+    def sick(self) -> Mapping[str, CheckContext]:
+        return {"ENV020": CheckContext(online=True), "ENV023": CheckContext(online=True), "MDL020": HasIt(online=True)}

@@ -16,7 +16,7 @@ from ollmlx.testing.child import RunnerProcess
 from ollmlx.testing.models import fake_model
 from ollmlx.testing.waiting import eventually
 from ollmlx.types import Done, GenerateRequest, Options, Text
-from ollmlx_mlx.cluster.command import cluster_command
+from ollmlx_cluster.command import cluster_command
 
 pytestmark = [pytest.mark.mlx, pytest.mark.slow]
 SILENCE = 4
@@ -41,7 +41,7 @@ def family(runner: RunnerProcess) -> list[psutil.Process]:
 
 
 def ranks(runner: RunnerProcess) -> list[psutil.Process]:
-    return [process for process in family(runner) if process.cmdline()[2:4] == ["-m", "ollmlx_mlx.cluster.rank"]]
+    return [process for process in family(runner) if process.cmdline()[2:4] == ["-m", "ollmlx_cluster.rank"]]
 
 
 async def gone(processes: list[psutil.Process]) -> None:

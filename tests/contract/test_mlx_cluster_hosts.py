@@ -21,7 +21,7 @@ from ollmlx.testing.child import RunnerProcess
 from ollmlx.testing.models import fake_model
 from ollmlx.testing.waiting import eventually
 from ollmlx.types import Done, GenerateRequest, Options
-from ollmlx_mlx.cluster.command import cluster_command
+from ollmlx_cluster.command import cluster_command
 
 pytestmark = [pytest.mark.mlx, pytest.mark.slow]
 SHELL = Path(__file__).parents[1] / "servers" / "remote_shell.py"
@@ -104,7 +104,7 @@ def ranks(runner: RunnerProcess) -> dict[int, psutil.Process]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             words = process.cmdline()
-            if words[2:4] == ["-m", "ollmlx_mlx.cluster.rank"] and rendezvous in words:
+            if words[2:4] == ["-m", "ollmlx_cluster.rank"] and rendezvous in words:
                 found[int(process.environ()["MLX_RANK"])] = process
     return found
 

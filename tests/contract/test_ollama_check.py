@@ -11,7 +11,7 @@ import pytest
 from tests.servers.ollama_folder import OllamaFolder, digest, tiny_gguf
 
 from ollmlx import Check, ModelName
-from ollmlx.testing import CheckSuite, World
+from ollmlx.testing import CheckContext, CheckSuite
 from ollmlx_ollama_store.check import DAMAGED, OllamaCheck
 from ollmlx_ollama_store.store import OllamaStore
 
@@ -42,11 +42,11 @@ class TestOllamaCheck(CheckSuite):
     def runbooks(self) -> Traversable:
         return files("ollmlx_ollama_store") / "diagnostics"
 
-    def healthy(self) -> World:
-        return World()
+    def healthy(self) -> CheckContext:
+        return CheckContext()
 
-    def sick(self) -> Mapping[str, World]:
-        return {"STO020": World(), "STO022": World()}
+    def sick(self) -> Mapping[str, CheckContext]:
+        return {"STO020": CheckContext(), "STO022": CheckContext()}
 
 
 async def test_damage_is_told_model_by_model_with_what_mends_it(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ async def test_damage_is_told_model_by_model_with_what_mends_it(tmp_path: Path) 
     stray = tmp_path / "manifests/registry.ollama.ai/library/a..b/latest"
     stray.parent.mkdir(parents=True)
     stray.write_bytes(b"{}")
-    found = await OllamaCheck(tmp_path).run(World())
+    found = await OllamaCheck(tmp_path).run(CheckContext())
     assert [finding.code for finding in found] == [DAMAGED, DAMAGED]
     assert found[0].title.endswith("a..b/latest is no model's name")
     assert "org/cut:Q4 is damaged: blobs/sha256-" in found[1].title
@@ -69,8 +69,8 @@ async def test_a_deep_look_hashes_every_blob(tmp_path: Path) -> None:
     folder.add("m", {"model": tiny_gguf(fill=1)})
     blob = folder.blob(digest(tiny_gguf(fill=1)))
     blob.write_bytes(tiny_gguf(fill=2))
-    assert await OllamaCheck(tmp_path).run(World()) == []
-    (found,) = await OllamaCheck(tmp_path).run(World(deep=True))
+    assert await OllamaCheck(tmp_path).run(CheckContext()) == []
+    (found,) = await OllamaCheck(tmp_path).run(CheckContext(deep=True))
     assert (found.code, found.subject) == (DAMAGED, blob.name)
     assert found.commands == (f"rm {blob}", "ollmlx pull registry.ollama.ai/library/m:latest")
 
@@ -79,12 +79,12 @@ async def test_of_two_models_with_one_name_the_second_gets_another(tmp_path: Pat
     folder = OllamaFolder(tmp_path)
     folder.add("x", place="hf.co/org", tag="q4")
     folder.add("x", place="registry.ollama.ai/org", tag="q4")
-    (found,) = await OllamaCheck(tmp_path).run(World())
+    (found,) = await OllamaCheck(tmp_path).run(CheckContext())
     assert found.commands == ("ollmlx cp hf.co/org/x:q4 org/x-2:q4", "ollmlx rm hf.co/org/x:q4")
     store = OllamaStore(tmp_path)
     second = await store.resolve(ModelName.parse("hf.co/org/x:q4"))
     assert second is not None
     await store.copy(second, ModelName.parse("org/x-2:q4"))
     await store.delete(second.name)
-    assert await OllamaCheck(tmp_path).run(World()) == []
+    assert await OllamaCheck(tmp_path).run(CheckContext()) == []
     assert len(await store.list()) == 2

@@ -10,12 +10,12 @@ import pytest
 from quart import Blueprint
 
 from ollmlx import Service
-from ollmlx.plugins import load_plugins
+from ollmlx.plugin.loader import load_plugins
 from ollmlx.settings import Settings
 from ollmlx.testing import RoutesSuite
 from ollmlx.testing.routes import FakeService
 from ollmlx.web.create_app import create_app
-from ollmlx.web.openapi import openapi
+from ollmlx.web.openapi.document import openapi
 
 
 class TestOllama(RoutesSuite):

@@ -14,8 +14,8 @@ import aiohttp
 import psutil
 import pytest
 
-from ollmlx.contracts import RunnerCommand
 from ollmlx.errors import Busy
+from ollmlx.plugin.contracts import RunnerCommand
 from ollmlx.protocol import ExitCode
 from ollmlx.testing import RunnerProcess, eventually, fake_model, fake_runner, wait_until
 from ollmlx.types import Failed, GenerateRequest

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ollmlx.plugins import load_plugins
-from ollmlx.registry import Shelf
+from ollmlx.plugin.loader import load_plugins
+from ollmlx.plugin.registry import Shelf
 from ollmlx.settings import Settings
 
 HERE = Path(__file__).parent

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from ollmlx.cli.main import VERBS, verb_parser
-from ollmlx.codes import CODES
 from ollmlx.doctor.checks import OWN
 from ollmlx.doctor.runbooks import HEADINGS, folder, index, pages, title, troubleshooting
+from ollmlx.errors.codes import CODES
 from ollmlx.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ollmlx.errors import KINDS
+from ollmlx.errors.exceptions import KINDS
 from ollmlx.protocol import ExitCode, RunnerConfig
 from ollmlx.runner.harness import CLOSE_SECONDS
 from ollmlx.runner.problems import STATUS

@@ -30,7 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ranks(daemon: Daemon) -> dict[int, psutil.Process]:
     """The ranks by number."""
     family = psutil.Process(daemon.process.pid).children(recursive=True)
-    found = [process for process in family if process.cmdline()[2:4] == ["-m", "ollmlx_mlx.cluster.rank"]]
+    found = [process for process in family if process.cmdline()[2:4] == ["-m", "ollmlx_cluster.rank"]]
     return {int(process.environ()["MLX_RANK"]): process for process in found}
 
 

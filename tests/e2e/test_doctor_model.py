@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from ollmlx.address import Address
 from ollmlx.doctor.daemon import Daemon as Asked
 from ollmlx.doctor.selftest import trials
 from ollmlx.doctor.selftest.session import self_test
 from ollmlx.doctor.selftest.subject import Subject
-from ollmlx.names import ModelName
+from ollmlx.model.names import ModelName
 from ollmlx.testing.daemon import Daemon
+from ollmlx.text.addresses import Address
 
 pytestmark = pytest.mark.e2e
 LIES: dict[str, dict[str, Any]] = {

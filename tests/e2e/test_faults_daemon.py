@@ -19,9 +19,9 @@ import httpx2
 import psutil
 import pytest
 
-from ollmlx.supervisor import identity
-from ollmlx.supervisor.outlook import QUEUE_FULL
-from ollmlx.supervisor.sweep import NONCE, Record, Records
+from ollmlx.supervisor.process.orphans import process_id as identity
+from ollmlx.supervisor.process.orphans.records import NONCE, Record, Records
+from ollmlx.supervisor.scheduling.capacity import QUEUE_FULL
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon
 

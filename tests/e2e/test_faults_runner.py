@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed, RunnerUnavailable, Timeout
+from ollmlx.launch.spec import LaunchSpec
 from ollmlx.settings import Settings
-from ollmlx.supervisor.launch import Launch
-from ollmlx.supervisor.pool import Pool
+from ollmlx.supervisor.scheduling.pool import Pool
 from ollmlx.testing import engine_command, eventually, fake_model
 from ollmlx.types import Caller, Event, GenerateRequest, MemoryEstimate, RunnerInfo, RunnerState, Text
 
@@ -36,14 +36,14 @@ class House:
             Settings.model_validate({"storage": {"state": str(state)}, "runners": runners, "memory": memory})
         )
 
-    def launch(self, name: str = "parrot", **script: Any) -> Launch:
+    def launch(self, name: str = "parrot", **script: Any) -> LaunchSpec:
         command = engine_command("ollmlx.testing.fake:FakeEngine", **script)
         estimate = MemoryEstimate(weights=64 * MIB, kv_cache=0, overhead=0)
-        return Launch(
+        return LaunchSpec(
             key=name, model=fake_model(name), backend="fake", command=command, context_length=4096, estimate=estimate
         )
 
-    async def ask(self, launch: Launch, prompt: str = "hello world", into: list[Event] | None = None) -> str:
+    async def ask(self, launch: LaunchSpec, prompt: str = "hello world", into: list[Event] | None = None) -> str:
         """The text of the answer; `into` keeps the events also when it fails."""
         events = into if into is not None else []
         async for event in self.pool.generate(launch, GenerateRequest(prompt=prompt), Caller(request_id="r1")):
@@ -51,7 +51,7 @@ class House:
         assert events[-1].type == "done"
         return "".join(event.text for event in events if isinstance(event, Text))
 
-    async def fails(self, kind: type[OllmlxError], launch: Launch, prompt: str = "hello world") -> OllmlxError:
+    async def fails(self, kind: type[OllmlxError], launch: LaunchSpec, prompt: str = "hello world") -> OllmlxError:
         with pytest.raises(kind) as failed:
             await self.ask(launch, prompt)
         return failed.value
@@ -348,7 +348,7 @@ async def test_a_program_that_cannot_be_executed_is_named(house: Open) -> None:
     home = await house()
     launch = home.launch("ghost")
     command = launch.command.model_copy(update={"argv": ("/nonexistent/program",)})
-    ghost = Launch(
+    ghost = LaunchSpec(
         key="ghost", model=launch.model, backend="fake", command=command, context_length=1, estimate=launch.estimate
     )
     failed = await home.fails(RunnerFailed, ghost)
@@ -377,7 +377,7 @@ async def test_a_request_that_takes_too_long_ends_with_a_clean_error(house: Open
     home = await house()
     base = home.launch()
     await home.ask(base)
-    launch = Launch(
+    launch = LaunchSpec(
         key=base.key, model=base.model, backend="fake", command=base.command, context_length=4096,
         estimate=base.estimate, request_timeout=2.0,
     )  # fmt: skip

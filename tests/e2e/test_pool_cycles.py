@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ollmlx.contracts import RunnerCommand
+from ollmlx.plugin.contracts import RunnerCommand
 from ollmlx.settings import Settings
-from ollmlx.supervisor.pool import Pool
+from ollmlx.supervisor.scheduling.pool import Pool
 from ollmlx.testing.clock import HandClock
-from ollmlx.testing.workshop import ToyWorkshop, toy_launch
+from ollmlx.testing.toy_runners import ToyRunnerFactory, toy_launch
 from ollmlx.types import Caller, GenerateRequest
 
 CALLER = Caller(request_id="cycle")
@@ -55,7 +55,7 @@ async def cycle(pool: Pool, name: str, command: RunnerCommand) -> None:
 async def test_nine_hundred_loads_of_objects_keep_no_memory() -> None:
     settings = Settings.model_validate({"memory": {"limit": 100}})
     clock = HandClock()
-    workshop = ToyWorkshop(clock)
+    workshop = ToyRunnerFactory(clock)
     pool = Pool(settings, clock=clock, workshop=workshop)
     await pool.start()
 

@@ -9,17 +9,17 @@ from typing import Any, cast
 
 import pytest
 
-from ollmlx.blobs import Blobs
-from ollmlx.contracts import Importer, LaunchOptions, Refusal, RunnerCommand, Source
-from ollmlx.declared import Declarations
 from ollmlx.errors import Conflict, InvalidRequest, NotFound, OllmlxError, PluginError, StorageError, Unsupported
-from ollmlx.launching import Launcher
-from ollmlx.names import ModelName
-from ollmlx.registry import Registry
+from ollmlx.launch.overrides import ModelOverrides
+from ollmlx.launch.planner import LaunchPlanner
+from ollmlx.launch.spec import LaunchSpec
+from ollmlx.model.names import ModelName
+from ollmlx.plugin.contracts import Importer, LaunchOptions, Refusal, RunnerCommand, Source
+from ollmlx.plugin.registry import Registry
 from ollmlx.service import Service
 from ollmlx.settings import ModelSettings, RunnerSettings, Settings
-from ollmlx.supervisor.importing import Importers
-from ollmlx.supervisor.launch import Launch
+from ollmlx.storekit.uploads import Blobs
+from ollmlx.supervisor.process.importers import Importers
 from ollmlx.types import (
     Admitted,
     Caller,
@@ -122,11 +122,11 @@ class PlainBackend:
 
 class RecordingPool:
     def __init__(self) -> None:
-        self.asked: list[tuple[Launch, GenerateRequest]] = []
+        self.asked: list[tuple[LaunchSpec, GenerateRequest]] = []
         self.unloaded: list[str] = []
 
     async def generate(
-        self, launch: Launch, request: GenerateRequest, caller: Caller, keep_alive: float | None
+        self, launch: LaunchSpec, request: GenerateRequest, caller: Caller, keep_alive: float | None
     ) -> AsyncIterator[Event]:
         self.asked.append((launch, request))
         yield Admitted()
@@ -159,8 +159,8 @@ class House:
             registry.stores.add(second.name, second, "test")
         registry.sources.add("org", OrgSource(), "test")
         registry.backends.add("plain", PlainBackend(), "test")
-        declarations = Declarations(settings, {"short": "org/long"})
-        launcher = Launcher(settings, registry, declarations, Importers(dict), budget)
+        declarations = ModelOverrides(settings, {"short": "org/long"})
+        launcher = LaunchPlanner(settings, registry, declarations, Importers(dict), budget)
         pool = cast("Any", self.pool)
         self.service = Service(settings, registry, pool, declarations, launcher, Blobs(Path("/nowhere")))
 

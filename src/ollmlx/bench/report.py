@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from ollmlx.bench.measure import Measured
-from ollmlx.quantities import format_size
+from ollmlx.text.quantities import format_size
 
 
 def rows(found: Sequence[Measured]) -> tuple[list[str], list[list[str]]]:

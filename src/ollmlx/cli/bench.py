@@ -140,7 +140,7 @@ def _netloc(client: Client) -> str:
 
 
 def _first_model(url: str) -> str:
-    from ollmlx.address import Address
+    from ollmlx.text.addresses import Address
 
     models = Client(Address.parse(url)).get("/models")["data"]
     if not models:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
-from ollmlx.address import Address
 from ollmlx.errors import Forbidden, InvalidRequest, NotFound, OllmlxError, Unauthorized
+from ollmlx.text.addresses import Address
 
 CONNECT_TIMEOUT = 10  # seconds; answers themselves may take as long as they take
 UPLOAD_CHUNK = 1024 * 1024

@@ -45,7 +45,7 @@ def _load(args: argparse.Namespace) -> LoadedSettings:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from ollmlx.plugins import is_hidden, load_plugins
+    from ollmlx.plugin.loader import is_hidden, load_plugins
     from ollmlx.settings.report import effective
 
     loaded = _load(args)
@@ -85,7 +85,7 @@ def _quoted(part: str) -> str:
 
 def _check(args: argparse.Namespace) -> int:
     from ollmlx.cli.main import report
-    from ollmlx.plugins import load_plugins
+    from ollmlx.plugin.loader import load_plugins
     from ollmlx.settings.errors import InvalidSettings
 
     problems: list[dict[str, str]] = []

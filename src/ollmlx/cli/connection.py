@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from ollmlx.address import Address
 from ollmlx.cli.client import Client
+from ollmlx.text.addresses import Address
 
 
 def connect(args: argparse.Namespace) -> Client:

@@ -11,7 +11,7 @@ from ollmlx.cli.client import Client, Json
 from ollmlx.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
-    from ollmlx.modelfile import Modelfile
+    from ollmlx.model.modelfile import Modelfile
 
 DESCRIPTION = """Make a model from a Modelfile.
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from ollmlx.cli.connection import connect
     from ollmlx.cli.progress import display, succeeded
     from ollmlx.cli.uploads import upload_all
-    from ollmlx.modelfile import parse_modelfile
+    from ollmlx.model.modelfile import parse_modelfile
 
     text, folder = read_modelfile(args.file)
     modelfile = parse_modelfile(text)

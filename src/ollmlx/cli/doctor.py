@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from ollmlx.errors import InvalidRequest, OllmlxError
 
 if TYPE_CHECKING:
+    from ollmlx.doctor.context import CheckContext
     from ollmlx.doctor.report import Report
-    from ollmlx.doctor.world import World
 
 DESCRIPTION = """Examine this machine, read-only, and say what is wrong with the command that fixes it.
 
@@ -107,7 +107,7 @@ def _try_model(args: argparse.Namespace) -> int:
     from ollmlx.doctor.daemon import Daemon
     from ollmlx.doctor.selftest.session import self_test
     from ollmlx.doctor.selftest.subject import Refused, Subject
-    from ollmlx.names import ModelName
+    from ollmlx.model.names import ModelName
 
     client = connect(args)
     name = ModelName.parse(args.model)
@@ -148,9 +148,9 @@ def _print(report: Report, args: argparse.Namespace) -> int:
     return 1 if report.failed else 0
 
 
-def _world(args: argparse.Namespace) -> World:
+def _world(args: argparse.Namespace) -> CheckContext:
     from ollmlx.cli.configured import overrides
-    from ollmlx.doctor.world import look
+    from ollmlx.doctor.context import look
 
     config = Path(args.config) if args.config else None
     return look(config, overrides(args), deep=args.deep, online=args.online)

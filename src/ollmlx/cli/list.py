@@ -37,7 +37,7 @@ def models_table(found: list[Json]) -> str:
     from ollmlx.cli.table import table
     from ollmlx.cli.terminal import width
     from ollmlx.cli.times import ago
-    from ollmlx.quantities import format_size
+    from ollmlx.text.quantities import format_size
 
     now = datetime.now(UTC)
     rows = [

@@ -11,7 +11,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ollmlx.plugins import LoadedPlugin
+    from ollmlx.plugin.loader import LoadedPlugin
 
 DESCRIPTION = """List and make plugins.
 
@@ -47,7 +47,7 @@ def _new(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from ollmlx.cli.configured import settings
     from ollmlx.cli.terminal import width
-    from ollmlx.plugins import load_plugins
+    from ollmlx.plugin.loader import load_plugins
 
     found = settings(args)
     optional = found.plugins.model_copy(update={"required": ()})  # one that is required and off is to be shown, too

@@ -96,7 +96,7 @@ def bars() -> Iterator[Bars]:
         """Bytes done, of all, and the speed; empty for work without a size."""
 
         def render(self, task: RichTask) -> Text:
-            from ollmlx.quantities import format_size
+            from ollmlx.text.quantities import format_size
 
             if not task.total or task.total == 1:
                 return Text("")

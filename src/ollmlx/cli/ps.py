@@ -60,7 +60,7 @@ def ps_table(models: list[Json]) -> str:
     from ollmlx.cli.table import table
     from ollmlx.cli.terminal import width
     from ollmlx.cli.times import until
-    from ollmlx.quantities import format_size
+    from ollmlx.text.quantities import format_size
 
     now = datetime.now(UTC)
     rows = [

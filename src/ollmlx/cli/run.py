@@ -139,7 +139,7 @@ def truth(text: str, message: str | None = None) -> bool:
 
 def keep_alive(text: str) -> str | float:
     """A Go duration as it is; a bare number is seconds."""
-    from ollmlx.quantities import parse_duration
+    from ollmlx.text.quantities import parse_duration
 
     try:
         parse_duration(text)

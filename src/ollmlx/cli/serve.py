@@ -21,7 +21,7 @@ async def run(args: argparse.Namespace) -> int:
     from ollmlx.app import build
     from ollmlx.cli.configured import load
     from ollmlx.reload import reload
-    from ollmlx.web.serve import run as listen
+    from ollmlx.web.server.serve import run as listen
 
     app = build(load(args).settings)
     return await listen(app, lambda: reload(app, lambda: load(args)))

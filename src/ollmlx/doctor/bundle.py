@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from ollmlx import __version__
 from ollmlx.doctor.render import text
 from ollmlx.errors import Conflict, StorageError
-from ollmlx.plugins import is_hidden
-from ollmlx.secrets import MASK, is_secret_key, mask_text, mask_tree
+from ollmlx.errors.secrets import MASK, is_secret_key, mask_text, mask_tree
+from ollmlx.plugin.loader import is_hidden
 from ollmlx.settings.report import effective
 
 if TYPE_CHECKING:
+    from ollmlx.doctor.context import CheckContext
     from ollmlx.doctor.report import Report
-    from ollmlx.doctor.world import World
 
 LOG_LINES = 2000
 LINE = 2000
@@ -41,7 +41,7 @@ WORDS = frozenset({"system", "template"})
 """Keys of declared models that are prompts, too."""
 
 
-def write(file: Path, world: World, report: Report) -> list[str]:
+def write(file: Path, world: CheckContext, report: Report) -> list[str]:
     """Write the zip; the names in it. Raises Conflict when the file exists, StorageError when it cannot be written."""
     clean = Redaction(world)
     parts: dict[str, str] = {
@@ -67,7 +67,7 @@ def write(file: Path, world: World, report: Report) -> list[str]:
     return list(held)
 
 
-def versions(world: World) -> dict[str, Any]:
+def versions(world: CheckContext) -> dict[str, Any]:
     """ollmlx, Python, the system, the machine as the checks see it, and every installed package."""
     machine = {name: value for name, value in vars(world.machine).items() if not callable(value)}
     return {
@@ -80,7 +80,7 @@ def versions(world: World) -> dict[str, Any]:
     }
 
 
-def settings(world: World) -> dict[str, Any]:
+def settings(world: CheckContext) -> dict[str, Any]:
     """Every value with its origin, the faults, and the variables that matter."""
     values = []
     for one in effective(world.loaded, lambda path: is_hidden(world.plugins, path)) if world.loaded is not None else ():
@@ -93,7 +93,7 @@ def settings(world: World) -> dict[str, Any]:
     return {"values": values, "faults": [str(fault) for fault in world.faults], "variables": variables}
 
 
-def plugins(world: World) -> list[dict[str, Any]]:
+def plugins(world: CheckContext) -> list[dict[str, Any]]:
     """Every plugin, and why it is off."""
     return [
         {
@@ -117,7 +117,7 @@ def recent(folder: Path) -> list[str]:
 class Redaction:
     """Takes out of any text the secrets of this world, what looks like one, what was said, and the home folder."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: CheckContext) -> None:
         self._values = sorted(_secret_values(world), key=len, reverse=True)
         self._home = str(Path.home())
 
@@ -143,7 +143,7 @@ class Redaction:
         return mask_text(line.replace(self._home, "~"))[:LINE]
 
 
-def _secret_values(world: World) -> set[str]:
+def _secret_values(world: CheckContext) -> set[str]:
     """Every secret that is known here, so that it is found wherever it was written."""
     found: list[Any] = list(world.settings.security.api_keys)
     found += [value for name, value in world.environ.items() if is_secret_key(name)]

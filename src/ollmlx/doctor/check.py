@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ollmlx.codes import CODES
-from ollmlx.doctor.world import World
-from ollmlx.findings import Finding, Severity
+from ollmlx.doctor.context import CheckContext
+from ollmlx.errors.codes import CODES
+from ollmlx.errors.findings import Finding, Severity
 
 COMMAND = re.compile(r"(ollmlx|pip|brew|export|sudo|python\S*|hf) ")
 """How a line that can be typed begins."""
 
-Look = Callable[[World], Iterable[Finding] | Awaitable[Iterable[Finding]]]
+Look = Callable[[CheckContext], Iterable[Finding] | Awaitable[Iterable[Finding]]]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ollmlx.address import Address
+from ollmlx.text.addresses import Address
 
 if TYPE_CHECKING:
     import httpx2

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ollmlx.address import DEFAULT_HOST, DEFAULT_PORT
 from ollmlx.settings.keys import KeyPath, variable
+from ollmlx.text.addresses import DEFAULT_HOST, DEFAULT_PORT
 
 if TYPE_CHECKING:
-    from ollmlx.doctor.world import World
+    from ollmlx.doctor.context import CheckContext
 
 TRIED = 50
 PRIVILEGED = 1024
@@ -17,13 +17,13 @@ SERVE = "ollmlx serve"
 OLLAMAS: dict[KeyPath, str] = {("server", "host"): "OLLAMA_HOST", ("storage", "models"): "OLLAMA_MODELS"}
 
 
-def exported(world: World, path: KeyPath, value: str) -> str:
+def exported(world: CheckContext, path: KeyPath, value: str) -> str:
     """Set a key in this terminal, by the variable that wins: Ollama's own, unless ours is set already."""
     ours = world.origin(*path).kind == "variable" or path not in OLLAMAS
     return f"export {variable(path) if ours else OLLAMAS[path]}={value}"
 
 
-def elsewhere(world: World) -> tuple[str, ...]:
+def elsewhere(world: CheckContext) -> tuple[str, ...]:
     """Listen on the next port that is free, on this machine alone unless the host was asked for and can be had."""
     address = world.address
     first = address.port + 1 if address.port >= PRIVILEGED else DEFAULT_PORT
@@ -35,7 +35,7 @@ def elsewhere(world: World) -> tuple[str, ...]:
     return exported(world, ("server", "host"), f"{DEFAULT_HOST}:{DEFAULT_PORT}"), SERVE
 
 
-def stopped(world: World, *, ollama: bool = False) -> tuple[str, ...]:
+def stopped(world: CheckContext, *, ollama: bool = False) -> tuple[str, ...]:
     """End the program that has the port, or find out which it is."""
     process = world.processes.listener(world.address.port)
     if ollama and world.machine.system == "darwin":
@@ -48,7 +48,7 @@ def stopped(world: World, *, ollama: bool = False) -> tuple[str, ...]:
     return ("sudo systemctl stop ollama",) if ollama else (f"sudo kill {process.pid}",)
 
 
-def restarted(world: World, told: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+def restarted(world: CheckContext, told: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """End the daemon and start one with the settings of this terminal. `told`: what it said of itself."""
     pid = (told or {}).get("pid")
     return (f"kill {pid}" if isinstance(pid, int) else stopped(world)[0], SERVE)

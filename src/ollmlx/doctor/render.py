@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from ollmlx.doctor.report import GROUPS, Report
-from ollmlx.findings import Finding, Severity
+from ollmlx.errors.findings import Finding, Severity
 
 _MARKS = {Severity.ERROR: "[✗]", Severity.WARNING: "[!]", Severity.SKIPPED: "[-]"}
 _WELL = "[✓]"

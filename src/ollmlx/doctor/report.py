@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollmlx import __version__
-from ollmlx.findings import Finding, Severity
+from ollmlx.errors.findings import Finding, Severity
 
 GROUPS = {
     "config": "Settings",

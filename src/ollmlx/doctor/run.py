@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ollmlx.contracts import Check
 from ollmlx.doctor.check import found
+from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.pip import own_pip
 from ollmlx.doctor.report import CheckResult, Report
-from ollmlx.doctor.world import World
-from ollmlx.findings import Finding
+from ollmlx.errors.findings import Finding
+from ollmlx.plugin.contracts import Check
 
 PATIENCE = 4.0
 """Seconds for an ordinary examination; the doctor ends within five."""
@@ -40,7 +40,7 @@ class _Running:
     done: threading.Event = field(default_factory=threading.Event)
 
 
-def examine(examinations: Iterable[Examination], world: World, *, patience: float = PATIENCE) -> Report:
+def examine(examinations: Iterable[Examination], world: CheckContext, *, patience: float = PATIENCE) -> Report:
     """Run each check as soon as it is known; `patience` in seconds bounds the whole. Never raises for what one does."""
     begun = time.monotonic()
     running = [_begin(examination, world) for examination in examinations]
@@ -50,7 +50,7 @@ def examine(examinations: Iterable[Examination], world: World, *, patience: floa
     return Report(tuple(_result(one, now, patience) for one in running), now - begun)
 
 
-def _begin(examination: Examination, world: World) -> _Running:
+def _begin(examination: Examination, world: CheckContext) -> _Running:
     one = _Running(examination, time.monotonic())
     # a daemon thread, with an event loop of its own: not even a check that blocks can hold up the others, or the exit
     one.thread = threading.Thread(target=_guarded, args=(one, world), name=examination.check.name, daemon=True)
@@ -58,7 +58,7 @@ def _begin(examination: Examination, world: World) -> _Running:
     return one
 
 
-def _guarded(one: _Running, world: World) -> None:
+def _guarded(one: _Running, world: CheckContext) -> None:
     try:
         one.findings = tuple(asyncio.run(_run(one.examination.check, world)))
     except BaseException as error:  # noqa: BLE001 - a stranger's check may raise anything at all, SystemExit too
@@ -67,7 +67,7 @@ def _guarded(one: _Running, world: World) -> None:
     one.done.set()
 
 
-async def _run(check: Check, world: World) -> Sequence[Finding]:
+async def _run(check: Check, world: CheckContext) -> Sequence[Finding]:
     findings = await check.run(world)
     strangers = sorted({finding.code for finding in findings} - set(check.codes))
     if strangers:

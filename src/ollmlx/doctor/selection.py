@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from importlib.resources.abc import Traversable
 
-    from ollmlx.doctor.world import World
+    from ollmlx.doctor.context import CheckContext
 
 
-def every(world: World) -> Iterator[Examination]:
+def every(world: CheckContext) -> Iterator[Examination]:
     """All checks: ollmlx's own at once, those of plugins when these are loaded."""
     yield from (Examination(check, "ollmlx") for check in OWN)
     if world.plugins is not None:
@@ -24,7 +24,7 @@ def every(world: World) -> Iterator[Examination]:
             yield Examination(one.check, shelf.owner(name))
 
 
-def chosen(world: World, what: str | None) -> Iterable[Examination]:
+def chosen(world: CheckContext, what: str | None) -> Iterable[Examination]:
     """The checks of a group, or those that can report a code; without either, all. Raises InvalidRequest."""
     if what is None:
         return every(world)
@@ -36,7 +36,7 @@ def chosen(world: World, what: str | None) -> Iterable[Examination]:
     return wanted
 
 
-def runbook_folders(world: World) -> list[Traversable]:
+def runbook_folders(world: CheckContext) -> list[Traversable]:
     """The folders of pages that plugins brought."""
     brought = world.plugins.registry.checks.values() if world.plugins else ()
     return [one.runbooks for one in brought if one.runbooks is not None]

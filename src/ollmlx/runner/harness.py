@@ -14,8 +14,8 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
-from ollmlx.contracts import Engine
 from ollmlx.errors import Busy, RunnerUnavailable
+from ollmlx.plugin.contracts import Engine
 from ollmlx.protocol import ExitCode, Progress, RunnerConfig
 from ollmlx.runner import server
 from ollmlx.runner.pump import Pump

@@ -14,8 +14,8 @@ from typing import cast
 
 from pydantic import ValidationError
 
-from ollmlx.contracts import PLUGIN_FILE_PREFIX, Engine
 from ollmlx.errors import InvalidRequest, NotFound, OllmlxError, OutOfMemory, StorageError
+from ollmlx.plugin.contracts import PLUGIN_FILE_PREFIX, Engine
 from ollmlx.protocol import PROTOCOL_VERSION, ExitCode, RunnerConfig
 
 MAX_CONFIG_BYTES = 64 * 1024 * 1024

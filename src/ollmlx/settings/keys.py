@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ollmlx.secrets import is_secret_key
+from ollmlx.errors.secrets import is_secret_key
 from ollmlx.settings.model import Settings
 
 KeyPath = tuple[str, ...]

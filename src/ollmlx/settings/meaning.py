@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from ollmlx.errors import InvalidRequest
-from ollmlx.names import ModelName
+from ollmlx.model.names import ModelName
 from ollmlx.settings.errors import likely_key, plugin_table_fault, sentence
 from ollmlx.settings.keys import KeyPath
 from ollmlx.settings.model import Settings

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
 
-from ollmlx.address import Address
 from ollmlx.errors import ConfigError
-from ollmlx.quantities import format_duration, parse_duration, parse_size
+from ollmlx.text.addresses import Address
+from ollmlx.text.quantities import format_duration, parse_duration, parse_size
 
 Duration = Annotated[
     float, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str, when_used="json")

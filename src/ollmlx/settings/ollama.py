@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ollmlx.quantities import FOREVER, parse_duration
 from ollmlx.settings.keys import KeyPath
+from ollmlx.text.quantities import FOREVER, parse_duration
 
 _FALSE = {"0", "false", "f", "no", "off"}
 

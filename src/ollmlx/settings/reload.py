@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ollmlx.secrets import MASK
+from ollmlx.errors.secrets import MASK
 from ollmlx.settings.keys import KeyPath, is_secret, show_path
 from ollmlx.settings.model import Settings
 

@@ -11,11 +11,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ollmlx.quantities import format_duration, parse_duration, parse_size, write_size
-from ollmlx.secrets import mask_text, mask_value
+from ollmlx.errors.secrets import mask_text, mask_value
 from ollmlx.settings.errors import Origin
 from ollmlx.settings.keys import KeyPath, dotted, is_secret, keys_of, readers
 from ollmlx.settings.sources import LoadedSettings
+from ollmlx.text.quantities import format_duration, parse_duration, parse_size, write_size
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ollmlx.quantities import format_duration, parse_duration, parse_size, write_size
 from ollmlx.settings.keys import keys_of, readers, sections
 from ollmlx.settings.model import ClusterSettings, ModelSettings, Settings
+from ollmlx.text.quantities import format_duration, parse_duration, parse_size, write_size
 
 WIDTH = 118
 HEAD = """\

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ollmlx.doctor.world import World
+    from ollmlx.doctor.context import CheckContext
     from ollmlx.settings import Settings
     from ollmlx.testing.child import RunnerProcess, engine_command, fake_runner
     from ollmlx.testing.models import fake_model
@@ -26,7 +26,8 @@ FAKE_PLUGIN = Path(__file__).parent / "fake"
 
 _HOMES = {
     "Settings": "ollmlx.settings",
-    "World": "ollmlx.doctor.world",
+    "CheckContext": "ollmlx.doctor.context",
+    "World": "ollmlx.doctor.context",
     "CheckSuite": "ollmlx.testing.suites.check",
     "RoutesSuite": "ollmlx.testing.suites.routes",
     "StoreSuite": "ollmlx.testing.suites.store",
@@ -39,15 +40,18 @@ _HOMES = {
     "wait_until": "ollmlx.testing.waiting",
 }
 
+RENAMED = {"World": "CheckContext"}
+"""Names of API 1 and what they are called today."""
+
 __all__ = [
     "FAKE_PLUGIN",
     "BackendSuite",
+    "CheckContext",
     "CheckSuite",
     "RoutesSuite",
     "RunnerProcess",
     "Settings",
     "StoreSuite",
-    "World",
     "engine_command",
     "eventually",
     "fake_model",
@@ -61,4 +65,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES[name]), RENAMED.get(name, name))

@@ -21,8 +21,8 @@ from typing import Any, Self
 
 import aiohttp
 
-from ollmlx.contracts import LaunchOptions, RunnerCommand
 from ollmlx.errors import from_kind
+from ollmlx.plugin.contracts import LaunchOptions, RunnerCommand
 from ollmlx.protocol import PROTOCOL_VERSION, Problem, Progress, RunnerConfig, decode_event
 from ollmlx.testing.models import fake_model
 from ollmlx.testing.waiting import eventually

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ollmlx.names import ModelName
+from ollmlx.model.names import ModelName
 from ollmlx.testing.fake.settings import ALL_CAPABILITIES
 from ollmlx.types import InstalledModel
 

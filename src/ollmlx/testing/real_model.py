@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from ollmlx.names import ModelName
+from ollmlx.model.names import ModelName
 from ollmlx.testing.daemon import Daemon
 
 NAME = ModelName.parse("smollm2:135m")

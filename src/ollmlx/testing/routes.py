@@ -15,10 +15,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from ollmlx.blobs import Blobs
 from ollmlx.errors import NotFound, Unsupported
-from ollmlx.names import ModelName
+from ollmlx.model.names import ModelName
 from ollmlx.settings import Settings
+from ollmlx.storekit.uploads import Blobs
 from ollmlx.types import (
     Admitted,
     Caller,
@@ -191,7 +191,7 @@ class FakeService:
 
 def web_app(service: FakeService, *families: Callable[[Service], Blueprint]) -> Quart:
     """A web application with these route families over the service, behind the real gate."""
-    from ollmlx.registry import Registry
+    from ollmlx.plugin.registry import Registry
     from ollmlx.web.create_app import create_app
 
     registry = Registry()

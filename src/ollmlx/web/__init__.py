@@ -8,24 +8,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ollmlx.web.body import parse_json, read_json, read_model, upload
+    from ollmlx.web.context import Exchange, caller, current
     from ollmlx.web.create_app import create_app
-    from ollmlx.web.errors import Failure, Shape, declare_errors, plain_shape
-    from ollmlx.web.exchange import Exchange, caller, current
-    from ollmlx.web.openapi import BINARY, NDJSON, SSE, TEXT, describe
-    from ollmlx.web.site import Site, declare_upload, declare_work, json_answer, site_of
-    from ollmlx.web.streaming import ndjson, sse
-    from ollmlx.web.tracking import embedded, tracked
+    from ollmlx.web.kit.body import parse_json, read_json, read_model, upload
+    from ollmlx.web.kit.errors import Failure, Shape, declare_errors, plain_shape
+    from ollmlx.web.kit.streaming import ndjson, sse
+    from ollmlx.web.kit.tracking import embedded, tracked
+    from ollmlx.web.openapi.document import BINARY, NDJSON, SSE, TEXT, describe
+    from ollmlx.web.state import WebState, declare_upload, declare_work, json_answer, state_of
 
 _HOMES = {
-    "ollmlx.web.body": ("parse_json", "read_json", "read_model", "upload"),
+    "ollmlx.web.kit.body": ("parse_json", "read_json", "read_model", "upload"),
     "ollmlx.web.create_app": ("create_app",),
-    "ollmlx.web.errors": ("Failure", "Shape", "declare_errors", "plain_shape"),
-    "ollmlx.web.exchange": ("Exchange", "caller", "current"),
-    "ollmlx.web.openapi": ("BINARY", "NDJSON", "SSE", "TEXT", "describe"),
-    "ollmlx.web.site": ("Site", "declare_upload", "declare_work", "json_answer", "site_of"),
-    "ollmlx.web.streaming": ("ndjson", "sse"),
-    "ollmlx.web.tracking": ("embedded", "tracked"),
+    "ollmlx.web.kit.errors": ("Failure", "Shape", "declare_errors", "plain_shape"),
+    "ollmlx.web.context": ("Exchange", "caller", "current"),
+    "ollmlx.web.openapi.document": ("BINARY", "NDJSON", "SSE", "TEXT", "describe"),
+    "ollmlx.web.state": ("WebState", "declare_upload", "declare_work", "json_answer", "state_of"),
+    "ollmlx.web.kit.streaming": ("ndjson", "sse"),
+    "ollmlx.web.kit.tracking": ("embedded", "tracked"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -37,7 +37,7 @@ __all__ = [
     "Exchange",
     "Failure",
     "Shape",
-    "Site",
+    "WebState",
     "caller",
     "create_app",
     "current",
@@ -52,8 +52,8 @@ __all__ = [
     "plain_shape",
     "read_json",
     "read_model",
-    "site_of",
     "sse",
+    "state_of",
     "tracked",
     "upload",
 ]

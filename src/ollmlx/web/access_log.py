@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ollmlx.web.exchange import Exchange
+from ollmlx.web.context import Exchange
 
 logger = logging.getLogger("ollmlx.access")
 

@@ -11,12 +11,12 @@ from quart import Quart, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from ollmlx.errors import OllmlxError
-from ollmlx.web import description
-from ollmlx.web.errors import answer, failure, failure_of_status, http_failure
-from ollmlx.web.exchange import current
-from ollmlx.web.gate import ASGI, Gate
-from ollmlx.web.incoming import IncomingRequest
-from ollmlx.web.site import Site, site_of
+from ollmlx.web.context import current
+from ollmlx.web.kit.errors import answer, failure, failure_of_status, http_failure
+from ollmlx.web.middleware import ASGI, Gate
+from ollmlx.web.openapi import routes as description
+from ollmlx.web.request import IncomingRequest
+from ollmlx.web.state import WebState, state_of
 from ollmlx.web.waits import Waits
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ NOT_A_ROUTE = {404: "404 page not found", 405: "405 method not allowed"}
 
 
 def create_app(app: App) -> Quart:
-    """Build the Quart application of a daemon. `ollmlx.web.serve` listens with it; tests use its test client."""
+    """Build the Quart application of a daemon. `ollmlx.web.server.serve` listens with it; tests use its test client."""
     settings = app.settings
     web = Quart("ollmlx", static_folder=None, template_folder=None)
     web.request_class = IncomingRequest
@@ -35,7 +35,7 @@ def create_app(app: App) -> Quart:
     web.config["BODY_TIMEOUT"] = _finite(settings.server.body_timeout)
     web.config["RESPONSE_TIMEOUT"] = None  # answers take as long as models do; the runner's limits hold
     web.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    web.extensions["ollmlx"] = Site(app)
+    web.extensions["ollmlx"] = WebState(app)
     app.service.pool.subscribe(Waits())
     web.before_request(_begin)
     web.register_error_handler(OllmlxError, _failed)
@@ -46,7 +46,7 @@ def create_app(app: App) -> Quart:
         web.register_blueprint(make_blueprint(app.service))
     if settings.server.docs:
         web.register_blueprint(description.blueprint())
-    web.asgi_app = Gate(cast(ASGI, web.asgi_app), site_of(web))  # type: ignore[method-assign,assignment]
+    web.asgi_app = Gate(cast(ASGI, web.asgi_app), state_of(web))  # type: ignore[method-assign,assignment]
     return web
 
 
@@ -58,7 +58,7 @@ async def _begin() -> None:
 
 
 async def _failed(error: Exception) -> Response:
-    return answer(failure(error), site_of(cast(Any, current_app)).shapes.of(current().path))
+    return answer(failure(error), state_of(cast(Any, current_app)).shapes.of(current().path))
 
 
 async def _http_failed(error: HTTPException) -> Response:
@@ -69,7 +69,7 @@ async def _http_failed(error: HTTPException) -> Response:
         if allowed := getattr(error, "valid_methods", None):
             response.headers["Allow"] = ", ".join(sorted(allowed))
         return response
-    return answer(http_failure(error), site_of(cast(Any, current_app)).shapes.of(current().path))
+    return answer(http_failure(error), state_of(cast(Any, current_app)).shapes.of(current().path))
 
 
 def _finite(seconds: float) -> float | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 import orjson
 
 from ollmlx.errors import StorageError
-from ollmlx.web.exchange import CURRENT
+from ollmlx.web.context import CURRENT
 
 if TYPE_CHECKING:
     from ollmlx.settings import Settings

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import urlsplit
 
-from ollmlx.address import Address
 from ollmlx.errors import Forbidden, Unauthorized
 from ollmlx.settings import Settings
-from ollmlx.web.sockets import is_loopback, is_wildcard, served_address
+from ollmlx.text.addresses import Address
+from ollmlx.web.server.sockets import is_loopback, is_wildcard, served_address
 
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz"})
 """Answered without a key: probes carry none, and the answers say nothing of models."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ollmlx.supervisor.listener import PoolListener
+from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.types import Admitted
-from ollmlx.web.exchange import CURRENT
+from ollmlx.web.context import CURRENT
 
 
-class Waits(PoolListener):
+class Waits(PoolObserver):
     """Subscriber of the pool, which calls it in the task of the request. The first wait counts: a retry is no other."""
 
     def on_admit(self, model: str, waited: float, loading: float) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from ollmlx.address import Address
 from ollmlx.cli.client import Client
 from ollmlx.cli.main import main
+from ollmlx.text.addresses import Address
 
 Json = dict[str, Any]
 

@@ -10,7 +10,7 @@ import pytest
 from ollmlx.cli import plugin
 from ollmlx.cli.main import main
 from ollmlx.cli.table import cells
-from ollmlx.plugins import LoadedPlugin
+from ollmlx.plugin.loader import LoadedPlugin
 
 PLUGINS = (
     LoadedPlugin("lantern", "ollmlx-lantern 1.2.3", "1.2.3", hooks=("register_backends", "register_stores")),

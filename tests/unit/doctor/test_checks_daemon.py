@@ -16,7 +16,7 @@ from ollmlx import __version__
 from ollmlx.doctor.checks.runners import leftovers
 from ollmlx.doctor.daemon import Answer
 from ollmlx.doctor.processes import Process
-from ollmlx.findings import Severity
+from ollmlx.errors.findings import Severity
 
 PYTHON = Process(7, "python3", user="eve", uid=os.getuid())
 ROOT = Process(7, "ollmlx", user="root", uid=os.getuid() + 1)

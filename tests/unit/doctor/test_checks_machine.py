@@ -10,7 +10,7 @@ import pytest
 from tests.unit.doctor.worlds import GB, HEALTHY, MAC, child, codes, examined, healthy, told
 
 from ollmlx.doctor.machine import Disk
-from ollmlx.findings import Severity
+from ollmlx.errors.findings import Severity
 
 CUDA12 = {"mlx": "0.32.4", "mlx-cuda-12": "0.32.4"}.get
 CUDA13 = {"mlx": "0.32.4", "mlx-cuda-13": "0.32.4"}.get

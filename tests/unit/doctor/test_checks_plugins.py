@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.unit.doctor.worlds import codes, examined, healthy, told
 
-from ollmlx.findings import Severity
+from ollmlx.errors.findings import Severity
 
 HOOK = "from ollmlx import hookimpl\n@hookimpl\ndef "
 BROKEN = [
@@ -64,7 +64,7 @@ def test_of_several_broken_plugins_each_command_switches_off_one_more(
 def test_a_plugin_that_hangs_holds_the_doctor_up_for_a_moment_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ollmlx.doctor.world.PLUGIN_SECONDS", 1.0)
+    monkeypatch.setattr("ollmlx.doctor.context.PLUGIN_SECONDS", 1.0)
     plugin = tmp_path / "odd.py"
     plugin.write_text("import time\ntime.sleep(9)", encoding="utf-8")
     world = healthy(tmp_path, f'[plugins]\npaths = ["{plugin}"]')

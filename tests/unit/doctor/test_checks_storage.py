@@ -16,11 +16,11 @@ from tests.servers.tiny import tiny_files
 from tests.unit.doctor.worlds import GB, NOW, codes, examined, healthy, told
 
 from ollmlx import ModelName, Refusal
+from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.machine import Disk
-from ollmlx.doctor.world import World
 from ollmlx.errors import StorageError
-from ollmlx.findings import Finding, Severity
-from ollmlx.registry import RegisteredCheck
+from ollmlx.errors.findings import Finding, Severity
+from ollmlx.plugin.registry import RegisteredCheck
 from ollmlx.settings.model import Settings
 from ollmlx_hub.manifest import sha256_of
 from ollmlx_hub.store import MlxStore
@@ -174,7 +174,7 @@ def test_a_backend_that_is_switched_off_is_named_with_the_models_that_miss_it(tm
 def test_a_refusal_with_a_code_of_its_own_is_told_by_the_check_that_has_it_or_here(
     tmp_path: Path, declared: tuple[str, ...], seen: list[str]
 ) -> None:
-    async def run(world: World) -> list[Finding]:
+    async def run(world: CheckContext) -> list[Finding]:
         return []
 
     world = healthy(tmp_path)
@@ -212,7 +212,7 @@ def test_pulls_that_stopped_are_told_and_those_under_way_are_not(tmp_path: Path)
     assert told(world, "STO006", "an interrupted change left", "rm -r ").severity.value == "info"
 
 
-def moved(world: World, **storage: Path) -> World:
+def moved(world: CheckContext, **storage: Path) -> CheckContext:
     """The same machine with other folders."""
     changed = world.settings.storage.model_copy(update=storage)
     return replace(world, settings=world.settings.model_copy(update={"storage": changed}))

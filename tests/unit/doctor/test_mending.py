@@ -15,9 +15,9 @@ import pytest
 from tests.unit.doctor.test_checks_storage import put, truncated
 from tests.unit.doctor.worlds import FakeDaemon, examined, seen, settle
 
+from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.processes import Processes
-from ollmlx.doctor.world import World
-from ollmlx.findings import Finding, Severity
+from ollmlx.errors.findings import Finding, Severity
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ class Terminal:
         editor.chmod(0o700)
         self._own = {"HOME": str(self.home), "PATH": os.environ["PATH"], "EDITOR": str(editor)}
 
-    def world(self) -> World:
+    def world(self) -> CheckContext:
         world = seen(self.home, self.environ)
         return world if self.real is None else replace(world, processes=self.real, daemon=FakeDaemon({}))
 

@@ -9,30 +9,30 @@ from pathlib import Path
 import pytest
 
 from ollmlx.doctor.check import check, found, noted, skipped
+from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.render import text
 from ollmlx.doctor.report import CheckResult, Report
 from ollmlx.doctor.run import Examination, examine
-from ollmlx.doctor.world import World
-from ollmlx.findings import Finding
+from ollmlx.errors.findings import Finding
 
 
 @check("crashing", "server", "NET003")
-def crashing(world: World) -> Iterator[Finding]:
+def crashing(world: CheckContext) -> Iterator[Finding]:
     raise SystemExit(3)
 
 
 @check("honest", "server", "NET003")
-def honest(world: World) -> Iterator[Finding]:
+def honest(world: CheckContext) -> Iterator[Finding]:
     yield found("NET003", "no daemon", commands=("ollmlx serve",))
 
 
 @check("lying", "server", "NET001")
-def lying(world: World) -> Iterator[Finding]:
+def lying(world: CheckContext) -> Iterator[Finding]:
     yield found("NET003", "no daemon")
 
 
 def examined(*checks: object, patience: float = 5.0) -> Report:
-    return examine([Examination(one, "test") for one in checks], World(), patience=patience)  # type: ignore[arg-type]
+    return examine([Examination(one, "test") for one in checks], CheckContext(), patience=patience)  # type: ignore[arg-type]
 
 
 @pytest.mark.finding("DOC001")
@@ -48,7 +48,7 @@ def test_a_check_may_report_only_what_it_declares() -> None:
 
 
 def test_commands_repeat_the_settings_file_that_was_asked_for() -> None:
-    world = World(asked=Path("my settings.toml"))
+    world = CheckContext(asked=Path("my settings.toml"))
     report = examine([Examination(honest, "test")], world)
     assert report.findings[0].commands == ("ollmlx --config 'my settings.toml' serve",)
 
@@ -58,7 +58,7 @@ def test_a_check_that_blocks_is_a_finding_and_holds_up_nobody() -> None:
     release = threading.Event()
 
     @check("blocking", "server", "NET003")
-    def blocking(world: World) -> Iterator[Finding]:
+    def blocking(world: CheckContext) -> Iterator[Finding]:
         release.wait(20)
         yield found("NET003", "late")
 
@@ -74,7 +74,7 @@ def test_what_needs_no_plugins_is_examined_while_they_are_loaded() -> None:
     done = threading.Event()
 
     @check("early", "server", "NET003")
-    def early(world: World) -> Iterator[Finding]:
+    def early(world: CheckContext) -> Iterator[Finding]:
         done.set()
         yield found("NET003", "no daemon")
 
@@ -83,7 +83,7 @@ def test_what_needs_no_plugins_is_examined_while_they_are_loaded() -> None:
         assert done.wait(20), "it waits for the check that comes after it"
         yield Examination(honest, "test")
 
-    assert len(examine(later(), World()).findings) == 2
+    assert len(examine(later(), CheckContext()).findings) == 2
 
 
 def report_of(findings: Sequence[tuple[str, str]]) -> Report:

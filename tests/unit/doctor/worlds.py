@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ollmlx import __version__
-from ollmlx.address import Address
 from ollmlx.cli.main import VERBS, verb_parser
+from ollmlx.doctor.context import CheckContext, look
 from ollmlx.doctor.daemon import Answer, Daemon, Silent
 from ollmlx.doctor.machine import Disk, Machine
 from ollmlx.doctor.processes import Completed, Process, Processes
 from ollmlx.doctor.report import Report
 from ollmlx.doctor.run import examine
 from ollmlx.doctor.selection import every
-from ollmlx.doctor.world import World, look
-from ollmlx.findings import Finding, Severity
+from ollmlx.errors.findings import Finding, Severity
+from ollmlx.text.addresses import Address
 
 GB = 1000**3
 HEALTHY = Machine(
@@ -92,7 +92,7 @@ def child(status: int | None, err: str = "", out: str = "") -> Callable[[Sequenc
     return run
 
 
-def healthy(tmp_path: Path, toml: str = "", environ: Mapping[str, str] | None = None) -> World:
+def healthy(tmp_path: Path, toml: str = "", environ: Mapping[str, str] | None = None) -> CheckContext:
     """A machine on which all is well, with these settings. The plugins are the real ones."""
     settle(tmp_path, toml)
     return seen(tmp_path, environ)
@@ -108,7 +108,7 @@ def settle(tmp_path: Path, toml: str = "") -> None:
     file.chmod(0o600)
 
 
-def seen(tmp_path: Path, environ: Mapping[str, str] | None = None) -> World:
+def seen(tmp_path: Path, environ: Mapping[str, str] | None = None) -> CheckContext:
     """What is there, on a machine and with a daemon on which all is well."""
     world = look(environ={"HOME": str(tmp_path), **(environ or {})}, cwd=tmp_path)
     return replace(
@@ -122,16 +122,16 @@ def seen(tmp_path: Path, environ: Mapping[str, str] | None = None) -> World:
     )
 
 
-def examined(world: World, *, blas: bool = False) -> Report:
+def examined(world: CheckContext, *, blas: bool = False) -> Report:
     """Everything the doctor says; without the timing of BLAS, which belongs to the machine the test runs on."""
     return examine([one for one in every(world) if blas or one.check.name != "blas"], world, patience=60)
 
 
-def codes(world: World) -> list[str]:
+def codes(world: CheckContext) -> list[str]:
     return [finding.code for finding in examined(world).findings]
 
 
-def told(world: World, code: str, seen: str, typed: str) -> Finding:
+def told(world: CheckContext, code: str, seen: str, typed: str) -> Finding:
     """The finding of this code; what was seen is in its title or evidence, what to type in its commands.
 
     Whatever else is found has to have a command, too, and every command of ours has to be one.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx.errors import ContextExceeded
-from ollmlx.runner.answering import answered, fit, prompt_of
+from ollmlx.runner.kit.answers import answered, fit, prompt_of
 from ollmlx.types import Done, GenerateRequest, Message, Options, Text
 
 

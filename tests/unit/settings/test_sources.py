@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ollmlx.quantities import FOREVER
 from ollmlx.settings import Settings
 from ollmlx.settings.errors import InvalidSettings
 from ollmlx.settings.lines import key_lines
 from ollmlx.settings.reload import reloadable
 from ollmlx.settings.report import effective
 from ollmlx.settings.sources import LoadedSettings, load_settings
+from ollmlx.text.quantities import FOREVER
 
 
 def load(tmp_path: Path, toml: str = "", environ: Mapping[str, str] | None = None, **flags: object) -> LoadedSettings:

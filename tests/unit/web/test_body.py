@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx.errors import InvalidRequest
-from ollmlx.web.body import MAX_DEPTH, MOST_VALUES, parse_json
+from ollmlx.web.kit.body import MAX_DEPTH, MOST_VALUES, parse_json
 
 SCALARS = (
     st.none()

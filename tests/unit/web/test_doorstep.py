@@ -13,11 +13,11 @@ from typing import Any, cast
 
 import pytest
 
-from ollmlx.supervisor.arrivals import Arrival
+from ollmlx.supervisor.scheduling.arrivals import Arrival
 from ollmlx.testing import eventually
-from ollmlx.web.doorstep import Doorstep
-from ollmlx.web.entrance import Entrance
-from ollmlx.web.sockets import listening_socket, served_address
+from ollmlx.web.server.doorstep import Doorstep
+from ollmlx.web.server.entrance import Entrance
+from ollmlx.web.server.sockets import listening_socket, served_address
 
 REQUEST = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
 ANSWER = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
@@ -115,7 +115,7 @@ async def test_a_refused_client_that_still_writes_is_read_to_its_end_or_for_a_wh
     leaves: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not leaves:
-        monkeypatch.setattr("ollmlx.web.doorstep.LINGER", 0)
+        monkeypatch.setattr("ollmlx.web.server.doorstep.LINGER", 0)
     async with house(ANSWER) as made:
         with made.client() as client:
             client.send(REQUEST.replace(b"Length: 2", b"Length: 9"))
@@ -186,7 +186,7 @@ class Exhausted:
 async def test_without_descriptors_it_rests_and_goes_on(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ollmlx.web.doorstep.REST", 0.01)
+    monkeypatch.setattr("ollmlx.web.server.doorstep.REST", 0.01)
     made = House(None, 60)
     made.doorstep.open([cast(socket.socket, Exhausted(made.sock))])
     with made.client() as client:

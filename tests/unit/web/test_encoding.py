@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx.errors import InvalidRequest, TooLarge, UnsupportedEncoding
-from ollmlx.web.encoding import unpacked
+from ollmlx.web.kit.encoding import unpacked
 
 MIB = 1024 * 1024
 PACKERS: dict[str, Callable[[bytes], bytes]] = {

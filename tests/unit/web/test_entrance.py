@@ -9,11 +9,11 @@ import pytest
 
 from ollmlx.errors import Busy, OllmlxError
 from ollmlx.settings import Settings
-from ollmlx.supervisor.arrivals import Arrivals
 from ollmlx.supervisor.clock import SystemClock
+from ollmlx.supervisor.scheduling.arrivals import Arrivals
 from ollmlx.testing import eventually
-from ollmlx.web.entrance import AT_ONCE, Entrance
-from ollmlx.web.site import Site
+from ollmlx.web.server.entrance import AT_ONCE, Entrance
+from ollmlx.web.state import WebState
 
 CHAT = b"POST /api/chat?x=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
 SHOW = CHAT.replace(b"chat", b"show")
@@ -44,7 +44,7 @@ class Door:
 
     def __init__(self, room: int = 1000) -> None:
         self.house = House(room)
-        self.site = Site(Configured())
+        self.site = WebState(Configured())
         self.site.work.add("/api/chat")
         self.entrance = Entrance(self.site, self.house)
         self.entered: list[bytes] = []

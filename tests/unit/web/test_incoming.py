@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from ollmlx.web.incoming import FlowingBody
+from ollmlx.web.request import FlowingBody
 
 
 @pytest.mark.fault(38)

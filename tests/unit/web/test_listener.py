@@ -16,15 +16,15 @@ from quart import Blueprint, Response
 
 from ollmlx import Service
 from ollmlx.errors import Busy, OllmlxError
-from ollmlx.supervisor.arrivals import Arrivals
 from ollmlx.supervisor.clock import SystemClock
+from ollmlx.supervisor.scheduling.arrivals import Arrivals
 from ollmlx.testing import eventually
 from ollmlx.testing.routes import FakeService, web_app
 from ollmlx.web import json_answer, read_json, upload
-from ollmlx.web.doorstep import PIECE
-from ollmlx.web.listener import HEADER_LIMIT, Listener, phrased
-from ollmlx.web.site import site_of
-from ollmlx.web.sockets import listening_socket, served_address
+from ollmlx.web.server.doorstep import PIECE
+from ollmlx.web.server.listener import HEADER_LIMIT, Listener, phrased
+from ollmlx.web.server.sockets import listening_socket, served_address
+from ollmlx.web.state import state_of
 
 GET = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -85,7 +85,7 @@ async def test_who_waits_for_a_turn_when_it_stops_is_answered(used: bool, monkey
         if used:
             writer.write(GET)
             await reader.readuntil(b'"hello"')
-        monkeypatch.setattr("ollmlx.web.entrance.AT_ONCE", 0)
+        monkeypatch.setattr("ollmlx.web.server.entrance.AT_ONCE", 0)
         writer.write(b"POST /hello HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
         await eventually(lambda: listener._entrance._line)
         await listener.stop(5)
@@ -97,7 +97,7 @@ async def test_who_waits_for_a_turn_when_it_stops_is_answered(used: bool, monkey
 @pytest.mark.parametrize("length", [2, 9])
 async def test_one_too_many_on_a_used_connection_is_refused_and_the_connection_ends(length: int) -> None:
     async with serving(greeting) as (listener, address):
-        site_of(listener._app).work.add("/hello")
+        state_of(listener._app).work.add("/hello")
         reader, writer = await asyncio.open_connection(*address)
         writer.write(GET)
         await reader.readuntil(b'"hello"')
@@ -130,7 +130,7 @@ async def test_a_body_that_looks_like_a_request_is_a_body() -> None:
         return made
 
     async with serving(family) as (listener, address):
-        site_of(listener._app).work.add("/hello")
+        state_of(listener._app).work.add("/hello")
         reader, writer = await asyncio.open_connection(*address)
         request = b"POST /hello HTTP/1.1\r\nHost: localhost\r\nContent-Length: 35\r\n\r\n"
         body = b"POST /hello HTTP/1.1\r\nHost: local\r\n"[:35]
@@ -237,7 +237,7 @@ async def test_a_client_that_is_lost_is_no_error_of_ours(
             monkeypatch.setattr(asyncio.get_running_loop(), "connect_accepted_socket", lost)
         else:
             monkeypatch.setattr(asyncio.StreamWriter, "wait_closed", lost)
-        with caplog.at_level(logging.DEBUG, "ollmlx.web.listener"):
+        with caplog.at_level(logging.DEBUG, "ollmlx.web.server.listener"):
             writer.write(GET)
             writer.write_eof()
             with suppress(ConnectionError):
@@ -265,7 +265,7 @@ async def drip(writer: asyncio.StreamWriter, piece: bytes) -> None:
 async def test_headers_that_do_not_end_are_given_up_however_busily_they_come(
     monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
-    monkeypatch.setattr("ollmlx.web.listener.IDLE_TIMEOUT", 0.3)
+    monkeypatch.setattr("ollmlx.web.server.listener.IDLE_TIMEOUT", 0.3)
     async with listening() as (host, port):
         reader, writer = await asyncio.open_connection(host, port)
         writer.write(begun)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ollmlx.settings import LoggingSettings, Settings, StorageSettings
-from ollmlx.web.exchange import CURRENT, Exchange
+from ollmlx.web.context import CURRENT, Exchange
 from ollmlx.web.logs import LOG_FILE, configure, release
 
 logger = logging.getLogger("ollmlx.test")

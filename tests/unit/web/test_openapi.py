@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 from quart import Quart
 
-from ollmlx.web.docs_page import page
-from ollmlx.web.openapi import NDJSON, describe, openapi, undescribed
+from ollmlx.web.openapi.docs_page import page
+from ollmlx.web.openapi.document import NDJSON, describe, openapi, undescribed
 
 
 class Body(BaseModel):

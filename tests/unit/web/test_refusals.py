@@ -12,8 +12,8 @@ from ollmlx.errors import Busy
 from ollmlx.settings import Settings
 from ollmlx.testing import eventually
 from ollmlx.web import Exchange
-from ollmlx.web.refusals import Refusals
-from ollmlx.web.site import Site
+from ollmlx.web.server.refusals import Refusals
+from ollmlx.web.state import WebState
 
 REQUEST = b"POST /api/chat?x=1 HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: mine\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -24,7 +24,7 @@ class Configured:
 
 @pytest.mark.fault(41)
 async def test_a_refusal_is_a_whole_answer_in_its_dialect_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
-    site = Site(Configured())
+    site = WebState(Configured())
     told: list[Exchange] = []
     site.observers.append(told.append)
     site.shapes.add("/api/", lambda failure: {"oops": failure.message})
@@ -48,7 +48,7 @@ async def test_a_refusal_is_a_whole_answer_in_its_dialect_and_is_counted(caplog:
 
 
 async def test_each_refusal_carries_its_own_id_where_the_dialect_puts_it() -> None:
-    site = Site(Configured())
+    site = WebState(Configured())
     site.shapes.add("/v1/", lambda failure: {"message": failure.message, "id": failure.request_id})
     refusals = Refusals(site)
     answers = []
@@ -64,7 +64,7 @@ async def test_each_refusal_carries_its_own_id_where_the_dialect_puts_it() -> No
 @pytest.mark.parametrize("sent", [b"", b"X-Request-ID: a b\r\n", b"X-Request-ID: \x1b[31m\r\n"])
 async def test_an_id_that_is_missing_or_cannot_stand_in_a_log_is_made(sent: bytes) -> None:
     request = b"POST /api/chat HTTP/1.1\r\n" + sent + b"\r\n"
-    answer = Refusals(Site(Configured())).answer(Busy("too many"), request, "/api/chat", "local")
+    answer = Refusals(WebState(Configured())).answer(Busy("too many"), request, "/api/chat", "local")
     assert b"\r\nx-request-id: req-" in answer
 
 
@@ -72,8 +72,8 @@ async def test_an_id_that_is_missing_or_cannot_stand_in_a_log_is_made(sent: byte
 async def test_one_line_tells_of_all(
     count: int, said: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ollmlx.web.refusals.TOLD_EVERY", 0)
-    refusals = Refusals(Site(Configured()))
+    monkeypatch.setattr("ollmlx.web.server.refusals.TOLD_EVERY", 0)
+    refusals = Refusals(WebState(Configured()))
     with caplog.at_level(logging.INFO, "ollmlx"):
         for _ in range(count):
             refusals.answer(Busy("too many"), REQUEST, "/api/chat", "local")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ollmlx.address import Address
 from ollmlx.errors import Forbidden, Unauthorized
+from ollmlx.text.addresses import Address
 from ollmlx.web.security import Policy, keys_sent
 
 LOCAL = Policy(Address("127.0.0.1", 11434))

@@ -13,10 +13,10 @@ from contextlib import closing
 
 import pytest
 
-from ollmlx.address import Address
 from ollmlx.errors import ConfigError
-from ollmlx.web.sockets import bound_address, is_loopback, is_wildcard, listening_socket, served_address
-from ollmlx.web.taken import answered, bind_error, listener_of
+from ollmlx.text.addresses import Address
+from ollmlx.web.server.port_in_use import answered, bind_error, listener_of
+from ollmlx.web.server.sockets import bound_address, is_loopback, is_wildcard, listening_socket, served_address
 
 
 @pytest.mark.parametrize(

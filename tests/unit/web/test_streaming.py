@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from ollmlx.errors import Busy, RunnerFailed
-from ollmlx.web.drain import Drain
-from ollmlx.web.errors import Failure
-from ollmlx.web.streaming import CHUNK, Step, Stream
+from ollmlx.web.kit.errors import Failure
+from ollmlx.web.kit.streaming import CHUNK, Step, Stream
+from ollmlx.web.server.drain import Drain
 
 
 def record(failure: Failure) -> bytes:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 
 from ollmlx.doctor.check import check, found, noted
-from ollmlx.doctor.world import World
-from ollmlx.findings import Finding, Severity
+from ollmlx.doctor.context import CheckContext
+from ollmlx.errors.findings import Finding, Severity
 
 PROGRAM = "import mlx.core as mx; mx.eval(mx.ones(8).sum()); print(mx.default_device())"
 SECONDS = 3.5
@@ -19,7 +19,7 @@ PARTS = ("mlx-cpu", "mlx-metal", "mlx-cuda-12", "mlx-cuda-13")
 
 
 @check("mlx", "machine", "ENV001")
-async def mlx(world: World) -> list[Finding]:
+async def mlx(world: CheckContext) -> list[Finding]:
     """MLX in a child process, so that a crash in it is a finding."""
     ran = await world.child([sys.executable, "-P", "-c", PROGRAM], SECONDS)
     if ran.status == 0:
@@ -39,7 +39,7 @@ async def mlx(world: World) -> list[Finding]:
 
 
 @check("python", "machine", "ENV013")
-def python(world: World) -> Iterator[Finding]:
+def python(world: CheckContext) -> Iterator[Finding]:
     """Whether MLX exists for a Python like this."""
     machine = world.machine
     if machine.bits < 64 or machine.implementation != "CPython":
@@ -51,7 +51,7 @@ def python(world: World) -> Iterator[Finding]:
 
 
 @check("accelerator", "machine", "ENV005", "ENV006", "ENV007", "ENV008", "ENV011")
-def accelerator(world: World) -> Iterator[Finding]:
+def accelerator(world: CheckContext) -> Iterator[Finding]:
     """Whether this Python, this system and these packages reach the best device."""
     machine = world.machine
     if machine.rosetta:
@@ -68,7 +68,7 @@ def accelerator(world: World) -> Iterator[Finding]:
     yield from _parts(world)
 
 
-def _cuda(world: World) -> Iterator[Finding]:
+def _cuda(world: CheckContext) -> Iterator[Finding]:
     machine = world.machine
     if machine.system != "linux" or not machine.nvidia_gpu:
         return
@@ -91,7 +91,7 @@ def _cuda(world: World) -> Iterator[Finding]:
         yield found("ENV008", title, evidence=needs, commands=(*older, "nvidia-smi"))
 
 
-def _parts(world: World) -> Iterator[Finding]:
+def _parts(world: CheckContext) -> Iterator[Finding]:
     whole = world.version_of("mlx")
     parts = _installed_parts(world)
     unlike = [f"{name} {version}" for name, version in parts.items() if version != whole]
@@ -102,12 +102,12 @@ def _parts(world: World) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _installed_parts(world: World) -> dict[str, str]:
+def _installed_parts(world: CheckContext) -> dict[str, str]:
     return {name: version for name in PARTS if (version := world.version_of(name))}
 
 
 @check("blas", "machine", "ENV002")
-async def blas(world: World) -> list[Finding]:
+async def blas(world: CheckContext) -> list[Finding]:
     """The BLAS that a runner on the CPU will use, and what a better one would bring."""
     backend = world.plugins.registry.backends.get("mlx") if world.plugins else None
     advise = getattr(backend, "blas_advice", None)
@@ -124,7 +124,7 @@ async def blas(world: World) -> list[Finding]:
     return [found("ENV002", title, evidence=(advice.warning, *rejected), commands=(advice.command,))]
 
 
-def _install(world: World) -> str:
+def _install(world: CheckContext) -> str:
     if world.machine.system == "darwin":
         return "pip install --upgrade ollmlx"
     return "pip install 'ollmlx[cuda]'" if world.machine.nvidia_gpu else "pip install 'ollmlx[cpu]'"

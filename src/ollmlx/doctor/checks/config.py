@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ollmlx.catalogue import load_catalogue
-from ollmlx.declared import Declarations
 from ollmlx.doctor.check import check, found
-from ollmlx.doctor.correction import correct, edit, quote
-from ollmlx.doctor.world import World
+from ollmlx.doctor.context import CheckContext
+from ollmlx.doctor.fixes import correct, edit, quote
 from ollmlx.errors import OllmlxError
-from ollmlx.findings import Finding
-from ollmlx.names import ModelName
-from ollmlx.plugins import unclaimed_tables
+from ollmlx.errors.findings import Finding
+from ollmlx.launch.overrides import ModelOverrides
+from ollmlx.model.catalogue import load_catalogue
+from ollmlx.model.names import ModelName
+from ollmlx.plugin.loader import unclaimed_tables
 from ollmlx.settings.keys import show_path
 
 CHECK = "ollmlx config check"
@@ -23,7 +23,7 @@ CHECK = "ollmlx config check"
     "config",
     *("CFG001", "CFG002", "CFG003", "CFG004", "CFG006", "CFG007", "CFG008", "CFG010", "CFG011"),
 )
-def settings(world: World) -> Iterator[Finding]:
+def settings(world: CheckContext) -> Iterator[Finding]:
     """One finding for each fault, with its file and line or its variable."""
     for fault in world.faults:
         where = f"{show_path(fault.path)}: " if fault.path else ""
@@ -45,7 +45,7 @@ def settings(world: World) -> Iterator[Finding]:
 
 
 @check("variables", "config", "CFG005")
-def variables(world: World) -> Iterator[Finding]:
+def variables(world: CheckContext) -> Iterator[Finding]:
     """Variables that win over the file."""
     for shadowed in world.loaded.shadowed if world.loaded else ():
         yield found(
@@ -57,11 +57,11 @@ def variables(world: World) -> Iterator[Finding]:
 
 
 @check("declared", "config", "CFG009")
-async def models_of_settings(world: World) -> list[Finding]:
+async def models_of_settings(world: CheckContext) -> list[Finding]:
     """Declared models and aliases whose model is not here."""
     if world.faults or world.plugins is None:
         return []
-    declarations = Declarations(world.settings, load_catalogue())
+    declarations = ModelOverrides(world.settings, load_catalogue())
     wanted = {name: declared.from_ or name for name, declared in world.settings.models.items()}
     findings = []
     for name, target in {**world.settings.aliases, **wanted}.items():
@@ -83,7 +83,7 @@ async def models_of_settings(world: World) -> list[Finding]:
     return findings
 
 
-async def _installed(world: World, name: ModelName) -> bool:
+async def _installed(world: CheckContext, name: ModelName) -> bool:
     stores = world.plugins.registry.stores.values() if world.plugins else ()
     for store in stores:
         try:

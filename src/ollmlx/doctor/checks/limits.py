@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from ollmlx.doctor.check import check, found, noted
-from ollmlx.doctor.world import World
-from ollmlx.findings import Finding
-from ollmlx.quantities import format_size
+from ollmlx.doctor.context import CheckContext
+from ollmlx.errors.findings import Finding
+from ollmlx.text.quantities import format_size
 
 LEAST_FILES = 1024
 LEAST_MEMORY = 2 * 1000**3
@@ -18,7 +18,7 @@ LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 
 
 @check("limits", "machine", "ENV003", "ENV004", "ENV009", "ENV010", "ENV012", "ENV014")
-def limits(world: World) -> Iterator[Finding]:
+def limits(world: CheckContext) -> Iterator[Finding]:
     """Memory, swap, the container, open files, the clock."""
     machine = world.machine
     ceiling = min(machine.ram, machine.container_limit or machine.ram)

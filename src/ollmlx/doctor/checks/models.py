@@ -6,10 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ollmlx.doctor.check import check, found, remedy
-from ollmlx.doctor.correction import edit
-from ollmlx.doctor.world import World
+from ollmlx.doctor.context import CheckContext
+from ollmlx.doctor.fixes import edit
 from ollmlx.errors import OllmlxError, PluginError, StorageError
-from ollmlx.findings import Finding, Severity
+from ollmlx.errors.findings import Finding, Severity
 
 if TYPE_CHECKING:
     from ollmlx.types import InstalledModel
@@ -23,7 +23,7 @@ NO_MLX = "ENV001"
 
 
 @check("runnable", "storage", *CODES)
-async def runnable(world: World) -> list[Finding]:
+async def runnable(world: CheckContext) -> list[Finding]:
     """Every model of every store, offered to the backends; equal refusals are told once.
 
     A plugin may do this for its store itself, with a check that is called like the store. That MLX is missing, or what
@@ -56,7 +56,7 @@ async def runnable(world: World) -> list[Finding]:
     return [*broken, *(_told(world, code, hint, models) for (code, hint), models in refused.items())]
 
 
-def _refusal(world: World, model: InstalledModel) -> OllmlxError | None:
+def _refusal(world: CheckContext, model: InstalledModel) -> OllmlxError | None:
     assert world.plugins is not None
     declared = world.settings.models.get(model.name.short)
     try:
@@ -66,7 +66,7 @@ def _refusal(world: World, model: InstalledModel) -> OllmlxError | None:
     return None
 
 
-def _told(world: World, code: str, hint: str, models: list[tuple[InstalledModel, OllmlxError]]) -> Finding:
+def _told(world: CheckContext, code: str, hint: str, models: list[tuple[InstalledModel, OllmlxError]]) -> Finding:
     first, error = models[0]
     names = ", ".join(model.name.short for model, _ in models[:OFTEN])
     more = f" and {len(models) - OFTEN} more" if len(models) > OFTEN else ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ollmlx.doctor.check import check, found
-from ollmlx.doctor.world import World
-from ollmlx.findings import Finding
+from ollmlx.doctor.context import CheckContext
+from ollmlx.errors.findings import Finding
 
 PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 SPARING = ("NO_PROXY", "no_proxy")
@@ -15,7 +15,7 @@ LOCAL = ("127.0.0.1", "localhost")
 
 
 @check("proxy", "network", "NET007")
-def proxy(world: World) -> Iterator[Finding]:
+def proxy(world: CheckContext) -> Iterator[Finding]:
     """Variables that send local calls to a proxy."""
     names = [name for name in PROXIES if world.environ.get(name)]
     lists = {name: text for name in SPARING if (text := world.environ.get(name))}

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ollmlx.doctor.check import check, found, remedy
-from ollmlx.doctor.correction import edit
-from ollmlx.doctor.world import PLUGIN_SECONDS, World
-from ollmlx.findings import Finding, Severity
-from ollmlx.plugins import LoadedPlugin
-from ollmlx.quantities import format_duration
+from ollmlx.doctor.context import PLUGIN_SECONDS, CheckContext
+from ollmlx.doctor.fixes import edit
+from ollmlx.errors.findings import Finding, Severity
+from ollmlx.plugin.loader import LoadedPlugin
+from ollmlx.text.quantities import format_duration
 
 KEPT = (
     ("ollama_store", "manifests", "*/*/*/*", "of Ollama's models"),
@@ -25,7 +25,7 @@ EXTRAS = frozenset({"llamacpp"})
 
 
 @check("plugins", "plugins", "PLG001", "PLG002", "PLG003", "PLG004", "PLG005", "PLG007", "CFG008")
-def plugins(world: World) -> Iterator[Finding]:
+def plugins(world: CheckContext) -> Iterator[Finding]:
     """One finding for each that is off for a reason nobody chose, and for each required one that is off."""
     loaded = world.plugins.loaded if world.plugins else []
     for plugin in loaded:
@@ -56,7 +56,7 @@ def plugins(world: World) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _mended(world: World, plugin: LoadedPlugin) -> tuple[str, ...]:
+def _mended(world: CheckContext, plugin: LoadedPlugin) -> tuple[str, ...]:
     """What its error advises; else its table, its file, or a newer version of its distribution."""
     if advised := remedy(plugin.hint):
         return advised
@@ -71,7 +71,7 @@ def _mended(world: World, plugin: LoadedPlugin) -> tuple[str, ...]:
     return (f"pip install --upgrade {plugin.origin.partition(' ')[0]}",)
 
 
-def _without(world: World, name: str) -> tuple[str, ...]:
+def _without(world: CheckContext, name: str) -> tuple[str, ...]:
     """Do without the plugin; where several are broken, each command adds to what those before it have set."""
     already = world.settings.plugins.disabled
     broken = [plugin for plugin in world.plugins.loaded if plugin.code is not None] if world.plugins else []
@@ -83,7 +83,7 @@ def _without(world: World, name: str) -> tuple[str, ...]:
 
 
 @check("needed", "plugins", "PLG006")
-def needed(world: World) -> Iterator[Finding]:
+def needed(world: CheckContext) -> Iterator[Finding]:
     """Backends that declared models ask for, and models on this disk whose store is off."""
     if world.plugins is None:
         return
@@ -99,7 +99,7 @@ def needed(world: World) -> Iterator[Finding]:
     yield from _unread(world)
 
 
-def _unread(world: World) -> Iterator[Finding]:
+def _unread(world: CheckContext) -> Iterator[Finding]:
     """Models on this disk whose store is switched off."""
     for plugin, place, once, what in KEPT:
         folder = world.settings.models_folder / place
@@ -112,13 +112,13 @@ def _unread(world: World) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _backend_ways(world: World, model: str, backend: str) -> tuple[str, ...]:
+def _backend_ways(world: CheckContext, model: str, backend: str) -> tuple[str, ...]:
     """Install what brings the backend, where that is an extra of ours; else correct the model's table."""
     if backend in EXTRAS:
         return (f"pip install 'ollmlx[{backend}]'",)
     return edit(world, world.origin("models", model), "", None)[0]
 
 
-def _why_off(world: World, name: str) -> str:
+def _why_off(world: CheckContext, name: str) -> str:
     loaded = world.plugins.loaded if world.plugins else []
     return next((f"plugin {name!r}: {plugin.problem}" for plugin in loaded if plugin.name == name), "")

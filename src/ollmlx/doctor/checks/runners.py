@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ollmlx.doctor.check import check, found, noted, skipped
-from ollmlx.doctor.holder import holder
+from ollmlx.doctor.context import CheckContext
+from ollmlx.doctor.lock_owner import holder
 from ollmlx.doctor.ports import restarted
-from ollmlx.doctor.world import World
-from ollmlx.findings import Finding, Severity
-from ollmlx.quantities import format_size
+from ollmlx.errors.findings import Finding, Severity
+from ollmlx.text.quantities import format_size
 
 NONCE = "OLLMLX_RUNNER_NONCE"
 WORDS = 4
@@ -19,7 +19,7 @@ WORDS = 4
 
 
 @check("runners", "runners", "RUN002", "RUN004", "RUN005", "RUN008")
-async def runners(world: World) -> list[Finding]:
+async def runners(world: CheckContext) -> list[Finding]:
     """Every runner of the running daemon that failed, with its last words, or was replaced."""
     told = await world.ask("/api/daemon") or {}
     shown = told.get("runners")
@@ -74,7 +74,7 @@ def _replaced(runner: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 @check("leftovers", "runners", "RUN007")
-def leftovers(world: World) -> Iterator[Finding]:
+def leftovers(world: CheckContext) -> Iterator[Finding]:
     """Runners on record whose daemon is gone."""
     if holder(world) is not None:
         return

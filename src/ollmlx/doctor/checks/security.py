@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from ollmlx.address import Address
 from ollmlx.doctor.check import check, found
-from ollmlx.doctor.correction import edit
+from ollmlx.doctor.context import CheckContext
+from ollmlx.doctor.fixes import edit
 from ollmlx.doctor.ports import exported, restarted
-from ollmlx.doctor.world import World
 from ollmlx.errors import ConfigError
-from ollmlx.findings import Finding, Severity
+from ollmlx.errors.findings import Finding, Severity
+from ollmlx.text.addresses import Address
 
 SHORTEST_KEY = 16
 NEW_KEY = "export OLLMLX_SECURITY__API_KEYS=$(openssl rand -hex 24)"
 
 
 @check("exposure", "server", "SEC001", "SEC006")
-async def exposure(world: World) -> list[Finding]:
+async def exposure(world: CheckContext) -> list[Finding]:
     """An address beyond this machine needs a key, the running daemon's as well; `*` lets every web page in."""
     findings = []
     security, told = world.settings.security, await world.ask("/api/daemon") or {}
@@ -51,7 +51,7 @@ async def exposure(world: World) -> list[Finding]:
 
 
 @check("secrets", "server", "SEC007", "SEC008")
-def secrets(world: World) -> Iterator[Finding]:
+def secrets(world: CheckContext) -> Iterator[Finding]:
     """Keys that are short, and what other users of this machine can read: keys, logs, prompts that were saved."""
     keys = world.settings.security.api_keys
     if any(len(key) < SHORTEST_KEY for key in keys):

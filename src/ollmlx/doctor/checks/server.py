@@ -9,13 +9,13 @@ from typing import Any
 
 from ollmlx import __version__
 from ollmlx.doctor.check import check, found, noted, skipped
-from ollmlx.doctor.correction import edit
+from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.daemon import Silent
-from ollmlx.doctor.holder import holder
+from ollmlx.doctor.fixes import edit
+from ollmlx.doctor.lock_owner import holder
 from ollmlx.doctor.ports import elsewhere, exported, restarted, stopped
 from ollmlx.doctor.processes import Process
-from ollmlx.doctor.world import World
-from ollmlx.findings import Finding, Severity
+from ollmlx.errors.findings import Finding, Severity
 
 SERVE = "ollmlx serve"
 OUTPUT = "serve.out"
@@ -25,7 +25,7 @@ OLLAMA_API = "ollama_api"
 
 
 @check("server", "server", "NET001", "NET002", "NET003", "NET004", "NET008", "PLG006", "SEC004")
-async def server(world: World) -> list[Finding]:
+async def server(world: CheckContext) -> list[Finding]:
     """What answers at the daemon's address."""
     if any(fault.path == HOST for fault in world.faults):
         return [skipped("NET003", "not looked at: the address of the daemon is not valid, see ollmlx doctor config")]
@@ -49,7 +49,7 @@ async def server(world: World) -> list[Finding]:
     return await _ready(world)
 
 
-def _mute(world: World, ours: Mapping[str, Any]) -> Finding:
+def _mute(world: CheckContext, ours: Mapping[str, Any]) -> Finding:
     """Our daemon, without the routes that `ollmlx run`, `ollmlx list` and the others call."""
     origin = world.origin("plugins", "disabled")
     off = OLLAMA_API in world.settings.plugins.disabled
@@ -61,7 +61,7 @@ def _mute(world: World, ours: Mapping[str, Any]) -> Finding:
     )  # fmt: skip
 
 
-def _foreign(world: World, told: Mapping[str, Any]) -> Finding:
+def _foreign(world: CheckContext, told: Mapping[str, Any]) -> Finding:
     """Ollama gives way to its successor; any other program is left alone, and ollmlx listens elsewhere."""
     ollama = "version" in told
     what = f"Ollama {told['version']}" if ollama else "a program that is not ollmlx"
@@ -71,7 +71,7 @@ def _foreign(world: World, told: Mapping[str, Any]) -> Finding:
     return found("NET004", title, evidence=(_who(world),), commands=commands, instead=instead)
 
 
-async def _ready(world: World) -> list[Finding]:
+async def _ready(world: CheckContext) -> list[Finding]:
     """Why it takes no new work."""
     told = await world.ask("/readyz") or {}
     if not told.get("problems"):
@@ -92,7 +92,7 @@ async def _ready(world: World) -> list[Finding]:
     ]
 
 
-def _silent(world: World, reason: str) -> list[Finding]:
+def _silent(world: CheckContext, reason: str) -> list[Finding]:
     address = world.address
     if world.processes.connects(address.dialled, address.port):
         title = f"{address.netloc} is in use by something that does not speak HTTP"
@@ -112,7 +112,7 @@ def _silent(world: World, reason: str) -> list[Finding]:
     return [found("NET003", title, evidence=_last_start(world), commands=(SERVE,))]
 
 
-def _last_start(world: World) -> tuple[str, ...]:
+def _last_start(world: CheckContext) -> tuple[str, ...]:
     """Why the last daemon that was started in the background ended, where it said so."""
     try:
         lines = (world.settings.state_folder / OUTPUT).read_text("utf-8", "replace").splitlines()
@@ -122,7 +122,7 @@ def _last_start(world: World) -> tuple[str, ...]:
     return (f"the last one that was started in the background said: {said[-1]}",) if said else ()
 
 
-def _elsewhere(world: World, daemon: Process) -> Finding:
+def _elsewhere(world: CheckContext, daemon: Process) -> Finding:
     """A daemon with our state folder, which keeps a second one from starting, listens at another address."""
     places = world.processes.listens(daemon.pid)
     title = f"the daemon of the state folder {world.settings.state_folder} listens elsewhere, or not yet"
@@ -132,13 +132,13 @@ def _elsewhere(world: World, daemon: Process) -> Finding:
     return found("NET002", title, evidence=seen, commands=ways[0], instead=ways[1], severity=Severity.WARNING)
 
 
-def _who(world: World) -> str:
+def _who(world: CheckContext) -> str:
     process = world.processes.listener(world.address.port)
     return f"listening: {process}" if process else ""
 
 
 @check("owner", "server", "NET009")
-def owner(world: World) -> Iterator[Finding]:
+def owner(world: CheckContext) -> Iterator[Finding]:
     """Whether the daemon runs as the user who asks."""
     process = world.processes.listener(world.address.port)
     if process is not None and process.uid is not None and process.uid != world.user:
@@ -147,7 +147,7 @@ def owner(world: World) -> Iterator[Finding]:
 
 
 @check("folders", "storage", "STO010")
-async def folders(world: World) -> list[Finding]:
+async def folders(world: CheckContext) -> list[Finding]:
     """Whether the running daemon looks for models where this command does."""
     told = await world.ask("/api/daemon") or {}
     theirs, ours = told.get("models_folder"), world.settings.models_folder

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ollmlx.doctor.check import check, found, skipped
-from ollmlx.doctor.world import World
+from ollmlx.doctor.context import CheckContext
 from ollmlx.errors import OllmlxError
-from ollmlx.findings import Finding, Severity
-from ollmlx.quantities import format_size
+from ollmlx.errors.findings import Finding, Severity
+from ollmlx.text.quantities import format_size
 from ollmlx.types import InstalledModel
 
 LOW_SPACE = 5 * 1000**3
@@ -28,7 +28,7 @@ ELSEWHERE = 'export OLLAMA_MODELS="$HOME/models"'
 
 
 @check("folder", "storage", "STO001", "STO002", "STO003", "STO005", "STO009")
-async def folder(world: World) -> list[Finding]:
+async def folder(world: CheckContext) -> list[Finding]:
     """The models folder and the state folder."""
     if not world.knows("storage", "models"):
         return [skipped("STO001", "not looked at: where the folders are is not known, see ollmlx doctor config")]
@@ -36,7 +36,7 @@ async def folder(world: World) -> list[Finding]:
     return [*_models(world, models), *await _room(world, models), *_state(world, state)]
 
 
-def _models(world: World, models: Path) -> Iterator[Finding]:
+def _models(world: CheckContext, models: Path) -> Iterator[Finding]:
     if not os.path.exists(models):
         yield from _missing(world, models)
     elif not os.path.isdir(models):
@@ -46,7 +46,7 @@ def _models(world: World, models: Path) -> Iterator[Finding]:
             yield from _rights(world, place)
 
 
-def _missing(world: World, models: Path) -> Iterator[Finding]:
+def _missing(world: CheckContext, models: Path) -> Iterator[Finding]:
     if os.path.islink(models):
         target = models.parent / models.readlink()
         yield found(
@@ -67,7 +67,7 @@ def _missing(world: World, models: Path) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _rights(world: World, place: Path) -> Iterator[Finding]:
+def _rights(world: CheckContext, place: Path) -> Iterator[Finding]:
     readable, writable = os.access(place, os.R_OK | os.X_OK), os.access(place, os.W_OK)
     if readable and writable:
         return
@@ -90,7 +90,7 @@ def _ways(place: Path, mend: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[st
     return (ELSEWHERE,), mend
 
 
-def _opened(world: World, place: Path) -> tuple[str, ...]:
+def _opened(world: CheckContext, place: Path) -> tuple[str, ...]:
     if place.stat().st_uid == world.user:
         return (f"chmod u+rwx {_shell(place)}",)
     return (f'sudo chown -R "$(id -un)" {_shell(place)}',)
@@ -100,7 +100,7 @@ def _replaced(place: Path) -> tuple[str, ...]:
     return f"mv {_shell(place)} {_shell(place.with_name(place.name + '.old'))}", f"mkdir -p {_shell(place)}"
 
 
-async def _room(world: World, models: Path) -> list[Finding]:
+async def _room(world: CheckContext, models: Path) -> list[Finding]:
     disk = world.machine.disk(models)
     if disk is None or disk.free >= LOW_SPACE:
         return []
@@ -117,7 +117,7 @@ async def _room(world: World, models: Path) -> list[Finding]:
     ]  # fmt: skip
 
 
-async def _kept(world: World) -> list[InstalledModel]:
+async def _kept(world: CheckContext) -> list[InstalledModel]:
     found: list[InstalledModel] = []
     for store in world.plugins.registry.stores.values() if world.plugins else ():
         try:
@@ -127,7 +127,7 @@ async def _kept(world: World) -> list[InstalledModel]:
     return found
 
 
-def _state(world: World, state: Path) -> Iterator[Finding]:
+def _state(world: CheckContext, state: Path) -> Iterator[Finding]:
     there = os.path.exists(state)
     if there and not os.path.isdir(state):
         title = f"the state folder {state} is not a folder"

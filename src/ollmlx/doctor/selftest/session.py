@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from ollmlx.codes import CODES
 from ollmlx.doctor.check import found
 from ollmlx.doctor.report import CheckResult, Report
 from ollmlx.doctor.selftest.subject import Refused, Subject
 from ollmlx.doctor.selftest.trials import SAYS, TRIALS, Notes, Trial
 from ollmlx.errors import Unsupported
-from ollmlx.findings import Finding, Severity
+from ollmlx.errors.codes import CODES
+from ollmlx.errors.findings import Finding, Severity
 
 PATIENCE = 110.0
 """Seconds for all of it; what is not done by then is not done."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollmlx.doctor.daemon import Answer, Daemon, Silent
-from ollmlx.names import ModelName
+from ollmlx.model.names import ModelName
 
 PATIENCE = 100.0
 """Seconds for one answer; the self-test as a whole has its own deadline."""

@@ -14,8 +14,8 @@ from typing import Any
 from ollmlx.doctor.check import found
 from ollmlx.doctor.selftest.comparison import difference
 from ollmlx.doctor.selftest.subject import Reply, Subject
-from ollmlx.findings import Finding
-from ollmlx.quantities import format_size
+from ollmlx.errors.findings import Finding
+from ollmlx.text.quantities import format_size
 
 TOKENS = 16
 STORY = "The old lighthouse keeper walked down to the shore, and in the sand he found"

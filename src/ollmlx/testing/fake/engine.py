@@ -20,9 +20,9 @@ from ollmlx.errors import ContextExceeded, InvalidRequest
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.runner.startup import sentence
 from ollmlx.testing.fake import faults, tokens
-from ollmlx.testing.fake.lies import honest_when_greedy, spoilt, untrue
 from ollmlx.testing.fake.reply import Reply, conversation, reply_to
 from ollmlx.testing.fake.script import Script, directed
+from ollmlx.testing.fake.wrong_answers import honest_when_greedy, spoilt, untrue
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, Prefill
 
 YIELD_EVERY = 64

@@ -9,19 +9,19 @@ from pydantic import SecretStr
 from tests.servers.hub import HubServer
 
 from ollmlx import Finding
-from ollmlx.testing import World
+from ollmlx.testing import CheckContext
 from ollmlx_hub.online import HubCheck
 from ollmlx_hub.settings import HubSettings
 
-ONLINE = World(online=True)
+ONLINE = CheckContext(online=True)
 
 
-async def asked(world: World, endpoint: str = "", token: str = "") -> list[Finding]:
+async def asked(world: CheckContext, endpoint: str = "", token: str = "") -> list[Finding]:
     return list(await HubCheck(HubSettings(endpoint=endpoint, token=SecretStr(token))).run(world))
 
 
 async def test_without_online_nothing_is_asked(hub: HubServer) -> None:
-    assert await asked(World(), hub.url) == []
+    assert await asked(CheckContext(), hub.url) == []
     assert hub.hub.asked == []
 
 

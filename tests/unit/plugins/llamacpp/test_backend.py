@@ -12,7 +12,7 @@ from tests.servers.ollama_folder import tiny_gguf
 
 from ollmlx import LaunchOptions
 from ollmlx.errors import StorageError, Unsupported
-from ollmlx.registry import Registry
+from ollmlx.plugin.registry import Registry
 from ollmlx.testing import fake_model
 from ollmlx.types import InstalledModel, ModelDefaults
 from ollmlx_llamacpp.backend import INSTALL, LlamaCppBackend

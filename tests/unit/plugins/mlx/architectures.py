@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ollmlx_mlx.gguf_tokenizer import read_tokenizer
+from ollmlx_mlx.importer.gguf_tokenizer import read_tokenizer
 
 ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent / "data/architectures.json").read_text(encoding="utf-8")

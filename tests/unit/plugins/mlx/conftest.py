@@ -18,7 +18,16 @@ def smollm2_folder(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory)
     """The same model, imported into an MLX folder by the importer program."""
     folder = tmp_path_factory.mktemp("smollm2") / "model"
     folder.mkdir()
-    argv = [sys.executable, "-P", "-m", "ollmlx_mlx.importer", "--source", str(smollm2_gguf), "--into", str(folder)]
+    argv = [
+        sys.executable,
+        "-P",
+        "-m",
+        "ollmlx_mlx.importer.__main__",
+        "--source",
+        str(smollm2_gguf),
+        "--into",
+        str(folder),
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return folder
@@ -35,7 +44,7 @@ def tiny_vocabulary() -> dict[str, Any]:
 @pytest.fixture
 def second_stream() -> Iterator[None]:
     """A second CPU stream for the thread of the test."""
-    from ollmlx_mlx.cpu import streams
+    from ollmlx_mlx.linux_cpu import streams
 
     streams.open_second()
     yield
@@ -45,7 +54,7 @@ def second_stream() -> Iterator[None]:
 @pytest.fixture
 def two_streams(second_stream: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever can be divided between two CPU streams is, however small."""
-    monkeypatch.setattr("ollmlx_mlx.cpu.streams.WORTH_DIVIDING", 0)
+    monkeypatch.setattr("ollmlx_mlx.linux_cpu.streams.WORTH_DIVIDING", 0)
 
 
 WriteGguf = Callable[..., Path]

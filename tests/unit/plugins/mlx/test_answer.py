@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx.types import Event, Text, Thinking, Tool, ToolCalled
-from ollmlx_mlx.text.answer import Answer
-from ollmlx_mlx.text.channels import is_harmony, markers_for
-from ollmlx_mlx.text.tools import reader
+from ollmlx_mlx.engine.text.answer import Answer
+from ollmlx_mlx.engine.text.channels import is_harmony, markers_for
+from ollmlx_mlx.engine.text.tools import reader
 
 pytestmark = pytest.mark.mlx
 

@@ -15,14 +15,14 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from ollmlx import ModelName, RunnerConfig
 from ollmlx.types import InstalledModel
-from ollmlx_mlx.backend import MlxBackend
-from ollmlx_mlx.blas import Verdict
-from ollmlx_mlx.known_models import KnownModels, installed_mlx_lm
-from ollmlx_mlx.load import load_model
-from ollmlx_mlx.machine import Machine
-from ollmlx_mlx.settings import MlxSettings
-from ollmlx_mlx.shape import cache_shape
-from ollmlx_mlx.weight_sizes import weight_sizes
+from ollmlx_mlx.daemon.backend import MlxBackend
+from ollmlx_mlx.daemon.known_models import KnownModels, installed_mlx_lm
+from ollmlx_mlx.daemon.machine import Machine
+from ollmlx_mlx.daemon.settings import MlxSettings
+from ollmlx_mlx.daemon.shape import cache_shape
+from ollmlx_mlx.daemon.weight_sizes import weight_sizes
+from ollmlx_mlx.engine.load import load_model
+from ollmlx_mlx.linux_cpu.blas import Verdict
 
 pytestmark = pytest.mark.mlx
 

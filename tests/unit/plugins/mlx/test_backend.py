@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from ollmlx import ModelName
-from ollmlx.contracts import Backend, LaunchOptions
 from ollmlx.doctor.check import remedy
 from ollmlx.errors import ConfigError, StorageError, Unsupported
+from ollmlx.plugin.contracts import Backend, LaunchOptions
 from ollmlx.types import InstalledModel, ModelDefaults
-from ollmlx_mlx.backend import FOREIGN, MlxBackend
-from ollmlx_mlx.blas import Candidate, Verdict
-from ollmlx_mlx.folder import remote_code
-from ollmlx_mlx.known_models import KnownModels, installed_mlx_lm
-from ollmlx_mlx.machine import Machine
-from ollmlx_mlx.settings import MlxSettings
+from ollmlx_mlx.daemon.backend import FOREIGN, MlxBackend
+from ollmlx_mlx.daemon.folder import remote_code
+from ollmlx_mlx.daemon.known_models import KnownModels, installed_mlx_lm
+from ollmlx_mlx.daemon.machine import Machine
+from ollmlx_mlx.daemon.settings import MlxSettings
+from ollmlx_mlx.linux_cpu.blas import Candidate, Verdict
 
 CPU = Machine("linux", "x86_64", "Some CPU", 2, {"mlx": "1", "mlx-cpu": "1"}, root=Path("/nowhere"))
 METAL = Machine("darwin", "arm64", "Apple", 8, {"mlx": "1", "mlx-metal": "1"})

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ollmlx_mlx.blas import (
+from ollmlx_mlx.daemon.machine import Machine
+from ollmlx_mlx.linux_cpu.blas import (
     MKL_COMMAND,
     OPENBLAS_COMMAND,
     REFERENCE,
@@ -20,8 +21,7 @@ from ollmlx_mlx.blas import (
     choose,
     speed_up,
 )
-from ollmlx_mlx.blas_probe import ChildProbe, ProbeMemory, identity, read_verdict
-from ollmlx_mlx.machine import Machine
+from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory, identity, read_verdict
 
 LINUX = Machine("linux", "x86_64", "Some CPU", 4, {"mlx": "0.32", "mlx-cpu": "0.32"})
 STOCK = Verdict(0.4)

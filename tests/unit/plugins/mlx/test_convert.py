@@ -14,8 +14,8 @@ from mlx_lm.utils import load_model
 
 from ollmlx.errors import InvalidRequest, StorageError
 from ollmlx.types import PullProgress
-from ollmlx_mlx.convert import MODES, convert_folder, quantization
-from ollmlx_mlx.gguf_import import import_gguf
+from ollmlx_mlx.importer.convert import MODES, convert_folder, quantization
+from ollmlx_mlx.importer.gguf_import import import_gguf
 
 pytestmark = pytest.mark.mlx
 WriteGguf = Callable[..., Path]

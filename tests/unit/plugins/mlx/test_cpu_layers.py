@@ -13,12 +13,12 @@ from mlx.nn.layers.linear import Linear
 from mlx.nn.layers.quantized import QuantizedLinear
 from mlx_lm.models import gemma, llama, qwen3
 
-from ollmlx_mlx.cpu import attention
-from ollmlx_mlx.cpu.attention import attention as divided_attention
-from ollmlx_mlx.cpu.feedforward import DividedFeedForward, divided_feed_forward
-from ollmlx_mlx.cpu.layers import suit
-from ollmlx_mlx.cpu.products import DividedEmbedding, DividedLinear
-from ollmlx_mlx.cpu.quantized import DividedQuantizedEmbedding, DividedQuantizedLinear
+from ollmlx_mlx.linux_cpu import attention
+from ollmlx_mlx.linux_cpu.attention import attention as divided_attention
+from ollmlx_mlx.linux_cpu.feedforward import DividedFeedForward, divided_feed_forward
+from ollmlx_mlx.linux_cpu.layers import suit
+from ollmlx_mlx.linux_cpu.products import DividedEmbedding, DividedLinear
+from ollmlx_mlx.linux_cpu.quantized import DividedQuantizedEmbedding, DividedQuantizedLinear
 
 pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("two_streams")]
 

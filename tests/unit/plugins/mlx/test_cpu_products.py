@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from ollmlx_mlx.cpu.products import divided, product
+from ollmlx_mlx.linux_cpu.products import divided, product
 
 pytestmark = pytest.mark.mlx
 

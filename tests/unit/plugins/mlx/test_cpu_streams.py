@@ -7,7 +7,7 @@ from threading import Thread
 import mlx.core as mx
 import pytest
 
-from ollmlx_mlx.cpu import streams
+from ollmlx_mlx.linux_cpu import streams
 
 pytestmark = pytest.mark.mlx
 WEIGHTS = 512 * 512

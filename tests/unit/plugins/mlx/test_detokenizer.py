@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from ollmlx_mlx.gguf_tokenizer import read_tokenizer
-from ollmlx_mlx.text.detokenizer import DetokenizerFactory
+from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
+from ollmlx_mlx.importer.gguf_tokenizer import read_tokenizer
 
 pytestmark = pytest.mark.mlx
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from ollmlx.protocol import RunnerConfig
-from ollmlx.testing.asking import ask, config_for, together, told
+from ollmlx.testing.requests import ask, config_for, together, told
 from ollmlx.types import ModelDefaults
-from ollmlx_mlx.engine import MlxEngine
+from ollmlx_mlx.engine.engine import MlxEngine
 
 pytestmark = pytest.mark.mlx
 GREEDY: dict[str, Any] = {"num_predict": 30}

@@ -9,10 +9,10 @@ import pytest
 
 from ollmlx.errors import ContextExceeded, InvalidRequest
 from ollmlx.testing import eventually
-from ollmlx.testing.asking import ask, running, told
+from ollmlx.testing.requests import ask, running, told
 from ollmlx.types import EmbedRequest
-from ollmlx_mlx.batching.chunks import ChunkClock
-from ollmlx_mlx.engine import MlxEngine
+from ollmlx_mlx.engine.batching.chunks import ChunkClock
+from ollmlx_mlx.engine.engine import MlxEngine
 
 pytestmark = pytest.mark.mlx
 TEXTS = ("a", "a longer text about many things", "one more", "word " * 40, "b")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ollmlx.testing.asking import ask, cancel_when, running, together, told
+from ollmlx.testing.requests import ask, cancel_when, running, together, told
 from ollmlx.testing.waiting import eventually
 from ollmlx.types import Prefill, Text
-from ollmlx_mlx.engine import MlxEngine
+from ollmlx_mlx.engine.engine import MlxEngine
 
 pytestmark = pytest.mark.mlx
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from tests.unit.plugins.mlx.architectures import ARCHITECTURES, random_model
 
-from ollmlx.testing.asking import ask, cancel_when, running, together, told
+from ollmlx.testing.requests import ask, cancel_when, running, together, told
 from ollmlx.testing.waiting import eventually
 from ollmlx.types import Prefill, Text
-from ollmlx_mlx.engine import MlxEngine
+from ollmlx_mlx.engine.engine import MlxEngine
 
 pytestmark = pytest.mark.mlx
 LONG = "word " * 150

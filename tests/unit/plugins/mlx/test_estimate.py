@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx import SafetensorsTensor
-from ollmlx_mlx.estimate import MIB, PROCESS, Facts, bytes_per_value, choose_form, estimate, share
-from ollmlx_mlx.shape import CacheShape, cache_shape
-from ollmlx_mlx.weight_sizes import WeightSizes, sizes_of
+from ollmlx_mlx.daemon.estimate import MIB, PROCESS, Facts, bytes_per_value, choose_form, estimate, share
+from ollmlx_mlx.daemon.shape import CacheShape, cache_shape
+from ollmlx_mlx.daemon.weight_sizes import WeightSizes, sizes_of
 
 LLAMA = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
 SIZES = WeightSizes(stored=100 * MIB, float32=800 * MIB, packed=110 * MIB, quantized=True)

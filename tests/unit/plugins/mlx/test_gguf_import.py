@@ -16,11 +16,11 @@ import pytest
 from mlx_lm.utils import load_model
 
 from ollmlx.errors import InvalidRequest, StorageError
-from ollmlx.gguf_header import read_gguf_header
+from ollmlx.formats.gguf import read_gguf_header
 from ollmlx.types import PullProgress
-from ollmlx_mlx.gguf_config import LLAMA3_ROPE, llama3_factors
-from ollmlx_mlx.gguf_import import import_gguf
-from ollmlx_mlx.importer import main
+from ollmlx_mlx.importer.__main__ import main
+from ollmlx_mlx.importer.gguf_config import LLAMA3_ROPE, llama3_factors
+from ollmlx_mlx.importer.gguf_import import import_gguf
 
 pytestmark = pytest.mark.mlx
 WriteGguf = Callable[..., Path]
@@ -63,7 +63,7 @@ def test_bit_widths_may_be_mixed_and_an_untied_head_is_found(write_gguf: WriteGg
 def test_weights_are_split_into_files_of_bounded_size(
     write_gguf: WriteGguf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ollmlx_mlx.gguf_import.SHARD", 60_000)
+    monkeypatch.setattr("ollmlx_mlx.importer.gguf_import.SHARD", 60_000)
     imported(write_gguf("llama"), tmp_path / "many")
     files = sorted(path.name for path in (tmp_path / "many").glob("*.safetensors"))
     assert len(files) > 2
@@ -124,7 +124,16 @@ def test_float_weights_are_quantised_on_the_way_when_asked(write_gguf: WriteGguf
 def test_the_program_reports_progress_in_lines(write_gguf: WriteGguf, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    argv = [sys.executable, "-P", "-m", "ollmlx_mlx.importer", "--source", str(write_gguf()), "--into", str(out)]
+    argv = [
+        sys.executable,
+        "-P",
+        "-m",
+        "ollmlx_mlx.importer.__main__",
+        "--source",
+        str(write_gguf()),
+        "--into",
+        str(out),
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False, cwd=out)
     assert done.returncode == 0, done.stderr
     steps = [PullProgress.model_validate_json(line) for line in done.stdout.splitlines()]
@@ -158,7 +167,7 @@ def test_a_full_disk_is_told_before_anything_is_written_and_when_it_happens(
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
-        "from ollmlx_mlx.importer import main; sys.exit(main(sys.argv[1:]))"
+        "from ollmlx_mlx.importer.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from ollmlx_mlx.blas import choose
-from ollmlx_mlx.blas_probe import ChildProbe, ProbeMemory
-from ollmlx_mlx.machine import Machine
+from ollmlx_mlx.daemon.machine import Machine
+from ollmlx_mlx.linux_cpu.blas import choose
+from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory
 
 pytestmark = [pytest.mark.model, pytest.mark.mlx, pytest.mark.slow]
 DATA = Path(__file__).parent / "data"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ollmlx.errors import StorageError
-from ollmlx_mlx.gguf_tokenizer import read_tokenizer
+from ollmlx_mlx.importer.gguf_tokenizer import read_tokenizer
 
 FIXTURE: dict[str, Any] = json.loads((Path(__file__).parent / "data/llamacpp_ids.json").read_text(encoding="utf-8"))
 STRINGS: list[str] = FIXTURE["strings"]

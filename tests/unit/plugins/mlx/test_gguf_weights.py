@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ollmlx.errors import StorageError
-from ollmlx.gguf_header import BLOCKS, TensorInfo
-from ollmlx_mlx.gguf_weights import GROUP, REQUANTISED, dequantised, read_tensor
+from ollmlx.formats.gguf import BLOCKS, TensorInfo
+from ollmlx_mlx.importer.gguf_weights import GROUP, REQUANTISED, dequantised, read_tensor
 
 pytestmark = pytest.mark.mlx
 EXACT = sorted(set(BLOCKS) - set(REQUANTISED) - {"F32", "F16", "BF16"})

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from ollmlx.errors import InvalidRequest
-from ollmlx_mlx.batching.grammar import Grammars, JsonConstraint
-from ollmlx_mlx.gguf_tokenizer import read_tokenizer
+from ollmlx_mlx.engine.batching.grammar import Grammars, JsonConstraint
+from ollmlx_mlx.importer.gguf_tokenizer import read_tokenizer
 
 pytestmark = pytest.mark.mlx
 

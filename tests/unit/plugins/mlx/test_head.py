@@ -10,7 +10,7 @@ from mlx.nn.layers.base import Module
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
-from ollmlx_mlx.batching.head import Head
+from ollmlx_mlx.engine.batching.head import Head
 
 pytestmark = pytest.mark.mlx
 

@@ -18,8 +18,8 @@ from mlx_lm.utils import load_model as load_stored
 from ollmlx import ModelName, RunnerConfig
 from ollmlx.errors import OutOfMemory, StorageError
 from ollmlx.types import InstalledModel, ModelDefaults
-from ollmlx_mlx.gguf_import import import_gguf
-from ollmlx_mlx.load import Loaded, device_name, load_error, load_model
+from ollmlx_mlx.engine.load import Loaded, device_name, load_error, load_model
+from ollmlx_mlx.importer.gguf_import import import_gguf
 
 pytestmark = pytest.mark.mlx
 WriteGguf = Callable[..., Path]

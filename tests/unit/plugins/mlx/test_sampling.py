@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollmlx.types import Options
-from ollmlx_mlx.batching.generation import draw
-from ollmlx_mlx.batching.penalties import Penalizer, Penalties
-from ollmlx_mlx.batching.sampling import Sampler, Sampling
+from ollmlx_mlx.engine.batching.generation import draw
+from ollmlx_mlx.engine.batching.penalties import Penalizer, Penalties
+from ollmlx_mlx.engine.batching.sampling import Sampler, Sampling
 
 pytestmark = pytest.mark.mlx
 

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from ollmlx.errors import OutOfMemory
-from ollmlx.testing.asking import config_for
+from ollmlx.testing.requests import config_for
 from ollmlx.types import Done, GenerateRequest, Options
-from ollmlx_mlx.batching import prefill
-from ollmlx_mlx.batching.chunks import ChunkClock
-from ollmlx_mlx.batching.generation import Generation, Item
-from ollmlx_mlx.batching.scheduler import Scheduler
-from ollmlx_mlx.cache.layers import make_layers
-from ollmlx_mlx.cache.prefix import PrefixCache
-from ollmlx_mlx.engine import make_generation
-from ollmlx_mlx.instance import Instance, build
+from ollmlx_mlx.engine.batching import prefill
+from ollmlx_mlx.engine.batching.chunks import ChunkClock
+from ollmlx_mlx.engine.batching.generation import Generation, Item
+from ollmlx_mlx.engine.batching.scheduler import Scheduler
+from ollmlx_mlx.engine.cache.layers import make_layers
+from ollmlx_mlx.engine.cache.prefix import PrefixCache
+from ollmlx_mlx.engine.engine import make_generation
+from ollmlx_mlx.engine.instance import Instance, build
 
 pytestmark = pytest.mark.mlx
 
@@ -153,7 +153,7 @@ def test_a_sequence_that_cannot_join_the_batch_is_told_so(instance: Instance, al
     short, long = PROMPTS[4], PROMPTS[0]
     session.submit(short)
     session.submit(long)
-    with patch("ollmlx_mlx.batching.decode.merge", side_effect=RuntimeError("[malloc] unable to allocate")):
+    with patch("ollmlx_mlx.engine.batching.decode.merge", side_effect=RuntimeError("[malloc] unable to allocate")):
         session.finish()
     assert isinstance(session.asked[1][2][-1], OutOfMemory)
     assert done(session.asked[0][2]).context == alone[short]

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollmlx_mlx.text.stops import StopFilter
+from ollmlx_mlx.engine.text.stops import StopFilter
 
 TEXT = st.text(alphabet="ab<|", max_size=30)
 STOPS = st.lists(st.text(alphabet="ab<|", min_size=1, max_size=4), max_size=3)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx.types import Message
-from ollmlx_mlx.text.truncation import cut_tokens, fit_messages, target_for
+from ollmlx_mlx.engine.text.truncation import cut_tokens, fit_messages, target_for
 
 
 def encode(messages: Sequence[Message]) -> list[int]:

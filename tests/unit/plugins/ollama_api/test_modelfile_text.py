@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollmlx.modelfile import FENCE, parse_modelfile
+from ollmlx.model.modelfile import FENCE, parse_modelfile
 from ollmlx.testing.routes import installed
 from ollmlx.types import Message, ModelDefaults, Options
 from ollmlx_ollama_api.modelfile_text import modelfile, parameters

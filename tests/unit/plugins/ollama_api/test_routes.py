@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ollmlx.blobs import Blobs
 from ollmlx.errors import Busy, RunnerFailed, Unauthorized, UpstreamError
 from ollmlx.settings import SecuritySettings, Settings
+from ollmlx.storekit.uploads import Blobs
 from ollmlx.testing.routes import FakeService, installed, web_app
 from ollmlx.types import (
     GenerateRequest,

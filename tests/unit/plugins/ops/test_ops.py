@@ -13,7 +13,7 @@ from ollmlx.errors import NotFound
 from ollmlx.settings import SecuritySettings, Settings, StorageSettings
 from ollmlx.testing.routes import FakeService, installed, web_app
 from ollmlx.types import Admitted, Done, RunnerInfo, RunnerState, Text
-from ollmlx.web import site_of
+from ollmlx.web import state_of
 from ollmlx_ollama_api.blueprint import blueprint as ollama
 from ollmlx_ops.blueprint import blueprint
 from ollmlx_ops.metrics import Metrics
@@ -41,7 +41,7 @@ async def test_readiness_ends_at_once_when_the_daemon_stops_and_life_does_not(se
     web = web_app(service, blueprint)
     client = web.test_client()
     assert (await client.get("/readyz")).status_code == 200
-    site_of(web).drain.begin()
+    state_of(web).drain.begin()
     refused = await client.get("/readyz")
     assert refused.status_code == 503
     assert refused.headers["Retry-After"]
@@ -134,10 +134,10 @@ async def test_the_pools_events_are_counted() -> None:
 
 
 def test_counts_take_every_call_the_pool_makes() -> None:
-    from ollmlx.supervisor.listener import PoolListener
+    from ollmlx.supervisor.scheduling.observer import PoolObserver
     from ollmlx_ops.pool_counts import PoolCounts
 
-    calls = {name for name in vars(PoolListener) if name.startswith("on_")}
+    calls = {name for name in vars(PoolObserver) if name.startswith("on_")}
     assert calls == {name for name in vars(PoolCounts) if name.startswith("on_")}
 
 

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ollmlx.contracts import Engine
 from ollmlx.errors import OllmlxError
+from ollmlx.plugin.contracts import Engine
 from ollmlx.protocol import TokenizeRequest
-from ollmlx.testing.asking import ask, cancel_when, plain, running, together, told
+from ollmlx.testing.requests import ask, cancel_when, plain, running, together, told
 from ollmlx.testing.waiting import eventually
 from ollmlx.types import EmbedRequest, Prefill, Text
-from ollmlx_mlx.engine import MlxEngine
+from ollmlx_mlx.engine.engine import MlxEngine
 
 QUESTIONS = ("What is the capital of France?", "Write a haiku about the sea.", "Count from 1 to 10.", "Who was Hamlet?")
 PERSON = {

@@ -22,7 +22,7 @@ import sentencepiece
 import xllamacpp
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from ollmlx_mlx.gguf_tokenizer import _LLAMA3, _QWEN2, _TEKKEN
+from ollmlx_mlx.importer.gguf_tokenizer import _LLAMA3, _QWEN2, _TEKKEN
 
 STRINGS = [
     "Hello world",

@@ -18,12 +18,12 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.llama import Model, ModelArgs
 
-from ollmlx.gguf_header import read_gguf_header
-from ollmlx.names import ModelName
+from ollmlx.formats.gguf import read_gguf_header
+from ollmlx.model.names import ModelName
 from ollmlx.protocol import RunnerConfig
 from ollmlx.types import InstalledModel
-from ollmlx_mlx.gguf_weights import dequantised
-from ollmlx_mlx.load import Loaded, load_model
+from ollmlx_mlx.engine.load import Loaded, load_model
+from ollmlx_mlx.importer.gguf_weights import dequantised
 
 PARTS = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj"}
 PARTS |= {"attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj"}

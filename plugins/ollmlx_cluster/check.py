@@ -1,0 +1,126 @@
+"""The doctor's look at the hosts of declared clusters: reachable, alike, and with the model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ollmlx import Finding, Severity
+from ollmlx.errors import ConfigError
+from ollmlx_cluster.hosts import LOCAL, members
+from ollmlx_cluster.inspect import inspect
+from ollmlx_cluster.ssh import over_ssh
+
+UNUSABLE: Final = "ENV020"
+UNLIKE: Final = "ENV023"
+NO_MODEL: Final = "MDL020"
+INSPECT: Final = (sys.executable, "-P", "-m", "ollmlx_cluster.inspect")
+
+Ask = Callable[[str, Sequence[str]], Awaitable[str]]
+"""Run a command (words) on a host; answers its output, raises OSError with the reason."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A declared cluster: its hosts, and the name of the model that is spread."""
+
+    hosts: tuple[str, ...]
+    model: str
+
+
+class ClusterCheck:
+    """One finding for each host that could not be a rank. `clusters` by declared model name.
+
+    Whether hosts can be a group at all is looked at always; they are asked with `--online` only.
+    """
+
+    name = "cluster"
+    group = "machine"
+    codes: tuple[str, ...] = (UNUSABLE, UNLIKE, NO_MODEL)
+
+    def __init__(self, clusters: Mapping[str, Cluster], ask: Ask | None = None) -> None:
+        self._clusters = clusters
+        self._ask = ask or over_ssh
+
+    async def run(self, world: Any) -> Sequence[Finding]:
+        """Ask every remote host once."""
+        findings: list[Finding] = []
+        wanted: dict[str, dict[str, Path]] = {}
+        for declared, cluster in self._clusters.items():
+            try:
+                names = members(list(cluster.hosts))
+            except ConfigError as error:
+                findings.append(
+                    _finding(UNUSABLE, declared, f"the cluster of {declared} cannot be started", error.message)
+                )
+                continue
+            model = await world.installed(cluster.model)
+            for host in names:
+                if host not in LOCAL:
+                    wanted.setdefault(host, {}).update({declared: model.path} if model is not None else {})
+        if not world.online:
+            return [*findings, *_unasked(sorted(wanted))]
+        for found in await asyncio.gather(*(self._host(host, wanted[host]) for host in sorted(wanted))):
+            findings.extend(found)
+        return findings
+
+    async def _host(self, host: str, models: Mapping[str, Path]) -> list[Finding]:
+        folders = sorted({str(path) for path in models.values()})
+        here = await asyncio.to_thread(inspect, folders)
+        command = [*INSPECT, *folders]
+        try:
+            there = json.loads(await self._ask(host, command))
+            versions, digests = dict(there["versions"]), dict(there["models"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            why = str(error) or type(error).__name__
+            again = f"ssh -o BatchMode=yes {host} {shlex.join(command)}"
+            return [_finding(UNUSABLE, host, f"the host {host} cannot take part in a cluster", why, again)]
+        unlike = _unlike(host, here["versions"], versions)
+        absent = [_absent(host, name, path, here["models"], digests) for name, path in sorted(models.items())]
+        return [finding for finding in (unlike, *absent) if finding is not None]
+
+
+def _unasked(hosts: Sequence[str]) -> list[Finding]:
+    if not hosts:
+        return []
+    title = "the hosts of clusters were not asked: nothing leaves this machine without --online"
+    found = _finding(UNUSABLE, "cluster", title, "\n".join(hosts), "ollmlx doctor machine --online")
+    return [found.model_copy(update={"severity": Severity.INFO})]
+
+
+def _unlike(host: str, here: Mapping[str, str], there: Mapping[str, str]) -> Finding | None:
+    unlike = [f"{name}: {here[name]} here, {there.get(name)} there" for name in here if there.get(name) != here[name]]
+    if not unlike:
+        return None
+    pinned = [f"{name}=={version}" for name, version in here.items() if name != "python"]
+    update = f"ssh {host} {shlex.join([sys.executable, '-m', 'pip', 'install', *pinned])}"
+    return _finding(UNLIKE, host, f"the host {host} has other versions than this machine", "\n".join(unlike), update)
+
+
+def _absent(
+    host: str, model: str, path: Path, here: Mapping[str, str | None], there: Mapping[str, str | None]
+) -> Finding | None:
+    digest = there.get(str(path))
+    if digest == here[str(path)]:
+        return None
+    what = "has no" if digest is None else "has another"
+    copy = f"rsync -a --delete {shlex.quote(str(path))}/ {host}:{shlex.quote(str(path))}/"
+    evidence = f"looked for at {path}" if digest is None else f"names, sizes or beginnings of files differ in {path}"
+    return _finding(NO_MODEL, f"{model} on {host}", f"the host {host} {what} copy of {model}", evidence, copy)
+
+
+def _finding(code: str, subject: str, title: str, evidence: str, *commands: str) -> Finding:
+    return Finding(
+        code=code,
+        severity=Severity.ERROR,
+        title=title,
+        evidence=tuple(line for line in evidence.splitlines() if line),
+        commands=commands,
+        subject=subject,
+    )

@@ -1,0 +1,239 @@
+"""The engine of rank 0: one request at a time, each pass made by the whole group."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, ClassVar, Final, NoReturn
+
+import mlx.core as mx
+from mlx_lm.sample_utils import make_logits_processors, make_sampler
+
+from ollmlx import SerialEngine, closing
+from ollmlx.errors import RunnerFailed, Unsupported
+from ollmlx.protocol import ExitCode, Progress, RunnerConfig, TokenizeRequest, Tokens
+from ollmlx.types import Done, Event, GenerateRequest, Options, Prefill
+from ollmlx_cluster.collectives import STOP, Link, as_word
+from ollmlx_cluster.model import Share
+from ollmlx_cluster.sockets import WAKING, Visitor
+from ollmlx_mlx.engine.text.answer import Answer
+from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
+from ollmlx_mlx.engine.text.prompt import Prompt, PromptBuilder
+from ollmlx_mlx.engine.text.template import ChatTemplate
+from ollmlx_mlx.engine.text.tools import reader
+
+PATIENCE: Final = 5.0
+"""Seconds for the launcher to end us: it learns which rank was lost, and says so."""
+IDLE: Final = 5.0
+"""Seconds without a request after which the group sleeps: a rank that waits inside MLX keeps a core busy."""
+CLOSING: Final = 2.0
+"""Seconds the other ranks have to hear that it is over; then their link ends with us."""
+
+
+class ClusterEngine(SerialEngine):
+    """Leads a group. `link` and `launcher` are set before the harness makes one (`rank.main`)."""
+
+    name = "mlx-cluster"
+    link: Link
+    launcher: ClassVar[Visitor | None] = None
+    """Who can wake the other ranks; None where nobody can, and they do not sleep."""
+    _ranks_here = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asleep = False
+        self._bedtime: asyncio.TimerHandle | None = None
+
+    def prepare(self, config: RunnerConfig) -> None:
+        self._ranks_here = int(config.engine_options.get("local_ranks", 1))
+        self._share = Share.load(config, self.link, str(config.engine_options.get("mode", "tensor")))
+        if min(self.link.gather(1)) < 1:  # every rank has loaded, or this call fails
+            raise RunnerFailed("a rank of the group could not load the model", code="RUN002")
+        tokenizer = self._share.tokenizer
+        template = ChatTemplate(tokenizer, config.model.name.short, config.model.defaults.template)
+        self._prompts = PromptBuilder(tokenizer, template, config.model.name.short, config.context_length)
+        self._detokenizers = DetokenizerFactory(tokenizer)
+        self._notes = tuple(str(note) for note in config.engine_options.get("notes", ()))
+
+    async def load(self, config: RunnerConfig) -> None:
+        await super().load(config)
+        self._rest()
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+        try:
+            async with closing(super().generate(request)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Sleep before long, unless somebody asks."""
+        if self._bedtime is not None:
+            self._bedtime.cancel()
+        if self.launcher is not None:
+            self._bedtime = asyncio.get_running_loop().call_later(IDLE, self._sleep_unless_busy)
+
+    def _sleep_unless_busy(self) -> None:
+        if not (self._running or self._waiting):
+            self._thread.submit(self._sleep)
+
+    def _sleep(self) -> None:
+        """On the thread, as everything that the ranks do together."""
+        if self._asleep:
+            return
+        try:
+            self.link.tell({"sleep": True})
+        except RuntimeError as error:
+            _give_up(error)
+        self._asleep = True
+
+    def _wake(self) -> None:
+        if self._asleep and self.launcher is not None:
+            self.launcher.say(WAKING)
+            self._asleep = False
+
+    def stream(self, request: GenerateRequest) -> Iterator[Event]:
+        if request.format is not None or request.top_logprobs is not None:
+            raise Unsupported("a model on a cluster has no structured output and no logprobs")
+        begun = time.monotonic_ns()
+        prompt = self._prompts.build(request)
+        if request.options.seed >= 0:
+            mx.random.seed(request.options.seed)
+        else:
+            mx.random.seed(secrets.randbits(63))
+        try:
+            self._wake()
+            self.link.tell({"tokens": list(prompt.tokens)})
+            yield from self._answer(request, prompt, begun)
+            self.link.word(STOP)
+        except RuntimeError as error:
+            _give_up(error)
+        except BaseException:
+            self.link.word(STOP)
+            raise
+
+    def _answer(self, request: GenerateRequest, prompt: Prompt, begun: int) -> Iterator[Event]:
+        cache = self._share.new_cache()
+        logits: mx.array | None = None
+        for done, found in self._share.prefill(prompt.tokens, cache):
+            logits = found
+            yield Prefill(done=done, total=len(prompt.tokens), dropped=prompt.dropped)
+        assert logits is not None
+        prefilled = time.monotonic_ns()
+        answer = self._reading(request, prompt)
+        sampler, processors = _sampling(request.options)
+        made: list[int] = []
+        limit = prompt.context - len(prompt.tokens)
+        if request.options.num_predict >= 0:
+            limit = min(limit, request.options.num_predict)
+        reason = "length"
+        while len(made) < limit:
+            token = _choose(logits, sampler, processors, [*prompt.tokens, *made])
+            if token in self._share.tokenizer.eos_token_ids:
+                reason = "stop"
+                break
+            made.append(token)
+            yield from answer.add(token)
+            if answer.finished or answer.runaway:
+                reason = "stop"
+                break
+            if len(made) < limit:
+                self.link.word(as_word(token))
+                logits = self._share.forward([token], cache)
+                self.advance()
+        yield from answer.end()
+        ended = time.monotonic_ns()
+        yield Done(
+            reason="stop" if reason == "stop" else "length",
+            prompt_tokens=len(prompt.tokens),
+            generated_tokens=len(made),
+            prefill_ns=prefilled - begun,
+            decode_ns=ended - prefilled,
+            total_ns=ended - begun,
+            dropped=prompt.dropped,
+            stop=answer.stop,
+            context=(*prompt.tokens, *made),
+        )
+
+    def _reading(self, request: GenerateRequest, prompt: Prompt) -> Answer:
+        after = prompt.tokens if prompt.continues else ()
+        return Answer(
+            self._detokenizers(after),
+            request.options.stop,
+            prompt.markers,
+            reader(self._share.tokenizer, request.tools, harmony=prompt.harmony),
+            show_thinking=request.think is not False,
+            parallel_tools=request.parallel_tool_calls,
+        )
+
+    def encode(self, request: TokenizeRequest) -> Tokens:
+        if request.text is not None:
+            return Tokens(tokens=tuple(self._prompts.encode_text(request.text)))
+        asked = GenerateRequest(messages=request.messages, tools=request.tools, template=request.template)
+        return Tokens(tokens=tuple(self._prompts.encode_messages(request.messages, asked)))
+
+    def decode(self, tokens: Tokens) -> str:
+        return self._detokenizers.decode(tokens.tokens)
+
+    def status(self) -> Progress:
+        share = getattr(self, "_share", None)
+        about = {"device": share.device if share else "", "notes": getattr(self, "_notes", ())}
+        # The ranks of this machine hold about the same; what the daemon weighs is only the launcher.
+        memory = {
+            "memory_active": mx.get_active_memory() * self._ranks_here,
+            "memory_peak": mx.get_peak_memory() * self._ranks_here,
+        }
+        return super().status().model_copy(update={**about, **memory})
+
+    def shrink(self) -> None:
+        mx.clear_cache()
+
+    def release(self) -> None:
+        self._wake()
+        self.link.tell({"close": True})
+
+    async def close(self) -> None:
+        if self._bedtime is not None:
+            self._bedtime.cancel()
+        # After the loss of a rank nobody answers: the thread may hang in a pass for ever.
+        with contextlib.suppress(TimeoutError, RuntimeError):
+            await asyncio.wait_for(super().close(), CLOSING)
+
+
+def _give_up(error: RuntimeError) -> NoReturn:
+    """A rank is lost, or a pass failed here: the ranks are no longer in step, and the group has to end.
+
+    To the daemon that is the death of its runner: requests that were not answered yet are repeated on a new one.
+    """
+    time.sleep(PATIENCE)
+    os.write(2, f"rank 0: {error}\n".encode("utf-8", "replace"))
+    os._exit(ExitCode.INTERNAL)
+
+
+def _sampling(options: Options) -> tuple[Any, list[Any]]:
+    sampler = make_sampler(temp=options.temperature, top_p=options.top_p, min_p=options.min_p, top_k=options.top_k)
+    last = options.repeat_last_n if options.repeat_last_n >= 0 else 1 << 20
+    processors = make_logits_processors(
+        logit_bias=dict(options.logit_bias) or None,
+        repetition_penalty=options.repeat_penalty if options.repeat_penalty != 1 and last else None,
+        repetition_context_size=last,
+        presence_penalty=options.presence_penalty or None,
+        presence_context_size=last,
+        frequency_penalty=options.frequency_penalty or None,
+        frequency_context_size=last,
+    )
+    return sampler, processors
+
+
+def _choose(logits: mx.array, sampler: Any, processors: list[Any], so_far: list[int]) -> int:
+    logits = logits.astype(mx.float32)
+    if processors:
+        history = mx.array(so_far)
+        for process in processors:
+            logits = process(history, logits)
+    return int(sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True)).item())

@@ -1,0 +1,196 @@
+"""The running batch: one model call per step, for every sequence that has its prompt behind it.
+
+Why not mlx-lm's `GenerationBatch`: it samples row after row with one global generator, evaluates every row's whole
+log-probabilities at each step, and cannot wait for a grammar. The caches it works on (merge, extend, filter, extract)
+are used as they are. A lone sequence keeps its plain cache, which needs no mask.
+
+The device is kept busy: the next step is launched before the tokens of the last one are read and turned into text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ollmlx_mlx.engine.batching.drafting import Drafter
+from ollmlx_mlx.engine.batching.generation import Generation
+from ollmlx_mlx.engine.batching.head import Head
+from ollmlx_mlx.engine.batching.logprobs import PendingLogprobs
+from ollmlx_mlx.engine.batching.penalties import Penalizer
+from ollmlx_mlx.engine.batching.sampling import Sampler
+from ollmlx_mlx.engine.cache.layers import Layers, can_trim, clone, extend, keep_rows, merge, take_row
+
+
+class DecodeBatch:
+    """Sequences that are being decoded. `rows` in batch order.
+
+    `launch_blocks`: launching a step takes nearly as long as computing it (CPU). Then a first token is read at once:
+    behind the launch of the second it would wait for a whole step.
+    """
+
+    def __init__(self, model: Any, head: Head, drafter: Drafter | None = None, *, launch_blocks: bool = False) -> None:
+        self._model = model
+        self._head = head
+        self._drafter = drafter
+        self._launch_blocks = launch_blocks
+        self.rows: list[Generation] = []
+        self._cache: Layers = []
+        self._merged = False
+        self._inputs = mx.array([], dtype=mx.int32)
+        self._unread: list[bool] = []
+        self._opening: list[int] = []
+        self._logprobs: PendingLogprobs | None = None
+        self._sampler: Sampler | None = None
+        self._penalizer: Penalizer | None = None
+
+    def join(self, coming: Sequence[Generation]) -> None:
+        """Take sequences whose prompts are computed up to their last token; one that is alone may bring more."""
+        caches = [generation.cache for generation in coming if generation.cache is not None]
+        assert len(caches) == len(coming)
+        alone = len(coming) == 1 and not self.rows
+        assert alone or not any(generation.remaining for generation in coming)
+        self._opening = coming[0].tokens[coming[0].fed :] if alone and coming[0].remaining else []
+        if alone:
+            (self._cache,) = caches
+        elif self._merged:
+            extend(self._cache, merge(caches))
+        else:
+            self._cache = merge([self._cache, *caches] if self.rows else caches)
+        self._merged = not alone
+        newest = mx.array([generation.tokens[-1] for generation in coming], dtype=mx.int32)
+        self._inputs = mx.concatenate([self._inputs, newest]) if self.rows else newest
+        if self._logprobs is not None:
+            self._logprobs = self._logprobs.widened(len(coming))
+        self.rows += coming
+        self._unread += [False] * len(coming)
+        for generation in coming:
+            generation.cache = None
+        self._changed()
+
+    def leave(self, leaving: Collection[Generation], *, keep_caches: bool) -> None:
+        """Let sequences go; with `keep_caches` each gets its own cache back, of its first `fed` tokens."""
+        if keep_caches:
+            for index, row in enumerate(self.rows):
+                if row in leaving:
+                    row.cache = take_row(self._cache, index) if self._merged else self._cache
+        stay = [index for index, row in enumerate(self.rows) if row not in leaving]
+        if len(stay) == len(self.rows):
+            return
+        self.rows = [self.rows[index] for index in stay]
+        self._unread = [self._unread[index] for index in stay]
+        self._logprobs = self._logprobs.kept(stay) if self._logprobs is not None and stay else None
+        if not stay:
+            self._cache, self._merged, self._inputs = [], False, mx.array([], dtype=mx.int32)
+            self._opening = []
+        else:
+            self._inputs = self._inputs[mx.array(stay, dtype=mx.int32)]
+            if self._merged and len(stay) == 1:
+                self._cache, self._merged = take_row(self._cache, stay[0]), False
+            elif self._merged:
+                keep_rows(self._cache, stay)
+        self._changed()
+
+    def clear(self) -> list[Generation]:
+        """Forget everything, after a failure; the sequences that were in it."""
+        rows, self.rows = self.rows, []
+        self._cache, self._merged, self._unread, self._logprobs, self._opening = [], False, [], None, []
+        self._inputs = mx.array([], dtype=mx.int32)
+        self._changed()
+        return rows
+
+    def prefix(self, row: Generation, length: int) -> Layers | None:
+        """A copy of a running sequence's cache up to `length` tokens, where its kind allows taking tokens back."""
+        index = self.rows.index(row)
+        layers = take_row(self._cache, index) if self._merged else self._cache
+        if not can_trim(layers) or row.fed < length:
+            return None
+        return clone(layers, row.fed - length)
+
+    def step(self) -> None:
+        """Launch the next token of every row, then hand out the tokens launched before."""
+        if self._ending():
+            self.flush()
+            return
+        if self._drafter is not None and len(self.rows) == 1 and not self._opening and self._leap(self._drafter):
+            return
+        inputs = mx.array([self._opening]) if self._opening else self._inputs[:, None]
+        self._opening = []
+        with self._head.last_only():
+            logits = self._model(inputs, cache=self._cache)[:, -1, :]
+        for row in self.rows:
+            row.fed += inputs.shape[1]
+        constrained = any(row.constraint is not None for row in self.rows)
+        if constrained:
+            # A mask depends on the last token: let the device compute while the host reads it.
+            mx.async_eval(logits)
+            self.flush()
+        sampled, logprobs = self._sample(logits)
+        if not constrained:
+            self.flush()
+        self._inputs, self._logprobs = sampled, logprobs
+        self._unread = [True] * len(self.rows)
+        if self._launch_blocks and any(row.generated == 0 for row in self.rows):
+            self.flush()
+
+    def _leap(self, drafter: Drafter) -> bool:
+        (row,) = self.rows
+        if self._merged or not drafter.suits(row, self._cache):
+            return False
+        self.flush()
+        if row.finished is not None or row.shifting:
+            return True
+        if not drafter.leap(row, self._cache):
+            return False
+        self._inputs = mx.array([row.tokens[-1]], dtype=mx.int32)
+        return True
+
+    def flush(self) -> None:
+        """Hand out the tokens that were launched and not read yet."""
+        if not any(self._unread):
+            return
+        mx.eval(self._inputs)
+        tokens: Any = self._inputs.tolist()
+        for index, row in enumerate(self.rows):
+            if self._unread[index]:
+                row.accept(tokens[index], self._logprobs.of(index, tokens[index], row) if self._logprobs else None)
+        self._unread = [False] * len(self.rows)
+
+    def _ending(self) -> bool:
+        """Whether the unread tokens are the last ones of all rows, so that computing on would be for nothing."""
+        return all(
+            unread and row.last_by_length() and row.constraint is None
+            for row, unread in zip(self.rows, self._unread, strict=True)
+        )
+
+    def _changed(self) -> None:
+        self._sampler = self._penalizer = None
+
+    def _sample(self, logits: mx.array) -> tuple[mx.array, PendingLogprobs | None]:
+        if self._sampler is None or self._penalizer is None:
+            self._sampler = Sampler([row.sampling for row in self.rows], logits.shape[-1])
+            # `inputs` is the newest token and enters the window by itself: it may not have been read yet.
+            past = [row.tokens[: row.fed - 1] for row in self.rows]
+            self._penalizer = Penalizer([row.penalties for row in self.rows], past)
+        raw = logits
+        logits = self._penalizer(logits, self._inputs)
+        logits = self._masked(logits)
+        draws = [] if self._sampler.greedy else [row.draw() for row in self.rows]
+        sampled = self._sampler(logits, draws)
+        logprobs = PendingLogprobs.of_step(raw, sampled, [row.top_logprobs for row in self.rows])
+        mx.async_eval(sampled, *(logprobs.arrays if logprobs else ()))
+        return sampled, logprobs
+
+    def _masked(self, logits: mx.array) -> mx.array:
+        masks = [
+            row.constraint.mask() if row.constraint is not None and row.finished is None else None for row in self.rows
+        ]
+        if all(mask is None for mask in masks):
+            return logits
+        allowed = np.ones((len(masks), logits.shape[-1]), dtype=np.bool_)
+        for index, mask in enumerate(masks):
+            if mask is not None:
+                allowed[index] = mask
+        return mx.where(mx.array(allowed), logits, mx.array(float("-inf"), dtype=logits.dtype))

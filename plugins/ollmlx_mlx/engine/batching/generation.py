@@ -1,0 +1,197 @@
+"""One request on the compute thread: its tokens, its cache, its limits, what it has said so far."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+from ollmlx.errors import OllmlxError
+from ollmlx.types import Done, Event, Prefill, TokenLogprob
+from ollmlx_mlx.engine.batching.penalties import Penalties
+from ollmlx_mlx.engine.batching.sampling import Sampling
+from ollmlx_mlx.engine.text.answer import Answer
+from ollmlx_mlx.engine.text.prompt import Prompt
+
+Item = Event | OllmlxError
+Sink = Callable[[Sequence[Item]], None]
+Reason = Literal["stop", "length"]
+
+
+class Constraint(Protocol):
+    """Which tokens a grammar allows next. Used on the compute thread, by one request."""
+
+    def mask(self) -> Any:
+        """Boolean numpy array over the vocabulary, or None when every token is allowed."""
+        ...
+
+    def accept(self, token: int, state: str) -> None:
+        """A token was sampled; `state` is the channel the answer is in after it."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Nothing more can follow."""
+        ...
+
+
+def draw(seed: int, position: int) -> float:
+    """The random number in [0, 1) for the answer's token at this position: a generator per request, without state.
+
+    Neither neighbours nor restarts change what it gives. Seeds are taken modulo 2**64.
+    """
+    seed &= (1 << 64) - 1
+    digest = hashlib.blake2b(seed.to_bytes(8, "little") + position.to_bytes(8, "little"), digest_size=8)
+    return (int.from_bytes(digest.digest(), "little") >> 40) / (1 << 24)
+
+
+class Generation:
+    """State of one request. Only the compute thread touches it, but for `cancelled`, which anyone may set.
+
+    `tokens`: prompt, then answer. `fed`: how many of them are in `cache`. `limit`: tokens the answer may have.
+    `drafts`: tokens that a draft model may guess at a time.
+    """
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        answer: Answer,
+        sink: Sink,
+        *,
+        sampling: Sampling,
+        penalties: Penalties,
+        seed: int,
+        limit: int,
+        eos: frozenset[int],
+        shift: bool = False,
+        keep: int = 0,
+        top_logprobs: int | None = None,
+        constraint: Constraint | None = None,
+        spell: Callable[[Sequence[int]], str] | None = None,
+        drafts: int = 0,
+    ) -> None:
+        self.prompt = prompt
+        self.answer = answer
+        self.sink = sink
+        self.sampling = sampling
+        self.penalties = penalties
+        self.seed = seed
+        self.limit = limit
+        self.eos = eos
+        self.shift = shift
+        self.keep = keep
+        self.top_logprobs = top_logprobs
+        self.constraint = constraint
+        self.spell = spell
+        self.drafts = drafts
+        self.draft_cache: list[Any] | None = None
+        self.draft_fed = 0
+        self.tokens: list[int] = list(prompt.tokens)
+        self.fed = 0
+        self.cached = 0
+        self.generated = 0
+        self.sampled: list[int] = []
+        self.cache: list[Any] | None = None
+        self.checkpoints: set[int] = set()
+        self.cancelled = False
+        self.shifting = False
+        self.finished: Reason | None = None
+        self.ended = False
+        self.items: list[Item] = []
+        self._started = time.monotonic_ns()
+        self._first_token: int | None = None
+
+    @property
+    def remaining(self) -> int:
+        """Prompt tokens to compute before decoding can start; the last one starts it."""
+        return max(0, len(self.tokens) - 1 - self.fed)
+
+    def draw(self) -> float:
+        """The random number for the token that is sampled after the `fed` ones."""
+        # Unread tokens count: the host may be one behind the device.
+        return draw(self.seed, self.generated + self.fed - len(self.tokens))
+
+    def report_prefill(self) -> None:
+        """Tell the client how far its prompt is. (After a context shift it has been told already.)"""
+        if self.generated:
+            return
+        total = len(self.prompt.tokens)
+        self.items.append(
+            Prefill(done=min(self.fed, total), total=total, cached=self.cached, dropped=self.prompt.dropped)
+        )
+
+    def accept(self, token: int, logprob: TokenLogprob | None = None) -> None:
+        """Take a sampled token: into events, or to the end of the answer."""
+        if self.finished is not None or self.shifting:
+            return
+        if self._first_token is None:
+            self._first_token = time.monotonic_ns()
+        self.tokens.append(token)
+        self.generated += 1
+        if token in self.eos:
+            self.finished = "stop"
+            return
+        self.sampled.append(token)
+        self.items += self.answer.add(token, logprob)
+        if self.constraint is not None:
+            self.constraint.accept(token, self.answer.state)
+        self._check_end()
+
+    def _check_end(self) -> None:
+        done = self.constraint is not None and self.constraint.complete
+        if self.answer.finished or self.answer.runaway or done:
+            self.finished = "stop"
+        elif self.generated >= self.limit:
+            self.finished = "length"
+        elif len(self.tokens) >= self.prompt.context:
+            if self.shift:
+                self.shifting = True
+            else:
+                self.finished = "length"
+
+    def last_by_length(self) -> bool:
+        """Whether the token that is being sampled is the last one allowed, whatever it is."""
+        return self.generated + 1 >= self.limit or (not self.shift and len(self.tokens) + 1 >= self.prompt.context)
+
+    def drop_oldest(self) -> None:
+        """Context shift: forget half of what follows the kept tokens; the rest is computed again."""
+        keep = min(self.keep, self.prompt.context // 2)
+        rest = self.tokens[keep:]
+        self.tokens = self.tokens[:keep] + rest[len(rest) // 2 :]
+        self.fed, self.cache, self.shifting = 0, None, False
+        self.draft_cache, self.draft_fed = None, 0
+
+    def end(self) -> None:
+        """Close the answer: what was held back, then Done."""
+        assert self.finished is not None
+        self.items += self.answer.end()
+        now = time.monotonic_ns()
+        first = self._first_token or now
+        self.items.append(
+            Done(
+                reason=self.finished,
+                prompt_tokens=len(self.prompt.tokens),
+                cached_tokens=self.cached,
+                generated_tokens=self.generated,
+                prefill_ns=first - self._started,
+                decode_ns=now - first,
+                total_ns=now - self._started,
+                dropped=self.prompt.dropped,
+                stop=self.answer.stop,
+                context=(*self.prompt.tokens, *self.sampled),
+            )
+        )
+        self.ended = True
+
+    def fail(self, error: OllmlxError) -> None:
+        """Close the request with an error."""
+        if not self.ended:
+            self.items.append(error)
+            self.ended = True
+
+    def flush(self) -> None:
+        """Hand the collected items to the client's side."""
+        if self.items:
+            items, self.items = self.items, []
+            self.sink(items)

@@ -1,0 +1,203 @@
+"""Prompts on their way into the cache: in slices of time, shared prefixes computed once.
+
+Why not mlx-lm's `PromptProcessingBatch`: its chunks are a number of tokens for the whole batch, padded to the longest
+prompt, and it knows nothing of siblings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from ollmlx_mlx.engine.batching.chunks import ALONE, SLICE_SECONDS, ChunkClock
+from ollmlx_mlx.engine.batching.generation import Generation
+from ollmlx_mlx.engine.cache.layers import Layers, can_pad, can_trim, clone, merge, padded_end, take_row
+from ollmlx_mlx.engine.cache.prefix import PrefixCache, common_prefix
+
+_SHARE = 32
+_TAIL = 24
+_TOGETHER = 4096
+"""Cached and new tokens of the sequences that are computed together, padding included: what is copied for it."""
+
+
+class Prefill:
+    """Sequences whose prompts are being computed, oldest first.
+
+    `running`: sequences of the decode batch, whose prefixes may be borrowed with `borrow(sequence, length)`.
+    `opens_whole`: the first step of decoding can take a whole chunk of a prompt without computing logits for all of it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        prefixes: PrefixCache,
+        make: Callable[[], Layers],
+        clock: ChunkClock,
+        borrow: Callable[[Generation, int], Layers | None],
+        *,
+        opens_whole: bool,
+    ) -> None:
+        self._model = model
+        self._prefixes = prefixes
+        self._make = make
+        self._clock = clock
+        self._borrow = borrow
+        self._opens_whole = opens_whole
+        self._leaders: dict[Generation, tuple[Generation, int]] = {}
+        self._turn = 0
+        self.sequences: list[Generation] = []
+
+    def admit(self, generation: Generation, running: Sequence[Generation]) -> None:
+        """Start a prompt from the longest prefix that is known, or wait for the sibling that is computing it."""
+        if generation not in self.sequences:
+            self.sequences.append(generation)
+        tokens, most = generation.tokens, len(generation.tokens) - 1
+        cache, length = self._prefixes.fetch(tokens)
+        for row in running:
+            shared = min(common_prefix(tokens, row.tokens), most)
+            if shared >= length + _SHARE and (borrowed := self._borrow(row, shared)) is not None:
+                cache, length = borrowed, shared
+        self._start(generation, cache, length)
+        for leader in self.sequences:
+            if leader is generation or leader in self._leaders or leader.cache is None:
+                continue
+            shared = min(common_prefix(tokens, leader.tokens), most, len(leader.tokens) - 1)
+            if shared >= generation.fed + _SHARE and self._follow(generation, leader, shared):
+                return
+
+    def _start(self, generation: Generation, cache: Layers | None, length: int) -> None:
+        generation.cache = cache if cache is not None else self._make()
+        generation.fed = length if cache is not None else 0
+        generation.cached = generation.fed
+        if generation.prompt.boundary > generation.fed:
+            # The cache cannot be shortened later: keep a copy of the part that the next turn begins with.
+            generation.checkpoints.add(generation.prompt.boundary)
+        generation.report_prefill()
+
+    def _follow(self, generation: Generation, leader: Generation, shared: int) -> bool:
+        assert leader.cache is not None
+        if leader.fed >= shared:
+            # It has that much behind it: waiting for it would be waiting for ever.
+            if leader.fed == shared or can_trim(leader.cache):
+                self._start(generation, clone(leader.cache, leader.fed - shared), shared)
+            return False
+        self._leaders[generation] = (leader, shared)
+        leader.checkpoints.add(shared)
+        return True
+
+    def slice(self, *, alone: bool) -> tuple[list[Generation], int]:
+        """Compute for about a slice. The sequences that may be decoded now, and how many chunks it took.
+
+        They stay in `sequences` until they are taken out with `release`.
+
+        `alone`: nothing is being decoded. Then chunks are larger, and the last one of a lone prompt is left to the
+        first step of decoding, which reads all the weights anyway.
+        """
+        slices = ALONE if alone else 1.0
+        least = self._tail(slices) if alone and len(self.sequences) == 1 else 0
+        ready = [g for g in self.sequences if g not in self._leaders and self._is_ready(g, least)]
+        chunks = 0
+        patience = SLICE_SECONDS * slices
+        until = time.monotonic() + patience
+        while (generation := self._next(ready)) is not None:
+            group = self._group(generation, ready, slices, least)
+            self._compute(group)
+            chunks += 1
+            ready += [member for member in group if self._is_ready(member, least)]
+            if time.monotonic() + 0.3 * patience > until:
+                break
+        return ready, chunks
+
+    def release(self, ready: Sequence[Generation]) -> None:
+        """Forget sequences whose prompts are computed."""
+        for generation in ready:
+            self.sequences.remove(generation)
+
+    def _tail(self, slices: float) -> int:
+        """Prompt tokens, but for the last one, that the first step of decoding may take along."""
+        return max(_TAIL, int(1.25 * self._clock.size(slices)) - 1) if self._opens_whole else _TAIL
+
+    def _is_ready(self, generation: Generation, least: int) -> bool:
+        return generation.remaining <= least and all(point <= generation.fed for point in generation.checkpoints)
+
+    def _able(self, ready: Sequence[Generation]) -> list[Generation]:
+        return [g for g in self.sequences if g not in self._leaders and g not in ready]
+
+    def _next(self, ready: Sequence[Generation]) -> Generation | None:
+        """The oldest and the shortest take turns: a long prompt neither starves nor blocks the others."""
+        able = self._able(ready)
+        if not able:
+            return None
+        self._turn += 1
+        return able[0] if self._turn % 2 else min(able, key=lambda g: g.remaining)
+
+    def _group(
+        self, first: Generation, ready: Sequence[Generation], slices: float, least: int
+    ) -> dict[Generation, int]:
+        """A sequence and those whose chunks go along with its one in the same slice; the chunks' sizes."""
+        group = {first: self._count(first, slices, least)}
+        assert first.cache is not None
+        if not can_pad(first.cache):
+            return group
+        most = int(1.25 * self._clock.size(slices))
+        for other in sorted(self._able(ready), key=lambda g: g.remaining):
+            if other in group:
+                continue
+            more = {**group, other: self._count(other, slices, least)}
+            width, longest = max(more.values()), max(member.fed for member in more)
+            if width * len(more) <= most and (longest + width) * len(more) <= _TOGETHER:
+                group = more
+        return group
+
+    def _count(self, generation: Generation, slices: float, least: int) -> int:
+        """Tokens in the next chunk of this sequence."""
+        fed = generation.fed
+        count = self._clock.size(slices)
+        if generation.remaining <= 1.25 * count + least:
+            # A small rest would cost nearly as much as a whole chunk.
+            count = generation.remaining - least if generation.remaining > least else generation.remaining
+        ahead = [point - fed for point in generation.checkpoints if point > fed]
+        return min([count, *ahead])
+
+    def _compute(self, group: dict[Generation, int]) -> None:
+        started = time.monotonic()
+        width = max(group.values())
+        chunks = [member.tokens[member.fed : member.fed + count] for member, count in group.items()]
+        caches = [member.cache for member in group if member.cache is not None]
+        cache = caches[0] if len(group) == 1 else merge(caches)
+        inputs = mx.array([chunk + [0] * (width - len(chunk)) for chunk in chunks])
+        with padded_end(cache, list(group.values()), width):
+            self._model(inputs, cache=cache)
+        mx.eval([layer.state for layer in cache])
+        if len(group) > 1:
+            for row, member in enumerate(group):
+                member.cache = take_row(cache, row)
+        self._clock.learn(width * len(group), time.monotonic() - started)
+        for member, count in group.items():
+            member.fed += count
+            member.report_prefill()
+            if member.fed in member.checkpoints:
+                self._checkpoint(member)
+
+    def _checkpoint(self, generation: Generation) -> None:
+        assert generation.cache is not None
+        generation.checkpoints.discard(generation.fed)
+        followers = [f for f, (leader, at) in self._leaders.items() if leader is generation and at == generation.fed]
+        for follower in followers:
+            del self._leaders[follower]
+            self._start(follower, clone(generation.cache), generation.fed)
+        if generation.fed == generation.prompt.boundary or not can_trim(generation.cache):
+            self._prefixes.insert(generation.tokens[: generation.fed], clone(generation.cache))
+
+    def remove(self, generation: Generation, running: Sequence[Generation]) -> None:
+        """Take a sequence out (cancelled or failed); those who waited for it find themselves another prefix."""
+        self.sequences.remove(generation)
+        self._leaders.pop(generation, None)
+        orphans = [follower for follower, (leader, _) in self._leaders.items() if leader is generation]
+        for orphan in orphans:
+            del self._leaders[orphan]
+        for orphan in orphans:
+            self.admit(orphan, running)

@@ -1,0 +1,198 @@
+"""Who computes next: one step of the decode batch, then one slice of prefill, and so on."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import Any
+
+from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed
+from ollmlx_mlx.engine.batching.chunks import ChunkClock
+from ollmlx_mlx.engine.batching.decode import DecodeBatch
+from ollmlx_mlx.engine.batching.drafting import Drafter
+from ollmlx_mlx.engine.batching.generation import Generation
+from ollmlx_mlx.engine.batching.head import Head
+from ollmlx_mlx.engine.batching.prefill import Prefill
+from ollmlx_mlx.engine.cache.layers import Layers
+from ollmlx_mlx.engine.cache.prefix import PrefixCache
+
+_log = logging.getLogger(__name__)
+_FAILURES = 3
+
+
+class EngineBroken(Exception):
+    """Computing fails again and again; the engine reports itself as failed."""
+
+
+class Scheduler:
+    """Requests through waiting, prefill and decoding. `width`: sequences at once. Lives on the compute thread.
+
+    `progress` grows with every chunk and step; the totals count tokens. They are read from other threads.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        prefixes: PrefixCache,
+        make: Callable[[], Layers],
+        *,
+        width: int,
+        clock: ChunkClock,
+        drafter: Drafter | None = None,
+        launch_blocks: bool = False,
+    ) -> None:
+        self._waiting: deque[Generation] = deque()
+        head = Head(model)
+        self._batch = DecodeBatch(model, head, drafter, launch_blocks=launch_blocks)
+        self._prefill = Prefill(model, prefixes, make, clock, self._batch.prefix, opens_whole=head.narrows)
+        self._prefixes = prefixes
+        self._width = width
+        self._failures = 0
+        self.progress = 0
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.generated_tokens = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._waiting or self._batch.rows or self._prefill.sequences)
+
+    @property
+    def active(self) -> int:
+        """Sequences being prefilled or decoded."""
+        return len(self._batch.rows) + len(self._prefill.sequences)
+
+    @property
+    def queued(self) -> int:
+        """Sequences that wait for a place."""
+        return len(self._waiting)
+
+    def submit(self, generation: Generation) -> None:
+        """Queue a request."""
+        self._waiting.append(generation)
+
+    def tick(self) -> None:
+        """One round. Raises EngineBroken when nothing works any more."""
+        self._sweep()
+        self._guarded(self._decode, self._batch.clear)
+        self._admit()
+        if self._prefill.sequences:
+            self._guarded(self._slice, self._give_up_prefill)
+        self._deliver()
+
+    def fail_all(self, error: OllmlxError) -> None:
+        """End every request with an error."""
+        for generation in [*self._waiting, *self._prefill.sequences, *self._batch.clear()]:
+            generation.fail(error)
+            generation.flush()
+        self._waiting.clear()
+        self._prefill.sequences.clear()
+
+    def _decode(self) -> None:
+        if not self._batch.rows:
+            return
+        self._batch.step()
+        self.progress += 1
+        if self._prefill.sequences or self._waiting:
+            # A slice of prefill comes next: nobody should wait for it with a token that is nearly there.
+            self._batch.flush()
+        self._retire()
+
+    def _retire(self) -> None:
+        done = [row for row in self._batch.rows if row.finished is not None]
+        self.generated_tokens += sum(row.generated for row in done)
+        if done:
+            for row in done:
+                row.end()
+                row.flush()
+            self._release(done)
+        for row in [row for row in self._batch.rows if row.shifting]:
+            self._batch.leave([row], keep_caches=False)
+            row.drop_oldest()
+            self._prefill.admit(row, [])
+
+    def _release(self, rows: Collection[Generation]) -> None:
+        self._batch.leave(rows, keep_caches=True)
+        for row in rows:
+            self._remember(row)
+
+    def _remember(self, generation: Generation) -> None:
+        if generation.cache is not None and generation.fed:
+            self._prefixes.insert(generation.tokens[: generation.fed], generation.cache)
+        generation.cache = None
+
+    def _admit(self) -> None:
+        while self._waiting and self.active < self._width:
+            generation = self._waiting.popleft()
+            self._prefill.admit(generation, self._batch.rows)
+            self.prompt_tokens += len(generation.prompt.tokens)
+
+    def _slice(self) -> None:
+        ready, chunks = self._prefill.slice(alone=not self._batch.rows)
+        self.progress += chunks
+        joining = []
+        for generation in ready:
+            self.cached_tokens += generation.cached if not generation.generated else 0
+            if generation.limit <= 0:
+                generation.finished = "length"
+                generation.end()
+                generation.flush()
+                self._remember(generation)
+            else:
+                joining.append(generation)
+        if joining:
+            self._batch.join(joining)
+        # Last: what fails above fails for them too.
+        self._prefill.release(ready)
+
+    def _sweep(self) -> None:
+        for generation in [g for g in self._waiting if g.cancelled]:
+            self._waiting.remove(generation)
+        for generation in [g for g in self._prefill.sequences if g.cancelled]:
+            self._prefill.remove(generation, self._batch.rows)
+            self._remember(generation)
+        gone = [row for row in self._batch.rows if row.cancelled]
+        if gone:
+            self.generated_tokens += sum(row.generated for row in gone)
+            self._release(gone)
+
+    def _deliver(self) -> None:
+        for generation in (*self._batch.rows, *self._prefill.sequences):
+            generation.flush()
+
+    def _give_up_prefill(self) -> list[Generation]:
+        sequences = list(self._prefill.sequences)
+        for generation in sequences:
+            generation.cache = None
+            self._prefill.remove(generation, [])
+        return sequences
+
+    def _guarded(self, work: Callable[[], None], give_up: Callable[[], list[Generation]]) -> None:
+        """Run a part of the round; if it fails, its requests fail and the others go on."""
+        try:
+            work()
+        except Exception as error:
+            _log.exception("computing failed")
+            failure = explain(error)
+            for generation in give_up():
+                generation.fail(failure)
+                generation.flush()
+            self._failures += 1
+            if self._failures >= _FAILURES:
+                raise EngineBroken(failure.message) from error
+        else:
+            self._failures = 0 if self._batch.rows else self._failures
+
+
+def explain(error: Exception) -> OllmlxError:
+    """What a failure of the device means for a request."""
+    if isinstance(error, OllmlxError):
+        return error
+    text = str(error)
+    if isinstance(error, MemoryError) or any(
+        word in text.lower() for word in ("insufficient memory", "out of memory", "unable to allocate", "[malloc")
+    ):
+        return OutOfMemory(f"the device ran out of memory while computing: {text}")
+    return RunnerFailed(f"the engine failed while computing: {type(error).__name__}: {text}")

@@ -1,0 +1,231 @@
+"""The engine of the MLX backend: what a runner asks for, brought to the one thread that computes, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import mlx.core as mx
+
+from ollmlx.errors import OllmlxError, RunnerFailed
+from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
+from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest
+from ollmlx_mlx.engine.batching.chunks import ALONE
+from ollmlx_mlx.engine.batching.compute import ComputeThread
+from ollmlx_mlx.engine.batching.generation import Constraint, Generation, Item
+from ollmlx_mlx.engine.batching.penalties import Penalties
+from ollmlx_mlx.engine.batching.sampling import Sampling
+from ollmlx_mlx.engine.embedding import embed
+from ollmlx_mlx.engine.instance import Instance, build
+from ollmlx_mlx.engine.text.answer import Answer
+from ollmlx_mlx.engine.text.prompt import Prompt
+from ollmlx_mlx.engine.text.tools import reader
+
+T = TypeVar("T")
+
+
+class MlxEngine:
+    """Implements `ollmlx.plugin.contracts.Engine` with continuous batching.
+
+    Prompts are made on a thread of their own, one at a time: templates and tokenizers are not thread-safe, and neither
+    the event loop nor the compute thread should wait for them.
+    """
+
+    def __init__(self) -> None:
+        self._compute = ComputeThread()
+        self._prompts = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prompts")
+        self._instance: Instance | None = None
+        self._config: RunnerConfig | None = None
+        self._steps = 0
+        self._loaded = 0.0
+
+    async def load(self, config: RunnerConfig) -> None:
+        """Load the model on the compute thread. Raises StorageError, OutOfMemory."""
+        self._config = config
+
+        def work() -> Instance:
+            instance = build(config, self._advance)
+            self._compute.scheduler = instance.scheduler
+            return instance
+
+        self._instance = await asyncio.wrap_future(self._compute.call(work))
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+        """Events of one request. Raises OllmlxError kinds; closing the iterator cancels at any phase."""
+        instance = self._ready()
+        inbox: asyncio.Queue[Sequence[Item]] = asyncio.Queue()
+        sink = _sink(asyncio.get_running_loop(), inbox)
+        generation = await self._on_prompts(lambda: make_generation(instance, request, sink))
+        self._compute.post(lambda: instance.scheduler.submit(generation))
+        done = False
+        try:
+            while not done:
+                for item in await inbox.get():
+                    done = isinstance(item, (Done, OllmlxError))
+                    if isinstance(item, OllmlxError):
+                        raise item
+                    yield item
+        finally:
+            if not done:
+                generation.cancelled = True
+                self._compute.post(_nothing)  # wake the thread, so that the place is free at once
+
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        """Vectors, computed between rounds of the batch. Raises Unsupported, ContextExceeded."""
+        instance = self._ready()
+        inputs = await self._on_prompts(lambda: [instance.prompts.encode_text(text) for text in request.inputs])
+        context, scheduler = instance.config.context_length, instance.scheduler
+        work = embed(
+            instance.loaded.model, inputs, request, context, instance.clock, lambda: 1.0 if scheduler.busy else ALONE
+        )
+        return await asyncio.wrap_future(self._compute.call_sliced(work))
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """Token ids of a text, or of a conversation through the chat template."""
+        instance = self._ready()
+
+        def work() -> list[int]:
+            if request.messages:
+                asked = GenerateRequest(messages=request.messages, tools=request.tools, template=request.template)
+                return instance.prompts.encode_messages(request.messages, asked)
+            return instance.prompts.encode_text(request.text or "")
+
+        return Tokens(tokens=tuple(await self._on_prompts(work)))
+
+    async def detokenize(self, tokens: Tokens) -> str:
+        """The text of token ids, special tokens included."""
+        instance = self._ready()
+        return await self._on_prompts(lambda: instance.spell(tokens.tokens))
+
+    def status(self) -> Progress:
+        """Counters only: never waits for a thread."""
+        instance, config = self._instance, self._config
+        context = config.context_length if config else 0
+        memory = {
+            "memory_active": mx.get_active_memory(),
+            "memory_cache": mx.get_cache_memory(),
+            "memory_peak": mx.get_peak_memory(),
+        }
+        if instance is None:
+            return Progress(
+                engine="mlx",
+                state="loading",
+                progress=self._steps,
+                load_fraction=self._loaded,
+                context_length=context,
+                **memory,
+            )
+        scheduler = instance.scheduler
+        return Progress(
+            engine="mlx",
+            state="failed" if self._compute.broken else "ready",
+            progress=self._steps + scheduler.progress + self._compute.parts,
+            load_fraction=1.0,
+            active=scheduler.active,
+            queued=scheduler.queued,
+            parallel=instance.width,
+            context_length=context,
+            prompt_cache_bytes=instance.prefixes.nbytes,
+            prompt_cache_entries=len(instance.prefixes),
+            prompt_tokens_total=scheduler.prompt_tokens,
+            cached_tokens_total=scheduler.cached_tokens,
+            generated_tokens_total=scheduler.generated_tokens,
+            device=instance.loaded.device,
+            notes=instance.notes,
+            error=self._compute.broken,
+            **memory,
+        )
+
+    async def trim(self) -> None:
+        """Forget the prefix cache and give MLX's free buffers back."""
+        instance = self._instance
+
+        def work() -> None:
+            if instance is not None:
+                instance.prefixes.clear()
+            mx.clear_cache()
+
+        await asyncio.wrap_future(self._compute.call(work))
+
+    async def close(self) -> None:
+        """Save the caches worth keeping, then end the threads."""
+        instance = self._instance
+        if instance is not None:
+            await asyncio.wrap_future(self._compute.call(instance.save_caches))
+        await asyncio.to_thread(self._compute.close)
+        self._prompts.shutdown(wait=False, cancel_futures=True)
+
+    def _advance(self, fraction: float) -> None:
+        self._steps += 1
+        self._loaded = fraction
+
+    def _ready(self) -> Instance:
+        if self._instance is None:
+            raise RunnerFailed("the model is not loaded")
+        if self._compute.broken is not None:
+            raise RunnerFailed(f"the engine has failed: {self._compute.broken}")
+        return self._instance
+
+    async def _on_prompts(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._prompts, work)
+
+
+def _sink(loop: asyncio.AbstractEventLoop, inbox: asyncio.Queue[Sequence[Item]]) -> Callable[[Sequence[Item]], None]:
+    def sink(items: Sequence[Item]) -> None:
+        # A loop that has ended has nobody left who waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(inbox.put_nowait, items)
+
+    return sink
+
+
+def _nothing() -> None:
+    """Wakes the compute thread."""
+
+
+def make_generation(instance: Instance, request: GenerateRequest, sink: Callable[[Sequence[Item]], None]) -> Generation:
+    prompt = instance.prompts.build(request)
+    options = request.options
+    tokenizer = instance.loaded.tokenizer
+    answer = Answer(
+        instance.detokenizers(prompt.tokens if prompt.continues or request.continue_last else ()),
+        options.stop,
+        prompt.markers,
+        reader(tokenizer, request.tools, harmony=prompt.harmony),
+        show_thinking=request.think is not False,
+        parallel_tools=request.parallel_tool_calls,
+        bare_tools=prompt.bare_tools,
+    )
+    room = prompt.context - len(prompt.tokens)
+    return Generation(
+        prompt,
+        answer,
+        sink,
+        sampling=Sampling.of(options),
+        penalties=Penalties.of(options, prompt.context, instance.vocabulary),
+        seed=options.seed if options.seed >= 0 else secrets.randbits(63),
+        limit=options.num_predict if options.num_predict >= 0 else room,
+        eos=instance.eos,
+        shift=request.shift,
+        keep=max(0, options.num_keep),
+        top_logprobs=request.top_logprobs,
+        constraint=_constraint(instance, request, prompt),
+        spell=instance.detokenizers.decode,
+        drafts=options.draft_num_predict,
+    )
+
+
+def _constraint(instance: Instance, request: GenerateRequest, prompt: Prompt) -> Constraint | None:
+    if prompt.forced is not None:
+        return instance.grammars.constraint(prompt.forced, free=False)
+    if request.format is None:
+        return None
+    markers, tokenizer = prompt.markers, instance.loaded.tokenizer
+    opening: tuple[int, ...] = ()
+    if markers.thinks and markers.initial == "normal" and request.think is not False:
+        opening = tuple(tokenizer.encode(tokenizer.think_start, add_special_tokens=False))
+    return instance.grammars.constraint(request.format, free=markers.initial != "normal", opening=opening)

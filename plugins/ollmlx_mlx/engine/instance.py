@@ -1,0 +1,135 @@
+"""One loaded model with everything that serves it: prompts, detokenizers, grammars, caches, scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Final
+
+import mlx.core as mx
+
+from ollmlx.protocol import RunnerConfig
+from ollmlx_mlx.daemon.estimate import AUTO_WIDTH
+from ollmlx_mlx.engine.batching.chunks import ChunkClock
+from ollmlx_mlx.engine.batching.drafting import Drafter
+from ollmlx_mlx.engine.batching.grammar import Grammars
+from ollmlx_mlx.engine.batching.scheduler import Scheduler
+from ollmlx_mlx.engine.cache.disk import CacheFolder
+from ollmlx_mlx.engine.cache.layers import Layers, can_batch, make_layers, stays_trimmable, usable_type
+from ollmlx_mlx.engine.cache.prefix import PrefixCache
+from ollmlx_mlx.engine.limits import limit_memory
+from ollmlx_mlx.engine.load import Loaded, load_model
+from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
+from ollmlx_mlx.engine.text.prompt import PromptBuilder
+from ollmlx_mlx.engine.text.template import ChatTemplate
+
+FIRST_CHUNK: Final = {"cpu": 32, "metal": 512, "cuda": 1024}
+"""Prompt tokens in the first chunk of a device, before its speed is known."""
+
+
+@dataclass(slots=True)
+class Instance:
+    """Made once, on the compute thread. `width`: sequences computed at once; `vocabulary`: logits per token."""
+
+    config: RunnerConfig
+    loaded: Loaded
+    width: int
+    vocabulary: int
+    eos: frozenset[int]
+    notes: tuple[str, ...]
+    prompts: PromptBuilder
+    detokenizers: DetokenizerFactory
+    grammars: Grammars
+    prefixes: PrefixCache
+    clock: ChunkClock
+    scheduler: Scheduler
+    folder: CacheFolder | None
+
+    def spell(self, tokens: Sequence[int]) -> str:
+        """The text of token ids. For the thread that makes prompts."""
+        return str(self.loaded.tokenizer.decode(list(tokens)))
+
+    def save_caches(self) -> None:
+        """Write what the prefix cache holds to disk, newest first, within its bound. On the compute thread."""
+        if self.folder is not None:
+            self.folder.save(self.prefixes.held())
+
+
+def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
+    """Load the model and put its parts together. Raises StorageError, OutOfMemory."""
+    limit_memory(config, mx)
+    loaded = load_model(config, advance)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    wanted = str(config.engine_options.get("kv_cache_type", "auto"))
+    kv_type, why_not = usable_type(model, wanted)
+    sample = make_layers(model, kv_type)
+    notes = list(loaded.notes)
+    if why_not:
+        notes.append(f"this model's cache cannot be {wanted}, it keeps its full precision: {why_not}")
+    width = config.parallel or AUTO_WIDTH
+    if width > 1 and not can_batch(sample):
+        width = 1
+        why = f"a {kv_type} cache" if can_batch(make_layers(model)) else "this architecture's cache"
+        notes.append(f"{why} cannot be batched: requests are served one by one")
+    vocabulary = _vocabulary(model, loaded.config, len(tokenizer))
+    prefixes = PrefixCache(config.prompt_cache_bytes)
+    folder = _folder(config, kv_type, sample, prefixes, notes)
+    template = ChatTemplate(tokenizer, config.model.name.short)
+    eos = frozenset(int(token) for token in tokenizer.eos_token_ids)
+    clock = ChunkClock(FIRST_CHUNK.get(loaded.device, 32))
+    return Instance(
+        config=config,
+        loaded=loaded,
+        width=width,
+        vocabulary=vocabulary,
+        eos=eos,
+        notes=tuple(notes),
+        prompts=PromptBuilder(
+            tokenizer, template, config.model.name.short, config.context_length, boundaries=not stays_trimmable(sample)
+        ),
+        detokenizers=loaded.detokenizers,
+        grammars=Grammars(tokenizer._tokenizer, vocabulary, sorted(eos)),
+        prefixes=prefixes,
+        clock=clock,
+        scheduler=Scheduler(
+            model,
+            prefixes,
+            lambda: make_layers(model, kv_type),
+            width=width,
+            clock=clock,
+            drafter=Drafter(model, loaded.draft) if loaded.draft is not None else None,
+            launch_blocks=loaded.device == "cpu",
+        ),
+        folder=folder,
+    )
+
+
+def _vocabulary(model: Any, config: dict[str, Any], fallback: int) -> int:
+    size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    size = size or getattr(getattr(model, "args", None), "vocab_size", None)
+    return int(size or fallback)
+
+
+def _folder(
+    config: RunnerConfig, kv_type: str, sample: Layers, prefixes: PrefixCache, notes: list[str]
+) -> CacheFolder | None:
+    if config.cache_dir is None or config.cache_dir_bytes <= 0 or config.prompt_cache_bytes <= 0:
+        return None
+    # Whatever changes a cache's contents is part of its identity: weights, their form, adapter, precision, layout.
+    identity = {
+        "model": config.model.digest,
+        "path": str(config.model.path),
+        "adapter": str(config.model.defaults.adapter or ""),
+        "weights": str(config.engine_options.get("weights", "")),
+        "kv": kv_type,
+        "mlx_lm": version("mlx-lm"),
+    }
+    folder = CacheFolder(config.cache_dir, identity, config.cache_dir_bytes, sample)
+    found, problems = folder.entries()
+    for tokens, trimmable, load in found:
+        prefixes.know(tokens, trimmable=trimmable, load=load)
+    notes.extend(problems)
+    if found:
+        notes.append(f"{len(found)} saved prompt caches")
+    return folder

@@ -1,0 +1,200 @@
+"""From a request to what the compute thread needs: token ids within the context length, and how to read the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx.types import GenerateRequest, Message
+from ollmlx_mlx.engine.text.channels import Markers, is_harmony, markers_for
+from ollmlx_mlx.engine.text.insert import HoleMarkers
+from ollmlx_mlx.engine.text.template import ChatTemplate
+from ollmlx_mlx.engine.text.tool_choice import call_schema, chosen, json_call_format
+from ollmlx_mlx.engine.text.truncation import cut_tokens, fit_messages, refuse, target_for
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids to answer, `dropped` of them left out; `context` tokens is the limit for prompt and answer together.
+
+    `continues`: the answer continues this text (a leading space matters). `boundary`: how many of the tokens the next
+    turn of this conversation will begin with again. `forced`: the JSON schema of the call that the answer must be.
+    `bare_tools`: calls come as JSON without markers.
+    """
+
+    tokens: tuple[int, ...]
+    dropped: int
+    context: int
+    markers: Markers
+    harmony: bool = False
+    continues: bool = False
+    boundary: int = 0
+    forced: dict[str, Any] | None = None
+    bare_tools: bool = False
+
+
+class PromptBuilder:
+    """Makes prompts for one model. Runs outside the compute thread; one call at a time.
+
+    `boundaries`: whether the model's cache cannot be shortened, so that it matters where the next turn will branch off.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: ChatTemplate,
+        model_name: str,
+        context_length: int,
+        *,
+        boundaries: bool = False,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._model_name = model_name
+        self._context_length = context_length
+        self._boundaries = boundaries
+        self._harmony = is_harmony(tokenizer)
+        self._hole = HoleMarkers.of(tokenizer)
+
+    def build(self, request: GenerateRequest) -> Prompt:
+        """The prompt of a request. Raises InvalidRequest, Unsupported, ContextExceeded."""
+        if any(message.images for message in request.messages):
+            raise Unsupported(f"{self._model_name} does not support images")
+        context = min(request.options.num_ctx or self._context_length, self._context_length)
+        if request.messages:
+            return self._conversation(request, context)
+        return self._text(request, context)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of plain text, with the special tokens that the model expects in front."""
+        bos = self._tokenizer.bos_token
+        return list(self._tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))))
+
+    def encode_messages(
+        self, messages: Sequence[Message], request: GenerateRequest, *, answer: bool = True
+    ) -> list[int]:
+        """Ids of a conversation through the chat template, after the ids in `request.context`."""
+        return self._encode(self._render(messages, request, answer=answer), request)
+
+    def _encode(self, text: str, request: GenerateRequest) -> list[int]:
+        if not self._tokenizer.has_chat_template and not request.template:
+            ids = self.encode_text(text)
+        else:
+            ids = list(self._tokenizer.encode(text, add_special_tokens=False))
+        return [*request.context, *ids]
+
+    def _render(self, messages: Sequence[Message], request: GenerateRequest, *, answer: bool = True) -> str:
+        return self._template.render(
+            messages,
+            tools=chosen(request.tools, request.tool_choice),
+            think=request.think,
+            template=request.template,
+            continue_last=request.continue_last,
+            answer=answer,
+        )
+
+    def _conversation(self, request: GenerateRequest, context: int) -> Prompt:
+        if request.suffix:
+            raise InvalidRequest("suffix goes with a prompt, not with messages")
+        request, opening, forced = self._must_call(request)
+        tail = ""
+
+        def encode(messages: Sequence[Message]) -> list[int]:
+            nonlocal tail
+            text = self._render(messages, request) + opening
+            tail = text[-200:]
+            return self._encode(text, request)
+
+        if request.truncate:
+            target = target_for(context, request.options.num_predict)
+            tokens, dropped = fit_messages(request.messages, encode, context - 1, target)
+        else:
+            tokens, dropped = encode(request.messages), 0
+        boundary = 0
+        if self._boundaries and not request.continue_last and not dropped:
+            boundary = _common(tokens, self.encode_messages(request.messages, request, answer=False))
+        prompt = self._fitted(request, tokens, dropped, context, tail=tail, boundary=boundary)
+        if forced is None:
+            return prompt
+        return replace(prompt, forced=forced, bare_tools=False, markers=replace(prompt.markers, initial="tool"))
+
+    def _must_call(self, request: GenerateRequest) -> tuple[GenerateRequest, str, dict[str, Any] | None]:
+        """For a request that must call a tool: how the answer begins, and the schema of what follows.
+
+        Models whose calls are not JSON get a sentence instead: the best that can be done for them.
+        """
+        tools = chosen(request.tools, request.tool_choice)
+        if not tools or request.tool_choice in ("auto", "none"):
+            return request, "", None
+        shape = None if self._harmony else json_call_format(self._tokenizer)
+        if shape is not None:
+            opening, arguments = shape
+            return request.model_copy(update={"think": False}), opening, call_schema(tools, arguments)
+        *before, last = request.messages
+        asked = last.model_copy(update={"content": f"{last.content}\n\nAnswer with a tool call."})
+        return request.model_copy(update={"messages": (*before, asked)}), "", None
+
+    def _text(self, request: GenerateRequest, context: int) -> Prompt:
+        assert request.prompt is not None
+        if request.suffix:
+            if self._hole is None:
+                raise Unsupported(f"{self._model_name} does not support insert")
+            tokens = self._hole.tokens(self._tokenizer, request.prompt, request.suffix)
+        elif request.context:
+            tokens = list(self._tokenizer.encode(request.prompt, add_special_tokens=False))
+        else:
+            tokens = self.encode_text(request.prompt)
+        return self._fitted(
+            request, [*request.context, *tokens], 0, context, tail=request.prompt[-200:], boundary=0, continues=True
+        )
+
+    def _fitted(
+        self,
+        request: GenerateRequest,
+        tokens: list[int],
+        dropped: int,
+        context: int,
+        *,
+        tail: str,
+        boundary: int,
+        continues: bool = False,
+    ) -> Prompt:
+        self._check_ids(tokens)
+        if len(tokens) > context - 1:
+            if not request.truncate:
+                raise refuse(len(tokens), context)
+            target = min(target_for(context, request.options.num_predict), max(1, context - 1))
+            cut = cut_tokens(tokens, target, request.options.num_keep)
+            dropped, tokens, boundary = dropped + len(tokens) - len(cut), cut, 0
+        tools = bool(request.tools) and request.tool_choice != "none"
+        return Prompt(
+            tokens=tuple(tokens),
+            dropped=dropped,
+            context=context,
+            markers=markers_for(
+                self._tokenizer, tools=tools, prompt_tail=tail if not continues else "", harmony=self._harmony
+            ),
+            harmony=self._harmony,
+            continues=continues,
+            boundary=boundary,
+            bare_tools=tools and not self._harmony and not self._tokenizer.has_tool_calling,
+        )
+
+    def _check_ids(self, tokens: Sequence[int]) -> None:
+        if not tokens:
+            raise InvalidRequest("the prompt is empty")
+        size = len(self._tokenizer)
+        wrong = next((token for token in tokens if not 0 <= token < size), None)
+        if wrong is not None:
+            raise InvalidRequest(f"context holds {wrong}, which is no token of {self._model_name} (0 to {size - 1})")
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    count = 0
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count

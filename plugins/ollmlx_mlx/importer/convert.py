@@ -1,0 +1,102 @@
+"""A folder of safetensors, as a hub has it, turned into an MLX folder, quantised if asked. In a child process only."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.utils import load_model, quantize_model, save_config, save_model
+
+from ollmlx.errors import InvalidRequest, OllmlxError, StorageError
+from ollmlx.types import PullProgress
+from ollmlx_mlx.daemon.folder import read_json, remote_code
+from ollmlx_mlx.daemon.weight_sizes import weight_sizes
+from ollmlx_mlx.engine.load import load_error
+from ollmlx_mlx.importer.disk import require_space, writing
+
+Report = Callable[[PullProgress], None]
+
+MODES: Final = {
+    "int2": (64, 2, "affine"),
+    "int3": (64, 3, "affine"),
+    "int4": (64, 4, "affine"),
+    "int5": (64, 5, "affine"),
+    "int6": (64, 6, "affine"),
+    "int8": (64, 8, "affine"),
+    "mxfp4": (32, 4, "mxfp4"),
+    "mxfp8": (32, 8, "mxfp8"),
+    "nvfp4": (16, 4, "nvfp4"),
+}
+"""Names of quantisations: group size, bits, MLX's mode."""
+_GGUF_NAME: Final = re.compile(r"q([2-68])(_[01k](_[sml])?)?")
+_KEPT: Final = re.compile(
+    r"(tokenizer|special_tokens_map|added_tokens|vocab|merges|chat_template|generation_config|preprocessor_config)"
+    r"[^/]*\.(json|model|txt|jinja)|[^/]*\.tiktoken|(LICENSE|LICENCE|NOTICE|COPYING)[^/]*|README\.md",
+    re.IGNORECASE,
+)
+
+
+def quantization(name: str) -> tuple[int, int, str]:
+    """Group size, bits and mode of a quantisation by MLX's (`int4`, `mxfp4`) or GGUF's (`q4_K_M`) name.
+
+    Raises InvalidRequest for another name.
+    """
+    word = name.strip().lower()
+    gguf = _GGUF_NAME.fullmatch(word)
+    if gguf:
+        word = f"int{gguf.group(1)}"
+    if word not in MODES:
+        raise InvalidRequest(f"unsupported quantization type {name[:40]!r}", hint=f"use one of {', '.join(MODES)}")
+    return MODES[word]
+
+
+def convert_folder(source: Path, into: Path, quantize: str | None, report: Report) -> None:
+    """Write the model in the folder `source` to `into`. Raises StorageError and InvalidRequest."""
+    wanted = quantization(quantize) if quantize else None
+    config = read_json(source, "config.json")
+    if config is None:
+        raise StorageError(f"{source.name} has no config.json", code="MDL003")
+    asked = remote_code(source)
+    if asked is not None:
+        raise StorageError(f"it asks for its own Python code to be run ({asked})", code="SEC005")
+    if wanted and (config.get("quantization") or config.get("quantization_config")):
+        raise InvalidRequest("quantization is only supported for F16, BF16 and F32 models")
+    weight_sizes(source, config)  # refuses damaged headers before mlx reads them
+    report(PullProgress(status="converting model"))
+    try:
+        # mlx-lm tells of its work on standard output, which belongs to the progress.
+        with contextlib.redirect_stdout(sys.stderr):
+            _convert(source, into, wanted, report)
+    except (OllmlxError, OSError):
+        raise
+    except Exception as error:
+        raise load_error(error, source) from error
+    for file in sorted(source.iterdir()):
+        if _KEPT.fullmatch(file.name) and file.is_file():
+            shutil.copyfile(file, into / file.name)
+
+
+def _convert(source: Path, into: Path, wanted: tuple[int, int, str] | None, report: Report) -> None:
+    model, config = load_model(source, lazy=True)
+    if wanted is not None:
+        group, bits, mode = wanted
+        model, config = quantize_model(model, config, group, bits, mode=mode)
+    flat: Any = tree_flatten(model.parameters())
+    arrays = [array for _, array in flat]
+    total = sum(array.nbytes for array in arrays)
+    done = 0
+    for array in arrays:
+        mx.eval(array)
+        done += array.nbytes
+        report(PullProgress(status="quantizing model" if wanted else "converting model", total=total, completed=done))
+    require_space(into, total)
+    with writing():
+        save_model(into, model, donate_model=True)
+    save_config(config, config_path=into / "config.json")

@@ -1,0 +1,162 @@
+"""A GGUF file turned into an MLX folder: config.json, tokenizer and safetensors shards. In a child process only."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import mlx.core as mx
+import numpy as np
+
+from ollmlx.errors import InvalidRequest, StorageError
+from ollmlx.formats.gguf import GgufHeader, TensorInfo, read_gguf_header
+from ollmlx.types import PullProgress
+from ollmlx_mlx.importer.disk import require_space, writing
+from ollmlx_mlx.importer.gguf_config import (
+    FREQUENCIES,
+    check_architecture,
+    check_tensors,
+    model_config,
+    parameter_name,
+    permuted_heads,
+)
+from ollmlx_mlx.importer.gguf_tokenizer import ImportedTokenizer, read_tokenizer
+from ollmlx_mlx.importer.gguf_weights import GROUP, Imported, read_tensor
+
+SHARD: Final = 2 * 1024**3
+"""Bytes after which a new file of weights is begun; bounds the memory that an import takes."""
+
+Report = Callable[[PullProgress], None]
+
+
+def import_gguf(source: Path, into: Path, report: Report, *, quantize: str | None = None) -> None:
+    """Write the model in `source` to the folder `into`, quantised if asked (from float weights only).
+
+    Raises StorageError when the file is damaged or cannot be expressed, InvalidRequest for an impossible wish.
+    """
+    report(PullProgress(status="parsing GGUF"))
+    header = read_gguf_header(source)
+    check_architecture(header)
+    if quantize is None:
+        _import(header, source, into, report)
+        return
+    from ollmlx_mlx.importer.convert import convert_folder, quantization
+
+    quantization(quantize)
+    if any(tensor.kind not in ("F32", "F16", "BF16") for tensor in header.tensors):
+        raise InvalidRequest("quantization is only supported for F16, BF16 and F32 models")
+    with tempfile.TemporaryDirectory(dir=into, prefix=".plain-") as plain:
+        _import(header, source, Path(plain), report)
+        convert_folder(Path(plain), into, quantize, report)
+
+
+def _import(header: GgufHeader, source: Path, into: Path, report: Report) -> None:
+    data = np.memmap(source, dtype=np.uint8, mode="r")
+    tokenizer = read_tokenizer(header.metadata)
+    config = model_config(header, vocabulary=_vocabulary(header, tokenizer), frequencies=_frequencies(header, data))
+    check_tensors(header, config)
+    config["eos_token_id"] = list(tokenizer.eos)
+    if tokenizer.bos is not None:
+        config["bos_token_id"] = tokenizer.bos
+    config |= _write_weights(header, data, into, report)
+    _write_json(into / "config.json", dict(sorted(config.items())))
+    _write_json(into / "generation_config.json", {"eos_token_id": list(tokenizer.eos)})
+    tokenizer.tokenizer.save(str(into / "tokenizer.json"))
+    _write_json(into / "tokenizer_config.json", tokenizer.config)
+
+
+def _vocabulary(header: GgufHeader, tokenizer: ImportedTokenizer) -> int:
+    rows = next((tensor.shape[0] for tensor in header.tensors if tensor.name == "token_embd.weight"), 0)
+    if rows < tokenizer.size:
+        raise StorageError(f"it has {tokenizer.size} tokens but embeddings for {rows}", code="MDL003")
+    return rows
+
+
+def _frequencies(header: GgufHeader, data: np.memmap[Any, np.dtype[np.uint8]]) -> list[float] | None:
+    for tensor in header.tensors:
+        if tensor.name == FREQUENCIES:
+            values: Any = read_tensor(tensor, data).arrays["weight"].astype(mx.float32).tolist()
+            return [float(value) for value in values]
+    return None
+
+
+def _write_weights(
+    header: GgufHeader, data: np.memmap[Any, np.dtype[np.uint8]], into: Path, report: Report
+) -> dict[str, Any]:
+    """Write the shards; answers the `quantization` part of the configuration."""
+    tensors = [tensor for tensor in header.tensors if tensor.name != FREQUENCIES]
+    total = sum(tensor.nbytes for tensor in tensors)
+    require_space(into, total)
+    dtype = _float_type(tensors)
+    shards: list[dict[str, mx.array]] = [{}]
+    files: list[Path] = []
+    bits: dict[str, int] = {}
+    done = size = 0
+    for tensor in tensors:
+        imported = read_tensor(tensor, data, heads=permuted_heads(header, tensor.name))
+        for name, array in _named(tensor, imported, dtype).items():
+            shards[-1][name] = array
+            size += array.nbytes
+        if imported.bits is not None:
+            module, _ = parameter_name(tensor.name) or ("", "")
+            bits[module] = imported.bits
+        done += tensor.nbytes
+        report(PullProgress(status="importing weights", total=total, completed=done))
+        if size > SHARD:
+            files.append(_save(into, len(files), shards.pop()))
+            shards.append({})
+            size = 0
+    if shards[-1]:
+        files.append(_save(into, len(files), shards.pop()))
+    _rename(files)
+    return _quantization(bits)
+
+
+def _named(tensor: TensorInfo, imported: Imported, dtype: mx.Dtype) -> dict[str, mx.array]:
+    module, parameter = parameter_name(tensor.name) or ("", "")
+    if imported.bits is None:
+        return {f"{module}.{parameter}": imported.arrays["weight"].astype(dtype)}
+    if parameter != "weight":
+        raise StorageError(f"tensor {tensor.name[:80]!r} is quantised, which MLX has no place for")
+    return {f"{module}.{suffix}": array for suffix, array in imported.arrays.items()}
+
+
+def _float_type(tensors: list[TensorInfo]) -> mx.Dtype:
+    """The type of everything that is not quantised: one for the whole model, or MLX would compute in the widest."""
+    matrices = {tensor.kind for tensor in tensors if len(tensor.shape) > 1}
+    if matrices == {"F32"}:
+        return mx.float32
+    return mx.bfloat16 if matrices <= {"BF16", "F32"} else mx.float16
+
+
+def _quantization(bits: dict[str, int]) -> dict[str, Any]:
+    if not bits:
+        return {}
+    counts = list(bits.values())
+    usual = max(set(counts), key=counts.count)
+    quantization: dict[str, Any] = {"group_size": GROUP, "bits": usual, "mode": "affine"}
+    for module, width in bits.items():
+        if width != usual:
+            quantization[module] = {"group_size": GROUP, "bits": width, "mode": "affine"}
+    return {"quantization": quantization, "quantization_config": quantization}
+
+
+def _save(into: Path, index: int, shard: dict[str, mx.array]) -> Path:
+    path = into / f"model-{index + 1:05d}.safetensors"
+    with writing():
+        mx.save_safetensors(str(path), shard, metadata={"format": "mlx"})
+    return path
+
+
+def _rename(files: list[Path]) -> None:
+    """Give the files the names that say how many there are."""
+    for index, path in enumerate(files):
+        name = "model" if len(files) == 1 else f"model-{index + 1:05d}-of-{len(files):05d}"
+        path.rename(path.with_name(f"{name}.safetensors"))
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,208 @@
+"""Tensors of a GGUF file as MLX arrays: quantised blocks keep their codes wherever MLX can hold them exactly.
+
+Runs in a child process only: it imports numpy, gguf and mlx.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import gguf
+import gguf.quants
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ollmlx.errors import StorageError
+from ollmlx.formats.gguf import BLOCKS, TensorInfo
+
+GROUP: Final = 32
+REQUANTISED: Final = {"Q2_K": 4, "Q3_K": 5, "Q6_K": 8, "IQ4_NL": 6, "IQ4_XS": 6}
+"""Types whose groups are not MLX's: dequantised, and quantised again at this many bits (finer than the original)."""
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """`value = code * scale + bias`: codes (rows, columns) below 2**bits, scales and biases (rows, columns / GROUP)."""
+
+    bits: int
+    codes: Bytes
+    scales: Floats
+    biases: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A tensor as MLX keeps it: `arrays` by suffix (`weight`, `scales`, `biases`); `bits` None when not quantised."""
+
+    arrays: dict[str, mx.array]
+    bits: int | None = None
+
+
+def read_tensor(info: TensorInfo, data: Bytes, *, heads: int | None = None) -> Imported:
+    """One tensor. `data` is the whole file as bytes; `heads` asks to undo llama.cpp's reordering of rotary rows.
+
+    Raises StorageError for a type that cannot be read.
+    """
+    if info.kind not in BLOCKS:
+        raise StorageError(f"tensor {info.name} has {info.kind}, which cannot be imported")
+    raw = data[info.offset : info.offset + info.nbytes]
+    if info.kind in ("F32", "F16", "BF16"):
+        values = _floats(info, raw)
+        return Imported({"weight": _unpermuted(values, heads) if heads else values})
+    rows = raw.reshape(int(np.prod(info.shape[:-1])), -1)
+    pieces = [
+        _quantised(info.kind, rows[at : at + step]) for step in (_step(rows),) for at in range(0, len(rows), step)
+    ]
+    arrays = {key: mx.concatenate([arrays[key] for arrays in pieces]) for key in ("weight", "scales", "biases")}
+    if heads:
+        arrays = {key: _unpermuted(array, heads) for key, array in arrays.items()}
+    mx.eval(arrays)
+    return Imported(arrays, REQUANTISED.get(info.kind) or _BITS[info.kind])
+
+
+def dequantised(info: TensorInfo, data: Bytes) -> Floats:
+    """The tensor in float32, by the `gguf` library: the yardstick the import is measured against."""
+    raw = data[info.offset : info.offset + info.nbytes]
+    kind = gguf.GGMLQuantizationType(BLOCKS[info.kind][0])
+    rows = raw.reshape(int(np.prod(info.shape[:-1])), -1)
+    return np.asarray(gguf.quants.dequantize(rows, kind), dtype=np.float32).reshape(info.shape)
+
+
+def _floats(info: TensorInfo, raw: Bytes) -> mx.array:
+    if info.kind == "BF16":
+        return mx.array(raw.view(np.uint16).reshape(info.shape)).view(mx.bfloat16)
+    return mx.array(raw.view(np.float32 if info.kind == "F32" else np.float16).reshape(info.shape))
+
+
+def _step(rows: Bytes) -> int:
+    """Rows that are unpacked at once: bounds the memory that the unpacked form takes."""
+    return max(1, (16 << 20) // int(rows.shape[1]))
+
+
+def _quantised(kind: str, rows: Bytes) -> dict[str, mx.array]:
+    if kind not in REQUANTISED:
+        return _packed(_UNPACK[kind](rows))
+    number = gguf.GGMLQuantizationType(BLOCKS[kind][0])
+    values = mx.array(np.asarray(gguf.quants.dequantize(rows, number), dtype=np.float32))
+    weight, scales, biases = mx.quantize(values, group_size=GROUP, bits=REQUANTISED[kind])
+    return {"weight": weight, "scales": scales.astype(mx.float16), "biases": biases.astype(mx.float16)}
+
+
+def _packed(unpacked: Codes) -> dict[str, mx.array]:
+    return {
+        "weight": mx.array(_words(unpacked.codes, unpacked.bits)),
+        "scales": mx.array(unpacked.scales.astype(np.float16)),
+        "biases": mx.array(unpacked.biases.astype(np.float16)),
+    }
+
+
+def _words(codes: Bytes, bits: int) -> NDArray[np.uint32]:
+    """Codes as MLX packs them: a little-endian stream of `bits` bits each."""
+    if bits == 8:
+        stream = codes
+    elif bits == 4:
+        stream = codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))
+    else:
+        single = (codes[..., None] >> np.arange(bits, dtype=np.uint8)) & np.uint8(1)
+        stream = np.packbits(single.reshape(len(codes), -1), axis=-1, bitorder="little")
+    return np.ascontiguousarray(stream).view(np.uint32)
+
+
+def _unpermuted(array: mx.array, heads: int) -> mx.array:
+    rows = array.shape[0]
+    if rows % (2 * heads):
+        raise StorageError(f"{rows} attention rows cannot be split into {heads} heads")
+    return mx.contiguous(array.reshape(heads, rows // heads // 2, 2, *array.shape[1:]).swapaxes(1, 2)).reshape(
+        array.shape
+    )
+
+
+def _blocks(rows: Bytes, kind: str) -> Bytes:
+    return rows.reshape(rows.shape[0], -1, BLOCKS[kind][2])
+
+
+def _half(blocks: Bytes, at: int) -> Floats:
+    return np.ascontiguousarray(blocks[..., at : at + 2]).view(np.float16)[..., 0].astype(np.float32)
+
+
+def _nibbles(blocks: Bytes) -> Bytes:
+    return np.concatenate([blocks & np.uint8(15), blocks >> np.uint8(4)], axis=-1)
+
+
+def _fifth_bits(blocks: Bytes) -> Bytes:
+    return np.unpackbits(np.ascontiguousarray(blocks), axis=-1, bitorder="little") << np.uint8(4)
+
+
+def _codes(bits: int, codes: Bytes, scales: Floats, biases: Floats) -> Codes:
+    rows = codes.shape[0]
+    return Codes(bits, codes.reshape(rows, -1), scales.reshape(rows, -1), biases.reshape(rows, -1))
+
+
+def _q4_0(rows: Bytes) -> Codes:
+    blocks = _blocks(rows, "Q4_0")
+    scales = _half(blocks, 0)
+    return _codes(4, _nibbles(blocks[..., 2:]), scales, -8 * scales)
+
+
+def _q4_1(rows: Bytes) -> Codes:
+    blocks = _blocks(rows, "Q4_1")
+    return _codes(4, _nibbles(blocks[..., 4:]), _half(blocks, 0), _half(blocks, 2))
+
+
+def _q5_0(rows: Bytes) -> Codes:
+    blocks = _blocks(rows, "Q5_0")
+    scales = _half(blocks, 0)
+    return _codes(5, _nibbles(blocks[..., 6:]) | _fifth_bits(blocks[..., 2:6]), scales, -16 * scales)
+
+
+def _q5_1(rows: Bytes) -> Codes:
+    blocks = _blocks(rows, "Q5_1")
+    return _codes(5, _nibbles(blocks[..., 8:]) | _fifth_bits(blocks[..., 4:8]), _half(blocks, 0), _half(blocks, 2))
+
+
+def _q8_0(rows: Bytes) -> Codes:
+    blocks = _blocks(rows, "Q8_0")
+    scales = _half(blocks, 0)
+    return _codes(8, blocks[..., 2:] ^ np.uint8(128), scales, -128 * scales)
+
+
+def _k_scales(blocks: Bytes) -> tuple[Floats, Floats]:
+    rows, count, _ = blocks.shape
+    scales, minima = gguf.quants.Q4_K.get_scale_min(np.ascontiguousarray(blocks[..., 4:16]).reshape(-1, 12))
+    shape = (rows, count, 8)
+    factors: Any = _half(blocks, 0)[..., None] * scales.reshape(shape)
+    offsets: Any = -_half(blocks, 2)[..., None] * minima.reshape(shape)
+    return factors.astype(np.float32), offsets.astype(np.float32)
+
+
+def _k_nibbles(blocks: Bytes) -> Bytes:
+    rows, count, _ = blocks.shape
+    return _nibbles(blocks.reshape(rows, count, 4, 32)).reshape(rows, count, 8, 32)
+
+
+def _q4_k(rows: Bytes) -> Codes:
+    blocks = _blocks(rows, "Q4_K")
+    return _codes(4, _k_nibbles(blocks[..., 16:]), *_k_scales(blocks))
+
+
+def _q5_k(rows: Bytes) -> Codes:
+    blocks = _blocks(rows, "Q5_K")
+    high = (blocks[..., None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None]) & np.uint8(1)
+    return _codes(5, _k_nibbles(blocks[..., 48:]) | (high << np.uint8(4)), *_k_scales(blocks))
+
+
+_UNPACK: Final = {
+    "Q4_0": _q4_0,
+    "Q4_1": _q4_1,
+    "Q5_0": _q5_0,
+    "Q5_1": _q5_1,
+    "Q8_0": _q8_0,
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+}
+_BITS: Final = {"Q4_0": 4, "Q4_1": 4, "Q5_0": 5, "Q5_1": 5, "Q8_0": 8, "Q4_K": 4, "Q5_K": 5}

@@ -1,0 +1,167 @@
+"""Trying a BLAS in a child process, and remembering the verdict for as long as nothing about it has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final
+
+from ollmlx_mlx.daemon.machine import Machine
+from ollmlx_mlx.linux_cpu.blas import Candidate, Verdict
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT: Final = 60.0
+"""Seconds a probe may take; the reference BLAS needs about half a second."""
+MAX_MEMORY_FILE: Final = 1 << 20
+
+# A product as in a model's output layer, checked against its known result; the first call loads and warms the library.
+PROGRAM: Final = """
+import json, time
+import mlx.core as mx
+mx.set_default_device(mx.cpu)
+left = mx.ones((48, 512), dtype=mx.float32) * 0.5
+right = mx.broadcast_to(mx.arange(4096, dtype=mx.float32)[:, None], (4096, 512)) + mx.zeros((4096, 512))
+mx.eval(left, right)
+times = []
+for _ in range(3):
+    begun = time.perf_counter()
+    product = left @ right.T
+    mx.eval(product)
+    times.append(time.perf_counter() - begun)
+    if times[-1] > 0.05:
+        break  # that slow, it need not be known better
+expected = mx.arange(4096, dtype=mx.float32) * 256
+wrong = mx.max(mx.abs(product - expected[None]) / (1 + expected[None])).item()
+print(json.dumps({"seconds": min(times), "wrong": wrong}))
+"""
+
+
+class ProbeMemory:
+    """Verdicts by the identity of what was probed, kept in one file of the state folder. A bad file is begun anew."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._writing = Lock()
+
+    def get(self, key: str) -> Verdict | None:
+        """The verdict on this very library on this very machine, if there was one."""
+        entry = self._read().get(key)
+        if not isinstance(entry, dict):
+            return None
+        seconds, problem = entry.get("seconds"), entry.get("problem")
+        if isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0:
+            return Verdict(float(seconds))
+        return Verdict(None, problem) if isinstance(problem, str) and problem else None
+
+    def put(self, key: str, verdict: Verdict) -> None:
+        """Remember, where there is a state folder: the daemon makes it, and the doctor leaves nothing on a machine.
+
+        A folder that cannot be written only costs the next start a probe.
+        """
+        if self._file is None or not self._file.parent.is_dir():
+            return
+        with self._writing:
+            self._write({**self._read(), key: {"seconds": verdict.seconds, "problem": verdict.problem}}, self._file)
+
+    def _write(self, known: dict[str, Any], file: Path) -> None:
+        try:
+            with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as staged:
+                json.dump(known, staged)
+            Path(staged.name).replace(file)
+        except OSError as error:
+            logger.warning("cannot remember the BLAS probe in %s: %s", file, error)
+
+    def _read(self) -> dict[str, Any]:
+        if self._file is None:
+            return {}
+        try:
+            if self._file.stat().st_size > MAX_MEMORY_FILE:
+                return {}
+            known = json.loads(self._file.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            logger.warning("ignoring the remembered BLAS probes in %s: %s", self._file, error)
+            return {}
+        return known if isinstance(known, dict) else {}
+
+
+class ChildProbe:
+    """Computes with a candidate in a child of the same interpreter and environment as a runner's."""
+
+    def __init__(self, machine: Machine, memory: ProbeMemory, *, python: str = sys.executable) -> None:
+        self._machine = machine
+        self._memory = memory
+        self._python = python
+
+    def __call__(self, candidate: Candidate | None) -> Verdict:
+        key = identity(candidate, self._machine, self._python)
+        known = self._memory.get(key)
+        if known is None:
+            known = self._try(candidate.env if candidate else {})
+            self._memory.put(key, known)
+        return known
+
+    def _try(self, env: Mapping[str, str]) -> Verdict:
+        environment = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+        try:
+            done = subprocess.run(
+                [self._python, "-I", "-c", PROGRAM],
+                env={**environment, **env},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=TIMEOUT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Verdict(None, f"it took more than {TIMEOUT:.0f} seconds")
+        except OSError as error:
+            return Verdict(None, f"{self._python} cannot be started: {error}")
+        return read_verdict(done.returncode, done.stdout, done.stderr)
+
+
+def read_verdict(code: int, output: str, errors: str) -> Verdict:
+    """What the end and the output of a probe mean."""
+    if code != 0:
+        return Verdict(None, _death(code, errors))
+    if "cannot be preloaded" in errors:
+        return Verdict(None, "the dynamic linker cannot load it")
+    with suppress(ValueError, KeyError, TypeError):
+        told = json.loads(output)
+        if not told["wrong"] <= 1e-4:  # not a number is wrong, too
+            return Verdict(None, "its results are wrong")
+        return Verdict(float(told["seconds"]))
+    return Verdict(None, "the probe said nothing that can be understood")
+
+
+def identity(candidate: Candidate | None, machine: Machine, python: str) -> str:
+    """What a verdict depends on: library file, its settings, MLX, interpreter and CPU."""
+    about: list[object] = [machine.cpu, machine.architecture, machine.packages.get("mlx"), python]
+    about += [machine.packages.get("mlx-cpu"), machine.packages.get("mkl"), PROGRAM]
+    if candidate is not None:
+        about += [str(candidate.path), sorted(candidate.env.items())]
+        with suppress(OSError):
+            found = candidate.path.stat()
+            about += [found.st_size, found.st_mtime_ns]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
+
+
+def _death(code: int, errors: str) -> str:
+    if code < 0:
+        names = {signal.SIGILL: "an illegal instruction: it is built for another CPU", signal.SIGSEGV: "a crash"}
+        return f"the probe died of {names.get(signal.Signals(-code), signal.Signals(-code).name)}"
+    words = errors.strip().splitlines()
+    return f"the probe failed: {words[-1][:200]}" if words else f"the probe ended with status {code}"

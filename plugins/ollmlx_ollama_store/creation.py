@@ -1,0 +1,183 @@
+"""Making models: over another model's layers, or from GGUF files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ollmlx import GgufHeader, format_count, read_gguf_header
+from ollmlx.errors import InvalidRequest, StorageError, Unsupported
+from ollmlx.types import CreateRequest, InstalledModel, ModelDefaults, PullProgress
+from ollmlx_ollama_store.description import LONGEST_ARRAY, file_type, parameter_count
+from ollmlx_ollama_store.index import Shelf
+from ollmlx_ollama_store.installer import STAGED_MANIFEST, Intake
+from ollmlx_ollama_store.layout import Layout
+from ollmlx_ollama_store.manifest import (
+    CONFIG_TYPE,
+    MAX_CONFIG,
+    Kind,
+    Layer,
+    read_config,
+    write_config,
+    write_manifest,
+)
+
+WEIGHTS: tuple[Kind, ...] = ("model", "projector", "adapter", "draft")
+
+
+class Making:
+    """Stages layers and a manifest; `Intake.install` brings them in."""
+
+    def __init__(self, layout: Layout, shelf: Shelf, intake: Intake) -> None:
+        self.layout = layout
+        self.shelf = shelf
+        self.intake = intake
+
+    async def make(self, request: CreateRequest, stage: Path) -> AsyncIterator[PullProgress]:
+        """Stage what a request asks for. Raises InvalidRequest, Unsupported, StorageError."""
+        if request.quantize:
+            raise Unsupported(
+                "GGUF files are not quantised here", hint="llama-quantize of llama.cpp does it; create from its result"
+            )
+        if request.files:
+            files = _gguf_files(request.files)
+        elif request.base is not None:
+            files = () if request.base.store == self.shelf.store else _weights_of(request.base)
+        else:
+            raise InvalidRequest("neither 'from' or 'files' was specified")
+        if files:
+            yield PullProgress(status="parsing GGUF")
+            layers, facts = await asyncio.to_thread(self._from_files, files, stage)
+        else:
+            assert request.base is not None
+            layers, facts = await asyncio.to_thread(self._from_base, request.base)
+        for layer in layers:
+            yield PullProgress(status=f"using existing layer {layer.digest}")
+        stated = await asyncio.to_thread(self._stated, request, layers, stage)
+        for layer in stated:
+            yield PullProgress(status=f"creating new layer {layer.digest}")
+        await asyncio.to_thread(self._finish, _merged(layers, stated), facts, stage)
+
+    def manifest(self, stage: Path) -> bytes:
+        """The staged manifest; for a source that left one GGUF file, the manifest of a model made from it."""
+        path = stage / STAGED_MANIFEST
+        if not path.is_file():
+            found = sorted(file for file in stage.glob("*.gguf") if not file.name.startswith("."))
+            if len(found) != 1:
+                raise StorageError(f"the source left {len(found)} .gguf files where one was expected")
+            layers, facts = self._from_files(((found[0], "model"),), stage)
+            self._finish(layers, facts, stage)
+        return path.read_bytes()
+
+    def _from_files(self, files: Sequence[tuple[Path, Kind]], stage: Path) -> tuple[list[Layer], dict[str, Any]]:
+        layers: list[Layer] = []
+        facts: dict[str, Any] = {}
+        for path, kind in files:
+            header = read_gguf_header(path, longest=LONGEST_ARRAY)
+            if kind == "model" and header.architecture == "clip":
+                kind = "projector"
+            if kind == "model":
+                if facts:
+                    raise InvalidRequest(
+                        "more than one GGUF file with weights: split models are not supported", hint="merge them first"
+                    )
+                facts = _facts(header)
+            layers.append(self.intake.put_file(stage, kind, path))
+        if not facts:
+            raise InvalidRequest("none of the GGUF files holds a language model's weights")
+        return layers, facts
+
+    def _from_base(self, base: InstalledModel) -> tuple[list[Layer], dict[str, Any]]:
+        manifest, _ = self.shelf.manifest(self.shelf.origin(base).path)
+        config = self.layout.read(self.layout.blob(manifest.config.digest), MAX_CONFIG)
+        read_config(config, "its configuration")
+        facts = {key: value for key, value in json.loads(config).items() if key != "rootfs"}
+        return [_taken(layer, base) for layer in manifest.layers], facts
+
+    def _stated(self, request: CreateRequest, base: Sequence[Layer], stage: Path) -> list[Layer]:
+        """Layers for what the request says, and what its base says without having it in a layer."""
+        texts = _texts(request, self._parameters(base))
+        layers = [self.intake.put(stage, kind, text.encode()) for kind, each in texts.items() for text in each]
+        if request.defaults.adapter is not None:
+            layers.append(self.intake.put_file(stage, "adapter", _adapter(request.defaults.adapter)))
+        return layers
+
+    def _parameters(self, base: Sequence[Layer]) -> dict[str, Any]:
+        """The parameters of a base, those that only llama.cpp knows as well."""
+        layers = [layer for layer in base if layer.kind == "params"]
+        found = json.loads(self.layout.read(self.layout.blob(layers[-1].digest), MAX_CONFIG)) if layers else {}
+        return found if isinstance(found, dict) else {}
+
+    def _finish(self, layers: Sequence[Layer], facts: dict[str, Any], stage: Path) -> None:
+        data = write_config(facts, layers)
+        config = self.intake.put(stage, "model", data).model_copy(update={"media_type": CONFIG_TYPE})
+        (stage / STAGED_MANIFEST).write_bytes(write_manifest(config, layers))
+
+
+def _merged(base: Sequence[Layer], stated: Sequence[Layer]) -> list[Layer]:
+    """The base's layers, but those of a kind that is stated anew; weights first."""
+    anew = {layer.kind for layer in stated}
+    kept = [layer for layer in base if layer.kind not in anew]
+    return sorted([*kept, *stated], key=lambda layer: layer.kind not in WEIGHTS)
+
+
+def _taken(layer: Layer, base: InstalledModel) -> Layer:
+    return layer.model_copy(update={"from_": str(base.name)}) if layer.kind == "model" else layer
+
+
+def _texts(request: CreateRequest, parameters: Mapping[str, Any]) -> dict[Kind, tuple[str, ...]]:
+    stated, base = request.defaults, request.base.defaults if request.base else ModelDefaults()
+    options = stated.options.over(base.options).stated
+    options = {**parameters, **{key: value for key, value in options.items() if value is not None and key != "backend"}}
+    turns = [{"role": turn.role, "content": turn.content} for turn in stated.messages or base.messages]
+    found: dict[Kind, str | None] = {
+        "template": stated.template or base.template,
+        "system": stated.system or base.system,
+        "params": _json(options) if options else None,
+        "messages": _json(turns) if turns else None,
+    }
+    return {
+        **{kind: (text,) for kind, text in found.items() if text},
+        "license": stated.license or base.license,
+    }
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _gguf_files(files: Mapping[str, Path]) -> tuple[tuple[Path, Kind], ...]:
+    others = [name for name in files if not name.lower().endswith(".gguf")]
+    if others:
+        raise Unsupported(f"{others[0][:120]!r}: models in Ollama's store are made from GGUF files")
+    return tuple((path, "model") for path in files.values())
+
+
+def _weights_of(base: InstalledModel) -> tuple[tuple[Path, Kind], ...]:
+    if base.format != "gguf":
+        raise Unsupported(f"{base.name.short} is no GGUF model")
+    return ((base.path, "model"),)
+
+
+def _adapter(path: Path) -> Path:
+    found = [path] if path.is_file() else sorted(path.glob("*.gguf"))
+    if len(found) != 1 or not found[0].is_file():
+        raise InvalidRequest(
+            f"{path.name} is no adapter for GGUF models: they take one GGUF file",
+            code="MDL007",
+            hint="convert_lora_to_gguf.py of llama.cpp makes one from a PEFT adapter",
+        )
+    return found[0]
+
+
+def _facts(header: GgufHeader) -> dict[str, Any]:
+    return {
+        "model_format": "gguf",
+        "model_family": header.architecture,
+        "model_families": [header.architecture],
+        "model_type": format_count(parameter_count(header)),
+        "file_type": file_type(header),
+    }

@@ -1,0 +1,56 @@
+"""What can go wrong: exceptions a person can act on, finding codes, findings, and what must never be shown.
+
+Imports nothing else of ollmlx; everything may import it.
+"""
+
+from __future__ import annotations
+
+from ollmlx.errors.exceptions import (
+    BodyTimeout,
+    Busy,
+    Cancelled,
+    ConfigError,
+    Conflict,
+    ContextExceeded,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    OllmlxError,
+    OutOfMemory,
+    PluginError,
+    RunnerFailed,
+    RunnerUnavailable,
+    StorageError,
+    Timeout,
+    TooLarge,
+    Unauthorized,
+    Unsupported,
+    UnsupportedEncoding,
+    UpstreamError,
+    from_kind,
+)
+
+__all__ = [
+    "BodyTimeout",
+    "Busy",
+    "Cancelled",
+    "ConfigError",
+    "Conflict",
+    "ContextExceeded",
+    "Forbidden",
+    "InvalidRequest",
+    "NotFound",
+    "OllmlxError",
+    "OutOfMemory",
+    "PluginError",
+    "RunnerFailed",
+    "RunnerUnavailable",
+    "StorageError",
+    "Timeout",
+    "TooLarge",
+    "Unauthorized",
+    "Unsupported",
+    "UnsupportedEncoding",
+    "UpstreamError",
+    "from_kind",
+]

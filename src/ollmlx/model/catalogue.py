@@ -1,0 +1,34 @@
+"""The catalogue: short names that people know, and the models they stand for. One data file, `catalogue.toml`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from types import MappingProxyType
+
+from ollmlx.errors import ConfigError
+
+
+@cache
+def load_catalogue() -> Mapping[str, str]:
+    """Short name -> full name, as they stand in the packaged file."""
+    return read_catalogue(files("ollmlx.model").joinpath("catalogue.toml").read_text(encoding="utf-8"))
+
+
+def read_catalogue(text: str) -> Mapping[str, str]:
+    """The entries of a catalogue file: every table's `"short" = "full"` lines. Raises ConfigError for anything else."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the catalogue is not valid TOML: {error}") from error
+    entries: dict[str, str] = {}
+    for table, lines in tables.items():
+        if not isinstance(lines, dict):
+            raise ConfigError(f"the catalogue's key {table!r} is not a table")
+        for short, full in lines.items():
+            if not isinstance(full, str) or short in entries:
+                raise ConfigError(f'the catalogue\'s entry [{table}] "{short}" is not one name for one model')
+            entries[short] = full
+    return MappingProxyType(entries)

@@ -1,0 +1,181 @@
+"""A child process: spawned from the main thread into its own session, its output drained, its end noticed at once."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from ollmlx.errors import RunnerFailed
+from ollmlx.supervisor.process.orphans import process_id as identity
+from ollmlx.supervisor.process.tail import Tail
+
+ALLOWED = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TMPDIR",
+    "TZ",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "NVIDIA_VISIBLE_DEVICES",
+)
+FIXED = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+OOM_SCORE = "500"
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+"""The machine's trouble and not the program's: it may be over soon."""
+
+
+def child_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a child may see of the environment: an allow-list without secrets, and no network for model libraries."""
+    given = os.environ if source is None else source
+    return {name: given[name] for name in ALLOWED if name in given} | FIXED
+
+
+class Child(asyncio.SubprocessProtocol):
+    """One spawned process and its group. Made by `spawn`; `close` when it has ended."""
+
+    def __init__(self, tail: Tail) -> None:
+        self.tail = tail
+        self.pid = 0
+        self.started: str | None = None
+        self.exited = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._open_pipes = {1, 2}
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._family: dict[int, psutil.Process] = {}
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs; negative for a signal."""
+        return self._transport.get_returncode() if self._transport is not None else None
+
+    # -- called by the event loop ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self._transport = transport
+        self.pid = transport.get_pid()
+        self.started = identity.started(self.pid)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self.tail.feed(fd, data)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        self._open_pipes.discard(fd)
+        if not self._open_pipes:
+            self._drained.set()
+
+    def process_exited(self) -> None:
+        self.exited.set()
+
+    # -- called by its owner -----------------------------------------------------------------------------------------
+
+    def write(self, line: bytes) -> None:
+        """Send a line to its standard input, which stays open."""
+        assert self._transport is not None
+        stdin = self._transport.get_pipe_transport(0)
+        assert isinstance(stdin, asyncio.WriteTransport)
+        if not stdin.is_closing():
+            stdin.write(line)
+
+    def end_input(self) -> None:
+        """Close its standard input."""
+        assert self._transport is not None
+        stdin = self._transport.get_pipe_transport(0)
+        if stdin is not None:
+            stdin.close()
+
+    def remember_family(self) -> None:
+        """Note its descendants, so that one which left the process group is still found at the end."""
+        with suppress(psutil.Error):
+            for relative in psutil.Process(self.pid).children(recursive=True):
+                self._family[relative.pid] = relative
+
+    def signal(self, number: int) -> None:
+        """Signal the whole group. Nobody left to signal is fine."""
+        if self.returncode is None:
+            self.remember_family()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    async def wait(self, timeout: float) -> bool:
+        """Wait for its end for at most `timeout` seconds; True when it has ended."""
+        try:
+            await asyncio.wait_for(self.exited.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    async def last_words(self, patience: float = 0.3) -> tuple[str, ...]:
+        """Its last lines. After its end, output that is still in the pipes is waited for a moment."""
+        if self.exited.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._drained.wait(), patience)
+            self.tail.end()
+        return self.tail.last_words()
+
+    async def close(self) -> None:
+        """Kill whatever is left of the group and of its descendants, and let go of pipes. Returns when it is reaped."""
+        self.signal(signal.SIGKILL)
+        for relative in self._family.values():
+            with suppress(psutil.Error):  # psutil compares the start time: a reused process id is not killed
+                relative.kill()
+        await self.exited.wait()
+        await self.last_words()
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def spawn(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, fds: Sequence[int], tail: Tail) -> Child:
+    """Start a program in a session of its own. Only from the main thread: a parent-death signal follows the thread.
+
+    Raises RunnerFailed when it cannot be executed, OSError when descriptors, memory or processes ran out.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("child processes are spawned from the main thread only")
+    loop = asyncio.get_running_loop()
+    child = Child(tail)
+    try:
+        await loop.subprocess_exec(
+            lambda: child, *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE, env=dict(env), cwd=cwd, pass_fds=tuple(fds), start_new_session=True,
+            umask=0o077,
+        )  # fmt: skip
+    except OSError as error:
+        if error.errno in PASSING:
+            raise
+        raise RunnerFailed(
+            f"cannot execute {argv[0]}: {error.strerror or error}", code="RUN001", hint="ollmlx doctor"
+        ) from error
+    _confine(child.pid)
+    return child
+
+
+def _confine(pid: int) -> None:
+    """No core dump (it would hold prompts), and the kernel's first choice when memory runs out. Best effort: the
+    runner does the same for itself."""
+    if sys.platform != "linux":
+        return
+    import resource
+
+    with suppress(OSError, ValueError):
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text(OOM_SCORE, encoding="ascii")

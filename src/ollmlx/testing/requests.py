@@ -1,0 +1,133 @@
+"""Driving an engine in a test: a configuration for a folder, one request to its end, several at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ollmlx.model.names import ModelName
+from ollmlx.plugin.contracts import Engine
+from ollmlx.protocol import RunnerConfig
+from ollmlx.types import (
+    Done,
+    Event,
+    GenerateRequest,
+    InstalledModel,
+    Message,
+    Options,
+    Prefill,
+    Text,
+    Thinking,
+    TokenLogprob,
+    ToolCall,
+    ToolCalled,
+)
+
+
+@dataclass
+class Told:
+    """What one request said, put together."""
+
+    text: str = ""
+    pieces: list[str] = field(default_factory=list)
+    thinking: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
+    prefills: list[Prefill] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    done: Done = field(default_factory=Done)
+
+
+def config_for(folder: Path, **changes: Any) -> RunnerConfig:
+    """A runner's configuration for an MLX folder."""
+    model = InstalledModel(
+        name=ModelName.parse(folder.name.replace("@", ":")),
+        store="hub",
+        format="mlx",
+        path=folder,
+        digest="0" * 64,
+        size=1,
+        modified_at=datetime.now(UTC),
+    )
+    values: dict[str, Any] = {
+        "runner": "r",
+        "token": "t",
+        "model": model,
+        "context_length": 2048,
+        "prompt_cache_bytes": 1 << 28,
+    }
+    return RunnerConfig(**{**values, **changes})
+
+
+def ask(*messages: str, options: dict[str, Any] | None = None, **fields: Any) -> GenerateRequest:
+    """A conversation that alternates user and assistant; greedy and short unless the options say otherwise."""
+    turns = tuple(
+        Message(role="assistant" if index % 2 else "user", content=content) for index, content in enumerate(messages)
+    )
+    chosen = {"temperature": 0, "num_predict": 12, **(options or {})}
+    return GenerateRequest(messages=turns, options=Options(**chosen), **fields)
+
+
+def plain(prompt: str, options: dict[str, Any] | None = None, **fields: Any) -> GenerateRequest:
+    """A prompt that is taken as it is."""
+    chosen = {"temperature": 0, "num_predict": 12, **(options or {})}
+    return GenerateRequest(prompt=prompt, options=Options(**chosen), **fields)
+
+
+@asynccontextmanager
+async def running(engine: Engine, folder: Path, **changes: Any) -> AsyncIterator[Engine]:
+    """The engine with the folder loaded, closed at the end."""
+    try:
+        await engine.load(config_for(folder, **changes))
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def _events(engine: Engine, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    stream = engine.generate(request)
+    try:
+        async for event in stream:
+            yield event
+    finally:
+        close = getattr(stream, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def told(engine: Engine, request: GenerateRequest) -> Told:
+    """One request, to its end."""
+    result = Told()
+    async with aclosing(_events(engine, request)) as events:
+        async for event in events:
+            match event:
+                case Text():
+                    result.text += event.text
+                    result.pieces.append(event.text)
+                    result.logprobs += event.logprobs
+                case Thinking():
+                    result.thinking += event.text
+                case ToolCalled():
+                    result.calls.append(event.call)
+                case Prefill():
+                    result.prefills.append(event)
+                case Done():
+                    result.done = event
+    return result
+
+
+async def together(engine: Engine, requests: Sequence[GenerateRequest]) -> list[Told]:
+    """Several requests at once."""
+    return list(await asyncio.gather(*(told(engine, request) for request in requests)))
+
+
+async def cancel_when(engine: Engine, request: GenerateRequest, kind: type) -> None:
+    """Leave a request at its first event of a kind."""
+    async with aclosing(_events(engine, request)) as events:
+        async for event in events:
+            if isinstance(event, kind):
+                return

@@ -1,0 +1,78 @@
+"""The listening sockets of an address, and how far the address reaches."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from ollmlx.errors import ConfigError
+from ollmlx.text.addresses import Address
+
+BACKLOG = 4096
+_EVERY_V4 = "0.0.0.0"  # noqa: S104 - recognised; whether it may be used is the settings' matter
+_EVERY = "::"
+
+
+def served_address(setting: str) -> Address:
+    """The address of `[server] host`. Raises ConfigError when it is none that can be listened on."""
+    address = Address.parse(setting)
+    if address.scheme != "http" or address.path:
+        raise ConfigError(
+            f"[server] host: cannot listen on {setting!r}: only plain HTTP is served, and at the root",
+            code="CFG004",
+            hint="write HOST:PORT, and put a proxy in front for https",
+        )
+    return address
+
+
+def is_wildcard(address: Address) -> bool:
+    """Whether it stands for every interface of this machine."""
+    return address.host in (_EVERY_V4, _EVERY)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or literal address can only be reached from this machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        found = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_loopback
+
+
+def listening_socket(address: Address) -> socket.socket:
+    """A bound, listening socket. Raises ConfigError for an unknown name, OSError when it cannot be bound."""
+    family, where = _target(address)
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address.host == _EVERY else 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.bind(where)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def bound_address(sock: socket.socket, asked: Address) -> Address:
+    """The address with the port that the system chose when 0 was asked for."""
+    return Address(asked.host, int(sock.getsockname()[1]))
+
+
+def _target(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    if address.host == _EVERY and not socket.has_dualstack_ipv6():
+        return socket.AF_INET, (_EVERY_V4, address.port)
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(
+            f"[server] host: cannot listen on {address.netloc}: unknown host {address.host!r}", code="CFG004"
+        ) from error
+    family, _, _, _, where = min(found, key=lambda info: info[0] != socket.AF_INET)  # a name means its IPv4 address
+    return family, (str(where[0]), address.port)

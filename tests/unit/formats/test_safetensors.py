@@ -1,0 +1,88 @@
+"""The safetensors header reader tells tensors from damage without reading a weight."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ollmlx.errors import StorageError
+from ollmlx.formats.safetensors import SafetensorsTensor, read_safetensors_header
+
+GOOD: dict[str, Any] = {
+    "__metadata__": {"format": "mlx"},
+    "a": {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]},
+    "b": {"dtype": "U32", "shape": [1], "data_offsets": [12, 16]},
+}
+
+
+def file_of(tmp_path: Path, header: object, data: int = 16, length: int | None = None) -> Path:
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", len(raw) if length is None else length) + raw + bytes(data))
+    return file
+
+
+def test_names_types_and_shapes_are_read(tmp_path: Path) -> None:
+    found = read_safetensors_header(file_of(tmp_path, GOOD))
+    assert found == {"a": SafetensorsTensor("F16", (2, 3), 12), "b": SafetensorsTensor("U32", (1,), 4)}
+    assert found["a"].elements == 6
+
+
+def changed(**entry: Any) -> dict[str, Any]:
+    return {**GOOD, "b": {**GOOD["b"], **entry}}
+
+
+@pytest.mark.fault(30)
+@pytest.mark.parametrize(
+    ("header", "options"),
+    [
+        (GOOD, {"data": 15}),
+        (GOOD, {"data": 17}),
+        (GOOD, {"length": 2**62}),
+        (b"{", {}),
+        (b"[" * 100_000, {}),
+        (b"[]", {}),
+        (b"\xff\xfe", {}),
+        (changed(data_offsets=[8, 16]), {}),
+        (changed(data_offsets=[16, 12]), {}),
+        (changed(data_offsets=[-4, 16]), {}),
+        (changed(data_offsets=[12, 2**70]), {}),
+        (changed(data_offsets=["12", 16]), {}),
+        (changed(shape=[-1]), {}),
+        (changed(shape=[1] * 9), {}),
+        (changed(dtype=3), {}),
+        ({"x": 3}, {}),
+    ],
+)
+def test_damage_is_refused_and_the_file_named(header: object, options: dict[str, int], tmp_path: Path) -> None:
+    with pytest.raises(StorageError) as refused:
+        read_safetensors_header(file_of(tmp_path, header, **options))
+    assert "model.safetensors is damaged" in refused.value.message
+    assert str(tmp_path) not in refused.value.message
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(StorageError, match="not a regular file"):
+        read_safetensors_header(tmp_path / "model.safetensors")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, 220), patch=st.binary(min_size=1, max_size=6))
+def test_any_damage_is_a_clean_refusal_or_a_sound_header(tmp_path: Path, at: int, patch: bytes) -> None:
+    file = file_of(tmp_path, GOOD)
+    content = bytearray(file.read_bytes())
+    content[at : at + len(patch)] = patch
+    file.write_bytes(content)
+    try:
+        found = read_safetensors_header(file)
+    except StorageError:
+        return
+    assert sum(tensor.nbytes for tensor in found.values()) <= len(content)

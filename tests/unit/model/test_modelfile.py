@@ -1,0 +1,71 @@
+"""Modelfiles: Ollama's grammar."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollmlx.errors import InvalidRequest
+from ollmlx.model.modelfile import parse_modelfile
+
+WHOLE = '''
+# a comment
+from llama3.2:3b
+PARAMETER temperature 0.5
+parameter stop "<|end|>"
+PARAMETER stop User:
+SYSTEM """You are Mario.
+# not a comment
+FROM here on, sing."""
+TEMPLATE "one line"
+MESSAGE user Hello there
+MESSAGE assistant """It's me,
+Mario!"""
+LICENSE MIT
+'''
+
+
+def test_every_kind_of_value_is_read() -> None:
+    read = parse_modelfile(WHOLE)
+    assert read.values("from") == ("llama3.2:3b",)
+    assert read.keyed("parameter") == (("temperature", "0.5"), ("stop", "<|end|>"), ("stop", "User:"))
+    assert read.last("system") == "You are Mario.\n# not a comment\nFROM here on, sing."
+    assert read.last("template") == "one line"
+    assert read.keyed("message") == (("user", "Hello there"), ("assistant", "It's me,\nMario!"))
+    assert read.last("license") == "MIT"
+    assert read.last("adapter") is None
+
+
+def test_a_quoted_value_may_span_lines() -> None:
+    assert parse_modelfile('FROM a\nSYSTEM "one\ntwo"\n').last("system") == "one\ntwo"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "no FROM line"),
+        ("SYSTEM hi", "no FROM line"),
+        ("FROM a\nBOGUS b", r"\(line 2\): command must be one of \"from\""),
+        ("FROM a\nMESSAGE robot hi", r"\(line 2\): message role must be one of"),
+        ('FROM a\n\nSYSTEM """never', r"\(line 3\): unexpected end of file"),
+        ("FROM", r"\(line 1\): FROM needs a value"),
+        ("FROM a\nPARAMETER seed", r"\(line 2\): PARAMETER needs a value"),
+    ],
+)
+def test_a_fault_is_told_with_its_line(text: str, problem: str) -> None:
+    with pytest.raises(InvalidRequest, match=problem):
+        parse_modelfile(text)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(InvalidRequest):
+        assert parse_modelfile(text).values("from")
+
+
+@given(st.text(st.characters(blacklist_characters='"', blacklist_categories=("C", "Zl", "Zp")), max_size=80))
+def test_a_fenced_value_is_given_back_as_it_is(value: str) -> None:
+    assert parse_modelfile(f'FROM a\nSYSTEM """{value}"""').last("system") == value

@@ -1,0 +1,219 @@
+"""Loading plugins: a broken one is switched off by name and the others work."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+import threading
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from ollmlx.errors import ConfigError
+from ollmlx.plugin.loader import LoadedPlugin, Plugins, load_plugins
+from ollmlx.settings import PluginSettings, Settings
+from ollmlx.testing import wait_until
+
+GOOD = """
+from ollmlx import hookimpl
+
+class Thing:
+    name = "{name}"
+    accepts = estimate = command = importer = print
+
+@hookimpl
+def register_backends(register):
+    register(Thing())
+"""
+
+HOOK = "from ollmlx import hookimpl\n@hookimpl\ndef register_{0}(register): register({1})"
+
+
+def load(
+    tmp_path: Path,
+    *,
+    disabled: tuple[str, ...] = (),
+    required: tuple[str, ...] = (),
+    load_timeout: float = 10,
+    **sources: str,
+) -> Plugins:
+    paths = []
+    for name, source in sources.items():
+        path = tmp_path / f"{name}.py"
+        path.write_text(source, encoding="utf-8")
+        paths.append(path)
+    plugins = PluginSettings(paths=tuple(paths), disabled=disabled, required=required, load_timeout=load_timeout)
+    return load_plugins(Settings(plugins=plugins), points=())
+
+
+def only(plugins: Plugins, name: str) -> LoadedPlugin:
+    return next(plugin for plugin in plugins.loaded if plugin.name == name)
+
+
+def test_register_backends_puts_a_backend_on_the_shelf(tmp_path: Path) -> None:
+    plugins = load(tmp_path, good=GOOD.format(name="thing"))
+    assert plugins.registry.backends.names() == ("thing",)
+    assert plugins.registry.backends.owner("thing") == "good"
+    assert only(plugins, "good").hooks == ("register_backends",)
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "told"),
+    [
+        ("raise RuntimeError('boom')", "PLG001", "RuntimeError: boom"),
+        ("import no_such_module_at_all", "PLG001", "no_such_module_at_all"),
+        ("raise SystemExit(3)", "PLG001", "SystemExit"),
+        ("def broken(:", "PLG001", "SyntaxError"),
+        ("ollmlx_api = 99", "PLG004", "plugin API 99"),
+        ("from ollmlx import hookimpl\n@hookimpl\ndef register_backend(register): ...", "PLG002", "register_backend"),
+        ("from ollmlx import hookimpl\n@hookimpl\ndef register_backends(register): 1 / 0", "PLG001", "ZeroDivision"),
+        ("from ollmlx import hookimpl\n@hookimpl\ndef register_settings(register): register(3)", "PLG005", "pydantic"),
+        (HOOK.format("backends", "3"), "PLG005", "a int as Backend, without accepts, command"),
+        (HOOK.format("stores", "None"), "PLG005", "as Store, without"),
+        (HOOK.format("sources", "None"), "PLG005", "as Source, without"),
+        (HOOK.format("checks", "None"), "PLG005", "as Check, without codes, group, name, run"),
+        (HOOK.format("routes", "'x', None"), "PLG005", "a name and a function"),
+    ],
+)
+@pytest.mark.fault(48)
+@pytest.mark.finding("PLG001")
+@pytest.mark.finding("PLG002")
+@pytest.mark.finding("PLG004")
+@pytest.mark.finding("PLG005")
+def test_a_broken_plugin_is_off_by_name_and_the_others_register(
+    tmp_path: Path, source: str, code: str, told: str
+) -> None:
+    plugins = load(tmp_path, bad=source, good=GOOD.format(name="thing"))
+    bad = only(plugins, "bad")
+    assert not bad.enabled
+    assert bad.code == code
+    assert told in (bad.problem or "")
+    assert plugins.registry.backends.names() == ("thing",)
+
+
+@pytest.mark.fault(48)
+@pytest.mark.finding("PLG003")
+def test_a_name_that_is_taken_is_refused_and_names_both_plugins(tmp_path: Path) -> None:
+    plugins = load(tmp_path, first=GOOD.format(name="thing"), second=GOOD.format(name="thing"))
+    second = only(plugins, "second")
+    assert second.code == "PLG003"
+    assert "'first'" in (second.problem or "")
+    assert "'second'" in (second.problem or "")
+
+
+def test_a_plugin_that_fails_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
+    source = GOOD.format(name="half") + "\n@hookimpl\ndef register_stores(register): raise ValueError('late')\n"
+    plugins = load(tmp_path, half=source)
+    assert plugins.registry.backends.names() == ()
+
+
+def test_a_missing_module_comes_with_the_command_that_installs_it(tmp_path: Path) -> None:
+    plugins = load(tmp_path, needy="import no_such_module.inner")
+    assert only(plugins, "needy").hint == "pip install no-such-module"
+
+
+def test_a_disabled_plugin_is_never_imported(tmp_path: Path) -> None:
+    plugins = load(tmp_path, disabled=("off",), off="import sys; sys.modules['was_imported'] = sys")
+    assert not only(plugins, "off").enabled
+    assert "was_imported" not in sys.modules
+
+
+@pytest.mark.fault(48)
+@pytest.mark.finding("PLG007")
+def test_a_required_plugin_that_is_off_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"required plugin 'guard' is off: .*boom") as refused:
+        load(tmp_path, required=("guard",), guard="raise RuntimeError('boom')")
+    assert refused.value.code == "PLG007"
+
+
+SETTINGS = """
+from pydantic import BaseModel, ConfigDict
+from ollmlx import hookimpl
+
+class Own(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    width: int = 3
+
+class Thing:
+    accepts = estimate = command = importer = print
+    def __init__(self, width): self.name = f"thing-{width}"
+
+@hookimpl
+def register_settings(register): register(Own)
+
+@hookimpl
+def register_backends(register, context): register(Thing(context.own.width))
+"""
+
+
+@pytest.mark.finding("CFG008")
+def test_register_settings_validates_the_plugins_own_table(tmp_path: Path) -> None:
+    path = tmp_path / "sized.py"
+    path.write_text(SETTINGS, encoding="utf-8")
+
+    def loaded(table: dict[str, object]) -> Plugins:
+        section = PluginSettings.model_validate({"paths": (path,), "sized": table})
+        return load_plugins(Settings(plugins=section), points=())
+
+    assert loaded({"width": 5}).registry.backends.names() == ("thing-5",)
+    assert loaded({}).registry.backends.names() == ("thing-3",)
+    wrong = only(loaded({"widht": 5}), "sized")
+    assert wrong.code == "CFG008"
+    assert "widht" in (wrong.problem or "")
+
+
+def test_entry_points_are_loaded_one_by_one() -> None:
+    points = (
+        EntryPoint("gone", "no_such_package_here", "ollmlx"),
+        EntryPoint("json", "json", "ollmlx"),
+    )
+    plugins = load_plugins(Settings(), points=points)
+    assert [(plugin.name, plugin.enabled) for plugin in plugins.loaded] == [("gone", False), ("json", True)]
+
+
+HANGS_AT_IMPORT = """
+import builtins
+builtins.ollmlx_test_gate.wait()
+"""
+HANGS_IN_A_HOOK = GOOD.format(name="late").replace(
+    "    register(Thing())",
+    """
+    import builtins
+    builtins.ollmlx_test_gate.wait()
+    register(Thing())
+""",
+)
+
+
+@pytest.mark.fault(48)
+@pytest.mark.parametrize("source", [HANGS_AT_IMPORT, HANGS_IN_A_HOOK], ids=["at import", "in a hook"])
+def test_a_plugin_that_hangs_is_off_and_comes_too_late_for_ever(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(builtins, "ollmlx_test_gate", gate, raising=False)
+    before = threading.active_count()
+    plugins = load(tmp_path, load_timeout=0.3, bad=source, good=GOOD.format(name="thing"))
+    bad = only(plugins, "bad")
+    assert (bad.enabled, bad.code) == (False, "PLG001")
+    assert bad.problem == "it did not finish loading within 0.3s"
+    assert "load_timeout" in (bad.hint or "")
+    gate.set()
+    wait_until(lambda: threading.active_count() == before)
+    assert plugins.registry.backends.names() == ("thing",)
+
+
+def test_a_slow_plugin_works_and_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ollmlx.plugin.loader.SLOW_SECONDS", 0.0)
+    plugins = load(tmp_path, good=GOOD.format(name="thing"))
+    assert only(plugins, "good").seconds > 0
+    assert "plugin 'good' took" in caplog.text
+
+
+@pytest.mark.fault(48)
+def test_a_plugin_cannot_stop_the_start_by_raising_what_nobody_catches(tmp_path: Path) -> None:
+    plugins = load(tmp_path, bad="raise KeyboardInterrupt", worse="import sys; sys.exit()", good=GOOD.format(name="x"))
+    assert [plugin.enabled for plugin in plugins.loaded] == [False, False, True]

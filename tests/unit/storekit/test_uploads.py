@@ -1,0 +1,86 @@
+"""Uploaded files: stored under their digest or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from ollmlx.errors import InvalidRequest, NotFound, StorageError
+from ollmlx.storekit.uploads import KEPT, Blobs
+
+CONTENT = b"weights"
+DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+
+
+async def body(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def test_a_blob_is_stored_once_and_found_by_its_digest(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path / "blobs")
+    assert await blobs.write(DIGEST, body(b"wei", b"ghts")) is True
+    assert await blobs.write(DIGEST, body(CONTENT)) is False
+    assert blobs.path(DIGEST).read_bytes() == CONTENT
+    assert (tmp_path / "blobs").stat().st_mode & 0o077 == 0
+
+
+async def test_a_body_that_is_not_what_its_digest_says_leaves_nothing(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    with pytest.raises(InvalidRequest, match="digest mismatch"):
+        await blobs.write(DIGEST, body(b"other"))
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"wei"
+        raise ConnectionResetError
+
+    with pytest.raises(StorageError):
+        await Blobs(tmp_path).write(DIGEST, broken())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.fault(33)
+@pytest.mark.parametrize("digest", ["sha256:../../etc/passwd", "x", "sha256:" + "A" * 64])
+def test_a_digest_cannot_be_a_path(tmp_path: Path, digest: str) -> None:
+    with pytest.raises(InvalidRequest):
+        Blobs(tmp_path).path(digest)
+
+
+def test_an_unknown_blob_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=f'blob "{DIGEST}" not found'):
+        Blobs(tmp_path).path(DIGEST)
+
+
+async def test_an_upload_goes_an_hour_after_its_last_use(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    await blobs.write(DIGEST, body(CONTENT))
+    file = blobs.path(DIGEST)
+    os.utime(file, (1000, 1000))
+    (tmp_path / ".upload-broken-off").touch()
+    (tmp_path / ".adapter-left").mkdir()
+    for left in (".upload-broken-off", ".adapter-left"):
+        os.utime(tmp_path / left, (1000, 1000))
+    assert blobs.prune(1000 + KEPT) == 0
+    blobs.path(DIGEST)
+    assert file.stat().st_mtime == 1000
+    assert blobs.prune(1001 + KEPT) == 2
+    assert list(tmp_path.iterdir()) == [file]
+    assert blobs.prune(time.time() + KEPT + 1) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert Blobs(tmp_path / "never-there").prune(0) == 0
+
+
+async def test_a_model_made_from_an_upload_keeps_its_file(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path / "blobs")
+    await blobs.write(DIGEST, body(CONTENT))
+    (tmp_path / "weights").hardlink_to(blobs.path(DIGEST))
+    assert blobs.prune(time.time() + KEPT + 1) == 1
+    assert (tmp_path / "weights").read_bytes() == CONTENT

@@ -1,0 +1,31 @@
+"""What the end of a process means."""
+
+from __future__ import annotations
+
+import pytest
+
+from ollmlx.supervisor.process.exit_status import Remedy, explain
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "remedy", "label"),
+    [
+        (0, "without being asked", Remedy.RETRY, "exit_0"),
+        (1, "exit status 1", Remedy.RETRY, "exit_1"),
+        (64, "refused its configuration", Remedy.NONE, "exit_64"),
+        (65, "cannot load the model's files", Remedy.NONE, "exit_65"),
+        (66, "another version", Remedy.NONE, "exit_66"),
+        (70, "exit status 70", Remedy.RETRY, "exit_70"),
+        (75, "ran out of memory", Remedy.MAKE_ROOM, "exit_75"),
+        (127, "could not be found", Remedy.NONE, "exit_127"),
+        (-9, "memory runs out", Remedy.MAKE_ROOM, "SIGKILL"),
+        (-11, "SIGSEGV", Remedy.RETRY, "SIGSEGV"),
+        (-4, "another processor", Remedy.NONE, "SIGILL"),
+        (-15, "SIGTERM", Remedy.RETRY, "SIGTERM"),
+        (-99, "signal 99", Remedy.RETRY, "signal 99"),
+    ],
+)
+def test_an_end_is_told_in_words_with_what_could_help(code: int, words: str, remedy: Remedy, label: str) -> None:
+    meaning = explain(code)
+    assert words in meaning.text
+    assert (meaning.remedy, meaning.label) == (remedy, label)

@@ -1,0 +1,83 @@
+"""Durations and sizes as people and Ollama write them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollmlx.text.quantities import FOREVER, format_count, format_duration, format_size, parse_duration, parse_size
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        (300, 300.0),
+        (0, 0.0),
+        (-1, FOREVER),
+        (1.5, 1.5),
+        ("300", 300.0),
+        ("5m", 300.0),
+        ("1h30m", 5400.0),
+        ("250ms", 0.25),
+        ("1.5h", 5400.0),
+        ("-1m", FOREVER),
+        ("0", 0.0),
+        ("0s", 0.0),
+        ("2d", 172800.0),
+    ],
+)
+def test_durations_are_read_as_go_reads_them(written: float | str, seconds: float) -> None:
+    assert parse_duration(written) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("written", ["", "5 m", "five", "5x", "m", "--5m", "1h-3m", True, math.nan, "nan"])
+def test_what_is_not_a_duration_is_refused(written: float | str) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(written)
+
+
+@given(st.integers(0, 10_000_000))
+def test_a_written_duration_reads_back(seconds: int) -> None:
+    assert parse_duration(format_duration(seconds)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        (0, 0),
+        (1024, 1024),
+        ("1024", 1024),
+        ("8GiB", 8 * 1024**3),
+        ("8 GB", 8 * 1000**3),
+        ("12g", 12 * 1024**3),
+        ("1.5GiB", int(1.5 * 1024**3)),
+        ("500MB", 500_000_000),
+    ],
+)
+def test_sizes_are_read(written: int | str, size: int) -> None:
+    assert parse_size(written) == size
+
+
+@pytest.mark.parametrize("written", ["", "8 gigs", "-1", -1, True, "1e9", "GB"])
+def test_what_is_not_a_size_is_refused(written: int | str) -> None:
+    with pytest.raises(ValueError, match="size"):
+        parse_size(written)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [(0, "0 B"), (999, "999 B"), (1_500, "1.5 KB"), (270_000_000, "270 MB"), (2_000_000_000, "2.0 GB")],
+)
+def test_sizes_are_shown_as_ollama_shows_them(size: int, shown: str) -> None:
+    assert format_size(size) == shown
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(134_515_008, "134.52M"), (3_212_749_888, "3.2B"), (70_000_000_000, "70B"), (12_000_000, "12M"), (999, "999")],
+)
+def test_parameter_counts_read_as_ollama_prints_them(number: int, text: str) -> None:
+    assert format_count(number) == text
