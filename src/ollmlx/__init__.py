@@ -6,125 +6,85 @@ tests have `ollmlx.testing`. Everything is imported on first use, so that import
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ollmlx._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from ollmlx.errors import OllmlxError
-    from ollmlx.errors.findings import Finding, Severity
-    from ollmlx.formats.gguf import GgufHeader, read_gguf_header
-    from ollmlx.formats.safetensors import SafetensorsTensor, read_safetensors_header
-    from ollmlx.model.names import ModelName, parse_digest
-    from ollmlx.model.streams import closing
-    from ollmlx.model.templates import as_jinja, check_template
-    from ollmlx.plugin.contracts import (
-        Backend,
-        Check,
-        Engine,
-        Guarded,
-        Importer,
-        LaunchOptions,
-        PluginContext,
-        Refusal,
-        RunnerCommand,
-        Source,
-        Store,
-        unguarded,
-    )
-    from ollmlx.plugin.hookspecs import hookimpl
-    from ollmlx.protocol import RunnerConfig
-    from ollmlx.runner.kit.serial import SerialEngine
-    from ollmlx.service import Service
-    from ollmlx.storekit.download import Download, redirected, storage_error
-    from ollmlx.storekit.locks import locked
-    from ollmlx.supervisor.scheduling.budget import ThisMachine, find_budget
-    from ollmlx.text.quantities import format_count, format_duration, format_size, parse_duration, parse_size
+    from ollmlx.errors import OllmlxError as OllmlxError
+    from ollmlx.errors.findings import Finding as Finding
+    from ollmlx.errors.findings import Severity as Severity
+    from ollmlx.formats.gguf import GgufHeader as GgufHeader
+    from ollmlx.formats.gguf import read_gguf_header as read_gguf_header
+    from ollmlx.formats.safetensors import SafetensorsTensor as SafetensorsTensor
+    from ollmlx.formats.safetensors import read_safetensors_header as read_safetensors_header
+    from ollmlx.model.names import ModelName as ModelName
+    from ollmlx.model.names import parse_digest as parse_digest
+    from ollmlx.model.streams import closing as closing
+    from ollmlx.model.templates import as_jinja as as_jinja
+    from ollmlx.model.templates import check_template as check_template
+    from ollmlx.plugin.contracts import Backend as Backend
+    from ollmlx.plugin.contracts import Check as Check
+    from ollmlx.plugin.contracts import Engine as Engine
+    from ollmlx.plugin.contracts import Guarded as Guarded
+    from ollmlx.plugin.contracts import Importer as Importer
+    from ollmlx.plugin.contracts import LaunchOptions as LaunchOptions
+    from ollmlx.plugin.contracts import PluginContext as PluginContext
+    from ollmlx.plugin.contracts import Refusal as Refusal
+    from ollmlx.plugin.contracts import RunnerCommand as RunnerCommand
+    from ollmlx.plugin.contracts import Source as Source
+    from ollmlx.plugin.contracts import Store as Store
+    from ollmlx.plugin.contracts import unguarded as unguarded
+    from ollmlx.plugin.hookspecs import hookimpl as hookimpl
+    from ollmlx.protocol import RunnerConfig as RunnerConfig
+    from ollmlx.runner.kit.serial import SerialEngine as SerialEngine
+    from ollmlx.service import Service as Service
+    from ollmlx.storekit.download import Download as Download
+    from ollmlx.storekit.download import redirected as redirected
+    from ollmlx.storekit.download import storage_error as storage_error
+    from ollmlx.storekit.locks import locked as locked
+    from ollmlx.supervisor.scheduling.budget import ThisMachine as ThisMachine
+    from ollmlx.supervisor.scheduling.budget import find_budget as find_budget
+    from ollmlx.text.quantities import format_count as format_count
+    from ollmlx.text.quantities import format_duration as format_duration
+    from ollmlx.text.quantities import format_size as format_size
+    from ollmlx.text.quantities import parse_duration as parse_duration
+    from ollmlx.text.quantities import parse_size as parse_size
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "ollmlx.plugin.contracts": (
-        "Backend",
-        "Check",
-        "Engine",
-        "Guarded",
-        "Importer",
-        "LaunchOptions",
-        "PluginContext",
-        "Refusal",
-        "RunnerCommand",
-        "Source",
-        "Store",
-        "unguarded",
-    ),
-    "ollmlx.storekit.download": ("Download", "redirected", "storage_error"),
-    "ollmlx.errors": ("OllmlxError",),
-    "ollmlx.errors.findings": ("Finding", "Severity"),
-    "ollmlx.formats.gguf": ("GgufHeader", "read_gguf_header"),
-    "ollmlx.plugin.hookspecs": ("hookimpl",),
-    "ollmlx.storekit.locks": ("locked",),
-    "ollmlx.model.names": ("ModelName", "parse_digest"),
-    "ollmlx.protocol": ("RunnerConfig",),
-    "ollmlx.text.quantities": ("format_count", "format_duration", "format_size", "parse_duration", "parse_size"),
-    "ollmlx.runner.kit.serial": ("SerialEngine",),
-    "ollmlx.formats.safetensors": ("SafetensorsTensor", "read_safetensors_header"),
-    "ollmlx.service": ("Service",),
-    "ollmlx.model.streams": ("closing",),
-    "ollmlx.supervisor.scheduling.budget": ("ThisMachine", "find_budget"),
-    "ollmlx.model.templates": ("as_jinja", "check_template"),
-}
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
-
-__all__ = [
-    "Backend",
-    "Check",
-    "Download",
-    "Engine",
-    "Finding",
-    "GgufHeader",
-    "Guarded",
-    "Importer",
-    "LaunchOptions",
-    "ModelName",
-    "OllmlxError",
-    "PluginContext",
-    "Refusal",
-    "RunnerCommand",
-    "RunnerConfig",
-    "SafetensorsTensor",
-    "SerialEngine",
-    "Service",
-    "Severity",
-    "Source",
-    "Store",
-    "ThisMachine",
-    "__version__",
-    "as_jinja",
-    "check_template",
-    "closing",
-    "find_budget",
-    "format_count",
-    "format_duration",
-    "format_size",
-    "hookimpl",
-    "locked",
-    "parse_digest",
-    "parse_duration",
-    "parse_size",
-    "read_gguf_header",
-    "read_safetensors_header",
-    "redirected",
-    "storage_error",
-    "unguarded",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "ollmlx.errors": ("OllmlxError",),
+        "ollmlx.errors.findings": ("Finding", "Severity"),
+        "ollmlx.formats.gguf": ("GgufHeader", "read_gguf_header"),
+        "ollmlx.formats.safetensors": ("SafetensorsTensor", "read_safetensors_header"),
+        "ollmlx.model.names": ("ModelName", "parse_digest"),
+        "ollmlx.model.streams": ("closing",),
+        "ollmlx.model.templates": ("as_jinja", "check_template"),
+        "ollmlx.plugin.contracts": (
+            "Backend",
+            "Check",
+            "Engine",
+            "Guarded",
+            "Importer",
+            "LaunchOptions",
+            "PluginContext",
+            "Refusal",
+            "RunnerCommand",
+            "Source",
+            "Store",
+            "unguarded",
+        ),
+        "ollmlx.plugin.hookspecs": ("hookimpl",),
+        "ollmlx.protocol": ("RunnerConfig",),
+        "ollmlx.runner.kit.serial": ("SerialEngine",),
+        "ollmlx.service": ("Service",),
+        "ollmlx.storekit.download": ("Download", "redirected", "storage_error"),
+        "ollmlx.storekit.locks": ("locked",),
+        "ollmlx.supervisor.scheduling.budget": ("ThisMachine", "find_budget"),
+        "ollmlx.text.quantities": ("format_count", "format_duration", "format_size", "parse_duration", "parse_size"),
+    },
+    eager=("__version__",),
+)

@@ -1,43 +1,41 @@
-"""The settings: every key with its default, where values come from, and what is wrong with them.
+"""The settings: every key with its default, the sources of values, and the faults that a user is told.
 
-The model is imported on first use: a client command asks `settings.files` first, and often needs nothing more.
+The model is imported on first use: a command that needs only the place of the settings file imports `settings.files`.
+The runner, the plugins and everything below `ollmlx.plugin` import nothing from here.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ollmlx._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from ollmlx.settings.model import (
-        ClusterSettings,
-        LoggingSettings,
-        MemorySettings,
-        ModelSettings,
-        PluginSettings,
-        RunnerSettings,
-        SecuritySettings,
-        ServerSettings,
-        Settings,
-        StorageSettings,
-    )
+    from ollmlx.settings.model import ClusterSettings as ClusterSettings
+    from ollmlx.settings.model import LoggingSettings as LoggingSettings
+    from ollmlx.settings.model import MemorySettings as MemorySettings
+    from ollmlx.settings.model import ModelSettings as ModelSettings
+    from ollmlx.settings.model import PluginSettings as PluginSettings
+    from ollmlx.settings.model import RunnerSettings as RunnerSettings
+    from ollmlx.settings.model import SecuritySettings as SecuritySettings
+    from ollmlx.settings.model import ServerSettings as ServerSettings
+    from ollmlx.settings.model import Settings as Settings
+    from ollmlx.settings.model import StorageSettings as StorageSettings
 
-__all__ = [
-    "ClusterSettings",
-    "LoggingSettings",
-    "MemorySettings",
-    "ModelSettings",
-    "PluginSettings",
-    "RunnerSettings",
-    "SecuritySettings",
-    "ServerSettings",
-    "Settings",
-    "StorageSettings",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ollmlx.settings import model
-
-    return getattr(model, name)
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "ollmlx.settings.model": (
+            "ClusterSettings",
+            "LoggingSettings",
+            "MemorySettings",
+            "ModelSettings",
+            "PluginSettings",
+            "RunnerSettings",
+            "SecuritySettings",
+            "ServerSettings",
+            "Settings",
+            "StorageSettings",
+        ),
+    },
+)

@@ -8,61 +8,40 @@ waiting without sleeping. `ollmlx.testing.guards`: pytest fixtures that fail a t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ollmlx._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from ollmlx.doctor.context import CheckContext
-    from ollmlx.settings import Settings
-    from ollmlx.testing.child import RunnerProcess, engine_command, fake_runner
-    from ollmlx.testing.models import fake_model
-    from ollmlx.testing.suites.backend import BackendSuite
-    from ollmlx.testing.suites.check import CheckSuite
-    from ollmlx.testing.suites.routes import RoutesSuite
-    from ollmlx.testing.suites.store import StoreSuite
-    from ollmlx.testing.waiting import eventually, wait_until
+    from ollmlx.doctor.context import CheckContext as CheckContext
+    from ollmlx.settings import Settings as Settings
+    from ollmlx.testing.child import RunnerProcess as RunnerProcess
+    from ollmlx.testing.child import engine_command as engine_command
+    from ollmlx.testing.child import fake_runner as fake_runner
+    from ollmlx.testing.models import fake_model as fake_model
+    from ollmlx.testing.suites.backend import BackendSuite as BackendSuite
+    from ollmlx.testing.suites.check import CheckSuite as CheckSuite
+    from ollmlx.testing.suites.routes import RoutesSuite as RoutesSuite
+    from ollmlx.testing.suites.store import StoreSuite as StoreSuite
+    from ollmlx.testing.waiting import eventually as eventually
+    from ollmlx.testing.waiting import wait_until as wait_until
 
 FAKE_PLUGIN = Path(__file__).parent / "fake"
 """The plugin with fake models, as a folder for `[plugins] paths`; its table is `[plugins.fake]`."""
 
-_HOMES = {
-    "Settings": "ollmlx.settings",
-    "CheckContext": "ollmlx.doctor.context",
-    "World": "ollmlx.doctor.context",
-    "CheckSuite": "ollmlx.testing.suites.check",
-    "RoutesSuite": "ollmlx.testing.suites.routes",
-    "StoreSuite": "ollmlx.testing.suites.store",
-    "BackendSuite": "ollmlx.testing.suites.backend",
-    "RunnerProcess": "ollmlx.testing.child",
-    "eventually": "ollmlx.testing.waiting",
-    "engine_command": "ollmlx.testing.child",
-    "fake_model": "ollmlx.testing.models",
-    "fake_runner": "ollmlx.testing.child",
-    "wait_until": "ollmlx.testing.waiting",
-}
-
-RENAMED = {"World": "CheckContext"}
-"""Names of API 1 and what they are called today."""
-
-__all__ = [
-    "FAKE_PLUGIN",
-    "BackendSuite",
-    "CheckContext",
-    "CheckSuite",
-    "RoutesSuite",
-    "RunnerProcess",
-    "Settings",
-    "StoreSuite",
-    "engine_command",
-    "eventually",
-    "fake_model",
-    "fake_runner",
-    "wait_until",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name]), RENAMED.get(name, name))
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "ollmlx.doctor.context": ("CheckContext",),
+        "ollmlx.settings": ("Settings",),
+        "ollmlx.testing.child": ("RunnerProcess", "engine_command", "fake_runner"),
+        "ollmlx.testing.models": ("fake_model",),
+        "ollmlx.testing.suites.backend": ("BackendSuite",),
+        "ollmlx.testing.suites.check": ("CheckSuite",),
+        "ollmlx.testing.suites.routes": ("RoutesSuite",),
+        "ollmlx.testing.suites.store": ("StoreSuite",),
+        "ollmlx.testing.waiting": ("eventually", "wait_until"),
+    },
+    renamed={"World": "CheckContext"},
+    eager=("FAKE_PLUGIN",),
+)

@@ -16,12 +16,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ollmlx import PluginContext, hookimpl
+from ollmlx._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from ollmlx import Backend, Source, Store
-    from ollmlx.testing.fake.engine import FakeEngine
-
-__all__ = ["FakeEngine"]
+    from ollmlx.testing.fake.engine import FakeEngine as FakeEngine
 
 
 @hookimpl
@@ -52,9 +51,4 @@ def register_sources(register: Callable[[Source], None], context: PluginContext)
     register(FakeSource(context.own))
 
 
-def __getattr__(name: str) -> Any:
-    if name != "FakeEngine":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ollmlx.testing.fake.engine import FakeEngine
-
-    return FakeEngine
+__getattr__, __dir__, __all__ = lazy_exports(__name__, {"ollmlx.testing.fake.engine": ("FakeEngine",)})
