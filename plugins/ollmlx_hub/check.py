@@ -26,7 +26,7 @@ class ModelsCheck:
 
     name = "models"
     group = "storage"
-    codes: tuple[str, ...] = ("MDL001", "MDL003", "MDL008", "MDL009", "MDL010", "STO006", "STO007", "STO008")
+    codes: tuple[str, ...] = ("MDL001", "MDL003", "MDL010", "STO006", "STO007", "STO008")
 
     async def run(self, world: Any) -> Sequence[Finding]:
         """In a thread: it reads files."""
@@ -59,7 +59,7 @@ def _damage(world: Any, layout: Layout, folder: Path, reading: Reading) -> Itera
     names = {file.path for file in reading.signature[0]}
     if not names & TOKENIZERS:
         yield _told(
-            "MDL009", Severity.ERROR, f"{model.name.short} has no tokenizer", (str(folder),), model.name.short,
+            "MDL003", Severity.ERROR, f"{model.name.short} has no tokenizer", (str(folder),), model.name.short,
             *_remedies(world, layout, folder),
         )  # fmt: skip
     elif "completion" in model.capabilities and not (model.chat_template or model.defaults.template):
@@ -107,7 +107,7 @@ def _changes(folder: Path) -> Iterator[Finding]:
         if path.is_file() and sha256_of(path) != file.sha256:
             name = manifest.name.short if manifest is not None else folder.name
             yield _told(
-                "MDL008", Severity.ERROR, f"{folder.name}/{file.path} is not what was installed", (str(path),),
+                "MDL003", Severity.ERROR, f"{folder.name}/{file.path} is not what was installed", (str(path),),
                 name, (f"rm {_quoted(path)}", f"ollmlx pull {name}"),
             )  # fmt: skip
 

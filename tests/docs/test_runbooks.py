@@ -13,8 +13,8 @@ import pytest
 
 from ollmlx.cli.main import VERBS, verb_parser
 from ollmlx.doctor.checks import OWN
-from ollmlx.doctor.runbooks import HEADINGS, folder, index, pages, title, troubleshooting
-from ollmlx.errors.codes import CODES
+from ollmlx.doctor.runbooks import HEADINGS, folder, index, page, pages, title, troubleshooting
+from ollmlx.errors.codes import CODES, RETIRED
 from ollmlx.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ CODE = re.compile(r"[A-Z]{3}[0-9]{3}")
 PAGES = pages()
 PLUGIN_PAGES = pages(sorted(ROOT.glob("plugins/*/diagnostics")), own=False)
 EVERY_PAGE = {**PLUGIN_PAGES, **PAGES}
-REGENERATE = "python -c 'from ollmlx.doctor.runbooks import *; write_generated()'"
+REGENERATE = "python -m ollmlx.doctor.runbooks"
 
 
 # -- a code and its page -----------------------------------------------------------------------------------------------
@@ -34,6 +34,12 @@ def test_every_code_has_a_page_and_every_page_a_code() -> None:
 
 def test_a_plugin_takes_no_code_of_ollmlx() -> None:
     assert set(PLUGIN_PAGES) & set(CODES) == set()
+
+
+@pytest.mark.parametrize(("old", "new"), RETIRED.items())
+def test_a_retired_code_is_never_used_again_and_explains_its_successor(old: str, new: str) -> None:
+    assert old not in EVERY_PAGE
+    assert page(old.lower()).startswith(f"{old} is retired. ollmlx now reports {new} instead.\n\n# {new}: ")
 
 
 @pytest.mark.parametrize("code", sorted(CODES))

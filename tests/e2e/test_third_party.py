@@ -134,7 +134,7 @@ def test_every_wreck_is_off_by_name_and_told_and_the_rest_serves(daemon: Daemon)
             False, "PLG003", "plugin 'clashes': backend 'mlx' is already registered by plugin 'mlx'"
         ),
         "tomorrow": (False, "PLG004", "it is written for plugin API 2; this ollmlx has 1"),
-        "misspelt": (False, "PLG002", "it implements hooks that do not exist: register_beckends"),
+        "misspelt": (False, "PLG005", "it implements hooks that do not exist: register_beckends"),
         "wrong": (False, "PLG005", theirs["wrong"]["problem"]),
         "hub": (False, "PLG003", "another plugin is already called 'hub'"),
         "gone": (False, "PLG001", "cannot be imported: No module named 'ollmlx_wrecks.no_such_module'"),

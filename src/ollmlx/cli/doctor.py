@@ -79,7 +79,7 @@ def _list(args: argparse.Namespace) -> int:
     from ollmlx.doctor import runbooks
     from ollmlx.doctor.selection import runbook_folders
 
-    entries = [runbooks.entry(code, text) for code, text in runbooks.pages(runbook_folders(_world(args))).items()]
+    entries = [runbooks.runbook(code, text) for code, text in runbooks.pages(runbook_folders(_world(args))).items()]
     entries.sort(key=lambda entry: entry.code)
     if args.json:
         print(json.dumps([entry._asdict() for entry in entries], indent=2))

@@ -23,8 +23,6 @@ GROUPS = {
 
 CONSEQUENCES: dict[str, frozenset[str]] = {
     "ENV005": frozenset({"ENV001", "ENV007"}),
-    "ENV013": frozenset({"ENV001", "ENV007"}),
-    "ENV006": frozenset({"ENV001", "ENV007"}),
     "ENV008": frozenset({"ENV007"}),
     "ENV011": frozenset({"ENV001"}),
     "ENV001": frozenset({"ENV002", "ENV007"}),

@@ -35,7 +35,7 @@ class ModelOverrides:
         while (target := self._aliases.get(seen[-1])) is not None:
             if target in seen:
                 loop = " -> ".join(item.short for item in [*seen, target])
-                raise ConfigError(f"[aliases] loop: {loop}", code="CFG010")
+                raise ConfigError(f"[aliases] loop: {loop}", code="CFG004")
             seen.append(target)
         return seen[-1] if len(seen) > 1 else None
 

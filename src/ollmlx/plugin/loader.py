@@ -186,7 +186,7 @@ def _load(plugins: Plugins, plugin: LoadedPlugin, load: Callable[[], Any]) -> No
     plugin.hooks = tuple(sorted(caller.name for caller in callers))
     unknown = [name for name in plugin.hooks if not hasattr(hookspecs, name)]
     if unknown:
-        raise PluginError(f"it implements hooks that do not exist: {', '.join(unknown)}", code="PLG002")
+        raise PluginError(f"it implements hooks that do not exist: {', '.join(unknown)}", code="PLG005")
 
 
 def _register_settings(plugins: Plugins, plugin: LoadedPlugin) -> None:
@@ -326,4 +326,4 @@ def _refuse_without(plugins: Plugins, settings: Settings) -> None:
     for name in settings.plugins.required:
         if name not in on:
             problem = next((plugin.problem for plugin in plugins.loaded if plugin.name == name), "it is not installed")
-            raise ConfigError(f"required plugin {name!r} is off: {problem}", code="PLG007")
+            raise ConfigError(f"required plugin {name!r} is off: {problem}", code="PLG006")

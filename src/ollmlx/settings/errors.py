@@ -79,13 +79,8 @@ def faults_of(error: ValidationError, raw: Mapping[str, Any], origin: Callable[[
         grouped.setdefault(_real_path(item["loc"], raw), []).append(item)
     faults = []
     for path, items in grouped.items():
-        source = origin(path)
         problem, code = _problem(path, items)
-        if code != "CFG003" and source.kind == "ollama":
-            code = "CFG006"
-        elif code == "CFG003" and source.kind == "variable":
-            code = "CFG007"
-        faults.append(Fault(path, problem, source, code))
+        faults.append(Fault(path, problem, origin(path), code))
     return faults
 
 

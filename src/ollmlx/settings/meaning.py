@@ -34,20 +34,20 @@ def _names(settings: Settings) -> Iterator[Meaning]:
         for written in table:
             name, problem = _parsed(written)
             if name is None:
-                yield (section, written), problem, "CFG011"
+                yield (section, written), problem, "CFG004"
             elif name in seen:
-                yield (section, written), f"is the same model name as {seen[name]!r}", "CFG011"
+                yield (section, written), f"is the same model name as {seen[name]!r}", "CFG004"
             else:
                 seen[name] = written
     for written, target in settings.aliases.items():
         if _parsed(target)[0] is None:
-            yield ("aliases", written), _parsed(target)[1], "CFG011"
+            yield ("aliases", written), _parsed(target)[1], "CFG004"
     for written, model in settings.models.items():
         if model.from_ is not None and _parsed(model.from_)[0] is None:
-            yield ("models", written, "from"), _parsed(model.from_)[1], "CFG011"
+            yield ("models", written, "from"), _parsed(model.from_)[1], "CFG004"
     for index, written in enumerate(settings.security.allow_remote_code):
         if _parsed(written)[0] is None:
-            yield ("security", "allow_remote_code"), f"entry {index + 1}: {_parsed(written)[1]}", "CFG011"
+            yield ("security", "allow_remote_code"), f"entry {index + 1}: {_parsed(written)[1]}", "CFG004"
 
 
 def _parsed(text: str) -> tuple[ModelName | None, str]:
@@ -91,4 +91,4 @@ def _loops(settings: Settings) -> Iterator[Meaning]:
         if goal is not None and goal == start and start not in told:
             told |= set(trail)
             loop = " -> ".join(name.short for name in [*trail, start])
-            yield ("aliases", written[start]), f"the aliases loop: {loop}", "CFG010"
+            yield ("aliases", written[start]), f"the aliases loop: {loop}", "CFG004"

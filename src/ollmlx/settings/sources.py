@@ -196,7 +196,7 @@ def _from_variables(environ: Mapping[str, str], faults: list[Fault]) -> Source:
         path = tuple(part.lower() for part in name.removeprefix(PREFIX).split("__"))
         origin = Origin("variable", name)
         if not all(path):
-            faults.append(Fault((), f"write it {variable(('section', 'key'))}", origin, "CFG007"))
+            faults.append(Fault((), f"write it {variable(('section', 'key'))}", origin, "CFG003"))
             continue
         try:
             _put(source, path, _parse(path, environ[name].strip()), origin)

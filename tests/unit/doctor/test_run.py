@@ -132,7 +132,7 @@ def test_a_group_that_could_not_be_looked_at_has_no_tick() -> None:
 
 
 def test_a_report_is_grouped_counted_and_fits_the_terminal() -> None:
-    shown = text(report_of([("machine", "ENV010"), ("config", "CFG003"), ("machine", "ENV004")]))
+    shown = text(report_of([("machine", "MDL010"), ("config", "CFG003"), ("machine", "ENV004")]))
     assert shown.splitlines() == [
         "[✗] Settings",
         "    CFG003 title of CFG003",
@@ -140,7 +140,7 @@ def test_a_report_is_grouped_counted_and_fits_the_terminal() -> None:
         "[!] Machine",
         "    ENV004 title of ENV004",
         "           more: ollmlx doctor --explain ENV004",
-        "    ENV010 title of ENV010",
+        "    MDL010 title of MDL010",
         "1 error, 1 warning.",
     ]
     two_ways = found("STO006", "half a pull", commands=("ollmlx pull a",), instead=("rm -r a",))

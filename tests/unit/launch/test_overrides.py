@@ -38,12 +38,12 @@ def test_the_users_alias_wins_over_the_catalogue() -> None:
     assert declarations.alias(ModelName.parse("x")) == ModelName.parse("mine/x")
 
 
-@pytest.mark.finding("CFG010")
+@pytest.mark.finding("CFG004")
 def test_aliases_that_loop_are_named() -> None:
     declarations = ModelOverrides(Settings(aliases={"a": "b", "b": "a"}), {})
     with pytest.raises(ConfigError, match="a -> b -> a") as refused:
         declarations.alias(ModelName.parse("a"))
-    assert refused.value.code == "CFG010"
+    assert refused.value.code == "CFG004"
 
 
 def test_a_declared_model_lays_its_words_over_the_base() -> None:

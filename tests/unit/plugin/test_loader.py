@@ -66,7 +66,7 @@ def test_register_backends_puts_a_backend_on_the_shelf(tmp_path: Path) -> None:
         ("raise SystemExit(3)", "PLG001", "SystemExit"),
         ("def broken(:", "PLG001", "SyntaxError"),
         ("ollmlx_api = 99", "PLG004", "plugin API 99"),
-        ("from ollmlx import hookimpl\n@hookimpl\ndef register_backend(register): ...", "PLG002", "register_backend"),
+        ("from ollmlx import hookimpl\n@hookimpl\ndef register_backend(register): ...", "PLG005", "register_backend"),
         ("from ollmlx import hookimpl\n@hookimpl\ndef register_backends(register): 1 / 0", "PLG001", "ZeroDivision"),
         ("from ollmlx import hookimpl\n@hookimpl\ndef register_settings(register): register(3)", "PLG005", "pydantic"),
         (HOOK.format("backends", "3"), "PLG005", "a int as Backend, without accepts, command"),
@@ -77,10 +77,7 @@ def test_register_backends_puts_a_backend_on_the_shelf(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.fault(48)
-@pytest.mark.finding("PLG001")
-@pytest.mark.finding("PLG002")
-@pytest.mark.finding("PLG004")
-@pytest.mark.finding("PLG005")
+@pytest.mark.finding("PLG001", "PLG004", "PLG005")
 def test_a_broken_plugin_is_off_by_name_and_the_others_register(
     tmp_path: Path, source: str, code: str, told: str
 ) -> None:
@@ -120,11 +117,11 @@ def test_a_disabled_plugin_is_never_imported(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(48)
-@pytest.mark.finding("PLG007")
+@pytest.mark.finding("PLG006")
 def test_a_required_plugin_that_is_off_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"required plugin 'guard' is off: .*boom") as refused:
         load(tmp_path, required=("guard",), guard="raise RuntimeError('boom')")
-    assert refused.value.code == "PLG007"
+    assert refused.value.code == "PLG006"
 
 
 SETTINGS = """

@@ -79,8 +79,8 @@ def test_every_fault_of_every_source_is_told_at_once(tmp_path: Path) -> None:
     assert [str(fault) for fault in caught.value.faults] == [
         "[server] hosst: unknown key; did you mean 'host'? (ollmlx.toml, line 2) CFG003",
         "[runners] parallel: must be at least 0, not -1 (ollmlx.toml, line 5) CFG004",
-        "[runners] parallel: must be a whole number, not 'x' (OLLAMA_NUM_PARALLEL) CFG006",
-        "[server] hostt: unknown key; did you mean 'host'? (OLLMLX_SERVER__HOSTT) CFG007",
+        "[runners] parallel: must be a whole number, not 'x' (OLLAMA_NUM_PARALLEL) CFG004",
+        "[server] hostt: unknown key; did you mean 'host'? (OLLMLX_SERVER__HOSTT) CFG003",
     ]
     assert caught.value.message.startswith("4 faults in the settings:")
 

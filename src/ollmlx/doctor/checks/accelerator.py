@@ -38,19 +38,19 @@ async def mlx(world: CheckContext) -> list[Finding]:
     return [found("ENV001", title, evidence=told, commands=(_install(world),))]
 
 
-@check("python", "machine", "ENV013")
+@check("python", "machine", "ENV005")
 def python(world: CheckContext) -> Iterator[Finding]:
     """Whether MLX exists for a Python like this."""
     machine = world.machine
     if machine.bits < 64 or machine.implementation != "CPython":
         this = f"{machine.implementation} {'.'.join(map(str, machine.python))} with {machine.bits} bits"
         yield found(
-            "ENV013", f"this Python is {this}; MLX needs CPython with 64",
+            "ENV005", f"this Python is {this}; MLX needs CPython with 64",
             evidence=(sys.executable,), commands=("python3 -m venv .venv", ".venv/bin/pip install ollmlx"),
         )  # fmt: skip
 
 
-@check("accelerator", "machine", "ENV005", "ENV006", "ENV007", "ENV008", "ENV011")
+@check("accelerator", "machine", "ENV005", "ENV007", "ENV008", "ENV011")
 def accelerator(world: CheckContext) -> Iterator[Finding]:
     """Whether this Python, this system and these packages reach the best device."""
     machine = world.machine
@@ -62,7 +62,7 @@ def accelerator(world: CheckContext) -> Iterator[Finding]:
         )  # fmt: skip
     if machine.macos and machine.macos[:2] < OLDEST_MACOS:
         version = ".".join(map(str, machine.macos))
-        yield found("ENV006", f"macOS {version} is too old for MLX", evidence=("MLX needs macOS 14 or newer",),
+        yield found("ENV005", f"macOS {version} is too old for MLX", evidence=("MLX needs macOS 14 or newer",),
                     commands=("softwareupdate --list",))  # fmt: skip
     yield from _cuda(world)
     yield from _parts(world)

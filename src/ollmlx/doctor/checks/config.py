@@ -18,11 +18,7 @@ from ollmlx.settings.keys import show_path
 CHECK = "ollmlx config check"
 
 
-@check(
-    "settings",
-    "config",
-    *("CFG001", "CFG002", "CFG003", "CFG004", "CFG006", "CFG007", "CFG008", "CFG010", "CFG011"),
-)
+@check("settings", "config", "CFG001", "CFG002", "CFG003", "CFG004", "CFG008")
 def settings(world: CheckContext) -> Iterator[Finding]:
     """One finding for each fault, with its file and line or its variable."""
     for fault in world.faults:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from ollmlx.doctor.check import check, found, noted
 from ollmlx.doctor.context import CheckContext
-from ollmlx.errors.findings import Finding
+from ollmlx.errors.findings import Finding, Severity
 from ollmlx.text.quantities import format_size
 
 LEAST_FILES = 1024
@@ -17,7 +17,7 @@ RELEASED = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # no clock that is righ
 LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 
 
-@check("limits", "machine", "ENV003", "ENV004", "ENV009", "ENV010", "ENV012", "ENV014")
+@check("limits", "machine", "ENV003", "ENV004", "ENV009", "ENV012", "ENV014")
 def limits(world: CheckContext) -> Iterator[Finding]:
     """Memory, swap, the container, open files, the clock."""
     machine = world.machine
@@ -47,7 +47,8 @@ def limits(world: CheckContext) -> Iterator[Finding]:
         )
     if machine.container_limit is not None and machine.container_limit < machine.ram:
         limited = format_size(machine.container_limit)
-        yield found("ENV010", f"the container limits memory to {limited} of {format_size(machine.ram)}")
+        title = f"the container limits memory to {limited} of {format_size(machine.ram)}"
+        yield found("ENV003", title, severity=Severity.INFO)
     if machine.files_limit is not None and machine.files_limit < LEAST_FILES:
         yield found("ENV004", f"only {machine.files_limit} files may be open", commands=("ulimit -n 8192",))
     now = world.now()

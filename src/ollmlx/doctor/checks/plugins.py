@@ -24,7 +24,7 @@ EXTRAS = frozenset({"llamacpp"})
 """Backends that an extra of the distribution `ollmlx` brings."""
 
 
-@check("plugins", "plugins", "PLG001", "PLG002", "PLG003", "PLG004", "PLG005", "PLG007", "CFG008")
+@check("plugins", "plugins", "PLG001", "PLG003", "PLG004", "PLG005", "PLG006", "CFG008")
 def plugins(world: CheckContext) -> Iterator[Finding]:
     """One finding for each that is off for a reason nobody chose, and for each required one that is off."""
     loaded = world.plugins.loaded if world.plugins else []
@@ -51,7 +51,7 @@ def plugins(world: CheckContext) -> Iterator[Finding]:
             title = f"the required plugin {name!r} is {'off' if here else 'not installed'}"
             mend, _ = edit(world, origin, "", None)
             yield found(
-                "PLG007", title, evidence=(str(origin), _why_off(world, name)), subject=name,
+                "PLG006", title, evidence=(str(origin), _why_off(world, name)), subject=name,
                 commands=("ollmlx plugin list", *mend),
             )  # fmt: skip
 

@@ -27,7 +27,7 @@ LARGEST = 3
 ELSEWHERE = 'export OLLAMA_MODELS="$HOME/models"'
 
 
-@check("folder", "storage", "STO001", "STO002", "STO003", "STO005", "STO009")
+@check("folder", "storage", "STO001", "STO002", "STO003", "STO009")
 async def folder(world: CheckContext) -> list[Finding]:
     """The models folder and the state folder."""
     if not world.knows("storage", "models"):
@@ -110,7 +110,8 @@ async def _room(world: CheckContext, models: Path) -> list[Finding]:
     left = f"{format_size(disk.free)} of disk space are left for models"
     return [
         found(
-            "STO003" if full else "STO005", f"the disk of {models} is full" if full else left,
+            "STO003", f"the disk of {models} is full" if full else left,
+            severity=Severity.ERROR if full else Severity.WARNING,
             evidence=(f"free: {format_size(disk.free)}" if full else str(models), told and f"the largest: {told}"),
             commands=("ollmlx list",), instead=(f"ollmlx rm {kept[0].name.short}",) if kept else (),
         )

@@ -71,7 +71,7 @@ async def repeated(subject: Subject, notes: Notes) -> Finding | None:
     notes.greedy = cached
     if told := difference(cached, again):
         title = f"{subject.name.short} answers the same greedy request differently"
-        return _finding("RUN012", title, subject, told, "OLLAMA_NUM_PARALLEL=1 ollmlx serve")
+        return _finding("RUN010", title, subject, told, "OLLAMA_NUM_PARALLEL=1 ollmlx serve")
     if told := difference(cold, cached):
         return _stale(subject, told, cached)
     for beginning in ("The sea was calm. " * 2, PASSAGE):
@@ -117,7 +117,7 @@ async def batched(subject: Subject, notes: Notes) -> Finding | None:
         if told := difference(await subject.ask(prompt, TOKENS), mixed):
             title = f"{subject.name.short} answers a request among others otherwise than alone"
             evidence = f"{width} requests at once; {told}"
-            return _finding("RUN011", title, subject, evidence, "OLLAMA_NUM_PARALLEL=1 ollmlx serve")
+            return _finding("RUN010", title, subject, evidence, "OLLAMA_NUM_PARALLEL=1 ollmlx serve")
     return None
 
 
@@ -129,7 +129,7 @@ async def seeded(subject: Subject, notes: Notes) -> Finding | None:
     if one.text == other.text:
         return None
     title = f"{subject.name.short} gives different answers for the same seed"
-    return _finding("RUN013", title, subject, f"{one.text[:60]!r}, then {other.text[:60]!r}", BUNDLE)
+    return _finding("RUN010", title, subject, f"{one.text[:60]!r}, then {other.text[:60]!r}", BUNDLE)
 
 
 async def structured(subject: Subject, notes: Notes) -> Finding | None:
@@ -139,7 +139,7 @@ async def structured(subject: Subject, notes: Notes) -> Finding | None:
     if problem is None:
         return None
     title = f"{subject.name.short} breaks the schema it was asked to keep"
-    return _finding("RUN014", title, subject, f"{problem}: {said[:120]!r}", BUNDLE)
+    return _finding("RUN010", title, subject, f"{problem}: {said[:120]!r}", BUNDLE)
 
 
 def _breach(said: str) -> str | None:
@@ -168,7 +168,7 @@ async def stopped(subject: Subject, notes: Notes) -> Finding | None:
     if said == expected:
         return None
     title = f"{subject.name.short} does not keep to a stop string"
-    return _finding("RUN015", title, subject, f"stop {stop!r}: expected {expected!r}, got {said[:120]!r}", BUNDLE)
+    return _finding("RUN010", title, subject, f"stop {stop!r}: expected {expected!r}, got {said[:120]!r}", BUNDLE)
 
 
 async def cancelled(subject: Subject, notes: Notes) -> Finding | None:
@@ -187,7 +187,7 @@ async def cancelled(subject: Subject, notes: Notes) -> Finding | None:
             return None
         evidence = f"{slots} clients left; {left} of their requests are still served"
     title = f"{subject.name.short} goes on with requests whose clients have left"
-    return _finding("RUN016", title, subject, evidence, f"ollmlx stop {subject.name.short}")
+    return _finding("RUN010", title, subject, evidence, f"ollmlx stop {subject.name.short}")
 
 
 async def _leave(subject: Subject) -> None:
