@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from ollmlx.service import Service as Service
     from ollmlx.storekit.download import Download as Download
     from ollmlx.storekit.download import redirected as redirected
-    from ollmlx.storekit.download import storage_error as storage_error
-    from ollmlx.storekit.locks import locked as locked
+    from ollmlx.storekit.files import storage_error as storage_error
+    from ollmlx.storekit.staging import locked as locked
     from ollmlx.supervisor.scheduling.budget import ThisMachine as ThisMachine
     from ollmlx.supervisor.scheduling.budget import find_budget as find_budget
     from ollmlx.text.quantities import format_count as format_count
@@ -81,8 +81,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ollmlx.protocol": ("RunnerConfig",),
         "ollmlx.runner.kit.serial": ("SerialEngine",),
         "ollmlx.service": ("Service",),
-        "ollmlx.storekit.download": ("Download", "redirected", "storage_error"),
-        "ollmlx.storekit.locks": ("locked",),
+        "ollmlx.storekit.download": ("Download", "redirected"),
+        "ollmlx.storekit.files": ("storage_error",),
+        "ollmlx.storekit.staging": ("locked",),
         "ollmlx.supervisor.scheduling.budget": ("ThisMachine", "find_budget"),
         "ollmlx.text.quantities": ("format_count", "format_duration", "format_size", "parse_duration", "parse_size"),
     },

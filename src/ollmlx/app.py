@@ -15,7 +15,7 @@ from ollmlx.model.catalogue import load_catalogue
 from ollmlx.plugin.loader import Plugins, load_plugins
 from ollmlx.service import Service
 from ollmlx.settings import Settings
-from ollmlx.storekit.uploads import Blobs
+from ollmlx.storekit.blobs import Blobs
 from ollmlx.supervisor.process.child import child_environment
 from ollmlx.supervisor.process.importers import Importers
 from ollmlx.supervisor.scheduling.pool import Pool

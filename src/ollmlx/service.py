@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ollmlx.plugin.contracts import Importer, Source, Store
     from ollmlx.plugin.registry import Registry
     from ollmlx.settings import Settings
-    from ollmlx.storekit.uploads import Blobs
+    from ollmlx.storekit.blobs import Blobs
     from ollmlx.supervisor.scheduling.pool import Pool
 
 

@@ -18,7 +18,7 @@ from ollmlx.plugin.contracts import Importer, LaunchOptions, Refusal, RunnerComm
 from ollmlx.plugin.registry import Registry
 from ollmlx.service import Service
 from ollmlx.settings import ModelSettings, RunnerSettings, Settings
-from ollmlx.storekit.uploads import Blobs
+from ollmlx.storekit.blobs import Blobs
 from ollmlx.supervisor.process.importers import Importers
 from ollmlx.types import (
     Admitted,

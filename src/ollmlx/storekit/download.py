@@ -1,22 +1,25 @@
-"""One file over HTTP: resumed where it stopped, checked while it arrives, renamed into place when it is right.
+"""Downloads of single files: resumed where they stopped, checked as they arrive, renamed into place when complete.
 
-Used by sources. Credentials belong to the scheme, host and port they were given for: a redirect elsewhere loses them.
+Credentials are sent to the scheme, host and port of the given address only. A redirect to another host is followed
+without them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from ollmlx.errors import Forbidden, NotFound, OllmlxError, StorageError, Unauthorized, UpstreamError
+from ollmlx.errors import Forbidden, NotFound, OllmlxError, Unauthorized, UpstreamError
+from ollmlx.model.progress import PullProgress
+from ollmlx.model.streams import closing
+from ollmlx.storekit.files import storage_error
 
 if TYPE_CHECKING:
     import httpx2
@@ -26,6 +29,9 @@ PARTIAL = ".partial"
 CHUNK = 1 << 18
 MAX_REDIRECTS = 10
 ATTEMPTS = 6
+"""Requests without progress, one after the other, after which a download fails."""
+MAX_REPORTS = 400
+"""Progress records of one file, at most."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _RETRY = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -33,10 +39,11 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 class Download:
-    """One file to fetch to `target`. `size` in bytes and `sha256` are checked when given; `completed` grows.
+    """A file that is fetched to `target`.
 
-    `headers` go to the host of `url` only; a redirect to another host is followed when `redirects` allows it, without
-    credentials. What has arrived stays in `<target>.partial` when the download ends early, and is resumed from there.
+    `size` in bytes and `sha256` in hexadecimal are checked if they are given. `headers` are sent to the host of `url`
+    only; a redirect to another host is followed, without credentials, unless `redirects` is False. When the download
+    ends early, the bytes so far stay in `<target>.partial`, and the next download of `target` resumes from there.
     """
 
     def __init__(
@@ -66,7 +73,10 @@ class Download:
         self._hash = hashlib.sha256()
 
     async def run(self) -> AsyncIterator[int]:
-        """Bytes so far, at least twice. Raises UpstreamError, StorageError, NotFound, Unauthorized, Forbidden."""
+        """Download the file; yields the number of bytes so far, at least twice.
+
+        Raises UpstreamError, StorageError, NotFound, Unauthorized, Forbidden.
+        """
         partial = self.target.with_name(self.target.name + PARTIAL)
         try:
             with await asyncio.to_thread(self._open, partial) as file:
@@ -79,6 +89,7 @@ class Download:
             raise storage_error(error, f"cannot write {self.target.name}") from error
 
     def _open(self, partial: Path) -> IO[bytes]:
+        """Open the partial file at its end, and hash the bytes that an earlier download left in it."""
         partial.parent.mkdir(parents=True, exist_ok=True)
         file = partial.open("a+b")
         file.seek(0)
@@ -95,6 +106,7 @@ class Download:
         self._hash, self.completed = hashlib.sha256(), 0
 
     def _accept(self, partial: Path) -> None:
+        """Check the hash and rename the partial file to the target."""
         if self.expected is not None and self.sha256 != self.expected:
             partial.unlink(missing_ok=True)
             raise UpstreamError(
@@ -112,16 +124,16 @@ class Download:
                     yield completed
                 if self.size is None or self.completed >= self.size:
                     return
-                trouble = f"the connection ended after {self.completed} of {self.size} bytes"
-            except Interrupted as error:
-                trouble = str(error)
+                reason = f"the connection ended after {self.completed} of {self.size} bytes"
+            except DownloadInterrupted as error:
+                reason = str(error)
             failures = 1 if self.completed > before else failures + 1
             if failures >= self.attempts:
-                raise UpstreamError(f"cannot download {self.target.name}: {trouble}", hint="pull again to resume")
+                raise UpstreamError(f"cannot download {self.target.name}: {reason}", hint="pull again to resume")
             await self.sleep(min(8.0, 0.5 * 2**failures) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
     async def _once(self, file: IO[bytes]) -> AsyncIterator[int]:
-        """One request, from where the file ends. Raises Interrupted for what another try can mend."""
+        """Make one request for the rest of the file. Raises DownloadInterrupted if another request may succeed."""
         import httpx2
 
         try:
@@ -136,12 +148,12 @@ class Download:
                             await asyncio.to_thread(self._append, file, pending)
                             yield self.completed
                 finally:
-                    self._append(file, pending)  # what arrived before a cut or a cancellation is not fetched again
+                    self._append(file, pending)  # bytes that arrived before an error or a cancellation are kept
                 yield self.completed
             finally:
                 await response.aclose()
         except httpx2.TransportError as error:
-            raise Interrupted(f"{type(error).__name__}: {error}") from error
+            raise DownloadInterrupted(f"{type(error).__name__}: {error}") from error
 
     def _append(self, file: IO[bytes], pending: bytearray) -> None:
         if self.size is not None and self.completed + len(pending) > self.size:
@@ -159,7 +171,7 @@ class Download:
         for _ in range(MAX_REDIRECTS):
             response = await self.client.send(self.client.build_request("GET", url, headers=headers), stream=True)
             if response.status_code not in {301, 302, 303, 307, 308}:
-                return await checked(response, self.target.name)
+                return await _checked(response, self.target.name)
             location = urljoin(url, response.headers.get("Location", ""))
             await response.aclose()
             headers = redirected(url, location, headers, allowed=self.redirects)
@@ -167,32 +179,37 @@ class Download:
         raise UpstreamError(f"cannot download {self.target.name}: more than {MAX_REDIRECTS} redirects")
 
     async def _position(self, response: httpx2.Response, file: IO[bytes]) -> None:
+        """Start over if the response does not continue the file. Raises DownloadInterrupted if it cannot be used."""
         if response.status_code == 200:
             if self.completed:
                 await asyncio.to_thread(self._restart, file)
             return
         if response.status_code == 416:
             await asyncio.to_thread(self._restart, file)
-            raise Interrupted("the server refused to resume")
+            raise DownloadInterrupted("the server refused to resume")
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if match is None or int(match[1]) != self.completed or (self.size and match[3] not in {"*", str(self.size)}):
             await asyncio.to_thread(self._restart, file)
-            raise Interrupted("the server answered another part of the file than was asked for")
+            raise DownloadInterrupted("the server sent another part of the file than was requested")
 
 
-class Interrupted(Exception):
-    """A failure that another try can mend."""
+class DownloadInterrupted(Exception):
+    """A download ended early in a way that another request may mend."""
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port: what credentials belong to."""
+    """Return the scheme, host and port of an address. Credentials are given for one origin."""
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, (parts.hostname or "").lower(), port
 
 
 def redirected(url: str, location: str, headers: Mapping[str, str], *, allowed: bool = True) -> dict[str, str]:
-    """The headers for a redirect's target. Raises UpstreamError for one that must not be followed."""
+    """Return the headers to send to a redirect's target, without credentials if it is another origin.
+
+    Raises UpstreamError for a redirect that must not be followed: to anything but HTTP, from HTTPS to HTTP, and, unless
+    `allowed`, to another origin.
+    """
     here, there = origin(url), origin(location)
     if there[0] not in {"http", "https"} or (here[0] == "https" and there[0] == "http"):
         raise UpstreamError(f"refused a redirect from {here[1]} to {there[0]}://{there[1]}")
@@ -203,31 +220,50 @@ def redirected(url: str, location: str, headers: Mapping[str, str], *, allowed: 
     return {name: value for name, value in headers.items() if name.lower() not in CREDENTIALS}
 
 
-async def checked(response: httpx2.Response, what: str) -> httpx2.Response:
-    """The response of a download if it carries the file. Raises Interrupted or the OllmlxError that fits its status."""
+async def _checked(response: httpx2.Response, what: str) -> httpx2.Response:
+    """Return the response if it carries the file. Raises DownloadInterrupted, or the OllmlxError of its status."""
     status = response.status_code
     if status in {200, 206, 416}:
         return response
     await response.aclose()
     host = response.request.url.host
     if status in _RETRY:
-        raise Interrupted(f"{host} answered {status}")
+        raise DownloadInterrupted(f"{host} answered {status}")
     kind: type[OllmlxError] = {401: Unauthorized, 403: Forbidden, 404: NotFound}.get(status, UpstreamError)
     raise kind(f"{host} answered {status} for {what}")
 
 
-def storage_error(error: OSError, doing: str) -> StorageError:
-    """A StorageError a person can act on, for what the file system refused."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return StorageError(f"{doing}: the disk is full", code="STO003", hint="ollmlx doctor storage")
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return StorageError(f"{doing}: {error.strerror}", code="STO004", hint="ollmlx doctor storage")
-    code = "STO002" if error.errno == errno.ENOTDIR else "STO004"
-    return StorageError(f"{doing}: {error.strerror or error}", code=code, hint="ollmlx doctor storage")
+# -- for sources -----------------------------------------------------------------------------------------------------
 
 
-async def discard(target: Path) -> None:
-    """Remove a target and what was left of its download."""
-    for path in (target, target.with_name(target.name + PARTIAL)):
-        with suppress(FileNotFoundError):
-            await asyncio.to_thread(path.unlink)
+@asynccontextmanager
+async def download_client() -> AsyncIterator[httpx2.AsyncClient]:
+    """An HTTP client with the timeouts that downloads need."""
+    import httpx2
+
+    trusted = await asyncio.to_thread(httpx2.create_ssl_context)  # it reads all certificates: too slow for the loop
+    async with httpx2.AsyncClient(timeout=httpx2.Timeout(30.0, read=60.0), verify=trusted) as client:
+        yield client
+
+
+def pull_progress(digest: str, total: int, completed: int) -> PullProgress:
+    """Make the progress record of one file. `digest`: `sha256:` and hexadecimal digits; sizes in bytes."""
+    short = digest.removeprefix("sha256:")[:12]
+    return PullProgress(status=f"pulling {short}", digest=digest, total=total, completed=completed)
+
+
+async def fetch_file(download: Download, digest: str, total: int, listed_by: str) -> AsyncIterator[PullProgress]:
+    """Run a download and report its progress, at most `MAX_REPORTS` times.
+
+    `listed_by` names the repository that listed the file. A refusal of a listed file is the server's fault and becomes
+    an UpstreamError (NET005).
+    """
+    reported = -total
+    try:
+        async with closing(download.run()) as sizes:
+            async for completed in sizes:
+                if completed - reported >= total // MAX_REPORTS or completed == total:
+                    reported = completed
+                    yield pull_progress(digest, total, completed)
+    except (Unauthorized, Forbidden, NotFound) as error:
+        raise UpstreamError(f"{listed_by}: {error.message}", code="NET005") from error

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ollmlx.errors import NotFound, Unsupported
 from ollmlx.model.names import ModelName
 from ollmlx.settings import Settings
-from ollmlx.storekit.uploads import Blobs
+from ollmlx.storekit.blobs import Blobs
 from ollmlx.types import (
     Admitted,
     Caller,

@@ -13,7 +13,8 @@ import pytest
 from tests.servers.serving import Answer, Asked, Served, part
 
 from ollmlx.errors import Forbidden, NotFound, OllmlxError, Unauthorized, UpstreamError
-from ollmlx.storekit.download import PARTIAL, Download, redirected, storage_error
+from ollmlx.storekit import Download, redirected, storage_error
+from ollmlx.storekit.download import PARTIAL
 
 DATA = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(DATA).hexdigest()

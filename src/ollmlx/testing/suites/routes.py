@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from ollmlx.storekit.uploads import Blobs
+from ollmlx.storekit.blobs import Blobs
 from ollmlx.testing.suites.suite import Suite
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 
 from ollmlx.errors import Busy, RunnerFailed, Unauthorized, UpstreamError
 from ollmlx.settings import SecuritySettings, Settings
-from ollmlx.storekit.uploads import Blobs
+from ollmlx.storekit.blobs import Blobs
 from ollmlx.testing.routes import FakeService, installed, web_app
 from ollmlx.types import (
     GenerateRequest,

@@ -1,4 +1,4 @@
-"""Uploaded files, by digest, for as long as models may be created from them."""
+"""Uploaded files, stored under their digest until an hour after their last use."""
 
 from __future__ import annotations
 
@@ -16,34 +16,37 @@ from typing import IO
 from ollmlx.errors import InvalidRequest, NotFound, StorageError
 from ollmlx.model.names import parse_digest
 
-KEPT = 3600.0
-"""Seconds that an upload, whole or broken off, stays after it was last used. Models made from it have links of their
-own; kept longer, it would hold their disk space when they are removed."""
+KEEP_SECONDS = 3600.0
+"""Seconds that an upload, complete or not, stays after its last use.
+
+Models created from an upload have links of their own. An upload that stayed longer would keep their disk space in use
+after the models are removed."""
 
 
 class Blobs:
-    """A folder of `sha256-<64 hex>` files, private to the user. Every path is made from a checked digest."""
+    """A folder of files named `sha256-<64 hex>`, readable by its user only. Paths are made from checked digests."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def path(self, digest: str) -> Path:
-        """Where a blob is. Raises InvalidRequest for a malformed digest, NotFound when it was never uploaded."""
+        """Return the path of a blob. Raises InvalidRequest for a malformed digest, NotFound if it was not uploaded."""
         path = self._path(digest)
         if not path.is_file():
             raise NotFound(f'blob "{digest}" not found')
-        _use(path)
+        _mark_used(path)
         return path
 
     async def write(self, digest: str, body: AsyncIterator[bytes]) -> bool:
-        """Store a body under its digest; False when it was there already. Raises InvalidRequest on a mismatch.
+        """Store a body under its digest. Returns False if the blob is there already.
 
-        The body is taken to its end in both cases: some clients hear no answer while they write.
+        The body is read to its end in both cases: some clients do not read a response while they send.
+        Raises InvalidRequest if the body does not have this digest, StorageError if it cannot be stored.
         """
         target = self._path(digest)
         if target.is_file():
             async for _ in body:
-                _use(target)
+                _mark_used(target)
             return False
         staged: Path | None = None
         try:
@@ -61,13 +64,13 @@ class Blobs:
         return True
 
     def prune(self, now: float) -> int:
-        """Remove what nobody has used for `KEPT` seconds; how many files that were. `now` is the wall clock."""
+        """Remove uploads that were not used for `KEEP_SECONDS`, and return their number. `now`: seconds since 1970."""
         removed = 0
         for file in self._folder.glob("*"):
             with contextlib.suppress(OSError):
                 found = file.stat()
-                if max(found.st_atime, found.st_mtime) < now - KEPT:
-                    shutil.rmtree(file) if file.is_dir() else file.unlink()  # a folder: an adapter on its way
+                if max(found.st_atime, found.st_mtime) < now - KEEP_SECONDS:
+                    shutil.rmtree(file) if file.is_dir() else file.unlink()  # a folder is an adapter being uploaded
                     removed += 1
         return removed
 
@@ -79,14 +82,14 @@ class Blobs:
         return tempfile.NamedTemporaryFile(dir=self._folder, prefix=".upload-", delete=False)
 
 
-def _use(path: Path) -> None:
-    """Note that a file is needed. The time of its last change stays: a model may share it."""
+def _mark_used(path: Path) -> None:
+    """Set a file's access time to now. Its modification time stays: a model may be another link to the same file."""
     with contextlib.suppress(OSError):
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 async def _copy(body: AsyncIterator[bytes], file: IO[bytes]) -> str:
-    """Write a body to a file; the sha256 of what was written, in hexadecimal."""
+    """Write a body to a file, and return its sha256 in hexadecimal."""
     seen = hashlib.sha256()
     async for chunk in body:
         seen.update(chunk)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ollmlx.errors import InvalidRequest, NotFound, StorageError
-from ollmlx.storekit.uploads import KEPT, Blobs
+from ollmlx.storekit.blobs import KEEP_SECONDS, Blobs
 
 CONTENT = b"weights"
 DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -68,12 +68,12 @@ async def test_an_upload_goes_an_hour_after_its_last_use(tmp_path: Path) -> None
     (tmp_path / ".adapter-left").mkdir()
     for left in (".upload-broken-off", ".adapter-left"):
         os.utime(tmp_path / left, (1000, 1000))
-    assert blobs.prune(1000 + KEPT) == 0
+    assert blobs.prune(1000 + KEEP_SECONDS) == 0
     blobs.path(DIGEST)
     assert file.stat().st_mtime == 1000
-    assert blobs.prune(1001 + KEPT) == 2
+    assert blobs.prune(1001 + KEEP_SECONDS) == 2
     assert list(tmp_path.iterdir()) == [file]
-    assert blobs.prune(time.time() + KEPT + 1) == 1
+    assert blobs.prune(time.time() + KEEP_SECONDS + 1) == 1
     assert list(tmp_path.iterdir()) == []
     assert Blobs(tmp_path / "never-there").prune(0) == 0
 
@@ -82,5 +82,5 @@ async def test_a_model_made_from_an_upload_keeps_its_file(tmp_path: Path) -> Non
     blobs = Blobs(tmp_path / "blobs")
     await blobs.write(DIGEST, body(CONTENT))
     (tmp_path / "weights").hardlink_to(blobs.path(DIGEST))
-    assert blobs.prune(time.time() + KEPT + 1) == 1
+    assert blobs.prune(time.time() + KEEP_SECONDS + 1) == 1
     assert (tmp_path / "weights").read_bytes() == CONTENT

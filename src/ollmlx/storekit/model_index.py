@@ -1,0 +1,94 @@
+"""The index of installed models: each is read once for as long as its files do not change."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from ollmlx.errors import OllmlxError
+from ollmlx.model.installed import Capability, InstalledModel, ModelDefaults, ModelDetails
+
+Key = TypeVar("Key", bound=Hashable)
+Manifest = TypeVar("Manifest")
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What the files of a model say of it; nothing is loaded for it. The fields are those of InstalledModel."""
+
+    format: str
+    details: ModelDetails
+    capabilities: tuple[Capability, ...]
+    defaults: ModelDefaults = field(default_factory=ModelDefaults)
+    info: dict[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
+    projector_info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelReading(Generic[Manifest]):
+    """The result of reading one model: the model, or the error that says why it cannot be used.
+
+    `manifest` is None if there is none, or none that can be read. `state` changes when the model's files change.
+    """
+
+    state: Hashable = None
+    manifest: Manifest | None = None
+    model: InstalledModel | None = None
+    error: OllmlxError | None = None
+
+
+class ModelIndex(ABC, Generic[Key, Manifest]):
+    """Reads installed models and remembers them. `Key` says where a model is: a folder, a manifest.
+
+    The methods read files: call them in a thread. They may be called by several threads at once, and write nothing.
+    """
+
+    def __init__(self) -> None:
+        self._readings: dict[Key, ModelReading[Manifest]] = {}
+        self._lock = threading.Lock()
+
+    @abstractmethod
+    def read_manifest(self, key: Key) -> Manifest | None:
+        """Read a model's manifest. Raises OllmlxError or OSError if it is damaged."""
+
+    @abstractmethod
+    def read_state(self, key: Key, manifest: Manifest | None) -> Hashable:
+        """Return a value that changes when any of the model's files changes. Raises OllmlxError or OSError."""
+
+    @abstractmethod
+    def read_model(self, key: Key, manifest: Manifest | None) -> InstalledModel:
+        """Read the model itself. Raises OllmlxError or OSError if it is damaged."""
+
+    @abstractmethod
+    def explain(self, key: Key, error: OllmlxError | OSError) -> OllmlxError:
+        """Return the error to show for a model that could not be read."""
+
+    def reading(self, key: Key) -> ModelReading[Manifest]:
+        """Return the earlier reading of a model if its files are unchanged, else read the model now.
+
+        Errors are not remembered: permissions change without a trace in the files' times.
+        """
+        with self._lock:
+            known = self._readings.get(key)
+        if known is not None and self._is_current(key, known):
+            return known
+        manifest: Manifest | None = None
+        try:
+            manifest = self.read_manifest(key)
+            state = self.read_state(key, manifest)
+            fresh = ModelReading(state, manifest, self.read_model(key, manifest))
+        except (OllmlxError, OSError) as error:
+            return ModelReading(manifest=manifest, error=self.explain(key, error))
+        with self._lock:
+            self._readings[key] = fresh
+        return fresh
+
+    def _is_current(self, key: Key, known: ModelReading[Manifest]) -> bool:
+        try:
+            return self.read_state(key, known.manifest) == known.state
+        except (OllmlxError, OSError):
+            return False
