@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ollmlx import SafetensorsTensor, format_count, read_safetensors_header
 from ollmlx.errors import StorageError
+from ollmlx.runner.kit import has_insert_markers
 from ollmlx.types import Capability, ModelDetails, Options
 from ollmlx_hub.layout import FoundFile
 from ollmlx_hub.weights import parameter_count, quantization_level
@@ -25,7 +26,6 @@ _MODEL_TYPE = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _TOOLS = re.compile(r"\btools\b")
 _THINKING = re.compile(r"enable_thinking|<think>|<\|channel\|>analysis|<\|channel>thought|\{%[^%]*\bthinking\b")
 _ENCODERS = re.compile(r"(Bert|Roberta|DeBerta|MPNet|Electra)[A-Za-z0-9]*$", re.IGNORECASE)
-_FILL_IN = (b"<|fim_prefix|>", b"<fim_prefix>", b"<fim-prefix>", "<｜fim▁begin｜>".encode(), b"[PREFIX]", b"<PRE>")
 _CONTEXT = ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length", "max_sequence_length", "n_ctx")
 _INFO = {
     "embedding_length": ("hidden_size", "n_embd", "d_model", "dim"),
@@ -175,12 +175,12 @@ def _capabilities(
 
 
 def _fills_in(folder: Path, names: set[str]) -> bool:
-    for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json"):
-        if name in names and (folder / name).stat().st_size <= MAX_JSON:
-            data = (folder / name).read_bytes()
-            if any(b'"' + token + b'"' in data for token in _FILL_IN):
-                return True
-    return False
+    return any(
+        name in names
+        and (folder / name).stat().st_size <= MAX_JSON
+        and has_insert_markers((folder / name).read_bytes())
+        for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json")
+    )
 
 
 def _chat_template(folder: Path, names: set[str]) -> str | None:

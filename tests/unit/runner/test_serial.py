@@ -11,7 +11,8 @@ import pytest
 from ollmlx import closing
 from ollmlx.errors import Unsupported
 from ollmlx.protocol import RunnerConfig, TokenizeRequest
-from ollmlx.runner.kit.serial import AHEAD, SerialEngine
+from ollmlx.runner.kit import SerialEngine
+from ollmlx.runner.kit.serial import AHEAD
 from ollmlx.testing import eventually, fake_model
 from ollmlx.types import Done, EmbedRequest, Event, GenerateRequest, Text
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ollmlx.runner.kit import RepeatGuard, StopFilter
 from ollmlx.types import Event, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
 from ollmlx_mlx.engine.text.bare_calls import BareCalls, bare_call
 from ollmlx_mlx.engine.text.channels import Channels, Markers
 from ollmlx_mlx.engine.text.detokenizer import Detokenizer
-from ollmlx_mlx.engine.text.repeats import RepeatGuard
-from ollmlx_mlx.engine.text.stops import StopFilter
 
 ToolReader = Callable[[str], Sequence[ToolCall]]
 """Reads the calls in the text between two tool markers; raises ValueError for what is none."""

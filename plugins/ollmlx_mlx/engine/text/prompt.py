@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx.runner.kit import context_exceeded, cut_tokens, fit_messages, offered_tools, truncation_target
 from ollmlx.types import GenerateRequest, Message
 from ollmlx_mlx.engine.text.channels import Markers, is_harmony, markers_for
-from ollmlx_mlx.engine.text.insert import HoleMarkers
+from ollmlx_mlx.engine.text.insert import InsertTokens
 from ollmlx_mlx.engine.text.template import ChatTemplate
-from ollmlx_mlx.engine.text.tool_choice import call_schema, chosen, json_call_format
-from ollmlx_mlx.engine.text.truncation import cut_tokens, fit_messages, refuse, target_for
+from ollmlx_mlx.engine.text.tool_choice import call_schema, json_call_format
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PromptBuilder:
         self._context_length = context_length
         self._boundaries = boundaries
         self._harmony = is_harmony(tokenizer)
-        self._hole = HoleMarkers.of(tokenizer)
+        self._insert = InsertTokens.of(tokenizer)
 
     def build(self, request: GenerateRequest) -> Prompt:
         """The prompt of a request. Raises InvalidRequest, Unsupported, ContextExceeded."""
@@ -88,7 +88,7 @@ class PromptBuilder:
     def _render(self, messages: Sequence[Message], request: GenerateRequest, *, answer: bool = True) -> str:
         return self._template.render(
             messages,
-            tools=chosen(request.tools, request.tool_choice),
+            tools=offered_tools(request.tools, request.tool_choice),
             think=request.think,
             template=request.template,
             continue_last=request.continue_last,
@@ -108,7 +108,7 @@ class PromptBuilder:
             return self._encode(text, request)
 
         if request.truncate:
-            target = target_for(context, request.options.num_predict)
+            target = truncation_target(context, request.options.num_predict)
             tokens, dropped = fit_messages(request.messages, encode, context - 1, target)
         else:
             tokens, dropped = encode(request.messages), 0
@@ -125,7 +125,7 @@ class PromptBuilder:
 
         Models whose calls are not JSON get a sentence instead: the best that can be done for them.
         """
-        tools = chosen(request.tools, request.tool_choice)
+        tools = offered_tools(request.tools, request.tool_choice)
         if not tools or request.tool_choice in ("auto", "none"):
             return request, "", None
         shape = None if self._harmony else json_call_format(self._tokenizer)
@@ -139,9 +139,9 @@ class PromptBuilder:
     def _text(self, request: GenerateRequest, context: int) -> Prompt:
         assert request.prompt is not None
         if request.suffix:
-            if self._hole is None:
+            if self._insert is None:
                 raise Unsupported(f"{self._model_name} does not support insert")
-            tokens = self._hole.tokens(self._tokenizer, request.prompt, request.suffix)
+            tokens = self._insert.prompt(self._tokenizer, request.prompt, request.suffix)
         elif request.context:
             tokens = list(self._tokenizer.encode(request.prompt, add_special_tokens=False))
         else:
@@ -164,8 +164,8 @@ class PromptBuilder:
         self._check_ids(tokens)
         if len(tokens) > context - 1:
             if not request.truncate:
-                raise refuse(len(tokens), context)
-            target = min(target_for(context, request.options.num_predict), max(1, context - 1))
+                raise context_exceeded(len(tokens), context)
+            target = min(truncation_target(context, request.options.num_predict), max(1, context - 1))
             cut = cut_tokens(tokens, target, request.options.num_keep)
             dropped, tokens, boundary = dropped + len(tokens) - len(cut), cut, 0
         tools = bool(request.tools) and request.tool_choice != "none"

@@ -9,6 +9,7 @@ from jinja2 import TemplateError
 
 from ollmlx import as_jinja
 from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx.runner.kit import chat_turn, template_thinking
 from ollmlx.types import Message, Tool
 
 
@@ -57,13 +58,13 @@ class ChatTemplate:
             template = as_jinja(template)
         elif not self._tokenizer.has_chat_template:
             return _plain(messages)
-        turns = [_turn(message) for message in messages]
+        turns = [chat_turn(message) for message in messages]
         kwargs: dict[str, Any] = {
             "tools": list(tools) or None,
             "add_generation_prompt": answer and not continue_last,
             "continue_final_message": continue_last,
             "tokenize": False,
-            **self._thinking(think),
+            **template_thinking(think),
         }
         if template is not None:
             kwargs["chat_template"] = template
@@ -88,36 +89,6 @@ class ChatTemplate:
 
     def _refusal(self, error: Exception) -> InvalidRequest:
         return InvalidRequest(f"the chat template of {self._model_name} refuses this conversation: {error}")
-
-    def _thinking(self, think: bool | str | None) -> dict[str, Any]:
-        if think is None:
-            return {}
-        if isinstance(think, str):
-            # gpt-oss knows no level above high.
-            return {"enable_thinking": True, "reasoning_effort": "high" if think == "max" else think}
-        return {"enable_thinking": think}
-
-
-def _turn(message: Message) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.role == "developer":
-        turn["role"] = "system"
-    if message.thinking:
-        turn["reasoning_content"] = message.thinking
-    if message.tool_calls:
-        turn["tool_calls"] = [
-            {
-                "type": "function",
-                "id": call.id or "",
-                "function": {"name": call.name, "arguments": dict(call.arguments)},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_name:
-        turn["name"] = message.tool_name
-    if message.tool_call_id:
-        turn["tool_call_id"] = message.tool_call_id
-    return turn
 
 
 def _system_into_user(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:

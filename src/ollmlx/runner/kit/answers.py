@@ -1,76 +1,109 @@
-"""What every answer needs, whatever makes its pieces: stop strings, the length limit, the account at the end."""
+"""From generated pieces to an answer: stop strings, runaway repetition, the length limit, the final account."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, TypeVar
+from typing import Final
 
-from ollmlx.errors import ContextExceeded
 from ollmlx.types import Done, Event, GenerateRequest, Text
 
-Token = TypeVar("Token")
+REPEAT_LIMIT: Final = 30
+"""Repetitions of one token after which a model counts as stuck, as in Ollama."""
 
 
-def prompt_of(request: GenerateRequest) -> str:
-    """The prompt, or a conversation as plain lines, for engines without a chat template."""
-    if request.prompt is not None:
-        return request.prompt
-    return "\n".join(f"{message.role}: {message.content}" for message in request.messages)
+class StopFilter:
+    """Passes text up to the first stop string, wherever the token borders fall; no part of a stop string is passed.
+
+    Text that could still become a stop string is held back until that is decided. Empty stop strings are ignored.
+    `hit` is the stop string that was found.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held = ""
+        self.hit: str | None = None
+
+    def feed(self, text: str) -> str:
+        """Return the text that is safe to show. It is always empty after a hit."""
+        if self.hit is not None:
+            return ""
+        if not self._stops:
+            return text
+        text = self._held + text
+        found = [(at, -len(stop), stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            at, _, self.hit = min(found)
+            self._held = ""
+            return text[:at]
+        keep = self._undecided(text)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """Return the text that was held back, at the end of the stream."""
+        held, self._held = self._held, ""
+        return held
+
+    def _undecided(self, text: str) -> int:
+        """Return the length of the longest end of the text that a stop string begins with."""
+        longest = 0
+        for stop in self._stops:
+            for size in range(min(len(stop) - 1, len(text)), longest, -1):
+                if text.endswith(stop[:size]):
+                    longest = size
+                    break
+        return longest
 
 
-def fit(tokens: Sequence[Token], request: GenerateRequest, context_length: int) -> tuple[Sequence[Token], int]:
-    """The newest tokens that fit the context, and how many were dropped. Raises ContextExceeded when none may be."""
-    over = len(tokens) - context_length
-    if over <= 0:
-        return tokens, 0
-    if not request.truncate:
-        raise ContextExceeded(f"the prompt is {len(tokens)} tokens, the context is {context_length}")
-    return tokens[over:], over
+class RepeatGuard:
+    """Notices a model that repeats one token without end. Tokens that differ only in surrounding space count as one."""
+
+    def __init__(self) -> None:
+        self._last = ""
+        self._last_token = -1
+        self._count = 0
+
+    @property
+    def runaway(self) -> bool:
+        """True when the same token came more than `REPEAT_LIMIT` times in a row."""
+        return self._count > REPEAT_LIMIT
+
+    def add(self, token: int, text: str) -> None:
+        """Count one token and its text, which may be empty."""
+        stripped = text.strip()
+        same = token == self._last_token or (bool(stripped) and stripped == self._last)
+        self._count = self._count + 1 if same else 0
+        self._last_token = token
+        self._last = stripped or self._last
 
 
-def answered(
+def answer_events(
     pieces: Iterable[str], request: GenerateRequest, *, prompt_tokens: int, dropped: int = 0
 ) -> Iterator[Event]:
-    """The events of an answer whose tokens are `pieces`, which is asked for no more than is needed."""
+    """Yield the events of an answer with one token a piece, ending with Done.
+
+    Stop strings and `num_predict` end it; no piece is taken after that.
+    """
     began = time.monotonic_ns()
-    options = request.options
-    count, held = 0, ""
-    reason: Literal["stop", "length"] = "stop"
-    hit: str | None = None
-    if options.num_predict != 0:
-        for piece in pieces:
-            count += 1
-            held += piece
-            at, hit = _first(held, options.stop)
-            ready = at if hit else len(held) - _half_a_stop(held, options.stop)
-            if ready:
-                yield Text(text=held[:ready])
-            held = "" if hit else held[ready:]
-            if hit or count == options.num_predict:
-                break
-    if not hit and count == options.num_predict:
-        reason = "length"
-    if held:
+    limit = request.options.num_predict
+    stops = StopFilter(request.options.stop)
+    count = 0
+    for piece in pieces if limit != 0 else ():
+        count += 1
+        if text := stops.feed(piece):
+            yield Text(text=text)
+        if stops.hit is not None or count == limit:
+            break
+    if held := stops.flush():
         yield Text(text=held)
     spent = time.monotonic_ns() - began
     yield Done(
-        reason=reason,
+        reason="length" if stops.hit is None and count == limit else "stop",
         prompt_tokens=prompt_tokens,
         generated_tokens=count,
         decode_ns=spent,
         total_ns=spent,
         dropped=dropped,
-        stop=hit,
+        stop=stops.hit,
     )
-
-
-def _first(text: str, stops: tuple[str, ...]) -> tuple[int, str | None]:
-    found = [(text.find(stop), stop) for stop in stops if stop and stop in text]
-    return min(found) if found else (-1, None)
-
-
-def _half_a_stop(text: str, stops: tuple[str, ...]) -> int:
-    """Length of the longest end of the text that may become a stop string."""
-    lengths = (n for stop in stops for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n]))
-    return max(lengths, default=0)

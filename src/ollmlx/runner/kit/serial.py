@@ -20,13 +20,14 @@ from typing import TypeVar
 
 from ollmlx.errors import Unsupported
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
-from ollmlx.runner.kit.answers import answered, fit, prompt_of
+from ollmlx.runner.kit.answers import answer_events
+from ollmlx.runner.kit.prompts import fit_tokens, plain_prompt
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest
 
 AHEAD = 256
-"""Events the generator may run ahead of the reader."""
+"""Events that the generator may run ahead of the reader."""
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 Token = TypeVar("Token")
 
 
@@ -51,42 +52,49 @@ class SerialEngine:
         """Load the model."""
 
     def stream(self, request: GenerateRequest) -> Iterator[Event]:
-        """The answer's events, ending with Done."""
+        """Yield the answer's events, ending with Done."""
         raise NotImplementedError
 
     def vectors(self, request: EmbedRequest) -> EmbedResult:
-        """Embeddings, one vector per input."""
+        """Return embeddings, one vector for each input."""
         raise Unsupported("this model does not support embeddings")
 
     def encode(self, request: TokenizeRequest) -> Tokens:
-        """Token ids of a text or conversation."""
+        """Return the token ids of a text or conversation."""
         raise Unsupported("this model does not support tokenize")
 
     def decode(self, tokens: Tokens) -> str:
-        """The text of token ids."""
+        """Return the text of token ids."""
         raise Unsupported("this model does not support detokenize")
 
     def shrink(self) -> None:
-        """Give back memory that is only a cache."""
+        """Free memory that is only a cache."""
 
     def release(self) -> None:
-        """Let go of the model."""
+        """Free the model."""
 
     # -- for `stream` ------------------------------------------------------------------------------------------------
 
     def prompt(self, request: GenerateRequest) -> str:
-        """The prompt, or a conversation as plain lines."""
-        return prompt_of(request)
+        """Return the prompt, or a conversation as plain lines."""
+        return plain_prompt(request)
 
     def fit(self, request: GenerateRequest, tokens: Sequence[Token]) -> tuple[Sequence[Token], int]:
-        """The tokens that fit the context, and how many were dropped. Raises ContextExceeded when none may be."""
-        return fit(tokens, request, self._config.context_length if self._config else 0)
+        """Return the newest tokens that fit the context, and how many were dropped.
+
+        Raises ContextExceeded when the prompt is too long and the request does not allow truncation.
+        """
+        return fit_tokens(tokens, request, self._config.context_length if self._config else 0)
 
     def answer(
         self, request: GenerateRequest, pieces: Iterable[str], *, prompt_tokens: int, dropped: int = 0
     ) -> Iterator[Event]:
-        """The events of an answer whose tokens are `pieces`: stop strings, `num_predict` and Done are seen to."""
-        return answered(pieces, request, prompt_tokens=prompt_tokens, dropped=dropped)
+        """Yield the events of an answer whose tokens are `pieces`, cut by stop strings and `num_predict`, then Done."""
+        return answer_events(pieces, request, prompt_tokens=prompt_tokens, dropped=dropped)
+
+    def advance(self) -> None:
+        """Count progress that no event shows, such as a long load, a prefill without events, many vectors."""
+        self._progress += 1
 
     # -- the engine --------------------------------------------------------------------------------------------------
 
@@ -96,16 +104,16 @@ class SerialEngine:
         self._progress += 1
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
-        hand_over = _HandOver(asyncio.get_running_loop())
+        events = _EventQueue(asyncio.get_running_loop())
         self._waiting += 1
-        work = self._thread.submit(self._produce, request, hand_over)
-        hand_over.follow(work)
+        work = self._thread.submit(self._produce, request, events)
+        events.follow(work)
         try:
-            while events := await hand_over.take():
-                for event in events:
+            while ready := await events.take():
+                for event in ready:
                     yield event
         finally:
-            hand_over.cancel()
+            events.cancel()
             if work.cancel():
                 self._waiting -= 1
 
@@ -121,7 +129,7 @@ class SerialEngine:
         return await self._on_thread(lambda: self.decode(tokens))
 
     def status(self) -> Progress:
-        """Counters only: never waits for the thread."""
+        """Return the counters. Never waits for the thread."""
         return Progress(
             engine=self.name,
             state="ready",
@@ -141,23 +149,20 @@ class SerialEngine:
         await self._on_thread(self.release)
         self._thread.shutdown(wait=False)
 
-    def advance(self) -> None:
-        """Say that work goes on where no event shows it (a long load, a silent prefill, many vectors)."""
-        self._progress += 1
-
-    async def _on_thread(self, work: Callable[[], Answer]) -> Answer:
+    async def _on_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _produce(self, request: GenerateRequest, hand_over: _HandOver) -> None:
+    def _produce(self, request: GenerateRequest, events: _EventQueue) -> None:
+        """Run `stream` on the engine's thread, until it ends or the request is cancelled."""
         self._waiting -= 1
-        if hand_over.cancelled:
+        if events.cancelled:
             return
         self._running += 1
         stream = self.stream(request)
         try:
             for event in stream:
                 self._count(event)
-                if not hand_over.put(event):
+                if not events.put(event):
                     return
         finally:
             self._running -= 1
@@ -173,8 +178,8 @@ class SerialEngine:
             self._totals["generated"] += event.generated_tokens
 
 
-class _HandOver:
-    """Events on their way from the engine's thread to the event loop; bounded, and closed from either side."""
+class _EventQueue:
+    """A bounded queue of events from the engine's thread to the event loop; either side can end it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.cancelled = False
@@ -186,7 +191,7 @@ class _HandOver:
         self._finished: asyncio.Future[None]
 
     def put(self, event: Event) -> bool:
-        """From the thread: hand one event over; False when nobody wants more."""
+        """Add an event, after waiting for room. Called on the thread. Returns False after `cancel`."""
         with self._room:
             while len(self._events) >= AHEAD and not self.cancelled:
                 self._room.wait()
@@ -199,20 +204,20 @@ class _HandOver:
         return True
 
     def cancel(self) -> None:
-        """From the loop: the reader left."""
+        """End the queue because the request was closed. Called on the event loop."""
         with self._room:
             self.cancelled = True
             self._room.notify_all()
 
     def follow(self, work: Future[None]) -> None:
-        """On the loop: notice when the thread has finished."""
+        """End the queue when the thread has finished this work. Called on the event loop."""
         self._finished = asyncio.wrap_future(work)
         self._finished.add_done_callback(self._on_finished)
 
     async def take(self) -> list[Event]:
-        """On the loop: what is ready, after waiting for at least one event; empty at the end.
+        """Return the events that are ready, after waiting for at least one; empty at the end.
 
-        Raises what the thread raised.
+        Raises the exception that `stream` raised.
         """
         while True:
             with self._room:
@@ -230,5 +235,5 @@ class _HandOver:
 
     def _on_finished(self, finished: asyncio.Future[None]) -> None:
         if not finished.cancelled():
-            finished.exception()  # nobody may be left to ask for it
+            finished.exception()  # Mark it as retrieved: after `cancel` no one calls `take` again.
         self._wake.set()

@@ -1,0 +1,119 @@
+"""Prompts: chat turns, tool choice, and conversations that lose their oldest turns, visibly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollmlx.errors import ContextExceeded, InvalidRequest
+from ollmlx.runner.kit import (
+    chat_turn,
+    cut_tokens,
+    fit_messages,
+    fit_tokens,
+    offered_tools,
+    plain_prompt,
+    template_thinking,
+    truncation_target,
+)
+from ollmlx.types import GenerateRequest, Message, ToolCall
+
+TOOLS = tuple({"type": "function", "function": {"name": name}} for name in ("add", "look"))
+
+
+def encode(messages: Sequence[Message]) -> list[int]:
+    return [ord(letter) for message in messages for letter in message.content]
+
+
+def turns(*contents: str) -> list[Message]:
+    return [
+        Message(role="system" if c.startswith("S") else "assistant" if c.startswith("a") else "user", content=c)
+        for c in contents
+    ]
+
+
+def test_a_conversation_that_fits_is_whole() -> None:
+    assert fit_messages(turns("Sys", "uuu", "aaa", "u"), encode, 10, 5) == (encode(turns("Sys", "uuu", "aaa", "u")), 0)
+
+
+def test_the_oldest_turns_go_and_the_system_message_stays() -> None:
+    tokens, dropped = fit_messages(turns("Sys", "u1111", "a1111", "u2222", "a2222", "u3"), encode, 20, 16)
+    assert tokens == encode(turns("Sys", "u2222", "a2222", "u3"))
+    assert dropped == 10
+
+
+def test_an_answer_does_not_stay_without_its_question() -> None:
+    tokens, _ = fit_messages(turns("u1111", "a1111", "u2"), encode, 9, 8)
+    assert tokens == encode(turns("u2"))
+
+
+def test_the_last_message_stays_even_if_it_is_too_long_alone() -> None:
+    assert fit_messages(turns("u1", "a1", "u22222222"), encode, 5, 4) == (encode(turns("u22222222")), 4)
+    assert fit_messages(turns("u22222222"), encode, 5, 4) == (encode(turns("u22222222")), 0)
+
+
+@given(st.lists(st.integers(), max_size=50), st.integers(1, 60), st.integers(0, 60))
+def test_cut_tokens_keep_the_first_and_the_last(tokens: list[int], target: int, keep: int) -> None:
+    cut = cut_tokens(tokens, target, keep)
+    assert len(cut) == min(len(tokens), target)
+    kept = min(keep, target // 2)
+    assert cut[:kept] == tokens[:kept][: len(cut)]
+    assert cut[-1:] == tokens[-1:]
+
+
+@pytest.mark.parametrize(("context", "num_predict", "target"), [(2048, 100, 1948), (2048, -1, 1792), (16, 100, 12)])
+def test_room_for_the_answer_is_kept(context: int, num_predict: int, target: int) -> None:
+    assert truncation_target(context, num_predict) == target
+
+
+def test_the_oldest_tokens_go_when_a_prompt_may_be_cut() -> None:
+    request = GenerateRequest(prompt="x")
+    assert fit_tokens([1, 2, 3], request, 3) == ([1, 2, 3], 0)
+    assert fit_tokens([1, 2, 3], request, 2) == ([2, 3], 1)
+    with pytest.raises(ContextExceeded, match="3 tokens, and 2 are available"):
+        fit_tokens([1, 2, 3], request.model_copy(update={"truncate": False}), 2)
+
+
+def test_a_conversation_is_a_prompt_of_lines_for_engines_without_a_template() -> None:
+    messages = (Message(role="system", content="Be brief."), Message(role="user", content="Hi"))
+    assert plain_prompt(GenerateRequest(messages=messages)) == "system: Be brief.\nuser: Hi"
+    assert plain_prompt(GenerateRequest(prompt="once")) == "once"
+
+
+def test_a_turn_has_what_chat_templates_read() -> None:
+    call = ToolCall(name="add", arguments={"a": 1}, id="c1")
+    assert chat_turn(Message(role="developer", content="Be brief.")) == {"role": "system", "content": "Be brief."}
+    assert chat_turn(Message(role="assistant", content="", thinking="hm", tool_calls=(call,))) == {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "hm",
+        "tool_calls": [{"type": "function", "id": "c1", "function": {"name": "add", "arguments": {"a": 1}}}],
+    }
+    answer = Message(role="tool", content="2", tool_name="add", tool_call_id="c1")
+    assert chat_turn(answer) == {"role": "tool", "content": "2", "name": "add", "tool_call_id": "c1"}
+
+
+@pytest.mark.parametrize(
+    ("think", "variables"),
+    [
+        (None, {}),
+        (False, {"enable_thinking": False}),
+        ("low", {"enable_thinking": True, "reasoning_effort": "low"}),
+        ("max", {"enable_thinking": True, "reasoning_effort": "high"}),
+    ],
+)
+def test_templates_are_told_to_reason(think: bool | str | None, variables: dict[str, object]) -> None:
+    assert template_thinking(think) == variables
+
+
+def test_tool_choice_decides_which_tools_are_offered() -> None:
+    assert offered_tools(TOOLS, "auto") == offered_tools(TOOLS, "required") == list(TOOLS)
+    assert offered_tools(TOOLS, "none") == []
+    assert offered_tools(TOOLS, "look") == [TOOLS[1]]
+    with pytest.raises(InvalidRequest, match="not among the tools"):
+        offered_tools(TOOLS, "sing")
+    with pytest.raises(InvalidRequest, match="needs a function with a name"):
+        offered_tools(({"type": "function"},), "look")
