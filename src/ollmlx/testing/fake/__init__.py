@@ -51,4 +51,5 @@ def register_sources(register: Callable[[Source], None], context: PluginContext)
     register(FakeSource(context.own))
 
 
-__getattr__, __dir__, __all__ = lazy_exports(__name__, {"ollmlx.testing.fake.engine": ("FakeEngine",)})
+__getattr__, _, __all__ = lazy_exports(__name__, {"ollmlx.testing.fake.engine": ("FakeEngine",)})
+# no __dir__: pluggy finds the hooks in the true one
