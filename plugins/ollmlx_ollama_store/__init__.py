@@ -1,4 +1,7 @@
-"""Ollama's own models: the store "ollama", in Ollama's models folder, and the source "ollama", a registry."""
+"""Models that Ollama installed: the store "ollama" in Ollama's models folder, and the source "ollama" for registries.
+
+The plugin imports what every plugin may import. Its modules are imported when a hook needs them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ ollmlx_api = 1
 
 @hookimpl
 def register_settings(register: Callable[[type[BaseModel]], None]) -> None:
-    """The table `[plugins.ollama_store]`."""
+    """Register the table `[plugins.ollama_store]`."""
     from ollmlx_ollama_store.settings import OllamaStoreSettings
 
     register(OllamaStoreSettings)
@@ -27,7 +30,7 @@ def register_settings(register: Callable[[type[BaseModel]], None]) -> None:
 
 @hookimpl
 def register_stores(register: Callable[[Store], None], context: PluginContext) -> None:
-    """The store "ollama"."""
+    """Register the store "ollama"."""
     from ollmlx_ollama_store.store import OllamaStore
 
     register(OllamaStore(context.typed().models_folder))
@@ -35,7 +38,7 @@ def register_stores(register: Callable[[Store], None], context: PluginContext) -
 
 @hookimpl
 def register_sources(register: Callable[[Source], None], context: PluginContext) -> None:
-    """The source "ollama"."""
+    """Register the source "ollama"."""
     from ollmlx_ollama_store.settings import OllamaStoreSettings
     from ollmlx_ollama_store.source import OllamaSource
 
@@ -45,7 +48,7 @@ def register_sources(register: Callable[[Source], None], context: PluginContext)
 
 @hookimpl
 def register_checks(register: Callable[[Check, Traversable | None], None], context: PluginContext) -> None:
-    """The check of the models in it."""
+    """Register the check of the installed models, with its runbooks."""
     from importlib.resources import files
 
     from ollmlx_ollama_store.check import OllamaCheck

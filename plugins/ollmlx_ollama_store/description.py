@@ -1,26 +1,61 @@
-"""What a manifest's blobs say of a model: details, capabilities, defaults, metadata. Nothing large is read."""
+"""Describes a model by its small blobs and the header of its weights: details, capabilities, defaults, metadata."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from ollmlx import GgufHeader, OllmlxError, read_gguf_header
+from ollmlx import GgufHeader, read_gguf_header
 from ollmlx.errors import StorageError, Unsupported
+from ollmlx.storekit import ModelDescription
 from ollmlx.types import Capability, Message, ModelDefaults, ModelDetails, Options
-from ollmlx_ollama_store.file_types import FILE_TYPES
-from ollmlx_ollama_store.layout import Layout
-from ollmlx_ollama_store.manifest import MAX_CONFIG, Config, Kind, Layer, Manifest, read_config
+from ollmlx_ollama_store.layout import OllamaLayout
+from ollmlx_ollama_store.manifest import MAX_CONFIG, Kind, OllamaConfig, OllamaLayer, OllamaManifest, read_config
 
 MAX_TEXT = 8 << 20
 LONGEST_ARRAY = 1024
 SAFETENSORS = "ollama-safetensors"
-"""The format of models that Ollama keeps for its own MLX engine: a layer for each tensor."""
+"""The format of models for Ollama's own MLX engine: they have a layer for each tensor."""
+FILE_TYPES: Final = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    19: "IQ2_XXS",
+    20: "IQ2_XS",
+    21: "Q2_K_S",
+    22: "IQ3_XS",
+    23: "IQ3_XXS",
+    24: "IQ1_S",
+    25: "IQ4_NL",
+    26: "IQ3_S",
+    27: "IQ3_M",
+    28: "IQ2_S",
+    29: "IQ2_M",
+    30: "IQ4_XS",
+    31: "IQ1_M",
+    32: "BF16",
+    36: "TQ1_0",
+    37: "TQ2_0",
+    38: "MXFP4",
+}
+"""`general.file_type` of GGUF files: llama.cpp's numbers and names."""
 
 _JINJA = re.compile(r"\{%")
 _GO_TOOLS, _GO_SUFFIX = re.compile(r"\{\{[^}]*\.Tools\b"), re.compile(r"\{\{[^}]*\.Suffix\b")
@@ -30,21 +65,8 @@ _JINJA_THINKING = re.compile(r"enable_thinking|<think>|\bthinking\b")
 _MESSAGES = TypeAdapter(tuple[Message, ...])
 
 
-@dataclass(frozen=True)
-class Description:
-    """All that is known of a model without loading it."""
-
-    format: str
-    details: ModelDetails
-    capabilities: tuple[Capability, ...]
-    defaults: ModelDefaults
-    template: str | None = None
-    info: dict[str, Any] = field(default_factory=dict)
-    projector_info: dict[str, Any] = field(default_factory=dict)
-
-
-def describe(layout: Layout, manifest: Manifest) -> Description:
-    """Read a model's small blobs and the header of its weights. Raises StorageError, Unsupported for a cloud model."""
+def describe(layout: OllamaLayout, manifest: OllamaManifest) -> ModelDescription:
+    """Describe a model. Raises StorageError if a blob is damaged, Unsupported for a cloud model."""
     config = read_config(layout.read(layout.blob(manifest.config.digest), MAX_CONFIG), "its configuration")
     if config.remote_host or config.remote_model:
         raise Unsupported(
@@ -57,31 +79,31 @@ def describe(layout: Layout, manifest: Manifest) -> Description:
     projectors = [_header(layout, (layer,)) for layer in manifest.of("projector")]
     template = _text(layout, manifest, "template")
     shown = template or header.metadata.get("tokenizer.chat_template")
-    return Description(
+    return ModelDescription(
         format="gguf",
         details=_details(config, header, manifest),
         capabilities=_capabilities(header, shown, projectors),
         defaults=_defaults(layout, manifest, template),
-        template=shown if isinstance(shown, str) else None,
+        chat_template=shown if isinstance(shown, str) else None,
         info=_info(header),
         projector_info=_info(projectors[0]) if projectors else {},
     )
 
 
-def _of_safetensors(layout: Layout, manifest: Manifest, config: Config) -> Description:
+def _of_safetensors(layout: OllamaLayout, manifest: OllamaManifest, config: OllamaConfig) -> ModelDescription:
     known: tuple[Capability, ...] = ("completion", "tools", "insert", "vision", "embedding", "thinking")
     stated = config.capabilities or ()
     template = _text(layout, manifest, "template")
-    return Description(
+    return ModelDescription(
         format=SAFETENSORS,
         details=_details(config, None, manifest),
         capabilities=tuple(name for name in known if name in stated) or ("completion",),
         defaults=_defaults(layout, manifest, template),
-        template=template,
+        chat_template=template,
     )
 
 
-def _header(layout: Layout, layers: tuple[Layer, ...]) -> GgufHeader:
+def _header(layout: OllamaLayout, layers: tuple[OllamaLayer, ...]) -> GgufHeader:
     if not layers:
         raise StorageError("its manifest names no weights", code="MDL003")
     path = layout.blob(layers[0].digest)
@@ -90,16 +112,16 @@ def _header(layout: Layout, layers: tuple[Layer, ...]) -> GgufHeader:
 
 
 def parameter_count(header: GgufHeader) -> int:
-    """How many numbers the tensors hold."""
+    """Return the number of elements of all tensors."""
     return sum(math.prod(tensor.shape) for tensor in header.tensors)
 
 
 def file_type(header: GgufHeader) -> str:
-    """`Q4_K_M`, …; `unknown` for a number that nobody knows."""
+    """Return the name of the quantisation, such as `Q4_K_M`; `unknown` if llama.cpp's number is not in the table."""
     return FILE_TYPES.get(header.metadata.get("general.file_type", -1), "unknown")
 
 
-def _details(config: Config, header: GgufHeader | None, manifest: Manifest) -> ModelDetails:
+def _details(config: OllamaConfig, header: GgufHeader | None, manifest: OllamaManifest) -> ModelDetails:
     family = config.model_family or (header.architecture if header else "")
     context, width = (header.own(key) if header else None for key in ("context_length", "embedding_length"))
     return ModelDetails(
@@ -115,7 +137,7 @@ def _details(config: Config, header: GgufHeader | None, manifest: Manifest) -> M
 
 
 def _capabilities(header: GgufHeader, template: Any, projectors: list[GgufHeader]) -> tuple[Capability, ...]:
-    """As Ollama tells them: from the weights and from what the template mentions."""
+    """Return a model's capabilities by Ollama's rules: from the weights and from words in the template."""
     if header.own("pooling_type") is not None:
         return ("embedding",)
     text = template if isinstance(template, str) else ""
@@ -126,13 +148,13 @@ def _capabilities(header: GgufHeader, template: Any, projectors: list[GgufHeader
         ("vision", bool(projectors) or header.own("vision.block_count") is not None),
         ("thinking", (_JINJA_THINKING if jinja else _GO_THINKING).search(text) is not None),
     )
-    return ("completion", *(capability for capability, said in mentions if said))
+    return ("completion", *(capability for capability, found in mentions if found))
 
 
-def _defaults(layout: Layout, manifest: Manifest, template: str | None) -> ModelDefaults:
+def _defaults(layout: OllamaLayout, manifest: OllamaManifest, template: str | None) -> ModelDefaults:
     found: dict[str, Any] = {}
     if template and _JINJA.search(template):
-        found["template"] = template  # backends take Jinja; a Go template is shown, and the weights' own is used
+        found["template"] = template  # a Go template is only shown: backends use the weights' own template, in Jinja
     if system := _text(layout, manifest, "system"):
         found["system"] = system
     if options := _options(_text(layout, manifest, "params")):
@@ -148,23 +170,23 @@ def _defaults(layout: Layout, manifest: Manifest, template: str | None) -> Model
     return ModelDefaults(**found)
 
 
-def _text(layout: Layout, manifest: Manifest, kind: Kind) -> str | None:
-    """The last layer of a kind, as text."""
+def _text(layout: OllamaLayout, manifest: OllamaManifest, kind: Kind) -> str | None:
+    """Return the text of the last layer of a kind, or None if there is no such layer."""
     layers = manifest.of(kind)
     return _layer_text(layout, layers[-1]) if layers else None
 
 
-def _layer_text(layout: Layout, layer: Layer) -> str:
+def _layer_text(layout: OllamaLayout, layer: OllamaLayer) -> str:
     return layout.read(layout.blob(layer.digest), MAX_TEXT).decode("utf-8", "replace")
 
 
 def _options(text: str | None) -> Options | None:
-    """What of the parameters means something here. Some only llama.cpp knows, and very old models have wrong types."""
+    """Parse the parameters layer. Options that only llama.cpp knows, and values of a wrong type, are left out."""
     if text is None:
         return None
     stated = _json(text, "its parameters")
     if not isinstance(stated, dict):
-        raise StorageError("its parameters are no JSON object", code="MDL003")
+        raise StorageError("its parameters are not a JSON object", code="MDL003")
     usable: dict[str, Any] = {}
     for name, value in stated.items():
         if name in Options.model_fields and name != "backend" and value is not None:
@@ -192,21 +214,16 @@ def _json(text: str, what: str) -> Any:
 
 
 def _info(header: GgufHeader) -> dict[str, Any]:
-    """Flat metadata; long arrays and the template are left out."""
+    """Return the flat metadata, without long arrays and the template."""
     left_out = {"tokenizer.chat_template"}
     found = {key: _plain(value) for key, value in header.metadata.items() if value is not None and key not in left_out}
     return {**found, "general.parameter_count": parameter_count(header)}
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON can say: no broken text, no number that is none."""
+    """Return a value that JSON can hold: text without surrogates, no NaN and no infinity."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8", "replace")
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def why(error: OllmlxError | OSError) -> str:
-    """The reason in an error, as a sentence's end."""
-    return error.message if isinstance(error, OllmlxError) else (error.strerror or str(error))

@@ -1,48 +1,35 @@
-"""Reading installed models, each manifest once for as long as it and its blobs stay as they are."""
+"""The index of Ollama's models: each manifest is read once for as long as it and its blobs do not change."""
 
 from __future__ import annotations
 
 import hashlib
-import threading
-from dataclasses import dataclass
+from collections.abc import Hashable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ollmlx import ModelName, OllmlxError
 from ollmlx.errors import NotFound, StorageError
+from ollmlx.storekit import ModelIndex, storage_error
 from ollmlx.types import InstalledModel
-from ollmlx_ollama_store.description import Description, describe
-from ollmlx_ollama_store.layout import Entry, Layout
-from ollmlx_ollama_store.manifest import MAX_MANIFEST, Manifest, read_manifest
+from ollmlx_ollama_store.description import describe
+from ollmlx_ollama_store.layout import ManifestEntry, OllamaLayout
+from ollmlx_ollama_store.manifest import MAX_MANIFEST, OllamaManifest, read_manifest
 
 SOURCE = "ollama:"
-"""Before a manifest's full name, in a model's `source`."""
-
-State = tuple[tuple[int, int], ...]
-"""Size and modification time of the manifest and of each blob."""
+"""The beginning of a model's `source`; the manifest's full name follows."""
+_HINT = "ollmlx doctor storage"
 
 
-@dataclass(frozen=True)
-class Reading:
-    """One manifest as it was read: the model, or why there is none."""
+class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
+    """The models of one models folder."""
 
-    state: State
-    manifest: Manifest | None = None
-    model: InstalledModel | None = None
-    error: OllmlxError | None = None
-
-
-class Shelf:
-    """The models of one folder. Its methods read files: call them in a thread. None of them writes."""
-
-    def __init__(self, layout: Layout, store: str) -> None:
+    def __init__(self, layout: OllamaLayout, store: str) -> None:
+        super().__init__()
         self.layout = layout
         self.store = store
-        self._read: dict[Path, Reading] = {}
-        self._lock = threading.Lock()
 
     def models(self) -> list[InstalledModel]:
-        """Every sound model. Of two manifests that make one name, the first is taken, as `Layout.entries` has them."""
+        """Every complete model. Of two manifests with one name, the first of `OllamaLayout.entries` counts."""
         found: dict[ModelName, InstalledModel] = {}
         for entry in self.layout.entries():
             if (model := self.reading(entry).model) is not None:
@@ -50,8 +37,7 @@ class Shelf:
         return list(found.values())
 
     def find(self, name: ModelName) -> InstalledModel | None:
-        """The model of a name. Raises StorageError when it is damaged, Unsupported for one that is not on this
-        machine."""
+        """The model of a name. Raises StorageError if it is damaged, Unsupported if it runs on another machine."""
         entry = self.layout.find(name)
         if entry is None:
             return None
@@ -60,75 +46,62 @@ class Shelf:
             raise reading.error
         return reading.model
 
-    def origin(self, model: InstalledModel) -> Entry:
-        """The manifest behind a model, whatever it is called now. Raises NotFound when it is gone."""
+    def origin(self, model: InstalledModel) -> ManifestEntry:
+        """The manifest that a model was read from, also if the model has an alias. Raises NotFound if it is gone."""
         name = ModelName.parse(model.source.removeprefix(SOURCE)) if model.source.startswith(SOURCE) else model.name
         if (entry := self.layout.find(name)) is None:
             raise NotFound(f"model '{model.name.short}' not found", code="MDL002")
         return entry
 
-    def reading(self, entry: Entry) -> Reading:
-        """One manifest, read now or earlier."""
-        with self._lock:
-            known = self._read.get(entry.path)
-        if known is not None and known.manifest is not None and self._state(entry, known.manifest) == known.state:
-            return known
-        fresh = self._load(entry)
-        with self._lock:
-            self._read[entry.path] = fresh
-        return fresh
-
-    def manifest(self, path: Path) -> tuple[Manifest, bytes]:
+    def manifest(self, path: Path) -> tuple[OllamaManifest, bytes]:
         """A manifest and its bytes. Raises StorageError."""
         data = self.layout.read(path, MAX_MANIFEST)
         return read_manifest(data, str(path.relative_to(self.layout.root))), data
 
-    def _state(self, entry: Entry, manifest: Manifest) -> State | None:
-        paths = [entry.path, *(self.layout.blob(layer.digest) for layer in manifest.blobs())]
-        try:
-            found = [self.layout.status(path) for path in paths]
-        except OllmlxError:
-            return None
+    def read_manifest(self, key: ManifestEntry) -> OllamaManifest:
+        """Read a manifest. Raises StorageError."""
+        return self.manifest(key.path)[0]
+
+    def read_state(self, key: ManifestEntry, manifest: OllamaManifest | None) -> Hashable:
+        """Return size and time of the manifest and of each blob. Raises StorageError if one is missing."""
+        blobs = manifest.blobs() if manifest is not None else ()
+        found = [self.layout.status(path) for path in (key.path, *(self.layout.blob(each.digest) for each in blobs))]
         return tuple((status.st_size, status.st_mtime_ns) for status in found)
 
-    def _load(self, entry: Entry) -> Reading:
-        manifest: Manifest | None = None
-        try:
-            manifest, data = self.manifest(entry.path)
-            self._complete(manifest)
-            state = self._state(entry, manifest) or ()
-            return Reading(state, manifest, self._model(entry, manifest, data, describe(self.layout, manifest)))
-        except OllmlxError as error:
-            told = type(error)(f"{entry.name.short}: {error.message}", code=error.code, hint=error.hint or _AGAIN)
-            return Reading((), manifest, error=told)
+    def read_model(self, key: ManifestEntry, manifest: OllamaManifest | None) -> InstalledModel:
+        """Read a model: its manifest, its small blobs and the header of its weights."""
+        assert manifest is not None
+        self._require_complete(manifest)
+        found = describe(self.layout, manifest)
+        weights = manifest.of("model")
+        return InstalledModel(
+            name=key.name,
+            store=self.store,
+            format=found.format,
+            path=self.layout.blob(weights[0].digest) if found.format == "gguf" else key.path,
+            digest=hashlib.sha256(self.layout.read(key.path, MAX_MANIFEST)).hexdigest(),
+            size=manifest.size,
+            modified_at=datetime.fromtimestamp(key.path.stat().st_mtime, UTC),
+            details=found.details,
+            capabilities=found.capabilities,
+            defaults=found.defaults,
+            info=found.info,
+            source=SOURCE + key.full_name,
+            chat_template=found.chat_template,
+            projector_info=found.projector_info,
+        )
 
-    def _complete(self, manifest: Manifest) -> None:
+    def explain(self, key: ManifestEntry, error: OllmlxError | OSError) -> OllmlxError:
+        """Return the same error, with the model's name and a hint."""
+        if isinstance(error, OSError):
+            return storage_error(error, f"cannot read {key.name.short}")
+        return type(error)(f"{key.name.short}: {error.message}", code=error.code, hint=error.hint or _HINT)
+
+    def _require_complete(self, manifest: OllamaManifest) -> None:
         for layer in manifest.blobs():
             path = self.layout.blob(layer.digest)
             size = self.layout.status(path).st_size
             if size != layer.size:
                 raise StorageError(
-                    f"blobs/{path.name} has {size} bytes, the manifest says {layer.size}", code="MDL003", hint=_AGAIN
+                    f"blobs/{path.name} has {size} bytes, the manifest says {layer.size}", code="MDL003", hint=_HINT
                 )
-
-    def _model(self, entry: Entry, manifest: Manifest, data: bytes, found: Description) -> InstalledModel:
-        weights = manifest.of("model")
-        return InstalledModel(
-            name=entry.name,
-            store=self.store,
-            format=found.format,
-            path=self.layout.blob(weights[0].digest) if found.format == "gguf" else entry.path,
-            digest=hashlib.sha256(data).hexdigest(),
-            size=manifest.size,
-            modified_at=datetime.fromtimestamp(entry.path.stat().st_mtime, UTC),
-            details=found.details,
-            capabilities=found.capabilities,
-            defaults=found.defaults,
-            info=found.info,
-            source=SOURCE + "{}/{}/{}:{}".format(*entry.path.relative_to(self.layout.manifests).parts),
-            chat_template=found.template,
-            projector_info=found.projector_info,
-        )
-
-
-_AGAIN = "ollmlx doctor storage"

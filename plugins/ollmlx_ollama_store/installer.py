@@ -1,97 +1,119 @@
-"""Bringing layers and manifests in: staged under `<models>/.ollmlx`, renamed into place, the manifest last."""
+"""Installing and removing Ollama's models.
+
+Layers and manifests are staged under `<models>/.ollmlx` and renamed into place, the manifest last. A layer is removed
+when no manifest lists it any more.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
+import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from ollmlx import ModelName, parse_digest, storage_error
+from ollmlx import ModelName, OllmlxError, parse_digest
 from ollmlx.errors import StorageError
+from ollmlx.storekit import link_or_copy, read_receipt, sha256_of, storage_errors, write_receipt, write_whole
 from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, InstalledModel
-from ollmlx_ollama_store.index import Shelf
-from ollmlx_ollama_store.layout import Layout
-from ollmlx_ollama_store.manifest import IMAGE, Kind, Layer, Manifest, digest_of, read_manifest
+from ollmlx_ollama_store.index import OllamaIndex
+from ollmlx_ollama_store.manifest import IMAGE, Kind, OllamaLayer, OllamaManifest, digest_of, read_manifest
 
 STAGED_MANIFEST = "manifest.json"
-MAX_RECEIPT = 16 << 20
+
+logger = logging.getLogger(__name__)
 
 
-class Intake:
-    """Call in a thread: `stage` and `put` under the model's lock, `install` and `copy` under the store's as well."""
+class OllamaInstaller:
+    """Changes the models folder. Call its methods in a thread.
 
-    def __init__(self, layout: Layout, shelf: Shelf) -> None:
-        self.layout = layout
-        self.shelf = shelf
+    `stage` and `add_*` need the model's lock; `install`, `copy`, `delete` and `remove_unused` the store's lock as well.
+    """
+
+    def __init__(self, index: OllamaIndex) -> None:
+        self.index = index
+        self.layout = index.layout
 
     def stage(self, name: ModelName) -> Path:
-        """The folder for what comes in, with what an earlier try left there, and a receipt of the blobs that exist."""
+        """Return the staging folder of a model, with the blobs of an earlier try and a receipt of installed blobs."""
         stage = self.layout.staging(name)
-        with explained("cannot prepare the model"):
+        with storage_errors("cannot prepare the model"):
             stage.mkdir(parents=True, exist_ok=True)
             for stale in (STAGED_MANIFEST, RECEIPT):
                 (stage / stale).unlink(missing_ok=True)
-            receipt = FetchReceipt(source="ollama", files=tuple(self._present()))
-            (stage / INSTALLED).write_text(receipt.model_dump_json(), encoding="utf-8")
+            write_receipt(stage / INSTALLED, FetchReceipt(source="ollama", files=tuple(self._installed_blobs())))
         return stage
 
-    def put(self, stage: Path, kind: Kind, data: bytes) -> Layer:
-        """A small layer, into the staging folder."""
-        with explained("cannot store the model"):
+    def add_layer(self, stage: Path, kind: Kind, data: bytes) -> OllamaLayer:
+        """Write a small layer into the staging folder."""
+        with storage_errors("cannot store the model"):
             digest = digest_of(data)
             (stage / self.layout.blob(digest).name).write_bytes(data)
-        return Layer(media_type=IMAGE + kind, digest=digest, size=len(data))
+        return OllamaLayer(media_type=IMAGE + kind, digest=digest, size=len(data))
 
-    def put_file(self, stage: Path, kind: Kind, source: Path) -> Layer:
-        """A file as a layer: linked into the staging folder, or copied where the file system has no links."""
-        with explained(f"cannot store {source.name}"):
+    def add_file(self, stage: Path, kind: Kind, source: Path) -> OllamaLayer:
+        """Link or copy a file into the staging folder as a layer."""
+        with storage_errors(f"cannot store {source.name}"):
             digest = f"sha256:{sha256_of(source)}"
             target = stage / self.layout.blob(digest).name
-            target.unlink(missing_ok=True)
-            real = Path(os.path.realpath(source))
-            try:
-                target.hardlink_to(real)
-            except OSError:
-                shutil.copy2(real, target)
-            return Layer(media_type=IMAGE + kind, digest=digest, size=target.stat().st_size)
+            link_or_copy(source, target)
+            return OllamaLayer(media_type=IMAGE + kind, digest=digest, size=target.stat().st_size)
 
-    def install(self, name: ModelName, stage: Path, data: bytes) -> Manifest | None:
-        """Move staged blobs in, then write the manifest. The manifest that it replaced, if it was another one.
+    def install(self, name: ModelName, stage: Path, data: bytes) -> OllamaManifest | None:
+        """Move the staged blobs into place, then write the manifest `data`.
 
-        Raises StorageError when a blob is missing or is not what its name says.
+        Returns the manifest that it replaced, if that was another one. Raises StorageError if a blob is missing or
+        does not have the digest of its name.
         """
         manifest = read_manifest(data, STAGED_MANIFEST)
-        verified = {(file.path, file.size, file.mtime_ns) for file in _receipt(stage / RECEIPT).files}
-        with explained("cannot store the model"):
+        receipt = read_receipt(stage / RECEIPT)
+        verified = {(file.path, file.size, file.mtime_ns) for file in (receipt.files if receipt else ())}
+        with storage_errors("cannot store the model"):
             self.layout.blobs.mkdir(parents=True, exist_ok=True)
             for layer in dict.fromkeys(manifest.blobs()):
-                self._move(layer, stage, verified)
-            entry = self.layout.find(name)
-            target = entry.path if entry is not None else self.layout.target(name)
-            before = self._before(target, data)
-            write_whole(target, data)
-        return before
+                self._move_in(layer, stage, verified)
+            return self._write_manifest(name, data)
 
-    def copy(self, model: InstalledModel, target: ModelName) -> Manifest | None:
-        """Write a model's manifest under a second name. The manifest that it replaced, if it was another one."""
-        _, data = self.shelf.manifest(self.shelf.origin(model).path)
-        there = self.layout.find(target)
-        path = there.path if there is not None else self.layout.target(target)
-        with explained(f"cannot copy {model.name.short}"):
-            before = self._before(path, data)
-            write_whole(path, data)
-        return before
+    def copy(self, model: InstalledModel, target: ModelName) -> OllamaManifest | None:
+        """Write a model's manifest under a second name. Returns the manifest that it replaced, if another one."""
+        _, data = self.index.manifest(self.index.origin(model).path)
+        with storage_errors(f"cannot copy {model.name.short}"):
+            return self._write_manifest(target, data)
+
+    def delete(self, name: ModelName) -> None:
+        """Remove a model and the layers that only this model has. Raises FileNotFoundError, OSError."""
+        entry = self.layout.find(name)
+        if entry is None:
+            raise FileNotFoundError(name.short)
+        manifest: OllamaManifest | None = None
+        try:
+            manifest, _ = self.index.manifest(entry.path)
+        except StorageError as error:
+            logger.warning("%s is removed without its layers: %s", name.short, error.message)
+        entry.path.unlink()
+        self.layout.remove_empty(entry.path.parent)
+        if manifest is not None:
+            self.remove_unused(manifest)
+
+    def remove_unused(self, removed: OllamaManifest) -> None:
+        """Remove those blobs of a removed manifest that no other manifest lists.
+
+        If a manifest cannot be read, it may list any of them: then no blob is removed.
+        """
+        needed: set[str] = set()
+        for path in self.layout.manifest_files():
+            try:
+                needed |= {layer.digest for layer in self.index.manifest(path)[0].blobs()}
+            except OllmlxError as error:
+                logger.warning("no layer is removed: %s", error.message)
+                return
+        for digest in {layer.digest for layer in removed.blobs()} - needed:
+            self.layout.blob(digest).unlink(missing_ok=True)
 
     def discard(self, stage: Path) -> None:
-        """Remove a staging folder, and the folders of our own that are empty then."""
+        """Remove a staging folder."""
         shutil.rmtree(stage, ignore_errors=True)
 
-    def _present(self) -> Iterator[FetchedFile]:
+    def _installed_blobs(self) -> Iterator[FetchedFile]:
         if not self.layout.blobs.is_dir():
             return
         for path in self.layout.blobs.iterdir():
@@ -99,7 +121,8 @@ class Intake:
             if prefix == "sha256" and len(digest) == 64 and path.is_file():
                 yield FetchedFile(path=path.name, size=path.stat().st_size, sha256=digest)
 
-    def _move(self, layer: Layer, stage: Path, verified: set[tuple[str, int, int]]) -> None:
+    def _move_in(self, layer: OllamaLayer, stage: Path, verified: set[tuple[str, int, int]]) -> None:
+        """Rename a staged blob into place. It is hashed first, unless the source verified exactly this file."""
         target = self.layout.blob(layer.digest)
         staged = stage / target.name
         if staged.is_file():
@@ -107,7 +130,9 @@ class Intake:
             sure = (target.name, found.st_size, found.st_mtime_ns) in verified
             if not sure and sha256_of(staged) != parse_digest(layer.digest):
                 staged.unlink()
-                raise StorageError(f"{target.name} is not what its name says", code="STO013", hint="pull again")
+                raise StorageError(
+                    f"{target.name} does not have the digest of its name", code="STO013", hint="pull again"
+                )
             staged.replace(target)
         if self.layout.status(target).st_size != layer.size:
             raise StorageError(
@@ -116,45 +141,14 @@ class Intake:
                 hint=f"rm '{target}', then pull again",
             )
 
-    def _before(self, path: Path, data: bytes) -> Manifest | None:
+    def _write_manifest(self, name: ModelName, data: bytes) -> OllamaManifest | None:
+        entry = self.layout.find(name)
+        path = entry.path if entry is not None else self.layout.target(name)
+        replaced: OllamaManifest | None = None
         try:
-            manifest, old = self.shelf.manifest(path)
-        except StorageError:  # there was none, or none that anybody could use
-            return None
-        return manifest if old != data else None
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a manifest whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.new")
-    with staged.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
-
-
-@contextmanager
-def explained(doing: str) -> Iterator[None]:
-    """What the file system refuses becomes a StorageError."""
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(error, doing) from error
-
-
-def _receipt(path: Path) -> FetchReceipt:
-    """What a source says it verified; nothing when it says nothing that can be read."""
-    try:
-        if path.stat().st_size <= MAX_RECEIPT:
-            return FetchReceipt.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        pass
-    return FetchReceipt(source="")
+            manifest, old = self.index.manifest(path)
+            replaced = manifest if old != data else None
+        except StorageError:  # there was no manifest, or a damaged one
+            pass
+        write_whole(path, data)
+        return replaced

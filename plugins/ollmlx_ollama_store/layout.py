@@ -1,11 +1,11 @@
-"""Where things lie in Ollama's store. Every path of this plugin is made here, from checked names and digests.
+"""The files of Ollama's models folder. Every path of this plugin is made here, from checked names and digests.
 
-    <models>/manifests/<host>/<namespace>/<model>/<tag>   a manifest: what a name consists of
+    <models>/manifests/<host>/<namespace>/<model>/<tag>   the manifest of a model: its configuration and its layers
     <models>/blobs/sha256-<64 hex>                        a layer, named by its content
-    <models>/.ollmlx/                                     ollmlx's own: pulls on their way in, locks. Made on demand
+    <models>/.ollmlx/                                     ollmlx's own staging folders and locks, made on demand
 
-`<models>`, `manifests` and `blobs` may themselves be links, to another disk for example; below them a link may lead
-anywhere inside these three, and nowhere else.
+`<models>`, `manifests` and `blobs` may themselves be links, to another disk for example. Below them a link may lead
+anywhere inside these three folders, and nowhere else.
 """
 
 from __future__ import annotations
@@ -19,23 +19,30 @@ from pathlib import Path
 
 from ollmlx import ModelName, OllmlxError, parse_digest
 from ollmlx.errors import StorageError
+from ollmlx.storekit import read_bounded, require_inside
 
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 MAX_MANIFESTS = 10_000
 _PLAIN_HOSTS = (DEFAULT_HOST, "ollama.com", "hf.co", "huggingface.co")
-"""Hosts that are no part of a model's name, the one that wins first."""
+"""Hosts that are not part of a model's name. Of two manifests with one name, the host listed first wins."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A manifest that was found: the name it stands for, and its file."""
+class ManifestEntry:
+    """A manifest file and the model name of its path."""
 
     name: ModelName
     path: Path
 
+    @property
+    def full_name(self) -> str:
+        """`host/namespace/model:tag`."""
+        host, namespace, model, tag = self.path.parts[-4:]
+        return f"{host}/{namespace}/{model}:{tag}"
 
-class Layout:
+
+class OllamaLayout:
     """The paths of one models folder."""
 
     def __init__(self, root: Path) -> None:
@@ -45,31 +52,33 @@ class Layout:
         self._own = root / ".ollmlx"
 
     def blob(self, digest: str) -> Path:
-        """Where a layer is or would be. Raises InvalidRequest for anything but a sha256 digest."""
+        """The path of a layer. Raises InvalidRequest for anything but a sha256 digest."""
         return self.blobs / f"sha256-{parse_digest(digest)}"
 
     def staging(self, name: ModelName) -> Path:
+        """The folder in which a model is prepared."""
         return self._own / "staging" / name.key
 
     def lock(self, name: ModelName) -> Path:
+        """The lock file of a model."""
         return self._own / "locks" / f"{name.key}.lock"
 
     @property
     def store_lock(self) -> Path:
-        """Held while manifests change: what nothing refers to any more is found by looking at all of them."""
+        """The lock file for changes of manifests. Unused layers are found by reading all manifests."""
         return self._own / "locks" / ".store.lock"
 
     def target(self, name: ModelName) -> Path:
-        """The file of a name's manifest, as Ollama would call it."""
+        """The path that Ollama would give a name's manifest."""
         host = name.host or (name.via if name.via in ("hf.co", "huggingface.co") else None) or DEFAULT_HOST
         return self.manifests / host / (name.org or DEFAULT_NAMESPACE) / name.name / name.tag
 
-    def entries(self) -> list[Entry]:
-        """Every manifest whose path is a model's name. Of two that make one name, the one that wins comes first."""
-        return [found for found in map(self._entry, self.files()) if found is not None]
+    def entries(self) -> list[ManifestEntry]:
+        """Every manifest whose path is a model name. Of two with the same name, the one that wins comes first."""
+        return [entry for entry in map(self._entry, self.manifest_files()) if entry is not None]
 
-    def files(self) -> list[Path]:
-        """Every file where manifests are, `manifests/<host>/<namespace>/<model>/<tag>`."""
+    def manifest_files(self) -> list[Path]:
+        """Every file `manifests/<host>/<namespace>/<model>/<tag>`, whether its path is a model name or not."""
         found: list[Path] = []
         for host in sorted(_folders(self.manifests), key=_precedence):
             for namespace in _folders(host):
@@ -77,8 +86,8 @@ class Layout:
                     found += [path for path in _listed(model) if not path.is_dir()]
         return found[:MAX_MANIFESTS]
 
-    def find(self, name: ModelName) -> Entry | None:
-        """The manifest of a name: as it was typed if there is one, else one that means the same."""
+    def find(self, name: ModelName) -> ManifestEntry | None:
+        """The manifest of a name: the one at its own path, else the first one whose name is equal."""
         exact = self.target(name)
         if exact.is_file() and (entry := self._entry(exact)) is not None and entry.name == name:
             return entry
@@ -86,49 +95,41 @@ class Layout:
         return next((entry for entry in same if entry.name.same_spelling(name)), same[0] if same else None)
 
     def status(self, path: Path) -> os.stat_result:
-        """A file's status. Raises StorageError when it is missing, no regular file, or really lies elsewhere."""
+        """The status of a regular file. Raises StorageError if it is missing, or a link leads out of the folder."""
         shown = path.relative_to(self.root)
         try:
             found = path.stat()
-            self._inside(path, str(shown))
         except FileNotFoundError as error:
             raise StorageError(f"{shown} is missing", code="MDL003") from error
         except OSError as error:
             raise StorageError(f"{shown}: {error.strerror}", code="MDL003") from error
+        require_inside(path, str(shown), self.root, self.manifests, self.blobs)
         if not stat.S_ISREG(found.st_mode):
             raise StorageError(f"{shown} is not a regular file", code="MDL003")
         return found
 
-    def read(self, path: Path, cap: int) -> bytes:
-        """A small file's content. Raises StorageError; `cap` in bytes."""
-        if self.status(path).st_size > cap:
-            raise StorageError(f"{path.relative_to(self.root)} is too large", code="MDL003")
-        try:
-            with path.open("rb") as file:
-                return file.read(cap)
-        except OSError as error:
-            raise StorageError(f"{path.relative_to(self.root)}: {error.strerror}", code="MDL003") from error
+    def read(self, path: Path, limit: int) -> bytes:
+        """The content of a file of at most `limit` bytes. Raises StorageError."""
+        self.status(path)
+        shown = str(path.relative_to(self.root))
+        data = read_bounded(path, limit, shown)
+        if data is None:
+            raise StorageError(f"{shown} is missing", code="MDL003")
+        return data
 
     def remove_empty(self, folder: Path) -> None:
-        """Remove a folder and those above it, as far as they are empty, up to `manifests`."""
-        with suppress(OSError):  # it is not empty, or another daemon was first
+        """Remove a folder and those above it, up to `manifests`, as long as they are empty."""
+        with suppress(OSError):  # a folder is not empty, or another process removed it
             while folder != self.manifests:
                 folder.rmdir()
                 folder = folder.parent
 
-    def _entry(self, path: Path) -> Entry | None:
+    def _entry(self, path: Path) -> ManifestEntry | None:
         host, namespace, model, tag = path.relative_to(self.manifests).parts
         try:
-            return Entry(ModelName.parse(f"{host}/{namespace}/{model}:{tag}"), path)
+            return ManifestEntry(ModelName.parse(f"{host}/{namespace}/{model}:{tag}"), path)
         except OllmlxError:
             return None
-
-    def _inside(self, path: Path, shown: str) -> None:
-        real = Path(os.path.realpath(path))
-        if not any(real.is_relative_to(os.path.realpath(top)) for top in (self.root, self.manifests, self.blobs)):
-            raise StorageError(
-                f"{shown} leads out of the models folder", code="MDL003", hint="copy the file instead of linking it"
-            )
 
 
 def _precedence(host: Path) -> tuple[int, str]:
@@ -144,5 +145,5 @@ def _listed(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
             return sorted(Path(entry.path) for entry in entries if not entry.name.startswith("."))
-    except OSError:  # not there, no folder, not ours to read
+    except OSError:  # it is missing, no folder, or not readable for this user
         return []

@@ -1,4 +1,4 @@
-"""What a manifest and its configuration say, as Ollama writes them; parsed with every field checked. Pure."""
+"""Manifests and model configurations as Ollama writes them. Reading checks every field; nothing here opens a file."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ Digest = Annotated[str, AfterValidator(_checked)]
 Size = Annotated[int, Field(ge=0, lt=1 << 60)]
 
 
-class _Read(BaseModel):
-    """A document of somebody else: what is not known is let be."""
+class _Document(BaseModel):
+    """A document that another program wrote. Unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, protected_namespaces=())
 
 
-R = TypeVar("R", bound=_Read)
+D = TypeVar("D", bound=_Document)
 
 
-class Layer(_Read):
-    """One blob; `size` in bytes. `from_`: the model it was taken from."""
+class OllamaLayer(_Document):
+    """A reference to a blob; `size` in bytes. `from_`: the name of the model that it was taken from."""
 
     media_type: str = Field("", alias="mediaType", max_length=200)
     digest: Digest
@@ -52,38 +52,38 @@ class Layer(_Read):
 
     @property
     def kind(self) -> str:
-        """`model`, `template`, …; for types that are not Ollama's, the whole type."""
+        """`model`, `template` and so on; the whole media type if it is not one of Ollama's."""
         return self.media_type.removeprefix(IMAGE)
 
     def written(self) -> dict[str, Any]:
-        """As it stands in a manifest."""
+        """The layer as a manifest lists it."""
         return self.model_dump(by_alias=True, exclude_defaults=True)
 
 
-class Manifest(_Read):
-    """`manifests/…`: a configuration and layers."""
+class OllamaManifest(_Document):
+    """A file below `manifests/`: a configuration and layers."""
 
     schema_version: Literal[2] = Field(2, alias="schemaVersion")
-    config: Layer
-    layers: tuple[Layer, ...] = Field(max_length=MAX_LAYERS)
+    config: OllamaLayer
+    layers: tuple[OllamaLayer, ...] = Field(max_length=MAX_LAYERS)
 
-    def blobs(self) -> Iterator[Layer]:
-        """Every blob it needs, the configuration first."""
+    def blobs(self) -> Iterator[OllamaLayer]:
+        """Every blob of the model, the configuration first."""
         yield self.config
         yield from self.layers
 
-    def of(self, kind: Kind) -> tuple[Layer, ...]:
+    def of(self, kind: Kind) -> tuple[OllamaLayer, ...]:
         """The layers of a kind."""
         return tuple(layer for layer in self.layers if layer.kind == kind)
 
     @property
     def size(self) -> int:
-        """Bytes of all blobs."""
+        """The bytes of all blobs."""
         return sum(layer.size for layer in self.blobs())
 
 
-class Config(_Read):
-    """The configuration blob."""
+class OllamaConfig(_Document):
+    """The configuration blob of a model."""
 
     model_format: str = Field("", max_length=64)
     model_family: str = Field("", max_length=64)
@@ -95,18 +95,18 @@ class Config(_Read):
     capabilities: tuple[str, ...] | None = Field(None, max_length=64)
 
 
-def read_manifest(data: bytes, shown: str) -> Manifest:
-    """A manifest. Raises StorageError for anything else, a web page for example."""
-    return _parsed(Manifest, data, shown)
+def read_manifest(data: bytes, shown: str) -> OllamaManifest:
+    """Parse a manifest; `shown` names it in errors. Raises StorageError for anything else, such as a web page."""
+    return _parsed(OllamaManifest, data, shown)
 
 
-def read_config(data: bytes, shown: str) -> Config:
-    """A configuration. Raises StorageError."""
-    return _parsed(Config, data, shown)
+def read_config(data: bytes, shown: str) -> OllamaConfig:
+    """Parse a configuration; `shown` names it in errors. Raises StorageError."""
+    return _parsed(OllamaConfig, data, shown)
 
 
-def write_manifest(config: Layer, layers: Sequence[Layer]) -> bytes:
-    """The bytes of a manifest."""
+def write_manifest(config: OllamaLayer, layers: Sequence[OllamaLayer]) -> bytes:
+    """Return the bytes of a manifest."""
     document = {
         "schemaVersion": 2,
         "mediaType": MEDIA_TYPE,
@@ -116,19 +116,19 @@ def write_manifest(config: Layer, layers: Sequence[Layer]) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def write_config(facts: dict[str, Any], layers: Sequence[Layer]) -> bytes:
-    """The bytes of a configuration: `facts` (`model_format`, …) and what container tools want to see."""
+def write_config(facts: dict[str, Any], layers: Sequence[OllamaLayer]) -> bytes:
+    """Return the bytes of a configuration: `facts`, such as `model_format`, and what container tools need."""
     rootfs = {"type": "layers", "diff_ids": [layer.digest for layer in layers]}
     document = {**facts, "architecture": "amd64", "os": "linux", "rootfs": rootfs}
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def digest_of(data: bytes) -> str:
-    """`sha256:` and 64 hexadecimal digits."""
+    """Return a digest: `sha256:` and 64 hexadecimal digits."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def _parsed(kind: type[R], data: bytes, shown: str) -> R:
+def _parsed(kind: type[D], data: bytes, shown: str) -> D:
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""`[plugins.ollama_store]`."""
+"""The table `[plugins.ollama_store]`. A module of its own: the settings of all plugins are loaded at start-up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class OllamaStoreSettings(BaseModel):
-    """Where models come from that Ollama's names stand for."""
+    """The registry that models of Ollama's names are pulled from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

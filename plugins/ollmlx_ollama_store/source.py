@@ -1,32 +1,71 @@
-"""The source "ollama": models of a registry that speaks as Ollama's does, Hugging Face's GGUF repositories too."""
+"""The source "ollama": models of registries that speak Ollama's protocol, such as Hugging Face's GGUF repositories.
+
+Credentials are sent to the scheme, host and port that gave them. Every response is read up to a limit.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode, urljoin, urlsplit
 
 import httpx2
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ollmlx import Download, ModelName, closing, format_size
+from ollmlx import ModelName, OllmlxError, __version__, closing, format_size
 from ollmlx.errors import Forbidden, NotFound, StorageError, Unauthorized, Unsupported, UpstreamError
+from ollmlx.storekit import (
+    Download,
+    check_space,
+    download_client,
+    fetch_file,
+    origin,
+    pull_progress,
+    read_receipt,
+    redirected,
+    write_receipt,
+)
 from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, PullProgress
 from ollmlx_ollama_store.description import MAX_TEXT
 from ollmlx_ollama_store.installer import STAGED_MANIFEST
 from ollmlx_ollama_store.layout import DEFAULT_HOST, DEFAULT_NAMESPACE
-from ollmlx_ollama_store.manifest import MAX_CONFIG, Layer, Manifest, read_config, read_manifest
-from ollmlx_ollama_store.registry import Place, Registry
+from ollmlx_ollama_store.manifest import (
+    MAX_CONFIG,
+    MAX_MANIFEST,
+    MEDIA_TYPE,
+    OllamaLayer,
+    OllamaManifest,
+    read_config,
+    read_manifest,
+)
 
 HUBS = ("hf.co", "huggingface.co")
-SPARE = 64 << 20  # bytes that stay free on the disk
-STEPS = 400  # progress reports for one blob, at most
 TEXTS = ("template", "system", "params", "messages", "license")
+MAX_REDIRECTS = 5
+MAX_TOKEN = 64 << 10
+HEADERS = {"User-Agent": f"ollmlx/{__version__}", "Accept-Encoding": "identity"}
+
+_CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+
+
+@dataclass(frozen=True)
+class RegistryModel:
+    """The full name of a model in a registry."""
+
+    host: str
+    namespace: str
+    model: str
+    tag: str
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.namespace}/{self.model}:{self.tag}"
 
 
 class OllamaSource:
-    """Fetches names with a registry's host, and names without any from `registry` (empty: those not)."""
+    """Fetches models from registries. A name without a host is fetched from `registry`; if that is empty, it is not."""
 
     name = "ollama"
     store = "ollama"
@@ -43,59 +82,44 @@ class OllamaSource:
         self._sleep = sleep
 
     def provides(self, name: ModelName) -> str | None:
-        """`ollama:host/namespace/model:tag`; None for `org/name` without a host, which means a hub's repository."""
-        place = self._place(name)
-        return f"ollama:{place}" if place is not None else None
+        """`ollama:host/namespace/model:tag`. None for `org/name` without a host: that is a repository of the hub."""
+        model = self._registry_model(name)
+        return f"ollama:{model}" if model is not None else None
 
     def format(self, name: ModelName) -> str:
         return "gguf"
 
     async def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
-        """Download the blobs that are missing, each checked against its digest; then the manifest is left."""
-        place = self._place(name)
-        if place is None:
+        """Download the missing blobs, check each against its digest, then write the manifest into the folder."""
+        model = self._registry_model(name)
+        if model is None:
             raise NotFound(f"{name.short} names no registry", code="MDL002", hint=f"use {DEFAULT_HOST}/{name.short}")
-        trusted = await asyncio.to_thread(httpx2.create_ssl_context)  # reads all certificates: too slow for the loop
-        async with httpx2.AsyncClient(timeout=httpx2.Timeout(30.0, read=60.0), verify=trusted) as client:
-            registry = Registry(client, place, insecure=insecure)
+        async with download_client() as client:
+            registry = RegistryClient(client, model, insecure=insecure)
             data = await registry.manifest()
-            manifest = _manifest(data, place)
-            present = await asyncio.to_thread(_present, into)
-            missing = [layer for layer in dict.fromkeys(manifest.blobs()) if present.get(layer.digest) != layer.size]
+            manifest = _plausible(data, model)
+            blobs = dict.fromkeys(manifest.blobs())
+            present = await asyncio.to_thread(_installed_sizes, into)
+            missing = [layer for layer in blobs if present.get(layer.digest) != layer.size]
             await asyncio.to_thread(_check_space, into, missing)
-            done: dict[str, FetchedFile] = {}
-            for layer in dict.fromkeys(manifest.blobs()):
-                async with closing(self._blob(registry, layer, into, layer in missing, done)) as steps:
-                    async for step in steps:
-                        yield step
+            fetched: dict[str, FetchedFile] = {}
+            for layer in blobs:
+                target = into / _file_name(layer)
+                if layer in missing and not target.is_file():
+                    download = self._download(registry, layer, target)
+                    async with closing(fetch_file(download, layer.digest, layer.size, str(model))) as steps:
+                        async for step in steps:
+                            yield step
+                    fetched[layer.digest] = await asyncio.to_thread(_fetched, target)
+                yield pull_progress(layer.digest, layer.size, layer.size)
                 if layer == manifest.config and layer in missing:
-                    await asyncio.to_thread(_check_config, place, into / _file(layer))
-        receipt = FetchReceipt(source=f"ollama:{place}", files=tuple(done.values()))
-        await asyncio.to_thread(_leave, into, data, receipt)
+                    await asyncio.to_thread(_check_config, model, target)
+        receipt = FetchReceipt(source=f"ollama:{model}", files=tuple(fetched.values()))
+        await asyncio.to_thread((into / STAGED_MANIFEST).write_bytes, data)
+        await asyncio.to_thread(write_receipt, into / RECEIPT, receipt)
 
-    async def _blob(
-        self, registry: Registry, layer: Layer, into: Path, missing: bool, done: dict[str, FetchedFile]
-    ) -> AsyncIterator[PullProgress]:
-        def at(completed: int) -> PullProgress:
-            short = layer.digest.removeprefix("sha256:")[:12]
-            return PullProgress(status=f"pulling {short}", digest=layer.digest, total=layer.size, completed=completed)
-
-        target = into / _file(layer)
-        if missing and not target.is_file():
-            told = -layer.size
-            async with closing(self._download(registry, layer, target)) as sizes:
-                async for completed in sizes:
-                    if completed - told >= layer.size // STEPS or completed == layer.size:
-                        told = completed
-                        yield at(completed)
-            found = await asyncio.to_thread(target.stat)
-            done[layer.digest] = FetchedFile(
-                path=target.name, size=found.st_size, sha256=target.name[7:], mtime_ns=found.st_mtime_ns
-            )
-        yield at(layer.size)
-
-    async def _download(self, registry: Registry, layer: Layer, target: Path) -> AsyncIterator[int]:
-        download = Download(
+    def _download(self, registry: RegistryClient, layer: OllamaLayer, target: Path) -> Download:
+        return Download(
             registry.client,
             registry.blob(layer.digest),
             target,
@@ -105,14 +129,8 @@ class OllamaSource:
             attempts=self.attempts,
             sleep=self._sleep,
         )
-        try:
-            async with closing(download.run()) as sizes:
-                async for completed in sizes:
-                    yield completed
-        except (Unauthorized, Forbidden, NotFound) as error:
-            raise UpstreamError(f"{registry.place}: {error.message}", code="NET005") from error
 
-    def _place(self, name: ModelName) -> Place | None:
+    def _registry_model(self, name: ModelName) -> RegistryModel | None:
         if name.host is not None:
             host = name.host
         elif name.via in HUBS:
@@ -123,66 +141,147 @@ class OllamaSource:
             host = self.registry
         else:
             return None
-        return Place(host, name.org or DEFAULT_NAMESPACE, name.name, name.tag) if host else None
+        return RegistryModel(host, name.org or DEFAULT_NAMESPACE, name.name, name.tag) if host else None
 
 
-def _file(layer: Layer) -> str:
-    return layer.digest.replace(":", "-")  # checked where the manifest was read
+class _Token(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    token: str = ""
+    access_token: str = ""
 
 
-def _manifest(data: bytes, place: Place) -> Manifest:
-    """What the registry answered, when it can be a model. Raises UpstreamError."""
+class RegistryClient:
+    """The registry of one model, for one pull. `insecure`: over plain HTTP."""
+
+    def __init__(self, client: httpx2.AsyncClient, model: RegistryModel, *, insecure: bool = False) -> None:
+        self.client = client
+        self.model = model
+        self.base = f"{'http' if insecure else 'https'}://{model.host}/v2/{model.namespace}/{model.model}/"
+        self.headers = dict(HEADERS)
+
+    async def manifest(self) -> bytes:
+        """Return the manifest's bytes. Raises NotFound, Unauthorized, Forbidden, UpstreamError."""
+        url = f"{self.base}manifests/{self.model.tag}"
+        status, body, headers = await self._get(url, {"Accept": MEDIA_TYPE}, MAX_MANIFEST)
+        if status == 401:
+            self.headers["Authorization"] = f"Bearer {await self._token(headers.get('WWW-Authenticate', ''))}"
+            status, body, headers = await self._get(url, {"Accept": MEDIA_TYPE}, MAX_MANIFEST)
+        if status != 200:
+            raise self._refused(status)
+        return body
+
+    def blob(self, digest: str) -> str:
+        """Return the address of a blob. The digest must have been checked."""
+        return f"{self.base}blobs/{digest}"
+
+    async def _token(self, challenge: str) -> str:
+        """Get an anonymous token from the address in the challenge, if that is the registry's own host."""
+        words = dict(_CHALLENGE.findall(challenge))
+        realm = words.get("realm", "")
+        if not challenge.lower().startswith("bearer ") or not realm:
+            raise self._refused(401)
+        if origin(realm) != origin(self.base):
+            raise UpstreamError(
+                f"{self.model.host} wants a login at another host ({urlsplit(realm).hostname}); refused", code="NET006"
+            )
+        query = urlencode({key: words[key] for key in ("service", "scope") if key in words})
+        status, body, _ = await self._get(f"{realm}{'&' if '?' in realm else '?'}{query}", {}, MAX_TOKEN)
+        if status != 200:
+            raise self._refused(401)
+        try:
+            found = _Token.model_validate_json(body)
+        except ValidationError:
+            raise UpstreamError(f"{self.model.host} gave no usable token", code="NET005") from None
+        token = found.token or found.access_token
+        if not re.fullmatch(r"[\x21-\x7e]{1,16384}", token):
+            raise UpstreamError(f"{self.model.host} gave no usable token", code="NET005")
+        return token
+
+    async def _get(self, url: str, more: Mapping[str, str], limit: int) -> tuple[int, bytes, httpx2.Headers]:
+        """Return status, body and headers. Redirects to other hosts are followed without credentials."""
+        headers = {**self.headers, **more}
+        try:
+            for _ in range(MAX_REDIRECTS):
+                async with self.client.stream("GET", url, headers=headers) as response:
+                    if response.status_code not in {301, 302, 303, 307, 308}:
+                        return response.status_code, await self._body(response, limit), response.headers
+                    target = urljoin(url, response.headers.get("Location", ""))
+                headers, url = redirected(url, target, headers), target
+        except (httpx2.TransportError, httpx2.InvalidURL, ValueError) as error:
+            raise UpstreamError(
+                f"cannot reach {self.model.host}: {error or type(error).__name__}",
+                code="NET005",
+                hint="check the network; for a registry without TLS: --insecure",
+            ) from error
+        raise UpstreamError(f"{self.model.host}: more than {MAX_REDIRECTS} redirects", code="NET005")
+
+    async def _body(self, response: httpx2.Response, limit: int) -> bytes:
+        body = bytearray()
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > limit:
+                raise UpstreamError(f"{self.model.host} sends more than the {limit} bytes that are allowed here")
+        return bytes(body)
+
+    def _refused(self, status: int) -> OllmlxError:
+        model = self.model
+        if status == 404:
+            return NotFound(f"{model.host} has no model {model.namespace}/{model.model}:{model.tag}", code="MDL002")
+        if status in {401, 403}:
+            kind = Unauthorized if status == 401 else Forbidden
+            return kind(f"{model.host} does not give {model} to visitors", code="NET006", hint="check the name")
+        return UpstreamError(f"{model.host} answered {status} for {model}", code="NET005", hint="pull again later")
+
+
+def _file_name(layer: OllamaLayer) -> str:
+    return layer.digest.replace(":", "-")  # the digest was checked when the manifest was parsed
+
+
+def _fetched(path: Path) -> FetchedFile:
+    found = path.stat()
+    sha256 = path.name.removeprefix("sha256-")
+    return FetchedFile(path=path.name, size=found.st_size, sha256=sha256, mtime_ns=found.st_mtime_ns)
+
+
+def _plausible(data: bytes, model: RegistryModel) -> OllamaManifest:
+    """Parse the manifest of a registry. Raises UpstreamError if it cannot be a model's."""
     try:
         manifest = read_manifest(data, "its answer")
     except StorageError as error:
         raise UpstreamError(
-            f"{place.host} did not answer with a manifest for {place}: {error.message}",
+            f"{model.host} did not answer with a manifest for {model}: {error.message}",
             code="NET005",
             hint="is this a registry? A proxy or a login page may have answered",
         ) from None
-    implausible = [layer for layer in manifest.layers if layer.kind in TEXTS and layer.size > MAX_TEXT]
-    if implausible or manifest.config.size > MAX_CONFIG:
-        raise UpstreamError(f"{place} is implausible: its texts are larger than {format_size(MAX_TEXT)}", code="NET005")
+    too_large = [layer for layer in manifest.layers if layer.kind in TEXTS and layer.size > MAX_TEXT]
+    if too_large or manifest.config.size > MAX_CONFIG:
+        raise UpstreamError(f"{model} is implausible: its texts are larger than {format_size(MAX_TEXT)}", code="NET005")
     return manifest
 
 
-def _check_config(place: Place, path: Path) -> None:
-    """Refuse early what nothing here could run, before its weights come. Raises Unsupported."""
+def _check_config(model: RegistryModel, path: Path) -> None:
+    """Raise Unsupported for a model that nothing here can run, before its weights are downloaded."""
     try:
         config = read_config(path.read_bytes(), "its configuration")
     except StorageError as error:
-        raise UpstreamError(f"{place}: {error.message}", code="NET005") from None
+        raise UpstreamError(f"{model}: {error.message}", code="NET005") from None
     if config.remote_host or config.remote_model:
-        raise Unsupported(f"{place} runs at {config.remote_host or 'ollama.com'}: there is nothing to pull")
+        raise Unsupported(f"{model} runs at {config.remote_host or 'ollama.com'}: there is nothing to pull")
     if config.model_format not in ("", "gguf"):
         raise Unsupported(
-            f"{place} is no GGUF model: it has the format {config.model_format[:40]!r}",
+            f"{model} is not a GGUF model: it has the format {config.model_format[:40]!r}",
             code="MDL005",
             hint="look for a conversion of it at mlx-community",
         )
 
 
-def _present(into: Path) -> dict[str, int]:
-    """Sizes of the blobs that the store has already, by digest."""
-    try:
-        receipt = FetchReceipt.model_validate_json((into / INSTALLED).read_bytes())
-    except (OSError, ValidationError):
-        return {}
-    return {f"sha256:{file.sha256}": file.size for file in receipt.files}
+def _installed_sizes(into: Path) -> dict[str, int]:
+    """Return the sizes of the blobs that the store has, by digest."""
+    receipt = read_receipt(into / INSTALLED)
+    return {f"sha256:{file.sha256}": file.size for file in (receipt.files if receipt else ())}
 
 
-def _check_space(into: Path, missing: Iterable[Layer]) -> None:
-    here = sum(part.stat().st_size for part in into.glob("sha256-*") if part.is_file())
-    needed = sum(layer.size for layer in missing) - here
-    free = shutil.disk_usage(into).free
-    if needed + SPARE > free:
-        raise StorageError(
-            f"not enough disk space: {format_size(needed)} to download, {format_size(free)} free",
-            code="STO003",
-            hint="ollmlx rm MODEL frees space; OLLAMA_MODELS moves the models folder",
-        )
-
-
-def _leave(into: Path, manifest: bytes, receipt: FetchReceipt) -> None:
-    (into / STAGED_MANIFEST).write_bytes(manifest)
-    (into / RECEIPT).write_text(receipt.model_dump_json(), encoding="utf-8")
+def _check_space(into: Path, missing: Iterable[OllamaLayer]) -> None:
+    partial = sum(part.stat().st_size for part in into.glob("sha256-*") if part.is_file())
+    check_space(into, sum(layer.size for layer in missing) - partial)

@@ -59,7 +59,7 @@ async def test_damage_is_told_model_by_model_with_what_mends_it(tmp_path: Path) 
     stray.write_bytes(b"{}")
     found = await OllamaCheck(tmp_path).run(CheckContext())
     assert [finding.code for finding in found] == [DAMAGED, DAMAGED]
-    assert found[0].title.endswith("a..b/latest is no model's name")
+    assert found[0].title.endswith("a..b/latest is not a model name")
     assert "org/cut:Q4 is damaged: blobs/sha256-" in found[1].title
     assert (found[1].commands, found[1].instead) == (("ollmlx pull hf.co/org/cut:Q4",), ("ollmlx rm org/cut:Q4",))
 

@@ -189,7 +189,7 @@ async def test_what_cannot_be_made_is_refused_and_leaves_nothing(
 
 async def test_an_adapter_of_another_kind_is_refused(ollama: OllamaFolder, store: OllamaStore, tmp_path: Path) -> None:
     ollama.add("a")
-    with pytest.raises(InvalidRequest, match="no adapter for GGUF models"):
+    with pytest.raises(InvalidRequest, match="not an adapter for GGUF models"):
         await create(store, "b", base=await found(store, "a"), defaults=ModelDefaults(adapter=tmp_path / "none"))
 
 
@@ -245,7 +245,7 @@ async def test_what_a_source_did_not_verify_is_hashed_before_it_comes_in(
         config.replace(":", "-"): b"{}",
         right.replace(":", "-"): wrong,
     }
-    with pytest.raises(StorageError, match="is not what its name says"):
+    with pytest.raises(StorageError, match="does not have the digest of its name"):
         await pull(store, "m", OneFile(files))
     assert right.replace(":", "-") not in ollama.blobs()
     assert not (ollama.root / "manifests").exists()

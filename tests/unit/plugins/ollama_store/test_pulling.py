@@ -165,7 +165,7 @@ async def test_what_is_no_manifest_is_refused_before_any_path_is_made(
 @pytest.mark.parametrize(
     ("changes", "kind", "words"),
     [
-        ({"model_format": "safetensors"}, Unsupported, "is no GGUF model"),
+        ({"model_format": "safetensors"}, Unsupported, "is not a GGUF model"),
         ({"remote_host": "https://ollama.com", "remote_model": "big"}, Unsupported, "nothing to pull"),
     ],
 )

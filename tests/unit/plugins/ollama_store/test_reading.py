@@ -16,7 +16,7 @@ from tests.servers.ollama_folder import GO_TEMPLATE, JINJA_TEMPLATE, OllamaFolde
 from ollmlx import ModelName
 from ollmlx.errors import OllmlxError, StorageError, Unsupported
 from ollmlx.types import InstalledModel, Message
-from ollmlx_ollama_store.layout import Layout
+from ollmlx_ollama_store.layout import OllamaLayout
 from ollmlx_ollama_store.store import OllamaStore
 
 
@@ -257,7 +257,7 @@ ALMOST_HEX = st.text("0123456789abcdef./\\", min_size=60, max_size=70) | st.text
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=90) | st.builds(str.__add__, st.sampled_from(["sha256:", "sha256-"]), ALMOST_HEX))
 def test_no_text_leads_a_blob_out_of_its_folder(tmp_path: Path, text: str) -> None:
-    layout = Layout(tmp_path)
+    layout = OllamaLayout(tmp_path)
     try:
         path = layout.blob(text)
     except OllmlxError:
