@@ -39,9 +39,6 @@ SETTINGS: dict[str, object] = {
     "runners": {
         "max_loaded_models": 3,
         "max_queue": 56,
-        "restart_limit": 1000000,
-        "restart_window": 60,
-        "swap_wait": 1,
         "keep_alive": 20,
         "hang_timeout": 10,
     },

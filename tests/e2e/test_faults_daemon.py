@@ -218,7 +218,7 @@ def test_running_out_of_descriptors_is_a_passing_trouble(daemon: StartDaemon) ->
 
 @pytest.mark.fault(26)
 def test_a_daemon_that_was_suspended_does_not_kill_healthy_runners(daemon: StartDaemon) -> None:
-    settings = {"runners": {"hang_timeout": 4, "probe_interval": 0.2}}
+    settings = {"runners": {"hang_timeout": 4}}
     server = daemon(fakes={"parrot": {"rate": 20, "tokens": 140}}, settings=settings)
     with asking(server, "parrot") as arrived:
         runner = wait_until(lambda: runners(server))[0]

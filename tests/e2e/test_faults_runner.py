@@ -19,6 +19,7 @@ from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed, RunnerUnavaila
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.settings import Settings
 from ollmlx.supervisor.scheduling.pool import Pool
+from ollmlx.supervisor.tuning import Tuning
 from ollmlx.testing import engine_command, eventually, fake_model
 from ollmlx.types import Caller, Event, GenerateRequest, MemoryEstimate, RunnerInfo, RunnerState, Text
 
@@ -29,11 +30,11 @@ MIB = 1024 * 1024
 class House:
     """A pool over real processes."""
 
-    def __init__(self, state: Path, **settings: Any) -> None:
-        runners = {"probe_interval": 0.1, "stop_timeout": 1, **settings.pop("runners", {})}
-        memory = {"limit": "8GiB", "prompt_cache": 0, **settings.pop("memory", {})}
+    def __init__(self, state: Path, *, runners: dict[str, Any] | None = None, **tuning: Any) -> None:
+        memory = {"limit": "8GiB", "prompt_cache": 0}
         self.pool = Pool(
-            Settings.model_validate({"storage": {"state": str(state)}, "runners": runners, "memory": memory})
+            Settings.model_validate({"storage": {"state": str(state)}, "runners": runners or {}, "memory": memory}),
+            tuning=Tuning(**{"probe_interval": 0.1, "stop_timeout": 1, **tuning}),
         )
 
     def launch(self, name: str = "parrot", **script: Any) -> LaunchSpec:
@@ -267,7 +268,7 @@ async def test_what_is_not_the_protocol_is_an_error_never_a_success(house: Open,
 @pytest.mark.fault(12)
 @pytest.mark.finding("RUN006")
 async def test_a_crash_loop_is_cut_off_until_somebody_resets_it(house: Open, tmp_path: Path) -> None:
-    home = await house(runners={"restart_limit": 2})
+    home = await house(restart_limit=2)
     spawns = tmp_path / "spawns"
     launch = home.launch(spawn_log=str(spawns))
     for _ in range(2):
@@ -283,7 +284,7 @@ async def test_a_crash_loop_is_cut_off_until_somebody_resets_it(house: Open, tmp
 
 @pytest.mark.fault(13)
 async def test_one_that_ignores_term_is_killed_with_all_its_children(house: Open) -> None:
-    home = await house(runners={"stop_timeout": 0.4})
+    home = await house(stop_timeout=0.4)
     await home.ask(home.launch(ignore_term=True, close_fault="hang", children=1, escaped_children=1))
     family = [home.pid(), *(child.pid for child in psutil.Process(home.pid()).children(recursive=True))]
     assert len(family) == 3
@@ -318,7 +319,7 @@ async def test_another_protocol_version_is_refused_with_both_numbers(house: Open
 @pytest.mark.fault(16)
 @pytest.mark.finding("RUN005")
 async def test_one_that_takes_too_much_memory_is_ended_and_its_neighbours_go_on(house: Open) -> None:
-    home = await house(memory={"slack": 0, "hard": 2.0, "soft": 2})
+    home = await house(slack=0, hard_share=2.0, soft_share=2.0)
     await home.ask(home.launch("neighbour"))
     greedy = home.launch(rate=50)
     await home.ask(greedy)
@@ -330,7 +331,7 @@ async def test_one_that_takes_too_much_memory_is_ended_and_its_neighbours_go_on(
 
 @pytest.mark.fault(16)
 async def test_one_above_its_soft_limit_drops_its_caches_and_goes_on(house: Open) -> None:
-    home = await house(memory={"slack": 0, "hard": 4.0, "soft": 0.5})
+    home = await house(slack=0, hard_share=4.0, soft_share=0.5)
     greedy = home.launch(rate=50)
     await home.ask(greedy)
     pid = home.pid()

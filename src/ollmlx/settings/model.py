@@ -111,16 +111,6 @@ class RunnerSettings(Section):
     hang_timeout: Limit = Field(
         120, description="A runner with work that makes no progress for this long is restarted."
     )
-    stop_timeout: Duration = Field(5, description="Time between asking a runner to stop and killing it.")
-    probe_interval: Limit = Field(1, description="Time between health probes of a runner.")
-    swap_wait: Duration = Field(
-        5, description="Requests for a loaded model may pass one that would evict it for at most this long."
-    )
-    restart_limit: Annotated[int, Field(ge=1)] = Field(
-        3, description="Failures within restart_window that open the circuit."
-    )
-    restart_window: Duration = Field(300, description="Sliding window for restart_limit.")
-    restart_pause: Duration = Field(600, description="How long an open circuit refuses before it tries again.")
     kv_cache_type: Literal["auto", "f16", "q8_0", "q4_0"] = Field("auto", description="Precision of the KV cache.")
 
 
@@ -132,15 +122,6 @@ class MemorySettings(Section):
         description="Memory for all models together. auto: a share of RAM, of Metal's working set, or of a container.",
     )
     share: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description='The share that `limit = "auto"` takes.')
-    soft: Annotated[float, Field(gt=0, le=2)] = Field(
-        0.85, description="A runner above this share of its hard limit gets no new requests and drops its caches."
-    )
-    hard: Annotated[float, Field(gt=0, le=4)] = Field(
-        1.5, description="A runner above this multiple of its reservation is restarted."
-    )
-    slack: Size = Field(
-        512 * 1024 * 1024, description="A runner may exceed its reservation by this much before `hard` applies."
-    )
     prompt_cache: AutoSize = Field("auto", description="Memory for each model's prefix cache. auto: from what is left.")
     wired: Literal["off", "model", "max"] = Field(
         "off", description="macOS: what is never paged out: nothing, the model, or all that Metal allows."

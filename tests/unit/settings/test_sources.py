@@ -85,7 +85,7 @@ def test_every_fault_of_every_source_is_told_at_once(tmp_path: Path) -> None:
     assert caught.value.message.startswith("4 faults in the settings:")
 
 
-@pytest.mark.parametrize("key", ["load_timeout", "request_timeout", "hang_timeout", "probe_interval"])
+@pytest.mark.parametrize("key", ["load_timeout", "request_timeout", "hang_timeout"])
 def test_a_limit_that_leaves_no_time_at_all_is_a_fault(tmp_path: Path, key: str) -> None:
     with pytest.raises(InvalidSettings, match=rf"\[runners\] {key}: must be more than 0, not '0s'"):
         load(tmp_path, f'[runners]\n{key} = "0s"\n')

@@ -22,6 +22,7 @@ from ollmlx.supervisor.process.sockets import SocketDir
 from ollmlx.supervisor.runner.client import Exchange
 from ollmlx.supervisor.runner.failure import RunnerFailure
 from ollmlx.supervisor.scheduling.memory import Allowance
+from ollmlx.supervisor.tuning import Tuning
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RunnerState
 
 
@@ -86,6 +87,7 @@ class RunnerResources:
     """What runners share within one daemon."""
 
     settings: Settings
+    tuning: Tuning
     clock: Clock
     rendezvous: SocketDir
     guard: Guard
@@ -96,8 +98,9 @@ class RunnerResources:
 class ProcessRunnerFactory:
     """The real one: a lock on the state folder, a sweep of leftovers, a guardian, a folder for sockets."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, tuning: Tuning) -> None:
         self._settings = settings
+        self._tuning = tuning
         self._clock = clock
         self._singleton = InstanceLock(settings.state_folder)
         self._tools: RunnerResources | None = None
@@ -117,7 +120,7 @@ class ProcessRunnerFactory:
         except BaseException:
             self._singleton.release()
             raise
-        self._tools = RunnerResources(self._settings, self._clock, rendezvous, guard, records)
+        self._tools = RunnerResources(self._settings, self._tuning, self._clock, rendezvous, guard, records)
 
     @property
     def guardian(self) -> int | None:

@@ -16,6 +16,7 @@ from ollmlx.supervisor.runner.failure import Cause
 from ollmlx.supervisor.runner.progress import ProgressClock
 from ollmlx.supervisor.runner.trial_prompt import sing
 from ollmlx.supervisor.scheduling.memory import Allowance
+from ollmlx.supervisor.tuning import Tuning
 from ollmlx.text.quantities import format_duration, format_size
 from ollmlx.types import InstalledModel
 
@@ -46,15 +47,17 @@ class HealthMonitor:
         runner: Watched,
         model: InstalledModel,
         settings: RunnerSettings,
+        tuning: Tuning,
         clock: Clock,
         footprint: Callable[[], int | None],
     ) -> None:
         self._runner = runner
         self._model = model
         self._settings = settings
+        self._tuning = tuning
         self._clock = clock
         self._footprint = footprint
-        self._beat = ProgressClock(gap=settings.probe_interval + PATIENCE + 5.0)
+        self._beat = ProgressClock(gap=tuning.probe_interval + PATIENCE + 5.0)
         self._canary: asyncio.Task[None] | None = None
         self._singing = False
         """A trial prompt is under way, or was at the last look: the progress it makes is not the work's."""
@@ -73,7 +76,7 @@ class HealthMonitor:
         self._beat.restart(self._clock.monotonic())
         try:
             while True:
-                await self._clock.sleep(self._settings.probe_interval)
+                await self._clock.sleep(self._tuning.probe_interval)
                 failure = await self._probe()
                 self._judge(failure)
                 await self._weigh()

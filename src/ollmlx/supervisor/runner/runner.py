@@ -58,7 +58,7 @@ class Runner:
         """The line that explained it before it was ended."""
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._vigil = HealthMonitor(self, launch.model, tools.settings.runners, tools.clock, self._weigh)
+        self._vigil = HealthMonitor(self, launch.model, tools.settings.runners, tools.tuning, tools.clock, self._weigh)
 
     # -- what the pool asks ------------------------------------------------------------------------------------------
 

@@ -7,10 +7,10 @@ import random
 from dataclasses import dataclass, field
 
 from ollmlx.errors import OllmlxError, RunnerUnavailable
-from ollmlx.settings import RunnerSettings
 from ollmlx.supervisor.process.exit_status import Remedy
 from ollmlx.supervisor.runner.failure import RunnerFailure
 from ollmlx.supervisor.scheduling.restart import Circuit
+from ollmlx.supervisor.tuning import Tuning
 from ollmlx.text.quantities import format_duration
 from ollmlx.types import RunnerInfo
 
@@ -31,13 +31,13 @@ class Failure:
 class Circuits:
     """One for each launch key that ever failed. Times are monotonic seconds."""
 
-    settings: RunnerSettings
+    tuning: Tuning
     rng: random.Random = field(default_factory=random.Random)
     _failures: dict[str, Failure] = field(default_factory=dict)
 
     def failed(self, key: str, name: str, now: float, death: RunnerFailure, info: RunnerInfo) -> None:
         """A start failed, or a loaded runner ended unasked."""
-        failure = self._failures.setdefault(key, Failure(name, Circuit(self.settings, self.rng)))
+        failure = self._failures.setdefault(key, Failure(name, Circuit(self.tuning, self.rng)))
         failure.circuit.failed(now, permanent=death.remedy is Remedy.NONE)
         failure.death, failure.at, failure.name = death, now, name
         failure.restarts += not death.loading
@@ -77,7 +77,7 @@ class Circuits:
 
     def shown(self, now: float) -> list[RunnerInfo]:
         """What failed and is not loaded again, as long as it matters."""
-        memory = max(self.settings.restart_window, self.settings.restart_pause)
+        memory = max(self.tuning.restart_window, self.tuning.restart_pause)
         return [one.info for one in self._failures.values() if one.info is not None and now - one.at <= memory]
 
     def _refusal(self, failure: Failure, closed_for: float) -> OllmlxError:
@@ -88,7 +88,7 @@ class Circuits:
             error.retry_after = closed_for
             error.hint = f"fix the cause, then: ollmlx stop {failure.name}"
             return error
-        limit, window = self.settings.restart_limit, self.settings.restart_window
+        limit, window = self.tuning.restart_limit, self.tuning.restart_window
         often = f"{failure.name} failed {limit} {'time' if limit == 1 else 'times'}"
         within = f" within {format_duration(window)}" if window < math.inf else ""
         again = "it is not tried again"

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from ollmlx.errors import OutOfMemory
 from ollmlx.settings import MemorySettings
+from ollmlx.supervisor.tuning import Tuning
 from ollmlx.text.quantities import format_size
 
 MIB = 1024 * 1024
@@ -26,15 +27,15 @@ class Allowance:
     hard: int
 
 
-def allow(need: int, prompt_cache: int, budget: int, settings: MemorySettings) -> Allowance:
+def allow(need: int, prompt_cache: int, budget: int, tuning: Tuning) -> Allowance:
     """The limits that follow from a reservation."""
     reserved = need + prompt_cache
-    hard = max(int(reserved * settings.hard), reserved + settings.slack)
+    hard = max(int(reserved * tuning.hard_share), reserved + tuning.slack)
     return Allowance(
         reserved=reserved,
         prompt_cache=prompt_cache,
         cache_limit=min(LARGEST_CACHE_LIMIT, budget // 20),
-        soft=int(hard * settings.soft),
+        soft=int(hard * tuning.soft_share),
         hard=hard,
     )
 

@@ -27,6 +27,7 @@ from ollmlx.supervisor.scheduling.observer import PoolObserver, PoolObservers
 from ollmlx.supervisor.scheduling.pool_entry import Place
 from ollmlx.supervisor.scheduling.runner_set import RunnerSet
 from ollmlx.supervisor.scheduling.scheduler import Scheduler, Waiting
+from ollmlx.supervisor.tuning import Tuning
 from ollmlx.text.quantities import format_duration
 from ollmlx.types import (
     Admitted,
@@ -68,19 +69,20 @@ class Pool:
         clock: Clock | None = None,
         workshop: RunnerFactory | None = None,
         machine: Machine | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
-        self._settings = settings
+        self._tuning = tuning = tuning or Tuning()
         self._clock = clock or SystemClock()
-        self._workshop = workshop or ProcessRunnerFactory(settings, self._clock)
+        self._workshop = workshop or ProcessRunnerFactory(settings, self._clock, tuning)
         found = find_budget(settings.memory, machine or ThisMachine())
         self.budget = found.size
         """Bytes for all models together."""
         self.budget_reason = found.reason
         self._listeners = PoolObservers()
         self._fleet = RunnerSet(
-            settings, self._clock, self._workshop, Ledger(self.budget), Circuits(settings.runners), self._listeners
+            settings, tuning, self._clock, self._workshop, Ledger(self.budget), Circuits(tuning), self._listeners
         )
-        self._scheduler = Scheduler(settings.runners, self._clock, self._fleet, self._listeners)
+        self._scheduler = Scheduler(settings.runners, tuning, self._clock, self._fleet, self._listeners)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -111,7 +113,7 @@ class Pool:
             self._fleet.let_go(place, "drain")
         ends = [asyncio.ensure_future(place.gone.wait()) for place in places]
         if ends:
-            await asyncio.wait(ends, timeout=self._settings.runners.stop_timeout + STOP_MARGIN)
+            await asyncio.wait(ends, timeout=self._tuning.stop_timeout + STOP_MARGIN)
         for end, place in zip(ends, places, strict=True):
             if not end.done():
                 logger.error("%s does not end", place.id)

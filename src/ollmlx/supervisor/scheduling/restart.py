@@ -7,7 +7,7 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
-from ollmlx.settings import RunnerSettings
+from ollmlx.supervisor.tuning import Tuning
 
 BASE = 1.0
 CAP = 60.0
@@ -38,7 +38,7 @@ class Gate:
 class Circuit:
     """Failures of one launch key. All times are monotonic seconds that the caller passes in."""
 
-    settings: RunnerSettings
+    tuning: Tuning
     rng: random.Random
     failures: deque[float] = field(default_factory=deque)
     consecutive: int = 0
@@ -54,8 +54,8 @@ class Circuit:
         self._forget(now)
         self.permanent = permanent
         self.not_before = now + backoff(self.consecutive, self.rng)
-        if permanent or len(self.failures) >= self.settings.restart_limit:
-            self.closed_until = now + self.settings.restart_pause
+        if permanent or len(self.failures) >= self.tuning.restart_limit:
+            self.closed_until = now + self.tuning.restart_pause
 
     def served(self, now: float, ready_since: float) -> None:
         """A request was completed on a runner that has been ready since then."""
@@ -66,10 +66,10 @@ class Circuit:
         """May a runner be started now? After the pause of an open circuit one start is let through."""
         if now < self.closed_until:
             return Gate(closed_for=self.closed_until - now)
-        if self.permanent or len(self.failures) >= self.settings.restart_limit:
+        if self.permanent or len(self.failures) >= self.tuning.restart_limit:
             # Half open: one more failure closes it again for the whole pause.
             self.permanent = False
-            while len(self.failures) >= self.settings.restart_limit:
+            while len(self.failures) >= self.tuning.restart_limit:
                 self.failures.popleft()
         return Gate(wait=max(0.0, self.not_before - now))
 
@@ -81,5 +81,5 @@ class Circuit:
         self.permanent = False
 
     def _forget(self, now: float) -> None:
-        while self.failures and now - self.failures[0] > self.settings.restart_window:
+        while self.failures and now - self.failures[0] > self.tuning.restart_window:
             self.failures.popleft()

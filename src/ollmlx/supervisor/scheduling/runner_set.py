@@ -21,6 +21,7 @@ from ollmlx.supervisor.scheduling.eviction import Resident
 from ollmlx.supervisor.scheduling.memory import Ledger, allow, prompt_cache_share
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool_entry import Place
+from ollmlx.supervisor.tuning import Tuning
 from ollmlx.text.quantities import format_size
 from ollmlx.types import RunnerInfo, RunnerState
 
@@ -40,14 +41,21 @@ class RunnerSet:
     """At most one place for each launch key. Used on the event loop only; nothing here waits but its own tasks."""
 
     def __init__(
-        self, settings: Settings, clock: Clock, workshop: RunnerFactory, ledger: Ledger, circuits: Circuits,
+        self,
+        settings: Settings,
+        tuning: Tuning,
+        clock: Clock,
+        workshop: RunnerFactory,
+        ledger: Ledger,
+        circuits: Circuits,
         listener: PoolObserver,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.places: dict[str, Place] = {}
         self.ledger = ledger
         self.circuits = circuits
         self.dispatcher: Dispatcher
         self._settings = settings
+        self._tuning = tuning
         self._clock = clock
         self._workshop = workshop
         self._listener = listener
@@ -69,7 +77,7 @@ class RunnerSet:
         """Promise memory and start to load, once the places in `after` are gone. The caller has made the plan."""
         need = launch.estimate.total
         cache = prompt_cache_share(self._settings.memory, launch.prompt_cache_bytes, self.ledger.left - need)
-        allowance = allow(need, cache, self.ledger.budget, self._settings.memory)
+        allowance = allow(need, cache, self.ledger.budget, self._tuning)
         place = Place(
             id=f"{launch.model.name.short}#{next(self._numbers)}",
             launch=launch,
@@ -148,7 +156,7 @@ class RunnerSet:
             await place.room.wait()
             runner = await self._started(place)
             if place.leaving:  # decided while the last step was being done
-                await runner.stop(self._settings.runners.stop_timeout)
+                await runner.stop(self._tuning.stop_timeout)
                 return
             outcome = "ok"
         except asyncio.CancelledError:
@@ -227,7 +235,7 @@ class RunnerSet:
 
     async def _end(self, place: Place) -> None:
         assert place.runner is not None
-        await place.runner.stop(self._settings.runners.stop_timeout)
+        await place.runner.stop(self._tuning.stop_timeout)
         self._remove(place)
         self.dispatcher.changed()
 

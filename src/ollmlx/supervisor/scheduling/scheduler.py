@@ -19,6 +19,7 @@ from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool_entry import Place
 from ollmlx.supervisor.scheduling.queue import PendingRequest, PendingRequests
 from ollmlx.supervisor.scheduling.runner_set import RunnerSet
+from ollmlx.supervisor.tuning import Tuning
 from ollmlx.text.quantities import format_duration
 from ollmlx.types import Caller
 
@@ -43,11 +44,14 @@ class Scheduler:
     So neither a crowd that comes nor one that is refused costs more than the few models it asks for.
     """
 
-    def __init__(self, settings: RunnerSettings, clock: Clock, fleet: RunnerSet, listener: PoolObserver) -> None:
+    def __init__(
+        self, settings: RunnerSettings, tuning: Tuning, clock: Clock, fleet: RunnerSet, listener: PoolObserver
+    ) -> None:
         self.room: PendingRequests[Place] = PendingRequests()
         self.arrivals = Arrivals(clock)
         self.draining = False
         self._settings = settings
+        self._tuning = tuning
         self._clock = clock
         self._fleet = fleet
         self._listener = listener
@@ -251,7 +255,7 @@ class Scheduler:
     def _overdue(self, since: float, victims: Iterable[Place], now: float, wake: list[float]) -> bool:
         """It has waited long enough for others to be shut out. A model that was just loaded has its time first."""
         ready = [victim.ready_at for victim in victims if victim.settled]
-        due = max(since, *ready, -math.inf) + self._settings.swap_wait
+        due = max(since, *ready, -math.inf) + self._tuning.swap_wait
         if now < due:
             wake.append(due)
         return now >= due

@@ -82,7 +82,14 @@ def _memory(mib: str) -> None:
     BALLAST.append(bytearray(os.urandom(1)) * (int(mib or "256") * 1024 * 1024))
 
 
+def _leak(mib: str) -> None:
+    LEAKED.append(bytearray(os.urandom(1)) * (int(mib or "256") * 1024 * 1024))
+
+
 BALLAST: list[bytearray] = []
+"""Memory that is only a cache: a trim gives it back."""
+LEAKED: list[bytearray] = []
+"""Memory that no trim gives back."""
 
 SUDDEN: dict[str, Fault] = {
     "exit": _exit,
@@ -100,8 +107,10 @@ SUDDEN: dict[str, Fault] = {
     "bad_model": _bad_model,
     "no_memory": _no_memory,
     "memory": _memory,
+    "leak": _leak,
 }
-"""Faults that strike at once. `NAME:ARGUMENT`: `exit:CODE`, `signal:NAME`, `flood:MIB`, `memory:MIB`, `error:KIND`."""
+"""Faults that strike at once. `NAME:ARGUMENT`: `exit:CODE`, `signal:NAME`, `flood:MIB`, `memory:MIB`, `leak:MIB`,
+`error:KIND`."""
 
 
 class Verbatim(bytes):

@@ -9,11 +9,12 @@ from typing import Any, cast
 import pytest
 
 from ollmlx.protocol import Progress
-from ollmlx.settings import MemorySettings, RunnerSettings
+from ollmlx.settings import RunnerSettings
 from ollmlx.supervisor.runner.client import RunnerClient, Severed
 from ollmlx.supervisor.runner.failure import Cause
 from ollmlx.supervisor.runner.health import HealthMonitor
 from ollmlx.supervisor.scheduling.memory import allow
+from ollmlx.supervisor.tuning import Tuning
 from ollmlx.testing import fake_model
 from ollmlx.testing.clock import HandClock
 from ollmlx.types import Done, Event, GenerateRequest
@@ -25,7 +26,7 @@ class Watched:
     def __init__(self) -> None:
         self.id = "parrot#1"
         self.client = cast(RunnerClient, self)
-        self.allowance = allow(100, 0, 1000, MemorySettings(slack=0, hard=2.0, soft=0.5))
+        self.allowance = allow(100, 0, 1000, Tuning(slack=0, hard_share=2.0, soft_share=0.5))
         self.working = 1
         self.unread = 0
         self.progress = 0
@@ -60,8 +61,9 @@ class Watched:
 class Watch:
     def __init__(self) -> None:
         self.clock, self.runner, self.weight = HandClock(), Watched(), 0
-        settings = RunnerSettings(hang_timeout=20, probe_interval=1)
-        self.vigil = HealthMonitor(self.runner, fake_model(), settings, self.clock, lambda: self.weight)
+        self.vigil = HealthMonitor(
+            self.runner, fake_model(), RunnerSettings(hang_timeout=20), Tuning(), self.clock, lambda: self.weight
+        )
 
     async def pass_by(self, seconds: int, **grows: Any) -> None:
         for _ in range(seconds):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ollmlx.settings import MemorySettings
 from ollmlx.supervisor.scheduling.eviction import Plan, Resident, plan
 from ollmlx.supervisor.scheduling.memory import MIB, Ledger, allow, prompt_cache_share
+from ollmlx.supervisor.tuning import Tuning
 
 SIZES = st.integers(1, 60)
 
@@ -64,10 +65,9 @@ def test_a_refusal_shows_the_arithmetic() -> None:
 
 
 def test_limits_follow_from_the_reservation() -> None:
-    settings = MemorySettings(hard=2.0, soft=0.5, slack=0)
-    allowance = allow(100 * MIB, 20 * MIB, 1000 * MIB, settings)
+    allowance = allow(100 * MIB, 20 * MIB, 1000 * MIB, Tuning(hard_share=2.0, soft_share=0.5, slack=0))
     assert (allowance.reserved, allowance.hard, allowance.soft) == (120 * MIB, 240 * MIB, 120 * MIB)
-    assert allow(MIB, 0, 1000 * MIB, MemorySettings()).hard == MIB + MemorySettings().slack
+    assert allow(MIB, 0, 1000 * MIB, Tuning()).hard == MIB + Tuning().slack
 
 
 def test_the_prefix_cache_never_takes_more_than_is_left() -> None:

@@ -19,6 +19,7 @@ from ollmlx.supervisor.scheduling.arrivals import ARRIVAL, Arrival
 from ollmlx.supervisor.scheduling.capacity import LOOKED_AT
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool import Lease, Pool
+from ollmlx.supervisor.tuning import Tuning
 from ollmlx.testing.clock import HandClock, settle
 from ollmlx.testing.toy_runners import ToyRunner, ToyRunnerFactory, death, toy_launch
 from ollmlx.types import (
@@ -45,12 +46,14 @@ def caller(client: str = "me", **fields: Any) -> Caller:
 class House:
     """A pool with a budget of 100 bytes, and requests that hold their lease until told otherwise."""
 
-    def __init__(self, *, instant: bool = True, stop_seconds: float = 0.0, **runners: Any) -> None:
+    def __init__(
+        self, *, instant: bool = True, stop_seconds: float = 0.0, tuning: Tuning | None = None, **runners: Any
+    ) -> None:
         self.clock = HandClock()
         self.workshop = ToyRunnerFactory(self.clock, instant=instant, stop_seconds=stop_seconds)
         memory = {"limit": 100, "prompt_cache": 0}
         settings = Settings.model_validate({"runners": runners, "memory": memory})
-        self.pool = Pool(settings, clock=self.clock, workshop=self.workshop)
+        self.pool = Pool(settings, clock=self.clock, workshop=self.workshop, tuning=tuning)
         self.tasks: list[asyncio.Task[None]] = []
         self.served: list[str] = []
         self._ends: dict[str, asyncio.Event] = {}
@@ -272,7 +275,7 @@ async def test_a_model_in_use_is_waited_for(house: Open) -> None:
 
 
 async def test_requests_for_the_loaded_model_pass_a_swap_for_a_bounded_time(house: Open) -> None:
-    home = house(swap_wait=5)
+    home = house(tuning=Tuning(swap_wait=5))
     await home.ask("a1", A)
     await home.ask("b1", B)
     await home.ask("a2", A)
@@ -627,7 +630,7 @@ async def test_a_failed_load_fails_everybody_who_waited_for_it_and_is_not_repeat
 
 
 async def test_a_crash_loop_opens_the_circuit_until_it_is_reset(house: Open) -> None:
-    home = house(restart_limit=3, restart_pause=600)
+    home = house(tuning=Tuning(restart_limit=3, restart_pause=600))
     home.workshop.answer = dying([Text(text="x")], times=99)
     for _ in range(3):
         asked = asyncio.create_task(home.events())
@@ -644,7 +647,7 @@ async def test_a_crash_loop_opens_the_circuit_until_it_is_reset(house: Open) -> 
 
 
 async def test_a_circuit_that_stays_open_for_ever_says_so_and_holds_nobody_else_up(house: Open) -> None:
-    home = house(restart_limit=1, restart_pause=-1, restart_window=-1)
+    home = house(tuning=Tuning(restart_limit=1, restart_pause=math.inf, restart_window=math.inf))
     home.workshop.answer = dying([Text(text="x")], times=1)
     with pytest.raises(RunnerFailed):
         await home.events()

@@ -17,6 +17,7 @@ from ollmlx.supervisor.process.exit_status import Remedy
 from ollmlx.supervisor.runner.failure import Cause
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool import Pool
+from ollmlx.supervisor.tuning import Tuning
 from ollmlx.testing.clock import HandClock, settle
 from ollmlx.testing.toy_runners import ToyRunner, ToyRunnerFactory, death, toy_launch
 from ollmlx.types import Caller, RunnerState
@@ -78,9 +79,12 @@ class PoolMachine(RuleBasedStateMachine):
         self.clock = HandClock()
         self.workshop = ToyRunnerFactory(self.clock, instant=False, stop_seconds=1.0)
         memory = {"limit": BUDGET, "prompt_cache": 0}
-        runners = {"max_queue": 6, "max_loaded_models": 3, "restart_pause": 20}
+        runners = {"max_queue": 6, "max_loaded_models": 3}
         self.pool = Pool(
-            Settings.model_validate({"memory": memory, "runners": runners}), clock=self.clock, workshop=self.workshop
+            Settings.model_validate({"memory": memory, "runners": runners}),
+            clock=self.clock,
+            workshop=self.workshop,
+            tuning=Tuning(restart_pause=20),
         )
         self.pool._fleet.circuits.rng = random.Random(0)
         self.evicted = Evicted()

@@ -7,13 +7,12 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollmlx.settings import RunnerSettings
 from ollmlx.supervisor.scheduling.restart import CAP, STABLE, Circuit, backoff
+from ollmlx.supervisor.tuning import Tuning
 
 
 def circuit(limit: int = 3) -> Circuit:
-    settings = RunnerSettings.model_validate({"restart_limit": limit, "restart_window": 100, "restart_pause": 50})
-    return Circuit(settings, random.Random(1))
+    return Circuit(Tuning(restart_limit=limit, restart_window=100, restart_pause=50), random.Random(1))
 
 
 @given(st.integers(0, 1000), st.integers(0, 2**32))
