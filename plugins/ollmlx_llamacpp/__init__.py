@@ -1,6 +1,6 @@
 """Backend plugin: GGUF models through llama.cpp (xllamacpp), each in a runner process of its own.
 
-Nothing here imports native code: whether xllamacpp is installed is asked of the file system.
+The daemon imports `backend` and `check`, which run no native code; the child imports `engine` and the modules below it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ ollmlx_api = 1
 
 @hookimpl
 def register_settings(register: Callable[[type[BaseModel]], None]) -> None:
-    """The table `[plugins.llamacpp]`."""
-    from ollmlx_llamacpp.settings import LlamaCppSettings
+    """Register the table `[plugins.llamacpp]`."""
+    from ollmlx_llamacpp.backend import LlamaCppSettings
 
     register(LlamaCppSettings)
 
 
 @hookimpl
 def register_backends(register: Callable[[Backend], None], context: PluginContext) -> None:
-    """The backend `llamacpp`."""
-    from ollmlx_llamacpp.backend import LlamaCppBackend, xllamacpp_is_installed
-    from ollmlx_llamacpp.settings import LlamaCppSettings
+    """Register the backend `llamacpp`."""
+    from ollmlx_llamacpp.backend import LlamaCppBackend, LlamaCppSettings, xllamacpp_is_installed
 
     register(
         LlamaCppBackend(
@@ -45,7 +44,7 @@ def register_backends(register: Callable[[Backend], None], context: PluginContex
 
 @hookimpl
 def register_checks(register: Callable[[Check, Traversable | None], None]) -> None:
-    """Whether llama.cpp is there and loads, when models need it."""
+    """Register the check that llama.cpp is installed and loads, when models need it."""
     from importlib.resources import files
 
     from ollmlx_llamacpp.backend import xllamacpp_is_installed

@@ -1,4 +1,4 @@
-"""Reading llama.cpp's records into events: one reader for conversations, one for plain text."""
+"""From llama.cpp's records to events, for chat answers and for plain text."""
 
 from __future__ import annotations
 
@@ -9,45 +9,47 @@ from typing import Any, Literal
 
 from ollmlx.errors import RunnerFailed
 from ollmlx.types import Done, Event, Prefill, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
-from ollmlx_llamacpp.link import Json
-from ollmlx_llamacpp.prompt import Prompt
+from ollmlx_llamacpp.client import Json
 
 
-class Reader:
-    """Reads the records of one answer. `tokens` are the ids of the answer, as far as llama.cpp tells them."""
+class RecordReader:
+    """Reads the records of one answer. `dropped` is the number of prompt tokens that were left out.
 
-    def __init__(self, prompt: Prompt, *, tops: int | None, show_thinking: bool = True) -> None:
-        self.prompt = prompt
+    `tokens` are the answer's ids, which llama.cpp sends only for plain text; `text` is the answer so far.
+    """
+
+    def __init__(self, *, dropped: int, top_logprobs: int | None, show_thinking: bool = True) -> None:
         self.tokens: list[int] = []
         self.text = ""
-        self._tops = tops
+        self._dropped = dropped
+        self._top_logprobs = top_logprobs
         self._show_thinking = show_thinking
         self._began = time.monotonic_ns()
         self._final: Json | None = None
         self._calls: dict[int, Json] = {}
 
     def feed(self, record: Json) -> list[Event]:
-        """The events that a record brings."""
+        """Return the events of one record."""
         if (progress := record.get("prompt_progress")) is not None:
             return [
                 Prefill(
                     done=min(progress["processed"], progress["total"]),
                     total=progress["total"],
                     cached=min(progress["cache"], progress["processed"]),
-                    dropped=self.prompt.dropped,
+                    dropped=self._dropped,
                 )
             ]
         choices = record.get("choices")
-        return self._text(record) if choices is None else self._delta(record, choices)
+        return self._read_text(record) if choices is None else self._read_chat(record, choices)
 
-    def _text(self, record: Json) -> list[Event]:
+    def _read_text(self, record: Json) -> list[Event]:
         self.tokens += [token for token in record.get("tokens") or () if isinstance(token, int)]
-        events = self._said(record.get("content"), record.get("completion_probabilities"))
+        events = self._text_event(record.get("content"), record.get("completion_probabilities"))
         if record.get("stop"):
             self._final = record
         return events
 
-    def _delta(self, record: Json, choices: Sequence[Json]) -> list[Event]:
+    def _read_chat(self, record: Json, choices: Sequence[Json]) -> list[Event]:
         events: list[Event] = []
         for choice in choices[:1]:
             delta = choice.get("delta") or {}
@@ -55,36 +57,39 @@ class Reader:
             if (thought := delta.get("reasoning_content")) and self._show_thinking:
                 events.append(Thinking(text=thought, logprobs=self._logprobs(entries)))
                 entries = None
-            events += self._said(delta.get("content"), entries)
+            events += self._text_event(delta.get("content"), entries)
             for call in delta.get("tool_calls") or ():
-                events += self._call(call)
+                events += self._add_call(call)
         if (verbose := record.get("__verbose")) is not None:
             self._final = {**verbose, "timings": record.get("timings") or verbose.get("timings") or {}}
         return events
 
-    def _said(self, text: str | None, entries: Sequence[Json] | None) -> list[Event]:
+    def _text_event(self, text: str | None, entries: Sequence[Json] | None) -> list[Event]:
         if not text:
             return []
         self.text += text
         return [Text(text=text, logprobs=self._logprobs(entries))]
 
-    def _call(self, delta: Json) -> list[Event]:
-        """Calls come in pieces; one is whole when the next begins."""
+    def _add_call(self, delta: Json) -> list[Event]:
+        """Add a piece of a tool call. A call is complete when the next one begins."""
         index = int(delta.get("index") or 0)
-        whole = [] if index in self._calls else self._whole_calls()
+        complete = [] if index in self._calls else self._complete_calls()
         call = self._calls.setdefault(index, {"name": "", "arguments": "", "id": None})
         function = delta.get("function") or {}
         call["name"] += function.get("name") or ""
         call["arguments"] += function.get("arguments") or ""
         call["id"] = delta.get("id") or call["id"]
-        return whole
+        return complete
 
-    def _whole_calls(self) -> list[Event]:
+    def _complete_calls(self) -> list[Event]:
         calls, self._calls = self._calls, {}
         return [ToolCalled(call=_tool_call(call)) for call in calls.values()]
 
     def end(self, context: Sequence[int]) -> list[Event]:
-        """The last events, with the account. `context` are the ids of prompt and answer. Raises RunnerFailed."""
+        """Return the last events, ending with Done. `context` are the ids of prompt and answer.
+
+        Raises RunnerFailed when the records ended without a final one.
+        """
         final = self._final
         if final is None:
             raise RunnerFailed("llama.cpp ended its answer without a result")
@@ -99,32 +104,29 @@ class Reader:
             prefill_ns=int(float(timings.get("prompt_ms") or 0) * 1e6),
             decode_ns=int(float(timings.get("predicted_ms") or 0) * 1e6),
             total_ns=time.monotonic_ns() - self._began,
-            dropped=self.prompt.dropped,
+            dropped=self._dropped,
             stop=final.get("stopping_word") or None,
             context=tuple(context),
         )
-        return [*self._whole_calls(), done]
+        return [*self._complete_calls(), done]
 
     def _logprobs(self, entries: Sequence[Json] | None) -> tuple[TokenLogprob, ...]:
-        if self._tops is None or not entries:
+        if self._top_logprobs is None or not entries:
             return ()
         return tuple(self._logprob(entry) for entry in entries)
 
     def _logprob(self, entry: Json) -> TokenLogprob:
-        tops = entry.get("top_logprobs") or ()
+        tops = list(entry.get("top_logprobs") or ())[: self._top_logprobs]
         return TokenLogprob(
             token=entry["token"],
             logprob=_bounded(entry["logprob"]),
             id=entry["id"],
-            top=tuple(
-                TokenLogprob(token=top["token"], logprob=_bounded(top["logprob"]), id=top["id"])
-                for top in list(tops)[: self._tops]
-            ),
+            top=tuple(TokenLogprob(token=top["token"], logprob=_bounded(top["logprob"]), id=top["id"]) for top in tops),
         )
 
 
 def _bounded(logprob: float | None) -> float:
-    """llama.cpp says null for minus infinity."""
+    # llama.cpp writes null for minus infinity.
     return min(0.0, logprob) if logprob is not None else -1e9
 
 

@@ -1,35 +1,58 @@
-"""The llama.cpp backend in the daemon: what it runs, what that costs, and with which program. Runs no native code."""
+"""The llama.cpp backend in the daemon: its settings, the models it accepts, the program that runs them."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from ollmlx import LaunchOptions, Refusal, RunnerCommand, read_gguf_header
 from ollmlx.errors import StorageError
 from ollmlx.types import InstalledModel, MemoryEstimate
-from ollmlx_llamacpp.estimate import Shape, estimate, slots
-from ollmlx_llamacpp.settings import LlamaCppSettings
+from ollmlx_llamacpp.estimate import GgufShape, estimate, slots
 
 ENGINE: Final = "ollmlx_llamacpp.engine:LlamaCppEngine"
 MISSING: Final = "ENV021"
 INSTALL: Final = "pip install 'ollmlx[llamacpp]'"
-PATIENT: Final = {"OMP_WAIT_POLICY": "passive"}
-"""Threads sleep until the others are there. Beside other work, spinning cost 50 times as much (docs/benchmarks.md)."""
-MEMO: Final = 64
-LONGEST: Final = 4096
-"""Items of the arrays that matter: one number a layer. Vocabularies are passed over."""
+SLEEPING_THREADS: Final = {"OMP_WAIT_POLICY": "passive"}
+"""Threads sleep while they wait for one another. Beside other work, spinning took 50 times as long
+(docs/benchmarks.md)."""
+SHAPES_KEPT: Final = 64
+LONGEST_ARRAY: Final = 4096
+"""Items of the header's arrays that are read: enough for one number a layer. Vocabularies are skipped."""
+
+
+class LlamaCppSettings(BaseModel):
+    """`[plugins.llamacpp]`: how GGUF models are run. The defaults suit every machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="Threads that compute. 0: physical cores.")
+    spin: bool = Field(
+        False,
+        description="Threads that wait for one another on a CPU keep it busy: somewhat faster on an idle machine, many"
+        " times slower on one that has other work.",
+    )
+    gpu_layers: Annotated[int, Field(ge=-1)] = Field(
+        -1, description="Layers that a GPU computes, where there is one. -1: as many as fit."
+    )
+    prompt_batch: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Prompt tokens computed at once; a request can only be cancelled between two batches."
+        " 0: by the size of the model on a CPU, 512 on a GPU.",
+    )
 
 
 def xllamacpp_is_installed() -> bool:
-    """Whether a runner could import it. Does not import it."""
+    """True when a runner could import xllamacpp. Does not import it."""
     return importlib.util.find_spec("xllamacpp") is not None
 
 
 class LlamaCppBackend:
-    """Runs GGUF files."""
+    """Runs GGUF files. `installed` tells whether xllamacpp is installed."""
 
     name = "llamacpp"
 
@@ -39,10 +62,10 @@ class LlamaCppBackend:
         self._settings = settings
         self._installed = installed
         self._kv_cache_type = kv_cache_type
-        self._memo: dict[tuple[Path, int, int], Shape] = {}
+        self._shapes: dict[tuple[Path, int, int], GgufShape] = {}
 
     def accepts(self, model: InstalledModel) -> Refusal | None:
-        """None for a GGUF file, when llama.cpp is installed."""
+        """Return None for a GGUF file when llama.cpp is installed."""
         if model.format != "gguf":
             return Refusal(reason=f"it runs GGUF files, not {model.format}", code="MDL005")
         if not self._installed():
@@ -50,21 +73,21 @@ class LlamaCppBackend:
         return None
 
     def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
-        """Bytes for the files, the caches and the process. Raises StorageError for a file that is no usable GGUF."""
+        """Return the bytes for files, caches and process. Raises StorageError for a file that is no usable GGUF."""
         need = estimate(self._shape(model.path), context, parallel, self._kv_cache_type)
-        beside = sum(_size(file) for file in (model.defaults.projector, model.defaults.adapter) if file is not None)
+        others = sum(_size(file) for file in (model.defaults.projector, model.defaults.adapter) if file is not None)
         if model.defaults.draft is None:
-            return need.model_copy(update={"weights": need.weights + beside})
-        small = estimate(self._shape(model.defaults.draft), context, parallel, self._kv_cache_type)
+            return need.model_copy(update={"weights": need.weights + others})
+        draft = estimate(self._shape(model.defaults.draft), context, parallel, self._kv_cache_type)
         return MemoryEstimate(
-            weights=need.weights + small.weights + beside,
-            kv_cache=need.kv_cache + small.kv_cache,
+            weights=need.weights + draft.weights + others,
+            kv_cache=need.kv_cache + draft.kv_cache,
             overhead=need.overhead,
-            kv_per_token=need.kv_per_token + small.kv_per_token,
+            kv_per_token=need.kv_per_token + draft.kv_per_token,
         )
 
     def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
-        """The runner with llama.cpp in it."""
+        """Return the command of a runner with `LlamaCppEngine`."""
         shape = self._shape(model.path)
         command = RunnerCommand.of_engine(
             ENGINE,
@@ -74,28 +97,32 @@ class LlamaCppBackend:
             gpu_layers=self._settings.gpu_layers,
             prompt_batch=self._settings.prompt_batch,
         )
-        return command if self._settings.spin else command.model_copy(update={"env": PATIENT})
+        return command if self._settings.spin else command.model_copy(update={"env": SLEEPING_THREADS})
 
     def importer(self, format: str) -> RunnerCommand | None:
-        """None: GGUF files are run as they are."""
+        """Return None: GGUF files are run as they are."""
         return None
 
-    def _shape(self, file: Path) -> Shape:
-        """What the header says; read once for each state of the file."""
+    def _shape(self, file: Path) -> GgufShape:
+        """Return the shape in a file's header, which is read once for each state of the file."""
         try:
             found = file.stat()
         except OSError as error:
-            raise StorageError(f"{file.name} cannot be read: {error.strerror or error}", code="MDL003") from error
+            raise _unreadable(file, error) from error
         state = (file, found.st_size, found.st_mtime_ns)
-        if state not in self._memo:
-            if len(self._memo) >= MEMO:
-                self._memo.clear()
-            self._memo[state] = Shape.of(read_gguf_header(file, longest=LONGEST))
-        return self._memo[state]
+        if state not in self._shapes:
+            if len(self._shapes) >= SHAPES_KEPT:
+                self._shapes.clear()
+            self._shapes[state] = GgufShape.of(read_gguf_header(file, longest=LONGEST_ARRAY))
+        return self._shapes[state]
 
 
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size
     except OSError as error:
-        raise StorageError(f"{file.name} cannot be read: {error.strerror or error}", code="MDL003") from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: OSError) -> StorageError:
+    return StorageError(f"{file.name} cannot be read: {error.strerror or error}", code="MDL003")

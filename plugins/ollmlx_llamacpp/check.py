@@ -1,4 +1,4 @@
-"""The doctor's look at llama.cpp: is it there, and does it load, when models need it?"""
+"""The doctor's check of llama.cpp: it is installed, and it loads, when models need it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ollmlx import Finding, Severity
 from ollmlx_llamacpp.backend import INSTALL, MISSING
 
 BROKEN: Final = "ENV022"
-SECONDS: Final = 8
-SHOWN: Final = 10
+IMPORT_SECONDS: Final = 8
+MODELS_SHOWN: Final = 10
 
 
 class LlamaCppCheck:
-    """Quiet as long as no GGUF model is installed. `installed`: whether xllamacpp is."""
+    """Finds nothing as long as no GGUF model is installed. `installed` tells whether xllamacpp is installed."""
 
     name = "llama.cpp"
     group = "machine"
@@ -24,34 +24,35 @@ class LlamaCppCheck:
     def __init__(self, installed: Callable[[], bool]) -> None:
         self._installed = installed
 
-    async def run(self, world: Any) -> Sequence[Finding]:
-        """List the models; load the library in a child when some need it."""
-        models = await _gguf_models(world)
+    async def run(self, context: Any) -> Sequence[Finding]:
+        """List the GGUF models; when there are any, load the library in a child process."""
+        models = await _gguf_models(context)
         if not models:
             return []
-        shown = tuple(models[:SHOWN]) + ((f"and {len(models) - SHOWN} more",) if len(models) > SHOWN else ())
+        more = len(models) - MODELS_SHOWN
+        shown = (*models[:MODELS_SHOWN], *([f"and {more} more"] if more > 0 else []))
         if not self._installed():
             title = "GGUF models are installed and llama.cpp, which runs them, is not"
             return [_finding(MISSING, Severity.WARNING, title, shown, INSTALL)]
-        done = await world.child([sys.executable, "-P", "-c", "import xllamacpp"], SECONDS)
+        done = await context.child([sys.executable, "-P", "-c", "import xllamacpp"], IMPORT_SECONDS)
         if done.status == 0:
             return []
-        words = done.err.strip().splitlines()[-1:] or [f"exit status {done.status}"]
+        reason = done.err.strip().splitlines()[-1:] or [f"exit status {done.status}"]
         title = "llama.cpp is installed and cannot be loaded"
-        return [_finding(BROKEN, Severity.ERROR, title, (*words, *shown), "pip install --force-reinstall xllamacpp")]
+        return [_finding(BROKEN, Severity.ERROR, title, (*reason, *shown), "pip install --force-reinstall xllamacpp")]
 
 
 def _finding(code: str, severity: Severity, title: str, evidence: tuple[str, ...], command: str) -> Finding:
     return Finding(code=code, severity=severity, title=title, evidence=evidence, commands=(command,))
 
 
-async def _gguf_models(world: Any) -> list[str]:
-    if world.plugins is None:
+async def _gguf_models(context: Any) -> list[str]:
+    if context.plugins is None:
         return []
     found: list[str] = []
-    for store in world.plugins.registry.stores.values():
+    for store in context.plugins.registry.stores.values():
         try:
             found += [model.name.short for model in await store.list() if model.format == "gguf"]
-        except Exception:  # noqa: BLE001, S112 - whatever a stranger's store raises is told by other checks
+        except Exception:  # noqa: BLE001, S112 - other checks report the failures of stores
             continue
     return sorted(set(found))

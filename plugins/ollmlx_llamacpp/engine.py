@@ -1,4 +1,4 @@
-"""The engine of the llama.cpp backend: what a runner asks for, asked of llama.cpp's own server in the same process.
+"""The engine of the llama.cpp backend: the runner's requests, answered by llama.cpp's own server in the same process.
 
 llama.cpp batches, caches and samples on threads of its own; closing a connection to it cancels.
 """
@@ -9,57 +9,65 @@ import asyncio
 import math
 import resource
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
-from ollmlx import closing, read_gguf_header
+from ollmlx import closing
 from ollmlx.errors import InvalidRequest, RunnerFailed
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
+from ollmlx.runner.kit import context_exceeded
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest
-from ollmlx_llamacpp import native
-from ollmlx_llamacpp.answer import Reader
-from ollmlx_llamacpp.link import Link
-from ollmlx_llamacpp.prompt import Prompt, PromptBuilder, refuse
+from ollmlx_llamacpp import server
+from ollmlx_llamacpp.answer import RecordReader
+from ollmlx_llamacpp.client import LlamaCppClient
+from ollmlx_llamacpp.prompt import LlamaCppPrompt, LlamaCppPrompts
 
 GROUP_TOKENS = 2048
-"""Tokens of texts that are embedded by one call: llama.cpp tells nothing of its progress within one."""
+"""Tokens of the texts that one call embeds: llama.cpp reports no progress within a call."""
 
 
 class LlamaCppEngine:
-    """Implements `ollmlx.plugin.contracts.Engine`."""
+    """Implements `ollmlx.plugin.contracts.Engine`. `start` and `connect` are replaced in tests."""
 
-    def __init__(self) -> None:
-        self._config: RunnerConfig | None = None
-        self._native: native.Native | None = None
-        self._link: Link | None = None
-        self._prompts: PromptBuilder | None = None
+    def __init__(
+        self,
+        start: Callable[[RunnerConfig], server.LlamaCppServer] = server.start,
+        connect: Callable[..., LlamaCppClient] = LlamaCppClient.open,
+    ) -> None:
+        self._start = start
+        self._connect = connect
+        self._context_length = 0
+        self._server: server.LlamaCppServer | None = None
+        self._client: LlamaCppClient | None = None
+        self._prompts: LlamaCppPrompts | None = None
         self._steps = 0
         self._running = 0
         self._totals = {"prompt": 0, "cached": 0, "generated": 0}
 
     async def load(self, config: RunnerConfig) -> None:
         """Load the model. Raises StorageError, Unsupported, OutOfMemory."""
-        self._config = config
-        self._native = await asyncio.to_thread(native.start, config)
-        native.keep_signals()
-        self._link = Link.open(self._native.socket, self._native.key)
-        metadata = (await asyncio.to_thread(read_gguf_header, config.model.path, longest=0)).metadata
-        self._prompts = PromptBuilder(
-            self._link,
+        self._context_length = config.context_length
+        self._server = await asyncio.to_thread(self._start, config)
+        server.restore_signals()
+        self._client = self._connect(self._server.socket, self._server.key)
+        self._prompts = LlamaCppPrompts(
+            self._client,
             config.model.name.short,
             config.context_length,
-            templated=bool(metadata.get("tokenizer.chat_template")),
-            sees=config.model.defaults.projector is not None,
+            templated=self._server.templated,
+            vision=config.model.defaults.projector is not None,
         )
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
-        """Events of one request. Raises OllmlxError kinds; closing the iterator cancels at any phase."""
-        link, prompts = self._ready()
+        """Yield the events of one request. Raises OllmlxError kinds; closing the iterator cancels at any phase."""
+        client, prompts = self._loaded()
         self._running += 1
         try:
             prompt = await prompts.build(request)
-            reader = Reader(prompt, tops=request.top_logprobs, show_thinking=request.think is not False)
-            async with closing(link.stream(prompt.path, prompt.body)) as records:
+            reader = RecordReader(
+                dropped=prompt.dropped, top_logprobs=request.top_logprobs, show_thinking=request.think is not False
+            )
+            async with closing(client.stream(prompt.path, prompt.body)) as records:
                 async for record in records:
                     self._steps += 1
                     for event in reader.feed(record):
@@ -72,29 +80,18 @@ class LlamaCppEngine:
             self._running -= 1
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
-        """One vector per input. Raises ContextExceeded for a text that may not be cut and does not fit."""
-        link, prompts = self._ready()
+        """Return one vector for each input. Raises ContextExceeded for a text that is too long and may not be cut."""
         began = time.monotonic_ns()
-        room = self._config.context_length if self._config else 0
-        inputs = []
-        for text in request.inputs:
-            tokens = await prompts.encode(text)
-            self._steps += 1
-            if not tokens:
-                raise InvalidRequest("a text to embed is empty")
-            if len(tokens) > room:
-                if not request.truncate:
-                    raise refuse(len(tokens), room)
-                tokens = tokens[:room]
-            inputs.append(tokens)
+        inputs = [await self._embed_tokens(text, request) for text in request.inputs]
         vectors: list[tuple[float, ...]] = []
+        client, _ = self._loaded()
         self._running += 1
         try:
             for group in _groups(inputs):
-                answer = await link.post("/v1/embeddings", {"input": group, "encoding_format": "float"})
+                answer = await client.post("/v1/embeddings", {"input": group, "encoding_format": "float"})
                 self._steps += 1
                 entries = sorted(answer["data"], key=lambda entry: entry["index"])
-                vectors += [_shaped(entry["embedding"], request) for entry in entries]
+                vectors += [_shortened(entry["embedding"], request.dimensions) for entry in entries]
         finally:
             self._running -= 1
         count = sum(map(len, inputs))
@@ -102,22 +99,21 @@ class LlamaCppEngine:
         return EmbedResult(embeddings=tuple(vectors), prompt_tokens=count, total_ns=time.monotonic_ns() - began)
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
-        """Token ids of a text, or of a conversation through the chat template."""
-        _, prompts = self._ready()
+        """Return the token ids of a text, or of a conversation through the chat template."""
+        _, prompts = self._loaded()
         if not request.messages:
             return Tokens(tokens=tuple(await prompts.encode(request.text or "")))
-        asked = GenerateRequest(messages=request.messages, tools=request.tools, template=request.template)
-        return Tokens(tokens=tuple(await prompts.tokens(request.messages, asked)))
+        conversation = GenerateRequest(messages=request.messages, tools=request.tools, template=request.template)
+        return Tokens(tokens=tuple(await prompts.tokens(request.messages, conversation)))
 
     async def detokenize(self, tokens: Tokens) -> str:
-        """The text of token ids."""
-        link, _ = self._ready()
-        return str((await link.post("/detokenize", {"tokens": list(tokens.tokens)}))["content"])
+        """Return the text of token ids."""
+        client, _ = self._loaded()
+        return str((await client.post("/detokenize", {"tokens": list(tokens.tokens)}))["content"])
 
     def status(self) -> Progress:
-        """Counters only: never waits for llama.cpp."""
-        config, loaded = self._config, self._native
-        context = config.context_length if config else 0
+        """Return the counters. Never waits for llama.cpp."""
+        loaded, context = self._server, self._context_length
         if loaded is None or self._prompts is None:
             return Progress(engine="llamacpp", state="loading", progress=_work_done(), context_length=context)
         return Progress(
@@ -137,27 +133,37 @@ class LlamaCppEngine:
         )
 
     async def trim(self) -> None:
-        """Nothing: llama.cpp gives its caches back only with the model, and they are bounded."""
+        """Do nothing: llama.cpp's caches are bounded, and freed only with the model."""
 
     async def close(self) -> None:
         """Stop llama.cpp."""
-        if self._link is not None:
-            await self._link.close()
-        if self._native is not None:
-            await asyncio.to_thread(self._native.close)
+        if self._client is not None:
+            await self._client.close()
+        if self._server is not None:
+            await asyncio.to_thread(self._server.close)
 
-    def _ready(self) -> tuple[Link, PromptBuilder]:
-        if self._link is None or self._prompts is None:
+    def _loaded(self) -> tuple[LlamaCppClient, LlamaCppPrompts]:
+        if self._client is None or self._prompts is None:
             raise RunnerFailed("the model is not loaded")
-        return self._link, self._prompts
+        return self._client, self._prompts
 
-    async def _context(self, prompt: Prompt, reader: Reader) -> list[int]:
-        """The ids of prompt and answer. llama.cpp tells those of a conversation's answer only as text."""
-        _, prompts = self._ready()
+    async def _context(self, prompt: LlamaCppPrompt, reader: RecordReader) -> list[int]:
+        """Return the ids of prompt and answer. llama.cpp sends a chat answer only as text, which is encoded here."""
+        _, prompts = self._loaded()
         tokens = reader.tokens
         if not tokens and reader.text:
             tokens = await prompts.encode(reader.text, special=False)
         return [*prompt.tokens, *tokens]
+
+    async def _embed_tokens(self, text: str, request: EmbedRequest) -> list[int]:
+        _, prompts = self._loaded()
+        tokens = await prompts.encode(text)
+        self._steps += 1
+        if not tokens:
+            raise InvalidRequest("a text to embed is empty")
+        if len(tokens) > self._context_length and not request.truncate:
+            raise context_exceeded(len(tokens), self._context_length)
+        return tokens[: self._context_length]
 
     def _count(self, prompt: int, cached: int, generated: int) -> None:
         self._totals["prompt"] += prompt
@@ -166,7 +172,7 @@ class LlamaCppEngine:
 
 
 def _groups(inputs: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """The texts in order, as many at a time as a call takes; one that is longer goes alone."""
+    """Yield the texts in order, at most GROUP_TOKENS in a group; a longer text is a group of its own."""
     group: list[Sequence[int]] = []
     size = 0
     for tokens in inputs:
@@ -179,16 +185,16 @@ def _groups(inputs: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
         yield group
 
 
-def _shaped(vector: list[float], request: EmbedRequest) -> tuple[float, ...]:
-    """A vector of unit length (llama.cpp makes it so), cut to the dimensions that were asked for."""
-    if request.dimensions is not None and request.dimensions < len(vector):
-        vector = vector[: request.dimensions]
+def _shortened(vector: list[float], dimensions: int | None) -> tuple[float, ...]:
+    """Return llama.cpp's unit vector, cut to `dimensions` and scaled to unit length again."""
+    if dimensions is not None and dimensions < len(vector):
+        vector = vector[:dimensions]
         length = math.sqrt(sum(x * x for x in vector)) or 1.0
         vector = [x / length for x in vector]
     return tuple(vector)
 
 
 def _work_done() -> int:
-    """Grows while a model is loaded: processor time in hundredths of a second, and what was read from the disk."""
+    """Return a number that grows while a model is loaded: processor time in hundredths of a second, and disk reads."""
     used: Any = resource.getrusage(resource.RUSAGE_SELF)
     return int((used.ru_utime + used.ru_stime) * 100) + int(used.ru_inblock) + int(used.ru_majflt)

@@ -1,4 +1,4 @@
-"""The memory a GGUF model will need, from its header alone. Pure arithmetic."""
+"""The memory that a GGUF model needs, computed from its header alone."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from ollmlx import GgufHeader
 from ollmlx.types import MemoryEstimate
 
 MIB: Final = 1024 * 1024
-PROCESS: Final = 160 * MIB
-"""The interpreter with llama.cpp's library and an empty context, measured on CPU."""
-BATCH: Final = 512
-"""Prompt tokens at once, at most: what the intermediate results are as large as."""
-WIDTH: Final = 4
-"""Sequences at once when nobody says how many..."""
-CHEAP: Final = 1024 * MIB
+PROCESS_BYTES: Final = 160 * MIB
+"""The interpreter with llama.cpp's library and an empty context, measured on a CPU."""
+BATCH_TOKENS: Final = 512
+"""Prompt tokens computed at once, at most. Intermediate results grow with them."""
+AUTOMATIC_SLOTS: Final = 4
+"""Sequences at once when the settings do not say how many..."""
+CHEAP_CACHE_BYTES: Final = 1024 * MIB
 """...as long as their caches take no more than this, or than the weights."""
-BYTES: Final = {"f16": 2.0, "auto": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
+BYTES_PER_VALUE: Final = {"f16": 2.0, "auto": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """Bytes that one cached key or value takes."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What the arithmetic needs of one model. `cached` are keys and values that one token leaves, over all layers."""
+class GgufShape:
+    """The sizes of a model that the estimate needs. `cached`: keys and values of one token, over all layers."""
 
     weights: int
     cached: int
@@ -32,8 +32,8 @@ class Shape:
     vocabulary: int
 
     @classmethod
-    def of(cls, header: GgufHeader) -> Shape:
-        """Read from a header; what it does not say counts as small."""
+    def of(cls, header: GgufHeader) -> GgufShape:
+        """Read the sizes from a header; missing ones count as small."""
         embedding = _number(header.own("embedding_length"))
         heads = max(1, _largest(header.own("attention.head_count")))
         key = _number(header.own("attention.key_length")) or embedding // heads
@@ -48,32 +48,35 @@ class Shape:
         )
 
     def kv_cache(self, context: int, kv_cache_type: str) -> int:
-        """Bytes of one sequence's cache."""
-        return int(context * self.cached * BYTES.get(kv_cache_type, 2.0))
+        """Return the bytes of one sequence's cache."""
+        return int(context * self.cached * BYTES_PER_VALUE.get(kv_cache_type, 2.0))
 
 
-def slots(shape: Shape, context: int, parallel: int, kv_cache_type: str) -> int:
-    """Sequences at once. llama.cpp reserves every cache in full length, so an automatic width stays affordable."""
+def slots(shape: GgufShape, context: int, parallel: int, kv_cache_type: str) -> int:
+    """Return how many sequences run at once: `parallel`, or as many as stay affordable when it is 0.
+
+    llama.cpp reserves every sequence's cache in full length.
+    """
     if parallel > 0:
         return parallel
-    room = max(CHEAP, shape.weights)
-    return max(1, min(WIDTH, room // max(1, shape.kv_cache(context, kv_cache_type))))
+    room = max(CHEAP_CACHE_BYTES, shape.weights)
+    return max(1, min(AUTOMATIC_SLOTS, room // max(1, shape.kv_cache(context, kv_cache_type))))
 
 
-def estimate(shape: Shape, context: int, parallel: int, kv_cache_type: str) -> MemoryEstimate:
-    """Bytes for a context length in tokens and a batch width (0: automatic)."""
+def estimate(shape: GgufShape, context: int, parallel: int, kv_cache_type: str) -> MemoryEstimate:
+    """Return the bytes for a context length in tokens and a number of sequences (0: automatic)."""
     width = slots(shape, context, parallel, kv_cache_type)
-    results = BATCH * (shape.vocabulary + 6 * shape.embedding + 2 * shape.inner) * 4
+    results = BATCH_TOKENS * (shape.vocabulary + 6 * shape.embedding + 2 * shape.inner) * 4
     return MemoryEstimate(
         weights=shape.weights,
         kv_cache=width * shape.kv_cache(context, kv_cache_type),
-        overhead=PROCESS + results,
+        overhead=PROCESS_BYTES + results,
         kv_per_token=shape.kv_cache(1, kv_cache_type),
     )
 
 
 def _kv_heads(header: GgufHeader, heads: int) -> int:
-    """Key-value heads of all layers together; some architectures state one number a layer."""
+    """Return the key-value heads of all layers together; some architectures state one number a layer."""
     stated = header.own("attention.head_count_kv", heads)
     if isinstance(stated, list):
         return sum(_number(each) for each in stated)

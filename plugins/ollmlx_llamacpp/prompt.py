@@ -1,23 +1,42 @@
-"""From a request to one of llama.cpp's: which of its routes, with which body, within the context length."""
+"""From a request to one of llama.cpp's: the route, the body, a prompt that fits the context length.
+
+llama.cpp takes a chat template only while it loads. A template that a request or a Modelfile brings is rendered here.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from ollmlx.errors import ContextExceeded, InvalidRequest, Unsupported
-from ollmlx.types import GenerateRequest, Message, Options, Tool
-from ollmlx_llamacpp.link import Json, Link
-from ollmlx_llamacpp.template import render, usable
+from jinja2 import Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx.runner.kit import (
+    OldestFirst,
+    chat_turn,
+    context_exceeded,
+    cut_tokens,
+    offered_tools,
+    template_thinking,
+    truncation_target,
+)
+from ollmlx.types import GenerateRequest, Message, Options
+from ollmlx_llamacpp.client import Json, LlamaCppClient
 
 CHAT, TEXT, INSERT = "/v1/chat/completions", "/completion", "/infill"
+_GO = re.compile(
+    r"\{\{-?\s*(?:(?:if|range|with|else\s+if)\s+)?(?:and\s+|or\s+|not\s+|eq\s+|\()*[$.]|\{\{-?\s*end\s*-?\}\}"
+)
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """What to ask: `path` and `body`. `tokens` are the prompt's ids, `dropped` of them were left out to make it fit."""
+class LlamaCppPrompt:
+    """A request to llama.cpp. `tokens` are the prompt's ids; `dropped` of them were left out to make it fit."""
 
     path: str
     body: Json
@@ -26,55 +45,55 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class PromptBuilder:
-    """Makes prompts for one model. `templated`: its file brings a chat template; `sees`: it has an image encoder."""
+class LlamaCppPrompts:
+    """Makes the prompts of one model. `templated`: its file has a chat template; `vision`: it has an image encoder."""
 
-    link: Link
+    client: LlamaCppClient
     model_name: str
     context_length: int
     templated: bool
-    sees: bool = False
+    vision: bool = False
 
-    async def build(self, request: GenerateRequest) -> Prompt:
-        """The question for llama.cpp. Raises InvalidRequest, Unsupported, ContextExceeded."""
-        if any(message.images for message in request.messages) and not self.sees:
+    async def build(self, request: GenerateRequest) -> LlamaCppPrompt:
+        """Return the request for llama.cpp. Raises InvalidRequest, Unsupported, ContextExceeded."""
+        if any(message.images for message in request.messages) and not self.vision:
             raise Unsupported(f"{self.model_name} does not support images")
         if request.suffix:
             return self._insertion(request)
         context = min(request.options.num_ctx or self.context_length, self.context_length)
-        if request.messages and not self._as_text(request):
+        if request.messages and not self._must_render(request):
             return await self._conversation(request, context)
         return await self._text(request, context)
 
     async def tokens(self, messages: Sequence[Message], request: GenerateRequest) -> list[int]:
-        """Ids of a conversation through the chat template."""
-        if request.template and usable(request.template):
-            text = render(request.template, [turn(message) for message in messages], request, self.model_name)
+        """Return the ids of a conversation through the chat template, after the ids in `request.context`."""
+        if request.template and is_jinja(request.template):
+            text = _render(request.template, [_turn(message) for message in messages], request, self.model_name)
         elif self.templated:
-            text = (await self.link.post("/apply-template", _chat(messages, request)))["prompt"]
+            text = (await self.client.post("/apply-template", _chat(messages, request)))["prompt"]
         else:
             text = "\n\n".join(message.content for message in messages)
         return [*request.context, *await self.encode(text, special=not request.context)]
 
     async def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Ids of a text; `special`: with the tokens that the model expects in front."""
+        """Return the ids of a text; `special` adds the tokens that the model expects in front."""
         body = {"content": text, "add_special": special, "parse_special": True}
-        return list((await self.link.post("/tokenize", body))["tokens"])
+        return list((await self.client.post("/tokenize", body))["tokens"])
 
-    def _as_text(self, request: GenerateRequest) -> bool:
-        """Whether the prompt is made here: llama.cpp takes neither ids before a conversation nor a template with it."""
-        return bool(request.context) or not self.templated or usable(request.template)
+    def _must_render(self, request: GenerateRequest) -> bool:
+        """True when llama.cpp's chat route cannot be used: it takes no earlier ids and no other template."""
+        return bool(request.context) or not self.templated or is_jinja(request.template)
 
-    async def _conversation(self, request: GenerateRequest, context: int) -> Prompt:
+    async def _conversation(self, request: GenerateRequest, context: int) -> LlamaCppPrompt:
         messages, tokens, dropped = await self._fit(request, context)
         body = _chat(messages, request) | _sampling(request.options, _limit(request, context, len(tokens)))
         if request.top_logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": max(1, request.top_logprobs)}
         if request.format is not None:
             body["response_format"] = _response_format(request.format)
-        return Prompt(CHAT, body | {"verbose": True, "return_progress": True}, tuple(tokens), dropped)
+        return LlamaCppPrompt(CHAT, body | {"verbose": True, "return_progress": True}, tuple(tokens), dropped)
 
-    async def _text(self, request: GenerateRequest, context: int) -> Prompt:
+    async def _text(self, request: GenerateRequest, context: int) -> LlamaCppPrompt:
         if request.prompt is not None:
             tokens = [*request.context, *await self.encode(request.prompt, special=not request.context)]
         else:
@@ -82,146 +101,81 @@ class PromptBuilder:
         if not tokens:
             raise InvalidRequest("the prompt is empty")
         kept = tokens
-        if len(tokens) > context - 1:
+        if len(tokens) >= context:
             if not request.truncate:
-                raise refuse(len(tokens), context)
-            kept = cut(tokens, target(context, request.options.num_predict), request.options.num_keep)
+                raise context_exceeded(len(tokens), context)
+            target = truncation_target(context, request.options.num_predict)
+            kept = cut_tokens(tokens, target, request.options.num_keep)
         body = _sampling(request.options, _limit(request, context, len(kept)))
         if request.top_logprobs is not None:
             body["n_probs"] = max(1, request.top_logprobs)
         if request.format is not None:
             body["json_schema"] = {"type": "object"} if request.format == "json" else request.format
         body |= {"prompt": kept, "return_tokens": True, "return_progress": True}
-        return Prompt(TEXT, body, tuple(kept), len(tokens) - len(kept))
+        return LlamaCppPrompt(TEXT, body, tuple(kept), len(tokens) - len(kept))
 
-    def _insertion(self, request: GenerateRequest) -> Prompt:
+    def _insertion(self, request: GenerateRequest) -> LlamaCppPrompt:
         if request.prompt is None:
             raise InvalidRequest("suffix goes with a prompt, not with messages")
         body = _sampling(request.options, request.options.num_predict)
         body |= {"input_prefix": request.prompt, "input_suffix": request.suffix, "prompt": ""}
-        return Prompt(INSERT, body | {"return_tokens": True, "return_progress": True})
+        return LlamaCppPrompt(INSERT, body | {"return_tokens": True, "return_progress": True})
 
     async def _fit(self, request: GenerateRequest, context: int) -> tuple[Sequence[Message], list[int], int]:
-        """The newest turns that fit, their ids, and how many ids were left out. The last turn always stays."""
-        messages = request.messages
-        whole = await self.tokens(messages, request)
+        """Return the newest turns that fit, their ids, and how many ids were left out. The last turn always stays."""
+        whole = await self.tokens(request.messages, request)
         if len(whole) < context:
-            return messages, whole, 0
+            return request.messages, whole, 0
         if not request.truncate:
-            raise refuse(len(whole), context)
-        room = target(context, request.options.num_predict)
-        low, high = 1, len(messages) - 1
-        best: tuple[Sequence[Message], list[int]] | None = None
-        while low <= high:
-            middle = (low + high) // 2
-            kept = without(messages, middle)
-            tokens = await self.tokens(kept, request)
-            if len(tokens) <= room:
-                best, high = (kept, tokens), middle - 1
-            else:
-                low = middle + 1
-        if best is None:
-            best = await self._shorten(request, without(messages, len(messages) - 1), room)
-        return *best, len(whole) - len(best[1])
+            raise context_exceeded(len(whole), context)
+        target = truncation_target(context, request.options.num_predict)
+        search = OldestFirst(request.messages, target)
+        while (kept := search.candidate()) is not None:
+            search.measured(await self.tokens(kept, request))
+        messages, tokens = search.best or (list(request.messages), whole)
+        if not search.fits:
+            messages, tokens = await self._shorten(request, messages, len(tokens), target)
+        return messages, tokens, len(whole) - len(tokens)
 
     async def _shorten(
-        self, request: GenerateRequest, messages: Sequence[Message], room: int
-    ) -> tuple[Sequence[Message], list[int]]:
-        """The last turn alone is too long: its text loses its beginning."""
+        self, request: GenerateRequest, messages: list[Message], count: int, target: int
+    ) -> tuple[list[Message], list[int]]:
+        """Cut the beginning of the last turn: the conversation has `count` tokens and may have `target`."""
         *before, last = messages
         own = await self.encode(last.content, special=False)
-        over = len(await self.tokens(messages, request)) - room
-        # Cutting can change how the rest is split into tokens: a few fewer than counted.
-        left = own[min(len(own), over + 8) :]
-        text = (await self.link.post("/detokenize", {"tokens": left}))["content"] if left else ""
+        # Cutting can change how the rest is split into tokens: cut a few more than counted.
+        left = own[min(len(own), count - target + 8) :]
+        text = (await self.client.post("/detokenize", {"tokens": left}))["content"] if left else ""
         kept = [*before, last.model_copy(update={"content": text})]
         tokens = await self.tokens(kept, request)
-        if len(tokens) > room:
-            raise refuse(len(tokens), room)
+        if len(tokens) > target:
+            raise context_exceeded(len(tokens), target)
         return kept, tokens
 
 
-def turn(message: Message) -> Json:
-    """A message as chat templates know it, arguments of calls as an object."""
-    found: Json = {
-        "role": "system" if message.role == "developer" else message.role,
-        "content": message.content,
-    }
+def _turn(message: Message) -> Json:
+    """Return a message as chat templates expect it, with its images as data URLs."""
+    turn = chat_turn(message)
     if message.images:
         pictures = [
             {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}} for image in message.images
         ]
-        found["content"] = [*pictures, {"type": "text", "text": message.content}]
-    if message.thinking:
-        found["reasoning_content"] = message.thinking
-    if message.tool_calls:
-        found["tool_calls"] = [
-            {
-                "type": "function",
-                "id": call.id or "",
-                "function": {"name": call.name, "arguments": dict(call.arguments)},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_name:
-        found["name"] = message.tool_name
-    if message.tool_call_id:
-        found["tool_call_id"] = message.tool_call_id
-    return found
-
-
-def without(messages: Sequence[Message], count: int) -> Sequence[Message]:
-    """The conversation without its first `count` messages; system messages among them stay."""
-    start = count
-    # An answer or a tool's result without the question before it confuses templates.
-    while start < len(messages) - 1 and messages[start].role in ("assistant", "tool"):
-        start += 1
-    return [m for m in messages[:start] if m.role in ("system", "developer")] + list(messages[start:])
-
-
-def cut(tokens: Sequence[int], room: int, keep: int) -> list[int]:
-    """At most `room` tokens: the first `keep` (at most half the room) and the last ones."""
-    keep = max(0, min(keep, room // 2))
-    return [*tokens[:keep], *tokens[len(tokens) - (room - keep) :]]
-
-
-def target(context: int, wanted: int) -> int:
-    """How long a prompt may stay once something must go: room for the answer is kept, a quarter at most."""
-    return max(1, context - min(wanted if wanted > 0 else 256, max(1, context // 4)))
-
-
-def refuse(tokens: int, context: int) -> ContextExceeded:
-    """The error for a prompt that may not be cut."""
-    return ContextExceeded(
-        f"the prompt is longer than the context length: {tokens} tokens, and {context} are available",
-        hint="raise num_ctx, shorten the prompt, or allow truncation",
-    )
+        turn["content"] = [*pictures, {"type": "text", "text": message.content}]
+    return turn
 
 
 def _chat(messages: Sequence[Message], request: GenerateRequest) -> Json:
-    turns = [turn(message) for message in messages]
-    for each in turns:
-        for call in each.get("tool_calls", ()):
+    turns = [_turn(message) for message in messages]
+    for turn in turns:
+        for call in turn.get("tool_calls", ()):
             call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
     body: Json = {"messages": turns}
-    if tools := _chosen(request.tools, request.tool_choice):
+    if tools := offered_tools(request.tools, request.tool_choice):
         body |= {"tools": tools, "parallel_tool_calls": request.parallel_tool_calls}
         body["tool_choice"] = "auto" if request.tool_choice == "auto" else "required"
-    if request.think is not None:
-        body["chat_template_kwargs"] = {"enable_thinking": bool(request.think)}
-        if isinstance(request.think, str):
-            # gpt-oss knows no level above high.
-            body["chat_template_kwargs"]["reasoning_effort"] = "high" if request.think == "max" else request.think
+    if thinking := template_thinking(request.think):
+        body["chat_template_kwargs"] = thinking
     return body
-
-
-def _chosen(tools: Sequence[Tool], choice: str) -> list[Tool]:
-    if choice in ("auto", "none", "required"):
-        return [] if choice == "none" else list(tools)
-    found = [tool for tool in tools if (tool.get("function") or {}).get("name") == choice]
-    if not found:
-        raise InvalidRequest(f"tool_choice names {choice!r}, which is not among the tools")
-    return found
 
 
 def _response_format(format: str | Json) -> Json:
@@ -231,7 +185,7 @@ def _response_format(format: str | Json) -> Json:
 
 
 def _limit(request: GenerateRequest, context: int, prompt: int) -> int:
-    """Tokens to generate. Without a number, or when old tokens may not go, what is left of the context."""
+    """Return the tokens to generate: at most the rest of the context unless the request allows shifting it."""
     room, wanted = max(0, context - prompt), request.options.num_predict
     if wanted < 0 or not request.shift:
         return room if wanted < 0 else min(wanted, room)
@@ -259,3 +213,40 @@ def _sampling(options: Options, limit: int) -> Json:
     if options.logit_bias:
         body["logit_bias"] = [[token, bias] for token, bias in options.logit_bias.items()]
     return body
+
+
+# -- chat templates of requests and Modelfiles -----------------------------------------------------------------------
+
+
+def is_jinja(template: str | None) -> bool:
+    """True for a Jinja template. For one in Go's language, as Ollama's models have them, the file's own is used."""
+    return bool(template) and not _GO.search(template or "")
+
+
+def _render(template: str, turns: list[Json], request: GenerateRequest, model_name: str) -> str:
+    """Return the prompt text. Raises InvalidRequest with the template's message when it refuses the conversation."""
+    last = turns[-1]["content"] if request.continue_last and turns else None
+    try:
+        text = _compiled(template).render(
+            messages=turns[:-1] if last is not None else turns,
+            tools=offered_tools(request.tools, request.tool_choice) or None,
+            add_generation_prompt=True,
+            bos_token="",
+            eos_token="",
+            **template_thinking(request.think),
+        )
+    except (TemplateError, ValueError, TypeError, KeyError) as error:
+        raise InvalidRequest(f"the chat template of {model_name} refuses this conversation: {error}") from error
+    return text + (last or "")
+
+
+@lru_cache(maxsize=16)
+def _compiled(template: str) -> Template:
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment.globals["raise_exception"] = _raise_exception
+    return environment.from_string(template)
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)

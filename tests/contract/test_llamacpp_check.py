@@ -32,7 +32,7 @@ class Models:
         return self._models
 
 
-def world(*models: InstalledModel, status: int = 0) -> CheckContext:
+def context(*models: InstalledModel, status: int = 0) -> CheckContext:
     registry = Registry()
     for store in (Models("broken"), Models("ollama", *models)):
         registry.stores.add(store.name, store, store.name)  # type: ignore[arg-type]
@@ -58,26 +58,26 @@ class TestLlamaCppCheck(CheckSuite):
         return files("ollmlx_llamacpp") / "diagnostics"
 
     def healthy(self) -> CheckContext:
-        return world(*GGUF)
+        return context(*GGUF)
 
     def sick(self) -> Mapping[str, CheckContext]:
-        return {MISSING: world(*GGUF), BROKEN: world(GGUF[0], status=1)}
+        return {MISSING: context(*GGUF), BROKEN: context(GGUF[0], status=1)}
 
-    async def test_without_gguf_models_nothing_is_missed(self) -> None:
+    async def test_without_gguf_models_there_is_no_finding(self) -> None:
         check = LlamaCppCheck(lambda: False)
-        assert await check.run(world(fake_model(format="mlx"))) == []
+        assert await check.run(context(fake_model(format="mlx"))) == []
         assert await check.run(CheckContext()) == []
 
     @pytest.mark.finding("ENV021")
     async def test_the_command_and_the_models_are_named(self) -> None:
-        (finding,) = await LlamaCppCheck(lambda: False).run(world(*GGUF))
+        (finding,) = await LlamaCppCheck(lambda: False).run(context(*GGUF))
         assert finding.code == "ENV021"
         assert finding.commands == ("pip install 'ollmlx[llamacpp]'",)
         assert len(finding.evidence) == 11
         assert finding.evidence[-1] == "and 2 more"
 
     @pytest.mark.finding("ENV022")
-    async def test_the_librarys_last_words_are_told(self) -> None:
-        (finding,) = await LlamaCppCheck(lambda: True).run(world(*GGUF, status=1))
+    async def test_the_last_line_of_the_failed_import_is_evidence(self) -> None:
+        (finding,) = await LlamaCppCheck(lambda: True).run(context(*GGUF, status=1))
         assert finding.code == "ENV022"
         assert finding.evidence[0] == "ImportError: libcuda.so.1: cannot open shared object file"

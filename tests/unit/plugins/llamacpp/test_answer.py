@@ -1,21 +1,27 @@
-"""llama.cpp's records, as they were seen on the wire, become events."""
+"""llama.cpp's answers: records however they are cut, errors as our kinds, events."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ollmlx.errors import RunnerFailed
+from ollmlx.errors import ContextExceeded, InvalidRequest, OllmlxError, RunnerFailed, Unsupported
 from ollmlx.types import Done, Prefill, Text, Thinking, ToolCalled
-from ollmlx_llamacpp.answer import Reader
-from ollmlx_llamacpp.prompt import CHAT, Prompt
+from ollmlx_llamacpp.answer import RecordReader
+from ollmlx_llamacpp.client import error_of, records
 
 TIMINGS = {"cache_n": 24, "prompt_n": 8, "prompt_ms": 12.5, "predicted_n": 3, "predicted_ms": 4.0}
 
 
-def reader(*, tops: int | None = None, show_thinking: bool = True, dropped: int = 0) -> Reader:
-    return Reader(Prompt(CHAT, {}, (1, 2), dropped), tops=tops, show_thinking=show_thinking)
+def reader(*, tops: int | None = None, show_thinking: bool = True, dropped: int = 0) -> RecordReader:
+    return RecordReader(dropped=dropped, top_logprobs=tops, show_thinking=show_thinking)
 
 
 def delta(**fields: Any) -> dict[str, Any]:
@@ -27,34 +33,34 @@ def final(stop_type: str = "eos", word: str = "") -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": {}}], "timings": TIMINGS, "__verbose": verbose}
 
 
-def done(read: Reader) -> Done:
+def done(read: RecordReader) -> Done:
     last = read.end((1, 2, 3))[-1]
     assert isinstance(last, Done)
     return last
 
 
-def test_the_account_is_llama_cpps() -> None:
+def test_the_final_counts_are_llama_cpps() -> None:
     read = reader(dropped=5)
     assert read.feed(delta(role="assistant", content=None)) == []
     assert read.feed(delta(content="Hi")) == [Text(text="Hi")]
     read.feed(final())
-    told = done(read)
-    assert (told.prompt_tokens, told.cached_tokens, told.generated_tokens, told.dropped) == (32, 24, 3, 5)
-    assert (told.prefill_ns, told.decode_ns, told.context) == (12_500_000, 4_000_000, (1, 2, 3))
-    assert (told.reason, told.stop) == ("stop", None)
+    last = done(read)
+    assert (last.prompt_tokens, last.cached_tokens, last.generated_tokens, last.dropped) == (32, 24, 3, 5)
+    assert (last.prefill_ns, last.decode_ns, last.context) == (12_500_000, 4_000_000, (1, 2, 3))
+    assert (last.reason, last.stop) == ("stop", None)
 
 
 @pytest.mark.parametrize(
     ("stop_type", "word", "reason", "stop"),
     [("eos", "", "stop", None), ("limit", "", "length", None), ("word", " 3", "stop", " 3")],
 )
-def test_the_end_has_its_reason(stop_type: str, word: str, reason: str, stop: str | None) -> None:
+def test_done_has_the_reason_of_the_end(stop_type: str, word: str, reason: str, stop: str | None) -> None:
     read = reader()
     read.feed(final(stop_type, word))
     assert (done(read).reason, done(read).stop) == (reason, stop)
 
 
-def test_progress_of_the_prompt_is_told() -> None:
+def test_progress_of_the_prompt_is_an_event() -> None:
     progress = {"total": 42, "cache": 10, "processed": 20, "time_ms": 5}
     assert reader(dropped=1).feed({**delta(content=None), "prompt_progress": progress}) == [
         Prefill(done=20, total=42, cached=10, dropped=1)
@@ -63,13 +69,13 @@ def test_progress_of_the_prompt_is_told() -> None:
     assert reader().feed({"prompt_progress": first}) == [Prefill(done=0, total=42, cached=0)]
 
 
-def test_thoughts_are_told_or_dropped() -> None:
+def test_thinking_is_shown_or_dropped() -> None:
     thought = delta(reasoning_content="hm")
     assert reader().feed(thought) == [Thinking(text="hm")]
     assert reader(show_thinking=False).feed(thought) == []
 
 
-def test_calls_are_told_whole() -> None:
+def test_tool_calls_are_sent_whole() -> None:
     read = reader()
     first = {"index": 0, "id": "a", "function": {"name": "weather", "arguments": '{"city":'}}
     assert read.feed(delta(tool_calls=[first])) == []
@@ -84,7 +90,7 @@ def test_calls_are_told_whole() -> None:
     assert last.type == "done"
 
 
-def test_plain_text_brings_its_ids() -> None:
+def test_plain_text_has_its_token_ids() -> None:
     read = reader()
     assert read.feed({"content": " Paris", "tokens": [7042], "stop": False}) == [Text(text=" Paris")]
     read.feed({"content": "", "tokens": [], "stop": True, "stop_type": "limit", "timings": TIMINGS})
@@ -107,3 +113,49 @@ def test_logprobs_come_with_as_many_alternatives_as_were_asked_for() -> None:
 def test_a_stream_without_an_end_has_failed() -> None:
     with pytest.raises(RunnerFailed, match="without a result"):
         reader().end(())
+
+
+RECORDS = [{"content": "a\nb"}, {"content": "é{}"}, {"n": 1}]
+WIRE = (
+    "".join(f"data: {json.dumps(record, ensure_ascii=False)}\n\n" for record in RECORDS).encode() + b"data: [DONE]\n\n"
+)
+
+
+async def read(pieces: list[bytes]) -> list[object]:
+    async def source() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    return [record async for record in records(source())]
+
+
+@given(st.lists(st.integers(0, len(WIRE)), max_size=8))
+def test_records_are_whole_however_they_are_cut(cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), len(WIRE)]
+    pieces = [WIRE[start:end] for start, end in pairwise(edges)]
+    assert asyncio.run(read(pieces)) == RECORDS
+
+
+async def test_an_error_among_the_records_is_a_record() -> None:
+    assert await read([b'error: {"message": "no"}\n\n']) == [{"error": {"message": "no"}}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("exceed_context_size_error", ContextExceeded),
+        ("invalid_request_error", InvalidRequest),
+        ("not_supported_error", Unsupported),
+        ("server_error", RunnerFailed),
+        ("something new", RunnerFailed),
+    ],
+)
+def test_an_error_of_llama_cpps_has_our_kind(kind: str, expected: type[OllmlxError]) -> None:
+    error = error_of(json.dumps({"error": {"message": "why", "type": kind}}).encode())
+    assert type(error) is expected
+    assert error.message == "llama.cpp: why"
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>", b"[]", b'{"error": 5}', b"\xff"])
+def test_an_answer_that_is_no_error_record_is_a_failure(data: bytes) -> None:
+    assert type(error_of(data)) is RunnerFailed

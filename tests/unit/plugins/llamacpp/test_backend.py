@@ -15,15 +15,14 @@ from ollmlx.errors import StorageError, Unsupported
 from ollmlx.plugin.registry import Registry
 from ollmlx.testing import fake_model
 from ollmlx.types import InstalledModel, ModelDefaults
-from ollmlx_llamacpp.backend import INSTALL, LlamaCppBackend
-from ollmlx_llamacpp.estimate import CHEAP, WIDTH, Shape, estimate, slots
-from ollmlx_llamacpp.settings import LlamaCppSettings
+from ollmlx_llamacpp.backend import INSTALL, LlamaCppBackend, LlamaCppSettings
+from ollmlx_llamacpp.estimate import AUTOMATIC_SLOTS, CHEAP_CACHE_BYTES, GgufShape, estimate, slots
 
 MIB = 1 << 20
-SMOLLM2 = Shape(weights=98 * MIB, cached=30 * 3 * 128, embedding=576, inner=1536, vocabulary=49152)
-LLAMA_8B = Shape(weights=4700 * MIB, cached=32 * 8 * 256, embedding=4096, inner=14336, vocabulary=128256)
+SMOLLM2 = GgufShape(weights=98 * MIB, cached=30 * 3 * 128, embedding=576, inner=1536, vocabulary=49152)
+LLAMA_8B = GgufShape(weights=4700 * MIB, cached=32 * 8 * 256, embedding=4096, inner=14336, vocabulary=128256)
 shapes = st.builds(
-    Shape,
+    GgufShape,
     weights=st.integers(1, 1 << 40),
     cached=st.integers(0, 1 << 20),
     embedding=st.integers(0, 1 << 14),
@@ -42,7 +41,7 @@ def gguf(folder: Path, data: bytes | None = None, defaults: ModelDefaults | None
     return fake_model(format="gguf", path=file, defaults=defaults or ModelDefaults())
 
 
-def test_without_llama_cpp_the_command_that_brings_it_is_named(tmp_path: Path) -> None:
+def test_without_llama_cpp_the_command_that_installs_it_is_named(tmp_path: Path) -> None:
     model = gguf(tmp_path)
     refusal = backend(installed=False).accepts(model)
     assert refusal is not None
@@ -54,7 +53,7 @@ def test_without_llama_cpp_the_command_that_brings_it_is_named(tmp_path: Path) -
     assert refused.value.hint == INSTALL
 
 
-def test_a_file_that_is_gone_or_damaged_is_told_before_any_process(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_file_is_an_error_before_any_process_starts(tmp_path: Path) -> None:
     model = gguf(tmp_path, b"GGUF" + b"\xff" * 100)
     with pytest.raises(StorageError, match="not a usable GGUF file"):
         backend().estimate(model, 512, 1)
@@ -110,24 +109,24 @@ def test_the_shape_comes_from_the_header(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "context", "parallel", "width"),
     [
-        (SMOLLM2, 8192, 0, WIDTH),
+        (SMOLLM2, 8192, 0, AUTOMATIC_SLOTS),
         (SMOLLM2, 8192, 7, 7),
-        (LLAMA_8B, 8192, 0, WIDTH),
+        (LLAMA_8B, 8192, 0, AUTOMATIC_SLOTS),
         (LLAMA_8B, 32768, 0, 1),
         (LLAMA_8B, 131072, 0, 1),
         (LLAMA_8B, 131072, 2, 2),
     ],
 )
-def test_an_automatic_width_stays_affordable(shape: Shape, context: int, parallel: int, width: int) -> None:
+def test_an_automatic_width_stays_affordable(shape: GgufShape, context: int, parallel: int, width: int) -> None:
     assert slots(shape, context, parallel, "auto") == width
 
 
 @given(shapes, st.integers(1, 1 << 20), st.integers(0, 64), st.sampled_from(["auto", "q8_0", "q4_0"]))
-def test_an_estimate_covers_file_and_caches(shape: Shape, context: int, parallel: int, kind: str) -> None:
+def test_an_estimate_covers_file_and_caches(shape: GgufShape, context: int, parallel: int, kind: str) -> None:
     need = estimate(shape, context, parallel, kind)
     width = slots(shape, context, parallel, kind)
     assert need.total >= shape.weights + width * shape.kv_cache(context, kind)
     assert estimate(shape, context + 1, width, kind).total >= estimate(shape, context, width, kind).total
     if not parallel and width > 1:
-        assert need.kv_cache <= max(CHEAP, shape.weights)
+        assert need.kv_cache <= max(CHEAP_CACHE_BYTES, shape.weights)
     assert estimate(shape, context, width, kind).total <= estimate(shape, context, width, "auto").total

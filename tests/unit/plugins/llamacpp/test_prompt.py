@@ -1,23 +1,21 @@
-"""What llama.cpp is asked: route, body, and a prompt that fits."""
+"""Requests to llama.cpp: route, body, and a prompt that fits."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ollmlx.errors import ContextExceeded, InvalidRequest, Unsupported
+from ollmlx.runner.kit import truncation_target
 from ollmlx.types import GenerateRequest, Message, Options, ToolCall
-from ollmlx_llamacpp.prompt import CHAT, INSERT, TEXT, PromptBuilder, cut, target, without
-from ollmlx_llamacpp.template import usable
+from ollmlx_llamacpp.prompt import CHAT, INSERT, TEXT, LlamaCppPrompts, is_jinja
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
 
 
-class FakeLink:
+class FakeClient:
     """llama.cpp for a model whose tokens are words, and whose template writes `ROLE: text`."""
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
@@ -29,8 +27,8 @@ class FakeLink:
         return {"tokens": [len(word) for word in body["content"].split()]}
 
 
-def builder(context: int = 100, **fields: Any) -> PromptBuilder:
-    return PromptBuilder(FakeLink(), "tiny", context, **{"templated": True, **fields})  # type: ignore[arg-type]
+def builder(context: int = 100, **fields: Any) -> LlamaCppPrompts:
+    return LlamaCppPrompts(FakeClient(), "tiny", context, **{"templated": True, **fields})  # type: ignore[arg-type]
 
 
 def chat(*texts: str, **fields: Any) -> GenerateRequest:
@@ -75,7 +73,15 @@ async def test_a_jinja_template_is_used_and_one_in_gos_language_is_not() -> None
     ],
 )
 def test_templates_of_both_languages_are_told_apart(template: str | None, jinja: bool) -> None:
-    assert usable(template) is jinja
+    assert is_jinja(template) is jinja
+
+
+async def test_a_jinja_template_gets_the_tools_and_the_thinking_that_were_asked_for() -> None:
+    template = "{% for t in tools or [] %}{{ t.function.name }} {% endfor %}{{ reasoning_effort }}"
+    asked = chat("hi", template=template, tools=(WEATHER, CLOCK), tool_choice="clock", think="low")
+    assert (await builder().build(asked)).body["prompt"] == [len("clock"), len("low")]
+    none = asked.model_copy(update={"tool_choice": "none"})
+    assert (await builder().build(none)).body["prompt"] == [len("low")]
 
 
 async def test_a_template_that_refuses_says_why() -> None:
@@ -107,7 +113,7 @@ async def test_the_oldest_turns_go_and_system_stays() -> None:
     prompt = await builder(60).build(GenerateRequest(messages=tuple(turns), options=Options(num_predict=4)))
     kept = [turn["role"] for turn in prompt.body["messages"]]
     assert kept[:2] == ["system", "user"]
-    assert len(prompt.tokens) <= target(60, 4)
+    assert len(prompt.tokens) <= truncation_target(60, 4)
     assert prompt.dropped == 3 + 9 * 10 - len(prompt.tokens)
 
 
@@ -124,7 +130,7 @@ async def test_what_may_not_be_cut_is_refused_with_both_lengths() -> None:
             await builder(50).build(request)
 
 
-async def test_tools_and_thinking_are_said_in_llama_cpps_words() -> None:
+async def test_tools_and_thinking_are_sent_in_llama_cpps_format() -> None:
     asked = chat("hi", tools=(WEATHER, CLOCK), tool_choice="clock", think="max", parallel_tool_calls=False)
     body = (await builder().build(asked)).body
     assert (body["tools"], body["tool_choice"], body["parallel_tool_calls"]) == ([CLOCK], "required", False)
@@ -134,7 +140,7 @@ async def test_tools_and_thinking_are_said_in_llama_cpps_words() -> None:
         await builder().build(chat("hi", tools=(WEATHER,), tool_choice="moon"))
 
 
-async def test_earlier_calls_and_results_are_told() -> None:
+async def test_earlier_calls_and_results_are_sent() -> None:
     call = ToolCall(name="weather", arguments={"city": "Köln"}, id="c1")
     turns = (
         Message(role="user", content="weather?"),
@@ -168,25 +174,6 @@ async def test_images_need_an_encoder() -> None:
     request = GenerateRequest(messages=(Message(role="user", content="what?", images=("aGk=",)),))
     with pytest.raises(Unsupported, match="tiny does not support images"):
         await builder().build(request)
-    picture, text = (await builder(sees=True).build(request)).body["messages"][0]["content"]
+    picture, text = (await builder(vision=True).build(request)).body["messages"][0]["content"]
     assert picture["image_url"]["url"].endswith(";base64,aGk=")
     assert text == {"type": "text", "text": "what?"}
-
-
-@given(st.integers(2, 10_000), st.integers(-2, 10_000))
-def test_a_prompt_that_is_cut_leaves_room_for_an_answer(context: int, wanted: int) -> None:
-    assert 1 <= target(context, wanted) < context or context == 1
-
-
-@given(st.lists(st.integers(), min_size=1, max_size=50), st.integers(1, 50), st.integers(-1, 60))
-def test_cutting_keeps_the_beginning_and_the_end(tokens: list[int], room: int, keep: int) -> None:
-    if len(tokens) > room:
-        kept = cut(tokens, room, keep)
-        assert len(kept) == room
-        assert kept[-1] == tokens[-1]
-
-
-def test_an_answer_without_its_question_goes_too() -> None:
-    turns = chat("q1", "a1", "q2", "a2", "q3").messages
-    assert [turn.content for turn in without(turns, 1)] == ["q2", "a2", "q3"]
-    assert [turn.content for turn in without(turns, 4)] == ["q3"]

@@ -1,4 +1,4 @@
-"""Talking to llama.cpp's server over its unix socket: JSON in, JSON or a stream of records out, errors as our kinds."""
+"""The client of llama.cpp's server on its unix socket: JSON requests, JSON or streamed answers, errors as our kinds."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _KINDS: dict[str, type[OllmlxError]] = {
 }
 
 
-class Link:
-    """One session. A new connection for each request: llama.cpp closes idle ones without telling."""
+class LlamaCppClient:
+    """One session. Each request has its own connection, because llama.cpp closes idle ones without notice."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
     @classmethod
     def open(cls, socket: Path, key: str) -> Self:
-        """Must be called on a running event loop."""
+        """Open a session with `key` as its API key. Must be called on a running event loop."""
         return cls(
             aiohttp.ClientSession(
                 "http://llamacpp",
@@ -42,7 +42,7 @@ class Link:
         )
 
     async def post(self, path: str, body: Json) -> Any:
-        """The answer. Raises the error that llama.cpp's own stands for."""
+        """Return the answer's JSON. Raises the OllmlxError kind that llama.cpp's error stands for."""
         try:
             async with self._session.post(path, data=orjson.dumps(body)) as answer:
                 data = await answer.read()
@@ -53,7 +53,7 @@ class Link:
             raise RunnerFailed(f"llama.cpp does not answer: {error or type(error).__name__}") from error
 
     async def stream(self, path: str, body: Json) -> AsyncIterator[Json]:
-        """The records of an answer, as they come. Closing the iterator closes the connection, which cancels."""
+        """Yield the records of an answer as they arrive. Closing the iterator closes the connection, which cancels."""
         answer: aiohttp.ClientResponse | None = None
         try:
             answer = await self._session.post(path, data=orjson.dumps({**body, "stream": True}))
@@ -64,18 +64,22 @@ class Link:
                     raise error_of(orjson.dumps(record))
                 yield record
         except aiohttp.ClientError as error:
-            raise RunnerFailed(f"llama.cpp broke off: {error or type(error).__name__}") from error
+            raise RunnerFailed(f"llama.cpp closed the connection: {error or type(error).__name__}") from error
         finally:
             if answer is not None:
                 answer.close()
 
     async def close(self) -> None:
+        """Close the session and let its connections end."""
         await self._session.close()
         await asyncio.sleep(0)
 
 
 async def records(pieces: AsyncIterator[bytes]) -> AsyncIterator[Json]:
-    """The JSON after each `data: ` or `error: `. Read in pieces: a line may be longer than any line reader allows."""
+    """Yield the JSON after each `data: ` or `error: `.
+
+    Lines are put together here: they may be longer than aiohttp's line reader allows.
+    """
     rest = b""
     async for piece in pieces:
         *lines, rest = (rest + piece).split(b"\n")
@@ -88,7 +92,7 @@ async def records(pieces: AsyncIterator[bytes]) -> AsyncIterator[Json]:
 
 
 def error_of(data: bytes) -> OllmlxError:
-    """What an error record of llama.cpp's stands for."""
+    """Return the error that llama.cpp's error record stands for; RunnerFailed when it is no such record."""
     try:
         found = orjson.loads(data)["error"]
         message, kind = str(found["message"]), str(found.get("type", ""))

@@ -1,4 +1,4 @@
-"""Around llama.cpp in the runner: batches, reasons, what killed runners leave."""
+"""llama.cpp's server in the runner: prompt batches, reasons of failed loads, sockets that killed runners left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-native = pytest.importorskip("ollmlx_llamacpp.native", reason="pip install 'ollmlx[llamacpp]'", exc_type=ImportError)
+server = pytest.importorskip("ollmlx_llamacpp.server", reason="pip install 'ollmlx[llamacpp]'", exc_type=ImportError)
 
 MIB = 1 << 20
 
@@ -24,8 +24,8 @@ MIB = 1 << 20
         (98 * MIB, "cpu", 100, 100),
     ],
 )
-def test_a_batch_of_a_prompt_takes_little_time(size: int, device: str, stated: int, expected: int) -> None:
-    assert native.batch_for(size, device, stated) == expected
+def test_a_prompt_batch_takes_little_time(size: int, device: str, stated: int, expected: int) -> None:
+    assert server.prompt_batch(size, device, stated) == expected
 
 
 LOG = """0.00.014.829 I srv          init: loading model
@@ -48,33 +48,33 @@ LOG = """0.00.014.829 I srv          init: loading model
     ],
 )
 def test_the_reason_is_the_first_error_of_the_log(log: str, reason: str) -> None:
-    assert native.reason_in(log) == reason
+    assert server.first_error(log) == reason
 
 
 def test_a_reason_that_comes_late_is_waited_for(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("", encoding="utf-8")
-    assert native.awaited_reason(log, patience=0) == "no reason given"
+    assert server.wait_for_reason(log, seconds=0) == "no reason given"
     late = threading.Timer(0.05, log.write_text, [LOG])
     late.start()
-    assert "unknown model architecture" in native.awaited_reason(log, patience=30)
+    assert "unknown model architecture" in server.wait_for_reason(log, seconds=30)
     late.join()
 
 
-def test_a_reason_has_its_kind() -> None:
-    assert native.failure("x.gguf", "mad", "unknown model architecture: 'mad'").code == "MDL004"
-    assert native.failure("x.gguf", "llama", "failed to allocate buffer").kind == "out_of_memory"
-    assert native.failure("x.gguf", "llama", "missing tensor 'output_norm.weight'").code == "MDL003"
+def test_a_failed_load_has_the_error_kind_of_its_reason() -> None:
+    assert server.load_error("x.gguf", "mad", "unknown model architecture: 'mad'").code == "MDL004"
+    assert server.load_error("x.gguf", "llama", "failed to allocate buffer").kind == "out_of_memory"
+    assert server.load_error("x.gguf", "llama", "missing tensor 'output_norm.weight'").code == "MDL003"
 
 
 def test_sockets_of_runners_that_are_gone_are_removed(tmp_path: Path) -> None:
     gone = 2**22 - 3
-    for name in (f"{native.PREFIX}{gone}-a", f"{native.PREFIX}{os.getpid()}-b", f"{native.PREFIX}x-c", "other"):
+    for name in (f"{server.PREFIX}{gone}-a", f"{server.PREFIX}{os.getpid()}-b", f"{server.PREFIX}x-c", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "s.sock").touch()
-    native.sweep(tmp_path)
+    server.remove_stale_sockets(tmp_path)
     assert {left.name for left in tmp_path.iterdir()} == {
-        f"{native.PREFIX}{os.getpid()}-b",
-        f"{native.PREFIX}x-c",
+        f"{server.PREFIX}{os.getpid()}-b",
+        f"{server.PREFIX}x-c",
         "other",
     }

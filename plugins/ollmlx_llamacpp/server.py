@@ -22,39 +22,42 @@ from ollmlx.errors import InvalidRequest, OutOfMemory, StorageError, Unsupported
 from ollmlx.types import ModelDefaults
 
 PREFIX: Final = "ollmlx-llamacpp-"
-FOLDER: Final = Path("/tmp")  # noqa: S108 - a socket's path is short; the folder below is private and has a random name
+FOLDER: Final = Path("/tmp")  # noqa: S108 - a socket's path must be short; its folder is private and randomly named
 SPARE_THREADS: Final = 16
-"""HTTP threads beside one for each answer: token counts, embeddings, requests that wait."""
-WORK: Final = 8 * 1024**3
+"""HTTP threads beside one for each sequence: for token counts, embeddings, requests that wait."""
+BATCH_WORK: Final = 8 * 1024**3
 """Weight bytes times prompt tokens that one batch may cost on a CPU: a few tenths of a second on a small one."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-CONSEQUENCES: Final = ("failed to load model", "exiting due to model loading error")
-UNTOLD: Final = "no reason given"
+FOLLOW_UPS: Final = ("failed to load model", "exiting due to model loading error")
+"""Errors in llama.cpp's log that only report an earlier one."""
+NO_REASON: Final = "no reason given"
+REASON_SECONDS: Final = 5.0
 _VERBOSITY: Final = {"debug": 3, "info": 2, "warning": 2, "error": 1}
 _CACHE_TYPES: Final = {"q8_0": "GGML_TYPE_Q8_0", "q4_0": "GGML_TYPE_Q4_0"}
 
 
 @dataclass
-class Native:
-    """A loaded model: where llama.cpp listens, the key it wants, and what it computes on."""
+class LlamaCppServer:
+    """A loaded model: llama.cpp's socket and API key, its device, and whether its file has a chat template."""
 
     socket: Path
     key: str
     slots: int
     device: str
     notes: tuple[str, ...]
-    server: Any
+    templated: bool
+    native: Any
 
     def close(self) -> None:
-        """Stop llama.cpp and remove its socket. Waits for its threads."""
-        self.server = None
+        """Stop llama.cpp, wait for its threads, and remove its socket."""
+        self.native = None
         shutil.rmtree(self.socket.parent, ignore_errors=True)
 
 
-def start(config: RunnerConfig) -> Native:
+def start(config: RunnerConfig) -> LlamaCppServer:
     """Load the model; blocks. Raises StorageError for a file that llama.cpp cannot load, OutOfMemory, Unsupported."""
     header = read_gguf_header(config.model.path, longest=0)
-    sweep()
+    remove_stale_sockets()
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=FOLDER))
     key = secrets.token_hex(16)
     device = _device()
@@ -63,30 +66,30 @@ def start(config: RunnerConfig) -> Native:
     params.api_keys = [key]
     params.hostnames = [str(folder / "s.sock")]
     try:
-        server = xllamacpp.Server(params)
+        native = xllamacpp.Server(params)
     except RuntimeError:
-        reason = why_not(params, folder)
+        reason = _failure_reason(params, folder)
         shutil.rmtree(folder, ignore_errors=True)
-        raise failure(config.model.path.name, header.architecture, reason) from None
+        raise load_error(config.model.path.name, header.architecture, reason) from None
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    threads = params.cpuparams.n_threads
     notes = (
-        f"llama.cpp on {device} with {threads} threads",
+        f"llama.cpp on {device} with {params.cpuparams.n_threads} threads",
         f"{slots} sequences, {params.n_batch} prompt tokens at once",
     )
-    return Native(folder / "s.sock", key, slots, device, notes, server)
+    templated = bool(header.metadata.get("tokenizer.chat_template"))
+    return LlamaCppServer(folder / "s.sock", key, slots, device, notes, templated, native)
 
 
-def keep_signals() -> None:
-    """llama.cpp's server takes SIGINT and SIGTERM for itself: give them back. Call on the main thread."""
+def restore_signals() -> None:
+    """Put back the handlers of SIGINT and SIGTERM, which llama.cpp's server replaces. Call on the main thread."""
     assert threading.current_thread() is threading.main_thread()
     for number in SIGNALS:
         signal.signal(number, signal.getsignal(number))
 
 
-def sweep(folder: Path = FOLDER) -> None:
+def remove_stale_sockets(folder: Path = FOLDER) -> None:
     """Remove the sockets of runners that were killed."""
     for left in folder.glob(f"{PREFIX}*-*"):
         owner = left.name.removeprefix(PREFIX).partition("-")[0]
@@ -96,13 +99,16 @@ def sweep(folder: Path = FOLDER) -> None:
                     shutil.rmtree(left)
 
 
-def batch_for(size: int, device: str, stated: int) -> int:
-    """Prompt tokens computed at once: few enough that a request which is given up ends soon. `size` in bytes."""
+def prompt_batch(size: int, device: str, stated: int) -> int:
+    """Return the prompt tokens computed at once for weights of `size` bytes; `stated` wins unless it is 0.
+
+    A request can only be cancelled between two batches, so a batch on a CPU is short.
+    """
     if stated:
         return stated
     if device != "cpu":
         return 512
-    affordable = max(16, min(256, WORK // max(1, size)))
+    affordable = max(16, min(256, BATCH_WORK // max(1, size)))
     return int(1 << (affordable.bit_length() - 1))
 
 
@@ -112,7 +118,7 @@ def _params(config: RunnerConfig, size: int, slots: int, device: str) -> Any:
     params.model.path = str(config.model.path)
     params.n_parallel = slots
     params.n_ctx = config.context_length * slots
-    params.n_batch = params.n_ubatch = batch_for(size, device, int(options.get("prompt_batch") or 0))
+    params.n_batch = params.n_ubatch = prompt_batch(size, device, int(options.get("prompt_batch") or 0))
     threads = int(options.get("threads") or 0) or psutil.cpu_count(logical=False) or 1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.n_gpu_layers = int(options.get("gpu_layers", -1))
@@ -127,27 +133,27 @@ def _params(config: RunnerConfig, size: int, slots: int, device: str) -> Any:
         params.n_batch = params.n_ubatch = config.context_length  # an encoder reads its whole text at once
     else:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
-    _beside(params, config.model.defaults)
+    _add_companions(params, config.model.defaults)
     kind = _CACHE_TYPES.get(str(options.get("kv_cache_type")))
     if kind is not None:
         params.cache_type_k = params.cache_type_v = getattr(xllamacpp.ggml_type, kind)
     return params
 
 
-def _beside(params: Any, defaults: ModelDefaults) -> None:
-    """The files that come with the weights: image encoder, adapter, draft model. Each has to be a GGUF file."""
+def _add_companions(params: Any, defaults: ModelDefaults) -> None:
+    """Add image encoder, adapter and draft model. Raises StorageError when one of them is no GGUF file."""
     if defaults.projector is not None:
         read_gguf_header(defaults.projector, longest=0)
         params.mmproj.path = str(defaults.projector)
     if defaults.adapter is not None:
-        _adapter(defaults.adapter)
+        _check_adapter(defaults.adapter)
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(defaults.adapter), 1.0)]
     if defaults.draft is not None:
         read_gguf_header(defaults.draft, longest=0)
         params.speculative.draft.mparams.path = str(defaults.draft)
 
 
-def _adapter(file: Path) -> None:
+def _check_adapter(file: Path) -> None:
     if file.is_dir():
         raise InvalidRequest(
             f"{file.name} is an adapter for MLX: llama.cpp takes one GGUF file",
@@ -159,15 +165,15 @@ def _adapter(file: Path) -> None:
 
 
 def _device() -> str:
-    """What computes: `cpu`, `cuda`, `metal`, …"""
+    """Return the name of the device that computes: `cpu`, `cuda`, `metal`, …"""
     for device in xllamacpp.get_device_info():
         if "CPU" not in str(device["type"]) and "ACCEL" not in str(device["type"]):
             return str(device["name"]).rstrip("0123456789").lower() or "gpu"
     return "cpu"
 
 
-def why_not(params: Any, folder: Path) -> str:
-    """llama.cpp says why only in its log, so load once more with the log in a file."""
+def _failure_reason(params: Any, folder: Path) -> str:
+    """Load once more with the log in a file: llama.cpp gives the reason of a failed load only there."""
     log = folder / "log"
     params.verbosity = _VERBOSITY["error"]
     params.hostnames = [str(folder / "again.sock")]
@@ -177,32 +183,35 @@ def why_not(params: Any, folder: Path) -> str:
             os.dup2(file.fileno(), 2)
             with suppress(RuntimeError):
                 xllamacpp.Server(params)
-            return awaited_reason(log)
+            return wait_for_reason(log)
     finally:
         os.dup2(saved, 2)
         os.close(saved)
 
 
-def awaited_reason(log: Path, patience: float = 2.0) -> str:
-    """The first error of a log that llama.cpp writes on a thread of its own: it may come `patience` seconds late."""
-    until = time.monotonic() + patience
-    while (reason := reason_in(log.read_text(encoding="utf-8", errors="replace"))) == UNTOLD:
-        if time.monotonic() > until:
+def wait_for_reason(log: Path, seconds: float = REASON_SECONDS) -> str:
+    """Return the first error of a log. llama.cpp writes it on a thread of its own, so it may come late."""
+    deadline = time.monotonic() + seconds
+    while (reason := first_error(log.read_text(encoding="utf-8", errors="replace"))) == NO_REASON:
+        if time.monotonic() > deadline:
             break
         time.sleep(0.01)
     return reason
 
 
-def reason_in(log: str) -> str:
-    """The first cause in a log, without llama.cpp's own prefix. What follows from one may still come from an earlier
-    try; a line that is not whole yet does not count."""
-    whole = [line for line in log.splitlines(keepends=True) if " E " in line and line.endswith("\n")]
-    causes = [line.split(" E ", 1)[1].rstrip() for line in whole if not any(words in line for words in CONSEQUENCES)]
-    told = causes[0] if causes else UNTOLD
-    return told.partition(": ")[2].removeprefix("error loading model: ") or told
+def first_error(log: str) -> str:
+    """Return the first error that is no follow-up of another, without llama.cpp's prefix. Unfinished lines are skipped.
+
+    An earlier attempt to load may have left follow-ups at the beginning of the log.
+    """
+    lines = [line for line in log.splitlines(keepends=True) if " E " in line and line.endswith("\n")]
+    errors = [line.split(" E ", 1)[1].rstrip() for line in lines if not any(words in line for words in FOLLOW_UPS)]
+    first = errors[0] if errors else NO_REASON
+    return first.partition(": ")[2].removeprefix("error loading model: ") or first
 
 
-def failure(file: str, architecture: str, reason: str) -> StorageError | OutOfMemory | Unsupported:
+def load_error(file: str, architecture: str, reason: str) -> StorageError | OutOfMemory | Unsupported:
+    """Return the error for a model that llama.cpp cannot load."""
     if any(word in reason for word in ("allocate", "out of memory", "bad_alloc")):
         return OutOfMemory(f"llama.cpp cannot load {file}: {reason}")
     if "unknown model architecture" in reason:
