@@ -19,7 +19,7 @@ from ollmlx.types import Done, GenerateRequest, Options, Text
 from ollmlx_cluster.command import cluster_command
 
 pytestmark = [pytest.mark.mlx, pytest.mark.slow]
-SILENCE = 4
+SILENCE = 12
 """Seconds after which a rank counts as lost in these tests; ranks write once a second."""
 
 
@@ -45,7 +45,7 @@ def ranks(runner: RunnerProcess) -> list[psutil.Process]:
 
 
 async def gone(processes: list[psutil.Process]) -> None:
-    await eventually(lambda: all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes), 10)
+    await eventually(lambda: all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes))
 
 
 def text(events: list[Any]) -> str:
@@ -63,14 +63,14 @@ async def test_three_ranks_of_a_real_model_answer_as_one_and_end_when_asked(smol
         )
         everybody = family(runner)
         await runner.post("/v1/shutdown")
-        assert await runner.exit_code(20) == ExitCode.ASKED
+        assert await runner.exit_code() == ExitCode.ASKED
         await gone(everybody)
         assert "lost" not in runner.error_text
 
 
 async def test_the_answer_is_that_of_one_process_until_a_rank_hangs_and_is_missed_by_name(folder: Path) -> None:
     async with group(folder, "--silence", str(SILENCE)) as runner:
-        await runner.ready(90)
+        await runner.ready(120)
         asked = GenerateRequest(prompt="a cluster of two", options=Options(temperature=0, num_predict=12))
         events = await runner.generate(asked)
         done = events[-1]
@@ -86,7 +86,7 @@ async def test_the_answer_is_that_of_one_process_until_a_rank_hangs_and_is_misse
         everybody = family(runner)
         stopped = next(rank for rank in ranks(runner) if rank.environ()["MLX_RANK"] == "1")
         stopped.suspend()
-        assert await runner.exit_code(SILENCE + 20) == ExitCode.INTERNAL
+        assert await runner.exit_code(SILENCE + 60) == ExitCode.INTERNAL
         assert runner.error_text.splitlines()[-1] == f"rank 1 on localhost has not been heard of for {SILENCE} s"
         await gone(everybody)
 
@@ -111,23 +111,23 @@ class Calm:
 
 async def test_an_idle_group_sleeps_and_answers_and_ends_as_one_that_is_awake(folder: Path) -> None:
     async with group(folder) as runner:
-        await runner.ready(90)
+        await runner.ready(120)
         everybody = family(runner)
         asked = GenerateRequest(prompt="hello", options=Options(temperature=0, num_predict=5))
         first = await runner.generate(asked)
-        await eventually(Calm(ranks(runner)), 30, because="nobody waits inside MLX")
+        await eventually(Calm(ranks(runner)), because="nobody waits inside MLX")
         assert text(await runner.generate(asked)) == text(first)
         assert text(await runner.generate(asked)) == text(first)
-        await eventually(Calm(ranks(runner)), 30, because="it sleeps again")
+        await eventually(Calm(ranks(runner)), because="it sleeps again")
         await runner.post("/v1/shutdown")
-        assert await runner.exit_code(20) == ExitCode.ASKED
+        assert await runner.exit_code() == ExitCode.ASKED
         await gone(everybody)
         assert "lost" not in runner.error_text
 
 
 async def test_ranks_that_hear_nothing_any_more_end(folder: Path) -> None:
     async with group(folder, "--silence", str(SILENCE)) as runner:
-        await runner.ready(90)
+        await runner.ready(120)
         everybody = ranks(runner)
         for process in (psutil.Process(runner.process.pid), *family(runner)):
             if process not in everybody:

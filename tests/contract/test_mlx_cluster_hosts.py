@@ -25,7 +25,7 @@ from ollmlx_cluster.command import cluster_command
 
 pytestmark = [pytest.mark.mlx, pytest.mark.slow]
 SHELL = Path(__file__).parents[1] / "servers" / "remote_shell.py"
-SILENCE = 5
+SILENCE = 12
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Network:
 
 
 def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=20)
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ async def test_three_hosts_answer_as_one_and_no_rank_outlives_the_daemon_on_any(
     command = command.model_copy(update={"argv": (*command.argv, "--silence", str(SILENCE))})
     model = fake_model("tiny").model_copy(update={"format": "mlx", "path": folder})
     async with RunnerProcess(command, model, options=LaunchOptions(context_length=4096)) as runner:
-        await runner.ready(90)
+        await runner.ready(120)
         request = GenerateRequest(prompt="a cluster of three", options=Options(temperature=0, num_predict=12))
         done = (await runner.generate(request))[-1]
         assert isinstance(done, Done)
@@ -131,7 +131,7 @@ async def test_three_hosts_answer_as_one_and_no_rank_outlives_the_daemon_on_any(
         # What the guardian does when the daemon was killed, while one host cannot even be told.
         network.cut(network.addresses[1])
         os.killpg(runner.process.pid, signal.SIGKILL)
-        await eventually(lambda: not any(map(_alive, group.values())), SILENCE + 15, because="no rank is left")
+        await eventually(lambda: not any(map(_alive, group.values())), SILENCE + 60, because="no rank is left")
 
 
 def _alive(process: psutil.Process) -> bool:

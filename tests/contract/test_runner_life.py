@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import signal
@@ -29,7 +28,7 @@ async def last_words(runner: RunnerProcess) -> tuple[int, str]:
 
 
 async def test_the_socket_answers_while_the_model_loads() -> None:
-    async with fake_runner(load_steps=100, load_ms=50) as runner:
+    async with fake_runner(load_steps=100_000, load_ms=50) as runner:
         status = await eventually(runner.status)
         assert status.state == "loading"
         with pytest.raises(Busy, match="loading"):
@@ -102,19 +101,19 @@ async def test_arguments_it_cannot_use_are_a_usage_error(arguments: list[str], w
 
 @pytest.mark.parametrize("phase", ["loading", "idle", "generating"])
 async def test_it_ends_when_standard_input_ends(phase: str) -> None:
-    async with fake_runner(load_steps=1000 if phase == "loading" else 0, load_ms=50) as runner:
+    async with fake_runner(load_steps=100_000 if phase == "loading" else 0, load_ms=50) as runner:
         if phase == "loading":
             await eventually(runner.status)
         else:
             await runner.ready()
         if phase == "generating":
-            async with runner.stream(GenerateRequest(prompt="fake:rate=1 a b c d")) as answer:
+            async with runner.stream(GenerateRequest(prompt="fake:rate=20 fake:tokens=100000 a")) as answer:
                 await answer.content.readline()
                 runner.close_stdin()
-                assert await runner.exit_code(1.0) == ExitCode.PARENT_GONE
+                assert await runner.exit_code() == ExitCode.PARENT_GONE
         else:
             runner.close_stdin()
-            assert await runner.exit_code(1.0) == ExitCode.PARENT_GONE
+            assert await runner.exit_code() == ExitCode.PARENT_GONE
 
 
 async def test_it_refuses_to_serve_a_parent_that_is_not_its_own() -> None:
@@ -152,14 +151,14 @@ def test_it_dies_with_a_parent_that_is_killed_whatever_it_is_doing(fault: str, t
         wait_until(lambda: child.status() in ("sleeping", "running"), because="it runs")
         parent.kill()
         parent.wait()
-    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 3.0)
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "shutdown"])
 async def test_asked_to_stop_it_ends_streams_with_an_error_event_and_exits_0(how: str) -> None:
     async with fake_runner(rate=5) as runner:
         await runner.ready()
-        async with runner.stream(GenerateRequest(prompt=" ".join("abcdefghijklmnopqrstuvwxyz"))) as answer:
+        async with runner.stream(GenerateRequest(prompt="fake:tokens=100000 a")) as answer:
             await answer.content.readline()
             if how == "SIGTERM":
                 runner.process.send_signal(signal.SIGTERM)
@@ -188,18 +187,10 @@ async def test_an_abort_shows_where_it_hangs_even_while_native_code_holds_the_in
         await runner.ready()
         async with runner.stream(GenerateRequest(prompt="a b")) as answer:
             await answer.content.readline()
-            await eventually(lambda: _silent(runner), because="nothing answers any more")
+            await eventually(lambda: "holding the interpreter lock" in runner.error_text)
             os.kill(runner.process.pid, signal.SIGABRT)
             assert await runner.exit_code() == -signal.SIGABRT
         assert "_hold_interpreter_lock" in runner.error_text
-
-
-async def _silent(runner: RunnerProcess) -> bool:
-    try:
-        await asyncio.wait_for(runner.status(), 0.1)
-    except TimeoutError:
-        return True
-    return False
 
 
 async def test_a_term_that_is_ignored_still_leaves_the_shutdown_route() -> None:
@@ -213,7 +204,7 @@ async def test_a_term_that_is_ignored_still_leaves_the_shutdown_route() -> None:
 
 def test_closing_that_takes_too_long_ends_the_process_all_the_same() -> None:
     program = "import time; from ollmlx.runner.harness import _end_after; _end_after(0.05); time.sleep(60)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=20)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (ExitCode.INTERNAL, b"closing took too long\n")
 
 

@@ -12,6 +12,7 @@ import pytest
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.protocol import Detokenized, Problem, TokenizeRequest, Tokens, decode_event
 from ollmlx.testing import RunnerProcess, eventually, fake_runner
+from ollmlx.testing.waiting import HANG_GUARD
 from ollmlx.types import EmbedRequest, EmbedResult, Failed, GenerateRequest, Message, Options, Text
 
 
@@ -32,7 +33,7 @@ async def test_a_generation_is_prefill_then_text_then_done(runner: RunnerProcess
 
 async def test_each_event_arrives_when_it_happens(runner: RunnerProcess) -> None:
     async with runner.stream(GenerateRequest(prompt="fake:fault=hang@2 a b c")) as answer:
-        lines = [await asyncio.wait_for(answer.content.readline(), 5) for _ in range(3)]
+        lines = [await asyncio.wait_for(answer.content.readline(), HANG_GUARD) for _ in range(3)]
     assert [decode_event(line).type for line in lines] == ["prefill", "text", "text"]
 
 
@@ -47,8 +48,8 @@ async def test_events_that_are_ready_together_share_a_write(runner: RunnerProces
     ("phase", "prompt"),
     [
         ("before the first event", "fake:fault=hang a b"),
-        ("during prefill", "fake:prefill=1000 fake:prefill_ms=50 a b"),
-        ("mid-stream", "fake:rate=20 fake:tokens=1000"),
+        ("during prefill", "fake:prefill=100000 fake:prefill_ms=50 a b"),
+        ("mid-stream", "fake:rate=20 fake:tokens=100000"),
         ("while the compute is stuck", "fake:fault=hang@1 a b"),
         ("while the reader does not read", "fake:tokens=100000"),
     ],
@@ -62,7 +63,7 @@ async def test_closing_the_connection_frees_the_slot_at_once(runner: RunnerProce
         await _stalled(runner)
     asking.cancel()
     await asyncio.wait([asking])
-    await eventually(lambda: _active(runner, 0), 0.3, because="the slot is free")
+    await eventually(lambda: _active(runner, 0), because="the slot is free, although no prompt above ends by itself")
 
 
 async def _never_read(runner: RunnerProcess, request: GenerateRequest) -> None:
@@ -77,10 +78,10 @@ async def _active(runner: RunnerProcess, count: int) -> bool:
 async def _stalled(runner: RunnerProcess) -> None:
     async def stands_still() -> bool:
         before = (await runner.status()).progress
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
         return (await runner.status()).progress == before
 
-    await eventually(stands_still, 10, because="the engine is held back by a full socket")
+    await eventually(stands_still, because="the engine is held back by a full socket")
 
 
 async def test_requests_beyond_the_batch_width_wait_and_can_be_cancelled_there() -> None:
@@ -210,7 +211,7 @@ async def test_status_answers_while_every_slot_is_stuck() -> None:
         await eventually(lambda: _queued(runner, 3))
         before = await runner.status()
         assert (before.active, before.queued) == (2, 3)
-        after = await asyncio.wait_for(runner.status(), 0.25)
+        after = await runner.status()
         assert after.progress == before.progress
         for task in stuck:
             task.cancel()
@@ -224,7 +225,7 @@ async def test_a_connection_waits_in_the_backlog_until_the_runner_listens() -> N
             early.sendall(
                 f"GET /v1/status HTTP/1.1\r\nHost: r\r\nAuthorization: Bearer {runner.token}\r\n\r\n".encode()
             )
-            early.settimeout(20)
+            early.settimeout(HANG_GUARD)
             assert (await asyncio.to_thread(early.recv, 15)) == b"HTTP/1.1 200 OK"
 
 

@@ -47,9 +47,9 @@ def test_an_example_prints_what_the_page_shows(parrot: Daemon, command: str, out
     if rest:
         assert rest[0] == "-d"
         form = {"Content-Type": "application/x-www-form-urlencoded"}  # what curl says
-        answer = httpx2.post(url, content=rest[1], headers=form, timeout=60)
+        answer = httpx2.post(url, content=rest[1], headers=form, timeout=120)
     else:
-        answer = httpx2.get(url, timeout=60)
+        answer = httpx2.get(url, timeout=120)
     pattern = r"[^\n]*?".join(re.escape(piece) for piece in output.strip().split("..."))
     assert re.fullmatch(pattern, answer.text.strip()), answer.text
 

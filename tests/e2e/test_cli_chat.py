@@ -20,7 +20,7 @@ from ollmlx.testing.daemon import Daemon
 pytestmark = pytest.mark.e2e
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
-SECONDS = 30.0
+SECONDS = 120.0
 
 
 class Terminal:

@@ -51,7 +51,7 @@ class Place:
             capture_output=True,
             text=True,
             check=False,
-            timeout=90,
+            timeout=180,
             cwd=cwd or self.models,
             env=self.environment,
         )
@@ -103,7 +103,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[P
     if lock.exists() and lock.read_text().strip():
         daemon = psutil.Process(int(lock.read_text()))
         daemon.send_signal(signal.SIGTERM)
-        daemon.wait(20)
+        daemon.wait(60)
 
 
 def test_a_project_with_spaces_in_its_path_answers_with_the_real_model(place: Place) -> None:

@@ -27,7 +27,7 @@ def home(tmp_path: Path, free_port: int) -> Iterator[Daemon]:
     if lock.exists() and lock.read_text().strip():
         daemon = psutil.Process(int(lock.read_text()))
         daemon.send_signal(signal.SIGTERM)
-        daemon.wait(20)
+        daemon.wait(60)
 
 
 def ollmlx(home: Daemon, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -37,7 +37,7 @@ def ollmlx(home: Daemon, *arguments: str, cwd: Path | None = None) -> subprocess
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
         cwd=cwd or home.folder,
         env=home.environment,
     )
@@ -51,7 +51,7 @@ def test_run_starts_the_daemon_which_stays_and_serves_the_next_command(home: Dae
     assert (second.returncode, second.stdout, second.stderr) == (0, "again\n", "")
     assert "parrot:latest" in ollmlx(home, "ps").stdout
     assert ollmlx(home, "stop", "parrot").returncode == 0
-    wait_until(lambda: "parrot" not in ollmlx(home, "ps").stdout, 20)
+    wait_until(lambda: "parrot" not in ollmlx(home, "ps").stdout)
     assert "parrot" in ollmlx(home, "logs", "parrot").stdout
 
 

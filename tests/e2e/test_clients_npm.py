@@ -40,7 +40,7 @@ def test_every_check_of_the_client_passes_and_leaves_nothing_running(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=240,
         env={**os.environ, "URL": daemon_with_fakes.url},
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr

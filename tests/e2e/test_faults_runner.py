@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from ollmlx.settings import Settings
 from ollmlx.supervisor.scheduling.pool import Pool
 from ollmlx.supervisor.tuning import Tuning
 from ollmlx.testing import engine_command, eventually, fake_model
+from ollmlx.testing.waiting import HANG_GUARD
 from ollmlx.types import Caller, Event, GenerateRequest, MemoryEstimate, RunnerInfo, RunnerState, Text
 
 pytestmark = pytest.mark.e2e
@@ -135,25 +135,21 @@ async def test_a_damaged_model_is_refused_without_a_second_try(house: Open, tmp_
     bad = home.launch("bad", load_fault="bad_model", spawn_log=str(spawns))
     first = await home.fails(RunnerFailed, bad)
     assert "model.safetensors is damaged" in first.message
-    began = time.monotonic()
     second = await home.fails(RunnerFailed, bad)
-    assert time.monotonic() - began < 0.5
     assert "model.safetensors is damaged" in second.message
     assert len(spawns.read_text().splitlines()) == 1
 
 
 @pytest.mark.fault(3)
 async def test_a_load_that_says_nothing_ends_at_the_deadline_with_its_group(house: Open, tmp_path: Path) -> None:
-    home = await house(runners={"load_timeout": 1.5})
+    home = await house(runners={"load_timeout": 8})
     spawns = tmp_path / "spawns"
     mute = home.launch("mute", load_fault="gil", spawn_log=str(spawns), children=1)
-    began = time.monotonic()
     asked = asyncio.create_task(home.fails(Timeout, mute))
     pid = int(await eventually(lambda: spawns.read_text().strip() if spawns.exists() else ""))
     (child,) = await eventually(lambda: psutil.Process(pid).children())
     failed = await asked
-    assert 1.3 < time.monotonic() - began < 10
-    assert "made no progress for 1.5s" in failed.message
+    assert "made no progress for 8s" in failed.message
     assert home.info("mute").state is RunnerState.FAILED
     assert home.pool._fleet.ledger.in_use == 0
     assert gone(pid)
@@ -162,8 +158,8 @@ async def test_a_load_that_says_nothing_ends_at_the_deadline_with_its_group(hous
 
 @pytest.mark.fault(4)
 async def test_a_slow_load_that_makes_progress_succeeds(house: Open) -> None:
-    home = await house(runners={"load_timeout": 2.5})
-    slow = home.launch("slow", load_steps=10, load_ms=300)
+    home = await house(runners={"load_timeout": 6})
+    slow = home.launch("slow", load_steps=14, load_ms=500)  # 7 s in all, and never silent for long
     assert await home.ask(slow) == "hello world"
 
 
@@ -233,13 +229,11 @@ async def test_no_memory_while_loading_is_tried_once_more_without_idle_neighbour
 @pytest.mark.finding("RUN004")
 @pytest.mark.parametrize("fault", ["hang", "gil"])
 async def test_a_hang_is_ended_at_the_deadline(house: Open, fault: str) -> None:
-    home = await house(runners={"hang_timeout": 1})
+    home = await house(runners={"hang_timeout": 4})
     launch = home.launch()
     await home.ask(launch)
     pid = home.pid()
-    began = time.monotonic()
     failed = await home.fails(Timeout, launch, f"one two fake:fault={fault}@1")
-    assert 0.6 < time.monotonic() - began < 15
     assert "made no progress" in failed.message
     assert "Aborted" not in failed.message, "what the abort itself says is no cause"
     assert failed.code == "RUN004"
@@ -288,9 +282,7 @@ async def test_one_that_ignores_term_is_killed_with_all_its_children(house: Open
     await home.ask(home.launch(ignore_term=True, close_fault="hang", children=1, escaped_children=1))
     family = [home.pid(), *(child.pid for child in psutil.Process(home.pid()).children(recursive=True))]
     assert len(family) == 3
-    began = time.monotonic()
     assert await home.pool.unload("parrot")
-    assert time.monotonic() - began < 5
     await eventually(lambda: all(map(gone, family)))
 
 
@@ -323,7 +315,7 @@ async def test_one_that_takes_too_much_memory_is_ended_and_its_neighbours_go_on(
     await home.ask(home.launch("neighbour"))
     greedy = home.launch(rate=50)
     await home.ask(greedy)
-    failed = await home.fails(OutOfMemory, greedy, "fake:fault=memory:140@1 " + "word " * 200)
+    failed = await home.fails(OutOfMemory, greedy, "fake:fault=memory:140@1 " + "word " * 3000)
     assert "more than its limit of 134 MB" in failed.message
     assert failed.code == "RUN005"
     assert await home.ask(home.launch("neighbour")) == "hello world"
@@ -335,7 +327,7 @@ async def test_one_above_its_soft_limit_drops_its_caches_and_goes_on(house: Open
     greedy = home.launch(rate=50)
     await home.ask(greedy)
     pid = home.pid()
-    words = "word " * 60
+    words = "word " * 300
     told = asyncio.create_task(home.ask(greedy, f"fake:fault=memory:140@1 {words}"))
     await eventually(lambda: home.info().memory > 128 * MIB)
     await eventually(lambda: home.info().memory < 128 * MIB)
@@ -362,16 +354,13 @@ async def test_a_client_that_leaves_frees_its_slot_at_any_phase(house: Open) -> 
     home = await house()
     launch = home.launch(parallel=1)
     await home.ask(launch)
-    for words in ("fake:prefill=1000 fake:prefill_ms=100", "fake:tokens=10000 fake:rate=10"):
+    for words in ("fake:prefill=100000 fake:prefill_ms=100", "fake:tokens=100000 fake:rate=10"):
         leaving = asyncio.create_task(home.ask(launch, f"long {words}"))
         await eventually(lambda: home.info().active == 1)
-        await asyncio.sleep(0.1)
-        began = time.monotonic()
         leaving.cancel()
         with suppress(asyncio.CancelledError):
             await leaving
-        assert await home.ask(launch) == "hello world"
-        assert time.monotonic() - began < 1
+        assert await asyncio.wait_for(home.ask(launch), HANG_GUARD) == "hello world"
 
 
 async def test_a_request_that_takes_too_long_ends_with_a_clean_error(house: Open) -> None:
@@ -380,10 +369,10 @@ async def test_a_request_that_takes_too_long_ends_with_a_clean_error(house: Open
     await home.ask(base)
     launch = LaunchSpec(
         key=base.key, model=base.model, backend="fake", command=base.command, context_length=4096,
-        estimate=base.estimate, request_timeout=2.0,
+        estimate=base.estimate, request_timeout=1.0,
     )  # fmt: skip
-    failed = await home.fails(Timeout, launch, "long fake:tokens=10000 fake:rate=10")
-    assert failed.message == "the request took longer than 2s: [runners] request_timeout"
+    failed = await home.fails(Timeout, launch, "long fake:tokens=100000 fake:rate=10")
+    assert failed.message == "the request took longer than 1s: [runners] request_timeout"
     assert await home.ask(base) == "hello world"
 
 

@@ -30,7 +30,7 @@ def both(tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path) -> Iterat
         kept = one.cli("create", "as-it-is", "-f", "Modelfile", "--backend", "llamacpp")
         assert kept.returncode == 0, kept.stderr
         (one.folder / "Over").write_text("FROM as-it-is\nPARAMETER backend mlx\n")
-        imported = one.cli("create", "imported", "-f", "Over", timeout=120)
+        imported = one.cli("create", "imported", "-f", "Over", timeout=240)
         assert imported.returncode == 0, imported.stderr
         yield one
     finally:
@@ -65,7 +65,7 @@ def test_a_request_may_name_the_backend(both: Daemon) -> None:
 def compared(both: Daemon) -> dict[str, Any]:
     """Both backends measured in one run, as little as possible."""
     sizes = ("--streams", "1", "--rounds", "1", "--tokens", "4", "--prompt-tokens", "20")
-    done = both.cli("bench", "imported", "--against-backend", "llamacpp", *sizes, "--json", timeout=180)
+    done = both.cli("bench", "imported", "--against-backend", "llamacpp", *sizes, "--json", timeout=240)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found

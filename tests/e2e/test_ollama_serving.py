@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import socket
-import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon
+from ollmlx.testing.waiting import HANG_GUARD
 
 pytestmark = pytest.mark.e2e
 
@@ -29,7 +29,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     fakes: dict[str, dict[str, Any]] = {
         "tiny": {},
         "narrow": {"parallel": 1},
-        "slow": {"load_steps": 1000, "load_ms": 50},
+        "slow": {"load_steps": 100_000, "load_ms": 50},
     }
     started = Daemon(tmp_path_factory.mktemp("shared"), fakes=fakes)
     try:
@@ -49,7 +49,7 @@ def port(daemon: Daemon) -> int:
 
 def ask(daemon: Daemon, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
     """One request; the JSON, or text, of its answer."""
-    with closing(http.client.HTTPConnection("127.0.0.1", port(daemon), timeout=30)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", port(daemon), timeout=HANG_GUARD)) as connection:
         data = body if isinstance(body, bytes) else json.dumps(body) if body is not None else None
         connection.request(method, path, data, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
@@ -68,7 +68,7 @@ def flood(client: socket.socket) -> None:
 
 def lines(daemon: Daemon, body: Any) -> Generator[Any, None, None]:
     """The records of a stream of /api/chat, as they come."""
-    with closing(http.client.HTTPConnection("127.0.0.1", port(daemon), timeout=30)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", port(daemon), timeout=HANG_GUARD)) as connection:
         connection.request("POST", "/api/chat", json.dumps(body))
         answer = connection.getresponse()
         assert answer.status == 200, answer.read()
@@ -88,7 +88,7 @@ def test_a_second_daemon_is_told_who_has_the_port_and_starts_nothing(daemon: Sta
     first = daemon(**settings())
     second = Daemon(tmp_path, fakes={"tiny": {}}, settings={"server": {"host": f"127.0.0.1:{port(first)}"}})
     second.launch()
-    assert second.process.wait(20) == 1
+    assert second.process.wait(HANG_GUARD) == 1
     assert f"127.0.0.1:{port(first)} is in use by another ollmlx" in second.log_text
     assert "NET001" in second.log_text
     assert "Traceback" not in second.log_text
@@ -97,34 +97,41 @@ def test_a_second_daemon_is_told_who_has_the_port_and_starts_nothing(daemon: Sta
 
 
 @pytest.mark.fault(17)
-def test_a_stopped_daemon_refuses_new_work_lets_streams_finish_and_ends_the_rest_with_a_record(
-    daemon: StartDaemon,
-) -> None:
-    one = daemon(**settings(server={"drain_timeout": "1.5s"}))
+def test_a_stopped_daemon_refuses_new_work_and_ends_when_its_last_stream_has(daemon: StartDaemon) -> None:
+    one = daemon(**settings(server={"drain_timeout": "1h"}))
     long, short = lines(one, SLOW), lines(one, chat("fake:tokens=20 fake:rate=20 go"))
     assert next(long)["done"] is False
     assert next(short)["done"] is False
-    began = time.monotonic()
     one.process.send_signal(signal.SIGTERM)
     wait_until(lambda: ask(one, "GET", "/readyz")[0] == 503)
     assert ask(one, "POST", "/api/chat", chat("hi"))[0] == 503
     assert ask(one, "GET", "/livez")[0] == 200
     assert list(short)[-1]["done"] is True
-    assert list(long)[-1] == {"error": "the server is shutting down"}
-    assert one.process.wait(20) == 0
-    assert 1.4 < time.monotonic() - began < 6
+    assert next(long)["done"] is False
+    long.close()
+    assert one.process.wait(HANG_GUARD) == 0
+
+
+@pytest.mark.fault(17)
+def test_a_stream_that_outlasts_the_drain_ends_with_a_record(daemon: StartDaemon) -> None:
+    one = daemon(**settings(server={"drain_timeout": "0.5s"}))
+    stream = lines(one, SLOW)
+    next(stream)
+    one.process.send_signal(signal.SIGTERM)
+    assert list(stream)[-1] == {"error": "the server is shutting down"}
+    assert one.process.wait(HANG_GUARD) == 0
 
 
 @pytest.mark.fault(17)
 def test_a_second_signal_ends_at_once(daemon: StartDaemon) -> None:
-    one = daemon(**settings(server={"drain_timeout": "60s"}))
+    one = daemon(**settings(server={"drain_timeout": "1h"}))
     stream = lines(one, SLOW)
     next(stream)
     one.process.send_signal(signal.SIGTERM)
     wait_until(lambda: ask(one, "GET", "/readyz")[0] == 503)
     one.process.send_signal(signal.SIGINT)
     assert list(stream)[-1] == {"error": "the server is shutting down"}
-    assert one.process.wait(10) == 0
+    assert one.process.wait(HANG_GUARD) == 0
 
 
 @pytest.mark.fault(18)
@@ -136,12 +143,12 @@ def test_half_a_body_and_an_idle_connection_do_not_hold_the_daemon(daemon: Start
             idle.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b"200" in idle.recv(1000)
             one.process.send_signal(signal.SIGTERM)
-            assert one.process.wait(10) == 0
+            assert one.process.wait(HANG_GUARD) == 0
 
 
 @pytest.mark.fault(38)
 def test_a_huge_body_is_refused_before_it_is_read(shared: Daemon) -> None:
-    with closing(socket.create_connection(("127.0.0.1", port(shared)), timeout=10)) as client:
+    with closing(socket.create_connection(("127.0.0.1", port(shared)), timeout=HANG_GUARD)) as client:
         client.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1073741824\r\n\r\n")
         client.sendall(b"x" * 100_000)
         assert client.recv(1000).startswith(b"HTTP/1.1 413 Request Entity Too Large\r\n")
@@ -149,7 +156,7 @@ def test_a_huge_body_is_refused_before_it_is_read(shared: Daemon) -> None:
 
 @pytest.mark.fault(38)
 def test_who_goes_on_writing_what_was_refused_is_cut_off_and_forgotten(shared: Daemon) -> None:
-    with closing(socket.create_connection(("127.0.0.1", port(shared)), timeout=10)) as client:
+    with closing(socket.create_connection(("127.0.0.1", port(shared)), timeout=HANG_GUARD)) as client:
         client.sendall(b"POST /api/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 107374182400\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 413")
         with pytest.raises(ConnectionError):
@@ -160,7 +167,7 @@ def test_who_goes_on_writing_what_was_refused_is_cut_off_and_forgotten(shared: D
 @pytest.mark.fault(39)
 def test_a_body_that_comes_too_slowly_is_given_up(daemon: StartDaemon) -> None:
     one = daemon(**settings(server={"body_timeout": "0.3s"}))
-    with closing(socket.create_connection(("127.0.0.1", port(one)), timeout=10)) as client:
+    with closing(socket.create_connection(("127.0.0.1", port(one)), timeout=HANG_GUARD)) as client:
         client.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         assert client.recv(1000).startswith(b"HTTP/1.1 408")
 
@@ -174,12 +181,11 @@ def test_a_client_that_reads_nothing_is_dropped_and_its_work_ends(daemon: StartD
         client.connect(("127.0.0.1", port(one)))
         client.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         assert client.recv(10)
-        wait_until(lambda: ask(one, "GET", "/api/ps")[1]["models"][0]["active"] == 1)
-        wait_until(lambda: ask(one, "GET", "/api/ps")[1]["models"][0]["active"] == 0, 15)
+        wait_until(lambda: ask(one, "GET", "/api/ps")[1]["models"][0]["active"] == 0)
     wait_until(lambda: "POST /api/chat 499" in one.log_text)
 
 
-DECODING, PREFILLING = "fake:tokens=100000 fake:rate=20 go", "fake:prefill=1000 fake:prefill_ms=100 go"
+DECODING, PREFILLING = "fake:tokens=100000 fake:rate=20 go", "fake:prefill=100000 fake:prefill_ms=100 go"
 
 
 @pytest.mark.fault(40)
@@ -205,9 +211,7 @@ def leave(daemon: Daemon, path: str, body: dict[str, Any]) -> None:
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
         client.sendall(head.encode() + data)
         wait_until(lambda: any(m["active"] for m in ask(daemon, "GET", "/api/ps")[1]["models"]))
-    began = time.monotonic()
     assert ask(daemon, "POST", "/api/chat", {**chat("hi"), "model": "narrow", "stream": False})[0] == 200
-    assert time.monotonic() - began < 0.3
 
 
 def leaver(daemon: Daemon, model: str, name: str) -> socket.socket:
@@ -229,14 +233,10 @@ def test_a_client_that_leaves_the_queue_or_a_load_is_dropped_at_once_and_logged(
         return [model["model"] for model in ask(shared, "GET", "/api/ps")[1]["models"]]
 
     with closing(leaver(shared, "narrow", "served")):
-        wait_until(
-            lambda: "narrow#" in shared.log_text and "served" in shared.log_text and depth() == 0 and loaded(), 20
-        )
+        wait_until(lambda: "narrow#" in shared.log_text and "served" in shared.log_text and depth() == 0 and loaded())
         with closing(leaver(shared, "narrow", "left-the-queue")), closing(leaver(shared, "slow", "left-the-load")):
             wait_until(lambda: depth() == 2 and "slow:latest" in loaded())
-        began = time.monotonic()
         wait_until(lambda: depth() == 0)
-        assert time.monotonic() - began < 0.5
         wait_until(lambda: "slow:latest" not in loaded())
     names = {"served", "left-the-queue", "left-the-load"}
     wait_until(lambda: names <= set(re.findall(r"POST /api/chat 499 .+ request=(\S+)", shared.log_text)))
@@ -250,7 +250,7 @@ def test_a_name_that_is_not_ours_is_refused(shared: Daemon, host: str) -> None:
 
 @pytest.mark.fault(46)
 def test_two_host_headers_are_refused(shared: Daemon) -> None:
-    with closing(socket.create_connection(("127.0.0.1", port(shared)), timeout=10)) as client:
+    with closing(socket.create_connection(("127.0.0.1", port(shared)), timeout=HANG_GUARD)) as client:
         client.sendall(b"GET /api/tags HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 4")
 
@@ -355,7 +355,7 @@ def test_the_log_shows_each_step_of_a_request_with_its_id_and_nothing_that_was_s
 
 def test_each_line_of_a_runner_belongs_to_the_request_it_is_about(daemon: StartDaemon) -> None:
     one = daemon(**settings(logging={"level": "debug", "format": "json"}))
-    stream = lines(one, chat("fake:tokens=1000 fake:rate=50 go"))
+    stream = lines(one, chat("fake:tokens=100000 fake:rate=50 go"))
     next(stream)  # it has the runner loaded, and goes on meanwhile
     assert ask(one, "POST", "/api/chat", {**chat("hi"), "options": {"made_up": 1}}, X_Request_ID="other")[0] == 200
     stream.close()
@@ -384,7 +384,7 @@ def test_an_upload_of_any_size_is_stored_as_it_comes_and_taken_a_second_time(sha
     for _ in range(pieces):
         digest.update(piece)
     for status in (201, 200):
-        with closing(http.client.HTTPConnection("127.0.0.1", port(shared), timeout=60)) as connection:
+        with closing(http.client.HTTPConnection("127.0.0.1", port(shared), timeout=HANG_GUARD)) as connection:
             connection.putrequest("POST", f"/api/blobs/sha256:{digest.hexdigest()}")
             connection.putheader("Content-Length", str(len(piece) * pieces))
             connection.endheaders()

@@ -103,7 +103,7 @@ def _share(
         _aim(case, model)
         if streams and isinstance(case.body, dict) and "stream" in case.body:
             case.body["stream"] = True
-        response = case.call(timeout=60)
+        response = case.call(timeout=120)
         report.statuses[response.status_code] += 1
         case.validate_response(response, checks=CHECKS)
         for fault in _stream_faults(case, response):

@@ -65,7 +65,7 @@ def test_every_answer_is_one_the_description_names(server: Daemon) -> None:
 
 def send(server: Daemon, verb: str, path: str, body: bytes, **headers: str) -> tuple[int, bytes]:
     host, port = server.address.split(":")
-    with closing(http.client.HTTPConnection(host, int(port), timeout=30)) as connection:
+    with closing(http.client.HTTPConnection(host, int(port), timeout=120)) as connection:
         connection.request(verb, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
         return answer.status, answer.read()
@@ -93,7 +93,7 @@ def test_a_content_type_changes_nothing(server: Daemon, document: dict[str, Any]
 @pytest.mark.parametrize("announced", [True, False])
 def test_a_body_of_a_gibibyte_is_refused_without_being_read(server: Daemon, announced: bool) -> None:
     host, port = server.address.split(":")
-    with closing(http.client.HTTPConnection(host, int(port), timeout=30)) as connection:
+    with closing(http.client.HTTPConnection(host, int(port), timeout=120)) as connection:
         connection.putrequest("POST", "/api/chat")
         connection.putheader(*("Content-Length", str(GIB)) if announced else ("Transfer-Encoding", "chunked"))
         connection.endheaders()

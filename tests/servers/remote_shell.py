@@ -50,7 +50,7 @@ class Server(socketserver.ForkingMixIn, socketserver.TCPServer):
 
 def call(host: str, command: str, printed: BinaryIO) -> int:
     """Run a command there, with this process's input; answers its exit status, 255 when the connection broke."""
-    with socket.create_connection((host, PORT), timeout=5) as connection:
+    with socket.create_connection((host, PORT), timeout=60) as connection:
         connection.settimeout(None)
         connection.sendall(command.replace("\n", " ").encode() + b"\n")
         inputs: list[int | socket.socket] = [0, connection]

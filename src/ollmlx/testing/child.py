@@ -25,7 +25,7 @@ from ollmlx.errors import from_kind
 from ollmlx.plugin.contracts import LaunchOptions, RunnerCommand
 from ollmlx.protocol import PROTOCOL_VERSION, Problem, Progress, RunnerConfig, decode_event
 from ollmlx.testing.models import fake_model
-from ollmlx.testing.waiting import eventually
+from ollmlx.testing.waiting import HANG_GUARD, eventually
 from ollmlx.types import Event, Frozen, GenerateRequest, InstalledModel
 
 
@@ -147,7 +147,7 @@ class RunnerProcess:
         async with self.http.get("/v1/status") as answer:
             return Progress.model_validate_json(await _checked(answer))
 
-    async def ready(self, timeout: float = 60.0) -> Progress:
+    async def ready(self, timeout: float = HANG_GUARD) -> Progress:
         """Wait until the model is loaded. Raises AssertionError with its last words when it ends instead."""
 
         async def is_ready() -> Progress | None:
@@ -162,7 +162,7 @@ class RunnerProcess:
         assert found.protocol == PROTOCOL_VERSION
         return found
 
-    async def exit_code(self, timeout: float = 10.0) -> int:
+    async def exit_code(self, timeout: float = HANG_GUARD) -> int:
         await eventually(lambda: self.process.poll() is not None, timeout, because="the runner has ended")
         return int(self.process.returncode)
 

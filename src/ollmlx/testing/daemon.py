@@ -18,8 +18,8 @@ from ollmlx.testing import FAKE_PLUGIN
 from ollmlx.testing.waiting import wait_until
 
 LISTENS = re.compile(r"listens on (http://\S+)")
-START_SECONDS = 20.0
-STOP_SECONDS = 15.0
+START_SECONDS = 120.0
+STOP_SECONDS = 60.0
 KEPT_VARIABLES = ("PATH", "LANG", "TMPDIR", "SYSTEMROOT", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONFIG_FILE")
 
 
@@ -108,7 +108,7 @@ class Daemon:
         """`host:port`, as OLLAMA_HOST takes it."""
         return self.url.removeprefix("http://")
 
-    def cli(self, *arguments: str, input: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, input: str | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run `ollmlx ARGUMENTS` against this daemon."""
         return subprocess.run(
             [self.python, "-m", "ollmlx.cli.main", *arguments],
@@ -124,7 +124,7 @@ class Daemon:
 
     def get(self, path: str, **options: Any) -> httpx2.Response:
         """One GET request."""
-        return httpx2.get(self.url + path, timeout=60, **options)
+        return httpx2.get(self.url + path, timeout=120, **options)
 
     def post(self, path: str, body: Mapping[str, Any], **options: Any) -> httpx2.Response:
         """One POST request with a JSON body; the answer is read to its end."""

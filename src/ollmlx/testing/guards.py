@@ -29,8 +29,8 @@ import pytest
 
 from ollmlx.testing.waiting import wait_until
 
-GRACE = 3.0
-"""Seconds in which what a test ended may still be ending."""
+GRACE = 30.0
+"""Seconds in which the processes, sockets and tasks that a test ended may still be ending."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 

@@ -17,7 +17,7 @@ from ollmlx.model.names import ModelName
 from ollmlx.testing.daemon import Daemon
 
 NAME = ModelName.parse("smollm2:135m")
-PULL_SECONDS = 280
+PULL_SECONDS = 580
 NO_INDEX = ("NET", "MDL002")
 """Error codes that mean the package index cannot be reached, or does not have it: the tests are skipped."""
 

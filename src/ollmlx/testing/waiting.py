@@ -11,19 +11,23 @@ from typing import Any, TypeVar, overload
 Answer = TypeVar("Answer")
 
 INTERVAL = 0.01
+HANG_GUARD = 60.0
+"""Seconds after which a wait is given up. It bounds a broken test and asserts nothing about speed."""
 
 
 @overload
 async def eventually(
-    condition: Callable[[], Awaitable[Answer | None]], timeout: float = 5.0, *, because: str = ""
+    condition: Callable[[], Awaitable[Answer | None]], timeout: float = HANG_GUARD, *, because: str = ""
 ) -> Answer: ...
 
 
 @overload
-async def eventually(condition: Callable[[], Answer | None], timeout: float = 5.0, *, because: str = "") -> Answer: ...
+async def eventually(
+    condition: Callable[[], Answer | None], timeout: float = HANG_GUARD, *, because: str = ""
+) -> Answer: ...
 
 
-async def eventually(condition: Callable[[], Any], timeout: float = 5.0, *, because: str = "") -> Any:
+async def eventually(condition: Callable[[], Any], timeout: float = HANG_GUARD, *, because: str = "") -> Any:
     """The first truthy answer of `condition` (a function, plain or async), asked again until `timeout` seconds passed.
 
     Raises AssertionError with the last answer. An exception of the condition ends the wait at once.
@@ -39,7 +43,7 @@ async def eventually(condition: Callable[[], Any], timeout: float = 5.0, *, beca
         await asyncio.sleep(INTERVAL)
 
 
-def wait_until(condition: Callable[[], Answer], timeout: float = 5.0, *, because: str = "") -> Answer:
+def wait_until(condition: Callable[[], Answer], timeout: float = HANG_GUARD, *, because: str = "") -> Answer:
     """`eventually` for tests without an event loop."""
     deadline = time.monotonic() + timeout
     while not (answer := condition()):

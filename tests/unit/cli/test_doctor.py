@@ -42,7 +42,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_found_is_not_logged_as_well(nothing_here: Path) -> None:
     (nothing_here / "ollmlx.toml").write_text('[plugins]\npaths = ["gone.py"]', encoding="utf-8")
     asked = [sys.executable, "-m", "ollmlx.cli.main", "doctor", "plugins"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1
     assert "PLG001 plugin 'gone' is off" in done.stdout
     assert done.stderr == ""

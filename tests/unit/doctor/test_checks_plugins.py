@@ -64,9 +64,9 @@ def test_of_several_broken_plugins_each_command_switches_off_one_more(
 def test_a_plugin_that_hangs_holds_the_doctor_up_for_a_moment_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ollmlx.doctor.context.PLUGIN_SECONDS", 1.0)
+    monkeypatch.setattr("ollmlx.doctor.context.PLUGIN_SECONDS", 3.0)
     plugin = tmp_path / "odd.py"
-    plugin.write_text("import time\ntime.sleep(9)", encoding="utf-8")
+    plugin.write_text("import time\ntime.sleep(600)", encoding="utf-8")
     world = healthy(tmp_path, f'[plugins]\npaths = ["{plugin}"]')
     found = told(world, "PLG001", "the daemon waits for it 10s", "export OLLMLX_PLUGINS__DISABLED=")
     assert found.severity is Severity.WARNING

@@ -54,7 +54,9 @@ class Terminal:
             return
         shown = self.home / "variables"
         script = f"{command} || exit\nenv -0 > {shown}"
-        subprocess.run(["bash", "-c", script], env={**self._own, **self.environ}, cwd=self.home, check=True, timeout=20)
+        subprocess.run(
+            ["bash", "-c", script], env={**self._own, **self.environ}, cwd=self.home, check=True, timeout=120
+        )
         pairs = (pair.partition("=") for pair in shown.read_text(encoding="utf-8").split("\0") if pair)
         shell = ("PWD", "OLDPWD", "SHLVL", "_")
         self.environ = {name: value for name, _, value in pairs if name not in (*self._own, *shell)}
@@ -183,7 +185,7 @@ def test_typing_what_the_doctor_prints_mends_it(tmp_path: Path, code: str, broke
 
 
 TAKEN = "import socket, time\ns = socket.socket()\ns.bind(('127.0.0.1', 0))\ns.listen()\n"
-TAKEN += "print(s.getsockname()[1], flush=True)\ntime.sleep(60)"
+TAKEN += "print(s.getsockname()[1], flush=True)\ntime.sleep(600)"
 
 
 @pytest.fixture
@@ -212,7 +214,7 @@ def test_a_port_that_is_taken_is_left_for_another_or_taken_back(
     for command in getattr(found, way):
         terminal.type(command)
     if way == "instead":
-        assert process.wait(timeout=10) < 0
+        assert process.wait(timeout=60) < 0
     assert terminal.wrong() == []
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -221,7 +223,7 @@ def test_a_port_that_is_taken_is_left_for_another_or_taken_back(
 
 def test_a_runner_that_was_left_behind_goes_even_when_it_does_not_listen(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, {"OLLAMA_HOST": "127.0.0.1:0"}, Processes())
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
     environ = {**os.environ, "OLLMLX_RUNNER_NONCE": "n"}
     with subprocess.Popen([sys.executable, "-c", deaf], env=environ, stdout=subprocess.PIPE) as runner:
         assert runner.stdout is not None
@@ -234,7 +236,7 @@ def test_a_runner_that_was_left_behind_goes_even_when_it_does_not_listen(tmp_pat
         (found,) = terminal.wrong()
         assert found.code == "RUN007"
         terminal.type(found.commands[0])
-        assert runner.wait(timeout=10) < 0
+        assert runner.wait(timeout=60) < 0
     assert terminal.wrong() == []
 
 

@@ -42,7 +42,7 @@ async def test_an_event_does_not_wait_for_the_next() -> None:
         yield Done()
 
     pump = Pump(events())
-    assert b'"x"' in await asyncio.wait_for(pump.take(), 1)
+    assert b'"x"' in await asyncio.wait_for(pump.take(), 60)
     later.set()
     assert b'"done"' in await pump.take()
 

@@ -11,7 +11,7 @@ pytest_plugins = ["pytester"]
 CONFTEST = """
 import pytest
 from ollmlx.testing import guards
-guards.GRACE = 0.5
+guards.GRACE = 2.0
 pytest_plugins = ["ollmlx.testing.guards"]
 
 @pytest.fixture(autouse=True)
@@ -26,17 +26,17 @@ KEPT = []
 
 @pytest.fixture(scope="module")
 def server():
-    command = ["/bin/sh", "-c", "while read line; do sleep 60 & done"]
+    command = ["/bin/sh", "-c", "while read line; do sleep 600 & done"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True) as started:
         yield started
         os.killpg(started.pid, signal.SIGKILL)
 
 def test_leaks_a_process():
-    KEPT.append(subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"]))
+    KEPT.append(subprocess.Popen(["sleep", "600"]))
 def test_leaks_a_zombie():
-    KEPT.append(subprocess.Popen([sys.executable, "-S", "-c", ""]))
+    KEPT.append(subprocess.Popen(["true"]))
 def test_leaks_an_orphan():
-    subprocess.run(["/bin/sh", "-c", "sleep 60 & exit 0"], stdout=subprocess.DEVNULL)
+    subprocess.run(["/bin/sh", "-c", "sleep 600 & exit 0"], stdout=subprocess.DEVNULL)
 def test_leaks_sockets():
     KEPT.extend(socket.socketpair())
 def test_leaks_a_variable():
@@ -44,7 +44,7 @@ def test_leaks_a_variable():
 def test_leaks_a_directory(tmp_path):
     os.chdir(tmp_path)
 async def test_leaks_a_task():
-    KEPT.append(asyncio.create_task(asyncio.sleep(60)))
+    KEPT.append(asyncio.create_task(asyncio.sleep(600)))
 
 def test_waits_for_its_process():
     subprocess.run([sys.executable, "-S", "-c", ""], check=True)
@@ -68,7 +68,7 @@ async def test_awaits_its_tasks():
 COMPLAINTS = {
     "a_process": r"left processes behind: \d+ \(sleeping\)",
     "a_zombie": r"left processes behind: \d+ \(zombie\)",
-    "an_orphan": r"left processes behind: \d+ \(sleeping\) sleep 60",
+    "an_orphan": r"left processes behind: \d+ \(sleeping\) sleep 600",
     "sockets": "left 2 sockets or pipes open",
     "a_variable": "changed the environment: LEAK",
     "a_directory": "changed the working directory",

@@ -44,6 +44,7 @@ def _oom(_: str) -> None:
 
 
 def _hold_interpreter_lock(_: str) -> None:
+    os.write(2, b"fake: holding the interpreter lock\n")
     # PyDLL, unlike CDLL, keeps the lock during the call: no Python code runs any more, in any thread.
     ctypes.PyDLL(None).sleep(FOR_EVER)
 

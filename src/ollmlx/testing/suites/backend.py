@@ -82,6 +82,6 @@ class BackendSuite(EngineSuite):
         program = f"import sys, {module}; print(*sorted({set(HEAVY)!r} & set(sys.modules)))"
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60, env=env
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120, env=env
         )
         assert (done.returncode, done.stdout.split()) == (0, []), done.stderr

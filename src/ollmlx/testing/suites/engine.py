@@ -16,7 +16,7 @@ from ollmlx.errors import ContextExceeded, InvalidRequest, OllmlxError, StorageE
 from ollmlx.protocol import Detokenized, ExitCode, TokenizeRequest, Tokens, decode_event
 from ollmlx.testing.child import RunnerProcess
 from ollmlx.testing.suites.suite import Suite
-from ollmlx.testing.waiting import eventually
+from ollmlx.testing.waiting import HANG_GUARD, eventually
 from ollmlx.types import (
     Done,
     EmbedRequest,
@@ -53,7 +53,7 @@ class EngineSuite(Suite):
     structured: ClassVar[bool] = True
     logprobs: ClassVar[bool] = True
     tokenizes: ClassVar[bool] = True
-    cancel_within: ClassVar[float] = 1.0
+    cancel_within: ClassVar[float] = HANG_GUARD
 
     def make_backend(self) -> Backend:
         """The backend under test."""
@@ -204,7 +204,7 @@ class EngineSuite(Suite):
         request = GenerateRequest(messages=_chat(PROMPT), options=Options(temperature=0, num_predict=24))
         async with runner.stream(request) as answer:
             await answer.content.readline()
-            await asyncio.wait_for(runner.status(), 0.5)
+            await asyncio.wait_for(runner.status(), HANG_GUARD)
             events = [decode_event(line) async for line in answer.content]
         assert events[-1].type == "done"
         assert (await runner.status()).progress > before
@@ -249,14 +249,14 @@ class EngineSuite(Suite):
         except (StorageError, InvalidRequest):
             return  # the backend found out by itself, before any process
         async with process as runner:
-            assert await runner.exit_code(60) == ExitCode.BAD_MODEL, runner.error_text
+            assert await runner.exit_code() == ExitCode.BAD_MODEL, runner.error_text
             assert runner.error_text.strip().splitlines()[-1].startswith("bad model: ")
 
     async def test_it_ends_with_its_parent(self, model: InstalledModel) -> None:
         async with self._process(model) as runner:
             await runner.ready()
             runner.close_stdin()
-            assert await runner.exit_code(3) != ExitCode.ASKED
+            assert await runner.exit_code() != ExitCode.ASKED
 
     async def test_a_termination_signal_in_the_middle_of_an_answer_ends_both_cleanly(
         self, model: InstalledModel

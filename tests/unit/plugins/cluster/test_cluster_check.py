@@ -131,18 +131,19 @@ async def test_a_local_group_needs_no_ssh() -> None:
 
 
 async def test_ssh_is_bounded_and_its_words_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh_module, "SECONDS", 1)
     ssh = tmp_path / "ssh"
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    for script, words in (
-        ("echo no route >&2; exit 255", "no route"),
-        ("exit 3", "status 3"),
-        ("exec sleep 60", "1 s"),
+    for script, seconds, words in (
+        ("echo no route >&2; exit 255", 120, "no route"),
+        ("exit 3", 120, "status 3"),
+        ("exec sleep 600", 1, "1 s"),
     ):
+        monkeypatch.setattr(ssh_module, "SECONDS", seconds)
         ssh.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         ssh.chmod(0o755)
         with pytest.raises(OSError, match=words):
             await over_ssh("node2", ["true"])
+    monkeypatch.setattr(ssh_module, "SECONDS", 120)
     ssh.write_text('#!/bin/sh\nshift 4\necho "$@"\n', encoding="utf-8")
     assert await over_ssh("node2", ["a b", "c"]) == "-- node2 'a b' c\n"
 

@@ -293,7 +293,7 @@ async def test_a_cancelled_pull_frees_the_model_at_once(
         async for step in steps:
             if step.completed:
                 break
-    await asyncio.wait_for(pulled(store, source, name), 20)
+    await asyncio.wait_for(pulled(store, source, name), 60)
     assert await store.resolve(name) is not None
 
 

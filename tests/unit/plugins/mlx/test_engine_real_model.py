@@ -26,7 +26,7 @@ def session(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     caches = tmp_path_factory.mktemp("caches")
     argv = [sys.executable, "-P", str(PROGRAM), str(smollm2_folder), str(caches), str(blas.streams)]
     environment = {**os.environ, **blas.env}
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -93,8 +93,9 @@ def test_what_cannot_be_done_is_refused_with_the_reason(session: dict[str, Any])
 
 @pytest.mark.fault(40)
 def test_leaving_frees_the_place_in_any_phase(session: dict[str, Any]) -> None:
-    assert session["leaving"]["prefill"] < 2.5  # a slice is half a second here; the machine may be busy
-    assert session["leaving"]["decode"] < 2.5
+    for phase in ("prefill", "decode"):
+        steps, steps_of_all = session["leaving"][phase]
+        assert steps < steps_of_all / 2, phase
     assert "Paris" in session["leaving"]["after"]
 
 
@@ -109,10 +110,9 @@ def test_tokens_go_there_and_back(session: dict[str, Any]) -> None:
 
 
 def test_a_conversation_survives_its_runner(session: dict[str, Any]) -> None:
-    text, cached, seconds = session["revived"]
+    text, cached = session["revived"]
     assert text == session["next"]
     assert cached >= session["cold prompt"]
-    assert seconds < session["cold"]
 
 
 def _product(first: list[float], second: list[float]) -> float:

@@ -134,7 +134,7 @@ def test_the_program_reports_progress_in_lines(write_gguf: WriteGguf, tmp_path: 
         "--into",
         str(out),
     ]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False, cwd=out)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False, cwd=out)
     assert done.returncode == 0, done.stderr
     steps = [PullProgress.model_validate_json(line) for line in done.stdout.splitlines()]
     assert steps[0].status == "parsing GGUF"
@@ -170,7 +170,7 @@ def test_a_full_disk_is_told_before_anything_is_written_and_when_it_happens(
         "from ollmlx_mlx.importer.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 1
     assert "the weights could not be written; is the disk full?" in done.stderr

@@ -29,7 +29,7 @@ def agreement(smollm2_gguf: Path, smollm2_folder: Path) -> dict[str, Any]:
         env={**os.environ, **blas.env},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -54,11 +54,11 @@ async def test_closing_the_client_ends_a_request_although_the_other_end_seems_op
                 pass
 
         asking = asyncio.create_task(ask())
-        await asyncio.wait_for(runner.asked.wait(), 5)
+        await asyncio.wait_for(runner.asked.wait(), 60)
         assert client.outstanding == 1
         await client.close()
         with pytest.raises(Severed):
-            await asyncio.wait_for(asking, 5)
+            await asyncio.wait_for(asking, 60)
 
 
 async def test_an_answer_that_waits_to_be_read_is_told_from_a_runner_that_is_silent(
