@@ -1,4 +1,7 @@
-"""MLX models: the store "mlx" in `<models>/mlx/`, and the source "hub" that fills it from a Hugging Face hub."""
+"""MLX models: the store "mlx" in `<models>/mlx/`, and the source "hub", which fetches from a Hugging Face hub.
+
+The plugin imports what every plugin may import. Its modules are imported when a hook needs them.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +43,9 @@ def register_sources(register: Callable[[Source], None], context: PluginContext)
 
 @hookimpl
 def register_checks(register: Callable[[Check, Traversable | None], None], context: PluginContext) -> None:
-    from ollmlx_hub.check import ModelsCheck
-    from ollmlx_hub.online import HubCheck
+    from ollmlx_hub.check import HubCheck, ModelsCheck
 
-    register(ModelsCheck(), None)  # ollmlx ships the pages of these codes
+    register(ModelsCheck(), None)  # the runbooks of these codes are in ollmlx itself
     register(HubCheck(_own(context)), None)
 
 

@@ -1,89 +1,42 @@
-"""The hub, asked with its own client: what a repository holds, where a file is, and errors a person can act on.
+"""The hub's own client library, with address and token from our settings and with errors that say what to do.
 
-Calls block: make them in a thread. Endpoint and token are given, never taken from huggingface_hub's own globals.
+Calls block: make them in a thread. huggingface_hub's global endpoint and token are never used.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ollmlx import __version__
 from ollmlx.errors import Forbidden, NotFound, Unauthorized, UpstreamError
+from ollmlx_hub.repository import RemoteFile, RepositoryListing
+from ollmlx_hub.settings import HubAccess
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-DEFAULT_ENDPOINT = "https://huggingface.co"
-TIMEOUT = 30.0  # seconds for one question
-
-
-@dataclass(frozen=True)
-class Access:
-    """Where the hub is and who asks. The token never appears in a representation."""
-
-    endpoint: str = DEFAULT_ENDPOINT
-    token: str | None = field(default=None, repr=False)
-
-    @classmethod
-    def of(cls, environment: Mapping[str, str], endpoint: str = "", token: str = "") -> Access:
-        """Settings first, then the variables that the hub's own tools read, then the token of a login with them."""
-        endpoint = (endpoint or environment.get("HF_ENDPOINT", "") or DEFAULT_ENDPOINT).rstrip("/")
-        token = token or environment.get("HF_TOKEN", "") or environment.get("HUGGING_FACE_HUB_TOKEN", "")
-        if not token and endpoint == DEFAULT_ENDPOINT:  # a login belongs to the hub it was made at
-            token = _login(environment)
-        return cls(endpoint, token.strip() or None)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        agent = {"User-Agent": f"ollmlx/{__version__}"}
-        return {**agent, "Authorization": f"Bearer {self.token}"} if self.token else agent
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of a repository: bytes, its sha256 when it is stored outside git, its git object id."""
-
-    path: str
-    size: int
-    sha256: str | None
-    oid: str
-
-    @property
-    def etag(self) -> str:
-        return self.sha256 or self.oid
-
-
-@dataclass(frozen=True)
-class Listing:
-    """One revision of a repository."""
-
-    repo: str
-    commit: str
-    license: str
-    files: tuple[RemoteFile, ...]
+TIMEOUT = 30.0  # seconds for one request
 
 
 class HubClient:
-    """Questions to one hub."""
+    """Requests to one hub."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: HubAccess) -> None:
         self.access = access
 
-    def greet(self, timeout: float = TIMEOUT) -> None:
-        """Whether the hub answers and knows the token; without one, whether it answers. `timeout` in seconds.
+    def ping(self, timeout: float = TIMEOUT) -> None:
+        """Make one request, with the token if there is one. `timeout` in seconds.
 
-        Raises Unauthorized, UpstreamError.
+        Raises Unauthorized if the hub does not accept the token, UpstreamError if it cannot be reached.
         """
         from huggingface_hub import get_session
 
-        who = "/api/whoami-v2" if self.access.token else "/api/models?limit=1"
+        path = "/api/whoami-v2" if self.access.token else "/api/models?limit=1"
         with self._explained("api", "main"):
-            answer = get_session().get(self.access.endpoint + who, headers=self.access.headers, timeout=timeout)
+            answer = get_session().get(self.access.endpoint + path, headers=self.access.headers, timeout=timeout)
             if answer.status_code == 401:
                 raise Unauthorized(
                     f"the hub at {self.access.endpoint} does not accept the token",
@@ -92,8 +45,8 @@ class HubClient:
                 )
             answer.raise_for_status()
 
-    def listing(self, repo: str, revision: str) -> Listing:
-        """Every file of a revision. Raises NotFound, Unauthorized, Forbidden, UpstreamError."""
+    def listing(self, repo: str, revision: str) -> RepositoryListing:
+        """List every file of a revision. Raises NotFound, Unauthorized, Forbidden, UpstreamError."""
         with self._explained(repo, revision):
             info = self._api().model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
         files = tuple(
@@ -102,10 +55,10 @@ class HubClient:
         )
         card = getattr(info, "card_data", None)
         license = getattr(card, "license", None)
-        return Listing(repo, info.sha or "", license if isinstance(license, str) else "", files)
+        return RepositoryListing(repo, info.sha or "", license if isinstance(license, str) else "", files)
 
-    def check(self, listing: Listing, file: RemoteFile) -> str:
-        """The address of a file, after asking the hub whether we may have it and whether it is what was listed."""
+    def file_url(self, listing: RepositoryListing, file: RemoteFile) -> str:
+        """Return the address of a file. The hub is asked first if the file may be read and is the one it listed."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
         url = hf_hub_url(listing.repo, file.path, revision=listing.commit, endpoint=self.access.endpoint)
@@ -120,7 +73,7 @@ class HubClient:
         return url
 
     def upload(self, repo: str, folder: Path, files: list[str], message: str) -> str:
-        """Create the repository if needed and commit files to it; the commit's address."""
+        """Create the repository if needed, commit files to it, and return the commit's address."""
         with self._explained(repo, "main"):
             api = self._api()
             api.create_repo(repo, exist_ok=True)
@@ -128,13 +81,15 @@ class HubClient:
         return str(commit.commit_url)
 
     def _api(self) -> HfApi:
-        _be_quiet()
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, constants
+
+        constants.HF_HUB_DISABLE_TELEMETRY = True  # telemetry makes requests of its own, whatever the endpoint is
 
         return HfApi(endpoint=self.access.endpoint, token=self.access.token or False, headers=_agent())
 
     @contextmanager
     def _explained(self, repo: str, revision: str) -> Iterator[None]:
+        """Raise an error that says what to do in place of each error of the library."""
         import httpx
         from huggingface_hub import errors
 
@@ -197,24 +152,6 @@ class HubClient:
 
 def _agent() -> dict[str, str]:
     return {"user-agent": f"ollmlx/{__version__}"}
-
-
-def _be_quiet() -> None:
-    """No telemetry: its look at the environment even asks the network, whatever endpoint is set."""
-    from huggingface_hub import constants
-
-    constants.HF_HUB_DISABLE_TELEMETRY = True
-
-
-def _login(environment: Mapping[str, str]) -> str:
-    home = environment.get("HF_HOME") or os.path.join(  # noqa: PTH118 - joined as huggingface_hub joins it
-        environment.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"
-    )
-    path = Path(environment.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,11 +1,10 @@
-"""What a folder's small files say of a model: details, capabilities, flat metadata, chat template, defaults."""
+"""Describes a model by the small files of its folder and the headers of its weights; nothing is loaded."""
 
 from __future__ import annotations
 
-import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from pydantic import ValidationError
 from ollmlx import SafetensorsTensor, format_count, read_safetensors_header
 from ollmlx.errors import StorageError
 from ollmlx.runner.kit import has_insert_markers
-from ollmlx.types import Capability, ModelDetails, Options
-from ollmlx_hub.layout import FoundFile
-from ollmlx_hub.weights import parameter_count, quantization_level
+from ollmlx.storekit import FoundFile, ModelDescription, read_bounded, read_json
+from ollmlx.types import Capability, ModelDefaults, ModelDetails, Options
 
-MAX_JSON = 64 << 20
+MAX_TOKENIZER = 64 << 20
 MAX_LICENSE = 256 << 10
+DEFAULT_GROUP_SIZE = 64
 WEIGHTS = re.compile(r"model[^/]*\.safetensors")
 
 _MODEL_TYPE = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
@@ -50,20 +49,12 @@ _SAMPLING = {
 }
 
 
-@dataclass(frozen=True)
-class Description:
-    """All that is known of a model without loading it."""
+def describe(folder: Path, files: Sequence[FoundFile], origin: str) -> ModelDescription:
+    """Describe the model of a folder.
 
-    details: ModelDetails
-    capabilities: tuple[Capability, ...]
-    info: dict[str, Any] = field(default_factory=dict)
-    chat_template: str | None = None
-    options: Options = field(default_factory=Options)
-    license: str | None = None
-
-
-def describe(folder: Path, files: Sequence[FoundFile], origin: str) -> Description:
-    """Read a model's folder; `origin` is the name it came from. Raises StorageError for what is missing or damaged."""
+    `origin` is the name that it came from, such as `hub:org/name@main`. Raises StorageError (MDL003) for a missing or
+    damaged file.
+    """
     names = {file.path for file in files}
     config = read_json(folder, "config.json")
     if config is None:
@@ -74,32 +65,16 @@ def describe(folder: Path, files: Sequence[FoundFile], origin: str) -> Descripti
     tensors = _tensors(folder, names)
     template = _chat_template(folder, names)
     details, info = _details(kind, config, tensors)
-    return Description(
+    return ModelDescription(
+        format="mlx",
         details=details,
         capabilities=_capabilities(folder, names, config, template, origin),
         info=info,
         chat_template=template,
-        options=_options(read_json(folder, "generation_config.json") or {}),
-        license=_license(folder, files),
+        defaults=ModelDefaults(
+            options=_options(read_json(folder, "generation_config.json") or {}), license=_license(folder, files)
+        ),
     )
-
-
-def read_json(folder: Path, name: str) -> dict[str, Any] | None:
-    """A JSON object of the folder, or None when there is no such file. Raises StorageError when it is damaged."""
-    path = folder / name
-    try:
-        if path.stat().st_size > MAX_JSON:
-            raise StorageError(f"{folder.name}/{name} is too large", code="MDL003")
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StorageError(f"cannot read {folder.name}/{name}: {error.strerror}", code="MDL003") from error
-    except (ValueError, RecursionError) as error:
-        raise StorageError(f"{folder.name}/{name} is not valid JSON", code="MDL003") from error
-    if not isinstance(data, dict):
-        raise StorageError(f"{folder.name}/{name} is not a JSON object", code="MDL003")
-    return data
 
 
 def _tensors(folder: Path, names: set[str]) -> dict[str, SafetensorsTensor]:
@@ -161,26 +136,26 @@ def _capabilities(
     architectures = config.get("architectures")
     architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
     encoder = _ENCODERS.search(architecture.removesuffix("Model").removesuffix("ForMaskedLM")) is not None
-    # Converted embedding models often lose their pooling configuration; then only the name tells.
+    # Converted embedding models often have lost their pooling configuration: then only the name shows what they are.
     if encoder or names & {"modules.json", "1_Pooling/config.json"} or "embedding" in origin.lower():
         return ("embedding",)
     found: list[Capability] = ["completion"]
     if template and _TOOLS.search(template):
         found.append("tools")
-    if _fills_in(folder, names):
+    if _can_insert(folder, names):
         found.append("insert")
     if template and _THINKING.search(template):
         found.append("thinking")
     return tuple(found)
 
 
-def _fills_in(folder: Path, names: set[str]) -> bool:
-    return any(
-        name in names
-        and (folder / name).stat().st_size <= MAX_JSON
-        and has_insert_markers((folder / name).read_bytes())
-        for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json")
-    )
+def _can_insert(folder: Path, names: set[str]) -> bool:
+    """Return True if the tokenizer has the markers for text between a prefix and a suffix."""
+    for name in names & {"tokenizer.json", "tokenizer_config.json", "added_tokens.json"}:
+        data = read_bounded(folder / name, MAX_TOKENIZER, f"{folder.name}/{name}")
+        if data is not None and has_insert_markers(data):
+            return True
+    return False
 
 
 def _chat_template(folder: Path, names: set[str]) -> str | None:
@@ -202,7 +177,7 @@ def _named_template(templates: Sequence[Any]) -> str | None:
 
 
 def _options(generation: Mapping[str, Any]) -> Options:
-    """Sampling that the model's authors recommend; nothing when they decode greedily or say nonsense."""
+    """Return the sampling options that the model's authors recommend; none for greedy decoding or invalid values."""
     if generation.get("do_sample") is False:
         return Options()
     stated = {ours: generation[theirs] for theirs, ours in _SAMPLING.items() if generation.get(theirs) is not None}
@@ -212,8 +187,62 @@ def _options(generation: Mapping[str, Any]) -> Options:
         return Options()
 
 
-def _license(folder: Path, files: Sequence[FoundFile]) -> str | None:
+def _license(folder: Path, files: Sequence[FoundFile]) -> tuple[str, ...]:
     for file in files:
         if file.path.upper().partition(".")[0] in {"LICENSE", "LICENCE", "COPYING"} and file.size <= MAX_LICENSE:
-            return (folder / file.path).read_text(encoding="utf-8", errors="replace")
-    return None
+            return ((folder / file.path).read_text(encoding="utf-8", errors="replace"),)
+    return ()
+
+
+# -- weights ---------------------------------------------------------------------------------------------------------
+
+
+def parameter_count(tensors: Mapping[str, SafetensorsTensor], config: Mapping[str, Any]) -> int:
+    """Return the number of parameters. Packed weights count unpacked; their scales and biases do not count."""
+    return sum(_logical_elements(name, tensor, tensors, config) for name, tensor in tensors.items())
+
+
+def _logical_elements(
+    name: str, tensor: SafetensorsTensor, tensors: Mapping[str, SafetensorsTensor], config: Mapping[str, Any]
+) -> int:
+    layer, _, last = name.rpartition(".")
+    scales = tensors.get(f"{layer}.scales")
+    if scales is None or f"{layer}.weight" not in tensors:
+        return tensor.elements
+    if f".{last}" in (".scales", ".biases"):
+        return 0
+    if last != "weight" or not scales.shape:
+        return tensor.elements
+    rows = SafetensorsTensor("", tensor.shape[:-1], 0).elements
+    return rows * scales.shape[-1] * _group_size(layer, config)
+
+
+def _group_size(layer: str, config: Mapping[str, Any]) -> int:
+    quantization = quantization_of(config)
+    own = quantization.get(layer)
+    if isinstance(own, dict):
+        quantization = own
+    size = quantization.get("group_size")
+    return size if isinstance(size, int) and 0 < size <= 1024 else DEFAULT_GROUP_SIZE
+
+
+def quantization_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return MLX's `quantization` table; an empty one if the weights are not quantised."""
+    for key in ("quantization", "quantization_config"):
+        if isinstance(table := config.get(key), dict):
+            return table
+    return {}
+
+
+def quantization_level(tensors: Mapping[str, SafetensorsTensor], config: Mapping[str, Any]) -> str:
+    """Return `int4`, `mxfp4` and the like for quantised weights, else the type that most bytes have, such as `BF16`."""
+    table = quantization_of(config)
+    bits, mode = table.get("bits"), table.get("mode", table.get("quant_method"))
+    if isinstance(mode, str) and mode != "affine" and len(mode) <= 16:
+        return mode
+    if isinstance(bits, int):
+        return f"int{bits}"
+    counted: Counter[str] = Counter()
+    for tensor in tensors.values():
+        counted[tensor.dtype] += tensor.nbytes
+    return counted.most_common(1)[0][0] if counted else ""

@@ -1,43 +1,32 @@
-"""Reading installed models, each folder once for as long as nothing in it changes."""
+"""The index of MLX models: each folder is read once for as long as nothing in it changes."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Hashable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ollmlx import ModelName, OllmlxError
 from ollmlx.errors import Conflict, StorageError
+from ollmlx.storekit import FoundFile, ModelDescription, ModelIndex, require_inside
 from ollmlx.types import InstalledModel, ModelDefaults
-from ollmlx_hub.description import Description, describe
-from ollmlx_hub.layout import MANIFEST, FoundFile, Layout
-from ollmlx_hub.manifest import Manifest, fingerprint, read_manifest
-
-Signature = tuple[tuple[FoundFile, ...], int]
+from ollmlx_hub.description import describe
+from ollmlx_hub.layout import MANIFEST, MlxLayout, MlxManifest, read_manifest
 
 
-@dataclass(frozen=True)
-class Reading:
-    """One folder as it was read: the model, or why there is none."""
+class MlxIndex(ModelIndex[Path, MlxManifest]):
+    """The models of one store's folder."""
 
-    signature: Signature
-    model: InstalledModel | None = None
-    error: OllmlxError | None = None
-
-
-class Shelf:
-    """The models of one store's folder. Its methods read files: call them in a thread."""
-
-    def __init__(self, layout: Layout, store: str) -> None:
+    def __init__(self, layout: MlxLayout, store: str) -> None:
+        super().__init__()
         self.layout = layout
         self.store = store
-        self._read: dict[Path, Reading] = {}
-        self._lock = threading.Lock()
 
     def models(self) -> list[InstalledModel]:
-        """Every sound model. Of two folders that claim one name, the one spelled like it is taken."""
+        """Every usable model. Of two folders with the same name in their manifests, the one spelled like it counts."""
         found: dict[str, InstalledModel] = {}
         for folder in self.layout.folders():
             model = self.reading(folder).model
@@ -46,7 +35,7 @@ class Shelf:
         return list(found.values())
 
     def find(self, name: ModelName) -> InstalledModel | None:
-        """The model of a name. Raises StorageError when its folder is damaged, Conflict when it holds another model."""
+        """The model of a name. Raises StorageError if it is damaged, Conflict if its folder holds another model."""
         folder = self.layout.find(name)
         if folder is None:
             return None
@@ -54,69 +43,63 @@ class Shelf:
         if reading.error is not None:
             raise reading.error
         assert reading.model is not None
-        if not reading.model.name.same_spelling(name):
+        held = reading.model.name
+        if not held.same_spelling(name):
             raise Conflict(
-                f"the folder {folder.name} holds {reading.model.name.short}, not {name.short}",
+                f"the folder {folder.name} holds {held.short}, not {name.short}",
                 code="STO008",
-                hint=f"ollmlx cp {reading.model.name.short} NEW-NAME, then ollmlx rm {reading.model.name.short}",
+                hint=f"ollmlx cp {held.short} NEW-NAME, then ollmlx rm {held.short}",
             )
         return reading.model
 
-    def reading(self, folder: Path) -> Reading:
-        try:
-            signature = self._signature(folder)
-        except (StorageError, OSError) as error:
-            return Reading(((), 0), error=_explained(folder, error))
-        with self._lock:
-            known = self._read.get(folder)
-        # What could not be read is read again: permissions change without a trace in the signature.
-        if known is None or known.error is not None or known.signature != signature:
-            known = self._load(folder, signature)
-            with self._lock:
-                self._read[folder] = known
-        return known
+    def read_manifest(self, key: Path) -> MlxManifest | None:
+        """Read the manifest of a folder. Raises StorageError, also if the folder is a link that leads elsewhere."""
+        require_inside(key, key.name, self.layout.bounds)
+        return read_manifest(key)
 
-    def _signature(self, folder: Path) -> Signature:
-        self.layout.inside(folder, folder.name)
+    def read_state(self, key: Path, manifest: MlxManifest | None) -> Hashable:
+        """Return path, size and time of every file, and the time of the manifest."""
+        require_inside(key, key.name, self.layout.bounds)
         try:
-            written = (folder / MANIFEST).stat().st_mtime_ns
+            written = (key / MANIFEST).stat().st_mtime_ns
         except FileNotFoundError:
             written = 0
-        return tuple(self.layout.files(folder)), written
+        return tuple(self.layout.files(key)), written
 
-    def _load(self, folder: Path, signature: Signature) -> Reading:
-        try:
-            return Reading(signature, model=self.read(folder, signature[0]))
-        except (OllmlxError, OSError) as error:
-            return Reading(signature, error=_explained(folder, error))
-
-    def read(self, folder: Path, files: Sequence[FoundFile]) -> InstalledModel:
-        """One folder as a model. Raises StorageError, InvalidRequest for a folder whose name is no model name."""
-        manifest = read_manifest(folder)
-        name = manifest.name if manifest is not None else ModelName.from_folder(folder.name)
-        if manifest is not None:
-            _complete(folder, manifest, files)
-        description = describe(folder, files, manifest.source if manifest is not None else folder.name)
-        defaults = _defaults(folder, manifest, description)
-        created = manifest.created if manifest is not None else _newest(files)
+    def read_model(self, key: Path, manifest: MlxManifest | None) -> InstalledModel:
+        """Read the model of a folder. Raises StorageError, or InvalidRequest if the folder's name is no model name."""
+        files = self.layout.files(key)
+        if manifest is None:
+            name, source, base, created = ModelName.from_folder(key.name), "local", "", _newest(files)
+        else:
+            name, source, base, created = manifest.name, manifest.source, manifest.base, manifest.created
+            _require_complete(key, manifest, files)
+        description = describe(key, files, source if manifest is not None else key.name)
+        defaults = _defaults(key, manifest, description)
         return InstalledModel(
             name=name,
             store=self.store,
-            format="mlx",
-            path=folder,
+            format=description.format,
+            path=key,
             digest=_digest(manifest, files, defaults, description),
             size=sum(file.size for file in files),
             modified_at=created,
-            details=description.details.model_copy(update={"parent_model": manifest.base if manifest else ""}),
+            details=description.details.model_copy(update={"parent_model": base}),
             capabilities=description.capabilities,
             defaults=defaults,
             info=description.info,
-            source=manifest.source if manifest is not None else "local",
+            source=source,
             chat_template=description.chat_template,
         )
 
+    def explain(self, key: Path, error: OllmlxError | OSError) -> OllmlxError:
+        """Return the same error, or a StorageError for an OSError."""
+        if isinstance(error, OSError):
+            return StorageError(f"cannot read {key.name}: {error.strerror or error}", code="MDL003")
+        return error
 
-def _complete(folder: Path, manifest: Manifest, files: Sequence[FoundFile]) -> None:
+
+def _require_complete(folder: Path, manifest: MlxManifest, files: Sequence[FoundFile]) -> None:
     sizes = {file.path: file.size for file in files}
     for file in manifest.files:
         size = sizes.get(file.path)
@@ -130,36 +113,32 @@ def _complete(folder: Path, manifest: Manifest, files: Sequence[FoundFile]) -> N
             )
 
 
-def _defaults(folder: Path, manifest: Manifest | None, description: Description) -> ModelDefaults:
+def _defaults(folder: Path, manifest: MlxManifest | None, description: ModelDescription) -> ModelDefaults:
+    """Return the manifest's defaults; where it states nothing, those of the model's own files."""
     stated = manifest.defaults if manifest is not None else ModelDefaults()
-    update: dict[str, object] = {"options": stated.options.over(description.options)}
+    update: dict[str, object] = {"options": stated.options.over(description.defaults.options)}
     if not stated.license:
-        license = description.license or (manifest.license if manifest is not None else "")
-        update["license"] = (license,) if license else ()
+        license = manifest.license if manifest is not None else ""
+        update["license"] = description.defaults.license or ((license,) if license else ())
     if stated.adapter is not None and not stated.adapter.is_absolute():
         update["adapter"] = folder / stated.adapter
     return stated.model_copy(update=update)
 
 
 def _digest(
-    manifest: Manifest | None, files: Sequence[FoundFile], defaults: ModelDefaults, description: Description
+    manifest: MlxManifest | None, files: Sequence[FoundFile], defaults: ModelDefaults, description: ModelDescription
 ) -> str:
+    """Return 64 hexadecimal digits that change when files, defaults or capabilities change."""
     contents: list[list[object]]
     if manifest is not None and {file.path for file in files} == {file.path for file in manifest.files}:
         contents = [[file.path, file.size, file.sha256] for file in sorted(manifest.files, key=lambda f: f.path)]
     else:
         contents = [[file.path, file.size, file.mtime_ns] for file in files]
     stated = defaults.model_dump(mode="json", exclude_unset=True, exclude={"adapter"})
-    return fingerprint({"files": contents, "defaults": stated, "capabilities": description.capabilities})
+    parts: dict[str, Any] = {"files": contents, "defaults": stated, "capabilities": description.capabilities}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _newest(files: Sequence[FoundFile]) -> datetime:
     newest = max((file.mtime_ns for file in files), default=0)
     return datetime.fromtimestamp(newest / 1e9, UTC)
-
-
-def _explained(folder: Path, error: Exception) -> OllmlxError:
-    if isinstance(error, OSError):
-        return StorageError(f"cannot read {folder.name}: {error.strerror or error}", code="MDL003")
-    assert isinstance(error, OllmlxError)
-    return error

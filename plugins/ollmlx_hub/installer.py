@@ -1,64 +1,72 @@
-"""Making a model's folder ready beside the others, and letting it in."""
+"""Installing MLX models: a folder is prepared in the staging area, verified, and renamed into place."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ollmlx import ModelName, OllmlxError, storage_error
-from ollmlx.errors import StorageError
-from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, InstalledModel, ModelDefaults
-from ollmlx_hub.index import Shelf
-from ollmlx_hub.layout import Layout, link
-from ollmlx_hub.manifest import Manifest, hashed, read_manifest, read_receipt, write_receipt
+from ollmlx import ModelName, OllmlxError
+from ollmlx.errors import InvalidRequest, StorageError, Unsupported
+from ollmlx.storekit import link_or_copy, read_receipt, safe_path, storage_errors, with_hashes, write_receipt
+from ollmlx.types import INSTALLED, RECEIPT, CreateRequest, FetchedFile, FetchReceipt, InstalledModel, ModelDefaults
+from ollmlx_hub.description import quantization_of
+from ollmlx_hub.index import MlxIndex
+from ollmlx_hub.layout import MODEL_SUFFIXES, MlxManifest, read_manifest
 
 PARTS = ".parts"
+"""The folder in a staging folder in which files arrive."""
+ADAPTER = "adapter"
+"""The folder of an adapter in a model's folder."""
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".npz", ".npy")
 
 
-class Intake:
-    """Builds folders under `.staging` and renames them into place. Call in a thread, under the model's lock."""
+class MlxInstaller:
+    """Prepares and installs folders. Call its methods in a thread, under the model's lock."""
 
-    def __init__(self, layout: Layout, shelf: Shelf) -> None:
-        self.layout = layout
-        self.shelf = shelf
+    def __init__(self, index: MlxIndex) -> None:
+        self.index = index
+        self.layout = index.layout
+        self.staging = index.layout.staging
 
     def stage_pull(self, name: ModelName, *, reuse: bool) -> Path:
-        """The folder a source fetches into: what an earlier try left there, and what is installed when `reuse`."""
-        stage = self.layout.staging(name)
-        with _explained("cannot prepare a pull"):
+        """Return the folder that a source fetches into, with the files of an earlier try.
+
+        With `reuse`, installed files are linked into it, so that the source need not fetch them again.
+        """
+        stage = self.staging.folder(name)
+        with storage_errors("cannot prepare a pull"):
             stage.mkdir(parents=True, exist_ok=True)
-            self.layout.recover(self.layout.target(name))
+            self.staging.recover(self.layout.target(name))
             (stage / INSTALLED).unlink(missing_ok=True)
             manifest = self._installed(name)
             if manifest is not None:
                 write_receipt(stage / INSTALLED, manifest.receipt())
                 folder = self.layout.find(name)
                 if reuse and folder is not None:
-                    self._offer(folder, stage, manifest.files)
+                    _link_missing(folder, stage, manifest.files)
         return stage
 
     def stage_new(self, name: ModelName, suffix: str) -> Path:
-        """An empty folder for a model that is made here."""
-        stage = self.layout.staging(name)
+        """Return an empty folder for a model that is created or imported."""
+        stage = self.staging.folder(name)
         folder = stage.with_name(stage.name + suffix)
-        with _explained("cannot prepare a model"):
+        with storage_errors("cannot prepare a model"):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            self.layout.recover(self.layout.target(name))
+            self.staging.recover(self.layout.target(name))
         return folder
 
     def up_to_date(self, name: ModelName, receipt: FetchReceipt) -> bool:
-        """Whether what was fetched is what is installed, sound and whole."""
+        """Return True if the fetched revision is installed and complete."""
         try:
             manifest = self._installed(name)
             return (
                 manifest is not None
                 and receipt.revision != ""
                 and (manifest.source, manifest.revision) == (receipt.source, receipt.revision)
-                and self.shelf.find(name) is not None
+                and self.index.find(name) is not None
             )
         except OllmlxError:
             return False
@@ -73,61 +81,108 @@ class Intake:
         base: str = "",
     ) -> None:
         """Verify a staged folder, write its manifest and rename it into place. Raises StorageError."""
-        with _explained("cannot store the model"):
+        with storage_errors("cannot store the model"):
             for own in (RECEIPT, INSTALLED):
                 (folder / own).unlink(missing_ok=True)
             shutil.rmtree(folder / PARTS, ignore_errors=True)
-            Manifest(
+            manifest = MlxManifest(
                 name=name,
                 source=receipt.source,
                 revision=receipt.revision,
                 license=receipt.license,
                 created=datetime.now(UTC),
                 base=base,
-                files=hashed(folder, self.layout.files(folder), receipt.files),
+                files=with_hashes(folder, self.layout.files(folder), receipt.files),
                 defaults=defaults or ModelDefaults(),
-            ).write(folder)
-            self.shelf.read(folder, self.layout.files(folder))
-            target = self.layout.find(name) or self.layout.target(name)
-            self.layout.swap_in(folder, target)
+            )
+            manifest.write(folder)
+            self.index.read_model(folder, manifest)
+            self.staging.swap_in(folder, self.layout.find(name) or self.layout.target(name))
 
     def link_model(self, model: InstalledModel, into: Path) -> tuple[FetchedFile, ...]:
-        """Give every file of an installed model a second name in a folder; their hashes, as far as they are known."""
-        with _explained("cannot link the model's files"):
+        """Link every file of an installed model into a folder. Returns the hashes that are known."""
+        with storage_errors("cannot link the model's files"):
             for file in self.layout.files(model.path):
-                link(model.path / file.path, into / file.path)
+                link_or_copy(model.path / file.path, into / file.path)
             manifest = read_manifest(model.path)
             return manifest.files if manifest is not None else ()
 
     def discard(self, *folders: Path) -> None:
-        """Remove staged folders."""
+        """Remove staging folders."""
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _installed(self, name: ModelName) -> Manifest | None:
+    def _installed(self, name: ModelName) -> MlxManifest | None:
         folder = self.layout.find(name)
         try:
             return read_manifest(folder) if folder is not None else None
         except StorageError:
             return None
 
-    def _offer(self, folder: Path, stage: Path, files: Iterable[FetchedFile]) -> None:
-        """Link installed files into the staging folder, so that a source need not fetch them again."""
-        for file in files:
-            source = folder / file.path
-            if source.is_file() and not (stage / file.path).exists():
-                link(source, stage / file.path)
+
+def _link_missing(folder: Path, stage: Path, files: Iterable[FetchedFile]) -> None:
+    for file in files:
+        source = folder / file.path
+        if source.is_file() and not (stage / file.path).exists():
+            link_or_copy(source, stage / file.path)
 
 
 def receipt_of(stage: Path, source: str) -> FetchReceipt:
-    """What a source says it left; a source that says nothing gets its files hashed later."""
+    """Return the receipt that a source left, or one without files: they are hashed later."""
     return read_receipt(stage / RECEIPT) or FetchReceipt(source=source)
 
 
-@contextmanager
-def _explained(doing: str) -> Iterator[None]:
-    """What the file system refuses becomes a StorageError."""
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(error, doing) from error
+# -- models that are created -----------------------------------------------------------------------------------------
+
+
+def file_format(files: Mapping[str, Path]) -> str:
+    """Return `gguf` or `mlx` (safetensors). Raises InvalidRequest if the files are no model of one of the two."""
+    for name in files:
+        if name.lower().endswith(_PICKLES):
+            raise InvalidRequest(
+                f"{name}: weights in Python's pickle format are never read", hint="convert them to safetensors"
+            )
+    ggufs = sum(name.lower().endswith(".gguf") for name in files)
+    if ggufs > 1:
+        raise InvalidRequest("more than one GGUF file: split models are not supported", hint="merge them first")
+    if ggufs:
+        return "gguf"
+    if not any(name.endswith(".safetensors") for name in files):
+        raise InvalidRequest("no safetensors or GGUF file among the files")
+    if "config.json" not in files:
+        raise InvalidRequest("config.json is missing among the files")
+    return "mlx"
+
+
+def link_files(files: Mapping[str, Path], into: Path) -> None:
+    """Link files under their names into a folder. Raises InvalidRequest for a name that is no plain relative path."""
+    into.mkdir(parents=True, exist_ok=True)
+    for name, source in files.items():
+        license = name.upper().startswith(("LICENSE", "LICENCE"))
+        if not license and not name.lower().endswith((*MODEL_SUFFIXES, ".gguf")):
+            raise InvalidRequest(f"{name[:120]!r}: files of this kind do not belong to a model")
+        link_or_copy(source, into / safe_path(name))
+
+
+def add_adapter(defaults: ModelDefaults, folder: Path) -> ModelDefaults:
+    """Link an adapter's files into a model's folder. The returned defaults name it relative to the folder."""
+    if defaults.adapter is None:
+        return defaults
+    source = defaults.adapter
+    if source.is_dir():
+        names = ("adapter_config.json", "adapters.safetensors", "adapter_model.safetensors")
+        found = [source / name for name in names if (source / name).is_file()]
+    else:
+        found = [source] if source.is_file() and source.suffix == ".safetensors" else []
+    if not any(file.suffix == ".safetensors" for file in found):
+        raise InvalidRequest("this is not a LoRA adapter: adapters.safetensors is missing", code="MDL007")
+    for file in found:
+        link_or_copy(file, folder / ADAPTER / file.name)
+    return defaults.model_copy(update={"adapter": Path(ADAPTER)})
+
+
+def quantize_options(request: CreateRequest, config: Mapping[str, object]) -> dict[str, object]:
+    """Return the importer's options. Raises Unsupported if the weights are quantised already."""
+    if quantization_of(config):
+        raise Unsupported("quantization is only supported for F16, BF16 and F32 models")
+    return {"quantize": request.quantize}

@@ -1,4 +1,4 @@
-"""The store of MLX models: folders as mlx-lm reads and writes them, each with a manifest."""
+"""The store "mlx": a folder for each model, as mlx-lm reads and writes them, with a manifest."""
 
 from __future__ import annotations
 
@@ -8,101 +8,107 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ollmlx import Importer, ModelName, Source, check_template, closing, locked, storage_error
+from ollmlx import Importer, ModelName, Source, check_template, closing
 from ollmlx.errors import Conflict, InvalidRequest, NotFound, StorageError, Unsupported
+from ollmlx.storekit import locked, merged_defaults, only_file, read_json, storage_error
 from ollmlx.types import CreateRequest, FetchReceipt, InstalledModel, PullProgress
-from ollmlx_hub.creation import file_format, merged, place_adapter, place_files, quantize_options
-from ollmlx_hub.description import read_json
-from ollmlx_hub.index import Shelf
-from ollmlx_hub.installer import Intake, receipt_of
-from ollmlx_hub.layout import Layout
+from ollmlx_hub.index import MlxIndex
+from ollmlx_hub.installer import MlxInstaller, add_adapter, file_format, link_files, quantize_options, receipt_of
+from ollmlx_hub.layout import MlxLayout
 
 FORMAT = "mlx"
 T = TypeVar("T")
 
 
 class MlxStore:
-    """Models in `<models>/mlx/`. Several daemons may share the folder: each change holds the model's lock file."""
+    """Models in `<models>/mlx/`. Several daemons may share the folder: a change holds the model's lock file."""
 
     name = "mlx"
 
     def __init__(self, root: Path) -> None:
-        self.layout = Layout(root)
-        self.shelf = Shelf(self.layout, self.name)
-        self.intake = Intake(self.layout, self.shelf)
+        self.layout = MlxLayout(root)
+        self.index = MlxIndex(self.layout, self.name)
+        self.installer = MlxInstaller(self.index)
 
     async def list(self) -> Sequence[InstalledModel]:
-        """Every complete model. What is damaged or on its way in is not listed."""
-        return await _readable(self.shelf.models)
+        """List every complete model. Damaged models and interrupted pulls are not listed."""
+        return await _readable(self.index.models)
 
     async def resolve(self, name: ModelName) -> InstalledModel | None:
-        """The model, or None. Raises StorageError when its folder is damaged, Conflict when it holds another model."""
-        found = await _readable(self.shelf.find, name)
-        if found is None and await asyncio.to_thread(self.layout.is_cut, name):
-            async with locked(self.layout.lock(name)):
-                await asyncio.to_thread(self.layout.recover, self.layout.target(name))
-            found = await asyncio.to_thread(self.shelf.find, name)
+        """Return the model of a name, or None.
+
+        Raises StorageError if its folder is damaged, Conflict if the folder holds another model.
+        """
+        found = await _readable(self.index.find, name)
+        staging, target = self.layout.staging, self.layout.target(name)
+        if found is None and await asyncio.to_thread(staging.is_interrupted, target):
+            async with locked(staging.lock(name)):
+                await asyncio.to_thread(staging.recover, target)
+            found = await asyncio.to_thread(self.index.find, name)
         return found
 
     async def pull(
         self, name: ModelName, source: Source, importer: Importer | None, *, insecure: bool = False
     ) -> AsyncIterator[PullProgress]:
-        """Fetch into a staging folder, import a foreign format, verify, rename into place. Resumable."""
+        """Fetch into a staging folder, import another format, verify, and rename into place.
+
+        An interrupted pull is resumed. Raises Unsupported if no backend imports the source's format.
+        """
         format = source.format(name)
         if format != FORMAT and importer is None:
             raise _no_importer(format)
         yield PullProgress(status="pulling manifest")
-        async with self._alone(name):
-            stage = await asyncio.to_thread(self.intake.stage_pull, name, reuse=format == FORMAT)
+        async with self._locked(name):
+            stage = await asyncio.to_thread(self.installer.stage_pull, name, reuse=format == FORMAT)
             async with closing(source.fetch(name, stage, insecure=insecure)) as steps:
                 async for step in steps:
                     yield step
             receipt = receipt_of(stage, source.provides(name) or source.name)
-            if await asyncio.to_thread(self.intake.up_to_date, name, receipt):
-                await asyncio.to_thread(self.intake.discard, stage)
+            if await asyncio.to_thread(self.installer.up_to_date, name, receipt):
+                await asyncio.to_thread(self.installer.discard, stage)
                 yield PullProgress(status="success")
                 return
             if format == FORMAT:
                 folder = stage
             else:
                 assert importer is not None
-                folder = await asyncio.to_thread(self.intake.stage_new, name, ".import")
-                file = await asyncio.to_thread(_only_file, stage, format)
+                folder = await asyncio.to_thread(self.installer.stage_new, name, ".import")
+                file = await asyncio.to_thread(only_file, stage, format)
                 async with closing(self._import(importer, file, folder, format, None)) as steps:
                     async for step in steps:
                         yield step
             yield PullProgress(status="verifying sha256 digest")
             yield PullProgress(status="writing manifest")
-            await asyncio.to_thread(self.intake.finish, folder, name, receipt=receipt)
-            await asyncio.to_thread(self.intake.discard, stage)
+            await asyncio.to_thread(self.installer.finish, folder, name, receipt=receipt)
+            await asyncio.to_thread(self.installer.discard, stage)
             yield PullProgress(status="success")
 
     async def delete(self, name: ModelName) -> None:
-        """Remove a model's folder. Models made over it keep their files: they are links of their own."""
-        async with self._alone(name):
+        """Remove a model's folder. Models created over it keep their files: they have links of their own."""
+        async with self._locked(name):
             folder = await asyncio.to_thread(self.layout.find, name)
             try:
                 if folder is None:
                     raise FileNotFoundError(name.short)
-                await asyncio.to_thread(self.layout.remove, folder)
-                await asyncio.to_thread(self.intake.discard, self.layout.staging(name))
+                await asyncio.to_thread(self.layout.staging.remove, folder)
+                await asyncio.to_thread(self.installer.discard, self.layout.staging.folder(name))
             except FileNotFoundError as error:
                 raise NotFound(f"model '{name.short}' not found", code="MDL002") from error
             except OSError as error:
                 raise storage_error(error, f"cannot remove {name.short}") from error
 
     async def copy(self, model: InstalledModel, target: ModelName) -> None:
-        """A second name for the same weights: every file is linked, only the manifest is new."""
+        """Install the same weights under a second name: every file is linked, only the manifest is new."""
         if model.name == target and model.path == self.layout.find(target):
             return
-        async with self._alone(target):
-            stage = await asyncio.to_thread(self.intake.stage_new, target, ".new")
+        async with self._locked(target):
+            stage = await asyncio.to_thread(self.installer.stage_new, target, ".new")
             try:
-                files = await asyncio.to_thread(self.intake.link_model, model, stage)
+                files = await asyncio.to_thread(self.installer.link_model, model, stage)
                 receipt = FetchReceipt(source=model.source, license="\n".join(model.defaults.license), files=files)
-                defaults = await asyncio.to_thread(place_adapter, model.defaults, stage)
+                defaults = await asyncio.to_thread(add_adapter, model.defaults, stage)
                 await asyncio.to_thread(
-                    self.intake.finish,
+                    self.installer.finish,
                     stage,
                     target,
                     receipt=receipt,
@@ -110,24 +116,24 @@ class MlxStore:
                     base=model.details.parent_model,
                 )
             finally:
-                await asyncio.to_thread(self.intake.discard, stage)
+                await asyncio.to_thread(self.installer.discard, stage)
 
     async def create(self, request: CreateRequest, importer: Importer | None) -> AsyncIterator[PullProgress]:
-        """Make a model over an installed one (its weights are linked) or from files."""
+        """Create a model from files, or over an installed model, whose weights are linked."""
         if request.defaults.template:
             check_template(request.defaults.template)
-        async with self._alone(request.name):
-            stage = await asyncio.to_thread(self.intake.stage_new, request.name, ".new")
-            brought = stage.with_name(stage.name + ".files")
+        async with self._locked(request.name):
+            stage = await asyncio.to_thread(self.installer.stage_new, request.name, ".new")
+            files = stage.with_name(stage.name + ".files")
             try:
-                async with closing(self._weights(request, importer, stage, brought)) as steps:
+                async with closing(self._weights(request, importer, stage, files)) as steps:
                     async for step in steps:
                         yield step
                 known = await asyncio.to_thread(self._link_base, request, stage)
-                defaults = await asyncio.to_thread(place_adapter, merged(request), stage)
+                defaults = await asyncio.to_thread(add_adapter, merged_defaults(request), stage)
                 yield PullProgress(status="writing manifest")
                 await asyncio.to_thread(
-                    self.intake.finish,
+                    self.installer.finish,
                     stage,
                     request.name,
                     receipt=known,
@@ -136,31 +142,38 @@ class MlxStore:
                 )
                 yield PullProgress(status="success")
             finally:
-                await asyncio.to_thread(self.intake.discard, stage, brought)
+                await asyncio.to_thread(self.installer.discard, stage, files)
 
-    # -- inside ------------------------------------------------------------------------------------------------------
+    # -- private -----------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _alone(self, name: ModelName) -> AsyncIterator[None]:
-        async with locked(self.layout.lock(name)):
+    async def _locked(self, name: ModelName) -> AsyncIterator[None]:
+        """Hold a model's lock. Raises Conflict if its folder holds another model."""
+        async with locked(self.layout.staging.lock(name)):
             try:
-                await asyncio.to_thread(self.shelf.find, name)
+                await asyncio.to_thread(self.index.find, name)
             except Conflict:
                 raise
-            except StorageError:
-                pass  # a damaged model may be pulled again, replaced and removed
+            except StorageError:  # a damaged model may be pulled again, replaced and removed
+                pass
             yield
 
     async def _weights(
-        self, request: CreateRequest, importer: Importer | None, stage: Path, brought: Path
+        self, request: CreateRequest, importer: Importer | None, stage: Path, files: Path
     ) -> AsyncIterator[PullProgress]:
-        """Fill `stage` from files, from a foreign format, or by quantising; a plain base is linked later."""
+        """Fill `stage` from files, by importing another format, or by quantising.
+
+        `files` is the folder in which uploaded files are linked for an importer. If the weights are those of the base
+        as they are, nothing is done: `_link_base` links them.
+        """
         base = request.base
         if request.files:
-            format, source = file_format(request.files), brought / request.name.folder  # errors name the folder
-            await asyncio.to_thread(_bring, request.files, source if format != FORMAT or request.quantize else stage)
+            format, source = file_format(request.files), files / request.name.folder  # errors show the folder's name
+            await asyncio.to_thread(
+                link_files, request.files, source if format != FORMAT or request.quantize else stage
+            )
             if format != FORMAT:
-                source = await asyncio.to_thread(_only_file, source, format)
+                source = await asyncio.to_thread(only_file, source, format)
         elif base is not None:
             format, source = base.format, base.path
         else:
@@ -183,7 +196,7 @@ class MlxStore:
             return FetchReceipt(source="local")
         if base.format != FORMAT or request.quantize or request.files:
             return FetchReceipt(source=base.source)
-        return FetchReceipt(source=base.source, files=self.intake.link_model(base, stage))
+        return FetchReceipt(source=base.source, files=self.installer.link_model(base, stage))
 
     async def _import(
         self, importer: Importer, source: Path, into: Path, format: str, options: Mapping[str, Any] | None
@@ -193,29 +206,16 @@ class MlxStore:
                 async for step in steps:
                     yield step
         except BaseException:
-            await asyncio.shield(asyncio.to_thread(self.intake.discard, into))
+            await asyncio.shield(asyncio.to_thread(self.installer.discard, into))
             raise
 
 
-async def _readable(look: Callable[..., T], *what: object) -> T:
-    """Look at the folder in a thread. Raises StorageError when this user may not."""
+async def _readable(read: Callable[..., T], *arguments: object) -> T:
+    """Read the folder in a thread. Raises StorageError if this user may not read it."""
     try:
-        return await asyncio.to_thread(look, *what)
+        return await asyncio.to_thread(read, *arguments)
     except OSError as error:
         raise storage_error(error, "cannot read the models folder") from error
-
-
-def _bring(files: Mapping[str, Path], into: Path) -> None:
-    into.mkdir(parents=True, exist_ok=True)
-    place_files(files, into)
-
-
-def _only_file(folder: Path, format: str) -> Path:
-    """The one file of a foreign format that a source left."""
-    found = sorted(path for path in folder.glob(f"*.{format}") if path.is_file() and not path.name.startswith("."))
-    if len(found) != 1:
-        raise StorageError(f"the source left {len(found)} .{format} files where one was expected")
-    return found[0]
 
 
 def _no_importer(format: str) -> Unsupported:

@@ -12,10 +12,10 @@ from tests.servers.hub import HubServer
 from tests.servers.tiny import tiny_files
 
 from ollmlx import Check, ModelName
+from ollmlx.storekit import with_hashes
 from ollmlx.testing import CheckContext, CheckSuite, Settings
-from ollmlx_hub.check import ModelsCheck
-from ollmlx_hub.manifest import Manifest, hashed
-from ollmlx_hub.online import HubCheck
+from ollmlx_hub.check import HubCheck, ModelsCheck
+from ollmlx_hub.layout import MlxManifest
 from ollmlx_hub.settings import HubSettings
 from ollmlx_hub.store import MlxStore
 
@@ -58,8 +58,8 @@ class TestModelsCheck(CheckSuite):
 
     def sign(self, place: Path, name: str) -> None:
         """Write the manifest that says what the folder holds."""
-        files = hashed(place, MlxStore(place.parent).layout.files(place))
-        Manifest(name=ModelName.parse(name), created=datetime(2026, 1, 1, tzinfo=UTC), files=files).write(place)
+        files = with_hashes(place, MlxStore(place.parent).layout.files(place))
+        MlxManifest(name=ModelName.parse(name), created=datetime(2026, 1, 1, tzinfo=UTC), files=files).write(place)
 
     def world(self, name: str) -> CheckContext:
         settings = Settings.model_validate({"storage": {"models": self.place / name}})

@@ -22,7 +22,7 @@ from ollmlx.errors import StorageError
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.plugin.registry import RegisteredCheck
 from ollmlx.settings.model import Settings
-from ollmlx_hub.manifest import sha256_of
+from ollmlx.storekit import sha256_of
 from ollmlx_hub.store import MlxStore
 
 

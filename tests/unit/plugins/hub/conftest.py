@@ -11,7 +11,7 @@ from tests.servers.tiny import tiny_files
 
 from ollmlx import ModelName
 from ollmlx.types import PullProgress
-from ollmlx_hub.client import Access
+from ollmlx_hub.settings import HubAccess
 from ollmlx_hub.source import HubSource
 from ollmlx_hub.store import MlxStore
 
@@ -41,7 +41,7 @@ def store(models: Path) -> MlxStore:
 
 @pytest.fixture
 def source(hub: HubServer) -> HubSource:
-    return HubSource(Access(hub.url), attempts=3, sleep=no_wait)
+    return HubSource(HubAccess(hub.url), attempts=3, sleep=no_wait)
 
 
 async def no_wait(seconds: float) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from ollmlx import ModelName
-from ollmlx_hub.client import DEFAULT_ENDPOINT, Access
-from ollmlx_hub.settings import HubSettings
+from ollmlx_hub.settings import DEFAULT_ENDPOINT, HubAccess, HubSettings
 from ollmlx_hub.source import HubSource
 
 
@@ -28,13 +27,13 @@ def test_settings_come_first_then_variables_then_the_login(home: dict[str, str])
 
 
 def test_a_login_is_not_sent_to_another_hub(home: dict[str, str]) -> None:
-    access = Access.of({**home, "HF_ENDPOINT": "https://mirror.example/"})
+    access = HubAccess.of({**home, "HF_ENDPOINT": "https://mirror.example/"})
     assert (access.endpoint, access.token) == ("https://mirror.example", None)
-    assert Access.of(home).endpoint == DEFAULT_ENDPOINT
+    assert HubAccess.of(home).endpoint == DEFAULT_ENDPOINT
 
 
 def test_the_token_is_not_shown() -> None:
-    assert "secret" not in repr(Access(token="secret"))
+    assert "secret" not in repr(HubAccess(token="secret"))
     assert "secret" not in repr(HubSettings.model_validate({"token": "secret"}))
 
 
@@ -51,4 +50,4 @@ def test_the_token_is_not_shown() -> None:
     ],
 )
 def test_names_are_repositories_and_revisions(text: str, provided: str | None) -> None:
-    assert HubSource(Access()).provides(ModelName.parse(text)) == provided
+    assert HubSource(HubAccess()).provides(ModelName.parse(text)) == provided

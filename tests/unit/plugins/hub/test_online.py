@@ -10,7 +10,7 @@ from tests.servers.hub import HubServer
 
 from ollmlx import Finding
 from ollmlx.testing import CheckContext
-from ollmlx_hub.online import HubCheck
+from ollmlx_hub.check import HubCheck
 from ollmlx_hub.settings import HubSettings
 
 ONLINE = CheckContext(online=True)

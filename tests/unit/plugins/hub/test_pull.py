@@ -16,7 +16,7 @@ from tests.unit.plugins.hub.conftest import REPO, pulled
 
 from ollmlx import ModelName, OllmlxError, closing
 from ollmlx.errors import Forbidden, NotFound, StorageError, Unauthorized, Unsupported, UpstreamError
-from ollmlx_hub.client import Access
+from ollmlx_hub.settings import HubAccess
 from ollmlx_hub.source import HubSource
 from ollmlx_hub.store import MlxStore
 
@@ -75,7 +75,7 @@ async def test_only_what_a_model_needs_is_fetched(hub: HubServer, store: MlxStor
 @pytest.mark.fault(29)
 async def test_the_token_stays_with_the_hub(hub: HubServer, store: MlxStore, name: ModelName) -> None:
     hub.repositories[REPO].token = "hf_secret"
-    await pulled(store, HubSource(Access(hub.url, "hf_secret")), name)
+    await pulled(store, HubSource(HubAccess(hub.url, "hf_secret")), name)
     assert {asked.headers.get("authorization") for asked in hub.hub.asked} == {"Bearer hf_secret"}
     assert hub.large_requests()
     assert not [asked for asked in hub.store.asked if "authorization" in asked.headers]
@@ -104,10 +104,10 @@ async def test_a_cut_connection_is_resumed_where_it_ended(
 async def test_a_pull_that_gave_up_goes_on_the_next_time(hub: HubServer, store: MlxStore, name: ModelName) -> None:
     hub.faults.cuts = [400_000]
     with pytest.raises(UpstreamError, match=r"cannot download .*RemoteProtocolError"):
-        await pulled(store, HubSource(Access(hub.url), attempts=1), name)
+        await pulled(store, HubSource(HubAccess(hub.url), attempts=1), name)
     assert await store.list() == []
     assert await store.resolve(name) is None
-    await pulled(MlxStore(store.layout.root), HubSource(Access(hub.url)), name)
+    await pulled(MlxStore(store.layout.root), HubSource(HubAccess(hub.url)), name)
     assert [asked.headers.get("range") for asked in hub.large_requests()] == [None, "bytes=400000-"]
 
 
@@ -152,7 +152,7 @@ async def test_what_is_not_the_file_is_never_installed(
     for fault, value in case.fault.items():
         setattr(hub.faults, fault, value)
     with pytest.raises(UpstreamError, match=case.message):
-        await pulled(store, HubSource(Access(hub.url), attempts=1), name)
+        await pulled(store, HubSource(HubAccess(hub.url), attempts=1), name)
     assert await store.list() == []
     assert not store.layout.target(name).exists()
 
@@ -264,14 +264,14 @@ async def test_what_cannot_be_pulled_says_why_before_anything_large_moves(
 async def test_a_wrong_token_is_told_as_such(hub: HubServer, store: MlxStore, name: ModelName) -> None:
     hub.repositories[REPO].token = "right"
     with pytest.raises(Unauthorized, match="does not accept the token") as caught:
-        await pulled(store, HubSource(Access(hub.url, "wrong")), name)
+        await pulled(store, HubSource(HubAccess(hub.url, "wrong")), name)
     assert caught.value.code == "NET006"
 
 
 @pytest.mark.finding("NET005")
 async def test_an_unreachable_hub_is_named(store: MlxStore, name: ModelName, free_port: int) -> None:
     with pytest.raises(UpstreamError, match=f"cannot reach the hub at http://127.0.0.1:{free_port}") as caught:
-        await pulled(store, HubSource(Access(f"http://127.0.0.1:{free_port}")), name)
+        await pulled(store, HubSource(HubAccess(f"http://127.0.0.1:{free_port}")), name)
     assert caught.value.code == "NET005"
     assert "HF_ENDPOINT" in (caught.value.hint or "")
 
@@ -322,6 +322,6 @@ async def test_pushing_uploads_the_models_files_and_nothing_else(
     model = await store.resolve(name)
     assert model is not None
     (model.path / ".secret.json").write_text("{}")
-    steps = [step async for step in HubSource(Access(hub.url, "t")).push(model, ModelName.parse("me/mine"))]
+    steps = [step async for step in HubSource(HubAccess(hub.url, "t")).push(model, ModelName.parse("me/mine"))]
     assert steps[-1].status == "success"
     assert hub.uploads["me/mine"] == hub.repositories[REPO].revisions["main"]
