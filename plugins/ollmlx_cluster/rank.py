@@ -63,13 +63,13 @@ def _forget_host_file() -> None:
 
 
 def _lead(link: Link, rendezvous: Path, backend: str) -> int:
-    from ollmlx.runner import logs
-    from ollmlx.runner.harness import serve
+    from ollmlx.runner.server import serve
+    from ollmlx.runner.startup import start_logging
     from ollmlx_cluster.engine import ClusterEngine
 
     with Visitor(rendezvous) as launcher:
         config, fd = launcher.receive()
-        logs.start(config.log_level)
+        start_logging(config.log_level)
         link.tell({"config": config.model_dump(mode="json")})
         ClusterEngine.link = link
         if backend not in pulse.DEAF:

@@ -203,7 +203,7 @@ async def test_a_term_that_is_ignored_still_leaves_the_shutdown_route() -> None:
 
 
 def test_closing_that_takes_too_long_ends_the_process_all_the_same() -> None:
-    program = "import time; from ollmlx.runner.harness import _end_after; _end_after(0.05); time.sleep(60)"
+    program = "import time; from ollmlx.runner.server import exit_after; exit_after(0.05); time.sleep(60)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (ExitCode.INTERNAL, b"closing took too long\n")
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from ollmlx.errors.exceptions import KINDS
 from ollmlx.protocol import ExitCode, RunnerConfig
-from ollmlx.runner.harness import CLOSE_SECONDS
-from ollmlx.runner.problems import STATUS
+from ollmlx.runner.server import CLOSE_SECONDS, STATUS
 from ollmlx.testing import RunnerProcess, fake_runner
 
 PAGE = Path(__file__).parents[2] / "docs" / "runner-protocol.md"

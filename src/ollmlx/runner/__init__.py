@@ -1,4 +1,5 @@
 """The child's program: `python -m ollmlx.runner --engine package.module:Class --fd N` serves one engine.
 
-Import order matters: `__main__` ties the process to its parent before anything slow is imported.
+The daemon starts it and imports nothing of it; engines, stores and plugins import `ollmlx.runner.kit` only.
+This file stays empty: `__main__` ties the process to its parent before anything slow is imported.
 """

@@ -19,39 +19,38 @@ def _arguments() -> tuple[str, int, int | None]:
     parser.add_argument("--parent", type=int, help="process id of the daemon: exit when it is not our parent")
     try:
         given = parser.parse_args()
-    except SystemExit as asked:
-        _leave(64 if asked.code else 0)  # ExitCode.USAGE; argparse says 2
+    except SystemExit as end:
+        _exit(64 if end.code else 0)  # ExitCode.USAGE; argparse uses 2
     return given.engine, given.fd, given.parent
 
 
 def main() -> NoReturn:
-    """The first acts bind us to the parent; everything slow is imported after them."""
-    engine, fd, expected = _arguments()
-    pid = parent.tie(expected)
+    """Tie the process to its parent, then import what is slow, and serve."""
+    engine, fd, expected_parent = _arguments()
+    pid = parent.tie(expected_parent)
     parent.confine()
     faulthandler.enable()
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to handle
-    from ollmlx.runner import logs
-    from ollmlx.runner.startup import CannotStart, listening_socket, read_config
+    from ollmlx.runner.startup import CannotStart, listening_socket, read_config, start_logging
 
     try:
         config = read_config()
         parent.watch(pid)
-        logs.start(config.log_level)
+        start_logging(config.log_level)
         listener = listening_socket(fd)
-        from ollmlx.runner.harness import serve
+        from ollmlx.runner.server import serve
 
         code = serve(config, engine, listener)
     except CannotStart as failure:
         os.write(2, f"{failure}\n".encode("utf-8", "replace"))
         code = failure.code
-    _leave(code)
+    _exit(code)
 
 
-def _leave(code: int) -> NoReturn:
-    # A compute thread stuck in native code would hold up the interpreter's own shutdown for ever.
+def _exit(code: int) -> NoReturn:
+    # A compute thread that is stuck in native code would hold up the interpreter's own shutdown for ever.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,8 +1,8 @@
-"""Ties this process to the one that started it: when the parent is gone, so are we, whatever it died of.
+"""Ties this process to its parent: it ends when the parent has ended, for whatever reason.
 
-Three ties, each with a gap that another one covers: the kernel's parent-death signal (Linux only), end-of-file on
-standard input (needs the interpreter lock), a changed parent process id (the same, and polled). A process whose
-interpreter is stuck in native code on macOS is ended by the daemon's guardian.
+There are three ties, and each covers a gap of another: the kernel's parent-death signal (Linux only), end-of-file on
+standard input (needs the interpreter lock), a changed parent process id (the same, and polled). On macOS a process
+whose interpreter is stuck in native code is ended by the daemon's guardian.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import threading
 from contextlib import suppress
 
 PARENT_GONE = 86
-"""`ollmlx.protocol.ExitCode.PARENT_GONE`; repeated here because this file is imported before anything else."""
+"""`ollmlx.protocol.ExitCode.PARENT_GONE`, repeated because this file is imported before anything else."""
 
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 1.0
 
 
 def tie(parent: int | None = None) -> int:
-    """Ask the kernel to kill us with our parent, and return the parent's process id.
+    """Ask the kernel to kill this process when its parent ends, and return the parent's process id.
 
-    `parent` is the process id we expect, when the parent told us; it may have died before we ran. Never compared with
-    1: a subreaper or a container's init adopts orphans under other numbers. Linux only; elsewhere it only checks.
+    Exit at once when the parent has ended already. `parent` is its process id, when it was passed on. It is never
+    compared with 1: a subreaper or a container's init adopts orphans under other numbers. The kernel is asked on
+    Linux only.
     """
     before = os.getppid()
     if sys.platform == "linux":
@@ -38,7 +39,7 @@ def tie(parent: int | None = None) -> int:
 
 
 def watch(parent: int, stdin: int = 0) -> threading.Thread:
-    """Exit at once when standard input ends or the parent changes. The thread never returns."""
+    """Start a thread that exits the process when standard input ends or the parent changes."""
     thread = threading.Thread(target=_watch, args=(parent, stdin), name="parent-watch", daemon=True)
     thread.start()
     return thread
@@ -53,9 +54,9 @@ def _watch(parent: int, stdin: int) -> None:
 
 
 def confine() -> None:
-    """Leave no core dump (it would hold prompts), create private files, and let the kernel pick us before the daemon.
+    """Turn off core dumps (they would hold prompts), make new files private, let the kernel kill us before the daemon.
 
-    What the platform refuses is left as it is: none of it is needed to work.
+    A setting that the platform refuses is skipped: none is needed to work.
     """
     import resource
 

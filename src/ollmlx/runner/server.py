@@ -1,39 +1,116 @@
-"""Runner Protocol v1 over HTTP: the routes, the token, the errors. What they do is the harness's business."""
+"""Runner Protocol v1 over HTTP: the routes, the token, the errors with their statuses, and the server's life.
+
+The server answers before the model is loaded, closes in bounded time, and returns the exit status.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
+import os
+import signal
+import socket
+import threading
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from pydantic import ValidationError
 
 from ollmlx.errors import InvalidRequest, NotFound, OllmlxError, TooLarge, Unauthorized
-from ollmlx.protocol import Detokenized, TokenizeRequest, Tokens
-from ollmlx.runner import problems
-from ollmlx.runner.logs import request_id
-from ollmlx.runner.pump import Pump
-from ollmlx.runner.startup import sentence
+from ollmlx.protocol import Detokenized, ExitCode, RunnerConfig, TokenizeRequest, Tokens
+from ollmlx.runner.host import EngineHost, EventStream, problem_of
+from ollmlx.runner.startup import CannotStart, first_fault, request_id
 from ollmlx.types import EmbedRequest, Frozen, GenerateRequest
 
-if TYPE_CHECKING:
-    from ollmlx.runner.harness import Harness
-
+CLOSE_SECONDS = 30.0
+"""The process exits when closing takes longer than this. The daemon kills it earlier."""
 MAX_BODY_BYTES = 1024**3
-MOST_SAID = 3 * 1024
-"""Bytes of an answer that are logged, its end, when the settings ask for prompts and answers."""
+LOGGED_BYTES = 3 * 1024
+"""The last bytes of an answer that are logged, when the settings ask for prompts and answers."""
+STATUS: dict[str, int] = {
+    "invalid": 400,
+    "unsupported": 400,
+    "context_exceeded": 400,
+    "config": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "body_timeout": 408,
+    "conflict": 409,
+    "too_large": 413,
+    "unsupported_encoding": 415,
+    "cancelled": 499,
+    "internal": 500,
+    "plugin": 500,
+    "runner_failed": 500,
+    "storage": 500,
+    "upstream": 502,
+    "busy": 503,
+    "runner_unavailable": 503,
+    "timeout": 504,
+    "out_of_memory": 507,
+}
+"""The HTTP status of each kind of error. The daemon reads the kind in the body; the status is for proxies and logs."""
+
 Body = TypeVar("Body", bound=Frozen)
 
 log = logging.getLogger("ollmlx.runner")
 
 
-def build(harness: Harness, token: str) -> web.Application:
-    """The application. Every route wants `Authorization: Bearer TOKEN`; every failure is answered with a Problem."""
-    routes = Routes(harness)
-    app = web.Application(middlewares=[_guard(token)], client_max_size=MAX_BODY_BYTES)
+def serve(config: RunnerConfig, engine_spec: str, listener: socket.socket) -> int:
+    """Serve until asked to stop, and return the exit status. The cause of a failed load goes to standard error."""
+    try:
+        asyncio.run(_serve(config, engine_spec, listener))
+    except CannotStart as failure:
+        os.write(2, f"{failure}\n".encode("utf-8", "replace"))
+        return failure.code
+    return ExitCode.ASKED
+
+
+async def _serve(config: RunnerConfig, engine_spec: str, listener: socket.socket) -> None:
+    host = EngineHost(config, engine_spec)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, host.stop)
+    runner = web.AppRunner(
+        application(host),
+        handle_signals=False,
+        access_log=None,
+        handler_cancellation=True,
+        keepalive_timeout=3600.0,
+        shutdown_timeout=1.0,
+    )
+    await runner.setup()
+    await web.SockSite(runner, listener).start()
+    loading = asyncio.create_task(host.load())
+    stopping = asyncio.create_task(host.stopped.wait())
+    await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
+    if loading.done():
+        loading.result()
+        await stopping
+    exit_after(CLOSE_SECONDS)
+    await runner.cleanup()
+    if loading.done():
+        await host.close()
+
+
+def exit_after(seconds: float) -> None:
+    """Exit the process after `seconds`, whatever it does then."""
+
+    def end() -> None:
+        os.write(2, b"closing took too long\n")
+        os._exit(ExitCode.INTERNAL)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+def application(host: EngineHost) -> web.Application:
+    """Return the application. Every request needs `Authorization: Bearer TOKEN`; every failure is sent as a Problem."""
+    routes = Routes(host)
+    app = web.Application(middlewares=[_errors_and_token(host.config.token)], client_max_size=MAX_BODY_BYTES)
     app.add_routes(
         [
             web.get("/v1/status", routes.status),
@@ -49,84 +126,88 @@ def build(harness: Harness, token: str) -> web.Application:
 
 
 class Routes:
-    """One method a route."""
+    """The handlers, one method a route."""
 
-    def __init__(self, harness: Harness) -> None:
-        self._harness = harness
+    def __init__(self, host: EngineHost) -> None:
+        self._host = host
 
     async def status(self, request: web.Request) -> web.Response:
-        return _json(self._harness.status())
+        return _json(self._host.status())
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
-        asked = await _body(request, GenerateRequest)
-        engine = self._harness.ready_engine()
-        telling = self._harness.config.debug_prompts
-        if telling:
-            log.debug("generate %s", asked.model_dump_json(exclude_defaults=True))
-        pump = Pump(engine.generate(asked))
+        body = await self._body(request, GenerateRequest, "generate")
+        stream = EventStream(self._host.ready_engine().generate(body))
         began = time.monotonic()
-        size, said = 0, b""
+        size, end = 0, b""
         log.debug("generate: begun")
-        with self._harness.streaming(pump):
+        with self._host.streaming(stream):
             try:
-                data = await pump.take()
-                if pump.failure is not None:
-                    raise pump.failure
+                data = await stream.take()
+                if stream.failure is not None:
+                    raise stream.failure
                 response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
                 await response.prepare(request)
                 while data:
                     await response.write(data)
                     size += len(data)
-                    if telling:
-                        said = (said + data)[-MOST_SAID:]
-                    data = await pump.take()
+                    if self._host.config.debug_prompts:
+                        end = (end + data)[-LOGGED_BYTES:]
+                    data = await stream.take()
                 await response.write_eof()
             except ConnectionError:
-                log.info("generate: the reader left after %d bytes", size)
+                log.info("generate: the client closed the connection after %d bytes", size)
                 raise
             finally:
-                if telling:
-                    log.debug("generate: answered %s", said.decode("utf-8", "replace"))
-                # the line first: who reads leaves at `done`, and may interrupt the closing
+                if self._host.config.debug_prompts:
+                    log.debug("generate: answered %s", end.decode("utf-8", "replace"))
+                # Logged before the stream is closed: a client that leaves at `done` may cancel the closing.
                 log.debug("generate: %d bytes in %.3f s", size, time.monotonic() - began)
-                await pump.close()
+                await stream.close()
         return response
 
     async def embed(self, request: web.Request) -> web.Response:
-        asked = await _body(request, EmbedRequest)
-        if self._harness.config.debug_prompts:
-            log.debug("embed %s", asked.model_dump_json(exclude_defaults=True))
+        body = await self._body(request, EmbedRequest, "embed")
         began = time.monotonic()
-        result = await self._harness.ready_engine().embed(asked)
+        result = await self._host.ready_engine().embed(body)
         log.debug("embed: %d vectors in %.3f s", len(result.embeddings), time.monotonic() - began)
         return _json(result)
 
     async def tokenize(self, request: web.Request) -> web.Response:
-        asked = await _body(request, TokenizeRequest)
-        if self._harness.config.debug_prompts:
-            log.debug("tokenize %s", asked.model_dump_json(exclude_defaults=True))
-        result = await self._harness.ready_engine().tokenize(asked)
+        body = await self._body(request, TokenizeRequest, "tokenize")
+        result = await self._host.ready_engine().tokenize(body)
         log.debug("tokenize: %d tokens", len(result.tokens))
         return _json(result)
 
     async def detokenize(self, request: web.Request) -> web.Response:
-        asked = await _body(request, Tokens)
-        return _json(Detokenized(text=await self._harness.ready_engine().detokenize(asked)))
+        body = await self._body(request, Tokens, "detokenize")
+        return _json(Detokenized(text=await self._host.ready_engine().detokenize(body)))
 
     async def trim(self, request: web.Request) -> web.Response:
-        await self._harness.ready_engine().trim()
-        return _json(self._harness.status())
+        await self._host.ready_engine().trim()
+        return _json(self._host.status())
 
     async def shutdown(self, request: web.Request) -> web.Response:
-        self._harness.stop()
-        return _json(self._harness.status())
+        self._host.stop()
+        return _json(self._host.status())
+
+    async def _body(self, request: web.Request, model: type[Body], route: str) -> Body:
+        """Read the request's JSON, whatever its content type. Raises InvalidRequest without repeating the input."""
+        try:
+            body = model.model_validate_json(await request.read())
+        except ValidationError as error:
+            raise InvalidRequest(f"invalid {model.__name__}: {first_fault(error)}") from None
+        if request_id.get() == "-" and isinstance(body, GenerateRequest | EmbedRequest) and body.request_id:
+            request_id.set(body.request_id)
+        if self._host.config.debug_prompts:
+            log.debug("%s %s", route, body.model_dump_json(exclude_defaults=True))
+        return body
 
 
-def _guard(token: str) -> Middleware:
+def _errors_and_token(token: str) -> Middleware:
     expected = f"Bearer {token}".encode()
 
     @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id.set(request.headers.get("X-Request-ID", "-"))
         try:
             given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
@@ -134,19 +215,19 @@ def _guard(token: str) -> Middleware:
                 raise Unauthorized("wrong or missing runner token")
             return await handler(request)
         except web.HTTPException as error:
-            return problems.answer(problems.problem_of(_of_http(request, error)))
+            return _problem(_from_aiohttp(request, error))
         except ConnectionError:
-            raise  # nobody is left to answer
+            raise  # the client is gone
         except OllmlxError as error:
-            return problems.answer(problems.problem_of(error))
+            return _problem(error)
         except Exception as error:
             log.exception("%s %s failed", request.method, request.path)
-            return problems.answer(problems.problem_of(error))
+            return _problem(error)
 
-    return guard
+    return middleware
 
 
-def _of_http(request: web.Request, error: web.HTTPException) -> OllmlxError:
+def _from_aiohttp(request: web.Request, error: web.HTTPException) -> OllmlxError:
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         return TooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes")
     if isinstance(error, web.HTTPNotFound):
@@ -154,16 +235,11 @@ def _of_http(request: web.Request, error: web.HTTPException) -> OllmlxError:
     return InvalidRequest(f"{request.method} {request.path}: {error.reason}")
 
 
-async def _body(request: web.Request, model: type[Body]) -> Body:
-    """The request's JSON. The content type is not looked at. Raises InvalidRequest without repeating the input."""
-    try:
-        asked = model.model_validate_json(await request.read())
-    except ValidationError as error:
-        raise InvalidRequest(f"invalid {model.__name__}: {sentence(error)}") from None
-    if request_id.get() == "-" and isinstance(asked, GenerateRequest | EmbedRequest) and asked.request_id:
-        request_id.set(asked.request_id)
-    return asked
+def _problem(error: BaseException) -> web.Response:
+    problem = problem_of(error)
+    return _json(problem, STATUS.get(problem.kind, 500))
 
 
-def _json(answer: Frozen) -> web.Response:
-    return web.Response(body=answer.__pydantic_serializer__.to_json(answer), content_type="application/json")
+def _json(answer: Frozen, status: int = 200) -> web.Response:
+    data = answer.__pydantic_serializer__.to_json(answer)
+    return web.Response(status=status, body=data, content_type="application/json")

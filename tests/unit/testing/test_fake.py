@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx.errors import InvalidRequest, NotFound
-from ollmlx.runner.pump import TERMINAL
+from ollmlx.runner.host import TERMINAL
 from ollmlx.testing.fake import faults, tokens
 from ollmlx.testing.fake.instance import instance_of
 from ollmlx.testing.fake.reply import reply_to

@@ -19,7 +19,7 @@ _ERROR = re.compile(
     r"^(?:[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b|Fatal Python error|\[METAL\]|CUDA error|panic:|error:)"
 )
 _LOGGED = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL) \[([^\]]*)\] ")
-"""A line that a runner logged, with the request it is about: `ollmlx.runner.logs`."""
+"""A line that a runner logged, with the request it is about: `ollmlx.runner.startup`."""
 _ROUTINE = re.compile(r"^(?:DEBUG|INFO)\b")
 _NOISE = re.compile(r"^(?:\s|Extension modules:|Traceback|Current thread|Thread 0x|  File )")
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from ollmlx.errors import ContextExceeded, InvalidRequest
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
-from ollmlx.runner.startup import sentence
+from ollmlx.runner.startup import first_fault
 from ollmlx.testing.fake import faults, tokens
 from ollmlx.testing.fake.reply import Reply, conversation, reply_to
 from ollmlx.testing.fake.script import Script, directed
@@ -52,7 +52,7 @@ class FakeEngine:
         try:
             script = Script.model_validate(config.engine_options)
         except ValidationError as error:
-            raise InvalidRequest(f"fake: engine_options: {sentence(error)}") from None
+            raise InvalidRequest(f"fake: engine_options: {first_fault(error)}") from None
         self._config, self._script = config, script
         self._parallel = config.parallel or script.parallel
         self._slots = asyncio.Semaphore(self._parallel)

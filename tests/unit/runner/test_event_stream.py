@@ -1,4 +1,4 @@
-"""The pump between engine and socket: batches, back-pressure, and how every stream ends."""
+"""The events of one request on their way to the socket: batches, back-pressure, and how every stream ends."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from ollmlx.errors import Unsupported
-from ollmlx.runner.pump import ROOM_BYTES, Pump
+from ollmlx.runner.host import BUFFER_BYTES, EventStream
 from ollmlx.testing import eventually
 from ollmlx.types import Done, Event, Text
 
 
-async def all_of(pump: Pump) -> list[dict[str, Any]]:
+async def all_of(stream: EventStream) -> list[dict[str, Any]]:
     data = b""
-    while batch := await pump.take():
+    while batch := await stream.take():
         data += batch
     return [json.loads(line) for line in data.splitlines()]
 
@@ -28,9 +28,9 @@ async def test_events_that_do_not_wait_come_in_one_batch() -> None:
             yield Text(text="x")
         yield Done()
 
-    pump = Pump(events())
-    assert (await pump.take()).count(b"\n") == 11
-    assert await pump.take() == b""
+    stream = EventStream(events())
+    assert (await stream.take()).count(b"\n") == 11
+    assert await stream.take() == b""
 
 
 async def test_an_event_does_not_wait_for_the_next() -> None:
@@ -41,27 +41,27 @@ async def test_an_event_does_not_wait_for_the_next() -> None:
         await later.wait()
         yield Done()
 
-    pump = Pump(events())
-    assert b'"x"' in await asyncio.wait_for(pump.take(), 60)
+    stream = EventStream(events())
+    assert b'"x"' in await asyncio.wait_for(stream.take(), 60)
     later.set()
-    assert b'"done"' in await pump.take()
+    assert b'"done"' in await stream.take()
 
 
 async def test_an_end_without_done_is_an_error() -> None:
     async def events() -> AsyncIterator[Event]:
         yield Text(text="x")
 
-    last = (await all_of(Pump(events())))[-1]
+    last = (await all_of(EventStream(events())))[-1]
     assert (last["type"], last["kind"]) == ("error", "runner_failed")
     assert "without a result" in last["message"]
 
 
-async def test_what_comes_after_done_is_not_sent() -> None:
+async def test_events_after_done_are_not_sent() -> None:
     async def events() -> AsyncIterator[Event]:
         yield Done()
         yield Text(text="late")
 
-    assert [line["type"] for line in await all_of(Pump(events()))] == ["done"]
+    assert [line["type"] for line in await all_of(EventStream(events()))] == ["done"]
 
 
 async def test_a_failure_before_any_event_is_kept_for_a_status() -> None:
@@ -70,9 +70,9 @@ async def test_a_failure_before_any_event_is_kept_for_a_status() -> None:
             yield Done()
         raise Unsupported("no")
 
-    pump = Pump(events())
-    assert await pump.take() == b""
-    assert isinstance(pump.failure, Unsupported)
+    stream = EventStream(events())
+    assert await stream.take() == b""
+    assert isinstance(stream.failure, Unsupported)
 
 
 async def test_a_full_buffer_holds_the_engine_back() -> None:
@@ -85,12 +85,12 @@ async def test_a_full_buffer_holds_the_engine_back() -> None:
             yield Text(text="x" * 1000)
         yield Done()
 
-    pump = Pump(events())
+    stream = EventStream(events())
     await eventually(lambda: made > 1)
     for _ in range(5):
         await asyncio.sleep(0)
-    assert made < 3 * ROOM_BYTES / 1000
-    assert len(await all_of(pump)) == 1001
+    assert made < 3 * BUFFER_BYTES / 1000
+    assert len(await all_of(stream)) == 1001
 
 
 @pytest.mark.parametrize("started", [True, False])
@@ -104,20 +104,20 @@ async def test_aborting_ends_the_stream_with_an_error_and_closes_the_engine(star
         finally:
             closed.append(True)
 
-    pump = Pump(events())
+    stream = EventStream(events())
     if started:
-        await pump.take()
-    pump.abort("closing")
-    lines = await all_of(pump)
+        await stream.take()
+    stream.abort("closing")
+    lines = await all_of(stream)
     if started:
         assert lines[-1]["message"] == "closing"
         assert closed
     else:
-        assert str(pump.failure) == "closing"
-    await pump.close()
+        assert str(stream.failure) == "closing"
+    await stream.close()
 
 
-async def test_closing_waits_until_the_engine_has_let_go() -> None:
+async def test_closing_waits_until_the_engines_iterator_is_closed() -> None:
     closed = []
 
     async def events() -> AsyncIterator[Event]:
@@ -128,7 +128,7 @@ async def test_closing_waits_until_the_engine_has_let_go() -> None:
             await asyncio.sleep(0)
             closed.append(True)
 
-    pump = Pump(events())
+    stream = EventStream(events())
     await asyncio.sleep(0)
-    await pump.close()
+    await stream.close()
     assert closed
