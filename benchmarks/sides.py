@@ -22,8 +22,8 @@ import psutil
 from ollmlx.bench.target import Target
 from ollmlx.model.names import ModelName
 from ollmlx.testing.daemon import Daemon
-from ollmlx_mlx.daemon.machine import Machine
-from ollmlx_mlx.linux_cpu.blas import BlasChoice, choose
+from ollmlx_mlx.daemon.machine import BlasChoice, MlxMachine
+from ollmlx_mlx.linux_cpu.blas import choose
 from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory
 
 MODEL = "smollm2:135m"
@@ -41,7 +41,7 @@ class Weights:
 
 def blas() -> BlasChoice:
     """The library that ollmlx's runners compute with on this machine."""
-    machine = Machine.here()
+    machine = MlxMachine.here()
     return choose(machine, ChildProbe(machine, ProbeMemory(None)))
 
 

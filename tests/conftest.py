@@ -63,7 +63,7 @@ def smollm2_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ollmlx.testing.real_model import models_folder
     from ollmlx_pypi.cache import cache_folder
 
-    sources = [*ROOT.glob("plugins/ollmlx_mlx/gguf*.py"), *ROOT.glob("plugins/ollmlx_mlx/import*.py")]
+    sources = sorted(ROOT.glob("plugins/ollmlx_mlx/importer/*.py"))
     return models_folder(cache_folder(), sources, tmp_path_factory.mktemp("pull"))
 
 

@@ -12,6 +12,8 @@ from typing import Any, Final
 from ollmlx.errors import ConfigError
 
 LOCAL: Final = ("localhost", "127.0.0.1")
+AGENT: Final = "SSH_AUTH_SOCK"
+"""Where ssh finds the keys that an agent holds. The launcher needs it; ranks remove it from their environment."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:\-]{0,254}")
 _MAX_FILE: Final = 1 << 20
 

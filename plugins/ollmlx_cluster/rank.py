@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ollmlx.protocol import ExitCode, RunnerConfig
 from ollmlx.runner import parent
 from ollmlx_cluster import liveness as pulse
-from ollmlx_cluster.command import AGENT
+from ollmlx_cluster.hosts import AGENT
 from ollmlx_cluster.sockets import Visitor
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The MLX backend's check of cluster hosts keeps the contract of every check."""
+"""The check of cluster hosts keeps the contract of every check."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TestClusterCheck(CheckSuite):
         return ClusterCheck(CLUSTERS, ask={"ENV020": unreachable, "ENV023": older, "MDL020": unlike}[code])
 
     def runbooks(self) -> Traversable:
-        return files("ollmlx_mlx") / "diagnostics"
+        return files("ollmlx_cluster") / "diagnostics"
 
     def healthy(self) -> CheckContext:
         return CheckContext(online=True)

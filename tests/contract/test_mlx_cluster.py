@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import psutil
 import pytest
 from tests.byte_model import LLAMA, greedy, write_model
 
-from ollmlx import LaunchOptions, RunnerCommand
+from ollmlx import Backend, LaunchOptions, RunnerCommand
+from ollmlx.plugin.loader import load_plugins
 from ollmlx.protocol import ExitCode
+from ollmlx.settings import Settings
+from ollmlx.testing import BackendSuite
 from ollmlx.testing.child import RunnerProcess
 from ollmlx.testing.models import fake_model
 from ollmlx.testing.waiting import eventually
-from ollmlx.types import Done, GenerateRequest, Options, Text
-from ollmlx_cluster.command import cluster_command
+from ollmlx.types import Done, GenerateRequest, InstalledModel, Options, Text
+from ollmlx_cluster.backend import cluster_command
 
 pytestmark = [pytest.mark.mlx, pytest.mark.slow]
 SILENCE = 12
@@ -26,6 +30,31 @@ SILENCE = 12
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("cluster") / "tiny", LLAMA)
+
+
+@cache
+def registered() -> Backend:
+    """As the daemon has it."""
+    backend = load_plugins(Settings()).registry.backends.get("cluster")
+    assert backend is not None
+    return backend
+
+
+class TestClusterBackend(BackendSuite):
+    context_length = 256
+    structured = False
+    logprobs = False
+    cancel_within = 30.0
+
+    def make_backend(self) -> Backend:
+        return registered()
+
+    def make_model(self, folder: Path) -> InstalledModel:
+        write_model(folder / "tiny", LLAMA)
+        return fake_model("tiny", format="mlx", path=folder / "tiny", capabilities=("completion",))
+
+    def make_launch(self) -> LaunchOptions:
+        return LaunchOptions(context_length=self.context_length, cluster={"hosts": ["localhost", "localhost"]})
 
 
 def group(folder: Path, *more: str, ranks: int = 2) -> RunnerProcess:

@@ -21,7 +21,7 @@ from ollmlx.testing.child import RunnerProcess
 from ollmlx.testing.models import fake_model
 from ollmlx.testing.waiting import eventually
 from ollmlx.types import Done, GenerateRequest, Options
-from ollmlx_cluster.command import cluster_command
+from ollmlx_cluster.backend import cluster_command
 
 pytestmark = [pytest.mark.mlx, pytest.mark.slow]
 SHELL = Path(__file__).parents[1] / "servers" / "remote_shell.py"

@@ -14,6 +14,7 @@ from ollmlx.settings import Settings
 HERE = Path(__file__).parent
 HELD = {
     ("BackendSuite", "mlx"): "test_mlx_backend.py",
+    ("BackendSuite", "cluster"): "test_mlx_cluster.py",
     ("BackendSuite", "llamacpp"): "test_llamacpp_backend.py",
     ("StoreSuite", "mlx"): "test_mlx_store.py",
     ("StoreSuite", "ollama"): "test_ollama_store.py",

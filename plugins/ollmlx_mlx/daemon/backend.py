@@ -1,29 +1,32 @@
-"""The MLX backend in the daemon: what it runs, what that costs, and with which program. Imports no mlx."""
+"""The MLX backend in the daemon: which models it runs, what they cost, and the command of their runners.
+
+Imports no mlx.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from ollmlx import LaunchOptions, Refusal, RunnerCommand
-from ollmlx.errors import OllmlxError, StorageError, Unsupported
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ollmlx import LaunchOptions, ModelName, Refusal, RunnerCommand, ThisMachine, find_budget
+from ollmlx.errors import OllmlxError, StorageError
 from ollmlx.types import InstalledModel, MemoryEstimate
-from ollmlx_cluster.command import cluster_command
-from ollmlx_cluster.hosts import LOCAL, check_heads, members
-from ollmlx_mlx.daemon.estimate import Facts, choose_form, estimate, share
-from ollmlx_mlx.daemon.folder import read_json, remote_code
-from ollmlx_mlx.daemon.known_models import MODEL_TYPE, KnownModels
-from ollmlx_mlx.daemon.machine import Machine
-from ollmlx_mlx.daemon.settings import MlxSettings
-from ollmlx_mlx.daemon.shape import cache_shape
-from ollmlx_mlx.daemon.weight_sizes import folder_state, weight_sizes
-from ollmlx_mlx.linux_cpu.blas import BlasAdvice, BlasChoice, Probe, advise, choose
+from ollmlx_mlx.daemon.estimate import Facts, cache_shape, choose_form, estimate
+from ollmlx_mlx.daemon.known_models import MODEL_TYPE, KnownModels, installed_mlx_lm
+from ollmlx_mlx.daemon.machine import BlasAdvice, BlasChoice, BlasChooser, MlxMachine, StockBlas
+from ollmlx_mlx.folder import folder_state, read_json, remote_code, weight_sizes
+
+_log = logging.getLogger(__name__)
 
 ENGINE: Final = "ollmlx_mlx.engine.engine:MlxEngine"
 FORMATS: Final = ("gguf", "mlx")
-"""What the importer reads: `mlx` stands for a folder of safetensors, which it can quantise."""
+"""Formats that the importer reads; `mlx` stands for a folder of safetensors, which it can quantise."""
 FOREIGN: Final = {
     "gguf": (
         "it is a GGUF file",
@@ -31,24 +34,59 @@ FOREIGN: Final = {
         "FROM ./FILE.gguf in a Modelfile for `ollmlx create` imports one for MLX",
     ),
     "ollama-safetensors": (
-        "its weights lie in Ollama's own layout, a file for each tensor",
+        "its weights are in Ollama's own layout, a file for each tensor",
         "many models have a version for MLX: ollmlx pull mlx-community/NAME",
     ),
 }
-"""Formats that are often met and not run: why, and what would help."""
-MEMO: Final = 64
+"""Common formats that this backend does not run: the reason, and what would help."""
+_REMEMBERED: Final = 64
+"""Folders whose facts are kept in memory."""
+_GONE: Final = ("float32_share",)
+"""Settings of earlier versions that have no effect any more."""
+
+B = TypeVar("B", bound="MlxBackend")
+
+
+class MlxSettings(BaseModel):
+    """`[plugins.mlx]`: how MLX models are run. The defaults suit every machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    blas: str = Field(
+        "auto",
+        description="Linux CPU: library for matrix products. auto: MKL or OpenBLAS, tried out first; off; or a path.",
+    )
+    threads: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Linux CPU: cores to compute on; two are used by two CPU streams, more by threads of that library."
+        " 0: physical cores.",
+    )
+    weights: Literal["auto", "float32", "quantized"] = Field(
+        "auto",
+        description="Linux CPU: unpack quantised weights to float32, which is several times faster and larger."
+        " auto: when they fit 40 % of the memory budget.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ignore_old_keys(cls, table: Any) -> Any:
+        if not isinstance(table, dict):
+            return table
+        for key in (key for key in _GONE if key in table):
+            _log.warning("[plugins.mlx] %s has no effect any more: remove it", key)
+        return {key: value for key, value in table.items() if key not in _GONE}
 
 
 class MlxBackend:
-    """Runs MLX folders. `budget` answers the memory budget in bytes; `trusted` whether a model's code may run."""
+    """Runs MLX folders. `budget` returns the memory budget in bytes; `trusted` says whether a model's code may run."""
 
     name = "mlx"
 
     def __init__(
         self,
         settings: MlxSettings,
-        machine: Machine,
-        probe: Probe,
+        machine: MlxMachine,
+        blas: BlasChooser | None = None,
         *,
         budget: Callable[[], int],
         trusted: Callable[[InstalledModel], bool],
@@ -57,7 +95,7 @@ class MlxBackend:
     ) -> None:
         self._settings = settings
         self._machine = machine
-        self._probe = probe
+        self._blas = blas or StockBlas()
         self._budget = budget
         self._trusted = trusted
         self._known = KnownModels(mlx_lm) if mlx_lm is not None else None
@@ -66,7 +104,7 @@ class MlxBackend:
         self._memo: dict[tuple[object, ...], Facts] = {}
 
     def accepts(self, model: InstalledModel) -> Refusal | None:
-        """None for an MLX folder of a type that the installed mlx-lm serves and that needs no foreign code."""
+        """Return None for an MLX folder of a type that the installed mlx-lm serves and that needs no foreign code."""
         if model.format in FOREIGN:
             reason, hint = FOREIGN[model.format]
             return Refusal(reason=reason, hint=hint, code="MDL005")
@@ -80,12 +118,11 @@ class MlxBackend:
             return Refusal(reason=error.message, hint=error.hint, code=error.code)
 
     def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
-        """Bytes for weights in the form they will be loaded in, caches, and the process itself."""
-        facts = self._facts(model.path)
-        need = estimate(facts, context, parallel)
+        """Return the bytes for the weights in the form they will be loaded in, the caches, and the process itself."""
+        need = estimate(self.facts(model.path), context, parallel)
         if model.defaults.draft is None:
             return need
-        small = estimate(self._facts(model.defaults.draft), context, 1)
+        small = estimate(self.facts(model.defaults.draft), context, 1)
         return MemoryEstimate(
             weights=need.weights + small.weights,
             kv_cache=need.kv_cache + small.kv_cache,
@@ -93,38 +130,23 @@ class MlxBackend:
             kv_per_token=need.kv_per_token + small.kv_per_token,
         )
 
-    def share(self, model: InstalledModel, context: int, parallel: int, cluster: Mapping[str, Any]) -> MemoryEstimate:
-        """Bytes that the ranks on this machine hold. A group serves one request at a time, whatever `parallel` is.
-
-        Raises ConfigError when the hosts cannot be a group for this model, Unsupported for what a group cannot load.
-        """
-        for what in ("adapter", "draft"):
-            if getattr(model.defaults, what) is not None:
-                raise Unsupported(
-                    f"{model.name.short} cannot be spread with its {what}",
-                    code="MDL007",
-                    hint=f'remove {what} from [models."{model.name.short}"], or its cluster',
-                )
-        names = members([str(host) for host in cluster.get("hosts", ())])
-        facts = self._facts(model.path)
-        if cluster.get("mode", "tensor") == "tensor":
-            check_heads(facts.config, len(names))
-        latents = self._known is not None and self._known.keeps_latents(facts.config)
-        here = sum(name in LOCAL for name in names)
-        split_cache = cluster.get("mode") == "pipeline" or not latents
-        return share(facts, context, len(names), here, split_cache=split_cache)
-
     def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
-        """The runner, with the fastest BLAS that works here. The first call on a machine tries the candidates out."""
+        """Return the runner's command, with the fastest BLAS that works here.
+
+        The first call on a machine tries the libraries out.
+        """
+        return self.runner_command(model, options, streams=self.blas().streams)
+
+    def runner_command(self, model: InstalledModel, options: LaunchOptions, *, streams: int) -> RunnerCommand:
+        """As `command`, for a runner that computes on this number of CPU streams."""
         blas = self.blas()
-        facts = self._facts(model.path)
-        streams = 1 if options.cluster else blas.streams
+        facts = self.facts(model.path)
         notes = [facts.why]
         if self._machine.device == "cpu" and self._machine.system == "linux":
             notes.append(blas.warning or f"matrix products with {blas.name}")
             if streams > 1:
                 notes.append(f"computes on {streams} CPU streams")
-        command = RunnerCommand(
+        return RunnerCommand(
             argv=(sys.executable, "-P", "-m", "ollmlx.runner", "--engine", ENGINE, "--fd", "{fd}"),
             env=blas.env,
             engine_options={
@@ -134,33 +156,44 @@ class MlxBackend:
                 "notes": notes,
             },
         )
-        return cluster_command(command, options.cluster) if options.cluster else command
 
     def importer(self, format: str) -> RunnerCommand | None:
-        """The program that makes an MLX folder from a GGUF file, or quantises a folder of safetensors."""
+        """Return the program that makes an MLX folder from a GGUF file, or quantises a folder of safetensors."""
         if format not in FORMATS:
             return None
         return RunnerCommand(argv=(sys.executable, "-P", "-m", "ollmlx_mlx.importer"))
 
     def blas(self) -> BlasChoice:
-        """What a child will compute its matrix products with. The first call may probe for a second: use a thread."""
+        """Return the library for a child's matrix products. The first call may take a second: use a thread."""
         if self._chosen is None:
-            self._chosen = choose(self._machine, self._probe, wish=self._settings.blas, threads=self._settings.threads)
+            self._chosen = self._blas.choose(self._settings.blas, self._settings.threads)
         return self._chosen
 
     def blas_advice(self) -> BlasAdvice:
-        """What the doctor says of it: what is used, how much faster than the reference, what would help."""
-        return advise(self._machine, self._probe, wish=self._settings.blas, threads=self._settings.threads)
+        """Return what the doctor reports: the library, how much faster than the reference, what would help."""
+        return self._blas.advise(self._settings.blas, self._settings.threads)
+
+    def facts(self, folder: Path) -> Facts:
+        """Return what decides about the memory of the model in a folder; worked out once for each state of its files.
+
+        Raises StorageError when files are missing or damaged.
+        """
+        state = folder_state(folder)
+        if state not in self._memo:
+            if len(self._memo) >= _REMEMBERED:
+                self._memo.clear()
+            self._memo[state] = self._read_facts(folder)
+        return self._memo[state]
 
     def _refuse_folder(self, model: InstalledModel, known: KnownModels) -> Refusal | None:
         config = _config(model.path)
         kind = config.get("model_type")
         if not isinstance(kind, str) or not MODEL_TYPE.fullmatch(kind):
             return Refusal(reason="config.json names no usable model_type", hint="ollmlx doctor storage", code="MDL003")
-        asked = remote_code(model.path)
-        if asked is not None and not self._trusted(model):
+        code = remote_code(model.path)
+        if code is not None and not self._trusted(model):
             return Refusal(
-                reason=f"it asks for its own Python code to be run ({asked})",
+                reason=f"it asks for its own Python code to be run ({code})",
                 hint=f'if you trust it: [security] allow_remote_code = ["{model.name.short}"]',
                 code="SEC005",
             )
@@ -170,42 +203,68 @@ class MlxBackend:
                 hint="pip install --upgrade mlx-lm",
                 code="MDL004",
             )
-        self._facts(model.path)
+        self.facts(model.path)
         return None
-
-    def _facts(self, folder: Path) -> Facts:
-        """What is known of a model in this folder; worked out once for each state of its files."""
-        state = folder_state(folder)
-        if state not in self._memo:
-            if len(self._memo) >= MEMO:
-                self._memo.clear()
-            self._memo[state] = self._read_facts(folder)
-        return self._memo[state]
 
     def _read_facts(self, folder: Path) -> Facts:
         config = _config(folder)
         known = self._known
         complete = known.complete(config) if known else config
+        latents = known is not None and known.keeps_latents(config)
         device = self._machine.device
         sizes = weight_sizes(folder, config)
-        form, why = choose_form(device, sizes, self._settings.weights, self._budget(), self._settings.float32_share)
+        form, why = choose_form(device, sizes, self._settings.weights, self._budget())
         return Facts(
             device=device,
             form=form,
             why=why,
             sizes=sizes,
-            cache=cache_shape(
-                complete,
-                rotates=known is not None and known.rotates(config),
-                latents=known is not None and known.keeps_latents(config),
-            ),
+            cache=cache_shape(complete, rotates=known is not None and known.rotates(config), latents=latents),
+            latents=latents,
             config=complete,
             kv_cache_type=self._kv_cache_type,
         )
 
 
-def install_command(machine: Machine) -> str:
-    """What brings MLX to this machine."""
+def make_backend(settings: Any, kind: type[B]) -> B:
+    """Return a backend of this kind for this machine and these settings (`ollmlx.settings.Settings`)."""
+    machine = MlxMachine.here()
+    trusted = {ModelName.parse(name) for name in settings.security.allow_remote_code}
+    budget: int | None = None
+
+    def memory_budget() -> int:
+        nonlocal budget
+        if budget is None:
+            budget = find_budget(settings.memory, ThisMachine()).size
+        return budget
+
+    try:
+        own = MlxSettings.model_validate(settings.plugins.table("mlx"))
+    except ValidationError:  # the plugin `mlx` is off and says why
+        own = MlxSettings()
+    return kind(
+        own,
+        machine,
+        find_blas(machine, settings.state_folder / "blas.json"),
+        budget=memory_budget,
+        trusted=lambda model: model.name in trusted,
+        mlx_lm=installed_mlx_lm(),
+        kv_cache_type=settings.runners.kv_cache_type,
+    )
+
+
+def find_blas(machine: MlxMachine, memory: Path | None) -> BlasChooser:
+    """Return what chooses a BLAS here: `linux_cpu` where it is installed. `memory`: the file of probe results."""
+    if find_spec("ollmlx_mlx.linux_cpu") is None:
+        return StockBlas()
+    from ollmlx_mlx.linux_cpu.blas import TunedBlas
+    from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory
+
+    return TunedBlas(machine, ChildProbe(machine, ProbeMemory(memory)))
+
+
+def install_command(machine: MlxMachine) -> str:
+    """Return the command that installs MLX on this machine."""
     if machine.system == "darwin":
         return "pip install ollmlx"
     return "pip install 'ollmlx[cuda]' (NVIDIA) or pip install 'ollmlx[cpu]'"

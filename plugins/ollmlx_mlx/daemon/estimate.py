@@ -1,20 +1,25 @@
-"""The memory a model will need, before anything of it is loaded. Pure arithmetic over small facts."""
+"""The memory a model will need, from its configuration and the sizes of its weights. Pure: nothing is loaded.
+
+Cache sizes are numbers of values, estimates are bytes. Where a configuration leaves a number out, the larger one is
+assumed: an estimate may be too high, never too low.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from ollmlx.types import MemoryEstimate
 from ollmlx_mlx.daemon.machine import Device
-from ollmlx_mlx.daemon.shape import CacheShape
-from ollmlx_mlx.daemon.weight_sizes import WeightSizes
+from ollmlx_mlx.folder import WeightSizes
 
 MIB: Final = 1024 * 1024
 PROCESS: Final = {"cpu": 320 * MIB, "metal": 400 * MIB, "cuda": 700 * MIB}
 """The interpreter with mlx-lm and its tokenizer library, measured on CPU; on CUDA also its context."""
 SLACK: Final = 1.05
+FLOAT32_SHARE: Final = 0.4
+"""Share of the memory budget that one model's unpacked weights may take."""
 CHUNK: Final = {"cpu": 256, "metal": 2048, "cuda": 2048}
 """Prompt tokens that are computed at once, at most."""
 AUTO_WIDTH: Final = 16
@@ -22,9 +27,34 @@ AUTO_WIDTH: Final = 16
 AUTO_CONTEXT: Final = 2048
 """...of which all but the first are assumed to be this long at most."""
 _ACTIVATIONS: Final = 12
+STEP: Final = 256
+"""mlx-lm's caches grow in steps of this many tokens."""
+MAX_LAYERS: Final = 4096
+_LARGEST: Final = 1 << 40
+_FULL: Final = ("full_attention", "attention", "full", "global", "*", "hybrid")
+_SLIDING: Final = ("sliding_attention", "sliding", "local", "chunked_attention", "swa")
+_NOTHING: Final = ("-", "mlp", "moe", "e")
+_PATTERNS: Final = {"olmo3": 4}
+"""`sliding_window_pattern` of model types that have no such key."""
 
 Form = Literal["float32", "packed", "stored"]
-"""How the weights lie in memory: unpacked, quantised with float32 scales (both Linux CPU), or as on disk."""
+"""The form of weights in memory: unpacked, quantised with float32 scales (both Linux CPU), or as on disk."""
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """Values a sequence keeps: `per_token` for every token; `windowed` for each of the last `window` tokens; `fixed`
+    once (convolution and state-space layers)."""
+
+    per_token: int
+    windowed: int = 0
+    window: int = 0
+    fixed: int = 0
+
+    def values(self, tokens: int) -> int:
+        """Values for one sequence of this many tokens, rounded up as the caches do."""
+        whole = -(-tokens // STEP) * STEP
+        return self.per_token * whole + self.windowed * min(whole, self.window or whole) + self.fixed
 
 
 @dataclass(frozen=True)
@@ -36,12 +66,14 @@ class Facts:
     sizes: WeightSizes
     cache: CacheShape
     config: Mapping[str, Any]
+    latents: bool = False
+    """Whether attention caches latent vectors, which cannot be divided by heads."""
     kv_cache_type: str = "auto"
     why: str = ""
     """Why the weights take this form, for people."""
 
 
-def choose_form(device: Device, sizes: WeightSizes, wish: str, budget: int, share: float) -> tuple[Form, str]:
+def choose_form(device: Device, sizes: WeightSizes, wish: str, budget: int) -> tuple[Form, str]:
     """The form of the weights and the reason, for people. Depends on nothing that changes between two loads."""
     if device != "cpu":
         return "stored", f"weights as they are stored, on {device}"
@@ -51,9 +83,10 @@ def choose_form(device: Device, sizes: WeightSizes, wish: str, budget: int, shar
         return "packed", "weights stay quantized: [plugins.mlx] weights says so"
     if wish == "float32":
         return "float32", "weights unpacked to float32: [plugins.mlx] weights says so"
-    if sizes.float32 <= budget * share:
+    if sizes.float32 <= budget * FLOAT32_SHARE:
         return "float32", "weights unpacked to float32, which is faster on CPU"
-    return "packed", f"weights stay quantized: in float32 they would take more than {share:.0%} of the memory budget"
+    most = f"{FLOAT32_SHARE:.0%} of the memory budget"
+    return "packed", f"weights stay quantized: in float32 they would take more than {most}"
 
 
 def estimate(facts: Facts, context: int, parallel: int) -> MemoryEstimate:
@@ -64,7 +97,7 @@ def estimate(facts: Facts, context: int, parallel: int) -> MemoryEstimate:
     short = facts.cache.values(min(context, AUTO_CONTEXT))
     values = one * parallel if parallel else one + short * (AUTO_WIDTH - 1)
     # A cache grows by copying: the old and the new copy of one layer are there together.
-    growth = one // max(1, _number(facts.config, "num_hidden_layers"))
+    growth = one // max(1, _text_number(facts.config, "num_hidden_layers"))
     return MemoryEstimate(
         weights=int(weights * SLACK),
         kv_cache=int((values + growth) * value),
@@ -73,27 +106,11 @@ def estimate(facts: Facts, context: int, parallel: int) -> MemoryEstimate:
     )
 
 
-def share(facts: Facts, context: int, ranks: int, here: int, *, split_cache: bool) -> MemoryEstimate:
-    """Bytes on this machine when `here` of `ranks` ranks run on it: each holds its part, and the embeddings whole.
-
-    One sequence runs at a time. `split_cache`: whether each rank keeps only a part of the cache.
-    """
-    alone = estimate(facts, context, 1)
-    whole = min(alone.weights, _embeddings(facts))
-    parts = ranks if split_cache else 1
-    return MemoryEstimate(
-        weights=here * (whole + (alone.weights - whole) // ranks),
-        kv_cache=here * alone.kv_cache // parts,
-        overhead=here * alone.overhead,
-        kv_per_token=here * alone.kv_per_token // parts,
-    )
-
-
-def _embeddings(facts: Facts) -> int:
+def embedding_bytes(facts: Facts) -> int:
     """Bytes of the embedding and, unless they are one, of the head; on the safe side where they are quantised."""
     value = 2 if facts.form == "stored" else 4
     matrices = 1 if facts.config.get("tie_word_embeddings") else 2
-    size = matrices * _number(facts.config, "vocab_size") * _number(facts.config, "hidden_size") * value
+    size = matrices * _text_number(facts.config, "vocab_size") * _text_number(facts.config, "hidden_size") * value
     return int(size * SLACK)
 
 
@@ -108,13 +125,126 @@ def bytes_per_value(facts: Facts) -> float:
 def _activations(facts: Facts, width: int) -> int:
     """Intermediate results of one chunk of a prompt, and the logits of every sequence (with room for sampling)."""
     value = 2 if facts.form == "stored" else 4
-    hidden = _number(facts.config, "hidden_size") or 1024
-    inner = max(_number(facts.config, "intermediate_size"), hidden)
-    vocabulary = _number(facts.config, "vocab_size") or 32000
+    hidden = _text_number(facts.config, "hidden_size") or 1024
+    inner = max(_text_number(facts.config, "intermediate_size"), hidden)
+    vocabulary = _text_number(facts.config, "vocab_size") or 32000
     return CHUNK[facts.device] * (_ACTIVATIONS * hidden + 3 * inner) * value + width * vocabulary * 4 * 4
 
 
-def _number(config: Mapping[str, Any], name: str) -> int:
+def _text_number(config: Mapping[str, Any], name: str) -> int:
+    """Return this number of the language model in a configuration, or 0."""
     text = config.get("text_config")
-    value = (text.get(name) if isinstance(text, dict) else None) or config.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40 else 0
+    return (_number(text, name) if isinstance(text, dict) else 0) or _number(config, name)
+
+
+def cache_shape(shape: Mapping[str, Any], *, rotates: bool, latents: bool) -> CacheShape:
+    """`rotates`: sliding layers forget what left the window; `latents`: latent attention caches the latent vector."""
+    layers = min(MAX_LAYERS, _number(shape, "num_hidden_layers", "n_layer", "n_layers", "num_layers"))
+    kinds = layer_kinds(shape, layers, rotates=rotates)
+    attention = _attention_values(shape, latents=latents)
+    window = _number(shape, "sliding_window", "sliding_window_size", "attention_chunk_size")
+    sliding = sum(kind == "sliding" for kind in kinds) if window else 0
+    full = sum(kind in ("full", "sliding", "both") for kind in kinds) - sliding
+    states = sum(kind in ("state", "both") for kind in kinds)
+    return CacheShape(
+        per_token=attention * full,
+        windowed=attention * sliding,
+        window=-(-window // STEP) * STEP if window else 0,
+        fixed=states * _state_values(shape) if states else 0,
+    )
+
+
+def layer_kinds(shape: Mapping[str, Any], layers: int, *, rotates: bool) -> list[str]:
+    """`full`, `sliding`, `state`, `both` or `none` for each layer."""
+    if not _number(shape, "num_attention_heads", "n_head", "n_heads", "num_heads") or _is_state_only(shape):
+        return ["state"] * layers
+    if shape.get("model_type") == "falcon_h1":
+        return ["both"] * layers
+    listed = _listed(shape)
+    if listed:
+        return [_kind(name, rotates=rotates) for name in listed[:layers]]
+    interval = _number(shape, "full_attention_interval")
+    if interval:
+        return ["full" if (index + 1) % interval == 0 else "state" for index in range(layers)]
+    period = _number(shape, "attn_layer_period")
+    if period:
+        offset = _number(shape, "attn_layer_offset")
+        return ["full" if index % period == offset else "state" for index in range(layers)]
+    chosen = shape.get("full_attn_idxs")
+    if isinstance(chosen, list):
+        return ["full" if index in chosen else "state" for index in range(layers)]
+    pattern = _number(shape, "sliding_window_pattern") or _PATTERNS.get(str(shape.get("model_type")), 0)
+    if rotates and pattern:
+        return ["full" if (index + 1) % pattern == 0 else "sliding" for index in range(layers)]
+    if rotates and shape.get("model_type") == "gpt_oss":
+        return ["full" if index % 2 else "sliding" for index in range(layers)]
+    return ["full"] * layers
+
+
+def _listed(shape: Mapping[str, Any]) -> Sequence[Any]:
+    for key in ("layer_types", "layers_block_type", "block_types", "hybrid_override_pattern"):
+        value = shape.get(key)
+        if isinstance(value, list | str) and value:
+            return value
+    return ()
+
+
+def _kind(name: object, *, rotates: bool) -> str:
+    word = str(name).lower()
+    if word in _FULL:
+        return "full"
+    if word in _SLIDING:
+        return "sliding" if rotates else "full"
+    return "none" if word in _NOTHING else "state"
+
+
+def _is_state_only(shape: Mapping[str, Any]) -> bool:
+    return str(shape.get("model_type")) in ("mamba", "mamba2", "falcon_mamba", "rwkv7")
+
+
+def _attention_values(shape: Mapping[str, Any], *, latents: bool) -> int:
+    """Keys and values of one token in one attention layer."""
+    heads = _number(shape, "num_attention_heads", "n_head", "n_heads", "num_heads")
+    rank = _number(shape, "kv_lora_rank")
+    rope = _number(shape, "qk_rope_head_dim")
+    if rank and latents:
+        return rank + rope
+    if rank:
+        return heads * (rope + _number(shape, "qk_nope_head_dim") + _number(shape, "v_head_dim"))
+    hidden = _number(shape, "hidden_size", "n_embd", "d_model", "dim")
+    head_dim = max(_number(shape, "head_dim"), _number(shape, "global_head_dim"))
+    groups = _number(shape, "num_key_value_heads", "num_kv_heads", "n_kv_heads")
+    return 2 * (groups or heads) * (head_dim or (hidden // heads if heads else 0))
+
+
+def _state_values(shape: Mapping[str, Any]) -> int:
+    """A generous bound of what one convolution or state-space layer keeps, whatever its family calls its sizes."""
+    hidden = _number(shape, "hidden_size", "n_embd", "d_model")
+    value_heads = _number(shape, "linear_num_value_heads")
+    if value_heads:
+        keys = _number(shape, "linear_key_head_dim")
+        width = _number(shape, "linear_num_key_heads") * keys * 2 + value_heads * _number(
+            shape, "linear_value_head_dim"
+        )
+        state = value_heads * keys * _number(shape, "linear_value_head_dim")
+        return state + width * _number(shape, "linear_conv_kernel_dim")
+    if "conv_L_cache" in shape:
+        return hidden * _number(shape, "conv_L_cache")
+    expand = _number(shape, "mamba_expand", "expand") or 2
+    inner = _number(shape, "mamba_d_ssm", "mamba_intermediate", "d_inner") or hidden * expand
+    if _number(shape, "mamba_n_heads", "mamba_num_heads", "num_heads"):
+        heads = _number(shape, "mamba_n_heads", "mamba_num_heads", "num_heads")
+        inner = max(inner, heads * _number(shape, "mamba_d_head", "mamba_head_dim", "head_dim"))
+    state = _number(shape, "mamba_d_state", "ssm_state_size", "state_size") or 128
+    groups = _number(shape, "mamba_n_groups", "n_groups") or 1
+    kernel = _number(shape, "mamba_d_conv", "conv_kernel") or 4
+    return inner * state + (inner + 2 * groups * state) * kernel
+
+
+def _number(shape: Mapping[str, Any], *names: str) -> int:
+    """The first of these that is a whole number within reason, else 0."""
+    for name in names:
+        value = shape.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _LARGEST:
+            return value
+    return 0

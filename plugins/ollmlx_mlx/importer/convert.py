@@ -16,9 +16,8 @@ from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 
 from ollmlx.errors import InvalidRequest, OllmlxError, StorageError
 from ollmlx.types import PullProgress
-from ollmlx_mlx.daemon.folder import read_json, remote_code
-from ollmlx_mlx.daemon.weight_sizes import weight_sizes
 from ollmlx_mlx.engine.load import load_error
+from ollmlx_mlx.folder import read_json, remote_code, weight_sizes
 from ollmlx_mlx.importer.disk import require_space, writing
 
 Report = Callable[[PullProgress], None]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ollmlx_mlx.daemon.machine import Machine
+from ollmlx_mlx.daemon.machine import BlasAdvice, BlasChoice, MlxMachine
 
 MKL_COMMAND: Final = "pip install 'ollmlx[cpu]'"
 OPENBLAS_COMMAND: Final = "sudo apt-get install libopenblas0-pthread"
@@ -52,30 +52,7 @@ Probe = Callable[[Candidate | None], Verdict]
 """Compute with a candidate (None: as MLX is shipped) in a child process, or remember having done so; any thread may."""
 
 
-@dataclass(frozen=True)
-class BlasChoice:
-    """What the child will use.
-
-    `name`: for people; `env`: variables for the child; `warning`: set when it is slower than it need be; `command`:
-    what would make it faster; `rejected`: candidates that failed, with the reason; `streams`: CPU streams that the
-    child computes on, two where the library uses one core and there are more.
-    """
-
-    name: str
-    env: dict[str, str] = field(default_factory=dict)
-    seconds: float | None = None
-    warning: str = ""
-    command: str = ""
-    rejected: tuple[tuple[str, str], ...] = ()
-    streams: int = 1
-
-    @property
-    def tuned(self) -> bool:
-        """Whether it is anything better than the reference BLAS."""
-        return self.name != REFERENCE
-
-
-def candidates(machine: Machine, wish: str, threads: int) -> Iterator[Candidate]:
+def candidates(machine: MlxMachine, wish: str, threads: int) -> Iterator[Candidate]:
     """Libraries worth probing, best first. `wish` is the setting: `auto`, `off` or a path."""
     if machine.device != "cpu" or machine.system != "linux" or wish == "off":
         return
@@ -85,7 +62,7 @@ def candidates(machine: Machine, wish: str, threads: int) -> Iterator[Candidate]
         yield Candidate(kind, path, _environment((kind, path), machine, threads))
 
 
-def choose(machine: Machine, probe: Probe, *, wish: str = "auto", threads: int = 0) -> BlasChoice:
+def choose(machine: MlxMachine, probe: Probe, *, wish: str = "auto", threads: int = 0) -> BlasChoice:
     """The first candidate that computes rightly and faster than the reference. Called before a load, in a thread."""
     if machine.device != "cpu" or machine.system != "linux":
         return BlasChoice(name=f"not needed on {machine.device}")
@@ -127,7 +104,7 @@ def _usable(candidate: Candidate) -> Verdict | None:
     return None
 
 
-def best_command(machine: Machine) -> str:
+def best_command(machine: MlxMachine) -> str:
     """What a person types to get a fast BLAS here; it is the doctor's advice too."""
     return MKL_COMMAND if machine.architecture in ("x86_64", "AMD64") else OPENBLAS_COMMAND
 
@@ -148,14 +125,14 @@ def _warning(wish: str, rejected: list[tuple[str, str]]) -> str:
     return "MLX computes with its slow reference BLAS: no fast one is installed"
 
 
-def _mkl(machine: Machine) -> Iterator[Path]:
+def _mkl(machine: MlxMachine) -> Iterator[Path]:
     if machine.architecture not in ("x86_64", "AMD64"):
         return
     for folder in machine.folders:
         yield from sorted(folder.glob("libmkl_rt.so.[0-9]*"), reverse=True)
 
 
-def _openblas(machine: Machine) -> Iterator[Path]:
+def _openblas(machine: MlxMachine) -> Iterator[Path]:
     arch = {"AMD64": "x86_64", "arm64": "aarch64"}.get(machine.architecture, machine.architecture)
     for pattern in _OPENBLAS:
         path = machine.root / pattern.format(arch=arch)
@@ -163,7 +140,7 @@ def _openblas(machine: Machine) -> Iterator[Path]:
             yield path
 
 
-def _environment(candidate: tuple[str, Path], machine: Machine, threads: int) -> dict[str, str]:
+def _environment(candidate: tuple[str, Path], machine: MlxMachine, threads: int) -> dict[str, str]:
     kind, path = candidate
     threads = threads or machine.cores
     # LD_PRELOAD is split at spaces and colons, LD_LIBRARY_PATH at colons only: name the file here, its folder there.
@@ -183,31 +160,33 @@ def _environment(candidate: tuple[str, Path], machine: Machine, threads: int) ->
     return env
 
 
-def _streams(env: dict[str, str], machine: Machine, threads: int) -> int:
+def _streams(env: dict[str, str], machine: MlxMachine, threads: int) -> int:
     alone = env.get("MKL_THREADING_LAYER") == "SEQUENTIAL" or env.get("OPENBLAS_NUM_THREADS") == "1"
     return min(2, threads or machine.cores) if alone else 1
 
 
-@dataclass(frozen=True)
-class BlasAdvice:
-    """For the doctor: what a child computes with, how many times faster than the reference that is, and what to do.
-
-    `command` is empty when nothing better is to be had. `speed_up` is None where nothing was measured (Metal, CUDA).
-    """
-
-    name: str
-    speed_up: float | None
-    rejected: tuple[tuple[str, str], ...] = ()
-    warning: str = ""
-    command: str = ""
-
-
-def advise(machine: Machine, probe: Probe, *, wish: str = "auto", threads: int = 0) -> BlasAdvice:
+def advise(machine: MlxMachine, probe: Probe, *, wish: str = "auto", threads: int = 0) -> BlasAdvice:
     """What the doctor says of BLAS on this machine. Probes what was not probed before: call it in a thread."""
     choice = choose(machine, probe, wish=wish, threads=threads)
     measured = speed_up(choice, probe(None)) if choice.seconds is not None else None
     command = choice.command
     if wish == "off":
         possible = choose(machine, probe, threads=threads)
-        command = 'remove blas = "off" from [plugins.mlx]' if possible.tuned else best_command(machine)
+        command = 'remove blas = "off" from [plugins.mlx]' if possible.name != REFERENCE else best_command(machine)
     return BlasAdvice(choice.name, measured, choice.rejected, choice.warning, command)
+
+
+class TunedBlas:
+    """Chooses the fastest library that a probe accepts. Implements `BlasChooser`."""
+
+    def __init__(self, machine: MlxMachine, probe: Probe) -> None:
+        self._machine = machine
+        self._probe = probe
+
+    def choose(self, wish: str, threads: int) -> BlasChoice:
+        """As the function `choose`."""
+        return choose(self._machine, self._probe, wish=wish, threads=threads)
+
+    def advise(self, wish: str, threads: int) -> BlasAdvice:
+        """As the function `advise`."""
+        return advise(self._machine, self._probe, wish=wish, threads=threads)

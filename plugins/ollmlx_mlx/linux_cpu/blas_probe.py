@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
-from ollmlx_mlx.daemon.machine import Machine
+from ollmlx_mlx.daemon.machine import MlxMachine
 from ollmlx_mlx.linux_cpu.blas import Candidate, Verdict
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class ProbeMemory:
 class ChildProbe:
     """Computes with a candidate in a child of the same interpreter and environment as a runner's."""
 
-    def __init__(self, machine: Machine, memory: ProbeMemory, *, python: str = sys.executable) -> None:
+    def __init__(self, machine: MlxMachine, memory: ProbeMemory, *, python: str = sys.executable) -> None:
         self._machine = machine
         self._memory = memory
         self._python = python
@@ -147,7 +147,7 @@ def read_verdict(code: int, output: str, errors: str) -> Verdict:
     return Verdict(None, "the probe said nothing that can be understood")
 
 
-def identity(candidate: Candidate | None, machine: Machine, python: str) -> str:
+def identity(candidate: Candidate | None, machine: MlxMachine, python: str) -> str:
     """What a verdict depends on: library file, its settings, MLX, interpreter and CPU."""
     about: list[object] = [machine.cpu, machine.architecture, machine.packages.get("mlx"), python]
     about += [machine.packages.get("mlx-cpu"), machine.packages.get("mkl"), PROGRAM]

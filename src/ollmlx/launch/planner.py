@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ollmlx.errors import PluginError, Unsupported
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.model.names import ModelName
-from ollmlx.plugin.contracts import LaunchOptions, Spreader
+from ollmlx.plugin.contracts import LaunchOptions, can_spread
 from ollmlx.text.quantities import format_size
 from ollmlx.types import Options
 
@@ -59,7 +59,7 @@ class LaunchPlanner:
 
     def backend(self, model: InstalledModel) -> str:
         """The name of the backend that runs a model. Reads files; raises Unsupported when none does."""
-        return self._registry.backend_for(model, self._preferred_backend(model)).name
+        return self._backend(model, self._preferred_backend(model)).name
 
     def importer(self, format: str) -> Importer | None:
         """The importer of the first backend that reads a foreign format, as the stores call it."""
@@ -74,7 +74,7 @@ class LaunchPlanner:
     def _launch(self, model: InstalledModel, options: Options) -> LaunchSpec:
         declared = self._declarations.settings_for(model.name)
         runners, memory, storage = self._settings.runners, self._settings.memory, self._settings.storage
-        backend = self._registry.backend_for(model, options.backend or self._preferred_backend(model))
+        backend = self._backend(model, options.backend or self._preferred_backend(model))
         parallel = declared.parallel if declared and declared.parallel is not None else runners.parallel
         fixed = options.num_ctx or (declared.context_length if declared else None) or runners.context_length
         cluster = self._cluster(model)
@@ -121,6 +121,20 @@ class LaunchPlanner:
             estimate = measure(context)
         return context, estimate
 
+    def _backend(self, model: InstalledModel, preferred: str | None) -> Backend:
+        """The backend that runs a model; for a model that is declared as a cluster, one that spreads models."""
+        if self._cluster(model) is None:
+            return self._registry.backend_for(model, preferred)
+        for backend in self._registry.backends.values():
+            if can_spread(backend) and preferred in (None, backend.name, backend.spreads):
+                return self._registry.backend_for(model, backend.name)
+        which = f"the backend {preferred} cannot spread a model" if preferred else "no backend can spread a model"
+        raise Unsupported(
+            f"{model.name.short} is declared as a cluster, and {which}",
+            code="MDL005",
+            hint=f'remove its cluster, or its backend, from [models."{model.name.short}"]',
+        )
+
     def _cluster(self, model: InstalledModel) -> dict[str, Any] | None:
         declared = self._declarations.settings_for(model.name)
         return declared.cluster.model_dump(mode="json") if declared and declared.cluster else None
@@ -136,12 +150,7 @@ def _measure(
     """What a model will take on this machine, for a context length."""
     if cluster is None:
         return lambda context: backend.estimate(model, context, parallel)
-    if not isinstance(backend, Spreader):
-        raise Unsupported(
-            f"{model.name.short} is declared as a cluster, and the backend {backend.name} cannot spread a model",
-            code="MDL005",
-            hint=f'choose a backend that can with [models."{model.name.short}"] backend, or remove its cluster',
-        )
+    assert can_spread(backend)
     return lambda context: backend.share(model, context, parallel, cluster)
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 from ollmlx.errors.findings import Finding
 from ollmlx.model.names import ModelName
@@ -116,12 +116,21 @@ class Backend(Protocol):
 
 @runtime_checkable
 class Spreader(Protocol):
-    """A backend that can also run a model as a group, on several machines: `[models."NAME".cluster]`."""
+    """A backend for models that are declared as a cluster, `[models."NAME".cluster]`: it runs one as a group of
+    processes, on one or several machines. Other models are never offered to it."""
+
+    spreads: str
+    """Name of the backend whose models it spreads: `[models."NAME"] backend` may name either."""
 
     def share(self, model: InstalledModel, context: int, parallel: int, cluster: Mapping[str, Any]) -> MemoryEstimate:
         """As `Backend.estimate`, for the part of the model that this machine holds. Raises ConfigError when there
         can be no such group. Called before each load, in a thread; `command` then gets `cluster`, too."""
         ...
+
+
+def can_spread(backend: Backend) -> TypeGuard[Spreader]:
+    """Whether a backend is for clusters. Looks at the class only: a plugin's own code may fail."""
+    return hasattr(type(backend), "share")
 
 
 @runtime_checkable

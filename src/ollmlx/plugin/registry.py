@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ollmlx.errors import OllmlxError, PluginError, Unsupported
-from ollmlx.plugin.contracts import Keeper, Refusal
+from ollmlx.plugin.contracts import Keeper, Refusal, can_spread
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -101,9 +101,12 @@ class Registry:
     def backend_for(self, model: InstalledModel, preferred: str | None = None) -> Backend:
         """The first backend that accepts the model; only `preferred` when one is asked for.
 
+        Backends for clusters (`Spreader`) are only asked by name.
+
         Raises Unsupported with every refusal and what would help.
         """
-        candidates = self.backends.values() if preferred is None else (self.backend(preferred),)
+        alone = (backend for backend in self.backends.values() if not can_spread(backend))
+        candidates = alone if preferred is None else (self.backend(preferred),)
         refusals = []
         for backend in candidates:
             refusal = self._refusal(backend, model)

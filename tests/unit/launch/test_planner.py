@@ -40,20 +40,22 @@ class Lonely:
         return None
 
 
-class Sociable(Lonely):
-    """Also spreads it."""
+class Spreading(Lonely):
+    """Runs models of the backend `lonely` as groups."""
 
-    name = "sociable"
+    name = "spreading"
+    spreads = "lonely"
 
     def share(self, model: InstalledModel, context: int, parallel: int, cluster: Mapping[str, Any]) -> MemoryEstimate:
         alone, ranks = self.estimate(model, context, parallel), len(cluster["hosts"])
         return MemoryEstimate(weights=alone.weights // ranks, kv_cache=alone.kv_cache // ranks, overhead=0)
 
 
-def launcher(backend: Lonely) -> LaunchPlanner:
-    settings = Settings.model_validate({"models": {"spread": {"from": "big", "cluster": CLUSTER}}})
+def launcher(*backends: Lonely, **declared: Any) -> LaunchPlanner:
+    settings = Settings.model_validate({"models": {"spread": {"from": "big", "cluster": CLUSTER, **declared}}})
     registry = Registry()
-    registry.backends.add(backend.name, backend, "test")
+    for backend in backends:
+        registry.backends.add(backend.name, backend, "test")
     return LaunchPlanner(settings, registry, ModelOverrides(settings, {}), Importers(dict), 64 * GIB)
 
 
@@ -64,8 +66,10 @@ def model(name: str) -> InstalledModel:
 
 
 async def test_a_group_is_charged_for_what_this_machine_holds_of_it() -> None:
-    spread = await launcher(Sociable()).launch(model("spread"))
-    alone = await launcher(Sociable()).launch(model("big"))
+    planner = launcher(Spreading(), Lonely())
+    spread, alone = await planner.launch(model("spread")), await planner.launch(model("big"))
+    assert (spread.backend, alone.backend) == ("spreading", "lonely")
+    assert (planner.backend(model("spread")), planner.backend(model("big"))) == ("spreading", "lonely")
     assert (spread.estimate.weights, alone.estimate.weights) == (20 * GIB, 40 * GIB)
     assert (spread.context_length, alone.context_length) == (8192, 2048)  # there is more room for the context, too
     assert spread.command.engine_options["cluster"]["hosts"] == CLUSTER["hosts"]
@@ -73,14 +77,24 @@ async def test_a_group_is_charged_for_what_this_machine_holds_of_it() -> None:
 
 
 async def test_a_group_and_a_single_runner_of_the_same_weights_are_two() -> None:
-    launches = launcher(Sociable())
+    launches = launcher(Spreading(), Lonely())
     spread, alone = await launches.launch(model("spread")), await launches.launch(model("big"))
     assert spread.key != alone.key
-    assert launches.keys(model("spread")) == (spread.key,)
-    assert launches.keys(model("big")) == (alone.key,)
+    assert spread.key in launches.keys(model("spread"))
+    assert alone.key in launches.keys(model("big"))
+    assert not {*launches.keys(model("spread"))} & {*launches.keys(model("big"))}
 
 
-async def test_a_backend_that_cannot_spread_a_model_says_so() -> None:
-    with pytest.raises(Unsupported, match="spread is declared as a cluster, and the backend lonely cannot") as failure:
+@pytest.mark.parametrize("backend", ["lonely", "spreading"])
+async def test_a_cluster_may_name_the_backend_that_spreads_it_or_the_one_it_builds_on(backend: str) -> None:
+    planner = launcher(Spreading(), Lonely(), backend=backend)
+    assert (await planner.launch(model("spread"))).backend == "spreading"
+
+
+async def test_a_backend_that_cannot_spread_a_model_is_named() -> None:
+    with pytest.raises(Unsupported, match="spread is declared as a cluster, and no backend can") as failure:
         await launcher(Lonely()).launch(model("spread"))
     assert failure.value.code == "MDL005"
+    other = launcher(Spreading(), Lonely(), backend="other")
+    with pytest.raises(Unsupported, match="spread is declared as a cluster, and the backend other cannot"):
+        await other.launch(model("spread"))

@@ -37,7 +37,7 @@ class BackendSuite(EngineSuite):
 
     @pytest.fixture
     def launch(self) -> LaunchOptions:
-        return LaunchOptions(context_length=self.context_length)
+        return self.make_launch()
 
     def test_it_is_a_backend_with_a_name(self, backend: Backend) -> None:
         assert isinstance(backend, Backend)

@@ -86,8 +86,12 @@ class EngineSuite(Suite):
             await started.ready()
             yield started
 
+    def make_launch(self) -> LaunchOptions:
+        """Return what the runner is asked to be. A backend for clusters adds its hosts."""
+        return LaunchOptions(context_length=self.context_length)
+
     def _process(self, model: InstalledModel) -> RunnerProcess:
-        launch = LaunchOptions(context_length=self.context_length)
+        launch = self.make_launch()
         return RunnerProcess(self.make_backend().command(model, launch), model, options=launch)
 
     # -- one request -------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from ollmlx.errors import ConfigError
 from ollmlx.protocol import ExitCode
 from ollmlx.runner.startup import CannotStart
 from ollmlx_cluster import arguments
-from ollmlx_cluster.command import cluster_command
+from ollmlx_cluster.backend import cluster_command
 from ollmlx_cluster.hosts import check_heads, members
 
 ALONE = RunnerCommand(argv=("python",), env={"LD_PRELOAD": "x"}, engine_options={"weights": "float32", "notes": ["n"]})

@@ -15,14 +15,12 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from ollmlx import ModelName, RunnerConfig
 from ollmlx.types import InstalledModel
-from ollmlx_mlx.daemon.backend import MlxBackend
+from ollmlx_mlx.daemon.backend import MlxBackend, MlxSettings
+from ollmlx_mlx.daemon.estimate import cache_shape
 from ollmlx_mlx.daemon.known_models import KnownModels, installed_mlx_lm
-from ollmlx_mlx.daemon.machine import Machine
-from ollmlx_mlx.daemon.settings import MlxSettings
-from ollmlx_mlx.daemon.shape import cache_shape
-from ollmlx_mlx.daemon.weight_sizes import weight_sizes
+from ollmlx_mlx.daemon.machine import MlxMachine
 from ollmlx_mlx.engine.load import load_model
-from ollmlx_mlx.linux_cpu.blas import Verdict
+from ollmlx_mlx.folder import weight_sizes
 
 pytestmark = pytest.mark.mlx
 
@@ -36,8 +34,7 @@ def installed(folder: Path) -> InstalledModel:
 def test_it_is_accepted_and_estimated(architecture: Path) -> None:
     backend = MlxBackend(
         MlxSettings(),
-        Machine("linux", "x86_64", "", 2, {"mlx": "1", "mlx-cpu": "1"}),
-        lambda candidate: Verdict(1.0),
+        MlxMachine("linux", "x86_64", "", 2, {"mlx": "1", "mlx-cpu": "1"}),
         budget=lambda: 1 << 33,
         trusted=lambda model: False,
         mlx_lm=installed_mlx_lm(),

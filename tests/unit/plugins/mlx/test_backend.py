@@ -14,18 +14,17 @@ import pytest
 
 from ollmlx import ModelName
 from ollmlx.doctor.check import remedy
-from ollmlx.errors import ConfigError, StorageError, Unsupported
+from ollmlx.errors import StorageError
 from ollmlx.plugin.contracts import Backend, LaunchOptions
 from ollmlx.types import InstalledModel, ModelDefaults
-from ollmlx_mlx.daemon.backend import FOREIGN, MlxBackend
-from ollmlx_mlx.daemon.folder import remote_code
+from ollmlx_mlx.daemon.backend import FOREIGN, MlxBackend, MlxSettings
 from ollmlx_mlx.daemon.known_models import KnownModels, installed_mlx_lm
-from ollmlx_mlx.daemon.machine import Machine
-from ollmlx_mlx.daemon.settings import MlxSettings
-from ollmlx_mlx.linux_cpu.blas import Candidate, Verdict
+from ollmlx_mlx.daemon.machine import MlxMachine
+from ollmlx_mlx.folder import remote_code
+from ollmlx_mlx.linux_cpu.blas import Candidate, TunedBlas, Verdict
 
-CPU = Machine("linux", "x86_64", "Some CPU", 2, {"mlx": "1", "mlx-cpu": "1"}, root=Path("/nowhere"))
-METAL = Machine("darwin", "arm64", "Apple", 8, {"mlx": "1", "mlx-metal": "1"})
+CPU = MlxMachine("linux", "x86_64", "Some CPU", 2, {"mlx": "1", "mlx-cpu": "1"}, root=Path("/nowhere"))
+METAL = MlxMachine("darwin", "arm64", "Apple", 8, {"mlx": "1", "mlx-metal": "1"})
 CONFIG = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 MakeFolder = Callable[..., Path]
 
@@ -48,14 +47,14 @@ def folder(tmp_path: Path) -> MakeFolder:
     return make
 
 
-def backend(machine: Machine = CPU, *, trusted: bool = False, mlx_lm: Path | None = None, **own: Any) -> MlxBackend:
+def backend(machine: MlxMachine = CPU, *, trusted: bool = False, mlx_lm: Path | None = None, **own: Any) -> MlxBackend:
     def probe(candidate: Candidate | None) -> Verdict:
         return Verdict(0.4)
 
     return MlxBackend(
         MlxSettings(**own),
         machine,
-        probe,
+        TunedBlas(machine, probe),
         budget=lambda: 8 << 30,
         trusted=lambda model: trusted,
         mlx_lm=mlx_lm or installed_mlx_lm(),
@@ -164,7 +163,7 @@ def test_a_pipe_instead_of_a_configuration_is_not_waited_for(folder: MakeFolder)
 
 
 def test_without_mlx_the_install_command_is_named(folder: MakeFolder) -> None:
-    bare = Machine("linux", "x86_64", "", 2, {"mlx": "1"})
+    bare = MlxMachine("linux", "x86_64", "", 2, {"mlx": "1"})
     refusal = backend(bare).accepts(model(folder()))
     assert refusal is not None
     assert "ollmlx[cpu]" in (refusal.hint or "")
@@ -243,31 +242,3 @@ def test_what_a_configuration_leaves_out_is_mlx_lms_default() -> None:
     assert complete["sliding_window"] == 64
     assert complete["sliding_window_pattern"] == 6
     assert complete["head_dim"] == 256
-
-
-def test_a_group_is_charged_for_the_ranks_of_this_machine(folder: MakeFolder) -> None:
-    found = model(folder())
-    alone = backend().estimate(found, 4096, 1)
-    here = backend().share(found, 4096, 4, {"hosts": ["localhost", "localhost", "node2", "node3"]})
-    assert here.overhead == 2 * alone.overhead  # a group serves one request at a time, whatever `parallel` says
-    assert here.kv_cache == alone.kv_cache // 2
-    with pytest.raises(ConfigError, match="at least two"):
-        backend().share(found, 4096, 1, {"hosts": ["localhost"]})
-    with pytest.raises(ConfigError, match="4 attention heads cannot be divided among 3 hosts"):
-        backend().share(found, 4096, 1, {"hosts": ["localhost"] * 3})
-    assert backend().share(found, 4096, 1, {"hosts": ["localhost"] * 3, "mode": "pipeline"}).kv_cache
-
-
-@pytest.mark.parametrize("mode", ["tensor", "pipeline"])
-def test_latent_caches_are_whole_on_each_rank_unless_layers_are_divided(folder: MakeFolder, mode: str) -> None:
-    found = model(folder({**CONFIG, "model_type": "deepseek_v3", "kv_lora_rank": 16, "qk_rope_head_dim": 8}))
-    alone = backend().estimate(found, 4096, 1)
-    here = backend().share(found, 4096, 1, {"hosts": ["localhost", "node2"], "mode": mode})
-    assert here.kv_cache == (alone.kv_cache if mode == "tensor" else alone.kv_cache // 2)
-
-
-@pytest.mark.parametrize("what", ["adapter", "draft"])
-def test_what_a_group_cannot_load_is_refused_and_not_forgotten(folder: MakeFolder, what: str) -> None:
-    found = model(folder()).model_copy(update={"defaults": ModelDefaults.model_validate({what: folder()})})
-    with pytest.raises(Unsupported, match=f"cannot be spread with its {what}"):
-        backend().share(found, 4096, 1, {"hosts": ["localhost", "node2"]})

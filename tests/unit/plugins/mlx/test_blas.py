@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ollmlx_mlx.daemon.machine import Machine
+from ollmlx_mlx.daemon.machine import MlxMachine
 from ollmlx_mlx.linux_cpu.blas import (
     MKL_COMMAND,
     OPENBLAS_COMMAND,
@@ -23,7 +23,7 @@ from ollmlx_mlx.linux_cpu.blas import (
 )
 from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory, identity, read_verdict
 
-LINUX = Machine("linux", "x86_64", "Some CPU", 4, {"mlx": "0.32", "mlx-cpu": "0.32"})
+LINUX = MlxMachine("linux", "x86_64", "Some CPU", 4, {"mlx": "0.32", "mlx-cpu": "0.32"})
 STOCK = Verdict(0.4)
 FAST = Verdict(0.01)
 
@@ -35,7 +35,7 @@ def touch(file: Path) -> Path:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
+def machine(tmp_path: Path) -> MlxMachine:
     """An x86-64 Linux machine with MKL in its environment and OpenBLAS in its system."""
     touch(tmp_path / "env" / "lib" / "libmkl_rt.so.2")
     touch(tmp_path / "env" / "lib" / "libmkl_rt.so.3")
@@ -53,18 +53,17 @@ def answers(**verdicts: Verdict) -> Callable[[Candidate | None], Verdict]:
     return probe
 
 
-def test_mkl_comes_before_openblas_and_its_newest_version_first(machine: Machine) -> None:
+def test_mkl_comes_before_openblas_and_its_newest_version_first(machine: MlxMachine) -> None:
     found = [candidate.path.name for candidate in candidates(machine, "auto", 0)]
     assert found == ["libmkl_rt.so.3", "libmkl_rt.so.2", "libopenblas.so.0"]
 
 
-def test_the_choice_is_an_environment_that_survives_spaces_in_paths(machine: Machine, tmp_path: Path) -> None:
+def test_the_choice_is_an_environment_that_survives_spaces_in_paths(machine: MlxMachine, tmp_path: Path) -> None:
     spaced = tmp_path / "a folder" / "lib"
     touch(spaced / "libmkl_rt.so.3")
     touch(spaced / "libiomp5.so")
     choice = choose(replace(machine, folders=(spaced,), library_path="/opt/lib"), answers())
     assert choice.name == "MKL"
-    assert choice.tuned
     assert choice.env == {
         "LD_PRELOAD": "libmkl_rt.so.3",
         "LD_LIBRARY_PATH": f"{spaced}:/opt/lib",
@@ -80,7 +79,7 @@ def test_the_choice_is_an_environment_that_survives_spaces_in_paths(machine: Mac
     [(1, 0, "SEQUENTIAL", 1), (2, 0, "SEQUENTIAL", 2), (8, 1, "SEQUENTIAL", 1), (2, 4, "INTEL", 1), (8, 0, "INTEL", 1)],
 )
 def test_on_few_cores_streams_take_the_place_of_threads(
-    cores: int, threads: int, layer: str, streams: int, machine: Machine
+    cores: int, threads: int, layer: str, streams: int, machine: MlxMachine
 ) -> None:
     touch(machine.folders[0] / "libiomp5.so")
     choice = choose(replace(machine, cores=cores), answers(), threads=threads)
@@ -89,18 +88,18 @@ def test_on_few_cores_streams_take_the_place_of_threads(
 
 @pytest.mark.parametrize(("cores", "threads", "streams"), [(1, "1", 1), (2, "1", 2), (4, "4", 1)])
 def test_openblas_has_threads_or_the_child_has_streams(
-    cores: int, threads: str, streams: int, machine: Machine
+    cores: int, threads: str, streams: int, machine: MlxMachine
 ) -> None:
     choice = choose(replace(machine, cores=cores), answers(mkl=Verdict(None, "an illegal instruction")))
     assert (choice.env["OPENBLAS_NUM_THREADS"], choice.streams) == (threads, streams)
 
 
-def test_the_reference_blas_has_no_threads_so_the_child_has_streams(machine: Machine) -> None:
+def test_the_reference_blas_has_no_threads_so_the_child_has_streams(machine: MlxMachine) -> None:
     assert choose(machine, answers(), wish="off").streams == 2
     assert choose(replace(machine, system="darwin"), answers()).streams == 1
 
 
-def test_a_library_that_dies_in_its_probe_is_passed_over_and_remembered_as_rejected(machine: Machine) -> None:
+def test_a_library_that_dies_in_its_probe_is_passed_over_and_remembered_as_rejected(machine: MlxMachine) -> None:
     choice = choose(machine, answers(mkl=Verdict(None, "an illegal instruction")))
     assert choice.name == "OpenBLAS"
     assert choice.env["OPENBLAS_NUM_THREADS"] == "4"
@@ -108,7 +107,7 @@ def test_a_library_that_dies_in_its_probe_is_passed_over_and_remembered_as_rejec
     assert choice.warning == ""
 
 
-def test_with_nothing_usable_the_warning_says_why_and_which_command_helps(machine: Machine) -> None:
+def test_with_nothing_usable_the_warning_says_why_and_which_command_helps(machine: MlxMachine) -> None:
     broken = Verdict(None, "an illegal instruction")
     choice = choose(machine, answers(mkl=broken, openblas=broken))
     assert choice.name == REFERENCE
@@ -119,25 +118,25 @@ def test_with_nothing_usable_the_warning_says_why_and_which_command_helps(machin
     assert bare.command == MKL_COMMAND
 
 
-def test_a_library_slower_than_the_reference_is_not_taken(machine: Machine) -> None:
+def test_a_library_slower_than_the_reference_is_not_taken(machine: MlxMachine) -> None:
     choice = choose(machine, answers(mkl=Verdict(0.5), openblas=Verdict(0.6)))
     assert choice.name == REFERENCE
     assert choice.rejected[0][1] == "it is slower than the reference BLAS"
 
 
-def test_on_arm_the_system_openblas_is_used_and_advised(machine: Machine) -> None:
+def test_on_arm_the_system_openblas_is_used_and_advised(machine: MlxMachine) -> None:
     arm = replace(machine, architecture="aarch64")
     assert choose(arm, answers()).name == "OpenBLAS"
     assert choose(replace(arm, root=machine.root / "nowhere"), answers()).command == OPENBLAS_COMMAND
 
 
-def test_off_means_off_and_says_so(machine: Machine) -> None:
+def test_off_means_off_and_says_so(machine: MlxMachine) -> None:
     choice = choose(machine, answers(), wish="off")
     assert (choice.name, choice.env, choice.command) == (REFERENCE, {}, "")
     assert "blas is off" in choice.warning
 
 
-def test_a_library_may_be_named(machine: Machine, tmp_path: Path) -> None:
+def test_a_library_may_be_named(machine: MlxMachine, tmp_path: Path) -> None:
     own = touch(tmp_path / "own" / "libfastblas.so")
     choice = choose(machine, answers(), wish=str(own))
     assert (choice.name, choice.env["LD_PRELOAD"]) == ("libfastblas.so", "libfastblas.so")
@@ -156,7 +155,7 @@ def test_a_library_may_be_named(machine: Machine, tmp_path: Path) -> None:
     ],
 )
 def test_nothing_is_probed_or_preloaded_where_a_gpu_computes(
-    system: str, packages: dict[str, str], device: str, machine: Machine, tmp_path: Path
+    system: str, packages: dict[str, str], device: str, machine: MlxMachine, tmp_path: Path
 ) -> None:
     touch(tmp_path / "dev/nvidiactl")
 
@@ -169,7 +168,7 @@ def test_nothing_is_probed_or_preloaded_where_a_gpu_computes(
     assert choose(gpu, never).env == {}
 
 
-def test_the_cuda_package_without_a_driver_computes_on_the_cpu(machine: Machine) -> None:
+def test_the_cuda_package_without_a_driver_computes_on_the_cpu(machine: MlxMachine) -> None:
     assert replace(machine, packages={"mlx": "1", "mlx-cuda-12": "1"}).device == "cpu"
     assert not replace(machine, packages={"mlx": "1"}).has_mlx
 
@@ -241,7 +240,7 @@ def test_without_a_state_folder_nothing_is_left_on_the_machine(tmp_path: Path) -
 
 @pytest.mark.mlx
 def test_a_real_probe_runs_in_a_child_once(tmp_path: Path) -> None:
-    machine = Machine.here()
+    machine = MlxMachine.here()
     if machine.device != "cpu":
         pytest.skip("MLX computes on a GPU here")
     file = tmp_path / "blas.json"
@@ -254,7 +253,7 @@ def test_a_real_probe_runs_in_a_child_once(tmp_path: Path) -> None:
 
 @pytest.mark.mlx
 def test_a_real_probe_rejects_what_cannot_be_loaded_or_started(tmp_path: Path) -> None:
-    if Machine.here().system != "linux":
+    if MlxMachine.here().system != "linux":
         pytest.skip("LD_PRELOAD is Linux")
     library = tmp_path / "libbroken.so"
     library.write_bytes(b"not a library")
@@ -263,7 +262,7 @@ def test_a_real_probe_rejects_what_cannot_be_loaded_or_started(tmp_path: Path) -
     assert "cannot be started" in ChildProbe(LINUX, ProbeMemory(None), python=str(tmp_path / "no"))(None).problem
 
 
-def test_the_doctor_hears_what_is_used_how_fast_it_is_and_what_would_help(machine: Machine) -> None:
+def test_the_doctor_hears_what_is_used_how_fast_it_is_and_what_would_help(machine: MlxMachine) -> None:
     good = advise(machine, answers())
     assert (good.name, good.warning, good.command) == ("MKL", "", "")
     assert good.speed_up == pytest.approx(40)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ollmlx_mlx.daemon.machine import Machine
+from ollmlx_mlx.daemon.machine import MlxMachine
 from ollmlx_mlx.linux_cpu.blas import choose
 from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory
 
@@ -21,7 +21,7 @@ PROGRAM = Path(__file__).parent / "data/engine_session.py"
 
 @pytest.fixture(scope="module")
 def session(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    machine = Machine.here()
+    machine = MlxMachine.here()
     blas = choose(machine, ChildProbe(machine, ProbeMemory(None)))
     caches = tmp_path_factory.mktemp("caches")
     argv = [sys.executable, "-P", str(PROGRAM), str(smollm2_folder), str(caches), str(blas.streams)]

@@ -9,9 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx import SafetensorsTensor
-from ollmlx_mlx.daemon.estimate import MIB, PROCESS, Facts, bytes_per_value, choose_form, estimate, share
-from ollmlx_mlx.daemon.shape import CacheShape, cache_shape
-from ollmlx_mlx.daemon.weight_sizes import WeightSizes, sizes_of
+from ollmlx_mlx.daemon.estimate import (
+    MIB,
+    PROCESS,
+    CacheShape,
+    Facts,
+    bytes_per_value,
+    cache_shape,
+    choose_form,
+    estimate,
+)
+from ollmlx_mlx.folder import WeightSizes, sizes_of
 
 LLAMA = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
 SIZES = WeightSizes(stored=100 * MIB, float32=800 * MIB, packed=110 * MIB, quantized=True)
@@ -129,7 +137,7 @@ def test_the_form_of_weights_follows_device_wish_and_budget(
     device: Any, quantized: bool, wish: str, budget: int, form: str
 ) -> None:
     sizes = WeightSizes(SIZES.stored, SIZES.float32, SIZES.packed, quantized)
-    chosen, why = choose_form(device, sizes, wish, budget, 0.4)
+    chosen, why = choose_form(device, sizes, wish, budget)
     assert chosen == form
     assert why
 
@@ -157,17 +165,3 @@ def test_an_automatic_width_is_charged_for_short_neighbours_only() -> None:
 @pytest.mark.parametrize(("kind", "value"), [("auto", 2), ("f16", 2), ("q8_0", 1.0625), ("q4_0", 0.5625)])
 def test_a_quantised_cache_costs_less(kind: str, value: float) -> None:
     assert bytes_per_value(facts(form="stored", device="metal", kv_cache_type=kind)) == value
-
-
-@pytest.mark.parametrize(("here", "ranks"), [(1, 2), (1, 4), (2, 3)])
-def test_a_machine_of_a_group_is_charged_for_its_part_and_the_whole_embedding(here: int, ranks: int) -> None:
-    config = {**LLAMA, "vocab_size": 1024, "hidden_size": 1024, "tie_word_embeddings": True}
-    one = facts(config=config)
-    alone, part = estimate(one, 4096, 1), share(one, 4096, ranks, here, split_cache=True)
-    embedding = int(1024 * 1024 * 4 * 1.05)
-    assert part.weights == here * (embedding + (alone.weights - embedding) // ranks)
-    assert part.kv_cache == here * alone.kv_cache // ranks
-    assert part.overhead == here * alone.overhead
-    assert share(one, 4096, ranks, here, split_cache=False).kv_cache == here * alone.kv_cache
-    untied = facts(config={**config, "tie_word_embeddings": False})
-    assert share(untied, 4096, ranks, here, split_cache=True).weights > part.weights

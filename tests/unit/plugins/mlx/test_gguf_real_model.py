@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ollmlx_mlx.daemon.machine import Machine
+from ollmlx_mlx.daemon.machine import MlxMachine
 from ollmlx_mlx.linux_cpu.blas import choose
 from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory
 
@@ -21,7 +21,7 @@ DATA = Path(__file__).parent / "data"
 
 @pytest.fixture(scope="module")
 def agreement(smollm2_gguf: Path, smollm2_folder: Path) -> dict[str, Any]:
-    machine = Machine.here()
+    machine = MlxMachine.here()
     blas = choose(machine, ChildProbe(machine, ProbeMemory(None)))
     argv = [sys.executable, "-P", str(DATA / "teacher_forced.py"), str(smollm2_folder), str(smollm2_gguf)]
     done = subprocess.run(
