@@ -34,10 +34,10 @@ def register_checks(register: Callable[[Check, Traversable | None], None], conte
     """Register the check of the hosts of declared clusters. Its pages are there even without any."""
     from importlib.resources import files
 
-    from ollmlx_cluster.check import Cluster, ClusterCheck
+    from ollmlx_cluster.check import ClusterCheck, DeclaredCluster
 
     clusters = {
-        name: Cluster(model.cluster.hosts, model.from_ or name)
+        name: DeclaredCluster(model.cluster.hosts, model.from_ or name)
         for name, model in context.typed().models.items()
         if model.cluster is not None
     }

@@ -16,7 +16,7 @@ from ollmlx.errors import ConfigError, Unsupported
 from ollmlx.types import InstalledModel, MemoryEstimate
 from ollmlx_cluster.hosts import AGENT, LOCAL, check_heads, members
 from ollmlx_mlx.daemon.backend import MlxBackend
-from ollmlx_mlx.daemon.estimate import Facts, embedding_bytes, estimate
+from ollmlx_mlx.daemon.estimate import ModelFacts, embedding_bytes, estimate
 
 
 class ClusterBackend(MlxBackend):
@@ -61,7 +61,7 @@ class ClusterBackend(MlxBackend):
         return None
 
 
-def share(facts: Facts, context: int, ranks: int, here: int, *, split_cache: bool) -> MemoryEstimate:
+def share(facts: ModelFacts, context: int, ranks: int, here: int, *, split_cache: bool) -> MemoryEstimate:
     """Return the bytes on this machine when `here` of `ranks` ranks run on it.
 
     Each rank holds its part of the layers, and the embeddings whole. One sequence runs at a time. `split_cache`:

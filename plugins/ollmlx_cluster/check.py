@@ -1,4 +1,4 @@
-"""The doctor's look at the hosts of declared clusters: reachable, alike, and with the model."""
+"""The doctor's check of the hosts of declared clusters: reachable, with the same versions, and with the model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,38 @@ from ollmlx import Finding, Severity
 from ollmlx.errors import ConfigError
 from ollmlx_cluster.hosts import LOCAL, members
 from ollmlx_cluster.inspect import inspect
-from ollmlx_cluster.ssh import over_ssh
+
+SECONDS: Final = 8
+_MAX_ANSWER: Final = 1 << 20
+
+
+async def over_ssh(host: str, command: Sequence[str]) -> str:
+    """What the command (words) printed. Raises OSError with ssh's own words."""
+    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={SECONDS // 2}"]
+    process = await asyncio.create_subprocess_exec(
+        "ssh",
+        *options,
+        "--",
+        host,
+        shlex.join(command),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), SECONDS)
+    except TimeoutError:
+        raise OSError(f"no answer within {SECONDS} s") from None
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        words = err.decode("utf-8", "replace").strip().splitlines()
+        raise OSError(words[-1][:300] if words else f"ssh ended with status {process.returncode}")
+    return out[:_MAX_ANSWER].decode("utf-8", "replace")
+
 
 UNUSABLE: Final = "ENV020"
 UNLIKE: Final = "ENV023"
@@ -27,7 +59,7 @@ Ask = Callable[[str, Sequence[str]], Awaitable[str]]
 
 
 @dataclass(frozen=True)
-class Cluster:
+class DeclaredCluster:
     """A declared cluster: its hosts, and the name of the model that is spread."""
 
     hosts: tuple[str, ...]
@@ -44,7 +76,7 @@ class ClusterCheck:
     group = "machine"
     codes: tuple[str, ...] = (UNUSABLE, UNLIKE, NO_MODEL)
 
-    def __init__(self, clusters: Mapping[str, Cluster], ask: Ask | None = None) -> None:
+    def __init__(self, clusters: Mapping[str, DeclaredCluster], ask: Ask | None = None) -> None:
         self._clusters = clusters
         self._ask = ask or over_ssh
 

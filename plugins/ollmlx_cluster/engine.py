@@ -17,14 +17,13 @@ from ollmlx import SerialEngine, closing
 from ollmlx.errors import RunnerFailed, Unsupported
 from ollmlx.protocol import ExitCode, Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.types import Done, Event, GenerateRequest, Options, Prefill
-from ollmlx_cluster.collectives import STOP, Link, as_word
-from ollmlx_cluster.model import Share
-from ollmlx_cluster.sockets import WAKING, Visitor
-from ollmlx_mlx.engine.text.answer import Answer
+from ollmlx_cluster.handover import WAKING, LauncherConnection
+from ollmlx_cluster.shard import STOP, Collectives, ModelShard, as_word
+from ollmlx_mlx.engine.text.answer import AnswerParser
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
-from ollmlx_mlx.engine.text.prompt import Prompt, PromptBuilder
+from ollmlx_mlx.engine.text.prompt import EncodedPrompt, PromptEncoder
 from ollmlx_mlx.engine.text.template import ChatTemplate
-from ollmlx_mlx.engine.text.tools import reader
+from ollmlx_mlx.engine.text.tools import tool_reader
 
 PATIENCE: Final = 5.0
 """Seconds for the launcher to end us: it learns which rank was lost, and says so."""
@@ -38,8 +37,8 @@ class ClusterEngine(SerialEngine):
     """Leads a group. `link` and `launcher` are set before the harness makes one (`rank.main`)."""
 
     name = "mlx-cluster"
-    link: Link
-    launcher: ClassVar[Visitor | None] = None
+    link: Collectives
+    launcher: ClassVar[LauncherConnection | None] = None
     """Who can wake the other ranks; None where nobody can, and they do not sleep."""
     _ranks_here = 1
 
@@ -50,12 +49,12 @@ class ClusterEngine(SerialEngine):
 
     def prepare(self, config: RunnerConfig) -> None:
         self._ranks_here = int(config.engine_options.get("local_ranks", 1))
-        self._share = Share.load(config, self.link, str(config.engine_options.get("mode", "tensor")))
+        self._share = ModelShard.load(config, self.link, str(config.engine_options.get("mode", "tensor")))
         if min(self.link.gather(1)) < 1:  # every rank has loaded, or this call fails
             raise RunnerFailed("a rank of the group could not load the model", code="RUN002")
         tokenizer = self._share.tokenizer
         template = ChatTemplate(tokenizer, config.model.name.short, config.model.defaults.template)
-        self._prompts = PromptBuilder(tokenizer, template, config.model.name.short, config.context_length)
+        self._prompts = PromptEncoder(tokenizer, template, config.model.name.short, config.context_length)
         self._detokenizers = DetokenizerFactory(tokenizer)
         self._notes = tuple(str(note) for note in config.engine_options.get("notes", ()))
 
@@ -117,7 +116,7 @@ class ClusterEngine(SerialEngine):
             self.link.word(STOP)
             raise
 
-    def _answer(self, request: GenerateRequest, prompt: Prompt, begun: int) -> Iterator[Event]:
+    def _answer(self, request: GenerateRequest, prompt: EncodedPrompt, begun: int) -> Iterator[Event]:
         cache = self._share.new_cache()
         logits: mx.array | None = None
         for done, found in self._share.prefill(prompt.tokens, cache):
@@ -160,13 +159,13 @@ class ClusterEngine(SerialEngine):
             context=(*prompt.tokens, *made),
         )
 
-    def _reading(self, request: GenerateRequest, prompt: Prompt) -> Answer:
+    def _reading(self, request: GenerateRequest, prompt: EncodedPrompt) -> AnswerParser:
         after = prompt.tokens if prompt.continues else ()
-        return Answer(
+        return AnswerParser(
             self._detokenizers(after),
             request.options.stop,
             prompt.markers,
-            reader(self._share.tokenizer, request.tools, harmony=prompt.harmony),
+            tool_reader(self._share.tokenizer, request.tools, harmony=prompt.harmony),
             show_thinking=request.think is not False,
             parallel_tools=request.parallel_tool_calls,
         )

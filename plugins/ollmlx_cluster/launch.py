@@ -25,10 +25,9 @@ import psutil
 from ollmlx.protocol import ExitCode, RunnerConfig
 from ollmlx.runner import parent
 from ollmlx.runner.startup import CannotStart, read_config
-from ollmlx_cluster.arguments import arguments, hosts_of, ranks_of
-from ollmlx_cluster.liveness import BEAT, LINE, SILENCE, WAKE, RollCall
-from ollmlx_cluster.rank_failures import Losses
-from ollmlx_cluster.sockets import WAKING, Host
+from ollmlx_cluster.handover import WAKING, LauncherSocket
+from ollmlx_cluster.hosts import arguments, hosts_of, ranks_of
+from ollmlx_cluster.liveness import BEAT, LINE, SILENCE, WAKE, RankFailures, RankLiveness
 
 LINGER: Final = 3.0
 """Seconds that the others have to end after rank 0."""
@@ -59,13 +58,13 @@ def main() -> NoReturn:
 
 def run(config: RunnerConfig, fd: int, plan: dict[str, Any], daemon: int, silence: float) -> int:
     """One group's life; answers the exit code."""
-    host = Host()
+    host = LauncherSocket()
     try:
         hostfile = host.path.with_name("hosts.json")
         hostfile.write_text(json.dumps(hosts_of(plan)), encoding="utf-8")
         rank = ["--rendezvous", str(host.path), "--silence", str(silence)]
         started = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ollmlx_cluster.group_monitor", *arguments(plan, hostfile, rank)],
+            [sys.executable, "-P", "-m", "ollmlx_cluster.mlx_launch", *arguments(plan, hostfile, rank)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -76,24 +75,24 @@ def run(config: RunnerConfig, fd: int, plan: dict[str, Any], daemon: int, silenc
         raise
     threading.Thread(target=_end_with, args=(daemon, started, host), daemon=True).start()
     try:
-        return Attendance(host, started, ranks_of(plan), silence).until_the_end(config, fd)
+        return GroupMonitor(host, started, ranks_of(plan), silence).until_the_end(config, fd)
     finally:
         _kill(started)
         host.close()
 
 
-class Attendance:
+class GroupMonitor:
     """What the launcher does while the group lives: hand over the work, keep the pulse, hear what is said."""
 
-    def __init__(self, host: Host, group: subprocess.Popen[bytes], hosts: list[str], silence: float) -> None:
+    def __init__(self, host: LauncherSocket, group: subprocess.Popen[bytes], hosts: list[str], silence: float) -> None:
         assert group.stdin is not None
         assert group.stdout is not None
         self._host = host
         self._group = group
         self._input, self._output = group.stdin.fileno(), group.stdout.fileno()
         os.set_blocking(self._input, False)
-        self._rolls = RollCall(hosts, silence, time.monotonic())
-        self._losses = Losses(hosts)
+        self._rolls = RankLiveness(hosts, silence, time.monotonic())
+        self._losses = RankFailures(hosts)
         self._partial = b""
         self._visitor: socket.socket | None = None
         self._end = math.inf
@@ -176,7 +175,7 @@ class Attendance:
         self._end = min(self._end, time.monotonic() + seconds)
 
 
-def _end_with(daemon: int, group: subprocess.Popen[bytes], host: Host) -> None:
+def _end_with(daemon: int, group: subprocess.Popen[bytes], host: LauncherSocket) -> None:
     while os.getppid() == daemon:
         readable, _, _ = select.select([0], [], [], 1.0)
         if readable and not os.read(0, 65536):

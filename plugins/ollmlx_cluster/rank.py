@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, NoReturn
 from ollmlx.protocol import ExitCode, RunnerConfig
 from ollmlx.runner import parent
 from ollmlx_cluster import liveness as pulse
+from ollmlx_cluster.handover import LauncherConnection
 from ollmlx_cluster.hosts import AGENT
-from ollmlx_cluster.sockets import Visitor
 
 if TYPE_CHECKING:
-    from ollmlx_cluster.collectives import Link
+    from ollmlx_cluster.shard import Collectives
 
 
 def main() -> NoReturn:
@@ -42,9 +42,9 @@ def main() -> NoReturn:
 
     import mlx.core as mx
 
-    from ollmlx_cluster.collectives import Link
+    from ollmlx_cluster.shard import Collectives
 
-    link = Link(mx.distributed.init(strict=True, backend=given.backend))
+    link = Collectives(mx.distributed.init(strict=True, backend=given.backend))
     _forget_host_file()
     try:
         code = _lead(link, given.rendezvous, given.backend) if link.leads else _follow(link)
@@ -62,12 +62,12 @@ def _forget_host_file() -> None:
         copy.unlink(missing_ok=True)
 
 
-def _lead(link: Link, rendezvous: Path, backend: str) -> int:
+def _lead(link: Collectives, rendezvous: Path, backend: str) -> int:
     from ollmlx.runner.server import serve
     from ollmlx.runner.startup import start_logging
     from ollmlx_cluster.engine import ClusterEngine
 
-    with Visitor(rendezvous) as launcher:
+    with LauncherConnection(rendezvous) as launcher:
         config, fd = launcher.receive()
         start_logging(config.log_level)
         link.tell({"config": config.model_dump(mode="json")})
@@ -81,14 +81,14 @@ def _lead(link: Link, rendezvous: Path, backend: str) -> int:
     return code
 
 
-def _follow(link: Link) -> int:
+def _follow(link: Collectives) -> int:
     from ollmlx.errors import OllmlxError
-    from ollmlx_cluster.model import Share
+    from ollmlx_cluster.shard import ModelShard
 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     config = RunnerConfig.model_validate(link.tell()["config"])
     try:
-        share = Share.load(config, link, str(config.engine_options.get("mode", "tensor")))
+        share = ModelShard.load(config, link, str(config.engine_options.get("mode", "tensor")))
     except OllmlxError as error:
         sys.stderr.write(f"rank {link.rank}: {error.message}\n")
         return ExitCode.BAD_MODEL

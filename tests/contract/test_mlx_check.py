@@ -13,10 +13,10 @@ from ollmlx import Check
 from ollmlx.testing import CheckContext, CheckSuite
 from ollmlx.testing.models import fake_model
 from ollmlx.types import InstalledModel
-from ollmlx_cluster.check import Cluster, ClusterCheck
+from ollmlx_cluster.check import ClusterCheck, DeclaredCluster
 from ollmlx_cluster.inspect import inspect
 
-CLUSTERS = {"big": Cluster(("localhost", "far.example"), "org/big")}
+CLUSTERS = {"big": DeclaredCluster(("localhost", "far.example"), "org/big")}
 
 
 async def unreachable(host: str, command: Sequence[str]) -> str:

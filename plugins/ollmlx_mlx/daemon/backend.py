@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ollmlx import LaunchOptions, ModelName, Refusal, RunnerCommand, ThisMachine, find_budget
 from ollmlx.errors import OllmlxError, StorageError
 from ollmlx.types import InstalledModel, MemoryEstimate
-from ollmlx_mlx.daemon.estimate import Facts, cache_shape, choose_form, estimate
+from ollmlx_mlx.daemon.estimate import ModelFacts, cache_shape, choose_form, estimate
 from ollmlx_mlx.daemon.known_models import MODEL_TYPE, KnownModels, installed_mlx_lm
 from ollmlx_mlx.daemon.machine import BlasAdvice, BlasChoice, BlasChooser, MlxMachine, StockBlas
 from ollmlx_mlx.folder import folder_state, read_json, remote_code, weight_sizes
@@ -48,7 +48,7 @@ B = TypeVar("B", bound="MlxBackend")
 
 
 class MlxSettings(BaseModel):
-    """`[plugins.mlx]`: how MLX models are run. The defaults suit every machine."""
+    """`[plugins.mlx]`: how MLX models are run. The defaults divide_layers every machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -101,7 +101,7 @@ class MlxBackend:
         self._known = KnownModels(mlx_lm) if mlx_lm is not None else None
         self._kv_cache_type = kv_cache_type
         self._chosen: BlasChoice | None = None
-        self._memo: dict[tuple[object, ...], Facts] = {}
+        self._memo: dict[tuple[object, ...], ModelFacts] = {}
 
     def accepts(self, model: InstalledModel) -> Refusal | None:
         """Return None for an MLX folder of a type that the installed mlx-lm serves and that needs no foreign code."""
@@ -173,7 +173,7 @@ class MlxBackend:
         """Return what the doctor reports: the library, how much faster than the reference, what would help."""
         return self._blas.advise(self._settings.blas, self._settings.threads)
 
-    def facts(self, folder: Path) -> Facts:
+    def facts(self, folder: Path) -> ModelFacts:
         """Return what decides about the memory of the model in a folder; worked out once for each state of its files.
 
         Raises StorageError when files are missing or damaged.
@@ -206,7 +206,7 @@ class MlxBackend:
         self.facts(model.path)
         return None
 
-    def _read_facts(self, folder: Path) -> Facts:
+    def _read_facts(self, folder: Path) -> ModelFacts:
         config = _config(folder)
         known = self._known
         complete = known.complete(config) if known else config
@@ -214,7 +214,7 @@ class MlxBackend:
         device = self._machine.device
         sizes = weight_sizes(folder, config)
         form, why = choose_form(device, sizes, self._settings.weights, self._budget())
-        return Facts(
+        return ModelFacts(
             device=device,
             form=form,
             why=why,

@@ -58,7 +58,7 @@ class CacheShape:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelFacts:
     """What the arithmetic needs of one model on one device."""
 
     device: Device
@@ -89,7 +89,7 @@ def choose_form(device: Device, sizes: WeightSizes, wish: str, budget: int) -> t
     return "packed", f"weights stay quantized: in float32 they would take more than {most}"
 
 
-def estimate(facts: Facts, context: int, parallel: int) -> MemoryEstimate:
+def estimate(facts: ModelFacts, context: int, parallel: int) -> MemoryEstimate:
     """Bytes for a context length in tokens and a batch width (0: automatic)."""
     weights = {"float32": facts.sizes.float32, "packed": facts.sizes.packed, "stored": facts.sizes.stored}[facts.form]
     value = bytes_per_value(facts)
@@ -106,7 +106,7 @@ def estimate(facts: Facts, context: int, parallel: int) -> MemoryEstimate:
     )
 
 
-def embedding_bytes(facts: Facts) -> int:
+def embedding_bytes(facts: ModelFacts) -> int:
     """Bytes of the embedding and, unless they are one, of the head; on the safe side where they are quantised."""
     value = 2 if facts.form == "stored" else 4
     matrices = 1 if facts.config.get("tie_word_embeddings") else 2
@@ -114,7 +114,7 @@ def embedding_bytes(facts: Facts) -> int:
     return int(size * SLACK)
 
 
-def bytes_per_value(facts: Facts) -> float:
+def bytes_per_value(facts: ModelFacts) -> float:
     """Bytes that one cached key or value takes: quantised ones carry two scales for each group of 64."""
     plain = 2 if facts.form == "stored" else 4
     if facts.kv_cache_type in ("q8_0", "q4_0"):
@@ -122,7 +122,7 @@ def bytes_per_value(facts: Facts) -> float:
     return plain
 
 
-def _activations(facts: Facts, width: int) -> int:
+def _activations(facts: ModelFacts, width: int) -> int:
     """Intermediate results of one chunk of a prompt, and the logits of every sequence (with room for sampling)."""
     value = 2 if facts.form == "stored" else 4
     hidden = _text_number(facts.config, "hidden_size") or 1024

@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from ollmlx.errors import ContextExceeded, InvalidRequest, Unsupported
 from ollmlx.types import EmbedRequest, EmbedResult
-from ollmlx_mlx.engine.batching.chunks import ChunkClock
+from ollmlx_mlx.engine.batching.prefill import ChunkClock
 from ollmlx_mlx.engine.cache.layers import make_layers
 
 Vector = tuple[float, ...]

@@ -14,16 +14,15 @@ import mlx.core as mx
 from ollmlx.errors import OllmlxError, RunnerFailed
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest
-from ollmlx_mlx.engine.batching.chunks import ALONE
 from ollmlx_mlx.engine.batching.compute import ComputeThread
-from ollmlx_mlx.engine.batching.generation import Constraint, Generation, Item
-from ollmlx_mlx.engine.batching.penalties import Penalties
-from ollmlx_mlx.engine.batching.sampling import Sampling
+from ollmlx_mlx.engine.batching.generation import Constraint, GenerationState, Item
+from ollmlx_mlx.engine.batching.prefill import ALONE
+from ollmlx_mlx.engine.batching.sampling import PenaltyRules, SamplingRules
 from ollmlx_mlx.engine.embedding import embed
 from ollmlx_mlx.engine.instance import Instance, build
-from ollmlx_mlx.engine.text.answer import Answer
-from ollmlx_mlx.engine.text.prompt import Prompt
-from ollmlx_mlx.engine.text.tools import reader
+from ollmlx_mlx.engine.text.answer import AnswerParser
+from ollmlx_mlx.engine.text.prompt import EncodedPrompt
+from ollmlx_mlx.engine.text.tools import tool_reader
 
 T = TypeVar("T")
 
@@ -187,26 +186,28 @@ def _nothing() -> None:
     """Wakes the compute thread."""
 
 
-def make_generation(instance: Instance, request: GenerateRequest, sink: Callable[[Sequence[Item]], None]) -> Generation:
+def make_generation(
+    instance: Instance, request: GenerateRequest, sink: Callable[[Sequence[Item]], None]
+) -> GenerationState:
     prompt = instance.prompts.build(request)
     options = request.options
     tokenizer = instance.loaded.tokenizer
-    answer = Answer(
+    answer = AnswerParser(
         instance.detokenizers(prompt.tokens if prompt.continues or request.continue_last else ()),
         options.stop,
         prompt.markers,
-        reader(tokenizer, request.tools, harmony=prompt.harmony),
+        tool_reader(tokenizer, request.tools, harmony=prompt.harmony),
         show_thinking=request.think is not False,
         parallel_tools=request.parallel_tool_calls,
         bare_tools=prompt.bare_tools,
     )
     room = prompt.context - len(prompt.tokens)
-    return Generation(
+    return GenerationState(
         prompt,
         answer,
         sink,
-        sampling=Sampling.of(options),
-        penalties=Penalties.of(options, prompt.context, instance.vocabulary),
+        sampling=SamplingRules.of(options),
+        penalties=PenaltyRules.of(options, prompt.context, instance.vocabulary),
         seed=options.seed if options.seed >= 0 else secrets.randbits(63),
         limit=options.num_predict if options.num_predict >= 0 else room,
         eos=instance.eos,
@@ -219,7 +220,7 @@ def make_generation(instance: Instance, request: GenerateRequest, sink: Callable
     )
 
 
-def _constraint(instance: Instance, request: GenerateRequest, prompt: Prompt) -> Constraint | None:
+def _constraint(instance: Instance, request: GenerateRequest, prompt: EncodedPrompt) -> Constraint | None:
     if prompt.forced is not None:
         return instance.grammars.constraint(prompt.forced, free=False)
     if request.format is None:

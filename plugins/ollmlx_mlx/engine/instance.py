@@ -11,17 +11,15 @@ import mlx.core as mx
 
 from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.daemon.estimate import AUTO_WIDTH
-from ollmlx_mlx.engine.batching.chunks import ChunkClock
 from ollmlx_mlx.engine.batching.drafting import Drafter
 from ollmlx_mlx.engine.batching.grammar import Grammars
-from ollmlx_mlx.engine.batching.scheduler import Scheduler
-from ollmlx_mlx.engine.cache.disk import CacheFolder
+from ollmlx_mlx.engine.batching.prefill import ChunkClock
+from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
 from ollmlx_mlx.engine.cache.layers import Layers, can_batch, make_layers, stays_trimmable, usable_type
-from ollmlx_mlx.engine.cache.prefix import PrefixCache
-from ollmlx_mlx.engine.limits import limit_memory
-from ollmlx_mlx.engine.load import Loaded, load_model
+from ollmlx_mlx.engine.cache.prefix import CacheFolder, PrefixCache
+from ollmlx_mlx.engine.load import LoadedModel, limit_memory, load_model
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
-from ollmlx_mlx.engine.text.prompt import PromptBuilder
+from ollmlx_mlx.engine.text.prompt import PromptEncoder
 from ollmlx_mlx.engine.text.template import ChatTemplate
 
 FIRST_CHUNK: Final = {"cpu": 32, "metal": 512, "cuda": 1024}
@@ -33,17 +31,17 @@ class Instance:
     """Made once, on the compute thread. `width`: sequences computed at once; `vocabulary`: logits per token."""
 
     config: RunnerConfig
-    loaded: Loaded
+    loaded: LoadedModel
     width: int
     vocabulary: int
     eos: frozenset[int]
     notes: tuple[str, ...]
-    prompts: PromptBuilder
+    prompts: PromptEncoder
     detokenizers: DetokenizerFactory
     grammars: Grammars
     prefixes: PrefixCache
     clock: ChunkClock
-    scheduler: Scheduler
+    scheduler: BatchScheduler
     folder: CacheFolder | None
 
     def spell(self, tokens: Sequence[int]) -> str:
@@ -85,14 +83,14 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
         vocabulary=vocabulary,
         eos=eos,
         notes=tuple(notes),
-        prompts=PromptBuilder(
+        prompts=PromptEncoder(
             tokenizer, template, config.model.name.short, config.context_length, boundaries=not stays_trimmable(sample)
         ),
         detokenizers=loaded.detokenizers,
         grammars=Grammars(tokenizer._tokenizer, vocabulary, sorted(eos)),
         prefixes=prefixes,
         clock=clock,
-        scheduler=Scheduler(
+        scheduler=BatchScheduler(
             model,
             prefixes,
             lambda: make_layers(model, kv_type),

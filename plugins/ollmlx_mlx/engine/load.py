@@ -1,5 +1,4 @@
-"""From a model's folder to a model in memory, in the form of weights that suits the device. In the child, on the
-compute thread.
+"""From a model's folder to a model in memory, in the form of weights that suits the device. On the compute thread.
 
 On Linux CPU everything that is computed with is float32: the half types are emulated there and up to 40 times slower.
 Whether the weights themselves are unpacked to float32 (fastest with a good BLAS) or stay quantised is decided by the
@@ -27,7 +26,21 @@ from ollmlx.errors import OllmlxError, OutOfMemory, StorageError
 from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.engine.adapter import apply_adapter
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
-from ollmlx_mlx.linux_cpu.layers import suit
+from ollmlx_mlx.linux_cpu.layers import divide_layers
+
+
+def limit_memory(config: RunnerConfig, core: Any) -> None:
+    """Set the limits of a process that will hold this model. `core` is `mlx.core`."""
+    if config.memory_limit:
+        core.set_memory_limit(config.memory_limit)
+    if config.cache_limit is not None:
+        core.set_cache_limit(config.cache_limit)
+    # Wired memory has panicked Macs that ran out: only on request, within the budget and Metal's advice.
+    if config.wired != "off" and core.metal.is_available():
+        most = int(core.device_info()["max_recommended_working_set_size"])
+        wanted = config.model.size if config.wired == "model" else most
+        core.set_wired_limit(min(most, wanted, config.memory_limit or most))
+
 
 _OUT_OF_MEMORY: Final = ("unable to allocate", "out of memory", "insufficient memory", "attempting to allocate")
 _STEPS: Final = 64
@@ -39,7 +52,7 @@ Advance = Callable[[float], None]
 
 
 @dataclass(slots=True)
-class Loaded:
+class LoadedModel:
     """A model that is ready to compute.
 
     `detokenizers`: of this tokenizer. `device`: `metal`, `cuda` or `cpu`. `notes`: what was chosen and why, for `ps`
@@ -62,7 +75,7 @@ def device_name() -> str:
     return "metal" if mx.metal.is_available() else "cuda"
 
 
-def load_model(config: RunnerConfig, advance: Advance | None = None) -> Loaded:
+def load_model(config: RunnerConfig, advance: Advance | None = None) -> LoadedModel:
     """Load weights, tokenizer, adapter and draft model. `advance` is called with the fraction done, 0 to 1.
 
     Raises StorageError when files are missing, damaged or do not fit together, OutOfMemory when memory is short.
@@ -91,7 +104,7 @@ def load_model(config: RunnerConfig, advance: Advance | None = None) -> Loaded:
             mx.eval(model.parameters())
         streams = int(config.engine_options.get("streams", 1))
         if device == "cpu":
-            suit(model, streams=streams)
+            divide_layers(model, streams=streams)
         draft = None
         if config.model.defaults.draft is not None:
             draft = load_draft(
@@ -103,7 +116,7 @@ def load_model(config: RunnerConfig, advance: Advance | None = None) -> Loaded:
     except Exception as error:
         raise load_error(error, folder) from error
     advance(1.0)
-    return Loaded(model, tokenizer, detokenizers, device, tuple(notes), settings, draft)
+    return LoadedModel(model, tokenizer, detokenizers, device, tuple(notes), settings, draft)
 
 
 def read_tokenizer(folder: Path, settings: dict[str, Any], *, trust: bool = False) -> TokenizerWrapper:
@@ -134,7 +147,7 @@ def load_draft(folder: Path, tokenizer: TokenizerWrapper, *, device: str, unpack
         to_float32(model, unpack=unpack)
     _materialise(model, _quiet)
     if device == "cpu":
-        suit(model, streams=streams)
+        divide_layers(model, streams=streams)
     draft: Module = model
     return draft
 

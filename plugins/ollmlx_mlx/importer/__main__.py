@@ -21,7 +21,7 @@ INTERVAL: Final = 0.1
 """Seconds between two lines of progress within one step."""
 
 
-class Printer:
+class ProgressPrinter:
     """Writes progress to a stream, and no more of it than somebody can watch."""
 
     def __init__(self, stream: Any) -> None:
@@ -39,7 +39,7 @@ class Printer:
         self._stream.flush()
 
 
-def run(source: Path, into: Path, options: dict[str, Any], report: Printer) -> None:
+def run(source: Path, into: Path, options: dict[str, Any], report: ProgressPrinter) -> None:
     """Import a GGUF file or a folder of safetensors. Raises OllmlxError."""
     quantize = options.get("quantize")
     into.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not isinstance(options, dict):
         return _fail(ExitCode.USAGE, "--options is not a JSON object")
     try:
-        run(given.source, given.into, options, Printer(sys.stdout))
+        run(given.source, given.into, options, ProgressPrinter(sys.stdout))
     except (StorageError, InvalidRequest) as error:
         return _fail(ExitCode.BAD_MODEL, _sentence(error))
     except (OutOfMemory, MemoryError) as error:

@@ -24,7 +24,7 @@ from ollmlx_mlx.importer.gguf_config import (
     permuted_heads,
 )
 from ollmlx_mlx.importer.gguf_tokenizer import ImportedTokenizer, read_tokenizer
-from ollmlx_mlx.importer.gguf_weights import GROUP, Imported, read_tensor
+from ollmlx_mlx.importer.gguf_weights import GROUP, ImportedTensor, read_tensor
 
 SHARD: Final = 2 * 1024**3
 """Bytes after which a new file of weights is begun; bounds the memory that an import takes."""
@@ -115,7 +115,7 @@ def _write_weights(
     return _quantization(bits)
 
 
-def _named(tensor: TensorInfo, imported: Imported, dtype: mx.Dtype) -> dict[str, mx.array]:
+def _named(tensor: TensorInfo, imported: ImportedTensor, dtype: mx.Dtype) -> dict[str, mx.array]:
     module, parameter = parameter_name(tensor.name) or ("", "")
     if imported.bits is None:
         return {f"{module}.{parameter}": imported.arrays["weight"].astype(dtype)}

@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Codes:
+class QuantizedCodes:
     """`value = code * scale + bias`: codes (rows, columns) below 2**bits, scales and biases (rows, columns / GROUP)."""
 
     bits: int
@@ -36,14 +36,14 @@ class Codes:
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportedTensor:
     """A tensor as MLX keeps it: `arrays` by suffix (`weight`, `scales`, `biases`); `bits` None when not quantised."""
 
     arrays: dict[str, mx.array]
     bits: int | None = None
 
 
-def read_tensor(info: TensorInfo, data: Bytes, *, heads: int | None = None) -> Imported:
+def read_tensor(info: TensorInfo, data: Bytes, *, heads: int | None = None) -> ImportedTensor:
     """One tensor. `data` is the whole file as bytes; `heads` asks to undo llama.cpp's reordering of rotary rows.
 
     Raises StorageError for a type that cannot be read.
@@ -53,7 +53,7 @@ def read_tensor(info: TensorInfo, data: Bytes, *, heads: int | None = None) -> I
     raw = data[info.offset : info.offset + info.nbytes]
     if info.kind in ("F32", "F16", "BF16"):
         values = _floats(info, raw)
-        return Imported({"weight": _unpermuted(values, heads) if heads else values})
+        return ImportedTensor({"weight": _unpermuted(values, heads) if heads else values})
     rows = raw.reshape(int(np.prod(info.shape[:-1])), -1)
     pieces = [
         _quantised(info.kind, rows[at : at + step]) for step in (_step(rows),) for at in range(0, len(rows), step)
@@ -62,7 +62,7 @@ def read_tensor(info: TensorInfo, data: Bytes, *, heads: int | None = None) -> I
     if heads:
         arrays = {key: _unpermuted(array, heads) for key, array in arrays.items()}
     mx.eval(arrays)
-    return Imported(arrays, REQUANTISED.get(info.kind) or _BITS[info.kind])
+    return ImportedTensor(arrays, REQUANTISED.get(info.kind) or _BITS[info.kind])
 
 
 def dequantised(info: TensorInfo, data: Bytes) -> Floats:
@@ -93,7 +93,7 @@ def _quantised(kind: str, rows: Bytes) -> dict[str, mx.array]:
     return {"weight": weight, "scales": scales.astype(mx.float16), "biases": biases.astype(mx.float16)}
 
 
-def _packed(unpacked: Codes) -> dict[str, mx.array]:
+def _packed(unpacked: QuantizedCodes) -> dict[str, mx.array]:
     return {
         "weight": mx.array(_words(unpacked.codes, unpacked.bits)),
         "scales": mx.array(unpacked.scales.astype(np.float16)),
@@ -138,34 +138,34 @@ def _fifth_bits(blocks: Bytes) -> Bytes:
     return np.unpackbits(np.ascontiguousarray(blocks), axis=-1, bitorder="little") << np.uint8(4)
 
 
-def _codes(bits: int, codes: Bytes, scales: Floats, biases: Floats) -> Codes:
+def _codes(bits: int, codes: Bytes, scales: Floats, biases: Floats) -> QuantizedCodes:
     rows = codes.shape[0]
-    return Codes(bits, codes.reshape(rows, -1), scales.reshape(rows, -1), biases.reshape(rows, -1))
+    return QuantizedCodes(bits, codes.reshape(rows, -1), scales.reshape(rows, -1), biases.reshape(rows, -1))
 
 
-def _q4_0(rows: Bytes) -> Codes:
+def _q4_0(rows: Bytes) -> QuantizedCodes:
     blocks = _blocks(rows, "Q4_0")
     scales = _half(blocks, 0)
     return _codes(4, _nibbles(blocks[..., 2:]), scales, -8 * scales)
 
 
-def _q4_1(rows: Bytes) -> Codes:
+def _q4_1(rows: Bytes) -> QuantizedCodes:
     blocks = _blocks(rows, "Q4_1")
     return _codes(4, _nibbles(blocks[..., 4:]), _half(blocks, 0), _half(blocks, 2))
 
 
-def _q5_0(rows: Bytes) -> Codes:
+def _q5_0(rows: Bytes) -> QuantizedCodes:
     blocks = _blocks(rows, "Q5_0")
     scales = _half(blocks, 0)
     return _codes(5, _nibbles(blocks[..., 6:]) | _fifth_bits(blocks[..., 2:6]), scales, -16 * scales)
 
 
-def _q5_1(rows: Bytes) -> Codes:
+def _q5_1(rows: Bytes) -> QuantizedCodes:
     blocks = _blocks(rows, "Q5_1")
     return _codes(5, _nibbles(blocks[..., 8:]) | _fifth_bits(blocks[..., 4:8]), _half(blocks, 0), _half(blocks, 2))
 
 
-def _q8_0(rows: Bytes) -> Codes:
+def _q8_0(rows: Bytes) -> QuantizedCodes:
     blocks = _blocks(rows, "Q8_0")
     scales = _half(blocks, 0)
     return _codes(8, blocks[..., 2:] ^ np.uint8(128), scales, -128 * scales)
@@ -185,12 +185,12 @@ def _k_nibbles(blocks: Bytes) -> Bytes:
     return _nibbles(blocks.reshape(rows, count, 4, 32)).reshape(rows, count, 8, 32)
 
 
-def _q4_k(rows: Bytes) -> Codes:
+def _q4_k(rows: Bytes) -> QuantizedCodes:
     blocks = _blocks(rows, "Q4_K")
     return _codes(4, _k_nibbles(blocks[..., 16:]), *_k_scales(blocks))
 
 
-def _q5_k(rows: Bytes) -> Codes:
+def _q5_k(rows: Bytes) -> QuantizedCodes:
     blocks = _blocks(rows, "Q5_K")
     high = (blocks[..., None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None]) & np.uint8(1)
     return _codes(5, _k_nibbles(blocks[..., 48:]) | (high << np.uint8(4)), *_k_scales(blocks))

@@ -32,7 +32,7 @@ _OPENBLAS: Final = (
 
 
 @dataclass(frozen=True)
-class Candidate:
+class BlasCandidate:
     """A BLAS library: `kind` is `mkl`, `openblas` or `custom`; `env` makes a child use it."""
 
     kind: str
@@ -41,25 +41,25 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ProbeResult:
     """What a probe found: `seconds` for the test product, or why the library is unusable."""
 
     seconds: float | None
     problem: str = ""
 
 
-Probe = Callable[[Candidate | None], Verdict]
+Probe = Callable[[BlasCandidate | None], ProbeResult]
 """Compute with a candidate (None: as MLX is shipped) in a child process, or remember having done so; any thread may."""
 
 
-def candidates(machine: MlxMachine, wish: str, threads: int) -> Iterator[Candidate]:
+def candidates(machine: MlxMachine, wish: str, threads: int) -> Iterator[BlasCandidate]:
     """Libraries worth probing, best first. `wish` is the setting: `auto`, `off` or a path."""
     if machine.device != "cpu" or machine.system != "linux" or wish == "off":
         return
     paths = (*_mkl(machine), *_openblas(machine)) if wish == "auto" else (Path(wish).expanduser().absolute(),)
     for path in paths:
         kind = next((kind for kind in ("mkl", "openblas") if kind in path.name), "custom")
-        yield Candidate(kind, path, _environment((kind, path), machine, threads))
+        yield BlasCandidate(kind, path, _environment((kind, path), machine, threads))
 
 
 def choose(machine: MlxMachine, probe: Probe, *, wish: str = "auto", threads: int = 0) -> BlasChoice:
@@ -95,12 +95,12 @@ def choose(machine: MlxMachine, probe: Probe, *, wish: str = "auto", threads: in
     )
 
 
-def _usable(candidate: Candidate) -> Verdict | None:
+def _usable(candidate: BlasCandidate) -> ProbeResult | None:
     """Why it is not even worth a probe, or None."""
     if not candidate.path.is_file():
-        return Verdict(None, "there is no such file")
+        return ProbeResult(None, "there is no such file")
     if ":" in str(candidate.path.parent):
-        return Verdict(None, "the dynamic linker cannot search a folder with a colon in its name")
+        return ProbeResult(None, "the dynamic linker cannot search a folder with a colon in its name")
     return None
 
 
@@ -109,7 +109,7 @@ def best_command(machine: MlxMachine) -> str:
     return MKL_COMMAND if machine.architecture in ("x86_64", "AMD64") else OPENBLAS_COMMAND
 
 
-def speed_up(choice: BlasChoice, stock: Verdict) -> float | None:
+def speed_up(choice: BlasChoice, stock: ProbeResult) -> float | None:
     """How many times faster than the reference BLAS the choice computed the test product; None when not measured."""
     if choice.seconds is None or not stock.seconds:
         return None

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any, Final
 
 from ollmlx_mlx.daemon.machine import MlxMachine
-from ollmlx_mlx.linux_cpu.blas import Candidate, Verdict
+from ollmlx_mlx.linux_cpu.blas import BlasCandidate, ProbeResult
 
 logger = logging.getLogger(__name__)
 
@@ -54,17 +54,17 @@ class ProbeMemory:
         self._file = file
         self._writing = Lock()
 
-    def get(self, key: str) -> Verdict | None:
+    def get(self, key: str) -> ProbeResult | None:
         """The verdict on this very library on this very machine, if there was one."""
         entry = self._read().get(key)
         if not isinstance(entry, dict):
             return None
         seconds, problem = entry.get("seconds"), entry.get("problem")
         if isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0:
-            return Verdict(float(seconds))
-        return Verdict(None, problem) if isinstance(problem, str) and problem else None
+            return ProbeResult(float(seconds))
+        return ProbeResult(None, problem) if isinstance(problem, str) and problem else None
 
-    def put(self, key: str, verdict: Verdict) -> None:
+    def put(self, key: str, verdict: ProbeResult) -> None:
         """Remember, where there is a state folder: the daemon makes it, and the doctor leaves nothing on a machine.
 
         A folder that cannot be written only costs the next start a probe.
@@ -105,7 +105,7 @@ class ChildProbe:
         self._memory = memory
         self._python = python
 
-    def __call__(self, candidate: Candidate | None) -> Verdict:
+    def __call__(self, candidate: BlasCandidate | None) -> ProbeResult:
         key = identity(candidate, self._machine, self._python)
         known = self._memory.get(key)
         if known is None:
@@ -113,7 +113,7 @@ class ChildProbe:
             self._memory.put(key, known)
         return known
 
-    def _try(self, env: Mapping[str, str]) -> Verdict:
+    def _try(self, env: Mapping[str, str]) -> ProbeResult:
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
         try:
             done = subprocess.run(
@@ -127,27 +127,27 @@ class ChildProbe:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return Verdict(None, f"it took more than {TIMEOUT:.0f} seconds")
+            return ProbeResult(None, f"it took more than {TIMEOUT:.0f} seconds")
         except OSError as error:
-            return Verdict(None, f"{self._python} cannot be started: {error}")
-        return read_verdict(done.returncode, done.stdout, done.stderr)
+            return ProbeResult(None, f"{self._python} cannot be started: {error}")
+        return read_result(done.returncode, done.stdout, done.stderr)
 
 
-def read_verdict(code: int, output: str, errors: str) -> Verdict:
+def read_result(code: int, output: str, errors: str) -> ProbeResult:
     """What the end and the output of a probe mean."""
     if code != 0:
-        return Verdict(None, _death(code, errors))
+        return ProbeResult(None, _death(code, errors))
     if "cannot be preloaded" in errors:
-        return Verdict(None, "the dynamic linker cannot load it")
+        return ProbeResult(None, "the dynamic linker cannot load it")
     with suppress(ValueError, KeyError, TypeError):
         told = json.loads(output)
         if not told["wrong"] <= 1e-4:  # not a number is wrong, too
-            return Verdict(None, "its results are wrong")
-        return Verdict(float(told["seconds"]))
-    return Verdict(None, "the probe said nothing that can be understood")
+            return ProbeResult(None, "its results are wrong")
+        return ProbeResult(float(told["seconds"]))
+    return ProbeResult(None, "the probe said nothing that can be understood")
 
 
-def identity(candidate: Candidate | None, machine: MlxMachine, python: str) -> str:
+def identity(candidate: BlasCandidate | None, machine: MlxMachine, python: str) -> str:
     """What a verdict depends on: library file, its settings, MLX, interpreter and CPU."""
     about: list[object] = [machine.cpu, machine.architecture, machine.packages.get("mlx"), python]
     about += [machine.packages.get("mlx-cpu"), machine.packages.get("mkl"), PROGRAM]

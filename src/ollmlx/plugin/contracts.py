@@ -115,7 +115,7 @@ class Backend(Protocol):
 
 
 @runtime_checkable
-class Spreader(Protocol):
+class Spreader(Backend, Protocol):
     """A backend for models that are declared as a cluster, `[models."NAME".cluster]`: it runs one as a group of
     processes, on one or several machines. Other models are never offered to it."""
 

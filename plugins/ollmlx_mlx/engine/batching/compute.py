@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from ollmlx.errors import RunnerFailed
-from ollmlx_mlx.engine.batching.scheduler import EngineBroken, Scheduler
+from ollmlx_mlx.engine.batching.scheduler import BatchScheduler, EngineBroken
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class ComputeThread:
         self._closing = False
         self.parts = 0
         """Parts of sliced work done: progress that the scheduler does not see. Read from other threads."""
-        self.scheduler: Scheduler | None = None
+        self.scheduler: BatchScheduler | None = None
         self.broken: str | None = None
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()

@@ -1,4 +1,4 @@
-"""The running batch: one model call per step, for every sequence that has its prompt behind it.
+"""The running batch: one model call per step, for every sequence whose prompt is computed.
 
 Why not mlx-lm's `GenerationBatch`: it samples row after row with one global generator, evaluates every row's whole
 log-probabilities at each step, and cannot wait for a grammar. The caches it works on (merge, extend, filter, extract)
@@ -9,19 +9,59 @@ The device is kept busy: the next step is launched before the tokens of the last
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.nn.layers.base import Module
 
 from ollmlx_mlx.engine.batching.drafting import Drafter
-from ollmlx_mlx.engine.batching.generation import Generation
-from ollmlx_mlx.engine.batching.head import Head
+from ollmlx_mlx.engine.batching.generation import GenerationState
 from ollmlx_mlx.engine.batching.logprobs import PendingLogprobs
-from ollmlx_mlx.engine.batching.penalties import Penalizer
-from ollmlx_mlx.engine.batching.sampling import Sampler
-from ollmlx_mlx.engine.cache.layers import Layers, can_trim, clone, extend, keep_rows, merge, take_row
+from ollmlx_mlx.engine.batching.sampling import Penalizer, Sampler
+from ollmlx_mlx.engine.cache.layers import Layers, can_trim, clone, extend, extract_row, filter_rows, make_layers, merge
+
+
+class OutputHead:
+    """The head of one model. `narrows`: whether `last_only` has an effect; it has none where the head is not found."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._last_only = False
+        for name, layer in model.named_modules():
+            if name.rpartition(".")[2] == "lm_head":
+                self._wrap(layer, "__call__")
+            elif hasattr(layer, "as_linear"):  # an embedding that may serve as head as well
+                self._wrap(layer, "as_linear")
+        self.narrows = self._narrows()
+
+    @contextmanager
+    def last_only(self) -> Iterator[None]:
+        """Model calls inside give logits [rows, 1, vocabulary], if the head `narrows`."""
+        self._last_only = True
+        try:
+            yield
+        finally:
+            self._last_only = False
+
+    def _wrap(self, layer: Module, method: str) -> None:
+        kind = type(layer)
+        original = getattr(kind, method)
+
+        def narrowed(this: Any, hidden: mx.array) -> mx.array:
+            result: mx.array = original(this, hidden[..., -1:, :] if self._last_only else hidden)
+            return result
+
+        # Python looks special methods up in the class: an instance attribute would not be seen.
+        layer.__class__ = type(kind.__name__, (kind,), {method: narrowed})
+
+    def _narrows(self) -> bool:
+        """Shapes are known before anything is computed: build the call, and throw it away."""
+        with self.last_only():
+            logits = self._model(mx.zeros((1, 2), dtype=mx.int32), cache=make_layers(self._model))
+        return bool(logits.shape[1] == 1)
 
 
 class DecodeBatch:
@@ -31,12 +71,14 @@ class DecodeBatch:
     behind the launch of the second it would wait for a whole step.
     """
 
-    def __init__(self, model: Any, head: Head, drafter: Drafter | None = None, *, launch_blocks: bool = False) -> None:
+    def __init__(
+        self, model: Any, head: OutputHead, drafter: Drafter | None = None, *, launch_blocks: bool = False
+    ) -> None:
         self._model = model
         self._head = head
         self._drafter = drafter
         self._launch_blocks = launch_blocks
-        self.rows: list[Generation] = []
+        self.rows: list[GenerationState] = []
         self._cache: Layers = []
         self._merged = False
         self._inputs = mx.array([], dtype=mx.int32)
@@ -46,7 +88,7 @@ class DecodeBatch:
         self._sampler: Sampler | None = None
         self._penalizer: Penalizer | None = None
 
-    def join(self, coming: Sequence[Generation]) -> None:
+    def join(self, coming: Sequence[GenerationState]) -> None:
         """Take sequences whose prompts are computed up to their last token; one that is alone may bring more."""
         caches = [generation.cache for generation in coming if generation.cache is not None]
         assert len(caches) == len(coming)
@@ -70,12 +112,12 @@ class DecodeBatch:
             generation.cache = None
         self._changed()
 
-    def leave(self, leaving: Collection[Generation], *, keep_caches: bool) -> None:
+    def leave(self, leaving: Collection[GenerationState], *, keep_caches: bool) -> None:
         """Let sequences go; with `keep_caches` each gets its own cache back, of its first `fed` tokens."""
         if keep_caches:
             for index, row in enumerate(self.rows):
                 if row in leaving:
-                    row.cache = take_row(self._cache, index) if self._merged else self._cache
+                    row.cache = extract_row(self._cache, index) if self._merged else self._cache
         stay = [index for index, row in enumerate(self.rows) if row not in leaving]
         if len(stay) == len(self.rows):
             return
@@ -88,12 +130,12 @@ class DecodeBatch:
         else:
             self._inputs = self._inputs[mx.array(stay, dtype=mx.int32)]
             if self._merged and len(stay) == 1:
-                self._cache, self._merged = take_row(self._cache, stay[0]), False
+                self._cache, self._merged = extract_row(self._cache, stay[0]), False
             elif self._merged:
-                keep_rows(self._cache, stay)
+                filter_rows(self._cache, stay)
         self._changed()
 
-    def clear(self) -> list[Generation]:
+    def clear(self) -> list[GenerationState]:
         """Forget everything, after a failure; the sequences that were in it."""
         rows, self.rows = self.rows, []
         self._cache, self._merged, self._unread, self._logprobs, self._opening = [], False, [], None, []
@@ -101,10 +143,10 @@ class DecodeBatch:
         self._changed()
         return rows
 
-    def prefix(self, row: Generation, length: int) -> Layers | None:
+    def prefix(self, row: GenerationState, length: int) -> Layers | None:
         """A copy of a running sequence's cache up to `length` tokens, where its kind allows taking tokens back."""
         index = self.rows.index(row)
-        layers = take_row(self._cache, index) if self._merged else self._cache
+        layers = extract_row(self._cache, index) if self._merged else self._cache
         if not can_trim(layers) or row.fed < length:
             return None
         return clone(layers, row.fed - length)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import mlx.core as mx
 
-from ollmlx_mlx.engine.batching.generation import Generation, draw
+from ollmlx_mlx.engine.batching.generation import GenerationState, draw
 from ollmlx_mlx.engine.batching.sampling import Sampler
 from ollmlx_mlx.engine.cache.layers import Layers, can_trim, make_layers, shorten
 
@@ -25,13 +25,13 @@ class Drafter:
         self._model = model
         self._draft = draft
 
-    def suits(self, row: Generation, cache: Layers) -> bool:
+    def suits(self, row: GenerationState, cache: Layers) -> bool:
         """Whether this request can be decoded in leaps: nothing in it depends on each single token."""
         plain = row.constraint is None and row.top_logprobs is None
         plain = plain and not row.penalties.count and not row.penalties.bias
         return plain and row.drafts > 0 and not row.remaining and can_trim(cache)
 
-    def leap(self, row: Generation, cache: Layers) -> bool:
+    def leap(self, row: GenerationState, cache: Layers) -> bool:
         """Some tokens of a row whose tokens have all been read. False when there is none to guess: step normally."""
         room = min(row.limit - row.generated, row.prompt.context - len(row.tokens)) - 1
         count = min(row.drafts, room)
@@ -55,7 +55,7 @@ class Drafter:
         row.draft_fed = length + min(count, taken) - 1
         return True
 
-    def _caught_up(self, row: Generation) -> bool:
+    def _caught_up(self, row: GenerationState) -> bool:
         """Bring the small model near the end of the row, a slice at a time; True when it is there."""
         if row.draft_cache is None:
             row.draft_cache, row.draft_fed = make_layers(self._draft), 0
@@ -68,7 +68,7 @@ class Drafter:
         row.draft_fed += len(part)
         return False
 
-    def _guess(self, row: Generation, count: int) -> list[int]:
+    def _guess(self, row: GenerationState, count: int) -> list[int]:
         newest = mx.array([row.tokens[row.draft_fed :]])
         guesses = []
         for _ in range(count):

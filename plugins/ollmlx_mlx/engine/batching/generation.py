@@ -9,10 +9,9 @@ from typing import Any, Literal, Protocol
 
 from ollmlx.errors import OllmlxError
 from ollmlx.types import Done, Event, Prefill, TokenLogprob
-from ollmlx_mlx.engine.batching.penalties import Penalties
-from ollmlx_mlx.engine.batching.sampling import Sampling
-from ollmlx_mlx.engine.text.answer import Answer
-from ollmlx_mlx.engine.text.prompt import Prompt
+from ollmlx_mlx.engine.batching.sampling import PenaltyRules, SamplingRules
+from ollmlx_mlx.engine.text.answer import AnswerParser
+from ollmlx_mlx.engine.text.prompt import EncodedPrompt
 
 Item = Event | OllmlxError
 Sink = Callable[[Sequence[Item]], None]
@@ -46,7 +45,7 @@ def draw(seed: int, position: int) -> float:
     return (int.from_bytes(digest.digest(), "little") >> 40) / (1 << 24)
 
 
-class Generation:
+class GenerationState:
     """State of one request. Only the compute thread touches it, but for `cancelled`, which anyone may set.
 
     `tokens`: prompt, then answer. `fed`: how many of them are in `cache`. `limit`: tokens the answer may have.
@@ -55,12 +54,12 @@ class Generation:
 
     def __init__(
         self,
-        prompt: Prompt,
-        answer: Answer,
+        prompt: EncodedPrompt,
+        answer: AnswerParser,
         sink: Sink,
         *,
-        sampling: Sampling,
-        penalties: Penalties,
+        sampling: SamplingRules,
+        penalties: PenaltyRules,
         seed: int,
         limit: int,
         eos: frozenset[int],

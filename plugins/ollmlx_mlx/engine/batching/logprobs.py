@@ -10,7 +10,7 @@ import mlx.core as mx
 from ollmlx.types import TokenLogprob
 
 if TYPE_CHECKING:
-    from ollmlx_mlx.engine.batching.generation import Generation
+    from ollmlx_mlx.engine.batching.generation import GenerationState
 
 
 class PendingLogprobs:
@@ -53,7 +53,7 @@ class PendingLogprobs:
         pad = [(0, rows), (0, 0)]
         return PendingLogprobs(mx.pad(self._chosen, [(0, rows)]), mx.pad(self._ids, pad), mx.pad(self._values, pad))
 
-    def of(self, row: int, token: int, generation: Generation) -> TokenLogprob | None:
+    def of(self, row: int, token: int, generation: GenerationState) -> TokenLogprob | None:
         """The sampled token of a row with the alternatives it asked for, best first; None when it asked for none."""
         if generation.top_logprobs is None or generation.spell is None:
             return None

@@ -1,7 +1,7 @@
-"""Prompts on their way into the cache: in slices of time, shared prefixes computed once.
+"""Prompts on their way into the cache: computed in slices of time, shared prefixes only once.
 
 Why not mlx-lm's `PromptProcessingBatch`: its chunks are a number of tokens for the whole batch, padded to the longest
-prompt, and it knows nothing of siblings.
+prompt, and it does not share prefixes between prompts that arrive together.
 """
 
 from __future__ import annotations
@@ -12,10 +12,45 @@ from typing import Any
 
 import mlx.core as mx
 
-from ollmlx_mlx.engine.batching.chunks import ALONE, SLICE_SECONDS, ChunkClock
-from ollmlx_mlx.engine.batching.generation import Generation
-from ollmlx_mlx.engine.cache.layers import Layers, can_pad, can_trim, clone, merge, padded_end, take_row
+from ollmlx_mlx.engine.batching.generation import GenerationState
+from ollmlx_mlx.engine.cache.layers import Layers, can_pad, can_trim, clone, extract_row, merge, padded_end
 from ollmlx_mlx.engine.cache.prefix import PrefixCache, common_prefix
+
+SLICE_SECONDS = 0.25
+ALONE = 2.0
+"""Slices that a prompt may take at once while nobody waits for tokens: it still can be cancelled within a second."""
+_SMALLEST, _LARGEST = 16, 2048
+
+
+class ChunkClock:
+    """Learns the speed of prefill and answers with the size of the next chunk.
+
+    Sizes are powers of two times 16, so that a device that compiles or pads by shape sees few of them. `start` is the
+    size of the first chunk, before anything is known.
+    """
+
+    def __init__(self, start: int = 64, seconds: float = SLICE_SECONDS) -> None:
+        self._seconds = seconds
+        self._rate = start / seconds
+
+    def size(self, slices: float = 1.0) -> int:
+        """Tokens for a chunk of so many slices."""
+        wanted = self._rate * self._seconds * slices
+        size = _SMALLEST
+        while size * 2 <= wanted and size < _LARGEST:
+            size *= 2
+        # Between powers of two the larger one would overrun the slice by up to a factor of two: take three quarters.
+        return size + size // 2 if size * 1.5 <= wanted and size < _LARGEST else size
+
+    def learn(self, tokens: int, seconds: float) -> None:
+        """A chunk of so many tokens took so long. Small chunks say little about speed and are weighed down."""
+        if tokens <= 0 or seconds <= 0:
+            return
+        weight = min(0.5, tokens / (2 * max(1.0, self._rate * self._seconds)))
+        # Never more than twice as fast at once: the first chunks of a fast device would leap past the slice.
+        rate = min(tokens / seconds, 4 * self._rate)
+        self._rate += weight * (rate - self._rate)
+
 
 _SHARE = 32
 _TAIL = 24
@@ -23,7 +58,7 @@ _TOGETHER = 4096
 """Cached and new tokens of the sequences that are computed together, padding included: what is copied for it."""
 
 
-class Prefill:
+class PrefillQueue:
     """Sequences whose prompts are being computed, oldest first.
 
     `running`: sequences of the decode batch, whose prefixes may be borrowed with `borrow(sequence, length)`.
@@ -36,7 +71,7 @@ class Prefill:
         prefixes: PrefixCache,
         make: Callable[[], Layers],
         clock: ChunkClock,
-        borrow: Callable[[Generation, int], Layers | None],
+        borrow: Callable[[GenerationState, int], Layers | None],
         *,
         opens_whole: bool,
     ) -> None:
@@ -46,11 +81,11 @@ class Prefill:
         self._clock = clock
         self._borrow = borrow
         self._opens_whole = opens_whole
-        self._leaders: dict[Generation, tuple[Generation, int]] = {}
+        self._leaders: dict[GenerationState, tuple[GenerationState, int]] = {}
         self._turn = 0
-        self.sequences: list[Generation] = []
+        self.sequences: list[GenerationState] = []
 
-    def admit(self, generation: Generation, running: Sequence[Generation]) -> None:
+    def admit(self, generation: GenerationState, running: Sequence[GenerationState]) -> None:
         """Start a prompt from the longest prefix that is known, or wait for the sibling that is computing it."""
         if generation not in self.sequences:
             self.sequences.append(generation)
@@ -68,7 +103,7 @@ class Prefill:
             if shared >= generation.fed + _SHARE and self._follow(generation, leader, shared):
                 return
 
-    def _start(self, generation: Generation, cache: Layers | None, length: int) -> None:
+    def _start(self, generation: GenerationState, cache: Layers | None, length: int) -> None:
         generation.cache = cache if cache is not None else self._make()
         generation.fed = length if cache is not None else 0
         generation.cached = generation.fed
@@ -77,7 +112,7 @@ class Prefill:
             generation.checkpoints.add(generation.prompt.boundary)
         generation.report_prefill()
 
-    def _follow(self, generation: Generation, leader: Generation, shared: int) -> bool:
+    def _follow(self, generation: GenerationState, leader: GenerationState, shared: int) -> bool:
         assert leader.cache is not None
         if leader.fed >= shared:
             # It has that much behind it: waiting for it would be waiting for ever.
@@ -88,7 +123,7 @@ class Prefill:
         leader.checkpoints.add(shared)
         return True
 
-    def slice(self, *, alone: bool) -> tuple[list[Generation], int]:
+    def slice(self, *, alone: bool) -> tuple[list[GenerationState], int]:
         """Compute for about a slice. The sequences that may be decoded now, and how many chunks it took.
 
         They stay in `sequences` until they are taken out with `release`.
@@ -111,7 +146,7 @@ class Prefill:
                 break
         return ready, chunks
 
-    def release(self, ready: Sequence[Generation]) -> None:
+    def release(self, ready: Sequence[GenerationState]) -> None:
         """Forget sequences whose prompts are computed."""
         for generation in ready:
             self.sequences.remove(generation)
@@ -120,13 +155,13 @@ class Prefill:
         """Prompt tokens, but for the last one, that the first step of decoding may take along."""
         return max(_TAIL, int(1.25 * self._clock.size(slices)) - 1) if self._opens_whole else _TAIL
 
-    def _is_ready(self, generation: Generation, least: int) -> bool:
+    def _is_ready(self, generation: GenerationState, least: int) -> bool:
         return generation.remaining <= least and all(point <= generation.fed for point in generation.checkpoints)
 
-    def _able(self, ready: Sequence[Generation]) -> list[Generation]:
+    def _able(self, ready: Sequence[GenerationState]) -> list[GenerationState]:
         return [g for g in self.sequences if g not in self._leaders and g not in ready]
 
-    def _next(self, ready: Sequence[Generation]) -> Generation | None:
+    def _next(self, ready: Sequence[GenerationState]) -> GenerationState | None:
         """The oldest and the shortest take turns: a long prompt neither starves nor blocks the others."""
         able = self._able(ready)
         if not able:
@@ -135,8 +170,8 @@ class Prefill:
         return able[0] if self._turn % 2 else min(able, key=lambda g: g.remaining)
 
     def _group(
-        self, first: Generation, ready: Sequence[Generation], slices: float, least: int
-    ) -> dict[Generation, int]:
+        self, first: GenerationState, ready: Sequence[GenerationState], slices: float, least: int
+    ) -> dict[GenerationState, int]:
         """A sequence and those whose chunks go along with its one in the same slice; the chunks' sizes."""
         group = {first: self._count(first, slices, least)}
         assert first.cache is not None
@@ -152,7 +187,7 @@ class Prefill:
                 group = more
         return group
 
-    def _count(self, generation: Generation, slices: float, least: int) -> int:
+    def _count(self, generation: GenerationState, slices: float, least: int) -> int:
         """Tokens in the next chunk of this sequence."""
         fed = generation.fed
         count = self._clock.size(slices)
@@ -162,7 +197,7 @@ class Prefill:
         ahead = [point - fed for point in generation.checkpoints if point > fed]
         return min([count, *ahead])
 
-    def _compute(self, group: dict[Generation, int]) -> None:
+    def _compute(self, group: dict[GenerationState, int]) -> None:
         started = time.monotonic()
         width = max(group.values())
         chunks = [member.tokens[member.fed : member.fed + count] for member, count in group.items()]
@@ -174,7 +209,7 @@ class Prefill:
         mx.eval([layer.state for layer in cache])
         if len(group) > 1:
             for row, member in enumerate(group):
-                member.cache = take_row(cache, row)
+                member.cache = extract_row(cache, row)
         self._clock.learn(width * len(group), time.monotonic() - started)
         for member, count in group.items():
             member.fed += count
@@ -182,7 +217,7 @@ class Prefill:
             if member.fed in member.checkpoints:
                 self._checkpoint(member)
 
-    def _checkpoint(self, generation: Generation) -> None:
+    def _checkpoint(self, generation: GenerationState) -> None:
         assert generation.cache is not None
         generation.checkpoints.discard(generation.fed)
         followers = [f for f, (leader, at) in self._leaders.items() if leader is generation and at == generation.fed]
@@ -192,7 +227,7 @@ class Prefill:
         if generation.fed == generation.prompt.boundary or not can_trim(generation.cache):
             self._prefixes.insert(generation.tokens[: generation.fed], clone(generation.cache))
 
-    def remove(self, generation: Generation, running: Sequence[Generation]) -> None:
+    def remove(self, generation: GenerationState, running: Sequence[GenerationState]) -> None:
         """Take a sequence out (cancelled or failed); those who waited for it find themselves another prefix."""
         self.sequences.remove(generation)
         self._leaders.pop(generation, None)

@@ -8,12 +8,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed
-from ollmlx_mlx.engine.batching.chunks import ChunkClock
-from ollmlx_mlx.engine.batching.decode import DecodeBatch
+from ollmlx_mlx.engine.batching.decode import DecodeBatch, OutputHead
 from ollmlx_mlx.engine.batching.drafting import Drafter
-from ollmlx_mlx.engine.batching.generation import Generation
-from ollmlx_mlx.engine.batching.head import Head
-from ollmlx_mlx.engine.batching.prefill import Prefill
+from ollmlx_mlx.engine.batching.generation import GenerationState
+from ollmlx_mlx.engine.batching.prefill import ChunkClock, PrefillQueue
 from ollmlx_mlx.engine.cache.layers import Layers
 from ollmlx_mlx.engine.cache.prefix import PrefixCache
 
@@ -25,7 +23,7 @@ class EngineBroken(Exception):
     """Computing fails again and again; the engine reports itself as failed."""
 
 
-class Scheduler:
+class BatchScheduler:
     """Requests through waiting, prefill and decoding. `width`: sequences at once. Lives on the compute thread.
 
     `progress` grows with every chunk and step; the totals count tokens. They are read from other threads.
@@ -42,10 +40,10 @@ class Scheduler:
         drafter: Drafter | None = None,
         launch_blocks: bool = False,
     ) -> None:
-        self._waiting: deque[Generation] = deque()
-        head = Head(model)
+        self._waiting: deque[GenerationState] = deque()
+        head = OutputHead(model)
         self._batch = DecodeBatch(model, head, drafter, launch_blocks=launch_blocks)
-        self._prefill = Prefill(model, prefixes, make, clock, self._batch.prefix, opens_whole=head.narrows)
+        self._prefill = PrefillQueue(model, prefixes, make, clock, self._batch.prefix, opens_whole=head.narrows)
         self._prefixes = prefixes
         self._width = width
         self._failures = 0
@@ -69,7 +67,7 @@ class Scheduler:
         """Sequences that wait for a place."""
         return len(self._waiting)
 
-    def submit(self, generation: Generation) -> None:
+    def submit(self, generation: GenerationState) -> None:
         """Queue a request."""
         self._waiting.append(generation)
 
@@ -113,12 +111,12 @@ class Scheduler:
             row.drop_oldest()
             self._prefill.admit(row, [])
 
-    def _release(self, rows: Collection[Generation]) -> None:
+    def _release(self, rows: Collection[GenerationState]) -> None:
         self._batch.leave(rows, keep_caches=True)
         for row in rows:
             self._remember(row)
 
-    def _remember(self, generation: Generation) -> None:
+    def _remember(self, generation: GenerationState) -> None:
         if generation.cache is not None and generation.fed:
             self._prefixes.insert(generation.tokens[: generation.fed], generation.cache)
         generation.cache = None
@@ -162,14 +160,14 @@ class Scheduler:
         for generation in (*self._batch.rows, *self._prefill.sequences):
             generation.flush()
 
-    def _give_up_prefill(self) -> list[Generation]:
+    def _give_up_prefill(self) -> list[GenerationState]:
         sequences = list(self._prefill.sequences)
         for generation in sequences:
             generation.cache = None
             self._prefill.remove(generation, [])
         return sequences
 
-    def _guarded(self, work: Callable[[], None], give_up: Callable[[], list[Generation]]) -> None:
+    def _guarded(self, work: Callable[[], None], give_up: Callable[[], list[GenerationState]]) -> None:
         """Run a part of the round; if it fails, its requests fail and the others go on."""
         try:
             work()

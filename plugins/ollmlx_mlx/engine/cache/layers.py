@@ -125,7 +125,7 @@ def extend(batch: Layers, more: Layers) -> None:
         mine.extend(theirs)
 
 
-def keep_rows(batch: Layers, rows: Sequence[int]) -> None:
+def filter_rows(batch: Layers, rows: Sequence[int]) -> None:
     """Leave only these rows of a batched cache, in place."""
     for layer in batch:
         layer.filter(list(rows))
@@ -145,7 +145,7 @@ def _padded_end(batch: Layers, padding: list[int]) -> Iterator[None]:
         layer.finalize()
 
 
-def take_row(batch: Layers, row: int) -> Layers:
+def extract_row(batch: Layers, row: int) -> Layers:
     """One row of a batched cache as a single one, computed and ready to keep."""
     layers = [layer.extract(row) for layer in batch]
     mx.eval([layer.state for layer in layers])

@@ -1,28 +1,45 @@
-"""The prefix cache: what earlier requests computed, for the ones that begin alike.
+"""The prefix cache: what earlier requests computed, in memory and on disk, for requests that begin alike.
 
 Why not mlx-lm's `LRUPromptCache`: it keeps a Python dictionary per token, evicts by count as well as by bytes, and has
-no place for entries that are still on disk. Its idea is kept: caches that can be trimmed serve any common prefix, the
-others only an exact one.
+no entries that are still on disk. Its idea is kept: caches that can be trimmed serve any common prefix, the others only
+an exact one.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
+from mlx_lm.models.cache import KVCache, QuantizedKVCache, load_prompt_cache, save_prompt_cache
 from numpy.typing import NDArray
 
+from ollmlx import read_safetensors_header
+from ollmlx.errors import StorageError
 from ollmlx_mlx.engine.cache.layers import Layers, can_trim, clone, compact, size_of
 
-_LEAST = 8
+_log = logging.getLogger(__name__)
+
+VERSION: Final = "1"
+LEAST_TOKENS: Final = 64
+"""Shorter prefixes are computed faster than they are read from disk."""
+_LEAST: Final = 8
+"""Shorter prefixes are not kept at all."""
 
 Tokens = NDArray[np.int32]
 Load = Callable[[], Layers | None]
+Found = tuple[Tokens, bool, Callable[[], Layers | None]]
 
 
 @dataclass(eq=False)
-class Entry:
+class CachedPrefix:
     """One remembered sequence. `layers` is None while it is only on disk, where `load` gets it from."""
 
     tokens: Tokens
@@ -38,7 +55,7 @@ class PrefixCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: list[Entry] = []
+        self._entries: list[CachedPrefix] = []
         self._clock = 0
 
     @property
@@ -48,14 +65,6 @@ class PrefixCache:
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    def entries(self) -> list[Entry]:
-        """What is remembered, the most recently used first."""
-        return sorted(self._entries, key=lambda entry: -entry.used)
-
-    def remember(self, entry: Entry) -> None:
-        """Add an entry as it is (one found on disk)."""
-        self._entries.append(entry)
 
     def fetch(self, tokens: Sequence[int]) -> tuple[Layers | None, int]:
         """A cache of the caller's own for the longest known prefix, and its length; at least one token is left over."""
@@ -78,7 +87,7 @@ class PrefixCache:
         own = np.asarray(tokens, dtype=np.int32)
         layers = compact(layers)
         trimmable = can_trim(layers)
-        entry = Entry(own, layers, size_of(layers), trimmable)
+        entry = CachedPrefix(own, layers, size_of(layers), trimmable)
         if entry.nbytes > self._max_bytes:
             return
         for other in list(self._entries):
@@ -94,7 +103,7 @@ class PrefixCache:
 
     def know(self, tokens: Tokens, *, trimmable: bool, load: Load) -> None:
         """A sequence that is on disk; it is read when it is first wanted."""
-        self._entries.append(Entry(tokens, None, 0, trimmable, load))
+        self._entries.append(CachedPrefix(tokens, None, 0, trimmable, load))
 
     def held(self) -> list[tuple[Tokens, Layers]]:
         """The sequences in memory, the most recently used first."""
@@ -105,7 +114,7 @@ class PrefixCache:
         """Give the memory back. What is on disk stays known."""
         self._shrink(0)
 
-    def _best(self, wanted: Tokens) -> tuple[Entry | None, int]:
+    def _best(self, wanted: Tokens) -> tuple[CachedPrefix | None, int]:
         best, length = None, _LEAST - 1
         for entry in self._entries:
             shared = min(_shared(wanted, entry.tokens), len(wanted) - 1)
@@ -115,7 +124,7 @@ class PrefixCache:
                 best, length = entry, shared
         return best, length
 
-    def _fill(self, entry: Entry) -> bool:
+    def _fill(self, entry: CachedPrefix) -> bool:
         layers = entry.load() if entry.load is not None else None
         if layers is None:
             return False
@@ -124,7 +133,7 @@ class PrefixCache:
         self._shrink(max(self._max_bytes, entry.nbytes))
         return True
 
-    def _touch(self, entry: Entry) -> None:
+    def _touch(self, entry: CachedPrefix) -> None:
         self._clock += 1
         entry.used = self._clock
 
@@ -150,3 +159,100 @@ def _shared(first: Tokens, second: Tokens) -> int:
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens two sequences begin with alike."""
     return _shared(np.asarray(first, dtype=np.int32), np.asarray(second, dtype=np.int32))
+
+
+class CacheFolder:
+    """The saved caches of one model in one form.
+
+    `limit`: bytes for the caches of all models together; `sample`: an empty cache of this model.
+    """
+
+    def __init__(self, root: Path, identity: dict[str, str], limit: int, sample: Layers) -> None:
+        self._root = root
+        self._kinds = [type(layer) for layer in sample]
+        self._identity = json.dumps({"version": VERSION, **identity}, sort_keys=True)
+        self._folder = root / hashlib.sha256(self._identity.encode()).hexdigest()[:24]
+        self._limit = limit
+
+    def entries(self) -> tuple[list[Found], list[str]]:
+        """What is there: tokens and a function that reads the cache. A damaged or foreign file is told and skipped."""
+        found: list[Found] = []
+        problems: list[str] = []
+        for path in sorted(self._folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime):
+            try:
+                metadata = _metadata(path)
+                if metadata["identity"] != self._identity:
+                    raise ValueError("it belongs to another model")
+                tokens = np.array(json.loads(metadata["tokens"]), dtype=np.int32)
+            except (StorageError, OSError, ValueError, KeyError, TypeError) as error:
+                problems.append(f"saved prompt cache {path.name} ignored: {error}")
+                _log.warning("%s", problems[-1])
+                continue
+            found.append((tokens, metadata.get("trimmable") == "True", partial(self._read, path, len(tokens))))
+        return found, problems
+
+    def save(self, entries: Sequence[tuple[Tokens, Layers]]) -> None:
+        """Write caches, the most recently used first, until the bound is reached. Failures are logged, not raised."""
+        if not entries:
+            return
+        try:
+            self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._folder.mkdir(exist_ok=True, mode=0o700)
+            room = self._limit
+            for tokens, layers in entries:
+                size = sum(layer.nbytes for layer in layers)
+                if len(tokens) < LEAST_TOKENS or size > room:
+                    continue
+                room -= size
+                self._write(tokens, layers)
+            self._forget_oldest()
+        except (OSError, RuntimeError, ValueError) as error:
+            _log.warning("prompt caches were not saved: %s", error)
+
+    def _write(self, tokens: Tokens, layers: Layers) -> None:
+        name = hashlib.sha256(tokens.tobytes()).hexdigest()[:24]
+        target, staged = self._folder / f"{name}.safetensors", self._folder / f".{name}.{os.getpid()}.safetensors"
+        metadata = {
+            "identity": self._identity,
+            "tokens": json.dumps(tokens.tolist()),
+            "trimmable": str(can_trim(layers)),
+        }
+        try:
+            save_prompt_cache(str(staged), layers, metadata)
+            staged.chmod(0o600)
+            staged.replace(target)
+        finally:
+            staged.unlink(missing_ok=True)
+
+    def _read(self, path: Path, length: int) -> Layers | None:
+        try:
+            layers: Layers = load_prompt_cache(str(path))
+            if [type(layer) for layer in layers] != self._kinds:
+                raise ValueError("its layers are of other kinds than the model's")
+            if any(layer.offset != length for layer in layers if isinstance(layer, (KVCache, QuantizedKVCache))):
+                raise ValueError("its length is not what it says")
+            os.utime(path)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the file, the prefix is computed again
+            _log.warning("saved prompt cache %s ignored: %s", path.name, error)
+            return None
+        return layers
+
+    def _forget_oldest(self) -> None:
+        files = sorted(self._root.glob("*/*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+        held = 0
+        for path in files:
+            held += path.stat().st_size
+            if held > self._limit:
+                path.unlink(missing_ok=True)
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """What was saved beside the arrays, without reading them. Raises StorageError, ValueError for a damaged file."""
+    read_safetensors_header(path)
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    # mlx-lm flattens a list of three into string keys; what was handed to it is the first.
+    prefix = "0."
+    stored = header.get("__metadata__", {})
+    return {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}

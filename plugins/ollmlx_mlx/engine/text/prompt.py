@@ -9,14 +9,14 @@ from typing import Any
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.runner.kit import context_exceeded, cut_tokens, fit_messages, offered_tools, truncation_target
 from ollmlx.types import GenerateRequest, Message
-from ollmlx_mlx.engine.text.channels import Markers, is_harmony, markers_for
+from ollmlx_mlx.engine.text.answer import Markers, is_harmony, markers_for
 from ollmlx_mlx.engine.text.insert import InsertTokens
 from ollmlx_mlx.engine.text.template import ChatTemplate
-from ollmlx_mlx.engine.text.tool_choice import call_schema, json_call_format
+from ollmlx_mlx.engine.text.tools import call_schema, json_call_format
 
 
 @dataclass(frozen=True)
-class Prompt:
+class EncodedPrompt:
     """Token ids to answer, `dropped` of them left out; `context` tokens is the limit for prompt and answer together.
 
     `continues`: the answer continues this text (a leading space matters). `boundary`: how many of the tokens the next
@@ -35,7 +35,7 @@ class Prompt:
     bare_tools: bool = False
 
 
-class PromptBuilder:
+class PromptEncoder:
     """Makes prompts for one model. Runs outside the compute thread; one call at a time.
 
     `boundaries`: whether the model's cache cannot be shortened, so that it matters where the next turn will branch off.
@@ -58,7 +58,7 @@ class PromptBuilder:
         self._harmony = is_harmony(tokenizer)
         self._insert = InsertTokens.of(tokenizer)
 
-    def build(self, request: GenerateRequest) -> Prompt:
+    def build(self, request: GenerateRequest) -> EncodedPrompt:
         """The prompt of a request. Raises InvalidRequest, Unsupported, ContextExceeded."""
         if any(message.images for message in request.messages):
             raise Unsupported(f"{self._model_name} does not support images")
@@ -95,7 +95,7 @@ class PromptBuilder:
             answer=answer,
         )
 
-    def _conversation(self, request: GenerateRequest, context: int) -> Prompt:
+    def _conversation(self, request: GenerateRequest, context: int) -> EncodedPrompt:
         if request.suffix:
             raise InvalidRequest("suffix goes with a prompt, not with messages")
         request, opening, forced = self._must_call(request)
@@ -136,7 +136,7 @@ class PromptBuilder:
         asked = last.model_copy(update={"content": f"{last.content}\n\nAnswer with a tool call."})
         return request.model_copy(update={"messages": (*before, asked)}), "", None
 
-    def _text(self, request: GenerateRequest, context: int) -> Prompt:
+    def _text(self, request: GenerateRequest, context: int) -> EncodedPrompt:
         assert request.prompt is not None
         if request.suffix:
             if self._insert is None:
@@ -160,7 +160,7 @@ class PromptBuilder:
         tail: str,
         boundary: int,
         continues: bool = False,
-    ) -> Prompt:
+    ) -> EncodedPrompt:
         self._check_ids(tokens)
         if len(tokens) > context - 1:
             if not request.truncate:
@@ -169,7 +169,7 @@ class PromptBuilder:
             cut = cut_tokens(tokens, target, request.options.num_keep)
             dropped, tokens, boundary = dropped + len(tokens) - len(cut), cut, 0
         tools = bool(request.tools) and request.tool_choice != "none"
-        return Prompt(
+        return EncodedPrompt(
             tokens=tuple(tokens),
             dropped=dropped,
             context=context,

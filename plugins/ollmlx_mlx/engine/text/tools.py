@@ -1,4 +1,7 @@
-"""Tool calls in a model's output: mlx-lm's parsers for the tagged formats, two more here, ids and shapes for all."""
+"""Tool calls: choosing tools and forcing a call on the way in, reading calls on the way out.
+
+mlx-lm's parsers read the tagged formats. Added here: the harmony format, calls without markers, ids and shapes for all.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,40 @@ import re
 import secrets
 import string
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
+from ollmlx.runner.kit import tool_function
 from ollmlx.types import Tool, ToolCall
+
+Schema = dict[str, Any]
+
+
+def call_schema(tools: Sequence[Tool], arguments: str) -> Schema:
+    """The JSON schema of one call of one of these tools; `arguments` is the key that this format uses for them."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": tool_function(tool)["name"]},
+                arguments: tool_function(tool).get("parameters") or {"type": "object"},
+            },
+            "required": ["name", arguments],
+            "additionalProperties": False,
+        }
+        for tool in tools
+    ]
+    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
+def json_call_format(tokenizer: Any) -> tuple[str, str] | None:
+    """(text before a call, key of its arguments) of a model that writes calls as JSON; None for other formats."""
+    parser = tokenizer.tool_parser
+    if parser is None:
+        return "", "parameters"
+    if str(getattr(parser, "__module__", "")).endswith(".json_tools"):
+        return f"{tokenizer.tool_call_start}\n", "arguments"
+    return None
+
 
 _HARMONY = re.compile(r"^\s*(?:functions\.)?([\w.-]+).*?<\|message\|>(.*)$", re.DOTALL)
 _ID_ALPHABET = string.ascii_lowercase + string.digits
@@ -20,7 +54,7 @@ def tool_id() -> str:
     return "call_" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(8))
 
 
-def reader(tokenizer: Any, tools: Sequence[Tool], *, harmony: bool = False) -> Callable[[str], list[ToolCall]]:
+def tool_reader(tokenizer: Any, tools: Sequence[Tool], *, harmony: bool = False) -> Callable[[str], list[ToolCall]]:
     """The function that reads the text between two tool markers for this model and these tools."""
 
     def read(text: str) -> list[ToolCall]:
@@ -63,3 +97,31 @@ def _call(parsed: Any) -> ToolCall:
         raise ValueError("the arguments of a tool call must be an object")  # noqa: TRY004 - as above
     given = parsed.get("id")
     return ToolCall(name=parsed["name"], arguments=arguments, id=given if isinstance(given, str) else tool_id())
+
+
+PYTHON_TAG: Final = "<|python_tag|>"
+
+
+class BareCalls:
+    """Holds an answer back that looks like JSON from its first character on; `held` is what it holds."""
+
+    def __init__(self) -> None:
+        self.held = ""
+        self._open = True
+
+    def feed(self, text: str) -> str:
+        """The text that is certainly not a call."""
+        if not self._open:
+            return text
+        self.held += text
+        start = bare_call(self.held)
+        if not start or start[0] in "{[" or PYTHON_TAG.startswith(start):
+            return ""
+        self._open = False
+        text, self.held = self.held, ""
+        return text
+
+
+def bare_call(text: str) -> str:
+    """The JSON of a call, without what models write before it."""
+    return text.strip().removeprefix(PYTHON_TAG).strip()

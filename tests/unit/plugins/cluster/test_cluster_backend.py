@@ -17,13 +17,13 @@ from ollmlx.testing import fake_model
 from ollmlx.types import InstalledModel, ModelDefaults
 from ollmlx_cluster.backend import ClusterBackend, share
 from ollmlx_mlx.daemon.backend import MlxBackend, MlxSettings
-from ollmlx_mlx.daemon.estimate import MIB, CacheShape, Facts, estimate
+from ollmlx_mlx.daemon.estimate import MIB, CacheShape, ModelFacts, estimate
 from ollmlx_mlx.daemon.known_models import installed_mlx_lm
 from ollmlx_mlx.daemon.machine import MlxMachine
 from ollmlx_mlx.folder import WeightSizes
 
 CONFIG = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-FACTS = Facts(
+FACTS = ModelFacts(
     "cpu",
     "float32",
     WeightSizes(stored=100 * MIB, float32=800 * MIB, packed=110 * MIB, quantized=True),
@@ -93,7 +93,7 @@ def test_each_rank_is_charged_for_its_part_and_the_whole_embedding(here: int, ra
     assert part.kv_cache == here * alone.kv_cache // ranks
     assert part.overhead == here * alone.overhead
     assert share(FACTS, 4096, ranks, here, split_cache=False).kv_cache == here * alone.kv_cache
-    untied = Facts("cpu", "float32", FACTS.sizes, FACTS.cache, {**FACTS.config, "tie_word_embeddings": False})
+    untied = ModelFacts("cpu", "float32", FACTS.sizes, FACTS.cache, {**FACTS.config, "tie_word_embeddings": False})
     assert share(untied, 4096, ranks, here, split_cache=True).weights > part.weights
 
 

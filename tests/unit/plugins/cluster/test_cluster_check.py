@@ -12,10 +12,9 @@ import pytest
 from ollmlx import Check, Severity
 from ollmlx.testing.models import fake_model
 from ollmlx.types import InstalledModel
-from ollmlx_cluster import ssh as ssh_module
-from ollmlx_cluster.check import NO_MODEL, UNLIKE, UNUSABLE, Cluster, ClusterCheck
+from ollmlx_cluster import check as ssh_module
+from ollmlx_cluster.check import NO_MODEL, UNLIKE, UNUSABLE, ClusterCheck, DeclaredCluster, over_ssh
 from ollmlx_cluster.inspect import fingerprint, inspect
-from ollmlx_cluster.ssh import over_ssh
 
 
 class CheckContext:
@@ -30,8 +29,8 @@ class CheckContext:
         return self._model
 
 
-def clusters(**hosts: list[str]) -> dict[str, Cluster]:
-    return {name: Cluster(tuple(given), "org/big") for name, given in hosts.items()}
+def clusters(**hosts: list[str]) -> dict[str, DeclaredCluster]:
+    return {name: DeclaredCluster(tuple(given), "org/big") for name, given in hosts.items()}
 
 
 def answering(answers: dict[str, Any]) -> tuple[Callable[[str, Sequence[str]], Awaitable[str]], list[str]]:

@@ -12,7 +12,7 @@ from ollmlx import RunnerCommand
 from ollmlx.errors import ConfigError
 from ollmlx.protocol import ExitCode
 from ollmlx.runner.startup import CannotStart
-from ollmlx_cluster import arguments
+from ollmlx_cluster import hosts as arguments
 from ollmlx_cluster.backend import cluster_command
 from ollmlx_cluster.hosts import check_heads, members
 

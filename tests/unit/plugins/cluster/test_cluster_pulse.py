@@ -8,9 +8,8 @@ import select
 import pytest
 
 from ollmlx.protocol import ExitCode
-from ollmlx_cluster.group_monitor import calm
-from ollmlx_cluster.liveness import RollCall
-from ollmlx_cluster.rank_failures import Losses
+from ollmlx_cluster.liveness import RankFailures, RankLiveness
+from ollmlx_cluster.mlx_launch import calm
 
 HOSTS = ["localhost", "node2", "node3"]
 
@@ -19,13 +18,13 @@ def exited(rank: int, code: int) -> str:
     return f"\033[33m[WARN] Node with rank {rank} exited with code {code} \033[0m"
 
 
-def signs(roll: RollCall, now: float, *ranks: int) -> None:
+def signs(roll: RankLiveness, now: float, *ranks: int) -> None:
     for rank in ranks:
         assert roll.hear(f"ollmlx rank {rank} is alive", now)
 
 
 def test_a_rank_that_is_silent_for_too_long_is_missed_by_name() -> None:
-    roll = RollCall(HOSTS, 30, now=0)
+    roll = RankLiveness(HOSTS, 30, now=0)
     for second in range(1, 61):
         signs(roll, second, 0, 2)
         if second == 20:
@@ -35,7 +34,7 @@ def test_a_rank_that_is_silent_for_too_long_is_missed_by_name() -> None:
 
 
 def test_a_rank_that_was_never_heard_did_not_start() -> None:
-    roll = RollCall(HOSTS, 5, now=0)
+    roll = RankLiveness(HOSTS, 5, now=0)
     for second in range(1, 7):
         signs(roll, second, 0, 1)
         missing = roll.missing(second)
@@ -43,7 +42,7 @@ def test_a_rank_that_was_never_heard_did_not_start() -> None:
 
 
 def test_the_launchers_own_sleep_is_nobodys_silence() -> None:
-    roll = RollCall(HOSTS, 30, now=0)
+    roll = RankLiveness(HOSTS, 30, now=0)
     signs(roll, 1, 0, 1, 2)
     assert roll.missing(1) is None
     assert roll.missing(5000) is None
@@ -63,7 +62,7 @@ def test_the_launchers_own_sleep_is_nobodys_silence() -> None:
     ],
 )
 def test_signs_of_life_are_told_from_what_ranks_print(line: str, sign: bool) -> None:
-    assert RollCall(HOSTS, 30, now=0).hear(line, 1) is sign
+    assert RankLiveness(HOSTS, 30, now=0).hear(line, 1) is sign
 
 
 @pytest.mark.parametrize(
@@ -93,7 +92,7 @@ def test_signs_of_life_are_told_from_what_ranks_print(line: str, sign: bool) -> 
 def test_the_rank_that_went_first_is_named_with_what_would_help(
     lines: list[str], seen: set[int], code: int, words: str
 ) -> None:
-    losses = Losses(HOSTS)
+    losses = RankFailures(HOSTS)
     for line in lines:
         assert losses.hear(line) is line.startswith("\033")
     verdict = losses.verdict(seen)
@@ -103,7 +102,7 @@ def test_the_rank_that_went_first_is_named_with_what_would_help(
 
 
 def test_a_group_that_ended_by_itself_lost_nobody() -> None:
-    losses = Losses(HOSTS)
+    losses = RankFailures(HOSTS)
     assert losses.hear("\033[33m[WARN] Node with rank 1 was killed \033[0m")
     assert losses.verdict({0}) is None
 

@@ -44,17 +44,17 @@ def tiny_vocabulary() -> dict[str, Any]:
 @pytest.fixture
 def second_stream() -> Iterator[None]:
     """A second CPU stream for the thread of the test."""
-    from ollmlx_mlx.linux_cpu import streams
+    from ollmlx_mlx.linux_cpu import products
 
-    streams.open_second()
+    products.open_second()
     yield
-    streams.close_second()
+    products.close_second()
 
 
 @pytest.fixture
 def two_streams(second_stream: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever can be divided between two CPU streams is, however small."""
-    monkeypatch.setattr("ollmlx_mlx.linux_cpu.streams.WORTH_DIVIDING", 0)
+    monkeypatch.setattr("ollmlx_mlx.linux_cpu.products.WORTH_DIVIDING", 0)
 
 
 WriteGguf = Callable[..., Path]

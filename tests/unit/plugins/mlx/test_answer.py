@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx.types import Event, Text, Thinking, Tool, ToolCalled
-from ollmlx_mlx.engine.text.answer import Answer
-from ollmlx_mlx.engine.text.channels import is_harmony, markers_for
-from ollmlx_mlx.engine.text.tools import reader
+from ollmlx_mlx.engine.text.answer import AnswerParser, is_harmony, markers_for
+from ollmlx_mlx.engine.text.tools import tool_reader
 
 pytestmark = pytest.mark.mlx
 
@@ -76,11 +75,11 @@ def events_of(
     text: str, kind: Format, size: int = 3, *, tail: str = "", tools: bool = True, **more: Any
 ) -> list[Event]:
     pieces = pieces_of(text, size)
-    answer = Answer(
+    answer = AnswerParser(
         Pieces(pieces),
         more.pop("stops", ()),
         markers_for(kind, tools=tools, prompt_tail=tail, harmony=is_harmony(kind)),
-        reader(kind, [WEATHER], harmony=is_harmony(kind)),
+        tool_reader(kind, [WEATHER], harmony=is_harmony(kind)),
         **more,
     )
     events = [event for token in range(len(pieces)) for event in answer.add(token)]
@@ -241,7 +240,7 @@ def test_no_marker_ever_leaks_and_borders_do_not_matter(words: list[str], size: 
 
 
 def test_a_token_that_repeats_without_end_is_noticed() -> None:
-    answer = Answer(Pieces(["ab "]), (), markers_for(Format(), tools=False), reader(Format(), []))
+    answer = AnswerParser(Pieces(["ab "]), (), markers_for(Format(), tools=False), tool_reader(Format(), []))
     for count in range(40):
         answer.add(0)
         assert answer.runaway == (count > 30)

@@ -21,7 +21,7 @@ from ollmlx_mlx.daemon.backend import FOREIGN, MlxBackend, MlxSettings
 from ollmlx_mlx.daemon.known_models import KnownModels, installed_mlx_lm
 from ollmlx_mlx.daemon.machine import MlxMachine
 from ollmlx_mlx.folder import remote_code
-from ollmlx_mlx.linux_cpu.blas import Candidate, TunedBlas, Verdict
+from ollmlx_mlx.linux_cpu.blas import BlasCandidate, ProbeResult, TunedBlas
 
 CPU = MlxMachine("linux", "x86_64", "Some CPU", 2, {"mlx": "1", "mlx-cpu": "1"}, root=Path("/nowhere"))
 METAL = MlxMachine("darwin", "arm64", "Apple", 8, {"mlx": "1", "mlx-metal": "1"})
@@ -48,8 +48,8 @@ def folder(tmp_path: Path) -> MakeFolder:
 
 
 def backend(machine: MlxMachine = CPU, *, trusted: bool = False, mlx_lm: Path | None = None, **own: Any) -> MlxBackend:
-    def probe(candidate: Candidate | None) -> Verdict:
-        return Verdict(0.4)
+    def probe(candidate: BlasCandidate | None) -> ProbeResult:
+        return ProbeResult(0.4)
 
     return MlxBackend(
         MlxSettings(**own),

@@ -14,18 +14,18 @@ from ollmlx_mlx.linux_cpu.blas import (
     MKL_COMMAND,
     OPENBLAS_COMMAND,
     REFERENCE,
-    Candidate,
-    Verdict,
+    BlasCandidate,
+    ProbeResult,
     advise,
     candidates,
     choose,
     speed_up,
 )
-from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory, identity, read_verdict
+from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory, identity, read_result
 
 LINUX = MlxMachine("linux", "x86_64", "Some CPU", 4, {"mlx": "0.32", "mlx-cpu": "0.32"})
-STOCK = Verdict(0.4)
-FAST = Verdict(0.01)
+STOCK = ProbeResult(0.4)
+FAST = ProbeResult(0.01)
 
 
 def touch(file: Path) -> Path:
@@ -44,10 +44,10 @@ def machine(tmp_path: Path) -> MlxMachine:
     return replace(LINUX, folders=(tmp_path / "env" / "lib",), root=tmp_path)
 
 
-def answers(**verdicts: Verdict) -> Callable[[Candidate | None], Verdict]:
+def answers(**verdicts: ProbeResult) -> Callable[[BlasCandidate | None], ProbeResult]:
     """A probe that says these things: `stock`, and by kind."""
 
-    def probe(candidate: Candidate | None) -> Verdict:
+    def probe(candidate: BlasCandidate | None) -> ProbeResult:
         return verdicts.get(candidate.kind if candidate else "stock", FAST if candidate else STOCK)
 
     return probe
@@ -90,7 +90,7 @@ def test_on_few_cores_streams_take_the_place_of_threads(
 def test_openblas_has_threads_or_the_child_has_streams(
     cores: int, threads: str, streams: int, machine: MlxMachine
 ) -> None:
-    choice = choose(replace(machine, cores=cores), answers(mkl=Verdict(None, "an illegal instruction")))
+    choice = choose(replace(machine, cores=cores), answers(mkl=ProbeResult(None, "an illegal instruction")))
     assert (choice.env["OPENBLAS_NUM_THREADS"], choice.streams) == (threads, streams)
 
 
@@ -100,7 +100,7 @@ def test_the_reference_blas_has_no_threads_so_the_child_has_streams(machine: Mlx
 
 
 def test_a_library_that_dies_in_its_probe_is_passed_over_and_remembered_as_rejected(machine: MlxMachine) -> None:
-    choice = choose(machine, answers(mkl=Verdict(None, "an illegal instruction")))
+    choice = choose(machine, answers(mkl=ProbeResult(None, "an illegal instruction")))
     assert choice.name == "OpenBLAS"
     assert choice.env["OPENBLAS_NUM_THREADS"] == "4"
     assert [problem for _, problem in choice.rejected] == ["an illegal instruction"] * 2
@@ -108,7 +108,7 @@ def test_a_library_that_dies_in_its_probe_is_passed_over_and_remembered_as_rejec
 
 
 def test_with_nothing_usable_the_warning_says_why_and_which_command_helps(machine: MlxMachine) -> None:
-    broken = Verdict(None, "an illegal instruction")
+    broken = ProbeResult(None, "an illegal instruction")
     choice = choose(machine, answers(mkl=broken, openblas=broken))
     assert choice.name == REFERENCE
     assert choice.env == {}
@@ -119,7 +119,7 @@ def test_with_nothing_usable_the_warning_says_why_and_which_command_helps(machin
 
 
 def test_a_library_slower_than_the_reference_is_not_taken(machine: MlxMachine) -> None:
-    choice = choose(machine, answers(mkl=Verdict(0.5), openblas=Verdict(0.6)))
+    choice = choose(machine, answers(mkl=ProbeResult(0.5), openblas=ProbeResult(0.6)))
     assert choice.name == REFERENCE
     assert choice.rejected[0][1] == "it is slower than the reference BLAS"
 
@@ -159,7 +159,7 @@ def test_nothing_is_probed_or_preloaded_where_a_gpu_computes(
 ) -> None:
     touch(tmp_path / "dev/nvidiactl")
 
-    def never(candidate: Candidate | None) -> Verdict:
+    def never(candidate: BlasCandidate | None) -> ProbeResult:
         raise AssertionError(candidate)
 
     gpu = replace(machine, system=system, packages=packages)
@@ -189,20 +189,20 @@ def test_the_cuda_package_without_a_driver_computes_on_the_cpu(machine: MlxMachi
     ],
 )
 def test_what_the_end_of_a_probe_means(code: int, out: str, err: str, seconds: float | None, words: str) -> None:
-    verdict = read_verdict(code, out, err)
+    verdict = read_result(code, out, err)
     assert verdict.seconds == seconds
     assert words in verdict.problem
 
 
 def test_a_verdict_is_remembered_until_something_about_it_changes(tmp_path: Path) -> None:
     library = touch(tmp_path / "libx.so")
-    candidate = Candidate("custom", library, {"LD_PRELOAD": "libx.so"})
+    candidate = BlasCandidate("custom", library, {"LD_PRELOAD": "libx.so"})
     memory = ProbeMemory(tmp_path / "blas.json")
     key = identity(candidate, LINUX, "python")
     assert memory.get(key) is None
-    memory.put(key, Verdict(None, "a crash"))
+    memory.put(key, ProbeResult(None, "a crash"))
     memory.put("other", FAST)
-    assert memory.get(key) == Verdict(None, "a crash")
+    assert memory.get(key) == ProbeResult(None, "a crash")
     assert memory.get("other") == FAST
     library.write_bytes(b"changed")
     changed = {

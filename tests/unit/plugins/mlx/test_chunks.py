@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollmlx_mlx.engine.batching.chunks import ChunkClock
+from ollmlx_mlx.engine.batching.prefill import ChunkClock
 
 
 @pytest.mark.parametrize("speed", [30, 150, 1000, 6000, 100_000])

@@ -13,12 +13,15 @@ from mlx.nn.layers.linear import Linear
 from mlx.nn.layers.quantized import QuantizedLinear
 from mlx_lm.models import gemma, llama, qwen3
 
-from ollmlx_mlx.linux_cpu import attention
-from ollmlx_mlx.linux_cpu.attention import attention as divided_attention
-from ollmlx_mlx.linux_cpu.feedforward import DividedFeedForward, divided_feed_forward
-from ollmlx_mlx.linux_cpu.layers import suit
-from ollmlx_mlx.linux_cpu.products import DividedEmbedding, DividedLinear
-from ollmlx_mlx.linux_cpu.quantized import DividedQuantizedEmbedding, DividedQuantizedLinear
+from ollmlx_mlx.linux_cpu import layers
+from ollmlx_mlx.linux_cpu.layers import DividedFeedForward, divide_layers, divided_feed_forward
+from ollmlx_mlx.linux_cpu.layers import attention as divided_attention
+from ollmlx_mlx.linux_cpu.products import (
+    DividedEmbedding,
+    DividedLinear,
+    DividedQuantizedEmbedding,
+    DividedQuantizedLinear,
+)
 
 pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("two_streams")]
 
@@ -47,7 +50,7 @@ def test_quantised_layers_in_halves_compute_as_before(bits: int, rows: tuple[int
     block = Sequential(linear.to_quantized(32, bits), embedding.to_quantized(32, bits))
     inputs = mx.random.normal((*rows, 64))
     before = block.layers[0](inputs), block.layers[1].as_linear(inputs), block.layers[1](mx.array([3]))
-    suit(block, streams=1)
+    divide_layers(block, streams=1)
     assert [type(layer) for layer in block.layers] == [DividedQuantizedLinear, DividedQuantizedEmbedding]
     after = block.layers[0](inputs), block.layers[1].as_linear(inputs), block.layers[1](mx.array([3]))
     assert all(map(close, before, after))
@@ -57,7 +60,7 @@ def test_half_precision_layers_are_left_alone_and_all_others_compute_as_before()
     model = Layers()
     inputs = mx.random.normal((2, 3, 32))
     before = model.up(inputs), model.embed_tokens.as_linear(inputs)
-    suit(model, streams=1)
+    divide_layers(model, streams=1)
     assert (type(model.up), type(model.embed_tokens)) == (DividedLinear, DividedEmbedding)
     assert (type(model.half), type(model.packed)) == (Linear, DividedQuantizedLinear)
     assert all(map(close, before, (model.up(inputs), model.embed_tokens.as_linear(inputs))))
@@ -101,17 +104,17 @@ def test_attention_in_halves_is_what_the_whole_is(batch: int, queries: int, keys
         "window": mx.where(causal, 0.0, -1e9),
         "rows": mx.broadcast_to(causal, (batch, 1, queries, keys)),
     }[mask]
-    whole = attention._whole(q, k, v, scale=0.25, mask=given)
+    whole = layers._whole(q, k, v, scale=0.25, mask=given)
     assert close(divided_attention(q, k, v, scale=0.25, mask=given), whole)
 
 
 def test_a_suited_model_gives_the_logits_it_gave(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", attention._whole)  # undone afterwards
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", layers._whole)  # undone afterwards
     model = llama.Model(llama.ModelArgs("llama", 512, 2, 1024, 8, 1e-5, 4000, num_key_value_heads=2))
     tokens = mx.array([[1, 2, 3, 4, 5, 6, 7, 8]] * 3)
     before = model(tokens)
     mx.eval(before)
-    suit(model, streams=2)
+    divide_layers(model, streams=2)
     assert isinstance(model.layers[1].mlp, DividedFeedForward)
     assert mx.fast.scaled_dot_product_attention is divided_attention
     assert close(model(tokens), before)

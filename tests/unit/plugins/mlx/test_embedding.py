@@ -11,7 +11,7 @@ from ollmlx.errors import ContextExceeded, InvalidRequest
 from ollmlx.testing import eventually
 from ollmlx.testing.requests import ask, running, told
 from ollmlx.types import EmbedRequest
-from ollmlx_mlx.engine.batching.chunks import ChunkClock
+from ollmlx_mlx.engine.batching.prefill import ChunkClock
 from ollmlx_mlx.engine.engine import MlxEngine
 
 pytestmark = pytest.mark.mlx

@@ -13,7 +13,7 @@ from ollmlx_mlx.daemon.estimate import (
     MIB,
     PROCESS,
     CacheShape,
-    Facts,
+    ModelFacts,
     bytes_per_value,
     cache_shape,
     choose_form,
@@ -142,9 +142,9 @@ def test_the_form_of_weights_follows_device_wish_and_budget(
     assert why
 
 
-def facts(**changes: Any) -> Facts:
+def facts(**changes: Any) -> ModelFacts:
     base = {"device": "cpu", "form": "float32", "sizes": SIZES, "cache": CacheShape(11520), "config": LLAMA}
-    return Facts(**{**base, **changes})
+    return ModelFacts(**{**base, **changes})
 
 
 def test_the_estimate_adds_weights_caches_and_the_process() -> None:

@@ -10,7 +10,7 @@ from mlx.nn.layers.base import Module
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
-from ollmlx_mlx.engine.batching.head import Head
+from ollmlx_mlx.engine.batching.decode import OutputHead
 
 pytestmark = pytest.mark.mlx
 
@@ -19,7 +19,7 @@ def test_the_last_position_alone_has_the_logits_it_has_among_all(architecture: P
     model, _ = load_model(architecture)
     tokens = mx.arange(20)[None]
     whole = model(tokens, cache=make_prompt_cache(model))
-    head = Head(model)
+    head = OutputHead(model)
     assert head.narrows
     with head.last_only():
         alone = model(tokens, cache=make_prompt_cache(model))
@@ -41,7 +41,7 @@ class HeadElsewhere(Module):
 
 def test_a_head_that_is_not_found_is_left_alone() -> None:
     model = HeadElsewhere()
-    head = Head(model)
+    head = OutputHead(model)
     assert not head.narrows
     with head.last_only():
         assert model(mx.array([[1, 2, 3]])).shape == (1, 3, 5)

@@ -10,7 +10,7 @@ import pytest
 
 from ollmlx.protocol import RunnerConfig
 from ollmlx.testing import fake_model
-from ollmlx_mlx.engine.limits import limit_memory
+from ollmlx_mlx.engine.load import limit_memory
 
 GIB = 1024**3
 

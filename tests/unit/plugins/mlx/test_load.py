@@ -18,7 +18,7 @@ from mlx_lm.utils import load_model as load_stored
 from ollmlx import ModelName, RunnerConfig
 from ollmlx.errors import OutOfMemory, StorageError
 from ollmlx.types import InstalledModel, ModelDefaults
-from ollmlx_mlx.engine.load import Loaded, device_name, load_error, load_model
+from ollmlx_mlx.engine.load import LoadedModel, device_name, load_error, load_model
 from ollmlx_mlx.importer.gguf_import import import_gguf
 
 pytestmark = pytest.mark.mlx
@@ -50,7 +50,7 @@ def config(folder: Path, *, weights: str = "float32", **defaults: Any) -> Runner
     return RunnerConfig(runner="r", token="t", model=model, context_length=64, engine_options=options)
 
 
-def logits(loaded: Loaded) -> np.ndarray:
+def logits(loaded: LoadedModel) -> np.ndarray:
     return np.array(loaded.model(mx.array(PROMPT)).astype(mx.float32))
 
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from ollmlx.types import Options
 from ollmlx_mlx.engine.batching.generation import draw
-from ollmlx_mlx.engine.batching.penalties import Penalizer, Penalties
-from ollmlx_mlx.engine.batching.sampling import Sampler, Sampling
+from ollmlx_mlx.engine.batching.sampling import Penalizer, PenaltyRules, Sampler, SamplingRules
 
 pytestmark = pytest.mark.mlx
 
@@ -26,7 +25,7 @@ def listed(array: mx.array) -> Any:
     return array.tolist()
 
 
-def possible(rule: Sampling) -> set[int]:
+def possible(rule: SamplingRules) -> set[int]:
     sampler = Sampler([rule], len(LOGITS))
     return {listed(sampler(mx.array([LOGITS]), [step / 200]))[0] for step in range(200)}
 
@@ -34,32 +33,32 @@ def possible(rule: Sampling) -> set[int]:
 @pytest.mark.parametrize(
     ("rule", "tokens"),
     [
-        (Sampling(temperature=0), {0}),
-        (Sampling(temperature=1), {0, 1, 2, 3, 4}),
-        (Sampling(temperature=1, top_k=2), {0, 1}),
-        (Sampling(temperature=1, top_k=1), {0}),
-        (Sampling(temperature=1, top_p=0.5), {0, 1}),
-        (Sampling(temperature=1, top_p=0.0), {0}),
-        (Sampling(temperature=1, top_k=4, top_p=0.85), {0, 1, 2}),
-        (Sampling(temperature=1, min_p=0.3), {0, 1, 2}),
-        (Sampling(temperature=1, min_p=1.0), {0}),
-        (Sampling(temperature=1, top_k=4, min_p=0.5), {0, 1}),
-        (Sampling(temperature=1, typical_p=0.2), {1}),
-        (Sampling(temperature=0.01), {0}),
+        (SamplingRules(temperature=0), {0}),
+        (SamplingRules(temperature=1), {0, 1, 2, 3, 4}),
+        (SamplingRules(temperature=1, top_k=2), {0, 1}),
+        (SamplingRules(temperature=1, top_k=1), {0}),
+        (SamplingRules(temperature=1, top_p=0.5), {0, 1}),
+        (SamplingRules(temperature=1, top_p=0.0), {0}),
+        (SamplingRules(temperature=1, top_k=4, top_p=0.85), {0, 1, 2}),
+        (SamplingRules(temperature=1, min_p=0.3), {0, 1, 2}),
+        (SamplingRules(temperature=1, min_p=1.0), {0}),
+        (SamplingRules(temperature=1, top_k=4, min_p=0.5), {0, 1}),
+        (SamplingRules(temperature=1, typical_p=0.2), {1}),
+        (SamplingRules(temperature=0.01), {0}),
     ],
 )
-def test_only_the_tokens_that_a_rule_leaves_are_drawn(rule: Sampling, tokens: set[int]) -> None:
+def test_only_the_tokens_that_a_rule_leaves_are_drawn(rule: SamplingRules, tokens: set[int]) -> None:
     assert possible(rule) == tokens
 
 
 def test_tokens_are_drawn_as_often_as_their_probability_says() -> None:
-    sampler = Sampler([Sampling(temperature=1)], len(LOGITS))
+    sampler = Sampler([SamplingRules(temperature=1)], len(LOGITS))
     drawn = [listed(sampler(mx.array([LOGITS]), [step / 1000]))[0] for step in range(1000)]
     assert [drawn.count(token) for token in range(5)] == pytest.approx([s * 1000 for s in SHARES], abs=2)
 
 
 RULES = st.builds(
-    Sampling,
+    SamplingRules,
     temperature=st.sampled_from([0.0, 0.5, 1.0]),
     top_k=st.sampled_from([0, 1, 3, 40]),
     top_p=st.sampled_from([1.0, 0.9, 0.5]),
@@ -70,7 +69,7 @@ RULES = st.builds(
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(RULES, min_size=2, max_size=5), st.integers(0, 1000))
-def test_a_row_gets_the_same_token_alone_and_among_others(rules: list[Sampling], seed: int) -> None:
+def test_a_row_gets_the_same_token_alone_and_among_others(rules: list[SamplingRules], seed: int) -> None:
     logits = mx.random.normal((len(rules), 64), key=mx.random.key(seed))
     draws = [draw(seed, row) for row in range(len(rules))]
     batch = listed(Sampler(rules, 64)(logits, draws))
@@ -87,7 +86,7 @@ def test_numbers_of_a_seed_are_its_own_and_repeat() -> None:
 
 
 def penalised(options: Options, past: list[int], logits: list[float]) -> list[float]:
-    rules = Penalties.of(options, context=32, vocabulary=len(logits))
+    rules = PenaltyRules.of(options, context=32, vocabulary=len(logits))
     *before, newest = past
     told = listed(Penalizer([rules], [before])(mx.array([logits]), mx.array([newest])))
     return [round(float(value), 4) for value in told[0]]
@@ -111,6 +110,6 @@ def test_penalties_count_prompt_and_answer_within_their_window(options: Options,
 
 
 def test_penalties_of_one_row_leave_the_others_alone() -> None:
-    rules = [Penalties(), Penalties(repeat=2.0), Penalties(bias=((0, 1.0),))]
+    rules = [PenaltyRules(), PenaltyRules(repeat=2.0), PenaltyRules(bias=((0, 1.0),))]
     told = listed(Penalizer(rules, [[], [1], []])(mx.full((3, 3), 4.0), mx.array([2, 2, 2])))
     assert told == [[4, 4, 4], [4, 2, 2], [5, 4, 4]]

@@ -14,9 +14,9 @@ from ollmlx.errors import OutOfMemory
 from ollmlx.testing.requests import config_for
 from ollmlx.types import Done, GenerateRequest, Options
 from ollmlx_mlx.engine.batching import prefill
-from ollmlx_mlx.engine.batching.chunks import ChunkClock
-from ollmlx_mlx.engine.batching.generation import Generation, Item
-from ollmlx_mlx.engine.batching.scheduler import Scheduler
+from ollmlx_mlx.engine.batching.generation import GenerationState, Item
+from ollmlx_mlx.engine.batching.prefill import ChunkClock
+from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
 from ollmlx_mlx.engine.cache.layers import make_layers
 from ollmlx_mlx.engine.cache.prefix import PrefixCache
 from ollmlx_mlx.engine.engine import make_generation
@@ -50,10 +50,10 @@ class Session:
     def __init__(self, instance: Instance, width: int = 3) -> None:
         self._instance = instance
         model = instance.loaded.model
-        self.scheduler = Scheduler(
+        self.scheduler = BatchScheduler(
             model, PrefixCache(1 << 24), lambda: make_layers(model), width=width, clock=SteadyClock()
         )
-        self.asked: list[tuple[str, Generation, list[Item]]] = []
+        self.asked: list[tuple[str, GenerationState, list[Item]]] = []
 
     def submit(self, prompt: str) -> None:
         items: list[Item] = []

@@ -22,7 +22,7 @@ from ollmlx.formats.gguf import read_gguf_header
 from ollmlx.model.names import ModelName
 from ollmlx.protocol import RunnerConfig
 from ollmlx.types import InstalledModel
-from ollmlx_mlx.engine.load import Loaded, load_model
+from ollmlx_mlx.engine.load import LoadedModel, load_model
 from ollmlx_mlx.importer.gguf_weights import dequantised
 
 PARTS = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj"}
@@ -65,7 +65,7 @@ def in_order(values: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
     return values[order]
 
 
-def imported(folder: Path, form: str) -> Loaded:
+def imported(folder: Path, form: str) -> LoadedModel:
     now = datetime.now(UTC)
     model = InstalledModel(
         name=ModelName.parse("x"), store="s", format="mlx", path=folder, digest="0" * 64, size=1, modified_at=now

@@ -1,7 +1,12 @@
-"""A rank's share of a model, and the passes that all ranks make together."""
+"""A rank's shard of a model, the passes that all ranks make together, and the collectives that keep them in step.
+
+Every rank makes the same collective calls in the same order; only rank 0's contribution is not zero. When a rank is
+lost, the call fails on all others.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -14,25 +19,75 @@ from mlx_lm.utils import load_model
 
 from ollmlx.errors import OllmlxError, StorageError
 from ollmlx.protocol import RunnerConfig
-from ollmlx_cluster.collectives import GO, STOP, Link, as_token
-from ollmlx_mlx.engine.limits import limit_memory
-from ollmlx_mlx.engine.load import device_name, load_error, read_tokenizer, to_float32
+from ollmlx_mlx.engine.load import device_name, limit_memory, load_error, read_tokenizer, to_float32
+
+STOP: Final = 0
+GO: Final = 1
+_TOKENS: Final = 2
+
+
+class Collectives:
+    """One rank's end. Used on one thread."""
+
+    def __init__(self, group: mx.distributed.Group) -> None:
+        self.group = group
+        self.rank: int = group.rank()
+        self.size: int = group.size()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0, which decides."""
+        return self.rank == 0
+
+    def word(self, value: int = STOP) -> int:
+        """Rank 0's value, on every rank."""
+        return int(self._sum(mx.array([value if self.leads else 0], dtype=mx.int32))[0])
+
+    def tell(self, message: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Rank 0's message, on every rank."""
+        raw = json.dumps(message).encode() if self.leads else b""
+        length = self.word(len(raw))
+        data = mx.array(list(raw), dtype=mx.int32) if self.leads else mx.zeros(length, dtype=mx.int32)
+        told: dict[str, Any] = json.loads(bytes(self._sum(data)))
+        return told
+
+    def gather(self, value: int) -> list[int]:
+        """Everybody's value, by rank, on every rank."""
+        own = mx.array([value if rank == self.rank else 0 for rank in range(self.size)], dtype=mx.int32)
+        return self._sum(own)
+
+    def _sum(self, array: mx.array) -> list[int]:
+        # On the CPU stream: a rank that waits for the next request must not occupy the GPU.
+        summed = mx.distributed.all_sum(array, group=self.group, stream=mx.cpu)
+        values: Any = summed.tolist()
+        return [int(value) for value in values]
+
+
+def as_word(token: int) -> int:
+    """A token as a word."""
+    return token + _TOKENS
+
+
+def as_token(word: int) -> int | None:
+    """The token of a word, or None when the word is GO."""
+    return word - _TOKENS if word >= _TOKENS else None
+
 
 CHUNK: Final = {"cpu": 64, "metal": 512, "cuda": 1024}
 """Prompt tokens of one pass: between two passes a request can be cancelled."""
 
 
-class Share:
+class ModelShard:
     """What one rank holds. `mode` is `tensor` (a part of every layer) or `pipeline` (some layers)."""
 
-    def __init__(self, model: Module, tokenizer: TokenizerWrapper, link: Link) -> None:
+    def __init__(self, model: Module, tokenizer: TokenizerWrapper, link: Collectives) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.device = device_name()
         self._link = link
 
     @classmethod
-    def load(cls, config: RunnerConfig, link: Link, mode: str) -> Share:
+    def load(cls, config: RunnerConfig, link: Collectives, mode: str) -> ModelShard:
         """Load this rank's part. Raises StorageError when the model cannot be split so, or is not there."""
         limit_memory(config, mx)
         folder = config.model.path
@@ -83,7 +138,7 @@ class Share:
         return cache
 
 
-def _split(model: Module, settings: dict[str, Any], link: Link, mode: str) -> None:
+def _split(model: Module, settings: dict[str, Any], link: Collectives, mode: str) -> None:
     modes = {
         "tensor": getattr(model, "shard", None),
         "pipeline": getattr(getattr(model, "model", None), "pipeline", None),

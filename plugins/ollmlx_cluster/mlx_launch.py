@@ -1,4 +1,4 @@
-"""`python -m ollmlx_cluster.group_monitor ARGUMENTS`: mlx.launch, which idles while nothing happens."""
+"""`python -m ollmlx_cluster.mlx_launch ARGUMENTS`: mlx.launch, which idles while nothing happens."""
 
 from __future__ import annotations
 

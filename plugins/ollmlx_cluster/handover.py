@@ -18,7 +18,7 @@ WAKING: Final = "wake"
 _PATIENCE: Final = 30.0
 
 
-class Host:
+class LauncherSocket:
     """The launcher's side: waits for rank 0, hands over the listening socket and the configuration, hears the end."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Host:
         self._folder.cleanup()
 
 
-class Visitor:
+class LauncherConnection:
     """Rank 0's side."""
 
     def __init__(self, path: Path) -> None:
