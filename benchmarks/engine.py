@@ -38,7 +38,7 @@ from ollmlx.bench.prompts import follow_up, reading, writing
 from ollmlx.bench.report import rows as compared
 from ollmlx.bench.target import Target, ask
 from ollmlx.testing.waiting import wait_until
-from ollmlx_pypi.cache import cache_folder
+from ollmlx_pypi.packages import cache_folder
 
 LONG = 2000
 """Words, each about a token, of the conversation that is resumed."""

