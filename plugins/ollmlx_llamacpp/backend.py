@@ -39,11 +39,6 @@ class LlamaCppSettings(BaseModel):
     gpu_layers: Annotated[int, Field(ge=-1)] = Field(
         -1, description="Layers that a GPU computes, where there is one. -1: as many as fit."
     )
-    prompt_batch: Annotated[int, Field(ge=0)] = Field(
-        0,
-        description="Prompt tokens computed at once; a request can only be cancelled between two batches."
-        " 0: by the size of the model on a CPU, 512 on a GPU.",
-    )
 
 
 def xllamacpp_is_installed() -> bool:
@@ -95,7 +90,6 @@ class LlamaCppBackend:
             kv_cache_type=options.kv_cache_type,
             threads=self._settings.threads,
             gpu_layers=self._settings.gpu_layers,
-            prompt_batch=self._settings.prompt_batch,
         )
         return command if self._settings.spin else command.model_copy(update={"env": SLEEPING_THREADS})
 

@@ -99,13 +99,11 @@ def remove_stale_sockets(folder: Path = FOLDER) -> None:
                     shutil.rmtree(left)
 
 
-def prompt_batch(size: int, device: str, stated: int) -> int:
-    """Return the prompt tokens computed at once for weights of `size` bytes; `stated` wins unless it is 0.
+def prompt_batch(size: int, device: str) -> int:
+    """Return the prompt tokens computed at once for weights of `size` bytes.
 
     A request can only be cancelled between two batches, so a batch on a CPU is short.
     """
-    if stated:
-        return stated
     if device != "cpu":
         return 512
     affordable = max(16, min(256, BATCH_WORK // max(1, size)))
@@ -118,7 +116,7 @@ def _params(config: RunnerConfig, size: int, slots: int, device: str) -> Any:
     params.model.path = str(config.model.path)
     params.n_parallel = slots
     params.n_ctx = config.context_length * slots
-    params.n_batch = params.n_ubatch = prompt_batch(size, device, int(options.get("prompt_batch") or 0))
+    params.n_batch = params.n_ubatch = prompt_batch(size, device)
     threads = int(options.get("threads") or 0) or psutil.cpu_count(logical=False) or 1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.n_gpu_layers = int(options.get("gpu_layers", -1))

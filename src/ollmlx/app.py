@@ -33,10 +33,14 @@ class App:
     plugins: Plugins
     pool: Pool
     service: Service
+    notices: tuple[str, ...] = ()
+    """Warnings about the settings, logged at start."""
     _chores: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
         """Reap what an earlier daemon left, start the guardian, begin to preload."""
+        for notice in self.notices:
+            logger.warning("settings: %s", notice)
         await self.pool.start()
         for name, chore in (("preload", self._preload()), ("blobs", self._prune())):
             self._chores.append(asyncio.create_task(chore, name=name))
@@ -71,7 +75,7 @@ class App:
             await asyncio.sleep(PRUNED_EVERY)
 
 
-def build(settings: Settings) -> App:
+def build(settings: Settings, *, notices: tuple[str, ...] = ()) -> App:
     """Put a daemon together. Must run where its event loop runs; raises ConfigError for unusable settings."""
     pool = Pool(settings)
     plugins = load_plugins(settings, guarded=pool.guarded)
@@ -80,4 +84,5 @@ def build(settings: Settings) -> App:
         settings, plugins.registry, declarations, Importers(child_environment, pool.guarded), pool.budget
     )
     blobs = Blobs(settings.state_folder / "blobs")
-    return App(settings, plugins, pool, Service(settings, plugins.registry, pool, declarations, launcher, blobs))
+    service = Service(settings, plugins.registry, pool, declarations, launcher, blobs)
+    return App(settings, plugins, pool, service, notices)

@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ollmlx.reload import RELOADABLE
 from ollmlx.settings import ClusterSettings, ModelSettings, Settings
-from ollmlx.settings.reload import RELOADABLE
 from ollmlx.settings.toml import reference, toml_value, written_default
 
 ROOT = Path(__file__).parents[2]

@@ -123,7 +123,7 @@ def test_sighup_takes_over_what_it_can_and_says_what_needs_a_restart(server: Dae
 
 def test_settings_that_cannot_be_used_change_nothing(server: Daemon) -> None:
     said = hang_up(server, {"server": {"hosst": "x"}})
-    assert "settings are not taken over: " in said
+    assert "settings are not reloaded: " in said
     assert "did you mean 'host'?" in said
     assert chat(server, "bot:1", "hello there you")["message"]["content"] == "hello there"
     assert "settings: nothing changed" in hang_up(server, {})

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ollmlx import LaunchOptions, ModelName, Refusal, RunnerCommand, ThisMachine, find_budget
 from ollmlx.errors import OllmlxError, StorageError
@@ -41,14 +41,12 @@ FOREIGN: Final = {
 """Common formats that this backend does not run: the reason, and what would help."""
 _REMEMBERED: Final = 64
 """Folders whose facts are kept in memory."""
-_GONE: Final = ("float32_share",)
-"""Settings of earlier versions that have no effect any more."""
 
 B = TypeVar("B", bound="MlxBackend")
 
 
 class MlxSettings(BaseModel):
-    """`[plugins.mlx]`: how MLX models are run. The defaults divide_layers every machine."""
+    """`[plugins.mlx]`: how MLX models are run. The defaults suit every machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,15 +64,6 @@ class MlxSettings(BaseModel):
         description="Linux CPU: unpack quantised weights to float32, which is several times faster and larger."
         " auto: when they fit 40 % of the memory budget.",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _ignore_old_keys(cls, table: Any) -> Any:
-        if not isinstance(table, dict):
-            return table
-        for key in (key for key in _GONE if key in table):
-            _log.warning("[plugins.mlx] %s has no effect any more: remove it", key)
-        return {key: value for key, value in table.items() if key not in _GONE}
 
 
 class MlxBackend:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from ollmlx.errors import Conflict, OllmlxError, StorageError
 
 if TYPE_CHECKING:
+    from ollmlx.settings.faults import Fault
+    from ollmlx.settings.load import LoadedSettings
     from ollmlx.settings.report import Effective
-    from ollmlx.settings.sources import LoadedSettings
 
 DESCRIPTION = """Print and check the settings.
 
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _load(args: argparse.Namespace) -> LoadedSettings:
     from ollmlx.cli.configured import overrides
-    from ollmlx.settings.sources import load_settings
+    from ollmlx.settings.load import load_settings
 
     return load_settings(Path(args.config) if args.config else None, overrides(args))
 
@@ -86,27 +87,37 @@ def _quoted(part: str) -> str:
 def _check(args: argparse.Namespace) -> int:
     from ollmlx.cli.main import report
     from ollmlx.plugin.loader import load_plugins
-    from ollmlx.settings.errors import InvalidSettings
+    from ollmlx.settings.load import InvalidSettings
 
     problems: list[dict[str, str]] = []
+    warnings: list[dict[str, str]] = []
     try:
         loaded = _load(args)
+        warnings = [_as_json(notice) for notice in loaded.warnings]
         load_plugins(loaded.settings)
     except OllmlxError as error:
         if isinstance(error, InvalidSettings):
-            problems = [{"code": f.code, "message": str(f), "source": str(f.origin)} for f in error.faults]
+            problems = [_as_json(fault) for fault in error.faults]
+            warnings = [_as_json(notice) for notice in error.sound.warnings]
         else:
             problems = [{"code": error.code or "", "message": error.message, "source": ""}]
         if not args.json:
             report(error)
     if args.json:
-        print(json.dumps({"ok": not problems, "problems": problems}, indent=2))
-    elif not problems:
+        print(json.dumps({"ok": not problems, "problems": problems, "warnings": warnings}, indent=2))
+        return 1 if problems else 0
+    for warning in warnings:
+        print(f"warning: {warning['message']}", file=sys.stderr)
+    if not problems:
         read = (
             ", ".join(str(file) for file in loaded.files) or "no settings file; every value is a default or a variable"
         )
         print(f"the settings are usable ({read})")
     return 1 if problems else 0
+
+
+def _as_json(fault: Fault) -> dict[str, str]:
+    return {"code": fault.code, "message": str(fault), "source": str(fault.origin)}
 
 
 def _init(file: Path, *, force: bool) -> int:

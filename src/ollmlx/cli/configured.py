@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ollmlx.settings import Settings
-    from ollmlx.settings.sources import LoadedSettings
+    from ollmlx.settings.load import LoadedSettings
 
 
 def settings(args: argparse.Namespace) -> Settings:
@@ -18,7 +18,7 @@ def settings(args: argparse.Namespace) -> Settings:
 
 def load(args: argparse.Namespace) -> LoadedSettings:
     """The same, with where each value came from."""
-    from ollmlx.settings.sources import load_settings
+    from ollmlx.settings.load import load_settings
 
     return load_settings(Path(args.config) if args.config else None, overrides(args))
 

@@ -23,5 +23,6 @@ async def run(args: argparse.Namespace) -> int:
     from ollmlx.reload import reload
     from ollmlx.web.server.serve import run as listen
 
-    app = build(load(args).settings)
+    loaded = load(args)
+    app = build(loaded.settings, notices=tuple(map(str, loaded.warnings)))
     return await listen(app, lambda: reload(app, lambda: load(args)))

@@ -21,12 +21,12 @@ from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.model.catalogue import load_catalogue
 from ollmlx.model.names import ModelName
 from ollmlx.settings import Settings
-from ollmlx.settings.errors import DEFAULT, Fault, InvalidSettings, Origin
+from ollmlx.settings.faults import DEFAULT, Fault, Origin
 from ollmlx.text.addresses import Address
 
 if TYPE_CHECKING:
     from ollmlx.plugin.loader import Plugins
-    from ollmlx.settings.sources import LoadedSettings
+    from ollmlx.settings.load import LoadedSettings
     from ollmlx.types import InstalledModel
 
 PLUGIN_SECONDS = 2.5
@@ -121,7 +121,7 @@ def look(
 ) -> CheckContext:
     """This machine, with the settings a daemon would read here. Never raises: faults become part of the world."""
     from ollmlx.plugin.loader import load_plugins
-    from ollmlx.settings.sources import load_settings
+    from ollmlx.settings.load import InvalidSettings, load_settings
 
     environ = os.environ if environ is None else environ
     faults: tuple[Fault, ...] = ()

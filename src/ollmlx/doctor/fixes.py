@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ollmlx.errors.secrets import is_secret_key
-from ollmlx.settings.errors import Fault, Origin, likely_key
+from ollmlx.settings.faults import Fault, Origin, likely_key
 
 if TYPE_CHECKING:
     from ollmlx.doctor.context import CheckContext

@@ -12,6 +12,7 @@ CODES: Final[dict[str, tuple[str, str]]] = {
     "CFG005": ("a variable overrides the settings file", "info"),
     "CFG008": ("a plugin refuses its settings", "error"),
     "CFG009": ("a declared model or an alias stands for a model that is not installed", "warning"),
+    "CFG012": ("a setting of an earlier version is gone", "warning"),
     "DOC001": ("a check of the doctor failed", "error"),
     "DOC002": ("a check of the doctor took too long", "warning"),
     "DOC003": ("a self-test was not finished", "warning"),

@@ -29,7 +29,7 @@ from ollmlx.plugin.contracts import PLUGIN_FILE_PREFIX, Backend, Check, Guarded,
 from ollmlx.plugin.registry import RegisteredCheck, Registry, Shelf
 from ollmlx.plugin.timeout import DeadlinePassed, within
 from ollmlx.settings import Settings
-from ollmlx.settings.errors import sentence
+from ollmlx.settings.faults import sentence
 from ollmlx.settings.keys import KeyPath, is_secret, keys_of
 from ollmlx.text.quantities import format_duration
 

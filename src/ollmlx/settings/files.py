@@ -1,26 +1,105 @@
-"""Where a settings file may be. Light: clients ask it before they decide whether to read settings at all."""
+"""The settings file: where it may be, and on which line each of its keys is set.
+
+A client command calls `find_file` before it decides whether to read settings at all, so nothing heavy is imported here.
+"""
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 FILE_NAME = "ollmlx.toml"
+BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "UTF-8 with a byte order mark", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+_HEADER = re.compile(r"\s*\[{1,2}.*")
+_PLACE = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")
+
+
+class NotToml(ValueError):
+    """The text of a settings file is not TOML. `line` and `column` count from 1."""
+
+    def __init__(self, message: str, line: int, column: int) -> None:
+        super().__init__(message)
+        self.message, self.line, self.column = message, line, column
 
 
 def find_file(config: Path | None, environ: Mapping[str, str], cwd: Path) -> tuple[Path, str] | None:
-    """The settings file and how to call it: one that was asked for, even if missing; else the first that exists."""
+    """Find the settings file; return its path and the name by which messages call it, or None.
+
+    The file of `--config` or OLLMLX_CONFIG is returned even if it does not exist; otherwise the first file that does.
+    """
     asked = str(config) if config is not None else environ.get("OLLMLX_CONFIG", "").strip()
     if asked:
         return (cwd / Path(asked).expanduser()), asked
-    for path, shown in ((cwd / FILE_NAME, FILE_NAME), *((path, str(path)) for path in user_files(environ))):
+    home = environ.get("HOME") or str(Path.home())
+    user_file = Path(environ.get("XDG_CONFIG_HOME") or f"{home}/.config") / "ollmlx" / FILE_NAME
+    for path, shown in ((cwd / FILE_NAME, FILE_NAME), (user_file, str(user_file))):
         if path.exists() or path.is_symlink():
             return path, shown
     return None
 
 
-def user_files(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """Where a user's own settings file may be."""
-    home = environ.get("HOME") or str(Path.home())
-    base = environ.get("XDG_CONFIG_HOME") or f"{home}/.config"
-    return (Path(base) / "ollmlx" / FILE_NAME,)
+def parse_toml(data: bytes) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """Parse a settings file; return its tables and the line of each table and key. Raises NotToml."""
+    for mark, name in BYTE_ORDER_MARKS.items():
+        if data.startswith(mark):
+            raise NotToml(f"the file is saved as {name}; save it as plain UTF-8", 1, 1)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        column = len(before) - (before.rfind(b"\n") + 1) + 1
+        raise NotToml("the file is not UTF-8", before.count(b"\n") + 1, column) from error
+    try:
+        return tomllib.loads(text), key_lines(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax_error(str(error), text) from error
+
+
+def key_lines(text: str) -> dict[tuple[str, ...], int]:
+    """The line (from 1) of each table and key of a valid TOML text; a statement of several lines counts from its first.
+
+    `tomllib` does not report lines, so each statement is parsed alone: lines are added until they parse.
+    """
+    found: dict[tuple[str, ...], int] = {}
+    table: tuple[str, ...] = ()
+    pending: list[str] = []
+    start = 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not pending and (not line.strip() or line.lstrip().startswith("#")):
+            continue
+        if not pending:
+            start = number
+        pending.append(line)
+        try:
+            parsed = tomllib.loads("\n".join(pending))
+        except tomllib.TOMLDecodeError:
+            continue  # the statement continues on the next line
+        if len(pending) == 1 and _HEADER.fullmatch(line):
+            table = max(_paths(parsed), key=len)
+            found.setdefault(table, start)
+        else:
+            for path in _paths(parsed):
+                found.setdefault(table + path, start)
+        pending = []
+    return found
+
+
+def _paths(table: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The path of each key of a table, at every depth."""
+    paths = []
+    for key, value in table.items():
+        paths.append((*prefix, key))
+        if isinstance(value, dict):
+            paths += _paths(value, (*prefix, key))
+    return paths
+
+
+def _syntax_error(message: str, text: str) -> NotToml:
+    match = _PLACE.search(message)
+    if match is None:  # "at end of document"
+        lines = text.rstrip("\n").split("\n")
+        return NotToml(message.removesuffix(" (at end of document)"), len(lines), len(lines[-1]) + 1)
+    return NotToml(message[: match.start()], int(match.group(1)), int(match.group(2)))

@@ -18,6 +18,22 @@ OPEN_TABLES = ("plugins",)
 """Sections in which an unknown key may be a table that belongs to a plugin."""
 
 
+REMOVED: dict[KeyPath, str] = {
+    ("runners", "stop_timeout"): "a runner that does not stop when asked is killed after 5 s",
+    ("runners", "probe_interval"): "runners are probed every second",
+    ("runners", "swap_wait"): "requests for a loaded model may pass one that would evict it for 5 s",
+    ("runners", "restart_limit"): "ollmlx decides by itself when a failed runner is started again",
+    ("runners", "restart_window"): "ollmlx decides by itself when a failed runner is started again",
+    ("runners", "restart_pause"): "ollmlx decides by itself when a failed runner is started again",
+    ("memory", "soft"): "a runner drops its caches at 85 % of its hard limit",
+    ("memory", "hard"): "a runner is ended at 1.5 times its reservation",
+    ("memory", "slack"): "a runner may always exceed its reservation by 512 MiB",
+    ("plugins", "mlx", "float32_share"): "one model's unpacked weights may take 40 % of the memory budget",
+    ("plugins", "llamacpp", "prompt_batch"): "the batch follows from the size of the model",
+}
+"""Keys that an earlier version had, and what happens instead. Setting one is reported and changes nothing."""
+
+
 def show_path(path: KeyPath) -> str:
     """A path as a person reads it: `[server] host`, `[models."a:1b"] parameters.seed`, `[aliases] "short"`."""
     if not path:

@@ -1,15 +1,18 @@
-"""The settings: every key, its default and what it does. Defaults live here and nowhere else.
+"""Every key of the settings with its default and its description, as pydantic models.
 
-`ollmlx.toml` at the top of the repository is generated from this file. Where values come from, and in which order, is
-`settings.sources`.
+`ollmlx.toml` at the top of the repository is generated from this file. `settings.sources` reads values from the command
+line, variables and the settings file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ollmlx.errors import ConfigError
 from ollmlx.text.addresses import Address
@@ -21,13 +24,15 @@ Duration = Annotated[
 """Seconds; written as 300, "5m" or "1h30m"; negative is for ever."""
 
 Limit = Annotated[Duration, Field(gt=0)]
-"""A duration in which something has to happen: none at all would be a daemon that does nothing."""
+"""A duration that must not be zero: nothing could happen in it."""
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 """Bytes; written as a number, "8GiB" or "500MB"."""
 
 AutoSize = Literal["auto"] | Size
-AutoBool = Literal["auto"] | bool
+
+_sources: ContextVar[tuple[PydanticBaseSettingsSource, ...]] = ContextVar("sources", default=())
+"""The sources that `Settings.from_sources` is merging."""
 
 
 class Section(BaseModel):
@@ -207,10 +212,13 @@ class ModelSettings(Section):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, validate_default=True)
 
 
-class Settings(BaseModel):
-    """All settings, validated and frozen; built once at start and passed on."""
+class Settings(BaseSettings):
+    """All settings, validated and frozen; built once at start and passed on.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    `Settings()` has the defaults and reads no environment; `settings.load` reads the sources of a process.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", case_sensitive=True)
 
     server: ServerSettings = ServerSettings()
     storage: StorageSettings = StorageSettings()
@@ -221,6 +229,27 @@ class Settings(BaseModel):
     plugins: PluginSettings = PluginSettings()
     aliases: dict[str, str] = Field({}, description='Other names for models: "short" = "org/long-name".')
     models: dict[str, ModelSettings] = Field({}, description="Declared models.")
+
+    @classmethod
+    def from_sources(cls, sources: Sequence[PydanticBaseSettingsSource]) -> Self:
+        """Merge sources, the strongest first. Raises pydantic.ValidationError."""
+        token = _sources.set(tuple(sources))
+        try:
+            return cls()
+        finally:
+            _sources.reset(token)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The values that are passed in and the sources of `from_sources`; none of the library's own."""
+        return init_settings, *_sources.get()
 
     @property
     def models_folder(self) -> Path:

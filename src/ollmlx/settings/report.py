@@ -1,4 +1,4 @@
-"""The effective settings, each with where it came from and what it overrode. Secrets are masked. Pure."""
+"""The effective settings, each with its origin and the values it overrode. Secrets are masked. Pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ollmlx.errors.secrets import mask_text, mask_value
-from ollmlx.settings.errors import Origin
+from ollmlx.settings.faults import Origin
 from ollmlx.settings.keys import KeyPath, dotted, is_secret, keys_of, readers
-from ollmlx.settings.sources import LoadedSettings
+from ollmlx.settings.load import LoadedSettings
 from ollmlx.text.quantities import format_duration, parse_duration, parse_size, write_size
 
 
@@ -39,7 +39,10 @@ class Effective:
 
 
 def effective(loaded: LoadedSettings, hidden: Callable[[KeyPath], bool] = is_secret) -> list[Effective]:
-    """Every key of every section, every alias, every key a declared model sets. `hidden`: what must not be shown."""
+    """Every key of every section, every alias, every key that a declared model sets.
+
+    hidden: whether the value of a key must be masked.
+    """
     found = []
     for path, value in _walk(loaded.settings):
         secret = hidden(path)
@@ -87,7 +90,7 @@ def _fields(model: BaseModel) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def _written(field: FieldInfo, value: Any) -> Any:
-    """Durations and sizes as they are written in the file."""
+    """Write a duration or a size as the file does."""
     known = readers(field)
     if isinstance(value, float) and (parse_duration in known or math.isinf(value)):
         return format_duration(value)
@@ -95,7 +98,7 @@ def _written(field: FieldInfo, value: Any) -> Any:
 
 
 def _plain(value: Any, *, secret: bool) -> Any:
-    """JSON has no paths, tuples or infinity; secrets are hidden, inside of a text, too."""
+    """Convert a value for JSON, which has no paths, tuples or infinity; mask secrets, also inside of texts."""
     if secret:
         return mask_value(list(value) if isinstance(value, tuple) else value)
     if isinstance(value, Path | str):

@@ -1,264 +1,203 @@
-"""Where settings come from: command line > OLLMLX_SECTION__KEY > OLLAMA_* > ollmlx.toml > default.
+"""The sources of settings: each reads its values as one tree and remembers where every value was set.
 
-Every source is validated by itself, so that each fault is told with its own source, and all of them at once.
+`load` merges them: command line > OLLMLX_SECTION__KEY > Ollama's variables > settings file > default.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import os
-import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import EnvSettingsSource, InitSettingsSource
 
-from ollmlx.settings.errors import DEFAULT, Fault, InvalidSettings, Origin, faults_of, not_toml, unreadable
-from ollmlx.settings.files import find_file
-from ollmlx.settings.keys import KeyPath, field_at, is_list, is_table, variable
-from ollmlx.settings.lines import error_place, key_lines
-from ollmlx.settings.meaning import faults_of_meaning
+from ollmlx.settings.faults import DEFAULT, Fault, Origin, not_toml, unreadable
+from ollmlx.settings.files import NotToml, parse_toml
+from ollmlx.settings.keys import REMOVED, KeyPath, is_list, variable
 from ollmlx.settings.model import Settings
-from ollmlx.settings.ollama import ollama_values
+from ollmlx.text.quantities import FOREVER, parse_duration
 
 PREFIX = "OLLMLX_"
-_MARKS = {b"\xef\xbb\xbf": "UTF-8 with a byte order mark", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+_FALSE = {"0", "false", "f", "no", "off"}
 
 
-@dataclass(frozen=True)
-class Source:
-    """The values of one origin: a tree as TOML would give it, and where each key stands."""
+class TracedSource(InitSettingsSource):
+    """Values with the place where each of them was set."""
 
-    tree: dict[str, Any]
-    origins: dict[KeyPath, Origin]
+    def __init__(self, tree: dict[str, Any] | None = None, origins: Mapping[KeyPath, Origin] | None = None) -> None:
+        self.tree = tree or {}
+        self.origins = dict(origins or {})
+        super().__init__(Settings, self.tree)
 
     def origin(self, path: KeyPath) -> Origin:
-        """Where a key stands; a key inside one that is known counts as standing there."""
+        """The place of a key; a key inside of a value that is known has the place of that value."""
         while path and path not in self.origins:
             path = path[:-1]
         return self.origins.get(path, DEFAULT)
 
+    def without(self, paths: Iterable[KeyPath]) -> TracedSource:
+        """This source without some of its keys."""
+        tree = copy.deepcopy(self.tree)
+        for path in paths:
+            _remove(tree, path)
+        return TracedSource(tree, self.origins)
 
-@dataclass(frozen=True)
-class Shadowed:
-    """A value that a stronger source overrode."""
-
-    path: KeyPath
-    value: Any
-    origin: Origin
-    by: Origin
-
-
-@dataclass(frozen=True)
-class LoadedSettings:
-    """The settings, the origin of each value that is no default, what was overridden, and the files read."""
-
-    settings: Settings
-    sources: dict[KeyPath, Origin] = field(default_factory=dict)
-    shadowed: tuple[Shadowed, ...] = ()
-    files: tuple[Path, ...] = ()
-
-    def origin(self, path: KeyPath) -> Origin:
-        """Where the value of a key came from; of a table, where its first key stands."""
-        inside = [origin for key, origin in self.sources.items() if key[: len(path)] == path]
-        if inside:
-            return min(inside, key=lambda origin: origin.line or 0)
-        while path and path not in self.sources:
-            path = path[:-1]
-        return self.sources.get(path, DEFAULT)
-
-
-def load_settings(
-    config: Path | None = None,
-    overrides: Mapping[str, object] | None = None,
-    environ: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-) -> LoadedSettings:
-    """The settings of a process. Raises InvalidSettings (a ConfigError) with every fault.
-
-    config: the file of `--config`. overrides: values of the command line by dotted key (`server.host`), None is none.
-    environ, cwd: of this process unless given.
-    """
-    environ = os.environ if environ is None else environ
-    faults: list[Fault] = []
-    file = find_file(config, environ, cwd or Path.cwd())
-    sources = [
-        _read_file(*file, faults) if file else Source({}, {}),
-        _from_ollama(environ),
-        _from_variables(environ, faults),
-        _from_command_line(overrides or {}),
-    ]
-    sound: list[Source] = []
-    for source in sources:
+    def sound(self, faults: Iterable[Fault]) -> TracedSource:
+        """This source without its faulty values; an empty source when the rest is still invalid."""
+        rest = self.without(fault.path for fault in faults)
         try:
-            Settings.model_validate(source.tree)
-            sound.append(source)
-        except ValidationError as error:
-            own = faults_of(error, source.tree, source.origin)
-            faults += own
-            sound.append(_without(source, own))
-    files = (file[0],) if file else ()
-    if faults:
-        raise InvalidSettings(faults, _joined(sound, files))
-    loaded = _joined(sources, files)
-    for path, problem, code in faults_of_meaning(loaded.settings):
-        faults.append(Fault(path, problem, loaded.origin(path), code))
-    if faults:
-        raise InvalidSettings(faults, _joined((_without(source, faults) for source in sources), files))
-    return loaded
+            Settings.from_sources([rest])
+        except ValidationError:
+            return TracedSource()
+        return rest
+
+    def removed_keys(self) -> list[Fault]:
+        """A notice for each key that an earlier version had."""
+        return [
+            Fault(path, f"this setting is gone: {instead}", self.origin(path), "CFG012")
+            for path, instead in REMOVED.items()
+            if _contains(self.tree, path)
+        ]
+
+    def leaves(self) -> list[tuple[KeyPath, Any]]:
+        """Path and value of each key that is no table, or an empty one."""
+        return _leaves(self.tree)
 
 
-def _joined(sources: Iterable[Source], files: tuple[Path, ...]) -> LoadedSettings:
-    merged, origins, shadowed = _merge(sources)
-    return LoadedSettings(Settings.model_validate(merged), origins, tuple(shadowed), files)
+class _Variables(EnvSettingsSource):
+    """The library's reader of nested variables. A list may also be written with commas."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        if is_list(field) and not value.startswith("["):
+            return _split(value)
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:  # not JSON: the text stays, and its validation reports it
+            return value
 
 
-def _without(source: Source, faults: Iterable[Fault]) -> Source:
-    """What is left of a source without its faulty values; nothing of it when that is still no settings."""
-    tree = copy.deepcopy(source.tree)
-    for fault in faults:
-        table: Any = tree
-        for part in fault.path[:-1]:
-            table = table.get(part, {}) if isinstance(table, dict) else {}
-        if fault.path and isinstance(table, dict):
-            table.pop(fault.path[-1], None)
+def from_file(path: Path, shown: str, faults: list[Fault]) -> TracedSource:
+    """Read a settings file. What prevents that is added to `faults`. `shown` is the name of the file in messages."""
     try:
-        Settings.model_validate(tree)
-    except ValidationError:
-        return Source({}, {})
-    return Source(tree, source.origins)
-
-
-def _read_file(path: Path, shown: str, faults: list[Fault]) -> Source:
-    try:
-        data = path.read_bytes()
+        tree, lines = parse_toml(path.read_bytes())
     except OSError as error:
         faults.append(unreadable(path, error, shown))
-        return Source({}, {})
-    try:
-        text = _decode(data)
-        tree = tomllib.loads(text)
-    except UnicodeError as error:
-        faults.append(not_toml(shown, error.args[-1], *_place(data, error)))
-        return Source({}, {})
-    except tomllib.TOMLDecodeError as error:
-        faults.append(not_toml(shown, *error_place(error, text)))
-        return Source({}, {})
-    origins = {key: Origin("file", shown, line) for key, line in key_lines(text).items()}
-    return Source(_anchored(tree, path.parent), {(): Origin("file", shown), **origins})
-
-
-def _anchored(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Plugins named in a file are found from that file's folder, wherever the daemon is started."""
+        return TracedSource()
+    except NotToml as error:
+        faults.append(not_toml(shown, error))
+        return TracedSource()
     plugins = tree.get("plugins")
     if isinstance(plugins, dict) and isinstance(paths := plugins.get("paths"), list):
-        own = [isinstance(one, str) and not one.startswith("~") for one in paths]
-        plugins["paths"] = [str(folder / one) if mine else one for one, mine in zip(paths, own, strict=True)]
-    return tree
+        # relative paths mean the same wherever the daemon is started
+        plugins["paths"] = [
+            str(path.parent / one) if isinstance(one, str) and not one.startswith("~") else one for one in paths
+        ]
+    origins = {key: Origin("file", shown, line) for key, line in lines.items()}
+    return TracedSource(tree, {(): Origin("file", shown), **origins})
 
 
-def _decode(data: bytes) -> str:
-    for mark, name in (
-        (b"\xef\xbb\xbf", "UTF-8 with a byte order mark"),
-        (b"\xff\xfe", "UTF-16"),
-        (b"\xfe\xff", "UTF-16"),
-    ):
-        if data.startswith(mark):
-            raise UnicodeError(f"the file is saved as {name}; save it as plain UTF-8")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise UnicodeDecodeError(
-            error.encoding, error.object, error.start, error.end, "the file is not UTF-8"
-        ) from error
-
-
-def _place(data: bytes, error: UnicodeError) -> tuple[int, int]:
-    before = data[: error.start] if isinstance(error, UnicodeDecodeError) else b""
-    return before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1) + 1
-
-
-def _from_ollama(environ: Mapping[str, str]) -> Source:
-    source = Source({}, {})
-    for name, path, value in ollama_values(environ):
-        _put(source, path, value, Origin("ollama", name))
-    return source
-
-
-def _from_variables(environ: Mapping[str, str], faults: list[Fault]) -> Source:
-    source = Source({}, {})
+def from_variables(environ: Mapping[str, str], faults: list[Fault]) -> TracedSource:
+    """Read the variables `OLLMLX_SECTION__KEY`. Empty ones do not count."""
+    values: dict[str, str | None] = {}
+    origins: dict[KeyPath, Origin] = {}
     for name in sorted(environ):
-        if not name.startswith(PREFIX) or "__" not in name or not environ[name].strip():
+        text = environ[name].strip()
+        if not name.startswith(PREFIX) or "__" not in name or not text:
             continue
         path = tuple(part.lower() for part in name.removeprefix(PREFIX).split("__"))
-        origin = Origin("variable", name)
-        if not all(path):
-            faults.append(Fault((), f"write it {variable(('section', 'key'))}", origin, "CFG003"))
-            continue
-        try:
-            _put(source, path, _parse(path, environ[name].strip()), origin)
-        except ValueError as error:
-            faults.append(Fault(path, str(error), origin, "CFG004"))
-    return source
+        origins[path] = Origin("variable", name)
+        if all(path):
+            values[name.lower()] = text
+        else:
+            faults.append(Fault((), f"write it {variable(('section', 'key'))}", origins[path], "CFG003"))
+    reader = _Variables(Settings, case_sensitive=False, env_prefix=PREFIX, env_nested_delimiter="__")
+    reader.env_vars = values
+    tree = reader()
+    for path, origin in list(origins.items()):
+        if all(path) and path[0] not in Settings.model_fields:
+            tree[path[0]] = {}  # the reader passes over it; its validation reports an unknown section
+            origins[path[:1]] = origin
+    return TracedSource(tree, origins)
 
 
-def _parse(path: KeyPath, text: str) -> Any:
-    """A variable's text: lists as JSON or with commas, tables as JSON, anything else as it is."""
-    found = field_at(path)
-    if (is_list(found) and text.startswith("[")) or is_table(found):
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"not valid JSON: {error.msg} at column {error.colno}") from error
-    if is_list(found):
-        return [item.strip() for item in text.split(",") if item.strip()]
-    return text
+def from_ollama(environ: Mapping[str, str]) -> TracedSource:
+    """Read Ollama's own variables, as Ollama does: space and quotes around a value do not count."""
+    source = TracedSource()
+    for name, (path, read) in OLLAMA_VARIABLES.items():
+        text = environ.get(name, "").strip().strip("\"'").strip()
+        if text and (value := read(text)) is not None:
+            source.tree.setdefault(path[0], {})[path[1]] = value
+            source.origins[path] = Origin("ollama", name)
+    return TracedSource(source.tree, source.origins)
 
 
-def _from_command_line(overrides: Mapping[str, object]) -> Source:
-    source = Source({}, {})
+def from_command_line(overrides: Mapping[str, object]) -> TracedSource:
+    """Values by dotted key (`server.host`); None is no value."""
+    tree: dict[str, Any] = {}
+    origins: dict[KeyPath, Origin] = {}
     for key, value in overrides.items():
         if value is not None:
-            _put(source, tuple(key.split(".")), value, Origin("command line"))
-    return source
+            section, _, name = key.partition(".")
+            tree.setdefault(section, {})[name] = value
+            origins[section, name] = Origin("command line")
+    return TracedSource(tree, origins)
 
 
-def _put(source: Source, path: KeyPath, value: Any, origin: Origin) -> None:
-    table = source.tree
+def _split(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _load_timeout(text: str) -> str | float:
+    """For Ollama, zero and less mean no limit."""
+    try:
+        return FOREVER if parse_duration(text) <= 0 else text
+    except ValueError:
+        return text
+
+
+def _debug(text: str) -> str | None:
+    """For Ollama, any value that is not false switches it on."""
+    return None if text.lower() in _FALSE else "debug"
+
+
+OLLAMA_VARIABLES: dict[str, tuple[KeyPath, Callable[[str], Any]]] = {
+    "OLLAMA_HOST": (("server", "host"), str),
+    "OLLAMA_ORIGINS": (("server", "origins"), _split),
+    "OLLAMA_MODELS": (("storage", "models"), str),
+    "OLLAMA_KEEP_ALIVE": (("runners", "keep_alive"), str),
+    "OLLAMA_NUM_PARALLEL": (("runners", "parallel"), str),
+    "OLLAMA_MAX_LOADED_MODELS": (("runners", "max_loaded_models"), str),
+    "OLLAMA_MAX_QUEUE": (("runners", "max_queue"), str),
+    "OLLAMA_LOAD_TIMEOUT": (("runners", "load_timeout"), _load_timeout),
+    "OLLAMA_CONTEXT_LENGTH": (("runners", "context_length"), str),
+    "OLLAMA_KV_CACHE_TYPE": (("runners", "kv_cache_type"), str),
+    "OLLAMA_DEBUG": (("logging", "level"), _debug),
+}
+"""Each variable of Ollama's that ollmlx honours, the setting it stands for, and the function that reads its text."""
+
+
+def _contains(tree: Any, path: KeyPath) -> bool:
+    for part in path:
+        if not isinstance(tree, Mapping) or part not in tree:
+            return False
+        tree = tree[part]
+    return True
+
+
+def _remove(tree: dict[str, Any], path: KeyPath) -> None:
+    table: Any = tree
     for part in path[:-1]:
-        inner = table.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise ValueError(f"{variable(path[:-1])} is set too")  # noqa: TRY004 - a value of a variable, not a type
-        table = inner
-    table[path[-1]] = value
-    source.origins[path] = origin
-
-
-def _merge(sources: Iterable[Source]) -> tuple[dict[str, Any], dict[KeyPath, Origin], list[Shadowed]]:
-    """One tree, the later source winning key by key, with the origin of each value and what it overrode."""
-    merged: dict[str, Any] = {}
-    origins: dict[KeyPath, Origin] = {}
-    values: dict[KeyPath, Any] = {}
-    shadowed: list[Shadowed] = []
-    for source in sources:
-        for path, value in _leaves(source.tree):
-            origin = source.origin(path)
-            if path in values and values[path] != value:
-                shadowed.append(Shadowed(path, values[path], origins[path], origin))
-            values[path], origins[path] = value, origin
-            _put(Source(merged, {}), path, value, origin)
-    return merged, origins, shadowed
+        table = table.get(part, {}) if isinstance(table, dict) else {}
+    if path and isinstance(table, dict):
+        table.pop(path[-1], None)
 
 
 def _leaves(tree: Mapping[str, Any], prefix: KeyPath = ()) -> list[tuple[KeyPath, Any]]:
     leaves: list[tuple[KeyPath, Any]] = []
     for key, value in tree.items():
         path = (*prefix, key)
-        if isinstance(value, dict) and value:
-            leaves += _leaves(value, path)
-        else:
-            leaves.append((path, value))
+        leaves += _leaves(value, path) if isinstance(value, dict) and value else [(path, value)]
     return leaves

@@ -95,6 +95,17 @@ def test_check_tells_every_fault_and_ends_with_one(home: Path, capsys: pytest.Ca
     assert problems[0]["source"] == "ollmlx.toml, line 2"
 
 
+def test_check_warns_of_a_key_of_an_earlier_version(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "ollmlx.toml").write_text("[runners]\nswap_wait = 1", encoding="utf-8")
+    assert main(["config", "check"]) == 0
+    told = capsys.readouterr()
+    assert "warning: [runners] swap_wait: this setting is gone" in told.err
+    assert "the settings are usable" in told.out
+    assert main(["config", "check", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["ok"], printed["warnings"][0]["code"]) == (True, "CFG012")
+
+
 def test_init_writes_a_private_file_that_changes_nothing_and_never_over_another(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,7 @@ def test_a_fault_of_a_variable_is_told_with_its_name(
 
 
 MEANING = [
+    ("CFG012", "[runners]\nswap_wait = 1", {}, "swap_wait: this setting is gone", "config check"),
     ("CFG005", "[runners]\nkeep_alive = 9", {"OLLAMA_KEEP_ALIVE": "5m"}, "OLLAMA_KEEP_ALIVE wins over", "config show"),
     ("CFG008", "[plugins.nothing]\na = 1", {}, "no plugin is called 'nothing'", "plugin list"),
     ("CFG008", "[plugins.mlx]\nbblas = 1", {}, "plugin 'mlx' is off", "plugin list"),
@@ -84,7 +85,7 @@ MEANING = [
 ]
 
 
-@pytest.mark.finding("CFG005", "CFG008", "CFG009")
+@pytest.mark.finding("CFG005", "CFG008", "CFG009", "CFG012")
 @pytest.mark.parametrize(("code", "toml", "environ", "seen", "typed"), MEANING)
 def test_settings_that_do_not_mean_what_they_say(
     tmp_path: Path, code: str, toml: str, environ: Mapping[str, str], seen: str, typed: str

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ollmlx.reload import reloadable
 from ollmlx.settings import Settings
-from ollmlx.settings.errors import InvalidSettings
-from ollmlx.settings.lines import key_lines
-from ollmlx.settings.reload import reloadable
+from ollmlx.settings.files import key_lines
+from ollmlx.settings.load import InvalidSettings, LoadedSettings, load_settings
 from ollmlx.settings.report import effective
-from ollmlx.settings.sources import LoadedSettings, load_settings
 from ollmlx.text.quantities import FOREVER
 
 
@@ -70,6 +69,78 @@ OLLAMA = [
 @pytest.mark.parametrize(("name", "text", "section", "key", "value"), OLLAMA)
 def test_a_variable_is_read(tmp_path: Path, name: str, text: str, section: str, key: str, value: object) -> None:
     assert getattr(getattr(load(tmp_path, environ={name: text}).settings, section), key) == value
+
+
+REMOVED_KEYS = [
+    ("[runners]\nswap_wait = 1", {}, "[runners] swap_wait: this setting is gone: ", "(ollmlx.toml, line 2) CFG012"),
+    ("[plugins.mlx]\nfloat32_share = 2", {}, "[plugins.mlx] float32_share: this", "(ollmlx.toml, line 2) CFG012"),
+    ("", {"OLLMLX_MEMORY__HARD": "x"}, "[memory] hard: this setting is gone: ", "(OLLMLX_MEMORY__HARD) CFG012"),
+]
+
+
+@pytest.mark.parametrize(("toml", "environ", "begin", "end"), REMOVED_KEYS)
+def test_a_key_of_an_earlier_version_is_a_warning_and_changes_nothing(
+    tmp_path: Path, toml: str, environ: Mapping[str, str], begin: str, end: str
+) -> None:
+    loaded = load(tmp_path, toml, environ)
+    (warning,) = map(str, loaded.warnings)
+    assert warning.startswith(begin)
+    assert warning.endswith(end)
+    assert loaded.settings.runners == Settings().runners
+    assert loaded.settings.memory == Settings().memory
+    assert not loaded.settings.plugins.table("mlx")
+
+
+def test_a_key_of_an_earlier_version_is_told_beside_a_fault(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        load(tmp_path, "[runners]\nswap_wait = 1\nparallel = -1\n")
+    assert [fault.code for fault in caught.value.faults] == ["CFG004"]
+    assert [notice.code for notice in caught.value.sound.warnings] == ["CFG012"]
+
+
+def test_settings_that_are_made_in_code_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLMLX_SERVER__HOST", ":3")
+    monkeypatch.setenv("SERVER", '{"host": ":4"}')
+    assert Settings().server.host == "127.0.0.1:11434"
+    assert Settings.model_validate({"server": {"docs": False}}).server.host == "127.0.0.1:11434"
+
+
+BAD_VARIABLES = [
+    ("OLLMLX_SERVER__ORIGINS", "[1", "[server] origins: must be a list", "CFG004"),
+    ("OLLMLX_MODELS__A", "{", '[models."a"]: must be a table', "CFG004"),
+    ("OLLMLX_FOO__BAR", "1", "[foo]: unknown section", "CFG003"),
+    ("OLLMLX_RUNNERZ__BAR", "1", "did you mean [runners]?", "CFG003"),
+    ("OLLMLX_SERVER____HOST", "1", "write it OLLMLX_SECTION__KEY", "CFG003"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "problem", "code"), BAD_VARIABLES)
+def test_a_variable_that_cannot_be_used_is_a_fault(
+    tmp_path: Path, name: str, text: str, problem: str, code: str
+) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        load(tmp_path, environ={name: text})
+    (fault,) = caught.value.faults
+    assert problem in str(fault)
+    assert str(fault).endswith(f"({name}) {code}")
+
+
+def test_variables_reach_tables_of_models_and_plugins(tmp_path: Path) -> None:
+    environ = {
+        "OLLMLX_MODELS__SHORT__FROM": "org/long",
+        "OLLMLX_MODELS__SHORT__PARAMETERS__SEED": "3",
+        "OLLMLX_MODELS__OTHER": '{"pin": true}',
+        "OLLMLX_ALIASES__X": "org/y",
+        "OLLMLX_PLUGINS__MLX__THREADS": "4",
+        "OLLMLX_PLUGINS__DISABLED": "hub, pypi",
+    }
+    loaded = load(tmp_path, environ=environ)
+    settings = loaded.settings
+    assert (settings.models["short"].from_, settings.models["other"].pin) == ("org/long", True)
+    assert settings.aliases == {"x": "org/y"}
+    assert settings.plugins.table("mlx") == {"threads": "4"}
+    assert settings.plugins.disabled == ("hub", "pypi")
+    assert str(loaded.origin(("models", "short", "from"))) == "OLLMLX_MODELS__SHORT__FROM"
 
 
 def test_every_fault_of_every_source_is_told_at_once(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ollmlx.settings.keys import show_path
 CHECK = "ollmlx config check"
 
 
-@check("settings", "config", "CFG001", "CFG002", "CFG003", "CFG004", "CFG008")
+@check("settings", "config", "CFG001", "CFG002", "CFG003", "CFG004", "CFG008", "CFG012")
 def settings(world: CheckContext) -> Iterator[Finding]:
     """One finding for each fault, with its file and line or its variable."""
     for fault in world.faults:
@@ -28,6 +28,13 @@ def settings(world: CheckContext) -> Iterator[Finding]:
         yield found(
             fault.code, f"{where}{fault.problem}", evidence=(str(fault.origin), line),
             commands=(*commands, CHECK), instead=instead, subject=str(fault.origin),
+        )  # fmt: skip
+    for notice in world.loaded.warnings if world.loaded else ():
+        commands, instead = edit(world, notice.origin, notice.path[-1], None)
+        yield found(
+            notice.code, f"{show_path(notice.path)}: {notice.problem}",
+            evidence=(str(notice.origin), quote(world, notice.origin)), commands=(*commands, CHECK), instead=instead,
+            subject=str(notice.origin),
         )  # fmt: skip
     for name, likely in unclaimed_tables(world.plugins, world.settings).items() if world.plugins else ():
         origin = world.origin("plugins", name)

@@ -81,13 +81,12 @@ def test_files_beside_the_weights_are_counted(tmp_path: Path) -> None:
 
 def test_the_command_carries_settings_and_width(tmp_path: Path) -> None:
     options = LaunchOptions(context_length=512, parallel=3, kv_cache_type="q8_0")
-    command = backend(threads=5, gpu_layers=0, prompt_batch=32).command(gguf(tmp_path), options)
+    command = backend(threads=5, gpu_layers=0).command(gguf(tmp_path), options)
     assert command.engine_options == {
         "slots": 3,
         "kv_cache_type": "q8_0",
         "threads": 5,
         "gpu_layers": 0,
-        "prompt_batch": 32,
     }
 
 

@@ -1,18 +1,19 @@
-"""What is wrong with the settings, as sentences with their sources. Pure: pydantic's errors in, faults out."""
+"""The faults of settings, as sentences with their sources: of single values, and between values. Pure."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ollmlx.errors import ConfigError
+from ollmlx.errors import InvalidRequest
+from ollmlx.model.names import ModelName
+from ollmlx.settings.files import NotToml
 from ollmlx.settings.keys import (
-    OPEN_TABLES,
     KeyPath,
     field_at,
     is_list,
@@ -22,17 +23,15 @@ from ollmlx.settings.keys import (
     show_path,
     table_at,
 )
+from ollmlx.settings.model import Settings
 from ollmlx.types import Options
-
-if TYPE_CHECKING:
-    from ollmlx.settings.sources import LoadedSettings
 
 Kind = Literal["default", "file", "ollama", "variable", "command line"]
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a value came from. `name`: the file as it was asked for, the variable, or nothing."""
+    """The origin of a value. `name`: the file as the user named it, the variable, or nothing."""
 
     kind: Kind
     name: str = ""
@@ -45,11 +44,13 @@ class Origin:
 
 
 DEFAULT = Origin("default")
+_Found = tuple[KeyPath, str, str]
+"""(path, problem, code)"""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong: where, what, from which source, and the code whose runbook explains it."""
+    """One fault: the key, the problem, the source, and the code whose runbook explains it."""
 
     path: KeyPath
     problem: str
@@ -61,19 +62,8 @@ class Fault:
         return f"{head}{self.problem} ({self.origin}) {self.code}"
 
 
-class InvalidSettings(ConfigError):
-    """The settings cannot be used; carries every fault, and what the values without a fault make."""
-
-    def __init__(self, faults: Sequence[Fault], sound: LoadedSettings) -> None:
-        self.faults = tuple(faults)
-        self.sound = sound
-        lines = [str(fault) for fault in self.faults]
-        text = lines[0] if len(lines) == 1 else f"{len(lines)} faults in the settings:\n  " + "\n  ".join(lines)
-        super().__init__(text, code=self.faults[0].code)
-
-
 def faults_of(error: ValidationError, raw: Mapping[str, Any], origin: Callable[[KeyPath], Origin]) -> list[Fault]:
-    """Every fault of one source. `raw` is what was validated, `origin` tells where a key stands."""
+    """The faults of one source, from pydantic's errors. `raw`: the values. `origin`: gives the place of a key."""
     grouped: dict[KeyPath, list[Any]] = {}
     for item in error.errors(include_url=False):
         grouped.setdefault(_real_path(item["loc"], raw), []).append(item)
@@ -97,14 +87,14 @@ def unreadable(path: Path, error: OSError, shown: str) -> Fault:
     return Fault((), problem, Origin("file", shown), "CFG001")
 
 
-def not_toml(shown: str, message: str, line: int | None, column: int | None) -> Fault:
+def not_toml(shown: str, error: NotToml) -> Fault:
     """The fault for text that is not TOML."""
-    where = f" at column {column}" if column else ""
-    return Fault((), f"not valid TOML: {_lower(message)}{where}", Origin("file", shown, line), "CFG002")
+    problem = f"not valid TOML: {_lower(error.message)} at column {error.column}"
+    return Fault((), problem, Origin("file", shown, error.line), "CFG002")
 
 
 def unknown_key(path: KeyPath) -> str:
-    """What to say of a key that does not exist, with the likely one."""
+    """The problem of a key that does not exist, with the key that was likely meant."""
     name, parent = path[-1], path[:-1]
     likely, home = likely_key(path), _sections_with(name)
     if not parent:
@@ -121,7 +111,7 @@ def unknown_key(path: KeyPath) -> str:
 
 
 def likely_key(path: KeyPath) -> str | None:
-    """The key or section that was meant by one that does not exist."""
+    """The key or section that was likely meant by one that does not exist."""
     if path[:1] == ("models",) and path[2:-1] == ("parameters",):
         known = list(Options.model_fields)
     elif len(path) > 1:
@@ -139,7 +129,7 @@ def _sections_with(name: str) -> list[str]:
 
 
 def _real_path(loc: Iterable[int | str], raw: Any) -> KeyPath:
-    """The part of pydantic's location that exists in the data: labels of union members and list positions left out."""
+    """The part of pydantic's location that exists in the data, without labels of union members and list positions."""
     path: list[str] = []
     for part in loc:
         if not isinstance(raw, Mapping) or part not in raw:
@@ -168,7 +158,7 @@ def _problem(path: KeyPath, items: Sequence[Any]) -> tuple[str, str]:
 
 
 def sentence(path: KeyPath, item: Any, value: str | None = None) -> str:
-    """One of pydantic's errors in plain words. `value`: how to end it; the refused value unless given."""
+    """One of pydantic's errors in plain words. `value`: the end of the sentence; the refused value unless given."""
     value = f", not {_shown(item['input'])}" if value is None else value
     kind, context = item["type"], item.get("ctx", {})
     bounds = {
@@ -199,17 +189,85 @@ def sentence(path: KeyPath, item: Any, value: str | None = None) -> str:
     return f"{_lower(str(item['msg']))}{value}"
 
 
-def plugin_table_fault(name: str, value: Any) -> str | None:
-    """What to say of `[plugins] NAME = …`: only a table can belong to a plugin."""
-    if isinstance(value, Mapping):
-        return None
-    model = table_at(OPEN_TABLES)
-    close = difflib.get_close_matches(name, list(keys_of(model)) if model else [], 1)
-    return (
-        f"unknown key; did you mean {close[0]!r}?"
-        if close
-        else f"unknown key; a plugin's settings are a table [plugins.{name}]"
-    )
+def faults_between_values(settings: Settings, origin: Callable[[KeyPath], Origin]) -> list[Fault]:
+    """The faults that no single value has: bad model names, one model spelt in two ways, aliases that loop."""
+    found = [*_plugin_keys(settings), *_names(settings), *_parameters(settings), *_loops(settings)]
+    return [Fault(path, problem, origin(path), code) for path, problem, code in found]
+
+
+def _plugin_keys(settings: Settings) -> Iterator[_Found]:
+    """Under [plugins], only a table can belong to a plugin."""
+    for name, value in (settings.plugins.model_extra or {}).items():
+        if not isinstance(value, Mapping):
+            close = difflib.get_close_matches(name, list(keys_of(type(settings.plugins))), 1)
+            guess = f"did you mean {close[0]!r}?" if close else f"a plugin's settings are a table [plugins.{name}]"
+            yield ("plugins", name), f"unknown key; {guess}", "CFG003"
+
+
+def _names(settings: Settings) -> Iterator[_Found]:
+    for section, table in (("models", settings.models), ("aliases", settings.aliases)):
+        seen: dict[ModelName, str] = {}
+        for written in table:
+            name, problem = _parsed(written)
+            if name is None:
+                yield (section, written), problem, "CFG004"
+            elif name in seen:
+                yield (section, written), f"is the same model name as {seen[name]!r}", "CFG004"
+            else:
+                seen[name] = written
+    for written, target in settings.aliases.items():
+        if _parsed(target)[0] is None:
+            yield ("aliases", written), _parsed(target)[1], "CFG004"
+    for written, model in settings.models.items():
+        if model.from_ is not None and _parsed(model.from_)[0] is None:
+            yield ("models", written, "from"), _parsed(model.from_)[1], "CFG004"
+    for index, written in enumerate(settings.security.allow_remote_code):
+        if _parsed(written)[0] is None:
+            yield ("security", "allow_remote_code"), f"entry {index + 1}: {_parsed(written)[1]}", "CFG004"
+
+
+def _parsed(text: str) -> tuple[ModelName | None, str]:
+    try:
+        return ModelName.parse(text), ""
+    except InvalidRequest as error:
+        return None, error.message
+
+
+def _parameters(settings: Settings) -> Iterator[_Found]:
+    for name, model in settings.models.items():
+        try:
+            Options.model_validate(model.parameters)
+        except ValidationError as error:
+            for item in error.errors(include_url=False):
+                key = str(item["loc"][0]) if item["loc"] else ""
+                known = item["type"] != "extra_forbidden"
+                path = ("models", name, "parameters", key) if key else ("models", name, "parameters")
+                problem = sentence(path, item) if known else _unknown_parameter(path)
+                yield path, problem, "CFG004" if known else "CFG003"
+
+
+def _unknown_parameter(path: KeyPath) -> str:
+    likely = likely_key(path)
+    return f"unknown parameter; did you mean {likely!r}?" if likely else "unknown parameter"
+
+
+def _loops(settings: Settings) -> Iterator[_Found]:
+    """Each loop of aliases once, at the alias that closes it."""
+    targets = {}
+    written = {}
+    for alias, target in settings.aliases.items():
+        name, goal = _parsed(alias)[0], _parsed(target)[0]
+        if name is not None and goal is not None:
+            targets[name], written[name] = goal, alias
+    told: set[ModelName] = set()
+    for start in targets:
+        trail = [start]
+        while (goal := targets.get(trail[-1])) is not None and goal not in trail:
+            trail.append(goal)
+        if goal is not None and goal == start and start not in told:
+            told |= set(trail)
+            loop = " -> ".join(name.short for name in [*trail, start])
+            yield ("aliases", written[start]), f"the aliases loop: {loop}", "CFG004"
 
 
 def _shown(value: Any) -> str:
