@@ -18,7 +18,7 @@ def register_routes(register: Callable[[str, Callable[[Service], Blueprint]], No
     """Register the family."""
 
     def make(service: Service) -> Blueprint:
-        from ollmlx_ollama_api.blueprint import blueprint
+        from ollmlx_ollama_api.routes import blueprint
 
         return blueprint(service)
 

@@ -1,4 +1,4 @@
-"""The `options` object: Ollama's names, types and sentences, and what ollmlx does with values out of range. Pure."""
+"""The `options` object: Ollama's names, types and error sentences, and the treatment of values out of range. Pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from ollmlx.types import Options
 
 logger = logging.getLogger(__name__)
 
-INTEGERS = frozenset(
-    {"top_k", "seed", "repeat_last_n", "num_predict", "num_ctx", "num_keep", "num_batch", "draft_num_predict"}
-)
+INTEGERS = frozenset({"top_k", "seed", "repeat_last_n", "num_predict", "num_ctx", "num_keep", "draft_num_predict"})
 FLOATS = frozenset(
     {
         "temperature",
@@ -27,22 +25,23 @@ FLOATS = frozenset(
     }
 )
 IGNORED = {
+    "num_batch": "integer",
     "num_gpu": "integer",
     "main_gpu": "integer",
     "num_thread": "integer",
     "use_mmap": "boolean",
 }
-"""Options of llama.cpp that mean nothing here. Their types are checked, as Ollama does."""
+"""Options of llama.cpp that have no meaning here. Their types are checked, as in Ollama."""
 
 LARGEST = 2**31 - 1
 _SMALLEST_CONTEXT = 4  # Ollama's
 
 
 def options(given: Mapping[str, Any]) -> Options:
-    """The options of a request or a Modelfile. Only what was given counts as set; null counts as not given.
+    """Return the options of a request or a Modelfile. A null option counts as not given.
 
-    Raises InvalidRequest for a known option of the wrong type. Unknown ones are logged and ignored. Values that no
-    sampler can use are brought to the nearest that one can; see docs/api.md.
+    Raises InvalidRequest for a known option of the wrong type. An unknown option is logged and ignored. A value that no
+    sampler can use becomes the nearest usable one; see docs/api.md.
     """
     found: dict[str, Any] = {}
     for name, value in given.items():
@@ -64,7 +63,7 @@ def options(given: Mapping[str, Any]) -> Options:
 
 
 def _usable(found: dict[str, Any]) -> dict[str, Any]:
-    """Values in the range that samplers know; None for "as if it had not been said"."""
+    """Bring the values into the range of the samplers; None stands for an option that was not given."""
     ranges: dict[str, tuple[float, float]] = {
         "temperature": (0, math.inf),
         "top_k": (0, LARGEST),
@@ -87,8 +86,6 @@ def _usable(found: dict[str, Any]) -> dict[str, Any]:
     if "num_ctx" in found:
         asked = found["num_ctx"]
         found["num_ctx"] = min(max(asked, _SMALLEST_CONTEXT), LARGEST) if asked > 0 else None
-    if "num_batch" in found and not 0 < found["num_batch"] <= LARGEST:
-        found["num_batch"] = None
     if "seed" in found:
         found["seed"] = max(found["seed"], -1) % 2**63 if found["seed"] >= 0 else -1
     return found

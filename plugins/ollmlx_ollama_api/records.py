@@ -1,28 +1,41 @@
-"""The objects that answer `/api/generate` and `/api/chat`: a line a piece, or one for all. Pure.
+"""The records that answer `/api/generate` and `/api/chat`: a line for each event, or one record for the whole answer.
 
-Each object starts with the same bytes, made once a request; only time and text are added for a token.
+All records of a request begin with the same bytes, which are made once; a token adds only its time and its text.
 """
 
 from __future__ import annotations
 
 import secrets
 import string
+import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
 from ollmlx.types import Answer, Done, Event, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
-from ollmlx_ollama_api.clock import now
 
 Json = dict[str, Any]
 
 _ALPHABET = string.ascii_lowercase + string.digits
 _ID_LENGTH = 8
 
+_second = (0, "")
 
-class Records:
-    """Encodes what one request is answered, for one of the two routes."""
+
+def now() -> str:
+    """Return the time in UTC with microseconds. It is called for each token, so the text of the second is cached."""
+    global _second  # noqa: PLW0603 - a cache of one
+    at = time.time_ns()
+    seconds, rest = divmod(at, 1_000_000_000)
+    if seconds != _second[0]:
+        _second = (seconds, datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S."))
+    return f"{_second[1]}{rest // 1000:06d}Z"
+
+
+class RecordEncoder:
+    """Encodes the answer to one request, as a chat (`chat`) or as a continued prompt."""
 
     def __init__(self, model: str, *, chat: bool, context: bool = False, clock: Callable[[], str] = now) -> None:
         self._model = model
@@ -35,7 +48,7 @@ class Records:
         self._tail = b'},"done":false}\n' if chat else b',"done":false}\n'
 
     def line(self, event: Event) -> bytes | None:
-        """The record of an event with its newline; None for events that Ollama's clients are not told of."""
+        """Encode the record of an event, newline included; None for an event that Ollama's clients do not get."""
         if type(event) is Text and not event.logprobs:
             return self._head + self._clock().encode() + self._text + orjson.dumps(event.text) + self._tail
         match event:
@@ -51,13 +64,13 @@ class Records:
                 return None
 
     def whole(self, answer: Answer) -> Json:
-        """The one object that answers without streaming."""
+        """Return the record of a whole answer, for a client that does not stream."""
         said = self._said(answer.text, answer.thinking, answer.tool_calls)
         figures = final(answer.done, context=self._context)
         return self._object(said, **figures, **_logprobs(answer.logprobs))
 
     def bare(self, reason: str) -> Json:
-        """The object that answers a request which only loads or unloads."""
+        """Return the record for a request that only loads or unloads the model."""
         return self._object(self._said(), done=True, done_reason=reason)
 
     def _piece(
@@ -88,7 +101,7 @@ class Records:
 
 
 def final(done: Done, *, context: bool) -> Json:
-    """The figures of the last object: nanoseconds and tokens."""
+    """Return the figures of the last record: durations in nanoseconds, and numbers of tokens."""
     found: Json = {"done": True, "done_reason": done.reason}
     if context:
         found["context"] = list(done.context)
@@ -106,7 +119,7 @@ def final(done: Done, *, context: bool) -> Json:
 
 
 def call_id() -> str:
-    """A new id of a tool call: `call_` and eight letters or digits."""
+    """Make an id for a tool call: `call_` and eight letters or digits."""
     return "call_" + "".join(secrets.choice(_ALPHABET) for _ in range(_ID_LENGTH))
 
 

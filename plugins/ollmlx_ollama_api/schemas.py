@@ -1,4 +1,4 @@
-"""What answers look like, for the OpenAPI description: the fields that clients rely on."""
+"""JSON schemas of the answers, for the OpenAPI description: the fields that clients rely on."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from ollmlx.web.openapi.document import openapi
 
 class TestOllama(RoutesSuite):
     def make_routes(self) -> Callable[[Service], Blueprint]:
-        from ollmlx_ollama_api.blueprint import blueprint
+        from ollmlx_ollama_api.routes import blueprint
 
         return blueprint
 

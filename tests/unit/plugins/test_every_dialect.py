@@ -12,7 +12,7 @@ from ollmlx.errors import RunnerFailed
 from ollmlx.testing.routes import FakeService, installed, web_app
 from ollmlx.types import Done, Text, Thinking, ToolCall, ToolCalled
 from ollmlx_anthropic_api.routes import blueprint as anthropic
-from ollmlx_ollama_api.blueprint import blueprint as ollama
+from ollmlx_ollama_api.routes import blueprint as ollama
 from ollmlx_openai_api.routes import blueprint as openai
 
 pytestmark = pytest.mark.mlx  # the streams are read by the MLX engine's parser

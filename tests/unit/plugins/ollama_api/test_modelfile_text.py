@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ollmlx.model.modelfile import FENCE, parse_modelfile
 from ollmlx.testing.routes import installed
 from ollmlx.types import Message, ModelDefaults, Options
-from ollmlx_ollama_api.modelfile_text import modelfile, parameters
+from ollmlx_ollama_api.descriptions import modelfile, parameters
 
 TEXTS = st.text(
     st.characters(codec="utf-8", exclude_categories=("C", "Z")) | st.sampled_from(' "\n#'), max_size=30

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.unit.plugins.recorded import answered, compare
 
-from ollmlx_ollama_api.blueprint import blueprint
+from ollmlx_ollama_api.routes import blueprint
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.json"))
 

@@ -11,9 +11,8 @@ from pydantic import ValidationError
 from ollmlx import ModelName
 from ollmlx.errors import InvalidRequest, NotFound, OllmlxError
 from ollmlx.types import Message, ToolCall
-from ollmlx_ollama_api.generation_request import ChatBody, GenerateBody, response_format, thinking
-from ollmlx_ollama_api.management_request import CopyBody, CreateBody, DeleteBody, EmbedBody
-from ollmlx_ollama_api.wire import Named
+from ollmlx_ollama_api.bodies import ChatBody, EmbedBody, GenerateBody, NamedBody, response_format, thinking
+from ollmlx_ollama_api.management_bodies import CopyBody, CreateBody, DeleteBody
 
 
 def test_a_prompt_becomes_a_users_turn_after_its_system_prompt() -> None:
@@ -143,14 +142,14 @@ def test_thinking_is_a_switch_or_a_level() -> None:
 
 
 def test_the_older_field_name_names_a_model_too() -> None:
-    assert Named.model_validate({"name": "m"}).model_name() == ModelName.parse("m")
+    assert NamedBody.model_validate({"name": "m"}).model_name() == ModelName.parse("m")
 
 
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda: Named().model_name(), "model is required"),
-        (lambda: Named(model="../x").model_name(), "invalid model name"),
+        (lambda: NamedBody().model_name(), "model is required"),
+        (lambda: NamedBody(model="../x").model_name(), "invalid model name"),
         (lambda: DeleteBody(model="a b").deleted_name(), 'name "a b" is invalid'),
         (lambda: CopyBody(source="a b", destination="x").names(), 'source "a b" is invalid'),
         (lambda: CopyBody(source="x", destination="a b").names(), 'destination "a b" is invalid'),
@@ -196,6 +195,6 @@ def test_inputs_are_one_text_or_many(given: Any, texts: tuple[str, ...]) -> None
 
 def test_every_refusal_is_an_error_a_person_can_act_on() -> None:
     with pytest.raises(OllmlxError) as refused:
-        Named(model="/etc/passwd").model_name()
+        NamedBody(model="/etc/passwd").model_name()
     assert refused.value.code == "MDL001"
     assert refused.value.hint is not None

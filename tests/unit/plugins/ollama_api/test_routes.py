@@ -25,7 +25,7 @@ from ollmlx.types import (
     RunnerState,
     Text,
 )
-from ollmlx_ollama_api.blueprint import blueprint
+from ollmlx_ollama_api.routes import blueprint
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from ollmlx.settings import SecuritySettings, Settings, StorageSettings
 from ollmlx.testing.routes import FakeService, installed, web_app
 from ollmlx.types import Admitted, Done, RunnerInfo, RunnerState, Text
 from ollmlx.web import state_of
-from ollmlx_ollama_api.blueprint import blueprint as ollama
+from ollmlx_ollama_api.routes import blueprint as ollama
 from ollmlx_ops.blueprint import blueprint
 from ollmlx_ops.metrics import Metrics
 from ollmlx_ops.readiness import problems

@@ -1,16 +1,19 @@
-"""`POST /api/generate` and `/api/chat`: the bodies, and what they mean in ollmlx's words. Pure."""
+"""The bodies of the routes that need a runner, what all bodies share, and what they mean in ollmlx's words. Pure."""
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator, model_validator
 
-from ollmlx import ModelName
+from ollmlx import ModelName, parse_duration
 from ollmlx.errors import InvalidRequest, NotFound
-from ollmlx.types import GenerateRequest, Message, ToolCall
+from ollmlx.types import EmbedRequest, GenerateRequest, Message, ToolCall
 from ollmlx_ollama_api.options import options
-from ollmlx_ollama_api.wire import KeepAlive, Named, Wire, parse_name
+
+LONGEST = 200 * 365 * 86400.0
+"""Seconds; a longer keep-alive means for ever."""
 
 Role = Literal["system", "user", "assistant", "tool", "developer"]
 Level = Literal["low", "medium", "high", "max"]
@@ -20,8 +23,64 @@ MOST_LOGPROBS = 20
 Think = bool | Level | None
 
 
-class Generation(Named):
-    """What both bodies share. `stream` absent means true."""
+class OllamaBody(BaseModel):
+    """A JSON body: unknown fields are ignored, a null field counts as absent, types are strict."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None}
+        return data
+
+
+def _keep_alive(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"invalid keep_alive {value!r}")  # noqa: TRY004 - pydantic collects ValueErrors
+    try:
+        seconds = parse_duration(value)
+    except ValueError:
+        raise ValueError(f'time: invalid duration "{value}"') from None
+    except OverflowError:
+        return math.inf
+    return math.inf if seconds > LONGEST else seconds
+
+
+_DURATION = Annotated[str, Field(pattern=r"^-?([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h|d))+$")]  # in the description only
+KeepAlive = Annotated[float, PlainValidator(_keep_alive, json_schema_input_type=float | _DURATION)]
+"""Seconds for which a model stays loaded: a number, or a Go duration. A negative value means for ever."""
+
+
+class NamedBody(OllamaBody):
+    """A body that names a model, in the field `model` or the older `name`."""
+
+    model: str = ""
+    name: str = ""
+
+    @property
+    def asked(self) -> str:
+        """The name as the client wrote it."""
+        return self.model or self.name
+
+    def model_name(self) -> ModelName:
+        """The parsed name. Raises InvalidRequest."""
+        if not self.asked:
+            raise InvalidRequest("model is required")
+        return parse_name(self.asked)
+
+
+def parse_name(text: str, message: str = "invalid model name") -> ModelName:
+    """Parse a model name. Raises InvalidRequest with `message`, which is Ollama's; the hint holds the reason."""
+    try:
+        return ModelName.parse(text)
+    except InvalidRequest as error:
+        raise InvalidRequest(message, code=error.code, hint=error.message) from error
+
+
+class GenerationBody(NamedBody):
+    """The fields that `/api/generate` and `/api/chat` share. Without `stream` the answer is a stream."""
 
     stream: bool = True
     format: Any = None
@@ -38,7 +97,7 @@ class Generation(Named):
         return self.keep_alive == 0
 
     def shared(self) -> dict[str, Any]:
-        """The fields of GenerateRequest that come from these. Raises InvalidRequest."""
+        """Return the fields of a GenerateRequest that come from these. Raises InvalidRequest."""
         if not 0 <= self.top_logprobs <= MOST_LOGPROBS:
             raise InvalidRequest(f"top_logprobs must be between 0 and {MOST_LOGPROBS}")
         return {
@@ -51,7 +110,7 @@ class Generation(Named):
         }
 
 
-class GenerateBody(Generation):
+class GenerateBody(GenerationBody):
     """`POST /api/generate`."""
 
     prompt: str = ""
@@ -69,17 +128,17 @@ class GenerateBody(Generation):
 
     @property
     def only_loads(self) -> bool:
-        """An empty prompt has the model loaded, or let go, and nothing generated."""
+        """True for an empty prompt: the model is loaded or unloaded, and nothing is generated."""
         return not self.prompt and not self.images and not self.suffix
 
     def generated_name(self) -> ModelName:
-        """The parsed name; this route alone answers a missing one with 404. Raises NotFound, InvalidRequest."""
+        """Parse the name. Raises NotFound when it is missing (only this route answers 404), else InvalidRequest."""
         if not self.asked:
             raise NotFound("model '' not found")
         return parse_name(self.asked)
 
     def to_vocabulary(self) -> GenerateRequest:
-        """The request in ollmlx's words. Raises InvalidRequest."""
+        """Translate the body into a request. Raises InvalidRequest."""
         if self.raw and (self.template or self.system or self.context):
             raise InvalidRequest("raw mode does not support template, system, or context")
         shared = self.shared()
@@ -94,28 +153,28 @@ class GenerateBody(Generation):
         return GenerateRequest(messages=(*system, user), context=self.context, template=self.template or None, **shared)
 
 
-class WireFunction(Wire):
+class OllamaFunctionCall(OllamaBody):
     """The function of a tool call; `arguments` is an object."""
 
     name: str
     arguments: dict[str, Any] = {}
 
 
-class WireToolCall(Wire):
+class OllamaToolCall(OllamaBody):
     """One tool call of an assistant's message."""
 
     id: str | None = None
-    function: WireFunction
+    function: OllamaFunctionCall
 
 
-class WireMessage(Wire):
-    """One turn; `role` in any letter case, `content` may be absent."""
+class OllamaMessage(OllamaBody):
+    """One turn. `role` may have any letter case; `content` may be absent."""
 
     role: Role
     content: str = ""
     thinking: str | None = None
     images: tuple[str, ...] = ()
-    tool_calls: tuple[WireToolCall, ...] = ()
+    tool_calls: tuple[OllamaToolCall, ...] = ()
     tool_name: str | None = None
     tool_call_id: str | None = None
 
@@ -130,7 +189,7 @@ class WireMessage(Wire):
         return value.lower() if isinstance(value, str) else value
 
     def to_vocabulary(self) -> Message:
-        """The message in ollmlx's words."""
+        """Translate the message."""
         return Message(
             role=self.role,
             content=self.content,
@@ -145,10 +204,10 @@ class WireMessage(Wire):
         )
 
 
-class ChatBody(Generation):
+class ChatBody(GenerationBody):
     """`POST /api/chat`."""
 
-    messages: tuple[WireMessage, ...] = ()
+    messages: tuple[OllamaMessage, ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
 
     @field_validator("messages", "tools", mode="before")
@@ -158,11 +217,11 @@ class ChatBody(Generation):
 
     @property
     def only_loads(self) -> bool:
-        """No messages: have the model loaded, or let go."""
+        """True without messages: the model is loaded or unloaded, and nothing is generated."""
         return not self.messages
 
     def to_vocabulary(self) -> GenerateRequest:
-        """The request in ollmlx's words. Raises InvalidRequest."""
+        """Translate the body into a request. Raises InvalidRequest."""
         for tool in self.tools:
             function = tool.get("function")
             if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
@@ -172,8 +231,52 @@ class ChatBody(Generation):
         )
 
 
+class EmbedBody(NamedBody):
+    """`POST /api/embed`."""
+
+    input: Any = None
+    truncate: bool = True
+    dimensions: int | None = None
+    keep_alive: KeepAlive | None = None
+    options: dict[str, Any] = {}
+
+    def inputs(self) -> tuple[str, ...]:
+        """Return the texts, none for an absent or empty input. Raises InvalidRequest."""
+        if self.input is None or self.input == "":
+            return ()
+        given = [self.input] if isinstance(self.input, str) else self.input
+        if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+            raise InvalidRequest("invalid input type")
+        return tuple(given)
+
+    def length(self) -> int | None:
+        """Return the requested length of the vectors, None for the model's own. Raises InvalidRequest."""
+        if self.dimensions is not None and self.dimensions < 0:
+            raise InvalidRequest("dimensions must not be negative")
+        return self.dimensions or None
+
+    def to_vocabulary(self) -> EmbedRequest:
+        """Translate the body into a request. Raises InvalidRequest."""
+        return EmbedRequest(
+            inputs=self.inputs(), truncate=self.truncate, dimensions=self.length(), options=options(self.options)
+        )
+
+
+class EmbeddingsBody(NamedBody):
+    """`POST /api/embeddings`, the older of the two."""
+
+    prompt: str = ""
+    keep_alive: KeepAlive | None = None
+    options: dict[str, Any] = {}
+
+    def to_vocabulary(self) -> EmbedRequest:
+        """Translate the body into a request for a vector that is not normalised. Raises InvalidRequest."""
+        inputs = (self.prompt,) if self.prompt else ()
+        return EmbedRequest(inputs=inputs, normalize=False, options=options(self.options))
+
+
 def response_format(value: Any) -> Any:
-    """`json`, a schema, or None for absent and empty. Raises InvalidRequest."""
+    """Return `json`, a schema, or None when `format` is absent or empty. Raises InvalidRequest."""
     if value is None or value == "":
         return None
     if value == "json" or (isinstance(value, dict) and value):
@@ -183,7 +286,7 @@ def response_format(value: Any) -> Any:
 
 
 def thinking(value: bool | str | None) -> Think:
-    """A switch or a level. Raises InvalidRequest."""
+    """Return `think` as a switch or a level. Raises InvalidRequest."""
     if value is None or isinstance(value, bool):
         return value
     for level in THINKING_LEVELS:

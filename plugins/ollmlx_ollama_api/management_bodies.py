@@ -1,4 +1,4 @@
-"""The bodies of the routes that manage models. Pure."""
+"""The bodies of the routes that describe, fetch, make and remove models. Pure."""
 
 from __future__ import annotations
 
@@ -9,46 +9,45 @@ from pydantic import Field, field_validator
 
 from ollmlx import ModelName
 from ollmlx.errors import InvalidRequest
-from ollmlx.types import Message, ModelDefaults
-from ollmlx_ollama_api.generation_request import WireMessage
+from ollmlx.types import ModelDefaults
+from ollmlx_ollama_api.bodies import NamedBody, OllamaBody, OllamaMessage, parse_name
 from ollmlx_ollama_api.options import options
-from ollmlx_ollama_api.wire import KeepAlive, Named, Wire, parse_name
 
 
-class ShowBody(Named):
+class ShowBody(NamedBody):
     """`POST /api/show`."""
 
     verbose: bool = False
 
 
-class PullBody(Named):
+class PullBody(NamedBody):
     """`POST /api/pull` and `/api/push`."""
 
     stream: bool = True
     insecure: bool = False
 
 
-class DeleteBody(Named):
+class DeleteBody(NamedBody):
     """`DELETE /api/delete`."""
 
     def deleted_name(self) -> ModelName:
-        """The parsed name. Raises InvalidRequest with this route's own sentence."""
+        """Parse the name. Raises InvalidRequest with the sentence of this route."""
         return parse_name(self.asked, f"name {_quoted(self.asked)} is invalid")
 
 
-class CopyBody(Wire):
+class CopyBody(OllamaBody):
     """`POST /api/copy`."""
 
     source: str = ""
     destination: str = ""
 
     def names(self) -> tuple[ModelName, ModelName]:
-        """Source and destination. Raises InvalidRequest."""
+        """Parse source and destination. Raises InvalidRequest."""
         source = parse_name(self.source, f"source {_quoted(self.source)} is invalid")
         return source, parse_name(self.destination, f"destination {_quoted(self.destination)} is invalid")
 
 
-class CreateBody(Named):
+class CreateBody(NamedBody):
     """`POST /api/create`: `files` and `adapters` map file names to digests of uploaded blobs."""
 
     from_: str = Field("", alias="from")
@@ -58,7 +57,7 @@ class CreateBody(Named):
     license: str | tuple[str, ...] = ""
     system: str = ""
     parameters: dict[str, Any] = {}
-    messages: tuple[WireMessage, ...] = ()
+    messages: tuple[OllamaMessage, ...] = ()
     quantize: str = ""
     stream: bool = True
 
@@ -68,13 +67,13 @@ class CreateBody(Named):
         return tuple(value) if isinstance(value, list) else value
 
     def base(self) -> ModelName | None:
-        """The model it is made over. Raises InvalidRequest."""
+        """Return the name of the base model, None when uploaded files are the base. Raises InvalidRequest."""
         if not self.from_ and not self.files:
             raise InvalidRequest("neither 'from' or 'files' was specified")
         return parse_name(self.from_) if self.from_ else None
 
     def defaults(self) -> ModelDefaults:
-        """What is laid over the weights, the adapter excepted. Raises InvalidRequest."""
+        """Return the defaults that are laid over the weights, without the adapter. Raises InvalidRequest."""
         licenses = (self.license,) if isinstance(self.license, str) else self.license
         stated: dict[str, Any] = {"options": options(self.parameters)} if self.parameters else {}
         if self.system:
@@ -82,48 +81,12 @@ class CreateBody(Named):
         if self.template:
             stated["template"] = self.template
         if self.messages:
-            stated["messages"] = self._turns()
+            stated["messages"] = tuple(message.to_vocabulary() for message in self.messages)
         if any(licenses):
             stated["license"] = tuple(text for text in licenses if text)
         return ModelDefaults(**stated)
 
-    def _turns(self) -> tuple[Message, ...]:
-        return tuple(message.to_vocabulary() for message in self.messages)
-
-
-class EmbedBody(Named):
-    """`POST /api/embed`."""
-
-    input: Any = None
-    truncate: bool = True
-    dimensions: int | None = None
-    keep_alive: KeepAlive | None = None
-    options: dict[str, Any] = {}
-
-    def inputs(self) -> tuple[str, ...]:
-        """The texts; none for an absent or empty input. Raises InvalidRequest."""
-        if self.input is None or self.input == "":
-            return ()
-        given = [self.input] if isinstance(self.input, str) else self.input
-        if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
-            raise InvalidRequest("invalid input type")
-        return tuple(given)
-
-    def length(self) -> int | None:
-        """The dimensions asked for; None for the model's own. Raises InvalidRequest."""
-        if self.dimensions is not None and self.dimensions < 0:
-            raise InvalidRequest("dimensions must not be negative")
-        return self.dimensions or None
-
-
-class EmbeddingsBody(Named):
-    """`POST /api/embeddings`, the older of the two."""
-
-    prompt: str = ""
-    keep_alive: KeepAlive | None = None
-    options: dict[str, Any] = {}
-
 
 def _quoted(name: str) -> str:
-    """A refused name in quotes, cut, with control characters escaped: it ends up in logs and terminals."""
+    """Quote a refused name for logs and terminals: shortened, with control characters escaped."""
     return json.dumps(name[:120])

@@ -1,0 +1,135 @@
+"""The family's Blueprint, and the routes that need a runner: generate, chat, embed, embeddings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import TYPE_CHECKING, TypeVar
+
+from quart import Blueprint
+
+from ollmlx import ModelName, closing
+from ollmlx.errors import InvalidRequest, NotFound
+from ollmlx.types import Answer, EmbedRequest, EmbedResult, Event
+from ollmlx.web import NDJSON, caller, declare_work, describe, embedded, json_answer, ndjson, read_model, tracked
+from ollmlx_ollama_api import management, schemas
+from ollmlx_ollama_api.bodies import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody
+from ollmlx_ollama_api.records import RecordEncoder
+
+if TYPE_CHECKING:
+    from quart import Response
+
+    from ollmlx import Service
+
+BOTH = ("application/json", NDJSON)
+Result = TypeVar("Result")
+
+
+def blueprint(service: Service) -> Blueprint:
+    """Make the family's Blueprint over a service."""
+    made = Blueprint("ollama", __name__)
+    declare_work(made, "/api/generate", "/api/chat", "/api/embed", "/api/embeddings")
+    management.add_routes(made, service)
+    _add_generation(made, service)
+    _add_embedding(made, service)
+    return made
+
+
+def _add_generation(made: Blueprint, service: Service) -> None:
+    @made.post("/api/generate")
+    @describe("Continue a prompt.", body=GenerateBody, answer=schemas.GENERATED, content=BOTH, error=schemas.ERROR)
+    async def generate() -> Response:
+        body = await read_model(GenerateBody)
+        name = body.generated_name()
+        return await _answer(service, name, body, RecordEncoder(body.asked, chat=False, context=not body.raw))
+
+    @made.post("/api/chat")
+    @describe("Chat.", body=ChatBody, answer=schemas.CHATTED, content=BOTH, error=schemas.ERROR)
+    async def chat() -> Response:
+        body = await read_model(ChatBody)
+        return await _answer(service, body.model_name(), body, RecordEncoder(body.asked, chat=True))
+
+
+async def _answer(service: Service, name: ModelName, body: GenerateBody | ChatBody, records: RecordEncoder) -> Response:
+    if body.only_loads:
+        return await _load_or_unload(service, name, body, records)
+    request = body.to_vocabulary()
+    events = tracked(service.generate(name, request, caller=caller(body.asked), keep_alive=body.keep_alive))
+    if body.stream:
+        return await ndjson(_lines(events, records))
+    async with closing(events):
+        return json_answer(records.whole(await Answer.gather(events)))
+
+
+async def _lines(events: AsyncIterator[Event], records: RecordEncoder) -> AsyncGenerator[bytes, None]:
+    async with closing(events):
+        async for event in events:
+            line = records.line(event)
+            if line is not None:
+                yield line
+
+
+async def _load_or_unload(
+    service: Service, name: ModelName, body: GenerateBody | ChatBody, records: RecordEncoder
+) -> Response:
+    """Load or unload the model. The answer is one record, never a stream."""
+    options = body.shared()["options"]  # an error in any field is reported now, not with the first prompt
+    if body.unloads:
+        caller(body.asked)
+        await service.unload(name)
+        return json_answer(records.bare("unload"))
+    if isinstance(body, GenerateBody) and body.raw and (body.template or body.system or body.context):
+        raise InvalidRequest("raw mode does not support template, system, or context")
+    await service.load(name, caller=caller(body.asked), keep_alive=body.keep_alive, options=options)
+    return json_answer(records.bare("load"))
+
+
+def _add_embedding(made: Blueprint, service: Service) -> None:
+    @made.post("/api/embed")
+    @describe("Embed texts.", body=EmbedBody, answer=schemas.EMBEDDED, error=schemas.ERROR)
+    async def embed() -> Response:
+        body = await read_model(EmbedBody)
+        if not body.asked:
+            raise NotFound("model '' not found")
+        result = await _embedded(service, body, body.to_vocabulary())
+        return json_answer(
+            {
+                "model": body.asked,
+                "embeddings": result.embeddings,
+                "total_duration": result.total_ns,
+                "load_duration": result.load_ns,
+                "prompt_eval_count": result.prompt_tokens,
+            }
+        )
+
+    @made.post("/api/embeddings")
+    @describe(
+        "Embed one text; the vector is not normalised.",
+        body=EmbeddingsBody,
+        answer=schemas.EMBEDDED_ONE,
+        error=schemas.ERROR,
+    )
+    async def embeddings() -> Response:
+        body = await read_model(EmbeddingsBody)
+        body.model_name()
+        result = await _embedded(service, body, body.to_vocabulary())
+        return json_answer({"embedding": result.embeddings[0] if result.embeddings else []})
+
+
+async def _embedded(service: Service, body: EmbedBody | EmbeddingsBody, request: EmbedRequest) -> EmbedResult:
+    """Return the vectors. Without texts the model is only loaded."""
+    name, client, started = body.model_name(), caller(body.asked), time.monotonic_ns()
+    if request.inputs:
+        vectors = embedded(service.embed(name, request, caller=client, keep_alive=body.keep_alive))
+        return await _or_not_found(body.asked, vectors)
+    loading = service.load(name, caller=client, keep_alive=body.keep_alive, options=request.options)
+    load_ns = await _or_not_found(body.asked, loading)
+    return EmbedResult(embeddings=(), prompt_tokens=0, load_ns=load_ns, total_ns=time.monotonic_ns() - started)
+
+
+async def _or_not_found(name: str, work: Awaitable[Result]) -> Result:
+    """Return the result of the work. A missing model is reported with the sentence of the embedding routes."""
+    try:
+        return await work
+    except NotFound as error:
+        raise NotFound(f'model "{name}" not found, try pulling it first', code=error.code, hint=error.hint) from error
