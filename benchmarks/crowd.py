@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from ollmlx.testing.daemon import Daemon
 
 PATIENCE = 120.0
@@ -180,7 +182,9 @@ def main() -> int:
             watch = subprocess.Popen([sys.executable, __file__, "--pulse", str(port)], stdout=subprocess.PIPE)
             assert watch.stdout is not None
             watch.stdout.readline()
+            before = psutil.Process(server.process.pid).cpu_times()
             answers = crowd(port, requests, asked.connect)
+            after = psutil.Process(server.process.pid).cpu_times()
             watch.terminate()
             beats = json.loads(watch.communicate(timeout=10)[0])
         finally:
@@ -191,6 +195,7 @@ def main() -> int:
     print(f"requests, queue, parallel   {requests}, {asked.queue}, {asked.parallel} (connections {asked.connect})")
     print(f"statuses                    {dict(Counter(answer.status for answer in answers))}, bad {bad}")
     print(f"all answered after, s       {max(a.last for a in answers):.2f}")
+    print(f"daemon's CPU, s             {after.user + after.system - before.user - before.system:.2f}")
     for name, values in (
         ("refused", [a.last for a in refused]),
         ("served", [a.last for a in served]),

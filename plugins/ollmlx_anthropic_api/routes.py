@@ -11,7 +11,7 @@ from quart import Blueprint, Response
 
 from ollmlx import ModelName, closing
 from ollmlx.types import Answer, GenerateRequest
-from ollmlx.web import caller, current, declare_errors, declare_work, describe, json_answer, read_model, sse, tracked
+from ollmlx.web import caller, current, declare_errors, describe, json_answer, read_model, sse, tracked
 from ollmlx_anthropic_api.error_shape import ERROR_SCHEMA, error_event, shape
 from ollmlx_anthropic_api.messages_request import MessagesRequest, Prompt
 from ollmlx_anthropic_api.messages_response import MessageEvents, message
@@ -27,7 +27,6 @@ def blueprint(service: Service) -> Blueprint:
     """The family over a service."""
     made = Blueprint("anthropic", __name__)
     declare_errors(made, shape, "/v1/messages")
-    declare_work(made, "/v1/messages", "/v1/messages/count_tokens")
 
     @made.after_request
     async def name_request(response: Response) -> Response:

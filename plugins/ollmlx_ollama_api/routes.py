@@ -11,7 +11,7 @@ from quart import Blueprint
 from ollmlx import ModelName, closing
 from ollmlx.errors import InvalidRequest, NotFound
 from ollmlx.types import Answer, EmbedRequest, EmbedResult, Event
-from ollmlx.web import NDJSON, caller, declare_work, describe, embedded, json_answer, ndjson, read_model, tracked
+from ollmlx.web import NDJSON, caller, describe, embedded, json_answer, ndjson, read_model, tracked
 from ollmlx_ollama_api import management, schemas
 from ollmlx_ollama_api.bodies import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody
 from ollmlx_ollama_api.records import RecordEncoder
@@ -28,7 +28,6 @@ Result = TypeVar("Result")
 def blueprint(service: Service) -> Blueprint:
     """Make the family's Blueprint over a service."""
     made = Blueprint("ollama", __name__)
-    declare_work(made, "/api/generate", "/api/chat", "/api/embed", "/api/embeddings")
     management.add_routes(made, service)
     _add_generation(made, service)
     _add_embedding(made, service)

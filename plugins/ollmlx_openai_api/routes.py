@@ -12,7 +12,7 @@ from quart import Blueprint, Response
 
 from ollmlx import ModelName, closing
 from ollmlx.types import InstalledModel
-from ollmlx.web import Failure, caller, declare_errors, declare_work, describe, embedded, json_answer, read_model, sse
+from ollmlx.web import Failure, caller, declare_errors, describe, embedded, json_answer, read_model, sse
 from ollmlx_openai_api import chat_response, completions, schemas
 from ollmlx_openai_api.chat_request import ChatRequest
 from ollmlx_openai_api.choices import requests
@@ -32,7 +32,6 @@ def blueprint(service: Service) -> Blueprint:
     """The family over a service."""
     made = Blueprint("openai", __name__)
     declare_errors(made, shape, "/v1/")
-    declare_work(made, "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
     _chat(made, service)
     _completions(made, service)
     _responses(made, service)

@@ -17,7 +17,7 @@ class AccessLog:
 
     def __call__(self, exchange: Exchange) -> None:
         level = logging.INFO
-        if exchange.in_crowd or (exchange.path in QUIET_PATHS and exchange.status < 500):
+        if exchange.path in QUIET_PATHS and exchange.status < 500:
             level = logging.DEBUG
         elif exchange.status >= 500:
             level = logging.WARNING

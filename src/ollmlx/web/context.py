@@ -42,8 +42,6 @@ class Exchange:
     dropped: int = 0
     sent: int = 0
     """Bytes of the body that were sent."""
-    in_crowd: bool = False
-    """Refused with many others, which one line tells."""
     upload: bool = False
     """The body may be of any size and is read as it comes."""
     origin: str | None = None

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from ollmlx.errors import OllmlxError
-from ollmlx.supervisor.scheduling.arrivals import seen
+from ollmlx.web.access_log import QUIET_PATHS
 from ollmlx.web.context import CLIENT_GONE, CURRENT, Exchange
 from ollmlx.web.cors import answer_headers, preflight_headers
 from ollmlx.web.kit.encoding import too_large
@@ -29,6 +29,11 @@ Send = Callable[[Message], Awaitable[None]]
 ASGI = Callable[[Message, Receive, Send], Awaitable[None]]
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+STARTED_AT_ONCE = 4
+"""Requests that may begin in the same round of the event loop. A round serves every task that is ready: were a
+thousand requests begun in one, nothing else would be served for a second."""
+HEALTH_PATHS = QUIET_PATHS | {"/"}
+"""Health endpoints; never queued."""
 LINGER = 1.0
 """Seconds to go on reading a refused body: a client that is still writing would miss the answer otherwise."""
 
@@ -39,6 +44,7 @@ class Gate:
     def __init__(self, app: ASGI, site: WebState) -> None:
         self._app = app
         self._site = site
+        self._turns = asyncio.Semaphore(STARTED_AT_ONCE)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -59,11 +65,13 @@ class Gate:
         finally:
             self._site.drain.leave(exchange)
             self._site.over(exchange)
-            seen()
             CURRENT.reset(token)
 
     async def _answer(self, scope: Message, headers: _Headers, exchange: Exchange, wire: Wire) -> None:
         try:
+            if exchange.path not in HEALTH_PATHS:
+                async with self._turns:
+                    await asyncio.sleep(0)
             try:
                 self._admit(headers, exchange)
             except OllmlxError as error:

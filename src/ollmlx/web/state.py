@@ -39,8 +39,6 @@ class WebState:
     shapes: Shapes = field(default_factory=Shapes)
     observers: list[Observer] = field(default_factory=list)
     uploads: list[str] = field(default_factory=list)
-    work: set[str] = field(default_factory=set)
-    """Paths to which a POST needs a runner."""
     log: AccessLog = field(default_factory=AccessLog)
     _policy: tuple[Settings, Policy] | None = None
 
@@ -85,13 +83,7 @@ def declare_upload(blueprint: Blueprint, prefix: str) -> None:
 
 
 def declare_work(blueprint: Blueprint, *paths: str) -> None:
-    """Say that a POST to these paths needs a runner: while more of them come than the queue takes, those that are too
-    many are refused before they are parsed."""
-
-    def add(state: Any) -> None:
-        state_of(state.app).work.update(paths)
-
-    blueprint.record(add)
+    """Do nothing: accepted from plugins for API 1, which called it with the paths whose requests need a runner."""
 
 
 def json_answer(value: object, status: int = 200) -> Response:

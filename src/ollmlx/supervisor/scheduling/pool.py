@@ -19,7 +19,6 @@ from ollmlx.supervisor.clock import Clock, SystemClock
 from ollmlx.supervisor.runner.client import Exchange
 from ollmlx.supervisor.runner.factory import PooledRunner, ProcessRunnerFactory, RunnerFactory
 from ollmlx.supervisor.runner.failure import RunnerDied
-from ollmlx.supervisor.scheduling.arrivals import Arrivals
 from ollmlx.supervisor.scheduling.budget import Machine, ThisMachine, find_budget
 from ollmlx.supervisor.scheduling.circuits import Circuits
 from ollmlx.supervisor.scheduling.memory import Ledger
@@ -240,15 +239,6 @@ class Pool:
     def queue(self) -> list[Waiting]:
         """The requests that wait for a runner, next one first."""
         return self._scheduler.waiting()
-
-    @property
-    def arrivals(self) -> Arrivals:
-        """The requests that are on their way in."""
-        return self._scheduler.arrivals
-
-    def crowded(self, model: str) -> Busy | None:
-        """What to tell one request more for a model, unread; None while there is room beside those on their way in."""
-        return self._scheduler.crowded(model)
 
     @contextmanager
     def guarded(self, pid: int) -> Iterator[None]:

@@ -12,8 +12,7 @@ from ollmlx.errors import Busy, OllmlxError, Timeout
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.settings import RunnerSettings
 from ollmlx.supervisor.clock import Clock, Timer
-from ollmlx.supervisor.scheduling.arrivals import Arrivals, seen
-from ollmlx.supervisor.scheduling.capacity import Outlook
+from ollmlx.supervisor.scheduling.capacity import RetryEstimate
 from ollmlx.supervisor.scheduling.eviction import Plan, plan
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool_entry import Place
@@ -48,14 +47,13 @@ class Scheduler:
         self, settings: RunnerSettings, tuning: Tuning, clock: Clock, fleet: RunnerSet, listener: PoolObserver
     ) -> None:
         self.room: PendingRequests[Place] = PendingRequests()
-        self.arrivals = Arrivals(clock)
         self.draining = False
         self._settings = settings
         self._tuning = tuning
         self._clock = clock
         self._fleet = fleet
         self._listener = listener
-        self._outlook = Outlook(settings, self.room, self.arrivals, fleet)
+        self._retry_estimate = RetryEstimate()
         self._timer: Timer | None = None
         self._wake_at = math.inf
         self._closed: dict[str, int] = {}
@@ -95,16 +93,9 @@ class Scheduler:
 
     def release(self, place: Place, taken: float) -> None:
         """A request is done with its place. `taken` is when it got it."""
-        self._outlook.served(self._clock.monotonic() - taken)
+        self._retry_estimate.note(self._clock.monotonic() - taken)
         self._fleet.release(place)
         self.pump()
-
-    def crowded(self, model: str) -> Busy | None:
-        """What to tell one request more for a model, unread; None while there is room beside those on their way in."""
-        if self._outlook.roomy(model):
-            return None
-        self._listener.on_reject("", "queue_full")
-        return self._outlook.queue_full()
 
     def waiting(self) -> list[Waiting]:
         """Everyone who waits, next one first."""
@@ -297,7 +288,6 @@ class Scheduler:
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     def _enter(self, launch: LaunchSpec, caller: Caller, now: float, again: bool) -> PendingRequest[Place]:
-        seen()
         if self.draining:
             self._listener.on_reject(launch.name, "draining")
             raise _draining()
@@ -311,7 +301,8 @@ class Scheduler:
         if len(self.room) > self._settings.max_queue and not again and not ticket.future.done():
             self.room.remove(ticket)
             self._listener.on_reject(launch.name, "queue_full")
-            raise self._outlook.queue_full()
+            slots = sum(place.runner.parallel for place in self._fleet.places.values() if place.runner is not None)
+            raise self._retry_estimate.queue_full(len(self.room), slots)
         self._listener.on_queue(len(self.room))
         return ticket
 

@@ -24,8 +24,8 @@ from ollmlx import __version__
 from ollmlx.text.addresses import Address
 from ollmlx.web import logs
 from ollmlx.web.create_app import create_app
+from ollmlx.web.server.connections import HTTPServer
 from ollmlx.web.server.drain import Drain
-from ollmlx.web.server.listener import Listener
 from ollmlx.web.server.notify import notify
 from ollmlx.web.server.port_in_use import answered, bind_error
 from ollmlx.web.server.sockets import bound_address, is_loopback, listening_socket, served_address
@@ -62,19 +62,19 @@ async def run(app: App, reload: Callable[[], object] | None = None) -> int:
 
 async def _serve(app: App, sock: socket.socket, address: Address, reload: Callable[[], object] | None) -> int:
     web = create_app(app)
-    listener = Listener(web, [sock], write_timeout=app.settings.server.write_timeout, house=app.pool)
+    server = HTTPServer(web, [sock], write_timeout=app.settings.server.write_timeout)
     with _signals(reload) as stops, _frozen():
-        await listener.start()
+        await server.start()
         try:
             _announce(address, app)
             await stops.first.wait()
             with _deadline(_finite(app.settings.server.drain_timeout) + FAREWELL + HARD_DEADLINE):
-                return await _end(app, state_of(web).drain, listener, stops)
+                return await _end(app, state_of(web).drain, server, stops)
         finally:
-            await listener.stop(0)
+            await server.stop(0)
 
 
-async def _end(app: App, drain: Drain, listener: Listener, stops: _Stops) -> int:
+async def _end(app: App, drain: Drain, server: HTTPServer, stops: _Stops) -> int:
     """Refuse new work, wait for what runs, interrupt the rest, stop the runners."""
     patience = app.settings.server.drain_timeout
     notify("STOPPING=1")
@@ -86,7 +86,7 @@ async def _end(app: App, drain: Drain, listener: Listener, stops: _Stops) -> int
     drain.end()
     clean = await drain.idle(FAREWELL)
     await closing
-    await listener.stop(FAREWELL)
+    await server.stop(FAREWELL)
     logger.info("stopped")
     return 0 if clean else UNCLEAN
 

@@ -15,8 +15,6 @@ from ollmlx.protocol import TokenizeRequest, Tokens
 from ollmlx.settings import Settings
 from ollmlx.supervisor.process.exit_status import Remedy
 from ollmlx.supervisor.runner.failure import Cause
-from ollmlx.supervisor.scheduling.arrivals import ARRIVAL, Arrival
-from ollmlx.supervisor.scheduling.capacity import LOOKED_AT
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool import Lease, Pool
 from ollmlx.supervisor.tuning import Tuning
@@ -375,58 +373,18 @@ async def test_a_full_queue_answers_with_ollamas_words(house: Open) -> None:
     assert len(home.pool.queue()) == 2
 
 
-def arrive(home: House, model: str, count: int) -> list[Arrival]:
-    """So many requests are on their way in."""
-    arrivals = [home.pool.arrivals.connection() for _ in range(count)]
-    for arrival in arrivals:
-        arrival.wait(model)
-    return arrivals
-
-
 @pytest.mark.fault(41)
-async def test_there_is_room_for_free_slots_and_queue_less_those_on_their_way(house: Open) -> None:
-    home = house(max_queue=20)
-    await home.ask("served")  # nothing is free now, and twenty may wait
-    first, *_ = arrive(home, "a", 19)
-    assert home.pool.crowded("a") is None
-    arrive(home, "a", 1)
-    refused = home.pool.crowded("a")
-    assert refused is not None
-    assert refused.message == "server busy, please try again.  maximum pending requests exceeded"
-    first.come()
-    token = ARRIVAL.set(first)
-    await home.ask("waits")
-    ARRIVAL.reset(token)
-    assert home.pool.crowded("a") is not None, "it is in the queue, and on its way no more"
-    await home.end("served")
-    assert home.pool.crowded("a") is None, "the queue is one shorter"
-
-
-@pytest.mark.fault(41)
-async def test_a_few_are_looked_at_however_full_the_queue_is(house: Open) -> None:
-    home = house(max_queue=1)
-    for tag in ("served", "waits"):
-        await home.ask(tag)
-    arrive(home, "a", LOOKED_AT - 1)
-    assert home.pool.crowded("a") is None
-    arrive(home, "a", 1)
-    assert home.pool.crowded("a") is not None
-
-
-@pytest.mark.fault(41)
-async def test_a_model_that_is_free_is_not_shut_off_by_a_crowd_on_another(house: Open) -> None:
+async def test_a_full_queue_refuses_nothing_that_a_free_runner_serves_at_once(house: Open) -> None:
     home = house(max_queue=1)
     await home.ask("idle", toy_launch("b", 10))
     await home.end("idle")
     for tag in ("served", "waits"):
         await home.ask(tag)
-    arrive(home, "a", 2 * LOOKED_AT)
-    for name in ("b", str(toy_launch("b", 10).model.name)):
-        assert home.pool.crowded(name) is None
-    assert home.pool.crowded("a") is not None
-    assert home.pool.crowded("") is not None, "who cannot be seen to ask for it is one of the crowd"
-    arrive(home, "b", 1)
-    assert home.pool.crowded("b") is not None, "its only slot is as good as taken"
+    with pytest.raises(Busy):
+        await home.use()
+    await home.ask("free", toy_launch("b", 10))
+    await home.end("free")
+    assert "free" in home.served
 
 
 async def test_clients_take_turns(house: Open) -> None:
