@@ -1,4 +1,4 @@
-"""`POST /v1/messages`: the body as Anthropic's clients send it. Unknown fields are ignored, as they expect."""
+"""`POST /v1/messages`: the body as Anthropic's clients send it, and its translation into a request. Pure."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ollmlx.types import GenerateRequest, Message, Options, Tool, ToolCall
 BLOCKS = ("text", "thinking", "redacted_thinking", "image", "tool_use", "tool_result")
 
 
-class Wire(BaseModel):
-    """A body of Anthropic's: tolerant of fields it does not know, strict about the ones it does."""
+class AnthropicBody(BaseModel):
+    """A JSON body, or a part of one: unknown fields are ignored, known fields are checked."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class ImageSource(Wire):
+class ImageSource(AnthropicBody):
     type: str
     media_type: str | None = None
     data: str | None = None
 
 
-class Block(Wire):
-    """A block of content; which fields count depends on its type."""
+class Block(AnthropicBody):
+    """A block of content; its type decides which fields count."""
 
     type: Annotated[str, Field(json_schema_extra={"enum": list(BLOCKS)})]
     text: str | None = None
@@ -39,47 +39,47 @@ class Block(Wire):
     is_error: bool | None = None
 
 
-class Turn(Wire):
+class Turn(AnthropicBody):
     role: Literal["user", "assistant", "system"]
     content: str | tuple[Block, ...]
 
 
-class WireTool(Wire):
+class ToolDefinition(AnthropicBody):
     name: str
     description: str | None = None
     input_schema: dict[str, Any] = {}
     type: str | None = None
 
 
-class ToolChoice(Wire):
+class ToolChoice(AnthropicBody):
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
     disable_parallel_tool_use: bool | None = None
 
 
-class ThinkingConfig(Wire):
+class ThinkingConfig(AnthropicBody):
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: int | None = None
 
 
-class OutputConfig(Wire):
+class OutputConfig(AnthropicBody):
     effort: str | None = None
     format: dict[str, Any] | None = None
 
 
-class Prompt(Wire):
-    """What `/v1/messages` and `/v1/messages/count_tokens` share."""
+class ConversationBody(AnthropicBody):
+    """The fields that `/v1/messages` and `/v1/messages/count_tokens` share."""
 
     model: Annotated[str, Field(min_length=1)]
     messages: Annotated[tuple[Turn, ...], Field(min_length=1)]
     system: str | tuple[Block, ...] | None = None
-    tools: tuple[WireTool, ...] | None = None
+    tools: tuple[ToolDefinition, ...] | None = None
     tool_choice: ToolChoice | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
 
     def conversation(self) -> tuple[Message, ...]:
-        """The turns in ollmlx's words, the system prompt first."""
+        """Translate the turns, the system prompt first. Raises InvalidRequest."""
         system = _text(self.system) if self.system is not None else ""
         turns = [Message(role="system", content=system)] if system else []
         names: dict[str, str] = {}
@@ -88,11 +88,11 @@ class Prompt(Wire):
         return tuple(turns)
 
     def tool_list(self) -> tuple[Tool, ...]:
-        """The tools as chat templates take them; tools that run on Anthropic's servers are refused."""
+        """Translate the tools. Raises InvalidRequest for those that run on Anthropic's servers."""
         return tuple(_tool(tool) for tool in self.tools or ())
 
 
-class MessagesRequest(Prompt):
+class MessagesRequest(ConversationBody):
     """The whole body of `/v1/messages`."""
 
     max_tokens: Annotated[int, Field(ge=1)]
@@ -103,7 +103,7 @@ class MessagesRequest(Prompt):
     top_k: Annotated[int, Field(ge=0)] | None = None
 
     def to_vocabulary(self, *, can_think: bool) -> GenerateRequest:
-        """The request in ollmlx's words. Clients ask for thinking as a matter of course: a plain model ignores it."""
+        """Translate the body into a request. A model that cannot think ignores `thinking`: clients always send it."""
         turns = self.conversation()
         choice = self.tool_choice
         return GenerateRequest(
@@ -161,7 +161,7 @@ def _format(config: OutputConfig | None) -> dict[str, Any] | None:
     return schema
 
 
-def _tool(tool: WireTool) -> Tool:
+def _tool(tool: ToolDefinition) -> Tool:
     if tool.type not in {None, "custom"}:
         raise InvalidRequest(f"tools: {tool.type!r} runs on Anthropic's servers and is not available here")
     return {
@@ -186,7 +186,7 @@ def _text(content: str | tuple[Block, ...]) -> str:
 
 
 def _turn(turn: Turn, names: dict[str, str]) -> list[Message]:
-    """A turn as messages: tool results stand before what the user says beside them."""
+    """Translate a turn into messages: first the tool results, then the text beside them."""
     if isinstance(turn.content, str):
         return [Message(role=turn.role, content=turn.content)]
     results, texts, thoughts, images, calls = [], [], [], [], []

@@ -1,4 +1,4 @@
-"""`/v1/messages`: events as Anthropic's stream, and a whole answer as its message object. Pure."""
+"""`/v1/messages`: the events of a stream, and the message object of a whole answer. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from ollmlx.types import Answer, Done, Event, Prefill, Text, Thinking, ToolCall, ToolCalled
 
-Named = tuple[str, dict[str, Any]]
-"""A server-sent event: its name, which Anthropic's clients need, and its data."""
+NamedEvent = tuple[str, dict[str, Any]]
+"""A server-sent event: its name, which Anthropic's clients read, and its data."""
 
 
 def stop_reason(done: Done, called: bool) -> str:
-    """Why the model stopped, in Anthropic's words."""
+    """Return the reason why the model stopped, in Anthropic's words."""
     if done.reason == "length":
         return "max_tokens"
     if called:
@@ -22,7 +22,7 @@ def stop_reason(done: Done, called: bool) -> str:
 
 
 def usage(done: Done) -> dict[str, int]:
-    """Anthropic counts what came from a cache apart from the rest of the prompt."""
+    """Count the tokens. Anthropic counts cached tokens of the prompt apart from the others."""
     return {
         "input_tokens": done.prompt_tokens - done.cached_tokens,
         "cache_read_input_tokens": done.cached_tokens,
@@ -32,7 +32,7 @@ def usage(done: Done) -> dict[str, int]:
 
 
 def message(id_: str, model: str, answer: Answer) -> dict[str, Any]:
-    """The whole answer to a request that does not stream; `content` is a list even when nothing was said."""
+    """Return the message of a request that does not stream. `content` is a list also when it is empty."""
     content: list[dict[str, Any]] = []
     if answer.thinking:
         content.append({"type": "thinking", "thinking": answer.thinking, "signature": ""})
@@ -56,7 +56,7 @@ def _tool_use(call: ToolCall, index: int) -> dict[str, Any]:
 
 
 class MessageEvents:
-    """Turns a stream into Anthropic's: message_start, one block after the other, message_delta, message_stop."""
+    """Turns events into Anthropic's stream: message_start, one block after another, message_delta, message_stop."""
 
     def __init__(self, id_: str, model: str) -> None:
         self._id = id_
@@ -66,8 +66,8 @@ class MessageEvents:
         self._open: str | None = None
         self._calls = 0
 
-    def events(self, event: Event) -> Iterator[Named]:
-        """The events of one of ours; `Prefill` opens the message, with the length of the prompt."""
+    def events(self, event: Event) -> Iterator[NamedEvent]:
+        """Yield the stream's events for an event of the runner. `Prefill` opens the message and counts the prompt."""
         match event:
             case Prefill():
                 yield from self._start(event.total - event.cached, event.cached)
@@ -86,7 +86,7 @@ class MessageEvents:
                 yield from self._start(event.prompt_tokens - event.cached_tokens, event.cached_tokens)
                 yield from self._end(event)
 
-    def _start(self, fresh: int = 0, cached: int = 0) -> Iterator[Named]:
+    def _start(self, fresh: int = 0, cached: int = 0) -> Iterator[NamedEvent]:
         if self._started:
             return
         self._started = True
@@ -103,7 +103,7 @@ class MessageEvents:
         }
         yield "message_start", {"type": "message_start", "message": body}
 
-    def _ensure(self, kind: str, block: dict[str, Any]) -> Iterator[Named]:
+    def _ensure(self, kind: str, block: dict[str, Any]) -> Iterator[NamedEvent]:
         if self._open == kind:
             return
         yield from self._close()
@@ -111,10 +111,10 @@ class MessageEvents:
         self._open = kind
         yield "content_block_start", {"type": "content_block_start", "index": self._block, "content_block": block}
 
-    def _delta(self, delta: dict[str, Any]) -> Named:
+    def _delta(self, delta: dict[str, Any]) -> NamedEvent:
         return "content_block_delta", {"type": "content_block_delta", "index": self._block, "delta": delta}
 
-    def _close(self) -> Iterator[Named]:
+    def _close(self) -> Iterator[NamedEvent]:
         if self._open is None:
             return
         if self._open == "thinking":
@@ -122,7 +122,7 @@ class MessageEvents:
         self._open = None
         yield "content_block_stop", {"type": "content_block_stop", "index": self._block}
 
-    def _tool(self, call: ToolCall) -> Iterator[Named]:
+    def _tool(self, call: ToolCall) -> Iterator[NamedEvent]:
         yield from self._close()
         yield from self._ensure("tool_use", {**_tool_use(call, self._calls), "input": {}})
         self._calls += 1
@@ -130,7 +130,7 @@ class MessageEvents:
         yield self._delta({"type": "input_json_delta", "partial_json": arguments})
         yield from self._close()
 
-    def _end(self, done: Done) -> Iterator[Named]:
+    def _end(self, done: Done) -> Iterator[NamedEvent]:
         yield from self._close()
         delta = {"stop_reason": stop_reason(done, self._calls > 0), "stop_sequence": done.stop}
         yield "message_delta", {"type": "message_delta", "delta": delta, "usage": usage(done)}

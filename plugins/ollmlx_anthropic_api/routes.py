@@ -1,40 +1,71 @@
-"""The routes that Anthropic's clients call."""
+"""The family's Blueprint: the routes that Anthropic's clients call, and errors in Anthropic's shape."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from quart import Blueprint, Response
 
 from ollmlx import ModelName, closing
 from ollmlx.types import Answer, GenerateRequest
-from ollmlx.web import caller, current, declare_errors, describe, json_answer, read_model, sse, tracked
-from ollmlx_anthropic_api.error_shape import ERROR_SCHEMA, error_event, shape
-from ollmlx_anthropic_api.messages_request import MessagesRequest, Prompt
+from ollmlx.web import (
+    Failure,
+    caller,
+    current,
+    declare_errors,
+    describe,
+    json_answer,
+    read_model,
+    sse,
+    tracked,
+)
+from ollmlx_anthropic_api.messages_request import ConversationBody, MessagesRequest
 from ollmlx_anthropic_api.messages_response import MessageEvents, message
-from ollmlx_anthropic_api.schemas import COUNT, MESSAGE
+from ollmlx_anthropic_api.schemas import COUNT, ERROR, MESSAGE
 
 if TYPE_CHECKING:
     from ollmlx import Service
 
 BOTH = ("application/json", "text/event-stream")
+_ERROR_TYPES = {
+    "unauthorized": "authentication_error",
+    "forbidden": "permission_error",
+    "not_found": "not_found_error",
+    "too_large": "request_too_large",
+    "busy": "overloaded_error",
+    "runner_unavailable": "overloaded_error",
+    "timeout": "timeout_error",
+}
+_CLIENT_ERRORS = range(400, 500)
+
+
+def shape(failure: Failure) -> dict[str, Any]:
+    """Return `{"type": "error", "error": {"type", "message"}, "request_id"}`."""
+    fallback = "invalid_request_error" if failure.status in _CLIENT_ERRORS else "api_error"
+    kind = _ERROR_TYPES.get(failure.kind, fallback)
+    return {"type": "error", "error": {"type": kind, "message": failure.message}, "request_id": failure.request_id}
+
+
+def error_event(failure: Failure) -> bytes:
+    """Encode the last event of a stream that failed."""
+    return b"event: error\ndata: " + orjson.dumps(shape(failure)) + b"\n\n"
 
 
 def blueprint(service: Service) -> Blueprint:
-    """The family over a service."""
+    """Make the family's Blueprint over a service."""
     made = Blueprint("anthropic", __name__)
     declare_errors(made, shape, "/v1/messages")
 
     @made.after_request
     async def name_request(response: Response) -> Response:
-        response.headers["request-id"] = current().id  # where Anthropic's clients look for it
+        response.headers["request-id"] = current().id  # where Anthropic's clients read it
         return response
 
     @made.post("/v1/messages")
-    @describe("Answer a conversation.", body=MessagesRequest, answer=MESSAGE, content=BOTH, error=ERROR_SCHEMA)
+    @describe("Answer a conversation.", body=MessagesRequest, answer=MESSAGE, content=BOTH, error=ERROR)
     async def messages() -> Response:
         body = await read_model(MessagesRequest)
         name = ModelName.parse(body.model)
@@ -49,9 +80,9 @@ def blueprint(service: Service) -> Blueprint:
         return json_answer(message(id_, body.model, answer))
 
     @made.post("/v1/messages/count_tokens")
-    @describe("Count the tokens of a conversation.", body=Prompt, answer=COUNT, error=ERROR_SCHEMA)
+    @describe("Count the tokens of a conversation.", body=ConversationBody, answer=COUNT, error=ERROR)
     async def count_tokens() -> Response:
-        body = await read_model(Prompt)
+        body = await read_model(ConversationBody)
         request = GenerateRequest(messages=body.conversation(), tools=body.tool_list())
         count = await service.count_tokens(ModelName.parse(body.model), request, caller=caller(body.model))
         return json_answer({"input_tokens": count})

@@ -1,4 +1,4 @@
-"""What answers look like, for the OpenAPI description: the fields that Anthropic's clients rely on."""
+"""JSON schemas of the answers, for the OpenAPI description: the fields that Anthropic's clients rely on."""
 
 from __future__ import annotations
 
@@ -24,3 +24,7 @@ MESSAGE = record(
     }
 )
 COUNT = record({"input_tokens": INTEGER})
+ERROR = record(
+    {"type": {"const": "error"}, "error": record({"type": STRING, "message": STRING})},
+    request_id={"type": ["string", "null"]},
+)

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: the body as OpenAI's clients send it. Unknown fields are ignored, as they expect."""
+"""`POST /v1/chat/completions`: the body as OpenAI's clients send it, and its translation into a request. Pure."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ TEXTS = ("text", "input_text", "output_text", "refusal", "summary_text", "reason
 IMAGES = ("image_url", "input_image")
 
 
-class Wire(BaseModel):
-    """A body of OpenAI's: tolerant of fields it does not know, strict about the ones it does."""
+class OpenAIBody(BaseModel):
+    """A JSON body, or a part of one: unknown fields are ignored, known fields are checked."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 def texts_only(value: Any) -> Any:
-    """The value unless it holds token ids: those are of OpenAI's tokenizers and mean other words to a model here."""
+    """Return the value. Raises ValueError for token ids: OpenAI's tokenizers made them, models here have others."""
     if isinstance(value, list) and value and isinstance(value[0], int | list):
         raise ValueError("send text: token ids of another tokenizer cannot be read here")
     return value
 
 
-class ImageUrl(Wire):
+class ImageUrl(OpenAIBody):
     url: str
 
 
-class Part(Wire):
-    """A piece of a message's content."""
+class ContentPart(OpenAIBody):
+    """One part of a message's content."""
 
     type: Annotated[str, Field(json_schema_extra={"enum": [*TEXTS, *IMAGES]})]
     text: str | None = None
@@ -43,47 +43,47 @@ class Part(Wire):
     image_url: ImageUrl | str | None = None
 
 
-class FunctionCall(Wire):
+class FunctionCall(OpenAIBody):
     name: str
     arguments: str = "{}"
 
 
-class WireToolCall(Wire):
+class OpenAIToolCall(OpenAIBody):
     id: str | None = None
     function: FunctionCall
 
 
-class ChatMessage(Wire):
+class ChatMessage(OpenAIBody):
     """One turn; `content` may be text, parts, or null beside tool calls."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | tuple[Part, ...] | None = None
+    content: str | tuple[ContentPart, ...] | None = None
     name: str | None = None
-    tool_calls: tuple[WireToolCall, ...] | None = None
+    tool_calls: tuple[OpenAIToolCall, ...] | None = None
     tool_call_id: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
 
 
-class JsonSchema(Wire):
+class JsonSchema(OpenAIBody):
     name: str = ""
     schema_: dict[str, Any] = Field({}, alias="schema")
 
 
-class ResponseFormat(Wire):
+class ResponseFormat(OpenAIBody):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
 
-class StreamOptions(Wire):
+class StreamOptions(OpenAIBody):
     include_usage: bool = False
 
 
-class Reasoning(Wire):
+class Reasoning(OpenAIBody):
     effort: str | None = None
 
 
-class Sampling(Wire):
+class SamplingFields(OpenAIBody):
     """The sampling fields that chat and plain completions share."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -100,7 +100,7 @@ class Sampling(Wire):
     num_draft_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
 
     def sampling(self, limit: int | None) -> Options:
-        """These fields as options; OpenAI's own defaults (temperature 1, top_p 1) stand in for absent ones."""
+        """Return these fields as options. Absent ones get OpenAI's defaults: temperature 1, top_p 1."""
         stated: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0}
         same = ("temperature", "top_p", "top_k", "min_p", "seed", "frequency_penalty", "presence_penalty", "logit_bias")
         for name in same:
@@ -123,17 +123,17 @@ _OF_MLX_LM = {
     "repetition_context_size": "repeat_last_n",
     "num_draft_tokens": "draft_num_predict",
 }
-"""Fields that only mlx_lm.server has, and the options they are."""
+"""Fields that only mlx_lm.server has, and the option that each one sets."""
 
 
-class TemplateArguments(Wire):
-    """The chat template's arguments that have a meaning for every model."""
+class TemplateArguments(OpenAIBody):
+    """The arguments of the chat template that have a meaning for every model."""
 
     enable_thinking: bool | None = None
     reasoning_effort: str | None = None
 
 
-class ChatRequest(Sampling):
+class ChatRequest(SamplingFields):
     """The whole body."""
 
     model: str
@@ -158,7 +158,7 @@ class ChatRequest(Sampling):
         return self.n or 1
 
     def _think(self) -> Think:
-        """How much to reason: OpenAI's field, OpenRouter's, or the template's arguments of vLLM and mlx_lm.server."""
+        """Read the effort from OpenAI's field, OpenRouter's, or the template's arguments (vLLM, mlx_lm.server)."""
         arguments = self.chat_template_kwargs or TemplateArguments()
         effort = self.reasoning_effort or (self.reasoning.effort if self.reasoning else None)
         if (effort := effort or arguments.reasoning_effort) is not None:
@@ -166,7 +166,7 @@ class ChatRequest(Sampling):
         return arguments.enable_thinking
 
     def to_vocabulary(self) -> GenerateRequest:
-        """The request in ollmlx's words. Raises InvalidRequest for what cannot be honoured."""
+        """Translate the body into a request. Raises InvalidRequest for a field that is not supported."""
         limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
         return GenerateRequest(
             messages=messages(self.messages),
@@ -181,7 +181,7 @@ class ChatRequest(Sampling):
 
 
 def messages(wire: tuple[ChatMessage, ...]) -> tuple[Message, ...]:
-    """The conversation; tool results get the name of the function whose call they answer."""
+    """Translate the conversation. A tool result gets the name of the function whose call it answers."""
     names: dict[str, str] = {}
     turns = []
     for message in wire:
@@ -213,7 +213,7 @@ _ROLES: dict[str, Literal["system", "user", "assistant", "tool"]] = {
 _TOOLS = frozenset({"tool", "function"})
 
 
-def _tool_call(call: WireToolCall) -> ToolCall:
+def _tool_call(call: OpenAIToolCall) -> ToolCall:
     try:
         arguments = json.loads(call.function.arguments or "{}")
     except ValueError as error:
@@ -223,7 +223,7 @@ def _tool_call(call: WireToolCall) -> ToolCall:
     return ToolCall(name=call.function.name, arguments=arguments, id=call.id)
 
 
-def _content(content: str | tuple[Part, ...] | None) -> tuple[str, tuple[str, ...]]:
+def _content(content: str | tuple[ContentPart, ...] | None) -> tuple[str, tuple[str, ...]]:
     if content is None or isinstance(content, str):
         return content or "", ()
     texts, images = [], []
@@ -245,7 +245,7 @@ def _image(url: str) -> str:
 
 
 def tool_choice(wire: str | dict[str, Any] | None) -> str:
-    """`auto`, `none`, `required`, or a function's name."""
+    """Return `auto`, `none`, `required`, or the name of a function. Raises InvalidRequest."""
     if wire is None:
         return "auto"
     if isinstance(wire, str):
@@ -260,7 +260,7 @@ def tool_choice(wire: str | dict[str, Any] | None) -> str:
 
 
 def think(effort: str | None) -> Think:
-    """Reasoning effort as ollmlx's levels; None leaves it to the model."""
+    """Translate the reasoning effort into ollmlx's levels; None leaves it to the model. Raises InvalidRequest."""
     if effort is None:
         return None
     if effort not in _EFFORTS:
@@ -280,7 +280,7 @@ _EFFORTS: dict[str, bool | Literal["low", "medium", "high", "max"]] = {
 
 
 def response_format(wire: ResponseFormat | None) -> Literal["json"] | dict[str, Any] | None:
-    """A JSON schema, "json" for any JSON, or None for text."""
+    """Return a JSON schema, "json" for any JSON, or None for text. Raises InvalidRequest."""
     if wire is None or wire.type == "text":
         return None
     if wire.type == "json_object":

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`: events as OpenAI's chunks, and a whole answer as its completion object. Pure."""
+"""`/v1/chat/completions`: the chunks of a stream, and the completion object of a whole answer. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FINGERPRINT = "fp_ollmlx"
 
 
 def usage(ends: Sequence[Done], choices: int = 1) -> dict[str, Any]:
-    """Token counts of a request. `choices` neighbours share one prompt, which is counted once."""
+    """Count the tokens of a request. Each `choices` consecutive ends share one prompt, which is counted once."""
     prompts = [ends[at : at + choices] for at in range(0, len(ends), choices)]
     prompt = sum(max(end.prompt_tokens for end in sharing) for sharing in prompts)
     cached = sum(min(end.cached_tokens for end in sharing) for sharing in prompts)
@@ -26,12 +26,12 @@ def usage(ends: Sequence[Done], choices: int = 1) -> dict[str, Any]:
 
 
 def logprobs(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any] | None:
-    """The logprobs block of a choice."""
+    """Return the `logprobs` block of a choice."""
     return {"content": token_list(tokens)} if tokens else None
 
 
 def token_list(tokens: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
-    """Tokens with their alternatives."""
+    """Return the tokens with their alternatives."""
     return [{**_token(token), "top_logprobs": [_token(top) for top in token.top]} for token in tokens]
 
 
@@ -41,7 +41,7 @@ def _token(token: TokenLogprob) -> dict[str, Any]:
 
 
 def tool_call(call: ToolCall, index: int) -> dict[str, Any]:
-    """A tool call, the `index`th of an answer; its arguments are JSON text here."""
+    """Return the tool call number `index` of an answer. OpenAI has the arguments as JSON text."""
     arguments = json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))
     return {
         "id": call.id or f"call_{index}",
@@ -51,14 +51,14 @@ def tool_call(call: ToolCall, index: int) -> dict[str, Any]:
 
 
 def finish_reason(done: Done, called: bool) -> str:
-    """`tool_calls` when the model asked for one, else why it stopped."""
+    """Return `length`, `tool_calls` when the model called a tool, or `stop`."""
     if done.reason == "length":
         return "length"
     return "tool_calls" if called else "stop"
 
 
 def completion(id_: str, model: str, created: int, answers: list[Answer]) -> dict[str, Any]:
-    """The whole answer to a request that does not stream."""
+    """Return the completion object of a request that does not stream."""
     return {
         "id": id_,
         "object": "chat.completion",
@@ -85,9 +85,9 @@ def _choice(index: int, answer: Answer) -> dict[str, Any]:
 
 
 class ChatChunks:
-    """Turns one choice's events into chunks: the role once, then deltas, then a chunk that says why it ended.
+    """Turns the events of one choice into chunks: the role once, then deltas, then a chunk with the finish reason.
 
-    `counted`: usage was asked for, and is null in all chunks but the last.
+    With `counted` the client asked for usage, which is null in all chunks but the last.
     """
 
     def __init__(self, id_: str, model: str, created: int, index: int = 0, *, counted: bool = False) -> None:
@@ -103,7 +103,7 @@ class ChatChunks:
         self._calls = 0
 
     def chunks(self, event: Event) -> Iterator[dict[str, Any]]:
-        """The chunks of one event; most events make one, `Prefill` makes none."""
+        """Yield the chunks of an event: one for most events, none for `Prefill`."""
         match event:
             case Text() if event.text or event.logprobs:
                 yield self._delta({"content": event.text}, event.logprobs)
@@ -118,7 +118,7 @@ class ChatChunks:
                 yield self._chunk({}, finish=finish_reason(event, self._calls > 0))
 
     def usage(self, ends: Sequence[Done]) -> dict[str, Any]:
-        """The last chunk, for clients that asked for usage."""
+        """Return the last chunk, for clients that asked for usage."""
         counts = usage(ends, choices=len(ends))
         return {**self._frame, "choices": [], "usage": counts}
 

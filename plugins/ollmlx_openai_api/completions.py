@@ -1,4 +1,4 @@
-"""`/v1/completions`: plain text in, plain text out. Wire models and conversions; pure."""
+"""`/v1/completions`: the body, the chunks of a stream, and the completion object of a whole answer."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pydantic import Field, field_validator
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import Answer, Done, Event, GenerateRequest, Text, TokenLogprob
-from ollmlx_openai_api.chat_request import Sampling, StreamOptions, texts_only
+from ollmlx_openai_api.answering import requests
+from ollmlx_openai_api.chat_request import SamplingFields, StreamOptions, texts_only
 from ollmlx_openai_api.chat_response import FINGERPRINT, usage
-from ollmlx_openai_api.choices import requests
 
 MOST_CHOICES = 128
 
 
-class CompletionRequest(Sampling):
-    """The whole body. `prompt` is a text or several, each continued on its own."""
+class CompletionRequest(SamplingFields):
+    """The whole body. `prompt` is a text or several; each is continued on its own."""
 
     model: str
     prompt: str | tuple[str, ...] = ""
@@ -36,11 +36,11 @@ class CompletionRequest(Sampling):
 
     @property
     def choices(self) -> int:
-        """Of each prompt."""
+        """The number of choices for each prompt."""
         return self.n or 1
 
     def to_vocabulary(self) -> list[GenerateRequest]:
-        """A request a choice, in ollmlx's words, those of one prompt beside one another. No template is applied."""
+        """Return a request for each choice, ordered by prompt. No template is applied. Raises InvalidRequest."""
         if self.echo:
             raise InvalidRequest("echo is not supported")
         prompts = (self.prompt,) if isinstance(self.prompt, str) else self.prompt
@@ -58,7 +58,7 @@ class CompletionRequest(Sampling):
 
 
 def logprobs(tokens: tuple[TokenLogprob, ...], offset: int = 0) -> dict[str, Any] | None:
-    """The legacy block: parallel lists. `offset` counts characters of the answer before these tokens."""
+    """Return the legacy block of parallel lists. `offset` is the number of characters before these tokens."""
     if not tokens:
         return None
     offsets = []
@@ -74,7 +74,7 @@ def logprobs(tokens: tuple[TokenLogprob, ...], offset: int = 0) -> dict[str, Any
 
 
 def completion(id_: str, body: CompletionRequest, created: int, answers: list[Answer]) -> dict[str, Any]:
-    """The whole answer to a request that does not stream."""
+    """Return the completion object of a request that does not stream."""
     choices = [
         {
             "index": index,
@@ -100,7 +100,7 @@ def _finish(done: Done) -> str:
 
 
 class CompletionChunks:
-    """Turns one choice's events into chunks."""
+    """Turns the events of one choice into chunks."""
 
     def __init__(self, id_: str, body: CompletionRequest, created: int, index: int = 0) -> None:
         counted = body.stream_options is not None and body.stream_options.include_usage
@@ -116,7 +116,7 @@ class CompletionChunks:
         self._offset = 0
 
     def chunks(self, event: Event) -> Iterator[dict[str, Any]]:
-        """The chunks of one event."""
+        """Yield the chunks of an event."""
         match event:
             case Text() if event.text or event.logprobs:
                 yield self._chunk(event.text, logprobs(event.logprobs, self._offset), None)
@@ -125,7 +125,7 @@ class CompletionChunks:
                 yield self._chunk("", None, _finish(event))
 
     def usage(self, ends: Sequence[Done]) -> dict[str, Any]:
-        """The last chunk, for clients that asked for usage."""
+        """Return the last chunk, for clients that asked for usage."""
         return {**self._frame, "choices": [], "usage": usage(ends, self._choices)}
 
     def _chunk(self, text: str, tokens: dict[str, Any] | None, finish: str | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`/v1/embeddings`: texts in, vectors out. Wire models and conversions; pure."""
+"""`/v1/embeddings`: the body, and the answer with the vectors. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from ollmlx.types import EmbedRequest, EmbedResult
-from ollmlx_openai_api.chat_request import Wire, texts_only
+from ollmlx_openai_api.chat_request import OpenAIBody, texts_only
 
 
-class EmbeddingsRequest(Wire):
-    """The whole body. OpenAI's own clients ask for base64 unless told otherwise."""
+class EmbeddingsRequest(OpenAIBody):
+    """The whole body. OpenAI's own clients ask for base64 by default."""
 
     model: str
     input: str | tuple[str, ...]
@@ -26,13 +26,13 @@ class EmbeddingsRequest(Wire):
         return texts_only(value)
 
     def to_vocabulary(self) -> EmbedRequest:
-        """The request in ollmlx's words."""
+        """Translate the body into a request."""
         inputs = (self.input,) if isinstance(self.input, str) else self.input
         return EmbedRequest(inputs=inputs, dimensions=self.dimensions)
 
 
 def embeddings(model: str, result: EmbedResult, encoding: str | None) -> dict[str, Any]:
-    """The answer; base64 is little-endian float32."""
+    """Return the answer. In base64 a vector is little-endian float32."""
     vectors: list[Any] = [list(vector) for vector in result.embeddings]
     if encoding == "base64":
         vectors = [base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() for vector in vectors]

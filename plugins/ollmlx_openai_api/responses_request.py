@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: the body, stateless: the whole conversation comes with each request."""
+"""`POST /v1/responses`: the body, which has the whole conversation, and its translation into a request. Pure."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from pydantic import Field
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import GenerateRequest, Message, Options, Tool, ToolCall
-from ollmlx_openai_api.chat_request import ChatMessage, Part, Reasoning, Wire, messages, think, tool_choice
+from ollmlx_openai_api.chat_request import ChatMessage, ContentPart, OpenAIBody, Reasoning, messages, think, tool_choice
 
 ITEMS = ("message", "function_call", "function_call_output", "reasoning")
 LOGPROBS = "message.output_text.logprobs"
 
 
-class Item(Wire):
-    """An item of the input; which fields count depends on its type."""
+class InputItem(OpenAIBody):
+    """An item of the input; its type decides which fields count."""
 
     type: Annotated[str, Field(json_schema_extra={"enum": list(ITEMS)})] = "message"
     role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: str | tuple[Part, ...] | None = None
+    content: str | tuple[ContentPart, ...] | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
-    output: str | tuple[Part, ...] | None = None
-    summary: tuple[Part, ...] = ()
+    output: str | tuple[ContentPart, ...] | None = None
+    summary: tuple[ContentPart, ...] = ()
 
 
-class TextFormat(Wire):
+class TextFormat(OpenAIBody):
     type: Literal["text", "json_object", "json_schema"] = "text"
     name: str | None = None
     schema_: dict[str, Any] | None = Field(None, alias="schema")
     strict: bool | None = None
 
 
-class TextConfig(Wire):
+class TextConfig(OpenAIBody):
     format: TextFormat | None = None
 
 
-class ResponsesRequest(Wire):
+class ResponsesRequest(OpenAIBody):
     """The whole body."""
 
     model: str
-    input: str | tuple[Item, ...]
+    input: str | tuple[InputItem, ...]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -63,7 +63,7 @@ class ResponsesRequest(Wire):
     metadata: dict[str, Any] | None = None
 
     def to_vocabulary(self) -> GenerateRequest:
-        """The request in ollmlx's words. Raises InvalidRequest for what needs a memory of earlier responses."""
+        """Translate the body into a request. Raises InvalidRequest when it refers to an earlier response."""
         if self.previous_response_id is not None or self.conversation is not None:
             raise InvalidRequest("previous_response_id and conversation are not supported: send the whole conversation")
         if self.background:
@@ -110,8 +110,8 @@ class ResponsesRequest(Wire):
         return wanted.schema_
 
 
-def _add(turns: list[Message], item: Item, names: dict[str, str]) -> None:
-    """Put an item at the end of the conversation; calls and thoughts join the assistant's turn they belong to."""
+def _add(turns: list[Message], item: InputItem, names: dict[str, str]) -> None:
+    """Append an item to the conversation. Calls and thoughts are merged into the assistant's turn."""
     match item.type:
         case "message":
             if item.role is None:
@@ -137,7 +137,7 @@ def _add(turns: list[Message], item: Item, names: dict[str, str]) -> None:
             raise InvalidRequest(f"input: items of type {other!r} are not supported")
 
 
-def _call(turns: list[Message], item: Item, names: dict[str, str]) -> None:
+def _call(turns: list[Message], item: InputItem, names: dict[str, str]) -> None:
     try:
         arguments = json.loads(item.arguments or "{}")
     except ValueError as error:
@@ -153,7 +153,7 @@ def _call(turns: list[Message], item: Item, names: dict[str, str]) -> None:
 
 
 def _tool(wire: dict[str, Any]) -> Tool:
-    """A function tool; here its fields are not nested as they are in chat completions."""
+    """Translate a function tool, whose fields are not nested as they are in chat completions."""
     if wire.get("type") != "function" or not isinstance(wire.get("name"), str):
         raise InvalidRequest(f"tools: {wire.get('type')!r} is not supported: only functions are")
     function = {key: wire[key] for key in ("name", "description", "parameters") if wire.get(key) is not None}

@@ -1,4 +1,4 @@
-"""`/v1/responses`: events as OpenAI's named stream events, and the response object. Pure."""
+"""`/v1/responses`: the named events of a stream, and the response object. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ollmlx_openai_api.responses_request import ResponsesRequest, TextFormat
 
 
 def response(id_: str, request: ResponsesRequest, created: int, **changes: Any) -> dict[str, Any]:
-    """The response object; `changes` are the fields that grow while it is made."""
+    """Return the response object; `changes` replaces the fields that grow during generation."""
     wanted = (request.text.format if request.text else None) or TextFormat()
     return {
         "id": id_,
@@ -42,7 +42,7 @@ def response(id_: str, request: ResponsesRequest, created: int, **changes: Any) 
 
 
 def usage(done: Done) -> dict[str, Any]:
-    """Token counts under this API's names."""
+    """Return the token counts under the names of this API."""
     return {
         "input_tokens": done.prompt_tokens,
         "input_tokens_details": {"cached_tokens": done.cached_tokens, "cache_write_tokens": 0},
@@ -53,7 +53,7 @@ def usage(done: Done) -> dict[str, Any]:
 
 
 class ResponseEvents:
-    """Builds the output item by item and tells of it; `result` is the response object once `Done` was seen."""
+    """Builds the output item by item and makes the events; `result` is the response object after `Done`."""
 
     def __init__(self, id_: str, request: ResponsesRequest, created: int) -> None:
         self._id, self._request, self._created = id_, request, created
@@ -65,12 +65,12 @@ class ResponseEvents:
         self.result: dict[str, Any] | None = None
 
     def start(self) -> Iterator[dict[str, Any]]:
-        """The two events every stream begins with."""
+        """Yield the two events that begin every stream."""
         for name in ("response.created", "response.in_progress"):
             yield self._event(name, response=self._response())
 
     def events(self, event: Event) -> Iterator[dict[str, Any]]:
-        """The events of one of ours."""
+        """Yield the stream's events for an event of the runner."""
         match event:
             case Text() if event.text or event.logprobs:
                 yield from self._begin("message")
@@ -88,7 +88,7 @@ class ResponseEvents:
                 yield from self._end(event)
 
     def failed(self, message: str, code: str) -> dict[str, Any]:
-        """The event of a response that broke off."""
+        """Return the event of a response that failed."""
         error = {"code": code, "message": message}
         return self._event("response.failed", response=self._response(status="failed", error=error))
 
@@ -100,7 +100,7 @@ class ResponseEvents:
         return {"type": name, "sequence_number": self._sequence - 1, **fields}
 
     def _at(self, name: str, /, **fields: Any) -> dict[str, Any]:
-        """An event about the item that is being made, the last of the output."""
+        """Return an event about the last item of the output, which is being made."""
         index = len(self._output) - 1
         return self._event(name, item_id=self._output[index]["id"], output_index=index, **fields)
 

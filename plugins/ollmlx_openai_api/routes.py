@@ -1,4 +1,4 @@
-"""The routes under /v1 that OpenAI's clients call."""
+"""The family's Blueprint: the routes under `/v1` that OpenAI's clients call."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import time
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from quart import Blueprint, Response
 
 from ollmlx import ModelName, closing
-from ollmlx.types import InstalledModel
-from ollmlx.web import Failure, caller, declare_errors, describe, embedded, json_answer, read_model, sse
+from ollmlx.types import GenerateRequest, InstalledModel
+from ollmlx.web import caller, declare_errors, describe, embedded, json_answer, read_model, sse
 from ollmlx_openai_api import chat_response, completions, schemas
+from ollmlx_openai_api.answering import encode, generate, requests, shape, streamed, whole
 from ollmlx_openai_api.chat_request import ChatRequest
-from ollmlx_openai_api.choices import requests
 from ollmlx_openai_api.embeddings import EmbeddingsRequest, embeddings
-from ollmlx_openai_api.error_shape import ERROR_SCHEMA, shape
-from ollmlx_openai_api.generation import generate, streamed, whole
 from ollmlx_openai_api.responses_request import ResponsesRequest
 from ollmlx_openai_api.responses_response import ResponseEvents
 
@@ -29,14 +26,14 @@ BOTH = ("application/json", "text/event-stream")
 
 
 def blueprint(service: Service) -> Blueprint:
-    """The family over a service."""
+    """Make the family's Blueprint over a service."""
     made = Blueprint("openai", __name__)
     declare_errors(made, shape, "/v1/")
-    _chat(made, service)
-    _completions(made, service)
-    _responses(made, service)
-    _embeddings(made, service)
-    _models(made, service)
+    _add_chat(made, service)
+    _add_completions(made, service)
+    _add_responses(made, service)
+    _add_embeddings(made, service)
+    _add_models(made, service)
     return made
 
 
@@ -44,9 +41,9 @@ def _id(prefix: str) -> str:
     return prefix + secrets.token_hex(12)
 
 
-def _chat(made: Blueprint, service: Service) -> None:
+def _add_chat(made: Blueprint, service: Service) -> None:
     @made.post("/v1/chat/completions")
-    @describe("Chat.", body=ChatRequest, answer=schemas.CHAT, content=BOTH, error=ERROR_SCHEMA)
+    @describe("Chat.", body=ChatRequest, answer=schemas.CHAT, content=BOTH, error=schemas.ERROR)
     async def chat() -> Response:
         body = await read_model(ChatRequest)
         id_, created = _id("chatcmpl-"), int(time.time())
@@ -62,14 +59,14 @@ def _chat(made: Blueprint, service: Service) -> None:
         return await streamed(service, body.model, wanted, makers, include_usage=usage)
 
 
-def _completions(made: Blueprint, service: Service) -> None:
+def _add_completions(made: Blueprint, service: Service) -> None:
     @made.post("/v1/completions")
     @describe(
         "Continue a text.",
         body=completions.CompletionRequest,
         answer=schemas.COMPLETION,
         content=BOTH,
-        error=ERROR_SCHEMA,
+        error=schemas.ERROR,
     )
     async def complete() -> Response:
         body = await read_model(completions.CompletionRequest)
@@ -83,49 +80,52 @@ def _completions(made: Blueprint, service: Service) -> None:
         return await streamed(service, body.model, wanted, makers, include_usage=usage)
 
 
-def _responses(made: Blueprint, service: Service) -> None:
+def _add_responses(made: Blueprint, service: Service) -> None:
     @made.post("/v1/responses")
     @describe(
         "Answer, as the responses API does; stateless.",
         body=ResponsesRequest,
         answer=schemas.RESPONSE,
         content=BOTH,
-        error=ERROR_SCHEMA,
+        error=schemas.ERROR,
     )
     async def respond() -> Response:
         body = await read_model(ResponsesRequest)
         request = body.to_vocabulary()
         builder = ResponseEvents(_id("resp_"), body, int(time.time()))
 
-        def named(event: dict[str, Any]) -> bytes:
-            return f"event: {event['type']}\n".encode() + b"data: " + orjson.dumps(event) + b"\n\n"
-
-        async def records() -> AsyncGenerator[bytes, None]:
-            async with closing(generate(service, body.model)(request)) as events:
-                begun = False
-                async for event in events:
-                    if not begun:
-                        begun = True
-                        for told in builder.start():
-                            yield named(told)
-                    for told in builder.events(event):
-                        yield named(told)
-
         if body.stream:
-            return await sse(records(), lambda failure: named(_broken(builder, failure)))
-        async with closing(records()) as stream:
-            async for _ in stream:
+            return await sse(
+                _response_records(service, body.model, request, builder),
+                lambda failure: _named(builder.failed(failure.message, failure.code or failure.kind)),
+            )
+        async with closing(_response_records(service, body.model, request, builder)) as records:
+            async for _ in records:
                 pass
         return json_answer(builder.result)
 
 
-def _broken(builder: ResponseEvents, failure: Failure) -> dict[str, Any]:
-    return builder.failed(failure.message, failure.code or failure.kind)
+def _named(event: dict[str, Any]) -> bytes:
+    return f"event: {event['type']}\n".encode() + encode(event)
 
 
-def _embeddings(made: Blueprint, service: Service) -> None:
+async def _response_records(
+    service: Service, model: str, request: GenerateRequest, builder: ResponseEvents
+) -> AsyncGenerator[bytes, None]:
+    async with closing(generate(service, model)(request)) as events:
+        begun = False
+        async for event in events:
+            if not begun:
+                begun = True
+                for first in builder.start():
+                    yield _named(first)
+            for item in builder.events(event):
+                yield _named(item)
+
+
+def _add_embeddings(made: Blueprint, service: Service) -> None:
     @made.post("/v1/embeddings")
-    @describe("Embed texts.", body=EmbeddingsRequest, answer=schemas.EMBEDDINGS, error=ERROR_SCHEMA)
+    @describe("Embed texts.", body=EmbeddingsRequest, answer=schemas.EMBEDDINGS, error=schemas.ERROR)
     async def embed() -> Response:
         body = await read_model(EmbeddingsRequest)
         name = ModelName.parse(body.model)
@@ -133,14 +133,14 @@ def _embeddings(made: Blueprint, service: Service) -> None:
         return json_answer(embeddings(body.model, result, body.encoding_format))
 
 
-def _models(made: Blueprint, service: Service) -> None:
+def _add_models(made: Blueprint, service: Service) -> None:
     @made.get("/v1/models")
-    @describe("List the models.", answer=schemas.MODELS, error=ERROR_SCHEMA)
+    @describe("List the models.", answer=schemas.MODELS, error=schemas.ERROR)
     async def models() -> Response:
         return json_answer({"object": "list", "data": [_model(model) for model in await service.list()]})
 
     @made.get("/v1/models/<path:name>")
-    @describe("One model.", answer=schemas.MODEL, parameters={"name": schemas.NAME}, error=ERROR_SCHEMA)
+    @describe("One model.", answer=schemas.MODEL, parameters={"name": schemas.NAME}, error=schemas.ERROR)
     async def model(name: str) -> Response:
         return json_answer(_model(await service.show(ModelName.parse(name))))
 

@@ -1,9 +1,10 @@
-"""What answers look like, for the OpenAPI description: the fields that OpenAI's clients rely on."""
+"""JSON schemas of the answers, for the OpenAPI description: the fields that OpenAI's clients rely on."""
 
 from __future__ import annotations
 
 from ollmlx.web.kit.schemas import INTEGER, NUMBER, OBJECT, STRING, listing, nullable, one_of, record
 
+_NULLABLE_STRING = {"type": ["string", "null"]}
 NAME = {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.:/-]*$"}
 USAGE = record(
     {"prompt_tokens": INTEGER, "completion_tokens": INTEGER, "total_tokens": INTEGER},
@@ -53,4 +54,8 @@ RESPONSE = record(
         "usage": record({"input_tokens": INTEGER, "output_tokens": INTEGER, "total_tokens": INTEGER}),
     },
     incomplete_details=nullable(record({"reason": STRING})),
+)
+
+ERROR = record(
+    {"error": record({"message": STRING, "type": STRING}, param=_NULLABLE_STRING, code=_NULLABLE_STRING)},
 )

@@ -1,0 +1,166 @@
+"""Answers to generation requests: whole or as a stream, with one choice or several; errors in OpenAI's shape."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
+
+from ollmlx import ModelName, closing
+from ollmlx.types import Answer, Done, Event, GenerateRequest
+from ollmlx.web import Failure, caller, json_answer, sse, tracked
+
+if TYPE_CHECKING:
+    from quart import Response
+
+    from ollmlx import Service
+
+logger = logging.getLogger(__name__)
+Generate = Callable[[GenerateRequest], AsyncIterator[Event]]
+
+END = b"data: [DONE]\n\n"
+_ERROR_TYPES = {
+    "not_found": "not_found_error",
+    "unauthorized": "authentication_error",
+    "forbidden": "permission_error",
+}
+_CLIENT_ERRORS = range(400, 500)
+
+
+class Chunks(Protocol):
+    """Makes the chunks of one choice."""
+
+    def chunks(self, event: Event) -> Iterator[dict[str, Any]]:
+        """Yield the chunks of an event."""
+
+    def usage(self, ends: Sequence[Done]) -> dict[str, Any]:
+        """Return the chunk with the token counts of all choices, given the last event of each."""
+
+
+def encode(data: dict[str, Any]) -> bytes:
+    """Encode one server-sent event."""
+    return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def shape(failure: Failure) -> dict[str, Any]:
+    """Return `{"error": {"message", "type", "param", "code"}}`; `code` is the code of the runbook."""
+    fallback = "invalid_request_error" if failure.status in _CLIENT_ERRORS else "api_error"
+    kind = _ERROR_TYPES.get(failure.kind, fallback)
+    return {"error": {"message": failure.message, "type": kind, "param": None, "code": failure.code}}
+
+
+def error_event(failure: Failure) -> bytes:
+    """Encode the last event of a stream that failed. `[DONE]` never follows it."""
+    return encode(shape(failure))
+
+
+def generate(service: Service, model: str) -> Generate:
+    """Return a function that generates with a model and records the figures for the access log."""
+    name = ModelName.parse(model)
+
+    def run(request: GenerateRequest) -> AsyncIterator[Event]:
+        return tracked(service.generate(name, request, caller=caller(model)))
+
+    return run
+
+
+async def whole(
+    service: Service, model: str, wanted: list[GenerateRequest], body: Callable[[list[Answer]], dict[str, Any]]
+) -> Response:
+    """Gather all choices, then answer with the body that is made of them."""
+    gathered: list[list[Event]] = [[] for _ in wanted]
+    async with closing(side_by_side(generate(service, model), wanted)) as events:
+        async for index, event in events:
+            gathered[index].append(event)
+    return json_answer(body([await Answer.gather(_replay(events)) for events in gathered]))
+
+
+async def streamed(
+    service: Service,
+    model: str,
+    wanted: list[GenerateRequest],
+    makers: Sequence[Chunks],
+    *,
+    include_usage: bool,
+) -> Response:
+    """Stream the chunks of all choices as they arrive, then the usage when it is asked for, then `[DONE]`."""
+    return await sse(_records(service, model, wanted, makers, include_usage), error_event)
+
+
+async def _records(
+    service: Service, model: str, wanted: list[GenerateRequest], makers: Sequence[Chunks], include_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    ends: dict[int, Done] = {}
+    async with closing(side_by_side(generate(service, model), wanted)) as events:
+        async for index, event in events:
+            for chunk in makers[index].chunks(event):
+                yield encode(chunk)
+            if isinstance(event, Done):
+                ends[index] = event
+    if include_usage:
+        yield encode(makers[0].usage([ends[index] for index in range(len(makers))]))
+    yield END
+
+
+async def _replay(events: list[Event]) -> AsyncIterator[Event]:
+    for event in events:
+        yield event
+
+
+def requests(request: GenerateRequest, count: int) -> list[GenerateRequest]:
+    """Return one request for each choice. The seed is shifted by the choice's index, so that the choices differ."""
+    if count == 1:
+        return [request]
+    seed = request.options.seed
+    return [
+        request.model_copy(
+            update={"options": request.options.model_copy(update={"seed": seed + index} if seed >= 0 else {})}
+        )
+        for index in range(count)
+    ]
+
+
+async def side_by_side(generate: Generate, wanted: list[GenerateRequest]) -> AsyncGenerator[tuple[int, Event], None]:
+    """Yield the events of all choices as they arrive, each with the index of its choice.
+
+    The first choice that fails ends all of them, and its error is raised.
+    """
+    if len(wanted) == 1:
+        async with closing(generate(wanted[0])) as events:
+            async for event in events:
+                yield 0, event
+        return
+    waiting: asyncio.Queue[tuple[int, Event] | Exception | None] = asyncio.Queue(maxsize=len(wanted))
+    over = False
+
+    async def follow(index: int) -> None:
+        try:
+            async with closing(generate(wanted[index])) as events:
+                async for event in events:
+                    await waiting.put((index, event))
+            await waiting.put(None)
+        except Exception as error:
+            if over:  # the queue is no longer read, and may be full
+                logger.exception("a choice did not end cleanly")
+            else:
+                await waiting.put(error)
+
+    tasks = [asyncio.create_task(follow(index), name=f"choice-{index}") for index in range(len(wanted))]
+    left = len(tasks)
+    try:
+        while left:
+            item = await waiting.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                left -= 1
+            else:
+                yield item
+    finally:
+        over = True
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
