@@ -11,18 +11,17 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
-from ollmlx.bench.measure import rate
-from ollmlx.bench.prompts import writing
-from ollmlx.bench.target import Reply
+from ollmlx.bench.measure import rate, writing
+from ollmlx.bench.target import TimedAnswer
 from ollmlx.testing.requests import running
 from ollmlx.types import Done, GenerateRequest, Message, Options, Text
 from ollmlx_mlx.engine.engine import MlxEngine
 
 
-async def answer(engine: MlxEngine, seed: int, tokens: int) -> Reply:
+async def answer(engine: MlxEngine, seed: int, tokens: int) -> TimedAnswer:
     messages = tuple(Message(**message) for message in writing(seed))
     request = GenerateRequest(messages=messages, options=Options(temperature=0, num_predict=tokens))
-    reply = Reply(perf_counter())
+    reply = TimedAnswer(perf_counter())
     async for event in engine.generate(request):
         if isinstance(event, Text):
             reply.last = perf_counter()

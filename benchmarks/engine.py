@@ -33,9 +33,17 @@ from statistics import median
 
 import sides
 
-from ollmlx.bench.measure import Plan, at_once, measure, rate, session_for_measuring
-from ollmlx.bench.prompts import follow_up, reading, writing
-from ollmlx.bench.report import rows as compared
+from ollmlx.bench.measure import (
+    MeasurementPlan,
+    at_once,
+    follow_up,
+    measure,
+    rate,
+    reading,
+    session_for_measuring,
+    writing,
+)
+from ollmlx.bench.measure import rows as compared
 from ollmlx.bench.target import Target, ask
 from ollmlx.testing.waiting import wait_until
 from ollmlx_pypi.packages import cache_folder
@@ -80,7 +88,7 @@ def _server_table(title: str, found: list, memory: list[int]) -> Table:
 async def peer(asked: Asked) -> Table:
     """Both sides with the same BLAS and weights."""
     choice = sides.blas()
-    plan = Plan(streams=(1, 4, 8, 16), tokens=32, prompt_tokens=600, rounds=asked.rounds)
+    plan = MeasurementPlan(streams=(1, 4, 8, 16), tokens=32, prompt_tokens=600, rounds=asked.rounds)
     with sides.ollmlx(asked.weights.store) as daemon:
         async with sides.mlx_lm_server(asked.weights.float32, choice.env) as (theirs, pid):
             found = await measure([sides.target(daemon), theirs], plan, told)
@@ -90,7 +98,7 @@ async def peer(asked: Asked) -> Table:
 
 async def stock(asked: Asked) -> Table:
     """The other side as anyone would start it, on float32 weights: the half types and 4 bits are slower still there."""
-    plan = Plan(streams=(8,), tokens=24, prompt_tokens=600, rounds=asked.stock_rounds)
+    plan = MeasurementPlan(streams=(8,), tokens=24, prompt_tokens=600, rounds=asked.stock_rounds)
     with sides.ollmlx(asked.weights.store) as daemon:
         async with sides.mlx_lm_server(asked.weights.float32, {}) as (theirs, pid):
             found = await measure([sides.target(daemon), theirs], plan, told)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ollmlx.doctor.daemon import Daemon as Asked
+from ollmlx.doctor.daemon import DaemonClient
 from ollmlx.doctor.selftest import trials
 from ollmlx.doctor.selftest.session import self_test
 from ollmlx.doctor.selftest.subject import Subject
@@ -18,7 +18,7 @@ from ollmlx.testing.daemon import Daemon
 from ollmlx.text.addresses import Address
 
 pytestmark = pytest.mark.e2e
-LIES: dict[str, dict[str, Any]] = {
+WRONG: dict[str, dict[str, Any]] = {
     "cache": {"lie": "cache"},
     "batch": {"lie": "batch", "rate": 200},
     "repeat": {"lie": "repeat"},
@@ -39,7 +39,7 @@ ROOM = {
 @pytest.fixture(scope="module")
 def liars(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A daemon with one model for each lie, and one that says the truth."""
-    models = {name: {"parallel": 2, **script} for name, script in {"parrot": {}, **LIES}.items()}
+    models = {name: {"parallel": 2, **script} for name, script in {"parrot": {}, **WRONG}.items()}
     server = Daemon(tmp_path_factory.mktemp("liars"), fakes=models, settings=ROOM).start()
     yield server
     assert server.stop() == 0
@@ -47,7 +47,7 @@ def liars(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 async def tried(server: Daemon, name: str, **options: Any) -> list[Finding]:
     """Return the findings of a self-test."""
-    subject = Subject(Asked(Address.parse(server.address), None), ModelName.parse(name))
+    subject = Subject(DaemonClient(Address.parse(server.address), None), ModelName.parse(name))
     report = await self_test(subject, lambda what, holds, seconds: None, **options)
     return [finding for result in report.results for finding in result.findings]
 
@@ -56,7 +56,7 @@ def test_a_model_that_keeps_its_promises_is_clean_and_is_told_so_step_by_step(li
     done = liars.cli("doctor", "--model", "parrot", "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["findings"] == []
-    assert all(f"✓ {says}" in done.stderr for says in trials.SAYS.values())
+    assert all(f"✓ {trial.guarantee}" in done.stderr for trial in trials.TRIALS)
 
 
 @pytest.mark.finding("RUN010", "RUN017")
@@ -69,7 +69,7 @@ def test_a_model_that_keeps_its_promises_is_clean_and_is_told_so_step_by_step(li
         ("seed", "RUN010", ", then '"),
         ("schema", "RUN010", "it is not JSON"),
         ("stop", "RUN010", "expected"),
-        ("cancel", "RUN010", "2 clients left"),
+        ("cancel", "RUN010", "2 clients disconnected"),
         ("fat", "RUN017", "context: 512"),
     ],
 )
@@ -87,7 +87,7 @@ async def test_a_broken_promise_is_a_finding_of_its_own(
 async def test_what_was_not_tried_in_time_is_named(liars: Daemon) -> None:
     findings = await tried(liars, "parrot", patience=0.0)
     assert [one.code for one in findings] == ["DOC003"]
-    assert findings[0].evidence[0].startswith("not tried: repeated = first")
+    assert findings[0].evidence[0].startswith("not tested: a repeated request")
 
 
 def test_a_broken_promise_makes_the_command_fail_and_a_missing_model_names_the_next_step(liars: Daemon) -> None:

@@ -1,1 +1,4 @@
-"""Measuring a model server from outside, as its clients see it. Used by `ollmlx bench`."""
+"""Measures model servers from outside, as their clients see them.
+
+`ollmlx bench` and the benchmarks import this package.
+"""

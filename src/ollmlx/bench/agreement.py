@@ -1,4 +1,4 @@
-"""Whether two backends say the same with the same weights: the first greedy tokens of a few answers, side by side."""
+"""Compares two backends with the same weights: the first greedy tokens of a few answers, side by side."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ PROMPTS = (
 
 
 @dataclass(frozen=True)
-class Told:
-    """The beginning of one answer: `tokens` with the nats between the best candidate and the next (None: not told)."""
+class GreedyAnswer:
+    """The beginning of an answer.
+
+    `gaps`: for each token, by how many nats it was more likely than the next best one; None if unknown.
+    """
 
     prompt_tokens: int
     tokens: tuple[str, ...]
@@ -38,10 +41,10 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What two answers to one prompt have in common: `tokens` from the beginning, of the longer one's `length`.
+class SharedBeginning:
+    """The `tokens` at the beginning that two answers to one prompt share, and the `length` of the longer answer.
 
-    `gap`: where they part, how much the first server preferred its token to the next best, in nats.
+    `gap`: the first server's gap, in nats, at the first token that differs.
     """
 
     prompt: str
@@ -52,16 +55,16 @@ class Shared:
 
     @property
     def same(self) -> bool:
-        """Whether they do not part at all."""
+        """True if the answers do not differ."""
         return self.tokens == self.length
 
 
-async def agreement(first: Target, second: Target, told: Callable[[str], None]) -> tuple[Shared, ...]:
-    """Ask both the same questions, one after the other. Empty when one of them does not tell its tokens."""
+async def agreement(first: Target, second: Target, note: Callable[[str], None]) -> tuple[SharedBeginning, ...]:
+    """Send the same prompts to both. Returns nothing if one of them does not report its tokens."""
     found = []
     async with session_for_measuring() as session:
         for number, prompt in enumerate(PROMPTS, 1):
-            told(f"same answers: {number} of {len(PROMPTS)}")
+            note(f"same answers: {number} of {len(PROMPTS)}")
             ours, theirs = [await _beginning(session, target, prompt) for target in (first, second)]
             if not ours.tokens or not theirs.tokens:
                 return ()
@@ -69,17 +72,17 @@ async def agreement(first: Target, second: Target, told: Callable[[str], None]) 
     return tuple(found)
 
 
-def compared(prompt: str, ours: Told, theirs: Told) -> Shared:
-    """Where two answers part."""
+def compared(prompt: str, ours: GreedyAnswer, theirs: GreedyAnswer) -> SharedBeginning:
+    """Compare two answers."""
     alike = [one == other for one, other in zip(ours.tokens, theirs.tokens, strict=False)]
     shared = alike.index(False) if False in alike else len(alike)
     length = max(len(ours.tokens), len(theirs.tokens))
     gap = ours.gaps[shared] if shared < len(ours.gaps) else None
-    return Shared(prompt, (ours.prompt_tokens, theirs.prompt_tokens), shared, length, gap)
+    return SharedBeginning(prompt, (ours.prompt_tokens, theirs.prompt_tokens), shared, length, gap)
 
 
-def summary(found: Sequence[Shared]) -> dict[str, Any]:
-    """As `--json` prints it."""
+def summary(found: Sequence[SharedBeginning]) -> dict[str, Any]:
+    """Return the comparison as `--json` prints it."""
     return {
         "tokens": TOKENS,
         "prompts": len(found),
@@ -88,17 +91,17 @@ def summary(found: Sequence[Shared]) -> dict[str, Any]:
     }
 
 
-def sentence(found: Sequence[Shared]) -> str:
-    """For people; without trailing full stop."""
+def sentence(found: Sequence[SharedBeginning]) -> str:
+    """Return the comparison as a sentence without a full stop."""
     same = sum(one.same for one in found)
-    said = f"the first {TOKENS} greedy tokens are the same in {same} of {len(found)} answers"
+    text = f"the first {TOKENS} greedy tokens are the same in {same} of {len(found)} answers"
     gaps = [one.gap for one in found if not one.same and one.gap is not None]
     if not gaps:
-        return said
-    return f"{said}; where they part, the two best candidates are at most {max(gaps):.2f} nats apart"
+        return text
+    return f"{text}; where they differ, the two best candidates are at most {max(gaps):.2f} nats apart"
 
 
-async def _beginning(session: aiohttp.ClientSession, target: Target, prompt: str) -> Told:
+async def _beginning(session: aiohttp.ClientSession, target: Target, prompt: str) -> GreedyAnswer:
     url, body = target.request([{"role": "user", "content": prompt}], TOKENS)
     body |= {"stream": False, "logprobs": True, "top_logprobs": 2}
     try:
@@ -110,7 +113,7 @@ async def _beginning(session: aiohttp.ClientSession, target: Target, prompt: str
     except (aiohttp.ClientError, ValueError) as error:
         raise UpstreamError(f"{target.label} broke off: {error or type(error).__name__}") from error
     entries = answer.get("logprobs") or ()
-    return Told(
+    return GreedyAnswer(
         int(answer.get("prompt_eval_count") or 0),
         tuple(entry["token"] for entry in entries),
         tuple(_gap(entry.get("top_logprobs") or ()) for entry in entries),

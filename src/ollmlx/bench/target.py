@@ -1,4 +1,4 @@
-"""One server under measurement: how to ask it, and when its words came."""
+"""A server that is measured: the requests that it gets, and the times of its answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """A server and a model on it. `url` has no last slash; for the OpenAI dialect it ends in `/v1`."""
+    """A server and a model on it. `url` has no slash at its end; for the OpenAI dialect it ends in `/v1`."""
 
     label: str
     url: str
@@ -27,7 +27,7 @@ class Target:
     options: Json = field(default_factory=dict)
 
     def request(self, messages: list[Json], tokens: int) -> tuple[str, Json]:
-        """Address and body of a streamed, greedy chat request."""
+        """Return the URL and the body of a streamed, greedy chat request."""
         body: Json = {"model": self.model, "messages": messages, "stream": True}
         if self.dialect == "ollama":
             options = {"temperature": 0, "num_predict": tokens, **self.options}
@@ -41,10 +41,13 @@ class Target:
 
 
 @dataclass
-class Reply:
-    """One answer: seconds on a monotonic clock, the tokens the server counted (else pieces of text), the text."""
+class TimedAnswer:
+    """An answer with its times on a monotonic clock, in seconds.
 
-    asked: float
+    `tokens`: as the server counts them, or else the pieces of text.
+    """
+
+    sent: float
     first: float = 0.0
     last: float = 0.0
     tokens: int = 0
@@ -53,35 +56,35 @@ class Reply:
 
     @property
     def first_token(self) -> float:
-        """Seconds from the question to the first word."""
-        return self.first - self.asked
+        """Seconds from the request to the first piece of text."""
+        return self.first - self.sent
 
 
-async def ask(session: aiohttp.ClientSession, target: Target, messages: list[Json], tokens: int) -> Reply:
-    """Ask, and take the time of each word. Raises UpstreamError for anything but a complete answer."""
+async def ask(session: aiohttp.ClientSession, target: Target, messages: list[Json], tokens: int) -> TimedAnswer:
+    """Send a request and record the time of each piece. Raises UpstreamError unless the answer is complete."""
     url, body = target.request(messages, tokens)
-    reply, counted = Reply(time.perf_counter()), 0
+    answer, pieces = TimedAnswer(time.perf_counter()), 0
     try:
         async with session.post(url, json=body, headers=target.headers) as response:
             if response.status != 200:
                 raise UpstreamError(f"{target.label} answered {response.status}: {(await response.text())[:300]}")
             async for record in _records(response):
                 if piece := _piece(target, record):
-                    reply.last = time.perf_counter()
-                    reply.first = reply.first or reply.last
-                    reply.text += piece
-                    counted += 1
-                _count(reply, record)
+                    answer.last = time.perf_counter()
+                    answer.first = answer.first or answer.last
+                    answer.text += piece
+                    pieces += 1
+                _count(answer, record)
     except aiohttp.ClientError as error:
         raise UpstreamError(f"{target.label} broke off: {error or type(error).__name__}") from error
-    if not reply.first:
-        raise UpstreamError(f"{target.label} answered without a word", hint="measure a model that chats")
-    reply.tokens = reply.tokens or counted
-    return reply
+    if not answer.first:
+        raise UpstreamError(f"{target.label} sent an empty answer", hint="measure a model that can chat")
+    answer.tokens = answer.tokens or pieces
+    return answer
 
 
 async def _records(response: aiohttp.ClientResponse) -> AsyncIterator[Json]:
-    """The JSON objects of an NDJSON or SSE answer. Raises UpstreamError for an error among them."""
+    """Yield the JSON objects of an NDJSON or SSE answer. Raises UpstreamError for an error among them."""
     async for line in response.content:
         text = line.strip().removeprefix(b"data:").strip()
         if not text.startswith(b"{"):
@@ -101,7 +104,7 @@ def _piece(target: Target, record: Json) -> str:
     return str(delta.get("content") or delta.get("reasoning") or delta.get("reasoning_content") or "")
 
 
-def _count(reply: Reply, record: Json) -> None:
+def _count(answer: TimedAnswer, record: Json) -> None:
     usage = record.get("usage") or {}
-    reply.tokens = usage.get("completion_tokens") or record.get("eval_count") or reply.tokens
-    reply.prompt_tokens = usage.get("prompt_tokens") or record.get("prompt_eval_count") or reply.prompt_tokens
+    answer.tokens = usage.get("completion_tokens") or record.get("eval_count") or answer.tokens
+    answer.prompt_tokens = usage.get("prompt_tokens") or record.get("prompt_eval_count") or answer.prompt_tokens

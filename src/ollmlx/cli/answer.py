@@ -1,4 +1,4 @@
-"""One streamed answer on the terminal: thinking, text, and the numbers at its end."""
+"""One streamed answer on the terminal: thinking, text, and the figures at its end."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import TextIO
 
 from ollmlx.cli import terminal
 from ollmlx.cli.client import Json
-from ollmlx.cli.spinner import Spinner
-from ollmlx.cli.times import spent
-from ollmlx.cli.wrap import WordWrap, printable
+from ollmlx.cli.formatting import WordWrap, printable, short_duration
+from ollmlx.cli.terminal import Spinner
+
+THINK_LEVELS = ("low", "medium", "high", "max")
 
 
 @dataclass
-class Answer:
-    """What came: `final` is the last object of the stream, empty while there is none."""
+class StreamedAnswer:
+    """The answer as far as it has arrived. `final`: the last object of the stream, empty until it arrives."""
 
     text: str = ""
     thinking: str = ""
@@ -25,24 +26,24 @@ class Answer:
 
 
 def finished(record: Json) -> bool:
-    """Whether an object of /api/generate or /api/chat is the last one."""
+    """Return True for the last object of /api/generate or /api/chat."""
     return bool(record.get("done"))
 
 
 class Display:
-    """Writes answers to a stream; wraps, and hides control characters, only where a person reads."""
+    """Writes answers to a stream. On a terminal, it wraps words and removes control characters."""
 
     def __init__(self, out: TextIO, *, wrap: bool = True, hide_thinking: bool = False) -> None:
         self._out = out
-        self._person = terminal.is_terminal(out)
+        self._on_terminal = terminal.is_terminal(out)
         self._wrap = wrap
         self._hide_thinking = hide_thinking
 
-    def show(self, chunks: Iterator[Json]) -> Answer:
-        """Write an answer as it comes. Ctrl-C ends it, closes the request and marks the answer as interrupted."""
-        answer = Answer()
+    def show(self, chunks: Iterator[Json]) -> StreamedAnswer:
+        """Write an answer as it arrives. Ctrl-C cancels the request and marks the answer as interrupted."""
+        answer = StreamedAnswer()
         try:
-            with Spinner(visible=self._person) as spinner:
+            with Spinner(visible=self._on_terminal) as spinner:
                 self._write_all(chunks, answer, spinner)
         except KeyboardInterrupt:
             answer.interrupted = True
@@ -50,15 +51,15 @@ class Display:
             close = getattr(chunks, "close", None)
             if close is not None:
                 close()
-        if (answer.text or self._person) and not answer.text.endswith("\n"):
+        if (answer.text or self._on_terminal) and not answer.text.endswith("\n"):
             print(file=self._out)
-        if self._person:
+        if self._on_terminal:
             print(file=self._out)
         self._out.flush()
         return answer
 
-    def _write_all(self, chunks: Iterator[Json], answer: Answer, spinner: Spinner) -> None:
-        wrap = self._new_wrap()
+    def _write_all(self, chunks: Iterator[Json], answer: StreamedAnswer, spinner: Spinner) -> None:
+        wrap = WordWrap(terminal.width(self._out) if self._wrap else None)
         for chunk in chunks:
             message: Json = chunk.get("message") or {}
             thinking = message.get("thinking") or chunk.get("thinking") or ""
@@ -71,19 +72,16 @@ class Display:
                 if answer.thinking and not answer.text:
                     self._end_thinking()
                 answer.text += text
-                self._put(wrap.feed(printable(text) if self._person else text))
+                self._put(wrap.feed(printable(text) if self._on_terminal else text))
             answer.tool_calls += message.get("tool_calls") or chunk.get("tool_calls") or []
             if finished(chunk):
                 answer.final = chunk
 
-    def _new_wrap(self) -> WordWrap:
-        return WordWrap(terminal.width(self._out) if self._wrap else None)
-
-    def _write_thinking(self, text: str, answer: Answer) -> None:
+    def _write_thinking(self, text: str, answer: StreamedAnswer) -> None:
         if not self._hide_thinking:
             if not answer.thinking:
                 self._put(terminal.grey("Thinking...\n", self._out))
-            self._put(terminal.grey(printable(text) if self._person else text, self._out))
+            self._put(terminal.grey(printable(text) if self._on_terminal else text, self._out))
         answer.thinking += text
 
     def _end_thinking(self) -> None:
@@ -95,19 +93,21 @@ class Display:
         self._out.flush()
 
 
-def numbers(final: Json) -> str:
-    """What `--verbose` prints: durations, counts, rates."""
+def figures(final: Json) -> str:
+    """Return the durations, counts and rates that `--verbose` prints."""
     prompt, cached = final.get("prompt_eval_count", 0), final.get("prompt_eval_cached_count", 0)
-    lines = [("total duration", spent(final.get("total_duration", 0)))]
-    lines.append(("load duration", spent(final.get("load_duration", 0))))
+    lines = [("total duration", short_duration(final.get("total_duration", 0)))]
+    lines.append(("load duration", short_duration(final.get("load_duration", 0))))
     lines.append(("prompt eval count", f"{prompt} token(s)"))
     if cached:
         lines.append(("prompt eval cached", f"{cached} token(s)"))
-    for label, key, count in (("prompt eval", "prompt_eval", prompt - cached), ("eval", "eval", None)):
-        tokens = final.get(f"{key}_count", 0) if count is None else count
-        if key == "eval":
-            lines.append(("eval count", f"{tokens} token(s)"))
-        duration = final.get(f"{key}_duration", 0)
-        lines.append((f"{label} duration", spent(duration)))
-        lines.append((f"{label} rate", f"{tokens / duration * 1e9:.2f} tokens/s" if duration else "n/a"))
+    lines += _rate("prompt eval", prompt - cached, final.get("prompt_eval_duration", 0))
+    generated = final.get("eval_count", 0)
+    lines.append(("eval count", f"{generated} token(s)"))
+    lines += _rate("eval", generated, final.get("eval_duration", 0))
     return "\n".join(f"{label + ':':<22}{value}" for label, value in lines)
+
+
+def _rate(label: str, tokens: int, nanoseconds: int) -> list[tuple[str, str]]:
+    rate = f"{tokens / nanoseconds * 1e9:.2f} tokens/s" if nanoseconds else "n/a"
+    return [(f"{label} duration", short_duration(nanoseconds)), (f"{label} rate", rate)]

@@ -10,63 +10,63 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ollmlx.cli.client import Client, Json
+from ollmlx.cli.connection import connect, ensure_daemon
+from ollmlx.cli.formatting import table
+from ollmlx.cli.run import show_or_pull
+from ollmlx.cli.terminal import note, width
 from ollmlx.errors import InvalidRequest, NotFound, UpstreamError
 
 if TYPE_CHECKING:
-    from ollmlx.bench.agreement import Shared
-    from ollmlx.bench.measure import Measured, Plan
+    from ollmlx.bench.agreement import SharedBeginning
+    from ollmlx.bench.measure import Measurement, MeasurementPlan
     from ollmlx.bench.target import Target
 
-DESCRIPTION = """Measure a model as its clients see it: load time, memory, time to the first token (cold, and in the
-next turn), and tokens a second at several streams, from the first question to the last token. Figures are medians.
+DESCRIPTION = """Measure a model as its clients see it: load time, memory, time to the first token (for a new prompt and
+in the next turn), and tokens a second with several streams. Figures are medians.
 
-  ollmlx bench MODEL --against http://127.0.0.1:8080    beside any OpenAI-compatible server, in turns
-  ollmlx bench MODEL --against-backend llamacpp         the same weights on two backends, and whether they
-                                                        answer alike: MODEL, and the model it was imported
-                                                        from or into"""
+  ollmlx bench MODEL --against http://127.0.0.1:8080    also measure an OpenAI-compatible server, by turns
+  ollmlx bench MODEL --against-backend llamacpp         measure the same weights on two backends, and compare their
+                                                        answers: MODEL, and the model that it was imported from or
+                                                        that was imported from it"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = DESCRIPTION
     parser.add_argument("model", metavar="MODEL", nargs="?", help="default: the newest model")
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--against", metavar="URL", help="an OpenAI-compatible server to measure in the same run")
     other.add_argument("--against-backend", metavar="NAME", help="another backend to measure in the same run")
-    parser.add_argument("--against-model", metavar="NAME", help="the model's name there (default: the first it lists)")
+    parser.add_argument(
+        "--against-model", metavar="NAME", help="the model's name there (default: the first one listed)"
+    )
     parser.add_argument("--streams", metavar="N,N", type=_numbers, default=(1, 4, 8, 16), help="default: 1,4,8,16")
     parser.add_argument("--tokens", metavar="N", type=_positive, default=64, help="length of an answer (default: 64)")
     parser.add_argument("--prompt-tokens", metavar="N", type=_positive, default=600, help="length of the long prompt")
-    parser.add_argument(
-        "--rounds", metavar="N", type=_positive, default=3, help="how often all is measured (default: 3)"
-    )
-    parser.add_argument("--json", action="store_true", help="print an object")
+    parser.add_argument("--rounds", metavar="N", type=_positive, default=3, help="number of measurements (default: 3)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-async def run(args: argparse.Namespace) -> int:
+async def run_bench(args: argparse.Namespace) -> int:
     from ollmlx.bench.agreement import agreement
-    from ollmlx.bench.measure import Plan, measure
-    from ollmlx.cli.background import ensure_daemon
-    from ollmlx.cli.connection import connect
-    from ollmlx.cli.run import show_or_pull
-    from ollmlx.cli.terminal import note
+    from ollmlx.bench.measure import MeasurementPlan, measure
 
     client = connect(args)
     ensure_daemon(client, args)
     model = args.model or _newest(client)
     show_or_pull(client, model)
     targets = _targets(client, model, args)
-    measured_here = targets if args.against_backend else targets[:1]
-    loads = _loads(client, measured_here)
-    plan = Plan(args.streams, args.tokens, args.prompt_tokens, args.rounds, seed=secrets.randbelow(10**6))
-    found = await measure(targets, plan, note)
-    for one, load in zip(found, loads, strict=False):
+    loads = _loads(client, targets if args.against_backend else targets[:1])
+    plan = MeasurementPlan(args.streams, args.tokens, args.prompt_tokens, args.rounds, seed=secrets.randbelow(10**6))
+    measured = await measure(targets, plan, note)
+    for one, load in zip(measured, loads, strict=False):
         one.load, one.memory = load, memory_of(client, one.target.model, one.target.options.get("backend"))
     same = await agreement(targets[0], targets[1], note) if args.against_backend else ()
-    _print(found, same, plan, as_json=args.json)
+    _print(measured, same, plan, as_json=args.json)
     return 0
 
 
 def _loads(client: Client, targets: Sequence[Target]) -> list[float]:
-    """How long each took to load. Raises NotFound when a backend has no model with these weights."""
+    """Return the seconds to load each target. Raises NotFound if a backend has no model with these weights."""
     try:
         return [reload_seconds(client, one.model, one.options) for one in targets]
     except InvalidRequest as error:
@@ -75,13 +75,13 @@ def _loads(client: Client, targets: Sequence[Target]) -> list[float]:
             raise
         raise NotFound(
             f"no model here has the weights of {model} for the backend {backend!r}",
-            hint=f"make one from the GGUF file, ollmlx create NAME -f Modelfile --backend {backend},"
-            " or name one: --against-model NAME",
+            hint=f"create one from the GGUF file with ollmlx create NAME -f Modelfile --backend {backend},"
+            " or name one with --against-model NAME",
         ) from error
 
 
 def reload_seconds(client: Client, model: str, options: Json) -> float:
-    """Unload a model and load it again; how long that took."""
+    """Unload a model, load it again, and return the seconds that loading took."""
     client.post("/api/generate", {"model": model, "keep_alive": 0, "stream": False})
     wanted = {**options, "num_predict": 1}
     final = client.post("/api/generate", {"model": model, "prompt": "Hi", "stream": False, "options": wanted})
@@ -89,15 +89,17 @@ def reload_seconds(client: Client, model: str, options: Json) -> float:
 
 
 def memory_of(client: Client, model: str, backend: str | None = None) -> int | None:
-    """The bytes a loaded model takes now; on a certain backend, when it may be loaded twice."""
+    """Return the bytes of a loaded model. `backend`: which one is meant if the model is loaded on two backends."""
     name = model if ":" in model else f"{model}:latest"
     loaded = [one for one in client.get("/api/ps")["models"] if one["name"].lower() == name.lower()]
     return next((int(one["size"]) for one in loaded if backend in (None, one.get("backend"))), None)
 
 
 def same_weights(client: Client, model: str, backend: str) -> str:
-    """The model with the same weights that a backend runs: the one this was imported from, one imported from it, or
-    itself."""
+    """Return the model with the same weights on a backend.
+
+    It is the one that `model` was imported from, one that was imported from it, or `model` itself.
+    """
     parent = client.post("/api/show", {"model": model})["details"].get("parent_model")
     name = model if ":" in model else f"{model}:latest"
     children = [one["name"] for one in client.get("/api/tags")["models"] if one["details"]["parent_model"] == name]
@@ -155,17 +157,17 @@ def _newest(client: Client) -> str:
     return str(models[0]["name"])
 
 
-def _print(found: list[Measured], same: Sequence[Shared], plan: Plan, *, as_json: bool) -> None:
+def _print(
+    measured: list[Measurement], same: Sequence[SharedBeginning], plan: MeasurementPlan, *, as_json: bool
+) -> None:
     from ollmlx.bench.agreement import sentence, summary
-    from ollmlx.bench.report import rows
-    from ollmlx.cli.table import table
-    from ollmlx.cli.terminal import width
+    from ollmlx.bench.measure import rows
 
     if as_json:
-        told = {"rounds": plan.rounds, "tokens": plan.tokens, "servers": [one.summary() for one in found]}
-        print(json.dumps({**told, "agreement": summary(same)} if same else told, indent=2))
+        result = {"rounds": plan.rounds, "tokens": plan.tokens, "servers": [one.summary() for one in measured]}
+        print(json.dumps({**result, "agreement": summary(same)} if same else result, indent=2))
     else:
-        print(table(*rows(found), width(sys.stdout)))
+        print(table(*rows(measured), width(sys.stdout)))
         if same:
             print(f"\n{sentence(same)}")
 

@@ -1,7 +1,7 @@
-"""The command line's HTTP client: one connection a call, JSON in, JSON or NDJSON out.
+"""The HTTP client of the command line: one connection for each request, JSON in, JSON or NDJSON out.
 
-The standard library's client, because importing a larger one costs more time than the call (70 ms against 170 ms).
-It reads no proxy variables, so none can capture a call to this machine.
+It uses the client of the standard library, because importing a larger one takes longer than the request (70 ms
+against 170 ms). It reads no proxy variables, so that requests to this machine never go through a proxy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import IO, Any
 from ollmlx.errors import Forbidden, InvalidRequest, NotFound, OllmlxError, Unauthorized
 from ollmlx.text.addresses import Address
 
-CONNECT_TIMEOUT = 10  # seconds; answers themselves may take as long as they take
+CONNECT_TIMEOUT = 10
+"""Seconds to connect; an answer may take any time."""
 UPLOAD_CHUNK = 1024 * 1024
 
 Json = dict[str, Any]
@@ -29,31 +30,31 @@ class NotRunning(OllmlxError):
 
 
 class Client:
-    """Calls one daemon. Every method raises OllmlxError: NotRunning, or the daemon's own words."""
+    """Sends requests to one daemon. Every method raises NotRunning, or OllmlxError with the daemon's message."""
 
     def __init__(self, address: Address, key: str | None = None) -> None:
         self.address = address
         self.key = key
 
     def alive(self) -> bool:
-        """Whether something answers `HEAD /` with 200."""
+        """Return True if `HEAD /` is answered with 200."""
         try:
-            with self._exchange("HEAD", "/", None, timeout=CONNECT_TIMEOUT) as response:
+            with self._request("HEAD", "/", None, timeout=CONNECT_TIMEOUT) as response:
                 return response.status == 200
         except OllmlxError:
             return False
 
     def get(self, path: str) -> Any:
-        """The JSON at a path."""
+        """GET the JSON at a path."""
         return self.call("GET", path)
 
     def post(self, path: str, body: Json) -> Any:
-        """The JSON that answers a JSON body; None for an empty answer."""
+        """POST a JSON body; return the JSON of the answer, None if it is empty."""
         return self.call("POST", path, body)
 
     def call(self, method: str, path: str, body: Json | None = None) -> Any:
-        """One exchange: the answer's JSON, or None when it has no body."""
-        with self._exchange(method, path, body) as response:
+        """Send a request; return the JSON of the answer, None if it is empty."""
+        with self._request(method, path, body) as response:
             text = response.read()
             self._raise_for_status(response, text)
         if not text:
@@ -61,22 +62,22 @@ class Client:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise self._stranger(f"no JSON from {path}") from error
+            raise self._not_ollama(f"no JSON from {path}") from error
 
     def stream(self, path: str, body: Json, *, ended: Callable[[Json], bool]) -> Iterator[Json]:
-        """The objects of an NDJSON answer, as they come. Closing the generator cancels the request.
+        """Yield the objects of an NDJSON answer as they arrive. Closing the generator cancels the request.
 
-        `ended` knows the last object; a stream that stops before it raises, as does a line `{"error": …}`.
+        `ended` returns True for the last object. A stream that ends without it raises, as does a line `{"error": …}`.
         """
         last = False
-        with self._exchange("POST", path, body) as response:
+        with self._request("POST", path, body) as response:
             if response.status >= 400:
                 self._raise_for_status(response, response.read())
             while line := response.readline():
                 try:
                     record = json.loads(line)
                 except ValueError as error:
-                    raise self._stranger(f"no JSON from {path}") from error
+                    raise self._not_ollama(f"no JSON from {path}") from error
                 if "error" in record:
                     raise _error(OllmlxError, record)
                 last = ended(record)
@@ -85,14 +86,14 @@ class Client:
             raise OllmlxError(f"{self.address} closed the connection in the middle of its answer", hint="ollmlx logs")
 
     def exists(self, path: str) -> bool:
-        """Whether `HEAD path` says 200."""
-        with self._exchange("HEAD", path, None) as response:
+        """Return True if `HEAD path` is answered with 200."""
+        with self._request("HEAD", path, None) as response:
             if response.status not in (200, 404):
                 self._raise_for_status(response, b"")
             return response.status == 200
 
     def upload(self, path: str, file: IO[bytes], size: int, sent: Callable[[int], None]) -> None:
-        """POST a file; `sent` is told the bytes of each piece as it leaves."""
+        """POST a file. `sent` is called with the number of bytes of each piece."""
 
         def pieces() -> Iterator[bytes]:
             while piece := file.read(UPLOAD_CHUNK):
@@ -100,11 +101,11 @@ class Client:
                 sent(len(piece))
 
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
-        with self._exchange("POST", path, pieces(), headers=headers) as response:
+        with self._request("POST", path, pieces(), headers=headers) as response:
             self._raise_for_status(response, response.read())
 
     @contextmanager
-    def _exchange(
+    def _request(
         self,
         method: str,
         path: str,
@@ -122,7 +123,7 @@ class Client:
         payload = json.dumps(body).encode() if isinstance(body, dict) else body
         try:
             with suppress(BrokenPipeError, ConnectionResetError):
-                # A daemon that refuses in the middle of an upload says why in its answer.
+                # A daemon that refuses an upload before its end says why in its answer.
                 connection.request(method, self.address.path + path, payload, headers)
             yield connection.getresponse()
         except (http.client.HTTPException, ConnectionError, TimeoutError, ValueError) as error:
@@ -139,7 +140,7 @@ class Client:
             connection.connect()
         except OSError as error:
             reason = error.strerror or str(error) or type(error).__name__
-            hint = "ollmlx serve" if self.address.is_local else "check OLLAMA_HOST and that the daemon runs there"
+            hint = "ollmlx serve" if self.address.is_local else "check OLLAMA_HOST, and that a daemon runs there"
             raise NotRunning(f"no daemon answers at {self.address} ({reason})", hint=hint) from error
         assert isinstance(connection.sock, socket.socket)
         connection.sock.settimeout(timeout)
@@ -155,30 +156,30 @@ class Client:
             record = None
         if isinstance(record, dict) and "error" in record:
             raise _error(kind, record)
-        raise self._stranger(f"{response.status} {response.reason}")
+        raise self._not_ollama(f"{response.status} {response.reason}")
 
-    def _stranger(self, seen: str) -> OllmlxError:
-        """What answers is not ollmlx, nor anything that speaks like it; or it is, and its routes are switched off."""
-        if self._is_ours():
-            told = f"the daemon at {self.address} does not serve Ollama's API: its plugin 'ollama_api' is off"
-            return OllmlxError(told, code="PLG006", hint="ollmlx doctor server")
-        told = f"what answers at {self.address} does not speak Ollama's API ({seen})"
-        return OllmlxError(told, code="NET004", hint="ollmlx doctor server")
+    def _not_ollama(self, answer: str) -> OllmlxError:
+        """Return the error for an answer of another program, or of a daemon whose routes are switched off."""
+        if self._is_ollmlx():
+            problem = f"the daemon at {self.address} does not serve Ollama's API: its plugin 'ollama_api' is off"
+            return OllmlxError(problem, code="PLG006", hint="ollmlx doctor server")
+        problem = f"the program at {self.address} does not speak Ollama's API ({answer})"
+        return OllmlxError(problem, code="NET004", hint="ollmlx doctor server")
 
-    def _is_ours(self) -> bool:
-        """Whether it describes itself as a daemon of ours does, on a route that is not Ollama's."""
+    def _is_ollmlx(self) -> bool:
+        """Return True if `/api/daemon`, a route that only ollmlx has, describes a daemon."""
         try:
-            with self._exchange("GET", "/api/daemon", None, timeout=CONNECT_TIMEOUT) as response:
-                told = json.loads(response.read())
+            with self._request("GET", "/api/daemon", None, timeout=CONNECT_TIMEOUT) as response:
+                status = json.loads(response.read())
         except (OllmlxError, ValueError):
             return False
-        return isinstance(told, dict) and "protocol" in told
+        return isinstance(status, dict) and "protocol" in status
 
 
 def _error(kind: type[OllmlxError], record: Json) -> OllmlxError:
-    said = record["error"]
-    detail = said if isinstance(said, dict) else record
-    message = said if isinstance(said, str) else str(detail.get("message", said))
+    error = record["error"]
+    detail = error if isinstance(error, dict) else record
+    message = error if isinstance(error, str) else str(detail.get("message", error))
     return kind(message, code=_text(detail.get("code")), hint=_text(detail.get("hint")))
 
 

@@ -22,7 +22,8 @@ DESCRIPTION = """Print and check the settings.
   ollmlx config init [FILE]   write a settings file with every key, its default and what it does"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = DESCRIPTION
     parser.add_argument("action", choices=("show", "check", "init"), nargs="?", default="show")
     parser.add_argument("file", metavar="FILE", nargs="?", help="what init writes (default: ollmlx.toml)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="init: replace a file that exists")
 
 
-def run(args: argparse.Namespace) -> int:
+def run_config(args: argparse.Namespace) -> int:
     if args.action == "init":
         return _init(Path(args.file or "ollmlx.toml"), force=args.force)
     if args.action == "check":
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load(args: argparse.Namespace) -> LoadedSettings:
-    from ollmlx.cli.configured import overrides
+    from ollmlx.cli.connection import overrides
     from ollmlx.settings.load import load_settings
 
     return load_settings(Path(args.config) if args.config else None, overrides(args))
@@ -85,7 +86,7 @@ def _quoted(part: str) -> str:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from ollmlx.cli.main import report
+    from ollmlx.cli.terminal import report
     from ollmlx.plugin.loader import load_plugins
     from ollmlx.settings.load import InvalidSettings
 

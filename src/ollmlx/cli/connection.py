@@ -1,36 +1,140 @@
-"""Which daemon a command talks to, and with which key."""
+"""How a command finds its settings and its daemon, and starts a daemon in the background if none answers."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ollmlx.cli.client import Client
+from ollmlx.cli.client import Client, NotRunning
+from ollmlx.cli.terminal import note
+from ollmlx.errors import OllmlxError, StorageError
 from ollmlx.text.addresses import Address
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from ollmlx.settings import Settings
+    from ollmlx.settings.load import LoadedSettings
+
+PATIENCE = 60
+"""Seconds for a new daemon to answer; it usually needs one or two."""
+POLL = 0.05
+OUTPUT = "serve.out"
+"""The file in the state folder for what the daemon prints before its own log is open."""
+OUTPUT_LINES = 15
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def settings(args: argparse.Namespace) -> Settings:
+    """Return the settings for `--config` and the other flags. Raises ConfigError with every fault."""
+    return load(args).settings
+
+
+def load(args: argparse.Namespace) -> LoadedSettings:
+    """Return the settings with the source of each value. Raises ConfigError with every fault."""
+    from ollmlx.settings.load import load_settings  # imported when used: it costs start-up time
+
+    return load_settings(Path(args.config) if args.config else None, overrides(args))
+
+
+def overrides(args: argparse.Namespace) -> dict[str, object]:
+    """Return the flags that are settings, by dotted key."""
+    found: dict[str, object] = {}
+    if args.host:
+        found["server.host"] = args.host
+    if args.debug:
+        found["logging.level"] = "debug"
+    if getattr(args, "models_folder", None):
+        found["storage.models"] = args.models_folder
+    return found
+
+
+# -- the daemon --------------------------------------------------------------------------------------------------------
 
 
 def connect(args: argparse.Namespace) -> Client:
-    """The client for `--host`, else for the address the settings name (OLLAMA_HOST included).
+    """Return a client for `--host`, or else for the address in the settings, OLLAMA_HOST included.
 
-    The settings are read only where they can say anything but their defaults: reading them costs more than the call.
-    The daemon's own API key goes to the daemon's own address only.
+    The settings are read only if they can differ from their defaults, because reading them takes longer than the
+    request. The API key in the settings is sent only to the address in the settings.
     """
     key = os.environ.get("OLLAMA_API_KEY") or None
     if args.host:
         return Client(Address.parse(args.host), key)
-    if not _settings_matter(args):
+    if not _has_settings(args):
         return Client(Address.parse(os.environ.get("OLLAMA_HOST", "")), key)
-    from ollmlx.cli.configured import settings
-
     found = settings(args)
     keys = found.security.api_keys
     return Client(Address.parse(found.server.host), key or (keys[0] if keys else None))
 
 
-def _settings_matter(args: argparse.Namespace) -> bool:
-    from pathlib import Path
-
+def _has_settings(args: argparse.Namespace) -> bool:
     from ollmlx.settings.files import find_file
 
     file = find_file(Path(args.config) if args.config else None, os.environ, Path.cwd())
     return file is not None or any(name.startswith("OLLMLX_") for name in os.environ)
+
+
+def ensure_daemon(client: Client, args: argparse.Namespace) -> None:
+    """Start a daemon, detached from this terminal, unless one answers. Raises OllmlxError with its output."""
+    if client.alive():
+        return
+    if not client.address.is_local:
+        raise NotRunning(
+            f"no daemon answers at {client.address}", hint="check OLLAMA_HOST, and that a daemon runs there"
+        )
+    output = _output_file(args)
+    note(f"Starting the ollmlx daemon at {client.address} ...")
+    process = _spawn(args, output)
+    deadline = time.monotonic() + PATIENCE
+    while not client.alive():
+        if process.poll() is not None and not client.alive():
+            raise _failed(f"the daemon exited at once (exit status {process.returncode})", output)
+        if time.monotonic() > deadline:
+            raise _failed(f"the daemon does not answer after {PATIENCE} seconds", output)
+        time.sleep(POLL)
+
+
+def _output_file(args: argparse.Namespace) -> Path:
+    folder = settings(args).state_folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        output = folder / OUTPUT
+        output.touch(mode=0o600)
+    except OSError as error:
+        raise StorageError(
+            f"cannot use the state folder {folder}: {error.strerror}", code="STO009", hint="ollmlx doctor storage"
+        ) from error
+    return output
+
+
+def _spawn(args: argparse.Namespace, output: Path) -> subprocess.Popen[bytes]:
+    """Start `ollmlx serve` in a session of its own: neither Ctrl-C nor closing the terminal ends it."""
+    import subprocess  # imported when used: it costs start-up time
+
+    options = [
+        *(["--config", args.config] if args.config else []),
+        *(["--host", args.host] if args.host else []),
+        *(["--debug"] if args.debug else []),
+    ]
+    with output.open("wb") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ollmlx", "serve", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+
+def _failed(problem: str, output: Path) -> OllmlxError:
+    lines = output.read_text("utf-8", "replace").strip().splitlines()[-OUTPUT_LINES:]
+    shown = "".join(f"\n  | {line}" for line in lines)
+    return OllmlxError(f"{problem}; its output ends with:{shown}" if lines else problem, hint="ollmlx serve")

@@ -1,80 +1,80 @@
-"""`ollmlx create`: make a model from a Modelfile."""
+"""`ollmlx create`: create a model from a Modelfile, and upload the local files that it names."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ollmlx.cli.client import Client, Json
+from ollmlx.cli.connection import connect, ensure_daemon
+from ollmlx.cli.terminal import note
+from ollmlx.cli.transfer import ShowProgress, progress, succeeded
 from ollmlx.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from ollmlx.model.modelfile import Modelfile
 
-DESCRIPTION = """Make a model from a Modelfile.
-
-Over another model it costs no disk space: system prompt, parameters, template, messages and adapter are laid over its
-weights. FROM may also name a GGUF file, or a folder with safetensors files."""
-
 UNUSED = {
     "renderer": "the model's own chat template is used",
-    "parser": "the model's own chat template tells",
+    "parser": "the model's own chat template defines it",
     "requires": "ollmlx has versions of its own",
     "draft": 'a draft model is set in ollmlx.toml: [models."NAME"] draft',
 }
-OTHER_PARAMETERS = (
+UNUSED_PARAMETERS = (
     *("low_vram", "main_gpu", "mirostat", "mirostat_eta", "mirostat_tau", "num_gpu", "num_gqa", "num_thread", "numa"),
     *("f16_kv", "logits_all", "penalize_newline", "tfs_z", "use_mlock", "use_mmap", "vocab_only"),
 )
-"""Parameters of Ollama's that mean nothing here: told, and left out."""
+"""Parameters of Ollama that have no meaning here; a message says so."""
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", "*.tiktoken")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_create_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = """Create a model from a Modelfile.
+
+If FROM names an installed model, the new model takes no disk space: it uses the same weights with its own system
+prompt, parameters, template, messages and adapter. FROM may also name a GGUF file, or a folder with safetensors
+files."""
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument(
-        "-f", "--file", metavar="FILE", default="Modelfile", help="the Modelfile; - reads it from a pipe"
+        "-f", "--file", metavar="FILE", default="Modelfile", help="the Modelfile; - reads standard input"
     )
     parser.add_argument("-q", "--quantize", metavar="TYPE", help="quantise the weights, for example int4 or int8")
     parser.add_argument(
         "--backend",
         metavar="NAME",
-        help="make it for this backend: llamacpp keeps a GGUF file as it is, mlx imports it",
+        help="create it for this backend: llamacpp keeps a GGUF file as it is, mlx imports it",
     )
     parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
 
 
-def run(args: argparse.Namespace) -> int:
-    from ollmlx.cli.background import ensure_daemon
-    from ollmlx.cli.connection import connect
-    from ollmlx.cli.progress import display, succeeded
-    from ollmlx.cli.uploads import upload_all
+def run_create(args: argparse.Namespace) -> int:
     from ollmlx.model.modelfile import parse_modelfile
 
     text, folder = read_modelfile(args.file)
-    modelfile = parse_modelfile(text)
-    body, files, adapters = creation(modelfile, folder)
+    body, files, adapters = create_request(parse_modelfile(text), folder)
     body |= {"model": args.model, **({"quantize": args.quantize} if args.quantize else {})}
     if args.backend:
         body["parameters"] = {**body.get("parameters", {}), "backend": args.backend}
     client = connect(args)
     ensure_daemon(client, args)
-    with display(as_json=args.json) as show:
-        for key, found in (("files", files), ("adapters", adapters)):
-            if found:
-                body[key] = upload_all(client, found, show)
-        _create(client, body, show, succeeded)
+    with progress(as_json=args.json) as show:
+        for key, paths in (("files", files), ("adapters", adapters)):
+            if paths:
+                show({"status": "gathering model components"})
+                body[key] = {name: upload(client, path, show) for name, path in paths.items()}
+        for step in client.stream("/api/create", body, ended=succeeded):
+            show(step)
     return 0
 
 
-def _create(client: Client, body: Json, show: Any, succeeded: Any) -> None:
-    for step in client.stream("/api/create", body, ended=succeeded):
-        show(step)
+# -- the Modelfile -----------------------------------------------------------------------------------------------------
 
 
 def read_modelfile(name: str) -> tuple[str, Path]:
-    """A Modelfile's text, and the folder its paths are relative to."""
+    """Return the text of a Modelfile and the folder to which its paths are relative."""
     if name == "-":
         return sys.stdin.read(), Path.cwd()
     path = Path(name).expanduser()
@@ -86,10 +86,8 @@ def read_modelfile(name: str) -> tuple[str, Path]:
         raise InvalidRequest(f"cannot read {path}: {error}") from error
 
 
-def creation(modelfile: Modelfile, folder: Path) -> tuple[Json, dict[str, Path], dict[str, Path]]:
-    """The request that a Modelfile stands for, and the local files it needs: of the model, of its adapter."""
-    from ollmlx.cli.uploads import local_files
-
+def create_request(modelfile: Modelfile, folder: Path) -> tuple[Json, dict[str, Path], dict[str, Path]]:
+    """Return the request for a Modelfile, and the local files of the model and of its adapter."""
     body: Json = {"stream": True}
     files: dict[str, Path] = {}
     adapters: dict[str, Path] = {}
@@ -109,26 +107,27 @@ def creation(modelfile: Modelfile, folder: Path) -> tuple[Json, dict[str, Path],
             body[key] = value
     if licenses := modelfile.values("license"):
         body["license"] = list(licenses)
-    if parameters := typed_parameters(modelfile):
+    if parameters := _parameters(modelfile):
         body["parameters"] = parameters
     if messages := modelfile.keyed("message"):
         body["messages"] = [{"role": role, "content": content} for role, content in messages]
-    _tell_unused(modelfile)
+    for name, reason in UNUSED.items():
+        if modelfile.values(name):
+            note(f"{name.upper()} is not used: {reason}")
     return body, files, adapters
 
 
-def typed_parameters(modelfile: Modelfile) -> Json:
-    """The parameters with their types; `stop` gathers, for any other name the last one counts."""
-    from pydantic import ValidationError
+def _parameters(modelfile: Modelfile) -> Json:
+    """Return the parameters with their types: every `stop`, and the last value of every other name."""
+    from pydantic import ValidationError  # imported when used: it costs start-up time
 
-    from ollmlx.cli.terminal import note
     from ollmlx.types import Options
 
     stated: Json = {}
     for name, value in modelfile.keyed("parameter"):
         if name == "stop":
             stated.setdefault("stop", []).append(value)
-        elif name in OTHER_PARAMETERS:
+        elif name in UNUSED_PARAMETERS:
             note(f"PARAMETER {name} is not used")
         elif name in Options.model_fields:
             stated[name] = value
@@ -141,9 +140,57 @@ def typed_parameters(modelfile: Modelfile) -> Json:
         raise InvalidRequest(f"PARAMETER {fault['loc'][0]}: {fault['msg']}") from error
 
 
-def _tell_unused(modelfile: Modelfile) -> None:
-    from ollmlx.cli.terminal import note
+# -- local files -------------------------------------------------------------------------------------------------------
 
-    for name, reason in UNUSED.items():
-        if modelfile.values(name):
-            note(f"{name.upper()} is not used: {reason}")
+
+def local_files(source: str, folder: Path) -> dict[str, Path] | None:
+    """Return the files at a path of a Modelfile, by name; None if it is the name of a model.
+
+    Raises NotFound for a path where nothing is, InvalidRequest for a folder without a model.
+    """
+    path = folder / Path(source).expanduser()
+    if path.is_file():
+        return {path.name: path}
+    if path.is_dir():
+        return _model_files(path)
+    if source.startswith((".", "/", "~")) or source.lower().endswith((".gguf", ".safetensors")):
+        raise NotFound(f"there is no file {path}")
+    return None
+
+
+def _model_files(folder: Path) -> dict[str, Path]:
+    found = [path for pattern in MODEL_FILES for path in sorted(folder.glob(pattern)) if path.is_file()]
+    if not any(path.suffix == ".safetensors" for path in found):
+        found = sorted(path for path in folder.glob("*.gguf") if path.is_file())
+    if not found:
+        raise InvalidRequest(f"{folder} holds neither safetensors nor GGUF files")
+    for path in found:
+        _check_inside(path, folder)
+    return {path.name: path for path in found}
+
+
+def _check_inside(path: Path, folder: Path) -> None:
+    """Refuse a link that leads out of the folder, except to the blobs of the hub's cache."""
+    target, home = path.resolve(), folder.resolve()
+    blobs = home.parent.parent / "blobs"
+    if not target.is_relative_to(home) and not (home.parent.name == "snapshots" and target.is_relative_to(blobs)):
+        raise InvalidRequest(f"{path} leads out of its folder, to {target}")
+
+
+def upload(client: Client, path: Path, show: ShowProgress) -> str:
+    """Upload a file unless the daemon has it, and return its digest."""
+    with path.open("rb") as file:
+        digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    if client.exists(f"/api/blobs/{digest}"):
+        return digest
+    size, sent = path.stat().st_size, 0
+
+    def count(length: int) -> None:
+        nonlocal sent
+        sent += length
+        show({"status": f"copying file {digest}", "digest": digest, "total": size, "completed": sent})
+
+    count(0)
+    with path.open("rb") as file:
+        client.upload(f"/api/blobs/{digest}", file, size, count)
+    return digest

@@ -1,4 +1,4 @@
-"""`ollmlx doctor`: names what is wrong and the command that fixes it."""
+"""`ollmlx doctor`: names problems and the commands that fix them."""
 
 from __future__ import annotations
 
@@ -9,43 +9,45 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ollmlx.cli.terminal import note, report, width
 from ollmlx.errors import InvalidRequest, OllmlxError
 
 if TYPE_CHECKING:
     from ollmlx.doctor.context import CheckContext
     from ollmlx.doctor.report import Report
 
-DESCRIPTION = """Examine this machine, read-only, and say what is wrong with the command that fixes it.
+DESCRIPTION = """Examine this machine and report each problem with the command that fixes it. Nothing is changed.
 
-  ollmlx doctor                  everything
-  ollmlx doctor storage          one group: config, machine, plugins, storage, server, runners, network
-  ollmlx doctor ENV002           the checks for one code
-  ollmlx doctor --model NAME     ask the model: does it keep its promises on this machine? Two minutes at the most
-  ollmlx doctor --deep           read every model's files and compare their sha256
-  ollmlx doctor --online         ask the hub and the hosts of clusters, too; without it nothing leaves this machine
-  ollmlx doctor --bundle FILE    write what a person who helps needs to know, without secrets and prompts
-  ollmlx doctor --explain CODE   what a code means; needs no daemon, no settings, no network
+  ollmlx doctor                  run every check
+  ollmlx doctor storage          run one group: config, machine, plugins, storage, server, runners, network
+  ollmlx doctor ENV002           run the checks for one code
+  ollmlx doctor --model NAME     test whether a model answers correctly on this machine; two minutes at most
+  ollmlx doctor --deep           also read every model's files and compare their sha256
+  ollmlx doctor --online         also ask the hub and the hosts of clusters; otherwise nothing leaves this machine
+  ollmlx doctor --bundle FILE    write a report to send to a person who helps, without secrets and prompts
+  ollmlx doctor --explain CODE   explain a code; needs no daemon, no settings and no network
 
-Exit status: 0 nothing is wrong, or only warnings; 1 an error; 2 wrong usage."""
+Exit status: 0 no problems, or only warnings; 1 an error; 2 wrong usage."""
 
 USAGE = 2
 DEEP_SECONDS = 600.0
 ONLINE_SECONDS = 12.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", metavar="GROUP|CODE", nargs="?", help="only this group, or the checks for this code")
-    parser.add_argument("--model", metavar="NAME", help="try what this model promises, through the daemon")
+def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = DESCRIPTION
+    parser.add_argument("what", metavar="GROUP|CODE", nargs="?", help="run only this group, or the checks for a code")
+    parser.add_argument("--model", metavar="NAME", help="test a model through the daemon")
     parser.add_argument("--explain", metavar="CODE", help="print the runbook of a code")
     parser.add_argument("--list", action="store_true", help="list every code")
     parser.add_argument("--deep", action="store_true", help="compare every model file's sha256 with its manifest")
     parser.add_argument("--online", action="store_true", help="ask the hub, and the hosts of declared clusters")
-    parser.add_argument("--bundle", metavar="FILE.zip", help="write a report to send to somebody who helps")
+    parser.add_argument("--bundle", metavar="FILE.zip", help="write a report to send to a person who helps")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def run(args: argparse.Namespace) -> int:
-    silent = logging.NullHandler()  # what modules would log is found by checks, and told once
+def run_doctor(args: argparse.Namespace) -> int:
+    silent = logging.NullHandler()  # checks report what modules would log
     logging.getLogger().addHandler(silent)
     try:
         if args.explain:
@@ -53,11 +55,9 @@ def run(args: argparse.Namespace) -> int:
         if args.list:
             return _list(args)
         if args.model:
-            return _try_model(args)
+            return _test_model(args)
         return _bundle(args) if args.bundle else _examine(args)
-    except InvalidRequest as error:  # a group, code or model name that is none
-        from ollmlx.cli.main import report
-
+    except InvalidRequest as error:  # an unknown group or code, or a malformed model name
         report(error)
         return USAGE
     finally:
@@ -66,91 +66,81 @@ def run(args: argparse.Namespace) -> int:
 
 def _explain(args: argparse.Namespace) -> int:
     from ollmlx.doctor import runbooks
-    from ollmlx.doctor.selection import runbook_folders
+    from ollmlx.doctor.run import runbook_folders
 
     try:
         print(runbooks.page(args.explain))
-    except InvalidRequest:
-        print(runbooks.page(args.explain, runbook_folders(_world(args))))
+    except InvalidRequest:  # perhaps the code of a plugin
+        print(runbooks.page(args.explain, runbook_folders(_context(args))))
     return 0
 
 
 def _list(args: argparse.Namespace) -> int:
     from ollmlx.doctor import runbooks
-    from ollmlx.doctor.selection import runbook_folders
+    from ollmlx.doctor.run import runbook_folders
 
-    entries = [runbooks.runbook(code, text) for code, text in runbooks.pages(runbook_folders(_world(args))).items()]
-    entries.sort(key=lambda entry: entry.code)
+    pages = runbooks.pages(runbook_folders(_context(args)))
+    listed = sorted(runbooks.runbook(code, text) for code, text in pages.items())
     if args.json:
-        print(json.dumps([entry._asdict() for entry in entries], indent=2))
+        print(json.dumps([one._asdict() for one in listed], indent=2))
     else:
-        print("\n".join(f"{one.code}  {one.severity:<7}  {one.owner:<12}  {one.title}" for one in entries))
+        print("\n".join(f"{one.code}  {one.severity:<7}  {one.owner:<12}  {one.title}" for one in listed))
     return 0
 
 
 def _examine(args: argparse.Namespace) -> int:
-    from ollmlx.doctor.run import PATIENCE, examine
-    from ollmlx.doctor.selection import chosen
+    from ollmlx.doctor.run import PATIENCE, examine, select_checks
 
-    world = _world(args)
+    context = _context(args)
     seconds = ONLINE_SECONDS if args.online else PATIENCE
-    report = examine(chosen(world, args.what), world, patience=DEEP_SECONDS if args.deep else seconds)
-    return _print(report, args)
+    done = examine(select_checks(context, args.what), context, patience=DEEP_SECONDS if args.deep else seconds)
+    return _print(done, args)
 
 
-def _try_model(args: argparse.Namespace) -> int:
+def _test_model(args: argparse.Namespace) -> int:
     import asyncio
 
-    from ollmlx.cli.background import ensure_daemon
-    from ollmlx.cli.connection import connect
-    from ollmlx.cli.terminal import note
-    from ollmlx.doctor.daemon import Daemon
+    from ollmlx.cli.connection import connect, ensure_daemon
+    from ollmlx.doctor.daemon import DaemonClient
     from ollmlx.doctor.selftest.session import self_test
-    from ollmlx.doctor.selftest.subject import Refused, Subject
+    from ollmlx.doctor.selftest.subject import RequestFailed, Subject
     from ollmlx.model.names import ModelName
 
     client = connect(args)
     name = ModelName.parse(args.model)
     ensure_daemon(client, args)
-    subject = Subject(Daemon(client.address, client.key), name)
+    subject = Subject(DaemonClient(client.address, client.key), name)
 
-    def told(what: str, holds: bool, seconds: float) -> None:
-        note(f"{'✓' if holds else '✗'} {what}  {seconds:.1f} s")
+    def progress(guarantee: str, holds: bool, seconds: float) -> None:
+        note(f"{'✓' if holds else '✗'} {guarantee}  {seconds:.1f} s")
 
     try:
-        return _print(asyncio.run(self_test(subject, told)), args)
-    except Refused as refusal:
-        missing = refusal.code == "MDL002"
-        raise OllmlxError(
-            refusal.message, code=refusal.code, hint=f"ollmlx pull {name.short}" if missing else "ollmlx logs"
-        ) from refusal
+        return _print(asyncio.run(self_test(subject, progress)), args)
+    except RequestFailed as error:
+        hint = f"ollmlx pull {name.short}" if error.code == "MDL002" else "ollmlx logs"
+        raise OllmlxError(error.message, code=error.code, hint=hint) from error
 
 
 def _bundle(args: argparse.Namespace) -> int:
-    from ollmlx.cli.terminal import note
     from ollmlx.doctor.bundle import write
-    from ollmlx.doctor.run import PATIENCE, examine
-    from ollmlx.doctor.selection import every
+    from ollmlx.doctor.run import PATIENCE, all_checks, examine
 
-    world = _world(args)
-    report = examine(every(world), world, patience=DEEP_SECONDS if args.deep else PATIENCE)
+    context = _context(args)
+    done = examine(all_checks(context), context, patience=DEEP_SECONDS if args.deep else PATIENCE)
     file = Path(args.bundle)
-    names = write(file, world, report)
-    note(f"wrote {file}: {', '.join(names)}. It holds no prompts; secrets are masked. Read it before you send it.")
-    return _print(report, args)
+    names = write(file, context, done)
+    note(f"wrote {file}: {', '.join(names)}. Prompts are left out and secrets are masked. Read it before you send it.")
+    return _print(done, args)
 
 
-def _print(report: Report, args: argparse.Namespace) -> int:
-    from ollmlx.cli.terminal import width
-    from ollmlx.doctor.render import text
-
-    print(json.dumps(report.as_json(), indent=2) if args.json else text(report, width(sys.stdout)))
-    return 1 if report.failed else 0
+def _print(done: Report, args: argparse.Namespace) -> int:
+    print(json.dumps(done.as_json(), indent=2) if args.json else done.as_text(width(sys.stdout)))
+    return 1 if done.failed else 0
 
 
-def _world(args: argparse.Namespace) -> CheckContext:
-    from ollmlx.cli.configured import overrides
-    from ollmlx.doctor.context import look
+def _context(args: argparse.Namespace) -> CheckContext:
+    from ollmlx.cli.connection import overrides
+    from ollmlx.doctor.context import build_context
 
     config = Path(args.config) if args.config else None
-    return look(config, overrides(args), deep=args.deep, online=args.online)
+    return build_context(config, overrides(args), deep=args.deep, online=args.online)

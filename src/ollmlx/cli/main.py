@@ -1,8 +1,8 @@
-"""The command `ollmlx`: finds the verb, imports its module and no other, and turns exceptions into exit codes.
+"""The command `ollmlx`: finds the verb, imports its module and no other, and turns errors into exit codes.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or unusable settings, 130 interrupted. Answers go to standard output,
-everything else to standard error. A verb is a module of this package with `add_arguments(parser)` and `run(args)`;
-`run` returns an exit code, or a coroutine of one.
+Exit codes: 0 success, 1 failure, 2 wrong usage or unusable settings, 130 interrupted. Answers go to standard output,
+everything else to standard error. A verb consists of two functions in a module of this package:
+`add_VERB_arguments(parser)`, and `run_VERB(args)`, which returns an exit code or a coroutine of one.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from ollmlx.cli.terminal import report
 from ollmlx.errors import ConfigError, OllmlxError
 
 if TYPE_CHECKING:
@@ -20,37 +21,41 @@ if TYPE_CHECKING:
 
 UNUSABLE = 2
 INTERRUPTED = 130
-BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
+BROKEN_PIPE = 141
+"""The exit code that a shell reports for a program that SIGPIPE ended."""
 
 VERBS = {
-    "serve": "start the daemon in this terminal",
-    "run": "answer a prompt, or chat",
-    "pull": "bring a model onto this machine",
-    "push": "upload a model to a hub",
-    "create": "make a model from a Modelfile",
-    "list": "list installed models",
-    "ps": "list loaded models",
-    "show": "describe a model",
-    "stop": "unload a model",
-    "rm": "remove models",
-    "cp": "give a model a second name",
-    "logs": "print the daemon's log",
-    "bench": "measure a model on this machine",
-    "doctor": "find what is wrong, and the command that fixes it",
-    "config": "print and check the settings",
-    "plugin": "list and make plugins",
-    "version": "print the versions of client and daemon",
+    "serve": ("daemon", "start the daemon in this terminal"),
+    "run": ("run", "answer a prompt, or chat"),
+    "pull": ("transfer", "download a model to this machine"),
+    "push": ("transfer", "upload a model to a hub"),
+    "create": ("create", "create a model from a Modelfile"),
+    "list": ("models", "list installed models"),
+    "ps": ("models", "list loaded models"),
+    "show": ("models", "describe a model"),
+    "stop": ("models", "unload a model"),
+    "rm": ("models", "remove models"),
+    "cp": ("models", "give a model a second name"),
+    "logs": ("daemon", "print the daemon's log"),
+    "bench": ("bench", "measure a model on this machine"),
+    "doctor": ("doctor", "find problems, and the commands that fix them"),
+    "config": ("config", "print and check the settings"),
+    "plugin": ("plugin", "list and create plugins"),
+    "version": ("daemon", "print the versions of client and daemon"),
 }
+"""Verb -> (its module in this package, its summary)."""
 ALIASES = {"start": "serve", "ls": "list"}
+
+RunVerb = Callable[[argparse.Namespace], int | Awaitable[int]]
 
 
 def entry() -> NoReturn:
-    """The console script."""
+    """Run the command line of this process."""
     sys.exit(main(sys.argv[1:]))
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command line; the exit code."""
+    """Run one command line and return the exit code."""
     try:
         code = _dispatch(list(argv))
         sys.stdout.flush()
@@ -62,42 +67,39 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader left. Python would complain once more when it flushes at exit.
+        # The reader closed the pipe. Without this, Python would report it once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     return code
 
 
-def report(error: OllmlxError) -> None:
-    """One line for the failure, one for the next step, one for the runbook."""
-    print(f"Error: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"  hint: {error.hint}", file=sys.stderr)
-    if error.code:
-        print(f"  more: ollmlx doctor --explain {error.code}", file=sys.stderr)
-
-
-def verbs() -> dict[str, str]:
-    """The verbs of this installation, each with its summary."""
-    from importlib.util import find_spec
-
-    return {verb: summary for verb, summary in VERBS.items() if find_spec(f"ollmlx.cli.{verb}") is not None}
-
-
-def verb_parser(verb: str, defaults: argparse.Namespace | None = None) -> tuple[argparse.ArgumentParser, ModuleType]:
-    """The parser of one verb, and the module that runs it."""
+def verb_parser(verb: str) -> tuple[argparse.ArgumentParser, ModuleType]:
+    """Return the parser of a verb, and its module."""
     from importlib import import_module
 
-    module = import_module(f"ollmlx.cli.{verb}")
+    name, summary = VERBS[verb]
+    module = import_module(f"ollmlx.cli.{name}")
     parser = argparse.ArgumentParser(
         prog=f"ollmlx {verb}",
-        description=getattr(module, "DESCRIPTION", None) or f"{VERBS[verb][0].upper()}{VERBS[verb][1:]}.",
+        description=f"{summary[0].upper()}{summary[1:]}.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    module.add_arguments(parser)
+    getattr(module, f"add_{verb}_arguments")(parser)
     _add_global_options(parser)
     return parser, module
+
+
+def parse(verb: str, argv: list[str], options: argparse.Namespace | None = None) -> tuple[argparse.Namespace, RunVerb]:
+    """Parse the arguments of a verb. `options`: the global options before the verb. Returns the function to call, too.
+
+    Options may stand between and after positionals, as in `run MODEL --verbose PROMPT`.
+    """
+    parser, module = verb_parser(verb)
+    for name in ("config", "host", "debug"):
+        parser.set_defaults(**{name: getattr(options, name, False if name == "debug" else None)})
+    args = parser.parse_intermixed_args(_with_optional_values(module, argv))
+    return args, getattr(module, f"run_{verb}")
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -120,30 +122,29 @@ def _dispatch(argv: list[str]) -> int:
         print(_help())
         return 0
     verb = ALIASES.get(verb, verb)
-    if verb not in verbs():
+    if verb not in VERBS:
         top.error(_unknown(verb))
-    parser, module = verb_parser(verb)
-    del options.help, options.version
-    return _run(module, _parse(parser, _with_optional_values(module, after), options))
+    args, run = parse(verb, after, options)
+    result = run(args)
+    if isinstance(result, int):
+        return result
+    import asyncio  # imported when used: it costs start-up time
+
+    return asyncio.run(_awaited(result))
 
 
-def _run(module: ModuleType, args: argparse.Namespace) -> int:
-    result = module.run(args)
-    if hasattr(result, "__await__"):
-        import asyncio
-
-        result = asyncio.run(result)
-    return int(result)
+async def _awaited(result: Awaitable[int]) -> int:
+    return await result
 
 
 def _add_global_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("everywhere")
-    hidden = argparse.SUPPRESS
+    unset = argparse.SUPPRESS
     group.add_argument(
-        "--config", metavar="FILE", default=hidden, help="settings file instead of the one that is found"
+        "--config", metavar="FILE", default=unset, help="use this settings file instead of the one that is found"
     )
-    group.add_argument("--host", metavar="HOST:PORT", default=hidden, help="the daemon's address; also OLLAMA_HOST")
-    group.add_argument("--debug", action="store_true", default=hidden, help="log each step; show tracebacks")
+    group.add_argument("--host", metavar="HOST:PORT", default=unset, help="the daemon's address; also OLLAMA_HOST")
+    group.add_argument("--debug", action="store_true", default=unset, help="log every step; show tracebacks")
 
 
 def _split_at_verb(argv: list[str]) -> tuple[list[str], str | None, list[str]]:
@@ -155,17 +156,8 @@ def _split_at_verb(argv: list[str]) -> tuple[list[str], str | None, list[str]]:
     return argv, None, []
 
 
-def _parse(parser: argparse.ArgumentParser, argv: list[str], options: argparse.Namespace) -> argparse.Namespace:
-    """Options may stand between and after positionals, as in `run MODEL --verbose PROMPT`."""
-    for name in ("config", "host", "debug"):
-        parser.set_defaults(**{name: getattr(options, name, False if name == "debug" else None)})
-    if any(action.nargs in (argparse.PARSER, argparse.REMAINDER) for action in parser._actions):
-        return parser.parse_args(argv)
-    return parser.parse_intermixed_args(argv)
-
-
 def _with_optional_values(module: ModuleType, argv: list[str]) -> list[str]:
-    """`--think` alone means `--think=true`: argparse would take the model's name for its value."""
+    """Turn `--think` into `--think=true`: argparse would take the model's name for its value."""
     values: dict[str, str] = getattr(module, "OPTIONAL_VALUES", {})
     end = argv.index("--") if "--" in argv else len(argv)
     return [f"{word}={values[word]}" if word in values else word for word in argv[:end]] + argv[end:]
@@ -179,7 +171,7 @@ def _unknown(verb: str) -> str:
 
 
 def _help() -> str:
-    lines = [f"  {verb:<9} {summary}" for verb, summary in verbs().items()]
+    lines = [f"  {verb:<9} {summary}" for verb, (_, summary) in VERBS.items()]
     return "\n".join(
         [
             "ollmlx: an Ollama-compatible model server for MLX",
@@ -189,11 +181,11 @@ def _help() -> str:
             *lines,
             "",
             "options:",
-            "  --config FILE       settings file instead of the one that is found",
+            "  --config FILE       use this settings file instead of the one that is found",
             "  --host HOST:PORT    the daemon's address; also OLLAMA_HOST",
-            "  --debug             log each step; show tracebacks",
+            "  --debug             log every step; show tracebacks",
             "  -v, --version       print the version",
-            "  -h, --help          print this; `ollmlx VERB --help` describes a verb",
+            "  -h, --help          print this help; `ollmlx VERB --help` describes a verb",
         ]
     )
 

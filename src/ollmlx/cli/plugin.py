@@ -1,4 +1,4 @@
-"""`ollmlx plugin`: which plugins there are and why one is off; a new one to begin with."""
+"""`ollmlx plugin`: list the plugins with the reason why one is off, and create a new one."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ollmlx.plugin.loader import LoadedPlugin
 
-DESCRIPTION = """List and make plugins.
+DESCRIPTION = """List and create plugins.
 
-  ollmlx plugin list                      every plugin: version, origin, hooks, and why one is off
-  ollmlx plugin new NAME --kind KIND      write a distribution that passes its own tests at once"""
+  ollmlx plugin list                      every plugin: version, origin, hooks, and the reason if it is off
+  ollmlx plugin new NAME --kind KIND      write a distribution with a working plugin and its tests"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_plugin_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = DESCRIPTION
     parser.add_argument("action", choices=("list", "new"), nargs="?", default="list")
     parser.add_argument("name", metavar="NAME", nargs="?", help="new: the plugin's name")
-    parser.add_argument("--kind", choices=("backend", "store", "routes", "checks"), help="new: what it brings")
-    parser.add_argument("--into", metavar="FOLDER", default=".", help="new: where to write it (default: here)")
+    parser.add_argument("--kind", choices=("backend", "store", "routes", "checks"), help="new: what it adds")
+    parser.add_argument("--into", metavar="FOLDER", default=".", help="new: the folder to write to (default: this one)")
     parser.add_argument("--json", action="store_true", help="list: print JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run_plugin(args: argparse.Namespace) -> int:
     return _new(args) if args.action == "new" else _list(args)
 
 
@@ -45,12 +46,12 @@ def _new(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from ollmlx.cli.configured import settings
+    from ollmlx.cli.connection import settings
     from ollmlx.cli.terminal import width
     from ollmlx.plugin.loader import load_plugins
 
     found = settings(args)
-    optional = found.plugins.model_copy(update={"required": ()})  # one that is required and off is to be shown, too
+    optional = found.plugins.model_copy(update={"required": ()})  # list a required plugin that is off, too
     plugins = load_plugins(found.model_copy(update={"plugins": optional})).loaded
     if args.json:
         print(json.dumps([_record(plugin) for plugin in plugins], indent=2))
@@ -74,8 +75,8 @@ def _record(plugin: LoadedPlugin) -> dict[str, Any]:
 
 
 def listing(plugins: Sequence[LoadedPlugin], columns: int | None) -> str:
-    """A table of all plugins, and under it why some are off, in lines of at most so many columns."""
-    from ollmlx.cli.table import table
+    """Return a table of all plugins and, below it, why some are off; lines have at most `columns` columns."""
+    from ollmlx.cli.formatting import table
 
     rows = [
         (
@@ -92,6 +93,6 @@ def listing(plugins: Sequence[LoadedPlugin], columns: int | None) -> str:
 
 
 def _reason(plugin: LoadedPlugin, columns: int | None) -> str:
-    told = "; ".join(" ".join(part.split()) for part in (plugin.problem, plugin.hint) if part)
-    text = f"{plugin.name} is off: {told}{f' ({plugin.code})' if plugin.code else ''}"
+    reason = "; ".join(" ".join(part.split()) for part in (plugin.problem, plugin.hint) if part)
+    text = f"{plugin.name} is off: {reason}{f' ({plugin.code})' if plugin.code else ''}"
     return "\n" + (text if columns is None else fill(text, max(columns, 20), subsequent_indent="  "))

@@ -7,19 +7,22 @@ import json
 import sys
 from typing import Any
 
+from ollmlx.cli.answer import THINK_LEVELS, Display, figures, finished
 from ollmlx.cli.client import Client, Json
+from ollmlx.cli.connection import connect, ensure_daemon
+from ollmlx.cli.terminal import is_terminal
+from ollmlx.cli.transfer import pull
 from ollmlx.errors import InvalidRequest, NotFound
 
-DESCRIPTION = """Answer a prompt, or open a chat when there is none.
-
-A daemon is started in the background when none answers, and a model that is missing is pulled. Text from a pipe comes
-before the prompt: git diff | ollmlx run MODEL "Summarise this change"."""
-
 OPTIONAL_VALUES = {"--think": "true"}
-LEVELS = ("low", "medium", "high", "max")
+"""Options that may stand without a value, and the value that they then have."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = """Answer a prompt, or open a chat if there is none.
+
+Starts a daemon in the background if none answers, and pulls the model if it is not installed. Text from a pipe comes
+before the prompt: git diff | ollmlx run MODEL "Summarise this change"."""
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("prompt", metavar="PROMPT", nargs="*")
     parser.add_argument("--verbose", action="store_true", help="print durations, counts and rates after the answer")
@@ -27,19 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--think", metavar="LEVEL", type=thinking, help="--think, --think=false, or =low, =medium, =high, =max"
     )
-    parser.add_argument("--hidethinking", action="store_true", help="do not print the model's reasoning")
+    parser.add_argument("--hidethinking", action="store_true", help="do not print the model's thinking")
     parser.add_argument("--keepalive", metavar="TIME", type=keep_alive, help="how long the model stays loaded: 5m, -1")
-    parser.add_argument("--nowordwrap", action="store_true", help="let the terminal break lines")
-    parser.add_argument("--truncate", type=truth, metavar="BOOL", help="cut texts that are too long to embed")
+    parser.add_argument("--nowordwrap", action="store_true", help="do not break lines between words")
+    parser.add_argument("--truncate", type=boolean, metavar="BOOL", help="cut texts that are too long to embed")
     parser.add_argument("--dimensions", metavar="N", type=int, help="length of an embedding")
-    parser.add_argument("--insecure", action="store_true", help="speak plain HTTP with the registry, without TLS")
+    parser.add_argument("--insecure", action="store_true", help="use plain HTTP for the registry, without TLS")
 
 
-def run(args: argparse.Namespace) -> int:
-    from ollmlx.cli.background import ensure_daemon
-    from ollmlx.cli.connection import connect
-    from ollmlx.cli.terminal import is_terminal
-
+def run_run(args: argparse.Namespace) -> int:
     client = connect(args)
     prompt = read_prompt(args.prompt)
     ensure_daemon(client, args)
@@ -49,15 +48,13 @@ def run(args: argparse.Namespace) -> int:
         return embed(client, args, prompt)
     if prompt or not is_terminal(sys.stdin) or not is_terminal(sys.stdout):
         return answer(client, args, prompt)
-    from ollmlx.cli.chat.loop import chat
+    from ollmlx.cli.chat.loop import chat  # imported when used: it costs start-up time
 
     return chat(client, args)
 
 
 def show_or_pull(client: Client, model: str, *, insecure: bool = False) -> Json:
-    """What the daemon knows of a model; pulled first when it is not installed."""
-    from ollmlx.cli.pull import pull
-
+    """Return `/api/show` of a model; pull the model first if it is not installed."""
     try:
         shown: Json = client.post("/api/show", {"model": model})
     except NotFound:
@@ -67,32 +64,28 @@ def show_or_pull(client: Client, model: str, *, insecure: bool = False) -> Json:
 
 
 def read_prompt(words: list[str]) -> str:
-    """What a pipe holds, then the words of the command line."""
-    from ollmlx.cli.terminal import is_terminal
-
+    """Return the text from a pipe and the words of the command line."""
     piped = "" if sys.stdin is None or is_terminal(sys.stdin) else sys.stdin.read()
     return " ".join([*([piped] if piped else []), *words])
 
 
 def answer(client: Client, args: argparse.Namespace, prompt: str) -> int:
-    """One prompt, one answer on standard output. Without a prompt the model is loaded, and nothing is printed."""
-    from ollmlx.cli.answer import Display, finished, numbers
-
-    body: Json = {"model": args.model, "prompt": prompt, **stated(args)}
+    """Print the answer to a prompt on standard output. Without a prompt, only load the model."""
+    body: Json = {"model": args.model, "prompt": prompt, **_stated(args)}
     if not prompt:
         client.post("/api/generate", {**body, "stream": False})
         return 0
     display = Display(sys.stdout, wrap=not args.nowordwrap, hide_thinking=args.hidethinking)
-    said = display.show(client.stream("/api/generate", body, ended=finished))
-    if said.interrupted:
+    shown = display.show(client.stream("/api/generate", body, ended=finished))
+    if shown.interrupted:
         raise KeyboardInterrupt
     if args.verbose:
-        print(numbers(said.final), file=sys.stderr)
+        print(figures(shown.final), file=sys.stderr)
     return 0
 
 
 def embed(client: Client, args: argparse.Namespace, prompt: str) -> int:
-    """The prompt's vector, as JSON."""
+    """Print the embedding of a prompt as JSON."""
     if not prompt:
         raise InvalidRequest(
             f"{args.model!r} makes embeddings: give it a text", hint=f'ollmlx run {args.model} "a text"'
@@ -105,14 +98,16 @@ def embed(client: Client, args: argparse.Namespace, prompt: str) -> int:
     return 0
 
 
-def stated(args: argparse.Namespace) -> Json:
-    """The request fields that flags set."""
+def _stated(args: argparse.Namespace) -> Json:
     fields = {"format": args.format, "think": args.think, "keep_alive": args.keepalive}
     return {key: value for key, value in fields.items() if value is not None}
 
 
+# -- types of options --------------------------------------------------------------------------------------------------
+
+
 def answer_format(text: str) -> Any:
-    """`json`, or a JSON schema as an object."""
+    """Parse `json`, or a JSON schema as an object."""
     if text == "json":
         return text
     try:
@@ -125,20 +120,21 @@ def answer_format(text: str) -> Any:
 
 
 def thinking(text: str) -> bool | str:
-    """`true`, `false` or a level."""
-    if text in LEVELS:
+    """Parse `true`, `false` or a level."""
+    if text in THINK_LEVELS:
         return text
-    return truth(text, f"{text!r} is not true, false, {', '.join(LEVELS)}")
+    return boolean(text, f"{text!r} is not true, false, {', '.join(THINK_LEVELS)}")
 
 
-def truth(text: str, message: str | None = None) -> bool:
+def boolean(text: str, message: str | None = None) -> bool:
+    """Parse `true`, `false`, `1` or `0`."""
     if text.lower() not in ("true", "false", "1", "0"):
         raise argparse.ArgumentTypeError(message or f"{text!r} is not true or false")
     return text.lower() in ("true", "1")
 
 
 def keep_alive(text: str) -> str | float:
-    """A Go duration as it is; a bare number is seconds."""
+    """Check a Go duration and return it unchanged; a bare number is seconds."""
     from ollmlx.text.quantities import parse_duration
 
     try:

@@ -1,38 +1,56 @@
-"""What standard output and standard error are connected to, and what that permits."""
+"""What standard output and standard error are connected to, and what is shown there besides the answer."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from ollmlx.errors import OllmlxError
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person reads or types here. A closed stream is nobody."""
+    """Return True if a stream is a terminal; False for a closed stream."""
     return stream is not None and not stream.closed and stream.isatty()
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether styles may be used: a terminal that is not dumb, and no NO_COLOR."""
+    """Return True if styles may be used: on a terminal that is not dumb, without NO_COLOR."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def width(stream: TextIO) -> int | None:
-    """The terminal's columns; None where lines need not fit anything."""
+    """Return the columns of a terminal; None if the stream is not one."""
+    import shutil  # imported when used: it costs start-up time
+
     return shutil.get_terminal_size().columns if is_terminal(stream) else None
 
 
 def grey(text: str, stream: TextIO) -> str:
-    """Text that stands back, where colours are possible."""
+    """Return a text in grey where colours may be used."""
     return f"\x1b[90m{text}\x1b[0m" if has_colour(stream) and text else text
+
+
+def note(text: str) -> None:
+    """Print a message that is not part of the answer."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def report(error: OllmlxError) -> None:
+    """Print a failure: a line for the message, one for the next step, one for the runbook."""
+    note(f"Error: {error.message}")
+    if error.hint:
+        note(f"  hint: {error.hint}")
+    if error.code:
+        note(f"  more: ollmlx doctor --explain {error.code}")
 
 
 @contextmanager
 def unechoed(stream: TextIO) -> Iterator[None]:
-    """What is typed ahead stays off the screen until somebody reads it, and does not stand within an answer."""
+    """Do not show what is typed before the next prompt, so that it does not appear in the middle of an answer."""
     if not is_terminal(stream):
         yield
         return
@@ -48,6 +66,28 @@ def unechoed(stream: TextIO) -> Iterator[None]:
         termios.tcsetattr(number, termios.TCSADRAIN, before)
 
 
-def note(text: str) -> None:
-    """Tell the person something that is not the answer."""
-    print(text, file=sys.stderr, flush=True)
+class Spinner:
+    """A spinner on standard error until `stop`; invisible unless standard error is a terminal with colours."""
+
+    def __init__(self, *, visible: bool = True) -> None:
+        self._visible = visible and has_colour(sys.stderr)
+        self._status: Any = None
+
+    def __enter__(self) -> Self:
+        if self._visible:
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status("", spinner="dots")
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Remove the spinner; may be called again."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None

@@ -1,5 +1,4 @@
-"""`ollmlx doctor`: looks at machine, settings, models and daemon, and says what is wrong and what to type.
-
-ollmlx's own checks are in `ollmlx.doctor.checks`; plugins add theirs, of the same shape, with the hook
-`register_checks`. A check gets a `World` and answers findings; it changes nothing.
+"""`ollmlx doctor`: examines the machine, the settings, the models and the daemon, and names the command that fixes each
+problem. Checks read and never change anything; ollmlx's own are in `doctor.checks`, plugins add theirs with the hook
+`register_checks`. The command line and the test kit may import this package.
 """

@@ -1,4 +1,7 @@
-"""`ollmlx doctor --bundle FILE.zip`: what somebody who helps needs to know; no secrets, nothing of what was said."""
+"""`ollmlx doctor --bundle FILE.zip`: a report to send to a person who helps.
+
+It holds versions, settings, plugins, findings and logs. Secrets are masked; prompts and answers are left out.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ollmlx import __version__
-from ollmlx.doctor.render import text
 from ollmlx.errors import Conflict, StorageError
 from ollmlx.errors.secrets import MASK, is_secret_key, mask_text, mask_tree
 from ollmlx.plugin.loader import is_hidden
@@ -30,46 +32,46 @@ if TYPE_CHECKING:
 LOG_LINES = 2000
 LINE = 2000
 VARIABLES = re.compile(r"(OLLMLX|OLLAMA|HF|HUGGING|MLX|PIP|PYTHON|SSL|REQUESTS|CUDA)_?|.*_PROXY$|.*_proxy$|PATH$|LANG$")
-SPOKEN = re.compile(
+CONVERSATION = re.compile(
     r"""\b(?:generate|embed|tokenize)\ \{.*|\{?"(?:prompt|messages|content|input|inputs|response|text|system)"\s*:.*""",
     re.VERBOSE,
 )
-"""From here to its end a line may hold what people and models said."""
+"""The rest of a line that may hold prompts or answers."""
 
-LEFT_OUT = "(left out: what was said)"
-WORDS = frozenset({"system", "template"})
-"""Keys of declared models that are prompts, too."""
+LEFT_OUT = "(left out: prompts and answers)"
+PROMPT_KEYS = frozenset({"system", "template"})
+"""Keys of `[models."NAME"]` that hold prompts."""
 
 
-def write(file: Path, world: CheckContext, report: Report) -> list[str]:
-    """Write the zip; the names in it. Raises Conflict when the file exists, StorageError when it cannot be written."""
-    clean = Redaction(world)
+def write(file: Path, context: CheckContext, report: Report) -> list[str]:
+    """Write the zip file and return the names in it. Raises Conflict if the file exists, StorageError if it cannot."""
+    clean = Redaction(context)
     parts: dict[str, str] = {
-        "report.txt": clean.text(text(report)),
+        "report.txt": clean.text(report.as_text()),
         "report.json": clean.json(report.as_json()),
-        "versions.json": clean.json(versions(world)),
-        "settings.json": clean.json(settings(world)),
-        "plugins.json": clean.json(plugins(world)),
-        "daemon.json": clean.json(asyncio.run(world.ask("/api/daemon"))),
-        "daemon.log": clean.text("\n".join(recent(world.settings.state_folder / "logs"))),
-        "serve.out": clean.text("\n".join(_tail(world.settings.state_folder / "serve.out"))),
+        "versions.json": clean.json(versions(context)),
+        "settings.json": clean.json(settings(context)),
+        "plugins.json": clean.json(plugins(context)),
+        "daemon.json": clean.json(asyncio.run(context.ask("/api/daemon"))),
+        "daemon.log": clean.text("\n".join(recent(context.settings.state_folder / "logs"))),
+        "serve.out": clean.text("\n".join(_tail(context.settings.state_folder / "serve.out"))),
     }
-    held = {name: content for name, content in parts.items() if content.strip()}
+    kept = {name: content for name, content in parts.items() if content.strip()}
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in held.items():
+            for name, content in kept.items():
                 archive.writestr(name, content)
     except FileExistsError:
         raise Conflict(f"{file} exists", hint="choose another name") from None
     except OSError as error:
         raise StorageError(f"cannot write {file}: {error.strerror}", code="STO004") from error
-    return list(held)
+    return list(kept)
 
 
-def versions(world: CheckContext) -> dict[str, Any]:
-    """ollmlx, Python, the system, the machine as the checks see it, and every installed package."""
-    machine = {name: value for name, value in vars(world.machine).items() if not callable(value)}
+def versions(context: CheckContext) -> dict[str, Any]:
+    """Return the versions of ollmlx, Python and every package, and the machine as the checks see it."""
+    machine = {name: value for name, value in vars(context.machine).items() if not callable(value)}
     return {
         "ollmlx": __version__,
         "python": sys.version,
@@ -80,21 +82,22 @@ def versions(world: CheckContext) -> dict[str, Any]:
     }
 
 
-def settings(world: CheckContext) -> dict[str, Any]:
-    """Every value with its origin, the faults, and the variables that matter."""
+def settings(context: CheckContext) -> dict[str, Any]:
+    """Return every value with its origin, the faults, and the environment variables that matter."""
     values = []
-    for one in effective(world.loaded, lambda path: is_hidden(world.plugins, path)) if world.loaded is not None else ():
-        told = one.as_json()
-        if one.path[0] == "models" and one.path[-1] in WORDS:
-            told = {**told, "value": LEFT_OUT, "overrides": _hidden(told["overrides"])}
-        values.append(told)
-    names = (name for name in sorted(world.environ) if VARIABLES.match(name))
-    variables = {name: MASK if is_secret_key(name) else world.environ[name] for name in names}
-    return {"values": values, "faults": [str(fault) for fault in world.faults], "variables": variables}
+    loaded, plugins = context.loaded, context.plugins
+    for one in effective(loaded, lambda path: is_hidden(plugins, path)) if loaded is not None else ():
+        value = one.as_json()
+        if one.path[0] == "models" and one.path[-1] in PROMPT_KEYS:
+            value = {**value, "value": LEFT_OUT, "overrides": _hidden(value["overrides"])}
+        values.append(value)
+    names = (name for name in sorted(context.environ) if VARIABLES.match(name))
+    variables = {name: MASK if is_secret_key(name) else context.environ[name] for name in names}
+    return {"values": values, "faults": [str(fault) for fault in context.faults], "variables": variables}
 
 
-def plugins(world: CheckContext) -> list[dict[str, Any]]:
-    """Every plugin, and why it is off."""
+def plugins(context: CheckContext) -> list[dict[str, Any]]:
+    """Return every plugin, and the reason if it is off."""
     return [
         {
             "name": plugin.name,
@@ -105,28 +108,28 @@ def plugins(world: CheckContext) -> list[dict[str, Any]]:
             "code": plugin.code,
             "seconds": round(plugin.seconds, 3),
         }
-        for plugin in (world.plugins.loaded if world.plugins is not None else ())
+        for plugin in (context.plugins.loaded if context.plugins is not None else ())
     ]
 
 
 def recent(folder: Path) -> list[str]:
-    """The last lines of the daemon's log, of the rotated file before it as well."""
+    """Return the last lines of the daemon's log, including the rotated file before it."""
     return [*_tail(folder / "daemon.log.1"), *_tail(folder / "daemon.log")][-LOG_LINES:]
 
 
 class Redaction:
-    """Takes out of any text the secrets of this world, what looks like one, what was said, and the home folder."""
+    """Removes from any text: the known secrets, what looks like a secret, prompts and answers, the home folder."""
 
-    def __init__(self, world: CheckContext) -> None:
-        self._values = sorted(_secret_values(world), key=len, reverse=True)
+    def __init__(self, context: CheckContext) -> None:
+        self._values = sorted(_secret_values(context), key=len, reverse=True)
         self._home = str(Path.home())
 
     def text(self, content: str) -> str:
-        """Line by line."""
+        """Redact a text line by line."""
         return "\n".join(self._line(line) for line in content.splitlines())
 
     def json(self, value: Any) -> str:
-        """As indented JSON; values under secret keys are hidden whatever they are."""
+        """Return a redacted value as indented JSON; every value under a secret key is masked."""
         return "" if value is None else json.dumps(self._tree(mask_tree(value)), indent=2, default=str)
 
     def _tree(self, value: Any) -> Any:
@@ -139,18 +142,18 @@ class Redaction:
     def _line(self, line: str) -> str:
         for value in self._values:
             line = line.replace(value, MASK)
-        line = SPOKEN.sub(LEFT_OUT, line.replace('\\"', '"'))
+        line = CONVERSATION.sub(LEFT_OUT, line.replace('\\"', '"'))
         return mask_text(line.replace(self._home, "~"))[:LINE]
 
 
-def _secret_values(world: CheckContext) -> set[str]:
-    """Every secret that is known here, so that it is found wherever it was written."""
-    found: list[Any] = list(world.settings.security.api_keys)
-    found += [value for name, value in world.environ.items() if is_secret_key(name)]
-    for name, table in (world.settings.plugins.model_extra or {}).items():
+def _secret_values(context: CheckContext) -> set[str]:
+    """Return every secret that is known here, so that it is found wherever it was written."""
+    secrets: list[Any] = list(context.settings.security.api_keys)
+    secrets += [value for name, value in context.environ.items() if is_secret_key(name)]
+    for name, table in (context.settings.plugins.model_extra or {}).items():
         if isinstance(table, Mapping):
-            found += [value for key, value in table.items() if is_hidden(world.plugins, ("plugins", name, key))]
-    return {value for value in _texts(found) if len(value) > 3}
+            secrets += [value for key, value in table.items() if is_hidden(context.plugins, ("plugins", name, key))]
+    return {value for value in _texts(secrets) if len(value) > 3}
 
 
 def _texts(values: Iterable[Any]) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""How ollmlx's own checks are written: a function, its name, its group and the codes it can report."""
+"""How ollmlx's own checks are written: a function with a name, a group and the codes that it can report."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from ollmlx.errors.codes import CODES
 from ollmlx.errors.findings import Finding, Severity
 
 COMMAND = re.compile(r"(ollmlx|pip|brew|export|sudo|python\S*|hf) ")
-"""How a line that can be typed begins."""
+"""The beginning of a hint that is a command."""
 
-Look = Callable[[CheckContext], Iterable[Finding] | Awaitable[Iterable[Finding]]]
+CheckFunction = Callable[[CheckContext], Iterable[Finding] | Awaitable[Iterable[Finding]]]
 
 
 @dataclass(frozen=True)
 class FunctionCheck:
-    """A check made of a function. It runs in a thread of its own, so it may read files and wait."""
+    """A check made from a function. It runs in a thread of its own, so it may read files and block."""
 
     name: str
     group: str
     codes: tuple[str, ...]
-    look: Look
+    function: CheckFunction
 
-    async def run(self, world: Any) -> Sequence[Finding]:
-        """What the function finds."""
-        if inspect.iscoroutinefunction(self.look):
-            return list(await self.look(world))
-        return await asyncio.to_thread(lambda: list(self.look(world)))  # type: ignore[arg-type] # it is not async
+    async def run(self, context: Any) -> Sequence[Finding]:
+        """Return the findings of the function."""
+        if inspect.iscoroutinefunction(self.function):
+            return list(await self.function(context))
+        return await asyncio.to_thread(lambda: list(self.function(context)))  # type: ignore[arg-type] # not async
 
 
-def check(name: str, group: str, *codes: str) -> Callable[[Look], FunctionCheck]:
+def check(name: str, group: str, *codes: str) -> Callable[[CheckFunction], FunctionCheck]:
     """Make a function a check."""
-    return lambda look: FunctionCheck(name, group, codes, look)
+    return lambda function: FunctionCheck(name, group, codes, function)
 
 
 def remedy(hint: str | None) -> tuple[str, ...]:
-    """An error's hint as a command to type; nothing when it is a sentence."""
+    """Return an error's hint as a command; nothing if it is a sentence."""
     return (hint,) if hint and COMMAND.match(hint) else ()
 
 
 def noted(code: str, title: str) -> Finding:
-    """What is there and well, for people to see. `code`: the finding it would be otherwise."""
+    """Return a note about something that works. `code`: what would be reported if it did not."""
     return found(code, title, severity=Severity.OK)
 
 
 def skipped(code: str, title: str) -> Finding:
-    """What could not be looked at. `code`: the first of the findings it might have been."""
+    """Return a note about something that could not be checked. `code`: the first code it might have led to."""
     return found(code, title, severity=Severity.SKIPPED)
 
 
@@ -65,7 +65,7 @@ def found(
     subject: str = "",
     severity: Severity | None = None,
 ) -> Finding:
-    """A finding with the severity of its code, unless it is graver or lighter here."""
+    """Return a finding with the severity of its code, or with the one that is given. Empty evidence is left out."""
     return Finding(
         code=code,
         severity=severity or Severity(CODES[code][1]),

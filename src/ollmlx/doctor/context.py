@@ -1,4 +1,4 @@
-"""What checks look at. Every part can be replaced, so that a check can be shown any machine."""
+"""The context that checks examine. Every part can be replaced, so that a test can describe any machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ollmlx.doctor.daemon import Daemon, Silent
+from ollmlx.doctor.daemon import DaemonClient, NoReply
 from ollmlx.doctor.machine import Machine
 from ollmlx.doctor.processes import Completed, Processes, run_child
 from ollmlx.errors import OllmlxError
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from ollmlx.types import InstalledModel
 
 PLUGIN_SECONDS = 2.5
-"""For a plugin to load while somebody waits for the doctor; the daemon gives it `[plugins] load_timeout`."""
+"""Time limit for loading a plugin in the doctor; the daemon's own limit is `[plugins] load_timeout`."""
 
 RunChild = Callable[[Sequence[str], float], Awaitable[Completed]]
 
 
 def package_version(name: str) -> str | None:
-    """The version of an installed distribution."""
+    """Return the version of an installed distribution."""
     try:
         return distribution(name).version
     except PackageNotFoundError:
@@ -45,11 +45,11 @@ def package_version(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class CheckContext:
-    """A view of the machine, the settings and the daemon. Public to plugins' checks.
+    """The machine, the settings and the daemon, as checks see them. Public to the checks of plugins.
 
-    `faults` say why the settings are unusable; then `loaded`, and `settings` in it, are what is left without the faulty
-    values. `file` is the settings file that was read or should have been, `asked` the one that `--config` named.
-    `load` gives the plugins, as soon as they are loaded. `deep` permits reading whole models, `online` the network.
+    `faults`: why the settings cannot be used; `loaded` and `settings` then hold the values that have no fault.
+    `file`: the settings file that was read or should have been. `asked`: the file that `--config` named.
+    `load`: waits for the plugins. `deep`: checks may read whole models. `online`: checks may use the network.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -60,7 +60,7 @@ class CheckContext:
     environ: Mapping[str, str] = field(default_factory=dict)
     machine: Machine = field(default_factory=lambda: Machine("linux"))
     processes: Processes = field(default_factory=Processes)
-    daemon: Daemon = field(default_factory=lambda: Daemon(Address.parse("")))
+    daemon: DaemonClient = field(default_factory=lambda: DaemonClient(Address.parse("")))
     child: RunChild = run_child
     version_of: Callable[[str], str | None] = package_version
     now: Callable[[], float] = time.time
@@ -71,46 +71,46 @@ class CheckContext:
 
     @property
     def plugins(self) -> Plugins | None:
-        """What the plugins registered. Waits until they are loaded; None where nobody loads any."""
+        """The plugins with what they registered, once they are loaded; None if none are loaded at all."""
         return self.load()
 
     def origin(self, *path: str) -> Origin:
-        """Where the value of a key, or of a table's first key, came from."""
+        """Return the source of a key's value, or of the first key of a table."""
         return self.loaded.origin(path) if self.loaded is not None else DEFAULT
 
-    def knows(self, *path: str) -> bool:
-        """Whether the value of a key is what the person means: no fault of its section or the whole file hides it."""
-        doubts = any(len(fault.path) < 2 or fault.path[0] == path[0] for fault in self.faults)
-        return not doubts or self.origin(*path).kind not in ("default", "file")
+    def is_reliable(self, *path: str) -> bool:
+        """Return False if the value of a key may be a default only because the settings have a fault."""
+        doubtful = any(len(fault.path) < 2 or fault.path[0] == path[0] for fault in self.faults)
+        return not doubtful or self.origin(*path).kind not in ("default", "file")
 
     @property
     def address(self) -> Address:
-        """Where the daemon listens by these settings."""
+        """The address at which the daemon listens according to these settings."""
         return Address.parse(self.settings.server.host)
 
     async def ask(self, path: str) -> dict[str, Any] | None:
-        """The JSON object that the daemon answers with; None when nobody answers, or with anything else."""
+        """GET a JSON object from the daemon; None if there is no answer, or another kind of answer."""
         try:
             answer = await self.daemon.get(path)
-        except Silent:
+        except NoReply:
             return None
         return answer.body if isinstance(answer.body, dict) else None
 
     async def installed(self, name: str) -> InstalledModel | None:
-        """The model behind a name, aliases followed; None when no store has it whole."""
+        """Return the model of a name, aliases followed; None if no store has it undamaged."""
         try:
             wanted = ModelName.parse(name)
             wanted = ModelOverrides(self.settings, load_catalogue()).alias(wanted) or wanted
         except OllmlxError:
             return None
         for store in self.plugins.registry.stores.values() if self.plugins else ():
-            with suppress(OllmlxError):  # it is there, and damaged: another check tells
+            with suppress(OllmlxError):  # a damaged model: the check of its store reports it
                 if (model := await store.resolve(wanted)) is not None:
                     return model
         return None
 
 
-def look(
+def build_context(
     config: Path | None = None,
     overrides: Mapping[str, object] | None = None,
     *,
@@ -119,7 +119,7 @@ def look(
     deep: bool = False,
     online: bool = False,
 ) -> CheckContext:
-    """This machine, with the settings a daemon would read here. Never raises: faults become part of the world."""
+    """Return the context of this machine, with the settings that a daemon would read here. Never raises."""
     from ollmlx.plugin.loader import load_plugins
     from ollmlx.settings.load import InvalidSettings, load_settings
 
@@ -130,8 +130,8 @@ def look(
     except InvalidSettings as error:
         loaded, faults = error.sound, error.faults
     settings = loaded.settings
-    hurry = {"load_timeout": min(settings.plugins.load_timeout, PLUGIN_SECONDS)}
-    hurried = settings.model_copy(update={"plugins": settings.plugins.model_copy(update=hurry)})
+    limit = {"load_timeout": min(settings.plugins.load_timeout, PLUGIN_SECONDS)}
+    limited = settings.model_copy(update={"plugins": settings.plugins.model_copy(update=limit)})
     return CheckContext(
         settings=settings,
         loaded=loaded,
@@ -140,21 +140,24 @@ def look(
         asked=config,
         environ=environ,
         machine=Machine.here(),
-        daemon=Daemon(Address.parse(settings.server.host), _key(settings, environ)),
+        daemon=DaemonClient(Address.parse(settings.server.host), _key(settings, environ)),
         deep=deep,
         online=online,
-        load=_begun(lambda: load_plugins(hurried, strict=False)),
+        load=_in_background(lambda: load_plugins(limited, strict=False)),
     )
 
 
-def _begun(work: Callable[[], Plugins]) -> Callable[[], Plugins]:
-    """Begin it in a thread, so that what needs no plugins can be examined meanwhile; who asks for the result waits."""
+def _in_background(work: Callable[[], Plugins]) -> Callable[[], Plugins]:
+    """Start work in a thread and return a function that waits for its result.
+
+    Checks that need no plugins run in the meantime.
+    """
     future: Future[Plugins] = Future()
 
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - raised again where somebody waits
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is awaited
             future.set_exception(error)
 
     threading.Thread(target=run, name="plugins", daemon=True).start()

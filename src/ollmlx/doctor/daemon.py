@@ -1,4 +1,4 @@
-"""The daemon, as the doctor calls it: JSON over HTTP, never through a proxy, with short deadlines."""
+"""A client for the daemon: JSON over HTTP, never through a proxy, with short time limits."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import httpx2
 
 PATIENCE = 2.5
-"""Seconds that a daemon may take to answer a question about itself."""
+"""Seconds that the daemon may take to answer a request about itself."""
 
 
-class Silent(Exception):
-    """Nobody answers. `reason`: as the system says it."""
+class NoReply(Exception):
+    """The daemon does not answer. `reason`: the system's message."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -26,32 +26,32 @@ class Silent(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A status and the JSON that came with it; None for anything that is not JSON."""
+class DaemonReply:
+    """The status of an answer and its JSON; `body` is None if it is not JSON."""
 
     status: int
     body: Any
 
 
-class Daemon:
-    """Calls one address."""
+class DaemonClient:
+    """Sends requests to one address. Every method raises NoReply."""
 
     def __init__(self, address: Address, key: str | None = None) -> None:
         self.address = address
         self.url = f"{address.scheme}://{_netloc(address)}{address.path}"
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    async def get(self, path: str, seconds: float = PATIENCE) -> Answer:
-        """One GET. Raises Silent."""
+    async def get(self, path: str, seconds: float = PATIENCE) -> DaemonReply:
+        """Send a GET request."""
         return await self._call("GET", path, None, seconds)
 
-    async def post(self, path: str, body: Mapping[str, Any], seconds: float = PATIENCE) -> Answer:
-        """One POST with a JSON body. Raises Silent."""
+    async def post(self, path: str, body: Mapping[str, Any], seconds: float = PATIENCE) -> DaemonReply:
+        """Send a POST request with a JSON body."""
         return await self._call("POST", path, body, seconds)
 
     async def lines(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """The records of an NDJSON answer; closing the iterator closes the connection. Raises Silent."""
-        import httpx2
+        """Yield the records of an NDJSON answer. Closing the iterator closes the connection."""
+        import httpx2  # imported when used: it costs start-up time
 
         try:
             async with self._client(None) as client, client.stream("POST", self.url + path, json=dict(body)) as answer:
@@ -59,22 +59,22 @@ class Daemon:
                     if line.strip():
                         yield json.loads(line)
         except (httpx2.HTTPError, OSError) as error:
-            raise Silent(_reason(error)) from error
+            raise NoReply(_reason(error)) from error
 
-    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None, seconds: float) -> Answer:
+    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None, seconds: float) -> DaemonReply:
         import httpx2
 
         try:
             async with asyncio.timeout(seconds), self._client(seconds) as client:
                 answer = await client.request(method, self.url + path, json=dict(body) if body is not None else None)
         except TimeoutError as error:
-            raise Silent(f"no answer within {seconds:g} s") from error
+            raise NoReply(f"no answer within {seconds:g} s") from error
         except (httpx2.HTTPError, OSError) as error:
-            raise Silent(_reason(error)) from error
+            raise NoReply(_reason(error)) from error
         try:
-            return Answer(answer.status_code, answer.json())
+            return DaemonReply(answer.status_code, answer.json())
         except ValueError:
-            return Answer(answer.status_code, None)
+            return DaemonReply(answer.status_code, None)
 
     def _client(self, seconds: float | None) -> httpx2.AsyncClient:
         import httpx2

@@ -1,62 +1,81 @@
-"""How settings are corrected: the command for a variable, for a word of the file, or the editor at the line."""
+"""The commands that fix a problem: in the settings, for an address that is in use, with pip."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ollmlx.errors.secrets import is_secret_key
 from ollmlx.settings.faults import Fault, Origin, likely_key
+from ollmlx.settings.keys import KeyPath, variable
+from ollmlx.text.addresses import DEFAULT_HOST, DEFAULT_PORT
 
 if TYPE_CHECKING:
     from ollmlx.doctor.context import CheckContext
 
+SERVE = "ollmlx serve"
 LINE = 100
-BARE = re.compile(r"[A-Za-z0-9_-]+")
+"""The most characters of a line of the settings file that are shown."""
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+PORTS_TRIED = 50
+PRIVILEGED = 1024
+OLLAMA_VARIABLES: dict[KeyPath, str] = {("server", "host"): "OLLAMA_HOST", ("storage", "models"): "OLLAMA_MODELS"}
 
-Ways = tuple[tuple[str, ...], tuple[str, ...]]
-"""What to type, and what to type instead."""
+Fixes = tuple[tuple[str, ...], tuple[str, ...]]
+"""Commands that fix a problem, and commands of another way to fix it."""
 
 
-def correct(world: CheckContext, fault: Fault) -> Ways:
-    """How a fault goes away."""
+def quoted(path: Path) -> str:
+    """Return a path as it is typed in a shell."""
+    return shlex.quote(str(path))
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def settings_fixes(context: CheckContext, fault: Fault) -> Fixes:
+    """Return the commands that remove a fault of the settings."""
     origin = fault.origin
     if origin.kind in ("ollama", "variable"):
         return (f"unset {origin.name}",), ()
     if fault.code == "CFG001":
-        return _unreadable(world, origin.name)
+        return _unreadable_file_fixes(context, origin.name)
     likely = likely_key(fault.path) if fault.code == "CFG003" else None
-    return edit(world, origin, fault.path[-1] if fault.path else "", likely)
+    return edit_settings(context, origin, fault.path[-1] if fault.path else "", likely)
 
 
-def _unreadable(world: CheckContext, asked: str) -> Ways:
-    file = world.file or Path(asked)
-    mend = f"chmod u+r {_shell(file)}" if file.is_file() else f"ollmlx config init {_shell(file)}"
-    mends = () if file.is_dir() else (mend,)
-    if world.environ.get("OLLMLX_CONFIG") == asked:
-        return ("unset OLLMLX_CONFIG",), mends
-    return mends, ()
+def _unreadable_file_fixes(context: CheckContext, name: str) -> Fixes:
+    file = context.file or Path(name)
+    command = f"chmod u+r {quoted(file)}" if file.is_file() else f"ollmlx config init {quoted(file)}"
+    commands = () if file.is_dir() else (command,)
+    if context.environ.get("OLLMLX_CONFIG") == name:
+        return ("unset OLLMLX_CONFIG",), commands
+    return commands, ()
 
 
-def edit(world: CheckContext, origin: Origin, wrong: str, right: str | None) -> Ways:
-    """Replace one word where that is all; else open the file at the line."""
-    if origin.kind != "file" or world.file is None:
+def edit_settings(context: CheckContext, origin: Origin, wrong: str = "", right: str | None = None) -> Fixes:
+    """Replace one word of the settings file where that is enough; otherwise open the file at the line."""
+    if origin.kind != "file" or context.file is None:
         return (f"unset {origin.name}",) if origin.kind in ("ollama", "variable") else (), ()
-    file, line = _shell(world.file), origin.line
-    opened = (f"${{EDITOR:-vi}} +{line or 1} {file}",)
-    if right and line and BARE.fullmatch(wrong) and wrong in quote(world, origin):
-        return (f"sed -i.bak '{line}s/{wrong}/{right}/' {file}",), opened
-    return opened, ()
+    file, line = quoted(context.file), origin.line
+    editor = (f"${{EDITOR:-vi}} +{line or 1} {file}",)
+    if right and line and BARE_KEY.fullmatch(wrong) and wrong in settings_line(context, origin):
+        return (f"sed -i.bak '{line}s/{wrong}/{right}/' {file}",), editor
+    return editor, ()
 
 
-def quote(world: CheckContext, origin: Origin, *, keyed: bool = True) -> str:
-    """The line of the file that is meant; nothing where a secret may stand in it. `keyed`: its key stands in it."""
-    if origin.kind != "file" or not origin.line or world.file is None:
+def settings_line(context: CheckContext, origin: Origin, *, keyed: bool = True) -> str:
+    """Return the line of the settings file, or nothing if it may hold a secret. `keyed`: the line holds its key."""
+    if origin.kind != "file" or not origin.line or context.file is None:
         return ""
     try:
-        lines = world.file.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = context.file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
     line = lines[origin.line - 1].strip() if origin.line <= len(lines) else ""
@@ -64,5 +83,67 @@ def quote(world: CheckContext, origin: Origin, *, keyed: bool = True) -> str:
     return f"> {line[:LINE]}" if line and not secret else ""
 
 
-def _shell(file: Path) -> str:
-    return shlex.quote(str(file))
+def export_setting(context: CheckContext, path: KeyPath, value: str) -> str:
+    """Set a key in this terminal: with Ollama's variable, unless ours is already set and would override it."""
+    ours = context.origin(*path).kind == "variable" or path not in OLLAMA_VARIABLES
+    return f"export {variable(path) if ours else OLLAMA_VARIABLES[path]}={value}"
+
+
+# -- the daemon's address ----------------------------------------------------------------------------------------------
+
+
+def listen_elsewhere(context: CheckContext) -> tuple[str, ...]:
+    """Start the daemon on the next free port: of the host in the settings if it can be bound, else of this machine."""
+    address = context.address
+    first = address.port + 1 if address.port >= PRIVILEGED else DEFAULT_PORT
+    for host in (address.host, DEFAULT_HOST):
+        for port in range(first, min(first + PORTS_TRIED, 65536)):
+            if context.processes.bindable(host, port) is None:
+                netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+                return export_setting(context, ("server", "host"), netloc), SERVE
+    return export_setting(context, ("server", "host"), f"{DEFAULT_HOST}:{DEFAULT_PORT}"), SERVE
+
+
+def stop_listener(context: CheckContext, *, ollama: bool = False) -> tuple[str, ...]:
+    """Stop the program that listens on the daemon's port, or find out which program it is."""
+    process = context.processes.listener(context.address.port)
+    if ollama and context.machine.system == "darwin":
+        return ("osascript -e 'quit app \"Ollama\"'",)
+    if process is None:
+        return (f"sudo lsof -nP -iTCP:{context.address.port} -sTCP:LISTEN",)
+    if process.uid in (context.user, None):
+        return (f"kill {process.pid}",)
+    return ("sudo systemctl stop ollama",) if ollama else (f"sudo kill {process.pid}",)
+
+
+def restart_daemon(context: CheckContext, status: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """Stop the daemon and start one with the settings of this terminal. `status`: its answer to /api/daemon."""
+    pid = (status or {}).get("pid")
+    return (f"kill {pid}" if isinstance(pid, int) else stop_listener(context)[0], SERVE)
+
+
+# -- pip ---------------------------------------------------------------------------------------------------------------
+
+
+def own_pip(
+    commands: Iterable[str],
+    *,
+    python: str = sys.executable,
+    which: Callable[[str], str | None] = shutil.which,
+    has_pip: Callable[[], bool] = lambda: find_spec("pip") is not None,
+) -> tuple[str, ...]:
+    """Rewrite `pip …` so that it installs into `python`, the Python that runs ollmlx.
+
+    The pip of the terminal is used if it lies beside that Python, then `python -m pip`, then uv, which makes
+    environments without pip.
+    """
+    return tuple(_with_pip(one, python, which, has_pip) if one.startswith("pip ") else one for one in commands)
+
+
+def _with_pip(command: str, python: str, which: Callable[[str], str | None], has_pip: Callable[[], bool]) -> str:
+    pip = which("pip")
+    if pip is not None and Path(pip).parent == Path(python).parent:
+        return command
+    if not has_pip() and which("uv") is not None:
+        return f"uv {command} --python {shlex.quote(python)}"
+    return f"{shlex.quote(python)} -m {command}"

@@ -1,4 +1,4 @@
-"""The machine as plain values, read once: the seam between checks and the operating system."""
+"""The machine as plain values. Checks read these and do not ask the operating system themselves."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _NVIDIA_VENDOR = "0x10de"
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes of one file system."""
+    """The size of a file system and its free space, in bytes."""
 
     total: int
     free: int
 
 
 def disk_of(path: Path) -> Disk | None:
-    """The file system that a path is on, or would be on."""
+    """Return the file system of a path, or of its nearest folder that exists."""
     for folder in (path, *path.parents):
         with suppress(OSError):
             usage = shutil.disk_usage(folder)
@@ -39,11 +39,11 @@ def disk_of(path: Path) -> Disk | None:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the checks know of a machine. Sizes in bytes; None: unknown, or there is no such thing here.
+    """The properties of a machine. Sizes are in bytes; None means unknown, or not present on this machine.
 
-    `system`: sys.platform. `architecture`: as `uname -m` says it to us. `rosetta`: this process is translated.
-    `wired_limit`: iogpu.wired_limit_mb in bytes, 0 when it is left to macOS. `nvidia_gpu`: such a card is on the bus;
-    `nvidia_driver`: its driver's version. `files_limit`: files that this process may open.
+    `system`: sys.platform. `architecture`: the output of `uname -m`. `rosetta`: Rosetta translates this process.
+    `wired_limit`: iogpu.wired_limit_mb in bytes, 0 if macOS decides. `nvidia_gpu`: an NVIDIA card is on the bus.
+    `nvidia_driver`: the version of its driver. `files_limit`: the number of files that this process may open.
     """
 
     system: str
@@ -67,7 +67,7 @@ class Machine:
 
     @classmethod
     def here(cls, root: Path = Path("/")) -> Machine:
-        """The machine this process runs on."""
+        """Return the machine that this process runs on."""
         memory, swap = psutil.virtual_memory(), psutil.swap_memory()
         mac = sys.platform == "darwin"
         return cls(
@@ -92,7 +92,7 @@ class Machine:
 
 
 def container_limit(root: Path) -> int | None:
-    """The memory limit of this process's control group, version 2 or 1."""
+    """Return the memory limit of this process's control group (cgroup version 2 or 1), in bytes."""
     for name in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):
             limit = int((root / name).read_text(encoding="ascii").strip())
@@ -101,7 +101,7 @@ def container_limit(root: Path) -> int | None:
 
 
 def has_nvidia_gpu(root: Path) -> bool:
-    """Whether a card of NVIDIA is on the bus, or its driver is there."""
+    """Return True if an NVIDIA card is on the bus, or its driver is loaded."""
     if any((root / name).exists() for name in _NVIDIA):
         return True
     for vendor in (root / "sys/bus/pci/devices").glob("*/vendor"):
@@ -113,7 +113,7 @@ def has_nvidia_gpu(root: Path) -> bool:
 
 
 def nvidia_driver(root: Path) -> str | None:
-    """The version of NVIDIA's driver, from the kernel's own words."""
+    """Return the version of NVIDIA's driver, as the kernel reports it."""
     with suppress(OSError):
         text = (root / "proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
         match = re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", text)

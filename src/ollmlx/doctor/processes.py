@@ -1,4 +1,4 @@
-"""Processes and ports, as far as the system lets us see them."""
+"""Processes and ports, as far as the operating system shows them to this user."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
+
+LOCK = "ollmlx.lock"
 
 
 @dataclass(frozen=True)
 class Process:
-    """One process. `uid` and `command` are None and empty where the system hides them."""
+    """A process. `uid` is None and `command` is empty if the system hides them."""
 
     pid: int
     name: str
@@ -28,7 +31,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Completed:
-    """How a child ended: exit status (negative: a signal; None: it was killed for taking too long), its output."""
+    """A finished child process: its output and exit status (negative: a signal; None: it exceeded the time limit)."""
 
     status: int | None
     out: str
@@ -36,10 +39,10 @@ class Completed:
 
 
 class Processes:
-    """The real ones."""
+    """Reads processes and ports from the operating system."""
 
     def listener(self, port: int) -> Process | None:
-        """Who listens on a TCP port; None when nobody does, or the system does not tell."""
+        """Return the process that listens on a TCP port; None if there is none, or the system hides it."""
         try:
             connections = psutil.net_connections("tcp")
         except (psutil.Error, OSError):  # macOS shows other users' sockets to root only
@@ -50,16 +53,16 @@ class Processes:
         return None
 
     def listens(self, pid: int) -> tuple[str, ...]:
-        """Where a process listens, as HOST:PORT; empty when it does not, or the system does not tell."""
+        """Return the addresses on which a process listens, as HOST:PORT; empty if there are none or they are hidden."""
         try:
             connections = psutil.Process(pid).net_connections("tcp")
         except (psutil.Error, OSError):
             return ()
-        places = [one.laddr for one in connections if one.status == psutil.CONN_LISTEN and one.laddr]
-        return tuple(f"[{at.ip}]:{at.port}" if ":" in at.ip else f"{at.ip}:{at.port}" for at in places)
+        local = [one.laddr for one in connections if one.status == psutil.CONN_LISTEN and one.laddr]
+        return tuple(f"[{end.ip}]:{end.port}" if ":" in end.ip else f"{end.ip}:{end.port}" for end in local)
 
     def get(self, pid: int) -> Process | None:
-        """A process by its id."""
+        """Return the process with an id."""
         try:
             found = psutil.Process(pid)
             with found.oneshot():
@@ -74,15 +77,30 @@ class Processes:
             return None
         return Process(pid, name, tuple(command), user, uid)
 
+    def lock_owner(self, state_folder: Path) -> Process | None:
+        """Return the daemon that holds the lock of a state folder; None if it does not run.
+
+        It may listen at another address than the one in the settings.
+        """
+        try:
+            text = (state_folder / LOCK).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeError):
+            return None
+        process = self.get(int(text)) if text.isdigit() else None
+        # The process id may have been reused: then the command is another program's, where the system shows it.
+        if process is None or (process.command and not any("ollmlx" in word for word in process.command)):
+            return None
+        return process
+
     def variables(self, pid: int) -> Mapping[str, str]:
-        """The environment of a process; empty when it may not be read."""
+        """Return the environment of a process; empty if it may not be read."""
         try:
             return psutil.Process(pid).environ()
         except psutil.Error:
             return {}
 
     def connects(self, host: str, port: int, seconds: float = 1.0) -> bool:
-        """Whether somebody accepts connections there."""
+        """Return True if a connection to the address is accepted."""
         try:
             with socket.create_connection((host, port), timeout=seconds):
                 return True
@@ -90,19 +108,19 @@ class Processes:
             return False
 
     def bindable(self, host: str, port: int) -> str | None:
-        """Why a server cannot bind this address; None when it can."""
+        """Return the reason why a server cannot bind this address; None if it can."""
         try:
-            family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            family, _, _, _, name = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(where)
+                probe.bind(name)
         except (OSError, UnicodeError) as error:
             return getattr(error, "strerror", None) or str(error)
         return None
 
 
 async def run_child(argv: Sequence[str], seconds: float, environ: Mapping[str, str] | None = None) -> Completed:
-    """Run a program without input, and end it when it takes too long. Raises OSError when it cannot be started."""
+    """Run a program without input; kill it after `seconds`. Raises OSError if it cannot be started."""
     process = await asyncio.create_subprocess_exec(
         *argv,
         stdin=asyncio.subprocess.DEVNULL,

@@ -1,7 +1,8 @@
-"""What an examination found: findings by check, which of them are consequences of others, and the verdict. Pure."""
+"""The report of an examination: its findings in order, as JSON, and as text for a terminal. Pure."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ GROUPS = {
     "network": "Network",
     "model": "Model",
 }
-"""The groups in the order they are shown: causes before what follows from them."""
+"""The groups in the order in which they are shown: causes before their consequences."""
 
 CONSEQUENCES: dict[str, frozenset[str]] = {
     "ENV005": frozenset({"ENV001", "ENV007"}),
@@ -32,15 +33,19 @@ CONSEQUENCES: dict[str, frozenset[str]] = {
     "NET004": frozenset({"NET009"}),
     "SEC004": frozenset({"SEC001"}),
 }
-"""While the first stands, the others follow from it and are not shown."""
+"""Code -> codes that follow from it. They are hidden while the first is reported."""
 
-_RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2, Severity.OK: 3, Severity.SKIPPED: 4}
 NOTES = (Severity.OK, Severity.SKIPPED)
+_RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2, Severity.OK: 3, Severity.SKIPPED: 4}
+_MARKS = {Severity.ERROR: "[✗]", Severity.WARNING: "[!]", Severity.SKIPPED: "[-]"}
+_OK_MARK = "[✓]"
+_INDENT = "    "
+_DEEPER = _INDENT + " " * 7
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check: what it found and how long it took (seconds)."""
+    """The findings of one check and the seconds that it took."""
 
     check: str
     group: str
@@ -49,46 +54,46 @@ class CheckResult:
     seconds: float
 
     @property
-    def wrong(self) -> tuple[Finding, ...]:
-        """What it found but notes."""
+    def problems(self) -> tuple[Finding, ...]:
+        """The findings without the notes."""
         return tuple(finding for finding in self.findings if finding.severity not in NOTES)
 
 
 @dataclass(frozen=True)
 class Report:
-    """All results of one examination."""
+    """The results of all checks."""
 
     results: tuple[CheckResult, ...]
     seconds: float
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Causes first: by group, the gravest first within it, without mere consequences."""
+        """The findings by group, the most severe first within a group; consequences are left out."""
         return tuple(finding for group in self.groups() for finding in self.of_group(group))
 
     @property
     def failed(self) -> bool:
-        """Whether the doctor ends with exit status 1."""
+        """True if there is an error; the doctor then ends with exit status 1."""
         return any(finding.severity is Severity.ERROR for finding in self.findings)
 
     def groups(self) -> list[str]:
-        """The groups that were examined, in the order to show them."""
-        seen = dict.fromkeys(result.group for result in self.results)
+        """Return the groups that were examined, in the order in which they are shown."""
+        present = dict.fromkeys(result.group for result in self.results)
         order = {group: index for index, group in enumerate(GROUPS)}
-        return sorted(seen, key=lambda group: (order.get(group, len(order)), group))
+        return sorted(present, key=lambda group: (order.get(group, len(order)), group))
 
     def of_group(self, group: str) -> list[Finding]:
-        """The findings of a group, the gravest first."""
-        own = [finding for result in self.results if result.group == group for finding in result.wrong]
+        """Return the findings of a group, the most severe first."""
+        own = [finding for result in self.results if result.group == group for finding in result.problems]
         return sorted(_without(own, self._hidden()), key=lambda finding: _RANK[finding.severity])
 
     def notes(self, group: str) -> list[Finding]:
-        """What is there and well in a group, and what could not be looked at."""
+        """Return the notes of a group: what works, and what could not be checked."""
         own = [finding for result in self.results if result.group == group for finding in result.findings]
         return [finding for finding in own if finding.severity in NOTES]
 
     def as_json(self) -> dict[str, Any]:
-        """Stable fields, under test."""
+        """Return the report as JSON. Tests hold its fields stable."""
         return {
             "version": __version__,
             "ok": not self.failed,
@@ -113,16 +118,62 @@ class Report:
                     "group": result.group,
                     "owner": result.owner,
                     "seconds": round(result.seconds, 3),
-                    "findings": len(result.wrong),
+                    "findings": len(result.problems),
                 }
                 for result in self.results
             ],
         }
 
+    def as_text(self, width: int | None = None) -> str:
+        """Return the report for a terminal of `width` columns; None: lines are not wrapped."""
+        lines: list[str] = []
+        for group in self.groups():
+            findings, notes = self.of_group(group), self.notes(group)
+            worst = [one.severity for one in (*findings, *notes) if one.severity is not Severity.OK]
+            mark = _MARKS.get(worst[0], _OK_MARK) if worst else _OK_MARK
+            lines.append(f"{mark} {GROUPS.get(group, group.capitalize())}")
+            for note in notes:
+                lines += _wrapped(note.title, _INDENT, _INDENT, width)
+            for finding in findings:
+                lines += _finding_lines(finding, width)
+        return "\n".join([*lines, self._summary()])
+
+    def _summary(self) -> str:
+        errors = sum(finding.severity is Severity.ERROR for finding in self.findings)
+        warnings = sum(finding.severity is Severity.WARNING for finding in self.findings)
+        if errors or warnings:
+            return f"{_count(errors, 'error')}, {_count(warnings, 'warning')}."
+        skipped = any(note.severity is Severity.SKIPPED for group in self.groups() for note in self.notes(group))
+        return "No problems found, but some checks were skipped." if skipped else "No problems found."
+
     def _hidden(self) -> frozenset[str]:
-        codes = {finding.code for result in self.results for finding in result.wrong}
+        codes = {finding.code for result in self.results for finding in result.problems}
         return frozenset().union(*(CONSEQUENCES.get(code, frozenset()) for code in codes))
 
 
 def _without(findings: Iterable[Finding], hidden: frozenset[str]) -> list[Finding]:
     return [finding for finding in dict.fromkeys(findings) if finding.code not in hidden]
+
+
+def _finding_lines(finding: Finding, width: int | None) -> list[str]:
+    lines = _wrapped(f"{finding.code} {finding.title}", _INDENT, _DEEPER, width)
+    for evidence in finding.evidence:
+        lines += _wrapped(evidence, _DEEPER, _DEEPER, width)
+    lines += [f"{_DEEPER}$ {command}" for command in finding.commands]  # not wrapped: commands are copied
+    if finding.instead:
+        lines += [f"{_DEEPER}or:", *(f"{_DEEPER}$ {command}" for command in finding.instead)]
+    if finding.severity in (Severity.ERROR, Severity.WARNING):
+        lines.append(f"{_DEEPER}more: ollmlx doctor --explain {finding.code}")
+    return lines
+
+
+def _wrapped(text: str, first: str, later: str, width: int | None) -> list[str]:
+    if width is None:
+        return [first + text]
+    return textwrap.wrap(
+        text, max(width, 40), initial_indent=first, subsequent_indent=later, break_long_words=False
+    ) or [first]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

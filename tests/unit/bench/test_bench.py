@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from ollmlx.bench.agreement import PROMPTS, Shared, Told, agreement, compared, sentence, summary
-from ollmlx.bench.measure import Measured, Plan, measure, rate
-from ollmlx.bench.prompts import long_text, reading, writing
-from ollmlx.bench.report import rows
-from ollmlx.bench.target import Reply, Target
+from ollmlx.bench.agreement import PROMPTS, GreedyAnswer, SharedBeginning, agreement, compared, sentence, summary
+from ollmlx.bench.measure import Measurement, MeasurementPlan, long_text, measure, rate, reading, rows, writing
+from ollmlx.bench.target import Target, TimedAnswer
 from ollmlx.errors import UpstreamError
 
 
@@ -76,7 +74,7 @@ async def test_both_servers_are_measured_in_turns_and_set_side_by_side(url: str,
     ours = Target("ollmlx", url, "mine", "ollama", options={"backend": "b"})
     theirs = Target("other", f"{url}/v1", "yours")
     told: list[str] = []
-    plan = Plan(streams=(1, 2), tokens=5, prompt_tokens=20, rounds=2)
+    plan = MeasurementPlan(streams=(1, 2), tokens=5, prompt_tokens=20, rounds=2)
     first, second = await measure([ours, theirs], plan, told.append)
     assert [len(first.cold), len(second.cached), len(second.rates[2])] == [2, 2, 2]
     assert second.prompt_tokens == 9
@@ -96,16 +94,16 @@ async def test_both_servers_are_measured_in_turns_and_set_side_by_side(url: str,
 
 async def test_a_server_that_fails_is_told_by_name(url: str) -> None:
     with pytest.raises(UpstreamError, match=r"other answered 500: .*out of paint"):
-        await measure([Target("other", f"{url}/v1", "broken")], Plan(rounds=1), lambda text: None)
+        await measure([Target("other", f"{url}/v1", "broken")], MeasurementPlan(rounds=1), lambda text: None)
 
 
 def test_a_rate_counts_all_streams_from_the_first_question_to_the_last_token() -> None:
-    assert rate([Reply(asked=10, last=12, tokens=20), Reply(asked=11, last=15, tokens=30)]) == 10
+    assert rate([TimedAnswer(sent=10, last=12, tokens=20), TimedAnswer(sent=11, last=15, tokens=30)]) == 10
 
 
 def test_the_first_server_is_better_when_it_is_faster_or_smaller() -> None:
-    fast = Measured(Target("a", "", ""), cold=[1.0], cached=[0.5], rates={1: [30.0]}, memory=100)
-    slow = Measured(Target("b", "", ""), cold=[4.0], cached=[0.5], rates={1: [10.0]}, memory=150)
+    fast = Measurement(Target("a", "", ""), cold=[1.0], cached=[0.5], rates={1: [30.0]}, memory=100)
+    slow = Measurement(Target("b", "", ""), cold=[4.0], cached=[0.5], rates={1: [10.0]}, memory=150)
     assert [line[-1] for line in rows([fast, slow])[1]] == ["1.50x", "4.00x", "1.00x", "3.00x"]
 
 
@@ -129,7 +127,7 @@ def test_no_two_rounds_share_a_beginning() -> None:
 def test_two_answers_share_what_comes_before_they_part(
     ours: str, theirs: str, tokens: int, length: int, gap: float | None
 ) -> None:
-    told = [Told(9, tuple(text), tuple(map(float, range(len(text))))) for text in (ours, theirs)]
+    told = [GreedyAnswer(9, tuple(text), tuple(map(float, range(len(text))))) for text in (ours, theirs)]
     found = compared("Hi", *told)
     assert (found.tokens, found.length, found.gap) == (tokens, length, gap)
     assert found.same == (ours == theirs)
@@ -158,7 +156,7 @@ async def test_a_comparison_that_fails_is_told_by_name(url: str) -> None:
 
 
 def test_the_sentence_says_how_many_answers_are_the_same_and_how_close_the_others_were() -> None:
-    same, parted = Shared("a", (1, 1), 16, 16), Shared("b", (1, 1), 3, 16, 0.125)
+    same, parted = SharedBeginning("a", (1, 1), 16, 16), SharedBeginning("b", (1, 1), 3, 16, 0.125)
     assert sentence([same, same]) == "the first 16 greedy tokens are the same in 2 of 2 answers"
-    assert sentence([same, parted]).endswith("1 of 2 answers; where they part, the two best candidates are at most "
+    assert sentence([same, parted]).endswith("1 of 2 answers; where they differ, the two best candidates are at most "
                                              "0.12 nats apart")  # fmt: skip

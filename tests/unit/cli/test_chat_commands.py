@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ollmlx.cli.answer import Answer
-from ollmlx.cli.chat.commands import COMMANDS, Session, execute
+from ollmlx.cli.answer import StreamedAnswer
+from ollmlx.cli.chat.commands import COMMANDS, Session, run_command, usage
 from ollmlx.cli.chat.conversation import Conversation
-from ollmlx.cli.chat.help import usage
 from ollmlx.errors import OllmlxError
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def session(client: Client, said: list[str]) -> Session:
     ],
 )
 def test_set_changes_what_is_asked(session: Session, said: list[str], line: str, field: str, value: object) -> None:
-    execute(session, line)
+    run_command(session, line)
     assert getattr(session.conversation, field) == value
     assert session.conversation.request() if field != "think" else session.conversation.request()["think"] == value
     assert said[0].startswith(("Set ", "set "))
@@ -63,7 +62,7 @@ def test_set_changes_what_is_asked(session: Session, said: list[str], line: str,
     ],
 )
 def test_a_switch_is_switched(session: Session, line: str, field: str, *, value: bool) -> None:
-    execute(session, line)
+    run_command(session, line)
     assert getattr(session, field) is value
 
 
@@ -90,7 +89,7 @@ def test_a_switch_is_switched(session: Session, line: str, field: str, *, value:
 def test_a_command_that_makes_no_sense_says_so_and_changes_nothing(session: Session, line: str) -> None:
     before = session.conversation.request()
     with pytest.raises(OllmlxError):
-        execute(session, line)
+        run_command(session, line)
     assert session.conversation.request() == before
 
 
@@ -103,12 +102,12 @@ def test_every_command_is_in_the_help() -> None:
 
 def test_a_conversation_alternates_also_after_an_answer_that_never_came() -> None:
     talk = Conversation("parrot", system="Be kind.")
-    talk.ask("one")
-    talk.hear(Answer(text="1", thinking="hm", final={"done": True}))
-    talk.ask("two")
-    talk.hear(Answer(interrupted=True))
-    talk.ask("three")
-    talk.hear(Answer(text="3 and", interrupted=True))
+    talk.add_question("one")
+    talk.add_answer(StreamedAnswer(text="1", thinking="hm", final={"done": True}))
+    talk.add_question("two")
+    talk.add_answer(StreamedAnswer(interrupted=True))
+    talk.add_question("three")
+    talk.add_answer(StreamedAnswer(text="3 and", interrupted=True))
     roles = [message["role"] for message in talk.request()["messages"]]
     assert roles == ["system", "user", "assistant", "user", "assistant"]
     assert talk.messages[1] == {"role": "assistant", "content": "1", "thinking": "hm"}
@@ -116,8 +115,8 @@ def test_a_conversation_alternates_also_after_an_answer_that_never_came() -> Non
 
 def test_clear_forgets_the_turns_and_keeps_the_system_message(session: Session) -> None:
     session.conversation.system = "Be kind."
-    session.conversation.ask("one")
-    execute(session, "/clear")
+    session.conversation.add_question("one")
+    run_command(session, "/clear")
     assert session.conversation.request()["messages"] == [{"role": "system", "content": "Be kind."}]
 
 
@@ -127,27 +126,27 @@ def test_save_makes_a_model_of_the_chat_and_load_takes_another(
     daemon.streams("/api/create", {"status": "success"})
     daemon.says("POST", "/api/generate", {"done": True})
     session.conversation.system = "Be kind."
-    session.conversation.ask("one")
-    execute(session, "/set parameter seed 7")
-    execute(session, "/save mine")
+    session.conversation.add_question("one")
+    run_command(session, "/set parameter seed 7")
+    run_command(session, "/save mine")
     saved = daemon.bodies("/api/create")[0]
     assert saved["from"] == "parrot"
     assert (saved["model"], saved["system"], saved["parameters"]) == ("mine", "Be kind.", {"seed": 7})
     assert saved["messages"] == [{"role": "user", "content": "one"}]
-    execute(session, "/load robot")
+    run_command(session, "/load robot")
     assert (session.conversation.model, session.conversation.messages) == ("robot", [])
     assert said[1:] == ["Created new model 'mine'", "Loading model 'robot'"]
 
 
 def test_show_tells_of_the_model_and_of_what_was_set(session: Session, daemon: ScriptedDaemon, said: list[str]) -> None:
     daemon.says("POST", "/api/show", {"parameters": "seed 1", "details": {"family": "llama"}, "license": "MIT"})
-    execute(session, "/show")
-    execute(session, "/show license")
-    execute(session, "/show template")
-    execute(session, "/set parameter top_k 3")
-    execute(session, "/set parameter stop a b")
+    run_command(session, "/show")
+    run_command(session, "/show license")
+    run_command(session, "/show template")
+    run_command(session, "/set parameter top_k 3")
+    run_command(session, "/set parameter stop a b")
     assert said[-2:] == ["Set parameter 'top_k' to '3'", "Set parameter 'stop' to 'a, b'"]
-    execute(session, "/show parameters")
+    run_command(session, "/show parameters")
     assert "llama" in said[0]
     assert said[1:3] == ["MIT", "No template was specified for this model."]
     assert "Model defined parameters:\nseed 1" in said[-1]
@@ -156,7 +155,7 @@ def test_show_tells_of_the_model_and_of_what_was_set(session: Session, daemon: S
 
 def test_what_flags_said_is_in_every_request() -> None:
     talk = Conversation("parrot", format={}, think=False, keep_alive=0.0)
-    talk.ask("hi")
+    talk.add_question("hi")
     assert talk.request() == {
         "model": "parrot",
         "messages": [{"role": "user", "content": "hi"}],

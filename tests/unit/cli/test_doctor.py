@@ -121,7 +121,7 @@ def test_a_narrow_terminal_wraps_words_and_leaves_commands_whole(
     nothing_here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (nothing_here / "ollmlx.toml").write_text("[server]\nhosst = 1", encoding="utf-8")
-    monkeypatch.setattr("ollmlx.cli.terminal.width", lambda stream: 44)
+    monkeypatch.setattr("ollmlx.cli.doctor.width", lambda stream: 44)
     main(["doctor", "config"])
     lines = capsys.readouterr().out.splitlines()
     commands = [line.strip() for line in lines if line.lstrip().startswith("$ ")]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ollmlx.cli import main as command
+from ollmlx.cli.terminal import report
 from ollmlx.errors import NotFound
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def test_a_verb_imports_no_heavy_library(verb: str) -> None:
 def test_help_names_every_verb_and_its_summary(ollmlx: CommandLine) -> None:
     outcome = ollmlx("--help")
     assert outcome.code == 0
-    for verb, summary in command.verbs().items():
+    for verb, (_, summary) in command.VERBS.items():
         assert f"{verb} " in outcome.out
         assert summary in outcome.out
 
@@ -51,7 +52,7 @@ def test_no_verb_prints_the_help(ollmlx: CommandLine) -> None:
     assert ollmlx().out == ollmlx("help").out == ollmlx("-h").out
 
 
-@pytest.mark.parametrize("verb", list(command.verbs()))
+@pytest.mark.parametrize("verb", list(command.VERBS))
 def test_every_verb_has_a_help_page(ollmlx: CommandLine, verb: str) -> None:
     outcome = ollmlx(verb, "--help")
     assert outcome.code == 0
@@ -86,14 +87,12 @@ def test_global_options_stand_before_or_after_the_verb(
 
 
 def test_options_may_stand_between_positionals() -> None:
-    parser, module = command.verb_parser("run")
-    argv = command._with_optional_values(module, ["m", "--think", "--verbose", "why", "so"])
-    args = command._parse(parser, argv, argparse.Namespace())
+    args, _ = command.parse("run", ["m", "--think", "--verbose", "why", "so"])
     assert (args.model, args.prompt, args.think, args.verbose) == ("m", ["why", "so"], True, True)
 
 
 def test_a_failure_is_one_line_with_the_next_step_and_the_runbook(capsys: pytest.CaptureFixture[str]) -> None:
-    command.report(NotFound("model 'x' not found", code="MDL002", hint="ollmlx pull x"))
+    report(NotFound("model 'x' not found", code="MDL002", hint="ollmlx pull x"))
     assert capsys.readouterr().err.splitlines() == [
         "Error: model 'x' not found",
         "  hint: ollmlx pull x",
@@ -142,7 +141,7 @@ def test_ctrl_c_ends_with_130_and_without_a_traceback(ollmlx: CommandLine, monke
     def interrupted(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ollmlx.cli.version.run", interrupted)
+    monkeypatch.setattr("ollmlx.cli.daemon.run_version", interrupted)
     outcome = ollmlx("version")
     assert (outcome.code, outcome.err) == (130, "")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ollmlx.cli import plugin
+from ollmlx.cli.formatting import cells
 from ollmlx.cli.main import main
-from ollmlx.cli.table import cells
 from ollmlx.plugin.loader import LoadedPlugin
 
 PLUGINS = (

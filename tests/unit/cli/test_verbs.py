@@ -49,7 +49,7 @@ def test_ps_says_of_a_model_that_it_is_being_loaded(daemon: ScriptedDaemon, ollm
     [(10, 0, "100% CPU"), (10, 10, "100% GPU"), (10, 4, "60%/40% CPU/GPU"), (0, 0, "Unknown"), (1, 2, "Unknown")],
 )
 def test_the_processor_is_told_as_ollama_tells_it(size: int, on_gpu: int, said: str) -> None:
-    from ollmlx.cli.ps import processor
+    from ollmlx.cli.models import processor
 
     assert processor(size, on_gpu) == said
 
@@ -77,13 +77,13 @@ def test_show_prints_sections_or_one_part(daemon: ScriptedDaemon, ollmlx: Comman
 
 
 def test_show_says_where_a_model_is_and_what_would_make_it_run() -> None:
-    from ollmlx.cli.show import sections
+    from ollmlx.cli.models import description
 
-    out = sections({"store": "mlx", "backend": "mlx", "capabilities": ["completion"]})
+    out = description({"store": "mlx", "backend": "mlx", "capabilities": ["completion"]})
     assert "    store      mlx\n    backend    mlx\n" in out
     assert "Cannot be run" not in out
     problem = {"problem": "no backend can run parrot", "hint": "pip install 'ollmlx[llamacpp]'"}
-    out = sections({"store": "ollama", "backend": "", **problem})
+    out = description({"store": "ollama", "backend": "", **problem})
     assert "    backend    none" in out
     assert out.endswith("  Cannot be run\n    no backend can run parrot\n    pip install 'ollmlx[llamacpp]'")
 
@@ -296,9 +296,9 @@ def test_logs_prints_the_lines_of_one_runner_for_people(
     ],
 )
 def test_logs_tells_one_model_from_others_whose_names_it_is_a_part_of(line: str, told: bool) -> None:
-    from ollmlx.cli.logs import names
+    from ollmlx.cli.daemon import mentions
 
-    assert names(line, "parrot") is told
+    assert mentions(line, "parrot") is told
 
 
 def test_an_api_key_travels_with_each_call(

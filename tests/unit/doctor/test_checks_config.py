@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tests.unit.doctor.worlds import examined, healthy, told
+from tests.unit.doctor.contexts import examined, expect, healthy
 
 SETTINGS = [
     ("CFG003", '[server]\nhosst = "x"', "did you mean 'host'?", 5),
@@ -36,20 +36,20 @@ SETTINGS = [
 @pytest.mark.finding("CFG002", "CFG003", "CFG004")
 @pytest.mark.parametrize(("code", "toml", "seen", "line"), SETTINGS)
 def test_a_fault_of_the_file_is_told_with_its_line(tmp_path: Path, code: str, toml: str, seen: str, line: int) -> None:
-    found = told(healthy(tmp_path, toml), code, seen, "ollmlx config check")
+    found = expect(healthy(tmp_path, toml), code, seen, "ollmlx config check")
     assert found.evidence[0].endswith(f"ollmlx.toml, line {line}")
 
 
 def test_folders_of_settings_that_cannot_be_read_are_not_looked_at_and_that_is_told(tmp_path: Path) -> None:
     (note,) = examined(healthy(tmp_path, "[server")).notes("storage")
-    assert note.title == "not looked at: where the folders are is not known, see ollmlx doctor config"
+    assert note.title == "skipped: the settings have a fault, so the folders are not known; see ollmlx doctor config"
 
 
 def test_a_daemon_whose_address_is_not_valid_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
     report = examined(healthy(tmp_path, environ={"OLLAMA_HOST": "localhost:abc"}))
     assert [finding.code for finding in report.findings] == ["CFG004"]
     assert [note.title for note in report.notes("server")] == [
-        "not looked at: the address of the daemon is not valid, see ollmlx doctor config"
+        "skipped: the address of the daemon is not valid; see ollmlx doctor config"
     ]
 
 
@@ -71,13 +71,13 @@ VARIABLES = [
 def test_a_fault_of_a_variable_is_told_with_its_name(
     tmp_path: Path, code: str, environ: Mapping[str, str], source: str
 ) -> None:
-    found = told(healthy(tmp_path, environ=environ), code, source, "ollmlx config check")
+    found = expect(healthy(tmp_path, environ=environ), code, source, "ollmlx config check")
     assert found.evidence[0] == source
 
 
 MEANING = [
     ("CFG012", "[runners]\nswap_wait = 1", {}, "swap_wait: this setting is gone", "config check"),
-    ("CFG005", "[runners]\nkeep_alive = 9", {"OLLAMA_KEEP_ALIVE": "5m"}, "OLLAMA_KEEP_ALIVE wins over", "config show"),
+    ("CFG005", "[runners]\nkeep_alive = 9", {"OLLAMA_KEEP_ALIVE": "5m"}, "OLLAMA_KEEP_ALIVE overrides", "config show"),
     ("CFG008", "[plugins.nothing]\na = 1", {}, "no plugin is called 'nothing'", "plugin list"),
     ("CFG008", "[plugins.mlx]\nbblas = 1", {}, "plugin 'mlx' is off", "plugin list"),
     ("CFG009", '[models.a]\nfrom = "org/x"', {}, "org/x", "ollmlx pull org/x"),
@@ -90,9 +90,9 @@ MEANING = [
 def test_settings_that_do_not_mean_what_they_say(
     tmp_path: Path, code: str, toml: str, environ: Mapping[str, str], seen: str, typed: str
 ) -> None:
-    told(healthy(tmp_path, toml, environ), code, seen, typed)
+    expect(healthy(tmp_path, toml, environ), code, seen, typed)
 
 
 def test_every_fault_is_told_not_the_first_alone(tmp_path: Path) -> None:
-    world = healthy(tmp_path, "[server]\nhosst = 1\n[runners]\nparallel = 'x'", {"OLLAMA_KEEP_ALIVE": "abc"})
-    assert [one.code for one in examined(world).findings] == ["CFG003", "CFG004", "CFG004"]
+    context = healthy(tmp_path, "[server]\nhosst = 1\n[runners]\nparallel = 'x'", {"OLLAMA_KEEP_ALIVE": "abc"})
+    assert [one.code for one in examined(context).findings] == ["CFG003", "CFG004", "CFG004"]

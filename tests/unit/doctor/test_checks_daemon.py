@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.doctor.worlds import READY, FakeDaemon, FakeProcesses, codes, daemon, examined, healthy, told
+from tests.unit.doctor.contexts import READY, FakeDaemon, FakeProcesses, codes, daemon, examined, expect, healthy
 
 from ollmlx import __version__
 from ollmlx.doctor.checks.runners import leftovers
-from ollmlx.doctor.daemon import Answer
+from ollmlx.doctor.daemon import DaemonReply
 from ollmlx.doctor.processes import Process
 from ollmlx.errors.findings import Severity
 
@@ -33,14 +33,19 @@ def failed(code: str | None, error: str, **more: Any) -> FakeDaemon:
 MUTE = FakeDaemon(
     {
         **READY,
-        "/api/version": Answer(404, None),
-        "/api/daemon": Answer(200, {"version": __version__, "protocol": 1, "pid": 77}),
+        "/api/version": DaemonReply(404, None),
+        "/api/daemon": DaemonReply(200, {"version": __version__, "protocol": 1, "pid": 77}),
     }
 )
 
 DAEMONS: list[tuple[str, dict[str, Any], str, str]] = [
     ("NET003", {"daemon": FakeDaemon({})}, "no daemon answers at 127.0.0.1:11434", "ollmlx serve"),
-    ("NET004", {"daemon": daemon("/api/version", {"version": "0.12.0"})}, "answers Ollama 0.12.0", "127.0.0.1:11435"),
+    (
+        "NET004",
+        {"daemon": daemon("/api/version", {"version": "0.12.0"})},
+        "Ollama 0.12.0 answers at",
+        "127.0.0.1:11435",
+    ),
     ("NET004", {"daemon": daemon("/api/version", None, 404)}, "a program that is not ollmlx", "127.0.0.1:11435"),
     (
         "NET004",
@@ -82,15 +87,15 @@ DAEMONS: list[tuple[str, dict[str, Any], str, str]] = [
 def test_a_daemon_that_is_not_as_it_should(
     tmp_path: Path, code: str, change: dict[str, Any], seen: str, typed: str
 ) -> None:
-    world = replace(healthy(tmp_path), **change)
-    told(world, code, seen, typed)
-    assert codes(world) == [code]
+    context = replace(healthy(tmp_path), **change)
+    expect(context, code, seen, typed)
+    assert codes(context) == [code]
 
 
 @pytest.mark.finding("PLG006")
 def test_ollamas_routes_that_these_settings_switch_off_are_found_in_the_settings(tmp_path: Path) -> None:
-    world = replace(healthy(tmp_path, '[plugins]\ndisabled = ["ollama_api"]'), daemon=MUTE)
-    finding = told(world, "PLG006", "ollmlx.toml", "kill 77")
+    context = replace(healthy(tmp_path, '[plugins]\ndisabled = ["ollama_api"]'), daemon=MUTE)
+    finding = expect(context, "PLG006", "ollmlx.toml", "kill 77")
     assert any("EDITOR" in command for command in finding.commands)
     assert finding.severity is Severity.WARNING
 
@@ -104,15 +109,15 @@ def test_daemon_and_runners_that_are_well_are_noted(tmp_path: Path) -> None:
 
 
 def test_why_the_last_background_daemon_ended_is_told(tmp_path: Path) -> None:
-    world = replace(healthy(tmp_path), daemon=FakeDaemon({}))
+    context = replace(healthy(tmp_path), daemon=FakeDaemon({}))
     (tmp_path / "state/serve.out").write_text("Error: the disk is full\n  hint: …\n", encoding="utf-8")
-    told(world, "NET003", "said: Error: the disk is full", "ollmlx serve")
+    expect(context, "NET003", "printed: Error: the disk is full", "ollmlx serve")
 
 
 def test_a_daemon_over_the_same_folder_by_another_path_is_the_same(tmp_path: Path) -> None:
-    world = healthy(tmp_path)
+    context = healthy(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "models")
-    assert codes(replace(world, daemon=daemon("/api/daemon", {"models_folder": str(tmp_path / "link")}))) == []
+    assert codes(replace(context, daemon=daemon("/api/daemon", {"models_folder": str(tmp_path / "link")}))) == []
 
 
 @pytest.mark.parametrize("told", [None, [], {"runners": 3}, {"runners": ["x", None]}, {"models_folder": 1}])
@@ -142,10 +147,10 @@ DOORS = [
 def test_who_may_call_and_read(
     tmp_path: Path, code: str, toml: str, mode: int, seen: str, typed: str, severity: Severity
 ) -> None:
-    world = healthy(tmp_path, toml)
+    context = healthy(tmp_path, toml)
     (tmp_path / "ollmlx.toml").chmod(mode)
-    assert told(world, code, seen, typed).severity is severity
-    assert codes(world) == [code]
+    assert expect(context, code, seen, typed).severity is severity
+    assert codes(context) == [code]
 
 
 def test_a_key_makes_an_open_address_safe(tmp_path: Path) -> None:
@@ -156,36 +161,36 @@ def test_a_key_makes_an_open_address_safe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("living", "nonce", "expected"), [((), "n", ["RUN007"]), ((), "m", []), ((5,), "n", [])])
 def test_a_runner_that_was_left_behind(tmp_path: Path, living: Sequence[int], nonce: str, expected: list[str]) -> None:
     processes = FakeProcesses(environments={9: {"OLLMLX_RUNNER_NONCE": nonce}}, living=living)
-    world = replace(healthy(tmp_path), processes=processes, daemon=FakeDaemon(READY))
+    context = replace(healthy(tmp_path), processes=processes, daemon=FakeDaemon(READY))
     (tmp_path / "state/runners").mkdir()
     record = {"runner": "m", "pid": 9, "started": "", "boot": "", "nonce": "n"}
     (tmp_path / "state/runners/9.json").write_text(json.dumps(record), encoding="utf-8")
     (tmp_path / "state/ollmlx.lock").write_text("5\n", encoding="ascii")
-    assert codes(world) == expected
+    assert codes(context) == expected
     if expected:
-        told(world, "RUN007", "pid 9", "kill -9 9")
+        expect(context, "RUN007", "pid 9", "kill -9 9")
 
 
 async def test_records_of_runners_that_cannot_be_read_are_told(tmp_path: Path) -> None:
-    world = healthy(tmp_path)
-    storage = world.settings.storage.model_copy(update={"state": tmp_path / ("x" * 300)})
-    (note,) = await leftovers.run(replace(world, settings=world.settings.model_copy(update={"storage": storage})))
+    context = healthy(tmp_path)
+    storage = context.settings.storage.model_copy(update={"state": tmp_path / ("x" * 300)})
+    (note,) = await leftovers.run(replace(context, settings=context.settings.model_copy(update={"storage": storage})))
     assert note.severity is Severity.SKIPPED
     assert "File name too long" in note.title
 
 
 @pytest.mark.finding("NET002")
 def test_a_daemon_of_this_state_folder_at_another_address_is_found(tmp_path: Path) -> None:
-    world = replace(healthy(tmp_path), daemon=FakeDaemon({}))
+    context = replace(healthy(tmp_path), daemon=FakeDaemon({}))
     (tmp_path / "state/ollmlx.lock").write_text("5\n", encoding="ascii")
-    there = replace(world, processes=FakeProcesses(living=(5,), places=("127.0.0.1:8000",)))
-    found = told(there, "NET002", "it listens on 127.0.0.1:8000", "export OLLAMA_HOST=127.0.0.1:8000")
+    there = replace(context, processes=FakeProcesses(living=(5,), places=("127.0.0.1:8000",)))
+    found = expect(there, "NET002", "it listens on 127.0.0.1:8000", "export OLLAMA_HOST=127.0.0.1:8000")
     assert found.instead == ("kill 5", "ollmlx serve")
-    silent = told(replace(world, processes=FakeProcesses(living=(5,))), "NET002", "pid 5", "kill 5")
+    silent = expect(replace(context, processes=FakeProcesses(living=(5,))), "NET002", "pid 5", "kill 5")
     assert silent.instead == ()
-    assert codes(replace(world, processes=FakeProcesses())) == ["NET003"], "the lock of a daemon that is gone"
+    assert codes(replace(context, processes=FakeProcesses())) == ["NET003"], "the lock of a daemon that is gone"
 
 
 def test_a_daemon_that_answers_something_else_than_json_is_no_daemon_of_ours(tmp_path: Path) -> None:
-    world = replace(healthy(tmp_path), daemon=FakeDaemon({"/api/version": Answer(200, ["x"])}))
-    assert codes(world) == ["NET004"]
+    context = replace(healthy(tmp_path), daemon=FakeDaemon({"/api/version": DaemonReply(200, ["x"])}))
+    assert codes(context) == ["NET004"]

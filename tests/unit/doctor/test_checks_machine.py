@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.doctor.worlds import GB, HEALTHY, MAC, child, codes, examined, healthy, told
+from tests.unit.doctor.contexts import GB, HEALTHY, MAC, child, codes, examined, expect, healthy
 
 from ollmlx.doctor.machine import Disk
 from ollmlx.errors.findings import Severity
@@ -48,7 +48,7 @@ MACHINES: list[tuple[str, dict[str, Any], str, str]] = [
     ("ENV012", {"now": lambda: 0.0}, "the clock says 1970-01-01", "timedatectl"),
     ("ENV005", {"machine": replace(HEALTHY, bits=32)}, "32 bits", "python3 -m venv"),
     ("ENV005", {"machine": replace(HEALTHY, implementation="PyPy")}, "PyPy", "python3 -m venv"),
-    ("ENV014", {"machine": replace(MAC, wired_limit=8 * GB)}, "8.0 GB of 64 GB", "sudo sysctl"),
+    ("ENV014", {"machine": replace(MAC, wired_limit=8 * GB)}, "at most 8.0 GB of 64 GB", "sudo sysctl"),
     ("STO003", {"machine": replace(HEALTHY, disk=lambda _: Disk(GB, 0))}, "free: 0", "ollmlx list"),
     ("STO003", {"machine": replace(HEALTHY, disk=lambda _: Disk(90 * GB, GB))}, "1.0 GB of disk", "ollmlx list"),
 ]
@@ -58,9 +58,9 @@ MACHINES: list[tuple[str, dict[str, Any], str, str]] = [
 @pytest.mark.finding("ENV011", "ENV012", "ENV005", "ENV014", "STO003")
 @pytest.mark.parametrize(("code", "change", "seen", "typed"), MACHINES)
 def test_a_machine_that_does_not_do(tmp_path: Path, code: str, change: dict[str, Any], seen: str, typed: str) -> None:
-    world = replace(healthy(tmp_path), **change)
-    told(world, code, seen, typed)
-    assert codes(world) == [code]
+    context = replace(healthy(tmp_path), **change)
+    expect(context, code, seen, typed)
+    assert codes(context) == [code]
 
 
 @pytest.mark.parametrize(("out", "device"), [("Device(cpu, 0)", "CPU"), ("Device(gpu, 0)", "GPU")])
@@ -77,8 +77,8 @@ def test_a_trial_that_only_took_long_accuses_nobody(tmp_path: Path) -> None:
 
 def test_the_cause_is_told_and_not_what_follows_from_it(tmp_path: Path) -> None:
     broken = replace(MAC, rosetta=True, architecture="x86_64")
-    world = replace(healthy(tmp_path), machine=broken, child=child(1, "ImportError: wrong architecture"))
-    assert codes(world) == ["ENV005"]
+    context = replace(healthy(tmp_path), machine=broken, child=child(1, "ImportError: wrong architecture"))
+    assert codes(context) == ["ENV005"]
 
 
 @dataclass
@@ -95,13 +95,13 @@ class Advice:
 def test_a_slow_blas_is_told_with_what_a_better_one_brings(
     tmp_path: Path, speed_up: float | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = healthy(tmp_path)
-    assert world.plugins is not None
-    monkeypatch.setattr(world.plugins.registry.backends.get("mlx"), "blas_advice", lambda: Advice(speed_up))
-    report = examined(world, blas=True)
+    context = healthy(tmp_path)
+    assert context.plugins is not None
+    monkeypatch.setattr(context.plugins.registry.backends.get("mlx"), "blas_advice", lambda: Advice(speed_up))
+    report = examined(context, blas=True)
     found = report.findings
     assert [one.code for one in found] == expected
-    told = "matrix products with the BLAS mkl, 25 times as fast as the reference"
+    told = "matrix products use the BLAS mkl, 25 times as fast as the reference"
     assert (told in [note.title for note in report.notes("machine")]) is (speed_up == 25.0)
     if found:
         assert "25 times faster" in found[0].evidence[0]

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.unit.doctor.worlds import codes, examined, healthy, told
+from tests.unit.doctor.contexts import codes, examined, expect, healthy
 
 from ollmlx.errors.findings import Severity
 
@@ -29,11 +29,11 @@ BROKEN = [
 def test_a_plugin_that_is_broken(tmp_path: Path, code: str, source: str, seen: str, typed: str) -> None:
     plugin = tmp_path / "odd.py"
     plugin.write_text(source, encoding="utf-8")
-    world = healthy(tmp_path, f'[plugins]\npaths = ["{plugin}"]\nrequired = ["odd"]')
-    found = told(world, code, seen, typed)
+    context = healthy(tmp_path, f'[plugins]\npaths = ["{plugin}"]\nrequired = ["odd"]')
+    found = expect(context, code, seen, typed)
     assert found.severity is Severity.ERROR
     assert found.evidence[0] == f"from {plugin}"
-    assert set(codes(world)) == {code, "PLG006"}
+    assert set(codes(context)) == {code, "PLG006"}
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_of_several_broken_plugins_each_command_switches_off_one_more(
     for name in ("odd", "even"):
         (tmp_path / f"{name}.py").write_text("1 / 0", encoding="utf-8")
     paths = [str(tmp_path / "odd.py"), str(tmp_path / "even.py")]
-    world = healthy(tmp_path, f"[plugins]\npaths = {paths}\ndisabled = {[disabled] if disabled else []}")
-    typed = [line for finding in examined(world).findings if finding.code == "PLG001" for line in finding.instead]
+    context = healthy(tmp_path, f"[plugins]\npaths = {paths}\ndisabled = {[disabled] if disabled else []}")
+    typed = [line for finding in examined(context).findings if finding.code == "PLG001" for line in finding.instead]
     environ = {"OLLMLX_PLUGINS__DISABLED": set_before} if set_before else {}
     shell = "; ".join([*typed, "printenv OLLMLX_PLUGINS__DISABLED"])
     said = subprocess.run(
@@ -67,36 +67,36 @@ def test_a_plugin_that_hangs_holds_the_doctor_up_for_a_moment_only(
     monkeypatch.setattr("ollmlx.doctor.context.PLUGIN_SECONDS", 3.0)
     plugin = tmp_path / "odd.py"
     plugin.write_text("import time\ntime.sleep(600)", encoding="utf-8")
-    world = healthy(tmp_path, f'[plugins]\npaths = ["{plugin}"]')
-    found = told(world, "PLG001", "the daemon waits for it 10s", "export OLLMLX_PLUGINS__DISABLED=")
+    context = healthy(tmp_path, f'[plugins]\npaths = ["{plugin}"]')
+    found = expect(context, "PLG001", "the daemon waits 10s for it", "export OLLMLX_PLUGINS__DISABLED=")
     assert found.severity is Severity.WARNING
 
 
 def test_a_plugin_that_is_not_there(tmp_path: Path) -> None:
-    world = healthy(tmp_path, '[plugins]\npaths = ["/nowhere/odd.py"]')
-    told(world, "PLG001", "there is no such file", "+5 ")
+    context = healthy(tmp_path, '[plugins]\npaths = ["/nowhere/odd.py"]')
+    expect(context, "PLG001", "there is no such file", "+5 ")
     folder = tmp_path / "wings"
     folder.mkdir()
-    world = healthy(tmp_path, f'[plugins]\npaths = ["{folder}"]')
-    told(world, "PLG001", "no __init__.py in this folder", "export OLLMLX_PLUGINS__DISABLED=wings")
+    context = healthy(tmp_path, f'[plugins]\npaths = ["{folder}"]')
+    expect(context, "PLG001", "no __init__.py in this folder", "export OLLMLX_PLUGINS__DISABLED=wings")
 
 
 @pytest.mark.finding("PLG006")
 def test_a_backend_that_a_declared_model_asks_for(tmp_path: Path) -> None:
-    world = healthy(tmp_path, '[models.a]\nfrom = "org/x"\nbackend = "flux"')
-    found = told(world, "PLG006", "asks for the backend 'flux'", "ollmlx plugin list")
+    context = healthy(tmp_path, '[models.a]\nfrom = "org/x"\nbackend = "flux"')
+    found = expect(context, "PLG006", "names the backend 'flux'", "ollmlx plugin list")
     assert found.evidence[0].endswith("ollmlx.toml, line 5")
 
 
 @pytest.mark.parametrize(
     ("plugin", "file", "seen"),
     [
-        ("ollama_store", "manifests/registry.ollama.ai/library/llama3/latest", "1 of Ollama's models"),
-        ("hub", "mlx/org_name/config.json", "1 of MLX's models"),
+        ("ollama_store", "manifests/registry.ollama.ai/library/llama3/latest", "1 models of Ollama"),
+        ("hub", "mlx/org_name/config.json", "1 models for MLX"),
     ],
 )
 def test_models_of_a_store_that_is_switched_off(tmp_path: Path, plugin: str, file: str, seen: str) -> None:
     model = tmp_path / "models" / file
     model.parent.mkdir(parents=True)
     model.write_text("{}", encoding="utf-8")
-    told(healthy(tmp_path, f'[plugins]\ndisabled = ["{plugin}"]'), "PLG006", seen, "+5 ")
+    expect(healthy(tmp_path, f'[plugins]\ndisabled = ["{plugin}"]'), "PLG006", seen, "+5 ")

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 from tests.servers.tiny import tiny_files
-from tests.unit.doctor.worlds import GB, NOW, codes, examined, healthy, told
+from tests.unit.doctor.contexts import GB, NOW, codes, examined, expect, healthy
 
 from ollmlx import ModelName, Refusal
 from ollmlx.doctor.context import CheckContext
@@ -84,16 +84,16 @@ DAMAGES: list[tuple[str, dict[str, Any], str, str]] = [
 def test_a_model_that_cannot_be_used_is_named(
     tmp_path: Path, code: str, changes: dict[str, Any], seen: str, typed: str
 ) -> None:
-    world = healthy(tmp_path)
+    context = healthy(tmp_path)
     put(tmp_path / "models/mlx/org_name", **changes)
-    told(world, code, seen, typed)
-    assert codes(world) == [code]
+    expect(context, code, seen, typed)
+    assert codes(context) == [code]
 
 
 def test_a_sound_model_is_no_finding(tmp_path: Path) -> None:
-    world = healthy(tmp_path)
+    context = healthy(tmp_path)
     put(tmp_path / "models/mlx/org_name", name="org/name:latest")
-    assert examined(replace(world, deep=True)).findings == ()
+    assert examined(replace(context, deep=True)).findings == ()
 
 
 @pytest.mark.parametrize(
@@ -109,64 +109,66 @@ def test_a_sound_model_is_no_finding(tmp_path: Path) -> None:
 def test_files_that_differ_from_the_manifest_are_named(
     tmp_path: Path, damage: Callable[[Path], None], seen: str
 ) -> None:
-    world = healthy(tmp_path)
+    context = healthy(tmp_path)
     damage(put(tmp_path / "models/mlx/org_name", name="org/name:latest"))
-    assert told(world, "MDL003", seen, "ollmlx pull org/name").severity.value == "error"
+    assert expect(context, "MDL003", seen, "ollmlx pull org/name").severity.value == "error"
 
 
 @pytest.mark.finding("MDL001")
 def test_a_folder_whose_name_is_none_is_told(tmp_path: Path) -> None:
-    world = healthy(tmp_path)
+    context = healthy(tmp_path)
     put(tmp_path / "models/mlx/org_na\nme")
-    told(world, "MDL001", "models/mlx", "rm -r ")
+    expect(context, "MDL001", "models/mlx", "rm -r ")
 
 
 @pytest.mark.finding("STO007", "STO008")
 def test_folders_that_disagree_with_their_manifests(tmp_path: Path) -> None:
-    world = healthy(tmp_path)
+    context = healthy(tmp_path)
     put(tmp_path / "models/mlx/org_a", name="org/a:latest")
     put(tmp_path / "models/mlx/org_b", name="org/a:latest")
     put(tmp_path / "models/mlx/org_c", name="org/d:latest")
     root = tmp_path / "models/mlx"
-    told(world, "STO008", "org_a and org_b both hold org/a", f"mv {root / 'org_b'} {root / '.org_b'}")
-    told(world, "STO007", "org_c", f"mv {root / 'org_c'} {root / 'org_d'}")
+    expect(context, "STO008", "org_a and org_b both hold org/a", f"mv {root / 'org_b'} {root / '.org_b'}")
+    expect(context, "STO007", "org_c", f"mv {root / 'org_c'} {root / 'org_d'}")
 
 
 def test_of_two_folders_for_one_model_the_one_with_the_wrong_name_goes_aside(tmp_path: Path) -> None:
-    world = healthy(tmp_path)
+    context = healthy(tmp_path)
     root = tmp_path / "models/mlx"
     put(root / "another", name="org/name:latest")
     put(root / "org_name", name="org/name:latest")
-    assert codes(world) == ["STO008"]
-    found = told(world, "STO008", "org_name and another both", f"mv {root / 'another'} {root / '.another'}")
+    assert codes(context) == ["STO008"]
+    found = expect(context, "STO008", "org_name and another both", f"mv {root / 'another'} {root / '.another'}")
     assert found.instead == (f"rm -r {root / 'another'}",)
     (root / "another").rename(root / ".another")
-    assert codes(world) == []
+    assert codes(context) == []
 
 
 @pytest.mark.finding("MDL003")
 def test_contents_are_compared_only_when_asked(tmp_path: Path) -> None:
-    world = healthy(tmp_path)
+    context = healthy(tmp_path)
     folder = put(tmp_path / "models/mlx/org_name", name="org/name:latest")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    assert codes(world) == []
-    found = told(replace(world, deep=True), "MDL003", "org_name/model.safetensors is not what", "ollmlx pull org/name")
+    assert codes(context) == []
+    found = expect(
+        replace(context, deep=True), "MDL003", "org_name/model.safetensors is not what", "ollmlx pull org/name"
+    )
     assert found.commands[0] == f"rm {weights}"
 
 
 @pytest.mark.finding("MDL005")
 def test_a_model_of_a_format_that_no_backend_runs_is_named(tmp_path: Path) -> None:
-    world = healthy(tmp_path)
+    context = healthy(tmp_path)
     put(tmp_path / "models/mlx/org_name")
-    assert world.plugins is not None
-    world.plugins.registry.backends.remove_owner("mlx")
-    told(world, "MDL005", "no backend can run org/name", "ollmlx plugin list")
+    assert context.plugins is not None
+    context.plugins.registry.backends.remove_owner("mlx")
+    expect(context, "MDL005", "no backend can run org/name", "ollmlx plugin list")
 
 
 def test_a_backend_that_is_switched_off_is_named_with_the_models_that_miss_it(tmp_path: Path) -> None:
     put(tmp_path / "models/mlx/org_name")
-    found = told(healthy(tmp_path, '[plugins]\ndisabled = ["mlx"]'), "MDL005", "switched off: mlx", "+5 ")
+    found = expect(healthy(tmp_path, '[plugins]\ndisabled = ["mlx"]'), "MDL005", "switched off: mlx", "+5 ")
     assert found.commands[-1] == "ollmlx plugin list"
 
 
@@ -174,57 +176,59 @@ def test_a_backend_that_is_switched_off_is_named_with_the_models_that_miss_it(tm
 def test_a_refusal_with_a_code_of_its_own_is_told_by_the_check_that_has_it_or_here(
     tmp_path: Path, declared: tuple[str, ...], seen: list[str]
 ) -> None:
-    async def run(world: CheckContext) -> list[Finding]:
+    async def run(context: CheckContext) -> list[Finding]:
         return []
 
-    world = healthy(tmp_path)
+    context = healthy(tmp_path)
     put(tmp_path / "models/mlx/org_name")
-    assert world.plugins is not None
-    registry = world.plugins.registry
+    assert context.plugins is not None
+    registry = context.plugins.registry
     registry.backends.remove_owner("mlx")
     refuses = SimpleNamespace(name="moody", accepts=lambda model: Refusal(reason="not today", code="XYZ001"))
     registry.backends.add("moody", cast("Any", refuses), "ollmlx-moody")
     check = SimpleNamespace(name="mood", group="machine", codes=declared, run=run)
     registry.checks.add("mood", RegisteredCheck(cast("Any", check), None), "ollmlx-moody")
-    assert codes(world) == seen
+    assert codes(context) == seen
 
 
 @pytest.mark.finding("PLG008")
 def test_a_store_that_fails_is_told_by_its_plugins_name(tmp_path: Path) -> None:
-    world = healthy(tmp_path)
-    assert world.plugins is not None
-    world.plugins.registry.stores.add("wreck", cast("Any", SimpleNamespace(name="wreck")), "ollmlx-wreck")
-    told(world, "PLG008", "plugin 'ollmlx-wreck': its store 'wreck' failed with AttributeError", "ollmlx plugin list")
+    context = healthy(tmp_path)
+    assert context.plugins is not None
+    context.plugins.registry.stores.add("wreck", cast("Any", SimpleNamespace(name="wreck")), "ollmlx-wreck")
+    expect(
+        context, "PLG008", "plugin 'ollmlx-wreck': its store 'wreck' failed with AttributeError", "ollmlx plugin list"
+    )
 
 
 @pytest.mark.finding("STO006")
 def test_pulls_that_stopped_are_told_and_those_under_way_are_not(tmp_path: Path) -> None:
-    world = healthy(tmp_path)
+    context = healthy(tmp_path)
     part = tmp_path / "models/mlx/.staging/org_name/model.safetensors"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"half")
     os.utime(part, (NOW - 5, NOW - 5))
-    assert codes(world) == []
+    assert codes(context) == []
     os.utime(part, (NOW - 3600, NOW - 3600))
-    found = told(world, "STO006", "a pull of org/name stopped half-way", "ollmlx pull org/name")
+    found = expect(context, "STO006", "a pull of org/name stopped half-way", "ollmlx pull org/name")
     assert found.instead == (f"rm -r {part.parent}",)
     part.parent.rename(part.parent.with_suffix(".import"))
-    assert told(world, "STO006", "an interrupted change left", "rm -r ").severity.value == "info"
+    assert expect(context, "STO006", "an interrupted change left", "rm -r ").severity.value == "info"
 
 
-def moved(world: CheckContext, **storage: Path) -> CheckContext:
+def moved(context: CheckContext, **storage: Path) -> CheckContext:
     """The same machine with other folders."""
-    changed = world.settings.storage.model_copy(update=storage)
-    return replace(world, settings=world.settings.model_copy(update={"storage": changed}))
+    changed = context.settings.storage.model_copy(update=storage)
+    return replace(context, settings=context.settings.model_copy(update={"storage": changed}))
 
 
 @pytest.mark.finding("STO001", "STO002", "STO009")
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
-    world = healthy(tmp_path)
-    told(moved(world, models=tmp_path / "none"), "STO001", "does not exist yet", "ollmlx pull smollm2:135m")
+    context = healthy(tmp_path)
+    expect(moved(context, models=tmp_path / "none"), "STO001", "does not exist yet", "ollmlx pull smollm2:135m")
     (tmp_path / "file").write_text("", encoding="utf-8")
-    told(moved(world, models=tmp_path / "file"), "STO002", "is not a folder", "mkdir -p")
-    told(moved(world, state=tmp_path / "file"), "STO009", "is not a folder", "mkdir -p")
+    expect(moved(context, models=tmp_path / "file"), "STO002", "is not a folder", "mkdir -p")
+    expect(moved(context, state=tmp_path / "file"), "STO009", "is not a folder", "mkdir -p")
 
 
 Denied = Callable[[Path, int], bool]
@@ -242,44 +246,44 @@ def denied(place: Path, right: int) -> Denied:
 def test_a_models_folder_without_rights_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: int, seen: str, severity: Severity
 ) -> None:
-    world = healthy(tmp_path)
+    context = healthy(tmp_path)
     models = tmp_path / "models"
     monkeypatch.setattr("ollmlx.doctor.checks.storage.os.access", denied(models, right))
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = told(world, "STO002", seen, f"chmod u+rwx {models}")
+    found = expect(context, "STO002", seen, f"chmod u+rwx {models}")
     assert (found.severity, found.instead) == (severity, ())
     assert "mode 755" in found.evidence[0]
     monkeypatch.setenv("HOME", "/home/somebody")
-    found = told(world, "STO002", seen, 'export OLLAMA_MODELS="$HOME/models"')
+    found = expect(context, "STO002", seen, 'export OLLAMA_MODELS="$HOME/models"')
     assert found.instead == (f"chmod u+rwx {models}",)
-    found = told(replace(world, user=world.user + 1), "STO002", seen, "sudo chown -R")
+    found = expect(replace(context, user=context.user + 1), "STO002", seen, "sudo chown -R")
 
 
 def test_a_state_folder_without_rights_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = healthy(tmp_path)
+    context = healthy(tmp_path)
     monkeypatch.setattr("ollmlx.doctor.checks.storage.os.access", denied(tmp_path / "state", os.W_OK))
-    told(world, "STO009", "cannot be used", f"chmod u+rwx {tmp_path / 'state'}")
+    expect(context, "STO009", "cannot be used", f"chmod u+rwx {tmp_path / 'state'}")
 
 
 def test_folders_that_cannot_be_made_are_told_before_the_first_pull(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = moved(healthy(tmp_path), models=tmp_path / "locked/models", state=tmp_path / "locked/state")
+    context = moved(healthy(tmp_path), models=tmp_path / "locked/models", state=tmp_path / "locked/state")
     (tmp_path / "locked").mkdir()
     monkeypatch.setattr("ollmlx.doctor.checks.storage.os.access", denied(tmp_path / "locked", os.W_OK))
-    told(world, "STO002", "locked is not writable", "sudo mkdir -p")
-    told(world, "STO009", "locked is not writable", "export OLLMLX_STORAGE__STATE=")
+    expect(context, "STO002", "locked is not writable", "sudo mkdir -p")
+    expect(context, "STO009", "locked is not writable", "export OLLMLX_STORAGE__STATE=")
 
 
 def test_a_model_whose_file_may_not_be_read_is_not_pulled_again_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = healthy(tmp_path)
+    context = healthy(tmp_path)
     folder = put(tmp_path / "models/mlx/org_name", config__json=b"{")
     monkeypatch.setattr("ollmlx_hub.check.os.access", denied(folder / "config.json", os.R_OK))
-    found = told(world, "MDL003", "config.json", f"chmod -R u+rX {folder}")
+    found = expect(context, "MDL003", "config.json", f"chmod -R u+rX {folder}")
     assert found.instead == ("ollmlx pull org/name",)
-    theirs = told(replace(world, user=world.user + 1), "MDL003", "config.json", "sudo chown -R")
+    theirs = expect(replace(context, user=context.user + 1), "MDL003", "config.json", "sudo chown -R")
     assert len(theirs.commands) == 2
 
 
@@ -297,11 +301,11 @@ async def test_folders_that_may_not_be_read_crash_no_check(tmp_path: Path, monke
 
 
 def test_the_largest_models_are_named_when_room_is_needed(tmp_path: Path) -> None:
-    world = healthy(tmp_path)
+    context = healthy(tmp_path)
     put(tmp_path / "models/mlx/org_small", name="org/small:latest")
     put(tmp_path / "models/mlx/org_big", name="org/big:latest", extra__bin=b"x" * 50_000)
-    full = replace(world, machine=replace(world.machine, disk=lambda _: Disk(GB, 0)))
-    found = told(full, "STO003", "the largest: org/big (", "ollmlx list")
+    full = replace(context, machine=replace(context.machine, disk=lambda _: Disk(GB, 0)))
+    found = expect(full, "STO003", "the largest models: org/big (", "ollmlx list")
     assert found.instead == ("ollmlx rm org/big",)
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from tests.unit.doctor.contexts import FakeDaemon, context_of, examined, settle
 from tests.unit.doctor.test_checks_storage import put, truncated
-from tests.unit.doctor.worlds import FakeDaemon, examined, seen, settle
 
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.processes import Processes
@@ -42,12 +42,12 @@ class Terminal:
         editor.chmod(0o700)
         self._own = {"HOME": str(self.home), "PATH": os.environ["PATH"], "EDITOR": str(editor)}
 
-    def world(self) -> CheckContext:
-        world = seen(self.home, self.environ)
-        return world if self.real is None else replace(world, processes=self.real, daemon=FakeDaemon({}))
+    def context(self) -> CheckContext:
+        context = context_of(self.home, self.environ)
+        return context if self.real is None else replace(context, processes=self.real, daemon=FakeDaemon({}))
 
     def wrong(self) -> list[Finding]:
-        return [one for one in examined(self.world()).findings if one.severity is not Severity.INFO]
+        return [one for one in examined(self.context()).findings if one.severity is not Severity.INFO]
 
     def type(self, command: str) -> None:
         if command.startswith("ollmlx "):  # those are tried where a daemon is
@@ -218,7 +218,7 @@ def test_a_port_that_is_taken_is_left_for_another_or_taken_back(
     assert terminal.wrong() == []
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        free.bind(("127.0.0.1", terminal.world().address.port))
+        free.bind(("127.0.0.1", terminal.context().address.port))
 
 
 def test_a_runner_that_was_left_behind_goes_even_when_it_does_not_listen(tmp_path: Path) -> None:

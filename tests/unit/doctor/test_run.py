@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from ollmlx.doctor.check import check, found, noted, skipped
 from ollmlx.doctor.context import CheckContext
-from ollmlx.doctor.render import text
+from ollmlx.doctor.fixes import own_pip
 from ollmlx.doctor.report import CheckResult, Report
-from ollmlx.doctor.run import Examination, examine
+from ollmlx.doctor.run import OwnedCheck, examine
 from ollmlx.errors.findings import Finding
 
 
 @check("crashing", "server", "NET003")
-def crashing(world: CheckContext) -> Iterator[Finding]:
+def crashing(context: CheckContext) -> Iterator[Finding]:
     raise SystemExit(3)
 
 
 @check("honest", "server", "NET003")
-def honest(world: CheckContext) -> Iterator[Finding]:
+def honest(context: CheckContext) -> Iterator[Finding]:
     yield found("NET003", "no daemon", commands=("ollmlx serve",))
 
 
 @check("lying", "server", "NET001")
-def lying(world: CheckContext) -> Iterator[Finding]:
+def lying(context: CheckContext) -> Iterator[Finding]:
     yield found("NET003", "no daemon")
 
 
 def examined(*checks: object, patience: float = 60.0) -> Report:
-    return examine([Examination(one, "test") for one in checks], CheckContext(), patience=patience)  # type: ignore[arg-type]
+    return examine([OwnedCheck(one, "test") for one in checks], CheckContext(), patience=patience)  # type: ignore[arg-type]
 
 
 @pytest.mark.finding("DOC001")
@@ -48,8 +48,8 @@ def test_a_check_may_report_only_what_it_declares() -> None:
 
 
 def test_commands_repeat_the_settings_file_that_was_asked_for() -> None:
-    world = CheckContext(asked=Path("my settings.toml"))
-    report = examine([Examination(honest, "test")], world)
+    context = CheckContext(asked=Path("my settings.toml"))
+    report = examine([OwnedCheck(honest, "test")], context)
     assert report.findings[0].commands == ("ollmlx --config 'my settings.toml' serve",)
 
 
@@ -58,7 +58,7 @@ def test_a_check_that_blocks_is_a_finding_and_holds_up_nobody() -> None:
     release = threading.Event()
 
     @check("blocking", "server", "NET003")
-    def blocking(world: CheckContext) -> Iterator[Finding]:
+    def blocking(context: CheckContext) -> Iterator[Finding]:
         release.wait()
         yield found("NET003", "late")
 
@@ -73,14 +73,14 @@ def test_what_needs_no_plugins_is_examined_while_they_are_loaded() -> None:
     done = threading.Event()
 
     @check("early", "server", "NET003")
-    def early(world: CheckContext) -> Iterator[Finding]:
+    def early(context: CheckContext) -> Iterator[Finding]:
         done.set()
         yield found("NET003", "no daemon")
 
-    def later() -> Iterator[Examination]:
-        yield Examination(early, "test")
+    def later() -> Iterator[OwnedCheck]:
+        yield OwnedCheck(early, "test")
         assert done.wait(60), "it waits for the check that comes after it"
-        yield Examination(honest, "test")
+        yield OwnedCheck(honest, "test")
 
     assert len(examine(later(), CheckContext()).findings) == 2
 
@@ -118,21 +118,25 @@ def test_the_json_has_stable_fields() -> None:
 def test_what_is_well_is_noted_and_is_no_finding() -> None:
     report = Report((CheckResult("x", "server", "t", (noted("NET003", "it answers"),), 0.1),), 0.1)
     assert report.findings == ()
-    assert text(report).splitlines() == ["[✓] Server", "    it answers", "Nothing is wrong."]
+    assert report.as_text().splitlines() == ["[✓] Server", "    it answers", "No problems found."]
     told = report.as_json()
     assert told["notes"] == [{"group": "server", "text": "it answers", "severity": "ok"}]
     assert (told["findings"], told["checks"][0]["findings"]) == ([], 0)
 
 
 def test_a_group_that_could_not_be_looked_at_has_no_tick() -> None:
-    report = Report((CheckResult("x", "storage", "t", (skipped("STO001", "not looked at"),), 0.1),), 0.1)
-    assert text(report).splitlines() == ["[-] Storage", "    not looked at", "Nothing is wrong in what was looked at."]
-    assert report.as_json()["notes"] == [{"group": "storage", "text": "not looked at", "severity": "skipped"}]
+    report = Report((CheckResult("x", "storage", "t", (skipped("STO001", "skipped"),), 0.1),), 0.1)
+    assert report.as_text().splitlines() == [
+        "[-] Storage",
+        "    skipped",
+        "No problems found, but some checks were skipped.",
+    ]
+    assert report.as_json()["notes"] == [{"group": "storage", "text": "skipped", "severity": "skipped"}]
 
 
 def test_a_report_is_grouped_counted_and_fits_the_terminal() -> None:
-    shown = text(report_of([("machine", "MDL010"), ("config", "CFG003"), ("machine", "ENV004")]))
-    assert shown.splitlines() == [
+    shown = report_of([("machine", "MDL010"), ("config", "CFG003"), ("machine", "ENV004")])
+    assert shown.as_text().splitlines() == [
         "[✗] Settings",
         "    CFG003 title of CFG003",
         "           more: ollmlx doctor --explain CFG003",
@@ -143,11 +147,31 @@ def test_a_report_is_grouped_counted_and_fits_the_terminal() -> None:
         "1 error, 1 warning.",
     ]
     two_ways = found("STO006", "half a pull", commands=("ollmlx pull a",), instead=("rm -r a",))
-    assert text(Report((CheckResult("x", "storage", "t", (two_ways,), 0.1),), 0.1)).splitlines()[1:5] == [
+    assert Report((CheckResult("x", "storage", "t", (two_ways,), 0.1),), 0.1).as_text().splitlines()[1:5] == [
         "    STO006 half a pull",
         "           $ ollmlx pull a",
         "           or:",
         "           $ rm -r a",
     ]
     long = Report((CheckResult("x", "config", "t", (found("CFG003", "word " * 40),), 0.1),), 0.1)
-    assert max(len(line) for line in text(long, 60).splitlines()) <= 60
+    assert max(len(line) for line in long.as_text(60).splitlines()) <= 60
+
+
+BESIDE, ELSEWHERE = {"pip": "/venv/bin/pip"}, {"pip": "/usr/bin/pip"}
+
+
+@pytest.mark.parametrize(
+    ("found", "has_pip", "expected"),
+    [
+        (BESIDE, True, "pip install x"),
+        (ELSEWHERE, True, "/venv/bin/python -m pip install x"),
+        ({}, True, "/venv/bin/python -m pip install x"),
+        ({"uv": "/usr/bin/uv"}, False, "uv pip install x --python /venv/bin/python"),
+        ({"uv": "/usr/bin/uv"}, True, "/venv/bin/python -m pip install x"),
+    ],
+)
+def test_pip_commands_install_into_the_python_that_runs_ollmlx(
+    found: Mapping[str, str], has_pip: bool, expected: str
+) -> None:
+    typed, python = ("pip install x", "ollmlx serve"), "/venv/bin/python"
+    assert own_pip(typed, python=python, which=found.get, has_pip=lambda: has_pip) == (expected, "ollmlx serve")

@@ -2,20 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ollmlx.cli.answer import THINK_LEVELS
 from ollmlx.cli.chat.conversation import Conversation
-from ollmlx.cli.chat.help import usage
 from ollmlx.cli.client import Client
+from ollmlx.cli.models import PARTS, description, installed_models, models_table, part_of
+from ollmlx.cli.transfer import succeeded
 from ollmlx.errors import InvalidRequest
 
-LEVELS = ("low", "medium", "high", "max")
+COMMAND_HELP = {
+    "/set": "Set session variables",
+    "/show": "Show model information",
+    "/load <model>": "Load a model, with an empty chat",
+    "/save <model>": "Save this session as a model",
+    "/list": "List installed models",
+    "/clear": "Clear session context",
+    "/bye": "Exit",
+    "/?, /help": "Help for a command",
+    "/? shortcuts": "Help for keyboard shortcuts",
+}
+SET_HELP = {
+    "/set parameter <name> <value>...": "Set a sampling parameter",
+    "/set system <string>": "Set the system message",
+    "/set history": "Save the lines that you type",
+    "/set nohistory": "Do not save the lines that you type",
+    "/set wordwrap": "Break lines between words",
+    "/set nowordwrap": "Do not break lines between words",
+    "/set format json": "Answer in JSON",
+    "/set noformat": "Answer in any format",
+    "/set verbose": "Print durations, counts and rates",
+    "/set quiet": "Print only the answers",
+    "/set think [low|medium|high|max]": "Let the model think first",
+    "/set nothink": "Let the model answer at once",
+}
+SHOW_HELP = {
+    "/show info": "Describe the model",
+    "/show license": "Its license",
+    "/show modelfile": "Its Modelfile",
+    "/show parameters": "Its parameters, and yours",
+    "/show system": "Its system message, or yours",
+    "/show template": "Its prompt template",
+}
+SHORTCUT_HELP = {
+    "Ctrl + a / e": "Move to the beginning / end of the line",
+    "Alt + b / f": "Move back / forward one word",
+    "Ctrl + k / u": "Delete to the end / beginning of the line",
+    "Ctrl + w": "Delete the word before the cursor",
+    "Ctrl + r": "Search earlier lines",
+    "Ctrl + l": "Clear the screen",
+    "Ctrl + c": "Stop the answer, or empty the line",
+    "Ctrl + d": "Exit",
+}
 
 
 @dataclass
 class Session:
-    """One chat loop: the conversation, and how it is shown. `say` prints a line for the person."""
+    """The state of the chat loop: the conversation and how it is shown. `say` prints a line."""
 
     client: Client
     conversation: Conversation
@@ -26,14 +70,29 @@ class Session:
     over: bool = False
 
 
-def execute(session: Session, line: str) -> None:
-    """Do what a command says. Raises OllmlxError with what to say when it cannot be done."""
+def run_command(session: Session, line: str) -> None:
+    """Run a command. Raises OllmlxError if that is not possible."""
     words = line.split(None, 1)
     name, rest = words[0], words[1] if len(words) > 1 else ""
     command = COMMANDS.get(name)
     if command is None:
         raise InvalidRequest(f"unknown command '{name}'", hint="/? lists the commands")
     command(session, rest)
+
+
+def usage(topic: str = "") -> str:
+    """Return the help for a topic: `set`, `show` or `shortcuts`; otherwise the list of commands."""
+    topics: dict[str, tuple[str, Mapping[str, str]]] = {
+        "set": ("Available commands:", SET_HELP),
+        "show": ("Available commands:", SHOW_HELP),
+        "shortcuts": ("Available keyboard shortcuts:", SHORTCUT_HELP),
+    }
+    title, entries = topics.get(topic.strip().lstrip("/"), ("Available commands:", COMMAND_HELP))
+    longest = max(map(len, entries))
+    lines = [title, *(f"  {name:<{longest}}   {text}" for name, text in entries.items())]
+    if entries is COMMAND_HELP:
+        lines += ["", 'Use """ to begin a multi-line message.']
+    return "\n".join(lines)
 
 
 def _bye(session: Session, rest: str) -> None:
@@ -50,9 +109,7 @@ def _clear(session: Session, rest: str) -> None:
 
 
 def _list(session: Session, rest: str) -> None:
-    from ollmlx.cli.list import models, models_table
-
-    session.say(models_table(models(session.client, rest.strip())))
+    session.say(models_table(installed_models(session.client, rest.strip())))
 
 
 def _load(session: Session, rest: str) -> None:
@@ -64,8 +121,6 @@ def _load(session: Session, rest: str) -> None:
 
 
 def _save(session: Session, rest: str) -> None:
-    from ollmlx.cli.progress import succeeded
-
     model = _one_word(rest, "/save <model>")
     for _ in session.client.stream("/api/create", session.conversation.saved(model), ended=succeeded):
         pass
@@ -73,21 +128,19 @@ def _save(session: Session, rest: str) -> None:
 
 
 def _show(session: Session, rest: str) -> None:
-    from ollmlx.cli.show import PARTS, part_of, sections
-
     part, chat = rest.strip() or "info", session.conversation
     if part not in ("info", *PARTS):
         raise InvalidRequest(f"unknown command '/show {part}'", hint="/? show")
     shown = session.client.post("/api/show", {"model": chat.model})
     if part == "info":
-        session.say(sections(shown))
+        session.say(description(shown))
         return
     text = part_of(shown, part)
     if part == "parameters":
-        mine = "\n".join(f"{name:<30} {value}" for name, value in chat.parameters())
+        own = "\n".join(f"{name:<30} {value}" for name, value in chat.parameters())
         text = "\n\n".join(
             f"{title}:\n{lines}"
-            for title, lines in (("Model defined parameters", text), ("User defined parameters", mine))
+            for title, lines in (("Model defined parameters", text), ("User defined parameters", own))
             if lines
         )
     elif part == "system" and chat.system is not None:
@@ -97,10 +150,14 @@ def _show(session: Session, rest: str) -> None:
 
 def _set(session: Session, rest: str) -> None:
     words = rest.split(None, 1)
-    setting = _SETTINGS.get(words[0]) if words else None
-    if setting is None:
+    name = words[0] if words else ""
+    if name in _SWITCHES:
+        setattr(session, *_SWITCHES[name])
+        session.say(f"Set '{name}' mode.")
+    elif (setting := _SETTINGS.get(name)) is not None:
+        session.say(setting(session, words[1] if len(words) > 1 else ""))
+    else:
         raise InvalidRequest(f"unknown command '{' '.join(['/set', *words])}'", hint="/? set")
-    session.say(setting(session, words[1] if len(words) > 1 else ""))
 
 
 def _set_parameter(session: Session, rest: str) -> str:
@@ -133,8 +190,8 @@ def _set_noformat(session: Session, rest: str) -> str:
 
 def _set_think(session: Session, rest: str) -> str:
     level = rest.strip()
-    if level and level not in LEVELS:
-        raise InvalidRequest(f"unknown thinking level {level!r}", hint=f"one of {', '.join(LEVELS)}")
+    if level and level not in THINK_LEVELS:
+        raise InvalidRequest(f"unknown thinking level {level!r}", hint=f"one of {', '.join(THINK_LEVELS)}")
     session.conversation.think = level or True
     return f"Set 'think' mode to '{level}'." if level else "Set 'think' mode."
 
@@ -142,36 +199,6 @@ def _set_think(session: Session, rest: str) -> str:
 def _set_nothink(session: Session, rest: str) -> str:
     session.conversation.think = False
     return "Set 'nothink' mode."
-
-
-def _set_wordwrap(session: Session, rest: str) -> str:
-    session.wordwrap = True
-    return "Set 'wordwrap' mode."
-
-
-def _set_nowordwrap(session: Session, rest: str) -> str:
-    session.wordwrap = False
-    return "Set 'nowordwrap' mode."
-
-
-def _set_verbose(session: Session, rest: str) -> str:
-    session.verbose = True
-    return "Set 'verbose' mode."
-
-
-def _set_quiet(session: Session, rest: str) -> str:
-    session.verbose = False
-    return "Set 'quiet' mode."
-
-
-def _set_history(session: Session, rest: str) -> str:
-    session.history = True
-    return "Set 'history' mode."
-
-
-def _set_nohistory(session: Session, rest: str) -> str:
-    session.history = False
-    return "Set 'nohistory' mode."
 
 
 def _one_word(rest: str, form: str) -> str:
@@ -201,10 +228,14 @@ _SETTINGS: dict[str, Callable[[Session, str], str]] = {
     "noformat": _set_noformat,
     "think": _set_think,
     "nothink": _set_nothink,
-    "wordwrap": _set_wordwrap,
-    "nowordwrap": _set_nowordwrap,
-    "verbose": _set_verbose,
-    "quiet": _set_quiet,
-    "history": _set_history,
-    "nohistory": _set_nohistory,
 }
+
+_SWITCHES = {
+    "wordwrap": ("wordwrap", True),
+    "nowordwrap": ("wordwrap", False),
+    "verbose": ("verbose", True),
+    "quiet": ("verbose", False),
+    "history": ("history", True),
+    "nohistory": ("history", False),
+}
+"""Name of a switch -> (attribute of Session, its value)."""

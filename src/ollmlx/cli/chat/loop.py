@@ -1,4 +1,4 @@
-"""The chat loop: reads lines, sends turns, prints answers."""
+"""The chat loop: reads lines, runs commands, sends turns and prints answers."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
-from ollmlx.cli.answer import Display, finished, numbers
-from ollmlx.cli.chat.commands import Session, execute
+from ollmlx.cli.answer import Display, figures, finished
+from ollmlx.cli.chat.commands import Session, run_command
 from ollmlx.cli.chat.conversation import Conversation
-from ollmlx.cli.chat.lines import FENCE, Entry, Lines
 from ollmlx.cli.client import Client, Json
-from ollmlx.cli.main import report
-from ollmlx.cli.spinner import Spinner
-from ollmlx.cli.terminal import unechoed
+from ollmlx.cli.connection import settings
+from ollmlx.cli.terminal import Spinner, note, report, unechoed
 from ollmlx.errors import OllmlxError
 
+FENCE = '"""'
 PLACEHOLDER = "Send a message (/? for help)"
 PLACEHOLDER_IN_BLOCK = 'Use """ to end multi-line input'
 
 
 def chat(client: Client, args: argparse.Namespace) -> int:
-    """Talk until /bye or Ctrl-D."""
+    """Chat until /bye or Ctrl-D."""
     with unechoed(sys.stdin):
         return _chat(client, args)
 
@@ -42,14 +42,14 @@ def _chat(client: Client, args: argparse.Namespace) -> int:
     session = Session(client, conversation, print, wordwrap=not args.nowordwrap, verbose=args.verbose)
     reader = _Reader(session, _history_file(args))
     while not session.over:
-        entry = reader.read()
-        if entry is None:
+        chat_input = reader.read()
+        if chat_input is None:
             break
         try:
-            if entry.command:
-                execute(session, entry.text)
+            if chat_input.command:
+                run_command(session, chat_input.text)
             else:
-                _turn(session, entry.text, hide_thinking=args.hidethinking)
+                _turn(session, chat_input.text, hide_thinking=args.hidethinking)
         except OllmlxError as error:
             report(error)
         except KeyboardInterrupt:
@@ -59,16 +59,16 @@ def _chat(client: Client, args: argparse.Namespace) -> int:
 
 def _turn(session: Session, text: str, *, hide_thinking: bool) -> None:
     conversation = session.conversation
-    conversation.ask(text)
+    conversation.add_question(text)
     display = Display(sys.stdout, wrap=session.wordwrap, hide_thinking=hide_thinking)
     try:
         answer = display.show(session.client.stream("/api/chat", conversation.request(), ended=finished))
     except OllmlxError:
-        conversation.unask()
+        conversation.remove_question()
         raise
-    conversation.hear(answer)
+    conversation.add_answer(answer)
     if session.verbose and answer.final:
-        print(numbers(answer.final) + "\n", file=sys.stderr)
+        print(figures(answer.final) + "\n", file=sys.stderr)
 
 
 class _Reader:
@@ -76,12 +76,12 @@ class _Reader:
 
     def __init__(self, session: Session, file: Path | None) -> None:
         kept: History = FileHistory(str(file)) if file is not None else InMemoryHistory()
-        self._prompt: PromptSession[str] = PromptSession(history=_Switched(kept, session))
-        self._lines = Lines()
+        self._prompt: PromptSession[str] = PromptSession(history=_SwitchableHistory(kept, session))
+        self._lines = LineReader()
         self._pasted: list[str] = []
 
-    def read(self) -> Entry | None:
-        """The next input; None at Ctrl-D."""
+    def read(self) -> ChatInput | None:
+        """Return the next input; None at Ctrl-D."""
         while True:
             try:
                 line = self._line()
@@ -92,11 +92,11 @@ class _Reader:
                     print("Use Ctrl + d or /bye to exit.")
                 self._lines.drop()
                 continue
-            if (entry := self._lines.feed(line)) is not None:
-                return entry
+            if (chat_input := self._lines.feed(line)) is not None:
+                return chat_input
 
     def _line(self) -> str:
-        """The next line. Of a pasted block, one line after the other; any other pasted text is one line."""
+        """Return the next line. A pasted block is read line by line; other pasted text counts as one line."""
         if not self._pasted:
             text = self._ask()
             self._pasted = text.split("\n") if self._lines.open or FENCE in text else [text]
@@ -107,8 +107,8 @@ class _Reader:
         return self._prompt.prompt(sign, placeholder=FormattedText([("fg:ansibrightblack", hint)]))
 
 
-class _Switched(History):
-    """A history that keeps what is typed only while the session says so."""
+class _SwitchableHistory(History):
+    """A history that saves lines only while `session.history` is true."""
 
     def __init__(self, kept: History, session: Session) -> None:
         super().__init__()
@@ -124,9 +124,7 @@ class _Switched(History):
 
 
 def _history_file(args: argparse.Namespace) -> Path | None:
-    """The private file of what was typed; None when OLLAMA_NOHISTORY is set or the state folder cannot be used."""
-    from ollmlx.cli.configured import settings
-
+    """Return the history file; None if OLLAMA_NOHISTORY is set or the state folder cannot be used."""
     if os.environ.get("OLLAMA_NOHISTORY", "").lower() not in ("", "0", "false"):
         return None
     file = settings(args).state_folder / "history"
@@ -134,6 +132,75 @@ def _history_file(args: argparse.Namespace) -> Path | None:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         file.touch(mode=0o600)
     except OSError as error:
-        print(f"what you type is not kept: {file}: {error.strerror}", file=sys.stderr)
+        note(f"the lines that you type are not saved: {file}: {error.strerror}")
         return None
     return file
+
+
+# -- lines -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ChatInput:
+    """One complete input. `command`: it is a command (`/set …`), not text for the model."""
+
+    text: str
+    command: bool = False
+
+
+class LineReader:
+    """Collects lines until an input is complete.
+
+    A line that begins with three quotes opens a block, and a line that ends with them closes it. A block is text for
+    the model, also if it has slashes. `/set system` takes a block as its value.
+    """
+
+    def __init__(self) -> None:
+        self._head = ""
+        self._block: list[str] | None = None
+
+    @property
+    def open(self) -> bool:
+        """True while a block is not closed."""
+        return self._block is not None
+
+    def drop(self) -> None:
+        """Discard an open block."""
+        self._head, self._block = "", None
+
+    def feed(self, line: str) -> ChatInput | None:
+        """Add a line. Return the input that it completes; None if none is complete yet."""
+        if self._block is None:
+            head, body = _opening(line)
+            if body is None:
+                return _plain(line)
+            self._head, self._block, line = head, [], body
+        closed = line.rstrip().endswith(FENCE)
+        self._block.append(line.rstrip().removesuffix(FENCE) if closed else line)
+        if not closed:
+            return None
+        chat_input = ChatInput(self._head + "\n".join(self._block), command=bool(self._head))
+        self.drop()
+        return chat_input
+
+
+def is_command(line: str) -> bool:
+    """Return True if a line is a command. A path such as `/usr/bin` is text for the model."""
+    first = line.split(None, 1)[0] if line.split() else ""
+    return first.startswith("/") and "/" not in first[1:]
+
+
+def _opening(line: str) -> tuple[str, str | None]:
+    """Return the text before and after an opening fence; (line, None) if no block opens."""
+    stripped = line.lstrip()
+    if stripped.startswith(FENCE):
+        return "", stripped.removeprefix(FENCE)
+    words = stripped.split(None, 2)
+    if words[:2] == ["/set", "system"] and len(words) == 3 and words[2].startswith(FENCE):
+        return "/set system ", words[2].removeprefix(FENCE)
+    return line, None
+
+
+def _plain(line: str) -> ChatInput | None:
+    text = line.strip()
+    return ChatInput(text, command=is_command(text)) if text else None

@@ -1,21 +1,20 @@
-"""ollmlx's own checks. They have the shape of those that plugins register with the hook `register_checks`."""
+"""ollmlx's own checks, a module for each group. They have the shape of the checks that plugins register with the hook
+`register_checks`. Only the doctor imports them.
+"""
 
 from __future__ import annotations
 
 from ollmlx.doctor.check import FunctionCheck
-from ollmlx.doctor.checks.accelerator import accelerator, blas, mlx, python
-from ollmlx.doctor.checks.config import models_of_settings, settings, variables
-from ollmlx.doctor.checks.limits import limits
-from ollmlx.doctor.checks.models import runnable
-from ollmlx.doctor.checks.network import proxy
+from ollmlx.doctor.checks.config import settings, unknown_models, variables
+from ollmlx.doctor.checks.machine import accelerator, blas, limits, mlx, python
 from ollmlx.doctor.checks.plugins import needed, plugins
 from ollmlx.doctor.checks.runners import leftovers, runners
 from ollmlx.doctor.checks.security import exposure, secrets
-from ollmlx.doctor.checks.server import folders, owner, server
-from ollmlx.doctor.checks.storage import folder
+from ollmlx.doctor.checks.server import folders, owner, proxy, server
+from ollmlx.doctor.checks.storage import folder, runnable
 
 OWN: tuple[FunctionCheck, ...] = (
-    settings, variables, models_of_settings, python, accelerator, mlx, blas, limits, plugins, needed, folder, runnable,
+    settings, variables, unknown_models, python, accelerator, mlx, blas, limits, plugins, needed, folder, runnable,
     server, owner, folders, exposure, secrets, proxy, runners, leftovers,
 )  # fmt: skip
 """Every check of ollmlx itself, in the order of the report."""

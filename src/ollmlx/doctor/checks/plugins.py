@@ -1,4 +1,4 @@
-"""Are the plugins that are installed also on, and is everything there that the settings and models ask for?"""
+"""Checks of plugins: which are off although they should be on, and which are missing."""
 
 from __future__ import annotations
 
@@ -9,116 +9,118 @@ from pathlib import Path
 
 from ollmlx.doctor.check import check, found, remedy
 from ollmlx.doctor.context import PLUGIN_SECONDS, CheckContext
-from ollmlx.doctor.fixes import edit
+from ollmlx.doctor.fixes import edit_settings, quoted
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.plugin.loader import LoadedPlugin
 from ollmlx.text.quantities import format_duration
 
-KEPT = (
-    ("ollama_store", "manifests", "*/*/*/*", "of Ollama's models"),
-    ("hub", "mlx", "*/config.json", "of MLX's models"),
+OFFLINE_STORES = (
+    ("ollama_store", "manifests", "*/*/*/*", "models of Ollama"),
+    ("hub", "mlx", "*/config.json", "models for MLX"),
 )
-"""A store's plugin, its place in the models folder, what lies there once a model, and what they are called."""
+"""The plugin of a store, its folder in the models folder, a pattern that matches one file a model, and a noun."""
 DISABLED = "OLLMLX_PLUGINS__DISABLED"
 EXTRAS = frozenset({"llamacpp"})
-"""Backends that an extra of the distribution `ollmlx` brings."""
+"""Backends that are installed with an extra of ollmlx."""
 
 
 @check("plugins", "plugins", "PLG001", "PLG003", "PLG004", "PLG005", "PLG006", "CFG008")
-def plugins(world: CheckContext) -> Iterator[Finding]:
-    """One finding for each that is off for a reason nobody chose, and for each required one that is off."""
-    loaded = world.plugins.loaded if world.plugins else []
+def plugins(context: CheckContext) -> Iterator[Finding]:
+    """Report each plugin that is off because of an error, and each required plugin that is off."""
+    loaded = context.plugins.loaded if context.plugins else []
     for plugin in loaded:
-        if plugin.code is not None and plugin.late and world.settings.plugins.load_timeout > PLUGIN_SECONDS:
-            waits = format_duration(world.settings.plugins.load_timeout)
+        if plugin.code is not None and plugin.late and context.settings.plugins.load_timeout > PLUGIN_SECONDS:
+            wait = format_duration(context.settings.plugins.load_timeout)
             yield found(
                 "PLG001", f"plugin {plugin.name!r} was not loaded within {PLUGIN_SECONDS:g} s", subject=plugin.name,
-                evidence=(f"from {plugin.origin}", f"the daemon waits for it {waits} at each start"),
-                commands=("ollmlx plugin list",), instead=_without(world, plugin.name), severity=Severity.WARNING,
+                evidence=(f"from {plugin.origin}", f"the daemon waits {wait} for it at each start"),
+                commands=("ollmlx plugin list",), instead=_without(context, plugin.name), severity=Severity.WARNING,
             )  # fmt: skip
         elif plugin.code is not None:
             yield found(
                 plugin.code, f"plugin {plugin.name!r} is off: {plugin.problem}", subject=plugin.name,
                 evidence=(f"from {plugin.origin}", "" if remedy(plugin.hint) else plugin.hint or ""),
-                commands=(*_mended(world, plugin), "ollmlx plugin list"), instead=_without(world, plugin.name),
-                severity=Severity.ERROR,
+                commands=(*_plugin_fixes(context, plugin), "ollmlx plugin list"),
+                instead=_without(context, plugin.name), severity=Severity.ERROR,
             )  # fmt: skip
     on = {plugin.name for plugin in loaded if plugin.enabled}
-    for name in world.settings.plugins.required if world.plugins else ():
+    for name in context.settings.plugins.required if context.plugins else ():
         if name not in on:
-            origin = world.origin("plugins", "required")
-            here = any(plugin.name == name for plugin in loaded)
-            title = f"the required plugin {name!r} is {'off' if here else 'not installed'}"
-            mend, _ = edit(world, origin, "", None)
+            origin = context.origin("plugins", "required")
+            installed = any(plugin.name == name for plugin in loaded)
+            title = f"the required plugin {name!r} is {'off' if installed else 'not installed'}"
+            commands, _ = edit_settings(context, origin)
             yield found(
-                "PLG006", title, evidence=(str(origin), _why_off(world, name)), subject=name,
-                commands=("ollmlx plugin list", *mend),
+                "PLG006", title, evidence=(str(origin), _why_off(context, name)), subject=name,
+                commands=("ollmlx plugin list", *commands),
             )  # fmt: skip
 
 
-def _mended(world: CheckContext, plugin: LoadedPlugin) -> tuple[str, ...]:
-    """What its error advises; else its table, its file, or a newer version of its distribution."""
+def _plugin_fixes(context: CheckContext, plugin: LoadedPlugin) -> tuple[str, ...]:
+    """Return what the error advises; otherwise edit its table, edit its file, or update its distribution."""
     if advised := remedy(plugin.hint):
         return advised
     if plugin.code == "CFG008":
-        return edit(world, world.origin("plugins", plugin.name), "", None)[0]
-    if plugin.origin in {str(path.expanduser()) for path in world.settings.plugins.paths}:
+        return edit_settings(context, context.origin("plugins", plugin.name))[0]
+    if plugin.origin in {str(path.expanduser()) for path in context.settings.plugins.paths}:
         file = Path(plugin.origin)
         file = file / "__init__.py" if file.is_dir() else file
         if not file.exists():
-            return edit(world, world.origin("plugins", "paths"), "", None)[0]
-        return (f"${{EDITOR:-vi}} +{plugin.line or 1} {shlex.quote(str(file))}",)
+            return edit_settings(context, context.origin("plugins", "paths"))[0]
+        return (f"${{EDITOR:-vi}} +{plugin.line or 1} {quoted(file)}",)
     return (f"pip install --upgrade {plugin.origin.partition(' ')[0]}",)
 
 
-def _without(world: CheckContext, name: str) -> tuple[str, ...]:
-    """Do without the plugin; where several are broken, each command adds to what those before it have set."""
-    already = world.settings.plugins.disabled
-    broken = [plugin for plugin in world.plugins.loaded if plugin.code is not None] if world.plugins else []
+def _without(context: CheckContext, name: str) -> tuple[str, ...]:
+    """Switch the plugin off. If several are broken, each command adds to what the earlier ones have set."""
+    disabled = context.settings.plugins.disabled
+    broken = [plugin for plugin in context.plugins.loaded if plugin.code is not None] if context.plugins else []
     if len(broken) < 2:
-        return (f"export {DISABLED}={shlex.quote(','.join([*already, name]))}",)
-    listed = re.sub(r'([\\"$`}])', r"\\\1", ",".join(already))  # as it stands in double quotes
-    before = f"${{{DISABLED}:-{listed}}}," if already else f"${{{DISABLED}:+${DISABLED},}}"
+        return (f"export {DISABLED}={shlex.quote(','.join([*disabled, name]))}",)
+    listed = re.sub(r'([\\"$`}])', r"\\\1", ",".join(disabled))  # escaped for double quotes
+    before = f"${{{DISABLED}:-{listed}}}," if disabled else f"${{{DISABLED}:+${DISABLED},}}"
     return (f'export {DISABLED}="{before}"{shlex.quote(name)}',)
 
 
 @check("needed", "plugins", "PLG006")
-def needed(world: CheckContext) -> Iterator[Finding]:
-    """Backends that declared models ask for, and models on this disk whose store is off."""
-    if world.plugins is None:
+def needed(context: CheckContext) -> Iterator[Finding]:
+    """Report backends that the settings name and that are missing, and models whose store is off."""
+    if context.plugins is None:
         return
-    registry = world.plugins.registry
-    for name, declared in world.settings.models.items():
+    registry = context.plugins.registry
+    for name, declared in context.settings.models.items():
         if declared.backend is not None and registry.backends.get(declared.backend) is None:
-            origin = str(world.origin("models", name))
+            origin = str(context.origin("models", name))
             yield found(
-                "PLG006", f"[models.{name!r}] asks for the backend {declared.backend!r}, which is not there",
-                evidence=(origin, _why_off(world, declared.backend)), subject=name,
-                commands=("ollmlx plugin list", *_backend_ways(world, name, declared.backend)),
+                "PLG006", f"[models.{name!r}] names the backend {declared.backend!r}, which is not installed",
+                evidence=(origin, _why_off(context, declared.backend)), subject=name,
+                commands=("ollmlx plugin list", *_backend_fixes(context, name, declared.backend)),
             )  # fmt: skip
-    yield from _unread(world)
+    yield from _hidden_models(context)
 
 
-def _unread(world: CheckContext) -> Iterator[Finding]:
-    """Models on this disk whose store is switched off."""
-    for plugin, place, once, what in KEPT:
-        folder = world.settings.models_folder / place
-        count = sum(path.is_file() for path in folder.glob(once)) if plugin in world.settings.plugins.disabled else 0
+def _hidden_models(context: CheckContext) -> Iterator[Finding]:
+    """Report models on this disk whose store is switched off."""
+    for plugin, subfolder, pattern, noun in OFFLINE_STORES:
+        folder = context.settings.models_folder / subfolder
+        count = (
+            sum(path.is_file() for path in folder.glob(pattern)) if plugin in context.settings.plugins.disabled else 0
+        )
         if count:
             yield found(
-                "PLG006", f"{count} {what} are on this disk, and the plugin that reads them is off",
-                evidence=(str(folder), _why_off(world, plugin)), severity=Severity.WARNING, subject=plugin,
-                commands=(*edit(world, world.origin("plugins", "disabled"), "", None)[0], "ollmlx plugin list"),
+                "PLG006", f"{count} {noun} are on this disk, and the plugin that reads them is off",
+                evidence=(str(folder), _why_off(context, plugin)), severity=Severity.WARNING, subject=plugin,
+                commands=(*edit_settings(context, context.origin("plugins", "disabled"))[0], "ollmlx plugin list"),
             )  # fmt: skip
 
 
-def _backend_ways(world: CheckContext, model: str, backend: str) -> tuple[str, ...]:
-    """Install what brings the backend, where that is an extra of ours; else correct the model's table."""
+def _backend_fixes(context: CheckContext, model: str, backend: str) -> tuple[str, ...]:
+    """Install the extra that has the backend, or edit the table of the model."""
     if backend in EXTRAS:
         return (f"pip install 'ollmlx[{backend}]'",)
-    return edit(world, world.origin("models", model), "", None)[0]
+    return edit_settings(context, context.origin("models", model))[0]
 
 
-def _why_off(world: CheckContext, name: str) -> str:
-    loaded = world.plugins.loaded if world.plugins else []
+def _why_off(context: CheckContext, name: str) -> str:
+    loaded = context.plugins.loaded if context.plugins else []
     return next((f"plugin {name!r}: {plugin.problem}" for plugin in loaded if plugin.name == name), "")

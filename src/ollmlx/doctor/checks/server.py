@@ -1,4 +1,4 @@
-"""Does the daemon answer, and is it ours?"""
+"""Checks of the server: what answers at the daemon's address, with which models folder, and which proxy is set."""
 
 from __future__ import annotations
 
@@ -10,158 +10,198 @@ from typing import Any
 from ollmlx import __version__
 from ollmlx.doctor.check import check, found, noted, skipped
 from ollmlx.doctor.context import CheckContext
-from ollmlx.doctor.daemon import Silent
-from ollmlx.doctor.fixes import edit
-from ollmlx.doctor.lock_owner import holder
-from ollmlx.doctor.ports import elsewhere, exported, restarted, stopped
+from ollmlx.doctor.daemon import NoReply
+from ollmlx.doctor.fixes import (
+    SERVE,
+    Fixes,
+    edit_settings,
+    export_setting,
+    listen_elsewhere,
+    restart_daemon,
+    stop_listener,
+)
 from ollmlx.doctor.processes import Process
 from ollmlx.errors.findings import Finding, Severity
 
-SERVE = "ollmlx serve"
 OUTPUT = "serve.out"
-LAST_WORDS = 15
+OUTPUT_LINES = 15
 HOST = ("server", "host")
 OLLAMA_API = "ollama_api"
+PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+EXCEPTIONS = ("NO_PROXY", "no_proxy")
+LOCAL = ("127.0.0.1", "localhost")
+"""The names under which clients call a daemon on their own machine."""
 
 
 @check("server", "server", "NET001", "NET002", "NET003", "NET004", "NET008", "PLG006", "SEC004")
-async def server(world: CheckContext) -> list[Finding]:
-    """What answers at the daemon's address."""
-    if any(fault.path == HOST for fault in world.faults):
-        return [skipped("NET003", "not looked at: the address of the daemon is not valid, see ollmlx doctor config")]
-    where = world.address.netloc
+async def server(context: CheckContext) -> list[Finding]:
+    """Examine what answers at the daemon's address."""
+    if any(fault.path == HOST for fault in context.faults):
+        return [skipped("NET003", "skipped: the address of the daemon is not valid; see ollmlx doctor config")]
+    address = context.address.netloc
     try:
-        answer = await world.daemon.get("/api/version")
-    except Silent as silence:
-        return _silent(world, silence.reason)
-    told = answer.body if isinstance(answer.body, dict) else {}
+        answer = await context.daemon.get("/api/version")
+    except NoReply as silence:
+        return _no_answer(context, silence.reason)
+    version = answer.body if isinstance(answer.body, dict) else {}
     if answer.status == 401:
-        seen = (_who(world), "its keys: [security] api_keys of its settings, or its OLLMLX_SECURITY__API_KEYS")
-        title = f"the daemon at {where} wants another API key"
-        key = "export OLLAMA_API_KEY=KEY"
-        return [found("SEC004", title, evidence=seen, commands=(key,), instead=restarted(world))]
-    if "ollmlx" not in told:
-        ours = await world.ask("/api/daemon") or {}
-        return [_mute(world, ours) if "protocol" in ours else _foreign(world, told)]
-    if told["ollmlx"] != __version__:
-        title = f"the daemon is ollmlx {told['ollmlx']}, this command is {__version__}"
-        return [found("NET004", title, evidence=(_who(world),), commands=restarted(world), severity=Severity.WARNING)]
-    return await _ready(world)
+        keys = "its keys are [security] api_keys of its settings, or its variable OLLMLX_SECURITY__API_KEYS"
+        title = f"the daemon at {address} wants another API key"
+        export = ("export OLLAMA_API_KEY=KEY",)
+        return [found("SEC004", title, evidence=(_listener(context), keys), commands=export,
+                      instead=restart_daemon(context))]  # fmt: skip
+    if "ollmlx" not in version:
+        status = await context.ask("/api/daemon") or {}
+        return [_without_ollama_api(context, status) if "protocol" in status else _other_program(context, version)]
+    if version["ollmlx"] != __version__:
+        title = f"the daemon is ollmlx {version['ollmlx']}, this command is {__version__}"
+        return [found("NET004", title, evidence=(_listener(context),), commands=restart_daemon(context),
+                      severity=Severity.WARNING)]  # fmt: skip
+    return await _readiness(context)
 
 
-def _mute(world: CheckContext, ours: Mapping[str, Any]) -> Finding:
-    """Our daemon, without the routes that `ollmlx run`, `ollmlx list` and the others call."""
-    origin = world.origin("plugins", "disabled")
-    off = OLLAMA_API in world.settings.plugins.disabled
+def _without_ollama_api(context: CheckContext, status: Mapping[str, Any]) -> Finding:
+    """Report a daemon of ours without the routes that `ollmlx run`, `ollmlx list` and other commands call."""
+    origin = context.origin("plugins", "disabled")
+    off = OLLAMA_API in context.settings.plugins.disabled
     return found(
-        "PLG006", f"the daemon at {world.address.netloc} does not serve Ollama's API, which the other commands call",
-        evidence=(_who(world), f"plugin {OLLAMA_API!r} is switched off: {origin}" if off else ""), subject=OLLAMA_API,
-        commands=(*(edit(world, origin, "", None)[0] if off else ()), *restarted(world, ours)),
-        severity=Severity.WARNING,
+        "PLG006", f"the daemon at {context.address.netloc} does not serve Ollama's API, which the other commands call",
+        evidence=(_listener(context), f"plugin {OLLAMA_API!r} is switched off: {origin}" if off else ""),
+        commands=(*(edit_settings(context, origin)[0] if off else ()), *restart_daemon(context, status)),
+        subject=OLLAMA_API, severity=Severity.WARNING,
     )  # fmt: skip
 
 
-def _foreign(world: CheckContext, told: Mapping[str, Any]) -> Finding:
-    """Ollama gives way to its successor; any other program is left alone, and ollmlx listens elsewhere."""
-    ollama = "version" in told
-    what = f"Ollama {told['version']}" if ollama else "a program that is not ollmlx"
-    ways = ((*stopped(world, ollama=ollama), SERVE), elsewhere(world))
-    commands, instead = ways if ollama else reversed(ways)
-    title = f"at {world.address.netloc} answers {what}"
-    return found("NET004", title, evidence=(_who(world),), commands=commands, instead=instead)
+def _other_program(context: CheckContext, version: Mapping[str, Any]) -> Finding:
+    """Report Ollama, which is to be stopped, or another program, beside which ollmlx is to listen elsewhere."""
+    ollama = "version" in version
+    program = f"Ollama {version['version']}" if ollama else "a program that is not ollmlx"
+    fixes = ((*stop_listener(context, ollama=ollama), SERVE), listen_elsewhere(context))
+    commands, instead = fixes if ollama else reversed(fixes)
+    title = f"{program} answers at {context.address.netloc}"
+    return found("NET004", title, evidence=(_listener(context),), commands=commands, instead=instead)
 
 
-async def _ready(world: CheckContext) -> list[Finding]:
-    """Why it takes no new work."""
-    told = await world.ask("/readyz") or {}
-    if not told.get("problems"):
-        return [noted("NET003", f"ollmlx {__version__} answers at {world.address.netloc}")]
-    again = restarted(world)
-    if told.get("stopping"):  # a second signal ends what it still does
-        seen = ("it ends by itself when they are done; start another one then, or end them now",)
-        title = f"the daemon takes no new work: {told['problems'][0]}"
-        return [found("NET008", title, evidence=seen, commands=again)]
+async def _readiness(context: CheckContext) -> list[Finding]:
+    """Report the reasons why the daemon refuses new requests."""
+    status = await context.ask("/readyz") or {}
+    if not status.get("problems"):
+        return [noted("NET003", f"ollmlx {__version__} answers at {context.address.netloc}")]
+    restart = restart_daemon(context)
+    if status.get("stopping"):  # a second signal ends the requests that still run
+        hint = ("it stops by itself when they have ended; start another daemon then, or stop it now",)
+        title = f"the daemon refuses new requests: {status['problems'][0]}"
+        return [found("NET008", title, evidence=hint, commands=restart)]
     return [
         found(
             "NET008",
-            f"the daemon takes no new work: {problem}",
+            f"the daemon refuses new requests: {problem}",
             commands=("ollmlx doctor storage",),
-            instead=again,
+            instead=restart,
         )
-        for problem in told["problems"]
+        for problem in status["problems"]
     ]
 
 
-def _silent(world: CheckContext, reason: str) -> list[Finding]:
-    address = world.address
-    if world.processes.connects(address.dialled, address.port):
-        title = f"{address.netloc} is in use by something that does not speak HTTP"
+def _no_answer(context: CheckContext, reason: str) -> list[Finding]:
+    address = context.address
+    if context.processes.connects(address.dialled, address.port):
+        title = f"{address.netloc} is in use by a program that does not speak HTTP"
         return [
             found(
-                "NET001", title, evidence=(_who(world), reason), commands=elsewhere(world),
-                instead=(*stopped(world), SERVE),
+                "NET001", title, evidence=(_listener(context), reason), commands=listen_elsewhere(context),
+                instead=(*stop_listener(context), SERVE),
             )
         ]  # fmt: skip
-    refused = world.processes.bindable(address.host, address.port)
-    if refused is not None:
-        title = f"the daemon cannot listen on {address.netloc}: {refused}"
-        return [found("NET001", title, evidence=(str(world.origin("server", "host")),), commands=elsewhere(world))]
-    if (daemon := holder(world)) is not None:
-        return [_elsewhere(world, daemon)]
+    refusal = context.processes.bindable(address.host, address.port)
+    if refusal is not None:
+        title, origin = f"the daemon cannot listen on {address.netloc}: {refusal}", str(context.origin(*HOST))
+        return [found("NET001", title, evidence=(origin,), commands=listen_elsewhere(context))]
+    if (daemon := context.processes.lock_owner(context.settings.state_folder)) is not None:
+        return [_other_address(context, daemon)]
     title = f"no daemon answers at {address.netloc}"
-    return [found("NET003", title, evidence=_last_start(world), commands=(SERVE,))]
+    return [found("NET003", title, evidence=_last_start(context), commands=(SERVE,))]
 
 
-def _last_start(world: CheckContext) -> tuple[str, ...]:
-    """Why the last daemon that was started in the background ended, where it said so."""
+def _last_start(context: CheckContext) -> tuple[str, ...]:
+    """Return the error with which the last daemon in the background ended, if it printed one."""
     try:
-        lines = (world.settings.state_folder / OUTPUT).read_text("utf-8", "replace").splitlines()
+        lines = (context.settings.state_folder / OUTPUT).read_text("utf-8", "replace").splitlines()
     except OSError:
         return ()
-    said = [line for line in lines[-LAST_WORDS:] if line.startswith("Error: ")]
-    return (f"the last one that was started in the background said: {said[-1]}",) if said else ()
+    errors = [line for line in lines[-OUTPUT_LINES:] if line.startswith("Error: ")]
+    return (f"the last daemon that was started in the background printed: {errors[-1]}",) if errors else ()
 
 
-def _elsewhere(world: CheckContext, daemon: Process) -> Finding:
-    """A daemon with our state folder, which keeps a second one from starting, listens at another address."""
-    places = world.processes.listens(daemon.pid)
-    title = f"the daemon of the state folder {world.settings.state_folder} listens elsewhere, or not yet"
-    seen = (f"nobody answers at {world.address.netloc}", str(daemon), *(f"it listens on {place}" for place in places))
-    again = (f"kill {daemon.pid}", SERVE)
-    ways = ((exported(world, ("server", "host"), places[0]),), again) if places else (again, ())
-    return found("NET002", title, evidence=seen, commands=ways[0], instead=ways[1], severity=Severity.WARNING)
+def _other_address(context: CheckContext, daemon: Process) -> Finding:
+    """Report a daemon that uses this state folder at another address; it keeps a second one from starting."""
+    addresses = context.processes.listens(daemon.pid)
+    title = f"the daemon of the state folder {context.settings.state_folder} listens elsewhere, or not yet"
+    evidence = (
+        f"no daemon answers at {context.address.netloc}", str(daemon), *(f"it listens on {one}" for one in addresses)
+    )  # fmt: skip
+    restart = (f"kill {daemon.pid}", SERVE)
+    fixes: Fixes = ((export_setting(context, HOST, addresses[0]),), restart) if addresses else (restart, ())
+    return found("NET002", title, evidence=evidence, commands=fixes[0], instead=fixes[1], severity=Severity.WARNING)
 
 
-def _who(world: CheckContext) -> str:
-    process = world.processes.listener(world.address.port)
+def _listener(context: CheckContext) -> str:
+    process = context.processes.listener(context.address.port)
     return f"listening: {process}" if process else ""
 
 
 @check("owner", "server", "NET009")
-def owner(world: CheckContext) -> Iterator[Finding]:
-    """Whether the daemon runs as the user who asks."""
-    process = world.processes.listener(world.address.port)
-    if process is not None and process.uid is not None and process.uid != world.user:
+def owner(context: CheckContext) -> Iterator[Finding]:
+    """Report a daemon that runs as another user."""
+    process = context.processes.listener(context.address.port)
+    if process is not None and process.uid is not None and process.uid != context.user:
         yield found("NET009", f"the daemon runs as the user {process.user}", evidence=(str(process),),
-                    commands=elsewhere(world), instead=restarted(world))  # fmt: skip
+                    commands=listen_elsewhere(context), instead=restart_daemon(context))  # fmt: skip
 
 
 @check("folders", "storage", "STO010")
-async def folders(world: CheckContext) -> list[Finding]:
-    """Whether the running daemon looks for models where this command does."""
-    told = await world.ask("/api/daemon") or {}
-    theirs, ours = told.get("models_folder"), world.settings.models_folder
-    if not world.knows("storage", "models") or not isinstance(theirs, str) or _same(Path(theirs), ours):
+async def folders(context: CheckContext) -> list[Finding]:
+    """Report a running daemon whose models folder is not the one of these settings."""
+    status = await context.ask("/api/daemon") or {}
+    theirs, ours = status.get("models_folder"), context.settings.models_folder
+    if not context.is_reliable("storage", "models") or not isinstance(theirs, str) or _is_same(Path(theirs), ours):
         return []
     return [
         found(
-            "STO010", f"the running daemon keeps its models in {theirs}, these settings say {ours}",
-            evidence=(f"daemon: pid {told.get('pid')}", f"here: {world.origin('storage', 'models')}"),
-            commands=(exported(world, ("storage", "models"), shlex.quote(theirs)),), instead=restarted(world, told),
-            subject=theirs,
+            "STO010", f"the running daemon keeps its models in {theirs}, these settings say {ours}", subject=theirs,
+            evidence=(f"daemon: pid {status.get('pid')}", f"these settings: {context.origin('storage', 'models')}"),
+            commands=(export_setting(context, ("storage", "models"), shlex.quote(theirs)),),
+            instead=restart_daemon(context, status),
         )
     ]  # fmt: skip
 
 
-def _same(one: Path, other: Path) -> bool:
+def _is_same(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
+
+
+@check("proxy", "network", "NET007")
+def proxy(context: CheckContext) -> Iterator[Finding]:
+    """Report variables that send requests for this machine to a proxy."""
+    names = [name for name in PROXIES if context.environ.get(name)]
+    lists = {name: text for name in EXCEPTIONS if (text := context.environ.get(name))}
+    if not names or (lists and all(_names_this_machine(text) for text in lists.values())):
+        return
+    exceptions = " and ".join(f"{name}={text}" for name, text in lists.items()) or "NO_PROXY is not set"
+    yield found(
+        "NET007", f"{names[0]} is set and NO_PROXY does not name this machine",
+        evidence=(exceptions, "clients that use these variables send requests for the daemon to the proxy"),
+        commands=[f"export {name}={_extended(lists.get(name, ''))}" for name in lists or EXCEPTIONS[:1]],
+    )  # fmt: skip
+
+
+def _entries(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _names_this_machine(text: str) -> bool:
+    return "*" in _entries(text) or set(LOCAL) <= set(_entries(text))
+
+
+def _extended(text: str) -> str:
+    return ",".join(dict.fromkeys([*_entries(text), *LOCAL]))

@@ -1,160 +1,229 @@
-"""Is there a models folder, and room in it?
+"""Checks of storage: whether the folders can be used, whether there is space, and whether every model can be run.
 
-What may not be looked at counts as absent here: `os.path` says so, where `Path` raises.
+A path that may not be examined counts as absent: `os.path` says so, where `Path` raises.
 """
 # ruff: noqa: PTH110, PTH112, PTH114
 
 from __future__ import annotations
 
+import asyncio
 import os
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ollmlx.doctor.check import check, found, skipped
+from ollmlx.doctor.check import check, found, remedy, skipped
 from ollmlx.doctor.context import CheckContext
-from ollmlx.errors import OllmlxError
+from ollmlx.doctor.fixes import Fixes, edit_settings, quoted
+from ollmlx.errors import OllmlxError, PluginError, StorageError
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.text.quantities import format_size
-from ollmlx.types import InstalledModel
+
+if TYPE_CHECKING:
+    from ollmlx.types import InstalledModel
 
 LOW_SPACE = 5 * 1000**3
 FULL = 50 * 1000**2
-INNER = ("mlx", "manifests", "blobs")
-LARGEST = 3
-"""So many models are named when room is needed."""
+SUBFOLDERS = ("mlx", "manifests", "blobs")
+MOST_NAMED = 3
+"""The number of models that a finding names."""
+OTHER_MODELS_FOLDER = 'export OLLAMA_MODELS="$HOME/models"'
+REFUSALS = ("MDL003", "MDL004", "MDL005", "PLG006", "PLG008", "SEC005")
+NO_BACKEND = "MDL005"
+NO_MLX = "ENV001"
 
-ELSEWHERE = 'export OLLAMA_MODELS="$HOME/models"'
+
+# -- folders -----------------------------------------------------------------------------------------------------------
 
 
 @check("folder", "storage", "STO001", "STO002", "STO003", "STO009")
-async def folder(world: CheckContext) -> list[Finding]:
-    """The models folder and the state folder."""
-    if not world.knows("storage", "models"):
-        return [skipped("STO001", "not looked at: where the folders are is not known, see ollmlx doctor config")]
-    models, state = world.settings.models_folder, world.settings.state_folder
-    return [*_models(world, models), *await _room(world, models), *_state(world, state)]
+async def folder(context: CheckContext) -> list[Finding]:
+    """Examine the models folder, its disk and the state folder."""
+    if not context.is_reliable("storage", "models"):
+        return [skipped("STO001", "skipped: the settings have a fault, so the folders are not known; "
+                                  "see ollmlx doctor config")]  # fmt: skip
+    models, state = context.settings.models_folder, context.settings.state_folder
+    return [*_models_folder(context, models), *await _space(context, models), *_state_folder(context, state)]
 
 
-def _models(world: CheckContext, models: Path) -> Iterator[Finding]:
+def _models_folder(context: CheckContext, models: Path) -> Iterator[Finding]:
     if not os.path.exists(models):
-        yield from _missing(world, models)
+        yield _missing(models)
     elif not os.path.isdir(models):
-        yield found("STO002", f"the models folder {models} is not a folder", commands=_replaced(models))
+        yield found("STO002", f"the models folder {models} is not a folder", commands=_move_away(models))
     else:
-        for place in (models, *(models / name for name in INNER if os.path.isdir(models / name))):
-            yield from _rights(world, place)
+        for path in (models, *(models / name for name in SUBFOLDERS if os.path.isdir(models / name))):
+            yield from _permissions(context, path)
 
 
-def _missing(world: CheckContext, models: Path) -> Iterator[Finding]:
+def _missing(models: Path) -> Finding:
     if os.path.islink(models):
         target = models.parent / models.readlink()
-        yield found(
-            "STO002", f"the models folder {models} is a link to {target}, which is not there",
-            evidence=("is a disk missing?",), commands=(f"mkdir -p {_shell(target)}",),
-            instead=(f"rm {_shell(models)}",),
+        return found(
+            "STO002", f"the models folder {models} is a link to {target}, which does not exist",
+            evidence=("perhaps a disk is not mounted",), commands=(f"mkdir -p {quoted(target)}",),
+            instead=(f"rm {quoted(models)}",),
         )  # fmt: skip
-    elif not os.access(above := _existing(models), os.W_OK | os.X_OK) or not os.path.isdir(above):
-        ways = _ways(models, (f"sudo mkdir -p {_shell(models)}", f'sudo chown "$(id -un)" {_shell(models)}'))
-        yield found(
-            "STO002", f"the models folder {models} cannot be made", evidence=(f"{above} is not writable",),
-            commands=ways[0], instead=ways[1],
-        )  # fmt: skip
-    else:
-        yield found(
-            "STO001", f"{models} does not exist yet; the first pull makes it", severity=Severity.INFO,
-            commands=("ollmlx pull smollm2:135m",),
-        )  # fmt: skip
+    if not os.access(parent := _existing_parent(models), os.W_OK | os.X_OK) or not os.path.isdir(parent):
+        commands, instead = _fixes(
+            models, (f"sudo mkdir -p {quoted(models)}", f'sudo chown "$(id -un)" {quoted(models)}')
+        )
+        title = f"the models folder {models} cannot be created"
+        return found("STO002", title, evidence=(f"{parent} is not writable",), commands=commands, instead=instead)
+    return found(
+        "STO001", f"{models} does not exist yet; the first pull creates it", severity=Severity.INFO,
+        commands=("ollmlx pull smollm2:135m",),
+    )  # fmt: skip
 
 
-def _rights(world: CheckContext, place: Path) -> Iterator[Finding]:
-    readable, writable = os.access(place, os.R_OK | os.X_OK), os.access(place, os.W_OK)
+def _permissions(context: CheckContext, path: Path) -> Iterator[Finding]:
+    readable, writable = os.access(path, os.R_OK | os.X_OK), os.access(path, os.W_OK)
     if readable and writable:
         return
-    what = "is not writable" if readable else "cannot be read"
-    seen = (_owner(place), "models can be used, not pulled" if readable else "")
+    problem = "is not writable" if readable else "cannot be read"
+    evidence = (_owner(path), "models can be used, not pulled" if readable else "")
     severity = Severity.WARNING if readable else Severity.ERROR
-    if os.statvfs(place).f_flag & os.ST_RDONLY:
-        title = f"the models folder {place} is on a file system that is mounted read-only"
-        yield found("STO002", title, evidence=seen, commands=(ELSEWHERE,), severity=severity)
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        title = f"the models folder {path} is on a file system that is mounted read-only"
+        yield found("STO002", title, evidence=evidence, commands=(OTHER_MODELS_FOLDER,), severity=severity)
         return
-    commands, instead = _ways(place, _opened(world, place))
-    title = f"the models folder {place} {what}"
-    yield found("STO002", title, evidence=seen, severity=severity, commands=commands, instead=instead)
+    commands, instead = _fixes(path, _grant_access(context, path))
+    title = f"the models folder {path} {problem}"
+    yield found("STO002", title, evidence=evidence, severity=severity, commands=commands, instead=instead)
 
 
-def _ways(place: Path, mend: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """A folder of one's own is mended; one that lies elsewhere may be somebody else's, and is rather left alone."""
-    if place.is_relative_to(Path.home()):
-        return mend, ()
-    return (ELSEWHERE,), mend
+def _fixes(path: Path, repair: tuple[str, ...]) -> Fixes:
+    """Repair a folder in the home folder; prefer another models folder for one elsewhere, which others may use."""
+    if path.is_relative_to(Path.home()):
+        return repair, ()
+    return (OTHER_MODELS_FOLDER,), repair
 
 
-def _opened(world: CheckContext, place: Path) -> tuple[str, ...]:
-    if place.stat().st_uid == world.user:
-        return (f"chmod u+rwx {_shell(place)}",)
-    return (f'sudo chown -R "$(id -un)" {_shell(place)}',)
+def _grant_access(context: CheckContext, path: Path) -> tuple[str, ...]:
+    if path.stat().st_uid == context.user:
+        return (f"chmod u+rwx {quoted(path)}",)
+    return (f'sudo chown -R "$(id -un)" {quoted(path)}',)
 
 
-def _replaced(place: Path) -> tuple[str, ...]:
-    return f"mv {_shell(place)} {_shell(place.with_name(place.name + '.old'))}", f"mkdir -p {_shell(place)}"
+def _move_away(path: Path) -> tuple[str, ...]:
+    return f"mv {quoted(path)} {quoted(path.with_name(path.name + '.old'))}", f"mkdir -p {quoted(path)}"
 
 
-async def _room(world: CheckContext, models: Path) -> list[Finding]:
-    disk = world.machine.disk(models)
+async def _space(context: CheckContext, models: Path) -> list[Finding]:
+    disk = context.machine.disk(models)
     if disk is None or disk.free >= LOW_SPACE:
         return []
-    kept = sorted(await _kept(world), key=lambda model: -model.size)[:LARGEST]
-    told = ", ".join(f"{model.name.short} ({format_size(model.size)})" for model in kept)
-    full = disk.free < FULL
-    left = f"{format_size(disk.free)} of disk space are left for models"
+    largest = sorted(await _installed_models(context), key=lambda model: -model.size)[:MOST_NAMED]
+    names = ", ".join(f"{model.name.short} ({format_size(model.size)})" for model in largest)
+    full, free = disk.free < FULL, format_size(disk.free)
+    title = f"the disk of {models} is full" if full else f"{free} of disk space are left for models"
     return [
         found(
-            "STO003", f"the disk of {models} is full" if full else left,
-            severity=Severity.ERROR if full else Severity.WARNING,
-            evidence=(f"free: {format_size(disk.free)}" if full else str(models), told and f"the largest: {told}"),
-            commands=("ollmlx list",), instead=(f"ollmlx rm {kept[0].name.short}",) if kept else (),
+            "STO003", title, severity=Severity.ERROR if full else Severity.WARNING,
+            evidence=(f"free: {free}" if full else str(models), names and f"the largest models: {names}"),
+            commands=("ollmlx list",), instead=(f"ollmlx rm {largest[0].name.short}",) if largest else (),
         )
     ]  # fmt: skip
 
 
-async def _kept(world: CheckContext) -> list[InstalledModel]:
-    found: list[InstalledModel] = []
-    for store in world.plugins.registry.stores.values() if world.plugins else ():
+async def _installed_models(context: CheckContext) -> list[InstalledModel]:
+    models: list[InstalledModel] = []
+    for store in context.plugins.registry.stores.values() if context.plugins else ():
         try:
-            found += await store.list()
-        except OllmlxError:  # told already
+            models += await store.list()
+        except OllmlxError:  # another check reports it
             continue
-    return found
+    return models
 
 
-def _state(world: CheckContext, state: Path) -> Iterator[Finding]:
-    there = os.path.exists(state)
-    if there and not os.path.isdir(state):
+def _state_folder(context: CheckContext, state: Path) -> Iterator[Finding]:
+    exists = os.path.exists(state)
+    if exists and not os.path.isdir(state):
         title = f"the state folder {state} is not a folder"
-        yield found("STO009", title, commands=_replaced(state))
-    elif there and not os.access(state, os.R_OK | os.W_OK | os.X_OK):
+        yield found("STO009", title, commands=_move_away(state))
+    elif exists and not os.access(state, os.R_OK | os.W_OK | os.X_OK):
         title = f"the state folder {state} cannot be used"
-        yield found("STO009", title, evidence=(_owner(state),), commands=_opened(world, state))
-    elif not there and not os.access(above := _existing(state), os.W_OK | os.X_OK):
+        yield found("STO009", title, evidence=(_owner(state),), commands=_grant_access(context, state))
+    elif not exists and not os.access(parent := _existing_parent(state), os.W_OK | os.X_OK):
         yield found(
-            "STO009", f"the state folder {state} cannot be made", evidence=(f"{above} is not writable",),
+            "STO009", f"the state folder {state} cannot be created", evidence=(f"{parent} is not writable",),
             commands=('export OLLMLX_STORAGE__STATE="$HOME/.ollmlx"',),
         )  # fmt: skip
 
 
-def _existing(path: Path) -> Path:
-    """The nearest folder above that is there."""
-    return next(above for above in path.parents if os.path.exists(above))
+def _existing_parent(path: Path) -> Path:
+    return next(parent for parent in path.parents if os.path.exists(parent))
 
 
-def _owner(place: Path) -> str:
-    status = place.stat()
+def _owner(path: Path) -> str:
+    status = path.stat()
     try:
-        return f"owner {place.owner()}, mode {status.st_mode & 0o777:o}"
+        return f"owner {path.owner()}, mode {status.st_mode & 0o777:o}"
     except KeyError:  # a user id without a name
         return f"owner {status.st_uid}, mode {status.st_mode & 0o777:o}"
 
 
-def _shell(path: Path) -> str:
-    return shlex.quote(str(path))
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+@check("runnable", "storage", *REFUSALS)
+async def runnable(context: CheckContext) -> list[Finding]:
+    """Offer every model of every store to the backends; report equal refusals once.
+
+    A store is left out if its plugin has a check of the same name. A refusal is left out if another check has its
+    code, for instance because MLX is missing.
+    """
+    if context.plugins is None:
+        return []
+    registered = context.plugins.registry.checks
+    reported_elsewhere = {NO_MLX}.union(*(one.check.codes for one in registered.values())).difference(REFUSALS)
+    refused: dict[tuple[str, str], list[tuple[InstalledModel, OllmlxError]]] = {}
+    failures: list[Finding] = []
+    stores = context.plugins.registry.stores
+    for store in stores.values():
+        if store.name in registered.names():
+            continue
+        try:
+            with stores.blamed(store.name):
+                models = await store.list()
+        except PluginError as error:
+            failures.append(found("PLG008", error.message, subject=store.name, commands=("ollmlx plugin list",)))
+            continue
+        except OllmlxError:  # the folder cannot be read: another check reports it
+            continue
+        for model in models:
+            refusal = await asyncio.to_thread(_refusal, context, model)
+            if refusal is not None and refusal.code not in reported_elsewhere:
+                code = refusal.code if refusal.code in REFUSALS else NO_BACKEND
+                refused.setdefault((code, refusal.hint or ""), []).append((model, refusal))
+    return [*failures, *(_refused(context, code, hint, models) for (code, hint), models in refused.items())]
+
+
+def _refusal(context: CheckContext, model: InstalledModel) -> OllmlxError | None:
+    assert context.plugins is not None
+    declared = context.settings.models.get(model.name.short)
+    try:
+        context.plugins.registry.backend_for(model, declared.backend if declared else None)
+    except OllmlxError as error:
+        return error
+    return None
+
+
+def _refused(context: CheckContext, code: str, hint: str, models: list[tuple[InstalledModel, OllmlxError]]) -> Finding:
+    first, error = models[0]
+    names = ", ".join(model.name.short for model, _ in models[:MOST_NAMED])
+    more = f" and {len(models) - MOST_NAMED} more" if len(models) > MOST_NAMED else ""
+    single = len(models) == 1
+    title = error.message if single else f"{len(models)} models cannot be run: {names}{more}"
+    commands = remedy(hint) or ((f"ollmlx rm {first.name.short}",) if code == "SEC005" else ("ollmlx plugin list",))
+    off = ", ".join(context.settings.plugins.disabled) if code == NO_BACKEND else ""
+    if off:
+        commands = (*edit_settings(context, context.origin("plugins", "disabled"))[0], *commands)
+    evidence = (
+        str(first.path),
+        "" if single else error.message,
+        off and f"switched off: {off}",
+        "" if hint in commands else hint,
+    )
+    severity = Severity.ERROR if isinstance(error, StorageError) else Severity.WARNING
+    return found(code, title, evidence=evidence, commands=commands, subject=first.name.short, severity=severity)

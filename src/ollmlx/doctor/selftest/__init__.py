@@ -1,5 +1,5 @@
-"""`ollmlx doctor --model NAME`: does this model, on this machine, answer as it must?
+"""`ollmlx doctor --model NAME`: checks whether a model answers correctly on this machine.
 
-Wrong answers from a stale cache or from a mixed batch look like answers. Each promise that keeps them away is tried,
-and a broken one is a finding with a code of its own. Everything goes through the daemon's HTTP API.
+Wrong answers from a stale cache or a mixed batch look like right ones. Each trial tests one guarantee against them and
+reports a failure as a finding. All requests go through the daemon's HTTP API. The command line imports this package.
 """

@@ -1,4 +1,4 @@
-"""One self-test from beginning to end, within a deadline, told as it goes."""
+"""One self-test from start to end, within a time limit, with progress."""
 
 from __future__ import annotations
 
@@ -9,82 +9,76 @@ from dataclasses import dataclass, field
 
 from ollmlx.doctor.check import found
 from ollmlx.doctor.report import CheckResult, Report
-from ollmlx.doctor.selftest.subject import Refused, Subject
-from ollmlx.doctor.selftest.trials import SAYS, TRIALS, Notes, Trial
+from ollmlx.doctor.selftest.subject import RequestFailed, Subject
+from ollmlx.doctor.selftest.trials import TRIALS, Trial, TrialState
 from ollmlx.errors import Unsupported
 from ollmlx.errors.codes import CODES
 from ollmlx.errors.findings import Finding, Severity
 
 PATIENCE = 110.0
-"""Seconds for all of it; what is not done by then is not done."""
+"""Seconds for the whole self-test; trials that have not ended by then are reported as not done."""
 
 GROUP = "model"
 Progress = Callable[[str, bool, float], None]
-"""Told when a trial is over: what it was about, whether the promise held, its seconds."""
+"""Called after each trial with its guarantee, whether it holds, and the seconds of the trial."""
 
 
 async def self_test(
-    subject: Subject,
-    progress: Progress,
-    *,
-    patience: float = PATIENCE,
-    trials: Iterable[tuple[str, Trial]] = TRIALS,
+    subject: Subject, progress: Progress, *, patience: float = PATIENCE, trials: Iterable[Trial] = TRIALS
 ) -> Report:
-    """Try every promise. Raises Refused when the model cannot be had at all, Unsupported when it writes no text."""
-    began = time.monotonic()
+    """Run every trial. Raises RequestFailed if the model cannot be used at all, Unsupported if it generates no text."""
+    started = time.monotonic()
     shown = await subject.details()
+    name = subject.name.short
     if "completion" not in shown.get("capabilities", ("completion",)):
-        raise Unsupported(
-            f"{subject.name.short} does not write text: there is nothing to compare", hint="ollmlx doctor storage"
-        )
-    running = _Running(subject, progress, began + patience)
-    await running.over("loaded", _load)
-    undone = [SAYS[name] for name, trial in trials if not await running.over(name, trial)]
-    seconds = time.monotonic() - began
+        raise Unsupported(f"{name} generates no text, so there is nothing to compare", hint="ollmlx doctor storage")
+    session = _Session(subject, progress, started + patience)
+    await session.run(Trial("loaded", f"{name} can be loaded", _load))
+    undone = [trial.guarantee for trial in trials if not await session.run(trial)]
+    seconds = time.monotonic() - started
     if undone:
-        title = f"the self-test of {subject.name.short} was not finished within {patience:g} s"
         late = found(
-            "DOC003", title, evidence=(f"not tried: {'; '.join(undone)}",),
-            commands=(f"ollmlx bench {subject.name.short}",), subject=subject.name.short,
+            "DOC003", f"the self-test of {name} was not finished within {patience:g} s",
+            evidence=(f"not tested: {'; '.join(undone)}",), commands=(f"ollmlx bench {name}",), subject=name,
         )  # fmt: skip
-        running.results.append(CheckResult("deadline", GROUP, "ollmlx", (late,), seconds))
-    return Report(tuple(running.results), seconds)
+        session.results.append(CheckResult("deadline", GROUP, "ollmlx", (late,), seconds))
+    return Report(tuple(session.results), seconds)
 
 
-async def _load(subject: Subject, notes: Notes) -> Finding | None:
+async def _load(subject: Subject, state: TrialState) -> Finding | None:
     await subject.load()
     return None
 
 
 @dataclass
-class _Running:
+class _Session:
     subject: Subject
     progress: Progress
     deadline: float
-    notes: Notes = field(default_factory=Notes)
+    state: TrialState = field(default_factory=TrialState)
     results: list[CheckResult] = field(default_factory=list)
 
-    async def over(self, name: str, trial: Trial) -> bool:
-        """Run one trial; False when the deadline cut it."""
-        began = time.monotonic()
+    async def run(self, trial: Trial) -> bool:
+        """Run one trial; False if the time limit ended it."""
+        started = time.monotonic()
         try:
-            async with asyncio.timeout(self.deadline - began):
-                finding = await trial(self.subject, self.notes)
+            async with asyncio.timeout(self.deadline - started):
+                finding = await trial.run(self.subject, self.state)
         except TimeoutError:
             return False
-        except Refused as refusal:
-            finding = _refused(name, self.subject, refusal)
-        seconds = time.monotonic() - began
-        self.progress(SAYS.get(name, f"{self.subject.name.short} is loaded"), finding is None, seconds)
+        except RequestFailed as error:
+            finding = _request_failed(trial, self.subject, error)
+        seconds = time.monotonic() - started
+        self.progress(trial.guarantee, finding is None, seconds)
         findings = (finding,) if finding is not None else ()
-        self.results.append(CheckResult(name, GROUP, "ollmlx", findings, seconds))
+        self.results.append(CheckResult(trial.name, GROUP, "ollmlx", findings, seconds))
         return True
 
 
-def _refused(name: str, subject: Subject, refusal: Refused) -> Finding:
-    code = refusal.code if refusal.code in CODES else "DOC003"
+def _request_failed(trial: Trial, subject: Subject, error: RequestFailed) -> Finding:
+    code = error.code if error.code in CODES else "DOC003"
     assert code is not None
     return found(
-        code, refusal.message, evidence=(f"while trying: {SAYS.get(name, 'to load the model')}",),
+        code, error.message, evidence=(f"while testing: {trial.guarantee}",),
         commands=("ollmlx logs",), subject=subject.name.short, severity=Severity.ERROR,
     )  # fmt: skip

@@ -1,21 +1,26 @@
-"""The model under test, as any client of the daemon sees it."""
+"""The model under test, as a client of the daemon sees it, and the comparison of two of its completions."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
-from ollmlx.doctor.daemon import Answer, Daemon, Silent
+from ollmlx.doctor.daemon import DaemonClient, DaemonReply, NoReply
 from ollmlx.model.names import ModelName
 
 PATIENCE = 100.0
-"""Seconds for one answer; the self-test as a whole has its own deadline."""
+"""Seconds for one request; the self-test as a whole has its own limit."""
+TIE = 0.2
+"""Two tokens whose log-probabilities differ by less can swap through rounding alone: another batch width, or another
+split of the prompt, adds the same numbers in another order. A heuristic; a stale cache changes them far more."""
+SHOWN = 60
 
 
-class Refused(Exception):
-    """The daemon answered with an error, or not at all. `code`: the error's, when it has one."""
+class RequestFailed(Exception):
+    """The daemon answered with an error, or not at all. `code`: the code of the error, if it has one."""
 
     def __init__(self, message: str, code: str | None = None) -> None:
         super().__init__(message)
@@ -24,62 +29,76 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One token of an answer; `gap`: by how much (log-probability) the runner-up lost, None when unknown."""
+class TokenChoice:
+    """One token of a completion. `gap`: its log-probability minus that of the runner-up; None if unknown."""
 
     text: str
     gap: float | None = None
 
 
 @dataclass(frozen=True)
-class Reply:
-    """One answer. `prompt` and `cached` count tokens of the prompt."""
+class Completion:
+    """A completion. `prompt` and `cached` count the tokens of the prompt."""
 
     text: str
-    pieces: tuple[Piece, ...]
+    tokens: tuple[TokenChoice, ...]
     prompt: int
     cached: int
     reason: str
 
 
-class Subject:
-    """Asks one model. Prompts are continued as they are, without a template."""
+def difference(first: Completion, second: Completion) -> str | None:
+    """Describe where two greedy completions differ; None if they are equal, or differ first at a near tie."""
+    if first.text == second.text:
+        return None
+    for index, (one, other) in enumerate(zip_longest(first.tokens, second.tokens)):
+        if one is not None and other is not None and one.text == other.text:
+            continue
+        gaps = [token.gap for token in (one, other) if token is not None and token.gap is not None]
+        if gaps and min(gaps) < TIE:
+            return None
+        shown = [repr(token.text) if token is not None else "the end" for token in (one, other)]
+        return f"token {index + 1} is {shown[0]}, then {shown[1]}"
+    return f"{first.text[:SHOWN]!r}, then {second.text[:SHOWN]!r}"
 
-    def __init__(self, daemon: Daemon, name: ModelName) -> None:
+
+class Subject:
+    """Sends requests to one model. Prompts are continued as they are, without a template. Raises RequestFailed."""
+
+    def __init__(self, daemon: DaemonClient, name: ModelName) -> None:
         self.daemon = daemon
         self.name = name
         self.model = str(name)
         self._known = {self.model.lower()}
 
-    async def ask(self, prompt: str, tokens: int, *, log_probabilities: bool = True, **options: Any) -> Reply:
-        """The continuation of a text, `tokens` at the most; greedy unless `options` say otherwise."""
-        body = self._generate(prompt, tokens, **options)
+    async def complete(self, prompt: str, tokens: int, *, log_probabilities: bool = True, **options: Any) -> Completion:
+        """Return at most `tokens` tokens after a prompt; greedy unless `options` say otherwise."""
+        body = self._body(prompt, tokens, **options)
         if log_probabilities:
             body |= {"logprobs": True, "top_logprobs": 2}
-        told = await self._post("/api/generate", body)
-        pieces = tuple(_piece(one) for one in told.get("logprobs") or ())
-        return Reply(
-            text=str(told.get("response", "")),
-            pieces=pieces,
-            prompt=int(told.get("prompt_eval_count", 0)),
-            cached=int(told.get("prompt_eval_cached_count", 0)),
-            reason=str(told.get("done_reason", "")),
+        answer = await self._post("/api/generate", body)
+        return Completion(
+            text=str(answer.get("response", "")),
+            tokens=tuple(_token(one) for one in answer.get("logprobs") or ()),
+            prompt=int(answer.get("prompt_eval_count", 0)),
+            cached=int(answer.get("prompt_eval_cached_count", 0)),
+            reason=str(answer.get("done_reason", "")),
         )
 
     async def stream(self, prompt: str, tokens: int, **options: Any) -> AsyncIterator[str]:
-        """The pieces of a continuation as they come; closing the iterator leaves, as a client leaves."""
-        body = self._generate(prompt, tokens, **options) | {"stream": True}
+        """Yield a completion in pieces. Closing the iterator disconnects, as a client does."""
+        body = self._body(prompt, tokens, **options) | {"stream": True}
         try:
             async with aclosing(self.daemon.lines("/api/generate", body)) as records:  # type: ignore[type-var]
                 async for record in records:
                     if "error" in record:
-                        raise Refused(str(record["error"]), record.get("code"))
+                        raise RequestFailed(str(record["error"]), record.get("code"))
                     yield str(record.get("response", ""))
-        except Silent as silence:
-            raise Refused(f"the daemon does not answer: {silence.reason}", "NET003") from silence
+        except NoReply as error:
+            raise _no_daemon(error) from error
 
     async def chat(self, question: str, schema: Mapping[str, Any], tokens: int) -> str:
-        """The answer to a question in the form of a schema."""
+        """Return the answer to a question in the form of a JSON schema."""
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": question}],
@@ -87,19 +106,19 @@ class Subject:
             "options": {"temperature": 0, "num_predict": tokens},
             "stream": False,
         }
-        told = await self._post("/api/chat", body)
-        return str(told.get("message", {}).get("content", ""))
+        answer = await self._post("/api/chat", body)
+        return str(answer.get("message", {}).get("content", ""))
 
     async def load(self) -> None:
-        """Have it loaded."""
+        """Load the model."""
         await self._post("/api/generate", {"model": self.model, "stream": False})
 
     async def unload(self) -> None:
-        """Have its runner end."""
+        """Unload the model, which ends its runner."""
         await self._post("/api/generate", {"model": self.model, "keep_alive": 0, "stream": False})
 
     async def details(self) -> dict[str, Any]:
-        """What `/api/show` says; and from `/api/tags`, by which other names its runner may go."""
+        """Return `/api/show` of the model, and note the other names of its runner from `/api/tags`."""
         shown = await self._post("/api/show", {"model": self.model})
         for one in (await self._get("/api/tags")).get("models", ()):
             if str(one["name"]).lower() == self.model.lower():
@@ -107,37 +126,39 @@ class Subject:
         return shown
 
     async def runner(self) -> dict[str, Any] | None:
-        """Its runner in `/api/ps`: parallel, active, reserved, measured memory; None while it is not loaded."""
-        listed = (await self._get("/api/ps")).get("models", ())
-        mine = (one for one in listed if {str(one["name"]).lower(), str(one["digest"])} & self._known)
-        return next((dict(one) for one in mine), None)
+        """Return the model's entry in `/api/ps`; None while it is not loaded."""
+        loaded = (await self._get("/api/ps")).get("models", ())
+        own = (one for one in loaded if {str(one["name"]).lower(), str(one["digest"])} & self._known)
+        return next((dict(one) for one in own), None)
 
-    def _generate(self, prompt: str, tokens: int, **options: Any) -> dict[str, Any]:
+    def _body(self, prompt: str, tokens: int, **options: Any) -> dict[str, Any]:
         stated = {"temperature": 0, "num_predict": tokens, "repeat_penalty": 1, **options}
         return {"model": self.model, "prompt": prompt, "raw": True, "options": stated, "stream": False}
 
     async def _get(self, path: str) -> dict[str, Any]:
         try:
-            answer = await self.daemon.get(path)
-        except Silent as silence:
-            raise Refused(f"the daemon does not answer: {silence.reason}", "NET003") from silence
-        return _body(answer)
+            return _checked(await self.daemon.get(path))
+        except NoReply as error:
+            raise _no_daemon(error) from error
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            answer = await self.daemon.post(path, body, PATIENCE)
-        except Silent as silence:
-            raise Refused(f"the daemon does not answer: {silence.reason}", "NET003") from silence
-        return _body(answer)
+            return _checked(await self.daemon.post(path, body, PATIENCE))
+        except NoReply as error:
+            raise _no_daemon(error) from error
 
 
-def _body(answer: Answer) -> dict[str, Any]:
-    told = answer.body if isinstance(answer.body, dict) else {}
-    if answer.status >= 400 or "error" in told:
-        raise Refused(str(told.get("error") or f"the daemon answered {answer.status}"), told.get("code"))
-    return told
+def _no_daemon(error: NoReply) -> RequestFailed:
+    return RequestFailed(f"the daemon does not answer: {error.reason}", "NET003")
 
 
-def _piece(told: Mapping[str, Any]) -> Piece:
-    chances = sorted((float(one["logprob"]) for one in told.get("top_logprobs", ())), reverse=True)
-    return Piece(str(told["token"]), chances[0] - chances[1] if len(chances) > 1 else None)
+def _checked(reply: DaemonReply) -> dict[str, Any]:
+    body = reply.body if isinstance(reply.body, dict) else {}
+    if reply.status >= 400 or "error" in body:
+        raise RequestFailed(str(body.get("error") or f"the daemon answered {reply.status}"), body.get("code"))
+    return body
+
+
+def _token(record: Mapping[str, Any]) -> TokenChoice:
+    values = sorted((float(one["logprob"]) for one in record.get("top_logprobs", ())), reverse=True)
+    return TokenChoice(str(record["token"]), values[0] - values[1] if len(values) > 1 else None)

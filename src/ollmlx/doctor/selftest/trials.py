@@ -1,4 +1,4 @@
-"""The promises, each tried. A trial answers a finding, or None when the promise holds or cannot be tried here."""
+"""The trials of a self-test. Each returns a finding, or None if the guarantee holds or cannot be tested here."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ollmlx.doctor.check import found
-from ollmlx.doctor.selftest.comparison import difference
-from ollmlx.doctor.selftest.subject import Reply, Subject
+from ollmlx.doctor.selftest.subject import Completion, Subject, difference
 from ollmlx.errors.findings import Finding
 from ollmlx.text.quantities import format_size
 
@@ -44,201 +43,201 @@ MOST_STREAMS = 4
 SLOT_SECONDS = 20.0
 LONG_ANSWER = 512
 OVER_ESTIMATE = 1.1
+FAILED = "RUN010"
 BUNDLE = "ollmlx doctor --bundle ollmlx-bundle.zip"
+ONE_AT_A_TIME = "OLLAMA_NUM_PARALLEL=1 ollmlx serve"
+WITHOUT_CACHE = "OLLMLX_MEMORY__PROMPT_CACHE=0 ollmlx serve"
 
 
 @dataclass
-class Notes:
-    """What trials leave for later ones."""
+class TrialState:
+    """Results that later trials use. `warm`: completions over a warm cache, by prompt."""
 
     story: str = ""
-    greedy: Reply | None = None
-    warm: dict[str, Reply] = field(default_factory=dict)
+    greedy: Completion | None = None
+    warm: dict[str, Completion] = field(default_factory=dict)
 
 
-Trial = Callable[[Subject, Notes], Awaitable[Finding | None]]
+TrialFunction = Callable[[Subject, TrialState], Awaitable[Finding | None]]
 
 
-def fresh(text: str) -> str:
-    """A prompt that nobody has asked before: no cache can know it."""
+def unique(text: str) -> str:
+    """Return a prompt that is in no cache."""
     return f"{secrets.token_hex(4)}. {text}"
 
 
-async def repeated(subject: Subject, notes: Notes) -> Finding | None:
-    """The same greedy request, three times: the second and third come from the cache alike, the first is cold."""
-    notes.story = fresh(STORY)
-    cold, cached, again = [await subject.ask(notes.story, TOKENS) for _ in range(3)]
-    notes.greedy = cached
-    if told := difference(cached, again):
-        title = f"{subject.name.short} answers the same greedy request differently"
-        return _finding("RUN010", title, subject, told, "OLLAMA_NUM_PARALLEL=1 ollmlx serve")
-    if told := difference(cold, cached):
-        return _stale(subject, told, cached)
+async def repeated(subject: Subject, state: TrialState) -> Finding | None:
+    """Send the same greedy request three times: the first prompt is new, the second and third are cached."""
+    state.story = unique(STORY)
+    cold, cached, again = [await subject.complete(state.story, TOKENS) for _ in range(3)]
+    state.greedy = cached
+    if changed := difference(cached, again):
+        title = f"{subject.name.short} gives different answers to the same greedy request"
+        return _finding(FAILED, title, subject, changed, ONE_AT_A_TIME)
+    if changed := difference(cold, cached):
+        return _stale_cache(subject, changed, cached)
     for beginning in ("The sea was calm. " * 2, PASSAGE):
-        await _converse(subject, notes, fresh(beginning))
+        await _two_turns(subject, state, unique(beginning))
     return None
 
 
-async def _converse(subject: Subject, notes: Notes, beginning: str) -> None:
-    """Two turns; the second finds the first in the cache. Kept to be compared after a new start."""
-    first = await subject.ask(beginning, TOKENS // 2)
+async def _two_turns(subject: Subject, state: TrialState, beginning: str) -> None:
+    """Send two turns, of which the second finds the first in the cache, and keep the answer for `restarted`."""
+    first = await subject.complete(beginning, TOKENS // 2)
     whole = f"{beginning}{first.text} And then"
-    notes.warm[whole] = await subject.ask(whole, TOKENS)
+    state.warm[whole] = await subject.complete(whole, TOKENS)
 
 
-async def restarted(subject: Subject, notes: Notes) -> Finding | None:
-    """What was answered over a warm cache is answered over none, or over one read from disk."""
+async def restarted(subject: Subject, state: TrialState) -> Finding | None:
+    """Unload the model and compare: an empty cache, or one read from disk, must give the same answers."""
     runner = await subject.runner()
-    if runner is None or runner.get("active"):  # somebody else's answer is not to be cut
+    if runner is None or runner.get("active"):  # unloading would end the requests of other clients
         return None
     await subject.unload()
-    for prompt, warm in notes.warm.items():
-        cold = await subject.ask(prompt, TOKENS)
-        if told := difference(cold, warm):
-            return _stale(subject, told, warm)
+    for prompt, warm in state.warm.items():
+        cold = await subject.complete(prompt, TOKENS)
+        if changed := difference(cold, warm):
+            return _stale_cache(subject, changed, warm)
     return None
 
 
-def _stale(subject: Subject, told: str, cached: Reply) -> Finding:
-    title = f"{subject.name.short} answers a prompt it has in its cache otherwise than one it has not"
-    evidence = f"{cached.cached} of {cached.prompt} tokens came from the cache; {told}"
-    return _finding("RUN010", title, subject, evidence, "OLLMLX_MEMORY__PROMPT_CACHE=0 ollmlx serve")
+def _stale_cache(subject: Subject, changed: str, cached: Completion) -> Finding:
+    title = f"{subject.name.short} gives different answers to a cached prompt and to a new one"
+    evidence = f"{cached.cached} of {cached.prompt} tokens came from the cache; {changed}"
+    return _finding(FAILED, title, subject, evidence, WITHOUT_CACHE)
 
 
-async def batched(subject: Subject, notes: Notes) -> Finding | None:
-    """Several at once, cold, and each alone afterwards."""
+async def batched(subject: Subject, state: TrialState) -> Finding | None:
+    """Send several new prompts at once, then each alone."""
     runner = await subject.runner()
     width = min(int((runner or {}).get("parallel") or 1), MOST_STREAMS)
     if width < 2:
         return None
-    prompts = [fresh(beginning) for beginning in BEGINNINGS[:width]]
-    together = await asyncio.gather(*(subject.ask(prompt, TOKENS) for prompt in prompts))
+    prompts = [unique(beginning) for beginning in BEGINNINGS[:width]]
+    together = await asyncio.gather(*(subject.complete(prompt, TOKENS) for prompt in prompts))
     for prompt, mixed in zip(prompts, together, strict=True):
-        if told := difference(await subject.ask(prompt, TOKENS), mixed):
-            title = f"{subject.name.short} answers a request among others otherwise than alone"
-            evidence = f"{width} requests at once; {told}"
-            return _finding("RUN010", title, subject, evidence, "OLLAMA_NUM_PARALLEL=1 ollmlx serve")
+        if changed := difference(await subject.complete(prompt, TOKENS), mixed):
+            title = f"{subject.name.short} gives different answers alone and in a batch"
+            return _finding(FAILED, title, subject, f"{width} requests at once; {changed}", ONE_AT_A_TIME)
     return None
 
 
-async def seeded(subject: Subject, notes: Notes) -> Finding | None:
-    """The same seed twice."""
-    prompt = fresh(STORY)
-    await subject.ask(prompt, 1)  # both find the prompt in the cache
-    one, other = [await subject.ask(prompt, TOKENS, log_probabilities=False, temperature=1.0, seed=7) for _ in range(2)]
+async def seeded(subject: Subject, state: TrialState) -> Finding | None:
+    """Send a request with the same seed twice."""
+    prompt = unique(STORY)
+    await subject.complete(prompt, 1)  # both requests then find the prompt in the cache
+    options: dict[str, Any] = {"log_probabilities": False, "temperature": 1.0, "seed": 7}
+    one, other = [await subject.complete(prompt, TOKENS, **options) for _ in range(2)]
     if one.text == other.text:
         return None
     title = f"{subject.name.short} gives different answers for the same seed"
-    return _finding("RUN010", title, subject, f"{one.text[:60]!r}, then {other.text[:60]!r}", BUNDLE)
+    return _finding(FAILED, title, subject, f"{one.text[:60]!r}, then {other.text[:60]!r}", BUNDLE)
 
 
-async def structured(subject: Subject, notes: Notes) -> Finding | None:
-    """An answer in the form of a schema."""
-    said = await subject.chat("Is the sea salty? Answer, give a number, and say if you are sure.", SCHEMA, 120)
-    problem = _breach(said)
+async def structured(subject: Subject, state: TrialState) -> Finding | None:
+    """Ask for an answer in the form of a JSON schema."""
+    answer = await subject.chat("Is the sea salty? Answer, give a number, and say if you are sure.", SCHEMA, 120)
+    problem = _schema_problem(answer)
     if problem is None:
         return None
-    title = f"{subject.name.short} breaks the schema it was asked to keep"
-    return _finding("RUN010", title, subject, f"{problem}: {said[:120]!r}", BUNDLE)
+    title = f"{subject.name.short} breaks the schema of the request"
+    return _finding(FAILED, title, subject, f"{problem}: {answer[:120]!r}", BUNDLE)
 
 
-def _breach(said: str) -> str | None:
+def _schema_problem(answer: str) -> str | None:
     try:
-        value = json.loads(said)
+        value = json.loads(answer)
     except ValueError:
         return "it is not JSON"
     if not isinstance(value, Mapping) or set(value) != set(SCHEMA["properties"]):
-        return "other keys than asked for"
-    sound = value["answer"] in ("yes", "no") and value["number"] in (1, 2, 3) and isinstance(value["sure"], bool)
-    return None if sound else "a value that the schema excludes"
+        return "it has other keys than the schema"
+    valid = value["answer"] in ("yes", "no") and value["number"] in (1, 2, 3) and isinstance(value["sure"], bool)
+    return None if valid else "it has a value that the schema excludes"
 
 
-async def stopped(subject: Subject, notes: Notes) -> Finding | None:
-    """A stop string from the middle of a known answer, over the borders of tokens."""
-    text = notes.greedy.text if notes.greedy is not None else ""
+async def stopped(subject: Subject, state: TrialState) -> Finding | None:
+    """Use four characters from the middle of a known answer as a stop string; it may span several tokens."""
+    text = state.greedy.text if state.greedy is not None else ""
     middle = len(text) // 2
     stop = text[middle : middle + 4]
     if len(stop) < 2 or not stop.strip():
         return None
     expected = text[: text.index(stop)]
-    said = ""
-    async with aclosing(subject.stream(notes.story, TOKENS, stop=[stop])) as pieces:  # type: ignore[type-var]
+    answer = ""
+    async with aclosing(subject.stream(state.story, TOKENS, stop=[stop])) as pieces:  # type: ignore[type-var]
         async for piece in pieces:
-            said += piece
-    if said == expected:
+            answer += piece
+    if answer == expected:
         return None
-    title = f"{subject.name.short} does not keep to a stop string"
-    return _finding("RUN010", title, subject, f"stop {stop!r}: expected {expected!r}, got {said[:120]!r}", BUNDLE)
+    title = f"{subject.name.short} ignores a stop string"
+    return _finding(FAILED, title, subject, f"stop {stop!r}: expected {expected!r}, got {answer[:120]!r}", BUNDLE)
 
 
-async def cancelled(subject: Subject, notes: Notes) -> Finding | None:
-    """As many clients as there are slots leave in the middle; then somebody new is answered at once."""
+async def cancelled(subject: Subject, state: TrialState) -> Finding | None:
+    """Disconnect as many clients as there are slots in the middle of their answers, then send a new request."""
     runner = await subject.runner() or {}
     slots = min(int(runner.get("parallel") or 1), MOST_STREAMS * 2)
-    await asyncio.gather(*(_leave(subject) for _ in range(slots)))
-    began = time.monotonic()
+    await asyncio.gather(*(_disconnect(subject) for _ in range(slots)))
+    started = time.monotonic()
     try:
-        await asyncio.wait_for(subject.ask(fresh(BEGINNINGS[0]), 2), SLOT_SECONDS)
+        await asyncio.wait_for(subject.complete(unique(BEGINNINGS[0]), 2), SLOT_SECONDS)
     except TimeoutError:
-        evidence = f"{slots} clients left; a new one had no answer after {SLOT_SECONDS:g} s"
+        evidence = f"{slots} clients disconnected; a new one had no answer after {SLOT_SECONDS:g} s"
     else:
-        left = await _left_behind(subject, began)
-        if not left:
+        active = await _still_active(subject, started)
+        if not active:
             return None
-        evidence = f"{slots} clients left; {left} of their requests are still served"
-    title = f"{subject.name.short} goes on with requests whose clients have left"
-    return _finding("RUN010", title, subject, evidence, f"ollmlx stop {subject.name.short}")
+        evidence = f"{slots} clients disconnected; {active} of their requests are still served"
+    title = f"{subject.name.short} keeps working on requests whose clients have disconnected"
+    return _finding(FAILED, title, subject, evidence, f"ollmlx stop {subject.name.short}")
 
 
-async def _leave(subject: Subject) -> None:
-    async with aclosing(subject.stream(fresh(STORY), LONG_ANSWER)) as pieces:  # type: ignore[type-var]
+async def _disconnect(subject: Subject) -> None:
+    async with aclosing(subject.stream(unique(STORY), LONG_ANSWER)) as pieces:  # type: ignore[type-var]
         async for _ in pieces:
             return
 
 
-async def _left_behind(subject: Subject, began: float) -> int:
+async def _still_active(subject: Subject, started: float) -> int:
     while True:
         active = int((await subject.runner() or {}).get("active") or 0)
-        if not active or time.monotonic() - began > SLOT_SECONDS:
+        if not active or time.monotonic() - started > SLOT_SECONDS:
             return active
         await asyncio.sleep(0.1)
 
 
-async def measured(subject: Subject, notes: Notes) -> Finding | None:
-    """The memory of its process against what it was admitted with."""
+async def measured(subject: Subject, state: TrialState) -> Finding | None:
+    """Compare the memory of the process with its reservation."""
     runner = await subject.runner() or {}
     size, reserved = int(runner.get("size") or 0), int(runner.get("reserved") or 0)
     if not reserved or size <= reserved * OVER_ESTIMATE:
         return None
-    title = f"{subject.name.short} takes {format_size(size)}, it was admitted with {format_size(reserved)}"
+    title = f"{subject.name.short} uses {format_size(size)}, but only {format_size(reserved)} were reserved for it"
     return _finding("RUN017", title, subject, f"context: {runner.get('context_length')}", "ollmlx ps", BUNDLE)
 
 
 def _finding(code: str, title: str, subject: Subject, evidence: str, *commands: str) -> Finding:
-    own = commands if BUNDLE in commands else (*commands, BUNDLE)
-    return found(code, title, evidence=(evidence,), commands=own, subject=subject.name.short)
+    with_bundle = commands if BUNDLE in commands else (*commands, BUNDLE)
+    return found(code, title, evidence=(evidence,), commands=with_bundle, subject=subject.name.short)
 
 
-TRIALS: tuple[tuple[str, Trial], ...] = (
-    ("repeated", repeated),
-    ("batched", batched),
-    ("seeded", seeded),
-    ("structured", structured),
-    ("stopped", stopped),
-    ("cancelled", cancelled),
-    ("measured", measured),
-    ("restarted", restarted),
+@dataclass(frozen=True)
+class Trial:
+    """One trial: its name, the guarantee that it tests, and the function that runs it."""
+
+    name: str
+    guarantee: str
+    run: TrialFunction
+
+
+TRIALS = (
+    Trial("repeated", "a repeated request and a cached prompt get the same answer", repeated),
+    Trial("batched", "a batch gives the same answers as single requests", batched),
+    Trial("seeded", "the same seed gives the same answer", seeded),
+    Trial("structured", "answers keep to a schema", structured),
+    Trial("stopped", "answers end at a stop string", stopped),
+    Trial("cancelled", "a client that disconnects frees its slot", cancelled),
+    Trial("measured", "memory stays within its reservation", measured),
+    Trial("restarted", "answers are the same after a restart", restarted),
 )
-"""In this order: later ones use what earlier ones found out, and the new start comes last."""
-
-SAYS = {
-    "repeated": "repeated = first, cached = cold",
-    "batched": "batched = alone",
-    "seeded": "the same seed, the same answer",
-    "structured": "a schema holds",
-    "stopped": "a stop string holds",
-    "cancelled": "who leaves frees the slot",
-    "measured": "memory within its estimate",
-    "restarted": "a new start answers as before",
-}
-"""What each trial is about, for people."""
+"""In this order: later trials use the results of earlier ones, and the restart comes last."""

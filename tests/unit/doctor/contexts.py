@@ -10,13 +10,12 @@ from typing import Any
 
 from ollmlx import __version__
 from ollmlx.cli.main import VERBS, verb_parser
-from ollmlx.doctor.context import CheckContext, look
-from ollmlx.doctor.daemon import Answer, Daemon, Silent
+from ollmlx.doctor.context import CheckContext, build_context
+from ollmlx.doctor.daemon import DaemonClient, DaemonReply, NoReply
 from ollmlx.doctor.machine import Disk, Machine
 from ollmlx.doctor.processes import Completed, Process, Processes
 from ollmlx.doctor.report import Report
-from ollmlx.doctor.run import examine
-from ollmlx.doctor.selection import every
+from ollmlx.doctor.run import all_checks, examine
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.text.addresses import Address
 
@@ -32,25 +31,28 @@ HEALTHY = Machine(
 MAC = replace(HEALTHY, system="darwin", architecture="arm64", macos=(15, 1))
 NOW = 1_800_000_000.0
 VERSIONS = {"mlx": "0.32.4", "mlx-cpu": "0.32.4"}
-READY = {"/api/version": Answer(200, {"version": "0.12.0", "ollmlx": __version__}), "/readyz": Answer(200, {})}
+READY = {
+    "/api/version": DaemonReply(200, {"version": "0.12.0", "ollmlx": __version__}),
+    "/readyz": DaemonReply(200, {}),
+}
 
 
-class FakeDaemon(Daemon):
-    """Answers from a table; Silent for what is not in it."""
+class FakeDaemon(DaemonClient):
+    """Answers from a table; NoReply for what is not in it."""
 
-    def __init__(self, answers: Mapping[str, Answer]) -> None:
+    def __init__(self, answers: Mapping[str, DaemonReply]) -> None:
         super().__init__(Address.parse(""))
         self.answers = answers
 
-    async def get(self, path: str, seconds: float = 1.0) -> Answer:
+    async def get(self, path: str, seconds: float = 1.0) -> DaemonReply:
         if path not in self.answers:
-            raise Silent("connection refused")
+            raise NoReply("connection refused")
         return self.answers[path]
 
 
 def daemon(path: str = "", answer: Any = None, status: int = 200) -> FakeDaemon:
     """A daemon that is well, and answers one question in its own way."""
-    return FakeDaemon({**READY, **({path: Answer(status, answer)} if path else {})})
+    return FakeDaemon({**READY, **({path: DaemonReply(status, answer)} if path else {})})
 
 
 @dataclass
@@ -95,7 +97,7 @@ def child(status: int | None, err: str = "", out: str = "") -> Callable[[Sequenc
 def healthy(tmp_path: Path, toml: str = "", environ: Mapping[str, str] | None = None) -> CheckContext:
     """A machine on which all is well, with these settings. The plugins are the real ones."""
     settle(tmp_path, toml)
-    return seen(tmp_path, environ)
+    return context_of(tmp_path, environ)
 
 
 def settle(tmp_path: Path, toml: str = "") -> None:
@@ -108,11 +110,11 @@ def settle(tmp_path: Path, toml: str = "") -> None:
     file.chmod(0o600)
 
 
-def seen(tmp_path: Path, environ: Mapping[str, str] | None = None) -> CheckContext:
+def context_of(tmp_path: Path, environ: Mapping[str, str] | None = None) -> CheckContext:
     """What is there, on a machine and with a daemon on which all is well."""
-    world = look(environ={"HOME": str(tmp_path), **(environ or {})}, cwd=tmp_path)
+    context = build_context(environ={"HOME": str(tmp_path), **(environ or {})}, cwd=tmp_path)
     return replace(
-        world,
+        context,
         machine=HEALTHY,
         daemon=FakeDaemon(READY),
         processes=FakeProcesses(),
@@ -122,21 +124,21 @@ def seen(tmp_path: Path, environ: Mapping[str, str] | None = None) -> CheckConte
     )
 
 
-def examined(world: CheckContext, *, blas: bool = False) -> Report:
+def examined(context: CheckContext, *, blas: bool = False) -> Report:
     """Everything the doctor says; without the timing of BLAS, which belongs to the machine the test runs on."""
-    return examine([one for one in every(world) if blas or one.check.name != "blas"], world, patience=60)
+    return examine([one for one in all_checks(context) if blas or one.check.name != "blas"], context, patience=60)
 
 
-def codes(world: CheckContext) -> list[str]:
-    return [finding.code for finding in examined(world).findings]
+def codes(context: CheckContext) -> list[str]:
+    return [finding.code for finding in examined(context).findings]
 
 
-def told(world: CheckContext, code: str, seen: str, typed: str) -> Finding:
+def expect(context: CheckContext, code: str, seen: str, typed: str) -> Finding:
     """The finding of this code; what was seen is in its title or evidence, what to type in its commands.
 
     Whatever else is found has to have a command, too, and every command of ours has to be one.
     """
-    report = examined(world)
+    report = examined(context)
     for finding in report.findings:
         assert finding.commands or finding.severity is Severity.INFO, f"{finding.code} leaves one alone"
         for command in (*finding.commands, *finding.instead):

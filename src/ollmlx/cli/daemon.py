@@ -1,0 +1,156 @@
+"""The verbs of the daemon itself: serve, logs and version."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from ollmlx import __version__
+from ollmlx.errors import NotFound
+
+LOG = "logs/daemon.log"
+"""The daemon's log in the state folder."""
+ROTATED = 3
+POLL = 0.2
+"""Seconds between two reads of `logs --follow`."""
+
+
+def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = """Start the daemon in this terminal. Ctrl-C or SIGTERM stops it and every runner. SIGHUP makes
+it read its settings again.
+
+Settings come from the command line, OLLMLX_SECTION__KEY, Ollama's own variables and ollmlx.toml, in this order.
+`ollmlx config` prints them."""
+    parser.add_argument(
+        "--models", dest="models_folder", metavar="FOLDER", help="the models folder; also OLLAMA_MODELS"
+    )
+
+
+async def run_serve(args: argparse.Namespace) -> int:
+    from ollmlx.app import build
+    from ollmlx.cli.connection import load
+    from ollmlx.reload import reload
+    from ollmlx.web.server.serve import run as listen
+
+    loaded = load(args)
+    app = build(loaded.settings, notices=tuple(map(str, loaded.warnings)))
+    return await listen(app, lambda: reload(app, lambda: load(args)))
+
+
+def add_version_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run_version(args: argparse.Namespace) -> int:
+    from ollmlx.cli.client import NotRunning
+    from ollmlx.cli.connection import connect
+
+    client = connect(args)
+    try:
+        daemon = client.get("/api/version")
+    except NotRunning:
+        daemon = None
+    if args.json:
+        print(json.dumps({"client": __version__, "address": str(client.address), "daemon": daemon}))
+        return 0
+    print(f"ollmlx version {__version__}")
+    if daemon is None:
+        print(f"daemon: none answers at {client.address}")
+    else:
+        ours = f" (ollmlx {daemon['ollmlx']})" if "ollmlx" in daemon else ""
+        print(f"daemon: API version {daemon['version']}{ours} at {client.address}")
+    return 0
+
+
+# -- logs --------------------------------------------------------------------------------------------------------------
+
+
+def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runner", metavar="RUNNER", nargs="?", help="print only lines that name this model or runner")
+    parser.add_argument("-f", "--follow", action="store_true", help="continue to print new lines until Ctrl-C")
+    parser.add_argument(
+        "-n", "--lines", metavar="N", type=int, default=200, help="begin with the last N lines (default: 200)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the lines as they are stored")
+
+
+def run_logs(args: argparse.Namespace) -> int:
+    from ollmlx.cli.connection import settings
+
+    file = settings(args).state_folder / LOG
+    if not file.is_file():
+        raise NotFound(f"there is no log at {file}", hint="ollmlx serve writes it, unless [logging] file is false")
+    wanted = [line for line in stored_lines(file) if mentions(line, args.runner)]
+    for line in wanted[max(0, len(wanted) - args.lines) :]:
+        print(line if args.json else readable(line))
+    if args.follow:
+        sys.stdout.flush()
+        for line in new_lines(file):
+            if mentions(line, args.runner):
+                print(line if args.json else readable(line), flush=True)
+    return 0
+
+
+def stored_lines(file: Path) -> Iterator[str]:
+    """Yield the lines of the log, those of rotated files first."""
+    for path in (*(file.with_name(f"{file.name}.{number}") for number in range(ROTATED, 0, -1)), file):
+        if path.is_file():
+            yield from path.read_text("utf-8", "replace").splitlines()
+
+
+def new_lines(file: Path) -> Iterator[str]:
+    """Yield lines as they are written, across rotations, without end."""
+    stream = file.open(encoding="utf-8", errors="replace")
+    stream.seek(0, 2)
+    unfinished = ""
+    try:
+        while True:
+            piece = stream.readline()
+            if piece.endswith("\n"):
+                yield unfinished + piece[:-1]
+                unfinished = ""
+            elif piece:
+                unfinished += piece
+            elif _rotated(file, stream.fileno()):
+                stream.close()
+                stream = file.open(encoding="utf-8", errors="replace")
+            else:
+                time.sleep(POLL)
+    finally:
+        stream.close()
+
+
+def _rotated(file: Path, descriptor: int) -> bool:
+    import os
+
+    try:
+        return file.stat().st_ino != os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False  # a rotation is under way
+
+
+def mentions(line: str, runner: str | None) -> bool:
+    """Return True if a line has a runner's id or its model's name as a whole word."""
+    if runner is None:
+        return True
+    return re.search(rf"(?<![\w.-]){re.escape(runner)}(?![\w-]|\.\w)", line, re.IGNORECASE) is not None
+
+
+def readable(line: str) -> str:
+    """Return a stored line as text: time, level, message, request. A line that is not JSON is returned unchanged."""
+    try:
+        record = json.loads(line)
+        clock = datetime.fromisoformat(record["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        level, message = str(record["level"]).upper(), str(record["message"])
+    except (ValueError, KeyError, TypeError):
+        return line
+    request = record.get("request")
+    suffix = f" request={request}" if request and f"request={request}" not in message else ""
+    trace = record.get("traceback")
+    return f"{clock} {level:<7} {message}{suffix}" + (f"\n{trace}" if trace else "")

@@ -1,0 +1,149 @@
+"""The verbs that move models between this machine and a hub: pull and push, and the progress that they show."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ollmlx.cli import terminal
+from ollmlx.cli.client import Client, Json
+from ollmlx.cli.connection import connect, ensure_daemon
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+ShowProgress = Callable[[Json], None]
+
+
+def add_pull_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--insecure", action="store_true", help="use plain HTTP for the registry, without TLS")
+    parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
+
+
+def run_pull(args: argparse.Namespace) -> int:
+    client = connect(args)
+    ensure_daemon(client, args)
+    pull(client, args.model, insecure=args.insecure, as_json=args.json)
+    return 0
+
+
+def pull(client: Client, model: str, *, insecure: bool = False, as_json: bool = False) -> None:
+    """Pull a model through the daemon and show the progress."""
+    _transfer(client, "/api/pull", model, insecure=insecure, as_json=as_json)
+
+
+def add_push_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--insecure", action="store_true", help="allow a registry without a valid certificate")
+    parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
+
+
+def run_push(args: argparse.Namespace) -> int:
+    _transfer(connect(args), "/api/push", args.model, insecure=args.insecure, as_json=args.json)
+    return 0
+
+
+def _transfer(client: Client, path: str, model: str, *, insecure: bool, as_json: bool) -> None:
+    body = {"model": model, "insecure": insecure, "stream": True}
+    with progress(as_json=as_json) as show:
+        for step in client.stream(path, body, ended=succeeded):
+            show(step)
+
+
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+
+def succeeded(record: Json) -> bool:
+    """Return True for the last object of /api/pull, /api/push or /api/create."""
+    return record.get("status") == "success"
+
+
+@contextmanager
+def progress(*, as_json: bool = False) -> Iterator[ShowProgress]:
+    """Yield a function that shows one step: as a bar or a line on standard error, or as JSON on standard output."""
+    if as_json:
+        yield lambda step: print(json.dumps(step), flush=True)
+    elif terminal.has_colour(sys.stderr):
+        with _bars() as bars:
+            yield bars.show
+    else:
+        yield _StatusLines().show
+
+
+class _StatusLines:
+    """A line for each new status."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def show(self, step: Json) -> None:
+        status = str(step.get("status", ""))
+        if status and status != self._last:
+            terminal.note(status)
+            self._last = status
+
+
+class ProgressBars:
+    """A line for each file or step: a spinner, and a bar once the size is known."""
+
+    def __init__(self, live: Progress) -> None:
+        self._live = live
+        self._tasks: dict[str, TaskID] = {}
+        self._current: str | None = None
+
+    def show(self, step: Json) -> None:
+        """Show one object of the stream."""
+        status, total, completed = str(step.get("status", "")), step.get("total"), step.get("completed")
+        key = str(step.get("digest") or status)
+        if key not in self._tasks:
+            self._finish()
+            self._tasks[key] = self._live.add_task(status, total=total)
+        self._current = key
+        task = self._tasks[key]
+        self._live.update(task, description=status)
+        if total:
+            self._live.update(task, total=total, completed=completed or 0)
+        if status == "success":
+            self._finish()
+
+    def _finish(self) -> None:
+        """Mark the last step as done if it has no size."""
+        if self._current is not None:
+            task = self._tasks[self._current]
+            known = next(item.total for item in self._live.tasks if item.id == task)
+            if known is None:
+                self._live.update(task, total=1, completed=1)
+
+
+@contextmanager
+def _bars() -> Iterator[ProgressBars]:
+    from rich.console import Console  # imported when used: it costs start-up time
+    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Task as RichTask
+    from rich.text import Text
+
+    from ollmlx.text.quantities import format_size
+
+    class Amount(ProgressColumn):
+        """The bytes done, all bytes, and the speed; empty for a step without a size."""
+
+        def render(self, task: RichTask) -> Text:
+            if not task.total or task.total == 1:
+                return Text("")
+            speed = f"  {format_size(task.speed)}/s" if task.speed and not task.finished else ""
+            return Text(f"{format_size(task.completed)}/{format_size(task.total)}{speed}")
+
+    columns = (
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        Amount(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=Console(stderr=True), expand=True) as live:
+        yield ProgressBars(live)

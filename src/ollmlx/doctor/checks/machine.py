@@ -1,0 +1,186 @@
+"""Checks of the machine: whether MLX works on its best device, and what memory, files and time it has."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from ollmlx.doctor.check import check, found, noted
+from ollmlx.doctor.context import CheckContext
+from ollmlx.errors.findings import Finding, Severity
+from ollmlx.text.quantities import format_size
+
+TRIAL = "import mlx.core as mx; mx.eval(mx.ones(8).sum()); print(mx.default_device())"
+TRIAL_SECONDS = 3.5
+WORTHWHILE = 2.0
+"""How many times faster than the reference BLAS another one must be to be reported."""
+OLDEST_MACOS = (14, 0)
+OLDEST_DRIVER = {"mlx-cuda-12": 525, "mlx-cuda-13": 580}
+PARTS = ("mlx-cpu", "mlx-metal", "mlx-cuda-12", "mlx-cuda-13")
+LEAST_FILES = 1024
+LEAST_MEMORY = 2 * 1000**3
+MUCH_SWAP = 0.5
+EARLIEST = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # before this release: a right clock never shows it
+LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
+
+
+# -- MLX ---------------------------------------------------------------------------------------------------------------
+
+
+@check("mlx", "machine", "ENV001")
+async def mlx(context: CheckContext) -> list[Finding]:
+    """Compute with MLX in a child process, so that a crash becomes a finding."""
+    done = await context.child([sys.executable, "-P", "-c", TRIAL], TRIAL_SECONDS)
+    if done.status == 0:
+        device = "GPU" if "gpu" in done.out.lower() else "CPU"
+        return [noted("ENV001", f"MLX {context.version_of('mlx')} computes on the {device}")]
+    if done.status is None:  # a slow disk or a busy machine says nothing about MLX
+        title = f"MLX was not ready within {TRIAL_SECONDS:g} s"
+        trial = f"{sys.executable} -P -c '{TRIAL}'"
+        return [found("ENV001", title, commands=(trial,), severity=Severity.WARNING)]
+    output = done.err.strip().splitlines()[-1:]
+    if done.status < 0:
+        output = [f"the trial was killed by signal {-done.status}", *output]
+    title = "MLX cannot be used on this machine"
+    if context.machine.system == "linux" and context.version_of("mlx") and not _installed_parts(context):
+        title = "MLX is installed without anything to compute with: neither its CPU nor its CUDA package is there"
+    return [found("ENV001", title, evidence=output, commands=(_install(context),))]
+
+
+@check("python", "machine", "ENV005")
+def python(context: CheckContext) -> Iterator[Finding]:
+    """Report a Python for which MLX has no build."""
+    machine = context.machine
+    if machine.bits < 64 or machine.implementation != "CPython":
+        this = f"{machine.implementation} {'.'.join(map(str, machine.python))} with {machine.bits} bits"
+        yield found(
+            "ENV005", f"this Python is {this}; MLX needs CPython with 64 bits",
+            evidence=(sys.executable,), commands=("python3 -m venv .venv", ".venv/bin/pip install ollmlx"),
+        )  # fmt: skip
+
+
+@check("accelerator", "machine", "ENV005", "ENV007", "ENV008", "ENV011")
+def accelerator(context: CheckContext) -> Iterator[Finding]:
+    """Report what keeps this Python, this system and these packages from the best device."""
+    machine = context.machine
+    if machine.rosetta:
+        yield found(
+            "ENV005", "this Python is built for Intel and runs under Rosetta",
+            evidence=(f"the architecture of {sys.executable} is {machine.architecture}",),
+            commands=("brew install python@3.12",),
+        )  # fmt: skip
+    if machine.macos and machine.macos[:2] < OLDEST_MACOS:
+        version = ".".join(map(str, machine.macos))
+        yield found("ENV005", f"macOS {version} is too old for MLX", evidence=("MLX needs macOS 14 or newer",),
+                    commands=("softwareupdate --list",))  # fmt: skip
+    yield from _cuda(context)
+    yield from _parts(context)
+
+
+def _cuda(context: CheckContext) -> Iterator[Finding]:
+    machine = context.machine
+    if machine.system != "linux" or not machine.nvidia_gpu:
+        return
+    package = next((name for name in OLDEST_DRIVER if context.version_of(name)), None)
+    if package is None:
+        title = "there is an NVIDIA card, and MLX is installed for the CPU only"
+        yield found("ENV007", title, commands=("pip install 'ollmlx[cuda]'",))
+        return
+    driver = machine.nvidia_driver
+    oldest = OLDEST_DRIVER[package]
+    needs = (f"{package} needs {oldest} or newer",)
+    if driver is None:
+        title = "there is an NVIDIA card without its driver"
+        yield found("ENV008", title, evidence=needs, commands=("sudo apt-get install nvidia-driver", "nvidia-smi"))
+    elif (major := int(driver.partition(".")[0])) < oldest:
+        older = ("pip install 'ollmlx[cuda]'",) if major >= OLDEST_DRIVER["mlx-cuda-12"] else ()
+        title = f"the NVIDIA driver {driver} is too old"
+        yield found("ENV008", title, evidence=needs, commands=(*older, "nvidia-smi"))
+
+
+def _parts(context: CheckContext) -> Iterator[Finding]:
+    whole = context.version_of("mlx")
+    parts = _installed_parts(context)
+    different = [f"{name} {version}" for name, version in parts.items() if version != whole]
+    if whole and different:
+        yield found(
+            "ENV011", "the parts of MLX have different versions", evidence=(f"mlx {whole}", *different),
+            commands=(f"pip install --force-reinstall {' '.join(f'{name}=={whole}' for name in parts)}",),
+        )  # fmt: skip
+
+
+def _installed_parts(context: CheckContext) -> dict[str, str]:
+    return {name: version for name in PARTS if (version := context.version_of(name))}
+
+
+def _install(context: CheckContext) -> str:
+    if context.machine.system == "darwin":
+        return "pip install --upgrade ollmlx"
+    return "pip install 'ollmlx[cuda]'" if context.machine.nvidia_gpu else "pip install 'ollmlx[cpu]'"
+
+
+@check("blas", "machine", "ENV002")
+async def blas(context: CheckContext) -> list[Finding]:
+    """Report the BLAS that a runner on the CPU will use, and how much faster another one would be."""
+    backend = context.plugins.registry.backends.get("mlx") if context.plugins else None
+    advise = getattr(backend, "blas_advice", None)
+    if advise is None:
+        return []
+    advice = await asyncio.to_thread(advise)
+    if advice.speed_up is None:
+        return []
+    if advice.speed_up >= WORTHWHILE or not advice.command:
+        faster = f", {advice.speed_up:.0f} times as fast as the reference" if advice.speed_up >= WORTHWHILE else ""
+        return [noted("ENV002", f"matrix products use the BLAS {advice.name}{faster}")]
+    rejected = [f"{name}: {reason}" for name, reason in advice.rejected]
+    title = "MLX on this CPU uses its slow reference BLAS"
+    return [found("ENV002", title, evidence=(advice.warning, *rejected), commands=(advice.command,))]
+
+
+# -- memory, files, time -----------------------------------------------------------------------------------------------
+
+
+@check("limits", "machine", "ENV003", "ENV004", "ENV009", "ENV012", "ENV014")
+def limits(context: CheckContext) -> Iterator[Finding]:
+    """Check memory, swap, the container, open files and the clock."""
+    machine = context.machine
+    yield from _memory(context)
+    if machine.swap_total and machine.swap_used > MUCH_SWAP * machine.swap_total and machine.available < LEAST_MEMORY:
+        title = f"{format_size(machine.swap_used)} of {format_size(machine.swap_total)} swap are in use"
+        free = (f"free memory: {format_size(machine.available)}",)
+        yield found("ENV009", title, evidence=free, commands=("ollmlx ps",))
+    if machine.files_limit is not None and machine.files_limit < LEAST_FILES:
+        yield found("ENV004", f"only {machine.files_limit} files may be open", commands=("ulimit -n 8192",))
+    now = context.now()
+    if not EARLIEST <= now <= LATEST:
+        date = datetime.fromtimestamp(min(max(now, 0), LATEST), UTC).date()
+        command = "sudo sntp -sS time.apple.com" if machine.system == "darwin" else "sudo timedatectl set-ntp true"
+        why = ("certificates are refused while the clock is wrong",)
+        yield found("ENV012", f"the clock says {date}", evidence=why, commands=(command,))
+
+
+def _memory(context: CheckContext) -> Iterator[Finding]:
+    machine, limit = context.machine, context.settings.memory.limit
+    ceiling = min(machine.ram, machine.container_limit or machine.ram)
+    budget = limit if isinstance(limit, int) else int(ceiling * context.settings.memory.share)
+    if budget >= LEAST_MEMORY:
+        yield noted("ENV003", f"{format_size(budget)} of {format_size(machine.ram)} of memory for models")
+    elif budget > 0:
+        yield found(
+            "ENV003", f"models together may use {format_size(budget)}",
+            evidence=(f"memory: {format_size(machine.ram)}", f"[memory] limit = {limit!r}"),
+            commands=("ollmlx config show",),
+        )  # fmt: skip
+    if machine.container_limit is not None and machine.container_limit < machine.ram:
+        title = f"the container limits memory to {format_size(machine.container_limit)} of {format_size(machine.ram)}"
+        yield found("ENV003", title, severity=Severity.INFO)
+    wanted = limit if isinstance(limit, int) else machine.ram // 2  # macOS itself gives more than half
+    if machine.wired_limit and machine.wired_limit < wanted:
+        wired = f"{format_size(machine.wired_limit)} of {format_size(machine.ram)}"
+        yield found(
+            "ENV014", f"macOS gives the GPU at most {wired}",
+            evidence=(f"iogpu.wired_limit_mb = {machine.wired_limit // 1024**2}", f"[memory] limit = {limit!r}"),
+            commands=("sudo sysctl iogpu.wired_limit_mb=0",),
+        )  # fmt: skip
