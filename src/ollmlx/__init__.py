@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from ollmlx.formats.gguf import read_gguf_header as read_gguf_header
     from ollmlx.formats.safetensors import SafetensorsTensor as SafetensorsTensor
     from ollmlx.formats.safetensors import read_safetensors_header as read_safetensors_header
+    from ollmlx.model.events import closing as closing
     from ollmlx.model.names import ModelName as ModelName
     from ollmlx.model.names import parse_digest as parse_digest
-    from ollmlx.model.streams import closing as closing
     from ollmlx.model.templates import as_jinja as as_jinja
     from ollmlx.model.templates import check_template as check_template
     from ollmlx.plugin.contracts import Backend as Backend
@@ -61,7 +61,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ollmlx.formats.gguf": ("GgufHeader", "read_gguf_header"),
         "ollmlx.formats.safetensors": ("SafetensorsTensor", "read_safetensors_header"),
         "ollmlx.model.names": ("ModelName", "parse_digest"),
-        "ollmlx.model.streams": ("closing",),
+        "ollmlx.model.events": ("closing",),
         "ollmlx.model.templates": ("as_jinja", "check_template"),
         "ollmlx.plugin.contracts": (
             "Backend",

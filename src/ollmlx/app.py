@@ -63,7 +63,7 @@ class App:
             if not declared.preload:
                 continue
             try:
-                caller = Caller(request_id=f"preload-{name.short}", route="preload")
+                caller = Caller(request_id=f"preload-{name.short}")
                 await self.service.load(name, caller=caller, patient=True)
             except OllmlxError as error:
                 logger.warning("preload of %s failed: %s", name.short, error.message)

@@ -16,9 +16,9 @@ from ollmlx.errors import Conflict, NotFound, OllmlxError, PluginError, StorageE
 from ollmlx.formats.tensors import read_tensors
 from ollmlx.launch.overrides import ModelOverrides, overlay, rename
 from ollmlx.launch.planner import LaunchPlanner
-from ollmlx.model.capabilities import require
+from ollmlx.model.events import closing
+from ollmlx.model.installed import require
 from ollmlx.model.names import ModelName
-from ollmlx.model.streams import closing
 from ollmlx.plugin.contracts import Publisher
 from ollmlx.protocol import TokenizeRequest
 from ollmlx.types import (

@@ -1,4 +1,4 @@
-"""The catalogue: short names that people know, and the models they stand for. One data file, `catalogue.toml`."""
+"""The catalogue: well-known short names and the models they stand for, from the data file `catalogue.toml`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ollmlx.errors import ConfigError
 
 @cache
 def load_catalogue() -> Mapping[str, str]:
-    """Short name -> full name, as they stand in the packaged file."""
+    """Return the packaged catalogue: short name -> full name."""
     return read_catalogue(files("ollmlx.model").joinpath("catalogue.toml").read_text(encoding="utf-8"))
 
 
 def read_catalogue(text: str) -> Mapping[str, str]:
-    """The entries of a catalogue file: every table's `"short" = "full"` lines. Raises ConfigError for anything else."""
+    """Parse a catalogue file: tables of `"short" = "full"` lines. Raises ConfigError for anything else."""
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

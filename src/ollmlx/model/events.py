@@ -1,17 +1,19 @@
-"""What a generation sends back, one frozen event after the other.
+"""The events of a generation, and how a stream of them is read and closed.
 
-Order: `Admitted` (from the daemon), any number of `Prefill`, then `Text`, `Thinking` and `ToolCalled` as they come,
-then exactly one `Done` or `Failed`. A stream that ends without one of these two has failed.
+Order: `Admitted` (from the daemon), any number of `Prefill`, then `Text`, `Thinking` and `ToolCalled` in the order in
+which they are generated, then exactly one `Done` or `Failed`. A stream that ends without `Done` or `Failed` has failed.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
-from ollmlx.model.frozen import Frozen
-from ollmlx.model.message import ToolCall
+from ollmlx.errors import RunnerFailed, from_kind
+from ollmlx.model.request import Frozen, ToolCall
 
 
 class TokenLogprob(Frozen):
@@ -24,7 +26,7 @@ class TokenLogprob(Frozen):
 
 
 class Admitted(Frozen):
-    """The request holds a runner. Made by the daemon; times in nanoseconds; `load_ns` is 0 when it was loaded."""
+    """The request has a runner. The daemon makes this event. `load_ns` is 0 if the model was loaded already."""
 
     type: Literal["admitted"] = "admitted"
     queue_ns: int = 0
@@ -33,9 +35,9 @@ class Admitted(Frozen):
 
 
 class Prefill(Frozen):
-    """Prompt tokens computed so far, of `total`, of which `cached` came from the prefix cache.
+    """Progress of the prompt: `done` of `total` tokens are computed, and `cached` of these came from the prefix cache.
 
-    `dropped`: prompt tokens left out so that the prompt fits the context length.
+    `dropped`: prompt tokens that were left out so that the prompt fits the context length.
     """
 
     type: Literal["prefill"] = "prefill"
@@ -46,7 +48,7 @@ class Prefill(Frozen):
 
 
 class Text(Frozen):
-    """A piece of the answer; never half a code point, never a part of a stop string or a tag."""
+    """A piece of the answer. It holds whole code points, and no part of a stop string or of a tag."""
 
     type: Literal["text"] = "text"
     text: str
@@ -69,15 +71,14 @@ class ToolCalled(Frozen):
 
 
 class Done(Frozen):
-    """The normal end.
+    """The normal end of a generation. Durations are in nanoseconds.
 
-    `prompt_tokens` is the logical length of the prompt, cached tokens included; durations are nanoseconds;
-    `context` are the ids of prompt and answer; `stop` is the stop string that was hit; `dropped` as in Prefill.
-    `queue_ns` and `load_ns` are filled in by the daemon.
+    `prompt_tokens` includes cached tokens. `context`: the token ids of prompt and answer. `stop`: the stop string that
+    ended the answer. `dropped`: as in Prefill. The daemon fills in `queue_ns` and `load_ns`.
     """
 
     type: Literal["done"] = "done"
-    reason: Literal["stop", "length", "load", "unload"] = "stop"
+    reason: Literal["stop", "length"] = "stop"
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
@@ -92,7 +93,7 @@ class Done(Frozen):
 
 
 class Failed(Frozen):
-    """The abnormal end: `kind` is a kind of `ollmlx.errors`, `code` a runbook where one exists."""
+    """The end of a generation that failed. `kind`: a kind of `ollmlx.errors`. `code`: a finding code or None."""
 
     type: Literal["error"] = "error"
     kind: str
@@ -104,3 +105,69 @@ Event = Annotated[
     Admitted | Prefill | Text | Thinking | ToolCalled | Done | Failed,
     Field(discriminator="type"),
 ]
+
+
+class Answer(Frozen):
+    """A whole generation, gathered from its events: text, reasoning, tool calls and figures."""
+
+    text: str = ""
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    admitted: Admitted = Admitted()
+    done: Done
+
+    @classmethod
+    async def gather(cls, events: AsyncIterator[Event]) -> Answer:
+        """Read a stream to its end.
+
+        Raises the error that the stream reports, and RunnerFailed if it ends without `Done`.
+        """
+        text: list[str] = []
+        thinking: list[str] = []
+        calls: list[ToolCall] = []
+        logprobs: list[TokenLogprob] = []
+        admitted, done = Admitted(), None
+        async for event in events:
+            match event:
+                case Text():
+                    text.append(event.text)
+                    logprobs.extend(event.logprobs)
+                case Thinking():
+                    thinking.append(event.text)
+                    logprobs.extend(event.logprobs)
+                case ToolCalled():
+                    calls.append(event.call)
+                case Admitted():
+                    admitted = event
+                case Done():
+                    done = event
+                case Failed():
+                    raise from_kind(event.kind, event.message, code=event.code)
+        if done is None:
+            raise RunnerFailed("the stream ended without a final record")
+        return cls(
+            text="".join(text),
+            thinking="".join(thinking),
+            tool_calls=tuple(calls),
+            logprobs=tuple(logprobs),
+            admitted=admitted,
+            done=done,
+        )
+
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def closing(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """Close a stream when the block ends: as `aclosing`, and also for iterators that have no `aclose`.
+
+    An abandoned generator, and the lease that it holds, would otherwise be freed only by the garbage collector.
+    """
+    try:
+        yield stream
+    finally:
+        aclose = getattr(stream, "aclose", None)
+        if aclose is not None:
+            await aclose()

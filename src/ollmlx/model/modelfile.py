@@ -1,7 +1,7 @@
-"""Modelfiles: Ollama's grammar, read into commands. Pure.
+"""Modelfiles: text in Ollama's grammar is parsed into commands. Pure.
 
-`COMMAND value`, in any letter case; a value ends with its line, or with its closing quotes (`"…"` or three of them,
-both over several lines). `#` begins a comment line.
+A command is `COMMAND value`, in any letter case. A value ends with its line, or with its closing quotes: `"…"` or three
+of them, both over several lines. `#` begins a comment line.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Modelfile:
         return tuple(command.value for command in self.commands if command.name == name)
 
     def last(self, name: str) -> str | None:
-        """The value that counts where only one can."""
+        """The last value of a command, which counts where only one can."""
         return next(iter(reversed(self.values(name))), None)
 
     def keyed(self, name: str) -> tuple[tuple[str, str], ...]:

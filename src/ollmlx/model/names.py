@@ -1,4 +1,4 @@
-"""Model names: what a person types, parsed once.
+"""Model names. The text that a person types is parsed once, into `ModelName`.
 
 Accepted: `name[:tag]`, `org/name[:tag]`, `org_name` (the folder spelling), `hf.co/org/name[:tag]`,
 `registry/org/name[:tag]`. Two names are equal when they have the same key: `mlx-community/x` and `mlx-community_x`
@@ -32,8 +32,8 @@ _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 class ModelName:
     """One model name. `str(name)` is the canonical form, always with its tag.
 
-    `via` is the well-known host that was typed before it (`registry.ollama.ai`, `hf.co`): where to pull it from. It is
-    no part of the name.
+    `via` is the well-known host that was typed before the name (`registry.ollama.ai`, `hf.co`). The model is pulled
+    from there; the host is no part of the name.
     """
 
     name: str
@@ -44,7 +44,7 @@ class ModelName:
 
     @classmethod
     def parse(cls, text: str) -> ModelName:
-        """Read what a person typed. Raises InvalidRequest with the reason for anything that is not a model name."""
+        """Parse a typed name. Raises InvalidRequest with the reason for anything that is not a model name."""
         rest = _checked(text)
         rest = re.sub(r"^https?://", "", rest)
         host: str | None = None
@@ -79,7 +79,7 @@ class ModelName:
 
     @property
     def folder(self) -> str:
-        """The one folder this model can live in. Contains no separator, never starts with a dot."""
+        """The only folder name that this model can have. It has no separator and no leading dot."""
         folder = f"{self.org}_{self.name}" if self.org else self.name
         if self.host:
             folder = f"{self.host.replace(':', '+')}_{folder}"
@@ -95,16 +95,16 @@ class ModelName:
 
     @property
     def key(self) -> str:
-        """What identifies the model: its folder, in one letter case (macOS folders ignore case)."""
+        """The identity of the model: its folder in lower case, because macOS folders ignore case."""
         return self.folder.lower()
 
     @property
     def short(self) -> str:
-        """The canonical form without the tag `latest`: what a person would type."""
+        """The canonical form without the tag `latest`, as a person would type it."""
         return str(self).removesuffix(f":{DEFAULT_TAG}")
 
     def same_spelling(self, other: ModelName) -> bool:
-        """Whether both name one model even letter by letter: `a/b_c` and `a_b/c` share a key and are not the same."""
+        """True if both names are the same model in spelling, too: `a/b_c` and `a_b/c` share a key and differ."""
         return self.key == other.key and (
             self.org is None or other.org is None or self.org.lower() == other.org.lower()
         )
@@ -129,7 +129,7 @@ class ModelName:
 
 
 def parse_digest(text: str) -> str:
-    """The 64 hexadecimal digits of `sha256:…` or `sha256-…`. The only gate through which a digest reaches a path."""
+    """Return the 64 hexadecimal digits of `sha256:…` or `sha256-…`. Every digest in a path comes from here."""
     match = _DIGEST.fullmatch(text)
     if match is None:
         raise InvalidRequest("invalid digest format")

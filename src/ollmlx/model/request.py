@@ -1,32 +1,104 @@
-"""What a client asks for, free of any wire dialect."""
+"""Requests as the daemon and the runners know them, free of any wire dialect."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ollmlx.model.frozen import Frozen
-from ollmlx.model.message import Message, Tool
-from ollmlx.model.options import Options
+
+class Frozen(BaseModel):
+    """The base of every shared type: immutable, without unknown fields, without NaN and infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+Tool = dict[str, Any]
+"""One tool for chat templates: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
+
+
+class ToolCall(Frozen):
+    """A call that the model asks for. `arguments` is always an object; its order is the one the model wrote."""
+
+    name: str
+    arguments: dict[str, Any] = {}
+    id: str | None = None
+
+
+class Message(Frozen):
+    """One message. `images` are base64 without a data-URL prefix. Role `tool` has `tool_name` and `tool_call_id`."""
+
+    role: Literal["system", "user", "assistant", "tool", "developer"]
+    content: str = ""
+    thinking: str | None = None
+    images: tuple[str, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class Options(Frozen):
+    """The sampling and run-time options of one generation, with Ollama's names and meanings.
+
+    Only fields that were set count when options are merged: `request.over(model)`. Lengths are in tokens.
+    `seed` -1 draws one; `num_predict` -1 means up to the context length and -2 fills it; `top_k` 0, `top_p` 1, `min_p`
+    0 and `typical_p` 1 switch that filter off; penalties are off at `repeat_penalty` 1 and 0 for the others;
+    `repeat_last_n` -1 looks at the whole context and 0 at nothing.
+    """
+
+    temperature: Annotated[float, Field(ge=0)] = 0.8
+    top_k: Annotated[int, Field(ge=0)] = 40
+    top_p: Annotated[float, Field(ge=0, le=1)] = 0.9
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    typical_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    seed: int = -1
+    repeat_last_n: Annotated[int, Field(ge=-1)] = 64
+    repeat_penalty: Annotated[float, Field(gt=0)] = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+    num_predict: Annotated[int, Field(ge=-2)] = -1
+    num_ctx: Annotated[int, Field(ge=1)] | None = None
+    num_keep: Annotated[int, Field(ge=-1)] = 4
+    draft_num_predict: Annotated[int, Field(ge=0)] = 4
+    logit_bias: dict[int, float] = {}
+    backend: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_num_batch(cls, values: Any) -> Any:
+        """Manifests of earlier versions hold `num_batch`, which has no effect."""
+        return {name: values[name] for name in values if name != "num_batch"} if isinstance(values, dict) else values
+
+    def over(self, weaker: Options) -> Self:
+        """Return these options; fields that are not set are taken from `weaker`."""
+        return self.model_copy(
+            update={name: getattr(weaker, name) for name in weaker.model_fields_set - self.model_fields_set}
+        )
+
+    @property
+    def stated(self) -> dict[str, object]:
+        """The fields that were set, by name."""
+        return self.model_dump(exclude_unset=True)
 
 
 class Caller(Frozen):
-    """Who asks: for logs, fair shares and priorities. `client` is an API key's fingerprint, else an address."""
+    """The client of a request, for logs and fair shares. `client`: an API key's fingerprint or an address."""
 
     request_id: str
     client: str = "local"
     priority: Literal["high", "normal", "low"] = "normal"
-    route: str = ""
 
 
 class GenerateRequest(Frozen):
-    """One generation: a conversation (`messages`, templated in the runner) or plain text (`prompt`, as it is).
+    """One generation: either a conversation (`messages`) or plain text (`prompt`).
 
-    `context`: token ids that precede the prompt. `suffix`: fill in the middle, where the template supports it.
-    `format`: "json", or a JSON schema the answer must satisfy. `top_logprobs`: None for none, else 0..20 alternatives.
-    `truncate`: drop the oldest turns that do not fit (visibly); False refuses. `shift`: keep generating past the
-    context by dropping old tokens. `continue_last`: the last message is the assistant's and is continued, not answered.
+    The runner puts a conversation through the chat template; plain text is used unchanged.
+    `context`: token ids that precede the prompt. `suffix`: the text after the gap, to fill in the middle.
+    `format`: "json", or a JSON schema that the answer must satisfy. `top_logprobs`: None, or 0 to 20 alternatives.
+    `truncate`: True leaves out the oldest messages that do not fit and reports it; False refuses the request.
+    `shift`: continue past the context length by dropping old tokens. `continue_last`: the last message is the
+    assistant's, and is continued instead of answered.
     """
 
     request_id: str = ""
@@ -55,7 +127,7 @@ class GenerateRequest(Frozen):
 
 
 class EmbedRequest(Frozen):
-    """Texts to embed; `dimensions` cuts the vectors and normalises them again; `truncate` False refuses long texts."""
+    """Texts to embed. `dimensions` cuts the vectors and normalises them again. `truncate` False refuses long texts."""
 
     request_id: str = ""
     inputs: tuple[str, ...]
@@ -66,7 +138,7 @@ class EmbedRequest(Frozen):
 
 
 class EmbedResult(Frozen):
-    """One vector per input, and how many tokens were read."""
+    """One vector for each input, the number of tokens that were read, and durations in nanoseconds."""
 
     embeddings: tuple[tuple[float, ...], ...]
     prompt_tokens: int

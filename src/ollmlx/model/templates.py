@@ -1,4 +1,4 @@
-"""Chat templates as people write them: Jinja, or the simplest of Ollama's, which are in Go's language. Pure."""
+"""Chat templates: Jinja, and the simplest of Ollama's, which are written in Go's template language. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ollmlx.errors import InvalidRequest, Unsupported
 _GO_FIELD = re.compile(r"\{\{-?\s*(?:if\s+|range\s+|with\s+)?[$.]")
 _GO_SIMPLE = re.compile(r"\{\{-?\s*\.(System|Prompt|Response|Suffix)\s*-?\}\}")
 _BLOCK_OF_TRANSFORMERS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
-"""Marks what a model is trained on; says nothing when a prompt is made."""
+"""A block of training templates. It has no effect on a prompt."""
 
 
 def as_jinja(template: str) -> str:
-    """The template in Jinja: Go's fields without logic are translated, Jinja is left as it is.
+    """Return the template in Jinja. Jinja is returned unchanged; fields of Go's language without logic are translated.
 
     Raises Unsupported for any other template in Go's language.
     """
@@ -29,7 +29,7 @@ def as_jinja(template: str) -> str:
 
 
 def check_template(template: str) -> None:
-    """Raise Unsupported or InvalidRequest for a template that no conversation can be put through, with the line."""
+    """Raise Unsupported or InvalidRequest, with the line, for a template that cannot be parsed."""
     from jinja2 import Environment, TemplateSyntaxError
 
     jinja = _BLOCK_OF_TRANSFORMERS.sub("", as_jinja(template))

@@ -17,8 +17,8 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from ollmlx.errors import Forbidden, NotFound, OllmlxError, Unauthorized, UpstreamError
-from ollmlx.model.progress import PullProgress
-from ollmlx.model.streams import closing
+from ollmlx.model.events import closing
+from ollmlx.model.installed import PullProgress
 from ollmlx.storekit.files import storage_error
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ollmlx.errors import InvalidRequest, StorageError
-from ollmlx.model.receipt import FetchedFile, FetchReceipt
+from ollmlx.model.installed import FetchedFile, FetchReceipt
 from ollmlx.text.quantities import format_size
 
 MAX_JSON = 64 << 20

@@ -59,7 +59,7 @@ class Exchange:
     def caller(self) -> Caller:
         """Who asks, as the service wants to know it."""
         priority = self.priority if self.priority in ("high", "low") else "normal"
-        return Caller(request_id=self.id, client=self.client, priority=priority, route=self.route or self.path)
+        return Caller(request_id=self.id, client=self.client, priority=priority)
 
     def on_close(self, closer: Callable[[], Awaitable[object]]) -> None:
         """Have something closed when the exchange ends, however it ends."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ollmlx.errors import InvalidRequest, Unsupported
-from ollmlx.model.capabilities import require
+from ollmlx.model.installed import require
 from ollmlx.model.names import ModelName
 from ollmlx.types import Capability, GenerateRequest, InstalledModel, Message
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from ollmlx.model.streams import closing
+from ollmlx.model.events import closing
 
 
 async def test_an_abandoned_generator_is_closed_at_the_end_of_the_block() -> None:

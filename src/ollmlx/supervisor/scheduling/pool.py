@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from ollmlx.errors import Busy, Timeout
 from ollmlx.launch.spec import LaunchSpec
-from ollmlx.model.streams import closing
+from ollmlx.model.events import closing
 from ollmlx.protocol import TokenizeRequest, Tokens
 from ollmlx.settings import Settings
 from ollmlx.supervisor.clock import Clock, SystemClock

@@ -374,7 +374,7 @@ class Scheduler:
 
     async def _revive(self, launch: LaunchSpec) -> None:
         """Bring a pinned model back, however long its circuit stays open."""
-        caller = Caller(request_id=f"revive-{launch.model.name.short}", priority="low", route="revive")
+        caller = Caller(request_id=f"revive-{launch.model.name.short}", priority="low")
         while not self.draining:
             try:
                 place = await self.seat(launch, caller, again=True)

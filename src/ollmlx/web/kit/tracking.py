@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 
 from ollmlx.errors import RunnerFailed, from_kind
-from ollmlx.model.streams import closing
+from ollmlx.model.events import closing
 from ollmlx.types import Admitted, Done, EmbedResult, Event, Failed, Prefill, Text
 from ollmlx.web.context import current
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ollmlx.model.streams import closing
+from ollmlx.model.events import closing
 from ollmlx.supervisor.runner.client import Garbled, RunnerClient, Severed
 from ollmlx.testing import eventually
 from ollmlx.types import GenerateRequest
