@@ -84,7 +84,6 @@ class HubClient:
         from huggingface_hub import HfApi, constants
 
         constants.HF_HUB_DISABLE_TELEMETRY = True  # telemetry makes requests of its own, whatever the endpoint is
-
         return HfApi(endpoint=self.access.endpoint, token=self.access.token or False, headers=_agent())
 
     @contextmanager

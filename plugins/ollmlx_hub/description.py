@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ollmlx import SafetensorsTensor, format_count, read_safetensors_header
 from ollmlx.errors import StorageError
 from ollmlx.runner.kit import has_insert_markers
-from ollmlx.storekit import FoundFile, ModelDescription, read_bounded, read_json
+from ollmlx.storekit import FoundFile, ModelDescription, read_json
 from ollmlx.types import Capability, ModelDefaults, ModelDetails, Options
 
 MAX_TOKENIZER = 64 << 20
@@ -151,11 +151,12 @@ def _capabilities(
 
 def _can_insert(folder: Path, names: set[str]) -> bool:
     """Return True if the tokenizer has the markers for text between a prefix and a suffix."""
-    for name in names & {"tokenizer.json", "tokenizer_config.json", "added_tokens.json"}:
-        data = read_bounded(folder / name, MAX_TOKENIZER, f"{folder.name}/{name}")
-        if data is not None and has_insert_markers(data):
-            return True
-    return False
+    return any(
+        name in names
+        and (folder / name).stat().st_size <= MAX_TOKENIZER
+        and has_insert_markers((folder / name).read_bytes())
+        for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json")
+    )
 
 
 def _chat_template(folder: Path, names: set[str]) -> str | None:

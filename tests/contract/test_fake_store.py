@@ -1,4 +1,4 @@
-"""The fake store keeps the contract that it is used to test others with."""
+"""The fake store meets the contract of stores."""
 
 from __future__ import annotations
 

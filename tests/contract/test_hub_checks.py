@@ -1,4 +1,4 @@
-"""The checks of the MLX store and of the hub keep the contract of every check."""
+"""The checks of the MLX store and of the hub meet the contract of checks."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ollmlx_hub.store import MlxStore
 
 class TestModelsCheck(CheckSuite):
     @pytest.fixture(autouse=True)
-    def _place(self, tmp_path: Path) -> None:
-        self.place = tmp_path
+    def _root(self, tmp_path: Path) -> None:
+        self.root = tmp_path
 
     def make_check(self) -> Check:
         return ModelsCheck()
 
     def healthy(self) -> CheckContext:
         self.install("healthy", "org_sound")
-        return self.world("healthy")
+        return self.context("healthy")
 
     def sick(self) -> Mapping[str, CheckContext]:
         self.install("MDL001", "a..b")
@@ -43,26 +43,26 @@ class TestModelsCheck(CheckSuite):
         os.utime(stopped, (1, 1))
         for path in stopped.parent.iterdir():
             os.utime(path, (1, 1))
-        return {code: self.world(code) for code in ModelsCheck.codes}
+        return {code: self.context(code) for code in ModelsCheck.codes}
 
-    def install(self, world: str, folder: str, **changes: bytes | None) -> Path:
+    def install(self, case: str, name: str, **changes: bytes | None) -> Path:
         """A folder of the store; `config__json=None` leaves that file out."""
-        place = self.place / world / "mlx" / folder
-        place.mkdir(parents=True, exist_ok=True)
+        folder = self.root / case / "mlx" / name
+        folder.mkdir(parents=True, exist_ok=True)
         files: dict[str, bytes | None] = {**tiny_files()}
-        files |= {name.replace("__", "."): data for name, data in changes.items()}
-        for name, data in files.items():
+        files |= {path.replace("__", "."): data for path, data in changes.items()}
+        for path, data in files.items():
             if data is not None:
-                (place / name).write_bytes(data)
-        return place
+                (folder / path).write_bytes(data)
+        return folder
 
-    def sign(self, place: Path, name: str) -> None:
-        """Write the manifest that says what the folder holds."""
-        files = with_hashes(place, MlxStore(place.parent).layout.files(place))
-        MlxManifest(name=ModelName.parse(name), created=datetime(2026, 1, 1, tzinfo=UTC), files=files).write(place)
+    def sign(self, folder: Path, name: str) -> None:
+        """Write a manifest with this name into the folder."""
+        files = with_hashes(folder, MlxStore(folder.parent).layout.files(folder))
+        MlxManifest(name=ModelName.parse(name), created=datetime(2026, 1, 1, tzinfo=UTC), files=files).write(folder)
 
-    def world(self, name: str) -> CheckContext:
-        settings = Settings.model_validate({"storage": {"models": self.place / name}})
+    def context(self, case: str) -> CheckContext:
+        settings = Settings.model_validate({"storage": {"models": self.root / case}})
         return CheckContext(settings=settings)
 
 

@@ -1,4 +1,4 @@
-"""The store of MLX models keeps the contract of every store."""
+"""The store of MLX models meets the contract of stores."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ollmlx.types import InstalledModel, PullProgress
 from ollmlx_hub.store import MlxStore
 
 
-class Shelf:
-    """A source with one tiny model; what lies there already is not fetched again."""
+class TinySource:
+    """A source of one tiny model."""
 
-    name = "shelf"
+    name = "tiny"
     store = "mlx"
 
     def provides(self, name: ModelName) -> str | None:
-        return f"shelf:{name}"
+        return f"tiny:{name}"
 
     def format(self, name: ModelName) -> str:
         return "mlx"
@@ -37,13 +37,12 @@ class TestMlxStore(StoreSuite):
         return MlxStore(folder)
 
     async def install(self, store: Store, name: ModelName, folder: Path) -> None:
-        place = folder / name.folder
-        place.mkdir()
+        (folder / name.folder).mkdir()
         for path, data in tiny_files().items():
-            (place / path).write_bytes(data)
+            (folder / name.folder / path).write_bytes(data)
 
     def make_source(self) -> Source:
-        return Shelf()
+        return TinySource()
 
     def damage(self, model: InstalledModel) -> bool:
         (model.path / "config.json").unlink()

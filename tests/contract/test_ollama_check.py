@@ -1,4 +1,4 @@
-"""The check of Ollama's own models keeps the contract of every check."""
+"""The check of Ollama's models meets the contract of checks."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tests.servers.ollama_folder import OllamaFolder, digest, tiny_gguf
 
 from ollmlx import Check, ModelName
 from ollmlx.testing import CheckContext, CheckSuite
-from ollmlx_ollama_store.check import DAMAGED, OllamaCheck
+from ollmlx_ollama_store.check import DAMAGED, SAME_NAME, OllamaCheck
 from ollmlx_ollama_store.store import OllamaStore
 
 
 @pytest.mark.finding("STO020", "STO022")
 class TestOllamaCheck(CheckSuite):
     @pytest.fixture(autouse=True)
-    def _folders(self, tmp_path: Path) -> None:
-        self.place = tmp_path
+    def _root(self, tmp_path: Path) -> None:
+        self.root = tmp_path
 
     def folder(self, name: str) -> OllamaFolder:
-        folder = OllamaFolder(self.place / name)
+        folder = OllamaFolder(self.root / name)
         folder.add("sound")
         return folder
 
@@ -34,9 +34,9 @@ class TestOllamaCheck(CheckSuite):
         folder = self.folder(code)
         if code == DAMAGED:
             folder.add("m").write_bytes(b"{")
-        if code == "STO022":
-            folder.add("x", place="hf.co/org")
-            folder.add("x", place="registry.ollama.ai/org")
+        if code == SAME_NAME:
+            folder.add("x", origin="hf.co/org")
+            folder.add("x", origin="registry.ollama.ai/org")
         return OllamaCheck(folder.root)
 
     def runbooks(self) -> Traversable:
@@ -46,12 +46,12 @@ class TestOllamaCheck(CheckSuite):
         return CheckContext()
 
     def sick(self) -> Mapping[str, CheckContext]:
-        return {"STO020": CheckContext(), "STO022": CheckContext()}
+        return {code: CheckContext() for code in OllamaCheck.codes}
 
 
-async def test_damage_is_told_model_by_model_with_what_mends_it(tmp_path: Path) -> None:
+async def test_each_damaged_model_is_reported_with_the_command_that_repairs_it(tmp_path: Path) -> None:
     folder = OllamaFolder(tmp_path)
-    folder.add("cut", {"model": tiny_gguf(fill=1)}, place="hf.co/org", tag="Q4")
+    folder.add("cut", {"model": tiny_gguf(fill=1)}, origin="hf.co/org", tag="Q4")
     folder.blob(digest(tiny_gguf(fill=1))).write_bytes(b"short")
     folder.add("big", {}, tag="cloud", remote_host="https://ollama.com", remote_model="big")
     stray = tmp_path / "manifests/registry.ollama.ai/library/a..b/latest"
@@ -64,7 +64,7 @@ async def test_damage_is_told_model_by_model_with_what_mends_it(tmp_path: Path) 
     assert (found[1].commands, found[1].instead) == (("ollmlx pull hf.co/org/cut:Q4",), ("ollmlx rm org/cut:Q4",))
 
 
-async def test_a_deep_look_hashes_every_blob(tmp_path: Path) -> None:
+async def test_a_deep_check_hashes_every_blob(tmp_path: Path) -> None:
     folder = OllamaFolder(tmp_path)
     folder.add("m", {"model": tiny_gguf(fill=1)})
     blob = folder.blob(digest(tiny_gguf(fill=1)))
@@ -75,10 +75,10 @@ async def test_a_deep_look_hashes_every_blob(tmp_path: Path) -> None:
     assert found.commands == (f"rm {blob}", "ollmlx pull registry.ollama.ai/library/m:latest")
 
 
-async def test_of_two_models_with_one_name_the_second_gets_another(tmp_path: Path) -> None:
+async def test_the_second_of_two_models_with_one_name_gets_a_new_name(tmp_path: Path) -> None:
     folder = OllamaFolder(tmp_path)
-    folder.add("x", place="hf.co/org", tag="q4")
-    folder.add("x", place="registry.ollama.ai/org", tag="q4")
+    folder.add("x", origin="hf.co/org", tag="q4")
+    folder.add("x", origin="registry.ollama.ai/org", tag="q4")
     (found,) = await OllamaCheck(tmp_path).run(CheckContext())
     assert found.commands == ("ollmlx cp hf.co/org/x:q4 org/x-2:q4", "ollmlx rm hf.co/org/x:q4")
     store = OllamaStore(tmp_path)

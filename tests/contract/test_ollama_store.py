@@ -1,4 +1,4 @@
-"""The store of Ollama's own models keeps the contract of every store."""
+"""The store of Ollama's models meets the contract of stores."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ollmlx_ollama_store.source import OllamaSource
 from ollmlx_ollama_store.store import OllamaStore
 
 
-class Plain(OllamaSource):
-    """A registry on this machine has no certificate."""
+class InsecureSource(OllamaSource):
+    """A source that uses plain HTTP: the registry of the test has no certificate."""
 
     async def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
         async for step in super().fetch(name, into, insecure=True):
@@ -34,13 +34,13 @@ class TestOllamaStore(StoreSuite):
             yield
 
     def make_source(self) -> Source:
-        return Plain(self.registry.host)
+        return InsecureSource(self.registry.host)
 
     def make_store(self, folder: Path) -> Store:
         return OllamaStore(folder)
 
     async def install(self, store: Store, name: ModelName, folder: Path) -> None:
-        OllamaFolder(folder).add(name.name, place=f"registry.ollama.ai/{name.org}")
+        OllamaFolder(folder).add(name.name, origin=f"registry.ollama.ai/{name.org}")
 
     def damage(self, model: InstalledModel) -> bool:
         model.path.unlink()

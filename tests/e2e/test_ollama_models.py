@@ -28,7 +28,7 @@ def test_ollamas_models_are_listed_and_shown_without_llama_cpp_and_stay_as_they_
     one = daemon(settings={"plugins": {"disabled": ["hub", "pypi"]}}, env=without("xllamacpp", tmp_path))
     folder = OllamaFolder(one.models)
     folder.add("llama3.2", usual_layers(tiny_gguf()), tag="1b")
-    folder.add("X-GGUF", {"model": tiny_gguf(fill=2)}, place="hf.co/org", tag="Q4_K_M")
+    folder.add("X-GGUF", {"model": tiny_gguf(fill=2)}, origin="hf.co/org", tag="Q4_K_M")
     before = folder.contents()
 
     listed = {model["name"]: model for model in one.get("/api/tags").json()["models"]}

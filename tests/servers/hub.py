@@ -1,4 +1,4 @@
-"""A hub as huggingface_hub knows it: repositories on one host, large files on another, and faults on demand."""
+"""A hub for huggingface_hub: repositories on one host, large files on another, and faults on demand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.servers.serving import Answer, Asked, Served, part
 
 @dataclass
 class Repository:
-    """`revisions`: name -> files. `token`: who may see it. `gated`: listed for all, served to nobody."""
+    """`revisions`: name -> files. `token`: needed to read it, if any. `gated`: it is listed, and no file is served."""
 
     revisions: dict[str, dict[str, bytes]]
     token: str | None = None
@@ -35,7 +35,7 @@ class Repository:
 
 @dataclass
 class Faults:
-    """What goes wrong. `cuts`: after how many bytes the next answers for large files end. `spoil`: wrong content."""
+    """Faults to cause. `cuts`: the bytes after which the next responses for large files end. `spoil`: wrong content."""
 
     cuts: list[int] = field(default_factory=list)
     spoil: bool = False
@@ -46,13 +46,13 @@ class Faults:
 
 
 class HubServer:
-    """Two servers: the hub and the host its large files live on."""
+    """Two servers: the hub, and the host of its large files."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.faults = Faults()
         self.token = ""
-        """The one token this hub knows."""
+        """The token that the hub accepts."""
         self.uploads: dict[str, dict[str, bytes]] = {}
         self.hub = Served(self._hub)
         self.store = Served(self._large)
@@ -63,7 +63,7 @@ class HubServer:
 
     @property
     def store_url(self) -> str:
-        """The same machine under another name: credentials belong to names."""
+        """The second host under another name: credentials are sent to one name only."""
         return self.store.url.replace("127.0.0.1", "localhost")
 
     def add(self, repo: str, files: dict[str, bytes], **fields: Any) -> Repository:
@@ -71,7 +71,7 @@ class HubServer:
         return self.repositories[repo]
 
     def large_requests(self) -> list[Asked]:
-        """What the second host was asked, bodies only."""
+        """The requests for files that the second host got."""
         return [asked for asked in self.store.asked if asked.method == "GET"]
 
     def __enter__(self) -> Self:
@@ -162,7 +162,7 @@ class HubServer:
         )
 
     def _write(self, path: str, asked: Asked) -> Answer:
-        """Making repositories and committing to them: everything is a small file here."""
+        """Create a repository or commit to one. All uploads are small files."""
         if path == "api/repos/create":
             wanted = json.loads(asked.body)
             repo = f"{wanted.get('organization') or 'me'}/{wanted['name']}"

@@ -1,4 +1,4 @@
-"""A models folder laid out exactly as Ollama lays it out, and the tiny GGUF files in it."""
+"""A models folder in Ollama's layout, with tiny GGUF files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS: dict[type, tuple[int, str]] = {bool: (7, "<?"), int: (4, "<I"), float: (
 
 
 def tiny_gguf(*, weights: int = 256, fill: int = 7, **metadata: Any) -> bytes:
-    """A GGUF file with one tensor of `weights` bytes. Keys of the architecture in short: `context_length=512`."""
+    """Make a GGUF file with one tensor of `weights` bytes. Keys may omit the architecture: `context_length=512`."""
     architecture = str(metadata.pop("architecture", "llama"))
     pairs: dict[str, Any] = {
         "general.architecture": architecture,
@@ -54,7 +54,7 @@ def digest(data: bytes) -> str:
 
 
 def image(layers: Mapping[str, bytes | list[bytes]], **config: Any) -> tuple[bytes, dict[str, bytes]]:
-    """A manifest's bytes and the blobs it names. `layers`: kind (`model`, `template`, …) -> content."""
+    """Return a manifest's bytes and its blobs. `layers`: kind, such as `model` or `template` -> content."""
     blobs: dict[str, bytes] = {}
 
     def layer(media_type: str, data: bytes) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def image(layers: Mapping[str, bytes | list[bytes]], **config: Any) -> tuple[byt
 
 
 def usual_layers(weights: bytes | None = None, **more: bytes | list[bytes]) -> dict[str, bytes | list[bytes]]:
-    """What a model of the registry has."""
+    """Return the layers that a model of the registry usually has."""
     return {
         "model": weights if weights is not None else tiny_gguf(),
         "template": GO_TEMPLATE.encode(),
@@ -99,7 +99,7 @@ def usual_layers(weights: bytes | None = None, **more: bytes | list[bytes]) -> d
 
 
 class OllamaFolder:
-    """`root` is what OLLAMA_MODELS names."""
+    """A models folder. `root` is the value of OLLAMA_MODELS."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -110,16 +110,16 @@ class OllamaFolder:
         layers: Mapping[str, bytes | list[bytes]] | None = None,
         *,
         tag: str = "latest",
-        place: str = "registry.ollama.ai/library",
+        origin: str = "registry.ollama.ai/library",
         **config: Any,
     ) -> Path:
-        """Lay a model out; the path of its manifest."""
+        """Write a model, and return the path of its manifest."""
         manifest, blobs = image(usual_layers() if layers is None else layers, **config)
         for each, data in blobs.items():
             path = self.blob(each)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        path = self.root / "manifests" / place / name / tag
+        path = self.root / "manifests" / origin / name / tag
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(manifest)
         return path
@@ -132,7 +132,7 @@ class OllamaFolder:
         return {path.name for path in (self.root / "blobs").iterdir()}
 
     def contents(self) -> dict[str, tuple[str, int, int]]:
-        """Every file and folder with its sha256 (a folder has none), time and permissions."""
+        """Return the sha256, time and permissions of every file and folder. A folder has an empty sha256."""
         return {
             path.relative_to(self.root).as_posix(): (
                 digest(path.read_bytes()) if path.is_file() else "",

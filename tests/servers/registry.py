@@ -1,4 +1,4 @@
-"""A registry that speaks as Ollama's does: manifests and a login on one host, blobs on another, faults on demand."""
+"""A registry with Ollama's protocol: manifests and a login on one host, blobs on another, faults on demand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKEN = "visitor-token"
 
 @dataclass
 class Faults:
-    """What goes wrong. `cuts`: after how many bytes the next blobs end. `realm`: where the login is said to be."""
+    """Faults to cause. `cuts`: the bytes after which the next blobs end. `realm`: the login's address in challenges."""
 
     cuts: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Faults:
 
 
 class RegistryServer:
-    """Models by `namespace/model:tag`. With `login`, nothing is given without the token of its `/token`."""
+    """Models by `namespace/model:tag`. With `login`, every request needs the token that `/token` gives."""
 
     def __init__(self, *, login: bool = False) -> None:
         self.manifests: dict[str, bytes] = {}
@@ -40,25 +40,25 @@ class RegistryServer:
 
     @property
     def host(self) -> str:
-        """`127.0.0.1:port`, as it stands before a model's name."""
+        """`127.0.0.1:port`, for the beginning of a model's name."""
         return self.front.url.removeprefix("http://")
 
     @property
     def store_url(self) -> str:
-        """The same machine under another name: credentials belong to names."""
+        """The second host under another name: credentials are sent to one name only."""
         return self.store.url.replace("127.0.0.1", "localhost")
 
     def add(
         self, name: str, layers: Mapping[str, bytes | list[bytes]] | None = None, **config: Any
     ) -> tuple[bytes, dict[str, bytes]]:
-        """Publish a model; its manifest and blobs."""
+        """Publish a model, and return its manifest and blobs."""
         manifest, blobs = image(usual_layers() if layers is None else layers, **config)
         self.manifests[name] = manifest
         self.blobs |= blobs
         return manifest, blobs
 
     def blob_requests(self) -> list[Asked]:
-        """What the second host was asked."""
+        """The requests that the second host got."""
         return list(self.store.asked)
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Files of a tiny MLX model, as `mlx_lm.convert` lays them out: real headers, a few kilobytes of weights."""
+"""The files of a tiny MLX model, as `mlx_lm.convert` writes them: valid headers, a few kilobytes of weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TOOLS_TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}{% if tools 
 
 
 def safetensors(tensors: Mapping[str, tuple[str, tuple[int, ...], int]], fill: int = 7) -> bytes:
-    """A safetensors file: name -> (type, shape, bytes)."""
+    """Make a safetensors file of tensors: name -> (type, shape, bytes)."""
     header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
     at = 0
     for name, (dtype, shape, nbytes) in tensors.items():
@@ -22,7 +22,7 @@ def safetensors(tensors: Mapping[str, tuple[str, tuple[int, ...], int]], fill: i
 
 
 def tiny_files(*, weights: int = 4096, fill: int = 7, template: str | None = TOOLS_TEMPLATE) -> dict[str, bytes]:
-    """A quantised one-layer model. `weights`: bytes of a filler tensor, to make the file as large as a test needs."""
+    """Make a quantised model of one layer. `weights`: bytes of a filler tensor that sets the size of the file."""
     config = {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],

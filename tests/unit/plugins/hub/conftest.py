@@ -1,4 +1,4 @@
-"""A hub, a store over an empty folder, and a source that knows the hub."""
+"""A hub, a store over an empty folder, and a source that fetches from the hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.servers.hub import HubServer
 from tests.servers.tiny import tiny_files
 
 from ollmlx import ModelName
-from ollmlx.types import PullProgress
+from ollmlx.types import InstalledModel, PullProgress
 from ollmlx_hub.settings import HubAccess
 from ollmlx_hub.source import HubSource
 from ollmlx_hub.store import MlxStore
@@ -20,7 +20,7 @@ REPO = "mlx-community/Tiny-4bit"
 
 @pytest.fixture
 def hub(no_leaked_descriptors: None) -> Iterator[HubServer]:
-    """A hub with one good model."""
+    """A hub with one usable model."""
     from huggingface_hub import close_session
 
     with HubServer() as server:
@@ -45,7 +45,7 @@ def source(hub: HubServer) -> HubSource:
 
 
 async def no_wait(seconds: float) -> None:
-    """Retries need no pause here."""
+    """A sleep that takes no time."""
 
 
 @pytest.fixture
@@ -55,16 +55,29 @@ def name() -> ModelName:
 
 @pytest.fixture
 def put(models: Path) -> Callable[..., Path]:
-    """Copies a tiny model's files into the folder by hand, without a manifest."""
+    """Copies a tiny model's files into a folder of the store, without a manifest, as a person would do by hand."""
 
-    def copy(folder: str, files: dict[str, bytes] | None = None) -> Path:
-        place = models / folder
+    def copy(name: str, files: dict[str, bytes] | None = None) -> Path:
+        folder = models / name
         for path, data in (files or tiny_files()).items():
-            (place / path).parent.mkdir(parents=True, exist_ok=True)
-            (place / path).write_bytes(data)
-        return place
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+        return folder
 
     return copy
+
+
+@pytest.fixture
+def tiny(put: Callable[..., Path]) -> Path:
+    """The folder of the model `tiny`."""
+    return put("tiny")
+
+
+async def found(store: MlxStore, name: str | ModelName) -> InstalledModel:
+    """The model of a name, which must be there."""
+    model = await store.resolve(ModelName.parse(name) if isinstance(name, str) else name)
+    assert model is not None
+    return model
 
 
 async def pulled(store: MlxStore, source: HubSource, name: ModelName) -> list[PullProgress]:

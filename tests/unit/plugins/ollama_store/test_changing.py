@@ -1,4 +1,4 @@
-"""What a person asks for is written as Ollama would write it; what nobody needs any more goes, and nothing else."""
+"""Models that are deleted, copied, created and pulled: the folder is written as Ollama would write it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,12 @@ from typing import Any
 
 import pytest
 from tests.servers.ollama_folder import OllamaFolder, digest, tiny_gguf, usual_layers
+from tests.unit.plugins.ollama_store.conftest import found
 
 from ollmlx import ModelName, OllmlxError
 from ollmlx.errors import InvalidRequest, StorageError, Unsupported
-from ollmlx.types import CreateRequest, InstalledModel, Message, ModelDefaults, Options, PullProgress
+from ollmlx.types import CreateRequest, Message, ModelDefaults, Options, PullProgress
 from ollmlx_ollama_store.store import OllamaStore
-
-
-@pytest.fixture
-def ollama(tmp_path: Path) -> OllamaFolder:
-    return OllamaFolder(tmp_path / "models")
-
-
-@pytest.fixture
-def store(ollama: OllamaFolder) -> OllamaStore:
-    return OllamaStore(ollama.root)
-
-
-async def found(store: OllamaStore, name: str) -> InstalledModel:
-    model = await store.resolve(ModelName.parse(name))
-    assert model is not None
-    return model
 
 
 def manifest(ollama: OllamaFolder, name: str) -> dict[str, Any]:
@@ -54,9 +39,9 @@ async def create(store: OllamaStore, name: str, **fields: Any) -> list[str]:
 # -- delete ---------------------------------------------------------------------------------------------------------
 
 
-async def test_deleting_leaves_what_another_model_needs(ollama: OllamaFolder, store: OllamaStore) -> None:
+async def test_deleting_keeps_the_layers_that_another_model_needs(ollama: OllamaFolder, store: OllamaStore) -> None:
     ollama.add("b", usual_layers(tiny_gguf(fill=2)))
-    ollama.add("same-weights", {"model": tiny_gguf(fill=1)}, place="hf.co/org")
+    ollama.add("same-weights", {"model": tiny_gguf(fill=1)}, origin="hf.co/org")
     others = ollama.blobs()
     ollama.add("a", usual_layers(tiny_gguf(fill=1)))
     assert len(ollama.blobs() - others) == 1, "its configuration; everything else is shared"
@@ -80,7 +65,7 @@ async def test_nothing_is_removed_while_a_manifest_cannot_be_read(
     assert "no layer is removed: manifests/registry.ollama.ai/library/b/latest is damaged" in caplog.text
 
 
-async def test_a_folder_that_cannot_be_written_is_told(ollama: OllamaFolder, store: OllamaStore) -> None:
+async def test_a_folder_that_cannot_be_written_is_an_error(ollama: OllamaFolder, store: OllamaStore) -> None:
     ollama.add("a")
     model = await found(store, "a")
     (ollama.root / ".ollmlx").write_text("a file where a folder has to be")
@@ -95,7 +80,7 @@ async def test_a_folder_that_cannot_be_written_is_told(ollama: OllamaFolder, sto
 
 
 async def test_a_copy_is_the_same_manifest_and_no_new_blob(ollama: OllamaFolder, store: OllamaStore) -> None:
-    ollama.add("a", place="hf.co/org")
+    ollama.add("a", origin="hf.co/org")
     before = ollama.blobs()
     model = await found(store, "org/a")
     renamed = model.model_copy(update={"name": ModelName.parse("an-alias")})
@@ -104,7 +89,7 @@ async def test_a_copy_is_the_same_manifest_and_no_new_blob(ollama: OllamaFolder,
     assert ollama.blobs() == before
 
 
-async def test_a_copy_over_another_model_frees_what_only_that_one_needed(
+async def test_a_copy_over_another_model_removes_the_layers_of_that_model(
     ollama: OllamaFolder, store: OllamaStore
 ) -> None:
     ollama.add("a", {"model": tiny_gguf(fill=1)})
@@ -170,7 +155,7 @@ async def test_a_model_is_made_from_gguf_files(ollama: OllamaFolder, store: Olla
         ({}, {}, InvalidRequest, "neither 'from' or 'files'"),
     ],
 )
-async def test_what_cannot_be_made_is_refused_and_leaves_nothing(
+async def test_a_model_that_cannot_be_created_is_refused_and_leaves_nothing(
     ollama: OllamaFolder,
     store: OllamaStore,
     tmp_path: Path,
@@ -226,14 +211,14 @@ async def test_a_gguf_file_of_any_source_becomes_a_model(store: OllamaStore) -> 
     assert (await found(store, "org/m")).format == "gguf"
 
 
-async def test_a_newer_model_takes_the_old_ones_layers_away(ollama: OllamaFolder, store: OllamaStore) -> None:
+async def test_a_newer_model_replaces_the_layers_of_the_old_one(ollama: OllamaFolder, store: OllamaStore) -> None:
     await pull(store, "m", OneFile({"weights.gguf": tiny_gguf(fill=1)}))
     steps = await pull(store, "m", OneFile({"weights.gguf": tiny_gguf(fill=2)}))
     assert steps[-2:] == ["removing unused layers", "success"]
     assert len(ollama.blobs()) == 2
 
 
-async def test_what_a_source_did_not_verify_is_hashed_before_it_comes_in(
+async def test_blobs_that_a_source_did_not_verify_are_hashed_before_they_are_installed(
     ollama: OllamaFolder, store: OllamaStore
 ) -> None:
     right, wrong = digest(b"right"), b"wrong"

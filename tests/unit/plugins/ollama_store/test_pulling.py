@@ -1,10 +1,9 @@
-"""Pulling from a registry: resumed, checked, bounded, and no more trusting than it has to be."""
+"""Pulls from a registry: resumed and checked, with limits for everything that the registry sends."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,16 +30,6 @@ def registry() -> Iterator[RegistryServer]:
         yield server
 
 
-@pytest.fixture
-def ollama(tmp_path: Path) -> OllamaFolder:
-    return OllamaFolder(tmp_path / "models")
-
-
-@pytest.fixture
-def store(ollama: OllamaFolder) -> OllamaStore:
-    return OllamaStore(ollama.root)
-
-
 def source(attempts: int = 3) -> OllamaSource:
     return OllamaSource(attempts=attempts, sleep=at_once)
 
@@ -51,22 +40,22 @@ async def pull(store: OllamaStore, registry: RegistryServer, name: str = "me/m")
 
 
 async def refused(store: OllamaStore, registry: RegistryServer, kind: type[OllmlxError], words: str) -> OllmlxError:
-    with pytest.raises(kind, match=words) as told:
+    with pytest.raises(kind, match=words) as caught:
         await pull(store, registry)
     assert list(await store.list()) == []
     assert not (store.layout.root / "manifests").exists()
-    return told.value
+    return caught.value
 
 
-async def test_a_pulled_model_lies_there_as_ollama_would_have_laid_it(
+async def test_a_pulled_model_is_laid_out_as_ollama_would(
     registry: RegistryServer, ollama: OllamaFolder, store: OllamaStore
 ) -> None:
     steps = await pull(store, registry)
-    said = list(dict.fromkeys(step.status for step in steps))
+    statuses = list(dict.fromkeys(step.status for step in steps))
     short = digest(LARGE).removeprefix("sha256:")[:12]
-    assert said[0] == "pulling manifest"
-    assert f"pulling {short}" in said
-    assert said[-3:] == ["verifying sha256 digest", "writing manifest", "success"]
+    assert statuses[0] == "pulling manifest"
+    assert f"pulling {short}" in statuses
+    assert statuses[-3:] == ["verifying sha256 digest", "writing manifest", "success"]
     for step in steps:
         assert (step.completed or 0) <= (step.total or 0)
     assert [step.completed for step in steps if step.digest == digest(LARGE)][-1] == len(LARGE)
@@ -77,7 +66,7 @@ async def test_a_pulled_model_lies_there_as_ollama_would_have_laid_it(
     assert not any((ollama.root / ".ollmlx/staging").iterdir())
 
 
-async def test_layers_that_are_here_are_not_fetched_again(
+async def test_installed_layers_are_not_fetched_again(
     registry: RegistryServer, ollama: OllamaFolder, store: OllamaStore
 ) -> None:
     ollama.add("other", usual_layers(LARGE))
@@ -93,7 +82,7 @@ async def test_layers_that_are_here_are_not_fetched_again(
     assert digest(b"You are terse.").replace(":", "-") in ollama.blobs(), "the other model's"
 
 
-async def test_a_cut_line_is_resumed_where_it_ended(registry: RegistryServer, store: OllamaStore) -> None:
+async def test_a_broken_connection_is_resumed_at_the_same_byte(registry: RegistryServer, store: OllamaStore) -> None:
     registry.faults.cuts = [10**9, 600_000, 1]  # the configuration comes whole
     await pull(store, registry)
     ranges = [asked.headers.get("range") for asked in registry.blob_requests() if digest(LARGE) in asked.path]
@@ -101,7 +90,7 @@ async def test_a_cut_line_is_resumed_where_it_ended(registry: RegistryServer, st
     assert all(asked.headers["accept-encoding"] == "identity" for asked in registry.blob_requests())
 
 
-async def test_a_pull_goes_on_in_another_daemon(registry: RegistryServer, ollama: OllamaFolder) -> None:
+async def test_a_pull_is_resumed_by_another_daemon(registry: RegistryServer, ollama: OllamaFolder) -> None:
     name = ModelName.parse(f"{registry.host}/me/m")
     async with closing(OllamaStore(ollama.root).pull(name, source(), None, insecure=True)) as steps:
         async for step in steps:
@@ -111,17 +100,19 @@ async def test_a_pull_goes_on_in_another_daemon(registry: RegistryServer, ollama
     assert not (ollama.root / "manifests").exists()
     await pull(OllamaStore(ollama.root), registry)
     again = registry.blob_requests()[before:]
-    assert again[0].headers.get("range"), "it began where the first one stopped"
+    assert again[0].headers.get("range"), "the second pull resumes the first one"
 
 
-async def test_a_server_that_knows_no_ranges_sends_everything_again(
+async def test_a_download_starts_over_if_the_server_ignores_ranges(
     registry: RegistryServer, store: OllamaStore
 ) -> None:
     registry.faults.cuts, registry.faults.ignore_range = [10**9, 600_000], True
     assert (await pull(store, registry))[-1].status == "success"
 
 
-async def test_a_wrong_blob_never_comes_in(registry: RegistryServer, ollama: OllamaFolder, store: OllamaStore) -> None:
+async def test_a_wrong_blob_is_never_installed(
+    registry: RegistryServer, ollama: OllamaFolder, store: OllamaStore
+) -> None:
     registry.faults.spoil = True
     await refused(store, registry, UpstreamError, "checksum mismatch")
     assert not (ollama.root / "blobs").exists()
@@ -129,7 +120,7 @@ async def test_a_wrong_blob_never_comes_in(registry: RegistryServer, ollama: Oll
     assert (await pull(store, registry))[-1].status == "success"
 
 
-async def test_a_busy_blob_server_is_asked_again(registry: RegistryServer, store: OllamaStore) -> None:
+async def test_a_busy_server_is_tried_again(registry: RegistryServer, store: OllamaStore) -> None:
     registry.faults.statuses = [503, 429]
     assert (await pull(store, registry))[-1].status == "success"
 
@@ -152,7 +143,7 @@ def traversal(digest: str) -> bytes:
         traversal("sha512:" + "0" * 128),
     ],
 )
-async def test_what_is_no_manifest_is_refused_before_any_path_is_made(
+async def test_a_wrong_manifest_is_refused_before_any_path_is_made(
     registry: RegistryServer, ollama: OllamaFolder, store: OllamaStore, manifest: bytes
 ) -> None:
     registry.faults.manifest = manifest
@@ -169,7 +160,7 @@ async def test_what_is_no_manifest_is_refused_before_any_path_is_made(
         ({"remote_host": "https://ollama.com", "remote_model": "big"}, Unsupported, "nothing to pull"),
     ],
 )
-async def test_what_cannot_run_here_is_refused_before_its_weights_come(
+async def test_a_model_that_cannot_run_here_is_refused_before_its_weights_are_fetched(
     registry: RegistryServer, store: OllamaStore, changes: dict[str, Any], kind: type[OllmlxError], words: str
 ) -> None:
     registry.add("me/m:latest", usual_layers(LARGE), **changes)
@@ -185,7 +176,7 @@ async def test_texts_of_implausible_size_are_refused(registry: RegistryServer, s
     await refused(store, registry, UpstreamError, "implausible")
 
 
-async def test_a_model_larger_than_the_disk_is_refused_before_it_comes(
+async def test_a_model_larger_than_the_disk_is_refused_before_the_download(
     registry: RegistryServer, store: OllamaStore
 ) -> None:
     document = json.loads(image(usual_layers())[0])
@@ -210,12 +201,12 @@ async def test_a_model_that_does_not_exist_is_not_found(registry: RegistryServer
     assert error.code == "MDL002"
 
 
-async def test_a_registry_that_does_not_answer_is_told(store: OllamaStore, free_port: int) -> None:
+async def test_an_unreachable_registry_is_named(store: OllamaStore, free_port: int) -> None:
     target = ModelName.parse(f"127.0.0.1:{free_port}/me/m")
-    with pytest.raises(UpstreamError, match=f"cannot reach 127.0.0.1:{free_port}") as told:
+    with pytest.raises(UpstreamError, match=f"cannot reach 127.0.0.1:{free_port}") as caught:
         async for _ in store.pull(target, source(), None, insecure=True):
             pass
-    assert "--insecure" in (told.value.hint or "")
+    assert "--insecure" in (caught.value.hint or "")
 
 
 async def test_without_insecure_nothing_is_sent_over_plain_http(registry: RegistryServer, store: OllamaStore) -> None:
@@ -235,9 +226,7 @@ def guarded() -> Iterator[RegistryServer]:
         yield server
 
 
-async def test_a_visitors_token_goes_to_the_registry_and_to_nobody_else(
-    guarded: RegistryServer, store: OllamaStore
-) -> None:
+async def test_an_anonymous_token_is_sent_to_the_registry_only(guarded: RegistryServer, store: OllamaStore) -> None:
     assert (await pull(store, guarded))[-1].status == "success"
     assert any(asked.headers.get("authorization") == f"Bearer {TOKEN}" for asked in guarded.front.asked)
     assert "scope=repository%3Apull" in next(asked.path for asked in guarded.front.asked if "/token" in asked.path)
@@ -260,7 +249,7 @@ async def test_a_login_that_is_no_address_of_the_registry_is_refused(
     await refused(store, guarded, UpstreamError, "another host")
 
 
-async def test_a_token_that_is_not_taken_is_told(guarded: RegistryServer, store: OllamaStore) -> None:
+async def test_a_token_that_the_registry_refuses_is_an_error(guarded: RegistryServer, store: OllamaStore) -> None:
     guarded.faults.realm = f"{guarded.front.url}/v2/no/such/token/x"  # it is asked for a login there, too
     await refused(store, guarded, Unauthorized, "to visitors")
 
@@ -284,11 +273,11 @@ async def test_a_redirect_to_plain_files_is_refused(registry: RegistryServer, st
         ("localhost:5000/me/m:v1", "ollama:localhost:5000/me/m:v1"),
     ],
 )
-def test_names_are_places_in_registries(text: str, provided: str | None) -> None:
+def test_names_are_models_of_registries(text: str, provided: str | None) -> None:
     assert OllamaSource().provides(ModelName.parse(text)) == provided
 
 
-def test_names_without_a_host_can_be_left_to_others_or_to_another_registry() -> None:
+def test_names_without_a_host_belong_to_the_registry_of_the_settings() -> None:
     assert OllamaSource("").provides(ModelName.parse("phi3")) is None
     assert OllamaSource("").provides(ModelName.parse("hf.co/org/x")) is not None
     assert OllamaSource("mirror:80").provides(ModelName.parse("phi3")) == "ollama:mirror:80/library/phi3:latest"

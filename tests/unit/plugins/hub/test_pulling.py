@@ -1,4 +1,4 @@
-"""Pulling from a hub with its real client: what arrives, what is refused, what goes on where it stopped."""
+"""Pulls from a hub with the hub's real client library: complete, refused, interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 from tests.servers.hub import HubServer, sha256
 from tests.servers.tiny import tiny_files
-from tests.unit.plugins.hub.conftest import REPO, pulled
+from tests.unit.plugins.hub.conftest import REPO, found, pulled
 
 from ollmlx import ModelName, OllmlxError, closing
 from ollmlx.errors import Forbidden, NotFound, StorageError, Unauthorized, Unsupported, UpstreamError
@@ -23,12 +23,11 @@ from ollmlx_hub.store import MlxStore
 pytestmark = pytest.mark.slow
 
 
-async def test_a_pull_leaves_a_whole_verified_model(
+async def test_a_pull_installs_a_complete_verified_model(
     hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
 ) -> None:
     steps = await pulled(store, source, name)
-    model = await store.resolve(name)
-    assert model is not None
+    model = await found(store, name)
     files = hub.repositories[REPO].revisions["main"]
     assert {path: (model.path / path).read_bytes() for path in files} == files
     manifest = json.loads((model.path / "ollmlx.json").read_text())
@@ -43,12 +42,6 @@ async def test_a_pull_leaves_a_whole_verified_model(
     weights = [step for step in steps if step.digest == f"sha256:{sha256(files['model.safetensors'])}"]
     assert weights[-1].completed == weights[-1].total == len(files["model.safetensors"])
     assert weights[-1].status == f"pulling {sha256(files['model.safetensors'])[:12]}"
-
-
-async def test_nothing_is_left_beside_the_model(store: MlxStore, source: HubSource, name: ModelName) -> None:
-    await pulled(store, source, name)
-    model = await store.resolve(name)
-    assert model is not None
     assert not list(model.path.glob(".*"))
     assert not list((store.layout.root / ".staging").iterdir())
 
@@ -65,8 +58,7 @@ async def test_only_what_a_model_needs_is_fetched(hub: HubServer, store: MlxStor
     }
     hub.add("org/messy", {**tiny_files(), **unwanted, "LICENSE": b"Do what you like."})
     await pulled(store, source, ModelName.parse("org/messy"))
-    model = await store.resolve(ModelName.parse("org/messy"))
-    assert model is not None
+    model = await found(store, "org/messy")
     assert {path.name for path in model.path.rglob("*")} == {*tiny_files(), "LICENSE", "ollmlx.json"}
     assert model.defaults.license == ("Do what you like.",)
     assert not [asked for asked in hub.hub.asked if any(path in asked.path for path in unwanted)]
@@ -81,7 +73,7 @@ async def test_the_token_stays_with_the_hub(hub: HubServer, store: MlxStore, nam
     assert not [asked for asked in hub.store.asked if "authorization" in asked.headers]
 
 
-async def test_the_hub_is_told_nothing_about_this_machine(
+async def test_requests_to_the_hub_say_nothing_about_this_machine(
     hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
 ) -> None:
     await pulled(store, source, name)
@@ -90,7 +82,7 @@ async def test_the_hub_is_told_nothing_about_this_machine(
 
 
 @pytest.mark.fault(28)
-async def test_a_cut_connection_is_resumed_where_it_ended(
+async def test_a_broken_connection_is_resumed_at_the_same_byte(
     hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
 ) -> None:
     hub.faults.cuts = [300_000, 200_000]
@@ -101,7 +93,7 @@ async def test_a_cut_connection_is_resumed_where_it_ended(
 
 
 @pytest.mark.fault(28)
-async def test_a_pull_that_gave_up_goes_on_the_next_time(hub: HubServer, store: MlxStore, name: ModelName) -> None:
+async def test_a_failed_pull_is_resumed_by_the_next_pull(hub: HubServer, store: MlxStore, name: ModelName) -> None:
     hub.faults.cuts = [400_000]
     with pytest.raises(UpstreamError, match=r"cannot download .*RemoteProtocolError"):
         await pulled(store, HubSource(HubAccess(hub.url), attempts=1), name)
@@ -111,18 +103,17 @@ async def test_a_pull_that_gave_up_goes_on_the_next_time(hub: HubServer, store: 
     assert [asked.headers.get("range") for asked in hub.large_requests()] == [None, "bytes=400000-"]
 
 
-async def test_a_server_that_ignores_ranges_is_started_over(
+async def test_a_download_starts_over_if_the_server_ignores_ranges(
     hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
 ) -> None:
     hub.faults.cuts, hub.faults.ignore_range = [300_000], True
     await pulled(store, source, name)
-    model = await store.resolve(name)
-    assert model is not None
+    model = await found(store, name)
     data = hub.repositories[REPO].revisions["main"]["model.safetensors"]
     assert hashlib.sha256((model.path / "model.safetensors").read_bytes()).hexdigest() == sha256(data)
 
 
-async def test_a_busy_server_is_asked_again(
+async def test_a_busy_server_is_tried_again(
     hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
 ) -> None:
     hub.faults.statuses = [503]
@@ -130,34 +121,30 @@ async def test_a_busy_server_is_asked_again(
     assert len(hub.large_requests()) == 2
 
 
-class Refused(NamedTuple):
-    fault: dict[str, object]
-    message: str
-
-
 @pytest.mark.fault(29)
 @pytest.mark.parametrize(
-    "case",
+    ("fault", "value", "message"),
     [
-        Refused({"spoil": True}, "checksum mismatch"),
-        Refused({"html": True}, "ended after 26 of"),
-        Refused({"elsewhere": "file:///etc/passwd"}, "refused a redirect"),
-        Refused({"statuses": [404] * 9}, "answered 404"),
+        ("spoil", True, "checksum mismatch"),
+        ("html", True, "ended after 26 of"),
+        ("elsewhere", "file:///etc/passwd", "refused a redirect"),
+        ("statuses", [404] * 9, "answered 404"),
     ],
     ids=["wrong content", "a page instead of the file", "a redirect to a file", "a link that ran out"],
 )
-async def test_what_is_not_the_file_is_never_installed(
-    hub: HubServer, store: MlxStore, name: ModelName, case: Refused
+async def test_a_wrong_file_is_never_installed(
+    hub: HubServer, store: MlxStore, name: ModelName, fault: str, value: object, message: str
 ) -> None:
-    for fault, value in case.fault.items():
-        setattr(hub.faults, fault, value)
-    with pytest.raises(UpstreamError, match=case.message):
+    setattr(hub.faults, fault, value)
+    with pytest.raises(UpstreamError, match=message):
         await pulled(store, HubSource(HubAccess(hub.url), attempts=1), name)
     assert await store.list() == []
     assert not store.layout.target(name).exists()
 
 
-async def test_a_spoiled_part_is_not_kept(hub: HubServer, store: MlxStore, source: HubSource, name: ModelName) -> None:
+async def test_a_part_with_a_wrong_checksum_is_not_kept(
+    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
+) -> None:
     hub.faults.spoil = True
     with pytest.raises(UpstreamError):
         await pulled(store, source, name)
@@ -195,10 +182,9 @@ async def test_a_new_revision_fetches_what_changed(
     assert len(hub.large_requests()) == asked
 
 
-async def test_a_damaged_model_is_mended_by_pulling(store: MlxStore, source: HubSource, name: ModelName) -> None:
+async def test_a_damaged_model_is_repaired_by_pulling(store: MlxStore, source: HubSource, name: ModelName) -> None:
     await pulled(store, source, name)
-    model = await store.resolve(name)
-    assert model is not None
+    model = await found(store, name)
     (model.path / "model.safetensors").write_bytes(b"short")
     with pytest.raises(StorageError, match="has 5 bytes, its manifest says"):
         await store.resolve(name)
@@ -209,38 +195,37 @@ async def test_a_damaged_model_is_mended_by_pulling(store: MlxStore, source: Hub
 async def test_a_tag_is_a_revision(hub: HubServer, store: MlxStore, source: HubSource) -> None:
     hub.repositories[REPO].revisions["v2"] = tiny_files(fill=9)
     await pulled(store, source, ModelName.parse(f"{REPO}:v2"))
-    model = await store.resolve(ModelName.parse(f"{REPO}:v2"))
-    assert model is not None
+    model = await found(store, f"{REPO}:v2")
     assert model.source == f"hub:{REPO}@v2"
     assert (model.path / "model.safetensors").read_bytes() == tiny_files(fill=9)["model.safetensors"]
 
 
-class Trouble(NamedTuple):
+class Problem(NamedTuple):
     name: str
     kind: type[OllmlxError]
     message: str
     hint: str
 
 
-TROUBLES = [
-    Trouble("org/nothing", NotFound, "org/nothing does not exist", "HF_TOKEN"),
-    Trouble(f"{REPO}:v9", NotFound, "has no revision 'v9'", "branches"),
-    Trouble("org/gated", Forbidden, "org/gated is gated", "accept them at"),
-    Trouble("org/private", NotFound, "does not exist", "for a private repository set HF_TOKEN"),
-    Trouble("org/gguf", Unsupported, "it holds GGUF files only", "mlx-community/gguf-4bit"),
-    Trouble("org/pickle", Unsupported, "its weights are pickles", "safetensors"),
-    Trouble("org/empty", Unsupported, "it holds no weights", "check the name"),
-    Trouble("org/lora", Unsupported, "not those of a language model", "ADAPTER"),
-    Trouble("org/bare", Unsupported, "has no config.json", ""),
-    Trouble("org/mute", Unsupported, "has no tokenizer", ""),
-    Trouble("org/broken", UpstreamError, "config.json is not valid JSON", ""),
-    Trouble("org/typeless", UpstreamError, "names no model_type", ""),
+PROBLEMS = [
+    Problem("org/nothing", NotFound, "org/nothing does not exist", "HF_TOKEN"),
+    Problem(f"{REPO}:v9", NotFound, "has no revision 'v9'", "branches"),
+    Problem("org/gated", Forbidden, "org/gated is gated", "accept them at"),
+    Problem("org/private", NotFound, "does not exist", "for a private repository set HF_TOKEN"),
+    Problem("org/gguf", Unsupported, "it holds GGUF files only", "mlx-community/gguf-4bit"),
+    Problem("org/pickle", Unsupported, "its weights are pickles", "safetensors"),
+    Problem("org/empty", Unsupported, "it holds no weights", "check the name"),
+    Problem("org/lora", Unsupported, "not those of a language model", "ADAPTER"),
+    Problem("org/bare", Unsupported, "has no config.json", ""),
+    Problem("org/mute", Unsupported, "has no tokenizer", ""),
+    Problem("org/broken", UpstreamError, "config.json is not valid JSON", ""),
+    Problem("org/typeless", UpstreamError, "names no model_type", ""),
 ]
 
 
-@pytest.mark.parametrize("case", TROUBLES, ids=[f"{case.name}: {case.message}" for case in TROUBLES])
-async def test_what_cannot_be_pulled_says_why_before_anything_large_moves(
-    hub: HubServer, store: MlxStore, source: HubSource, case: Trouble
+@pytest.mark.parametrize("case", PROBLEMS, ids=[f"{case.name}: {case.message}" for case in PROBLEMS])
+async def test_an_unusable_repository_is_refused_with_a_reason_before_large_files_are_fetched(
+    hub: HubServer, store: MlxStore, source: HubSource, case: Problem
 ) -> None:
     good = tiny_files()
     hub.add("org/gated", good, gated=True)
@@ -261,7 +246,7 @@ async def test_what_cannot_be_pulled_says_why_before_anything_large_moves(
 
 
 @pytest.mark.finding("NET006")
-async def test_a_wrong_token_is_told_as_such(hub: HubServer, store: MlxStore, name: ModelName) -> None:
+async def test_a_wrong_token_is_named_as_the_cause(hub: HubServer, store: MlxStore, name: ModelName) -> None:
     hub.repositories[REPO].token = "right"
     with pytest.raises(Unauthorized, match="does not accept the token") as caught:
         await pulled(store, HubSource(HubAccess(hub.url, "wrong")), name)
@@ -277,7 +262,7 @@ async def test_an_unreachable_hub_is_named(store: MlxStore, name: ModelName, fre
 
 
 @pytest.mark.fault(27)
-async def test_a_full_disk_is_seen_before_the_download(
+async def test_a_full_disk_is_found_before_the_download(
     hub: HubServer, store: MlxStore, source: HubSource, name: ModelName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
@@ -286,7 +271,7 @@ async def test_a_full_disk_is_seen_before_the_download(
     assert not hub.large_requests()
 
 
-async def test_a_cancelled_pull_frees_the_model_at_once(
+async def test_a_cancelled_pull_releases_the_model(
     hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
 ) -> None:
     async with closing(store.pull(name, source, None)) as steps:
@@ -308,8 +293,7 @@ async def test_a_folder_that_cannot_be_written_is_a_storage_error(
 
 async def test_pushing_needs_a_token(store: MlxStore, source: HubSource, name: ModelName) -> None:
     await pulled(store, source, name)
-    model = await store.resolve(name)
-    assert model is not None
+    model = await found(store, name)
     with pytest.raises(Unauthorized, match="needs a token") as caught:
         _ = [step async for step in source.push(model, ModelName.parse("me/mine"))]
     assert "HF_TOKEN" in (caught.value.hint or "")
@@ -319,8 +303,7 @@ async def test_pushing_uploads_the_models_files_and_nothing_else(
     hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
 ) -> None:
     await pulled(store, source, name)
-    model = await store.resolve(name)
-    assert model is not None
+    model = await found(store, name)
     (model.path / ".secret.json").write_text("{}")
     steps = [step async for step in HubSource(HubAccess(hub.url, "t")).push(model, ModelName.parse("me/mine"))]
     assert steps[-1].status == "success"
