@@ -1,1 +1,4 @@
-"""Many requests, one model: prefill in slices, decoding in one batch, sampling per request. One thread runs it all."""
+"""Continuous batching: prompts are computed in slices, sequences decode in one batch, each samples by its own rules.
+
+Everything here runs on the compute thread. Imported by `ollmlx_mlx.engine` only.
+"""

@@ -1,4 +1,4 @@
-"""The one thread that touches the model: it runs the scheduler, and calls from elsewhere between its rounds."""
+"""The compute thread: the only thread that uses the model. It runs rounds of the scheduler, and calls between them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 class ComputeThread:
     """Runs calls in order of arrival, and rounds of the scheduler while there is work.
 
-    MLX's streams belong to threads: everything that makes or reads arrays happens here.
+    MLX's streams belong to threads, so everything that makes or reads arrays happens here.
     """
 
     def __init__(self) -> None:
@@ -28,14 +28,14 @@ class ComputeThread:
         self._sliced: deque[Callable[[], bool]] = deque()
         self._closing = False
         self.parts = 0
-        """Parts of sliced work done: progress that the scheduler does not see. Read from other threads."""
+        """Parts of sliced calls that are done: progress that the scheduler does not count. Read from other threads."""
         self.scheduler: BatchScheduler | None = None
         self.broken: str | None = None
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()
 
     def call(self, work: Callable[[], T]) -> Future[T]:
-        """Run `work` between two rounds; its result or exception is in the future."""
+        """Run `work` between two rounds. The future gets its result or its exception."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -43,14 +43,14 @@ class ComputeThread:
                 return
             try:
                 future.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - it is the caller's
+            except BaseException as error:  # noqa: BLE001 - the caller gets it
                 future.set_exception(error)
 
         self._inbox.put(run)
         return future
 
     def call_sliced(self, work: Generator[None, None, T]) -> Future[T]:
-        """As `call`, for long work that yields between its parts; rounds of the scheduler run in between."""
+        """As `call`, for long work that yields between its parts. Rounds of the scheduler run in between."""
         future: Future[T] = Future()
 
         def part() -> bool:
@@ -63,7 +63,7 @@ class ComputeThread:
                 future.set_running_or_notify_cancel()
                 future.set_result(stop.value)
                 return False
-            except BaseException as error:  # noqa: BLE001 - it is the caller's
+            except BaseException as error:  # noqa: BLE001 - the caller gets it
                 future.set_running_or_notify_cancel()
                 future.set_exception(error)
                 return False
@@ -73,11 +73,11 @@ class ComputeThread:
         return future
 
     def post(self, work: Callable[[], None]) -> None:
-        """Run `work` between two rounds; nobody waits for it."""
+        """Run `work` between two rounds without waiting for it."""
         self._inbox.put(work)
 
     def close(self, timeout: float = 5.0) -> None:
-        """End the thread after the present round. Returns when it is gone, or after `timeout` seconds."""
+        """End the thread after the present round. Returns when it has ended, or after `timeout` seconds."""
 
         def stop() -> None:
             self._closing = True
@@ -113,8 +113,8 @@ class ComputeThread:
             scheduler.tick()
         except EngineBroken as error:
             self._break(str(error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the requests are told
-            # A bug of ours: the state of the batch is unknown, so nobody in it can be served any more.
+        except Exception as error:  # noqa: BLE001 - every request ends with the error
+            # The state of the batch is unknown now: none of its requests can go on.
             _log.exception("the scheduler failed")
             self._break(f"{type(error).__name__}: {error}")
 
@@ -135,5 +135,5 @@ class ComputeThread:
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except Exception:  # noqa: BLE001 - the thread must go on for the others
+        except Exception:  # noqa: BLE001 - the thread serves other requests
             _log.exception("a call on the compute thread failed")

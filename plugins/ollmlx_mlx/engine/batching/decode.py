@@ -25,7 +25,12 @@ from ollmlx_mlx.engine.cache.layers import Layers, can_trim, clone, extend, extr
 
 
 class OutputHead:
-    """The head of one model. `narrows`: whether `last_only` has an effect; it has none where the head is not found."""
+    """Applies a model's output head to the last position alone, where that is all that is needed.
+
+    With a large vocabulary the head is a good part of a small model, and its results for a long chunk would fill
+    memory. mlx-lm's models apply it inside their call, so the layer that makes logits out of hidden states is changed
+    in place: it drops all positions but the last. `narrows`: whether the head was found, so that `last_only` works.
+    """
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -39,7 +44,7 @@ class OutputHead:
 
     @contextmanager
     def last_only(self) -> Iterator[None]:
-        """Model calls inside give logits [rows, 1, vocabulary], if the head `narrows`."""
+        """Return a context in which model calls give logits [rows, 1, vocabulary], if the head `narrows`."""
         self._last_only = True
         try:
             yield
@@ -58,7 +63,7 @@ class OutputHead:
         layer.__class__ = type(kind.__name__, (kind,), {method: narrowed})
 
     def _narrows(self) -> bool:
-        """Shapes are known before anything is computed: build the call, and throw it away."""
+        """Return whether `last_only` works. MLX knows shapes before it computes: the call is built and thrown away."""
         with self.last_only():
             logits = self._model(mx.zeros((1, 2), dtype=mx.int32), cache=make_layers(self._model))
         return bool(logits.shape[1] == 1)
@@ -67,8 +72,8 @@ class OutputHead:
 class DecodeBatch:
     """Sequences that are being decoded. `rows` in batch order.
 
-    `launch_blocks`: launching a step takes nearly as long as computing it (CPU). Then a first token is read at once:
-    behind the launch of the second it would wait for a whole step.
+    `launch_blocks`: launching a step takes nearly as long as computing it (CPU). Then a first token is read before the
+    second is launched: otherwise it would wait for a whole step.
     """
 
     def __init__(
@@ -88,13 +93,13 @@ class DecodeBatch:
         self._sampler: Sampler | None = None
         self._penalizer: Penalizer | None = None
 
-    def join(self, coming: Sequence[GenerationState]) -> None:
-        """Take sequences whose prompts are computed up to their last token; one that is alone may bring more."""
-        caches = [generation.cache for generation in coming if generation.cache is not None]
-        assert len(caches) == len(coming)
-        alone = len(coming) == 1 and not self.rows
-        assert alone or not any(generation.remaining for generation in coming)
-        self._opening = coming[0].tokens[coming[0].fed :] if alone and coming[0].remaining else []
+    def extend(self, incoming: Sequence[GenerationState]) -> None:
+        """Add sequences whose prompts are computed up to the last token. A lone one may have more."""
+        caches = [generation.cache for generation in incoming if generation.cache is not None]
+        assert len(caches) == len(incoming)
+        alone = len(incoming) == 1 and not self.rows
+        assert alone or not any(generation.remaining for generation in incoming)
+        self._opening = incoming[0].tokens[incoming[0].fed :] if alone and incoming[0].remaining else []
         if alone:
             (self._cache,) = caches
         elif self._merged:
@@ -102,18 +107,18 @@ class DecodeBatch:
         else:
             self._cache = merge([self._cache, *caches] if self.rows else caches)
         self._merged = not alone
-        newest = mx.array([generation.tokens[-1] for generation in coming], dtype=mx.int32)
+        newest = mx.array([generation.tokens[-1] for generation in incoming], dtype=mx.int32)
         self._inputs = mx.concatenate([self._inputs, newest]) if self.rows else newest
         if self._logprobs is not None:
-            self._logprobs = self._logprobs.widened(len(coming))
-        self.rows += coming
-        self._unread += [False] * len(coming)
-        for generation in coming:
+            self._logprobs = self._logprobs.widened(len(incoming))
+        self.rows += incoming
+        self._unread += [False] * len(incoming)
+        for generation in incoming:
             generation.cache = None
         self._changed()
 
-    def leave(self, leaving: Collection[GenerationState], *, keep_caches: bool) -> None:
-        """Let sequences go; with `keep_caches` each gets its own cache back, of its first `fed` tokens."""
+    def filter_out(self, leaving: Collection[GenerationState], *, keep_caches: bool) -> None:
+        """Remove sequences. With `keep_caches` each gets its own cache back, of its first `fed` tokens."""
         if keep_caches:
             for index, row in enumerate(self.rows):
                 if row in leaving:
@@ -136,7 +141,7 @@ class DecodeBatch:
         self._changed()
 
     def clear(self) -> list[GenerationState]:
-        """Forget everything, after a failure; the sequences that were in it."""
+        """Remove everything after a failure. Returns the sequences that were in the batch."""
         rows, self.rows = self.rows, []
         self._cache, self._merged, self._unread, self._logprobs, self._opening = [], False, [], None, []
         self._inputs = mx.array([], dtype=mx.int32)
@@ -144,7 +149,7 @@ class DecodeBatch:
         return rows
 
     def prefix(self, row: GenerationState, length: int) -> Layers | None:
-        """A copy of a running sequence's cache up to `length` tokens, where its kind allows taking tokens back."""
+        """Return a copy of a sequence's cache up to `length` tokens, None where its kind cannot be trimmed."""
         index = self.rows.index(row)
         layers = extract_row(self._cache, index) if self._merged else self._cache
         if not can_trim(layers) or row.fed < length:
@@ -152,11 +157,11 @@ class DecodeBatch:
         return clone(layers, row.fed - length)
 
     def step(self) -> None:
-        """Launch the next token of every row, then hand out the tokens launched before."""
+        """Launch the next token of every row, then read the tokens that were launched before."""
         if self._ending():
             self.flush()
             return
-        if self._drafter is not None and len(self.rows) == 1 and not self._opening and self._leap(self._drafter):
+        if self._drafter is not None and len(self.rows) == 1 and not self._opening and self._draft_step(self._drafter):
             return
         inputs = mx.array([self._opening]) if self._opening else self._inputs[:, None]
         self._opening = []
@@ -166,7 +171,7 @@ class DecodeBatch:
             row.fed += inputs.shape[1]
         constrained = any(row.constraint is not None for row in self.rows)
         if constrained:
-            # A mask depends on the last token: let the device compute while the host reads it.
+            # A grammar's mask depends on the last token: the device computes while the host reads it.
             mx.async_eval(logits)
             self.flush()
         sampled, logprobs = self._sample(logits)
@@ -177,20 +182,20 @@ class DecodeBatch:
         if self._launch_blocks and any(row.generated == 0 for row in self.rows):
             self.flush()
 
-    def _leap(self, drafter: Drafter) -> bool:
+    def _draft_step(self, drafter: Drafter) -> bool:
         (row,) = self.rows
-        if self._merged or not drafter.suits(row, self._cache):
+        if self._merged or not drafter.can_draft(row, self._cache):
             return False
         self.flush()
         if row.finished is not None or row.shifting:
             return True
-        if not drafter.leap(row, self._cache):
+        if not drafter.step(row, self._cache):
             return False
         self._inputs = mx.array([row.tokens[-1]], dtype=mx.int32)
         return True
 
     def flush(self) -> None:
-        """Hand out the tokens that were launched and not read yet."""
+        """Read the tokens that were launched and not read yet, and give them to their rows."""
         if not any(self._unread):
             return
         mx.eval(self._inputs)
@@ -201,7 +206,7 @@ class DecodeBatch:
         self._unread = [False] * len(self.rows)
 
     def _ending(self) -> bool:
-        """Whether the unread tokens are the last ones of all rows, so that computing on would be for nothing."""
+        """Whether the unread tokens are the last ones of all rows, so that another step would be wasted."""
         return all(
             unread and row.last_by_length() and row.constraint is None
             for row, unread in zip(self.rows, self._unread, strict=True)
@@ -213,7 +218,7 @@ class DecodeBatch:
     def _sample(self, logits: mx.array) -> tuple[mx.array, PendingLogprobs | None]:
         if self._sampler is None or self._penalizer is None:
             self._sampler = Sampler([row.sampling for row in self.rows], logits.shape[-1])
-            # `inputs` is the newest token and enters the window by itself: it may not have been read yet.
+            # The newest token may not have been read yet: the penalizer gets it as `inputs`.
             past = [row.tokens[: row.fed - 1] for row in self.rows]
             self._penalizer = Penalizer([row.penalties for row in self.rows], past)
         raw = logits

@@ -1,4 +1,4 @@
-"""One request on the compute thread: its tokens, its cache, its limits, what it has said so far."""
+"""The state of one request on the compute thread: its tokens, its cache, its limits and its events so far."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ Reason = Literal["stop", "length"]
 
 
 class Constraint(Protocol):
-    """Which tokens a grammar allows next. Used on the compute thread, by one request."""
+    """A grammar's state for one answer: the tokens that it allows next. Used on the compute thread."""
 
     def mask(self) -> Any:
-        """Boolean numpy array over the vocabulary, or None when every token is allowed."""
+        """Return a boolean numpy array over the vocabulary, or None when every token is allowed."""
         ...
 
     def accept(self, token: int, state: str) -> None:
-        """A token was sampled; `state` is the channel the answer is in after it."""
+        """Follow a sampled token; `state` is the channel of the answer after it."""
         ...
 
     @property
     def complete(self) -> bool:
-        """Nothing more can follow."""
+        """Whether no token can follow."""
         ...
 
 
 def draw(seed: int, position: int) -> float:
-    """The random number in [0, 1) for the answer's token at this position: a generator per request, without state.
+    """Return the random number in [0, 1) for the answer's token at this position.
 
-    Neither neighbours nor restarts change what it gives. Seeds are taken modulo 2**64.
+    It depends on nothing else: other requests and restarts do not change it. Seeds are taken modulo 2**64.
     """
     seed &= (1 << 64) - 1
     digest = hashlib.blake2b(seed.to_bytes(8, "little") + position.to_bytes(8, "little"), digest_size=8)
@@ -46,7 +46,7 @@ def draw(seed: int, position: int) -> float:
 
 
 class GenerationState:
-    """State of one request. Only the compute thread touches it, but for `cancelled`, which anyone may set.
+    """State of one request. Only the compute thread uses it, except for `cancelled`, which any thread may set.
 
     `tokens`: prompt, then answer. `fed`: how many of them are in `cache`. `limit`: tokens the answer may have.
     `drafts`: tokens that a draft model may guess at a time.
@@ -103,16 +103,16 @@ class GenerationState:
 
     @property
     def remaining(self) -> int:
-        """Prompt tokens to compute before decoding can start; the last one starts it."""
+        """Prompt tokens to compute before decoding can start. The last token is not counted: it starts decoding."""
         return max(0, len(self.tokens) - 1 - self.fed)
 
     def draw(self) -> float:
-        """The random number for the token that is sampled after the `fed` ones."""
-        # Unread tokens count: the host may be one behind the device.
+        """Return the random number for the token that is sampled after the first `fed` ones."""
+        # Unread tokens count: the host may be one token behind the device.
         return draw(self.seed, self.generated + self.fed - len(self.tokens))
 
     def report_prefill(self) -> None:
-        """Tell the client how far its prompt is. (After a context shift it has been told already.)"""
+        """Add an event with the progress of the prompt, but not again after a context shift."""
         if self.generated:
             return
         total = len(self.prompt.tokens)
@@ -121,7 +121,7 @@ class GenerationState:
         )
 
     def accept(self, token: int, logprob: TokenLogprob | None = None) -> None:
-        """Take a sampled token: into events, or to the end of the answer."""
+        """Add a sampled token: its events, or the end of the answer."""
         if self.finished is not None or self.shifting:
             return
         if self._first_token is None:
@@ -150,11 +150,11 @@ class GenerationState:
                 self.finished = "length"
 
     def last_by_length(self) -> bool:
-        """Whether the token that is being sampled is the last one allowed, whatever it is."""
+        """Whether the next token is the last one allowed, whatever it is."""
         return self.generated + 1 >= self.limit or (not self.shift and len(self.tokens) + 1 >= self.prompt.context)
 
     def drop_oldest(self) -> None:
-        """Context shift: forget half of what follows the kept tokens; the rest is computed again."""
+        """Shift the context: drop the older half of the tokens after the first `keep`. The rest is computed again."""
         keep = min(self.keep, self.prompt.context // 2)
         rest = self.tokens[keep:]
         self.tokens = self.tokens[:keep] + rest[len(rest) // 2 :]
@@ -162,7 +162,7 @@ class GenerationState:
         self.draft_cache, self.draft_fed = None, 0
 
     def end(self) -> None:
-        """Close the answer: what was held back, then Done."""
+        """End the answer: add the text that was held back, then Done."""
         assert self.finished is not None
         self.items += self.answer.end()
         now = time.monotonic_ns()
@@ -184,13 +184,13 @@ class GenerationState:
         self.ended = True
 
     def fail(self, error: OllmlxError) -> None:
-        """Close the request with an error."""
+        """End the request with an error."""
         if not self.ended:
             self.items.append(error)
             self.ended = True
 
     def flush(self) -> None:
-        """Hand the collected items to the client's side."""
+        """Pass the collected items to the event loop."""
         if self.items:
             items, self.items = self.items, []
             self.sink(items)

@@ -1,4 +1,4 @@
-"""Structured output: which tokens keep an answer within a JSON schema, by llguidance."""
+"""Structured output: llguidance finds the tokens that keep an answer within a JSON schema."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ollmlx.errors import InvalidRequest, Unsupported
 Schema = dict[str, Any]
 
 ANY_JSON: Schema = {"type": "object"}
-"""What `format: "json"` asks for: an object, as Ollama's grammar and OpenAI's `json_object` say."""
+"""The schema of `format: "json"`: an object, as in Ollama's grammar and OpenAI's `json_object`."""
 
 
 class Grammars:
@@ -29,11 +29,10 @@ class Grammars:
         self._tokenizer: LLTokenizer | None = None
 
     def constraint(self, format: str | Schema, *, free: bool, opening: Sequence[int] = ()) -> JsonConstraint:
-        """A constraint for one answer.
+        """Return a constraint for one answer.
 
         `free`: the answer begins outside its normal channel (reasoning), where everything is allowed; `opening`: the
-        tokens that may lead there first.
-        Raises InvalidRequest with the reason when the schema cannot be compiled.
+        tokens that may lead there first. Raises InvalidRequest with the reason when the schema cannot be compiled.
         """
         schema = ANY_JSON if format == "json" else format
         tokenizer = self._built()
@@ -58,7 +57,7 @@ class Grammars:
 
 
 class JsonConstraint:
-    """One answer's place in its grammar; see `generation.Constraint`."""
+    """One answer's state in its grammar. Implements `generation.Constraint`."""
 
     def __init__(self, matcher: LLMatcher, width: int, *, free: bool, opening: Sequence[int] = ()) -> None:
         self._matcher = matcher
@@ -69,7 +68,7 @@ class JsonConstraint:
         self._to_open = 0
 
     def mask(self) -> Any:
-        """Boolean array [width]; None while the model thinks."""
+        """Return a boolean array [width]; None while the model reasons."""
         if self._free:
             return None
         fill_next_token_bitmask(self._matcher, self._bits, 0)
@@ -80,7 +79,7 @@ class JsonConstraint:
         return allowed
 
     def accept(self, token: int, state: str) -> None:
-        """Follow the answer; the token that closes a reasoning block belongs to neither side."""
+        """Follow the answer. The token that closes a reasoning block belongs to neither channel."""
         if self._free:
             self._to_open = max(0, self._to_open - 1)
             self._free = self._to_open > 0 or state != "normal"
@@ -93,5 +92,5 @@ class JsonConstraint:
 
     @property
     def complete(self) -> bool:
-        """Nothing more can follow."""
+        """Whether no token can follow."""
         return not self._free and self._matcher.is_stopped()

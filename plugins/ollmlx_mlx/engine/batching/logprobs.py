@@ -1,4 +1,4 @@
-"""Log-probabilities of sampled tokens and their best alternatives, for the rows that ask."""
+"""Log-probabilities of sampled tokens and their best alternatives, for the rows that ask for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class PendingLogprobs:
     """The log-probabilities of one step: of the sampled tokens [rows] and of the best ones [rows, width].
 
-    Natural logarithms of the model's own distribution: before penalties, bias, grammar and filters.
+    They are natural logarithms of the model's own distribution, before penalties, bias, grammar and filters.
     """
 
     def __init__(self, chosen: mx.array, ids: mx.array, values: mx.array) -> None:
@@ -27,7 +27,7 @@ class PendingLogprobs:
 
     @staticmethod
     def of_step(logits: mx.array, sampled: mx.array, wanted: Sequence[int | None]) -> PendingLogprobs | None:
-        """For a step with logits [rows, vocabulary]; None when no row asks."""
+        """Return those of a step with logits [rows, vocabulary]; None when no row asks."""
         counts = [count for count in wanted if count is not None]
         if not counts:
             return None
@@ -40,21 +40,21 @@ class PendingLogprobs:
 
     @property
     def arrays(self) -> tuple[mx.array, mx.array, mx.array]:
-        """What the device still has to compute."""
+        """The arrays that the device still has to compute."""
         return self._chosen, self._ids, self._values
 
     def kept(self, rows: Sequence[int]) -> PendingLogprobs:
-        """Only these rows."""
+        """Return the values of these rows only."""
         index = mx.array(list(rows), dtype=mx.int32)
         return PendingLogprobs(self._chosen[index], self._ids[index], self._values[index])
 
     def widened(self, rows: int) -> PendingLogprobs:
-        """More rows at the end, whose values nobody reads."""
+        """Return the values with more rows at the end, which are never read."""
         pad = [(0, rows), (0, 0)]
         return PendingLogprobs(mx.pad(self._chosen, [(0, rows)]), mx.pad(self._ids, pad), mx.pad(self._values, pad))
 
     def of(self, row: int, token: int, generation: GenerationState) -> TokenLogprob | None:
-        """The sampled token of a row with the alternatives it asked for, best first; None when it asked for none."""
+        """Return a row's sampled token with its alternatives, best first; None when the row asked for none."""
         if generation.top_logprobs is None or generation.spell is None:
             return None
         if self._read is None:

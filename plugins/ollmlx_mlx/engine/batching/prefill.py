@@ -18,15 +18,15 @@ from ollmlx_mlx.engine.cache.prefix import PrefixCache, common_prefix
 
 SLICE_SECONDS = 0.25
 ALONE = 2.0
-"""Slices that a prompt may take at once while nobody waits for tokens: it still can be cancelled within a second."""
+"""Slices that one chunk may take while no sequence decodes. A request can still be cancelled within a second."""
 _SMALLEST, _LARGEST = 16, 2048
 
 
 class ChunkClock:
-    """Learns the speed of prefill and answers with the size of the next chunk.
+    """Measures the speed of prefill and returns the size of the next chunk.
 
-    Sizes are powers of two times 16, so that a device that compiles or pads by shape sees few of them. `start` is the
-    size of the first chunk, before anything is known.
+    Sizes are powers of two times 16, and one and a half times these, so that a device that compiles or pads by shape
+    sees few of them. `start`: tokens of the first chunk; `seconds`: the duration of a slice.
     """
 
     def __init__(self, start: int = 64, seconds: float = SLICE_SECONDS) -> None:
@@ -34,34 +34,36 @@ class ChunkClock:
         self._rate = start / seconds
 
     def size(self, slices: float = 1.0) -> int:
-        """Tokens for a chunk of so many slices."""
+        """Return the tokens of a chunk that takes this number of slices."""
         wanted = self._rate * self._seconds * slices
         size = _SMALLEST
         while size * 2 <= wanted and size < _LARGEST:
             size *= 2
-        # Between powers of two the larger one would overrun the slice by up to a factor of two: take three quarters.
+        # The next power of two would overrun the slice by up to a factor of two: take three quarters of it.
         return size + size // 2 if size * 1.5 <= wanted and size < _LARGEST else size
 
     def learn(self, tokens: int, seconds: float) -> None:
-        """A chunk of so many tokens took so long. Small chunks say little about speed and are weighed down."""
+        """Note that a chunk of this many tokens took this long. Small chunks say little about speed and count less."""
         if tokens <= 0 or seconds <= 0:
             return
         weight = min(0.5, tokens / (2 * max(1.0, self._rate * self._seconds)))
-        # Never more than twice as fast at once: the first chunks of a fast device would leap past the slice.
+        # Limit the growth: after the first chunks of a fast device the size would overshoot the slice.
         rate = min(tokens / seconds, 4 * self._rate)
         self._rate += weight * (rate - self._rate)
 
 
 _SHARE = 32
+"""Tokens that a shared prefix must save at least."""
 _TAIL = 24
+"""Prompt tokens that the first step of decoding may compute on any device."""
 _TOGETHER = 4096
-"""Cached and new tokens of the sequences that are computed together, padding included: what is copied for it."""
+"""Cached and new tokens, with padding, of sequences that are computed together: merging their caches copies them."""
 
 
 class PrefillQueue:
     """Sequences whose prompts are being computed, oldest first.
 
-    `running`: sequences of the decode batch, whose prefixes may be borrowed with `borrow(sequence, length)`.
+    `make` returns an empty cache. `borrow(sequence, length)` returns a copy of a decoding sequence's prefix, or None.
     `opens_whole`: the first step of decoding can take a whole chunk of a prompt without computing logits for all of it.
     """
 
@@ -86,7 +88,10 @@ class PrefillQueue:
         self.sequences: list[GenerationState] = []
 
     def admit(self, generation: GenerationState, running: Sequence[GenerationState]) -> None:
-        """Start a prompt from the longest prefix that is known, or wait for the sibling that is computing it."""
+        """Start a prompt from the longest cached prefix, or let it wait for a prompt that is computing that prefix.
+
+        `running`: the sequences of the decode batch.
+        """
         if generation not in self.sequences:
             self.sequences.append(generation)
         tokens, most = generation.tokens, len(generation.tokens) - 1
@@ -108,14 +113,14 @@ class PrefillQueue:
         generation.fed = length if cache is not None else 0
         generation.cached = generation.fed
         if generation.prompt.boundary > generation.fed:
-            # The cache cannot be shortened later: keep a copy of the part that the next turn begins with.
+            # This cache cannot be shortened later: keep a copy at the point where the next turn branches off.
             generation.checkpoints.add(generation.prompt.boundary)
         generation.report_prefill()
 
     def _follow(self, generation: GenerationState, leader: GenerationState, shared: int) -> bool:
         assert leader.cache is not None
         if leader.fed >= shared:
-            # It has that much behind it: waiting for it would be waiting for ever.
+            # The leader has passed this point, so it would never reach it.
             if leader.fed == shared or can_trim(leader.cache):
                 self._start(generation, clone(leader.cache, leader.fed - shared), shared)
             return False
@@ -124,12 +129,11 @@ class PrefillQueue:
         return True
 
     def slice(self, *, alone: bool) -> tuple[list[GenerationState], int]:
-        """Compute for about a slice. The sequences that may be decoded now, and how many chunks it took.
+        """Compute for about a slice. Returns the sequences that may be decoded now, and the number of chunks computed.
 
-        They stay in `sequences` until they are taken out with `release`.
-
-        `alone`: nothing is being decoded. Then chunks are larger, and the last one of a lone prompt is left to the
-        first step of decoding, which reads all the weights anyway.
+        The sequences stay in `sequences` until `release`. `alone`: no sequence is being decoded. Then chunks are
+        larger, and the last chunk of a lone prompt is left to the first step of decoding, which reads all weights
+        anyway.
         """
         slices = ALONE if alone else 1.0
         least = self._tail(slices) if alone and len(self.sequences) == 1 else 0
@@ -147,12 +151,12 @@ class PrefillQueue:
         return ready, chunks
 
     def release(self, ready: Sequence[GenerationState]) -> None:
-        """Forget sequences whose prompts are computed."""
+        """Remove sequences whose prompts are computed."""
         for generation in ready:
             self.sequences.remove(generation)
 
     def _tail(self, slices: float) -> int:
-        """Prompt tokens, but for the last one, that the first step of decoding may take along."""
+        """Return how many prompt tokens, without the last one, the first step of decoding may compute."""
         return max(_TAIL, int(1.25 * self._clock.size(slices)) - 1) if self._opens_whole else _TAIL
 
     def _is_ready(self, generation: GenerationState, least: int) -> bool:
@@ -162,7 +166,7 @@ class PrefillQueue:
         return [g for g in self.sequences if g not in self._leaders and g not in ready]
 
     def _next(self, ready: Sequence[GenerationState]) -> GenerationState | None:
-        """The oldest and the shortest take turns: a long prompt neither starves nor blocks the others."""
+        """Return the oldest and the shortest sequence in turns: a long prompt neither starves nor blocks the others."""
         able = self._able(ready)
         if not able:
             return None
@@ -172,7 +176,7 @@ class PrefillQueue:
     def _group(
         self, first: GenerationState, ready: Sequence[GenerationState], slices: float, least: int
     ) -> dict[GenerationState, int]:
-        """A sequence and those whose chunks go along with its one in the same slice; the chunks' sizes."""
+        """Return the sequences that are computed in one call with `first`, each with the size of its chunk."""
         group = {first: self._count(first, slices, least)}
         assert first.cache is not None
         if not can_pad(first.cache):
@@ -188,7 +192,7 @@ class PrefillQueue:
         return group
 
     def _count(self, generation: GenerationState, slices: float, least: int) -> int:
-        """Tokens in the next chunk of this sequence."""
+        """Return the tokens of the next chunk of this sequence."""
         fed = generation.fed
         count = self._clock.size(slices)
         if generation.remaining <= 1.25 * count + least:
@@ -228,7 +232,7 @@ class PrefillQueue:
             self._prefixes.insert(generation.tokens[: generation.fed], clone(generation.cache))
 
     def remove(self, generation: GenerationState, running: Sequence[GenerationState]) -> None:
-        """Take a sequence out (cancelled or failed); those who waited for it find themselves another prefix."""
+        """Remove a sequence (cancelled or failed). Sequences that waited for its prefix start from another one."""
         self.sequences.remove(generation)
         self._leaders.pop(generation, None)
         orphans = [follower for follower, (leader, _) in self._leaders.items() if leader is generation]

@@ -20,7 +20,10 @@ _LONGEST = 8192
 
 @dataclass(frozen=True)
 class PenaltyRules:
-    """What one request asks for. `window`: tokens that count, at most 8192; 0 switches the penalties off."""
+    """The penalties of one request. `window`: tokens that count, at most 8192; 0 switches the penalties off.
+
+    As in llama.cpp, prompt and answer both count, within the last `repeat_last_n` tokens.
+    """
 
     repeat: float = 1.0
     presence: float = 0.0
@@ -30,7 +33,7 @@ class PenaltyRules:
 
     @staticmethod
     def of(options: Options, context: int, vocabulary: int) -> PenaltyRules:
-        """The penalties in the options of a request; ids outside the vocabulary carry no bias."""
+        """Return the penalties in the options of a request. Ids outside the vocabulary get no bias."""
         last = options.repeat_last_n
         return PenaltyRules(
             repeat=options.repeat_penalty,
@@ -47,10 +50,9 @@ class PenaltyRules:
 
 
 class Penalizer:
-    """The penalties of the present rows, with a window of past tokens that moves on the device, without waiting for it.
+    """The penalties of the present rows. The window of past tokens moves on the device: the host does not wait for it.
 
-    Made anew for each change of the batch; `past` are the tokens of each row that the host knows, the one whose
-    successor is computed next excluded.
+    Made anew for each change of the batch. `past`: the tokens of each row before the newest one.
     """
 
     def __init__(self, rules: Sequence[PenaltyRules], past: Sequence[Sequence[int]]) -> None:
@@ -69,25 +71,25 @@ class Penalizer:
         self._frequency = mx.array([[rule.frequency] for rule in asking], dtype=mx.float32)
 
     def __call__(self, logits: mx.array, inputs: mx.array) -> mx.array:
-        """Logits [rows, vocabulary] with the penalties, `inputs` [rows] being the newest tokens of the rows."""
+        """Apply the penalties to logits [rows, vocabulary]. `inputs` [rows]: the newest token of each row."""
         if self._rows:
             whole = len(self._rows) == self._total
             index = mx.array(self._rows, dtype=mx.int32)
             newest = (inputs if whole else inputs[index]).astype(mx.int32)
             self._recent = mx.concatenate([self._recent[:, 1:], newest[:, None]], axis=1)
-            punished = self._punish(logits if whole else logits[index])
+            penalized = self._penalized(logits if whole else logits[index])
             if whole:
-                logits = punished
+                logits = penalized
             else:
-                logits[index] = punished
+                logits[index] = penalized
         if self._bias is not None:
             rows, tokens, values = self._bias
             logits = logits.at[rows, tokens].add(values.astype(logits.dtype))
         return logits
 
-    def _punish(self, logits: mx.array) -> mx.array:
+    def _penalized(self, logits: mx.array) -> mx.array:
         rows, vocabulary = logits.shape
-        # Padding and what lies before the window is counted in a column of its own, which is cut off.
+        # Padding and tokens before the window are counted in an extra column, which is cut off.
         valid = self._counted & (self._recent >= 0)
         columns = mx.where(valid, self._recent, vocabulary)
         counts = mx.zeros((rows, vocabulary + 1), dtype=mx.float32)
@@ -130,7 +132,7 @@ class SamplingRules:
 
     @staticmethod
     def of(options: Options) -> SamplingRules:
-        """The rules in the options of a request."""
+        """Return the rules in the options of a request."""
         return SamplingRules(
             temperature=options.temperature,
             top_k=options.top_k,
@@ -140,7 +142,7 @@ class SamplingRules:
         )
 
     def path(self, vocabulary: int) -> Path:
-        """How this row is sampled: sorting the whole vocabulary only if the rules need it."""
+        """Return how a row is sampled: the whole vocabulary is sorted only if the rules need it."""
         if self.temperature <= 0 or self.top_k == 1:
             return "greedy"
         if 0 < self.top_k <= min(_NARROW, vocabulary - 1):
@@ -161,11 +163,11 @@ class Sampler:
 
     @property
     def greedy(self) -> bool:
-        """No row needs a drawn number."""
+        """Whether no row needs a random number."""
         return all(path == "greedy" for path, _ in self._groups)
 
     def __call__(self, logits: mx.array, draws: Sequence[float]) -> mx.array:
-        """One token id per row, from logits [rows, vocabulary] and one number in [0, 1) per row."""
+        """Return one token id per row, from logits [rows, vocabulary] and one number in [0, 1) per row."""
         if len(self._groups) == 1:
             return self._groups[0][1](logits, draws)
         picked = [
@@ -198,11 +200,11 @@ class _Group:
         if self._path == "plain":
             return _pick(self._weights(logits, logits.max(axis=-1, keepdims=True)), numbers)
         ids, logits = self._best_first(logits)
-        place = _pick(self._weights(self._filtered(logits), logits[:, :1]), numbers)
-        return mx.take_along_axis(ids, place[:, None], axis=-1)[:, 0].astype(mx.int32)
+        index = _pick(self._weights(self._filtered(logits), logits[:, :1]), numbers)
+        return mx.take_along_axis(ids, index[:, None], axis=-1)[:, 0].astype(mx.int32)
 
     def _best_first(self, logits: mx.array) -> tuple[mx.array, mx.array]:
-        """The candidates, best first: as many as the widest top_k of the group, the surplus of the others masked."""
+        """Return ids and logits, best first: as many as the largest top_k. Rows with a smaller one are masked."""
         if self._path == "narrow":
             width = max(self._top_k)
             near = mx.argpartition(-logits, kth=width - 1, axis=-1)[:, :width]
@@ -238,7 +240,7 @@ class _Group:
         return mx.where(keep | (self._typical_p >= 1), logits, _NONE)
 
     def _weights(self, logits: mx.array, best: mx.array) -> mx.array:
-        """Unnormalised probabilities after min_p and temperature."""
+        """Return unnormalised probabilities after min_p and temperature."""
         distance = logits - best
         weights = mx.exp(distance / self._temperature)
         if self._any_min_p:
@@ -251,9 +253,9 @@ def _column(values: Sequence[float]) -> mx.array:
 
 
 def _pick(weights: mx.array, numbers: mx.array) -> mx.array:
-    """Index of the first entry whose cumulative weight exceeds the drawn share of the total; the first entry if
+    """Return the index of the first entry whose cumulative weight exceeds the drawn share of the total.
 
-    rounding leaves none.
+    When rounding leaves none, it is the entry with the largest weight.
     """
     sums = mx.cumsum(weights, axis=-1)
     index = (sums <= numbers * sums[:, -1:]).sum(axis=-1)

@@ -1,4 +1,4 @@
-"""Who computes next: one step of the decode batch, then one slice of prefill, and so on."""
+"""The scheduler of the batch: one step of decoding, then one slice of prefill, and so on."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _FAILURES = 3
 
 
 class EngineBroken(Exception):
-    """Computing fails again and again; the engine reports itself as failed."""
+    """Computing failed several times in a row. The engine reports itself as failed."""
 
 
 class BatchScheduler:
-    """Requests through waiting, prefill and decoding. `width`: sequences at once. Lives on the compute thread.
+    """Takes requests through waiting, prefill and decoding. `width`: sequences at once. Used on the compute thread.
 
-    `progress` grows with every chunk and step; the totals count tokens. They are read from other threads.
+    `progress` grows with every chunk and step, the totals count tokens. Other threads may read these numbers.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class BatchScheduler:
 
     @property
     def queued(self) -> int:
-        """Sequences that wait for a place."""
+        """Sequences that wait for a slot."""
         return len(self._waiting)
 
     def submit(self, generation: GenerationState) -> None:
@@ -72,13 +72,13 @@ class BatchScheduler:
         self._waiting.append(generation)
 
     def tick(self) -> None:
-        """One round. Raises EngineBroken when nothing works any more."""
-        self._sweep()
+        """Run one round. Raises EngineBroken after several failures in a row."""
+        self._remove_cancelled()
         self._guarded(self._decode, self._batch.clear)
         self._admit()
         if self._prefill.sequences:
-            self._guarded(self._slice, self._give_up_prefill)
-        self._deliver()
+            self._guarded(self._prefill_slice, self._clear_prefill)
+        self._flush()
 
     def fail_all(self, error: OllmlxError) -> None:
         """End every request with an error."""
@@ -94,29 +94,29 @@ class BatchScheduler:
         self._batch.step()
         self.progress += 1
         if self._prefill.sequences or self._waiting:
-            # A slice of prefill comes next: nobody should wait for it with a token that is nearly there.
+            # A slice of prefill comes next, which takes longer than reading the launched tokens.
             self._batch.flush()
-        self._retire()
+        self._end_finished()
 
-    def _retire(self) -> None:
+    def _end_finished(self) -> None:
         done = [row for row in self._batch.rows if row.finished is not None]
         self.generated_tokens += sum(row.generated for row in done)
         if done:
             for row in done:
                 row.end()
                 row.flush()
-            self._release(done)
+            self._filter_out(done)
         for row in [row for row in self._batch.rows if row.shifting]:
-            self._batch.leave([row], keep_caches=False)
+            self._batch.filter_out([row], keep_caches=False)
             row.drop_oldest()
             self._prefill.admit(row, [])
 
-    def _release(self, rows: Collection[GenerationState]) -> None:
-        self._batch.leave(rows, keep_caches=True)
+    def _filter_out(self, rows: Collection[GenerationState]) -> None:
+        self._batch.filter_out(rows, keep_caches=True)
         for row in rows:
-            self._remember(row)
+            self._keep_prefix(row)
 
-    def _remember(self, generation: GenerationState) -> None:
+    def _keep_prefix(self, generation: GenerationState) -> None:
         if generation.cache is not None and generation.fed:
             self._prefixes.insert(generation.tokens[: generation.fed], generation.cache)
         generation.cache = None
@@ -127,54 +127,54 @@ class BatchScheduler:
             self._prefill.admit(generation, self._batch.rows)
             self.prompt_tokens += len(generation.prompt.tokens)
 
-    def _slice(self) -> None:
+    def _prefill_slice(self) -> None:
         ready, chunks = self._prefill.slice(alone=not self._batch.rows)
         self.progress += chunks
-        joining = []
+        ready_to_decode = []
         for generation in ready:
             self.cached_tokens += generation.cached if not generation.generated else 0
             if generation.limit <= 0:
                 generation.finished = "length"
                 generation.end()
                 generation.flush()
-                self._remember(generation)
+                self._keep_prefix(generation)
             else:
-                joining.append(generation)
-        if joining:
-            self._batch.join(joining)
-        # Last: what fails above fails for them too.
+                ready_to_decode.append(generation)
+        if ready_to_decode:
+            self._batch.extend(ready_to_decode)
+        # Last: when the batch cannot take them, they still fail with the prefill.
         self._prefill.release(ready)
 
-    def _sweep(self) -> None:
+    def _remove_cancelled(self) -> None:
         for generation in [g for g in self._waiting if g.cancelled]:
             self._waiting.remove(generation)
         for generation in [g for g in self._prefill.sequences if g.cancelled]:
             self._prefill.remove(generation, self._batch.rows)
-            self._remember(generation)
-        gone = [row for row in self._batch.rows if row.cancelled]
-        if gone:
-            self.generated_tokens += sum(row.generated for row in gone)
-            self._release(gone)
+            self._keep_prefix(generation)
+        cancelled = [row for row in self._batch.rows if row.cancelled]
+        if cancelled:
+            self.generated_tokens += sum(row.generated for row in cancelled)
+            self._filter_out(cancelled)
 
-    def _deliver(self) -> None:
+    def _flush(self) -> None:
         for generation in (*self._batch.rows, *self._prefill.sequences):
             generation.flush()
 
-    def _give_up_prefill(self) -> list[GenerationState]:
+    def _clear_prefill(self) -> list[GenerationState]:
         sequences = list(self._prefill.sequences)
         for generation in sequences:
             generation.cache = None
             self._prefill.remove(generation, [])
         return sequences
 
-    def _guarded(self, work: Callable[[], None], give_up: Callable[[], list[GenerationState]]) -> None:
-        """Run a part of the round; if it fails, its requests fail and the others go on."""
+    def _guarded(self, work: Callable[[], None], clear: Callable[[], list[GenerationState]]) -> None:
+        """Run a part of the round. If it fails, the requests that `clear` returns fail, and the others go on."""
         try:
             work()
         except Exception as error:
             _log.exception("computing failed")
             failure = explain(error)
-            for generation in give_up():
+            for generation in clear():
                 generation.fail(failure)
                 generation.flush()
             self._failures += 1
@@ -185,7 +185,7 @@ class BatchScheduler:
 
 
 def explain(error: Exception) -> OllmlxError:
-    """What a failure of the device means for a request."""
+    """Return the error of a request for a failure of the device."""
     if isinstance(error, OllmlxError):
         return error
     text = str(error)
