@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ollmlx.plugin.contracts import Backend, PluginContext
 
 ollmlx_api = 1
+AUTO_WIDTH = 16
+"""Sequences computed at once when `parallel` is automatic. The engine uses it, the daemon's estimate charges it."""
 
 
 @hookimpl

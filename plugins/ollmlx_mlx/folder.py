@@ -1,6 +1,6 @@
 """A model's folder read without mlx: small JSON files, what in them would run code, and the sizes of weights.
 
-Shared by the daemon, the importer and the engine. Every read is bounded.
+The daemon, the importer and the engine use it. Every read is bounded.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from ollmlx.errors import StorageError
 MAX_JSON: Final = 16 << 20
 _CODE_KEYS: Final = {"config.json": ("model_file", "auto_map"), "tokenizer_config.json": ("auto_map",)}
 WEIGHTS: Final = "model*.safetensors"
-"""What mlx-lm loads; the index file is not asked."""
+"""The files that mlx-lm loads. It does not read the index file."""
 _GROUP: Final = 64
 _WHOLE_NUMBERS: Final = ("U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64", "BOOL")
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any] | None:
-    """A JSON object of the folder, None when there is no such file. Raises StorageError when it cannot be one."""
+    """Return a JSON object of the folder, None when there is no such file. Raises StorageError when it is damaged."""
     path = folder / name
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_JSON:
-            raise StorageError(f"{folder.name}/{name} is no usable file", code="MDL003")
+            raise StorageError(f"{folder.name}/{name} is not a usable file", code="MDL003")
         content = _parsed(path, found.st_size, found.st_mtime_ns)
     except FileNotFoundError:
         return None
@@ -46,12 +46,12 @@ def read_json(folder: Path, name: str) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=256)
 def _parsed(path: Path, size: int, mtime_ns: int) -> Any:
-    """The content for one state of the file: every request asks for it. Not to be changed by anybody."""
+    """Return the content for one state of the file. The result is shared: callers must not change it."""
     return json.loads(path.read_bytes())
 
 
 def remote_code(folder: Path) -> str | None:
-    """Where a model asks for its own Python code to be run (`config.json: model_file`), or None."""
+    """Return the file and key that ask for the model's own Python code (`config.json: model_file`), or None."""
     for name, keys in _CODE_KEYS.items():
         content = read_json(folder, name) or {}
         for key in keys:
@@ -62,8 +62,11 @@ def remote_code(folder: Path) -> str | None:
 
 @dataclass(frozen=True)
 class WeightSizes:
-    """Bytes: `stored` as on disk (Metal, CUDA); `float32` with everything unpacked; `packed` quantised weights kept,
-    everything else in float32. `quantized`: whether there is anything to unpack."""
+    """Bytes of a model's weights in memory, in each form.
+
+    `stored`: as on disk (Metal, CUDA); `float32`: everything unpacked; `packed`: quantised weights kept, all others in
+    float32. `quantized`: whether there is anything to unpack.
+    """
 
     stored: int
     float32: int
@@ -72,7 +75,7 @@ class WeightSizes:
 
 
 def weight_sizes(folder: Path, config: Mapping[str, Any]) -> WeightSizes:
-    """Sizes of the weights in a folder. Raises StorageError when a file is damaged or there is none."""
+    """Return the sizes of the weights in a folder, from headers. Raises StorageError for damaged or no files."""
     files = sorted(folder.glob(WEIGHTS))
     if not files:
         raise StorageError(
@@ -85,14 +88,14 @@ def weight_sizes(folder: Path, config: Mapping[str, Any]) -> WeightSizes:
 
 
 def folder_state(folder: Path) -> tuple[object, ...]:
-    """What changes when the files that decide about memory change. Cheap: asked for before every request."""
+    """Return a value that changes when the files that decide about memory change. Cheap."""
     files = [folder / "config.json", *sorted(folder.glob(WEIGHTS))]
     found = [(file.name, file.stat()) for file in files if file.exists()]
     return (folder, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in found))
 
 
 def sizes_of(tensors: Mapping[str, SafetensorsTensor], config: Mapping[str, Any]) -> WeightSizes:
-    """Sizes of these tensors."""
+    """Return the sizes of these tensors."""
     stored = float32 = packed = 0
     quantized = False
     for name, tensor in tensors.items():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from ollmlx.types import MemoryEstimate
+from ollmlx_mlx import AUTO_WIDTH
 from ollmlx_mlx.daemon.machine import Device
 from ollmlx_mlx.folder import WeightSizes
 
@@ -22,10 +23,8 @@ FLOAT32_SHARE: Final = 0.4
 """Share of the memory budget that one model's unpacked weights may take."""
 CHUNK: Final = {"cpu": 256, "metal": 2048, "cuda": 2048}
 """Prompt tokens that are computed at once, at most."""
-AUTO_WIDTH: Final = 16
-"""Sequences assumed to run at once when the width is automatic..."""
 AUTO_CONTEXT: Final = 2048
-"""...of which all but the first are assumed to be this long at most."""
+"""With an automatic width, all sequences but the first are assumed to be this long at most."""
 _ACTIVATIONS: Final = 12
 STEP: Final = 256
 """mlx-lm's caches grow in steps of this many tokens."""
@@ -43,8 +42,11 @@ Form = Literal["float32", "packed", "stored"]
 
 @dataclass(frozen=True)
 class CacheShape:
-    """Values a sequence keeps: `per_token` for every token; `windowed` for each of the last `window` tokens; `fixed`
-    once (convolution and state-space layers)."""
+    """The values that a sequence keeps in its cache.
+
+    `per_token`: for every token; `windowed`: for each of the last `window` tokens; `fixed`: once (convolution and
+    state-space layers).
+    """
 
     per_token: int
     windowed: int = 0
@@ -52,14 +54,14 @@ class CacheShape:
     fixed: int = 0
 
     def values(self, tokens: int) -> int:
-        """Values for one sequence of this many tokens, rounded up as the caches do."""
+        """Return the values of one sequence of this many tokens, rounded up as the caches do."""
         whole = -(-tokens // STEP) * STEP
         return self.per_token * whole + self.windowed * min(whole, self.window or whole) + self.fixed
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the arithmetic needs of one model on one device."""
+    """The facts about one model on one device from which memory is estimated."""
 
     device: Device
     form: Form
@@ -70,11 +72,11 @@ class ModelFacts:
     """Whether attention caches latent vectors, which cannot be divided by heads."""
     kv_cache_type: str = "auto"
     why: str = ""
-    """Why the weights take this form, for people."""
+    """The reason for the form of the weights, for people."""
 
 
 def choose_form(device: Device, sizes: WeightSizes, wish: str, budget: int) -> tuple[Form, str]:
-    """The form of the weights and the reason, for people. Depends on nothing that changes between two loads."""
+    """Return the form of the weights and the reason, for people. It does not change between two loads."""
     if device != "cpu":
         return "stored", f"weights as they are stored, on {device}"
     if not sizes.quantized:
@@ -90,13 +92,13 @@ def choose_form(device: Device, sizes: WeightSizes, wish: str, budget: int) -> t
 
 
 def estimate(facts: ModelFacts, context: int, parallel: int) -> MemoryEstimate:
-    """Bytes for a context length in tokens and a batch width (0: automatic)."""
+    """Return the bytes for a context length in tokens and a batch width (0: automatic)."""
     weights = {"float32": facts.sizes.float32, "packed": facts.sizes.packed, "stored": facts.sizes.stored}[facts.form]
     value = bytes_per_value(facts)
     one = facts.cache.values(context)
     short = facts.cache.values(min(context, AUTO_CONTEXT))
     values = one * parallel if parallel else one + short * (AUTO_WIDTH - 1)
-    # A cache grows by copying: the old and the new copy of one layer are there together.
+    # A cache grows by copying: for a moment there are two copies of one layer.
     growth = one // max(1, _text_number(facts.config, "num_hidden_layers"))
     return MemoryEstimate(
         weights=int(weights * SLACK),
@@ -107,7 +109,7 @@ def estimate(facts: ModelFacts, context: int, parallel: int) -> MemoryEstimate:
 
 
 def embedding_bytes(facts: ModelFacts) -> int:
-    """Bytes of the embedding and, unless they are one, of the head; on the safe side where they are quantised."""
+    """Return the bytes of the embedding and of the head, unless they are one. Too many where they are quantised."""
     value = 2 if facts.form == "stored" else 4
     matrices = 1 if facts.config.get("tie_word_embeddings") else 2
     size = matrices * _text_number(facts.config, "vocab_size") * _text_number(facts.config, "hidden_size") * value
@@ -115,7 +117,7 @@ def embedding_bytes(facts: ModelFacts) -> int:
 
 
 def bytes_per_value(facts: ModelFacts) -> float:
-    """Bytes that one cached key or value takes: quantised ones carry two scales for each group of 64."""
+    """Return the bytes of one cached key or value. Quantised ones have two scales for each group of 64."""
     plain = 2 if facts.form == "stored" else 4
     if facts.kv_cache_type in ("q8_0", "q4_0"):
         return (1.0 if facts.kv_cache_type == "q8_0" else 0.5) + 2 * plain / 64
@@ -123,7 +125,7 @@ def bytes_per_value(facts: ModelFacts) -> float:
 
 
 def _activations(facts: ModelFacts, width: int) -> int:
-    """Intermediate results of one chunk of a prompt, and the logits of every sequence (with room for sampling)."""
+    """Return the bytes of the intermediate results of one chunk, and of the logits with room for sampling."""
     value = 2 if facts.form == "stored" else 4
     hidden = _text_number(facts.config, "hidden_size") or 1024
     inner = max(_text_number(facts.config, "intermediate_size"), hidden)
@@ -138,7 +140,10 @@ def _text_number(config: Mapping[str, Any], name: str) -> int:
 
 
 def cache_shape(shape: Mapping[str, Any], *, rotates: bool, latents: bool) -> CacheShape:
-    """`rotates`: sliding layers forget what left the window; `latents`: latent attention caches the latent vector."""
+    """Return the shape of a model's cache from its configuration.
+
+    `rotates`: sliding layers keep only the window; `latents`: latent attention caches the latent vector.
+    """
     layers = min(MAX_LAYERS, _number(shape, "num_hidden_layers", "n_layer", "n_layers", "num_layers"))
     kinds = layer_kinds(shape, layers, rotates=rotates)
     attention = _attention_values(shape, latents=latents)
@@ -155,7 +160,7 @@ def cache_shape(shape: Mapping[str, Any], *, rotates: bool, latents: bool) -> Ca
 
 
 def layer_kinds(shape: Mapping[str, Any], layers: int, *, rotates: bool) -> list[str]:
-    """`full`, `sliding`, `state`, `both` or `none` for each layer."""
+    """Return `full`, `sliding`, `state`, `both` or `none` for each layer."""
     if not _number(shape, "num_attention_heads", "n_head", "n_heads", "num_heads") or _is_state_only(shape):
         return ["state"] * layers
     if shape.get("model_type") == "falcon_h1":
@@ -203,7 +208,7 @@ def _is_state_only(shape: Mapping[str, Any]) -> bool:
 
 
 def _attention_values(shape: Mapping[str, Any], *, latents: bool) -> int:
-    """Keys and values of one token in one attention layer."""
+    """Return the keys and values of one token in one attention layer."""
     heads = _number(shape, "num_attention_heads", "n_head", "n_heads", "num_heads")
     rank = _number(shape, "kv_lora_rank")
     rope = _number(shape, "qk_rope_head_dim")
@@ -218,7 +223,7 @@ def _attention_values(shape: Mapping[str, Any], *, latents: bool) -> int:
 
 
 def _state_values(shape: Mapping[str, Any]) -> int:
-    """A generous bound of what one convolution or state-space layer keeps, whatever its family calls its sizes."""
+    """Return an upper bound for one convolution or state-space layer. Each model family names its sizes differently."""
     hidden = _number(shape, "hidden_size", "n_embd", "d_model")
     value_heads = _number(shape, "linear_num_value_heads")
     if value_heads:
@@ -242,7 +247,7 @@ def _state_values(shape: Mapping[str, Any]) -> int:
 
 
 def _number(shape: Mapping[str, Any], *names: str) -> int:
-    """The first of these that is a whole number within reason, else 0."""
+    """Return the first of these values that is a plausible whole number, else 0."""
     for name in names:
         value = shape.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _LARGEST:

@@ -1,4 +1,4 @@
-"""Which model types the installed mlx-lm serves, and how, read from its source files without importing them."""
+"""The model types that the installed mlx-lm serves, read from its source files without importing them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, Final
 
 MODEL_TYPE: Final = re.compile(r"[A-Za-z0-9_\-]{1,64}")
-"""What may become part of a module's name; membership is checked as well."""
+"""Model types that may become part of a module's name. That the module exists is checked as well."""
 _MAX_SOURCE: Final = 4 << 20
 
 
 def installed_mlx_lm() -> Path | None:
-    """The folder of the installed mlx-lm, or None. Imports nothing."""
+    """Return the folder of the installed mlx-lm, or None. Imports nothing."""
     spec = find_spec("mlx_lm")
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    return Path(places[0]) if places else None
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    return Path(folders[0]) if folders else None
 
 
 class KnownModels:
@@ -30,22 +30,22 @@ class KnownModels:
         self._remapping = _remapping(folder / "utils.py")
 
     def module(self, model_type: str) -> Path | None:
-        """The source file that serves a `model_type`, or None when mlx-lm does not know it."""
+        """Return the source file of a `model_type`, or None when mlx-lm does not know it."""
         if not MODEL_TYPE.fullmatch(model_type):
             return None
         path = self._folder / "models" / f"{self._remapping.get(model_type, model_type)}.py"
         return path if "class ModelArgs" in _source(path) else None
 
     def rotates(self, config: Mapping[str, Any]) -> bool:
-        """Whether its sliding-window layers keep no more than the window."""
+        """Whether the model's sliding-window layers keep no more than the window."""
         return any("RotatingKVCache" in self._text(kind) for kind in _kinds(config))
 
     def keeps_latents(self, config: Mapping[str, Any]) -> bool:
-        """Whether multi-head latent attention caches the latent vector and not the keys it unfolds to."""
+        """Whether multi-head latent attention caches the latent vector, not the keys that are made from it."""
         return any("kv_latent" in self._text(kind) for kind in _kinds(config))
 
     def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The configuration of the language model, flat, with mlx-lm's defaults for what it leaves out."""
+        """Return the configuration of the language model, flat, with mlx-lm's defaults for missing values."""
         defaults: dict[str, Any] = {}
         for kind in _kinds(config):
             path = self.module(kind)
@@ -60,7 +60,7 @@ class KnownModels:
 
 
 def _kinds(config: Mapping[str, Any]) -> list[str]:
-    """The model's own type and, for one with several parts, that of its language model."""
+    """Return the model's own type and, for a model with several parts, that of its language model."""
     text = config.get("text_config")
     named = [config.get("model_type"), text.get("model_type") if isinstance(text, dict) else None]
     return [kind for kind in named if isinstance(kind, str)]
@@ -68,7 +68,7 @@ def _kinds(config: Mapping[str, Any]) -> list[str]:
 
 @lru_cache(maxsize=512)
 def _defaults(path: Path) -> dict[str, int]:
-    """Whole numbers that the module's `ModelArgs` has as defaults."""
+    """Return the whole numbers among the defaults of the module's `ModelArgs`."""
     found: dict[str, int] = {}
     for node in ast.parse(_source(path)).body:
         if isinstance(node, ast.ClassDef) and node.name in ("ModelArgs", "TextArgs", "TextConfig"):
@@ -95,7 +95,7 @@ def _source(path: Path) -> str:
 
 @lru_cache(maxsize=8)
 def _remapping(file: Path) -> Mapping[str, str]:
-    """mlx-lm's table of model types that another type's module serves."""
+    """Return mlx-lm's table of model types that another type's module serves."""
     source = _source(file)
     if not source:
         return {}

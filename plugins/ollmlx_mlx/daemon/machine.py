@@ -1,6 +1,6 @@
-"""What this machine offers MLX: the seam between the backend and the operating system. Imports neither mlx nor numpy.
+"""The machine as the MLX backend sees it, and its choice of a BLAS. Imports neither mlx nor numpy.
 
-Everything that depends on the platform is read here once, into plain values, so that tests can describe any machine.
+All that depends on the platform is read here once, into plain values, so that tests can describe any machine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class MlxMachine:
 
     @classmethod
     def here(cls) -> MlxMachine:
-        """The machine this process runs on."""
+        """Return the machine that this process runs on."""
         return cls(
             system=sys.platform,
             architecture=platform.machine(),
@@ -55,7 +55,7 @@ class MlxMachine:
 
     @property
     def device(self) -> Device:
-        """What MLX will compute on, told from the installed packages without importing any."""
+        """The device that MLX will compute on, found from the installed packages without importing them."""
         if self.system == "darwin":
             return "metal"
         if any(name.startswith("mlx-cuda") for name in self.packages) and self._has_nvidia_driver():
@@ -139,7 +139,7 @@ def _installed(names: Iterable[str]) -> dict[str, str]:
 
 
 def _library_folders() -> tuple[Path, ...]:
-    """Where the `mkl` package unpacks its libraries: the environment's, the base interpreter's, the user's `lib`."""
+    """Return the folders of the package `mkl`: `lib` of the environment, the base interpreter and the user."""
     prefixes = [Path(sys.prefix), Path(sys.base_prefix), Path("~/.local").expanduser()]
     return tuple(dict.fromkeys(prefix / "lib" for prefix in prefixes))
 

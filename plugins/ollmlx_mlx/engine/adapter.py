@@ -1,6 +1,6 @@
-"""LoRA weights laid over a model: mlx-lm's own files (`adapters.safetensors`, also DoRA and full tuning) and PEFT's.
+"""LoRA adapters applied to a loaded model, on the compute thread.
 
-In the child, on the compute thread.
+Two kinds of files: mlx-lm's own (`adapters.safetensors`, also DoRA and full tuning) and PEFT's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _UNSUPPORTED: Final = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pat
 
 
 def apply_adapter(model: Module, folder: Path, *, fuse: bool) -> str:
-    """Lay the adapter in `folder` over the model; `fuse` adds it into the weights. Answers a note for people.
+    """Apply the adapter in `folder` to the model; `fuse` adds it to the weights. Returns a note for people.
 
     Raises StorageError when files are missing or do not fit the model.
     """

@@ -1,7 +1,7 @@
 """Embeddings from a decoder model: the mean of its last hidden states.
 
-Texts are computed in parts that take about as long as a slice of prefill, long ones piece by piece over a cache:
-between two parts others are served, and a client that has left is noticed.
+Texts are computed in parts that take about as long as a slice of prefill, long texts piece by piece over a cache.
+Between two parts the scheduler serves other requests, and a cancelled request is noticed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ollmlx_mlx.engine.cache.layers import make_layers
 Vector = tuple[float, ...]
 
 _REST: Final = 1.25
-"""A text longer than a part by less than this is computed at once: a small rest would cost nearly a whole part."""
+"""A text up to this many times a part is computed at once: a small rest would cost nearly as much as a whole part."""
 
 
 def embed(
@@ -33,11 +33,11 @@ def embed(
     clock: ChunkClock,
     slices: Callable[[], float],
 ) -> Generator[None, None, EmbedResult]:
-    """One vector per list of token ids, of `context` tokens at most. Yields between parts; runs on the compute thread.
+    """Return one vector per list of token ids, of `context` tokens at most. Yields between parts.
 
-    A part is as many tokens as `clock` gives for `slices()`. Vectors have length 1 when `request.normalize`;
-    `dimensions` cuts them first. Raises ContextExceeded for a long input that may not be cut, InvalidRequest for more
-    dimensions than there are.
+    Runs on the compute thread. A part is as many tokens as `clock` gives for `slices()`. `dimensions` cuts the vectors,
+    then `normalize` gives them the length 1. Raises ContextExceeded for a long input that may not be cut,
+    InvalidRequest for an empty input or for more dimensions than there are.
     """
     body = _body(model)
     if not request.truncate and any(len(tokens) > context for tokens in inputs):
@@ -62,7 +62,7 @@ def embed(
 
 
 def _group(waiting: deque[int], texts: Sequence[list[int]], size: int) -> list[int]:
-    """Take the next text, and those after it that go along: alike in length, within `size` padded tokens."""
+    """Take the next text, and those after it of a similar length, within `size` padded tokens."""
     group = [waiting.popleft()]
     shortest = len(texts[group[0]])
     while waiting:
@@ -74,7 +74,7 @@ def _group(waiting: deque[int], texts: Sequence[list[int]], size: int) -> list[i
 
 
 def _body(model: Any) -> Any:
-    """The part of the model below its output head."""
+    """Return the part of the model below its output head."""
     for owner in (model, getattr(model, "language_model", None)):
         body = getattr(owner, "model", None) or getattr(owner, "backbone", None)
         if body is not None:
@@ -83,8 +83,8 @@ def _body(model: Any) -> Any:
 
 
 def _at_once(body: Any, texts: Sequence[list[int]], clock: ChunkClock) -> mx.array:
-    """The mean of each text's hidden states, a row each."""
-    # Padding stands on the right: in a causal model nothing before it sees it.
+    """Return the mean of each text's hidden states [texts, features]."""
+    # Padding is on the right: in a causal model no real token sees it.
     started = time.monotonic()
     width = max(len(tokens) for tokens in texts)
     lengths = mx.array([[len(tokens)] for tokens in texts])
@@ -99,7 +99,7 @@ def _at_once(body: Any, texts: Sequence[list[int]], clock: ChunkClock) -> mx.arr
 def _in_pieces(
     model: Any, body: Any, text: list[int], clock: ChunkClock, slices: Callable[[], float]
 ) -> Generator[None, None, mx.array]:
-    """The mean of one text's hidden states; yields between its pieces."""
+    """Return the mean of one text's hidden states [1, features]. Yields between its pieces."""
     cache = make_layers(model)
     total = mx.array(0.0)
     fed = 0

@@ -1,4 +1,4 @@
-"""The engine of the MLX backend: what a runner asks for, brought to the one thread that computes, and back."""
+"""The engine of the MLX backend: passes the runner's requests to the compute thread and its events back."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ T = TypeVar("T")
 class MlxEngine:
     """Implements `ollmlx.plugin.contracts.Engine` with continuous batching.
 
-    Prompts are made on a thread of their own, one at a time: templates and tokenizers are not thread-safe, and neither
-    the event loop nor the compute thread should wait for them.
+    Prompts are encoded on a thread of their own, one at a time: templates and tokenizers are not thread-safe, and
+    neither the event loop nor the compute thread should wait for them.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class MlxEngine:
         self._instance = await asyncio.wrap_future(self._compute.call(work))
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
-        """Events of one request. Raises OllmlxError kinds; closing the iterator cancels at any phase."""
+        """Yield the events of one request. Raises OllmlxError kinds. Closing the iterator cancels it at any phase."""
         instance = self._ready()
         inbox: asyncio.Queue[Sequence[Item]] = asyncio.Queue()
         sink = _sink(asyncio.get_running_loop(), inbox)
@@ -71,10 +71,10 @@ class MlxEngine:
         finally:
             if not done:
                 generation.cancelled = True
-                self._compute.post(_nothing)  # wake the thread, so that the place is free at once
+                self._compute.post(_nothing)  # wake the thread, so that the slot is free at once
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
-        """Vectors, computed between rounds of the batch. Raises Unsupported, ContextExceeded."""
+        """Return vectors, computed between rounds of the batch. Raises Unsupported, ContextExceeded."""
         instance = self._ready()
         inputs = await self._on_prompts(lambda: [instance.prompts.encode_text(text) for text in request.inputs])
         context, scheduler = instance.config.context_length, instance.scheduler
@@ -84,7 +84,7 @@ class MlxEngine:
         return await asyncio.wrap_future(self._compute.call_sliced(work))
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
-        """Token ids of a text, or of a conversation through the chat template."""
+        """Return the token ids of a text, or of a conversation through the chat template."""
         instance = self._ready()
 
         def work() -> list[int]:
@@ -96,12 +96,12 @@ class MlxEngine:
         return Tokens(tokens=tuple(await self._on_prompts(work)))
 
     async def detokenize(self, tokens: Tokens) -> str:
-        """The text of token ids, special tokens included."""
+        """Return the text of token ids, special tokens included."""
         instance = self._ready()
         return await self._on_prompts(lambda: instance.spell(tokens.tokens))
 
     def status(self) -> Progress:
-        """Counters only: never waits for a thread."""
+        """Return counters. Never waits for a thread."""
         instance, config = self._instance, self._config
         context = config.context_length if config else 0
         memory = {
@@ -140,7 +140,7 @@ class MlxEngine:
         )
 
     async def trim(self) -> None:
-        """Forget the prefix cache and give MLX's free buffers back."""
+        """Drop the prefix cache and free MLX's unused buffers."""
         instance = self._instance
 
         def work() -> None:
@@ -151,7 +151,7 @@ class MlxEngine:
         await asyncio.wrap_future(self._compute.call(work))
 
     async def close(self) -> None:
-        """Save the caches worth keeping, then end the threads."""
+        """Save the prefix cache to disk, then end the threads."""
         instance = self._instance
         if instance is not None:
             await asyncio.wrap_future(self._compute.call(instance.save_caches))
@@ -175,7 +175,7 @@ class MlxEngine:
 
 def _sink(loop: asyncio.AbstractEventLoop, inbox: asyncio.Queue[Sequence[Item]]) -> Callable[[Sequence[Item]], None]:
     def sink(items: Sequence[Item]) -> None:
-        # A loop that has ended has nobody left who waits.
+        # The event loop has ended: no client waits for these items.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(inbox.put_nowait, items)
 

@@ -1,4 +1,4 @@
-"""One loaded model with everything that serves it: prompts, detokenizers, grammars, caches, scheduler."""
+"""A loaded model with all parts that serve it: prompts, detokenizers, grammars, caches, scheduler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 import mlx.core as mx
 
 from ollmlx.protocol import RunnerConfig
-from ollmlx_mlx.daemon.estimate import AUTO_WIDTH
+from ollmlx_mlx import AUTO_WIDTH
 from ollmlx_mlx.engine.batching.drafting import Drafter
 from ollmlx_mlx.engine.batching.grammar import Grammars
 from ollmlx_mlx.engine.batching.prefill import ChunkClock
@@ -28,7 +28,10 @@ FIRST_CHUNK: Final = {"cpu": 32, "metal": 512, "cuda": 1024}
 
 @dataclass(slots=True)
 class Instance:
-    """Made once, on the compute thread. `width`: sequences computed at once; `vocabulary`: logits per token."""
+    """The parts of a loaded engine, made once on the compute thread.
+
+    `width`: sequences computed at once; `vocabulary`: logits per token.
+    """
 
     config: RunnerConfig
     loaded: LoadedModel
@@ -45,17 +48,17 @@ class Instance:
     folder: CacheFolder | None
 
     def spell(self, tokens: Sequence[int]) -> str:
-        """The text of token ids. For the thread that makes prompts."""
+        """Return the text of token ids. For the thread that encodes prompts."""
         return str(self.loaded.tokenizer.decode(list(tokens)))
 
     def save_caches(self) -> None:
-        """Write what the prefix cache holds to disk, newest first, within its bound. On the compute thread."""
+        """Write the prefix cache to disk, newest entries first, within its limit. On the compute thread."""
         if self.folder is not None:
-            self.folder.save(self.prefixes.held())
+            self.folder.save(self.prefixes.in_memory())
 
 
 def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
-    """Load the model and put its parts together. Raises StorageError, OutOfMemory."""
+    """Load the model and make its parts. Raises StorageError, OutOfMemory."""
     limit_memory(config, mx)
     loaded = load_model(config, advance)
     model, tokenizer = loaded.model, loaded.tokenizer
@@ -114,7 +117,7 @@ def _folder(
 ) -> CacheFolder | None:
     if config.cache_dir is None or config.cache_dir_bytes <= 0 or config.prompt_cache_bytes <= 0:
         return None
-    # Whatever changes a cache's contents is part of its identity: weights, their form, adapter, precision, layout.
+    # A saved cache is only valid for the same weights, form of weights, adapter, precision and layout.
     identity = {
         "model": config.model.digest,
         "path": str(config.model.path),
@@ -124,9 +127,9 @@ def _folder(
         "mlx_lm": version("mlx-lm"),
     }
     folder = CacheFolder(config.cache_dir, identity, config.cache_dir_bytes, sample)
-    found, problems = folder.entries()
+    found, problems = folder.read_index()
     for tokens, trimmable, load in found:
-        prefixes.know(tokens, trimmable=trimmable, load=load)
+        prefixes.add_saved(tokens, trimmable=trimmable, load=load)
     notes.extend(problems)
     if found:
         notes.append(f"{len(found)} saved prompt caches")

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,11 +27,13 @@ from ollmlx.errors import OllmlxError, OutOfMemory, StorageError
 from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.engine.adapter import apply_adapter
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
-from ollmlx_mlx.linux_cpu.layers import divide_layers
 
 
 def limit_memory(config: RunnerConfig, core: Any) -> None:
-    """Set the limits of a process that will hold this model. `core` is `mlx.core`."""
+    """Set MLX's limits from the budget that the daemon gave. `core` is `mlx.core`.
+
+    MLX takes them as advice: the daemon enforces them.
+    """
     if config.memory_limit:
         core.set_memory_limit(config.memory_limit)
     if config.cache_limit is not None:
@@ -55,7 +58,7 @@ Advance = Callable[[float], None]
 class LoadedModel:
     """A model that is ready to compute.
 
-    `detokenizers`: of this tokenizer. `device`: `metal`, `cuda` or `cpu`. `notes`: what was chosen and why, for `ps`
+    `detokenizers`: of this tokenizer. `device`: `metal`, `cuda` or `cpu`. `notes`: choices and their reasons, for `ps`
     and the doctor. `config`: the model's `config.json`. `draft`: a small model of the same vocabulary, or None.
     """
 
@@ -69,7 +72,7 @@ class LoadedModel:
 
 
 def device_name() -> str:
-    """What MLX computes on in this process."""
+    """Return the device that MLX computes on in this process."""
     if mx.default_device().type != mx.DeviceType.gpu:
         return "cpu"
     return "metal" if mx.metal.is_available() else "cuda"
@@ -91,20 +94,20 @@ def load_model(config: RunnerConfig, advance: Advance | None = None) -> LoadedMo
             to_float32(model, unpack=unpacked)
         advance(0.05)
         with ThreadPoolExecutor(1, "tokenizer") as beside:
-            # One works under the interpreter's lock, the other without it.
+            # Reading the tokenizer holds the interpreter's lock, evaluating weights does not: do both at once.
             reading = beside.submit(_read_text, folder, settings, trust=config.allow_remote_code)
             _materialise(model, lambda part: advance(0.05 + 0.85 * part))
             tokenizer, detokenizers = reading.result()
         notes.append(_describe(model, device, settings))
         if config.model.defaults.adapter is not None:
-            # Unpacked weights take the adapter in; quantised ones would lose it to rounding.
+            # Only unpacked weights can be fused: rounding to quantised ones would lose the adapter.
             notes.append(apply_adapter(model, folder / config.model.defaults.adapter, fuse=unpacked))
             if device == "cpu":
                 model.update(tree_map(_as_float32, model.parameters()))
             mx.eval(model.parameters())
         streams = int(config.engine_options.get("streams", 1))
         if device == "cpu":
-            divide_layers(model, streams=streams)
+            fit_to_cpu(model, streams=streams)
         draft = None
         if config.model.defaults.draft is not None:
             draft = load_draft(
@@ -120,7 +123,7 @@ def load_model(config: RunnerConfig, advance: Advance | None = None) -> LoadedMo
 
 
 def read_tokenizer(folder: Path, settings: dict[str, Any], *, trust: bool = False) -> TokenizerWrapper:
-    """The tokenizer of a folder, with the end tokens that `config.json` names."""
+    """Return the tokenizer of a folder, with the end tokens that `config.json` names."""
     return load_tokenizer_files(
         folder,
         {"trust_remote_code": trust},
@@ -135,7 +138,7 @@ def _read_text(folder: Path, settings: dict[str, Any], *, trust: bool) -> tuple[
 
 
 def load_draft(folder: Path, tokenizer: TokenizerWrapper, *, device: str, unpack: bool, streams: int = 1) -> Module:
-    """A draft model for speculative decoding. Raises StorageError when its vocabulary is another one."""
+    """Return a draft model for speculative decoding. Raises StorageError when it has another vocabulary."""
     model, settings = load_stored(folder, lazy=True)
     if read_tokenizer(folder, settings).get_vocab() != tokenizer.get_vocab():
         raise StorageError(
@@ -147,17 +150,25 @@ def load_draft(folder: Path, tokenizer: TokenizerWrapper, *, device: str, unpack
         to_float32(model, unpack=unpack)
     _materialise(model, _quiet)
     if device == "cpu":
-        divide_layers(model, streams=streams)
+        fit_to_cpu(model, streams=streams)
     draft: Module = model
     return draft
 
 
+def fit_to_cpu(model: Module, *, streams: int) -> None:
+    """Change layers to forms that a Linux CPU computes faster, where `linux_cpu` is installed."""
+    if find_spec("ollmlx_mlx.linux_cpu") is not None:
+        from ollmlx_mlx.linux_cpu.layers import divide_layers  # not there on other systems
+
+        divide_layers(model, streams=streams)
+
+
 def load_error(error: Exception, folder: Path) -> OllmlxError:
-    """What a failure of mlx, mlx-lm or transformers means for a person."""
+    """Return the error for a failure of mlx, mlx-lm or transformers while loading."""
     said = " ".join(str(error).split())[:400] or type(error).__name__
     if isinstance(error, MemoryError) or any(words in said.lower() for words in _OUT_OF_MEMORY):
         return OutOfMemory(f"not enough memory to load {folder.name}: {said}", code="RUN005")
-    # mlx-lm raises every kind of exception for a damaged model; no path of this machine may leave in the message.
+    # mlx-lm raises every kind of exception for a damaged model. No path of this machine may be in the message.
     said = said.replace(str(folder), folder.name)
     return StorageError(
         f"cannot load {folder.name}: {type(error).__name__}: {said}", code="MDL003", hint="ollmlx doctor storage"
@@ -165,11 +176,11 @@ def load_error(error: Exception, folder: Path) -> OllmlxError:
 
 
 def to_float32(model: Module, *, unpack: bool) -> None:
-    """Make everything that is computed with float32, lazily; `unpack` takes the quantised weights apart as well."""
+    """Turn half-precision arrays into float32, lazily; with `unpack`, quantised weights as well."""
     model.update(tree_map(_as_float32, model.parameters()))
     if not unpack:
         return
-    # Each CPU stream is a thread of its own: unpack the layers side by side.
+    # Each CPU stream is a thread of its own: unpack the layers in parallel.
     streams = [mx.new_stream(mx.Device(mx.DeviceType.cpu)) for _ in range(min(_THREADS, os.cpu_count() or 1))]
     layers = [layer for layer in getattr(model, "layers", ()) if isinstance(layer, Module)]
     for index, layer in enumerate(layers):
@@ -190,7 +201,7 @@ def _arrays(model: Module) -> list[mx.array]:
 
 
 def _materialise(model: Module, advance: Advance) -> None:
-    """Evaluate the parameters in portions, so that packed and unpacked forms never lie in memory together."""
+    """Evaluate the parameters in portions, so that not all packed and unpacked forms are in memory together."""
     arrays = _arrays(model)
     step = max(1, len(arrays) // _STEPS)
     for at in range(0, len(arrays), step):
@@ -213,4 +224,4 @@ def _float_name(model: Module) -> str:
 
 
 def _quiet(_: float) -> None:
-    """Nobody watches."""
+    """Report no progress."""

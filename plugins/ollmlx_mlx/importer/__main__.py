@@ -1,7 +1,7 @@
-"""`python -m ollmlx_mlx.importer --source PATH --into DIR`: another format becomes an MLX folder, in a child process.
+"""`python -m ollmlx_mlx.importer --source PATH --into DIR`: makes an MLX folder from another format.
 
-Progress goes to standard output, a `PullProgress` a line. Ends with 0, or with a sentence on standard error and a code
-that tells a bad model (65) from everything else. The daemon removes what a failed import left behind.
+Writes progress to standard output, a `PullProgress` a line. Exits with 0, or with a sentence on standard error and a
+code that tells a bad model (65) from other failures. The daemon removes the files of a failed import.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INTERVAL: Final = 0.1
 
 
 class ProgressPrinter:
-    """Writes progress to a stream, and no more of it than somebody can watch."""
+    """Writes progress to a stream, at most one line in `INTERVAL` within one step."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -54,7 +54,7 @@ def run(source: Path, into: Path, options: dict[str, Any], report: ProgressPrint
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The program; answers the exit code."""
+    """Run the program; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m ollmlx_mlx.importer", description="Make an MLX model folder.")
     parser.add_argument("--source", required=True, type=Path, help="a GGUF file, or a folder of safetensors")
     parser.add_argument("--into", required=True, type=Path, help="an empty folder")

@@ -1,4 +1,4 @@
-"""A folder of safetensors, as a hub has it, turned into an MLX folder, quantised if asked. In a child process only."""
+"""Converts a folder of safetensors, as a hub has it, to an MLX folder, quantised if asked. In a child process only."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _KEPT: Final = re.compile(
 
 
 def quantization(name: str) -> tuple[int, int, str]:
-    """Group size, bits and mode of a quantisation by MLX's (`int4`, `mxfp4`) or GGUF's (`q4_K_M`) name.
+    """Return group size, bits and mode of a quantisation by MLX's (`int4`, `mxfp4`) or GGUF's (`q4_K_M`) name.
 
     Raises InvalidRequest for another name.
     """
@@ -70,7 +70,7 @@ def convert_folder(source: Path, into: Path, quantize: str | None, report: Repor
     weight_sizes(source, config)  # refuses damaged headers before mlx reads them
     report(PullProgress(status="converting model"))
     try:
-        # mlx-lm tells of its work on standard output, which belongs to the progress.
+        # mlx-lm prints to standard output, which is for the progress.
         with contextlib.redirect_stdout(sys.stderr):
             _convert(source, into, wanted, report)
     except (OllmlxError, OSError):

@@ -1,4 +1,4 @@
-"""Room on disk for a model that is being made, and what is said when there is none."""
+"""Space on disk for a model that is being made, and the errors when there is none. Shared by both importers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ollmlx import format_size
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raise OSError unless `needed` bytes are free where `folder` is: better now than after an hour."""
+    """Raise OSError unless `needed` bytes are free on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(errno.ENOSPC, f"{format_size(needed)} are needed on disk, {format_size(free)} are free")
@@ -20,7 +20,7 @@ def require_space(folder: Path, needed: int) -> None:
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """MLX's failures to write weights are an OSError inside this block."""
+    """Turn MLX's failures to write weights into an OSError."""
     try:
         yield
     except RuntimeError as error:

@@ -1,6 +1,6 @@
-"""What a GGUF header says about a model, in the words of `config.json`. Pure.
+"""From a GGUF header to `config.json`. Pure.
 
-Architectures: `llama` (and Mistral, which GGUF files call llama), `qwen2`, `qwen3`. Anything else is refused by name.
+Architectures: `llama` (and Mistral, which GGUF files call llama), `qwen2`, `qwen3`. Others are refused by name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ollmlx.formats.gguf import GgufHeader
 ARCHITECTURES: Final = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 MAX_LAYERS: Final = 4096
 PERMUTED: Final = ("llama",)
-"""Architectures whose query and key rows llama.cpp stores in another order."""
+"""Architectures whose query and key rows have another order in GGUF files."""
 
 _LAYER: Final = {
     "attn_norm": "input_layernorm",
@@ -35,7 +35,7 @@ _WHOLE: Final = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"
 _BLOCK: Final = re.compile(r"blk\.(\d{1,5})\.([a-z_]+)\.(weight|bias)")
 FREQUENCIES: Final = "rope_freqs.weight"
 LLAMA3_ROPE: Final = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""The constants of every Llama 3.x release; GGUF stores only the factors that they lead to."""
+"""The constants of every Llama 3.x release. GGUF files hold only the factors that follow from them."""
 
 
 def check_architecture(header: GgufHeader) -> None:
@@ -53,7 +53,7 @@ def check_architecture(header: GgufHeader) -> None:
 
 
 def parameter_name(tensor: str) -> tuple[str, str] | None:
-    """Module path and parameter (`weight`, `bias`) of a GGUF tensor, or None when MLX has no such parameter."""
+    """Return module path and parameter (`weight`, `bias`) of a GGUF tensor, None when MLX has no such parameter."""
     stem, _, kind = tensor.rpartition(".")
     if stem in _WHOLE:
         return _WHOLE[stem], kind
@@ -64,7 +64,7 @@ def parameter_name(tensor: str) -> tuple[str, str] | None:
 
 
 def permuted_heads(header: GgufHeader, tensor: str) -> int | None:
-    """Number of heads whose rows must be put back in order in this tensor, or None."""
+    """Return the number of heads whose rows must be put back in order in this tensor, or None."""
     if header.architecture not in PERMUTED:
         return None
     match = _BLOCK.fullmatch(tensor)
@@ -77,9 +77,10 @@ def permuted_heads(header: GgufHeader, tensor: str) -> int | None:
 
 
 def model_config(header: GgufHeader, *, vocabulary: int, frequencies: Sequence[float] | None = None) -> dict[str, Any]:
-    """`config.json` without the quantisation. `vocabulary`: tokens; `frequencies`: the tensor `rope_freqs.weight`.
+    """Return `config.json` without the quantisation.
 
-    Raises StorageError when something needed is missing or cannot be expressed.
+    `vocabulary`: number of tokens; `frequencies`: the tensor `rope_freqs.weight`. Raises StorageError when a needed
+    value is missing or cannot be expressed.
     """
     check_architecture(header)
     names = {tensor.name for tensor in header.tensors}
@@ -181,12 +182,12 @@ def _llama3_scaling(config: dict[str, Any], factors: Sequence[float]) -> dict[st
     if len(expected) != len(factors) or any(
         not math.isclose(a, b, rel_tol=1e-3) for a, b in zip(expected, factors, strict=True)
     ):
-        raise StorageError("its rotary frequencies are none that MLX's Llama 3 scaling can express", code="MDL004")
+        raise StorageError("MLX's Llama 3 scaling cannot express its rotary frequencies", code="MDL004")
     return scaling
 
 
 def llama3_factors(head_dim: int, base: float, scaling: dict[str, Any]) -> list[float]:
-    """By how much each rotary wavelength is stretched: what llama.cpp stores in `rope_freqs.weight`."""
+    """Return the factor of each rotary wavelength, as llama.cpp stores them in `rope_freqs.weight`."""
     low = scaling["original_max_position_embeddings"] / scaling["low_freq_factor"]
     high = scaling["original_max_position_embeddings"] / scaling["high_freq_factor"]
     factors = []
@@ -222,5 +223,5 @@ def _epsilon(header: GgufHeader) -> float:
 
 
 def _short(value: float) -> float:
-    """The shortest decimal that is the same float32: 1e-05, not 9.999999747378752e-06."""
+    """Return the shortest decimal that is the same float32: 1e-05, not 9.999999747378752e-06."""
     return float(f"{value:.7g}")

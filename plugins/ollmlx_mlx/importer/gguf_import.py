@@ -1,4 +1,4 @@
-"""A GGUF file turned into an MLX folder: config.json, tokenizer and safetensors shards. In a child process only."""
+"""Makes an MLX folder from a GGUF file: config.json, tokenizer and safetensors shards. In a child process only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ollmlx_mlx.importer.gguf_tokenizer import ImportedTokenizer, read_tokenizer
 from ollmlx_mlx.importer.gguf_weights import GROUP, ImportedTensor, read_tensor
 
 SHARD: Final = 2 * 1024**3
-"""Bytes after which a new file of weights is begun; bounds the memory that an import takes."""
+"""Bytes after which a new file of weights is started. Limits the memory that an import takes."""
 
 Report = Callable[[PullProgress], None]
 
@@ -35,7 +35,7 @@ Report = Callable[[PullProgress], None]
 def import_gguf(source: Path, into: Path, report: Report, *, quantize: str | None = None) -> None:
     """Write the model in `source` to the folder `into`, quantised if asked (from float weights only).
 
-    Raises StorageError when the file is damaged or cannot be expressed, InvalidRequest for an impossible wish.
+    Raises StorageError when the file is damaged or cannot be expressed, InvalidRequest for an impossible quantisation.
     """
     report(PullProgress(status="parsing GGUF"))
     header = read_gguf_header(source)
@@ -86,7 +86,7 @@ def _frequencies(header: GgufHeader, data: np.memmap[Any, np.dtype[np.uint8]]) -
 def _write_weights(
     header: GgufHeader, data: np.memmap[Any, np.dtype[np.uint8]], into: Path, report: Report
 ) -> dict[str, Any]:
-    """Write the shards; answers the `quantization` part of the configuration."""
+    """Write the shards. Returns the `quantization` part of the configuration."""
     tensors = [tensor for tensor in header.tensors if tensor.name != FREQUENCIES]
     total = sum(tensor.nbytes for tensor in tensors)
     require_space(into, total)
@@ -125,7 +125,7 @@ def _named(tensor: TensorInfo, imported: ImportedTensor, dtype: mx.Dtype) -> dic
 
 
 def _float_type(tensors: list[TensorInfo]) -> mx.Dtype:
-    """The type of everything that is not quantised: one for the whole model, or MLX would compute in the widest."""
+    """Return the type of all weights that are not quantised. With several types MLX would compute in the widest."""
     matrices = {tensor.kind for tensor in tensors if len(tensor.shape) > 1}
     if matrices == {"F32"}:
         return mx.float32
@@ -152,7 +152,7 @@ def _save(into: Path, index: int, shard: dict[str, mx.array]) -> Path:
 
 
 def _rename(files: list[Path]) -> None:
-    """Give the files the names that say how many there are."""
+    """Give the files their final names, which contain the number of files."""
     for index, path in enumerate(files):
         name = "model" if len(files) == 1 else f"model-{index + 1:05d}-of-{len(files):05d}"
         path.rename(path.with_name(f"{name}.safetensors"))

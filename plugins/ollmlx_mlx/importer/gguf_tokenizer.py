@@ -1,7 +1,7 @@
-"""The tokenizer in a GGUF file's metadata as `tokenizer.json`, `tokenizer_config.json` and the list of end tokens.
+"""From the tokenizer in a GGUF file's metadata to `tokenizer.json`, `tokenizer_config.json` and the end tokens.
 
-How text is cut before the merges apply (`tokenizer.ggml.pre`) decides the ids: each kind is built exactly, and an
-unknown kind is refused by name. Runs in a child process only: it imports `tokenizers`.
+The way in which text is cut before the merges apply (`tokenizer.ggml.pre`) decides the ids: each kind is built exactly,
+and an unknown kind is refused by name. Runs in a child process only: it imports `tokenizers`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ _TEKKEN: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """One way to cut text: `split` (None: GPT-2's own), each digit alone, whole words before merges, a leading BOS."""
+    """One way to cut text.
+
+    `split`: the regular expression, None for GPT-2's; `digits`: each digit alone; `ignore_merges`: whole words before
+    merges; `bos`: a leading BOS; `nfc`: text is normalised first.
+    """
 
     split: str | None = None
     digits: bool = False
@@ -53,7 +57,7 @@ _KINDS: Final = {
 END_NAMES: Final = frozenset(
     ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>", "<|end_of_text|>")
 ) | {"</s>"}
-"""Control tokens that end an answer whatever the metadata says: the ones llama.cpp recognises by name."""
+"""Control tokens that always end an answer: llama.cpp recognises them by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +104,18 @@ class _Words:
         self.types: list[int] = types if isinstance(types, list) and len(types) == len(tokens) else [1] * len(tokens)
 
     def special(self, role: str) -> int | None:
-        """The id that the metadata gives a role (`eos`, `bos`, `unknown`, `padding`, `eot`, `eom`)."""
+        """Return the id for a role in the metadata (`eos`, `bos`, `unknown`, `padding`, `eot`, `eom`)."""
         value = self.metadata.get(f"tokenizer.ggml.{role}_token_id")
         return value if isinstance(value, int) and 0 <= value < len(self.tokens) else None
 
     def ends(self) -> tuple[int, ...]:
-        """Tokens that end an answer, the declared one first."""
+        """Return the tokens that end an answer, the declared one first."""
         declared = [self.special(role) for role in ("eos", "eot", "eom")]
         named = [i for i, kind in enumerate(self.types) if kind == CONTROL and self.tokens[i] in END_NAMES]
         return tuple(dict.fromkeys(token for token in (*declared, *named) if token is not None))
 
     def added(self) -> list[AddedToken]:
-        """Tokens that are found in the text before it is cut, by id."""
+        """Return the tokens that are matched in the text before it is cut, by id."""
         return [
             AddedToken(token, special=kind == CONTROL, normalized=False)
             for token, kind in zip(self.tokens, self.types, strict=True)
@@ -119,7 +123,7 @@ class _Words:
         ]
 
     def ids(self) -> dict[str, int]:
-        """Token to id. Raises StorageError when two tokens read alike."""
+        """Return ids by token. Raises StorageError when two tokens are the same."""
         ids = {token: index for index, token in enumerate(self.tokens)}
         if len(ids) != len(self.tokens):
             raise StorageError("two tokens of its vocabulary are the same", code="MDL003")
@@ -149,7 +153,7 @@ def _byte_level(words: _Words, metadata: dict[str, Any]) -> tuple[Tokenizer, boo
 
 
 def _bpe(**parts: Any) -> Tokenizer:
-    """The library checks merges against the vocabulary, and both for whole characters."""
+    """Build the model. The library checks merges against the vocabulary, and both for whole characters."""
     try:
         return Tokenizer(BPE(**parts))
     except Exception as error:  # a bare Exception is what the library raises
@@ -188,7 +192,7 @@ def _sentencepiece(words: _Words, metadata: dict[str, Any]) -> tuple[Tokenizer, 
 
 
 def _merges(words: _Words, ids: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """The merges that lead to the same pieces: SentencePiece joins the pair whose result scores best."""
+    """Return merges that give the same pieces as SentencePiece, which joins the pair with the best score."""
     plain = {
         token for token, kind in zip(words.tokens, words.types, strict=True) if kind not in (CONTROL, BYTE, UNUSED)
     }

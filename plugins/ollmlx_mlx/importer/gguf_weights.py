@@ -1,4 +1,4 @@
-"""Tensors of a GGUF file as MLX arrays: quantised blocks keep their codes wherever MLX can hold them exactly.
+"""From tensors of a GGUF file to MLX arrays: quantised blocks keep their codes wherever MLX can hold them exactly.
 
 Runs in a child process only: it imports numpy, gguf and mlx.
 """
@@ -19,7 +19,7 @@ from ollmlx.formats.gguf import BLOCKS, TensorInfo
 
 GROUP: Final = 32
 REQUANTISED: Final = {"Q2_K": 4, "Q3_K": 5, "Q6_K": 8, "IQ4_NL": 6, "IQ4_XS": 6}
-"""Types whose groups are not MLX's: dequantised, and quantised again at this many bits (finer than the original)."""
+"""Types with other groups than MLX: they are quantised again with this many bits (finer than the original)."""
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -44,7 +44,7 @@ class ImportedTensor:
 
 
 def read_tensor(info: TensorInfo, data: Bytes, *, heads: int | None = None) -> ImportedTensor:
-    """One tensor. `data` is the whole file as bytes; `heads` asks to undo llama.cpp's reordering of rotary rows.
+    """Read one tensor. `data` is the whole file as bytes; with `heads`, rotary rows get their original order.
 
     Raises StorageError for a type that cannot be read.
     """
@@ -66,7 +66,7 @@ def read_tensor(info: TensorInfo, data: Bytes, *, heads: int | None = None) -> I
 
 
 def dequantised(info: TensorInfo, data: Bytes) -> Floats:
-    """The tensor in float32, by the `gguf` library: the yardstick the import is measured against."""
+    """Return the tensor in float32, by the `gguf` library. Tests compare the import with it."""
     raw = data[info.offset : info.offset + info.nbytes]
     kind = gguf.GGMLQuantizationType(BLOCKS[info.kind][0])
     rows = raw.reshape(int(np.prod(info.shape[:-1])), -1)
@@ -80,7 +80,7 @@ def _floats(info: TensorInfo, raw: Bytes) -> mx.array:
 
 
 def _step(rows: Bytes) -> int:
-    """Rows that are unpacked at once: bounds the memory that the unpacked form takes."""
+    """Return the rows that are unpacked at once. Limits the memory of the unpacked form."""
     return max(1, (16 << 20) // int(rows.shape[1]))
 
 
@@ -102,7 +102,7 @@ def _packed(unpacked: QuantizedCodes) -> dict[str, mx.array]:
 
 
 def _words(codes: Bytes, bits: int) -> NDArray[np.uint32]:
-    """Codes as MLX packs them: a little-endian stream of `bits` bits each."""
+    """Pack codes as MLX does: a little-endian stream of `bits` bits each."""
     if bits == 8:
         stream = codes
     elif bits == 4:

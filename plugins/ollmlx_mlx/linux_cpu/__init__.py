@@ -1,1 +1,5 @@
-"""Computing on Linux CPUs: float32 layers in the shape that two cores and their caches compute fastest."""
+"""Speed on Linux CPUs: the choice of a BLAS in the daemon (`blas`), divided layers in the child (`layers`).
+
+Reached through two seams only, `daemon.backend.find_blas` and `engine.load.fit_to_cpu`: without this folder both sides
+work, more slowly.
+"""

@@ -1,8 +1,8 @@
-"""Which BLAS a Linux CPU child computes with. Nothing of this concerns Metal or CUDA.
+"""The choice of a BLAS library for children on Linux CPUs. Metal and CUDA need none.
 
 The stock `mlx-cpu` wheel links the reference BLAS, which is 10 to 50 times slower than a tuned one. BLAS symbols can be
-interposed, so the choice is a matter of the child's environment. No candidate is trusted before a child process has
-computed with it: a library built for another CPU dies with an illegal instruction.
+interposed, so the choice is made in the child's environment. A library is only used after a child process has computed
+with it: one that is built for another CPU ends its process with an illegal instruction.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ class BlasCandidate:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a probe found: `seconds` for the test product, or why the library is unusable."""
+    """The result of a probe: `seconds` for the test product, or why the library is unusable."""
 
     seconds: float | None
     problem: str = ""
 
 
 Probe = Callable[[BlasCandidate | None], ProbeResult]
-"""Compute with a candidate (None: as MLX is shipped) in a child process, or remember having done so; any thread may."""
+"""Computes with a library (None: as MLX is shipped) in a child process, or returns an earlier result. Thread-safe."""
 
 
 def candidates(machine: MlxMachine, wish: str, threads: int) -> Iterator[BlasCandidate]:
-    """Libraries worth probing, best first. `wish` is the setting: `auto`, `off` or a path."""
+    """Yield the libraries to probe, best first. `wish` is the setting: `auto`, `off` or a path."""
     if machine.device != "cpu" or machine.system != "linux" or wish == "off":
         return
     paths = (*_mkl(machine), *_openblas(machine)) if wish == "auto" else (Path(wish).expanduser().absolute(),)
@@ -63,12 +63,12 @@ def candidates(machine: MlxMachine, wish: str, threads: int) -> Iterator[BlasCan
 
 
 def choose(machine: MlxMachine, probe: Probe, *, wish: str = "auto", threads: int = 0) -> BlasChoice:
-    """The first candidate that computes rightly and faster than the reference. Called before a load, in a thread."""
+    """Return the first library that computes correctly and faster than the reference. Call it in a thread."""
     if machine.device != "cpu" or machine.system != "linux":
         return BlasChoice(name=f"not needed on {machine.device}")
     rejected: list[tuple[str, str]] = []
     with ThreadPoolExecutor(1, "blas") as beside:
-        # On a machine that is new to us somebody waits for the answer: two probes at a time.
+        # The first load on a machine waits for the probes: run two at a time.
         stock = beside.submit(probe, None)
         for candidate in candidates(machine, wish, threads):
             verdict = _usable(candidate) or probe(candidate)
@@ -96,7 +96,7 @@ def choose(machine: MlxMachine, probe: Probe, *, wish: str = "auto", threads: in
 
 
 def _usable(candidate: BlasCandidate) -> ProbeResult | None:
-    """Why it is not even worth a probe, or None."""
+    """Return the problem of a library that needs no probe to be refused, or None."""
     if not candidate.path.is_file():
         return ProbeResult(None, "there is no such file")
     if ":" in str(candidate.path.parent):
@@ -105,12 +105,12 @@ def _usable(candidate: BlasCandidate) -> ProbeResult | None:
 
 
 def best_command(machine: MlxMachine) -> str:
-    """What a person types to get a fast BLAS here; it is the doctor's advice too."""
+    """Return the command that installs a fast BLAS here."""
     return MKL_COMMAND if machine.architecture in ("x86_64", "AMD64") else OPENBLAS_COMMAND
 
 
 def speed_up(choice: BlasChoice, stock: ProbeResult) -> float | None:
-    """How many times faster than the reference BLAS the choice computed the test product; None when not measured."""
+    """Return how many times faster than the reference BLAS the choice is; None when not measured."""
     if choice.seconds is None or not stock.seconds:
         return None
     return stock.seconds / max(choice.seconds, 1e-6)
@@ -150,7 +150,7 @@ def _environment(candidate: tuple[str, Path], machine: MlxMachine, threads: int)
         env |= {
             "MKL_INTERFACE_LAYER": "LP64",
             "MKL_NUM_THREADS": str(threads),
-            # Two cores do more with two streams (cpu/streams.py); Intel's threads need their own runtime beside MKL.
+            # Two cores do more with two streams (see products.py); Intel's threads need their own runtime beside MKL.
             "MKL_THREADING_LAYER": "INTEL"
             if threads > FEW_CORES and (path.parent / "libiomp5.so").exists()
             else "SEQUENTIAL",
@@ -166,7 +166,7 @@ def _streams(env: dict[str, str], machine: MlxMachine, threads: int) -> int:
 
 
 def advise(machine: MlxMachine, probe: Probe, *, wish: str = "auto", threads: int = 0) -> BlasAdvice:
-    """What the doctor says of BLAS on this machine. Probes what was not probed before: call it in a thread."""
+    """Return the doctor's advice. Probes libraries that were not probed before: call it in a thread."""
     choice = choose(machine, probe, wish=wish, threads=threads)
     measured = speed_up(choice, probe(None)) if choice.seconds is not None else None
     command = choice.command

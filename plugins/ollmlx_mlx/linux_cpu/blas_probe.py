@@ -1,4 +1,4 @@
-"""Trying a BLAS in a child process, and remembering the verdict for as long as nothing about it has changed."""
+"""Probes of BLAS libraries, each in a child process. A result is kept until something about the library changes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ for _ in range(3):
     mx.eval(product)
     times.append(time.perf_counter() - begun)
     if times[-1] > 0.05:
-        break  # that slow, it need not be known better
+        break  # it is slow: one measurement is enough
 expected = mx.arange(4096, dtype=mx.float32) * 256
 wrong = mx.max(mx.abs(product - expected[None]) / (1 + expected[None])).item()
 print(json.dumps({"seconds": min(times), "wrong": wrong}))
@@ -48,14 +48,14 @@ print(json.dumps({"seconds": min(times), "wrong": wrong}))
 
 
 class ProbeMemory:
-    """Verdicts by the identity of what was probed, kept in one file of the state folder. A bad file is begun anew."""
+    """Results by the identity of what was probed, in one file of the state folder. A damaged file is replaced."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
         self._writing = Lock()
 
     def get(self, key: str) -> ProbeResult | None:
-        """The verdict on this very library on this very machine, if there was one."""
+        """Return the result for this key, None when there is none."""
         entry = self._read().get(key)
         if not isinstance(entry, dict):
             return None
@@ -65,9 +65,9 @@ class ProbeMemory:
         return ProbeResult(None, problem) if isinstance(problem, str) and problem else None
 
     def put(self, key: str, verdict: ProbeResult) -> None:
-        """Remember, where there is a state folder: the daemon makes it, and the doctor leaves nothing on a machine.
+        """Keep a result, if the state folder exists: the daemon makes it, and the doctor leaves no files.
 
-        A folder that cannot be written only costs the next start a probe.
+        When the file cannot be written, the next start probes again.
         """
         if self._file is None or not self._file.parent.is_dir():
             return
@@ -98,7 +98,7 @@ class ProbeMemory:
 
 
 class ChildProbe:
-    """Computes with a candidate in a child of the same interpreter and environment as a runner's."""
+    """Computes with a library in a child with the same interpreter and environment as a runner."""
 
     def __init__(self, machine: MlxMachine, memory: ProbeMemory, *, python: str = sys.executable) -> None:
         self._machine = machine
@@ -134,21 +134,21 @@ class ChildProbe:
 
 
 def read_result(code: int, output: str, errors: str) -> ProbeResult:
-    """What the end and the output of a probe mean."""
+    """Return the result that the exit status and the output of a probe mean."""
     if code != 0:
-        return ProbeResult(None, _death(code, errors))
+        return ProbeResult(None, _ended(code, errors))
     if "cannot be preloaded" in errors:
         return ProbeResult(None, "the dynamic linker cannot load it")
     with suppress(ValueError, KeyError, TypeError):
         told = json.loads(output)
-        if not told["wrong"] <= 1e-4:  # not a number is wrong, too
+        if not told["wrong"] <= 1e-4:  # true for NaN as well
             return ProbeResult(None, "its results are wrong")
         return ProbeResult(float(told["seconds"]))
-    return ProbeResult(None, "the probe said nothing that can be understood")
+    return ProbeResult(None, "the output of the probe cannot be read")
 
 
 def identity(candidate: BlasCandidate | None, machine: MlxMachine, python: str) -> str:
-    """What a verdict depends on: library file, its settings, MLX, interpreter and CPU."""
+    """Return a key for all that a result depends on: library file, its settings, MLX, interpreter and CPU."""
     about: list[object] = [machine.cpu, machine.architecture, machine.packages.get("mlx"), python]
     about += [machine.packages.get("mlx-cpu"), machine.packages.get("mkl"), PROGRAM]
     if candidate is not None:
@@ -159,9 +159,9 @@ def identity(candidate: BlasCandidate | None, machine: MlxMachine, python: str) 
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
-def _death(code: int, errors: str) -> str:
+def _ended(code: int, errors: str) -> str:
     if code < 0:
         names = {signal.SIGILL: "an illegal instruction: it is built for another CPU", signal.SIGSEGV: "a crash"}
-        return f"the probe died of {names.get(signal.Signals(-code), signal.Signals(-code).name)}"
+        return f"the probe ended with {names.get(signal.Signals(-code), signal.Signals(-code).name)}"
     words = errors.strip().splitlines()
     return f"the probe failed: {words[-1][:200]}" if words else f"the probe ended with status {code}"

@@ -36,7 +36,7 @@ _SCORE: Final = 300
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any = None, **others: Any) -> mx.array:
-    """As MLX's own: q [batch, heads, queries, features], k and v [batch, key heads, keys, features]."""
+    """Compute as MLX does: q [batch, heads, queries, features], k and v [batch, key heads, keys, features]."""
     batch, heads, queries, _ = q.shape
     keys = k.shape[2]
     if queries < 2 or q.dtype != mx.float32 or not divides(batch * heads * queries * keys * _SCORE):
@@ -54,7 +54,7 @@ def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any 
 
 
 def install() -> None:
-    """Let the models of this process compute attention so; without a second stream nothing changes for a thread."""
+    """Replace MLX's function in this process. Threads without a second stream compute as before."""
     mx.fast.scaled_dot_product_attention = attention
 
 
@@ -71,7 +71,7 @@ class DividedFeedForward(Module):
         super().__init__()  # type: ignore[no-untyped-call]
         half = gate.shape[0] // 2
         self.gate, self.up = gate, up
-        # Columns of a matrix would be copied for every product: the halves lie apart.
+        # Columns of a matrix would be copied for every product: store the halves as two arrays.
         self.down = [mx.contiguous(down[:, :half]), mx.contiguous(down[:, half:])]
         mx.eval(self.down)
 
@@ -92,7 +92,7 @@ class DividedFeedForward(Module):
 
 
 def divided_feed_forward(block: Module) -> Module | None:
-    """The same block in halves; None when it is another kind of block, too small, or not plain float32."""
+    """Return the same block in halves; None when it is another kind of block, too small, or not plain float32."""
     call: Any = type(block).__call__
     if {*getattr(getattr(call, "__code__", None), "co_names", ())} != _WORDS:
         return None
@@ -113,9 +113,9 @@ _DIVIDED: Final[dict[type, type]] = {
 
 
 def divide_layers(model: Module, *, streams: int) -> None:
-    """Compute large float32 products in tiles and, with two `streams`, layers in halves side by side.
+    """Compute large float32 products in tiles and, with two `streams`, layers in halves in parallel.
 
-    Half-precision layers are left alone: `load` turns them into float32 before.
+    Half-precision layers stay as they are: `load` turns them into float32 before.
     """
     if streams > 1:
         open_second()

@@ -26,33 +26,33 @@ WORTH_DIVIDING: Final = 18_000_000
 """`effort` of about half a millisecond on a core of 2024."""
 
 _ROW: Final = 10
-"""Reading a weight from memory takes as long as multiplying it with so many rows."""
+"""Reading a weight from memory takes as long as multiplying it with this many rows."""
 
 _mine = threading.local()
 
 
 def open_second() -> None:
-    """Give this thread a second stream. Arrays belong to the thread that makes them, and so do streams."""
+    """Open a second stream for this thread. Arrays and streams belong to the thread that makes them."""
     _mine.second = mx.new_stream(mx.Device(mx.DeviceType.cpu))
 
 
 def close_second() -> None:
-    """Take the second stream away from this thread."""
+    """Close the second stream of this thread."""
     _mine.second = None
 
 
 def divides(work: int) -> bool:
-    """Whether this thread has a second stream, and so much work (in `effort`) is worth dividing."""
+    """Whether this thread has a second stream, and this much work (as `effort` counts it) is worth dividing."""
     return work >= WORTH_DIVIDING and getattr(_mine, "second", None) is not None
 
 
 def effort(rows: int, weights: int) -> int:
-    """How long a product of `rows` vectors with `weights` numbers takes, in units of one multiplication."""
+    """Return the time of a product of `rows` vectors with `weights` numbers, in units of one multiplication."""
     return weights * (rows + _ROW)
 
 
 def side_by_side(here: Callable[[], mx.array], there: Callable[[], mx.array]) -> list[mx.array]:
-    """Two results, the second computed on the second stream, which must be there (`divides`)."""
+    """Return two results, the second one computed on the second stream, which must be open (`divides`)."""
     with mx.stream(_mine.second):
         other = there()
     return [here(), other]
@@ -67,7 +67,7 @@ _MANY_ROWS: Final = 64
 
 
 def product(inputs: mx.array, weight: mx.array) -> mx.array:
-    """`inputs` [..., features] times `weight` [outputs, features] transposed: [..., outputs]. On the present stream."""
+    """Return `inputs` [..., features] times `weight` [outputs, features] transposed: [..., outputs]. On this stream."""
     outputs, features = weight.shape
     if outputs < _TALL or inputs.size < _FEW_ROWS * features:
         return inputs @ weight.T
@@ -75,13 +75,13 @@ def product(inputs: mx.array, weight: mx.array) -> mx.array:
 
 
 def divided(inputs: mx.array, weight: mx.array) -> mx.array:
-    """As `product`, on two streams where that is faster."""
+    """Compute as `product`, on two streams where that is faster."""
     outputs, features = weight.shape
     rows = inputs.size // features
     if not divides(effort(rows, weight.size)):
         return product(inputs, weight)
     if rows >= _MANY_ROWS and outputs < _TALL:
-        # Halves of the rows need not be woven together again.
+        # Divide by rows: the halves are simply one after the other.
         flat, half = inputs.reshape(rows, features), rows // 2
         parts = side_by_side(lambda: product(flat[:half], weight), lambda: product(flat[half:], weight))
         return mx.concatenate(parts).reshape(*inputs.shape[:-1], outputs)
@@ -106,11 +106,11 @@ class DividedEmbedding(Embedding):
 
 
 _UNPACKING: Final = 30
-"""Effort of one weight and one row."""
+"""Effort of unpacking and multiplying one weight for one row."""
 
 
 def divided_quantized(layer: QuantizedLinear | QuantizedEmbedding, x: mx.array) -> mx.array:
-    """x [..., features] times the layer's weights transposed: [..., outputs], on two streams where that is faster."""
+    """Return x [..., features] times the layer's weights transposed: [..., outputs]. Two streams where faster."""
     outputs, features = layer.scales.shape[0], x.shape[-1]
     half = outputs // 2
 

@@ -1,1 +1,4 @@
-"""Key-value caches that outlive their request: in memory, and on disk between two lives of a runner."""
+"""Key-value caches: operations on them, and the prefix cache in memory and on disk.
+
+Imported by `ollmlx_mlx.engine` only.
+"""

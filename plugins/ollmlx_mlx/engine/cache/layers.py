@@ -1,6 +1,6 @@
-"""A model's key-value caches as one value: making, copying, trimming, merging, taking apart.
+"""Operations on a model's key-value caches as a list, one cache per layer: make, copy, trim, merge, extract.
 
-The cache classes are mlx-lm's; what is here is their use on whole lists, one cache per layer.
+The cache classes are mlx-lm's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BITS = {"q8_0": 8, "q4_0": 4}
 
 
 def make_layers(model: Any, kv_cache_type: str = "auto") -> Layers:
-    """An empty cache. Plain key-value layers are quantised when `kv_cache_type` says so and the head size allows it."""
+    """Return an empty cache, with quantised key-value layers if `kv_cache_type` says so and the head size allows it."""
     layers: Layers = list(make_prompt_cache(model))
     bits = _BITS.get(kv_cache_type)
     if bits is None:
@@ -33,16 +33,16 @@ def make_layers(model: Any, kv_cache_type: str = "auto") -> Layers:
 
 
 def usable_type(model: Any, wanted: str) -> tuple[str, str]:
-    """The type of cache that works with this model, and why it is not the wanted one (else empty)."""
+    """Return the type of cache that works with this model, and why it is not the wanted one (else empty)."""
     if wanted not in _BITS:
         return wanted, ""
     layers = make_layers(model, wanted)
     if not any(isinstance(layer, QuantizedKVCache) for layer in layers):
         return "auto", "it has no layer that can be quantized"
     try:
-        # Shapes and support are checked when a call is built: nothing is computed.
+        # MLX checks shapes and support when a call is built: nothing is computed.
         model(mx.zeros((1, 2), dtype=mx.int32), cache=layers)
-    except Exception as error:  # noqa: BLE001 - whatever this architecture cannot do, it works without
+    except Exception as error:  # noqa: BLE001 - any failure means: not with this architecture
         return "auto", " ".join(str(error).split())[:200]
     return wanted, ""
 
@@ -67,25 +67,22 @@ def can_pad(layers: Layers) -> bool:
 
 
 def can_trim(layers: Layers) -> bool:
-    """Whether the newest tokens can be taken back."""
+    """Whether the newest tokens can be removed."""
     return all(layer.is_trimmable() for layer in layers)
 
 
 def stays_trimmable(layers: Layers) -> bool:
-    """Whether tokens can be taken back whatever the length. False for recurrent states and for sliding windows.
-
-    A window forgets what it has moved past.
-    """
+    """Whether tokens can be removed at any length. False for recurrent states and for sliding windows."""
     return all(isinstance(layer, (KVCache, QuantizedKVCache)) for layer in layers)
 
 
 def size_of(layers: Layers) -> int:
-    """Bytes held."""
+    """Return the bytes held."""
     return sum(layer.nbytes for layer in layers)
 
 
 def clone(layers: Layers, drop: int = 0) -> Layers:
-    """An independent copy without the newest `drop` tokens; arrays are shared until one side writes."""
+    """Return an independent copy without the newest `drop` tokens. Arrays are shared until one side writes."""
     copied: Layers = copy.deepcopy(layers)
     if drop:
         trim_prompt_cache(copied, drop)
@@ -93,13 +90,13 @@ def clone(layers: Layers, drop: int = 0) -> Layers:
 
 
 def shorten(layers: Layers, drop: int) -> None:
-    """Take the newest `drop` tokens back, in place."""
+    """Remove the newest `drop` tokens, in place."""
     if drop:
         trim_prompt_cache(layers, drop)
 
 
 def compact(layers: Layers) -> Layers:
-    """The same cache without the unused room at the end of its buffers, computed and ready to keep."""
+    """Cut the unused room at the end of the buffers, in place, and evaluate them. Returns the same cache."""
     for layer in layers:
         kind = type(layer)
         if kind not in (KVCache, QuantizedKVCache) or layer.keys is None:
@@ -115,7 +112,7 @@ def _first(tokens: int, array: mx.array) -> mx.array:
 
 
 def merge(sequences: Sequence[Layers]) -> Layers:
-    """One batched cache of several single ones, in order."""
+    """Return one batched cache of several single ones, in order."""
     return [first.merge([layers[index] for layers in sequences]) for index, first in enumerate(sequences[0])]
 
 
@@ -126,13 +123,13 @@ def extend(batch: Layers, more: Layers) -> None:
 
 
 def filter_rows(batch: Layers, rows: Sequence[int]) -> None:
-    """Leave only these rows of a batched cache, in place."""
+    """Keep only these rows of a batched cache, in place."""
     for layer in batch:
         layer.filter(list(rows))
 
 
 def padded_end(batch: Layers, lengths: Sequence[int], width: int) -> AbstractContextManager[None]:
-    """A batched cache of kind `can_pad`, for a model call in which only `lengths` of the `width` tokens a row count."""
+    """Return a context for a model call with `width` tokens a row, of which only `lengths` count. Needs `can_pad`."""
     return nullcontext() if min(lengths) == width else _padded_end(batch, [width - length for length in lengths])
 
 
@@ -146,7 +143,7 @@ def _padded_end(batch: Layers, padding: list[int]) -> Iterator[None]:
 
 
 def extract_row(batch: Layers, row: int) -> Layers:
-    """One row of a batched cache as a single one, computed and ready to keep."""
+    """Return one row of a batched cache as a single cache, evaluated."""
     layers = [layer.extract(row) for layer in batch]
     mx.eval([layer.state for layer in layers])
     return layers

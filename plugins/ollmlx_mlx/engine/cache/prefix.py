@@ -40,7 +40,7 @@ Found = tuple[Tokens, bool, Callable[[], Layers | None]]
 
 @dataclass(eq=False)
 class CachedPrefix:
-    """One remembered sequence. `layers` is None while it is only on disk, where `load` gets it from."""
+    """A cached sequence. `layers` is None while it is only on disk; `load` reads it from there."""
 
     tokens: Tokens
     layers: Layers | None
@@ -51,7 +51,7 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """Entries within a budget of bytes, the least recently used going first. Used on the compute thread only."""
+    """Cached sequences within a limit of bytes; the least recently used go first. Used on the compute thread only."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -67,13 +67,13 @@ class PrefixCache:
         return len(self._entries)
 
     def fetch(self, tokens: Sequence[int]) -> tuple[Layers | None, int]:
-        """A cache of the caller's own for the longest known prefix, and its length; at least one token is left over."""
+        """Return a copy of the cache of the longest cached prefix, and its length. At least one token is left over."""
         wanted = np.asarray(tokens, dtype=np.int32)
         while True:
             best, length = self._best(wanted)
             if best is None:
                 return None, 0
-            if best.layers is None and not self._fill(best):
+            if best.layers is None and not self._load(best):
                 self._entries.remove(best)
                 continue
             assert best.layers is not None
@@ -81,7 +81,7 @@ class PrefixCache:
             return clone(best.layers, len(best.tokens) - length), length
 
     def insert(self, tokens: Sequence[int], layers: Layers) -> None:
-        """Remember a finished sequence; the cache passes into the ownership of this one."""
+        """Keep a finished sequence. The caller must not use `layers` any more."""
         if len(tokens) < _LEAST or self._max_bytes <= 0:
             return
         own = np.asarray(tokens, dtype=np.int32)
@@ -101,17 +101,17 @@ class PrefixCache:
         self._touch(entry)
         self._shrink(self._max_bytes)
 
-    def know(self, tokens: Tokens, *, trimmable: bool, load: Load) -> None:
-        """A sequence that is on disk; it is read when it is first wanted."""
+    def add_saved(self, tokens: Tokens, *, trimmable: bool, load: Load) -> None:
+        """Add a sequence that is on disk. It is read when it is first needed."""
         self._entries.append(CachedPrefix(tokens, None, 0, trimmable, load))
 
-    def held(self) -> list[tuple[Tokens, Layers]]:
-        """The sequences in memory, the most recently used first."""
+    def in_memory(self) -> list[tuple[Tokens, Layers]]:
+        """Return the sequences in memory, the most recently used first."""
         entries = sorted(self._entries, key=lambda entry: -entry.used)
         return [(entry.tokens, entry.layers) for entry in entries if entry.layers is not None]
 
     def clear(self) -> None:
-        """Give the memory back. What is on disk stays known."""
+        """Free the memory. Sequences on disk stay listed."""
         self._shrink(0)
 
     def _best(self, wanted: Tokens) -> tuple[CachedPrefix | None, int]:
@@ -124,7 +124,7 @@ class PrefixCache:
                 best, length = entry, shared
         return best, length
 
-    def _fill(self, entry: CachedPrefix) -> bool:
+    def _load(self, entry: CachedPrefix) -> bool:
         layers = entry.load() if entry.load is not None else None
         if layers is None:
             return False
@@ -157,12 +157,12 @@ def _shared(first: Tokens, second: Tokens) -> int:
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences begin with alike."""
+    """Return the number of equal tokens at the beginning of two sequences."""
     return _shared(np.asarray(first, dtype=np.int32), np.asarray(second, dtype=np.int32))
 
 
 class CacheFolder:
-    """The saved caches of one model in one form.
+    """Caches saved on disk for one model in one form: one safetensors file each, in a private folder.
 
     `limit`: bytes for the caches of all models together; `sample`: an empty cache of this model.
     """
@@ -174,8 +174,8 @@ class CacheFolder:
         self._folder = root / hashlib.sha256(self._identity.encode()).hexdigest()[:24]
         self._limit = limit
 
-    def entries(self) -> tuple[list[Found], list[str]]:
-        """What is there: tokens and a function that reads the cache. A damaged or foreign file is told and skipped."""
+    def read_index(self) -> tuple[list[Found], list[str]]:
+        """Return each saved cache with a function that reads it, and the problems of files that are skipped."""
         found: list[Found] = []
         problems: list[str] = []
         for path in sorted(self._folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime):
@@ -192,7 +192,7 @@ class CacheFolder:
         return found, problems
 
     def save(self, entries: Sequence[tuple[Tokens, Layers]]) -> None:
-        """Write caches, the most recently used first, until the bound is reached. Failures are logged, not raised."""
+        """Write caches, the most recently used first, until the limit is reached. Failures are logged, not raised."""
         if not entries:
             return
         try:
@@ -205,7 +205,7 @@ class CacheFolder:
                     continue
                 room -= size
                 self._write(tokens, layers)
-            self._forget_oldest()
+            self._remove_oldest()
         except (OSError, RuntimeError, ValueError) as error:
             _log.warning("prompt caches were not saved: %s", error)
 
@@ -232,12 +232,12 @@ class CacheFolder:
             if any(layer.offset != length for layer in layers if isinstance(layer, (KVCache, QuantizedKVCache))):
                 raise ValueError("its length is not what it says")
             os.utime(path)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the file, the prefix is computed again
+        except Exception as error:  # noqa: BLE001 - the prefix is computed again instead
             _log.warning("saved prompt cache %s ignored: %s", path.name, error)
             return None
         return layers
 
-    def _forget_oldest(self) -> None:
+    def _remove_oldest(self) -> None:
         files = sorted(self._root.glob("*/*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
         held = 0
         for path in files:
@@ -247,12 +247,12 @@ class CacheFolder:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """What was saved beside the arrays, without reading them. Raises StorageError, ValueError for a damaged file."""
+    """Return the metadata without reading the arrays. Raises StorageError, ValueError for a damaged file."""
     read_safetensors_header(path)
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
-    # mlx-lm flattens a list of three into string keys; what was handed to it is the first.
+    # mlx-lm flattens a list of three into string keys; ours is the first.
     prefix = "0."
     stored = header.get("__metadata__", {})
     return {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}

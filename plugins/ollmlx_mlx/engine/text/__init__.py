@@ -1,1 +1,4 @@
-"""Between conversations and token ids: templates going in; detokenising, stops, thinking and tool calls coming out."""
+"""Text on its way to token ids (templates, prompts) and back (detokenising, stop strings, reasoning, tool calls).
+
+Imported by `ollmlx_mlx.engine` and by `ollmlx_cluster`.
+"""

@@ -23,7 +23,7 @@ Edges = dict[str, list[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Markers:
-    """The format a model writes: state transitions by marker text, and the state in which it starts."""
+    """The format of a model's output: state transitions by marker text, and the first state."""
 
     transitions: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     initial: str = "normal"
@@ -34,7 +34,7 @@ class Markers:
         return any(state == "reasoning" for state, _ in self.transitions)
 
     def strip(self, text: str) -> str:
-        """The text without any marker in it."""
+        """Return the text without any marker in it."""
         before = ""
         while text != before:
             before = text
@@ -49,7 +49,7 @@ def _frozen(edges: Edges, initial: str) -> Markers:
 
 
 def is_harmony(tokenizer: Any) -> bool:
-    """Whether the tokenizer has the channel markers of gpt-oss. Slow (it copies the vocabulary): ask once a model."""
+    """Whether the tokenizer has the channel markers of gpt-oss. Slow (it copies the vocabulary): once a model."""
     vocabulary = tokenizer.get_vocab()
     return all(marker in vocabulary for marker in ("<|channel|>", "<|message|>", "<|start|>", "<|call|>"))
 
@@ -68,10 +68,10 @@ def _harmony(tools: bool) -> Edges:
 
 
 def markers_for(tokenizer: Any, *, tools: bool, prompt_tail: str = "", harmony: bool = False) -> Markers:
-    """The format of this model.
+    """Return the output format of this model.
 
     `tools`: whether the request offers any; `prompt_tail`: the end of the prompt, which may have opened a reasoning
-    block; `harmony`: what `is_harmony` said of the tokenizer.
+    block; `harmony`: the result of `is_harmony`.
     """
     if harmony:
         return _frozen(_harmony(tools), "gap")
@@ -86,7 +86,7 @@ def markers_for(tokenizer: Any, *, tools: bool, prompt_tail: str = "", harmony: 
     for state, rules in tokenizer.response_transitions.items():
         edges.setdefault(state, []).extend(rules)
     initial = tokenizer.response_initial_state or "normal"
-    # A user may write the marker too: only one that ends the prompt opens a block.
+    # A user may write the marker too: it opens a block only at the end of the prompt.
     if tokenizer.has_thinking and prompt_tail.rstrip().endswith(tokenizer.think_start):
         initial = "reasoning"
     return _frozen({state: rules for state, rules in edges.items() if rules or state != "normal"}, initial)
@@ -102,7 +102,7 @@ def _add_tool_states(edges: Edges, tokenizer: Any) -> None:
 
 
 class Channels:
-    """One stream's position among the markers. `split` gives text by state; markers never come out."""
+    """The channel of one stream: `split` assigns text to states and removes the markers."""
 
     def __init__(self, markers: Markers) -> None:
         machine = TextStateMachine({state: list(rules) for state, rules in markers.transitions} or None)
@@ -114,25 +114,24 @@ class Channels:
         return str(self._state[0])
 
     def split(self, text: str) -> list[tuple[str, str]]:
-        """Pieces of (state, text), one per state passed; the last belongs to the present state. Pieces may be empty."""
+        """Return (state, text) for each state passed; the last belongs to the present state. Texts may be empty."""
         self._state, segments = TextStateMachine.split(self._state, text)
         return [(str(state), piece) for state, piece in segments]
 
     def flush(self) -> tuple[str, str]:
-        """(state, text) that was held back as the possible start of a marker."""
+        """Return (state, text) that was held back as the possible start of a marker."""
         self._state, text, name = TextStateMachine.flush(self._state)
         return str(name), str(text)
 
 
 ToolReader = Callable[[str], Sequence[ToolCall]]
-"""Reads the calls in the text between two tool markers; raises ValueError for what is none."""
+"""Reads the calls in the text between two tool markers; raises ValueError when there is none."""
 
 
 class AnswerParser:
-    """Turns a stream of tokens into events. Used on the compute thread, by one request.
+    """Turns one request's tokens into events. Used on the compute thread.
 
-    `show_thinking` False drops reasoning instead of sending it; `bare_tools`: calls are JSON without markers. `stop` is
-    the stop string that was hit.
+    `show_thinking` False drops reasoning instead of sending it; `bare_tools`: calls are JSON without markers.
     """
 
     def __init__(
@@ -168,21 +167,21 @@ class AnswerParser:
 
     @property
     def state(self) -> str:
-        """The channel the model is writing to: `normal`, `reasoning`, `tool`, `gap`."""
+        """The present channel: `normal`, `reasoning`, `tool`, `gap`."""
         return self._channels.name
 
     @property
     def runaway(self) -> bool:
-        """The model repeats one token without end."""
+        """Whether the model repeats one token without end."""
         return self._repeats.runaway
 
     @property
     def finished(self) -> bool:
-        """Nothing that could follow would be shown."""
+        """Whether no later text would be shown."""
         return self.stop is not None or (self.calls > 0 and not self._parallel_tools)
 
     def add(self, token: int, logprob: TokenLogprob | None = None) -> list[Event]:
-        """The events that became certain with this token."""
+        """Return the events that became certain with this token."""
         if logprob is not None:
             self._logprobs.append(logprob)
         text = self._detokenizer.add(token)
@@ -192,7 +191,7 @@ class AnswerParser:
         return self._route(self._stops.feed(text))
 
     def end(self) -> list[Event]:
-        """What was held back, at the end of the stream."""
+        """Return the events that were held back, at the end of the stream."""
         events: list[Event] = []
         if self.stop is None:
             events += self._route(self._stops.feed(self._detokenizer.flush()) + self._stops.flush())
@@ -238,7 +237,7 @@ class AnswerParser:
         return [Text(text=text, logprobs=self._take_logprobs())]
 
     def _reasoning(self, text: str) -> list[Event]:
-        # The blank lines that templates put around a reasoning block belong to neither side.
+        # The blank lines around a reasoning block belong to the template: drop them.
         text = self._space + text
         if self._blank:
             text = text.lstrip()
@@ -255,7 +254,7 @@ class AnswerParser:
         try:
             calls = self._read_tools(text)
         except ValueError:
-            # Not a call after all: the user still gets what the model wrote, but for markers in it.
+            # It is no call: send the text without its markers.
             text = self._markers.strip(text)
             return [Text(text=text, logprobs=self._take_logprobs())] if text.strip() else []
         self._logprobs.clear()

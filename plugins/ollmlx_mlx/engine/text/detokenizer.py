@@ -1,4 +1,4 @@
-"""Token ids into text, as they come: whole code points only."""
+"""Token ids to text, one by one: whole characters only."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _CONTEXT = 6
 
 
 class Detokenizer(Protocol):
-    """One stream's state."""
+    """The state of one stream of tokens."""
 
     def add(self, token: int) -> str:
-        """The text that became certain with this token; empty while a character is incomplete."""
+        """Return the text that became certain with this token; empty while a character is incomplete."""
         ...
 
     def flush(self) -> str:
-        """Whole characters that were waiting for more, at the end of the stream."""
+        """Return the whole characters that were held back, at the end of the stream."""
         ...
 
 
 class FastDetokenizer:
     """For tokenizers of the `tokenizers` library (nearly all): its own incremental decoder, linear in the text.
 
-    `after` are the token ids that precede the stream, when the text continues theirs: some tokenizers write a word's
-    leading space only if something stands before it.
+    `after`: the token ids before the stream, when the text continues theirs. Some tokenizers write a word's leading
+    space only after other text.
     """
 
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
@@ -76,7 +76,7 @@ class SlowDetokenizer:
 class DetokenizerFactory:
     """Makes detokenizers of one tokenizer, for one thread.
 
-    It keeps a copy of the Rust tokenizer: encoding in another thread would otherwise collide with decoding in this one.
+    It keeps a copy of the Rust tokenizer: another thread encodes with the original at the same time.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -85,13 +85,13 @@ class DetokenizerFactory:
         self._backend = Tokenizer.from_str(backend.to_str()) if isinstance(backend, Tokenizer) else None
 
     def __call__(self, after: Sequence[int] = ()) -> Detokenizer:
-        """A detokenizer for a stream that follows the ids `after` (empty: the text stands alone)."""
+        """Return a detokenizer for a stream that follows the ids `after` (empty: the text stands alone)."""
         if self._backend is None:
             return SlowDetokenizer(self._wrapper.detokenizer)
         return FastDetokenizer(self._backend, after)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of these tokens alone, special tokens included; for logprobs."""
+        """Return the text of these tokens alone, special tokens included; for logprobs."""
         if self._backend is None:
             return str(self._wrapper.decode(list(tokens)))
         return str(self._backend.decode(list(tokens), skip_special_tokens=False))

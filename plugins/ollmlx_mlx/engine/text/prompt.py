@@ -1,4 +1,4 @@
-"""From a request to what the compute thread needs: token ids within the context length, and how to read the answer."""
+"""From a request to an encoded prompt: token ids within the context length, and the format of the answer."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from ollmlx_mlx.engine.text.tools import call_schema, json_call_format
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """Token ids to answer, `dropped` of them left out; `context` tokens is the limit for prompt and answer together.
+    """The token ids of a prompt, and how to read the answer.
 
-    `continues`: the answer continues this text (a leading space matters). `boundary`: how many of the tokens the next
-    turn of this conversation will begin with again. `forced`: the JSON schema of the call that the answer must be.
+    `dropped`: tokens left out so that the prompt fits; `context`: the limit for prompt and answer together;
+    `continues`: the answer continues this text, so that a leading space matters; `boundary`: the number of tokens with
+    which the next turn of this conversation begins; `forced`: the JSON schema of the call that the answer must be;
     `bare_tools`: calls come as JSON without markers.
     """
 
@@ -36,9 +37,9 @@ class EncodedPrompt:
 
 
 class PromptEncoder:
-    """Makes prompts for one model. Runs outside the compute thread; one call at a time.
+    """Encodes prompts for one model. Runs outside the compute thread, one call at a time.
 
-    `boundaries`: whether the model's cache cannot be shortened, so that it matters where the next turn will branch off.
+    `boundaries`: whether to find out where the next turn branches off. A cache that cannot be shortened needs it.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class PromptEncoder:
         self._insert = InsertTokens.of(tokenizer)
 
     def build(self, request: GenerateRequest) -> EncodedPrompt:
-        """The prompt of a request. Raises InvalidRequest, Unsupported, ContextExceeded."""
+        """Encode the prompt of a request. Raises InvalidRequest, Unsupported, ContextExceeded."""
         if any(message.images for message in request.messages):
             raise Unsupported(f"{self._model_name} does not support images")
         context = min(request.options.num_ctx or self._context_length, self._context_length)
@@ -68,14 +69,14 @@ class PromptEncoder:
         return self._text(request, context)
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text, with the special tokens that the model expects in front."""
+        """Return the ids of plain text, with the special tokens that the model expects before it."""
         bos = self._tokenizer.bos_token
         return list(self._tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))))
 
     def encode_messages(
         self, messages: Sequence[Message], request: GenerateRequest, *, answer: bool = True
     ) -> list[int]:
-        """Ids of a conversation through the chat template, after the ids in `request.context`."""
+        """Return the ids of a conversation through the chat template, after the ids in `request.context`."""
         return self._encode(self._render(messages, request, answer=answer), request)
 
     def _encode(self, text: str, request: GenerateRequest) -> list[int]:
@@ -121,9 +122,9 @@ class PromptEncoder:
         return replace(prompt, forced=forced, bare_tools=False, markers=replace(prompt.markers, initial="tool"))
 
     def _must_call(self, request: GenerateRequest) -> tuple[GenerateRequest, str, dict[str, Any] | None]:
-        """For a request that must call a tool: how the answer begins, and the schema of what follows.
+        """Return the request, the beginning of the answer and the schema of the rest, when a tool must be called.
 
-        Models whose calls are not JSON get a sentence instead: the best that can be done for them.
+        Models whose calls are not JSON get a sentence in the prompt instead: their calls cannot be forced.
         """
         tools = offered_tools(request.tools, request.tool_choice)
         if not tools or request.tool_choice in ("auto", "none"):
@@ -188,7 +189,7 @@ class PromptEncoder:
         size = len(self._tokenizer)
         wrong = next((token for token in tokens if not 0 <= token < size), None)
         if wrong is not None:
-            raise InvalidRequest(f"context holds {wrong}, which is no token of {self._model_name} (0 to {size - 1})")
+            raise InvalidRequest(f"context holds {wrong}, which is not a token of {self._model_name} (0 to {size - 1})")
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

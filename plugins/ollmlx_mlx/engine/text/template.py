@@ -1,4 +1,4 @@
-"""Conversations into text, through the model's chat template (Jinja, rendered in transformers' sandbox)."""
+"""Conversations to text, through the model's chat template (Jinja, rendered in transformers' sandbox)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ollmlx.types import Message, Tool
 
 
 class ChatTemplate:
-    """One model's template. `override` replaces the model's own for every request that brings none itself."""
+    """One model's template. `override` replaces the model's own for every request without a template."""
 
     def __init__(self, tokenizer: Any, model_name: str, override: str | None = None) -> None:
         self._tokenizer = tokenizer
@@ -31,7 +31,7 @@ class ChatTemplate:
 
     @property
     def takes_tools(self) -> bool:
-        """Whether tools would reach the model."""
+        """Whether the template passes tools to the model."""
         if self.source:
             return "tools" in self.source
         return bool(self._tokenizer.has_tool_calling)
@@ -46,10 +46,11 @@ class ChatTemplate:
         continue_last: bool = False,
         answer: bool = True,
     ) -> str:
-        """The prompt text. `answer` opens the assistant's turn at the end; `continue_last` leaves its last one open.
+        """Return the text of the prompt.
 
-        Raises InvalidRequest with the template's own words when it refuses the conversation, Unsupported for tools
-        that it would drop.
+        `answer` opens the assistant's turn at the end; `continue_last` leaves the last turn open instead. Raises
+        InvalidRequest with the template's own message when it refuses the conversation, Unsupported for tools that it
+        would drop.
         """
         template = template or self._override
         if tools and not (("tools" in template) if template else self.takes_tools):
@@ -76,7 +77,7 @@ class ChatTemplate:
             raise self._refusal(error) from error
 
     def _apply(self, turns: list[dict[str, Any]], overridden: bool, kwargs: dict[str, Any]) -> str:
-        # mlx-lm's wrapper prefers a renderer in code over any template: step past it for a stated one.
+        # mlx-lm's wrapper prefers its own renderer in code over any template: go around it for a given one.
         if overridden:
             return str(self._tokenizer._tokenizer.apply_chat_template(turns, **kwargs))
         return str(self._tokenizer.apply_chat_template(turns, **kwargs))

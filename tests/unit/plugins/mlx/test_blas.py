@@ -179,7 +179,7 @@ def test_the_cuda_package_without_a_driver_computes_on_the_cpu(machine: MlxMachi
         (0, '{"seconds": 0.01, "wrong": 0.0}', "", 0.01, ""),
         (0, '{"seconds": 0.01, "wrong": 0.5}', "", None, "results are wrong"),
         (0, '{"seconds": 0.01, "wrong": NaN}', "", None, "results are wrong"),
-        (0, "", "", None, "nothing that can be understood"),
+        (0, "", "", None, "cannot be read"),
         (0, '{"seconds": 1, "wrong": 0}', "ERROR: ld.so: object 'x' cannot be preloaded: ignored.", None, "linker"),
         (-4, "", "", None, "illegal instruction"),
         (-11, "", "", None, "a crash"),
