@@ -10,7 +10,8 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -76,10 +77,20 @@ class Terminal:
         os.close(self._fd)
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon with a model that repeats its prompt, and one whose answer does not end while a test runs."""
+    fakes: dict[str, dict[str, Any]] = {"parrot": {}, "talker": {"say": "word " * 100_000, "rate": 50}}
+    started = Daemon(tmp_path_factory.mktemp("chat"), fakes=fakes)
+    try:
+        yield started.start()
+    finally:
+        assert started.stop() == 0, started.log_text
+
+
 @pytest.fixture
-def chat(daemon: Callable[..., Daemon]) -> Iterator[tuple[Terminal, Daemon]]:
-    """`ollmlx run parrot` at its first prompt. The parrot says what it hears; the talker never ends by itself."""
-    server = daemon(fakes={"parrot": {}, "talker": {"say": "word " * 2000, "rate": 50}})
+def chat(server: Daemon) -> Iterator[tuple[Terminal, Daemon]]:
+    """`ollmlx run parrot` at its first prompt."""
     environment = {
         **server.environment,
         "OLLAMA_HOST": server.address,
