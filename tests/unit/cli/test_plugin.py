@@ -72,4 +72,4 @@ def test_as_json_it_has_everything(tmp_path: Path, capsys: pytest.CaptureFixture
     }
     assert told["hub"]["problem"] == "switched off in [plugins] disabled"
     assert told["mlx"]["enabled"]
-    assert told["mlx"]["hooks"] == ["register_backends", "register_checks", "register_settings"]
+    assert "register_backends" in told["mlx"]["hooks"]
