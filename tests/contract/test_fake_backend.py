@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ollmlx import Backend
 from ollmlx.testing import BackendSuite, fake_model
-from ollmlx.testing.fake.backend import FakeBackend
+from ollmlx.testing.fake import FakeBackend
 from ollmlx.types import InstalledModel
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ollmlx import ModelName, Source, Store
-from ollmlx.testing import StoreSuite
+from ollmlx.testing import StoreSuite, fake_model
 from ollmlx.testing.fake.source import FakeSource
 from ollmlx.testing.fake.store import MANIFEST, FakeStore
-from ollmlx.testing.models import fake_model
 from ollmlx.types import InstalledModel
 
 

@@ -10,8 +10,7 @@ from importlib.resources.abc import Traversable
 import pytest
 
 from ollmlx import Check
-from ollmlx.testing import CheckContext, CheckSuite
-from ollmlx.testing.models import fake_model
+from ollmlx.testing import CheckContext, CheckSuite, fake_model
 from ollmlx.types import InstalledModel
 from ollmlx_cluster.check import ClusterCheck, DeclaredCluster
 from ollmlx_cluster.inspect import inspect

@@ -15,9 +15,8 @@ from ollmlx import Backend, LaunchOptions, RunnerCommand
 from ollmlx.plugin.loader import load_plugins
 from ollmlx.protocol import ExitCode
 from ollmlx.settings import Settings
-from ollmlx.testing import BackendSuite
+from ollmlx.testing import BackendSuite, fake_model
 from ollmlx.testing.child import RunnerProcess
-from ollmlx.testing.models import fake_model
 from ollmlx.testing.waiting import eventually
 from ollmlx.types import Done, GenerateRequest, InstalledModel, Options, Text
 from ollmlx_cluster.backend import cluster_command

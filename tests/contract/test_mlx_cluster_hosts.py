@@ -17,8 +17,8 @@ import pytest
 from tests.byte_model import LLAMA, greedy, write_model
 
 from ollmlx import LaunchOptions, RunnerCommand
+from ollmlx.testing import fake_model
 from ollmlx.testing.child import RunnerProcess
-from ollmlx.testing.models import fake_model
 from ollmlx.testing.waiting import eventually
 from ollmlx.types import Done, GenerateRequest, Options
 from ollmlx_cluster.backend import cluster_command

@@ -19,13 +19,13 @@ from ollmlx.text.addresses import Address
 
 pytestmark = pytest.mark.e2e
 WRONG: dict[str, dict[str, Any]] = {
-    "cache": {"lie": "cache"},
-    "batch": {"lie": "batch", "rate": 200},
-    "repeat": {"lie": "repeat"},
-    "seed": {"lie": "seed"},
-    "schema": {"lie": "schema"},
-    "stop": {"lie": "stop"},
-    "cancel": {"lie": "cancel", "rate": 200},
+    "cache": {"wrong_answers": "cache"},
+    "batch": {"wrong_answers": "batch", "rate": 200},
+    "repeat": {"wrong_answers": "repeat"},
+    "seed": {"wrong_answers": "seed"},
+    "schema": {"wrong_answers": "schema"},
+    "stop": {"wrong_answers": "stop"},
+    "cancel": {"wrong_answers": "cancel", "rate": 200},
     "fat": {"memory_mib": 300},
 }
 ROOM = {

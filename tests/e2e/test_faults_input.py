@@ -173,7 +173,10 @@ def test_a_prompt_beyond_the_context_is_cut_or_refused_before_it_is_computed(hou
     long = {"prompt": "w " * 9000, "options": {"num_predict": 1}}
     assert generate(house, "parrot", **long).json()["prompt_eval_count"] <= 4096
     refused = generate(house, "parrot", **long, truncate=False)
-    assert told(refused)[:2] == (400, "the prompt is 9003 tokens, the context is 4096")
+    assert told(refused)[:2] == (
+        400,
+        "the prompt is longer than the context length: 9003 tokens, and 4096 are available",
+    )
 
 
 @pytest.mark.fault(43)

@@ -1,8 +1,9 @@
-"""The test kit: what plugin authors, and ollmlx itself, test with. Needs pytest (`pip install 'ollmlx[dev]'`).
+"""The test kit of plugin authors and of ollmlx itself. Needs pytest (`pip install 'ollmlx[dev]'`).
 
-`BackendSuite`, `StoreSuite`, `RoutesSuite`, `CheckSuite`: subclass one in five lines, and your plugin is held to the
-contract. `FAKE_PLUGIN`: a folder for `[plugins] paths`; models without weights that can misbehave. `eventually`:
-waiting without sleeping. `ollmlx.testing.guards`: pytest fixtures that fail a test that leaks.
+`BackendSuite`, `StoreSuite`, `RoutesSuite` and `CheckSuite` hold a plugin to its contract: a subclass takes five lines.
+`FAKE_PLUGIN` is a folder for `[plugins] paths`, with models that have no weights and can misbehave. `eventually` waits
+for a condition instead of sleeping. `ollmlx.testing.guards` has pytest fixtures that fail a test that leaks.
+Only tests import this package, besides `ollmlx plugin new`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ollmlx.testing.child import RunnerProcess as RunnerProcess
     from ollmlx.testing.child import engine_command as engine_command
     from ollmlx.testing.child import fake_runner as fake_runner
-    from ollmlx.testing.models import fake_model as fake_model
+    from ollmlx.testing.fake.store import fake_model as fake_model
     from ollmlx.testing.suites.backend import BackendSuite as BackendSuite
     from ollmlx.testing.suites.check import CheckSuite as CheckSuite
     from ollmlx.testing.suites.routes import RoutesSuite as RoutesSuite
@@ -35,7 +36,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ollmlx.doctor.context": ("CheckContext",),
         "ollmlx.settings": ("Settings",),
         "ollmlx.testing.child": ("RunnerProcess", "engine_command", "fake_runner"),
-        "ollmlx.testing.models": ("fake_model",),
+        "ollmlx.testing.fake.store": ("fake_model",),
         "ollmlx.testing.suites.backend": ("BackendSuite",),
         "ollmlx.testing.suites.check": ("CheckSuite",),
         "ollmlx.testing.suites.routes": ("RoutesSuite",),

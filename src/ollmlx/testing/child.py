@@ -1,6 +1,6 @@
-"""A runner process under a test's control, spoken to over the Runner Protocol as a daemon would.
+"""A runner process under a test's control, used over the Runner Protocol as the daemon uses it.
 
-Simpler than the supervisor on purpose: what a suite proves of a backend must not depend on the pool.
+It does without the supervisor, so that the result of a suite depends on the backend alone.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ import aiohttp
 from ollmlx.errors import from_kind
 from ollmlx.plugin.contracts import LaunchOptions, RunnerCommand
 from ollmlx.protocol import PROTOCOL_VERSION, Problem, Progress, RunnerConfig, decode_event
-from ollmlx.testing.models import fake_model
+from ollmlx.testing.fake.store import fake_model
 from ollmlx.testing.waiting import HANG_GUARD, eventually
 from ollmlx.types import Event, Frozen, GenerateRequest, InstalledModel
 
 
 def engine_command(engine: str, **engine_options: Any) -> RunnerCommand:
-    """The usual command for an engine class, `package.module:Class`."""
+    """Return the usual command for an engine class, `package.module:Class`."""
     return RunnerCommand.of_engine(engine, **engine_options)
 
 
 class RunnerProcess:
-    """`async with RunnerProcess(command, model) as runner`: started, and at the end killed and waited for.
+    """Starts a runner in `async with RunnerProcess(command, model) as runner`, and kills it at the end of the block.
 
-    `error_text` is everything it wrote to standard error. It can import whatever the test can.
+    `error_text` is its standard error. The process can import all modules that the test can import.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class RunnerProcess:
         self._folder: Path
 
     def start(self) -> None:
-        """Start the process and hand it its socket and configuration. For those who cannot use `async with`."""
-        self._folder = Path(tempfile.mkdtemp(prefix="olx-", dir="/tmp"))  # a socket's path is short
+        """Start the process with its socket and configuration. `async with` does this, too."""
+        self._folder = Path(tempfile.mkdtemp(prefix="olx-", dir="/tmp"))  # a socket's path must be short
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(self.socket_path))
         listener.listen(128)
@@ -92,7 +92,7 @@ class RunnerProcess:
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Self]:
-        """Talk to a started process from the running event loop."""
+        """Open a client session with a started process on the running event loop."""
         async with aiohttp.ClientSession(
             "http://runner",
             connector=aiohttp.UnixConnector(path=str(self.socket_path), limit=0),
@@ -127,7 +127,7 @@ class RunnerProcess:
         return self._stderr.read_text(encoding="utf-8", errors="replace")
 
     def write(self, data: bytes) -> None:
-        """Put bytes on its standard input; a process that is gone already does not mind."""
+        """Write bytes to its standard input. Does nothing when the process has exited."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(data)
@@ -136,7 +136,7 @@ class RunnerProcess:
             return
 
     def close_stdin(self) -> None:
-        """What it sees when its daemon dies."""
+        """Close its standard input, as the end of the daemon does."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.close()
@@ -148,13 +148,13 @@ class RunnerProcess:
             return Progress.model_validate_json(await _checked(answer))
 
     async def ready(self, timeout: float = HANG_GUARD) -> Progress:
-        """Wait until the model is loaded. Raises AssertionError with its last words when it ends instead."""
+        """Wait until the model is loaded. Raises AssertionError with its output when it exits instead."""
 
         async def is_ready() -> Progress | None:
             assert self.process.poll() is None, f"exit {self.process.returncode}: {self.error_text}"
             try:
                 progress = await self.status()
-            except aiohttp.ClientConnectionError:  # it is on its way out
+            except aiohttp.ClientConnectionError:  # it is about to exit
                 return None
             return progress if progress.state == "ready" else None
 
@@ -167,14 +167,14 @@ class RunnerProcess:
         return int(self.process.returncode)
 
     async def post(self, path: str, body: Frozen | None = None) -> bytes:
-        """The answer's body. Raises the OllmlxError that its Problem stands for."""
+        """Return the answer's body. Raises the OllmlxError that its Problem stands for."""
         data = body.model_dump_json() if body is not None else "{}"
         async with self.http.post(path, data=data) as answer:
             return await _checked(answer)
 
     @asynccontextmanager
     async def stream(self, request: GenerateRequest, **headers: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The raw answer of a generation; leaving the block closes the connection, which cancels."""
+        """Open the raw answer of a generation. The end of the block closes the connection, which cancels."""
         async with self.http.post("/v1/generate", data=request.model_dump_json(), headers=headers) as answer:
             try:
                 if answer.status != 200:
@@ -184,12 +184,12 @@ class RunnerProcess:
                 answer.close()
 
     async def generate(self, request: GenerateRequest) -> list[Event]:
-        """All events of a generation."""
+        """Return all events of a generation."""
         async with self.stream(request) as answer:
             return [decode_event(line) async for line in answer.content]
 
     async def ask(self, prompt: str, **fields: Any) -> list[Event]:
-        """All events for a plain prompt."""
+        """Return all events for a plain prompt."""
         return await self.generate(GenerateRequest(prompt=prompt, **fields))
 
 
@@ -202,7 +202,7 @@ async def _checked(answer: aiohttp.ClientResponse) -> bytes:
 
 
 def fake_runner(*, config: dict[str, Any] | None = None, **script: Any) -> RunnerProcess:
-    """A runner with the fake engine; `script` are the fields of `ollmlx.testing.fake.script.Script`."""
+    """Return a runner with the fake engine; `script` are the fields of `ollmlx.testing.fake.script.Script`."""
     return RunnerProcess(
         RunnerCommand.of_engine("ollmlx.testing.fake:FakeEngine", **script), fake_model(), **(config or {})
     )

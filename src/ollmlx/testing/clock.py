@@ -13,13 +13,13 @@ SETTLE_STEPS = 50
 
 
 async def settle() -> None:
-    """Let everything happen that needs no time."""
+    """Run the event loop until all that needs no time has happened."""
     for _ in range(SETTLE_STEPS):
         await asyncio.sleep(0)
 
 
 class HandTimer:
-    """A callback that waits for its time."""
+    """A callback with its time, which can be cancelled."""
 
     def __init__(self, callback: Callable[[], None]) -> None:
         self.callback = callback
@@ -57,7 +57,7 @@ class HandClock:
             timer.cancel()
 
     async def advance(self, seconds: float) -> None:
-        """Move on, running every timer at its time and whatever follows from it."""
+        """Move the time forward, and run every timer at its time with all that follows from it."""
         until = self._now + seconds
         await settle()
         while self._timers and self._timers[0][0] <= until:

@@ -24,9 +24,9 @@ KEPT_VARIABLES = ("PATH", "LANG", "TMPDIR", "SYSTEMROOT", "PIP_INDEX_URL", "PIP_
 
 
 class Daemon:
-    """One daemon. `fakes` are fake models by name, with their script; `settings` are laid over the test's defaults.
+    """One daemon, run by `python`. `fakes` maps names to scripts of fake models; `settings` override the defaults here.
 
-    With `fakes`, the stores that know real models are off, so that nothing reaches for a network. `python` runs it.
+    With `fakes`, the stores of real models are disabled, so that nothing uses the network.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Daemon:
         return self
 
     def launch(self) -> None:
-        """Start it without waiting for anything: for daemons that are meant to fail."""
+        """Start it without waiting, for daemons that are meant to fail."""
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [self.python, "-m", "ollmlx.cli.main", "--config", str(self.config), "serve"],
@@ -85,7 +85,7 @@ class Daemon:
             )
 
     def stop(self) -> int:
-        """Ask it to stop and wait; its exit code. One that does not stop is killed, and that is an AssertionError."""
+        """Stop it with SIGTERM and return its exit code. Raises AssertionError, and kills it, when it does not stop."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -95,7 +95,7 @@ class Daemon:
             raise AssertionError(f"it did not stop within {STOP_SECONDS:g} s: {self.log_text}") from None
 
     def kill(self) -> None:
-        """What a crash of the daemon looks like."""
+        """Kill it, as a crash would end it."""
         self.process.kill()
         self.process.wait()
 
@@ -105,7 +105,7 @@ class Daemon:
 
     @property
     def address(self) -> str:
-        """`host:port`, as OLLAMA_HOST takes it."""
+        """The address `host:port`, as OLLAMA_HOST takes it."""
         return self.url.removeprefix("http://")
 
     def cli(self, *arguments: str, input: str | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -123,15 +123,15 @@ class Daemon:
         )
 
     def get(self, path: str, **options: Any) -> httpx2.Response:
-        """One GET request."""
+        """Send a GET request."""
         return httpx2.get(self.url + path, timeout=120, **options)
 
     def post(self, path: str, body: Mapping[str, Any], **options: Any) -> httpx2.Response:
-        """One POST request with a JSON body; the answer is read to its end."""
+        """Send a POST request with a JSON body, and read the answer to its end."""
         return httpx2.post(self.url + path, json=dict(body), timeout=120, **options)
 
     def lines(self, path: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The records of an NDJSON answer."""
+        """Send a POST request and return the records of its NDJSON answer."""
         return [json.loads(line) for line in self.post(path, body).text.splitlines()]
 
     def _listening(self) -> str | None:
@@ -140,7 +140,7 @@ class Daemon:
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables, `over` winning."""
+    """Return nested tables merged; values of `over` win."""
     both = {**under, **over}
     for key, value in under.items():
         if isinstance(value, Mapping) and isinstance(over.get(key), Mapping):
@@ -149,7 +149,7 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_toml(settings: Mapping[str, Any]) -> str:
-    """A settings file: one line a section, in inline tables."""
+    """Return a settings file with one line for each section, in inline tables."""
     return "".join(f"{json.dumps(key)} = {_inline(value)}\n" for key, value in settings.items())
 
 

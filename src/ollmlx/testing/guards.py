@@ -1,11 +1,11 @@
-"""Pytest fixtures that fail a test which leaves something behind: processes, tasks, sockets, variables, a directory.
+"""Pytest fixtures that fail a test that leaks processes, tasks, sockets, environment variables or a working directory.
 
-In a conftest.py: `pytest_plugins = ["ollmlx.testing.guards"]`, and then `no_leaks` where it is wanted, or everywhere:
+Write `pytest_plugins = ["ollmlx.testing.guards"]` in a conftest.py, and use `no_leaks` in single tests or in all:
 
     @pytest.fixture(autouse=True)
     def guarded(no_leaks: None) -> None: ...
 
-Cheap for tests that start nothing: processes are only looked for when one was started.
+The guards cost little: processes are only listed for a test that started one.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ GRACE = 30.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-class Started:
-    """The process ids that `subprocess` (asyncio's too) started in this test, and those that were there before."""
+class StartedProcesses:
+    """The process ids that `subprocess` and asyncio started in this test, and those that existed before."""
 
     def __init__(self) -> None:
         self.pids: list[int] = []
         self.before: set[int] | None = None
 
-    def look(self) -> None:
-        """Note what is there. Only the first time in a test: looking is slow, and most tests start nothing."""
+    def note_existing(self) -> None:
+        """Note the processes that exist, before the first one of a test starts. Slow, so it is done only then."""
         if self.before is None:
             self.before = {child.pid for child in psutil.Process().children(recursive=True)}
 
-    def forget(self) -> None:
-        """Another test begins."""
+    def reset(self) -> None:
+        """Forget all processes: a new test begins."""
         self.pids.clear()
         self.before = None
 
 
 @pytest.fixture(scope="session")
-def started_processes() -> Iterator[Started]:
-    """Every started process. On Linux orphans are adopted, so that nothing escapes by losing its parent."""
+def started_processes() -> Iterator[StartedProcesses]:
+    """Record every started process. On Linux this process adopts orphans, so that a lost parent hides no child."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    started = Started()
+    started = StartedProcesses()
     original = subprocess.Popen.__init__
 
     def recording(self: subprocess.Popen[Any], *args: Any, **kwargs: Any) -> None:
-        started.look()
+        started.note_existing()
         original(self, *args, **kwargs)
         started.pids.append(self.pid)
 
@@ -73,9 +73,9 @@ def started_processes() -> Iterator[Started]:
 
 
 @pytest.fixture
-def no_leaked_processes(started_processes: Started) -> Iterator[None]:
-    """Fails, and kills, when a process that the test started is still there, also as a zombie nobody waited for."""
-    started_processes.forget()
+def no_leaked_processes(started_processes: StartedProcesses) -> Iterator[None]:
+    """Fail the test when a process that it started still exists, also as a zombie, and kill the process."""
+    started_processes.reset()
     yield
     ours, before = set(started_processes.pids), started_processes.before
     if not ours or before is None:
@@ -89,20 +89,20 @@ def no_leaked_processes(started_processes: Started) -> Iterator[None]:
         wait_until(lambda: not left(), GRACE)
     except AssertionError:
         leaked = left()
-        told = [_described(child) for child in leaked]
+        described = [_described(child) for child in leaked]
         _end(leaked)
-        pytest.fail(f"the test left processes behind: {'; '.join(told)}")
+        pytest.fail(f"the test left processes behind: {'; '.join(described)}")
 
 
 def _belongs_to(child: psutil.Process, before: set[int]) -> bool:
-    """Whether a process was there before the test, or was started by one that was: a shared daemon's runner."""
+    """True for a process that existed before the test, or that such a one started (a runner of a shared daemon)."""
     with suppress(psutil.NoSuchProcess):
         return child.pid in before or any(parent.pid in before for parent in child.parents())
     return False
 
 
 def _reaped_orphan(child: psutil.Process, ours: set[int]) -> bool:
-    """A dead grandchild that we adopted is waited for here; our own dead child is the test's to wait for."""
+    """Wait for an adopted orphan that has exited. The test itself must wait for the processes that it started."""
     with suppress(psutil.NoSuchProcess):
         if child.status() != psutil.STATUS_ZOMBIE or child.pid in ours or child.ppid() != os.getpid():
             return False
@@ -130,7 +130,7 @@ def _end(leaked: list[psutil.Process]) -> None:
 
 @pytest.fixture
 def no_leaked_descriptors() -> Iterator[None]:
-    """Fails when more sockets or pipes are open after the test than before."""
+    """Fail the test when more sockets or pipes are open after it than before."""
     before = _open_channels()
     yield
     if _open_channels() <= before:
@@ -144,7 +144,7 @@ def no_leaked_descriptors() -> Iterator[None]:
 
 def _open_channels() -> int:
     count = 0
-    for name in os.listdir("/dev/fd"):  # noqa: PTH208 - a Path for each would be most of the work
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208 - making a Path for each would take most of the time
         with suppress(OSError):
             mode = os.fstat(int(name)).st_mode
             count += stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode)
@@ -153,7 +153,7 @@ def _open_channels() -> int:
 
 @pytest.fixture
 def same_surroundings() -> Iterator[None]:
-    """Fails, and puts back, when the test changed the environment or the working directory."""
+    """Fail the test when it changed the environment or the working directory, and restore them."""
     variables, folder = dict(os.environ), Path.cwd()
     yield
     changed = {
@@ -180,7 +180,7 @@ def _is_here(folder: Path) -> bool:
 
 @pytest.fixture
 async def no_leaked_tasks() -> AsyncIterator[None]:
-    """Fails when the test leaves asyncio tasks running. For async tests; `no_leaks` knows which those are."""
+    """Fail the test when it leaves asyncio tasks running. `no_leaks` uses this for async tests."""
     before = asyncio.all_tasks()
     yield
     await asyncio.sleep(0)
@@ -199,7 +199,7 @@ def no_leaks(
     no_leaked_descriptors: None,
     same_surroundings: None,
 ) -> None:
-    """All guards at once."""
+    """Use all guards at once."""
     test = getattr(request.function, "__wrapped__", request.function)
     if inspect.iscoroutinefunction(test):
         request.getfixturevalue("no_leaked_tasks")

@@ -1,4 +1,4 @@
-"""Driving an engine in a test: a configuration for a folder, one request to its end, several at once."""
+"""Requests to an engine in a test: its configuration, one request to its end, several at once."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from ollmlx.types import (
 
 
 @dataclass
-class Told:
-    """What one request said, put together."""
+class Collected:
+    """The events of one request, put together."""
 
     text: str = ""
     pieces: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Told:
 
 
 def config_for(folder: Path, **changes: Any) -> RunnerConfig:
-    """A runner's configuration for an MLX folder."""
+    """Return a runner's configuration for an MLX folder."""
     model = InstalledModel(
         name=ModelName.parse(folder.name.replace("@", ":")),
         store="hub",
@@ -64,7 +64,7 @@ def config_for(folder: Path, **changes: Any) -> RunnerConfig:
 
 
 def ask(*messages: str, options: dict[str, Any] | None = None, **fields: Any) -> GenerateRequest:
-    """A conversation that alternates user and assistant; greedy and short unless the options say otherwise."""
+    """Return a conversation that alternates user and assistant; greedy and short unless the options differ."""
     turns = tuple(
         Message(role="assistant" if index % 2 else "user", content=content) for index, content in enumerate(messages)
     )
@@ -73,14 +73,14 @@ def ask(*messages: str, options: dict[str, Any] | None = None, **fields: Any) ->
 
 
 def plain(prompt: str, options: dict[str, Any] | None = None, **fields: Any) -> GenerateRequest:
-    """A prompt that is taken as it is."""
+    """Return a request with a plain prompt."""
     chosen = {"temperature": 0, "num_predict": 12, **(options or {})}
     return GenerateRequest(prompt=prompt, options=Options(**chosen), **fields)
 
 
 @asynccontextmanager
 async def running(engine: Engine, folder: Path, **changes: Any) -> AsyncIterator[Engine]:
-    """The engine with the folder loaded, closed at the end."""
+    """Load a folder into the engine, and close the engine at the end of the block."""
     try:
         await engine.load(config_for(folder, **changes))
         yield engine
@@ -99,9 +99,9 @@ async def _events(engine: Engine, request: GenerateRequest) -> AsyncGenerator[Ev
             await close()
 
 
-async def told(engine: Engine, request: GenerateRequest) -> Told:
-    """One request, to its end."""
-    result = Told()
+async def collect(engine: Engine, request: GenerateRequest) -> Collected:
+    """Run one request to its end."""
+    result = Collected()
     async with aclosing(_events(engine, request)) as events:
         async for event in events:
             match event:
@@ -120,13 +120,13 @@ async def told(engine: Engine, request: GenerateRequest) -> Told:
     return result
 
 
-async def together(engine: Engine, requests: Sequence[GenerateRequest]) -> list[Told]:
-    """Several requests at once."""
-    return list(await asyncio.gather(*(told(engine, request) for request in requests)))
+async def together(engine: Engine, requests: Sequence[GenerateRequest]) -> list[Collected]:
+    """Run several requests at once."""
+    return list(await asyncio.gather(*(collect(engine, request) for request in requests)))
 
 
 async def cancel_when(engine: Engine, request: GenerateRequest, kind: type) -> None:
-    """Leave a request at its first event of a kind."""
+    """Close a request at its first event of a kind."""
     async with aclosing(_events(engine, request)) as events:
         async for event in events:
             if isinstance(event, kind):

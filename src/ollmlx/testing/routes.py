@@ -1,4 +1,4 @@
-"""Route families under test: a service that answers what it is told to, and a web application around it.
+"""Route families under test: a service whose answers the test sets, and a web application around it.
 
 service = FakeService()
 service.say("Hello", " world")
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from ollmlx.service import Service
 
 Outcome = Event | Exception | asyncio.Event
-"""An event is yielded, an exception raised, an `asyncio.Event` waited for."""
+"""One step of an answer: an event is yielded, an exception is raised, an `asyncio.Event` is waited for."""
 
 
 def installed(name: str, **changes: Any) -> InstalledModel:
-    """An installed model to describe."""
+    """Return an installed model with details."""
     known: dict[str, Any] = {
         "name": ModelName.parse(name),
         "store": "fake",
@@ -62,7 +62,7 @@ def installed(name: str, **changes: Any) -> InstalledModel:
 
 @dataclass
 class FakeService:
-    """What routes call, without a daemon behind it. `calls` has every call: method name, name, arguments."""
+    """The service that routes call, without a daemon. `calls` lists every call: method name, model name, arguments."""
 
     settings: Settings = field(default_factory=Settings)
     models: list[InstalledModel] = field(default_factory=lambda: [installed("tiny")])
@@ -76,7 +76,7 @@ class FakeService:
     callers: list[Caller] = field(default_factory=list)
 
     def say(self, *texts: str, done: Done | None = None) -> None:
-        """Answer every generation with these texts."""
+        """Set the answer of every generation to these texts."""
         ended = done or Done(prompt_tokens=3, generated_tokens=len(texts), total_ns=10, prefill_ns=4, decode_ns=5)
         self.outcomes = [Admitted(queue_ns=1_000_000, load_ns=2_000_000), *(Text(text=text) for text in texts), ended]
 
@@ -95,7 +95,7 @@ class FakeService:
         return [{"name": "w", "type": "F32", "shape": [2, 2]}]
 
     async def backend(self, model: InstalledModel) -> str:
-        """Fake models are run by the backend `fake`, and GGUF by none."""
+        """Return the backend `fake`. Raises Unsupported for GGUF models."""
         if model.format == "gguf":
             raise Unsupported("no backend can run it", hint="install one")
         return "fake"
@@ -190,7 +190,7 @@ class FakeService:
 
 
 def web_app(service: FakeService, *families: Callable[[Service], Blueprint]) -> Quart:
-    """A web application with these route families over the service, behind the real gate."""
+    """Return a web application with these route families over the service, behind the real middleware."""
     from ollmlx.plugin.registry import Registry
     from ollmlx.web.create_app import create_app
 

@@ -1,4 +1,4 @@
-"""A new plugin: a small distribution that works, and passes its own tests, from the first moment."""
+"""`ollmlx plugin new`: a small distribution that works at once and passes its own tests."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ KINDS: Final = tuple(SUMMARIES)
 
 
 def write_plugin(name: str, kind: str, into: Path) -> tuple[Path, ...]:
-    """Write the distribution `ollmlx-NAME` as a new folder in `into`; its files, in order.
+    """Write the distribution `ollmlx-NAME` as a new folder in `into`, and return its files.
 
-    Raises InvalidRequest for a name or kind that cannot be, Conflict when the folder exists.
+    Raises InvalidRequest for an unusable name or unknown kind, Conflict when the plugin or folder exists.
     """
     if not NAME.fullmatch(name) or len(name) > LONGEST:
         raise InvalidRequest(f"{name!r} is no plugin name", hint="use small letters, digits and '-', as in my-store")
@@ -52,7 +52,7 @@ def _module(name: str) -> str:
 
 
 def _class_prefix(name: str, kind: str) -> str:
-    """`my-store` of kind store is `My`, so that its class is `MyStore`."""
+    """Return the prefix of class names: `My` for `my-store` of kind store, so that its class is `MyStore`."""
     whole = "".join(part.capitalize() for part in name.split("-"))
     return whole.removesuffix(kind.capitalize()).removesuffix(kind.rstrip("s").capitalize()) or whole
 

@@ -17,7 +17,7 @@ from ollmlx.supervisor.process.exit_status import Remedy
 from ollmlx.supervisor.runner.client import Exchange
 from ollmlx.supervisor.runner.failure import Cause, RunnerFailure
 from ollmlx.supervisor.scheduling.memory import Allowance
-from ollmlx.testing.models import fake_model
+from ollmlx.testing.fake.store import fake_model
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, MemoryEstimate, RunnerState, Text
 
 Answering = Callable[["ToyRunner", GenerateRequest], AsyncIterator[Event]]

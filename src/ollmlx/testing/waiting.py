@@ -1,4 +1,4 @@
-"""Waiting for something to become true, instead of sleeping and hoping."""
+"""Waiting for a condition, instead of sleeping for a fixed time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 INTERVAL = 0.01
 HANG_GUARD = 60.0
@@ -17,20 +17,20 @@ HANG_GUARD = 60.0
 
 @overload
 async def eventually(
-    condition: Callable[[], Awaitable[Answer | None]], timeout: float = HANG_GUARD, *, because: str = ""
-) -> Answer: ...
+    condition: Callable[[], Awaitable[Result | None]], timeout: float = HANG_GUARD, *, because: str = ""
+) -> Result: ...
 
 
 @overload
 async def eventually(
-    condition: Callable[[], Answer | None], timeout: float = HANG_GUARD, *, because: str = ""
-) -> Answer: ...
+    condition: Callable[[], Result | None], timeout: float = HANG_GUARD, *, because: str = ""
+) -> Result: ...
 
 
 async def eventually(condition: Callable[[], Any], timeout: float = HANG_GUARD, *, because: str = "") -> Any:
-    """The first truthy answer of `condition` (a function, plain or async), asked again until `timeout` seconds passed.
+    """Call `condition`, a plain or async function, until its result is truthy, and return that result.
 
-    Raises AssertionError with the last answer. An exception of the condition ends the wait at once.
+    Raises AssertionError with the last result after `timeout` seconds. An exception of the condition is not caught.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -43,8 +43,8 @@ async def eventually(condition: Callable[[], Any], timeout: float = HANG_GUARD, 
         await asyncio.sleep(INTERVAL)
 
 
-def wait_until(condition: Callable[[], Answer], timeout: float = HANG_GUARD, *, because: str = "") -> Answer:
-    """`eventually` for tests without an event loop."""
+def wait_until(condition: Callable[[], Result], timeout: float = HANG_GUARD, *, because: str = "") -> Result:
+    """Do the same as `eventually`, without an event loop."""
     deadline = time.monotonic() + timeout
     while not (answer := condition()):
         if time.monotonic() >= deadline:
@@ -55,4 +55,4 @@ def wait_until(condition: Callable[[], Answer], timeout: float = HANG_GUARD, *, 
 
 def _never(condition: Callable[[], object], answer: object, timeout: float, because: str) -> str:
     what = because or getattr(condition, "__name__", "the condition")
-    return f"{what}: not within {timeout:g} s; the last answer was {answer!r}"
+    return f"{what}: not within {timeout:g} s; the last result was {answer!r}"

@@ -15,7 +15,7 @@ from ollmlx.plugin.contracts import LaunchOptions, Refusal, RunnerCommand
 from ollmlx.plugin.registry import Registry
 from ollmlx.settings import Settings
 from ollmlx.supervisor.process.importers import Importers
-from ollmlx.testing.models import fake_model
+from ollmlx.testing import fake_model
 from ollmlx.types import InstalledModel, MemoryEstimate
 
 GIB = 1 << 30

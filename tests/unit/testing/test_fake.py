@@ -8,24 +8,23 @@ from hypothesis import strategies as st
 
 from ollmlx.errors import InvalidRequest, NotFound
 from ollmlx.runner.host import TERMINAL
-from ollmlx.testing.fake import faults, tokens
-from ollmlx.testing.fake.instance import instance_of
-from ollmlx.testing.fake.reply import reply_to
+from ollmlx.testing.fake import faults
+from ollmlx.testing.fake.reply import decode, encode, instance_of, reply_to, token_id
 from ollmlx.testing.fake.script import Script, directed
 from ollmlx.types import GenerateRequest, Text, Thinking, ToolCalled
 
 
 @given(st.text())
 def test_tokens_are_exact_both_ways(text: str) -> None:
-    ids = tokens.encode(text)
+    ids = encode(text)
     assert all(0 < number < 2**53 for number in ids)
     if "\ud800" <= max(text, default="") <= "\udfff":
         return
-    assert tokens.decode(ids) == text
+    assert decode(ids) == text
 
 
-def test_an_id_that_is_no_tokens_is_a_replacement_character() -> None:
-    assert tokens.decode([0, -1, 2**70, tokens.token_id("a")]) == "\ufffd\ufffd\ufffda"
+def test_an_unknown_id_is_a_replacement_character() -> None:
+    assert decode([0, -1, 2**70, token_id("a")]) == "\ufffd\ufffd\ufffda"
 
 
 def test_control_words_are_taken_out_of_the_prompt_and_laid_over_the_script() -> None:
@@ -79,18 +78,18 @@ def test_a_reply_thinks_when_asked_and_calls_the_tool_it_must() -> None:
     ],
 )
 def test_a_fault_is_planned_by_name_argument_and_place(text: str, name: str, argument: str, where: str) -> None:
-    planned = faults.Planned(text)
+    planned = faults.PlannedFault(text)
     assert (planned.name, planned.argument, planned.where) == (name, argument, where)
 
 
-def test_a_fault_that_nobody_knows_is_an_error_with_the_known_ones() -> None:
+def test_an_unknown_fault_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(InvalidRequest, match="there are abort, bad_model"):
-        faults.Planned("exlpode")
+        faults.PlannedFault("exlpode")
 
 
 async def test_an_error_fault_raises_the_kind_it_names() -> None:
     with pytest.raises(NotFound):
-        await faults.Planned("error:not_found").strike()
+        await faults.PlannedFault("error:not_found").strike()
 
 
 def test_lines_for_the_wire_are_sent_byte_for_byte() -> None:

@@ -15,25 +15,52 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ollmlx import PluginContext, hookimpl
+from ollmlx import LaunchOptions, PluginContext, Refusal, RunnerCommand, hookimpl
 from ollmlx._lazy import lazy_exports
+from ollmlx.types import InstalledModel, MemoryEstimate
 
 if TYPE_CHECKING:
     from ollmlx import Backend, Source, Store
     from ollmlx.testing.fake.engine import FakeEngine as FakeEngine
 
+ENGINE = "ollmlx.testing.fake:FakeEngine"
+KV_BYTES_PER_TOKEN = 1024
+
+
+class FakeBackend:
+    """Runs the format `fake` in real runner processes. `InstalledModel.info["fake"]` holds the script's options."""
+
+    name = "fake"
+
+    def accepts(self, model: InstalledModel) -> Refusal | None:
+        if model.format == "fake":
+            return None
+        return Refusal(reason=f"it runs fake models, not {model.format}")
+
+    def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
+        return MemoryEstimate(
+            weights=model.size,
+            kv_cache=KV_BYTES_PER_TOKEN * context * max(parallel, 1),
+            overhead=0,
+            kv_per_token=KV_BYTES_PER_TOKEN,
+        )
+
+    def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
+        return RunnerCommand.of_engine(ENGINE, **model.info.get("fake", {}))
+
+    def importer(self, format: str) -> RunnerCommand | None:
+        return None
+
 
 @hookimpl
 def register_settings(register: Callable[[Any], None]) -> None:
-    from ollmlx.testing.fake.settings import FakeSettings
+    from ollmlx.testing.fake.script import FakeSettings
 
     register(FakeSettings)
 
 
 @hookimpl
 def register_backends(register: Callable[[Backend], None]) -> None:
-    from ollmlx.testing.fake.backend import FakeBackend
-
     register(FakeBackend())
 
 

@@ -1,4 +1,4 @@
-"""A well-behaved engine without weights, until its script says otherwise."""
+"""An engine without weights. It behaves well unless its script says otherwise."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from ollmlx.errors import ContextExceeded, InvalidRequest
+from ollmlx.errors import InvalidRequest
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
+from ollmlx.runner.kit import context_exceeded, fit_tokens
 from ollmlx.runner.startup import first_fault
-from ollmlx.testing.fake import faults, tokens
-from ollmlx.testing.fake.reply import Reply, conversation, reply_to
+from ollmlx.testing.fake import faults
+from ollmlx.testing.fake.reply import FakeReply, conversation, decode, encode, reply_to, wrong_token
 from ollmlx.testing.fake.script import Script, directed
-from ollmlx.testing.fake.wrong_answers import honest_when_greedy, spoilt, untrue
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, Prefill
 
 YIELD_EVERY = 64
-"""At full speed, tokens after which other tasks get their turn."""
+"""At full speed, the tokens after which other tasks may run."""
 
 
 class FakeEngine:
-    """Answers by echo or script. Serves `parallel` requests at once; the others queue here, as in a batch engine."""
+    """Answers by echo or script. Serves `parallel` requests at once; the others wait here, as in a batch engine."""
 
     def __init__(self) -> None:
         self._script = Script()
@@ -48,7 +48,7 @@ class FakeEngine:
         self._answers = 0
 
     async def load(self, config: RunnerConfig) -> None:
-        """Follow the script's load part; `config.engine_options` are a `Script`'s fields."""
+        """Follow the script's load part. `config.engine_options` are the fields of a `Script`."""
         try:
             script = Script.model_validate(config.engine_options)
         except ValidationError as error:
@@ -71,11 +71,12 @@ class FakeEngine:
         self._state = "ready"
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
-        """Prefill, thinking, text or a tool call, done; with the script's fault on the way."""
+        """Yield prefill, thinking, text or a tool call, and done, with the script's fault at its place."""
         script, prompt, last = self._directed(request)
-        script = honest_when_greedy(script, request)
-        ids = request.context + tokens.encode(prompt)
-        ids, dropped = self._fit(ids, request)
+        if script.wrong_answers == "seed" and request.options.temperature == 0:
+            script = script.model_copy(update={"wrong_answers": ""})  # greedy answers need no seed
+        fitting, dropped = fit_tokens(request.context + encode(prompt), request, self._context_length)
+        ids = tuple(fitting)
         self._queued += 1
         try:
             await self._slots.acquire()
@@ -84,7 +85,7 @@ class FakeEngine:
         self._active += 1
         done = False
         try:
-            reply = reply_to(untrue(request, script), script, last)
+            reply = reply_to(request, script, last)
             async with aclosing(self._answer(script, reply, ids, dropped)) as answer:
                 async for event in answer:
                     self._progress += 1
@@ -92,11 +93,11 @@ class FakeEngine:
                     yield event
         finally:
             self._active -= 1
-            if done or script.lie != "cancel":
+            if done or script.wrong_answers != "cancel":
                 self._slots.release()
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
-        """Unit vectors that depend on the text alone; equal texts, equal vectors."""
+        """Return unit vectors that depend on the text alone."""
         vectors, total = [], 0
         async with self._slots:
             for text in request.inputs:
@@ -111,20 +112,20 @@ class FakeEngine:
         for _ in range(script.prefill if script.prefill_ms else 0):
             await asyncio.sleep(script.prefill_ms / 1000)
             self._progress += 1
-        ids = tokens.encode(plain)
+        ids = encode(plain)
         if len(ids) > self._context_length:
             if not request.truncate:
-                raise ContextExceeded(f"the input is {len(ids)} tokens, the context is {self._context_length}")
+                raise context_exceeded(len(ids), self._context_length)
             ids = ids[: self._context_length]
         self._progress += 1
-        return _vector(tokens.decode(ids), script.dimensions, request), len(ids)
+        return _vector(decode(ids), script.dimensions, request), len(ids)
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
         text = request.text if request.text is not None else conversation(request.messages, request.tools)
-        return Tokens(tokens=tokens.encode(text))
+        return Tokens(tokens=encode(text))
 
-    async def detokenize(self, tokens_: Tokens) -> str:
-        return tokens.decode(tokens_.tokens)
+    async def detokenize(self, tokens: Tokens) -> str:
+        return decode(tokens.tokens)
 
     def status(self) -> Progress:
         prompt, cached, generated = self._totals
@@ -168,16 +169,8 @@ class FakeEngine:
         script, plain = directed(self._script, last)
         return script, conversation(request.messages, request.tools), plain
 
-    def _fit(self, ids: tuple[int, ...], request: GenerateRequest) -> tuple[tuple[int, ...], int]:
-        over = len(ids) - self._context_length
-        if over <= 0 or not self._context_length:
-            return ids, 0
-        if not request.truncate:
-            raise ContextExceeded(f"the prompt is {len(ids)} tokens, the context is {self._context_length}")
-        return ids[over:], over
-
     async def _answer(
-        self, script: Script, reply: Reply, ids: tuple[int, ...], dropped: int
+        self, script: Script, reply: FakeReply, ids: tuple[int, ...], dropped: int
     ) -> AsyncGenerator[Event, None]:
         planned = self._planned(script.fault)
         for line in await self._strike(planned, "start"):
@@ -202,20 +195,22 @@ class FakeEngine:
                 await asyncio.sleep(1 / script.rate)
             elif count % YIELD_EVERY == YIELD_EVERY - 1:
                 await asyncio.sleep(0)
-            yield spoilt(event) if self._lies(script, cached) else event
+            yield wrong_token(event) if self._answers_wrong(script, cached) else event
         for line in await self._strike(planned, str(reply.steps)):
             yield line
         yield self._done(reply, ids, cached, dropped, (began, prefilled, time.monotonic_ns()))
 
-    def _done(self, reply: Reply, ids: tuple[int, ...], cached: int, dropped: int, times: tuple[int, int, int]) -> Done:
+    def _done(
+        self, reply: FakeReply, ids: tuple[int, ...], cached: int, dropped: int, times: tuple[int, int, int]
+    ) -> Done:
         began, prefilled, now = times
-        for index, count in enumerate((len(ids), cached, reply.generated)):
+        for index, count in enumerate((len(ids), cached, len(reply.ids))):
             self._totals[index] += count
         return Done(
             reason=reply.reason,
             prompt_tokens=len(ids),
             cached_tokens=cached,
-            generated_tokens=reply.generated,
+            generated_tokens=len(reply.ids),
             prefill_ns=prefilled - began,
             decode_ns=now - prefilled,
             total_ns=now - began,
@@ -224,12 +219,12 @@ class FakeEngine:
             context=ids + reply.ids,
         )
 
-    def _lies(self, script: Script, cached: int) -> bool:
-        """Whether a token is a wrong one: over a cache, beside others, or in every second answer."""
+    def _answers_wrong(self, script: Script, cached: int) -> bool:
+        """True when tokens are wrong: with cached ones, beside other requests, or in every second answer."""
         return (
-            (script.lie == "cache" and cached > 0)
-            or (script.lie == "batch" and self._active > 1)
-            or (script.lie in ("repeat", "seed") and self._answers % 2 == 0)
+            (script.wrong_answers == "cache" and cached > 0)
+            or (script.wrong_answers == "batch" and self._active > 1)
+            or (script.wrong_answers in ("repeat", "seed") and self._answers % 2 == 0)
         )
 
     def _cached(self, script: Script, ids: tuple[int, ...]) -> int:
@@ -239,16 +234,16 @@ class FakeEngine:
         self._prompts = [*self._prompts[-7:], ids]
         return min(cached, max(len(ids) - 1, 0))
 
-    def _planned(self, fault: str | None) -> faults.Planned | None:
+    def _planned(self, fault: str | None) -> faults.PlannedFault | None:
         limit = self._script.fault_spawns
-        return None if fault is None or (limit is not None and self._spawn > limit) else faults.Planned(fault)
+        return None if fault is None or (limit is not None and self._spawn > limit) else faults.PlannedFault(fault)
 
-    async def _strike(self, planned: faults.Planned | None, where: str) -> tuple[Any, ...]:
+    async def _strike(self, planned: faults.PlannedFault | None, where: str) -> tuple[Any, ...]:
         return await planned.strike() if planned is not None and planned.where == where else ()
 
 
 def _log_spawn(path: str | None) -> int:
-    """Add this process to the log; returns how many have run by now, itself included."""
+    """Add this process to the log and return how many processes it lists."""
     if path is None:
         return 1
     with Path(path).open("a", encoding="ascii") as log:

@@ -1,4 +1,4 @@
-"""The ways to misbehave, each by its name. Most end or wedge the process for real."""
+"""The faults of fake models, each by its name. Most of them really end or block the process."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 from ollmlx.errors import InvalidRequest, OutOfMemory, StorageError, from_kind
 
 FOR_EVER = 3600
-FLUSH_SECONDS = 0.02
-"""What was said before a fault reaches the wire in this time."""
+FLUSH_TURNS = 100
+"""Turns of the event loop before a fault strikes: earlier events are written to the socket in them."""
 
 Fault = Callable[[str], None]
 
@@ -110,19 +110,19 @@ SUDDEN: dict[str, Fault] = {
     "memory": _memory,
     "leak": _leak,
 }
-"""Faults that strike at once. `NAME:ARGUMENT`: `exit:CODE`, `signal:NAME`, `flood:MIB`, `memory:MIB`, `leak:MIB`,
-`error:KIND`."""
+"""Faults of the process or the request. `NAME:ARGUMENT`: `exit:CODE`, `signal:NAME`, `flood:MIB`, `memory:MIB`,
+`leak:MIB`, `error:KIND`."""
 
 
 class Verbatim(bytes):
-    """Bytes that stay as they are when a line end is added."""
+    """Bytes that do not change when a line end is added to them."""
 
     def __add__(self, other: Any) -> bytes:
         return bytes(self)
 
 
 class RawLine:
-    """Looks like an event to the harness and puts chosen bytes on the wire: only for breaking the protocol."""
+    """Looks like an event to the runner and is sent as the given bytes, to break the protocol."""
 
     def __init__(self, data: bytes, *, last: bool = False) -> None:
         self.type = "done" if last else "raw"
@@ -141,11 +141,11 @@ WIRE: dict[str, tuple[RawLine, ...]] = {
     "schema": (RawLine(b'{"type":"text","words":1}\n'),),
     "halfline": (RawLine(b'{"type":"text","te', last=True),),
 }
-"""Faults of what is written: an end without `done`, and lines that are no events."""
+"""Faults of the stream: an end without `done`, and lines that are no events."""
 
 
-class Planned:
-    """One fault and where it strikes."""
+class PlannedFault:
+    """One fault, its argument, and the place in the answer where it strikes. Raises InvalidRequest for unknown ones."""
 
     def __init__(self, text: str) -> None:
         what, _, where = text.partition("@")
@@ -156,17 +156,18 @@ class Planned:
             raise InvalidRequest(f"there is no fault {self.name!r}; there are {known}")
 
     async def strike(self) -> tuple[RawLine, ...]:
-        """Misbehave. Returns what to put on the wire, if it comes back at all."""
-        if self.name == "hang":  # the compute is stuck and the socket answers
+        """Cause the fault. Returns the lines to send, if it returns at all."""
+        if self.name == "hang":  # the engine is stuck while the socket answers
             await asyncio.sleep(FOR_EVER)
         if self.name in WIRE:
             return WIRE[self.name]
-        await asyncio.sleep(FLUSH_SECONDS)
+        for _ in range(FLUSH_TURNS):
+            await asyncio.sleep(0)
         SUDDEN[self.name](self.argument)
         return ()
 
 
 def start_children(count: int, *, escaped: bool) -> list[subprocess.Popen[bytes]]:
-    """Sleeping child processes; `escaped` ones leave the process group, so that a signal to the group misses them."""
+    """Start sleeping child processes. `escaped` ones leave the process group, so a signal to the group misses them."""
     argv = [sys.executable, "-I", "-S", "-c", f"import time; time.sleep({FOR_EVER})"]
     return [subprocess.Popen(argv, process_group=0 if escaped else None) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""What a fake model does: set for all its requests by engine options, and for one by control words in its prompt.
+"""The behaviour of fake models: set for all requests by engine options, and for one by control words in its prompt.
 
 A control word is `fake:KEY=VALUE` between spaces; the value is percent-decoded (`%20` is a space). Control words are
 not part of the prompt: `hello fake:rate=5 world` is the prompt `hello world`, answered at five tokens a second.
@@ -10,16 +10,17 @@ import re
 from typing import Annotated, Literal
 from urllib.parse import unquote
 
-from pydantic import Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from ollmlx.errors import InvalidRequest
-from ollmlx.types import Frozen
+from ollmlx.types import Capability, Frozen
 
+ALL_CAPABILITIES: tuple[Capability, ...] = ("completion", "tools", "insert", "thinking", "embedding")
 _WORD = re.compile(r"(?:(?<=\s)|^)fake:([a-z_]+)=(\S*)(?:\s|$)")
 
 
 class Script(Frozen):
-    """One fake model's behaviour. Every default is the well-behaved one.
+    """One fake model's behaviour. The defaults make it behave well.
 
     Faults are written `NAME` or `NAME:ARGUMENT`, and `fault` also `…@WHERE`, where WHERE is `start` (before any event),
     `prefill` (after the first prefill step) or the number of tokens after which it strikes. The names are those of
@@ -34,28 +35,42 @@ class Script(Frozen):
     rate: Annotated[float, Field(ge=0)] = Field(0, description="Tokens a second. 0: as fast as possible.")
     prefill: Annotated[int, Field(ge=0)] = Field(1, description="Prefill steps, an event each.")
     prefill_ms: Annotated[float, Field(ge=0)] = Field(0, description="Length of a prefill step in milliseconds.")
-    fault: str | None = Field(None, description="How the request goes wrong, and where.")
+    fault: str | None = Field(None, description="The fault of a request, and where it strikes.")
     fault_spawns: int | None = Field(None, description="Faults strike only in the first N processes (needs spawn_log).")
-    spawn_log: str | None = Field(None, description="File that each process adds a line with its process id to.")
-    load_fault: str | None = Field(None, description="How loading goes wrong.")
+    spawn_log: str | None = Field(None, description="File to which each process adds a line with its process id.")
+    load_fault: str | None = Field(None, description="The fault of loading.")
     load_steps: Annotated[int, Field(ge=0)] = Field(0, description="Loading makes this many visible steps.")
     load_ms: Annotated[float, Field(ge=0)] = Field(0, description="Length of a load step in milliseconds.")
-    close_fault: str | None = Field(None, description="How closing goes wrong.")
+    close_fault: str | None = Field(None, description="The fault of closing.")
     ignore_term: bool = Field(False, description="Ignore SIGTERM.")
     children: Annotated[int, Field(ge=0)] = Field(0, description="Start this many sleeping child processes.")
     escaped_children: Annotated[int, Field(ge=0)] = Field(0, description="The same, in process groups of their own.")
     memory_mib: Annotated[int, Field(ge=0)] = Field(0, description="Touch this much memory while loading.")
-    protocol: int = Field(1, description="The protocol version that the status claims.")
+    protocol: int = Field(1, description="The protocol version that the status states.")
     parallel: Annotated[int, Field(ge=1)] = Field(4, description="Requests served at once, unless the daemon says.")
     dimensions: Annotated[int, Field(ge=1)] = Field(16, description="Length of embedding vectors.")
-    lie: Literal["", "cache", "batch", "repeat", "seed", "schema", "stop", "cancel"] = Field(
-        "", description="The promise that its answers break."
+    wrong_answers: Literal["", "cache", "batch", "repeat", "seed", "schema", "stop", "cancel"] = Field(
+        "", description="The promise that its answers break.", validation_alias=AliasChoices("wrong_answers", "lie")
     )
     cache: bool = Field(True, description="Count the longest common prefix with earlier prompts as cached.")
 
 
+class FakeSettings(BaseModel):
+    """`[plugins.fake]`: the fake models that a daemon has without any file, and the course of a pull."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: dict[str, Script] = Field({}, description="Fake models that are installed from the start.")
+    weights: int = Field(10 * 1024 * 1024, description="Bytes that each model needs.")
+    capabilities: tuple[Capability, ...] = Field(ALL_CAPABILITIES, description="Capabilities of the models.")
+    context_length: int = Field(4096, description="Their context length in tokens.")
+    pull_steps: int = Field(4, description="Steps in which a pull reports progress.")
+    pull_ms: float = Field(0, description="Length of a pull step in milliseconds.")
+    pull_fault: str | None = Field(None, description="The error of a pull: `upstream`, `not_found`, `storage`.")
+
+
 def directed(script: Script, text: str) -> tuple[Script, str]:
-    """The script with the text's control words laid over it, and the text without them.
+    """Return the script with the text's control words laid over it, and the text without them.
 
     Raises InvalidRequest for a control word that is not in `Script`: a mistyped fault must not look like success.
     """

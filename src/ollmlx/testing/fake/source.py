@@ -1,4 +1,4 @@
-"""The source of fake models: what a pull downloads is made up here, in steps that can be slow or fail."""
+"""The source of fake models: it makes up the files that a pull downloads, in steps that can be slow or fail."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ollmlx import ModelName
 from ollmlx.errors import from_kind
-from ollmlx.testing.fake.settings import FakeSettings
+from ollmlx.testing.fake.script import FakeSettings
 from ollmlx.types import PullProgress
 
 WEIGHTS = "weights.bin"
@@ -31,7 +31,7 @@ class FakeSource:
         return "fake"
 
     async def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
-        """Append to what an earlier, interrupted fetch left."""
+        """Append to the file of an earlier, interrupted fetch."""
         weights = into / WEIGHTS
         total = self._settings.pull_steps * STEP_BYTES
         have = weights.stat().st_size if weights.exists() else 0

@@ -8,21 +8,38 @@ import shutil
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from ollmlx import Importer, ModelName, Source, closing
 from ollmlx.errors import Conflict, NotFound, StorageError, Unsupported
-from ollmlx.testing.fake.script import Script
-from ollmlx.testing.fake.settings import FakeSettings
+from ollmlx.testing.fake.script import ALL_CAPABILITIES, FakeSettings, Script
 from ollmlx.types import CreateRequest, InstalledModel, ModelDetails, PullProgress
 
 MANIFEST = "model.json"
 STAGING = ".staging-"
 
 
+def fake_model(name: str = "parrot", **fields: Any) -> InstalledModel:
+    """Return an installed fake model with no file behind it; `fields` replace the InstalledModel's own."""
+    return InstalledModel.model_validate(
+        {
+            "name": ModelName.parse(name),
+            "store": "fake",
+            "format": "fake",
+            "path": Path("/nonexistent"),
+            "digest": "0" * 64,
+            "size": 10 * 1024 * 1024,
+            "modified_at": datetime(2025, 1, 1, tzinfo=UTC),
+            "capabilities": ALL_CAPABILITIES,
+            **fields,
+        }
+    )
+
+
 class FakeStore:
-    """A complete store in small: staged pulls, a manifest a model, nothing half-done is listed."""
+    """A small but complete store: staged pulls, a manifest for each model, unfinished models are not listed."""
 
     name = "fake"
 
@@ -40,7 +57,7 @@ class FakeStore:
     async def resolve(self, name: ModelName) -> InstalledModel | None:
         if name in self._declared:
             return self._declared[name]
-        folder = self._place(name)
+        folder = self._model_folder(name)
         return _read(folder) if (folder / MANIFEST).exists() else None
 
     async def pull(
@@ -49,27 +66,27 @@ class FakeStore:
         if name in self._declared:
             raise Conflict(f"{name.short} is declared in the settings and cannot be pulled")
         async with self._pulling.setdefault(name.key, asyncio.Lock()):
-            staging = self._folder / f"{STAGING}{name.folder}"
-            staging.mkdir(parents=True, exist_ok=True)
+            staging = self._staging_folder(name)
             yield PullProgress(status="pulling manifest")
             async with closing(source.fetch(name, staging, insecure=insecure)) as steps:
                 async for step in steps:
                     yield step
             yield PullProgress(status="writing manifest")
-            told = source.provides(name) or source.name
-            self._settle(staging, self._model(name, Script(), staging).model_copy(update={"source": told}))
+            origin = source.provides(name) or source.name
+            self._install(staging, self._model(name, Script(), staging).model_copy(update={"source": origin}))
         yield PullProgress(status="success")
 
     async def delete(self, name: ModelName) -> None:
         if name in self._declared:
             raise Conflict(f"{name.short} is declared in the settings and cannot be deleted")
-        folder = self._place(name)
+        folder = self._model_folder(name)
         if not folder.exists():
             raise NotFound(f"model '{name.short}' not found", code="MDL002")
         shutil.rmtree(folder)
 
     async def copy(self, model: InstalledModel, target: ModelName) -> None:
-        self._install(model.model_copy(update={"name": target, "modified_at": datetime.now(UTC)}))
+        copied = model.model_copy(update={"name": target, "modified_at": datetime.now(UTC)})
+        self._install(self._staging_folder(target), copied)
 
     async def create(self, request: CreateRequest, importer: Importer | None) -> AsyncIterator[PullProgress]:
         if request.base is None or request.base.format != "fake":
@@ -82,13 +99,18 @@ class FakeStore:
             "digest": digest,
             "modified_at": datetime.now(UTC),
         }
-        self._install(request.base.model_copy(update=update))
+        self._install(self._staging_folder(request.name), request.base.model_copy(update=update))
         yield PullProgress(status="success")
 
-    def _place(self, name: ModelName) -> Path:
-        """The model's folder, in the letter case it has; names that differ only in case are one model."""
+    def _model_folder(self, name: ModelName) -> Path:
+        """Return the model's folder in the letter case it has; names that differ only in case are one model."""
         folders = self._folder.iterdir() if self._folder.is_dir() else ()
         return next((folder for folder in folders if folder.name.lower() == name.key), self._folder / name.folder)
+
+    def _staging_folder(self, name: ModelName) -> Path:
+        staging = self._folder / f"{STAGING}{name.folder}"
+        staging.mkdir(parents=True, exist_ok=True)
+        return staging
 
     def _model(self, name: ModelName, script: Script, path: Path) -> InstalledModel:
         options = script.model_dump(exclude_unset=True)
@@ -112,15 +134,11 @@ class FakeStore:
             source="fake",
         )
 
-    def _install(self, model: InstalledModel) -> None:
-        staging = self._folder / f"{STAGING}{model.name.folder}"
-        staging.mkdir(parents=True, exist_ok=True)
-        self._settle(staging, model)
-
-    def _settle(self, staging: Path, model: InstalledModel) -> None:
-        folder = self._place(model.name)
-        placed = model.model_copy(update={"path": folder})
-        (staging / MANIFEST).write_text(placed.model_dump_json(), encoding="utf-8")
+    def _install(self, staging: Path, model: InstalledModel) -> None:
+        """Write the manifest, and rename the complete folder to its final name."""
+        folder = self._model_folder(model.name)
+        installed = model.model_copy(update={"path": folder})
+        (staging / MANIFEST).write_text(installed.model_dump_json(), encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         staging.rename(folder)
@@ -132,7 +150,7 @@ def _complete(folder: Path) -> InstalledModel | None:
     try:
         return _read(folder)
     except StorageError:
-        return None  # not listed; resolving it says why
+        return None  # Not listed. Resolving the name gives the reason.
 
 
 def _read(folder: Path) -> InstalledModel:

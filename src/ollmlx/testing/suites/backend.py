@@ -1,4 +1,4 @@
-"""What every backend must do, the cheap half: what the daemon asks it before a process is started."""
+"""The suite of backends: the calls that the daemon makes before a process starts, and the suite of their engines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAVY = ("mlx", "mlx_lm", "torch", "transformers", "numpy", "llama_cpp", "xllama
 
 
 class BackendSuite(EngineSuite):
-    """Subclass it, and say which backend and which model; the engine's tests run with the command it gives.
+    """Tests a backend, and its engine with the command that it returns. Subclass it, and make a backend and a model.
 
     class TestMyBackend(BackendSuite):
         def make_backend(self):
@@ -28,7 +28,7 @@ class BackendSuite(EngineSuite):
     """
 
     def make_backend(self) -> Backend:
-        """The backend under test."""
+        """Return the backend under test."""
         raise NotImplementedError
 
     @pytest.fixture

@@ -1,4 +1,4 @@
-"""What every check of the doctor must do."""
+"""The suite of the doctor's checks."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from typing import Any
 import pytest
 
 from ollmlx import Check, Severity
-from ollmlx.testing.suites.suite import Suite
+from ollmlx.testing.suites import Suite
 
 CODE = re.compile(r"[A-Z]{3}[0-9]{3}")
 
 
 class CheckSuite(Suite):
-    """Subclass it; say which check, where its runbooks are, a world in which all is well, and one for each finding.
+    """Tests a check. Subclass it; return the check, its runbooks, and the contexts in which it finds nothing or a code.
 
     class TestMyCheck(CheckSuite):
         def make_check(self):
             return MyCheck()
 
         def healthy(self):
-            return World(...)
+            return CheckContext(...)
 
         def sick(self):
-            return {"XYZ001": World(...)}
+            return {"XYZ001": CheckContext(...)}
     """
 
     def make_check(self) -> Check:
-        """The check under test."""
+        """Return the check under test."""
         raise NotImplementedError
 
     def make_sick_check(self, code: str) -> Check:
-        """The check that finds this code in its world, when what it looks at is its own and not the world's."""
+        """Return a check that finds this code in its context, for checks that look at things outside the context."""
         return self.make_check()
 
     def runbooks(self) -> Traversable | None:
-        """The folder with a page `CODE.md` for each code; None when ollmlx ships them."""
+        """Return the folder with a page `CODE.md` for each code; None when ollmlx ships them."""
         return None
 
     def healthy(self) -> Any:
-        """A world in which it finds nothing wrong."""
+        """Return a context in which it finds nothing wrong."""
         raise NotImplementedError
 
     def sick(self) -> Mapping[str, Any]:
-        """For each code, a world in which it finds that."""
+        """Return, for each code, a context in which the check finds it."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -66,10 +66,10 @@ class CheckSuite(Suite):
         assert wrong == []
 
     async def test_every_code_is_found_in_its_world(self, check: Check) -> None:
-        worlds = self.sick()
-        assert set(worlds) == set(check.codes), "a code without a world that provokes it"
-        for code, world in worlds.items():
-            findings = [finding for finding in await self.make_sick_check(code).run(world) if finding.code == code]
+        contexts = self.sick()
+        assert set(contexts) == set(check.codes), "each code needs a context in which it is found"
+        for code, context in contexts.items():
+            findings = [finding for finding in await self.make_sick_check(code).run(context) if finding.code == code]
             assert findings, f"{code} was not found"
             for finding in findings:
                 assert finding.title
@@ -77,14 +77,14 @@ class CheckSuite(Suite):
                 assert all(command == command.strip() for command in finding.commands)
 
     async def test_it_reports_no_code_that_it_did_not_declare(self, check: Check) -> None:
-        looks = [(check, self.healthy()), *((self.make_sick_check(code), world) for code, world in self.sick().items())]
-        for each, world in looks:
-            assert {finding.code for finding in await each.run(world)} <= set(check.codes)
+        sick = ((self.make_sick_check(code), context) for code, context in self.sick().items())
+        for each, context in [(check, self.healthy()), *sick]:
+            assert {finding.code for finding in await each.run(context)} <= set(check.codes)
 
     async def test_looking_twice_finds_the_same(self) -> None:
-        for code, world in self.sick().items():
+        for code, context in self.sick().items():
             check = self.make_sick_check(code)
-            assert list(await check.run(world)) == list(await check.run(world))
+            assert list(await check.run(context)) == list(await check.run(context))
 
     def test_every_code_has_its_page(self, check: Check) -> None:
         pages = self.runbooks()

@@ -1,4 +1,4 @@
-"""What every engine must do, over the Runner Protocol, in its own process."""
+"""The suite of engines: each runs in its own process, over the Runner Protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ollmlx import Backend, LaunchOptions
 from ollmlx.errors import ContextExceeded, InvalidRequest, OllmlxError, StorageError, Unsupported
 from ollmlx.protocol import Detokenized, ExitCode, TokenizeRequest, Tokens, decode_event
 from ollmlx.testing.child import RunnerProcess
-from ollmlx.testing.suites.suite import Suite
+from ollmlx.testing.suites import Suite
 from ollmlx.testing.waiting import HANG_GUARD, eventually
 from ollmlx.types import (
     Done,
@@ -42,12 +42,15 @@ SCHEMA: dict[str, Any] = {
 
 
 def text_of(events: list[Event]) -> str:
-    """What a client would show: answer and thinking."""
+    """Return the text that a client would show: thinking and answer."""
     return "".join(event.text for event in events if isinstance(event, Text | Thinking))
 
 
 class EngineSuite(Suite):
-    """Runs one process for the whole class. `make_model` says which model; the flags say what the engine cannot do."""
+    """Runs one process for the whole class. The flags turn off the tests of features that the engine lacks.
+
+    `cancel_within`: seconds in which a cancelled request must free its slot; raise it for an engine with long steps.
+    """
 
     context_length: ClassVar[int] = 512
     structured: ClassVar[bool] = True
@@ -56,15 +59,15 @@ class EngineSuite(Suite):
     cancel_within: ClassVar[float] = HANG_GUARD
 
     def make_backend(self) -> Backend:
-        """The backend under test."""
+        """Return the backend under test."""
         raise NotImplementedError
 
     def make_model(self, folder: Path) -> InstalledModel:
-        """An installed model, small; `folder` is empty and may hold its files."""
+        """Return a small installed model; `folder` is empty and may hold its files."""
         raise NotImplementedError
 
     def make_bad_model(self, model: InstalledModel, folder: Path) -> InstalledModel:
-        """The same, impossible to load. Default: its path does not exist."""
+        """Return the same model, impossible to load. Default: its path does not exist."""
         return model.model_copy(update={"path": folder / "no-such-model"})
 
     @pytest.fixture(scope="class")
@@ -87,7 +90,7 @@ class EngineSuite(Suite):
             yield started
 
     def make_launch(self) -> LaunchOptions:
-        """Return what the runner is asked to be. A backend for clusters adds its hosts."""
+        """Return the launch options of the runner. A backend for clusters adds its hosts."""
         return LaunchOptions(context_length=self.context_length)
 
     def _process(self, model: InstalledModel) -> RunnerProcess:
@@ -152,7 +155,8 @@ class EngineSuite(Suite):
         events = await _ask(runner, options=GREEDY, top_logprobs=3)
         tokens = [entry for event in events if isinstance(event, Text | Thinking) for entry in event.logprobs]
         assert isinstance(events[-1], Done)
-        assert events[-1].generated_tokens - 1 <= len(tokens) <= events[-1].generated_tokens  # the end may be a token
+        # The last token may be the end itself, which has no text.
+        assert events[-1].generated_tokens - 1 <= len(tokens) <= events[-1].generated_tokens
         assert all(entry.logprob <= 0 and len(entry.top) == 3 for entry in tokens)
         assert all([x.logprob for x in t.top] == sorted((x.logprob for x in t.top), reverse=True) for t in tokens)
 
@@ -238,7 +242,7 @@ class EngineSuite(Suite):
         assert fox != pytest.approx(hen, abs=1e-5)
         assert [sum(x * x for x in vector) for vector in result.embeddings] == pytest.approx([1.0] * 3, abs=1e-3)
         assert result.prompt_tokens > 0
-        assert (await runner.status()).progress > before, "vectors are progress: without any, it seems to hang"
+        assert (await runner.status()).progress > before, "vectors must count as progress"
 
     async def test_trimming_caches_changes_no_answer(self, runner: RunnerProcess) -> None:
         before = text_of(await _ask(runner, options=GREEDY))
@@ -251,7 +255,7 @@ class EngineSuite(Suite):
         try:
             process = self._process(self.make_bad_model(model, tmp_path))
         except (StorageError, InvalidRequest):
-            return  # the backend found out by itself, before any process
+            return  # the backend itself refused the model, before any process
         async with process as runner:
             assert await runner.exit_code() == ExitCode.BAD_MODEL, runner.error_text
             assert runner.error_text.strip().splitlines()[-1].startswith("bad model: ")
@@ -285,6 +289,6 @@ async def _ask(runner: RunnerProcess, text: str = PROMPT, **fields: Any) -> list
 
 
 def _raise_failure(events: list[Event]) -> None:
-    """A refusal may come as the stream's last event, when it was found late."""
+    """Raise the error of a refusal that came as the last event of a stream."""
     if isinstance(events[-1], Failed):
         raise ContextExceeded(events[-1].message) if events[-1].kind == "context_exceeded" else OllmlxError(str(events))

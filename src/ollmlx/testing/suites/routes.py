@@ -1,4 +1,4 @@
-"""What every route family must do with whatever a client sends."""
+"""The suite of route families: no request of a client may be the server's fault."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from ollmlx.storekit.blobs import Blobs
-from ollmlx.testing.suites.suite import Suite
+from ollmlx.testing.suites import Suite
 
 if TYPE_CHECKING:
     from quart import Blueprint, Quart
@@ -42,7 +42,7 @@ PLAUSIBLE: dict[str, Any] = {
 
 
 class RoutesSuite(Suite):
-    """Subclass it and hand over what `register_routes` registers.
+    """Tests a route family. Subclass it and return the function that `register_routes` registers.
 
     class TestMyRoutes(RoutesSuite):
         def make_routes(self):
@@ -50,10 +50,10 @@ class RoutesSuite(Suite):
     """
 
     body: ClassVar[dict[str, Any]] = {}
-    """Fields that the family's requests need beside the usual ones."""
+    """Fields that the family's requests need besides those of PLAUSIBLE."""
 
     def make_routes(self) -> Callable[[Service], Blueprint]:
-        """The function that makes the family's Blueprint over a service."""
+        """Return the function that makes the family's Blueprint over a service."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -78,9 +78,9 @@ class RoutesSuite(Suite):
         for method, path in _requests(web):
             for name, data in MALFORMED.items():
                 answer = await client.open(path, method=method, data=data, headers={"Content-Type": "application/json"})
-                told = await answer.get_data()
-                assert answer.status_code < 500, f"{method} {path} with {name}: {told!r}"
-                assert b"Traceback" not in told
+                text = await answer.get_data()
+                assert answer.status_code < 500, f"{method} {path} with {name}: {text!r}"
+                assert b"Traceback" not in text
 
     async def test_any_content_type_is_read_as_the_same(self, web: Quart) -> None:
         client: Any = web.test_client()
@@ -105,9 +105,9 @@ class RoutesSuite(Suite):
         client: Any = web.test_client()
         for method, path in _requests(web):
             answer = await client.open(path, method=method, json={**PLAUSIBLE, **self.body})
-            told = await answer.get_data()
-            assert b"Traceback" not in told
-            assert b"secret.py" not in told, f"{method} {path}: {told!r}"
+            text = await answer.get_data()
+            assert b"Traceback" not in text
+            assert b"secret.py" not in text, f"{method} {path}: {text!r}"
             assert service.open_streams == 0
 
     async def test_a_host_that_is_not_ours_is_refused(self, web: Quart) -> None:
@@ -130,7 +130,7 @@ class RoutesSuite(Suite):
 
 
 def _requests(web: Quart) -> list[tuple[str, str]]:
-    """Every method and path of the application; parameters in a path become `x`."""
+    """Return every method and path of the application; parameters in a path become `x`."""
     return sorted(
         (method, re.sub(r"<[^>]*>", "x", rule.rule))
         for rule in web.url_map.iter_rules()

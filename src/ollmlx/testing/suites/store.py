@@ -1,4 +1,4 @@
-"""What every store must do with the models it owns."""
+"""The suite of stores."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import pytest
 
 from ollmlx import ModelName, Source, Store, closing
 from ollmlx.errors import NotFound, OllmlxError, StorageError, UpstreamError
-from ollmlx.testing.suites.suite import Suite
+from ollmlx.testing.suites import Suite
 from ollmlx.types import CreateRequest, InstalledModel, ModelDefaults, Options, PullProgress
 
 
 async def steps_of(stream: AsyncIterator[PullProgress]) -> list[PullProgress]:
-    """All progress of a pull or create."""
+    """Return all progress of a pull or create."""
     return [step async for step in stream]
 
 
-class CutOff:
-    """A source that fails, by default because its line is cut after the first step."""
+class InterruptedSource:
+    """A source that fails, by default with a lost connection after the first step."""
 
     def __init__(self, source: Source, error: OllmlxError | None = None, after: int = 1) -> None:
         self.name, self.store = source.name, source.store
         self._source = source
-        self._error = error or UpstreamError("the line was cut")
+        self._error = error or UpstreamError("the connection was lost")
         self._after = after
 
     def provides(self, name: ModelName) -> str | None:
@@ -48,7 +48,7 @@ class CutOff:
 
 
 class StoreSuite(Suite):
-    """Subclass it; say how to make a store in an empty folder and how to put a model there.
+    """Tests a store. Subclass it; make a store over an empty folder, and install a model there.
 
     class TestMyStore(StoreSuite):
         def make_store(self, folder):
@@ -62,26 +62,26 @@ class StoreSuite(Suite):
     """A name that the source of `make_source` provides."""
 
     def make_store(self, folder: Path) -> Store:
-        """The store under test, over an empty folder. Called again for the same folder: a second daemon."""
+        """Return the store under test over a folder. A second call for the same folder is a second daemon."""
         raise NotImplementedError
 
     async def install(self, store: Store, name: ModelName, folder: Path) -> None:
-        """Put a small, complete model of that name into the store, as a pull or a person would have."""
+        """Put a small, complete model of that name into the store, as a pull or a person would."""
         raise NotImplementedError
 
     def make_source(self) -> Source | None:
-        """A source, without a network, that feeds this store; None when nothing can be pulled into it."""
+        """Return a source for this store that needs no network; None when nothing can be pulled into it."""
         return None
 
     def damage(self, model: InstalledModel) -> bool:
-        """Break the installed model's files. False when the store cannot notice."""
+        """Damage the installed model's files. Return False when the store cannot notice damage."""
         return False
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
-        place = tmp_path / "models"
-        place.mkdir()
-        return place
+        folder = tmp_path / "models"
+        folder.mkdir()
+        return folder
 
     @pytest.fixture
     def store(self, folder: Path) -> Store:
@@ -203,8 +203,8 @@ class StoreSuite(Suite):
 
     async def test_an_interrupted_pull_is_not_listed_and_can_go_on(self, store: Store, source: Source) -> None:
         name = ModelName.parse(self.pulled)
-        with pytest.raises(UpstreamError, match="cut"):
-            await steps_of(store.pull(name, CutOff(source), None))
+        with pytest.raises(UpstreamError, match="lost"):
+            await steps_of(store.pull(name, InterruptedSource(source), None))
         assert list(await store.list()) == []
         assert await store.resolve(name) is None
         await steps_of(store.pull(name, source, None))
@@ -237,6 +237,10 @@ class StoreSuite(Suite):
     async def test_what_no_source_has_fails_with_a_reason(self, store: Store, source: Source) -> None:
         with pytest.raises(OllmlxError, match="does not exist"):
             await steps_of(
-                store.pull(ModelName.parse(self.pulled), CutOff(source, NotFound("it does not exist"), after=0), None)
+                store.pull(
+                    ModelName.parse(self.pulled),
+                    InterruptedSource(source, NotFound("it does not exist"), after=0),
+                    None,
+                )
             )
         assert list(await store.list()) == []

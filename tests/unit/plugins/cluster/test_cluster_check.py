@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ollmlx import Check, Severity
-from ollmlx.testing.models import fake_model
+from ollmlx.testing import fake_model
 from ollmlx.types import InstalledModel
 from ollmlx_cluster import check as ssh_module
 from ollmlx_cluster.check import NO_MODEL, UNLIKE, UNUSABLE, ClusterCheck, DeclaredCluster, over_ssh

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ollmlx.protocol import RunnerConfig
-from ollmlx.testing.requests import ask, config_for, together, told
+from ollmlx.testing.requests import ask, collect, config_for, together
 from ollmlx.types import ModelDefaults
 from ollmlx_mlx.engine.engine import MlxEngine
 
@@ -33,9 +33,9 @@ async def test_the_text_is_the_same_with_a_draft_model(architecture: Path, optio
         await engine.load(with_draft(architecture, draft))
         request = ask("one two three", options=options)
         before = engine.status().progress
-        alone = await told(engine, request)
+        alone = await collect(engine, request)
         steps.append(engine.status().progress - before)
-        again = await told(engine, request)
+        again = await collect(engine, request)
         pair = await together(engine, [request, ask("other", options=options)])
         texts.append([one.done.context for one in (alone, again, *pair)])
         await engine.close()

@@ -9,7 +9,7 @@ import pytest
 
 from ollmlx.errors import ContextExceeded, InvalidRequest
 from ollmlx.testing import eventually
-from ollmlx.testing.requests import ask, running, told
+from ollmlx.testing.requests import ask, collect, running
 from ollmlx.types import EmbedRequest
 from ollmlx_mlx.engine.batching.prefill import ChunkClock
 from ollmlx_mlx.engine.engine import MlxEngine
@@ -65,5 +65,5 @@ async def test_vectors_that_nobody_waits_for_are_not_computed(
         await eventually(lambda: engine.status().progress > before + 1)
         leaving.cancel()
         await asyncio.wait([leaving])
-        assert (await told(engine, ask("hello"))).done.generated_tokens > 0
+        assert (await collect(engine, ask("hello"))).done.generated_tokens > 0
         assert engine.status().progress - before < 150

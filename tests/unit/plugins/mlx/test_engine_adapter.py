@@ -10,7 +10,7 @@ import mlx.core as mx
 import pytest
 
 from ollmlx.protocol import RunnerConfig
-from ollmlx.testing.requests import ask, config_for, together, told
+from ollmlx.testing.requests import ask, collect, config_for, together
 from ollmlx.types import ModelDefaults
 from ollmlx_mlx.engine.engine import MlxEngine
 
@@ -52,7 +52,7 @@ async def test_only_an_adapter_that_says_something_changes_the_text(
         engine = MlxEngine()
         adapter = None if scale is None else write_lora(tmp_path / name, scale)
         await engine.load(with_adapter(architecture, adapter, weights))
-        alone = [(await told(engine, request)).done.context for request in requests]
+        alone = [(await collect(engine, request)).done.context for request in requests]
         batch = [one.done.context for one in await together(engine, requests)]
         assert batch == alone
         assert (f"adapter {name}" in engine.status().notes) == (adapter is not None)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.unit.plugins.mlx.architectures import ARCHITECTURES, random_model
 
-from ollmlx.testing.requests import ask, cancel_when, running, together, told
+from ollmlx.testing.requests import ask, cancel_when, collect, running, together
 from ollmlx.testing.waiting import eventually
 from ollmlx.types import Prefill, Text
 from ollmlx_mlx.engine.engine import MlxEngine
@@ -36,7 +36,7 @@ def saved(tmp_path: Path) -> CacheDir:
 async def lived(folder: Path, saved: CacheDir) -> tuple[int, ...]:
     """A first life that leaves one saved cache behind; the ids of its conversation."""
     async with running(MlxEngine(), folder, **saved) as engine:
-        context = (await told(engine, ask(LONG))).done.context
+        context = (await collect(engine, ask(LONG))).done.context
     assert len(_files(saved)) == 1
     return context
 
@@ -65,7 +65,7 @@ async def test_a_damaged_saved_cache_is_ignored_with_a_warning(
     (file,) = _files(saved)
     damage(file)
     async with running(MlxEngine(), llama, **saved) as engine:
-        again = await told(engine, ask(LONG))
+        again = await collect(engine, ask(LONG))
         assert any(f"{file.name} ignored" in note for note in engine.status().notes)
     assert f"saved prompt cache {file.name} ignored" in caplog.text
     assert again.done.cached_tokens == 0
@@ -83,7 +83,7 @@ async def test_a_saved_cache_of_another_model_is_ignored_with_a_warning(
     (file,) = _files(own)
     shutil.copyfile(foreign, file)
     async with running(MlxEngine(), other, **own) as engine:
-        again = await told(engine, ask(LONG))
+        again = await collect(engine, ask(LONG))
     assert "it belongs to another model" in caplog.text
     assert again.done.cached_tokens == 0
     assert again.done.context == expected
@@ -96,7 +96,7 @@ async def test_saved_caches_are_private_and_within_their_bound(llama: Path, save
     assert file.parent.stat().st_mode & 0o077 == 0
     bound = {**saved, "cache_dir_bytes": file.stat().st_size + 100}
     async with running(MlxEngine(), llama, **bound) as engine:
-        await told(engine, ask("another " * 100))
+        await collect(engine, ask("another " * 100))
     (newer,) = _files(saved)
     assert newer != file
 
@@ -105,15 +105,15 @@ async def test_what_a_cancelled_request_computed_is_kept(llama: Path) -> None:
     async with running(MlxEngine(), llama) as engine:
         await cancel_when(engine, ask(LONG, options={"num_predict": 200}), Text)
         await eventually(lambda: engine.status().active == 0)
-        assert (await told(engine, ask(LONG))).done.cached_tokens > 100
+        assert (await collect(engine, ask(LONG))).done.cached_tokens > 100
 
 
 async def test_leaving_the_queue_frees_the_place_in_it(llama: Path) -> None:
     endless = ask("go", options={"num_predict": 1500, "repeat_penalty": 1.5, "logit_bias": {2: -100.0}})
     async with running(MlxEngine(), llama, parallel=1) as engine:
-        busy = asyncio.create_task(told(engine, endless))
+        busy = asyncio.create_task(collect(engine, endless))
         await eventually(lambda: engine.status().active == 1)
-        waiting = asyncio.create_task(told(engine, ask("me too")))
+        waiting = asyncio.create_task(collect(engine, ask("me too")))
         await eventually(lambda: engine.status().queued == 1)
         waiting.cancel()
         await asyncio.wait([waiting])
@@ -126,7 +126,7 @@ async def test_leaving_the_queue_frees_the_place_in_it(llama: Path) -> None:
 async def test_siblings_that_arrive_together_compute_their_common_beginning_once(llama: Path) -> None:
     questions = [ask(f"{LONG} number {index}") for index in range(4)]
     async with running(MlxEngine(), llama, prompt_cache_bytes=0, parallel=4) as engine:
-        alone = [(await told(engine, question)).done for question in questions]
+        alone = [(await collect(engine, question)).done for question in questions]
         batch = [one.done for one in await together(engine, questions)]
     assert [done.context for done in batch] == [done.context for done in alone]
     assert sorted(done.cached_tokens > 100 for done in batch) == [False, True, True, True]
@@ -135,7 +135,7 @@ async def test_siblings_that_arrive_together_compute_their_common_beginning_once
 async def test_short_prompts_that_arrive_together_are_computed_together(llama: Path) -> None:
     questions = [ask("ab " * (3 + index), options={"num_predict": 1}) for index in range(6)]
     async with running(MlxEngine(), llama, prompt_cache_bytes=0, parallel=6) as engine:
-        alone = [(await told(engine, question)).done.context for question in questions]
+        alone = [(await collect(engine, question)).done.context for question in questions]
         before = engine.status().progress
         batch = [one.done.context for one in await together(engine, questions)]
         assert batch == alone
@@ -150,16 +150,16 @@ async def test_a_quantised_cache_takes_less_memory_and_serves_the_next_turn_and_
     for cache in ("auto", kind):
         more = {"engine_options": {"kv_cache_type": cache}, **saved}
         async with running(MlxEngine(), llama, **more) as engine:
-            first = await told(engine, ask(LONG))
+            first = await collect(engine, ask(LONG))
             held[cache] = await eventually(lambda: engine.status().prompt_cache_bytes)
             turn = ask(LONG, first.text, "and then?")
-            second = await told(engine, turn)
+            second = await collect(engine, turn)
             assert second.done.cached_tokens > 100
             alone = engine.status().parallel == 1
             assert alone == (cache != "auto")
             assert alone == any("one by one" in note for note in engine.status().notes)
         async with running(MlxEngine(), llama, **more) as engine:
-            revived = await told(engine, turn)
+            revived = await collect(engine, turn)
             assert revived.done.cached_tokens > 100
             assert revived.done.context == second.done.context
     assert held[kind] < (0.4 if kind == "q8_0" else 0.25) * held["auto"]
@@ -175,7 +175,7 @@ async def test_no_architecture_fails_because_its_cache_is_to_be_quantised(
         config["head_dim"] = 32
     folder = random_model(tmp_path / name, config, tiny_vocabulary)
     async with running(MlxEngine(), folder, engine_options={"kv_cache_type": "q8_0"}) as engine:
-        assert (await told(engine, ask(LONG))).done.generated_tokens > 0
+        assert (await collect(engine, ask(LONG))).done.generated_tokens > 0
         assert engine.status().error is None
         notes = [note for note in engine.status().notes if "cannot be q8_0" in note]
         assert bool(notes) == (name in ("gpt_oss", "deepseek_v3", "mamba2"))
@@ -183,7 +183,7 @@ async def test_no_architecture_fails_because_its_cache_is_to_be_quantised(
 
 async def test_prefill_is_told_from_its_first_to_its_last_token(llama: Path) -> None:
     async with running(MlxEngine(), llama) as engine:
-        prefills = (await told(engine, ask(LONG))).prefills
+        prefills = (await collect(engine, ask(LONG))).prefills
     assert all(isinstance(event, Prefill) for event in prefills)
     assert [event.done for event in prefills] == sorted(event.done for event in prefills)
     assert all(0 <= event.done <= event.total for event in prefills)

@@ -14,7 +14,7 @@ from typing import Any
 from ollmlx.errors import OllmlxError
 from ollmlx.plugin.contracts import Engine
 from ollmlx.protocol import TokenizeRequest
-from ollmlx.testing.requests import ask, cancel_when, plain, running, together, told
+from ollmlx.testing.requests import ask, cancel_when, collect, plain, running, together
 from ollmlx.testing.waiting import eventually
 from ollmlx.types import EmbedRequest, GenerateRequest, Prefill, Text
 from ollmlx_mlx.engine.engine import MlxEngine
@@ -40,13 +40,13 @@ async def left(engine: Engine, request: GenerateRequest, kind: type) -> int:
 async def steps_of(engine: Engine, request: GenerateRequest) -> int:
     """Make a whole answer; returns the steps that it took."""
     before = engine.status().progress
-    await told(engine, request)
+    await collect(engine, request)
     return engine.status().progress - before
 
 
 async def refused(engine: Engine, request: Any) -> list[str]:
     try:
-        await told(engine, request)
+        await collect(engine, request)
     except OllmlxError as error:
         return [error.kind, error.message]
     return ["", ""]
@@ -55,23 +55,23 @@ async def refused(engine: Engine, request: Any) -> list[str]:
 async def batching(engine: Engine) -> dict[str, Any]:
     greedy = [ask(question) for question in QUESTIONS]
     seeded = [ask(q, options={"temperature": 0.9, "seed": i, "top_k": 20 * i}) for i, q in enumerate(QUESTIONS)]
-    alone = [(await told(engine, request)).text for request in (*greedy, *seeded)]
+    alone = [(await collect(engine, request)).text for request in (*greedy, *seeded)]
     batch = [one.text for one in await together(engine, [*greedy, *seeded])]
     return {"alone": alone, "batch": batch}
 
 
 async def shapes(engine: Engine) -> dict[str, Any]:
     counting = ask("Count from 1 to 10.", options={"num_predict": 40, "stop": ("4. 4",)})
-    stopped = await told(engine, counting)
-    emoji = await told(engine, plain("😀😃😄😁 Emoji: 😀😃😄", {"num_predict": 16}))
-    person = await told(engine, ask("A person as JSON.", options={"num_predict": 40}, format=PERSON))
-    cut = await told(engine, ask("A person as JSON.", options={"num_predict": 4}, format=PERSON))
-    logged = await told(engine, ask("Hi", options={"num_predict": 5}, top_logprobs=3))
-    biased = await told(engine, ask("Hi", options={"num_predict": 4, "logit_bias": {28: 100.0}}))
-    small = await told(engine, ask("Tell me more. " * 40, options={"num_ctx": 64, "num_predict": 8}))
-    shifted = await told(engine, plain("Once", {"num_ctx": 32, "num_predict": 60, "repeat_penalty": 1.3}))
-    raw = await told(engine, plain("The capital of France is", {"num_predict": 3}))
-    continued = await told(engine, plain(" And", {"num_predict": 3}, context=raw.done.context))
+    stopped = await collect(engine, counting)
+    emoji = await collect(engine, plain("😀😃😄😁 Emoji: 😀😃😄", {"num_predict": 16}))
+    person = await collect(engine, ask("A person as JSON.", options={"num_predict": 40}, format=PERSON))
+    cut = await collect(engine, ask("A person as JSON.", options={"num_predict": 4}, format=PERSON))
+    logged = await collect(engine, ask("Hi", options={"num_predict": 5}, top_logprobs=3))
+    biased = await collect(engine, ask("Hi", options={"num_predict": 4, "logit_bias": {28: 100.0}}))
+    small = await collect(engine, ask("Tell me more. " * 40, options={"num_ctx": 64, "num_predict": 8}))
+    shifted = await collect(engine, plain("Once", {"num_ctx": 32, "num_predict": 60, "repeat_penalty": 1.3}))
+    raw = await collect(engine, plain("The capital of France is", {"num_predict": 3}))
+    continued = await collect(engine, plain(" And", {"num_predict": 3}, context=raw.done.context))
     return {
         "stopped": [stopped.text, stopped.done.reason, stopped.done.stop],
         "emoji": emoji.pieces,
@@ -109,7 +109,7 @@ async def leaving(engine: Engine) -> dict[str, Any]:
             await steps_of(engine, ask("Not the cached beginning. " + LONG, options={"num_predict": 1})),
         ],
         "decode": [decode, await steps_of(engine, story)],
-        "after": (await told(engine, ask(QUESTIONS[0]))).text,
+        "after": (await collect(engine, ask(QUESTIONS[0]))).text,
     }
 
 
@@ -126,11 +126,11 @@ async def main(folder: Path, caches: Path, streams: int) -> None:
         vectors = (await engine.embed(EmbedRequest(inputs=("a cat", "a kitten", "tax law"), dimensions=64))).embeddings
         found["vectors"] = [list(vector) for vector in vectors]
         found["round trip"] = await engine.detokenize(await engine.tokenize(TokenizeRequest(text="Hello, wörld 😀")))
-        cold = await told(engine, ask(turn[0]))
-        found["next"] = (await told(engine, ask(*turn))).text
+        cold = await collect(engine, ask(turn[0]))
+        found["next"] = (await collect(engine, ask(*turn))).text
         found["cold prompt"] = cold.done.prompt_tokens
     async with running(MlxEngine(), folder, **saved) as engine:
-        revived = await told(engine, ask(*turn))
+        revived = await collect(engine, ask(*turn))
         found["revived"] = [revived.text, revived.done.cached_tokens]
     print(json.dumps(found))
 
