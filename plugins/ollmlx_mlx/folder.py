@@ -5,49 +5,21 @@ The daemon, the importer and the engine use it. Every read is bounded.
 
 from __future__ import annotations
 
-import json
 import math
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from ollmlx import SafetensorsTensor, read_safetensors_header
 from ollmlx.errors import StorageError
+from ollmlx.storekit import read_json
 
-MAX_JSON: Final = 16 << 20
 _CODE_KEYS: Final = {"config.json": ("model_file", "auto_map"), "tokenizer_config.json": ("auto_map",)}
 WEIGHTS: Final = "model*.safetensors"
 """The files that mlx-lm loads. It does not read the index file."""
 _GROUP: Final = 64
 _WHOLE_NUMBERS: Final = ("U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64", "BOOL")
-
-
-def read_json(folder: Path, name: str) -> dict[str, Any] | None:
-    """Return a JSON object of the folder, None when there is no such file. Raises StorageError when it is damaged."""
-    path = folder / name
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_JSON:
-            raise StorageError(f"{folder.name}/{name} is not a usable file", code="MDL003")
-        content = _parsed(path, found.st_size, found.st_mtime_ns)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StorageError(f"cannot read {folder.name}/{name}: {error.strerror}", code="MDL003") from error
-    except (ValueError, RecursionError) as error:
-        raise StorageError(f"{folder.name}/{name} is not valid JSON", code="MDL003") from error
-    if not isinstance(content, dict):
-        raise StorageError(f"{folder.name}/{name} is not a JSON object", code="MDL003")
-    return content
-
-
-@lru_cache(maxsize=256)
-def _parsed(path: Path, size: int, mtime_ns: int) -> Any:
-    """Return the content for one state of the file. The result is shared: callers must not change it."""
-    return json.loads(path.read_bytes())
 
 
 def remote_code(folder: Path) -> str | None:

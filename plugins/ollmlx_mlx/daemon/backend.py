@@ -16,11 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ollmlx import LaunchOptions, ModelName, Refusal, RunnerCommand, ThisMachine, find_budget
 from ollmlx.errors import OllmlxError, StorageError
+from ollmlx.storekit import read_json
 from ollmlx.types import InstalledModel, MemoryEstimate
 from ollmlx_mlx.daemon.estimate import ModelFacts, cache_shape, choose_form, estimate
 from ollmlx_mlx.daemon.known_models import MODEL_TYPE, KnownModels, installed_mlx_lm
 from ollmlx_mlx.daemon.machine import BlasAdvice, BlasChoice, BlasChooser, MlxMachine, StockBlas
-from ollmlx_mlx.folder import folder_state, read_json, remote_code, weight_sizes
+from ollmlx_mlx.folder import folder_state, remote_code, weight_sizes
 
 _log = logging.getLogger(__name__)
 

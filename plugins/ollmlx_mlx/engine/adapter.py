@@ -17,7 +17,7 @@ from mlx_lm.tuner.lora import LoRALinear
 from mlx_lm.utils import load_adapters
 
 from ollmlx.errors import StorageError
-from ollmlx_mlx.folder import read_json
+from ollmlx.storekit import read_json
 
 OWN: Final = "adapters.safetensors"
 PEFT: Final = "adapter_model.safetensors"

@@ -15,9 +15,10 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 
 from ollmlx.errors import InvalidRequest, OllmlxError, StorageError
+from ollmlx.storekit import read_json
 from ollmlx.types import PullProgress
 from ollmlx_mlx.engine.load import load_error
-from ollmlx_mlx.folder import read_json, remote_code, weight_sizes
+from ollmlx_mlx.folder import remote_code, weight_sizes
 from ollmlx_mlx.importer.disk import require_space, writing
 
 Report = Callable[[PullProgress], None]

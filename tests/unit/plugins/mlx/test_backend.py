@@ -159,7 +159,7 @@ def test_a_pipe_instead_of_a_configuration_is_not_waited_for(folder: MakeFolder)
     os.mkfifo(place / "config.json")
     refusal = backend().accepts(model(place))
     assert refusal is not None
-    assert "not a usable file" in refusal.reason
+    assert "not a regular file" in refusal.reason
 
 
 def test_without_mlx_the_install_command_is_named(folder: MakeFolder) -> None:
