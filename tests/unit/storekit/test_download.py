@@ -1,8 +1,7 @@
-"""One file over HTTP: resumed, bounded, checked; credentials stay with their host."""
+"""Downloads: resumed, bounded and checked; credentials are sent to one host only."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -13,8 +12,8 @@ import pytest
 from tests.servers.serving import Answer, Asked, Served, part
 
 from ollmlx.errors import Forbidden, NotFound, OllmlxError, Unauthorized, UpstreamError
-from ollmlx.storekit import Download, redirected, storage_error
-from ollmlx.storekit.download import PARTIAL
+from ollmlx.storekit import Download, fetch_file, redirected
+from ollmlx.storekit.download import MAX_REPORTS, PARTIAL
 
 DATA = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -22,11 +21,11 @@ ELSEWHERE = {"url": "https://hub.example/a", "location": "https://cdn.example/a"
 
 
 async def no_wait(seconds: float) -> None:
-    """Retries need no pause here."""
+    """A sleep that takes no time."""
 
 
 class Host:
-    """A server for one file, whose answers a test may replace, one for each request."""
+    """A server of one file. A test may replace its next answers."""
 
     def __init__(self) -> None:
         self.answers: list[Callable[[Asked], Answer]] = []
@@ -58,7 +57,7 @@ Fetch = Callable[..., Any]
 
 @pytest.fixture
 def fetch(host: Host, client: httpx2.AsyncClient, tmp_path: Path) -> Fetch:
-    """Downloads the host's file; returns the sizes that were reported."""
+    """Downloads the host's file, and returns the reported sizes."""
 
     async def run(**fields: Any) -> list[int]:
         options = {"size": len(DATA), "sha256": SHA256, "sleep": no_wait, **fields}
@@ -68,7 +67,7 @@ def fetch(host: Host, client: httpx2.AsyncClient, tmp_path: Path) -> Fetch:
     return run
 
 
-async def test_a_file_arrives_whole_and_its_growth_is_told(fetch: Fetch, tmp_path: Path) -> None:
+async def test_a_file_arrives_whole_and_its_progress_is_reported(fetch: Fetch, tmp_path: Path) -> None:
     sizes = await fetch()
     assert (tmp_path / "file").read_bytes() == DATA
     assert sizes == sorted(sizes)
@@ -81,27 +80,27 @@ async def test_a_file_of_unknown_size_arrives_too(fetch: Fetch, tmp_path: Path) 
     assert (tmp_path / "file").read_bytes() == DATA
 
 
-async def test_an_earlier_part_is_continued(host: Host, fetch: Fetch, tmp_path: Path) -> None:
+async def test_an_earlier_part_is_resumed(host: Host, fetch: Fetch, tmp_path: Path) -> None:
     (tmp_path / f"file{PARTIAL}").write_bytes(DATA[:1000])
     await fetch()
     assert host.ranges == ["bytes=1000-"]
     assert (tmp_path / "file").read_bytes() == DATA
 
 
-async def test_a_part_that_is_whole_already_asks_for_nothing(host: Host, fetch: Fetch, tmp_path: Path) -> None:
+async def test_a_complete_part_needs_no_request(host: Host, fetch: Fetch, tmp_path: Path) -> None:
     (tmp_path / f"file{PARTIAL}").write_bytes(DATA)
     await fetch()
     assert host.ranges == []
     assert (tmp_path / "file").read_bytes() == DATA
 
 
-async def test_a_part_that_is_too_long_is_thrown_away(host: Host, fetch: Fetch, tmp_path: Path) -> None:
+async def test_a_part_that_is_too_long_is_discarded(host: Host, fetch: Fetch, tmp_path: Path) -> None:
     (tmp_path / f"file{PARTIAL}").write_bytes(DATA + b"x")
     await fetch()
     assert host.ranges == [None]
 
 
-async def test_a_range_that_was_not_asked_for_is_not_believed(host: Host, fetch: Fetch, tmp_path: Path) -> None:
+async def test_a_range_that_was_not_requested_is_not_used(host: Host, fetch: Fetch, tmp_path: Path) -> None:
     (tmp_path / f"file{PARTIAL}").write_bytes(DATA[:1000])
     host.answers = [lambda asked: Answer(206, DATA[:10], {"Content-Range": f"bytes 0-9/{len(DATA)}"})]
     await fetch()
@@ -123,7 +122,7 @@ async def test_more_than_was_announced_is_refused(host: Host, fetch: Fetch, tmp_
     assert not (tmp_path / "file").exists()
 
 
-async def test_progress_between_failures_starts_the_count_again(host: Host, fetch: Fetch) -> None:
+async def test_progress_resets_the_count_of_failures(host: Host, fetch: Fetch) -> None:
     host.answers = [lambda asked: Answer(200, DATA, cut=5000)] + [
         lambda asked: Answer(**{**vars(part(DATA, asked, {})), "cut": 5000})
     ] * 6
@@ -131,7 +130,7 @@ async def test_progress_between_failures_starts_the_count_again(host: Host, fetc
     assert len(host.ranges) == 8
 
 
-async def test_a_host_that_only_fails_is_given_up(host: Host, fetch: Fetch) -> None:
+async def test_a_download_without_progress_fails_after_some_tries(host: Host, fetch: Fetch) -> None:
     host.answers = [lambda asked: Answer(503)] * 9
     with pytest.raises(UpstreamError, match="answered 503"):
         await fetch(attempts=3)
@@ -141,14 +140,14 @@ async def test_a_host_that_only_fails_is_given_up(host: Host, fetch: Fetch) -> N
 @pytest.mark.parametrize(
     ("status", "kind"), [(401, Unauthorized), (403, Forbidden), (404, NotFound), (410, UpstreamError)]
 )
-async def test_a_refusal_is_told_at_once(host: Host, fetch: Fetch, status: int, kind: type[OllmlxError]) -> None:
+async def test_a_refusal_is_not_tried_again(host: Host, fetch: Fetch, status: int, kind: type[OllmlxError]) -> None:
     host.answers = [lambda asked: Answer(status)]
     with pytest.raises(kind, match=f"answered {status}"):
         await fetch()
     assert len(host.ranges) == 1
 
 
-async def test_redirects_do_not_go_in_circles(host: Host, fetch: Fetch) -> None:
+async def test_redirects_are_limited(host: Host, fetch: Fetch) -> None:
     host.answers = [lambda asked: Answer(302, b"", {"Location": "/again"})] * 20
     with pytest.raises(UpstreamError, match="more than 10 redirects"):
         await fetch()
@@ -174,15 +173,21 @@ def test_another_host_is_refused_where_none_is_expected() -> None:
         redirected(headers={}, allowed=False, **ELSEWHERE)
 
 
-@pytest.mark.fault(27)
-@pytest.mark.finding("STO003", "STO004")
-@pytest.mark.parametrize(
-    ("number", "code", "word"),
-    [(errno.ENOSPC, "STO003", "full"), (errno.EACCES, "STO004", "denied"), (errno.EIO, "STO004", "error")],
-)
-def test_what_the_file_system_refuses_is_explained(number: int, code: str, word: str) -> None:
-    import os
+async def test_progress_is_reported_at_most_a_few_hundred_times(
+    host: Host, client: httpx2.AsyncClient, tmp_path: Path
+) -> None:
+    download = Download(client, f"{host.served.url}/file", tmp_path / "file", size=len(DATA), sha256=SHA256)
+    steps = [step async for step in fetch_file(download, f"sha256:{SHA256}", len(DATA), "org/name")]
+    assert (steps[0].completed, steps[-1].completed) == (0, len(DATA))
+    assert {step.status for step in steps} == {f"pulling {SHA256[:12]}"}
+    assert len(steps) <= MAX_REPORTS + 1
 
-    found = storage_error(OSError(number, os.strerror(number)), "cannot write")
-    assert found.code == code
-    assert word in found.message
+
+async def test_a_listed_file_that_is_refused_is_the_fault_of_the_server(
+    host: Host, client: httpx2.AsyncClient, tmp_path: Path
+) -> None:
+    host.answers = [lambda asked: Answer(404)]
+    download = Download(client, f"{host.served.url}/file", tmp_path / "file", sleep=no_wait)
+    with pytest.raises(UpstreamError, match=r"org/name: .*answered 404") as caught:
+        _ = [step async for step in fetch_file(download, "sha256:0", 1, "org/name")]
+    assert caught.value.code == "NET005"
