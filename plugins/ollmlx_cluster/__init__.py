@@ -15,7 +15,7 @@ from ollmlx import hookimpl
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-    from ollmlx.plugin.contracts import Backend, Check, PluginContext
+    from ollmlx import Backend, Check, PluginContext
 
 ollmlx_api = 1
 

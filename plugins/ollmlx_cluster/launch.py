@@ -23,8 +23,8 @@ from typing import Any, Final, NoReturn
 import psutil
 
 from ollmlx.protocol import ExitCode, RunnerConfig
-from ollmlx.runner import parent
-from ollmlx.runner.startup import CannotStart, read_config
+from ollmlx.runner import program
+from ollmlx.runner.program import CannotStart, read_config
 from ollmlx_cluster.handover import WAKING, LauncherSocket
 from ollmlx_cluster.hosts import arguments, hosts_of, ranks_of
 from ollmlx_cluster.liveness import BEAT, LINE, SILENCE, WAKE, RankFailures, RankLiveness
@@ -45,8 +45,8 @@ def main() -> NoReturn:
     parser.add_argument("--plan", required=True)
     parser.add_argument("--silence", type=float, default=SILENCE, help="seconds after which a silent rank is lost")
     given = parser.parse_args()
-    daemon = parent.tie()
-    parent.confine()
+    daemon = program.tie()
+    program.confine()
     try:
         code = run(read_config(), given.fd, json.loads(given.plan), daemon, given.silence)
     except CannotStart as failure:

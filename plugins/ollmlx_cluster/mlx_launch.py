@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ollmlx.protocol import ExitCode
-from ollmlx.runner import parent
+from ollmlx.runner import program
 
 TICK = 0.1
 """Seconds between two looks at whether a rank takes input."""
@@ -19,7 +19,7 @@ TICK = 0.1
 
 def main() -> NoReturn:
     """Run mlx.launch with the arguments of this program."""
-    threading.Thread(target=_end_with, args=(parent.tie(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(program.tie(),), daemon=True).start()
     from mlx._distributed_utils import launch
 
     # It waits for each rank to take input, which is always: with select itself it would keep a core busy for each.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ollmlx.protocol import ExitCode, RunnerConfig
-from ollmlx.runner import parent
+from ollmlx.runner import program
 from ollmlx_cluster import liveness as pulse
 from ollmlx_cluster.handover import LauncherConnection
 from ollmlx_cluster.hosts import AGENT
@@ -32,8 +32,8 @@ def main() -> NoReturn:
     parser.add_argument("--backend", required=True)
     parser.add_argument("--silence", required=True, type=float)
     given = parser.parse_args()
-    parent.tie()
-    parent.confine()
+    program.tie()
+    program.confine()
     # mlx.launch asks everybody to end when one is lost. Rank 0 leaves that to the launcher, which learns who it was:
     # its clients should not hear that the runner is closing, as if that had been asked for. Inherited by all threads.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -63,8 +63,7 @@ def _forget_host_file() -> None:
 
 
 def _lead(link: Collectives, rendezvous: Path, backend: str) -> int:
-    from ollmlx.runner.server import serve
-    from ollmlx.runner.startup import start_logging
+    from ollmlx.runner.program import serve, start_logging
     from ollmlx_cluster.engine import ClusterEngine
 
     with LauncherConnection(rendezvous) as launcher:

@@ -11,10 +11,8 @@ from pathlib import Path
 
 import httpx2
 
-from ollmlx import ModelName, closing
+from ollmlx import HUB_HOSTS, ModelName, closing, load_catalogue
 from ollmlx.errors import NotFound, Unauthorized, UpstreamError
-from ollmlx.model.catalogue import load_catalogue
-from ollmlx.model.names import HUB_HOSTS
 from ollmlx.storekit import (
     Download,
     check_space,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from ollmlx.plugin.contracts import Backend, Check, PluginContext
+    from ollmlx import Backend, Check, PluginContext
 
 ollmlx_api = 1
 

@@ -15,11 +15,9 @@ from ollmlx import hookimpl
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from ollmlx.plugin.contracts import Backend, PluginContext
+    from ollmlx import Backend, PluginContext
 
 ollmlx_api = 1
-AUTO_WIDTH = 16
-"""Sequences computed at once when `parallel` is automatic. The engine uses it, the daemon's estimate charges it."""
 
 
 @hookimpl

@@ -18,6 +18,8 @@ from ollmlx.storekit import read_json
 _CODE_KEYS: Final = {"config.json": ("model_file", "auto_map"), "tokenizer_config.json": ("auto_map",)}
 WEIGHTS: Final = "model*.safetensors"
 """The files that mlx-lm loads. It does not read the index file."""
+AUTO_WIDTH: Final = 16
+"""Sequences computed at once when `parallel` is automatic. The engine uses it, the daemon's estimate charges it."""
 _GROUP: Final = 64
 _WHOLE_NUMBERS: Final = ("U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64", "BOOL")
 

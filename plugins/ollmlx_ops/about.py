@@ -12,7 +12,7 @@ from ollmlx.protocol import PROTOCOL_VERSION
 from ollmlx.types import RunnerInfo
 
 if TYPE_CHECKING:
-    from ollmlx.settings import Settings
+    from ollmlx import Settings
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

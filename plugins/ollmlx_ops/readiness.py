@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ollmlx.settings import Settings
+    from ollmlx import Settings
 
 
 def problems(settings: Settings, *, stopping: str = "") -> list[str]:

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from ollmlx.errors import OllmlxError as OllmlxError
     from ollmlx.errors.findings import Finding as Finding
     from ollmlx.errors.findings import Severity as Severity
+    from ollmlx.formats.gguf import GGUF_BLOCKS as GGUF_BLOCKS
     from ollmlx.formats.gguf import GgufHeader as GgufHeader
+    from ollmlx.formats.gguf import GgufTensor as GgufTensor
     from ollmlx.formats.gguf import read_gguf_header as read_gguf_header
     from ollmlx.formats.safetensors import SafetensorsTensor as SafetensorsTensor
     from ollmlx.formats.safetensors import read_safetensors_header as read_safetensors_header
+    from ollmlx.model.catalogue import load_catalogue as load_catalogue
     from ollmlx.model.events import closing as closing
+    from ollmlx.model.names import HUB_HOSTS as HUB_HOSTS
     from ollmlx.model.names import ModelName as ModelName
     from ollmlx.model.names import parse_digest as parse_digest
     from ollmlx.model.templates import as_jinja as as_jinja
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from ollmlx.protocol import RunnerConfig as RunnerConfig
     from ollmlx.runner.kit.serial import SerialEngine as SerialEngine
     from ollmlx.service import Service as Service
+    from ollmlx.settings import Settings as Settings
     from ollmlx.storekit.download import Download as Download
     from ollmlx.storekit.download import redirected as redirected
     from ollmlx.storekit.files import storage_error as storage_error
@@ -58,9 +63,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "ollmlx.errors": ("OllmlxError",),
         "ollmlx.errors.findings": ("Finding", "Severity"),
-        "ollmlx.formats.gguf": ("GgufHeader", "read_gguf_header"),
+        "ollmlx.formats.gguf": ("GGUF_BLOCKS", "GgufHeader", "GgufTensor", "read_gguf_header"),
         "ollmlx.formats.safetensors": ("SafetensorsTensor", "read_safetensors_header"),
-        "ollmlx.model.names": ("ModelName", "parse_digest"),
+        "ollmlx.model.catalogue": ("load_catalogue",),
+        "ollmlx.model.names": ("HUB_HOSTS", "ModelName", "parse_digest"),
         "ollmlx.model.events": ("closing",),
         "ollmlx.model.templates": ("as_jinja", "check_template"),
         "ollmlx.plugin.contracts": (
@@ -81,6 +87,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ollmlx.protocol": ("RunnerConfig",),
         "ollmlx.runner.kit.serial": ("SerialEngine",),
         "ollmlx.service": ("Service",),
+        "ollmlx.settings": ("Settings",),
         "ollmlx.storekit.download": ("Download", "redirected"),
         "ollmlx.storekit.files": ("storage_error",),
         "ollmlx.storekit.staging": ("locked",),

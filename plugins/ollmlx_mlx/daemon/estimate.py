@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from ollmlx.types import MemoryEstimate
-from ollmlx_mlx import AUTO_WIDTH
 from ollmlx_mlx.daemon.machine import Device
-from ollmlx_mlx.folder import WeightSizes
+from ollmlx_mlx.folder import AUTO_WIDTH, WeightSizes
 
 MIB: Final = 1024 * 1024
 PROCESS: Final = {"cpu": 320 * MIB, "metal": 400 * MIB, "cuda": 700 * MIB}

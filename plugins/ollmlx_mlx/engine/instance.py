@@ -10,7 +10,6 @@ from typing import Any, Final
 import mlx.core as mx
 
 from ollmlx.protocol import RunnerConfig
-from ollmlx_mlx import AUTO_WIDTH
 from ollmlx_mlx.engine.batching.drafting import Drafter
 from ollmlx_mlx.engine.batching.grammar import Grammars
 from ollmlx_mlx.engine.batching.prefill import ChunkClock
@@ -21,6 +20,7 @@ from ollmlx_mlx.engine.load import LoadedModel, limit_memory, load_model
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.engine.text.prompt import PromptEncoder
 from ollmlx_mlx.engine.text.template import ChatTemplate
+from ollmlx_mlx.folder import AUTO_WIDTH
 
 FIRST_CHUNK: Final = {"cpu": 32, "metal": 512, "cuda": 1024}
 """Prompt tokens in the first chunk of a device, before its speed is known."""

@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from ollmlx import GgufHeader
 from ollmlx.errors import StorageError
-from ollmlx.formats.gguf import GgufHeader
 
 ARCHITECTURES: Final = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 MAX_LAYERS: Final = 4096

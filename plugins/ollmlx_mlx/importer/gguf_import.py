@@ -11,8 +11,8 @@ from typing import Any, Final
 import mlx.core as mx
 import numpy as np
 
+from ollmlx import GgufHeader, GgufTensor, read_gguf_header
 from ollmlx.errors import InvalidRequest, StorageError
-from ollmlx.formats.gguf import GgufHeader, TensorInfo, read_gguf_header
 from ollmlx.types import PullProgress
 from ollmlx_mlx.importer.disk import require_space, writing
 from ollmlx_mlx.importer.gguf_config import (
@@ -115,7 +115,7 @@ def _write_weights(
     return _quantization(bits)
 
 
-def _named(tensor: TensorInfo, imported: ImportedTensor, dtype: mx.Dtype) -> dict[str, mx.array]:
+def _named(tensor: GgufTensor, imported: ImportedTensor, dtype: mx.Dtype) -> dict[str, mx.array]:
     module, parameter = parameter_name(tensor.name) or ("", "")
     if imported.bits is None:
         return {f"{module}.{parameter}": imported.arrays["weight"].astype(dtype)}
@@ -124,7 +124,7 @@ def _named(tensor: TensorInfo, imported: ImportedTensor, dtype: mx.Dtype) -> dic
     return {f"{module}.{suffix}": array for suffix, array in imported.arrays.items()}
 
 
-def _float_type(tensors: list[TensorInfo]) -> mx.Dtype:
+def _float_type(tensors: list[GgufTensor]) -> mx.Dtype:
     """Return the type of all weights that are not quantised. With several types MLX would compute in the widest."""
     matrices = {tensor.kind for tensor in tensors if len(tensor.shape) > 1}
     if matrices == {"F32"}:

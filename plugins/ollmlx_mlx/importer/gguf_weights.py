@@ -14,8 +14,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ollmlx import GGUF_BLOCKS, GgufTensor
 from ollmlx.errors import StorageError
-from ollmlx.formats.gguf import BLOCKS, TensorInfo
 
 GROUP: Final = 32
 REQUANTISED: Final = {"Q2_K": 4, "Q3_K": 5, "Q6_K": 8, "IQ4_NL": 6, "IQ4_XS": 6}
@@ -43,12 +43,12 @@ class ImportedTensor:
     bits: int | None = None
 
 
-def read_tensor(info: TensorInfo, data: Bytes, *, heads: int | None = None) -> ImportedTensor:
+def read_tensor(info: GgufTensor, data: Bytes, *, heads: int | None = None) -> ImportedTensor:
     """Read one tensor. `data` is the whole file as bytes; with `heads`, rotary rows get their original order.
 
     Raises StorageError for a type that cannot be read.
     """
-    if info.kind not in BLOCKS:
+    if info.kind not in GGUF_BLOCKS:
         raise StorageError(f"tensor {info.name} has {info.kind}, which cannot be imported")
     raw = data[info.offset : info.offset + info.nbytes]
     if info.kind in ("F32", "F16", "BF16"):
@@ -65,15 +65,15 @@ def read_tensor(info: TensorInfo, data: Bytes, *, heads: int | None = None) -> I
     return ImportedTensor(arrays, REQUANTISED.get(info.kind) or _BITS[info.kind])
 
 
-def dequantised(info: TensorInfo, data: Bytes) -> Floats:
+def dequantised(info: GgufTensor, data: Bytes) -> Floats:
     """Return the tensor in float32, by the `gguf` library. Tests compare the import with it."""
     raw = data[info.offset : info.offset + info.nbytes]
-    kind = gguf.GGMLQuantizationType(BLOCKS[info.kind][0])
+    kind = gguf.GGMLQuantizationType(GGUF_BLOCKS[info.kind][0])
     rows = raw.reshape(int(np.prod(info.shape[:-1])), -1)
     return np.asarray(gguf.quants.dequantize(rows, kind), dtype=np.float32).reshape(info.shape)
 
 
-def _floats(info: TensorInfo, raw: Bytes) -> mx.array:
+def _floats(info: GgufTensor, raw: Bytes) -> mx.array:
     if info.kind == "BF16":
         return mx.array(raw.view(np.uint16).reshape(info.shape)).view(mx.bfloat16)
     return mx.array(raw.view(np.float32 if info.kind == "F32" else np.float16).reshape(info.shape))
@@ -87,7 +87,7 @@ def _step(rows: Bytes) -> int:
 def _quantised(kind: str, rows: Bytes) -> dict[str, mx.array]:
     if kind not in REQUANTISED:
         return _packed(_UNPACK[kind](rows))
-    number = gguf.GGMLQuantizationType(BLOCKS[kind][0])
+    number = gguf.GGMLQuantizationType(GGUF_BLOCKS[kind][0])
     values = mx.array(np.asarray(gguf.quants.dequantize(rows, number), dtype=np.float32))
     weight, scales, biases = mx.quantize(values, group_size=GROUP, bits=REQUANTISED[kind])
     return {"weight": weight, "scales": scales.astype(mx.float16), "biases": biases.astype(mx.float16)}
@@ -123,7 +123,7 @@ def _unpermuted(array: mx.array, heads: int) -> mx.array:
 
 
 def _blocks(rows: Bytes, kind: str) -> Bytes:
-    return rows.reshape(rows.shape[0], -1, BLOCKS[kind][2])
+    return rows.reshape(rows.shape[0], -1, GGUF_BLOCKS[kind][2])
 
 
 def _half(blocks: Bytes, at: int) -> Floats:

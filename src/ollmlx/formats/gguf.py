@@ -29,7 +29,7 @@ DEFAULT_ALIGNMENT: Final = 32
 _STRING, _ARRAY = 8, 9
 _SCALARS: Final = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 
-BLOCKS: Final[dict[str, tuple[int, int, int]]] = {
+GGUF_BLOCKS: Final[dict[str, tuple[int, int, int]]] = {
     "F32": (0, 1, 4),
     "F16": (1, 1, 2),
     "Q4_0": (2, 32, 18),
@@ -48,12 +48,12 @@ BLOCKS: Final[dict[str, tuple[int, int, int]]] = {
 }
 """Tensor types that can be read: number in the file, values in a block, bytes in a block."""
 
-_TYPE_NAMES: Final = {number: name for name, (number, _, _) in BLOCKS.items()}
+_TYPE_NAMES: Final = {number: name for name, (number, _, _) in GGUF_BLOCKS.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """A tensor: `shape` with the row length last, `kind` a key of BLOCKS or `type N`, `offset` in the file."""
+class GgufTensor:
+    """A tensor: `shape` with the row length last, `kind` a key of GGUF_BLOCKS or `type N`, `offset` in the file."""
 
     name: str
     shape: tuple[int, ...]
@@ -68,7 +68,7 @@ class GgufHeader:
 
     version: int
     metadata: dict[str, Any]
-    tensors: tuple[TensorInfo, ...]
+    tensors: tuple[GgufTensor, ...]
     size: int
 
     @property
@@ -133,7 +133,7 @@ class _Reader:
 
     def _placed(
         self, raw: list[tuple[str, tuple[int, ...], int, int]], metadata: dict[str, Any]
-    ) -> tuple[TensorInfo, ...]:
+    ) -> tuple[GgufTensor, ...]:
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 16 or alignment & (alignment - 1):
             raise _Bad("its alignment is not a power of two")
@@ -142,13 +142,13 @@ class _Reader:
         names = set()
         for name, shape, number, offset in raw:
             kind = _TYPE_NAMES.get(number, f"type {number}")
-            nbytes = _nbytes(name, shape, kind) if kind in BLOCKS else 0
+            nbytes = _nbytes(name, shape, kind) if kind in GGUF_BLOCKS else 0
             if start + offset + nbytes > self.size:
                 raise _Bad(f"tensor {name!r} reaches beyond the end of the file: it is cut short or damaged")
             if name in names:
                 raise _Bad(f"tensor {name!r} occurs twice")
             names.add(name)
-            placed.append(TensorInfo(name, shape, kind, start + offset, nbytes))
+            placed.append(GgufTensor(name, shape, kind, start + offset, nbytes))
         return tuple(placed)
 
     def _tensor(self) -> tuple[str, tuple[int, ...], int, int]:
@@ -224,7 +224,7 @@ class _Reader:
 
 
 def _nbytes(name: str, shape: tuple[int, ...], kind: str) -> int:
-    _, values, size = BLOCKS[kind]
+    _, values, size = GGUF_BLOCKS[kind]
     if not shape or any(side < 1 for side in shape) or shape[-1] % values:
         raise _Bad(f"tensor {name!r} has an impossible shape {shape}")
     return math.prod(shape) // values * size

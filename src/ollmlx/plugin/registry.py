@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ollmlx.errors import OllmlxError, PluginError, Unsupported
 from ollmlx.plugin.contracts import Keeper, Refusal, can_spread
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from quart import Blueprint
 
     from ollmlx.plugin.contracts import Backend, Check, Source, Store
-    from ollmlx.service import Service
     from ollmlx.types import InstalledModel
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+RouteFactory = Callable[[Any], "Blueprint"]
+"""Makes the Blueprint of a route family from the `Service`."""
 NO_BACKEND = "MDL005"
 
 
@@ -90,7 +91,7 @@ class Registry:
     backends: Shelf[Backend] = field(default_factory=lambda: Shelf("backend"))
     stores: Shelf[Store] = field(default_factory=lambda: Shelf("store"))
     sources: Shelf[Source] = field(default_factory=lambda: Shelf("source"))
-    routes: Shelf[Callable[[Service], Blueprint]] = field(default_factory=lambda: Shelf("route family"))
+    routes: Shelf[RouteFactory] = field(default_factory=lambda: Shelf("route family"))
     checks: Shelf[RegisteredCheck] = field(default_factory=lambda: Shelf("check"))
 
     def forget(self, owner: str) -> None:

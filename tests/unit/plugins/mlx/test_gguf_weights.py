@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from ollmlx.errors import StorageError
-from ollmlx.formats.gguf import BLOCKS, TensorInfo
+from ollmlx.formats.gguf import GGUF_BLOCKS, GgufTensor
 from ollmlx_mlx.importer.gguf_weights import GROUP, REQUANTISED, dequantised, read_tensor
 
 pytestmark = pytest.mark.mlx
-EXACT = sorted(set(BLOCKS) - set(REQUANTISED) - {"F32", "F16", "BF16"})
+EXACT = sorted(set(GGUF_BLOCKS) - set(REQUANTISED) - {"F32", "F16", "BF16"})
 ROWS, COLUMNS = 8, 512
 
 
 def random_blocks(kind: str) -> np.ndarray:
     """Random bytes, with the half-precision scales made small and finite."""
     rng = np.random.default_rng(3)
-    _, values, size = BLOCKS[kind]
+    _, values, size = GGUF_BLOCKS[kind]
     blocks = rng.integers(0, 256, (ROWS * COLUMNS // values, size), dtype=np.uint8)
     halves: dict[str, tuple[int, ...]] = {
         "Q4_1": (0, 2),
@@ -36,8 +36,8 @@ def random_blocks(kind: str) -> np.ndarray:
     return blocks.reshape(-1)
 
 
-def info(kind: str, data: np.ndarray) -> TensorInfo:
-    return TensorInfo("blk.0.attn_q.weight", (ROWS, COLUMNS), kind, 0, data.size)
+def info(kind: str, data: np.ndarray) -> GgufTensor:
+    return GgufTensor("blk.0.attn_q.weight", (ROWS, COLUMNS), kind, 0, data.size)
 
 
 def unpacked(kind: str, data: np.ndarray, heads: int | None = None) -> np.ndarray:
@@ -99,4 +99,4 @@ def test_rows_that_do_not_split_into_heads_are_refused() -> None:
 
 def test_an_unknown_type_is_refused_by_name() -> None:
     with pytest.raises(StorageError, match="type 29"):
-        read_tensor(TensorInfo("x", (1, 256), "type 29", 0, 0), np.zeros(8, dtype=np.uint8))
+        read_tensor(GgufTensor("x", (1, 256), "type 29", 0, 0), np.zeros(8, dtype=np.uint8))

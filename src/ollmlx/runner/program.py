@@ -1,0 +1,27 @@
+"""The parts of the runner's program, for a plugin whose runner is a program of its own.
+
+Imported on first use: such a program ties itself to its parent process before it imports anything large.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ollmlx._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from ollmlx.runner.parent import confine as confine
+    from ollmlx.runner.parent import tie as tie
+    from ollmlx.runner.server import serve as serve
+    from ollmlx.runner.startup import CannotStart as CannotStart
+    from ollmlx.runner.startup import read_config as read_config
+    from ollmlx.runner.startup import start_logging as start_logging
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "ollmlx.runner.parent": ("confine", "tie"),
+        "ollmlx.runner.server": ("serve",),
+        "ollmlx.runner.startup": ("CannotStart", "read_config", "start_logging"),
+    },
+)
