@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from ollmlx.storekit.download import redirected as redirected
     from ollmlx.storekit.files import storage_error as storage_error
     from ollmlx.storekit.staging import locked as locked
-    from ollmlx.supervisor.scheduling.budget import ThisMachine as ThisMachine
-    from ollmlx.supervisor.scheduling.budget import find_budget as find_budget
+    from ollmlx.supervisor.machine import ThisMachine as ThisMachine
+    from ollmlx.supervisor.machine import find_budget as find_budget
     from ollmlx.text.quantities import format_count as format_count
     from ollmlx.text.quantities import format_duration as format_duration
     from ollmlx.text.quantities import format_size as format_size
@@ -91,7 +91,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ollmlx.storekit.download": ("Download", "redirected"),
         "ollmlx.storekit.files": ("storage_error",),
         "ollmlx.storekit.staging": ("locked",),
-        "ollmlx.supervisor.scheduling.budget": ("ThisMachine", "find_budget"),
+        "ollmlx.supervisor.machine": ("ThisMachine", "find_budget"),
         "ollmlx.text.quantities": ("format_count", "format_duration", "format_size", "parse_duration", "parse_size"),
     },
     eager=("__version__",),

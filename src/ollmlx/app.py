@@ -1,4 +1,4 @@
-"""Composition root: settings in, a daemon's parts out. The only place that knows all concrete classes."""
+"""The composition root: builds a daemon's parts from its settings. The only module that knows all concrete classes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ollmlx.supervisor.scheduling.pool import Pool
 from ollmlx.types import Caller
 
 logger = logging.getLogger(__name__)
-PRUNED_EVERY = 600.0  # seconds between two looks for uploads that nobody needs
+PRUNE_INTERVAL = 600.0  # seconds between two removals of uploads that no model needs
 
 
 @dataclass
 class App:
-    """One daemon, not yet listening."""
+    """One daemon, without its listening socket."""
 
     settings: Settings
     plugins: Plugins
@@ -35,32 +35,35 @@ class App:
     service: Service
     notices: tuple[str, ...] = ()
     """Warnings about the settings, logged at start."""
-    _chores: list[asyncio.Task[None]] = field(default_factory=list)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
-        """Reap what an earlier daemon left, start the guardian, begin to preload."""
+        """End orphans of an earlier daemon, start the guardian, begin to preload models.
+
+        Raises Conflict when another daemon has the state folder, StorageError when it cannot be used.
+        """
         for notice in self.notices:
             logger.warning("settings: %s", notice)
         await self.pool.start()
-        for name, chore in (("preload", self._preload()), ("blobs", self._prune())):
-            self._chores.append(asyncio.create_task(chore, name=name))
+        self._tasks.append(asyncio.create_task(self._preload(), name="preload"))
+        self._tasks.append(asyncio.create_task(self._prune_uploads(), name="prune uploads"))
 
     async def close(self) -> None:
-        """Drain and stop every runner. Bounded by the pool's own deadline."""
-        for chore in self._chores:
-            chore.cancel()
+        """Drain and stop every runner, within `drain_timeout` and the time that stopping takes."""
+        for task in self._tasks:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await chore
+                await task
         await self.pool.close(self.settings.server.drain_timeout)
 
     def reconfigure(self, settings: Settings) -> None:
-        """Take over settings that differ from the present ones only in what can change without a restart."""
+        """Use settings that differ from the present ones only in what can change without a restart."""
         self.settings = settings
         self.service.reconfigure(settings, ModelOverrides(settings, load_catalogue()))
 
     async def _preload(self) -> None:
-        for name, declared in self.service.declarations.declared():
-            if not declared.preload:
+        for name, overrides in self.service.overrides.all():
+            if not overrides.preload:
                 continue
             try:
                 caller = Caller(request_id=f"preload-{name.short}")
@@ -68,21 +71,20 @@ class App:
             except OllmlxError as error:
                 logger.warning("preload of %s failed: %s", name.short, error.message)
 
-    async def _prune(self) -> None:
+    async def _prune_uploads(self) -> None:
         while True:
             if removed := await asyncio.to_thread(self.service.blobs.prune, time.time()):
-                logger.info("removed %d uploaded files that nobody needed any more", removed)
-            await asyncio.sleep(PRUNED_EVERY)
+                logger.info("removed %d uploaded files that no model needs any more", removed)
+            await asyncio.sleep(PRUNE_INTERVAL)
 
 
 def build(settings: Settings, *, notices: tuple[str, ...] = ()) -> App:
-    """Put a daemon together. Must run where its event loop runs; raises ConfigError for unusable settings."""
+    """Build a daemon. Must run where its event loop runs. Raises ConfigError for unusable settings."""
     pool = Pool(settings)
     plugins = load_plugins(settings, guarded=pool.guarded)
-    declarations = ModelOverrides(settings, load_catalogue())
-    launcher = LaunchPlanner(
-        settings, plugins.registry, declarations, Importers(child_environment, pool.guarded), pool.budget
-    )
+    overrides = ModelOverrides(settings, load_catalogue())
+    importers = Importers(child_environment, pool.guarded)
+    planner = LaunchPlanner(settings, plugins.registry, overrides, importers.make, pool.budget)
     blobs = Blobs(settings.state_folder / "blobs")
-    service = Service(settings, plugins.registry, pool, declarations, launcher, blobs)
+    service = Service(settings, plugins.registry, pool, overrides, planner, blobs)
     return App(settings, plugins, pool, service, notices)

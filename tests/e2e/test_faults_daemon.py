@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 import ollmlx.supervisor
-from ollmlx.supervisor.process.orphans import process_id as identity
-from ollmlx.supervisor.process.orphans.records import NONCE, Record, Records
+from ollmlx.supervisor.process.orphans.guardian_program import boot_id, process_start
+from ollmlx.supervisor.process.orphans.protection import NONCE, RunnerRecord, RunnerRecords
 from ollmlx.supervisor.scheduling.capacity import QUEUE_FULL
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon
@@ -146,9 +146,9 @@ def sleeper(nonce: str) -> subprocess.Popen[bytes]:
 @pytest.mark.fault(20)
 async def test_the_next_daemon_ends_what_an_earlier_one_left(tmp_path: Path) -> None:
     left = sleeper("abc")
-    records = Records(tmp_path / "runners")
-    records.write(Record("parrot#1", left.pid, identity.started(left.pid) or "", identity.boot(), "abc"))
-    assert await records.sweep() == 1
+    records = RunnerRecords(tmp_path / "runners")
+    records.write(RunnerRecord("parrot#1", left.pid, process_start(left.pid) or "", boot_id(), "abc"))
+    assert await records.end_orphans() == 1
     assert left.wait(HANG_GUARD) == -signal.SIGTERM
     assert not list((tmp_path / "runners").iterdir())
 
@@ -157,10 +157,10 @@ async def test_the_next_daemon_ends_what_an_earlier_one_left(tmp_path: Path) -> 
 @pytest.mark.parametrize("wrong", ["started", "boot", "nonce"])
 async def test_a_program_under_a_reused_process_id_is_not_killed(tmp_path: Path, wrong: str) -> None:
     other = sleeper("abc")
-    true = {"started": identity.started(other.pid) or "", "boot": identity.boot(), "nonce": "abc"}
-    records = Records(tmp_path / "runners")
-    records.write(Record("parrot#1", other.pid, **{**true, wrong: "something else"}))
-    assert await records.sweep() == 0
+    true = {"started": process_start(other.pid) or "", "boot": boot_id(), "nonce": "abc"}
+    records = RunnerRecords(tmp_path / "runners")
+    records.write(RunnerRecord("parrot#1", other.pid, **{**true, wrong: "something else"}))
+    assert await records.end_orphans() == 0
     assert other.poll() is None
     other.kill()
     other.wait()
@@ -169,7 +169,7 @@ async def test_a_program_under_a_reused_process_id_is_not_killed(tmp_path: Path,
 @pytest.mark.fault(21)
 async def test_a_record_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "1.json").write_text("{", encoding="utf-8")
-    assert await Records(tmp_path).sweep() == 0
+    assert await RunnerRecords(tmp_path).end_orphans() == 0
     assert not list(tmp_path.iterdir())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import sys
@@ -81,10 +82,10 @@ async def house(tmp_path: Path) -> AsyncIterator[Open]:
 
     yield build
     for number, home in enumerate(houses):
-        held = home.pool._fleet.ledger.in_use
+        held = home.pool._runners.ledger.in_use
         assert held == sum(info.reserved for info in home.pool.runners()), "memory is held by what is there"
         await home.pool.close(0)
-        assert home.pool._fleet.ledger.in_use == 0
+        assert home.pool._runners.ledger.in_use == 0
         assert not [info for info in home.pool.runners() if info.state is not RunnerState.FAILED]
         assert not [*(tmp_path / str(number)).rglob("*.sock"), *(tmp_path / str(number) / "runners").glob("*")]
 
@@ -151,7 +152,7 @@ async def test_a_load_that_says_nothing_ends_at_the_deadline_with_its_group(hous
     failed = await asked
     assert "made no progress for 8s" in failed.message
     assert home.info("mute").state is RunnerState.FAILED
-    assert home.pool._fleet.ledger.in_use == 0
+    assert home.pool._runners.ledger.in_use == 0
     assert gone(pid)
     await eventually(lambda: gone(child.pid))
 
@@ -221,7 +222,7 @@ async def test_no_memory_while_loading_is_tried_once_more_without_idle_neighbour
     assert "needs 999 GiB" in failed.message
     assert len(spawns.read_text().splitlines()) == 1 + neighbours, "again only when that made room"
     assert all(info.state is RunnerState.FAILED for info in home.pool.runners())
-    assert home.pool._fleet.ledger.in_use == 0
+    assert home.pool._runners.ledger.in_use == 0
     assert await home.ask(home.launch()) == "hello world"
 
 
@@ -261,12 +262,11 @@ async def test_what_is_not_the_protocol_is_an_error_never_a_success(house: Open,
 
 @pytest.mark.fault(12)
 @pytest.mark.finding("RUN006")
-async def test_a_crash_loop_is_cut_off_until_somebody_resets_it(house: Open, tmp_path: Path) -> None:
+async def test_a_crash_loop_is_refused_until_it_is_reset(house: Open, tmp_path: Path) -> None:
     home = await house(restart_limit=2)
     spawns = tmp_path / "spawns"
     launch = home.launch(spawn_log=str(spawns))
-    for _ in range(2):
-        await home.fails(RunnerFailed, launch, "one two fake:fault=exit:3@1")
+    await home.fails(RunnerFailed, launch, "one two fake:fault=exit:3@prefill")
     refused = await home.fails(RunnerUnavailable, launch)
     assert refused.code == "RUN006"
     assert refused.retry_after is not None
@@ -274,6 +274,17 @@ async def test_a_crash_loop_is_cut_off_until_somebody_resets_it(house: Open, tmp
     assert len(spawns.read_text().splitlines()) == 2
     assert home.pool.reset("parrot")
     assert await home.ask(launch) == "hello world"
+
+
+@pytest.mark.fault(12)
+async def test_a_healthy_runner_that_is_killed_five_times_is_replaced_for_every_next_request(house: Open) -> None:
+    home = await house()
+    for kills in range(6):
+        assert await home.ask(home.launch()) == "hello world"
+        assert home.info().restarts == kills
+        pid = home.pid()
+        os.kill(pid, signal.SIGKILL)
+        await eventually(functools.partial(gone, pid))
 
 
 @pytest.mark.fault(13)

@@ -17,7 +17,7 @@ from ollmlx.plugin.contracts import RunnerCommand
 from ollmlx.settings import Settings
 from ollmlx.supervisor.scheduling.pool import Pool
 from ollmlx.testing.clock import HandClock
-from ollmlx.testing.toy_runners import ToyRunnerFactory, toy_launch
+from ollmlx.testing.toy_runners import ToyRunnerFactory, toy_spec
 from ollmlx.types import Caller, GenerateRequest
 
 CALLER = Caller(request_id="cycle")
@@ -47,7 +47,7 @@ while True:
 
 
 async def cycle(pool: Pool, name: str, command: RunnerCommand) -> None:
-    async for _ in pool.generate(toy_launch(name, command=command), HI, CALLER):
+    async for _ in pool.generate(toy_spec(name, command=command), HI, CALLER):
         pass
     assert await pool.unload(name)
 
@@ -56,7 +56,7 @@ async def test_nine_hundred_loads_of_objects_keep_no_memory() -> None:
     settings = Settings.model_validate({"memory": {"limit": 100}})
     clock = HandClock()
     workshop = ToyRunnerFactory(clock)
-    pool = Pool(settings, clock=clock, workshop=workshop)
+    pool = Pool(settings, clock=clock, factory=workshop)
     await pool.start()
 
     async def cycles(count: int) -> int:
@@ -75,7 +75,7 @@ async def test_nine_hundred_loads_of_objects_keep_no_memory() -> None:
         tracemalloc.stop()
     assert after - before < 100_000
     assert pool.runners() == []
-    assert not workshop.living
+    assert not workshop.running
     await pool.close(0)
 
 

@@ -126,9 +126,9 @@ class RecordingPool:
         self.unloaded: list[str] = []
 
     async def generate(
-        self, launch: LaunchSpec, request: GenerateRequest, caller: Caller, keep_alive: float | None
+        self, spec: LaunchSpec, request: GenerateRequest, caller: Caller, keep_alive: float | None
     ) -> AsyncIterator[Event]:
-        self.asked.append((launch, request))
+        self.asked.append((spec, request))
         yield Admitted()
         yield Text(text="hello")
         yield Done()
@@ -136,6 +136,9 @@ class RecordingPool:
     async def unload(self, key: str, *, wait: bool = True) -> bool:
         self.unloaded.append(key)
         return True
+
+    def has_runner(self, key: str) -> bool:
+        return key in {launch.key for launch, _ in self.asked}
 
     def runners(self) -> list[RunnerInfo]:
         return [
@@ -151,18 +154,18 @@ class House:
         settings: Settings | None = None,
         budget: int = 10**12,
         second: ShelfStore | None = None,
+        stores: Sequence[ShelfStore] = (),
     ) -> None:
         settings = settings or Settings()
         self.store, self.pool, registry = ShelfStore(*models), RecordingPool(), Registry()
-        registry.stores.add("shelf", self.store, "test")
-        if second is not None:
-            registry.stores.add(second.name, second, "test")
+        for store in stores or ([self.store] if second is None else [self.store, second]):
+            registry.stores.add(store.name, store, "test")
         registry.sources.add("org", OrgSource(), "test")
         registry.backends.add("plain", PlainBackend(), "test")
-        declarations = ModelOverrides(settings, {"short": "org/long"})
-        launcher = LaunchPlanner(settings, registry, declarations, Importers(dict), budget)
+        overrides = ModelOverrides(settings, {"short": "org/long"})
+        self.planner = LaunchPlanner(settings, registry, overrides, Importers(dict).make, budget)
         pool = cast("Any", self.pool)
-        self.service = Service(settings, registry, pool, declarations, launcher, Blobs(Path("/nowhere")))
+        self.service = Service(settings, registry, pool, overrides, self.planner, Blobs(Path("/nowhere")))
 
     async def answer(self, name: str, request: GenerateRequest = HELLO) -> list[Event]:
         return [event async for event in self.service.generate(ModelName.parse(name), request, caller=CALLER)]
@@ -447,11 +450,11 @@ async def test_a_plugin_that_fails_while_it_is_used_is_named_and_the_others_serv
         shelf.add("broken", cast("Any", Broken()), "wreck")
         shelf.add(sound.name, sound, "test")
     old = house.service
-    service = Service(old.settings, registry, old.pool, old.declarations, old.launcher, old.blobs)
+    service = Service(old.settings, registry, old.pool, old.overrides, house.planner, old.blobs)
     assert [model.name.short for model in await service.list()] == ["org/long", "short"]
     model = await service.show(ModelName.parse("org/long"))
     assert await service.backend(model) == "plain"
-    assert service.launcher.importer("gguf") is None
+    assert house.planner.importer("gguf") is None
     assert [step.status async for step in service.pull(ModelName.parse("org/other"))][-1] == "success"
     assert "plugin 'wreck': its source 'broken' failed with KeyError" in caplog.text
     with pytest.raises(PluginError, match="plugin 'wreck': its store 'broken' failed with KeyError") as told:
@@ -500,8 +503,7 @@ async def test_a_copy_that_would_share_a_folder_with_another_model_is_refused() 
         async def resolve(self, name: ModelName) -> InstalledModel | None:
             return next((model for model in self.models if model.name == name), None)
 
-    house = House(installed("a/b_c"))
-    house.service._stores = (Clashing(*house.store.models),)
+    house = House(stores=[Clashing(installed("a/b_c"))])
     with pytest.raises(Conflict, match="share a folder") as refused:
         await house.service.copy(ModelName.parse("a/b_c"), ModelName.parse("a_b/c"))
     assert refused.value.code == "STO008"
@@ -531,8 +533,7 @@ class Picky(ShelfStore):
 
 
 async def made(*stores: ShelfStore) -> list[str]:
-    house = House()
-    house.service._stores = stores
+    house = House(stores=stores)
     files = {"w.gguf": Path("/nowhere")}
     steps = house.service.create(ModelName.parse("new"), base=None, files=files, defaults=ModelDefaults())
     return [step.status async for step in steps]

@@ -1,4 +1,4 @@
-"""Declared models and aliases: `[models."NAME"]` and `[aliases]` laid over what the stores hold. Pure."""
+"""Model overrides: `[models."NAME"]` and `[aliases]` of the settings, applied to installed models. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ollmlx.types import InstalledModel, ModelDefaults, Options
 
 
 class ModelOverrides:
-    """The settings' view of names: which name stands for which."""
+    """The overrides and aliases of the settings, by model name. `catalogue` has the built-in aliases."""
 
     def __init__(self, settings: Settings, catalogue: Mapping[str, str]) -> None:
         self._models = {ModelName.parse(name): model for name, model in settings.models.items()}
@@ -23,14 +23,15 @@ class ModelOverrides:
         self._aliases |= {ModelName.parse(name): ModelName.parse(target) for name, target in settings.aliases.items()}
 
     def settings_for(self, name: ModelName) -> ModelSettings | None:
-        """The `[models."NAME"]` table of a name, if there is one."""
+        """Return the `[models."NAME"]` table of a name, if there is one."""
         return self._models.get(name)
 
-    def declared(self) -> Iterable[tuple[ModelName, ModelSettings]]:
+    def all(self) -> Iterable[tuple[ModelName, ModelSettings]]:
+        """Return every `[models."NAME"]` table."""
         return self._models.items()
 
     def alias(self, name: ModelName) -> ModelName | None:
-        """What an alias stands for, followed to its end. Raises ConfigError when aliases loop."""
+        """Return the model that a name is an alias of, if it is one. Raises ConfigError when aliases form a loop."""
         seen = [name]
         while (target := self._aliases.get(seen[-1])) is not None:
             if target in seen:
@@ -39,19 +40,18 @@ class ModelOverrides:
             seen.append(target)
         return seen[-1] if len(seen) > 1 else None
 
-    def alias_names(self) -> Iterable[ModelName]:
-        """Every name that stands for another."""
-        return self._aliases.keys()
-
     def aliases_of(self, target: ModelName) -> list[ModelName]:
-        """The names that stand for a model."""
+        """Return the aliases of a model."""
         return [name for name in self._aliases if self.alias(name) == target]
 
 
-def overlay(base: InstalledModel, name: ModelName, declared: ModelSettings) -> InstalledModel:
-    """The declared model: the base's files under its own name, with its own system prompt and parameters."""
+def apply_overrides(base: InstalledModel, name: ModelName, overrides: ModelSettings) -> InstalledModel:
+    """Return the model under this name, with the system prompt, template, adapter and parameters of its overrides.
+
+    Raises ConfigError for a parameter that is not valid.
+    """
     try:
-        options = Options.model_validate(declared.parameters)
+        options = Options.model_validate(overrides.parameters)
     except ValidationError as error:
         fault = error.errors()[0]
         raise ConfigError(
@@ -63,9 +63,9 @@ def overlay(base: InstalledModel, name: ModelName, declared: ModelSettings) -> I
             **{
                 key: value
                 for key, value in (
-                    ("system", declared.system),
-                    ("template", declared.template),
-                    ("adapter", Path(declared.adapter).expanduser() if declared.adapter else None),
+                    ("system", overrides.system),
+                    ("template", overrides.template),
+                    ("adapter", Path(overrides.adapter).expanduser() if overrides.adapter else None),
                 )
                 if value is not None
             },
@@ -75,7 +75,7 @@ def overlay(base: InstalledModel, name: ModelName, declared: ModelSettings) -> I
 
 
 def rename(base: InstalledModel, name: ModelName, defaults: ModelDefaults | None = None) -> InstalledModel:
-    """The same weights under another name; the digest changes only with what changes the answers."""
+    """Return the same weights under another name. The digest changes only when the defaults, and so the answers, do."""
     if defaults is None or defaults == base.defaults:
         return base.model_copy(update={"name": name})
     digest = hashlib.sha256((base.digest + defaults.model_dump_json()).encode()).hexdigest()

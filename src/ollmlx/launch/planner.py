@@ -1,4 +1,4 @@
-"""From an installed model to the launch of its runner: which backend, which context length, how wide."""
+"""The launch planner: from an installed model to its launch spec, with the engine, context length and memory plan."""
 
 from __future__ import annotations
 
@@ -6,79 +6,99 @@ import asyncio
 import hashlib
 import json
 import logging
+from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ollmlx.errors import PluginError, Unsupported
+from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.model.names import ModelName
-from ollmlx.plugin.contracts import LaunchOptions, can_spread
+from ollmlx.plugin.contracts import Backend, Importer, LaunchOptions, RunnerCommand, can_spread
+from ollmlx.plugin.registry import Registry
+from ollmlx.settings import ModelSettings, Settings
 from ollmlx.text.quantities import format_size
-from ollmlx.types import Options
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ollmlx.launch.overrides import ModelOverrides
-    from ollmlx.plugin.contracts import Backend, Importer
-    from ollmlx.plugin.registry import Registry
-    from ollmlx.settings import Settings
-    from ollmlx.supervisor.process.importers import Importers
-    from ollmlx.types import InstalledModel, MemoryEstimate
+from ollmlx.types import InstalledModel, MemoryEstimate, Options
 
 logger = logging.getLogger(__name__)
 FALLBACK_CONTEXT = 4096  # for a model that does not say how long its context is
-SMALLEST_CONTEXT = 2048  # `context_length = 0` never shrinks below this to fit memory
+SMALLEST_CONTEXT = 2048  # an automatic context length is never shorter than this
+MAX_PLANS = 256
+"""Plans that are kept for warm requests. A client can name any `num_ctx`, so their number needs a limit."""
 
 
 class LaunchPlanner:
-    """Makes `Launch`es. `budget` is the memory budget in bytes that an automatic context length has to fit."""
+    """Makes launch specs, and keeps them for requests that find their model loaded.
+
+    `memory_budget` is the number of bytes that an automatic context length has to fit. `make_importer` turns the
+    command of a backend's importer into an importer.
+    """
 
     def __init__(
-        self, settings: Settings, registry: Registry, declarations: ModelOverrides, importers: Importers, budget: int
+        self,
+        settings: Settings,
+        registry: Registry,
+        overrides: ModelOverrides,
+        make_importer: Callable[[RunnerCommand], Importer],
+        memory_budget: int,
     ) -> None:
         self._settings = settings
         self._registry = registry
-        self._declarations = declarations
-        self._importers = importers
-        self._budget = budget
+        self._overrides = overrides
+        self._make_importer = make_importer
+        self._memory_budget = memory_budget
+        self._plans: OrderedDict[tuple[object, ...], LaunchSpec] = OrderedDict()
 
-    def reconfigure(self, settings: Settings, declarations: ModelOverrides) -> None:
-        """Use changed settings from the next launch on."""
+    def reconfigure(self, settings: Settings, overrides: ModelOverrides) -> None:
+        """Use changed settings from the next plan on. Plans made with the old settings are forgotten."""
         self._settings = settings
-        self._declarations = declarations
+        self._overrides = overrides
+        self._plans.clear()
+
+    async def plan(self, model: InstalledModel, options: Options | None = None) -> LaunchSpec:
+        """Choose backend, context length and memory. Reads files, in a thread. Raises Unsupported without a backend."""
+        options = options or Options()
+        spec = await asyncio.to_thread(self._plan, model, options)
+        self._plans[_plan_key(model, options)] = spec
+        while len(self._plans) > MAX_PLANS:
+            self._plans.popitem(last=False)
+        return spec
+
+    def last_plan(self, model: InstalledModel, options: Options | None = None) -> LaunchSpec | None:
+        """Return the plan that was made for the same files, options and settings. Valid while its runner is loaded."""
+        return self._plans.get(_plan_key(model, options or Options()))
 
     def keys(self, model: InstalledModel) -> tuple[str, ...]:
-        """What identifies a model's runners: one key for each backend that may have loaded it."""
-        cluster = self._cluster(model)
-        return tuple(_key(model, backend, cluster) for backend in self._registry.backends.names())
-
-    async def launch(self, model: InstalledModel, options: Options | None = None) -> LaunchSpec:
-        """Everything the pool needs to load the model. Raises Unsupported when no backend runs it."""
-        return await asyncio.to_thread(self._launch, model, options or Options())
+        """Return the launch keys that a model may be loaded under: one for each backend."""
+        cluster = _cluster(self._overrides.settings_for(model.name))
+        return tuple(_launch_key(model, backend, cluster) for backend in self._registry.backends.names())
 
     def backend(self, model: InstalledModel) -> str:
-        """The name of the backend that runs a model. Reads files; raises Unsupported when none does."""
-        return self._backend(model, self._preferred_backend(model)).name
+        """Return the name of the backend that runs a model. Reads files. Raises Unsupported when none does."""
+        return self._backend(model, Options()).name
 
     def importer(self, format: str) -> Importer | None:
-        """The importer of the first backend that reads a foreign format, as the stores call it."""
+        """Return the importer of the first backend that reads a foreign format, as the stores call it."""
         for backend in self._registry.backends.values():
             command = None
             with suppress(PluginError), self._registry.backends.blamed(backend.name):
                 command = backend.importer(format)
             if command is not None:
-                return self._importers.make(command)
+                return self._make_importer(command)
         return None
 
-    def _launch(self, model: InstalledModel, options: Options) -> LaunchSpec:
-        declared = self._declarations.settings_for(model.name)
+    def _plan(self, model: InstalledModel, options: Options) -> LaunchSpec:
+        overrides = self._overrides.settings_for(model.name) or ModelSettings()
         runners, memory, storage = self._settings.runners, self._settings.memory, self._settings.storage
-        backend = self._backend(model, options.backend or self._preferred_backend(model))
-        parallel = declared.parallel if declared and declared.parallel is not None else runners.parallel
-        fixed = options.num_ctx or (declared.context_length if declared else None) or runners.context_length
-        cluster = self._cluster(model)
-        context, estimate = self._context(_measure(backend, model, parallel, cluster), model, fixed)
+        backend = self._backend(model, options)
+        parallel = runners.parallel if overrides.parallel is None else overrides.parallel
+        cluster = _cluster(overrides)
+        context, estimate = self._plan_memory(
+            model,
+            fixed_context=options.num_ctx or overrides.context_length or runners.context_length,
+            estimate=_estimator(backend, model, parallel, cluster),
+        )
         logger.debug(
             "%s: %s model of store %s, backend %s, context %d, needs %s",
             model.name.short, model.format, model.store, backend.name, context, format_size(estimate.total),
@@ -86,44 +106,52 @@ class LaunchPlanner:
         launch_options = LaunchOptions(
             context_length=context, parallel=parallel, kv_cache_type=runners.kv_cache_type, cluster=cluster
         )
+        timeout = runners.request_timeout if overrides.request_timeout is None else overrides.request_timeout
         return LaunchSpec(
-            key=_key(model, backend.name, cluster),
+            key=_launch_key(model, backend.name, cluster),
             model=model,
             backend=backend.name,
             command=backend.command(model, launch_options),
             context_length=context,
             parallel=parallel,
             estimate=estimate,
-            keep_alive=declared.keep_alive if declared and declared.keep_alive is not None else runners.keep_alive,
-            request_timeout=(
-                declared.request_timeout
-                if declared and declared.request_timeout is not None
-                else runners.request_timeout
-            ),
-            pin=bool(declared and declared.pin),
+            keep_alive=runners.keep_alive if overrides.keep_alive is None else overrides.keep_alive,
+            request_timeout=timeout,
+            pin=overrides.pin,
             prompt_cache_bytes=None if memory.prompt_cache == "auto" else memory.prompt_cache,
             wired=memory.wired,
             cache_dir=self._settings.state_folder / "caches" if storage.cache_limit else None,
             cache_dir_bytes=storage.cache_limit,
             log_level=self._settings.logging.level,
             debug_prompts=self._settings.logging.prompts,
-            allow_remote_code=_allowed(model, self._settings),
+            allow_remote_code=any(
+                ModelName.parse(name) == model.name for name in self._settings.security.allow_remote_code
+            ),
         )
 
-    def _context(
-        self, measure: Callable[[int], MemoryEstimate], model: InstalledModel, fixed: int | None
+    def _plan_memory(
+        self, model: InstalledModel, fixed_context: int | None, estimate: Callable[[int], MemoryEstimate]
     ) -> tuple[int, MemoryEstimate]:
-        own = model.details.context_length or FALLBACK_CONTEXT
-        context = min(fixed, own) if fixed else own
-        estimate = measure(context)
-        while not fixed and context > SMALLEST_CONTEXT and estimate.total > self._budget // 2:
-            context = max(SMALLEST_CONTEXT, context // 2)
-            estimate = measure(context)
-        return context, estimate
+        """Return the context length, and the memory that the model needs with it.
 
-    def _backend(self, model: InstalledModel, preferred: str | None) -> Backend:
-        """The backend that runs a model; for a model that is declared as a cluster, one that spreads models."""
-        if self._cluster(model) is None:
+        A fixed context is at most the model's own. An automatic one is the model's own, halved until the estimate fits
+        half of the budget.
+        """
+        longest = model.details.context_length or FALLBACK_CONTEXT
+        if fixed_context:
+            context = min(fixed_context, longest)
+            return context, estimate(context)
+        context, needed = longest, estimate(longest)
+        while context > SMALLEST_CONTEXT and needed.total > self._memory_budget // 2:
+            context = max(SMALLEST_CONTEXT, context // 2)
+            needed = estimate(context)
+        return context, needed
+
+    def _backend(self, model: InstalledModel, options: Options) -> Backend:
+        """Choose the backend, as the request, the settings or the model prefer. A cluster needs one that spreads."""
+        overrides = self._overrides.settings_for(model.name)
+        preferred = options.backend or (overrides.backend if overrides else None) or model.defaults.options.backend
+        if _cluster(overrides) is None:
             return self._registry.backend_for(model, preferred)
         for backend in self._registry.backends.values():
             if can_spread(backend) and preferred in (None, backend.name, backend.spreads):
@@ -135,30 +163,31 @@ class LaunchPlanner:
             hint=f'remove its cluster, or its backend, from [models."{model.name.short}"]',
         )
 
-    def _cluster(self, model: InstalledModel) -> dict[str, Any] | None:
-        declared = self._declarations.settings_for(model.name)
-        return declared.cluster.model_dump(mode="json") if declared and declared.cluster else None
 
-    def _preferred_backend(self, model: InstalledModel) -> str | None:
-        declared = self._declarations.settings_for(model.name)
-        return (declared.backend if declared else None) or model.defaults.options.backend
-
-
-def _measure(
+def _estimator(
     backend: Backend, model: InstalledModel, parallel: int, cluster: dict[str, Any] | None
 ) -> Callable[[int], MemoryEstimate]:
-    """What a model will take on this machine, for a context length."""
+    """Return a function from a context length to the memory that the model takes on this machine."""
     if cluster is None:
         return lambda context: backend.estimate(model, context, parallel)
     assert can_spread(backend)
     return lambda context: backend.share(model, context, parallel, cluster)
 
 
-def _key(model: InstalledModel, backend: str, cluster: dict[str, Any] | None) -> str:
-    """What identifies a loaded model: its weights and what is decided at load time, not its name or defaults."""
+def _cluster(overrides: ModelSettings | None) -> dict[str, Any] | None:
+    return overrides.cluster.model_dump(mode="json") if overrides and overrides.cluster else None
+
+
+def _launch_key(model: InstalledModel, backend: str, cluster: dict[str, Any] | None) -> str:
+    """Identify a loaded model by its files and what is decided at load time, not by its name or defaults."""
     identity = (str(model.path), str(model.defaults.adapter or ""), str(model.defaults.draft or ""), backend, cluster)
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
-def _allowed(model: InstalledModel, settings: Settings) -> bool:
-    return any(ModelName.parse(name) == model.name for name in settings.security.allow_remote_code)
+def _plan_key(model: InstalledModel, options: Options) -> tuple[object, ...]:
+    """Identify a plan by everything that it follows from, but the settings. The digest changes with the files."""
+    defaults = model.defaults
+    return (
+        model.name, model.digest, model.path, defaults.adapter, defaults.draft, defaults.options.backend,
+        options.backend, options.num_ctx,
+    )  # fmt: skip

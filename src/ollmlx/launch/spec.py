@@ -1,4 +1,4 @@
-"""What to load: everything the pool needs to start a runner, and nothing it would have to look up."""
+"""The launch spec: everything that the pool needs to start a runner, so that it looks up nothing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from ollmlx.types import InstalledModel, MemoryEstimate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchSpec:
-    """One model as it is to be loaded. Made by the service; two launches with one `key` share a runner.
+    """One model as it is to be loaded. Made by `LaunchPlanner`; two specs with one `key` share a runner.
 
-    `key` identifies what is loaded: model digest, backend and load-time options, but not `context_length`: a loaded
-    runner with a longer context serves a shorter launch, a longer launch reloads it. `context_length` in tokens,
-    `parallel` the batch width (0: the engine chooses). `keep_alive` and `request_timeout` in seconds (`math.inf`: for
-    ever). `pin`: never evicted, never expired, restarted after a crash. `prompt_cache_bytes` None: from what is left.
+    `key` identifies what is loaded: the files, the backend and options of the load, but not `context_length`. A loaded
+    runner with a longer context serves a spec with a shorter one; a longer one reloads the model. `context_length` in
+    tokens, `parallel` the batch width (0: the engine chooses). `keep_alive` and `request_timeout` in seconds
+    (`math.inf`: no limit). `pin`: never evicted, never expired, loaded again after its runner exited.
+    `prompt_cache_bytes` None: a share of the memory that is left.
     """
 
     key: str
@@ -42,17 +43,13 @@ class LaunchSpec:
 
     @property
     def name(self) -> str:
-        """The model's name, for messages."""
+        """The full name of the model, for messages."""
         return str(self.model.name)
-
-    def answers_to(self, name: str) -> bool:
-        """Whether this is its model's full name, or the one that people type."""
-        return name in (self.name, self.model.name.short)
 
     def config(
         self, *, runner: str, token: str, memory_limit: int, cache_limit: int, prompt_cache: int
     ) -> RunnerConfig:
-        """The first line on the runner's standard input. Sizes in bytes."""
+        """Return the first line on the runner's standard input. Sizes in bytes."""
         return RunnerConfig(
             runner=runner,
             token=token,

@@ -1,4 +1,4 @@
-"""Time, as the supervisor sees it: a monotonic clock for every decision, the wall clock only for display."""
+"""The clock of the supervisor: monotonic time for every decision, wall-clock time only for display."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ class Timer(Protocol):
     """A callback that has not run yet."""
 
     def cancel(self) -> None:
-        """Forget it. Harmless when it ran already."""
+        """Do not run the callback. Does nothing when it ran already."""
         ...
 
 
 class Clock(Protocol):
-    """Injected, so that tests move time by hand."""
+    """Time as an injected object, so that tests move it by hand."""
 
     def monotonic(self) -> float:
-        """Seconds that never jump."""
+        """Return seconds that never jump."""
         ...
 
     def now(self) -> datetime:
-        """Wall-clock time with a time zone, for people."""
+        """Return wall-clock time with a time zone, for people."""
         ...
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
@@ -33,12 +33,12 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for so many seconds."""
         ...
 
 
 class SystemClock:
-    """The real one; to be used on a running event loop."""
+    """The clock of the machine. Use it on a running event loop."""
 
     def monotonic(self) -> float:
         return time.monotonic()

@@ -18,13 +18,13 @@ class Tuning:
     swap_wait: float = 5.0
     """Requests for a loaded model may pass one that would evict the model for at most this long."""
     restart_limit: int = 3
-    """Failures within `restart_window` that open the circuit."""
+    """Failures within `restart_window`, each before the runner answered anything, that make a crash loop."""
     restart_window: float = 300.0
-    """Length of the sliding window in which failures are counted."""
+    """Length of the sliding window in which these failures are counted."""
     restart_pause: float = 600.0
-    """How long an open circuit refuses starts before it permits one."""
+    """How long a model in a crash loop is not started."""
     hard_share: float = 1.5
-    """A runner that uses more than this multiple of its reservation is ended, but see `slack`."""
+    """A runner that uses more than this multiple of its reservation is killed, but see `slack`."""
     slack: int = 512 * MIB
     """A runner may exceed its reservation by this much before `hard_share` applies."""
     soft_share: float = 0.85

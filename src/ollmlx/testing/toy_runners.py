@@ -1,11 +1,10 @@
-"""A pool's workshop without processes: runners are objects whose load, answers and death a test decides."""
+"""A runner factory without processes: a test decides how the load, the answers and the exit of each runner go."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 from ollmlx.errors import Busy, OllmlxError, RunnerFailed
@@ -13,9 +12,8 @@ from ollmlx.launch.spec import LaunchSpec
 from ollmlx.plugin.contracts import RunnerCommand
 from ollmlx.protocol import Progress, TokenizeRequest, Tokens
 from ollmlx.supervisor.clock import Clock
-from ollmlx.supervisor.process.exit_status import Remedy
-from ollmlx.supervisor.runner.client import Exchange
-from ollmlx.supervisor.runner.failure import Cause, RunnerFailure
+from ollmlx.supervisor.runner.client import RunnerCall
+from ollmlx.supervisor.runner.failure import Cause, Remedy, RunnerFailure
 from ollmlx.supervisor.scheduling.memory import Allowance
 from ollmlx.testing.fake.store import fake_model
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, MemoryEstimate, RunnerState, Text
@@ -23,8 +21,8 @@ from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest
 Answering = Callable[["ToyRunner", GenerateRequest], AsyncIterator[Event]]
 
 
-def toy_launch(name: str = "parrot", size: int = 10, **fields: Any) -> LaunchSpec:
-    """A launch that nothing could execute. `size` is the estimate in bytes; `fields` replace the Launch's own."""
+def toy_spec(name: str = "parrot", size: int = 10, **fields: Any) -> LaunchSpec:
+    """Return a launch spec that nothing could execute. `size` is the estimate in bytes; `fields` replace others."""
     return LaunchSpec(
         **{
             "key": name,
@@ -38,111 +36,124 @@ def toy_launch(name: str = "parrot", size: int = 10, **fields: Any) -> LaunchSpe
     )
 
 
-def death(cause: Cause = Cause.SIGNAL, remedy: Remedy = Remedy.RETRY, *, loading: bool = False) -> RunnerFailure:
-    """An end as a post-mortem would tell it."""
+def toy_failure(cause: Cause = Cause.SIGNAL, remedy: Remedy = Remedy.RETRY, *, loading: bool = False) -> RunnerFailure:
+    """Return the failure of a runner that was killed by SIGSEGV."""
     return RunnerFailure(cause, "was killed by SIGSEGV", None, (), remedy, loading, "SIGSEGV")
 
 
 class ToyRunner:
     """Implements `ollmlx.supervisor.runner.factory.PooledRunner`."""
 
-    def __init__(self, workshop: ToyRunnerFactory, launch: LaunchSpec, id: str, allowance: Allowance) -> None:
+    def __init__(self, factory: ToyRunnerFactory, spec: LaunchSpec, id: str, allowance: Allowance) -> None:
         self.id = id
-        self.launch = launch
+        self.spec = spec
         self.allowance = allowance
         self.state = RunnerState.STARTING
-        self.working = 0
-        self.death: RunnerFailure | None = None
-        self.on_death: Callable[[RunnerFailure], None] = lambda death: None
+        self.active_requests = 0
+        self.failure: RunnerFailure | None = None
+        self.on_exit: Callable[[RunnerFailure], None] = lambda failure: None
         self.on_change: Callable[[], None] = lambda: None
         self.pid: int | None = None
         self.status: Progress | None = None
         self.throttled = False
-        self.bloated = False
+        self.needs_replacement = False
         self.memory = 0
-        self.working_when_stopped: int | None = None
-        self._workshop = workshop
+        self.active_when_stopped: int | None = None
+        self._factory = factory
         self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._aborted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def parallel(self) -> int:
-        return max(1, self.launch.parallel)
+        return max(1, self.spec.parallel)
 
     @property
     def loading(self) -> bool:
-        """It waits for the test to decide how its load ends."""
+        """True while it waits for the test to decide how its load ends."""
         return self.state is RunnerState.STARTING and not self._loaded.done()
 
-    def last_words(self) -> tuple[str, ...]:
+    @property
+    def number(self) -> int:
+        """1 for the first runner of its factory."""
+        return self._factory.made.index(self) + 1
+
+    def last_output(self) -> tuple[str, ...]:
         return ()
 
-    # -- what a test decides -----------------------------------------------------------------------------------------
+    # -- called by a test --------------------------------------------------------------------------------------------
 
     def finish_loading(self) -> None:
         self._loaded.set_result(None)
 
-    def fail_loading(self, end: RunnerFailure | None = None) -> None:
-        self.death = end or death(loading=True)
-        self._loaded.set_exception(self.death.error(self.launch.name))
+    def fail_loading(self, failure: RunnerFailure | None = None) -> None:
+        self.failure = failure or toy_failure(loading=True)
+        self._loaded.set_exception(self.failure.error(self.spec.name))
 
-    def die(self, end: RunnerFailure | None = None) -> None:
-        """End unasked."""
-        self.death = end or death()
+    def crash(self, failure: RunnerFailure | None = None) -> OllmlxError:
+        """Exit without being asked. Returns the error of its requests."""
+        self.failure = failure or toy_failure()
+        error = self.failure.error(self.spec.name)
         self.state = RunnerState.FAILED
-        self._workshop.living.discard(self)
-        self.abort(self.death.error(self.launch.name))
-        self.on_death(self.death)
+        self._factory.running.discard(self)
+        self.abort(error)
+        self.on_exit(self.failure)
+        return error
 
-    # -- what the pool asks ------------------------------------------------------------------------------------------
+    # -- called by the pool ------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        self._workshop.living.add(self)
-        if self._workshop.instant:
+        if self._factory.start_error is not None:
+            raise self._factory.start_error
+        self._factory.running.add(self)
+        if self._factory.instant:
             self.finish_loading()
         try:
             await self._loaded
         except BaseException:
             self.state = RunnerState.FAILED
-            self._workshop.living.discard(self)
+            self._factory.running.discard(self)
             raise
         self.state = RunnerState.READY
 
     async def stop(self, grace: float) -> None:
         self.state = RunnerState.STOPPING
-        self.working_when_stopped = self.working
+        self.active_when_stopped = self.active_requests
         self.abort(Busy("stopping"))
-        if self._workshop.stop_seconds:
-            await self._workshop.clock.sleep(self._workshop.stop_seconds)
-        self._workshop.living.discard(self)
+        if self._factory.stop_seconds:
+            await self._factory.clock.sleep(self._factory.stop_seconds)
+        self._factory.running.discard(self)
 
     def abort(self, reason: OllmlxError) -> None:
         if not self._aborted.done():
             self._aborted.set_exception(reason)
             self._aborted.exception()
 
-    async def generate(self, request: GenerateRequest, exchange: Exchange | None = None) -> AsyncIterator[Event]:
-        async for event in self._workshop.answer(self, request):
+    async def generate(self, request: GenerateRequest, call: RunnerCall | None = None) -> AsyncIterator[Event]:
+        async for event in self._factory.answer(self, request):
             yield event
 
     async def aborted(self) -> None:
-        """Wait until somebody ends the requests under way; raises why."""
+        """Wait until the requests under way are ended. Raises the reason."""
         await asyncio.shield(self._aborted)
 
-    async def embed(self, request: EmbedRequest, exchange: Exchange | None = None) -> EmbedResult:
+    async def embed(self, request: EmbedRequest, call: RunnerCall | None = None) -> EmbedResult:
+        self._crash_once()
         return EmbedResult(embeddings=((1.0,),) * len(request.inputs), prompt_tokens=len(request.inputs))
 
-    async def tokenize(
-        self, request: TokenizeRequest, exchange: Exchange | None = None, request_id: str = ""
-    ) -> Tokens:
+    async def tokenize(self, request: TokenizeRequest, call: RunnerCall | None = None, request_id: str = "") -> Tokens:
+        self._crash_once()
         return Tokens(tokens=(1,))
 
     async def detokenize(self, tokens: Tokens) -> str:
         return "x"
 
+    def _crash_once(self) -> None:
+        if self.number <= self._factory.crashes:
+            raise self.crash()
+
 
 async def echo(runner: ToyRunner, request: GenerateRequest) -> AsyncIterator[Event]:
-    """The usual answer: the prompt."""
+    """Answer with the prompt."""
     if runner.state is not RunnerState.READY:
         raise RunnerFailed("not ready")
     yield Text(text=request.prompt or "")
@@ -150,23 +161,28 @@ async def echo(runner: ToyRunner, request: GenerateRequest) -> AsyncIterator[Eve
 
 
 class ToyRunnerFactory:
-    """Implements `ollmlx.supervisor.runner.factory.RunnerFactory`. `instant`: runners are ready at once."""
+    """Implements `ollmlx.supervisor.runner.factory.RunnerFactory`.
+
+    `instant`: runners are ready at once. `crashes`: so many runners crash when they are asked for vectors or tokens.
+    `start_error`: raised by every start while it is set.
+    """
 
     def __init__(self, clock: Clock, *, instant: bool = True, stop_seconds: float = 0.0) -> None:
         self.clock = clock
         self.instant = instant
         self.stop_seconds = stop_seconds
+        self.crashes = 0
+        self.start_error: Exception | None = None
         self.answer: Answering = echo
         self.made: list[ToyRunner] = []
-        self.living: set[ToyRunner] = set()
+        self.running: set[ToyRunner] = set()
         self.state = "new"
-        self.folder = Path("/nonexistent")
 
     async def open(self) -> None:
         self.state = "open"
 
-    def make(self, launch: LaunchSpec, id: str, allowance: Allowance) -> ToyRunner:
-        self.made.append(ToyRunner(self, launch, id, allowance))
+    def make(self, spec: LaunchSpec, id: str, allowance: Allowance) -> ToyRunner:
+        self.made.append(ToyRunner(self, spec, id, allowance))
         return self.made[-1]
 
     def guarded(self, pid: int) -> AbstractContextManager[None]:

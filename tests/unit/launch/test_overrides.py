@@ -1,4 +1,4 @@
-"""Declared models and aliases over installed ones."""
+"""Overrides and aliases of the settings, applied to installed models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ollmlx.errors import ConfigError
-from ollmlx.launch.overrides import ModelOverrides, overlay, rename
+from ollmlx.launch.overrides import ModelOverrides, apply_overrides, rename
 from ollmlx.model.names import ModelName
 from ollmlx.settings import ModelSettings, Settings
 from ollmlx.types import InstalledModel, ModelDefaults, Options
@@ -27,27 +27,27 @@ NAME = ModelName.parse("assistant")
 
 
 def test_aliases_are_followed_to_the_end() -> None:
-    declarations = ModelOverrides(Settings(aliases={"a": "b", "b": "org/base"}), {})
-    assert declarations.alias(ModelName.parse("a")) == BASE.name
-    assert declarations.alias(BASE.name) is None
-    assert {str(name) for name in declarations.aliases_of(BASE.name)} == {"a:latest", "b:latest"}
+    overrides = ModelOverrides(Settings(aliases={"a": "b", "b": "org/base"}), {})
+    assert overrides.alias(ModelName.parse("a")) == BASE.name
+    assert overrides.alias(BASE.name) is None
+    assert {str(name) for name in overrides.aliases_of(BASE.name)} == {"a:latest", "b:latest"}
 
 
 def test_the_users_alias_wins_over_the_catalogue() -> None:
-    declarations = ModelOverrides(Settings(aliases={"x": "mine/x"}), {"x": "theirs/x"})
-    assert declarations.alias(ModelName.parse("x")) == ModelName.parse("mine/x")
+    overrides = ModelOverrides(Settings(aliases={"x": "mine/x"}), {"x": "theirs/x"})
+    assert overrides.alias(ModelName.parse("x")) == ModelName.parse("mine/x")
 
 
 @pytest.mark.finding("CFG004")
-def test_aliases_that_loop_are_named() -> None:
-    declarations = ModelOverrides(Settings(aliases={"a": "b", "b": "a"}), {})
+def test_a_loop_of_aliases_is_an_error_that_names_it() -> None:
+    overrides = ModelOverrides(Settings(aliases={"a": "b", "b": "a"}), {})
     with pytest.raises(ConfigError, match="a -> b -> a") as refused:
-        declarations.alias(ModelName.parse("a"))
+        overrides.alias(ModelName.parse("a"))
     assert refused.value.code == "CFG004"
 
 
-def test_a_declared_model_lays_its_words_over_the_base() -> None:
-    made = overlay(BASE, NAME, ModelSettings(system="Be brief.", parameters={"temperature": 0.1}))
+def test_overrides_replace_the_defaults_of_the_base_and_keep_its_files() -> None:
+    made = apply_overrides(BASE, NAME, ModelSettings(system="Be brief.", parameters={"temperature": 0.1}))
     assert str(made.name) == "assistant:latest"
     assert made.defaults.system == "Be brief."
     assert (made.defaults.options.temperature, made.defaults.options.top_k) == (0.1, 7)
@@ -57,9 +57,9 @@ def test_a_declared_model_lays_its_words_over_the_base() -> None:
 
 
 @pytest.mark.finding("CFG004")
-def test_a_wrong_parameter_names_the_section() -> None:
+def test_a_wrong_parameter_names_its_section() -> None:
     with pytest.raises(ConfigError, match=r"assistant.*temperature") as refused:
-        overlay(BASE, NAME, ModelSettings(parameters={"temperature": "hot"}))
+        apply_overrides(BASE, NAME, ModelSettings(parameters={"temperature": "hot"}))
     assert refused.value.code == "CFG004"
 
 

@@ -1,31 +1,32 @@
-"""From an installed model to its launch, when it is to be spread over a group."""
+"""From an installed model to its launch spec: spread over a group, and planned once for warm requests."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ollmlx.errors import Unsupported
 from ollmlx.launch.overrides import ModelOverrides
-from ollmlx.launch.planner import LaunchPlanner
+from ollmlx.launch.planner import MAX_PLANS, LaunchPlanner
 from ollmlx.model.names import ModelName
 from ollmlx.plugin.contracts import LaunchOptions, Refusal, RunnerCommand
 from ollmlx.plugin.registry import Registry
 from ollmlx.settings import Settings
 from ollmlx.supervisor.process.importers import Importers
 from ollmlx.testing import fake_model
-from ollmlx.types import InstalledModel, MemoryEstimate
+from ollmlx.types import InstalledModel, MemoryEstimate, Options
 
 GIB = 1 << 30
 CLUSTER = {"hosts": ["localhost", "node2"]}
 
 
-class Lonely:
+class SingleBackend:
     """Runs a model in one process: 40 GiB, and 1 MiB for each token."""
 
-    name = "lonely"
+    name = "single"
 
     def accepts(self, model: InstalledModel) -> Refusal | None:
         return None
@@ -40,23 +41,23 @@ class Lonely:
         return None
 
 
-class Spreading(Lonely):
-    """Runs models of the backend `lonely` as groups."""
+class SpreadingBackend(SingleBackend):
+    """Runs models of the backend `single` as groups."""
 
     name = "spreading"
-    spreads = "lonely"
+    spreads = "single"
 
     def share(self, model: InstalledModel, context: int, parallel: int, cluster: Mapping[str, Any]) -> MemoryEstimate:
         alone, ranks = self.estimate(model, context, parallel), len(cluster["hosts"])
         return MemoryEstimate(weights=alone.weights // ranks, kv_cache=alone.kv_cache // ranks, overhead=0)
 
 
-def launcher(*backends: Lonely, **declared: Any) -> LaunchPlanner:
-    settings = Settings.model_validate({"models": {"spread": {"from": "big", "cluster": CLUSTER, **declared}}})
+def planner(*backends: SingleBackend, **overrides: Any) -> LaunchPlanner:
+    settings = Settings.model_validate({"models": {"spread": {"from": "big", "cluster": CLUSTER, **overrides}}})
     registry = Registry()
     for backend in backends:
         registry.backends.add(backend.name, backend, "test")
-    return LaunchPlanner(settings, registry, ModelOverrides(settings, {}), Importers(dict), 64 * GIB)
+    return LaunchPlanner(settings, registry, ModelOverrides(settings, {}), Importers(dict).make, 64 * GIB)
 
 
 def model(name: str) -> InstalledModel:
@@ -65,36 +66,62 @@ def model(name: str) -> InstalledModel:
     return base.model_copy(update={"name": ModelName.parse(name), "details": details})
 
 
-async def test_a_group_is_charged_for_what_this_machine_holds_of_it() -> None:
-    planner = launcher(Spreading(), Lonely())
-    spread, alone = await planner.launch(model("spread")), await planner.launch(model("big"))
-    assert (spread.backend, alone.backend) == ("spreading", "lonely")
-    assert (planner.backend(model("spread")), planner.backend(model("big"))) == ("spreading", "lonely")
+async def test_a_cluster_reserves_what_this_machine_holds_of_the_model() -> None:
+    planned = planner(SpreadingBackend(), SingleBackend())
+    spread, alone = await planned.plan(model("spread")), await planned.plan(model("big"))
+    assert (spread.backend, alone.backend) == ("spreading", "single")
+    assert (planned.backend(model("spread")), planned.backend(model("big"))) == ("spreading", "single")
     assert (spread.estimate.weights, alone.estimate.weights) == (20 * GIB, 40 * GIB)
     assert (spread.context_length, alone.context_length) == (8192, 2048)  # there is more room for the context, too
     assert spread.command.engine_options["cluster"]["hosts"] == CLUSTER["hosts"]
     assert alone.command.engine_options["cluster"] is None
 
 
-async def test_a_group_and_a_single_runner_of_the_same_weights_are_two() -> None:
-    launches = launcher(Spreading(), Lonely())
-    spread, alone = await launches.launch(model("spread")), await launches.launch(model("big"))
+async def test_a_cluster_and_a_single_runner_of_the_same_weights_have_different_keys() -> None:
+    planned = planner(SpreadingBackend(), SingleBackend())
+    spread, alone = await planned.plan(model("spread")), await planned.plan(model("big"))
     assert spread.key != alone.key
-    assert spread.key in launches.keys(model("spread"))
-    assert alone.key in launches.keys(model("big"))
-    assert not {*launches.keys(model("spread"))} & {*launches.keys(model("big"))}
+    assert spread.key in planned.keys(model("spread"))
+    assert alone.key in planned.keys(model("big"))
+    assert not {*planned.keys(model("spread"))} & {*planned.keys(model("big"))}
 
 
-@pytest.mark.parametrize("backend", ["lonely", "spreading"])
+@pytest.mark.parametrize("backend", ["single", "spreading"])
 async def test_a_cluster_may_name_the_backend_that_spreads_it_or_the_one_it_builds_on(backend: str) -> None:
-    planner = launcher(Spreading(), Lonely(), backend=backend)
-    assert (await planner.launch(model("spread"))).backend == "spreading"
+    planned = planner(SpreadingBackend(), SingleBackend(), backend=backend)
+    assert (await planned.plan(model("spread"))).backend == "spreading"
 
 
 async def test_a_backend_that_cannot_spread_a_model_is_named() -> None:
     with pytest.raises(Unsupported, match="spread is declared as a cluster, and no backend can") as failure:
-        await launcher(Lonely()).launch(model("spread"))
+        await planner(SingleBackend()).plan(model("spread"))
     assert failure.value.code == "MDL005"
-    other = launcher(Spreading(), Lonely(), backend="other")
+    other = planner(SpreadingBackend(), SingleBackend(), backend="other")
     with pytest.raises(Unsupported, match="spread is declared as a cluster, and the backend other cannot"):
-        await other.launch(model("spread"))
+        await other.plan(model("spread"))
+
+
+async def test_the_last_plan_holds_for_the_same_files_options_and_settings_only() -> None:
+    planned = planner(SingleBackend())
+    big = model("big")
+    spec = await planned.plan(big, Options(num_ctx=512))
+    assert planned.last_plan(big, Options(num_ctx=512, temperature=0.5)) is spec
+    others = [
+        (big, Options()),
+        (big, Options(num_ctx=1024)),
+        (big, Options(num_ctx=512, backend="single")),
+        (big.model_copy(update={"digest": "f" * 64}), Options(num_ctx=512)),
+        (big.model_copy(update={"path": Path("/elsewhere")}), Options(num_ctx=512)),
+        (model("spread"), Options(num_ctx=512)),
+    ]
+    assert [planned.last_plan(one, options) for one, options in others] == [None] * len(others)
+    planned.reconfigure(Settings(), ModelOverrides(Settings(), {}))
+    assert planned.last_plan(big, Options(num_ctx=512)) is None
+
+
+async def test_plans_for_any_number_of_contexts_are_kept_in_bounds() -> None:
+    planned = planner(SingleBackend())
+    for context in range(1, MAX_PLANS + 2):
+        await planned.plan(model("big"), Options(num_ctx=context))
+    assert planned.last_plan(model("big"), Options(num_ctx=1)) is None
+    assert planned.last_plan(model("big"), Options(num_ctx=2)) is not None

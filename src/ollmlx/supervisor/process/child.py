@@ -1,4 +1,4 @@
-"""A child process: spawned from the main thread into its own session, its output drained, its end noticed at once."""
+"""A child process: spawned from the main thread into a session of its own, with its output read all the time."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 
 from ollmlx.errors import RunnerFailed
-from ollmlx.supervisor.process.orphans import process_id as identity
-from ollmlx.supervisor.process.tail import Tail
+from ollmlx.supervisor.process.orphans.guardian_program import process_start
+from ollmlx.supervisor.process.tail import OutputTail
 
 ALLOWED = (
     "PATH",
@@ -38,20 +38,20 @@ ALLOWED = (
 )
 FIXED = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 OOM_SCORE = "500"
-PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-"""The machine's trouble and not the program's: it may be over soon."""
+TEMPORARY_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+"""Errors of the machine, not of the program. A later attempt may succeed."""
 
 
 def child_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What a child may see of the environment: an allow-list without secrets, and no network for model libraries."""
+    """Return the environment of a child: an allow-list without secrets, and no network for model libraries."""
     given = os.environ if source is None else source
     return {name: given[name] for name in ALLOWED if name in given} | FIXED
 
 
 class Child(asyncio.SubprocessProtocol):
-    """One spawned process and its group. Made by `spawn`; `close` when it has ended."""
+    """One spawned process and its process group. Made by `spawn`; `close` reaps it."""
 
-    def __init__(self, tail: Tail) -> None:
+    def __init__(self, tail: OutputTail) -> None:
         self.tail = tail
         self.pid = 0
         self.started: str | None = None
@@ -59,11 +59,11 @@ class Child(asyncio.SubprocessProtocol):
         self._drained = asyncio.Event()
         self._open_pipes = {1, 2}
         self._transport: asyncio.SubprocessTransport | None = None
-        self._family: dict[int, psutil.Process] = {}
+        self._descendants: dict[int, psutil.Process] = {}
 
     @property
     def returncode(self) -> int | None:
-        """None while it runs; negative for a signal."""
+        """None while it runs; negative when a signal ended it."""
         return self._transport.get_returncode() if self._transport is not None else None
 
     # -- called by the event loop ------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ class Child(asyncio.SubprocessProtocol):
         assert isinstance(transport, asyncio.SubprocessTransport)
         self._transport = transport
         self.pid = transport.get_pid()
-        self.started = identity.started(self.pid)
+        self.started = process_start(self.pid)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         self.tail.feed(fd, data)
@@ -88,62 +88,64 @@ class Child(asyncio.SubprocessProtocol):
     # -- called by its owner -----------------------------------------------------------------------------------------
 
     def write(self, line: bytes) -> None:
-        """Send a line to its standard input, which stays open."""
+        """Write a line to its standard input, which stays open."""
         assert self._transport is not None
         stdin = self._transport.get_pipe_transport(0)
         assert isinstance(stdin, asyncio.WriteTransport)
         if not stdin.is_closing():
             stdin.write(line)
 
-    def end_input(self) -> None:
+    def close_stdin(self) -> None:
         """Close its standard input."""
         assert self._transport is not None
         stdin = self._transport.get_pipe_transport(0)
         if stdin is not None:
             stdin.close()
 
-    def remember_family(self) -> None:
-        """Note its descendants, so that one which left the process group is still found at the end."""
+    def remember_descendants(self) -> None:
+        """Note its descendants, so that `close` also kills those that left the process group."""
         with suppress(psutil.Error):
-            for relative in psutil.Process(self.pid).children(recursive=True):
-                self._family[relative.pid] = relative
+            for process in psutil.Process(self.pid).children(recursive=True):
+                self._descendants[process.pid] = process
 
     def signal(self, number: int) -> None:
-        """Signal the whole group. Nobody left to signal is fine."""
+        """Signal the whole group. An empty group is no error."""
         if self.returncode is None:
-            self.remember_family()
+            self.remember_descendants()
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
     async def wait(self, timeout: float) -> bool:
-        """Wait for its end for at most `timeout` seconds; True when it has ended."""
+        """Wait for its exit for at most `timeout` seconds. Returns True when it has exited."""
         try:
             await asyncio.wait_for(self.exited.wait(), timeout)
         except TimeoutError:
             return False
         return True
 
-    async def last_words(self, patience: float = 0.3) -> tuple[str, ...]:
-        """Its last lines. After its end, output that is still in the pipes is waited for a moment."""
+    async def last_lines(self, patience: float = 0.3) -> tuple[str, ...]:
+        """Return its last lines of output. After its exit, wait a moment for output that is still in the pipes."""
         if self.exited.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._drained.wait(), patience)
             self.tail.end()
-        return self.tail.last_words()
+        return self.tail.last_lines()
 
     async def close(self) -> None:
-        """Kill whatever is left of the group and of its descendants, and let go of pipes. Returns when it is reaped."""
+        """Kill what is left of the group and of its descendants, and close the pipes. Returns when it is reaped."""
         self.signal(signal.SIGKILL)
-        for relative in self._family.values():
+        for process in self._descendants.values():
             with suppress(psutil.Error):  # psutil compares the start time: a reused process id is not killed
-                relative.kill()
+                process.kill()
         await self.exited.wait()
-        await self.last_words()
+        await self.last_lines()
         if self._transport is not None:
             self._transport.close()
 
 
-async def spawn(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, fds: Sequence[int], tail: Tail) -> Child:
+async def spawn(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, fds: Sequence[int], tail: OutputTail
+) -> Child:
     """Start a program in a session of its own. Only from the main thread: a parent-death signal follows the thread.
 
     Raises RunnerFailed when it cannot be executed, OSError when descriptors, memory or processes ran out.
@@ -159,7 +161,7 @@ async def spawn(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, fds: 
             umask=0o077,
         )  # fmt: skip
     except OSError as error:
-        if error.errno in PASSING:
+        if error.errno in TEMPORARY_ERRORS:
             raise
         raise RunnerFailed(
             f"cannot execute {argv[0]}: {error.strerror or error}", code="RUN001", hint="ollmlx doctor"
@@ -169,8 +171,10 @@ async def spawn(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, fds: 
 
 
 def _confine(pid: int) -> None:
-    """No core dump (it would hold prompts), and the kernel's first choice when memory runs out. Best effort: the
-    runner does the same for itself."""
+    """Switch off core dumps (they would hold prompts), and make it the kernel's first choice when memory runs out.
+
+    Errors are ignored: the runner does the same for itself.
+    """
     if sys.platform != "linux":
         return
     import resource

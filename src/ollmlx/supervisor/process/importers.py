@@ -1,4 +1,4 @@
-"""Importers: a backend's program that turns a foreign format into its own, run as a child process."""
+"""Importers: programs of backends that convert a foreign format, each run as a child process."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ollmlx.plugin.contracts import Guarded, RunnerCommand, unguarded
 from ollmlx.protocol import ExitCode
 from ollmlx.types import PullProgress
 
-LAST_WORDS = 20  # lines of standard error kept for the message
+LAST_LINES = 20  # lines of standard error that are kept for the error message
 
 
 class Importers:
-    """Makes importers. `environment` is the allow-listed environment every child process gets."""
+    """Makes importers. `environment` returns the allow-listed environment of every child process."""
 
     def __init__(self, environment: Callable[[], dict[str, str]], guarded: Guarded = unguarded) -> None:
         self._environment = environment
@@ -33,7 +33,7 @@ class Importers:
 
 
 class ChildImporter:
-    """One backend's importer, as `ollmlx.plugin.contracts.Importer` describes it."""
+    """Implements `ollmlx.plugin.contracts.Importer` with a child process."""
 
     def __init__(self, command: RunnerCommand, environment: dict[str, str], guarded: Guarded = unguarded) -> None:
         self._command = command
@@ -43,7 +43,10 @@ class ChildImporter:
     async def __call__(
         self, source: Path, into: Path, *, format: str, options: Mapping[str, Any] | None = None
     ) -> AsyncIterator[PullProgress]:
-        """Run the program; yield its progress. The process group is killed when the caller stops listening."""
+        """Run the program and yield its progress. The process group is killed when the iterator is closed early.
+
+        Raises InvalidRequest when the files are no model that it can import, StorageError for every other failure.
+        """
         arguments = ["--source", str(source), "--into", str(into), "--options", json.dumps(dict(options or {}))]
         process = await asyncio.create_subprocess_exec(
             *self._command.argv,
@@ -57,8 +60,8 @@ class ChildImporter:
         )
         assert process.stdout is not None
         assert process.stderr is not None
-        words: list[str] = []
-        drain = asyncio.create_task(_tail(process.stderr, words))
+        errors: list[str] = []
+        drain = asyncio.create_task(_collect(process.stderr, errors))
         try:
             with self._guarded(process.pid):
                 async for line in process.stdout:
@@ -69,9 +72,9 @@ class ChildImporter:
         finally:
             await _end(process, drain)
         if code != 0:
-            said = words[-1] if words else f"the importer ended with status {code}"
-            error = InvalidRequest if code == ExitCode.BAD_MODEL else StorageError
-            raise error(f"cannot import {source.name}: {said}", code="MDL006")
+            reason = errors[-1] if errors else f"the importer exited with status {code}"
+            kind = InvalidRequest if code == ExitCode.BAD_MODEL else StorageError
+            raise kind(f"cannot import {source.name}: {reason}", code="MDL006")
 
 
 def _progress(line: bytes) -> PullProgress | None:
@@ -81,12 +84,12 @@ def _progress(line: bytes) -> PullProgress | None:
         return None  # a library's own chatter on standard output
 
 
-async def _tail(stream: asyncio.StreamReader, words: list[str]) -> None:
+async def _collect(stream: asyncio.StreamReader, lines: list[str]) -> None:
     async for line in stream:
         text = line.decode("utf-8", "replace").strip()
         if text:
-            words.append(text)
-            del words[:-LAST_WORDS]
+            lines.append(text)
+            del lines[:-LAST_LINES]
 
 
 async def _end(process: asyncio.subprocess.Process, drain: asyncio.Task[None]) -> None:

@@ -1,4 +1,4 @@
-"""The last words of a process: its output, drained for ever, kept in bounded memory, logged at a bounded rate."""
+"""The output of a process: read for ever, kept in bounded memory, logged at a bounded rate."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _ERROR = re.compile(
     r"^(?:[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b|Fatal Python error|\[METAL\]|CUDA error|panic:|error:)"
 )
 _LOGGED = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL) \[([^\]]*)\] ")
-"""A line that a runner logged, with the request it is about: `ollmlx.runner.startup`."""
+"""A line that `ollmlx.runner.startup` wrote in a runner, with the id of its request."""
 _ROUTINE = re.compile(r"^(?:DEBUG|INFO)\b")
 _NOISE = re.compile(r"^(?:\s|Extension modules:|Traceback|Current thread|Thread 0x|  File )")
 
 
-class Tail:
-    """Collects lines of one runner's stdout and stderr. Fed from the event loop; never blocks, never grows."""
+class OutputTail:
+    """Lines of one process's stdout and stderr. Fed from the event loop; never blocks, never grows without bound."""
 
     def __init__(self, name: str, logger: logging.Logger, monotonic: Callable[[], float]) -> None:
         self._logger = logger
@@ -39,14 +39,14 @@ class Tail:
         self._suppressed = 0
         self._level = logging.INFO
         self._request: str | None = None
-        """Of lines that name none. None: the request that the running task works for."""
+        """The request of lines that name none. None: the request of the running task."""
         self._about: str | None = None
-        self._settled_at = 0
+        self._loaded_at = 0
         self.total = 0
-        """Lines seen since the start; grows with any output, so it counts as a sign of life while loading."""
+        """Lines since the start. Any output makes it grow, which counts as progress of a load."""
 
     def feed(self, stream: int, data: bytes) -> None:
-        """Take what arrived on a stream (1 stdout, 2 stderr)."""
+        """Add the bytes that arrived on a stream (1 stdout, 2 stderr)."""
         *lines, rest = data.split(b"\n")
         partial = self._partial.setdefault(stream, bytearray())
         if lines:
@@ -58,7 +58,7 @@ class Tail:
             partial += rest[:room]
 
     def end(self) -> None:
-        """No more output: unfinished lines count as lines."""
+        """Count unfinished lines as lines, because no more output will come."""
         for partial in self._partial.values():
             if partial:
                 self._take([bytes(partial)])
@@ -67,25 +67,24 @@ class Tail:
             self._logger.info("%s | (%d lines left out)", self._name, self._suppressed)
             self._suppressed = 0
 
-    def lines(self) -> tuple[str, ...]:
-        """What is kept, oldest first."""
-        return tuple(self._lines)
-
-    def last_words(self, count: int = 12) -> tuple[str, ...]:
-        """The last lines that are not blank."""
+    def last_lines(self, count: int = 12) -> tuple[str, ...]:
+        """Return the last lines that are not blank."""
         return tuple(line for line in self._lines if line.strip())[-count:]
 
-    def settled(self) -> None:
-        """What was said until now did not end it: later ends are not explained by it.
+    def mark_loaded(self) -> None:
+        """Note that the model is loaded: lines before this one never explain a later exit.
 
-        Until then lines belong to the request that has it loaded, afterwards to the one that they name.
+        Before, lines belong to the request that caused the load; afterwards to the request that they name.
         """
-        self._settled_at = self.total
+        self._loaded_at = self.total
         self._request = self._about = ""
 
-    def cause(self) -> str | None:
-        """The line that most likely says why: the last one, or above a stack dump the last one that names an error."""
-        since = self.total - self._settled_at
+    def likely_cause(self) -> str | None:
+        """Return the line that most likely explains an exit.
+
+        That is the last line, or, when a stack dump ends the output, the last line that names an error.
+        """
+        since = self.total - self._loaded_at
         recent = list(self._lines)[-since:] if since else []
         lines = [line for line in recent if line.strip() and not _ROUTINE.match(line)]
         if not lines or not _NOISE.match(lines[-1]):
@@ -130,12 +129,12 @@ class Tail:
         if self._suppressed:
             self._logger.info("%s | (%d lines left out)", self._name, self._suppressed)
             self._suppressed = 0
-        level, request = self._read(text)
+        level, request = self._classify(text)
         extra = {"runner": self._name} | ({} if request is None else {"request": request})
         self._logger.log(level, "%s | %s", self._name, text, extra=extra)
 
-    def _read(self, text: str) -> tuple[int, str | None]:
-        """How severe a line is, and the request it is about. The lines of a stack follow the one above them."""
+    def _classify(self, text: str) -> tuple[int, str | None]:
+        """Return the level of a line and its request. The lines of a stack have those of the line above them."""
         if logged := _LOGGED.match(text):
             self._level = logging.getLevelNamesMapping()[logged[1]]
             self._about = self._request if logged[2] == "-" else logged[2]
@@ -147,6 +146,6 @@ class Tail:
 
 
 def clean(raw: bytes) -> str:
-    """A line without control characters, escape sequences or bad bytes, cut at MAX_LINE."""
+    """Return a line without control characters, escape sequences or bad bytes, cut at MAX_LINE."""
     text = raw[:MAX_LINE].decode("utf-8", "replace")
     return _CONTROL.sub("", _ANSI.sub("", text)).rstrip()

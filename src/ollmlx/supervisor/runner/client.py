@@ -3,85 +3,88 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import aiohttp
 from pydantic import ValidationError
 
 from ollmlx.errors import OllmlxError, from_kind
 from ollmlx.protocol import Detokenized, Problem, Progress, TokenizeRequest, Tokens, decode_event
-from ollmlx.types import EmbedRequest, EmbedResult, Event, Frozen, GenerateRequest
+from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, Failed, Frozen, GenerateRequest
 
 MAX_LINE = 2 * 1024 * 1024 - 1
 MAX_BODY = 512 * 1024 * 1024
-Answer = TypeVar("Answer", bound=Frozen)
+Reply = TypeVar("Reply", bound=Frozen)
 
 
-class Severed(Exception):
-    """The connection ended before the answer did."""
+class ConnectionLost(Exception):
+    """The connection ended before the answer was complete."""
 
 
-class Garbled(Exception):
-    """What arrived is not the protocol."""
+class ProtocolViolation(Exception):
+    """The bytes that arrived do not follow the protocol."""
 
 
-class Exchange:
-    """One request under way, so that somebody else can end it with a reason."""
+class RunnerCall:
+    """One request to a runner, which other tasks can end early with a reason."""
 
     def __init__(self) -> None:
         self.reason: OllmlxError | None = None
         self.response: aiohttp.ClientResponse | None = None
-        self.read = 0
-        """Bytes of the answer that were taken."""
-        self._asking: asyncio.Timeout | None = None
-        self._severed = False
+        self.bytes_read = 0
+        """Bytes of the answer that the reader has taken."""
+        self._head_timeout: asyncio.Timeout | None = None
+        self._disconnected = False
 
     @property
-    def unread(self) -> bool:
-        """The runner has said more than was taken: whoever asked is slow, and not the runner."""
-        return self.response is not None and self.response.content.total_bytes > self.read
+    def has_unread(self) -> bool:
+        """True when bytes of the answer wait to be read: the client is slow, not the runner."""
+        return self.response is not None and self.response.content.total_bytes > self.bytes_read
 
     def abort(self, reason: OllmlxError) -> None:
-        """End it now: whoever reads it gets `reason` raised. A second reason is not heard."""
+        """End the call now: its reader gets `reason` raised. Only the first reason counts."""
         if self.reason is None:
             self.reason = reason
-            self._wake()
+            self._wake_reader()
 
-    def sever(self) -> None:
-        """The runner is gone: whoever reads is told so, although its end of the connection may seem open."""
-        self._severed = True
-        self._wake()
+    def disconnect(self) -> None:
+        """End the call because the runner has exited, although its end of the connection may still seem open."""
+        self._disconnected = True
+        self._wake_reader()
 
-    def _wake(self) -> None:
+    def _wake_reader(self) -> None:
         if self.response is not None:
             self.response.close()
-        elif self._asking is not None:
-            self._asking.reschedule(0)
+        elif self._head_timeout is not None:
+            self._head_timeout.reschedule(0)
 
-    async def head(self, request: Any) -> aiohttp.ClientResponse:
-        """Send, and wait for the head of the answer. Raises `reason` when aborted meanwhile."""
+    async def send(self, request: Awaitable[aiohttp.ClientResponse]) -> aiohttp.ClientResponse:
+        """Send the request and wait for the head of the answer. Raises `reason` when the call is aborted meanwhile."""
         try:
-            async with asyncio.timeout(None) as self._asking:
+            async with asyncio.timeout(None) as self._head_timeout:
                 if self.reason is not None:
                     raise self.reason
                 self.response = await request
         except TimeoutError:
-            if self._severed:
-                raise aiohttp.ClientConnectionError("the runner is gone") from None
+            if self._disconnected:
+                raise aiohttp.ClientConnectionError("the runner has exited") from None
             if self.reason is None:
                 raise
             raise self.reason from None
         finally:
-            self._asking = None
-        assert self.response is not None
+            self._head_timeout = None
         return self.response
 
 
 class RunnerClient:
-    """Talks to one runner. Raises Severed and Garbled for a broken runner, OllmlxError kinds for refused requests."""
+    """HTTP client of one runner.
+
+    Every method raises ConnectionLost or ProtocolViolation for a broken runner, and the OllmlxError that the runner
+    names when it refuses a request.
+    """
 
     def __init__(self, socket: Path, token: str) -> None:
         self._session = aiohttp.ClientSession(
@@ -91,163 +94,157 @@ class RunnerClient:
             timeout=aiohttp.ClientTimeout(),
             auto_decompress=False,
         )
-        self._exchanges: set[Exchange] = set()
-
-    @property
-    def outstanding(self) -> int:
-        """Requests (not probes) whose answer has not ended."""
-        return len(self._exchanges)
+        self._calls: set[RunnerCall] = set()
 
     @property
     def unread(self) -> int:
-        """Those of them whose answer waits to be read."""
-        return sum(exchange.unread for exchange in self._exchanges)
+        """Calls whose answer waits to be read."""
+        return sum(call.has_unread for call in self._calls)
 
     def abort(self, reason: OllmlxError) -> None:
-        """End every request under way with this reason."""
-        for exchange in list(self._exchanges):
-            exchange.abort(reason)
+        """End every call under way with this reason."""
+        for call in list(self._calls):
+            call.abort(reason)
 
     async def close(self) -> None:
-        """Close every connection; requests under way end with Severed. A closed transport tells its readers nothing."""
-        for exchange in list(self._exchanges):
-            exchange.sever()
+        """Close every connection; calls under way end with ConnectionLost."""
+        for call in list(self._calls):  # aiohttp does not wake the readers of a transport that it closes
+            call.disconnect()
         await self._session.close()
 
-    async def generate(self, request: GenerateRequest, exchange: Exchange | None = None) -> AsyncIterator[Event]:
-        """The runner's events up to and including `done` or `error`. Closing the iterator cancels the request."""
-        with self._under_way(exchange) as exchange:
+    async def generate(self, request: GenerateRequest, call: RunnerCall | None = None) -> AsyncIterator[Event]:
+        """Yield the runner's events up to and including `Done`. Closing the iterator cancels the request.
+
+        A stream ends with `Done` or with an error, never otherwise: a `Failed` event is raised as the error that it
+        names, and a stream that ends without either raises ConnectionLost.
+        """
+        with self._tracked(call) as call:
             try:
-                response = await self._post("/v1/generate", request, request.request_id, exchange)
-                async for event in _events(response.content, exchange):
+                response = await self._post("/v1/generate", request, request.request_id, call)
+                async for event in _read_events(response.content, call):
+                    if isinstance(event, Failed):
+                        raise from_kind(event.kind, event.message, code=event.code)
                     yield event
-                    if event.type in ("done", "error"):
+                    if isinstance(event, Done):
                         return
             except aiohttp.ClientError as error:
-                raise exchange.reason or Severed(_words(error)) from error
-            if exchange.reason is not None:
-                raise exchange.reason
-            raise Severed("it ended the answer without finishing it")
+                raise call.reason or ConnectionLost(_describe(error)) from error
+            raise call.reason or ConnectionLost("it ended the answer without finishing it")
 
-    async def embed(self, request: EmbedRequest, exchange: Exchange | None = None) -> EmbedResult:
-        return await self._call("/v1/embed", request, EmbedResult, request.request_id, exchange)
+    async def embed(self, request: EmbedRequest, call: RunnerCall | None = None) -> EmbedResult:
+        return await self._request("/v1/embed", request, EmbedResult, request.request_id, call)
 
-    async def tokenize(
-        self, request: TokenizeRequest, exchange: Exchange | None = None, request_id: str = ""
-    ) -> Tokens:
-        return await self._call("/v1/tokenize", request, Tokens, request_id, exchange)
+    async def tokenize(self, request: TokenizeRequest, call: RunnerCall | None = None, request_id: str = "") -> Tokens:
+        return await self._request("/v1/tokenize", request, Tokens, request_id, call)
 
     async def detokenize(self, tokens: Tokens) -> str:
-        return (await self._call("/v1/detokenize", tokens, Detokenized)).text
+        return (await self._request("/v1/detokenize", tokens, Detokenized)).text
 
     async def status(self, timeout: float) -> Progress:
-        """The runner's own view. Raises Severed (refused, no answer in time) or Garbled."""
-        try:
-            async with asyncio.timeout(timeout), self._session.get("/v1/status") as response:
-                return await _read(response, Progress)
-        except TimeoutError:
-            raise Severed(f"no answer within {timeout:g} s") from None
-        except aiohttp.ClientError as error:
-            raise Severed(_words(error)) from error
+        """Return the runner's own status, within `timeout` seconds."""
+        return await self._probe("GET", "status", timeout)
 
     async def command(self, name: str, timeout: float) -> None:
-        """`trim` or `shutdown`. Raises Severed or Garbled."""
+        """Send `trim` or `shutdown`, within `timeout` seconds."""
+        await self._probe("POST", name, timeout)
+
+    async def _probe(self, method: str, name: str, timeout: float) -> Progress:
         try:
-            async with asyncio.timeout(timeout), self._session.post(f"/v1/{name}") as response:
-                await _read(response, Progress)
+            async with asyncio.timeout(timeout), self._session.request(method, f"/v1/{name}") as response:
+                return await _read(response, Progress)
         except TimeoutError:
-            raise Severed(f"no answer within {timeout:g} s") from None
+            raise ConnectionLost(f"no answer within {timeout:g} s") from None
         except aiohttp.ClientError as error:
-            raise Severed(_words(error)) from error
+            raise ConnectionLost(_describe(error)) from error
 
-    async def _call(
-        self, path: str, body: Frozen, kind: type[Answer], request_id: str = "", exchange: Exchange | None = None
-    ) -> Answer:
-        with self._under_way(exchange) as exchange:
+    async def _request(
+        self, path: str, body: Frozen, kind: type[Reply], request_id: str = "", call: RunnerCall | None = None
+    ) -> Reply:
+        with self._tracked(call) as call:
             try:
-                return await _read(await self._post(path, body, request_id, exchange), kind)
+                return await _read(await self._post(path, body, request_id, call), kind)
             except aiohttp.ClientError as error:
-                raise exchange.reason or Severed(_words(error)) from error
+                raise call.reason or ConnectionLost(_describe(error)) from error
 
-    async def _post(self, path: str, body: Frozen, request_id: str, exchange: Exchange) -> aiohttp.ClientResponse:
+    async def _post(self, path: str, body: Frozen, request_id: str, call: RunnerCall) -> aiohttp.ClientResponse:
         headers = {"Content-Type": "application/json"} | ({"X-Request-ID": request_id} if request_id else {})
         data = body.__pydantic_serializer__.to_json(body)
-        response = await exchange.head(self._session.post(path, data=data, headers=headers))
+        response = await call.send(self._session.post(path, data=data, headers=headers))
         if response.status != 200:
-            raise await _problem(response)
+            raise await _refusal(response)
         return response
 
     @contextmanager
-    def _under_way(self, exchange: Exchange | None) -> Iterator[Exchange]:
-        exchange = exchange or Exchange()
-        self._exchanges.add(exchange)
+    def _tracked(self, call: RunnerCall | None) -> Iterator[RunnerCall]:
+        call = call or RunnerCall()
+        self._calls.add(call)
         try:
-            yield exchange
+            yield call
         finally:
-            self._exchanges.discard(exchange)
-            if exchange.response is not None:
-                exchange.response.close()
+            self._calls.discard(call)
+            if call.response is not None:
+                call.response.close()
 
 
-async def _events(content: aiohttp.StreamReader, exchange: Exchange) -> AsyncIterator[Event]:
+async def _read_events(content: aiohttp.StreamReader, call: RunnerCall) -> AsyncIterator[Event]:
     rest = b""
     while chunk := await content.readany():
-        exchange.read += len(chunk)
+        call.bytes_read += len(chunk)
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             if line:
-                yield _event(line)
+                yield _decode(line)
         if len(rest) > MAX_LINE:
-            raise Garbled(f"it sent a line of more than {MAX_LINE} bytes")
+            raise ProtocolViolation(f"it sent a line of more than {MAX_LINE} bytes")
     if rest:
-        raise Severed("it stopped in the middle of a line")
+        raise ConnectionLost("it stopped in the middle of a line")
 
 
-def _event(line: bytes) -> Event:
+def _decode(line: bytes) -> Event:
     if len(line) > MAX_LINE:
-        raise Garbled(f"it sent a line of {len(line)} bytes")
+        raise ProtocolViolation(f"it sent a line of {len(line)} bytes")
     try:
         return decode_event(line)
     except ValidationError as error:
-        raise Garbled(f"it sent something that is not an event: {_told(line, error)}") from error
+        raise ProtocolViolation(f"it sent something that is not an event: {_fault(line, error)}") from error
 
 
-async def _read(response: aiohttp.ClientResponse, kind: type[Answer]) -> Answer:
+async def _read(response: aiohttp.ClientResponse, kind: type[Reply]) -> Reply:
     if response.status != 200:
-        raise await _problem(response)
-    body = await _bounded(response)
+        raise await _refusal(response)
+    body = await _read_body(response)
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise Garbled(f"it sent something that is not a {kind.__name__}: {_told(body, error)}") from error
+        raise ProtocolViolation(f"it sent something that is not a {kind.__name__}: {_fault(body, error)}") from error
 
 
-async def _problem(response: aiohttp.ClientResponse) -> OllmlxError | Garbled:
-    body = await _bounded(response)
+async def _refusal(response: aiohttp.ClientResponse) -> OllmlxError | ProtocolViolation:
+    body = await _read_body(response)
     try:
         problem = Problem.model_validate_json(body)
     except ValidationError as error:
-        return Garbled(f"it answered with status {response.status} and {_told(body, error)}")
+        return ProtocolViolation(f"it answered with status {response.status} and {_fault(body, error)}")
     return from_kind(problem.kind, problem.message, code=problem.code)
 
 
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
-    pieces = bytearray()
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
     while chunk := await response.content.readany():
-        pieces += chunk
-        if len(pieces) > MAX_BODY:
-            raise Garbled(f"it sent an answer of more than {MAX_BODY} bytes")
-    return bytes(pieces)
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise ProtocolViolation(f"it sent an answer of more than {MAX_BODY} bytes")
+    return bytes(body)
 
 
-def _words(error: aiohttp.ClientError) -> str:
+def _describe(error: aiohttp.ClientError) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
         return "it does not accept connections"
     return "the connection to it broke"
 
 
-def _told(data: bytes, error: ValidationError) -> str:
-    """What is wrong with it. What looks like an event may hold a piece of an answer, which no log or error shows."""
+def _fault(data: bytes, error: ValidationError) -> str:
+    """Describe what is wrong with the data. JSON may hold a part of an answer, so its text is never shown."""
     if not data.lstrip().startswith(b"{"):
         return repr(data[:80])
     fault = error.errors(include_url=False, include_input=False, include_context=False)[0]

@@ -1,11 +1,9 @@
-"""Where runners come from. The pool asks a workshop; the real one spawns processes, tests bring their own."""
+"""Makes runners. The pool uses the protocols of this module; tests implement them without processes."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from ollmlx.errors import OllmlxError
@@ -13,29 +11,31 @@ from ollmlx.launch.spec import LaunchSpec
 from ollmlx.protocol import Progress, TokenizeRequest, Tokens
 from ollmlx.settings import Settings
 from ollmlx.supervisor.clock import Clock
-from ollmlx.supervisor.process.instance_lock import InstanceLock
-from ollmlx.supervisor.process.memory_use import footprint
-from ollmlx.supervisor.process.orphans import process_id as identity
-from ollmlx.supervisor.process.orphans.guardian_client import Guard
-from ollmlx.supervisor.process.orphans.records import Records
-from ollmlx.supervisor.process.sockets import SocketDir
-from ollmlx.supervisor.runner.client import Exchange
+from ollmlx.supervisor.process.orphans.guardian_program import process_start
+from ollmlx.supervisor.process.orphans.protection import Guardian, RunnerRecords
+from ollmlx.supervisor.process.state_folder import InstanceLock, SocketDir
+from ollmlx.supervisor.runner.client import RunnerCall
 from ollmlx.supervisor.runner.failure import RunnerFailure
+from ollmlx.supervisor.runner.runner import Runner, RunnerResources
 from ollmlx.supervisor.scheduling.memory import Allowance
 from ollmlx.supervisor.tuning import Tuning
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RunnerState
 
 
 class PooledRunner(Protocol):
-    """What the pool needs of a runner. `working` is set by the pool: leases that are out."""
+    """The part of a runner that the pool uses. `Runner` documents the methods.
+
+    The pool sets `active_requests` (leases of this runner), `on_exit` (called after an exit that was not asked for) and
+    `on_change` (called when `throttled` or `needs_replacement` changed).
+    """
 
     id: str
-    launch: LaunchSpec
+    spec: LaunchSpec
     allowance: Allowance
     state: RunnerState
-    working: int
-    death: RunnerFailure | None
-    on_death: Callable[[RunnerFailure], None]
+    active_requests: int
+    failure: RunnerFailure | None
+    on_exit: Callable[[RunnerFailure], None]
     on_change: Callable[[], None]
 
     @property
@@ -47,108 +47,96 @@ class PooledRunner(Protocol):
     @property
     def throttled(self) -> bool: ...
     @property
-    def bloated(self) -> bool: ...
+    def needs_replacement(self) -> bool: ...
     @property
     def memory(self) -> int: ...
-    def last_words(self) -> tuple[str, ...]: ...
+    def last_output(self) -> tuple[str, ...]: ...
     async def start(self) -> None: ...
     async def stop(self, grace: float) -> None: ...
     def abort(self, reason: OllmlxError) -> None: ...
-    def generate(self, request: GenerateRequest, exchange: Exchange | None = None) -> AsyncIterator[Event]: ...
-    async def embed(self, request: EmbedRequest, exchange: Exchange | None = None) -> EmbedResult: ...
+    def generate(self, request: GenerateRequest, call: RunnerCall | None = None) -> AsyncIterator[Event]: ...
+    async def embed(self, request: EmbedRequest, call: RunnerCall | None = None) -> EmbedResult: ...
     async def tokenize(
-        self, request: TokenizeRequest, exchange: Exchange | None = None, request_id: str = ""
+        self, request: TokenizeRequest, call: RunnerCall | None = None, request_id: str = ""
     ) -> Tokens: ...
     async def detokenize(self, tokens: Tokens) -> str: ...
 
 
 class RunnerFactory(Protocol):
-    """Makes runners, and owns what they share."""
+    """Makes runners, and owns the resources that they share."""
 
     async def open(self) -> None:
-        """Before the first runner."""
+        """Prepare the shared resources. Called before the first runner."""
         ...
 
-    def make(self, launch: LaunchSpec, id: str, allowance: Allowance) -> PooledRunner:
-        """A runner that has not been started."""
+    def make(self, spec: LaunchSpec, id: str, allowance: Allowance) -> PooledRunner:
+        """Return a runner that has not been started."""
         ...
 
     def guarded(self, pid: int) -> AbstractContextManager[None]:
-        """While it lasts, the process group `pid` is ended when the daemon dies."""
+        """End the process group `pid` should the daemon exit inside this context."""
         ...
 
     async def close(self) -> None:
-        """After the last runner has been stopped."""
+        """Release the shared resources. Called after the last runner has been stopped."""
         ...
-
-
-@dataclass(slots=True)
-class RunnerResources:
-    """What runners share within one daemon."""
-
-    settings: Settings
-    tuning: Tuning
-    clock: Clock
-    rendezvous: SocketDir
-    guard: Guard
-    records: Records
-    footprint: Callable[[int], int | None] = footprint
 
 
 class ProcessRunnerFactory:
-    """The real one: a lock on the state folder, a sweep of leftovers, a guardian, a folder for sockets."""
+    """Makes runners that are processes. Owns the instance lock, the guardian and the folder for sockets."""
 
     def __init__(self, settings: Settings, clock: Clock, tuning: Tuning) -> None:
         self._settings = settings
-        self._tuning = tuning
         self._clock = clock
-        self._singleton = InstanceLock(settings.state_folder)
-        self._tools: RunnerResources | None = None
-        self.swept = 0
-        """Runners of an earlier daemon that had to be ended."""
+        self._tuning = tuning
+        self._lock = InstanceLock(settings.state_folder)
+        self._resources: RunnerResources | None = None
 
     async def open(self) -> None:
-        """Raises Conflict when another daemon holds the state folder, StorageError when it cannot be used."""
-        state: Path = self._settings.state_folder
-        self._singleton.acquire()
+        """Take the state folder and end the orphans of an earlier daemon.
+
+        Raises Conflict when another daemon has the folder, StorageError when it cannot be used.
+        """
+        state = self._settings.state_folder
+        self._lock.acquire()
         try:
-            records = Records(state / "runners")
-            self.swept = await records.sweep()
-            rendezvous = SocketDir.create(state)
-            guard = Guard(rendezvous.folder)
-            await guard.start()
+            records = RunnerRecords(state / "runners")
+            await records.end_orphans()
+            socket_dir = SocketDir.create(state)
+            guardian = Guardian(socket_dir.folder)
+            await guardian.start()
         except BaseException:
-            self._singleton.release()
+            self._lock.release()
             raise
-        self._tools = RunnerResources(self._settings, self._tuning, self._clock, rendezvous, guard, records)
+        runners = self._settings.runners
+        self._resources = RunnerResources(
+            self._clock, socket_dir, guardian, records, runners.load_timeout, runners.hang_timeout, self._tuning
+        )
 
     @property
-    def guardian(self) -> int | None:
-        """The guardian's process id."""
-        return self._tools.guard.pid if self._tools is not None else None
+    def guardian_pid(self) -> int | None:
+        return self._resources.guardian.pid if self._resources is not None else None
 
-    def make(self, launch: LaunchSpec, id: str, allowance: Allowance) -> PooledRunner:
-        from ollmlx.supervisor.runner.runner import Runner
-
-        if self._tools is None:
-            raise RuntimeError("the workshop is closed")
-        return Runner(self._tools, launch, id, allowance)
+    def make(self, spec: LaunchSpec, id: str, allowance: Allowance) -> PooledRunner:
+        if self._resources is None:
+            raise RuntimeError("the runner factory is not open")
+        return Runner(self._resources, spec, id, allowance)
 
     @contextmanager
     def guarded(self, pid: int) -> Iterator[None]:
-        if self._tools is None:
+        if self._resources is None:
             yield
             return
-        guard = self._tools.guard
-        guard.add(pid, identity.started(pid))
+        guardian = self._resources.guardian
+        guardian.add(pid, process_start(pid))
         try:
             yield
         finally:
-            guard.remove(pid)
+            guardian.remove(pid)
 
     async def close(self) -> None:
-        if self._tools is not None:
-            await self._tools.guard.close()
-            self._tools.rendezvous.remove()
-            self._tools = None
-        self._singleton.release()
+        if self._resources is not None:
+            await self._resources.guardian.close()
+            self._resources.socket_dir.remove()
+            self._resources = None
+        self._lock.release()

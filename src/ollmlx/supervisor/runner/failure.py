@@ -1,16 +1,28 @@
-"""The unasked end of a runner: what happened, its last words, and what a client is told."""
+"""Why a runner exited: the meaning of its exit status, the error for its requests, and what could help. Pure."""
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from enum import StrEnum
 
 from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed, Timeout
-from ollmlx.supervisor.process.exit_status import Remedy
+from ollmlx.protocol import ExitCode
+
+
+class Remedy(StrEnum):
+    """The action that could help after a runner exited."""
+
+    RETRY = "retry"
+    """Start a fresh runner, after a pause."""
+    MAKE_ROOM = "make_room"
+    """Evict idle models, then start once more."""
+    NONE = "none"
+    """No action: the same start would end the same way."""
 
 
 class Cause(StrEnum):
-    """Why a runner ended, for metrics and for who is blamed."""
+    """The reason why a runner exited, for metrics and error codes."""
 
     EXIT = "exit"
     SIGNAL = "signal"
@@ -19,53 +31,104 @@ class Cause(StrEnum):
     HANG = "hang"
     MEMORY = "memory"
     PROTOCOL = "protocol"
-    CANARY = "canary"
+    TRIAL_PROMPT = "trial_prompt"
 
 
-class RunnerDied(RunnerFailed):
-    """A runner went away under a request. `fresh` says that a fresh runner may well do better."""
+@dataclass(frozen=True, slots=True)
+class ExitMeaning:
+    """An exit status in words (`was killed by SIGSEGV`), with a short, stable label for metrics (`exit_1`)."""
 
-    def __init__(self, death: RunnerFailure, message: str, *, fresh: bool) -> None:
-        super().__init__(message, code=death.code, hint="ollmlx logs")
-        self.death = death
-        self.fresh = fresh
+    text: str
+    remedy: Remedy
+    label: str
+
+
+_CODES: dict[int, tuple[str, Remedy]] = {
+    ExitCode.USAGE: ("refused its configuration", Remedy.NONE),
+    ExitCode.BAD_MODEL: ("cannot load the model's files", Remedy.NONE),
+    ExitCode.PROTOCOL: ("speaks another version of the runner protocol", Remedy.NONE),
+    ExitCode.OUT_OF_MEMORY: ("ran out of memory", Remedy.MAKE_ROOM),
+    ExitCode.PARENT_GONE: ("found its daemon gone", Remedy.RETRY),
+    126: ("could not be executed", Remedy.NONE),
+    127: ("could not be found", Remedy.NONE),
+}
+_SIGNALS: dict[int, tuple[str, Remedy]] = {
+    signal.SIGKILL: (" (the system kills like this when memory runs out)", Remedy.MAKE_ROOM),
+    signal.SIGSEGV: (" (a crash in native code)", Remedy.RETRY),
+    signal.SIGABRT: (" (native code gave up)", Remedy.RETRY),
+    signal.SIGBUS: (" (a crash in native code, or a model file that changed while in use)", Remedy.RETRY),
+    signal.SIGILL: (" (native code built for another processor)", Remedy.NONE),
+}
+
+
+def explain_exit(returncode: int) -> ExitMeaning:
+    """Explain a return code as `asyncio` reports it: negative for a signal."""
+    if returncode < 0:
+        return _explain_signal(-returncode)
+    if returncode in _CODES:
+        text, remedy = _CODES[returncode]
+        return ExitMeaning(f"{text} (exit status {returncode})", remedy, f"exit_{returncode}")
+    if returncode == 0:
+        return ExitMeaning("ended without being asked (exit status 0)", Remedy.RETRY, "exit_0")
+    return ExitMeaning(f"ended with exit status {returncode}", Remedy.RETRY, f"exit_{returncode}")
+
+
+def _explain_signal(number: int) -> ExitMeaning:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    text, remedy = _SIGNALS.get(number, ("", Remedy.RETRY))
+    return ExitMeaning(f"was killed by {name}{text}", remedy, name)
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerFailure:
-    """One end. `text` reads after the model's name (`was killed by SIGSEGV`); `said` is the line that explains it."""
+    """One exit that was not asked for. `text` reads after the model's name: `was killed by SIGSEGV`.
+
+    `explanation` is the line of output that most likely says why; `output` are the last lines. `loading`: the model was
+    not loaded yet. `label` is a short, stable name for metrics; empty: the cause's.
+    """
 
     cause: Cause
     text: str
-    said: str | None = None
-    last_words: tuple[str, ...] = ()
+    explanation: str | None = None
+    output: tuple[str, ...] = ()
     remedy: Remedy = Remedy.RETRY
     loading: bool = False
     label: str = ""
-    """A short, stable name for metrics (`exit_1`, `SIGKILL`); empty: the cause's."""
 
     def sentence(self, model: str) -> str:
-        """One sentence for a person."""
+        """Return one sentence for a person."""
         while_loading = " while loading" if self.loading else ""
-        said = f": {self.said}" if self.said else ""
-        return f"the runner of {model} {self.text}{while_loading}{said}"
+        explanation = f": {self.explanation}" if self.explanation else ""
+        return f"the runner of {model} {self.text}{while_loading}{explanation}"
 
     @property
     def code(self) -> str:
-        """The page that explains it."""
+        """The code of the diagnostics page that explains it."""
         if self.cause in (Cause.HANG, Cause.STALL):
             return "RUN004"
         if self.cause is Cause.MEMORY or (self.loading and self.text.startswith("ran out of memory")):
             return "RUN005"
-        if self.cause is Cause.CANARY:
+        if self.cause is Cause.TRIAL_PROMPT:
             return "RUN003"
         return "RUN008" if self.cause is Cause.PROTOCOL and self.loading else "RUN002"
 
     def error(self, model: str) -> OllmlxError:
-        """What a request that depended on it is answered with."""
+        """Return the error for a request that needed this runner."""
         message = self.sentence(model)
         if self.code == "RUN004":
             return Timeout(message, code=self.code, hint="ollmlx logs")
         if self.code == "RUN005":
             return OutOfMemory(message, code=self.code, hint="a shorter context, a smaller model, or [memory] limit")
-        return RunnerDied(self, message, fresh=self.remedy is not Remedy.NONE and not self.loading)
+        return RunnerExited(self, message, retryable=self.remedy is not Remedy.NONE and not self.loading)
+
+
+class RunnerExited(RunnerFailed):
+    """A runner exited while it served a request. `retryable`: a fresh runner may serve the request."""
+
+    def __init__(self, failure: RunnerFailure, message: str, *, retryable: bool) -> None:
+        super().__init__(message, code=failure.code, hint="ollmlx logs")
+        self.failure = failure
+        self.retryable = retryable

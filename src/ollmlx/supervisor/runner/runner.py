@@ -1,4 +1,4 @@
-"""A runner: one child process with a model in it, from spawn to reaped. `STARTING READY BUSY STOPPING FAILED`."""
+"""A runner: one child process with a model in it, from spawn to reaping. `STARTING READY STOPPING FAILED`."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ import logging
 import secrets
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from contextvars import Context
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ollmlx.errors import Busy, OllmlxError, RunnerFailed, RunnerUnavailable, from_kind
+from ollmlx.errors import Busy, OllmlxError, RunnerFailed, RunnerUnavailable
 from ollmlx.launch.spec import LaunchSpec
-from ollmlx.protocol import PROTOCOL_VERSION, Progress, TokenizeRequest, Tokens
+from ollmlx.protocol import Progress, TokenizeRequest, Tokens
+from ollmlx.supervisor.clock import Clock
+from ollmlx.supervisor.machine import process_memory
 from ollmlx.supervisor.process.child import Child, child_environment, spawn
-from ollmlx.supervisor.process.exit_status import Remedy, explain
-from ollmlx.supervisor.process.orphans import process_id as identity
-from ollmlx.supervisor.process.orphans.records import NONCE, Record
-from ollmlx.supervisor.process.tail import Tail
-from ollmlx.supervisor.runner.client import Exchange, Garbled, RunnerClient, Severed
-from ollmlx.supervisor.runner.factory import RunnerResources
-from ollmlx.supervisor.runner.failure import Cause, RunnerFailure
-from ollmlx.supervisor.runner.health import PATIENCE, HealthMonitor
-from ollmlx.supervisor.runner.progress import ProgressClock
-from ollmlx.supervisor.runner.trial_prompt import sing
+from ollmlx.supervisor.process.orphans.guardian_program import boot_id
+from ollmlx.supervisor.process.orphans.protection import NONCE, Guardian, RunnerRecord, RunnerRecords
+from ollmlx.supervisor.process.state_folder import SocketDir
+from ollmlx.supervisor.process.tail import OutputTail
+from ollmlx.supervisor.runner.client import ConnectionLost, ProtocolViolation, RunnerCall, RunnerClient
+from ollmlx.supervisor.runner.failure import Cause, Remedy, RunnerFailure, explain_exit
+from ollmlx.supervisor.runner.health import HealthMonitor
+from ollmlx.supervisor.runner.loading import EXIT_PATIENCE, LoadFailed, ModelLoad
 from ollmlx.supervisor.scheduling.memory import Allowance
-from ollmlx.text.quantities import format_duration
-from ollmlx.types import EmbedRequest, EmbedResult, Event, Failed, GenerateRequest, RunnerState
+from ollmlx.supervisor.tuning import Tuning
+from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RunnerState
 
 logger = logging.getLogger(__name__)
 ABORT_GRACE = 3.0
@@ -36,31 +37,48 @@ ABORT_GRACE = 3.0
 T = TypeVar("T")
 
 
+@dataclass(slots=True)
+class RunnerResources:
+    """The objects and numbers that all runners of a daemon share. Times in seconds."""
+
+    clock: Clock
+    socket_dir: SocketDir
+    guardian: Guardian
+    records: RunnerRecords
+    load_timeout: float
+    hang_timeout: float
+    tuning: Tuning = field(default_factory=Tuning)
+    process_memory: Callable[[int], int | None] = process_memory
+
+
 class Runner:
     """Implements `ollmlx.supervisor.runner.factory.PooledRunner` with a real process."""
 
-    def __init__(self, tools: RunnerResources, launch: LaunchSpec, id: str, allowance: Allowance) -> None:
+    def __init__(self, resources: RunnerResources, spec: LaunchSpec, id: str, allowance: Allowance) -> None:
         self.id = id
-        self.launch = launch
+        self.spec = spec
         self.allowance = allowance
         self.state = RunnerState.STARTING
-        self.working = 0
-        self.death: RunnerFailure | None = None
-        self.on_death: Callable[[RunnerFailure], None] = lambda death: None
+        self.active_requests = 0
+        self.failure: RunnerFailure | None = None
+        self.on_exit: Callable[[RunnerFailure], None] = lambda failure: None
         self.on_change: Callable[[], None] = lambda: None
         self.client: RunnerClient
-        self._tools = tools
-        self._tail = Tail(id, logging.getLogger("ollmlx.runner"), tools.clock.monotonic)
+        self._resources = resources
+        self._tail = OutputTail(id, logging.getLogger("ollmlx.runner"), resources.clock.monotonic)
         self._child: Child | None = None
         self._socket: Path | None = None
-        self._verdict: tuple[Cause, str] | None = None
-        self._said: str | None = None
-        """The line that explained it before it was ended."""
-        self._ended = asyncio.Event()
+        self._kill_reason: tuple[Cause, str] | None = None
+        self._output_before_kill: str | None = None
+        """The line that explained the failure when the runner was killed."""
+        self._reaped = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._vigil = HealthMonitor(self, launch.model, tools.settings.runners, tools.tuning, tools.clock, self._weigh)
+        self._health = HealthMonitor(
+            self, spec.model, resources.clock, self._memory_use,
+            hang_timeout=resources.hang_timeout, probe_interval=resources.tuning.probe_interval,
+        )  # fmt: skip
 
-    # -- what the pool asks ------------------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------------------------
 
     @property
     def pid(self) -> int | None:
@@ -68,234 +86,200 @@ class Runner:
 
     @property
     def status(self) -> Progress | None:
-        """The last status it gave."""
-        return self._vigil.status
+        """The last status that the runner reported."""
+        return self._health.status
 
     @property
     def parallel(self) -> int:
-        """Requests it serves at once."""
-        return max(1, self.launch.parallel or (self.status.parallel if self.status is not None else 1))
+        """Requests that it serves at once."""
+        return max(1, self.spec.parallel or (self.status.parallel if self.status is not None else 1))
 
     @property
     def throttled(self) -> bool:
-        """Too big to be given more work."""
-        return self._vigil.throttled
+        """True when it uses too much memory to be given more work."""
+        return self._health.throttled
 
     @property
-    def bloated(self) -> bool:
-        """Idle, and still too big: to be replaced."""
-        return self._vigil.bloated
+    def needs_replacement(self) -> bool:
+        """True when it is idle and still uses too much memory."""
+        return self._health.needs_replacement
 
     @property
     def memory(self) -> int:
-        """Bytes it was last seen to use."""
-        return self._vigil.memory
+        """Bytes that it used at the last probe."""
+        return self._health.memory
 
-    def last_words(self) -> tuple[str, ...]:
-        return self._tail.last_words()
+    def last_output(self) -> tuple[str, ...]:
+        return self._tail.last_lines()
+
+    def changed(self) -> None:
+        """Report a change of `throttled` or `needs_replacement` to the pool."""
+        self.on_change()
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    async def generate(self, request: GenerateRequest, call: RunnerCall | None = None) -> AsyncIterator[Event]:
+        """Yield events up to and including `Done`. Every stream that ends otherwise raises OllmlxError.
+
+        This is the one place where a failed or unfinished stream becomes an error. Callers rely on it.
+        """
+        try:
+            async with aclosing(self.client.generate(request, call)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    yield event
+        except (ConnectionLost, ProtocolViolation, RunnerUnavailable) as broken:
+            raise await self._explain(broken) from broken
+
+    async def embed(self, request: EmbedRequest, call: RunnerCall | None = None) -> EmbedResult:
+        return await self._explained(self.client.embed(request, call))
+
+    async def tokenize(self, request: TokenizeRequest, call: RunnerCall | None = None, request_id: str = "") -> Tokens:
+        return await self._explained(self.client.tokenize(request, call, request_id))
+
+    async def detokenize(self, tokens: Tokens) -> str:
+        return await self._explained(self.client.detokenize(tokens))
+
+    def abort(self, reason: OllmlxError) -> None:
+        """End every request under way with this reason. The runner goes on running."""
+        self.client.abort(reason)
+
+    async def _explained(self, call: Awaitable[T]) -> T:
+        try:
+            return await call
+        except (ConnectionLost, ProtocolViolation, RunnerUnavailable) as broken:
+            raise await self._explain(broken) from broken
+
+    async def _explain(self, broken: ConnectionLost | ProtocolViolation | RunnerUnavailable) -> OllmlxError:
+        """Return the error that a broken connection, or a runner that is closing, means for its request.
+
+        Almost always the process has exited, which this process learns a moment later.
+        """
+        if isinstance(broken, ProtocolViolation):
+            self.kill(Cause.PROTOCOL, f"broke the protocol: {broken}")
+        if self.state is RunnerState.STOPPING:
+            return Busy(f"the runner of {self.spec.name} is stopping")
+        assert self._child is not None
+        if self._kill_reason is not None or await self._child.wait(EXIT_PATIENCE):
+            await self._reaped.wait()
+        if self.failure is not None:
+            return self.failure.error(self.spec.name)
+        return RunnerFailed(f"the runner of {self.spec.name} failed: {broken}", code="RUN002", hint="ollmlx logs")
+
+    # -- start and end -----------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Spawn, load, decode a first token. Raises OllmlxError; whatever happens, a failed start leaves nothing."""
+        """Spawn the process, load the model, and wait for the answer to a trial prompt.
+
+        Raises OllmlxError, or OSError when the machine has no descriptor or process left. A failed start leaves nothing
+        behind.
+        """
         try:
             await self._spawn()
-            await self._while_alive(self._load())
-            self._run(self._vigil.keep(), "vigil")
+            await self._unless_it_exits(self._load())
+            self._create_task(self._health.run(), "health")
         except BaseException as error:
             self.state = RunnerState.FAILED
             await asyncio.shield(asyncio.ensure_future(self._clean_up(loading=True)))
-            if isinstance(error, OllmlxError) and not isinstance(error, _Died):
-                self.death = self.death or RunnerFailure(Cause.EXEC, error.message, remedy=Remedy.NONE, loading=True)
-                raise
-            if isinstance(error, _Died | Severed | Garbled):
-                assert self.death is not None
-                raise self.death.error(self.launch.name) from error
+            if isinstance(error, LoadFailed | ConnectionLost | ProtocolViolation):
+                assert self.failure is not None
+                raise self.failure.error(self.spec.name) from error
+            if isinstance(error, OllmlxError) and self.failure is None:  # it could not be executed
+                self.failure = RunnerFailure(Cause.EXEC, error.message, remedy=Remedy.NONE, loading=True)
             raise
         self.state = RunnerState.READY
-        self._tail.settled()
-        self._run(self._until_death(), "sentinel")
+        self._tail.mark_loaded()
+        self._create_task(self._watch_exit(), "exit watch")
 
     async def stop(self, grace: float) -> None:
-        """End it: ask, TERM, and KILL after `grace` seconds. Returns when it is reaped; twice is once."""
-        if self.state in (RunnerState.STARTING, RunnerState.READY, RunnerState.BUSY):
+        """End the process: ask, then TERM, and KILL after `grace` seconds. Returns when it is reaped."""
+        if self.state in (RunnerState.STARTING, RunnerState.READY):
             self.state = RunnerState.STOPPING
-            child = self._child
-            if child is not None and not child.exited.is_set():
-                await self._persuade(child, grace)
+            if self._child is not None and not self._child.exited.is_set():
+                await self._terminate(self._child, grace)
             await self._clean_up(loading=False)
-        await self._ended.wait()
+        await self._reaped.wait()
 
-    def condemn(self, cause: Cause, text: str) -> None:
-        """End it now, for this reason. Requests under way fail with it."""
-        if self._verdict is None and self._child is not None and not self._child.exited.is_set():
-            logger.error("%s %s: ending it", self.id, text)
-            self._verdict = (cause, text)
-            self._said = self._tail.cause()
-            self._run(self._execute(self._child, cause), "execution")
-
-    def abort(self, reason: OllmlxError) -> None:
-        """End every request under way with this reason; the runner lives on."""
-        self.client.abort(reason)
-
-    def changed(self) -> None:
-        self.on_change()
-
-    # -- what requests ask -------------------------------------------------------------------------------------------
-
-    async def generate(self, request: GenerateRequest, exchange: Exchange | None = None) -> AsyncIterator[Event]:
-        """Events up to `Done`. A `Failed` event and every other failure is raised."""
-        events = self.client.generate(request, exchange)
-        try:
-            async for event in events:
-                if isinstance(event, Failed):
-                    raise from_kind(event.kind, event.message, code=event.code)
-                yield event
-        except (Severed, Garbled, RunnerUnavailable) as broken:
-            raise await self._explain(broken) from broken
-        finally:
-            await events.aclose()  # type: ignore[attr-defined]
-
-    async def embed(self, request: EmbedRequest, exchange: Exchange | None = None) -> EmbedResult:
-        return await self._guarded(self.client.embed(request, exchange))
-
-    async def tokenize(
-        self, request: TokenizeRequest, exchange: Exchange | None = None, request_id: str = ""
-    ) -> Tokens:
-        return await self._guarded(self.client.tokenize(request, exchange, request_id))
-
-    async def detokenize(self, tokens: Tokens) -> str:
-        return await self._guarded(self.client.detokenize(tokens))
-
-    async def _guarded(self, call: Awaitable[T]) -> T:
-        try:
-            return await call
-        except (Severed, Garbled, RunnerUnavailable) as broken:
-            raise await self._explain(broken) from broken
-
-    async def _explain(self, broken: Severed | Garbled | RunnerUnavailable) -> OllmlxError:
-        """What a broken connection, or a runner that closes, means: almost always that the process has ended, which is
-        known a moment later."""
-        if isinstance(broken, Garbled):
-            self.condemn(Cause.PROTOCOL, f"broke the protocol: {broken}")
-        if self.state is RunnerState.STOPPING:
-            return Busy(f"the runner of {self.launch.name} is stopping")
-        assert self._child is not None
-        if self._verdict is not None or await self._child.wait(1.0):
-            await self._ended.wait()
-        if self.death is not None:
-            return self.death.error(self.launch.name)
-        return RunnerFailed(f"the runner of {self.launch.name} failed: {broken}", code="RUN002", hint="ollmlx logs")
-
-    # -- life --------------------------------------------------------------------------------------------------------
+    def kill(self, cause: Cause, text: str) -> None:
+        """End the process now, for this reason. Requests under way fail with it."""
+        if self._kill_reason is None and self._child is not None and not self._child.exited.is_set():
+            logger.error("%s %s: killing it", self.id, text)
+            self._kill_reason = (cause, text)
+            self._output_before_kill = self._tail.likely_cause()
+            self._create_task(self._send_kill(self._child, cause), "kill")
 
     async def _spawn(self) -> None:
-        tools, launch = self._tools, self.launch
+        resources, spec = self._resources, self.spec
         token, nonce = secrets.token_urlsafe(32), secrets.token_hex(16)
-        listener, self._socket = tools.rendezvous.listen()
+        listener, self._socket = resources.socket_dir.listen()
         self.client = RunnerClient(self._socket, token)
-        with listener:  # our copy must go: with it open, a dead runner would hang its clients
-            argv = [argument.replace("{fd}", str(listener.fileno())) for argument in launch.command.argv]
-            env = {**child_environment(), **launch.command.env, NONCE: nonce}
-            folder = tools.rendezvous.folder
-            self._child = await spawn(argv, env=env, cwd=folder, fds=[listener.fileno()], tail=self._tail)
-        child = self._child
-        tools.guard.add(child.pid, child.started)
-        tools.records.write(Record(self.id, child.pid, child.started or "", identity.boot(), nonce))
-        config = launch.config(
+        with listener:  # with a copy open in the daemon, clients of an exited runner would wait for ever
+            argv = [argument.replace("{fd}", str(listener.fileno())) for argument in spec.command.argv]
+            env = {**child_environment(), **spec.command.env, NONCE: nonce}
+            folder = resources.socket_dir.folder
+            child = self._child = await spawn(argv, env=env, cwd=folder, fds=[listener.fileno()], tail=self._tail)
+        resources.guardian.add(child.pid, child.started)
+        resources.records.write(RunnerRecord(self.id, child.pid, child.started or "", boot_id(), nonce))
+        config = spec.config(
             runner=self.id,
             token=token,
             memory_limit=self.allowance.hard,
             cache_limit=self.allowance.cache_limit,
             prompt_cache=self.allowance.prompt_cache,
         )
-        # The guardian knows it by now: only this line lets it begin to allocate.
+        # The child allocates nothing before this line, and by now the guardian has it on its list.
         child.write(config.__pydantic_serializer__.to_json(config) + b"\n")
         logger.info("%s started as process %d", self.id, child.pid)
 
     async def _load(self) -> None:
-        limit = self._tools.settings.runners.load_timeout
-        patience = min(PATIENCE, limit / 2)
-        beat = ProgressClock(gap=patience + 5.0)
-        pause = 0.01
-        while not await self._is_ready(beat, patience):
-            await self._tools.clock.sleep(pause)
-            pause = min(pause * 1.5, 0.25, limit / 8)
-        logger.debug("%s is loaded: sending a trial prompt", self.id)
-        began = self._tools.clock.monotonic()
-        canary = asyncio.create_task(sing(self.client, self.launch.model, f"canary-{self.id}"))
+        assert self._child is not None
+        load = ModelLoad(
+            self.client, self._health, self._tail, self._child, self._resources.clock, self._resources.load_timeout
+        )
         try:
-            while not (await asyncio.wait([canary], timeout=min(0.5, limit / 8)))[0]:
-                await self._is_ready(beat, patience)
-            canary.result()
-            logger.debug("%s answered it after %.3f s", self.id, self._tools.clock.monotonic() - began)
-        except (OllmlxError, Severed, Garbled) as failure:
-            assert self._child is not None
-            # Almost always the process has ended, which is known a moment later and says more than the connection.
-            ended = isinstance(failure, Severed) and await self._child.wait(1.0)
-            if not ended and self._verdict is None:
-                self._verdict = (Cause.CANARY, f"could not answer a trial prompt: {failure}")
+            await load.run(self.spec.model, self.id)
+        except LoadFailed as failed:
+            self._kill_reason = self._kill_reason or (failed.cause, failed.text)
+            if failed.error is not None:
+                raise failed.error from None
             raise
-        finally:
-            canary.cancel()
-            await asyncio.wait([canary])
 
-    async def _is_ready(self, beat: ProgressClock, patience: float) -> bool:
-        seen = await self._vigil.look(patience)
-        status = self._vigil.status
-        if isinstance(seen, Progress):
-            if seen.protocol != PROTOCOL_VERSION:
-                text = f"speaks Runner Protocol {seen.protocol}, this daemon speaks {PROTOCOL_VERSION}"
-                raise self._refuse(Cause.PROTOCOL, text)
-            if seen.state == "failed":
-                raise self._refuse(Cause.EXIT, f"could not load the model: {seen.error or 'it does not say why'}")
-        sign = (status.progress, status.load_fraction, status.state) if status is not None else None
-        silence = beat.look(self._tools.clock.monotonic(), (sign, self._tail.total))
-        limit = self._tools.settings.runners.load_timeout
-        if silence >= limit:
-            why = f" ({seen})" if isinstance(seen, str) else ""
-            raise self._refuse(Cause.STALL, f"made no progress for {format_duration(limit)}{why}")
-        return isinstance(seen, Progress) and seen.state == "ready"
-
-    def _refuse(self, cause: Cause, text: str) -> _Died:
-        self._verdict = (cause, text)
-        return _Died(text)
-
-    async def _while_alive(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do the work unless the process ends first."""
+    async def _unless_it_exits(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work. Raises LoadFailed when the process exits first."""
         assert self._child is not None
         task = asyncio.ensure_future(work)
-        end = asyncio.ensure_future(self._child.exited.wait())
+        exit_ = asyncio.ensure_future(self._child.exited.wait())
         try:
-            await asyncio.wait([task, end], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([task, exit_], return_when=asyncio.FIRST_COMPLETED)
             if not task.done() or (self._child.exited.is_set() and task.exception() is not None):
-                raise _Died("ended")
+                raise LoadFailed(Cause.EXIT, "exited")
             task.result()
         finally:
-            for each in (task, end):
+            for each in (task, exit_):
                 each.cancel()
-            await asyncio.wait([task, end])
+            await asyncio.wait([task, exit_])
             if not task.cancelled():
                 task.exception()
 
-    async def _until_death(self) -> None:
+    async def _watch_exit(self) -> None:
         assert self._child is not None
         await self._child.exited.wait()
         if self.state is not RunnerState.STOPPING:
             self.state = RunnerState.FAILED
             await self._clean_up(loading=False)
-            assert self.death is not None
-            logger.error("%s", self.death.sentence(self.launch.name))
-            self.on_death(self.death)
+            assert self.failure is not None
+            logger.error("%s", self.failure.sentence(self.spec.name))
+            self.on_exit(self.failure)
 
-    async def _execute(self, child: Child, cause: Cause) -> None:
+    async def _send_kill(self, child: Child, cause: Cause) -> None:
         if cause is Cause.HANG:
             child.signal(signal.SIGABRT)
             await child.wait(ABORT_GRACE)
         child.signal(signal.SIGKILL)
 
-    async def _persuade(self, child: Child, grace: float) -> None:
-        child.remember_family()
+    async def _terminate(self, child: Child, grace: float) -> None:
+        child.remember_descendants()
         asked = False
-        with suppress(Severed, Garbled, OllmlxError):
+        with suppress(ConnectionLost, ProtocolViolation, OllmlxError):
             await self.client.command("shutdown", min(1.0, max(grace / 2, 0.05)))
             asked = True
         logger.debug("%s %s", self.id, "was asked to stop" if asked else "does not answer: TERM")
@@ -307,54 +291,51 @@ class Runner:
             child.signal(signal.SIGKILL)
 
     async def _clean_up(self, *, loading: bool) -> None:
-        """Reap the process, close connections, remove the socket, forget the record. Idempotent."""
+        """Reap the process, close connections, remove the socket and the record. May be repeated."""
         child = self._child
         if child is not None:
-            stopping = self.state is RunnerState.STOPPING
-            killed_by_us = child.returncode is None
+            was_running = child.returncode is None
             await child.close()
-            logger.debug("%s (process %d) is gone: status %s", self.id, child.pid, child.returncode)
-            if not stopping and self.death is None:
-                self.death = self._post_mortem(child, loading=loading, killed_by_us=killed_by_us)
-            self._tools.guard.remove(child.pid)
-            self._tools.records.remove(child.pid)
+            logger.debug("%s (process %d) has exited: status %s", self.id, child.pid, child.returncode)
+            if self.state is not RunnerState.STOPPING and self.failure is None:
+                self.failure = self._find_failure(child, loading=loading, was_running=was_running)
+            self._resources.guardian.remove(child.pid)
+            self._resources.records.remove(child.pid)
         if self._socket is not None:
             await self.client.close()
             self._socket.unlink(missing_ok=True)
-        await self._stop_tasks()
-        self._ended.set()
+        await self._cancel_tasks()
+        self._reaped.set()
 
-    def _post_mortem(self, child: Child, *, loading: bool, killed_by_us: bool) -> RunnerFailure:
-        words = self._tail.last_words()
-        if self._verdict is not None:
-            cause, text = self._verdict
-            # What a hung one says at SIGABRT is where it hangs: stacks for the log, and no explanation.
-            said = {Cause.HANG: self._said, Cause.STALL: self._tail.cause()}.get(cause)
+    def _find_failure(self, child: Child, *, loading: bool, was_running: bool) -> RunnerFailure:
+        output = self._tail.last_lines()
+        if self._kill_reason is not None:
+            cause, text = self._kill_reason
+            # The output after SIGABRT shows where it hangs: stacks for the log, which explain nothing to a person.
+            explanation = {Cause.HANG: self._output_before_kill, Cause.STALL: self._tail.likely_cause()}.get(cause)
             remedy = Remedy.NONE if cause is Cause.PROTOCOL and loading else Remedy.RETRY
-            return RunnerFailure(cause, text, said, words, remedy, loading)
-        if killed_by_us:
-            return RunnerFailure(Cause.PROTOCOL, "broke the protocol", None, words, Remedy.RETRY, loading)
+            return RunnerFailure(cause, text, explanation, output, remedy, loading)
+        if was_running:
+            return RunnerFailure(Cause.PROTOCOL, "broke the protocol", None, output, Remedy.RETRY, loading)
         assert child.returncode is not None
-        meaning = explain(child.returncode)
+        meaning = explain_exit(child.returncode)
         cause = Cause.SIGNAL if child.returncode < 0 else Cause.EXIT
-        return RunnerFailure(cause, meaning.text, self._tail.cause(), words, meaning.remedy, loading, meaning.label)
+        return RunnerFailure(
+            cause, meaning.text, self._tail.likely_cause(), output, meaning.remedy, loading, meaning.label
+        )
 
-    def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        # In a context of its own: what it logs is about the runner, not about the request that happens to load it.
+    def _create_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        # In a context of its own: its log lines are about the runner, not about the request that loads it.
         task = asyncio.create_task(work, name=f"{name} {self.id}", context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _stop_tasks(self) -> None:
+    async def _cancel_tasks(self) -> None:
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    def _weigh(self) -> int | None:
-        return self._tools.footprint(self._child.pid) if self._child is not None else None
-
-
-class _Died(RunnerFailed):
-    """Loading ended because the process did, or has to."""
+    def _memory_use(self) -> int | None:
+        return self._resources.process_memory(self._child.pid) if self._child is not None else None

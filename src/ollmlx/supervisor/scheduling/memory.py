@@ -1,24 +1,22 @@
-"""The memory ledger: every load is reserved before its process exists, so the budget is never promised twice. Pure."""
+"""Memory of the pool: what a runner may use, who has reserved how much, and which models make room. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from ollmlx.errors import OutOfMemory
-from ollmlx.settings import MemorySettings
-from ollmlx.supervisor.tuning import Tuning
+from ollmlx.supervisor.tuning import MIB, Tuning
 from ollmlx.text.quantities import format_size
 
-MIB = 1024 * 1024
 LARGEST_CACHE_LIMIT = 1024 * MIB
 SMALLEST_PROMPT_CACHE = 32 * MIB
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What one runner may use, in bytes. `reserved` is charged to the budget and includes `prompt_cache`."""
+    """The memory that one runner may use, in bytes. `reserved` counts against the budget; it has the `prompt_cache`."""
 
     reserved: int
     prompt_cache: int
@@ -27,8 +25,8 @@ class Allowance:
     hard: int
 
 
-def allow(need: int, prompt_cache: int, budget: int, tuning: Tuning) -> Allowance:
-    """The limits that follow from a reservation."""
+def allowance_for(need: int, prompt_cache: int, budget: int, tuning: Tuning) -> Allowance:
+    """Return the limits of a runner that needs so many bytes."""
     reserved = need + prompt_cache
     hard = max(int(reserved * tuning.hard_share), reserved + tuning.slack)
     return Allowance(
@@ -40,94 +38,158 @@ def allow(need: int, prompt_cache: int, budget: int, tuning: Tuning) -> Allowanc
     )
 
 
-def prompt_cache_share(settings: MemorySettings, asked: int | None, left: int) -> int:
-    """Bytes for a runner's prefix cache: what was asked, or a quarter of what is left. Never more than is left."""
-    wanted = asked if asked is not None else settings.prompt_cache
-    if wanted == "auto":
-        wanted = left // 4
-        return wanted if wanted >= SMALLEST_PROMPT_CACHE else 0
+def prompt_cache_size(wanted: int | None, left: int) -> int:
+    """Return the bytes for a prefix cache: as wanted, or (None) a quarter of what is left. Never more than is left."""
+    if wanted is None:
+        share = left // 4
+        return share if share >= SMALLEST_PROMPT_CACHE else 0
     return min(wanted, max(0, left))
 
 
-class Standing(StrEnum):
-    """What a reservation stands for."""
+class ReservationState(StrEnum):
+    """The states of a reservation, in order."""
 
-    PROMISED = "promised"
-    """Room will be there once others have left."""
-    HELD = "held"
-    LEAVING = "leaving"
-    """Held until its process is gone."""
+    RESERVED = "reserved"
+    """The memory is not free yet: other runners have to exit first."""
+    ALLOCATED = "allocated"
+    RELEASING = "releasing"
+    """The runner is being stopped and still uses its memory."""
 
 
 @dataclass(slots=True)
-class _Entry:
-    amount: int
-    standing: Standing
+class _Reservation:
+    size: int
+    state: ReservationState
     name: str
 
 
-class Ledger:
-    """Who holds how much of the budget. `held + leaving` never exceeds it; neither does `held + promised`."""
+class MemoryLedger:
+    """The reservations of all pool entries. Every load is reserved before its process starts.
+
+    `allocated + releasing` never exceeds the budget, and neither does `allocated + reserved`: the budget is never
+    promised twice.
+    """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        self._entries: dict[str, _Entry] = {}
+        self._reservations: dict[str, _Reservation] = {}
 
     @property
     def in_use(self) -> int:
-        """Bytes that living processes (or those being started) hold."""
-        return self._sum(Standing.HELD, Standing.LEAVING)
+        """Bytes of the processes that run or are being started."""
+        return self._sum(ReservationState.ALLOCATED, ReservationState.RELEASING)
 
     @property
     def left(self) -> int:
-        """Bytes that can still be promised."""
-        return self.budget - self._sum(Standing.HELD, Standing.PROMISED)
+        """Bytes that can still be reserved."""
+        return self.budget - self._sum(ReservationState.ALLOCATED, ReservationState.RESERVED)
 
-    def promise(self, owner: str, amount: int, name: str) -> None:
-        """Set room aside. The caller has checked `left`."""
-        assert owner not in self._entries
-        assert amount <= self.left
-        self._entries[owner] = _Entry(amount, Standing.PROMISED, name)
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes by owner."""
+        return {owner: entry.size for owner, entry in self._reservations.items()}
 
-    def claim(self, owner: str) -> bool:
-        """Turn a promise into a holding. False while those who leave are still there."""
-        entry = self._entries[owner]
-        if entry.standing is Standing.PROMISED and self.in_use + entry.amount <= self.budget:
-            entry.standing = Standing.HELD
-        return entry.standing is Standing.HELD
+    def reserve(self, owner: str, size: int, name: str) -> None:
+        """Reserve memory. The caller has checked `left`."""
+        assert owner not in self._reservations
+        assert size <= self.left
+        self._reservations[owner] = _Reservation(size, ReservationState.RESERVED, name)
 
-    def leave(self, owner: str) -> None:
-        """Its process is being ended: the room may be promised, and is not there yet. A mere promise is taken back."""
-        entry = self._entries.get(owner)
+    def allocate(self, owner: str) -> bool:
+        """Turn a reservation into an allocation. Returns False until the evicted runners have exited."""
+        entry = self._reservations[owner]
+        if entry.state is ReservationState.RESERVED and self.in_use + entry.size <= self.budget:
+            entry.state = ReservationState.ALLOCATED
+        return entry.state is ReservationState.ALLOCATED
+
+    def release_later(self, owner: str) -> None:
+        """Note that the runner is being stopped: its memory can be reserved now and is free when it has exited.
+
+        A reservation that was never allocated is removed at once.
+        """
+        entry = self._reservations.get(owner)
         if entry is None:
             return
-        if entry.standing is Standing.PROMISED:
-            del self._entries[owner]
+        if entry.state is ReservationState.RESERVED:
+            del self._reservations[owner]
         else:
-            entry.standing = Standing.LEAVING
+            entry.state = ReservationState.RELEASING
 
     def release(self, owner: str) -> None:
-        """Its process is gone."""
-        self._entries.pop(owner, None)
+        """Remove the reservation of a runner that has exited."""
+        self._reservations.pop(owner, None)
 
-    def amount(self, owner: str) -> int:
-        """Bytes of one owner, 0 without an entry."""
-        entry = self._entries.get(owner)
-        return entry.amount if entry is not None else 0
+    def size(self, owner: str) -> int:
+        """Return the bytes of one owner, 0 without a reservation."""
+        entry = self._reservations.get(owner)
+        return entry.size if entry is not None else 0
 
     def refusal(self, model: str, need: int, pinned: Collection[str] = ()) -> OutOfMemory:
-        """The arithmetic, for a model that cannot fit. `pinned`: owners that would not make room."""
+        """Return the error for a model that cannot fit, with the arithmetic. `pinned`: owners that are not evicted."""
         users = [
-            f"{entry.name} ({format_size(entry.amount)}{', pinned' if owner in pinned else ''})"
-            for owner, entry in self._entries.items()
+            f"{entry.name} ({format_size(entry.size)}{', pinned' if owner in pinned else ''})"
+            for owner, entry in self._reservations.items()
         ]
         by = f" by {' and '.join(users)}" if users else ""
         return OutOfMemory(
             f"{model} needs {format_size(need)}, but the memory budget is {format_size(self.budget)} "
-            f"with {format_size(self._sum(*Standing) if users else 0)} in use{by}",
+            f"with {format_size(sum(self.sizes.values()))} in use{by}",
             code="RUN005",
             hint="use a smaller model, a shorter context (num_ctx), or raise [memory] limit",
         )
 
-    def _sum(self, *standings: Standing) -> int:
-        return sum(entry.amount for entry in self._entries.values() if entry.standing in standings)
+    def _sum(self, *states: ReservationState) -> int:
+        return sum(entry.size for entry in self._reservations.values() if entry.state in states)
+
+
+@dataclass(frozen=True, slots=True)
+class EvictionCandidate:
+    """A model with a reservation that is not being stopped. Size in bytes, `last_used` in monotonic seconds."""
+
+    key: str
+    size: int
+    idle: bool
+    pinned: bool
+    loaded: bool
+    """A model that is still loading has requests, and cannot be evicted before it has served them."""
+    last_used: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvictionPlan:
+    """The models to evict. `now`: all of them are idle. `possible` is False when no eviction makes enough room."""
+
+    victims: tuple[str, ...] = ()
+    now: bool = True
+    possible: bool = True
+
+
+def plan_eviction(need: int, left: int, candidates: Sequence[EvictionCandidate], max_models: int) -> EvictionPlan:
+    """Make room for `need` bytes where `left` are free, with at most `max_models` loaded (0: no such limit).
+
+    Idle models go first, the least recently used one before the others. Models that need not go stay, and pinned ones
+    always stay.
+    """
+    order = sorted(
+        (one for one in candidates if not one.pinned), key=lambda one: (not one.idle, not one.loaded, one.last_used)
+    )
+    victims: list[EvictionCandidate] = []
+    for candidate in (None, *order):
+        if candidate is not None:
+            victims.append(candidate)
+        if _makes_room(need, left, candidates, victims, max_models):
+            break
+    else:
+        return EvictionPlan(possible=False)
+    for spared in list(reversed(victims)):
+        rest = [one for one in victims if one is not spared]
+        if _makes_room(need, left, candidates, rest, max_models):
+            victims = rest
+    return EvictionPlan(tuple(one.key for one in victims), now=all(one.idle and one.loaded for one in victims))
+
+
+def _makes_room(
+    need: int, left: int, candidates: Sequence[EvictionCandidate], victims: Sequence[EvictionCandidate], max_models: int
+) -> bool:
+    fits = left + sum(one.size for one in victims) >= need
+    return fits and (max_models == 0 or len(candidates) - len(victims) + 1 <= max_models)

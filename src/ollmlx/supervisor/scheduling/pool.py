@@ -1,4 +1,4 @@
-"""The pool: one runner for each model, shared by requests, under one memory budget. What the service talks to."""
+"""The pool: one runner for each loaded model, shared by its requests, under one memory budget."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ollmlx.model.events import closing
 from ollmlx.protocol import TokenizeRequest, Tokens
 from ollmlx.settings import Settings
 from ollmlx.supervisor.clock import Clock, SystemClock
-from ollmlx.supervisor.runner.client import Exchange
+from ollmlx.supervisor.machine import MachineMemory, ThisMachine, find_budget
+from ollmlx.supervisor.runner.client import RunnerCall
 from ollmlx.supervisor.runner.factory import PooledRunner, ProcessRunnerFactory, RunnerFactory
-from ollmlx.supervisor.runner.failure import RunnerDied
-from ollmlx.supervisor.scheduling.budget import Machine, ThisMachine, find_budget
-from ollmlx.supervisor.scheduling.circuits import Circuits
-from ollmlx.supervisor.scheduling.memory import Ledger
+from ollmlx.supervisor.runner.failure import RunnerExited
+from ollmlx.supervisor.scheduling.memory import MemoryLedger
 from ollmlx.supervisor.scheduling.observer import PoolObserver, PoolObservers
-from ollmlx.supervisor.scheduling.pool_entry import Place
+from ollmlx.supervisor.scheduling.pool_entry import PoolEntry
+from ollmlx.supervisor.scheduling.queue import QueuedRequest
 from ollmlx.supervisor.scheduling.runner_set import RunnerSet
-from ollmlx.supervisor.scheduling.scheduler import Scheduler, Waiting
+from ollmlx.supervisor.scheduling.scheduler import Scheduler
 from ollmlx.supervisor.tuning import Tuning
 from ollmlx.text.quantities import format_duration
 from ollmlx.types import (
@@ -43,88 +43,88 @@ from ollmlx.types import (
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 STOP_MARGIN = 5.0
-"""Seconds beyond `stop_timeout` after which `close` no longer waits for a process that cannot even be killed."""
+"""Seconds beyond `stop_timeout` after which `close` no longer waits for a process that cannot be killed."""
 
 
 @dataclass(eq=False, slots=True)
 class Lease:
-    """The right of one request to use a runner. Times in nanoseconds; `load_ns` is 0 when it was loaded."""
+    """The right of one request to use a runner. Times in nanoseconds; `load_ns` is 0 when the model was loaded."""
 
     runner: PooledRunner
     queue_ns: int
     load_ns: int
-    place: Place
+    entry: PoolEntry
     completed: bool = False
-    """The request ended well; leaving before that is leaving early."""
+    """The answer is complete. A client that disconnects before cancels its request."""
 
 
 class Pool:
-    """Made where its event loop will run, started and closed once. All methods are for the event loop's thread."""
+    """Made where its event loop will run, started and closed once. All methods are for the event loop's thread.
+
+    `budget` is the number of bytes for all models together.
+    """
 
     def __init__(
         self,
         settings: Settings,
         *,
         clock: Clock | None = None,
-        workshop: RunnerFactory | None = None,
-        machine: Machine | None = None,
+        factory: RunnerFactory | None = None,
+        machine: MachineMemory | None = None,
         tuning: Tuning | None = None,
     ) -> None:
         self._tuning = tuning = tuning or Tuning()
         self._clock = clock or SystemClock()
-        self._workshop = workshop or ProcessRunnerFactory(settings, self._clock, tuning)
-        found = find_budget(settings.memory, machine or ThisMachine())
-        self.budget = found.size
-        """Bytes for all models together."""
-        self.budget_reason = found.reason
-        self._listeners = PoolObservers()
-        self._fleet = RunnerSet(
-            settings, tuning, self._clock, self._workshop, Ledger(self.budget), Circuits(tuning), self._listeners
-        )
-        self._scheduler = Scheduler(settings.runners, tuning, self._clock, self._fleet, self._listeners)
+        self._factory = factory or ProcessRunnerFactory(settings, self._clock, tuning)
+        self.budget = find_budget(settings.memory, machine or ThisMachine()).size
+        self._observers = PoolObservers()
+        self._runners = RunnerSet(
+            self._clock, self._factory, MemoryLedger(self.budget), tuning, self._observers,
+            max_models=settings.runners.max_loaded_models,
+        )  # fmt: skip
+        self._scheduler = Scheduler(settings.runners, tuning, self._clock, self._runners, self._observers)
 
-    # -- life --------------------------------------------------------------------------------------------------------
+    # -- start and end -----------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Take the state folder, end leftovers of an earlier daemon, start the guardian.
+        """Take the state folder, end orphans of an earlier daemon, start the guardian.
 
         Raises Conflict when another daemon has the folder, StorageError when it cannot be used.
         """
-        await self._workshop.open()
+        await self._factory.open()
 
     @property
     def draining(self) -> bool:
-        """No new work is taken."""
+        """True when new requests are refused."""
         return self._scheduler.draining
 
     async def close(self, drain: float) -> None:
-        """Refuse new work, let running requests finish for `drain` seconds, end the rest with an error, stop all."""
+        """Refuse new requests, let running ones finish for `drain` seconds, end the rest with an error, stop all."""
         self._scheduler.drain()
-        for place in list(self._fleet.places.values()):
-            if not place.settled:
-                self._fleet.let_go(place, "drain")
-        await self._idle(drain)
-        for place in list(self._fleet.places.values()):
-            if place.runner is not None and place.leases:
-                place.runner.abort(Busy("the server is shutting down", retry_after=5))
-        places = list(self._fleet.places.values())
-        for place in places:
-            self._fleet.let_go(place, "drain")
-        ends = [asyncio.ensure_future(place.gone.wait()) for place in places]
-        if ends:
-            await asyncio.wait(ends, timeout=self._tuning.stop_timeout + STOP_MARGIN)
-        for end, place in zip(ends, places, strict=True):
-            if not end.done():
-                logger.error("%s does not end", place.id)
-                end.cancel()
-        await self._workshop.close()
+        for entry in list(self._runners.entries.values()):
+            if not entry.is_loaded:
+                self._runners.stop(entry, "drain")
+        await self._wait_until_idle(drain)
+        entries = list(self._runners.entries.values())
+        for entry in entries:
+            if entry.runner is not None and entry.leases:
+                entry.runner.abort(Busy("the server is shutting down", retry_after=5))
+            self._runners.stop(entry, "drain")
+        exits = [asyncio.ensure_future(entry.exited.wait()) for entry in entries]
+        if exits:
+            await asyncio.wait(exits, timeout=self._tuning.stop_timeout + STOP_MARGIN)
+        for exit_, entry in zip(exits, entries, strict=True):
+            if not exit_.done():
+                logger.error("%s does not exit", entry.id)
+                exit_.cancel()
+        await self._factory.close()
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def lease(
         self,
-        launch: LaunchSpec,
+        spec: LaunchSpec,
         caller: Caller,
         keep_alive: float | None = None,
         *,
@@ -133,180 +133,186 @@ class Pool:
     ) -> AsyncIterator[Lease]:
         """Load the model if needed, and hold a slot of its runner.
 
-        `keep_alive` in seconds; None: as somebody asked before, else as launched. Raises Busy, OutOfMemory, Timeout (at
-        `deadline`, monotonic; None: by the launch), RunnerFailed and its kinds. `again`: a retry.
+        `keep_alive` in seconds; None: as an earlier request asked, else as the spec says. `deadline` is monotonic;
+        None: `request_timeout` of the spec from now. `again`: a retry. Raises Busy, OutOfMemory, Timeout, RunnerFailed
+        and its kinds.
         """
         arrived = self._clock.monotonic()
         if deadline is None:
-            deadline = arrived + launch.request_timeout
-        place = await self._scheduler.seat(launch, caller, deadline, again=again)
-        assert place.runner is not None
-        place.stay(keep_alive, launch.keep_alive)
-        taken = self._clock.monotonic()
-        loading = max(0.0, min(taken, place.ready_at) - max(arrived, place.began))
-        waited = taken - arrived
-        self._listeners.on_admit(launch.name, waited, loading)
-        lease = Lease(place.runner, _ns(waited - loading), _ns(loading), place)
-        logger.debug("%s serves the request: waited %.3f s, %d slots taken", place.id, waited, place.leases)
+            deadline = arrived + spec.request_timeout
+        entry = await self._scheduler.acquire(spec, caller, deadline, again=again)
+        assert entry.runner is not None
+        entry.set_keep_alive(keep_alive, spec.keep_alive)
+        acquired = self._clock.monotonic()
+        loading = max(0.0, min(acquired, entry.loaded_at) - max(arrived, entry.created_at))
+        waited = acquired - arrived
+        self._observers.on_admit(spec.name, waited, loading)
+        lease = Lease(entry.runner, _ns(waited - loading), _ns(loading), entry)
+        logger.debug("%s serves the request: waited %.3f s, %d slots taken", entry.id, waited, entry.leases)
         try:
             yield lease
         except (asyncio.CancelledError, GeneratorExit):
             if not lease.completed:
-                self._listeners.on_cancel(launch.name, "running")
+                self._observers.on_cancel(spec.name, "running")
             raise
         finally:
-            self._scheduler.release(place, taken)
-            logger.debug("%s is done with the request after %.3f s", place.id, self._clock.monotonic() - taken)
+            self._scheduler.release(entry, acquired)
+            logger.debug("%s is done with the request after %.3f s", entry.id, self._clock.monotonic() - acquired)
 
     async def generate(
-        self, launch: LaunchSpec, request: GenerateRequest, caller: Caller, keep_alive: float | None = None
+        self, spec: LaunchSpec, request: GenerateRequest, caller: Caller, keep_alive: float | None = None
     ) -> AsyncIterator[Event]:
-        """`Admitted`, the runner's events, `Done`. A runner that dies before it said anything is replaced once.
+        """Yield `Admitted`, the runner's events, `Done`. A runner that exits before it answered is replaced once.
 
-        Raises OllmlxError for every other end. `Admitted` comes with the first event, so that what fails early is
-        raised before anything was sent.
+        Raises OllmlxError for every other end. `Admitted` comes with the first event, so that an early failure is
+        raised before the client was sent anything.
         """
         began = self._clock.monotonic()
-        deadline = began + launch.request_timeout
-        told = spoken = False
+        deadline = began + spec.request_timeout
+        admitted = answered = False
         for attempt in (1, 2):
             try:
-                async with self.lease(launch, caller, keep_alive, deadline=deadline, again=attempt > 1) as lease:
-                    with self._timed(launch, deadline) as exchange:
-                        async with closing(lease.runner.generate(request, exchange)) as events:
-                            async for event in events:
-                                if not told:
-                                    told = True
-                                    yield Admitted(
-                                        queue_ns=lease.queue_ns, load_ns=lease.load_ns, runner=lease.place.id
-                                    )
-                                spoken = spoken or not isinstance(event, Prefill)
-                                if isinstance(event, Done):
-                                    event = self._over(lease, event, began)
-                                yield event
+                with self._call_until(deadline, spec) as call:
+                    async with (
+                        self.lease(spec, caller, keep_alive, deadline=deadline, again=attempt > 1) as lease,
+                        closing(lease.runner.generate(request, call)) as events,
+                    ):
+                        async for event in events:
+                            if not admitted:
+                                admitted = True
+                                yield Admitted(queue_ns=lease.queue_ns, load_ns=lease.load_ns, runner=lease.entry.id)
+                            if not answered and not isinstance(event, Prefill):
+                                answered = True
+                                self._answered(lease)
+                            if isinstance(event, Done):
+                                event = event.model_copy(update=self._finish(lease, began))
+                            yield event
                 return
-            except RunnerDied as died:
-                if spoken or attempt > 1 or not died.fresh:
+            except RunnerExited as exited:
+                if answered:
                     raise
-                self._retry(launch, died)
+                self._check_retry(spec, exited, attempt)
 
     async def embed(
-        self, launch: LaunchSpec, request: EmbedRequest, caller: Caller, keep_alive: float | None = None
+        self, spec: LaunchSpec, request: EmbedRequest, caller: Caller, keep_alive: float | None = None
     ) -> EmbedResult:
-        """Vectors, one per input. A runner that dies is replaced once. Raises OllmlxError."""
+        """Return one vector for each input. A runner that exits is replaced once. Raises OllmlxError."""
         began = self._clock.monotonic()
-        lease, result = await self._asked(
-            launch, caller, keep_alive, lambda runner, exchange: runner.embed(request, exchange)
+        lease, result = await self._ask(spec, caller, keep_alive, lambda runner, call: runner.embed(request, call))
+        return result.model_copy(update=self._finish(lease, began))
+
+    async def tokenize(self, spec: LaunchSpec, request: TokenizeRequest, caller: Caller) -> Tokens:
+        """Return the tokens of a text or a conversation. A runner that exits is replaced once. Raises OllmlxError."""
+        _, tokens = await self._ask(
+            spec, caller, None, lambda runner, call: runner.tokenize(request, call, caller.request_id)
         )
-        total = _ns(self._clock.monotonic() - began)
-        return result.model_copy(update={"queue_ns": lease.queue_ns, "load_ns": lease.load_ns, "total_ns": total})
+        return tokens
 
-    async def tokenize(self, launch: LaunchSpec, request: TokenizeRequest, caller: Caller) -> Tokens:
-        """Token ids of a text or a conversation. A runner that dies is replaced once. Raises OllmlxError."""
-        return (
-            await self._asked(
-                launch, caller, None, lambda runner, exchange: runner.tokenize(request, exchange, caller.request_id)
-            )
-        )[1]
+    # -- models ------------------------------------------------------------------------------------------------------
 
-    # -- looking after -----------------------------------------------------------------------------------------------
+    def has_runner(self, key: str) -> bool:
+        """Return True when a runner of this launch key is loaded or being loaded."""
+        entry = self._runners.entries.get(key)
+        return entry is not None and not entry.stopping
 
     async def unload(self, key: str, *, wait: bool = True) -> bool:
-        """Let a model go as soon as its requests are done, and forget that it failed. False when it was not loaded.
+        """Stop a model as soon as its requests are done, and forget that it failed. False when it was not loaded.
 
-        A load under way still serves those who wait for it. `wait`: return when its process is gone.
+        A load under way still serves the requests that wait for it. `wait`: return when the process has exited.
         """
-        self._fleet.circuits.reset(key)
-        places = [place for place in self._fleet.places.values() if place.key == key]
-        for place in places:
-            place.unwanted = True
-        self._scheduler.pump()
-        if wait:
-            for place in places:
-                await place.gone.wait()
-        return bool(places)
+        self._runners.restarts.forget(key)
+        entry = self._runners.entries.get(key)
+        if entry is not None:
+            entry.stop_when_idle = True
+        self._scheduler.schedule()
+        if wait and entry is not None:
+            await entry.exited.wait()
+        return entry is not None
 
     def reset(self, name: str) -> bool:
-        """Close the circuit of a model (its name, or a launch key), so that it may be started. False: it was closed."""
-        found = self._fleet.circuits.reset(name)
-        self._scheduler.pump()
+        """Forget the failures of a model (its name, or a launch key), so that it may be started. False without any."""
+        found = self._runners.restarts.forget(name)
+        self._scheduler.schedule()
         return found
 
     def runners(self) -> list[RunnerInfo]:
-        """What is loading, loaded, leaving, or failed and not there again, as it is at this moment."""
-        return self._fleet.shown()
+        """Return the models that are loading, loaded, stopping, or failed and not loaded again, as they are now."""
+        return self._runners.infos()
 
-    def queue(self) -> list[Waiting]:
-        """The requests that wait for a runner, next one first."""
-        return self._scheduler.waiting()
+    def queue(self) -> list[QueuedRequest]:
+        """Return the requests that wait for a runner, the next one first."""
+        return self._scheduler.queue()
 
     @contextmanager
     def guarded(self, pid: int) -> Iterator[None]:
-        """A process group that is not a runner (an importer) ends with the daemon, too, whatever ends the daemon."""
-        with self._workshop.guarded(pid):
+        """End a process group that is not a runner (an importer), too, should the daemon exit inside this context."""
+        with self._factory.guarded(pid):
             yield
 
-    def subscribe(self, listener: PoolObserver) -> None:
-        """Tell this listener, too, of everything from now on."""
-        self._listeners.add(listener)
+    def subscribe(self, observer: PoolObserver) -> None:
+        """Call this observer, too, from now on."""
+        self._observers.add(observer)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    async def _asked(
+    async def _ask(
         self,
-        launch: LaunchSpec,
+        spec: LaunchSpec,
         caller: Caller,
         keep_alive: float | None,
-        question: Callable[[PooledRunner, Exchange], Awaitable[T]],
+        ask: Callable[[PooledRunner, RunnerCall], Awaitable[T]],
     ) -> tuple[Lease, T]:
-        """What a runner answers in one piece, within the request's time."""
-        deadline = self._clock.monotonic() + launch.request_timeout
+        """Return what a runner answers in one piece, within the request's time."""
+        deadline = self._clock.monotonic() + spec.request_timeout
         attempt = 0
         while True:
             attempt += 1
             try:
-                async with self.lease(launch, caller, keep_alive, deadline=deadline, again=attempt > 1) as lease:
-                    with self._timed(launch, deadline) as exchange:
-                        answer = await question(lease.runner, exchange)
-                    self._served(lease)
-                    return lease, answer
-            except RunnerDied as died:
-                if attempt > 1 or not died.fresh:
-                    raise
-                self._retry(launch, died)
+                with self._call_until(deadline, spec) as call:
+                    async with self.lease(spec, caller, keep_alive, deadline=deadline, again=attempt > 1) as lease:
+                        answer = await ask(lease.runner, call)
+                        self._answered(lease)
+                        lease.completed = True
+                        return lease, answer
+            except RunnerExited as exited:
+                self._check_retry(spec, exited, attempt)
 
     @contextmanager
-    def _timed(self, launch: LaunchSpec, deadline: float) -> Iterator[Exchange]:
-        """An exchange that is ended when the request's time is over."""
-        exchange = Exchange()
+    def _call_until(self, deadline: float, spec: LaunchSpec) -> Iterator[RunnerCall]:
+        """Yield a call that is aborted at the deadline."""
+        call = RunnerCall()
         if math.isinf(deadline):
-            yield exchange
+            yield call
             return
-        limit = format_duration(launch.request_timeout)
+        limit = format_duration(spec.request_timeout)
         reason = Timeout(f"the request took longer than {limit}: [runners] request_timeout")
-        timer = self._clock.call_later(max(0.0, deadline - self._clock.monotonic()), lambda: exchange.abort(reason))
+        timer = self._clock.call_later(max(0.0, deadline - self._clock.monotonic()), lambda: call.abort(reason))
         try:
-            yield exchange
+            yield call
         finally:
             timer.cancel()
 
-    def _over(self, lease: Lease, done: Done, began: float) -> Done:
-        self._served(lease)
-        total = _ns(self._clock.monotonic() - began)
-        return done.model_copy(update={"queue_ns": lease.queue_ns, "load_ns": lease.load_ns, "total_ns": total})
+    def _check_retry(self, spec: LaunchSpec, exited: RunnerExited, attempt: int) -> None:
+        """Announce a retry. Raises the failure when a retry is no use, or was the last one."""
+        if attempt > 1 or not exited.retryable:
+            raise exited
+        logger.warning("%s; trying once more on a fresh runner", exited.message)
+        self._observers.on_retry(spec.name)
 
-    def _served(self, lease: Lease) -> None:
+    def _answered(self, lease: Lease) -> None:
+        lease.entry.answered = True
+        self._runners.restarts.answered(lease.entry.key)
+
+    def _finish(self, lease: Lease, began: float) -> dict[str, int]:
+        """Mark the lease as completed. Returns the times of its request."""
         lease.completed = True
-        self._fleet.circuits.served(lease.place.key, self._clock.monotonic(), lease.place.ready_at)
+        total = _ns(self._clock.monotonic() - began)
+        return {"queue_ns": lease.queue_ns, "load_ns": lease.load_ns, "total_ns": total}
 
-    def _retry(self, launch: LaunchSpec, died: RunnerDied) -> None:
-        logger.warning("%s; trying once more on a fresh one", died.message)
-        self._listeners.on_retry(launch.name)
-
-    async def _idle(self, patience: float) -> None:
-        """Wait until no request is served, for at most `patience` seconds."""
-        deadline = self._clock.monotonic() + patience
-        while any(place.leases for place in self._fleet.places.values()) and self._clock.monotonic() < deadline:
+    async def _wait_until_idle(self, timeout: float) -> None:
+        """Wait until no request is running, for at most `timeout` seconds."""
+        deadline = self._clock.monotonic() + timeout
+        while any(entry.leases for entry in self._runners.entries.values()) and self._clock.monotonic() < deadline:
             await self._clock.sleep(0.02)
 
 

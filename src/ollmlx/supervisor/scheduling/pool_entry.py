@@ -1,4 +1,4 @@
-"""One model's place in the pool: from the promise of memory until its process is gone."""
+"""One model in the pool, from the reservation of its memory to the exit of its process."""
 
 from __future__ import annotations
 
@@ -13,97 +13,103 @@ from ollmlx.supervisor.runner.factory import PooledRunner
 from ollmlx.supervisor.scheduling.memory import Allowance
 from ollmlx.types import RunnerInfo, RunnerState
 
-ALIVE = (RunnerState.READY, RunnerState.BUSY)
-
 
 @dataclass(eq=False, slots=True)
-class Place:
-    """Times are monotonic seconds. `after` are the places that have to be gone before this one's process may start."""
+class PoolEntry:
+    """Times are monotonic seconds. `waits_for` are the ids of the entries that must have exited before this one starts.
+
+    `may_start` is set when the memory is free; `exited` when the process has been reaped.
+    """
 
     id: str
-    launch: LaunchSpec
+    spec: LaunchSpec
     allowance: Allowance
-    began: float
-    after: set[str] = field(default_factory=set)
-    room: asyncio.Event = field(default_factory=asyncio.Event)
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    created_at: float
+    waits_for: set[str] = field(default_factory=set)
+    may_start: asyncio.Event = field(default_factory=asyncio.Event)
+    exited: asyncio.Event = field(default_factory=asyncio.Event)
     runner: PooledRunner | None = None
     task: asyncio.Task[None] | None = None
-    """The load, later the end."""
-    ready_at: float = math.inf
+    """The load, later the stop."""
+    loaded_at: float = math.inf
     leases: int = 0
+    answered: bool = False
+    """A request was answered by this runner."""
     last_used: float = -math.inf
     keep_alive: float = 300.0
-    told: bool = False
-    """A request said how long it stays. Those that say nothing leave it at that."""
+    keep_alive_requested: bool = False
+    """A request named `keep_alive`; the model's default no longer applies."""
     expires: float = math.inf
-    leaving: bool = False
-    unwanted: bool = False
-    """Let go as soon as nobody uses it."""
+    stopping: bool = False
+    stop_when_idle: bool = False
 
     @property
     def key(self) -> str:
-        return self.launch.key
+        return self.spec.key
 
     @property
-    def settled(self) -> bool:
-        """Loaded, and its process lives."""
-        return self.ready_at < math.inf and self.runner is not None and self.runner.state in ALIVE
+    def is_loaded(self) -> bool:
+        """True when the model is loaded and its process runs."""
+        return self.loaded_at < math.inf and self.runner is not None and self.runner.state is RunnerState.READY
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         return self.leases == 0
 
     @property
-    def roomy(self) -> bool:
-        """Its runner can serve one more request."""
-        if not self.settled or self.leaving or self.runner is None:
+    def has_free_slot(self) -> bool:
+        """True when the runner can serve one more request."""
+        if not self.is_loaded or self.stopping or self.runner is None:
             return False
         return not self.runner.throttled and self.leases < self.runner.parallel
 
     @property
-    def free(self) -> bool:
-        """It takes new requests, and can serve one more."""
-        return self.roomy and not self.unwanted
+    def accepts_requests(self) -> bool:
+        """True when the runner can serve one more request, and is not about to be stopped."""
+        return self.has_free_slot and not self.stop_when_idle
 
-    def join(self, launch: LaunchSpec) -> None:
-        """A request for the same weights under another name: a name that is pinned pins what is loaded."""
-        if launch.pin and not self.launch.pin:
-            self.launch = replace(self.launch, pin=True)
+    def serves(self, spec: LaunchSpec) -> bool:
+        """Return True when the loaded context is long enough for this spec, which has the same key."""
+        return self.spec.context_length >= spec.context_length
 
-    def stay(self, asked: float | None, usual: float) -> None:
-        """A request gets it that asked for `asked` seconds, or for nothing: then `usual` counts until somebody does."""
-        if asked is not None:
-            self.keep_alive, self.told = asked, True
-        elif not self.told:
-            self.keep_alive = usual
+    def adopt_pin(self, spec: LaunchSpec) -> None:
+        """Pin the loaded weights when a request for them comes under a pinned name."""
+        if spec.pin and not self.spec.pin:
+            self.spec = replace(self.spec, pin=True)
 
-    def used(self, now: float) -> None:
-        """From now on its time to live counts."""
+    def set_keep_alive(self, requested: float | None, default: float) -> None:
+        """Apply a request's keep-alive. An explicit one wins and persists; otherwise the model's default applies."""
+        if requested is not None:
+            self.keep_alive, self.keep_alive_requested = requested, True
+        elif not self.keep_alive_requested:
+            self.keep_alive = default
+
+    def mark_used(self, now: float) -> None:
+        """Start the keep-alive time at `now`."""
         self.last_used = now
-        self.expires = math.inf if self.launch.pin else now + self.keep_alive
+        self.expires = math.inf if self.spec.pin else now + self.keep_alive
 
     def info(self, clock: Clock, restarts: int) -> RunnerInfo:
-        """As `ps` shows it."""
+        """Return the entry as `ps` shows it."""
         runner, now = self.runner, clock.monotonic()
         status = runner.status if runner is not None else None
         remaining = self._remaining(now)
         return RunnerInfo(
             id=self.id,
-            model=self.launch.model,
-            backend=self.launch.backend,
+            model=self.spec.model,
+            backend=self.spec.backend,
             state=self._state(),
             pid=runner.pid if runner is not None else None,
-            context_length=(status.context_length if status is not None else 0) or self.launch.context_length,
-            parallel=runner.parallel if runner is not None else max(1, self.launch.parallel),
+            context_length=(status.context_length if status is not None else 0) or self.spec.context_length,
+            parallel=runner.parallel if runner is not None else max(1, self.spec.parallel),
             active=self.leases,
             reserved=self.allowance.reserved,
-            memory=(runner.memory if runner is not None else 0) or self.launch.estimate.total,
+            memory=(runner.memory if runner is not None else 0) or self.spec.estimate.total,
             memory_gpu=status.memory_active if status is not None and status.device != "cpu" else 0,
-            started_at=clock.now() - timedelta(seconds=now - self.began),
+            started_at=clock.now() - timedelta(seconds=now - self.created_at),
             expires_at=None if math.isinf(remaining) else clock.now() + timedelta(seconds=remaining),
             restarts=restarts,
-            last_words=runner.last_words() if runner is not None else (),
+            last_words=runner.last_output() if runner is not None else (),
             device=status.device if status is not None else "",
             notes=status.notes if status is not None else (),
             cached_tokens=status.cached_tokens_total if status is not None else 0,
@@ -111,18 +117,18 @@ class Place:
         )
 
     def _remaining(self, now: float) -> float:
-        """Seconds it will stay if nobody asks for it. In use, or loading, these have not begun to run."""
-        if self.leaving or self.unwanted:
+        """Return the seconds until it expires without further requests. Before a model is idle, they do not run."""
+        if self.stopping or self.stop_when_idle:
             return 0.0
-        if self.launch.pin:
+        if self.spec.pin:
             return math.inf
-        return self.expires - now if self.idle and self.settled else self.keep_alive
+        return self.expires - now if self.is_idle and self.is_loaded else self.keep_alive
 
     def _state(self) -> RunnerState:
-        if self.leaving:
+        if self.stopping:
             return RunnerState.STOPPING
         if self.runner is not None and self.runner.state is RunnerState.FAILED:
             return RunnerState.FAILED
-        if not self.settled:
+        if not self.is_loaded:
             return RunnerState.STARTING
-        return RunnerState.READY if self.idle else RunnerState.BUSY
+        return RunnerState.READY if self.is_idle else RunnerState.BUSY

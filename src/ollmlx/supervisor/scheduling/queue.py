@@ -1,4 +1,4 @@
-"""The waiting room: who waits for a runner, and who is next. Pure but for the futures it hands out."""
+"""The pending requests: which of them wait for a runner, and which is next. Pure, but for the futures it hands out."""
 
 from __future__ import annotations
 
@@ -16,21 +16,32 @@ from ollmlx.types import Caller
 LEVELS = {"high": 0, "normal": 1, "low": 2}
 AGEING = 30.0
 """After each such time in the queue, a request counts as one priority higher: low is late, never starved."""
-Seat = TypeVar("Seat")
-_Line = tuple[str, str, int]
+Granted = TypeVar("Granted")
+_LineKey = tuple[str, str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedRequest:
+    """One pending request, for metrics and people. `waited` in seconds; the request at `position` 1 is next."""
+
+    model: str
+    client: str
+    priority: str
+    waited: float
+    position: int
 
 
 @dataclass(eq=False, slots=True)
-class PendingRequest(Generic[Seat]):
-    """One waiting request. `arrived` is monotonic."""
+class PendingRequest(Generic[Granted]):
+    """One request in the queue. `arrived` is monotonic. The future gets the runner, or the error, for the request."""
 
-    launch: LaunchSpec
+    spec: LaunchSpec
     caller: Caller
     arrived: float
-    future: asyncio.Future[Seat] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    future: asyncio.Future[Granted] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def level(self, now: float) -> int:
-        """Its priority at this time, 0 highest."""
+        """Return its priority at this time, 0 highest."""
         return max(0, LEVELS[self.caller.priority] - int((now - self.arrived) // AGEING))
 
     def fail(self, error: OllmlxError) -> None:
@@ -39,119 +50,120 @@ class PendingRequest(Generic[Seat]):
             self.future.set_exception(error)
 
 
-class PendingRequests(Generic[Seat]):
+class PendingRequests(Generic[Granted]):
     """A round-robin share for each client within each priority; first come, first served within one client.
 
-    Those who ask for one model, as one client, with one priority and one context length, stand in a line of their own:
-    its first is its oldest and has aged most. So who comes, goes or is next costs nothing that grows with a line.
+    Requests of one model, client, priority and context length form a line. Its first request is the oldest and has aged
+    most. So adding, removing and finding the next request costs nothing that grows with the length of a line.
     """
 
     def __init__(self) -> None:
-        self._lines: dict[str, dict[_Line, dict[PendingRequest[Seat], None]]] = {}
-        """By model, then by what else they have in common; a line is in order of arrival."""
+        self._lines: dict[str, dict[_LineKey, dict[PendingRequest[Granted], None]]] = {}
+        """By launch key, then by what else the requests of a line share; a line is in order of arrival."""
         self._turns: dict[str, int] = {}
-        """Of every client who waits; the lowest number is next."""
+        """By client with pending requests; the client with the lowest number is next."""
         self._numbers = itertools.count()
         self._by_key: Counter[str] = Counter()
         self._by_client: Counter[str] = Counter()
-        self._count = 0
 
     def __len__(self) -> int:
-        return self._count
+        return self._by_key.total()
 
-    def waiting_for(self, key: str) -> int:
-        """Requests that wait for this model."""
+    def count(self, key: str) -> int:
+        """Return how many requests wait for this model."""
         return self._by_key[key]
 
-    def add(self, ticket: PendingRequest[Seat]) -> None:
-        key, client = ticket.launch.key, ticket.caller.client
-        self._lines.setdefault(key, {}).setdefault(_line(ticket), {})[ticket] = None
+    def add(self, request: PendingRequest[Granted]) -> None:
+        """Put a request at the end of its line."""
+        key, client = request.spec.key, request.caller.client
+        self._lines.setdefault(key, {}).setdefault(_line_key(request), {})[request] = None
         if client not in self._turns:
             self._turns[client] = next(self._numbers)
-        self._count += 1
         self._by_key[key] += 1
         self._by_client[client] += 1
 
-    def remove(self, ticket: PendingRequest[Seat], *, served: bool = False) -> None:
-        """It waits no longer. A client that was served goes to the end of the round."""
-        key, client = ticket.launch.key, ticket.caller.client
+    def remove(self, request: PendingRequest[Granted], *, served: bool = False) -> None:
+        """Take a request out. A client whose request was served goes to the end of the round."""
+        key, client = request.spec.key, request.caller.client
         lines = self._lines.get(key, {})
-        line = lines.get(_line(ticket), {})
-        if ticket not in line:
+        line = lines.get(_line_key(request), {})
+        if request not in line:
             return
-        del line[ticket]
+        del line[request]
         if not line:
-            del lines[_line(ticket)]
+            del lines[_line_key(request)]
         if not lines:
             del self._lines[key]
-        self._count -= 1
-        _less(self._by_key, key)
-        _less(self._by_client, client)
+        _decrement(self._by_key, key)
+        _decrement(self._by_client, client)
         if client not in self._by_client:
             del self._turns[client]
         elif served:
             self._turns[client] = next(self._numbers)
 
     def next(
-        self, key: str, now: float, fits: Callable[[LaunchSpec], bool] = lambda launch: True
-    ) -> PendingRequest[Seat] | None:
-        """Who is to get a free slot of this model: the first of those whose launch fits, by its context length."""
-        fitting = (head for head in self._heads(key) if fits(head.launch))
-        return min(fitting, key=lambda head: self._claim(head, now), default=None)
+        self, key: str, now: float, fits: Callable[[LaunchSpec], bool] = lambda spec: True
+    ) -> PendingRequest[Granted] | None:
+        """Return the request that gets the next free slot of this model, among those whose spec fits."""
+        fitting = (head for head in self._heads(key) if fits(head.spec))
+        return min(fitting, key=lambda head: self._rank(head, now), default=None)
 
     def keys(self, now: float) -> list[str]:
-        """The models that are waited for, the one of the next request first."""
+        """Return the launch keys with pending requests, the key of the next request first."""
         if len(self._lines) < 2:
             return list(self._lines)
         heads = (head for key in self._lines for head in self._heads(key))
-        return list(dict.fromkeys(ticket.launch.key for ticket in self._ranked(heads, now)))
+        return list(dict.fromkeys(request.spec.key for request in self._ranked(heads, now)))
 
     def level(self, key: str, now: float) -> int:
-        """The best priority that waits for this model, 0 highest; `len(LEVELS)` when nobody does."""
+        """Return the best priority among the requests for this model, 0 highest; `len(LEVELS)` without any."""
         return min((head.level(now) for head in self._heads(key)), default=len(LEVELS))
 
     def since(self, key: str) -> float:
-        """When the first of those who wait for this model came."""
+        """Return when the oldest request for this model arrived."""
         return min(head.arrived for head in self._heads(key))
 
     def longest(self, key: str) -> LaunchSpec:
-        """The launch that serves everybody who waits for this model: the one with the longest context."""
-        return max((head.launch for head in self._heads(key)), key=lambda launch: launch.context_length)
+        """Return the spec that serves every request for this model: the one with the longest context."""
+        return max((head.spec for head in self._heads(key)), key=lambda spec: spec.context_length)
 
-    def of(self, key: str) -> list[PendingRequest[Seat]]:
-        """Everyone who waits for this model."""
-        return [ticket for line in self._lines.get(key, {}).values() for ticket in line]
+    def of(self, key: str) -> list[PendingRequest[Granted]]:
+        """Return the requests for this model."""
+        return [request for line in self._lines.get(key, {}).values() for request in line]
 
-    def everyone(self) -> list[PendingRequest[Seat]]:
-        return [ticket for key in self._lines for ticket in self.of(key)]
+    def all(self) -> list[PendingRequest[Granted]]:
+        return [request for key in self._lines for request in self.of(key)]
 
-    def order(self, now: float) -> list[PendingRequest[Seat]]:
-        """Everyone, next one first, were all to wait for the same slot."""
-        return self._ranked(self.everyone(), now)
+    def describe(self, now: float) -> list[QueuedRequest]:
+        """Return every request, the next one first, as if all of them waited for the same slot."""
+        return [
+            QueuedRequest(each.spec.name, each.caller.client, each.caller.priority, now - each.arrived, position)
+            for position, each in enumerate(self._ranked(self.all(), now), 1)
+        ]
 
-    def _heads(self, key: str) -> Iterator[PendingRequest[Seat]]:
+    def _heads(self, key: str) -> Iterator[PendingRequest[Granted]]:
         return (next(iter(line)) for line in self._lines.get(key, {}).values())
 
-    def _claim(self, ticket: PendingRequest[Seat], now: float) -> tuple[int, int, float]:
-        return ticket.level(now), self._turns[ticket.caller.client], ticket.arrived
+    def _rank(self, request: PendingRequest[Granted], now: float) -> tuple[int, int, float]:
+        return request.level(now), self._turns[request.caller.client], request.arrived
 
-    def _ranked(self, tickets: Iterable[PendingRequest[Seat]], now: float) -> list[PendingRequest[Seat]]:
-        """By priority, then round by round: the first request of every client before the second of anybody."""
+    def _ranked(self, requests: Iterable[PendingRequest[Granted]], now: float) -> list[PendingRequest[Granted]]:
+        """Sort by priority, then round by round: the first request of every client before the second of any client."""
         rounds: Counter[tuple[str, int]] = Counter()
-        rows: list[tuple[int, int, int, PendingRequest[Seat]]] = []
-        for ticket in sorted(tickets, key=lambda ticket: ticket.arrived):
-            client, level = ticket.caller.client, ticket.level(now)
-            rows.append((level, rounds[client, level], self._turns[client], ticket))
+        rows: list[tuple[int, int, int, PendingRequest[Granted]]] = []
+        for request in sorted(requests, key=lambda request: request.arrived):
+            client, level = request.caller.client, request.level(now)
+            rows.append((level, rounds[client, level], self._turns[client], request))
             rounds[client, level] += 1
         rows.sort(key=lambda row: row[:3])
         return [row[3] for row in rows]
 
 
-def _line(ticket: PendingRequest[Any]) -> _Line:
-    return ticket.caller.client, ticket.caller.priority, ticket.launch.context_length
+def _line_key(request: PendingRequest[Any]) -> _LineKey:
+    return request.caller.client, request.caller.priority, request.spec.context_length
 
 
-def _less(counts: Counter[str], name: str) -> None:
+def _decrement(counts: Counter[str], name: str) -> None:
     counts[name] -= 1
     if not counts[name]:
         del counts[name]

@@ -1,4 +1,4 @@
-"""The runners there are: begun, loaded, used, let go, dead. Keeps the ledger true; decides nothing."""
+"""The pool entries and their life: loaded, used, stopped, exited. Keeps the memory ledger true; decides nothing."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from typing import Protocol
 
 from ollmlx.errors import OllmlxError, RunnerFailed, RunnerUnavailable
 from ollmlx.launch.spec import LaunchSpec
-from ollmlx.settings import Settings
 from ollmlx.supervisor.clock import Clock
-from ollmlx.supervisor.process.exit_status import Remedy
 from ollmlx.supervisor.runner.factory import PooledRunner, RunnerFactory
-from ollmlx.supervisor.runner.failure import Cause, RunnerFailure
-from ollmlx.supervisor.scheduling.circuits import Circuits
-from ollmlx.supervisor.scheduling.eviction import Resident
-from ollmlx.supervisor.scheduling.memory import Ledger, allow, prompt_cache_share
+from ollmlx.supervisor.runner.failure import Cause, Remedy, RunnerFailure
+from ollmlx.supervisor.scheduling.memory import EvictionCandidate, MemoryLedger, allowance_for, prompt_cache_size
 from ollmlx.supervisor.scheduling.observer import PoolObserver
-from ollmlx.supervisor.scheduling.pool_entry import Place
+from ollmlx.supervisor.scheduling.pool_entry import PoolEntry
+from ollmlx.supervisor.scheduling.restart import RestartPolicy
 from ollmlx.supervisor.tuning import Tuning
 from ollmlx.text.quantities import format_size
 from ollmlx.types import RunnerInfo, RunnerState
@@ -28,231 +25,228 @@ from ollmlx.types import RunnerInfo, RunnerState
 logger = logging.getLogger(__name__)
 
 
-class Dispatcher(Protocol):
-    """Who is told what became of a place."""
+class EntryObserver(Protocol):
+    """Called when the state of an entry has changed. The scheduler implements it."""
 
-    def ready(self, place: Place) -> None: ...
-    def failed(self, place: Place, error: OllmlxError) -> None: ...
-    def died(self, place: Place) -> None: ...
-    def changed(self) -> None: ...
+    def on_loaded(self, entry: PoolEntry) -> None: ...
+    def on_load_failed(self, entry: PoolEntry, error: OllmlxError) -> None: ...
+    def on_exit(self, entry: PoolEntry) -> None: ...
+    def on_change(self) -> None: ...
 
 
 class RunnerSet:
-    """At most one place for each launch key. Used on the event loop only; nothing here waits but its own tasks."""
+    """At most one entry for each launch key. Used on the event loop; only its own tasks wait."""
 
     def __init__(
-        self,
-        settings: Settings,
-        tuning: Tuning,
-        clock: Clock,
-        workshop: RunnerFactory,
-        ledger: Ledger,
-        circuits: Circuits,
-        listener: PoolObserver,
-    ) -> None:
-        self.places: dict[str, Place] = {}
+        self, clock: Clock, factory: RunnerFactory, ledger: MemoryLedger, tuning: Tuning,
+        observer: PoolObserver, *, max_models: int,
+    ) -> None:  # fmt: skip
+        self.entries: dict[str, PoolEntry] = {}
         self.ledger = ledger
-        self.circuits = circuits
-        self.dispatcher: Dispatcher
-        self._settings = settings
-        self._tuning = tuning
+        self.restarts = RestartPolicy(tuning)
+        self.entry_observer: EntryObserver
         self._clock = clock
-        self._workshop = workshop
-        self._listener = listener
+        self._factory = factory
+        self._tuning = tuning
+        self._observer = observer
+        self._max_models = max_models
         self._numbers = itertools.count(1)
 
-    # -- what the scheduler asks -------------------------------------------------------------------------------------
+    # -- used by the scheduler ---------------------------------------------------------------------------------------
 
-    def residents(self, idle: Callable[[Place], bool]) -> list[Resident]:
-        """Who holds memory and is not leaving."""
+    def eviction_candidates(self, is_idle: Callable[[PoolEntry], bool]) -> list[EvictionCandidate]:
+        """Return the entries that hold memory and are not being stopped."""
         return [
-            Resident(
-                place.key, self.ledger.amount(place.id), idle(place), place.launch.pin, place.settled, place.last_used
+            EvictionCandidate(
+                entry.key, self.ledger.size(entry.id), is_idle(entry), entry.spec.pin, entry.is_loaded, entry.last_used
             )
-            for place in self.places.values()
-            if not place.leaving
+            for entry in self.entries.values()
+            if not entry.stopping
         ]
 
-    def begin(self, launch: LaunchSpec, after: Iterable[Place] = ()) -> Place:
-        """Promise memory and start to load, once the places in `after` are gone. The caller has made the plan."""
-        need = launch.estimate.total
-        cache = prompt_cache_share(self._settings.memory, launch.prompt_cache_bytes, self.ledger.left - need)
-        allowance = allow(need, cache, self.ledger.budget, self._tuning)
-        place = Place(
-            id=f"{launch.model.name.short}#{next(self._numbers)}",
-            launch=launch,
-            allowance=allowance,
-            began=self._clock.monotonic(),
-            after={each.id for each in after},
-            keep_alive=launch.keep_alive,
+    def start_load(self, spec: LaunchSpec, after: Iterable[PoolEntry] = ()) -> None:
+        """Reserve memory, and load the model once the entries in `after` have exited. The caller has made room."""
+        need = spec.estimate.total
+        cache = prompt_cache_size(spec.prompt_cache_bytes, self.ledger.left - need)
+        entry = PoolEntry(
+            id=f"{spec.model.name.short}#{next(self._numbers)}",
+            spec=spec,
+            allowance=allowance_for(need, cache, self.ledger.budget, self._tuning),
+            created_at=self._clock.monotonic(),
+            waits_for={each.id for each in after},
+            keep_alive=spec.keep_alive,
         )
-        self.ledger.promise(place.id, allowance.reserved, launch.name)
-        self.places[launch.key] = place
+        self.ledger.reserve(entry.id, entry.allowance.reserved, spec.name)
+        self.entries[spec.key] = entry
         logger.debug(
-            "%s is promised %s for a context of %d; %s of %s are left, %d others have to go first",
-            place.id, format_size(allowance.reserved), launch.context_length, format_size(self.ledger.left),
-            format_size(self.ledger.budget), len(place.after),
+            "%s: %s reserved for a context of %d; %s of %s are left, %d other models have to exit first",
+            entry.id, format_size(entry.allowance.reserved), spec.context_length, format_size(self.ledger.left),
+            format_size(self.ledger.budget), len(entry.waits_for),
         )  # fmt: skip
-        self._admit(place)
-        place.task = asyncio.create_task(self._load(place), name=f"load {place.id}")
-        place.task.add_done_callback(lambda _: self._load_ended(place))
-        return place
+        self._allow_start(entry)
+        entry.task = asyncio.create_task(self._load(entry), name=f"load {entry.id}")
+        entry.task.add_done_callback(lambda _: self._after_load(entry))
 
-    def take(self, place: Place) -> None:
-        """One request more uses it."""
-        assert place.runner is not None
-        place.leases += 1
-        place.runner.working = place.leases
+    def take_slot(self, entry: PoolEntry) -> None:
+        """Count one more request of this entry."""
+        assert entry.runner is not None
+        entry.leases += 1
+        entry.runner.active_requests = entry.leases
 
-    def release(self, place: Place) -> None:
-        """One request less."""
-        place.leases -= 1
-        if place.runner is not None:
-            place.runner.working = place.leases
-        place.used(self._clock.monotonic())
+    def release_slot(self, entry: PoolEntry) -> None:
+        """Count one request less."""
+        entry.leases -= 1
+        if entry.runner is not None:
+            entry.runner.active_requests = entry.leases
+        entry.mark_used(self._clock.monotonic())
 
-    def let_go(self, place: Place, reason: str) -> None:
-        """End it: loading or loaded, its requests are not asked."""
-        if place.leaving or self.places.get(place.key) is not place:
+    def stop(self, entry: PoolEntry, reason: str) -> None:
+        """Stop an entry, loading or loaded, whether or not it has requests."""
+        if entry.stopping or self.entries.get(entry.key) is not entry:
             return
-        logger.info("letting %s go: %s", place.id, reason)
-        place.leaving = True
-        self.ledger.leave(place.id)
-        if place.ready_at < math.inf:
-            self._listener.on_evict(place.launch.name, reason)
-            place.task = asyncio.create_task(self._end(place), name=f"end {place.id}")
-        elif place.task is not None:
-            place.task.cancel()
+        logger.info("stopping %s: %s", entry.id, reason)
+        entry.stopping = True
+        self.ledger.release_later(entry.id)
+        if entry.loaded_at < math.inf:
+            self._observer.on_evict(entry.spec.name, reason)
+            entry.task = asyncio.create_task(self._stop(entry), name=f"stop {entry.id}")
+        elif entry.task is not None:
+            entry.task.cancel()
 
-    def shown(self) -> list[RunnerInfo]:
-        """All places, and what failed and is not there again."""
-        living = [place.info(self._clock, self.circuits.restarts(place.key)) for place in self.places.values()]
-        return living + self.circuits.shown(self._clock.monotonic())
+    def infos(self) -> list[RunnerInfo]:
+        """Return all entries, and the models that failed and are not loaded again."""
+        running = [entry.info(self._clock, self.restarts.restarts(entry.key)) for entry in self.entries.values()]
+        return running + self.restarts.shown(self._clock.monotonic())
 
-    # -- inside ------------------------------------------------------------------------------------------------------
+    # -- loading -----------------------------------------------------------------------------------------------------
 
-    def _admit(self, place: Place) -> None:
-        if not place.after and self._may_be_one_more(place) and self.ledger.claim(place.id):
-            place.room.set()
+    def _allow_start(self, entry: PoolEntry) -> None:
+        """Let the process start when its memory is free. Runners that are being stopped count until they exited."""
+        started = sum(other.may_start.is_set() for other in self.entries.values() if other is not entry)
+        if entry.waits_for or (self._max_models and started >= self._max_models):
+            return
+        if self.ledger.allocate(entry.id):
+            entry.may_start.set()
 
-    def _may_be_one_more(self, place: Place) -> bool:
-        """Whether its process may be there beside the others: one that is leaving counts until it is gone."""
-        most = self._settings.runners.max_loaded_models
-        return most == 0 or sum(other.room.is_set() for other in self.places.values() if other is not place) < most
-
-    def _remove(self, place: Place) -> None:
-        if self.places.get(place.key) is place:
-            del self.places[place.key]
-        self.ledger.release(place.id)
-        place.gone.set()
-        for other in self.places.values():
-            other.after.discard(place.id)
-            if not other.room.is_set() and not other.leaving:
-                self._admit(other)
-
-    async def _load(self, place: Place) -> None:
+    async def _load(self, entry: PoolEntry) -> None:
         outcome = "cancelled"
         try:
-            await place.room.wait()
-            runner = await self._started(place)
-            if place.leaving:  # decided while the last step was being done
+            await entry.may_start.wait()
+            runner = await self._start_or_make_room(entry)
+            if entry.stopping:  # decided while the last step of the load was being done
                 await runner.stop(self._tuning.stop_timeout)
                 return
             outcome = "ok"
         except asyncio.CancelledError:
-            if not place.leaving:
+            if not entry.stopping:
                 raise
         except OllmlxError as error:
             outcome = "failed"
-            self._load_failed(place, error)
+            self._load_failed(entry, error)
         except Exception as error:
             outcome = "failed"
-            logger.exception("loading %s met a bug", place.id)
-            self._load_failed(place, RunnerFailed(f"cannot load {place.launch.name}: {error!r}", code="RUN001"))
+            logger.exception("loading %s met a bug", entry.id)
+            self._load_failed(entry, RunnerFailed(f"cannot load {entry.spec.name}: {error!r}", code="RUN001"))
         finally:
-            seconds = self._clock.monotonic() - place.began
-            self._listener.on_load(place.launch.name, place.launch.backend, seconds, outcome)
+            seconds = self._clock.monotonic() - entry.created_at
+            self._observer.on_load(entry.spec.name, entry.spec.backend, seconds, outcome)
         if outcome == "ok":
-            place.ready_at = self._clock.monotonic()
-            place.used(place.ready_at)
-            self.circuits.loaded(place.key)
-            logger.info("%s is ready after %.2f s", place.id, place.ready_at - place.began)
-            self.dispatcher.ready(place)
+            entry.loaded_at = self._clock.monotonic()
+            entry.mark_used(entry.loaded_at)
+            self.restarts.loaded(entry.key)
+            logger.info("%s is ready after %.2f s", entry.id, entry.loaded_at - entry.created_at)
+            self.entry_observer.on_loaded(entry)
 
-    def _load_ended(self, place: Place) -> None:
-        """Here, not in the load itself: one that is given up before its first step never runs."""
-        if place.ready_at == math.inf:
-            self._remove(place)
-            self.dispatcher.changed()
+    def _after_load(self, entry: PoolEntry) -> None:
+        # A callback of the task and no part of it: a load that is cancelled before its first step never runs.
+        if entry.loaded_at == math.inf:
+            self._remove(entry)
+            self.entry_observer.on_change()
 
-    async def _started(self, place: Place) -> PooledRunner:
-        """A loaded runner. When memory ran out, idle neighbours are let go and the load is tried once more."""
+    async def _start_or_make_room(self, entry: PoolEntry) -> PooledRunner:
+        """Start the runner. When memory runs out, stop the idle models and start once more."""
         try:
-            return await self._start(place)
+            return await self._start(entry)
         except OllmlxError as error:
-            death = place.runner.death if place.runner is not None else None
-            leaving = self._make_room(place) if death is not None and death.remedy is Remedy.MAKE_ROOM else []
-            if not leaving:
+            failure = entry.runner.failure if entry.runner is not None else None
+            stopped = self._stop_idle(entry) if failure is not None and failure.remedy is Remedy.MAKE_ROOM else []
+            if not stopped:
                 raise
-            logger.warning("%s; trying once more without %d others", error.message, len(leaving))
-        for other in leaving:
-            await other.gone.wait()
-        return await self._start(place)
+            logger.warning("%s; trying once more without %d other models", error.message, len(stopped))
+        for other in stopped:
+            await other.exited.wait()
+        return await self._start(entry)
 
-    async def _start(self, place: Place) -> PooledRunner:
-        runner = self._workshop.make(place.launch, place.id, place.allowance)
-        runner.on_death = lambda death: self._died(place, death)
-        runner.on_change = self.dispatcher.changed
-        place.runner = runner
+    async def _start(self, entry: PoolEntry) -> PooledRunner:
+        runner = self._factory.make(entry.spec, entry.id, entry.allowance)
+        runner.on_exit = lambda failure: self._on_exit(entry, failure)
+        runner.on_change = self.entry_observer.on_change
+        entry.runner = runner
         try:
             await runner.start()
-        except OSError as error:  # no process, no socket, no descriptor left: not the model's fault
+        except OSError as error:  # no process, socket or descriptor left: not the model's fault
             raise RunnerUnavailable(
-                f"cannot start a runner for {place.launch.name}: {error.strerror or error}",
-                code="RUN001",
-                retry_after=1,
+                f"cannot start a runner for {entry.spec.name}: {error.strerror or error}", code="RUN001", retry_after=1
             ) from error
         return runner
 
-    def _make_room(self, place: Place) -> list[Place]:
-        """Let every idle neighbour go. Those that were let go."""
+    def _load_failed(self, entry: PoolEntry, error: OllmlxError) -> None:
+        logger.error("%s", error.message)
+        failure = entry.runner.failure if entry.runner is not None else None
+        if failure is not None:
+            self._record(entry, failure, error.message)
+        self._remove(entry)
+        self.entry_observer.on_load_failed(entry, error)
+
+    # -- the end of a runner -----------------------------------------------------------------------------------------
+
+    async def _stop(self, entry: PoolEntry) -> None:
+        assert entry.runner is not None
+        await entry.runner.stop(self._tuning.stop_timeout)
+        self._remove(entry)
+        self.entry_observer.on_change()
+
+    def _stop_idle(self, spared: PoolEntry) -> list[PoolEntry]:
+        """Stop every idle model but this one and pinned ones. Returns the stopped ones."""
         victims = [
             other
-            for other in self.places.values()
-            if other is not place and other.settled and other.idle and not other.leaving and not other.launch.pin
+            for other in self.entries.values()
+            if other is not spared and other.is_loaded and other.is_idle and not other.stopping and not other.spec.pin
         ]
         for victim in victims:
-            self.let_go(victim, "memory")
+            self.stop(victim, "memory")
         return victims
 
-    def _load_failed(self, place: Place, error: OllmlxError) -> None:
-        logger.error("%s", error.message)
-        death = place.runner.death if place.runner is not None else None
-        if death is not None:
-            self._note(place, death, error.message)
-        self._remove(place)
-        self.dispatcher.failed(place, error)
+    def _on_exit(self, entry: PoolEntry, failure: RunnerFailure) -> None:
+        self._record(entry, failure, failure.sentence(entry.spec.name))
+        self._observer.on_restart(entry.spec.name, failure.label or failure.cause.value)
+        self._remove(entry)
+        if failure.cause is Cause.EXIT and failure.remedy is Remedy.MAKE_ROOM:
+            self._stop_idle(entry)
+        self.entry_observer.on_exit(entry)
 
-    async def _end(self, place: Place) -> None:
-        assert place.runner is not None
-        await place.runner.stop(self._tuning.stop_timeout)
-        self._remove(place)
-        self.dispatcher.changed()
-
-    def _died(self, place: Place, death: RunnerFailure) -> None:
-        self._note(place, death, death.sentence(place.launch.name))
-        cause = death.label or death.cause.value
-        self._listener.on_restart(place.launch.name, cause)
-        self._remove(place)
-        if death.cause is Cause.EXIT and death.remedy is Remedy.MAKE_ROOM:
-            self._make_room(place)
-        self.dispatcher.died(place)
-
-    def _note(self, place: Place, death: RunnerFailure, message: str) -> None:
-        info = place.info(self._clock, self.circuits.restarts(place.key)).model_copy(
+    def _record(self, entry: PoolEntry, failure: RunnerFailure, message: str) -> None:
+        info = entry.info(self._clock, self.restarts.restarts(entry.key)).model_copy(
             update={
                 "state": RunnerState.FAILED, "pid": None, "active": 0, "reserved": 0, "memory": 0, "expires_at": None,
-                "last_error": message, "last_code": death.code, "last_words": death.last_words,
+                "last_error": message, "last_code": failure.code, "last_words": failure.output,
             }
         )  # fmt: skip
-        self.circuits.failed(place.key, place.launch.name, self._clock.monotonic(), death, info)
+        now = self._clock.monotonic()
+        loaded = entry.loaded_at < math.inf
+        self.restarts.record(
+            entry.key, entry.spec.name, now, failure, info,
+            # An idle runner that is killed after its trial prompt is no crash loop, either.
+            answered=loaded and (entry.answered or entry.is_idle),
+            healthy_for=now - entry.loaded_at if loaded else 0.0,
+        )  # fmt: skip
+
+    def _remove(self, entry: PoolEntry) -> None:
+        if self.entries.get(entry.key) is entry:
+            del self.entries[entry.key]
+        self.ledger.release(entry.id)
+        entry.exited.set()
+        for other in self.entries.values():
+            other.waits_for.discard(entry.id)
+            if not other.may_start.is_set() and not other.stopping:
+                self._allow_start(other)

@@ -1,4 +1,4 @@
-"""Who gets a runner next: seats waiting requests, starts loads for them, and decides who has to go."""
+"""Gives pending requests their runners, starts loads for them, and decides which models are evicted."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from ollmlx.errors import Busy, OllmlxError, Timeout
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.settings import RunnerSettings
 from ollmlx.supervisor.clock import Clock, Timer
 from ollmlx.supervisor.scheduling.capacity import RetryEstimate
-from ollmlx.supervisor.scheduling.eviction import Plan, plan
+from ollmlx.supervisor.scheduling.memory import EvictionPlan, plan_eviction
 from ollmlx.supervisor.scheduling.observer import PoolObserver
-from ollmlx.supervisor.scheduling.pool_entry import Place
-from ollmlx.supervisor.scheduling.queue import PendingRequest, PendingRequests
+from ollmlx.supervisor.scheduling.pool_entry import PoolEntry
+from ollmlx.supervisor.scheduling.queue import PendingRequest, PendingRequests, QueuedRequest
 from ollmlx.supervisor.scheduling.runner_set import RunnerSet
 from ollmlx.supervisor.tuning import Tuning
 from ollmlx.text.quantities import format_duration
@@ -25,330 +24,320 @@ from ollmlx.types import Caller
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """One waiting request as metrics and people see it. Seconds; `position` 1 is next."""
-
-    model: str
-    client: str
-    priority: str
-    waited: float
-    position: int
-
-
 class Scheduler:
-    """Decisions are made in `pump`, from the state as it is then, model by model and not request by request.
+    """Decisions are made in `schedule`, from the present state, model by model and not request by request.
 
-    A request that finds its runner full, or others waiting for the same load, changes nothing: it is only written down.
-    So neither a crowd that comes nor one that is refused costs more than the few models it asks for.
+    A request that finds its runner full, or other requests waiting for the same load, changes nothing and is only
+    queued. So a crowd of requests costs no more than the few models that it asks for.
     """
 
     def __init__(
-        self, settings: RunnerSettings, tuning: Tuning, clock: Clock, fleet: RunnerSet, listener: PoolObserver
+        self, settings: RunnerSettings, tuning: Tuning, clock: Clock, runners: RunnerSet, observer: PoolObserver
     ) -> None:
-        self.room: PendingRequests[Place] = PendingRequests()
+        self.pending: PendingRequests[PoolEntry] = PendingRequests()
         self.draining = False
         self._settings = settings
         self._tuning = tuning
         self._clock = clock
-        self._fleet = fleet
-        self._listener = listener
+        self._runners = runners
+        self._observer = observer
         self._retry_estimate = RetryEstimate()
         self._timer: Timer | None = None
         self._wake_at = math.inf
-        self._closed: dict[str, int] = {}
-        """Models that take nobody else, with the priority of who has waited long enough for their memory."""
-        self._pumping = False
+        self._blocked: dict[str, int] = {}
+        """Models that an overdue request needs out of the way. They serve only requests of a better level than this."""
+        self._scheduling = False
         self._again = False
-        self._revivals: dict[str, asyncio.Task[None]] = {}
-        fleet.dispatcher = self
+        self._reloads: dict[str, asyncio.Task[None]] = {}
+        """Tasks that load pinned models again, by launch key."""
+        runners.entry_observer = self
 
-    # -- what the pool asks ------------------------------------------------------------------------------------------
+    # -- used by the pool --------------------------------------------------------------------------------------------
 
-    async def seat(
-        self, launch: LaunchSpec, caller: Caller, deadline: float = math.inf, *, again: bool = False
-    ) -> Place:
-        """Wait for a place with a free slot, and take it. `again`: a retry, which the queue's limit does not refuse.
+    async def acquire(
+        self, spec: LaunchSpec, caller: Caller, deadline: float = math.inf, *, again: bool = False
+    ) -> PoolEntry:
+        """Wait for an entry with a free slot, and take the slot. `again`: a retry, which a full queue does not refuse.
 
-        Raises Busy (draining, queue full), OutOfMemory, Timeout at `deadline` (monotonic), and whatever loading raises.
+        Raises Busy (draining, queue full), OutOfMemory, Timeout at `deadline` (monotonic), and what the load raises.
         """
-        ticket = self._enter(launch, caller, self._clock.monotonic(), again)
-        if ticket.future.done():
-            return ticket.future.result()
-        expiry = self._expiry(ticket, deadline)
-        logger.debug("waiting for %s; %d wait", launch.name, len(self.room))
+        request = self._enqueue(spec, caller, again)
+        if request.future.done():
+            return request.future.result()
+        timeout = self._start_timeout(request, deadline)
+        logger.debug("waiting for %s; %d requests wait", spec.name, len(self.pending))
         try:
-            return await ticket.future
-        except BaseException as ended:
-            self.room.remove(ticket)
-            if isinstance(ended, asyncio.CancelledError):
-                self._left(ticket)
-            if not isinstance(ended, Timeout):  # who was told that it takes longer will ask again
-                self._give_up(launch.key)
-            self.pump()
+            return await request.future
+        except BaseException as error:
+            self.pending.remove(request)
+            if isinstance(error, asyncio.CancelledError):
+                self._on_client_gone(request)
+            if not isinstance(error, Timeout):  # after a timeout the load goes on, for the client's next try
+                self._cancel_unneeded_load(spec.key)
+            self.schedule()
             raise
         finally:
-            if expiry is not None:
-                expiry.cancel()
+            if timeout is not None:
+                timeout.cancel()
 
-    def release(self, place: Place, taken: float) -> None:
-        """A request is done with its place. `taken` is when it got it."""
-        self._retry_estimate.note(self._clock.monotonic() - taken)
-        self._fleet.release(place)
-        self.pump()
+    def release(self, entry: PoolEntry, acquired_at: float) -> None:
+        """Give back the slot of a request."""
+        self._retry_estimate.note(self._clock.monotonic() - acquired_at)
+        self._runners.release_slot(entry)
+        self.schedule()
 
-    def waiting(self) -> list[Waiting]:
-        """Everyone who waits, next one first."""
-        now = self._clock.monotonic()
-        return [
-            Waiting(ticket.launch.name, ticket.caller.client, ticket.caller.priority, now - ticket.arrived, position)
-            for position, ticket in enumerate(self.room.order(now), 1)
-        ]
+    def queue(self) -> list[QueuedRequest]:
+        """Return the pending requests, the next one first."""
+        return self.pending.describe(self._clock.monotonic())
 
     def drain(self) -> None:
-        """Refuse all who wait and all who come."""
+        """Refuse every pending request, and every one that arrives from now on."""
         self.draining = True
-        for ticket in self.room.everyone():
-            self.room.remove(ticket)
-            self._listener.on_reject(ticket.launch.name, "draining")
-            ticket.fail(_draining())
-        for revival in self._revivals.values():
-            revival.cancel()
+        for request in self.pending.all():
+            self._reject(request, _draining(), "draining")
+        for reload in self._reloads.values():
+            reload.cancel()
         if self._timer is not None:
             self._timer.cancel()
 
-    # -- what the fleet tells ----------------------------------------------------------------------------------------
+    # -- called by the runner set ------------------------------------------------------------------------------------
 
-    def ready(self, place: Place) -> None:
-        """Loaded: those who waited for it are served before anybody may evict it."""
-        self._fill(place, best=math.inf)
-        self.pump()
+    def on_loaded(self, entry: PoolEntry) -> None:
+        """Serve the requests that caused the load, before any other request may evict the model."""
+        self._fill(entry, better_than=math.inf)
+        self.schedule()
 
-    def failed(self, place: Place, error: OllmlxError) -> None:
-        """A load failed: nobody who waited for it is made to wait for another try."""
-        for ticket in self.room.of(place.key):
-            self.room.remove(ticket)
-            ticket.fail(error)
+    def on_load_failed(self, entry: PoolEntry, error: OllmlxError) -> None:
+        """Fail every request that waited for the load. None of them causes another try."""
+        for request in self.pending.of(entry.key):
+            self.pending.remove(request)
+            request.fail(error)
 
-    def died(self, place: Place) -> None:
-        """A loaded runner ended unasked."""
-        self._bring_back(place)
-        self.pump()
+    def on_exit(self, entry: PoolEntry) -> None:
+        """Load a pinned model again after its runner exited without being asked."""
+        self._reload_if_pinned(entry)
+        self.schedule()
 
-    def changed(self) -> None:
-        self.pump()
+    def on_change(self) -> None:
+        self.schedule()
 
-    # -- deciding ----------------------------------------------------------------------------------------------------
+    # -- decisions ---------------------------------------------------------------------------------------------------
 
-    def pump(self) -> None:
-        """Do everything that can be done now. Called after every change."""
-        if self._pumping:
-            self._again = True
+    def schedule(self) -> None:
+        """Do everything that can be done now. Called after every change; a call during a call repeats it."""
+        self._again = True
+        if self._scheduling:
             return
-        self._pumping = True
+        self._scheduling = True
         try:
-            self._again = True
             while self._again:
                 self._again = False
-                self._round(self._clock.monotonic())
+                self._decide(self._clock.monotonic())
         finally:
-            self._pumping = False
-        self._listener.on_queue(len(self.room))
+            self._scheduling = False
+        self._observer.on_queue(len(self.pending))
 
-    def _round(self, now: float) -> None:
-        wake: list[float] = []
-        self._closed = {}
+    def _decide(self, now: float) -> None:
+        wake: list[float] = []  # times at which to decide again
+        self._blocked = {}
         if not self.draining:
-            for key in self.room.keys(now):
+            for key in self.pending.keys(now):
                 self._consider(key, now, wake)
-            for place in list(self._fleet.places.values()):
-                if self.room.waiting_for(place.key) and place.free:
-                    self._fill(place, best=self._closed.get(place.key, math.inf))
-        self._expire(now, wake)
+            for entry in list(self._runners.entries.values()):
+                if self.pending.count(entry.key) and entry.accepts_requests:
+                    self._fill(entry, better_than=self._blocked.get(entry.key, math.inf))
+        self._stop_unneeded(now, wake)
         self._set_timer(now, wake)
 
     def _consider(self, key: str, now: float, wake: list[float]) -> None:
-        """Load a model that is waited for, or make sure that it can be loaded in time."""
-        place = self._fleet.places.get(key)
-        if place is None:
-            self._load_for(key, now, wake)
-        elif not place.leaving and place.settled and not _serves(place, self.room.longest(key)):
-            self._lengthen(place, now, wake)
+        """Load a model that requests wait for, or see to it that its load begins in time."""
+        entry = self._runners.entries.get(key)
+        if entry is None:
+            self._start_load(key, now, wake)
+        elif not entry.stopping and entry.is_loaded and not entry.serves(self.pending.longest(key)):
+            self._reload_with_longer_context(entry, now, wake)
 
-    def _lengthen(self, place: Place, now: float, wake: list[float]) -> None:
-        """Somebody needs a longer context than this runner was started with."""
-        longer = self.room.next(place.key, now, lambda launch: not _serves(place, launch))
+    def _reload_with_longer_context(self, entry: PoolEntry, now: float, wake: list[float]) -> None:
+        longer = self.pending.next(entry.key, now, lambda spec: not entry.serves(spec))
         assert longer is not None
-        overdue = self._overdue(longer.arrived, (place,), now, wake)
-        if place.idle and (overdue or self.room.next(place.key, now) is longer):
-            self._let_go(place, "context")
+        overdue = self._is_overdue(longer.arrived, (entry,), now, wake)
+        if entry.is_idle and (overdue or self.pending.next(entry.key, now) is longer):
+            self._stop(entry, "context")
         elif overdue:
-            self._close(place.key, longer.level(now))
+            self._block(entry.key, longer.level(now))
 
-    def _load_for(self, key: str, now: float, wake: list[float]) -> None:
-        launch = self.room.longest(key)
+    def _start_load(self, key: str, now: float, wake: list[float]) -> None:
+        spec = self.pending.longest(key)
         try:
-            pause = self._fleet.circuits.wait(key, now)
+            pause = self._runners.restarts.pause(key, now)
         except OllmlxError as error:
-            self._refuse(key, error, "circuit")
+            self._reject_all(key, error, "circuit")
             return
         if pause > 0:
             wake.append(now + pause)
             return
-        chosen = self._plan(launch, lambda place: place.idle and not self.room.waiting_for(place.key))
-        if not chosen.possible:
-            self._refuse(key, self._misfit(launch), "memory")
+        plan = self._plan(spec, lambda entry: entry.is_idle and not self.pending.count(entry.key))
+        if not plan.possible:
+            self._reject_all(key, self._too_large(spec), "memory")
             return
-        level = self.room.level(key, now)
-        if not chosen.now:
-            if not self._overdue(self.room.since(key), self._places(chosen), now, wake):
+        level = self.pending.level(key, now)
+        if not plan.now:
+            if not self._is_overdue(self.pending.since(key), self._victims(plan), now, wake):
                 return
-            chosen = self._plan(launch, lambda place: place.idle and self.room.level(place.key, now) >= level)
-        victims = self._places(chosen)
-        if chosen.now:
+            plan = self._plan(spec, lambda entry: entry.is_idle and self.pending.level(entry.key, now) >= level)
+        victims = self._victims(plan)
+        if plan.now:
             for victim in victims:
-                self._let_go(victim, "memory")
-            self._fleet.begin(launch, after=victims)
+                self._stop(victim, "memory")
+            self._runners.start_load(spec, after=victims)
         else:
             for victim in victims:
-                self._close(victim.key, level)
+                self._block(victim.key, level)
 
-    def _close(self, key: str, level: int) -> None:
-        """From now on only requests of a better priority than this one's get a slot of this model."""
-        self._closed[key] = min(level, self._closed.get(key, level))
+    def _block(self, key: str, level: int) -> None:
+        """From now on, only requests of a better level get a slot of this model."""
+        self._blocked[key] = min(level, self._blocked.get(key, level))
 
-    def _plan(self, launch: LaunchSpec, idle: Callable[[Place], bool]) -> Plan:
-        residents = self._fleet.residents(idle)
-        return plan(launch.estimate.total, self._fleet.ledger.left, residents, self._settings.max_loaded_models)
+    def _plan(self, spec: LaunchSpec, is_idle: Callable[[PoolEntry], bool]) -> EvictionPlan:
+        candidates = self._runners.eviction_candidates(is_idle)
+        left = self._runners.ledger.left
+        return plan_eviction(spec.estimate.total, left, candidates, self._settings.max_loaded_models)
 
-    def _places(self, chosen: Plan) -> list[Place]:
-        return [self._fleet.places[key] for key in chosen.victims]
+    def _victims(self, plan: EvictionPlan) -> list[PoolEntry]:
+        return [self._runners.entries[key] for key in plan.victims]
 
-    def _expire(self, now: float, wake: list[float]) -> None:
-        for place in list(self._fleet.places.values()):
-            if not place.settled or not place.idle or place.leaving:
-                continue
-            wanted = self.room.waiting_for(place.key) > 0 and not self.draining
-            if place.unwanted:
-                self._let_go(place, "asked")
-            elif place.runner is not None and place.runner.bloated:
-                self._let_go(place, "bloated")
-                self._bring_back(place)
-            elif now >= place.expires and not wanted:
-                self._let_go(place, "keep_alive")
-            elif place.expires < math.inf:
-                wake.append(place.expires)
+    def _is_overdue(self, since: float, victims: Iterable[PoolEntry], now: float, wake: list[float]) -> bool:
+        """Return True when a request has waited long enough to block other models.
 
-    def _let_go(self, place: Place, reason: str) -> None:
-        self._fleet.let_go(place, reason)
-        self._again = True  # the room may be promised to somebody else
-
-    def _overdue(self, since: float, victims: Iterable[Place], now: float, wake: list[float]) -> bool:
-        """It has waited long enough for others to be shut out. A model that was just loaded has its time first."""
-        ready = [victim.ready_at for victim in victims if victim.settled]
-        due = max(since, *ready, -math.inf) + self._tuning.swap_wait
+        A model that was just loaded has `swap_wait` seconds first.
+        """
+        loaded = [victim.loaded_at for victim in victims if victim.is_loaded]
+        due = max(since, *loaded, -math.inf) + self._tuning.swap_wait
         if now < due:
             wake.append(due)
         return now >= due
 
-    def _fill(self, place: Place, best: float) -> None:
-        """Give its free slots to those who wait and have a better priority than `best`."""
+    def _stop_unneeded(self, now: float, wake: list[float]) -> None:
+        """Stop idle models that expired, that were unloaded, or that use too much memory."""
+        for entry in list(self._runners.entries.values()):
+            if not entry.is_loaded or not entry.is_idle or entry.stopping:
+                continue
+            needed = self.pending.count(entry.key) > 0 and not self.draining
+            if entry.stop_when_idle:
+                self._stop(entry, "asked")
+            elif entry.runner is not None and entry.runner.needs_replacement:
+                self._stop(entry, "bloated")
+                self._reload_if_pinned(entry)
+            elif now >= entry.expires and not needed:
+                self._stop(entry, "keep_alive")
+            elif entry.expires < math.inf:
+                wake.append(entry.expires)
+
+    def _stop(self, entry: PoolEntry, reason: str) -> None:
+        self._runners.stop(entry, reason)
+        self._again = True  # its memory can be reserved for another model now
+
+    def _fill(self, entry: PoolEntry, better_than: float) -> None:
+        """Give the free slots of an entry to pending requests of a better level than this."""
         now = self._clock.monotonic()
-        while place.roomy:
-            ticket = self.room.next(place.key, now, lambda launch: _serves(place, launch))
-            if ticket is None or ticket.level(now) >= best:
+        while entry.has_free_slot:
+            request = self.pending.next(entry.key, now, entry.serves)
+            if request is None or request.level(now) >= better_than:
                 return
-            if ticket.future.cancelled():  # its client left, and `seat` has not heard of it yet
-                self.room.remove(ticket)
+            if request.future.cancelled():  # its client is gone, and `acquire` has not run since
+                self.pending.remove(request)
             else:
-                self._give(ticket, place)
+                self._grant(request, entry)
 
-    def _give(self, ticket: PendingRequest[Place], place: Place) -> None:
-        self.room.remove(ticket, served=True)
-        place.join(ticket.launch)
-        self._fleet.take(place)
-        ticket.future.set_result(place)
+    def _grant(self, request: PendingRequest[PoolEntry], entry: PoolEntry) -> None:
+        self.pending.remove(request, served=True)
+        entry.adopt_pin(request.spec)
+        self._runners.take_slot(entry)
+        request.future.set_result(entry)
 
-    def _refuse(self, key: str, error: OllmlxError, reason: str) -> None:
-        for ticket in self.room.of(key):
-            self.room.remove(ticket)
-            self._listener.on_reject(ticket.launch.name, reason)
-            ticket.fail(error)
+    # -- the queue ---------------------------------------------------------------------------------------------------
 
-    def _misfit(self, launch: LaunchSpec) -> OllmlxError:
-        most = self._settings.max_loaded_models
-        if most and sum(place.launch.pin for place in self._fleet.places.values()) >= most:
+    def _enqueue(self, spec: LaunchSpec, caller: Caller, again: bool) -> PendingRequest[PoolEntry]:
+        """Queue a request, and serve it at once when a slot is free. Raises Busy or OutOfMemory for a refusal."""
+        request: PendingRequest[PoolEntry] = PendingRequest(spec, caller, self._clock.monotonic())
+        if self.draining:
+            self._observer.on_reject(spec.name, "draining")
+            raise _draining()
+        if spec.estimate.total > self._runners.ledger.budget:
+            self._observer.on_reject(spec.name, "memory")
+            raise self._runners.ledger.refusal(spec.name, spec.estimate.total)
+        self.pending.add(request)
+        self._serve_or_schedule(request)
+        if len(self.pending) > self._settings.max_queue and not again and not request.future.done():
+            self.pending.remove(request)
+            self._observer.on_reject(spec.name, "queue_full")
+            slots = sum(one.runner.parallel for one in self._runners.entries.values() if one.runner is not None)
+            raise self._retry_estimate.queue_full(len(self.pending), slots)
+        self._observer.on_queue(len(self.pending))
+        return request
+
+    def _serve_or_schedule(self, request: PendingRequest[PoolEntry]) -> None:
+        """Do what this arrival makes possible. What earlier arrivals made possible has been done."""
+        key = request.spec.key
+        entry = self._runners.entries.get(key)
+        if entry is not None and entry.is_loaded and entry.serves(request.spec):
+            if entry.accepts_requests and request.level(request.arrived) < self._blocked.get(key, math.inf):
+                self._grant(request, entry)
+        elif self.pending.count(key) == 1 or (entry is not None and entry.is_loaded):
+            self.schedule()
+
+    def _reject(self, request: PendingRequest[PoolEntry], error: OllmlxError, reason: str) -> None:
+        self.pending.remove(request)
+        self._observer.on_reject(request.spec.name, reason)
+        request.fail(error)
+
+    def _reject_all(self, key: str, error: OllmlxError, reason: str) -> None:
+        for request in self.pending.of(key):
+            self._reject(request, error, reason)
+
+    def _too_large(self, spec: LaunchSpec) -> OllmlxError:
+        limit = self._settings.max_loaded_models
+        pinned = {entry.id for entry in self._runners.entries.values() if entry.spec.pin}
+        if limit and len(pinned) >= limit:
             return Busy(
-                f"{launch.name} cannot be loaded: all {most} loaded models are pinned",
+                f"{spec.name} cannot be loaded: all {limit} loaded models are pinned",
                 code="RUN005", hint="raise [runners] max_loaded_models, or pin fewer models",
             )  # fmt: skip
-        pinned = {place.id for place in self._fleet.places.values() if place.launch.pin}
-        return self._fleet.ledger.refusal(launch.name, launch.estimate.total, pinned)
+        return self._runners.ledger.refusal(spec.name, spec.estimate.total, pinned)
 
-    # -- waiting -----------------------------------------------------------------------------------------------------
-
-    def _enter(self, launch: LaunchSpec, caller: Caller, now: float, again: bool) -> PendingRequest[Place]:
-        if self.draining:
-            self._listener.on_reject(launch.name, "draining")
-            raise _draining()
-        if launch.estimate.total > self._fleet.ledger.budget:
-            self._listener.on_reject(launch.name, "memory")
-            raise self._fleet.ledger.refusal(launch.name, launch.estimate.total)
-        ticket: PendingRequest[Place] = PendingRequest(launch, caller, now)
-        self.room.add(ticket)
-        self._seek(ticket, now)
-        # Only who really has to wait is refused.
-        if len(self.room) > self._settings.max_queue and not again and not ticket.future.done():
-            self.room.remove(ticket)
-            self._listener.on_reject(launch.name, "queue_full")
-            slots = sum(place.runner.parallel for place in self._fleet.places.values() if place.runner is not None)
-            raise self._retry_estimate.queue_full(len(self.room), slots)
-        self._listener.on_queue(len(self.room))
-        return ticket
-
-    def _seek(self, ticket: PendingRequest[Place], now: float) -> None:
-        """Do what the arrival of a request makes possible. What those before it made possible has been done."""
-        key = ticket.launch.key
-        place = self._fleet.places.get(key)
-        if place is not None and place.settled and _serves(place, ticket.launch):
-            if place.free and ticket.level(now) < self._closed.get(key, math.inf):
-                self._give(ticket, place)
-        elif self.room.waiting_for(key) == 1 or (place is not None and place.settled):
-            self.pump()
-
-    def _expiry(self, ticket: PendingRequest[Place], deadline: float) -> Timer | None:
+    def _start_timeout(self, request: PendingRequest[PoolEntry], deadline: float) -> Timer | None:
         if math.isinf(deadline):
             return None
 
         def expire() -> None:
-            if not ticket.future.done():
-                self.room.remove(ticket)
-                self._listener.on_reject(ticket.launch.name, "timeout")
-                ticket.fail(self._too_long(ticket))
+            if not request.future.done():
+                self._reject(request, self._timeout_error(request), "timeout")
 
-        return self._clock.call_later(max(0.0, deadline - ticket.arrived), expire)
+        return self._clock.call_later(max(0.0, deadline - request.arrived), expire)
 
-    def _too_long(self, ticket: PendingRequest[Place]) -> Timeout:
-        place, name = self._fleet.places.get(ticket.launch.key), ticket.launch.name
-        waited = format_duration(round(self._clock.monotonic() - ticket.arrived, 1))
-        if place is not None and not place.settled and not place.leaving:
+    def _timeout_error(self, request: PendingRequest[PoolEntry]) -> Timeout:
+        entry, name = self._runners.entries.get(request.spec.key), request.spec.name
+        waited = format_duration(round(self._clock.monotonic() - request.arrived, 1))
+        if entry is not None and not entry.is_loaded and not entry.stopping:
             return Timeout(f"{name} is still being loaded after {waited}: [runners] request_timeout")
         return Timeout(f"no runner for {name} within {waited}: [runners] request_timeout")
 
-    def _left(self, ticket: PendingRequest[Place]) -> None:
-        """Its client is gone. What it was given meanwhile is given back."""
-        place = self._fleet.places.get(ticket.launch.key)
-        loading = place is not None and not place.settled
-        self._listener.on_cancel(ticket.launch.name, "loading" if loading else "queued")
-        future = ticket.future
+    def _on_client_gone(self, request: PendingRequest[PoolEntry]) -> None:
+        """Release the slot that the request may have got just before its client disconnected."""
+        entry = self._runners.entries.get(request.spec.key)
+        loading = entry is not None and not entry.is_loaded
+        self._observer.on_cancel(request.spec.name, "loading" if loading else "queued")
+        future = request.future
         if future.done() and not future.cancelled() and future.exception() is None:
-            self._fleet.release(future.result())
+            self._runners.release_slot(future.result())
 
-    def _give_up(self, key: str) -> None:
-        """A load that nobody waits for any more ends."""
-        place = self._fleet.places.get(key)
-        if place is not None and not place.settled and not self.room.waiting_for(key):
-            self._let_go(place, "cancelled")
+    def _cancel_unneeded_load(self, key: str) -> None:
+        """Cancel a load that no request waits for any more."""
+        entry = self._runners.entries.get(key)
+        if entry is not None and not entry.is_loaded and not self.pending.count(key):
+            self._stop(entry, "cancelled")
+
+    # -- timers and tasks --------------------------------------------------------------------------------------------
 
     def _set_timer(self, now: float, wake: list[float]) -> None:
         earliest = min(wake, default=math.inf)
@@ -359,36 +348,31 @@ class Scheduler:
             self._timer = None
         self._wake_at = earliest
         if earliest < math.inf:
-            self._timer = self._clock.call_later(max(0.0, earliest - now), self._woken)
+            self._timer = self._clock.call_later(max(0.0, earliest - now), self._on_timer)
 
-    def _woken(self) -> None:
+    def _on_timer(self) -> None:
         self._timer, self._wake_at = None, math.inf
-        self.pump()
+        self.schedule()
 
-    def _bring_back(self, place: Place) -> None:
-        """See to it that a pinned model is there again, although nobody asks for it."""
-        if place.launch.pin and not self.draining and place.key not in self._revivals:
-            task = asyncio.create_task(self._revive(place.launch), name=f"revive {place.id}")
-            self._revivals[place.key] = task
-            task.add_done_callback(lambda _: self._revivals.pop(place.key, None))
+    def _reload_if_pinned(self, entry: PoolEntry) -> None:
+        if entry.spec.pin and not self.draining and entry.key not in self._reloads:
+            task = asyncio.create_task(self._reload(entry.spec), name=f"reload {entry.id}")
+            self._reloads[entry.key] = task
+            task.add_done_callback(lambda _: self._reloads.pop(entry.key, None))
 
-    async def _revive(self, launch: LaunchSpec) -> None:
-        """Bring a pinned model back, however long its circuit stays open."""
-        caller = Caller(request_id=f"revive-{launch.model.name.short}", priority="low")
+    async def _reload(self, spec: LaunchSpec) -> None:
+        """Load a pinned model again, however often that fails."""
+        caller = Caller(request_id=f"reload-{spec.model.name.short}", priority="low")
         while not self.draining:
             try:
-                place = await self.seat(launch, caller, again=True)
+                entry = await self.acquire(spec, caller, again=True)
             except OllmlxError as error:
-                logger.warning("cannot bring %s back yet: %s", launch.name, error.message)
+                logger.warning("cannot load the pinned model %s yet: %s", spec.name, error.message)
                 await self._clock.sleep(error.retry_after or 60.0)
             else:
-                self._fleet.release(place)
-                self.pump()
+                self._runners.release_slot(entry)
+                self.schedule()
                 return
-
-
-def _serves(place: Place, launch: LaunchSpec) -> bool:
-    return place.launch.context_length >= launch.context_length
 
 
 def _draining() -> Busy:

@@ -1,4 +1,4 @@
-"""Importers are child processes: what they report is progress, how they end is the answer."""
+"""Importers are child processes: their lines are progress, and their exit status is the result."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from ollmlx.types import PullProgress
 
 
 async def imported(program: str, folder: Path) -> list[PullProgress]:
-    """Everything that an importer made of a Python program reports."""
+    """Run a Python program as an importer. Returns its progress."""
     command = RunnerCommand(argv=(sys.executable, "-I", "-S", "-c", program))
     importer = Importers(lambda: {"PATH": os.environ["PATH"]}).make(command)
     return [step async for step in importer(folder / "model.gguf", folder, format="gguf")]
 
 
-async def test_its_lines_are_progress_and_chatter_is_passed_over(tmp_path: Path) -> None:
+async def test_lines_of_progress_are_yielded_and_other_lines_are_ignored(tmp_path: Path) -> None:
     program = """print('loading...'); print('{"status": "half", "total": 2, "completed": 1}')"""
     assert await imported(program, tmp_path) == [PullProgress(status="half", total=2, completed=1)]
 
 
 @pytest.mark.finding("MDL006")
 @pytest.mark.parametrize(("status", "kind"), [(int(ExitCode.BAD_MODEL), InvalidRequest), (1, StorageError)])
-async def test_a_failed_import_tells_its_last_words(status: int, kind: type[OllmlxError], tmp_path: Path) -> None:
+async def test_a_failed_import_reports_the_last_line_of_errors(
+    status: int, kind: type[OllmlxError], tmp_path: Path
+) -> None:
     program = f"import sys; print('tensor 7 is cut short', file=sys.stderr); sys.exit({status})"
     with pytest.raises(kind, match=r"cannot import model\.gguf: tensor 7 is cut short") as failed:
         await imported(program, tmp_path)
     assert failed.value.code == "MDL006"
 
 
-async def test_a_silent_failure_tells_its_status(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="ended with status 9"):
+async def test_a_failure_without_output_reports_its_status(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="exited with status 9"):
         await imported("raise SystemExit(9)", tmp_path)

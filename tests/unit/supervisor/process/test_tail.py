@@ -1,4 +1,4 @@
-"""The last words of a process."""
+"""The output of a process: kept in bounds, logged in bounds, and searched for the cause of an exit."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollmlx.supervisor.process.tail import BURST, MAX_BYTES, MAX_LINE, MAX_LINES, Tail, clean
+from ollmlx.supervisor.process.tail import BURST, MAX_BYTES, MAX_LINE, MAX_LINES, OutputTail, clean
 
 
 class Log(logging.Logger):
-    """Keeps what is logged."""
+    """A logger that keeps its records."""
 
     def __init__(self) -> None:
         super().__init__("test", logging.DEBUG)
@@ -24,13 +24,13 @@ class Log(logging.Logger):
         self.read.append((record.levelname, getattr(record, "request", None)))
 
 
-def tail() -> tuple[Tail, Log]:
+def tail() -> tuple[OutputTail, Log]:
     log = Log()
-    return Tail("parrot#1", log, lambda: 0.0), log
+    return OutputTail("parrot#1", log, lambda: 0.0), log
 
 
 @given(st.binary(max_size=400).flatmap(lambda data: st.tuples(st.just(data), st.lists(st.integers(0, 400)))))
-def test_lines_do_not_depend_on_how_they_arrive(case: tuple[bytes, list[int]]) -> None:
+def test_lines_do_not_depend_on_the_pieces_in_which_they_arrive(case: tuple[bytes, list[int]]) -> None:
     data, cuts = case
     whole, pieces = tail()[0], tail()[0]
     whole.feed(2, data)
@@ -38,7 +38,7 @@ def test_lines_do_not_depend_on_how_they_arrive(case: tuple[bytes, list[int]]) -
         pieces.feed(2, data[begin:end])
     whole.end()
     pieces.end()
-    assert whole.lines() == pieces.lines()
+    assert whole.last_lines(MAX_LINES) == pieces.last_lines(MAX_LINES)
 
 
 @pytest.mark.fault(14)
@@ -50,14 +50,14 @@ def test_a_flood_is_kept_and_logged_in_bounds(piece: bytes) -> None:
         flooded.feed(2, chunk)
     flooded.feed(2, b"\nthe end\n")
     flooded.end()
-    assert len(flooded.lines()) <= MAX_LINES
-    assert sum(map(len, flooded.lines())) <= MAX_BYTES
-    assert max(map(len, flooded.lines())) <= MAX_LINE
-    assert flooded.lines()[-1] == "the end"
+    assert len(flooded.last_lines(MAX_LINES)) <= MAX_LINES
+    assert sum(map(len, flooded.last_lines(MAX_LINES))) <= MAX_BYTES
+    assert max(map(len, flooded.last_lines(MAX_LINES))) <= MAX_LINE
+    assert flooded.last_lines(MAX_LINES)[-1] == "the end"
     assert len(log.written) <= BURST + 1
 
 
-def test_what_was_left_out_of_the_log_is_counted() -> None:
+def test_lines_left_out_of_the_log_are_counted() -> None:
     flooded, log = tail()
     flooded.feed(1, b"x\n" * (BURST + 50))
     flooded.end()
@@ -69,19 +69,19 @@ def test_both_streams_keep_their_own_lines() -> None:
     both.feed(1, b"one ")
     both.feed(2, b"two\n")
     both.feed(1, b"three\n")
-    assert both.lines() == ("two", "one three")
+    assert both.last_lines(MAX_LINES) == ("two", "one three")
 
 
-def test_the_cause_is_above_a_stack_dump_and_otherwise_the_last_line() -> None:
+def test_the_likely_cause_is_above_a_stack_dump_or_else_the_last_line() -> None:
     crashed, _ = tail()
     crashed.feed(
         2, b"loading\nFatal Python error: Segmentation fault\n\nThread 0x1 (most recent call first):\n  File x\n"
     )
-    assert crashed.cause() == "Fatal Python error: Segmentation fault"
+    assert crashed.likely_cause() == "Fatal Python error: Segmentation fault"
     ended, _ = tail()
     ended.feed(2, b"ValueError: early\nbad model: the file is damaged\n")
-    assert ended.cause() == "bad model: the file is damaged"
-    assert tail()[0].cause() is None
+    assert ended.likely_cause() == "bad model: the file is damaged"
+    assert tail()[0].likely_cause() is None
 
 
 SAID = b"""loading weights
@@ -97,13 +97,15 @@ Fatal Python error: Aborted
 """
 
 
-def test_lines_are_logged_as_severe_as_they_are_and_for_the_request_that_they_name() -> None:
+def test_lines_are_logged_with_their_level_and_their_request() -> None:
     loading, log = tail()
     loading.feed(2, SAID)
     assert [level for level, _ in log.read] == ["INFO", "INFO", "DEBUG", *["ERROR"] * 4, "INFO", *["ERROR"] * 2]
-    assert [about for _, about in log.read] == [None] * 2 + ["r7"] * 5 + [None] * 3, "None: of who has it loaded"
+    assert [about for _, about in log.read] == [None] * 2 + ["r7"] * 5 + [None] * 3, (
+        "None: the request that caused the load"
+    )
     log.read.clear()
-    loading.settled()
+    loading.mark_loaded()
     loading.feed(2, SAID)
     assert [about for _, about in log.read] == [""] * 2 + ["r7"] * 5 + [""] * 3
 

@@ -1,4 +1,4 @@
-"""What a request learns of a connection to its runner that is closed on our side, or brings what is no event."""
+"""The client of a runner: how answers end, and what becomes of bytes that are no event."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from ollmlx.errors import OllmlxError, OutOfMemory
 from ollmlx.model.events import closing
-from ollmlx.supervisor.runner.client import Garbled, RunnerClient, Severed
+from ollmlx.supervisor.runner.client import ConnectionLost, ProtocolViolation, RunnerClient
 from ollmlx.testing import eventually
 from ollmlx.types import GenerateRequest
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-EVENT = b'{"type": "text", "text": "a"}\n'
+TEXT, DONE = b'{"type": "text", "text": "a"}\n', b'{"type": "done"}\n'
+FAILED = b'{"type": "error", "kind": "out_of_memory", "message": "needs 9 GiB", "code": "RUN005"}\n'
+HANG_GUARD = 30
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 class SilentRunner:
-    """Answers with these bytes and never again, whatever happens to it."""
+    """A server that sends these bytes and then keeps the connection open."""
 
     def __init__(self, answer: bytes) -> None:
         self._answer = answer
@@ -40,10 +47,42 @@ async def client(tmp_path: Path) -> AsyncIterator[RunnerClient]:
     await started.close()
 
 
+async def read(client: RunnerClient, folder: Path, answer: bytes) -> list[str]:
+    """Return the types of the events of an answer."""
+    runner = SilentRunner(answer)
+    async with await asyncio.start_unix_server(runner.serve, folder / "r"):
+        events = client.generate(GenerateRequest(prompt="hi"))
+        try:
+            async with asyncio.timeout(HANG_GUARD), closing(events):
+                return [event.type async for event in events]
+        finally:
+            await client.close()
+
+
+async def test_a_stream_ends_with_done_although_the_connection_stays_open(client: RunnerClient, tmp_path: Path) -> None:
+    assert await read(client, tmp_path, HEAD + chunk(TEXT + DONE)) == ["text", "done"]
+
+
 @pytest.mark.parametrize(
-    "answer", [b"", HEAD, HEAD + b"%x\r\n%s\r\n" % (len(EVENT), EVENT)], ids=["no head", "head", "begun"]
+    ("answer", "kind", "message"),
+    [
+        (chunk(TEXT + FAILED), OutOfMemory, "needs 9 GiB"),
+        (chunk(TEXT) + chunk(b""), ConnectionLost, "it ended the answer without finishing it"),
+        (chunk(b""), ConnectionLost, "it ended the answer without finishing it"),
+        (chunk(TEXT[:9]) + chunk(b""), ConnectionLost, "it stopped in the middle of a line"),
+        (chunk(b"not an event\n"), ProtocolViolation, "it sent something that is not an event: b'not an event'"),
+    ],
 )
-async def test_closing_the_client_ends_a_request_although_the_other_end_seems_open(
+async def test_a_stream_without_done_is_an_error(
+    client: RunnerClient, tmp_path: Path, answer: bytes, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind) as failed:
+        await read(client, tmp_path, HEAD + answer)
+    assert (failed.value.message if isinstance(failed.value, OllmlxError) else str(failed.value)) == message
+
+
+@pytest.mark.parametrize("answer", [b"", HEAD, HEAD + chunk(TEXT)], ids=["no head", "head", "begun"])
+async def test_closing_the_client_ends_a_request_although_the_connection_stays_open(
     client: RunnerClient, tmp_path: Path, answer: bytes
 ) -> None:
     runner = SilentRunner(answer)
@@ -55,22 +94,19 @@ async def test_closing_the_client_ends_a_request_although_the_other_end_seems_op
 
         asking = asyncio.create_task(ask())
         await asyncio.wait_for(runner.asked.wait(), 60)
-        assert client.outstanding == 1
         await client.close()
-        with pytest.raises(Severed):
+        with pytest.raises(ConnectionLost):
             await asyncio.wait_for(asking, 60)
 
 
-async def test_an_answer_that_waits_to_be_read_is_told_from_a_runner_that_is_silent(
-    client: RunnerClient, tmp_path: Path
-) -> None:
-    chunk, go_on = b"%x\r\n%s\r\n" % (len(EVENT), EVENT), asyncio.Event()
+async def test_an_answer_that_waits_to_be_read_is_counted(client: RunnerClient, tmp_path: Path) -> None:
+    go_on = asyncio.Event()
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(HEAD + chunk)
+        writer.write(HEAD + chunk(TEXT))
         await go_on.wait()
-        writer.write(chunk)
+        writer.write(chunk(TEXT))
         await reader.read()
         writer.close()
 
@@ -79,7 +115,7 @@ async def test_an_answer_that_waits_to_be_read_is_told_from_a_runner_that_is_sil
         closing(client.generate(GenerateRequest(prompt="hi"))) as events,
     ):
         await anext(events)
-        assert client.unread == 0, "all that it said was taken"
+        assert client.unread == 0, "every byte was read"
         go_on.set()
         await eventually(lambda: client.unread == 1)
         await anext(events)
@@ -89,7 +125,7 @@ async def test_an_answer_that_waits_to_be_read_is_told_from_a_runner_that_is_sil
 @pytest.mark.fault(11)
 @pytest.mark.fault(45)
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "description"),
     [
         (b"<html>gateway</html>", "b'<html>gateway</html>'"),
         (b'{"type": "text", "text": "a secret\xff"}', "37 bytes, json_invalid at the top"),
@@ -97,12 +133,12 @@ async def test_an_answer_that_waits_to_be_read_is_told_from_a_runner_that_is_sil
         (b'{"text": "a secret"}', "20 bytes, union_tag_not_found at the top"),
     ],
 )
-async def test_what_is_no_event_is_described_without_showing_an_answer(
-    client: RunnerClient, tmp_path: Path, line: bytes, told: str
+async def test_bytes_that_are_no_event_are_described_without_showing_an_answer(
+    client: RunnerClient, tmp_path: Path, line: bytes, description: str
 ) -> None:
-    runner = SilentRunner(HEAD + b"%x\r\n%s\n\r\n" % (len(line) + 1, line))
+    runner = SilentRunner(HEAD + chunk(line + b"\n"))
     async with await asyncio.start_unix_server(runner.serve, tmp_path / "r"):
-        with pytest.raises(Garbled) as broken:
+        with pytest.raises(ProtocolViolation) as broken:
             _ = [event async for event in client.generate(GenerateRequest(prompt="hi"))]
         await client.close()
-    assert str(broken.value) == f"it sent something that is not an event: {told}"
+    assert str(broken.value) == f"it sent something that is not an event: {description}"

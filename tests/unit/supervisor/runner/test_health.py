@@ -1,56 +1,138 @@
-"""The watch over a runner: what silence, trial prompts and memory lead to. Clock and runner are objects."""
+"""Health of a runner: silence, trial prompts and memory, with a clock and a runner that are objects."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, cast
+from collections.abc import AsyncIterator, Sequence
+from typing import cast
 
 import pytest
 
+from ollmlx.errors import OllmlxError, OutOfMemory
 from ollmlx.protocol import Progress
-from ollmlx.settings import RunnerSettings
-from ollmlx.supervisor.runner.client import RunnerClient, Severed
+from ollmlx.supervisor.runner.client import ConnectionLost, RunnerClient
 from ollmlx.supervisor.runner.failure import Cause
-from ollmlx.supervisor.runner.health import HealthMonitor
-from ollmlx.supervisor.scheduling.memory import allow
+from ollmlx.supervisor.runner.health import HealthMonitor, ProgressClock, send_trial_prompt
+from ollmlx.supervisor.scheduling.memory import allowance_for
 from ollmlx.supervisor.tuning import Tuning
 from ollmlx.testing import fake_model
 from ollmlx.testing.clock import HandClock
-from ollmlx.types import Done, Event, GenerateRequest
+from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, Text
+
+# -- the progress clock ---------------------------------------------------------------------------------------------
 
 
-class Watched:
-    """A runner as the vigil sees it; also its own client."""
+@pytest.mark.fault(26)
+@pytest.mark.parametrize(
+    ("looks", "silence"),
+    [
+        ([(0, "same"), (4, "same"), (8, "same")], 8),
+        ([(0, "same"), (8, "same"), (9, "other")], 0),
+        ([(0, "same"), (5, "same"), (3600, "same")], 0),  # this process was suspended
+        ([(0, "same"), (5, "same"), (3600, "same"), (3605, "same")], 5),
+    ],
+)
+def test_silence_is_the_time_without_a_change_and_not_the_time_without_a_look(
+    looks: list[tuple[float, str]], silence: float
+) -> None:
+    clock = ProgressClock(gap=10)
+    assert [clock.look(now, sign) for now, sign in looks][-1] == silence
+
+
+def test_a_restart_begins_the_measurement_again() -> None:
+    clock = ProgressClock(gap=10)
+    clock.look(0.0, "same")
+    clock.restart(5.0)
+    assert clock.look(7.0, "same") == 2.0
+
+
+# -- the trial prompt -----------------------------------------------------------------------------------------------
+
+
+class AnsweringClient:
+    """A client whose runner gives these answers."""
+
+    def __init__(
+        self, *events: Event, vectors: Sequence[tuple[float, ...]] = (), error: Exception | None = None
+    ) -> None:
+        self.events = events
+        self.vectors = tuple(vectors)
+        self.error = error
+        self.requests: list[GenerateRequest] = []
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+        self.requests.append(request)
+        if self.error is not None:
+            raise self.error
+        for event in self.events:
+            yield event
+
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        return EmbedResult(embeddings=self.vectors, prompt_tokens=1)
+
+
+async def trial(client: AnsweringClient, *capabilities: str) -> None:
+    model = fake_model("parrot")
+    if capabilities:
+        model = model.model_copy(update={"capabilities": capabilities})
+    await send_trial_prompt(cast(RunnerClient, client), model, "r1")
+
+
+async def test_a_trial_prompt_decodes_one_token() -> None:
+    client = AnsweringClient(Text(text="x"), Done())
+    await trial(client)
+    assert client.requests[0].options.num_predict == 1
+
+
+@pytest.mark.finding("RUN003")
+@pytest.mark.parametrize("vectors", [(), ((),)])
+async def test_a_model_that_computes_no_vector_fails_the_trial(vectors: Sequence[tuple[float, ...]]) -> None:
+    with pytest.raises(OllmlxError, match="computed no vector") as failed:
+        await trial(AnsweringClient(vectors=vectors), "embedding")
+    assert failed.value.code == "RUN003"
+    await trial(AnsweringClient(vectors=[(1.0,)]), "embedding")
+
+
+async def test_the_error_of_a_trial_prompt_is_raised() -> None:
+    with pytest.raises(OutOfMemory, match="needs 9 GiB"):
+        await trial(AnsweringClient(error=OutOfMemory("needs 9 GiB", code="RUN005")))
+
+
+# -- the monitor ----------------------------------------------------------------------------------------------------
+
+
+class MonitoredToy:
+    """A runner as its monitor sees it; also its own client."""
 
     def __init__(self) -> None:
         self.id = "parrot#1"
         self.client = cast(RunnerClient, self)
-        self.allowance = allow(100, 0, 1000, Tuning(slack=0, hard_share=2.0, soft_share=0.5))
-        self.working = 1
+        self.allowance = allowance_for(100, 0, 1000, Tuning(slack=0, hard_share=2.0, soft_share=0.5))
+        self.active_requests = 1
         self.unread = 0
         self.progress = 0
-        self.answers = True
-        self.sings = True
+        self.memory = 0
+        self.answers_status = True
+        self.answers_trials = True
         self.trims = 0
-        self.songs = 0
-        self.condemned: list[tuple[Cause, str]] = []
+        self.trials = 0
+        self.killed: list[tuple[Cause, str]] = []
 
-    def condemn(self, cause: Cause, text: str) -> None:
-        self.condemned.append((cause, text))
+    def kill(self, cause: Cause, text: str) -> None:
+        self.killed.append((cause, text))
 
     def changed(self) -> None:
         return
 
     async def status(self, timeout: float) -> Progress:
-        if not self.answers:
-            raise Severed("no answer within 5 s")
-        return Progress(engine="fake", state="ready", progress=self.progress, active=self.working)
+        if not self.answers_status:
+            raise ConnectionLost("no answer within 5 s")
+        return Progress(engine="fake", state="ready", progress=self.progress, active=self.active_requests)
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
-        self.songs += 1
-        if not self.sings:
-            raise Severed("it does not accept connections")
+        self.trials += 1
+        if not self.answers_trials:
+            raise ConnectionLost("it does not accept connections")
         self.progress += 1
         yield Done()
 
@@ -58,109 +140,111 @@ class Watched:
         self.trims += 1
 
 
-class Watch:
+class Monitored:
+    """A monitor with a hang timeout of 20 s and a probe each second."""
+
     def __init__(self) -> None:
-        self.clock, self.runner, self.weight = HandClock(), Watched(), 0
-        self.vigil = HealthMonitor(
-            self.runner, fake_model(), RunnerSettings(hang_timeout=20), Tuning(), self.clock, lambda: self.weight
+        self.clock, self.runner = HandClock(), MonitoredToy()
+        self.monitor = HealthMonitor(
+            self.runner, fake_model(), self.clock, lambda: self.runner.memory, hang_timeout=20, probe_interval=1
         )
 
-    async def pass_by(self, seconds: int, **grows: Any) -> None:
+    async def wait(self, seconds: int, *, progress: int = 0) -> None:
         for _ in range(seconds):
-            self.runner.progress += grows.get("progress", 0)
+            self.runner.progress += progress
             await self.clock.advance(1)
 
 
 @pytest.fixture
-async def watch() -> AsyncIterator[Watch]:
-    made = Watch()
-    task = asyncio.create_task(made.vigil.keep())
+async def monitored() -> AsyncIterator[Monitored]:
+    made = Monitored()
+    task = asyncio.create_task(made.monitor.run())
     yield made
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_runner_that_makes_progress_is_left_alone(watch: Watch) -> None:
-    await watch.pass_by(100, progress=1)
-    assert not watch.runner.condemned
-    assert not watch.runner.songs
+async def test_a_runner_that_makes_progress_is_left_alone(monitored: Monitored) -> None:
+    await monitored.wait(100, progress=1)
+    assert not monitored.runner.killed
+    assert not monitored.runner.trials
 
 
-async def test_an_idle_runner_may_be_silent_for_ever(watch: Watch) -> None:
-    watch.runner.working = 0
-    await watch.pass_by(100)
-    assert not watch.runner.condemned
+async def test_an_idle_runner_may_be_silent_for_ever(monitored: Monitored) -> None:
+    monitored.runner.active_requests = 0
+    await monitored.wait(100)
+    assert not monitored.runner.killed
 
 
-async def test_silence_with_work_to_do_ends_it_at_the_limit(watch: Watch) -> None:
-    watch.runner.sings = False
-    await watch.pass_by(19)
-    assert not watch.runner.condemned
-    await watch.pass_by(3)
-    assert watch.runner.condemned[0] == (Cause.HANG, "made no progress for 20s")
+async def test_a_runner_with_work_is_killed_after_the_hang_timeout(monitored: Monitored) -> None:
+    monitored.runner.answers_trials = False
+    await monitored.wait(19)
+    assert not monitored.runner.killed
+    await monitored.wait(3)
+    assert monitored.runner.killed[0] == (Cause.HANG, "made no progress for 20s")
 
 
-async def test_what_its_clients_do_not_read_is_not_its_silence(watch: Watch) -> None:
-    watch.runner.unread = 1
-    await watch.pass_by(100)
-    assert not watch.runner.condemned
-    watch.runner.working = 2
-    await watch.pass_by(32)
-    assert watch.runner.condemned[0][0] is Cause.HANG, "somebody else waits for it"
+async def test_an_answer_that_its_client_does_not_read_is_no_hang(monitored: Monitored) -> None:
+    monitored.runner.unread = 1
+    await monitored.wait(100)
+    assert not monitored.runner.killed
+    monitored.runner.active_requests = 2
+    await monitored.wait(32)
+    assert monitored.runner.killed[0][0] is Cause.HANG, "a second request waits for the runner"
 
 
-async def test_a_status_that_does_not_come_is_silence_too(watch: Watch) -> None:
-    watch.runner.working, watch.runner.answers = 0, False
-    await watch.pass_by(25)
-    assert watch.runner.condemned[0][0] is Cause.HANG
-    assert "no answer within 5 s" in watch.runner.condemned[0][1]
+async def test_a_missing_status_counts_as_silence(monitored: Monitored) -> None:
+    monitored.runner.active_requests, monitored.runner.answers_status = 0, False
+    await monitored.wait(25)
+    assert monitored.runner.killed[0][0] is Cause.HANG
+    assert "no answer within 5 s" in monitored.runner.killed[0][1]
 
 
-async def test_an_answered_trial_prompt_buys_half_the_limit_once(watch: Watch) -> None:
-    await watch.pass_by(28)
-    assert watch.runner.songs == 1
-    assert not watch.runner.condemned
-    await watch.pass_by(4)
-    assert watch.runner.condemned[0][0] is Cause.HANG
+async def test_an_answered_trial_prompt_extends_the_limit_by_half_once(monitored: Monitored) -> None:
+    await monitored.wait(28)
+    assert monitored.runner.trials == 1
+    assert not monitored.runner.killed
+    await monitored.wait(4)
+    assert monitored.runner.killed[0][0] is Cause.HANG
 
 
-async def test_work_that_goes_on_after_a_trial_prompt_starts_the_measurement_anew(watch: Watch) -> None:
-    await watch.pass_by(15)
-    assert watch.runner.songs == 1
-    await watch.pass_by(1, progress=1)
-    await watch.pass_by(18)
-    assert not watch.runner.condemned
+async def test_progress_after_a_trial_prompt_begins_the_measurement_again(monitored: Monitored) -> None:
+    await monitored.wait(15)
+    assert monitored.runner.trials == 1
+    await monitored.wait(1, progress=1)
+    await monitored.wait(18)
+    assert not monitored.runner.killed
 
 
-async def test_our_own_sleep_is_not_its_silence(watch: Watch) -> None:
-    watch.runner.sings = False
-    await watch.pass_by(9)
-    watch.clock._now += 3600  # suspended: no probe in between
-    await watch.pass_by(9)
-    assert not watch.runner.condemned
+async def test_the_suspension_of_the_daemon_is_no_hang_of_the_runner(monitored: Monitored) -> None:
+    monitored.runner.answers_trials = False
+    await monitored.wait(9)
+    monitored.clock._now += 3600  # no probe in between
+    await monitored.wait(9)
+    assert not monitored.runner.killed
 
 
-async def test_above_the_soft_limit_it_drops_caches_and_gets_no_more_work(watch: Watch) -> None:
-    watch.weight = watch.runner.allowance.soft + 1
-    await watch.pass_by(4, progress=1)
-    assert watch.vigil.throttled
-    assert watch.runner.trims == 1
-    assert not watch.vigil.bloated
-    watch.weight = 1
-    await watch.pass_by(1, progress=1)
-    assert not watch.vigil.throttled
+async def test_above_the_soft_limit_a_runner_drops_caches_and_gets_no_more_work(monitored: Monitored) -> None:
+    monitored.runner.memory = monitored.runner.allowance.soft + 1
+    await monitored.wait(4, progress=1)
+    assert monitored.monitor.throttled
+    assert monitored.runner.trims == 1
+    assert not monitored.monitor.needs_replacement
+    monitored.runner.memory = 1
+    await monitored.wait(1, progress=1)
+    assert not monitored.monitor.throttled
 
 
-async def test_an_idle_runner_that_stays_above_the_soft_limit_is_bloated(watch: Watch) -> None:
-    watch.runner.working = 0
-    watch.weight = watch.runner.allowance.soft + 1
-    await watch.pass_by(4)
-    assert watch.vigil.bloated
+async def test_an_idle_runner_that_stays_above_the_soft_limit_is_replaced(monitored: Monitored) -> None:
+    monitored.runner.active_requests = 0
+    monitored.runner.memory = monitored.runner.allowance.soft + 1
+    await monitored.wait(4)
+    assert monitored.monitor.needs_replacement
 
 
-async def test_above_the_hard_limit_twice_it_is_ended(watch: Watch) -> None:
-    watch.weight = watch.runner.allowance.hard + 1
-    await watch.pass_by(1, progress=1)
-    assert not watch.runner.condemned
-    await watch.pass_by(1, progress=1)
-    assert watch.runner.condemned[0][0] is Cause.MEMORY
+async def test_a_runner_twice_above_the_hard_limit_is_killed(monitored: Monitored) -> None:
+    monitored.runner.memory = monitored.runner.allowance.hard + 1
+    await monitored.wait(1, progress=1)
+    assert not monitored.runner.killed
+    await monitored.wait(1, progress=1)
+    assert monitored.runner.killed[0][0] is Cause.MEMORY

@@ -1,4 +1,4 @@
-"""The pool as a state machine: whatever happens in whatever order, its promises hold."""
+"""The pool under random sequences of events: its invariants hold in every order."""
 
 from __future__ import annotations
 
@@ -13,29 +13,28 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ollmlx.errors import OllmlxError
 from ollmlx.settings import Settings
-from ollmlx.supervisor.process.exit_status import Remedy
-from ollmlx.supervisor.runner.failure import Cause
+from ollmlx.supervisor.runner.failure import Cause, Remedy
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool import Pool
 from ollmlx.supervisor.tuning import Tuning
 from ollmlx.testing.clock import HandClock, settle
-from ollmlx.testing.toy_runners import ToyRunner, ToyRunnerFactory, death, toy_launch
+from ollmlx.testing.toy_runners import ToyRunner, ToyRunnerFactory, toy_failure, toy_spec
 from ollmlx.types import Caller, RunnerState
 
 BUDGET = 100
-LAUNCHES = [
-    toy_launch("small", 20, parallel=2),
-    toy_launch("small", 30, context_length=8192, parallel=2),
-    toy_launch("middle", 45),
-    toy_launch("large", 90, keep_alive=2.0),
-    toy_launch("tiny", 5),
-    toy_launch("whale", 101),
+SPECS = [
+    toy_spec("small", 20, parallel=2),
+    toy_spec("small", 30, context_length=8192, parallel=2),
+    toy_spec("middle", 45),
+    toy_spec("large", 90, keep_alive=2.0),
+    toy_spec("tiny", 5),
+    toy_spec("whale", 101),
 ]
-PINNED = toy_launch("pinned", 10, pin=True)
+PINNED = toy_spec("pinned", 10, pin=True)
 
 
-class Request:
-    """One client: waits, holds its lease, and is told when to finish."""
+class HeldRequest:
+    """One request: waits, and holds its lease until `finish` is set."""
 
     def __init__(self) -> None:
         self.finish = asyncio.Event()
@@ -43,8 +42,8 @@ class Request:
         self.task: asyncio.Task[None]
 
 
-class Evicted(PoolObserver):
-    """Why runners of which models were let go."""
+class EvictionRecorder(PoolObserver):
+    """The evictions: model and reason."""
 
     def __init__(self) -> None:
         self.reasons: set[tuple[str, str]] = set()
@@ -54,19 +53,19 @@ class Evicted(PoolObserver):
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Rules are what clients, processes and time do."""
+    """Rules are the actions of clients, processes and time."""
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.requests: list[Request] = []
+        self.requests: list[HeldRequest] = []
         self.do(self._open())
 
     def do(self, work: Coroutine[Any, Any, Any]) -> None:
         self.loop.run_until_complete(work)
 
     def happen(self, *steps: Callable[[], object]) -> None:
-        """What processes and clients do reaches the pool on its event loop."""
+        """Run the steps on the event loop of the pool."""
 
         async def inside() -> None:
             for step in steps:
@@ -77,52 +76,52 @@ class PoolMachine(RuleBasedStateMachine):
 
     async def _open(self) -> None:
         self.clock = HandClock()
-        self.workshop = ToyRunnerFactory(self.clock, instant=False, stop_seconds=1.0)
+        self.factory = ToyRunnerFactory(self.clock, instant=False, stop_seconds=1.0)
         memory = {"limit": BUDGET, "prompt_cache": 0}
         runners = {"max_queue": 6, "max_loaded_models": 3}
         self.pool = Pool(
             Settings.model_validate({"memory": memory, "runners": runners}),
             clock=self.clock,
-            workshop=self.workshop,
+            factory=self.factory,
             tuning=Tuning(restart_pause=20),
         )
-        self.pool._fleet.circuits.rng = random.Random(0)
-        self.evicted = Evicted()
+        self.pool._runners.restarts.rng = random.Random(0)
+        self.evicted = EvictionRecorder()
         self.pool.subscribe(self.evicted)
         await self.pool.start()
 
     # -- rules -------------------------------------------------------------------------------------------------------
 
     @rule(
-        launch=st.sampled_from([*LAUNCHES, PINNED]),
+        spec=st.sampled_from([*SPECS, PINNED]),
         client=st.sampled_from(["one", "two"]),
         priority=st.sampled_from(["high", "normal", "low"]),
         keep_alive=st.sampled_from([None, 0.0, 3.0]),
     )
-    def arrive(
-        self, launch: Any, client: str, priority: Literal["high", "normal", "low"], keep_alive: float | None
+    def request(
+        self, spec: Any, client: str, priority: Literal["high", "normal", "low"], keep_alive: float | None
     ) -> None:
-        request = Request()
+        pending = HeldRequest()
 
-        async def live() -> None:
+        async def hold() -> None:
             caller = Caller(request_id="r", client=client, priority=priority)
             try:
-                async with self.pool.lease(launch, caller, keep_alive) as lease:
+                async with self.pool.lease(spec, caller, keep_alive) as lease:
                     assert isinstance(lease.runner, ToyRunner)
-                    assert lease.runner.launch.context_length >= launch.context_length
-                    request.runner = lease.runner
-                    await request.finish.wait()
+                    assert lease.runner.spec.context_length >= spec.context_length
+                    pending.runner = lease.runner
+                    await pending.finish.wait()
             except OllmlxError:
                 return
             finally:
-                request.runner = None
+                pending.runner = None
 
         async def begin() -> None:
-            request.task = asyncio.create_task(live())
+            pending.task = asyncio.create_task(hold())
             await settle()
 
         self.do(begin())
-        self.requests.append(request)
+        self.requests.append(pending)
 
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
@@ -131,7 +130,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
-    def leave(self, data: Any) -> None:
+    def disconnect(self, data: Any) -> None:
         self.happen(data.draw(st.sampled_from(self.requests)).task.cancel)
 
     @precondition(lambda self: self.loading())
@@ -141,20 +140,20 @@ class PoolMachine(RuleBasedStateMachine):
         if remedy is None:
             self.happen(runner.finish_loading)
         else:
-            self.happen(lambda: runner.fail_loading(death(Cause.EXIT, remedy, loading=True)))
+            self.happen(lambda: runner.fail_loading(toy_failure(Cause.EXIT, remedy, loading=True)))
 
     @precondition(lambda self: self.ready())
     @rule(data=st.data(), remedy=st.sampled_from(list(Remedy)))
-    def die(self, data: Any, remedy: Remedy) -> None:
+    def crash(self, data: Any, remedy: Remedy) -> None:
         runner = data.draw(st.sampled_from(self.ready()))
-        self.happen(lambda: runner.die(death(Cause.EXIT, remedy)))
+        self.happen(lambda: runner.crash(toy_failure(Cause.EXIT, remedy)))
 
     @precondition(lambda self: self.ready())
     @rule(data=st.data(), throttled=st.booleans())
-    def swell(self, data: Any, throttled: bool) -> None:
+    def use_much_memory(self, data: Any, throttled: bool) -> None:
         runner = data.draw(st.sampled_from(self.ready()))
         runner.throttled = throttled
-        runner.bloated = throttled and not runner.working
+        runner.needs_replacement = throttled and not runner.active_requests
         self.happen(runner.on_change)
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 6.0, 40.0]))
@@ -166,67 +165,66 @@ class PoolMachine(RuleBasedStateMachine):
         self.do(self.pool.unload(key, wait=False))
         self.do(settle())
 
-    # -- what always holds -------------------------------------------------------------------------------------------
+    # -- invariants -------------------------------------------------------------------------------------------
 
     @invariant()
     def never_above_the_budget(self) -> None:
-        assert sum(runner.allowance.reserved for runner in self.workshop.living) <= BUDGET
+        assert sum(runner.allowance.reserved for runner in self.factory.running) <= BUDGET
 
     @invariant()
     def the_ledger_is_the_sum_of_what_is_shown(self) -> None:
         shown = {info.id: info.reserved for info in self.pool.runners() if info.reserved}
-        ledger = self.pool._fleet.ledger
-        assert {owner: ledger.amount(owner) for owner in ledger._entries} == shown
-        assert {runner.id for runner in self.workshop.living} <= set(shown)
+        assert self.pool._runners.ledger.sizes == shown
+        assert {runner.id for runner in self.factory.running} <= set(shown)
 
     @invariant()
     def never_two_runners_of_one_model(self) -> None:
-        keys = [runner.launch.key for runner in self.workshop.living]
+        keys = [runner.spec.key for runner in self.factory.running]
         assert len(keys) == len(set(keys))
         assert len(keys) <= 3
 
     @invariant()
-    def never_ended_in_use(self) -> None:
-        assert all(not runner.working_when_stopped for runner in self.workshop.made)
+    def no_runner_is_stopped_in_use(self) -> None:
+        assert all(not runner.active_when_stopped for runner in self.factory.made)
 
     @invariant()
-    def never_a_pinned_one_made_room(self) -> None:
+    def no_pinned_runner_is_evicted_for_another(self) -> None:
         reasons = {reason for model, reason in self.evicted.reasons if model == PINNED.name}
         assert reasons <= {"asked", "bloated"}
 
     @invariant()
     def leases_are_counted_and_bounded(self) -> None:
-        for runner in self.workshop.living:
+        for runner in self.factory.running:
             holders = sum(request.runner is runner for request in self.requests)
-            assert holders == runner.working <= runner.parallel
+            assert holders == runner.active_requests <= runner.parallel
 
     @invariant()
-    def nobody_waits_while_the_queue_is_over_its_limit(self) -> None:
+    def the_queue_stays_within_its_limit(self) -> None:
         assert len(self.pool.queue()) <= 6
 
     @invariant()
-    def nothing_that_could_be_done_is_left_undone(self) -> None:
+    def scheduling_again_changes_nothing(self) -> None:
         def state() -> object:
             shown = [(info.id, info.state, info.active) for info in self.pool.runners()]
-            return shown, self.pool.queue(), len(self.workshop.made)
+            return shown, self.pool.queue(), len(self.factory.made)
 
         before = state()
-        self.happen(self.pool._scheduler.pump)
+        self.happen(self.pool._scheduler.schedule)
         assert state() == before
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
         try:
-            self.do(self._every_waiter_ends())
+            self.do(self._every_request_ends())
             self.do(self._close())
-            assert not self.workshop.living
-            assert self.pool._fleet.ledger.in_use == 0
+            assert not self.factory.running
+            assert self.pool._runners.ledger.in_use == 0
         finally:
             self.do(self._cancel())
             self.loop.close()
 
-    async def _every_waiter_ends(self) -> None:
+    async def _every_request_ends(self) -> None:
         for request in self.requests:
             request.finish.set()
         for _ in range(60):
@@ -257,13 +255,13 @@ class PoolMachine(RuleBasedStateMachine):
         await asyncio.gather(*left, return_exceptions=True)
 
     def loading(self) -> list[ToyRunner]:
-        return [runner for runner in self.workshop.made if runner in self.workshop.living and runner.loading]
+        return [runner for runner in self.factory.made if runner in self.factory.running and runner.loading]
 
     def ready(self) -> list[ToyRunner]:
         return [
             runner
-            for runner in self.workshop.made
-            if runner in self.workshop.living and runner.state is RunnerState.READY
+            for runner in self.factory.made
+            if runner in self.factory.running and runner.state is RunnerState.READY
         ]
 
 

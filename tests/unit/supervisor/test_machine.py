@@ -1,18 +1,19 @@
-"""The memory budget, on machines that are made up."""
+"""The memory of a machine and of a process, on invented machines."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from ollmlx.settings import MemorySettings
-from ollmlx.supervisor.scheduling import budget
-from ollmlx.supervisor.scheduling.budget import GIB, Budget, ThisMachine, find_budget
+from ollmlx.supervisor import machine as machine_module
+from ollmlx.supervisor.machine import GIB, MemoryBudget, ThisMachine, _memory_linux, find_budget, process_memory
 
 
-class Machine:
-    """Limits as a test wants them."""
+class InventedMachine:
+    """A machine with these limits, in bytes."""
 
     def __init__(self, ram: int, container: int | None = None, working_set: int | None = None) -> None:
         self._limits = (ram, container, working_set)
@@ -30,20 +31,20 @@ class Machine:
 @pytest.mark.parametrize(
     ("machine", "size", "of"),
     [
-        (Machine(16 * GIB), 8 * GIB, "RAM"),
-        (Machine(16 * GIB, container=4 * GIB), 2 * GIB, "the container's limit"),
-        (Machine(16 * GIB, working_set=12 * GIB), 6 * GIB, "Metal's working set"),
-        (Machine(16 * GIB, container=64 * GIB), 8 * GIB, "RAM"),
+        (InventedMachine(16 * GIB), 8 * GIB, "RAM"),
+        (InventedMachine(16 * GIB, container=4 * GIB), 2 * GIB, "the container's limit"),
+        (InventedMachine(16 * GIB, working_set=12 * GIB), 6 * GIB, "Metal's working set"),
+        (InventedMachine(16 * GIB, container=64 * GIB), 8 * GIB, "RAM"),
     ],
 )
-def test_auto_is_a_share_of_the_lowest_ceiling(machine: Machine, size: int, of: str) -> None:
+def test_auto_is_a_share_of_the_lowest_ceiling(machine: InventedMachine, size: int, of: str) -> None:
     found = find_budget(MemorySettings(share=0.5), machine)
     assert found.size == size
     assert of in found.reason
 
 
-def test_a_stated_limit_is_taken_as_it_is() -> None:
-    assert find_budget(MemorySettings.model_validate({"limit": "3GiB"}), Machine(1)) == Budget(
+def test_a_limit_of_the_settings_is_the_budget() -> None:
+    assert find_budget(MemorySettings.model_validate({"limit": "3GiB"}), InventedMachine(1)) == MemoryBudget(
         3 * GIB, "[memory] limit"
     )
 
@@ -74,7 +75,7 @@ def write(root: Path, files: dict[str, str]) -> None:
         ({"proc/self/cgroup": "0::/../up\n", "sys/fs/cgroup/memory.max": "77\n"}, 77),
     ],
 )
-def test_the_lowest_cgroup_limit_on_the_way_up_counts(tmp_path: Path, files: dict[str, str], limit: int | None) -> None:
+def test_the_lowest_cgroup_limit_counts(tmp_path: Path, files: dict[str, str], limit: int | None) -> None:
     write(tmp_path, files)
     assert ThisMachine(tmp_path).container() == limit
 
@@ -88,10 +89,23 @@ def test_the_lowest_cgroup_limit_on_the_way_up_counts(tmp_path: Path, files: dic
     ],
 )
 def test_metal_recommends_a_part_of_ram(monkeypatch: pytest.MonkeyPatch, values: dict[str, int], size: int) -> None:
-    monkeypatch.setattr(budget, "PLATFORM", "darwin")
+    monkeypatch.setattr(machine_module, "PLATFORM", "darwin")
     assert ThisMachine(sysctl=values.get).working_set() == size
 
 
 def test_without_metal_there_is_no_working_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "PLATFORM", "linux")
+    monkeypatch.setattr(machine_module, "PLATFORM", "linux")
     assert ThisMachine().working_set() is None
+
+
+def test_a_process_uses_memory_and_a_missing_process_none() -> None:
+    own = process_memory(os.getpid())
+    assert own is not None
+    assert own > 1024 * 1024
+    assert process_memory(2**22 + 1) is None
+
+
+def test_mapped_files_do_not_count(tmp_path: Path) -> None:
+    status = "RssAnon:\t    100 kB\nRssFile:\t 9000 kB\nRssShmem:\t     20 kB\n"
+    write(tmp_path, {"7/status": status})
+    assert _memory_linux(7, tmp_path) == 120 * 1024

@@ -1,10 +1,10 @@
-"""What the end of a process means."""
+"""Exit statuses: their meaning in words, and what could help."""
 
 from __future__ import annotations
 
 import pytest
 
-from ollmlx.supervisor.process.exit_status import Remedy, explain
+from ollmlx.supervisor.runner.failure import Remedy, explain_exit
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from ollmlx.supervisor.process.exit_status import Remedy, explain
         (-99, "signal 99", Remedy.RETRY, "signal 99"),
     ],
 )
-def test_an_end_is_told_in_words_with_what_could_help(code: int, words: str, remedy: Remedy, label: str) -> None:
-    meaning = explain(code)
+def test_an_exit_status_has_a_meaning_and_a_remedy(code: int, words: str, remedy: Remedy, label: str) -> None:
+    meaning = explain_exit(code)
     assert words in meaning.text
     assert (meaning.remedy, meaning.label) == (remedy, label)

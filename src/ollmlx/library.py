@@ -1,0 +1,238 @@
+"""The model library: all stores and sources as one. Finds models by name, pulls them, and creates new ones."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+
+from ollmlx.errors import NotFound, OllmlxError, PluginError, StorageError, Unsupported
+from ollmlx.launch.overrides import ModelOverrides, apply_overrides, rename
+from ollmlx.model.events import closing
+from ollmlx.model.names import ModelName
+from ollmlx.plugin.contracts import Importer, Source, Store
+from ollmlx.plugin.registry import Registry
+from ollmlx.settings import Settings
+from ollmlx.types import CreateRequest, InstalledModel, PullProgress
+
+
+class ModelLibrary:
+    """The models that can be asked for. `importer` returns the importer of a foreign format, if a backend has one."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        overrides: ModelOverrides,
+        importer: Callable[[str], Importer | None],
+    ) -> None:
+        self._source_order = settings.storage.sources
+        self._registry = registry
+        self._overrides = overrides
+        self._importer = importer
+        self._stores = registry.ordered_stores(settings.storage.stores)
+
+    def reconfigure(self, overrides: ModelOverrides) -> None:
+        """Use changed overrides and aliases from now on."""
+        self._overrides = overrides
+
+    # -- finding -----------------------------------------------------------------------------------------------------
+
+    async def list(self) -> list[InstalledModel]:
+        """Return installed models, models of the settings, and aliases of installed models; newest first.
+
+        A name that two stores have means the model of the store that comes first.
+        """
+        found: dict[ModelName, InstalledModel] = {}
+        for store in self._stores:
+            try:
+                with self._registry.stores.blamed(store.name):
+                    models = await store.list()
+            except PluginError:  # it is in the log; the models of the other stores are listed
+                continue
+            for model in models:
+                found.setdefault(model.name, model)
+            for model in models:
+                for alias in self._overrides.aliases_of(model.name):
+                    found.setdefault(alias, rename(model, alias))
+        for name, overrides in self._overrides.all():
+            base_name = ModelName.parse(overrides.from_) if overrides.from_ else name
+            if (base := found.get(base_name)) is not None:
+                target = found.get(self._overrides.alias(base_name) or base_name)
+                same_files = target is not None and target.path == base.path
+                found[name] = apply_overrides(target if target and same_files else base, name, overrides)
+        return sorted(found.values(), key=lambda model: model.modified_at, reverse=True)
+
+    async def resolve(self, name: ModelName) -> InstalledModel:
+        """Return the model that a name stands for, with aliases and overrides applied. Raises NotFound."""
+        overrides = self._overrides.settings_for(name)
+        if overrides is None:
+            found = await self._installed(name)
+            return found if found.name == name else rename(found, name)
+        base = await self._installed(ModelName.parse(overrides.from_) if overrides.from_ else name)
+        model = apply_overrides(base, name, overrides)
+        if overrides.draft is None:
+            return model
+        draft = await self._installed(ModelName.parse(overrides.draft))
+        return model.model_copy(update={"defaults": model.defaults.model_copy(update={"draft": draft.path})})
+
+    async def find(self, name: ModelName) -> InstalledModel | None:
+        """Return the installed model of exactly this name, without aliases and overrides."""
+        return await self._first((store, name) for store in self._stores)
+
+    async def locate(self, name: ModelName) -> tuple[Store, InstalledModel | ModelName]:
+        """Return the store that has a model, and the model. Of a damaged model, return the name that the store knows.
+
+        Raises NotFound.
+        """
+        for store, wanted in self._candidates(name):
+            try:
+                model = await self._first([(store, wanted)])
+            except (StorageError, Unsupported):
+                return store, wanted
+            except PluginError:  # it is in the log; another store may have the model
+                continue
+            if model is not None:
+                return self.store_of(model), model
+        raise _not_found(name)
+
+    def store_of(self, model: InstalledModel) -> Store:
+        """Return the store of a model. Raises NotFound when a store listed it under another store's name."""
+        store = self._registry.stores.get(model.store)
+        if store is None:
+            raise NotFound(f"store {model.store!r} is not installed", code="PLG006")
+        return store
+
+    async def _installed(self, name: ModelName) -> InstalledModel:
+        """Return the first store's model of this name, or of the name that it is an alias of. Raises NotFound."""
+        if (model := await self._first(self._candidates(name))) is None:
+            raise _not_found(name)
+        return model
+
+    async def _first(self, candidates: Iterable[tuple[Store, ModelName]]) -> InstalledModel | None:
+        """Return the first model that is there. Raises PluginError when none is, and a store failed."""
+        broken: PluginError | None = None
+        for store, name in candidates:
+            try:
+                with self._registry.stores.blamed(store.name):
+                    model = await store.resolve(name)
+            except PluginError as error:  # another store may have it
+                broken = error
+                continue
+            if model is not None:
+                return model
+        if broken is not None:
+            raise broken
+        return None
+
+    def _candidates(self, name: ModelName) -> Iterator[tuple[Store, ModelName]]:
+        """Yield the stores in order, each with the name itself and then the name that it is an alias of."""
+        alias = self._alias(name)
+        for store in self._stores:
+            for wanted in (name,) if alias is None else (name, alias):
+                yield store, wanted
+
+    def _alias(self, name: ModelName) -> ModelName | None:
+        """Return the target of an alias. A name that was typed with its host is no alias."""
+        return self._overrides.alias(name) if name.via is None else None
+
+    # -- pulling -----------------------------------------------------------------------------------------------------
+
+    def pull(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+        """Pull a model from the first source that has it. Raises NotFound at once when no source provides the name."""
+        offers = list(self._offers(name))
+        if not offers:
+            raise NotFound(
+                f"no source provides {name.short!r}",
+                code="MDL002",
+                hint="use ORG/NAME for a model of the hub, for example mlx-community/Llama-3.2-1B-Instruct-4bit",
+            )
+        return self._pull(offers, insecure=insecure)
+
+    def _offers(self, name: ModelName) -> Iterator[tuple[Source, ModelName]]:
+        """Yield each source that provides the name, with the name it provides: the target of an alias comes first."""
+        alias = self._alias(name)
+        for source in self._registry.ordered_sources(self._source_order):
+            for wanted in (name,) if alias is None else (alias, name):
+                provided = None
+                with suppress(PluginError), self._registry.sources.blamed(source.name):
+                    provided = source.provides(wanted)
+                if provided is not None:
+                    yield source, wanted
+                    break
+
+    async def _pull(self, offers: Sequence[tuple[Source, ModelName]], *, insecure: bool) -> AsyncIterator[PullProgress]:
+        refusals: list[OllmlxError] = []
+        for source, wanted in offers:
+            store = self._registry.stores.get(source.store)
+            if store is None:
+                raise NotFound(f"store {source.store!r} of source {source.name!r} is not installed", code="PLG006")
+            downloading = False
+            steps = store.pull(wanted, source, self._importer(source.format(wanted)), insecure=insecure)
+            try:
+                async with closing(steps):
+                    async for step in steps:
+                        downloading = downloading or step.total is not None
+                        yield step
+            except (NotFound, Unsupported) as error:
+                if downloading:
+                    raise
+                refusals.append(error)  # the next source may have the model
+            else:
+                return
+        raise _combine(refusals)
+
+    # -- creating ----------------------------------------------------------------------------------------------------
+
+    async def create(self, request: CreateRequest) -> AsyncIterator[PullProgress]:
+        """Create a model in the first store that takes it. A store that cannot import a file leaves it to the next."""
+        stores = self._stores_for(request)
+        if not stores:
+            raise NotFound("no store is installed", code="PLG006")
+        refusal: OllmlxError | None = None
+        for store in stores:
+            explained = refusal is None
+            try:
+                async with closing(store.create(request, self._importer(_format_of(request)))) as progress:
+                    async for step in progress:
+                        if refusal is not None and not explained:
+                            yield PullProgress(status=f"made in store {store.name}: {refusal.message}")
+                        explained = True
+                        yield step
+            except OllmlxError as error:
+                if not isinstance(error, Unsupported) and error.code != "MDL006":
+                    raise refusal or error from error
+                refusal = refusal or error
+            else:
+                return
+        assert refusal is not None
+        raise refusal
+
+    def _stores_for(self, request: CreateRequest) -> Sequence[Store]:
+        """Return the stores to try for a new model: the store of its base, or else all.
+
+        A backend that is named by the request or the settings may need another store.
+        """
+        overrides = self._overrides.settings_for(request.name)
+        backend = request.defaults.options.backend or (overrides.backend if overrides else None)
+        if backend is not None:
+            home = self._registry.home_for(_format_of(request), backend, self._stores)
+            if home is not None:
+                return (home,)
+        return (self.store_of(request.base),) if request.base is not None else self._stores
+
+
+def _combine(refusals: Sequence[OllmlxError]) -> OllmlxError:
+    """Return one error, of the first one's kind, with the messages of all."""
+    first = refusals[0]
+    messages = "; ".join(dict.fromkeys(error.message for error in refusals))
+    return type(first)(messages, code=first.code, hint=next((error.hint for error in refusals if error.hint), None))
+
+
+def _not_found(name: ModelName) -> NotFound:
+    return NotFound(f"model '{name.short}' not found", code="MDL002", hint=f"ollmlx pull {name.short}")
+
+
+def _format_of(request: CreateRequest) -> str:
+    if request.base is not None and not request.files:
+        return request.base.format
+    return "gguf" if any(name.lower().endswith(".gguf") for name in request.files) else "mlx"

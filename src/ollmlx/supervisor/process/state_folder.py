@@ -1,0 +1,128 @@
+"""Files of a running daemon in its state folder: the instance lock, and the folder for the runners' sockets."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import socket
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from ollmlx.errors import Conflict, StorageError
+
+MAX_PATH = 100  # bytes of a socket's path; macOS has room for 103, Linux for 107
+BACKLOG = 1024
+_SOCKET_NAME = len("/00000000.sock")
+
+
+class InstanceLock:
+    """A lock that allows one daemon for each state folder. The kernel releases it when the process ends.
+
+    The file stays on disk; only the lock on it says that a daemon runs.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self._path = state / "ollmlx.lock"
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock. Raises Conflict with the other daemon's process id, StorageError for an unusable folder."""
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StorageError(
+                f"cannot use the state folder {self._path.parent}: {error.strerror}",
+                code="STO009",
+                hint="ollmlx doctor storage",
+            ) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(fd)
+            raise Conflict(
+                f"ollmlx is already running (pid {owner}) with the state folder {self._path.parent}",
+                code="NET002",
+                hint="stop it, or give this one another folder: [storage] state",
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+        self._fd = fd
+
+    def release(self) -> None:
+        """Release the lock, so that the next daemon can start."""
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = None
+
+
+class SocketDir:
+    """A private folder (0700) with the unix sockets that the daemon binds and the runners inherit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, state: Path, fallback: Path = Path("/tmp")) -> SocketDir:  # noqa: S108 - mkdtemp makes it private
+        """Make the folder `run` in the state folder, or one in `fallback`.
+
+        The fallback is used when the path is too long for a socket, or when the file system has no sockets. Raises
+        StorageError when neither folder works.
+        """
+        preferred = state / "run"
+        try:
+            _make_private(preferred)
+            found = cls(preferred)
+            found._check()
+        except OSError:
+            try:
+                found = cls(Path(tempfile.mkdtemp(prefix="ollmlx-", dir=fallback)))
+                found._check()
+            except OSError as error:
+                raise StorageError(f"cannot make a folder for sockets: {error}", code="STO009") from error
+        return found
+
+    def listen(self) -> tuple[socket.socket, Path]:
+        """Return a new listening socket and its path. The caller closes the socket once the child has inherited it."""
+        path = self.folder / f"{secrets.token_hex(4)}.sock"
+        if len(os.fsencode(path)) > MAX_PATH:
+            raise OSError(f"socket path too long: {path}")
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(os.fspath(path))
+            path.chmod(0o600)
+            listener.listen(BACKLOG)
+        except BaseException:
+            listener.close()
+            path.unlink(missing_ok=True)
+            raise
+        return listener, path
+
+    def remove(self) -> None:
+        """Delete the folder and the sockets in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _check(self) -> None:
+        if len(os.fsencode(self.folder)) + _SOCKET_NAME > MAX_PATH:
+            raise OSError("path too long for a socket")
+        listener, path = self.listen()
+        listener.close()
+        path.unlink()
+
+
+def _make_private(folder: Path) -> None:
+    """Make the folder, and remove sockets of an earlier daemon. Raises OSError when another user owns it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise OSError(f"{folder} is not a folder of this user")
+    folder.chmod(0o700)
+    for stale in folder.glob("*.sock"):
+        with suppress(OSError):
+            stale.unlink()

@@ -1,0 +1,341 @@
+"""The pool: answers, failures, restarts, unloading and observers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from ollmlx.errors import Busy, OllmlxError, RunnerFailed, RunnerUnavailable, Timeout
+from ollmlx.protocol import TokenizeRequest
+from ollmlx.supervisor.runner.failure import Cause, Remedy
+from ollmlx.supervisor.scheduling.observer import PoolObserver
+from ollmlx.supervisor.scheduling.restart import LONGEST_PAUSE
+from ollmlx.supervisor.tuning import Tuning
+from ollmlx.testing.clock import settle
+from ollmlx.testing.toy_runners import ToyRunner, toy_failure, toy_spec
+from ollmlx.types import (
+    Admitted,
+    Done,
+    EmbedRequest,
+    Event,
+    GenerateRequest,
+    Prefill,
+    RunnerState,
+    Text,
+)
+
+from .conftest import REQUEST, A, B, Make, PoolHarness, caller, crashing
+
+# -- answers and failures -------------------------------------------------------------------------------------------
+
+
+async def test_loading_and_counting_tokens_obey_the_request_timeout(make: Make) -> None:
+    harness = make()
+    spec = toy_spec("a", 60, request_timeout=3.0)
+    await harness.ask("holder", A)
+    loads = asyncio.create_task(harness.use(spec))
+    counts = asyncio.create_task(harness.pool.tokenize(spec, TokenizeRequest(text="x"), caller()))
+    patient = asyncio.create_task(harness.use(spec, deadline=math.inf))
+    await harness.clock.advance(4)
+    for asked in (loads, counts):
+        with pytest.raises(Timeout, match=r"no runner for a:latest within 3s: \[runners\] request_timeout"):
+            await asked
+    await harness.end("holder")
+    await patient
+
+
+async def test_an_answer_begins_with_admitted_and_ends_with_done(make: Make) -> None:
+    harness = make(instant=False)
+    asked = asyncio.create_task(harness.events())
+    await harness.clock.advance(2)
+    harness.factory.made[0].finish_loading()
+    events = await asked
+    assert [event.type for event in events] == ["admitted", "text", "done"]
+    admitted, done = events[0], events[-1]
+    assert isinstance(admitted, Admitted)
+    assert isinstance(done, Done)
+    assert admitted.load_ns == done.load_ns == 2_000_000_000
+    assert done.total_ns == 2_000_000_000
+
+
+@pytest.mark.parametrize("before", [[], [Prefill(done=1, total=2)]])
+async def test_a_runner_that_exits_before_the_first_word_is_replaced_once(make: Make, before: list[Event]) -> None:
+    harness = make()
+    harness.factory.answer = crashing(before)
+    events = await harness.events()
+    assert [event for event in events if isinstance(event, Text)] == [Text(text="better")]
+    assert sum(isinstance(event, Admitted) for event in events) == 1
+    assert len(harness.factory.made) == 2
+    assert harness.pool.runners()[0].restarts == 1
+
+
+async def test_an_exit_after_the_first_word_or_twice_in_a_row_is_an_error(make: Make) -> None:
+    harness = make()
+    harness.factory.answer = crashing([Text(text="once")])
+    heard: list[Event] = []
+
+    async def listen() -> None:
+        async for event in harness.pool.generate(A, REQUEST, caller()):
+            heard.append(event)
+
+    with pytest.raises(RunnerFailed, match="the runner of a:latest was killed by SIGSEGV"):
+        await listen()
+    assert [event.type for event in heard] == ["admitted", "text"]
+    harness = make()
+    harness.factory.answer = crashing([], times=9)
+    with pytest.raises(RunnerFailed, match="SIGSEGV"):
+        await harness.events()
+    assert len(harness.factory.made) == 2
+
+
+async def test_a_failed_load_fails_every_request_that_waited_for_it_and_is_not_repeated(make: Make) -> None:
+    harness = make(instant=False)
+    asked = [asyncio.create_task(harness.events()) for _ in range(3)]
+    await settle()
+    harness.factory.made[0].fail_loading()
+    for task in asked:
+        with pytest.raises(RunnerFailed, match="while loading"):
+            await task
+    assert len(harness.factory.made) == 1
+    shown = harness.pool.runners()
+    assert [info.state for info in shown] == [RunnerState.FAILED]
+    assert shown[0].last_error is not None
+
+
+async def fail_each_time(harness: PoolHarness, times: int) -> None:
+    """Send requests whose runners crash before the first word. Each is tried twice."""
+    harness.factory.answer = crashing([], times=999)
+    for _ in range(times):
+        request = asyncio.create_task(harness.events())
+        await harness.clock.advance(70)
+        with pytest.raises(RunnerFailed):
+            await request
+
+
+async def test_a_crash_loop_is_refused_until_it_is_reset(make: Make) -> None:
+    harness = make(tuning=Tuning(restart_limit=4, restart_pause=600))
+    await fail_each_time(harness, 2)
+    with pytest.raises(RunnerUnavailable, match=r"failed 4 times within 5m.*Last cause.*SIGSEGV") as refused:
+        await harness.events()
+    assert len(harness.factory.made) == 4
+    assert 0 < (refused.value.retry_after or 0) <= 600
+    harness.factory.answer = crashing([])
+    assert harness.pool.reset("a:latest")
+    assert (await harness.events())[-1].type == "done"
+
+
+async def test_a_crash_loop_that_is_refused_for_ever_holds_no_other_model_up(make: Make) -> None:
+    harness = make(tuning=Tuning(restart_limit=2, restart_pause=math.inf, restart_window=math.inf))
+    await fail_each_time(harness, 1)
+    for _ in range(2):
+        with pytest.raises(
+            RunnerUnavailable, match=r"a:latest failed 2 times.*; it is not tried again\. Last"
+        ) as refused:
+            await harness.events()
+        assert refused.value.retry_after == math.inf
+    harness.factory.answer = crashing([], times=0)
+    assert (await harness.events(toy_spec("b", 10)))[-1].type == "done"
+    assert harness.pool.reset("a")
+    assert (await harness.events())[-1].type == "done"
+
+
+@pytest.mark.fault(12)
+@pytest.mark.parametrize("active", [True, False], ids=["while answering", "while idle"])
+async def test_a_runner_that_has_answered_is_replaced_however_often_it_exits(make: Make, active: bool) -> None:
+    harness = make()
+    for number in range(1, 8):
+        harness.factory.answer = crashing([Text(text="x")], times=number if active else 0)
+        request = asyncio.create_task(harness.events())
+        await harness.clock.advance(LONGEST_PAUSE)
+        if active:
+            with pytest.raises(RunnerFailed):
+                await request
+        else:
+            assert (await request)[-1].type == "done"
+            harness.factory.made[-1].crash()
+        assert len(harness.factory.made) == number
+    harness.factory.answer = crashing([], times=0)
+    request = asyncio.create_task(harness.events())
+    await harness.clock.advance(LONGEST_PAUSE)
+    assert (await request)[-1].type == "done"
+
+
+async def test_a_failure_that_no_repetition_cures_is_answered_without_another_load(make: Make) -> None:
+    harness = make(instant=False)
+    asked = asyncio.create_task(harness.events())
+    await settle()
+    harness.factory.made[0].fail_loading(toy_failure(Cause.EXIT, Remedy.NONE, loading=True))
+    with pytest.raises(RunnerFailed):
+        await asked
+    with pytest.raises(RunnerFailed):
+        await harness.events()
+    assert len(harness.factory.made) == 1
+
+
+async def test_a_pinned_model_is_loaded_again_without_a_request(make: Make) -> None:
+    harness = make()
+    pinned = toy_spec("a", 60, pin=True)
+    await harness.use(pinned)
+    harness.factory.made[0].crash()
+    await harness.clock.advance(1)
+    assert harness.loaded() == {"a"}
+    assert len(harness.factory.made) == 2
+
+
+async def test_a_runner_above_its_soft_limit_gets_no_new_requests(make: Make) -> None:
+    harness = make()
+    await harness.use()
+    runner = harness.factory.made[0]
+    runner.throttled = True
+    await harness.ask("waits")
+    assert harness.served == []
+    runner.throttled = False
+    runner.on_change()
+    await settle()
+    assert harness.served == ["waits"]
+
+
+async def test_an_idle_runner_that_uses_too_much_memory_is_stopped(make: Make) -> None:
+    harness = make()
+    await harness.use()
+    harness.factory.made[0].needs_replacement = True
+    harness.factory.made[0].on_change()
+    await settle()
+    assert harness.loaded() == set()
+
+
+async def test_a_pinned_runner_that_uses_too_much_memory_is_replaced_at_once(make: Make) -> None:
+    harness = make(stop_seconds=1.0)
+    await harness.use(toy_spec("a", 60, pin=True))
+    harness.factory.made[0].needs_replacement = True
+    harness.factory.made[0].on_change()
+    await harness.clock.advance(2)
+    assert [(made.state, made.needs_replacement) for made in harness.factory.made] == [
+        (RunnerState.STOPPING, True),
+        (RunnerState.READY, False),
+    ]
+
+
+async def test_a_lack_of_descriptors_fails_only_the_requests_that_meet_it(make: Make) -> None:
+    harness = make()
+    harness.factory.start_error = OSError(24, "Too many open files")
+    with pytest.raises(RunnerUnavailable, match="Too many open files"):
+        await harness.use()
+    harness.factory.start_error = None
+    await harness.use()
+
+
+async def test_vectors_and_token_counts_survive_one_exit(make: Make) -> None:
+    harness = make()
+    harness.factory.crashes = 1
+    assert (await harness.pool.tokenize(A, TokenizeRequest(text="x"), caller())).tokens == (1,)
+    assert len(harness.factory.made) == 2
+    harness.factory.crashes = 3
+    await harness.pool.unload("a")
+    result = await harness.pool.embed(A, EmbedRequest(inputs=("x",)), caller())
+    assert result.embeddings == ((1.0,),)
+    assert len(harness.factory.made) == 4
+
+
+# -- unloading and closing ------------------------------------------------------------------------------------------
+
+
+async def test_unloading_lets_running_requests_finish(make: Make) -> None:
+    harness = make()
+    await harness.ask("long")
+    unloaded = asyncio.create_task(harness.pool.unload("a"))
+    await settle()
+    assert harness.loaded() == {"a"}
+    await harness.ask("next")
+    await harness.end("long")
+    assert await unloaded
+    assert harness.factory.made[0].active_when_stopped == 0
+    assert harness.served == ["long", "next"]
+    assert len(harness.factory.made) == 2
+
+
+async def test_unloading_a_model_that_is_not_loaded_returns_false(make: Make) -> None:
+    assert not await make().pool.unload("a")
+
+
+async def test_closing_refuses_drains_and_ends_the_rest_with_an_error(make: Make) -> None:
+    harness = make()
+
+    async def endless(runner: ToyRunner, request: GenerateRequest) -> AsyncIterator[Event]:
+        yield Text(text="1")
+        await runner.aborted()
+
+    harness.factory.answer = endless
+    running = asyncio.create_task(harness.events())
+    await settle()
+    waiting = asyncio.create_task(harness.events())
+    await settle()
+    closing = asyncio.create_task(harness.pool.close(10))
+    await settle()
+    assert harness.pool.draining
+    for refused in (waiting, asyncio.create_task(harness.events(B))):
+        with pytest.raises(Busy, match="shutting down"):
+            await refused
+    assert not running.done()
+    await harness.clock.advance(11)
+    with pytest.raises(Busy, match="shutting down"):
+        await running
+    await closing
+    assert harness.factory.state == "closed"
+
+
+# -- observers --------------------------------------------------------------------------------------------
+
+
+class Recorder(PoolObserver):
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+
+    def on_load(self, model: str, backend: str, seconds: float, outcome: str) -> None:
+        self.events.append(("load", model, outcome))
+
+    def on_evict(self, model: str, reason: str) -> None:
+        self.events.append(("evict", model, reason))
+
+    def on_restart(self, model: str, cause: str) -> None:
+        self.events.append(("restart", model, cause))
+
+    def on_reject(self, model: str, reason: str) -> None:
+        self.events.append(("reject", model, reason))
+
+    def on_cancel(self, model: str, phase: str) -> None:
+        self.events.append(("cancel", model, phase))
+
+    def on_retry(self, model: str) -> None:
+        self.events.append(("retry", model))
+
+
+async def test_observers_are_called_for_every_event(make: Make) -> None:
+    harness = make()
+    recorder = Recorder()
+    harness.pool.subscribe(recorder)
+    harness.factory.answer = crashing([])
+    await harness.events()
+    await harness.use(B)
+    with pytest.raises(OllmlxError):
+        await harness.use(toy_spec("whale", 200))
+    running = await harness.ask("run", B)
+    queued = await harness.ask("queue", B)
+    for task in (queued, running):
+        task.cancel()
+        await settle()
+    assert recorder.events == [
+        ("load", "a:latest", "ok"),
+        ("restart", "a:latest", "SIGSEGV"),
+        ("retry", "a:latest"),
+        ("load", "a:latest", "ok"),
+        ("evict", "a:latest", "memory"),
+        ("load", "b:latest", "ok"),
+        ("reject", "whale:latest", "memory"),
+        ("cancel", "b:latest", "queued"),
+        ("cancel", "b:latest", "running"),
+    ]
