@@ -23,14 +23,14 @@ from pathlib import Path
 import ollmlx_mlx
 from ollmlx.plugin.loader import load_plugins
 from ollmlx.settings import Settings
-from ollmlx.testing.requests import ask, running, told
+from ollmlx.testing.requests import ask, running, collect
 from ollmlx_mlx.engine.engine import MlxEngine
 
 async def main():
     backend = load_plugins(Settings()).registry.backends.get("mlx")
     blas, advice = backend.blas(), backend.blas_advice()
     async with running(MlxEngine(), Path(sys.argv[1])) as engine:
-        text = (await told(engine, ask("one two three"))).done.context
+        text = (await collect(engine, ask("one two three"))).done.context
     loaded = [name for name in sys.modules if name.startswith("ollmlx_mlx.linux_cpu")]
     print(json.dumps([ollmlx_mlx.__file__, blas.env, advice.speed_up, text, loaded]))
 
