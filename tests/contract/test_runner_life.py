@@ -1,4 +1,4 @@
-"""How a runner begins and ends, as its parent sees it: exit codes, last words, and dying with the parent."""
+"""The start and the end of a runner: exit codes, the last line of its output, the end of its parent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ollmlx.types import Failed, GenerateRequest
 FAKE = "ollmlx.testing.fake:FakeEngine"
 
 
-async def last_words(runner: RunnerProcess) -> tuple[int, str]:
+async def exit_and_last_line(runner: RunnerProcess) -> tuple[int, str]:
     code = await runner.exit_code()
     return code, runner.error_text.strip().splitlines()[-1]
 
@@ -42,7 +42,7 @@ async def _progressed(runner: RunnerProcess, since: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("load_fault", "code", "words"),
+    ("load_fault", "code", "message"),
     [
         ("bad_model", ExitCode.BAD_MODEL, r"bad model: .*safetensors is damaged \(ollmlx pull it again\) \[MDL003\]"),
         ("no_memory", ExitCode.OUT_OF_MEMORY, "out of memory: fake: needs 999 GiB"),
@@ -54,22 +54,22 @@ async def _progressed(runner: RunnerProcess, since: int) -> bool:
 )
 @pytest.mark.fault(1)
 @pytest.mark.fault(2)
-async def test_a_failed_load_ends_with_its_cause(load_fault: str, code: int, words: str) -> None:
+async def test_a_failed_load_ends_with_its_cause(load_fault: str, code: int, message: str) -> None:
     async with fake_runner(load_fault=load_fault) as runner:
-        ended, last = await last_words(runner)
+        ended, last = await exit_and_last_line(runner)
         assert ended == code
-        assert re.search(words, last), last
+        assert re.search(message, last), last
 
 
-async def test_an_engine_that_is_not_there_is_a_usage_error() -> None:
+async def test_an_engine_that_cannot_be_imported_is_a_usage_error() -> None:
     async with RunnerProcess(RunnerCommand.of_engine("ollmlx_no_such:Engine"), fake_model()) as runner:
-        code, words = await last_words(runner)
+        code, message = await exit_and_last_line(runner)
         assert code == ExitCode.USAGE
-        assert "ollmlx_no_such" in words
+        assert "ollmlx_no_such" in message
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "words"),
+    ("line", "code", "message"),
     [
         (
             b'{"protocol": 2, "later": true}\n',
@@ -80,23 +80,23 @@ async def test_an_engine_that_is_not_there_is_a_usage_error() -> None:
         (b'{"protocol": 1, "runner": "x"}\n', ExitCode.USAGE, "not valid: token"),
     ],
 )
-async def test_a_configuration_it_cannot_use_is_named(line: bytes, code: int, words: str) -> None:
+async def test_an_unusable_configuration_is_a_usage_error(line: bytes, code: int, message: str) -> None:
     runner = fake_runner()
     runner.first_line = line
     async with runner:
-        ended, last = await last_words(runner)
-        assert (ended, words in last) == (code, True), last
+        ended, last = await exit_and_last_line(runner)
+        assert (ended, message in last) == (code, True), last
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [(["--fd", "77"], b"not an open socket"), (["--fd", "0"], b"not an open socket"), ([], b"--fd")],
 )
-async def test_arguments_it_cannot_use_are_a_usage_error(arguments: list[str], words: bytes) -> None:
+async def test_unusable_arguments_are_a_usage_error(arguments: list[str], message: bytes) -> None:
     argv = (sys.executable, "-m", "ollmlx.runner", "--engine", FAKE, *arguments)
     async with RunnerProcess(RunnerCommand(argv=argv), fake_model()) as runner:
-        code, last = await last_words(runner)
-        assert (code, words.decode() in last) == (ExitCode.USAGE, True), last
+        code, last = await exit_and_last_line(runner)
+        assert (code, message.decode() in last) == (ExitCode.USAGE, True), last
 
 
 @pytest.mark.parametrize("phase", ["loading", "idle", "generating"])
@@ -116,7 +116,7 @@ async def test_it_ends_when_standard_input_ends(phase: str) -> None:
             assert await runner.exit_code() == ExitCode.PARENT_GONE
 
 
-async def test_it_refuses_to_serve_a_parent_that_is_not_its_own() -> None:
+async def test_it_exits_when_its_parent_is_another_process_than_stated() -> None:
     command = RunnerCommand.of_engine(FAKE)
     orphan = command.model_copy(update={"argv": (*command.argv, "--parent", "1")})
     async with RunnerProcess(orphan, fake_model()) as runner:
@@ -142,7 +142,7 @@ asyncio.run(main())
 @pytest.mark.fault(19)
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's; elsewhere a guardian")
 @pytest.mark.parametrize("fault", ["hang", "gil", "block"])
-def test_it_dies_with_a_parent_that_is_killed_whatever_it_is_doing(fault: str, tmp_path: Path) -> None:
+def test_it_ends_with_a_parent_that_is_killed_at_any_moment(fault: str, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT.format(fault=fault), encoding="utf-8")
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as parent:
@@ -155,7 +155,7 @@ def test_it_dies_with_a_parent_that_is_killed_whatever_it_is_doing(fault: str, t
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "shutdown"])
-async def test_asked_to_stop_it_ends_streams_with_an_error_event_and_exits_0(how: str) -> None:
+async def test_a_stop_request_ends_streams_with_an_error_event_and_exits_0(how: str) -> None:
     async with fake_runner(rate=5) as runner:
         await runner.ready()
         async with runner.stream(GenerateRequest(prompt="fake:tokens=100000 a")) as answer:
@@ -182,7 +182,7 @@ async def test_a_crash_leaves_the_stack_on_standard_error() -> None:
 
 
 @pytest.mark.fault(9)
-async def test_an_abort_shows_where_it_hangs_even_while_native_code_holds_the_interpreter() -> None:
+async def test_an_abort_writes_the_stack_even_while_native_code_holds_the_interpreter() -> None:
     async with fake_runner(fault="gil@1") as runner:
         await runner.ready()
         async with runner.stream(GenerateRequest(prompt="a b")) as answer:
@@ -202,14 +202,14 @@ async def test_a_term_that_is_ignored_still_leaves_the_shutdown_route() -> None:
         assert await runner.exit_code() == ExitCode.ASKED
 
 
-def test_closing_that_takes_too_long_ends_the_process_all_the_same() -> None:
+def test_closing_that_takes_too_long_ends_the_process() -> None:
     program = "import time; from ollmlx.runner.server import exit_after; exit_after(0.05); time.sleep(60)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (ExitCode.INTERNAL, b"closing took too long\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-async def test_it_leaves_no_core_dump_and_is_the_first_to_be_killed_for_memory() -> None:
+async def test_it_writes_no_core_dump_and_the_kernel_kills_it_first_for_memory() -> None:
     async with fake_runner() as runner:
         await runner.ready()
         proc = Path("/proc") / str(runner.process.pid)

@@ -1,4 +1,4 @@
-"""What goes over the Runner Protocol: the order and timing of events, cancellation, errors, the log."""
+"""The Runner Protocol on the wire: the order of events, cancellation, errors, the log."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def _stalled(runner: RunnerProcess) -> None:
         await asyncio.sleep(0.1)
         return (await runner.status()).progress == before
 
-    await eventually(stands_still, because="the engine is held back by a full socket")
+    await eventually(stands_still, because="a full socket stops the engine")
 
 
 async def test_requests_beyond_the_batch_width_wait_and_can_be_cancelled_there() -> None:
@@ -143,8 +143,8 @@ async def test_a_bad_request_is_a_problem(
 async def test_nothing_is_answered_without_the_token(runner: RunnerProcess, header: str) -> None:
     async with aiohttp.ClientSession(
         "http://runner", connector=aiohttp.UnixConnector(path=str(runner.socket_path))
-    ) as stranger:
-        async with stranger.get("/v1/status", headers={"Authorization": header}) as answer:
+    ) as session:
+        async with session.get("/v1/status", headers={"Authorization": header}) as answer:
             problem = Problem.model_validate_json(await answer.read())
         assert (answer.status, problem.kind) == (401, "unauthorized")
 
@@ -197,7 +197,7 @@ async def test_tokens_go_both_ways(runner: RunnerProcess) -> None:
     assert "user: hi" in Detokenized.model_validate_json(await runner.post("/v1/detokenize", tokens)).text
 
 
-async def test_trim_gives_caches_back(runner: RunnerProcess) -> None:
+async def test_trim_frees_the_caches(runner: RunnerProcess) -> None:
     await runner.ask("a b c")
     assert (await runner.status()).prompt_cache_entries == 1
     await runner.post("/v1/trim")

@@ -35,13 +35,13 @@ def registered() -> list[tuple[str, str]]:
     """Every backend, store, route family and check of ollmlx's own plugins, those that settings bring included."""
     cluster = {"big": {"cluster": {"hosts": ["localhost"]}}}
     registry = load_plugins(Settings.model_validate({"models": cluster})).registry
-    shelves: dict[str, Shelf[Any]] = {
+    tables: dict[str, Shelf[Any]] = {
         "BackendSuite": registry.backends,
         "StoreSuite": registry.stores,
         "RoutesSuite": registry.routes,
         "CheckSuite": registry.checks,
     }
-    return [(suite, name) for suite, shelf in shelves.items() for name in shelf.names()]
+    return [(suite, name) for suite, table in tables.items() for name in table.names()]
 
 
 @pytest.mark.parametrize("what", registered(), ids="-".join)

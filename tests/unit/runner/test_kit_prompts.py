@@ -114,6 +114,6 @@ def test_tool_choice_decides_which_tools_are_offered() -> None:
     assert offered_tools(TOOLS, "none") == []
     assert offered_tools(TOOLS, "look") == [TOOLS[1]]
     with pytest.raises(InvalidRequest, match="not among the tools"):
-        offered_tools(TOOLS, "sing")
+        offered_tools(TOOLS, "fly")
     with pytest.raises(InvalidRequest, match="needs a function with a name"):
         offered_tools(({"type": "function"},), "look")

@@ -21,7 +21,7 @@ CONFIG = RunnerConfig(runner="r", token="t", model=fake_model(), context_length=
 
 
 class Counting(SerialEngine):
-    """Yields numbers until told to stop, and remembers who ran when."""
+    """Yields numbers up to a limit, and records threads and overlaps."""
 
     name = "counting"
 
@@ -79,7 +79,7 @@ async def test_requests_run_one_at_a_time_on_one_thread(engine: Counting) -> Non
     assert engine.most_together == 1
 
 
-async def test_what_the_generator_raises_reaches_the_caller(engine: Counting) -> None:
+async def test_an_exception_of_the_generator_reaches_the_caller(engine: Counting) -> None:
     with pytest.raises(Unsupported):
         await collect(engine, GenerateRequest(prompt="fail"))
     assert engine.closed == 1
@@ -111,7 +111,7 @@ async def test_a_request_that_leaves_the_queue_never_runs(engine: Counting) -> N
     assert engine.made == 0
 
 
-async def test_what_an_author_leaves_out_is_unsupported(engine: Counting) -> None:
+async def test_a_method_that_is_not_overridden_is_unsupported(engine: Counting) -> None:
     with pytest.raises(Unsupported):
         await engine.embed(EmbedRequest(inputs=("x",)))
     with pytest.raises(Unsupported):

@@ -84,7 +84,7 @@ def test_exactly_the_tests_that_leak_fail(pytester: pytest.Pytester, monkeypatch
     pytester.makepyfile(INNER)
     result = pytester.runpytest_subprocess("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider", "--tb=no")
     result.assert_outcomes(passed=13, errors=len(COMPLAINTS))
-    told = dict(re.findall(r"ERROR \S+::test_leaks_(\w+) - (.*)", result.stdout.str()))
-    assert told.keys() == COMPLAINTS.keys()
+    complaints = dict(re.findall(r"ERROR \S+::test_leaks_(\w+) - (.*)", result.stdout.str()))
+    assert complaints.keys() == COMPLAINTS.keys()
     for leak, complaint in COMPLAINTS.items():
-        assert re.search(complaint, told[leak]), told[leak]
+        assert re.search(complaint, complaints[leak]), complaints[leak]
