@@ -95,7 +95,7 @@ def test_what_cannot_be_done_is_refused_with_the_reason(session: dict[str, Any])
 def test_leaving_frees_the_place_in_any_phase(session: dict[str, Any]) -> None:
     for phase in ("prefill", "decode"):
         steps, steps_of_all = session["leaving"][phase]
-        assert steps < steps_of_all / 2, phase
+        assert steps < steps_of_all, f"{phase}: the work went on to its end"
     assert "Paris" in session["leaving"]["after"]
 
 

@@ -99,15 +99,12 @@ async def refusals(engine: Engine) -> dict[str, Any]:
 
 
 async def leaving(engine: Engine) -> dict[str, Any]:
-    prompt = ask(LONG + " one", options={"num_predict": 1})
+    once, again = (ask(f"{beginning}. {LONG} {LONG}", options={"num_predict": 1}) for beginning in ("A", "B"))
     story = ask("Write a long story.", options={"num_predict": 200})
-    prefill = await left(engine, prompt, Prefill)
+    prefill = await left(engine, once, Prefill)
     decode = await left(engine, story, Text)
     return {
-        "prefill": [
-            prefill,
-            await steps_of(engine, ask("Not the cached beginning. " + LONG, options={"num_predict": 1})),
-        ],
+        "prefill": [prefill, await steps_of(engine, again)],  # another beginning: nothing of it is cached
         "decode": [decode, await steps_of(engine, story)],
         "after": (await collect(engine, ask(QUESTIONS[0]))).text,
     }
