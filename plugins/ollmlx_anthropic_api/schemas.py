@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ollmlx.web.kit.schemas import INTEGER, OBJECT, STRING, listing, nullable, one_of, record
+from ollmlx.web import INTEGER, OBJECT, STRING, listing, nullable, one_of, record
 
 _BLOCK = {
     "oneOf": [

@@ -17,6 +17,7 @@ from ollmlx.types import InstalledModel, PullProgress
 from ollmlx.web import (
     BINARY,
     NDJSON,
+    STRING,
     TEXT,
     caller,
     declare_upload,
@@ -26,7 +27,6 @@ from ollmlx.web import (
     read_model,
     upload,
 )
-from ollmlx.web.kit.schemas import STRING
 from ollmlx_ollama_api import descriptions, schemas
 from ollmlx_ollama_api.management_bodies import CopyBody, CreateBody, DeleteBody, PullBody, ShowBody
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ollmlx.web.kit.schemas import BOOLEAN, INTEGER, NUMBER, OBJECT, STRING, Schema, listing, record
+from ollmlx.web import BOOLEAN, INTEGER, NUMBER, OBJECT, STRING, Schema, listing, record
 
 DIGEST: Schema = {"type": "string", "pattern": "^sha256[:-][0-9a-fA-F]{64}$"}
 ERROR = record({"error": STRING}, code=STRING, hint=STRING)

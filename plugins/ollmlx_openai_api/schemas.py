@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ollmlx.web.kit.schemas import INTEGER, NUMBER, OBJECT, STRING, listing, nullable, one_of, record
+from ollmlx.web import INTEGER, NUMBER, OBJECT, STRING, listing, nullable, one_of, record
 
 _NULLABLE_STRING = {"type": ["string", "null"]}
 NAME = {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.:/-]*$"}

@@ -1,4 +1,4 @@
-"""For operators: `/livez`, `/readyz` and `/metrics`."""
+"""Routes for operators: `/livez`, `/readyz`, `/metrics` and `/api/daemon`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_routes(register: Callable[[str, Callable[[Service], Blueprint]], None]) -> None:
-    """Register the family."""
+    """Register the family. Quart is imported only when the family is built."""
 
     def make(service: Service) -> Blueprint:
-        from ollmlx_ops.blueprint import blueprint
+        from ollmlx_ops.routes import blueprint
 
         return blueprint(service)
 

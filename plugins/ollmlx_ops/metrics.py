@@ -1,4 +1,4 @@
-"""The daemon's figures for Prometheus, in a registry of their own."""
+"""The daemon's metrics for Prometheus, in a registry of their own."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from prometheus_client.registry import Collector
 
 from ollmlx import ModelName, __version__
 from ollmlx.types import RunnerInfo, RunnerState
-from ollmlx.web import Exchange
-from ollmlx_ops.pool_counts import SECONDS, PoolCounts
+from ollmlx.web import RequestContext
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # tokens a second
 OTHER = "other"
-"""The route of requests that found none: paths are the clients' to choose, labels are not."""
+"""The route label of requests without a route. Clients choose paths, so paths must not become labels."""
 
 
 class Metrics:
-    """Everything that is counted in one daemon. `runners` gives the loaded models of the moment."""
+    """All metrics of one daemon. `runners` returns the loaded models."""
 
     def __init__(self, runners: Callable[[], Sequence[RunnerInfo]]) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
-        self.pool = PoolCounts(self.registry)
+        self.pool = PoolMetrics(self.registry)
         self._requests = Counter(
             "ollmlx_requests", "Requests answered.", ("route", "method", "status"), registry=self.registry
         )
@@ -36,8 +36,8 @@ class Metrics:
             "ollmlx_tokens_per_second", "Speed of generation.", ("model",), registry=self.registry, buckets=RATES
         )
         self._tokens = {
-            kind: Counter(f"ollmlx_{kind}_tokens", told, ("model",), registry=self.registry)
-            for kind, told in (
+            kind: Counter(f"ollmlx_{kind}_tokens", text, ("model",), registry=self.registry)
+            for kind, text in (
                 ("prompt", "Tokens of prompts and of texts for vectors, cached ones included."),
                 ("cached", "Tokens of prompts that came from the prefix cache."),
                 ("generated", "Tokens generated."),
@@ -48,27 +48,27 @@ class Metrics:
         Gauge("ollmlx_start_time_seconds", "When the daemon started.", registry=self.registry).set(time.time())
         self.registry.register(RunnerGauges(runners))
 
-    def _histogram(self, name: str, told: str, label: str) -> Histogram:
-        return Histogram(f"ollmlx_{name}", told, (label,), registry=self.registry, buckets=SECONDS)
+    def _histogram(self, name: str, text: str, label: str) -> Histogram:
+        return Histogram(f"ollmlx_{name}", text, (label,), registry=self.registry, buckets=SECONDS)
 
-    def in_progress(self, count: Callable[[], int]) -> None:
-        """Where the number of running requests is read."""
+    def read_running_from(self, count: Callable[[], int]) -> None:
+        """Read the number of running requests from `count` when metrics are collected."""
         self._running.set_function(count)
 
-    def answered(self, exchange: Exchange) -> None:
-        """Count one exchange that is over."""
-        route = exchange.route or OTHER
-        self._requests.labels(route, exchange.method if exchange.route else OTHER, exchange.status).inc()
-        self._seconds.labels(route).observe(exchange.total_ns / 1e9)
-        done = exchange.done
-        if done is None and exchange.embedded is None:  # a name that no model has must not become a label
+    def count(self, request: RequestContext) -> None:
+        """Count one request that has ended."""
+        route = request.route or OTHER
+        self._requests.labels(route, request.method if request.route else OTHER, request.status).inc()
+        self._seconds.labels(route).observe(request.total_ns / 1e9)
+        done = request.done
+        if done is None and request.embedded is None:  # the name of a model that does not exist must not become a label
             return
-        model = ModelName.parse(exchange.model).short  # it answered: the name is one
+        model = ModelName.parse(request.model).short  # a model of this name answered, so the name is valid
         if done is None:
-            self._tokens["prompt"].labels(model).inc(exchange.embedded or 0)
+            self._tokens["prompt"].labels(model).inc(request.embedded or 0)
             return
-        if exchange.first_ns:
-            self._first.labels(model).observe(exchange.first_ns / 1e9)
+        if request.first_ns:
+            self._first.labels(model).observe(request.first_ns / 1e9)
         if done.decode_ns > 0 and done.generated_tokens > 1:
             self._rate.labels(model).observe(done.generated_tokens / (done.decode_ns / 1e9))
         self._tokens["prompt"].labels(model).inc(done.prompt_tokens)
@@ -76,22 +76,69 @@ class Metrics:
         self._tokens["generated"].labels(model).inc(done.generated_tokens)
 
     def text(self) -> bytes:
-        """Prometheus's text format."""
+        """Return the metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
 
+class PoolMetrics:
+    """Observer of one pool. The pool calls its methods on the event loop, with times in seconds."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"ollmlx_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(f"ollmlx_{name}", text, labels, registry=registry, buckets=SECONDS)
+
+        self._loads = counter("loads", "Loads that ended, by outcome.", "model", "backend", "outcome")
+        self._load_seconds = histogram("load_seconds", "How long loads took.", "model")
+        self._evictions = counter("evictions", "Runners stopped on purpose, by reason.", "model", "reason")
+        self._restarts = counter("restarts", "Loaded runners that failed, by cause.", "model", "cause")
+        self._rejected = counter("rejected", "Requests refused, by reason.", "model", "reason")
+        self._cancelled = counter("cancelled", "Requests whose client left, by phase.", "model", "phase")
+        self._retries = counter("retries", "Requests tried again on a fresh runner.", "model")
+        self._waits = histogram("queue_wait_seconds", "How long requests waited, loads not counted.", "model")
+        self._depth = Gauge("ollmlx_queue_depth", "Requests that wait for a runner.", registry=registry)
+
+    def on_load(self, model: str, backend: str, seconds: float, outcome: str) -> None:
+        self._loads.labels(_short(model), backend, outcome).inc()
+        if outcome == "ok":
+            self._load_seconds.labels(_short(model)).observe(seconds)
+
+    def on_evict(self, model: str, reason: str) -> None:
+        self._evictions.labels(_short(model), reason).inc()
+
+    def on_restart(self, model: str, cause: str) -> None:
+        self._restarts.labels(_short(model), cause).inc()
+
+    def on_queue(self, depth: int) -> None:
+        self._depth.set(depth)
+
+    def on_admit(self, model: str, waited: float, loading: float) -> None:
+        self._waits.labels(_short(model)).observe(max(0.0, waited - loading))
+
+    def on_reject(self, model: str, reason: str) -> None:
+        self._rejected.labels(_short(model), reason).inc()
+
+    def on_cancel(self, model: str, phase: str) -> None:
+        self._cancelled.labels(_short(model), phase).inc()
+
+    def on_retry(self, model: str) -> None:
+        self._retries.labels(_short(model)).inc()
+
+
 class RunnerGauges(Collector):
-    """What each runner is doing, read when somebody asks."""
+    """The state of each runner, read when metrics are collected."""
 
     def __init__(self, runners: Callable[[], Sequence[RunnerInfo]]) -> None:
         self._runners = runners
 
     def describe(self) -> Iterable[Metric]:
-        """The families, without asking for runners."""
+        """Return the families without samples; the registry asks for them once."""
         return self._families().values()
 
     def collect(self) -> Iterable[Metric]:
-        """The families, a sample each for a runner."""
+        """Return the families, each with a sample for every runner."""
         families = self._families()
         now = datetime.now(UTC)
         for runner in self._runners():
@@ -105,12 +152,17 @@ class RunnerGauges(Collector):
         return families.values()
 
     def _families(self) -> dict[str, GaugeMetricFamily]:
-        told = {
+        texts = {
             "uptime_seconds": "Age of a runner.",
             "memory_bytes": "Memory a runner uses.",
-            "reserved_bytes": "Memory a runner is charged with in the budget.",
+            "reserved_bytes": "Memory that the budget reserves for a runner.",
             "active_requests": "Requests a runner serves.",
-            "parallel": "Requests a runner serves at once, at the most.",
+            "parallel": "Requests a runner can serve at once.",
         }
         labels = ("model", "backend", "state")
-        return {name: GaugeMetricFamily(f"ollmlx_runner_{name}", text, labels=labels) for name, text in told.items()}
+        return {name: GaugeMetricFamily(f"ollmlx_runner_{name}", text, labels=labels) for name, text in texts.items()}
+
+
+def _short(model: str) -> str:
+    """Return a model's name without the tag that the pool adds."""
+    return model.removesuffix(":latest")

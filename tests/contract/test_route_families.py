@@ -41,7 +41,7 @@ class TestAnthropic(RoutesSuite):
 
 class TestOps(RoutesSuite):
     def make_routes(self) -> Callable[[Service], Blueprint]:
-        from ollmlx_ops.blueprint import blueprint
+        from ollmlx_ops.routes import blueprint
 
         return blueprint
 

@@ -14,7 +14,7 @@ from ollmlx.web.openapi.document import openapi
 from ollmlx_anthropic_api.routes import blueprint as anthropic
 from ollmlx_ollama_api.routes import blueprint as ollama
 from ollmlx_openai_api.routes import blueprint as openai
-from ollmlx_ops.blueprint import blueprint as ops
+from ollmlx_ops.routes import blueprint as ops
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 SECTION = re.compile(r"^### Fields of (.*)\n((?:(?!^#).*\n)*)", re.MULTILINE)

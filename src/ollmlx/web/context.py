@@ -1,8 +1,10 @@
-"""One HTTP request from its first line to the last byte of its answer: what logs and metrics tell of it."""
+"""The context of one HTTP request, from its first line to the last byte of its response."""
 
 from __future__ import annotations
 
 import asyncio
+import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -10,27 +12,33 @@ from dataclasses import dataclass, field
 
 from ollmlx.types import Admitted, Caller, Done, EmbedResult, Prefill
 
-CURRENT: ContextVar[Exchange | None] = ContextVar("ollmlx_exchange", default=None)
+CURRENT: ContextVar[RequestContext | None] = ContextVar("ollmlx_request_context", default=None)
 
 CLIENT_GONE = 499
-"""Written to the log when the client left before the answer was complete."""
+"""The status that is logged when the client left before the response was complete."""
+REQUEST_ID_HEADER = "x-request-id"
+
+_USABLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
 
 
 @dataclass(slots=True, eq=False)
-class Exchange:
-    """A request and what became of it. Durations are nanoseconds; `status` 0 means not answered yet."""
+class RequestContext:
+    """One request and its outcome, for logs and metrics. Durations are in nanoseconds."""
 
     id: str
     method: str
     path: str
     client: str = "local"
+    """The client's address, or the fingerprint of its API key."""
     priority: str = "normal"
     route: str = ""
     model: str = ""
     status: int = 0
+    """The HTTP status; 0 until the response begins."""
     error: str = ""
-    """Kind of the failure that ended it; empty for a success."""
+    """Kind of the error that ended the request; empty for a success."""
     code: str = ""
+    """Code of the error, if it has one."""
     started_ns: int = field(default_factory=time.monotonic_ns)
     total_ns: int = 0
     admitted: Admitted | None = None
@@ -38,40 +46,39 @@ class Exchange:
     embedded: int | None = None
     """Tokens that were read to compute vectors."""
     first_ns: int = 0
-    """From the start to the first piece of the answer; 0 when there was none."""
+    """Time from the start to the first piece of the answer; 0 before there is one."""
     dropped: int = 0
-    sent: int = 0
-    """Bytes of the body that were sent."""
+    """Tokens that were cut from the prompt."""
     upload: bool = False
-    """The body may be of any size and is read as it comes."""
+    """The body may have any size and is read piece by piece."""
     origin: str | None = None
-    """The allowed origin of the web page that asks."""
+    """The allowed origin of the web page that sent the request."""
     task: asyncio.Task[object] | None = None
-    """The task that answers; cancelled when the daemon's patience ends."""
-    received: asyncio.Event = field(default_factory=asyncio.Event)
-    """The whole request body is here."""
-    room: asyncio.Event = field(default_factory=asyncio.Event)
-    """More of the body may be read from the socket."""
-    over: bool = False
-    """Told to log and observers; what still runs in its context is no part of it any more."""
+    """The task that runs the route; a drain cancels it when its time is over."""
+    body_received: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the whole body has been received."""
+    body_wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while more of the body may be read from the socket."""
+    ended: bool = False
+    """The request was logged; tasks that still run in its context no longer belong to it."""
     _closers: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
 
     def caller(self) -> Caller:
-        """Who asks, as the service wants to know it."""
+        """Return the client as the service describes it."""
         priority = self.priority if self.priority in ("high", "low") else "normal"
         return Caller(request_id=self.id, client=self.client, priority=priority)
 
     def on_close(self, closer: Callable[[], Awaitable[object]]) -> None:
-        """Have something closed when the exchange ends, however it ends."""
+        """Call `closer` when the request ends, for whatever reason."""
         self._closers.append(closer)
 
     async def close(self) -> None:
-        """Close what was left open (a stream whose client went away before its first byte)."""
+        """Call the closers; one of them closes a stream whose client left before its first byte."""
         while self._closers:
             await self._closers.pop()()
 
     def note(self, event: Admitted | Prefill | Done | EmbedResult) -> None:
-        """Remember what a generation, or vectors, tell about themselves."""
+        """Keep the figures of an event for logs, metrics and response headers."""
         match event:
             case EmbedResult():
                 self.admitted = Admitted(queue_ns=event.queue_ns, load_ns=event.load_ns)
@@ -81,17 +88,17 @@ class Exchange:
             case Prefill():
                 self.dropped = max(self.dropped, event.dropped)
             case Done():
-                self.done = event if self.done is None else _together(self.done, event)
+                self.done = event if self.done is None else _combine(self.done, event)
                 self.dropped = max(self.dropped, event.dropped)
 
     def note_first(self) -> None:
-        """The first piece of the answer is there."""
+        """Note the time of the first piece of the answer."""
         if not self.first_ns:
             self.first_ns = time.monotonic_ns() - self.started_ns
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """The answer's headers that tell how it came about."""
-        headers = [(b"x-request-id", self.id.encode())]
+        """Return the response headers that describe the request: its id, its waits, its dropped tokens."""
+        headers = [(REQUEST_ID_HEADER.encode(), self.id.encode())]
         if self.admitted is not None:
             headers.append((b"x-ollmlx-queue-ms", _milliseconds(self.admitted.queue_ns)))
             headers.append((b"x-ollmlx-load-ms", _milliseconds(self.admitted.load_ns)))
@@ -100,23 +107,30 @@ class Exchange:
         return headers
 
 
-def current() -> Exchange:
-    """The exchange that the running task answers. Raises LookupError outside of one."""
-    exchange = CURRENT.get()
-    if exchange is None:
-        raise LookupError("no HTTP request is being answered here")
-    return exchange
+def request_id(sent: str | None) -> str:
+    """Return the id that the client sent if it is safe to log, else a new one."""
+    if sent is not None and _USABLE_ID.fullmatch(sent):
+        return sent
+    return f"req-{secrets.token_hex(8)}"
+
+
+def current() -> RequestContext:
+    """Return the context of the request that the running task serves. Raises LookupError outside of a request."""
+    context = CURRENT.get()
+    if context is None:
+        raise LookupError("no HTTP request is being served here")
+    return context
 
 
 def caller(model: str = "") -> Caller:
-    """Who asks; `model` is what they ask for, for the log."""
-    exchange = current()
-    exchange.model = model or exchange.model
-    return exchange.caller()
+    """Return the client of the current request as the service describes it. `model` is noted for the log."""
+    context = current()
+    context.model = model or context.model
+    return context.caller()
 
 
-def _together(one: Done, other: Done) -> Done:
-    """Several choices of one request, generated side by side, as one."""
+def _combine(one: Done, other: Done) -> Done:
+    """Combine two choices of one request, which were generated side by side: counts are added, times are not."""
     counts = ("prompt_tokens", "cached_tokens", "generated_tokens")
     times = ("prefill_ns", "decode_ns", "total_ns")
     return other.model_copy(

@@ -1,4 +1,4 @@
-"""The web application of one daemon: every registered route family behind the gate."""
+"""The web application of one daemon: every registered route family behind the middleware."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from quart import Quart, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from ollmlx.errors import OllmlxError
-from ollmlx.web.context import current
-from ollmlx.web.kit.errors import answer, failure, failure_of_status, http_failure
-from ollmlx.web.middleware import ASGI, Gate
-from ollmlx.web.openapi import routes as description
-from ollmlx.web.request import IncomingRequest
+from ollmlx.supervisor.scheduling.observer import PoolObserver
+from ollmlx.types import Admitted
+from ollmlx.web.context import CURRENT, current
+from ollmlx.web.kit.body import BodyRequest
+from ollmlx.web.kit.errors import error_response, failure, failure_of_status, http_failure
+from ollmlx.web.middleware import ASGI, Middleware
+from ollmlx.web.openapi.page import docs_blueprint
 from ollmlx.web.state import WebState, state_of
-from ollmlx.web.waits import Waits
 
 if TYPE_CHECKING:
     from ollmlx.app import App
 
-NOT_A_ROUTE = {404: "404 page not found", 405: "405 method not allowed"}
-"""In plain text, as Ollama's router answers."""
+NO_ROUTE = {404: "404 page not found", 405: "405 method not allowed"}
+"""Sent as plain text, as Ollama's router does."""
 
 
 def create_app(app: App) -> Quart:
     """Build the Quart application of a daemon. `ollmlx.web.server.serve` listens with it; tests use its test client."""
     settings = app.settings
     web = Quart("ollmlx", static_folder=None, template_folder=None)
-    web.request_class = IncomingRequest
+    web.request_class = BodyRequest
     web.config["MAX_CONTENT_LENGTH"] = settings.server.max_body
     web.config["BODY_TIMEOUT"] = _finite(settings.server.body_timeout)
-    web.config["RESPONSE_TIMEOUT"] = None  # answers take as long as models do; the runner's limits hold
+    web.config["RESPONSE_TIMEOUT"] = None  # the runner's limits apply instead
     web.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     web.extensions["ollmlx"] = WebState(app)
-    app.service.pool.subscribe(Waits())
+    app.service.pool.subscribe(QueueTimes())
     web.before_request(_begin)
     web.register_error_handler(OllmlxError, _failed)
     web.register_error_handler(ValidationError, _failed)
@@ -45,31 +46,44 @@ def create_app(app: App) -> Quart:
     for make_blueprint in app.plugins.registry.routes.values():
         web.register_blueprint(make_blueprint(app.service))
     if settings.server.docs:
-        web.register_blueprint(description.blueprint())
-    web.asgi_app = Gate(cast(ASGI, web.asgi_app), state_of(web))  # type: ignore[method-assign,assignment]
+        web.register_blueprint(docs_blueprint())
+    web.asgi_app = Middleware(cast(ASGI, web.asgi_app), state_of(web))  # type: ignore[method-assign,assignment]
     return web
 
 
+class QueueTimes(PoolObserver):
+    """Notes in each request's context how long it waited for its runner.
+
+    The pool calls it in the task of the request. The first wait counts; a retry on a fresh runner changes nothing.
+    """
+
+    def on_admit(self, model: str, waited: float, loading: float) -> None:
+        context = CURRENT.get()
+        if context is not None and not context.ended and context.admitted is None:
+            queued = max(0.0, waited - loading)
+            context.admitted = Admitted(queue_ns=int(queued * 1e9), load_ns=int(loading * 1e9))
+
+
 async def _begin() -> None:
-    exchange = current()
-    exchange.task = asyncio.current_task()
+    context = current()
+    context.task = asyncio.current_task()
     if request.url_rule is not None:
-        exchange.route = request.url_rule.rule
+        context.route = request.url_rule.rule
 
 
 async def _failed(error: Exception) -> Response:
-    return answer(failure(error), state_of(cast(Any, current_app)).shapes.of(current().path))
+    return error_response(failure(error), state_of(cast(Any, current_app)).shapes.of(current().path))
 
 
 async def _http_failed(error: HTTPException) -> Response:
     status = error.code or 500
-    if status in NOT_A_ROUTE:
-        failure_of_status(status, "not_found" if status == 404 else "invalid", NOT_A_ROUTE[status])
-        response = Response(NOT_A_ROUTE[status], status=status, content_type="text/plain")
+    if status in NO_ROUTE:
+        failure_of_status(status, "not_found" if status == 404 else "invalid", NO_ROUTE[status])
+        response = Response(NO_ROUTE[status], status=status, content_type="text/plain")
         if allowed := getattr(error, "valid_methods", None):
             response.headers["Allow"] = ", ".join(sorted(allowed))
         return response
-    return answer(http_failure(error), state_of(cast(Any, current_app)).shapes.of(current().path))
+    return error_response(http_failure(error), state_of(cast(Any, current_app)).shapes.of(current().path))
 
 
 def _finite(seconds: float) -> float | None:

@@ -1,4 +1,7 @@
-"""Who may call: Host header, origin of a web page, API key. Pure; asked before a byte of the body is read."""
+"""Which requests may be served: checks of the Host header, the origin of a web page and the API key; CORS headers.
+
+Pure: the middleware applies the checks before it reads any of the body.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ from ollmlx.text.addresses import Address
 from ollmlx.web.server.sockets import is_loopback, is_wildcard, served_address
 
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz"})
-"""Answered without a key: probes carry none, and the answers say nothing of models."""
+"""Served without an API key: monitors send none, and the responses say nothing of models."""
 
 LOCAL_NAMES = frozenset({"localhost", "host.docker.internal", "host.containers.internal"})
-"""Names that no stranger's name server can hand out: this machine, and this machine seen from its containers."""
+"""Names that no foreign name server can give out: this machine, and this machine as its containers call it."""
 
 LOCAL_ORIGINS = (
     "http://localhost",
@@ -44,10 +47,30 @@ LOCAL_ORIGINS = (
     "vscode-file://*",
 )
 
+CORS_MAX_AGE = b"43200"  # seconds for which a browser may remember a preflight
+CORS_METHODS = b"GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
+CORS_REQUEST_HEADERS = (
+    "authorization",
+    "content-type",
+    "user-agent",
+    "accept",
+    "x-requested-with",
+    "x-request-id",
+    "x-priority",
+    "x-api-key",
+    "anthropic-version",
+    "anthropic-beta",
+    "anthropic-dangerous-direct-browser-access",
+    "openai-beta",
+)
+CORS_EXPOSED = b"X-Request-ID, Retry-After, X-Ollmlx-Queue-Ms, X-Ollmlx-Load-Ms, X-Ollmlx-Dropped-Tokens"
+
+Headers = list[tuple[bytes, bytes]]
+
 
 @dataclass(frozen=True)
 class Policy:
-    """What the settings say about callers, for the address the daemon is bound to."""
+    """The security settings, for the address that the daemon is bound to."""
 
     bound: Address
     hosts: tuple[str, ...] = ()
@@ -57,7 +80,7 @@ class Policy:
 
     @classmethod
     def of(cls, settings: Settings) -> Policy:
-        """The policy of the settings. Raises ConfigError for an address that is none."""
+        """Return the policy of the settings. Raises ConfigError for an invalid address."""
         server, security = settings.server, settings.security
         bound = served_address(server.host)
         return cls(bound, server.hosts, server.origins, security.api_keys, security.allow_no_auth)
@@ -65,7 +88,7 @@ class Policy:
     def check_host(self, values: list[str]) -> None:
         """Raise Forbidden unless there is exactly one Host header and it names this machine.
 
-        A page of a stranger whose name server points to us (DNS rebinding) carries the stranger's name here.
+        This refuses DNS rebinding: a foreign page whose name resolves to this machine sends its own name here.
         """
         if len(values) == 1 and self._host_allowed(values[0]):
             return
@@ -77,7 +100,7 @@ class Policy:
         )
 
     def check_origin(self, origin: str | None, host: str) -> None:
-        """Raise Forbidden when a web page of an origin that was not allowed asks."""
+        """Raise Forbidden for a request from a web page whose origin is neither local nor allowed by the settings."""
         if origin is None or self._same_origin(origin, host) or self._origins.fullmatch(origin):
             return
         raise Forbidden(
@@ -87,7 +110,7 @@ class Policy:
         )
 
     def check_key(self, sent: Iterable[str], peer: str) -> str | None:
-        """The fingerprint of the key that was sent, None when no key is needed. Raises Unauthorized."""
+        """Return the fingerprint of a valid key, None when no key is needed. Raises Unauthorized."""
         if not self.keys:
             if not self._local and not self.allow_no_auth and not is_loopback(peer):
                 raise Unauthorized(
@@ -98,7 +121,7 @@ class Policy:
             return None
         for key in sent:
             digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-            # every known key is compared, so that the time taken tells nothing
+            # All keys are compared, so that the time taken reveals nothing.
             if sum(hmac.compare_digest(digest, known) for known in self._digests):
                 return f"key-{digest.hex()[:8]}"
         raise Unauthorized("unauthorized: a valid API key is needed", code="SEC004")
@@ -133,7 +156,7 @@ class Policy:
             address = ipaddress.ip_address(name.partition("%")[0])
         except ValueError:
             return False
-        # Rebinding needs a name; a literal address is checked by the page's origin. On loopback no other can be meant.
+        # DNS rebinding needs a name, so a literal address is safe. A daemon on loopback is reached by no other address.
         return address.is_loopback or not self._local
 
     def _same_origin(self, origin: str, host: str) -> bool:
@@ -144,7 +167,7 @@ class Policy:
 
 
 def keys_sent(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
-    """The API keys of a request: `Authorization: Bearer KEY`, and `x-api-key: KEY` as Anthropic's clients send it."""
+    """Return the API keys of a request: `Authorization: Bearer KEY`, and `x-api-key: KEY` as Anthropic's clients do."""
     found = []
     for name, value in headers:
         text = value.decode("utf-8", "surrogateescape").strip()
@@ -155,8 +178,34 @@ def keys_sent(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
     return found
 
 
+def cors_headers(origin: str) -> Headers:
+    """Return the headers of every response to a page of an allowed origin."""
+    return [
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-expose-headers", CORS_EXPOSED),
+        (b"vary", b"Origin"),
+    ]
+
+
+def preflight_headers(requested: str, private_network: bool) -> Headers:
+    """Return the headers of the response to a preflight, besides `cors_headers`.
+
+    requested: the header names that the page wants to send, separated by commas. Those of OpenAI's client are allowed.
+    """
+    names = [name.strip().lower() for name in requested.split(",")]
+    extra = [name for name in names if name.startswith("x-stainless-") and name.replace("-", "").isalnum()]
+    headers = [
+        (b"access-control-allow-methods", CORS_METHODS),
+        (b"access-control-allow-headers", ", ".join([*CORS_REQUEST_HEADERS, *extra]).encode()),
+        (b"access-control-max-age", CORS_MAX_AGE),
+    ]
+    if private_network:
+        headers.append((b"access-control-allow-private-network", b"true"))
+    return headers
+
+
 def _hostname(value: str) -> str | None:
-    """The name or address in a Host header, without port and brackets; None when it is malformed."""
+    """Return the name or address in a Host header, without port and brackets; None when it is malformed."""
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._\-]+)(?::[0-9]{1,5})?", value)
     if match is None or match.group(1).endswith("."):
         return None

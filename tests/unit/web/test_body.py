@@ -1,17 +1,22 @@
-"""JSON bodies are read strictly, and never end in a 500."""
+"""Request bodies: strict JSON, compressed bodies, and bodies beyond the limit. None of them ends in a 500."""
 
 from __future__ import annotations
 
+import gzip
 import json
+import tracemalloc
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from werkzeug.exceptions import RequestEntityTooLarge
 
-from ollmlx.errors import InvalidRequest
-from ollmlx.web.kit.body import MAX_DEPTH, MOST_VALUES, parse_json
+from ollmlx.errors import InvalidRequest, TooLarge, UnsupportedEncoding
+from ollmlx.web.kit.body import MAX_DEPTH, MOST_VALUES, ThrottledBody, parse_json, unpack
 
 SCALARS = (
     st.none()
@@ -48,7 +53,7 @@ VALUES = st.recursive(
         (b"{} {}", "Extra data"),
     ],
 )
-def test_what_is_not_strict_json_is_refused_with_the_reason(body: bytes, reason: str) -> None:
+def test_invalid_json_is_refused_with_the_reason(body: bytes, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason):
         parse_json(body)
 
@@ -68,17 +73,17 @@ MANY = MOST_VALUES + 2
     ],
     ids=["numbers", "arrays", "objects", "texts", "keys"],
 )
-def test_more_values_than_can_be_looked_at_in_passing_are_refused(body: bytes) -> None:
+def test_too_many_values_are_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="more than 500,000 values"):
         parse_json(body)
 
 
-def test_what_a_long_text_contains_is_not_counted() -> None:
+def test_the_content_of_a_long_string_is_not_counted() -> None:
     text = '[1, "2", {}]\\' * MOST_VALUES
     assert parse_json(json.dumps({"a": text, "b": "\\", "c": text}).encode()) == {"a": text, "b": "\\", "c": text}
 
 
-def test_a_key_that_comes_twice_among_many_is_found_at_once() -> None:
+def test_a_duplicate_key_among_many_is_found() -> None:
     keys = b",".join(b'"%d":1' % number for number in range(200_000))
     with pytest.raises(InvalidRequest, match="duplicate key '199999'"):
         parse_json(b"{" + keys + b',"199999":2}')
@@ -96,22 +101,86 @@ def test_a_key_that_comes_twice_among_many_is_found_at_once() -> None:
         (b"[" + b"[]," * 5000 + b"[]]", "wide"),
     ],
 )
-def test_what_real_clients_send_is_taken(body: bytes, value: Any) -> None:
+def test_json_of_real_clients_is_accepted(body: bytes, value: Any) -> None:
     found = parse_json(body)
     if not isinstance(value, str):
         assert found == value
 
 
 @given(VALUES)
-def test_whatever_is_json_comes_through_unchanged(value: Any) -> None:
+def test_valid_json_is_parsed_unchanged(value: Any) -> None:
     try:
         text = json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half a surrogate pair is no text
+    except UnicodeEncodeError:  # half a surrogate pair cannot be encoded
         return
     assert parse_json(text) == value
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_read_or_refused(body: bytes) -> None:
-    with suppress(InvalidRequest):  # anything else would be answered 500
+def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
+    with suppress(InvalidRequest):  # any other exception would become a 500
         parse_json(body)
+
+
+# -- compressed bodies ------------------------------------------------------------------------------------------------
+
+MIB = 1024 * 1024
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "zstd": zstandard.compress,
+    "identity": bytes,
+    "": bytes,
+}
+
+
+@pytest.mark.parametrize("encoding", PACKERS)
+@given(body=st.binary(max_size=2000))
+def test_a_compressed_body_is_read(encoding: str, body: bytes) -> None:
+    assert unpack(PACKERS[encoding](body), f" {encoding.upper()} ", 2000) == body
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_a_small_body_that_unpacks_beyond_the_limit_is_refused_before_it_fills_the_memory(encoding: str) -> None:
+    bomb = PACKERS[encoding](bytes(64 * MIB))
+    assert len(bomb) < MIB
+    tracemalloc.start()
+    with pytest.raises(TooLarge, match="request body too large"):
+        unpack(bomb, encoding, MIB)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 36 * MIB
+    assert len(unpack(PACKERS[encoding](bytes(MIB)), encoding, MIB)) == MIB
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+@given(body=st.binary(max_size=50))
+def test_a_body_that_is_not_compressed_is_refused(encoding: str, body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match=f"invalid {encoding} body"):
+        unpack(b"{}" + body, encoding, MIB)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_a_body_that_is_cut_or_followed_by_more_is_refused(encoding: str) -> None:
+    packed = PACKERS[encoding](b"{}")
+    for damaged in (packed[:-1], packed[:5], packed + b"more", packed + bytes(5000)):
+        with pytest.raises(InvalidRequest, match=f"invalid {encoding} body"):
+            unpack(damaged, encoding, MIB)
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, zstd", "x" * 500])
+def test_any_other_encoding_is_refused_by_name(encoding: str) -> None:
+    with pytest.raises(UnsupportedEncoding, match="Content-Encoding '") as refused:
+        unpack(b"{}", encoding, MIB)
+    assert refused.value.hint == "send it as it is, or with gzip or zstd"
+    assert len(refused.value.message) < 120
+
+
+@pytest.mark.fault(38)
+async def test_a_body_that_is_too_large_is_not_kept_in_memory() -> None:
+    body = ThrottledBody(None, 10)
+    for piece in (b"0123456789", b"0", b"more"):
+        body.append(piece)
+    assert len(body._data) == 0
+    with pytest.raises(RequestEntityTooLarge):
+        await body

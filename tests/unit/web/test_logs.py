@@ -1,4 +1,4 @@
-"""Log lines carry the request's id, stay one line, and can be read by machines."""
+"""Log lines carry the id of their request, stay one line, and can be read by machines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ollmlx.settings import LoggingSettings, Settings, StorageSettings
-from ollmlx.web.context import CURRENT, Exchange
+from ollmlx.web.context import CURRENT, RequestContext
 from ollmlx.web.logs import LOG_FILE, configure, release
 
 logger = logging.getLogger("ollmlx.test")
@@ -30,14 +30,14 @@ def written(folder: Path, **logs: object) -> str:
     stream = io.StringIO()
     handlers = configure(settings, stream)
     try:
-        token = CURRENT.set(Exchange("r1", "GET", "/x"))
+        token = CURRENT.set(RequestContext("r1", "GET", "/x"))
         logger.info("hello %s", "a\r\nforged \x1b[31m line", extra={"fields": {"status": 200}})
         logger.debug("a step")
         logger.warning("of another", extra={"request": "r9", "runner": "parrot#1"})
         logger.warning("of none", extra={"request": ""})
         for library in ("ollmlx_hub.store", "httpx"):
-            logging.getLogger(library).info("told by %s", library)
-            logging.getLogger(library).warning("warned by %s", library)
+            logging.getLogger(library).info("info of %s", library)
+            logging.getLogger(library).warning("warning of %s", library)
         CURRENT.reset(token)
         logger.info("after")
     finally:
@@ -46,7 +46,7 @@ def written(folder: Path, **logs: object) -> str:
 
 
 @pytest.mark.fault(45)
-def test_lines_for_people_carry_the_id_and_cannot_be_forged(tmp_path: Path) -> None:
+def test_console_lines_carry_the_request_id_and_escape_control_characters(tmp_path: Path) -> None:
     lines = written(tmp_path, file=False).splitlines()
     assert "request=r1" in lines[0]
     assert "forged" in lines[0]
@@ -56,23 +56,23 @@ def test_lines_for_people_carry_the_id_and_cannot_be_forged(tmp_path: Path) -> N
     assert lines[-1].endswith("after")
 
 
-def test_plugins_are_heard_and_libraries_only_when_they_warn(tmp_path: Path) -> None:
-    said = [json.loads(line)["message"] for line in written(tmp_path, file=False, format="json").splitlines()]
-    assert said[3:-1] == ["told by ollmlx_hub.store", "warned by ollmlx_hub.store", "warned by httpx"]
+def test_lines_of_plugins_are_shown_and_of_libraries_only_warnings(tmp_path: Path) -> None:
+    messages = [json.loads(line)["message"] for line in written(tmp_path, file=False, format="json").splitlines()]
+    assert messages[3:-1] == ["info of ollmlx_hub.store", "warning of ollmlx_hub.store", "warning of httpx"]
 
 
-def test_lines_for_machines_are_objects_with_the_summarys_fields(tmp_path: Path) -> None:
+def test_json_lines_have_the_fields_of_the_request_summary(tmp_path: Path) -> None:
     first = json.loads(written(tmp_path, file=False, format="json").splitlines()[0])
     assert (first["request"], first["status"], first["level"]) == ("r1", 200, "info")
 
 
-def test_a_line_may_say_itself_which_request_and_which_runner_it_is_about(tmp_path: Path) -> None:
+def test_a_line_can_name_its_request_and_its_runner(tmp_path: Path) -> None:
     _, of_another, of_none, *_ = map(json.loads, written(tmp_path, file=False, format="json").splitlines())
     assert (of_another["request"], of_another["runner"]) == ("r9", "parrot#1")
     assert "request" not in of_none
 
 
-def test_debug_shows_each_step(tmp_path: Path) -> None:
+def test_debug_lines_are_written_at_debug_level(tmp_path: Path) -> None:
     assert "a step" in written(tmp_path, file=False, level="debug")
 
 
@@ -83,9 +83,9 @@ def test_the_file_is_private_and_has_the_same_lines(tmp_path: Path) -> None:
     assert [json.loads(line)["message"] for line in file.read_text().splitlines()][-1] == "after"
 
 
-def test_a_finished_requests_id_is_not_carried_by_what_outlives_it(tmp_path: Path) -> None:
-    exchange = Exchange("r2", "GET", "/x")
-    exchange.over = True
-    token = CURRENT.set(exchange)
+def test_lines_of_a_task_that_outlives_its_request_carry_no_request_id(tmp_path: Path) -> None:
+    context = RequestContext("r2", "GET", "/x")
+    context.ended = True
+    token = CURRENT.set(context)
     assert "r2" not in written(tmp_path, file=False).splitlines()[-1]
     CURRENT.reset(token)

@@ -1,4 +1,4 @@
-"""What every request meets before and after its route."""
+"""The middleware: what happens to every request before and after its route."""
 
 from __future__ import annotations
 
@@ -18,8 +18,19 @@ from ollmlx.settings import SecuritySettings, ServerSettings, Settings
 from ollmlx.testing import eventually
 from ollmlx.testing.routes import FakeService, web_app
 from ollmlx.types import Admitted, Done, Prefill, Text
-from ollmlx.web import Exchange, caller, declare_errors, json_answer, ndjson, read_json, state_of, tracked
-from ollmlx.web.kit.errors import Failure
+from ollmlx.web import (
+    Failure,
+    RequestContext,
+    caller,
+    declare_errors,
+    json_answer,
+    ndjson,
+    plain_shape,
+    read_json,
+    state_of,
+    tracked,
+)
+from ollmlx.web.middleware import Message, Middleware, Receive, Send
 from ollmlx.web.server.drain import Drain
 
 
@@ -47,8 +58,8 @@ def blueprint(service: Service) -> Blueprint:
     async def shaped(what: str) -> Any:
         raise NotFound(f"no {what}", hint="look elsewhere") if what == "thing" else ZeroDivisionError("secret")
 
-    @made.get("/who")
-    async def who() -> Any:
+    @made.get("/caller")
+    async def caller_() -> Any:
         return json_answer(caller("m").model_dump())
 
     return made
@@ -61,22 +72,22 @@ def client_of(service: FakeService | None = None, **server: Any) -> Any:
     return web_app(service, blueprint).test_client()
 
 
-async def test_a_request_id_is_taken_over_or_made() -> None:
+async def test_a_request_id_is_kept_if_it_is_safe_to_log_and_made_otherwise() -> None:
     client = client_of()
-    assert (await client.get("/who", headers={"X-Request-ID": "abc-1"})).headers["X-Request-ID"] == "abc-1"
-    made = (await client.get("/who", headers={"X-Request-ID": "a b\x1b"})).headers["X-Request-ID"]
+    assert (await client.get("/caller", headers={"X-Request-ID": "abc-1"})).headers["X-Request-ID"] == "abc-1"
+    made = (await client.get("/caller", headers={"X-Request-ID": "a b\x1b"})).headers["X-Request-ID"]
     assert made.startswith("req-")
 
 
 async def test_the_caller_is_known_by_id_address_and_priority() -> None:
-    told = await (await client_of().get("/who", headers={"X-Request-ID": "r1", "X-Priority": "HIGH"})).get_json()
-    assert told["request_id"] == "r1"
-    assert told["priority"] == "high"
-    told = await (await client_of().get("/who", headers={"X-Priority": "urgent"})).get_json()
-    assert told["priority"] == "normal"
+    body = await (await client_of().get("/caller", headers={"X-Request-ID": "r1", "X-Priority": "HIGH"})).get_json()
+    assert body["request_id"] == "r1"
+    assert body["priority"] == "high"
+    body = await (await client_of().get("/caller", headers={"X-Priority": "urgent"})).get_json()
+    assert body["priority"] == "normal"
 
 
-async def test_a_preflight_of_a_local_page_is_granted_and_of_a_stranger_refused() -> None:
+async def test_a_preflight_of_a_local_page_is_granted_and_of_a_foreign_page_refused() -> None:
     client = client_of()
     asked = {
         "Origin": "http://localhost:3000",
@@ -94,33 +105,56 @@ async def test_a_preflight_of_a_local_page_is_granted_and_of_a_stranger_refused(
 
 
 async def test_a_local_page_may_read_the_answer() -> None:
-    answer = await client_of().get("/who", headers={"Origin": "http://localhost:3000"})
+    answer = await client_of().get("/caller", headers={"Origin": "http://localhost:3000"})
     assert answer.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
     assert answer.headers["Vary"] == "Origin"
 
 
-async def test_a_key_is_asked_for_before_the_body_and_before_the_route() -> None:
+async def test_a_key_is_checked_before_the_route() -> None:
     service = FakeService(settings=Settings(security=SecuritySettings(api_keys=("sesame",))))
     client = web_app(service, blueprint).test_client()
-    for path in ("/who", "/nowhere"):
+    for path in ("/caller", "/nowhere"):
         refused = await client.get(path, headers={"Authorization": "Bearer wrong"})
         assert refused.status_code == 401
         assert refused.headers["WWW-Authenticate"] == "Bearer"
-    assert (await client.get("/who", headers={"Authorization": "Bearer sesame"})).status_code == 200
-    told = await (await client.get("/who", headers={"x-api-key": "sesame"})).get_json()
-    assert told["client"].startswith("key-")
+    assert (await client.get("/caller", headers={"Authorization": "Bearer sesame"})).status_code == 200
+    body = await (await client.get("/caller", headers={"x-api-key": "sesame"})).get_json()
+    assert body["client"].startswith("key-")
 
 
 async def test_keys_are_never_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     service = FakeService(settings=Settings(security=SecuritySettings(api_keys=("sesame",))))
     client = web_app(service, blueprint).test_client()
-    await client.get("/who", headers={"Authorization": "Bearer sesame"})
-    await client.get("/who", headers={"Authorization": "Bearer sesame2"})
+    await client.get("/caller", headers={"Authorization": "Bearer sesame"})
+    await client.get("/caller", headers={"Authorization": "Bearer sesame2"})
     assert "sesame" not in caplog.text
 
 
-async def test_a_body_beyond_the_limit_is_refused_by_its_announced_length_or_as_it_comes() -> None:
+@pytest.mark.fault(41)
+async def test_requests_start_in_order_and_health_endpoints_before_them() -> None:
+    started: list[str] = []
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        started.append(scope["path"])
+
+    async def request(path: str) -> None:
+        scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"host", b"localhost")]}
+        await middleware(scope, receive, send)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None: ...
+
+    middleware = Middleware(app, state_of(web_app(FakeService(), blueprint)))
+    paths = [f"/{number}" for number in range(50)]
+    await asyncio.gather(*map(request, [*paths, "/livez"]))
+    assert [path for path in started if path != "/livez"] == paths
+    assert started.index("/livez") < len(paths) // 2
+
+
+async def test_a_body_beyond_the_limit_is_refused_by_its_announced_length_or_while_it_is_received() -> None:
     client = client_of(max_body=1000)
     announced = await client.post("/echo", data=b'{"a": "' + b"x" * 2000 + b'"}')
     assert announced.status_code == 413
@@ -143,19 +177,19 @@ async def test_a_compressed_body_is_read_within_the_same_limit_and_an_unknown_on
     assert b"send it as it is, or with gzip or zstd" in await answer.get_data()
 
 
-async def test_a_body_that_does_not_come_is_given_up() -> None:
+async def test_a_body_that_does_not_arrive_is_answered_408() -> None:
     client = client_of(body_timeout=0.05)
     async with client.request("/echo", method="POST") as connection:
         await connection.send(b'{"a":')
-        told = await asyncio.wait_for(connection.receive(), 60)
+        body = await asyncio.wait_for(connection.receive(), 60)
         assert connection.status_code == 408
-    assert "did not arrive in time" in orjson.loads(told)["error"]
+    assert "did not arrive in time" in orjson.loads(body)["error"]
 
 
-async def test_errors_take_the_shape_of_the_family_whose_path_it_is() -> None:
+async def test_errors_have_the_shape_of_the_route_family() -> None:
     client = client_of()
-    told = await client.get("/shaped/thing")
-    assert (told.status_code, await told.get_json()) == (404, {"oops": "no thing"})
+    answer = await client.get("/shaped/thing")
+    assert (answer.status_code, await answer.get_json()) == (404, {"oops": "no thing"})
     refused = await client.get("/shaped/thing", headers={"Host": "evil.example"})
     assert list(await refused.get_json()) == ["oops"]
 
@@ -169,7 +203,7 @@ async def test_a_bug_is_a_500_with_the_request_id_and_its_traceback_only_in_the_
     assert "ZeroDivisionError: secret" in caplog.text
 
 
-async def test_unknown_routes_and_methods_are_told_as_ollamas_router_does() -> None:
+async def test_unknown_routes_and_methods_are_answered_as_by_ollamas_router() -> None:
     client = client_of()
     unknown = await client.get("/nowhere")
     assert (unknown.status_code, await unknown.get_data()) == (404, b"404 page not found")
@@ -178,7 +212,7 @@ async def test_unknown_routes_and_methods_are_told_as_ollamas_router_does() -> N
     assert "POST" in wrong.headers["Allow"]
 
 
-async def test_the_answers_headers_tell_of_waiting_loading_and_dropped_tokens() -> None:
+async def test_response_headers_give_queue_time_load_time_and_dropped_tokens() -> None:
     service = FakeService()
     service.outcomes = [
         Admitted(queue_ns=1_500_000, load_ns=2_000_000),
@@ -192,35 +226,27 @@ async def test_the_answers_headers_tell_of_waiting_loading_and_dropped_tokens() 
     assert answer.headers["X-Ollmlx-Dropped-Tokens"] == "7"
 
 
-async def test_a_stream_that_ends_without_done_is_an_error_and_never_a_success() -> None:
-    service = FakeService()
-    service.outcomes = [Text(text="a")]
-    lines = (await (await client_of(service).post("/stream")).get_data()).splitlines()
-    assert orjson.loads(lines[0]) == {"text": "a"}
-    assert "without a final record" in orjson.loads(lines[-1])["error"]
-
-
 async def test_one_line_and_one_observation_for_each_request(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "ollmlx.access")
     service = FakeService()
-    seen: list[Exchange] = []
+    seen: list[RequestContext] = []
     service.say("a", "b")
     web = web_app(service, blueprint)
     state_of(web).observers.append(seen.append)
     await web.test_client().post("/stream", headers={"X-Request-ID": "r9"})
-    exchange = seen[0]
-    assert (exchange.status, exchange.route, exchange.model, exchange.id) == (200, "/stream", "tiny", "r9")
-    assert exchange.done is not None
-    assert exchange.first_ns > 0
+    context = seen[0]
+    assert (context.status, context.route, context.model, context.id) == (200, "/stream", "tiny", "r9")
+    assert context.done is not None
+    assert context.first_ns > 0
     [line] = caplog.messages
     assert line.startswith("POST /stream 200 ")
-    for told in ("model=tiny", "queue_ms=1.0", "load_ms=2.0", "prompt_tokens=3", "tokens=2", "finish=stop"):
-        assert told in line
+    for figure in ("model=tiny", "queue_ms=1.0", "load_ms=2.0", "prompt_tokens=3", "tokens=2", "finish=stop"):
+        assert figure in line
 
 
-async def test_a_client_that_leaves_cancels_the_work_and_is_written_as_499() -> None:
+async def test_a_client_that_leaves_cancels_the_work_and_is_logged_as_499() -> None:
     service = FakeService()
-    seen: list[Exchange] = []
+    seen: list[RequestContext] = []
     never = asyncio.Event()
     service.outcomes = [Admitted(), Text(text="a"), never]
     web = web_app(service, blueprint)
@@ -234,19 +260,19 @@ async def test_a_client_that_leaves_cancels_the_work_and_is_written_as_499() -> 
     assert seen[0].status == 499
 
 
-async def test_draining_refuses_new_work_and_still_answers_questions() -> None:
+async def test_draining_refuses_new_work_and_still_answers_get_requests() -> None:
     web = web_app(FakeService(), blueprint)
     state_of(web).drain.begin()
     refused = await web.test_client().post("/echo", json={})
     assert refused.status_code == 503
     assert int(refused.headers["Retry-After"]) > 0
     assert refused.headers["Connection"] == "close"
-    assert (await web.test_client().get("/who")).status_code == 200
+    assert (await web.test_client().get("/caller")).status_code == 200
 
 
-async def test_those_who_come_while_it_drains_do_not_hold_the_daemon() -> None:
+async def test_requests_that_arrive_during_the_drain_are_not_waited_for() -> None:
     drain = Drain()
-    early, late = Exchange("a", "POST", "/x"), Exchange("b", "POST", "/x")
+    early, late = RequestContext("a", "POST", "/x"), RequestContext("b", "POST", "/x")
     drain.enter(early)
     drain.begin()
     drain.enter(late)
@@ -257,15 +283,15 @@ async def test_those_who_come_while_it_drains_do_not_hold_the_daemon() -> None:
 
 
 @pytest.mark.parametrize(("patience", "still"), [(30.0, " for another 30 s"), (math.inf, ""), (0.0, None)])
-def test_a_drain_tells_how_long_running_requests_may_keep_the_daemon(patience: float, still: str | None) -> None:
+def test_a_drain_states_how_long_running_requests_may_go_on(patience: float, still: str | None) -> None:
     drain = Drain()
-    assert drain.story() == ""
-    drain.enter(Exchange("a", "POST", "/x"))
+    assert drain.status() == ""
+    drain.enter(RequestContext("a", "POST", "/x"))
     drain.begin(patience)
     may = f"; 1 running request may go on{still}" if still is not None else ""
-    assert drain.story() == f"the server is shutting down{may}"
+    assert drain.status() == f"the server is shutting down{may}"
     drain.end()
-    assert drain.story() == "the server is shutting down"
+    assert drain.status() == "the server is shutting down"
 
 
 async def test_the_end_of_the_drain_gives_each_stream_its_error_record() -> None:
@@ -298,17 +324,15 @@ async def test_the_end_of_the_drain_answers_503_before_the_first_record() -> Non
     assert service.open_streams == 0
 
 
-async def test_settings_that_changed_count_for_the_next_request() -> None:
+async def test_changed_settings_apply_to_the_next_request() -> None:
     service = FakeService()
     web = web_app(service, blueprint)
     client = web.test_client()
-    assert (await client.get("/who", headers={"Host": "box.lan"})).status_code == 403
+    assert (await client.get("/caller", headers={"Host": "box.lan"})).status_code == 403
     state_of(web).configured.settings = Settings(server=ServerSettings(hosts=("box.lan",)))
-    assert (await client.get("/who", headers={"Host": "box.lan"})).status_code == 200
+    assert (await client.get("/caller", headers={"Host": "box.lan"})).status_code == 200
 
 
-def test_a_failure_keeps_what_a_shape_may_show() -> None:
+def test_the_plain_error_shape_shows_code_and_hint() -> None:
     failure = Failure(404, "not_found", "no", code="MDL002", hint="pull it")
-    from ollmlx.web import plain_shape
-
     assert plain_shape(failure) == {"error": "no", "code": "MDL002", "hint": "pull it"}

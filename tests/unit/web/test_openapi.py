@@ -1,12 +1,13 @@
-"""The OpenAPI description follows the routes."""
+"""The OpenAPI document is made from the routes."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, Field
 from quart import Quart
 
-from ollmlx.web.openapi.docs_page import page
-from ollmlx.web.openapi.document import NDJSON, describe, openapi, undescribed
+from ollmlx.web.kit.streaming import NDJSON
+from ollmlx.web.openapi.document import describe, openapi, undescribed
+from ollmlx.web.openapi.page import page
 
 
 class Body(BaseModel):
@@ -21,10 +22,10 @@ class Reply(BaseModel):
 def app() -> Quart:
     made = Quart("toy")
 
-    @made.post("/say/<path:who>")
+    @made.post("/say/<path:name>")
     @describe("Say something.", body=Body, answer=Reply, content=("application/json", NDJSON), error={"type": "object"})
-    async def say(who: str) -> str:
-        return who
+    async def say(name: str) -> str:
+        return name
 
     @made.get("/plain")
     async def plain() -> str:
@@ -35,21 +36,21 @@ def app() -> Quart:
 
 def test_paths_bodies_and_answers_are_read_from_the_routes() -> None:
     document = openapi(app(), "1.2")
-    post = document["paths"]["/say/{who}"]["post"]
-    assert post["parameters"][0]["name"] == "who"
+    post = document["paths"]["/say/{name}"]["post"]
+    assert post["parameters"][0]["name"] == "name"
     body = post["requestBody"]["content"]["application/json"]["schema"]["$ref"]
     assert document["components"]["schemas"][body.rpartition("/")[2]]["required"] == ["model"]
     assert set(post["responses"]) == {"200", "default"}
     assert set(post["responses"]["200"]["content"]) == {"application/json", NDJSON}
 
 
-def test_a_route_nobody_described_is_found() -> None:
+def test_a_route_without_a_description_is_found() -> None:
     assert [route.split()[0] for route in undescribed(app())] == ["/plain"]
 
 
 def test_the_page_names_every_field_and_escapes_what_it_shows() -> None:
     shown = page(openapi(app(), "1.2"))
-    assert "<code>/say/{who}</code>" in shown
+    assert "<code>/say/{name}</code>" in shown
     assert "Which &lt;model&gt;." in shown
     assert "integer | null" in shown
     assert "http" not in shown.replace("http-equiv", "")

@@ -1,4 +1,4 @@
-"""Who may call: names in the Host header, origins of pages, API keys."""
+"""Which requests are allowed: Host headers, origins of web pages, API keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EVERYWHERE = Policy(Address("0.0.0.0", 11434), hosts=("box.lan",))
         "host.docker.internal:11434",
     ],
 )
-def test_names_of_this_machine_are_let_in(host: str) -> None:
+def test_names_of_this_machine_are_allowed(host: str) -> None:
     LOCAL.check_host([host])
     EVERYWHERE.check_host([host])
 
@@ -63,14 +63,14 @@ def test_other_names_are_refused_wherever_the_daemon_is_bound(hosts: list[str]) 
         assert refused.value.code == "SEC002"
 
 
-def test_literal_addresses_are_let_in_only_where_they_can_be_meant() -> None:
+def test_literal_addresses_are_allowed_where_the_daemon_listens_on_them() -> None:
     EVERYWHERE.check_host(["192.168.1.20:11434"])
     EVERYWHERE.check_host(["[fe80::1]"])
     with pytest.raises(Forbidden):
         LOCAL.check_host(["192.168.1.20:11434"])
 
 
-def test_names_in_the_settings_are_let_in() -> None:
+def test_names_in_the_settings_are_allowed() -> None:
     EVERYWHERE.check_host(["BOX.lan:11434"])
     with pytest.raises(Forbidden):
         LOCAL.check_host(["box.lan"])
@@ -94,7 +94,7 @@ def test_names_in_the_settings_are_let_in() -> None:
         "http://here:11434",
     ],
 )
-def test_pages_of_this_machine_and_allowed_ones_may_call(origin: str | None) -> None:
+def test_local_and_configured_origins_are_allowed(origin: str | None) -> None:
     Policy(Address("127.0.0.1", 11434), origins=("https://ui.example", "https://*.b.example:*")).check_origin(
         origin, "here:11434"
     )
@@ -115,20 +115,20 @@ def test_pages_of_this_machine_and_allowed_ones_may_call(origin: str | None) -> 
     ],
 )
 @pytest.mark.fault(46)
-def test_pages_of_strangers_may_not_call(origin: str) -> None:
+def test_other_origins_are_refused(origin: str) -> None:
     with pytest.raises(Forbidden) as refused:
         LOCAL.check_origin(origin, "here:11434")
     assert refused.value.code == "SEC003"
 
 
-def test_any_page_may_call_when_the_settings_say_so() -> None:
+def test_a_star_allows_every_origin() -> None:
     Policy(Address("127.0.0.1", 11434), origins=("*",)).check_origin("https://evil.example", "localhost")
 
 
 @pytest.mark.fault(47)
 @pytest.mark.finding("SEC004")
 @pytest.mark.parametrize("sent", [[], [""], ["wrong"], ["secret "], ["secretx"], ["secre"], ["ключ"], ["\udcff"]])
-def test_without_a_right_key_nobody_gets_in(sent: list[str]) -> None:
+def test_a_missing_or_wrong_key_is_refused(sent: list[str]) -> None:
     policy = Policy(Address("127.0.0.1", 11434), keys=("secret", "other"))
     with pytest.raises(Unauthorized) as refused:
         policy.check_key(sent, "127.0.0.1")
@@ -136,7 +136,7 @@ def test_without_a_right_key_nobody_gets_in(sent: list[str]) -> None:
     assert "secret" not in refused.value.message
 
 
-def test_a_right_key_is_known_by_a_fingerprint_that_does_not_tell_it() -> None:
+def test_a_valid_key_is_named_by_a_fingerprint() -> None:
     policy = Policy(Address("127.0.0.1", 11434), keys=("secret", "ключ"))
     first, second = policy.check_key(["secret"], "x"), policy.check_key(["wrong", "ключ"], "x")
     assert first is not None

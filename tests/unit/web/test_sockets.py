@@ -1,4 +1,4 @@
-"""Where the daemon listens, and what it says when it cannot."""
+"""The address that the daemon listens on, and the errors when it cannot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from ollmlx.errors import ConfigError
 from ollmlx.text.addresses import Address
-from ollmlx.web.server.port_in_use import answered, bind_error, listener_of
+from ollmlx.web.server.port_in_use import bind_error, is_listening, program_at
 from ollmlx.web.server.sockets import bound_address, is_loopback, is_wildcard, listening_socket, served_address
 
 
@@ -36,21 +36,21 @@ def test_addresses_are_read_as_ollama_reads_them(setting: str, host: str, port: 
 
 
 @pytest.mark.parametrize("setting", ["https://box", "box:99999", "http://box/prefix", "a b"])
-def test_what_cannot_be_listened_on_is_refused_with_the_reason(setting: str) -> None:
+def test_an_address_that_cannot_be_listened_on_is_refused(setting: str) -> None:
     with pytest.raises(ConfigError):
         served_address(setting)
 
 
-def test_port_0_gets_a_free_port_that_is_told() -> None:
+def test_port_0_becomes_a_free_port() -> None:
     asked = served_address("127.0.0.1:0")
     with closing(listening_socket(asked)) as sock:
         found = bound_address(sock, asked)
         assert found.port > 0
-        assert answered(found)
-    assert not answered(found)
+        assert is_listening(found)
+    assert not is_listening(found)
 
 
-def test_a_name_nobody_knows_is_told() -> None:
+def test_an_unknown_host_is_named() -> None:
     with pytest.raises(ConfigError, match="unknown host"):
         listening_socket(Address("no-such-host.invalid", 0))
 
@@ -73,28 +73,28 @@ def test_only_loopback_addresses_stay_on_this_machine(host: str, loopback: bool)
     assert is_loopback(host) is loopback
 
 
-def test_wildcards_are_known() -> None:
+def test_wildcards_are_recognised() -> None:
     assert is_wildcard(Address("0.0.0.0", 1))
     assert is_wildcard(Address("::", 1))
     assert not is_wildcard(Address("127.0.0.1", 1))
 
 
-class Speaking(http.server.BaseHTTPRequestHandler):
-    told = b""
+class ReplyHandler(http.server.BaseHTTPRequestHandler):
+    reply = b""
 
     def do_GET(self) -> None:
         self.send_response(200)
-        self.send_header("Content-Length", str(len(self.told)))
+        self.send_header("Content-Length", str(len(self.reply)))
         self.end_headers()
-        self.wfile.write(self.told)
+        self.wfile.write(self.reply)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
-def speaker() -> Iterator[http.server.HTTPServer]:
-    server = http.server.HTTPServer(("127.0.0.1", 0), type("Told", (Speaking,), {}))
+def server() -> Iterator[http.server.HTTPServer]:
+    server = http.server.HTTPServer(("127.0.0.1", 0), type("Handler", (ReplyHandler,), {}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
@@ -105,7 +105,7 @@ def speaker() -> Iterator[http.server.HTTPServer]:
 
 @pytest.mark.finding("NET001")
 @pytest.mark.parametrize(
-    ("told", "who"),
+    ("reply", "program"),
     [
         (b'{"version": "0.12.6"}', "Ollama 0.12.6"),
         (b'{"version": "0.33.0", "ollmlx": "0.1.0"}', "another ollmlx 0.1.0"),
@@ -113,34 +113,38 @@ def speaker() -> Iterator[http.server.HTTPServer]:
         (b"<html>", "pid"),
     ],
 )
-def test_who_has_the_port_is_told(speaker: http.server.HTTPServer, told: bytes, who: str) -> None:
-    speaker.RequestHandlerClass.told = told  # type: ignore[attr-defined]
-    address = Address("127.0.0.1", speaker.server_port)
-    assert who in listener_of(address)
+def test_the_program_that_uses_the_port_is_named(server: http.server.HTTPServer, reply: bytes, program: str) -> None:
+    server.RequestHandlerClass.reply = reply  # type: ignore[attr-defined]
+    address = Address("127.0.0.1", server.server_port)
+    assert program in program_at(address)
     with pytest.raises(OSError, match="in use") as taken:
         listening_socket(address)
     error = bind_error(address, taken.value)
     assert error.code == "NET001"
-    assert error.message.startswith(f"127.0.0.1:{speaker.server_port} is in use by ")
+    assert error.message.startswith(f"127.0.0.1:{server.server_port} is in use by ")
 
 
-def test_a_daemon_that_still_drains_is_told_with_how_long_and_what_to_do(speaker: http.server.HTTPServer) -> None:
-    told = {"ollmlx": "0.1.0", "stopping": True, "error": "the server is shutting down; 1 running request may go on"}
-    speaker.RequestHandlerClass.told = json.dumps(told).encode()  # type: ignore[attr-defined]
-    error = bind_error(Address("127.0.0.1", speaker.server_port), OSError(errno.EADDRINUSE, "in use"))
+def test_a_daemon_that_still_drains_is_named_with_what_to_do(server: http.server.HTTPServer) -> None:
+    readiness = {
+        "ollmlx": "0.1.0",
+        "stopping": True,
+        "error": "the server is shutting down; 1 running request may go on",
+    }
+    server.RequestHandlerClass.reply = json.dumps(readiness).encode()  # type: ignore[attr-defined]
+    error = bind_error(Address("127.0.0.1", server.server_port), OSError(errno.EADDRINUSE, "in use"))
     assert error.message.endswith("): the server is shutting down; 1 running request may go on")
     assert error.hint == f"start again when it has ended, or end its running requests now: kill {os.getpid()}"
 
 
-def test_a_silent_listener_is_another_program() -> None:
+def test_a_silent_listener_is_anserver() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(0)
-        assert "pid" in listener_of(Address("127.0.0.1", silent.getsockname()[1]))
+        assert "pid" in program_at(Address("127.0.0.1", silent.getsockname()[1]))
 
 
 @pytest.mark.parametrize(("number", "reason"), [(13, "privileges"), (99, "no such address"), (105, "cannot listen")])
-def test_other_reasons_are_told_too(number: int, reason: str) -> None:
+def test_other_reasons_are_stated(number: int, reason: str) -> None:
     if number == 99:
         number = errno.EADDRNOTAVAIL
     assert reason in bind_error(Address("127.0.0.1", 80), OSError(number, "something")).message

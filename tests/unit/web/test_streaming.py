@@ -1,4 +1,4 @@
-"""Streams: what is there leaves at once and together; failures are the last record; nothing is left open."""
+"""Streams: ready records leave in one chunk; a failure becomes the last record; the generator is always closed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ollmlx.web.kit.streaming import CHUNK, Step, Stream
 from ollmlx.web.server.drain import Drain
 
 
-def record(failure: Failure) -> bytes:
+def error_record(failure: Failure) -> bytes:
     return f"!{failure.kind}:{failure.message}\n".encode()
 
 
 def stream(records: AsyncGenerator[bytes, None], drain: Drain | None = None) -> Stream:
-    return Stream(records, record, drain or Drain())
+    return Stream(records, error_record, drain or Drain())
 
 
 async def plain(*records: bytes, error: Exception | None = None) -> AsyncGenerator[bytes, None]:
@@ -33,13 +33,13 @@ async def chunks(source: Stream) -> list[bytes]:
     return [chunk async for chunk in source]
 
 
-async def test_records_that_are_there_leave_in_one_chunk() -> None:
-    gate = asyncio.Event()
+async def test_records_that_are_ready_leave_in_one_chunk() -> None:
+    release = asyncio.Event()
 
     async def records() -> AsyncGenerator[bytes, None]:
         for name in (b"a", b"b", b"c"):
             yield name
-        await gate.wait()
+        await release.wait()
         for name in (b"d", b"e"):
             yield name
 
@@ -49,13 +49,13 @@ async def test_records_that_are_there_leave_in_one_chunk() -> None:
     waiting = asyncio.ensure_future(anext(source))
     await asyncio.sleep(0)
     assert not waiting.done()
-    gate.set()
+    release.set()
     assert await waiting == b"de"
     with pytest.raises(StopAsyncIteration):
         await anext(source)
 
 
-async def test_a_chunk_is_bounded_and_others_get_their_turn() -> None:
+async def test_a_chunk_is_bounded() -> None:
     async def records() -> AsyncGenerator[bytes, None]:
         for _ in range(10):
             yield b"x" * (CHUNK // 2)
@@ -71,7 +71,7 @@ async def test_a_failure_before_the_first_record_is_raised() -> None:
         await source.start()
 
 
-async def test_a_later_failure_is_the_last_record_after_what_was_there() -> None:
+async def test_a_later_failure_becomes_the_last_record() -> None:
     async def records() -> AsyncGenerator[bytes, None]:
         yield b"a"
         yield b"b"
@@ -80,7 +80,7 @@ async def test_a_later_failure_is_the_last_record_after_what_was_there() -> None
     assert await chunks(stream(records())) == [b"ab!runner_failed:it died\n"]
 
 
-async def test_an_unexpected_failure_shows_no_insides(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unexpected_failure_is_logged_and_not_shown(caplog: pytest.LogCaptureFixture) -> None:
     async def records() -> AsyncGenerator[bytes, None]:
         yield b"a"
         raise ZeroDivisionError("secret")
@@ -96,7 +96,7 @@ async def test_an_empty_stream_is_empty() -> None:
 
 
 class Source:
-    """A generator of one record that then waits, and knows whether it was closed."""
+    """A generator that yields one record, waits, and notes how it ends."""
 
     def __init__(self) -> None:
         self.closed: list[str] = []
@@ -109,7 +109,7 @@ class Source:
             self.closed.append("cancelled")
             raise
         finally:
-            await asyncio.sleep(0)  # undoing may need to wait
+            await asyncio.sleep(0)  # cleaning up may wait
             self.closed.append("closed")
 
 
@@ -123,7 +123,7 @@ async def test_closing_a_stream_that_waits_closes_its_generator_at_once() -> Non
     await made.aclose()
 
 
-async def test_closing_a_stream_nobody_read_closes_its_generator() -> None:
+async def test_closing_a_stream_that_was_not_read_closes_its_generator() -> None:
     source = Source()
     made = stream(source.records())
     await made.start()
@@ -144,7 +144,7 @@ async def test_a_cancelled_reader_cancels_the_generator() -> None:
     assert source.closed == ["cancelled", "closed"]
 
 
-async def test_a_drain_that_ends_ends_the_stream_with_its_record() -> None:
+async def test_the_end_of_a_drain_ends_the_stream_with_an_error_record() -> None:
     source, drain = Source(), Drain()
     made = stream(source.records(), drain)
     await made.start()
@@ -160,7 +160,7 @@ async def test_a_drain_that_ends_ends_the_stream_with_its_record() -> None:
         await anext(made)
 
 
-async def test_closing_reaches_a_generator_that_only_yields_to_the_loop() -> None:
+async def test_closing_a_stream_closes_a_generator_that_only_yields_to_the_loop() -> None:
     closed = []
 
     async def records() -> AsyncGenerator[bytes, None]:
@@ -179,16 +179,16 @@ async def test_closing_reaches_a_generator_that_only_yields_to_the_loop() -> Non
 
 
 async def test_a_step_that_became_ready_after_it_was_tried_gives_its_value() -> None:
-    gate = asyncio.Event()
+    release = asyncio.Event()
 
     async def records() -> AsyncGenerator[bytes, None]:
-        await gate.wait()
+        await release.wait()
         yield b"late"
 
     generator = records()
     step = Step(generator)
     assert not step.poll()
-    gate.set()
+    release.set()
     await asyncio.sleep(0)
     await step
     assert step.value == b"late"

@@ -1,4 +1,7 @@
-"""Reading JSON request bodies: in one place, strict, and never a 500."""
+"""Reading request bodies: limited in size and time, unpacked, and parsed as strict JSON.
+
+Uploads have no size limit; the socket is read only as fast as the route takes their pieces.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import json
 import math
 import re
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, TypeVar
@@ -13,26 +17,60 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import BaseModel
 from quart import request
+from quart.wrappers import Body, Request
+from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
-from ollmlx.errors import BodyTimeout, InvalidRequest
-from ollmlx.web.context import current
-from ollmlx.web.kit.encoding import too_large, unpacked
+from ollmlx.errors import BodyTimeout, InvalidRequest, TooLarge, UnsupportedEncoding
+from ollmlx.web.context import RequestContext, current
 
+HIGH_WATER = 1024 * 1024
+"""Bytes of an upload that are held in memory before the socket is read on."""
 MAX_DEPTH = 200
-"""Levels of nesting; what serialises bodies later goes 254 deep."""
-
+"""Levels of nesting. The libraries that write JSON later accept 254."""
 MOST_VALUES = 500_000
-"""Numbers, texts, arrays and so on in one body: what is parsed and checked without holding up the others."""
+"""Numbers, strings, arrays and so on in one body: as many as can be parsed without delaying other requests."""
 LONGEST_NUMBER = 1000
 """Characters of a number."""
+GZIP = 16 + zlib.MAX_WBITS
+ZSTD_WINDOW = 8 * 1024 * 1024  # bytes a decoder must be able to look back (RFC 9659)
+ZSTD_PIECE = 512
+"""Bytes that are unpacked at a time: zstd's decoder has no other limit for its output."""
 
 _SURROGATE = re.compile(rb"\\u[dD][89abAB]")
 
 M = TypeVar("M", bound=BaseModel)
 
 
+class ThrottledBody(Body):
+    """The body of a request. It stops reading the socket while an upload's reader is busy."""
+
+    context: RequestContext | None = None
+
+    def append(self, data: bytes) -> None:
+        super().append(data)
+        if self._must_raise is not None:
+            self._data.clear()  # error and request refer to one another until the next garbage collection
+        if self.context is not None and len(self._data) > HIGH_WATER:
+            self.context.body_wanted.clear()
+
+
+class BodyRequest(Request):
+    """Quart's request, with a `ThrottledBody` that has no size limit when it is an upload."""
+
+    body_class = ThrottledBody
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        context: RequestContext | None = kwargs["scope"].get("ollmlx.context")
+        upload = context is not None and context.upload
+        if upload:
+            kwargs["max_content_length"] = None
+        super().__init__(*args, **kwargs)
+        if upload and isinstance(self.body, ThrottledBody):
+            self.body.context = context
+
+
 async def read_json() -> dict[str, Any]:
-    """The JSON object in the body, whatever the content type says. Raises what `read_body` does."""
+    """Return the JSON object in the body, whatever its content type. Raises what `read_body` raises."""
     value = parse_json(await read_body())
     if not isinstance(value, dict):
         raise InvalidRequest(f"invalid request: a JSON object is needed, not {_kind(value)}")
@@ -40,34 +78,32 @@ async def read_json() -> dict[str, Any]:
 
 
 async def read_model(model: type[M]) -> M:
-    """The body as a wire model. Raises InvalidRequest with the first fault."""
+    """Return the body as a wire model. Raises InvalidRequest with the first fault."""
     return model.model_validate(await read_json())
 
 
 async def read_body() -> bytes:
-    """The whole body, unpacked, limited in size and time. Raises InvalidRequest when there is none.
+    """Return the whole body, unpacked.
 
-    Raises TooLarge, BodyTimeout, UnsupportedEncoding.
+    Raises InvalidRequest when it is empty or damaged, TooLarge, BodyTimeout, UnsupportedEncoding.
     """
-    from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
-
     try:
         body: bytes = await request.get_data(False, False, False)
     except RequestEntityTooLarge:
         raise too_large() from None
     except RequestTimeout:
         raise BodyTimeout("the request body did not arrive in time") from None
-    _end_if_cancelled()
-    if packed := request.headers.get("Content-Encoding"):
-        body = unpacked(body, packed, request.max_content_length or len(body))
+    _raise_if_cancelled()
+    if encoding := request.headers.get("Content-Encoding"):
+        body = unpack(body, encoding, request.max_content_length or len(body))
     if not body.strip():
         raise InvalidRequest("missing request body")
     return body
 
 
 async def upload() -> AsyncIterator[bytes]:
-    """The pieces of a body of any size as they come; the socket is read only as fast as they are taken."""
-    exchange = current()
+    """Yield the pieces of a body of any size as they arrive. Raises BodyTimeout when they stop arriving."""
+    context = current()
     pieces = aiter(request.body)
     while True:
         try:
@@ -76,29 +112,95 @@ async def upload() -> AsyncIterator[bytes]:
             return
         except TimeoutError:
             raise BodyTimeout("the request body stopped coming") from None
-        _end_if_cancelled()
-        exchange.room.set()
+        _raise_if_cancelled()
+        context.body_wanted.set()
         if piece:
             yield piece
 
 
-def _end_if_cancelled() -> None:
-    """Python 3.11's `wait_for` loses a cancellation that comes together with what is waited for: a client that has sent
-    its request and left at once would be served to the end."""
+def _raise_if_cancelled() -> None:
+    """Raise CancelledError when the task was cancelled.
+
+    Python 3.11's `wait_for` loses a cancellation that arrives together with its result: the request of a client that
+    leaves as soon as it has sent its body would be served to the end.
+    """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
 
 
+# -- compressed bodies ------------------------------------------------------------------------------------------------
+
+
+def unpack(body: bytes, encoding: str, limit: int) -> bytes:
+    """Return the content of a body with this `Content-Encoding`: at most `limit` bytes. Pure.
+
+    Raises UnsupportedEncoding, TooLarge, and InvalidRequest for a damaged body.
+    """
+    match encoding.strip().lower():
+        case "" | "identity":
+            return body
+        case "gzip" | "x-gzip":
+            found = _from_gzip(body, limit)
+        case "zstd":
+            found = _from_zstd(body, limit)
+        case other:
+            raise UnsupportedEncoding(
+                f"request bodies with Content-Encoding {other[:40]!r} are not supported",
+                hint="send it as it is, or with gzip or zstd",
+            )
+    if len(found) > limit:
+        raise too_large()
+    return found
+
+
+def too_large() -> TooLarge:
+    """Return the error of a body beyond the limit."""
+    return TooLarge("request body too large", hint="raise max_body in [server] of ollmlx.toml")
+
+
+def _from_gzip(body: bytes, limit: int) -> bytes:
+    """Unpack at most one byte more than the limit."""
+    decoder = zlib.decompressobj(GZIP)
+    try:
+        found = decoder.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise InvalidRequest(f"invalid gzip body: {error}") from None
+    if len(found) <= limit and (not decoder.eof or decoder.unused_data):
+        raise InvalidRequest("invalid gzip body: it does not end where it should")
+    return found
+
+
+def _from_zstd(body: bytes, limit: int) -> bytes:
+    """Unpack at most one piece more than the limit: 16 MiB, when every block of the piece is a run of one byte."""
+    from zstandard import ZstdDecompressor, ZstdError  # few clients compress; importing it takes time
+
+    decoder = ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
+    found = bytearray()
+    try:
+        for start in range(0, len(body), ZSTD_PIECE):
+            found += decoder.decompress(body[start : start + ZSTD_PIECE])
+            if len(found) > limit:
+                return bytes(found)
+    except ZstdError as error:
+        raise InvalidRequest(f"invalid zstd body: {error}") from None
+    if not decoder.eof or decoder.unused_data:
+        raise InvalidRequest("invalid zstd body: it does not end where it should")
+    return bytes(found)
+
+
+# -- JSON -------------------------------------------------------------------------------------------------------------
+
+
 def parse_json(body: bytes) -> Any:
-    """Strict JSON: UTF-8, no NaN or Infinity, no duplicate keys, no lone surrogates, bounded in what costs time. Pure.
+    """Parse strict JSON: UTF-8, no NaN or Infinity, no duplicate keys, no lone surrogates, limited in size. Pure.
 
     Raises InvalidRequest.
     """
     try:
         _check_count(body)
         if _SURROGATE.search(body):
-            orjson.loads(body)  # it alone refuses half a surrogate pair
+            orjson.loads(body)  # unlike `json`, it refuses half a surrogate pair
         text = body.decode("utf-8-sig")
         value = json.loads(
             text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_integer
@@ -134,7 +236,7 @@ def _finite(text: str) -> float:
 
 
 def _integer(text: str) -> int | float:
-    """What is too large for 64 bits is a float, as in most languages: what answers can be written with it."""
+    """Return a float for a number beyond 64 bits, as most languages do: responses can be written with it."""
     number = int(_bounded(text))
     return number if -(2**63) <= number < 2**64 else _finite(text)
 
@@ -146,10 +248,10 @@ def _bounded(text: str) -> str:
 
 
 def _check_count(body: bytes) -> None:
-    """Count what stands between the values, outside of texts. Escapes are dropped, so that every quote ends one."""
+    """Raise ValueError for too many values. Counts the characters between them, outside of strings, without parsing."""
     if len(body) <= 2 * MOST_VALUES:  # even the shortest value takes two characters with its comma
         return
-    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # every quote that is left begins or ends a string
     count = plain.count(b'"') // 2
     if count <= MOST_VALUES:
         outside = b"".join(plain.split(b'"')[::2])

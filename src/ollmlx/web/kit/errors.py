@@ -1,4 +1,7 @@
-"""From what went wrong to an HTTP answer. The only place that knows statuses; each family brings its own body shape."""
+"""From an exception to an HTTP response.
+
+Only this module maps kinds of errors to HTTP statuses. Each route family brings the shape of its own error bodies.
+"""
 
 from __future__ import annotations
 
@@ -38,22 +41,26 @@ STATUS: dict[str, int] = {
     "busy": 503,
     "runner_unavailable": 503,
     "timeout": 504,
-    "out_of_memory": 500,  # lasting: repeating the request cannot make the model smaller
+    "out_of_memory": 500,  # repeating the request cannot make the model smaller
     "runner_failed": 500,
     "storage": 500,
     "upstream": 500,
     "config": 500,
     "plugin": 500,
 }
-RETRIABLE = 503  # of an error that says when trying again can help
+RETRIABLE = 503
 LASTING = frozenset({"out_of_memory", "storage", "config", "plugin"})
-"""The daemon's own failures that are the same at the next try."""
+"""Kinds of errors that the same request would meet again."""
 JSON = "application/json"
+
+_MESSAGES = {413: "request body too large", 408: "the request body did not arrive in time"}
+_JSON_TERMS = {"Tuple should": "Array should", "valid tuple": "valid array", "valid dictionary": "valid object"}
+"""Pydantic's terms, and JSON's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error on its way to a client: everything a body shape may want to show."""
+    """An error on its way to a client, with everything that an error body can show."""
 
     status: int
     kind: str
@@ -61,21 +68,22 @@ class Failure:
     code: str | None = None
     hint: str | None = None
     retry_after: float | None = None
+    """Seconds after which a repeated request may succeed."""
     request_id: str = ""
 
 
 Shape = Callable[[Failure], dict[str, Any]]
-"""Makes a family's error body."""
+"""Makes the error body of a route family."""
 
 
 def plain_shape(failure: Failure) -> dict[str, Any]:
-    """Ollama's shape, and the daemon's own: `error` is the sentence; `code` and `hint` are there when known."""
+    """Return an error body in Ollama's shape: the message as `error`, and `code` and `hint` if there are any."""
     extra = {"code": failure.code, "hint": failure.hint}
     return {"error": failure.message, **{key: value for key, value in extra.items() if value}}
 
 
 class Shapes:
-    """Which error shape belongs to which paths; the longest declared prefix decides."""
+    """The error shapes of all paths. The longest prefix that was declared decides."""
 
     def __init__(self) -> None:
         self._shapes: list[tuple[str, Shape]] = []
@@ -89,19 +97,19 @@ class Shapes:
 
 
 def declare_errors(blueprint: Blueprint, shape: Shape, *prefixes: str) -> None:
-    """Give a route family's paths their error shape, also for errors that happen before a route is chosen."""
+    """Use this shape for errors on paths with these prefixes, also for errors before a route is chosen."""
 
-    def add(state: Any) -> None:
+    def add(setup: Any) -> None:
         for prefix in prefixes:
-            state.app.extensions["ollmlx"].shapes.add(prefix, shape)
+            setup.app.extensions["ollmlx"].shapes.add(prefix, shape)
 
     blueprint.record(add)
 
 
 def failure(error: BaseException) -> Failure:
-    """What a client is told of an exception. An unexpected one is logged with its traceback, and told without it."""
-    exchange = CURRENT.get()
-    request_id = exchange.id if exchange else ""
+    """Return what a client is told of an exception. An unexpected exception is logged with its traceback."""
+    context = CURRENT.get()
+    request_id = context.id if context else ""
     if isinstance(error, ValidationError):
         error = InvalidRequest(explain(error))
     if isinstance(error, OllmlxError):
@@ -110,33 +118,30 @@ def failure(error: BaseException) -> Failure:
             status = RETRIABLE
         found = Failure(status, error.kind, error.message, error.code, error.hint, error.retry_after, request_id)
     else:
-        logger.error("unexpected error while answering", exc_info=error)
+        logger.error("unexpected error while serving a request", exc_info=error)
         found = Failure(500, "internal", f"internal error (request {request_id})", request_id=request_id)
-    if exchange is not None:
-        exchange.error, exchange.code = found.kind, found.code or ""
+    if context is not None:
+        context.error, context.code = found.kind, found.code or ""
     return found
 
 
 def http_failure(error: HTTPException) -> Failure:
-    """What a client is told of an error of the web framework (a body too large, an upgrade refused)."""
+    """Return what a client is told of an error that the web framework raised."""
     status = error.code or 500
     kind = next((kind for kind, its in STATUS.items() if its == status), "invalid")
-    return failure_of_status(status, kind, _PHRASES.get(status) or HTTPStatus(status).phrase.lower())
+    return failure_of_status(status, kind, _MESSAGES.get(status) or HTTPStatus(status).phrase.lower())
 
 
 def failure_of_status(status: int, kind: str, message: str) -> Failure:
-    """A failure that is no OllmlxError."""
-    exchange = CURRENT.get()
-    if exchange is not None:
-        exchange.error = kind
-    return Failure(status, kind, message, request_id=exchange.id if exchange else "")
+    """Return the failure of an error that is not an OllmlxError."""
+    context = CURRENT.get()
+    if context is not None:
+        context.error = kind
+    return Failure(status, kind, message, request_id=context.id if context else "")
 
 
-_PHRASES = {413: "request body too large", 408: "the request body did not arrive in time"}
-
-
-def answer(found: Failure, shape: Shape) -> Response:
-    """The response of a failure."""
+def error_response(found: Failure, shape: Shape) -> Response:
+    """Return the response to a request that failed."""
     response = Response(orjson.dumps(shape(found)), status=found.status, content_type=JSON)
     for name, value in failure_headers(found):
         response.headers[name.decode()] = value.decode()
@@ -144,9 +149,9 @@ def answer(found: Failure, shape: Shape) -> Response:
 
 
 def failure_headers(found: Failure) -> list[tuple[bytes, bytes]]:
-    """The headers that belong to a failure, besides its body's type."""
-    for_ever = found.retry_after is not None and math.isinf(found.retry_after)
-    if (found.kind in LASTING and found.status != RETRIABLE) or for_ever:
+    """Return the headers of a failure that tell the client whether and when to try again, or how to authenticate."""
+    never = found.retry_after is not None and math.isinf(found.retry_after)
+    if (found.kind in LASTING and found.status != RETRIABLE) or never:
         return [(b"x-should-retry", b"false")]  # OpenAI's and Anthropic's clients repeat any other 5xx
     if found.status == RETRIABLE:
         return [(b"retry-after", str(max(1, math.ceil(found.retry_after or 1))).encode())]
@@ -156,13 +161,10 @@ def failure_headers(found: Failure) -> list[tuple[bytes, bytes]]:
 
 
 def explain(error: ValidationError) -> str:
-    """The first fault of a body, in one line: `messages.0.role: Input should be 'system', …`."""
+    """Return the first fault of a body in one line: `messages.0.role: Input should be 'system', …`."""
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in fault["loc"])
     message = str(fault["msg"]).removeprefix("Value error, ")
-    for ours, jsons in _JSONS_WORDS.items():
-        message = message.replace(ours, jsons)
+    for pydantics, jsons in _JSON_TERMS.items():
+        message = message.replace(pydantics, jsons)
     return f"invalid request: {where}: {message}" if where else f"invalid request: {message}"
-
-
-_JSONS_WORDS = {"Tuple should": "Array should", "valid tuple": "valid array", "valid dictionary": "valid object"}

@@ -1,23 +1,26 @@
-"""Streaming answers: NDJSON and server-sent events.
+"""Streaming responses: NDJSON and server-sent events.
 
-The first piece is taken before there is a response, so that an early failure keeps its status; a later one is the last
-record of the stream, in the family's own shape. Pieces that are there already leave in one write.
+The first record is made before the response begins, so that an early failure keeps its HTTP status. A later failure
+becomes the last record of the stream, in the shape of the route family. Records that are ready leave in one write.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from typing import Any
 
 import orjson
 from quart import Response, current_app
 
+from ollmlx.model.events import closing
+from ollmlx.types import Admitted, Done, EmbedResult, Event, Prefill, Text
 from ollmlx.web.context import current
 from ollmlx.web.kit.errors import Failure, failure
 from ollmlx.web.server.drain import Drain
 
-CHUNK = 16 * 1024  # bytes gathered at most before they are written
+CHUNK = 16 * 1024
+"""Bytes after which the records that are ready are written."""
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
 
@@ -26,36 +29,58 @@ Record = Callable[[Failure], bytes]
 
 
 async def ndjson(records: AsyncGenerator[bytes, None], failed: Record | None = None) -> Response:
-    """An answer of JSON lines, each record with its newline. Raises what happens before the first record."""
-    site, exchange = current_app.extensions["ollmlx"], current()
-    shape = site.shapes.of(exchange.path)
+    """Return a response of JSON lines. Each record brings its newline. Raises what is raised before the first one."""
+    state, context = current_app.extensions["ollmlx"], current()
+    shape = state.shapes.of(context.path)
     return await _respond(records, failed or (lambda found: orjson.dumps(shape(found)) + b"\n"), NDJSON)
 
 
 async def sse(records: AsyncGenerator[bytes, None], failed: Record) -> Response:
-    """An answer of server-sent events, each record with its blank line. Raises what happens before the first record."""
+    """Return a response of server-sent events. Each record brings its blank line. Raises as `ndjson` does."""
     response = await _respond(records, failed, SSE)
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"  # a proxy in between must not collect events
     return response
 
 
+async def tracked(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
+    """Yield the events of a generation, and note their figures in the request's context."""
+    context = current()
+    async with closing(events):
+        async for event in events:
+            if type(event) is not Text:
+                if isinstance(event, Admitted | Prefill | Done):
+                    context.note(event)
+                else:
+                    context.note_first()
+            elif not context.first_ns:
+                context.note_first()
+            yield event
+
+
+async def embedded(work: Awaitable[EmbedResult]) -> EmbedResult:
+    """Return the vectors, and note their figures in the request's context."""
+    result = await work
+    current().note(result)
+    return result
+
+
 async def _respond(records: AsyncGenerator[bytes, None], failed: Record, mimetype: str) -> Response:
-    exchange = current()
+    context = current()
     stream = Stream(records, failed, current_app.extensions["ollmlx"].drain)
-    exchange.on_close(stream.aclose)
+    context.on_close(stream.aclose)
     try:
         await stream.start()
     except BaseException:
         await stream.aclose()
         raise
     response = Response(stream, content_type=mimetype)
-    response.timeout = None  # the framework's own limit is 60 s for the whole answer, and silent
+    response.timeout = None  # Quart would end the response after 60 s without a word
     return response
 
 
 class Stream:
-    """The body of a streaming response: an async iterator of chunks over a generator of records."""
+    """The body of a streaming response: yields chunks of the records that a generator makes."""
 
     def __init__(self, records: AsyncGenerator[bytes, None], failed: Record, drain: Drain) -> None:
         self._records = records
@@ -66,7 +91,7 @@ class Stream:
         self._ended = False
 
     async def start(self) -> None:
-        """Have the first record. Raises what happens instead of it."""
+        """Wait for the first record. Raises what the generator raises instead."""
         try:
             self._ready.append(await anext(self._records))
         except StopAsyncIteration:
@@ -86,14 +111,14 @@ class Stream:
                 if not self._drain.ended:
                     raise
                 self._interrupted(ready)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the client is told in the stream
+            except Exception as error:  # noqa: BLE001 - every failure becomes the last record of the stream
                 self._fail(ready, error)
         if not ready:
             raise StopAsyncIteration
         return ready[0] if len(ready) == 1 else b"".join(ready)
 
     async def aclose(self) -> None:
-        """Close the records' generator, a half-taken step first. Called however the exchange ends."""
+        """Cancel the step that has begun, then close the generator. Called when the request ends."""
         self._ended = True
         step, self._step = self._step, None
         if step is not None:
@@ -101,7 +126,7 @@ class Stream:
         await self._records.aclose()
 
     async def _gather(self, ready: list[bytes]) -> None:
-        """Add what is there already to `ready`; wait only while it is empty."""
+        """Add the records that can be had without waiting to `ready`; wait for one if it is empty."""
         size = sum(map(len, ready))
         while size < CHUNK:
             step, self._step = self._step or Step(self._records), None
@@ -112,7 +137,7 @@ class Stream:
                 await step
             size += len(step.value)
             ready.append(step.value)
-        await asyncio.sleep(0)  # a generator that never waits must not starve the others
+        await asyncio.sleep(0)  # lets other tasks run when the generator never waits
 
     def _interrupted(self, ready: list[bytes]) -> None:
         task = asyncio.current_task()
@@ -126,27 +151,27 @@ class Stream:
 
 
 class Step:
-    """One `anext`, driven by hand: it can be tried without waiting, and awaited later by the same task.
+    """One `anext` of a generator that can be tried without waiting, and awaited later by the same task.
 
-    A coroutine that is not ready hands up the future it waits for; that future is kept, and given to the event loop
-    only when the step is awaited.
+    A coroutine that is not ready yields the future that it waits for. The step keeps that future, and passes it to the
+    event loop only when the step itself is awaited.
     """
 
-    __slots__ = ("_inner", "_started", "_waits", "value")
+    __slots__ = ("_inner", "_started", "_waits_for", "value")
 
     def __init__(self, records: AsyncGenerator[bytes, None]) -> None:
         self._inner: Any = records.__anext__()
-        self._waits: Any = None
+        self._waits_for: Any = None
         self._started = False
         self.value = b""
 
     def poll(self) -> bool:
-        """Whether the value is there. Raises what the generator raises, StopAsyncIteration at its end."""
+        """Return True when the value is ready. Raises what the generator raises, StopAsyncIteration at its end."""
         if self._started:
             return False
         self._started = True
         try:
-            self._waits = self._inner.send(None)
+            self._waits_for = self._inner.send(None)
         except StopIteration as stop:
             self.value = stop.value
             return True
@@ -156,24 +181,24 @@ class Step:
         try:
             while True:
                 try:
-                    sent = yield self._waits
-                except BaseException as error:  # noqa: BLE001 - handed to the generator, cancellation included
-                    self._waits = self._inner.throw(error)
+                    sent = yield self._waits_for
+                except BaseException as error:  # noqa: BLE001 - raised in the generator, cancellation included
+                    self._waits_for = self._inner.throw(error)
                 else:
-                    self._waits = self._inner.send(sent)
+                    self._waits_for = self._inner.send(sent)
         except StopIteration as stop:
             self.value = stop.value
 
     async def cancel(self) -> None:
-        """End a step that was tried and not awaited, as cancelling a task would."""
-        cancel = getattr(self._waits, "cancel", None)
+        """Cancel a step that was tried and not awaited, as a task is cancelled."""
+        cancel = getattr(self._waits_for, "cancel", None)
         try:
             if cancel is None:
-                self._waits = self._inner.throw(asyncio.CancelledError())
+                self._waits_for = self._inner.throw(asyncio.CancelledError())
             else:
                 cancel()
             await self
         except (asyncio.CancelledError, StopAsyncIteration, StopIteration):
             return
-        except Exception as error:  # noqa: BLE001 - the client is gone: there is nobody to tell but the log
+        except Exception as error:  # noqa: BLE001 - the client is gone: `failure` logs the error
             failure(error)

@@ -1,7 +1,7 @@
-"""The OpenAPI description, generated from the routes themselves.
+"""The OpenAPI document, generated from the routes.
 
-A route says what it takes and gives with `@describe(...)`; everything else (path, methods, parameters) is read from the
-application. A route without a description is a mistake that `undescribed` finds.
+`@describe(...)` states the bodies of a route's requests and responses. Path, methods and parameters are read from the
+application. `undescribed` finds routes without a description.
 """
 
 from __future__ import annotations
@@ -14,43 +14,69 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from ollmlx.web.kit.errors import JSON
+
 if TYPE_CHECKING:
     from quart import Quart
     from werkzeug.routing import Rule
 
 View = TypeVar("View", bound=Callable[..., Any])
+Schema = dict[str, Any]
 
-NDJSON = "application/x-ndjson"
-SSE = "text/event-stream"
-JSON = "application/json"
 TEXT = "text/plain"
 BINARY = "application/octet-stream"
+
+STRING: Schema = {"type": "string"}
+INTEGER: Schema = {"type": "integer"}
+NUMBER: Schema = {"type": "number"}
+BOOLEAN: Schema = {"type": "boolean"}
+OBJECT: Schema = {"type": "object"}
 
 _ATTRIBUTE = "__ollmlx_operation__"
 _REFERENCE = "#/components/schemas/{model}"
 _IMPLIED = frozenset({"OPTIONS"})
 
 
+def record(required: dict[str, Schema], **optional: Schema) -> Schema:
+    """Return the schema of an object with these fields. It may have others."""
+    return {"type": "object", "required": list(required), "properties": {**required, **optional}}
+
+
+def listing(item: Schema) -> Schema:
+    """Return the schema of an array."""
+    return {"type": "array", "items": item}
+
+
+def nullable(schema: Schema) -> Schema:
+    """Return the schema of a value that may be null."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def one_of(*values: str) -> Schema:
+    """Return the schema of a string with one of these values."""
+    return {"enum": list(values)}
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a route takes and gives.
+    """The description of a route.
 
-    `body`: the model of its JSON body, or BINARY. `answer`: the model or schema of its 200 answer; None is an empty
-    body. `content`: media types of the answer, the streaming ones included. `success`: statuses besides 200.
-    `error`: the schema of its error body. `parameters`: schemas of parts of its path, where they are not just text.
+    body: the model of its JSON body, or BINARY. answer: the model or schema of its response; None for an empty one.
+    content: media types of the response, those of streams included. success: HTTP statuses of a success.
+    error: the schema of its error body. parameters: schemas of the parts of its path that are not plain strings.
     """
 
     summary: str
     body: type[BaseModel] | str | None = None
-    answer: type[BaseModel] | dict[str, Any] | None = None
+    answer: type[BaseModel] | Schema | None = None
     content: tuple[str, ...] = (JSON,)
     success: tuple[int, ...] = (200,)
-    error: dict[str, Any] | None = None
-    parameters: dict[str, Any] | None = None
+    error: Schema | None = None
+    parameters: dict[str, Schema] | None = None
 
 
 def describe(summary: str, **details: Any) -> Callable[[View], View]:
-    """Say what a route takes and gives; see Operation for the details."""
+    """Describe a route; `details` are the fields of Operation."""
     operation = Operation(summary, **details)
 
     def attach(view: View) -> View:
@@ -61,12 +87,12 @@ def describe(summary: str, **details: Any) -> Callable[[View], View]:
 
 
 def undescribed(app: Quart) -> list[str]:
-    """The routes nobody described."""
+    """Return the routes that have no description."""
     return [f"{rule.rule} ({rule.endpoint})" for rule, operation in _routes(app) if operation is None]
 
 
 def openapi(app: Quart, version: str) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of an application."""
+    """Return the OpenAPI 3.1 document of an application."""
     operations = [(rule, operation) for rule, operation in _routes(app) if operation is not None]
     schemas, definitions = _schemas([operation for _, operation in operations])
     paths: dict[str, dict[str, Any]] = {}
@@ -90,7 +116,7 @@ def _routes(app: Quart) -> Iterator[tuple[Rule, Operation | None]]:
 
 
 def _schemas(operations: list[Operation]) -> tuple[dict[tuple[type[BaseModel], str], Any], dict[str, Any]]:
-    """References to the schemas of all models (read for bodies, written for answers), and their definitions."""
+    """Return references to the schemas of all models (of bodies as read, of responses as written), and the schemas."""
     wanted: list[tuple[type[BaseModel], Any]] = []
     for operation in operations:
         if isinstance(operation.body, type):
@@ -105,9 +131,7 @@ def _path(rule: Rule, operation: Operation) -> tuple[str, list[dict[str, Any]]]:
     names = re.findall(r"<(?:[^:<>]+:)?([^<>]+)>", rule.rule)
     path = re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", r"{\1}", rule.rule)
     known = operation.parameters or {}
-    return path, [
-        {"name": name, "in": "path", "required": True, "schema": known.get(name, {"type": "string"})} for name in names
-    ]
+    return path, [{"name": name, "in": "path", "required": True, "schema": known.get(name, STRING)} for name in names]
 
 
 def _operation(

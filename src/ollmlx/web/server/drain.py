@@ -1,4 +1,4 @@
-"""Ending well: refuse new work, let running answers finish for a while, then end each with an error record."""
+"""The end of a daemon: new requests are refused, running ones may finish for a while, the rest get an error record."""
 
 from __future__ import annotations
 
@@ -7,53 +7,54 @@ import math
 import time
 
 from ollmlx.errors import Busy
-from ollmlx.web.context import Exchange
+from ollmlx.web.context import RequestContext
 
-RETRY_AFTER = 5.0  # seconds; a restarted daemon is back by then
+RETRY_AFTER = 5.0  # seconds; a daemon that is started again is ready by then
 STOPPING = "the server is shutting down"
 
 
 class Drain:
-    """The daemon's last phase. `begin` once, `idle` to wait, `end` to stop waiting."""
+    """Counts running requests. Call `begin` once, `idle` to wait for them, `end` to stop waiting."""
 
     def __init__(self) -> None:
         self.draining = False
         self.ended = False
-        self._running: set[Exchange] = set()
+        self._running: set[RequestContext] = set()
         self._changed = asyncio.Event()
         self._until = 0.0
 
     @property
     def running(self) -> int:
-        """Requests that are being answered."""
+        """The number of requests that are being served."""
         return len(self._running)
 
-    def enter(self, exchange: Exchange) -> None:
-        """A request has come. What comes while draining is refused, or a short question: nobody waits for it."""
+    def enter(self, context: RequestContext) -> None:
+        """Count a request that has arrived. Requests that arrive during the drain are not waited for."""
         if not self.draining:
-            self._running.add(exchange)
+            self._running.add(context)
 
-    def leave(self, exchange: Exchange) -> None:
-        self._running.discard(exchange)
+    def leave(self, context: RequestContext) -> None:
+        """Count a request that has ended."""
+        self._running.discard(context)
         self._changed.set()
 
     def begin(self, patience: float = 0.0) -> None:
-        """From now on new work is refused; what runs has so many seconds, which may be without end."""
+        """Refuse new work from now on. Running requests may go on for `patience` seconds, which may be infinite."""
         self.draining = True
         self._until = time.monotonic() + patience
 
-    def story(self) -> str:
-        """Why new work is refused, and for how long the old may keep the daemon; empty while work is taken."""
+    def status(self) -> str:
+        """Return why new work is refused, and for how long running requests may go on; empty before the drain."""
         if not self.draining:
             return ""
         left = self._until - time.monotonic()
         if self.ended or left <= 0 or not self._running:
             return STOPPING
-        what = "1 running request" if self.running == 1 else f"{self.running} running requests"
-        return f"{STOPPING}; {what} may go on" + (f" for another {left:.0f} s" if math.isfinite(left) else "")
+        requests = "1 running request" if self.running == 1 else f"{self.running} running requests"
+        return f"{STOPPING}; {requests} may go on" + (f" for another {left:.0f} s" if math.isfinite(left) else "")
 
     async def idle(self, timeout: float) -> bool:
-        """Wait until nothing is being answered, for at most `timeout` seconds. Whether that came about."""
+        """Wait until no request is running, for at most `timeout` seconds. Returns False when some still are."""
         try:
             async with asyncio.timeout(timeout):
                 while self._running:
@@ -64,12 +65,12 @@ class Drain:
         return True
 
     def end(self) -> None:
-        """Interrupt what still runs: each stream sends its error record, each other request is answered 503."""
+        """Cancel running requests: each stream sends an error record, each other request is answered with 503."""
         self.ended = True
-        for exchange in self._running:
-            if exchange.task is not None:
-                exchange.task.cancel()
+        for context in self._running:
+            if context.task is not None:
+                context.task.cancel()
 
     def refusal(self) -> Busy:
-        """What new and interrupted work is told."""
+        """Return the error of new and of cancelled requests."""
         return Busy(STOPPING, retry_after=RETRY_AFTER)

@@ -1,4 +1,4 @@
-"""The port is taken: by whom, and what to do."""
+"""Errors of binding the address: which program uses the port, and what to do about it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from ollmlx.errors import ConfigError, Conflict, OllmlxError
 from ollmlx.text.addresses import Address
 
-PATIENCE = 1.0  # seconds for whoever listens there to say who it is
+PATIENCE = 1.0  # seconds for the program that listens there to answer
 
 
 def bind_error(address: Address, error: OSError) -> OllmlxError:
-    """What to tell when an address cannot be listened on."""
+    """Return the error to show when binding an address failed with `error`."""
     where = address.netloc
     if error.errno == errno.EADDRINUSE:
-        return _taken(address)
+        return _port_in_use(address)
     if error.errno == errno.EACCES:
         return ConfigError(f"cannot listen on {where}: ports below 1024 need privileges", code="NET001")
     if error.errno == errno.EADDRNOTAVAIL:
@@ -26,18 +26,18 @@ def bind_error(address: Address, error: OSError) -> OllmlxError:
     return ConfigError(f"cannot listen on {where}: {error.strerror or error}", code="NET001")
 
 
-def _taken(address: Address) -> Conflict:
-    message = f"{address.netloc} is in use by {listener_of(address)}"
-    told = _asked(address, "/readyz") or {}
-    if not told.get("stopping"):
+def _port_in_use(address: Address) -> Conflict:
+    message = f"{address.netloc} is in use by {program_at(address)}"
+    readiness = _get(address, "/readyz") or {}
+    if not readiness.get("stopping"):
         return Conflict(message, code="NET001", hint="ollmlx doctor server")
     process = _process(address.port)
     now = f", or end its running requests now: kill {process[1]}" if process else ""
-    return Conflict(f"{message}: {told.get('error')}", code="NET001", hint=f"start again when it has ended{now}")
+    return Conflict(f"{message}: {readiness.get('error')}", code="NET001", hint=f"start again when it has ended{now}")
 
 
-def answered(address: Address) -> bool:
-    """Whether somebody accepts connections there already."""
+def is_listening(address: Address) -> bool:
+    """Return True when a program accepts connections at this address."""
     if address.port == 0:
         return False
     try:
@@ -47,40 +47,40 @@ def answered(address: Address) -> bool:
         return False
 
 
-def listener_of(address: Address) -> str:
-    """Who listens there: what it says of itself over HTTP, and its process where the system tells."""
+def program_at(address: Address) -> str:
+    """Describe the program that listens there: by its answer over HTTP, and by its process if the system shows it."""
     process = _process(address.port)
-    told = _asked(address, "/api/version") or _asked(address, "/api/daemon") or {}
-    spoken = f"Ollama {told['version']}" if "version" in told else None
-    if "ollmlx" in told or "protocol" in told:
-        spoken = f"another ollmlx {told.get('ollmlx') or told['version']}"
-    named = f"{process[0]}, pid {process[1]}" if process else None
-    if spoken and named:
-        return f"{spoken} ({named})"
-    return spoken or named or "another program"
+    reply = _get(address, "/api/version") or _get(address, "/api/daemon") or {}
+    product = f"Ollama {reply['version']}" if "version" in reply else None
+    if "ollmlx" in reply or "protocol" in reply:
+        product = f"another ollmlx {reply.get('ollmlx') or reply['version']}"
+    pid = f"{process[0]}, pid {process[1]}" if process else None
+    if product and pid:
+        return f"{product} ({pid})"
+    return product or pid or "another program"
 
 
-def _asked(address: Address, path: str) -> dict[str, Any] | None:
-    """The JSON object that is answered there; None where nobody answers with one."""
+def _get(address: Address, path: str) -> dict[str, Any] | None:
+    """Return the JSON object at this path; None when there is none."""
     connection = http.client.HTTPConnection(address.dialled, address.port, timeout=PATIENCE)
     try:
         connection.request("GET", path)
-        answer = json.loads(connection.getresponse().read(4096))
+        reply = json.loads(connection.getresponse().read(4096))
     except (OSError, ValueError, http.client.HTTPException):
         return None
     finally:
         connection.close()
-    return answer if isinstance(answer, dict) else None
+    return reply if isinstance(reply, dict) else None
 
 
 def _process(port: int) -> tuple[str, int] | None:
-    """The name and the id of the process that listens there."""
-    import psutil
+    """Return name and id of the process that listens on a port; None when the system does not show it."""
+    import psutil  # needed for this error only
 
     try:
         for found in psutil.net_connections("tcp"):
             if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port and found.pid:
                 return psutil.Process(found.pid).name(), found.pid
-    except (psutil.Error, OSError):  # other users' processes are hidden on some systems
+    except (psutil.Error, OSError):  # some systems hide the processes of other users
         return None
     return None

@@ -1,8 +1,8 @@
-"""Listening, from the first bind to the last byte: how the daemon starts, and how it ends.
+"""The daemon's listening life, from the bind to the last byte.
 
-At SIGTERM or SIGINT: new work is refused at once, running answers may finish for `drain_timeout`, then each ends with
-its error record; then the runners stop. A second signal skips the waiting. A hard deadline ends the process whatever
-hangs: hypercorn's own `graceful_timeout` does not hold on Python 3.12.1 and later.
+At SIGTERM or SIGINT new work is refused at once. Running requests may go on for `drain_timeout`, then each ends with
+its error record; then the runners are stopped. A second signal skips the wait. A hard deadline ends the process if any
+of this hangs.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from ollmlx.web import logs
 from ollmlx.web.create_app import create_app
 from ollmlx.web.server.connections import HTTPServer
 from ollmlx.web.server.drain import Drain
-from ollmlx.web.server.notify import notify
-from ollmlx.web.server.port_in_use import answered, bind_error
+from ollmlx.web.server.port_in_use import bind_error, is_listening
 from ollmlx.web.server.sockets import bound_address, is_loopback, listening_socket, served_address
 from ollmlx.web.state import state_of
 
@@ -36,26 +35,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FAREWELL = 2.0
+FLUSH_TIME = 2.0
 """Seconds for the last records to reach the clients."""
 
 HARD_DEADLINE = 10.0
 """Seconds that everything after the drain may take; then the process ends, whatever hangs."""
 
-UNCLEAN = 70
+UNCLEAN_EXIT = 70
 
 
 async def run(app: App, reload: Callable[[], object] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; a second one ends at once. SIGHUP calls `reload`. The exit status.
+    """Serve until SIGTERM or SIGINT; a second one ends at once. SIGHUP calls `reload`. Returns the exit status.
 
-    Raises Conflict when another program has the address (NET001) or another daemon the state folder, ConfigError when
-    the address cannot be had at all.
+    Raises Conflict when another program uses the address (NET001) or another daemon the state folder, and ConfigError
+    when the address cannot be bound for another reason.
     """
-    asked = served_address(app.settings.server.host)
-    with contextlib.closing(_bound(asked)) as sock, _logging(app):
+    requested = served_address(app.settings.server.host)
+    with contextlib.closing(_bound(requested)) as sock, _logging(app):
         await app.start()
         try:
-            return await _serve(app, sock, bound_address(sock, asked), reload)
+            return await _serve(app, sock, bound_address(sock, requested), reload)
         finally:
             await app.close()
 
@@ -63,51 +62,60 @@ async def run(app: App, reload: Callable[[], object] | None = None) -> int:
 async def _serve(app: App, sock: socket.socket, address: Address, reload: Callable[[], object] | None) -> int:
     web = create_app(app)
     server = HTTPServer(web, [sock], write_timeout=app.settings.server.write_timeout)
-    with _signals(reload) as stops, _frozen():
+    with _signals(reload) as stops, _gc_frozen():
         await server.start()
         try:
             _announce(address, app)
             await stops.first.wait()
-            with _deadline(_finite(app.settings.server.drain_timeout) + FAREWELL + HARD_DEADLINE):
+            with _deadline(_finite(app.settings.server.drain_timeout) + FLUSH_TIME + HARD_DEADLINE):
                 return await _end(app, state_of(web).drain, server, stops)
         finally:
             await server.stop(0)
 
 
 async def _end(app: App, drain: Drain, server: HTTPServer, stops: _Stops) -> int:
-    """Refuse new work, wait for what runs, interrupt the rest, stop the runners."""
+    """Refuse new work, wait for running requests, cancel the rest, stop the runners."""
     patience = app.settings.server.drain_timeout
     notify("STOPPING=1")
     drain.begin(patience)
     if drain.running:
-        logger.info("%s", drain.story())
-    closing = asyncio.create_task(app.close(), name="close")  # who still waits for a runner is refused now
+        logger.info("%s", drain.status())
+    closing = asyncio.create_task(app.close(), name="close")  # requests that wait for a runner are refused now
     await _first_of(drain.idle(_finite(patience)), stops.second.wait())
     drain.end()
-    clean = await drain.idle(FAREWELL)
+    clean = await drain.idle(FLUSH_TIME)
     await closing
-    await server.stop(FAREWELL)
+    await server.stop(FLUSH_TIME)
     logger.info("stopped")
-    return 0 if clean else UNCLEAN
+    return 0 if clean else UNCLEAN_EXIT
 
 
-def _bound(asked: Address) -> socket.socket:
+def _bound(requested: Address) -> socket.socket:
     try:
-        if answered(asked):  # macOS lets one bind an address beside somebody's wildcard, and then steals its callers
+        if is_listening(requested):  # macOS would bind beside another program's wildcard address, and take its clients
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-        return listening_socket(asked)
+        return listening_socket(requested)
     except OSError as error:
-        raise bind_error(asked, error) from error
+        raise bind_error(requested, error) from error
 
 
 def _announce(address: Address, app: App) -> None:
     security = app.settings.security
     if not is_loopback(address.host) and not security.api_keys:
-        told = "answered without a key" if security.allow_no_auth else "refused: no API key is configured (SEC001)"
-        logger.warning("listening beyond this machine; calls from other machines are %s", told)
+        outcome = "served without a key" if security.allow_no_auth else "refused: no API key is configured (SEC001)"
+        logger.warning("listening beyond this machine; requests from other machines are %s", outcome)
     sys.stderr.write(f"ollmlx {__version__} listens on http://{address.netloc}\n")
     sys.stderr.flush()
     notify("READY=1")
+
+
+def notify(state: str) -> None:
+    """Send a state (`READY=1`, `STOPPING=1`) to systemd, or to another program that set NOTIFY_SOCKET."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+        sock.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
 
 
 @contextlib.contextmanager
@@ -120,7 +128,7 @@ def _logging(app: App) -> Iterator[None]:
 
 
 class _Stops:
-    """The signals that came: the first one drains, the second one hurries. Handlers only note; the loop acts."""
+    """The signals to stop: the first begins the drain, the second ends it. The handlers only set events."""
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
@@ -134,7 +142,7 @@ class _Stops:
 def _signals(reload: Callable[[], object] | None) -> Iterator[_Stops]:
     loop, stops = asyncio.get_running_loop(), _Stops()
     actions: dict[signal.Signals, Callable[[], object]] = {signal.SIGTERM: stops, signal.SIGINT: stops}
-    actions[signal.SIGHUP] = reload or (lambda: logger.info("SIGHUP: there is nothing to read again"))
+    actions[signal.SIGHUP] = reload or (lambda: logger.info("SIGHUP: there are no settings to reload"))
     for number, action in actions.items():
         loop.add_signal_handler(number, action)
     try:
@@ -145,8 +153,8 @@ def _signals(reload: Callable[[], object] | None) -> Iterator[_Stops]:
 
 
 @contextlib.contextmanager
-def _frozen() -> Iterator[None]:
-    """What starting made stays: a collection that looks at all of it takes 30 ms, in which nothing is relayed."""
+def _gc_frozen() -> Iterator[None]:
+    """Exempt the objects of the start from garbage collection: a full collection of them blocks the loop for 30 ms."""
     gc.freeze()
     try:
         yield
@@ -165,11 +173,11 @@ async def _first_of(*waits: Awaitable[object]) -> None:
 
 @contextlib.contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
-    """End the process unless the block ends in time; from a thread, for the loop itself may hang."""
+    """End the process unless the block ends in time. A thread does it, because the event loop itself may hang."""
 
     def overdue() -> None:
         logger.critical("stopping took longer than %.0f s; ending now", seconds)
-        os._exit(UNCLEAN)
+        os._exit(UNCLEAN_EXIT)
 
     timer = threading.Timer(seconds, overdue)
     timer.daemon = True
@@ -181,5 +189,5 @@ def _deadline(seconds: float) -> Iterator[None]:
 
 
 def _finite(seconds: float) -> float:
-    """For ever, or nearly, as a number that timers take."""
+    """Return a number that timers accept: an infinite time becomes the longest one they know."""
     return min(seconds, threading.TIMEOUT_MAX / 2)

@@ -1,4 +1,4 @@
-"""The listening sockets of an address, and how far the address reaches."""
+"""The address that the daemon listens on, and its listening socket."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from ollmlx.errors import ConfigError
 from ollmlx.text.addresses import Address
 
 BACKLOG = 4096
-_EVERY_V4 = "0.0.0.0"  # noqa: S104 - recognised; whether it may be used is the settings' matter
+"""Connections that the kernel holds until they are accepted, if the system allows that many."""
+_EVERY_V4 = "0.0.0.0"  # noqa: S104 - only recognised here
 _EVERY = "::"
 
 
 def served_address(setting: str) -> Address:
-    """The address of `[server] host`. Raises ConfigError when it is none that can be listened on."""
+    """Parse `[server] host`. Raises ConfigError when the daemon cannot listen on it."""
     address = Address.parse(setting)
     if address.scheme != "http" or address.path:
         raise ConfigError(
-            f"[server] host: cannot listen on {setting!r}: only plain HTTP is served, and at the root",
+            f"[server] host: cannot listen on {setting!r}: only plain HTTP without a path is served",
             code="CFG004",
             hint="write HOST:PORT, and put a proxy in front for https",
         )
@@ -26,12 +27,12 @@ def served_address(setting: str) -> Address:
 
 
 def is_wildcard(address: Address) -> bool:
-    """Whether it stands for every interface of this machine."""
+    """Return True when the address stands for every interface of this machine."""
     return address.host in (_EVERY_V4, _EVERY)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or literal address can only be reached from this machine."""
+    """Return True when a host name or literal address can only be reached from this machine."""
     if host.lower() == "localhost":
         return True
     try:
@@ -43,7 +44,7 @@ def is_loopback(host: str) -> bool:
 
 
 def listening_socket(address: Address) -> socket.socket:
-    """A bound, listening socket. Raises ConfigError for an unknown name, OSError when it cannot be bound."""
+    """Return a bound, listening socket. Raises ConfigError for an unknown name, OSError when it cannot be bound."""
     family, where = _target(address)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -60,9 +61,9 @@ def listening_socket(address: Address) -> socket.socket:
     return sock
 
 
-def bound_address(sock: socket.socket, asked: Address) -> Address:
-    """The address with the port that the system chose when 0 was asked for."""
-    return Address(asked.host, int(sock.getsockname()[1]))
+def bound_address(sock: socket.socket, requested: Address) -> Address:
+    """Return the requested address with the port of the socket: the system chooses one for port 0."""
+    return Address(requested.host, int(sock.getsockname()[1]))
 
 
 def _target(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
@@ -74,5 +75,5 @@ def _target(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
         raise ConfigError(
             f"[server] host: cannot listen on {address.netloc}: unknown host {address.host!r}", code="CFG004"
         ) from error
-    family, _, _, _, where = min(found, key=lambda info: info[0] != socket.AF_INET)  # a name means its IPv4 address
+    family, _, _, _, where = min(found, key=lambda info: info[0] != socket.AF_INET)  # IPv4 first
     return family, (str(where[0]), address.port)

@@ -1,4 +1,4 @@
-"""Probes and metrics."""
+"""Health endpoints, metrics, and `/api/daemon`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 from ollmlx import __version__
 from ollmlx.errors import NotFound
 from ollmlx.settings import SecuritySettings, Settings, StorageSettings
+from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.testing.routes import FakeService, installed, web_app
 from ollmlx.types import Admitted, Done, RunnerInfo, RunnerState, Text
 from ollmlx.web import state_of
 from ollmlx_ollama_api.routes import blueprint as ollama
-from ollmlx_ops.blueprint import blueprint
-from ollmlx_ops.metrics import Metrics
-from ollmlx_ops.readiness import problems
+from ollmlx_ops.metrics import Metrics, PoolMetrics
+from ollmlx_ops.routes import blueprint, problems
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ async def text(client: Any) -> str:
     return str(await (await client.get("/metrics")).get_data(as_text=True))
 
 
-async def test_probes_need_no_key_and_metrics_do(service: FakeService) -> None:
+async def test_health_endpoints_need_no_key_and_metrics_do(service: FakeService) -> None:
     service.settings = service.settings.model_copy(update={"security": SecuritySettings(api_keys=("k",))})
     client = web_app(service, blueprint).test_client()
     assert (await client.get("/livez")).status_code == 200
@@ -37,7 +37,7 @@ async def test_probes_need_no_key_and_metrics_do(service: FakeService) -> None:
     assert (await client.get("/metrics")).status_code == 401
 
 
-async def test_readiness_ends_at_once_when_the_daemon_stops_and_life_does_not(service: FakeService) -> None:
+async def test_a_daemon_that_drains_is_alive_and_not_ready(service: FakeService) -> None:
     web = web_app(service, blueprint)
     client = web.test_client()
     assert (await client.get("/readyz")).status_code == 200
@@ -49,15 +49,15 @@ async def test_readiness_ends_at_once_when_the_daemon_stops_and_life_does_not(se
     assert (await client.get("/livez")).status_code == 200
 
 
-def test_readiness_says_what_is_wrong_with_the_models_folder(tmp_path: Path) -> None:
-    def told(folder: Path) -> list[str]:
+def test_readiness_names_the_fault_of_the_models_folder(tmp_path: Path) -> None:
+    def problems_of(folder: Path) -> list[str]:
         return problems(Settings(storage=StorageSettings(models=folder)))
 
-    assert told(tmp_path) == []
-    assert told(tmp_path / "new" / "deeper") == []
+    assert problems_of(tmp_path) == []
+    assert problems_of(tmp_path / "new" / "deeper") == []
     (tmp_path / "file").write_text("")
-    assert told(tmp_path / "file") == ["the models folder is not a folder"]
-    assert told(tmp_path / "file" / "below") == ["the models folder is not there and cannot be made"]
+    assert problems_of(tmp_path / "file") == ["the models folder is not a folder"]
+    assert problems_of(tmp_path / "file" / "below") == ["the models folder does not exist and cannot be created"]
 
 
 async def test_a_model_that_loads_or_failed_does_not_make_the_daemon_unready(service: FakeService) -> None:
@@ -106,7 +106,7 @@ async def test_metrics_count_requests_tokens_and_runners(service: FakeService) -
     assert "no/such/path" not in found
 
 
-async def test_the_pools_events_are_counted() -> None:
+async def test_the_events_of_the_pool_are_counted() -> None:
     metrics = Metrics(list)
     pool = metrics.pool
     pool.on_load("m:latest", "mlx", 1.5, "ok")
@@ -133,55 +133,52 @@ async def test_the_pools_events_are_counted() -> None:
         assert line in found
 
 
-def test_counts_take_every_call_the_pool_makes() -> None:
-    from ollmlx.supervisor.scheduling.observer import PoolObserver
-    from ollmlx_ops.pool_counts import PoolCounts
-
+def test_metrics_observe_every_event_of_the_pool() -> None:
     calls = {name for name in vars(PoolObserver) if name.startswith("on_")}
-    assert calls == {name for name in vars(PoolCounts) if name.startswith("on_")}
+    assert calls == {name for name in vars(PoolMetrics) if name.startswith("on_")}
 
 
-async def test_two_daemons_in_one_process_count_for_themselves(service: FakeService) -> None:
+async def test_two_daemons_in_one_process_have_metrics_of_their_own(service: FakeService) -> None:
     first, second = web_app(service, blueprint).test_client(), web_app(service, blueprint).test_client()
     await first.get("/livez")
     assert 'route="/livez"' in await text(first)
     assert 'route="/livez"' not in await text(second)
 
 
-async def test_a_missing_model_is_no_metric(service: FakeService) -> None:
+async def test_a_missing_model_has_no_metrics(service: FakeService) -> None:
     service.outcomes = [NotFound("no")]
     assert "first_token_seconds_count{" not in await text(web_app(service, blueprint).test_client())
 
 
-async def test_what_has_failed_has_no_age(service: FakeService) -> None:
+async def test_a_failed_runner_has_no_uptime(service: FakeService) -> None:
     begun = datetime(2026, 1, 2, tzinfo=UTC)
     service.runners = [
         RunnerInfo(id=name, model=installed(name), backend="mlx", state=state, started_at=begun)
         for name, state in (("up", RunnerState.READY), ("down", RunnerState.FAILED))
     ]
-    told = await text(web_app(service, blueprint).test_client())
-    assert 'ollmlx_runner_uptime_seconds{backend="mlx",model="up"' in told
-    assert 'ollmlx_runner_uptime_seconds{backend="mlx",model="down"' not in told
-    assert 'ollmlx_runner_memory_bytes{backend="mlx",model="down",state="failed"} 0.0' in told
+    found = await text(web_app(service, blueprint).test_client())
+    assert 'ollmlx_runner_uptime_seconds{backend="mlx",model="up"' in found
+    assert 'ollmlx_runner_uptime_seconds{backend="mlx",model="down"' not in found
+    assert 'ollmlx_runner_memory_bytes{backend="mlx",model="down",state="failed"} 0.0' in found
 
 
-async def test_a_daemon_tells_of_itself_on_its_own_machine(service: FakeService) -> None:
+async def test_a_daemon_describes_itself_to_clients_on_its_machine(service: FakeService) -> None:
     service.runners = [
         RunnerInfo(
             id="a", model=installed("tiny"), backend="mlx", state=RunnerState.FAILED, restarts=2,
             last_error="it died", last_code="RUN002", last_words=("bye",),
         )
     ]  # fmt: skip
-    told = await (await web_app(service, blueprint).test_client().get("/api/daemon")).get_json()
-    assert told["models_folder"] == str(service.settings.models_folder)
-    assert told["version"] == __version__
-    (runner,) = told["runners"]
+    found = await (await web_app(service, blueprint).test_client().get("/api/daemon")).get_json()
+    assert found["models_folder"] == str(service.settings.models_folder)
+    assert found["version"] == __version__
+    (runner,) = found["runners"]
     assert (runner["name"], runner["state"], runner["code"]) == ("tiny", "failed", "RUN002")
     assert (runner["restarts"], runner["error"], runner["last_words"]) == (2, "it died", ["bye"])
 
 
 @pytest.mark.parametrize(("peer", "status"), [("127.0.0.1", 200), ("::1", 200), ("192.168.1.9", 403)])
-async def test_strangers_are_not_told(service: FakeService, peer: str, status: int) -> None:
+async def test_a_daemon_describes_itself_to_no_other_machine(service: FakeService, peer: str, status: int) -> None:
     open_to_all = {
         "server": service.settings.server.model_copy(update={"host": "0.0.0.0"}),
         "security": SecuritySettings(allow_no_auth=True),

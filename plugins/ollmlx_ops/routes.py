@@ -1,0 +1,147 @@
+"""The family's Blueprint: health endpoints, metrics, and the description of the daemon that the doctor reads."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import platform
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from quart import Blueprint, Response
+
+from ollmlx import __version__
+from ollmlx.errors import Forbidden
+from ollmlx.protocol import PROTOCOL_VERSION
+from ollmlx.types import RunnerInfo
+from ollmlx.web import BOOLEAN, INTEGER, OBJECT, STRING, TEXT, current, describe, json_answer, listing, record, state_of
+from ollmlx_ops.metrics import CONTENT_TYPE, Metrics
+
+if TYPE_CHECKING:
+    from ollmlx import Service, Settings
+    from ollmlx.web import WebState
+
+NOT_READY = 503
+STATUS = record({"status": STRING})
+DAEMON = record(
+    {
+        "version": STRING,
+        "pid": INTEGER,
+        "python": STRING,
+        "protocol": INTEGER,
+        "address": STRING,
+        "models_folder": STRING,
+        "state_folder": STRING,
+        "runners": listing(OBJECT),
+    },
+    api_keys=BOOLEAN,
+    allow_no_auth=BOOLEAN,
+)
+
+
+def blueprint(service: Service) -> Blueprint:
+    """Return the family's routes over a service."""
+    made = Blueprint("ops", __name__)
+    metrics = Metrics(service.ps)
+    service.pool.subscribe(metrics.pool)  # type: ignore[arg-type]  # PoolObserver is not exported to plugins
+    states: list[WebState] = []
+
+    @made.record
+    def _observe(setup: Any) -> None:
+        state = state_of(setup.app)
+        states.append(state)
+        state.observers.append(metrics.count)
+        metrics.read_running_from(lambda: state.drain.running)
+
+    @made.get("/livez")
+    @describe("Whether the daemon answers at all.", answer=STATUS)
+    async def livez() -> Response:
+        return json_answer({"status": "ok"})
+
+    @made.get("/readyz")
+    @describe("Whether the daemon takes new work, and why not.", answer=STATUS, success=(200, NOT_READY))
+    async def readyz() -> Response:
+        stopping = states[0].drain.status()
+        found = await asyncio.to_thread(problems, service.settings, stopping=stopping)
+        if not found:
+            return json_answer({"status": "ready"})
+        body = {"status": "not ready", "error": "; ".join(found), "problems": found, "stopping": bool(stopping)}
+        response = json_answer(body, NOT_READY)
+        response.headers["Retry-After"] = "5"
+        return response
+
+    @made.get("/api/daemon")
+    @describe("The daemon and its runners; only for its own machine, or with an API key.", answer=DAEMON)
+    async def daemon() -> Response:
+        if not service.settings.security.api_keys and not _is_local(current().client):
+            raise Forbidden("this route is only for the daemon's own machine, or with an API key")
+        return json_answer(describe_daemon(service.settings, service.ps()))
+
+    @made.get("/metrics")
+    @describe("Figures for Prometheus.", answer={"type": "string"}, content=(TEXT,))
+    async def figures() -> Response:
+        return Response(metrics.text(), content_type=CONTENT_TYPE)
+
+    return made
+
+
+def problems(settings: Settings, *, stopping: str = "") -> list[str]:
+    """Return why the daemon cannot take new work, one sentence for each reason; nothing when it is ready.
+
+    stopping: why the daemon refuses new work itself. A model that loads, fails or is absent is no reason.
+    Reads the file system: call it in a thread.
+    """
+    found = [stopping] if stopping else []
+    folder = settings.models_folder
+    if folder.exists() and not folder.is_dir():
+        found.append("the models folder is not a folder")
+    elif folder.exists() and not os.access(folder, os.R_OK | os.X_OK):
+        found.append("the models folder cannot be read")
+    elif not folder.exists() and not _can_be_created(settings):
+        found.append("the models folder does not exist and cannot be created")
+    return found
+
+
+def describe_daemon(settings: Settings, runners: Sequence[RunnerInfo]) -> dict[str, Any]:
+    """Return version, process, address, folders, and every runner; failed runners are listed for a while."""
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+        "protocol": PROTOCOL_VERSION,
+        "address": settings.server.host,
+        "api_keys": bool(settings.security.api_keys),
+        "allow_no_auth": settings.security.allow_no_auth,
+        "models_folder": str(settings.models_folder),
+        "state_folder": str(settings.state_folder),
+        "runners": [_describe_runner(runner) for runner in runners],
+    }
+
+
+def _describe_runner(runner: RunnerInfo) -> dict[str, Any]:
+    return {
+        "name": runner.model.name.short,
+        "state": str(runner.state),
+        "backend": runner.backend,
+        "pid": runner.pid,
+        "restarts": runner.restarts,
+        "reserved": runner.reserved,
+        "memory": runner.memory,
+        "code": runner.last_code,
+        "error": runner.last_error,
+        "last_words": list(runner.last_words),
+    }
+
+
+def _can_be_created(settings: Settings) -> bool:
+    parent = next((parent for parent in settings.models_folder.parents if parent.exists()), None)
+    return parent is not None and parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)
+
+
+def _is_local(peer: str) -> bool:
+    """Return True for a client on this machine; a client without an address is one."""
+    try:
+        return peer == "local" or ipaddress.ip_address(peer).is_loopback
+    except ValueError:
+        return False
