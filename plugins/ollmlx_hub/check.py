@@ -153,20 +153,15 @@ def _remedies(context: Any, layout: MlxLayout, folder: Path) -> tuple[tuple[str,
 
 def _replacements(context: Any, layout: MlxLayout, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the commands that pull the model again, if a source provides it, and those that remove it."""
-    source: str | None = None
+    manifest = _readable_manifest(folder)
     try:
-        manifest = read_manifest(folder)
         name = manifest.name if manifest is not None else ModelName.from_folder(folder.name)
-        source = manifest.source if manifest is not None else None
     except OllmlxError:
-        try:
-            name = ModelName.from_folder(folder.name)
-        except OllmlxError:
-            return (), (f"rm -r {_quoted(folder)}",)
+        return (), (f"rm -r {_quoted(folder)}",)
     sources = context.plugins.registry.sources.values() if context.plugins is not None else ()
     offers = [_unversioned(offer) for each in sources if each.store == STORE and (offer := each.provides(name))]
     # A model that was created or copied here may have the name of another model that a source provides.
-    again = bool(offers) if source is None else _unversioned(source) in offers
+    again = bool(offers) if manifest is None else _unversioned(manifest.source) in offers
     remove = (f"ollmlx rm {name.short}" if layout.find(name) == folder else f"rm -r {_quoted(folder)}",)
     return (f"ollmlx pull {name.short}",) if again else (), remove
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ollmlx import __version__
+from ollmlx import OllmlxError, __version__
 from ollmlx.errors import Forbidden, NotFound, Unauthorized, UpstreamError
 from ollmlx_hub.repository import RemoteFile, RepositoryListing
 from ollmlx_hub.settings import HubAccess
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
 TIMEOUT = 30.0  # seconds for one request
 
@@ -88,27 +89,14 @@ class HubClient:
 
     @contextmanager
     def _explained(self, repo: str, revision: str) -> Iterator[None]:
-        """Raise an error that says what to do in place of each error of the library."""
+        """Raise an OllmlxError that says what to do in place of each error of the library."""
         import httpx
         from huggingface_hub import errors
 
-        page = f"{self.access.endpoint}/{repo}"
         try:
             yield
-        except errors.GatedRepoError as error:
-            raise Forbidden(
-                f"{repo} is gated: its authors ask you to accept their terms",
-                code="NET006",
-                hint=f"accept them at {page}, then set HF_TOKEN to a token from {self.access.endpoint}/settings/tokens",
-            ) from error
-        except errors.RevisionNotFoundError as error:
-            raise NotFound(
-                f"{repo} has no revision {revision!r}", code="MDL002", hint=f"see {page}/tree/main for its branches"
-            ) from error
-        except errors.RepositoryNotFoundError as error:
-            raise self._missing(repo, error) from error
         except errors.HfHubHTTPError as error:
-            raise self._refused(repo, error) from error
+            raise self._refusal(error, repo, revision) from error
         except errors.OfflineModeIsEnabled as error:
             raise UpstreamError(
                 "the hub's offline mode is on", code="NET005", hint="unset HF_HUB_OFFLINE and start ollmlx again"
@@ -120,32 +108,31 @@ class HubClient:
                 hint="check the network; set HF_ENDPOINT if you use a mirror",
             ) from error
 
-    def _missing(self, repo: str, error: Any) -> NotFound | Unauthorized:
-        if self.access.token and error.response.status_code == 401:
-            return Unauthorized(
-                f"the hub does not accept the token for {repo}", code="NET006", hint="set HF_TOKEN to a valid token"
-            )
-        hint = f"check the spelling at {self.access.endpoint}/models"
-        if not self.access.token:
-            hint += "; for a private repository set HF_TOKEN"
-        return NotFound(f"{repo} does not exist on {self.access.endpoint}", code="MDL002", hint=hint)
+    def _refusal(self, error: HfHubHTTPError, repo: str, revision: str) -> OllmlxError:
+        """Return the error for a response that is no success."""
+        from huggingface_hub import errors
 
-    def _refused(self, repo: str, error: Any) -> UpstreamError | Unauthorized | Forbidden:
-        status = error.response.status_code
-        if status == 401:
-            return Unauthorized(
-                f"the hub does not accept the token for {repo}", code="NET006", hint="set HF_TOKEN to a valid token"
-            )
+        endpoint, status = self.access.endpoint, error.response.status_code
+        if isinstance(error, errors.GatedRepoError):
+            hint = f"accept them at {endpoint}/{repo}, then set HF_TOKEN to a token from {endpoint}/settings/tokens"
+            return Forbidden(f"{repo} is gated: its authors ask you to accept their terms", code="NET006", hint=hint)
+        if isinstance(error, errors.RevisionNotFoundError):
+            hint = f"see {endpoint}/{repo}/tree/main for its branches"
+            return NotFound(f"{repo} has no revision {revision!r}", code="MDL002", hint=hint)
+        missing = isinstance(error, errors.RepositoryNotFoundError)
+        if status == 401 and (self.access.token or not missing):
+            hint = "set HF_TOKEN to a valid token"
+            return Unauthorized(f"the hub does not accept the token for {repo}", code="NET006", hint=hint)
+        if missing:
+            hint = f"check the spelling at {endpoint}/models"
+            hint += "" if self.access.token else "; for a private repository set HF_TOKEN"
+            return NotFound(f"{repo} does not exist on {endpoint}", code="MDL002", hint=hint)
         if status == 403:
-            return Forbidden(
-                f"the hub refuses access to {repo}", code="NET006", hint="use a token with the permission for it"
-            )
+            hint = "use a token with the permission for it"
+            return Forbidden(f"the hub refuses access to {repo}", code="NET006", hint=hint)
         if status == 429:
-            return UpstreamError(
-                "the hub asks to slow down (429)",
-                code="NET005",
-                hint="wait a minute, or set HF_TOKEN for a higher limit",
-            )
+            hint = "wait a minute, or set HF_TOKEN for a higher limit"
+            return UpstreamError("the hub asks to slow down (429)", code="NET005", hint=hint)
         return UpstreamError(f"the hub answered {status} for {repo}", code="NET005", hint="try again later")
 
 

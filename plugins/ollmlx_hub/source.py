@@ -183,7 +183,7 @@ class FetchTarget:
         parts = sum(part.stat().st_size for part in (self.folder / PARTS).glob("*") if part.is_file())
         check_space(self.folder, missing - parts)
 
-    def accept(self, part: Path, file: RemoteFile, sha256: str) -> None:
+    def accept(self, part: Path, file: RemoteFile, sha256: str | None) -> None:
         """Check a downloaded file against the hub's hash, and rename it into the folder. Raises UpstreamError."""
         if (_content_hash(part, file) if file.sha256 is None else sha256) != file.etag:
             part.unlink(missing_ok=True)
@@ -191,7 +191,7 @@ class FetchTarget:
         path = self.folder / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
         part.replace(path)
-        self.ready[file.path] = _fetched(path, file, sha256)
+        self.ready[file.path] = _fetched(path, file, sha256 or sha256_of(path))
 
     def finish(self, receipt: FetchReceipt) -> None:
         """Remove the files that are not of this revision, then write the receipt: the fetch is complete."""

@@ -18,8 +18,8 @@ from ollmlx_ollama_store.manifest import (
     CONFIG_TYPE,
     MAX_CONFIG,
     Kind,
+    OllamaConfig,
     OllamaLayer,
-    read_config,
     write_config,
     write_manifest,
 )
@@ -89,7 +89,7 @@ class OllamaCreation:
     def _from_base(self, base: InstalledModel) -> tuple[list[OllamaLayer], dict[str, Any]]:
         manifest, _ = self.index.manifest(self.index.origin(base).path)
         config = self.layout.read(self.layout.blob(manifest.config.digest), MAX_CONFIG)
-        read_config(config, "its configuration")
+        OllamaConfig.parse(config, "its configuration")
         facts = {key: value for key, value in json.loads(config).items() if key != "rootfs"}
         origin = {"from_": str(base.name)}
         layers = [layer.model_copy(update=origin) if layer.kind == "model" else layer for layer in manifest.layers]

@@ -14,48 +14,19 @@ from ollmlx.errors import StorageError, Unsupported
 from ollmlx.storekit import ModelDescription
 from ollmlx.types import Capability, Message, ModelDefaults, ModelDetails, Options
 from ollmlx_ollama_store.layout import OllamaLayout
-from ollmlx_ollama_store.manifest import MAX_CONFIG, Kind, OllamaConfig, OllamaLayer, OllamaManifest, read_config
+from ollmlx_ollama_store.manifest import MAX_CONFIG, Kind, OllamaConfig, OllamaLayer, OllamaManifest
 
 MAX_TEXT = 8 << 20
 LONGEST_ARRAY = 1024
 SAFETENSORS = "ollama-safetensors"
 """The format of models for Ollama's own MLX engine: they have a layer for each tensor."""
 FILE_TYPES: Final = {
-    0: "F32",
-    1: "F16",
-    2: "Q4_0",
-    3: "Q4_1",
-    7: "Q8_0",
-    8: "Q5_0",
-    9: "Q5_1",
-    10: "Q2_K",
-    11: "Q3_K_S",
-    12: "Q3_K_M",
-    13: "Q3_K_L",
-    14: "Q4_K_S",
-    15: "Q4_K_M",
-    16: "Q5_K_S",
-    17: "Q5_K_M",
-    18: "Q6_K",
-    19: "IQ2_XXS",
-    20: "IQ2_XS",
-    21: "Q2_K_S",
-    22: "IQ3_XS",
-    23: "IQ3_XXS",
-    24: "IQ1_S",
-    25: "IQ4_NL",
-    26: "IQ3_S",
-    27: "IQ3_M",
-    28: "IQ2_S",
-    29: "IQ2_M",
-    30: "IQ4_XS",
-    31: "IQ1_M",
-    32: "BF16",
-    36: "TQ1_0",
-    37: "TQ2_0",
-    38: "MXFP4",
-}
-"""`general.file_type` of GGUF files: llama.cpp's numbers and names."""
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4",
+}  # fmt: skip
+"""llama.cpp's names for `general.file_type` of GGUF files, by their number."""
 
 _JINJA = re.compile(r"\{%")
 _GO_TOOLS, _GO_SUFFIX = re.compile(r"\{\{[^}]*\.Tools\b"), re.compile(r"\{\{[^}]*\.Suffix\b")
@@ -67,7 +38,7 @@ _MESSAGES = TypeAdapter(tuple[Message, ...])
 
 def describe(layout: OllamaLayout, manifest: OllamaManifest) -> ModelDescription:
     """Describe a model. Raises StorageError if a blob is damaged, Unsupported for a cloud model."""
-    config = read_config(layout.read(layout.blob(manifest.config.digest), MAX_CONFIG), "its configuration")
+    config = OllamaConfig.parse(layout.read(layout.blob(manifest.config.digest), MAX_CONFIG), "its configuration")
     if config.remote_host or config.remote_model:
         raise Unsupported(
             f"it runs at {config.remote_host or 'ollama.com'}, not on this machine", code="MDL005",

@@ -13,7 +13,7 @@ from ollmlx.storekit import ModelIndex, storage_error
 from ollmlx.types import InstalledModel
 from ollmlx_ollama_store.description import describe
 from ollmlx_ollama_store.layout import ManifestEntry, OllamaLayout
-from ollmlx_ollama_store.manifest import MAX_MANIFEST, OllamaManifest, read_manifest
+from ollmlx_ollama_store.manifest import MAX_MANIFEST, OllamaManifest
 
 SOURCE = "ollama:"
 """The beginning of a model's `source`; the manifest's full name follows."""
@@ -56,7 +56,7 @@ class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
     def manifest(self, path: Path) -> tuple[OllamaManifest, bytes]:
         """A manifest and its bytes. Raises StorageError."""
         data = self.layout.read(path, MAX_MANIFEST)
-        return read_manifest(data, str(path.relative_to(self.layout.root))), data
+        return OllamaManifest.parse(data, str(path.relative_to(self.layout.root))), data
 
     def read_manifest(self, key: ManifestEntry) -> OllamaManifest:
         """Read a manifest. Raises StorageError."""

@@ -16,7 +16,7 @@ from ollmlx.errors import StorageError
 from ollmlx.storekit import link_or_copy, read_receipt, sha256_of, storage_errors, write_receipt, write_whole
 from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, InstalledModel
 from ollmlx_ollama_store.index import OllamaIndex
-from ollmlx_ollama_store.manifest import IMAGE, Kind, OllamaLayer, OllamaManifest, digest_of, read_manifest
+from ollmlx_ollama_store.manifest import IMAGE, Kind, OllamaLayer, OllamaManifest, digest_of
 
 STAGED_MANIFEST = "manifest.json"
 
@@ -64,7 +64,7 @@ class OllamaInstaller:
         Returns the manifest that it replaced, if that was another one. Raises StorageError if a blob is missing or
         does not have the digest of its name.
         """
-        manifest = read_manifest(data, STAGED_MANIFEST)
+        manifest = OllamaManifest.parse(data, STAGED_MANIFEST)
         receipt = read_receipt(stage / RECEIPT)
         verified = {(file.path, file.size, file.mtime_ns) for file in (receipt.files if receipt else ())}
         with storage_errors("cannot store the model"):

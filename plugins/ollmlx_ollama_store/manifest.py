@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -38,8 +38,17 @@ class _Document(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, protected_namespaces=())
 
-
-D = TypeVar("D", bound=_Document)
+    @classmethod
+    def parse(cls, data: bytes, shown: str) -> Self:
+        """Parse a document; `shown` names it in errors. Raises StorageError for anything else, such as a web page."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            field = ".".join(map(str, fault["loc"]))
+            raise StorageError(
+                f"{shown} is damaged: {field + ': ' if field else ''}{fault['msg']}"[:300], code="MDL003"
+            ) from None
 
 
 class OllamaLayer(_Document):
@@ -95,16 +104,6 @@ class OllamaConfig(_Document):
     capabilities: tuple[str, ...] | None = Field(None, max_length=64)
 
 
-def read_manifest(data: bytes, shown: str) -> OllamaManifest:
-    """Parse a manifest; `shown` names it in errors. Raises StorageError for anything else, such as a web page."""
-    return _parsed(OllamaManifest, data, shown)
-
-
-def read_config(data: bytes, shown: str) -> OllamaConfig:
-    """Parse a configuration; `shown` names it in errors. Raises StorageError."""
-    return _parsed(OllamaConfig, data, shown)
-
-
 def write_manifest(config: OllamaLayer, layers: Sequence[OllamaLayer]) -> bytes:
     """Return the bytes of a manifest."""
     document = {
@@ -126,14 +125,3 @@ def write_config(facts: dict[str, Any], layers: Sequence[OllamaLayer]) -> bytes:
 def digest_of(data: bytes) -> str:
     """Return a digest: `sha256:` and 64 hexadecimal digits."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def _parsed(kind: type[D], data: bytes, shown: str) -> D:
-    try:
-        return kind.model_validate_json(data)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise StorageError(
-            f"{shown} is damaged: {where + ': ' if where else ''}{fault['msg']}"[:300], code="MDL003"
-        ) from None

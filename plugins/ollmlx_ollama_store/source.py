@@ -36,10 +36,9 @@ from ollmlx_ollama_store.manifest import (
     MAX_CONFIG,
     MAX_MANIFEST,
     MEDIA_TYPE,
+    OllamaConfig,
     OllamaLayer,
     OllamaManifest,
-    read_config,
-    read_manifest,
 )
 
 HUBS = ("hf.co", "huggingface.co")
@@ -247,7 +246,7 @@ def _fetched(path: Path) -> FetchedFile:
 def _plausible(data: bytes, model: RegistryModel) -> OllamaManifest:
     """Parse the manifest of a registry. Raises UpstreamError if it cannot be a model's."""
     try:
-        manifest = read_manifest(data, "its answer")
+        manifest = OllamaManifest.parse(data, "its answer")
     except StorageError as error:
         raise UpstreamError(
             f"{model.host} did not answer with a manifest for {model}: {error.message}",
@@ -263,7 +262,7 @@ def _plausible(data: bytes, model: RegistryModel) -> OllamaManifest:
 def _check_config(model: RegistryModel, path: Path) -> None:
     """Raise Unsupported for a model that nothing here can run, before its weights are downloaded."""
     try:
-        config = read_config(path.read_bytes(), "its configuration")
+        config = OllamaConfig.parse(path.read_bytes(), "its configuration")
     except StorageError as error:
         raise UpstreamError(f"{model}: {error.message}", code="NET005") from None
     if config.remote_host or config.remote_model:

@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
@@ -38,38 +39,29 @@ _RETRY = frozenset({408, 425, 429, 500, 502, 503, 504})
 Sleep = Callable[[float], Awaitable[None]]
 
 
+@dataclass(eq=False)
 class Download:
     """A file that is fetched to `target`.
 
-    `size` in bytes and `sha256` in hexadecimal are checked if they are given. `headers` are sent to the host of `url`
-    only; a redirect to another host is followed, without credentials, unless `redirects` is False. When the download
-    ends early, the bytes so far stay in `<target>.partial`, and the next download of `target` resumes from there.
+    `size` in bytes and `sha256` in hexadecimal are checked if they are given; after the download, `sha256` is that of
+    the file. `headers` are sent to the host of `url` only; a redirect to another host is followed, without credentials,
+    unless `redirects` is False. When the download ends early, the bytes so far stay in `<target>.partial`, and the next
+    download of `target` resumes from there. `completed` is their number.
     """
 
-    def __init__(
-        self,
-        client: httpx2.AsyncClient,
-        url: str,
-        target: Path,
-        *,
-        size: int | None = None,
-        sha256: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        redirects: bool = True,
-        attempts: int = ATTEMPTS,
-        sleep: Sleep = asyncio.sleep,
-    ) -> None:
-        self.client = client
-        self.url = url
-        self.target = target
-        self.size = size
-        self.expected = sha256
-        self.headers = dict(headers or {})
-        self.redirects = redirects
-        self.attempts = attempts
-        self.sleep = sleep
-        self.completed = 0
-        self.sha256 = ""
+    client: httpx2.AsyncClient
+    url: str
+    target: Path
+    _: KW_ONLY
+    size: int | None = None
+    sha256: str | None = None
+    headers: Mapping[str, str] | None = None
+    redirects: bool = True
+    attempts: int = ATTEMPTS
+    sleep: Sleep = asyncio.sleep
+    completed: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
         self._hash = hashlib.sha256()
 
     async def run(self) -> AsyncIterator[int]:
@@ -83,7 +75,6 @@ class Download:
                 yield self.completed
                 async for completed in self._with_retries(file):
                     yield completed
-            self.sha256 = self._hash.hexdigest()
             await asyncio.to_thread(self._accept, partial)
         except OSError as error:
             raise storage_error(error, f"cannot write {self.target.name}") from error
@@ -107,12 +98,14 @@ class Download:
 
     def _accept(self, partial: Path) -> None:
         """Check the hash and rename the partial file to the target."""
-        if self.expected is not None and self.sha256 != self.expected:
+        found = self._hash.hexdigest()
+        if self.sha256 not in (None, found):
             partial.unlink(missing_ok=True)
             raise UpstreamError(
-                f"checksum mismatch for {self.target.name}: expected sha256 {self.expected}, got {self.sha256}",
+                f"checksum mismatch for {self.target.name}: expected sha256 {self.sha256}, got {found}",
                 hint="pull again; if it stays so, the server sends a wrong file",
             )
+        self.sha256 = found
         partial.replace(self.target)
 
     async def _with_retries(self, file: IO[bytes]) -> AsyncIterator[int]:
@@ -165,7 +158,7 @@ class Download:
         pending.clear()
 
     async def _request(self) -> httpx2.Response:
-        url, headers = self.url, {**self.headers, "Accept-Encoding": "identity"}
+        url, headers = self.url, {**(self.headers or {}), "Accept-Encoding": "identity"}
         if self.completed:
             headers["Range"] = f"bytes={self.completed}-"
         for _ in range(MAX_REDIRECTS):
