@@ -1,10 +1,9 @@
-"""The command line as a whole: verbs, options, exit codes, start-up time."""
+"""The command line as a whole: verbs, options, exit codes, imports."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import shlex
 import subprocess
 import sys
@@ -21,15 +20,12 @@ if TYPE_CHECKING:
     from tests.unit.cli.conftest import CommandLine, ScriptedDaemon
 
 
-@pytest.mark.parametrize("argument", ["--version", "--help"])
-def test_version_and_help_cost_less_than_a_quarter_second_of_processor_time(argument: str) -> None:
-    spent = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "ollmlx", argument], check=True, capture_output=True, timeout=120)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(spent) < 0.25
+@pytest.mark.parametrize(("argument", "most"), [("--version", 100), ("--help", 100), ("version", 200)])
+def test_a_short_command_imports_few_modules(daemon: ScriptedDaemon, argument: str, most: int) -> None:
+    daemon.says("GET", "/api/version", {"version": "0.33.0"})
+    command_line = [sys.executable, "-X", "importtime", "-m", "ollmlx", argument]
+    done = subprocess.run(command_line, check=True, capture_output=True, text=True, timeout=120)
+    assert done.stderr.count("import time:") < most
 
 
 @pytest.mark.parametrize("verb", ["list", "ps", "pull", "show"])

@@ -1,4 +1,4 @@
-"""Plugins that are off, and what they are missed by."""
+"""Plugins that are off, and models and settings that need them."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ def test_of_several_broken_plugins_each_command_switches_off_one_more(
     assert said.stdout.decode().strip() == after
 
 
-def test_a_plugin_that_hangs_holds_the_doctor_up_for_a_moment_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_doctor_does_not_wait_for_a_plugin_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ollmlx.doctor.context.PLUGIN_SECONDS", 3.0)
     plugin = tmp_path / "odd.py"
     plugin.write_text("import time\ntime.sleep(600)", encoding="utf-8")
@@ -91,8 +89,8 @@ def test_a_backend_that_a_declared_model_asks_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("plugin", "file", "seen"),
     [
-        ("ollama_store", "manifests/registry.ollama.ai/library/llama3/latest", "1 models of Ollama"),
-        ("hub", "mlx/org_name/config.json", "1 models for MLX"),
+        ("ollama_store", "manifests/registry.ollama.ai/library/llama3/latest", "models of Ollama are on this disk (1)"),
+        ("hub", "mlx/org_name/config.json", "models for MLX are on this disk (1)"),
     ],
 )
 def test_models_of_a_store_that_is_switched_off(tmp_path: Path, plugin: str, file: str, seen: str) -> None:

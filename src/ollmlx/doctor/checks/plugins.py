@@ -108,7 +108,7 @@ def _hidden_models(context: CheckContext) -> Iterator[Finding]:
         )
         if count:
             yield found(
-                "PLG006", f"{count} {noun} are on this disk, and the plugin that reads them is off",
+                "PLG006", f"{noun} are on this disk ({count}), and the plugin that reads them is off",
                 evidence=(str(folder), _why_off(context, plugin)), severity=Severity.WARNING, subject=plugin,
                 commands=(*edit_settings(context, context.origin("plugins", "disabled"))[0], "ollmlx plugin list"),
             )  # fmt: skip
