@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ollmlx.errors import ConfigError
 from ollmlx.protocol import ExitCode
-from ollmlx.runner.program import CannotStart
+from ollmlx.runner import CannotStart
 
 LOCAL: Final = ("localhost", "127.0.0.1")
 AGENT: Final = "SSH_AUTH_SOCK"

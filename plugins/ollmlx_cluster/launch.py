@@ -23,8 +23,7 @@ from typing import Any, Final, NoReturn
 import psutil
 
 from ollmlx.protocol import ExitCode, RunnerConfig
-from ollmlx.runner import program
-from ollmlx.runner.program import CannotStart, read_config
+from ollmlx.runner import CannotStart, program, read_config
 from ollmlx_cluster.handover import WAKING, LauncherSocket
 from ollmlx_cluster.hosts import arguments, hosts_of, ranks_of
 from ollmlx_cluster.liveness import BEAT, LINE, SILENCE, WAKE, RankFailures, RankLiveness

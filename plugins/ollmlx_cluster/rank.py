@@ -63,7 +63,7 @@ def _forget_host_file() -> None:
 
 
 def _lead(link: Collectives, rendezvous: Path, backend: str) -> int:
-    from ollmlx.runner.program import serve, start_logging
+    from ollmlx.runner import serve, start_logging
     from ollmlx_cluster.engine import ClusterEngine
 
     with LauncherConnection(rendezvous) as launcher:

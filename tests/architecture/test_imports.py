@@ -23,7 +23,7 @@ PUBLIC = {
     "ollmlx.testing",
     "ollmlx.storekit",
     "ollmlx.runner.kit",
-    "ollmlx.runner.program",
+    "ollmlx.runner",
     "ollmlx.web.kit",
 }
 """The modules that any plugin may import. Of the kits, their submodules as well."""

@@ -16,8 +16,7 @@ import pytest
 from ollmlx.plugin.contracts import RunnerCommand
 from ollmlx.settings import Settings
 from ollmlx.supervisor.scheduling.pool import Pool
-from ollmlx.testing.clock import HandClock
-from ollmlx.testing.toy_runners import ToyRunnerFactory, toy_spec
+from ollmlx.testing.toy_runners import HandClock, ToyRunnerFactory, toy_spec
 from ollmlx.types import Caller, GenerateRequest
 
 CALLER = Caller(request_id="cycle")

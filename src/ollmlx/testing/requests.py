@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ollmlx.model.names import ModelName
+from ollmlx import ModelName, closing
 from ollmlx.plugin.contracts import Engine
 from ollmlx.protocol import RunnerConfig
 from ollmlx.types import (
     Done,
-    Event,
     GenerateRequest,
     InstalledModel,
     Message,
@@ -88,21 +87,10 @@ async def running(engine: Engine, folder: Path, **changes: Any) -> AsyncIterator
         await engine.close()
 
 
-async def _events(engine: Engine, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-    stream = engine.generate(request)
-    try:
-        async for event in stream:
-            yield event
-    finally:
-        close = getattr(stream, "aclose", None)
-        if close is not None:
-            await close()
-
-
 async def collect(engine: Engine, request: GenerateRequest) -> Collected:
     """Run one request to its end."""
     result = Collected()
-    async with aclosing(_events(engine, request)) as events:
+    async with closing(engine.generate(request)) as events:
         async for event in events:
             match event:
                 case Text():
@@ -127,7 +115,7 @@ async def together(engine: Engine, requests: Sequence[GenerateRequest]) -> list[
 
 async def cancel_when(engine: Engine, request: GenerateRequest, kind: type) -> None:
     """Close a request at its first event of a kind."""
-    async with aclosing(_events(engine, request)) as events:
+    async with closing(engine.generate(request)) as events:
         async for event in events:
             if isinstance(event, kind):
                 return

@@ -19,6 +19,7 @@ from ollmlx.errors import NotFound, Unsupported
 from ollmlx.model.names import ModelName
 from ollmlx.settings import Settings
 from ollmlx.storekit.blobs import Blobs
+from ollmlx.testing.fake.store import fake_model
 from ollmlx.types import (
     Admitted,
     Caller,
@@ -48,16 +49,13 @@ Outcome = Event | Exception | asyncio.Event
 def installed(name: str, **changes: Any) -> InstalledModel:
     """Return an installed model with details."""
     known: dict[str, Any] = {
-        "name": ModelName.parse(name),
-        "store": "fake",
-        "format": "fake",
         "path": Path("/nowhere"),
-        "digest": "0" * 64,
         "size": 1000,
         "modified_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         "details": ModelDetails(format="fake", family="fake", families=("fake",), context_length=4096),
+        "capabilities": ("completion",),
     }
-    return InstalledModel(**(known | changes))
+    return fake_model(name, **(known | changes))
 
 
 @dataclass

@@ -5,44 +5,22 @@ Engines import these names from here. Stores may, too: the kit imports nothing o
 
 from __future__ import annotations
 
-from ollmlx.runner.kit.answers import RepeatGuard, StopFilter, answer_events
-from ollmlx.runner.kit.prompts import (
-    INSERT_MARKERS,
-    InsertMarkers,
-    OldestFirst,
-    chat_turn,
-    context_exceeded,
-    cut_tokens,
-    find_insert_markers,
-    fit_messages,
-    fit_tokens,
-    has_insert_markers,
-    offered_tools,
-    plain_prompt,
-    template_thinking,
-    tool_function,
-    truncation_target,
-)
-from ollmlx.runner.kit.serial import SerialEngine
-
-__all__ = [
-    "INSERT_MARKERS",
-    "InsertMarkers",
-    "OldestFirst",
-    "RepeatGuard",
-    "SerialEngine",
-    "StopFilter",
-    "answer_events",
-    "chat_turn",
-    "context_exceeded",
-    "cut_tokens",
-    "find_insert_markers",
-    "fit_messages",
-    "fit_tokens",
-    "has_insert_markers",
-    "offered_tools",
-    "plain_prompt",
-    "template_thinking",
-    "tool_function",
-    "truncation_target",
-]
+from ollmlx.runner.kit.answers import RepeatGuard as RepeatGuard
+from ollmlx.runner.kit.answers import StopFilter as StopFilter
+from ollmlx.runner.kit.answers import answer_events as answer_events
+from ollmlx.runner.kit.prompts import INSERT_MARKERS as INSERT_MARKERS
+from ollmlx.runner.kit.prompts import InsertMarkers as InsertMarkers
+from ollmlx.runner.kit.prompts import OldestFirst as OldestFirst
+from ollmlx.runner.kit.prompts import chat_turn as chat_turn
+from ollmlx.runner.kit.prompts import context_exceeded as context_exceeded
+from ollmlx.runner.kit.prompts import cut_tokens as cut_tokens
+from ollmlx.runner.kit.prompts import find_insert_markers as find_insert_markers
+from ollmlx.runner.kit.prompts import fit_messages as fit_messages
+from ollmlx.runner.kit.prompts import fit_tokens as fit_tokens
+from ollmlx.runner.kit.prompts import has_insert_markers as has_insert_markers
+from ollmlx.runner.kit.prompts import offered_tools as offered_tools
+from ollmlx.runner.kit.prompts import plain_prompt as plain_prompt
+from ollmlx.runner.kit.prompts import template_thinking as template_thinking
+from ollmlx.runner.kit.prompts import tool_function as tool_function
+from ollmlx.runner.kit.prompts import truncation_target as truncation_target
+from ollmlx.runner.kit.serial import SerialEngine as SerialEngine

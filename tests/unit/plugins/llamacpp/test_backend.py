@@ -15,8 +15,16 @@ from ollmlx.errors import StorageError, Unsupported
 from ollmlx.plugin.registry import Registry
 from ollmlx.testing import fake_model
 from ollmlx.types import InstalledModel, ModelDefaults
-from ollmlx_llamacpp.backend import INSTALL, LlamaCppBackend, LlamaCppSettings
-from ollmlx_llamacpp.estimate import AUTOMATIC_SLOTS, CHEAP_CACHE_BYTES, GgufShape, estimate, slots
+from ollmlx_llamacpp.backend import (
+    AUTOMATIC_SLOTS,
+    CHEAP_CACHE_BYTES,
+    INSTALL,
+    GgufShape,
+    LlamaCppBackend,
+    LlamaCppSettings,
+    estimate,
+    slots,
+)
 
 MIB = 1 << 20
 SMOLLM2 = GgufShape(weights=98 * MIB, cached=30 * 3 * 128, embedding=576, inner=1536, vocabulary=49152)

@@ -16,7 +16,7 @@ from ollmlx.supervisor.runner.health import HealthMonitor, ProgressClock, send_t
 from ollmlx.supervisor.scheduling.memory import allowance_for
 from ollmlx.supervisor.tuning import Tuning
 from ollmlx.testing import fake_model
-from ollmlx.testing.clock import HandClock
+from ollmlx.testing.toy_runners import HandClock
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, Text
 
 # -- the progress clock ---------------------------------------------------------------------------------------------

@@ -11,8 +11,7 @@ import pytest
 from ollmlx.settings import Settings
 from ollmlx.supervisor.scheduling.pool import Lease, Pool
 from ollmlx.supervisor.tuning import Tuning
-from ollmlx.testing.clock import HandClock, settle
-from ollmlx.testing.toy_runners import ToyRunner, ToyRunnerFactory, toy_spec
+from ollmlx.testing.toy_runners import HandClock, ToyRunner, ToyRunnerFactory, settle, toy_spec
 from ollmlx.types import Caller, Done, Event, GenerateRequest, RunnerState, Text
 
 A, B = toy_spec("a", 60), toy_spec("b", 60)

@@ -11,8 +11,7 @@ from ollmlx.errors import Busy, OutOfMemory, Timeout
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.supervisor.runner.failure import Cause, Remedy
 from ollmlx.supervisor.tuning import Tuning
-from ollmlx.testing.clock import settle
-from ollmlx.testing.toy_runners import toy_failure, toy_spec
+from ollmlx.testing.toy_runners import settle, toy_failure, toy_spec
 from ollmlx.types import (
     RunnerState,
 )

@@ -15,8 +15,7 @@ from ollmlx.supervisor.runner.failure import Cause, Remedy
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.restart import LONGEST_PAUSE
 from ollmlx.supervisor.tuning import Tuning
-from ollmlx.testing.clock import settle
-from ollmlx.testing.toy_runners import ToyRunner, toy_failure, toy_spec
+from ollmlx.testing.toy_runners import ToyRunner, settle, toy_failure, toy_spec
 from ollmlx.types import (
     Admitted,
     Done,

@@ -17,8 +17,7 @@ from ollmlx.supervisor.runner.failure import Cause, Remedy
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool import Pool
 from ollmlx.supervisor.tuning import Tuning
-from ollmlx.testing.clock import HandClock, settle
-from ollmlx.testing.toy_runners import ToyRunner, ToyRunnerFactory, toy_failure, toy_spec
+from ollmlx.testing.toy_runners import HandClock, ToyRunner, ToyRunnerFactory, settle, toy_failure, toy_spec
 from ollmlx.types import Caller, RunnerState
 
 BUDGET = 100

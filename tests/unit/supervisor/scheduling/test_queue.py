@@ -15,8 +15,7 @@ from ollmlx.errors import Busy
 from ollmlx.settings import Settings
 from ollmlx.supervisor.scheduling.pool import Pool
 from ollmlx.supervisor.scheduling.queue import AGEING, LEVELS, PendingRequest, PendingRequests
-from ollmlx.testing.clock import HandClock, settle
-from ollmlx.testing.toy_runners import ToyRunnerFactory, toy_spec
+from ollmlx.testing.toy_runners import HandClock, ToyRunnerFactory, settle, toy_spec
 from ollmlx.types import Caller
 
 Priority = Literal["high", "normal", "low"]
