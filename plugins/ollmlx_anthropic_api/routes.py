@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from quart import Blueprint, Response
 
 from ollmlx import ModelName, closing
-from ollmlx.types import Answer, GenerateRequest
+from ollmlx.types import Answer, Event, GenerateRequest
 from ollmlx.web import (
     Failure,
     caller,
@@ -68,16 +68,14 @@ def blueprint(service: Service) -> Blueprint:
     @describe("Answer a conversation.", body=MessagesRequest, answer=MESSAGE, content=BOTH, error=ERROR)
     async def messages() -> Response:
         body = await read_model(MessagesRequest)
-        name = ModelName.parse(body.model)
-        model = await service.show(name)
+        model = await service.show(ModelName.parse(body.model))
         request = body.to_vocabulary(can_think="thinking" in model.capabilities)
+        events = tracked(service.generate(model, request, caller=caller(body.model)))
         id_ = f"msg_{secrets.token_hex(12)}"
         if body.stream:
-            return await sse(_records(service, body.model, request, MessageEvents(id_, body.model)), error_event)
-        events = tracked(service.generate(name, request, caller=caller(body.model)))
-        async with closing(events) as stream:
-            answer = await Answer.gather(stream)
-        return json_answer(message(id_, body.model, answer))
+            return await sse(_records(events, MessageEvents(id_, body.model)), error_event)
+        async with closing(events):
+            return json_answer(message(id_, body.model, await Answer.gather(events)))
 
     @made.post("/v1/messages/count_tokens")
     @describe("Count the tokens of a conversation.", body=ConversationBody, answer=COUNT, error=ERROR)
@@ -90,11 +88,8 @@ def blueprint(service: Service) -> Blueprint:
     return made
 
 
-async def _records(
-    service: Service, model: str, request: GenerateRequest, stream: MessageEvents
-) -> AsyncGenerator[bytes, None]:
-    events = tracked(service.generate(ModelName.parse(model), request, caller=caller(model)))
-    async with closing(events) as generation:
-        async for event in generation:
+async def _records(events: AsyncIterator[Event], stream: MessageEvents) -> AsyncGenerator[bytes, None]:
+    async with closing(events):
+        async for event in events:
             for name, data in stream.events(event):
                 yield b"event: " + name.encode() + b"\ndata: " + orjson.dumps(data) + b"\n\n"

@@ -150,8 +150,14 @@ class FakeService:
         return True
 
     async def generate(
-        self, name: ModelName, request: GenerateRequest, *, caller: Caller, keep_alive: float | None = None
+        self,
+        name: ModelName | InstalledModel,
+        request: GenerateRequest,
+        *,
+        caller: Caller,
+        keep_alive: float | None = None,
     ) -> AsyncIterator[Event]:
+        name = name.name if isinstance(name, InstalledModel) else name
         await self.resolve(name)
         self.calls.append(("generate", str(name), request))
         self.callers.append(caller)
