@@ -45,7 +45,7 @@ class ModelLibrary:
         found: dict[ModelName, InstalledModel] = {}
         for store in self._stores:
             try:
-                with self._registry.stores.blamed(store.name):
+                with self._registry.stores.errors_named(store.name):
                     models = await store.list()
             except PluginError:  # it is in the log; the models of the other stores are listed
                 continue
@@ -113,7 +113,7 @@ class ModelLibrary:
         broken: PluginError | None = None
         for store, name in candidates:
             try:
-                with self._registry.stores.blamed(store.name):
+                with self._registry.stores.errors_named(store.name):
                     model = await store.resolve(name)
             except PluginError as error:  # another store may have it
                 broken = error
@@ -154,7 +154,7 @@ class ModelLibrary:
         for source in self._registry.ordered_sources(self._source_order):
             for wanted in (name,) if alias is None else (alias, name):
                 provided = None
-                with suppress(PluginError), self._registry.sources.blamed(source.name):
+                with suppress(PluginError), self._registry.sources.errors_named(source.name):
                     provided = source.provides(wanted)
                 if provided is not None:
                     yield source, wanted
@@ -215,7 +215,7 @@ class ModelLibrary:
         overrides = self._overrides.settings_for(request.name)
         backend = request.defaults.options.backend or (overrides.backend if overrides else None)
         if backend is not None:
-            home = self._registry.home_for(_format_of(request), backend, self._stores)
+            home = self._registry.store_for(_format_of(request), backend, self._stores)
             if home is not None:
                 return (home,)
         return (self.store_of(request.base),) if request.base is not None else self._stores

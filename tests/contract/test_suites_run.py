@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ollmlx.plugin.loader import load_plugins
-from ollmlx.plugin.registry import Shelf
+from ollmlx.plugin.registry import PluginItems
 from ollmlx.settings import Settings
 
 HERE = Path(__file__).parent
@@ -35,7 +35,7 @@ def registered() -> list[tuple[str, str]]:
     """Every backend, store, route family and check of ollmlx's own plugins, those that settings bring included."""
     cluster = {"big": {"cluster": {"hosts": ["localhost"]}}}
     registry = load_plugins(Settings.model_validate({"models": cluster})).registry
-    tables: dict[str, Shelf[Any]] = {
+    tables: dict[str, PluginItems[Any]] = {
         "BackendSuite": registry.backends,
         "StoreSuite": registry.stores,
         "RoutesSuite": registry.routes,

@@ -11,7 +11,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ollmlx.plugin.loader import LoadedPlugin
+    from ollmlx.plugin.discovery import LoadedPlugin
 
 DESCRIPTION = """List and create plugins.
 

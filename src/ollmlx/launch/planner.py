@@ -82,7 +82,7 @@ class LaunchPlanner:
         """Return the importer of the first backend that reads a foreign format, as the stores call it."""
         for backend in self._registry.backends.values():
             command = None
-            with suppress(PluginError), self._registry.backends.blamed(backend.name):
+            with suppress(PluginError), self._registry.backends.errors_named(backend.name):
                 command = backend.importer(format)
             if command is not None:
                 return self._make_importer(command)

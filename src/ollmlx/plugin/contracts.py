@@ -1,7 +1,8 @@
-"""What plugins implement. Each docstring says who calls it and when.
+"""The contracts that plugins implement. The docstring of a method says when it is called, and by which part.
 
-Calls into a backend, store or source come from the daemon's event loop: a method that is not `async` must return at
-once or be cheap file reading (callers run those in a thread); none may import mlx.
+Backends, stores and sources run in the daemon, so none of their methods may import mlx. An `async` method runs on the
+event loop. Any other method must return at once, or only read small files; it is called in a thread where its docstring
+says so.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ if TYPE_CHECKING:
 
 
 PLUGIN_FILE_PREFIX = "ollmlx_plugin_"
-"""Modules of `[plugins] paths` have this before their name; no other process can import them by it."""
+"""Prefix of the names of modules from `[plugins] paths`. No other process can import them by name."""
 
 
 class RunnerCommand(Frozen):
-    """A program that speaks the Runner Protocol: `argv` (absolute executable first) and the variables it needs.
+    """A program that speaks the Runner Protocol.
 
-    `env` is laid over the supervisor's allow-list; `engine_options` travel to the engine in `RunnerConfig`.
-    `{fd}` in an argument becomes the number of the inherited listening socket.
+    `argv`: the arguments, with the absolute path of the executable first; `{fd}` becomes the number of the inherited
+    listening socket. `env`: variables besides those that the supervisor passes on. `engine_options`: values for the
+    engine, which finds them in `RunnerConfig`.
     """
 
     argv: tuple[str, ...]
@@ -48,9 +50,10 @@ class RunnerCommand(Frozen):
 
     @classmethod
     def of_engine(cls, engine: str | type, **engine_options: Any) -> RunnerCommand:
-        """The usual command: this Python, `ollmlx.runner`, and an engine, as a class or as `package.module:Class`.
+        """The usual command: this Python runs `ollmlx.runner` with an engine.
 
-        Name it in text when importing it imports mlx or the like. A class of a plugin file is found by its file.
+        engine: a class, or the text `package.module:Class` if importing the module would import mlx or similar.
+        engine_options: values for the engine. A class of a plugin file is found by its file.
         """
         if isinstance(engine, type):
             module = sys.modules[engine.__module__]
@@ -61,7 +64,7 @@ class RunnerCommand(Frozen):
 
 
 class LaunchOptions(Frozen):
-    """What a runner is asked to be: context length in tokens, batch width (0: backend's choice), KV-cache precision."""
+    """The options of one load: context length in tokens, batch width (0: automatic), precision of the KV cache."""
 
     context_length: int
     parallel: int = 0
@@ -70,7 +73,7 @@ class LaunchOptions(Frozen):
 
 
 class Refusal(Frozen):
-    """Why a backend does not run a model, and what would help."""
+    """The reason why a backend does not run a model, and a hint that would help."""
 
     reason: str
     hint: str | None = None
@@ -78,58 +81,64 @@ class Refusal(Frozen):
 
 
 class Importer(Protocol):
-    """Turns a foreign format into a backend's own. Passed to a store while it pulls or creates."""
+    """Converts a foreign format into a backend's own. The service passes it to a store for a pull or a create."""
 
     def __call__(
         self, source: Path, into: Path, *, format: str, options: Mapping[str, Any] | None = None
     ) -> AsyncIterator[PullProgress]:
-        """Write the imported model into the empty folder `into`; runs in a child process; raises StorageError."""
+        """Write the imported model into the empty folder `into`. Runs in a child process. Raises StorageError."""
         ...
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """Runs models of some formats. Registered once, at start."""
+    """Runs models of some formats. Registered once, when the daemon starts."""
 
     name: str
 
     def accepts(self, model: InstalledModel) -> Refusal | None:
-        """None when it can run the model. Called by the registry for each resolved model; reads small files at most."""
+        """Return None if this backend can run the model. Called before each load; may read small files."""
         ...
 
     def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
-        """Bytes needed for this context length (tokens) and batch width. Called before each load, in a thread."""
+        """Estimate the bytes for a context length (tokens) and a batch width. Called before each load, in a thread."""
         ...
 
     def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
-        """The program to spawn. Called by the service right before each load, in a thread."""
+        """Return the program to start. Called right before each load, in a thread."""
         ...
 
     def importer(self, format: str) -> RunnerCommand | None:
-        """The program that imports a foreign format (`gguf`), or None.
+        """Return the program that imports a foreign format (`gguf`), or None.
 
-        Called by the service during pull and create. The program gets `--source PATH --into DIR` (and `--options JSON`)
-        appended, writes `PullProgress` lines to standard output and exits 0, or explains itself on standard error.
+        Called during a pull and a create. `--source PATH --into DIR`, and perhaps `--options JSON`, are appended to the
+        arguments. The program writes `PullProgress` lines to standard output and exits with 0, or writes the reason of
+        its failure to standard error.
         """
         ...
 
 
 @runtime_checkable
 class Spreader(Backend, Protocol):
-    """A backend for models that are declared as a cluster, `[models."NAME".cluster]`: it runs one as a group of
-    processes, on one or several machines. Other models are never offered to it."""
+    """A backend for models that are declared as a cluster, `[models."NAME".cluster]`.
+
+    It runs a model as a group of processes, on one or several machines. It is never asked to run other models.
+    """
 
     spreads: str
-    """Name of the backend whose models it spreads: `[models."NAME"] backend` may name either."""
+    """The name of the backend whose models it spreads. `[models."NAME"] backend` may name either backend."""
 
     def share(self, model: InstalledModel, context: int, parallel: int, cluster: Mapping[str, Any]) -> MemoryEstimate:
-        """As `Backend.estimate`, for the part of the model that this machine holds. Raises ConfigError when there
-        can be no such group. Called before each load, in a thread; `command` then gets `cluster`, too."""
+        """Estimate as `Backend.estimate`, for the part of the model that this machine holds.
+
+        Called before each load, in a thread; `command` is called with the same `cluster` afterwards. Raises ConfigError
+        if the group is impossible.
+        """
         ...
 
 
 def can_spread(backend: Backend) -> TypeGuard[Spreader]:
-    """Whether a backend is for clusters. Looks at the class only: a plugin's own code may fail."""
+    """True if a backend is for clusters. Only the class is inspected, because code of a plugin may fail."""
     return hasattr(type(backend), "share")
 
 
@@ -139,120 +148,125 @@ class Source(Protocol):
 
     name: str
     store: str
-    """Name of the store it feeds."""
+    """The name of the store that keeps its models."""
 
     def provides(self, name: ModelName) -> str | None:
-        """What it would fetch, for people (`hub:org/name@main`), or None when it does not know the name. No I/O.
+        """Return a description of the fetch (`hub:org/name@main`), or None if the name is not this source's. No I/O.
 
-        A name with a `host`, or typed `via` a well-known one, is only for the source that asks there. When `fetch` then
-        raises NotFound or Unsupported before it fetched anything, the next source that provides the name is asked.
+        Called by the service for each pull, source by source. Only the source of a host may provide a name with that
+        `host`, or one that was typed `via` that host. If `fetch` then raises NotFound or Unsupported before anything
+        was fetched, the service asks the next source.
         """
         ...
 
     def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
-        """Download into the folder `into` (which may hold an earlier, partial download), verified.
+        """Download into the folder `into`, which may hold a part of an earlier download, and verify every file.
 
-        Called by a store. Ends normally when complete; raises NotFound, Unauthorized, UpstreamError, StorageError.
+        Called by a store during a pull. Ends when everything is there. Raises NotFound, Unauthorized, UpstreamError,
+        StorageError.
         """
         ...
 
     def format(self, name: ModelName) -> str:
-        """The format of what `fetch` leaves behind (`mlx`, `gguf`)."""
+        """Return the format of the files that `fetch` writes (`mlx`, `gguf`)."""
         ...
 
 
 @runtime_checkable
 class Publisher(Protocol):
-    """A source that also takes uploads. The service picks the first one for `push`."""
+    """A source that also accepts uploads. The service uses the first one for `push`."""
 
     def push(self, model: InstalledModel, target: ModelName) -> AsyncIterator[PullProgress]:
-        """Upload an installed model's files under a name. Raises Unauthorized without credentials, UpstreamError."""
+        """Upload the files of an installed model under a name. Raises Unauthorized, UpstreamError."""
         ...
 
 
 @runtime_checkable
 class Store(Protocol):
-    """Owns installed models on disk. Registered once; called by the service; file work runs in threads."""
+    """Keeps installed models on disk. Called by the service. A store does its file work in threads."""
 
     name: str
 
     async def list(self) -> Sequence[InstalledModel]:
-        """Every complete model. A half-pulled or damaged one is not listed (the doctor tells of it)."""
+        """Return every complete model. The doctor, not this list, reports partial and damaged ones."""
         ...
 
     async def resolve(self, name: ModelName) -> InstalledModel | None:
-        """The installed model of that name, or None. Raises StorageError when it is there and damaged."""
+        """Return the installed model of a name, or None. Raises StorageError if its files are damaged."""
         ...
 
     def pull(
         self, name: ModelName, source: Source, importer: Importer | None, *, insecure: bool = False
     ) -> AsyncIterator[PullProgress]:
-        """Fetch, import if needed, verify, and rename into place. Resumable; one at a time for each model."""
+        """Fetch a model, import it if needed, verify it, and move it into place.
+
+        A pull can be resumed. The service runs one at a time for each model.
+        """
         ...
 
     async def delete(self, name: ModelName) -> None:
-        """Remove the model of a name, damaged or not, and what nothing else needs. Raises NotFound, StorageError."""
+        """Remove a model, damaged or not, and files that no other model needs. Raises NotFound, StorageError."""
         ...
 
     async def copy(self, model: InstalledModel, target: ModelName) -> None:
-        """Give it a second name without copying weights where the file system allows."""
+        """Install a model under a second name, without copying weights where the file system allows it."""
         ...
 
     def create(self, request: CreateRequest, importer: Importer | None) -> AsyncIterator[PullProgress]:
-        """Make a model from files or over an installed one."""
+        """Create a model from files or from an installed model."""
         ...
 
 
 @runtime_checkable
 class Keeper(Protocol):
-    """A store that also keeps models in a format that others import, for a backend that runs it as it is."""
+    """A store that keeps models in a foreign format without importing them, for backends that run it unchanged."""
 
     keeps: tuple[str, ...]
-    """Formats, for example `gguf`. Asked when a new model is made for a certain backend."""
+    """The formats, for example `gguf`. Read when a new model is created for a certain backend."""
 
 
 class Engine(Protocol):
-    """Holds the weights and generates; lives in the runner process, driven by `ollmlx.runner`.
+    """Holds the weights of one model and generates. `ollmlx.runner` calls it in the runner process, on its event loop.
 
-    `load` and `close` are called once, on the runner's main thread's event loop. `generate` is called for each request
-    as it comes, concurrently; closing the iterator cancels the request, at any phase.
+    `load` and `close` are called once. `generate` is called for each request, and several requests run at the same
+    time. Closing the iterator of `generate` cancels the request, in any phase.
     """
 
     async def load(self, config: RunnerConfig) -> None:
-        """Load the model. Raise OllmlxError kinds: invalid/storage (bad model), out_of_memory."""
+        """Load the model. Raises InvalidRequest or StorageError for an unusable model, OutOfMemory."""
         ...
 
     def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
-        """Events in the order that `ollmlx.model.events` states. Raise OllmlxError for failures."""
+        """Yield events in the order that `ollmlx.model.events` states. Raises OllmlxError."""
         ...
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
-        """Vectors, one per input. Raise Unsupported when the model cannot."""
+        """Return one vector for each input. Raises Unsupported if the model has no embeddings."""
         ...
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
-        """Token ids of a text or of a templated conversation."""
+        """Return the token ids of a text, or of a conversation after the chat template."""
         ...
 
     async def detokenize(self, tokens: Tokens) -> str:
-        """The text of token ids."""
+        """Return the text of token ids."""
         ...
 
     def status(self) -> Progress:
-        """What it is doing. Must return at once, even while the compute thread is busy."""
+        """Return the present state and progress. Called every second; must return at once, also during computation."""
         ...
 
     async def trim(self) -> None:
-        """Give back memory that is only a cache. Called at the soft memory limit and on idling."""
+        """Release memory that is only a cache. Called at the soft memory limit and when the model idles."""
         ...
 
     async def close(self) -> None:
-        """Save what is worth keeping and let go of the device."""
+        """Save caches that are worth keeping and release the device. Called once, before the process exits."""
         ...
 
 
 class Check(Protocol):
-    """One examination of the doctor. `codes` are the findings it can report; `group` is where it is shown."""
+    """One check of the doctor. `codes`: the finding codes that it can report. `group`: its heading in the report."""
 
     @property
     def name(self) -> str: ...
@@ -263,24 +277,28 @@ class Check(Protocol):
     @property
     def codes(self) -> tuple[str, ...]: ...
 
-    async def run(self, world: Any) -> Sequence[Finding]:
-        """Look, and say what is wrong; nothing found is an empty sequence. Read-only. May raise: that is DOC001."""
+    async def run(self, context: Any, /) -> Sequence[Finding]:
+        """Return the findings, none if everything is well. Changes nothing. An exception is reported as DOC001.
+
+        context: an `ollmlx.testing.CheckContext`, the view of the machine, the settings and the daemon.
+        """
         ...
 
 
 Guarded = Callable[[int], AbstractContextManager[None]]
-"""Guards a process group while it lasts: it is ended when the daemon dies, whatever kills the daemon."""
+"""A context that protects a process group: while it is open, the group ends when the daemon ends, for any reason."""
 
 
 def unguarded(pid: int) -> AbstractContextManager[None]:
-    """Where there is no daemon: the doctor, a test."""
+    """Protect nothing. For callers without a daemon: the doctor, a test."""
     return nullcontext()
 
 
 class PluginContext(Frozen):
-    """What a hook is given: the settings, and the plugin's own table as its registered model (None without one).
+    """The argument of the hooks.
 
-    A plugin that starts a process of its own starts it in a new session and waits for it inside `guarded(pid)`.
+    `settings`: the settings. `own`: the table `[plugins.NAME]` as the model that the plugin registered, or None.
+    `guarded`: a plugin that starts a process starts it in a new session and waits for it inside `guarded(pid)`.
     """
 
     settings: Any

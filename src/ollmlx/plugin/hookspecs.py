@@ -1,6 +1,7 @@
-"""Every hook, in one place. All are synchronous and only register; the daemon calls them once, at start, in this order.
+"""The hooks. Each registers objects; the daemon calls it once, at start, in the order of this file.
 
-A plugin is a module (or object) named by an entry point of the group `ollmlx`. Arguments may be left out.
+A plugin is a module or an object that an entry point of the group `ollmlx` names. An implementation may leave out
+arguments that it does not need.
 """
 
 from __future__ import annotations
@@ -23,34 +24,34 @@ PROJECT = "ollmlx"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 API_VERSION = 1
-"""A plugin may say `ollmlx_api = 1`; another number is refused by name."""
+"""A plugin may state `ollmlx_api = 1`. A plugin that states another number is switched off."""
 
 
 @hookspec
 def register_settings(register: Callable[[type[BaseModel]], None]) -> None:
-    """Register the model that validates `[plugins.NAME]`. Called first, before settings are final."""
+    """Register the model that validates `[plugins.NAME]`. Called before all other hooks."""
 
 
 @hookspec
 def register_backends(register: Callable[[Backend], None], context: PluginContext) -> None:
-    """Register what can run models."""
+    """Register backends."""
 
 
 @hookspec
 def register_stores(register: Callable[[Store], None], context: PluginContext) -> None:
-    """Register what owns installed models on disk."""
+    """Register stores."""
 
 
 @hookspec
 def register_sources(register: Callable[[Source], None], context: PluginContext) -> None:
-    """Register what fetches models. Asked in the order of registration; the first that provides a name is used."""
+    """Register sources. The first source that provides a name is used; `[storage] sources` sets the order."""
 
 
 @hookspec
 def register_routes(register: Callable[[str, Callable[[Service], Blueprint]], None], context: PluginContext) -> None:
-    """Register a route family: its name, and a function that makes its Blueprint over the service."""
+    """Register a route family: its name, and a function that makes its Blueprint from the service."""
 
 
 @hookspec
 def register_checks(register: Callable[[Check, Traversable | None], None], context: PluginContext) -> None:
-    """Register a doctor check and the folder with the runbooks of its codes."""
+    """Register a check of the doctor, and the folder with the runbooks of its codes."""

@@ -1,23 +1,20 @@
-"""Loading plugins, one by one: a broken one is a finding, not a crash.
+"""Loading plugins one by one: a broken plugin is switched off and reported, and the others work.
 
-pluggy's own entry-point loader stops at the first plugin that raises, so entry points are loaded here, and each hook is
-called plugin by plugin.
+pluggy's own entry-point loader stops at the first plugin that raises, so each entry point is imported here, and each
+hook is called for one plugin at a time.
 """
 
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import logging
-import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from importlib.metadata import EntryPoint
+from typing import Any, TypeVar
 
 import pluggy
 from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
@@ -25,9 +22,9 @@ from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 from ollmlx.errors import ConfigError, PluginError
 from ollmlx.errors.secrets import is_secret_key
 from ollmlx.plugin import hookspecs
-from ollmlx.plugin.contracts import PLUGIN_FILE_PREFIX, Backend, Check, Guarded, PluginContext, Source, Store, unguarded
-from ollmlx.plugin.registry import RegisteredCheck, Registry, Shelf
-from ollmlx.plugin.timeout import DeadlinePassed, within
+from ollmlx.plugin.contracts import Backend, Check, Guarded, PluginContext, Source, Store, unguarded
+from ollmlx.plugin.discovery import LoadedPlugin, find_plugins
+from ollmlx.plugin.registry import PluginItems, RegisteredCheck, Registry
 from ollmlx.settings import Settings
 from ollmlx.settings.faults import sentence
 from ollmlx.settings.keys import KeyPath, is_secret, keys_of
@@ -35,35 +32,8 @@ from ollmlx.text.quantities import format_duration
 
 logger = logging.getLogger(__name__)
 
-GROUP = hookspecs.PROJECT
 SLOW_SECONDS = 1.0
-"""A plugin that takes longer delays every start, and is told so."""
-
-
-@dataclass
-class LoadedPlugin:
-    """One plugin, loaded or not, as `ollmlx plugin list` shows it. `problem` is why it is off; None when it is on."""
-
-    name: str
-    origin: str
-    """Where it came from: `ollmlx 0.1.0` for an entry point, a path for `[plugins] paths`."""
-    version: str = ""
-    module: Any = None
-    settings_model: type[BaseModel] | None = None
-    hooks: tuple[str, ...] = ()
-    problem: str | None = None
-    code: str | None = None
-    hint: str | None = None
-    line: int | None = None
-    """Of the plugin's own file, where it raised."""
-    late: bool = False
-    """It did not finish loading in time."""
-    seconds: float = 0.0
-    """How long it took to import and to register."""
-
-    @property
-    def enabled(self) -> bool:
-        return self.problem is None
+"""A plugin that takes longer to load is named in the log, because it delays every start."""
 
 
 @dataclass
@@ -85,29 +55,31 @@ def load_plugins(
     guarded: Guarded = unguarded,
     strict: bool = True,
 ) -> Plugins:
-    """Import every plugin and let it register. `guarded` is for the processes they will start.
+    """Import every plugin and call its hooks.
 
-    Raises ConfigError when a required plugin is off, or when a table `[plugins.NAME]` belongs to none; not when it is
-    not `strict`: then whoever asks wants to look at them."""
-    plugins = Plugins(_manager())
-    for plugin, load in _candidates(settings, points):
+    points: entry points instead of the installed ones. guarded: protects the processes that plugins will start.
+    strict: raise ConfigError if a required plugin is off, or if a table `[plugins.NAME]` belongs to no plugin.
+    """
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    plugins = Plugins(manager)
+    for plugin, load in find_plugins(settings, points):
         plugins.loaded.append(plugin)
         _import(plugins, plugin, load, settings)
     for plugin in plugins.enabled():
-        _guarded(plugins, plugin, settings, lambda p=plugin: _register_settings(plugins, p))  # type: ignore[misc]
+        _attempt(plugins, plugin, settings, lambda p=plugin: _register_settings(plugins, p))  # type: ignore[misc]
     for plugin in plugins.enabled():
-        _guarded(plugins, plugin, settings, lambda p=plugin: _register(plugins, p, settings, guarded))  # type: ignore[misc]
+        _attempt(plugins, plugin, settings, lambda p=plugin: _register(plugins, p, settings, guarded))  # type: ignore[misc]
     for plugin in plugins.enabled():
         if plugin.seconds > SLOW_SECONDS:
             logger.warning("plugin %r took %.1f s to load", plugin.name, plugin.seconds)
     if strict:
-        _refuse_without(plugins, settings)
+        _require_plugins(plugins, settings)
     return plugins
 
 
 def is_hidden(plugins: Plugins | None, path: KeyPath) -> bool:
-    """Whether the value at a path must not be shown: by its name or mark, or because the plugin whose table it is in
-    says so, by the key's type or mark."""
+    """True if the value at a path must be masked: by its name, or by its type or mark in the settings model."""
     if is_secret(path):
         return True
     if plugins is None or len(path) < 3 or path[0] != "plugins":
@@ -122,46 +94,10 @@ def is_hidden(plugins: Plugins | None, path: KeyPath) -> bool:
 
 
 def unclaimed_tables(plugins: Plugins, settings: Settings) -> dict[str, str | None]:
-    """Each table `[plugins.NAME]` that belongs to no plugin, with the name that was likely meant."""
+    """The tables `[plugins.NAME]` that belong to no plugin, each with the name that was likely meant."""
     names = {plugin.name for plugin in plugins.loaded}
     tables = [name for name in settings.plugins.model_extra or {} if name not in names]
     return {name: next(iter(difflib.get_close_matches(name, names, 1)), None) for name in tables}
-
-
-def _manager() -> pluggy.PluginManager:
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    return manager
-
-
-def _candidates(
-    settings: Settings, points: tuple[EntryPoint, ...] | None
-) -> Iterator[tuple[LoadedPlugin, Callable[[], Any]]]:
-    found = tuple(entry_points(group=GROUP)) if points is None else points
-    # a distribution reads and parses its metadata each time it is asked
-    described = {dist: (dist.name, dist.version) if dist else ("", "") for dist in {point.dist for point in found}}
-    for point in sorted(found, key=lambda point: (described[point.dist][0] != GROUP, point.name)):
-        name, version = described[point.dist]
-        yield LoadedPlugin(point.name, f"{name} {version}" if name else point.value, version), point.load
-    for path in settings.plugins.paths:
-        path = path.expanduser()
-        yield LoadedPlugin(path.stem, str(path)), lambda path=path: _load_path(path)  # type: ignore[misc]
-
-
-def _load_path(path: Path) -> ModuleType:
-    file = path / "__init__.py" if path.is_dir() else path
-    if not file.is_file():
-        what = "there is no __init__.py in this folder" if path.is_dir() else "there is no such file"
-        raise PluginError(f"{path}: {what}", code="PLG001")
-    name = f"{PLUGIN_FILE_PREFIX}{path.stem}"
-    locations = [str(path)] if path.is_dir() else None
-    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=locations)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"{path}: not a Python file", code="PLG001")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _import(plugins: Plugins, plugin: LoadedPlugin, load: Callable[[], Any], settings: Settings) -> None:
@@ -171,7 +107,7 @@ def _import(plugins: Plugins, plugin: LoadedPlugin, load: Callable[[], Any], set
     if any(other.name == plugin.name and other is not plugin for other in plugins.loaded):
         _switch_off(plugins, plugin, f"another plugin is already called {plugin.name!r}", code="PLG003")
         return
-    _guarded(plugins, plugin, settings, lambda: _load(plugins, plugin, load))
+    _attempt(plugins, plugin, settings, lambda: _load(plugins, plugin, load))
 
 
 def _load(plugins: Plugins, plugin: LoadedPlugin, load: Callable[[], Any]) -> None:
@@ -202,10 +138,10 @@ def _register(plugins: Plugins, plugin: LoadedPlugin, settings: Settings, guarde
     context = PluginContext(settings=settings, own=_own_settings(plugin, settings), guarded=guarded)
     registry, owner = plugins.registry, plugin.name
 
-    def kept(shelf: Shelf[Any], contract: type) -> Callable[[Any], None]:
+    def into(items: PluginItems[Any], contract: type) -> Callable[[Any], None]:
         def register(item: Any) -> None:
-            _expect(plugin, contract, item)
-            shelf.add(item.name, item, owner)
+            _check_contract(plugin, contract, item)
+            items.add(item.name, item, owner)
 
         return register
 
@@ -215,18 +151,18 @@ def _register(plugins: Plugins, plugin: LoadedPlugin, settings: Settings, guarde
         registry.routes.add(name, make, owner)
 
     def check(item: Any, runbooks: Any = None) -> None:
-        _expect(plugin, Check, item)
+        _check_contract(plugin, Check, item)
         registry.checks.add(item.name, RegisteredCheck(item, runbooks), owner)
 
-    _call(plugins, plugin, "register_backends", register=kept(registry.backends, Backend), context=context)
-    _call(plugins, plugin, "register_stores", register=kept(registry.stores, Store), context=context)
-    _call(plugins, plugin, "register_sources", register=kept(registry.sources, Source), context=context)
+    _call(plugins, plugin, "register_backends", register=into(registry.backends, Backend), context=context)
+    _call(plugins, plugin, "register_stores", register=into(registry.stores, Store), context=context)
+    _call(plugins, plugin, "register_sources", register=into(registry.sources, Source), context=context)
     _call(plugins, plugin, "register_routes", register=route, context=context)
     _call(plugins, plugin, "register_checks", register=check, context=context)
 
 
-def _expect(plugin: LoadedPlugin, contract: type, item: Any) -> None:
-    """Refuse what is not what the hook asks for, and whatever comes after the plugin was given up."""
+def _check_contract(plugin: LoadedPlugin, contract: type, item: Any) -> None:
+    """Refuse an object that lacks a part of its contract, and any object after the plugin was switched off."""
     wanted = {*vars(contract), *contract.__annotations__}
     missing = sorted(name for name in wanted if not name.startswith("_") and not hasattr(item, name))
     if missing:
@@ -260,17 +196,18 @@ def _own_fault(model: type[BaseModel], item: Any) -> str:
 
 
 def _call(plugins: Plugins, plugin: LoadedPlugin, hook: str, **arguments: Any) -> None:
-    """Call one hook of one plugin alone: what it raises belongs to it."""
+    """Call one hook of one plugin only, so that an exception is attributed to it."""
     others = [p for _, p in plugins.manager.list_name_plugin() if p is not plugin.module and p is not None]
     plugins.manager.subset_hook_caller(hook, others)(**arguments)
 
 
-def _guarded(plugins: Plugins, plugin: LoadedPlugin, settings: Settings, step: Callable[[], None]) -> None:
+def _attempt(plugins: Plugins, plugin: LoadedPlugin, settings: Settings, step: Callable[[], None]) -> None:
+    """Run one step of loading; switch the plugin off if the step raises or takes too long."""
     limit = settings.plugins.load_timeout
     began = time.monotonic()
     try:
-        within(limit, step, name=f"plugin-{plugin.name}")
-    except DeadlinePassed:
+        run_with_timeout(limit, step, name=f"plugin-{plugin.name}")
+    except StillRunning:
         _switch_off(
             plugins,
             plugin,
@@ -290,7 +227,7 @@ def _guarded(plugins: Plugins, plugin: LoadedPlugin, settings: Settings, step: C
             code="PLG001",
             hint=f"pip install {missing.replace('_', '-')}",
         )
-    except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything at all
+    except Exception as error:  # noqa: BLE001 - code of a plugin may raise anything
         _switch_off(plugins, plugin, f"{type(error).__name__}: {error}", code="PLG001")
         plugin.line = _line(error, plugin)
     finally:
@@ -298,7 +235,7 @@ def _guarded(plugins: Plugins, plugin: LoadedPlugin, settings: Settings, step: C
 
 
 def _line(error: BaseException, plugin: LoadedPlugin) -> int | None:
-    """Where in a plugin's own file it was raised."""
+    """The line of the plugin's own file that raised."""
     own = {plugin.origin, f"{plugin.origin}/__init__.py"}
     if isinstance(error, SyntaxError) and error.filename in own:
         return error.lineno
@@ -313,12 +250,12 @@ def _switch_off(
     plugin.problem, plugin.code, plugin.hint = problem, code, hint
     if plugin.module is not None and plugins.manager.is_registered(plugin.module):
         plugins.manager.unregister(plugin.module)
-    plugins.registry.forget(plugin.name)
+    plugins.registry.remove_plugin(plugin.name)
     if code is not None:
         logger.warning("plugin %r is switched off: %s (%s)", plugin.name, problem, code)
 
 
-def _refuse_without(plugins: Plugins, settings: Settings) -> None:
+def _require_plugins(plugins: Plugins, settings: Settings) -> None:
     on = {plugin.name for plugin in plugins.enabled()}
     for name, likely in unclaimed_tables(plugins, settings).items():
         guess = f"; did you mean [plugins.{likely}]?" if likely else ""
@@ -327,3 +264,37 @@ def _refuse_without(plugins: Plugins, settings: Settings) -> None:
         if name not in on:
             problem = next((plugin.problem for plugin in plugins.loaded if plugin.name == name), "it is not installed")
             raise ConfigError(f"required plugin {name!r} is off: {problem}", code="PLG006")
+
+
+Result = TypeVar("Result")
+
+
+class StillRunning(Exception):
+    """The function has not returned in time. Its thread goes on, and its result is ignored."""
+
+
+def run_with_timeout(seconds: float, function: Callable[[], Result], *, name: str) -> Result:
+    """Call a function in a thread called `name` and return its result, or raise its exception.
+
+    SystemExit and the like are raised as RuntimeError. Raises StillRunning after the time; the thread continues.
+    """
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    thread.join(min(seconds, threading.TIMEOUT_MAX))
+    if errors:
+        error = errors[0]
+        if not isinstance(error, Exception):  # it would end this program; a real Ctrl-C never arrives in a thread
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise error
+    if not results:
+        raise StillRunning
+    return results[0]

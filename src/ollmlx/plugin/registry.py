@@ -1,4 +1,4 @@
-"""What the plugins registered, by name. Refuses duplicates; picks the backend for a model; blames the right plugin."""
+"""Everything that plugins registered, by kind and name, and the choice of a backend or a store."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ RouteFactory = Callable[[Any], "Blueprint"]
 NO_BACKEND = "MDL005"
 
 
-class Shelf(Generic[T]):
-    """Things of one kind by name, in the order of registration, each with the plugin that brought it."""
+class PluginItems(Generic[T]):
+    """The registered objects of one kind by name, in the order of registration, each with its plugin."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -36,7 +36,7 @@ class Shelf(Generic[T]):
         self._owners: dict[str, str] = {}
 
     def add(self, name: str, item: T, owner: str) -> None:
-        """Raises PluginError when the name is taken."""
+        """Add an object. Raises PluginError if the name is taken."""
         if name in self._items:
             raise PluginError(
                 f"plugin {owner!r}: {self.kind} {name!r} is already registered by plugin {self._owners[name]!r}",
@@ -46,22 +46,22 @@ class Shelf(Generic[T]):
         self._owners[name] = owner
 
     def remove_owner(self, owner: str) -> None:
-        """Take out everything a plugin registered (it failed half-way)."""
+        """Remove the objects of one plugin."""
         for name in [name for name, by in self._owners.items() if by == owner]:
             del self._items[name], self._owners[name]
 
     @contextmanager
-    def blamed(self, name: str) -> Iterator[None]:
-        """Around a call of the thing: whatever a plugin did not mean to raise becomes a PluginError that names it."""
+    def errors_named(self, name: str) -> Iterator[None]:
+        """Turn an unexpected exception of a call into a PluginError that names the plugin; OllmlxErrors pass."""
         try:
             yield
         except Exception as error:
             if isinstance(error, OllmlxError) and not isinstance(error, PluginError):
                 raise
             owner, kind = self._owners.get(name, name), type(error).__name__
-            told = f"plugin {owner!r}: its {self.kind} {name!r} failed with {kind}"
-            logger.exception("%s", told)
-            raise PluginError(told, code="PLG008", hint="ollmlx logs") from error
+            problem = f"plugin {owner!r}: its {self.kind} {name!r} failed with {kind}"
+            logger.exception("%s", problem)
+            raise PluginError(problem, code="PLG008", hint="ollmlx logs") from error
 
     def get(self, name: str) -> T | None:
         return self._items.get(name)
@@ -78,7 +78,7 @@ class Shelf(Generic[T]):
 
 @dataclass(frozen=True)
 class RegisteredCheck:
-    """A doctor check and where its runbooks are (None: with ollmlx's own)."""
+    """A doctor check and the folder of its runbooks (None: ollmlx's own folder)."""
 
     check: Check
     runbooks: Traversable | None
@@ -88,23 +88,21 @@ class RegisteredCheck:
 class Registry:
     """Everything registered in one daemon."""
 
-    backends: Shelf[Backend] = field(default_factory=lambda: Shelf("backend"))
-    stores: Shelf[Store] = field(default_factory=lambda: Shelf("store"))
-    sources: Shelf[Source] = field(default_factory=lambda: Shelf("source"))
-    routes: Shelf[RouteFactory] = field(default_factory=lambda: Shelf("route family"))
-    checks: Shelf[RegisteredCheck] = field(default_factory=lambda: Shelf("check"))
+    backends: PluginItems[Backend] = field(default_factory=lambda: PluginItems("backend"))
+    stores: PluginItems[Store] = field(default_factory=lambda: PluginItems("store"))
+    sources: PluginItems[Source] = field(default_factory=lambda: PluginItems("source"))
+    routes: PluginItems[RouteFactory] = field(default_factory=lambda: PluginItems("route family"))
+    checks: PluginItems[RegisteredCheck] = field(default_factory=lambda: PluginItems("check"))
 
-    def forget(self, owner: str) -> None:
-        """Take out everything a plugin registered."""
-        for shelf in (self.backends, self.stores, self.sources, self.routes, self.checks):
-            shelf.remove_owner(owner)
+    def remove_plugin(self, name: str) -> None:
+        """Remove everything that a plugin registered."""
+        for items in (self.backends, self.stores, self.sources, self.routes, self.checks):
+            items.remove_owner(name)
 
     def backend_for(self, model: InstalledModel, preferred: str | None = None) -> Backend:
-        """The first backend that accepts the model; only `preferred` when one is asked for.
+        """The first backend that accepts the model, or the backend called `preferred` if it does.
 
-        Backends for clusters (`Spreader`) are only asked by name.
-
-        Raises Unsupported with every refusal and what would help.
+        Backends for clusters (`Spreader`) are only used by name. Raises Unsupported with every refusal and a hint.
         """
         alone = (backend for backend in self.backends.values() if not can_spread(backend))
         candidates = alone if preferred is None else (self.backend(preferred),)
@@ -114,24 +112,19 @@ class Registry:
             if refusal is None:
                 return backend
             refusals.append((backend.name, refusal))
-        told = "; ".join(f"{name}: {refusal.reason}" for name, refusal in refusals) or "no backend is installed"
-        # one that would take the format knows better than those that do not
+        reasons = "; ".join(f"{name}: {refusal.reason}" for name, refusal in refusals) or "no backend is installed"
+        # the refusal of a backend that reads the format says more than those of the others
         ranked = sorted((refusal for _, refusal in refusals), key=lambda one: one.code in (None, NO_BACKEND))
         code = next((refusal.code for refusal in ranked if refusal.code), NO_BACKEND)
         hint = next((refusal.hint for refusal in ranked if refusal.hint), None)
-        raise Unsupported(f"no backend can run {model.name.short} ({told})", code=code, hint=hint)
+        raise Unsupported(f"no backend can run {model.name.short} ({reasons})", code=code, hint=hint)
 
     def _refusal(self, backend: Backend, model: InstalledModel) -> Refusal | None:
         try:
-            with self.backends.blamed(backend.name):
+            with self.backends.errors_named(backend.name):
                 return backend.accepts(model)
-        except PluginError as error:  # another one may run the model
+        except PluginError as error:  # another backend may run the model
             return Refusal(reason=error.message, hint=error.hint, code=error.code)
-
-    def ordered_sources(self, order: tuple[str, ...]) -> tuple[Source, ...]:
-        """The sources, those named in `order` first."""
-        rank = {name: index for index, name in enumerate(order)}
-        return tuple(sorted(self.sources.values(), key=lambda source: rank.get(source.name, len(rank))))
 
     def backend(self, name: str) -> Backend:
         """The backend of that name. Raises Unsupported."""
@@ -144,9 +137,12 @@ class Registry:
             )
         return chosen
 
-    def home_for(self, format: str, backend: str, stores: tuple[Store, ...]) -> Store | None:
-        """The store for a new model that a certain backend is to run: one that keeps the format as it is, or, when that
-        backend imports it, the first one that does not. None: any. Raises Unsupported."""
+    def store_for(self, format: str, backend: str, stores: tuple[Store, ...]) -> Store | None:
+        """The store for a new model of a format that the named backend will run; None if any store will do.
+
+        A backend that imports the format needs a store that converts; any other needs one that keeps the format.
+        Raises Unsupported if there is none.
+        """
         keepers = [store for store in stores if isinstance(store, Keeper) and format in store.keeps]
         if self.backend(backend).importer(format) is None:
             if not keepers:
@@ -154,7 +150,16 @@ class Registry:
             return keepers[0]
         return next((store for store in stores if store not in keepers), None) if keepers else None
 
+    def ordered_sources(self, order: tuple[str, ...]) -> tuple[Source, ...]:
+        """The sources, those named in `order` first."""
+        return _ordered(self.sources, order)
+
     def ordered_stores(self, order: tuple[str, ...]) -> tuple[Store, ...]:
         """The stores, those named in `order` first."""
-        rank = {name: index for index, name in enumerate(order)}
-        return tuple(sorted(self.stores.values(), key=lambda store: rank.get(store.name, len(rank))))
+        return _ordered(self.stores, order)
+
+
+def _ordered(items: PluginItems[T], order: tuple[str, ...]) -> tuple[T, ...]:
+    rank = {name: index for index, name in enumerate(order)}
+    names = sorted(items.names(), key=lambda name: rank.get(name, len(rank)))
+    return tuple(item for name in names if (item := items.get(name)) is not None)

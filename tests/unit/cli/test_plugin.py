@@ -10,7 +10,7 @@ import pytest
 from ollmlx.cli import plugin
 from ollmlx.cli.formatting import cells
 from ollmlx.cli.main import main
-from ollmlx.plugin.loader import LoadedPlugin
+from ollmlx.plugin.discovery import LoadedPlugin
 
 PLUGINS = (
     LoadedPlugin("lantern", "ollmlx-lantern 1.2.3", "1.2.3", hooks=("register_backends", "register_stores")),

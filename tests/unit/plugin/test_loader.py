@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ollmlx.errors import ConfigError
-from ollmlx.plugin.loader import LoadedPlugin, Plugins, load_plugins
+from ollmlx.plugin.discovery import LoadedPlugin
+from ollmlx.plugin.loader import Plugins, load_plugins
 from ollmlx.settings import PluginSettings, Settings
 from ollmlx.testing import wait_until
 
@@ -51,7 +52,7 @@ def only(plugins: Plugins, name: str) -> LoadedPlugin:
     return next(plugin for plugin in plugins.loaded if plugin.name == name)
 
 
-def test_register_backends_puts_a_backend_on_the_shelf(tmp_path: Path) -> None:
+def test_register_backends_registers_a_backend(tmp_path: Path) -> None:
     plugins = load(tmp_path, good=GOOD.format(name="thing"))
     assert plugins.registry.backends.names() == ("thing",)
     assert plugins.registry.backends.owner("thing") == "good"

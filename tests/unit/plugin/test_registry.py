@@ -49,11 +49,11 @@ def registry() -> Registry:
 def test_a_file_is_kept_where_its_backend_finds_it(
     registry: Registry, stores: tuple[Store, ...], format: str, backend: str, home: Store | None
 ) -> None:
-    assert registry.home_for(format, backend, stores) is home
+    assert registry.store_for(format, backend, stores) is home
 
 
 def test_a_file_that_no_store_keeps_for_its_backend_is_refused(registry: Registry) -> None:
     with pytest.raises(Unsupported, match="no store keeps the format 'gguf' for the backend 'llamacpp'"):
-        registry.home_for("gguf", "llamacpp", (MLX,))
+        registry.store_for("gguf", "llamacpp", (MLX,))
     with pytest.raises(Unsupported, match="no backend 'none' is installed; there is mlx, llamacpp"):
-        registry.home_for("gguf", "none", (MLX,))
+        registry.store_for("gguf", "none", (MLX,))

@@ -11,7 +11,7 @@ from ollmlx.doctor.check import check, found, remedy
 from ollmlx.doctor.context import PLUGIN_SECONDS, CheckContext
 from ollmlx.doctor.fixes import edit_settings, quoted
 from ollmlx.errors.findings import Finding, Severity
-from ollmlx.plugin.loader import LoadedPlugin
+from ollmlx.plugin.discovery import LoadedPlugin
 from ollmlx.text.quantities import format_duration
 
 OFFLINE_STORES = (

@@ -184,7 +184,7 @@ async def runnable(context: CheckContext) -> list[Finding]:
         if store.name in registered.names():
             continue
         try:
-            with stores.blamed(store.name):
+            with stores.errors_named(store.name):
                 models = await store.list()
         except PluginError as error:
             failures.append(found("PLG008", error.message, subject=store.name, commands=("ollmlx plugin list",)))
