@@ -24,10 +24,9 @@ from ollmlx.storekit import (
     write_receipt,
 )
 from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, InstalledModel, PullProgress
-from ollmlx_hub.client import HubClient
+from ollmlx_hub.client import HubClient, RemoteFile, RepositoryListing, select_files
 from ollmlx_hub.installer import PARTS
 from ollmlx_hub.layout import MANIFEST, MODEL_SUFFIXES
-from ollmlx_hub.repository import RemoteFile, RepositoryListing, select_files
 from ollmlx_hub.settings import HubAccess
 
 

@@ -39,7 +39,6 @@ class Faults:
 
     cuts: list[int] = field(default_factory=list)
     spoil: bool = False
-    ignore_range: bool = False
     statuses: list[int] = field(default_factory=list)
     html: bool = False
     elsewhere: str = ""
@@ -199,8 +198,6 @@ class HubServer:
             return Answer(200, b"<html>please log in</html>", {"Content-Type": "text/html"})
         if self.faults.spoil:
             data = data[:-1] + b"?"
-        if self.faults.ignore_range:
-            asked = Asked(asked.method, asked.path, {})
         answer = part(data, asked, {"ETag": f'"{digest}"'})
         if self.faults.cuts and asked.method == "GET":
             answer.cut = self.faults.cuts.pop(0)

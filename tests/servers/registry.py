@@ -19,9 +19,7 @@ class Faults:
     """Faults to cause. `cuts`: the bytes after which the next blobs end. `realm`: the login's address in challenges."""
 
     cuts: list[int] = field(default_factory=list)
-    statuses: list[int] = field(default_factory=list)
     spoil: bool = False
-    ignore_range: bool = False
     manifest: bytes | None = None
     elsewhere: str = ""
     realm: str = ""
@@ -89,12 +87,8 @@ class RegistryServer:
         data = self.blobs.get(urlsplit(asked.path).path.strip("/"))
         if data is None:
             return Answer(404)
-        if self.faults.statuses:
-            return Answer(self.faults.statuses.pop(0))
         if self.faults.spoil:
             data = data[:-1] + bytes([data[-1] ^ 1])
-        if self.faults.ignore_range:
-            asked = Asked(asked.method, asked.path, {})
         answer = part(data, asked, {"ETag": f'"{digest(data)}"'})
         if self.faults.cuts:
             answer.cut = self.faults.cuts.pop(0)

@@ -28,11 +28,12 @@ class Host:
     """A server of one file. A test may replace its next answers."""
 
     def __init__(self) -> None:
-        self.answers: list[Callable[[Asked], Answer]] = []
+        self.answers: list[Answer | Callable[[Asked], Answer]] = []
         self.served = Served(self._answer)
 
     def _answer(self, asked: Asked) -> Answer:
-        return self.answers.pop(0)(asked) if self.answers else part(DATA, asked, {})
+        answer = self.answers.pop(0) if self.answers else part(DATA, asked, {})
+        return answer if isinstance(answer, Answer) else answer(asked)
 
     @property
     def ranges(self) -> list[str | None]:
@@ -80,50 +81,48 @@ async def test_a_file_of_unknown_size_arrives_too(fetch: Fetch, tmp_path: Path) 
     assert (tmp_path / "file").read_bytes() == DATA
 
 
-async def test_an_earlier_part_is_resumed(host: Host, fetch: Fetch, tmp_path: Path) -> None:
-    (tmp_path / f"file{PARTIAL}").write_bytes(DATA[:1000])
+WRONG_RANGE = Answer(206, DATA[:10], {"Content-Range": f"bytes 0-9/{len(DATA)}"})
+
+
+@pytest.mark.parametrize(
+    ("partial", "answers", "ranges"),
+    [
+        (DATA[:1000], [], ["bytes=1000-"]),
+        (DATA, [], []),
+        (DATA + b"x", [], [None]),
+        (DATA[:1000], [WRONG_RANGE], ["bytes=1000-", None]),
+        (DATA[:1000], [Answer(416)], ["bytes=1000-", None]),
+        (DATA[:1000], [Answer(200, DATA)], ["bytes=1000-"]),
+        (DATA[:1000], [Answer(503), Answer(429)], ["bytes=1000-"] * 3),
+    ],
+    ids=["resumed", "complete", "too long", "a wrong range", "a refused range", "an ignored range", "a busy server"],
+)
+async def test_a_partial_file_is_resumed_or_replaced(
+    host: Host, fetch: Fetch, tmp_path: Path, partial: bytes, answers: list[Answer], ranges: list[str | None]
+) -> None:
+    (tmp_path / f"file{PARTIAL}").write_bytes(partial)
+    host.answers = list(answers)
     await fetch()
-    assert host.ranges == ["bytes=1000-"]
+    assert host.ranges == ranges
     assert (tmp_path / "file").read_bytes() == DATA
 
 
-async def test_a_complete_part_needs_no_request(host: Host, fetch: Fetch, tmp_path: Path) -> None:
-    (tmp_path / f"file{PARTIAL}").write_bytes(DATA)
-    await fetch()
-    assert host.ranges == []
-    assert (tmp_path / "file").read_bytes() == DATA
-
-
-async def test_a_part_that_is_too_long_is_discarded(host: Host, fetch: Fetch, tmp_path: Path) -> None:
-    (tmp_path / f"file{PARTIAL}").write_bytes(DATA + b"x")
-    await fetch()
-    assert host.ranges == [None]
-
-
-async def test_a_range_that_was_not_requested_is_not_used(host: Host, fetch: Fetch, tmp_path: Path) -> None:
-    (tmp_path / f"file{PARTIAL}").write_bytes(DATA[:1000])
-    host.answers = [lambda asked: Answer(206, DATA[:10], {"Content-Range": f"bytes 0-9/{len(DATA)}"})]
-    await fetch()
-    assert host.ranges == ["bytes=1000-", None]
-    assert (tmp_path / "file").read_bytes() == DATA
-
-
-async def test_a_refused_range_starts_over(host: Host, fetch: Fetch, tmp_path: Path) -> None:
-    (tmp_path / f"file{PARTIAL}").write_bytes(DATA[:1000])
-    host.answers = [lambda asked: Answer(416)]
-    await fetch()
-    assert host.ranges == ["bytes=1000-", None]
+async def test_a_wrong_checksum_discards_the_part(host: Host, fetch: Fetch, tmp_path: Path) -> None:
+    host.answers = [Answer(200, DATA[:-1] + b"?")]
+    with pytest.raises(UpstreamError, match="checksum mismatch"):
+        await fetch()
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_more_than_was_announced_is_refused(host: Host, fetch: Fetch, tmp_path: Path) -> None:
-    host.answers = [lambda asked: Answer(200, DATA + b"more")]
+    host.answers = [Answer(200, DATA + b"more")]
     with pytest.raises(UpstreamError, match="longer than"):
         await fetch()
     assert not (tmp_path / "file").exists()
 
 
 async def test_progress_resets_the_count_of_failures(host: Host, fetch: Fetch) -> None:
-    host.answers = [lambda asked: Answer(200, DATA, cut=5000)] + [
+    host.answers = [Answer(200, DATA, cut=5000)] + [
         lambda asked: Answer(**{**vars(part(DATA, asked, {})), "cut": 5000})
     ] * 6
     await fetch(attempts=3)
@@ -131,7 +130,7 @@ async def test_progress_resets_the_count_of_failures(host: Host, fetch: Fetch) -
 
 
 async def test_a_download_without_progress_fails_after_some_tries(host: Host, fetch: Fetch) -> None:
-    host.answers = [lambda asked: Answer(503)] * 9
+    host.answers = [Answer(503)] * 9
     with pytest.raises(UpstreamError, match="answered 503"):
         await fetch(attempts=3)
     assert len(host.ranges) == 3
@@ -141,14 +140,14 @@ async def test_a_download_without_progress_fails_after_some_tries(host: Host, fe
     ("status", "kind"), [(401, Unauthorized), (403, Forbidden), (404, NotFound), (410, UpstreamError)]
 )
 async def test_a_refusal_is_not_tried_again(host: Host, fetch: Fetch, status: int, kind: type[OllmlxError]) -> None:
-    host.answers = [lambda asked: Answer(status)]
+    host.answers = [Answer(status)]
     with pytest.raises(kind, match=f"answered {status}"):
         await fetch()
     assert len(host.ranges) == 1
 
 
 async def test_redirects_are_limited(host: Host, fetch: Fetch) -> None:
-    host.answers = [lambda asked: Answer(302, b"", {"Location": "/again"})] * 20
+    host.answers = [Answer(302, b"", {"Location": "/again"})] * 20
     with pytest.raises(UpstreamError, match="more than 10 redirects"):
         await fetch()
 
@@ -186,7 +185,7 @@ async def test_progress_is_reported_at_most_a_few_hundred_times(
 async def test_a_listed_file_that_is_refused_is_the_fault_of_the_server(
     host: Host, client: httpx2.AsyncClient, tmp_path: Path
 ) -> None:
-    host.answers = [lambda asked: Answer(404)]
+    host.answers = [Answer(404)]
     download = Download(client, f"{host.served.url}/file", tmp_path / "file", sleep=no_wait)
     with pytest.raises(UpstreamError, match=r"org/name: .*answered 404") as caught:
         _ = [step async for step in fetch_file(download, "sha256:0", 1, "org/name")]

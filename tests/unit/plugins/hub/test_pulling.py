@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -103,24 +102,6 @@ async def test_a_failed_pull_is_resumed_by_the_next_pull(hub: HubServer, store: 
     assert [asked.headers.get("range") for asked in hub.large_requests()] == [None, "bytes=400000-"]
 
 
-async def test_a_download_starts_over_if_the_server_ignores_ranges(
-    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
-) -> None:
-    hub.faults.cuts, hub.faults.ignore_range = [300_000], True
-    await pulled(store, source, name)
-    model = await found(store, name)
-    data = hub.repositories[REPO].revisions["main"]["model.safetensors"]
-    assert hashlib.sha256((model.path / "model.safetensors").read_bytes()).hexdigest() == sha256(data)
-
-
-async def test_a_busy_server_is_tried_again(
-    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
-) -> None:
-    hub.faults.statuses = [503]
-    await pulled(store, source, name)
-    assert len(hub.large_requests()) == 2
-
-
 @pytest.mark.fault(29)
 @pytest.mark.parametrize(
     ("fault", "value", "message"),
@@ -140,17 +121,6 @@ async def test_a_wrong_file_is_never_installed(
         await pulled(store, HubSource(HubAccess(hub.url), attempts=1), name)
     assert await store.list() == []
     assert not store.layout.target(name).exists()
-
-
-async def test_a_part_with_a_wrong_checksum_is_not_kept(
-    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
-) -> None:
-    hub.faults.spoil = True
-    with pytest.raises(UpstreamError):
-        await pulled(store, source, name)
-    hub.faults.spoil = False
-    await pulled(store, source, name)
-    assert await store.resolve(name) is not None
 
 
 async def test_pulling_again_downloads_nothing(
