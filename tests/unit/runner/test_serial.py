@@ -34,11 +34,14 @@ class Counting(SerialEngine):
         self.together = 0
         self.most_together = 0
         self.prepared = False
+        self.gate = threading.Event()
+        self.gate.set()
 
     def prepare(self, config: RunnerConfig) -> None:
         self.prepared = True
 
     def stream(self, request: GenerateRequest) -> Iterator[Event]:
+        self.gate.wait()
         self.threads.add(threading.get_ident())
         self.together += 1
         self.most_together = max(self.most_together, self.together)
@@ -99,16 +102,17 @@ async def test_a_slow_reader_holds_the_generator_back_and_leaving_stops_it() -> 
 
 
 async def test_a_request_that_leaves_the_queue_never_runs(engine: Counting) -> None:
-    gate = threading.Event()
-    blocked = asyncio.get_running_loop().run_in_executor(engine._thread, gate.wait)
+    engine.gate.clear()
+    running = asyncio.create_task(collect(engine))
+    await eventually(lambda: engine.status().active == 1)
     waiting = asyncio.create_task(collect(engine))
     await eventually(lambda: engine.status().queued == 1)
     waiting.cancel()
     await asyncio.wait([waiting])
     assert engine.status().queued == 0
-    gate.set()
-    await blocked
-    assert engine.made == 0
+    engine.gate.set()
+    await running
+    assert engine.closed == 1
 
 
 async def test_a_method_that_is_not_overridden_is_unsupported(engine: Counting) -> None:

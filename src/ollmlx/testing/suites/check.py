@@ -65,7 +65,7 @@ class CheckSuite(Suite):
         wrong = [finding for finding in findings if finding.severity in (Severity.ERROR, Severity.WARNING)]
         assert wrong == []
 
-    async def test_every_code_is_found_in_its_world(self, check: Check) -> None:
+    async def test_every_code_is_found_in_its_context(self, check: Check) -> None:
         contexts = self.sick()
         assert set(contexts) == set(check.codes), "each code needs a context in which it is found"
         for code, context in contexts.items():
