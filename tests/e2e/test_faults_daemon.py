@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 import ollmlx.supervisor
-from ollmlx.supervisor.process.orphans.guardian_program import boot_id, process_start
+from ollmlx.supervisor.process.orphans.guardian import boot_id, process_start
 from ollmlx.supervisor.process.orphans.protection import NONCE, RunnerRecord, RunnerRecords
 from ollmlx.supervisor.scheduling.capacity import QUEUE_FULL
 from ollmlx.testing import wait_until
@@ -113,7 +113,7 @@ def test_an_idle_runner_does_not_outlive_a_killed_daemon_and_the_next_one_starts
 
 
 @pytest.mark.fault(20)
-@pytest.mark.skipif(sys.platform != "linux", reason="without a guardian macOS relies on the sweep")
+@pytest.mark.skipif(sys.platform != "linux", reason="without a guardian macOS relies on the records")
 def test_runners_end_when_daemon_and_guardian_are_killed_together(daemon: StartDaemon) -> None:
     server = daemon()
     assert server.post("/api/generate", {"model": "parrot", "prompt": "x", "stream": False}).status_code == 200
@@ -129,7 +129,7 @@ def test_a_killed_guardian_is_replaced_and_still_guards(daemon: StartDaemon) -> 
     assert server.post("/api/generate", {"model": "parrot", "prompt": "x", "stream": False}).status_code == 200
     first = guardian(server)
     first.kill()
-    wait_until(lambda: "guardian ended" in server.log_text)
+    wait_until(lambda: "guardian exited" in server.log_text)
     wait_until(lambda: any("guardian.py" in word for child in family(server) for word in child.cmdline()))
     processes = family(server)
     server.kill()

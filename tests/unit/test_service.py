@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -106,11 +109,13 @@ class OrgSource:
 
 class PlainBackend:
     name = "plain"
+    estimates = 0
 
     def accepts(self, model: InstalledModel) -> Refusal | None:
         return None if model.format == "mlx" else Refusal(reason=f"format {model.format}", hint="install it")
 
     def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
+        self.estimates += 1
         return MemoryEstimate(weights=10 * MIB, kv_cache=context * 1024, overhead=0)
 
     def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
@@ -124,21 +129,27 @@ class RecordingPool:
     def __init__(self) -> None:
         self.asked: list[tuple[LaunchSpec, GenerateRequest]] = []
         self.unloaded: list[str] = []
+        self.loaded: set[str] = set()
 
     async def generate(
         self, spec: LaunchSpec, request: GenerateRequest, caller: Caller, keep_alive: float | None
     ) -> AsyncIterator[Event]:
         self.asked.append((spec, request))
+        self.loaded.add(spec.key)
         yield Admitted()
         yield Text(text="hello")
         yield Done()
+
+    @asynccontextmanager
+    async def lease(self, spec: LaunchSpec, *_: Any, **__: Any) -> AsyncIterator[Any]:
+        yield SimpleNamespace(load_ns=0)
 
     async def unload(self, key: str, *, wait: bool = True) -> bool:
         self.unloaded.append(key)
         return True
 
     def has_runner(self, key: str) -> bool:
-        return key in {launch.key for launch, _ in self.asked}
+        return key in self.loaded
 
     def runners(self) -> list[RunnerInfo]:
         return [
@@ -161,7 +172,8 @@ class House:
         for store in stores or ([self.store] if second is None else [self.store, second]):
             registry.stores.add(store.name, store, "test")
         registry.sources.add("org", OrgSource(), "test")
-        registry.backends.add("plain", PlainBackend(), "test")
+        self.backend = PlainBackend()
+        registry.backends.add("plain", self.backend, "test")
         overrides = ModelOverrides(settings, {"short": "org/long"})
         self.planner = LaunchPlanner(settings, registry, overrides, Importers(dict).make, budget)
         pool = cast("Any", self.pool)
@@ -265,6 +277,45 @@ async def test_one_runner_serves_all_models_over_the_same_weights() -> None:
     await house.answer("helper")
     await house.answer("org/long")
     assert len({launch.key for launch, _ in house.pool.asked}) == 1
+
+
+async def test_a_request_for_a_loaded_model_plans_nothing() -> None:
+    settings = Settings(models={"helper": ModelSettings(from_="org/long", request_timeout=7)})
+    house = House(installed("org/long"), settings=settings)
+    for name in ("org/long", "helper", "org/long", "helper", "short"):
+        await house.answer(name)
+    await house.service.load(ModelName.parse("org/long"), caller=CALLER)
+    assert house.backend.estimates == 3, "one plan for each of the three names"
+    assert len({spec.key for spec, _ in house.pool.asked}) == 1
+    assert [spec.request_timeout for spec, _ in house.pool.asked] == [math.inf, 7, math.inf, 7, math.inf]
+
+
+@pytest.mark.parametrize("change", ["the runner is gone", "another context", "the settings", "the files"])
+async def test_a_request_for_a_loaded_model_plans_again_when_this_changed(change: str) -> None:
+    house = House(installed("org/long"))
+    await house.answer("org/long")
+    request = HELLO
+    if change == "the runner is gone":
+        house.pool.loaded.clear()
+    elif change == "another context":
+        request = HELLO.model_copy(update={"options": Options(num_ctx=100)})
+    elif change == "the settings":
+        settings = Settings(runners=RunnerSettings(context_length=4096))
+        house.service.reconfigure(settings, ModelOverrides(settings, {}))
+    else:
+        house.store.models = [installed("org/long", digest="b" * 64, details=ModelDetails(context_length=512))]
+    await house.answer("org/long", request)
+    assert house.backend.estimates == 2
+    contexts = {"the runner is gone": 8192, "another context": 100, "the settings": 4096, "the files": 512}
+    assert house.pool.asked[1][0].context_length == contexts[change]
+
+
+async def test_a_model_that_was_looked_up_before_is_not_looked_up_again() -> None:
+    house = House(installed("org/long"))
+    model = await house.service.show(ModelName.parse("short"))
+    house.store.models = []
+    assert [event.type async for event in house.service.generate(model, HELLO, caller=CALLER)][-1] == "done"
+    assert house.pool.asked[0][0].name == "short:latest"
 
 
 @pytest.mark.parametrize(("num_ctx", "context"), [(None, 8192), (100, 100), (10**6, 8192)])

@@ -1,7 +1,8 @@
 """The events of a generation, and how a stream of them is read and closed.
 
 Order: `Admitted` (from the daemon), any number of `Prefill`, then `Text`, `Thinking` and `ToolCalled` in the order in
-which they are generated, then exactly one `Done` or `Failed`. A stream that ends without `Done` or `Failed` has failed.
+which they are generated, then exactly one `Done` or `Failed`. A runner's stream that ends without either has failed.
+The daemon raises both as errors: a stream of its service ends with `Done` or raises.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
-from ollmlx.errors import RunnerFailed, from_kind
 from ollmlx.model.request import Frozen, ToolCall
 
 
@@ -119,10 +119,7 @@ class Answer(Frozen):
 
     @classmethod
     async def gather(cls, events: AsyncIterator[Event]) -> Answer:
-        """Read a stream to its end.
-
-        Raises the error that the stream reports, and RunnerFailed if it ends without `Done`.
-        """
+        """Read a stream to its end. A stream of the service ends with `Done`, or raises the error that ended it."""
         text: list[str] = []
         thinking: list[str] = []
         calls: list[ToolCall] = []
@@ -142,10 +139,7 @@ class Answer(Frozen):
                     admitted = event
                 case Done():
                     done = event
-                case Failed():
-                    raise from_kind(event.kind, event.message, code=event.code)
-        if done is None:
-            raise RunnerFailed("the stream ended without a final record")
+        assert done is not None, "the stream ended without Done"
         return cls(
             text="".join(text),
             thinking="".join(thinking),

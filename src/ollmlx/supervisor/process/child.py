@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from ollmlx.errors import RunnerFailed
-from ollmlx.supervisor.process.orphans.guardian_program import process_start
+from ollmlx.supervisor.process.orphans.guardian import process_start
 from ollmlx.supervisor.process.tail import OutputTail
 
 ALLOWED = (

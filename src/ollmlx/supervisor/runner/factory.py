@@ -11,7 +11,7 @@ from ollmlx.launch.spec import LaunchSpec
 from ollmlx.protocol import Progress, TokenizeRequest, Tokens
 from ollmlx.settings import Settings
 from ollmlx.supervisor.clock import Clock
-from ollmlx.supervisor.process.orphans.guardian_program import process_start
+from ollmlx.supervisor.process.orphans.guardian import process_start
 from ollmlx.supervisor.process.orphans.protection import Guardian, RunnerRecords
 from ollmlx.supervisor.process.state_folder import InstanceLock, SocketDir
 from ollmlx.supervisor.runner.client import RunnerCall

@@ -19,7 +19,7 @@ from ollmlx.protocol import Progress, TokenizeRequest, Tokens
 from ollmlx.supervisor.clock import Clock
 from ollmlx.supervisor.machine import process_memory
 from ollmlx.supervisor.process.child import Child, child_environment, spawn
-from ollmlx.supervisor.process.orphans.guardian_program import boot_id
+from ollmlx.supervisor.process.orphans.guardian import boot_id
 from ollmlx.supervisor.process.orphans.protection import NONCE, Guardian, RunnerRecord, RunnerRecords
 from ollmlx.supervisor.process.state_folder import SocketDir
 from ollmlx.supervisor.process.tail import OutputTail

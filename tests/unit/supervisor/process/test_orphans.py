@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from ollmlx.supervisor.process.orphans import guardian_program
-from ollmlx.supervisor.process.orphans.guardian_program import boot_id, end_groups, process_start, read_groups
+from ollmlx.supervisor.process.orphans import guardian
+from ollmlx.supervisor.process.orphans.guardian import boot_id, end_groups, process_start, read_groups
 
 
 def test_lines_add_and_remove_groups_and_other_lines_are_ignored() -> None:
@@ -39,6 +39,6 @@ def test_a_process_has_one_start_and_a_missing_process_has_none() -> None:
 
 
 def test_another_platform_has_no_start_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guardian_program, "PLATFORM", "elsewhere")
+    monkeypatch.setattr(guardian, "PLATFORM", "elsewhere")
     assert process_start(os.getpid()) is None
     assert boot_id() == "unknown"

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 
 from ollmlx.supervisor.process.child import Child, child_environment, spawn
-from ollmlx.supervisor.process.orphans import guardian_program
-from ollmlx.supervisor.process.orphans.guardian_program import GRACE, boot_id, process_start
+from ollmlx.supervisor.process.orphans import guardian
+from ollmlx.supervisor.process.orphans.guardian import GRACE, boot_id, process_start
 from ollmlx.supervisor.process.tail import OutputTail
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Guardian:
             self.pid = None
 
     async def _spawn(self) -> None:
-        argv = [sys.executable, "-I", "-S", str(guardian_program.__file__), str(self._folder)]
+        argv = [sys.executable, "-I", "-S", str(guardian.__file__), str(self._folder)]
         tail = OutputTail("guardian", logger, asyncio.get_running_loop().time)
         self._child = await spawn(argv, env=child_environment(), cwd=Path("/"), fds=(), tail=tail)
         self.pid = self._child.pid

@@ -1,6 +1,6 @@
 """The guardian: a small process that ends what a daemon left running, and how a process is identified.
 
-Runs by path, with the standard library only: `python -I -S guardian_program.py FOLDER`. Standard input carries the
+Runs by path, with the standard library only: `python -I -S guardian.py FOLDER`. Standard input carries the
 lines `+PID START` (guard this process group; its id is PID) and `-PID` (guard it no longer). End of file means that the
 daemon has exited, for whatever reason. Then every guarded group gets TERM, two seconds later KILL, and FOLDER, which
 holds the sockets, is removed.
