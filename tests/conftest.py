@@ -1,4 +1,4 @@
-"""What every test has: guards against leaks, a free port, daemons, the real model."""
+"""Fixtures of all tests: guards against leaks, a free port, daemons, the real model."""
 
 from __future__ import annotations
 

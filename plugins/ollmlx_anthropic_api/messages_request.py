@@ -209,14 +209,14 @@ def _turn(turn: Turn, names: dict[str, str]) -> list[Message]:
                 raise InvalidRequest(f"messages: content blocks of type {other!r} are not supported")
     if not (texts or thoughts or images or calls) and results:
         return results
-    said = Message(
+    message = Message(
         role=turn.role,
         content="\n".join(texts),
         thinking="\n".join(thoughts) or None,
         images=tuple(images),
         tool_calls=tuple(calls),
     )
-    return [*results, said]
+    return [*results, message]
 
 
 def _result(block: Block, names: dict[str, str]) -> Message:

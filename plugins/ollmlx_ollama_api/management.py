@@ -156,7 +156,7 @@ def _add_creation(made: Blueprint, service: Service) -> None:
         return await _progress(_created(service, body), stream=body.stream)
 
     @made.route(f"{BLOBS}<digest>", methods=["HEAD"])
-    @describe("Whether a file was uploaded.", parameters={"digest": schemas.DIGEST}, error=schemas.ERROR)
+    @describe("Check that a file was uploaded.", parameters={"digest": schemas.DIGEST}, error=schemas.ERROR)
     async def has_blob(digest: str) -> Response:
         service.blobs.path(digest)
         return Response(b"", status=200)

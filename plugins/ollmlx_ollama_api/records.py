@@ -59,19 +59,19 @@ class RecordEncoder:
             case ToolCalled():
                 return _line(self._piece(calls=[event.call]))
             case Done():
-                return _line(self._object(self._said(), **final(event, context=self._context)))
+                return _line(self._object(self._content(), **final(event, context=self._context)))
             case _:
                 return None
 
     def whole(self, answer: Answer) -> Json:
         """Return the record of a whole answer, for a client that does not stream."""
-        said = self._said(answer.text, answer.thinking, answer.tool_calls)
+        content = self._content(answer.text, answer.thinking, answer.tool_calls)
         figures = final(answer.done, context=self._context)
-        return self._object(said, **figures, **_logprobs(answer.logprobs))
+        return self._object(content, **figures, **_logprobs(answer.logprobs))
 
     def bare(self, reason: str) -> Json:
         """Return the record for a request that only loads or unloads the model."""
-        return self._object(self._said(), done=True, done_reason=reason)
+        return self._object(self._content(), done=True, done_reason=reason)
 
     def _piece(
         self,
@@ -80,16 +80,15 @@ class RecordEncoder:
         calls: Iterable[ToolCall] = (),
         logprobs: tuple[TokenLogprob, ...] = (),
     ) -> Json:
-        return self._object(self._said(content, thinking, calls), done=False, **_logprobs(logprobs))
+        return self._object(self._content(content, thinking, calls), done=False, **_logprobs(logprobs))
 
-    def _object(self, said: Json, **more: Any) -> Json:
-        return {"model": self._model, "created_at": self._clock(), **said, **more}
+    def _object(self, content: Json, **more: Any) -> Json:
+        return {"model": self._model, "created_at": self._clock(), **content, **more}
 
-    def _said(self, content: str = "", thinking: str = "", calls: Iterable[ToolCall] = ()) -> Json:
+    def _content(self, content: str = "", thinking: str = "", calls: Iterable[ToolCall] = ()) -> Json:
         extra: Json = {"thinking": thinking} if thinking else {}
-        told = [self._call(call) for call in calls]
-        if told:
-            extra["tool_calls"] = told
+        if encoded := [self._call(call) for call in calls]:
+            extra["tool_calls"] = encoded
         if self._chat:
             return {"message": {"role": "assistant", "content": content, **extra}}
         return {"response": content, **extra}
@@ -130,8 +129,8 @@ def _logprobs(logprobs: tuple[TokenLogprob, ...]) -> Json:
 
 
 def _token(logprob: TokenLogprob, top: tuple[TokenLogprob, ...] = ()) -> Json:
-    told = {"token": logprob.token, "logprob": logprob.logprob, "bytes": list(logprob.token.encode())}
-    return {**told, "top_logprobs": [_token(other) for other in top]} if top else told
+    entry = {"token": logprob.token, "logprob": logprob.logprob, "bytes": list(logprob.token.encode())}
+    return {**entry, "top_logprobs": [_token(other) for other in top]} if top else entry
 
 
 def _line(record: Json) -> bytes:

@@ -18,7 +18,7 @@ OLDEST_NODE = 20
 NO_REGISTRY = re.compile(
     r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|ERR_SOCKET_TIMEOUT|EIDLETIMEOUT|E40[1347]|E50\d"
 )
-"""What npm says when the registry cannot be asked, or does not serve the packages."""
+"""Words in npm's output when the registry cannot be reached, or does not serve the packages."""
 
 
 def node_modules(cache: Path) -> Path:

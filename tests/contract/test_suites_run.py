@@ -1,4 +1,4 @@
-"""Everything that ollmlx's own plugins register is held to the suite of its kind."""
+"""Each backend, store, route family and check of ollmlx's own plugins is run through the suite of its kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the end-to-end tests share."""
+"""Fixtures that the end-to-end tests share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ollmlx.testing.daemon import Daemon
 
 @pytest.fixture(scope="module")
 def daemon_with_fakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """One daemon a module: a model that repeats what it hears, one that thinks first, one that dies in mid-answer."""
+    """Start one daemon for a module: a model that repeats its prompt, one that thinks, one that exits in mid-answer."""
     fakes: dict[str, dict[str, Any]] = {
         "parrot": {},
         "thinker": {"think": "let me see"},

@@ -57,7 +57,7 @@ class Place:
         )
 
     def copy_by_hand(self, model: Path, folder: str) -> Path:
-        """What a person copies: the files that `mlx_lm.convert` writes, and nothing of ours."""
+        """Copy the files that `mlx_lm.convert` writes, and no file of ollmlx."""
         target = self.models / "mlx" / folder
         target.mkdir(parents=True)
         for file in model.iterdir():

@@ -205,7 +205,7 @@ def real(daemon_with_the_real_model: Daemon) -> Iterator[ollama.Client]:
 @pytest.mark.model
 @pytest.mark.mlx
 class TestWithTheRealModel:
-    """What only a model that computes can show."""
+    """Behaviour that needs a model which computes."""
 
     NAME = "smollm2:135m"
 

@@ -172,7 +172,7 @@ Told = dict[str, Any]
 
 
 def run(program: str, server: Daemon) -> Told:
-    """What a program prints about the daemon; it must leave nothing running there."""
+    """Run a program against the daemon and return its output; afterwards no request may be active."""
     ran = subprocess.run(
         [sys.executable, "-c", program, server.url],
         capture_output=True,

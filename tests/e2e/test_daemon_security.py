@@ -1,4 +1,4 @@
-"""Who gets in to a running daemon, and what it leaves for others to see."""
+"""Access to a running daemon, and the permissions of its files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY = "hush-" + "k" * 30
 
 
 def open_to_others(folder: Path) -> list[str]:
-    """What other users of the machine could look into or read."""
+    """Return the files and folders that other users of the machine can read."""
     paths = [folder, *folder.rglob("*")]
     return [f"{path} {stat.filemode(path.lstat().st_mode)}" for path in paths if path.lstat().st_mode & 0o077]
 

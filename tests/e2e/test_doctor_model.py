@@ -33,7 +33,7 @@ ROOM = {
     "memory": {"prompt_cache": 0},
     "plugins": {"fake": {"weights": 128 * 1024 * 1024}},
 }
-"""What is reserved for each model is little more than its weights: honest ones stay below, the fat one does not."""
+"""The reservation of each model is little more than its weights: only the model that allocates more exceeds it."""
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ ROUTES = {"ollama": "/api/chat", "openai": "/v1/chat/completions", "anthropic": 
 LOADS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "exits": ({"load_fault": "exit:1"}, 500, "RUN002", "ended with exit status 1 while loading: fake: exiting as told"),
     "damaged": ({"load_fault": "bad_model"}, 500, "RUN002", "cannot load the model's files (exit status 65)"),
-    "mute": ({"load_fault": "hang"}, 504, "RUN004", "made no progress for 5s while loading"),
+    "mute": ({"load_fault": "hang"}, 504, "RUN004", "made no progress for 10s while loading"),
     "starved": ({"load_fault": "oom"}, 500, "RUN005", "ran out of memory (exit status 75) while loading: fake: out of"),
     "alien": ({"protocol": 7}, 500, "RUN008", "speaks Runner Protocol 7, this daemon speaks 1"),
 }
@@ -38,7 +38,7 @@ FAMILIES = [(fault, "ollama") for fault in (*LOADS, *DEATHS)] + [
 
 
 class Said(NamedTuple):
-    """What a client was told: the status, the error's sentence and code, and all of the body."""
+    """The answer to a client: the status, the message and code of the error, and the whole body."""
 
     status: int
     message: str
@@ -61,7 +61,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         settings={
             "plugins": {"fake": {"weights": 60_000_000}},
             "memory": {"limit": "1GiB", "prompt_cache": 0},
-            "runners": {"load_timeout": 5, "hang_timeout": 4},
+            "runners": {"load_timeout": 10, "hang_timeout": 4},
         },
     )
     try:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.e2e
 MIB = 1024 * 1024
 
 
-class House:
+class PoolHarness:
     """A pool over real processes."""
 
     def __init__(self, state: Path, *, runners: dict[str, Any] | None = None, **tuning: Any) -> None:
@@ -72,10 +72,10 @@ Open = Callable[..., Any]
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[Open]:
-    houses: list[House] = []
+    houses: list[PoolHarness] = []
 
-    async def build(**settings: Any) -> House:
-        home = House(tmp_path / str(len(houses)), **settings)
+    async def build(**settings: Any) -> PoolHarness:
+        home = PoolHarness(tmp_path / str(len(houses)), **settings)
         await home.pool.start()
         houses.append(home)
         return home
@@ -143,14 +143,14 @@ async def test_a_damaged_model_is_refused_without_a_second_try(house: Open, tmp_
 
 @pytest.mark.fault(3)
 async def test_a_load_that_says_nothing_ends_at_the_deadline_with_its_group(house: Open, tmp_path: Path) -> None:
-    home = await house(runners={"load_timeout": 8})
+    home = await house(runners={"load_timeout": 12})
     spawns = tmp_path / "spawns"
     mute = home.launch("mute", load_fault="gil", spawn_log=str(spawns), children=1)
     asked = asyncio.create_task(home.fails(Timeout, mute))
     pid = int(await eventually(lambda: spawns.read_text().strip() if spawns.exists() else ""))
     (child,) = await eventually(lambda: psutil.Process(pid).children())
     failed = await asked
-    assert "made no progress for 8s" in failed.message
+    assert "made no progress for 12s" in failed.message
     assert home.info("mute").state is RunnerState.FAILED
     assert home.pool._runners.ledger.in_use == 0
     assert gone(pid)
@@ -159,8 +159,8 @@ async def test_a_load_that_says_nothing_ends_at_the_deadline_with_its_group(hous
 
 @pytest.mark.fault(4)
 async def test_a_slow_load_that_makes_progress_succeeds(house: Open) -> None:
-    home = await house(runners={"load_timeout": 6})
-    slow = home.launch("slow", load_steps=14, load_ms=500)  # 7 s in all, and never silent for long
+    home = await house(runners={"load_timeout": 10})
+    slow = home.launch("slow", load_steps=22, load_ms=500)  # 11 s in all, and never silent for long
     assert await home.ask(slow) == "hello world"
 
 

@@ -1,4 +1,4 @@
-"""The daemon on a real port: how it starts, what it bears, how it ends."""
+"""The daemon on a real port: start, drain, slow and hostile clients, clients that leave, the log."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def ask(daemon: Daemon, method: str, path: str, body: Any = None, **headers: str
 
 
 def flood(client: socket.socket) -> None:
-    """Write until the other side has had enough. Raises ConnectionError."""
+    """Write until the server closes the connection. Raises ConnectionError."""
     while True:
         client.sendall(b"x" * 1_000_000)
 
@@ -84,7 +84,7 @@ SLOW = chat("fake:tokens=100000 fake:rate=20 go")
 
 
 @pytest.mark.fault(23)
-def test_a_second_daemon_is_told_who_has_the_port_and_starts_nothing(daemon: StartDaemon, tmp_path: Path) -> None:
+def test_a_second_daemon_names_the_program_on_its_port_and_starts_nothing(daemon: StartDaemon, tmp_path: Path) -> None:
     first = daemon(**settings())
     second = Daemon(tmp_path, fakes={"tiny": {}}, settings={"server": {"host": f"127.0.0.1:{port(first)}"}})
     second.launch()
@@ -155,7 +155,7 @@ def test_a_huge_body_is_refused_before_it_is_read(shared: Daemon) -> None:
 
 
 @pytest.mark.fault(38)
-def test_who_goes_on_writing_what_was_refused_is_cut_off_and_forgotten(shared: Daemon) -> None:
+def test_a_client_that_goes_on_writing_a_refused_body_is_disconnected(shared: Daemon) -> None:
     with closing(socket.create_connection(("127.0.0.1", port(shared)), timeout=HANG_GUARD)) as client:
         client.sendall(b"POST /api/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 107374182400\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 413")
@@ -283,11 +283,13 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
     ("/v1/messages", {"messages": HELLO, "max_tokens": 9}),
     ("/v1/messages/count_tokens", {"messages": HELLO}),
 ]
-"""Everything that needs a runner; an empty one loads it."""
+"""Requests that need a runner; an empty one loads it."""
 
 
 @pytest.mark.parametrize(("path", "body"), ASKED, ids=[f"{path} {' '.join(body)}" for path, body in ASKED])
-def test_whatever_needs_a_runner_tells_how_long_it_waited(shared: Daemon, path: str, body: dict[str, Any]) -> None:
+def test_an_answer_of_a_runner_says_how_long_the_request_waited(
+    shared: Daemon, path: str, body: dict[str, Any]
+) -> None:
     name = f"waited-{ASKED.index((path, body))}"
     answer = shared.post(path, {"model": "tiny", **body}, headers={"X-Request-ID": name})
     assert answer.status_code == 200
@@ -331,7 +333,7 @@ STEPS = (
     r"POST /api/chat 200 ms=.+ model=tiny queue_ms=.+ load_ms=.+ prefill_ms=.+ decode_ms=.+ prompt_tokens=.+ "
     r"cached_tokens=.+ tokens=.+ finish=stop",
 )
-"""What OLLAMA_DEBUG=1 shows of one request, each with its id."""
+"""The log lines of one request with OLLAMA_DEBUG=1; each has the id of the request."""
 
 
 def test_the_log_shows_each_step_of_a_request_with_its_id_and_nothing_that_was_said(daemon: StartDaemon) -> None:

@@ -54,14 +54,14 @@ async def cycle(pool: Pool, name: str, command: RunnerCommand) -> None:
 async def test_nine_hundred_loads_of_objects_keep_no_memory() -> None:
     settings = Settings.model_validate({"memory": {"limit": 100}})
     clock = HandClock()
-    workshop = ToyRunnerFactory(clock)
-    pool = Pool(settings, clock=clock, factory=workshop)
+    factory = ToyRunnerFactory(clock)
+    pool = Pool(settings, clock=clock, factory=factory)
     await pool.start()
 
     async def cycles(count: int) -> int:
         for number in range(count):
             await cycle(pool, f"model-{number % 7}", RunnerCommand(argv=("/nonexistent",)))
-        workshop.made.clear()
+        factory.made.clear()
         await clock.advance(1000)  # past the timers that were cancelled
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
@@ -74,7 +74,7 @@ async def test_nine_hundred_loads_of_objects_keep_no_memory() -> None:
         tracemalloc.stop()
     assert after - before < 100_000
     assert pool.runners() == []
-    assert not workshop.running
+    assert not factory.running
     await pool.close(0)
 
 

@@ -1,4 +1,4 @@
-"""Distributions of strangers, installed with pip into a fresh environment beside ollmlx, driven over HTTP."""
+"""Third-party distributions, installed with pip into a fresh environment beside ollmlx, driven over HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `pip install ollmlx` brings: built from the checkout and from its source archive, run without either."""
+"""The contents of `pip install ollmlx`: built from the checkout and from its source archive, run without either."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ REFUSED = ("previous_response_id", "conversation", "background", "echo")
 
 @dataclass
 class Report:
-    """What was sent, what came back, and what was wrong with it."""
+    """The number of requests and streams, the statuses, and the failures."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     streams: int = 0
@@ -131,7 +131,7 @@ def _aim(case: Case[Any], model: str | None) -> None:
 
 
 def _stream_faults(case: Case[Any], response: Response) -> Iterator[str]:
-    """What is wrong with a stream, if the answer is one; an empty text when nothing is."""
+    """Return the fault of a stream, or an empty text when there is none or the answer is no stream."""
     kind = response.headers.get("content-type", [""])[0]
     text = response.content.decode()
     if kind == NDJSON:

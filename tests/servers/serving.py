@@ -1,4 +1,4 @@
-"""A small HTTP server on the loopback interface, in a thread, that remembers what it was asked."""
+"""A small HTTP server on the loopback interface, in a thread, that records its requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Answer:
-    """What to send. `cut`: close the connection after so many bytes of the body."""
+    """The answer of a server. `cut`: close the connection after so many bytes of the body."""
 
     status: int = 200
     body: bytes = b""

@@ -1,4 +1,4 @@
-"""What models write, told in every dialect: no tag reaches a client, and what breaks off says so."""
+"""The same answers in every dialect: no tag reaches a client, and a stream that fails ends with an error."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def test_reasoning_is_told_apart_and_without_its_tags(service: FakeService
 
 
 def _delta(record: dict[str, Any]) -> dict[str, Any]:
-    """What one record adds, under Ollama's or OpenAI's names."""
+    """Return the content of one record, under Ollama's or OpenAI's names."""
     if "choices" in record:
         return dict(record["choices"][0]["delta"])
     match record.get("type"):
@@ -113,7 +113,7 @@ async def test_what_breaks_off_ends_with_an_error_whatever_came_before(
 
 
 def sentence_of(last: dict[str, Any]) -> str:
-    """What the last record of a broken stream says."""
+    """Return the message of the last record of a failed stream."""
     if "type" in last:
         assert last["type"] in ("response.failed", "error")
     error = last.get("response", last)["error"]

@@ -49,7 +49,7 @@ def host(no_leaked_descriptors: None) -> Iterator[Host]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(timeout=10) as found:
+    async with httpx2.AsyncClient(timeout=60) as found:
         yield found
 
 

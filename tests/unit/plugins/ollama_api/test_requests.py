@@ -1,4 +1,4 @@
-"""What the bodies of Ollama's API mean in ollmlx's words."""
+"""The translation of the bodies of Ollama's API into requests."""
 
 from __future__ import annotations
 
