@@ -18,11 +18,15 @@ from ollmlx_cluster.hosts import LOCAL, members
 from ollmlx_cluster.inspect import inspect
 
 SECONDS: Final = 8
+"""Time limit of ssh and its command."""
 _MAX_ANSWER: Final = 1 << 20
 
 
 async def over_ssh(host: str, command: Sequence[str]) -> str:
-    """What the command (words) printed. Raises OSError with ssh's own words."""
+    """Run a command (words) on a host, as mlx.launch would: without a password, in bounded time.
+
+    Returns its output. Raises OSError with ssh's own message.
+    """
     options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={SECONDS // 2}"]
     process = await asyncio.create_subprocess_exec(
         "ssh",
@@ -54,34 +58,34 @@ UNLIKE: Final = "ENV023"
 NO_MODEL: Final = "MDL020"
 INSPECT: Final = (sys.executable, "-P", "-m", "ollmlx_cluster.inspect")
 
-Ask = Callable[[str, Sequence[str]], Awaitable[str]]
-"""Run a command (words) on a host; answers its output, raises OSError with the reason."""
+RunOn = Callable[[str, Sequence[str]], Awaitable[str]]
+"""Runs a command (words) on a host. Returns its output, raises OSError with the reason."""
 
 
 @dataclass(frozen=True)
 class DeclaredCluster:
-    """A declared cluster: its hosts, and the name of the model that is spread."""
+    """A declared cluster: its hosts, and the name of its model."""
 
     hosts: tuple[str, ...]
     model: str
 
 
 class ClusterCheck:
-    """One finding for each host that could not be a rank. `clusters` by declared model name.
+    """Reports each host that cannot be a rank. `clusters` by declared model name.
 
-    Whether hosts can be a group at all is looked at always; they are asked with `--online` only.
+    The lists of hosts are always checked. The hosts themselves are asked with `--online` only.
     """
 
     name = "cluster"
     group = "machine"
     codes: tuple[str, ...] = (UNUSABLE, UNLIKE, NO_MODEL)
 
-    def __init__(self, clusters: Mapping[str, DeclaredCluster], ask: Ask | None = None) -> None:
+    def __init__(self, clusters: Mapping[str, DeclaredCluster], run_on: RunOn | None = None) -> None:
         self._clusters = clusters
-        self._ask = ask or over_ssh
+        self._run_on = run_on or over_ssh
 
-    async def run(self, world: Any) -> Sequence[Finding]:
-        """Ask every remote host once."""
+    async def run(self, context: Any) -> Sequence[Finding]:
+        """Check the lists of hosts, then ask every remote host once."""
         findings: list[Finding] = []
         wanted: dict[str, dict[str, Path]] = {}
         for declared, cluster in self._clusters.items():
@@ -92,12 +96,12 @@ class ClusterCheck:
                     _finding(UNUSABLE, declared, f"the cluster of {declared} cannot be started", error.message)
                 )
                 continue
-            model = await world.installed(cluster.model)
+            model = await context.installed(cluster.model)
             for host in names:
                 if host not in LOCAL:
                     wanted.setdefault(host, {}).update({declared: model.path} if model is not None else {})
-        if not world.online:
-            return [*findings, *_unasked(sorted(wanted))]
+        if not context.online:
+            return [*findings, *_not_asked(sorted(wanted))]
         for found in await asyncio.gather(*(self._host(host, wanted[host]) for host in sorted(wanted))):
             findings.extend(found)
         return findings
@@ -107,26 +111,26 @@ class ClusterCheck:
         here = await asyncio.to_thread(inspect, folders)
         command = [*INSPECT, *folders]
         try:
-            there = json.loads(await self._ask(host, command))
+            there = json.loads(await self._run_on(host, command))
             versions, digests = dict(there["versions"]), dict(there["models"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = str(error) or type(error).__name__
             again = f"ssh -o BatchMode=yes {host} {shlex.join(command)}"
             return [_finding(UNUSABLE, host, f"the host {host} cannot take part in a cluster", why, again)]
-        unlike = _unlike(host, here["versions"], versions)
-        absent = [_absent(host, name, path, here["models"], digests) for name, path in sorted(models.items())]
+        unlike = _versions_differ(host, here["versions"], versions)
+        absent = [_model_differs(host, name, path, here["models"], digests) for name, path in sorted(models.items())]
         return [finding for finding in (unlike, *absent) if finding is not None]
 
 
-def _unasked(hosts: Sequence[str]) -> list[Finding]:
+def _not_asked(hosts: Sequence[str]) -> list[Finding]:
     if not hosts:
         return []
-    title = "the hosts of clusters were not asked: nothing leaves this machine without --online"
+    title = "the hosts of clusters were not asked: the network is only used with --online"
     found = _finding(UNUSABLE, "cluster", title, "\n".join(hosts), "ollmlx doctor machine --online")
     return [found.model_copy(update={"severity": Severity.INFO})]
 
 
-def _unlike(host: str, here: Mapping[str, str], there: Mapping[str, str]) -> Finding | None:
+def _versions_differ(host: str, here: Mapping[str, str], there: Mapping[str, str]) -> Finding | None:
     unlike = [f"{name}: {here[name]} here, {there.get(name)} there" for name in here if there.get(name) != here[name]]
     if not unlike:
         return None
@@ -135,7 +139,7 @@ def _unlike(host: str, here: Mapping[str, str], there: Mapping[str, str]) -> Fin
     return _finding(UNLIKE, host, f"the host {host} has other versions than this machine", "\n".join(unlike), update)
 
 
-def _absent(
+def _model_differs(
     host: str, model: str, path: Path, here: Mapping[str, str | None], there: Mapping[str, str | None]
 ) -> Finding | None:
     digest = there.get(str(path))

@@ -18,7 +18,7 @@ from ollmlx.errors import RunnerFailed, Unsupported
 from ollmlx.protocol import ExitCode, Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.types import Done, Event, GenerateRequest, Options, Prefill
 from ollmlx_cluster.handover import WAKING, LauncherConnection
-from ollmlx_cluster.shard import STOP, Collectives, ModelShard, as_word
+from ollmlx_cluster.shard import STOP, Collectives, ModelShard, token_value
 from ollmlx_mlx.engine.text.answer import AnswerParser
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.engine.text.prompt import EncodedPrompt, PromptEncoder
@@ -26,33 +26,33 @@ from ollmlx_mlx.engine.text.template import ChatTemplate
 from ollmlx_mlx.engine.text.tools import tool_reader
 
 PATIENCE: Final = 5.0
-"""Seconds for the launcher to end us: it learns which rank was lost, and says so."""
+"""Seconds to wait for the launcher to end this process: it reports the rank that was lost."""
 IDLE: Final = 5.0
-"""Seconds without a request after which the group sleeps: a rank that waits inside MLX keeps a core busy."""
+"""Seconds without a request after which the ranks sleep: a rank that waits inside MLX keeps a core busy."""
 CLOSING: Final = 2.0
-"""Seconds the other ranks have to hear that it is over; then their link ends with us."""
+"""Seconds for the other ranks to be told to end. Then the end of this process ends them."""
 
 
 class ClusterEngine(SerialEngine):
-    """Leads a group. `link` and `launcher` are set before the harness makes one (`rank.main`)."""
+    """Leads a group. `rank.main` sets `collectives` and `launcher` before the runner makes the engine."""
 
     name = "mlx-cluster"
-    link: Collectives
+    collectives: Collectives
     launcher: ClassVar[LauncherConnection | None] = None
-    """Who can wake the other ranks; None where nobody can, and they do not sleep."""
+    """The connection to the launcher, which can wake the other ranks. None: they cannot be woken and do not sleep."""
     _ranks_here = 1
 
     def __init__(self) -> None:
         super().__init__()
         self._asleep = False
-        self._bedtime: asyncio.TimerHandle | None = None
+        self._sleep_timer: asyncio.TimerHandle | None = None
 
     def prepare(self, config: RunnerConfig) -> None:
         self._ranks_here = int(config.engine_options.get("local_ranks", 1))
-        self._share = ModelShard.load(config, self.link, str(config.engine_options.get("mode", "tensor")))
-        if min(self.link.gather(1)) < 1:  # every rank has loaded, or this call fails
+        self._shard = ModelShard.load(config, self.collectives, str(config.engine_options.get("mode", "tensor")))
+        if min(self.collectives.gather(1)) < 1:  # fails unless every rank has loaded
             raise RunnerFailed("a rank of the group could not load the model", code="RUN002")
-        tokenizer = self._share.tokenizer
+        tokenizer = self._shard.tokenizer
         template = ChatTemplate(tokenizer, config.model.name.short, config.model.defaults.template)
         self._prompts = PromptEncoder(tokenizer, template, config.model.name.short, config.context_length)
         self._detokenizers = DetokenizerFactory(tokenizer)
@@ -60,7 +60,7 @@ class ClusterEngine(SerialEngine):
 
     async def load(self, config: RunnerConfig) -> None:
         await super().load(config)
-        self._rest()
+        self._sleep_later()
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
         try:
@@ -68,32 +68,32 @@ class ClusterEngine(SerialEngine):
                 async for event in events:
                     yield event
         finally:
-            self._rest()
+            self._sleep_later()
 
-    def _rest(self) -> None:
-        """Sleep before long, unless somebody asks."""
-        if self._bedtime is not None:
-            self._bedtime.cancel()
+    def _sleep_later(self) -> None:
+        """Let the ranks sleep after `IDLE` seconds without a request."""
+        if self._sleep_timer is not None:
+            self._sleep_timer.cancel()
         if self.launcher is not None:
-            self._bedtime = asyncio.get_running_loop().call_later(IDLE, self._sleep_unless_busy)
+            self._sleep_timer = asyncio.get_running_loop().call_later(IDLE, self._sleep_unless_busy)
 
     def _sleep_unless_busy(self) -> None:
         if not (self._running or self._waiting):
             self._thread.submit(self._sleep)
 
     def _sleep(self) -> None:
-        """On the thread, as everything that the ranks do together."""
+        """Let the other ranks sleep. On the engine's thread, like all collective calls."""
         if self._asleep:
             return
         try:
-            self.link.tell({"sleep": True})
+            self.collectives.broadcast_json({"sleep": True})
         except RuntimeError as error:
-            _give_up(error)
+            _end_group(error)
         self._asleep = True
 
     def _wake(self) -> None:
         if self._asleep and self.launcher is not None:
-            self.launcher.say(WAKING)
+            self.launcher.send(WAKING)
             self._asleep = False
 
     def stream(self, request: GenerateRequest) -> Iterator[Event]:
@@ -107,24 +107,24 @@ class ClusterEngine(SerialEngine):
             mx.random.seed(secrets.randbits(63))
         try:
             self._wake()
-            self.link.tell({"tokens": list(prompt.tokens)})
+            self.collectives.broadcast_json({"tokens": list(prompt.tokens)})
             yield from self._answer(request, prompt, begun)
-            self.link.word(STOP)
+            self.collectives.broadcast(STOP)
         except RuntimeError as error:
-            _give_up(error)
+            _end_group(error)
         except BaseException:
-            self.link.word(STOP)
+            self.collectives.broadcast(STOP)
             raise
 
     def _answer(self, request: GenerateRequest, prompt: EncodedPrompt, begun: int) -> Iterator[Event]:
-        cache = self._share.new_cache()
+        cache = self._shard.new_cache()
         logits: mx.array | None = None
-        for done, found in self._share.prefill(prompt.tokens, cache):
+        for done, found in self._shard.prefill(prompt.tokens, cache):
             logits = found
             yield Prefill(done=done, total=len(prompt.tokens), dropped=prompt.dropped)
         assert logits is not None
         prefilled = time.monotonic_ns()
-        answer = self._reading(request, prompt)
+        answer = self._parser(request, prompt)
         sampler, processors = _sampling(request.options)
         made: list[int] = []
         limit = prompt.context - len(prompt.tokens)
@@ -133,7 +133,7 @@ class ClusterEngine(SerialEngine):
         reason = "length"
         while len(made) < limit:
             token = _choose(logits, sampler, processors, [*prompt.tokens, *made])
-            if token in self._share.tokenizer.eos_token_ids:
+            if token in self._shard.tokenizer.eos_token_ids:
                 reason = "stop"
                 break
             made.append(token)
@@ -142,8 +142,8 @@ class ClusterEngine(SerialEngine):
                 reason = "stop"
                 break
             if len(made) < limit:
-                self.link.word(as_word(token))
-                logits = self._share.forward([token], cache)
+                self.collectives.broadcast(token_value(token))
+                logits = self._shard.forward([token], cache)
                 self.advance()
         yield from answer.end()
         ended = time.monotonic_ns()
@@ -159,13 +159,13 @@ class ClusterEngine(SerialEngine):
             context=(*prompt.tokens, *made),
         )
 
-    def _reading(self, request: GenerateRequest, prompt: EncodedPrompt) -> AnswerParser:
+    def _parser(self, request: GenerateRequest, prompt: EncodedPrompt) -> AnswerParser:
         after = prompt.tokens if prompt.continues else ()
         return AnswerParser(
             self._detokenizers(after),
             request.options.stop,
             prompt.markers,
-            tool_reader(self._share.tokenizer, request.tools, harmony=prompt.harmony),
+            tool_reader(self._shard.tokenizer, request.tools, harmony=prompt.harmony),
             show_thinking=request.think is not False,
             parallel_tools=request.parallel_tool_calls,
         )
@@ -180,9 +180,9 @@ class ClusterEngine(SerialEngine):
         return self._detokenizers.decode(tokens.tokens)
 
     def status(self) -> Progress:
-        share = getattr(self, "_share", None)
-        about = {"device": share.device if share else "", "notes": getattr(self, "_notes", ())}
-        # The ranks of this machine hold about the same; what the daemon weighs is only the launcher.
+        shard = getattr(self, "_shard", None)
+        about = {"device": shard.device if shard else "", "notes": getattr(self, "_notes", ())}
+        # The daemon measures the launcher only: report the memory of all ranks here, which hold about the same.
         memory = {
             "memory_active": mx.get_active_memory() * self._ranks_here,
             "memory_peak": mx.get_peak_memory() * self._ranks_here,
@@ -194,20 +194,20 @@ class ClusterEngine(SerialEngine):
 
     def release(self) -> None:
         self._wake()
-        self.link.tell({"close": True})
+        self.collectives.broadcast_json({"close": True})
 
     async def close(self) -> None:
-        if self._bedtime is not None:
-            self._bedtime.cancel()
-        # After the loss of a rank nobody answers: the thread may hang in a pass for ever.
+        if self._sleep_timer is not None:
+            self._sleep_timer.cancel()
+        # After the loss of a rank the thread may hang in a pass for ever.
         with contextlib.suppress(TimeoutError, RuntimeError):
             await asyncio.wait_for(super().close(), CLOSING)
 
 
-def _give_up(error: RuntimeError) -> NoReturn:
-    """A rank is lost, or a pass failed here: the ranks are no longer in step, and the group has to end.
+def _end_group(error: RuntimeError) -> NoReturn:
+    """End the process: a rank is lost, or a pass failed here, so that the ranks are not in step any more.
 
-    To the daemon that is the death of its runner: requests that were not answered yet are repeated on a new one.
+    The daemon sees a failed runner, and repeats requests that were not answered yet on a new one.
     """
     time.sleep(PATIENCE)
     os.write(2, f"rank 0: {error}\n".encode("utf-8", "replace"))

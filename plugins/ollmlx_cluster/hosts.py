@@ -26,10 +26,10 @@ _MAX_FILE: Final = 1 << 20
 
 
 def members(hosts: list[str]) -> list[str]:
-    """The host of each rank. Raises ConfigError when they cannot be a group, or the host file cannot be read."""
+    """Return the host of each rank. Raises ConfigError when they cannot be a group, or the host file cannot be read."""
     names = [str(entry["ssh"]) for entry in host_file(hosts[0])["hosts"]] if is_file(hosts) else list(hosts)
     for name in names:
-        # They become arguments of ssh: nothing that could be an option.
+        # Names become arguments of ssh: none may look like an option.
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{name[:80]!r} is not a host name", code="CFG004")
     if len(names) < 2:
@@ -42,7 +42,7 @@ def members(hosts: list[str]) -> list[str]:
 
 
 def check_heads(config: Mapping[str, Any], ranks: int) -> None:
-    """Raise ConfigError unless every rank gets the same number of heads: MLX would compute nonsense in silence."""
+    """Raise ConfigError unless every rank gets the same number of heads: MLX would compute wrong results silently."""
     found = {key: config.get(key) for key in ("num_attention_heads", "num_key_value_heads")}
     heads = {key: number for key, number in found.items() if isinstance(number, int) and number > 0}
     for key, number in heads.items():
@@ -62,7 +62,7 @@ def is_file(hosts: list[str]) -> bool:
 
 
 def host_file(path: str) -> dict[str, Any]:
-    """mlx.launch's host file. Raises ConfigError when it cannot be read or does not list hosts."""
+    """Read mlx.launch's host file. Raises ConfigError when it cannot be read or does not list hosts."""
     try:
         with Path(path).expanduser().open("rb") as file:
             told = json.loads(file.read(_MAX_FILE))
@@ -81,27 +81,27 @@ def host_file(path: str) -> dict[str, Any]:
 
 
 SELF: Final = "127.0.0.1"
-"""What mlx.launch takes for this machine; everything else is reached with ssh."""
+"""The name by which mlx.launch knows this machine. It reaches all other names with ssh."""
 ENVIRONMENT: Final = ("PYTHONUNBUFFERED=1", "HF_HUB_OFFLINE=1", "TRANSFORMERS_OFFLINE=1")
-"""For ranks that ssh starts: what the daemon gives to every runner."""
+"""Variables for ranks that ssh starts. The daemon gives them to every runner."""
 
 
-def arguments(plan: dict[str, Any], hostfile: Path, rank: Sequence[str]) -> list[str]:
-    """The command line of mlx.launch. `rank` follows `python -m ollmlx_cluster.rank`."""
+def launch_arguments(plan: dict[str, Any], hostfile: Path, rank: Sequence[str]) -> list[str]:
+    """Return the arguments of mlx.launch. `rank`: the arguments of `python -m ollmlx_cluster.rank`."""
     names = ranks_of(plan)
     command = [sys.executable, "-P", "-m", "ollmlx_cluster.rank", "--backend", plan["backend"], *rank]
-    where = ["--hostfile", str(hostfile), "--backend", plan["backend"]]
+    options = ["--hostfile", str(hostfile), "--backend", plan["backend"]]
     port = str(free_ports(len(names)))
     if plan["backend"] == "nccl":
         # With a host file, the only effect of --repeat-hosts: rank N of a host gets its GPU N.
-        where += ["--nccl-port", port, "--repeat-hosts", str(max(names.count(name) for name in names))]
+        options += ["--nccl-port", port, "--repeat-hosts", str(max(names.count(name) for name in names))]
     elif plan["backend"] != "mpi":
-        where += ["--starting-port", port]
-    return [*where, "--", *command]
+        options += ["--starting-port", port]
+    return [*options, "--", *command]
 
 
 def ranks_of(plan: dict[str, Any]) -> list[str]:
-    """The host of each rank. Raises CannotStart."""
+    """Return the host of each rank. Raises CannotStart."""
     try:
         return members(plan["hosts"])
     except ConfigError as error:
@@ -109,7 +109,7 @@ def ranks_of(plan: dict[str, Any]) -> list[str]:
 
 
 def hosts_of(plan: dict[str, Any]) -> dict[str, Any]:
-    """mlx.launch's host file. Rank 0 is here, whatever a host file calls this machine."""
+    """Return mlx.launch's host file. Rank 0 is on this machine, whatever name a given host file has for it."""
     names = ranks_of(plan)
     if is_file(plan["hosts"]):
         given = host_file(plan["hosts"][0])
@@ -128,7 +128,7 @@ def hosts_of(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def _own_address(names: Sequence[str], rank: int, addresses: dict[str, str]) -> str:
-    """This machine's address for a rank here. In a ring it is called by the rank before it."""
+    """Return this machine's address for a rank on it, as the rank before it in a ring reaches it."""
     if not addresses:
         return SELF
     before = names[rank - 1]
@@ -146,7 +146,7 @@ def _address(name: str) -> str:
 
 
 def _address_towards(other: str) -> str:
-    """This machine's address as that other one sees it. Sends nothing."""
+    """Return this machine's address as another host sees it. Sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((other, 9))
@@ -156,7 +156,7 @@ def _address_towards(other: str) -> str:
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` neighbouring ports that nobody listens on now; two groups must not share any."""
+    """Return the first of `count` consecutive free ports. Two groups must not share any."""
     for _ in range(64):
         with socket.socket() as probe:
             probe.bind((SELF, 0))

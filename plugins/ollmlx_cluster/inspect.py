@@ -1,4 +1,7 @@
-"""`python -m ollmlx_cluster.inspect [FOLDER…]` on each host: what the doctor has to know of it, as JSON."""
+"""`python -m ollmlx_cluster.inspect [FOLDER…]`: prints versions and model digests of this host, as JSON.
+
+The doctor runs it on each host with ssh, and calls it on this one. Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ PACKAGES: Final = ("ollmlx", "mlx", "mlx-lm")
 HEAD: Final = 1 << 20
 """Bytes of each file that are compared: a weight file begins with its list of tensors."""
 _OWN: Final = "ollmlx.json"
-"""When and where from a model was installed may differ."""
+"""Not compared: it says when and from where the model was installed."""
 
 
 def inspect(folders: list[str]) -> dict[str, Any]:
-    """Versions, and what identifies the model in each of these folders (None: none is there)."""
+    """Return versions, and a digest of the model in each of these folders (None: there is no model)."""
     found: dict[str, str] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -29,7 +32,7 @@ def inspect(folders: list[str]) -> dict[str, Any]:
 
 
 def fingerprint(folder: Path) -> str | None:
-    """A digest of names, sizes and beginnings of a model's files; None without a model. Quick, however big they are."""
+    """Return a digest of names, sizes and beginnings of a model's files; None without a model. Fast for any size."""
     if not (folder / "config.json").is_file():
         return None
     digest = hashlib.sha256()

@@ -1,7 +1,7 @@
-"""`python -m ollmlx_cluster.launch --fd N --plan JSON`: the process that the daemon sees as the runner.
+"""`python -m ollmlx_cluster.launch --fd N --plan JSON`: the launcher, the process that the daemon sees as the runner.
 
-It starts the ranks with mlx.launch, hands its listening socket to rank 0 and waits. The group lives and dies as one:
-when a rank ends or is silent, all end, and this ends with rank 0's exit code, or 70 when a rank was lost.
+It starts the ranks with mlx.launch, passes its listening socket to rank 0 and waits. When a rank ends or is silent, all
+ranks end. The exit code is rank 0's, or 70 when a rank was lost.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ import psutil
 from ollmlx.protocol import ExitCode, RunnerConfig
 from ollmlx.runner import CannotStart, program, read_config
 from ollmlx_cluster.handover import WAKING, LauncherSocket
-from ollmlx_cluster.hosts import arguments, hosts_of, ranks_of
+from ollmlx_cluster.hosts import hosts_of, launch_arguments, ranks_of
 from ollmlx_cluster.liveness import BEAT, LINE, SILENCE, WAKE, RankFailures, RankLiveness
 
 LINGER: Final = 3.0
-"""Seconds that the others have to end after rank 0."""
+"""Seconds that the other ranks have to end after rank 0."""
 MOMENT: Final = 0.4
-"""Seconds in which all ranks that a loss brings down are told of."""
+"""Seconds to wait for more reports of ended ranks after the first one."""
 _LONGEST_LINE: Final = 64 * 1024
 _NOISE: Final = re.compile(r"\s*|/\S+/tmp\.\w{10}")
-"""What mlx.launch's shell prints on a remote host before the rank starts."""
+"""Output of mlx.launch's shell on a remote host before the rank starts."""
 
 
 def main() -> NoReturn:
@@ -56,116 +56,118 @@ def main() -> NoReturn:
 
 
 def run(config: RunnerConfig, fd: int, plan: dict[str, Any], daemon: int, silence: float) -> int:
-    """One group's life; answers the exit code."""
-    host = LauncherSocket()
+    """Start a group and wait for its end. Returns the exit code."""
+    server = LauncherSocket()
     try:
-        hostfile = host.path.with_name("hosts.json")
+        hostfile = server.path.with_name("hosts.json")
         hostfile.write_text(json.dumps(hosts_of(plan)), encoding="utf-8")
-        rank = ["--rendezvous", str(host.path), "--silence", str(silence)]
+        rank = ["--socket", str(server.path), "--silence", str(silence)]
         started = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ollmlx_cluster.mlx_launch", *arguments(plan, hostfile, rank)],
+            [sys.executable, "-P", "-m", "ollmlx_cluster.mlx_launch", *launch_arguments(plan, hostfile, rank)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "TMPDIR": str(host.path.parent)},  # mlx.launch leaves its files behind
+            env={**os.environ, "TMPDIR": str(server.path.parent)},  # mlx.launch does not remove its files
         )
     except BaseException:
-        host.close()
+        server.close()
         raise
-    threading.Thread(target=_end_with, args=(daemon, started, host), daemon=True).start()
+    threading.Thread(target=_end_with, args=(daemon, started, server), daemon=True).start()
     try:
-        return GroupMonitor(host, started, ranks_of(plan), silence).until_the_end(config, fd)
+        return GroupMonitor(server, started, ranks_of(plan), silence).wait(config, fd)
     finally:
         _kill(started)
-        host.close()
+        server.close()
 
 
 class GroupMonitor:
-    """What the launcher does while the group lives: hand over the work, keep the pulse, hear what is said."""
+    """Watches a running group: passes the work to rank 0, exchanges lines with the ranks, reads their output."""
 
-    def __init__(self, host: LauncherSocket, group: subprocess.Popen[bytes], hosts: list[str], silence: float) -> None:
+    def __init__(
+        self, server: LauncherSocket, group: subprocess.Popen[bytes], hosts: list[str], silence: float
+    ) -> None:
         assert group.stdin is not None
         assert group.stdout is not None
-        self._host = host
+        self._server = server
         self._group = group
         self._input, self._output = group.stdin.fileno(), group.stdout.fileno()
         os.set_blocking(self._input, False)
-        self._rolls = RankLiveness(hosts, silence, time.monotonic())
-        self._losses = RankFailures(hosts)
+        self._liveness = RankLiveness(hosts, silence, time.monotonic())
+        self._failures = RankFailures(hosts)
         self._partial = b""
-        self._visitor: socket.socket | None = None
+        self._connection: socket.socket | None = None
         self._end = math.inf
-        """When to stop waiting for what is still to be said."""
+        """The time at which to stop waiting for more output."""
         self._waking = False
-        """The next line has to wake the ranks."""
-        self._said: int | None = None
-        """The exit code that rank 0 announced."""
+        """Whether the next line has to wake the ranks."""
+        self._exit_code: int | None = None
+        """The exit code that rank 0 announced, or None."""
 
-    def until_the_end(self, config: RunnerConfig, fd: int) -> int:
-        """Until the group or any rank is gone; answers the exit code, having said why."""
+    def wait(self, config: RunnerConfig, fd: int) -> int:
+        """Wait until the group or any rank has ended. Writes the reason to standard error and returns the exit code."""
         beat = time.monotonic()
         while self._group.poll() is None and (now := time.monotonic()) < self._end:
             if now >= beat:
-                self._beat()
+                self._send_line()
                 beat = now + BEAT
-                if (missing := self._rolls.missing(now)) is not None:
+                if (missing := self._liveness.missing(now)) is not None:
                     sys.stderr.write(f"{missing}\n")
                     return ExitCode.INTERNAL
-            self._look(config, fd, max(0.0, min(beat, self._end) - now))
-        while select.select([self._output], [], [], 0)[0] and self._listen():
+            self._poll(config, fd, max(0.0, min(beat, self._end) - now))
+        while select.select([self._output], [], [], 0)[0] and self._read_output():
             pass
-        if self._said not in (None, ExitCode.INTERNAL):
-            return self._said
-        code, why = self._losses.verdict(self._rolls.seen) or (ExitCode.INTERNAL, "the group has ended")
+        if self._exit_code not in (None, ExitCode.INTERNAL):
+            return self._exit_code
+        code, why = self._failures.verdict(self._liveness.seen) or (ExitCode.INTERNAL, "the group has ended")
         sys.stderr.write(f"{why}\n")
         return code
 
-    def _look(self, config: RunnerConfig, fd: int, patience: float) -> None:
-        talking = (self._visitor or self._host.socket).fileno()
-        heard = [talking] if math.isinf(self._end) else []
-        ready, _, _ = select.select([*heard, self._output], [], [], patience)
-        if self._output in ready and not self._listen():
+    def _poll(self, config: RunnerConfig, fd: int, patience: float) -> None:
+        rank0 = (self._connection or self._server.socket).fileno()
+        watched = [rank0] if math.isinf(self._end) else []
+        ready, _, _ = select.select([*watched, self._output], [], [], patience)
+        if self._output in ready and not self._read_output():
             self._end_within(0)
-        if talking in ready:
-            self._attend(config, fd)
+        if rank0 in ready:
+            self._serve_rank0(config, fd)
 
-    def _attend(self, config: RunnerConfig, fd: int) -> None:
-        """Serve the socket that rank 0 uses."""
-        if self._visitor is None:
-            self._visitor, _ = self._host.socket.accept()
-            self._host.hand_over(self._visitor, config, fd)
-            # Nobody but rank 0 listens from now on: when it dies, its clients must notice at once.
+    def _serve_rank0(self, config: RunnerConfig, fd: int) -> None:
+        """Accept rank 0's connection, or read its lines."""
+        if self._connection is None:
+            self._connection, _ = self._server.socket.accept()
+            self._server.send_work(self._connection, config, fd)
+            # Only rank 0 listens from now on: when it ends, its clients notice at once.
             os.close(fd)
             return
         try:
-            lines = self._host.hear(self._visitor)
+            lines = self._server.read_lines(self._connection)
         except OSError:
             self._end_within(LINGER)
             return
         for line in lines:
             if line.startswith("exit "):
-                self._said = int(line.removeprefix("exit "))
+                self._exit_code = int(line.removeprefix("exit "))
                 self._end_within(LINGER)
             elif line == WAKING:
                 self._waking = True
-                self._beat()
+                self._send_line()
 
-    def _beat(self) -> None:
-        with suppress(OSError):  # the end of mlx.launch is noticed where it is waited for
+    def _send_line(self) -> None:
+        with suppress(OSError):  # `wait` notices the end of mlx.launch
             os.write(self._input, WAKE if self._waking else LINE)
             self._waking = False
 
-    def _listen(self) -> bool:
-        """Take what the group printed. False: nobody prints any more."""
+    def _read_output(self) -> bool:
+        """Read what the group printed. Returns False at the end of its output."""
         data = os.read(self._output, 65536)
         *lines, self._partial = (self._partial + data).split(b"\n")
         self._partial = self._partial[-_LONGEST_LINE:]
         for raw in lines:
             line = raw.decode("utf-8", "replace").rstrip("\r")
-            if self._losses.hear(line):
-                # Others may have gone first: their ends are told within moments.
+            if self._failures.note_line(line):
+                # Another rank may have ended before: its report follows soon.
                 self._end_within(MOMENT)
-            elif not self._rolls.hear(line, time.monotonic()) and not _NOISE.fullmatch(line):
+            elif not self._liveness.note_line(line, time.monotonic()) and not _NOISE.fullmatch(line):
                 sys.stderr.write(line + "\n")
         sys.stderr.flush()
         return bool(data)
@@ -174,13 +176,13 @@ class GroupMonitor:
         self._end = min(self._end, time.monotonic() + seconds)
 
 
-def _end_with(daemon: int, group: subprocess.Popen[bytes], host: LauncherSocket) -> None:
+def _end_with(daemon: int, group: subprocess.Popen[bytes], server: LauncherSocket) -> None:
     while os.getppid() == daemon:
         readable, _, _ = select.select([0], [], [], 1.0)
         if readable and not os.read(0, 65536):
             break
     _kill(group)
-    host.close()
+    server.close()
     os._exit(ExitCode.PARENT_GONE)
 
 

@@ -21,107 +21,107 @@ from ollmlx.protocol import ExitCode
 BEAT: Final = 1.0
 LINE: Final = b"\n"
 WAKE: Final = b" \n"
-"""The launcher's two lines. A terminal that ssh made echoes them, so neither shows."""
+"""The launcher's two lines. A terminal of ssh echoes them: both are invisible."""
 SILENCE: Final = 30.0
-"""Seconds after which the other side counts as gone."""
-DEAF: Final = frozenset({"mpi"})
-"""Backends whose ranks, but for the first, hear nothing of the launcher."""
+"""Seconds of silence after which the other side counts as lost."""
+WITHOUT_INPUT: Final = frozenset({"mpi"})
+"""Backends whose ranks, except the first, get no input from the launcher."""
 _RANKS: Final = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
-_AWAKE: Final = threading.Event()
+_WOKEN: Final = threading.Event()
 _SIGN: Final = re.compile(r"ollmlx rank (\d{1,5}) is alive\s*$")
 
 
-def live(silence: float, backend: str, environ: Mapping[str, str] = os.environ) -> None:
-    """In a rank: write signs of life and end with the launcher's, from now on.
+def start(silence: float, backend: str, environ: Mapping[str, str] = os.environ) -> None:
+    """In a rank: write a line every second from now on, and end when the launcher's lines stop.
 
-    The end of standard input ends this process at once. Silence ends it by the kernel's alarm: that also ends an
+    The end of standard input ends this process at once. Silence ends it by the kernel's alarm, which also ends an
     interpreter that is stuck in native code. mpirun gives its input to rank 0 only, and ends the others itself.
     """
     rank = next((environ[name] for name in _RANKS if name in environ), "0")
-    hears = backend not in DEAF or rank == "0"
-    if hears:
+    has_input = backend not in WITHOUT_INPUT or rank == "0"
+    if has_input:
         signal.setitimer(signal.ITIMER_REAL, silence)
     sign = f"ollmlx rank {rank} is alive\n".encode()
-    threading.Thread(target=_live, args=(sign, silence, hears), daemon=True).start()
+    threading.Thread(target=_exchange_lines, args=(sign, silence, has_input), daemon=True).start()
 
 
-def sleep() -> None:
-    """In a rank other than the first: wait, at no cost, until the group is woken. Once for each time it is."""
-    _AWAKE.wait()
-    _AWAKE.clear()
+def wait_until_woken() -> None:
+    """In a rank other than the first: wait without computing until the launcher wakes the group."""
+    _WOKEN.wait()
+    _WOKEN.clear()
 
 
-def _live(sign: bytes, silence: float, hears: bool) -> None:
+def _exchange_lines(sign: bytes, silence: float, has_input: bool) -> None:
     due = time.monotonic()
     try:
         while True:
             os.write(1, sign)
             due += BEAT
             while (left := due - time.monotonic()) > 0:
-                if not select.select([0] if hears else [], [], [], left)[0]:
+                if not select.select([0] if has_input else [], [], [], left)[0]:
                     break
                 heard = os.read(0, 4096)
                 if not heard:
                     os._exit(ExitCode.PARENT_GONE)
                 signal.setitimer(signal.ITIMER_REAL, silence)
                 if WAKE in heard.replace(b"\r", b""):
-                    _AWAKE.set()
-    except OSError:  # the terminal that ssh made has hung up, or nobody reads
+                    _WOKEN.set()
+    except OSError:  # ssh has hung up, or the launcher reads no more
         os._exit(ExitCode.PARENT_GONE)
 
 
 class RankLiveness:
-    """In the launcher: when each rank was last heard. Pure; `now` is monotonic, in seconds."""
+    """In the launcher: the time of each rank's last line. Pure; `now` is monotonic, in seconds."""
 
     def __init__(self, hosts: Sequence[str], silence: float, now: float) -> None:
         self._hosts = hosts
         self._silence = silence
-        self._heard = [now] * len(hosts)
-        self._looked = now
+        self._last = [now] * len(hosts)
+        self._polled = now
         self.seen: set[int] = set()
-        """Ranks that have shown a sign of life."""
+        """Ranks that have written a line."""
 
-    def hear(self, line: str, now: float) -> bool:
-        """Whether this line of output was a sign of life and nothing else."""
+    def note_line(self, line: str, now: float) -> bool:
+        """Note a rank's line. Returns whether this line of output was one and nothing else."""
         found = _SIGN.search(line)
-        if found is not None and int(found[1]) < len(self._heard):
-            self._heard[int(found[1])] = now
+        if found is not None and int(found[1]) < len(self._last):
+            self._last[int(found[1])] = now
             self.seen.add(int(found[1]))
         return found is not None and found.start() == 0
 
     def missing(self, now: float) -> str | None:
-        """What to say of the first rank that is silent for too long. Our own sleep is nobody's silence."""
-        if now - self._looked > self._silence / 2:
-            self._heard = [now] * len(self._heard)
-        self._looked = now
-        for rank, heard in enumerate(self._heard):
+        """Return a message about a rank that is silent for too long. A gap in our own polling does not count."""
+        if now - self._polled > self._silence / 2:
+            self._last = [now] * len(self._last)
+        self._polled = now
+        for rank, heard in enumerate(self._last):
             if now - heard > self._silence:
-                what = "has not been heard of for" if rank in self.seen else "did not start within"
+                what = "has been silent for" if rank in self.seen else "did not start within"
                 return f"rank {rank} on {self._hosts[rank]} {what} {self._silence:g} s"
         return None
 
 
 SSH_FAILED: Final = 255
 UNKNOWN: Final = 1
-"""What mpirun does not say in one line, and what Python ends with after an exception."""
+"""The status of Python after an exception, and of a rank whose status mpirun does not print."""
 NOT_FOUND: Final = (126, 127)
 _EXITED: Final = re.compile(r"\[WARN\] Node with rank (\d{1,5}) (?:exited with code (-?\d{1,5})|was killed)")
 _MPI: Final = re.compile(r"prterun noticed that process rank (\d{1,5}) with PID \d+ on node \S+ exited")
-_WORDS: Final = re.compile(r"rank (\d{1,5}): (.+)")
-_CURABLE: Final = (ExitCode.INTERNAL, ExitCode.PARENT_GONE)
-"""With these a rank ends when another one is lost: seldom the cause."""
+_MESSAGE: Final = re.compile(r"rank (\d{1,5}): (.+)")
+_CONSEQUENCES: Final = (ExitCode.INTERNAL, ExitCode.PARENT_GONE)
+"""The statuses of a rank that ended because another one was lost: seldom the cause."""
 
 
 class RankFailures:
-    """Takes the output of a group, line by line. `hosts`: the host of each rank."""
+    """Finds out from a group's output why it ended. `hosts`: the host of each rank. Pure."""
 
     def __init__(self, hosts: Sequence[str]) -> None:
         self._hosts = hosts
         self._codes: dict[int, int] = {}
-        self._words: dict[int, str] = {}
+        self._messages: dict[int, str] = {}
 
-    def hear(self, line: str) -> bool:
-        """Whether it was mlx.launch telling of a rank's end. A rank's own words are only remembered."""
+    def note_line(self, line: str) -> bool:
+        """Note a line of output. Returns whether it was mlx.launch's report of a rank's end."""
         exited = _EXITED.search(line)
         if exited is not None:
             rank, code = int(exited[1]), exited[2]
@@ -130,25 +130,25 @@ class RankFailures:
             return True
         if (ended := _MPI.match(line)) is not None and int(ended[1]) < len(self._hosts):
             self._codes.setdefault(int(ended[1]), UNKNOWN)
-        said = _WORDS.match(line)
+        said = _MESSAGE.match(line)
         if said is not None:
-            self._words[int(said[1])] = said[2]
+            self._messages[int(said[1])] = said[2]
         return False
 
     def verdict(self, seen: Container[int]) -> tuple[int, str] | None:
-        """The exit code of the group and why, by the rank that most likely was the first to go; None: no rank was.
+        """Return the exit code of the group and the reason, from the rank that most likely ended first.
 
-        `seen`: the ranks that had shown a sign of life.
+        None when no rank ended by itself. `seen`: the ranks that had written a line.
         """
-        order = sorted(self._codes.items(), key=lambda one: (one[1] in _CURABLE, one[0]))
+        order = sorted(self._codes.items(), key=lambda one: (one[1] in _CONSEQUENCES, one[0]))
         return self._meaning(*order[0], order[0][0] in seen) if order else None
 
     def _meaning(self, rank: int, code: int, seen: bool) -> tuple[int, str]:
-        who = f"rank {rank} on {self._hosts[rank]}"
-        if rank in self._words:
-            return code if code == ExitCode.BAD_MODEL else ExitCode.INTERNAL, f"{who}: {self._words[rank]}"
+        name = f"rank {rank} on {self._hosts[rank]}"
+        if rank in self._messages:
+            return code if code == ExitCode.BAD_MODEL else ExitCode.INTERNAL, f"{name}: {self._messages[rank]}"
         if code == SSH_FAILED and not seen:
-            return ExitCode.INTERNAL, f"{who} could not be started with ssh; `ollmlx doctor --online` says why"
+            return ExitCode.INTERNAL, f"{name} could not be started with ssh; `ollmlx doctor --online` says why"
         if code in NOT_FOUND:
-            return ExitCode.USAGE, f"{who} found no ollmlx at the path it has here; `ollmlx doctor --online` says more"
-        return ExitCode.INTERNAL, f"{who} was lost" + (f" (exit status {code})" if code != UNKNOWN else "")
+            return ExitCode.USAGE, f"{name} found no ollmlx at the path it has here; `ollmlx doctor --online` says more"
+        return ExitCode.INTERNAL, f"{name} was lost" + (f" (exit status {code})" if code != UNKNOWN else "")

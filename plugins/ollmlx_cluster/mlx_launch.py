@@ -1,4 +1,4 @@
-"""`python -m ollmlx_cluster.mlx_launch ARGUMENTS`: mlx.launch, which idles while nothing happens."""
+"""`python -m ollmlx_cluster.mlx_launch ARGUMENTS`: mlx.launch without its busy loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ollmlx.protocol import ExitCode
 from ollmlx.runner import program
 
 TICK = 0.1
-"""Seconds between two looks at whether a rank takes input."""
+"""Seconds between two checks of whether a rank takes input."""
 
 
 def main() -> NoReturn:
@@ -22,15 +22,15 @@ def main() -> NoReturn:
     threading.Thread(target=_end_with, args=(program.tie(),), daemon=True).start()
     from mlx._distributed_utils import launch
 
-    # It waits for each rank to take input, which is always: with select itself it would keep a core busy for each.
-    launch.select = calm  # type: ignore[attr-defined, assignment]
+    # mlx.launch waits until a rank takes input, which is always true: its own select would keep a core busy.
+    launch.select = select_without_spinning  # type: ignore[attr-defined, assignment]
     sys.exit(launch.main())
 
 
-def calm(
+def select_without_spinning(
     read: Sequence[int], write: Sequence[int], errors: Sequence[int], timeout: float
 ) -> tuple[list[int], list[int], list[int]]:
-    """As `select.select`, but what can be written to does not end the wait; asked for that, it waits for a tick."""
+    """Wait as `select.select`, but a writable descriptor does not end the wait; with one, wait for `TICK` at most."""
     readable, _, wrong = select.select(read, [], errors, min(timeout, TICK) if write else timeout)
     return readable, select.select([], write, [], 0)[1], wrong
 
@@ -38,7 +38,7 @@ def calm(
 def _end_with(launcher: int) -> None:
     while os.getppid() == launcher:
         time.sleep(1)
-    os._exit(ExitCode.PARENT_GONE)  # the ranks notice the end of their input
+    os._exit(ExitCode.PARENT_GONE)  # the end of their input ends the ranks
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ _TOKENS: Final = 2
 
 
 class Collectives:
-    """One rank's end. Used on one thread."""
+    """The calls by which ranks exchange small numbers and JSON: sums over the group. Used on one thread."""
 
     def __init__(self, group: mx.distributed.Group) -> None:
         self.group = group
@@ -36,23 +36,23 @@ class Collectives:
 
     @property
     def leads(self) -> bool:
-        """Whether this is rank 0, which decides."""
+        """Whether this is rank 0, which decides for all."""
         return self.rank == 0
 
-    def word(self, value: int = STOP) -> int:
-        """Rank 0's value, on every rank."""
+    def broadcast(self, value: int = STOP) -> int:
+        """Return rank 0's value, on every rank."""
         return int(self._sum(mx.array([value if self.leads else 0], dtype=mx.int32))[0])
 
-    def tell(self, message: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Rank 0's message, on every rank."""
+    def broadcast_json(self, message: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return rank 0's message, on every rank."""
         raw = json.dumps(message).encode() if self.leads else b""
-        length = self.word(len(raw))
+        length = self.broadcast(len(raw))
         data = mx.array(list(raw), dtype=mx.int32) if self.leads else mx.zeros(length, dtype=mx.int32)
-        told: dict[str, Any] = json.loads(bytes(self._sum(data)))
-        return told
+        received: dict[str, Any] = json.loads(bytes(self._sum(data)))
+        return received
 
     def gather(self, value: int) -> list[int]:
-        """Everybody's value, by rank, on every rank."""
+        """Return the values of all ranks, by rank, on every rank."""
         own = mx.array([value if rank == self.rank else 0 for rank in range(self.size)], dtype=mx.int32)
         return self._sum(own)
 
@@ -63,32 +63,32 @@ class Collectives:
         return [int(value) for value in values]
 
 
-def as_word(token: int) -> int:
-    """A token as a word."""
+def token_value(token: int) -> int:
+    """Return the broadcast value of a token."""
     return token + _TOKENS
 
 
-def as_token(word: int) -> int | None:
-    """The token of a word, or None when the word is GO."""
-    return word - _TOKENS if word >= _TOKENS else None
+def value_token(value: int) -> int | None:
+    """Return the token of a broadcast value, None for GO."""
+    return value - _TOKENS if value >= _TOKENS else None
 
 
 CHUNK: Final = {"cpu": 64, "metal": 512, "cuda": 1024}
-"""Prompt tokens of one pass: between two passes a request can be cancelled."""
+"""Prompt tokens of one pass. Between two passes a request can be cancelled."""
 
 
 class ModelShard:
-    """What one rank holds. `mode` is `tensor` (a part of every layer) or `pipeline` (some layers)."""
+    """One rank's part of a model. `mode`: `tensor` (a part of every layer) or `pipeline` (some layers)."""
 
-    def __init__(self, model: Module, tokenizer: TokenizerWrapper, link: Collectives) -> None:
+    def __init__(self, model: Module, tokenizer: TokenizerWrapper, collectives: Collectives) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.device = device_name()
-        self._link = link
+        self._collectives = collectives
 
     @classmethod
-    def load(cls, config: RunnerConfig, link: Collectives, mode: str) -> ModelShard:
-        """Load this rank's part. Raises StorageError when the model cannot be split so, or is not there."""
+    def load(cls, config: RunnerConfig, collectives: Collectives, mode: str) -> ModelShard:
+        """Load this rank's part. Raises StorageError when the model is missing or cannot be split in this mode."""
         limit_memory(config, mx)
         folder = config.model.path
         try:
@@ -97,7 +97,7 @@ class ModelShard:
             if device_name() == "cpu":
                 # Before the split: unpacked weights divide anywhere, packed ones only between groups.
                 to_float32(model, unpack=config.engine_options.get("weights", "float32") == "float32")
-            _split(model, settings, link, mode)
+            _split(model, settings, collectives, mode)
             flat: Any = tree_flatten(model.parameters())
             for _, array in flat:
                 mx.eval(array)
@@ -105,40 +105,40 @@ class ModelShard:
             raise
         except Exception as error:
             raise load_error(error, folder) from error
-        return cls(model, tokenizer, link)
+        return cls(model, tokenizer, collectives)
 
     def prefill(self, tokens: Sequence[int], cache: list[Any]) -> Iterator[tuple[int, mx.array]]:
-        """On rank 0: the prompt, pass by pass: tokens done, and the pass's logits (1, vocabulary)."""
+        """On rank 0: compute the prompt pass by pass. Yields the tokens done and the pass's logits [1, vocabulary]."""
         step = CHUNK[self.device]
         for at in range(0, len(tokens), step):
             chunk = tokens[at : at + step]
-            self._link.word(GO)
+            self._collectives.broadcast(GO)
             yield at + len(chunk), self.forward(chunk, cache)
 
     def follow(self, tokens: Sequence[int]) -> None:
-        """On the other ranks: the passes of one request, as rank 0 says."""
+        """On the other ranks: make the passes of one request that rank 0 announces."""
         cache = self.new_cache()
         step = CHUNK[self.device]
         at = 0
-        while (word := self._link.word()) != STOP:
-            token = as_token(word)
+        while (value := self._collectives.broadcast()) != STOP:
+            token = value_token(value)
             chunk = [token] if token is not None else tokens[at : at + step]
             at += step if token is None else 0
             self.forward(chunk, cache)
 
     def forward(self, tokens: Sequence[int], cache: list[Any]) -> mx.array:
-        """One pass on this rank; the logits after the last token."""
+        """Make one pass on this rank. Returns the logits after the last token [1, vocabulary]."""
         logits: mx.array = self.model(mx.array([list(tokens)]), cache=cache)[:, -1, :]
         mx.eval(logits)
         return logits
 
     def new_cache(self) -> list[Any]:
-        """An empty cache for one sequence."""
+        """Return an empty cache for one sequence."""
         cache: list[Any] = make_prompt_cache(self.model)
         return cache
 
 
-def _split(model: Module, settings: dict[str, Any], link: Collectives, mode: str) -> None:
+def _split(model: Module, settings: dict[str, Any], collectives: Collectives, mode: str) -> None:
     modes = {
         "tensor": getattr(model, "shard", None),
         "pipeline": getattr(getattr(model, "model", None), "pipeline", None),
@@ -152,4 +152,4 @@ def _split(model: Module, settings: dict[str, Any], link: Collectives, mode: str
             + (f'it can with mode = "{other}"' if other else "it can with no mode"),
             code="MDL004",
         )
-    split(link.group)
+    split(collectives.group)

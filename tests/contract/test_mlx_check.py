@@ -43,7 +43,7 @@ class TestClusterCheck(CheckSuite):
         return ClusterCheck({})
 
     def make_sick_check(self, code: str) -> Check:
-        return ClusterCheck(CLUSTERS, ask={"ENV020": unreachable, "ENV023": older, "MDL020": unlike}[code])
+        return ClusterCheck(CLUSTERS, run_on={"ENV020": unreachable, "ENV023": older, "MDL020": unlike}[code])
 
     def runbooks(self) -> Traversable:
         return files("ollmlx_cluster") / "diagnostics"

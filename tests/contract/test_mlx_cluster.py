@@ -118,7 +118,7 @@ async def test_the_answer_is_that_of_one_process_until_a_rank_hangs_and_is_misse
         stopped = next(rank for rank in ranks(runner) if rank.environ()["MLX_RANK"] == "1")
         stopped.suspend()
         assert await runner.exit_code(SILENCE + 60) == ExitCode.INTERNAL
-        assert runner.error_text.splitlines()[-1] == f"rank 1 on localhost has not been heard of for {SILENCE} s"
+        assert runner.error_text.splitlines()[-1] == f"rank 1 on localhost has been silent for {SILENCE} s"
         await gone(everybody)
 
 

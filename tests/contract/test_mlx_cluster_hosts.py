@@ -99,12 +99,12 @@ def ranks(runner: RunnerProcess) -> dict[int, psutil.Process]:
     """The ranks of this group on whatever host, by number."""
     launcher = psutil.Process(runner.process.pid)
     ours = [process.cmdline() for process in launcher.children(recursive=True)]
-    rendezvous = next(words[words.index("--rendezvous") + 1] for words in ours if "--rendezvous" in words)
+    path = next(words[words.index("--socket") + 1] for words in ours if "--socket" in words)
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             words = process.cmdline()
-            if words[2:4] == ["-m", "ollmlx_cluster.rank"] and rendezvous in words:
+            if words[2:4] == ["-m", "ollmlx_cluster.rank"] and path in words:
                 found[int(process.environ()["MLX_RANK"])] = process
     return found
 

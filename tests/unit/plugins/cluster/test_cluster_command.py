@@ -25,7 +25,7 @@ def plan_of(command: RunnerCommand) -> dict[str, Any]:
 
 
 def told(backend: str, *hosts: str) -> list[str]:
-    return arguments.arguments({"hosts": list(hosts), "backend": backend}, Path("made.json"), ["--rendezvous", "r"])
+    return arguments.launch_arguments({"hosts": list(hosts), "backend": backend}, Path("made.json"), ["--socket", "r"])
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_local_rank_has_the_address_that_the_rank_before_it_can_call(monkeypat
 def test_every_backend_starts_the_same_ranks_each_with_ports_of_its_own(backend: str) -> None:
     words = told(backend, "localhost", "localhost", "node2", "node2")
     assert words[words.index("--") :][3:] == [
-        "-m", "ollmlx_cluster.rank", "--backend", backend, "--rendezvous", "r",
+        "-m", "ollmlx_cluster.rank", "--backend", backend, "--socket", "r",
     ]  # fmt: skip
     assert words[:4] == ["--hostfile", "made.json", "--backend", backend]
     ours = words[4 : words.index("--")]

@@ -9,7 +9,7 @@ import pytest
 
 from ollmlx.protocol import ExitCode
 from ollmlx_cluster.liveness import RankFailures, RankLiveness
-from ollmlx_cluster.mlx_launch import calm
+from ollmlx_cluster.mlx_launch import select_without_spinning
 
 HOSTS = ["localhost", "node2", "node3"]
 
@@ -20,7 +20,7 @@ def exited(rank: int, code: int) -> str:
 
 def signs(roll: RankLiveness, now: float, *ranks: int) -> None:
     for rank in ranks:
-        assert roll.hear(f"ollmlx rank {rank} is alive", now)
+        assert roll.note_line(f"ollmlx rank {rank} is alive", now)
 
 
 def test_a_rank_that_is_silent_for_too_long_is_missed_by_name() -> None:
@@ -30,7 +30,7 @@ def test_a_rank_that_is_silent_for_too_long_is_missed_by_name() -> None:
         if second == 20:
             signs(roll, second, 1)
         assert (roll.missing(second) is None) == (second <= 50)
-    assert roll.missing(61) == "rank 1 on node2 has not been heard of for 30 s"
+    assert roll.missing(61) == "rank 1 on node2 has been silent for 30 s"
 
 
 def test_a_rank_that_was_never_heard_did_not_start() -> None:
@@ -62,7 +62,7 @@ def test_the_launchers_own_sleep_is_nobodys_silence() -> None:
     ],
 )
 def test_signs_of_life_are_told_from_what_ranks_print(line: str, sign: bool) -> None:
-    assert RankLiveness(HOSTS, 30, now=0).hear(line, 1) is sign
+    assert RankLiveness(HOSTS, 30, now=0).note_line(line, 1) is sign
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_the_rank_that_went_first_is_named_with_what_would_help(
 ) -> None:
     losses = RankFailures(HOSTS)
     for line in lines:
-        assert losses.hear(line) is line.startswith("\033")
+        assert losses.note_line(line) is line.startswith("\033")
     verdict = losses.verdict(seen)
     assert verdict is not None
     assert verdict[0] == code
@@ -103,7 +103,7 @@ def test_the_rank_that_went_first_is_named_with_what_would_help(
 
 def test_a_group_that_ended_by_itself_lost_nobody() -> None:
     losses = RankFailures(HOSTS)
-    assert losses.hear("\033[33m[WARN] Node with rank 1 was killed \033[0m")
+    assert losses.note_line("\033[33m[WARN] Node with rank 1 was killed \033[0m")
     assert losses.verdict({0}) is None
 
 
@@ -111,10 +111,10 @@ def test_waiting_for_input_to_be_taken_does_not_keep_a_core_busy() -> None:
     readable, writable = os.pipe()
     try:
         assert select.select([readable], [writable], [], 1) == ([], [writable], [])
-        assert calm([readable], [writable], [], 0.01) == ([], [writable], [])
+        assert select_without_spinning([readable], [writable], [], 0.01) == ([], [writable], [])
         os.write(writable, b"x")
-        assert calm([readable], [writable], [], 60) == ([readable], [writable], [])
-        assert calm([readable], [], [], 60) == ([readable], [], [])
+        assert select_without_spinning([readable], [writable], [], 60) == ([readable], [writable], [])
+        assert select_without_spinning([readable], [], [], 60) == ([readable], [], [])
     finally:
         os.close(readable)
         os.close(writable)
