@@ -48,8 +48,8 @@ async def over_ssh(host: str, command: Sequence[str]) -> str:
                 process.kill()
             await process.wait()
     if process.returncode != 0:
-        words = err.decode("utf-8", "replace").strip().splitlines()
-        raise OSError(words[-1][:300] if words else f"ssh ended with status {process.returncode}")
+        lines = err.decode("utf-8", "replace").strip().splitlines()
+        raise OSError(lines[-1][:300] if lines else f"ssh ended with status {process.returncode}")
     return out[:_MAX_ANSWER].decode("utf-8", "replace")
 
 

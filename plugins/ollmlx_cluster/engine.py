@@ -30,7 +30,7 @@ PATIENCE: Final = 5.0
 IDLE: Final = 5.0
 """Seconds without a request after which the ranks sleep: a rank that waits inside MLX keeps a core busy."""
 CLOSING: Final = 2.0
-"""Seconds for the other ranks to be told to end. Then the end of this process ends them."""
+"""Seconds to tell the other ranks to end. After that, the end of this process ends them."""
 
 
 class ClusterEngine(SerialEngine):

@@ -1,4 +1,4 @@
-"""The hosts of a group, and what mlx.launch is told of them: its host file, its ports, the command of a rank.
+"""The hosts of a group, and the arguments of mlx.launch: its host file, its ports, the command of a rank.
 
 Used in the daemon and in the launcher; imports no mlx.
 """
@@ -20,7 +20,7 @@ from ollmlx.runner import CannotStart
 
 LOCAL: Final = ("localhost", "127.0.0.1")
 AGENT: Final = "SSH_AUTH_SOCK"
-"""Where ssh finds the keys that an agent holds. The launcher needs it; ranks remove it from their environment."""
+"""The variable by which ssh finds the agent with its keys. The launcher needs it; ranks remove it."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:\-]{0,254}")
 _MAX_FILE: Final = 1 << 20
 
@@ -57,7 +57,7 @@ def check_heads(config: Mapping[str, Any], ranks: int) -> None:
 
 
 def is_file(hosts: list[str]) -> bool:
-    """Whether this is one host file instead of names."""
+    """Return whether this is one host file instead of names."""
     return len(hosts) == 1 and hosts[0].endswith(".json")
 
 
@@ -65,19 +65,19 @@ def host_file(path: str) -> dict[str, Any]:
     """Read mlx.launch's host file. Raises ConfigError when it cannot be read or does not list hosts."""
     try:
         with Path(path).expanduser().open("rb") as file:
-            told = json.loads(file.read(_MAX_FILE))
+            content = json.loads(file.read(_MAX_FILE))
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"the host file {path} cannot be read: {why}", code="CFG004") from None
-    told = {"hosts": told} if isinstance(told, list) else told
-    entries = told.get("hosts") if isinstance(told, Mapping) else None
+    content = {"hosts": content} if isinstance(content, list) else content
+    entries = content.get("hosts") if isinstance(content, Mapping) else None
     if not isinstance(entries, list) or not all(isinstance(one, Mapping) and "ssh" in one for one in entries):
         raise ConfigError(
             f"the host file {path} does not list hosts",
             code="CFG004",
             hint='write it with mlx.distributed_config, or as {"hosts": [{"ssh": NAME, "ips": [ADDRESS]}, …]}',
         )
-    return dict(told)
+    return dict(content)
 
 
 SELF: Final = "127.0.0.1"

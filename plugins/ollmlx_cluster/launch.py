@@ -99,7 +99,7 @@ class GroupMonitor:
         self._end = math.inf
         """The time at which to stop waiting for more output."""
         self._waking = False
-        """Whether the next line has to wake the ranks."""
+        """True when the next line has to wake the ranks."""
         self._exit_code: int | None = None
         """The exit code that rank 0 announced, or None."""
 

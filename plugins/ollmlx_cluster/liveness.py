@@ -1,4 +1,4 @@
-"""How the launcher and the ranks notice that the other side is gone, on whatever machine it is.
+"""Liveness of a group: the launcher and the ranks notice when the other side is gone, on any machine.
 
 Once a second the launcher writes a line, which mlx.launch passes to every rank, and each rank writes one back, through
 ssh where the rank is remote. Both sides end after a silence: no closed connection is needed to notice a machine that is
@@ -60,11 +60,11 @@ def _exchange_lines(sign: bytes, silence: float, has_input: bool) -> None:
             while (left := due - time.monotonic()) > 0:
                 if not select.select([0] if has_input else [], [], [], left)[0]:
                     break
-                heard = os.read(0, 4096)
-                if not heard:
+                data = os.read(0, 4096)
+                if not data:
                     os._exit(ExitCode.PARENT_GONE)
                 signal.setitimer(signal.ITIMER_REAL, silence)
-                if WAKE in heard.replace(b"\r", b""):
+                if WAKE in data.replace(b"\r", b""):
                     _WOKEN.set()
     except OSError:  # ssh has hung up, or the launcher reads no more
         os._exit(ExitCode.PARENT_GONE)
@@ -94,8 +94,8 @@ class RankLiveness:
         if now - self._polled > self._silence / 2:
             self._last = [now] * len(self._last)
         self._polled = now
-        for rank, heard in enumerate(self._last):
-            if now - heard > self._silence:
+        for rank, last in enumerate(self._last):
+            if now - last > self._silence:
                 what = "has been silent for" if rank in self.seen else "did not start within"
                 return f"rank {rank} on {self._hosts[rank]} {what} {self._silence:g} s"
         return None
@@ -130,9 +130,9 @@ class RankFailures:
             return True
         if (ended := _MPI.match(line)) is not None and int(ended[1]) < len(self._hosts):
             self._codes.setdefault(int(ended[1]), UNKNOWN)
-        said = _MESSAGE.match(line)
-        if said is not None:
-            self._messages[int(said[1])] = said[2]
+        message = _MESSAGE.match(line)
+        if message is not None:
+            self._messages[int(message[1])] = message[2]
         return False
 
     def verdict(self, seen: Container[int]) -> tuple[int, str] | None:
@@ -148,7 +148,10 @@ class RankFailures:
         if rank in self._messages:
             return code if code == ExitCode.BAD_MODEL else ExitCode.INTERNAL, f"{name}: {self._messages[rank]}"
         if code == SSH_FAILED and not seen:
-            return ExitCode.INTERNAL, f"{name} could not be started with ssh; `ollmlx doctor --online` says why"
+            return ExitCode.INTERNAL, f"{name} could not be started with ssh; `ollmlx doctor --online` shows why"
         if code in NOT_FOUND:
-            return ExitCode.USAGE, f"{name} found no ollmlx at the path it has here; `ollmlx doctor --online` says more"
+            return (
+                ExitCode.USAGE,
+                f"{name} found no ollmlx at the path it has here; `ollmlx doctor --online` shows more",
+            )
         return ExitCode.INTERNAL, f"{name} was lost" + (f" (exit status {code})" if code != UNKNOWN else "")

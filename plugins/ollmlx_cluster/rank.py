@@ -88,7 +88,7 @@ def _follow(collectives: Collectives) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     config = RunnerConfig.model_validate(collectives.broadcast_json()["config"])
     try:
-        share = ModelShard.load(config, collectives, str(config.engine_options.get("mode", "tensor")))
+        shard = ModelShard.load(config, collectives, str(config.engine_options.get("mode", "tensor")))
     except OllmlxError as error:
         sys.stderr.write(f"rank {collectives.rank}: {error.message}\n")
         return ExitCode.BAD_MODEL
@@ -98,7 +98,7 @@ def _follow(collectives: Collectives) -> int:
             if job.get("sleep"):
                 liveness.wait_until_woken()
             else:
-                share.follow(job["tokens"])
+                shard.follow(job["tokens"])
     return ExitCode.ASKED
 
 

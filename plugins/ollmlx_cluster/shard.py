@@ -36,7 +36,7 @@ class Collectives:
 
     @property
     def leads(self) -> bool:
-        """Whether this is rank 0, which decides for all."""
+        """Return whether this is rank 0, which decides for all."""
         return self.rank == 0
 
     def broadcast(self, value: int = STOP) -> int:

@@ -1,4 +1,4 @@
-"""A model over several local ranks: one runner to the daemon, one answer, one life."""
+"""A model over several local ranks: the daemon sees one runner, which answers and ends as one."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def text(events: list[Any]) -> str:
 
 
 @pytest.mark.model
-async def test_three_ranks_of_a_real_model_answer_as_one_and_end_when_asked(smollm2: Path) -> None:
+async def test_three_ranks_of_a_real_model_answer_as_one_and_end_on_request(smollm2: Path) -> None:
     async with group(smollm2, ranks=3) as runner:
         await runner.ready(120)
         assert len(ranks(runner)) == 3
@@ -92,14 +92,14 @@ async def test_three_ranks_of_a_real_model_answer_as_one_and_end_when_asked(smol
             text(await runner.ask("The capital of France is", options=Options(temperature=0, num_predict=1)))
             == " Paris"
         )
-        everybody = family(runner)
+        all_processes = family(runner)
         await runner.post("/v1/shutdown")
         assert await runner.exit_code() == ExitCode.ASKED
-        await gone(everybody)
+        await gone(all_processes)
         assert "lost" not in runner.error_text
 
 
-async def test_the_answer_is_that_of_one_process_until_a_rank_hangs_and_is_missed_by_name(folder: Path) -> None:
+async def test_the_answer_is_that_of_one_process_until_a_rank_hangs_and_is_named(folder: Path) -> None:
     async with group(folder, "--silence", str(SILENCE)) as runner:
         await runner.ready(120)
         asked = GenerateRequest(prompt="a cluster of two", options=Options(temperature=0, num_predict=12))
@@ -114,16 +114,16 @@ async def test_the_answer_is_that_of_one_process_until_a_rank_hangs_and_is_misse
             await given_up.content.readline()
         assert text(await runner.generate(asked)) == text(events)
 
-        everybody = family(runner)
+        all_processes = family(runner)
         stopped = next(rank for rank in ranks(runner) if rank.environ()["MLX_RANK"] == "1")
         stopped.suspend()
         assert await runner.exit_code(SILENCE + 60) == ExitCode.INTERNAL
         assert runner.error_text.splitlines()[-1] == f"rank 1 on localhost has been silent for {SILENCE} s"
-        await gone(everybody)
+        await gone(all_processes)
 
 
-class Calm:
-    """Whether processes have computed next to nothing for a second."""
+class NearlyIdle:
+    """Returns whether processes have computed next to nothing for a second."""
 
     def __init__(self, processes: list[psutil.Process]) -> None:
         self._processes = processes
@@ -143,24 +143,24 @@ class Calm:
 async def test_an_idle_group_sleeps_and_answers_and_ends_as_one_that_is_awake(folder: Path) -> None:
     async with group(folder) as runner:
         await runner.ready(120)
-        everybody = family(runner)
+        all_processes = family(runner)
         asked = GenerateRequest(prompt="hello", options=Options(temperature=0, num_predict=5))
         first = await runner.generate(asked)
-        await eventually(Calm(ranks(runner)), because="nobody waits inside MLX")
+        await eventually(NearlyIdle(ranks(runner)), because="no rank waits inside MLX")
         assert text(await runner.generate(asked)) == text(first)
         assert text(await runner.generate(asked)) == text(first)
-        await eventually(Calm(ranks(runner)), because="it sleeps again")
+        await eventually(NearlyIdle(ranks(runner)), because="it sleeps again")
         await runner.post("/v1/shutdown")
         assert await runner.exit_code() == ExitCode.ASKED
-        await gone(everybody)
+        await gone(all_processes)
         assert "lost" not in runner.error_text
 
 
-async def test_ranks_that_hear_nothing_any_more_end(folder: Path) -> None:
+async def test_ranks_end_when_they_get_no_more_lines(folder: Path) -> None:
     async with group(folder, "--silence", str(SILENCE)) as runner:
         await runner.ready(120)
-        everybody = ranks(runner)
+        all_processes = ranks(runner)
         for process in (psutil.Process(runner.process.pid), *family(runner)):
-            if process not in everybody:
+            if process not in all_processes:
                 process.suspend()  # as if the network to the ranks were cut: nothing is closed
-        await gone(everybody)
+        await gone(all_processes)

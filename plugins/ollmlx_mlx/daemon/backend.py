@@ -230,7 +230,7 @@ def make_backend(settings: Any, kind: type[B]) -> B:
 
     try:
         own = MlxSettings.model_validate(settings.plugins.table("mlx"))
-    except ValidationError:  # the plugin `mlx` is off and says why
+    except ValidationError:  # the plugin `mlx` is off for this reason
         own = MlxSettings()
     return kind(
         own,

@@ -68,7 +68,7 @@ class ModelFacts:
     cache: CacheShape
     config: Mapping[str, Any]
     latents: bool = False
-    """Whether attention caches latent vectors, which cannot be divided by heads."""
+    """True when attention caches latent vectors, which cannot be divided by heads."""
     kv_cache_type: str = "auto"
     why: str = ""
     """The reason for the form of the weights, for people."""
@@ -81,9 +81,9 @@ def choose_form(device: Device, sizes: WeightSizes, wish: str, budget: int) -> t
     if not sizes.quantized:
         return "float32", "weights in float32: half precision is emulated on this CPU back end"
     if wish == "quantized":
-        return "packed", "weights stay quantized: [plugins.mlx] weights says so"
+        return "packed", "weights stay quantized, because of [plugins.mlx] weights"
     if wish == "float32":
-        return "float32", "weights unpacked to float32: [plugins.mlx] weights says so"
+        return "float32", "weights unpacked to float32, because of [plugins.mlx] weights"
     if sizes.float32 <= budget * FLOAT32_SHARE:
         return "float32", "weights unpacked to float32, which is faster on CPU"
     most = f"{FLOAT32_SHARE:.0%} of the memory budget"

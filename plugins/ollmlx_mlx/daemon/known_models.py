@@ -37,11 +37,11 @@ class KnownModels:
         return path if "class ModelArgs" in _source(path) else None
 
     def rotates(self, config: Mapping[str, Any]) -> bool:
-        """Whether the model's sliding-window layers keep no more than the window."""
+        """Return whether the model's sliding-window layers keep no more than the window."""
         return any("RotatingKVCache" in self._text(kind) for kind in _kinds(config))
 
     def keeps_latents(self, config: Mapping[str, Any]) -> bool:
-        """Whether multi-head latent attention caches the latent vector, not the keys that are made from it."""
+        """Return whether multi-head latent attention caches the latent vector, not the keys that are made from it."""
         return any("kv_latent" in self._text(kind) for kind in _kinds(config))
 
     def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class MlxMachine:
 
     @property
     def has_mlx(self) -> bool:
-        """Whether MLX and one of its back ends for this system are installed."""
+        """Return whether MLX and one of its back ends for this system are installed."""
         needed = {"darwin": ("mlx-metal",)}.get(self.system, ("mlx-cpu", "mlx-cuda-12", "mlx-cuda-13"))
         return "mlx" in self.packages and any(name in self.packages for name in needed)
 

@@ -165,13 +165,13 @@ def fit_to_cpu(model: Module, *, streams: int) -> None:
 
 def load_error(error: Exception, folder: Path) -> OllmlxError:
     """Return the error for a failure of mlx, mlx-lm or transformers while loading."""
-    said = " ".join(str(error).split())[:400] or type(error).__name__
-    if isinstance(error, MemoryError) or any(words in said.lower() for words in _OUT_OF_MEMORY):
-        return OutOfMemory(f"not enough memory to load {folder.name}: {said}", code="RUN005")
+    text = " ".join(str(error).split())[:400] or type(error).__name__
+    if isinstance(error, MemoryError) or any(phrase in text.lower() for phrase in _OUT_OF_MEMORY):
+        return OutOfMemory(f"not enough memory to load {folder.name}: {text}", code="RUN005")
     # mlx-lm raises every kind of exception for a damaged model. No path of this machine may be in the message.
-    said = said.replace(str(folder), folder.name)
+    text = text.replace(str(folder), folder.name)
     return StorageError(
-        f"cannot load {folder.name}: {type(error).__name__}: {said}", code="MDL003", hint="ollmlx doctor storage"
+        f"cannot load {folder.name}: {type(error).__name__}: {text}", code="MDL003", hint="ollmlx doctor storage"
     )
 
 

@@ -122,7 +122,7 @@ def check_tensors(header: GgufHeader, config: Mapping[str, Any]) -> None:
             found[".".join(named)] = tensor.shape
         elif tensor.name != FREQUENCIES:
             raise StorageError(
-                f"tensor {tensor.name[:80]!r} has no place in a {header.architecture} model of MLX", code="MDL004"
+                f"tensor {tensor.name[:80]!r} has no counterpart in MLX's {header.architecture}", code="MDL004"
             )
     for name, shape in expected.items():
         if name not in found:
@@ -131,7 +131,7 @@ def check_tensors(header: GgufHeader, config: Mapping[str, Any]) -> None:
             raise StorageError(f"{name} has the shape {found[name]}, its header says {shape}", code="MDL003")
     surplus = sorted(name for name in found if name not in expected)
     if surplus:
-        raise StorageError(f"{surplus[0]} has no place in a {header.architecture} model of MLX", code="MDL004")
+        raise StorageError(f"{surplus[0]} has no counterpart in MLX's {header.architecture}", code="MDL004")
 
 
 def _expected(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -120,7 +120,7 @@ def _named(tensor: GgufTensor, imported: ImportedTensor, dtype: mx.Dtype) -> dic
     if imported.bits is None:
         return {f"{module}.{parameter}": imported.arrays["weight"].astype(dtype)}
     if parameter != "weight":
-        raise StorageError(f"tensor {tensor.name[:80]!r} is quantised, which MLX has no place for")
+        raise StorageError(f"tensor {tensor.name[:80]!r} is quantised, which MLX does not support")
     return {f"{module}.{suffix}": array for suffix, array in imported.arrays.items()}
 
 

@@ -77,24 +77,24 @@ def read_tokenizer(metadata: dict[str, Any]) -> ImportedTokenizer:
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not tokens:
         raise StorageError("it holds no tokenizer", code="MDL003")
-    words = _Words(tokens, metadata)
+    vocabulary = _Vocabulary(tokens, metadata)
     if model == "gpt2":
-        tokenizer, bos_first = _byte_level(words, metadata)
+        tokenizer, bos_first = _byte_level(vocabulary, metadata)
     elif model == "llama":
-        tokenizer, bos_first = _sentencepiece(words, metadata)
+        tokenizer, bos_first = _sentencepiece(vocabulary, metadata)
     else:
         raise StorageError(f"its tokenizer is of the kind {str(model)[:40]!r}; gpt2 and llama can be imported")
-    bos = words.special("bos")
+    bos = vocabulary.special("bos")
     if bos is not None and metadata.get("tokenizer.ggml.add_bos_token", bos_first):
-        start = words.tokens[bos]
+        start = vocabulary.tokens[bos]
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{start} $A", pair=f"{start} $A {start} $B", special_tokens=[(start, bos)]
         )
-    tokenizer.add_tokens(words.added())
-    return ImportedTokenizer(tokenizer, _config(words, metadata), words.ends(), bos, len(tokens))
+    tokenizer.add_tokens(vocabulary.added())
+    return ImportedTokenizer(tokenizer, _config(vocabulary, metadata), vocabulary.ends(), bos, len(tokens))
 
 
-class _Words:
+class _Vocabulary:
     """The vocabulary, with the type of each token."""
 
     def __init__(self, tokens: list[str], metadata: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ class _Words:
         return ids
 
 
-def _byte_level(words: _Words, metadata: dict[str, Any]) -> tuple[Tokenizer, bool]:
+def _byte_level(vocabulary: _Vocabulary, metadata: dict[str, Any]) -> tuple[Tokenizer, bool]:
     name = str(metadata.get("tokenizer.ggml.pre", ""))
     kind = _KINDS.get(name)
     if kind is None:
@@ -140,7 +140,7 @@ def _byte_level(words: _Words, metadata: dict[str, Any]) -> tuple[Tokenizer, boo
     if not isinstance(merges, list):
         raise StorageError("its tokenizer has no merges", code="MDL003")
     pairs = [_pair(merge) for merge in merges]
-    tokenizer = _bpe(vocab=words.ids(), merges=pairs, ignore_merges=kind.ignore_merges)
+    tokenizer = _bpe(vocab=vocabulary.ids(), merges=pairs, ignore_merges=kind.ignore_merges)
     if kind.nfc:
         tokenizer.normalizer = normalizers.NFC()
     steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if kind.digits else []
@@ -168,18 +168,18 @@ def _pair(merge: str) -> tuple[str, str]:
     return left, right
 
 
-def _sentencepiece(words: _Words, metadata: dict[str, Any]) -> tuple[Tokenizer, bool]:
+def _sentencepiece(vocabulary: _Vocabulary, metadata: dict[str, Any]) -> tuple[Tokenizer, bool]:
     scores = metadata.get("tokenizer.ggml.scores")
-    if not isinstance(scores, list) or len(scores) != len(words.tokens):
+    if not isinstance(scores, list) or len(scores) != len(vocabulary.tokens):
         raise StorageError("its tokenizer has no scores", code="MDL003")
-    ids = words.ids()
-    unknown = words.special("unknown")
+    ids = vocabulary.ids()
+    unknown = vocabulary.special("unknown")
     tokenizer = _bpe(
         vocab=ids,
-        merges=_merges(words, ids, scores),
+        merges=_merges(vocabulary, ids, scores),
         byte_fallback=True,
         fuse_unk=True,
-        unk_token=words.tokens[unknown] if unknown is not None else None,
+        unk_token=vocabulary.tokens[unknown] if unknown is not None else None,
     )
     prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
     space: list[Any] = [normalizers.Replace(" ", "▁")]
@@ -191,10 +191,12 @@ def _sentencepiece(words: _Words, metadata: dict[str, Any]) -> tuple[Tokenizer, 
     return tokenizer, True
 
 
-def _merges(words: _Words, ids: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
+def _merges(vocabulary: _Vocabulary, ids: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
     """Return merges that give the same pieces as SentencePiece, which joins the pair with the best score."""
     plain = {
-        token for token, kind in zip(words.tokens, words.types, strict=True) if kind not in (CONTROL, BYTE, UNUSED)
+        token
+        for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True)
+        if kind not in (CONTROL, BYTE, UNUSED)
     }
     ranked = []
     for token in plain:
@@ -206,7 +208,7 @@ def _merges(words: _Words, ids: dict[str, int], scores: list[float]) -> list[tup
     return [pair for *_, pair in ranked]
 
 
-def _config(words: _Words, metadata: dict[str, Any]) -> dict[str, Any]:
+def _config(vocabulary: _Vocabulary, metadata: dict[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
@@ -214,9 +216,9 @@ def _config(words: _Words, metadata: dict[str, Any]) -> dict[str, Any]:
         "model_max_length": 10**9,
     }
     for role, key in (("bos", "bos_token"), ("eos", "eos_token"), ("unknown", "unk_token"), ("padding", "pad_token")):
-        token = words.special(role)
+        token = vocabulary.special(role)
         if token is not None:
-            config[key] = words.tokens[token]
+            config[key] = vocabulary.tokens[token]
     template = metadata.get("tokenizer.chat_template")
     if isinstance(template, str) and template:
         config["chat_template"] = template

@@ -140,10 +140,10 @@ def read_result(code: int, output: str, errors: str) -> ProbeResult:
     if "cannot be preloaded" in errors:
         return ProbeResult(None, "the dynamic linker cannot load it")
     with suppress(ValueError, KeyError, TypeError):
-        told = json.loads(output)
-        if not told["wrong"] <= 1e-4:  # true for NaN as well
+        result = json.loads(output)
+        if not result["wrong"] <= 1e-4:  # true for NaN as well
             return ProbeResult(None, "its results are wrong")
-        return ProbeResult(float(told["seconds"]))
+        return ProbeResult(float(result["seconds"]))
     return ProbeResult(None, "the output of the probe cannot be read")
 
 
@@ -163,5 +163,5 @@ def _ended(code: int, errors: str) -> str:
     if code < 0:
         names = {signal.SIGILL: "an illegal instruction: it is built for another CPU", signal.SIGSEGV: "a crash"}
         return f"the probe ended with {names.get(signal.Signals(-code), signal.Signals(-code).name)}"
-    words = errors.strip().splitlines()
-    return f"the probe failed: {words[-1][:200]}" if words else f"the probe ended with status {code}"
+    lines = errors.strip().splitlines()
+    return f"the probe failed: {lines[-1][:200]}" if lines else f"the probe ended with status {code}"

@@ -2,8 +2,8 @@
 
 Attention is divided by queries: mlx-lm's models call `mx.fast.scaled_dot_product_attention` by that name, which is
 replaced. Feed-forward blocks are divided by hidden features, so that a block is handed to the second stream once, not
-three times; mlx-lm writes this block anew in every architecture, nearly always in the same words, and a block with
-other words is left alone.
+three times; mlx-lm writes this block anew in every architecture, nearly always with the same functions. A block with
+other functions is left alone.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any 
     if queries < 2 or q.dtype != mx.float32 or not divides(batch * heads * queries * keys * _SCORE):
         return _whole(q, k, v, scale=scale, mask=mask, **others)
     if isinstance(mask, str):
-        # The first half of the queries does not see the newest keys: its mask says so.
+        # Each half of the queries needs its part of the causal mask.
         mask = mx.arange(keys - queries, keys)[:, None] >= mx.arange(keys)
     half = queries // 2
 

@@ -42,7 +42,7 @@ def close_second() -> None:
 
 
 def divides(work: int) -> bool:
-    """Whether this thread has a second stream, and this much work (as `effort` counts it) is worth dividing."""
+    """Return whether this thread has a second stream, and this much work (as `effort` counts it) is worth dividing."""
     return work >= WORTH_DIVIDING and getattr(_mine, "second", None) is not None
 
 

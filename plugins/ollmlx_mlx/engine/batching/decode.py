@@ -206,7 +206,7 @@ class DecodeBatch:
         self._unread = [False] * len(self.rows)
 
     def _ending(self) -> bool:
-        """Whether the unread tokens are the last ones of all rows, so that another step would be wasted."""
+        """Return whether the unread tokens are the last ones of all rows, so that another step would be wasted."""
         return all(
             unread and row.last_by_length() and row.constraint is None
             for row, unread in zip(self.rows, self._unread, strict=True)

@@ -26,7 +26,7 @@ class Drafter:
         self._draft = draft
 
     def can_draft(self, row: GenerationState, cache: Layers) -> bool:
-        """Whether draft steps are possible: nothing in this request depends on each single token."""
+        """Return whether draft steps are possible: nothing in this request depends on each single token."""
         plain = row.constraint is None and row.top_logprobs is None
         plain = plain and not row.penalties.count and not row.penalties.bias
         return plain and row.drafts > 0 and not row.remaining and can_trim(cache)
@@ -74,5 +74,5 @@ class Drafter:
         for _ in range(count):
             newest = mx.argmax(self._draft(newest, cache=row.draft_cache)[:, -1, :], axis=-1)[None]
             proposed.append(newest)
-        told: Any = mx.concatenate(proposed, axis=-1)[0].tolist()
-        return [int(token) for token in told]
+        tokens: Any = mx.concatenate(proposed, axis=-1)[0].tolist()
+        return [int(token) for token in tokens]

@@ -31,7 +31,7 @@ class Constraint(Protocol):
 
     @property
     def complete(self) -> bool:
-        """Whether no token can follow."""
+        """Return whether no token can follow."""
         ...
 
 
@@ -150,7 +150,7 @@ class GenerationState:
                 self.finished = "length"
 
     def last_by_length(self) -> bool:
-        """Whether the next token is the last one allowed, whatever it is."""
+        """Return whether the next token is the last one allowed, whatever it is."""
         return self.generated + 1 >= self.limit or (not self.shift and len(self.tokens) + 1 >= self.prompt.context)
 
     def drop_oldest(self) -> None:

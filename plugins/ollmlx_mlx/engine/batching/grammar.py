@@ -92,5 +92,5 @@ class JsonConstraint:
 
     @property
     def complete(self) -> bool:
-        """Whether no token can follow."""
+        """Return whether no token can follow."""
         return not self._free and self._matcher.is_stopped()

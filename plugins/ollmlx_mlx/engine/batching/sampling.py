@@ -45,7 +45,7 @@ class PenaltyRules:
 
     @property
     def count(self) -> bool:
-        """Whether past tokens matter."""
+        """Return whether past tokens matter."""
         return self.window > 0 and (self.repeat != 1.0 or self.presence != 0.0 or self.frequency != 0.0)
 
 
@@ -163,7 +163,7 @@ class Sampler:
 
     @property
     def greedy(self) -> bool:
-        """Whether no row needs a random number."""
+        """Return whether no row needs a random number."""
         return all(path == "greedy" for path, _ in self._groups)
 
     def __call__(self, logits: mx.array, draws: Sequence[float]) -> mx.array:

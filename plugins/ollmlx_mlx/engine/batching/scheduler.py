@@ -54,7 +54,7 @@ class BatchScheduler:
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything to do."""
+        """Return whether any request is waiting or being computed."""
         return bool(self._waiting or self._batch.rows or self._prefill.sequences)
 
     @property

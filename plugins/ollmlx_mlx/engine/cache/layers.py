@@ -57,22 +57,22 @@ def _group_size(model: Any) -> int | None:
 
 
 def can_batch(layers: Layers) -> bool:
-    """Whether several sequences of this cache can be computed as one."""
+    """Return whether several sequences of this cache can be computed as one."""
     return all(hasattr(layer, "merge") for layer in layers)
 
 
 def can_pad(layers: Layers) -> bool:
-    """Whether sequences of different lengths can be computed together, the shorter ones padded at their end."""
+    """Return whether sequences of different lengths can be computed together, the shorter ones padded at their end."""
     return all(type(layer) is KVCache for layer in layers)
 
 
 def can_trim(layers: Layers) -> bool:
-    """Whether the newest tokens can be removed."""
+    """Return whether the newest tokens can be removed."""
     return all(layer.is_trimmable() for layer in layers)
 
 
 def stays_trimmable(layers: Layers) -> bool:
-    """Whether tokens can be removed at any length. False for recurrent states and for sliding windows."""
+    """Return whether tokens can be removed at any length. False for recurrent states and for sliding windows."""
     return all(isinstance(layer, (KVCache, QuantizedKVCache)) for layer in layers)
 
 

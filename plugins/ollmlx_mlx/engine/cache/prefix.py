@@ -230,7 +230,7 @@ class CacheFolder:
             if [type(layer) for layer in layers] != self._kinds:
                 raise ValueError("its layers are of other kinds than the model's")
             if any(layer.offset != length for layer in layers if isinstance(layer, (KVCache, QuantizedKVCache))):
-                raise ValueError("its length is not what it says")
+                raise ValueError("it has another length than its metadata")
             os.utime(path)
         except Exception as error:  # noqa: BLE001 - the prefix is computed again instead
             _log.warning("saved prompt cache %s ignored: %s", path.name, error)

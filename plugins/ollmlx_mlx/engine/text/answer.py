@@ -30,7 +30,7 @@ class Markers:
 
     @property
     def thinks(self) -> bool:
-        """Whether the format has a reasoning block."""
+        """Return whether the format has a reasoning block."""
         return any(state == "reasoning" for state, _ in self.transitions)
 
     def strip(self, text: str) -> str:
@@ -49,7 +49,7 @@ def _frozen(edges: Edges, initial: str) -> Markers:
 
 
 def is_harmony(tokenizer: Any) -> bool:
-    """Whether the tokenizer has the channel markers of gpt-oss. Slow (it copies the vocabulary): once a model."""
+    """Return whether the tokenizer has gpt-oss's channel markers. Slow (it copies the vocabulary): once a model."""
     vocabulary = tokenizer.get_vocab()
     return all(marker in vocabulary for marker in ("<|channel|>", "<|message|>", "<|start|>", "<|call|>"))
 
@@ -172,12 +172,12 @@ class AnswerParser:
 
     @property
     def runaway(self) -> bool:
-        """Whether the model repeats one token without end."""
+        """Return whether the model repeats one token without end."""
         return self._repeats.runaway
 
     @property
     def finished(self) -> bool:
-        """Whether no later text would be shown."""
+        """Return whether no later text would be shown."""
         return self.stop is not None or (self.calls > 0 and not self._parallel_tools)
 
     def add(self, token: int, logprob: TokenLogprob | None = None) -> list[Event]:

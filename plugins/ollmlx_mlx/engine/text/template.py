@@ -31,7 +31,7 @@ class ChatTemplate:
 
     @property
     def takes_tools(self) -> bool:
-        """Whether the template passes tools to the model."""
+        """Return whether the template passes tools to the model."""
         if self.source:
             return "tools" in self.source
         return bool(self._tokenizer.has_tool_calling)

@@ -12,13 +12,13 @@ import pytest
 from ollmlx import Check, Severity
 from ollmlx.testing import fake_model
 from ollmlx.types import InstalledModel
-from ollmlx_cluster import check as ssh_module
+from ollmlx_cluster import check as check_module
 from ollmlx_cluster.check import NO_MODEL, UNLIKE, UNUSABLE, ClusterCheck, DeclaredCluster, over_ssh
 from ollmlx_cluster.inspect import fingerprint, inspect
 
 
 class CheckContext:
-    """What the check asks for: may the network be used, and where is a model?"""
+    """Whether the network may be used, and where a model is."""
 
     def __init__(self, *, online: bool = True, model: InstalledModel | None = None) -> None:
         self.online = online
@@ -65,7 +65,7 @@ async def test_hosts_that_are_alike_are_no_finding_and_each_is_asked_once(model:
     assert asked == ["node2"]
 
 
-async def test_without_the_network_nobody_is_asked_and_that_is_said() -> None:
+async def test_without_the_network_no_host_is_asked_and_a_finding_says_so() -> None:
     ask, asked = answering({})
     (finding,) = await ClusterCheck(clusters(a=["localhost", "node2"]), ask).run(CheckContext(online=False))
     assert (finding.code, finding.severity, finding.evidence) == (UNUSABLE, Severity.INFO, ("node2",))
@@ -111,7 +111,7 @@ async def test_a_host_without_the_same_model_is_named_with_how_to_copy_it(
     assert finding.commands == (f"rsync -a --delete {model.path}/ node2:{model.path}/",)
 
 
-async def test_hosts_that_cannot_be_a_group_are_told_and_nothing_dangerous_is_asked() -> None:
+async def test_hosts_that_cannot_be_a_group_are_reported_and_not_asked() -> None:
     ask, asked = answering({})
     check = ClusterCheck(clusters(a=["localhost"], b=["localhost", "-oProxyCommand=x"], c=["/hosts.json"]), ask)
     findings = await check.run(CheckContext(online=False))
@@ -129,7 +129,7 @@ async def test_a_local_group_needs_no_ssh() -> None:
     assert asked == []
 
 
-async def test_ssh_is_bounded_and_its_words_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ssh_is_bounded_and_its_message_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ssh = tmp_path / "ssh"
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     for script, seconds, words in (
@@ -137,21 +137,21 @@ async def test_ssh_is_bounded_and_its_words_are_kept(tmp_path: Path, monkeypatch
         ("exit 3", 120, "status 3"),
         ("exec sleep 600", 1, "1 s"),
     ):
-        monkeypatch.setattr(ssh_module, "SECONDS", seconds)
+        monkeypatch.setattr(check_module, "SECONDS", seconds)
         ssh.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         ssh.chmod(0o755)
         with pytest.raises(OSError, match=words):
             await over_ssh("node2", ["true"])
-    monkeypatch.setattr(ssh_module, "SECONDS", 120)
+    monkeypatch.setattr(check_module, "SECONDS", 120)
     ssh.write_text('#!/bin/sh\nshift 4\necho "$@"\n', encoding="utf-8")
     assert await over_ssh("node2", ["a b", "c"]) == "-- node2 'a b' c\n"
 
 
-def test_a_host_says_what_it_has(tmp_path: Path) -> None:
+def test_a_host_reports_its_versions_and_models(tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
-    told = inspect([str(tmp_path), str(tmp_path / "none")])
-    assert told["models"] == {str(tmp_path): fingerprint(tmp_path), str(tmp_path / "none"): None}
-    assert set(told["versions"]) == {"python", "ollmlx", "mlx", "mlx-lm"}
+    found = inspect([str(tmp_path), str(tmp_path / "none")])
+    assert found["models"] == {str(tmp_path): fingerprint(tmp_path), str(tmp_path / "none"): None}
+    assert set(found["versions"]) == {"python", "ollmlx", "mlx", "mlx-lm"}
 
 
 def test_the_same_model_has_the_same_fingerprint_wherever_it_came_from(tmp_path: Path) -> None:

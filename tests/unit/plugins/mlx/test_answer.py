@@ -1,21 +1,25 @@
 """Recorded streams of the formats models write: answer, reasoning and tool calls come out apart, no tag leaks.
 
-The streams are texts, fed in pieces of every small size: where the token borders fall must not matter.
+The streams are texts, fed in pieces of every small size: token borders must not matter. Characters are never cut.
 """
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from ollmlx.types import Event, Text, Thinking, Tool, ToolCalled
 from ollmlx_mlx.engine.text.answer import AnswerParser, is_harmony, markers_for
+from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.engine.text.tools import tool_reader
+from ollmlx_mlx.importer.gguf_tokenizer import read_tokenizer
 
 pytestmark = pytest.mark.mlx
 
@@ -30,7 +34,7 @@ WEATHER: Tool = {
 
 @dataclass
 class Format:
-    """What mlx-lm's tokenizer wrapper knows of a model's format."""
+    """A model's format, as mlx-lm's tokenizer wrapper describes it."""
 
     parser: str | None = None
     think: tuple[str, str] | None = None
@@ -165,7 +169,7 @@ def test_a_tool_call_comes_out_whole_and_leaves_no_tag(name: str, size: int) -> 
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 1000])
-def test_reasoning_answer_and_call_are_told_apart(size: int) -> None:
+def test_reasoning_answer_and_call_come_out_apart(size: int) -> None:
     text = "<think>\nHm, <b>?\n\n</think>\n\nLet me look.\n<tool_call>\n"
     text += '{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
     assert parts(events_of(text, QWEN, size)) == ("Let me look.\n", "Hm, <b>?", PARIS)
@@ -244,3 +248,35 @@ def test_a_token_that_repeats_without_end_is_noticed() -> None:
     for count in range(40):
         answer.add(0)
         assert answer.runaway == (count > 30)
+
+
+class Wrapped:
+    """The part of a tokenizer that the factory needs."""
+
+    def __init__(self, backend: Tokenizer) -> None:
+        self.backend_tokenizer = backend
+
+
+@pytest.fixture(scope="module")
+def backend(tiny_vocabulary: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    file: Path = tmp_path_factory.mktemp("detokenizer") / "tokenizer.json"
+    read_tokenizer(tiny_vocabulary).tokenizer.save(str(file))
+    return Tokenizer.from_file(str(file))
+
+
+@given(text=st.text(alphabet="ab é日😀👩🏽\u200d🇩\n", max_size=12))
+def test_any_text_comes_out_in_whole_characters(backend: Tokenizer, text: str) -> None:
+    ids = backend.encode(text, add_special_tokens=False).ids
+    detokenizer = DetokenizerFactory(Wrapped(backend))()
+    pieces = [detokenizer.add(token) for token in ids]
+    pieces.append(detokenizer.flush())
+    assert "".join(pieces) == backend.decode(ids, skip_special_tokens=False) == text
+    assert all("\ufffd" not in piece for piece in pieces)
+
+
+@given(text=st.text(alphabet="日😀", min_size=1, max_size=4))
+def test_a_character_that_never_gets_complete_is_not_shown(backend: Tokenizer, text: str) -> None:
+    ids = backend.encode(text, add_special_tokens=False).ids
+    detokenizer = DetokenizerFactory(Wrapped(backend))()
+    shown = "".join(detokenizer.add(token) for token in ids[:-1]) + detokenizer.flush()
+    assert text.startswith(shown)

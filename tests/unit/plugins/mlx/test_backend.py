@@ -34,15 +34,15 @@ def folder(tmp_path: Path) -> MakeFolder:
     """A model's folder with one small tensor."""
 
     def make(config: Any = CONFIG, **files: Any) -> Path:
-        place = tmp_path / "model"
-        place.mkdir(exist_ok=True)
+        path = tmp_path / "model"
+        path.mkdir(exist_ok=True)
         content = config if isinstance(config, str) else json.dumps(config)
-        (place / "config.json").write_text(content, encoding="utf-8")
+        (path / "config.json").write_text(content, encoding="utf-8")
         raw = json.dumps({"w": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()
-        (place / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(8))
+        (path / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(8))
         for name, file in files.items():
-            (place / f"{name}.json").write_text(json.dumps(file), encoding="utf-8")
-        return place
+            (path / f"{name}.json").write_text(json.dumps(file), encoding="utf-8")
+        return path
 
     return make
 
@@ -114,12 +114,12 @@ def test_a_folder_that_cannot_run_is_refused_with_the_reason(
 
 @pytest.mark.fault(31)
 def test_a_tokenizer_with_code_of_its_own_is_refused_unless_the_model_is_trusted(folder: MakeFolder) -> None:
-    place = folder(CONFIG, tokenizer_config={"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}})
-    refusal = backend().accepts(model(place))
+    path = folder(CONFIG, tokenizer_config={"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}})
+    refusal = backend().accepts(model(path))
     assert refusal is not None
     assert refusal.hint == 'if you trust it: [security] allow_remote_code = ["org/tiny"]'
-    assert remote_code(place) == "tokenizer_config.json: auto_map"
-    assert backend(trusted=True).accepts(model(place)) is None
+    assert remote_code(path) == "tokenizer_config.json: auto_map"
+    assert backend(trusted=True).accepts(model(path)) is None
 
 
 def test_a_gguf_file_is_refused_with_what_would_run_it(tmp_path: Path) -> None:
@@ -141,23 +141,23 @@ def test_what_would_help_with_a_foreign_format_is_a_sentence_and_no_command(form
 
 
 def test_damaged_or_missing_weights_are_refused_before_a_process_starts(folder: MakeFolder) -> None:
-    place = folder()
-    (place / "model.safetensors").write_bytes(b"\xff" * 20)
-    refusal = backend().accepts(model(place))
+    path = folder()
+    (path / "model.safetensors").write_bytes(b"\xff" * 20)
+    refusal = backend().accepts(model(path))
     assert refusal is not None
     assert refusal.code == "MDL003"
-    (place / "model.safetensors").unlink()
-    (place / "pytorch_model.bin").write_bytes(b"pickle")
-    refusal = backend().accepts(model(place))
+    (path / "model.safetensors").unlink()
+    (path / "pytorch_model.bin").write_bytes(b"pickle")
+    refusal = backend().accepts(model(path))
     assert refusal is not None
     assert "has no model*.safetensors" in refusal.reason
 
 
 def test_a_pipe_instead_of_a_configuration_is_not_waited_for(folder: MakeFolder) -> None:
-    place = folder()
-    (place / "config.json").unlink()
-    os.mkfifo(place / "config.json")
-    refusal = backend().accepts(model(place))
+    path = folder()
+    (path / "config.json").unlink()
+    os.mkfifo(path / "config.json")
+    refusal = backend().accepts(model(path))
     assert refusal is not None
     assert "not a regular file" in refusal.reason
 
@@ -191,17 +191,17 @@ def test_on_metal_nothing_is_changed(folder: MakeFolder) -> None:
 
 def test_a_changed_file_changes_the_estimate_and_an_unchanged_one_is_not_read_again(folder: MakeFolder) -> None:
     one = backend()
-    place = folder()
-    before = one.estimate(model(place), 256, 1)
+    path = folder()
+    before = one.estimate(model(path), 256, 1)
     raw = json.dumps({"w": {"dtype": "F16", "shape": [4000], "data_offsets": [0, 8000]}}).encode()
-    (place / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(8000))
-    assert one.estimate(model(place), 256, 1).weights > before.weights
+    (path / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(8000))
+    assert one.estimate(model(path), 256, 1).weights > before.weights
 
 
 def test_a_draft_model_is_charged_as_well(folder: MakeFolder) -> None:
-    place = folder()
-    alone = backend().estimate(model(place), 256, 1)
-    both = backend().estimate(model(place, draft=place), 256, 1)
+    path = folder()
+    alone = backend().estimate(model(path), 256, 1)
+    both = backend().estimate(model(path, draft=path), 256, 1)
     assert both.weights == 2 * alone.weights
     assert both.kv_per_token == 2 * alone.kv_per_token
 

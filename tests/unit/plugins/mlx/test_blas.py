@@ -1,4 +1,4 @@
-"""The child of a Linux CPU machine gets a BLAS that was tried out; other machines are left alone."""
+"""Children on Linux CPUs get a BLAS that a probe accepted; other machines need none."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def machine(tmp_path: Path) -> MlxMachine:
 
 
 def answers(**verdicts: ProbeResult) -> Callable[[BlasCandidate | None], ProbeResult]:
-    """A probe that says these things: `stock`, and by kind."""
+    """A probe with these results: `stock`, and by kind."""
 
     def probe(candidate: BlasCandidate | None) -> ProbeResult:
         return verdicts.get(candidate.kind if candidate else "stock", FAST if candidate else STOCK)
@@ -99,7 +99,7 @@ def test_the_reference_blas_has_no_threads_so_the_child_has_streams(machine: Mlx
     assert choose(replace(machine, system="darwin"), answers()).streams == 1
 
 
-def test_a_library_that_dies_in_its_probe_is_passed_over_and_remembered_as_rejected(machine: MlxMachine) -> None:
+def test_a_library_that_ends_its_probe_is_rejected_and_the_next_one_is_used(machine: MlxMachine) -> None:
     choice = choose(machine, answers(mkl=ProbeResult(None, "an illegal instruction")))
     assert choice.name == "OpenBLAS"
     assert choice.env["OPENBLAS_NUM_THREADS"] == "4"
@@ -107,7 +107,7 @@ def test_a_library_that_dies_in_its_probe_is_passed_over_and_remembered_as_rejec
     assert choice.warning == ""
 
 
-def test_with_nothing_usable_the_warning_says_why_and_which_command_helps(machine: MlxMachine) -> None:
+def test_with_nothing_usable_the_warning_has_the_reason_and_a_command(machine: MlxMachine) -> None:
     broken = ProbeResult(None, "an illegal instruction")
     choice = choose(machine, answers(mkl=broken, openblas=broken))
     assert choice.name == REFERENCE
@@ -130,7 +130,7 @@ def test_on_arm_the_system_openblas_is_used_and_advised(machine: MlxMachine) -> 
     assert choose(replace(arm, root=machine.root / "nowhere"), answers()).command == OPENBLAS_COMMAND
 
 
-def test_off_means_off_and_says_so(machine: MlxMachine) -> None:
+def test_off_uses_the_reference_with_a_warning(machine: MlxMachine) -> None:
     choice = choose(machine, answers(), wish="off")
     assert (choice.name, choice.env, choice.command) == (REFERENCE, {}, "")
     assert "blas is off" in choice.warning
@@ -188,13 +188,13 @@ def test_the_cuda_package_without_a_driver_computes_on_the_cpu(machine: MlxMachi
         (127, "", "", None, "status 127"),
     ],
 )
-def test_what_the_end_of_a_probe_means(code: int, out: str, err: str, seconds: float | None, words: str) -> None:
+def test_exit_and_output_of_a_probe_decide(code: int, out: str, err: str, seconds: float | None, words: str) -> None:
     verdict = read_result(code, out, err)
     assert verdict.seconds == seconds
     assert words in verdict.problem
 
 
-def test_a_verdict_is_remembered_until_something_about_it_changes(tmp_path: Path) -> None:
+def test_a_result_is_kept_until_something_about_the_library_changes(tmp_path: Path) -> None:
     library = touch(tmp_path / "libx.so")
     candidate = BlasCandidate("custom", library, {"LD_PRELOAD": "libx.so"})
     memory = ProbeMemory(tmp_path / "blas.json")
@@ -216,7 +216,7 @@ def test_a_verdict_is_remembered_until_something_about_it_changes(tmp_path: Path
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"k": 3}', '{"k": {"seconds": -1}}', '{"k": {"seconds": true}}'])
-def test_a_damaged_memory_is_begun_anew(content: str, tmp_path: Path) -> None:
+def test_a_damaged_file_of_results_is_replaced(content: str, tmp_path: Path) -> None:
     file = tmp_path / "blas.json"
     file.write_text(content, encoding="utf-8")
     memory = ProbeMemory(file)
@@ -262,7 +262,7 @@ def test_a_real_probe_rejects_what_cannot_be_loaded_or_started(tmp_path: Path) -
     assert "cannot be started" in ChildProbe(LINUX, ProbeMemory(None), python=str(tmp_path / "no"))(None).problem
 
 
-def test_the_doctor_hears_what_is_used_how_fast_it_is_and_what_would_help(machine: MlxMachine) -> None:
+def test_the_doctors_advice_names_the_library_its_speed_and_a_command(machine: MlxMachine) -> None:
     good = advise(machine, answers())
     assert (good.name, good.warning, good.command) == ("MKL", "", "")
     assert good.speed_up == pytest.approx(40)

@@ -55,7 +55,7 @@ async def test_a_long_text_in_pieces_has_the_vector_it_has_at_once(
 @pytest.mark.fault(40)
 @pytest.mark.parametrize("architecture", ["llama"], indirect=True)
 @pytest.mark.parametrize("inputs", [("word " * 3000,), ("word " * 30,) * 500], ids=["long", "many"])
-async def test_vectors_that_nobody_waits_for_are_not_computed(
+async def test_a_cancelled_request_for_vectors_computes_no_more(
     architecture: Path, monkeypatch: pytest.MonkeyPatch, inputs: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(ChunkClock, "size", lambda clock, slices=1.0: 16)

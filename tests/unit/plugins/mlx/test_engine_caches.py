@@ -1,4 +1,4 @@
-"""What is remembered between requests and lives: shared, shortened, quantised, saved, and never trusted blindly."""
+"""Caches between requests and processes: shared, shortened, quantised, saved, and checked before use."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def saved(tmp_path: Path) -> CacheDir:
     return {"cache_dir": tmp_path / "caches", "cache_dir_bytes": 1 << 28}
 
 
-async def lived(folder: Path, saved: CacheDir) -> tuple[int, ...]:
-    """A first life that leaves one saved cache behind; the ids of its conversation."""
+async def save_one_cache(folder: Path, saved: CacheDir) -> tuple[int, ...]:
+    """Run an engine that leaves one saved cache. Returns the ids of its conversation."""
     async with running(MlxEngine(), folder, **saved) as engine:
         context = (await collect(engine, ask(LONG))).done.context
     assert len(_files(saved)) == 1
@@ -61,7 +61,7 @@ def _empty(file: Path) -> None:
 async def test_a_damaged_saved_cache_is_ignored_with_a_warning(
     damage: Callable[[Path], None], llama: Path, saved: CacheDir, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = await lived(llama, saved)
+    expected = await save_one_cache(llama, saved)
     (file,) = _files(saved)
     damage(file)
     async with running(MlxEngine(), llama, **saved) as engine:
@@ -75,11 +75,11 @@ async def test_a_damaged_saved_cache_is_ignored_with_a_warning(
 async def test_a_saved_cache_of_another_model_is_ignored_with_a_warning(
     llama: Path, saved: CacheDir, tmp_path: Path, tiny_vocabulary: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    await lived(llama, saved)
+    await save_one_cache(llama, saved)
     (foreign,) = _files(saved)
     other = random_model(tmp_path / "other", {**ARCHITECTURES["llama"], "head_dim": 16}, tiny_vocabulary)
     own = {**saved, "cache_dir": tmp_path / "others"}
-    expected = await lived(other, own)
+    expected = await save_one_cache(other, own)
     (file,) = _files(own)
     shutil.copyfile(foreign, file)
     async with running(MlxEngine(), other, **own) as engine:
@@ -90,7 +90,7 @@ async def test_a_saved_cache_of_another_model_is_ignored_with_a_warning(
 
 
 async def test_saved_caches_are_private_and_within_their_bound(llama: Path, saved: CacheDir) -> None:
-    await lived(llama, saved)
+    await save_one_cache(llama, saved)
     (file,) = _files(saved)
     assert file.stat().st_mode & 0o077 == 0
     assert file.parent.stat().st_mode & 0o077 == 0
@@ -108,7 +108,7 @@ async def test_what_a_cancelled_request_computed_is_kept(llama: Path) -> None:
         assert (await collect(engine, ask(LONG))).done.cached_tokens > 100
 
 
-async def test_leaving_the_queue_frees_the_place_in_it(llama: Path) -> None:
+async def test_a_cancelled_request_in_the_queue_frees_its_slot(llama: Path) -> None:
     endless = ask("go", options={"num_predict": 1500, "repeat_penalty": 1.5, "logit_bias": {2: -100.0}})
     async with running(MlxEngine(), llama, parallel=1) as engine:
         busy = asyncio.create_task(collect(engine, endless))
@@ -143,7 +143,7 @@ async def test_short_prompts_that_arrive_together_are_computed_together(llama: P
 
 
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
-async def test_a_quantised_cache_takes_less_memory_and_serves_the_next_turn_and_life(
+async def test_a_quantised_cache_takes_less_memory_and_serves_the_next_turn_and_process(
     kind: str, llama: Path, saved: CacheDir
 ) -> None:
     held: dict[str, int] = {}
@@ -165,7 +165,7 @@ async def test_a_quantised_cache_takes_less_memory_and_serves_the_next_turn_and_
     assert held[kind] < (0.4 if kind == "q8_0" else 0.25) * held["auto"]
 
 
-# Attention sinks, latents, windows: what cannot be quantised is served all the same, and says so.
+# Attention sinks, latents, windows: caches that cannot be quantised stay as they are, with a note.
 @pytest.mark.parametrize("name", ["gpt_oss", "deepseek_v3", "gemma3_text", "mamba2", "qwen3_next"])
 async def test_no_architecture_fails_because_its_cache_is_to_be_quantised(
     name: str, tmp_path: Path, tiny_vocabulary: dict[str, Any]
@@ -181,7 +181,7 @@ async def test_no_architecture_fails_because_its_cache_is_to_be_quantised(
         assert bool(notes) == (name in ("gpt_oss", "deepseek_v3", "mamba2"))
 
 
-async def test_prefill_is_told_from_its_first_to_its_last_token(llama: Path) -> None:
+async def test_prefill_progress_goes_from_the_first_to_the_last_token(llama: Path) -> None:
     async with running(MlxEngine(), llama) as engine:
         prefills = (await collect(engine, ask(LONG))).prefills
     assert all(isinstance(event, Prefill) for event in prefills)

@@ -1,4 +1,4 @@
-"""Loading: the form of weights, adapters, drafts, and what is said when files are wrong."""
+"""Loading: the form of weights, adapters, drafts, MLX's limits, and the errors for files that are wrong."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -15,10 +16,12 @@ import pytest
 from mlx.nn.layers.linear import Linear
 from mlx_lm.utils import load_model as load_stored
 
-from ollmlx import ModelName, RunnerConfig
+from ollmlx import ModelName
 from ollmlx.errors import OutOfMemory, StorageError
+from ollmlx.protocol import RunnerConfig
+from ollmlx.testing import fake_model
 from ollmlx.types import InstalledModel, ModelDefaults
-from ollmlx_mlx.engine.load import LoadedModel, device_name, load_error, load_model
+from ollmlx_mlx.engine.load import LoadedModel, device_name, limit_memory, load_error, load_model
 from ollmlx_mlx.importer.gguf_import import import_gguf
 
 pytestmark = pytest.mark.mlx
@@ -199,7 +202,7 @@ def test_a_draft_needs_the_same_vocabulary(folder: Path, tmp_path: Path) -> None
 )
 @pytest.mark.fault(2)
 @pytest.mark.fault(30)
-def test_a_damaged_folder_is_a_bad_model_and_no_path_is_told(name: str, content: bytes | None, folder: Path) -> None:
+def test_a_damaged_folder_is_a_bad_model_without_a_path_in_it(name: str, content: bytes | None, folder: Path) -> None:
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)
@@ -211,18 +214,70 @@ def test_a_damaged_folder_is_a_bad_model_and_no_path_is_told(name: str, content:
 
 @pytest.mark.fault(31)
 def test_code_of_a_model_is_not_run(folder: Path, tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
-    (folder / "evil.py").write_text(f"open({str(canary)!r}, 'w')", encoding="utf-8")
+    trace = tmp_path / "trace"
+    (folder / "evil.py").write_text(f"open({str(trace)!r}, 'w')", encoding="utf-8")
     about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**about, "model_file": "evil.py"}), encoding="utf-8")
     with pytest.raises(StorageError):
         load_model(config(folder))
-    assert not canary.exists()
+    assert not trace.exists()
 
 
 @pytest.mark.fault(8)
 @pytest.mark.parametrize("said", ["[malloc] Unable to allocate 4 bytes", "CUDA error: out of memory"])
-def test_missing_memory_is_told_from_a_bad_model(said: str) -> None:
+def test_missing_memory_is_not_a_bad_model(said: str) -> None:
     assert isinstance(load_error(RuntimeError(said), Path("/m/x")), OutOfMemory)
     assert isinstance(load_error(MemoryError(), Path("/m/x")), OutOfMemory)
     assert isinstance(load_error(KeyError("x"), Path("/m/x")), StorageError)
+
+
+GIB = 1024**3
+
+
+class Core:
+    """The part of `mlx.core` that sets limits, on a machine with or without Metal."""
+
+    def __init__(self, *, metal: bool) -> None:
+        self.metal = SimpleNamespace(is_available=lambda: metal)
+        self.limits: dict[str, int] = {}
+
+    def device_info(self) -> dict[str, Any]:
+        return {"max_recommended_working_set_size": 12 * GIB}
+
+    def set_memory_limit(self, size: int) -> None:
+        self.limits["memory"] = size
+
+    def set_cache_limit(self, size: int) -> None:
+        self.limits["cache"] = size
+
+    def set_wired_limit(self, size: int) -> None:
+        self.limits["wired"] = size
+
+
+def limits(*, metal: bool, size: int = 4 * GIB, **fields: Any) -> dict[str, int]:
+    core = Core(metal=metal)
+    model = fake_model("parrot").model_copy(update={"size": size, "path": Path("/nonexistent")})
+    limit_memory(RunnerConfig(runner="r", token="t", model=model, context_length=1, **fields), core)
+    return core.limits
+
+
+def test_memory_and_cache_are_limited_on_every_device() -> None:
+    assert limits(metal=False, memory_limit=8 * GIB, cache_limit=0) == {"memory": 8 * GIB, "cache": 0}
+    assert limits(metal=False) == {}
+
+
+@pytest.mark.parametrize(
+    ("wired", "size", "budget", "expected"),
+    [
+        ("off", 4 * GIB, 8 * GIB, None),
+        ("model", 4 * GIB, 8 * GIB, 4 * GIB),
+        ("model", 20 * GIB, None, 12 * GIB),
+        ("max", 4 * GIB, 8 * GIB, 8 * GIB),
+        ("max", 4 * GIB, 64 * GIB, 12 * GIB),
+    ],
+)
+def test_wired_memory_is_on_request_and_within_budget_and_metals_advice(
+    wired: str, size: int, budget: int | None, expected: int | None
+) -> None:
+    assert limits(metal=True, size=size, wired=wired, memory_limit=budget).get("wired") == expected
+    assert "wired" not in limits(metal=False, size=size, wired=wired, memory_limit=budget)

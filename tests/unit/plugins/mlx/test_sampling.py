@@ -88,8 +88,8 @@ def test_numbers_of_a_seed_are_its_own_and_repeat() -> None:
 def penalised(options: Options, past: list[int], logits: list[float]) -> list[float]:
     rules = PenaltyRules.of(options, context=32, vocabulary=len(logits))
     *before, newest = past
-    told = listed(Penalizer([rules], [before])(mx.array([logits]), mx.array([newest])))
-    return [round(float(value), 4) for value in told[0]]
+    found = listed(Penalizer([rules], [before])(mx.array([logits]), mx.array([newest])))
+    return [round(float(value), 4) for value in found[0]]
 
 
 @pytest.mark.parametrize(
@@ -111,5 +111,5 @@ def test_penalties_count_prompt_and_answer_within_their_window(options: Options,
 
 def test_penalties_of_one_row_leave_the_others_alone() -> None:
     rules = [PenaltyRules(), PenaltyRules(repeat=2.0), PenaltyRules(bias=((0, 1.0),))]
-    told = listed(Penalizer(rules, [[], [1], []])(mx.full((3, 3), 4.0), mx.array([2, 2, 2])))
-    assert told == [[4, 4, 4], [4, 2, 2], [5, 4, 4]]
+    found = listed(Penalizer(rules, [[], [1], []])(mx.full((3, 3), 4.0), mx.array([2, 2, 2])))
+    assert found == [[4, 4, 4], [4, 2, 2], [5, 4, 4]]

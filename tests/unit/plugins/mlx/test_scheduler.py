@@ -1,4 +1,4 @@
-"""Requests that arrive and leave at any moment: each one ends, with the tokens it has alone."""
+"""Every request gets the tokens it gets alone, however requests come and go; slices take about equally long."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class SteadyClock(ChunkClock):
 
 
 class Session:
-    """A scheduler with a prefix cache of its own, and the requests that were given to it."""
+    """A scheduler with a prefix cache of its own, and its requests."""
 
     def __init__(self, instance: Instance, width: int = 3) -> None:
         self._instance = instance
@@ -113,7 +113,7 @@ _steps = some.one_of(
 @pytest.mark.parametrize("architecture", ["llama", "mamba2", "gemma3"], indirect=True, scope="module")
 @settings(max_examples=25, deadline=None)
 @given(steps=some.lists(_steps, max_size=14))
-def test_whatever_comes_and_goes_every_request_ends_with_the_tokens_it_has_alone(
+def test_every_request_ends_with_the_tokens_it_has_alone_however_others_come_and_go(
     steps: list[tuple[str, int]], instance: Instance, alone: dict[str, Sequence[int]]
 ) -> None:
     session = Session(instance)
@@ -148,7 +148,7 @@ def test_a_sibling_may_arrive_at_any_point_of_the_prompt_it_shares(
 
 
 @pytest.mark.parametrize("architecture", ["llama"], indirect=True, scope="module")
-def test_a_sequence_that_cannot_join_the_batch_is_told_so(instance: Instance, alone: dict[str, Sequence[int]]) -> None:
+def test_a_sequence_that_cannot_join_the_batch_fails(instance: Instance, alone: dict[str, Sequence[int]]) -> None:
     session = Session(instance)
     short, long = PROMPTS[4], PROMPTS[0]
     session.submit(short)
@@ -157,3 +157,25 @@ def test_a_sequence_that_cannot_join_the_batch_is_told_so(instance: Instance, al
         session.finish()
     assert isinstance(session.asked[1][2][-1], OutOfMemory)
     assert done(session.asked[0][2]).context == alone[short]
+
+
+@pytest.mark.parametrize("speed", [30, 150, 1000, 6000, 100_000])
+def test_the_size_settles_where_a_chunk_takes_about_the_slice(speed: int) -> None:
+    clock = ChunkClock(start=64, seconds=0.25)
+    for _ in range(60):
+        size = clock.size()
+        clock.learn(size, size / speed)
+    assert clock.size() <= max(16, speed * 0.25 * 1.01)
+    assert clock.size() >= min(2048, speed * 0.25 * 0.6) or clock.size() == 16
+
+
+def test_a_fast_first_chunk_does_not_overshoot_the_slice() -> None:
+    clock = ChunkClock(start=64, seconds=0.25)
+    clock.learn(64, 0.0001)
+    assert clock.size() <= 64 * 4
+
+
+def test_a_tiny_chunk_changes_the_measured_speed_little() -> None:
+    clock = ChunkClock(start=512, seconds=0.25)
+    clock.learn(1, 0.2)
+    assert clock.size() >= 384

@@ -1,4 +1,4 @@
-"""Who is missing in a group, and which rank is to blame: pure."""
+"""Silent ranks are named, and the rank that ended first is found. Pure."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ def exited(rank: int, code: int) -> str:
     return f"\033[33m[WARN] Node with rank {rank} exited with code {code} \033[0m"
 
 
-def signs(roll: RankLiveness, now: float, *ranks: int) -> None:
+def write_lines(liveness: RankLiveness, now: float, *ranks: int) -> None:
     for rank in ranks:
-        assert roll.note_line(f"ollmlx rank {rank} is alive", now)
+        assert liveness.note_line(f"ollmlx rank {rank} is alive", now)
 
 
-def test_a_rank_that_is_silent_for_too_long_is_missed_by_name() -> None:
-    roll = RankLiveness(HOSTS, 30, now=0)
+def test_a_rank_that_is_silent_for_too_long_is_named() -> None:
+    liveness = RankLiveness(HOSTS, 30, now=0)
     for second in range(1, 61):
-        signs(roll, second, 0, 2)
+        write_lines(liveness, second, 0, 2)
         if second == 20:
-            signs(roll, second, 1)
-        assert (roll.missing(second) is None) == (second <= 50)
-    assert roll.missing(61) == "rank 1 on node2 has been silent for 30 s"
+            write_lines(liveness, second, 1)
+        assert (liveness.missing(second) is None) == (second <= 50)
+    assert liveness.missing(61) == "rank 1 on node2 has been silent for 30 s"
 
 
-def test_a_rank_that_was_never_heard_did_not_start() -> None:
-    roll = RankLiveness(HOSTS, 5, now=0)
+def test_a_rank_that_never_wrote_a_line_did_not_start() -> None:
+    liveness = RankLiveness(HOSTS, 5, now=0)
     for second in range(1, 7):
-        signs(roll, second, 0, 1)
-        missing = roll.missing(second)
+        write_lines(liveness, second, 0, 1)
+        missing = liveness.missing(second)
     assert missing == "rank 2 on node3 did not start within 5 s"
 
 
-def test_the_launchers_own_sleep_is_nobodys_silence() -> None:
-    roll = RankLiveness(HOSTS, 30, now=0)
-    signs(roll, 1, 0, 1, 2)
-    assert roll.missing(1) is None
-    assert roll.missing(5000) is None
-    signs(roll, 5001, 0, 1, 2)
-    assert roll.missing(5001) is None
+def test_a_gap_in_the_launchers_own_polling_does_not_count_as_silence() -> None:
+    liveness = RankLiveness(HOSTS, 30, now=0)
+    write_lines(liveness, 1, 0, 1, 2)
+    assert liveness.missing(1) is None
+    assert liveness.missing(5000) is None
+    write_lines(liveness, 5001, 0, 1, 2)
+    assert liveness.missing(5001) is None
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_the_launchers_own_sleep_is_nobodys_silence() -> None:
         ("", False),
     ],
 )
-def test_signs_of_life_are_told_from_what_ranks_print(line: str, sign: bool) -> None:
+def test_lines_of_liveness_are_separated_from_other_output(line: str, sign: bool) -> None:
     assert RankLiveness(HOSTS, 30, now=0).note_line(line, 1) is sign
 
 
@@ -70,7 +70,12 @@ def test_signs_of_life_are_told_from_what_ranks_print(line: str, sign: bool) -> 
     [
         ([exited(1, -9), exited(0, 70), exited(2, 70)], {0, 1, 2}, 70, "rank 1 on node2 was lost (exit status -9)"),
         ([exited(0, 70), exited(2, 70), exited(1, -9)], {0, 1, 2}, 70, "rank 1 on node2 was lost (exit status -9)"),
-        ([exited(1, 255)], {0}, 70, "rank 1 on node2 could not be started with ssh; `ollmlx doctor --online` says why"),
+        (
+            [exited(1, 255)],
+            {0},
+            70,
+            "rank 1 on node2 could not be started with ssh; `ollmlx doctor --online` shows why",
+        ),
         ([exited(1, 255)], {0, 1}, 70, "rank 1 on node2 was lost (exit status 255)"),
         ([exited(2, 127)], {0}, ExitCode.USAGE, "rank 2 on node3 found no ollmlx at the path it has here"),
         (
@@ -89,22 +94,22 @@ def test_signs_of_life_are_told_from_what_ranks_print(line: str, sign: bool) -> 
         (["rank 0: no memory", exited(0, 70)], {0}, 70, "rank 0 on localhost: no memory"),
     ],
 )
-def test_the_rank_that_went_first_is_named_with_what_would_help(
+def test_the_rank_that_ended_first_is_named_with_a_next_step(
     lines: list[str], seen: set[int], code: int, words: str
 ) -> None:
-    losses = RankFailures(HOSTS)
+    failures = RankFailures(HOSTS)
     for line in lines:
-        assert losses.note_line(line) is line.startswith("\033")
-    verdict = losses.verdict(seen)
+        assert failures.note_line(line) is line.startswith("\033")
+    verdict = failures.verdict(seen)
     assert verdict is not None
     assert verdict[0] == code
     assert words in verdict[1]
 
 
-def test_a_group_that_ended_by_itself_lost_nobody() -> None:
-    losses = RankFailures(HOSTS)
-    assert losses.note_line("\033[33m[WARN] Node with rank 1 was killed \033[0m")
-    assert losses.verdict({0}) is None
+def test_a_group_that_ended_by_itself_has_no_failed_rank() -> None:
+    failures = RankFailures(HOSTS)
+    assert failures.note_line("\033[33m[WARN] Node with rank 1 was killed \033[0m")
+    assert failures.verdict({0}) is None
 
 
 def test_waiting_for_input_to_be_taken_does_not_keep_a_core_busy() -> None:

@@ -1,4 +1,4 @@
-"""LoRA adapters through the engine: one that says something changes the text, one that is zero changes nothing."""
+"""Adapters change the text, draft models only its speed."""
 
 from __future__ import annotations
 
@@ -60,3 +60,35 @@ async def test_only_an_adapter_that_says_something_changes_the_text(
         await engine.close()
     assert said["zero"] == said["none"]
     assert all(loud != plain for loud, plain in zip(said["loud"], said["none"], strict=True))
+
+
+GREEDY: dict[str, Any] = {"num_predict": 30}
+SEEDED: dict[str, Any] = {"num_predict": 30, "temperature": 0.9, "seed": 5}
+
+
+def with_draft(folder: Path, draft: Path | None) -> RunnerConfig:
+    config = config_for(folder)
+    model = config.model.model_copy(update={"defaults": ModelDefaults(draft=draft)})
+    return config.model_copy(update={"model": model})
+
+
+# Two that can take tokens back, and one that cannot.
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "mamba2"], indirect=True)
+@pytest.mark.parametrize("options", [GREEDY, SEEDED])
+async def test_the_text_is_the_same_with_a_draft_model(architecture: Path, options: dict[str, Any]) -> None:
+    texts, steps = [], []
+    for draft in (None, architecture):
+        engine = MlxEngine()
+        await engine.load(with_draft(architecture, draft))
+        request = ask("one two three", options=options)
+        before = engine.status().progress
+        alone = await collect(engine, request)
+        steps.append(engine.status().progress - before)
+        again = await collect(engine, request)
+        pair = await together(engine, [request, ask("other", options=options)])
+        texts.append([one.done.context for one in (alone, again, *pair)])
+        await engine.close()
+    assert texts[0] == texts[1]
+    if architecture.name != "mamba2" and options is GREEDY:
+        # Here the draft is the model itself: every guess is right.
+        assert steps[1] < steps[0] / 2

@@ -1,19 +1,30 @@
-"""Models suited to the CPU: the same answers from layers in halves."""
+"""Linux CPUs: the same numbers and answers from tiles, halves and two streams, and without the folder `linux_cpu`."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import mlx.core as mx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 from mlx.nn.layers.base import Module
 from mlx.nn.layers.containers import Sequential
 from mlx.nn.layers.embedding import Embedding
 from mlx.nn.layers.linear import Linear
 from mlx.nn.layers.quantized import QuantizedLinear
 from mlx_lm.models import gemma, llama, qwen3
+from tests.unit.plugins.mlx.architectures import ARCHITECTURES, random_model
 
-from ollmlx_mlx.linux_cpu import layers
+import ollmlx_mlx
+from ollmlx_mlx.linux_cpu import layers, products
 from ollmlx_mlx.linux_cpu.layers import DividedFeedForward, divide_layers, divided_feed_forward
 from ollmlx_mlx.linux_cpu.layers import attention as divided_attention
 from ollmlx_mlx.linux_cpu.products import (
@@ -21,9 +32,70 @@ from ollmlx_mlx.linux_cpu.products import (
     DividedLinear,
     DividedQuantizedEmbedding,
     DividedQuantizedLinear,
+    divided,
+    product,
 )
 
-pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("two_streams")]
+pytestmark = pytest.mark.mlx
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=some.lists(some.integers(1, 5), max_size=2),
+    features=some.integers(1, 16),
+    outputs=some.sampled_from([1, 511, 3072, 3073, 3600]),
+)
+def test_tiles_give_the_product_that_the_whole_gives(shape: list[int], features: int, outputs: int) -> None:
+    inputs = mx.random.normal((*shape, features))
+    weight = mx.random.normal((outputs, features))
+    found = product(inputs, weight)
+    assert found.shape == (*shape, outputs)
+    assert mx.allclose(found, inputs @ weight.T, rtol=1e-4, atol=1e-4).item()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=some.sampled_from([(), (1,), (3,), (2, 5), (64,), (2, 33)]),
+    outputs=some.sampled_from([1, 2, 3, 1023, 1024, 1700, 3072, 5000]),
+)
+@pytest.mark.usefixtures("two_streams")
+def test_halves_give_the_product_that_the_whole_gives(shape: tuple[int, ...], outputs: int) -> None:
+    inputs = mx.random.normal((*shape, 24))
+    weight = mx.random.normal((outputs, 24))
+    found = divided(inputs, weight)
+    assert found.shape == (*shape, outputs)
+    assert mx.allclose(found, inputs @ weight.T, rtol=1e-4, atol=1e-4).item()
+
+
+WEIGHTS = 512 * 512
+
+
+@pytest.mark.usefixtures("two_streams")
+def test_a_thread_without_a_second_stream_computes_everything_on_its_own() -> None:
+    found: list[bool] = []
+    thread = Thread(target=lambda: found.append(products.divides(10**12)))
+    thread.start()
+    thread.join()
+    assert found == [False]
+    assert products.divides(10**12)
+
+
+@pytest.mark.usefixtures("second_stream")
+def test_the_two_halves_are_computed_on_two_streams() -> None:
+    used: list[str] = []
+
+    def half() -> mx.array:
+        used.append(str(mx.default_stream(mx.Device(mx.DeviceType.cpu))))
+        return mx.ones(2)
+
+    assert [part.tolist() for part in products.side_by_side(half, half)] == [[1, 1], [1, 1]]
+    assert len(set(used)) == 2
+
+
+@pytest.mark.usefixtures("second_stream")
+def test_what_is_quickly_done_is_not_divided() -> None:
+    assert not products.divides(products.effort(1, WEIGHTS))
+    assert products.divides(products.effort(512, WEIGHTS))
 
 
 def close(one: mx.array, other: mx.array) -> bool:
@@ -42,6 +114,7 @@ class Layers(Module):
         self.packed = QuantizedLinear(32, 64, group_size=32)
 
 
+@pytest.mark.usefixtures("two_streams")
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("rows", [(1,), (2, 3)])
 @pytest.mark.parametrize("outputs", [64, 99])
@@ -56,6 +129,7 @@ def test_quantised_layers_in_halves_compute_as_before(bits: int, rows: tuple[int
     assert all(map(close, before, after))
 
 
+@pytest.mark.usefixtures("two_streams")
 def test_half_precision_layers_are_left_alone_and_all_others_compute_as_before() -> None:
     model = Layers()
     inputs = mx.random.normal((2, 3, 32))
@@ -67,6 +141,7 @@ def test_half_precision_layers_are_left_alone_and_all_others_compute_as_before()
     assert model.embed_tokens(mx.array([1, 2])).shape == (2, 32)
 
 
+@pytest.mark.usefixtures("two_streams")
 @pytest.mark.parametrize("rows", [(1, 1), (2, 1), (1, 7), (3, 70)])
 @pytest.mark.parametrize("hidden", [512, 513])
 def test_a_feed_forward_block_in_halves_computes_as_before(rows: tuple[int, int], hidden: int) -> None:
@@ -87,11 +162,13 @@ def of_half_floats() -> Module:
     return block
 
 
+@pytest.mark.usefixtures("two_streams")
 @pytest.mark.parametrize("make", [with_bias, of_half_floats, lambda: gemma.MLP(512, 512), lambda: qwen3.MLP(64, 64)])
 def test_other_blocks_are_left_alone(make: Any) -> None:
     assert divided_feed_forward(make()) is None
 
 
+@pytest.mark.usefixtures("two_streams")
 @pytest.mark.parametrize(("batch", "queries", "keys"), [(1, 2, 2), (1, 5, 9), (3, 33, 33), (2, 4, 20)])
 @pytest.mark.parametrize("mask", ["none", "causal", "window", "rows"])
 def test_attention_in_halves_is_what_the_whole_is(batch: int, queries: int, keys: int, mask: str) -> None:
@@ -108,6 +185,7 @@ def test_attention_in_halves_is_what_the_whole_is(batch: int, queries: int, keys
     assert close(divided_attention(q, k, v, scale=0.25, mask=given), whole)
 
 
+@pytest.mark.usefixtures("two_streams")
 def test_a_suited_model_gives_the_logits_it_gave(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", layers._whole)  # undone afterwards
     model = llama.Model(llama.ModelArgs("llama", 512, 2, 1024, 8, 1e-5, 4000, num_key_value_heads=2))
@@ -118,3 +196,48 @@ def test_a_suited_model_gives_the_logits_it_gave(monkeypatch: pytest.MonkeyPatch
     assert isinstance(model.layers[1].mlp, DividedFeedForward)
     assert mx.fast.scaled_dot_product_attention is divided_attention
     assert close(model(tokens), before)
+
+
+PROGRAM = """
+import asyncio, json, sys
+from pathlib import Path
+import ollmlx_mlx
+from ollmlx.plugin.loader import load_plugins
+from ollmlx.settings import Settings
+from ollmlx.testing.requests import ask, collect, running
+from ollmlx_mlx.engine.engine import MlxEngine
+
+async def main():
+    backend = load_plugins(Settings()).registry.backends.get("mlx")
+    blas, advice = backend.blas(), backend.blas_advice()
+    async with running(MlxEngine(), Path(sys.argv[1])) as engine:
+        text = (await collect(engine, ask("one two three"))).done.context
+    loaded = [name for name in sys.modules if name.startswith("ollmlx_mlx.linux_cpu")]
+    print(json.dumps([ollmlx_mlx.__file__, blas.env, advice.speed_up, text, loaded]))
+
+asyncio.run(main())
+"""
+
+
+def run(folder: Path, *more: Path) -> Any:
+    path = os.pathsep.join(map(str, more))
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(folder)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_daemon_and_engine_work_without_the_folder(tmp_path: Path, tiny_vocabulary: dict[str, Any]) -> None:
+    model = random_model(tmp_path / "llama", ARCHITECTURES["llama"], tiny_vocabulary)
+    whole = Path(ollmlx_mlx.__file__).parent
+    copy = tmp_path / "plugins" / "ollmlx_mlx"
+    shutil.copytree(whole, copy, ignore=shutil.ignore_patterns("linux_cpu", "__pycache__"))
+    file, env, speed_up, text, loaded = run(model, copy.parent)
+    assert (Path(file).parent, env, speed_up, loaded) == (copy, {}, None, [])
+    assert text == run(model)[3]
