@@ -1,4 +1,4 @@
-"""The backend for clusters: what it charges this machine, what it refuses, its command, and the arguments of mlx.launch."""
+"""The backend for clusters: its charges, refusals and command, and the arguments of mlx.launch."""
 
 from __future__ import annotations
 
