@@ -1,7 +1,8 @@
-"""Runner Protocol v1: what the daemon and a runner say to each other. See docs/runner-protocol.md.
+"""Runner Protocol v1, between the daemon and a runner. See docs/runner-protocol.md.
 
-HTTP with JSON over a unix socket that the daemon bound and handed down (file descriptor in `--fd`). The first line on
-the runner's standard input is its `RunnerConfig`; standard input then stays open, and its end means "parent gone".
+The protocol is HTTP with JSON over a unix socket. The daemon binds the socket and passes it to the runner, which finds
+the file descriptor in `--fd`. The first line on the runner's standard input is its `RunnerConfig`. Standard input then
+stays open; when it ends, the daemon is gone and the runner exits.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ PROTOCOL_VERSION = 1
 
 
 class ExitCode:
-    """Why a runner ended, for the daemon: what retrying can help."""
+    """Exit codes of a runner. They tell the daemon whether a retry can succeed."""
 
     ASKED = 0
     USAGE = 64  # bad arguments or configuration: no retry
@@ -29,13 +30,13 @@ class ExitCode:
 
 
 class RunnerConfig(Frozen):
-    """All a runner needs to know; it reads no environment and no settings of its own accord.
+    """The configuration of a runner, which reads no environment variables and no settings.
 
-    `context_length` in tokens; `parallel` is the batch width (0: the engine chooses); memory figures in bytes, None is
-    no limit; `wired` is what Metal keeps from being paged out: nothing, the model, or all it recommends.
-    `prompt_cache_bytes` bounds the prefix cache in memory; `cache_dir` (private to the user) is where it survives, in
-    at most `cache_dir_bytes` for all models together.
-    `engine_options` belong to the backend that launched it.
+    `context_length` is in tokens. `parallel`: the batch width, 0 for the engine's choice. Memory is in bytes; None is
+    no limit. `wired`: the memory that Metal never pages out (nothing, the model, or all that Metal recommends).
+    `prompt_cache_bytes` limits the prefix cache in memory. `cache_dir`: the private folder in which prefix caches are
+    saved, with at most `cache_dir_bytes` for all models together. `engine_options`: the values of
+    `RunnerCommand.engine_options`.
     """
 
     protocol: int = PROTOCOL_VERSION
@@ -57,10 +58,10 @@ class RunnerConfig(Frozen):
 
 
 class Progress(Frozen):
-    """Answer of `GET /v1/status`. Never waits for the compute thread.
+    """The response of `GET /v1/status`. It never waits for the compute thread.
 
-    `progress` grows with each token, vector, prefill chunk or load step: standing still with `active` > 0 means hung.
-    `state`: `loading`, `ready`, `failed`. Memory in bytes as the engine's own allocator sees it.
+    `progress` grows with each token, vector, prefill chunk or load step. A runner with `active` > 0 whose `progress`
+    does not grow hangs. Memory is in bytes, as the allocator of the engine counts it.
     """
 
     protocol: int = PROTOCOL_VERSION
@@ -86,7 +87,7 @@ class Progress(Frozen):
 
 
 class TokenizeRequest(Frozen):
-    """`POST /v1/tokenize`: plain text, or a conversation through the chat template when `messages` is given."""
+    """The body of `POST /v1/tokenize`: plain text, or a conversation for the chat template (`messages`)."""
 
     text: str | None = None
     messages: tuple[Message, ...] = ()
@@ -95,19 +96,19 @@ class TokenizeRequest(Frozen):
 
 
 class Tokens(Frozen):
-    """Token ids: answer of tokenize, body of `POST /v1/detokenize`."""
+    """Token ids: the response of `POST /v1/tokenize` and the body of `POST /v1/detokenize`."""
 
     tokens: tuple[int, ...]
 
 
 class Detokenized(Frozen):
-    """Answer of `POST /v1/detokenize`."""
+    """The response of `POST /v1/detokenize`."""
 
     text: str
 
 
 class Problem(Frozen):
-    """Body of every answer that is not 200: `kind` is a kind of `ollmlx.errors`."""
+    """The body of every response that is not 200. `kind`: a kind of `ollmlx.errors`."""
 
     kind: str
     message: str
@@ -118,10 +119,10 @@ EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 
 def encode_event(event: Event) -> bytes:
-    """One NDJSON line."""
+    """Encode an event as one NDJSON line."""
     return event.__pydantic_serializer__.to_json(event, exclude_defaults=False) + b"\n"
 
 
 def decode_event(line: bytes) -> Event:
-    """The event of one NDJSON line. Raises pydantic.ValidationError."""
+    """Decode one NDJSON line. Raises pydantic.ValidationError."""
     return EVENT.validate_json(line)

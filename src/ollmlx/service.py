@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ollmlx.errors import Conflict, NotFound, Unsupported
-from ollmlx.formats.tensors import read_tensors
+from ollmlx.formats.safetensors import read_tensors
 from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.launch.planner import LaunchPlanner
 from ollmlx.launch.spec import LaunchSpec

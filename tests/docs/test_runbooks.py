@@ -14,7 +14,7 @@ import pytest
 from ollmlx.cli.main import VERBS, verb_parser
 from ollmlx.doctor.checks import OWN
 from ollmlx.doctor.runbooks import HEADINGS, folder, index, page, pages, title, troubleshooting
-from ollmlx.errors.codes import CODES, RETIRED
+from ollmlx.errors.findings import CODES, RETIRED
 from ollmlx.settings import Settings
 
 ROOT = Path(__file__).parents[2]

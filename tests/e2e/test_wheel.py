@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ollmlx.errors.codes import CODES
+from ollmlx.errors.findings import CODES
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]

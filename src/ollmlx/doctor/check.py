@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollmlx.doctor.context import CheckContext
-from ollmlx.errors.codes import CODES
-from ollmlx.errors.findings import Finding, Severity
+from ollmlx.errors.findings import CODES, Finding, Severity
 
 COMMAND = re.compile(r"(ollmlx|pip|brew|export|sudo|python\S*|hf) ")
 """The beginning of a hint that is a command."""

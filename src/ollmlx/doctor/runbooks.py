@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ollmlx.errors import InvalidRequest
-from ollmlx.errors.codes import RETIRED
+from ollmlx.errors.findings import RETIRED
 
 HEAD = re.compile(r"^Severity: (\w+) · Since: \S+ · Owner: (\S+)$", re.MULTILINE)
 HEADINGS = ("Seen as", "What it means", "Why it happens", "How to fix it", "How to check", "Not this")

@@ -1,6 +1,6 @@
-"""What can go wrong: exceptions a person can act on, finding codes, findings, and what must never be shown.
+"""Exceptions with an explanation, findings and their codes, and the masking of secrets.
 
-Imports nothing else of ollmlx; everything may import it.
+It imports nothing else of ollmlx; everything may import it.
 """
 
 from __future__ import annotations

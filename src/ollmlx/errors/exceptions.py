@@ -1,8 +1,8 @@
-"""What can go wrong, as exceptions a person can act on.
+"""Exceptions with an explanation.
 
-`OllmlxError` means "this can be answered": it carries a sentence, the next step, and, where one exists, a diagnostic
-code with a runbook. Anything else that is raised is a bug and keeps its traceback. Which HTTP status a kind becomes is
-decided in `ollmlx.web.kit.errors` alone.
+An `OllmlxError` becomes an answer to the client: it carries a sentence, perhaps the next step, and perhaps a finding
+code with a runbook. Any other exception is a bug and keeps its traceback. `ollmlx.web.kit.errors` maps each kind to an
+HTTP status.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import ClassVar
 class OllmlxError(Exception):
     """A failure with an explanation.
 
-    message: one sentence for the user. hint: the next step, often a command. code: a runbook in `diagnostics/`.
-    retry_after: seconds after which trying again can help, when known; `math.inf` where it never will.
+    message: one sentence for the user. hint: the next step, often a command. code: a finding code.
+    retry_after: seconds after which a retry can succeed, if known; `math.inf` if none ever will.
     """
 
     kind: ClassVar[str] = "internal"
@@ -30,13 +30,13 @@ class OllmlxError(Exception):
 
 
 class InvalidRequest(OllmlxError):
-    """The request is malformed or asks for something impossible; repeating it cannot help."""
+    """The request is malformed or asks for something impossible. A retry cannot succeed."""
 
     kind = "invalid"
 
 
 class Unsupported(InvalidRequest):
-    """The model, or its backend, cannot do what is asked (`"x" does not support tools`)."""
+    """The model or its backend lacks a capability (`"x" does not support tools`)."""
 
     kind = "unsupported"
 
@@ -48,19 +48,19 @@ class ContextExceeded(InvalidRequest):
 
 
 class Unauthorized(OllmlxError):
-    """No API key, or a wrong one."""
+    """The API key is missing or wrong."""
 
     kind = "unauthorized"
 
 
 class Forbidden(OllmlxError):
-    """The request is understood and refused (origin, host, read-only storage, remote code)."""
+    """The request is valid and not permitted (origin, host, read-only storage, remote code)."""
 
     kind = "forbidden"
 
 
 class NotFound(OllmlxError):
-    """There is no such model, blob or runner."""
+    """The model, blob or runner does not exist."""
 
     kind = "not_found"
 
@@ -90,19 +90,19 @@ class BodyTimeout(OllmlxError):
 
 
 class Busy(OllmlxError):
-    """The queue is full or the daemon is draining; trying again later can help."""
+    """The queue is full, or the daemon is draining. A later retry can succeed."""
 
     kind = "busy"
 
 
 class Cancelled(OllmlxError):
-    """The client left before its turn."""
+    """The client disconnected before its request was served."""
 
     kind = "cancelled"
 
 
 class Timeout(OllmlxError):
-    """A deadline passed: load, first token, or the whole request."""
+    """A time limit passed: of the load, of the first token, or of the whole request."""
 
     kind = "timeout"
 
@@ -114,19 +114,19 @@ class OutOfMemory(OllmlxError):
 
 
 class RunnerFailed(OllmlxError):
-    """A runner could not start, died or broke the protocol. The message has the cause and its last words."""
+    """A runner could not start, exited, or broke the protocol. The message has the cause and the last output."""
 
     kind = "runner_failed"
 
 
 class RunnerUnavailable(RunnerFailed):
-    """The runner failed too often: the circuit is open and no spawn is tried until `retry_after`."""
+    """The runner failed too often. None is started before `retry_after`."""
 
     kind = "runner_unavailable"
 
 
 class StorageError(OllmlxError):
-    """A store could not read or write what it must (disk full, read-only, damaged files)."""
+    """A store could not read or write its files (disk full, read-only, damaged files)."""
 
     kind = "storage"
 
@@ -138,13 +138,13 @@ class UpstreamError(OllmlxError):
 
 
 class ConfigError(OllmlxError):
-    """The settings are not usable; the message lists every fault with its source."""
+    """The settings cannot be used. The message lists every fault with its source."""
 
     kind = "config"
 
 
 class PluginError(OllmlxError):
-    """A plugin broke its contract; the message names it."""
+    """A plugin broke its contract. The message names the plugin."""
 
     kind = "plugin"
 
@@ -160,5 +160,5 @@ KINDS: dict[str, type[OllmlxError]] = {cls.kind: cls for cls in _subclasses(Ollm
 
 
 def from_kind(kind: str, message: str, *, code: str | None = None) -> OllmlxError:
-    """The exception for an error that crossed the Runner Protocol; an unknown kind is a runner failure."""
+    """The exception for an error from the Runner Protocol. An unknown kind becomes RunnerFailed."""
     return KINDS.get(kind, RunnerFailed)(message, code=code)

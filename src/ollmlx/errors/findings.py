@@ -1,15 +1,21 @@
-"""What a check reports: data, with copyable commands, under a stable code."""
+"""Findings: the reports of checks, with commands that fix the problem, and every finding code.
+
+A code is never reused. Each has a page in `diagnostics/`.
+"""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Severity(StrEnum):
-    """Only `error` fails the doctor. Two are notes, whose title is shown without a code: `ok`, of what is there and
-    well, and `skipped`, of what could not be looked at.
+    """The severity of a finding. Only `error` makes the doctor fail.
+
+    Two are notes, whose title is shown without a code: `ok` for something that works, and `skipped` for something that
+    could not be examined.
     """
 
     ERROR = "error"
@@ -20,11 +26,11 @@ class Severity(StrEnum):
 
 
 class Finding(BaseModel):
-    """One thing a check found.
+    """One problem that a check found.
 
-    `title`: one line that states the problem, never the fix. `evidence`: what was seen, a line each.
-    `commands`: what to type to fix it, in order. `instead`: another way out, for who does not want the first.
-    `subject`: the model, plugin, file or runner it is about.
+    `title`: one line that states the problem, never the fix. `evidence`: observations, a line each. `commands`: the
+    commands that fix the problem, in order. `instead`: commands of another solution. `subject`: the model, plugin, file
+    or runner.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,3 +42,104 @@ class Finding(BaseModel):
     commands: tuple[str, ...] = ()
     instead: tuple[str, ...] = ()
     subject: str = ""
+
+
+CODES: Final[dict[str, tuple[str, str]]] = {
+    "CFG001": ("the settings file cannot be read", "error"),
+    "CFG002": ("the settings file is not TOML", "error"),
+    "CFG003": ("a setting is unknown", "error"),
+    "CFG004": ("the value of a setting cannot be used", "error"),
+    "CFG005": ("a variable overrides the settings file", "info"),
+    "CFG008": ("a plugin does not accept its settings", "error"),
+    "CFG009": ("the settings name a model that is not installed", "warning"),
+    "CFG012": ("a setting of an earlier version is gone", "warning"),
+    "DOC001": ("a check of the doctor crashed", "error"),
+    "DOC002": ("a check of the doctor took too long", "warning"),
+    "DOC003": ("a self-test was not finished", "warning"),
+    "ENV001": ("MLX cannot be used on this machine", "error"),
+    "ENV002": ("MLX on this CPU is slower than it could be", "warning"),
+    "ENV003": ("little memory is left for models", "warning"),
+    "ENV004": ("the limit on open files is low", "warning"),
+    "ENV005": ("MLX has no build for this Python or this macOS", "error"),
+    "ENV007": ("MLX does not use the best device of this machine", "warning"),
+    "ENV008": ("the NVIDIA driver is missing or too old", "error"),
+    "ENV009": ("the machine is swapping", "warning"),
+    "ENV011": ("the parts of MLX have different versions", "error"),
+    "ENV012": ("the clock of this machine is wrong", "warning"),
+    "ENV014": ("macOS gives the GPU less memory than models may use", "warning"),
+    "MDL001": ("a model name is malformed", "error"),
+    "MDL002": ("the model is not installed", "error"),
+    "MDL003": ("a model's files are damaged or incomplete", "error"),
+    "MDL004": ("the installed mlx-lm does not know this architecture", "error"),
+    "MDL005": ("no backend can run this model", "error"),
+    "MDL006": ("a model file could not be imported", "error"),
+    "MDL007": ("an adapter or draft model does not fit its model", "error"),
+    "MDL010": ("a model has no chat template", "info"),
+    "NET001": ("the daemon cannot listen at its address", "error"),
+    "NET002": ("another daemon uses the state folder", "error"),
+    "NET003": ("the daemon is not running", "info"),
+    "NET004": ("another program answers at the daemon's address", "error"),
+    "NET005": ("the hub cannot be reached", "error"),
+    "NET006": ("the hub requires permission for this model", "error"),
+    "NET007": ("a proxy receives requests for this machine", "warning"),
+    "NET008": ("the daemon refuses new requests", "error"),
+    "NET009": ("the daemon runs as another user", "warning"),
+    "PLG001": ("a plugin could not be loaded", "error"),
+    "PLG003": ("two plugins use the same name", "error"),
+    "PLG004": ("a plugin is written for another version", "error"),
+    "PLG005": ("a plugin breaks a rule of its hooks", "error"),
+    "PLG006": ("a plugin that is needed is missing or off", "error"),
+    "PLG008": ("a plugin fails while it is used", "error"),
+    "RUN001": ("a runner could not be started", "error"),
+    "RUN002": ("a runner exited unexpectedly", "error"),
+    "RUN003": ("a loaded model cannot generate a token", "error"),
+    "RUN004": ("a runner makes no progress", "error"),
+    "RUN005": ("a model does not fit into memory", "error"),
+    "RUN006": ("a model failed too often", "error"),
+    "RUN007": ("a runner was left behind by an earlier daemon", "warning"),
+    "RUN008": ("a runner uses another protocol version", "error"),
+    "RUN010": ("a model fails its self-test", "error"),
+    "RUN017": ("a model uses more memory than was reserved for it", "warning"),
+    "SEC001": ("other machines can reach the daemon without an API key", "error"),
+    "SEC002": ("the Host header of a request is not allowed", "error"),
+    "SEC003": ("the origin of a web page is not allowed", "error"),
+    "SEC004": ("the API key is missing or wrong", "error"),
+    "SEC005": ("a model wants to run its own code", "error"),
+    "SEC006": ("any web page may call the daemon", "warning"),
+    "SEC007": ("other users of this machine can read secrets", "warning"),
+    "SEC008": ("an API key is short", "warning"),
+    "STO001": ("the models folder does not exist yet", "info"),
+    "STO002": ("the models folder cannot be used", "error"),
+    "STO003": ("the disk is full or nearly full", "error"),
+    "STO004": ("a file could not be read or written", "error"),
+    "STO006": ("an interrupted pull left files behind", "info"),
+    "STO007": ("a model's folder does not have the name of its model", "warning"),
+    "STO008": ("two models need the same folder", "error"),
+    "STO009": ("the state folder cannot be used", "error"),
+    "STO010": ("the running daemon uses another models folder", "warning"),
+    "STO012": ("pip could not download the package", "error"),
+    "STO013": ("a downloaded file is not the expected one", "error"),
+}
+"""Code -> (title, severity: error, warning or info)."""
+
+RETIRED: Final[dict[str, str]] = {
+    "CFG006": "CFG004",
+    "CFG007": "CFG003",
+    "CFG010": "CFG004",
+    "CFG011": "CFG004",
+    "ENV006": "ENV005",
+    "ENV010": "ENV003",
+    "ENV013": "ENV005",
+    "MDL008": "MDL003",
+    "MDL009": "MDL003",
+    "PLG002": "PLG005",
+    "PLG007": "PLG006",
+    "RUN011": "RUN010",
+    "RUN012": "RUN010",
+    "RUN013": "RUN010",
+    "RUN014": "RUN010",
+    "RUN015": "RUN010",
+    "RUN016": "RUN010",
+    "STO005": "STO003",
+}
+"""Old code -> the code that replaced it. A retired code is never reported and never used again."""

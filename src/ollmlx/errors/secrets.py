@@ -1,4 +1,4 @@
-"""What must never be shown: values of secret settings, and of anything whose key says so. Pure."""
+"""Masking of secrets: values of secret keys, and tokens inside of texts. Pure."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _IN_TEXT = (
 
 
 def is_secret_key(name: str) -> bool:
-    """Whether a setting, variable or JSON key of this name holds a secret."""
+    """True if a setting, variable or JSON key of this name holds a secret."""
     return bool(_KEY.search(name)) and not _HARMLESS.search(name)
 
 
 def mask_value(value: Any) -> Any:
-    """The same shape with its content hidden; an empty value stays, so that "not set" can be seen."""
+    """Return the same structure with every value masked. Empty values stay, which shows that they are not set."""
     if isinstance(value, Mapping):
         return {key: mask_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -34,7 +34,7 @@ def mask_value(value: Any) -> Any:
 
 
 def mask_tree(value: Any) -> Any:
-    """A copy of JSON-like data with everything under a secret key hidden, and tokens inside texts too."""
+    """Return a copy of JSON-like data with the values of secret keys, and tokens inside of texts, masked."""
     if isinstance(value, Mapping):
         return {key: mask_value(item) if is_secret_key(str(key)) else mask_tree(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -43,7 +43,7 @@ def mask_tree(value: Any) -> Any:
 
 
 def mask_text(text: str) -> str:
-    """Free text without the tokens it carries (`Bearer …`, `hf_…`, `token=…`, a password in a URL)."""
+    """Mask the tokens in a text (`Bearer …`, `hf_…`, `token=…`, a password in a URL)."""
     for pattern in _IN_TEXT:
         text = pattern.sub(lambda match: f"{match.group(1)}{MASK}", text)
     return text

@@ -1,7 +1,7 @@
-"""The header of a GGUF file: metadata and where each tensor lies. Bounded, pure Python; reads no weights.
+"""The header of a GGUF file: metadata and the place of each tensor. Bounded, pure Python; reads no weights.
 
 The format is the ggml project's specification, versions 2 and 3, little-endian. Every length that the file states is
-checked against a cap and against the file's size before it is believed.
+checked against a cap and against the size of the file before it is used.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class GgufTensor:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What a GGUF file says of itself."""
+    """The header of a GGUF file. `size`: the size of the file in bytes."""
 
     version: int
     metadata: dict[str, Any]
@@ -77,18 +77,18 @@ class GgufHeader:
         return str(self.metadata.get("general.architecture", ""))
 
     def own(self, key: str, default: Any = None) -> Any:
-        """The value of `<architecture>.<key>`."""
+        """The value of `<architecture>.<key>` in the metadata."""
         return self.metadata.get(f"{self.architecture}.{key}", default)
 
 
 def read_gguf_header(path: Path, *, longest: int = MAX_ITEMS) -> GgufHeader:
-    """Read the header of a GGUF file. Raises StorageError with the file's name and what is wrong with it.
+    """Read the header of a GGUF file. Raises StorageError with the name of the file and the problem.
 
-    Arrays with more than `longest` items are passed over and become None: vocabularies take a second to read.
+    Arrays with more than `longest` items are skipped and become None, because a vocabulary takes a second to read.
     """
     try:
         found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would block
             raise _Bad("it is not a regular file")
         if found.st_size < SMALLEST:
             raise _Bad("it is too short")
@@ -101,11 +101,11 @@ def read_gguf_header(path: Path, *, longest: int = MAX_ITEMS) -> GgufHeader:
 
 
 class _Bad(ValueError):
-    """What is wrong with the file."""
+    """The problem of the file."""
 
 
 class _Reader:
-    """A cursor over the mapped file; every read is checked against the cap and the end."""
+    """A cursor over the mapped file. Every read is checked against the cap and the end of the file."""
 
     def __init__(self, data: mmap.mmap, size: int, longest: int) -> None:
         self.data = data

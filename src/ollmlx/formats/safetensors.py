@@ -1,4 +1,4 @@
-"""Headers of safetensors files: names, types and shapes of tensors, without reading a weight. Bounded."""
+"""Headers of safetensors files, and the list of tensors of a model in either format. Bounded; reads no weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ollmlx.errors import StorageError
+from ollmlx.formats.gguf import read_gguf_header
+from ollmlx.types import InstalledModel
 
 MAX_HEADER = 100 << 20
 MAX_DIMENSIONS = 8
@@ -18,7 +20,7 @@ MAX_DIMENSIONS = 8
 
 @dataclass(frozen=True)
 class SafetensorsTensor:
-    """One tensor: element type as the file says it (`BF16`, `U32`), shape, bytes."""
+    """One tensor: element type as written in the file (`BF16`, `U32`), shape, size in bytes."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -30,11 +32,11 @@ class SafetensorsTensor:
 
 
 def read_safetensors_header(path: Path) -> dict[str, SafetensorsTensor]:
-    """The tensors of a file by name. Raises StorageError naming what is wrong: truncated, overlapping, not JSON."""
+    """Return the tensors of a file by name. Raises StorageError with the reason: truncated, overlapping, not JSON."""
     shown = f"{path.parent.name}/{path.name}"
     try:
         found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would block
             raise _damaged(shown, "it is not a regular file")
         size = found.st_size
         with path.open("rb") as file:
@@ -50,6 +52,19 @@ def read_safetensors_header(path: Path) -> dict[str, SafetensorsTensor]:
         raise _damaged(shown, "its header is not an object")
     raw.pop("__metadata__", None)
     return _tensors(shown, raw, size - 8 - length)
+
+
+def read_tensors(model: InstalledModel) -> list[dict[str, Any]]:
+    """Return `name`, `type` and `shape` of each tensor of a GGUF or safetensors model. Raises StorageError."""
+    if model.format == "gguf":
+        found = read_gguf_header(model.path).tensors
+        return [{"name": tensor.name, "type": tensor.kind, "shape": list(tensor.shape)} for tensor in found]
+    files = sorted(model.path.glob("*.safetensors"))
+    return [
+        {"name": name, "type": tensor.dtype, "shape": list(tensor.shape)}
+        for file in files
+        for name, tensor in read_safetensors_header(file).items()
+    ]
 
 
 def _tensors(shown: str, raw: dict[str, Any], data: int) -> dict[str, SafetensorsTensor]:

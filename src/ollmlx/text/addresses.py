@@ -1,4 +1,4 @@
-"""The daemon's address, written as OLLAMA_HOST is: `host`, `host:port`, `:port`, `[::1]:port`, `https://host/path`."""
+"""The address of the daemon, in the notation of OLLAMA_HOST: `host`, `host:port`, `:port`, `[::1]:port`, `https://host/path`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a daemon listens or is called. `path` is a prefix without its last slash, for a daemon behind a proxy."""
+    """An address to listen on or to call. `path`: the prefix of a daemon behind a proxy, without the last slash."""
 
     host: str
     port: int
@@ -26,13 +26,13 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read an address; what is left out is 127.0.0.1 and 11434. Raises ConfigError with the reason."""
+        """Parse an address. The defaults are 127.0.0.1 and 11434. Raises ConfigError with the reason."""
         rest = text.strip().strip("\"'")
         scheme, separator, tail = rest.partition("://")
         port = DEFAULT_PORT
         if separator:
             if scheme.lower() not in _SCHEME_PORTS:
-                raise _invalid(text, "only http and https are spoken")
+                raise _invalid(text, "the scheme must be http or https")
             port, rest = _SCHEME_PORTS[scheme.lower()], tail
         location, _, path = rest.partition("/")
         host, port = _split(location, text, port)
@@ -41,12 +41,12 @@ class Address:
 
     @property
     def dialled(self) -> str:
-        """The host a client connects to: a wildcard address means this machine."""
+        """The host that a client connects to. A wildcard address means this machine."""
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - replaced, not bound
 
     @property
     def is_local(self) -> bool:
-        """Whether a daemon at this address runs on this machine, as far as the name alone can tell."""
+        """True if the host is this machine by its name alone, without a look-up."""
         host = self.dialled
         if host.rstrip(".").lower() == "localhost":
             return True

@@ -1,4 +1,4 @@
-"""Durations as Go and Ollama write them, and sizes in bytes: read from text, written back."""
+"""Durations in the notation of Go and Ollama, and sizes in bytes: parsing and formatting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
 def parse_duration(value: float | str) -> float:
-    """Seconds from a number of seconds or a Go duration (`5m`, `1h30m`, `-1m`, `300`). Negative means for ever.
+    """Return the seconds of a number or of a Go duration (`5m`, `1h30m`, `-1m`, `300`). Negative means no limit.
 
     Raises ValueError for anything else.
     """
@@ -35,7 +35,7 @@ def _parse_text(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest Go spelling of a duration; `-1` for ever."""
+    """Return the shortest Go notation of a duration, and `-1` for one without limit."""
     if math.isinf(seconds):
         return "-1"
     if seconds != int(seconds):
@@ -46,7 +46,7 @@ def format_duration(seconds: float) -> str:
 
 
 def write_size(size: int) -> int | str:
-    """A size as a person would write it: `4GiB`, `100MiB`; the bytes where that is not exact."""
+    """Return a size as `4GiB` or `100MiB` where that is exact, else the number of bytes."""
     for unit, factor in (("GiB", 1024**3), ("MiB", 1024**2)):
         if size and size % factor == 0:
             return f"{size // factor}{unit}"
@@ -54,7 +54,7 @@ def write_size(size: int) -> int | str:
 
 
 def parse_size(value: int | str) -> int:
-    """Bytes from an integer or text such as `8GiB`, `500 MB`, `12g`. `GB` is 10^9, `GiB` and `g` are 2^30.
+    """Return the bytes of an integer or of text such as `8GiB`, `500 MB`, `12g`. `GB` is 10^9, `GiB` and `g` are 2^30.
 
     Raises ValueError for anything else.
     """
@@ -71,7 +71,7 @@ def parse_size(value: int | str) -> int:
 
 
 def format_size(size: float) -> str:
-    """A size for people: `270 MB`, `2.0 GB` (decimal, as Ollama prints)."""
+    """Return a size for people, decimal as in Ollama: `270 MB`, `2.0 GB`."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
         if abs(size) >= factor:
             shown = size / factor
@@ -80,7 +80,7 @@ def format_size(size: float) -> str:
 
 
 def format_count(number: int) -> str:
-    """`134.52M`, `3.2B`, `70B`: as Ollama prints parameter counts."""
+    """Return a number of parameters in Ollama's notation: `134.52M`, `3.2B`, `70B`."""
     if number >= 1_000_000_000:
         billions = number / 1e9
         return f"{billions:.0f}B" if billions == int(billions) else f"{billions:.1f}B"

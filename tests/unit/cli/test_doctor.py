@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ollmlx.cli.main import main
-from ollmlx.errors.codes import CODES
+from ollmlx.errors.findings import CODES
 
 BROKEN = "[server\n"
 

@@ -6,7 +6,7 @@ import json
 import struct
 from pathlib import Path
 
-from ollmlx.formats.tensors import read_tensors
+from ollmlx.formats.safetensors import read_tensors
 from ollmlx.testing.routes import installed
 
 

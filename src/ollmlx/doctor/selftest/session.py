@@ -12,8 +12,7 @@ from ollmlx.doctor.report import CheckResult, Report
 from ollmlx.doctor.selftest.subject import RequestFailed, Subject
 from ollmlx.doctor.selftest.trials import TRIALS, Trial, TrialState
 from ollmlx.errors import Unsupported
-from ollmlx.errors.codes import CODES
-from ollmlx.errors.findings import Finding, Severity
+from ollmlx.errors.findings import CODES, Finding, Severity
 
 PATIENCE = 110.0
 """Seconds for the whole self-test; trials that have not ended by then are reported as not done."""
