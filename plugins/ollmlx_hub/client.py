@@ -95,7 +95,7 @@ class HubClient:
         return RepositoryListing(repo, info.sha or "", license if isinstance(license, str) else "", files)
 
     def file_url(self, listing: RepositoryListing, file: RemoteFile) -> str:
-        """Return the address of a file. The hub is asked first if the file may be read and is the one it listed."""
+        """Return the address of a file. Raises an error if the hub refuses it or serves another file."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
         url = hf_hub_url(listing.repo, file.path, revision=listing.commit, endpoint=self.access.endpoint)
@@ -125,7 +125,7 @@ class HubClient:
 
     @contextmanager
     def _explained(self, repo: str, revision: str) -> Iterator[None]:
-        """Raise an OllmlxError that says what to do in place of each error of the library."""
+        """Turn each error of the library into an OllmlxError with a hint."""
         import httpx
         from huggingface_hub import errors
 
@@ -145,7 +145,7 @@ class HubClient:
             ) from error
 
     def _refusal(self, error: HfHubHTTPError, repo: str, revision: str) -> OllmlxError:
-        """Return the error for a response that is no success."""
+        """Return the error for an unsuccessful response."""
         from huggingface_hub import errors
 
         endpoint, status = self.access.endpoint, error.response.status_code

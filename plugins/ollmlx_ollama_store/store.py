@@ -17,7 +17,7 @@ from ollmlx_ollama_store.layout import OllamaLayout
 
 
 class OllamaStore:
-    """Models in `<models>/manifests` and `<models>/blobs`, in Ollama's own format. Ollama may use them meanwhile."""
+    """Models in `<models>/manifests` and `<models>/blobs`, in Ollama's format. Ollama may use them at the same time."""
 
     name = "ollama"
     keeps = ("gguf",)

@@ -187,7 +187,7 @@ class Download:
 
 
 class DownloadInterrupted(Exception):
-    """A download ended early in a way that another request may mend."""
+    """A download ended early, and another request may complete it."""
 
 
 def origin(url: str) -> tuple[str, str, int | None]:

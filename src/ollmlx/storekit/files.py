@@ -1,4 +1,4 @@
-"""Files of models: read within bounds, hashed, linked and written whole. What the system refuses is a StorageError."""
+"""Files of models: read within bounds, hashed, linked and written whole. Errors of the system become StorageErrors."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Manifest = TypeVar("Manifest")
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What the files of a model say of it; nothing is loaded for it. The fields are those of InstalledModel."""
+    """A model as its files describe it, without loading it. The fields are those of InstalledModel."""
 
     format: str
     details: ModelDetails
@@ -42,7 +42,7 @@ class ModelReading(Generic[Manifest]):
 
 
 class ModelIndex(ABC, Generic[Key, Manifest]):
-    """Reads installed models and remembers them. `Key` says where a model is: a folder, a manifest.
+    """Reads installed models and remembers them. `Key` locates a model: it is a folder or a manifest file.
 
     The methods read files: call them in a thread. They may be called by several threads at once, and write nothing.
     """

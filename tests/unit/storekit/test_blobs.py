@@ -1,4 +1,4 @@
-"""Uploaded files: stored under their digest or not at all."""
+"""Uploads are stored under their digest, or not at all, and removed later."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ async def test_a_blob_is_stored_once_and_found_by_its_digest(tmp_path: Path) -> 
     assert (tmp_path / "blobs").stat().st_mode & 0o077 == 0
 
 
-async def test_a_body_that_is_not_what_its_digest_says_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_body_with_another_digest_leaves_nothing(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
     with pytest.raises(InvalidRequest, match="digest mismatch"):
         await blobs.write(DIGEST, body(b"other"))
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+async def test_an_interrupted_upload_leaves_nothing(tmp_path: Path) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield b"wei"
         raise ConnectionResetError
@@ -59,7 +59,7 @@ def test_an_unknown_blob_is_not_found(tmp_path: Path) -> None:
         Blobs(tmp_path).path(DIGEST)
 
 
-async def test_an_upload_goes_an_hour_after_its_last_use(tmp_path: Path) -> None:
+async def test_an_upload_is_removed_an_hour_after_its_last_use(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
     await blobs.write(DIGEST, body(CONTENT))
     file = blobs.path(DIGEST)

@@ -1,4 +1,4 @@
-"""Folders of the MLX store: which are models, what is read from them, and what is said of damaged ones."""
+"""Folders of the MLX store: which are models, what is read from them, and the errors of damaged ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_hidden_folders_and_stray_files_are_no_models(store: MlxStore, put
 
 
 async def test_the_time_of_a_manifest_is_in_the_zone_of_python(store: MlxStore, tiny: Path) -> None:
-    """A zone object of pydantic that exists when Python ends has crashed it: the daemon's exit status was 139."""
+    """Zone objects of pydantic could crash Python at its end: the daemon's exit status was 139."""
     manifest = {"name": "tiny", "created": "2026-01-02T05:04:05+02:00"}
     (tiny / "ollmlx.json").write_text(json.dumps(manifest), encoding="utf-8")
     model = await found(store, "tiny")

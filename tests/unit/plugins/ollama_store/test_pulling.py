@@ -242,7 +242,7 @@ async def test_a_token_that_the_registry_refuses_is_an_error(guarded: RegistrySe
     await refused(store, guarded, Unauthorized, "to visitors")
 
 
-async def test_a_redirect_to_plain_files_is_refused(registry: RegistryServer, store: OllamaStore) -> None:
+async def test_a_redirect_to_a_local_file_is_refused(registry: RegistryServer, store: OllamaStore) -> None:
     registry.faults.elsewhere = "file:///etc/passwd"
     await refused(store, registry, UpstreamError, "refused a redirect")
 
