@@ -64,7 +64,7 @@ class RegistryModel:
 
 
 class OllamaSource:
-    """Fetches models from registries. A name without a host is fetched from `registry`; if that is empty, it is not fetched."""
+    """Fetches models from registries. `registry` is used for names without a host; if empty, those are not fetched."""
 
     name = "ollama"
     store = "ollama"
