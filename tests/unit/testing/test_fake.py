@@ -34,6 +34,13 @@ def test_control_words_are_taken_out_of_the_prompt_and_laid_over_the_script() ->
     assert directed(Script(), "nofake:say=x") == (Script(), "nofake:say=x")
 
 
+@pytest.mark.parametrize("word", ["wrong_answers", "lie"])
+def test_wrong_answers_have_a_name_of_api_1_too(word: str) -> None:
+    script, _ = directed(Script(), f"fake:{word}=cache hello")
+    assert script.wrong_answers == "cache"
+    assert Script.model_validate(script.model_dump(exclude_unset=True)) == script
+
+
 @pytest.mark.parametrize("word", ["fake:sya=x", "fake:rate=fast", "fake:tokens=-1"])
 def test_a_mistyped_control_word_is_an_error(word: str) -> None:
     with pytest.raises(InvalidRequest, match="control word"):
