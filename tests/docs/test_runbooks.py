@@ -1,4 +1,4 @@
-"""A code, its page, whoever emits it, the test that provokes it: held together, for ollmlx's codes and its plugins'."""
+"""Each code has a page, an emitter and a test, and each of these has a code; for ollmlx and its plugins."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def test_a_retired_code_is_never_used_again_and_explains_its_successor(old: str,
 
 
 @pytest.mark.parametrize("code", sorted(CODES))
-def test_a_page_says_what_the_code_says(code: str) -> None:
+def test_a_page_has_the_title_and_severity_of_its_code(code: str) -> None:
     assert title(PAGES[code]) == CODES[code][0]
     assert f"Severity: {CODES[code][1]}" in PAGES[code]
 
 
 @pytest.mark.parametrize("code", sorted(EVERY_PAGE))
-def test_a_page_is_well_made(code: str) -> None:
+def test_a_page_has_the_fixed_headings(code: str) -> None:
     text = EVERY_PAGE[code]
     assert text.startswith(f"# {code}: ")
     assert re.search(r"^Severity: (error|warning|info) · Since: \d+\.\d+ · Owner: \S+$", text, re.MULTILINE)
@@ -92,7 +92,7 @@ def test_a_page_refers_to_codes_that_exist(code: str) -> None:
 
 
 def mentions(tree: ast.AST) -> Iterator[str]:
-    """Codes in a place where they can be meant for somebody: not in a decorator, a comparison or a list of others'."""
+    """Yield the codes that are emitted: not those in a decorator, a comparison or a table."""
     for child in ast.iter_child_nodes(tree):
         if isinstance(child, ast.Compare):
             continue
@@ -124,7 +124,7 @@ def test_every_code_that_a_check_declares_is_known() -> None:
 
 
 def marked(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
-    """Every code in a decorator `@pytest.mark.finding(...)`, with the decorator."""
+    """Yield every code of a decorator `@pytest.mark.finding(...)`, with the decorator."""
     for node in ast.walk(tree):
         for decorator in getattr(node, "decorator_list", ()):
             if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.finding":

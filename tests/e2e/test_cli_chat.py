@@ -1,4 +1,4 @@
-"""The chat loop, on a terminal of its own, against a real daemon with fake models."""
+"""The chat loop on a pseudo-terminal, with a real daemon and fake models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECONDS = 120.0
 
 
 class Terminal:
-    """A program on a pseudo-terminal: what it shows, and keys for it."""
+    """A program on a pseudo-terminal."""
 
     def __init__(self, argv: list[str], env: dict[str, str], cwd: str) -> None:
         self.pid, self._fd = pty.fork()
@@ -43,7 +43,7 @@ class Terminal:
         self.keys(text + "\r")
 
     def until(self, pattern: str) -> str:
-        """Read until a pattern is shown; everything up to its end, which is then forgotten.
+        """Read until a pattern is shown; return everything up to its end, and discard it.
 
         A control key is for the prompt: sent before the prompt is there, the terminal itself takes it.
         """
@@ -56,7 +56,7 @@ class Terminal:
         return shown
 
     def code(self) -> int:
-        """Wait for the end; the exit code."""
+        """Wait until the program exits and return the exit code."""
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             ended, status = os.waitpid(self.pid, os.WNOHANG)
@@ -157,7 +157,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(chat: tuple[Terminal, Daemo
     assert terminal.code() == 0
 
 
-def test_what_is_typed_ahead_waits_for_the_prompt_and_does_not_stand_in_the_answer(
+def test_text_that_is_typed_during_an_answer_is_not_shown_in_it(
     chat: tuple[Terminal, Daemon],
 ) -> None:
     terminal, _ = chat

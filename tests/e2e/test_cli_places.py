@@ -1,4 +1,4 @@
-"""The installed command where people put things: a project with spaces in its path, a models folder of their own.
+"""The installed command in a project with spaces in its path, with its own models folder.
 
 The project is a copy of the source with a virtual environment of its own, `a project/.venv`; its command starts the
 daemon, which finds everything through paths with spaces: Python, plugins, runners, the BLAS, models, state.
@@ -42,7 +42,7 @@ class Place:
     models: Path
     environment: dict[str, str]
     first: subprocess.CompletedProcess[str] | None = None
-    """The command that started the daemon: an answer."""
+    """The command that started the daemon, with its answer."""
 
     def __call__(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -67,7 +67,7 @@ class Place:
 
 
 def install(project: Path) -> Path:
-    """An environment in a project, as `make run` makes it; third-party packages come from the present one."""
+    """Create an environment in a project, as `make run` does; third-party packages come from the present one."""
     shutil.copytree(ROOT / "src", project / "src")
     shutil.copytree(ROOT / "plugins", project / "plugins")
     environment = project / ".venv"
@@ -85,7 +85,7 @@ def install(project: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Place]:
-    """Nothing is configured but Ollama's variables; the daemon that the first command starts is stopped at the end."""
+    """Only Ollama's variables are set; the daemon that the first command starts is stopped at the end."""
     folder = tmp_path_factory.mktemp("some place")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The command line as people start it: no daemon yet, folders of their own, either spelling of a name."""
+"""The command line without a running daemon."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture
 def home(tmp_path: Path, free_port: int) -> Iterator[Daemon]:
-    """The settings of a daemon that nobody has started, in a folder with a space. One that gets started is stopped."""
+    """The settings of a daemon that is not running, in a folder with a space. The daemon of a test is stopped."""
     settings = {"server": {"host": f"127.0.0.1:{free_port}"}}
     unstarted = Daemon(tmp_path / "my models", settings=settings, fakes={"parrot": {}})
     yield unstarted

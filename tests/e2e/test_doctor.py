@@ -1,4 +1,4 @@
-"""The doctor as a person runs it."""
+"""`ollmlx doctor` with a real daemon."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.unit.doctor.test_checks_storage import put, truncated
 pytestmark = pytest.mark.e2e
 
 
-def test_a_healthy_daemon_gives_nothing_above_info(daemon: Any) -> None:
+def test_a_healthy_daemon_gives_no_findings(daemon: Any) -> None:
     started = daemon()
-    told = json.loads(started.cli("doctor", "server", "--json").stdout)
-    assert told["findings"] == []
+    reported = json.loads(started.cli("doctor", "server", "--json").stdout)
+    assert reported["findings"] == []
     wrong = started.cli("doctor", "nothing")
     assert wrong.returncode == 2
     assert "groups: config, machine" in wrong.stderr
@@ -29,9 +29,7 @@ def silent_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_with_everything_broken_it_names_all_of_it_although_two_things_never_answer(
-    daemon: Any, silent_port: int
-) -> None:
+def test_every_problem_is_named_although_a_plugin_and_a_port_never_answer(daemon: Any, silent_port: int) -> None:
     started = daemon()
     started.stop()
     hanging = started.folder / "hanging.py"
@@ -51,9 +49,9 @@ def test_with_everything_broken_it_names_all_of_it_although_two_things_never_ans
     }
     # --deep gives the checks ten minutes: on a busy machine four seconds may not be enough for all of them
     done = started.cli("doctor", "--deep", "--json", "--config", str(started.config))
-    told = json.loads(done.stdout)
+    reported = json.loads(done.stdout)
     assert done.returncode == 1
-    found = [(one["code"], one["subject"]) for one in told["findings"]]
+    found = [(one["code"], one["subject"]) for one in reported["findings"]]
     assert found[:2] == [("CFG003", f"{started.config}, line 2"), ("CFG004", f"{started.config}, line 4")]
     assert ("CFG004", "OLLAMA_KEEP_ALIVE") in found
     assert ("PLG001", "hanging") in found

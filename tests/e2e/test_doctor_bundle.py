@@ -1,4 +1,4 @@
-"""`ollmlx doctor --bundle`: what a person who helps needs, and nothing that nobody else should read."""
+"""`ollmlx doctor --bundle`: it has what is needed to help, without secrets and prompts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ PROMPT = "the-prompt-nobody-else-should-read"
 SYSTEM = "the-system-prompt-of-an-assistant"
 
 
-def test_it_holds_findings_settings_and_logs_and_neither_secrets_nor_prompts(daemon: Callable[..., Daemon]) -> None:
+def test_the_bundle_has_findings_settings_and_logs_and_neither_secrets_nor_prompts(
+    daemon: Callable[..., Daemon],
+) -> None:
     server = daemon(
         settings={
             "security": {"api_keys": [KEY]},

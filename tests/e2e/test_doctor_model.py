@@ -1,4 +1,4 @@
-"""`ollmlx doctor --model`: a model that keeps its promises is clean, and each broken promise is found by its code."""
+"""`ollmlx doctor --model`: a correct model has no findings, and each kind of wrong answer is found."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ ROOM = {
 
 
 @pytest.fixture(scope="module")
-def liars(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A daemon with one model for each lie, and one that says the truth."""
+def wrong_models(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A daemon with one model for each kind of wrong answer, and a correct one."""
     models = {name: {"parallel": 2, **script} for name, script in {"parrot": {}, **WRONG}.items()}
-    server = Daemon(tmp_path_factory.mktemp("liars"), fakes=models, settings=ROOM).start()
+    server = Daemon(tmp_path_factory.mktemp("wrong_models"), fakes=models, settings=ROOM).start()
     yield server
     assert server.stop() == 0
 
@@ -52,8 +52,8 @@ async def tried(server: Daemon, name: str, **options: Any) -> list[Finding]:
     return [finding for result in report.results for finding in result.findings]
 
 
-def test_a_model_that_keeps_its_promises_is_clean_and_is_told_so_step_by_step(liars: Daemon) -> None:
-    done = liars.cli("doctor", "--model", "parrot", "--json")
+def test_a_correct_model_has_no_findings_and_each_trial_is_shown(wrong_models: Daemon) -> None:
+    done = wrong_models.cli("doctor", "--model", "parrot", "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["findings"] == []
     assert all(f"✓ {trial.guarantee}" in done.stderr for trial in trials.TRIALS)
@@ -61,7 +61,7 @@ def test_a_model_that_keeps_its_promises_is_clean_and_is_told_so_step_by_step(li
 
 @pytest.mark.finding("RUN010", "RUN017")
 @pytest.mark.parametrize(
-    ("lie", "code", "evidence"),
+    ("model", "code", "evidence"),
     [
         ("cache", "RUN010", "tokens came from the cache"),
         ("batch", "RUN010", "2 requests at once"),
@@ -73,28 +73,28 @@ def test_a_model_that_keeps_its_promises_is_clean_and_is_told_so_step_by_step(li
         ("fat", "RUN017", "context: 512"),
     ],
 )
-async def test_a_broken_promise_is_a_finding_of_its_own(
-    liars: Daemon, monkeypatch: pytest.MonkeyPatch, lie: str, code: str, evidence: str
+async def test_each_kind_of_wrong_answer_is_a_finding(
+    wrong_models: Daemon, monkeypatch: pytest.MonkeyPatch, model: str, code: str, evidence: str
 ) -> None:
     monkeypatch.setattr(trials, "SLOT_SECONDS", 1.0)
-    findings = await tried(liars, lie)
+    findings = await tried(wrong_models, model)
     found = next(one for one in findings if one.code == code and evidence in one.evidence[0])
     assert found.commands
-    assert found.subject == lie
+    assert found.subject == model
 
 
 @pytest.mark.finding("DOC003")
-async def test_what_was_not_tried_in_time_is_named(liars: Daemon) -> None:
-    findings = await tried(liars, "parrot", patience=0.0)
+async def test_trials_that_were_not_done_in_time_are_named(wrong_models: Daemon) -> None:
+    findings = await tried(wrong_models, "parrot", patience=0.0)
     assert [one.code for one in findings] == ["DOC003"]
     assert findings[0].evidence[0].startswith("not tested: a repeated request")
 
 
-def test_a_broken_promise_makes_the_command_fail_and_a_missing_model_names_the_next_step(liars: Daemon) -> None:
-    done = liars.cli("doctor", "--model", "stop")
+def test_a_wrong_answer_fails_the_command_and_a_missing_model_names_the_next_step(wrong_models: Daemon) -> None:
+    done = wrong_models.cli("doctor", "--model", "stop")
     assert done.returncode == 1
     assert "RUN010" in done.stdout
-    missing = liars.cli("doctor", "--model", "nobody")
+    missing = wrong_models.cli("doctor", "--model", "nobody")
     assert missing.returncode == 1
     assert "ollmlx pull nobody" in missing.stderr
 
@@ -102,7 +102,7 @@ def test_a_broken_promise_makes_the_command_fail_and_a_missing_model_names_the_n
 @pytest.mark.model
 @pytest.mark.mlx
 @pytest.mark.slow
-async def test_the_real_model_keeps_every_promise_and_its_daemon_is_healthy(
+async def test_the_real_model_passes_its_self_test_and_its_daemon_is_healthy(
     tmp_path: Path, smollm2_models: Path
 ) -> None:
     server = Daemon(tmp_path / "daemon", settings={"storage": {"models": str(smollm2_models)}}).start()

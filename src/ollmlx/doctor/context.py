@@ -48,7 +48,7 @@ class CheckContext:
     """The machine, the settings and the daemon, as checks see them. Public to the checks of plugins.
 
     `faults`: why the settings cannot be used; `loaded` and `settings` then hold the values that have no fault.
-    `file`: the settings file that was read or should have been. `asked`: the file that `--config` named.
+    `file`: the settings file that was read or should have been. `config`: the file that `--config` named.
     `load`: waits for the plugins. `deep`: checks may read whole models. `online`: checks may use the network.
     """
 
@@ -56,7 +56,7 @@ class CheckContext:
     loaded: LoadedSettings | None = None
     faults: tuple[Fault, ...] = ()
     file: Path | None = None
-    asked: Path | None = None
+    config: Path | None = None
     environ: Mapping[str, str] = field(default_factory=dict)
     machine: Machine = field(default_factory=lambda: Machine("linux"))
     processes: Processes = field(default_factory=Processes)
@@ -137,7 +137,7 @@ def build_context(
         loaded=loaded,
         faults=faults,
         file=next(iter(loaded.files), None),
-        asked=config,
+        config=config,
         environ=environ,
         machine=Machine.here(),
         daemon=DaemonClient(Address.parse(settings.server.host), _key(settings, environ)),

@@ -108,7 +108,7 @@ async def _run(check: Check, context: CheckContext) -> Sequence[Finding]:
     undeclared = sorted({finding.code for finding in findings} - set(check.codes))
     if undeclared:
         raise ValueError(f"it reported codes that it did not declare: {', '.join(undeclared)}")
-    return [finding.model_copy(update=_localized(finding, context.asked)) for finding in findings]
+    return [finding.model_copy(update=_localized(finding, context.config)) for finding in findings]
 
 
 def _localized(finding: Finding, config: Path | None) -> dict[str, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Measuring: what is asked, what is made of the answers. The server is an aiohttp application in this process."""
+"""Measuring servers. The server is an aiohttp application in this process."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ollmlx.bench.target import Target, TimedAnswer
 from ollmlx.errors import UpstreamError
 
 
-def said(model: str) -> dict[str, Any]:
-    """A whole answer with its tokens; `mute` tells none, and `other` ends with a token of its own."""
+def printed(model: str) -> dict[str, Any]:
+    """Return a whole answer with its tokens; `mute` reports none, and `other` ends with another token."""
     words = {"mute": (), "other": ("a", "c")}.get(model, ("a", "b"))
     tops = [{"token": "b", "logprob": -0.5}, {"token": "c", "logprob": -0.75}]
     return {
@@ -33,7 +33,7 @@ def asked() -> list[dict[str, Any]]:
 
 @pytest.fixture
 async def url(asked: list[dict[str, Any]]) -> AsyncIterator[str]:
-    """A server of both dialects that answers every question with two words."""
+    """A server of both dialects that answers every request with two words."""
 
     async def openai(request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -53,7 +53,7 @@ async def url(asked: list[dict[str, Any]]) -> AsyncIterator[str]:
         body = await request.json()
         asked.append(body)
         if not body["stream"]:
-            return web.json_response(said(body["model"]))
+            return web.json_response(printed(body["model"]))
         answer = web.StreamResponse()
         await answer.prepare(request)
         for line in ({"message": {"content": "hi"}}, {"message": {"content": ""}, "done": True, "eval_count": 1}):
@@ -70,17 +70,20 @@ async def url(asked: list[dict[str, Any]]) -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-async def test_both_servers_are_measured_in_turns_and_set_side_by_side(url: str, asked: list[dict[str, Any]]) -> None:
+async def test_two_servers_are_measured_by_turns_and_compared(url: str, asked: list[dict[str, Any]]) -> None:
     ours = Target("ollmlx", url, "mine", "ollama", options={"backend": "b"})
     theirs = Target("other", f"{url}/v1", "yours")
-    told: list[str] = []
+    reported: list[str] = []
     plan = MeasurementPlan(streams=(1, 2), tokens=5, prompt_tokens=20, rounds=2)
-    first, second = await measure([ours, theirs], plan, told.append)
+    first, second = await measure([ours, theirs], plan, reported.append)
     assert [len(first.cold), len(second.cached), len(second.rates[2])] == [2, 2, 2]
     assert second.prompt_tokens == 9
     assert [body["model"] for body in asked[:6]] == ["mine", "yours", "mine", "mine", "yours", "yours"]
     assert asked[2]["options"] == {"temperature": 0, "num_predict": 16, "backend": "b"}
-    assert [text.split(": ")[1] for text in told[-2:]] == ["other", "ollmlx"]  # the second round begins with the other
+    assert [text.split(": ")[1] for text in reported[-2:]] == [
+        "other",
+        "ollmlx",
+    ]  # the second round begins with the other
     header, lines = rows([first, second])
     assert header == ["", "ollmlx", "other", "RATIO"]
     assert [line[0] for line in lines] == [
@@ -92,7 +95,7 @@ async def test_both_servers_are_measured_in_turns_and_set_side_by_side(url: str,
     assert set(first.summary()) >= {"first_token_cold_seconds", "tokens_per_second", "memory_bytes"}
 
 
-async def test_a_server_that_fails_is_told_by_name(url: str) -> None:
+async def test_a_server_that_fails_is_named(url: str) -> None:
     with pytest.raises(UpstreamError, match=r"other answered 500: .*out of paint"):
         await measure([Target("other", f"{url}/v1", "broken")], MeasurementPlan(rounds=1), lambda text: None)
 
@@ -124,17 +127,15 @@ def test_no_two_rounds_share_a_beginning() -> None:
         ("xbcd", "abcd", 0, 4, 0.0),
     ],
 )
-def test_two_answers_share_what_comes_before_they_part(
-    ours: str, theirs: str, tokens: int, length: int, gap: float | None
-) -> None:
-    told = [GreedyAnswer(9, tuple(text), tuple(map(float, range(len(text))))) for text in (ours, theirs)]
-    found = compared("Hi", *told)
+def test_two_answers_share_their_beginning(ours: str, theirs: str, tokens: int, length: int, gap: float | None) -> None:
+    reported = [GreedyAnswer(9, tuple(text), tuple(map(float, range(len(text))))) for text in (ours, theirs)]
+    found = compared("Hi", *reported)
     assert (found.tokens, found.length, found.gap) == (tokens, length, gap)
     assert found.same == (ours == theirs)
 
 
 @pytest.mark.parametrize(("other", "same"), [("mine", 10), ("other", 0)])
-async def test_two_models_are_asked_the_same_and_set_side_by_side(
+async def test_two_models_get_the_same_prompts_and_are_compared(
     url: str, asked: list[dict[str, Any]], other: str, same: int
 ) -> None:
     found = await agreement(Target("a", url, "mine", "ollama"), Target("b", url, other, "ollama"), lambda text: None)
@@ -145,12 +146,12 @@ async def test_two_models_are_asked_the_same_and_set_side_by_side(
     assert {one.prompt_tokens for one in found} == {(7, 7)}
 
 
-async def test_a_server_that_does_not_tell_its_tokens_is_not_compared(url: str) -> None:
+async def test_a_server_that_does_not_report_its_tokens_is_not_compared(url: str) -> None:
     mute = Target("b", url, "mute", "ollama")
     assert await agreement(Target("a", url, "mine", "ollama"), mute, lambda text: None) == ()
 
 
-async def test_a_comparison_that_fails_is_told_by_name(url: str) -> None:
+async def test_a_comparison_that_fails_names_the_server(url: str) -> None:
     with pytest.raises(UpstreamError, match="other answered 404"):
         await agreement(Target("other", f"{url}/nowhere", "x", "ollama"), Target("", "", ""), lambda text: None)
 

@@ -1,4 +1,4 @@
-"""A daemon that says what a test tells it to, and the command line that talks to it."""
+"""A scripted daemon, and the command line that uses it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 @dataclass
 class Request:
-    """What arrived: `body` is the parsed JSON, or the bytes of anything else."""
+    """A request. `body`: the parsed JSON, or bytes."""
 
     method: str
     path: str
@@ -31,7 +31,7 @@ class Request:
 
 @dataclass
 class Reply:
-    """What goes back: a status and JSON, or NDJSON lines. `cut`: the connection breaks instead of ending."""
+    """An answer: a status and JSON, or NDJSON lines. `cut`: the connection breaks before its end."""
 
     status: int = 200
     json: Any = None
@@ -41,7 +41,7 @@ class Reply:
 
 @dataclass
 class ScriptedDaemon:
-    """Answers each (method, path) from a script; several replies are given in turn, the last one for ever."""
+    """Answers each (method, path) from a script: one reply after the other, the last one again and again."""
 
     url: str = ""
     requests: list[Request] = field(default_factory=list)
@@ -61,7 +61,7 @@ class ScriptedDaemon:
         return replies.pop(0) if len(replies) > 1 else replies[0]
 
     def bodies(self, path: str) -> list[Any]:
-        """The bodies that arrived at a path, in order."""
+        """Return the bodies of the requests for a path, in order."""
         return [request.body for request in self.requests if request.path == path]
 
 
@@ -99,14 +99,14 @@ def _handler(daemon: ScriptedDaemon) -> type[BaseHTTPRequestHandler]:
         do_GET = do_POST = do_HEAD = do_DELETE = _answer  # noqa: N815 - http.server's names
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Silence."""
+            """Log nothing."""
 
     return Handler
 
 
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ScriptedDaemon]:
-    """A daemon under script, found through OLLAMA_HOST, with nobody's own settings in sight."""
+    """A scripted daemon at OLLAMA_HOST, without any settings."""
     daemon = ScriptedDaemon()
     daemon.says("HEAD", "/")
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(daemon))
@@ -129,7 +129,7 @@ def client(daemon: ScriptedDaemon) -> Client:
 
 @dataclass
 class Outcome:
-    """What a command line did."""
+    """The result of a command line."""
 
     code: int
     out: str

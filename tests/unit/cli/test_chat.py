@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def printed() -> list[str]:
     return []
 
 
 @pytest.fixture
-def session(client: Client, said: list[str]) -> Session:
-    return Session(client, Conversation("parrot"), said.append)
+def session(client: Client, printed: list[str]) -> Session:
+    return Session(client, Conversation("parrot"), printed.append)
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def session(client: Client, said: list[str]) -> Session:
         ("/set nothink", "think", False),
     ],
 )
-def test_set_changes_what_is_asked(session: Session, said: list[str], line: str, field: str, value: object) -> None:
+def test_set_changes_the_requests(session: Session, printed: list[str], line: str, field: str, value: object) -> None:
     run_command(session, line)
     assert getattr(session.conversation, field) == value
     assert session.conversation.request() if field != "think" else session.conversation.request()["think"] == value
-    assert said[0].startswith(("Set ", "set "))
+    assert printed[0].startswith(("Set ", "set "))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_switch_is_switched(session: Session, line: str, field: str, *, value:
         "/show bogus",
     ],
 )
-def test_a_command_that_makes_no_sense_says_so_and_changes_nothing(session: Session, line: str) -> None:
+def test_a_malformed_command_is_an_error_and_changes_nothing(session: Session, line: str) -> None:
     before = session.conversation.request()
     with pytest.raises(OllmlxError):
         run_command(session, line)
@@ -103,7 +103,7 @@ def test_every_command_is_in_the_help() -> None:
     assert "Ctrl + c" in usage("shortcuts")
 
 
-def test_a_conversation_alternates_also_after_an_answer_that_never_came() -> None:
+def test_turns_alternate_also_after_an_interrupted_answer() -> None:
     talk = Conversation("parrot", system="Be kind.")
     talk.add_question("one")
     talk.add_answer(StreamedAnswer(text="1", thinking="hm", final={"done": True}))
@@ -116,15 +116,15 @@ def test_a_conversation_alternates_also_after_an_answer_that_never_came() -> Non
     assert talk.messages[1] == {"role": "assistant", "content": "1", "thinking": "hm"}
 
 
-def test_clear_forgets_the_turns_and_keeps_the_system_message(session: Session) -> None:
+def test_clear_removes_the_turns_and_keeps_the_system_message(session: Session) -> None:
     session.conversation.system = "Be kind."
     session.conversation.add_question("one")
     run_command(session, "/clear")
     assert session.conversation.request()["messages"] == [{"role": "system", "content": "Be kind."}]
 
 
-def test_save_makes_a_model_of_the_chat_and_load_takes_another(
-    session: Session, daemon: ScriptedDaemon, said: list[str]
+def test_save_creates_a_model_from_the_chat_and_load_changes_the_model(
+    session: Session, daemon: ScriptedDaemon, printed: list[str]
 ) -> None:
     daemon.streams("/api/create", {"status": "success"})
     daemon.says("POST", "/api/generate", {"done": True})
@@ -138,25 +138,27 @@ def test_save_makes_a_model_of_the_chat_and_load_takes_another(
     assert saved["messages"] == [{"role": "user", "content": "one"}]
     run_command(session, "/load robot")
     assert (session.conversation.model, session.conversation.messages) == ("robot", [])
-    assert said[1:] == ["Created new model 'mine'", "Loading model 'robot'"]
+    assert printed[1:] == ["Created new model 'mine'", "Loading model 'robot'"]
 
 
-def test_show_tells_of_the_model_and_of_what_was_set(session: Session, daemon: ScriptedDaemon, said: list[str]) -> None:
+def test_show_describes_the_model_and_the_options_that_were_set(
+    session: Session, daemon: ScriptedDaemon, printed: list[str]
+) -> None:
     daemon.says("POST", "/api/show", {"parameters": "seed 1", "details": {"family": "llama"}, "license": "MIT"})
     run_command(session, "/show")
     run_command(session, "/show license")
     run_command(session, "/show template")
     run_command(session, "/set parameter top_k 3")
     run_command(session, "/set parameter stop a b")
-    assert said[-2:] == ["Set parameter 'top_k' to '3'", "Set parameter 'stop' to 'a, b'"]
+    assert printed[-2:] == ["Set parameter 'top_k' to '3'", "Set parameter 'stop' to 'a, b'"]
     run_command(session, "/show parameters")
-    assert "llama" in said[0]
-    assert said[1:3] == ["MIT", "No template was specified for this model."]
-    assert "Model defined parameters:\nseed 1" in said[-1]
-    assert "top_k" in said[-1]
+    assert "llama" in printed[0]
+    assert printed[1:3] == ["MIT", "No template was specified for this model."]
+    assert "Model defined parameters:\nseed 1" in printed[-1]
+    assert "top_k" in printed[-1]
 
 
-def test_what_flags_said_is_in_every_request() -> None:
+def test_flags_are_in_every_request() -> None:
     talk = Conversation("parrot", format={}, think=False, keep_alive=0.0)
     talk.add_question("hi")
     assert talk.request() == {
@@ -197,7 +199,7 @@ def test_a_block_may_be_one_line() -> None:
     assert typed('"""one line"""') == [ChatInput("one line")]
 
 
-def test_what_is_inside_a_block_is_never_a_command() -> None:
+def test_text_in_a_block_is_never_a_command() -> None:
     assert typed('"""', "/bye", '"""') == [ChatInput("\n/bye\n")]
 
 
@@ -205,7 +207,7 @@ def test_a_system_message_may_be_a_block() -> None:
     assert typed('/set system """You', 'rhyme."""') == [ChatInput("/set system You\nrhyme.", command=True)]
 
 
-def test_a_block_that_was_begun_can_be_dropped() -> None:
+def test_an_open_block_can_be_discarded() -> None:
     reader = LineReader()
     reader.feed('"""begun')
     before = reader.open

@@ -1,4 +1,4 @@
-"""`ollmlx config`: what is in force and why, what is wrong with it, and the file to begin with."""
+"""`ollmlx config`: show, check and init."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def register_settings(register):
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home with nothing in it."""
+    """An empty home folder."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("OLLMLX_CONFIG", "OLLAMA_HOST", "OLLAMA_MODELS", "OLLAMA_KEEP_ALIVE"):
         monkeypatch.delenv(name, raising=False)
@@ -75,10 +75,10 @@ def test_secrets_are_hidden_by_name_by_type_and_inside_of_texts(
         encoding="utf-8",
     )
     assert main(["config", "show", *form]) == 0
-    told = capsys.readouterr()
-    assert "hush" not in told.out + told.err
-    assert told.out.count("********") == 4
-    assert "example.org/x" in told.out
+    reported = capsys.readouterr()
+    assert "hush" not in reported.out + reported.err
+    assert reported.out.count("********") == 4
+    assert "example.org/x" in reported.out
 
 
 def test_check_tells_every_fault_and_ends_with_one(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,9 +86,9 @@ def test_check_tells_every_fault_and_ends_with_one(home: Path, capsys: pytest.Ca
     assert "no settings file" in capsys.readouterr().out
     (home / "ollmlx.toml").write_text("[server]\nhosst = 1\n[runners]\nparallel = 'x'", encoding="utf-8")
     assert main(["config", "check"]) == 1
-    told = capsys.readouterr().err
-    assert "did you mean 'host'? (ollmlx.toml, line 2) CFG003" in told
-    assert "(ollmlx.toml, line 4) CFG004" in told
+    reported = capsys.readouterr().err
+    assert "did you mean 'host'? (ollmlx.toml, line 2) CFG003" in reported
+    assert "(ollmlx.toml, line 4) CFG004" in reported
     assert main(["config", "check", "--json"]) == 1
     problems = json.loads(capsys.readouterr().out)["problems"]
     assert [problem["code"] for problem in problems] == ["CFG003", "CFG004"]
@@ -98,9 +98,9 @@ def test_check_tells_every_fault_and_ends_with_one(home: Path, capsys: pytest.Ca
 def test_check_warns_of_a_key_of_an_earlier_version(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "ollmlx.toml").write_text("[runners]\nswap_wait = 1", encoding="utf-8")
     assert main(["config", "check"]) == 0
-    told = capsys.readouterr()
-    assert "warning: [runners] swap_wait: this setting is gone" in told.err
-    assert "the settings are usable" in told.out
+    reported = capsys.readouterr()
+    assert "warning: [runners] swap_wait: this setting is gone" in reported.err
+    assert "the settings are usable" in reported.out
     assert main(["config", "check", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["ok"], printed["warnings"][0]["code"]) == (True, "CFG012")

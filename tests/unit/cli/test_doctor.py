@@ -1,4 +1,4 @@
-"""`ollmlx doctor` as it is typed: what it examines, prints and ends with, whatever is broken around it."""
+"""`ollmlx doctor`: its options, its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BROKEN = "[server\n"
 
 @pytest.fixture(autouse=True)
 def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home with nothing in it, and an address where nobody listens."""
+    """An empty home folder, and an address where no program listens."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
     monkeypatch.delenv("OLLMLX_CONFIG", raising=False)
@@ -39,7 +39,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"socket.socket.{name}", refuse)
 
 
-def test_what_is_found_is_not_logged_as_well(nothing_here: Path) -> None:
+def test_findings_are_not_logged_as_well(nothing_here: Path) -> None:
     (nothing_here / "ollmlx.toml").write_text('[plugins]\npaths = ["gone.py"]', encoding="utf-8")
     asked = [sys.executable, "-m", "ollmlx.cli.main", "doctor", "plugins"]
     done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=120)
@@ -92,8 +92,8 @@ def test_one_group_or_the_checks_of_one_code_are_run(
     what: str, groups: set[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["doctor", what, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {check["group"] for check in told["checks"]} == groups
+    reported = json.loads(capsys.readouterr().out)
+    assert {check["group"] for check in reported["checks"]} == groups
 
 
 def test_warnings_do_not_fail_and_errors_do(
@@ -106,13 +106,13 @@ def test_warnings_do_not_fail_and_errors_do(
     assert main(["doctor", "config"]) == 1
 
 
-def test_json_in_a_pipe_is_json_alone_and_a_reader_that_leaves_is_no_error(nothing_here: Path) -> None:
+def test_standard_output_is_only_json_and_a_closed_pipe_is_no_error(nothing_here: Path) -> None:
     (nothing_here / "ollmlx.toml").write_text("[plugins]\npaths = ['odd.py']", encoding="utf-8")
     command = [sys.executable, "-m", "ollmlx", "doctor", "plugins", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "20"}, check=False)
     assert done.returncode == 1
-    told = json.loads(done.stdout)
-    assert told["findings"][0]["code"] == "PLG001"
+    reported = json.loads(done.stdout)
+    assert reported["findings"][0]["code"] == "PLG001"
     left = subprocess.run(f"{' '.join(command)} | true", shell=True, capture_output=True, text=True, check=False)
     assert "Traceback" not in left.stderr
 

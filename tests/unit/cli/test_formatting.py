@@ -50,7 +50,7 @@ def test_wide_characters_count_twice_and_marks_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "printed"),
     [
         (0, "Less than a second"),
         (1, "1 second"),
@@ -67,18 +67,18 @@ def test_wide_characters_count_twice_and_marks_nothing() -> None:
         (800 * 86400, "2 years"),
     ],
 )
-def test_a_duration_is_told_in_its_largest_unit(seconds: float, said: str) -> None:
-    assert about(seconds) == said
+def test_a_duration_is_shown_in_its_largest_unit(seconds: float, printed: str) -> None:
+    assert about(seconds) == printed
 
 
-def test_a_loaded_model_goes_in_some_minutes_or_never_or_now() -> None:
+def test_the_expiry_of_a_model_is_in_some_minutes_never_or_now() -> None:
     assert until((NOW + timedelta(minutes=4, seconds=30)).isoformat(), NOW) == "4 minutes from now"
     assert until("2318-01-01T00:00:00Z", NOW) == "Forever"
     assert until("", NOW) == "Forever"
     assert until((NOW - timedelta(seconds=1)).isoformat(), NOW) == "Stopping..."
 
 
-def test_a_model_was_modified_some_time_ago() -> None:
+def test_a_past_time_is_shown_relative_to_now() -> None:
     assert ago((NOW - timedelta(days=2)).isoformat(), NOW) == "2 days ago"
     assert ago((NOW + timedelta(hours=3)).isoformat(), NOW) == "3 hours from now"
     assert ago("", NOW) == "Never"
@@ -89,15 +89,15 @@ def test_nine_fractional_digits_and_any_zone_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nanoseconds", "said"),
+    ("nanoseconds", "printed"),
     [(0, "0s"), (35_000, "35µs"), (812_400_000, "812.4ms"), (2_500_000_000, "2.5s"), (62_300_000_000, "1m2.3s")],
 )
-def test_measured_durations_are_short(nanoseconds: int, said: str) -> None:
-    assert short_duration(nanoseconds) == said
+def test_measured_durations_are_short(nanoseconds: int, printed: str) -> None:
+    assert short_duration(nanoseconds) == printed
 
 
 def screen(written: str) -> list[str]:
-    """What a terminal shows: the words that were taken back are gone."""
+    """Return what a terminal shows, with erased words removed."""
     lines = [""]
     for piece in re.findall(r"\x1b\[\d+D\x1b\[K|\n|[^\x1b\n]+", written):
         if piece == "\n":
@@ -141,7 +141,7 @@ def test_wrapping_changes_nothing_but_white_space(text: str, width: int) -> None
 
 
 @given(text=TEXT, width=st.integers(12, 60))
-def test_pieces_make_no_difference(text: str, width: int) -> None:
+def test_wrapping_does_not_depend_on_the_pieces(text: str, width: int) -> None:
     assert wrapped(list(text), width) == wrapped([text], width)
 
 

@@ -96,7 +96,7 @@ def test_a_failure_is_one_line_with_the_next_step_and_the_runbook(capsys: pytest
     ]
 
 
-def test_no_daemon_is_told_with_the_command_that_starts_one(
+def test_without_a_daemon_the_command_that_starts_one_is_named(
     ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
@@ -106,7 +106,7 @@ def test_no_daemon_is_told_with_the_command_that_starts_one(
     assert "hint: ollmlx serve" in outcome.err
 
 
-def test_an_invalid_address_is_told(ollmlx: CommandLine) -> None:
+def test_an_invalid_address_is_wrong_usage(ollmlx: CommandLine) -> None:
     outcome = ollmlx("--host", "not a host", "list")
     assert outcome.code == 2
     assert "invalid address" in outcome.err
@@ -114,7 +114,7 @@ def test_an_invalid_address_is_told(ollmlx: CommandLine) -> None:
 
 @pytest.mark.fault(48)
 @pytest.mark.parametrize(
-    ("toml", "told"),
+    ("toml", "reported"),
     [
         ("[server", "not valid TOML"),
         ("[server]\nhosst = 1", "[server] hosst: unknown key; did you mean 'host'? ({file}, line 2) CFG003"),
@@ -124,13 +124,13 @@ def test_an_invalid_address_is_told(ollmlx: CommandLine) -> None:
     ],
 )
 def test_unusable_settings_end_the_daemon_with_2_before_it_listens(
-    ollmlx: CommandLine, tmp_path: Path, toml: str, told: str
+    ollmlx: CommandLine, tmp_path: Path, toml: str, reported: str
 ) -> None:
     file = tmp_path / "o.toml"
     file.write_text(toml, encoding="utf-8")
     outcome = ollmlx("--config", str(file), "serve")
     assert outcome.code == 2
-    assert told.format(file=file) in outcome.err
+    assert reported.format(file=file) in outcome.err
 
 
 def test_ctrl_c_ends_with_130_and_without_a_traceback(ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_ctrl_c_ends_with_130_and_without_a_traceback(ollmlx: CommandLine, monke
     assert (outcome.code, outcome.err) == (130, "")
 
 
-def test_a_reader_that_leaves_ends_the_command_in_silence(daemon: ScriptedDaemon) -> None:
+def test_a_closed_pipe_ends_the_command_without_a_message(daemon: ScriptedDaemon) -> None:
     daemon.says("GET", "/api/tags", {"models": [_model(f"m{number}:latest") for number in range(5000)]})
     done = subprocess.run(
         ["/bin/bash", "-c", f"{shlex.quote(sys.executable)} -m ollmlx list | head -n 1; exit ${{PIPESTATUS[0]}}"],

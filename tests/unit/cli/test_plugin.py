@@ -1,4 +1,4 @@
-"""`ollmlx plugin list`: a line for each plugin, and whole sentences for those that are off."""
+"""`ollmlx plugin list`: a line for each plugin, and the reasons why some are off."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLUGINS = (
 )
 
 
-def test_every_plugin_has_a_line_and_what_is_off_has_its_reason() -> None:
+def test_every_plugin_has_a_line_and_a_plugin_that_is_off_has_its_reason() -> None:
     assert plugin.listing(PLUGINS[:1] + PLUGINS[2:], None).splitlines() == [
         "NAME       VERSION    FROM              REGISTERS           STATE",
         "lantern    1.2.3      ollmlx-lantern    backends, stores    on",
@@ -58,9 +58,9 @@ def test_as_json_it_has_everything(tmp_path: Path, capsys: pytest.CaptureFixture
     config = tmp_path / "ollmlx.toml"
     config.write_text("[plugins]\npaths = ['bad.py']\nrequired = ['bad']\ndisabled = ['hub']\n", encoding="utf-8")
     assert main(["--config", str(config), "plugin", "list", "--json"]) == 0
-    told = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
-    assert told["bad"].pop("seconds") >= 0
-    assert told["bad"] == {
+    reported = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert reported["bad"].pop("seconds") >= 0
+    assert reported["bad"] == {
         "name": "bad",
         "version": "",
         "origin": str(tmp_path / "bad.py"),
@@ -70,6 +70,6 @@ def test_as_json_it_has_everything(tmp_path: Path, capsys: pytest.CaptureFixture
         "code": "PLG001",
         "hint": None,
     }
-    assert told["hub"]["problem"] == "switched off in [plugins] disabled"
-    assert told["mlx"]["enabled"]
-    assert "register_backends" in told["mlx"]["hooks"]
+    assert reported["hub"]["problem"] == "switched off in [plugins] disabled"
+    assert reported["mlx"]["enabled"]
+    assert "register_backends" in reported["mlx"]["hooks"]

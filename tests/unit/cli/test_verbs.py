@@ -1,4 +1,4 @@
-"""The verbs, against a daemon under script: what they ask, what they print, how they end."""
+"""The verbs with a scripted daemon: their requests, their output, their exit codes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_list_prints_a_line_for_each_model(daemon: ScriptedDaemon, ollmlx: Comma
     assert [model["name"] for model in json.loads(ollmlx("list", "--json", "rob").out)["models"]] == ["robot:1b"]
 
 
-def test_ps_prints_where_a_model_is_and_how_long_it_stays(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+def test_ps_prints_the_processor_and_the_expiry_of_a_model(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
     daemon.says("GET", "/api/ps", {"models": [LOADED]})
     out = ollmlx("ps").out
     assert "100% CPU" in out
@@ -39,19 +39,19 @@ def test_ps_prints_where_a_model_is_and_how_long_it_stays(daemon: ScriptedDaemon
     assert json.loads(ollmlx("ps", "--json").out)["models"] == [LOADED]
 
 
-def test_ps_says_of_a_model_that_it_is_being_loaded(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+def test_ps_marks_a_model_that_is_loading(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
     daemon.says("GET", "/api/ps", {"models": [{**LOADED, "state": "starting"}]})
     assert ollmlx("ps").out.rstrip().endswith("Loading...")
 
 
 @pytest.mark.parametrize(
-    ("size", "on_gpu", "said"),
+    ("size", "on_gpu", "printed"),
     [(10, 0, "100% CPU"), (10, 10, "100% GPU"), (10, 4, "60%/40% CPU/GPU"), (0, 0, "Unknown"), (1, 2, "Unknown")],
 )
-def test_the_processor_is_told_as_ollama_tells_it(size: int, on_gpu: int, said: str) -> None:
+def test_the_processor_is_shown_in_ollamas_words(size: int, on_gpu: int, printed: str) -> None:
     from ollmlx.cli.models import processor
 
-    assert processor(size, on_gpu) == said
+    assert processor(size, on_gpu) == printed
 
 
 def test_show_prints_sections_or_one_part(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
@@ -76,7 +76,7 @@ def test_show_prints_sections_or_one_part(daemon: ScriptedDaemon, ollmlx: Comman
     assert ollmlx("show", "parrot", "--system", "--license").code == 2
 
 
-def test_show_says_where_a_model_is_and_what_would_make_it_run() -> None:
+def test_show_prints_the_store_and_what_a_model_needs_to_run() -> None:
     from ollmlx.cli.models import description
 
     out = description({"store": "mlx", "backend": "mlx", "capabilities": ["completion"]})
@@ -88,7 +88,9 @@ def test_show_says_where_a_model_is_and_what_would_make_it_run() -> None:
     assert out.endswith("  Cannot be run\n    no backend can run parrot\n    pip install 'ollmlx[llamacpp]'")
 
 
-def test_bench_says_how_to_get_the_same_weights_elsewhere(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+def test_bench_names_the_command_that_creates_the_same_weights_for_a_backend(
+    daemon: ScriptedDaemon, ollmlx: CommandLine
+) -> None:
     daemon.says("POST", "/api/show", {"backend": "mlx", "details": {"parent_model": ""}})
     daemon.says("GET", "/api/tags", {"models": []})
     for answer in ({}, {"load_duration": 1}, {}):
@@ -101,7 +103,7 @@ def test_bench_says_how_to_get_the_same_weights_elsewhere(daemon: ScriptedDaemon
     assert daemon.bodies("/api/generate")[-1]["options"] == {"backend": "llamacpp", "num_predict": 1}
 
 
-def test_rm_goes_on_after_a_model_that_is_not_there(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+def test_rm_continues_after_a_model_that_is_not_installed(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
     daemon.says("DELETE", "/api/delete", {"error": "model 'nope' not found"}, status=404)
     daemon.says("DELETE", "/api/delete")
     outcome = ollmlx("rm", "nope", "parrot")
@@ -110,7 +112,7 @@ def test_rm_goes_on_after_a_model_that_is_not_there(daemon: ScriptedDaemon, ollm
     assert "model 'nope' not found" in outcome.err
 
 
-def test_cp_and_stop_ask_the_daemon(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+def test_cp_and_stop_send_a_request(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
     daemon.says("POST", "/api/copy")
     daemon.says("POST", "/api/generate", FINAL)
     assert ollmlx("cp", "a", "b").code == 0
@@ -119,15 +121,13 @@ def test_cp_and_stop_ask_the_daemon(daemon: ScriptedDaemon, ollmlx: CommandLine)
     assert daemon.bodies("/api/generate") == [{"model": "a", "keep_alive": 0, "stream": False}]
 
 
-def test_version_tells_of_client_and_daemon(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+def test_version_prints_client_and_daemon(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
     daemon.says("GET", "/api/version", {"version": "0.33.0", "ollmlx": "9.9.9"})
     assert "API version 0.33.0 (ollmlx 9.9.9)" in ollmlx("version").out
     assert json.loads(ollmlx("version", "--json").out)["daemon"]["version"] == "0.33.0"
 
 
-def test_pull_tells_each_status_once_and_keeps_standard_output_clean(
-    daemon: ScriptedDaemon, ollmlx: CommandLine
-) -> None:
+def test_pull_prints_each_status_once_on_standard_error(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
     steps = [{"status": "pulling a", "completed": n, "total": 2} for n in range(3)]
     daemon.streams("/api/pull", {"status": "pulling manifest"}, *steps, {"status": "success"})
     outcome = ollmlx("pull", "parrot")
@@ -146,14 +146,14 @@ def test_an_error_inside_a_stream_ends_the_command(daemon: ScriptedDaemon, ollml
 
 
 @pytest.mark.parametrize("cut", [True, False])
-def test_a_stream_without_its_end_is_a_failure(daemon: ScriptedDaemon, ollmlx: CommandLine, *, cut: bool) -> None:
+def test_an_incomplete_stream_is_a_failure(daemon: ScriptedDaemon, ollmlx: CommandLine, *, cut: bool) -> None:
     daemon.streams("/api/pull", {"status": "pulling manifest"}, cut=cut)
     outcome = ollmlx("pull", "parrot")
     assert outcome.code == 1
     assert "in the middle of its answer" in outcome.err or "broke off" in outcome.err
 
 
-def test_run_streams_the_answer_and_pulls_what_is_missing(
+def test_run_streams_the_answer_and_pulls_a_missing_model(
     daemon: ScriptedDaemon, ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
@@ -265,7 +265,7 @@ def test_create_does_not_follow_a_link_out_of_the_folder(
     assert "leads out of its folder" in ollmlx("create", "mine").err
 
 
-def test_logs_prints_the_lines_of_one_runner_for_people(
+def test_logs_prints_the_lines_of_one_runner_as_text(
     ollmlx: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLMLX_STORAGE__STATE", str(tmp_path / "state"))
@@ -284,7 +284,7 @@ def test_logs_prints_the_lines_of_one_runner_for_people(
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "reported"),
     [
         ("parrot#1 is ready", True),
         ("waiting for parrot:latest; 1 wait", True),
@@ -295,10 +295,10 @@ def test_logs_prints_the_lines_of_one_runner_for_people(
         ("the parrots are ready", False),
     ],
 )
-def test_logs_tells_one_model_from_others_whose_names_it_is_a_part_of(line: str, told: bool) -> None:
+def test_logs_does_not_confuse_models_with_similar_names(line: str, reported: bool) -> None:
     from ollmlx.cli.daemon import mentions
 
-    assert mentions(line, "parrot") is told
+    assert mentions(line, "parrot") is reported
 
 
 def test_an_api_key_travels_with_each_call(
@@ -324,7 +324,7 @@ def test_proxy_variables_do_not_capture_calls(
     assert ollmlx("list").code == 0
 
 
-def test_the_daemons_own_words_are_the_error(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+def test_the_daemons_message_is_the_error(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
     daemon.says("POST", "/api/show", {"error": "it is broken", "hint": "mend it", "code": "RUN002"}, status=500)
     assert ollmlx("show", "x").err.splitlines() == [
         "Error: it is broken",
@@ -337,7 +337,7 @@ def test_the_daemons_own_words_are_the_error(daemon: ScriptedDaemon, ollmlx: Com
     ("words", "method", "path", "status"),
     [(("show", "tiny"), "POST", "/api/show", 501), (("list",), "GET", "/api/tags", 404)],
 )
-def test_a_program_that_is_not_ollmlx_is_told_and_not_its_page(
+def test_another_program_is_reported_without_its_page(
     daemon: ScriptedDaemon, ollmlx: CommandLine, words: tuple[str, ...], method: str, path: str, status: int
 ) -> None:
     daemon.says(method, path, "<html>Error</html>", status=status)
@@ -349,9 +349,7 @@ def test_a_program_that_is_not_ollmlx_is_told_and_not_its_page(
 
 
 @pytest.mark.finding("PLG006")
-def test_a_daemon_whose_routes_for_the_commands_are_off_is_told_apart(
-    daemon: ScriptedDaemon, ollmlx: CommandLine
-) -> None:
+def test_a_daemon_without_ollamas_routes_is_reported_as_such(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
     daemon.says("GET", "/api/tags", "404 page not found", status=404)
     daemon.says("GET", "/api/daemon", {"version": "0.1.0", "protocol": 1})
     outcome = ollmlx("list")

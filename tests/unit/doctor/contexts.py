@@ -1,4 +1,4 @@
-"""Machines to show the doctor: a healthy one, and the parts to break it with."""
+"""Contexts for the checks: a healthy machine, and parts that replace some of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ READY = {
 
 
 class FakeDaemon(DaemonClient):
-    """Answers from a table; NoReply for what is not in it."""
+    """Answers from a table; raises NoReply for any other path."""
 
     def __init__(self, answers: Mapping[str, DaemonReply]) -> None:
         super().__init__(Address.parse(""))
@@ -51,13 +51,13 @@ class FakeDaemon(DaemonClient):
 
 
 def daemon(path: str = "", answer: Any = None, status: int = 200) -> FakeDaemon:
-    """A daemon that is well, and answers one question in its own way."""
+    """Return a healthy daemon that answers one path differently."""
     return FakeDaemon({**READY, **({path: DaemonReply(status, answer)} if path else {})})
 
 
 @dataclass
 class FakeProcesses(Processes):
-    """Ports and processes from a table."""
+    """Ports and processes from fields."""
 
     listening: Process | None = None
     open: bool = False
@@ -86,7 +86,7 @@ class FakeProcesses(Processes):
 
 
 def child(status: int | None, err: str = "", out: str = "") -> Callable[[Sequence[str], float], Any]:
-    """How every child process ends."""
+    """Return a function that stands for every child process."""
 
     async def run(argv: Sequence[str], seconds: float) -> Completed:
         return Completed(status, out, err)
@@ -95,13 +95,13 @@ def child(status: int | None, err: str = "", out: str = "") -> Callable[[Sequenc
 
 
 def healthy(tmp_path: Path, toml: str = "", environ: Mapping[str, str] | None = None) -> CheckContext:
-    """A machine on which all is well, with these settings. The plugins are the real ones."""
+    """Return the context of a healthy machine with these settings. The plugins are the real ones."""
     settle(tmp_path, toml)
     return context_of(tmp_path, environ)
 
 
 def settle(tmp_path: Path, toml: str = "") -> None:
-    """Folders and a settings file."""
+    """Create the folders and a settings file."""
     (tmp_path / "models" / "mlx").mkdir(parents=True, exist_ok=True)
     (tmp_path / "state").mkdir(mode=0o700, exist_ok=True)
     file = tmp_path / "ollmlx.toml"
@@ -111,7 +111,7 @@ def settle(tmp_path: Path, toml: str = "") -> None:
 
 
 def context_of(tmp_path: Path, environ: Mapping[str, str] | None = None) -> CheckContext:
-    """What is there, on a machine and with a daemon on which all is well."""
+    """Return the context of these folders, on a healthy machine with a healthy daemon."""
     context = build_context(environ={"HOME": str(tmp_path), **(environ or {})}, cwd=tmp_path)
     return replace(
         context,
@@ -125,7 +125,7 @@ def context_of(tmp_path: Path, environ: Mapping[str, str] | None = None) -> Chec
 
 
 def examined(context: CheckContext, *, blas: bool = False) -> Report:
-    """Everything the doctor says; without the timing of BLAS, which belongs to the machine the test runs on."""
+    """Return the report of every check; without the BLAS check, which measures this machine."""
     return examine([one for one in all_checks(context) if blas or one.check.name != "blas"], context, patience=60)
 
 
@@ -133,26 +133,25 @@ def codes(context: CheckContext) -> list[str]:
     return [finding.code for finding in examined(context).findings]
 
 
-def expect(context: CheckContext, code: str, seen: str, typed: str) -> Finding:
-    """The finding of this code; what was seen is in its title or evidence, what to type in its commands.
+def expect(context: CheckContext, code: str, evidence: str, fix: str) -> Finding:
+    """Return the finding with a code. `evidence` is in its title or evidence, `fix` in one of its commands.
 
-    Whatever else is found has to have a command, too, and every command of ours has to be one.
+    Every other finding must also have a command, and every command of ollmlx must be valid.
     """
     report = examined(context)
     for finding in report.findings:
-        assert finding.commands or finding.severity is Severity.INFO, f"{finding.code} leaves one alone"
+        assert finding.commands or finding.severity is Severity.INFO, f"{finding.code} has no command"
         for command in (*finding.commands, *finding.instead):
             check_command(command)
-    found = [finding for finding in report.findings if finding.code == code]
-    assert found, f"{code} is not among {[(one.code, one.title) for one in report.findings]}"
-    assert any(seen in line for line in (found[0].title, *found[0].evidence)), found[0]
-    typed_there = (*found[0].commands, *found[0].instead)
-    assert any(typed in command for command in typed_there) or not typed, found[0]
-    return found[0]
+    found = next((finding for finding in report.findings if finding.code == code), None)
+    assert found is not None, f"{code} is not among {[(one.code, one.title) for one in report.findings]}"
+    assert any(evidence in line for line in (found.title, *found.evidence)), found
+    assert not fix or any(fix in command for command in (*found.commands, *found.instead)), found
+    return found
 
 
 def check_command(command: str) -> None:
-    """A command that starts ollmlx parses with the real command line."""
+    """Parse a command of ollmlx with the real command line."""
     words = [word for word in shlex.split(command, comments=True) if "=" not in word]
     if words[:1] != ["ollmlx"]:
         return

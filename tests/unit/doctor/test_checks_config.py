@@ -1,4 +1,4 @@
-"""Settings that are wrong, or do not mean what they say."""
+"""Checks of the settings."""
 
 from __future__ import annotations
 
@@ -34,18 +34,20 @@ SETTINGS = [
 
 
 @pytest.mark.finding("CFG002", "CFG003", "CFG004")
-@pytest.mark.parametrize(("code", "toml", "seen", "line"), SETTINGS)
-def test_a_fault_of_the_file_is_told_with_its_line(tmp_path: Path, code: str, toml: str, seen: str, line: int) -> None:
-    found = expect(healthy(tmp_path, toml), code, seen, "ollmlx config check")
+@pytest.mark.parametrize(("code", "toml", "evidence", "line"), SETTINGS)
+def test_a_fault_of_the_file_is_reported_with_its_line(
+    tmp_path: Path, code: str, toml: str, evidence: str, line: int
+) -> None:
+    found = expect(healthy(tmp_path, toml), code, evidence, "ollmlx config check")
     assert found.evidence[0].endswith(f"ollmlx.toml, line {line}")
 
 
-def test_folders_of_settings_that_cannot_be_read_are_not_looked_at_and_that_is_told(tmp_path: Path) -> None:
+def test_folders_are_skipped_with_a_note_if_the_settings_cannot_be_read(tmp_path: Path) -> None:
     (note,) = examined(healthy(tmp_path, "[server")).notes("storage")
     assert note.title == "skipped: the settings have a fault, so the folders are not known; see ollmlx doctor config"
 
 
-def test_a_daemon_whose_address_is_not_valid_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
+def test_the_daemon_is_skipped_with_a_note_if_its_address_is_not_valid(tmp_path: Path) -> None:
     report = examined(healthy(tmp_path, environ={"OLLAMA_HOST": "localhost:abc"}))
     assert [finding.code for finding in report.findings] == ["CFG004"]
     assert [note.title for note in report.notes("server")] == [
@@ -68,7 +70,7 @@ VARIABLES = [
 
 @pytest.mark.finding("CFG001", "CFG004", "CFG003")
 @pytest.mark.parametrize(("code", "environ", "source"), VARIABLES)
-def test_a_fault_of_a_variable_is_told_with_its_name(
+def test_a_fault_of_a_variable_is_reported_with_its_name(
     tmp_path: Path, code: str, environ: Mapping[str, str], source: str
 ) -> None:
     found = expect(healthy(tmp_path, environ=environ), code, source, "ollmlx config check")
@@ -86,13 +88,13 @@ MEANING = [
 
 
 @pytest.mark.finding("CFG005", "CFG008", "CFG009", "CFG012")
-@pytest.mark.parametrize(("code", "toml", "environ", "seen", "typed"), MEANING)
-def test_settings_that_do_not_mean_what_they_say(
-    tmp_path: Path, code: str, toml: str, environ: Mapping[str, str], seen: str, typed: str
+@pytest.mark.parametrize(("code", "toml", "environ", "evidence", "fix"), MEANING)
+def test_settings_without_the_effect_that_they_seem_to_have_are_reported(
+    tmp_path: Path, code: str, toml: str, environ: Mapping[str, str], evidence: str, fix: str
 ) -> None:
-    expect(healthy(tmp_path, toml, environ), code, seen, typed)
+    expect(healthy(tmp_path, toml, environ), code, evidence, fix)
 
 
-def test_every_fault_is_told_not_the_first_alone(tmp_path: Path) -> None:
+def test_every_fault_is_reported_not_only_the_first(tmp_path: Path) -> None:
     context = healthy(tmp_path, "[server]\nhosst = 1\n[runners]\nparallel = 'x'", {"OLLAMA_KEEP_ALIVE": "abc"})
     assert [one.code for one in examined(context).findings] == ["CFG003", "CFG004", "CFG004"]

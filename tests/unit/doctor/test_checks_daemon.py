@@ -1,4 +1,4 @@
-"""A daemon that is not there, not ours, not ready or open to strangers; runners that failed."""
+"""Checks of the daemon, its runners and its security."""
 
 from __future__ import annotations
 
@@ -83,24 +83,24 @@ DAEMONS: list[tuple[str, dict[str, Any], str, str]] = [
 
 @pytest.mark.finding("NET001", "NET003", "NET004", "NET007", "NET008", "NET009", "SEC004", "STO010")
 @pytest.mark.finding("PLG006", "RUN002", "RUN004", "RUN005", "RUN008")
-@pytest.mark.parametrize(("code", "change", "seen", "typed"), DAEMONS)
-def test_a_daemon_that_is_not_as_it_should(
-    tmp_path: Path, code: str, change: dict[str, Any], seen: str, typed: str
+@pytest.mark.parametrize(("code", "change", "evidence", "fix"), DAEMONS)
+def test_a_problem_of_the_daemon_is_reported_with_its_fix(
+    tmp_path: Path, code: str, change: dict[str, Any], evidence: str, fix: str
 ) -> None:
     context = replace(healthy(tmp_path), **change)
-    expect(context, code, seen, typed)
+    expect(context, code, evidence, fix)
     assert codes(context) == [code]
 
 
 @pytest.mark.finding("PLG006")
-def test_ollamas_routes_that_these_settings_switch_off_are_found_in_the_settings(tmp_path: Path) -> None:
+def test_ollamas_routes_are_reported_with_the_line_that_switches_them_off(tmp_path: Path) -> None:
     context = replace(healthy(tmp_path, '[plugins]\ndisabled = ["ollama_api"]'), daemon=MUTE)
     finding = expect(context, "PLG006", "ollmlx.toml", "kill 77")
     assert any("EDITOR" in command for command in finding.commands)
     assert finding.severity is Severity.WARNING
 
 
-def test_daemon_and_runners_that_are_well_are_noted(tmp_path: Path) -> None:
+def test_a_daemon_and_runners_without_problems_are_noted(tmp_path: Path) -> None:
     runner = {"name": "tiny", "state": "ready", "pid": 7, "restarts": 0, "memory": 5_000_000}
     report = examined(replace(healthy(tmp_path), daemon=daemon("/api/daemon", {"runners": [runner]})))
     assert report.findings == ()
@@ -108,21 +108,21 @@ def test_daemon_and_runners_that_are_well_are_noted(tmp_path: Path) -> None:
     assert [note.title for note in report.notes("runners")] == ["tiny: ready, pid 7, 5.0 MB"]
 
 
-def test_why_the_last_background_daemon_ended_is_told(tmp_path: Path) -> None:
+def test_the_error_of_the_last_background_daemon_is_reported(tmp_path: Path) -> None:
     context = replace(healthy(tmp_path), daemon=FakeDaemon({}))
     (tmp_path / "state/serve.out").write_text("Error: the disk is full\n  hint: …\n", encoding="utf-8")
     expect(context, "NET003", "printed: Error: the disk is full", "ollmlx serve")
 
 
-def test_a_daemon_over_the_same_folder_by_another_path_is_the_same(tmp_path: Path) -> None:
+def test_another_path_to_the_same_models_folder_is_no_finding(tmp_path: Path) -> None:
     context = healthy(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "models")
     assert codes(replace(context, daemon=daemon("/api/daemon", {"models_folder": str(tmp_path / "link")}))) == []
 
 
-@pytest.mark.parametrize("told", [None, [], {"runners": 3}, {"runners": ["x", None]}, {"models_folder": 1}])
-def test_a_daemon_that_talks_nonsense_of_itself_crashes_no_check(tmp_path: Path, told: Any) -> None:
-    assert codes(replace(healthy(tmp_path), daemon=daemon("/api/daemon", told))) == []
+@pytest.mark.parametrize("reported", [None, [], {"runners": 3}, {"runners": ["x", None]}, {"models_folder": 1}])
+def test_a_malformed_status_of_the_daemon_crashes_no_check(tmp_path: Path, reported: Any) -> None:
+    assert codes(replace(healthy(tmp_path), daemon=daemon("/api/daemon", reported))) == []
 
 
 KEY = f'[security]\napi_keys = ["{"k" * 40}"]'
@@ -143,23 +143,25 @@ DOORS = [
 
 
 @pytest.mark.finding("SEC001", "SEC006", "SEC007", "SEC008")
-@pytest.mark.parametrize(("code", "toml", "mode", "seen", "typed", "severity"), DOORS)
-def test_who_may_call_and_read(
-    tmp_path: Path, code: str, toml: str, mode: int, seen: str, typed: str, severity: Severity
+@pytest.mark.parametrize(("code", "toml", "mode", "evidence", "fix", "severity"), DOORS)
+def test_open_addresses_and_readable_keys_are_reported(
+    tmp_path: Path, code: str, toml: str, mode: int, evidence: str, fix: str, severity: Severity
 ) -> None:
     context = healthy(tmp_path, toml)
     (tmp_path / "ollmlx.toml").chmod(mode)
-    assert expect(context, code, seen, typed).severity is severity
+    assert expect(context, code, evidence, fix).severity is severity
     assert codes(context) == [code]
 
 
-def test_a_key_makes_an_open_address_safe(tmp_path: Path) -> None:
+def test_an_open_address_with_a_key_is_no_finding(tmp_path: Path) -> None:
     assert examined(healthy(tmp_path, f'[server]\nhost = "0.0.0.0"\n{KEY}')).findings == ()
 
 
 @pytest.mark.finding("RUN007")
 @pytest.mark.parametrize(("living", "nonce", "expected"), [((), "n", ["RUN007"]), ((), "m", []), ((5,), "n", [])])
-def test_a_runner_that_was_left_behind(tmp_path: Path, living: Sequence[int], nonce: str, expected: list[str]) -> None:
+def test_a_runner_that_was_left_behind_is_reported(
+    tmp_path: Path, living: Sequence[int], nonce: str, expected: list[str]
+) -> None:
     processes = FakeProcesses(environments={9: {"OLLMLX_RUNNER_NONCE": nonce}}, living=living)
     context = replace(healthy(tmp_path), processes=processes, daemon=FakeDaemon(READY))
     (tmp_path / "state/runners").mkdir()
@@ -171,7 +173,7 @@ def test_a_runner_that_was_left_behind(tmp_path: Path, living: Sequence[int], no
         expect(context, "RUN007", "pid 9", "kill -9 9")
 
 
-async def test_records_of_runners_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+async def test_records_of_runners_that_cannot_be_read_are_noted(tmp_path: Path) -> None:
     context = healthy(tmp_path)
     storage = context.settings.storage.model_copy(update={"state": tmp_path / ("x" * 300)})
     (note,) = await leftovers.run(replace(context, settings=context.settings.model_copy(update={"storage": storage})))
@@ -191,6 +193,6 @@ def test_a_daemon_of_this_state_folder_at_another_address_is_found(tmp_path: Pat
     assert codes(replace(context, processes=FakeProcesses())) == ["NET003"], "the lock of a daemon that is gone"
 
 
-def test_a_daemon_that_answers_something_else_than_json_is_no_daemon_of_ours(tmp_path: Path) -> None:
+def test_a_program_that_does_not_answer_with_json_is_not_ollmlx(tmp_path: Path) -> None:
     context = replace(healthy(tmp_path), daemon=FakeDaemon({"/api/version": DaemonReply(200, ["x"])}))
     assert codes(context) == ["NET004"]

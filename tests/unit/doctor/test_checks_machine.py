@@ -1,4 +1,4 @@
-"""Machines that cannot run MLX, or could run it better."""
+"""Checks of the machine."""
 
 from __future__ import annotations
 
@@ -56,26 +56,28 @@ MACHINES: list[tuple[str, dict[str, Any], str, str]] = [
 
 @pytest.mark.finding("ENV001", "ENV003", "ENV004", "ENV005", "ENV007", "ENV008", "ENV009")
 @pytest.mark.finding("ENV011", "ENV012", "ENV005", "ENV014", "STO003")
-@pytest.mark.parametrize(("code", "change", "seen", "typed"), MACHINES)
-def test_a_machine_that_does_not_do(tmp_path: Path, code: str, change: dict[str, Any], seen: str, typed: str) -> None:
+@pytest.mark.parametrize(("code", "change", "evidence", "fix"), MACHINES)
+def test_a_problem_of_the_machine_is_reported_with_its_fix(
+    tmp_path: Path, code: str, change: dict[str, Any], evidence: str, fix: str
+) -> None:
     context = replace(healthy(tmp_path), **change)
-    expect(context, code, seen, typed)
+    expect(context, code, evidence, fix)
     assert codes(context) == [code]
 
 
 @pytest.mark.parametrize(("out", "device"), [("Device(cpu, 0)", "CPU"), ("Device(gpu, 0)", "GPU")])
 def test_the_device_and_the_memory_for_models_are_noted(tmp_path: Path, out: str, device: str) -> None:
     report = examined(replace(healthy(tmp_path), child=child(0, out=out)))
-    told = [note.title for note in report.notes("machine")]
-    assert told == [f"MLX 0.32.4 computes on the {device}", "51 GB of 64 GB of memory for models"]
+    reported = [note.title for note in report.notes("machine")]
+    assert reported == [f"MLX 0.32.4 computes on the {device}", "51 GB of 64 GB of memory for models"]
 
 
-def test_a_trial_that_only_took_long_accuses_nobody(tmp_path: Path) -> None:
+def test_a_trial_that_took_too_long_is_only_a_warning(tmp_path: Path) -> None:
     (found,) = examined(replace(healthy(tmp_path), child=child(None))).findings
     assert found.severity is Severity.WARNING
 
 
-def test_the_cause_is_told_and_not_what_follows_from_it(tmp_path: Path) -> None:
+def test_a_cause_is_reported_without_its_consequences(tmp_path: Path) -> None:
     broken = replace(MAC, rosetta=True, architecture="x86_64")
     context = replace(healthy(tmp_path), machine=broken, child=child(1, "ImportError: wrong architecture"))
     assert codes(context) == ["ENV005"]
@@ -92,7 +94,7 @@ class Advice:
 
 @pytest.mark.finding("ENV002")
 @pytest.mark.parametrize(("speed_up", "expected"), [(1.0, ["ENV002"]), (25.0, []), (None, [])])
-def test_a_slow_blas_is_told_with_what_a_better_one_brings(
+def test_a_slow_blas_is_reported_with_the_speed_of_a_better_one(
     tmp_path: Path, speed_up: float | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = healthy(tmp_path)
@@ -101,8 +103,8 @@ def test_a_slow_blas_is_told_with_what_a_better_one_brings(
     report = examined(context, blas=True)
     found = report.findings
     assert [one.code for one in found] == expected
-    told = "matrix products use the BLAS mkl, 25 times as fast as the reference"
-    assert (told in [note.title for note in report.notes("machine")]) is (speed_up == 25.0)
+    reported = "matrix products use the BLAS mkl, 25 times as fast as the reference"
+    assert (reported in [note.title for note in report.notes("machine")]) is (speed_up == 25.0)
     if found:
         assert "25 times faster" in found[0].evidence[0]
         assert found[0].commands[0].endswith("pip install 'ollmlx[cpu]'")

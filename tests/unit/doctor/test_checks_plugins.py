@@ -25,12 +25,14 @@ BROKEN = [
 
 
 @pytest.mark.finding("PLG001", "PLG005", "PLG003", "PLG004", "PLG006")
-@pytest.mark.parametrize(("code", "source", "seen", "typed"), BROKEN)
-def test_a_plugin_that_is_broken(tmp_path: Path, code: str, source: str, seen: str, typed: str) -> None:
+@pytest.mark.parametrize(("code", "source", "evidence", "fix"), BROKEN)
+def test_a_broken_plugin_is_reported_with_its_code(
+    tmp_path: Path, code: str, source: str, evidence: str, fix: str
+) -> None:
     plugin = tmp_path / "odd.py"
     plugin.write_text(source, encoding="utf-8")
     context = healthy(tmp_path, f'[plugins]\npaths = ["{plugin}"]\nrequired = ["odd"]')
-    found = expect(context, code, seen, typed)
+    found = expect(context, code, evidence, fix)
     assert found.severity is Severity.ERROR
     assert found.evidence[0] == f"from {plugin}"
     assert set(codes(context)) == {code, "PLG006"}
@@ -45,20 +47,20 @@ def test_a_plugin_that_is_broken(tmp_path: Path, code: str, source: str, seen: s
         ("mine", "mine,more", "mine,more,odd,even"),
     ],
 )
-def test_of_several_broken_plugins_each_command_switches_off_one_more(
+def test_each_command_for_several_broken_plugins_switches_one_more_off(
     tmp_path: Path, disabled: str, set_before: str, after: str
 ) -> None:
     for name in ("odd", "even"):
         (tmp_path / f"{name}.py").write_text("1 / 0", encoding="utf-8")
     paths = [str(tmp_path / "odd.py"), str(tmp_path / "even.py")]
     context = healthy(tmp_path, f"[plugins]\npaths = {paths}\ndisabled = {[disabled] if disabled else []}")
-    typed = [line for finding in examined(context).findings if finding.code == "PLG001" for line in finding.instead]
+    commands = [line for finding in examined(context).findings if finding.code == "PLG001" for line in finding.instead]
     environ = {"OLLMLX_PLUGINS__DISABLED": set_before} if set_before else {}
-    shell = "; ".join([*typed, "printenv OLLMLX_PLUGINS__DISABLED"])
-    said = subprocess.run(
+    shell = "; ".join([*commands, "printenv OLLMLX_PLUGINS__DISABLED"])
+    printed = subprocess.run(
         ["/bin/sh", "-c", shell], env={"PATH": os.defpath, **environ}, capture_output=True, check=True
     )
-    assert said.stdout.decode().strip() == after
+    assert printed.stdout.decode().strip() == after
 
 
 def test_the_doctor_does_not_wait_for_a_plugin_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +72,7 @@ def test_the_doctor_does_not_wait_for_a_plugin_that_hangs(tmp_path: Path, monkey
     assert found.severity is Severity.WARNING
 
 
-def test_a_plugin_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_plugin_is_reported(tmp_path: Path) -> None:
     context = healthy(tmp_path, '[plugins]\npaths = ["/nowhere/odd.py"]')
     expect(context, "PLG001", "there is no such file", "+5 ")
     folder = tmp_path / "wings"
@@ -80,21 +82,23 @@ def test_a_plugin_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.finding("PLG006")
-def test_a_backend_that_a_declared_model_asks_for(tmp_path: Path) -> None:
+def test_a_missing_backend_of_a_declared_model_is_reported(tmp_path: Path) -> None:
     context = healthy(tmp_path, '[models.a]\nfrom = "org/x"\nbackend = "flux"')
     found = expect(context, "PLG006", "names the backend 'flux'", "ollmlx plugin list")
     assert found.evidence[0].endswith("ollmlx.toml, line 5")
 
 
 @pytest.mark.parametrize(
-    ("plugin", "file", "seen"),
+    ("plugin", "file", "evidence"),
     [
         ("ollama_store", "manifests/registry.ollama.ai/library/llama3/latest", "models of Ollama are on this disk (1)"),
         ("hub", "mlx/org_name/config.json", "models for MLX are on this disk (1)"),
     ],
 )
-def test_models_of_a_store_that_is_switched_off(tmp_path: Path, plugin: str, file: str, seen: str) -> None:
+def test_models_of_a_store_that_is_switched_off_are_reported(
+    tmp_path: Path, plugin: str, file: str, evidence: str
+) -> None:
     model = tmp_path / "models" / file
     model.parent.mkdir(parents=True)
     model.write_text("{}", encoding="utf-8")
-    expect(healthy(tmp_path, f'[plugins]\ndisabled = ["{plugin}"]'), "PLG006", seen, "+5 ")
+    expect(healthy(tmp_path, f'[plugins]\ndisabled = ["{plugin}"]'), "PLG006", evidence, "+5 ")

@@ -1,4 +1,4 @@
-"""Folders that cannot be used, models that are damaged, misplaced or cannot be run."""
+"""Checks of folders and models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def put(
     source: str = "hub:org/name@main",
     **changes: bytes | None,
 ) -> Path:
-    """A tiny model by hand; `changes` replace files (`config__json=b"{"`), None leaves one out."""
+    """Write a tiny model; `changes` replace files (`config__json=b"{"`), None leaves one out."""
     content: dict[str, bytes | None] = dict(files if files is not None else tiny_files())
     content |= {path.replace("__", "."): data for path, data in changes.items()}
     kept = {path: data for path, data in content.items() if data is not None}
@@ -80,13 +80,13 @@ DAMAGES: list[tuple[str, dict[str, Any], str, str]] = [
 
 
 @pytest.mark.finding("MDL003", "MDL004", "MDL010", "SEC005")
-@pytest.mark.parametrize(("code", "changes", "seen", "typed"), DAMAGES)
-def test_a_model_that_cannot_be_used_is_named(
-    tmp_path: Path, code: str, changes: dict[str, Any], seen: str, typed: str
+@pytest.mark.parametrize(("code", "changes", "evidence", "fix"), DAMAGES)
+def test_a_model_that_cannot_be_used_is_reported(
+    tmp_path: Path, code: str, changes: dict[str, Any], evidence: str, fix: str
 ) -> None:
     context = healthy(tmp_path)
     put(tmp_path / "models/mlx/org_name", **changes)
-    expect(context, code, seen, typed)
+    expect(context, code, evidence, fix)
     assert codes(context) == [code]
 
 
@@ -97,7 +97,7 @@ def test_a_sound_model_is_no_finding(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "seen"),
+    ("damage", "evidence"),
     [
         (truncated, "model.safetensors has"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
@@ -107,22 +107,22 @@ def test_a_sound_model_is_no_finding(tmp_path: Path) -> None:
     ],
 )
 def test_files_that_differ_from_the_manifest_are_named(
-    tmp_path: Path, damage: Callable[[Path], None], seen: str
+    tmp_path: Path, damage: Callable[[Path], None], evidence: str
 ) -> None:
     context = healthy(tmp_path)
     damage(put(tmp_path / "models/mlx/org_name", name="org/name:latest"))
-    assert expect(context, "MDL003", seen, "ollmlx pull org/name").severity.value == "error"
+    assert expect(context, "MDL003", evidence, "ollmlx pull org/name").severity.value == "error"
 
 
 @pytest.mark.finding("MDL001")
-def test_a_folder_whose_name_is_none_is_told(tmp_path: Path) -> None:
+def test_a_folder_whose_name_is_no_model_name_is_reported(tmp_path: Path) -> None:
     context = healthy(tmp_path)
     put(tmp_path / "models/mlx/org_na\nme")
     expect(context, "MDL001", "models/mlx", "rm -r ")
 
 
 @pytest.mark.finding("STO007", "STO008")
-def test_folders_that_disagree_with_their_manifests(tmp_path: Path) -> None:
+def test_folders_that_disagree_with_their_manifests_are_reported(tmp_path: Path) -> None:
     context = healthy(tmp_path)
     put(tmp_path / "models/mlx/org_a", name="org/a:latest")
     put(tmp_path / "models/mlx/org_b", name="org/a:latest")
@@ -132,7 +132,7 @@ def test_folders_that_disagree_with_their_manifests(tmp_path: Path) -> None:
     expect(context, "STO007", "org_c", f"mv {root / 'org_c'} {root / 'org_d'}")
 
 
-def test_of_two_folders_for_one_model_the_one_with_the_wrong_name_goes_aside(tmp_path: Path) -> None:
+def test_of_two_folders_for_one_model_the_one_with_the_wrong_name_is_moved_away(tmp_path: Path) -> None:
     context = healthy(tmp_path)
     root = tmp_path / "models/mlx"
     put(root / "another", name="org/name:latest")
@@ -166,15 +166,15 @@ def test_a_model_of_a_format_that_no_backend_runs_is_named(tmp_path: Path) -> No
     expect(context, "MDL005", "no backend can run org/name", "ollmlx plugin list")
 
 
-def test_a_backend_that_is_switched_off_is_named_with_the_models_that_miss_it(tmp_path: Path) -> None:
+def test_a_backend_that_is_switched_off_is_named_with_the_models_that_need_it(tmp_path: Path) -> None:
     put(tmp_path / "models/mlx/org_name")
     found = expect(healthy(tmp_path, '[plugins]\ndisabled = ["mlx"]'), "MDL005", "switched off: mlx", "+5 ")
     assert found.commands[-1] == "ollmlx plugin list"
 
 
-@pytest.mark.parametrize(("declared", "seen"), [((), ["MDL005"]), (("XYZ001",), [])])
-def test_a_refusal_with_a_code_of_its_own_is_told_by_the_check_that_has_it_or_here(
-    tmp_path: Path, declared: tuple[str, ...], seen: list[str]
+@pytest.mark.parametrize(("declared", "evidence"), [((), ["MDL005"]), (("XYZ001",), [])])
+def test_a_refusal_with_its_own_code_is_left_to_the_check_that_declares_the_code(
+    tmp_path: Path, declared: tuple[str, ...], evidence: list[str]
 ) -> None:
     async def run(context: CheckContext) -> list[Finding]:
         return []
@@ -188,11 +188,11 @@ def test_a_refusal_with_a_code_of_its_own_is_told_by_the_check_that_has_it_or_he
     registry.backends.add("moody", cast("Any", refuses), "ollmlx-moody")
     check = SimpleNamespace(name="mood", group="machine", codes=declared, run=run)
     registry.checks.add("mood", RegisteredCheck(cast("Any", check), None), "ollmlx-moody")
-    assert codes(context) == seen
+    assert codes(context) == evidence
 
 
 @pytest.mark.finding("PLG008")
-def test_a_store_that_fails_is_told_by_its_plugins_name(tmp_path: Path) -> None:
+def test_a_store_that_fails_is_reported_with_the_name_of_its_plugin(tmp_path: Path) -> None:
     context = healthy(tmp_path)
     assert context.plugins is not None
     context.plugins.registry.stores.add("wreck", cast("Any", SimpleNamespace(name="wreck")), "ollmlx-wreck")
@@ -202,7 +202,7 @@ def test_a_store_that_fails_is_told_by_its_plugins_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.finding("STO006")
-def test_pulls_that_stopped_are_told_and_those_under_way_are_not(tmp_path: Path) -> None:
+def test_interrupted_pulls_are_reported_and_running_ones_are_not(tmp_path: Path) -> None:
     context = healthy(tmp_path)
     part = tmp_path / "models/mlx/.staging/org_name/model.safetensors"
     part.parent.mkdir(parents=True)
@@ -217,13 +217,13 @@ def test_pulls_that_stopped_are_told_and_those_under_way_are_not(tmp_path: Path)
 
 
 def moved(context: CheckContext, **storage: Path) -> CheckContext:
-    """The same machine with other folders."""
+    """Return the same context with other folders."""
     changed = context.settings.storage.model_copy(update=storage)
     return replace(context, settings=context.settings.model_copy(update={"storage": changed}))
 
 
 @pytest.mark.finding("STO001", "STO002", "STO009")
-def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+def test_folders_that_cannot_be_used_are_reported(tmp_path: Path) -> None:
     context = healthy(tmp_path)
     expect(moved(context, models=tmp_path / "none"), "STO001", "does not exist yet", "ollmlx pull smollm2:135m")
     (tmp_path / "file").write_text("", encoding="utf-8")
@@ -235,37 +235,37 @@ Denied = Callable[[Path, int], bool]
 
 
 def denied(place: Path, right: int) -> Denied:
-    """The system's answer when one folder lacks a right; root, who runs the tests in containers, lacks none."""
+    """Return an `os.access` that denies one permission of a folder; root, which may run the tests, is denied none."""
     return lambda path, mode: not (Path(path) == place and mode & right)
 
 
 @pytest.mark.parametrize(
-    ("right", "seen", "severity"),
+    ("right", "evidence", "severity"),
     [(os.R_OK, "cannot be read", Severity.ERROR), (os.W_OK, "is not writable", Severity.WARNING)],
 )
-def test_a_models_folder_without_rights_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: int, seen: str, severity: Severity
+def test_a_models_folder_without_permissions_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: int, evidence: str, severity: Severity
 ) -> None:
     context = healthy(tmp_path)
     models = tmp_path / "models"
     monkeypatch.setattr("ollmlx.doctor.checks.storage.os.access", denied(models, right))
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = expect(context, "STO002", seen, f"chmod u+rwx {models}")
+    found = expect(context, "STO002", evidence, f"chmod u+rwx {models}")
     assert (found.severity, found.instead) == (severity, ())
     assert "mode 755" in found.evidence[0]
     monkeypatch.setenv("HOME", "/home/somebody")
-    found = expect(context, "STO002", seen, 'export OLLAMA_MODELS="$HOME/models"')
+    found = expect(context, "STO002", evidence, 'export OLLAMA_MODELS="$HOME/models"')
     assert found.instead == (f"chmod u+rwx {models}",)
-    found = expect(replace(context, user=context.user + 1), "STO002", seen, "sudo chown -R")
+    found = expect(replace(context, user=context.user + 1), "STO002", evidence, "sudo chown -R")
 
 
-def test_a_state_folder_without_rights_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_folder_without_permissions_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = healthy(tmp_path)
     monkeypatch.setattr("ollmlx.doctor.checks.storage.os.access", denied(tmp_path / "state", os.W_OK))
     expect(context, "STO009", "cannot be used", f"chmod u+rwx {tmp_path / 'state'}")
 
 
-def test_folders_that_cannot_be_made_are_told_before_the_first_pull(
+def test_folders_that_cannot_be_created_are_reported_before_the_first_pull(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = moved(healthy(tmp_path), models=tmp_path / "locked/models", state=tmp_path / "locked/state")
@@ -300,7 +300,7 @@ async def test_folders_that_may_not_be_read_crash_no_check(tmp_path: Path, monke
     assert codes(healthy(tmp_path)) == []
 
 
-def test_the_largest_models_are_named_when_room_is_needed(tmp_path: Path) -> None:
+def test_the_largest_models_are_named_when_the_disk_is_full(tmp_path: Path) -> None:
     context = healthy(tmp_path)
     put(tmp_path / "models/mlx/org_small", name="org/small:latest")
     put(tmp_path / "models/mlx/org_big", name="org/big:latest", extra__bin=b"x" * 50_000)

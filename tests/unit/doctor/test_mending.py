@@ -1,4 +1,4 @@
-"""Broken by hand, mended by typing what the doctor prints and nothing else."""
+"""Problems that are fixed with the commands that the doctor prints and nothing else."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ollmlx.errors.findings import Finding, Severity
 pytestmark = pytest.mark.slow
 
 EDITOR = '#!/bin/sh\nsed -i.bak "${1#+}s/.*//" "$2"\n'
-"""A person who removes the line at which the editor opens."""
+"""An editor that removes the line at which it opens."""
 
 KEPT = ("HOME", "PATH", "EDITOR")
 
 
 @dataclass
 class Terminal:
-    """A shell in a home of its own. What is typed is run by bash; its variables last."""
+    """A shell with its own home folder. Commands are run by bash; variables are kept."""
 
     home: Path
     environ: dict[str, str] = field(default_factory=dict)
@@ -170,11 +170,13 @@ BREAKAGES: list[tuple[str, str, Callable[[Terminal], None]]] = [
 
 
 @pytest.mark.parametrize(("code", "broken"), [pytest.param(*case[1:], id=case[0]) for case in BREAKAGES])
-def test_typing_what_the_doctor_prints_mends_it(tmp_path: Path, code: str, broken: Callable[[Terminal], None]) -> None:
+def test_the_commands_that_the_doctor_prints_fix_the_problem(
+    tmp_path: Path, code: str, broken: Callable[[Terminal], None]
+) -> None:
     terminal = Terminal(tmp_path)
     broken(terminal)
     found = terminal.wrong()
-    assert found[0].code == code, "the cause is told first"
+    assert found[0].code == code, "the cause is reported first"
     for _ in range(3):
         if not found:
             break
@@ -190,7 +192,7 @@ TAKEN += "print(s.getsockname()[1], flush=True)\ntime.sleep(600)"
 
 @pytest.fixture
 def taker() -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A program that listens and says nothing, and its port."""
+    """A program that listens and does not answer, and its port."""
     process = subprocess.Popen([sys.executable, "-c", TAKEN], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -202,9 +204,7 @@ def taker() -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 
 @pytest.mark.parametrize("way", ["commands", "instead"])
-def test_a_port_that_is_taken_is_left_for_another_or_taken_back(
-    tmp_path: Path, taker: tuple[subprocess.Popen[str], int], way: str
-) -> None:
+def test_for_a_port_in_use_either_fix_works(tmp_path: Path, taker: tuple[subprocess.Popen[str], int], way: str) -> None:
     process, port = taker
     terminal = Terminal(tmp_path, {"OLLAMA_HOST": f"127.0.0.1:{port}"}, Processes())
     (found,) = terminal.wrong()
@@ -221,7 +221,7 @@ def test_a_port_that_is_taken_is_left_for_another_or_taken_back(
         free.bind(("127.0.0.1", terminal.context().address.port))
 
 
-def test_a_runner_that_was_left_behind_goes_even_when_it_does_not_listen(tmp_path: Path) -> None:
+def test_a_runner_that_was_left_behind_and_ignores_sigterm_is_ended(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, {"OLLAMA_HOST": "127.0.0.1:0"}, Processes())
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
     environ = {**os.environ, "OLLMLX_RUNNER_NONCE": "n"}

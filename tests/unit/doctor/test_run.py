@@ -1,4 +1,4 @@
-"""The doctor outlives its checks: one that crashes or hangs is a finding, and causes come before consequences."""
+"""Running checks, and the report: crashes and hangs are findings, causes come before consequences."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def honest(context: CheckContext) -> Iterator[Finding]:
     yield found("NET003", "no daemon", commands=("ollmlx serve",))
 
 
-@check("lying", "server", "NET001")
-def lying(context: CheckContext) -> Iterator[Finding]:
+@check("undeclared", "server", "NET001")
+def undeclared(context: CheckContext) -> Iterator[Finding]:
     yield found("NET003", "no daemon")
 
 
@@ -44,17 +44,17 @@ def test_a_check_that_crashes_is_a_finding_and_the_others_run() -> None:
 
 
 def test_a_check_may_report_only_what_it_declares() -> None:
-    assert [one.code for one in examined(lying).findings] == ["DOC001"]
+    assert [one.code for one in examined(undeclared).findings] == ["DOC001"]
 
 
-def test_commands_repeat_the_settings_file_that_was_asked_for() -> None:
-    context = CheckContext(asked=Path("my settings.toml"))
+def test_commands_repeat_the_config_option() -> None:
+    context = CheckContext(config=Path("my settings.toml"))
     report = examine([OwnedCheck(honest, "test")], context)
     assert report.findings[0].commands == ("ollmlx --config 'my settings.toml' serve",)
 
 
 @pytest.mark.finding("DOC002")
-def test_a_check_that_blocks_is_a_finding_and_holds_up_nobody() -> None:
+def test_a_check_that_blocks_is_a_finding_and_does_not_delay_the_others() -> None:
     release = threading.Event()
 
     @check("blocking", "server", "NET003")
@@ -69,7 +69,7 @@ def test_a_check_that_blocks_is_a_finding_and_holds_up_nobody() -> None:
         release.set()
 
 
-def test_what_needs_no_plugins_is_examined_while_they_are_loaded() -> None:
+def test_checks_that_need_no_plugins_run_while_plugins_are_loaded() -> None:
     done = threading.Event()
 
     @check("early", "server", "NET003")
@@ -90,16 +90,16 @@ def report_of(findings: Sequence[tuple[str, str]]) -> Report:
     return Report(tuple(results), 0.1)
 
 
-def test_causes_come_first_and_hide_what_follows_from_them() -> None:
+def test_causes_come_first_and_hide_their_consequences() -> None:
     report = report_of([("storage", "STO008"), ("machine", "ENV002"), ("machine", "ENV001"), ("config", "CFG003")])
     assert [one.code for one in report.findings] == ["CFG003", "ENV001", "STO008"]
 
 
 def test_the_json_has_stable_fields() -> None:
-    told = report_of([("config", "CFG003")]).as_json()
-    assert set(told) == {"version", "ok", "seconds", "findings", "notes", "checks"}
-    assert told["ok"] is False
-    assert told["findings"] == [
+    reported = report_of([("config", "CFG003")]).as_json()
+    assert set(reported) == {"version", "ok", "seconds", "findings", "notes", "checks"}
+    assert reported["ok"] is False
+    assert reported["findings"] == [
         {
             "group": "config",
             "code": "CFG003",
@@ -112,19 +112,19 @@ def test_the_json_has_stable_fields() -> None:
             "explain": "ollmlx doctor --explain CFG003",
         }
     ]
-    assert set(told["checks"][0]) == {"name", "group", "owner", "seconds", "findings"}
+    assert set(reported["checks"][0]) == {"name", "group", "owner", "seconds", "findings"}
 
 
-def test_what_is_well_is_noted_and_is_no_finding() -> None:
+def test_a_note_is_no_finding() -> None:
     report = Report((CheckResult("x", "server", "t", (noted("NET003", "it answers"),), 0.1),), 0.1)
     assert report.findings == ()
     assert report.as_text().splitlines() == ["[✓] Server", "    it answers", "No problems found."]
-    told = report.as_json()
-    assert told["notes"] == [{"group": "server", "text": "it answers", "severity": "ok"}]
-    assert (told["findings"], told["checks"][0]["findings"]) == ([], 0)
+    reported = report.as_json()
+    assert reported["notes"] == [{"group": "server", "text": "it answers", "severity": "ok"}]
+    assert (reported["findings"], reported["checks"][0]["findings"]) == ([], 0)
 
 
-def test_a_group_that_could_not_be_looked_at_has_no_tick() -> None:
+def test_a_group_that_was_skipped_has_no_tick() -> None:
     report = Report((CheckResult("x", "storage", "t", (skipped("STO001", "skipped"),), 0.1),), 0.1)
     assert report.as_text().splitlines() == [
         "[-] Storage",
@@ -173,5 +173,5 @@ BESIDE, ELSEWHERE = {"pip": "/venv/bin/pip"}, {"pip": "/usr/bin/pip"}
 def test_pip_commands_install_into_the_python_that_runs_ollmlx(
     found: Mapping[str, str], has_pip: bool, expected: str
 ) -> None:
-    typed, python = ("pip install x", "ollmlx serve"), "/venv/bin/python"
-    assert own_pip(typed, python=python, which=found.get, has_pip=lambda: has_pip) == (expected, "ollmlx serve")
+    commands, python = ("pip install x", "ollmlx serve"), "/venv/bin/python"
+    assert own_pip(commands, python=python, which=found.get, has_pip=lambda: has_pip) == (expected, "ollmlx serve")
