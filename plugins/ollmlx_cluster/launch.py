@@ -23,7 +23,7 @@ from typing import Any, Final, NoReturn
 import psutil
 
 from ollmlx.protocol import ExitCode, RunnerConfig
-from ollmlx.runner import CannotStart, program, read_config
+from ollmlx.runner import CannotStart, confine, read_config, tie
 from ollmlx_cluster.handover import WAKING, LauncherSocket
 from ollmlx_cluster.hosts import hosts_of, launch_arguments, ranks_of
 from ollmlx_cluster.liveness import BEAT, LINE, SILENCE, WAKE, RankFailures, RankLiveness
@@ -44,8 +44,8 @@ def main() -> NoReturn:
     parser.add_argument("--plan", required=True)
     parser.add_argument("--silence", type=float, default=SILENCE, help="seconds after which a silent rank is lost")
     given = parser.parse_args()
-    daemon = program.tie()
-    program.confine()
+    daemon = tie()
+    confine()
     try:
         code = run(read_config(), given.fd, json.loads(given.plan), daemon, given.silence)
     except CannotStart as failure:

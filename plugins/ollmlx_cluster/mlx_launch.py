@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ollmlx.protocol import ExitCode
-from ollmlx.runner import program
+from ollmlx.runner import tie
 
 TICK = 0.1
 """Seconds between two checks of whether a rank takes input."""
@@ -19,7 +19,7 @@ TICK = 0.1
 
 def main() -> NoReturn:
     """Run mlx.launch with the arguments of this program."""
-    threading.Thread(target=_end_with, args=(program.tie(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(tie(),), daemon=True).start()
     from mlx._distributed_utils import launch
 
     # mlx.launch waits until a rank takes input, which is always true: its own select would keep a core busy.

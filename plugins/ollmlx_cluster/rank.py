@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ollmlx.protocol import ExitCode, RunnerConfig
-from ollmlx.runner import program
+from ollmlx.runner import confine, tie
 from ollmlx_cluster import liveness
 from ollmlx_cluster.handover import LauncherConnection
 from ollmlx_cluster.hosts import AGENT
@@ -33,8 +33,8 @@ def main() -> NoReturn:
     parser.add_argument("--backend", required=True)
     parser.add_argument("--silence", required=True, type=float)
     given = parser.parse_args()
-    program.tie()
-    program.confine()
+    tie()
+    confine()
     # When a rank is lost, mlx.launch terminates all others. Rank 0 ignores that and lets the launcher end it: otherwise
     # its clients would be told that the runner is closing. All threads inherit the mask.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
