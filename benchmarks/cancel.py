@@ -1,4 +1,4 @@
-"""Cancellation: how soon a client that leaves frees the only slot of a runner, with the real model.
+"""Cancellation: how soon a client that disconnects frees the only slot of a runner, with the real model.
 
     python benchmarks/cancel.py [--model smollm2:135m] [--models FOLDER] [--repeat 5]
 
@@ -40,7 +40,7 @@ def request(server: Daemon, body: dict[str, Any]) -> socket.socket:
 
 
 def short(server: Daemon, model: str, salt: random.Random) -> float:
-    """Seconds that a short request takes; its prompt was never seen."""
+    """Return the seconds that a short request takes. Its prompt is new, so that no cache helps."""
     began = time.monotonic()
     options = {"num_predict": 1, "temperature": 0}
     answer = server.post("/api/generate", {"model": model, "prompt": str(salt.random()), "options": options})
@@ -49,7 +49,7 @@ def short(server: Daemon, model: str, salt: random.Random) -> float:
 
 
 def leave(server: Daemon, model: str, phase: str, stream: bool, salt: random.Random) -> float:
-    """Ask, hang up in the phase, and say how long a short request then takes."""
+    """Send a request, disconnect in the phase, and return the seconds that a short request then takes."""
     words = " ".join(str(salt.randrange(10)) for _ in range(PROMPT_TOKENS // 2))
     prompt = words if phase == "prefill" else f"Tell me a very long story about {salt.random()}."
     body = {"model": model, "prompt": prompt, "stream": stream, "options": {"num_predict": 4000, "repeat_penalty": 1.3}}
@@ -90,14 +90,14 @@ def main() -> int:
             }
         finally:
             server.stop()
-    print("| the client leaves | a short request then takes, median / slowest |\n|---|---|")
-    print(f"| (nobody left: the short request alone) | {told(alone)} |")
+    print("| the client disconnects | a short request then takes, median / slowest |\n|---|---|")
+    print(f"| (not at all: the short request alone) | {describe(alone)} |")
     for (phase, stream), times in rows.items():
-        print(f"| in {phase}, {'streaming' if stream else 'not streaming'} | {told(times)} |")
+        print(f"| in {phase}, {'streaming' if stream else 'not streaming'} | {describe(times)} |")
     return 0 if max(max(times) for times in rows.values()) < TARGET else 1
 
 
-def told(times: list[float]) -> str:
+def describe(times: list[float]) -> str:
     """Median and slowest, in milliseconds."""
     return f"{statistics.median(times) * 1000:.0f} / {max(times) * 1000:.0f} ms"
 

@@ -1,4 +1,4 @@
-"""Loads and unloads: a thousand real runner processes with the fake engine, one after the other, and what they leave.
+"""Loads and unloads: a thousand real runner processes with the fake engine, and the resources they leave in use.
 
     python benchmarks/cycles.py [--count 1000]
 
@@ -42,7 +42,7 @@ def launch(number: int) -> LaunchSpec:
 
 
 def holdings(folder: Path) -> dict[str, int]:
-    """What this process has, and what lies in the pool's folder."""
+    """Return the resources of this process, and the number of files in the pool's folder."""
     gc.collect()
     return {
         "descriptors": len(os.listdir("/dev/fd")),  # noqa: PTH208

@@ -1,4 +1,4 @@
-"""Orphans: kill the daemon with SIGKILL again and again, in each phase of a runner's life, and see what is left.
+"""Orphans: kill the daemon with SIGKILL in each phase of a runner's life, and count the processes that are left.
 
     python benchmarks/orphans.py [--repeat 25] [--phase idle ...]
 
@@ -36,7 +36,7 @@ MODELS: dict[str, dict[str, object]] = {
 
 @dataclass
 class Phase:
-    """What a runner does when its daemon is killed: the request that brings it there, and how to see that it did."""
+    """A state of a runner in which its daemon is killed, with the request that leads to it and a check for it."""
 
     model: str
     prompt: str
@@ -44,7 +44,7 @@ class Phase:
 
 
 def answering(client: socket.socket) -> bool:
-    """Whether the stream has brought something since the last look."""
+    """Return True when the stream has grown since the last call."""
     try:
         return b'"response"' in client.recv(1 << 16)
     except TimeoutError:
@@ -58,7 +58,7 @@ def active(server: Daemon) -> int:
 
 
 def stuck(server: Daemon, client: socket.socket) -> bool:
-    """Whether a stream that had begun has brought nothing for a while."""
+    """Return True when a stream that had begun has not grown for a while."""
     quiet = time.monotonic()
     while time.monotonic() - quiet < 0.3:
         if answering(client):
@@ -92,7 +92,7 @@ PHASES = {
 
 @dataclass
 class Tally:
-    """Seconds that the last runner lived on after each kill, and how many processes outlived the grace."""
+    """Seconds from each kill to the exit of the last runner, and the number of processes that were left."""
 
     seconds: list[float] = field(default_factory=list)
     orphans: int = 0
@@ -114,7 +114,7 @@ def kill_once(server: Daemon, phase: Phase, tally: Tally) -> None:
         while any(map(alive, theirs)) and time.monotonic() - killed < GRACE:
             time.sleep(STEP)
         tally.seconds.append(time.monotonic() - killed)
-        # The guardian stays until it is sure that everybody has gone.
+        # The guardian exits after every group that it ends.
         while (left := [one for one in everyone if alive(one)]) and time.monotonic() - killed < GRACE:
             time.sleep(STEP)
         tally.orphans += len(left)

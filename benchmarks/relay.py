@@ -26,8 +26,8 @@ PATIENCE = 30  # seconds for the daemon to listen
 
 
 @dataclass
-class Heard:
-    """What one stream brought."""
+class Received:
+    """The events and bytes of one stream."""
 
     events: int = 0
     reads: int = 0
@@ -35,7 +35,7 @@ class Heard:
     first: float = 0.0
 
 
-async def listen(port: int, family: str, tokens: int) -> Heard:
+async def listen(port: int, family: str, tokens: int) -> Received:
     """Read one stream to its end, counting records and reads. Raises when it does not end as it should."""
     content = f"fake:tokens={tokens} go"
     body = json.dumps({"model": "tiny", "stream": True, "messages": [{"role": "user", "content": content}]}).encode()
@@ -43,7 +43,7 @@ async def listen(port: int, family: str, tokens: int) -> Heard:
         f"POST {PATHS[family]} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
-    began, heard, last = time.perf_counter(), Heard(), b""
+    began, heard, last = time.perf_counter(), Received(), b""
     writer.write(head.encode() + body)
     await writer.drain()
     status = await reader.readline()
@@ -61,7 +61,7 @@ async def listen(port: int, family: str, tokens: int) -> Heard:
     return heard
 
 
-async def measure(port: int, family: str, streams: int, tokens: int) -> tuple[list[Heard], float]:
+async def measure(port: int, family: str, streams: int, tokens: int) -> tuple[list[Received], float]:
     await listen(port, family, 10)  # the model is loaded
     began = time.perf_counter()
     heard = await asyncio.gather(*(listen(port, family, tokens) for _ in range(streams)))

@@ -52,7 +52,7 @@ GROWTH = 48 * MIB
 
 @dataclass
 class Tally:
-    """What happened so far."""
+    """The outcomes so far."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -61,7 +61,7 @@ class Tally:
     kills: int = 0
     slowest: float = 0.0
     seen: dict[int, float] = field(default_factory=dict)
-    """Every process of the daemon that was ever seen, by id, with its start time."""
+    """All processes of the daemon that were seen, by id, with their start times."""
 
     def end(self, client: str, outcome: str, detail: str) -> None:
         self.outcomes[outcome] += 1
@@ -72,7 +72,7 @@ class Tally:
 
 
 class Client:
-    """One client: a request after the other, half of them streamed, some left in the middle."""
+    """Send one request after the other, half of them streamed; disconnect from some in the middle."""
 
     def __init__(self, number: int, server: Daemon, session: aiohttp.ClientSession, tally: Tally, seed: int) -> None:
         self._name = f"client-{number}"
@@ -115,7 +115,7 @@ class Client:
 
 
 def judged(status: int, text: str, model: str) -> tuple[str, str]:
-    """Complete, a clean error, or broken: nothing else is an answer."""
+    """Classify an answer as complete, a clean error, or broken."""
     try:
         records = [json.loads(line) for line in text.splitlines()]
     except ValueError:
@@ -131,7 +131,7 @@ def judged(status: int, text: str, model: str) -> tuple[str, str]:
 
 
 async def disturb(server: Daemon, tally: Tally, every: float, until: float, rng: random.Random) -> None:
-    """Remember every process of the daemon; kill a runner now and then, in one of several ways."""
+    """Note every process of the daemon, and kill a runner now and then, in one of several ways."""
     daemon = psutil.Process(server.process.pid)
     next_kill = time.monotonic() + every
     while time.monotonic() < until:
@@ -145,7 +145,7 @@ async def disturb(server: Daemon, tally: Tally, every: float, until: float, rng:
 
 
 def note(daemon: psutil.Process, tally: Tally) -> list[psutil.Process]:
-    """The daemon's runners that live now."""
+    """Return the runners of the daemon that run now."""
     runners = []
     for child in daemon.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -156,7 +156,7 @@ def note(daemon: psutil.Process, tally: Tally) -> list[psutil.Process]:
 
 
 def left_behind(tally: Tally) -> list[int]:
-    """Processes that outlived the daemon."""
+    """Return the processes that still run after the daemon has exited."""
     left = []
     for pid, born in tally.seen.items():
         with suppress(psutil.NoSuchProcess):
@@ -167,7 +167,7 @@ def left_behind(tally: Tally) -> list[int]:
 
 
 async def consistent(server: Daemon, session: aiohttp.ClientSession) -> tuple[list[str], int]:
-    """When all is quiet: the models that `/api/ps` names, and how many runners there are."""
+    """Wait until no request runs. Return the models of `/api/ps`, and the number of runners."""
     daemon = psutil.Process(server.process.pid)
     for _ in range(50):
         async with session.get(f"{server.url}/api/ps") as response:

@@ -30,9 +30,9 @@ TRIAL_PROMPT = "Hello"
 class ProgressClock:
     """Seconds since the last sign of progress, on a monotonic clock that the caller reads.
 
-    Any change of the sign (tokens, prefill chunks, load steps, lines of output) is progress. When nobody looked for
-    `gap` seconds, because this process was suspended, the measurement starts again: a gap in our own polling does not
-    count as silence.
+    Any change of the sign (tokens, prefill chunks, load steps, lines of output) is progress. After `gap`
+    seconds without a look, because this process was suspended, the measurement starts again: a gap in our own polling
+    does not count as silence.
     """
 
     gap: float

@@ -1,4 +1,4 @@
-"""Memory of the pool: what a runner may use, who has reserved how much, and which models make room. Pure."""
+"""Memory of the pool: the limits of a runner, the reservations of all, and the models to evict. Pure."""
 
 from __future__ import annotations
 

@@ -277,7 +277,7 @@ class Scheduler:
         return request
 
     def _serve_or_schedule(self, request: PendingRequest[PoolEntry]) -> None:
-        """Do what this arrival makes possible. What earlier arrivals made possible has been done."""
+        """Serve the request from a free slot, or decide again when its arrival can change a decision."""
         key = request.spec.key
         entry = self._runners.entries.get(key)
         if entry is not None and entry.is_loaded and entry.serves(request.spec):
