@@ -1,4 +1,4 @@
-"""`ollmlx config`: print the settings with their origins, check them, write the file."""
+"""`ollmlx config`: print the settings with their origins, check them, write a settings file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Print and check the settings.
 
-  ollmlx config show          every value in force and where it comes from
-  ollmlx config check         say what is wrong with the settings, all of it
-  ollmlx config init [FILE]   write a settings file with every key, its default and what it does"""
+  ollmlx config show          print every value and its origin
+  ollmlx config check         print every fault of the settings
+  ollmlx config init [FILE]   write a settings file with every key, its default and its description"""
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.add_argument("action", choices=("show", "check", "init"), nargs="?", default="show")
-    parser.add_argument("file", metavar="FILE", nargs="?", help="what init writes (default: ollmlx.toml)")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="the file that init writes (default: ollmlx.toml)")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--changed", action="store_true", help="show: leave out what is at its default")
+    parser.add_argument("--changed", action="store_true", help="show: leave out values that are defaults")
     parser.add_argument("--force", action="store_true", help="init: replace a file that exists")
 
 
@@ -51,7 +51,7 @@ def _show(args: argparse.Namespace) -> int:
     from ollmlx.settings.report import effective
 
     loaded = _load(args)
-    own = loaded.settings.plugins.model_extra  # only plugins know which keys of their tables are secret
+    own = loaded.settings.plugins.model_extra  # plugins mark the secret keys of their tables
     plugins = load_plugins(loaded.settings, strict=False) if own else None
     values = effective(loaded, lambda path: is_hidden(plugins, path))
     if args.changed:
@@ -74,10 +74,10 @@ def _lines(values: list[Effective]) -> list[str]:
             section = value.path[0]
             lines += ["", f"[{section}]"] if lines else [f"[{section}]"]
         text = f"{'.'.join(_quoted(part) for part in value.path[1:])} = {toml_value(value.value)}"
-        told = str(value.origin)
+        origin = str(value.origin)
         for _, weaker in value.overrides:
-            told += f"; overrides {weaker}"
-        lines.append(f"{text:<44}  {grey(f'# {told}', sys.stdout)}")
+            origin += f"; overrides {weaker}"
+        lines.append(f"{text:<44}  {grey(f'# {origin}', sys.stdout)}")
     return lines
 
 
@@ -127,10 +127,10 @@ def _init(file: Path, *, force: bool) -> int:
     try:
         with file.open("w" if force else "x", encoding="utf-8") as target:
             target.write(reference(commented=True))
-        file.chmod(0o600)  # it may come to hold API keys
+        file.chmod(0o600)  # it may hold API keys later
     except FileExistsError:
         raise Conflict(f"{file} exists", hint=f"ollmlx config init --force {file}") from None
     except OSError as error:
         raise StorageError(f"cannot write {file}: {error.strerror}", code="CFG001") from error
-    print(f"wrote {file}; every key is there, behind a #")
+    print(f"wrote {file}: it has every key, behind a #")
     return 0

