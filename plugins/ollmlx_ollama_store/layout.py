@@ -23,8 +23,9 @@ from ollmlx.storekit import read_bounded, require_inside
 
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
+HUBS = ("hf.co", "huggingface.co")
 MAX_MANIFESTS = 10_000
-_PLAIN_HOSTS = (DEFAULT_HOST, "ollama.com", "hf.co", "huggingface.co")
+_PLAIN_HOSTS = (DEFAULT_HOST, "ollama.com", *HUBS)
 """Hosts that are not part of a model's name. Of two manifests with one name, the host listed first wins."""
 
 
@@ -70,7 +71,7 @@ class OllamaLayout:
 
     def target(self, name: ModelName) -> Path:
         """The path that Ollama would give a name's manifest."""
-        host = name.host or (name.via if name.via in ("hf.co", "huggingface.co") else None) or DEFAULT_HOST
+        host = name.host or (name.via if name.via in HUBS else None) or DEFAULT_HOST
         return self.manifests / host / (name.org or DEFAULT_NAMESPACE) / name.name / name.tag
 
     def entries(self) -> list[ManifestEntry]:

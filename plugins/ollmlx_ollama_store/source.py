@@ -31,7 +31,7 @@ from ollmlx.storekit import (
 from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, PullProgress
 from ollmlx_ollama_store.description import MAX_TEXT
 from ollmlx_ollama_store.installer import STAGED_MANIFEST
-from ollmlx_ollama_store.layout import DEFAULT_HOST, DEFAULT_NAMESPACE
+from ollmlx_ollama_store.layout import DEFAULT_HOST, DEFAULT_NAMESPACE, HUBS
 from ollmlx_ollama_store.manifest import (
     MAX_CONFIG,
     MAX_MANIFEST,
@@ -41,7 +41,6 @@ from ollmlx_ollama_store.manifest import (
     OllamaManifest,
 )
 
-HUBS = ("hf.co", "huggingface.co")
 TEXTS = ("template", "system", "params", "messages", "license")
 MAX_REDIRECTS = 5
 MAX_TOKEN = 64 << 10
