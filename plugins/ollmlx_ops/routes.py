@@ -55,12 +55,14 @@ def blueprint(service: Service) -> Blueprint:
         metrics.read_running_from(lambda: state.drain.running)
 
     @made.get("/livez")
-    @describe("Whether the daemon answers at all.", answer=STATUS)
+    @describe("Check that the daemon answers.", answer=STATUS)
     async def livez() -> Response:
         return json_answer({"status": "ok"})
 
     @made.get("/readyz")
-    @describe("Whether the daemon takes new work, and why not.", answer=STATUS, success=(200, NOT_READY))
+    @describe(
+        "Check that the daemon takes new work; a 503 says why it does not.", answer=STATUS, success=(200, NOT_READY)
+    )
     async def readyz() -> Response:
         stopping = states[0].drain.status()
         found = await asyncio.to_thread(problems, service.settings, stopping=stopping)

@@ -89,17 +89,17 @@ async def test_the_caller_is_known_by_id_address_and_priority() -> None:
 
 async def test_a_preflight_of_a_local_page_is_granted_and_of_a_foreign_page_refused() -> None:
     client = client_of()
-    asked = {
+    preflight = {
         "Origin": "http://localhost:3000",
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "content-type, x-stainless-os, x-evil",
     }
-    granted = await client.options("/echo", headers=asked)
+    granted = await client.options("/echo", headers=preflight)
     assert granted.status_code == 204
     assert granted.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
     assert "x-stainless-os" in granted.headers["Access-Control-Allow-Headers"]
     assert "x-evil" not in granted.headers["Access-Control-Allow-Headers"]
-    refused = await client.options("/echo", headers={**asked, "Origin": "https://evil.example"})
+    refused = await client.options("/echo", headers={**preflight, "Origin": "https://evil.example"})
     assert refused.status_code == 403
     assert "Access-Control-Allow-Origin" not in refused.headers
 
@@ -170,8 +170,8 @@ async def test_a_body_beyond_the_limit_is_refused_by_its_announced_length_or_whi
 async def test_a_compressed_body_is_read_within_the_same_limit_and_an_unknown_one_is_refused() -> None:
     client = client_of(max_body=1000)
     fits, grows = gzip.compress(b'{"a":1}'), gzip.compress(b'{"a":"' + b"x" * 2000 + b'"}')
-    asked = [("gzip", fits, 200), ("gzip", grows, 413), ("gzip", b"{}", 400), ("br", fits, 415)]
-    for encoding, data, status in asked:
+    cases = [("gzip", fits, 200), ("gzip", grows, 413), ("gzip", b"{}", 400), ("br", fits, 415)]
+    for encoding, data, status in cases:
         answer = await client.post("/echo", data=data, headers={"Content-Encoding": encoding})
         assert answer.status_code == status, encoding
     assert b"send it as it is, or with gzip or zstd" in await answer.get_data()
@@ -282,12 +282,12 @@ async def test_requests_that_arrive_during_the_drain_are_not_waited_for() -> Non
     drain.leave(late)
 
 
-@pytest.mark.parametrize(("patience", "still"), [(30.0, " for another 30 s"), (math.inf, ""), (0.0, None)])
-def test_a_drain_states_how_long_running_requests_may_go_on(patience: float, still: str | None) -> None:
+@pytest.mark.parametrize(("timeout", "still"), [(30.0, " for another 30 s"), (math.inf, ""), (0.0, None)])
+def test_a_drain_states_how_long_running_requests_may_go_on(timeout: float, still: str | None) -> None:
     drain = Drain()
     assert drain.status() == ""
     drain.enter(RequestContext("a", "POST", "/x"))
-    drain.begin(patience)
+    drain.begin(timeout)
     may = f"; 1 running request may go on{still}" if still is not None else ""
     assert drain.status() == f"the server is shutting down{may}"
     drain.end()

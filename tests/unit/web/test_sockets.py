@@ -42,9 +42,9 @@ def test_an_address_that_cannot_be_listened_on_is_refused(setting: str) -> None:
 
 
 def test_port_0_becomes_a_free_port() -> None:
-    asked = served_address("127.0.0.1:0")
-    with closing(listening_socket(asked)) as sock:
-        found = bound_address(sock, asked)
+    requested = served_address("127.0.0.1:0")
+    with closing(listening_socket(requested)) as sock:
+        found = bound_address(sock, requested)
         assert found.port > 0
         assert is_listening(found)
     assert not is_listening(found)

@@ -107,7 +107,7 @@ def declare_errors(blueprint: Blueprint, shape: Shape, *prefixes: str) -> None:
 
 
 def failure(error: BaseException) -> Failure:
-    """Return what a client is told of an exception. An unexpected exception is logged with its traceback."""
+    """Return the failure that a client sees for an exception. An unexpected exception is logged with its traceback."""
     context = CURRENT.get()
     request_id = context.id if context else ""
     if isinstance(error, ValidationError):
@@ -126,7 +126,7 @@ def failure(error: BaseException) -> Failure:
 
 
 def http_failure(error: HTTPException) -> Failure:
-    """Return what a client is told of an error that the web framework raised."""
+    """Return the failure that a client sees for an error of the web framework."""
     status = error.code or 500
     kind = next((kind for kind, its in STATUS.items() if its == status), "invalid")
     return failure_of_status(status, kind, _MESSAGES.get(status) or HTTPStatus(status).phrase.lower())
@@ -149,7 +149,7 @@ def error_response(found: Failure, shape: Shape) -> Response:
 
 
 def failure_headers(found: Failure) -> list[tuple[bytes, bytes]]:
-    """Return the headers of a failure that tell the client whether and when to try again, or how to authenticate."""
+    """Return the headers of a failure: when to try again, that it is no use, or how to authenticate."""
     never = found.retry_after is not None and math.isinf(found.retry_after)
     if (found.kind in LASTING and found.status != RETRIABLE) or never:
         return [(b"x-should-retry", b"false")]  # OpenAI's and Anthropic's clients repeat any other 5xx

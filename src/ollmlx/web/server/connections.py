@@ -111,7 +111,7 @@ class Connection:
             await self._protocol.handle(RawData(data))
 
     async def _send(self, event: Event) -> None:
-        """Send bytes, close the connection, or note that a request begins or has ended: the protocol calls this."""
+        """Handle an event of the protocol: bytes to send, a connection to close, a request that begins or has ended."""
         if isinstance(event, RawData):
             try:
                 self._writer.write(event.data)
@@ -152,13 +152,13 @@ class HTTPServer:
         """Begin to accept connections."""
         await self._app.startup()
         for sock in self._sockets:
-            # asyncio accepts at most `backlog` connections in one round of its loop. The kernel's queue is set after.
+            # asyncio accepts up to `backlog` connections in one round of its loop; the kernel's queue is longer.
             self._servers.append(await asyncio.start_server(self._serve, sock=sock, backlog=ACCEPTED_AT_ONCE))
             sock.listen(BACKLOG)
         self._watch = asyncio.create_task(self._drop_stalled(), name="stalled-writers")
 
-    async def stop(self, patience: float) -> None:
-        """Stop listening, let connections end for `patience` seconds, abort the rest, then cancel their tasks.
+    async def stop(self, timeout: float) -> None:
+        """Stop listening, let connections end for `timeout` seconds, abort the rest, then cancel their tasks.
 
         May be repeated.
         """
@@ -166,25 +166,25 @@ class HTTPServer:
             return
         for sock in self._sockets:
             asyncio.get_running_loop().remove_reader(sock)
-        await asyncio.sleep(0)  # asyncio leaks connections that it is accepting when their server is closed
+        await asyncio.sleep(0)  # asyncio leaks a connection that it is still accepting when it closes the server
         for server in self._servers:
             server.close()
         await self._context.terminated.set()  # connections close after their current request
         for connection in self._connections.values():
             connection.close_if_idle()
-        await self._wait(patience)
+        await self._wait(timeout)
         for connection in self._connections.values():
             connection.abort()
-        await self._wait(patience)
+        await self._wait(timeout)
         for task in self._connections:
             task.cancel()
         self._watch.cancel()
         self._watch = None
         await self._app.shutdown()
 
-    async def _wait(self, patience: float) -> None:
+    async def _wait(self, timeout: float) -> None:
         if self._connections:
-            await asyncio.wait(list(self._connections), timeout=patience)
+            await asyncio.wait(list(self._connections), timeout=timeout)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._context.terminated.is_set():  # it was accepted while the server stopped

@@ -38,10 +38,10 @@ class Drain:
         self._running.discard(context)
         self._changed.set()
 
-    def begin(self, patience: float = 0.0) -> None:
-        """Refuse new work from now on. Running requests may go on for `patience` seconds, which may be infinite."""
+    def begin(self, timeout: float = 0.0) -> None:
+        """Refuse new work from now on. Running requests may go on for `timeout` seconds, which may be infinite."""
         self.draining = True
-        self._until = time.monotonic() + patience
+        self._until = time.monotonic() + timeout
 
     def status(self) -> str:
         """Return why new work is refused, and for how long running requests may go on; empty before the drain."""

@@ -11,7 +11,7 @@ from typing import Any
 from ollmlx.errors import ConfigError, Conflict, OllmlxError
 from ollmlx.text.addresses import Address
 
-PATIENCE = 1.0  # seconds for the program that listens there to answer
+TIMEOUT = 1.0  # seconds for the program that listens there to answer
 
 
 def bind_error(address: Address, error: OSError) -> OllmlxError:
@@ -41,7 +41,7 @@ def is_listening(address: Address) -> bool:
     if address.port == 0:
         return False
     try:
-        with socket.create_connection((address.dialled, address.port), timeout=PATIENCE):
+        with socket.create_connection((address.dialled, address.port), timeout=TIMEOUT):
             return True
     except OSError:
         return False
@@ -62,7 +62,7 @@ def program_at(address: Address) -> str:
 
 def _get(address: Address, path: str) -> dict[str, Any] | None:
     """Return the JSON object at this path; None when there is none."""
-    connection = http.client.HTTPConnection(address.dialled, address.port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection(address.dialled, address.port, timeout=TIMEOUT)
     try:
         connection.request("GET", path)
         reply = json.loads(connection.getresponse().read(4096))

@@ -75,13 +75,13 @@ async def _serve(app: App, sock: socket.socket, address: Address, reload: Callab
 
 async def _end(app: App, drain: Drain, server: HTTPServer, stops: _Stops) -> int:
     """Refuse new work, wait for running requests, cancel the rest, stop the runners."""
-    patience = app.settings.server.drain_timeout
+    timeout = app.settings.server.drain_timeout
     notify("STOPPING=1")
-    drain.begin(patience)
+    drain.begin(timeout)
     if drain.running:
         logger.info("%s", drain.status())
     closing = asyncio.create_task(app.close(), name="close")  # requests that wait for a runner are refused now
-    await _first_of(drain.idle(_finite(patience)), stops.second.wait())
+    await _first_of(drain.idle(_finite(timeout)), stops.second.wait())
     drain.end()
     clean = await drain.idle(FLUSH_TIME)
     await closing
