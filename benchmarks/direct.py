@@ -1,4 +1,4 @@
-"""The MLX engine driven directly, for `engine.py port`: a line of JSON in, a line of JSON out, until the input ends.
+"""Runs the MLX engine directly, for `engine.py port`. Reads a line of JSON and prints one, until the input ends.
 
 python benchmarks/direct.py FOLDER STREAMS
 """
@@ -31,7 +31,7 @@ async def answer(engine: MlxEngine, seed: int, tokens: int) -> TimedAnswer:
 
 
 async def serve(folder: Path, streams: int) -> None:
-    # As the backend launches a runner for this model.
+    # The options with which the backend starts a runner for this model.
     options = {"weights": "float32", "streams": streams} if sys.platform == "linux" else {}
     changes = {"context_length": 8192, "parallel": 0, "prompt_cache_bytes": 1 << 30, "engine_options": options}
     engine = MlxEngine()

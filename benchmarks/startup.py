@@ -1,10 +1,10 @@
-"""How long a start takes: the command line, the daemon, the first answer of a model that is not loaded.
+"""Measures start-up: the command line, the daemon, and the first answer of a model that is not loaded.
 
     python benchmarks/startup.py [--models FOLDER] [--model smollm2:135m] [--rounds 3]
 
-The model must be installed (`ollmlx pull smollm2:135m`). Loopback only; each daemon has a temporary state folder and is
-stopped. "First time" means an empty state folder: what the daemon remembers of this machine is found out anew. The
-system's file cache is left as it is. Prints a table of the median, least and most seconds.
+The model must be installed (`ollmlx pull smollm2:135m`). Each daemon listens on the loopback address, has a temporary
+state folder and is stopped at the end. "First time" means an empty state folder: the daemon examines the machine
+again. The system's file cache is left as it is. Prints a table of the median, least and most seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROMPT = "What is the capital of France?"
 
 
 def cpu(*arguments: str) -> float:
-    """Seconds of CPU, user and system, of one command."""
+    """Return the CPU seconds, user and system, of one command."""
     process = subprocess.Popen([OLLMLX, *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -41,30 +41,30 @@ def cpu(*arguments: str) -> float:
 
 
 def ask(url: str, body: dict[str, object] | None = None) -> bytes | None:
-    """One request; None while nobody listens."""
+    """Send a request; return None while no program listens."""
     data = None if body is None else json.dumps(body).encode()
     try:
         with urllib.request.urlopen(url, data=data, timeout=PATIENCE) as response:
             return bytes(response.read())
     except urllib.error.HTTPError as error:
-        raise SystemExit(f"the daemon said {error.code}: {error.read().decode()}") from None
+        raise SystemExit(f"the daemon answered {error.code}: {error.read().decode()}") from None
     except OSError:
         return None
 
 
 def answered(url: str, body: dict[str, object] | None = None) -> bytes:
-    """The first answer of a daemon that may not listen yet."""
+    """Wait for the daemon and return its answer."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
-        if (said := ask(url, body)) is not None:
-            return said
+        if (answer := ask(url, body)) is not None:
+            return answer
         time.sleep(0.005)
     raise SystemExit(f"no answer from {url} within {PATIENCE:g} s")
 
 
 @contextlib.contextmanager
 def daemon(models: Path, state: Path) -> Iterator[str]:
-    """A daemon on a free port; its URL. It may not listen yet."""
+    """Start a daemon on a free port and yield its URL. It may not listen yet."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -80,7 +80,7 @@ def daemon(models: Path, state: Path) -> Iterator[str]:
 
 
 def start(models: Path, model: str, state: Path) -> dict[str, float]:
-    """One daemon: when it listened, when it had answered, how long a second answer took. Seconds."""
+    """Start a daemon; return the seconds until it listens and until its first answer, and those of a second answer."""
     began = time.perf_counter()
     with daemon(models, state) as url:
         answered(f"{url}/")
@@ -94,7 +94,7 @@ def start(models: Path, model: str, state: Path) -> dict[str, float]:
 
 
 def rounds(count: int, measure: Callable[[], float]) -> list[float]:
-    """The same measurement several times."""
+    """Repeat a measurement."""
     return [measure() for _ in range(count)]
 
 

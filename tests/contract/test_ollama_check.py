@@ -12,7 +12,7 @@ from tests.servers.ollama_folder import OllamaFolder, digest, tiny_gguf
 
 from ollmlx import Check, ModelName
 from ollmlx.testing import CheckContext, CheckSuite
-from ollmlx_ollama_store.check import DAMAGED, SAME_NAME, OllamaCheck
+from ollmlx_ollama_store.check import DAMAGED, OllamaCheck
 from ollmlx_ollama_store.store import OllamaStore
 
 
@@ -32,9 +32,9 @@ class TestOllamaCheck(CheckSuite):
 
     def make_sick_check(self, code: str) -> Check:
         folder = self.folder(code)
-        if code == DAMAGED:
+        if code == "STO020":
             folder.add("m").write_bytes(b"{")
-        if code == SAME_NAME:
+        if code == "STO022":
             folder.add("x", origin="hf.co/org")
             folder.add("x", origin="registry.ollama.ai/org")
         return OllamaCheck(folder.root)
