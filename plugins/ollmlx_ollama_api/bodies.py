@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, field_validator, model_validator
 
 from ollmlx import ModelName, parse_duration
 from ollmlx.errors import InvalidRequest, NotFound
@@ -21,6 +21,14 @@ THINKING_LEVELS: tuple[Level, ...] = ("low", "medium", "high", "max")
 MOST_LOGPROBS = 20
 
 Think = bool | Level | None
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+AsTuple = BeforeValidator(_as_tuple)
+"""Takes a JSON array as a tuple, which strict types ask for."""
 
 
 class OllamaBody(BaseModel):
@@ -117,14 +125,9 @@ class GenerateBody(GenerationBody):
     suffix: str = ""
     system: str = ""
     template: str = ""
-    context: tuple[int, ...] = ()
+    context: Annotated[tuple[int, ...], AsTuple] = ()
     raw: bool = False
-    images: tuple[str, ...] = ()
-
-    @field_validator("context", "images", mode="before")
-    @classmethod
-    def _lists(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
+    images: Annotated[tuple[str, ...], AsTuple] = ()
 
     @property
     def only_loads(self) -> bool:
@@ -173,15 +176,10 @@ class OllamaMessage(OllamaBody):
     role: Role
     content: str = ""
     thinking: str | None = None
-    images: tuple[str, ...] = ()
-    tool_calls: tuple[OllamaToolCall, ...] = ()
+    images: Annotated[tuple[str, ...], AsTuple] = ()
+    tool_calls: Annotated[tuple[OllamaToolCall, ...], AsTuple] = ()
     tool_name: str | None = None
     tool_call_id: str | None = None
-
-    @field_validator("images", "tool_calls", mode="before")
-    @classmethod
-    def _lists(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("role", mode="before")
     @classmethod
@@ -207,13 +205,8 @@ class OllamaMessage(OllamaBody):
 class ChatBody(GenerationBody):
     """`POST /api/chat`."""
 
-    messages: tuple[OllamaMessage, ...] = ()
-    tools: tuple[dict[str, Any], ...] = ()
-
-    @field_validator("messages", "tools", mode="before")
-    @classmethod
-    def _lists(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
+    messages: Annotated[tuple[OllamaMessage, ...], AsTuple] = ()
+    tools: Annotated[tuple[dict[str, Any], ...], AsTuple] = ()
 
     @property
     def only_loads(self) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from ollmlx import ModelName
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import ModelDefaults
-from ollmlx_ollama_api.bodies import NamedBody, OllamaBody, OllamaMessage, parse_name
+from ollmlx_ollama_api.bodies import AsTuple, NamedBody, OllamaBody, OllamaMessage, parse_name
 from ollmlx_ollama_api.options import options
 
 
@@ -54,17 +54,12 @@ class CreateBody(NamedBody):
     files: dict[str, str] = {}
     adapters: dict[str, str] = {}
     template: str = ""
-    license: str | tuple[str, ...] = ""
+    license: Annotated[str | tuple[str, ...], AsTuple] = ""
     system: str = ""
     parameters: dict[str, Any] = {}
-    messages: tuple[OllamaMessage, ...] = ()
+    messages: Annotated[tuple[OllamaMessage, ...], AsTuple] = ()
     quantize: str = ""
     stream: bool = True
-
-    @field_validator("license", "messages", mode="before")
-    @classmethod
-    def _lists(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     def base(self) -> ModelName | None:
         """Return the name of the base model, None when uploaded files are the base. Raises InvalidRequest."""

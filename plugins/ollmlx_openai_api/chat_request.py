@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import GenerateRequest, Message, Options, ToolCall
@@ -23,11 +23,15 @@ class OpenAIBody(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-def texts_only(value: Any) -> Any:
+def _texts_only(value: Any) -> Any:
     """Return the value. Raises ValueError for token ids: OpenAI's tokenizers made them, models here have others."""
     if isinstance(value, list) and value and isinstance(value[0], int | list):
         raise ValueError("send text: token ids of another tokenizer cannot be read here")
     return value
+
+
+Texts = Annotated[str | tuple[str, ...], BeforeValidator(_texts_only)]
+"""A text or several. Arrays of token ids are refused."""
 
 
 class ImageUrl(OpenAIBody):

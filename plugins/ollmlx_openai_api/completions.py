@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import Answer, Done, Event, GenerateRequest, Text, TokenLogprob
 from ollmlx_openai_api.answering import requests
-from ollmlx_openai_api.chat_request import SamplingFields, StreamOptions, texts_only
+from ollmlx_openai_api.chat_request import SamplingFields, StreamOptions, Texts
 from ollmlx_openai_api.chat_response import FINGERPRINT, usage
 
 MOST_CHOICES = 128
@@ -20,7 +20,7 @@ class CompletionRequest(SamplingFields):
     """The whole body. `prompt` is a text or several; each is continued on its own."""
 
     model: str
-    prompt: str | tuple[str, ...] = ""
+    prompt: Texts = ""
     suffix: str | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     stream: bool | None = None
@@ -28,11 +28,6 @@ class CompletionRequest(SamplingFields):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
-
-    @field_validator("prompt", mode="before")
-    @classmethod
-    def _no_ids(cls, value: Any) -> Any:
-        return texts_only(value)
 
     @property
     def choices(self) -> int:

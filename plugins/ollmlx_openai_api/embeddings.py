@@ -6,24 +6,19 @@ import base64
 import struct
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from ollmlx.types import EmbedRequest, EmbedResult
-from ollmlx_openai_api.chat_request import OpenAIBody, texts_only
+from ollmlx_openai_api.chat_request import OpenAIBody, Texts
 
 
 class EmbeddingsRequest(OpenAIBody):
     """The whole body. OpenAI's own clients ask for base64 by default."""
 
     model: str
-    input: str | tuple[str, ...]
+    input: Texts
     dimensions: Annotated[int, Field(ge=1)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
-
-    @field_validator("input", mode="before")
-    @classmethod
-    def _no_ids(cls, value: Any) -> Any:
-        return texts_only(value)
 
     def to_vocabulary(self) -> EmbedRequest:
         """Translate the body into a request."""

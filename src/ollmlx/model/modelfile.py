@@ -87,7 +87,7 @@ def _command(lines: list[str], start: int) -> tuple[Command, int]:
             raise _fault(start, 'message role must be one of "system", "user", or "assistant"')
         if name == "parameter":
             key = key.lower()
-    value, following = _value(lines, start, rest.strip())
+    value, following = _value(lines, start, rest)
     if not value and name in ("from", "adapter", "draft", "parameter"):
         raise _fault(start, f"{name.upper()} needs a value")
     return Command(name, value, start + 1, key), following
@@ -97,7 +97,7 @@ def _value(lines: list[str], start: int, first: str) -> tuple[str, int]:
     """A value and the line after it."""
     quote = FENCE if first.startswith(FENCE) else '"' if first.startswith('"') else ""
     if not quote:
-        return first, start + 1
+        return first.rstrip(), start + 1
     read = first
     for index in range(start, len(lines)):
         if index > start:
@@ -110,7 +110,7 @@ def _value(lines: list[str], start: int, first: str) -> tuple[str, int]:
 
 def _split(text: str) -> tuple[str, str]:
     """The first word, and what follows it."""
-    words = text.strip().split(None, 1)
+    words = text.lstrip().split(None, 1)
     return (words[0] if words else ""), (words[1] if len(words) > 1 else "")
 
 

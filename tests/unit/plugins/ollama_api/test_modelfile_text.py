@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ollmlx.model.modelfile import FENCE, parse_modelfile
@@ -15,6 +15,7 @@ TEXTS = st.text(
 ).filter(lambda text: text.strip() and FENCE not in text)
 
 
+@example(system="a line with a space at its end \n", turn="b \n", stop="c \n", temperature=0.0)
 @given(system=TEXTS, turn=TEXTS, stop=TEXTS, temperature=st.floats(0, 2))
 def test_what_is_shown_reads_back(system: str, turn: str, stop: str, temperature: float) -> None:
     defaults = ModelDefaults(
