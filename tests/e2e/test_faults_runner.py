@@ -262,7 +262,7 @@ async def test_what_is_not_the_protocol_is_an_error_never_a_success(house: Open,
 
 @pytest.mark.fault(12)
 @pytest.mark.finding("RUN006")
-async def test_a_crash_loop_is_refused_until_it_is_reset(house: Open, tmp_path: Path) -> None:
+async def test_a_crash_loop_is_refused_until_it_is_unloaded(house: Open, tmp_path: Path) -> None:
     home = await house(restart_limit=2)
     spawns = tmp_path / "spawns"
     launch = home.launch(spawn_log=str(spawns))
@@ -272,7 +272,7 @@ async def test_a_crash_loop_is_refused_until_it_is_reset(house: Open, tmp_path: 
     assert refused.retry_after is not None
     assert "exit status 3" in refused.message
     assert len(spawns.read_text().splitlines()) == 2
-    assert home.pool.reset("parrot")
+    assert not await home.pool.unload("parrot")
     assert await home.ask(launch) == "hello world"
 
 

@@ -152,9 +152,6 @@ class ToyRunner:
         self._crash_once()
         return Tokens(tokens=(1,))
 
-    async def detokenize(self, tokens: Tokens) -> str:
-        return "x"
-
     def _crash_once(self) -> None:
         if self.number <= self._factory.crashes:
             raise self.crash()

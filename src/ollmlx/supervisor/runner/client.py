@@ -12,7 +12,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from ollmlx.errors import OllmlxError, from_kind
-from ollmlx.protocol import Detokenized, Problem, Progress, TokenizeRequest, Tokens, decode_event
+from ollmlx.protocol import Problem, Progress, TokenizeRequest, Tokens, decode_event
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, Failed, Frozen, GenerateRequest
 
 MAX_LINE = 2 * 1024 * 1024 - 1
@@ -137,9 +137,6 @@ class RunnerClient:
     async def tokenize(self, request: TokenizeRequest, call: RunnerCall | None = None, request_id: str = "") -> Tokens:
         return await self._request("/v1/tokenize", request, Tokens, request_id, call)
 
-    async def detokenize(self, tokens: Tokens) -> str:
-        return (await self._request("/v1/detokenize", tokens, Detokenized)).text
-
     async def status(self, timeout: float) -> Progress:
         """Return the runner's own status, within `timeout` seconds."""
         return await self._probe("GET", "status", timeout)
@@ -158,7 +155,7 @@ class RunnerClient:
             raise ConnectionLost(_describe(error)) from error
 
     async def _request(
-        self, path: str, body: Frozen, kind: type[Reply], request_id: str = "", call: RunnerCall | None = None
+        self, path: str, body: Frozen, kind: type[Reply], request_id: str, call: RunnerCall | None
     ) -> Reply:
         with self._tracked(call) as call:
             try:

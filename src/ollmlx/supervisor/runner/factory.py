@@ -59,7 +59,6 @@ class PooledRunner(Protocol):
     async def tokenize(
         self, request: TokenizeRequest, call: RunnerCall | None = None, request_id: str = ""
     ) -> Tokens: ...
-    async def detokenize(self, tokens: Tokens) -> str: ...
 
 
 class RunnerFactory(Protocol):
@@ -112,10 +111,6 @@ class ProcessRunnerFactory:
         self._resources = RunnerResources(
             self._clock, socket_dir, guardian, records, runners.load_timeout, runners.hang_timeout, self._tuning
         )
-
-    @property
-    def guardian_pid(self) -> int | None:
-        return self._resources.guardian.pid if self._resources is not None else None
 
     def make(self, spec: LaunchSpec, id: str, allowance: Allowance) -> PooledRunner:
         if self._resources is None:

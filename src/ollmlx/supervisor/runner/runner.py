@@ -136,9 +136,6 @@ class Runner:
     async def tokenize(self, request: TokenizeRequest, call: RunnerCall | None = None, request_id: str = "") -> Tokens:
         return await self._explained(self.client.tokenize(request, call, request_id))
 
-    async def detokenize(self, tokens: Tokens) -> str:
-        return await self._explained(self.client.detokenize(tokens))
-
     def abort(self, reason: OllmlxError) -> None:
         """End every request under way with this reason. The runner goes on running."""
         self.client.abort(reason)

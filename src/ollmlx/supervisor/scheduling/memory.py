@@ -119,11 +119,6 @@ class MemoryLedger:
         """Remove the reservation of a runner that has exited."""
         self._reservations.pop(owner, None)
 
-    def size(self, owner: str) -> int:
-        """Return the bytes of one owner, 0 without a reservation."""
-        entry = self._reservations.get(owner)
-        return entry.size if entry is not None else 0
-
     def refusal(self, model: str, need: int, pinned: Collection[str] = ()) -> OutOfMemory:
         """Return the error for a model that cannot fit, with the arithmetic. `pinned`: owners that are not evicted."""
         users = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class PoolObserver:
     """Called synchronously on the event loop: a method must return at once and not raise. Times in seconds."""
@@ -31,43 +33,25 @@ class PoolObserver:
         """A request whose runner exited before the first event is tried on a fresh runner."""
 
 
+def _for_each(event: str) -> Callable[..., None]:
+    def call(self: PoolObservers, *details: str | float) -> None:
+        for observer in self.subscribers:
+            getattr(observer, event)(*details)
+
+    return call
+
+
 class PoolObservers(PoolObserver):
     """Passes every event on to each subscriber."""
 
     def __init__(self) -> None:
-        self._all: list[PoolObserver] = []
+        self.subscribers: list[PoolObserver] = []
 
-    def add(self, observer: PoolObserver) -> None:
-        self._all.append(observer)
-
-    def on_load(self, model: str, backend: str, seconds: float, outcome: str) -> None:
-        for each in self._all:
-            each.on_load(model, backend, seconds, outcome)
-
-    def on_evict(self, model: str, reason: str) -> None:
-        for each in self._all:
-            each.on_evict(model, reason)
-
-    def on_restart(self, model: str, cause: str) -> None:
-        for each in self._all:
-            each.on_restart(model, cause)
-
-    def on_queue(self, depth: int) -> None:
-        for each in self._all:
-            each.on_queue(depth)
-
-    def on_admit(self, model: str, waited: float, loading: float) -> None:
-        for each in self._all:
-            each.on_admit(model, waited, loading)
-
-    def on_reject(self, model: str, reason: str) -> None:
-        for each in self._all:
-            each.on_reject(model, reason)
-
-    def on_cancel(self, model: str, phase: str) -> None:
-        for each in self._all:
-            each.on_cancel(model, phase)
-
-    def on_retry(self, model: str) -> None:
-        for each in self._all:
-            each.on_retry(model)
+    on_load = _for_each("on_load")
+    on_evict = _for_each("on_evict")
+    on_restart = _for_each("on_restart")
+    on_queue = _for_each("on_queue")
+    on_admit = _for_each("on_admit")
+    on_reject = _for_each("on_reject")
+    on_cancel = _for_each("on_cancel")
+    on_retry = _for_each("on_retry")

@@ -93,11 +93,6 @@ class Pool:
         """
         await self._factory.open()
 
-    @property
-    def draining(self) -> bool:
-        """True when new requests are refused."""
-        return self._scheduler.draining
-
     async def close(self, drain: float) -> None:
         """Refuse new requests, let running ones finish for `drain` seconds, end the rest with an error, stop all."""
         self._scheduler.drain()
@@ -229,12 +224,6 @@ class Pool:
             await entry.exited.wait()
         return entry is not None
 
-    def reset(self, name: str) -> bool:
-        """Forget the failures of a model (its name, or a launch key), so that it may be started. False without any."""
-        found = self._runners.restarts.forget(name)
-        self._scheduler.schedule()
-        return found
-
     def runners(self) -> list[RunnerInfo]:
         """Return the models that are loading, loaded, stopping, or failed and not loaded again, as they are now."""
         return self._runners.infos()
@@ -251,7 +240,7 @@ class Pool:
 
     def subscribe(self, observer: PoolObserver) -> None:
         """Call this observer, too, from now on."""
-        self._observers.add(observer)
+        self._observers.subscribers.append(observer)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

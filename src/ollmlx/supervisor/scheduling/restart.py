@@ -144,12 +144,9 @@ class RestartPolicy:
         history = self._histories.get(key)
         return history.restarts if history is not None else 0
 
-    def forget(self, wanted: str) -> bool:
-        """Forget the failures of a launch key or model name. Returns False when there were none."""
-        keys = [key for key, history in self._histories.items() if wanted in (key, history.name)]
-        for key in keys:
-            del self._histories[key]
-        return bool(keys)
+    def forget(self, key: str) -> None:
+        """Forget the failures of a model, so that it may be started at once."""
+        self._histories.pop(key, None)
 
     def shown(self, now: float) -> list[RunnerInfo]:
         """Return the models that failed recently and are not loaded again."""

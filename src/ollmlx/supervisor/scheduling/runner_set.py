@@ -56,9 +56,10 @@ class RunnerSet:
 
     def eviction_candidates(self, is_idle: Callable[[PoolEntry], bool]) -> list[EvictionCandidate]:
         """Return the entries that hold memory and are not being stopped."""
+        sizes = self.ledger.sizes
         return [
             EvictionCandidate(
-                entry.key, self.ledger.size(entry.id), is_idle(entry), entry.spec.pin, entry.is_loaded, entry.last_used
+                entry.key, sizes[entry.id], is_idle(entry), entry.spec.pin, entry.is_loaded, entry.last_used
             )
             for entry in self.entries.values()
             if not entry.stopping

@@ -28,11 +28,11 @@ def test_running_processes_never_hold_more_than_the_budget(steps: list[tuple[str
         if action == "reserve" and owner not in known and size <= ledger.left:
             ledger.reserve(owner, size, owner)
             known.add(owner)
-        elif action == "allocate" and ledger.size(owner):
+        elif action == "allocate" and ledger.sizes.get(owner):
             ledger.allocate(owner)
         elif action == "stop":
             ledger.release_later(owner)
-            if not ledger.size(owner):
+            if not ledger.sizes.get(owner):
                 known.discard(owner)
         elif action == "release":
             ledger.release(owner)

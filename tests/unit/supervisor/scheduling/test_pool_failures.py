@@ -115,7 +115,7 @@ async def fail_each_time(harness: PoolHarness, times: int) -> None:
             await request
 
 
-async def test_a_crash_loop_is_refused_until_it_is_reset(make: Make) -> None:
+async def test_a_crash_loop_is_refused_until_it_is_unloaded(make: Make) -> None:
     harness = make(tuning=Tuning(restart_limit=4, restart_pause=600))
     await fail_each_time(harness, 2)
     with pytest.raises(RunnerUnavailable, match=r"failed 4 times within 5m.*Last cause.*SIGSEGV") as refused:
@@ -123,7 +123,7 @@ async def test_a_crash_loop_is_refused_until_it_is_reset(make: Make) -> None:
     assert len(harness.factory.made) == 4
     assert 0 < (refused.value.retry_after or 0) <= 600
     harness.factory.answer = crashing([])
-    assert harness.pool.reset("a:latest")
+    assert not await harness.pool.unload("a"), "it is not loaded, and its failures are forgotten"
     assert (await harness.events())[-1].type == "done"
 
 
@@ -138,7 +138,7 @@ async def test_a_crash_loop_that_is_refused_for_ever_holds_no_other_model_up(mak
         assert refused.value.retry_after == math.inf
     harness.factory.answer = crashing([], times=0)
     assert (await harness.events(toy_spec("b", 10)))[-1].type == "done"
-    assert harness.pool.reset("a")
+    await harness.pool.unload("a")
     assert (await harness.events())[-1].type == "done"
 
 
@@ -275,7 +275,6 @@ async def test_closing_refuses_drains_and_ends_the_rest_with_an_error(make: Make
     await settle()
     closing = asyncio.create_task(harness.pool.close(10))
     await settle()
-    assert harness.pool.draining
     for refused in (waiting, asyncio.create_task(harness.events(B))):
         with pytest.raises(Busy, match="shutting down"):
             await refused

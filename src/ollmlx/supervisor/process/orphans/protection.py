@@ -35,7 +35,6 @@ class Guardian:
         self._groups: dict[int, str] = {}
         self._child: Child | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self.pid: int | None = None
 
     async def start(self) -> None:
         """Start the guardian process. Called before the first runner."""
@@ -62,13 +61,11 @@ class Guardian:
             await self._child.wait(GRACE + 2)
             await self._child.close()
             self._child = None
-            self.pid = None
 
     async def _spawn(self) -> None:
         argv = [sys.executable, "-I", "-S", str(guardian.__file__), str(self._folder)]
         tail = OutputTail("guardian", logger, asyncio.get_running_loop().time)
         self._child = await spawn(argv, env=child_environment(), cwd=Path("/"), fds=(), tail=tail)
-        self.pid = self._child.pid
         for pid, start in self._groups.items():
             self._send(f"+{pid} {start}")
 
