@@ -15,6 +15,13 @@ def test_every_public_name_exists_and_no_other_is_promised() -> None:
     assert set(dir(ollmlx)) == set(ollmlx.__all__)
 
 
+def test_names_of_earlier_versions_still_work_and_are_listed_nowhere() -> None:
+    from ollmlx import testing
+
+    assert testing.World is testing.CheckContext
+    assert "World" not in testing.__all__
+
+
 def test_contracts_are_narrow_enough_to_fake() -> None:
     for contract in (contracts.Backend, contracts.Store, contracts.Source, contracts.Check, contracts.Engine):
         methods = [name for name, value in vars(contract).items() if callable(value) and not name.startswith("_")]

@@ -76,8 +76,8 @@ def test_its_plugins_answer_in_a_daemon(tutorial: Path, daemon: Callable[..., Da
     settings = tomllib.loads(_block("toml"))
     settings["plugins"]["paths"] = [str(tutorial / name) for name in settings["plugins"]["paths"]]
     models = tmp_path / "models"
-    (models / "shelf" / "loud").mkdir(parents=True)
-    (models / "shelf" / "loud" / "ending.txt").write_text("THE END.", encoding="utf-8")
+    (models / "folders" / "loud").mkdir(parents=True)
+    (models / "folders" / "loud" / "ending.txt").write_text("THE END.", encoding="utf-8")
     settings["storage"] = {"models": str(models)}
     server = daemon(fakes=None, settings=settings)
     for path, body, expected in _commands():
