@@ -11,7 +11,7 @@ from tests.servers.tiny import tiny_files
 from ollmlx import ModelName
 from ollmlx.runner.kit import INSERT_MARKERS, InsertMarkers
 from ollmlx_hub.store import MlxStore
-from ollmlx_mlx.engine.text.insert import InsertTokens
+from ollmlx_mlx.engine.text.prompt import InsertTokens
 
 EVERY_FORMAT = pytest.mark.parametrize("markers", INSERT_MARKERS, ids=lambda markers: markers.prefix)
 

@@ -17,7 +17,6 @@ from ollmlx_mlx.daemon.machine import BlasAdvice, BlasChoice, MlxMachine
 
 MKL_COMMAND: Final = "pip install 'ollmlx[cpu]'"
 OPENBLAS_COMMAND: Final = "sudo apt-get install libopenblas0-pthread"
-MKL_SIZE: Final = "about 650 MB on disk"
 REFERENCE: Final = "reference BLAS"
 FEW_CORES: Final = 2
 

@@ -7,12 +7,55 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ollmlx.errors import InvalidRequest, Unsupported
-from ollmlx.runner.kit import context_exceeded, cut_tokens, fit_messages, offered_tools, truncation_target
+from ollmlx.runner.kit import (
+    context_exceeded,
+    cut_tokens,
+    find_insert_markers,
+    fit_messages,
+    offered_tools,
+    truncation_target,
+)
 from ollmlx.types import GenerateRequest, Message
 from ollmlx_mlx.engine.text.answer import Markers, is_harmony, markers_for
-from ollmlx_mlx.engine.text.insert import InsertTokens
 from ollmlx_mlx.engine.text.template import ChatTemplate
 from ollmlx_mlx.engine.text.tools import call_schema, json_call_format
+
+
+@dataclass(frozen=True)
+class InsertTokens:
+    """A tokenizer's ids of the markers in `ollmlx.runner.kit.INSERT_MARKERS`; `start` comes first in every prompt."""
+
+    start: tuple[int, ...]
+    prefix: int
+    suffix: int
+    middle: tuple[int, ...]
+    suffix_first: bool
+
+    @staticmethod
+    def of(tokenizer: Any) -> InsertTokens | None:
+        """Return the tokenizer's marker ids, None when it has none. Slow (it copies the vocabulary): once a model."""
+        vocabulary = tokenizer.get_vocab()
+        markers = find_insert_markers(vocabulary.__contains__)
+        if markers is None:
+            return None
+        return InsertTokens(
+            start=(tokenizer.bos_token_id,) if _adds_bos(tokenizer) else (),
+            prefix=vocabulary[markers.prefix],
+            suffix=vocabulary[markers.suffix],
+            middle=(vocabulary[markers.middle],) if markers.middle else (),
+            suffix_first=markers.suffix_first,
+        )
+
+    def prompt(self, tokenizer: Any, prefix: str, suffix: str) -> list[int]:
+        """Return the token ids that ask for the text between `prefix` and `suffix`."""
+        head = [self.prefix, *tokenizer.encode(prefix, add_special_tokens=False)]
+        tail = [self.suffix, *tokenizer.encode(suffix, add_special_tokens=False)]
+        return [*self.start, *(tail + head if self.suffix_first else head + tail), *self.middle]
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    encoded = tokenizer.encode("a")
+    return tokenizer.bos_token_id is not None and bool(encoded) and encoded[0] == tokenizer.bos_token_id
 
 
 @dataclass(frozen=True)
