@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -83,3 +83,12 @@ async def found(store: MlxStore, name: str | ModelName) -> InstalledModel:
 async def pulled(store: MlxStore, source: HubSource, name: ModelName) -> list[PullProgress]:
     """All progress of one pull."""
     return [step async for step in store.pull(name, source, None)]
+
+
+Pull = Callable[..., Awaitable[list[PullProgress]]]
+
+
+@pytest.fixture
+def pull(store: MlxStore, source: HubSource) -> Pull:
+    """Pulls a repository into the store, and returns all progress."""
+    return lambda name=REPO: pulled(store, source, ModelName.parse(name))

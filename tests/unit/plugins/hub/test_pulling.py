@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 from tests.servers.hub import HubServer, sha256
 from tests.servers.tiny import tiny_files
-from tests.unit.plugins.hub.conftest import REPO, found, pulled
+from tests.unit.plugins.hub.conftest import REPO, Pull, found, pulled
 
 from ollmlx import ModelName, OllmlxError, closing
 from ollmlx.errors import Forbidden, NotFound, StorageError, Unauthorized, Unsupported, UpstreamError
@@ -20,12 +20,13 @@ from ollmlx_hub.source import HubSource
 from ollmlx_hub.store import MlxStore
 
 pytestmark = pytest.mark.slow
+NAME = ModelName.parse(REPO)
 
 
 async def test_a_pull_installs_a_complete_verified_model(
-    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
+    hub: HubServer, store: MlxStore, pull: Pull, name: ModelName
 ) -> None:
-    steps = await pulled(store, source, name)
+    steps = await pull()
     model = await found(store, name)
     files = hub.repositories[REPO].revisions["main"]
     assert {path: (model.path / path).read_bytes() for path in files} == files
@@ -46,7 +47,7 @@ async def test_a_pull_installs_a_complete_verified_model(
 
 
 @pytest.mark.fault(32)
-async def test_only_what_a_model_needs_is_fetched(hub: HubServer, store: MlxStore, source: HubSource) -> None:
+async def test_only_what_a_model_needs_is_fetched(hub: HubServer, store: MlxStore, pull: Pull) -> None:
     unwanted = {
         "modeling_tiny.py": b"import os",
         "pytorch_model.bin": b"\x80pickle",
@@ -56,7 +57,7 @@ async def test_only_what_a_model_needs_is_fetched(hub: HubServer, store: MlxStor
         "model.safetensors.exe": b"no",
     }
     hub.add("org/messy", {**tiny_files(), **unwanted, "LICENSE": b"Do what you like."})
-    await pulled(store, source, ModelName.parse("org/messy"))
+    await pull("org/messy")
     model = await found(store, "org/messy")
     assert {path.name for path in model.path.rglob("*")} == {*tiny_files(), "LICENSE", "ollmlx.json"}
     assert model.defaults.license == ("Do what you like.",)
@@ -72,23 +73,19 @@ async def test_the_token_stays_with_the_hub(hub: HubServer, store: MlxStore, nam
     assert not [asked for asked in hub.store.asked if "authorization" in asked.headers]
 
 
-async def test_requests_to_the_hub_say_nothing_about_this_machine(
-    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
-) -> None:
-    await pulled(store, source, name)
+async def test_requests_to_the_hub_say_nothing_about_this_machine(hub: HubServer, store: MlxStore, pull: Pull) -> None:
+    await pull()
     assert {asked.headers["user-agent"].partition("/")[0] for asked in hub.hub.asked} == {"ollmlx"}
     assert not [asked for asked in hub.hub.asked if "agent-harnesses" in asked.path or "xet" in asked.path]
 
 
 @pytest.mark.fault(28)
-async def test_a_broken_connection_is_resumed_at_the_same_byte(
-    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
-) -> None:
+async def test_a_broken_connection_is_resumed_at_the_same_byte(hub: HubServer, store: MlxStore, pull: Pull) -> None:
     hub.faults.cuts = [300_000, 200_000]
-    await pulled(store, source, name)
+    await pull()
     ranges = [asked.headers.get("range") for asked in hub.large_requests()]
     assert ranges == [None, "bytes=300000-", "bytes=500000-"]
-    assert await store.resolve(name) is not None
+    assert await store.resolve(NAME) is not None
 
 
 @pytest.mark.fault(28)
@@ -123,28 +120,24 @@ async def test_a_wrong_file_is_never_installed(
     assert not store.layout.target(name).exists()
 
 
-async def test_pulling_again_downloads_nothing(
-    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
-) -> None:
-    await pulled(store, source, name)
-    before, asked = await store.resolve(name), len(hub.large_requests())
+async def test_pulling_again_downloads_nothing(hub: HubServer, store: MlxStore, pull: Pull) -> None:
+    await pull()
+    before, asked = await store.resolve(NAME), len(hub.large_requests())
     hub.hub.asked.clear()
-    steps = await pulled(store, source, name)
+    steps = await pull()
     assert steps[-1].status == "success"
     assert len(hub.large_requests()) == asked
     assert not [one for one in hub.hub.asked if "/resolve/" in one.path]
-    assert await store.resolve(name) == before
+    assert await store.resolve(NAME) == before
 
 
-async def test_a_new_revision_fetches_what_changed(
-    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
-) -> None:
-    await pulled(store, source, name)
-    before, asked = await store.resolve(name), len(hub.large_requests())
+async def test_a_new_revision_fetches_what_changed(hub: HubServer, store: MlxStore, pull: Pull) -> None:
+    await pull()
+    before, asked = await store.resolve(NAME), len(hub.large_requests())
     files = hub.repositories[REPO].revisions["main"]
     hub.repositories[REPO].revisions["main"] = {**files, "tokenizer.json": b'{"model": {"vocab": {"a": 0}}}'}
-    await pulled(store, source, name)
-    after = await store.resolve(name)
+    await pull()
+    after = await store.resolve(NAME)
     assert before is not None
     assert after is not None
     assert after.digest != before.digest
@@ -152,19 +145,19 @@ async def test_a_new_revision_fetches_what_changed(
     assert len(hub.large_requests()) == asked
 
 
-async def test_a_damaged_model_is_repaired_by_pulling(store: MlxStore, source: HubSource, name: ModelName) -> None:
-    await pulled(store, source, name)
-    model = await found(store, name)
+async def test_a_damaged_model_is_repaired_by_pulling(store: MlxStore, pull: Pull) -> None:
+    await pull()
+    model = await found(store, REPO)
     (model.path / "model.safetensors").write_bytes(b"short")
     with pytest.raises(StorageError, match="has 5 bytes, its manifest says"):
-        await store.resolve(name)
-    await pulled(store, source, name)
-    assert await store.resolve(name) is not None
+        await store.resolve(NAME)
+    await pull()
+    assert await store.resolve(NAME) is not None
 
 
-async def test_a_tag_is_a_revision(hub: HubServer, store: MlxStore, source: HubSource) -> None:
+async def test_a_tag_is_a_revision(hub: HubServer, store: MlxStore, pull: Pull) -> None:
     hub.repositories[REPO].revisions["v2"] = tiny_files(fill=9)
-    await pulled(store, source, ModelName.parse(f"{REPO}:v2"))
+    await pull(f"{REPO}:v2")
     model = await found(store, f"{REPO}:v2")
     assert model.source == f"hub:{REPO}@v2"
     assert (model.path / "model.safetensors").read_bytes() == tiny_files(fill=9)["model.safetensors"]
@@ -195,7 +188,7 @@ PROBLEMS = [
 
 @pytest.mark.parametrize("case", PROBLEMS, ids=[f"{case.name}: {case.message}" for case in PROBLEMS])
 async def test_an_unusable_repository_is_refused_with_a_reason_before_large_files_are_fetched(
-    hub: HubServer, store: MlxStore, source: HubSource, case: Problem
+    hub: HubServer, store: MlxStore, pull: Pull, case: Problem
 ) -> None:
     good = tiny_files()
     hub.add("org/gated", good, gated=True)
@@ -209,7 +202,7 @@ async def test_an_unusable_repository_is_refused_with_a_reason_before_large_file
     hub.add("org/broken", {**good, "config.json": b"[1, 2"})
     hub.add("org/typeless", {**good, "config.json": b'{"hidden_size": 3}'})
     with pytest.raises(case.kind, match=case.message) as caught:
-        await pulled(store, source, ModelName.parse(case.name))
+        await pull(case.name)
     assert case.hint in (caught.value.hint or "")
     assert not hub.large_requests()
     assert await store.list() == []
@@ -233,11 +226,11 @@ async def test_an_unreachable_hub_is_named(store: MlxStore, name: ModelName, fre
 
 @pytest.mark.fault(27)
 async def test_a_full_disk_is_found_before_the_download(
-    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, store: MlxStore, pull: Pull, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(StorageError, match=r"not enough disk space: 9.* KB to download, 1 B free"):
-        await pulled(store, source, name)
+        await pull()
     assert not hub.large_requests()
 
 
@@ -261,19 +254,17 @@ async def test_a_folder_that_cannot_be_written_is_a_storage_error(
         await pulled(MlxStore(tmp_path / "models" / "mlx"), source, name)
 
 
-async def test_pushing_needs_a_token(store: MlxStore, source: HubSource, name: ModelName) -> None:
-    await pulled(store, source, name)
+async def test_pushing_needs_a_token(store: MlxStore, source: HubSource, pull: Pull, name: ModelName) -> None:
+    await pull()
     model = await found(store, name)
     with pytest.raises(Unauthorized, match="needs a token") as caught:
         _ = [step async for step in source.push(model, ModelName.parse("me/mine"))]
     assert "HF_TOKEN" in (caught.value.hint or "")
 
 
-async def test_pushing_uploads_the_models_files_and_nothing_else(
-    hub: HubServer, store: MlxStore, source: HubSource, name: ModelName
-) -> None:
-    await pulled(store, source, name)
-    model = await found(store, name)
+async def test_pushing_uploads_the_models_files_and_nothing_else(hub: HubServer, store: MlxStore, pull: Pull) -> None:
+    await pull()
+    model = await found(store, REPO)
     (model.path / ".secret.json").write_text("{}")
     steps = [step async for step in HubSource(HubAccess(hub.url, "t")).push(model, ModelName.parse("me/mine"))]
     assert steps[-1].status == "success"
