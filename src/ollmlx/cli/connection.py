@@ -1,4 +1,4 @@
-"""How a command finds its settings and its daemon, and starts a daemon in the background if none answers."""
+"""Finds the settings and the daemon of a command, and starts a daemon in the background if none answers."""
 
 from __future__ import annotations
 

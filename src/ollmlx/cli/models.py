@@ -17,7 +17,14 @@ from ollmlx.cli.terminal import has_colour, report, width
 from ollmlx.errors import NotFound
 from ollmlx.text.quantities import format_size
 
-PARTS = ("license", "modelfile", "parameters", "template", "system")
+PARTS = {
+    "license": "license",
+    "modelfile": "Modelfile",
+    "parameters": "parameters",
+    "template": "prompt template",
+    "system": "system message",
+}
+"""Part of /api/show -> its name for a person."""
 LICENSE_LINES = 2
 WATCH_INTERVAL = 1.0
 """Seconds between two requests of `ps --watch`."""
@@ -61,8 +68,8 @@ def models_table(models: list[Json]) -> str:
 def add_show_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL")
     group = parser.add_mutually_exclusive_group()
-    for part in PARTS:
-        group.add_argument(f"--{part}", dest="part", action="store_const", const=part, help=f"print only the {part}")
+    for part, name in PARTS.items():
+        group.add_argument(f"--{part}", dest="part", action="store_const", const=part, help=f"print only the {name}")
     parser.add_argument("-v", "--verbose", action="store_true", help="also print metadata and tensors")
     parser.add_argument("--json", action="store_true", help="print the daemon's answer")
 

@@ -1,4 +1,4 @@
-"""What standard output and standard error are connected to, and what is shown there besides the answer."""
+"""Properties of the standard streams, and the messages that are shown there besides the answer."""
 
 from __future__ import annotations
 

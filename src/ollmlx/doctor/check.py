@@ -1,4 +1,4 @@
-"""How ollmlx's own checks are written: a function with a name, a group and the codes that it can report."""
+"""Makes a function a check, with a name, a group and the codes that it can report; and makes findings."""
 
 from __future__ import annotations
 
