@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 @cache
 def registered() -> Backend:
-    """As the daemon has it."""
+    """Return the backend that the daemon registers."""
     backend = load_plugins(Settings()).registry.backends.get("llamacpp")
     assert backend is not None
     return backend

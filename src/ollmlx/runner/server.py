@@ -217,7 +217,7 @@ def _errors_and_token(token: str) -> Middleware:
         except web.HTTPException as error:
             return _problem(_from_aiohttp(request, error))
         except ConnectionError:
-            raise  # the client is gone
+            raise  # the client has closed the connection
         except OllmlxError as error:
             return _problem(error)
         except Exception as error:

@@ -66,7 +66,7 @@ def _read_line(stdin: int) -> bytes:
         # A chunk may hold more than the line. The rest is not needed: later only the end of the stream matters.
         chunk = os.read(stdin, 65536)
         if not chunk:
-            raise CannotStart(ExitCode.PARENT_GONE, "standard input ended before the configuration: the parent is gone")
+            raise CannotStart(ExitCode.PARENT_GONE, "standard input ended before the configuration: the parent ended")
         pieces += chunk
         line, newline, _ = pieces.partition(b"\n")
         if newline:

@@ -1,4 +1,4 @@
-"""What engines share: chat turns, truncation, tool choice, stop strings, fill-in-the-middle markers, `SerialEngine`.
+"""The parts that engines share: turns, truncation, tool choice, stop strings, insert markers, `SerialEngine`.
 
 Engines import these names from here. Stores may, too: the kit imports nothing of the runner's program and no engine.
 """

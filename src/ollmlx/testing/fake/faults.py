@@ -88,9 +88,9 @@ def _leak(mib: str) -> None:
 
 
 BALLAST: list[bytearray] = []
-"""Memory that is only a cache: a trim gives it back."""
+"""Memory that is only a cache: a trim frees it."""
 LEAKED: list[bytearray] = []
-"""Memory that no trim gives back."""
+"""Memory that no trim frees."""
 
 SUDDEN: dict[str, Fault] = {
     "exit": _exit,
