@@ -189,7 +189,7 @@ class Service:
 
         Raises OllmlxError; after the first event this means a stream that failed midway.
         """
-        model = name if isinstance(name, InstalledModel) else await self.show(name)
+        model = name if isinstance(name, InstalledModel) else await self._library.resolve(name)
         require(model, request)
         request = with_defaults(model, request, caller)
         spec = await self._spec(model, request.options)

@@ -15,7 +15,7 @@ from ollmlx.supervisor.scheduling.capacity import RetryEstimate
 from ollmlx.supervisor.scheduling.memory import EvictionPlan, plan_eviction
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool_entry import PoolEntry
-from ollmlx.supervisor.scheduling.queue import PendingRequest, PendingRequests, QueuedRequest
+from ollmlx.supervisor.scheduling.queue import LEVELS, PendingRequest, PendingRequests, QueuedRequest
 from ollmlx.supervisor.scheduling.runner_set import RunnerSet
 from ollmlx.supervisor.tuning import Tuning
 from ollmlx.text.quantities import format_duration
@@ -61,6 +61,8 @@ class Scheduler:
 
         Raises Busy (draining, queue full), OutOfMemory, Timeout at `deadline` (monotonic), and what the load raises.
         """
+        if (entry := self._take_free_slot(spec, caller)) is not None:
+            return entry
         request = self._enqueue(spec, caller, again)
         if request.future.done():
             return request.future.result()
@@ -257,8 +259,19 @@ class Scheduler:
 
     # -- the queue ---------------------------------------------------------------------------------------------------
 
+    def _take_free_slot(self, spec: LaunchSpec, caller: Caller) -> PoolEntry | None:
+        """Take a slot of a runner that is loaded with this model, unless an overdue request needs its memory."""
+        entry = self._runners.entries.get(spec.key)
+        if entry is None or self.draining or not (entry.accepts_requests and entry.serves(spec)):
+            return None
+        if LEVELS[caller.priority] >= self._blocked.get(spec.key, math.inf):
+            return None
+        entry.adopt_pin(spec)
+        self._runners.take_slot(entry)
+        return entry
+
     def _enqueue(self, spec: LaunchSpec, caller: Caller, again: bool) -> PendingRequest[PoolEntry]:
-        """Queue a request, and serve it at once when a slot is free. Raises Busy or OutOfMemory for a refusal."""
+        """Put a request into the queue. Raises Busy or OutOfMemory for a refusal."""
         request: PendingRequest[PoolEntry] = PendingRequest(spec, caller, self._clock.monotonic())
         if self.draining:
             self._observer.on_reject(spec.name, "draining")
@@ -267,7 +280,12 @@ class Scheduler:
             self._observer.on_reject(spec.name, "memory")
             raise self._runners.ledger.refusal(spec.name, spec.estimate.total)
         self.pending.add(request)
-        self._serve_or_schedule(request)
+        entry = self._runners.entries.get(spec.key)
+        is_loaded = entry is not None and entry.is_loaded
+        needs_load = entry is None or not is_loaded or not entry.serves(spec)
+        # Only the first request for a load, or one for a longer context, can change a decision.
+        if needs_load and (is_loaded or self.pending.count(spec.key) == 1):
+            self.schedule()
         if len(self.pending) > self._settings.max_queue and not again and not request.future.done():
             self.pending.remove(request)
             self._observer.on_reject(spec.name, "queue_full")
@@ -275,16 +293,6 @@ class Scheduler:
             raise self._retry_estimate.queue_full(len(self.pending), slots)
         self._observer.on_queue(len(self.pending))
         return request
-
-    def _serve_or_schedule(self, request: PendingRequest[PoolEntry]) -> None:
-        """Serve the request from a free slot, or decide again when its arrival can change a decision."""
-        key = request.spec.key
-        entry = self._runners.entries.get(key)
-        if entry is not None and entry.is_loaded and entry.serves(request.spec):
-            if entry.accepts_requests and request.level(request.arrived) < self._blocked.get(key, math.inf):
-                self._grant(request, entry)
-        elif self.pending.count(key) == 1 or (entry is not None and entry.is_loaded):
-            self.schedule()
 
     def _reject(self, request: PendingRequest[PoolEntry], error: OllmlxError, reason: str) -> None:
         self.pending.remove(request)
