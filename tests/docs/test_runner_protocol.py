@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ollmlx.errors.exceptions import KINDS
+from ollmlx.errors import KINDS
 from ollmlx.protocol import ExitCode, RunnerConfig
 from ollmlx.runner.server import CLOSE_SECONDS, STATUS
 from ollmlx.testing import RunnerProcess, fake_runner

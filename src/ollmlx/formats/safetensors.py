@@ -79,7 +79,7 @@ def _tensors(shown: str, raw: dict[str, Any], data: int) -> dict[str, Safetensor
         except (TypeError, KeyError, ValueError) as error:
             raise _damaged(shown, f"tensor {name[:80]!r} is not described") from error
         if not sound or not 0 <= begin <= end <= data or min(shape, default=0) < 0 or len(shape) > MAX_DIMENSIONS:
-            raise _damaged(shown, f"tensor {name[:80]!r} lies outside the file: it is truncated or corrupt")
+            raise _damaged(shown, f"tensor {name[:80]!r} is outside the file: it is truncated or corrupt")
         tensors[name] = SafetensorsTensor(dtype, shape, end - begin)
         spans.append((begin, end))
     spans.sort()

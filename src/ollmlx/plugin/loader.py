@@ -189,8 +189,8 @@ def _own_settings(plugin: LoadedPlugin, settings: Settings) -> BaseModel | None:
 def _own_fault(model: type[BaseModel], item: Any) -> str:
     path = tuple(map(str, item["loc"]))
     if item["type"] != "extra_forbidden":
-        told = sentence(("plugins", *path), item, "" if any(map(is_secret_key, path)) else None)
-        return f"{'.'.join(path)}: {told}"
+        problem = sentence(("plugins", *path), item, "" if any(map(is_secret_key, path)) else None)
+        return f"{'.'.join(path)}: {problem}"
     likely = next(iter(difflib.get_close_matches(path[-1], keys_of(model), 1)), None)
     return f"{'.'.join(path)}: unknown key" + (f"; did you mean {likely!r}?" if likely else "")
 

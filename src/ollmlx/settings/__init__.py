@@ -1,4 +1,4 @@
-"""The settings: every key with its default, the sources of values, and the faults that a user is told.
+"""The settings: every key with its default, the sources of values, and how faults are reported.
 
 The model is imported on first use: a command that needs only the place of the settings file imports `settings.files`.
 The runner, the plugins and everything below `ollmlx.plugin` import nothing from here.

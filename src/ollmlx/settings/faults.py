@@ -259,13 +259,13 @@ def _loops(settings: Settings) -> Iterator[_Found]:
         name, goal = _parsed(alias)[0], _parsed(target)[0]
         if name is not None and goal is not None:
             targets[name], written[name] = goal, alias
-    told: set[ModelName] = set()
+    seen: set[ModelName] = set()
     for start in targets:
         trail = [start]
         while (goal := targets.get(trail[-1])) is not None and goal not in trail:
             trail.append(goal)
-        if goal is not None and goal == start and start not in told:
-            told |= set(trail)
+        if goal is not None and goal == start and start not in seen:
+            seen |= set(trail)
             loop = " -> ".join(name.short for name in [*trail, start])
             yield ("aliases", written[start]), f"the aliases loop: {loop}", "CFG004"
 
