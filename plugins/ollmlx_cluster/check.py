@@ -20,6 +20,10 @@ from ollmlx_cluster.inspect import inspect
 SECONDS: Final = 8
 """Time limit of ssh and its command."""
 _MAX_ANSWER: Final = 1 << 20
+UNUSABLE: Final = "ENV020"
+UNLIKE: Final = "ENV023"
+NO_MODEL: Final = "MDL020"
+INSPECT: Final = (sys.executable, "-P", "-m", "ollmlx_cluster.inspect")
 
 
 async def over_ssh(host: str, command: Sequence[str]) -> str:
@@ -52,11 +56,6 @@ async def over_ssh(host: str, command: Sequence[str]) -> str:
         raise OSError(lines[-1][:300] if lines else f"ssh ended with status {process.returncode}")
     return out[:_MAX_ANSWER].decode("utf-8", "replace")
 
-
-UNUSABLE: Final = "ENV020"
-UNLIKE: Final = "ENV023"
-NO_MODEL: Final = "MDL020"
-INSPECT: Final = (sys.executable, "-P", "-m", "ollmlx_cluster.inspect")
 
 RunOn = Callable[[str, Sequence[str]], Awaitable[str]]
 """Runs a command (words) on a host. Returns its output, raises OSError with the reason."""

@@ -23,6 +23,10 @@ AGENT: Final = "SSH_AUTH_SOCK"
 """The variable by which ssh finds the agent with its keys. The launcher needs it; ranks remove it."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:\-]{0,254}")
 _MAX_FILE: Final = 1 << 20
+SELF: Final = "127.0.0.1"
+"""The name by which mlx.launch knows this machine. It reaches all other names with ssh."""
+ENVIRONMENT: Final = ("PYTHONUNBUFFERED=1", "HF_HUB_OFFLINE=1", "TRANSFORMERS_OFFLINE=1")
+"""Variables for ranks that ssh starts. The daemon gives them to every runner."""
 
 
 def members(hosts: list[str]) -> list[str]:
@@ -78,12 +82,6 @@ def host_file(path: str) -> dict[str, Any]:
             hint='write it with mlx.distributed_config, or as {"hosts": [{"ssh": NAME, "ips": [ADDRESS]}, …]}',
         )
     return dict(content)
-
-
-SELF: Final = "127.0.0.1"
-"""The name by which mlx.launch knows this machine. It reaches all other names with ssh."""
-ENVIRONMENT: Final = ("PYTHONUNBUFFERED=1", "HF_HUB_OFFLINE=1", "TRANSFORMERS_OFFLINE=1")
-"""Variables for ranks that ssh starts. The daemon gives them to every runner."""
 
 
 def launch_arguments(plan: dict[str, Any], hostfile: Path, rank: Sequence[str]) -> list[str]:

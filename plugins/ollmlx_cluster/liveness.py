@@ -29,6 +29,15 @@ WITHOUT_INPUT: Final = frozenset({"mpi"})
 _RANKS: Final = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 _WOKEN: Final = threading.Event()
 _SIGN: Final = re.compile(r"ollmlx rank (\d{1,5}) is alive\s*$")
+SSH_FAILED: Final = 255
+UNKNOWN: Final = 1
+"""The status of Python after an exception, and of a rank whose status mpirun does not print."""
+NOT_FOUND: Final = (126, 127)
+_EXITED: Final = re.compile(r"\[WARN\] Node with rank (\d{1,5}) (?:exited with code (-?\d{1,5})|was killed)")
+_MPI: Final = re.compile(r"prterun noticed that process rank (\d{1,5}) with PID \d+ on node \S+ exited")
+_MESSAGE: Final = re.compile(r"rank (\d{1,5}): (.+)")
+_CONSEQUENCES: Final = (ExitCode.INTERNAL, ExitCode.PARENT_GONE)
+"""The statuses of a rank that ended because another one was lost: seldom the cause."""
 
 
 def start(silence: float, backend: str, environ: Mapping[str, str] = os.environ) -> None:
@@ -99,17 +108,6 @@ class RankLiveness:
                 what = "has been silent for" if rank in self.seen else "did not start within"
                 return f"rank {rank} on {self._hosts[rank]} {what} {self._silence:g} s"
         return None
-
-
-SSH_FAILED: Final = 255
-UNKNOWN: Final = 1
-"""The status of Python after an exception, and of a rank whose status mpirun does not print."""
-NOT_FOUND: Final = (126, 127)
-_EXITED: Final = re.compile(r"\[WARN\] Node with rank (\d{1,5}) (?:exited with code (-?\d{1,5})|was killed)")
-_MPI: Final = re.compile(r"prterun noticed that process rank (\d{1,5}) with PID \d+ on node \S+ exited")
-_MESSAGE: Final = re.compile(r"rank (\d{1,5}): (.+)")
-_CONSEQUENCES: Final = (ExitCode.INTERNAL, ExitCode.PARENT_GONE)
-"""The statuses of a rank that ended because another one was lost: seldom the cause."""
 
 
 class RankFailures:

@@ -24,6 +24,8 @@ from ollmlx_mlx.engine.load import device_name, limit_memory, load_error, read_t
 STOP: Final = 0
 GO: Final = 1
 _TOKENS: Final = 2
+CHUNK: Final = {"cpu": 64, "metal": 512, "cuda": 1024}
+"""Prompt tokens of one pass. Between two passes a request can be cancelled."""
 
 
 class Collectives:
@@ -71,10 +73,6 @@ def token_value(token: int) -> int:
 def value_token(value: int) -> int | None:
     """Return the token of a broadcast value, None for GO."""
     return value - _TOKENS if value >= _TOKENS else None
-
-
-CHUNK: Final = {"cpu": 64, "metal": 512, "cuda": 1024}
-"""Prompt tokens of one pass. Between two passes a request can be cancelled."""
 
 
 class ModelShard:

@@ -5,7 +5,6 @@ Imports no mlx.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -22,8 +21,6 @@ from ollmlx_mlx.daemon.estimate import ModelFacts, cache_shape, choose_form, est
 from ollmlx_mlx.daemon.known_models import MODEL_TYPE, KnownModels, installed_mlx_lm
 from ollmlx_mlx.daemon.machine import BlasAdvice, BlasChoice, BlasChooser, MlxMachine, StockBlas
 from ollmlx_mlx.folder import folder_state, remote_code, weight_sizes
-
-_log = logging.getLogger(__name__)
 
 ENGINE: Final = "ollmlx_mlx.engine.engine:MlxEngine"
 FORMATS: Final = ("gguf", "mlx")

@@ -16,6 +16,8 @@ from ollmlx import ModelName
 from ollmlx.doctor.check import remedy
 from ollmlx.errors import StorageError
 from ollmlx.plugin.contracts import Backend, LaunchOptions
+from ollmlx.plugin.loader import load_plugins
+from ollmlx.settings import Settings
 from ollmlx.types import InstalledModel, ModelDefaults
 from ollmlx_mlx.daemon.backend import FOREIGN, MlxBackend, MlxSettings
 from ollmlx_mlx.daemon.known_models import KnownModels, installed_mlx_lm
@@ -242,3 +244,11 @@ def test_what_a_configuration_leaves_out_is_mlx_lms_default() -> None:
     assert complete["sliding_window"] == 64
     assert complete["sliding_window_pattern"] == 6
     assert complete["head_dim"] == 256
+
+
+@pytest.mark.finding("CFG008")
+def test_an_unknown_setting_switches_the_plugin_off_and_not_the_plugin_cluster() -> None:
+    settings = Settings.model_validate({"plugins": {"mlx": {"float64_share": 0.5}}})
+    problems = {plugin.name: plugin.problem for plugin in load_plugins(settings).loaded}
+    assert "float64_share: unknown key" in str(problems["mlx"])
+    assert problems["cluster"] is None
