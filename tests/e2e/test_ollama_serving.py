@@ -319,8 +319,8 @@ def test_loading_takes_the_context_that_is_asked_for(daemon: StartDaemon) -> Non
 
 STEPS = (
     r"tiny: fake model of store fake, backend fake, context 4096, needs .+",
-    r"tiny#1 is promised .+ for a context of 4096; .+ of .+ are left, 0 others have to go first",
-    r"waiting for tiny:latest; 1 wait",
+    r"tiny#1: .+ reserved for a context of 4096; .+ of .+ are left, 0 other models have to exit first",
+    r"waiting for tiny:latest; 1 requests wait",
     r"tiny#1 started as process \d+",
     r"probe of tiny#1: ready, progress \d+, active 0",
     r"tiny#1 is loaded: sending a trial prompt",
@@ -352,7 +352,7 @@ def test_the_log_shows_each_step_of_a_request_with_its_id_and_nothing_that_was_s
     assert re.search(vectors, one.log_text)
     assert "a secret" not in one.log_text
     assert one.stop() == 0
-    assert re.search(r"tiny#1 \(process \d+\) is gone: status 0", one.log_text)
+    assert re.search(r"tiny#1 \(process \d+\) has exited: status 0", one.log_text)
 
 
 def test_each_line_of_a_runner_belongs_to_the_request_it_is_about(daemon: StartDaemon) -> None:
