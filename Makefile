@@ -16,9 +16,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 BIN := $(VENV)/bin
-# On all cores, file by file. All other tests are about time or a whole daemon, and have the machine for themselves.
-SIDE_BY_SIDE := tests/unit tests/architecture tests/docs
+# On all cores, file by file. The long files come first, so that no core is idle at the end.
 PARALLEL := -n logical --dist loadfile --no-loadscope-reorder
+TESTS := tests/e2e tests/contract tests/fuzz tests/unit tests/docs tests/architecture
 # On a terminal pip shows what it downloads (make before 4.1 cannot tell, and then it does not).
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(if $(MAKE_TERMOUT),,--quiet) -c constraints.txt
 
@@ -40,8 +40,7 @@ run: $(VENV)/.for-run  ## install, start what it needs, pull a small model and a
 	@$(BIN)/ollmlx run $(MODEL) "$(PROMPT)" </dev/null
 
 test: lint types imports  ## everything: style, types, imports, and all tests with the real model
-	$(BIN)/python -m pytest $(PARALLEL) $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(SIDE_BY_SIDE)) $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(TESTS) $(PYTEST_FLAGS)
 
 quick: lint  ## under a minute: style and the quick unit tests, on all cores
 	$(BIN)/python -m pytest $(PARALLEL) tests/architecture tests/unit -q -m "not slow and not e2e and not model and not mlx" $(PYTEST_FLAGS)
