@@ -6,8 +6,10 @@ The memory is computed from the header of the GGUF file alone.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -23,7 +25,6 @@ INSTALL: Final = "pip install 'ollmlx[llamacpp]'"
 SLEEPING_THREADS: Final = {"OMP_WAIT_POLICY": "passive"}
 """Threads sleep while they wait for one another. Beside other work, spinning took 50 times as long
 (docs/benchmarks.md)."""
-SHAPES_KEPT: Final = 64
 LONGEST_ARRAY: Final = 4096
 """Items of the header's arrays that are read: enough for one number a layer. Vocabularies are skipped."""
 MIB: Final = 1024 * 1024
@@ -60,80 +61,69 @@ def xllamacpp_is_installed() -> bool:
     return importlib.util.find_spec("xllamacpp") is not None
 
 
+@dataclass(frozen=True)
 class LlamaCppBackend:
     """Runs GGUF files. `installed` tells whether xllamacpp is installed."""
 
     name = "llamacpp"
 
-    def __init__(
-        self, settings: LlamaCppSettings, *, installed: Callable[[], bool], kv_cache_type: str = "auto"
-    ) -> None:
-        self._settings = settings
-        self._installed = installed
-        self._kv_cache_type = kv_cache_type
-        self._shapes: dict[tuple[Path, int, int], GgufShape] = {}
+    settings: LlamaCppSettings
+    installed: Callable[[], bool]
+    kv_cache_type: str = "auto"
 
     def accepts(self, model: InstalledModel) -> Refusal | None:
         """Return None for a GGUF file when llama.cpp is installed."""
         if model.format != "gguf":
             return Refusal(reason=f"it runs GGUF files, not {model.format}", code="MDL005")
-        if not self._installed():
+        if not self.installed():
             return Refusal(reason="llama.cpp is not installed", hint=INSTALL, code=MISSING)
         return None
 
     def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
         """Return the bytes for files, caches and process. Raises StorageError for a file that is no usable GGUF."""
-        need = estimate(self._shape(model.path), context, parallel, self._kv_cache_type)
-        others = sum(_size(file) for file in (model.defaults.projector, model.defaults.adapter) if file is not None)
-        if model.defaults.draft is None:
-            return need.model_copy(update={"weights": need.weights + others})
-        draft = estimate(self._shape(model.defaults.draft), context, parallel, self._kv_cache_type)
+        files = [file for file in (model.path, model.defaults.draft) if file is not None]
+        needs = [estimate(_read_shape(file), context, parallel, self.kv_cache_type) for file in files]
+        others = [file for file in (model.defaults.projector, model.defaults.adapter) if file is not None]
         return MemoryEstimate(
-            weights=need.weights + draft.weights + others,
-            kv_cache=need.kv_cache + draft.kv_cache,
-            overhead=need.overhead,
-            kv_per_token=need.kv_per_token + draft.kv_per_token,
+            weights=sum(need.weights for need in needs) + sum(_state(file).st_size for file in others),
+            kv_cache=sum(need.kv_cache for need in needs),
+            overhead=needs[0].overhead,
+            kv_per_token=sum(need.kv_per_token for need in needs),
         )
 
     def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
         """Return the command of a runner with `LlamaCppEngine`."""
-        shape = self._shape(model.path)
+        shape = _read_shape(model.path)
         command = RunnerCommand.of_engine(
             ENGINE,
             slots=slots(shape, options.context_length, options.parallel, options.kv_cache_type),
             kv_cache_type=options.kv_cache_type,
-            threads=self._settings.threads,
-            gpu_layers=self._settings.gpu_layers,
+            threads=self.settings.threads,
+            gpu_layers=self.settings.gpu_layers,
         )
-        return command if self._settings.spin else command.model_copy(update={"env": SLEEPING_THREADS})
+        return command if self.settings.spin else command.model_copy(update={"env": SLEEPING_THREADS})
 
     def importer(self, format: str) -> RunnerCommand | None:
         """Return None: GGUF files are run as they are."""
         return None
 
-    def _shape(self, file: Path) -> GgufShape:
-        """Return the shape in a file's header, which is read once for each state of the file."""
-        try:
-            found = file.stat()
-        except OSError as error:
-            raise _unreadable(file, error) from error
-        state = (file, found.st_size, found.st_mtime_ns)
-        if state not in self._shapes:
-            if len(self._shapes) >= SHAPES_KEPT:
-                self._shapes.clear()
-            self._shapes[state] = GgufShape.of(read_gguf_header(file, longest=LONGEST_ARRAY))
-        return self._shapes[state]
+
+def _read_shape(file: Path) -> GgufShape:
+    """Return the shape in a file's header, which is read once for each state of the file."""
+    state = _state(file)
+    return _cached_shape(file, state.st_size, state.st_mtime_ns)
 
 
-def _size(file: Path) -> int:
+@lru_cache(maxsize=64)
+def _cached_shape(file: Path, size: int, modified: int) -> GgufShape:
+    return GgufShape.of(read_gguf_header(file, longest=LONGEST_ARRAY))
+
+
+def _state(file: Path) -> os.stat_result:
     try:
-        return file.stat().st_size
+        return file.stat()
     except OSError as error:
-        raise _unreadable(file, error) from error
-
-
-def _unreadable(file: Path, error: OSError) -> StorageError:
-    return StorageError(f"{file.name} cannot be read: {error.strerror or error}", code="MDL003")
+        raise StorageError(f"{file.name} cannot be read: {error.strerror or error}", code="MDL003") from error
 
 
 # -- memory ----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ollmlx import Finding, Severity
@@ -14,15 +15,15 @@ IMPORT_SECONDS: Final = 8
 MODELS_SHOWN: Final = 10
 
 
+@dataclass(frozen=True)
 class LlamaCppCheck:
     """Finds nothing as long as no GGUF model is installed. `installed` tells whether xllamacpp is installed."""
 
+    installed: Callable[[], bool]
+
     name = "llama.cpp"
     group = "machine"
-    codes: tuple[str, ...] = (MISSING, BROKEN)
-
-    def __init__(self, installed: Callable[[], bool]) -> None:
-        self._installed = installed
+    codes = (MISSING, BROKEN)
 
     async def run(self, context: Any) -> Sequence[Finding]:
         """List the GGUF models; when there are any, load the library in a child process."""
@@ -31,7 +32,7 @@ class LlamaCppCheck:
             return []
         more = len(models) - MODELS_SHOWN
         shown = (*models[:MODELS_SHOWN], *([f"and {more} more"] if more > 0 else []))
-        if not self._installed():
+        if not self.installed():
             title = "GGUF models are installed and llama.cpp, which runs them, is not"
             return [_finding(MISSING, Severity.WARNING, title, shown, INSTALL)]
         done = await context.child([sys.executable, "-P", "-c", "import xllamacpp"], IMPORT_SECONDS)

@@ -1,16 +1,20 @@
-"""The client of llama.cpp's server on its unix socket: JSON requests, JSON or streamed answers, errors as our kinds."""
+"""The client of llama.cpp's server on its unix socket: requests, its errors as our kinds, its records as our events."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import aiohttp
 import orjson
 
 from ollmlx.errors import Busy, ContextExceeded, InvalidRequest, OllmlxError, RunnerFailed, Unsupported
+from ollmlx.types import Done, Event, Prefill, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
 
 Json = dict[str, Any]
 
@@ -99,3 +103,136 @@ def error_of(data: bytes) -> OllmlxError:
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return RunnerFailed(f"llama.cpp failed: {data[:300].decode('utf-8', 'replace')}")
     return _KINDS.get(kind, RunnerFailed)(f"llama.cpp: {message}")
+
+
+# -- records of an answer ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class RecordReader:
+    """Reads the records of one answer. `dropped` is the number of prompt tokens that were left out.
+
+    `tokens` are the answer's ids, which llama.cpp sends only for plain text; `text` is the answer so far.
+    """
+
+    dropped: int
+    top_logprobs: int | None
+    show_thinking: bool = True
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    _began: int = field(default_factory=time.monotonic_ns)
+    _final: Json | None = None
+    _calls: dict[int, Json] = field(default_factory=dict)
+
+    def feed(self, record: Json) -> list[Event]:
+        """Return the events of one record."""
+        if (progress := record.get("prompt_progress")) is not None:
+            return [
+                Prefill(
+                    done=min(progress["processed"], progress["total"]),
+                    total=progress["total"],
+                    cached=min(progress["cache"], progress["processed"]),
+                    dropped=self.dropped,
+                )
+            ]
+        choices = record.get("choices")
+        return self._read_text(record) if choices is None else self._read_chat(record, choices)
+
+    def _read_text(self, record: Json) -> list[Event]:
+        self.tokens += [token for token in record.get("tokens") or () if isinstance(token, int)]
+        events = self._text_event(record.get("content"), record.get("completion_probabilities"))
+        if record.get("stop"):
+            self._final = record
+        return events
+
+    def _read_chat(self, record: Json, choices: Sequence[Json]) -> list[Event]:
+        events: list[Event] = []
+        for choice in choices[:1]:
+            delta = choice.get("delta") or {}
+            entries = (choice.get("logprobs") or {}).get("content")
+            if (thought := delta.get("reasoning_content")) and self.show_thinking:
+                events.append(Thinking(text=thought, logprobs=self._logprobs(entries)))
+                entries = None
+            events += self._text_event(delta.get("content"), entries)
+            for call in delta.get("tool_calls") or ():
+                events += self._add_call(call)
+        if (verbose := record.get("__verbose")) is not None:
+            self._final = {**verbose, "timings": record.get("timings") or verbose.get("timings") or {}}
+        return events
+
+    def _text_event(self, text: str | None, entries: Sequence[Json] | None) -> list[Event]:
+        if not text:
+            return []
+        self.text += text
+        return [Text(text=text, logprobs=self._logprobs(entries))]
+
+    def _add_call(self, delta: Json) -> list[Event]:
+        """Add a piece of a tool call. A call is complete when the next one begins."""
+        index = int(delta.get("index") or 0)
+        complete = [] if index in self._calls else self._complete_calls()
+        call = self._calls.setdefault(index, {"name": "", "arguments": "", "id": None})
+        function = delta.get("function") or {}
+        call["name"] += function.get("name") or ""
+        call["arguments"] += function.get("arguments") or ""
+        call["id"] = delta.get("id") or call["id"]
+        return complete
+
+    def _complete_calls(self) -> list[Event]:
+        calls, self._calls = self._calls, {}
+        return [ToolCalled(call=_tool_call(call)) for call in calls.values()]
+
+    def end(self, context: Sequence[int]) -> list[Event]:
+        """Return the last events, ending with Done. `context` are the ids of prompt and answer.
+
+        Raises RunnerFailed when the records ended without a final one.
+        """
+        final = self._final
+        if final is None:
+            raise RunnerFailed("llama.cpp ended its answer without a result")
+        timings: dict[str, Any] = final.get("timings") or {}
+        cached, computed = int(timings.get("cache_n") or 0), int(timings.get("prompt_n") or 0)
+        reason: Literal["stop", "length"] = "length" if final.get("stop_type") == "limit" else "stop"
+        done = Done(
+            reason=reason,
+            prompt_tokens=cached + computed,
+            cached_tokens=cached,
+            generated_tokens=int(timings.get("predicted_n") or 0),
+            prefill_ns=int(float(timings.get("prompt_ms") or 0) * 1e6),
+            decode_ns=int(float(timings.get("predicted_ms") or 0) * 1e6),
+            total_ns=time.monotonic_ns() - self._began,
+            dropped=self.dropped,
+            stop=final.get("stopping_word") or None,
+            context=tuple(context),
+        )
+        return [*self._complete_calls(), done]
+
+    def _logprobs(self, entries: Sequence[Json] | None) -> tuple[TokenLogprob, ...]:
+        if self.top_logprobs is None or not entries:
+            return ()
+        return tuple(self._logprob(entry) for entry in entries)
+
+    def _logprob(self, entry: Json) -> TokenLogprob:
+        tops = list(entry.get("top_logprobs") or ())[: self.top_logprobs]
+        return TokenLogprob(
+            token=entry["token"],
+            logprob=_bounded(entry["logprob"]),
+            id=entry["id"],
+            top=tuple(TokenLogprob(token=top["token"], logprob=_bounded(top["logprob"]), id=top["id"]) for top in tops),
+        )
+
+
+def _bounded(logprob: float | None) -> float:
+    # llama.cpp writes null for minus infinity.
+    return min(0.0, logprob) if logprob is not None else -1e9
+
+
+def _tool_call(call: Json) -> ToolCall:
+    try:
+        arguments = json.loads(call["arguments"] or "{}")
+    except ValueError:
+        arguments = {}
+    return ToolCall(
+        name=call["name"],
+        arguments=arguments if isinstance(arguments, dict) else {"value": arguments},
+        id=call["id"] or None,
+    )

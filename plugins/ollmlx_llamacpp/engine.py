@@ -13,13 +13,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 from ollmlx import closing
-from ollmlx.errors import InvalidRequest, RunnerFailed
+from ollmlx.errors import InvalidRequest
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.runner.kit import context_exceeded
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest
 from ollmlx_llamacpp import server
-from ollmlx_llamacpp.answer import RecordReader
-from ollmlx_llamacpp.client import LlamaCppClient
+from ollmlx_llamacpp.client import LlamaCppClient, RecordReader
 from ollmlx_llamacpp.prompt import LlamaCppPrompt, LlamaCppPrompts
 
 GROUP_TOKENS = 2048
@@ -38,8 +37,8 @@ class LlamaCppEngine:
         self._connect = connect
         self._context_length = 0
         self._server: server.LlamaCppServer | None = None
-        self._client: LlamaCppClient | None = None
-        self._prompts: LlamaCppPrompts | None = None
+        self._client: LlamaCppClient
+        self._prompts: LlamaCppPrompts
         self._steps = 0
         self._running = 0
         self._totals = {"prompt": 0, "cached": 0, "generated": 0}
@@ -60,14 +59,13 @@ class LlamaCppEngine:
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
         """Yield the events of one request. Raises OllmlxError kinds; closing the iterator cancels at any phase."""
-        client, prompts = self._loaded()
         self._running += 1
         try:
-            prompt = await prompts.build(request)
+            prompt = await self._prompts.build(request)
             reader = RecordReader(
                 dropped=prompt.dropped, top_logprobs=request.top_logprobs, show_thinking=request.think is not False
             )
-            async with closing(client.stream(prompt.path, prompt.body)) as records:
+            async with closing(self._client.stream(prompt.path, prompt.body)) as records:
                 async for record in records:
                     self._steps += 1
                     for event in reader.feed(record):
@@ -84,11 +82,10 @@ class LlamaCppEngine:
         began = time.monotonic_ns()
         inputs = [await self._embed_tokens(text, request) for text in request.inputs]
         vectors: list[tuple[float, ...]] = []
-        client, _ = self._loaded()
         self._running += 1
         try:
             for group in _groups(inputs):
-                answer = await client.post("/v1/embeddings", {"input": group, "encoding_format": "float"})
+                answer = await self._client.post("/v1/embeddings", {"input": group, "encoding_format": "float"})
                 self._steps += 1
                 entries = sorted(answer["data"], key=lambda entry: entry["index"])
                 vectors += [_shortened(entry["embedding"], request.dimensions) for entry in entries]
@@ -100,21 +97,19 @@ class LlamaCppEngine:
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
         """Return the token ids of a text, or of a conversation through the chat template."""
-        _, prompts = self._loaded()
         if not request.messages:
-            return Tokens(tokens=tuple(await prompts.encode(request.text or "")))
+            return Tokens(tokens=tuple(await self._prompts.encode(request.text or "")))
         conversation = GenerateRequest(messages=request.messages, tools=request.tools, template=request.template)
-        return Tokens(tokens=tuple(await prompts.tokens(request.messages, conversation)))
+        return Tokens(tokens=tuple(await self._prompts.tokens(request.messages, conversation)))
 
     async def detokenize(self, tokens: Tokens) -> str:
         """Return the text of token ids."""
-        client, _ = self._loaded()
-        return str((await client.post("/detokenize", {"tokens": list(tokens.tokens)}))["content"])
+        return str((await self._client.post("/detokenize", {"tokens": list(tokens.tokens)}))["content"])
 
     def status(self) -> Progress:
         """Return the counters. Never waits for llama.cpp."""
         loaded, context = self._server, self._context_length
-        if loaded is None or self._prompts is None:
+        if loaded is None:
             return Progress(engine="llamacpp", state="loading", progress=_work_done(), context_length=context)
         return Progress(
             engine="llamacpp",
@@ -137,27 +132,19 @@ class LlamaCppEngine:
 
     async def close(self) -> None:
         """Stop llama.cpp."""
-        if self._client is not None:
-            await self._client.close()
         if self._server is not None:
+            await self._client.close()
             await asyncio.to_thread(self._server.close)
-
-    def _loaded(self) -> tuple[LlamaCppClient, LlamaCppPrompts]:
-        if self._client is None or self._prompts is None:
-            raise RunnerFailed("the model is not loaded")
-        return self._client, self._prompts
 
     async def _context(self, prompt: LlamaCppPrompt, reader: RecordReader) -> list[int]:
         """Return the ids of prompt and answer. llama.cpp sends a chat answer only as text, which is encoded here."""
-        _, prompts = self._loaded()
         tokens = reader.tokens
         if not tokens and reader.text:
-            tokens = await prompts.encode(reader.text, special=False)
+            tokens = await self._prompts.encode(reader.text, special=False)
         return [*prompt.tokens, *tokens]
 
     async def _embed_tokens(self, text: str, request: EmbedRequest) -> list[int]:
-        _, prompts = self._loaded()
-        tokens = await prompts.encode(text)
+        tokens = await self._prompts.encode(text)
         self._steps += 1
         if not tokens:
             raise InvalidRequest("a text to embed is empty")

@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -29,6 +28,9 @@ from ollmlx.types import GenerateRequest, Message, Options
 from ollmlx_llamacpp.client import Json, LlamaCppClient
 
 CHAT, TEXT, INSERT = "/v1/chat/completions", "/completion", "/infill"
+SAMPLERS = {"temperature", "top_k", "top_p", "min_p", "typical_p", "seed"}
+PENALTIES = {"repeat_last_n", "repeat_penalty", "presence_penalty", "frequency_penalty"}
+"""Like the samplers, options that llama.cpp calls as Ollama does."""
 _GO = re.compile(
     r"\{\{-?\s*(?:(?:if|range|with|else\s+if)\s+)?(?:and\s+|or\s+|not\s+|eq\s+|\()*[$.]|\{\{-?\s*end\s*-?\}\}"
 )
@@ -193,19 +195,9 @@ def _limit(request: GenerateRequest, context: int, prompt: int) -> int:
 
 
 def _sampling(options: Options, limit: int) -> Json:
-    body: dict[str, Any] = {
+    body = options.model_dump(include=SAMPLERS | PENALTIES) | {
         "n_predict": limit,
         "max_tokens": limit,
-        "temperature": options.temperature,
-        "top_k": options.top_k,
-        "top_p": options.top_p,
-        "min_p": options.min_p,
-        "typical_p": options.typical_p,
-        "seed": options.seed,
-        "repeat_last_n": options.repeat_last_n,
-        "repeat_penalty": options.repeat_penalty,
-        "presence_penalty": options.presence_penalty,
-        "frequency_penalty": options.frequency_penalty,
         "n_keep": options.num_keep,
         "speculative.n_max": options.draft_num_predict,
         "stop": list(options.stop),

@@ -7,10 +7,12 @@ says so.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 from ollmlx.errors.findings import Finding
@@ -34,6 +36,20 @@ if TYPE_CHECKING:
 
 PLUGIN_FILE_PREFIX = "ollmlx_plugin_"
 """Prefix of the names of modules from `[plugins] paths`. No other process can import them by name."""
+
+
+def import_file(file: Path) -> ModuleType:
+    """Import a module from its file; an `__init__.py` is the package of its folder."""
+    package = file.parent if file.name == "__init__.py" else None
+    name = f"{PLUGIN_FILE_PREFIX}{(package or file).stem}"
+    locations = [str(package)] if package else None
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=locations)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 class RunnerCommand(Frozen):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -14,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ollmlx.errors import PluginError
-from ollmlx.plugin.contracts import PLUGIN_FILE_PREFIX
+from ollmlx.plugin.contracts import import_file
 from ollmlx.plugin.hookspecs import PROJECT
 from ollmlx.settings import Settings
 
@@ -67,12 +65,4 @@ def _import_path(path: Path) -> ModuleType:
     if not file.is_file():
         problem = "there is no __init__.py in this folder" if path.is_dir() else "there is no such file"
         raise PluginError(f"{path}: {problem}", code="PLG001")
-    name = f"{PLUGIN_FILE_PREFIX}{path.stem}"
-    locations = [str(path)] if path.is_dir() else None
-    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=locations)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"{path}: not a Python file", code="PLG001")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    return import_file(file)

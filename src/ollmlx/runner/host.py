@@ -31,11 +31,6 @@ def problem_of(error: BaseException) -> Problem:
     return Problem(kind="internal", message=f"the engine failed: {name}: {text[:300]}" if text else name)
 
 
-def _failed_event(error: BaseException) -> Failed:
-    problem = problem_of(error)
-    return Failed(kind=problem.kind, message=problem.message, code=problem.code)
-
-
 class EventStream:
     """Encodes one request's events as lines. Events that are ready together are taken together.
 
@@ -116,7 +111,7 @@ class EventStream:
         if not isinstance(error, OllmlxError):
             log.error("the engine failed", exc_info=error)
         if self._begun:
-            self._put(encode_event(_failed_event(error)))
+            self._put(encode_event(Failed(**problem_of(error).model_dump())))
         else:
             self.failure = error
 

@@ -31,10 +31,7 @@ MAX_BODY_BYTES = 1024**3
 LOGGED_BYTES = 3 * 1024
 """The last bytes of an answer that are logged, when the settings ask for prompts and answers."""
 STATUS: dict[str, int] = {
-    "invalid": 400,
-    "unsupported": 400,
-    "context_exceeded": 400,
-    "config": 400,
+    **dict.fromkeys(("invalid", "unsupported", "context_exceeded", "config"), 400),
     "unauthorized": 401,
     "forbidden": 403,
     "not_found": 404,
@@ -43,13 +40,9 @@ STATUS: dict[str, int] = {
     "too_large": 413,
     "unsupported_encoding": 415,
     "cancelled": 499,
-    "internal": 500,
-    "plugin": 500,
-    "runner_failed": 500,
-    "storage": 500,
+    **dict.fromkeys(("internal", "plugin", "runner_failed", "storage"), 500),
     "upstream": 502,
-    "busy": 503,
-    "runner_unavailable": 503,
+    **dict.fromkeys(("busy", "runner_unavailable"), 503),
     "timeout": 504,
     "out_of_memory": 507,
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import logging
 import os
@@ -11,17 +10,15 @@ import socket
 import sys
 from contextvars import ContextVar
 from pathlib import Path
-from types import ModuleType
 from typing import cast
 
 from pydantic import ValidationError
 
 from ollmlx.errors import InvalidRequest, NotFound, OllmlxError, OutOfMemory, StorageError
-from ollmlx.plugin.contracts import PLUGIN_FILE_PREFIX, Engine
+from ollmlx.plugin.contracts import Engine, import_file
 from ollmlx.protocol import PROTOCOL_VERSION, ExitCode, RunnerConfig
 
 MAX_CONFIG_BYTES = 64 * 1024 * 1024
-_BAD_MODEL: tuple[type[OllmlxError], ...] = (InvalidRequest, NotFound, StorageError)
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The request that the current task works for, as log lines show it."""
@@ -136,26 +133,11 @@ def import_engine(spec: str) -> Engine:
     if not colon or not module_name or not class_name:
         raise CannotStart(ExitCode.USAGE, f"--engine {spec!r} is not of the form package.module:Class")
     try:
-        module = _module_of_file(Path(module_name)) if "/" in module_name else importlib.import_module(module_name)
+        module = import_file(Path(module_name)) if "/" in module_name else importlib.import_module(module_name)
         factory = getattr(module, class_name)
     except (ImportError, AttributeError, OSError) as error:
         raise CannotStart(ExitCode.USAGE, f"cannot import the engine {spec}: {error}") from error
     return cast(Engine, factory())
-
-
-def _module_of_file(file: Path) -> ModuleType:
-    """Import a module from its file; an `__init__.py` is the package of its folder."""
-    package = file.stem == "__init__"
-    name = f"{PLUGIN_FILE_PREFIX}{file.parent.stem if package else file.stem}"
-    spec = importlib.util.spec_from_file_location(
-        name, file, submodule_search_locations=[str(file.parent)] if package else None
-    )
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def load_failure(error: Exception) -> CannotStart:
@@ -164,7 +146,7 @@ def load_failure(error: Exception) -> CannotStart:
         return error
     if isinstance(error, OutOfMemory | MemoryError):
         return CannotStart(ExitCode.OUT_OF_MEMORY, f"out of memory: {_explained(error)}")
-    if isinstance(error, _BAD_MODEL):
+    if isinstance(error, InvalidRequest | NotFound | StorageError):
         return CannotStart(ExitCode.BAD_MODEL, f"bad model: {_explained(error)}")
     return CannotStart(ExitCode.INTERNAL, f"cannot load the model: {_explained(error)}")
 

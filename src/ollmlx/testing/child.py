@@ -80,7 +80,10 @@ class RunnerProcess:
                 pass_fds=[fd],
                 start_new_session=True,
             )
-        self.write(self.first_line)
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # the process has exited already
+            self.process.stdin.write(self.first_line)
+            self.process.stdin.flush()
 
     def stop(self) -> None:
         """Kill the process group and wait for the process."""
@@ -126,22 +129,11 @@ class RunnerProcess:
     def error_text(self) -> str:
         return self._stderr.read_text(encoding="utf-8", errors="replace")
 
-    def write(self, data: bytes) -> None:
-        """Write bytes to its standard input. Does nothing when the process has exited."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(data)
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            return
-
     def close_stdin(self) -> None:
         """Close its standard input, as the end of the daemon does."""
         assert self.process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):
             self.process.stdin.close()
-        except BrokenPipeError:
-            return
 
     async def status(self) -> Progress:
         async with self.http.get("/v1/status") as answer:

@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,12 @@ GRACE = 30.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+@dataclass
 class StartedProcesses:
     """The process ids that `subprocess` and asyncio started in this test, and those that existed before."""
 
-    def __init__(self) -> None:
-        self.pids: list[int] = []
-        self.before: set[int] | None = None
+    pids: list[int] = field(default_factory=list)
+    before: set[int] | None = None
 
     def note_existing(self) -> None:
         """Note the processes that exist, before the first one of a test starts. Slow, so it is done only then."""

@@ -99,12 +99,10 @@ class FakeService:
         return "fake"
 
     async def copy(self, source: ModelName, target: ModelName) -> None:
-        await self.resolve(source)
-        self.calls.append(("copy", str(source), target))
+        await self._record("copy", source, target)
 
     async def delete(self, name: ModelName) -> None:
-        await self.resolve(name)
-        self.calls.append(("delete", str(name), None))
+        await self._record("delete", name, None)
 
     def pull(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
         self.calls.append(("pull", str(name), insecure))
@@ -123,9 +121,8 @@ class FakeService:
         defaults: ModelDefaults,
         quantize: str | None = None,
     ) -> AsyncIterator[PullProgress]:
-        self.calls.append(
-            ("create", str(name), {"base": base, "files": files, "defaults": defaults, "quantize": quantize})
-        )
+        arguments = {"base": base, "files": files, "defaults": defaults, "quantize": quantize}
+        self.calls.append(("create", str(name), arguments))
         return self._steps()
 
     def ps(self) -> Sequence[RunnerInfo]:
@@ -140,13 +137,11 @@ class FakeService:
         options: Options | None = None,
         patient: bool = False,
     ) -> int:
-        await self.resolve(name)
-        self.calls.append(("load", str(name), keep_alive))
+        await self._record("load", name, keep_alive)
         return 7
 
     async def unload(self, name: ModelName) -> bool:
-        await self.resolve(name)
-        self.calls.append(("unload", str(name), None))
+        await self._record("unload", name, None)
         return True
 
     async def generate(
@@ -158,8 +153,7 @@ class FakeService:
         keep_alive: float | None = None,
     ) -> AsyncIterator[Event]:
         name = name.name if isinstance(name, InstalledModel) else name
-        await self.resolve(name)
-        self.calls.append(("generate", str(name), request))
+        await self._record("generate", name, request)
         self.callers.append(caller)
         self.open_streams += 1
         try:
@@ -176,15 +170,17 @@ class FakeService:
     async def embed(
         self, name: ModelName, request: EmbedRequest, *, caller: Caller, keep_alive: float | None = None
     ) -> EmbedResult:
-        await self.resolve(name)
-        self.calls.append(("embed", str(name), request))
+        await self._record("embed", name, request)
         vectors = tuple((1.0, float(len(text))) for text in request.inputs)
         return EmbedResult(embeddings=vectors, prompt_tokens=len(request.inputs), load_ns=1, total_ns=2)
 
     async def count_tokens(self, name: ModelName, request: GenerateRequest, *, caller: Caller) -> int:
-        await self.resolve(name)
-        self.calls.append(("count_tokens", str(name), request))
+        await self._record("count_tokens", name, request)
         return 5
+
+    async def _record(self, method: str, name: ModelName, argument: Any) -> None:
+        await self.resolve(name)
+        self.calls.append((method, str(name), argument))
 
     async def _steps(self) -> AsyncIterator[PullProgress]:
         for step in self.progress:

@@ -10,6 +10,7 @@ import heapq
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -49,27 +50,29 @@ def toy_failure(cause: Cause = Cause.SIGNAL, remedy: Remedy = Remedy.RETRY, *, l
     return RunnerFailure(cause, "was killed by SIGSEGV", None, (), remedy, loading, "SIGSEGV")
 
 
+@dataclass(eq=False)
 class ToyRunner:
     """Implements `ollmlx.supervisor.runner.factory.PooledRunner`."""
 
-    def __init__(self, factory: ToyRunnerFactory, spec: LaunchSpec, id: str, allowance: Allowance) -> None:
-        self.id = id
-        self.spec = spec
-        self.allowance = allowance
-        self.state = RunnerState.STARTING
-        self.active_requests = 0
-        self.failure: RunnerFailure | None = None
+    _factory: ToyRunnerFactory
+    spec: LaunchSpec
+    id: str
+    allowance: Allowance
+    state: RunnerState = RunnerState.STARTING
+    active_requests: int = 0
+    failure: RunnerFailure | None = None
+    pid: int | None = None
+    status: Progress | None = None
+    throttled: bool = False
+    needs_replacement: bool = False
+    memory: int = 0
+    active_when_stopped: int | None = None
+    _loaded: asyncio.Future[None] = field(default_factory=asyncio.Future)
+    _aborted: asyncio.Future[None] = field(default_factory=asyncio.Future)
+
+    def __post_init__(self) -> None:
         self.on_exit: Callable[[RunnerFailure], None] = lambda failure: None
         self.on_change: Callable[[], None] = lambda: None
-        self.pid: int | None = None
-        self.status: Progress | None = None
-        self.throttled = False
-        self.needs_replacement = False
-        self.memory = 0
-        self.active_when_stopped: int | None = None
-        self._factory = factory
-        self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._aborted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def parallel(self) -> int:
@@ -101,8 +104,7 @@ class ToyRunner:
         """Exit without being asked. Returns the error of its requests."""
         self.failure = failure or toy_failure()
         error = self.failure.error(self.spec.name)
-        self.state = RunnerState.FAILED
-        self._factory.running.discard(self)
+        self._end()
         self.abort(error)
         self.on_exit(self.failure)
         return error
@@ -118,8 +120,7 @@ class ToyRunner:
         try:
             await self._loaded
         except BaseException:
-            self.state = RunnerState.FAILED
-            self._factory.running.discard(self)
+            self._end()
             raise
         self.state = RunnerState.READY
 
@@ -152,6 +153,10 @@ class ToyRunner:
         self._crash_once()
         return Tokens(tokens=(1,))
 
+    def _end(self) -> None:
+        self.state = RunnerState.FAILED
+        self._factory.running.discard(self)
+
     def _crash_once(self) -> None:
         if self.number <= self._factory.crashes:
             raise self.crash()
@@ -165,6 +170,7 @@ async def echo(runner: ToyRunner, request: GenerateRequest) -> AsyncIterator[Eve
     yield Done()
 
 
+@dataclass(eq=False)
 class ToyRunnerFactory:
     """Implements `ollmlx.supervisor.runner.factory.RunnerFactory`.
 
@@ -172,16 +178,15 @@ class ToyRunnerFactory:
     `start_error`: raised by every start while it is set.
     """
 
-    def __init__(self, clock: Clock, *, instant: bool = True, stop_seconds: float = 0.0) -> None:
-        self.clock = clock
-        self.instant = instant
-        self.stop_seconds = stop_seconds
-        self.crashes = 0
-        self.start_error: Exception | None = None
-        self.answer: Answering = echo
-        self.made: list[ToyRunner] = []
-        self.running: set[ToyRunner] = set()
-        self.state = "new"
+    clock: Clock
+    instant: bool = True
+    stop_seconds: float = 0.0
+    crashes: int = 0
+    start_error: Exception | None = None
+    answer: Answering = echo
+    made: list[ToyRunner] = field(default_factory=list)
+    running: set[ToyRunner] = field(default_factory=set)
+    state: str = "new"
 
     async def open(self) -> None:
         self.state = "open"
@@ -203,12 +208,12 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+@dataclass(eq=False)
 class HandTimer:
-    """A callback with its time, which can be cancelled."""
+    """A callback that can be cancelled before its time."""
 
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self.callback = callback
-        self.cancelled = False
+    callback: Callable[[], None]
+    cancelled: bool = False
 
     def cancel(self) -> None:
         self.cancelled = True

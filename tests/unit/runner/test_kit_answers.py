@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollmlx.runner.kit import RepeatGuard, StopFilter, answer_events
+from ollmlx.runner.kit import RepeatGuard, SerialEngine, StopFilter
 from ollmlx.types import Done, GenerateRequest, Options, Text
 
 TEXT = st.text(alphabet="ab<|", max_size=30)
@@ -77,7 +77,7 @@ def test_an_answer_ends_at_a_stop_string_or_the_length_limit(
     pieces: list[str], options: dict[str, object], text: str, reason: str, stop: str | None, count: int
 ) -> None:
     request = GenerateRequest(prompt="x", options=Options.model_validate(options))
-    *texts, done = answer_events(pieces, request, prompt_tokens=1)
+    *texts, done = SerialEngine().answer(request, pieces, prompt_tokens=1)
     assert all(isinstance(event, Text) and event.text for event in texts)
     assert "".join(event.text for event in texts if isinstance(event, Text)) == text
     assert isinstance(done, Done)
@@ -93,5 +93,5 @@ def test_no_piece_is_generated_after_the_length_limit() -> None:
             yield f"{number} "
 
     request = GenerateRequest(prompt="x", options=Options(num_predict=3))
-    list(answer_events(pieces(), request, prompt_tokens=1))
+    list(SerialEngine().answer(request, pieces(), prompt_tokens=1))
     assert made == [0, 1, 2]

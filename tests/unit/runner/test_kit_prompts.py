@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from ollmlx.errors import ContextExceeded, InvalidRequest
 from ollmlx.runner.kit import (
+    SerialEngine,
     chat_turn,
     cut_tokens,
     fit_messages,
     fit_tokens,
     offered_tools,
-    plain_prompt,
     template_thinking,
     truncation_target,
 )
@@ -79,8 +79,8 @@ def test_the_oldest_tokens_go_when_a_prompt_may_be_cut() -> None:
 
 def test_a_conversation_is_a_prompt_of_lines_for_engines_without_a_template() -> None:
     messages = (Message(role="system", content="Be brief."), Message(role="user", content="Hi"))
-    assert plain_prompt(GenerateRequest(messages=messages)) == "system: Be brief.\nuser: Hi"
-    assert plain_prompt(GenerateRequest(prompt="once")) == "once"
+    assert SerialEngine().prompt(GenerateRequest(messages=messages)) == "system: Be brief.\nuser: Hi"
+    assert SerialEngine().prompt(GenerateRequest(prompt="once")) == "once"
 
 
 def test_a_turn_has_what_chat_templates_read() -> None:

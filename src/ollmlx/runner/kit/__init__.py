@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from ollmlx.runner.kit.answers import RepeatGuard as RepeatGuard
 from ollmlx.runner.kit.answers import StopFilter as StopFilter
-from ollmlx.runner.kit.answers import answer_events as answer_events
 from ollmlx.runner.kit.prompts import INSERT_MARKERS as INSERT_MARKERS
 from ollmlx.runner.kit.prompts import InsertMarkers as InsertMarkers
 from ollmlx.runner.kit.prompts import OldestFirst as OldestFirst
@@ -19,7 +18,6 @@ from ollmlx.runner.kit.prompts import fit_messages as fit_messages
 from ollmlx.runner.kit.prompts import fit_tokens as fit_tokens
 from ollmlx.runner.kit.prompts import has_insert_markers as has_insert_markers
 from ollmlx.runner.kit.prompts import offered_tools as offered_tools
-from ollmlx.runner.kit.prompts import plain_prompt as plain_prompt
 from ollmlx.runner.kit.prompts import template_thinking as template_thinking
 from ollmlx.runner.kit.prompts import tool_function as tool_function
 from ollmlx.runner.kit.prompts import truncation_target as truncation_target

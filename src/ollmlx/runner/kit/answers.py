@@ -1,12 +1,9 @@
-"""From generated pieces to an answer: stop strings, runaway repetition, the length limit, the final account."""
+"""From generated pieces to an answer: stop strings and runaway repetition."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
-
-from ollmlx.types import Done, Event, GenerateRequest, Text
 
 REPEAT_LIMIT: Final = 30
 """Repetitions of one token after which a model counts as stuck, as in Ollama."""
@@ -76,34 +73,3 @@ class RepeatGuard:
         self._count = self._count + 1 if same else 0
         self._last_token = token
         self._last = stripped or self._last
-
-
-def answer_events(
-    pieces: Iterable[str], request: GenerateRequest, *, prompt_tokens: int, dropped: int = 0
-) -> Iterator[Event]:
-    """Yield the events of an answer with one token a piece, ending with Done.
-
-    Stop strings and `num_predict` end it; no piece is taken after that.
-    """
-    began = time.monotonic_ns()
-    limit = request.options.num_predict
-    stops = StopFilter(request.options.stop)
-    count = 0
-    for piece in pieces if limit != 0 else ():
-        count += 1
-        if text := stops.feed(piece):
-            yield Text(text=text)
-        if stops.hit is not None or count == limit:
-            break
-    if held := stops.flush():
-        yield Text(text=held)
-    spent = time.monotonic_ns() - began
-    yield Done(
-        reason="length" if stops.hit is None and count == limit else "stop",
-        prompt_tokens=prompt_tokens,
-        generated_tokens=count,
-        decode_ns=spent,
-        total_ns=spent,
-        dropped=dropped,
-        stop=stops.hit,
-    )

@@ -77,13 +77,6 @@ def tool_function(tool: Tool) -> dict[str, Any]:
     return function
 
 
-def plain_prompt(request: GenerateRequest) -> str:
-    """Return the prompt, or the conversation as one line a message, for engines without a chat template."""
-    if request.prompt is not None:
-        return request.prompt
-    return "\n".join(f"{message.role}: {message.content}" for message in request.messages)
-
-
 # -- truncation ------------------------------------------------------------------------------------------------------
 
 

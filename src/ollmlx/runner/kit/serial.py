@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,9 +21,9 @@ from typing import TypeVar
 
 from ollmlx.errors import Unsupported
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
-from ollmlx.runner.kit.answers import answer_events
-from ollmlx.runner.kit.prompts import fit_tokens, plain_prompt
-from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest
+from ollmlx.runner.kit.answers import StopFilter
+from ollmlx.runner.kit.prompts import fit_tokens
+from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, Text
 
 AHEAD = 256
 """Events that the generator may run ahead of the reader."""
@@ -76,8 +77,10 @@ class SerialEngine:
     # -- for `stream` ------------------------------------------------------------------------------------------------
 
     def prompt(self, request: GenerateRequest) -> str:
-        """Return the prompt, or a conversation as plain lines."""
-        return plain_prompt(request)
+        """Return the prompt, or the conversation as one line a message."""
+        if request.prompt is not None:
+            return request.prompt
+        return "\n".join(f"{message.role}: {message.content}" for message in request.messages)
 
     def fit(self, request: GenerateRequest, tokens: Sequence[Token]) -> tuple[Sequence[Token], int]:
         """Return the newest tokens that fit the context, and how many were dropped.
@@ -89,8 +92,32 @@ class SerialEngine:
     def answer(
         self, request: GenerateRequest, pieces: Iterable[str], *, prompt_tokens: int, dropped: int = 0
     ) -> Iterator[Event]:
-        """Yield the events of an answer whose tokens are `pieces`, cut by stop strings and `num_predict`, then Done."""
-        return answer_events(pieces, request, prompt_tokens=prompt_tokens, dropped=dropped)
+        """Yield the events of an answer whose tokens are `pieces`, ending with Done.
+
+        Stop strings and `num_predict` end it; no piece is taken after that.
+        """
+        began = time.monotonic_ns()
+        limit = request.options.num_predict
+        stops = StopFilter(request.options.stop)
+        count = 0
+        for piece in pieces if limit != 0 else ():
+            count += 1
+            if text := stops.feed(piece):
+                yield Text(text=text)
+            if stops.hit is not None or count == limit:
+                break
+        if held := stops.flush():
+            yield Text(text=held)
+        spent = time.monotonic_ns() - began
+        yield Done(
+            reason="length" if stops.hit is None and count == limit else "stop",
+            prompt_tokens=prompt_tokens,
+            generated_tokens=count,
+            decode_ns=spent,
+            total_ns=spent,
+            dropped=dropped,
+            stop=stops.hit,
+        )
 
     def advance(self) -> None:
         """Count progress that no event shows, such as a long load, a prefill without events, many vectors."""

@@ -34,10 +34,6 @@ def _segv(_: str) -> None:
     ctypes.string_at(0)
 
 
-def _abort(_: str) -> None:
-    os.abort()
-
-
 def _oom(_: str) -> None:
     os.write(2, b"fake: out of memory: needs 999 GiB\n")
     os._exit(75)
@@ -47,14 +43,6 @@ def _hold_interpreter_lock(_: str) -> None:
     os.write(2, b"fake: holding the interpreter lock\n")
     # PyDLL, unlike CDLL, keeps the lock during the call: no Python code runs any more, in any thread.
     ctypes.PyDLL(None).sleep(FOR_EVER)
-
-
-def _stop(_: str) -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def _block_loop(_: str) -> None:
-    time.sleep(FOR_EVER)
 
 
 def _flood(mib: str) -> None:
@@ -79,12 +67,8 @@ def _no_memory(_: str) -> None:
     raise OutOfMemory("fake: needs 999 GiB, there are 3")
 
 
-def _memory(mib: str) -> None:
-    BALLAST.append(bytearray(os.urandom(1)) * (int(mib or "256") * 1024 * 1024))
-
-
-def _leak(mib: str) -> None:
-    LEAKED.append(bytearray(os.urandom(1)) * (int(mib or "256") * 1024 * 1024))
+def _touched(mib: str) -> bytearray:
+    return bytearray(os.urandom(1)) * (int(mib or "256") * 1024 * 1024)
 
 
 BALLAST: list[bytearray] = []
@@ -97,18 +81,18 @@ SUDDEN: dict[str, Fault] = {
     "signal": _signal,
     "kill": lambda _: _signal("kill"),
     "segv": _segv,
-    "abort": _abort,
+    "abort": lambda _: os.abort(),
     "oom": _oom,
     "gil": _hold_interpreter_lock,
-    "stop": _stop,
-    "block": _block_loop,
+    "stop": lambda _: _signal("stop"),
+    "block": lambda _: time.sleep(FOR_EVER),
     "flood": _flood,
     "bug": _bug,
     "error": _error,
     "bad_model": _bad_model,
     "no_memory": _no_memory,
-    "memory": _memory,
-    "leak": _leak,
+    "memory": lambda mib: BALLAST.append(_touched(mib)),
+    "leak": lambda mib: LEAKED.append(_touched(mib)),
 }
 """Faults of the process or the request. `NAME:ARGUMENT`: `exit:CODE`, `signal:NAME`, `flood:MIB`, `memory:MIB`,
 `leak:MIB`, `error:KIND`."""

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from ollmlx.errors import ContextExceeded, InvalidRequest, OllmlxError, RunnerFailed, Unsupported
 from ollmlx.types import Done, Prefill, Text, Thinking, ToolCalled
-from ollmlx_llamacpp.answer import RecordReader
-from ollmlx_llamacpp.client import error_of, records
+from ollmlx_llamacpp.client import RecordReader, error_of, records
 
 TIMINGS = {"cache_n": 24, "prompt_n": 8, "prompt_ms": 12.5, "predicted_n": 3, "predicted_ms": 4.0}
 
