@@ -174,12 +174,15 @@ def test_a_crash_loop_ends_with_the_cause_and_when_to_come_again(house: Daemon) 
     for _ in range(3):
         assert said(house, "ollama", "exits", "hello").status == 500
     for family, path in ROUTES.items():
-        told = said(house, family, "exits", "hello")
+        while (told := said(house, family, "exits", "hello")).status == 500:
+            pass  # the pause was over: the model was tried again, and the next pause is longer
         assert told.status == 503
-        assert "exits:latest failed 3 times within 5m; it is tried again in " in told.message
+        assert re.search(r"exits:latest failed \d+ times before it answered a request; it is tried again", told.message)
         assert "exit status 1 while loading: fake: exiting as told" in told.message
         body = {"model": "exits", "messages": [{"role": "user", "content": "x"}], "max_tokens": 9}
-        assert 500 < int(house.post(path, body).headers["Retry-After"]) <= 600
+        while (refused := house.post(path, body)).status_code == 500:
+            pass
+        assert 1 <= int(refused.headers["Retry-After"]) <= 30
     assert said(house, "ollama", "other", "hello").status == 200
     assert house.cli("stop", "exits").returncode == 0
     assert said(house, "ollama", "exits", "hello").status == 500, "it is tried again"

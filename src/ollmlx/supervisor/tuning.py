@@ -17,12 +17,6 @@ class Tuning:
     """Time between asking a runner to stop and killing it."""
     swap_wait: float = 5.0
     """Requests for a loaded model may pass one that would evict the model for at most this long."""
-    restart_limit: int = 3
-    """Failures within `restart_window`, each before the runner answered anything, that make a crash loop."""
-    restart_window: float = 300.0
-    """Length of the sliding window in which these failures are counted."""
-    restart_pause: float = 600.0
-    """How long a model in a crash loop is not started."""
     hard_share: float = 1.5
     """A runner that uses more than this multiple of its reservation is killed, but see `slack`."""
     slack: int = 512 * MIB

@@ -215,7 +215,7 @@ class Pool:
 
         A load under way still serves the requests that wait for it. `wait`: return when the process has exited.
         """
-        self._runners.restarts.forget(key)
+        self._runners.restarts.pop(key, None)
         entry = self._runners.entries.get(key)
         if entry is not None:
             entry.stop_when_idle = True
@@ -290,7 +290,7 @@ class Pool:
 
     def _answered(self, lease: Lease) -> None:
         lease.entry.answered = True
-        self._runners.restarts.answered(lease.entry.key)
+        self._runners.restarts[lease.entry.key].unanswered = 0
 
     def _finish(self, lease: Lease, began: float) -> dict[str, int]:
         """Mark the lease as completed. Returns the times of its request."""

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from ollmlx.supervisor.runner.failure import Cause, Remedy, RunnerFailure
 from ollmlx.supervisor.scheduling.memory import EvictionCandidate, MemoryLedger, allowance_for, prompt_cache_size
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool_entry import PoolEntry
-from ollmlx.supervisor.scheduling.restart import RestartPolicy
+from ollmlx.supervisor.scheduling.restart import FailureHistory
 from ollmlx.supervisor.tuning import Tuning
 from ollmlx.text.quantities import format_size
 from ollmlx.types import RunnerInfo, RunnerState
@@ -43,7 +44,8 @@ class RunnerSet:
     ) -> None:  # fmt: skip
         self.entries: dict[str, PoolEntry] = {}
         self.ledger = ledger
-        self.restarts = RestartPolicy(tuning)
+        self.restarts: defaultdict[str, FailureHistory] = defaultdict(FailureHistory)
+        """By launch key."""
         self.entry_observer: EntryObserver
         self._clock = clock
         self._factory = factory
@@ -116,8 +118,9 @@ class RunnerSet:
 
     def infos(self) -> list[RunnerInfo]:
         """Return all entries, and the models that failed and are not loaded again."""
-        running = [entry.info(self._clock, self.restarts.restarts(entry.key)) for entry in self.entries.values()]
-        return running + self.restarts.shown(self._clock.monotonic())
+        now = self._clock.monotonic()
+        running = [entry.info(self._clock, self.restarts[entry.key].restarts) for entry in self.entries.values()]
+        return running + [one.info for one in self.restarts.values() if one.info is not None and one.is_shown(now)]
 
     # -- loading -----------------------------------------------------------------------------------------------------
 
@@ -154,7 +157,7 @@ class RunnerSet:
         if outcome == "ok":
             entry.loaded_at = self._clock.monotonic()
             entry.mark_used(entry.loaded_at)
-            self.restarts.loaded(entry.key)
+            self.restarts[entry.key].info = None
             logger.info("%s is ready after %.2f s", entry.id, entry.loaded_at - entry.created_at)
             self.entry_observer.on_loaded(entry)
 
@@ -227,7 +230,8 @@ class RunnerSet:
         self.entry_observer.on_exit(entry)
 
     def _record(self, entry: PoolEntry, failure: RunnerFailure, message: str) -> None:
-        info = entry.info(self._clock, self.restarts.restarts(entry.key)).model_copy(
+        history = self.restarts[entry.key]
+        history.info = entry.info(self._clock, history.restarts).model_copy(
             update={
                 "state": RunnerState.FAILED, "pid": None, "active": 0, "reserved": 0, "memory": 0, "expires_at": None,
                 "last_error": message, "last_code": failure.code, "last_words": failure.output,
@@ -235,12 +239,13 @@ class RunnerSet:
         )  # fmt: skip
         now = self._clock.monotonic()
         loaded = entry.loaded_at < math.inf
-        self.restarts.record(
-            entry.key, entry.spec.name, now, failure, info,
+        history.add(
+            now,
+            failure,
             # An idle runner that is killed after its trial prompt is no crash loop, either.
             answered=loaded and (entry.answered or entry.is_idle),
             healthy_for=now - entry.loaded_at if loaded else 0.0,
-        )  # fmt: skip
+        )
 
     def _remove(self, entry: PoolEntry) -> None:
         if self.entries.get(entry.key) is entry:

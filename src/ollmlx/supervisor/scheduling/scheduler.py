@@ -171,7 +171,7 @@ class Scheduler:
     def _start_load(self, key: str, now: float, wake: list[float]) -> None:
         spec = self.pending.longest(key)
         try:
-            pause = self._runners.restarts.pause(key, now)
+            pause = self._runners.restarts[key].pause(now, spec.name)
         except OllmlxError as error:
             self._reject_all(key, error, "circuit")
             return

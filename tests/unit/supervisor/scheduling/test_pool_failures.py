@@ -14,7 +14,6 @@ from ollmlx.protocol import TokenizeRequest
 from ollmlx.supervisor.runner.failure import Cause, Remedy
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.restart import LONGEST_PAUSE
-from ollmlx.supervisor.tuning import Tuning
 from ollmlx.testing.toy_runners import ToyRunner, settle, toy_failure, toy_spec
 from ollmlx.types import (
     Admitted,
@@ -27,7 +26,7 @@ from ollmlx.types import (
     Text,
 )
 
-from .conftest import REQUEST, A, B, Make, PoolHarness, caller, crashing
+from .conftest import REQUEST, A, B, Make, caller, crashing
 
 # -- answers and failures -------------------------------------------------------------------------------------------
 
@@ -105,41 +104,38 @@ async def test_a_failed_load_fails_every_request_that_waited_for_it_and_is_not_r
     assert shown[0].last_error is not None
 
 
-async def fail_each_time(harness: PoolHarness, times: int) -> None:
-    """Send requests whose runners crash before the first word. Each is tried twice."""
+async def test_a_crash_loop_is_refused_for_seconds_and_holds_no_other_model_up(make: Make) -> None:
+    harness = make()
     harness.factory.answer = crashing([], times=999)
-    for _ in range(times):
+    for match in (
+        "the runner of a:latest was killed by SIGSEGV",
+        r"failed 3 times .* again in 1s\. Last cause.*SIGSEGV",
+    ):
         request = asyncio.create_task(harness.events())
-        await harness.clock.advance(70)
-        with pytest.raises(RunnerFailed):
+        await harness.clock.advance(0.5)
+        with pytest.raises(RunnerFailed, match=match):
             await request
-
-
-async def test_a_crash_loop_is_refused_until_it_is_unloaded(make: Make) -> None:
-    harness = make(tuning=Tuning(restart_limit=4, restart_pause=600))
-    await fail_each_time(harness, 2)
-    with pytest.raises(RunnerUnavailable, match=r"failed 4 times within 5m.*Last cause.*SIGSEGV") as refused:
+    assert len(harness.factory.made) == 3
+    with pytest.raises(RunnerUnavailable) as refused:
         await harness.events()
-    assert len(harness.factory.made) == 4
-    assert 0 < (refused.value.retry_after or 0) <= 600
-    harness.factory.answer = crashing([])
-    assert not await harness.pool.unload("a"), "it is not loaded, and its failures are forgotten"
-    assert (await harness.events())[-1].type == "done"
-
-
-async def test_a_crash_loop_that_is_refused_for_ever_holds_no_other_model_up(make: Make) -> None:
-    harness = make(tuning=Tuning(restart_limit=2, restart_pause=math.inf, restart_window=math.inf))
-    await fail_each_time(harness, 1)
-    for _ in range(2):
-        with pytest.raises(
-            RunnerUnavailable, match=r"a:latest failed 2 times.*; it is not tried again\. Last"
-        ) as refused:
-            await harness.events()
-        assert refused.value.retry_after == math.inf
+    assert refused.value.retry_after is not None
+    assert 0 < refused.value.retry_after <= 1
     harness.factory.answer = crashing([], times=0)
     assert (await harness.events(toy_spec("b", 10)))[-1].type == "done"
-    await harness.pool.unload("a")
+    await harness.clock.advance(1)
     assert (await harness.events())[-1].type == "done"
+
+
+async def test_unloading_a_model_forgets_its_failures(make: Make) -> None:
+    harness = make(instant=False)
+    for remedy in (Remedy.NONE, Remedy.RETRY):
+        asked = asyncio.create_task(harness.events())
+        await settle()
+        harness.factory.made[-1].fail_loading(toy_failure(Cause.EXIT, remedy, loading=True))
+        with pytest.raises(RunnerFailed):
+            await asked
+        assert not await harness.pool.unload("a"), "it is not loaded"
+    assert len(harness.factory.made) == 2
 
 
 @pytest.mark.fault(12)

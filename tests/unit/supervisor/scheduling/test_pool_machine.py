@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
@@ -16,7 +15,6 @@ from ollmlx.settings import Settings
 from ollmlx.supervisor.runner.failure import Cause, Remedy
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool import Pool
-from ollmlx.supervisor.tuning import Tuning
 from ollmlx.testing.toy_runners import HandClock, ToyRunner, ToyRunnerFactory, settle, toy_failure, toy_spec
 from ollmlx.types import Caller, RunnerState
 
@@ -82,9 +80,7 @@ class PoolMachine(RuleBasedStateMachine):
             Settings.model_validate({"memory": memory, "runners": runners}),
             clock=self.clock,
             factory=self.factory,
-            tuning=Tuning(restart_pause=20),
         )
-        self.pool._runners.restarts.rng = random.Random(0)
         self.evicted = EvictionRecorder()
         self.pool.subscribe(self.evicted)
         await self.pool.start()

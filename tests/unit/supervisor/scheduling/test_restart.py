@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import random
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx.errors import OllmlxError
-from ollmlx.supervisor.runner.failure import Remedy, RunnerFailure
-from ollmlx.supervisor.scheduling.restart import HEALTHY_AFTER, LONGEST_PAUSE, FailureHistory, pause_after
-from ollmlx.supervisor.tuning import Tuning
+from ollmlx.supervisor.runner.failure import Remedy
+from ollmlx.supervisor.scheduling.restart import (
+    CRASH_LOOP,
+    HEALTHY_AFTER,
+    INCURABLE_PAUSE,
+    LONGEST_PAUSE,
+    FailureHistory,
+    pause_after,
+)
 from ollmlx.testing.toy_runners import toy_failure
 
-TUNING = Tuning(restart_limit=3, restart_window=100, restart_pause=50)
+LOADING = toy_failure(loading=True)
 
 
-class LongestJitter(random.Random):
-    """Jitter without chance: always the longest pause."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return b
-
-
-def history() -> FailureHistory:
-    return FailureHistory("parrot", TUNING, LongestJitter())
-
-
-def fail(failed: FailureHistory, now: float, *, remedy: Remedy = Remedy.RETRY, **fields: Any) -> None:
-    failure: RunnerFailure = toy_failure(remedy=remedy, loading=not fields)
-    failed.add(now, failure, **{"answered": False, "healthy_for": 0.0, **fields})
-
-
-@given(st.integers(0, 1000), st.integers(0, 2**32))
-def test_the_pause_is_bounded_and_absent_after_the_first_failure(failures: int, seed: int) -> None:
-    pause = pause_after(failures, random.Random(seed))
-    assert 0 <= pause <= LONGEST_PAUSE
-    assert pause == 0 or failures >= 2
+@given(st.integers(0, 1000))
+def test_the_pause_is_bounded_and_absent_after_the_first_failure(failures: int) -> None:
+    assert 0 <= pause_after(failures) <= min(LONGEST_PAUSE, pause_after(failures + 1))
+    assert (pause_after(failures) == 0) is (failures < 2)
 
 
 @pytest.mark.parametrize(
@@ -50,50 +36,51 @@ def test_the_pause_is_bounded_and_absent_after_the_first_failure(failures: int, 
     ids=["exits soon after its load", "exits after a minute of health"],
 )
 def test_a_runner_that_has_answered_is_replaced_after_a_growing_pause(healthy_for: float, pauses: list[float]) -> None:
-    failed, now, seen = history(), 0.0, []
+    failed, now, seen = FailureHistory(), 0.0, []
     for _ in pauses:
         now += healthy_for
-        fail(failed, now, answered=True, healthy_for=healthy_for)
-        seen.append(failed.pause(now))
+        failed.add(now, toy_failure(), answered=True, healthy_for=healthy_for)
+        seen.append(failed.pause(now, "parrot"))
         now += seen[-1]
     assert seen == pauses
 
 
-def test_a_crash_loop_is_refused_and_then_tried_once_for_each_pause() -> None:
-    failed = history()
-    for second in (1.0, 2.0):
-        fail(failed, second)
-        assert failed.pause(second) <= 1
-    fail(failed, 3.0)
-    with pytest.raises(OllmlxError, match="failed 3 times within 1m40s; it is tried again in 49s") as refused:
-        failed.pause(4.0)
-    assert refused.value.retry_after == 49.0
-    assert failed.pause(60.0) == 0
-    fail(failed, 60.0)
-    with pytest.raises(OllmlxError):
-        failed.pause(61.0)
+def test_a_crash_loop_is_refused_for_a_pause_that_grows_to_half_a_minute() -> None:
+    failed, now, waits = FailureHistory(), 0.0, []
+    for number in range(1, 11):
+        failed.add(now, LOADING)
+        if number < CRASH_LOOP:
+            now += failed.pause(now, "parrot")
+            continue
+        with pytest.raises(OllmlxError, match=rf"failed {number} times before .*; it is tried again in ") as refused:
+            failed.pause(now, "parrot")
+        assert refused.value.retry_after is not None
+        waits.append(refused.value.retry_after)
+        now += waits[-1]
+        assert failed.pause(now, "parrot") == 0, "one start is tried"
+    assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
-@pytest.mark.parametrize("between", ["an answer", "an exit after an answer", "nothing for longer than the window"])
-def test_failures_are_no_crash_loop_with_this_between_them(between: str) -> None:
-    failed, now = history(), 0.0
-    for _ in range(6):
-        now += 10
-        fail(failed, now)
-        failed.pause(now)
-        if between == "an answer":
-            failed.answer()
-        elif between == "an exit after an answer":
-            fail(failed, now + 1, answered=True, healthy_for=1.0)
+@pytest.mark.parametrize("answered_exit", [False, True], ids=["an answer", "an exit after an answer"])
+def test_failures_are_no_crash_loop_with_an_answer_between_them(answered_exit: bool) -> None:
+    failed = FailureHistory()
+    for now in range(6):
+        failed.add(now, LOADING)
+        failed.pause(now, "parrot")
+        if answered_exit:
+            failed.add(now, toy_failure(), answered=True, healthy_for=1.0)
         else:
-            now += TUNING.restart_window
+            failed.unanswered = 0
 
 
 def test_a_failure_that_no_repetition_cures_is_refused_at_once() -> None:
-    failed = history()
-    fail(failed, 1.0, remedy=Remedy.NONE)
+    failed = FailureHistory()
+    failed.add(1.0, toy_failure(remedy=Remedy.NONE, loading=True))
     with pytest.raises(OllmlxError, match="was killed by SIGSEGV while loading") as refused:
-        failed.pause(2.0)
-    assert refused.value.hint == "fix the cause, then: ollmlx stop parrot"
-    fail(failed, 60.0, remedy=Remedy.NONE, answered=True, healthy_for=10.0)
-    assert failed.pause(60.0) <= 1, "a runner that has answered is replaced"
+        failed.pause(2.0, "parrot")
+    assert (refused.value.hint, refused.value.retry_after) == (
+        "fix the cause, then: ollmlx stop parrot",
+        INCURABLE_PAUSE - 1,
+    )
+    failed.add(60.0, toy_failure(remedy=Remedy.NONE), answered=True, healthy_for=10.0)
+    assert failed.pause(60.0, "parrot") <= 1, "a runner that has answered is replaced"
