@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from ollmlx.reload import RELOADABLE
-from ollmlx.settings import ClusterSettings, ModelSettings, Settings
-from ollmlx.settings.toml import reference, toml_value, written_default
+from ollmlx.settings.model import ClusterSettings, ModelSettings, Settings
+from ollmlx.settings.report import reference, toml_value, written_default
 
 ROOT = Path(__file__).parents[2]
-REGENERATE = "run: python -c 'from ollmlx.settings.toml import reference; print(reference(), end=str())' > ollmlx.toml"
+REGENERATE = (
+    "run: python -c 'from ollmlx.settings.report import reference; print(reference(), end=str())' > ollmlx.toml"
+)
 PAGE = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 SECTIONS: dict[str, type[BaseModel]] = {
     f"[{name}]": field.annotation
@@ -37,13 +38,14 @@ def test_every_key_is_on_the_page_with_its_default_and_its_meaning(title: str) -
     told = {key: (default.strip(), meaning) for key, default, meaning in rows}
     model = SECTIONS[title]
     assert told == {
-        field.alias or name: (_default(model, field), field.description) for name, field in model.model_fields.items()
+        field.alias or name: (_default(model, name), field.description) for name, field in model.model_fields.items()
     }
 
 
-def _default(model: type[BaseModel], field: FieldInfo) -> str:
+def _default(model: type[BaseModel], name: str) -> str:
     """As the page shows it: nothing where the default is none."""
-    return "" if field.default is None else f"`{toml_value(written_default(model, field))}`"
+    default = written_default(model, name)
+    return "" if default is None else f"`{toml_value(default)}`"
 
 
 @pytest.mark.parametrize("block", re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL))

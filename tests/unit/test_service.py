@@ -20,7 +20,7 @@ from ollmlx.model.names import ModelName
 from ollmlx.plugin.contracts import Importer, LaunchOptions, Refusal, RunnerCommand, Source
 from ollmlx.plugin.registry import Registry
 from ollmlx.service import Service
-from ollmlx.settings import ModelSettings, RunnerSettings, Settings
+from ollmlx.settings.model import ModelSettings, RunnerSettings, Settings
 from ollmlx.storekit.blobs import Blobs
 from ollmlx.supervisor.process.importers import Importers
 from ollmlx.types import (

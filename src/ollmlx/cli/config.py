@@ -65,7 +65,8 @@ def _show(args: argparse.Namespace) -> int:
 
 def _lines(values: list[Effective]) -> list[str]:
     from ollmlx.cli.terminal import grey
-    from ollmlx.settings.toml import toml_value
+    from ollmlx.settings.keys import dotted
+    from ollmlx.settings.report import toml_value
 
     lines: list[str] = []
     section = ""
@@ -73,16 +74,12 @@ def _lines(values: list[Effective]) -> list[str]:
         if value.path[0] != section:
             section = value.path[0]
             lines += ["", f"[{section}]"] if lines else [f"[{section}]"]
-        text = f"{'.'.join(_quoted(part) for part in value.path[1:])} = {toml_value(value.value)}"
+        text = f"{dotted(value.path[1:])} = {toml_value(value.value)}"
         origin = str(value.origin)
         for _, weaker in value.overrides:
             origin += f"; overrides {weaker}"
         lines.append(f"{text:<44}  {grey(f'# {origin}', sys.stdout)}")
     return lines
-
-
-def _quoted(part: str) -> str:
-    return part if part.replace("_", "").replace("-", "").isalnum() else json.dumps(part)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -122,7 +119,7 @@ def _as_json(fault: Fault) -> dict[str, str]:
 
 
 def _init(file: Path, *, force: bool) -> int:
-    from ollmlx.settings.toml import reference
+    from ollmlx.settings.report import reference
 
     try:
         with file.open("w" if force else "x", encoding="utf-8") as target:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ollmlx.errors import ConfigError
 from ollmlx.model.names import ModelName
-from ollmlx.settings import ModelSettings, Settings
+from ollmlx.settings.model import ModelSettings, Settings
 from ollmlx.types import InstalledModel, ModelDefaults, Options
 
 

@@ -17,7 +17,7 @@ from ollmlx.launch.spec import LaunchSpec
 from ollmlx.model.names import ModelName
 from ollmlx.plugin.contracts import Backend, Importer, LaunchOptions, RunnerCommand, can_spread
 from ollmlx.plugin.registry import Registry
-from ollmlx.settings import ModelSettings, Settings
+from ollmlx.settings.model import ModelSettings, Settings
 from ollmlx.text.quantities import format_size
 from ollmlx.types import InstalledModel, MemoryEstimate, Options
 

@@ -11,31 +11,6 @@ from typing import TYPE_CHECKING
 from ollmlx._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from ollmlx.settings.model import ClusterSettings as ClusterSettings
-    from ollmlx.settings.model import LoggingSettings as LoggingSettings
-    from ollmlx.settings.model import MemorySettings as MemorySettings
-    from ollmlx.settings.model import ModelSettings as ModelSettings
-    from ollmlx.settings.model import PluginSettings as PluginSettings
-    from ollmlx.settings.model import RunnerSettings as RunnerSettings
-    from ollmlx.settings.model import SecuritySettings as SecuritySettings
-    from ollmlx.settings.model import ServerSettings as ServerSettings
     from ollmlx.settings.model import Settings as Settings
-    from ollmlx.settings.model import StorageSettings as StorageSettings
 
-__getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-    {
-        "ollmlx.settings.model": (
-            "ClusterSettings",
-            "LoggingSettings",
-            "MemorySettings",
-            "ModelSettings",
-            "PluginSettings",
-            "RunnerSettings",
-            "SecuritySettings",
-            "ServerSettings",
-            "Settings",
-            "StorageSettings",
-        ),
-    },
-)
+__getattr__, __dir__, __all__ = lazy_exports(__name__, {"ollmlx.settings.model": ("Settings",)})

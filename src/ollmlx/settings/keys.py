@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from collections.abc import Iterator
@@ -11,13 +12,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ollmlx.errors.secrets import is_secret_key
-from ollmlx.settings.model import Settings
+from ollmlx.settings.model import ModelSettings, Settings
 
 KeyPath = tuple[str, ...]
-OPEN_TABLES = ("plugins",)
-"""Sections in which an unknown key may be a table that belongs to a plugin."""
-
-
 REMOVED: dict[KeyPath, str] = {
     ("runners", "stop_timeout"): "a runner that does not stop when asked is killed after 5 s",
     ("runners", "probe_interval"): "runners are probed every second",
@@ -49,7 +46,7 @@ def show_path(path: KeyPath) -> str:
 
 def dotted(path: KeyPath) -> str:
     """Format a path as one word, with parts quoted where TOML would quote them."""
-    return ".".join(part if part.replace("_", "").replace("-", "").isalnum() else f'"{part}"' for part in path)
+    return ".".join(part if part.replace("_", "").replace("-", "").isalnum() else json.dumps(part) for part in path)
 
 
 def variable(path: KeyPath) -> str:
@@ -65,18 +62,12 @@ def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
 def field_at(path: KeyPath) -> FieldInfo | None:
     """The field that a path names, or None."""
     model: type[BaseModel] | None = Settings
+    if path[:1] == ("models",) and len(path) > 1:
+        model, path = ModelSettings, path[2:]
     field: FieldInfo | None = None
-    steps = list(path)
-    while steps:
-        if model is None:
-            return None
-        field = keys_of(model).get(steps.pop(0))
-        if field is None:
-            return None
-        model = model_of(field.annotation)
-        if model is None and (inner := _values_of(field.annotation)) is not None and steps:
-            steps.pop(0)
-            model = model_of(inner)
+    for key in path:
+        field = keys_of(model).get(key) if model else None
+        model = model_of(field.annotation) if field else None
     return field
 
 
@@ -84,12 +75,10 @@ def table_at(path: KeyPath) -> type[BaseModel] | None:
     """The model of the table that a path names, or None when it is no table of fixed keys."""
     if not path:
         return Settings
+    if path[0] == "models" and len(path) == 2:
+        return ModelSettings
     field = field_at(path)
-    if field is None:
-        return None
-    inner = _values_of(field.annotation)
-    named_one = len(path) > 1 and inner is not None and path[0] == "models" and len(path) == 2
-    return model_of(inner) if named_one else model_of(field.annotation)
+    return None if field is None else model_of(field.annotation)
 
 
 def model_of(annotation: Any) -> type[BaseModel] | None:
@@ -116,11 +105,6 @@ def is_list(field: FieldInfo | None) -> bool:
     return field is not None and get_origin(field.annotation) is tuple
 
 
-def is_table(field: FieldInfo | None) -> bool:
-    """True if a field holds a table with any keys."""
-    return field is not None and _values_of(field.annotation) is not None
-
-
 def is_secret(path: KeyPath) -> bool:
     """True if the value at a path must be masked: by the mark of the field, or by its name."""
     field = field_at(path)
@@ -134,7 +118,3 @@ def sections() -> Iterator[tuple[str, type[BaseModel]]]:
         model = model_of(field.annotation)
         if model is not None:
             yield name, model
-
-
-def _values_of(annotation: Any) -> Any:
-    return get_args(annotation)[1] if get_origin(annotation) is dict else None

@@ -1,21 +1,30 @@
-"""Loading the settings of a process: read every source, report every fault, merge the sources, keep every origin."""
+"""Loading the settings of a process: read every source, report every fault, merge the sources, keep every origin.
+
+Order: command line > OLLMLX_SECTION__KEY > Ollama's variables > settings file > default.
+"""
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import EnvSettingsSource, InitSettingsSource
 
 from ollmlx.errors import ConfigError
-from ollmlx.settings.faults import DEFAULT, Fault, Origin, faults_between_values, faults_of
-from ollmlx.settings.files import find_file
-from ollmlx.settings.keys import KeyPath
+from ollmlx.settings.faults import DEFAULT, Fault, Origin, faults_between_values, faults_of, not_toml, unreadable
+from ollmlx.settings.files import NotToml, find_file, parse_toml
+from ollmlx.settings.keys import REMOVED, KeyPath, is_list, variable
 from ollmlx.settings.model import Settings
-from ollmlx.settings.sources import TracedSource, from_command_line, from_file, from_ollama, from_variables
+from ollmlx.text.quantities import FOREVER, parse_duration
+
+PREFIX = "OLLMLX_"
+_FALSE = {"0", "false", "f", "no", "off"}
 
 
 @dataclass(frozen=True)
@@ -44,11 +53,7 @@ class LoadedSettings:
     def origin(self, path: KeyPath) -> Origin:
         """The origin of a key's value; for a table, the place of its first key."""
         inside = [origin for key, origin in self.sources.items() if key[: len(path)] == path]
-        if inside:
-            return min(inside, key=lambda origin: origin.line or 0)
-        while path and path not in self.sources:
-            path = path[:-1]
-        return self.sources.get(path, DEFAULT)
+        return min(inside, key=lambda origin: origin.line or 0) if inside else _nearest(self.sources, path)
 
 
 class InvalidSettings(ConfigError):
@@ -78,10 +83,10 @@ def load_settings(
     file = find_file(config, environ, cwd or Path.cwd())
     files = (file[0],) if file else ()
     sources = [
-        from_file(*file, faults) if file else TracedSource(),
-        from_ollama(environ),
-        from_variables(environ, faults),
-        from_command_line(overrides or {}),
+        _from_file(*file, faults) if file else TracedSource(),
+        _from_ollama(environ),
+        _from_variables(environ, faults),
+        _from_command_line(overrides or {}),
     ]
     warnings = [notice for source in sources for notice in source.removed_keys()]
     sources = [source.without(notice.path for notice in warnings) for source in sources]
@@ -103,6 +108,49 @@ def load_settings(
     return loaded
 
 
+class TracedSource(InitSettingsSource):
+    """Values as one tree, with the place where each of them was set."""
+
+    def __init__(self, tree: dict[str, Any] | None = None, origins: Mapping[KeyPath, Origin] | None = None) -> None:
+        self.tree = tree or {}
+        self.origins = dict(origins or {})
+        super().__init__(Settings, self.tree)
+
+    def origin(self, path: KeyPath) -> Origin:
+        """The place of a key; a key inside of a value that is known has the place of that value."""
+        return _nearest(self.origins, path)
+
+    def without(self, paths: Iterable[KeyPath]) -> TracedSource:
+        """This source without some of its keys."""
+        tree = copy.deepcopy(self.tree)
+        for *parents, key in filter(None, paths):
+            table = _value_at(tree, parents)
+            if isinstance(table, dict):
+                table.pop(key, None)
+        return TracedSource(tree, self.origins)
+
+    def sound(self, faults: Iterable[Fault]) -> TracedSource:
+        """This source without its faulty values; an empty source when the rest is still invalid."""
+        rest = self.without(fault.path for fault in faults)
+        try:
+            Settings.from_sources([rest])
+        except ValidationError:
+            return TracedSource()
+        return rest
+
+    def removed_keys(self) -> list[Fault]:
+        """A notice for each key that an earlier version had."""
+        return [
+            Fault(path, f"this setting is gone: {instead}", self.origin(path), "CFG012")
+            for path, instead in REMOVED.items()
+            if _value_at(self.tree, path) is not None
+        ]
+
+    def leaves(self) -> Iterator[tuple[KeyPath, Any]]:
+        """Path and value of each key that is no table, or an empty one."""
+        return _leaves(self.tree)
+
+
 def _merge(sources: Sequence[TracedSource], files: tuple[Path, ...], warnings: Iterable[Fault]) -> LoadedSettings:
     """Merge sources, the weakest first, with the origin of each value and the values that were overridden."""
     origins: dict[KeyPath, Origin] = {}
@@ -116,3 +164,139 @@ def _merge(sources: Sequence[TracedSource], files: tuple[Path, ...], warnings: I
             values[path], origins[path] = value, origin
     settings = Settings.from_sources(sources[::-1])
     return LoadedSettings(settings, origins, tuple(shadowed), files, tuple(warnings))
+
+
+def _nearest(origins: Mapping[KeyPath, Origin], path: KeyPath) -> Origin:
+    """The origin of a key, or of the value that holds it."""
+    while path and path not in origins:
+        path = path[:-1]
+    return origins.get(path, DEFAULT)
+
+
+def _value_at(tree: Any, path: Iterable[str]) -> Any:
+    for part in path:
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
+
+
+def _leaves(tree: Mapping[str, Any], prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    for key, value in tree.items():
+        path = (*prefix, key)
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, path)
+        else:
+            yield path, value
+
+
+# -- the sources -------------------------------------------------------------------------------------------------------
+
+
+def _from_file(path: Path, shown: str, faults: list[Fault]) -> TracedSource:
+    """Read a settings file. What prevents that is added to `faults`. `shown` is the name of the file in messages."""
+    try:
+        tree, lines = parse_toml(path.read_bytes())
+    except OSError as error:
+        faults.append(unreadable(path, error, shown))
+        return TracedSource()
+    except NotToml as error:
+        faults.append(not_toml(shown, error))
+        return TracedSource()
+    plugins = tree.get("plugins")
+    if isinstance(plugins, dict) and isinstance(paths := plugins.get("paths"), list):
+        # relative paths mean the same wherever the daemon is started
+        plugins["paths"] = [
+            str(path.parent / one) if isinstance(one, str) and not one.startswith("~") else one for one in paths
+        ]
+    origins = {key: Origin("file", shown, line) for key, line in lines.items()}
+    return TracedSource(tree, {(): Origin("file", shown), **origins})
+
+
+class _Variables(EnvSettingsSource):
+    """The library's reader of nested variables. A list may also be written with commas."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        if is_list(field) and not value.startswith("["):
+            return _split(value)
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:  # not JSON: the text stays, and its validation reports it
+            return value
+
+
+def _from_variables(environ: Mapping[str, str], faults: list[Fault]) -> TracedSource:
+    """Read the variables `OLLMLX_SECTION__KEY`. Empty ones do not count."""
+    values: dict[str, str | None] = {}
+    origins: dict[KeyPath, Origin] = {}
+    for name in sorted(environ):
+        text = environ[name].strip()
+        if not name.startswith(PREFIX) or "__" not in name or not text:
+            continue
+        path = tuple(part.lower() for part in name.removeprefix(PREFIX).split("__"))
+        origin = Origin("variable", name)
+        if all(path):
+            values[name.lower()], origins[path] = text, origin
+        else:
+            faults.append(Fault((), f"write it {variable(('section', 'key'))}", origin, "CFG003"))
+    reader = _Variables(Settings, case_sensitive=False, env_prefix=PREFIX, env_nested_delimiter="__")
+    reader.env_vars = values
+    tree = reader()
+    for path, origin in list(origins.items()):
+        if path[0] not in Settings.model_fields:
+            tree[path[0]] = {}  # the reader passes over it; its validation reports an unknown section
+            origins[path[:1]] = origin
+    return TracedSource(tree, origins)
+
+
+def _from_ollama(environ: Mapping[str, str]) -> TracedSource:
+    """Read Ollama's own variables, as Ollama does: space and quotes around a value do not count."""
+    tree: dict[str, Any] = {}
+    origins: dict[KeyPath, Origin] = {}
+    for name, ((section, key), read) in OLLAMA_VARIABLES.items():
+        text = environ.get(name, "").strip().strip("\"'").strip()
+        if text and (value := read(text)) is not None:
+            tree.setdefault(section, {})[key] = value
+            origins[section, key] = Origin("ollama", name)
+    return TracedSource(tree, origins)
+
+
+def _from_command_line(overrides: Mapping[str, object]) -> TracedSource:
+    """Values by dotted key (`server.host`); None is no value."""
+    tree: dict[str, Any] = {}
+    for dotted_key, value in overrides.items():
+        if value is not None:
+            section, _, key = dotted_key.partition(".")
+            tree.setdefault(section, {})[key] = value
+    return TracedSource(tree, {(): Origin("command line")})
+
+
+def _split(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _load_timeout(text: str) -> str | float:
+    """For Ollama, zero and less mean no limit."""
+    try:
+        return FOREVER if parse_duration(text) <= 0 else text
+    except ValueError:
+        return text
+
+
+def _debug(text: str) -> str | None:
+    """For Ollama, any value that is not false switches it on."""
+    return None if text.lower() in _FALSE else "debug"
+
+
+OLLAMA_VARIABLES: dict[str, tuple[tuple[str, str], Callable[[str], Any]]] = {
+    "OLLAMA_HOST": (("server", "host"), str),
+    "OLLAMA_ORIGINS": (("server", "origins"), _split),
+    "OLLAMA_MODELS": (("storage", "models"), str),
+    "OLLAMA_KEEP_ALIVE": (("runners", "keep_alive"), str),
+    "OLLAMA_NUM_PARALLEL": (("runners", "parallel"), str),
+    "OLLAMA_MAX_LOADED_MODELS": (("runners", "max_loaded_models"), str),
+    "OLLAMA_MAX_QUEUE": (("runners", "max_queue"), str),
+    "OLLAMA_LOAD_TIMEOUT": (("runners", "load_timeout"), _load_timeout),
+    "OLLAMA_CONTEXT_LENGTH": (("runners", "context_length"), str),
+    "OLLAMA_KV_CACHE_TYPE": (("runners", "kv_cache_type"), str),
+    "OLLAMA_DEBUG": (("logging", "level"), _debug),
+}
+"""Each variable of Ollama's that ollmlx honours, the setting it stands for, and the function that reads its text."""

@@ -1,6 +1,6 @@
 """Every key of the settings with its default and its description, as pydantic models.
 
-`ollmlx.toml` at the top of the repository is generated from this file. `settings.sources` reads values from the command
+`ollmlx.toml` at the top of the repository is generated from this file. `settings.load` reads values from the command
 line, variables and the settings file.
 """
 
@@ -163,10 +163,10 @@ class SecuritySettings(Section):
     blobs: bool = Field(True, description="Clients may upload files and create models from them.")
 
 
-class PluginSettings(BaseModel):
+class PluginSettings(Section):
     """Loading of plugins. A table `[plugins.NAME]` belongs to the plugin of that name."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     paths: tuple[Path, ...] = Field(
         (),
@@ -200,6 +200,8 @@ class ClusterSettings(Section):
 class ModelSettings(Section):
     """A declared model: another name for a model, with its own options."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
     from_: str | None = Field(
         None, alias="from", description="The model that it is built on. Default: the model of the same name."
     )
@@ -216,8 +218,6 @@ class ModelSettings(Section):
     preload: bool = Field(False, description="Load it when the daemon starts.")
     pin: bool = Field(False, description="Never evict it.")
     cluster: ClusterSettings | None = Field(None, description="Run it on several machines.")
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, validate_default=True)
 
 
 class Settings(BaseSettings):

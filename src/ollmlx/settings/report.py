@@ -1,8 +1,10 @@
-"""The effective settings, each with its origin and the values it overrode. Secrets are masked. Pure."""
+"""The settings as text: the effective values with their origins, and the reference file `ollmlx.toml`. Pure."""
 
 from __future__ import annotations
 
+import json
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,34 @@ from pydantic.fields import FieldInfo
 
 from ollmlx.errors.secrets import mask_text, mask_value
 from ollmlx.settings.faults import Origin
-from ollmlx.settings.keys import KeyPath, dotted, is_secret, keys_of, readers
+from ollmlx.settings.keys import KeyPath, dotted, is_secret, readers, sections
 from ollmlx.settings.load import LoadedSettings
+from ollmlx.settings.model import ClusterSettings, ModelSettings, Settings
 from ollmlx.text.quantities import format_duration, parse_duration, parse_size, write_size
+
+WIDTH = 118
+HEAD = """\
+Settings of ollmlx: every key, with its default. Documentation: docs/configuration.md.
+
+Order, strongest first: command line, OLLMLX_SECTION__KEY (OLLMLX_SERVER__HOST), Ollama's variables (OLLAMA_HOST),
+this file (--config FILE, $OLLMLX_CONFIG, ./ollmlx.toml, ~/.config/ollmlx/ollmlx.toml), default.
+Durations: 300, "5m", "1h30m"; a negative one has no end. Sizes: a number of bytes, "8GiB", "500MB".
+"""
+_EXAMPLES = {
+    "from": '"mlx-community/Llama-3.2-3B-Instruct-4bit"',
+    "system": '"Answer in one sentence."',
+    "parameters": "{ temperature = 0.2, num_predict = 256 }",
+    "context_length": "8192",
+    "parallel": "4",
+    "keep_alive": '"30m"',
+    "request_timeout": '"10m"',
+    "backend": '"mlx"',
+    "draft": '"mlx-community/Llama-3.2-1B-Instruct-4bit"',
+    "adapter": '"~/adapters/brief"',
+    "template": '"{{ messages }}"',
+}
+_PLUGIN_TABLE = 'A plugin\'s own settings, in a table of its name:\n[plugins.NAME]\nkey = "value"'
+_ALIAS = '"brief" = "mlx-community/Llama-3.2-3B-Instruct-4bit"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,54 +82,97 @@ def effective(loaded: LoadedSettings, hidden: Callable[[KeyPath], bool] = is_sec
     return found
 
 
-def _walk(settings: BaseModel) -> Iterator[tuple[KeyPath, Any]]:
-    for section in type(settings).model_fields:
-        value = getattr(settings, section)
+def _walk(settings: Settings) -> Iterator[tuple[KeyPath, Any]]:
+    for section, value in settings:
         if isinstance(value, BaseModel):
-            for path, item in _fields(value):
-                yield (section, *path), item
-            continue
-        for name, item in value.items():
-            if isinstance(item, BaseModel):
-                set_fields = [(path, inner) for path, inner in _fields(item) if inner not in (None, False, {})]
-                yield from (((section, name, *path), inner) for path, inner in set_fields)
-                if not set_fields:
-                    yield (section, name), {}
-            else:
-                yield (section, name), item
+            yield from (((section, *path), item) for path, item in _fields(value))
+    for alias, target in settings.aliases.items():
+        yield ("aliases", alias), target
+    for name, model in settings.models.items():
+        set_fields = [(path, value) for path, value in _fields(model) if value not in (None, False, {})]
+        for path, value in set_fields or [((), {})]:
+            yield ("models", name, *path), value
 
 
 def _fields(model: BaseModel) -> Iterator[tuple[KeyPath, Any]]:
-    for key, field in keys_of(type(model)).items():
-        name = next(name for name, other in type(model).model_fields.items() if other is field)
-        value = getattr(model, name)
+    fields = type(model).model_fields
+    for name, value in model:
+        key = fields[name].alias or name if name in fields else name
         if isinstance(value, BaseModel):
             yield from (((key, *path), inner) for path, inner in _fields(value))
         elif isinstance(value, Mapping) and value:
             yield from (((key, inner), item) for inner, item in value.items())
         else:
-            yield (key,), _written(field, value)
-    for key, value in (model.model_extra or {}).items():
-        if isinstance(value, Mapping) and value:
-            yield from (((key, inner), item) for inner, item in value.items())
-        else:
-            yield (key,), value
+            yield (key,), written(fields[name], value) if name in fields else value
 
 
-def _written(field: FieldInfo, value: Any) -> Any:
-    """Write a duration or a size as the file does."""
+def _plain(value: Any, *, secret: bool) -> Any:
+    """Convert a value for JSON, which has no paths, tuples or infinity; mask secrets, also inside of texts."""
+    if secret:
+        return mask_value(value)
+    if isinstance(value, Path | str):
+        return mask_text(str(value))
+    if isinstance(value, tuple | list):
+        return [_plain(item, secret=False) for item in value]
+    return format_duration(value) if isinstance(value, float) and math.isinf(value) else value
+
+
+def written(field: FieldInfo, value: Any) -> Any:
+    """Return a value of a field as a person would write it: durations as "5m", sizes as "4GiB"."""
     known = readers(field)
     if isinstance(value, float) and (parse_duration in known or math.isinf(value)):
         return format_duration(value)
     return write_size(value) if parse_size in known and type(value) is int else value
 
 
-def _plain(value: Any, *, secret: bool) -> Any:
-    """Convert a value for JSON, which has no paths, tuples or infinity; mask secrets, also inside of texts."""
-    if secret:
-        return mask_value(list(value) if isinstance(value, tuple) else value)
-    if isinstance(value, Path | str):
-        return mask_text(str(value))
+def written_default(model: type[BaseModel], key: str) -> Any:
+    """Return the default of a field, by its name in the model, as a person would write it."""
+    return written(model.model_fields[key], getattr(model(), key))
+
+
+def reference(*, commented: bool = False) -> str:
+    """Return the whole file. `commented`: every key is behind a `#`, so that defaults of later versions apply."""
+    mark = "#" if commented else ""
+    blocks = [_comment(HEAD)]
+    for section, model in sections():
+        blocks.append(f"{_comment(model.__doc__ or '')}\n[{section}]")
+        for key, field in model.model_fields.items():
+            value = toml_value(written_default(model, key))
+            blocks.append(f"{_comment(field.description or section)}\n{mark}{key} = {value}")
+        if section == "plugins":
+            blocks.append(_comment(_PLUGIN_TABLE))
+    aliases = Settings.model_fields["aliases"].description or ""
+    blocks.append(f"{_comment(aliases)}\n[aliases]\n{_comment(_ALIAS)}")
+    blocks.append(_models())
+    return "\n\n".join(blocks) + "\n"
+
+
+def _models() -> str:
+    lines = [_comment(f"{ModelSettings.__doc__} Uncomment what you need."), "#", '# [models."brief"]']
+    for name, field in ModelSettings.model_fields.items():
+        key = field.alias or name
+        if key != "cluster":
+            example = _EXAMPLES.get(key) or toml_value(field.default)
+            lines.append(f"# {key} = {example}  # {field.description}")
+    lines += ["#", f"# {ClusterSettings.__doc__}", '# [models."brief".cluster]']
+    for key, field in ClusterSettings.model_fields.items():
+        lines.append(f"# {key} = {toml_value(written_default(ClusterSettings, key))}  # {field.description}")
+    return "\n".join(lines)
+
+
+def toml_value(value: Any) -> str:
+    """Return a value in TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value)
     if isinstance(value, tuple | list):
-        return [_plain(item, secret=False) for item in value]
-    return format_duration(value) if isinstance(value, float) and math.isinf(value) else value
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + " }" if value else "{}"
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+
+
+def _comment(text: str) -> str:
+    lines = [wrapped for line in text.strip().split("\n") for wrapped in textwrap.wrap(line, WIDTH) or [""]]
+    return "\n".join(f"# {line}".rstrip() for line in lines)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import psutil
 
-from ollmlx.settings import MemorySettings
+from ollmlx.settings.model import MemorySettings
 from ollmlx.text.quantities import format_size
 
 PLATFORM: str = sys.platform

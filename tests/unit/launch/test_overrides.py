@@ -10,7 +10,7 @@ import pytest
 from ollmlx.errors import ConfigError
 from ollmlx.launch.overrides import ModelOverrides, apply_overrides, rename
 from ollmlx.model.names import ModelName
-from ollmlx.settings import ModelSettings, Settings
+from ollmlx.settings.model import ModelSettings, Settings
 from ollmlx.types import InstalledModel, ModelDefaults, Options
 
 BASE = InstalledModel(

@@ -13,7 +13,7 @@ import pytest
 from ollmlx.errors import ConfigError
 from ollmlx.plugin.discovery import LoadedPlugin
 from ollmlx.plugin.loader import Plugins, load_plugins
-from ollmlx.settings import PluginSettings, Settings
+from ollmlx.settings.model import PluginSettings, Settings
 from ollmlx.testing import wait_until
 
 GOOD = """

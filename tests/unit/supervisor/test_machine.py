@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ollmlx.settings import MemorySettings
+from ollmlx.settings.model import MemorySettings
 from ollmlx.supervisor import machine as machine_module
 from ollmlx.supervisor.machine import GIB, MemoryBudget, ThisMachine, _memory_linux, find_budget, process_memory
 

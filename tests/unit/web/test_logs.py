@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ollmlx.settings import LoggingSettings, Settings, StorageSettings
+from ollmlx.settings.model import LoggingSettings, Settings, StorageSettings
 from ollmlx.web.context import CURRENT, RequestContext
 from ollmlx.web.logs import LOG_FILE, configure, release
 

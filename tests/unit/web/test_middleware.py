@@ -14,7 +14,7 @@ from quart import Blueprint
 
 from ollmlx import Service
 from ollmlx.errors import NotFound
-from ollmlx.settings import SecuritySettings, ServerSettings, Settings
+from ollmlx.settings.model import SecuritySettings, ServerSettings, Settings
 from ollmlx.testing import eventually
 from ollmlx.testing.routes import FakeService, web_app
 from ollmlx.types import Admitted, Done, Prefill, Text

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from ollmlx.errors import Busy, OllmlxError, Timeout
 from ollmlx.launch.spec import LaunchSpec
-from ollmlx.settings import RunnerSettings
+from ollmlx.settings.model import RunnerSettings
 from ollmlx.supervisor.clock import Clock, Timer
 from ollmlx.supervisor.scheduling.capacity import RetryEstimate
 from ollmlx.supervisor.scheduling.memory import EvictionPlan, plan_eviction

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ollmlx.errors import Busy, RunnerFailed, Unauthorized, UpstreamError
-from ollmlx.settings import SecuritySettings, Settings
+from ollmlx.settings.model import SecuritySettings, Settings
 from ollmlx.storekit.blobs import Blobs
 from ollmlx.testing.routes import FakeService, installed, web_app
 from ollmlx.types import (

@@ -10,7 +10,7 @@ import pytest
 
 from ollmlx import __version__
 from ollmlx.errors import NotFound
-from ollmlx.settings import SecuritySettings, Settings, StorageSettings
+from ollmlx.settings.model import SecuritySettings, Settings, StorageSettings
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.testing.routes import FakeService, installed, web_app
 from ollmlx.types import Admitted, Done, RunnerInfo, RunnerState, Text
