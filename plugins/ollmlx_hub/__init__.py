@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from ollmlx import Check, PluginContext, Source, Store
-    from ollmlx_hub.settings import HubSettings
+    from ollmlx_hub.client import HubSettings
 
 
 @hookimpl
 def register_settings(register: Callable[[type[BaseModel]], None]) -> None:
-    from ollmlx_hub.settings import HubSettings
+    from ollmlx_hub.client import HubSettings
 
     register(HubSettings)
 
@@ -50,6 +50,6 @@ def register_checks(register: Callable[[Check, Traversable | None], None], conte
 
 
 def _own(context: PluginContext) -> HubSettings:
-    from ollmlx_hub.settings import HubSettings
+    from ollmlx_hub.client import HubSettings
 
     return context.own if isinstance(context.own, HubSettings) else HubSettings()

@@ -12,10 +12,9 @@ from typing import Any
 from ollmlx import Finding, ModelName, OllmlxError, Severity, format_size
 from ollmlx.errors import StorageError
 from ollmlx.storekit import sha256_of
-from ollmlx_hub.client import HubClient
+from ollmlx_hub.client import DEFAULT_ENDPOINT, HubClient, HubSettings
 from ollmlx_hub.index import MlxIndex
 from ollmlx_hub.layout import TOKENIZERS, MlxLayout, MlxManifest, read_manifest
-from ollmlx_hub.settings import DEFAULT_ENDPOINT, HubSettings
 
 STORE = "mlx"
 STALE_SECONDS = 600.0

@@ -1,36 +1,79 @@
-"""Requests to the hub with its own client library, and the choice of the files that MLX needs of a repository.
+"""Access to the hub: the table `[plugins.hub]`, and requests with the hub's own client library.
 
 Calls block: make them in a thread. huggingface_hub's global endpoint and token are never used.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
 from ollmlx import OllmlxError, __version__
-from ollmlx.errors import Forbidden, NotFound, Unauthorized, Unsupported, UpstreamError
-from ollmlx_hub.layout import TOKENIZERS
-from ollmlx_hub.settings import HubAccess
+from ollmlx.errors import Forbidden, NotFound, Unauthorized, UpstreamError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+DEFAULT_ENDPOINT = "https://huggingface.co"
+AGENT = {"user-agent": f"ollmlx/{__version__}"}
 TIMEOUT = 30.0  # seconds for one request
-MAX_FILES = 1000
-MAX_SMALL = 512 << 20  # bytes of all files but the weights
 
-_WEIGHTS = re.compile(r"model[A-Za-z0-9_.\-]*\.safetensors")
-_SMALL = re.compile(
-    r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\.(json|txt|jinja|model|tiktoken)|LICEN[CS]E(\.[A-Za-z]+)?|1_Pooling/config\.json"
-)
-_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
-_UNUSED = ("training_args", "onnx", "openvino", "tf_model", "flax_model", "trainer_state", "optimizer")
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HubAccess:
+    """The hub's address and the token for it. The token is in no representation of the object."""
+
+    endpoint: str = DEFAULT_ENDPOINT
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of every request to the hub."""
+        return {**AGENT, "Authorization": f"Bearer {self.token}"} if self.token else AGENT
+
+
+class HubSettings(BaseModel):
+    """The hub to use, and the token for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    endpoint: str = Field(
+        "", pattern=r"^(https?://.+)?$", description="Address of the hub. Empty: HF_ENDPOINT, else huggingface.co."
+    )
+    token: SecretStr = Field(SecretStr(""), description="Token for the hub. Empty: HF_TOKEN, else the login's.")
+
+    def access(self, environment: Mapping[str, str]) -> HubAccess:
+        """Return address and token: the settings', those of the hub's own variables, or the token of a login."""
+        endpoint = (self.endpoint or environment.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+        token = self.token.get_secret_value() or environment.get("HF_TOKEN")
+        token = token or environment.get("HUGGING_FACE_HUB_TOKEN", "")
+        if not token and endpoint == DEFAULT_ENDPOINT:  # the token of a login is for this hub only
+            token = _login_token(environment)
+        return HubAccess(endpoint, token.strip() or None)
+
+
+def _login_token(environment: Mapping[str, str]) -> str:
+    home = environment.get("HF_HOME") or os.path.join(  # noqa: PTH118 - joined as huggingface_hub joins it
+        environment.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"
+    )
+    path = Path(environment.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -90,8 +133,7 @@ class HubClient:
             RemoteFile(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else None, file.blob_id or "")
             for file in info.siblings or ()
         )
-        card = getattr(info, "card_data", None)
-        license = getattr(card, "license", None)
+        license = getattr(info.card_data, "license", None)
         return RepositoryListing(repo, info.sha or "", license if isinstance(license, str) else "", files)
 
     def file_url(self, listing: RepositoryListing, file: RemoteFile) -> str:
@@ -101,7 +143,7 @@ class HubClient:
         url = hf_hub_url(listing.repo, file.path, revision=listing.commit, endpoint=self.access.endpoint)
         with self._explained(listing.repo, listing.commit):
             metadata = get_hf_file_metadata(
-                url, token=self.access.token or False, timeout=TIMEOUT, headers=_agent(), endpoint=self.access.endpoint
+                url, token=self.access.token or False, timeout=TIMEOUT, headers=AGENT, endpoint=self.access.endpoint
             )
         if metadata.etag is not None and metadata.etag.strip('"') != file.etag:
             raise UpstreamError(
@@ -109,19 +151,18 @@ class HubClient:
             )
         return url
 
-    def upload(self, repo: str, folder: Path, files: list[str], message: str) -> str:
-        """Create the repository if needed, commit files to it, and return the commit's address."""
+    def upload(self, repo: str, folder: Path, files: list[str], message: str) -> None:
+        """Create the repository if needed, and commit files to it."""
         with self._explained(repo, "main"):
             api = self._api()
             api.create_repo(repo, exist_ok=True)
-            commit = api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=files, commit_message=message)
-        return str(commit.commit_url)
+            api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=files, commit_message=message)
 
     def _api(self) -> HfApi:
         from huggingface_hub import HfApi, constants
 
         constants.HF_HUB_DISABLE_TELEMETRY = True  # telemetry makes requests of its own, whatever the endpoint is
-        return HfApi(endpoint=self.access.endpoint, token=self.access.token or False, headers=_agent())
+        return HfApi(endpoint=self.access.endpoint, token=self.access.token or False, headers=AGENT)
 
     @contextmanager
     def _explained(self, repo: str, revision: str) -> Iterator[None]:
@@ -172,53 +213,5 @@ class HubClient:
         return UpstreamError(f"the hub answered {status} for {repo}", code="NET005", hint="try again later")
 
 
-def _agent() -> dict[str, str]:
-    return {"user-agent": f"ollmlx/{__version__}"}
-
-
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
-
-
-# -- selection ---------------------------------------------------------------------------------------------------------
-
-
-def select_files(listing: RepositoryListing) -> list[RemoteFile]:
-    """Return the files to fetch, small ones first. Python code and pickles are never among them.
-
-    Raises Unsupported if MLX cannot use the repository.
-    """
-    chosen = [file for file in listing.files if _PATH.fullmatch(file.path) and ".." not in file.path]
-    weights = [file for file in chosen if _WEIGHTS.fullmatch(file.path)]
-    small = [file for file in chosen if _SMALL.fullmatch(file.path) and not file.path.startswith(_UNUSED)]
-    names = {file.path for file in small}
-    if not weights:
-        raise _unusable(listing)
-    if "config.json" not in names:
-        raise Unsupported(f"{listing.repo} has no config.json: MLX cannot load it", code="MDL005")
-    if not names & {*TOKENIZERS, "tokenizer_config.json"}:
-        raise Unsupported(f"{listing.repo} has no tokenizer: MLX cannot use it", code="MDL005")
-    if len(small) + len(weights) > MAX_FILES or sum(file.size for file in small) > MAX_SMALL:
-        raise UpstreamError(f"{listing.repo} is implausible: it has too many or too large files beside its weights")
-    return sorted(small, key=lambda file: file.path) + sorted(weights, key=lambda file: file.path)
-
-
-def _unusable(listing: RepositoryListing) -> Unsupported:
-    paths = [file.path for file in listing.files]
-    if any(path.endswith(".gguf") for path in paths):
-        reason = "it holds GGUF files only"
-        converted = f"mlx-community/{listing.repo.rpartition('/')[2].removesuffix('-GGUF')}-4bit"
-        hint = f"look for a conversion: {converted}; hf.co/{listing.repo} pulls the GGUF file, for llama.cpp"
-    elif _ends(paths, ".safetensors"):
-        reason = "its safetensors files are not those of a language model (model*.safetensors)"
-        hint = "adapters are used with ADAPTER in a Modelfile"
-    elif _ends(paths, ".bin", ".pt", ".pth", ".npz"):
-        reason = "its weights are pickles or arrays, which are never loaded"
-        hint = "look for a repository with safetensors, for example at mlx-community"
-    else:
-        reason, hint = "it holds no weights", "check the name"
-    return Unsupported(f"{listing.repo} has no weights that MLX can use: {reason}", code="MDL005", hint=hint)
-
-
-def _ends(paths: Sequence[str], *suffixes: str) -> bool:
-    return any(path.endswith(suffixes) for path in paths)

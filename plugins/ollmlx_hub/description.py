@@ -10,23 +10,23 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ollmlx import SafetensorsTensor, format_count, read_safetensors_header
-from ollmlx.errors import StorageError
+from ollmlx import SafetensorsTensor, format_count, quantization_of, read_safetensors_header, unpacked_elements
 from ollmlx.runner.kit import has_insert_markers
-from ollmlx.storekit import FoundFile, ModelDescription, read_json
+from ollmlx.storekit import FoundFile, ModelDescription, damaged, read_json
 from ollmlx.types import Capability, ModelDefaults, ModelDetails, Options
 
 MAX_TOKENIZER = 64 << 20
 MAX_LICENSE = 256 << 10
-DEFAULT_GROUP_SIZE = 64
 WEIGHTS = re.compile(r"model[^/]*\.safetensors")
 
 _MODEL_TYPE = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _TOOLS = re.compile(r"\btools\b")
 _THINKING = re.compile(r"enable_thinking|<think>|<\|channel\|>analysis|<\|channel>thought|\{%[^%]*\bthinking\b")
 _ENCODERS = re.compile(r"(Bert|Roberta|DeBerta|MPNet|Electra)[A-Za-z0-9]*$", re.IGNORECASE)
-_CONTEXT = ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length", "max_sequence_length", "n_ctx")
-_INFO = {
+_INFO: dict[str, tuple[str, ...]] = {
+    "context_length": (
+        "max_position_embeddings", "max_seq_len", "n_positions", "seq_length", "max_sequence_length", "n_ctx",
+    ),
     "embedding_length": ("hidden_size", "n_embd", "d_model", "dim"),
     "block_count": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "feed_forward_length": ("intermediate_size", "n_inner"),
@@ -39,14 +39,8 @@ _INFO = {
     "expert_count": ("num_local_experts", "num_experts", "n_routed_experts"),
     "expert_used_count": ("num_experts_per_tok",),
     "vocab_size": ("vocab_size",),
-}
-_SAMPLING = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "repetition_penalty": "repeat_penalty",
-}
+}  # fmt: skip
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 def describe(folder: Path, files: Sequence[FoundFile], origin: str) -> ModelDescription:
@@ -58,10 +52,10 @@ def describe(folder: Path, files: Sequence[FoundFile], origin: str) -> ModelDesc
     names = {file.path for file in files}
     config = read_json(folder, "config.json")
     if config is None:
-        raise StorageError(f"{folder.name} has no config.json", code="MDL003", hint="ollmlx doctor storage")
+        raise damaged(f"{folder.name} has no config.json")
     kind = config.get("model_type")
     if not isinstance(kind, str) or not _MODEL_TYPE.fullmatch(kind):
-        raise StorageError(f"{folder.name}/config.json names no model_type", code="MDL003")
+        raise damaged(f"{folder.name}/config.json names no model_type")
     tensors = _tensors(folder, names)
     template = _chat_template(folder, names)
     details, info = _details(kind, config, tensors)
@@ -80,14 +74,12 @@ def describe(folder: Path, files: Sequence[FoundFile], origin: str) -> ModelDesc
 def _tensors(folder: Path, names: set[str]) -> dict[str, SafetensorsTensor]:
     shards = sorted(name for name in names if WEIGHTS.fullmatch(name))
     if not shards:
-        raise StorageError(f"{folder.name} has no model*.safetensors", code="MDL003", hint="ollmlx doctor storage")
+        raise damaged(f"{folder.name} has no model*.safetensors")
     index = read_json(folder, "model.safetensors.index.json") or {}
     listed = index.get("weight_map")
     missing = sorted({str(shard) for shard in listed.values()} - names) if isinstance(listed, dict) else []
     if missing:
-        raise StorageError(
-            f"{folder.name}: {missing[0][:120]!r} is missing", code="MDL003", hint="ollmlx doctor storage"
-        )
+        raise damaged(f"{folder.name}: {missing[0][:120]!r} is missing")
     tensors: dict[str, SafetensorsTensor] = {}
     for shard in shards:
         tensors |= read_safetensors_header(folder / shard)
@@ -99,17 +91,13 @@ def _details(
 ) -> tuple[ModelDetails, dict[str, Any]]:
     text = config.get("text_config")
     shape: Mapping[str, Any] = {**config, **text} if isinstance(text, dict) else config
-    parameters = parameter_count(tensors, config)
+    parameters = sum(unpacked_elements(name, tensors, config) for name in tensors)
     info: dict[str, Any] = {"general.architecture": kind, "general.parameter_count": parameters}
-    context = _number(shape, _CONTEXT)
-    if context is not None:
-        info[f"{kind}.context_length"] = context
     for key, spellings in _INFO.items():
         if (value := _number(shape, spellings)) is not None:
             info[f"{kind}.{key}"] = value
-    level = quantization_level(tensors, config)
-    info["general.file_type"] = level
-    embedding = info.get(f"{kind}.embedding_length")
+    info["general.file_type"] = level = _quantization_level(tensors, config)
+    context, embedding = info.get(f"{kind}.context_length"), info.get(f"{kind}.embedding_length")
     details = ModelDetails(
         format="safetensors",
         family=kind,
@@ -181,7 +169,9 @@ def _options(generation: Mapping[str, Any]) -> Options:
     """Return the sampling options that the model's authors recommend; none for greedy decoding or invalid values."""
     if generation.get("do_sample") is False:
         return Options()
-    stated = {ours: generation[theirs] for theirs, ours in _SAMPLING.items() if generation.get(theirs) is not None}
+    stated = {key: generation[key] for key in _SAMPLING if generation.get(key) is not None}
+    if "repetition_penalty" in stated:
+        stated["repeat_penalty"] = stated.pop("repetition_penalty")
     try:
         return Options.model_validate(stated)
     except ValidationError:
@@ -195,47 +185,7 @@ def _license(folder: Path, files: Sequence[FoundFile]) -> tuple[str, ...]:
     return ()
 
 
-# -- weights ---------------------------------------------------------------------------------------------------------
-
-
-def parameter_count(tensors: Mapping[str, SafetensorsTensor], config: Mapping[str, Any]) -> int:
-    """Return the number of parameters. Packed weights count unpacked; their scales and biases do not count."""
-    return sum(_logical_elements(name, tensor, tensors, config) for name, tensor in tensors.items())
-
-
-def _logical_elements(
-    name: str, tensor: SafetensorsTensor, tensors: Mapping[str, SafetensorsTensor], config: Mapping[str, Any]
-) -> int:
-    layer, _, last = name.rpartition(".")
-    scales = tensors.get(f"{layer}.scales")
-    if scales is None or f"{layer}.weight" not in tensors:
-        return tensor.elements
-    if f".{last}" in (".scales", ".biases"):
-        return 0
-    if last != "weight" or not scales.shape:
-        return tensor.elements
-    rows = SafetensorsTensor("", tensor.shape[:-1], 0).elements
-    return rows * scales.shape[-1] * _group_size(layer, config)
-
-
-def _group_size(layer: str, config: Mapping[str, Any]) -> int:
-    quantization = quantization_of(config)
-    own = quantization.get(layer)
-    if isinstance(own, dict):
-        quantization = own
-    size = quantization.get("group_size")
-    return size if isinstance(size, int) and 0 < size <= 1024 else DEFAULT_GROUP_SIZE
-
-
-def quantization_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return MLX's `quantization` table; an empty one if the weights are not quantised."""
-    for key in ("quantization", "quantization_config"):
-        if isinstance(table := config.get(key), dict):
-            return table
-    return {}
-
-
-def quantization_level(tensors: Mapping[str, SafetensorsTensor], config: Mapping[str, Any]) -> str:
+def _quantization_level(tensors: Mapping[str, SafetensorsTensor], config: Mapping[str, Any]) -> str:
     """Return `int4`, `mxfp4` and the like for quantised weights, else the type that most bytes have, such as `BF16`."""
     table = quantization_of(config)
     bits, mode = table.get("bits"), table.get("mode", table.get("quant_method"))

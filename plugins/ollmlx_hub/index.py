@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ollmlx import ModelName, OllmlxError
-from ollmlx.errors import Conflict, StorageError
-from ollmlx.storekit import FoundFile, ModelDescription, ModelIndex, require_inside
+from ollmlx.errors import Conflict
+from ollmlx.storekit import FoundFile, ModelDescription, ModelIndex, damaged, require_inside
 from ollmlx.types import InstalledModel, ModelDefaults
 from ollmlx_hub.description import describe
 from ollmlx_hub.layout import MANIFEST, MlxLayout, MlxManifest, read_manifest
@@ -39,18 +39,14 @@ class MlxIndex(ModelIndex[Path, MlxManifest]):
         folder = self.layout.find(name)
         if folder is None:
             return None
-        reading = self.reading(folder)
-        if reading.error is not None:
-            raise reading.error
-        assert reading.model is not None
-        held = reading.model.name
-        if not held.same_spelling(name):
+        model = self.model(folder)
+        if not model.name.same_spelling(name):
             raise Conflict(
-                f"the folder {folder.name} holds {held.short}, not {name.short}",
+                f"the folder {folder.name} holds {model.name.short}, not {name.short}",
                 code="STO008",
-                hint=f"ollmlx cp {held.short} NEW-NAME, then ollmlx rm {held.short}",
+                hint=f"ollmlx cp {model.name.short} NEW-NAME, then ollmlx rm {model.name.short}",
             )
-        return reading.model
+        return model
 
     def read_manifest(self, key: Path) -> MlxManifest | None:
         """Read the manifest of a folder. Raises StorageError, also if the folder is a link that leads elsewhere."""
@@ -69,33 +65,31 @@ class MlxIndex(ModelIndex[Path, MlxManifest]):
     def read_model(self, key: Path, manifest: MlxManifest | None) -> InstalledModel:
         """Read the model of a folder. Raises StorageError, or InvalidRequest if the folder's name is no model name."""
         files = self.layout.files(key)
-        if manifest is None:
-            name, source, base, created = ModelName.from_folder(key.name), "local", "", _newest(files)
-        else:
-            name, source, base, created = manifest.name, manifest.source, manifest.base, manifest.created
+        if manifest is not None:
             _require_complete(key, manifest, files)
-        description = describe(key, files, source if manifest is not None else key.name)
+            description = describe(key, files, manifest.source)
+        else:
+            description = describe(key, files, key.name)
+            newest = max(file.mtime_ns for file in files)
+            created = datetime.fromtimestamp(newest / 1e9, UTC)
+            manifest = MlxManifest(name=ModelName.from_folder(key.name), created=created)
         defaults = _defaults(key, manifest, description)
+        details = description.details.model_copy(update={"parent_model": manifest.base})
         return InstalledModel(
-            name=name,
+            **{**vars(description), "defaults": defaults, "details": details},
+            name=manifest.name,
             store=self.store,
-            format=description.format,
             path=key,
             digest=_digest(manifest, files, defaults, description),
             size=sum(file.size for file in files),
-            modified_at=created,
-            details=description.details.model_copy(update={"parent_model": base}),
-            capabilities=description.capabilities,
-            defaults=defaults,
-            info=description.info,
-            source=source,
-            chat_template=description.chat_template,
+            modified_at=manifest.created,
+            source=manifest.source,
         )
 
     def explain(self, key: Path, error: OllmlxError | OSError) -> OllmlxError:
         """Return the same error, or a StorageError for an OSError."""
         if isinstance(error, OSError):
-            return StorageError(f"cannot read {key.name}: {error.strerror or error}", code="MDL003")
+            return damaged(f"cannot read {key.name}: {error.strerror or error}")
         return error
 
 
@@ -104,41 +98,29 @@ def _require_complete(folder: Path, manifest: MlxManifest, files: Sequence[Found
     for file in manifest.files:
         size = sizes.get(file.path)
         if size is None:
-            raise StorageError(f"{folder.name}/{file.path} is missing", code="MDL003", hint="ollmlx doctor storage")
+            raise damaged(f"{folder.name}/{file.path} is missing")
         if size != file.size:
-            raise StorageError(
-                f"{folder.name}/{file.path} has {size} bytes, its manifest says {file.size}",
-                code="MDL003",
-                hint="ollmlx doctor storage",
-            )
+            raise damaged(f"{folder.name}/{file.path} has {size} bytes, its manifest says {file.size}")
 
 
-def _defaults(folder: Path, manifest: MlxManifest | None, description: ModelDescription) -> ModelDefaults:
+def _defaults(folder: Path, manifest: MlxManifest, description: ModelDescription) -> ModelDefaults:
     """Return the manifest's defaults; where it states nothing, those of the model's own files."""
-    stated = manifest.defaults if manifest is not None else ModelDefaults()
+    stated = manifest.defaults
     update: dict[str, object] = {"options": stated.options.over(description.defaults.options)}
     if not stated.license:
-        license = manifest.license if manifest is not None else ""
-        update["license"] = description.defaults.license or ((license,) if license else ())
+        update["license"] = description.defaults.license or tuple(filter(None, [manifest.license]))
     if stated.adapter is not None and not stated.adapter.is_absolute():
         update["adapter"] = folder / stated.adapter
     return stated.model_copy(update=update)
 
 
 def _digest(
-    manifest: MlxManifest | None, files: Sequence[FoundFile], defaults: ModelDefaults, description: ModelDescription
+    manifest: MlxManifest, files: Sequence[FoundFile], defaults: ModelDefaults, description: ModelDescription
 ) -> str:
     """Return 64 hexadecimal digits that change when files, defaults or capabilities change."""
-    contents: list[list[object]]
-    if manifest is not None and {file.path for file in files} == {file.path for file in manifest.files}:
+    contents: list[list[object]] = [[file.path, file.size, file.mtime_ns] for file in files]
+    if {file.path for file in files} == {file.path for file in manifest.files}:
         contents = [[file.path, file.size, file.sha256] for file in sorted(manifest.files, key=lambda f: f.path)]
-    else:
-        contents = [[file.path, file.size, file.mtime_ns] for file in files]
     stated = defaults.model_dump(mode="json", exclude_unset=True, exclude={"adapter"})
     parts: dict[str, Any] = {"files": contents, "defaults": stated, "capabilities": description.capabilities}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _newest(files: Sequence[FoundFile]) -> datetime:
-    newest = max((file.mtime_ns for file in files), default=0)
-    return datetime.fromtimestamp(newest / 1e9, UTC)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ollmlx import ModelName, OllmlxError
+from ollmlx import ModelName, OllmlxError, quantization_of
 from ollmlx.errors import InvalidRequest, StorageError, Unsupported
 from ollmlx.storekit import link_or_copy, read_receipt, safe_path, storage_errors, with_hashes, write_receipt
 from ollmlx.types import INSTALLED, RECEIPT, CreateRequest, FetchedFile, FetchReceipt, InstalledModel, ModelDefaults
-from ollmlx_hub.description import quantization_of
 from ollmlx_hub.index import MlxIndex
 from ollmlx_hub.layout import MODEL_SUFFIXES, MlxManifest, read_manifest
 
@@ -40,12 +39,12 @@ class MlxInstaller:
             stage.mkdir(parents=True, exist_ok=True)
             self.staging.recover(self.layout.target(name))
             (stage / INSTALLED).unlink(missing_ok=True)
-            manifest = self._installed(name)
-            if manifest is not None:
+            folder, manifest = self._installed(name)
+            if folder is not None and manifest is not None:
                 write_receipt(stage / INSTALLED, manifest.receipt())
-                folder = self.layout.find(name)
-                if reuse and folder is not None:
-                    _link_missing(folder, stage, manifest.files)
+                for file in manifest.files if reuse else ():
+                    if (folder / file.path).is_file() and not (stage / file.path).exists():
+                        link_or_copy(folder / file.path, stage / file.path)
         return stage
 
     def stage_new(self, name: ModelName, suffix: str) -> Path:
@@ -60,14 +59,13 @@ class MlxInstaller:
 
     def up_to_date(self, name: ModelName, receipt: FetchReceipt) -> bool:
         """Return True if the fetched revision is installed and complete."""
+        _, manifest = self._installed(name)
+        if manifest is None or not receipt.revision:
+            return False
+        if (manifest.source, manifest.revision) != (receipt.source, receipt.revision):
+            return False
         try:
-            manifest = self._installed(name)
-            return (
-                manifest is not None
-                and receipt.revision != ""
-                and (manifest.source, manifest.revision) == (receipt.source, receipt.revision)
-                and self.index.find(name) is not None
-            )
+            return self.index.find(name) is not None
         except OllmlxError:
             return False
 
@@ -75,7 +73,6 @@ class MlxInstaller:
         self,
         folder: Path,
         name: ModelName,
-        *,
         receipt: FetchReceipt,
         defaults: ModelDefaults | None = None,
         base: str = "",
@@ -107,24 +104,13 @@ class MlxInstaller:
             manifest = read_manifest(model.path)
             return manifest.files if manifest is not None else ()
 
-    def discard(self, *folders: Path) -> None:
-        """Remove staging folders."""
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _installed(self, name: ModelName) -> MlxManifest | None:
+    def _installed(self, name: ModelName) -> tuple[Path | None, MlxManifest | None]:
+        """Return a model's folder and manifest, as far as they are there and can be read."""
         folder = self.layout.find(name)
         try:
-            return read_manifest(folder) if folder is not None else None
+            return folder, read_manifest(folder) if folder is not None else None
         except StorageError:
-            return None
-
-
-def _link_missing(folder: Path, stage: Path, files: Iterable[FetchedFile]) -> None:
-    for file in files:
-        source = folder / file.path
-        if source.is_file() and not (stage / file.path).exists():
-            link_or_copy(source, stage / file.path)
+            return folder, None
 
 
 def receipt_of(stage: Path, source: str) -> FetchReceipt:

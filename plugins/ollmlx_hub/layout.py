@@ -18,7 +18,7 @@ from pydantic import AfterValidator, AwareDatetime, ValidationError
 
 from ollmlx import ModelName
 from ollmlx.errors import StorageError
-from ollmlx.storekit import FoundFile, StagingArea, list_files, read_bounded, storage_error, write_whole
+from ollmlx.storekit import FoundFile, StagingArea, list_files, read_bounded, storage_errors, write_whole
 from ollmlx.types import FetchedFile, FetchReceipt, Frozen, ModelDefaults
 
 MANIFEST = "ollmlx.json"
@@ -44,20 +44,18 @@ class MlxLayout:
 
     def folders(self) -> list[Path]:
         """Every folder that may be a model. Raises StorageError if the store's folder cannot be read."""
-        try:
-            with os.scandir(self.root) as entries:
-                return sorted(
-                    Path(entry.path) for entry in entries if not entry.name.startswith(".") and _is_dir(entry)
-                )
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise storage_error(error, "cannot read the models folder") from error
+        with storage_errors("cannot read the models folder"):
+            try:
+                with os.scandir(self.root) as entries:
+                    found = [Path(entry.path) for entry in entries if not entry.name.startswith(".")]
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        return sorted(folder for folder in found if _is_dir(folder))
 
     def find(self, name: ModelName) -> Path | None:
         """The folder of a name: the one spelled like it, else one that differs in letter case only."""
         exact = self.target(name)
-        if os.path.isdir(exact):  # noqa: PTH112 - Path.is_dir raises if the folder above cannot be read
+        if _is_dir(exact):
             return exact
         return next((folder for folder in self.folders() if folder.name.lower() == name.key), None)
 
@@ -66,11 +64,8 @@ class MlxLayout:
         return list_files(folder, self.bounds, omit=MANIFEST)
 
 
-def _is_dir(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
+def _is_dir(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises if the folder above cannot be read
 
 
 class MlxManifest(Frozen):

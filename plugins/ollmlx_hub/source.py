@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import httpx2
 
 from ollmlx import HUB_HOSTS, ModelName, closing, load_catalogue
-from ollmlx.errors import NotFound, Unauthorized, UpstreamError
+from ollmlx.errors import NotFound, Unauthorized, Unsupported, UpstreamError
 from ollmlx.storekit import (
     Download,
     check_space,
@@ -23,11 +24,21 @@ from ollmlx.storekit import (
     sha256_of,
     write_receipt,
 )
+from ollmlx.storekit.download import ATTEMPTS, Sleep
 from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, InstalledModel, PullProgress
-from ollmlx_hub.client import HubClient, RemoteFile, RepositoryListing, select_files
+from ollmlx_hub.client import HubAccess, HubClient, RemoteFile, RepositoryListing
 from ollmlx_hub.installer import PARTS
-from ollmlx_hub.layout import MANIFEST, MODEL_SUFFIXES
-from ollmlx_hub.settings import HubAccess
+from ollmlx_hub.layout import MANIFEST, MODEL_SUFFIXES, TOKENIZERS
+
+MAX_FILES = 1000
+MAX_SMALL = 512 << 20  # bytes of all files but the weights
+
+_WEIGHTS = re.compile(r"model[A-Za-z0-9_.\-]*\.safetensors")
+_SMALL = re.compile(
+    r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\.(json|txt|jinja|model|tiktoken)|LICEN[CS]E(\.[A-Za-z]+)?|1_Pooling/config\.json"
+)
+_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
+_UNUSED = ("training_args", "onnx", "openvino", "tf_model", "flax_model", "trainer_state", "optimizer")
 
 
 class HubSource:
@@ -36,9 +47,7 @@ class HubSource:
     name = "hub"
     store = "mlx"
 
-    def __init__(
-        self, access: HubAccess, *, attempts: int = 6, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    ) -> None:
+    def __init__(self, access: HubAccess, *, attempts: int = ATTEMPTS, sleep: Sleep = asyncio.sleep) -> None:
         self.client = HubClient(access)
         self.attempts = attempts
         self._sleep = sleep
@@ -58,18 +67,24 @@ class HubSource:
             raise NotFound(f"{name.short} names no repository", code="MDL002", hint="use ORG/NAME")
         listing = await asyncio.to_thread(self.client.listing, *found)
         wanted = select_files(listing)
-        target = FetchTarget(into)
-        await asyncio.to_thread(target.prepare, wanted)
         large = [file for file in wanted if file.sha256 is not None and file.path.endswith(".safetensors")]
         small = [file for file in wanted if file not in large]
+        etags = "".join(file.etag for file in small)
+        digest = f"sha256:{hashlib.sha256(etags.encode()).hexdigest()}"  # the small files are reported as one
+        total, completed = sum(file.size for file in small), 0
+        target = FetchTarget(into)
+        await asyncio.to_thread(target.prepare, wanted)
         async with download_client() as client:
-            async with closing(self._fetch_small(client, listing, small, target)) as steps:
-                async for step in steps:
-                    yield step
-            for file in large:
+            for file in small + large:
                 async with closing(self._fetch(client, listing, file, target)) as steps:
                     async for step in steps:
-                        yield step
+                        if file in large:
+                            yield step
+                if file in small:
+                    completed += file.size
+                    yield pull_progress(digest, total, completed)
+                if file.path == "config.json":
+                    await asyncio.to_thread(_check_config, listing.repo, into / file.path)
         receipt = FetchReceipt(
             source=f"hub:{found[0]}@{found[1]}",
             revision=listing.commit,
@@ -98,23 +113,6 @@ class HubSource:
         yield PullProgress(status="pushing manifest")
         yield PullProgress(status="success")
 
-    # -- private -----------------------------------------------------------------------------------------------------
-
-    async def _fetch_small(
-        self, client: httpx2.AsyncClient, listing: RepositoryListing, files: Sequence[RemoteFile], target: FetchTarget
-    ) -> AsyncIterator[PullProgress]:
-        """Fetch every file but the weights, and report them as one. The configuration is checked when it is there."""
-        digest = "sha256:" + hashlib.sha256("".join(file.etag for file in files).encode()).hexdigest()
-        total, completed = sum(file.size for file in files), 0
-        for file in files:
-            async with closing(self._fetch(client, listing, file, target)) as steps:
-                async for _ in steps:
-                    pass
-            completed += file.size
-            yield pull_progress(digest, total, completed)
-            if file.path == "config.json":
-                await asyncio.to_thread(_check_config, listing.repo, target.folder / file.path)
-
     async def _fetch(
         self, client: httpx2.AsyncClient, listing: RepositoryListing, file: RemoteFile, target: FetchTarget
     ) -> AsyncIterator[PullProgress]:
@@ -139,6 +137,43 @@ class HubSource:
                     yield step
             await asyncio.to_thread(target.accept, download.target, file, download.sha256)
         yield pull_progress(digest, file.size, file.size)
+
+
+def select_files(listing: RepositoryListing) -> list[RemoteFile]:
+    """Return the files to fetch, small ones first. Python code and pickles are never among them.
+
+    Raises Unsupported if MLX cannot use the repository.
+    """
+    chosen = [file for file in listing.files if _PATH.fullmatch(file.path) and ".." not in file.path]
+    weights = [file for file in chosen if _WEIGHTS.fullmatch(file.path)]
+    small = [file for file in chosen if _SMALL.fullmatch(file.path) and not file.path.startswith(_UNUSED)]
+    names = {file.path for file in small}
+    if not weights:
+        raise _unusable(listing)
+    if "config.json" not in names:
+        raise Unsupported(f"{listing.repo} has no config.json: MLX cannot load it", code="MDL005")
+    if not names & {*TOKENIZERS, "tokenizer_config.json"}:
+        raise Unsupported(f"{listing.repo} has no tokenizer: MLX cannot use it", code="MDL005")
+    if len(small) + len(weights) > MAX_FILES or sum(file.size for file in small) > MAX_SMALL:
+        raise UpstreamError(f"{listing.repo} is implausible: it has too many or too large files beside its weights")
+    return sorted(small, key=lambda file: file.path) + sorted(weights, key=lambda file: file.path)
+
+
+def _unusable(listing: RepositoryListing) -> Unsupported:
+    paths = [file.path for file in listing.files]
+    if any(path.endswith(".gguf") for path in paths):
+        reason = "it holds GGUF files only"
+        converted = f"mlx-community/{listing.repo.rpartition('/')[2].removesuffix('-GGUF')}-4bit"
+        hint = f"look for a conversion: {converted}; hf.co/{listing.repo} pulls the GGUF file, for llama.cpp"
+    elif any(path.endswith(".safetensors") for path in paths):
+        reason = "its safetensors files are not those of a language model (model*.safetensors)"
+        hint = "adapters are used with ADAPTER in a Modelfile"
+    elif any(path.endswith((".bin", ".pt", ".pth", ".npz")) for path in paths):
+        reason = "its weights are pickles or arrays, which are never loaded"
+        hint = "look for a repository with safetensors, for example at mlx-community"
+    else:
+        reason, hint = "it holds no weights", "check the name"
+    return Unsupported(f"{listing.repo} has no weights that MLX can use: {reason}", code="MDL005", hint=hint)
 
 
 def _repository(name: ModelName) -> tuple[str, str] | None:

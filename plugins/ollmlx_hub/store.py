@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
 from ollmlx import Importer, ModelName, Source, check_template, closing
 from ollmlx.errors import Conflict, InvalidRequest, NotFound, StorageError, Unsupported
-from ollmlx.storekit import locked, merged_defaults, only_file, read_json, storage_error
+from ollmlx.storekit import discard, locked, merged_defaults, only_file, read_json, storage_errors
 from ollmlx.types import CreateRequest, FetchReceipt, InstalledModel, PullProgress
 from ollmlx_hub.index import MlxIndex
 from ollmlx_hub.installer import MlxInstaller, add_adapter, file_format, link_files, quantize_options, receipt_of
 from ollmlx_hub.layout import MlxLayout
 
 FORMAT = "mlx"
-T = TypeVar("T")
 
 
 class MlxStore:
@@ -32,20 +30,22 @@ class MlxStore:
 
     async def list(self) -> Sequence[InstalledModel]:
         """List every complete model. Damaged models and interrupted pulls are not listed."""
-        return await _readable(self.index.models)
+        with storage_errors("cannot read the models folder"):
+            return await asyncio.to_thread(self.index.models)
 
     async def resolve(self, name: ModelName) -> InstalledModel | None:
         """Return the model of a name, or None.
 
         Raises StorageError if its folder is damaged, Conflict if the folder holds another model.
         """
-        found = await _readable(self.index.find, name)
         staging, target = self.layout.staging, self.layout.target(name)
-        if found is None and await asyncio.to_thread(staging.is_interrupted, target):
-            async with locked(staging.lock(name)):
-                await asyncio.to_thread(staging.recover, target)
+        with storage_errors("cannot read the models folder"):
             found = await asyncio.to_thread(self.index.find, name)
-        return found
+            if found is None and await asyncio.to_thread(staging.is_interrupted, target):
+                async with locked(staging.lock(name)):
+                    await asyncio.to_thread(staging.recover, target)
+                found = await asyncio.to_thread(self.index.find, name)
+            return found
 
     async def pull(
         self, name: ModelName, source: Source, importer: Importer | None, *, insecure: bool = False
@@ -55,47 +55,37 @@ class MlxStore:
         An interrupted pull is resumed. Raises Unsupported if no backend imports the source's format.
         """
         format = source.format(name)
-        if format != FORMAT and importer is None:
-            raise _no_importer(format)
+        if format != FORMAT:
+            importer = _required(importer, format)
         yield PullProgress(status="pulling manifest")
         async with self._locked(name):
-            stage = await asyncio.to_thread(self.installer.stage_pull, name, reuse=format == FORMAT)
+            stage = folder = await asyncio.to_thread(self.installer.stage_pull, name, reuse=format == FORMAT)
             async with closing(source.fetch(name, stage, insecure=insecure)) as steps:
                 async for step in steps:
                     yield step
             receipt = receipt_of(stage, source.provides(name) or source.name)
-            if await asyncio.to_thread(self.installer.up_to_date, name, receipt):
-                await asyncio.to_thread(self.installer.discard, stage)
-                yield PullProgress(status="success")
-                return
-            if format == FORMAT:
-                folder = stage
-            else:
-                assert importer is not None
-                folder = await asyncio.to_thread(self.installer.stage_new, name, ".import")
-                file = await asyncio.to_thread(only_file, stage, format)
-                async with closing(self._import(importer, file, folder, format, None)) as steps:
-                    async for step in steps:
-                        yield step
-            yield PullProgress(status="verifying sha256 digest")
-            yield PullProgress(status="writing manifest")
-            await asyncio.to_thread(self.installer.finish, folder, name, receipt=receipt)
-            await asyncio.to_thread(self.installer.discard, stage)
+            if not await asyncio.to_thread(self.installer.up_to_date, name, receipt):
+                if importer is not None and format != FORMAT:
+                    folder = await asyncio.to_thread(self.installer.stage_new, name, ".import")
+                    file = await asyncio.to_thread(only_file, stage, format)
+                    async with closing(_imported(importer, file, folder, format)) as steps:
+                        async for step in steps:
+                            yield step
+                yield PullProgress(status="verifying sha256 digest")
+                yield PullProgress(status="writing manifest")
+                await asyncio.to_thread(self.installer.finish, folder, name, receipt=receipt)
+            await discard(stage)
             yield PullProgress(status="success")
 
     async def delete(self, name: ModelName) -> None:
         """Remove a model's folder. Models created over it keep their files: they have links of their own."""
         async with self._locked(name):
             folder = await asyncio.to_thread(self.layout.find, name)
-            try:
-                if folder is None:
-                    raise FileNotFoundError(name.short)
+            if folder is None:
+                raise NotFound(f"model '{name.short}' not found", code="MDL002")
+            with storage_errors(f"cannot remove {name.short}"):
                 await asyncio.to_thread(self.layout.staging.remove, folder)
-                await asyncio.to_thread(self.installer.discard, self.layout.staging.folder(name))
-            except FileNotFoundError as error:
-                raise NotFound(f"model '{name.short}' not found", code="MDL002") from error
-            except OSError as error:
-                raise storage_error(error, f"cannot remove {name.short}") from error
+            await discard(self.layout.staging.folder(name))
 
     async def copy(self, model: InstalledModel, target: ModelName) -> None:
         """Install the same weights under a second name: every file is linked, only the manifest is new."""
@@ -107,16 +97,10 @@ class MlxStore:
                 files = await asyncio.to_thread(self.installer.link_model, model, stage)
                 receipt = FetchReceipt(source=model.source, license="\n".join(model.defaults.license), files=files)
                 defaults = await asyncio.to_thread(add_adapter, model.defaults, stage)
-                await asyncio.to_thread(
-                    self.installer.finish,
-                    stage,
-                    target,
-                    receipt=receipt,
-                    defaults=defaults,
-                    base=model.details.parent_model,
-                )
+                base = model.details.parent_model
+                await asyncio.to_thread(self.installer.finish, stage, target, receipt, defaults, base)
             finally:
-                await asyncio.to_thread(self.installer.discard, stage)
+                await discard(stage)
 
     async def create(self, request: CreateRequest, importer: Importer | None) -> AsyncIterator[PullProgress]:
         """Create a model from files, or over an installed model, whose weights are linked."""
@@ -132,17 +116,11 @@ class MlxStore:
                 known = await asyncio.to_thread(self._link_base, request, stage)
                 defaults = await asyncio.to_thread(add_adapter, merged_defaults(request), stage)
                 yield PullProgress(status="writing manifest")
-                await asyncio.to_thread(
-                    self.installer.finish,
-                    stage,
-                    request.name,
-                    receipt=known,
-                    defaults=defaults,
-                    base=str(request.base.name) if request.base else "",
-                )
+                base = str(request.base.name) if request.base else ""
+                await asyncio.to_thread(self.installer.finish, stage, request.name, known, defaults, base)
                 yield PullProgress(status="success")
             finally:
-                await asyncio.to_thread(self.installer.discard, stage, files)
+                await discard(stage, files)
 
     # -- private -----------------------------------------------------------------------------------------------------
 
@@ -169,9 +147,8 @@ class MlxStore:
         base = request.base
         if request.files:
             format, source = file_format(request.files), files / request.name.folder  # errors show the folder's name
-            await asyncio.to_thread(
-                link_files, request.files, source if format != FORMAT or request.quantize else stage
-            )
+            is_final = format == FORMAT and not request.quantize
+            await asyncio.to_thread(link_files, request.files, stage if is_final else source)
             if format != FORMAT:
                 source = await asyncio.to_thread(only_file, source, format)
         elif base is not None:
@@ -184,9 +161,7 @@ class MlxStore:
             options = quantize_options(request, config or {})
         elif format == FORMAT:
             return
-        if importer is None:
-            raise _no_importer(format)
-        async with closing(self._import(importer, source, stage, format, options)) as steps:
+        async with closing(_imported(_required(importer, format), source, stage, format, options)) as steps:
             async for step in steps:
                 yield step
 
@@ -198,29 +173,25 @@ class MlxStore:
             return FetchReceipt(source=base.source)
         return FetchReceipt(source=base.source, files=self.installer.link_model(base, stage))
 
-    async def _import(
-        self, importer: Importer, source: Path, into: Path, format: str, options: Mapping[str, Any] | None
-    ) -> AsyncIterator[PullProgress]:
-        try:
-            async with closing(importer(source, into, format=format, options=options)) as steps:
-                async for step in steps:
-                    yield step
-        except BaseException:
-            await asyncio.shield(asyncio.to_thread(self.installer.discard, into))
-            raise
 
-
-async def _readable(read: Callable[..., T], *arguments: object) -> T:
-    """Read the folder in a thread. Raises StorageError if this user may not read it."""
+async def _imported(
+    importer: Importer, source: Path, into: Path, format: str, options: dict[str, object] | None = None
+) -> AsyncIterator[PullProgress]:
+    """Run an importer. A failed import leaves no folder `into`."""
     try:
-        return await asyncio.to_thread(read, *arguments)
-    except OSError as error:
-        raise storage_error(error, "cannot read the models folder") from error
+        async with closing(importer(source, into, format=format, options=options)) as steps:
+            async for step in steps:
+                yield step
+    except BaseException:
+        await asyncio.shield(discard(into))
+        raise
 
 
-def _no_importer(format: str) -> Unsupported:
-    return Unsupported(
-        f"no backend imports the format {format!r}",
-        code="MDL005",
-        hint="ollmlx plugin list shows which backends are on",
-    )
+def _required(importer: Importer | None, format: str) -> Importer:
+    if importer is None:
+        raise Unsupported(
+            f"no backend imports the format {format!r}",
+            code="MDL005",
+            hint="ollmlx plugin list shows which backends are on",
+        )
+    return importer

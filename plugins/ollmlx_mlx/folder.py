@@ -5,13 +5,12 @@ The daemon, the importer and the engine use it. Every read is bounded.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ollmlx import SafetensorsTensor, read_safetensors_header
+from ollmlx import SafetensorsTensor, read_safetensors_header, unpacked_elements
 from ollmlx.errors import StorageError
 from ollmlx.storekit import read_json
 
@@ -20,7 +19,6 @@ WEIGHTS: Final = "model*.safetensors"
 """The files that mlx-lm loads. It does not read the index file."""
 AUTO_WIDTH: Final = 16
 """Sequences computed at once when `parallel` is automatic. The engine uses it, the daemon's estimate charges it."""
-_GROUP: Final = 64
 _WHOLE_NUMBERS: Final = ("U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64", "BOOL")
 
 
@@ -75,34 +73,15 @@ def sizes_of(tensors: Mapping[str, SafetensorsTensor], config: Mapping[str, Any]
     for name, tensor in tensors.items():
         stored += tensor.nbytes
         module, _, last = name.rpartition(".")
-        scales = tensors.get(f"{module}.scales")
-        if scales is None or f"{module}.weight" not in tensors:
-            size = tensor.nbytes if tensor.dtype in _WHOLE_NUMBERS else tensor.elements * 4
+        size = tensor.nbytes if tensor.dtype in _WHOLE_NUMBERS else tensor.elements * 4
+        if f"{module}.scales" not in tensors or f"{module}.weight" not in tensors:
             float32 += size
             packed += size
         elif last == "weight":
             quantized = True
-            float32 += math.prod(tensor.shape[:-1]) * (scales.shape or (1,))[-1] * _group(module, config) * 4
+            float32 += unpacked_elements(name, tensors, config) * 4
             packed += tensor.nbytes
-        elif last in ("scales", "biases"):
-            packed += tensor.nbytes if tensor.dtype in _WHOLE_NUMBERS else tensor.elements * 4
         else:
-            float32 += tensor.elements * 4
-            packed += tensor.elements * 4
+            float32 += unpacked_elements(name, tensors, config) * 4
+            packed += size
     return WeightSizes(stored, float32, packed, quantized)
-
-
-def _group(module: str, config: Mapping[str, Any]) -> int:
-    for table in _tables(config):
-        own = table.get(module)
-        size = own.get("group_size") if isinstance(own, dict) else table.get("group_size")
-        if isinstance(size, int) and 0 < size <= 1024:
-            return size
-    return _GROUP
-
-
-def _tables(config: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    for key in ("quantization", "quantization_config"):
-        table = config.get(key)
-        if isinstance(table, dict):
-            yield table

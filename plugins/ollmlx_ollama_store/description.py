@@ -76,7 +76,7 @@ def _of_safetensors(layout: OllamaLayout, manifest: OllamaManifest, config: Olla
 
 def _header(layout: OllamaLayout, layers: tuple[OllamaLayer, ...]) -> GgufHeader:
     if not layers:
-        raise StorageError("its manifest names no weights", code="MDL003")
+        raise damaged("its manifest names no weights")
     path = layout.blob(layers[0].digest)
     layout.status(path)
     return read_gguf_header(path, longest=LONGEST_ARRAY)
@@ -157,7 +157,7 @@ def _options(text: str | None) -> Options | None:
         return None
     stated = _json(text, "its parameters")
     if not isinstance(stated, dict):
-        raise StorageError("its parameters are not a JSON object", code="MDL003")
+        raise damaged("its parameters are not a JSON object")
     usable: dict[str, Any] = {}
     for name, value in stated.items():
         if name in Options.model_fields and name != "backend" and value is not None:
@@ -174,14 +174,14 @@ def _turns(text: str) -> tuple[Message, ...]:
     try:
         return _MESSAGES.validate_python([{key: turn[key] for key in known if turn.get(key)} for turn in turns])
     except (ValidationError, TypeError, AttributeError) as error:
-        raise StorageError("its messages cannot be read", code="MDL003") from error
+        raise damaged("its messages cannot be read") from error
 
 
 def _json(text: str, what: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise StorageError(f"{what} are not valid JSON", code="MDL003") from error
+        raise damaged(f"{what} are not valid JSON") from error
 
 
 def _info(header: GgufHeader) -> dict[str, Any]:

@@ -102,6 +102,4 @@ class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
             path = self.layout.blob(layer.digest)
             size = self.layout.status(path).st_size
             if size != layer.size:
-                raise StorageError(
-                    f"blobs/{path.name} has {size} bytes, the manifest says {layer.size}", code="MDL003", hint=_HINT
-                )
+                raise damaged(f"blobs/{path.name} has {size} bytes, the manifest says {layer.size}")

@@ -101,12 +101,12 @@ class OllamaLayout:
         try:
             found = path.stat()
         except FileNotFoundError as error:
-            raise StorageError(f"{shown} is missing", code="MDL003") from error
+            raise damaged(f"{shown} is missing") from error
         except OSError as error:
-            raise StorageError(f"{shown}: {error.strerror}", code="MDL003") from error
+            raise damaged(f"{shown}: {error.strerror}") from error
         require_inside(path, str(shown), self.root, self.manifests, self.blobs)
         if not stat.S_ISREG(found.st_mode):
-            raise StorageError(f"{shown} is not a regular file", code="MDL003")
+            raise damaged(f"{shown} is not a regular file")
         return found
 
     def read(self, path: Path, limit: int) -> bytes:
@@ -115,7 +115,7 @@ class OllamaLayout:
         shown = str(path.relative_to(self.root))
         data = read_bounded(path, limit, shown)
         if data is None:
-            raise StorageError(f"{shown} is missing", code="MDL003")
+            raise damaged(f"{shown} is missing")
         return data
 
     def remove_empty(self, folder: Path) -> None:

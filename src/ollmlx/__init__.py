@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from ollmlx.formats.gguf import GgufTensor as GgufTensor
     from ollmlx.formats.gguf import read_gguf_header as read_gguf_header
     from ollmlx.formats.safetensors import SafetensorsTensor as SafetensorsTensor
+    from ollmlx.formats.safetensors import quantization_of as quantization_of
     from ollmlx.formats.safetensors import read_safetensors_header as read_safetensors_header
+    from ollmlx.formats.safetensors import unpacked_elements as unpacked_elements
     from ollmlx.model.catalogue import load_catalogue as load_catalogue
     from ollmlx.model.events import closing as closing
     from ollmlx.model.names import HUB_HOSTS as HUB_HOSTS
@@ -64,7 +66,12 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ollmlx.errors": ("OllmlxError",),
         "ollmlx.errors.findings": ("Finding", "Severity"),
         "ollmlx.formats.gguf": ("GGUF_BLOCKS", "GgufHeader", "GgufTensor", "read_gguf_header"),
-        "ollmlx.formats.safetensors": ("SafetensorsTensor", "read_safetensors_header"),
+        "ollmlx.formats.safetensors": (
+            "SafetensorsTensor",
+            "quantization_of",
+            "read_safetensors_header",
+            "unpacked_elements",
+        ),
         "ollmlx.model.catalogue": ("load_catalogue",),
         "ollmlx.model.names": ("HUB_HOSTS", "ModelName", "parse_digest"),
         "ollmlx.model.events": ("closing",),

@@ -15,8 +15,8 @@ from ollmlx import Check, ModelName
 from ollmlx.storekit import with_hashes
 from ollmlx.testing import CheckContext, CheckSuite, Settings
 from ollmlx_hub.check import HubCheck, ModelsCheck
+from ollmlx_hub.client import HubSettings
 from ollmlx_hub.layout import MlxManifest
-from ollmlx_hub.settings import HubSettings
 from ollmlx_hub.store import MlxStore
 
 

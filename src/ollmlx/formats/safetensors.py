@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from ollmlx.types import InstalledModel
 
 MAX_HEADER = 100 << 20
 MAX_DIMENSIONS = 8
+DEFAULT_GROUP_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,35 @@ def read_safetensors_header(path: Path) -> dict[str, SafetensorsTensor]:
         raise _damaged(shown, "its header is not an object")
     raw.pop("__metadata__", None)
     return _tensors(shown, raw, size - 8 - length)
+
+
+def quantization_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the `quantization` table of an MLX model's config.json; an empty one if the weights are not quantised."""
+    for key in ("quantization", "quantization_config"):
+        if isinstance(table := config.get(key), dict):
+            return table
+    return {}
+
+
+def unpacked_elements(name: str, tensors: Mapping[str, SafetensorsTensor], config: Mapping[str, Any]) -> int:
+    """Return the number of weights that a tensor stands for.
+
+    Packed weights count unpacked, by their layer's group size; their scales and biases count as 0.
+    """
+    tensor = tensors[name]
+    layer, _, last = name.rpartition(".")
+    scales = tensors.get(f"{layer}.scales")
+    if scales is None or f"{layer}.weight" not in tensors:
+        return tensor.elements
+    if last in ("scales", "biases"):
+        return 0
+    if last != "weight" or not scales.shape:
+        return tensor.elements
+    table = quantization_of(config)
+    own = table.get(layer)
+    size = (own if isinstance(own, dict) else table).get("group_size")
+    group = size if isinstance(size, int) and 0 < size <= 1024 else DEFAULT_GROUP_SIZE
+    return math.prod(tensor.shape[:-1]) * scales.shape[-1] * group
 
 
 def read_tensors(model: InstalledModel) -> list[dict[str, Any]]:

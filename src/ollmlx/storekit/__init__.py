@@ -5,56 +5,34 @@ Any plugin may import it. It imports the vocabulary and the errors, and nothing 
 
 from __future__ import annotations
 
-from ollmlx.storekit.blobs import Blobs
-from ollmlx.storekit.download import Download, download_client, fetch_file, origin, pull_progress, redirected
-from ollmlx.storekit.files import (
-    FoundFile,
-    check_space,
-    link_or_copy,
-    list_files,
-    read_bounded,
-    read_json,
-    read_receipt,
-    require_inside,
-    safe_path,
-    sha256_of,
-    storage_error,
-    storage_errors,
-    with_hashes,
-    write_receipt,
-    write_whole,
-)
-from ollmlx.storekit.model_index import ModelDescription, ModelIndex, ModelReading
-from ollmlx.storekit.staging import StagingArea, locked, merged_defaults, only_file
-
-__all__ = [
-    "Blobs",
-    "Download",
-    "FoundFile",
-    "ModelDescription",
-    "ModelIndex",
-    "ModelReading",
-    "StagingArea",
-    "check_space",
-    "download_client",
-    "fetch_file",
-    "link_or_copy",
-    "list_files",
-    "locked",
-    "merged_defaults",
-    "only_file",
-    "origin",
-    "pull_progress",
-    "read_bounded",
-    "read_json",
-    "read_receipt",
-    "redirected",
-    "require_inside",
-    "safe_path",
-    "sha256_of",
-    "storage_error",
-    "storage_errors",
-    "with_hashes",
-    "write_receipt",
-    "write_whole",
-]
+from ollmlx.storekit.blobs import Blobs as Blobs
+from ollmlx.storekit.download import Download as Download
+from ollmlx.storekit.download import download_client as download_client
+from ollmlx.storekit.download import fetch_file as fetch_file
+from ollmlx.storekit.download import follow_redirects as follow_redirects
+from ollmlx.storekit.download import origin as origin
+from ollmlx.storekit.download import pull_progress as pull_progress
+from ollmlx.storekit.download import redirected as redirected
+from ollmlx.storekit.files import FoundFile as FoundFile
+from ollmlx.storekit.files import check_space as check_space
+from ollmlx.storekit.files import damaged as damaged
+from ollmlx.storekit.files import link_or_copy as link_or_copy
+from ollmlx.storekit.files import list_files as list_files
+from ollmlx.storekit.files import read_bounded as read_bounded
+from ollmlx.storekit.files import read_json as read_json
+from ollmlx.storekit.files import read_receipt as read_receipt
+from ollmlx.storekit.files import require_inside as require_inside
+from ollmlx.storekit.files import safe_path as safe_path
+from ollmlx.storekit.files import sha256_of as sha256_of
+from ollmlx.storekit.files import storage_error as storage_error
+from ollmlx.storekit.files import storage_errors as storage_errors
+from ollmlx.storekit.files import with_hashes as with_hashes
+from ollmlx.storekit.files import write_receipt as write_receipt
+from ollmlx.storekit.files import write_whole as write_whole
+from ollmlx.storekit.model_index import ModelDescription as ModelDescription
+from ollmlx.storekit.model_index import ModelIndex as ModelIndex
+from ollmlx.storekit.staging import StagingArea as StagingArea
+from ollmlx.storekit.staging import discard as discard
+from ollmlx.storekit.staging import locked as locked
+from ollmlx.storekit.staging import merged_defaults as merged_defaults
+from ollmlx.storekit.staging import only_file as only_file

@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import IO
 
-from ollmlx.errors import InvalidRequest, NotFound, StorageError
+from ollmlx.errors import InvalidRequest, NotFound
 from ollmlx.model.names import parse_digest
+from ollmlx.storekit.files import storage_errors
 
 KEEP_SECONDS = 3600.0
 """Seconds that an upload, complete or not, stays after its last use.
@@ -49,15 +50,17 @@ class Blobs:
                 _mark_used(target)
             return False
         staged: Path | None = None
+        seen = hashlib.sha256()
         try:
-            with await asyncio.to_thread(self._stage) as file:
-                staged = Path(file.name)
-                seen = await _copy(body, file)
-            if seen != parse_digest(digest):
-                raise InvalidRequest(f"digest mismatch, expected {digest}, got sha256:{seen}")
-            await asyncio.to_thread(staged.replace, target)
-        except OSError as error:
-            raise StorageError(f"cannot store blobs: {error.strerror}", code="STO004") from error
+            with storage_errors("cannot store blobs"):
+                with await asyncio.to_thread(self._stage) as file:
+                    staged = Path(file.name)
+                    async for chunk in body:
+                        seen.update(chunk)
+                        await asyncio.to_thread(file.write, chunk)
+                if seen.hexdigest() != parse_digest(digest):
+                    raise InvalidRequest(f"digest mismatch, expected {digest}, got sha256:{seen.hexdigest()}")
+                await asyncio.to_thread(staged.replace, target)
         finally:
             if staged is not None:
                 await asyncio.to_thread(staged.unlink, missing_ok=True)
@@ -86,12 +89,3 @@ def _mark_used(path: Path) -> None:
     """Set a file's access time to now. Its modification time stays: a model may be another link to the same file."""
     with contextlib.suppress(OSError):
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
-
-
-async def _copy(body: AsyncIterator[bytes], file: IO[bytes]) -> str:
-    """Write a body to a file, and return its sha256 in hexadecimal."""
-    seen = hashlib.sha256()
-    async for chunk in body:
-        seen.update(chunk)
-        await asyncio.to_thread(file.write, chunk)
-    return seen.hexdigest()

@@ -20,7 +20,7 @@ from urllib.parse import urljoin, urlsplit
 from ollmlx.errors import Forbidden, NotFound, OllmlxError, Unauthorized, UpstreamError
 from ollmlx.model.events import closing
 from ollmlx.model.installed import PullProgress
-from ollmlx.storekit.files import storage_error
+from ollmlx.storekit.files import storage_errors
 
 if TYPE_CHECKING:
     import httpx2
@@ -44,9 +44,8 @@ class Download:
     """A file that is fetched to `target`.
 
     `size` in bytes and `sha256` in hexadecimal are checked if they are given; after the download, `sha256` is that of
-    the file. `headers` are sent to the host of `url` only; a redirect to another host is followed, without credentials,
-    unless `redirects` is False. When the download ends early, the bytes so far stay in `<target>.partial`, and the next
-    download of `target` resumes from there. `completed` is their number.
+    the file. When the download ends early, the bytes so far stay in `<target>.partial`, and the next download of
+    `target` resumes from there. `completed` is their number.
     """
 
     client: httpx2.AsyncClient
@@ -56,7 +55,6 @@ class Download:
     size: int | None = None
     sha256: str | None = None
     headers: Mapping[str, str] | None = None
-    redirects: bool = True
     attempts: int = ATTEMPTS
     sleep: Sleep = asyncio.sleep
     completed: int = field(default=0, init=False)
@@ -70,14 +68,12 @@ class Download:
         Raises UpstreamError, StorageError, NotFound, Unauthorized, Forbidden.
         """
         partial = self.target.with_name(self.target.name + PARTIAL)
-        try:
+        with storage_errors(f"cannot write {self.target.name}"):
             with await asyncio.to_thread(self._open, partial) as file:
                 yield self.completed
                 async for completed in self._with_retries(file):
                     yield completed
             await asyncio.to_thread(self._accept, partial)
-        except OSError as error:
-            raise storage_error(error, f"cannot write {self.target.name}") from error
 
     def _open(self, partial: Path) -> IO[bytes]:
         """Open the partial file at its end, and hash the bytes that an earlier download left in it."""
@@ -129,9 +125,11 @@ class Download:
         """Make one request for the rest of the file. Raises DownloadInterrupted if another request may succeed."""
         import httpx2
 
+        headers = {**(self.headers or {}), "Accept-Encoding": "identity"}
+        if self.completed:
+            headers["Range"] = f"bytes={self.completed}-"
         try:
-            response = await self._request()
-            try:
+            async with follow_redirects(self.client, self.url, headers) as response:
                 await self._position(response, file)
                 pending = bytearray()
                 try:
@@ -143,8 +141,6 @@ class Download:
                 finally:
                     self._append(file, pending)  # bytes that arrived before an error or a cancellation are kept
                 yield self.completed
-            finally:
-                await response.aclose()
         except httpx2.TransportError as error:
             raise DownloadInterrupted(f"{type(error).__name__}: {error}") from error
 
@@ -157,33 +153,29 @@ class Download:
         self.completed += len(pending)
         pending.clear()
 
-    async def _request(self) -> httpx2.Response:
-        url, headers = self.url, {**(self.headers or {}), "Accept-Encoding": "identity"}
-        if self.completed:
-            headers["Range"] = f"bytes={self.completed}-"
-        for _ in range(MAX_REDIRECTS):
-            response = await self.client.send(self.client.build_request("GET", url, headers=headers), stream=True)
-            if response.status_code not in {301, 302, 303, 307, 308}:
-                return await _checked(response, self.target.name)
-            location = urljoin(url, response.headers.get("Location", ""))
-            await response.aclose()
-            headers = redirected(url, location, headers, allowed=self.redirects)
-            url = location
-        raise UpstreamError(f"cannot download {self.target.name}: more than {MAX_REDIRECTS} redirects")
-
     async def _position(self, response: httpx2.Response, file: IO[bytes]) -> None:
-        """Start over if the response does not continue the file. Raises DownloadInterrupted if it cannot be used."""
-        if response.status_code == 200:
-            if self.completed:
-                await asyncio.to_thread(self._restart, file)
+        """Start over if the response does not continue the file.
+
+        Raises DownloadInterrupted if another request may succeed, else the OllmlxError of the response's status.
+        """
+        status, host = response.status_code, response.request.url.host
+        if status in _RETRY:
+            raise DownloadInterrupted(f"{host} answered {status}")
+        if status not in {200, 206, 416}:
+            kind: type[OllmlxError] = {401: Unauthorized, 403: Forbidden, 404: NotFound}.get(status, UpstreamError)
+            raise kind(f"{host} answered {status} for {self.target.name}")
+        if status == 206 and self._is_next(response.headers.get("Content-Range", "")):
             return
-        if response.status_code == 416:
+        if self.completed:
             await asyncio.to_thread(self._restart, file)
+        if status == 416:
             raise DownloadInterrupted("the server refused to resume")
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if match is None or int(match[1]) != self.completed or (self.size and match[3] not in {"*", str(self.size)}):
-            await asyncio.to_thread(self._restart, file)
+        if status == 206:
             raise DownloadInterrupted("the server sent another part of the file than was requested")
+
+    def _is_next(self, content_range: str) -> bool:
+        match = _CONTENT_RANGE.fullmatch(content_range)
+        return match is not None and int(match[1]) == self.completed and match[3] in {"*", str(self.size or match[3])}
 
 
 class DownloadInterrupted(Exception):
@@ -197,36 +189,33 @@ def origin(url: str) -> tuple[str, str, int | None]:
     return parts.scheme, (parts.hostname or "").lower(), port
 
 
-def redirected(url: str, location: str, headers: Mapping[str, str], *, allowed: bool = True) -> dict[str, str]:
+def redirected(url: str, location: str, headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers to send to a redirect's target, without credentials if it is another origin.
 
-    Raises UpstreamError for a redirect that must not be followed: to anything but HTTP, from HTTPS to HTTP, and, unless
-    `allowed`, to another origin.
+    Raises UpstreamError for a redirect that must not be followed: to anything but HTTP, and from HTTPS to HTTP.
     """
     here, there = origin(url), origin(location)
     if there[0] not in {"http", "https"} or (here[0] == "https" and there[0] == "http"):
         raise UpstreamError(f"refused a redirect from {here[1]} to {there[0]}://{there[1]}")
-    if here == there:
-        return dict(headers)
-    if not allowed:
-        raise UpstreamError(f"refused a redirect from {here[1]} to another host ({there[1]})")
-    return {name: value for name, value in headers.items() if name.lower() not in CREDENTIALS}
+    return {name: value for name, value in headers.items() if here == there or name.lower() not in CREDENTIALS}
 
 
-async def _checked(response: httpx2.Response, what: str) -> httpx2.Response:
-    """Return the response if it carries the file. Raises DownloadInterrupted, or the OllmlxError of its status."""
-    status = response.status_code
-    if status in {200, 206, 416}:
-        return response
-    await response.aclose()
-    host = response.request.url.host
-    if status in _RETRY:
-        raise DownloadInterrupted(f"{host} answered {status}")
-    kind: type[OllmlxError] = {401: Unauthorized, 403: Forbidden, 404: NotFound}.get(status, UpstreamError)
-    raise kind(f"{host} answered {status} for {what}")
+@asynccontextmanager
+async def follow_redirects(
+    client: httpx2.AsyncClient, url: str, headers: Mapping[str, str]
+) -> AsyncIterator[httpx2.Response]:
+    """Make a GET request; yields the response whose body can be read. Credentials are sent to the first origin only.
 
-
-# -- for sources -----------------------------------------------------------------------------------------------------
+    Raises UpstreamError for a redirect that must not be followed, and for more than `MAX_REDIRECTS`.
+    """
+    for _ in range(MAX_REDIRECTS):
+        async with client.stream("GET", url, headers=headers) as response:
+            if not response.has_redirect_location:
+                yield response
+                return
+            target = urljoin(url, response.headers["Location"])
+        headers, url = redirected(url, target, headers), target
+    raise UpstreamError(f"{origin(url)[1]}: more than {MAX_REDIRECTS} redirects", code="NET005")
 
 
 @asynccontextmanager

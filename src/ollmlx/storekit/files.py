@@ -38,6 +38,11 @@ def storage_error(error: OSError, doing: str) -> StorageError:
     return StorageError(f"{doing}: {error.strerror or error}", code=code, hint="ollmlx doctor storage")
 
 
+def damaged(message: str) -> StorageError:
+    """Return the error (MDL003) for a model whose files cannot be used."""
+    return StorageError(message, code="MDL003", hint="ollmlx doctor storage")
+
+
 @contextmanager
 def storage_errors(doing: str) -> Iterator[None]:
     """Raise a StorageError in place of every OSError of the block."""
@@ -59,15 +64,15 @@ def read_bounded(path: Path, limit: int, shown: str) -> bytes | None:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise StorageError(f"{shown} is not a regular file", code="MDL003")
+            raise damaged(f"{shown} is not a regular file")
         if found.st_size > limit:
-            raise StorageError(f"{shown} is too large", code="MDL003")
+            raise damaged(f"{shown} is too large")
         with path.open("rb") as file:
             return file.read(limit)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StorageError(f"cannot read {shown}: {error.strerror}", code="MDL003") from error
+        raise damaged(f"cannot read {shown}: {error.strerror}") from error
 
 
 def read_json(folder: Path, name: str, limit: int = MAX_JSON) -> dict[str, Any] | None:
@@ -82,9 +87,9 @@ def read_json(folder: Path, name: str, limit: int = MAX_JSON) -> dict[str, Any] 
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise StorageError(f"{shown} is not valid JSON", code="MDL003") from error
+        raise damaged(f"{shown} is not valid JSON") from error
     if not isinstance(content, dict):
-        raise StorageError(f"{shown} is not a JSON object", code="MDL003")
+        raise damaged(f"{shown} is not a JSON object")
     return content
 
 
@@ -111,7 +116,7 @@ def list_files(folder: Path, bounds: Path, omit: str = "") -> list[FoundFile]:
     """
     found = sorted(_walk(folder, "", folder.name, bounds, omit))
     if len(found) > MAX_FILES:
-        raise StorageError(f"{folder.name} holds more than {MAX_FILES} files", code="MDL003")
+        raise damaged(f"{folder.name} holds more than {MAX_FILES} files")
     return found
 
 
@@ -127,14 +132,14 @@ def _walk(folder: Path, prefix: str, top: str, bounds: Path, omit: str) -> Itera
             try:
                 status = entry.stat()
             except OSError as error:
-                raise StorageError(f"{shown}: {error.strerror}", code="MDL003") from error
+                raise damaged(f"{shown}: {error.strerror}") from error
             if stat.S_ISDIR(status.st_mode):
                 if path.count("/") < MAX_DEPTH and not entry.is_symlink():
                     yield from _walk(Path(entry.path), f"{path}/", top, bounds, omit)
             elif stat.S_ISREG(status.st_mode):
                 yield FoundFile(path, status.st_size, status.st_mtime_ns)
             else:
-                raise StorageError(f"{shown} is not a regular file", code="MDL003")
+                raise damaged(f"{shown} is not a regular file")
 
 
 def require_inside(path: Path, shown: str, *bounds: Path) -> None:
@@ -142,7 +147,7 @@ def require_inside(path: Path, shown: str, *bounds: Path) -> None:
     try:
         real = Path(os.path.realpath(path, strict=True))
     except OSError as error:
-        raise StorageError(f"{shown} is a broken link", code="MDL003") from error
+        raise damaged(f"{shown} is a broken link") from error
     if not any(real.is_relative_to(os.path.realpath(folder)) for folder in bounds):
         raise StorageError(
             f"{shown} leads out of the models folder", code="MDL003", hint="copy the files instead of linking them"

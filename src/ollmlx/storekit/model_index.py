@@ -87,6 +87,14 @@ class ModelIndex(ABC, Generic[Key, Manifest]):
             self._readings[key] = fresh
         return fresh
 
+    def model(self, key: Key) -> InstalledModel:
+        """Return the model at a key. Raises the error of its reading if it cannot be used."""
+        reading = self.reading(key)
+        if reading.error is not None:
+            raise reading.error
+        assert reading.model is not None
+        return reading.model
+
     def _is_current(self, key: Key, known: ModelReading[Manifest]) -> bool:
         try:
             return self.read_state(key, known.manifest) == known.state

@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,7 +15,7 @@ from filelock import FileLock, Timeout
 from ollmlx.errors import StorageError
 from ollmlx.model.installed import CreateRequest, ModelDefaults
 from ollmlx.model.names import ModelName
-from ollmlx.storekit.files import storage_error
+from ollmlx.storekit.files import storage_errors
 
 POLL = 0.1
 """Seconds between two attempts to take a lock."""
@@ -26,28 +27,27 @@ async def locked(path: Path) -> AsyncIterator[None]:
 
     Raises StorageError if the file cannot be made.
     """
-    try:
+    lock = FileLock(path, thread_local=False)
+    with storage_errors("cannot write to the models folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, thread_local=False)
-        await _acquire(lock)
-    except OSError as error:
-        raise storage_error(error, "cannot write to the models folder") from error
+        while not lock.is_locked:
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:  # a subclass of OSError
+                await asyncio.sleep(POLL)
     try:
         yield
     finally:
         lock.release()
 
 
-async def _acquire(lock: FileLock) -> None:
-    while True:
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:  # a subclass of OSError: an OSError here is another problem and leaves the loop
-            await asyncio.sleep(POLL)
-        else:
-            return
+async def discard(*folders: Path) -> None:
+    """Remove staging folders, and ignore those that are gone."""
+    for folder in folders:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
+@dataclass(frozen=True)
 class StagingArea:
     """The folders beside a store's models in which changes are prepared. Their names begin with a dot.
 
@@ -59,8 +59,7 @@ class StagingArea:
     The methods change files: call them in a thread, under the model's lock.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    root: Path
 
     def folder(self, name: ModelName) -> Path:
         """The staging folder of a model."""
@@ -88,13 +87,10 @@ class StagingArea:
 
     def recover(self, target: Path) -> None:
         """Finish a swap that a crash interrupted: put the old folder back, or remove it if the new one is there."""
-        aside = self._aside(target)
-        if not aside.exists():
-            return
-        if target.exists():
-            self.remove(aside)
-        else:
-            aside.rename(target)
+        if self.is_interrupted(target):
+            self._aside(target).rename(target)
+        elif self._aside(target).exists():
+            self.remove(self._aside(target))
 
     def remove(self, folder: Path) -> None:
         """Delete a folder: rename it into the trash, then remove its files. Raises FileNotFoundError."""

@@ -11,7 +11,7 @@ from tests.servers.tiny import tiny_files
 
 from ollmlx import ModelName
 from ollmlx.types import InstalledModel, PullProgress
-from ollmlx_hub.settings import HubAccess
+from ollmlx_hub.client import HubAccess
 from ollmlx_hub.source import HubSource
 from ollmlx_hub.store import MlxStore
 

@@ -12,7 +12,7 @@ from tests.servers.hub import HubServer
 from ollmlx import Finding, ModelName
 from ollmlx.testing import CheckContext
 from ollmlx_hub.check import HubCheck
-from ollmlx_hub.settings import DEFAULT_ENDPOINT, HubAccess, HubSettings
+from ollmlx_hub.client import DEFAULT_ENDPOINT, HubAccess, HubSettings
 from ollmlx_hub.source import HubSource
 
 
@@ -32,9 +32,9 @@ def test_settings_come_first_then_variables_then_the_login(home: dict[str, str])
 
 
 def test_a_login_is_not_sent_to_another_hub(home: dict[str, str]) -> None:
-    access = HubAccess.of({**home, "HF_ENDPOINT": "https://mirror.example/"})
+    access = HubSettings().access({**home, "HF_ENDPOINT": "https://mirror.example/"})
     assert (access.endpoint, access.token) == ("https://mirror.example", None)
-    assert HubAccess.of(home).endpoint == DEFAULT_ENDPOINT
+    assert HubSettings().access(home).endpoint == DEFAULT_ENDPOINT
 
 
 def test_the_token_is_not_shown() -> None:

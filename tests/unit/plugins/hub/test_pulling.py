@@ -15,7 +15,7 @@ from tests.unit.plugins.hub.conftest import REPO, Pull, found, pulled
 
 from ollmlx import ModelName, OllmlxError, closing
 from ollmlx.errors import Forbidden, NotFound, StorageError, Unauthorized, Unsupported, UpstreamError
-from ollmlx_hub.settings import HubAccess
+from ollmlx_hub.client import HubAccess
 from ollmlx_hub.source import HubSource
 from ollmlx_hub.store import MlxStore
 
