@@ -46,7 +46,7 @@ from ollmlx.bench.measure import (
 from ollmlx.bench.measure import rows as compared
 from ollmlx.bench.target import Target, ask
 from ollmlx.testing.waiting import wait_until
-from ollmlx_pypi.packages import cache_folder
+from ollmlx_pypi.source import cache_folder
 
 LONG = 2000
 """The length of the conversation that is resumed, in words of about one token each."""

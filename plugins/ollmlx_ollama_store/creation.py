@@ -14,15 +14,7 @@ from ollmlx.storekit import merged_defaults, only_file
 from ollmlx.types import CreateRequest, InstalledModel, PullProgress
 from ollmlx_ollama_store.description import LONGEST_ARRAY, file_type, parameter_count
 from ollmlx_ollama_store.installer import STAGED_MANIFEST, OllamaInstaller
-from ollmlx_ollama_store.manifest import (
-    CONFIG_TYPE,
-    MAX_CONFIG,
-    Kind,
-    OllamaConfig,
-    OllamaLayer,
-    write_config,
-    write_manifest,
-)
+from ollmlx_ollama_store.layout import CONFIG_TYPE, MAX_CONFIG, Kind, OllamaConfig, OllamaLayer, as_json, write_manifest
 
 WEIGHTS: tuple[Kind, ...] = ("model", "projector", "adapter", "draft")
 
@@ -41,18 +33,14 @@ class OllamaCreation:
             raise Unsupported(
                 "GGUF files are not quantised here", hint="llama-quantize of llama.cpp does it; create from its result"
             )
-        if request.files:
-            files = _gguf_files(request.files)
-        elif request.base is not None:
-            files = () if request.base.store == self.index.store else _weights_of(request.base)
-        else:
-            raise InvalidRequest("neither 'from' or 'files' was specified")
+        files = _files_of(request, self.index.store)
         if files:
             yield PullProgress(status="parsing GGUF")
             layers, facts = await asyncio.to_thread(self._from_files, files, stage)
-        else:
-            assert request.base is not None
+        elif request.base is not None:
             layers, facts = await asyncio.to_thread(self._from_base, request.base)
+        else:
+            raise InvalidRequest("neither 'from' or 'files' was specified")
         for layer in layers:
             yield PullProgress(status=f"using existing layer {layer.digest}")
         stated = await asyncio.to_thread(self._stated, request, layers, stage)
@@ -64,30 +52,30 @@ class OllamaCreation:
         """Return the staged manifest. If a source left a single GGUF file, make a manifest for it first."""
         path = stage / STAGED_MANIFEST
         if not path.is_file():
-            layers, facts = self._from_files(((only_file(stage, "gguf"), "model"),), stage)
+            layers, facts = self._from_files([only_file(stage, "gguf")], stage)
             self._write_manifest(layers, facts, stage)
         return path.read_bytes()
 
-    def _from_files(self, files: Sequence[tuple[Path, Kind]], stage: Path) -> tuple[list[OllamaLayer], dict[str, Any]]:
+    def _from_files(self, files: Sequence[Path], stage: Path) -> tuple[list[OllamaLayer], dict[str, Any]]:
         layers: list[OllamaLayer] = []
         facts: dict[str, Any] = {}
-        for path, kind in files:
+        for path in files:
             header = read_gguf_header(path, longest=LONGEST_ARRAY)
-            if kind == "model" and header.architecture == "clip":
-                kind = "projector"
-            if kind == "model":
-                if facts:
-                    raise InvalidRequest(
-                        "more than one GGUF file with weights: split models are not supported", hint="merge them first"
-                    )
-                facts = _facts(header)
-            layers.append(self.installer.add_file(stage, kind, path))
+            if header.architecture == "clip":
+                layers.append(self.installer.add_file(stage, "projector", path))
+                continue
+            if facts:
+                raise InvalidRequest(
+                    "more than one GGUF file with weights: split models are not supported", hint="merge them first"
+                )
+            facts = _facts(header)
+            layers.append(self.installer.add_file(stage, "model", path))
         if not facts:
             raise InvalidRequest("none of the GGUF files holds a language model's weights")
         return layers, facts
 
     def _from_base(self, base: InstalledModel) -> tuple[list[OllamaLayer], dict[str, Any]]:
-        manifest, _ = self.index.manifest(self.index.origin(base).path)
+        manifest, _ = self.layout.manifest(self.index.origin(base).path)
         config = self.layout.read(self.layout.blob(manifest.config.digest), MAX_CONFIG)
         OllamaConfig.parse(config, "its configuration")
         facts = {key: value for key, value in json.loads(config).items() if key != "rootfs"}
@@ -98,7 +86,7 @@ class OllamaCreation:
     def _stated(self, request: CreateRequest, base: Sequence[OllamaLayer], stage: Path) -> list[OllamaLayer]:
         """Stage layers for what the request states, and for defaults that its base has without a layer."""
         texts = _texts(request, self._parameters(base))
-        layers = [self.installer.add_layer(stage, kind, text.encode()) for kind, each in texts.items() for text in each]
+        layers = [self.installer.add_layer(stage, kind, text) for kind, each in texts.items() for text in each]
         if request.defaults.adapter is not None:
             layers.append(self.installer.add_file(stage, "adapter", _adapter(request.defaults.adapter)))
         return layers
@@ -110,8 +98,10 @@ class OllamaCreation:
         return found if isinstance(found, dict) else {}
 
     def _write_manifest(self, layers: Sequence[OllamaLayer], facts: dict[str, Any], stage: Path) -> None:
-        data = write_config(facts, layers)
-        config = self.installer.add_layer(stage, "model", data).model_copy(update={"media_type": CONFIG_TYPE})
+        """Stage a manifest, and its configuration: `facts`, such as `model_format`, and what container tools need."""
+        rootfs = {"type": "layers", "diff_ids": [layer.digest for layer in layers]}
+        document = as_json({**facts, "architecture": "amd64", "os": "linux", "rootfs": rootfs})
+        config = self.installer.add_layer(stage, "model", document).model_copy(update={"media_type": CONFIG_TYPE})
         (stage / STAGED_MANIFEST).write_bytes(write_manifest(config, layers))
 
 
@@ -122,36 +112,33 @@ def _combined(base: Sequence[OllamaLayer], stated: Sequence[OllamaLayer]) -> lis
     return sorted([*kept, *stated], key=lambda layer: layer.kind not in WEIGHTS)
 
 
-def _texts(request: CreateRequest, parameters: Mapping[str, Any]) -> dict[Kind, tuple[str, ...]]:
+def _texts(request: CreateRequest, parameters: Mapping[str, Any]) -> dict[Kind, list[bytes]]:
     """Return the content of the text layers by their kind."""
     defaults = merged_defaults(request)
     options = {key: value for key, value in defaults.options.stated.items() if value is not None and key != "backend"}
     options = {**parameters, **options}
     turns = [{"role": turn.role, "content": turn.content} for turn in defaults.messages]
-    found: dict[Kind, str | None] = {
-        "template": defaults.template,
-        "system": defaults.system,
-        "params": _json(options) if options else None,
-        "messages": _json(turns) if turns else None,
+    found: dict[Kind, bytes] = {
+        "template": (defaults.template or "").encode(),
+        "system": (defaults.system or "").encode(),
+        "params": as_json(options) if options else b"",
+        "messages": as_json(turns) if turns else b"",
     }
-    return {**{kind: (text,) for kind, text in found.items() if text}, "license": defaults.license}
+    licenses = [text.encode() for text in defaults.license]
+    return {**{kind: [content] for kind, content in found.items() if content}, "license": licenses}
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-
-
-def _gguf_files(files: Mapping[str, Path]) -> tuple[tuple[Path, Kind], ...]:
-    others = [name for name in files if not name.lower().endswith(".gguf")]
+def _files_of(request: CreateRequest, store: str) -> list[Path]:
+    """Return the GGUF files of a request, or those of its base if that is in another store."""
+    others = [name for name in request.files if not name.lower().endswith(".gguf")]
     if others:
         raise Unsupported(f"{others[0][:120]!r}: models in Ollama's store are made from GGUF files")
-    return tuple((path, "model") for path in files.values())
-
-
-def _weights_of(base: InstalledModel) -> tuple[tuple[Path, Kind], ...]:
+    base = request.base
+    if request.files or base is None or base.store == store:
+        return list(request.files.values())
     if base.format != "gguf":
         raise Unsupported(f"{base.name.short} is not a GGUF model")
-    return ((base.path, "model"),)
+    return [base.path]
 
 
 def _adapter(path: Path) -> Path:

@@ -10,11 +10,10 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from ollmlx import GgufHeader, read_gguf_header
-from ollmlx.errors import StorageError, Unsupported
-from ollmlx.storekit import ModelDescription
+from ollmlx.errors import Unsupported
+from ollmlx.storekit import ModelDescription, damaged
 from ollmlx.types import Capability, Message, ModelDefaults, ModelDetails, Options
-from ollmlx_ollama_store.layout import OllamaLayout
-from ollmlx_ollama_store.manifest import MAX_CONFIG, Kind, OllamaConfig, OllamaLayer, OllamaManifest
+from ollmlx_ollama_store.layout import MAX_CONFIG, Kind, OllamaConfig, OllamaLayer, OllamaLayout, OllamaManifest
 
 MAX_TEXT = 8 << 20
 LONGEST_ARRAY = 1024

@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable
 from datetime import UTC, datetime
-from pathlib import Path
 
 from ollmlx import ModelName, OllmlxError
-from ollmlx.errors import NotFound, StorageError
-from ollmlx.storekit import ModelIndex, storage_error
+from ollmlx.errors import NotFound
+from ollmlx.storekit import ModelIndex, damaged, storage_error
 from ollmlx.types import InstalledModel
 from ollmlx_ollama_store.description import describe
-from ollmlx_ollama_store.layout import ManifestEntry, OllamaLayout
-from ollmlx_ollama_store.manifest import MAX_MANIFEST, OllamaManifest
+from ollmlx_ollama_store.layout import MAX_MANIFEST, ManifestEntry, OllamaLayout, OllamaManifest
 
 SOURCE = "ollama:"
 """The beginning of a model's `source`; the manifest's full name follows."""
-_HINT = "ollmlx doctor storage"
 
 
 class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
@@ -39,12 +36,7 @@ class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
     def find(self, name: ModelName) -> InstalledModel | None:
         """The model of a name. Raises StorageError if it is damaged, Unsupported if it runs on another machine."""
         entry = self.layout.find(name)
-        if entry is None:
-            return None
-        reading = self.reading(entry)
-        if reading.error is not None:
-            raise reading.error
-        return reading.model
+        return self.model(entry) if entry is not None else None
 
     def origin(self, model: InstalledModel) -> ManifestEntry:
         """The manifest that a model was read from, also if the model has an alias. Raises NotFound if it is gone."""
@@ -53,14 +45,9 @@ class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
             raise NotFound(f"model '{model.name.short}' not found", code="MDL002")
         return entry
 
-    def manifest(self, path: Path) -> tuple[OllamaManifest, bytes]:
-        """A manifest and its bytes. Raises StorageError."""
-        data = self.layout.read(path, MAX_MANIFEST)
-        return OllamaManifest.parse(data, str(path.relative_to(self.layout.root))), data
-
     def read_manifest(self, key: ManifestEntry) -> OllamaManifest:
         """Read a manifest. Raises StorageError."""
-        return self.manifest(key.path)[0]
+        return self.layout.manifest(key.path)[0]
 
     def read_state(self, key: ManifestEntry, manifest: OllamaManifest | None) -> Hashable:
         """Return size and time of the manifest and of each blob. Raises StorageError if one is missing."""
@@ -71,35 +58,28 @@ class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
     def read_model(self, key: ManifestEntry, manifest: OllamaManifest | None) -> InstalledModel:
         """Read a model: its manifest, its small blobs and the header of its weights."""
         assert manifest is not None
-        self._require_complete(manifest)
+        for layer in manifest.blobs():
+            path = self.layout.blob(layer.digest)
+            size = self.layout.status(path).st_size
+            if size != layer.size:
+                raise damaged(f"blobs/{path.name} has {size} bytes, the manifest says {layer.size}")
         found = describe(self.layout, manifest)
         weights = manifest.of("model")
         return InstalledModel(
+            **vars(found),
             name=key.name,
             store=self.store,
-            format=found.format,
             path=self.layout.blob(weights[0].digest) if found.format == "gguf" else key.path,
             digest=hashlib.sha256(self.layout.read(key.path, MAX_MANIFEST)).hexdigest(),
-            size=manifest.size,
+            size=sum(layer.size for layer in manifest.blobs()),
             modified_at=datetime.fromtimestamp(key.path.stat().st_mtime, UTC),
-            details=found.details,
-            capabilities=found.capabilities,
-            defaults=found.defaults,
-            info=found.info,
             source=SOURCE + key.full_name,
-            chat_template=found.chat_template,
-            projector_info=found.projector_info,
         )
 
     def explain(self, key: ManifestEntry, error: OllmlxError | OSError) -> OllmlxError:
         """Return the same error, with the model's name and a hint."""
         if isinstance(error, OSError):
             return storage_error(error, f"cannot read {key.name.short}")
-        return type(error)(f"{key.name.short}: {error.message}", code=error.code, hint=error.hint or _HINT)
-
-    def _require_complete(self, manifest: OllamaManifest) -> None:
-        for layer in manifest.blobs():
-            path = self.layout.blob(layer.digest)
-            size = self.layout.status(path).st_size
-            if size != layer.size:
-                raise damaged(f"blobs/{path.name} has {size} bytes, the manifest says {layer.size}")
+        return type(error)(
+            f"{key.name.short}: {error.message}", code=error.code, hint=error.hint or "ollmlx doctor storage"
+        )

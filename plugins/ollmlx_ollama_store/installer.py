@@ -7,16 +7,15 @@ when no manifest lists it any more.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from ollmlx import ModelName, OllmlxError, parse_digest
-from ollmlx.errors import StorageError
+from ollmlx.errors import NotFound, StorageError
 from ollmlx.storekit import link_or_copy, read_receipt, sha256_of, storage_errors, write_receipt, write_whole
 from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, InstalledModel
 from ollmlx_ollama_store.index import OllamaIndex
-from ollmlx_ollama_store.manifest import IMAGE, Kind, OllamaLayer, OllamaManifest, digest_of
+from ollmlx_ollama_store.layout import IMAGE, Kind, OllamaLayer, OllamaManifest, digest_of
 
 STAGED_MANIFEST = "manifest.json"
 
@@ -26,7 +25,7 @@ logger = logging.getLogger(__name__)
 class OllamaInstaller:
     """Changes the models folder. Call its methods in a thread.
 
-    `stage` and `add_*` need the model's lock; `install`, `copy`, `delete` and `remove_unused` the store's lock as well.
+    `stage` and `add_*` need the model's lock; `install`, `copy` and `delete` the store's lock as well.
     """
 
     def __init__(self, index: OllamaIndex) -> None:
@@ -38,8 +37,8 @@ class OllamaInstaller:
         stage = self.layout.staging(name)
         with storage_errors("cannot prepare the model"):
             stage.mkdir(parents=True, exist_ok=True)
-            for stale in (STAGED_MANIFEST, RECEIPT):
-                (stage / stale).unlink(missing_ok=True)
+            (stage / STAGED_MANIFEST).unlink(missing_ok=True)
+            (stage / RECEIPT).unlink(missing_ok=True)
             write_receipt(stage / INSTALLED, FetchReceipt(source="ollama", files=tuple(self._installed_blobs())))
         return stage
 
@@ -58,11 +57,11 @@ class OllamaInstaller:
             link_or_copy(source, target)
             return OllamaLayer(media_type=IMAGE + kind, digest=digest, size=target.stat().st_size)
 
-    def install(self, name: ModelName, stage: Path, data: bytes) -> OllamaManifest | None:
+    def install(self, name: ModelName, stage: Path, data: bytes) -> bool:
         """Move the staged blobs into place, then write the manifest `data`.
 
-        Returns the manifest that it replaced, if that was another one. Raises StorageError if a blob is missing or
-        does not have the digest of its name.
+        Returns True if it replaced another manifest, whose unused layers are removed. Raises StorageError if a blob is
+        missing or does not have the digest of its name.
         """
         manifest = OllamaManifest.parse(data, STAGED_MANIFEST)
         receipt = read_receipt(stage / RECEIPT)
@@ -73,28 +72,29 @@ class OllamaInstaller:
                 self._move_in(layer, stage, verified)
             return self._write_manifest(name, data)
 
-    def copy(self, model: InstalledModel, target: ModelName) -> OllamaManifest | None:
-        """Write a model's manifest under a second name. Returns the manifest that it replaced, if another one."""
-        _, data = self.index.manifest(self.index.origin(model).path)
+    def copy(self, model: InstalledModel, target: ModelName) -> None:
+        """Write a model's manifest under a second name."""
+        _, data = self.layout.manifest(self.index.origin(model).path)
         with storage_errors(f"cannot copy {model.name.short}"):
-            return self._write_manifest(target, data)
+            self._write_manifest(target, data)
 
     def delete(self, name: ModelName) -> None:
-        """Remove a model and the layers that only this model has. Raises FileNotFoundError, OSError."""
+        """Remove a model and the layers that only this model has. Raises NotFound, StorageError."""
         entry = self.layout.find(name)
         if entry is None:
-            raise FileNotFoundError(name.short)
+            raise NotFound(f"model '{name.short}' not found", code="MDL002")
         manifest: OllamaManifest | None = None
         try:
-            manifest, _ = self.index.manifest(entry.path)
+            manifest, _ = self.layout.manifest(entry.path)
         except StorageError as error:
             logger.warning("%s is removed without its layers: %s", name.short, error.message)
-        entry.path.unlink()
-        self.layout.remove_empty(entry.path.parent)
-        if manifest is not None:
-            self.remove_unused(manifest)
+        with storage_errors(f"cannot remove {name.short}"):
+            entry.path.unlink()
+            self.layout.remove_empty(entry.path.parent)
+            if manifest is not None:
+                self._remove_unused(manifest)
 
-    def remove_unused(self, removed: OllamaManifest) -> None:
+    def _remove_unused(self, removed: OllamaManifest) -> None:
         """Remove those blobs of a removed manifest that no other manifest lists.
 
         If a manifest cannot be read, it may list any of them: then no blob is removed.
@@ -102,23 +102,17 @@ class OllamaInstaller:
         needed: set[str] = set()
         for path in self.layout.manifest_files():
             try:
-                needed |= {layer.digest for layer in self.index.manifest(path)[0].blobs()}
+                needed |= {layer.digest for layer in self.layout.manifest(path)[0].blobs()}
             except OllmlxError as error:
                 logger.warning("no layer is removed: %s", error.message)
                 return
         for digest in {layer.digest for layer in removed.blobs()} - needed:
             self.layout.blob(digest).unlink(missing_ok=True)
 
-    def discard(self, stage: Path) -> None:
-        """Remove a staging folder."""
-        shutil.rmtree(stage, ignore_errors=True)
-
     def _installed_blobs(self) -> Iterator[FetchedFile]:
-        if not self.layout.blobs.is_dir():
-            return
-        for path in self.layout.blobs.iterdir():
-            prefix, _, digest = path.name.partition("-")
-            if prefix == "sha256" and len(digest) == 64 and path.is_file():
+        for path in self.layout.blobs.glob("sha256-" + "?" * 64):
+            if path.is_file():
+                digest = path.name.removeprefix("sha256-")
                 yield FetchedFile(path=path.name, size=path.stat().st_size, sha256=digest)
 
     def _move_in(self, layer: OllamaLayer, stage: Path, verified: set[tuple[str, int, int]]) -> None:
@@ -141,14 +135,17 @@ class OllamaInstaller:
                 hint=f"rm '{target}', then pull again",
             )
 
-    def _write_manifest(self, name: ModelName, data: bytes) -> OllamaManifest | None:
+    def _write_manifest(self, name: ModelName, data: bytes) -> bool:
+        """Write a manifest. Returns True if it replaced another one, whose unused layers are removed."""
         entry = self.layout.find(name)
         path = entry.path if entry is not None else self.layout.target(name)
         replaced: OllamaManifest | None = None
         try:
-            manifest, old = self.index.manifest(path)
-            replaced = manifest if old != data else None
+            replaced, old = self.layout.manifest(path)
         except StorageError:  # there was no manifest, or a damaged one
-            pass
+            old = data
         write_whole(path, data)
-        return replaced
+        if replaced is None or old == data:
+            return False
+        self._remove_unused(replaced)
+        return True

@@ -1,4 +1,4 @@
-"""The files of Ollama's models folder. Every path of this plugin is made here, from checked names and digests.
+"""The files of Ollama's models folder: paths, made of checked names and digests, and manifests as Ollama writes them.
 
     <models>/manifests/<host>/<namespace>/<model>/<tag>   the manifest of a model: its configuration and its layers
     <models>/blobs/sha256-<64 hex>                        a layer, named by its content
@@ -10,21 +10,32 @@ anywhere inside these three folders, and nowhere else.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ollmlx import ModelName, OllmlxError, parse_digest
-from ollmlx.errors import StorageError
-from ollmlx.storekit import read_bounded, require_inside
+from ollmlx.errors import InvalidRequest
+from ollmlx.storekit import damaged, read_bounded, require_inside
 
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 HUBS = ("hf.co", "huggingface.co")
 MAX_MANIFESTS = 10_000
+MAX_MANIFEST = 16 << 20  # a model of safetensors has a layer for each tensor
+MAX_CONFIG = 4 << 20
+MAX_LAYERS = 100_000
+MEDIA_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
+CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
+IMAGE = "application/vnd.ollama.image."
 _PLAIN_HOSTS = (DEFAULT_HOST, "ollama.com", *HUBS)
 """Hosts that are not part of a model's name. Of two manifests with one name, the host listed first wins."""
 
@@ -112,11 +123,12 @@ class OllamaLayout:
     def read(self, path: Path, limit: int) -> bytes:
         """The content of a file of at most `limit` bytes. Raises StorageError."""
         self.status(path)
-        shown = str(path.relative_to(self.root))
-        data = read_bounded(path, limit, shown)
-        if data is None:
-            raise damaged(f"{shown} is missing")
-        return data
+        return read_bounded(path, limit, str(path.relative_to(self.root))) or b""
+
+    def manifest(self, path: Path) -> tuple[OllamaManifest, bytes]:
+        """A manifest and its bytes. Raises StorageError."""
+        data = self.read(path, MAX_MANIFEST)
+        return OllamaManifest.parse(data, str(path.relative_to(self.root))), data
 
     def remove_empty(self, folder: Path) -> None:
         """Remove a folder and those above it, up to `manifests`, as long as they are empty."""
@@ -148,3 +160,95 @@ def _listed(folder: Path) -> list[Path]:
             return sorted(Path(entry.path) for entry in entries if not entry.name.startswith("."))
     except OSError:  # it is missing, no folder, or not readable for this user
         return []
+
+
+# -- manifests -------------------------------------------------------------------------------------------------------
+
+Kind = Literal["model", "projector", "adapter", "template", "system", "params", "messages", "license", "draft"]
+
+
+def _checked(text: str) -> str:
+    try:
+        return f"sha256:{parse_digest(text)}"
+    except InvalidRequest as error:
+        raise ValueError(error.message) from error
+
+
+Digest = Annotated[str, AfterValidator(_checked)]
+Size = Annotated[int, Field(ge=0, lt=1 << 60)]
+
+
+class _Document(BaseModel):
+    """A document that another program wrote. Unknown fields are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, protected_namespaces=())
+
+    @classmethod
+    def parse(cls, data: bytes, shown: str) -> Self:
+        """Parse a document; `shown` names it in errors. Raises StorageError for anything else, such as a web page."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            field = ".".join(map(str, fault["loc"]))
+            raise damaged(f"{shown} is damaged: {field + ': ' if field else ''}{fault['msg']}"[:300]) from None
+
+
+class OllamaLayer(_Document):
+    """A reference to a blob; `size` in bytes. `from_`: the name of the model that it was taken from."""
+
+    media_type: str = Field("", alias="mediaType", max_length=200)
+    digest: Digest
+    size: Size
+    from_: str = Field("", alias="from", max_length=1000)
+
+    @property
+    def kind(self) -> str:
+        """`model`, `template` and so on; the whole media type if it is not one of Ollama's."""
+        return self.media_type.removeprefix(IMAGE)
+
+
+class OllamaManifest(_Document):
+    """A file below `manifests/`: a configuration and layers."""
+
+    schema_version: Literal[2] = Field(2, alias="schemaVersion")
+    config: OllamaLayer
+    layers: tuple[OllamaLayer, ...] = Field(max_length=MAX_LAYERS)
+
+    def blobs(self) -> Iterator[OllamaLayer]:
+        """Every blob of the model, the configuration first."""
+        yield self.config
+        yield from self.layers
+
+    def of(self, kind: Kind) -> tuple[OllamaLayer, ...]:
+        """The layers of a kind."""
+        return tuple(layer for layer in self.layers if layer.kind == kind)
+
+
+class OllamaConfig(_Document):
+    """The configuration blob of a model."""
+
+    model_format: str = Field("", max_length=64)
+    model_family: str = Field("", max_length=64)
+    model_families: tuple[str, ...] | None = Field(None, max_length=64)
+    model_type: str = Field("", max_length=64)
+    file_type: str = Field("", max_length=64)
+    remote_host: str = Field("", max_length=500)
+    remote_model: str = Field("", max_length=500)
+    capabilities: tuple[str, ...] | None = Field(None, max_length=64)
+
+
+def write_manifest(config: OllamaLayer, layers: Sequence[OllamaLayer]) -> bytes:
+    """Return the bytes of a manifest."""
+    config_entry, *entries = [each.model_dump(by_alias=True, exclude_defaults=True) for each in (config, *layers)]
+    return as_json({"schemaVersion": 2, "mediaType": MEDIA_TYPE, "config": config_entry, "layers": entries})
+
+
+def as_json(value: object) -> bytes:
+    """Return a value as JSON without spaces, as Ollama writes it."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def digest_of(data: bytes) -> str:
+    """Return a digest: `sha256:` and 64 hexadecimal digits."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"

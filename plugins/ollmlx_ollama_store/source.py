@@ -6,14 +6,14 @@ Credentials are sent to the scheme, host and port that gave them. Every response
 from __future__ import annotations
 
 import asyncio
+import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
-from urllib.parse import urlencode, urljoin, urlsplit
+from typing import NamedTuple
+from urllib.parse import urlencode, urlsplit
 
 import httpx2
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ollmlx import ModelName, OllmlxError, __version__, closing, format_size
 from ollmlx.errors import Forbidden, NotFound, StorageError, Unauthorized, Unsupported, UpstreamError
@@ -22,17 +22,20 @@ from ollmlx.storekit import (
     check_space,
     download_client,
     fetch_file,
+    follow_redirects,
     origin,
     pull_progress,
     read_receipt,
-    redirected,
     write_receipt,
 )
+from ollmlx.storekit.download import ATTEMPTS, Sleep
 from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, PullProgress
 from ollmlx_ollama_store.description import MAX_TEXT
 from ollmlx_ollama_store.installer import STAGED_MANIFEST
-from ollmlx_ollama_store.layout import DEFAULT_HOST, DEFAULT_NAMESPACE, HUBS
-from ollmlx_ollama_store.manifest import (
+from ollmlx_ollama_store.layout import (
+    DEFAULT_HOST,
+    DEFAULT_NAMESPACE,
+    HUBS,
     MAX_CONFIG,
     MAX_MANIFEST,
     MEDIA_TYPE,
@@ -42,15 +45,14 @@ from ollmlx_ollama_store.manifest import (
 )
 
 TEXTS = ("template", "system", "params", "messages", "license")
-MAX_REDIRECTS = 5
 MAX_TOKEN = 64 << 10
 HEADERS = {"User-Agent": f"ollmlx/{__version__}", "Accept-Encoding": "identity"}
 
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+_TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 
 
-@dataclass(frozen=True)
-class RegistryModel:
+class RegistryModel(NamedTuple):
     """The full name of a model in a registry."""
 
     host: str
@@ -68,13 +70,7 @@ class OllamaSource:
     name = "ollama"
     store = "ollama"
 
-    def __init__(
-        self,
-        registry: str = DEFAULT_HOST,
-        *,
-        attempts: int = 6,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
+    def __init__(self, registry: str = DEFAULT_HOST, *, attempts: int = ATTEMPTS, sleep: Sleep = asyncio.sleep) -> None:
         self.registry = registry
         self.attempts = attempts
         self._sleep = sleep
@@ -104,7 +100,16 @@ class OllamaSource:
             for layer in blobs:
                 target = into / _file_name(layer)
                 if layer in missing and not target.is_file():
-                    download = self._download(registry, layer, target)
+                    download = Download(
+                        client,
+                        f"{registry.base}blobs/{layer.digest}",
+                        target,
+                        size=layer.size,
+                        sha256=layer.digest.removeprefix("sha256:"),
+                        headers=registry.headers,
+                        attempts=self.attempts,
+                        sleep=self._sleep,
+                    )
                     async with closing(fetch_file(download, layer.digest, layer.size, str(model))) as steps:
                         async for step in steps:
                             yield step
@@ -116,37 +121,13 @@ class OllamaSource:
         await asyncio.to_thread((into / STAGED_MANIFEST).write_bytes, data)
         await asyncio.to_thread(write_receipt, into / RECEIPT, receipt)
 
-    def _download(self, registry: RegistryClient, layer: OllamaLayer, target: Path) -> Download:
-        return Download(
-            registry.client,
-            registry.blob(layer.digest),
-            target,
-            size=layer.size,
-            sha256=layer.digest.removeprefix("sha256:"),
-            headers=registry.headers,
-            attempts=self.attempts,
-            sleep=self._sleep,
-        )
-
     def _registry_model(self, name: ModelName) -> RegistryModel | None:
-        if name.host is not None:
-            host = name.host
-        elif name.via in HUBS:
-            host = name.via
-        elif name.via is not None:
-            host = DEFAULT_HOST
-        elif name.org is None:
+        host = name.host
+        if host is None and name.via is not None:
+            host = name.via if name.via in HUBS else DEFAULT_HOST
+        elif host is None and name.org is None:
             host = self.registry
-        else:
-            return None
         return RegistryModel(host, name.org or DEFAULT_NAMESPACE, name.name, name.tag) if host else None
-
-
-class _Token(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    token: str = ""
-    access_token: str = ""
 
 
 class RegistryClient:
@@ -169,10 +150,6 @@ class RegistryClient:
             raise self._refused(status)
         return body
 
-    def blob(self, digest: str) -> str:
-        """Return the address of a blob. The digest must have been checked."""
-        return f"{self.base}blobs/{digest}"
-
     async def _token(self, challenge: str) -> str:
         """Get an anonymous token from the address in the challenge, if that is the registry's own host."""
         words = dict(_CHALLENGE.findall(challenge))
@@ -188,39 +165,30 @@ class RegistryClient:
         if status != 200:
             raise self._refused(401)
         try:
-            found = _Token.model_validate_json(body)
-        except ValidationError:
-            raise UpstreamError(f"{self.model.host} gave no usable token", code="NET005") from None
-        token = found.token or found.access_token
-        if not re.fullmatch(r"[\x21-\x7e]{1,16384}", token):
+            answer = json.loads(body)
+            token = str(answer.get("token") or answer.get("access_token"))
+        except (ValueError, RecursionError, AttributeError):
+            token = ""
+        if not _TOKEN.fullmatch(token):
             raise UpstreamError(f"{self.model.host} gave no usable token", code="NET005")
         return token
 
     async def _get(self, url: str, more: Mapping[str, str], limit: int) -> tuple[int, bytes, httpx2.Headers]:
-        """Return status, body and headers. Redirects to other hosts are followed without credentials."""
-        headers = {**self.headers, **more}
+        """Return status, body and headers of a response, whose body has at most `limit` bytes."""
+        body = bytearray()
         try:
-            for _ in range(MAX_REDIRECTS):
-                async with self.client.stream("GET", url, headers=headers) as response:
-                    if response.status_code not in {301, 302, 303, 307, 308}:
-                        return response.status_code, await self._body(response, limit), response.headers
-                    target = urljoin(url, response.headers.get("Location", ""))
-                headers, url = redirected(url, target, headers), target
+            async with follow_redirects(self.client, url, {**self.headers, **more}) as response:
+                async for chunk in response.aiter_raw():
+                    body += chunk
+                    if len(body) > limit:
+                        raise UpstreamError(f"{self.model.host} sends more than the {limit} bytes allowed here")
+                return response.status_code, bytes(body), response.headers
         except (httpx2.TransportError, httpx2.InvalidURL, ValueError) as error:
             raise UpstreamError(
                 f"cannot reach {self.model.host}: {error or type(error).__name__}",
                 code="NET005",
                 hint="check the network; for a registry without TLS: --insecure",
             ) from error
-        raise UpstreamError(f"{self.model.host}: more than {MAX_REDIRECTS} redirects", code="NET005")
-
-    async def _body(self, response: httpx2.Response, limit: int) -> bytes:
-        body = bytearray()
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > limit:
-                raise UpstreamError(f"{self.model.host} sends more than the {limit} bytes that are allowed here")
-        return bytes(body)
 
     def _refused(self, status: int) -> OllmlxError:
         model = self.model

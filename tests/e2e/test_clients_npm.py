@@ -12,7 +12,7 @@ from tests.clients.packages import NPM, node_modules
 
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon
-from ollmlx_pypi.packages import cache_folder
+from ollmlx_pypi.source import cache_folder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.clients]
 

