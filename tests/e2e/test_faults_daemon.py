@@ -22,7 +22,7 @@ import pytest
 import ollmlx.supervisor
 from ollmlx.supervisor.process.orphans.guardian import boot_id, process_start
 from ollmlx.supervisor.process.orphans.protection import NONCE, RunnerRecord, RunnerRecords
-from ollmlx.supervisor.scheduling.capacity import QUEUE_FULL
+from ollmlx.supervisor.scheduling.queue import QUEUE_FULL
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon
 from ollmlx.testing.waiting import HANG_GUARD

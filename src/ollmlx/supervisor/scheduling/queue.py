@@ -1,21 +1,30 @@
-"""The pending requests: which of them wait for a runner, and which is next. Pure, but for the futures it hands out."""
+"""The pending requests: which is next, and how long a refused one should wait. Pure, but for the futures it hands out."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from ollmlx.errors import OllmlxError
+from ollmlx.errors import Busy, OllmlxError
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.types import Caller
 
 LEVELS = {"high": 0, "normal": 1, "low": 2}
 AGEING = 30.0
 """After each such time in the queue, a request counts as one priority higher: low is late, never starved."""
+QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
+"""Ollama's words, both spaces included: clients compare them."""
+FIRST_GUESS = 2.0
+"""Seconds that a request holds its slot, until one has been measured."""
+NEWEST_SHARE = 0.1
+"""Weight of the newest request in the moving average, once there are enough of them."""
+MAX_RETRY_AFTER = 300.0
+
 Granted = TypeVar("Granted")
 _LineKey = tuple[str, str, int]
 
@@ -157,6 +166,24 @@ class PendingRequests(Generic[Granted]):
             rounds[client, level] += 1
         rows.sort(key=lambda row: row[:3])
         return [row[3] for row in rows]
+
+
+class RetryEstimate:
+    """Estimates when a slot will be free, from a moving average of how long requests hold theirs."""
+
+    def __init__(self) -> None:
+        self._seconds = FIRST_GUESS
+        self._measured = 0
+
+    def note(self, seconds: float) -> None:
+        """Add one request, which held its slot for this long, to the average."""
+        self._measured += 1
+        self._seconds += max(NEWEST_SHARE, 1 / self._measured) * (seconds - self._seconds)
+
+    def queue_full(self, pending: int, slots: int) -> Busy:
+        """Return the error, with the seconds until `slots` will have served the `pending` requests."""
+        wait = math.ceil(self._seconds * pending / max(1, slots))
+        return Busy(QUEUE_FULL, retry_after=min(MAX_RETRY_AFTER, max(1.0, wait)))
 
 
 def _line_key(request: PendingRequest[Any]) -> _LineKey:

@@ -11,11 +11,10 @@ from ollmlx.errors import Busy, OllmlxError, Timeout
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.settings.model import RunnerSettings
 from ollmlx.supervisor.clock import Clock, Timer
-from ollmlx.supervisor.scheduling.capacity import RetryEstimate
 from ollmlx.supervisor.scheduling.memory import EvictionPlan, plan_eviction
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool_entry import PoolEntry
-from ollmlx.supervisor.scheduling.queue import LEVELS, PendingRequest, PendingRequests, QueuedRequest
+from ollmlx.supervisor.scheduling.queue import LEVELS, PendingRequest, PendingRequests, QueuedRequest, RetryEstimate
 from ollmlx.supervisor.scheduling.runner_set import RunnerSet
 from ollmlx.supervisor.tuning import Tuning
 from ollmlx.text.quantities import format_duration
