@@ -15,11 +15,12 @@ from quart import Blueprint, Response
 from ollmlx import Service
 from ollmlx.testing.routes import FakeService, web_app
 from ollmlx.web import json_answer, read_json, upload
-from ollmlx.web.server.connections import HEADER_LIMIT, READ_SIZE, HTTPServer
+from ollmlx.web.server.connections import HEADER_LIMIT, HTTPServer
 from ollmlx.web.server.sockets import listening_socket, served_address
 
 GET = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HANG_GUARD = 60
+READ_SIZE = 2**16
 NEVER = 1e6
 
 Family = Callable[[Service], Blueprint]
