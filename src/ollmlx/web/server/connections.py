@@ -17,6 +17,7 @@ import h11
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
+from hypercorn.events import RawData
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import H11SendableEvent
 from hypercorn.utils import wrap_app
@@ -40,14 +41,24 @@ class HTTP1Protocol(H11Protocol):
     """hypercorn's HTTP/1.1 protocol, with reason phrases and without HTTP/2.
 
     hypercorn answers `404 ` where this answers `404 Not Found`: some clients show nothing else for an error. A request
-    to upgrade to HTTP/2 is answered in HTTP/1.1.
+    to upgrade to HTTP/2 is answered in HTTP/1.1. The head of a response is sent together with the first piece of the
+    body: each system call takes a tenth of the time of a short response.
     """
+
+    _unsent = b""
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         if isinstance(event, (h11.Response, h11.InformationalResponse)):
             phrase = PHRASES.get(event.status_code, b"")
             event = type(event)(status_code=event.status_code, headers=event.headers, reason=phrase)
-        await super()._send_h11_event(event)
+        try:
+            self._unsent += self.connection.send(event)
+        except h11.LocalProtocolError:
+            if self.connection.their_state is not h11.ERROR:
+                raise
+        if self._unsent and not isinstance(event, h11.Response):
+            unsent, self._unsent = self._unsent, b""
+            await self.send(RawData(unsent))
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Override the method that switches to HTTP/2."""
