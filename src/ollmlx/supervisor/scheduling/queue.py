@@ -1,4 +1,4 @@
-"""The pending requests: which is next, and how long a refused one should wait. Pure, but for the futures it hands out."""
+"""The pending requests: which is next, and when a refused one may succeed. Pure, but for the futures it hands out."""
 
 from __future__ import annotations
 
