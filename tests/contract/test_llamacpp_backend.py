@@ -12,8 +12,8 @@ from ollmlx.plugin.loader import load_plugins
 from ollmlx.protocol import ExitCode, decode_event
 from ollmlx.settings import Settings
 from ollmlx.testing import BackendSuite, RunnerProcess, fake_model
-from ollmlx.testing.suites.engine import GREEDY, text_of
-from ollmlx.types import Done, GenerateRequest, InstalledModel, ModelDefaults, Options, Prefill
+from ollmlx.testing.suites.engine import GREEDY, done_of, text_of
+from ollmlx.types import GenerateRequest, InstalledModel, ModelDefaults, Options, Prefill
 
 pytest.importorskip("xllamacpp", reason="pip install 'ollmlx[llamacpp]'")
 pytestmark = [pytest.mark.model, pytest.mark.slow]
@@ -47,16 +47,12 @@ class TestLlamaCppBackend(BackendSuite):
                 event = decode_event(await answer.content.readline())
                 assert isinstance(event, Prefill)
             await runner.ask("Hi", options=Options(num_predict=1))
-            again = (await runner.ask(long, options=Options(num_predict=1)))[-1]
-            assert isinstance(again, Done)
+            again = done_of(await runner.ask(long, options=Options(num_predict=1)))
             assert again.cached_tokens < again.prompt_tokens - 1
 
     async def test_a_prompt_that_was_seen_is_not_computed_again(self, runner: RunnerProcess) -> None:
-        first, again = [
-            (await runner.ask("The fox and the hen met " * 5, options=Options(num_predict=1)))[-1] for _ in "12"
-        ]
-        assert isinstance(first, Done)
-        assert isinstance(again, Done)
+        prompt = "The fox and the hen met " * 5
+        first, again = [done_of(await runner.ask(prompt, options=Options(num_predict=1))) for _ in range(2)]
         assert again.cached_tokens >= again.prompt_tokens - 1 > first.cached_tokens
         assert (await runner.status()).cached_tokens_total >= again.cached_tokens
 
@@ -70,28 +66,24 @@ class TestLlamaCppBackend(BackendSuite):
             assert (status.parallel, status.active, status.queued) == (4, 2, 0)
 
     async def test_earlier_ids_are_continued(self, runner: RunnerProcess) -> None:
-        whole = (await runner.ask("One two three four", options=Options(temperature=0, num_predict=4)))[-1]
-        assert isinstance(whole, Done)
-        more = (await runner.ask(" and", context=whole.context, options=Options(temperature=0, num_predict=2)))[-1]
-        assert isinstance(more, Done)
+        whole = done_of(await runner.ask("One two three four", options=Options(temperature=0, num_predict=4)))
+        options = Options(temperature=0, num_predict=2)
+        more = done_of(await runner.ask(" and", context=whole.context, options=options))
         assert more.context[: len(whole.context)] == whole.context
         assert more.prompt_tokens == len(whole.context) + 1
 
-    async def test_an_adapter_changes_the_answer(self, model: InstalledModel, tmp_path: Path) -> None:
-        adapted = model.model_copy(update={"defaults": ModelDefaults(adapter=lora(tmp_path / "lora.gguf"))})
-        async with runner_of(model) as plain, runner_of(adapted) as other:
-            await plain.ready()
-            await other.ready()
-            first, second = [await each.ask("Once upon a time", options=GREEDY) for each in (plain, other)]
-            assert text_of(first) != text_of(second)
+    async def test_an_adapter_changes_the_answer_and_a_draft_model_does_not(
+        self, model: InstalledModel, tmp_path: Path
+    ) -> None:
+        async def answer(**defaults: Path) -> str:
+            async with runner_of(model.model_copy(update={"defaults": ModelDefaults(**defaults)})) as runner:
+                await runner.ready()
+                return text_of(await runner.ask("Once upon a time", options=GREEDY))
 
-    async def test_a_draft_model_changes_no_answer(self, model: InstalledModel) -> None:
-        drafted = model.model_copy(update={"defaults": ModelDefaults(draft=model.path)})
-        async with runner_of(model) as plain, runner_of(drafted) as other:
-            await plain.ready()
-            await other.ready()
-            first, second = [await each.ask("Count from 1 to 10.", options=GREEDY) for each in (plain, other)]
-            assert text_of(first) == text_of(second) != ""
+        plain = await answer()
+        assert plain != ""
+        assert await answer(adapter=lora(tmp_path / "lora.gguf")) != plain
+        assert await answer(draft=model.path) == plain
 
     async def test_an_adapter_for_mlx_is_refused(self, model: InstalledModel, tmp_path: Path) -> None:
         adapted = model.model_copy(update={"defaults": ModelDefaults(adapter=tmp_path)})

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -101,19 +102,17 @@ async def test_unusable_arguments_are_a_usage_error(arguments: list[str], messag
 
 @pytest.mark.parametrize("phase", ["loading", "idle", "generating"])
 async def test_it_ends_when_standard_input_ends(phase: str) -> None:
-    async with fake_runner(load_steps=100_000 if phase == "loading" else 0, load_ms=50) as runner:
-        if phase == "loading":
-            await eventually(runner.status)
-        else:
-            await runner.ready()
+    async with (
+        fake_runner(load_steps=100_000 if phase == "loading" else 0, load_ms=50) as runner,
+        AsyncExitStack() as end,
+    ):
+        await (eventually(runner.status) if phase == "loading" else runner.ready())
         if phase == "generating":
-            async with runner.stream(GenerateRequest(prompt="fake:rate=20 fake:tokens=100000 a")) as answer:
-                await answer.content.readline()
-                runner.close_stdin()
-                assert await runner.exit_code() == ExitCode.PARENT_GONE
-        else:
-            runner.close_stdin()
-            assert await runner.exit_code() == ExitCode.PARENT_GONE
+            request = GenerateRequest(prompt="fake:rate=20 fake:tokens=100000 a")
+            answer = await end.enter_async_context(runner.stream(request))
+            await answer.content.readline()
+        runner.close_stdin()
+        assert await runner.exit_code() == ExitCode.PARENT_GONE
 
 
 async def test_it_exits_when_its_parent_is_another_process_than_stated() -> None:

@@ -35,24 +35,22 @@ def turns(*contents: str) -> list[Message]:
     ]
 
 
-def test_a_conversation_that_fits_is_whole() -> None:
-    assert fit_messages(turns("Sys", "uuu", "aaa", "u"), encode, 10, 5) == (encode(turns("Sys", "uuu", "aaa", "u")), 0)
-
-
-def test_the_oldest_turns_go_and_the_system_message_stays() -> None:
-    tokens, dropped = fit_messages(turns("Sys", "u1111", "a1111", "u2222", "a2222", "u3"), encode, 20, 16)
-    assert tokens == encode(turns("Sys", "u2222", "a2222", "u3"))
-    assert dropped == 10
-
-
-def test_an_answer_does_not_stay_without_its_question() -> None:
-    tokens, _ = fit_messages(turns("u1111", "a1111", "u2"), encode, 9, 8)
-    assert tokens == encode(turns("u2"))
-
-
-def test_the_last_message_stays_even_if_it_is_too_long_alone() -> None:
-    assert fit_messages(turns("u1", "a1", "u22222222"), encode, 5, 4) == (encode(turns("u22222222")), 4)
-    assert fit_messages(turns("u22222222"), encode, 5, 4) == (encode(turns("u22222222")), 0)
+@pytest.mark.parametrize(
+    ("contents", "room", "target", "kept", "dropped"),
+    [
+        ("Sys uuu aaa u", 10, 5, "Sys uuu aaa u", 0),
+        ("Sys u1111 a1111 u2222 a2222 u3", 20, 16, "Sys u2222 a2222 u3", 10),
+        ("u1111 a1111 u2", 9, 8, "u2", 10),
+        ("u1 a1 u22222222", 5, 4, "u22222222", 4),
+        ("u22222222", 5, 4, "u22222222", 0),
+    ],
+    ids=["it fits", "system stays", "no answer without its question", "the last one stays", "there is one only"],
+)
+def test_a_long_conversation_loses_its_oldest_turns(
+    contents: str, room: int, target: int, kept: str, dropped: int
+) -> None:
+    fitting = fit_messages(turns(*contents.split()), encode, room, target)
+    assert fitting == (encode(turns(*kept.split())), dropped)
 
 
 @given(st.lists(st.integers(), max_size=50), st.integers(1, 60), st.integers(0, 60))

@@ -10,11 +10,11 @@ import pytest
 
 from ollmlx import closing
 from ollmlx.errors import Unsupported
-from ollmlx.protocol import RunnerConfig, TokenizeRequest
+from ollmlx.protocol import RunnerConfig
 from ollmlx.runner.kit import SerialEngine
 from ollmlx.runner.kit.serial import AHEAD
 from ollmlx.testing import eventually, fake_model
-from ollmlx.types import Done, EmbedRequest, Event, GenerateRequest, Text
+from ollmlx.types import Done, Event, GenerateRequest, Text
 
 REQUEST = GenerateRequest(prompt="x")
 CONFIG = RunnerConfig(runner="r", token="t", model=fake_model(), context_length=8)
@@ -113,10 +113,3 @@ async def test_a_request_that_leaves_the_queue_never_runs(engine: Counting) -> N
     engine.gate.set()
     await running
     assert engine.closed == 1
-
-
-async def test_a_method_that_is_not_overridden_is_unsupported(engine: Counting) -> None:
-    with pytest.raises(Unsupported):
-        await engine.embed(EmbedRequest(inputs=("x",)))
-    with pytest.raises(Unsupported):
-        await engine.tokenize(TokenizeRequest(text="x"))

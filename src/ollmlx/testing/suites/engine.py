@@ -46,6 +46,12 @@ def text_of(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, Text | Thinking))
 
 
+def done_of(events: list[Event]) -> Done:
+    """Return the last event, which must be Done."""
+    assert isinstance(events[-1], Done), events[-1]
+    return events[-1]
+
+
 class EngineSuite(Suite):
     """Runs one process for the whole class. The flags turn off the tests of features that the engine lacks.
 
@@ -115,8 +121,7 @@ class EngineSuite(Suite):
         assert all(0 <= event.cached <= event.done <= event.total for event in prefills)
 
     async def test_done_accounts_for_every_token(self, runner: RunnerProcess) -> None:
-        done = (await _ask(runner, options=GREEDY))[-1]
-        assert isinstance(done, Done)
+        done = done_of(await _ask(runner, options=GREEDY))
         assert 0 <= done.cached_tokens <= done.prompt_tokens
         assert done.prompt_tokens > 0
         assert 0 < done.generated_tokens <= 8
@@ -124,8 +129,7 @@ class EngineSuite(Suite):
         assert done.total_ns > 0
 
     async def test_num_predict_is_exact(self, runner: RunnerProcess) -> None:
-        done = (await _ask(runner, options=Options(temperature=0, num_predict=3)))[-1]
-        assert isinstance(done, Done)
+        done = done_of(await _ask(runner, options=Options(temperature=0, num_predict=3)))
         assert (done.generated_tokens, done.reason) == (3, "length")
 
     async def test_greedy_answers_are_the_same_every_time(self, runner: RunnerProcess) -> None:
@@ -142,21 +146,18 @@ class EngineSuite(Suite):
         stop = whole[len(whole) // 2 :][:3]
         events = await _ask(runner, options=Options(temperature=0, num_predict=8, stop=(stop,)))
         assert text_of(events) == whole[: whole.index(stop)]
-        assert isinstance(events[-1], Done)
-        assert (events[-1].reason, events[-1].stop) == ("stop", stop)
+        assert (done_of(events).reason, done_of(events).stop) == ("stop", stop)
 
     async def test_a_plain_prompt_is_continued_or_ended(self, runner: RunnerProcess) -> None:
-        events = await runner.generate(GenerateRequest(prompt=PROMPT, options=GREEDY))
-        assert isinstance(events[-1], Done)  # a model may have nothing to add
+        done_of(await runner.generate(GenerateRequest(prompt=PROMPT, options=GREEDY)))  # it may have nothing to add
 
     async def test_logprobs_accompany_each_token(self, runner: RunnerProcess) -> None:
         if not self.logprobs:
             pytest.skip("this engine says that it has no logprobs")
         events = await _ask(runner, options=GREEDY, top_logprobs=3)
         tokens = [entry for event in events if isinstance(event, Text | Thinking) for entry in event.logprobs]
-        assert isinstance(events[-1], Done)
-        # The last token may be the end itself, which has no text.
-        assert events[-1].generated_tokens - 1 <= len(tokens) <= events[-1].generated_tokens
+        generated = done_of(events).generated_tokens
+        assert generated - 1 <= len(tokens) <= generated  # the last token may be the end itself, which has no text
         assert all(entry.logprob <= 0 and len(entry.top) == 3 for entry in tokens)
         assert all([x.logprob for x in t.top] == sorted((x.logprob for x in t.top), reverse=True) for t in tokens)
 
@@ -177,8 +178,7 @@ class EngineSuite(Suite):
 
     async def test_a_prompt_that_may_be_cut_is_cut_visibly(self, runner: RunnerProcess) -> None:
         words = " ".join(f"w{number}" for number in range(self.context_length * 2))
-        done = (await runner.ask(words, options=Options(temperature=0, num_predict=1)))[-1]
-        assert isinstance(done, Done)
+        done = done_of(await runner.ask(words, options=Options(temperature=0, num_predict=1)))
         assert done.dropped > 0
         assert done.prompt_tokens <= self.context_length
 
