@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from ollmlx.formats.safetensors import unpacked_elements as unpacked_elements
     from ollmlx.model.catalogue import load_catalogue as load_catalogue
     from ollmlx.model.events import closing as closing
+    from ollmlx.model.modelfile import as_jinja as as_jinja
+    from ollmlx.model.modelfile import check_template as check_template
     from ollmlx.model.names import HUB_HOSTS as HUB_HOSTS
     from ollmlx.model.names import ModelName as ModelName
     from ollmlx.model.names import parse_digest as parse_digest
-    from ollmlx.model.templates import as_jinja as as_jinja
-    from ollmlx.model.templates import check_template as check_template
     from ollmlx.plugin.contracts import Backend as Backend
     from ollmlx.plugin.contracts import Check as Check
     from ollmlx.plugin.contracts import Engine as Engine
@@ -75,7 +75,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ollmlx.model.catalogue": ("load_catalogue",),
         "ollmlx.model.names": ("HUB_HOSTS", "ModelName", "parse_digest"),
         "ollmlx.model.events": ("closing",),
-        "ollmlx.model.templates": ("as_jinja", "check_template"),
+        "ollmlx.model.modelfile": ("as_jinja", "check_template"),
         "ollmlx.plugin.contracts": (
             "Backend",
             "Check",

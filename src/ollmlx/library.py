@@ -29,7 +29,7 @@ class ModelLibrary:
         self._registry = registry
         self._overrides = overrides
         self._importer = importer
-        self._stores = registry.ordered_stores(settings.storage.stores)
+        self._stores = registry.stores.ordered(settings.storage.stores)
 
     def reconfigure(self, overrides: ModelOverrides) -> None:
         """Use changed overrides and aliases from now on."""
@@ -151,7 +151,7 @@ class ModelLibrary:
     def _offers(self, name: ModelName) -> Iterator[tuple[Source, ModelName]]:
         """Yield each source that provides the name, with the name it provides: the target of an alias comes first."""
         alias = self._alias(name)
-        for source in self._registry.ordered_sources(self._source_order):
+        for source in self._registry.sources.ordered(self._source_order):
             for wanted in (name,) if alias is None else (alias, name):
                 provided = None
                 with suppress(PluginError), self._registry.sources.errors_named(source.name):

@@ -34,9 +34,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def run_config(args: argparse.Namespace) -> int:
     if args.action == "init":
         return _init(Path(args.file or "ollmlx.toml"), force=args.force)
-    if args.action == "check":
-        return _check(args)
-    return _show(args)
+    return _check(args) if args.action == "check" else _show(args)
 
 
 def _load(args: argparse.Namespace) -> LoadedSettings:
@@ -73,13 +71,13 @@ def _lines(values: list[Effective]) -> list[str]:
     for value in values:
         if value.path[0] != section:
             section = value.path[0]
-            lines += ["", f"[{section}]"] if lines else [f"[{section}]"]
+            lines += ["", f"[{section}]"]
         text = f"{dotted(value.path[1:])} = {toml_value(value.value)}"
-        origin = str(value.origin)
-        for _, weaker in value.overrides:
-            origin += f"; overrides {weaker}"
-        lines.append(f"{text:<44}  {grey(f'# {origin}', sys.stdout)}")
-    return lines
+        origins = "; overrides ".join(
+            str(origin) for origin in (value.origin, *(weaker for _, weaker in value.overrides))
+        )
+        lines.append(f"{text:<44}  {grey(f'# {origins}', sys.stdout)}")
+    return lines[1:]
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -107,10 +105,8 @@ def _check(args: argparse.Namespace) -> int:
     for warning in warnings:
         print(f"warning: {warning['message']}", file=sys.stderr)
     if not problems:
-        read = (
-            ", ".join(str(file) for file in loaded.files) or "no settings file; every value is a default or a variable"
-        )
-        print(f"the settings are usable ({read})")
+        files = ", ".join(map(str, loaded.files))
+        print(f"the settings are usable ({files or 'no settings file; every value is a default or a variable'})")
     return 1 if problems else 0
 
 

@@ -13,8 +13,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import EntryPoint
-from typing import Any, TypeVar
+from typing import Any
 
 import pluggy
 from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
@@ -67,9 +68,9 @@ def load_plugins(
         plugins.loaded.append(plugin)
         _import(plugins, plugin, load, settings)
     for plugin in plugins.enabled():
-        _attempt(plugins, plugin, settings, lambda p=plugin: _register_settings(plugins, p))  # type: ignore[misc]
+        _attempt(plugins, plugin, settings, partial(_register_settings, plugins, plugin))
     for plugin in plugins.enabled():
-        _attempt(plugins, plugin, settings, lambda p=plugin: _register(plugins, p, settings, guarded))  # type: ignore[misc]
+        _attempt(plugins, plugin, settings, partial(_register, plugins, plugin, settings, guarded))
     for plugin in plugins.enabled():
         if plugin.seconds > SLOW_SECONDS:
             logger.warning("plugin %r took %.1f s to load", plugin.name, plugin.seconds)
@@ -107,16 +108,15 @@ def _import(plugins: Plugins, plugin: LoadedPlugin, load: Callable[[], Any], set
     if any(other.name == plugin.name and other is not plugin for other in plugins.loaded):
         _switch_off(plugins, plugin, f"another plugin is already called {plugin.name!r}", code="PLG003")
         return
-    _attempt(plugins, plugin, settings, lambda: _load(plugins, plugin, load))
+    _attempt(plugins, plugin, settings, partial(_load, plugins, plugin, load))
 
 
 def _load(plugins: Plugins, plugin: LoadedPlugin, load: Callable[[], Any]) -> None:
     plugin.module = load()
     wanted = getattr(plugin.module, "ollmlx_api", hookspecs.API_VERSION)
     if wanted != hookspecs.API_VERSION:
-        raise PluginError(
-            f"it is written for plugin API {wanted}; this ollmlx has {hookspecs.API_VERSION}", code="PLG004"
-        )
+        problem = f"it is written for plugin API {wanted}; this ollmlx has {hookspecs.API_VERSION}"
+        raise PluginError(problem, code="PLG004")
     plugins.manager.register(plugin.module, plugin.name)
     callers = plugins.manager.get_hookcallers(plugin.module) or []
     plugin.hooks = tuple(sorted(caller.name for caller in callers))
@@ -136,23 +136,23 @@ def _register_settings(plugins: Plugins, plugin: LoadedPlugin) -> None:
 
 def _register(plugins: Plugins, plugin: LoadedPlugin, settings: Settings, guarded: Guarded) -> None:
     context = PluginContext(settings=settings, own=_own_settings(plugin, settings), guarded=guarded)
-    registry, owner = plugins.registry, plugin.name
+    registry = plugins.registry
 
     def into(items: PluginItems[Any], contract: type) -> Callable[[Any], None]:
         def register(item: Any) -> None:
             _check_contract(plugin, contract, item)
-            items.add(item.name, item, owner)
+            items.add(item.name, item, plugin.name)
 
         return register
 
     def route(name: str, make: Any) -> None:
         if not plugin.enabled or not isinstance(name, str) or not callable(make):
             raise PluginError(f"register_routes needs a name and a function, got {name!r} and {make!r}", code="PLG005")
-        registry.routes.add(name, make, owner)
+        registry.routes.add(name, make, plugin.name)
 
     def check(item: Any, runbooks: Any = None) -> None:
         _check_contract(plugin, Check, item)
-        registry.checks.add(item.name, RegisteredCheck(item, runbooks), owner)
+        registry.checks.add(item.name, RegisteredCheck(item, runbooks), plugin.name)
 
     _call(plugins, plugin, "register_backends", register=into(registry.backends, Backend), context=context)
     _call(plugins, plugin, "register_stores", register=into(registry.stores, Store), context=context)
@@ -166,9 +166,8 @@ def _check_contract(plugin: LoadedPlugin, contract: type, item: Any) -> None:
     wanted = {*vars(contract), *contract.__annotations__}
     missing = sorted(name for name in wanted if not name.startswith("_") and not hasattr(item, name))
     if missing:
-        raise PluginError(
-            f"it registers a {type(item).__name__} as {contract.__name__}, without {', '.join(missing)}", code="PLG005"
-        )
+        problem = f"it registers a {type(item).__name__} as {contract.__name__}, without {', '.join(missing)}"
+        raise PluginError(problem, code="PLG005")
     if not plugin.enabled:
         raise PluginError("too late")
 
@@ -208,25 +207,14 @@ def _attempt(plugins: Plugins, plugin: LoadedPlugin, settings: Settings, step: C
     try:
         run_with_timeout(limit, step, name=f"plugin-{plugin.name}")
     except StillRunning:
-        _switch_off(
-            plugins,
-            plugin,
-            f"it did not finish loading within {format_duration(limit)}",
-            code="PLG001",
-            hint="raise load_timeout in [plugins], if it is only slow",
-        )
+        problem = f"it did not finish loading within {format_duration(limit)}"
+        _switch_off(plugins, plugin, problem, code="PLG001", hint="raise load_timeout in [plugins], if it is only slow")
         plugin.late = True
     except PluginError as error:
         _switch_off(plugins, plugin, error.message, code=error.code, hint=error.hint)
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        _switch_off(
-            plugins,
-            plugin,
-            f"cannot be imported: {error}",
-            code="PLG001",
-            hint=f"pip install {missing.replace('_', '-')}",
-        )
+        package = (error.name or "").partition(".")[0].replace("_", "-")
+        _switch_off(plugins, plugin, f"cannot be imported: {error}", code="PLG001", hint=f"pip install {package}")
     except Exception as error:  # noqa: BLE001 - code of a plugin may raise anything
         _switch_off(plugins, plugin, f"{type(error).__name__}: {error}", code="PLG001")
         plugin.line = _line(error, plugin)
@@ -266,35 +254,29 @@ def _require_plugins(plugins: Plugins, settings: Settings) -> None:
             raise ConfigError(f"required plugin {name!r} is off: {problem}", code="PLG006")
 
 
-Result = TypeVar("Result")
-
-
 class StillRunning(Exception):
-    """The function has not returned in time. Its thread goes on, and its result is ignored."""
+    """The function has not returned in time. Its thread goes on."""
 
 
-def run_with_timeout(seconds: float, function: Callable[[], Result], *, name: str) -> Result:
-    """Call a function in a thread called `name` and return its result, or raise its exception.
+def run_with_timeout(seconds: float, function: Callable[[], None], *, name: str) -> None:
+    """Call a function in a thread called `name`. An exception of the function is raised here.
 
     SystemExit and the like are raised as RuntimeError. Raises StillRunning after the time; the thread continues.
     """
-    results: list[Result] = []
-    errors: list[BaseException] = []
+    errors: list[Exception] = []
 
     def run() -> None:
         try:
-            results.append(function())
-        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
+            function()
+        except Exception as error:  # noqa: BLE001 - raised again in the calling thread
             errors.append(error)
+        except BaseException as error:  # noqa: BLE001 - it would end this program; a real Ctrl-C arrives in no thread
+            errors.append(RuntimeError(f"{type(error).__name__}: {error}"))
 
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     thread.join(min(seconds, threading.TIMEOUT_MAX))
-    if errors:
-        error = errors[0]
-        if not isinstance(error, Exception):  # it would end this program; a real Ctrl-C never arrives in a thread
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
-        raise error
-    if not results:
+    if thread.is_alive():
         raise StillRunning
-    return results[0]
+    if errors:
+        raise errors[0]

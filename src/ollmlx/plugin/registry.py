@@ -6,18 +6,15 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ollmlx.errors import OllmlxError, PluginError, Unsupported
-from ollmlx.plugin.contracts import Keeper, Refusal, can_spread
+from ollmlx.plugin.contracts import Backend, Check, Keeper, Refusal, Source, Store, can_spread
+from ollmlx.types import InstalledModel
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
-    from quart import Blueprint
-
-    from ollmlx.plugin.contracts import Backend, Check, Source, Store
-    from ollmlx.types import InstalledModel
+    from quart import Blueprint  # costs start-up time
 
 logger = logging.getLogger(__name__)
 
@@ -32,23 +29,18 @@ class PluginItems(Generic[T]):
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._items: dict[str, T] = {}
-        self._owners: dict[str, str] = {}
+        self._items: dict[str, tuple[T, str]] = {}
 
     def add(self, name: str, item: T, owner: str) -> None:
         """Add an object. Raises PluginError if the name is taken."""
         if name in self._items:
-            raise PluginError(
-                f"plugin {owner!r}: {self.kind} {name!r} is already registered by plugin {self._owners[name]!r}",
-                code="PLG003",
-            )
-        self._items[name] = item
-        self._owners[name] = owner
+            problem = f"{self.kind} {name!r} is already registered by plugin {self.owner(name)!r}"
+            raise PluginError(f"plugin {owner!r}: {problem}", code="PLG003")
+        self._items[name] = item, owner
 
     def remove_owner(self, owner: str) -> None:
         """Remove the objects of one plugin."""
-        for name in [name for name, by in self._owners.items() if by == owner]:
-            del self._items[name], self._owners[name]
+        self._items = {name: (item, by) for name, (item, by) in self._items.items() if by != owner}
 
     @contextmanager
     def errors_named(self, name: str) -> Iterator[None]:
@@ -58,22 +50,27 @@ class PluginItems(Generic[T]):
         except Exception as error:
             if isinstance(error, OllmlxError) and not isinstance(error, PluginError):
                 raise
-            owner, kind = self._owners.get(name, name), type(error).__name__
-            problem = f"plugin {owner!r}: its {self.kind} {name!r} failed with {kind}"
+            problem = f"plugin {self.owner(name)!r}: its {self.kind} {name!r} failed with {type(error).__name__}"
             logger.exception("%s", problem)
             raise PluginError(problem, code="PLG008", hint="ollmlx logs") from error
 
     def get(self, name: str) -> T | None:
-        return self._items.get(name)
+        return self._items[name][0] if name in self._items else None
 
     def owner(self, name: str) -> str:
-        return self._owners[name]
-
-    def values(self) -> tuple[T, ...]:
-        return tuple(self._items.values())
+        """The name of the plugin that registered an object; the object's name if no plugin did."""
+        return self._items[name][1] if name in self._items else name
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._items)
+
+    def values(self) -> tuple[T, ...]:
+        return self.ordered(())
+
+    def ordered(self, order: tuple[str, ...]) -> tuple[T, ...]:
+        """The objects, those named in `order` first."""
+        rank = {name: index for index, name in enumerate(order)}
+        return tuple(self._items[name][0] for name in sorted(self._items, key=lambda name: rank.get(name, len(rank))))
 
 
 @dataclass(frozen=True)
@@ -130,11 +127,9 @@ class Registry:
         """The backend of that name. Raises Unsupported."""
         chosen = self.backends.get(name)
         if chosen is None:
-            raise Unsupported(
-                f"no backend {name!r} is installed; there is {', '.join(self.backends.names()) or 'none'}",
-                code="PLG006",
-                hint="ollmlx plugin list",
-            )
+            known = ", ".join(self.backends.names()) or "none"
+            problem = f"no backend {name!r} is installed; there is {known}"
+            raise Unsupported(problem, code="PLG006", hint="ollmlx plugin list")
         return chosen
 
     def store_for(self, format: str, backend: str, stores: tuple[Store, ...]) -> Store | None:
@@ -149,17 +144,3 @@ class Registry:
                 raise Unsupported(f"no store keeps the format {format!r} for the backend {backend!r}", code="MDL005")
             return keepers[0]
         return next((store for store in stores if store not in keepers), None) if keepers else None
-
-    def ordered_sources(self, order: tuple[str, ...]) -> tuple[Source, ...]:
-        """The sources, those named in `order` first."""
-        return _ordered(self.sources, order)
-
-    def ordered_stores(self, order: tuple[str, ...]) -> tuple[Store, ...]:
-        """The stores, those named in `order` first."""
-        return _ordered(self.stores, order)
-
-
-def _ordered(items: PluginItems[T], order: tuple[str, ...]) -> tuple[T, ...]:
-    rank = {name: index for index, name in enumerate(order)}
-    names = sorted(items.names(), key=lambda name: rank.get(name, len(rank)))
-    return tuple(item for name in names if (item := items.get(name)) is not None)

@@ -13,16 +13,7 @@ from pydantic import ValidationError
 from ollmlx.errors import InvalidRequest
 from ollmlx.model.names import ModelName
 from ollmlx.settings.files import NotToml
-from ollmlx.settings.keys import (
-    KeyPath,
-    field_at,
-    is_list,
-    is_secret,
-    keys_of,
-    sections,
-    show_path,
-    table_at,
-)
+from ollmlx.settings.keys import KeyPath, field_at, is_list, is_secret, keys_of, sections, show_path, table_at
 from ollmlx.settings.model import Settings
 from ollmlx.types import Options
 
@@ -44,8 +35,21 @@ class Origin:
 
 
 DEFAULT = Origin("default")
-_Found = tuple[KeyPath, str, str]
-"""(path, problem, code)"""
+_Found = tuple[KeyPath, str, str]  # path, problem, code
+_BOUNDS = {
+    "greater_than_equal": "at least",
+    "less_than_equal": "at most",
+    "greater_than": "more than",
+    "less_than": "less than",
+}
+_KINDS = (
+    (("model_type", "dict_type", "model_attributes_type"), "a table"),
+    (("bool",), "true or false"),
+    (("int",), "a whole number"),
+    (("float",), "a number"),
+    (("string", "path"), "text in quotes"),
+)
+"""The beginnings of pydantic's kinds of errors about a type, and the type in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,32 +165,16 @@ def sentence(path: KeyPath, item: Any, value: str | None = None) -> str:
     """One of pydantic's errors in plain words. `value`: the end of the sentence; the refused value unless given."""
     value = f", not {_shown(item['input'])}" if value is None else value
     kind, context = item["type"], item.get("ctx", {})
-    bounds = {
-        "greater_than_equal": "at least",
-        "less_than_equal": "at most",
-        "greater_than": "more than",
-        "less_than": "less than",
-    }
-    if kind in bounds:
-        bound = next(iter(context.values()))
-        return f"must be {bounds[kind]} {bound:g}{value}"
+    if kind in _BOUNDS:
+        return f"must be {_BOUNDS[kind]} {next(iter(context.values())):g}{value}"
     if kind in ("value_error", "assertion_error"):
         return str(item["msg"]).partition(", ")[2] if not is_secret(path) else "the value is not usable"
     if kind == "tuple_type" or (
         is_list(field_at(path)) and kind.endswith("_type") and not isinstance(item["input"], list)
     ):
         return f'must be a list such as ["…"]{value}'
-    if kind in ("model_type", "dict_type", "model_attributes_type"):
-        return f"must be a table{value}"
-    if kind.startswith("bool"):
-        return f"must be true or false{value}"
-    if kind.startswith("int"):
-        return f"must be a whole number{value}"
-    if kind.startswith("float"):
-        return f"must be a number{value}"
-    if kind.startswith(("string", "path")):
-        return f"must be text in quotes{value}"
-    return f"{_lower(str(item['msg']))}{value}"
+    wanted = next((words for beginnings, words in _KINDS if kind.startswith(beginnings)), None)
+    return f"must be {wanted}{value}" if wanted else f"{_lower(str(item['msg']))}{value}"
 
 
 def faults_between_values(settings: Settings, origin: Callable[[KeyPath], Origin]) -> list[Fault]:
@@ -239,16 +227,11 @@ def _parameters(settings: Settings) -> Iterator[_Found]:
             Options.model_validate(model.parameters)
         except ValidationError as error:
             for item in error.errors(include_url=False):
-                key = str(item["loc"][0]) if item["loc"] else ""
-                known = item["type"] != "extra_forbidden"
-                path = ("models", name, "parameters", key) if key else ("models", name, "parameters")
-                problem = sentence(path, item) if known else _unknown_parameter(path)
-                yield path, problem, "CFG004" if known else "CFG003"
-
-
-def _unknown_parameter(path: KeyPath) -> str:
-    likely = likely_key(path)
-    return f"unknown parameter; did you mean {likely!r}?" if likely else "unknown parameter"
+                path = ("models", name, "parameters", *map(str, item["loc"][:1]))
+                if item["type"] == "extra_forbidden":
+                    yield path, unknown_key(path), "CFG003"
+                else:
+                    yield path, sentence(path, item), "CFG004"
 
 
 def _loops(settings: Settings) -> Iterator[_Found]:

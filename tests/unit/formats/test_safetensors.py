@@ -1,4 +1,4 @@
-"""The safetensors header reader tells tensors from damage without reading a weight."""
+"""The safetensors header reader tells tensors from damage without reading a weight; the tensors of a whole model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ollmlx.errors import StorageError
-from ollmlx.formats.safetensors import SafetensorsTensor, read_safetensors_header
+from ollmlx.formats.safetensors import SafetensorsTensor, read_safetensors_header, read_tensors
+from ollmlx.testing.routes import installed
 
 GOOD: dict[str, Any] = {
     "__metadata__": {"format": "mlx"},
@@ -22,9 +23,11 @@ GOOD: dict[str, Any] = {
 }
 
 
-def file_of(tmp_path: Path, header: object, data: int = 16, length: int | None = None) -> Path:
+def file_of(
+    tmp_path: Path, header: object, data: int = 16, length: int | None = None, name: str = "model.safetensors"
+) -> Path:
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    file = tmp_path / "model.safetensors"
+    file = tmp_path / name
     file.write_bytes(struct.pack("<Q", len(raw) if length is None else length) + raw + bytes(data))
     return file
 
@@ -33,6 +36,16 @@ def test_names_types_and_shapes_are_read(tmp_path: Path) -> None:
     found = read_safetensors_header(file_of(tmp_path, GOOD))
     assert found == {"a": SafetensorsTensor("F16", (2, 3), 12), "b": SafetensorsTensor("U32", (1,), 4)}
     assert found["a"].elements == 6
+
+
+def test_a_model_has_the_tensors_of_every_file_in_its_folder(tmp_path: Path) -> None:
+    file_of(tmp_path, {"a": GOOD["a"]}, data=12)
+    file_of(tmp_path, {"c": GOOD["a"]}, data=12, name="second.safetensors")
+    assert read_tensors(installed("m", format="mlx", path=tmp_path)) == [
+        {"name": "a", "type": "F16", "shape": [2, 3]},
+        {"name": "c", "type": "F16", "shape": [2, 3]},
+    ]
+    assert read_tensors(installed("m", path=tmp_path / "nowhere")) == []
 
 
 def changed(**entry: Any) -> dict[str, Any]:
@@ -61,7 +74,7 @@ def changed(**entry: Any) -> dict[str, Any]:
         ({"x": 3}, {}),
     ],
 )
-def test_damage_is_refused_and_the_file_named(header: object, options: dict[str, int], tmp_path: Path) -> None:
+def test_damage_is_refused_and_the_file_named(header: object, options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(StorageError) as refused:
         read_safetensors_header(file_of(tmp_path, header, **options))
     assert "model.safetensors is damaged" in refused.value.message

@@ -1,4 +1,4 @@
-"""Modelfiles: Ollama's grammar."""
+"""Modelfiles in Ollama's grammar, and the chat templates in them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import contextlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import Environment
 
-from ollmlx.errors import InvalidRequest
-from ollmlx.model.modelfile import parse_modelfile
+from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx.model.modelfile import as_jinja, check_template, parse_modelfile
 
 WHOLE = '''
 # a comment
@@ -20,7 +21,8 @@ PARAMETER stop User:
 SYSTEM """You are Mario.
 # not a comment
 FROM here on, sing."""
-TEMPLATE "one line"
+TEMPLATE "one
+two"
 MESSAGE user Hello there
 MESSAGE assistant """It's me,
 Mario!"""
@@ -33,14 +35,10 @@ def test_every_kind_of_value_is_read() -> None:
     assert read.values("from") == ("llama3.2:3b",)
     assert read.keyed("parameter") == (("temperature", "0.5"), ("stop", "<|end|>"), ("stop", "User:"))
     assert read.last("system") == "You are Mario.\n# not a comment\nFROM here on, sing."
-    assert read.last("template") == "one line"
+    assert read.last("template") == "one\ntwo"
     assert read.keyed("message") == (("user", "Hello there"), ("assistant", "It's me,\nMario!"))
     assert read.last("license") == "MIT"
     assert read.last("adapter") is None
-
-
-def test_a_quoted_value_may_span_lines() -> None:
-    assert parse_modelfile('FROM a\nSYSTEM "one\ntwo"\n').last("system") == "one\ntwo"
 
 
 @pytest.mark.parametrize(
@@ -69,3 +67,40 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 @given(st.text(st.characters(blacklist_characters='"', blacklist_categories=("C", "Zl", "Zp")), max_size=80))
 def test_a_fenced_value_is_given_back_as_it_is(value: str) -> None:
     assert parse_modelfile(f'FROM a\nSYSTEM """{value}"""').last("system") == value
+
+
+JINJA = "{% for message in messages %}{{ message.content }}{% if loop.first %}{% break %}{% endif %}{% endfor %}"
+GO = "{{ if .System }}{{ .System }}{{ end }}{{ .Prompt }}"
+
+
+@pytest.mark.parametrize(
+    "template", ["", "plain", JINJA, "{%- generation -%}{{ x }}{% endgeneration %}", "{{ .Prompt }}"]
+)
+def test_a_template_that_can_be_used_is_taken(template: str) -> None:
+    check_template(template)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% bad %}", "template error: line 1: Encountered unknown tag 'bad'"),
+        ("one\n{% if x %}", "template error: line 2: Unexpected end of template"),
+        ("{{ x", "template error: line 1: unexpected end of template"),
+    ],
+)
+def test_what_does_not_parse_is_told_with_its_line(template: str, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=reason):
+        check_template(template)
+
+
+def test_gos_logic_is_refused_with_what_to_do() -> None:
+    with pytest.raises(Unsupported, match="Go's template language") as refused:
+        check_template(GO)
+    assert refused.value.hint == "leave the template out to use the model's own, or translate it to Jinja"
+
+
+def test_gos_fields_become_what_they_stand_for() -> None:
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
+    made = Environment(autoescape=False).from_string(as_jinja("<s>{{ .System }}<u>{{- .Prompt }}<a>{{ .Response }}"))
+    assert made.render(messages=messages) == "<s>be brief<u>hi<a>"
+    assert as_jinja(JINJA) == JINJA

@@ -1,4 +1,4 @@
-"""Model names: what is accepted, what is refused, and that nothing escapes the models folder."""
+"""Model names: what is accepted and what is refused, no name leaves the models folder; the catalogue of short names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollmlx.errors import InvalidRequest
+from ollmlx.errors import ConfigError, InvalidRequest
+from ollmlx.model.catalogue import load_catalogue, read_catalogue
 from ollmlx.model.names import ModelName, parse_digest
 
 
@@ -45,36 +46,14 @@ def test_two_models_that_share_a_folder_are_told_apart_by_spelling() -> None:
     assert left.same_spelling(ModelName.parse("a_b_c"))
 
 
-@pytest.mark.parametrize(
-    "typed",
-    [
-        "",
-        "   ",
-        "../x",
-        "a/../b",
-        "/etc/passwd",
-        "~/x",
-        "C:\\x",
-        "a\\b",
-        "-rf",
-        ".hidden",
-        "a//b",
-        "a/b/c/d",
-        "name:",
-        ":tag",
-        "na me",
-        "n\x00ul",
-        "line\nbreak",
-        "\u202ertl",
-        "x" * 97,
-        "org/" + "y" * 97,
-        "n:" + "t" * 97,
-        "%2e%2e/x",
-        "a..b",
-        "ho st/org/name",
-        "\ud800",
-    ],
-)
+NO_NAMES = [
+    "", "   ", "../x", "a/../b", "/etc/passwd", "~/x", "C:\\x", "a\\b", "-rf", ".hidden", "a//b", "a/b/c/d", "name:",
+    ":tag", "na me", "n\x00ul", "line\nbreak", "\u202ertl", "x" * 97, "org/" + "y" * 97, "n:" + "t" * 97, "%2e%2e/x",
+    "a..b", "ho st/org/name", "\ud800",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("typed", NO_NAMES)
 @pytest.mark.fault(33)
 @pytest.mark.fault(44)
 @pytest.mark.finding("MDL001")
@@ -118,3 +97,25 @@ def test_a_malformed_digest_never_becomes_a_path(digest: str) -> None:
 
 def test_a_digest_is_read_in_both_spellings() -> None:
     assert parse_digest("sha256:" + "a" * 64) == parse_digest("sha256-" + "a" * 64) == "a" * 64
+
+
+def test_every_entry_is_a_pair_of_valid_names() -> None:
+    for short, full in load_catalogue().items():
+        assert ModelName.parse(short).org is None, short
+        target = ModelName.parse(full)
+        assert target.org is not None or full == "smollm2:135m", full
+
+
+def test_no_two_entries_are_one_name_and_none_stands_for_another_entry() -> None:
+    entries = {ModelName.parse(short): ModelName.parse(full) for short, full in load_catalogue().items()}
+    assert len(entries) == len(load_catalogue()) > 40
+    assert not set(entries) & set(entries.values())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["not toml at all =", 'top = "level"', "[a]\nx = 3", '[a]\nx = "one"\n[b]\nx = "two"'],
+)
+def test_a_malformed_catalogue_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="catalogue"):
+        read_catalogue(text)

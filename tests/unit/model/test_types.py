@@ -1,18 +1,26 @@
-"""The vocabulary: merging options, one input a request, events that survive the wire."""
+"""The shared types: options are merged, events cross the wire, streams are closed, missing capabilities are refused."""
 
 from __future__ import annotations
+
+from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx.model.events import closing
+from ollmlx.model.installed import require
 from ollmlx.protocol import decode_event, encode_event
+from ollmlx.testing.routes import installed
 from ollmlx.types import (
+    Capability,
     Done,
     Event,
     Failed,
     GenerateRequest,
+    InstalledModel,
     Message,
     Options,
     Prefill,
@@ -75,3 +83,76 @@ def test_every_event_crosses_the_wire_unchanged(event: Event) -> None:
 def test_a_line_that_is_no_event_is_refused(line: bytes) -> None:
     with pytest.raises(ValidationError):
         decode_event(line)
+
+
+async def test_an_abandoned_generator_is_closed_at_the_end_of_the_block() -> None:
+    ended: list[str] = []
+
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            ended.append("closed")
+
+    async with closing(numbers()) as stream:
+        assert await anext(stream) == 1
+        assert ended == []
+    assert ended == ["closed"]
+
+
+async def test_an_iterator_without_aclose_needs_no_closing() -> None:
+    class Sevens:
+        def __aiter__(self) -> Sevens:
+            return self
+
+        async def __anext__(self) -> int:
+            return 7
+
+    async with closing(Sevens()) as stream:
+        assert await anext(stream) == 7
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+HELLO = (Message(role="user", content="hi"),)
+
+
+def model(*capabilities: Capability) -> InstalledModel:
+    return installed("m", capabilities=capabilities)
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        (GenerateRequest(messages=HELLO, tools=(TOOL,)), "m does not support tools"),
+        (GenerateRequest(prompt="a", suffix="b"), "m does not support insert"),
+        (GenerateRequest(messages=HELLO, think=True), '"m" does not support thinking'),
+        (GenerateRequest(messages=HELLO, think="high"), '"m" does not support thinking'),
+        (GenerateRequest(messages=(Message(role="user", images=("aGk=",)),)), "m does not support images"),
+    ],
+)
+def test_a_missing_capability_is_refused_in_ollamas_words(request_: GenerateRequest, sentence: str) -> None:
+    with pytest.raises(Unsupported) as refusal:
+        require(model("completion"), request_)
+    assert refusal.value.message == sentence
+    require(model("completion", "tools", "insert", "thinking", "vision"), request_)
+
+
+@pytest.mark.parametrize(
+    ("request_", "verb"), [(GenerateRequest(messages=HELLO), "chat"), (GenerateRequest(prompt="x"), "generate")]
+)
+def test_an_embedding_model_does_not_talk(request_: GenerateRequest, verb: str) -> None:
+    with pytest.raises(Unsupported, match=f'"m" does not support {verb}'):
+        require(model("embedding"), request_)
+
+
+def test_tools_that_may_not_be_called_and_thinking_switched_off_need_nothing() -> None:
+    require(model("completion"), GenerateRequest(messages=HELLO, tools=(TOOL,), tool_choice="none", think=False))
+
+
+@pytest.mark.fault(43)
+@pytest.mark.parametrize("image", ["!!!", "aGk", "data:image/png;base64,aGk=", "\U0001f600"])
+def test_an_image_that_is_not_base64_is_refused_before_a_runner_sees_it(image: str) -> None:
+    request = GenerateRequest(messages=(Message(role="user", content="what?", images=("aGk=", image)),))
+    with pytest.raises(InvalidRequest, match="invalid image input: it is not base64"):
+        require(model("completion", "vision"), request)
