@@ -12,6 +12,8 @@ import orjson
 from ollmlx import ModelName, closing
 from ollmlx.types import Answer, Done, Event, GenerateRequest
 from ollmlx.web import Failure, caller, json_answer, sse, tracked
+from ollmlx_openai_api.chat_request import CompletionFields
+from ollmlx_openai_api.chat_response import Frame, usage
 
 if TYPE_CHECKING:
     from quart import Response
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from ollmlx import Service
 
 logger = logging.getLogger(__name__)
-Generate = Callable[[GenerateRequest], AsyncIterator[Event]]
 
 END = b"data: [DONE]\n\n"
 _ERROR_TYPES = {
@@ -35,9 +36,6 @@ class Chunks(Protocol):
 
     def chunks(self, event: Event) -> Iterator[dict[str, Any]]:
         """Yield the chunks of an event."""
-
-    def usage(self, ends: Sequence[Done]) -> dict[str, Any]:
-        """Return the chunk with the token counts of all choices, given the last event of each."""
 
 
 def encode(data: dict[str, Any]) -> bytes:
@@ -57,14 +55,9 @@ def error_event(failure: Failure) -> bytes:
     return encode(shape(failure))
 
 
-def generate(service: Service, model: str) -> Generate:
-    """Return a function that generates with a model and records the figures for the access log."""
-    name = ModelName.parse(model)
-
-    def run(request: GenerateRequest) -> AsyncIterator[Event]:
-        return tracked(service.generate(name, request, caller=caller(model)))
-
-    return run
+def generate(service: Service, model: str, request: GenerateRequest) -> AsyncIterator[Event]:
+    """Generate with a model, and record the figures for the access log."""
+    return tracked(service.generate(ModelName.parse(model), request, caller=caller(model)))
 
 
 async def whole(
@@ -72,36 +65,32 @@ async def whole(
 ) -> Response:
     """Gather all choices, then answer with the body that is made of them."""
     gathered: list[list[Event]] = [[] for _ in wanted]
-    async with closing(side_by_side(generate(service, model), wanted)) as events:
+    async with closing(_side_by_side(service, model, wanted)) as events:
         async for index, event in events:
             gathered[index].append(event)
     return json_answer(body([await Answer.gather(_replay(events)) for events in gathered]))
 
 
 async def streamed(
-    service: Service,
-    model: str,
-    wanted: list[GenerateRequest],
-    makers: Sequence[Chunks],
-    *,
-    include_usage: bool,
+    service: Service, body: CompletionFields, wanted: list[GenerateRequest], frame: Frame, makers: Sequence[Chunks]
 ) -> Response:
     """Stream the chunks of all choices as they arrive, then the usage when it is asked for, then `[DONE]`."""
-    return await sse(_records(service, model, wanted, makers, include_usage), error_event)
+    return await sse(_records(service, body, wanted, frame, makers), error_event)
 
 
 async def _records(
-    service: Service, model: str, wanted: list[GenerateRequest], makers: Sequence[Chunks], include_usage: bool
+    service: Service, body: CompletionFields, wanted: list[GenerateRequest], frame: Frame, makers: Sequence[Chunks]
 ) -> AsyncGenerator[bytes, None]:
     ends: dict[int, Done] = {}
-    async with closing(side_by_side(generate(service, model), wanted)) as events:
+    async with closing(_side_by_side(service, body.model, wanted)) as events:
         async for index, event in events:
             for chunk in makers[index].chunks(event):
                 yield encode(chunk)
             if isinstance(event, Done):
                 ends[index] = event
-    if include_usage:
-        yield encode(makers[0].usage([ends[index] for index in range(len(makers))]))
+    if body.stream_options.include_usage:
+        counts = usage([ends[index] for index in range(len(makers))], body.n)
+        yield encode({**frame, "choices": [], "usage": counts})
     yield END
 
 
@@ -114,22 +103,20 @@ def requests(request: GenerateRequest, count: int) -> list[GenerateRequest]:
     """Return one request for each choice. The seed is shifted by the choice's index, so that the choices differ."""
     if count == 1:
         return [request]
-    seed = request.options.seed
-    return [
-        request.model_copy(
-            update={"options": request.options.model_copy(update={"seed": seed + index} if seed >= 0 else {})}
-        )
-        for index in range(count)
-    ]
+    options = request.options
+    seeds = ({"seed": options.seed + index} if options.seed >= 0 else {} for index in range(count))
+    return [request.model_copy(update={"options": options.model_copy(update=seed)}) for seed in seeds]
 
 
-async def side_by_side(generate: Generate, wanted: list[GenerateRequest]) -> AsyncGenerator[tuple[int, Event], None]:
+async def _side_by_side(
+    service: Service, model: str, wanted: list[GenerateRequest]
+) -> AsyncGenerator[tuple[int, Event], None]:
     """Yield the events of all choices as they arrive, each with the index of its choice.
 
     The first choice that fails ends all of them, and its error is raised.
     """
     if len(wanted) == 1:
-        async with closing(generate(wanted[0])) as events:
+        async with closing(generate(service, model, wanted[0])) as events:
             async for event in events:
                 yield 0, event
         return
@@ -138,7 +125,7 @@ async def side_by_side(generate: Generate, wanted: list[GenerateRequest]) -> Asy
 
     async def follow(index: int) -> None:
         try:
-            async with closing(generate(wanted[index])) as events:
+            async with closing(generate(service, model, wanted[index])) as events:
                 async for event in events:
                     await waiting.put((index, event))
             await waiting.put(None)

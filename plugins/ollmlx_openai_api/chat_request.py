@@ -5,33 +5,26 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import GenerateRequest, Message, Options, ToolCall
 
 Think = bool | Literal["low", "medium", "high", "max"] | None
 
-DATA_URL = "data:"
 TEXTS = ("text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text")
 IMAGES = ("image_url", "input_image")
 
 
 class OpenAIBody(BaseModel):
-    """A JSON body, or a part of one: unknown fields are ignored, known fields are checked."""
+    """A JSON body, or a part of one: unknown fields are ignored, a null field counts as absent."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
-
-def _texts_only(value: Any) -> Any:
-    """Return the value. Raises ValueError for token ids: OpenAI's tokenizers made them, models here have others."""
-    if isinstance(value, list) and value and isinstance(value[0], int | list):
-        raise ValueError("send text: token ids of another tokenizer cannot be read here")
-    return value
-
-
-Texts = Annotated[str | tuple[str, ...], BeforeValidator(_texts_only)]
-"""A text or several. Arrays of token ids are refused."""
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
 class ImageUrl(OpenAIBody):
@@ -63,7 +56,7 @@ class ChatMessage(OpenAIBody):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | tuple[ContentPart, ...] | None = None
     name: str | None = None
-    tool_calls: tuple[OpenAIToolCall, ...] | None = None
+    tool_calls: tuple[OpenAIToolCall, ...] = ()
     tool_call_id: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
@@ -76,7 +69,7 @@ class JsonSchema(OpenAIBody):
 
 class ResponseFormat(OpenAIBody):
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
+    json_schema: JsonSchema = JsonSchema()
 
 
 class StreamOptions(OpenAIBody):
@@ -87,11 +80,15 @@ class Reasoning(OpenAIBody):
     effort: str | None = None
 
 
-class SamplingFields(OpenAIBody):
-    """The sampling fields that chat and plain completions share."""
+class CompletionFields(OpenAIBody):
+    """The fields that chat and plain completions share."""
 
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    model: str
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    n: Annotated[int, Field(ge=1, le=16)] = 1
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: int | None = None
@@ -104,30 +101,26 @@ class SamplingFields(OpenAIBody):
     num_draft_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
 
     def sampling(self, limit: int | None) -> Options:
-        """Return these fields as options. Absent ones get OpenAI's defaults: temperature 1, top_p 1."""
-        stated: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0}
-        same = ("temperature", "top_p", "top_k", "min_p", "seed", "frequency_penalty", "presence_penalty", "logit_bias")
-        for name in same:
-            value = getattr(self, name)
-            if value is not None:
-                stated[name] = value
-        for theirs, ours in _OF_MLX_LM.items():
-            value = getattr(self, theirs)
-            if value is not None:
-                stated[ours] = value or 1.0 if theirs == "repetition_penalty" else value  # 0 is off, as 1 is
+        """Return these fields as options."""
+        given = ((ours, getattr(self, theirs)) for theirs, ours in _OPTIONS.items())
+        found = {name: value for name, value in given if value is not None}
+        if self.repetition_penalty == 0:
+            found["repeat_penalty"] = 1.0  # both mean that there is no penalty
         if self.stop is not None:
-            stated["stop"] = (self.stop,) if isinstance(self.stop, str) else self.stop
+            found["stop"] = (self.stop,) if isinstance(self.stop, str) else self.stop
         if limit is not None:
-            stated["num_predict"] = limit
-        return Options.model_validate(stated)
+            found["num_predict"] = limit
+        return Options.model_validate(found)
 
 
-_OF_MLX_LM = {
-    "repetition_penalty": "repeat_penalty",
+_SAME = ("temperature", "top_p", "top_k", "min_p", "seed", "frequency_penalty", "presence_penalty", "logit_bias")
+_OPTIONS = {
+    **{name: name for name in _SAME},
+    "repetition_penalty": "repeat_penalty",  # this field and the next two are mlx_lm.server's
     "repetition_context_size": "repeat_last_n",
     "num_draft_tokens": "draft_num_predict",
 }
-"""Fields that only mlx_lm.server has, and the option that each one sets."""
+"""The option that each sampling field sets."""
 
 
 class TemplateArguments(OpenAIBody):
@@ -137,51 +130,47 @@ class TemplateArguments(OpenAIBody):
     reasoning_effort: str | None = None
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(CompletionFields):
     """The whole body."""
 
-    model: str
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=16)] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    response_format: ResponseFormat | None = None
-    tools: tuple[dict[str, Any], ...] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+    response_format: ResponseFormat = ResponseFormat(type="text")
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: str | dict[str, Any] = "auto"
+    parallel_tool_calls: bool = True
     reasoning_effort: str | None = None
-    reasoning: Reasoning | None = None
-    chat_template_kwargs: TemplateArguments | None = None
-
-    @property
-    def choices(self) -> int:
-        return self.n or 1
+    reasoning: Reasoning = Reasoning()
+    chat_template_kwargs: TemplateArguments = TemplateArguments()
 
     def _think(self) -> Think:
         """Read the effort from OpenAI's field, OpenRouter's, or the template's arguments (vLLM, mlx_lm.server)."""
-        arguments = self.chat_template_kwargs or TemplateArguments()
-        effort = self.reasoning_effort or (self.reasoning.effort if self.reasoning else None)
-        if (effort := effort or arguments.reasoning_effort) is not None:
-            return think(effort)
-        return arguments.enable_thinking
+        arguments = self.chat_template_kwargs
+        effort = self.reasoning_effort or self.reasoning.effort or arguments.reasoning_effort
+        return arguments.enable_thinking if effort is None else think(effort)
 
     def to_vocabulary(self) -> GenerateRequest:
         """Translate the body into a request. Raises InvalidRequest for a field that is not supported."""
+        wanted = self.response_format
         limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
         return GenerateRequest(
             messages=messages(self.messages),
-            tools=self.tools or (),
+            tools=self.tools,
             tool_choice=tool_choice(self.tool_choice),
-            parallel_tool_calls=self.parallel_tool_calls is not False,
+            parallel_tool_calls=self.parallel_tool_calls,
             think=self._think(),
-            format=response_format(self.response_format),
+            format=response_format(
+                wanted.type, wanted.json_schema.schema_, "json_schema.schema"
+            ),
             options=self.sampling(limit),
-            top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            top_logprobs=self.top_logprobs if self.logprobs else None,
         )
+
+
+_ROLES: dict[str, Any] = {"developer": "system", "function": "tool"}
 
 
 def messages(wire: tuple[ChatMessage, ...]) -> tuple[Message, ...]:
@@ -189,35 +178,26 @@ def messages(wire: tuple[ChatMessage, ...]) -> tuple[Message, ...]:
     names: dict[str, str] = {}
     turns = []
     for message in wire:
-        calls = tuple(_tool_call(call) for call in message.tool_calls or ())
+        calls = tuple(tool_call(call) for call in message.tool_calls)
         names |= {call.id: call.name for call in calls if call.id}
         text, images = _content(message.content)
+        role = _ROLES.get(message.role, message.role)
         turns.append(
             Message(
-                role=_ROLES[message.role],
+                role=role,
                 content=text,
                 thinking=message.reasoning or message.reasoning_content,
                 images=images,
                 tool_calls=calls,
-                tool_name=names.get(message.tool_call_id or "", message.name) if message.role in _TOOLS else None,
+                tool_name=names.get(message.tool_call_id or "", message.name) if role == "tool" else None,
                 tool_call_id=message.tool_call_id,
             )
         )
     return tuple(turns)
 
 
-_ROLES: dict[str, Literal["system", "user", "assistant", "tool"]] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "function": "tool",
-}
-_TOOLS = frozenset({"tool", "function"})
-
-
-def _tool_call(call: OpenAIToolCall) -> ToolCall:
+def tool_call(call: OpenAIToolCall) -> ToolCall:
+    """Translate a call, whose arguments OpenAI has as JSON text. Raises InvalidRequest."""
     try:
         arguments = json.loads(call.function.arguments or "{}")
     except ValueError as error:
@@ -238,20 +218,18 @@ def _content(content: str | tuple[ContentPart, ...] | None) -> tuple[str, tuple[
             images.append(_image(part.image_url if isinstance(part.image_url, str) else part.image_url.url))
         else:
             raise InvalidRequest(f"invalid message content: parts of type {part.type!r} are not supported")
-    return "\n".join(texts) if len(texts) > 1 else "".join(texts), tuple(images)
+    return "\n".join(texts), tuple(images)
 
 
 def _image(url: str) -> str:
     head, comma, data = url.partition(",")
-    if not head.startswith(DATA_URL) or ";base64" not in head or not comma:
+    if not head.startswith("data:") or ";base64" not in head or not comma:
         raise InvalidRequest("invalid image input: only base64 data URLs are supported")
     return data
 
 
-def tool_choice(wire: str | dict[str, Any] | None) -> str:
+def tool_choice(wire: str | dict[str, Any]) -> str:
     """Return `auto`, `none`, `required`, or the name of a function. Raises InvalidRequest."""
-    if wire is None:
-        return "auto"
     if isinstance(wire, str):
         if wire not in {"auto", "none", "required"}:
             raise InvalidRequest(f"invalid tool_choice {wire!r}: use auto, none, required or a function")
@@ -263,16 +241,14 @@ def tool_choice(wire: str | dict[str, Any] | None) -> str:
     return name
 
 
-def think(effort: str | None) -> Think:
-    """Translate the reasoning effort into ollmlx's levels; None leaves it to the model. Raises InvalidRequest."""
-    if effort is None:
-        return None
+def think(effort: str) -> Think:
+    """Translate the reasoning effort into ollmlx's levels. Raises InvalidRequest."""
     if effort not in _EFFORTS:
         raise InvalidRequest(f"invalid reasoning effort {effort!r}: use one of {', '.join(_EFFORTS)}")
     return _EFFORTS[effort]
 
 
-_EFFORTS: dict[str, bool | Literal["low", "medium", "high", "max"]] = {
+_EFFORTS: dict[str, Think] = {
     "none": False,
     "minimal": "low",
     "low": "low",
@@ -283,12 +259,12 @@ _EFFORTS: dict[str, bool | Literal["low", "medium", "high", "max"]] = {
 }
 
 
-def response_format(wire: ResponseFormat | None) -> Literal["json"] | dict[str, Any] | None:
-    """Return a JSON schema, "json" for any JSON, or None for text. Raises InvalidRequest."""
-    if wire is None or wire.type == "text":
+def response_format(kind: str, schema: dict[str, Any] | None, field: str) -> Literal["json"] | dict[str, Any] | None:
+    """Return a JSON schema, "json" for any JSON, or None for text. Raises InvalidRequest when `field` is missing."""
+    if kind == "text":
         return None
-    if wire.type == "json_object":
+    if kind == "json_object":
         return "json"
-    if wire.json_schema is None or not wire.json_schema.schema_:
-        raise InvalidRequest("invalid response_format: json_schema.schema is missing")
-    return wire.json_schema.schema_
+    if not schema:
+        raise InvalidRequest(f"invalid response format: {field} is missing")
+    return schema

@@ -8,7 +8,8 @@ from typing import Any
 
 from ollmlx.types import Answer, Done, Event, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
 
-FINGERPRINT = "fp_ollmlx"
+Frame = dict[str, Any]
+"""The fields that the response to a request, or all chunks of it, have in common: id, object, created, model."""
 
 
 def usage(ends: Sequence[Done], choices: int = 1) -> dict[str, Any]:
@@ -42,12 +43,13 @@ def _token(token: TokenLogprob) -> dict[str, Any]:
 
 def tool_call(call: ToolCall, index: int) -> dict[str, Any]:
     """Return the tool call number `index` of an answer. OpenAI has the arguments as JSON text."""
-    arguments = json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))
-    return {
-        "id": call.id or f"call_{index}",
-        "type": "function",
-        "function": {"name": call.name, "arguments": arguments},
-    }
+    function = {"name": call.name, "arguments": json_text(call.arguments)}
+    return {"id": call.id or f"call_{index}", "type": "function", "function": function}
+
+
+def json_text(value: dict[str, Any]) -> str:
+    """Write the arguments of a call, which may have integers of any size."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def finish_reason(done: Done, called: bool) -> str:
@@ -57,17 +59,10 @@ def finish_reason(done: Done, called: bool) -> str:
     return "tool_calls" if called else "stop"
 
 
-def completion(id_: str, model: str, created: int, answers: list[Answer]) -> dict[str, Any]:
+def completion(frame: Frame, answers: list[Answer]) -> dict[str, Any]:
     """Return the completion object of a request that does not stream."""
-    return {
-        "id": id_,
-        "object": "chat.completion",
-        "created": created,
-        "model": model,
-        "system_fingerprint": FINGERPRINT,
-        "choices": [_choice(index, answer) for index, answer in enumerate(answers)],
-        "usage": usage([answer.done for answer in answers], choices=len(answers)),
-    }
+    choices = [_choice(index, answer) for index, answer in enumerate(answers)]
+    return {**frame, "choices": choices, "usage": usage([answer.done for answer in answers], len(answers))}
 
 
 def _choice(index: int, answer: Answer) -> dict[str, Any]:
@@ -85,19 +80,10 @@ def _choice(index: int, answer: Answer) -> dict[str, Any]:
 
 
 class ChatChunks:
-    """Turns the events of one choice into chunks: the role once, then deltas, then a chunk with the finish reason.
+    """Turns the events of one choice into chunks: the role once, then deltas, then a chunk with the finish reason."""
 
-    With `counted` the client asked for usage, which is null in all chunks but the last.
-    """
-
-    def __init__(self, id_: str, model: str, created: int, index: int = 0, *, counted: bool = False) -> None:
-        self._frame: dict[str, Any] = {
-            "id": id_,
-            "object": "chat.completion.chunk",
-            "created": created,
-            "model": model,
-            "system_fingerprint": FINGERPRINT,
-        } | ({"usage": None} if counted else {})
+    def __init__(self, frame: Frame, index: int = 0) -> None:
+        self._frame = frame
         self._index = index
         self._begun = False
         self._calls = 0
@@ -117,20 +103,13 @@ class ChatChunks:
                     yield self._delta({"content": ""})
                 yield self._chunk({}, finish=finish_reason(event, self._calls > 0))
 
-    def usage(self, ends: Sequence[Done]) -> dict[str, Any]:
-        """Return the last chunk, for clients that asked for usage."""
-        counts = usage(ends, choices=len(ends))
-        return {**self._frame, "choices": [], "usage": counts}
-
-    def _delta(self, delta: dict[str, Any], tokens: tuple[TokenLogprob, ...] = ()) -> dict[str, Any]:
+    def _delta(self, delta: dict[str, Any], tokens: tuple[TokenLogprob, ...] = ()) -> Any:
         if not self._begun:
             self._begun = True
             delta = {"role": "assistant", "content": "", **delta}
-        return self._chunk(delta, tokens=tokens)
+        return self._chunk(delta, tokens)
 
-    def _chunk(
-        self, delta: dict[str, Any], *, tokens: tuple[TokenLogprob, ...] = (), finish: str | None = None
-    ) -> dict[str, Any]:
+    def _chunk(self, delta: dict[str, Any], tokens: tuple[TokenLogprob, ...] = (), finish: str | None = None) -> Any:
         choice: dict[str, Any] = {"index": self._index, "delta": delta, "finish_reason": finish}
         if tokens:
             choice["logprobs"] = logprobs(tokens)

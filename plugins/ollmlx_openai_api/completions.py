@@ -1,47 +1,51 @@
-"""`/v1/completions`: the body, the chunks of a stream, and the completion object of a whole answer."""
+"""`/v1/completions` and `/v1/embeddings`: the bodies, the chunks of a stream, and whole answers. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+import base64
+import struct
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ollmlx.errors import InvalidRequest
-from ollmlx.types import Answer, Done, Event, GenerateRequest, Text, TokenLogprob
+from ollmlx.types import Answer, Done, EmbedRequest, EmbedResult, Event, GenerateRequest, Text, TokenLogprob
 from ollmlx_openai_api.answering import requests
-from ollmlx_openai_api.chat_request import SamplingFields, StreamOptions, Texts
-from ollmlx_openai_api.chat_response import FINGERPRINT, usage
+from ollmlx_openai_api.chat_request import CompletionFields, OpenAIBody
+from ollmlx_openai_api.chat_response import Frame, usage
 
 MOST_CHOICES = 128
 
 
-class CompletionRequest(SamplingFields):
-    """The whole body. `prompt` is a text or several; each is continued on its own."""
+def _texts_only(value: Any) -> Any:
+    """Return the value. Raises ValueError for token ids: OpenAI's tokenizers made them, models here have others."""
+    if isinstance(value, list) and value and isinstance(value[0], int | list):
+        raise ValueError("send text: token ids of another tokenizer cannot be read here")
+    return value
 
-    model: str
+
+Texts = Annotated[str | tuple[str, ...], BeforeValidator(_texts_only)]
+"""A text or several. Arrays of token ids are refused."""
+
+
+class CompletionRequest(CompletionFields):
+    """The whole body of `/v1/completions`. `prompt` is a text or several; each is continued on its own."""
+
     prompt: Texts = ""
-    suffix: str | None = None
+    suffix: str = ""
     max_tokens: Annotated[int, Field(ge=0)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    echo: bool | None = None
-    n: Annotated[int, Field(ge=1, le=16)] | None = None
-
-    @property
-    def choices(self) -> int:
-        """The number of choices for each prompt."""
-        return self.n or 1
+    echo: bool = False
 
     def to_vocabulary(self) -> list[GenerateRequest]:
         """Return a request for each choice, ordered by prompt. No template is applied. Raises InvalidRequest."""
         if self.echo:
             raise InvalidRequest("echo is not supported")
         prompts = (self.prompt,) if isinstance(self.prompt, str) else self.prompt
-        if not 0 < len(prompts) * self.choices <= MOST_CHOICES:
+        if not 0 < len(prompts) * self.n <= MOST_CHOICES:
             raise InvalidRequest(f"prompt: 1 to {MOST_CHOICES} answers a request are possible")
-        return [one for prompt in prompts for one in requests(self._continuing(prompt), self.choices)]
+        return [one for prompt in prompts for one in requests(self._continuing(prompt), self.n)]
 
     def _continuing(self, prompt: str) -> GenerateRequest:
         return GenerateRequest(
@@ -68,45 +72,22 @@ def logprobs(tokens: tuple[TokenLogprob, ...], offset: int = 0) -> dict[str, Any
     }
 
 
-def completion(id_: str, body: CompletionRequest, created: int, answers: list[Answer]) -> dict[str, Any]:
-    """Return the completion object of a request that does not stream."""
-    choices = [
-        {
-            "index": index,
-            "text": answer.text,
-            "logprobs": logprobs(answer.logprobs),
-            "finish_reason": _finish(answer.done),
-        }
-        for index, answer in enumerate(answers)
-    ]
-    return {
-        "id": id_,
-        "object": "text_completion",
-        "created": created,
-        "model": body.model,
-        "system_fingerprint": FINGERPRINT,
-        "choices": choices,
-        "usage": usage([answer.done for answer in answers], body.choices),
-    }
+def text_completion(frame: Frame, choices: int, answers: list[Answer]) -> dict[str, Any]:
+    """Return the completion object of a request that does not stream. Each prompt has this many `choices`."""
+    made = [_choice(index, answer.text, logprobs(answer.logprobs), answer.done) for index, answer in enumerate(answers)]
+    return {**frame, "choices": made, "usage": usage([answer.done for answer in answers], choices)}
 
 
-def _finish(done: Done) -> str:
-    return "length" if done.reason == "length" else "stop"
+def _choice(index: int, text: str, tokens: dict[str, Any] | None, done: Done | None) -> dict[str, Any]:
+    finish = done and ("length" if done.reason == "length" else "stop")
+    return {"index": index, "text": text, "logprobs": tokens, "finish_reason": finish}
 
 
 class CompletionChunks:
     """Turns the events of one choice into chunks."""
 
-    def __init__(self, id_: str, body: CompletionRequest, created: int, index: int = 0) -> None:
-        counted = body.stream_options is not None and body.stream_options.include_usage
-        self._frame: dict[str, Any] = {
-            "id": id_,
-            "object": "text_completion",
-            "created": created,
-            "model": body.model,
-            "system_fingerprint": FINGERPRINT,
-        } | ({"usage": None} if counted else {})
-        self._choices = body.choices
+    def __init__(self, frame: Frame, index: int = 0) -> None:
+        self._frame = frame
         self._index = index
         self._offset = 0
 
@@ -114,15 +95,37 @@ class CompletionChunks:
         """Yield the chunks of an event."""
         match event:
             case Text() if event.text or event.logprobs:
-                yield self._chunk(event.text, logprobs(event.logprobs, self._offset), None)
+                yield self._chunk(event.text, logprobs(event.logprobs, self._offset))
                 self._offset += len(event.text)
             case Done():
-                yield self._chunk("", None, _finish(event))
+                yield self._chunk("", None, event)
 
-    def usage(self, ends: Sequence[Done]) -> dict[str, Any]:
-        """Return the last chunk, for clients that asked for usage."""
-        return {**self._frame, "choices": [], "usage": usage(ends, self._choices)}
+    def _chunk(self, text: str, tokens: dict[str, Any] | None, done: Done | None = None) -> dict[str, Any]:
+        return {**self._frame, "choices": [_choice(self._index, text, tokens, done)]}
 
-    def _chunk(self, text: str, tokens: dict[str, Any] | None, finish: str | None) -> dict[str, Any]:
-        choice = {"index": self._index, "text": text, "logprobs": tokens, "finish_reason": finish}
-        return {**self._frame, "choices": [choice]}
+
+class EmbeddingsRequest(OpenAIBody):
+    """The whole body of `/v1/embeddings`. OpenAI's own clients ask for base64 by default."""
+
+    model: str
+    input: Texts
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+
+    def to_vocabulary(self) -> EmbedRequest:
+        """Translate the body into a request."""
+        inputs = (self.input,) if isinstance(self.input, str) else self.input
+        return EmbedRequest(inputs=inputs, dimensions=self.dimensions)
+
+
+def embeddings(model: str, result: EmbedResult, encoding: str | None) -> dict[str, Any]:
+    """Return the answer. In base64 a vector is little-endian float32."""
+    vectors: list[Any] = [list(vector) for vector in result.embeddings]
+    if encoding == "base64":
+        vectors = [base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() for vector in vectors]
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)],
+        "model": model,
+        "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
+    }

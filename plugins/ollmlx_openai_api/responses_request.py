@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ollmlx.errors import InvalidRequest
-from ollmlx.types import GenerateRequest, Message, Options, Tool, ToolCall
-from ollmlx_openai_api.chat_request import ChatMessage, ContentPart, OpenAIBody, Reasoning, messages, think, tool_choice
+from ollmlx.types import GenerateRequest, Message, Options, Tool
+from ollmlx_openai_api.chat_request import (
+    ChatMessage,
+    ContentPart,
+    FunctionCall,
+    OpenAIBody,
+    OpenAIToolCall,
+    Reasoning,
+    messages,
+    response_format,
+    think,
+    tool_call,
+    tool_choice,
+)
 
 ITEMS = ("message", "function_call", "function_call_output", "reasoning")
 LOGPROBS = "message.output_text.logprobs"
@@ -36,7 +47,7 @@ class TextFormat(OpenAIBody):
 
 
 class TextConfig(OpenAIBody):
-    format: TextFormat | None = None
+    format: TextFormat = TextFormat()
 
 
 class ResponsesRequest(OpenAIBody):
@@ -46,21 +57,21 @@ class ResponsesRequest(OpenAIBody):
     input: str | tuple[InputItem, ...]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    include: tuple[str, ...] | None = None
-    stream: bool | None = None
-    tools: tuple[dict[str, Any], ...] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
-    reasoning: Reasoning | None = None
-    text: TextConfig | None = None
-    truncation: Literal["auto", "disabled"] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+    include: tuple[str, ...] = ()
+    stream: bool = False
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: str | dict[str, Any] = "auto"
+    parallel_tool_calls: bool = True
+    reasoning: Reasoning = Reasoning()
+    text: TextConfig = TextConfig()
+    truncation: Literal["auto", "disabled"] = "disabled"
     previous_response_id: str | None = None
     conversation: Any = None
-    background: bool | None = None
-    metadata: dict[str, Any] | None = None
+    background: bool = False
+    metadata: dict[str, Any] = {}
 
     def to_vocabulary(self) -> GenerateRequest:
         """Translate the body into a request. Raises InvalidRequest when it refers to an earlier response."""
@@ -68,22 +79,17 @@ class ResponsesRequest(OpenAIBody):
             raise InvalidRequest("previous_response_id and conversation are not supported: send the whole conversation")
         if self.background:
             raise InvalidRequest("background responses are not supported")
-        options = Options.model_validate(
-            {
-                "temperature": 1.0 if self.temperature is None else self.temperature,
-                "top_p": 1.0 if self.top_p is None else self.top_p,
-            }
-            | ({} if self.max_output_tokens is None else {"num_predict": self.max_output_tokens})
-        )
+        limit = {} if self.max_output_tokens is None else {"num_predict": self.max_output_tokens}
+        wanted, effort = self.text.format, self.reasoning.effort
         return GenerateRequest(
             messages=self._conversation(),
-            tools=tuple(_tool(tool) for tool in self.tools or ()),
+            tools=tuple(map(_tool, self.tools)),
             tool_choice=tool_choice(self.tool_choice),
-            parallel_tool_calls=self.parallel_tool_calls is not False,
-            think=think(self.reasoning.effort if self.reasoning else None),
-            format=self._format(),
-            options=options,
-            top_logprobs=(self.top_logprobs or 0) if self.top_logprobs or LOGPROBS in (self.include or ()) else None,
+            parallel_tool_calls=self.parallel_tool_calls,
+            think=None if effort is None else think(effort),
+            format=response_format(wanted.type, wanted.schema_, "text.format.schema"),
+            options=Options.model_validate({"temperature": self.temperature, "top_p": self.top_p, **limit}),
+            top_logprobs=self.top_logprobs if self.top_logprobs or LOGPROBS in self.include else None,
             truncate=self.truncation == "auto",
         )
 
@@ -98,16 +104,6 @@ class ResponsesRequest(OpenAIBody):
         if not turns:
             raise InvalidRequest("input must not be empty")
         return (*system, *turns)
-
-    def _format(self) -> Literal["json"] | dict[str, Any] | None:
-        wanted = self.text.format if self.text else None
-        if wanted is None or wanted.type == "text":
-            return None
-        if wanted.type == "json_object":
-            return "json"
-        if not wanted.schema_:
-            raise InvalidRequest("text.format.schema is missing")
-        return wanted.schema_
 
 
 def _add(turns: list[Message], item: InputItem, names: dict[str, str]) -> None:
@@ -138,14 +134,11 @@ def _add(turns: list[Message], item: InputItem, names: dict[str, str]) -> None:
 
 
 def _call(turns: list[Message], item: InputItem, names: dict[str, str]) -> None:
-    try:
-        arguments = json.loads(item.arguments or "{}")
-    except ValueError as error:
-        raise InvalidRequest(f"input: function_call arguments are not JSON: {error}") from error
-    if not item.name or not isinstance(arguments, dict):
-        raise InvalidRequest("input: a function_call needs a name, and arguments that are an object")
+    if not item.name:
+        raise InvalidRequest("input: a function_call needs a name")
+    function = FunctionCall(name=item.name, arguments=item.arguments or "{}")
+    call = tool_call(OpenAIToolCall(id=item.call_id, function=function))
     names[item.call_id or ""] = item.name
-    call = ToolCall(name=item.name, arguments=arguments, id=item.call_id)
     if turns and turns[-1].role == "assistant":
         turns[-1] = turns[-1].model_copy(update={"tool_calls": (*turns[-1].tool_calls, call)})
     else:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from ollmlx.types import Done, Event, Text, Thinking, ToolCall, ToolCalled
-from ollmlx_openai_api.chat_response import token_list
-from ollmlx_openai_api.responses_request import ResponsesRequest, TextFormat
+from ollmlx_openai_api.chat_response import json_text, token_list
+from ollmlx_openai_api.responses_request import ResponsesRequest
 
 
 def response(id_: str, request: ResponsesRequest, created: int, **changes: Any) -> dict[str, Any]:
     """Return the response object; `changes` replaces the fields that grow during generation."""
-    wanted = (request.text.format if request.text else None) or TextFormat()
     return {
         "id": id_,
         "object": "response",
@@ -26,18 +24,18 @@ def response(id_: str, request: ResponsesRequest, created: int, **changes: Any) 
         "max_output_tokens": request.max_output_tokens,
         "model": request.model,
         "output": [],
-        "parallel_tool_calls": request.parallel_tool_calls is not False,
+        "parallel_tool_calls": request.parallel_tool_calls,
         "previous_response_id": None,
-        "reasoning": {"effort": request.reasoning.effort if request.reasoning else None, "summary": None},
+        "reasoning": {"effort": request.reasoning.effort, "summary": None},
         "store": False,
-        "temperature": 1.0 if request.temperature is None else request.temperature,
-        "text": {"format": wanted.model_dump(by_alias=True, exclude_none=True)},
-        "tool_choice": request.tool_choice or "auto",
-        "tools": list(request.tools or ()),
-        "top_p": 1.0 if request.top_p is None else request.top_p,
-        "truncation": request.truncation or "disabled",
+        "temperature": request.temperature,
+        "text": {"format": request.text.format.model_dump(by_alias=True, exclude_none=True)},
+        "tool_choice": request.tool_choice,
+        "tools": list(request.tools),
+        "top_p": request.top_p,
+        "truncation": request.truncation,
         "usage": None,
-        "metadata": request.metadata or {},
+        "metadata": request.metadata,
     } | changes
 
 
@@ -148,7 +146,7 @@ class ResponseEvents:
 
     def _call(self, call: ToolCall) -> Iterator[dict[str, Any]]:
         yield from self._close()
-        arguments = json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))
+        arguments = json_text(call.arguments)
         name = self._name("fc")
         item = {"id": name, "type": "function_call", "call_id": call.id or name, "name": call.name}
         yield self._add({**item, "status": "in_progress", "arguments": ""})

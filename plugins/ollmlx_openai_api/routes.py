@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING, Any
 from quart import Blueprint, Response
 
 from ollmlx import ModelName, closing
-from ollmlx.types import GenerateRequest, InstalledModel
-from ollmlx.web import caller, declare_errors, describe, embedded, json_answer, read_model, sse
-from ollmlx_openai_api import chat_response, completions, schemas
+from ollmlx.types import InstalledModel
+from ollmlx.web import caller, declare_errors, embedded, json_answer, read_model, sse
+from ollmlx_openai_api import schemas
 from ollmlx_openai_api.answering import encode, generate, requests, shape, streamed, whole
-from ollmlx_openai_api.chat_request import ChatRequest
-from ollmlx_openai_api.embeddings import EmbeddingsRequest, embeddings
+from ollmlx_openai_api.chat_request import ChatRequest, CompletionFields
+from ollmlx_openai_api.chat_response import ChatChunks, Frame, completion
+from ollmlx_openai_api.completions import (
+    CompletionChunks,
+    CompletionRequest,
+    EmbeddingsRequest,
+    embeddings,
+    text_completion,
+)
 from ollmlx_openai_api.responses_request import ResponsesRequest
 from ollmlx_openai_api.responses_response import ResponseEvents
+from ollmlx_openai_api.schemas import described
 
 if TYPE_CHECKING:
     from ollmlx import Service
@@ -29,7 +37,6 @@ def blueprint(service: Service) -> Blueprint:
     """Make the family's Blueprint over a service."""
     made = Blueprint("openai", __name__)
     declare_errors(made, shape, "/v1/")
-    _add_chat(made, service)
     _add_completions(made, service)
     _add_responses(made, service)
     _add_embeddings(made, service)
@@ -41,65 +48,50 @@ def _id(prefix: str) -> str:
     return prefix + secrets.token_hex(12)
 
 
-def _add_chat(made: Blueprint, service: Service) -> None:
-    @made.post("/v1/chat/completions")
-    @describe("Chat.", body=ChatRequest, answer=schemas.CHAT, content=BOTH, error=schemas.ERROR)
-    async def chat() -> Response:
-        body = await read_model(ChatRequest)
-        id_, created = _id("chatcmpl-"), int(time.time())
-        wanted = requests(body.to_vocabulary(), body.choices)
-        if not body.stream:
-            return await whole(
-                service, body.model, wanted, lambda answers: chat_response.completion(id_, body.model, created, answers)
-            )
-        usage = bool(body.stream_options and body.stream_options.include_usage)
-        makers = [
-            chat_response.ChatChunks(id_, body.model, created, index, counted=usage) for index in range(body.choices)
-        ]
-        return await streamed(service, body.model, wanted, makers, include_usage=usage)
+def _frame(body: CompletionFields, prefix: str, kind: str) -> Frame:
+    frame = {"id": _id(prefix), "object": kind, "created": int(time.time()), "model": body.model}
+    null_until_the_end = {"usage": None} if body.stream and body.stream_options.include_usage else {}
+    return {**frame, "system_fingerprint": "fp_ollmlx", **null_until_the_end}
 
 
 def _add_completions(made: Blueprint, service: Service) -> None:
-    @made.post("/v1/completions")
-    @describe(
-        "Continue a text.",
-        body=completions.CompletionRequest,
-        answer=schemas.COMPLETION,
-        content=BOTH,
-        error=schemas.ERROR,
-    )
-    async def complete() -> Response:
-        body = await read_model(completions.CompletionRequest)
-        id_, created, wanted = _id("cmpl-"), int(time.time()), body.to_vocabulary()
+    @made.post("/v1/chat/completions")
+    @described("Chat.", body=ChatRequest, answer=schemas.CHAT, content=BOTH)
+    async def chat() -> Response:
+        body = await read_model(ChatRequest)
+        wanted = requests(body.to_vocabulary(), body.n)
+        frame = _frame(body, "chatcmpl-", "chat.completion.chunk" if body.stream else "chat.completion")
         if not body.stream:
-            return await whole(
-                service, body.model, wanted, lambda answers: completions.completion(id_, body, created, answers)
-            )
-        makers = [completions.CompletionChunks(id_, body, created, index) for index in range(len(wanted))]
-        usage = bool(body.stream_options and body.stream_options.include_usage)
-        return await streamed(service, body.model, wanted, makers, include_usage=usage)
+            return await whole(service, body.model, wanted, lambda answers: completion(frame, answers))
+        makers = [ChatChunks(frame, index) for index in range(body.n)]
+        return await streamed(service, body, wanted, frame, makers)
+
+    @made.post("/v1/completions")
+    @described("Continue a text.", body=CompletionRequest, answer=schemas.COMPLETION, content=BOTH)
+    async def complete() -> Response:
+        body = await read_model(CompletionRequest)
+        wanted = body.to_vocabulary()
+        frame = _frame(body, "cmpl-", "text_completion")
+        if not body.stream:
+            return await whole(service, body.model, wanted, lambda answers: text_completion(frame, body.n, answers))
+        makers = [CompletionChunks(frame, index) for index in range(len(wanted))]
+        return await streamed(service, body, wanted, frame, makers)
 
 
 def _add_responses(made: Blueprint, service: Service) -> None:
     @made.post("/v1/responses")
-    @describe(
-        "Answer, as the responses API does; stateless.",
-        body=ResponsesRequest,
-        answer=schemas.RESPONSE,
-        content=BOTH,
-        error=schemas.ERROR,
+    @described(
+        "Answer, as the responses API does; stateless.", body=ResponsesRequest, answer=schemas.RESPONSE, content=BOTH
     )
     async def respond() -> Response:
         body = await read_model(ResponsesRequest)
-        request = body.to_vocabulary()
         builder = ResponseEvents(_id("resp_"), body, int(time.time()))
-
+        records = _response_records(service, body, builder)
         if body.stream:
             return await sse(
-                _response_records(service, body.model, request, builder),
-                lambda failure: _named(builder.failed(failure.message, failure.code or failure.kind)),
+                records, lambda failure: _named(builder.failed(failure.message, failure.code or failure.kind))
             )
-        async with closing(_response_records(service, body.model, request, builder)) as records:
+        async with closing(records):
             async for _ in records:
                 pass
         return json_answer(builder.result)
@@ -110,9 +102,9 @@ def _named(event: dict[str, Any]) -> bytes:
 
 
 async def _response_records(
-    service: Service, model: str, request: GenerateRequest, builder: ResponseEvents
+    service: Service, body: ResponsesRequest, builder: ResponseEvents
 ) -> AsyncGenerator[bytes, None]:
-    async with closing(generate(service, model)(request)) as events:
+    async with closing(generate(service, body.model, body.to_vocabulary())) as events:
         begun = False
         async for event in events:
             if not begun:
@@ -125,7 +117,7 @@ async def _response_records(
 
 def _add_embeddings(made: Blueprint, service: Service) -> None:
     @made.post("/v1/embeddings")
-    @describe("Embed texts.", body=EmbeddingsRequest, answer=schemas.EMBEDDINGS, error=schemas.ERROR)
+    @described("Embed texts.", body=EmbeddingsRequest, answer=schemas.EMBEDDINGS)
     async def embed() -> Response:
         body = await read_model(EmbeddingsRequest)
         name = ModelName.parse(body.model)
@@ -135,12 +127,12 @@ def _add_embeddings(made: Blueprint, service: Service) -> None:
 
 def _add_models(made: Blueprint, service: Service) -> None:
     @made.get("/v1/models")
-    @describe("List the models.", answer=schemas.MODELS, error=schemas.ERROR)
+    @described("List the models.", answer=schemas.MODELS)
     async def models() -> Response:
         return json_answer({"object": "list", "data": [_model(model) for model in await service.list()]})
 
     @made.get("/v1/models/<path:name>")
-    @describe("One model.", answer=schemas.MODEL, parameters={"name": schemas.NAME}, error=schemas.ERROR)
+    @described("One model.", answer=schemas.MODEL, parameters={"name": schemas.NAME})
     async def model(name: str) -> Response:
         return json_answer(_model(await service.show(ModelName.parse(name))))
 

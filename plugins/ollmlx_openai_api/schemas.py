@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ollmlx.web import INTEGER, NUMBER, OBJECT, STRING, listing, nullable, one_of, record
+import functools
+
+from ollmlx.web import INTEGER, NUMBER, OBJECT, STRING, describe, listing, nullable, one_of, record
 
 _NULLABLE_STRING = {"type": ["string", "null"]}
 NAME = {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.:/-]*$"}
@@ -56,6 +58,8 @@ RESPONSE = record(
     incomplete_details=nullable(record({"reason": STRING})),
 )
 
-ERROR = record(
-    {"error": record({"message": STRING, "type": STRING}, param=_NULLABLE_STRING, code=_NULLABLE_STRING)},
+described = functools.partial(
+    describe,
+    error=record({"error": record({"message": STRING, "type": STRING}, param=_NULLABLE_STRING, code=_NULLABLE_STRING)}),
 )
+"""Describe a route of this family: `describe` with the schema of its errors."""

@@ -132,7 +132,7 @@ def test_parts_of_text_are_joined_and_images_are_taken_from_data_urls() -> None:
 
 
 def deltas(*events: Any) -> list[dict[str, Any]]:
-    chunks = ChatChunks("chatcmpl-1", "m", 7)
+    chunks = ChatChunks({})
     return [chunk["choices"][0] for event in events for chunk in chunks.chunks(event)]
 
 
@@ -171,7 +171,7 @@ def test_a_whole_answer_counts_cached_tokens_and_bytes_of_logprobs() -> None:
         logprobs=(TokenLogprob(token="é", logprob=-0.5, top=(TokenLogprob(token="e", logprob=-1.0),)),),
         done=Done(prompt_tokens=10, cached_tokens=4, generated_tokens=1),
     )
-    body = completion("chatcmpl-1", "m", 7, [answer, answer])
+    body = completion({}, [answer, answer])
     assert body["usage"] == {
         "prompt_tokens": 10,
         "completion_tokens": 2,

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import Done, EmbedResult, Text, TokenLogprob
-from ollmlx_openai_api.completions import CompletionChunks, CompletionRequest
-from ollmlx_openai_api.embeddings import EmbeddingsRequest, embeddings
+from ollmlx_openai_api.chat_response import usage
+from ollmlx_openai_api.completions import CompletionChunks, CompletionRequest, EmbeddingsRequest, embeddings
 
 
 def read(**fields: Any) -> CompletionRequest:
@@ -32,7 +32,7 @@ def test_each_prompt_has_its_choices_beside_one_another() -> None:
 
 def test_a_prompt_that_choices_share_is_counted_once() -> None:
     ends = [Done(prompt_tokens=count, generated_tokens=1) for count in (3, 3, 5, 5)]
-    told = CompletionChunks("cmpl-1", read(prompt=["a", "b"], n=2), 7).usage(ends)["usage"]
+    told = usage(ends, choices=2)
     assert (told["prompt_tokens"], told["completion_tokens"]) == (8, 4)
 
 
@@ -43,7 +43,7 @@ def test_what_cannot_be_honoured_is_said(fields: dict[str, Any]) -> None:
 
 
 def test_text_offsets_count_the_characters_before_a_token() -> None:
-    chunks = CompletionChunks("cmpl-1", read(), 7)
+    chunks = CompletionChunks({})
     events = (
         Text(text="ab", logprobs=(TokenLogprob(token="ab", logprob=-1),)),
         Text(text="c", logprobs=(TokenLogprob(token="c", logprob=-2),)),
