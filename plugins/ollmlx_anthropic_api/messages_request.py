@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import GenerateRequest, Message, Options, Tool, ToolCall
+
+Think = bool | Literal["low", "medium", "high", "max"]
 
 BLOCKS = ("text", "thinking", "redacted_thinking", "image", "tool_use", "tool_result")
 
 
 class AnthropicBody(BaseModel):
-    """A JSON body, or a part of one: unknown fields are ignored, known fields are checked."""
+    """A JSON body, or a part of one: unknown fields are ignored, a null field counts as absent."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
 class ImageSource(AnthropicBody):
@@ -28,15 +35,15 @@ class Block(AnthropicBody):
     """A block of content; its type decides which fields count."""
 
     type: Annotated[str, Field(json_schema_extra={"enum": list(BLOCKS)})]
-    text: str | None = None
-    thinking: str | None = None
+    text: str = ""
+    thinking: str = ""
     source: ImageSource | None = None
     id: str | None = None
-    name: str | None = None
-    input: dict[str, Any] | None = None
+    name: str = ""
+    input: dict[str, Any] = {}
     tool_use_id: str | None = None
-    content: str | tuple[Block, ...] | None = None
-    is_error: bool | None = None
+    content: str | tuple[Block, ...] = ""
+    is_error: bool = False
 
 
 class Turn(AnthropicBody):
@@ -46,15 +53,15 @@ class Turn(AnthropicBody):
 
 class ToolDefinition(AnthropicBody):
     name: str
-    description: str | None = None
+    description: str = ""
     input_schema: dict[str, Any] = {}
-    type: str | None = None
+    type: str = "custom"
 
 
 class ToolChoice(AnthropicBody):
     type: Literal["auto", "any", "tool", "none"]
-    name: str | None = None
-    disable_parallel_tool_use: bool | None = None
+    name: str = ""
+    disable_parallel_tool_use: bool = False
 
 
 class ThinkingConfig(AnthropicBody):
@@ -63,7 +70,7 @@ class ThinkingConfig(AnthropicBody):
 
 
 class OutputConfig(AnthropicBody):
-    effort: str | None = None
+    effort: str = ""
     format: dict[str, Any] | None = None
 
 
@@ -72,15 +79,15 @@ class ConversationBody(AnthropicBody):
 
     model: Annotated[str, Field(min_length=1)]
     messages: Annotated[tuple[Turn, ...], Field(min_length=1)]
-    system: str | tuple[Block, ...] | None = None
-    tools: tuple[ToolDefinition, ...] | None = None
-    tool_choice: ToolChoice | None = None
-    thinking: ThinkingConfig | None = None
-    output_config: OutputConfig | None = None
+    system: str | tuple[Block, ...] = ""
+    tools: tuple[ToolDefinition, ...] = ()
+    tool_choice: ToolChoice = ToolChoice(type="auto")
+    thinking: ThinkingConfig = ThinkingConfig(type="disabled")
+    output_config: OutputConfig = OutputConfig()
 
     def conversation(self) -> tuple[Message, ...]:
         """Translate the turns, the system prompt first. Raises InvalidRequest."""
-        system = _text(self.system) if self.system is not None else ""
+        system = _text(self.system)
         turns = [Message(role="system", content=system)] if system else []
         names: dict[str, str] = {}
         for turn in self.messages:
@@ -89,62 +96,49 @@ class ConversationBody(AnthropicBody):
 
     def tool_list(self) -> tuple[Tool, ...]:
         """Translate the tools. Raises InvalidRequest for those that run on Anthropic's servers."""
-        return tuple(_tool(tool) for tool in self.tools or ())
+        return tuple(map(_tool, self.tools))
 
 
 class MessagesRequest(ConversationBody):
     """The whole body of `/v1/messages`."""
 
     max_tokens: Annotated[int, Field(ge=1)]
-    stream: bool | None = None
-    stop_sequences: tuple[str, ...] | None = None
-    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    stream: bool = False
+    stop_sequences: tuple[str, ...] = ()
+    temperature: Annotated[float, Field(ge=0, le=1)] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0)] | None = None
 
     def to_vocabulary(self, *, can_think: bool) -> GenerateRequest:
         """Translate the body into a request. A model that cannot think ignores `thinking`: clients always send it."""
         turns = self.conversation()
-        choice = self.tool_choice
         return GenerateRequest(
             messages=turns,
             tools=self.tool_list(),
-            tool_choice=_choice(choice),
-            parallel_tool_calls=not (choice and choice.disable_parallel_tool_use),
+            tool_choice=_choice(self.tool_choice),
+            parallel_tool_calls=not self.tool_choice.disable_parallel_tool_use,
             think=self._think() if can_think else None,
-            format=_format(self.output_config),
+            format=_format(self.output_config.format),
             options=self._options(),
             continue_last=turns[-1].role == "assistant" and not turns[-1].tool_calls,
         )
 
-    def _think(self) -> bool | Literal["low", "medium", "high", "max"]:
-        if self.thinking is None or self.thinking.type == "disabled":
-            return False
-        effort = self.output_config.effort if self.output_config else None
-        return _EFFORTS.get(effort or "", True)
+    def _think(self) -> Think:
+        return self.thinking.type != "disabled" and _EFFORTS.get(self.output_config.effort, True)
 
     def _options(self) -> Options:
-        stated: dict[str, Any] = {"num_predict": self.max_tokens, "temperature": 1.0, "top_p": 1.0}
-        for name in ("temperature", "top_p", "top_k"):
-            if getattr(self, name) is not None:
-                stated[name] = getattr(self, name)
+        stated: dict[str, Any] = {"num_predict": self.max_tokens, "temperature": self.temperature, "top_p": self.top_p}
+        if self.top_k is not None:
+            stated["top_k"] = self.top_k
         if self.stop_sequences:
             stated["stop"] = self.stop_sequences
         return Options.model_validate(stated)
 
 
-_EFFORTS: dict[str, Literal["low", "medium", "high", "max"]] = {
-    "low": "low",
-    "medium": "medium",
-    "high": "high",
-    "xhigh": "max",
-    "max": "max",
-}
+_EFFORTS: dict[str, Think] = {"low": "low", "medium": "medium", "high": "high", "xhigh": "max", "max": "max"}
 
 
-def _choice(choice: ToolChoice | None) -> str:
-    if choice is None:
-        return "auto"
+def _choice(choice: ToolChoice) -> str:
     if choice.type == "tool":
         if not choice.name:
             raise InvalidRequest("tool_choice.name: field required")
@@ -152,37 +146,32 @@ def _choice(choice: ToolChoice | None) -> str:
     return {"auto": "auto", "any": "required", "none": "none"}[choice.type]
 
 
-def _format(config: OutputConfig | None) -> dict[str, Any] | None:
-    if config is None or config.format is None:
+def _format(wanted: dict[str, Any] | None) -> dict[str, Any] | None:
+    if wanted is None:
         return None
-    schema = config.format.get("schema")
-    if config.format.get("type") != "json_schema" or not isinstance(schema, dict):
+    schema = wanted.get("schema")
+    if wanted.get("type") != "json_schema" or not isinstance(schema, dict):
         raise InvalidRequest("output_config.format: only json_schema with a schema is supported")
     return schema
 
 
 def _tool(tool: ToolDefinition) -> Tool:
-    if tool.type not in {None, "custom"}:
+    if tool.type != "custom":
         raise InvalidRequest(f"tools: {tool.type!r} runs on Anthropic's servers and is not available here")
+    parameters = tool.input_schema or {"type": "object", "properties": {}}
     return {
         "type": "function",
-        "function": {
-            "name": tool.name,
-            "description": tool.description or "",
-            "parameters": tool.input_schema or {"type": "object", "properties": {}},
-        },
+        "function": {"name": tool.name, "description": tool.description, "parameters": parameters},
     }
 
 
 def _text(content: str | tuple[Block, ...]) -> str:
     if isinstance(content, str):
         return content
-    texts = []
     for block in content:
         if block.type != "text":
             raise InvalidRequest(f"content blocks of type {block.type!r} are not supported here")
-        texts.append(block.text or "")
-    return "\n".join(texts)
+    return "\n".join(block.text for block in content)
 
 
 def _turn(turn: Turn, names: dict[str, str]) -> list[Message]:
@@ -193,16 +182,16 @@ def _turn(turn: Turn, names: dict[str, str]) -> list[Message]:
     for block in turn.content:
         match block.type:
             case "text":
-                texts.append(block.text or "")
+                texts.append(block.text)
             case "thinking":
-                thoughts.append(block.thinking or "")
+                thoughts.append(block.thinking)
             case "redacted_thinking":
                 continue
             case "image":
                 images.append(_image(block))
             case "tool_use":
-                calls.append(ToolCall(name=block.name or "", arguments=block.input or {}, id=block.id))
-                names[block.id or ""] = block.name or ""
+                calls.append(ToolCall(name=block.name, arguments=block.input, id=block.id))
+                names[block.id or ""] = block.name
             case "tool_result":
                 results.append(_result(block, names))
             case other:
@@ -220,12 +209,9 @@ def _turn(turn: Turn, names: dict[str, str]) -> list[Message]:
 
 
 def _result(block: Block, names: dict[str, str]) -> Message:
-    text = _text(block.content) if block.content is not None else ""
-    if block.is_error:
-        text = f"Error: {text}"
-    return Message(
-        role="tool", content=text, tool_name=names.get(block.tool_use_id or ""), tool_call_id=block.tool_use_id
-    )
+    text = f"Error: {_text(block.content)}" if block.is_error else _text(block.content)
+    name = names.get(block.tool_use_id or "")
+    return Message(role="tool", content=text, tool_name=name, tool_call_id=block.tool_use_id)
 
 
 def _image(block: Block) -> str:

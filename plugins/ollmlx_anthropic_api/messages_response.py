@@ -1,4 +1,4 @@
-"""`/v1/messages`: the events of a stream, and the message object of a whole answer. Pure."""
+"""`/v1/messages`: the events of a stream, the message object of a whole answer, and the schemas of both. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,35 @@ from collections.abc import Iterator
 from typing import Any
 
 from ollmlx.types import Answer, Done, Event, Prefill, Text, Thinking, ToolCall, ToolCalled
+from ollmlx.web import INTEGER, OBJECT, STRING, listing, nullable, one_of, record
 
 NamedEvent = tuple[str, dict[str, Any]]
 """A server-sent event: its name, which Anthropic's clients read, and its data."""
+
+_BLOCK = {
+    "oneOf": [
+        record({"type": one_of("text"), "text": STRING}),
+        record({"type": one_of("thinking"), "thinking": STRING, "signature": STRING}),
+        record({"type": one_of("tool_use"), "id": STRING, "name": STRING, "input": OBJECT}),
+    ]
+}
+MESSAGE = record(
+    {
+        "id": STRING,
+        "type": one_of("message"),
+        "role": one_of("assistant"),
+        "model": STRING,
+        "content": listing(_BLOCK),
+        "stop_reason": one_of("end_turn", "max_tokens", "stop_sequence", "tool_use"),
+        "stop_sequence": nullable(STRING),
+        "usage": record({"input_tokens": INTEGER, "output_tokens": INTEGER}, cache_read_input_tokens=INTEGER),
+    }
+)
+COUNT = record({"input_tokens": INTEGER})
+ERROR = record(
+    {"type": {"const": "error"}, "error": record({"type": STRING, "message": STRING})},
+    request_id={"type": ["string", "null"]},
+)
 
 
 def stop_reason(done: Done, called: bool) -> str:
@@ -39,15 +65,19 @@ def message(id_: str, model: str, answer: Answer) -> dict[str, Any]:
     if answer.text:
         content.append({"type": "text", "text": answer.text})
     content.extend(_tool_use(call, index) for index, call in enumerate(answer.tool_calls))
+    return _message(id_, model, content, stop_reason(answer.done, bool(answer.tool_calls)), answer.done)
+
+
+def _message(id_: str, model: str, content: list[dict[str, Any]], reason: str | None, done: Done) -> dict[str, Any]:
     return {
         "id": id_,
         "type": "message",
         "role": "assistant",
         "model": model,
         "content": content,
-        "stop_reason": stop_reason(answer.done, bool(answer.tool_calls)),
-        "stop_sequence": answer.done.stop,
-        "usage": usage(answer.done),
+        "stop_reason": reason,
+        "stop_sequence": done.stop,
+        "usage": usage(done),
     }
 
 
@@ -70,7 +100,7 @@ class MessageEvents:
         """Yield the stream's events for an event of the runner. `Prefill` opens the message and counts the prompt."""
         match event:
             case Prefill():
-                yield from self._start(event.total - event.cached, event.cached)
+                yield from self._start(event.total, event.cached)
             case Text() if event.text:
                 yield from self._start()
                 yield from self._ensure("text", {"type": "text", "text": ""})
@@ -83,24 +113,14 @@ class MessageEvents:
                 yield from self._start()
                 yield from self._tool(event.call)
             case Done():
-                yield from self._start(event.prompt_tokens - event.cached_tokens, event.cached_tokens)
+                yield from self._start(event.prompt_tokens, event.cached_tokens)
                 yield from self._end(event)
 
-    def _start(self, fresh: int = 0, cached: int = 0) -> Iterator[NamedEvent]:
+    def _start(self, prompt: int = 0, cached: int = 0) -> Iterator[NamedEvent]:
         if self._started:
             return
         self._started = True
-        tokens = usage(Done(prompt_tokens=fresh + cached, cached_tokens=cached))
-        body: dict[str, Any] = {
-            "id": self._id,
-            "type": "message",
-            "role": "assistant",
-            "model": self._model,
-            "content": [],
-            "stop_reason": None,
-            "stop_sequence": None,
-            "usage": tokens,
-        }
+        body = _message(self._id, self._model, [], None, Done(prompt_tokens=prompt, cached_tokens=cached))
         yield "message_start", {"type": "message_start", "message": body}
 
     def _ensure(self, kind: str, block: dict[str, Any]) -> Iterator[NamedEvent]:

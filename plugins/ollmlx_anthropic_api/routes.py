@@ -11,20 +11,9 @@ from quart import Blueprint, Response
 
 from ollmlx import ModelName, closing
 from ollmlx.types import Answer, Event, GenerateRequest
-from ollmlx.web import (
-    Failure,
-    caller,
-    current,
-    declare_errors,
-    describe,
-    json_answer,
-    read_model,
-    sse,
-    tracked,
-)
+from ollmlx.web import Failure, caller, current, declare_errors, describe, json_answer, read_model, sse, tracked
 from ollmlx_anthropic_api.messages_request import ConversationBody, MessagesRequest
-from ollmlx_anthropic_api.messages_response import MessageEvents, message
-from ollmlx_anthropic_api.schemas import COUNT, ERROR, MESSAGE
+from ollmlx_anthropic_api.messages_response import COUNT, ERROR, MESSAGE, MessageEvents, message
 
 if TYPE_CHECKING:
     from ollmlx import Service
