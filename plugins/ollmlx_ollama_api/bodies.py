@@ -16,11 +16,8 @@ LONGEST = 200 * 365 * 86400.0
 """Seconds; a longer keep-alive means for ever."""
 
 Role = Literal["system", "user", "assistant", "tool", "developer"]
-Level = Literal["low", "medium", "high", "max"]
-THINKING_LEVELS: tuple[Level, ...] = ("low", "medium", "high", "max")
+THINKING_LEVELS = ("low", "medium", "high", "max")
 MOST_LOGPROBS = 20
-
-Think = bool | Level | None
 
 
 def _as_tuple(value: Any) -> Any:
@@ -39,9 +36,7 @@ class OllamaBody(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if value is not None}
-        return data
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
 def _keep_alive(value: Any) -> float:
@@ -142,18 +137,18 @@ class GenerateBody(GenerationBody):
 
     def to_vocabulary(self) -> GenerateRequest:
         """Translate the body into a request. Raises InvalidRequest."""
-        if self.raw and (self.template or self.system or self.context):
-            raise InvalidRequest("raw mode does not support template, system, or context")
-        shared = self.shared()
-        if self.raw:
+        self.check_raw()
+        shared = {"context": self.context, "template": self.template or None, **self.shared()}
+        if self.raw or self.suffix:
             return GenerateRequest(prompt=self.prompt, suffix=self.suffix or None, **shared)
-        if self.suffix:
-            return GenerateRequest(
-                prompt=self.prompt, suffix=self.suffix, template=self.template or None, context=self.context, **shared
-            )
         system = (Message(role="system", content=self.system),) if self.system else ()
         user = Message(role="user", content=self.prompt, images=self.images)
-        return GenerateRequest(messages=(*system, user), context=self.context, template=self.template or None, **shared)
+        return GenerateRequest(messages=(*system, user), **shared)
+
+    def check_raw(self) -> None:
+        """Raise InvalidRequest when a raw prompt comes with fields for the template."""
+        if self.raw and (self.template or self.system or self.context):
+            raise InvalidRequest("raw mode does not support template, system, or context")
 
 
 class OllamaFunctionCall(OllamaBody):
@@ -188,18 +183,10 @@ class OllamaMessage(OllamaBody):
 
     def to_vocabulary(self) -> Message:
         """Translate the message."""
-        return Message(
-            role=self.role,
-            content=self.content,
-            thinking=self.thinking,
-            images=self.images,
-            tool_calls=tuple(
-                ToolCall(name=call.function.name, arguments=call.function.arguments, id=call.id)
-                for call in self.tool_calls
-            ),
-            tool_name=self.tool_name,
-            tool_call_id=self.tool_call_id,
+        calls = tuple(
+            ToolCall(name=call.function.name, arguments=call.function.arguments, id=call.id) for call in self.tool_calls
         )
+        return Message(**{**dict(self), "tool_calls": calls})
 
 
 class ChatBody(GenerationBody):
@@ -278,12 +265,9 @@ def response_format(value: Any) -> Any:
     raise InvalidRequest(f'invalid format: {shown}; expected "json" or a valid JSON Schema object')
 
 
-def thinking(value: bool | str | None) -> Think:
-    """Return `think` as a switch or a level. Raises InvalidRequest."""
-    if value is None or isinstance(value, bool):
-        return value
-    for level in THINKING_LEVELS:
-        if value == level:
-            return level
-    levels = ", ".join(f'"{known}"' for known in THINKING_LEVELS)
-    raise InvalidRequest(f'invalid think value: "{value[:40]}" (must be {levels}, true, or false)')
+def thinking(value: bool | str | None) -> bool | str | None:
+    """Return `think`, a switch or a level. Raises InvalidRequest."""
+    if isinstance(value, str) and value not in THINKING_LEVELS:
+        levels = ", ".join(f'"{known}"' for known in THINKING_LEVELS)
+        raise InvalidRequest(f'invalid think value: "{value[:40]}" (must be {levels}, true, or false)')
+    return value

@@ -7,33 +7,18 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ollmlx.types import InstalledModel, Message, ModelDetails, Options, RunnerInfo
+from ollmlx.types import InstalledModel, Message, Options, RunnerInfo
 
 Json = dict[str, Any]
 
 FOREVER = timedelta(days=365 * 200)
 """The distance of the date that stands for "never": a date that every client can still read."""
 
-_NAME_WIDTH = 30  # the column of the parameters' names
-
 LISTED = frozenset({"starting", "ready", "busy", "stopping"})
 """States in which a runner is a loaded model for Ollama's clients."""
-
-
-def details(model: ModelDetails, *, lengths: bool = False) -> Json:
-    """Return the `details` block; `lengths` adds the lengths of context and vectors where they are known."""
-    found: Json = {
-        "parent_model": model.parent_model,
-        "format": model.format,
-        "family": model.family,
-        "families": list(model.families),
-        "parameter_size": model.parameter_size,
-        "quantization_level": model.quantization_level,
-    }
-    if lengths:
-        known = {"context_length": model.context_length, "embedding_length": model.embedding_length}
-        found |= {name: value for name, value in known.items() if value is not None}
-    return found
+_OWN_FIELDS = {"backend", "state", "pid", "device", "parallel", "active", "reserved", "restarts"} | {
+    "prompt_tokens", "cached_tokens", "last_error", "notes"
+}  # fmt: skip
 
 
 def tags(models: Iterable[InstalledModel]) -> Json:
@@ -48,7 +33,7 @@ def _tag(model: InstalledModel) -> Json:
         "modified_at": stamp(model.modified_at),
         "size": model.size,
         "digest": model.digest,
-        "details": details(model.details, lengths=True),
+        "details": model.details.model_dump(exclude_none=True),
         "capabilities": list(model.capabilities),
     }
 
@@ -66,23 +51,12 @@ def _runner(runner: RunnerInfo) -> Json:
         "model": str(runner.model.name),
         "size": size,
         "digest": runner.model.digest,
-        "details": details(runner.model.details),
+        "details": runner.model.details.model_dump(exclude={"context_length", "embedding_length"}),
         "expires_at": expiry(runner.expires_at),
         "size_vram": min(runner.memory_gpu, size),
         "context_length": runner.context_length,
         "runner": runner.id,
-        "backend": runner.backend,
-        "state": str(runner.state),
-        "pid": runner.pid,
-        "device": runner.device,
-        "parallel": runner.parallel,
-        "active": runner.active,
-        "reserved": runner.reserved,
-        "restarts": runner.restarts,
-        "prompt_tokens": runner.prompt_tokens,
-        "cached_tokens": runner.cached_tokens,
-        "last_error": runner.last_error,
-        "notes": list(runner.notes),
+        **runner.model_dump(include=_OWN_FIELDS),
     }
 
 
@@ -95,7 +69,7 @@ def show(model: InstalledModel, *, tensors: Sequence[Json] | None = None) -> Jso
         "parameters": parameters(defaults.options),
         "template": defaults.template or model.chat_template or "",
         "system": defaults.system or "",
-        "details": details(model.details, lengths=True),
+        "details": model.details.model_dump(exclude_none=True),
         "messages": [message(turn) for turn in defaults.messages],
         "model_info": _info(model),
         "projector_info": model.projector_info,
@@ -143,8 +117,7 @@ def expiry(moment: datetime | None) -> str:
 
 def parameters(options: Options) -> str:
     """Return a line for each parameter that was set and for each stop string; strings are escaped to fit on a line."""
-    lines = ((name, _shown(value)) for name, value in _values(options))
-    return "\n".join(f"{name:<{_NAME_WIDTH}} {value}" for name, value in lines)
+    return "\n".join(f"{name:<30} {_shown(value)}" for name, value in _values(options))
 
 
 def modelfile(model: InstalledModel) -> str:

@@ -1,34 +1,26 @@
-"""The routes that list, describe, fetch, make and remove models, and the greeting."""
+"""The greeting and the routes that list, describe, fetch, make and remove models, with the bodies of their requests."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
+from pydantic import Field
 from quart import Response
 
-from ollmlx import OllmlxError, __version__, closing
+from ollmlx import ModelName, OllmlxError, __version__, closing
 from ollmlx.errors import Forbidden, InvalidRequest
-from ollmlx.types import InstalledModel, PullProgress
-from ollmlx.web import (
-    BINARY,
-    NDJSON,
-    STRING,
-    TEXT,
-    caller,
-    declare_upload,
-    describe,
-    json_answer,
-    ndjson,
-    read_model,
-    upload,
-)
+from ollmlx.types import InstalledModel, ModelDefaults, PullProgress
+from ollmlx.web import BINARY, NDJSON, STRING, TEXT, caller, declare_upload, json_answer, ndjson, read_model, upload
 from ollmlx_ollama_api import descriptions, schemas
-from ollmlx_ollama_api.management_bodies import CopyBody, CreateBody, DeleteBody, PullBody, ShowBody
+from ollmlx_ollama_api.bodies import AsTuple, NamedBody, OllamaBody, OllamaMessage, parse_name
+from ollmlx_ollama_api.options import options
+from ollmlx_ollama_api.schemas import described
 
 if TYPE_CHECKING:
     from quart import Blueprint
@@ -38,10 +30,82 @@ if TYPE_CHECKING:
 OLLAMA_VERSION = "0.33.0"
 """The version of Ollama's API. Clients parse it as integers and switch features on it."""
 
-GREETING = "Ollama is running"
 BOTH = ("application/json", NDJSON)
 BLOBS = "/api/blobs/"
 CREATED = 201
+
+
+class ShowBody(NamedBody):
+    """`POST /api/show`."""
+
+    verbose: bool = False
+
+
+class PullBody(NamedBody):
+    """`POST /api/pull` and `/api/push`."""
+
+    stream: bool = True
+    insecure: bool = False
+
+
+class DeleteBody(NamedBody):
+    """`DELETE /api/delete`."""
+
+    def deleted_name(self) -> ModelName:
+        """Parse the name. Raises InvalidRequest with the sentence of this route."""
+        return parse_name(self.asked, f"name {_quoted(self.asked)} is invalid")
+
+
+class CopyBody(OllamaBody):
+    """`POST /api/copy`."""
+
+    source: str = ""
+    destination: str = ""
+
+    def names(self) -> tuple[ModelName, ModelName]:
+        """Parse source and destination. Raises InvalidRequest."""
+        source = parse_name(self.source, f"source {_quoted(self.source)} is invalid")
+        return source, parse_name(self.destination, f"destination {_quoted(self.destination)} is invalid")
+
+
+class CreateBody(NamedBody):
+    """`POST /api/create`: `files` and `adapters` map file names to digests of uploaded blobs."""
+
+    from_: str = Field("", alias="from")
+    files: dict[str, str] = {}
+    adapters: dict[str, str] = {}
+    template: str = ""
+    license: Annotated[str | tuple[str, ...], AsTuple] = ""
+    system: str = ""
+    parameters: dict[str, Any] = {}
+    messages: Annotated[tuple[OllamaMessage, ...], AsTuple] = ()
+    quantize: str = ""
+    stream: bool = True
+
+    def base(self) -> ModelName | None:
+        """Return the name of the base model, None when uploaded files are the base. Raises InvalidRequest."""
+        if not self.from_ and not self.files:
+            raise InvalidRequest("neither 'from' or 'files' was specified")
+        return parse_name(self.from_) if self.from_ else None
+
+    def defaults(self) -> ModelDefaults:
+        """Return the defaults that are laid over the weights, without the adapter. Raises InvalidRequest."""
+        licenses = (self.license,) if isinstance(self.license, str) else self.license
+        stated: dict[str, Any] = {"options": options(self.parameters)} if self.parameters else {}
+        if self.system:
+            stated["system"] = self.system
+        if self.template:
+            stated["template"] = self.template
+        if self.messages:
+            stated["messages"] = tuple(message.to_vocabulary() for message in self.messages)
+        if any(licenses):
+            stated["license"] = tuple(text for text in licenses if text)
+        return ModelDefaults(**stated)
+
+
+def _quoted(name: str) -> str:
+    """Quote a refused name for logs and terminals: shortened, with control characters escaped."""
+    return json.dumps(name[:120])
 
 
 def add_routes(made: Blueprint, service: Service) -> None:
@@ -55,29 +119,29 @@ def add_routes(made: Blueprint, service: Service) -> None:
 
 def _add_greeting(made: Blueprint) -> None:
     @made.route("/", methods=["GET", "HEAD"])
-    @describe("Greet: the daemon is there.", content=(TEXT,), answer=STRING)
+    @described("Greet: the daemon is there.", content=(TEXT,), answer=STRING)
     async def root() -> Response:
-        return Response(GREETING, content_type="text/plain; charset=utf-8")
+        return Response("Ollama is running", content_type="text/plain; charset=utf-8")
 
     @made.route("/api/version", methods=["GET", "HEAD"])
-    @describe("The version of Ollama's API that is spoken, and ollmlx's own.", answer=schemas.VERSION)
+    @described("The version of Ollama's API that is spoken, and ollmlx's own.", answer=schemas.VERSION)
     async def version() -> Response:
         return json_answer({"version": OLLAMA_VERSION, "ollmlx": __version__})
 
 
 def _add_descriptions(made: Blueprint, service: Service) -> None:
     @made.route("/api/tags", methods=["GET", "HEAD"])
-    @describe("List the installed models.", answer=schemas.MODELS, error=schemas.ERROR)
+    @described("List the installed models.", answer=schemas.MODELS)
     async def tags() -> Response:
         return json_answer(descriptions.tags(await service.list()))
 
     @made.get("/api/ps")
-    @describe("List the loaded models.", answer=schemas.MODELS, error=schemas.ERROR)
+    @described("List the loaded models.", answer=schemas.MODELS)
     async def ps() -> Response:
         return json_answer(descriptions.ps(service.ps()))
 
     @made.post("/api/show")
-    @describe("Describe a model.", body=ShowBody, answer=schemas.SHOWN, error=schemas.ERROR)
+    @described("Describe a model.", body=ShowBody, answer=schemas.SHOWN)
     async def show() -> Response:
         body = await read_model(ShowBody)
         model = await service.show(body.model_name())
@@ -96,14 +160,14 @@ async def _backend_fields(service: Service, model: InstalledModel) -> dict[str, 
 
 def _add_changes(made: Blueprint, service: Service) -> None:
     @made.post("/api/copy")
-    @describe("Give a model a second name.", body=CopyBody, error=schemas.ERROR)
+    @described("Give a model a second name.", body=CopyBody)
     async def copy() -> Response:
         body = await read_model(CopyBody)
         await service.copy(*body.names())
         return Response(b"", status=200)
 
     @made.delete("/api/delete")
-    @describe("Remove a model.", body=DeleteBody, error=schemas.ERROR)
+    @described("Remove a model.", body=DeleteBody)
     async def delete() -> Response:
         body = await read_model(DeleteBody)
         await service.delete(body.deleted_name())
@@ -112,20 +176,21 @@ def _add_changes(made: Blueprint, service: Service) -> None:
 
 def _add_transfers(made: Blueprint, service: Service) -> None:
     @made.post("/api/pull")
-    @describe("Fetch a model.", body=PullBody, answer=schemas.PROGRESS, content=BOTH, error=schemas.ERROR)
+    @described("Fetch a model.", body=PullBody, answer=schemas.PROGRESS, content=BOTH)
     async def pull() -> Response:
-        body = await read_model(PullBody)
-        name = body.model_name()
-        caller(body.asked)
-        return await _progress(service.pull(name, insecure=body.insecure), stream=body.stream)
+        return await _transferred(service.pull)
 
     @made.post("/api/push")
-    @describe("Upload a model to a hub.", body=PullBody, answer=schemas.PROGRESS, content=BOTH, error=schemas.ERROR)
+    @described("Upload a model to a hub.", body=PullBody, answer=schemas.PROGRESS, content=BOTH)
     async def push() -> Response:
-        body = await read_model(PullBody)
-        name = body.model_name()
-        caller(body.asked)
-        return await _progress(service.push(name, insecure=body.insecure), stream=body.stream)
+        return await _transferred(service.push)
+
+
+async def _transferred(transfer: Callable[..., AsyncIterator[PullProgress]]) -> Response:
+    body = await read_model(PullBody)
+    name = body.model_name()
+    caller(body.asked)
+    return await _progress(transfer(name, insecure=body.insecure), stream=body.stream)
 
 
 async def _progress(steps: AsyncIterator[PullProgress], *, stream: bool) -> Response:
@@ -149,26 +214,20 @@ def _add_creation(made: Blueprint, service: Service) -> None:
     declare_upload(made, BLOBS)
 
     @made.post("/api/create")
-    @describe("Make a model.", body=CreateBody, answer=schemas.PROGRESS, content=BOTH, error=schemas.ERROR)
+    @described("Make a model.", body=CreateBody, answer=schemas.PROGRESS, content=BOTH)
     async def create() -> Response:
         body = await read_model(CreateBody)
         caller(body.asked)
         return await _progress(_created(service, body), stream=body.stream)
 
     @made.route(f"{BLOBS}<digest>", methods=["HEAD"])
-    @describe("Check that a file was uploaded.", parameters={"digest": schemas.DIGEST}, error=schemas.ERROR)
+    @described("Check that a file was uploaded.", parameters={"digest": schemas.DIGEST})
     async def has_blob(digest: str) -> Response:
         service.blobs.path(digest)
         return Response(b"", status=200)
 
     @made.post(f"{BLOBS}<digest>")
-    @describe(
-        "Upload a file.",
-        body=BINARY,
-        success=(200, CREATED),
-        parameters={"digest": schemas.DIGEST},
-        error=schemas.ERROR,
-    )
+    @described("Upload a file.", body=BINARY, success=(200, CREATED), parameters={"digest": schemas.DIGEST})
     async def put_blob(digest: str) -> Response:
         _refuse_uploads(service)
         new = await service.blobs.write(digest, upload())

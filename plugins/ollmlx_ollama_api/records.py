@@ -6,7 +6,6 @@ All records of a request begin with the same bytes, which are made once; a token
 from __future__ import annotations
 
 import secrets
-import string
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -17,9 +16,6 @@ import orjson
 from ollmlx.types import Answer, Done, Event, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
 
 Json = dict[str, Any]
-
-_ALPHABET = string.ascii_lowercase + string.digits
-_ID_LENGTH = 8
 
 _second = (0, "")
 
@@ -96,7 +92,7 @@ class RecordEncoder:
     def _call(self, call: ToolCall) -> Json:
         index, self._calls = self._calls, self._calls + 1
         function = {"index": index, "name": call.name, "arguments": call.arguments}
-        return {"id": call.id or call_id(), "function": function}
+        return {"id": call.id or f"call_{secrets.token_hex(4)}", "function": function}
 
 
 def final(done: Done, *, context: bool) -> Json:
@@ -115,11 +111,6 @@ def final(done: Done, *, context: bool) -> Json:
     if done.cached_tokens:
         found["prompt_eval_cached_count"] = done.cached_tokens
     return found
-
-
-def call_id() -> str:
-    """Make an id for a tool call: `call_` and eight letters or digits."""
-    return "call_" + "".join(secrets.choice(_ALPHABET) for _ in range(_ID_LENGTH))
 
 
 def _logprobs(logprobs: tuple[TokenLogprob, ...]) -> Json:

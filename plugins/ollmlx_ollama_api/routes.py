@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, TypeVar
 from quart import Blueprint
 
 from ollmlx import ModelName, closing
-from ollmlx.errors import InvalidRequest, NotFound
+from ollmlx.errors import NotFound
 from ollmlx.types import Answer, EmbedRequest, EmbedResult, Event
-from ollmlx.web import NDJSON, caller, describe, embedded, json_answer, ndjson, read_model, tracked
+from ollmlx.web import NDJSON, caller, embedded, json_answer, ndjson, read_model, tracked
 from ollmlx_ollama_api import management, schemas
 from ollmlx_ollama_api.bodies import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody
 from ollmlx_ollama_api.records import RecordEncoder
+from ollmlx_ollama_api.schemas import described
 
 if TYPE_CHECKING:
     from quart import Response
@@ -36,14 +37,14 @@ def blueprint(service: Service) -> Blueprint:
 
 def _add_generation(made: Blueprint, service: Service) -> None:
     @made.post("/api/generate")
-    @describe("Continue a prompt.", body=GenerateBody, answer=schemas.GENERATED, content=BOTH, error=schemas.ERROR)
+    @described("Continue a prompt.", body=GenerateBody, answer=schemas.GENERATED, content=BOTH)
     async def generate() -> Response:
         body = await read_model(GenerateBody)
         name = body.generated_name()
         return await _answer(service, name, body, RecordEncoder(body.asked, chat=False, context=not body.raw))
 
     @made.post("/api/chat")
-    @describe("Chat.", body=ChatBody, answer=schemas.CHATTED, content=BOTH, error=schemas.ERROR)
+    @described("Chat.", body=ChatBody, answer=schemas.CHATTED, content=BOTH)
     async def chat() -> Response:
         body = await read_model(ChatBody)
         return await _answer(service, body.model_name(), body, RecordEncoder(body.asked, chat=True))
@@ -77,15 +78,15 @@ async def _load_or_unload(
         caller(body.asked)
         await service.unload(name)
         return json_answer(records.bare("unload"))
-    if isinstance(body, GenerateBody) and body.raw and (body.template or body.system or body.context):
-        raise InvalidRequest("raw mode does not support template, system, or context")
+    if isinstance(body, GenerateBody):
+        body.check_raw()
     await service.load(name, caller=caller(body.asked), keep_alive=body.keep_alive, options=options)
     return json_answer(records.bare("load"))
 
 
 def _add_embedding(made: Blueprint, service: Service) -> None:
     @made.post("/api/embed")
-    @describe("Embed texts.", body=EmbedBody, answer=schemas.EMBEDDED, error=schemas.ERROR)
+    @described("Embed texts.", body=EmbedBody, answer=schemas.EMBEDDED)
     async def embed() -> Response:
         body = await read_model(EmbedBody)
         if not body.asked:
@@ -102,12 +103,7 @@ def _add_embedding(made: Blueprint, service: Service) -> None:
         )
 
     @made.post("/api/embeddings")
-    @describe(
-        "Embed one text; the vector is not normalised.",
-        body=EmbeddingsBody,
-        answer=schemas.EMBEDDED_ONE,
-        error=schemas.ERROR,
-    )
+    @described("Embed one text; the vector is not normalised.", body=EmbeddingsBody, answer=schemas.EMBEDDED_ONE)
     async def embeddings() -> Response:
         body = await read_model(EmbeddingsBody)
         body.model_name()

@@ -162,9 +162,7 @@ class ChatRequest(CompletionFields):
             tool_choice=tool_choice(self.tool_choice),
             parallel_tool_calls=self.parallel_tool_calls,
             think=self._think(),
-            format=response_format(
-                wanted.type, wanted.json_schema.schema_, "json_schema.schema"
-            ),
+            format=response_format(wanted.type, wanted.json_schema.schema_, "json_schema.schema"),
             options=self.sampling(limit),
             top_logprobs=self.top_logprobs if self.logprobs else None,
         )

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from ollmlx.testing.daemon import Daemon
-from ollmlx_ollama_api.options import FLOATS, IGNORED, INTEGERS
+from ollmlx_ollama_api.options import TYPES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 HOME = "http://127.0.0.1:11434"
@@ -56,4 +56,4 @@ def test_an_example_prints_what_the_page_shows(parrot: Daemon, command: str, out
 
 def test_every_option_is_on_the_page() -> None:
     told = set(re.findall(r"`([a-z_]+)`", PAGE.partition("### Options")[2]))
-    assert INTEGERS | FLOATS | IGNORED.keys() | {"stop", "backend"} <= told
+    assert TYPES.keys() <= told

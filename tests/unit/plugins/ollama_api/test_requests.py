@@ -12,7 +12,7 @@ from ollmlx import ModelName
 from ollmlx.errors import InvalidRequest, NotFound, OllmlxError
 from ollmlx.types import Message, ToolCall
 from ollmlx_ollama_api.bodies import ChatBody, EmbedBody, GenerateBody, NamedBody, response_format, thinking
-from ollmlx_ollama_api.management_bodies import CopyBody, CreateBody, DeleteBody
+from ollmlx_ollama_api.management import CopyBody, CreateBody, DeleteBody
 
 
 def test_a_prompt_becomes_a_users_turn_after_its_system_prompt() -> None:
