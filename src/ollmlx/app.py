@@ -62,7 +62,7 @@ class App:
         self.service.reconfigure(settings, ModelOverrides(settings, load_catalogue()))
 
     async def _preload(self) -> None:
-        for name, overrides in self.service.overrides.all():
+        for name, overrides in self.service.overrides.models.items():
             if not overrides.preload:
                 continue
             try:

@@ -54,7 +54,7 @@ class ModelLibrary:
             for model in models:
                 for alias in self._overrides.aliases_of(model.name):
                     found.setdefault(alias, rename(model, alias))
-        for name, overrides in self._overrides.all():
+        for name, overrides in self._overrides.models.items():
             base_name = ModelName.parse(overrides.from_) if overrides.from_ else name
             if (base := found.get(base_name)) is not None:
                 target = found.get(self._overrides.alias(base_name) or base_name)
@@ -64,7 +64,7 @@ class ModelLibrary:
 
     async def resolve(self, name: ModelName) -> InstalledModel:
         """Return the model that a name stands for, with aliases and overrides applied. Raises NotFound."""
-        overrides = self._overrides.settings_for(name)
+        overrides = self._overrides.models.get(name)
         if overrides is None:
             found = await self._installed(name)
             return found if found.name == name else rename(found, name)
@@ -126,14 +126,10 @@ class ModelLibrary:
 
     def _candidates(self, name: ModelName) -> Iterator[tuple[Store, ModelName]]:
         """Yield the stores in order, each with the name itself and then the name that it is an alias of."""
-        alias = self._alias(name)
+        alias = self._overrides.alias(name)
         for store in self._stores:
             for wanted in (name,) if alias is None else (name, alias):
                 yield store, wanted
-
-    def _alias(self, name: ModelName) -> ModelName | None:
-        """Return the target of an alias. A name that was typed with its host is no alias."""
-        return self._overrides.alias(name) if name.via is None else None
 
     # -- pulling -----------------------------------------------------------------------------------------------------
 
@@ -150,7 +146,7 @@ class ModelLibrary:
 
     def _offers(self, name: ModelName) -> Iterator[tuple[Source, ModelName]]:
         """Yield each source that provides the name, with the name it provides: the target of an alias comes first."""
-        alias = self._alias(name)
+        alias = self._overrides.alias(name)
         for source in self._registry.sources.ordered(self._source_order):
             for wanted in (name,) if alias is None else (alias, name):
                 provided = None
@@ -212,7 +208,7 @@ class ModelLibrary:
 
         A backend that is named by the request or the settings may need another store.
         """
-        overrides = self._overrides.settings_for(request.name)
+        overrides = self._overrides.models.get(request.name)
         backend = request.defaults.options.backend or (overrides.backend if overrides else None)
         if backend is not None:
             home = self._registry.store_for(_format_of(request), backend, self._stores)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ class Service:
 
     async def delete(self, name: ModelName) -> None:
         """Unload a model and remove it. Raises NotFound, Conflict for a model of the settings without own files."""
-        if self.overrides.settings_for(name) is not None and await self._library.find(name) is None:
+        if self.overrides.models.get(name) is not None and await self._library.find(name) is None:
             raise Conflict(
                 f"{name.short} is declared in the settings", hint=f'remove [models."{name.short}"] from ollmlx.toml'
             )
@@ -193,7 +194,7 @@ class Service:
         require(model, request)
         request = with_defaults(model, request, caller)
         spec = await self._spec(model, request.options)
-        async with closing(self.pool.generate(spec, request, caller, keep_alive)) as events:
+        async with aclosing(self.pool.generate(spec, request, caller, keep_alive)) as events:
             async for event in events:
                 yield event
 

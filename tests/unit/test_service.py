@@ -19,6 +19,7 @@ from ollmlx.launch.spec import LaunchSpec
 from ollmlx.model.names import ModelName
 from ollmlx.plugin.contracts import Importer, LaunchOptions, Refusal, RunnerCommand, Source
 from ollmlx.plugin.registry import Registry
+from ollmlx.protocol import RunnerConfig
 from ollmlx.service import Service
 from ollmlx.settings.model import ModelSettings, RunnerSettings, Settings
 from ollmlx.storekit.blobs import Blobs
@@ -195,9 +196,8 @@ async def test_the_memory_settings_are_part_of_the_runners_configuration() -> No
     daemon = FakeDaemon(installed("org/long"), settings=settings)
     await daemon.answer("org/long")
     spec, _ = daemon.pool.asked[0]
-    config = spec.config(runner="r", token="t", memory_limit=3, cache_limit=2, prompt_cache=1)
-    assert (config.wired, config.memory_limit, config.cache_limit, config.prompt_cache_bytes) == ("model", 3, 2, 1)
-    assert spec.prompt_cache_bytes == 1024**3
+    assert (spec.runner_settings["wired"], spec.prompt_cache_bytes) == ("model", 1024**3)
+    RunnerConfig(runner="r", token="t", model=spec.model, context_length=1, **spec.runner_settings)
 
 
 @pytest.mark.finding("MDL002")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,20 +18,17 @@ class ModelOverrides:
     """The overrides and aliases of the settings, by model name. `catalogue` has the built-in aliases."""
 
     def __init__(self, settings: Settings, catalogue: Mapping[str, str]) -> None:
-        self._models = {ModelName.parse(name): model for name, model in settings.models.items()}
+        self.models = {ModelName.parse(name): model for name, model in settings.models.items()}
         self._aliases = {ModelName.parse(name): ModelName.parse(target) for name, target in catalogue.items()}
         self._aliases |= {ModelName.parse(name): ModelName.parse(target) for name, target in settings.aliases.items()}
 
-    def settings_for(self, name: ModelName) -> ModelSettings | None:
-        """Return the `[models."NAME"]` table of a name, if there is one."""
-        return self._models.get(name)
-
-    def all(self) -> Iterable[tuple[ModelName, ModelSettings]]:
-        """Return every `[models."NAME"]` table."""
-        return self._models.items()
-
     def alias(self, name: ModelName) -> ModelName | None:
-        """Return the model that a name is an alias of, if it is one. Raises ConfigError when aliases form a loop."""
+        """Return the model that a name is an alias of, if it is one. A name typed with its host is none.
+
+        Raises ConfigError when aliases form a loop.
+        """
+        if name.via is not None:
+            return None
         seen = [name]
         while (target := self._aliases.get(seen[-1])) is not None:
             if target in seen:

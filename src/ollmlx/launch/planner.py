@@ -71,7 +71,7 @@ class LaunchPlanner:
 
     def keys(self, model: InstalledModel) -> tuple[str, ...]:
         """Return the launch keys that a model may be loaded under: one for each backend."""
-        cluster = _cluster(self._overrides.settings_for(model.name))
+        cluster = _cluster(self._overrides.models.get(model.name))
         return tuple(_launch_key(model, backend, cluster) for backend in self._registry.backends.names())
 
     def backend(self, model: InstalledModel) -> str:
@@ -89,7 +89,7 @@ class LaunchPlanner:
         return None
 
     def _plan(self, model: InstalledModel, options: Options) -> LaunchSpec:
-        overrides = self._overrides.settings_for(model.name) or ModelSettings()
+        overrides = self._overrides.models.get(model.name) or ModelSettings()
         runners, memory, storage = self._settings.runners, self._settings.memory, self._settings.storage
         backend = self._backend(model, options)
         parallel = runners.parallel if overrides.parallel is None else overrides.parallel
@@ -119,14 +119,14 @@ class LaunchPlanner:
             request_timeout=timeout,
             pin=overrides.pin,
             prompt_cache_bytes=None if memory.prompt_cache == "auto" else memory.prompt_cache,
-            wired=memory.wired,
-            cache_dir=self._settings.state_folder / "caches" if storage.cache_limit else None,
-            cache_dir_bytes=storage.cache_limit,
-            log_level=self._settings.logging.level,
-            debug_prompts=self._settings.logging.prompts,
-            allow_remote_code=any(
-                ModelName.parse(name) == model.name for name in self._settings.security.allow_remote_code
-            ),
+            runner_settings={
+                "wired": memory.wired,
+                "cache_dir": self._settings.state_folder / "caches" if storage.cache_limit else None,
+                "cache_dir_bytes": storage.cache_limit,
+                "log_level": self._settings.logging.level,
+                "debug_prompts": self._settings.logging.prompts,
+                "allow_remote_code": model.name in map(ModelName.parse, self._settings.security.allow_remote_code),
+            },
         )
 
     def _plan_memory(
@@ -149,7 +149,7 @@ class LaunchPlanner:
 
     def _backend(self, model: InstalledModel, options: Options) -> Backend:
         """Choose the backend, as the request, the settings or the model prefer. A cluster needs one that spreads."""
-        overrides = self._overrides.settings_for(model.name)
+        overrides = self._overrides.models.get(model.name)
         preferred = options.backend or (overrides.backend if overrides else None) or model.defaults.options.backend
         if _cluster(overrides) is None:
             return self._registry.backend_for(model, preferred)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from ollmlx.plugin.contracts import RunnerCommand
-from ollmlx.protocol import RunnerConfig
 from ollmlx.types import InstalledModel, MemoryEstimate
 
 
@@ -34,36 +33,10 @@ class LaunchSpec:
     request_timeout: float = math.inf
     pin: bool = False
     prompt_cache_bytes: int | None = 0
-    wired: Literal["off", "model", "max"] = "off"
-    cache_dir: Path | None = None
-    cache_dir_bytes: int = 0
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    debug_prompts: bool = False
-    allow_remote_code: bool = False
+    runner_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the runner's `RunnerConfig` that the settings decide: `wired`, `cache_dir`, `log_level` and others."""
+    name: str = field(init=False)
+    """The full name of the model, for messages."""
 
-    @property
-    def name(self) -> str:
-        """The full name of the model, for messages."""
-        return str(self.model.name)
-
-    def config(
-        self, *, runner: str, token: str, memory_limit: int, cache_limit: int, prompt_cache: int
-    ) -> RunnerConfig:
-        """Return the first line on the runner's standard input. Sizes in bytes."""
-        return RunnerConfig(
-            runner=runner,
-            token=token,
-            model=self.model,
-            context_length=self.context_length,
-            parallel=self.parallel,
-            memory_limit=memory_limit,
-            cache_limit=cache_limit,
-            wired=self.wired,
-            prompt_cache_bytes=prompt_cache,
-            cache_dir=self.cache_dir,
-            cache_dir_bytes=self.cache_dir_bytes,
-            log_level=self.log_level,
-            debug_prompts=self.debug_prompts,
-            allow_remote_code=self.allow_remote_code,
-            engine_options=self.command.engine_options,
-        )
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", str(self.model.name))

@@ -178,21 +178,22 @@ class RunnerInfo(Frozen):
 
 def require(model: InstalledModel, request: GenerateRequest) -> None:
     """Raise Unsupported if the model lacks a needed capability, InvalidRequest for an unreadable image."""
-    name = model.name.short
     if "completion" not in model.capabilities:
-        raise Unsupported(f'"{name}" does not support {"chat" if request.messages else "generate"}')
+        raise Unsupported(f'"{model.name.short}" does not support {"chat" if request.messages else "generate"}')
     wanted: tuple[tuple[bool, Capability], ...] = (
         (bool(request.tools) and request.tool_choice != "none", "tools"),
         (request.suffix is not None and request.suffix != "", "insert"),
     )
     for asked, capability in wanted:
         if asked and capability not in model.capabilities:
-            raise Unsupported(f"{name} does not support {capability}")
+            raise Unsupported(f"{model.name.short} does not support {capability}")
     if request.think and "thinking" not in model.capabilities:
-        raise Unsupported(f'"{name}" does not support thinking')
+        raise Unsupported(f'"{model.name.short}" does not support thinking')
     images = [image for message in request.messages for image in message.images]
     if images and "vision" not in model.capabilities:
-        raise Unsupported(f"{name} does not support images", hint="send text only, or choose a vision model")
+        raise Unsupported(
+            f"{model.name.short} does not support images", hint="send text only, or choose a vision model"
+        )
     for image in images:
         try:
             b64decode(image, validate=True)

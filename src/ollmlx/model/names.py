@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ollmlx.errors import InvalidRequest
@@ -28,19 +28,24 @@ _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.\-]*[A-Za-z0-9])?(?::[0-9]{1,5})?"
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class ModelName:
-    """One model name. `str(name)` is the canonical form, always with its tag.
+    """One model name. `str(name)` is the canonical form, always with its tag. Names with the same `key` are equal.
 
     `via` is the well-known host that was typed before the name (`registry.ollama.ai`, `hf.co`). The model is pulled
     from there; the host is no part of the name.
     """
 
-    name: str
-    org: str | None = None
-    tag: str = DEFAULT_TAG
-    host: str | None = None
-    via: str | None = None
+    name: str = field(compare=False)
+    org: str | None = field(default=None, compare=False)
+    tag: str = field(default=DEFAULT_TAG, compare=False)
+    host: str | None = field(default=None, compare=False)
+    via: str | None = field(default=None, compare=False)
+    key: str = field(init=False, repr=False)
+    """The identity of the model: its folder in lower case, because macOS folders ignore case."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", self.folder.lower())
 
     @classmethod
     def parse(cls, text: str) -> ModelName:
@@ -94,11 +99,6 @@ class ModelName:
         return cls(rest, org, name.tag) if underscore and org and rest else name
 
     @property
-    def key(self) -> str:
-        """The identity of the model: its folder in lower case, because macOS folders ignore case."""
-        return self.folder.lower()
-
-    @property
     def short(self) -> str:
         """The canonical form without the tag `latest`, as a person would type it."""
         return str(self).removesuffix(f":{DEFAULT_TAG}")
@@ -111,12 +111,6 @@ class ModelName:
 
     def __str__(self) -> str:
         return "/".join(part for part in (self.host, self.org, f"{self.name}:{self.tag}") if part)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ModelName) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:

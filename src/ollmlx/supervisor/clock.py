@@ -40,14 +40,11 @@ class Clock(Protocol):
 class SystemClock:
     """The clock of the machine. Use it on a running event loop."""
 
-    def monotonic(self) -> float:
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)
+    sleep = staticmethod(asyncio.sleep)
 
     def now(self) -> datetime:
         return datetime.now(UTC)
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
         return asyncio.get_running_loop().call_later(delay, callback)
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)

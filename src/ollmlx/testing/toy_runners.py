@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -137,7 +137,7 @@ class ToyRunner:
             self._aborted.set_exception(reason)
             self._aborted.exception()
 
-    async def generate(self, request: GenerateRequest, call: RunnerCall | None = None) -> AsyncIterator[Event]:
+    async def generate(self, request: GenerateRequest, call: RunnerCall | None = None) -> AsyncGenerator[Event]:
         async for event in self._factory.answer(self, request):
             yield event
 

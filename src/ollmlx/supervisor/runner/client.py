@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,16 +29,16 @@ class ProtocolViolation(Exception):
     """The bytes that arrived do not follow the protocol."""
 
 
+@dataclass(eq=False, slots=True)
 class RunnerCall:
     """One request to a runner, which other tasks can end early with a reason."""
 
-    def __init__(self) -> None:
-        self.reason: OllmlxError | None = None
-        self.response: aiohttp.ClientResponse | None = None
-        self.bytes_read = 0
-        """Bytes of the answer that the reader has taken."""
-        self._head_timeout: asyncio.Timeout | None = None
-        self._disconnected = False
+    reason: OllmlxError | None = None
+    response: aiohttp.ClientResponse | None = None
+    bytes_read: int = 0
+    """Bytes of the answer that the reader has taken."""
+    _head_timeout: asyncio.Timeout | None = None
+    _disconnected: bool = False
 
     @property
     def has_unread(self) -> bool:
@@ -112,7 +113,7 @@ class RunnerClient:
             call.disconnect()
         await self._session.close()
 
-    async def generate(self, request: GenerateRequest, call: RunnerCall | None = None) -> AsyncIterator[Event]:
+    async def generate(self, request: GenerateRequest, call: RunnerCall | None = None) -> AsyncGenerator[Event]:
         """Yield the runner's events up to and including `Done`. Closing the iterator cancels the request.
 
         A stream ends with `Done` or with an error, never otherwise: a `Failed` event is raised as the error that it

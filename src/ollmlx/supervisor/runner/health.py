@@ -1,4 +1,4 @@
-"""The health of one loaded runner: status probes, trial prompts, hang detection and memory limits."""
+"""The health of one runner, while its model loads and afterwards: probes, trial prompts, hangs and memory limits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ollmlx.errors import OllmlxError, RunnerFailed
-from ollmlx.protocol import Progress
+from ollmlx.protocol import PROTOCOL_VERSION, Progress
 from ollmlx.supervisor.clock import Clock
+from ollmlx.supervisor.process.child import Child
+from ollmlx.supervisor.process.tail import OutputTail
 from ollmlx.supervisor.runner.client import ConnectionLost, ProtocolViolation, RunnerClient
 from ollmlx.supervisor.runner.failure import Cause
 from ollmlx.supervisor.scheduling.memory import Allowance
@@ -24,6 +26,8 @@ PATIENCE = 5.0
 STRIKES = 2
 """Samples above a memory limit before it counts."""
 TRIAL_PROMPT = "Hello"
+EXIT_PATIENCE = 1.0
+"""Seconds that the exit of a process may come after its connection broke."""
 
 
 @dataclass(slots=True)
@@ -72,21 +76,32 @@ async def send_trial_prompt(client: RunnerClient, model: InstalledModel, request
         return
     options = Options(num_predict=1, temperature=0.0)
     request = GenerateRequest(request_id=request_id, prompt=TRIAL_PROMPT, options=options)
-    async with aclosing(client.generate(request)) as events:  # type: ignore[type-var]
+    async with aclosing(client.generate(request)) as events:
         async for _ in events:  # an end of text as the very first token has no text, and is a decoded token
             pass
 
 
 class MonitoredRunner(Protocol):
-    """The part of a runner that its monitor uses."""
+    """The part of a runner that its monitor uses.
+
+    The monitor sets the last four attributes, and calls `on_change` when one of the last two has changed.
+    """
 
     id: str
     client: RunnerClient
     allowance: Allowance
     active_requests: int
+    on_change: Callable[[], None]
+    status: Progress | None
+    """The last status that the runner reported."""
+    memory: int
+    """Bytes that it used at the last probe."""
+    throttled: bool
+    """Above the soft limit: the pool gives it no new requests."""
+    needs_replacement: bool
+    """Idle and still above the soft limit after a trim: only a fresh process gives the memory back."""
 
     def kill(self, cause: Cause, text: str) -> None: ...
-    def changed(self) -> None: ...
 
 
 class HealthMonitor:
@@ -115,12 +130,6 @@ class HealthMonitor:
         """A trial prompt was answered during the present silence."""
         self._above_soft = 0
         self._above_hard = 0
-        self.status: Progress | None = None
-        self.memory = 0
-        self.throttled = False
-        """Above the soft limit: the pool gives it no new requests."""
-        self.needs_replacement = False
-        """Idle and still above the soft limit after a trim: only a fresh process gives the memory back."""
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -139,15 +148,15 @@ class HealthMonitor:
     async def probe(self, timeout: float) -> Progress | str:
         """Ask the runner for its status. Returns the status, or a sentence that says why there is none."""
         try:
-            self.status = await self._runner.client.status(timeout)
+            status = self._runner.status = await self._runner.client.status(timeout)
         except (ConnectionLost, ProtocolViolation, OllmlxError) as failure:
             logger.debug("probe of %s failed: %s", self._runner.id, failure)
             return str(failure)
         logger.debug(
             "probe of %s: %s, progress %d, active %d",
-            self._runner.id, self.status.state, self.status.progress, self.status.active,
+            self._runner.id, status.state, status.progress, status.active,
         )  # fmt: skip
-        return self.status
+        return status
 
     def _check_progress(self, failure: str | None) -> None:
         now = self._clock.monotonic()
@@ -157,7 +166,8 @@ class HealthMonitor:
             self._progress.restart(now)
             self._trial_answered = False
             return
-        sign = (self.status.progress if self.status is not None else 0, failure is None or waiting > 0)
+        status = self._runner.status
+        sign = (status.progress if status is not None else 0, failure is None or waiting > 0)
         silence = self._progress.rebase(now, sign) if self._trial_at_last_look else self._progress.look(now, sign)
         self._trial_at_last_look = self._trial is not None
         self._trial_answered = self._trial_answered and silence > 0
@@ -183,28 +193,98 @@ class HealthMonitor:
             self._trial = None
 
     async def _check_memory(self) -> None:
-        status, allowance = self.status, self._runner.allowance
+        runner, status = self._runner, self._runner.status
         reported = status.memory_active + status.memory_cache if status is not None else 0
-        self.memory = max(self._memory_use() or 0, reported)
-        self._above_hard = self._above_hard + 1 if self.memory > allowance.hard else 0
-        self._above_soft = self._above_soft + 1 if self.memory > allowance.soft else 0
+        runner.memory = max(self._memory_use() or 0, reported)
+        self._above_hard = self._above_hard + 1 if runner.memory > runner.allowance.hard else 0
+        self._above_soft = self._above_soft + 1 if runner.memory > runner.allowance.soft else 0
         if self._above_hard >= STRIKES:
-            used, limit = format_size(self.memory), format_size(allowance.hard)
-            self._runner.kill(Cause.MEMORY, f"used {used}, more than its limit of {limit}, and was ended")
+            used, limit = format_size(runner.memory), format_size(runner.allowance.hard)
+            runner.kill(Cause.MEMORY, f"used {used}, more than its limit of {limit}, and was ended")
         elif self._above_soft == 1:
             logger.warning(
                 "%s uses %s, above its soft limit of %s: no new requests, dropping caches",
-                self._runner.id, format_size(self.memory), format_size(allowance.soft),
+                runner.id, format_size(runner.memory), format_size(runner.allowance.soft),
             )  # fmt: skip
-            await self._trim()
+            try:
+                await runner.client.command("trim", PATIENCE)
+            except (ConnectionLost, ProtocolViolation, OllmlxError) as failure:
+                logger.warning("%s did not drop its caches: %s", runner.id, failure)
         throttled = self._above_soft > 0
-        needs_replacement = self._above_soft > STRIKES and not self._runner.active_requests
-        if (throttled, needs_replacement) != (self.throttled, self.needs_replacement):
-            self.throttled, self.needs_replacement = throttled, needs_replacement
-            self._runner.changed()
+        needs_replacement = self._above_soft > STRIKES and not runner.active_requests
+        if (throttled, needs_replacement) != (runner.throttled, runner.needs_replacement):
+            runner.throttled, runner.needs_replacement = throttled, needs_replacement
+            runner.on_change()
 
-    async def _trim(self) -> None:
+
+class LoadFailed(Exception):
+    """The load failed for a reason that this module found. `error` is what the runner itself answered, if it did."""
+
+    def __init__(self, cause: Cause, text: str, error: Exception | None = None) -> None:
+        super().__init__(text)
+        self.cause = cause
+        self.text = text
+        self.error = error
+
+
+@dataclass
+class ModelLoad:
+    """Waits for one child process to load its model. Progress and output count, not elapsed time.
+
+    `timeout`: seconds without progress after which the load has failed.
+    """
+
+    runner: MonitoredRunner
+    health: HealthMonitor
+    tail: OutputTail
+    child: Child
+    clock: Clock
+    timeout: float
+
+    def __post_init__(self) -> None:
+        self._probe_timeout = min(PATIENCE, self.timeout / 2)
+        self._progress = ProgressClock(gap=self._probe_timeout + 5.0)
+
+    async def run(self, model: InstalledModel) -> None:
+        """Return when the model is loaded and has answered a trial prompt.
+
+        Raises LoadFailed, or ConnectionLost when the process has exited.
+        """
+        pause = 0.01
+        while not await self._is_ready():
+            await self.clock.sleep(pause)
+            pause = min(pause * 1.5, 0.25, self.timeout / 8)
+        id = self.runner.id
+        logger.debug("%s is loaded: sending a trial prompt", id)
+        began = self.clock.monotonic()
+        trial = asyncio.create_task(send_trial_prompt(self.runner.client, model, f"trial-{id}"))
         try:
-            await self._runner.client.command("trim", PATIENCE)
-        except (ConnectionLost, ProtocolViolation, OllmlxError) as failure:
-            logger.warning("%s did not drop its caches: %s", self._runner.id, failure)
+            while not (await asyncio.wait([trial], timeout=min(0.5, self.timeout / 8)))[0]:
+                await self._is_ready()
+            trial.result()
+        except (OllmlxError, ConnectionLost, ProtocolViolation) as failure:
+            if isinstance(failure, ConnectionLost) and await self.child.wait(EXIT_PATIENCE):
+                raise  # the exit status says more than the broken connection
+            text = f"could not answer a trial prompt: {failure}"
+            raise LoadFailed(Cause.TRIAL_PROMPT, text, failure) from failure
+        finally:
+            trial.cancel()
+            await asyncio.wait([trial])
+        logger.debug("%s answered it after %.3f s", id, self.clock.monotonic() - began)
+
+    async def _is_ready(self) -> bool:
+        """Probe once. Raises LoadFailed for a runner that says so, or that makes no progress."""
+        seen = await self.health.probe(self._probe_timeout)
+        if isinstance(seen, Progress):
+            if seen.protocol != PROTOCOL_VERSION:
+                text = f"speaks Runner Protocol {seen.protocol}, this daemon speaks {PROTOCOL_VERSION}"
+                raise LoadFailed(Cause.PROTOCOL, text)
+            if seen.state == "failed":
+                raise LoadFailed(Cause.EXIT, f"could not load the model: {seen.error or 'it does not say why'}")
+        status = self.runner.status
+        sign = (status.progress, status.load_fraction, status.state) if status is not None else None
+        silence = self._progress.look(self.clock.monotonic(), (sign, self.tail.total))
+        if silence >= self.timeout:
+            why = f" ({seen})" if isinstance(seen, str) else ""
+            raise LoadFailed(Cause.STALL, f"made no progress for {format_duration(self.timeout)}{why}")
+        return isinstance(seen, Progress) and seen.state == "ready"

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from ollmlx.errors import Busy, OllmlxError, RunnerFailed, RunnerUnavailable
 from ollmlx.launch.spec import LaunchSpec
-from ollmlx.protocol import Progress, TokenizeRequest, Tokens
+from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.supervisor.clock import Clock
 from ollmlx.supervisor.machine import process_memory
 from ollmlx.supervisor.process.child import Child, child_environment, spawn
@@ -25,8 +25,7 @@ from ollmlx.supervisor.process.state_folder import SocketDir
 from ollmlx.supervisor.process.tail import OutputTail
 from ollmlx.supervisor.runner.client import ConnectionLost, ProtocolViolation, RunnerCall, RunnerClient
 from ollmlx.supervisor.runner.failure import Cause, Remedy, RunnerFailure, explain_exit
-from ollmlx.supervisor.runner.health import HealthMonitor
-from ollmlx.supervisor.runner.loading import EXIT_PATIENCE, LoadFailed, ModelLoad
+from ollmlx.supervisor.runner.health import EXIT_PATIENCE, HealthMonitor, LoadFailed, ModelLoad
 from ollmlx.supervisor.scheduling.memory import Allowance
 from ollmlx.supervisor.tuning import Tuning
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RunnerState
@@ -60,6 +59,10 @@ class Runner:
         self.allowance = allowance
         self.state = RunnerState.STARTING
         self.active_requests = 0
+        self.status: Progress | None = None
+        self.memory = 0
+        self.throttled = False
+        self.needs_replacement = False
         self.failure: RunnerFailure | None = None
         self.on_exit: Callable[[RunnerFailure], None] = lambda failure: None
         self.on_change: Callable[[], None] = lambda: None
@@ -85,46 +88,22 @@ class Runner:
         return self._child.pid if self._child is not None else None
 
     @property
-    def status(self) -> Progress | None:
-        """The last status that the runner reported."""
-        return self._health.status
-
-    @property
     def parallel(self) -> int:
         """Requests that it serves at once."""
         return max(1, self.spec.parallel or (self.status.parallel if self.status is not None else 1))
 
-    @property
-    def throttled(self) -> bool:
-        """True when it uses too much memory to be given more work."""
-        return self._health.throttled
-
-    @property
-    def needs_replacement(self) -> bool:
-        """True when it is idle and still uses too much memory."""
-        return self._health.needs_replacement
-
-    @property
-    def memory(self) -> int:
-        """Bytes that it used at the last probe."""
-        return self._health.memory
-
     def last_output(self) -> tuple[str, ...]:
         return self._tail.last_lines()
 
-    def changed(self) -> None:
-        """Report a change of `throttled` or `needs_replacement` to the pool."""
-        self.on_change()
-
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    async def generate(self, request: GenerateRequest, call: RunnerCall | None = None) -> AsyncIterator[Event]:
+    async def generate(self, request: GenerateRequest, call: RunnerCall | None = None) -> AsyncGenerator[Event]:
         """Yield events up to and including `Done`. Every stream that ends otherwise raises OllmlxError.
 
         This is the one place where a failed or unfinished stream becomes an error. Callers rely on it.
         """
         try:
-            async with aclosing(self.client.generate(request, call)) as events:  # type: ignore[type-var]
+            async with aclosing(self.client.generate(request, call)) as events:
                 async for event in events:
                     yield event
         except (ConnectionLost, ProtocolViolation, RunnerUnavailable) as broken:
@@ -216,12 +195,17 @@ class Runner:
             child = self._child = await spawn(argv, env=env, cwd=folder, fds=[listener.fileno()], tail=self._tail)
         resources.guardian.add(child.pid, child.started)
         resources.records.write(RunnerRecord(self.id, child.pid, child.started or "", boot_id(), nonce))
-        config = spec.config(
+        config = RunnerConfig(
             runner=self.id,
             token=token,
+            model=spec.model,
+            context_length=spec.context_length,
+            parallel=spec.parallel,
             memory_limit=self.allowance.hard,
             cache_limit=self.allowance.cache_limit,
-            prompt_cache=self.allowance.prompt_cache,
+            prompt_cache_bytes=self.allowance.prompt_cache,
+            engine_options=spec.command.engine_options,
+            **spec.runner_settings,
         )
         # The child allocates nothing before this line, and by now the guardian has it on its list.
         child.write(config.__pydantic_serializer__.to_json(config) + b"\n")
@@ -230,10 +214,10 @@ class Runner:
     async def _load(self) -> None:
         assert self._child is not None
         load = ModelLoad(
-            self.client, self._health, self._tail, self._child, self._resources.clock, self._resources.load_timeout
+            self, self._health, self._tail, self._child, self._resources.clock, self._resources.load_timeout
         )
         try:
-            await load.run(self.spec.model, self.id)
+            await load.run(self.spec.model)
         except LoadFailed as failed:
             self._kill_reason = self._kill_reason or (failed.cause, failed.text)
             if failed.error is not None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from ollmlx.errors import Busy, Timeout
 from ollmlx.launch.spec import LaunchSpec
-from ollmlx.model.events import closing
 from ollmlx.protocol import TokenizeRequest, Tokens
 from ollmlx.settings import Settings
 from ollmlx.supervisor.clock import Clock, SystemClock
@@ -99,7 +98,9 @@ class Pool:
         for entry in list(self._runners.entries.values()):
             if not entry.is_loaded:
                 self._runners.stop(entry, "drain")
-        await self._wait_until_idle(drain)
+        deadline = self._clock.monotonic() + drain
+        while any(entry.leases for entry in self._runners.entries.values()) and self._clock.monotonic() < deadline:
+            await self._clock.sleep(0.02)
         entries = list(self._runners.entries.values())
         for entry in entries:
             if entry.runner is not None and entry.leases:
@@ -142,7 +143,7 @@ class Pool:
         loading = max(0.0, min(acquired, entry.loaded_at) - max(arrived, entry.created_at))
         waited = acquired - arrived
         self._observers.on_admit(spec.name, waited, loading)
-        lease = Lease(entry.runner, _ns(waited - loading), _ns(loading), entry)
+        lease = Lease(entry.runner, int((waited - loading) * 1e9), int(loading * 1e9), entry)
         logger.debug("%s serves the request: waited %.3f s, %d slots taken", entry.id, waited, entry.leases)
         try:
             yield lease
@@ -156,7 +157,7 @@ class Pool:
 
     async def generate(
         self, spec: LaunchSpec, request: GenerateRequest, caller: Caller, keep_alive: float | None = None
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         """Yield `Admitted`, the runner's events, `Done`. A runner that exits before it answered is replaced once.
 
         Raises OllmlxError for every other end. `Admitted` comes with the first event, so that an early failure is
@@ -170,7 +171,7 @@ class Pool:
                 with self._call_until(deadline, spec) as call:
                     async with (
                         self.lease(spec, caller, keep_alive, deadline=deadline, again=attempt > 1) as lease,
-                        closing(lease.runner.generate(request, call)) as events,
+                        aclosing(lease.runner.generate(request, call)) as events,
                     ):
                         async for event in events:
                             if not admitted:
@@ -230,13 +231,11 @@ class Pool:
 
     def queue(self) -> list[QueuedRequest]:
         """Return the requests that wait for a runner, the next one first."""
-        return self._scheduler.queue()
+        return self._scheduler.pending.describe(self._clock.monotonic())
 
-    @contextmanager
-    def guarded(self, pid: int) -> Iterator[None]:
+    def guarded(self, pid: int) -> AbstractContextManager[None]:
         """End a process group that is not a runner (an importer), too, should the daemon exit inside this context."""
-        with self._factory.guarded(pid):
-            yield
+        return self._factory.guarded(pid)
 
     def subscribe(self, observer: PoolObserver) -> None:
         """Call this observer, too, from now on."""
@@ -295,15 +294,5 @@ class Pool:
     def _finish(self, lease: Lease, began: float) -> dict[str, int]:
         """Mark the lease as completed. Returns the times of its request."""
         lease.completed = True
-        total = _ns(self._clock.monotonic() - began)
+        total = int((self._clock.monotonic() - began) * 1e9)
         return {"queue_ns": lease.queue_ns, "load_ns": lease.load_ns, "total_ns": total}
-
-    async def _wait_until_idle(self, timeout: float) -> None:
-        """Wait until no request is running, for at most `timeout` seconds."""
-        deadline = self._clock.monotonic() + timeout
-        while any(entry.leases for entry in self._runners.entries.values()) and self._clock.monotonic() < deadline:
-            await self._clock.sleep(0.02)
-
-
-def _ns(seconds: float) -> int:
-    return int(max(0.0, seconds) * 1e9)

@@ -59,23 +59,28 @@ class PoolEntry:
     @property
     def has_free_slot(self) -> bool:
         """True when the runner can serve one more request."""
-        if not self.is_loaded or self.stopping or self.runner is None:
+        if self.runner is None or not self.is_loaded or self.stopping or self.runner.throttled:
             return False
-        return not self.runner.throttled and self.leases < self.runner.parallel
-
-    @property
-    def accepts_requests(self) -> bool:
-        """True when the runner can serve one more request, and is not about to be stopped."""
-        return self.has_free_slot and not self.stop_when_idle
+        return self.leases < self.runner.parallel
 
     def serves(self, spec: LaunchSpec) -> bool:
         """Return True when the loaded context is long enough for this spec, which has the same key."""
         return self.spec.context_length >= spec.context_length
 
-    def adopt_pin(self, spec: LaunchSpec) -> None:
-        """Pin the loaded weights when a request for them comes under a pinned name."""
+    def take_slot(self, spec: LaunchSpec) -> None:
+        """Count one more request. One under a pinned name pins the loaded weights."""
+        assert self.runner is not None
         if spec.pin and not self.spec.pin:
             self.spec = replace(self.spec, pin=True)
+        self.leases += 1
+        self.runner.active_requests = self.leases
+
+    def release_slot(self, now: float) -> None:
+        """Count one request less. The keep-alive time starts again."""
+        self.leases -= 1
+        if self.runner is not None:
+            self.runner.active_requests = self.leases
+        self.mark_used(now)
 
     def set_keep_alive(self, requested: float | None, default: float) -> None:
         """Apply a request's keep-alive. An explicit one wins and persists; otherwise the model's default applies."""
@@ -92,28 +97,28 @@ class PoolEntry:
     def info(self, clock: Clock, restarts: int) -> RunnerInfo:
         """Return the entry as `ps` shows it."""
         runner, now = self.runner, clock.monotonic()
-        status = runner.status if runner is not None else None
+        status = runner.status if runner else None
         remaining = self._remaining(now)
         return RunnerInfo(
             id=self.id,
             model=self.spec.model,
             backend=self.spec.backend,
             state=self._state(),
-            pid=runner.pid if runner is not None else None,
-            context_length=(status.context_length if status is not None else 0) or self.spec.context_length,
-            parallel=runner.parallel if runner is not None else max(1, self.spec.parallel),
+            pid=runner.pid if runner else None,
+            context_length=(status.context_length if status else 0) or self.spec.context_length,
+            parallel=runner.parallel if runner else max(1, self.spec.parallel),
             active=self.leases,
             reserved=self.allowance.reserved,
-            memory=(runner.memory if runner is not None else 0) or self.spec.estimate.total,
-            memory_gpu=status.memory_active if status is not None and status.device != "cpu" else 0,
+            memory=(runner.memory if runner else 0) or self.spec.estimate.total,
+            memory_gpu=status.memory_active if status and status.device != "cpu" else 0,
             started_at=clock.now() - timedelta(seconds=now - self.created_at),
             expires_at=None if math.isinf(remaining) else clock.now() + timedelta(seconds=remaining),
             restarts=restarts,
-            last_words=runner.last_output() if runner is not None else (),
-            device=status.device if status is not None else "",
-            notes=status.notes if status is not None else (),
-            cached_tokens=status.cached_tokens_total if status is not None else 0,
-            prompt_tokens=status.prompt_tokens_total if status is not None else 0,
+            last_words=runner.last_output() if runner else (),
+            device=status.device if status else "",
+            notes=status.notes if status else (),
+            cached_tokens=status.cached_tokens_total if status else 0,
+            prompt_tokens=status.prompt_tokens_total if status else 0,
         )
 
     def _remaining(self, now: float) -> float:

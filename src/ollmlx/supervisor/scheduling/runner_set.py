@@ -32,7 +32,7 @@ class EntryObserver(Protocol):
     def on_loaded(self, entry: PoolEntry) -> None: ...
     def on_load_failed(self, entry: PoolEntry, error: OllmlxError) -> None: ...
     def on_exit(self, entry: PoolEntry) -> None: ...
-    def on_change(self) -> None: ...
+    def schedule(self) -> None: ...
 
 
 class RunnerSet:
@@ -89,19 +89,6 @@ class RunnerSet:
         self._allow_start(entry)
         entry.task = asyncio.create_task(self._load(entry), name=f"load {entry.id}")
         entry.task.add_done_callback(lambda _: self._after_load(entry))
-
-    def take_slot(self, entry: PoolEntry) -> None:
-        """Count one more request of this entry."""
-        assert entry.runner is not None
-        entry.leases += 1
-        entry.runner.active_requests = entry.leases
-
-    def release_slot(self, entry: PoolEntry) -> None:
-        """Count one request less."""
-        entry.leases -= 1
-        if entry.runner is not None:
-            entry.runner.active_requests = entry.leases
-        entry.mark_used(self._clock.monotonic())
 
     def stop(self, entry: PoolEntry, reason: str) -> None:
         """Stop an entry, loading or loaded, whether or not it has requests."""
@@ -165,7 +152,7 @@ class RunnerSet:
         # A callback of the task and no part of it: a load that is cancelled before its first step never runs.
         if entry.loaded_at == math.inf:
             self._remove(entry)
-            self.entry_observer.on_change()
+            self.entry_observer.schedule()
 
     async def _start_or_make_room(self, entry: PoolEntry) -> PooledRunner:
         """Start the runner. When memory runs out, stop the idle models and start once more."""
@@ -184,7 +171,7 @@ class RunnerSet:
     async def _start(self, entry: PoolEntry) -> PooledRunner:
         runner = self._factory.make(entry.spec, entry.id, entry.allowance)
         runner.on_exit = lambda failure: self._on_exit(entry, failure)
-        runner.on_change = self.entry_observer.on_change
+        runner.on_change = self.entry_observer.schedule
         entry.runner = runner
         try:
             await runner.start()
@@ -208,7 +195,7 @@ class RunnerSet:
         assert entry.runner is not None
         await entry.runner.stop(self._tuning.stop_timeout)
         self._remove(entry)
-        self.entry_observer.on_change()
+        self.entry_observer.schedule()
 
     def _stop_idle(self, spared: PoolEntry) -> list[PoolEntry]:
         """Stop every idle model but this one and pinned ones. Returns the stopped ones."""

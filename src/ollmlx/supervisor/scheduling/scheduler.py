@@ -14,7 +14,7 @@ from ollmlx.supervisor.clock import Clock, Timer
 from ollmlx.supervisor.scheduling.memory import EvictionPlan, plan_eviction
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool_entry import PoolEntry
-from ollmlx.supervisor.scheduling.queue import LEVELS, PendingRequest, PendingRequests, QueuedRequest, RetryEstimate
+from ollmlx.supervisor.scheduling.queue import LEVELS, PendingRequest, PendingRequests, RetryEstimate
 from ollmlx.supervisor.scheduling.runner_set import RunnerSet
 from ollmlx.supervisor.tuning import Tuning
 from ollmlx.text.quantities import format_duration
@@ -83,13 +83,10 @@ class Scheduler:
 
     def release(self, entry: PoolEntry, acquired_at: float) -> None:
         """Give back the slot of a request."""
-        self._retry_estimate.note(self._clock.monotonic() - acquired_at)
-        self._runners.release_slot(entry)
+        now = self._clock.monotonic()
+        self._retry_estimate.note(now - acquired_at)
+        entry.release_slot(now)
         self.schedule()
-
-    def queue(self) -> list[QueuedRequest]:
-        """Return the pending requests, the next one first."""
-        return self.pending.describe(self._clock.monotonic())
 
     def drain(self) -> None:
         """Refuse every pending request, and every one that arrives from now on."""
@@ -119,9 +116,6 @@ class Scheduler:
         self._reload_if_pinned(entry)
         self.schedule()
 
-    def on_change(self) -> None:
-        self.schedule()
-
     # -- decisions ---------------------------------------------------------------------------------------------------
 
     def schedule(self) -> None:
@@ -145,7 +139,7 @@ class Scheduler:
             for key in self.pending.keys(now):
                 self._consider(key, now, wake)
             for entry in list(self._runners.entries.values()):
-                if self.pending.count(entry.key) and entry.accepts_requests:
+                if self.pending.count(entry.key) and not entry.stop_when_idle:
                     self._fill(entry, better_than=self._blocked.get(entry.key, math.inf))
         self._stop_unneeded(now, wake)
         self._set_timer(now, wake)
@@ -248,25 +242,20 @@ class Scheduler:
             if request.future.cancelled():  # its client is gone, and `acquire` has not run since
                 self.pending.remove(request)
             else:
-                self._grant(request, entry)
-
-    def _grant(self, request: PendingRequest[PoolEntry], entry: PoolEntry) -> None:
-        self.pending.remove(request, served=True)
-        entry.adopt_pin(request.spec)
-        self._runners.take_slot(entry)
-        request.future.set_result(entry)
+                self.pending.remove(request, served=True)
+                entry.take_slot(request.spec)
+                request.future.set_result(entry)
 
     # -- the queue ---------------------------------------------------------------------------------------------------
 
     def _take_free_slot(self, spec: LaunchSpec, caller: Caller) -> PoolEntry | None:
         """Take a slot of a runner that is loaded with this model, unless an overdue request needs its memory."""
         entry = self._runners.entries.get(spec.key)
-        if entry is None or self.draining or not (entry.accepts_requests and entry.serves(spec)):
+        if entry is None or self.draining or entry.stop_when_idle or not (entry.has_free_slot and entry.serves(spec)):
             return None
         if LEVELS[caller.priority] >= self._blocked.get(spec.key, math.inf):
             return None
-        entry.adopt_pin(spec)
-        self._runners.take_slot(entry)
+        entry.take_slot(spec)
         return entry
 
     def _enqueue(self, spec: LaunchSpec, caller: Caller, again: bool) -> PendingRequest[PoolEntry]:
@@ -336,7 +325,7 @@ class Scheduler:
         self._observer.on_cancel(request.spec.name, "loading" if loading else "queued")
         future = request.future
         if future.done() and not future.cancelled() and future.exception() is None:
-            self._runners.release_slot(future.result())
+            future.result().release_slot(self._clock.monotonic())
 
     def _cancel_unneeded_load(self, key: str) -> None:
         """Cancel a load that no request waits for any more."""
@@ -377,7 +366,7 @@ class Scheduler:
                 logger.warning("cannot load the pinned model %s yet: %s", spec.name, error.message)
                 await self._clock.sleep(error.retry_after or 60.0)
             else:
-                self._runners.release_slot(entry)
+                entry.release_slot(self._clock.monotonic())
                 self.schedule()
                 return
 

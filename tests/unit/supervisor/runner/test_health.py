@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import cast
 
 import pytest
@@ -101,33 +101,21 @@ async def test_the_error_of_a_trial_prompt_is_raised() -> None:
 # -- the monitor ----------------------------------------------------------------------------------------------------
 
 
-class MonitoredToy:
-    """A runner as its monitor sees it; also its own client."""
+class ToyClient:
+    """The client of a runner whose status and answers the test sets."""
 
     def __init__(self) -> None:
-        self.id = "parrot#1"
-        self.client = cast(RunnerClient, self)
-        self.allowance = allowance_for(100, 0, 1000, Tuning(slack=0, hard_share=2.0, soft_share=0.5))
-        self.active_requests = 1
         self.unread = 0
         self.progress = 0
-        self.memory = 0
         self.answers_status = True
         self.answers_trials = True
         self.trims = 0
         self.trials = 0
-        self.killed: list[tuple[Cause, str]] = []
-
-    def kill(self, cause: Cause, text: str) -> None:
-        self.killed.append((cause, text))
-
-    def changed(self) -> None:
-        return
 
     async def status(self, timeout: float) -> Progress:
         if not self.answers_status:
             raise ConnectionLost("no answer within 5 s")
-        return Progress(engine="fake", state="ready", progress=self.progress, active=self.active_requests)
+        return Progress(engine="fake", state="ready", progress=self.progress)
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
         self.trials += 1
@@ -140,18 +128,38 @@ class MonitoredToy:
         self.trims += 1
 
 
-class Monitored:
-    """A monitor with a hang timeout of 20 s and a probe each second."""
+class MonitoredToy:
+    """A runner as its monitor sees it."""
 
     def __init__(self) -> None:
-        self.clock, self.runner = HandClock(), MonitoredToy()
+        self.id = "parrot#1"
+        self.toy = ToyClient()
+        self.client = cast(RunnerClient, self.toy)
+        self.allowance = allowance_for(100, 0, 1000, Tuning(slack=0, hard_share=2.0, soft_share=0.5))
+        self.active_requests = 1
+        self.status: Progress | None = None
+        self.memory = 0
+        self.throttled = self.needs_replacement = False
+        self.on_change: Callable[[], None] = lambda: None
+        self.killed: list[tuple[Cause, str]] = []
+
+    def kill(self, cause: Cause, text: str) -> None:
+        self.killed.append((cause, text))
+
+
+class Monitored:
+    """A monitor with a hang timeout of 20 s and a probe each second. `used`: bytes that the process uses."""
+
+    def __init__(self) -> None:
+        self.clock, self.runner, self.used = HandClock(), MonitoredToy(), 0
+        self.toy = self.runner.toy
         self.monitor = HealthMonitor(
-            self.runner, fake_model(), self.clock, lambda: self.runner.memory, hang_timeout=20, probe_interval=1
+            self.runner, fake_model(), self.clock, lambda: self.used, hang_timeout=20, probe_interval=1
         )
 
     async def wait(self, seconds: int, *, progress: int = 0) -> None:
         for _ in range(seconds):
-            self.runner.progress += progress
+            self.toy.progress += progress
             await self.clock.advance(1)
 
 
@@ -167,7 +175,7 @@ async def monitored() -> AsyncIterator[Monitored]:
 async def test_a_runner_that_makes_progress_is_left_alone(monitored: Monitored) -> None:
     await monitored.wait(100, progress=1)
     assert not monitored.runner.killed
-    assert not monitored.runner.trials
+    assert not monitored.toy.trials
 
 
 async def test_an_idle_runner_may_be_silent_for_ever(monitored: Monitored) -> None:
@@ -177,7 +185,7 @@ async def test_an_idle_runner_may_be_silent_for_ever(monitored: Monitored) -> No
 
 
 async def test_a_runner_with_work_is_killed_after_the_hang_timeout(monitored: Monitored) -> None:
-    monitored.runner.answers_trials = False
+    monitored.toy.answers_trials = False
     await monitored.wait(19)
     assert not monitored.runner.killed
     await monitored.wait(3)
@@ -185,7 +193,7 @@ async def test_a_runner_with_work_is_killed_after_the_hang_timeout(monitored: Mo
 
 
 async def test_an_answer_that_its_client_does_not_read_is_no_hang(monitored: Monitored) -> None:
-    monitored.runner.unread = 1
+    monitored.toy.unread = 1
     await monitored.wait(100)
     assert not monitored.runner.killed
     monitored.runner.active_requests = 2
@@ -194,7 +202,7 @@ async def test_an_answer_that_its_client_does_not_read_is_no_hang(monitored: Mon
 
 
 async def test_a_missing_status_counts_as_silence(monitored: Monitored) -> None:
-    monitored.runner.active_requests, monitored.runner.answers_status = 0, False
+    monitored.runner.active_requests, monitored.toy.answers_status = 0, False
     await monitored.wait(25)
     assert monitored.runner.killed[0][0] is Cause.HANG
     assert "no answer within 5 s" in monitored.runner.killed[0][1]
@@ -202,7 +210,7 @@ async def test_a_missing_status_counts_as_silence(monitored: Monitored) -> None:
 
 async def test_an_answered_trial_prompt_extends_the_limit_by_half_once(monitored: Monitored) -> None:
     await monitored.wait(28)
-    assert monitored.runner.trials == 1
+    assert monitored.toy.trials == 1
     assert not monitored.runner.killed
     await monitored.wait(4)
     assert monitored.runner.killed[0][0] is Cause.HANG
@@ -210,14 +218,14 @@ async def test_an_answered_trial_prompt_extends_the_limit_by_half_once(monitored
 
 async def test_progress_after_a_trial_prompt_begins_the_measurement_again(monitored: Monitored) -> None:
     await monitored.wait(15)
-    assert monitored.runner.trials == 1
+    assert monitored.toy.trials == 1
     await monitored.wait(1, progress=1)
     await monitored.wait(18)
     assert not monitored.runner.killed
 
 
 async def test_the_suspension_of_the_daemon_is_no_hang_of_the_runner(monitored: Monitored) -> None:
-    monitored.runner.answers_trials = False
+    monitored.toy.answers_trials = False
     await monitored.wait(9)
     monitored.clock._now += 3600  # no probe in between
     await monitored.wait(9)
@@ -225,25 +233,25 @@ async def test_the_suspension_of_the_daemon_is_no_hang_of_the_runner(monitored: 
 
 
 async def test_above_the_soft_limit_a_runner_drops_caches_and_gets_no_more_work(monitored: Monitored) -> None:
-    monitored.runner.memory = monitored.runner.allowance.soft + 1
+    monitored.used = monitored.runner.allowance.soft + 1
     await monitored.wait(4, progress=1)
-    assert monitored.monitor.throttled
-    assert monitored.runner.trims == 1
-    assert not monitored.monitor.needs_replacement
-    monitored.runner.memory = 1
+    assert monitored.runner.throttled
+    assert monitored.toy.trims == 1
+    assert not monitored.runner.needs_replacement
+    monitored.used = 1
     await monitored.wait(1, progress=1)
-    assert not monitored.monitor.throttled
+    assert not monitored.runner.throttled
 
 
 async def test_an_idle_runner_that_stays_above_the_soft_limit_is_replaced(monitored: Monitored) -> None:
     monitored.runner.active_requests = 0
-    monitored.runner.memory = monitored.runner.allowance.soft + 1
+    monitored.used = monitored.runner.allowance.soft + 1
     await monitored.wait(4)
-    assert monitored.monitor.needs_replacement
+    assert monitored.runner.needs_replacement
 
 
 async def test_a_runner_twice_above_the_hard_limit_is_killed(monitored: Monitored) -> None:
-    monitored.runner.memory = monitored.runner.allowance.hard + 1
+    monitored.used = monitored.runner.allowance.hard + 1
     await monitored.wait(1, progress=1)
     assert not monitored.runner.killed
     await monitored.wait(1, progress=1)
