@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ollmlx import Check
-from ollmlx.doctor.processes import Completed
+from ollmlx.doctor.machine import Completed
 from ollmlx.errors import StorageError
 from ollmlx.plugin.registry import Registry
 from ollmlx.testing import CheckContext, CheckSuite, fake_model

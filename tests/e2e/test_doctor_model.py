@@ -10,7 +10,6 @@ import pytest
 
 from ollmlx.doctor.daemon import DaemonClient
 from ollmlx.doctor.selftest import trials
-from ollmlx.doctor.selftest.session import self_test
 from ollmlx.doctor.selftest.subject import Subject
 from ollmlx.errors.findings import Finding
 from ollmlx.model.names import ModelName
@@ -48,7 +47,7 @@ def wrong_models(tmp_path_factory: pytest.TempPathFactory) -> Any:
 async def tried(server: Daemon, name: str, **options: Any) -> list[Finding]:
     """Return the findings of a self-test."""
     subject = Subject(DaemonClient(Address.parse(server.address), None), ModelName.parse(name))
-    report = await self_test(subject, lambda what, holds, seconds: None, **options)
+    report = await trials.self_test(subject, lambda what, holds, seconds: None, **options)
     return [finding for result in report.results for finding in result.findings]
 
 

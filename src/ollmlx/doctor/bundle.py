@@ -17,17 +17,15 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ollmlx import __version__
+from ollmlx.doctor.context import CheckContext
+from ollmlx.doctor.report import Report
 from ollmlx.errors import Conflict, StorageError
 from ollmlx.errors.secrets import MASK, is_secret_key, mask_text, mask_tree
 from ollmlx.plugin.loader import is_hidden
 from ollmlx.settings.report import effective
-
-if TYPE_CHECKING:
-    from ollmlx.doctor.context import CheckContext
-    from ollmlx.doctor.report import Report
 
 LOG_LINES = 2000
 LINE = 2000
@@ -51,7 +49,7 @@ def write(file: Path, context: CheckContext, report: Report) -> list[str]:
         "report.json": clean.json(report.as_json()),
         "versions.json": clean.json(versions(context)),
         "settings.json": clean.json(settings(context)),
-        "plugins.json": clean.json(plugins(context)),
+        "plugins.json": clean.json([plugin.as_json() for plugin in context.plugins.loaded]),
         "daemon.json": clean.json(asyncio.run(context.ask("/api/daemon"))),
         "daemon.log": clean.text("\n".join(recent(context.settings.state_folder / "logs"))),
         "serve.out": clean.text("\n".join(_tail(context.settings.state_folder / "serve.out"))),
@@ -85,31 +83,14 @@ def versions(context: CheckContext) -> dict[str, Any]:
 def settings(context: CheckContext) -> dict[str, Any]:
     """Return every value with its origin, the faults, and the environment variables that matter."""
     values = []
-    loaded, plugins = context.loaded, context.plugins
-    for one in effective(loaded, lambda path: is_hidden(plugins, path)) if loaded is not None else ():
+    for one in effective(context.loaded, lambda path: is_hidden(context.plugins, path)):
         value = one.as_json()
         if one.path[0] == "models" and one.path[-1] in PROMPT_KEYS:
-            value = {**value, "value": LEFT_OUT, "overrides": _hidden(value["overrides"])}
+            value |= {"value": LEFT_OUT, "overrides": MASK if one.overrides else []}
         values.append(value)
     names = (name for name in sorted(context.environ) if VARIABLES.match(name))
     variables = {name: MASK if is_secret_key(name) else context.environ[name] for name in names}
     return {"values": values, "faults": [str(fault) for fault in context.faults], "variables": variables}
-
-
-def plugins(context: CheckContext) -> list[dict[str, Any]]:
-    """Return every plugin, and the reason if it is off."""
-    return [
-        {
-            "name": plugin.name,
-            "origin": plugin.origin,
-            "version": plugin.version,
-            "hooks": list(plugin.hooks),
-            "problem": plugin.problem,
-            "code": plugin.code,
-            "seconds": round(plugin.seconds, 3),
-        }
-        for plugin in (context.plugins.loaded if context.plugins is not None else ())
-    ]
 
 
 def recent(folder: Path) -> list[str]:
@@ -164,10 +145,6 @@ def _texts(values: Iterable[Any]) -> Iterable[str]:
             yield from _texts(value.values())
         elif isinstance(value, list | tuple):
             yield from _texts(value)
-
-
-def _hidden(value: Any) -> Any:
-    return MASK if value not in (None, "", [], {}) else value
 
 
 def _tail(file: Path) -> list[str]:

@@ -9,25 +9,27 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
+
+from pluggy import PluginManager
 
 from ollmlx.doctor.daemon import DaemonClient, NoReply
-from ollmlx.doctor.machine import Machine
-from ollmlx.doctor.processes import Completed, Processes, run_child
+from ollmlx.doctor.machine import Completed, Machine, Processes, run_child
 from ollmlx.errors import OllmlxError
 from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.model.catalogue import load_catalogue
 from ollmlx.model.names import ModelName
+from ollmlx.plugin.contracts import Store
+from ollmlx.plugin.loader import Plugins, load_plugins
 from ollmlx.settings import Settings
-from ollmlx.settings.faults import DEFAULT, Fault, Origin
+from ollmlx.settings.faults import Fault, Origin
+from ollmlx.settings.load import InvalidSettings, LoadedSettings, load_settings
 from ollmlx.text.addresses import Address
+from ollmlx.types import InstalledModel
 
-if TYPE_CHECKING:
-    from ollmlx.plugin.loader import Plugins
-    from ollmlx.settings.load import LoadedSettings
-    from ollmlx.types import InstalledModel
+T = TypeVar("T")
 
 PLUGIN_SECONDS = 2.5
 """Time limit for loading a plugin in the doctor; the daemon's own limit is `[plugins] load_timeout`."""
@@ -38,7 +40,7 @@ RunChild = Callable[[Sequence[str], float], Awaitable[Completed]]
 def package_version(name: str) -> str | None:
     """Return the version of an installed distribution."""
     try:
-        return distribution(name).version
+        return version(name)
     except PackageNotFoundError:
         return None
 
@@ -53,7 +55,7 @@ class CheckContext:
     """
 
     settings: Settings = field(default_factory=Settings)
-    loaded: LoadedSettings | None = None
+    loaded: LoadedSettings = field(default_factory=lambda: LoadedSettings(Settings()))
     faults: tuple[Fault, ...] = ()
     file: Path | None = None
     config: Path | None = None
@@ -67,16 +69,21 @@ class CheckContext:
     user: int = field(default_factory=os.getuid)
     deep: bool = False
     online: bool = False
-    load: Callable[[], Plugins | None] = lambda: None
+    load: Callable[[], Plugins] = lambda: Plugins(PluginManager("ollmlx"))
 
     @property
-    def plugins(self) -> Plugins | None:
-        """The plugins with what they registered, once they are loaded; None if none are loaded at all."""
+    def plugins(self) -> Plugins:
+        """The plugins with what they registered, once they are loaded."""
         return self.load()
+
+    @property
+    def stores(self) -> Sequence[Store]:
+        """The stores of all plugins."""
+        return self.plugins.registry.stores.values()
 
     def origin(self, *path: str) -> Origin:
         """Return the source of a key's value, or of the first key of a table."""
-        return self.loaded.origin(path) if self.loaded is not None else DEFAULT
+        return self.loaded.origin(path)
 
     def is_reliable(self, *path: str) -> bool:
         """Return False if the value of a key may be a default only because the settings have a fault."""
@@ -96,17 +103,19 @@ class CheckContext:
             return None
         return answer.body if isinstance(answer.body, dict) else None
 
+    def target(self, name: str) -> ModelName:
+        """Return the model of a name, aliases followed. Raises InvalidRequest for a name that is none."""
+        wanted = ModelName.parse(name)
+        return ModelOverrides(self.settings, load_catalogue()).alias(wanted) or wanted
+
     async def installed(self, name: str) -> InstalledModel | None:
-        """Return the model of a name, aliases followed; None if no store has it undamaged."""
-        try:
-            wanted = ModelName.parse(name)
-            wanted = ModelOverrides(self.settings, load_catalogue()).alias(wanted) or wanted
-        except OllmlxError:
-            return None
-        for store in self.plugins.registry.stores.values() if self.plugins else ():
-            with suppress(OllmlxError):  # a damaged model: the check of its store reports it
-                if (model := await store.resolve(wanted)) is not None:
-                    return model
+        """Return the installed model of a name, aliases followed; None if no store has it undamaged."""
+        with suppress(OllmlxError):
+            wanted = self.target(name)
+            for store in self.stores:
+                with suppress(OllmlxError):  # a damaged model: the check of its store reports it
+                    if (model := await store.resolve(wanted)) is not None:
+                        return model
         return None
 
 
@@ -120,9 +129,6 @@ def build_context(
     online: bool = False,
 ) -> CheckContext:
     """Return the context of this machine, with the settings that a daemon would read here. Never raises."""
-    from ollmlx.plugin.loader import load_plugins
-    from ollmlx.settings.load import InvalidSettings, load_settings
-
     environ = os.environ if environ is None else environ
     faults: tuple[Fault, ...] = ()
     try:
@@ -143,16 +149,13 @@ def build_context(
         daemon=DaemonClient(Address.parse(settings.server.host), _key(settings, environ)),
         deep=deep,
         online=online,
-        load=_in_background(lambda: load_plugins(limited, strict=False)),
+        load=in_background("plugins", lambda: load_plugins(limited, strict=False)).result,
     )
 
 
-def _in_background(work: Callable[[], Plugins]) -> Callable[[], Plugins]:
-    """Start work in a thread and return a function that waits for its result.
-
-    Checks that need no plugins run in the meantime.
-    """
-    future: Future[Plugins] = Future()
+def in_background(name: str, work: Callable[[], T]) -> Future[T]:
+    """Start work in a thread that does not delay the exit of the process, and return its future result."""
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
@@ -160,8 +163,8 @@ def _in_background(work: Callable[[], Plugins]) -> Callable[[], Plugins]:
         except BaseException as error:  # noqa: BLE001 - raised again where the result is awaited
             future.set_exception(error)
 
-    threading.Thread(target=run, name="plugins", daemon=True).start()
-    return future.result
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
 
 
 def _key(settings: Settings, environ: Mapping[str, str]) -> str | None:

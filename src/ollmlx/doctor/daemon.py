@@ -6,23 +6,18 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import httpx2
 
 from ollmlx.text.addresses import Address
-
-if TYPE_CHECKING:
-    import httpx2
 
 PATIENCE = 2.5
 """Seconds that the daemon may take to answer a request about itself."""
 
 
 class NoReply(Exception):
-    """The daemon does not answer. `reason`: the system's message."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    """The daemon does not answer. Its text is the system's message."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,7 @@ class DaemonClient:
 
     def __init__(self, address: Address, key: str | None = None) -> None:
         self.address = address
-        self.url = f"{address.scheme}://{_netloc(address)}{address.path}"
+        self.url = address.url
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     async def get(self, path: str, seconds: float = PATIENCE) -> DaemonReply:
@@ -51,8 +46,6 @@ class DaemonClient:
 
     async def lines(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Yield the records of an NDJSON answer. Closing the iterator closes the connection."""
-        import httpx2  # imported when used: it costs start-up time
-
         try:
             async with self._client(None) as client, client.stream("POST", self.url + path, json=dict(body)) as answer:
                 async for line in answer.aiter_lines():
@@ -62,8 +55,6 @@ class DaemonClient:
             raise NoReply(_reason(error)) from error
 
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None, seconds: float) -> DaemonReply:
-        import httpx2
-
         try:
             async with asyncio.timeout(seconds), self._client(seconds) as client:
                 answer = await client.request(method, self.url + path, json=dict(body) if body is not None else None)
@@ -77,14 +68,7 @@ class DaemonClient:
             return DaemonReply(answer.status_code, None)
 
     def _client(self, seconds: float | None) -> httpx2.AsyncClient:
-        import httpx2
-
         return httpx2.AsyncClient(timeout=seconds, trust_env=False, headers=self._headers)
-
-
-def _netloc(address: Address) -> str:
-    host = address.dialled
-    return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
 
 
 def _reason(error: Exception) -> str:

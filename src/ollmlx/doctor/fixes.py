@@ -9,15 +9,13 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ollmlx.doctor.context import CheckContext
 from ollmlx.errors.secrets import is_secret_key
 from ollmlx.settings.faults import Fault, Origin, likely_key
 from ollmlx.settings.keys import KeyPath, variable
-from ollmlx.text.addresses import DEFAULT_HOST, DEFAULT_PORT
-
-if TYPE_CHECKING:
-    from ollmlx.doctor.context import CheckContext
+from ollmlx.text.addresses import DEFAULT_HOST, DEFAULT_PORT, join_host_port
 
 SERVE = "ollmlx serve"
 LINE = 100
@@ -99,8 +97,7 @@ def listen_elsewhere(context: CheckContext) -> tuple[str, ...]:
     for host in (address.host, DEFAULT_HOST):
         for port in range(first, min(first + PORTS_TRIED, 65536)):
             if context.processes.bindable(host, port) is None:
-                netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-                return export_setting(context, ("server", "host"), netloc), SERVE
+                return export_setting(context, ("server", "host"), join_host_port(host, port)), SERVE
     return export_setting(context, ("server", "host"), f"{DEFAULT_HOST}:{DEFAULT_PORT}"), SERVE
 
 

@@ -1,39 +1,35 @@
-"""The machine as plain values. Checks read these and do not ask the operating system themselves."""
+"""The machine, its processes and its ports, as plain values. Checks read these and do not ask the system themselves."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import re
 import resource
 import shutil
-import subprocess
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from ollmlx.supervisor.machine import ThisMachine, read_sysctl
+from ollmlx.text.addresses import join_host_port
+
+LOCK = "ollmlx.lock"
 _NVIDIA = ("dev/nvidiactl", "proc/driver/nvidia/version", "dev/dxg")
 _NVIDIA_VENDOR = "0x10de"
 
 
-@dataclass(frozen=True)
-class Disk:
-    """The size of a file system and its free space, in bytes."""
-
-    total: int
-    free: int
-
-
-def disk_of(path: Path) -> Disk | None:
-    """Return the file system of a path, or of its nearest folder that exists."""
+def free_space(path: Path) -> int | None:
+    """Return the free bytes on the file system of a path, or of its nearest folder that exists."""
     for folder in (path, *path.parents):
         with suppress(OSError):
-            usage = shutil.disk_usage(folder)
-            return Disk(usage.total, usage.free)
+            return shutil.disk_usage(folder).free
     return None
 
 
@@ -63,12 +59,13 @@ class Machine:
     nvidia_gpu: bool = False
     nvidia_driver: str | None = None
     files_limit: int | None = None
-    disk: Callable[[Path], Disk | None] = disk_of
+    free_space: Callable[[Path], int | None] = free_space
 
     @classmethod
     def here(cls, root: Path = Path("/")) -> Machine:
         """Return the machine that this process runs on."""
         memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+        files_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         mac = sys.platform == "darwin"
         return cls(
             system=sys.platform,
@@ -76,28 +73,19 @@ class Machine:
             python=sys.version_info[:3],
             implementation=platform.python_implementation(),
             bits=64 if sys.maxsize > 2**32 else 32,
-            macos=_numbers(platform.mac_ver()[0]) if mac else (),
-            rosetta=mac and _sysctl("sysctl.proc_translated") == 1,
+            macos=tuple(int(part) for part in platform.mac_ver()[0].split(".") if part.isdigit()),
+            rosetta=mac and read_sysctl("sysctl.proc_translated") == 1,
             cores=os.cpu_count() or 1,
             ram=int(memory.total),
             available=int(memory.available),
             swap_total=int(swap.total),
             swap_used=int(swap.used),
-            container_limit=container_limit(root),
-            wired_limit=(_sysctl("iogpu.wired_limit_mb") or 0) * 1024 * 1024 if mac else None,
+            container_limit=ThisMachine(root).container(),
+            wired_limit=(read_sysctl("iogpu.wired_limit_mb") or 0) * 1024 * 1024 if mac else None,
             nvidia_gpu=has_nvidia_gpu(root),
             nvidia_driver=nvidia_driver(root),
-            files_limit=_files_limit(),
+            files_limit=None if files_limit == resource.RLIM_INFINITY else files_limit,
         )
-
-
-def container_limit(root: Path) -> int | None:
-    """Return the memory limit of this process's control group (cgroup version 2 or 1), in bytes."""
-    for name in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):
-            limit = int((root / name).read_text(encoding="ascii").strip())
-            return limit if limit < 2**60 else None
-    return None
 
 
 def has_nvidia_gpu(root: Path) -> bool:
@@ -121,17 +109,129 @@ def nvidia_driver(root: Path) -> str | None:
     return None
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
+# -- processes and ports -----------------------------------------------------------------------------------------------
 
 
-def _files_limit() -> int | None:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if soft == resource.RLIM_INFINITY else soft
+@dataclass(frozen=True)
+class Process:
+    """A process. `uid` is None and `command` is empty if the system hides them."""
+
+    pid: int
+    name: str
+    command: tuple[str, ...] = ()
+    user: str = ""
+    uid: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}, pid {self.pid}" + (f", user {self.user}" if self.user else "")
 
 
-def _sysctl(name: str) -> int | None:
-    with suppress(OSError, subprocess.SubprocessError, ValueError):
-        done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, timeout=2, check=True)
-        return int(done.stdout)
-    return None
+@dataclass(frozen=True)
+class Completed:
+    """A finished child process: its output and exit status (negative: a signal; None: it exceeded the time limit)."""
+
+    status: int | None
+    out: str
+    err: str
+
+
+class Processes:
+    """Reads processes and ports from the operating system."""
+
+    def listener(self, port: int) -> Process | None:
+        """Return the process that listens on a TCP port; None if there is none, or the system hides it."""
+        try:
+            connections = psutil.net_connections("tcp")
+        except (psutil.Error, OSError):  # macOS shows other users' sockets to root only
+            return None
+        for one in connections:
+            if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port and one.pid:
+                return self.get(one.pid)
+        return None
+
+    def listens(self, pid: int) -> tuple[str, ...]:
+        """Return the addresses on which a process listens, as HOST:PORT; empty if there are none or they are hidden."""
+        try:
+            connections = psutil.Process(pid).net_connections("tcp")
+        except (psutil.Error, OSError):
+            return ()
+        local = [one.laddr for one in connections if one.status == psutil.CONN_LISTEN and one.laddr]
+        return tuple(join_host_port(end.ip, end.port) for end in local)
+
+    def get(self, pid: int) -> Process | None:
+        """Return the process with an id."""
+        try:
+            found = psutil.Process(pid)
+            with found.oneshot():
+                name = found.name()
+                command: Sequence[str] = ()
+                user, uid = "", None
+                with suppress(psutil.AccessDenied):
+                    command = found.cmdline()
+                with suppress(psutil.AccessDenied, KeyError):
+                    user, uid = found.username(), found.uids().real
+        except psutil.Error:
+            return None
+        return Process(pid, name, tuple(command), user, uid)
+
+    def lock_owner(self, state_folder: Path) -> Process | None:
+        """Return the daemon that holds the lock of a state folder; None if it does not run.
+
+        It may listen at another address than the one in the settings.
+        """
+        try:
+            text = (state_folder / LOCK).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeError):
+            return None
+        process = self.get(int(text)) if text.isdigit() else None
+        # The process id may have been reused: then the command is another program's, where the system shows it.
+        if process is None or (process.command and not any("ollmlx" in word for word in process.command)):
+            return None
+        return process
+
+    def variables(self, pid: int) -> Mapping[str, str]:
+        """Return the environment of a process; empty if it may not be read."""
+        try:
+            return psutil.Process(pid).environ()
+        except psutil.Error:
+            return {}
+
+    def connects(self, host: str, port: int, seconds: float = 1.0) -> bool:
+        """Return True if a connection to the address is accepted."""
+        try:
+            with socket.create_connection((host, port), timeout=seconds):
+                return True
+        except OSError:
+            return False
+
+    def bindable(self, host: str, port: int) -> str | None:
+        """Return the reason why a server cannot bind this address; None if it can."""
+        try:
+            family, _, _, _, name = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(name)
+        except (OSError, UnicodeError) as error:
+            return getattr(error, "strerror", None) or str(error)
+        return None
+
+
+async def run_child(argv: Sequence[str], seconds: float) -> Completed:
+    """Run a program without input; kill it after `seconds`. Raises OSError if it cannot be started."""
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), seconds)
+    except TimeoutError:
+        return Completed(None, "", "")
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, 9)
+            await process.wait()
+    return Completed(process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))

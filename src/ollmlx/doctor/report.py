@@ -10,16 +10,7 @@ from typing import Any
 from ollmlx import __version__
 from ollmlx.errors.findings import Finding, Severity
 
-GROUPS = {
-    "config": "Settings",
-    "machine": "Machine",
-    "plugins": "Plugins",
-    "storage": "Storage",
-    "server": "Server",
-    "runners": "Runners",
-    "network": "Network",
-    "model": "Model",
-}
+GROUPS = ("config", "machine", "plugins", "storage", "server", "runners", "network", "model")
 """The groups in the order in which they are shown: causes before their consequences."""
 
 CONSEQUENCES: dict[str, frozenset[str]] = {
@@ -36,7 +27,7 @@ CONSEQUENCES: dict[str, frozenset[str]] = {
 """Code -> codes that follow from it. They are hidden while the first is reported."""
 
 NOTES = (Severity.OK, Severity.SKIPPED)
-_RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2, Severity.OK: 3, Severity.SKIPPED: 4}
+_RANK = {severity: rank for rank, severity in enumerate(Severity)}
 _MARKS = {Severity.ERROR: "[✗]", Severity.WARNING: "[!]", Severity.SKIPPED: "[-]"}
 _OK_MARK = "[✓]"
 _INDENT = "    "
@@ -131,7 +122,7 @@ class Report:
             findings, notes = self.of_group(group), self.notes(group)
             worst = [one.severity for one in (*findings, *notes) if one.severity is not Severity.OK]
             mark = _MARKS.get(worst[0], _OK_MARK) if worst else _OK_MARK
-            lines.append(f"{mark} {GROUPS.get(group, group.capitalize())}")
+            lines.append(f"{mark} {'Settings' if group == 'config' else group.capitalize()}")
             for note in notes:
                 lines += _wrapped(note.title, _INDENT, _INDENT, width)
             for finding in findings:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from ollmlx.doctor.check import found
 from ollmlx.doctor.checks import OWN
-from ollmlx.doctor.context import CheckContext
+from ollmlx.doctor.context import CheckContext, in_background
 from ollmlx.doctor.fixes import own_pip
 from ollmlx.doctor.report import CheckResult, Report
 from ollmlx.errors import InvalidRequest
@@ -32,15 +32,9 @@ class OwnedCheck:
     check: Check
     owner: str
 
-
-@dataclass
-class _RunningCheck:
-    owned: OwnedCheck
-    started: float
-    thread: threading.Thread | None = None
-    ended: float | None = None
-    findings: Sequence[Finding] = ()
-    done: threading.Event = field(default_factory=threading.Event)
+    def result(self, findings: Sequence[Finding], seconds: float) -> CheckResult:
+        """Return the result of the check."""
+        return CheckResult(self.check.name, self.check.group, self.owner, tuple(findings), seconds)
 
 
 # -- which checks ------------------------------------------------------------------------------------------------------
@@ -49,10 +43,9 @@ class _RunningCheck:
 def all_checks(context: CheckContext) -> Iterator[OwnedCheck]:
     """Yield ollmlx's own checks at once, then those of plugins when the plugins are loaded."""
     yield from (OwnedCheck(check, "ollmlx") for check in OWN)
-    if context.plugins is not None:
-        registered = context.plugins.registry.checks
-        for name, one in zip(registered.names(), registered.values(), strict=True):
-            yield OwnedCheck(one.check, registered.owner(name))
+    registered = context.plugins.registry.checks
+    for name, one in zip(registered.names(), registered.values(), strict=True):
+        yield OwnedCheck(one.check, registered.owner(name))
 
 
 def select_checks(context: CheckContext, selection: str | None) -> Iterable[OwnedCheck]:
@@ -69,8 +62,7 @@ def select_checks(context: CheckContext, selection: str | None) -> Iterable[Owne
 
 def runbook_folders(context: CheckContext) -> list[Traversable]:
     """Return the folders with the runbooks of plugins."""
-    registered = context.plugins.registry.checks.values() if context.plugins else ()
-    return [one.runbooks for one in registered if one.runbooks is not None]
+    return [one.runbooks for one in context.plugins.registry.checks.values() if one.runbooks is not None]
 
 
 # -- running them ------------------------------------------------------------------------------------------------------
@@ -79,28 +71,24 @@ def runbook_folders(context: CheckContext) -> list[Traversable]:
 def examine(checks: Iterable[OwnedCheck], context: CheckContext, *, patience: float = PATIENCE) -> Report:
     """Start each check as soon as it is known and wait `patience` seconds for all. Errors of checks become findings."""
     started = time.monotonic()
-    running = [_start(owned, context) for owned in checks]
-    for one in running:
-        one.done.wait(max(0.0, started + patience - time.monotonic()))
-    now = time.monotonic()
-    return Report(tuple(_result(one, now, patience) for one in running), now - started)
+    # A thread with its own event loop for each check: one that blocks delays neither the others nor the exit.
+    running = [(one, in_background(one.check.name, partial(_examine, one, context))) for one in checks]
+    results = []
+    for one, future in running:
+        try:
+            results.append(future.result(max(0.0, started + patience - time.monotonic())))
+        except TimeoutError:
+            results.append(one.result([_late(one, patience)], time.monotonic() - started))
+    return Report(tuple(results), time.monotonic() - started)
 
 
-def _start(owned: OwnedCheck, context: CheckContext) -> _RunningCheck:
-    one = _RunningCheck(owned, time.monotonic())
-    # A daemon thread with its own event loop: a check that blocks delays neither the others nor the exit.
-    one.thread = threading.Thread(target=_run_guarded, args=(one, context), name=owned.check.name, daemon=True)
-    one.thread.start()
-    return one
-
-
-def _run_guarded(one: _RunningCheck, context: CheckContext) -> None:
+def _examine(owned: OwnedCheck, context: CheckContext) -> CheckResult:
+    started = time.monotonic()
     try:
-        one.findings = tuple(asyncio.run(_run(one.owned.check, context)))
+        findings = asyncio.run(_run(owned.check, context))
     except BaseException as error:  # noqa: BLE001 - the check of a plugin may raise anything, SystemExit too
-        one.findings = (_crashed(one.owned, error),)
-    one.ended = time.monotonic()
-    one.done.set()
+        findings = [_crashed(owned, error)]
+    return owned.result(findings, time.monotonic() - started)
 
 
 async def _run(check: Check, context: CheckContext) -> Sequence[Finding]:
@@ -123,28 +111,18 @@ def _localized(finding: Finding, config: Path | None) -> dict[str, tuple[str, ..
     }
 
 
-def _result(one: _RunningCheck, now: float, patience: float) -> CheckResult:
-    check, owner = one.owned.check, one.owned.owner
-    if not one.done.is_set():
-        late = found(
-            "DOC002",
-            f"the check {check.name} took longer than {patience:g} s",
-            evidence=(f"group: {check.group}, from {owner}",),
-            commands=(f"ollmlx doctor {check.group}",),
-            subject=check.name,
-        )
-        return CheckResult(check.name, check.group, owner, (late,), now - one.started)
-    seconds = (one.ended or now) - one.started
-    return CheckResult(check.name, check.group, owner, tuple(one.findings), seconds)
+def _late(owned: OwnedCheck, patience: float) -> Finding:
+    check = owned.check
+    return found(
+        "DOC002", f"the check {check.name} took longer than {patience:g} s", subject=check.name,
+        evidence=(f"group: {check.group}, from {owned.owner}",), commands=(f"ollmlx doctor {check.group}",),
+    )  # fmt: skip
 
 
 def _crashed(owned: OwnedCheck, error: BaseException) -> Finding:
     frames = traceback.extract_tb(error.__traceback__)
     line = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     return found(
-        "DOC001",
-        f"the check {owned.check.name} crashed: {type(error).__name__}: {error}",
-        evidence=(f"from {owned.owner}", line),
-        commands=("ollmlx doctor --json",),
-        subject=owned.check.name,
-    )
+        "DOC001", f"the check {owned.check.name} crashed: {type(error).__name__}: {error}", subject=owned.check.name,
+        evidence=(f"from {owned.owner}", line), commands=("ollmlx doctor --json",),
+    )  # fmt: skip

@@ -42,6 +42,11 @@ class LoadedPlugin:
     def enabled(self) -> bool:
         return self.problem is None
 
+    def as_json(self) -> dict[str, Any]:
+        """Return what `ollmlx plugin list --json` and the bundle of the doctor show; the fields are stable."""
+        shown = ("name", "version", "origin", "hooks", "enabled", "problem", "code", "hint")
+        return {name: getattr(self, name) for name in shown} | {"seconds": round(self.seconds, 3)}
+
 
 Candidate = tuple[LoadedPlugin, Callable[[], Any]]
 """A plugin that is not loaded yet, and the function that imports it."""

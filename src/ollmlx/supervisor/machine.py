@@ -53,7 +53,7 @@ class ThisMachine:
 
     def __init__(self, root: Path = Path("/"), sysctl: Callable[[str], int | None] | None = None) -> None:
         self._root = root
-        self._sysctl = sysctl or _sysctl
+        self._sysctl = sysctl or read_sysctl
 
     def ram(self) -> int:
         return int(psutil.virtual_memory().total)
@@ -146,7 +146,8 @@ def _read_limit(file: Path) -> int | None:
     return int(text) if text.isdigit() and int(text) < 2**60 else None
 
 
-def _sysctl(name: str) -> int | None:
+def read_sysctl(name: str) -> int | None:
+    """Return a number that macOS keeps under a name, or None when it has none."""
     with suppress(OSError, subprocess.SubprocessError, ValueError):
         done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, timeout=2, check=True)
         return int(done.stdout)

@@ -47,20 +47,36 @@ class Address:
     @property
     def is_local(self) -> bool:
         """True if the host is this machine by its name alone, without a look-up."""
-        host = self.dialled
-        if host.rstrip(".").lower() == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.dialled)
 
     @property
     def netloc(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return join_host_port(self.host, self.port)
+
+    @property
+    def url(self) -> str:
+        """The URL that a client calls, without a slash at its end."""
+        return f"{self.scheme}://{join_host_port(self.dialled, self.port)}{self.path}"
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.netloc}{self.path}"
+
+
+def is_loopback(host: str) -> bool:
+    """Return True when a host name or literal address can only be reached from this machine."""
+    if host.rstrip(".").lower() == "localhost":
+        return True
+    try:
+        found = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_loopback
+
+
+def join_host_port(host: str, port: int) -> str:
+    """Return `host:port`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _split(location: str, text: str, port: int) -> tuple[str, int]:

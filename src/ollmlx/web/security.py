@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from ollmlx.errors import Forbidden, Unauthorized
 from ollmlx.settings import Settings
-from ollmlx.text.addresses import Address
-from ollmlx.web.server.sockets import is_loopback, is_wildcard, served_address
+from ollmlx.text.addresses import Address, is_loopback
+from ollmlx.web.server.sockets import is_wildcard, served_address
 
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz"})
 """Served without an API key: monitors send none, and the responses say nothing of models."""

@@ -12,8 +12,7 @@ from ollmlx import __version__
 from ollmlx.cli.main import VERBS, verb_parser
 from ollmlx.doctor.context import CheckContext, build_context
 from ollmlx.doctor.daemon import DaemonClient, DaemonReply, NoReply
-from ollmlx.doctor.machine import Disk, Machine
-from ollmlx.doctor.processes import Completed, Process, Processes
+from ollmlx.doctor.machine import Completed, Machine, Process, Processes
 from ollmlx.doctor.report import Report
 from ollmlx.doctor.run import all_checks, examine
 from ollmlx.errors.findings import Finding, Severity
@@ -26,7 +25,7 @@ HEALTHY = Machine(
     available=40 * GB,
     swap_total=8 * GB,
     files_limit=65536,
-    disk=lambda _: Disk(900 * GB, 400 * GB),
+    free_space=lambda _: 400 * GB,
 )
 MAC = replace(HEALTHY, system="darwin", architecture="arm64", macos=(15, 1))
 NOW = 1_800_000_000.0

@@ -15,7 +15,7 @@ from tests.unit.doctor.contexts import READY, FakeDaemon, FakeProcesses, codes, 
 from ollmlx import __version__
 from ollmlx.doctor.checks.runners import leftovers
 from ollmlx.doctor.daemon import DaemonReply
-from ollmlx.doctor.processes import Process
+from ollmlx.doctor.machine import Process
 from ollmlx.errors.findings import Severity
 
 PYTHON = Process(7, "python3", user="eve", uid=os.getuid())

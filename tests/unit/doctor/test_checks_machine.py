@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from tests.unit.doctor.contexts import GB, HEALTHY, MAC, child, codes, examined, expect, healthy
 
-from ollmlx.doctor.machine import Disk
 from ollmlx.errors.findings import Severity
 
 CUDA12 = {"mlx": "0.32.4", "mlx-cuda-12": "0.32.4"}.get
@@ -49,8 +48,8 @@ MACHINES: list[tuple[str, dict[str, Any], str, str]] = [
     ("ENV005", {"machine": replace(HEALTHY, bits=32)}, "32 bits", "python3 -m venv"),
     ("ENV005", {"machine": replace(HEALTHY, implementation="PyPy")}, "PyPy", "python3 -m venv"),
     ("ENV014", {"machine": replace(MAC, wired_limit=8 * GB)}, "at most 8.0 GB of 64 GB", "sudo sysctl"),
-    ("STO003", {"machine": replace(HEALTHY, disk=lambda _: Disk(GB, 0))}, "free: 0", "ollmlx list"),
-    ("STO003", {"machine": replace(HEALTHY, disk=lambda _: Disk(90 * GB, GB))}, "1.0 GB of disk", "ollmlx list"),
+    ("STO003", {"machine": replace(HEALTHY, free_space=lambda _: 0)}, "free: 0", "ollmlx list"),
+    ("STO003", {"machine": replace(HEALTHY, free_space=lambda _: GB)}, "1.0 GB of disk", "ollmlx list"),
 ]
 
 
@@ -98,7 +97,6 @@ def test_a_slow_blas_is_reported_with_the_speed_of_a_better_one(
     tmp_path: Path, speed_up: float | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = healthy(tmp_path)
-    assert context.plugins is not None
     monkeypatch.setattr(context.plugins.registry.backends.get("mlx"), "blas_advice", lambda: Advice(speed_up))
     report = examined(context, blas=True)
     found = report.findings

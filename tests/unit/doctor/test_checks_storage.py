@@ -13,11 +13,10 @@ from typing import Any, cast
 
 import pytest
 from tests.servers.tiny import tiny_files
-from tests.unit.doctor.contexts import GB, NOW, codes, examined, expect, healthy
+from tests.unit.doctor.contexts import NOW, codes, examined, expect, healthy
 
 from ollmlx import ModelName, Refusal
 from ollmlx.doctor.context import CheckContext
-from ollmlx.doctor.machine import Disk
 from ollmlx.errors import StorageError
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.plugin.registry import RegisteredCheck
@@ -161,7 +160,6 @@ def test_contents_are_compared_only_when_asked(tmp_path: Path) -> None:
 def test_a_model_of_a_format_that_no_backend_runs_is_named(tmp_path: Path) -> None:
     context = healthy(tmp_path)
     put(tmp_path / "models/mlx/org_name")
-    assert context.plugins is not None
     context.plugins.registry.backends.remove_owner("mlx")
     expect(context, "MDL005", "no backend can run org/name", "ollmlx plugin list")
 
@@ -181,7 +179,6 @@ def test_a_refusal_with_its_own_code_is_left_to_the_check_that_declares_the_code
 
     context = healthy(tmp_path)
     put(tmp_path / "models/mlx/org_name")
-    assert context.plugins is not None
     registry = context.plugins.registry
     registry.backends.remove_owner("mlx")
     refuses = SimpleNamespace(name="moody", accepts=lambda model: Refusal(reason="not today", code="XYZ001"))
@@ -194,7 +191,6 @@ def test_a_refusal_with_its_own_code_is_left_to_the_check_that_declares_the_code
 @pytest.mark.finding("PLG008")
 def test_a_store_that_fails_is_reported_with_the_name_of_its_plugin(tmp_path: Path) -> None:
     context = healthy(tmp_path)
-    assert context.plugins is not None
     context.plugins.registry.stores.add("wreck", cast("Any", SimpleNamespace(name="wreck")), "ollmlx-wreck")
     expect(
         context, "PLG008", "plugin 'ollmlx-wreck': its store 'wreck' failed with AttributeError", "ollmlx plugin list"
@@ -304,7 +300,7 @@ def test_the_largest_models_are_named_when_the_disk_is_full(tmp_path: Path) -> N
     context = healthy(tmp_path)
     put(tmp_path / "models/mlx/org_small", name="org/small:latest")
     put(tmp_path / "models/mlx/org_big", name="org/big:latest", extra__bin=b"x" * 50_000)
-    full = replace(context, machine=replace(context.machine, disk=lambda _: Disk(GB, 0)))
+    full = replace(context, machine=replace(context.machine, free_space=lambda _: 0))
     found = expect(full, "STO003", "the largest models: org/big (", "ollmlx list")
     assert found.instead == ("ollmlx rm org/big",)
 

@@ -16,7 +16,7 @@ from tests.unit.doctor.contexts import FakeDaemon, context_of, examined, settle
 from tests.unit.doctor.test_checks_storage import put, truncated
 
 from ollmlx.doctor.context import CheckContext
-from ollmlx.doctor.processes import Processes
+from ollmlx.doctor.machine import Processes
 from ollmlx.errors.findings import Finding, Severity
 
 pytestmark = pytest.mark.slow

@@ -14,9 +14,9 @@ from contextlib import closing
 import pytest
 
 from ollmlx.errors import ConfigError
-from ollmlx.text.addresses import Address
+from ollmlx.text.addresses import Address, is_loopback
 from ollmlx.web.server.port_in_use import bind_error, is_listening, program_at
-from ollmlx.web.server.sockets import bound_address, is_loopback, is_wildcard, listening_socket, served_address
+from ollmlx.web.server.sockets import bound_address, is_wildcard, listening_socket, served_address
 
 
 @pytest.mark.parametrize(

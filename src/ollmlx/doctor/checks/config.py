@@ -9,8 +9,6 @@ from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import edit_settings, settings_fixes, settings_line
 from ollmlx.errors import OllmlxError
 from ollmlx.errors.findings import Finding
-from ollmlx.launch.overrides import ModelOverrides
-from ollmlx.model.catalogue import load_catalogue
 from ollmlx.model.names import ModelName
 from ollmlx.plugin.loader import unclaimed_tables
 from ollmlx.settings.keys import show_path
@@ -20,8 +18,8 @@ CHECK = "ollmlx config check"
 
 @check("settings", "config", "CFG001", "CFG002", "CFG003", "CFG004", "CFG008", "CFG012")
 def settings(context: CheckContext) -> Iterator[Finding]:
-    """Report each fault with its file and line or its variable."""
-    for fault in context.faults:
+    """Report each fault and each warning with its file and line or its variable."""
+    for fault in (*context.faults, *context.loaded.warnings):
         key = f"{show_path(fault.path)}: " if fault.path else ""
         commands, instead = settings_fixes(context, fault)
         line = settings_line(context, fault.origin, keyed=bool(fault.path))
@@ -29,14 +27,7 @@ def settings(context: CheckContext) -> Iterator[Finding]:
             fault.code, f"{key}{fault.problem}", evidence=(str(fault.origin), line),
             commands=(*commands, CHECK), instead=instead, subject=str(fault.origin),
         )  # fmt: skip
-    for notice in context.loaded.warnings if context.loaded else ():
-        commands, instead = edit_settings(context, notice.origin)
-        yield found(
-            notice.code, f"{show_path(notice.path)}: {notice.problem}",
-            evidence=(str(notice.origin), settings_line(context, notice.origin)), commands=(*commands, CHECK),
-            instead=instead, subject=str(notice.origin),
-        )  # fmt: skip
-    for name, likely in unclaimed_tables(context.plugins, context.settings).items() if context.plugins else ():
+    for name, likely in unclaimed_tables(context.plugins, context.settings).items():
         origin = context.origin("plugins", name)
         guess = f"; did you mean [plugins.{likely}]?" if likely else ""
         commands, instead = edit_settings(context, origin, name, likely)
@@ -50,47 +41,35 @@ def settings(context: CheckContext) -> Iterator[Finding]:
 @check("variables", "config", "CFG005")
 def variables(context: CheckContext) -> Iterator[Finding]:
     """Report variables that override the settings file."""
-    for shadowed in context.loaded.shadowed if context.loaded else ():
-        yield found(
-            "CFG005",
-            f"{shadowed.by} overrides {shadowed.origin} for {show_path(shadowed.path)}",
-            commands=("ollmlx config show --changed",),
-            subject=str(shadowed.by),
-        )
+    for shadowed in context.loaded.shadowed:
+        title = f"{shadowed.by} overrides {shadowed.origin} for {show_path(shadowed.path)}"
+        yield found("CFG005", title, commands=("ollmlx config show --changed",), subject=str(shadowed.by))
 
 
 @check("declared", "config", "CFG009")
 async def unknown_models(context: CheckContext) -> list[Finding]:
     """Report entries of [models] and [aliases] whose model is not installed."""
-    if context.faults or context.plugins is None:
-        return []
-    overrides = ModelOverrides(context.settings, load_catalogue())
+    findings: list[Finding] = []
+    if context.faults:
+        return findings
     declared = {name: model.from_ or name for name, model in context.settings.models.items()}
-    findings = []
     for name, target in {**context.settings.aliases, **declared}.items():
-        wanted = ModelName.parse(target)
-        wanted = overrides.alias(wanted) or wanted
-        if not await _installed(context, wanted):
-            table = "models" if name in declared else "aliases"
-            origin = context.origin(table, name)
+        wanted = context.target(target)
+        if not await _is_installed(context, wanted):
+            path = ("models" if name in declared else "aliases", name)
+            origin = context.origin(*path)
+            title = f"{show_path(path)} refers to {wanted.short}, which is not installed"
             findings.append(
                 found(
-                    "CFG009",
-                    f"{show_path((table, name))} refers to {wanted.short}, which is not installed",
-                    evidence=(str(origin), settings_line(context, origin)),
-                    commands=(f"ollmlx pull {wanted.short}",),
-                    instead=edit_settings(context, origin)[0],
-                    subject=name,
+                    "CFG009", title, evidence=(str(origin), settings_line(context, origin)), subject=name,
+                    commands=(f"ollmlx pull {wanted.short}",), instead=edit_settings(context, origin)[0],
                 )
-            )
+            )  # fmt: skip
     return findings
 
 
-async def _installed(context: CheckContext, name: ModelName) -> bool:
-    for store in context.plugins.registry.stores.values() if context.plugins else ():
-        try:
-            if await store.resolve(name) is not None:
-                return True
-        except OllmlxError:  # installed and damaged: another check reports it
-            return True
-    return False
+async def _is_installed(context: CheckContext, name: ModelName) -> bool:
+    try:
+        return any([await store.resolve(name) is not None for store in context.stores])
+    except OllmlxError:  # installed and damaged: another check reports it
+        return True

@@ -27,7 +27,7 @@ EXTRAS = frozenset({"llamacpp"})
 @check("plugins", "plugins", "PLG001", "PLG003", "PLG004", "PLG005", "PLG006", "CFG008")
 def plugins(context: CheckContext) -> Iterator[Finding]:
     """Report each plugin that is off because of an error, and each required plugin that is off."""
-    loaded = context.plugins.loaded if context.plugins else []
+    loaded = context.plugins.loaded
     for plugin in loaded:
         if plugin.code is not None and plugin.late and context.settings.plugins.load_timeout > PLUGIN_SECONDS:
             wait = format_duration(context.settings.plugins.load_timeout)
@@ -44,7 +44,7 @@ def plugins(context: CheckContext) -> Iterator[Finding]:
                 instead=_without(context, plugin.name), severity=Severity.ERROR,
             )  # fmt: skip
     on = {plugin.name for plugin in loaded if plugin.enabled}
-    for name in context.settings.plugins.required if context.plugins else ():
+    for name in context.settings.plugins.required:
         if name not in on:
             origin = context.origin("plugins", "required")
             installed = any(plugin.name == name for plugin in loaded)
@@ -74,8 +74,7 @@ def _plugin_fixes(context: CheckContext, plugin: LoadedPlugin) -> tuple[str, ...
 def _without(context: CheckContext, name: str) -> tuple[str, ...]:
     """Switch the plugin off. If several are broken, each command adds to what the earlier ones have set."""
     disabled = context.settings.plugins.disabled
-    broken = [plugin for plugin in context.plugins.loaded if plugin.code is not None] if context.plugins else []
-    if len(broken) < 2:
+    if sum(plugin.code is not None for plugin in context.plugins.loaded) < 2:
         return (f"export {DISABLED}={shlex.quote(','.join([*disabled, name]))}",)
     listed = re.sub(r'([\\"$`}])', r"\\\1", ",".join(disabled))  # escaped for double quotes
     before = f"${{{DISABLED}:-{listed}}}," if disabled else f"${{{DISABLED}:+${DISABLED},}}"
@@ -85,28 +84,18 @@ def _without(context: CheckContext, name: str) -> tuple[str, ...]:
 @check("needed", "plugins", "PLG006")
 def needed(context: CheckContext) -> Iterator[Finding]:
     """Report backends that the settings name and that are missing, and models whose store is off."""
-    if context.plugins is None:
-        return
-    registry = context.plugins.registry
     for name, declared in context.settings.models.items():
-        if declared.backend is not None and registry.backends.get(declared.backend) is None:
+        if declared.backend is not None and context.plugins.registry.backends.get(declared.backend) is None:
             origin = str(context.origin("models", name))
             yield found(
                 "PLG006", f"[models.{name!r}] names the backend {declared.backend!r}, which is not installed",
                 evidence=(origin, _why_off(context, declared.backend)), subject=name,
                 commands=("ollmlx plugin list", *_backend_fixes(context, name, declared.backend)),
             )  # fmt: skip
-    yield from _hidden_models(context)
-
-
-def _hidden_models(context: CheckContext) -> Iterator[Finding]:
-    """Report models on this disk whose store is switched off."""
     for plugin, subfolder, pattern, noun in OFFLINE_STORES:
         folder = context.settings.models_folder / subfolder
-        count = (
-            sum(path.is_file() for path in folder.glob(pattern)) if plugin in context.settings.plugins.disabled else 0
-        )
-        if count:
+        count = sum(path.is_file() for path in folder.glob(pattern))
+        if count and plugin in context.settings.plugins.disabled:
             yield found(
                 "PLG006", f"{noun} are on this disk ({count}), and the plugin that reads them is off",
                 evidence=(str(folder), _why_off(context, plugin)), severity=Severity.WARNING, subject=plugin,
@@ -122,5 +111,4 @@ def _backend_fixes(context: CheckContext, model: str, backend: str) -> tuple[str
 
 
 def _why_off(context: CheckContext, name: str) -> str:
-    loaded = context.plugins.loaded if context.plugins else []
-    return next((f"plugin {name!r}: {plugin.problem}" for plugin in loaded if plugin.name == name), "")
+    return next((f"plugin {name!r}: {one.problem}" for one in context.plugins.loaded if one.name == name), "")

@@ -15,6 +15,8 @@ from ollmlx.text.quantities import format_size
 NONCE = "OLLMLX_RUNNER_NONCE"
 OUTPUT_LINES = 4
 """The number of lines of a runner's last output that are shown."""
+FIXES = {"RUN005": ("ollmlx ps", "ollmlx config show"), "RUN008": ("ollmlx plugin list",)}
+"""The commands for a failure with this code."""
 
 
 @check("runners", "runners", "RUN002", "RUN004", "RUN005", "RUN008")
@@ -22,53 +24,28 @@ async def runners(context: CheckContext) -> list[Finding]:
     """Report every runner that failed, with its last output, and every runner that was replaced."""
     status = await context.ask("/api/daemon") or {}
     listed = status.get("runners")
-    restart = restart_daemon(context, status)
-    return [
-        finding
-        for runner in (listed if isinstance(listed, list) else ())
-        if isinstance(runner, dict)
-        for finding in (*_running(runner), *_failed(runner, restart), *_replaced(runner))
-    ]
+    described = [one for one in (listed if isinstance(listed, list) else ()) if isinstance(one, dict)]
+    return [finding for runner in described for finding in _findings(runner, restart_daemon(context, status))]
 
 
-def _running(runner: Mapping[str, Any]) -> Iterator[Finding]:
-    if runner.get("state") == "failed":
+def _findings(runner: Mapping[str, Any], restart: tuple[str, ...]) -> Iterator[Finding]:
+    name, state, error = str(runner.get("name")), runner.get("state"), str(runner.get("error") or "")
+    memory, restarts = runner.get("memory"), runner.get("restarts")
+    if state == "failed":
+        code = str(runner.get("code"))
+        fixes = FIXES.get(code, ("ollmlx logs", f"ollmlx stop {name}"))
+        yield found(
+            code if code in runners.codes else "RUN002", error or f"the runner of {name} failed", subject=name,
+            evidence=[str(line) for line in runner.get("last_words", ())][-OUTPUT_LINES:],
+            commands=(*restart, *fixes) if code == "RUN008" else fixes,
+        )  # fmt: skip
         return
-    memory = runner.get("memory")
     size = f", {format_size(memory)}" if isinstance(memory, int) and memory else ""
-    yield noted("RUN002", f"{runner.get('name')}: {runner.get('state')}, pid {runner.get('pid')}{size}")
-
-
-def _failed(runner: Mapping[str, Any], restart: tuple[str, ...]) -> Iterator[Finding]:
-    if runner.get("state") != "failed":
-        return
-    name, code = str(runner.get("name")), str(runner.get("code"))
-    yield found(
-        code if code in runners.codes else "RUN002",
-        str(runner.get("error") or f"the runner of {name} failed"),
-        evidence=[str(line) for line in runner.get("last_words", ())][-OUTPUT_LINES:],
-        commands=_runner_fixes(code, name, restart),
-        subject=name,
-    )
-
-
-def _runner_fixes(code: str, name: str, restart: tuple[str, ...]) -> tuple[str, ...]:
-    if code == "RUN008":
-        return (*restart, "ollmlx plugin list")
-    if code == "RUN005":
-        return ("ollmlx ps", "ollmlx config show")
-    return ("ollmlx logs", f"ollmlx stop {name}")
-
-
-def _replaced(runner: Mapping[str, Any]) -> Iterator[Finding]:
-    count = runner.get("restarts")
-    if not isinstance(count, int) or not count or runner.get("state") == "failed":
-        return
-    name = str(runner.get("name"))
-    yield found(
-        "RUN002", f"the runner of {name} was replaced {count} {'time' if count == 1 else 'times'}; it runs now",
-        evidence=(str(runner.get("error") or ""),), severity=Severity.WARNING, commands=("ollmlx logs",), subject=name,
-    )  # fmt: skip
+    yield noted("RUN002", f"{name}: {state}, pid {runner.get('pid')}{size}")
+    if isinstance(restarts, int) and restarts:
+        title = f"the runner of {name} was replaced {restarts} {'time' if restarts == 1 else 'times'}; it runs now"
+        yield found("RUN002", title, evidence=(error,), severity=Severity.WARNING, commands=("ollmlx logs",),
+                    subject=name)  # fmt: skip
 
 
 @check("leftovers", "runners", "RUN007")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,7 +11,7 @@ from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import edit_settings, export_setting, quoted, restart_daemon
 from ollmlx.errors import ConfigError
 from ollmlx.errors.findings import Finding, Severity
-from ollmlx.text.addresses import Address
+from ollmlx.text.addresses import Address, is_loopback
 
 SHORTEST_KEY = 16
 NEW_KEY = "export OLLMLX_SECURITY__API_KEYS=$(openssl rand -hex 24)"
@@ -27,8 +26,8 @@ async def exposure(context: CheckContext) -> list[Finding]:
     findings = []
     security, status = context.settings.security, await context.ask("/api/daemon") or {}
     running = _address(status.get("address"))
-    open_in_settings = not _is_local(context.address.host) and not security.api_keys
-    open_now = running is not None and not _is_local(running.host) and status.get("api_keys") is False
+    open_in_settings = not is_loopback(context.address.host) and not security.api_keys
+    open_now = running is not None and not is_loopback(running.host) and status.get("api_keys") is False
     if open_now if running is not None else open_in_settings:
         address = running or context.address
         answers = status.get("allow_no_auth") if running is not None else security.allow_no_auth
@@ -78,11 +77,3 @@ def _address(text: object) -> Address | None:
     with suppress(ConfigError):
         return Address.parse(text) if isinstance(text, str) else None
     return None
-
-
-def _is_local(host: str) -> bool:
-    if host.rstrip(".").lower() == "localhost":
-        return True
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False

@@ -20,7 +20,7 @@ from ollmlx.doctor.fixes import (
     restart_daemon,
     stop_listener,
 )
-from ollmlx.doctor.processes import Process
+from ollmlx.doctor.machine import Process
 from ollmlx.errors.findings import Finding, Severity
 
 OUTPUT = "serve.out"
@@ -42,7 +42,7 @@ async def server(context: CheckContext) -> list[Finding]:
     try:
         answer = await context.daemon.get("/api/version")
     except NoReply as silence:
-        return _no_answer(context, silence.reason)
+        return [_no_answer(context, str(silence))]
     version = answer.body if isinstance(answer.body, dict) else {}
     if answer.status == 401:
         keys = "its keys are [security] api_keys of its settings, or its variable OLLMLX_SECURITY__API_KEYS"
@@ -92,35 +92,24 @@ async def _readiness(context: CheckContext) -> list[Finding]:
         hint = ("it stops by itself when they have ended; start another daemon then, or stop it now",)
         title = f"the daemon refuses new requests: {status['problems'][0]}"
         return [found("NET008", title, evidence=hint, commands=restart)]
-    return [
-        found(
-            "NET008",
-            f"the daemon refuses new requests: {problem}",
-            commands=("ollmlx doctor storage",),
-            instead=restart,
-        )
-        for problem in status["problems"]
-    ]
+    titles = [f"the daemon refuses new requests: {problem}" for problem in status["problems"]]
+    return [found("NET008", title, commands=("ollmlx doctor storage",), instead=restart) for title in titles]
 
 
-def _no_answer(context: CheckContext, reason: str) -> list[Finding]:
+def _no_answer(context: CheckContext, reason: str) -> Finding:
     address = context.address
     if context.processes.connects(address.dialled, address.port):
         title = f"{address.netloc} is in use by a program that does not speak HTTP"
-        return [
-            found(
-                "NET001", title, evidence=(_listener(context), reason), commands=listen_elsewhere(context),
-                instead=(*stop_listener(context), SERVE),
-            )
-        ]  # fmt: skip
+        return found("NET001", title, evidence=(_listener(context), reason), commands=listen_elsewhere(context),
+                     instead=(*stop_listener(context), SERVE))  # fmt: skip
     refusal = context.processes.bindable(address.host, address.port)
     if refusal is not None:
         title, origin = f"the daemon cannot listen on {address.netloc}: {refusal}", str(context.origin(*HOST))
-        return [found("NET001", title, evidence=(origin,), commands=listen_elsewhere(context))]
+        return found("NET001", title, evidence=(origin,), commands=listen_elsewhere(context))
     if (daemon := context.processes.lock_owner(context.settings.state_folder)) is not None:
-        return [_other_address(context, daemon)]
+        return _other_address(context, daemon)
     title = f"no daemon answers at {address.netloc}"
-    return [found("NET003", title, evidence=_last_start(context), commands=(SERVE,))]
+    return found("NET003", title, evidence=_last_start(context), commands=(SERVE,))
 
 
 def _last_start(context: CheckContext) -> tuple[str, ...]:
@@ -184,24 +173,13 @@ def _is_same(one: Path, other: Path) -> bool:
 def proxy(context: CheckContext) -> Iterator[Finding]:
     """Report variables that send requests for this machine to a proxy."""
     names = [name for name in PROXIES if context.environ.get(name)]
-    lists = {name: text for name in EXCEPTIONS if (text := context.environ.get(name))}
-    if not names or (lists and all(_names_this_machine(text) for text in lists.values())):
+    lists = {name: text.replace(" ", "").split(",") for name in EXCEPTIONS if (text := context.environ.get(name))}
+    if not names or (lists and all("*" in hosts or set(LOCAL) <= set(hosts) for hosts in lists.values())):
         return
-    exceptions = " and ".join(f"{name}={text}" for name, text in lists.items()) or "NO_PROXY is not set"
+    exceptions = " and ".join(f"{name}={','.join(hosts)}" for name, hosts in lists.items()) or "NO_PROXY is not set"
+    extended = {name: ",".join(dict.fromkeys([*hosts, *LOCAL])) for name, hosts in lists.items()}
     yield found(
         "NET007", f"{names[0]} is set and NO_PROXY does not name this machine",
         evidence=(exceptions, "clients that use these variables send requests for the daemon to the proxy"),
-        commands=[f"export {name}={_extended(lists.get(name, ''))}" for name in lists or EXCEPTIONS[:1]],
+        commands=[f"export {name}={hosts}" for name, hosts in (extended or {"NO_PROXY": ",".join(LOCAL)}).items()],
     )  # fmt: skip
-
-
-def _entries(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _names_this_machine(text: str) -> bool:
-    return "*" in _entries(text) or set(LOCAL) <= set(_entries(text))
-
-
-def _extended(text: str) -> str:
-    return ",".join(dict.fromkeys([*_entries(text), *LOCAL]))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ollmlx.doctor.check import check, found, remedy, skipped
 from ollmlx.doctor.context import CheckContext
@@ -18,9 +18,7 @@ from ollmlx.doctor.fixes import Fixes, edit_settings, quoted
 from ollmlx.errors import OllmlxError, PluginError, StorageError
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.text.quantities import format_size
-
-if TYPE_CHECKING:
-    from ollmlx.types import InstalledModel
+from ollmlx.types import InstalledModel
 
 LOW_SPACE = 5 * 1000**3
 FULL = 50 * 1000**2
@@ -110,12 +108,12 @@ def _move_away(path: Path) -> tuple[str, ...]:
 
 
 async def _space(context: CheckContext, models: Path) -> list[Finding]:
-    disk = context.machine.disk(models)
-    if disk is None or disk.free >= LOW_SPACE:
+    space = context.machine.free_space(models)
+    if space is None or space >= LOW_SPACE:
         return []
     largest = sorted(await _installed_models(context), key=lambda model: -model.size)[:MOST_NAMED]
     names = ", ".join(f"{model.name.short} ({format_size(model.size)})" for model in largest)
-    full, free = disk.free < FULL, format_size(disk.free)
+    full, free = space < FULL, format_size(space)
     title = f"the disk of {models} is full" if full else f"{free} of disk space are left for models"
     return [
         found(
@@ -128,11 +126,9 @@ async def _space(context: CheckContext, models: Path) -> list[Finding]:
 
 async def _installed_models(context: CheckContext) -> list[InstalledModel]:
     models: list[InstalledModel] = []
-    for store in context.plugins.registry.stores.values() if context.plugins else ():
-        try:
+    for store in context.stores:
+        with suppress(OllmlxError):  # another check reports it
             models += await store.list()
-        except OllmlxError:  # another check reports it
-            continue
     return models
 
 
@@ -157,10 +153,10 @@ def _existing_parent(path: Path) -> Path:
 
 def _owner(path: Path) -> str:
     status = path.stat()
-    try:
-        return f"owner {path.owner()}, mode {status.st_mode & 0o777:o}"
-    except KeyError:  # a user id without a name
-        return f"owner {status.st_uid}, mode {status.st_mode & 0o777:o}"
+    owner: str | int = status.st_uid
+    with suppress(KeyError):  # a user id without a name
+        owner = path.owner()
+    return f"owner {owner}, mode {status.st_mode & 0o777:o}"
 
 
 # -- models ------------------------------------------------------------------------------------------------------------
@@ -173,18 +169,15 @@ async def runnable(context: CheckContext) -> list[Finding]:
     A store is left out if its plugin has a check of the same name. A refusal is left out if another check has its
     code, for instance because MLX is missing.
     """
-    if context.plugins is None:
-        return []
     registered = context.plugins.registry.checks
     reported_elsewhere = {NO_MLX}.union(*(one.check.codes for one in registered.values())).difference(REFUSALS)
     refused: dict[tuple[str, str], list[tuple[InstalledModel, OllmlxError]]] = {}
     failures: list[Finding] = []
-    stores = context.plugins.registry.stores
-    for store in stores.values():
+    for store in context.stores:
         if store.name in registered.names():
             continue
         try:
-            with stores.errors_named(store.name):
+            with context.plugins.registry.stores.errors_named(store.name):
                 models = await store.list()
         except PluginError as error:
             failures.append(found("PLG008", error.message, subject=store.name, commands=("ollmlx plugin list",)))
@@ -200,7 +193,6 @@ async def runnable(context: CheckContext) -> list[Finding]:
 
 
 def _refusal(context: CheckContext, model: InstalledModel) -> OllmlxError | None:
-    assert context.plugins is not None
     declared = context.settings.models.get(model.name.short)
     try:
         context.plugins.registry.backend_for(model, declared.backend if declared else None)
@@ -219,11 +211,7 @@ def _refused(context: CheckContext, code: str, hint: str, models: list[tuple[Ins
     off = ", ".join(context.settings.plugins.disabled) if code == NO_BACKEND else ""
     if off:
         commands = (*edit_settings(context, context.origin("plugins", "disabled"))[0], *commands)
-    evidence = (
-        str(first.path),
-        "" if single else error.message,
-        off and f"switched off: {off}",
-        "" if hint in commands else hint,
-    )
+    reason, advice = "" if single else error.message, "" if hint in commands else hint
+    evidence = (str(first.path), reason, off and f"switched off: {off}", advice)
     severity = Severity.ERROR if isinstance(error, StorageError) else Severity.WARNING
     return found(code, title, evidence=evidence, commands=commands, subject=first.name.short, severity=severity)

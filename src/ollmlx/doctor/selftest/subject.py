@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 from ollmlx.doctor.daemon import DaemonClient, DaemonReply, NoReply
+from ollmlx.errors import OllmlxError
 from ollmlx.model.names import ModelName
 
 PATIENCE = 100.0
@@ -19,13 +20,8 @@ split of the prompt, adds the same numbers in another order. A heuristic; a stal
 SHOWN = 60
 
 
-class RequestFailed(Exception):
-    """The daemon answered with an error, or not at all. `code`: the code of the error, if it has one."""
-
-    def __init__(self, message: str, code: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.code = code
+class RequestFailed(OllmlxError):
+    """The daemon answered with an error, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class Subject:
             async with aclosing(self.daemon.lines("/api/generate", body)) as records:  # type: ignore[type-var]
                 async for record in records:
                     if "error" in record:
-                        raise RequestFailed(str(record["error"]), record.get("code"))
+                        raise RequestFailed(str(record["error"]), code=record.get("code"))
                     yield str(record.get("response", ""))
         except NoReply as error:
             raise _no_daemon(error) from error
@@ -136,26 +132,25 @@ class Subject:
         return {"model": self.model, "prompt": prompt, "raw": True, "options": stated, "stream": False}
 
     async def _get(self, path: str) -> dict[str, Any]:
-        try:
-            return _checked(await self.daemon.get(path))
-        except NoReply as error:
-            raise _no_daemon(error) from error
+        return await _checked(self.daemon.get(path))
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            return _checked(await self.daemon.post(path, body, PATIENCE))
-        except NoReply as error:
-            raise _no_daemon(error) from error
+        return await _checked(self.daemon.post(path, body, PATIENCE))
 
 
 def _no_daemon(error: NoReply) -> RequestFailed:
-    return RequestFailed(f"the daemon does not answer: {error.reason}", "NET003")
+    return RequestFailed(f"the daemon does not answer: {error}", code="NET003")
 
 
-def _checked(reply: DaemonReply) -> dict[str, Any]:
+async def _checked(request: Awaitable[DaemonReply]) -> dict[str, Any]:
+    try:
+        reply = await request
+    except NoReply as error:
+        raise _no_daemon(error) from error
     body = reply.body if isinstance(reply.body, dict) else {}
     if reply.status >= 400 or "error" in body:
-        raise RequestFailed(str(body.get("error") or f"the daemon answered {reply.status}"), body.get("code"))
+        message = str(body.get("error") or f"the daemon answered {reply.status}")
+        raise RequestFailed(message, code=body.get("code"))
     return body
 
 

@@ -1,4 +1,7 @@
-"""The trials of a self-test. Each returns a finding, or None if the guarantee holds or cannot be tested here."""
+"""The trials of a self-test, and how they are run: one after the other, within a time limit, with progress.
+
+A trial returns a finding, or None if the guarantee holds or cannot be tested here.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ollmlx.doctor.check import found
-from ollmlx.doctor.selftest.subject import Completion, Subject, difference
-from ollmlx.errors.findings import Finding
+from ollmlx.doctor.report import CheckResult, Report
+from ollmlx.doctor.selftest.subject import Completion, RequestFailed, Subject, difference
+from ollmlx.errors import Unsupported
+from ollmlx.errors.findings import CODES, Finding, Severity
 from ollmlx.text.quantities import format_size
 
 TOKENS = 16
@@ -43,10 +48,15 @@ MOST_STREAMS = 4
 SLOT_SECONDS = 20.0
 LONG_ANSWER = 512
 OVER_ESTIMATE = 1.1
-FAILED = "RUN010"
+GROUP = "model"
+PATIENCE = 110.0
+"""Seconds for the whole self-test; trials that have not ended by then are reported as not done."""
 BUNDLE = "ollmlx doctor --bundle ollmlx-bundle.zip"
 ONE_AT_A_TIME = "OLLAMA_NUM_PARALLEL=1 ollmlx serve"
 WITHOUT_CACHE = "OLLMLX_MEMORY__PROMPT_CACHE=0 ollmlx serve"
+
+Progress = Callable[[str, bool, float], None]
+"""Called after each trial with its guarantee, whether it holds, and the seconds of the trial."""
 
 
 @dataclass
@@ -66,14 +76,17 @@ def unique(text: str) -> str:
     return f"{secrets.token_hex(4)}. {text}"
 
 
+async def _loaded(subject: Subject, state: TrialState) -> None:
+    await subject.load()
+
+
 async def repeated(subject: Subject, state: TrialState) -> Finding | None:
     """Send the same greedy request three times: the first prompt is new, the second and third are cached."""
     state.story = unique(STORY)
     cold, cached, again = [await subject.complete(state.story, TOKENS) for _ in range(3)]
     state.greedy = cached
     if changed := difference(cached, again):
-        title = f"{subject.name.short} gives different answers to the same greedy request"
-        return _finding(FAILED, title, subject, changed, ONE_AT_A_TIME)
+        return _wrong(subject, "gives different answers to the same greedy request", changed, ONE_AT_A_TIME)
     if changed := difference(cold, cached):
         return _stale_cache(subject, changed, cached)
     for beginning in ("The sea was calm. " * 2, PASSAGE):
@@ -102,9 +115,8 @@ async def restarted(subject: Subject, state: TrialState) -> Finding | None:
 
 
 def _stale_cache(subject: Subject, changed: str, cached: Completion) -> Finding:
-    title = f"{subject.name.short} gives different answers to a cached prompt and to a new one"
     evidence = f"{cached.cached} of {cached.prompt} tokens came from the cache; {changed}"
-    return _finding(FAILED, title, subject, evidence, WITHOUT_CACHE)
+    return _wrong(subject, "gives different answers to a cached prompt and to a new one", evidence, WITHOUT_CACHE)
 
 
 async def batched(subject: Subject, state: TrialState) -> Finding | None:
@@ -117,8 +129,8 @@ async def batched(subject: Subject, state: TrialState) -> Finding | None:
     together = await asyncio.gather(*(subject.complete(prompt, TOKENS) for prompt in prompts))
     for prompt, mixed in zip(prompts, together, strict=True):
         if changed := difference(await subject.complete(prompt, TOKENS), mixed):
-            title = f"{subject.name.short} gives different answers alone and in a batch"
-            return _finding(FAILED, title, subject, f"{width} requests at once; {changed}", ONE_AT_A_TIME)
+            evidence = f"{width} requests at once; {changed}"
+            return _wrong(subject, "gives different answers alone and in a batch", evidence, ONE_AT_A_TIME)
     return None
 
 
@@ -130,8 +142,8 @@ async def seeded(subject: Subject, state: TrialState) -> Finding | None:
     one, other = [await subject.complete(prompt, TOKENS, **options) for _ in range(2)]
     if one.text == other.text:
         return None
-    title = f"{subject.name.short} gives different answers for the same seed"
-    return _finding(FAILED, title, subject, f"{one.text[:60]!r}, then {other.text[:60]!r}", BUNDLE)
+    evidence = f"{one.text[:60]!r}, then {other.text[:60]!r}"
+    return _wrong(subject, "gives different answers for the same seed", evidence)
 
 
 async def structured(subject: Subject, state: TrialState) -> Finding | None:
@@ -140,8 +152,7 @@ async def structured(subject: Subject, state: TrialState) -> Finding | None:
     problem = _schema_problem(answer)
     if problem is None:
         return None
-    title = f"{subject.name.short} breaks the schema of the request"
-    return _finding(FAILED, title, subject, f"{problem}: {answer[:120]!r}", BUNDLE)
+    return _wrong(subject, "breaks the schema of the request", f"{problem}: {answer[:120]!r}")
 
 
 def _schema_problem(answer: str) -> str | None:
@@ -169,8 +180,8 @@ async def stopped(subject: Subject, state: TrialState) -> Finding | None:
             answer += piece
     if answer == expected:
         return None
-    title = f"{subject.name.short} ignores a stop string"
-    return _finding(FAILED, title, subject, f"stop {stop!r}: expected {expected!r}, got {answer[:120]!r}", BUNDLE)
+    evidence = f"stop {stop!r}: expected {expected!r}, got {answer[:120]!r}"
+    return _wrong(subject, "ignores a stop string", evidence)
 
 
 async def cancelled(subject: Subject, state: TrialState) -> Finding | None:
@@ -188,8 +199,8 @@ async def cancelled(subject: Subject, state: TrialState) -> Finding | None:
         if not active:
             return None
         evidence = f"{slots} clients disconnected; {active} of their requests are still served"
-    title = f"{subject.name.short} keeps working on requests whose clients have disconnected"
-    return _finding(FAILED, title, subject, evidence, f"ollmlx stop {subject.name.short}")
+    problem = "keeps working on requests whose clients have disconnected"
+    return _wrong(subject, problem, evidence, f"ollmlx stop {subject.name.short}")
 
 
 async def _disconnect(subject: Subject) -> None:
@@ -212,13 +223,14 @@ async def measured(subject: Subject, state: TrialState) -> Finding | None:
     size, reserved = int(runner.get("size") or 0), int(runner.get("reserved") or 0)
     if not reserved or size <= reserved * OVER_ESTIMATE:
         return None
-    title = f"{subject.name.short} uses {format_size(size)}, but only {format_size(reserved)} were reserved for it"
-    return _finding("RUN017", title, subject, f"context: {runner.get('context_length')}", "ollmlx ps", BUNDLE)
+    problem = f"uses {format_size(size)}, but only {format_size(reserved)} were reserved for it"
+    return _wrong(subject, problem, f"context: {runner.get('context_length')}", "ollmlx ps", code="RUN017")
 
 
-def _finding(code: str, title: str, subject: Subject, evidence: str, *commands: str) -> Finding:
-    with_bundle = commands if BUNDLE in commands else (*commands, BUNDLE)
-    return found(code, title, evidence=(evidence,), commands=with_bundle, subject=subject.name.short)
+def _wrong(subject: Subject, problem: str, evidence: str, *commands: str, code: str = "RUN010") -> Finding:
+    """Return a finding about the model, with the command that collects a report for a person who helps."""
+    name = subject.name.short
+    return found(code, f"{name} {problem}", evidence=(evidence,), commands=(*commands, BUNDLE), subject=name)
 
 
 @dataclass(frozen=True)
@@ -241,3 +253,60 @@ TRIALS = (
     Trial("restarted", "answers are the same after a restart", restarted),
 )
 """In this order: later trials use the results of earlier ones, and the restart comes last."""
+
+
+# -- running them ------------------------------------------------------------------------------------------------------
+
+
+async def self_test(subject: Subject, progress: Progress, *, patience: float = PATIENCE) -> Report:
+    """Run every trial. Raises RequestFailed if the model cannot be used at all, Unsupported if it generates no text."""
+    started = time.monotonic()
+    shown = await subject.details()
+    name = subject.name.short
+    if "completion" not in shown.get("capabilities", ("completion",)):
+        raise Unsupported(f"{name} generates no text, so there is nothing to compare", hint="ollmlx doctor storage")
+    session = _Session(subject, progress, started + patience)
+    await session.run(Trial("loaded", f"{name} can be loaded", _loaded))
+    undone = [trial.guarantee for trial in TRIALS if not await session.run(trial)]
+    seconds = time.monotonic() - started
+    if undone:
+        late = found(
+            "DOC003", f"the self-test of {name} was not finished within {patience:g} s",
+            evidence=(f"not tested: {'; '.join(undone)}",), commands=(f"ollmlx bench {name}",), subject=name,
+        )  # fmt: skip
+        session.results.append(CheckResult("deadline", GROUP, "ollmlx", (late,), seconds))
+    return Report(tuple(session.results), seconds)
+
+
+@dataclass
+class _Session:
+    subject: Subject
+    progress: Progress
+    deadline: float
+    state: TrialState = field(default_factory=TrialState)
+    results: list[CheckResult] = field(default_factory=list)
+
+    async def run(self, trial: Trial) -> bool:
+        """Run one trial; False if the time limit ended it."""
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self.deadline - started):
+                finding = await trial.run(self.subject, self.state)
+        except TimeoutError:
+            return False
+        except RequestFailed as error:
+            finding = _request_failed(trial, self.subject, error)
+        seconds = time.monotonic() - started
+        self.progress(trial.guarantee, finding is None, seconds)
+        findings = (finding,) if finding is not None else ()
+        self.results.append(CheckResult(trial.name, GROUP, "ollmlx", findings, seconds))
+        return True
+
+
+def _request_failed(trial: Trial, subject: Subject, error: RequestFailed) -> Finding:
+    code = error.code if error.code in CODES else "DOC003"
+    assert code is not None
+    return found(
+        code, error.message, evidence=(f"while testing: {trial.guarantee}",),
+        commands=("ollmlx logs",), subject=subject.name.short, severity=Severity.ERROR,
+    )  # fmt: skip

@@ -21,13 +21,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ollmlx import __version__
-from ollmlx.text.addresses import Address
+from ollmlx.text.addresses import Address, is_loopback
 from ollmlx.web import logs
 from ollmlx.web.create_app import create_app
 from ollmlx.web.server.connections import HTTPServer
 from ollmlx.web.server.drain import Drain
 from ollmlx.web.server.port_in_use import bind_error, is_listening
-from ollmlx.web.server.sockets import bound_address, is_loopback, listening_socket, served_address
+from ollmlx.web.server.sockets import bound_address, listening_socket, served_address
 from ollmlx.web.state import state_of
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 
 from ollmlx.errors import ConfigError
@@ -29,18 +28,6 @@ def served_address(setting: str) -> Address:
 def is_wildcard(address: Address) -> bool:
     """Return True when the address stands for every interface of this machine."""
     return address.host in (_EVERY_V4, _EVERY)
-
-
-def is_loopback(host: str) -> bool:
-    """Return True when a host name or literal address can only be reached from this machine."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        found = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return (mapped or found).is_loopback
 
 
 def listening_socket(address: Address) -> socket.socket:
