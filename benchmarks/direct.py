@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
-from ollmlx.bench.measure import rate, writing
-from ollmlx.bench.target import TimedAnswer
+from ollmlx.bench.measure import TimedAnswer, rate, writing
 from ollmlx.testing.requests import running
 from ollmlx.types import Done, GenerateRequest, Message, Options, Text
 from ollmlx_mlx.engine.engine import MlxEngine

@@ -35,6 +35,8 @@ import sides
 
 from ollmlx.bench.measure import (
     MeasurementPlan,
+    Target,
+    ask,
     at_once,
     follow_up,
     measure,
@@ -44,7 +46,6 @@ from ollmlx.bench.measure import (
     writing,
 )
 from ollmlx.bench.measure import rows as compared
-from ollmlx.bench.target import Target, ask
 from ollmlx.testing.waiting import wait_until
 from ollmlx_pypi.source import cache_folder
 

@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import psutil
 
-from ollmlx.bench.target import Target
+from ollmlx.bench.measure import Target
 from ollmlx.model.names import ModelName
 from ollmlx.testing.daemon import Daemon
 from ollmlx_mlx.daemon.machine import BlasChoice, MlxMachine

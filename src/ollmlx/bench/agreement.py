@@ -9,8 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from ollmlx.bench.measure import session_for_measuring
-from ollmlx.bench.target import Target
+from ollmlx.bench.measure import Target, session_for_measuring
 from ollmlx.errors import UpstreamError
 
 TOKENS = 16

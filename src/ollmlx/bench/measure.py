@@ -3,23 +3,53 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import aiohttp
 
-from ollmlx.bench.target import Target, TimedAnswer, ask
+from ollmlx.errors import UpstreamError
 from ollmlx.text.quantities import format_size
+
+Json = dict[str, Any]
+Number = TypeVar("Number", int, float)
 
 WORDS = (
     *("river", "stone", "window", "garden", "letter", "morning", "engine", "copper", "silver", "market"),
     *("island", "doctor", "winter", "summer", "yellow", "planet", "bottle", "signal", "forest", "harbor"),
     *("mirror", "pocket", "ribbon", "saddle", "tunnel", "velvet", "wagon", "anchor", "basket", "candle"),
 )
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server and a model on it. `url` has no slash at its end; for the OpenAI dialect it ends in `/v1`."""
+
+    label: str
+    url: str
+    model: str
+    dialect: Literal["openai", "ollama"] = "openai"
+    key: str | None = None
+    options: Json = field(default_factory=dict)
+
+    def request(self, messages: list[Json], tokens: int) -> tuple[str, Json]:
+        """Return the URL and the body of a streamed, greedy chat request."""
+        body: Json = {"model": self.model, "messages": messages, "stream": True}
+        if self.dialect == "ollama":
+            options = {"temperature": 0, "num_predict": tokens, **self.options}
+            return f"{self.url}/api/chat", {**body, "options": options}
+        usage = {"stream_options": {"include_usage": True}}
+        return f"{self.url}/chat/completions", {**body, "max_tokens": tokens, "temperature": 0, **usage}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
 
 @dataclass(frozen=True)
@@ -118,6 +148,79 @@ async def session_for_measuring() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
+# -- one request -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class TimedAnswer:
+    """An answer with its times on a monotonic clock, in seconds.
+
+    `tokens`: as the server counts them, or else the pieces of text.
+    """
+
+    sent: float
+    first: float = 0.0
+    last: float = 0.0
+    tokens: int = 0
+    prompt_tokens: int = 0
+    text: str = ""
+
+    @property
+    def first_token(self) -> float:
+        """Seconds from the request to the first piece of text."""
+        return self.first - self.sent
+
+
+async def ask(session: aiohttp.ClientSession, target: Target, messages: list[Json], tokens: int) -> TimedAnswer:
+    """Send a request and record the time of each piece. Raises UpstreamError unless the answer is complete."""
+    url, body = target.request(messages, tokens)
+    answer, pieces = TimedAnswer(time.perf_counter()), 0
+    try:
+        async with session.post(url, json=body, headers=target.headers) as response:
+            if response.status != 200:
+                raise UpstreamError(f"{target.label} answered {response.status}: {(await response.text())[:300]}")
+            async for record in _records(response):
+                if piece := _piece(target, record):
+                    answer.last = time.perf_counter()
+                    answer.first = answer.first or answer.last
+                    answer.text += piece
+                    pieces += 1
+                _count(answer, record)
+    except aiohttp.ClientError as error:
+        raise UpstreamError(f"{target.label} broke off: {error or type(error).__name__}") from error
+    if not answer.first:
+        raise UpstreamError(f"{target.label} sent an empty answer", hint="measure a model that can chat")
+    answer.tokens = answer.tokens or pieces
+    return answer
+
+
+async def _records(response: aiohttp.ClientResponse) -> AsyncIterator[Json]:
+    """Yield the JSON objects of an NDJSON or SSE answer. Raises UpstreamError for an error among them."""
+    async for line in response.content:
+        text = line.strip().removeprefix(b"data:").strip()
+        if not text.startswith(b"{"):
+            continue
+        record: Json = json.loads(text)
+        if record.get("error"):
+            raise UpstreamError(f"{response.url.host}:{response.url.port} failed: {record['error']}")
+        yield record
+
+
+def _piece(target: Target, record: Json) -> str:
+    if target.dialect == "ollama":
+        message = record.get("message") or {}
+        return str(message.get("content") or message.get("thinking") or "")
+    choices = record.get("choices") or [{}]
+    delta = choices[0].get("delta") or {}
+    return str(delta.get("content") or delta.get("reasoning") or delta.get("reasoning_content") or "")
+
+
+def _count(answer: TimedAnswer, record: Json) -> None:
+    usage = record.get("usage") or {}
+    answer.tokens = usage.get("completion_tokens") or record.get("eval_count") or answer.tokens
+    answer.prompt_tokens = usage.get("prompt_tokens") or record.get("prompt_eval_count") or answer.prompt_tokens
+
+
 # -- prompts -----------------------------------------------------------------------------------------------------------
 
 
@@ -152,43 +255,27 @@ def rows(measured: Sequence[Measurement]) -> tuple[list[str], list[list[str]]]:
 
     The ratio says how many times better the first server is.
     """
-    compared = len(measured) == 2
-    header = ["", *(one.target.label for one in measured), *(["RATIO"] if compared else [])]
+    cold = f"first token, {measured[0].prompt_tokens} tokens, cold"
     lines = [
-        _line("load", measured, lambda one: one.load, "{:.2f} s", less_is_better=True),
-        _line("memory", measured, lambda one: one.memory, None, less_is_better=True),
-        _line(
-            f"first token, {measured[0].prompt_tokens} tokens, cold",
-            measured,
-            lambda one: median(one.cold),
-            "{:.3f} s",
-            less_is_better=True,
-        ),
-        _line("first token, next turn", measured, lambda one: median(one.cached), "{:.3f} s", less_is_better=True),
+        _line("load", [one.load for one in measured], "{:.2f} s".format),
+        _line("memory", [one.memory for one in measured], format_size),
+        _line(cold, [median(one.cold) for one in measured], "{:.3f} s".format),
+        _line("first token, next turn", [median(one.cached) for one in measured], "{:.3f} s".format),
     ]
     for count in measured[0].rates:
         label = f"tokens/s, {count} stream{'s' if count > 1 else ''}"
-        lines.append(_line(label, measured, _rate_at(count), "{:.1f}", less_is_better=False))
+        rates = [median(one.rates[count]) for one in measured]
+        lines.append(_line(label, rates, "{:.1f}".format, less_is_better=False))
+    header = ["", *(one.target.label for one in measured), *(["RATIO"] if len(measured) == 2 else [])]
     return header, [line for line in lines if any(line[1:])]
 
 
-def _rate_at(count: int) -> Callable[[Measurement], float]:
-    return lambda one: median(one.rates[count])
-
-
 def _line(
-    label: str,
-    measured: Sequence[Measurement],
-    value: Callable[[Measurement], float | None],
-    form: str | None,
-    *,
-    less_is_better: bool,
+    label: str, values: Sequence[Number | None], shown: Callable[[Number], str], *, less_is_better: bool = True
 ) -> list[str]:
-    values = [value(one) for one in measured]
-    shown = ["" if one is None else form.format(one) if form else format_size(one) for one in values]
-    if len(measured) != 2:
-        return [label, *shown]
-    first, second = values
-    if not first or not second:
-        return [label, *shown, ""]
-    return [label, *shown, f"{second / first if less_is_better else first / second:.2f}x"]
+    line = [label, *("" if value is None else shown(value) for value in values)]
+    if len(values) == 2:
+        first, second = values
+        ratio = "" if not first or not second else f"{second / first if less_is_better else first / second:.2f}x"
+        line.append(ratio)
+    return line

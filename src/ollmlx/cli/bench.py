@@ -7,19 +7,16 @@ import json
 import secrets
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from ollmlx.bench.agreement import SharedBeginning, agreement, sentence, summary
+from ollmlx.bench.measure import Measurement, MeasurementPlan, Target, measure, rows
 from ollmlx.cli.client import Client, Json
 from ollmlx.cli.connection import connect, ensure_daemon
 from ollmlx.cli.formatting import table
 from ollmlx.cli.run import show_or_pull
 from ollmlx.cli.terminal import note, width
 from ollmlx.errors import InvalidRequest, NotFound, UpstreamError
-
-if TYPE_CHECKING:
-    from ollmlx.bench.agreement import SharedBeginning
-    from ollmlx.bench.measure import Measurement, MeasurementPlan
-    from ollmlx.bench.target import Target
+from ollmlx.text.addresses import Address
 
 DESCRIPTION = """Measure a model as its clients see it: load time, memory, time to the first token (for a new prompt and
 in the next turn), and tokens a second with several streams. Figures are medians.
@@ -47,9 +44,6 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run_bench(args: argparse.Namespace) -> int:
-    from ollmlx.bench.agreement import agreement
-    from ollmlx.bench.measure import MeasurementPlan, measure
-
     client = connect(args)
     ensure_daemon(client, args)
     model = args.model or _newest(client)
@@ -117,9 +111,7 @@ def _runs_on(client: Client, model: str, backend: str) -> bool:
 
 
 def _targets(client: Client, model: str, args: argparse.Namespace) -> list[Target]:
-    from ollmlx.bench.target import Target
-
-    here = f"{client.address.scheme}://{_netloc(client)}{client.address.path}"
+    here = client.address.url
     if args.against_backend:
         own = client.post("/api/show", {"model": model}).get("backend") or "ollmlx"
         other = args.against_model or same_weights(client, model, args.against_backend)
@@ -136,14 +128,7 @@ def _targets(client: Client, model: str, args: argparse.Namespace) -> list[Targe
     return [ours, Target(args.against, url, args.against_model or _first_model(url), "openai")]
 
 
-def _netloc(client: Client) -> str:
-    host = client.address.dialled
-    return f"[{host}]:{client.address.port}" if ":" in host else f"{host}:{client.address.port}"
-
-
 def _first_model(url: str) -> str:
-    from ollmlx.text.addresses import Address
-
     models = Client(Address.parse(url)).get("/models")["data"]
     if not models:
         raise UpstreamError(f"{url} lists no models", hint="--against-model NAME")
@@ -160,9 +145,6 @@ def _newest(client: Client) -> str:
 def _print(
     measured: list[Measurement], same: Sequence[SharedBeginning], plan: MeasurementPlan, *, as_json: bool
 ) -> None:
-    from ollmlx.bench.agreement import sentence, summary
-    from ollmlx.bench.measure import rows
-
     if as_json:
         result = {"rounds": plan.rounds, "tokens": plan.tokens, "servers": [one.summary() for one in measured]}
         print(json.dumps({**result, "agreement": summary(same)} if same else result, indent=2))

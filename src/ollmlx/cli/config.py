@@ -6,14 +6,15 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ollmlx.cli.connection import load
+from ollmlx.cli.terminal import grey, report
 from ollmlx.errors import Conflict, OllmlxError, StorageError
-
-if TYPE_CHECKING:
-    from ollmlx.settings.faults import Fault
-    from ollmlx.settings.load import LoadedSettings
-    from ollmlx.settings.report import Effective
+from ollmlx.plugin.loader import is_hidden, load_plugins
+from ollmlx.settings.faults import Fault
+from ollmlx.settings.keys import dotted
+from ollmlx.settings.load import InvalidSettings
+from ollmlx.settings.report import Effective, effective, reference, toml_value
 
 DESCRIPTION = """Print and check the settings.
 
@@ -37,18 +38,8 @@ def run_config(args: argparse.Namespace) -> int:
     return _check(args) if args.action == "check" else _show(args)
 
 
-def _load(args: argparse.Namespace) -> LoadedSettings:
-    from ollmlx.cli.connection import overrides
-    from ollmlx.settings.load import load_settings
-
-    return load_settings(Path(args.config) if args.config else None, overrides(args))
-
-
 def _show(args: argparse.Namespace) -> int:
-    from ollmlx.plugin.loader import is_hidden, load_plugins
-    from ollmlx.settings.report import effective
-
-    loaded = _load(args)
+    loaded = load(args)
     own = loaded.settings.plugins.model_extra  # plugins mark the secret keys of their tables
     plugins = load_plugins(loaded.settings, strict=False) if own else None
     values = effective(loaded, lambda path: is_hidden(plugins, path))
@@ -62,10 +53,6 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _lines(values: list[Effective]) -> list[str]:
-    from ollmlx.cli.terminal import grey
-    from ollmlx.settings.keys import dotted
-    from ollmlx.settings.report import toml_value
-
     lines: list[str] = []
     section = ""
     for value in values:
@@ -73,22 +60,16 @@ def _lines(values: list[Effective]) -> list[str]:
             section = value.path[0]
             lines += ["", f"[{section}]"]
         text = f"{dotted(value.path[1:])} = {toml_value(value.value)}"
-        origins = "; overrides ".join(
-            str(origin) for origin in (value.origin, *(weaker for _, weaker in value.overrides))
-        )
-        lines.append(f"{text:<44}  {grey(f'# {origins}', sys.stdout)}")
+        origin = "; overrides ".join(map(str, [value.origin, *(weaker for _, weaker in value.overrides)]))
+        lines.append(f"{text:<44}  {grey(f'# {origin}', sys.stdout)}")
     return lines[1:]
 
 
 def _check(args: argparse.Namespace) -> int:
-    from ollmlx.cli.terminal import report
-    from ollmlx.plugin.loader import load_plugins
-    from ollmlx.settings.load import InvalidSettings
-
     problems: list[dict[str, str]] = []
     warnings: list[dict[str, str]] = []
     try:
-        loaded = _load(args)
+        loaded = load(args)
         warnings = [_as_json(notice) for notice in loaded.warnings]
         load_plugins(loaded.settings)
     except OllmlxError as error:
@@ -115,8 +96,6 @@ def _as_json(fault: Fault) -> dict[str, str]:
 
 
 def _init(file: Path, *, force: bool) -> int:
-    from ollmlx.settings.report import reference
-
     try:
         with file.open("w" if force else "x", encoding="utf-8") as target:
             target.write(reference(commented=True))

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ollmlx.cli.connection import connect, ensure_daemon, overrides
 from ollmlx.cli.terminal import note, report, width
+from ollmlx.doctor import bundle, runbooks
+from ollmlx.doctor.context import CheckContext, build_context
+from ollmlx.doctor.daemon import DaemonClient
+from ollmlx.doctor.report import Report
+from ollmlx.doctor.run import PATIENCE, examine, runbook_folders, select_checks
+from ollmlx.doctor.selftest.subject import RequestFailed, Subject
+from ollmlx.doctor.selftest.trials import self_test
 from ollmlx.errors import InvalidRequest, OllmlxError
-
-if TYPE_CHECKING:
-    from ollmlx.doctor.context import CheckContext
-    from ollmlx.doctor.report import Report
+from ollmlx.model.names import ModelName
 
 DESCRIPTION = """Examine this machine and report each problem with the command that fixes it. Nothing is changed.
 
@@ -54,9 +59,7 @@ def run_doctor(args: argparse.Namespace) -> int:
             return _explain(args)
         if args.list:
             return _list(args)
-        if args.model:
-            return _test_model(args)
-        return _bundle(args) if args.bundle else _examine(args)
+        return _test_model(args) if args.model else _examine(args)
     except InvalidRequest as error:  # an unknown group or code, or a malformed model name
         report(error)
         return USAGE
@@ -65,9 +68,6 @@ def run_doctor(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
-    from ollmlx.doctor import runbooks
-    from ollmlx.doctor.run import runbook_folders
-
     try:
         print(runbooks.page(args.explain))
     except InvalidRequest:  # perhaps the code of a plugin
@@ -76,9 +76,6 @@ def _explain(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from ollmlx.doctor import runbooks
-    from ollmlx.doctor.run import runbook_folders
-
     pages = runbooks.pages(runbook_folders(_context(args)))
     listed = sorted(runbooks.runbook(code, text) for code, text in pages.items())
     if args.json:
@@ -89,23 +86,17 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _examine(args: argparse.Namespace) -> int:
-    from ollmlx.doctor.run import PATIENCE, examine, select_checks
-
+    """Run the checks, all of them for a bundle, and print their report."""
     context = _context(args)
-    seconds = ONLINE_SECONDS if args.online else PATIENCE
-    done = examine(select_checks(context, args.what), context, patience=DEEP_SECONDS if args.deep else seconds)
+    patience = DEEP_SECONDS if args.deep else ONLINE_SECONDS if args.online else PATIENCE
+    done = examine(select_checks(context, None if args.bundle else args.what), context, patience=patience)
+    if args.bundle:
+        names = ", ".join(bundle.write(Path(args.bundle), context, done))
+        note(f"wrote {args.bundle}: {names}. Prompts are left out and secrets are masked. Read it before you send it.")
     return _print(done, args)
 
 
 def _test_model(args: argparse.Namespace) -> int:
-    import asyncio
-
-    from ollmlx.cli.connection import connect, ensure_daemon
-    from ollmlx.doctor.daemon import DaemonClient
-    from ollmlx.doctor.selftest.session import self_test
-    from ollmlx.doctor.selftest.subject import RequestFailed, Subject
-    from ollmlx.model.names import ModelName
-
     client = connect(args)
     name = ModelName.parse(args.model)
     ensure_daemon(client, args)
@@ -121,26 +112,11 @@ def _test_model(args: argparse.Namespace) -> int:
         raise OllmlxError(error.message, code=error.code, hint=hint) from error
 
 
-def _bundle(args: argparse.Namespace) -> int:
-    from ollmlx.doctor.bundle import write
-    from ollmlx.doctor.run import PATIENCE, all_checks, examine
-
-    context = _context(args)
-    done = examine(all_checks(context), context, patience=DEEP_SECONDS if args.deep else PATIENCE)
-    file = Path(args.bundle)
-    names = write(file, context, done)
-    note(f"wrote {file}: {', '.join(names)}. Prompts are left out and secrets are masked. Read it before you send it.")
-    return _print(done, args)
-
-
 def _print(done: Report, args: argparse.Namespace) -> int:
     print(json.dumps(done.as_json(), indent=2) if args.json else done.as_text(width(sys.stdout)))
     return 1 if done.failed else 0
 
 
 def _context(args: argparse.Namespace) -> CheckContext:
-    from ollmlx.cli.connection import overrides
-    from ollmlx.doctor.context import build_context
-
     config = Path(args.config) if args.config else None
     return build_context(config, overrides(args), deep=args.deep, online=args.online)

@@ -8,10 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from ollmlx.plugin.discovery import LoadedPlugin
+from ollmlx.cli.connection import settings
+from ollmlx.cli.formatting import table
+from ollmlx.cli.terminal import width
+from ollmlx.errors import InvalidRequest
+from ollmlx.plugin.discovery import LoadedPlugin
+from ollmlx.plugin.loader import load_plugins
 
 DESCRIPTION = """List and create plugins.
 
@@ -33,8 +36,7 @@ def run_plugin(args: argparse.Namespace) -> int:
 
 
 def _new(args: argparse.Namespace) -> int:
-    from ollmlx.errors import InvalidRequest
-    from ollmlx.testing.scaffold import write_plugin
+    from ollmlx.testing.scaffold import write_plugin  # imported when used: the test kit costs start-up time
 
     if args.name is None or args.kind is None:
         raise InvalidRequest("a new plugin needs a name and a kind", hint="ollmlx plugin new my-store --kind store")
@@ -46,38 +48,18 @@ def _new(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from ollmlx.cli.connection import settings
-    from ollmlx.cli.terminal import width
-    from ollmlx.plugin.loader import load_plugins
-
     found = settings(args)
     optional = found.plugins.model_copy(update={"required": ()})  # list a required plugin that is off, too
     plugins = load_plugins(found.model_copy(update={"plugins": optional})).loaded
     if args.json:
-        print(json.dumps([_record(plugin) for plugin in plugins], indent=2))
-        return 0
-    print(listing(plugins, width(sys.stdout)))
+        print(json.dumps([plugin.as_json() for plugin in plugins], indent=2))
+    else:
+        print(listing(plugins, width(sys.stdout)))
     return 0
-
-
-def _record(plugin: LoadedPlugin) -> dict[str, Any]:
-    return {
-        "name": plugin.name,
-        "version": plugin.version,
-        "origin": plugin.origin,
-        "hooks": list(plugin.hooks),
-        "enabled": plugin.enabled,
-        "seconds": round(plugin.seconds, 3),
-        "problem": plugin.problem,
-        "code": plugin.code,
-        "hint": plugin.hint,
-    }
 
 
 def listing(plugins: Sequence[LoadedPlugin], columns: int | None) -> str:
     """Return a table of all plugins and, below it, why some are off; lines have at most `columns` columns."""
-    from ollmlx.cli.formatting import table
-
     rows = [
         (
             plugin.name,

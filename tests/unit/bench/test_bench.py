@@ -10,8 +10,18 @@ import pytest
 from aiohttp import web
 
 from ollmlx.bench.agreement import PROMPTS, GreedyAnswer, SharedBeginning, agreement, compared, sentence, summary
-from ollmlx.bench.measure import Measurement, MeasurementPlan, long_text, measure, rate, reading, rows, writing
-from ollmlx.bench.target import Target, TimedAnswer
+from ollmlx.bench.measure import (
+    Measurement,
+    MeasurementPlan,
+    Target,
+    TimedAnswer,
+    long_text,
+    measure,
+    rate,
+    reading,
+    rows,
+    writing,
+)
 from ollmlx.errors import UpstreamError
 
 

@@ -249,6 +249,6 @@ def test_what_a_configuration_leaves_out_is_mlx_lms_default() -> None:
 @pytest.mark.finding("CFG008")
 def test_an_unknown_setting_switches_the_plugin_off_and_not_the_plugin_cluster() -> None:
     settings = Settings.model_validate({"plugins": {"mlx": {"float64_share": 0.5}}})
-    problems = {plugin.name: plugin.problem for plugin in load_plugins(settings).loaded}
-    assert "float64_share: unknown key" in str(problems["mlx"])
-    assert problems["cluster"] is None
+    loaded = {plugin.name: plugin for plugin in load_plugins(settings).loaded}
+    assert "float64_share: unknown key" in str(loaded["mlx"].problem)
+    assert (loaded["mlx"].code, loaded["cluster"].problem) == ("CFG008", None)
