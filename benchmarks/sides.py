@@ -22,9 +22,8 @@ import psutil
 from ollmlx.bench.measure import Target
 from ollmlx.model.names import ModelName
 from ollmlx.testing.daemon import Daemon
+from ollmlx_mlx.daemon.backend import find_blas
 from ollmlx_mlx.daemon.machine import BlasChoice, MlxMachine
-from ollmlx_mlx.linux_cpu.blas import choose
-from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory
 
 MODEL = "smollm2:135m"
 PATIENCE = 120.0
@@ -42,8 +41,7 @@ class Weights:
 
 def blas() -> BlasChoice:
     """Return the BLAS that the runners of ollmlx use on this machine."""
-    machine = MlxMachine.here()
-    return choose(machine, ChildProbe(machine, ProbeMemory(None)))
+    return find_blas(MlxMachine.here(), None).choose("auto", 0)
 
 
 def weights(cache: Path) -> Weights:

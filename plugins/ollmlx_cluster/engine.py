@@ -19,11 +19,9 @@ from ollmlx.protocol import ExitCode, Progress, RunnerConfig, TokenizeRequest, T
 from ollmlx.types import Done, Event, GenerateRequest, Options, Prefill
 from ollmlx_cluster.handover import WAKING, LauncherConnection
 from ollmlx_cluster.shard import STOP, Collectives, ModelShard, token_value
-from ollmlx_mlx.engine.text.answer import AnswerParser
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.engine.text.prompt import EncodedPrompt, PromptEncoder
 from ollmlx_mlx.engine.text.template import ChatTemplate
-from ollmlx_mlx.engine.text.tools import tool_reader
 
 PATIENCE: Final = 5.0
 """Seconds to wait for the launcher to end this process: it reports the rank that was lost."""
@@ -124,7 +122,7 @@ class ClusterEngine(SerialEngine):
             yield Prefill(done=done, total=len(prompt.tokens), dropped=prompt.dropped)
         assert logits is not None
         prefilled = time.monotonic_ns()
-        answer = self._parser(request, prompt)
+        answer = prompt.parser(request, self._shard.tokenizer, self._detokenizers)
         sampler, processors = _sampling(request.options)
         made: list[int] = []
         limit = prompt.context - len(prompt.tokens)
@@ -157,17 +155,6 @@ class ClusterEngine(SerialEngine):
             dropped=prompt.dropped,
             stop=answer.stop,
             context=(*prompt.tokens, *made),
-        )
-
-    def _parser(self, request: GenerateRequest, prompt: EncodedPrompt) -> AnswerParser:
-        after = prompt.tokens if prompt.continues else ()
-        return AnswerParser(
-            self._detokenizers(after),
-            request.options.stop,
-            prompt.markers,
-            tool_reader(self._shard.tokenizer, request.tools, harmony=prompt.harmony),
-            show_thinking=request.think is not False,
-            parallel_tools=request.parallel_tool_calls,
         )
 
     def encode(self, request: TokenizeRequest) -> Tokens:

@@ -12,14 +12,13 @@ from typing import Any, Final
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
-from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_model
 
 from ollmlx.errors import OllmlxError, StorageError
 from ollmlx.protocol import RunnerConfig
-from ollmlx_mlx.engine.load import device_name, limit_memory, load_error, read_tokenizer, to_float32
+from ollmlx_mlx.engine.load import device_name, limit_memory, load_error, parameters, read_tokenizer, to_float32
 
 STOP: Final = 0
 GO: Final = 1
@@ -96,8 +95,7 @@ class ModelShard:
                 # Before the split: unpacked weights divide anywhere, packed ones only between groups.
                 to_float32(model, unpack=config.engine_options.get("weights", "float32") == "float32")
             _split(model, settings, collectives, mode)
-            flat: Any = tree_flatten(model.parameters())
-            for _, array in flat:
+            for array in parameters(model):
                 mx.eval(array)
         except OllmlxError:
             raise

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -19,7 +20,7 @@ from ollmlx.storekit import read_json
 from ollmlx.types import InstalledModel, MemoryEstimate
 from ollmlx_mlx.daemon.estimate import ModelFacts, cache_shape, choose_form, estimate
 from ollmlx_mlx.daemon.known_models import MODEL_TYPE, KnownModels, installed_mlx_lm
-from ollmlx_mlx.daemon.machine import BlasAdvice, BlasChoice, BlasChooser, MlxMachine, StockBlas
+from ollmlx_mlx.daemon.machine import BlasChoice, BlasChooser, MlxMachine
 from ollmlx_mlx.folder import folder_state, remote_code, weight_sizes
 
 ENGINE: Final = "ollmlx_mlx.engine.engine:MlxEngine"
@@ -82,7 +83,7 @@ class MlxBackend:
     ) -> None:
         self._settings = settings
         self._machine = machine
-        self._blas = blas or StockBlas()
+        self._blas = blas or BlasChooser()
         self._budget = budget
         self._trusted = trusted
         self._known = KnownModels(mlx_lm) if mlx_lm is not None else None
@@ -156,7 +157,7 @@ class MlxBackend:
             self._chosen = self._blas.choose(self._settings.blas, self._settings.threads)
         return self._chosen
 
-    def blas_advice(self) -> BlasAdvice:
+    def blas_advice(self) -> BlasChoice:
         """Return what the doctor reports: the library, how much faster than the reference, what would help."""
         return self._blas.advise(self._settings.blas, self._settings.threads)
 
@@ -217,14 +218,6 @@ def make_backend(settings: Any, kind: type[B]) -> B:
     """Return a backend of this kind for this machine and these settings (`ollmlx.settings.Settings`)."""
     machine = MlxMachine.here()
     trusted = {ModelName.parse(name) for name in settings.security.allow_remote_code}
-    budget: int | None = None
-
-    def memory_budget() -> int:
-        nonlocal budget
-        if budget is None:
-            budget = find_budget(settings.memory, ThisMachine()).size
-        return budget
-
     try:
         own = MlxSettings.model_validate(settings.plugins.table("mlx"))
     except ValidationError:  # the plugin `mlx` is off for this reason
@@ -233,7 +226,7 @@ def make_backend(settings: Any, kind: type[B]) -> B:
         own,
         machine,
         find_blas(machine, settings.state_folder / "blas.json"),
-        budget=memory_budget,
+        budget=cache(lambda: find_budget(settings.memory, ThisMachine()).size),
         trusted=lambda model: model.name in trusted,
         mlx_lm=installed_mlx_lm(),
         kv_cache_type=settings.runners.kv_cache_type,
@@ -243,7 +236,7 @@ def make_backend(settings: Any, kind: type[B]) -> B:
 def find_blas(machine: MlxMachine, memory: Path | None) -> BlasChooser:
     """Return what chooses a BLAS here: `linux_cpu` where it is installed. `memory`: the file of probe results."""
     if find_spec("ollmlx_mlx.linux_cpu") is None:
-        return StockBlas()
+        return BlasChooser()
     from ollmlx_mlx.linux_cpu.blas import TunedBlas
     from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import psutil
 
@@ -76,56 +76,35 @@ class MlxMachine:
 class BlasChoice:
     """The library for a child's matrix products.
 
-    `name`: for people; `env`: variables for the child; `warning`: set when it is slower than it need be; `command`:
-    what would make it faster; `rejected`: libraries that failed, with the reason; `streams`: CPU streams that the
-    child computes on, two where the library uses one core and there are more.
+    `name`: for people; `env`: variables for the child; `speed_up`: how many times faster than the reference BLAS it is,
+    None when not measured; `warning`: set when it is slower than it need be; `command`: what would make it faster;
+    `rejected`: libraries that failed, with the reason; `streams`: CPU streams that the child computes on, two where the
+    library uses one core and there are more.
     """
 
     name: str
     env: dict[str, str] = field(default_factory=dict)
-    seconds: float | None = None
+    speed_up: float | None = None
     warning: str = ""
     command: str = ""
     rejected: tuple[tuple[str, str], ...] = ()
     streams: int = 1
 
 
-@dataclass(frozen=True)
-class BlasAdvice:
-    """For the doctor: the library, how many times faster than the reference it is, and what to do.
+class BlasChooser:
+    """Leaves the BLAS as MLX is shipped. In `linux_cpu` a subclass chooses the fastest.
 
-    `command` is empty when nothing better is to be had. `speed_up` is None where nothing was measured (Metal, CUDA).
+    `wish` is the setting `blas`, `threads` the setting `threads`. Both methods may try libraries out: call them in a
+    thread.
     """
 
-    name: str
-    speed_up: float | None
-    rejected: tuple[tuple[str, str], ...] = ()
-    warning: str = ""
-    command: str = ""
-
-
-class BlasChooser(Protocol):
-    """Chooses a BLAS for children. `wish` is the setting `blas`, `threads` the setting `threads`."""
-
     def choose(self, wish: str, threads: int) -> BlasChoice:
-        """Return what a child will use. May try libraries out: call it in a thread."""
-        ...
-
-    def advise(self, wish: str, threads: int) -> BlasAdvice:
-        """Return what the doctor reports. May try libraries out: call it in a thread."""
-        ...
-
-
-class StockBlas:
-    """Leaves the BLAS as MLX is shipped: for an installation without `linux_cpu`."""
-
-    def choose(self, wish: str, threads: int) -> BlasChoice:
-        """Return the choice that changes nothing."""
+        """Return the library that a child will use."""
         return BlasChoice("the BLAS that MLX is shipped with")
 
-    def advise(self, wish: str, threads: int) -> BlasAdvice:
-        """Return the name only: nothing is measured."""
-        return BlasAdvice(self.choose(wish, threads).name, None)
+    def advise(self, wish: str, threads: int) -> BlasChoice:
+        """Return what the doctor reports: the library, and the command for a faster one."""
+        return self.choose(wish, threads)
 
 
 def _installed(names: Iterable[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ import mlx.core as mx
 from ollmlx.errors import ContextExceeded, InvalidRequest, Unsupported
 from ollmlx.types import EmbedRequest, EmbedResult
 from ollmlx_mlx.engine.batching.prefill import ChunkClock
-from ollmlx_mlx.engine.cache.layers import make_layers
+from ollmlx_mlx.engine.kv_cache import make_layers
 
 Vector = tuple[float, ...]
 

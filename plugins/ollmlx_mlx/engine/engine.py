@@ -15,14 +15,13 @@ from ollmlx.errors import OllmlxError, RunnerFailed
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest
 from ollmlx_mlx.engine.batching.compute import ComputeThread
-from ollmlx_mlx.engine.batching.generation import Constraint, GenerationState, Item
+from ollmlx_mlx.engine.batching.generation import GenerationState, Item
+from ollmlx_mlx.engine.batching.grammar import JsonConstraint
 from ollmlx_mlx.engine.batching.prefill import ALONE
-from ollmlx_mlx.engine.batching.sampling import PenaltyRules, SamplingRules
+from ollmlx_mlx.engine.batching.sampling import PenaltyRules
 from ollmlx_mlx.engine.embedding import embed
 from ollmlx_mlx.engine.instance import Instance, build
-from ollmlx_mlx.engine.text.answer import AnswerParser
 from ollmlx_mlx.engine.text.prompt import EncodedPrompt
-from ollmlx_mlx.engine.text.tools import tool_reader
 
 T = TypeVar("T")
 
@@ -71,7 +70,7 @@ class MlxEngine:
         finally:
             if not done:
                 generation.cancelled = True
-                self._compute.post(_nothing)  # wake the thread, so that the slot is free at once
+                self._compute.post(lambda: None)  # wake the thread, so that the slot is free at once
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Return vectors, computed between rounds of the batch. Raises Unsupported, ContextExceeded."""
@@ -102,41 +101,37 @@ class MlxEngine:
 
     def status(self) -> Progress:
         """Return counters. Never waits for a thread."""
-        instance, config = self._instance, self._config
-        context = config.context_length if config else 0
-        memory = {
-            "memory_active": mx.get_active_memory(),
-            "memory_cache": mx.get_cache_memory(),
-            "memory_peak": mx.get_peak_memory(),
-        }
-        if instance is None:
-            return Progress(
-                engine="mlx",
-                state="loading",
-                progress=self._steps,
-                load_fraction=self._loaded,
-                context_length=context,
-                **memory,
-            )
-        scheduler = instance.scheduler
-        return Progress(
+        instance = self._instance
+        found = Progress(
             engine="mlx",
-            state="failed" if self._compute.broken else "ready",
-            progress=self._steps + scheduler.progress + self._compute.parts,
-            load_fraction=1.0,
-            active=scheduler.active,
-            queued=scheduler.queued,
-            parallel=instance.width,
-            context_length=context,
-            prompt_cache_bytes=instance.prefixes.nbytes,
-            prompt_cache_entries=len(instance.prefixes),
-            prompt_tokens_total=scheduler.prompt_tokens,
-            cached_tokens_total=scheduler.cached_tokens,
-            generated_tokens_total=scheduler.generated_tokens,
-            device=instance.loaded.device,
-            notes=instance.notes,
-            error=self._compute.broken,
-            **memory,
+            state="loading",
+            progress=self._steps,
+            load_fraction=self._loaded,
+            context_length=self._config.context_length if self._config else 0,
+            memory_active=mx.get_active_memory(),
+            memory_cache=mx.get_cache_memory(),
+            memory_peak=mx.get_peak_memory(),
+        )
+        if instance is None:
+            return found
+        scheduler = instance.scheduler
+        return found.model_copy(
+            update={
+                "state": "failed" if self._compute.broken else "ready",
+                "progress": self._steps + scheduler.progress + self._compute.parts,
+                "load_fraction": 1.0,
+                "active": scheduler.active,
+                "queued": scheduler.queued,
+                "parallel": instance.width,
+                "prompt_cache_bytes": instance.prefixes.nbytes,
+                "prompt_cache_entries": len(instance.prefixes),
+                "prompt_tokens_total": scheduler.prompt_tokens,
+                "cached_tokens_total": scheduler.cached_tokens,
+                "generated_tokens_total": scheduler.generated_tokens,
+                "device": instance.loaded.device,
+                "notes": instance.notes,
+                "error": self._compute.broken,
+            }
         )
 
     async def trim(self) -> None:
@@ -182,45 +177,29 @@ def _sink(loop: asyncio.AbstractEventLoop, inbox: asyncio.Queue[Sequence[Item]])
     return sink
 
 
-def _nothing() -> None:
-    """Wakes the compute thread."""
-
-
 def make_generation(
     instance: Instance, request: GenerateRequest, sink: Callable[[Sequence[Item]], None]
 ) -> GenerationState:
+    """Return the state of a new request, with its prompt encoded. Raises as `PromptEncoder.build`."""
     prompt = instance.prompts.build(request)
     options = request.options
-    tokenizer = instance.loaded.tokenizer
-    answer = AnswerParser(
-        instance.detokenizers(prompt.tokens if prompt.continues or request.continue_last else ()),
-        options.stop,
-        prompt.markers,
-        tool_reader(tokenizer, request.tools, harmony=prompt.harmony),
-        show_thinking=request.think is not False,
-        parallel_tools=request.parallel_tool_calls,
-        bare_tools=prompt.bare_tools,
-    )
-    room = prompt.context - len(prompt.tokens)
     return GenerationState(
         prompt,
-        answer,
+        prompt.parser(request, instance.loaded.tokenizer, instance.detokenizers),
         sink,
-        sampling=SamplingRules.of(options),
+        options,
         penalties=PenaltyRules.of(options, prompt.context, instance.vocabulary),
         seed=options.seed if options.seed >= 0 else secrets.randbits(63),
-        limit=options.num_predict if options.num_predict >= 0 else room,
+        limit=options.num_predict if options.num_predict >= 0 else prompt.context - len(prompt.tokens),
         eos=instance.eos,
         shift=request.shift,
-        keep=max(0, options.num_keep),
         top_logprobs=request.top_logprobs,
         constraint=_constraint(instance, request, prompt),
         spell=instance.detokenizers.decode,
-        drafts=options.draft_num_predict,
     )
 
 
-def _constraint(instance: Instance, request: GenerateRequest, prompt: EncodedPrompt) -> Constraint | None:
+def _constraint(instance: Instance, request: GenerateRequest, prompt: EncodedPrompt) -> JsonConstraint | None:
     if prompt.forced is not None:
         return instance.grammars.constraint(prompt.forced, free=False)
     if request.format is None:

@@ -14,9 +14,9 @@ from ollmlx_mlx.engine.batching.drafting import Drafter
 from ollmlx_mlx.engine.batching.grammar import Grammars
 from ollmlx_mlx.engine.batching.prefill import ChunkClock
 from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
-from ollmlx_mlx.engine.cache.layers import Layers, can_batch, make_layers, stays_trimmable, usable_type
-from ollmlx_mlx.engine.cache.prefix import CacheFolder, PrefixCache
+from ollmlx_mlx.engine.kv_cache import Layers, can_batch, make_layers, stays_trimmable, usable_type
 from ollmlx_mlx.engine.load import LoadedModel, limit_memory, load_model
+from ollmlx_mlx.engine.prefix_cache import CacheFolder, PrefixCache
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.engine.text.prompt import PromptEncoder
 from ollmlx_mlx.engine.text.template import ChatTemplate
@@ -128,8 +128,7 @@ def _folder(
     }
     folder = CacheFolder(config.cache_dir, identity, config.cache_dir_bytes, sample)
     found, problems = folder.read_index()
-    for tokens, trimmable, load in found:
-        prefixes.add_saved(tokens, trimmable=trimmable, load=load)
+    prefixes.add_saved(found)
     notes.extend(problems)
     if found:
         notes.append(f"{len(found)} saved prompt caches")

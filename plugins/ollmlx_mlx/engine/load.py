@@ -78,12 +78,11 @@ def device_name() -> str:
     return "metal" if mx.metal.is_available() else "cuda"
 
 
-def load_model(config: RunnerConfig, advance: Advance | None = None) -> LoadedModel:
+def load_model(config: RunnerConfig, advance: Advance = lambda _: None) -> LoadedModel:
     """Load weights, tokenizer, adapter and draft model. `advance` is called with the fraction done, 0 to 1.
 
     Raises StorageError when files are missing, damaged or do not fit together, OutOfMemory when memory is short.
     """
-    advance = advance or _quiet
     folder = config.model.path
     notes = [str(note) for note in config.engine_options.get("notes", ())]
     device = device_name()
@@ -148,7 +147,7 @@ def load_draft(folder: Path, tokenizer: TokenizerWrapper, *, device: str, unpack
         )
     if device == "cpu":
         to_float32(model, unpack=unpack)
-    _materialise(model, _quiet)
+    _materialise(model, lambda _: None)
     if device == "cpu":
         fit_to_cpu(model, streams=streams)
     draft: Module = model
@@ -195,14 +194,15 @@ def _as_float32(array: mx.array) -> mx.array:
     return array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array
 
 
-def _arrays(model: Module) -> list[mx.array]:
+def parameters(model: Module) -> list[mx.array]:
+    """Return the arrays of a model's parameters, in order."""
     flat: Any = tree_flatten(model.parameters())
     return [array for _, array in flat]
 
 
 def _materialise(model: Module, advance: Advance) -> None:
     """Evaluate the parameters in portions, so that not all packed and unpacked forms are in memory together."""
-    arrays = _arrays(model)
+    arrays = parameters(model)
     step = max(1, len(arrays) // _STEPS)
     for at in range(0, len(arrays), step):
         mx.eval(arrays[at : at + step])
@@ -217,11 +217,7 @@ def _describe(model: Module, device: str, settings: dict[str, Any]) -> str:
 
 def _float_name(model: Module) -> str:
     sizes: dict[str, int] = {}
-    for array in _arrays(model):
+    for array in parameters(model):
         name = str(array.dtype).rpartition(".")[2]
         sizes[name] = sizes.get(name, 0) + array.nbytes
     return max(sizes, key=lambda name: sizes[name], default="nothing")
-
-
-def _quiet(_: float) -> None:
-    """Report no progress."""

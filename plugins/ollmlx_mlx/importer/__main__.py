@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from ollmlx.errors import InvalidRequest, OllmlxError, OutOfMemory, StorageError
+from ollmlx.errors import InvalidRequest, OutOfMemory, StorageError
 from ollmlx.protocol import ExitCode
 from ollmlx.types import PullProgress
 
@@ -71,16 +71,18 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(given.source, given.into, options, ProgressPrinter(sys.stdout))
     except (StorageError, InvalidRequest) as error:
-        return _fail(ExitCode.BAD_MODEL, _sentence(error))
+        code = 1 if error.code == "STO003" else ExitCode.BAD_MODEL  # a full disk is no damaged model
+        return _fail(code, f"{error.message}; {error.hint}" if error.hint else error.message)
     except (OutOfMemory, MemoryError) as error:
         return _fail(ExitCode.OUT_OF_MEMORY, f"out of memory: {error}")
     except OSError as error:
         return _fail(1, f"cannot write the model: {error.strerror or error}")
+    except RuntimeError as error:
+        # MLX raises it for a file of weights that it cannot write, among other things.
+        if "write" not in str(error) and "open" not in str(error):
+            raise
+        return _fail(1, f"the weights could not be written; is the disk full? ({error})")
     return 0
-
-
-def _sentence(error: OllmlxError) -> str:
-    return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
 def _fail(code: int, message: str) -> int:

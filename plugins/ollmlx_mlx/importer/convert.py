@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Final
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
+from mlx.nn.layers.base import Module
 from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 
 from ollmlx.errors import InvalidRequest, OllmlxError, StorageError
-from ollmlx.storekit import read_json
+from ollmlx.storekit import check_space, read_json
 from ollmlx.types import PullProgress
-from ollmlx_mlx.engine.load import load_error
+from ollmlx_mlx.engine.load import load_error, parameters
 from ollmlx_mlx.folder import remote_code, weight_sizes
-from ollmlx_mlx.importer.disk import require_space, writing
 
 Report = Callable[[PullProgress], None]
 
 MODES: Final = {
-    "int2": (64, 2, "affine"),
-    "int3": (64, 3, "affine"),
-    "int4": (64, 4, "affine"),
-    "int5": (64, 5, "affine"),
-    "int6": (64, 6, "affine"),
-    "int8": (64, 8, "affine"),
+    **{f"int{bits}": (64, bits, "affine") for bits in (2, 3, 4, 5, 6, 8)},
     "mxfp4": (32, 4, "mxfp4"),
     "mxfp8": (32, 8, "mxfp8"),
     "nvfp4": (16, 4, "nvfp4"),
@@ -49,8 +43,7 @@ def quantization(name: str) -> tuple[int, int, str]:
     Raises InvalidRequest for another name.
     """
     word = name.strip().lower()
-    gguf = _GGUF_NAME.fullmatch(word)
-    if gguf:
+    if gguf := _GGUF_NAME.fullmatch(word):
         word = f"int{gguf.group(1)}"
     if word not in MODES:
         raise InvalidRequest(f"unsupported quantization type {name[:40]!r}", hint=f"use one of {', '.join(MODES)}")
@@ -72,31 +65,31 @@ def convert_folder(source: Path, into: Path, quantize: str | None, report: Repor
     report(PullProgress(status="converting model"))
     try:
         # mlx-lm prints to standard output, which is for the progress.
-        with contextlib.redirect_stdout(sys.stderr):
-            _convert(source, into, wanted, report)
+        with redirect_stdout(sys.stderr):
+            model, config = _convert(source, wanted, report)
     except (OllmlxError, OSError):
         raise
     except Exception as error:
         raise load_error(error, source) from error
+    check_space(into, sum(array.nbytes for array in parameters(model)))
+    with redirect_stdout(sys.stderr):
+        save_model(into, model, donate_model=True)
+        save_config(config, config_path=into / "config.json")
     for file in sorted(source.iterdir()):
         if _KEPT.fullmatch(file.name) and file.is_file():
             shutil.copyfile(file, into / file.name)
 
 
-def _convert(source: Path, into: Path, wanted: tuple[int, int, str] | None, report: Report) -> None:
+def _convert(source: Path, wanted: tuple[int, int, str] | None, report: Report) -> tuple[Module, dict[str, Any]]:
+    """Return the model, computed and in memory, and its configuration."""
     model, config = load_model(source, lazy=True)
     if wanted is not None:
         group, bits, mode = wanted
         model, config = quantize_model(model, config, group, bits, mode=mode)
-    flat: Any = tree_flatten(model.parameters())
-    arrays = [array for _, array in flat]
-    total = sum(array.nbytes for array in arrays)
-    done = 0
+    arrays = parameters(model)
+    total, done = sum(array.nbytes for array in arrays), 0
     for array in arrays:
         mx.eval(array)
         done += array.nbytes
         report(PullProgress(status="quantizing model" if wanted else "converting model", total=total, completed=done))
-    require_space(into, total)
-    with writing():
-        save_model(into, model, donate_model=True)
-    save_config(config, config_path=into / "config.json")
+    return model, config

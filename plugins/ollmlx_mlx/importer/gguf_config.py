@@ -42,11 +42,10 @@ def check_architecture(header: GgufHeader) -> None:
     """Raise StorageError, naming the architecture, when this file cannot be imported."""
     name = header.architecture or "unnamed"
     if name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
         raise StorageError(
             f"the architecture {name[:64]!r} cannot be imported from GGUF; llama (and Mistral), qwen2 and qwen3 can",
             code="MDL004",
-            hint=f"pull an MLX version of the model, or install ollmlx[llamacpp] to run the GGUF file ({known} import)",
+            hint="pull an MLX version of the model, or install ollmlx[llamacpp] to run the GGUF file",
         )
     if header.own("expert_count"):
         raise StorageError(f"{name} with experts (mixture of experts) cannot be imported from GGUF", code="MDL004")
@@ -100,7 +99,7 @@ def model_config(header: GgufHeader, *, vocabulary: int, frequencies: Sequence[f
         "num_attention_heads": heads,
         "num_key_value_heads": _whole(header, "attention.head_count_kv", heads),
         "head_dim": head_dim,
-        "rms_norm_eps": _epsilon(header),
+        "rms_norm_eps": _number(header, "attention.layer_norm_rms_epsilon", 1e-5),
         "vocab_size": vocabulary,
         "max_position_embeddings": _whole(header, "context_length"),
         "rope_theta": _number(header, "rope.freq_base", 10000.0),
@@ -215,13 +214,5 @@ def _number(header: GgufHeader, key: str, default: float) -> float:
     value = header.own(key, default)
     if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
         raise StorageError(f"its {header.architecture}.{key} is {value!r}: a number above 0 is needed", code="MDL003")
-    return _short(value)
-
-
-def _epsilon(header: GgufHeader) -> float:
-    return _number(header, "attention.layer_norm_rms_epsilon", 1e-5)
-
-
-def _short(value: float) -> float:
-    """Return the shortest decimal that is the same float32: 1e-05, not 9.999999747378752e-06."""
+    # The shortest decimal that is the same float32: 1e-05, not 9.999999747378752e-06.
     return float(f"{value:.7g}")

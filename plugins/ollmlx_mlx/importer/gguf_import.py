@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +14,8 @@ import numpy as np
 
 from ollmlx import GgufHeader, GgufTensor, read_gguf_header
 from ollmlx.errors import InvalidRequest, StorageError
+from ollmlx.storekit import check_space
 from ollmlx.types import PullProgress
-from ollmlx_mlx.importer.disk import require_space, writing
 from ollmlx_mlx.importer.gguf_config import (
     FREQUENCIES,
     check_architecture,
@@ -89,28 +90,24 @@ def _write_weights(
     """Write the shards. Returns the `quantization` part of the configuration."""
     tensors = [tensor for tensor in header.tensors if tensor.name != FREQUENCIES]
     total = sum(tensor.nbytes for tensor in tensors)
-    require_space(into, total)
+    check_space(into, total)
     dtype = _float_type(tensors)
-    shards: list[dict[str, mx.array]] = [{}]
+    shard: dict[str, mx.array] = {}
     files: list[Path] = []
     bits: dict[str, int] = {}
-    done = size = 0
+    done = 0
     for tensor in tensors:
         imported = read_tensor(tensor, data, heads=permuted_heads(header, tensor.name))
-        for name, array in _named(tensor, imported, dtype).items():
-            shards[-1][name] = array
-            size += array.nbytes
+        shard |= _named(tensor, imported, dtype)
         if imported.bits is not None:
             module, _ = parameter_name(tensor.name) or ("", "")
             bits[module] = imported.bits
         done += tensor.nbytes
         report(PullProgress(status="importing weights", total=total, completed=done))
-        if size > SHARD:
-            files.append(_save(into, len(files), shards.pop()))
-            shards.append({})
-            size = 0
-    if shards[-1]:
-        files.append(_save(into, len(files), shards.pop()))
+        if done == total or sum(array.nbytes for array in shard.values()) > SHARD:
+            files.append(into / f"model-{len(files) + 1:05d}.safetensors")
+            mx.save_safetensors(str(files[-1]), shard, metadata={"format": "mlx"})
+            shard = {}
     _rename(files)
     return _quantization(bits)
 
@@ -135,20 +132,14 @@ def _float_type(tensors: list[GgufTensor]) -> mx.Dtype:
 def _quantization(bits: dict[str, int]) -> dict[str, Any]:
     if not bits:
         return {}
-    counts = list(bits.values())
-    usual = max(set(counts), key=counts.count)
-    quantization: dict[str, Any] = {"group_size": GROUP, "bits": usual, "mode": "affine"}
-    for module, width in bits.items():
-        if width != usual:
-            quantization[module] = {"group_size": GROUP, "bits": width, "mode": "affine"}
+    usual, _ = Counter(bits.values()).most_common(1)[0]
+    unusual = {module: _affine(width) for module, width in bits.items() if width != usual}
+    quantization = {**_affine(usual), **unusual}
     return {"quantization": quantization, "quantization_config": quantization}
 
 
-def _save(into: Path, index: int, shard: dict[str, mx.array]) -> Path:
-    path = into / f"model-{index + 1:05d}.safetensors"
-    with writing():
-        mx.save_safetensors(str(path), shard, metadata={"format": "mlx"})
-    return path
+def _affine(bits: int) -> dict[str, Any]:
+    return {"group_size": GROUP, "bits": bits, "mode": "affine"}
 
 
 def _rename(files: list[Path]) -> None:

@@ -5,6 +5,7 @@ Runs in a child process only: it imports numpy, gguf and mlx.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,21 +19,15 @@ from ollmlx import GGUF_BLOCKS, GgufTensor
 from ollmlx.errors import StorageError
 
 GROUP: Final = 32
+_PIECE: Final = 16 << 20
+"""Bytes that are unpacked at once: the unpacked form is several times larger."""
 REQUANTISED: Final = {"Q2_K": 4, "Q3_K": 5, "Q6_K": 8, "IQ4_NL": 6, "IQ4_XS": 6}
 """Types with other groups than MLX: they are quantised again with this many bits (finer than the original)."""
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizedCodes:
-    """`value = code * scale + bias`: codes (rows, columns) below 2**bits, scales and biases (rows, columns / GROUP)."""
-
-    bits: int
-    codes: Bytes
-    scales: Floats
-    biases: Floats
+Codes = tuple[Bytes, Floats, Floats]
+"""Codes, scales and biases, the last two one for each GROUP of codes: `value = code * scale + bias`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +50,13 @@ def read_tensor(info: GgufTensor, data: Bytes, *, heads: int | None = None) -> I
         values = _floats(info, raw)
         return ImportedTensor({"weight": _unpermuted(values, heads) if heads else values})
     rows = raw.reshape(int(np.prod(info.shape[:-1])), -1)
-    pieces = [
-        _quantised(info.kind, rows[at : at + step]) for step in (_step(rows),) for at in range(0, len(rows), step)
-    ]
+    step = max(1, _PIECE // rows.shape[1])
+    pieces = [_quantised(info.kind, rows[at : at + step]) for at in range(0, len(rows), step)]
     arrays = {key: mx.concatenate([arrays[key] for arrays in pieces]) for key in ("weight", "scales", "biases")}
     if heads:
         arrays = {key: _unpermuted(array, heads) for key, array in arrays.items()}
     mx.eval(arrays)
-    return ImportedTensor(arrays, REQUANTISED.get(info.kind) or _BITS[info.kind])
-
-
-def dequantised(info: GgufTensor, data: Bytes) -> Floats:
-    """Return the tensor in float32, by the `gguf` library. Tests compare the import with it."""
-    raw = data[info.offset : info.offset + info.nbytes]
-    kind = gguf.GGMLQuantizationType(GGUF_BLOCKS[info.kind][0])
-    rows = raw.reshape(int(np.prod(info.shape[:-1])), -1)
-    return np.asarray(gguf.quants.dequantize(rows, kind), dtype=np.float32).reshape(info.shape)
+    return ImportedTensor(arrays, REQUANTISED.get(info.kind) or _EXACT[info.kind][0])
 
 
 def _floats(info: GgufTensor, raw: Bytes) -> mx.array:
@@ -79,26 +65,18 @@ def _floats(info: GgufTensor, raw: Bytes) -> mx.array:
     return mx.array(raw.view(np.float32 if info.kind == "F32" else np.float16).reshape(info.shape))
 
 
-def _step(rows: Bytes) -> int:
-    """Return the rows that are unpacked at once. Limits the memory of the unpacked form."""
-    return max(1, (16 << 20) // int(rows.shape[1]))
-
-
 def _quantised(kind: str, rows: Bytes) -> dict[str, mx.array]:
-    if kind not in REQUANTISED:
-        return _packed(_UNPACK[kind](rows))
-    number = gguf.GGMLQuantizationType(GGUF_BLOCKS[kind][0])
-    values = mx.array(np.asarray(gguf.quants.dequantize(rows, number), dtype=np.float32))
-    weight, scales, biases = mx.quantize(values, group_size=GROUP, bits=REQUANTISED[kind])
+    number, _, size = GGUF_BLOCKS[kind]
+    if kind in REQUANTISED:
+        values = mx.array(np.asarray(gguf.quants.dequantize(rows, gguf.GGMLQuantizationType(number)), np.float32))
+        weight, scales, biases = mx.quantize(values, group_size=GROUP, bits=REQUANTISED[kind])
+    else:
+        bits, unpack = _EXACT[kind]
+        count = len(rows)
+        codes, *others = unpack(rows.reshape(count, -1, size))
+        weight = mx.array(_words(codes.reshape(count, -1), bits))
+        scales, biases = (mx.array(other.reshape(count, -1)) for other in others)
     return {"weight": weight, "scales": scales.astype(mx.float16), "biases": biases.astype(mx.float16)}
-
-
-def _packed(unpacked: QuantizedCodes) -> dict[str, mx.array]:
-    return {
-        "weight": mx.array(_words(unpacked.codes, unpacked.bits)),
-        "scales": mx.array(unpacked.scales.astype(np.float16)),
-        "biases": mx.array(unpacked.biases.astype(np.float16)),
-    }
 
 
 def _words(codes: Bytes, bits: int) -> NDArray[np.uint32]:
@@ -122,10 +100,6 @@ def _unpermuted(array: mx.array, heads: int) -> mx.array:
     )
 
 
-def _blocks(rows: Bytes, kind: str) -> Bytes:
-    return rows.reshape(rows.shape[0], -1, GGUF_BLOCKS[kind][2])
-
-
 def _half(blocks: Bytes, at: int) -> Floats:
     return np.ascontiguousarray(blocks[..., at : at + 2]).view(np.float16)[..., 0].astype(np.float32)
 
@@ -138,37 +112,27 @@ def _fifth_bits(blocks: Bytes) -> Bytes:
     return np.unpackbits(np.ascontiguousarray(blocks), axis=-1, bitorder="little") << np.uint8(4)
 
 
-def _codes(bits: int, codes: Bytes, scales: Floats, biases: Floats) -> QuantizedCodes:
-    rows = codes.shape[0]
-    return QuantizedCodes(bits, codes.reshape(rows, -1), scales.reshape(rows, -1), biases.reshape(rows, -1))
-
-
-def _q4_0(rows: Bytes) -> QuantizedCodes:
-    blocks = _blocks(rows, "Q4_0")
+def _q4_0(blocks: Bytes) -> Codes:
     scales = _half(blocks, 0)
-    return _codes(4, _nibbles(blocks[..., 2:]), scales, -8 * scales)
+    return _nibbles(blocks[..., 2:]), scales, -8 * scales
 
 
-def _q4_1(rows: Bytes) -> QuantizedCodes:
-    blocks = _blocks(rows, "Q4_1")
-    return _codes(4, _nibbles(blocks[..., 4:]), _half(blocks, 0), _half(blocks, 2))
+def _q4_1(blocks: Bytes) -> Codes:
+    return _nibbles(blocks[..., 4:]), _half(blocks, 0), _half(blocks, 2)
 
 
-def _q5_0(rows: Bytes) -> QuantizedCodes:
-    blocks = _blocks(rows, "Q5_0")
+def _q5_0(blocks: Bytes) -> Codes:
     scales = _half(blocks, 0)
-    return _codes(5, _nibbles(blocks[..., 6:]) | _fifth_bits(blocks[..., 2:6]), scales, -16 * scales)
+    return _nibbles(blocks[..., 6:]) | _fifth_bits(blocks[..., 2:6]), scales, -16 * scales
 
 
-def _q5_1(rows: Bytes) -> QuantizedCodes:
-    blocks = _blocks(rows, "Q5_1")
-    return _codes(5, _nibbles(blocks[..., 8:]) | _fifth_bits(blocks[..., 4:8]), _half(blocks, 0), _half(blocks, 2))
+def _q5_1(blocks: Bytes) -> Codes:
+    return _nibbles(blocks[..., 8:]) | _fifth_bits(blocks[..., 4:8]), _half(blocks, 0), _half(blocks, 2)
 
 
-def _q8_0(rows: Bytes) -> QuantizedCodes:
-    blocks = _blocks(rows, "Q8_0")
+def _q8_0(blocks: Bytes) -> Codes:
     scales = _half(blocks, 0)
-    return _codes(8, blocks[..., 2:] ^ np.uint8(128), scales, -128 * scales)
+    return blocks[..., 2:] ^ np.uint8(128), scales, -128 * scales
 
 
 def _k_scales(blocks: Bytes) -> tuple[Floats, Floats]:
@@ -185,24 +149,22 @@ def _k_nibbles(blocks: Bytes) -> Bytes:
     return _nibbles(blocks.reshape(rows, count, 4, 32)).reshape(rows, count, 8, 32)
 
 
-def _q4_k(rows: Bytes) -> QuantizedCodes:
-    blocks = _blocks(rows, "Q4_K")
-    return _codes(4, _k_nibbles(blocks[..., 16:]), *_k_scales(blocks))
+def _q4_k(blocks: Bytes) -> Codes:
+    return _k_nibbles(blocks[..., 16:]), *_k_scales(blocks)
 
 
-def _q5_k(rows: Bytes) -> QuantizedCodes:
-    blocks = _blocks(rows, "Q5_K")
+def _q5_k(blocks: Bytes) -> Codes:
     high = (blocks[..., None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None]) & np.uint8(1)
-    return _codes(5, _k_nibbles(blocks[..., 48:]) | (high << np.uint8(4)), *_k_scales(blocks))
+    return _k_nibbles(blocks[..., 48:]) | (high << np.uint8(4)), *_k_scales(blocks)
 
 
-_UNPACK: Final = {
-    "Q4_0": _q4_0,
-    "Q4_1": _q4_1,
-    "Q5_0": _q5_0,
-    "Q5_1": _q5_1,
-    "Q8_0": _q8_0,
-    "Q4_K": _q4_k,
-    "Q5_K": _q5_k,
+_EXACT: Final[dict[str, tuple[int, Callable[[Bytes], Codes]]]] = {
+    "Q4_0": (4, _q4_0),
+    "Q4_1": (4, _q4_1),
+    "Q5_0": (5, _q5_0),
+    "Q5_1": (5, _q5_1),
+    "Q8_0": (8, _q8_0),
+    "Q4_K": (4, _q4_k),
+    "Q5_K": (5, _q5_k),
 }
-_BITS: Final = {"Q4_0": 4, "Q4_1": 4, "Q5_0": 5, "Q5_1": 5, "Q8_0": 8, "Q4_K": 4, "Q5_K": 5}
+"""Types whose codes MLX can hold: their bits, and the function that unpacks blocks [rows, blocks, bytes]."""

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from ollmlx_mlx.daemon.machine import BlasAdvice, BlasChoice, MlxMachine
+from ollmlx_mlx.daemon.machine import BlasChoice, BlasChooser, MlxMachine
 
 MKL_COMMAND: Final = "pip install 'ollmlx[cpu]'"
 OPENBLAS_COMMAND: Final = "sudo apt-get install libopenblas0-pthread"
 REFERENCE: Final = "reference BLAS"
 FEW_CORES: Final = 2
+_X86: Final = ("x86_64", "AMD64")
 
 _OPENBLAS: Final = (
     "usr/lib/{arch}-linux-gnu/openblas-pthread/libopenblas.so.0",
@@ -58,40 +59,55 @@ def candidates(machine: MlxMachine, wish: str, threads: int) -> Iterator[BlasCan
     paths = (*_mkl(machine), *_openblas(machine)) if wish == "auto" else (Path(wish).expanduser().absolute(),)
     for path in paths:
         kind = next((kind for kind in ("mkl", "openblas") if kind in path.name), "custom")
-        yield BlasCandidate(kind, path, _environment((kind, path), machine, threads))
+        yield BlasCandidate(kind, path, _environment(kind, path, machine, threads))
 
 
-def choose(machine: MlxMachine, probe: Probe, *, wish: str = "auto", threads: int = 0) -> BlasChoice:
-    """Return the first library that computes correctly and faster than the reference. Call it in a thread."""
-    if machine.device != "cpu" or machine.system != "linux":
-        return BlasChoice(name=f"not needed on {machine.device}")
-    rejected: list[tuple[str, str]] = []
-    with ThreadPoolExecutor(1, "blas") as beside:
-        # The first load on a machine waits for the probes: run two at a time.
-        stock = beside.submit(probe, None)
-        for candidate in candidates(machine, wish, threads):
-            verdict = _usable(candidate) or probe(candidate)
-            if verdict.seconds is None:
-                rejected.append((str(candidate.path), verdict.problem))
-            elif (reference := stock.result().seconds) is not None and verdict.seconds > reference:
-                rejected.append((str(candidate.path), "it is slower than the reference BLAS"))
-            else:
-                name = {"mkl": "MKL", "openblas": "OpenBLAS"}.get(candidate.kind, candidate.path.name)
-                return BlasChoice(
-                    name,
-                    dict(candidate.env),
-                    verdict.seconds,
-                    rejected=tuple(rejected),
-                    streams=_streams(candidate.env, machine, threads),
-                )
-    return BlasChoice(
-        REFERENCE,
-        seconds=stock.result().seconds,
-        warning=_warning(wish, rejected),
-        command="" if wish == "off" else best_command(machine),
-        rejected=tuple(rejected),
-        streams=min(2, threads or machine.cores),
-    )
+class TunedBlas(BlasChooser):
+    """Chooses the first library that computes correctly in a probe, and faster than the reference."""
+
+    def __init__(self, machine: MlxMachine, probe: Probe) -> None:
+        self._machine = machine
+        self._probe = probe
+
+    def choose(self, wish: str, threads: int) -> BlasChoice:
+        machine = self._machine
+        if machine.device != "cpu" or machine.system != "linux":
+            return BlasChoice(name=f"not needed on {machine.device}")
+        rejected: list[tuple[str, str]] = []
+        with ThreadPoolExecutor(1, "blas") as beside:
+            # The first load on a machine waits for the probes: run two at a time.
+            stock = beside.submit(self._probe, None)
+            for candidate in candidates(machine, wish, threads):
+                verdict = _usable(candidate) or self._probe(candidate)
+                reference = stock.result().seconds
+                if verdict.seconds is None:
+                    rejected.append((str(candidate.path), verdict.problem))
+                elif reference is not None and verdict.seconds > reference:
+                    rejected.append((str(candidate.path), "it is slower than the reference BLAS"))
+                else:
+                    return BlasChoice(
+                        {"mkl": "MKL", "openblas": "OpenBLAS"}.get(candidate.kind, candidate.path.name),
+                        candidate.env,
+                        reference / max(verdict.seconds, 1e-6) if reference else None,
+                        rejected=tuple(rejected),
+                        streams=_streams(candidate.env, machine, threads),
+                    )
+        return BlasChoice(
+            REFERENCE,
+            speed_up=1.0 if stock.result().seconds else None,
+            warning=_warning(wish, rejected),
+            command="" if wish == "off" else _best_command(machine),
+            rejected=tuple(rejected),
+            streams=min(2, threads or machine.cores),
+        )
+
+    def advise(self, wish: str, threads: int) -> BlasChoice:
+        choice = self.choose(wish, threads)
+        if wish != "off":
+            return choice
+        possible = self.choose("auto", threads)
+        remove = 'remove blas = "off" from [plugins.mlx]'
+        return replace(choice, command=remove if possible.name != REFERENCE else possible.command)
 
 
 def _usable(candidate: BlasCandidate) -> ProbeResult | None:
@@ -103,16 +119,8 @@ def _usable(candidate: BlasCandidate) -> ProbeResult | None:
     return None
 
 
-def best_command(machine: MlxMachine) -> str:
-    """Return the command that installs a fast BLAS here."""
-    return MKL_COMMAND if machine.architecture in ("x86_64", "AMD64") else OPENBLAS_COMMAND
-
-
-def speed_up(choice: BlasChoice, stock: ProbeResult) -> float | None:
-    """Return how many times faster than the reference BLAS the choice is; None when not measured."""
-    if choice.seconds is None or not stock.seconds:
-        return None
-    return stock.seconds / max(choice.seconds, 1e-6)
+def _best_command(machine: MlxMachine) -> str:
+    return MKL_COMMAND if machine.architecture in _X86 else OPENBLAS_COMMAND
 
 
 def _warning(wish: str, rejected: list[tuple[str, str]]) -> str:
@@ -125,9 +133,7 @@ def _warning(wish: str, rejected: list[tuple[str, str]]) -> str:
 
 
 def _mkl(machine: MlxMachine) -> Iterator[Path]:
-    if machine.architecture not in ("x86_64", "AMD64"):
-        return
-    for folder in machine.folders:
+    for folder in machine.folders if machine.architecture in _X86 else ():
         yield from sorted(folder.glob("libmkl_rt.so.[0-9]*"), reverse=True)
 
 
@@ -139,8 +145,7 @@ def _openblas(machine: MlxMachine) -> Iterator[Path]:
             yield path
 
 
-def _environment(candidate: tuple[str, Path], machine: MlxMachine, threads: int) -> dict[str, str]:
-    kind, path = candidate
+def _environment(kind: str, path: Path, machine: MlxMachine, threads: int) -> dict[str, str]:
     threads = threads or machine.cores
     # LD_PRELOAD is split at spaces and colons, LD_LIBRARY_PATH at colons only: name the file here, its folder there.
     searched = [str(path.parent), *([machine.library_path] if machine.library_path else [])]
@@ -149,7 +154,7 @@ def _environment(candidate: tuple[str, Path], machine: MlxMachine, threads: int)
         env |= {
             "MKL_INTERFACE_LAYER": "LP64",
             "MKL_NUM_THREADS": str(threads),
-            # Two cores do more with two streams (see products.py); Intel's threads need their own runtime beside MKL.
+            # Two cores do more with two streams (see layers.py); Intel's threads need their own runtime beside MKL.
             "MKL_THREADING_LAYER": "INTEL"
             if threads > FEW_CORES and (path.parent / "libiomp5.so").exists()
             else "SEQUENTIAL",
@@ -162,30 +167,3 @@ def _environment(candidate: tuple[str, Path], machine: MlxMachine, threads: int)
 def _streams(env: dict[str, str], machine: MlxMachine, threads: int) -> int:
     alone = env.get("MKL_THREADING_LAYER") == "SEQUENTIAL" or env.get("OPENBLAS_NUM_THREADS") == "1"
     return min(2, threads or machine.cores) if alone else 1
-
-
-def advise(machine: MlxMachine, probe: Probe, *, wish: str = "auto", threads: int = 0) -> BlasAdvice:
-    """Return the doctor's advice. Probes libraries that were not probed before: call it in a thread."""
-    choice = choose(machine, probe, wish=wish, threads=threads)
-    measured = speed_up(choice, probe(None)) if choice.seconds is not None else None
-    command = choice.command
-    if wish == "off":
-        possible = choose(machine, probe, threads=threads)
-        command = 'remove blas = "off" from [plugins.mlx]' if possible.name != REFERENCE else best_command(machine)
-    return BlasAdvice(choice.name, measured, choice.rejected, choice.warning, command)
-
-
-class TunedBlas:
-    """Chooses the fastest library that a probe accepts. Implements `BlasChooser`."""
-
-    def __init__(self, machine: MlxMachine, probe: Probe) -> None:
-        self._machine = machine
-        self._probe = probe
-
-    def choose(self, wish: str, threads: int) -> BlasChoice:
-        """As the function `choose`."""
-        return choose(self._machine, self._probe, wish=wish, threads=threads)
-
-    def advise(self, wish: str, threads: int) -> BlasAdvice:
-        """As the function `advise`."""
-        return advise(self._machine, self._probe, wish=wish, threads=threads)

@@ -193,11 +193,11 @@ def safe_path(name: str) -> PurePosixPath:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raise StorageError (STO003) if a download of `needed` bytes would leave less than `SPARE_SPACE` on the disk."""
+    """Raise StorageError (STO003) if `needed` bytes more would leave less than `SPARE_SPACE` on the disk."""
     free = shutil.disk_usage(folder).free
     if needed + SPARE_SPACE > free:
         raise StorageError(
-            f"not enough disk space: {format_size(needed)} to download, {format_size(free)} free",
+            f"not enough disk space: {format_size(needed)} needed, {format_size(free)} free",
             code="STO003",
             hint="ollmlx rm MODEL frees space; OLLAMA_MODELS moves the models folder",
         )

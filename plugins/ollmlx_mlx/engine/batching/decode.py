@@ -19,9 +19,8 @@ from mlx.nn.layers.base import Module
 
 from ollmlx_mlx.engine.batching.drafting import Drafter
 from ollmlx_mlx.engine.batching.generation import GenerationState
-from ollmlx_mlx.engine.batching.logprobs import PendingLogprobs
-from ollmlx_mlx.engine.batching.sampling import Penalizer, Sampler
-from ollmlx_mlx.engine.cache.layers import Layers, can_trim, clone, extend, extract_row, filter_rows, make_layers, merge
+from ollmlx_mlx.engine.batching.sampling import Penalizer, PendingLogprobs, Sampler
+from ollmlx_mlx.engine.kv_cache import Layers, can_trim, clone, extend, extract_row, filter_rows, make_layers, merge
 
 
 class OutputHead:
@@ -200,9 +199,10 @@ class DecodeBatch:
             return
         mx.eval(self._inputs)
         tokens: Any = self._inputs.tolist()
-        for index, row in enumerate(self.rows):
+        asked = self._logprobs
+        for index, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):
             if self._unread[index]:
-                row.accept(tokens[index], self._logprobs.of(index, tokens[index], row) if self._logprobs else None)
+                row.accept(token, asked.of(index, token, row.top_logprobs, row.spell) if asked else None)
         self._unread = [False] * len(self.rows)
 
     def _ending(self) -> bool:
@@ -217,7 +217,7 @@ class DecodeBatch:
 
     def _sample(self, logits: mx.array) -> tuple[mx.array, PendingLogprobs | None]:
         if self._sampler is None or self._penalizer is None:
-            self._sampler = Sampler([row.sampling for row in self.rows], logits.shape[-1])
+            self._sampler = Sampler([row.options for row in self.rows], logits.shape[-1])
             # The newest token may not have been read yet: the penalizer gets it as `inputs`.
             past = [row.tokens[: row.fed - 1] for row in self.rows]
             self._penalizer = Penalizer([row.penalties for row in self.rows], past)

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from ollmlx_mlx.engine.batching.generation import GenerationState, draw
 from ollmlx_mlx.engine.batching.sampling import Sampler
-from ollmlx_mlx.engine.cache.layers import Layers, can_trim, make_layers, shorten
+from ollmlx_mlx.engine.kv_cache import Layers, can_trim, make_layers, shorten
 
 _CATCH_UP: Final = 256
 
@@ -29,19 +29,19 @@ class Drafter:
         """Return whether draft steps are possible: nothing in this request depends on each single token."""
         plain = row.constraint is None and row.top_logprobs is None
         plain = plain and not row.penalties.count and not row.penalties.bias
-        return plain and row.drafts > 0 and not row.remaining and can_trim(cache)
+        return plain and row.options.draft_num_predict > 0 and not row.remaining and can_trim(cache)
 
     def step(self, row: GenerationState, cache: Layers) -> bool:
         """Decode some tokens of a row whose tokens have all been read. False: a normal step is needed instead."""
         room = min(row.limit - row.generated, row.prompt.context - len(row.tokens)) - 1
-        count = min(row.drafts, room)
+        count = min(row.options.draft_num_predict, room)
         if count <= 0 or not self._caught_up(row):
             return False
         proposed = self._propose(row, count)
         length = len(row.tokens)
         logits = self._model(mx.array([[row.tokens[-1], *proposed]]), cache=cache)[0]
         draws = [draw(row.seed, row.generated + index) for index in range(count + 1)]
-        sampled: Any = Sampler([row.sampling] * (count + 1), logits.shape[-1])(logits, draws).tolist()
+        sampled: Any = Sampler([row.options] * (count + 1), logits.shape[-1])(logits, draws).tolist()
         taken = 0
         for index, token in enumerate(sampled):
             row.accept(token)
@@ -60,7 +60,7 @@ class Drafter:
         if row.draft_cache is None:
             row.draft_cache, row.draft_fed = make_layers(self._draft), 0
         behind = row.tokens[row.draft_fed : -1]
-        if len(behind) <= 2 * row.drafts:
+        if len(behind) <= 2 * row.options.draft_num_predict:
             return can_trim(row.draft_cache)
         part = behind[:_CATCH_UP]
         self._draft(mx.array([part]), cache=row.draft_cache)

@@ -5,34 +5,18 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from ollmlx.errors import OllmlxError
-from ollmlx.types import Done, Event, Prefill, TokenLogprob
-from ollmlx_mlx.engine.batching.sampling import PenaltyRules, SamplingRules
+from ollmlx.types import Done, Event, Options, Prefill, TokenLogprob
+from ollmlx_mlx.engine.batching.grammar import JsonConstraint
+from ollmlx_mlx.engine.batching.sampling import PenaltyRules, Spell
 from ollmlx_mlx.engine.text.answer import AnswerParser
 from ollmlx_mlx.engine.text.prompt import EncodedPrompt
 
 Item = Event | OllmlxError
 Sink = Callable[[Sequence[Item]], None]
-Reason = Literal["stop", "length"]
-
-
-class Constraint(Protocol):
-    """A grammar's state for one answer: the tokens that it allows next. Used on the compute thread."""
-
-    def mask(self) -> Any:
-        """Return a boolean numpy array over the vocabulary, or None when every token is allowed."""
-        ...
-
-    def accept(self, token: int, state: str) -> None:
-        """Follow a sampled token; `state` is the channel of the answer after it."""
-        ...
-
-    @property
-    def complete(self) -> bool:
-        """Return whether no token can follow."""
-        ...
 
 
 def draw(seed: int, position: int) -> float:
@@ -45,61 +29,45 @@ def draw(seed: int, position: int) -> float:
     return (int.from_bytes(digest.digest(), "little") >> 40) / (1 << 24)
 
 
+@dataclass(eq=False)
 class GenerationState:
     """State of one request. Only the compute thread uses it, except for `cancelled`, which any thread may set.
 
-    `tokens`: prompt, then answer. `fed`: how many of them are in `cache`. `limit`: tokens the answer may have.
-    `drafts`: tokens that a draft model may guess at a time.
+    `limit`: tokens the answer may have; `spell` returns the text of tokens, for logprobs; `tokens`: prompt, then
+    answer; `fed`: how many of them are in `cache`.
     """
 
-    def __init__(
-        self,
-        prompt: EncodedPrompt,
-        answer: AnswerParser,
-        sink: Sink,
-        *,
-        sampling: SamplingRules,
-        penalties: PenaltyRules,
-        seed: int,
-        limit: int,
-        eos: frozenset[int],
-        shift: bool = False,
-        keep: int = 0,
-        top_logprobs: int | None = None,
-        constraint: Constraint | None = None,
-        spell: Callable[[Sequence[int]], str] | None = None,
-        drafts: int = 0,
-    ) -> None:
-        self.prompt = prompt
-        self.answer = answer
-        self.sink = sink
-        self.sampling = sampling
-        self.penalties = penalties
-        self.seed = seed
-        self.limit = limit
-        self.eos = eos
-        self.shift = shift
-        self.keep = keep
-        self.top_logprobs = top_logprobs
-        self.constraint = constraint
-        self.spell = spell
-        self.drafts = drafts
-        self.draft_cache: list[Any] | None = None
-        self.draft_fed = 0
-        self.tokens: list[int] = list(prompt.tokens)
-        self.fed = 0
-        self.cached = 0
-        self.generated = 0
-        self.sampled: list[int] = []
-        self.cache: list[Any] | None = None
-        self.checkpoints: set[int] = set()
-        self.cancelled = False
-        self.shifting = False
-        self.finished: Reason | None = None
-        self.ended = False
-        self.items: list[Item] = []
-        self._started = time.monotonic_ns()
-        self._first_token: int | None = None
+    prompt: EncodedPrompt
+    answer: AnswerParser
+    sink: Sink
+    options: Options
+    penalties: PenaltyRules
+    seed: int
+    limit: int
+    eos: frozenset[int]
+    shift: bool
+    top_logprobs: int | None
+    constraint: JsonConstraint | None
+    spell: Spell
+    tokens: list[int] = field(init=False)
+    cache: list[Any] | None = None
+    fed: int = 0
+    cached: int = 0
+    draft_cache: list[Any] | None = None
+    draft_fed: int = 0
+    sampled: list[int] = field(default_factory=list)
+    generated: int = 0
+    checkpoints: set[int] = field(default_factory=set)
+    cancelled: bool = False
+    shifting: bool = False
+    finished: Literal["stop", "length"] | None = None
+    ended: bool = False
+    items: list[Item] = field(default_factory=list)
+    _started: int = field(default_factory=time.monotonic_ns)
+    _first_token: int | None = None
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.prompt.tokens)
 
     @property
     def remaining(self) -> int:
@@ -155,14 +123,14 @@ class GenerationState:
 
     def drop_oldest(self) -> None:
         """Shift the context: drop the older half of the tokens after the first `keep`. The rest is computed again."""
-        keep = min(self.keep, self.prompt.context // 2)
+        keep = min(max(0, self.options.num_keep), self.prompt.context // 2)
         rest = self.tokens[keep:]
         self.tokens = self.tokens[:keep] + rest[len(rest) // 2 :]
         self.fed, self.cache, self.shifting = 0, None, False
         self.draft_cache, self.draft_fed = None, 0
 
     def end(self) -> None:
-        """End the answer: add the text that was held back, then Done."""
+        """End the answer: pass on the text that was held back, then Done."""
         assert self.finished is not None
         self.items += self.answer.end()
         now = time.monotonic_ns()
@@ -182,12 +150,14 @@ class GenerationState:
             )
         )
         self.ended = True
+        self.flush()
 
     def fail(self, error: OllmlxError) -> None:
         """End the request with an error."""
         if not self.ended:
             self.items.append(error)
             self.ended = True
+        self.flush()
 
     def flush(self) -> None:
         """Pass the collected items to the event loop."""

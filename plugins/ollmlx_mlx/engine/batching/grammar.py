@@ -57,7 +57,7 @@ class Grammars:
 
 
 class JsonConstraint:
-    """One answer's state in its grammar. Implements `generation.Constraint`."""
+    """One answer's state in its grammar: the tokens that it allows next. Used on the compute thread."""
 
     def __init__(self, matcher: LLMatcher, width: int, *, free: bool, opening: Sequence[int] = ()) -> None:
         self._matcher = matcher
@@ -79,7 +79,10 @@ class JsonConstraint:
         return allowed
 
     def accept(self, token: int, state: str) -> None:
-        """Follow the answer. The token that closes a reasoning block belongs to neither channel."""
+        """Follow a sampled token; `state` is the channel of the answer after it.
+
+        The token that closes a reasoning block belongs to neither channel.
+        """
         if self._free:
             self._to_open = max(0, self._to_open - 1)
             self._free = self._to_open > 0 or state != "normal"

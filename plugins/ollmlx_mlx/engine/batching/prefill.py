@@ -13,8 +13,8 @@ from typing import Any
 import mlx.core as mx
 
 from ollmlx_mlx.engine.batching.generation import GenerationState
-from ollmlx_mlx.engine.cache.layers import Layers, can_pad, can_trim, clone, extract_row, merge, padded_end
-from ollmlx_mlx.engine.cache.prefix import PrefixCache, common_prefix
+from ollmlx_mlx.engine.kv_cache import Layers, can_pad, can_trim, clone, extract_row, merge, padded_end
+from ollmlx_mlx.engine.prefix_cache import PrefixCache, common_prefix
 
 SLICE_SECONDS = 0.25
 ALONE = 2.0

@@ -1,21 +1,29 @@
-"""From logits to tokens for a whole batch at once, each row by its own rules: penalties and bias, then sampling.
+"""From logits to tokens for a whole batch at once, each row by its own rules, and the tokens' log-probabilities.
 
-The order of the filters is llama.cpp's: top_k, typical_p, top_p, min_p, temperature. A row's token depends on its
-logits, its rules and one number in [0, 1) from its own generator, and never on other rows. The number picks by the
-inverse of the cumulative distribution, so it means the same whatever the width of the batch.
+Penalties and bias come first. The order of the filters is llama.cpp's: top_k, typical_p, top_p, min_p, temperature. A
+row's token depends on its logits, its rules and one number in [0, 1) from its own generator, and never on other rows.
+The number picks by the inverse of the cumulative distribution, so it means the same whatever the width of the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Final, Literal
 
 import mlx.core as mx
 
-from ollmlx.types import Options
+from ollmlx.types import Options, TokenLogprob
 
-_LONGEST = 8192
+_LONGEST: Final = 8192
+"""Tokens that penalties can look back at."""
+_NARROW: Final = 1024
+"""The largest top_k for which the vocabulary is not sorted whole."""
+_NONE: Final = float("-inf")
+
+Path = Literal["greedy", "narrow", "sorted", "plain"]
+Spell = Callable[[Sequence[int]], str]
+"""Returns the text of token ids."""
 
 
 @dataclass(frozen=True)
@@ -114,49 +122,22 @@ def _bias(rules: Sequence[PenaltyRules]) -> tuple[mx.array, mx.array, mx.array] 
     return mx.array(rows), mx.array(tokens), mx.array(values, dtype=mx.float32)
 
 
-_NARROW = 1024
-_NONE = float("-inf")
-
-Path = Literal["greedy", "narrow", "sorted", "plain"]
-
-
-@dataclass(frozen=True)
-class SamplingRules:
-    """The rules of one request; names and meanings are those of `ollmlx.types.Options`."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-
-    @staticmethod
-    def of(options: Options) -> SamplingRules:
-        """Return the rules in the options of a request."""
-        return SamplingRules(
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            min_p=options.min_p,
-            typical_p=options.typical_p,
-        )
-
-    def path(self, vocabulary: int) -> Path:
-        """Return how a row is sampled: the whole vocabulary is sorted only if the rules need it."""
-        if self.temperature <= 0 or self.top_k == 1:
-            return "greedy"
-        if 0 < self.top_k <= min(_NARROW, vocabulary - 1):
-            return "narrow"
-        return "sorted" if self.top_k or self.top_p < 1 or self.typical_p < 1 else "plain"
+def _path(options: Options, vocabulary: int) -> Path:
+    """Return how a row is sampled: the whole vocabulary is sorted only if the options need it."""
+    if options.temperature <= 0 or options.top_k == 1:
+        return "greedy"
+    if 0 < options.top_k <= min(_NARROW, vocabulary - 1):
+        return "narrow"
+    return "sorted" if options.top_k or options.top_p < 1 or options.typical_p < 1 else "plain"
 
 
 class Sampler:
-    """The rules of the present rows, prepared once for each change of the batch."""
+    """Samples by the options of the present rows. Made anew for each change of the batch."""
 
-    def __init__(self, rules: Sequence[SamplingRules], vocabulary: int) -> None:
+    def __init__(self, rules: Sequence[Options], vocabulary: int) -> None:
         groups: dict[Path, list[int]] = {}
         for row, rule in enumerate(rules):
-            groups.setdefault(rule.path(vocabulary), []).append(row)
+            groups.setdefault(_path(rule, vocabulary), []).append(row)
         self._groups = [(path, _Group(path, rows, [rules[row] for row in rows])) for path, rows in groups.items()]
         order = [row for _, group in self._groups for row in group.rows]
         self._back = mx.array([order.index(row) for row in range(len(rules))], dtype=mx.int32)
@@ -180,7 +161,7 @@ class Sampler:
 class _Group:
     """Rows that are sampled in the same way."""
 
-    def __init__(self, path: Path, rows: list[int], rules: list[SamplingRules]) -> None:
+    def __init__(self, path: Path, rows: list[int], rules: list[Options]) -> None:
         self.rows = rows
         self._path = path
         self._top_k = [rule.top_k for rule in rules]
@@ -260,3 +241,61 @@ def _pick(weights: mx.array, numbers: mx.array) -> mx.array:
     sums = mx.cumsum(weights, axis=-1)
     index = (sums <= numbers * sums[:, -1:]).sum(axis=-1)
     return mx.where(index < weights.shape[-1], index, mx.argmax(weights, axis=-1)).astype(mx.int32)
+
+
+class PendingLogprobs:
+    """The log-probabilities of one step: of the sampled tokens [rows] and of the best ones [rows, width].
+
+    They are natural logarithms of the model's own distribution, before penalties, bias, grammar and filters.
+    """
+
+    def __init__(self, chosen: mx.array, ids: mx.array, values: mx.array) -> None:
+        self._chosen = chosen
+        self._ids = ids
+        self._values = values
+        self._read: tuple[Any, Any, Any] | None = None
+
+    @staticmethod
+    def of_step(logits: mx.array, sampled: mx.array, wanted: Sequence[int | None]) -> PendingLogprobs | None:
+        """Return those of a step with logits [rows, vocabulary]; None when no row asks."""
+        counts = [count for count in wanted if count is not None]
+        if not counts:
+            return None
+        logits = logits.astype(mx.float32)
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        chosen = mx.take_along_axis(logprobs, sampled[:, None], axis=-1)[:, 0]
+        width = max(1, min(max(counts), logits.shape[-1] - 1))
+        ids = mx.argpartition(-logprobs, kth=width - 1, axis=-1)[:, :width]
+        return PendingLogprobs(chosen, ids, mx.take_along_axis(logprobs, ids, axis=-1))
+
+    @property
+    def arrays(self) -> tuple[mx.array, mx.array, mx.array]:
+        """The arrays that the device still has to compute."""
+        return self._chosen, self._ids, self._values
+
+    def kept(self, rows: Sequence[int]) -> PendingLogprobs:
+        """Return the values of these rows only."""
+        index = mx.array(list(rows), dtype=mx.int32)
+        return PendingLogprobs(self._chosen[index], self._ids[index], self._values[index])
+
+    def widened(self, rows: int) -> PendingLogprobs:
+        """Return the values with more rows at the end, which are never read."""
+        pad = [(0, rows), (0, 0)]
+        return PendingLogprobs(mx.pad(self._chosen, [(0, rows)]), mx.pad(self._ids, pad), mx.pad(self._values, pad))
+
+    def of(self, row: int, token: int, count: int | None, spell: Spell) -> TokenLogprob | None:
+        """Return a row's sampled token with `count` alternatives, best first; None when the row asked for none."""
+        if count is None:
+            return None
+        if self._read is None:
+            mx.eval(*self.arrays)
+            read: Any = (self._chosen.tolist(), self._ids.tolist(), self._values.tolist())
+            self._read = read
+        chosen, ids, values = self._read
+        best = sorted(zip(values[row], ids[row], strict=True), reverse=True)[:count]
+        return TokenLogprob(
+            token=spell([token]),
+            logprob=chosen[row],
+            id=token,
+            top=tuple(TokenLogprob(token=spell([id_]), logprob=value, id=id_) for value, id_ in best),
+        )

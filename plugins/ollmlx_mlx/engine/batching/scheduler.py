@@ -12,8 +12,8 @@ from ollmlx_mlx.engine.batching.decode import DecodeBatch, OutputHead
 from ollmlx_mlx.engine.batching.drafting import Drafter
 from ollmlx_mlx.engine.batching.generation import GenerationState
 from ollmlx_mlx.engine.batching.prefill import ChunkClock, PrefillQueue
-from ollmlx_mlx.engine.cache.layers import Layers
-from ollmlx_mlx.engine.cache.prefix import PrefixCache
+from ollmlx_mlx.engine.kv_cache import Layers
+from ollmlx_mlx.engine.prefix_cache import PrefixCache
 
 _log = logging.getLogger(__name__)
 _FAILURES = 3
@@ -84,7 +84,6 @@ class BatchScheduler:
         """End every request with an error."""
         for generation in [*self._waiting, *self._prefill.sequences, *self._batch.clear()]:
             generation.fail(error)
-            generation.flush()
         self._waiting.clear()
         self._prefill.sequences.clear()
 
@@ -104,7 +103,6 @@ class BatchScheduler:
         if done:
             for row in done:
                 row.end()
-                row.flush()
             self._filter_out(done)
         for row in [row for row in self._batch.rows if row.shifting]:
             self._batch.filter_out([row], keep_caches=False)
@@ -136,7 +134,6 @@ class BatchScheduler:
             if generation.limit <= 0:
                 generation.finished = "length"
                 generation.end()
-                generation.flush()
                 self._keep_prefix(generation)
             else:
                 ready_to_decode.append(generation)
@@ -176,7 +173,6 @@ class BatchScheduler:
             failure = explain(error)
             for generation in clear():
                 generation.fail(failure)
-                generation.flush()
             self._failures += 1
             if self._failures >= _FAILURES:
                 raise EngineBroken(failure.message) from error

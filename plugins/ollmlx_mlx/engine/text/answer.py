@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import chain
+from typing import Any
 
 from mlx_lm.generate import TextStateMachine
 
@@ -17,35 +18,32 @@ from ollmlx.types import Event, Text, Thinking, TokenLogprob, ToolCall, ToolCall
 from ollmlx_mlx.engine.text.detokenizer import Detokenizer
 from ollmlx_mlx.engine.text.tools import BareCalls, bare_call
 
-State = Literal["normal", "reasoning", "tool", "gap"]
 Edges = dict[str, list[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
 class Markers:
-    """The format of a model's output: state transitions by marker text, and the first state."""
+    """The format of a model's output: in each state the markers that lead to another, and the first state.
 
-    transitions: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    The states are `normal`, `reasoning`, `tool` and `gap` (between two messages).
+    """
+
+    transitions: Edges
     initial: str = "normal"
 
     @property
     def thinks(self) -> bool:
         """Return whether the format has a reasoning block."""
-        return any(state == "reasoning" for state, _ in self.transitions)
+        return "reasoning" in self.transitions
 
     def strip(self, text: str) -> str:
         """Return the text without any marker in it."""
         before = ""
         while text != before:
             before = text
-            for _, rules in self.transitions:
-                for marker, _ in rules:
-                    text = text.replace(marker, "")
+            for marker, _ in chain.from_iterable(self.transitions.values()):
+                text = text.replace(marker, "")
         return text
-
-
-def _frozen(edges: Edges, initial: str) -> Markers:
-    return Markers(tuple((state, tuple(rules)) for state, rules in edges.items()), initial)
 
 
 def is_harmony(tokenizer: Any) -> bool:
@@ -74,7 +72,7 @@ def markers_for(tokenizer: Any, *, tools: bool, prompt_tail: str = "", harmony: 
     block; `harmony`: the result of `is_harmony`.
     """
     if harmony:
-        return _frozen(_harmony(tools), "gap")
+        return Markers(_harmony(tools), "gap")
     edges: Edges = {"normal": []}
     if tokenizer.has_thinking:
         edges["normal"].append((tokenizer.think_start, "reasoning"))
@@ -89,7 +87,7 @@ def markers_for(tokenizer: Any, *, tools: bool, prompt_tail: str = "", harmony: 
     # A user may write the marker too: it opens a block only at the end of the prompt.
     if tokenizer.has_thinking and prompt_tail.rstrip().endswith(tokenizer.think_start):
         initial = "reasoning"
-    return _frozen({state: rules for state, rules in edges.items() if rules or state != "normal"}, initial)
+    return Markers({state: rules for state, rules in edges.items() if rules or state != "normal"}, initial)
 
 
 def _add_tool_states(edges: Edges, tokenizer: Any) -> None:
@@ -99,29 +97,6 @@ def _add_tool_states(edges: Edges, tokenizer: Any) -> None:
     if tokenizer.has_thinking:
         edges["reasoning"].append((tokenizer.tool_call_start, "tool"))
     edges["tool"] = [(tokenizer.tool_call_end, "normal")] if tokenizer.tool_call_end else []
-
-
-class Channels:
-    """The channel of one stream: `split` assigns text to states and removes the markers."""
-
-    def __init__(self, markers: Markers) -> None:
-        machine = TextStateMachine({state: list(rules) for state, rules in markers.transitions} or None)
-        self._state = machine.make_state(markers.initial)
-
-    @property
-    def name(self) -> str:
-        """The present state."""
-        return str(self._state[0])
-
-    def split(self, text: str) -> list[tuple[str, str]]:
-        """Return (state, text) for each state passed; the last belongs to the present state. Texts may be empty."""
-        self._state, segments = TextStateMachine.split(self._state, text)
-        return [(str(state), piece) for state, piece in segments]
-
-    def flush(self) -> tuple[str, str]:
-        """Return (state, text) that was held back as the possible start of a marker."""
-        self._state, text, name = TextStateMachine.flush(self._state)
-        return str(name), str(text)
 
 
 ToolReader = Callable[[str], Sequence[ToolCall]]
@@ -148,7 +123,7 @@ class AnswerParser:
         self._detokenizer = detokenizer
         self._stops = StopFilter(stops)
         self._markers = markers
-        self._channels = Channels(markers)
+        self._channel = TextStateMachine(markers.transitions or None).make_state(markers.initial)
         self._read_tools = read_tools
         self._show_thinking = show_thinking
         self._parallel_tools = parallel_tools
@@ -167,8 +142,8 @@ class AnswerParser:
 
     @property
     def state(self) -> str:
-        """The present channel: `normal`, `reasoning`, `tool`, `gap`."""
-        return self._channels.name
+        """The present state of the format, as in `Markers`."""
+        return str(self._channel[0])
 
     @property
     def runaway(self) -> bool:
@@ -195,7 +170,7 @@ class AnswerParser:
         events: list[Event] = []
         if self.stop is None:
             events += self._route(self._stops.feed(self._detokenizer.flush()) + self._stops.flush())
-        state, text = self._channels.flush()
+        self._channel, text, state = TextStateMachine.flush(self._channel)
         if text:
             events += self._piece(state, text)
         if self._bare is not None and (text := self._bare.held):
@@ -208,7 +183,7 @@ class AnswerParser:
         if not text:
             return []
         events: list[Event] = []
-        segments = self._channels.split(text)
+        self._channel, segments = TextStateMachine.split(self._channel, text)
         for index, (state, piece) in enumerate(segments):
             if piece:
                 events += self._piece(state, piece)

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 _REPLACEMENT = "\ufffd"
 _CONTEXT = 6
-
-
-class Detokenizer(Protocol):
-    """The state of one stream of tokens."""
-
-    def add(self, token: int) -> str:
-        """Return the text that became certain with this token; empty while a character is incomplete."""
-        ...
-
-    def flush(self) -> str:
-        """Return the whole characters that were held back, at the end of the stream."""
-        ...
 
 
 class FastDetokenizer:
@@ -37,6 +25,7 @@ class FastDetokenizer:
         self._waiting: list[int] = []
 
     def add(self, token: int) -> str:
+        """Return the text that became certain with this token; empty while a character is incomplete."""
         self._waiting.append(token)
         try:
             text = self._stream.step(self._tokenizer, token)
@@ -48,6 +37,7 @@ class FastDetokenizer:
         return str(text)
 
     def flush(self) -> str:
+        """Return the whole characters that were held back, at the end of the stream."""
         text = str(self._tokenizer.decode(self._waiting, skip_special_tokens=False)).rstrip(_REPLACEMENT)
         self._waiting.clear()
         return text
@@ -71,6 +61,9 @@ class SlowDetokenizer:
     def flush(self) -> str:
         self._streaming.finalize()
         return str(self._streaming.last_segment).rstrip(_REPLACEMENT)
+
+
+Detokenizer = FastDetokenizer | SlowDetokenizer
 
 
 class DetokenizerFactory:

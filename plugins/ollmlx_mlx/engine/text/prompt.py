@@ -16,9 +16,11 @@ from ollmlx.runner.kit import (
     truncation_target,
 )
 from ollmlx.types import GenerateRequest, Message
-from ollmlx_mlx.engine.text.answer import Markers, is_harmony, markers_for
+from ollmlx_mlx.engine.prefix_cache import common_prefix
+from ollmlx_mlx.engine.text.answer import AnswerParser, Markers, is_harmony, markers_for
+from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.engine.text.template import ChatTemplate
-from ollmlx_mlx.engine.text.tools import call_schema, json_call_format
+from ollmlx_mlx.engine.text.tools import call_schema, json_call_format, tool_reader
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,18 @@ class EncodedPrompt:
     boundary: int = 0
     forced: dict[str, Any] | None = None
     bare_tools: bool = False
+
+    def parser(self, request: GenerateRequest, tokenizer: Any, detokenizers: DetokenizerFactory) -> AnswerParser:
+        """Return the parser of the answer to this prompt."""
+        return AnswerParser(
+            detokenizers(self.tokens if self.continues or request.continue_last else ()),
+            request.options.stop,
+            self.markers,
+            tool_reader(tokenizer, request.tools, harmony=self.harmony),
+            show_thinking=request.think is not False,
+            parallel_tools=request.parallel_tool_calls,
+            bare_tools=self.bare_tools,
+        )
 
 
 class PromptEncoder:
@@ -158,7 +172,7 @@ class PromptEncoder:
             tokens, dropped = encode(request.messages), 0
         boundary = 0
         if self._boundaries and not request.continue_last and not dropped:
-            boundary = _common(tokens, self.encode_messages(request.messages, request, answer=False))
+            boundary = common_prefix(tokens, self.encode_messages(request.messages, request, answer=False))
         prompt = self._fitted(request, tokens, dropped, context, tail=tail, boundary=boundary)
         if forced is None:
             return prompt
@@ -233,12 +247,3 @@ class PromptEncoder:
         wrong = next((token for token in tokens if not 0 <= token < size), None)
         if wrong is not None:
             raise InvalidRequest(f"context holds {wrong}, which is not a token of {self._model_name} (0 to {size - 1})")
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    count = 0
-    for a, b in zip(first, second, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count

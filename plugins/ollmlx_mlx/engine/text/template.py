@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from jinja2 import TemplateError
 
@@ -11,6 +11,9 @@ from ollmlx import as_jinja
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.runner.kit import chat_turn, template_thinking
 from ollmlx.types import Message, Tool
+
+_REFUSALS: Final = (TemplateError, ValueError, TypeError, KeyError)
+"""What a template raises, or transformers for it, when it refuses a conversation."""
 
 
 class ChatTemplate:
@@ -58,7 +61,7 @@ class ChatTemplate:
         if template is not None:
             template = as_jinja(template)
         elif not self._tokenizer.has_chat_template:
-            return _plain(messages)
+            return "\n\n".join(message.content for message in messages)
         turns = [chat_turn(message) for message in messages]
         kwargs: dict[str, Any] = {
             "tools": list(tools) or None,
@@ -69,27 +72,20 @@ class ChatTemplate:
         }
         if template is not None:
             kwargs["chat_template"] = template
-        try:
-            return self._apply(turns, template is not None, kwargs)
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
-            if any(turn["role"] == "system" for turn in turns) and "system" in str(error).lower():
-                return self._apply_or_explain(_system_into_user(turns), template is not None, kwargs)
-            raise self._refusal(error) from error
-
-    def _apply(self, turns: list[dict[str, Any]], overridden: bool, kwargs: dict[str, Any]) -> str:
         # mlx-lm's wrapper prefers its own renderer in code over any template: go around it for a given one.
-        if overridden:
-            return str(self._tokenizer._tokenizer.apply_chat_template(turns, **kwargs))
-        return str(self._tokenizer.apply_chat_template(turns, **kwargs))
-
-    def _apply_or_explain(self, turns: list[dict[str, Any]], overridden: bool, kwargs: dict[str, Any]) -> str:
+        tokenizer = self._tokenizer if template is None else self._tokenizer._tokenizer
         try:
-            return self._apply(turns, overridden, kwargs)
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
-            raise self._refusal(error) from error
-
-    def _refusal(self, error: Exception) -> InvalidRequest:
-        return InvalidRequest(f"the chat template of {self._model_name} refuses this conversation: {error}")
+            return str(tokenizer.apply_chat_template(turns, **kwargs))
+        except _REFUSALS as error:
+            refusal = error
+        if any(turn["role"] == "system" for turn in turns) and "system" in str(refusal).lower():
+            try:
+                return str(tokenizer.apply_chat_template(_system_into_user(turns), **kwargs))
+            except _REFUSALS as error:
+                refusal = error
+        raise InvalidRequest(
+            f"the chat template of {self._model_name} refuses this conversation: {refusal}"
+        ) from refusal
 
 
 def _system_into_user(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -100,7 +96,3 @@ def _system_into_user(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
             turn["content"] = f"{system}\n\n{turn['content']}"
             return rest
     return [{"role": "user", "content": system}, *rest]
-
-
-def _plain(messages: Sequence[Message]) -> str:
-    return "\n\n".join(message.content for message in messages)

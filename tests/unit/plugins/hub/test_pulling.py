@@ -229,7 +229,7 @@ async def test_a_full_disk_is_found_before_the_download(
     hub: HubServer, store: MlxStore, pull: Pull, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    with pytest.raises(StorageError, match=r"not enough disk space: 9.* KB to download, 1 B free"):
+    with pytest.raises(StorageError, match=r"not enough disk space: 9.* KB needed, 1 B free"):
         await pull()
     assert not hub.large_requests()
 

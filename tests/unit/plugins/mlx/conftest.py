@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +43,18 @@ def tiny_vocabulary() -> dict[str, Any]:
 
 
 @pytest.fixture
-def second_stream() -> Iterator[None]:
+def second_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second CPU stream for the thread of the test."""
-    from ollmlx_mlx.linux_cpu import products
+    from ollmlx_mlx.linux_cpu import layers
 
-    products.open_second()
-    yield
-    products.close_second()
+    monkeypatch.setattr(layers, "_mine", threading.local())
+    layers.open_second()
 
 
 @pytest.fixture
 def two_streams(second_stream: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever can be divided between two CPU streams is, however small."""
-    monkeypatch.setattr("ollmlx_mlx.linux_cpu.products.WORTH_DIVIDING", 0)
+    monkeypatch.setattr("ollmlx_mlx.linux_cpu.layers.WORTH_DIVIDING", 0)
 
 
 WriteGguf = Callable[..., Path]

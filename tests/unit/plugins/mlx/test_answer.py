@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from ollmlx.types import Event, Text, Thinking, Tool, ToolCalled
 from ollmlx_mlx.engine.text.answer import AnswerParser, is_harmony, markers_for
-from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
+from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory, SlowDetokenizer
 from ollmlx_mlx.engine.text.tools import tool_reader
 from ollmlx_mlx.importer.gguf_tokenizer import read_tokenizer
 
@@ -59,16 +59,17 @@ class Format:
 
 
 class Pieces:
-    """A detokenizer whose tokens are numbers of given pieces."""
+    """A streaming detokenizer, as mlx-lm has it, whose tokens are numbers of given pieces."""
 
     def __init__(self, pieces: list[str]) -> None:
         self._pieces = pieces
+        self.last_segment = ""
 
-    def add(self, token: int) -> str:
-        return self._pieces[token]
+    def add_token(self, token: int) -> None:
+        self.last_segment = self._pieces[token]
 
-    def flush(self) -> str:
-        return ""
+    def finalize(self) -> None:
+        self.last_segment = ""
 
 
 def pieces_of(text: str, size: int) -> list[str]:
@@ -80,7 +81,7 @@ def events_of(
 ) -> list[Event]:
     pieces = pieces_of(text, size)
     answer = AnswerParser(
-        Pieces(pieces),
+        SlowDetokenizer(Pieces(pieces)),
         more.pop("stops", ()),
         markers_for(kind, tools=tools, prompt_tail=tail, harmony=is_harmony(kind)),
         tool_reader(kind, [WEATHER], harmony=is_harmony(kind)),
@@ -244,7 +245,9 @@ def test_no_marker_ever_leaks_and_borders_do_not_matter(words: list[str], size: 
 
 
 def test_a_token_that_repeats_without_end_is_noticed() -> None:
-    answer = AnswerParser(Pieces(["ab "]), (), markers_for(Format(), tools=False), tool_reader(Format(), []))
+    answer = AnswerParser(
+        SlowDetokenizer(Pieces(["ab "])), (), markers_for(Format(), tools=False), tool_reader(Format(), [])
+    )
     for count in range(40):
         answer.add(0)
         assert answer.runaway == (count > 30)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ollmlx_mlx.daemon.machine import MlxMachine
+from ollmlx_mlx.daemon.machine import BlasChoice, MlxMachine
 from ollmlx_mlx.linux_cpu.blas import (
     MKL_COMMAND,
     OPENBLAS_COMMAND,
     REFERENCE,
     BlasCandidate,
+    Probe,
     ProbeResult,
-    advise,
+    TunedBlas,
     candidates,
-    choose,
-    speed_up,
 )
 from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory, identity, read_result
 
@@ -44,13 +42,17 @@ def machine(tmp_path: Path) -> MlxMachine:
     return replace(LINUX, folders=(tmp_path / "env" / "lib",), root=tmp_path)
 
 
-def answers(**verdicts: ProbeResult) -> Callable[[BlasCandidate | None], ProbeResult]:
+def answers(**verdicts: ProbeResult) -> Probe:
     """A probe with these results: `stock`, and by kind."""
 
     def probe(candidate: BlasCandidate | None) -> ProbeResult:
         return verdicts.get(candidate.kind if candidate else "stock", FAST if candidate else STOCK)
 
     return probe
+
+
+def choose(machine: MlxMachine, probe: Probe, *, wish: str = "auto", threads: int = 0) -> BlasChoice:
+    return TunedBlas(machine, probe).choose(wish, threads)
 
 
 def test_mkl_comes_before_openblas_and_its_newest_version_first(machine: MlxMachine) -> None:
@@ -71,7 +73,7 @@ def test_the_choice_is_an_environment_that_survives_spaces_in_paths(machine: Mlx
         "MKL_NUM_THREADS": "4",
         "MKL_THREADING_LAYER": "INTEL",
     }
-    assert speed_up(choice, STOCK) == pytest.approx(40)
+    assert choice.speed_up == pytest.approx(40)
 
 
 @pytest.mark.parametrize(
@@ -263,12 +265,12 @@ def test_a_real_probe_rejects_what_cannot_be_loaded_or_started(tmp_path: Path) -
 
 
 def test_the_doctors_advice_names_the_library_its_speed_and_a_command(machine: MlxMachine) -> None:
-    good = advise(machine, answers())
+    good = TunedBlas(machine, answers()).advise("auto", 0)
     assert (good.name, good.warning, good.command) == ("MKL", "", "")
     assert good.speed_up == pytest.approx(40)
-    bare = advise(replace(LINUX, root=machine.root / "nowhere"), answers())
+    bare = TunedBlas(replace(LINUX, root=machine.root / "nowhere"), answers()).advise("auto", 0)
     assert (bare.name, bare.speed_up, bare.command) == (REFERENCE, 1.0, MKL_COMMAND)
-    off = advise(machine, answers(), wish="off")
+    off = TunedBlas(machine, answers()).advise("off", 0)
     assert off.command == 'remove blas = "off" from [plugins.mlx]'
     gpu = replace(machine, system="darwin", packages={"mlx": "1", "mlx-metal": "1"})
-    assert advise(gpu, answers()).speed_up is None
+    assert TunedBlas(gpu, answers()).advise("auto", 0).speed_up is None

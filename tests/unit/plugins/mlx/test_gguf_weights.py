@@ -7,10 +7,11 @@ import gguf.quants
 import mlx.core as mx
 import numpy as np
 import pytest
+from tests.unit.plugins.mlx.data.teacher_forced import dequantised
 
 from ollmlx.errors import StorageError
 from ollmlx.formats.gguf import GGUF_BLOCKS, GgufTensor
-from ollmlx_mlx.importer.gguf_weights import GROUP, REQUANTISED, dequantised, read_tensor
+from ollmlx_mlx.importer.gguf_weights import GROUP, REQUANTISED, read_tensor
 
 pytestmark = pytest.mark.mlx
 EXACT = sorted(set(GGUF_BLOCKS) - set(REQUANTISED) - {"F32", "F16", "BF16"})

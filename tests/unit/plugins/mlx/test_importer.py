@@ -164,7 +164,7 @@ def test_a_full_disk_is_reported_before_the_import_and_while_it_writes(
     with monkeypatch.context() as nothing_left:
         nothing_left.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
         assert main(arguments) == 1
-    assert "are needed on disk, 1 B are free" in capsys.readouterr().err
+    assert "not enough disk space" in capsys.readouterr().err
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"

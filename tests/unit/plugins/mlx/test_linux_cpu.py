@@ -24,17 +24,19 @@ from mlx_lm.models import gemma, llama, qwen3
 from tests.unit.plugins.mlx.architectures import ARCHITECTURES, random_model
 
 import ollmlx_mlx
-from ollmlx_mlx.linux_cpu import layers, products
-from ollmlx_mlx.linux_cpu.layers import DividedFeedForward, divide_layers, divided_feed_forward
-from ollmlx_mlx.linux_cpu.layers import attention as divided_attention
-from ollmlx_mlx.linux_cpu.products import (
+from ollmlx_mlx.linux_cpu import layers
+from ollmlx_mlx.linux_cpu.layers import (
     DividedEmbedding,
+    DividedFeedForward,
     DividedLinear,
     DividedQuantizedEmbedding,
     DividedQuantizedLinear,
+    divide_layers,
     divided,
+    divided_feed_forward,
     product,
 )
+from ollmlx_mlx.linux_cpu.layers import attention as divided_attention
 
 pytestmark = pytest.mark.mlx
 
@@ -73,11 +75,11 @@ WEIGHTS = 512 * 512
 @pytest.mark.usefixtures("two_streams")
 def test_a_thread_without_a_second_stream_computes_everything_on_its_own() -> None:
     found: list[bool] = []
-    thread = Thread(target=lambda: found.append(products.divides(10**12)))
+    thread = Thread(target=lambda: found.append(layers.divides(10**12)))
     thread.start()
     thread.join()
     assert found == [False]
-    assert products.divides(10**12)
+    assert layers.divides(10**12)
 
 
 @pytest.mark.usefixtures("second_stream")
@@ -88,14 +90,14 @@ def test_the_two_halves_are_computed_on_two_streams() -> None:
         used.append(str(mx.default_stream(mx.Device(mx.DeviceType.cpu))))
         return mx.ones(2)
 
-    assert [part.tolist() for part in products.side_by_side(half, half)] == [[1, 1], [1, 1]]
+    assert [part.tolist() for part in layers.side_by_side(half, half)] == [[1, 1], [1, 1]]
     assert len(set(used)) == 2
 
 
 @pytest.mark.usefixtures("second_stream")
 def test_what_is_quickly_done_is_not_divided() -> None:
-    assert not products.divides(products.effort(1, WEIGHTS))
-    assert products.divides(products.effort(512, WEIGHTS))
+    assert not layers.divides(layers.effort(1, WEIGHTS))
+    assert layers.divides(layers.effort(512, WEIGHTS))
 
 
 def close(one: mx.array, other: mx.array) -> bool:

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
+from ollmlx_mlx.daemon.backend import find_blas
 from ollmlx_mlx.daemon.machine import MlxMachine
-from ollmlx_mlx.linux_cpu.blas import choose
-from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory
 
 pytestmark = [pytest.mark.model, pytest.mark.mlx, pytest.mark.slow]
 DATA = Path(__file__).parent / "data"
@@ -21,8 +20,7 @@ DATA = Path(__file__).parent / "data"
 
 @pytest.fixture(scope="module")
 def agreement(smollm2_gguf: Path, smollm2_folder: Path) -> dict[str, Any]:
-    machine = MlxMachine.here()
-    blas = choose(machine, ChildProbe(machine, ProbeMemory(None)))
+    blas = find_blas(MlxMachine.here(), None).choose("auto", 0)
     argv = [sys.executable, "-P", str(DATA / "teacher_forced.py"), str(smollm2_folder), str(smollm2_gguf)]
     done = subprocess.run(
         [*argv, str(DATA / "llamacpp_answers.json")],
@@ -82,8 +80,7 @@ PROGRAM = Path(__file__).parent / "data/engine_session.py"
 
 @pytest.fixture(scope="module")
 def session(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    machine = MlxMachine.here()
-    blas = choose(machine, ChildProbe(machine, ProbeMemory(None)))
+    blas = find_blas(MlxMachine.here(), None).choose("auto", 0)
     caches = tmp_path_factory.mktemp("caches")
     argv = [sys.executable, "-P", str(PROGRAM), str(smollm2_folder), str(caches), str(blas.streams)]
     environment = {**os.environ, **blas.env}

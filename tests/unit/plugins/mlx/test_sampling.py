@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ollmlx.types import Options
 from ollmlx_mlx.engine.batching.generation import draw
-from ollmlx_mlx.engine.batching.sampling import Penalizer, PenaltyRules, Sampler, SamplingRules
+from ollmlx_mlx.engine.batching.sampling import Penalizer, PenaltyRules, Sampler
 
 pytestmark = pytest.mark.mlx
 
@@ -20,12 +20,17 @@ SHARES = (0.4, 0.3, 0.15, 0.1, 0.05)
 LOGITS = [math.log(share) for share in SHARES]
 
 
+def rules(**options: Any) -> Options:
+    """Options that filter nothing, besides these."""
+    return Options(**{"top_k": 0, "top_p": 1.0, "min_p": 0.0, **options})
+
+
 def listed(array: mx.array) -> Any:
     """The array as Python numbers."""
     return array.tolist()
 
 
-def possible(rule: SamplingRules) -> set[int]:
+def possible(rule: Options) -> set[int]:
     sampler = Sampler([rule], len(LOGITS))
     return {listed(sampler(mx.array([LOGITS]), [step / 200]))[0] for step in range(200)}
 
@@ -33,32 +38,32 @@ def possible(rule: SamplingRules) -> set[int]:
 @pytest.mark.parametrize(
     ("rule", "tokens"),
     [
-        (SamplingRules(temperature=0), {0}),
-        (SamplingRules(temperature=1), {0, 1, 2, 3, 4}),
-        (SamplingRules(temperature=1, top_k=2), {0, 1}),
-        (SamplingRules(temperature=1, top_k=1), {0}),
-        (SamplingRules(temperature=1, top_p=0.5), {0, 1}),
-        (SamplingRules(temperature=1, top_p=0.0), {0}),
-        (SamplingRules(temperature=1, top_k=4, top_p=0.85), {0, 1, 2}),
-        (SamplingRules(temperature=1, min_p=0.3), {0, 1, 2}),
-        (SamplingRules(temperature=1, min_p=1.0), {0}),
-        (SamplingRules(temperature=1, top_k=4, min_p=0.5), {0, 1}),
-        (SamplingRules(temperature=1, typical_p=0.2), {1}),
-        (SamplingRules(temperature=0.01), {0}),
+        (rules(temperature=0), {0}),
+        (rules(temperature=1), {0, 1, 2, 3, 4}),
+        (rules(temperature=1, top_k=2), {0, 1}),
+        (rules(temperature=1, top_k=1), {0}),
+        (rules(temperature=1, top_p=0.5), {0, 1}),
+        (rules(temperature=1, top_p=0.0), {0}),
+        (rules(temperature=1, top_k=4, top_p=0.85), {0, 1, 2}),
+        (rules(temperature=1, min_p=0.3), {0, 1, 2}),
+        (rules(temperature=1, min_p=1.0), {0}),
+        (rules(temperature=1, top_k=4, min_p=0.5), {0, 1}),
+        (rules(temperature=1, typical_p=0.2), {1}),
+        (rules(temperature=0.01), {0}),
     ],
 )
-def test_only_the_tokens_that_a_rule_leaves_are_drawn(rule: SamplingRules, tokens: set[int]) -> None:
+def test_only_the_tokens_that_a_rule_leaves_are_drawn(rule: Options, tokens: set[int]) -> None:
     assert possible(rule) == tokens
 
 
 def test_tokens_are_drawn_as_often_as_their_probability_says() -> None:
-    sampler = Sampler([SamplingRules(temperature=1)], len(LOGITS))
+    sampler = Sampler([rules(temperature=1)], len(LOGITS))
     drawn = [listed(sampler(mx.array([LOGITS]), [step / 1000]))[0] for step in range(1000)]
     assert [drawn.count(token) for token in range(5)] == pytest.approx([s * 1000 for s in SHARES], abs=2)
 
 
 RULES = st.builds(
-    SamplingRules,
+    Options,
     temperature=st.sampled_from([0.0, 0.5, 1.0]),
     top_k=st.sampled_from([0, 1, 3, 40]),
     top_p=st.sampled_from([1.0, 0.9, 0.5]),
@@ -69,11 +74,11 @@ RULES = st.builds(
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(RULES, min_size=2, max_size=5), st.integers(0, 1000))
-def test_a_row_gets_the_same_token_alone_and_among_others(rules: list[SamplingRules], seed: int) -> None:
-    logits = mx.random.normal((len(rules), 64), key=mx.random.key(seed))
-    draws = [draw(seed, row) for row in range(len(rules))]
-    batch = listed(Sampler(rules, 64)(logits, draws))
-    alone = [listed(Sampler([rule], 64)(logits[i : i + 1], draws[i : i + 1]))[0] for i, rule in enumerate(rules)]
+def test_a_row_gets_the_same_token_alone_and_among_others(rows: list[Options], seed: int) -> None:
+    logits = mx.random.normal((len(rows), 64), key=mx.random.key(seed))
+    draws = [draw(seed, row) for row in range(len(rows))]
+    batch = listed(Sampler(rows, 64)(logits, draws))
+    alone = [listed(Sampler([rule], 64)(logits[i : i + 1], draws[i : i + 1]))[0] for i, rule in enumerate(rows)]
     assert batch == alone
 
 

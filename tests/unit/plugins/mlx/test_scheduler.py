@@ -17,10 +17,10 @@ from ollmlx_mlx.engine.batching import prefill
 from ollmlx_mlx.engine.batching.generation import GenerationState, Item
 from ollmlx_mlx.engine.batching.prefill import ChunkClock
 from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
-from ollmlx_mlx.engine.cache.layers import make_layers
-from ollmlx_mlx.engine.cache.prefix import PrefixCache
 from ollmlx_mlx.engine.engine import make_generation
 from ollmlx_mlx.engine.instance import Instance, build
+from ollmlx_mlx.engine.kv_cache import make_layers
+from ollmlx_mlx.engine.prefix_cache import PrefixCache
 
 pytestmark = pytest.mark.mlx
 

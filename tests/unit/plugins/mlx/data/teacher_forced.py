@@ -14,21 +14,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import gguf
 import mlx.core as mx
 import numpy as np
 from mlx_lm.models.llama import Model, ModelArgs
 
-from ollmlx.formats.gguf import read_gguf_header
+from ollmlx.formats.gguf import GGUF_BLOCKS, GgufTensor, read_gguf_header
 from ollmlx.model.names import ModelName
 from ollmlx.protocol import RunnerConfig
 from ollmlx.types import InstalledModel
 from ollmlx_mlx.engine.load import LoadedModel, load_model
-from ollmlx_mlx.importer.gguf_weights import dequantised
 
 PARTS = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj"}
 PARTS |= {"attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj"}
 PARTS |= {"ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
+
+
+def dequantised(info: GgufTensor, data: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The tensor in float32, by the `gguf` library."""
+    rows = data[info.offset : info.offset + info.nbytes].reshape(int(np.prod(info.shape[:-1])), -1)
+    values = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType(GGUF_BLOCKS[info.kind][0]))
+    return np.asarray(values, dtype=np.float32).reshape(info.shape)
 
 
 def yardstick(file: Path) -> Model:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -23,11 +23,8 @@ _BITS = {"q8_0": 8, "q4_0": 4}
 def make_layers(model: Any, kv_cache_type: str = "auto") -> Layers:
     """Return an empty cache, with quantised key-value layers if `kv_cache_type` says so and the head size allows it."""
     layers: Layers = list(make_prompt_cache(model))
-    bits = _BITS.get(kv_cache_type)
-    if bits is None:
-        return layers
-    group = _group_size(model)
-    if group is None:
+    bits, group = _BITS.get(kv_cache_type), _group_size(model)
+    if bits is None or group is None:
         return layers
     return [c.to_quantized(group_size=group, bits=bits) if type(c) is KVCache else c for c in layers]
 
@@ -84,8 +81,7 @@ def size_of(layers: Layers) -> int:
 def clone(layers: Layers, drop: int = 0) -> Layers:
     """Return an independent copy without the newest `drop` tokens. Arrays are shared until one side writes."""
     copied: Layers = copy.deepcopy(layers)
-    if drop:
-        trim_prompt_cache(copied, drop)
+    shorten(copied, drop)
     return copied
 
 
@@ -128,17 +124,15 @@ def filter_rows(batch: Layers, rows: Sequence[int]) -> None:
         layer.filter(list(rows))
 
 
-def padded_end(batch: Layers, lengths: Sequence[int], width: int) -> AbstractContextManager[None]:
-    """Return a context for a model call with `width` tokens a row, of which only `lengths` count. Needs `can_pad`."""
-    return nullcontext() if min(lengths) == width else _padded_end(batch, [width - length for length in lengths])
-
-
 @contextmanager
-def _padded_end(batch: Layers, padding: list[int]) -> Iterator[None]:
-    for layer in batch:
+def padded_end(batch: Layers, lengths: Sequence[int], width: int) -> Iterator[None]:
+    """Return a context for a model call with `width` tokens a row, of which only `lengths` count. Needs `can_pad`."""
+    padding = [width - length for length in lengths]
+    padded = batch if any(padding) else []
+    for layer in padded:
         layer.prepare(right_padding=padding)
     yield
-    for layer in batch:
+    for layer in padded:
         layer.finalize()
 
 

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ollmlx import read_safetensors_header
 from ollmlx.errors import StorageError
-from ollmlx_mlx.engine.cache.layers import Layers, can_trim, clone, compact, size_of
+from ollmlx_mlx.engine.kv_cache import Layers, can_trim, clone, compact, size_of
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ _LEAST: Final = 8
 
 Tokens = NDArray[np.int32]
 Load = Callable[[], Layers | None]
-Found = tuple[Tokens, bool, Callable[[], Layers | None]]
 
 
 @dataclass(eq=False)
@@ -47,7 +46,7 @@ class CachedPrefix:
     nbytes: int
     trimmable: bool
     load: Load | None = None
-    used: int = field(default=0)
+    used: int = 0
 
 
 class PrefixCache:
@@ -101,9 +100,9 @@ class PrefixCache:
         self._touch(entry)
         self._shrink(self._max_bytes)
 
-    def add_saved(self, tokens: Tokens, *, trimmable: bool, load: Load) -> None:
-        """Add a sequence that is on disk. It is read when it is first needed."""
-        self._entries.append(CachedPrefix(tokens, None, 0, trimmable, load))
+    def add_saved(self, entries: Sequence[CachedPrefix]) -> None:
+        """Add sequences that are on disk. Each is read when it is first needed."""
+        self._entries += entries
 
     def in_memory(self) -> list[tuple[Tokens, Layers]]:
         """Return the sequences in memory, the most recently used first."""
@@ -174,9 +173,9 @@ class CacheFolder:
         self._folder = root / hashlib.sha256(self._identity.encode()).hexdigest()[:24]
         self._limit = limit
 
-    def read_index(self) -> tuple[list[Found], list[str]]:
-        """Return each saved cache with a function that reads it, and the problems of files that are skipped."""
-        found: list[Found] = []
+    def read_index(self) -> tuple[list[CachedPrefix], list[str]]:
+        """Return the saved caches, not read yet, and the problems of files that are skipped."""
+        found: list[CachedPrefix] = []
         problems: list[str] = []
         for path in sorted(self._folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime):
             try:
@@ -188,7 +187,8 @@ class CacheFolder:
                 problems.append(f"saved prompt cache {path.name} ignored: {error}")
                 _log.warning("%s", problems[-1])
                 continue
-            found.append((tokens, metadata.get("trimmable") == "True", partial(self._read, path, len(tokens))))
+            load = partial(self._read, path, len(tokens))
+            found.append(CachedPrefix(tokens, None, 0, metadata.get("trimmable") == "True", load))
         return found, problems
 
     def save(self, entries: Sequence[tuple[Tokens, Layers]]) -> None:
@@ -200,7 +200,7 @@ class CacheFolder:
             self._folder.mkdir(exist_ok=True, mode=0o700)
             room = self._limit
             for tokens, layers in entries:
-                size = sum(layer.nbytes for layer in layers)
+                size = size_of(layers)
                 if len(tokens) < LEAST_TOKENS or size > room:
                     continue
                 room -= size
