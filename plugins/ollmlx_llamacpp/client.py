@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import aiohttp
 import orjson
@@ -29,20 +29,14 @@ _KINDS: dict[str, type[OllmlxError]] = {
 class LlamaCppClient:
     """One session. Each request has its own connection, because llama.cpp closes idle ones without notice."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self._session = session
-
-    @classmethod
-    def open(cls, socket: Path, key: str) -> Self:
+    def __init__(self, socket: Path, key: str) -> None:
         """Open a session with `key` as its API key. Must be called on a running event loop."""
-        return cls(
-            aiohttp.ClientSession(
-                "http://llamacpp",
-                connector=aiohttp.UnixConnector(path=str(socket), limit=0, force_close=True),
-                headers={"Authorization": f"Bearer {key}"},
-                timeout=aiohttp.ClientTimeout(total=None),
-                read_bufsize=1 << 20,
-            )
+        self._session = aiohttp.ClientSession(
+            "http://llamacpp",
+            connector=aiohttp.UnixConnector(path=str(socket), limit=0, force_close=True),
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=aiohttp.ClientTimeout(total=None),
+            read_bufsize=1 << 20,
         )
 
     async def post(self, path: str, body: Json) -> Any:

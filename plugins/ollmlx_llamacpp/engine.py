@@ -31,7 +31,7 @@ class LlamaCppEngine:
     def __init__(
         self,
         start: Callable[[RunnerConfig], server.LlamaCppServer] = server.start,
-        connect: Callable[..., LlamaCppClient] = LlamaCppClient.open,
+        connect: Callable[..., LlamaCppClient] = LlamaCppClient,
     ) -> None:
         self._start = start
         self._connect = connect

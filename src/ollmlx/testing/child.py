@@ -61,11 +61,11 @@ class RunnerProcess:
         self.first_line = self.config.model_dump_json().encode() + b"\n"
         self.process: subprocess.Popen[bytes]
         self.http: aiohttp.ClientSession
-        self._folder: Path
 
     def start(self) -> None:
         """Start the process with its socket and configuration. `async with` does this, too."""
-        self._folder = Path(tempfile.mkdtemp(prefix="olx-", dir="/tmp"))  # a socket's path must be short
+        folder = Path(tempfile.mkdtemp(prefix="olx-", dir="/tmp"))  # a socket's path must be short
+        self.socket_path, self._stderr = folder / "r.sock", folder / "stderr"
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(self.socket_path))
         listener.listen(128)
@@ -91,7 +91,7 @@ class RunnerProcess:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.close_stdin()
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self.socket_path.parent)
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Self]:
@@ -116,14 +116,6 @@ class RunnerProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._undo.aclose()
-
-    @property
-    def socket_path(self) -> Path:
-        return self._folder / "r.sock"
-
-    @property
-    def _stderr(self) -> Path:
-        return self._folder / "stderr"
 
     @property
     def error_text(self) -> str:

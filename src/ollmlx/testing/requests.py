@@ -6,17 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ollmlx import ModelName, closing
+from ollmlx import closing
 from ollmlx.plugin.contracts import Engine
 from ollmlx.protocol import RunnerConfig
+from ollmlx.testing.fake.store import fake_model
 from ollmlx.types import (
     Done,
     GenerateRequest,
-    InstalledModel,
     Message,
     Options,
     Prefill,
@@ -43,23 +42,10 @@ class Collected:
 
 def config_for(folder: Path, **changes: Any) -> RunnerConfig:
     """Return a runner's configuration for an MLX folder."""
-    model = InstalledModel(
-        name=ModelName.parse(folder.name.replace("@", ":")),
-        store="hub",
-        format="mlx",
-        path=folder,
-        digest="0" * 64,
-        size=1,
-        modified_at=datetime.now(UTC),
-    )
-    values: dict[str, Any] = {
-        "runner": "r",
-        "token": "t",
-        "model": model,
-        "context_length": 2048,
-        "prompt_cache_bytes": 1 << 28,
-    }
-    return RunnerConfig(**{**values, **changes})
+    name = folder.name.replace("@", ":")
+    model = fake_model(name, store="hub", format="mlx", path=folder, capabilities=("completion",))
+    values = {"runner": "r", "token": "t", "context_length": 2048, "prompt_cache_bytes": 1 << 28, "model": model}
+    return RunnerConfig(**(values | changes))
 
 
 def ask(*messages: str, options: dict[str, Any] | None = None, **fields: Any) -> GenerateRequest:

@@ -130,13 +130,7 @@ def _stopped(pieces: list[str], stops: tuple[str, ...]) -> tuple[list[str], str 
     if not found:
         return pieces, None
     at, stop = found[0]
-    kept, length = [], 0
-    for piece in pieces:
-        if length >= at:
-            break
-        kept.append(piece[: at - length])
-        length += len(piece)
-    return kept, stop
+    return split_tokens(text[:at]), stop
 
 
 def _event(piece: str, is_thought: bool, top: int | None) -> Event:

@@ -114,10 +114,8 @@ class FakeStore:
 
     def _model(self, name: ModelName, script: Script, path: Path) -> InstalledModel:
         options = script.model_dump(exclude_unset=True)
-        return InstalledModel(
-            name=name,
-            store=self.name,
-            format="fake",
+        return fake_model(
+            str(name),
             path=path,
             digest=hashlib.sha256(f"{name}{options}".encode()).hexdigest(),
             size=self._settings.weights,
