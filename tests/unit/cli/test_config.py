@@ -36,7 +36,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_value_in_force_is_shown_with_where_it_came_from_and_what_it_overrode(
+def test_show_prints_every_value_with_its_origin_and_the_values_it_overrides(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (home / "ollmlx.toml").write_text('[runners]\nkeep_alive = "9m"\n[models."a:1"]\npin = true', encoding="utf-8")
@@ -51,9 +51,7 @@ def test_every_value_in_force_is_shown_with_where_it_came_from_and_what_it_overr
     assert lines['"a:1".pin'] == '"a:1".pin = true # ollmlx.toml, line 4'
 
 
-def test_only_what_differs_is_shown_when_asked_and_what_is_shown_is_toml(
-    home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_prints_toml_and_changed_leaves_out_defaults(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "ollmlx.toml").write_text('[memory]\nlimit = "8GiB"\n[aliases]\n"a:b" = "c"', encoding="utf-8")
     assert main(["config", "show", "--changed"]) == 0
     assert tomllib.loads(capsys.readouterr().out) == {"memory": {"limit": "8GiB"}, "aliases": {"a:b": "c"}}
@@ -81,7 +79,7 @@ def test_secrets_are_hidden_by_name_by_type_and_inside_of_texts(
     assert "example.org/x" in reported.out
 
 
-def test_check_tells_every_fault_and_ends_with_one(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_every_fault_and_exits_with_1(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "check"]) == 0
     assert "no settings file" in capsys.readouterr().out
     (home / "ollmlx.toml").write_text("[server]\nhosst = 1\n[runners]\nparallel = 'x'", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The GGUF header reader believes no number of the file before it has checked it."""
+"""The GGUF header reader checks every number of the file before it is used."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_damaged_file_is_refused_with_the_reason(content: bytes, words: str, t
     assert refused.value.message.startswith("m.gguf is not a usable GGUF file")
 
 
-def test_a_type_that_is_not_known_does_not_spoil_the_rest(tmp_path: Path) -> None:
+def test_a_tensor_of_an_unknown_type_leaves_the_others_readable(tmp_path: Path) -> None:
     header = read(tmp_path, gguf(tensors=[tensor(b"t", (256,), 29, 0)]))
     assert header.tensors[0].kind == "type 29"
     assert header.tensors[0].nbytes == 0

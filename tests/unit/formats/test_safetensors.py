@@ -1,4 +1,4 @@
-"""The safetensors header reader tells tensors from damage without reading a weight; the tensors of a whole model."""
+"""The safetensors header reader: tensors of a file, of a whole model, and files that are damaged."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_every_kind_of_value_is_read() -> None:
         ("FROM a\nPARAMETER seed", r"\(line 2\): PARAMETER needs a value"),
     ],
 )
-def test_a_fault_is_told_with_its_line(text: str, problem: str) -> None:
+def test_a_fault_is_refused_with_its_line(text: str, problem: str) -> None:
     with pytest.raises(InvalidRequest, match=problem):
         parse_modelfile(text)
 
@@ -76,7 +76,7 @@ GO = "{{ if .System }}{{ .System }}{{ end }}{{ .Prompt }}"
 @pytest.mark.parametrize(
     "template", ["", "plain", JINJA, "{%- generation -%}{{ x }}{% endgeneration %}", "{{ .Prompt }}"]
 )
-def test_a_template_that_can_be_used_is_taken(template: str) -> None:
+def test_a_usable_template_is_accepted(template: str) -> None:
     check_template(template)
 
 
@@ -88,18 +88,18 @@ def test_a_template_that_can_be_used_is_taken(template: str) -> None:
         ("{{ x", "template error: line 1: unexpected end of template"),
     ],
 )
-def test_what_does_not_parse_is_told_with_its_line(template: str, reason: str) -> None:
+def test_a_template_that_does_not_parse_is_refused_with_its_line(template: str, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason):
         check_template(template)
 
 
-def test_gos_logic_is_refused_with_what_to_do() -> None:
+def test_logic_of_go_is_refused_with_a_hint() -> None:
     with pytest.raises(Unsupported, match="Go's template language") as refused:
         check_template(GO)
     assert refused.value.hint == "leave the template out to use the model's own, or translate it to Jinja"
 
 
-def test_gos_fields_become_what_they_stand_for() -> None:
+def test_fields_of_go_become_jinja() -> None:
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
     made = Environment(autoescape=False).from_string(as_jinja("<s>{{ .System }}<u>{{- .Prompt }}<a>{{ .Response }}"))
     assert made.render(messages=messages) == "<s>be brief<u>hi<a>"

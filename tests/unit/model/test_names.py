@@ -39,7 +39,7 @@ def test_both_spellings_of_a_hub_model_are_the_same_model() -> None:
     assert hash(ModelName.parse("mlx-community/x")) == hash(ModelName.parse("mlx-community_x"))
 
 
-def test_two_models_that_share_a_folder_are_told_apart_by_spelling() -> None:
+def test_two_models_that_share_a_folder_differ_in_spelling() -> None:
     left, right = ModelName.parse("a/b_c"), ModelName.parse("a_b/c")
     assert left.folder == right.folder
     assert not left.same_spelling(right)

@@ -31,7 +31,7 @@ from ollmlx.types import (
 )
 
 
-def test_options_take_only_what_the_stronger_side_left_unset() -> None:
+def test_options_are_filled_only_where_the_stronger_side_is_unset() -> None:
     model = Options(temperature=0.1, top_k=5)
     request = Options(temperature=0.8)  # stated, though equal to the default
     merged = request.over(model)
@@ -141,7 +141,7 @@ def test_a_missing_capability_is_refused_in_ollamas_words(request_: GenerateRequ
 @pytest.mark.parametrize(
     ("request_", "verb"), [(GenerateRequest(messages=HELLO), "chat"), (GenerateRequest(prompt="x"), "generate")]
 )
-def test_an_embedding_model_does_not_talk(request_: GenerateRequest, verb: str) -> None:
+def test_an_embedding_model_does_not_generate(request_: GenerateRequest, verb: str) -> None:
     with pytest.raises(Unsupported, match=f'"m" does not support {verb}'):
         require(model("embedding"), request_)
 

@@ -1,7 +1,8 @@
-"""Which store a new model goes to when a backend is asked for."""
+"""The choice of a store for a new model that a named backend will run."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -10,35 +11,17 @@ from ollmlx import Store
 from ollmlx.errors import Unsupported
 from ollmlx.plugin.registry import Registry
 
-
-class AnyStore:
-    """A store by its name only."""
-
-    def __init__(self, name: str, *keeps: str) -> None:
-        self.name = name
-        if keeps:
-            self.keeps = keeps
-
-
-class AnyBackend:
-    """Imports these formats, and runs others as they are."""
-
-    def __init__(self, name: str, *imports: str) -> None:
-        self.name = name
-        self._imports = imports
-
-    def importer(self, format: str) -> str | None:
-        return "a program" if format in self._imports else None
-
-
-MLX, OLLAMA = cast(Store, AnyStore("mlx")), cast(Store, AnyStore("ollama", "gguf"))
+MLX = cast(Store, SimpleNamespace(name="mlx"))
+OLLAMA = cast(Store, SimpleNamespace(name="ollama", keeps=("gguf",)))
 
 
 @pytest.fixture
 def registry() -> Registry:
+    """The backend mlx imports both formats, and llamacpp runs files as they are."""
     found = Registry()
-    for each in (AnyBackend("mlx", "gguf", "mlx"), AnyBackend("llamacpp")):
-        found.backends.add(each.name, cast(Any, each), each.name)
+    for name, program in (("mlx", "a program"), ("llamacpp", None)):
+        backend = SimpleNamespace(name=name, importer=lambda format, program=program: program)
+        found.backends.add(name, cast(Any, backend), name)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Where settings come from, who wins, and how faults are told."""
+"""The sources of settings: their order, their faults, and the report of every value with its origin."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ def load(tmp_path: Path, toml: str = "", environ: Mapping[str, str] | None = Non
     return load_settings(None, overrides, {"HOME": str(tmp_path), **(environ or {})}, tmp_path)
 
 
+def refused(tmp_path: Path, toml: str = "", environ: Mapping[str, str] | None = None) -> InvalidSettings:
+    with pytest.raises(InvalidSettings) as caught:
+        load(tmp_path, toml, environ)
+    return caught.value
+
+
 def test_without_any_source_all_is_default(tmp_path: Path) -> None:
     loaded = load(tmp_path)
     assert loaded.settings == Settings()
@@ -37,11 +43,8 @@ def test_the_stronger_source_wins_and_the_weaker_is_remembered(tmp_path: Path) -
     loaded = load(tmp_path, toml, {**ollama, **own}, server__host=":4")
     assert loaded.settings.server.host == ":4"
     assert str(loaded.origin(("server", "host"))) == "command line"
-    assert [str(shadowed.origin) for shadowed in loaded.shadowed] == [
-        "ollmlx.toml, line 2",
-        "OLLAMA_HOST",
-        "OLLMLX_SERVER__HOST",
-    ]
+    overridden = [str(shadowed.origin) for shadowed in loaded.shadowed]
+    assert overridden == ["ollmlx.toml, line 2", "OLLAMA_HOST", "OLLMLX_SERVER__HOST"]
 
 
 OLLAMA = [
@@ -49,6 +52,7 @@ OLLAMA = [
     ("OLLAMA_KEEP_ALIVE", "90", "runners", "keep_alive", 90.0),
     ("OLLAMA_LOAD_TIMEOUT", "0", "runners", "load_timeout", FOREVER),
     ("OLLAMA_LOAD_TIMEOUT", "-5m", "runners", "load_timeout", FOREVER),
+    ("OLLAMA_LOAD_TIMEOUT", "90s", "runners", "load_timeout", 90.0),
     ("OLLAMA_NUM_PARALLEL", "4", "runners", "parallel", 4),
     ("OLLAMA_MAX_LOADED_MODELS", "2", "runners", "max_loaded_models", 2),
     ("OLLAMA_MAX_QUEUE", "7", "runners", "max_queue", 7),
@@ -91,11 +95,10 @@ def test_a_key_of_an_earlier_version_is_a_warning_and_changes_nothing(
     assert not loaded.settings.plugins.table("mlx")
 
 
-def test_a_key_of_an_earlier_version_is_told_beside_a_fault(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSettings) as caught:
-        load(tmp_path, "[runners]\nswap_wait = 1\nparallel = -1\n")
-    assert [fault.code for fault in caught.value.faults] == ["CFG004"]
-    assert [notice.code for notice in caught.value.sound.warnings] == ["CFG012"]
+def test_a_key_of_an_earlier_version_is_a_warning_beside_a_fault(tmp_path: Path) -> None:
+    error = refused(tmp_path, "[runners]\nswap_wait = 1\nparallel = -1\n")
+    assert [fault.code for fault in error.faults] == ["CFG004"]
+    assert [notice.code for notice in error.sound.warnings] == ["CFG012"]
 
 
 def test_settings_that_are_made_in_code_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,9 +121,7 @@ BAD_VARIABLES = [
 def test_a_variable_that_cannot_be_used_is_a_fault(
     tmp_path: Path, name: str, text: str, problem: str, code: str
 ) -> None:
-    with pytest.raises(InvalidSettings) as caught:
-        load(tmp_path, environ={name: text})
-    (fault,) = caught.value.faults
+    (fault,) = refused(tmp_path, environ={name: text}).faults
     assert problem in str(fault)
     assert str(fault).endswith(f"({name}) {code}")
 
@@ -143,17 +144,16 @@ def test_variables_reach_tables_of_models_and_plugins(tmp_path: Path) -> None:
     assert str(loaded.origin(("models", "short", "from"))) == "OLLMLX_MODELS__SHORT__FROM"
 
 
-def test_every_fault_of_every_source_is_told_at_once(tmp_path: Path) -> None:
+def test_every_fault_of_every_source_is_reported_at_once(tmp_path: Path) -> None:
     environ = {"OLLAMA_NUM_PARALLEL": "x", "OLLMLX_SERVER__HOSTT": "y"}
-    with pytest.raises(InvalidSettings) as caught:
-        load(tmp_path, '[server]\nhosst = "x"\n\n[runners]\nparallel = -1\n', environ)
-    assert [str(fault) for fault in caught.value.faults] == [
+    error = refused(tmp_path, '[server]\nhosst = "x"\n\n[runners]\nparallel = -1\n', environ)
+    assert [str(fault) for fault in error.faults] == [
         "[server] hosst: unknown key; did you mean 'host'? (ollmlx.toml, line 2) CFG003",
         "[runners] parallel: must be at least 0, not -1 (ollmlx.toml, line 5) CFG004",
         "[runners] parallel: must be a whole number, not 'x' (OLLAMA_NUM_PARALLEL) CFG004",
         "[server] hostt: unknown key; did you mean 'host'? (OLLMLX_SERVER__HOSTT) CFG003",
     ]
-    assert caught.value.message.startswith("4 faults in the settings:")
+    assert error.message.startswith("4 faults in the settings:")
 
 
 @pytest.mark.parametrize("key", ["load_timeout", "request_timeout", "hang_timeout"])
@@ -171,24 +171,17 @@ UNREADABLE = [
 ]
 
 
-@pytest.mark.parametrize(("data", "told"), UNREADABLE)
-def test_a_file_that_is_no_toml_is_told_with_its_place(tmp_path: Path, data: bytes, told: str) -> None:
+@pytest.mark.parametrize(("data", "problem"), UNREADABLE)
+def test_a_file_that_cannot_be_read_is_a_fault_with_its_place(tmp_path: Path, data: bytes, problem: str) -> None:
     (tmp_path / "ollmlx.toml").write_bytes(data)
-    with pytest.raises(InvalidSettings) as caught:
-        load(tmp_path)
-    assert told in caught.value.message
-
-
-def test_a_folder_and_a_missing_file_are_told_as_such(tmp_path: Path) -> None:
-    for path, told in ((tmp_path, "this is a folder"), (tmp_path / "none.toml", "there is no such settings file")):
-        with pytest.raises(InvalidSettings, match=told):
+    assert problem in refused(tmp_path).message
+    for path, problem in ((tmp_path, "this is a folder"), (tmp_path / "none.toml", "there is no such settings file")):
+        with pytest.raises(InvalidSettings, match=problem):
             load_settings(path, {}, {}, tmp_path)
 
 
 def test_secrets_are_in_no_fault_and_no_report(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSettings) as caught:
-        load(tmp_path, '[security]\napi_keys = "sk-very-secret"\n')
-    assert "very-secret" not in caught.value.message
+    assert "very-secret" not in refused(tmp_path, '[security]\napi_keys = "sk-very-secret"\n').message
     loaded = load(tmp_path, '[security]\napi_keys = ["sk-very-secret"]\n[plugins.mlx]\ntoken = "very-secret"\n')
     assert "very-secret" not in str(effective(loaded))
     assert "very-secret" not in repr(loaded.settings.security)
@@ -196,16 +189,16 @@ def test_secrets_are_in_no_fault_and_no_report(tmp_path: Path) -> None:
 
 def test_every_key_is_reported_with_its_origin(tmp_path: Path) -> None:
     loaded = load(tmp_path, '[runners]\nkeep_alive = "5m"\n[models."a:b"]\npin = true\n', {"OLLAMA_KEEP_ALIVE": "-1"})
-    told = {value.path: value.as_json() for value in effective(loaded)}
-    assert told["runners", "keep_alive"] == {
+    reported = {value.path: value.as_json() for value in effective(loaded)}
+    assert reported["runners", "keep_alive"] == {
         "key": "runners.keep_alive",
         "value": "-1",
         "origin": "ollama",
         "source": "OLLAMA_KEEP_ALIVE",
         "overrides": [{"value": "5m", "source": "ollmlx.toml, line 2"}],
     }
-    assert told["models", "a:b", "pin"]["source"] == "ollmlx.toml, line 4"
-    assert told["server", "host"]["source"] == "default"
+    assert reported["models", "a:b", "pin"]["source"] == "ollmlx.toml, line 4"
+    assert reported["server", "host"]["source"] == "default"
 
 
 def test_lines_are_found_in_any_toml() -> None:
@@ -222,7 +215,7 @@ def test_lines_are_found_in_any_toml() -> None:
     }
 
 
-def test_a_reload_takes_what_needs_no_restart(tmp_path: Path) -> None:
+def test_a_reload_applies_the_changes_that_need_no_restart(tmp_path: Path) -> None:
     old = load(tmp_path, '[runners]\nkeep_alive = "5m"\n').settings
     new = load(
         tmp_path,
@@ -230,11 +223,8 @@ def test_a_reload_takes_what_needs_no_restart(tmp_path: Path) -> None:
         '[security]\napi_keys = ["sk-very-secret"]\n',
     ).settings
     change = reloadable(old, new)
-    assert {item.path for item in change.applied} == {
-        ("runners", "keep_alive"),
-        ("aliases", "a"),
-        ("security", "api_keys"),
-    }
+    now = {("runners", "keep_alive"), ("aliases", "a"), ("security", "api_keys")}
+    assert {item.path for item in change.applied} == now
     assert {item.path for item in change.restart} == {("runners", "max_queue"), ("server", "host")}
     assert change.settings.runners.keep_alive == 60
     assert change.settings.server.host == old.server.host

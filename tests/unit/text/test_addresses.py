@@ -25,12 +25,12 @@ from ollmlx.text.addresses import Address
         (' "host:1" ', "http://host:1"),
     ],
 )
-def test_what_is_left_out_has_ollamas_default(text: str, meant: str) -> None:
+def test_missing_parts_have_the_defaults_of_ollama(text: str, meant: str) -> None:
     assert str(Address.parse(text)) == meant
 
 
 @pytest.mark.parametrize("text", ["host:port", "host:65536", "ftp://host", "a b", "[::1", "[host]:1", "1:2:3", "-x"])
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_a_text_that_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="invalid address"):
         Address.parse(text)
 
