@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from ollmlx import Check, PluginContext, Source, Store
-    from ollmlx_hub.client import HubSettings
 
 
 @hookimpl
@@ -36,20 +35,17 @@ def register_stores(register: Callable[[Store], None], context: PluginContext) -
 
 @hookimpl
 def register_sources(register: Callable[[Source], None], context: PluginContext) -> None:
+    from ollmlx_hub.client import HubSettings
     from ollmlx_hub.source import HubSource
 
-    register(HubSource(_own(context).access(os.environ)))
+    own = context.own or HubSettings()
+    register(HubSource(own.access(os.environ)))
 
 
 @hookimpl
 def register_checks(register: Callable[[Check, Traversable | None], None], context: PluginContext) -> None:
     from ollmlx_hub.check import HubCheck, ModelsCheck
-
-    register(ModelsCheck(), None)  # the runbooks of these codes are in ollmlx itself
-    register(HubCheck(_own(context)), None)
-
-
-def _own(context: PluginContext) -> HubSettings:
     from ollmlx_hub.client import HubSettings
 
-    return context.own if isinstance(context.own, HubSettings) else HubSettings()
+    register(ModelsCheck(), None)  # the runbooks of these codes are in ollmlx itself
+    register(HubCheck(context.own or HubSettings()), None)

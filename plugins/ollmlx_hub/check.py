@@ -11,7 +11,7 @@ from typing import Any
 
 from ollmlx import Finding, ModelName, OllmlxError, Severity, format_size
 from ollmlx.errors import StorageError
-from ollmlx.storekit import sha256_of
+from ollmlx.storekit import damaged, sha256_of
 from ollmlx_hub.client import DEFAULT_ENDPOINT, HubClient, HubSettings
 from ollmlx_hub.index import MlxIndex
 from ollmlx_hub.layout import TOKENIZERS, MlxLayout, MlxManifest, read_manifest
@@ -50,24 +50,20 @@ class ModelsCheck:
 
 def _damage(context: Any, index: MlxIndex, folder: Path) -> Iterator[Finding]:
     reading = index.reading(folder)
-    if reading.error is not None:
-        yield _finding(
-            reading.error.code or "MDL003", Severity.ERROR, reading.error.message,
-            (str(folder), _sentence(reading.error.hint)), folder.name, *_remedies(context, index.layout, folder),
-        )  # fmt: skip
-        return
-    model = reading.model
-    assert model is not None
-    if not {file.path for file in index.layout.files(folder)} & TOKENIZERS:
-        yield _finding(
-            "MDL003", Severity.ERROR, f"{model.name.short} has no tokenizer", (str(folder),), model.name.short,
-            *_remedies(context, index.layout, folder),
-        )  # fmt: skip
-    elif "completion" in model.capabilities and not (model.chat_template or model.defaults.template):
+    model, error, subject = reading.model, reading.error, folder.name
+    if model is not None:
+        subject = model.name.short
+        if not {file.path for file in index.layout.files(folder)} & TOKENIZERS:
+            error = damaged(f"{subject} has no tokenizer")
+    if error is not None:
+        hint = "" if error.hint is None or error.hint.startswith("ollmlx ") else error.hint
+        commands, instead = _remedies(context, index.layout, folder)
+        evidence = (str(folder), hint)
+        yield _finding(error.code or "MDL003", Severity.ERROR, error.message, evidence, subject, commands, instead)
+    elif model and "completion" in model.capabilities and not (model.chat_template or model.defaults.template):
         evidence = (str(folder), "a base model continues text; chat needs a template")
-        commands = (f"ollmlx show {model.name.short}",)
-        title = f"{model.name.short} has no chat template"
-        yield _finding("MDL010", Severity.INFO, title, evidence, model.name.short, commands)
+        title = f"{subject} has no chat template"
+        yield _finding("MDL010", Severity.INFO, title, evidence, subject, (f"ollmlx show {subject}",))
 
 
 def _wrong_folders(folders: Sequence[Path]) -> Iterator[Finding]:
@@ -79,31 +75,28 @@ def _wrong_folders(folders: Sequence[Path]) -> Iterator[Finding]:
     for same in by_name.values():
         first, name = next((one for one in same if one[0].name == one[1].folder), same[0])
         if len(same) == 1 and first.name.lower() != name.key:
-            yield _finding(
-                "STO007", Severity.WARNING, f"the folder {first.name} holds {name.short}", (str(first),), name.short,
-                (f"mv {_quoted(first)} {_quoted(first.with_name(name.folder))}",),
-            )  # fmt: skip
+            title = f"the folder {first.name} holds {name.short}"
+            commands = (f"mv {_quoted(first)} {_quoted(first.with_name(name.folder))}",)
+            yield _finding("STO007", Severity.WARNING, title, (str(first),), name.short, commands)
         for spare, _ in same:
             if spare != first:
-                hidden = _quoted(spare.with_name("." + spare.name))
-                yield _finding(
-                    "STO008", Severity.ERROR, f"{first.name} and {spare.name} both hold {name.short}",
-                    (str(first), str(spare)), name.short,
-                    (f"mv {_quoted(spare)} {hidden}",), (f"rm -r {_quoted(spare)}",),
-                )  # fmt: skip
+                title = f"{first.name} and {spare.name} both hold {name.short}"
+                hide = f"mv {_quoted(spare)} {_quoted(spare.with_name('.' + spare.name))}"
+                remove, evidence = f"rm -r {_quoted(spare)}", (str(first), str(spare))
+                yield _finding("STO008", Severity.ERROR, title, evidence, name.short, (hide,), (remove,))
 
 
 def _changed_files(folder: Path) -> Iterator[Finding]:
     """Findings for files that differ from the manifest's sha256."""
-    manifest = _readable_manifest(folder)
-    for file in manifest.files if manifest is not None else ():
+    if (manifest := _readable_manifest(folder)) is None:
+        return
+    name = manifest.name.short
+    for file in manifest.files:
         path = folder / file.path
-        if manifest is not None and path.is_file() and sha256_of(path) != file.sha256:
-            name = manifest.name.short
-            yield _finding(
-                "MDL003", Severity.ERROR, f"{folder.name}/{file.path} is not what was installed", (str(path),),
-                name, (f"rm {_quoted(path)}", f"ollmlx pull {name}"),
-            )  # fmt: skip
+        if path.is_file() and sha256_of(path) != file.sha256:
+            title = f"{folder.name}/{file.path} is not what was installed"
+            commands = (f"rm {_quoted(path)}", f"ollmlx pull {name}")
+            yield _finding("MDL003", Severity.ERROR, title, (str(path),), name, commands)
 
 
 def _leftovers(layout: MlxLayout, now: float) -> Iterator[Finding]:
@@ -114,7 +107,8 @@ def _leftovers(layout: MlxLayout, now: float) -> Iterator[Finding]:
             size = sum(status.st_size for status in files)
             if not size or now - max(status.st_mtime for status in files) <= STALE_SECONDS:
                 continue
-            name = _pulled_name(folder) if area.name == ".staging" else None
+            is_pull = area.name == ".staging" and folder.suffix not in (".new", ".import", ".files")
+            name = _name_of(folder) if is_pull else None
             what = f"a pull of {name.short} stopped half-way" if name else f"an interrupted change left {folder.name}"
             title = f"{what}; it holds {format_size(size)}"
             remove = (f"rm -r {_quoted(folder)}",)
@@ -122,9 +116,7 @@ def _leftovers(layout: MlxLayout, now: float) -> Iterator[Finding]:
             yield _finding("STO006", Severity.INFO, title, (str(folder),), folder.name, *remedies)
 
 
-def _pulled_name(folder: Path) -> ModelName | None:
-    if folder.suffix in (".new", ".import", ".files"):  # a model was being created or imported, not pulled
-        return None
+def _name_of(folder: Path) -> ModelName | None:
     try:
         return ModelName.from_folder(folder.name)
     except OllmlxError:
@@ -143,34 +135,29 @@ def _remedies(context: Any, layout: MlxLayout, folder: Path) -> tuple[tuple[str,
 
     Files that cannot be read get other permissions. A model that a source provides is pulled again, another is removed.
     """
-    pull, remove = _replacements(context, layout, folder)
+    replace = _replacements(context, layout, folder)
     if all(os.access(path, os.R_OK) or not path.exists() for path in (folder, *folder.rglob("*"))):
-        return pull or remove, remove if pull else ()
+        return replace[:1], replace[1:]
     own = () if folder.stat().st_uid == context.user else (f'sudo chown -R "$(id -un)" {_quoted(folder)}',)
-    return (*own, f"chmod -R u+rX {_quoted(folder)}"), pull or remove
+    return (*own, f"chmod -R u+rX {_quoted(folder)}"), replace[:1]
 
 
-def _replacements(context: Any, layout: MlxLayout, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the commands that pull the model again, if a source provides it, and those that remove it."""
+def _replacements(context: Any, layout: MlxLayout, folder: Path) -> tuple[str, ...]:
+    """Return the command that pulls the model again, if a source provides it, and the one that removes it."""
     manifest = _readable_manifest(folder)
-    try:
-        name = manifest.name if manifest is not None else ModelName.from_folder(folder.name)
-    except OllmlxError:
-        return (), (f"rm -r {_quoted(folder)}",)
+    name = manifest.name if manifest is not None else _name_of(folder)
+    if name is None:
+        return (f"rm -r {_quoted(folder)}",)
     sources = context.plugins.registry.sources.values() if context.plugins is not None else ()
     offers = [_unversioned(offer) for each in sources if each.store == STORE and (offer := each.provides(name))]
     # A model that was created or copied here may have the name of another model that a source provides.
     again = bool(offers) if manifest is None else _unversioned(manifest.source) in offers
-    remove = (f"ollmlx rm {name.short}" if layout.find(name) == folder else f"rm -r {_quoted(folder)}",)
-    return (f"ollmlx pull {name.short}",) if again else (), remove
+    remove = f"ollmlx rm {name.short}" if layout.find(name) == folder else f"rm -r {_quoted(folder)}"
+    return (f"ollmlx pull {name.short}", remove) if again else (remove,)
 
 
 def _unversioned(source: str) -> str:
     return source.partition("@")[0].partition("==")[0]
-
-
-def _sentence(hint: str | None) -> str:
-    return "" if hint is None or hint.startswith("ollmlx ") else hint
 
 
 def _quoted(path: Path) -> str:
@@ -214,19 +201,14 @@ class HubCheck:
         return ()
 
     def _problem(self, error: OllmlxError, endpoint: str, environ: Mapping[str, str]) -> Finding:
-        evidence = [f"the hub is {endpoint}, {self._origin(environ)}"]
+        origin = "by HF_ENDPOINT" if environ.get("HF_ENDPOINT") else "by default"
+        origin = "by [plugins.hub] endpoint" if self._own.endpoint else origin
+        evidence = [f"the hub is {endpoint}, {origin}"]
         if error.code == "NET006":
             evidence.append(f"tokens are made at {endpoint}/settings/tokens")
             commands = ("unset HF_TOKEN", "hf auth login")
-        elif endpoint != DEFAULT_ENDPOINT:
-            commands = (f"curl -I {endpoint}", "unset HF_ENDPOINT")
         else:
-            commands = (f"curl -I {endpoint}", "export HF_ENDPOINT=https://MIRROR")
-        if error.hint:
-            evidence.append(error.hint)
+            other = "export HF_ENDPOINT=https://MIRROR" if endpoint == DEFAULT_ENDPOINT else "unset HF_ENDPOINT"
+            commands = (f"curl -I {endpoint}", other)
+        evidence.append(error.hint or "")
         return _finding(error.code or "NET005", Severity.ERROR, error.message, evidence, endpoint, commands)
-
-    def _origin(self, environ: Mapping[str, str]) -> str:
-        if self._own.endpoint:
-            return "by [plugins.hub] endpoint"
-        return "by HF_ENDPOINT" if environ.get("HF_ENDPOINT") else "by default"

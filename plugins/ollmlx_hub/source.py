@@ -19,6 +19,7 @@ from ollmlx.storekit import (
     check_space,
     download_client,
     fetch_file,
+    list_files,
     pull_progress,
     read_receipt,
     sha256_of,
@@ -105,7 +106,8 @@ class HubSource:
         if repo is None:
             raise NotFound(f"{target.short} names no repository", code="MDL001", hint="use ORG/NAME")
         yield PullProgress(status="retrieving manifest")
-        files = await asyncio.to_thread(_publishable, model.path)
+        found = await asyncio.to_thread(list_files, model.path, model.path.parents[1], MANIFEST)
+        files = [file.path for file in found if file.path.endswith(MODEL_SUFFIXES)]
         pushing = PullProgress(status=f"pushing {model.digest[:12]}", digest=f"sha256:{model.digest}", total=model.size)
         yield pushing
         await asyncio.to_thread(self.client.upload, repo, model.path, files, f"Upload {target.short}")
@@ -258,12 +260,3 @@ def _check_config(repo: str, path: Path) -> None:
         raise UpstreamError(f"{repo}: config.json is not valid JSON", code="MDL003") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise UpstreamError(f"{repo}: config.json names no model_type; MLX cannot load it", code="MDL003")
-
-
-def _publishable(folder: Path) -> list[str]:
-    """Return the files of a model that are pushed."""
-    return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix in MODEL_SUFFIXES and path.name != MANIFEST and not path.name.startswith(".")
-    )

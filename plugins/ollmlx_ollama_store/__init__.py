@@ -52,7 +52,7 @@ def register_sources(register: Callable[[Source], None], context: PluginContext)
     """Register the source "ollama"."""
     from ollmlx_ollama_store.source import OllamaSource
 
-    own = context.own if isinstance(context.own, OllamaStoreSettings) else OllamaStoreSettings()
+    own = context.own or OllamaStoreSettings()
     register(OllamaSource(own.registry))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from contextlib import suppress
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -27,11 +28,15 @@ FILE_TYPES: Final = {
 }  # fmt: skip
 """llama.cpp's names for `general.file_type` of GGUF files, by their number."""
 
-_JINJA = re.compile(r"\{%")
-_GO_TOOLS, _GO_SUFFIX = re.compile(r"\{\{[^}]*\.Tools\b"), re.compile(r"\{\{[^}]*\.Suffix\b")
-_GO_THINKING = re.compile(r"\{\{[^}]*\.(Thinking|Think|IsThinkSet)\b")
-_JINJA_TOOLS = re.compile(r"\btools\b")
-_JINJA_THINKING = re.compile(r"enable_thinking|<think>|\bthinking\b")
+_GO_WORDS: Final[dict[Capability, re.Pattern[str]]] = {
+    "tools": re.compile(r"\{\{[^}]*\.Tools\b"),
+    "insert": re.compile(r"\{\{[^}]*\.Suffix\b"),
+    "thinking": re.compile(r"\{\{[^}]*\.(Thinking|Think|IsThinkSet)\b"),
+}
+_JINJA_WORDS: Final[dict[Capability, re.Pattern[str]]] = {
+    "tools": re.compile(r"\btools\b"),
+    "thinking": re.compile(r"enable_thinking|<think>|\bthinking\b"),
+}
 _MESSAGES = TypeAdapter(tuple[Message, ...])
 
 
@@ -43,33 +48,28 @@ def describe(layout: OllamaLayout, manifest: OllamaManifest) -> ModelDescription
             f"it runs at {config.remote_host or 'ollama.com'}, not on this machine", code="MDL005",
             hint="pull a model whose weights are here",
         )  # fmt: skip
+    template = _text(layout, manifest, "template")
+    defaults = _defaults(layout, manifest, template)
     if config.model_format == "safetensors":
-        return _of_safetensors(layout, manifest, config)
+        known: tuple[Capability, ...] = ("completion", "tools", "insert", "vision", "embedding", "thinking")
+        return ModelDescription(
+            format=SAFETENSORS,
+            details=_details(config, None, manifest),
+            capabilities=tuple(name for name in known if name in (config.capabilities or ())) or ("completion",),
+            defaults=defaults,
+            chat_template=template,
+        )
     header = _header(layout, manifest.of("model"))
     projectors = [_header(layout, (layer,)) for layer in manifest.of("projector")]
-    template = _text(layout, manifest, "template")
     shown = template or header.metadata.get("tokenizer.chat_template")
     return ModelDescription(
         format="gguf",
         details=_details(config, header, manifest),
         capabilities=_capabilities(header, shown, projectors),
-        defaults=_defaults(layout, manifest, template),
+        defaults=defaults,
         chat_template=shown if isinstance(shown, str) else None,
         info=_info(header),
         projector_info=_info(projectors[0]) if projectors else {},
-    )
-
-
-def _of_safetensors(layout: OllamaLayout, manifest: OllamaManifest, config: OllamaConfig) -> ModelDescription:
-    known: tuple[Capability, ...] = ("completion", "tools", "insert", "vision", "embedding", "thinking")
-    stated = config.capabilities or ()
-    template = _text(layout, manifest, "template")
-    return ModelDescription(
-        format=SAFETENSORS,
-        details=_details(config, None, manifest),
-        capabilities=tuple(name for name in known if name in stated) or ("completion",),
-        defaults=_defaults(layout, manifest, template),
-        chat_template=template,
     )
 
 
@@ -111,23 +111,21 @@ def _capabilities(header: GgufHeader, template: Any, projectors: list[GgufHeader
     if header.own("pooling_type") is not None:
         return ("embedding",)
     text = template if isinstance(template, str) else ""
-    jinja = _JINJA.search(text) is not None
-    mentions: tuple[tuple[Capability, bool], ...] = (
-        ("tools", (_JINJA_TOOLS if jinja else _GO_TOOLS).search(text) is not None),
-        ("insert", not jinja and _GO_SUFFIX.search(text) is not None),
-        ("vision", bool(projectors) or header.own("vision.block_count") is not None),
-        ("thinking", (_JINJA_THINKING if jinja else _GO_THINKING).search(text) is not None),
-    )
-    return ("completion", *(capability for capability, found in mentions if found))
+    words = _JINJA_WORDS if "{%" in text else _GO_WORDS
+    found: set[Capability] = {capability for capability, pattern in words.items() if pattern.search(text)}
+    if projectors or header.own("vision.block_count") is not None:
+        found.add("vision")
+    order: tuple[Capability, ...] = ("tools", "insert", "vision", "thinking")
+    return ("completion", *(capability for capability in order if capability in found))
 
 
 def _defaults(layout: OllamaLayout, manifest: OllamaManifest, template: str | None) -> ModelDefaults:
     found: dict[str, Any] = {}
-    if template and _JINJA.search(template):
+    if template and "{%" in template:
         found["template"] = template  # a Go template is only shown: backends use the weights' own template, in Jinja
     if system := _text(layout, manifest, "system"):
         found["system"] = system
-    if options := _options(_text(layout, manifest, "params")):
+    if (params := _text(layout, manifest, "params")) is not None and (options := _options(params)):
         found["options"] = options
     if messages := _text(layout, manifest, "messages"):
         found["messages"] = _turns(messages)
@@ -150,20 +148,15 @@ def _layer_text(layout: OllamaLayout, layer: OllamaLayer) -> str:
     return layout.read(layout.blob(layer.digest), MAX_TEXT).decode("utf-8", "replace")
 
 
-def _options(text: str | None) -> Options | None:
+def _options(text: str) -> Options | None:
     """Parse the parameters layer. Options that only llama.cpp knows, and values of a wrong type, are left out."""
-    if text is None:
-        return None
     stated = _json(text, "its parameters")
     if not isinstance(stated, dict):
         raise damaged("its parameters are not a JSON object")
     usable: dict[str, Any] = {}
-    for name, value in stated.items():
-        if name in Options.model_fields and name != "backend" and value is not None:
-            try:
-                usable |= Options.model_validate({name: value}).stated
-            except ValidationError:
-                continue
+    for name in {*stated} & {*Options.model_fields} - {"backend"}:
+        with suppress(ValidationError):
+            usable |= Options.model_validate({name: stated[name]}).stated if stated[name] is not None else {}
     return Options(**usable) if usable else None
 
 
@@ -185,8 +178,8 @@ def _json(text: str, what: str) -> Any:
 
 def _info(header: GgufHeader) -> dict[str, Any]:
     """Return the flat metadata, without long arrays and the template."""
-    left_out = {"tokenizer.chat_template"}
-    found = {key: _plain(value) for key, value in header.metadata.items() if value is not None and key not in left_out}
+    found = {key: _plain(value) for key, value in header.metadata.items() if value is not None}
+    found.pop("tokenizer.chat_template", None)
     return {**found, "general.parameter_count": parameter_count(header)}
 
 

@@ -91,12 +91,9 @@ class OllamaLayout:
 
     def manifest_files(self) -> list[Path]:
         """Every file `manifests/<host>/<namespace>/<model>/<tag>`, whether its path is a model name or not."""
-        found: list[Path] = []
-        for host in sorted(_folders(self.manifests), key=_precedence):
-            for namespace in _folders(host):
-                for model in _folders(namespace):
-                    found += [path for path in _listed(model) if not path.is_dir()]
-        return found[:MAX_MANIFESTS]
+        found = [path for path in self.manifests.glob("*/*/*/*") if not path.is_dir()]
+        shown = [path for path in found if not any(part.startswith(".") for part in path.parts[-4:])]
+        return sorted(shown, key=_precedence)[:MAX_MANIFESTS]
 
     def find(self, name: ModelName) -> ManifestEntry | None:
         """The manifest of a name: the one at its own path, else the first one whose name is equal."""
@@ -145,21 +142,9 @@ class OllamaLayout:
             return None
 
 
-def _precedence(host: Path) -> tuple[int, str]:
-    known = _PLAIN_HOSTS.index(host.name) if host.name in _PLAIN_HOSTS else len(_PLAIN_HOSTS)
-    return known, host.name
-
-
-def _folders(folder: Path) -> Iterator[Path]:
-    return (path for path in _listed(folder) if path.is_dir())
-
-
-def _listed(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(entry.path) for entry in entries if not entry.name.startswith("."))
-    except OSError:  # it is missing, no folder, or not readable for this user
-        return []
+def _precedence(path: Path) -> tuple[int, Path]:
+    host = path.parts[-4]
+    return _PLAIN_HOSTS.index(host) if host in _PLAIN_HOSTS else len(_PLAIN_HOSTS), path
 
 
 # -- manifests -------------------------------------------------------------------------------------------------------
