@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tests.servers.serving import Answer, Asked, Served, part
+from tests.servers.serving import Answer, Asked, TwoHosts, part
 
 
 @dataclass
@@ -22,67 +22,31 @@ class Repository:
     license: str = "apache-2.0"
 
     def commit(self, revision: str) -> str:
-        files = self.revisions[revision]
-        return hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+        """The id of the content of a revision: of its name, or the id itself."""
+        if revision not in self.revisions:
+            return revision
+        return hashlib.sha1(repr(sorted(self.revisions[revision].items())).encode()).hexdigest()
 
     def files(self, revision: str) -> dict[str, bytes] | None:
         """Files by the name of a revision, or by its commit."""
-        for name, files in self.revisions.items():
-            if revision in (name, self.commit(name)):
-                return files
-        return None
+        found = (files for name, files in self.revisions.items() if revision in (name, self.commit(name)))
+        return next(found, None)
 
 
-@dataclass
-class Faults:
-    """Faults to cause. `cuts`: the bytes after which the next responses for large files end. `spoil`: wrong content."""
-
-    cuts: list[int] = field(default_factory=list)
-    spoil: bool = False
-    statuses: list[int] = field(default_factory=list)
-    html: bool = False
-    elsewhere: str = ""
-
-
-class HubServer:
-    """Two servers: the hub, and the host of its large files."""
+class HubServer(TwoHosts):
+    """The hub, and the host of its large files. `token`: the one that it accepts."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.repositories: dict[str, Repository] = {}
-        self.faults = Faults()
         self.token = ""
-        """The token that the hub accepts."""
         self.uploads: dict[str, dict[str, bytes]] = {}
-        self.hub = Served(self._hub)
-        self.store = Served(self._large)
-
-    @property
-    def url(self) -> str:
-        return self.hub.url
-
-    @property
-    def store_url(self) -> str:
-        """The second host under another name: credentials are sent to one name only."""
-        return self.store.url.replace("127.0.0.1", "localhost")
 
     def add(self, repo: str, files: dict[str, bytes], **fields: Any) -> Repository:
         self.repositories[repo] = Repository({"main": files}, **fields)
         return self.repositories[repo]
 
-    def large_requests(self) -> list[Asked]:
-        """The requests for files that the second host got."""
-        return [asked for asked in self.store.asked if asked.method == "GET"]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.hub.close()
-        self.store.close()
-
-    # -- the hub -----------------------------------------------------------------------------------------------------
-
-    def _hub(self, asked: Asked) -> Answer:
+    def answer(self, asked: Asked) -> Answer:
         path = unquote(urlsplit(asked.path).path).strip("/")
         if asked.method == "POST":
             return self._write(path, asked)
@@ -112,28 +76,14 @@ class HubServer:
         files = repository.files(revision)
         if files is None:
             return _problem(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        siblings = [
-            {
-                "rfilename": path,
-                "size": len(data),
-                "blobId": git_oid(data),
-                **({"lfs": {"sha256": sha256(data), "size": len(data), "pointerSize": 134}} if is_large(path) else {}),
-            }
-            for path, data in files.items()
-        ]
-        commit = next(repository.commit(name) for name in repository.revisions if repository.revisions[name] is files)
-        return _json(
-            {
-                "id": repo,
-                "modelId": repo,
-                "sha": commit,
-                "private": repository.token is not None,
-                "gated": repository.gated and "manual",
-                "cardData": {"license": repository.license},
-                "tags": [],
-                "siblings": siblings,
-            }
-        )
+        siblings: list[dict[str, Any]] = []
+        for path, data in files.items():
+            siblings.append({"rfilename": path, "size": len(data), "blobId": git_oid(data)})
+            if is_large(path):
+                siblings[-1]["lfs"] = {"sha256": sha256(data), "size": len(data), "pointerSize": 134}
+        about = {"id": repo, "modelId": repo, "tags": [], "cardData": {"license": repository.license}}
+        gated = {"private": repository.token is not None, "gated": repository.gated and "manual"}
+        return _json({**about, **gated, "sha": repository.commit(revision), "siblings": siblings})
 
     def _file(self, repo: str, revision: str, path: str, asked: Asked) -> Answer:
         repository = self.repositories[repo]
@@ -143,7 +93,7 @@ class HubServer:
         if files is None or path not in files:
             return _problem(404, "EntryNotFound", "Entry not found")
         data = files[path]
-        commit = next(repository.commit(name) for name, held in repository.revisions.items() if held is files)
+        commit = repository.commit(revision)
         headers = {"X-Repo-Commit": commit}
         if not is_large(path):
             return part(data, asked, {**headers, "ETag": f'"{git_oid(data)}"'})
@@ -152,11 +102,11 @@ class HubServer:
             b"",
             {
                 **headers,
-                "Location": self.faults.elsewhere or f"{self.store_url}/{sha256(data)}?signature=abc",
+                "Location": self.location(sha256(data)),
                 "X-Linked-Etag": f'"{sha256(data)}"',
                 "X-Linked-Size": str(len(data)),
                 "X-Xet-Hash": "0" * 64,
-                "Link": f'<{self.hub.url}/api/models/{repo}/xet-read-token/{commit}>; rel="xet-auth"',
+                "Link": f'<{self.url}/api/models/{repo}/xet-read-token/{commit}>; rel="xet-auth"',
             },
         )
 
@@ -165,7 +115,7 @@ class HubServer:
         if path == "api/repos/create":
             wanted = json.loads(asked.body)
             repo = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
-            return _json({"url": f"{self.hub.url}/{repo}", "name": repo})
+            return _json({"url": f"{self.url}/{repo}", "name": repo})
         repo, _, rest = path.removeprefix("api/models/").partition("/")
         if not asked.headers.get("authorization"):
             return _problem(401, "RepoNotFound", "Invalid username or password.")
@@ -179,29 +129,13 @@ class HubServer:
             if entry["key"] == "file":
                 data = base64.b64decode(entry["value"]["content"])
                 self.uploads.setdefault(repo, {})[entry["value"]["path"]] = data
-        return _json({"commitUrl": f"{self.hub.url}/{repo}/commit/1", "commitOid": "1" * 40, "success": True})
+        return _json({"commitUrl": f"{self.url}/{repo}/commit/1", "commitOid": "1" * 40, "success": True})
 
-    # -- the other host ----------------------------------------------------------------------------------------------
-
-    def _large(self, asked: Asked) -> Answer:
-        digest = urlsplit(asked.path).path.strip("/")
-        data = next(
-            data
-            for repository in self.repositories.values()
-            for files in repository.revisions.values()
-            for data in files.values()
-            if sha256(data) == digest
-        )
-        if self.faults.statuses:
-            return Answer(self.faults.statuses.pop(0))
-        if self.faults.html:
-            return Answer(200, b"<html>please log in</html>", {"Content-Type": "text/html"})
-        if self.faults.spoil:
-            data = data[:-1] + b"?"
-        answer = part(data, asked, {"ETag": f'"{digest}"'})
-        if self.faults.cuts and asked.method == "GET":
-            answer.cut = self.faults.cuts.pop(0)
-        return answer
+    def content(self, digest: str) -> bytes | None:
+        if self.faults.page is not None:
+            return self.faults.page
+        every = [files for repository in self.repositories.values() for files in repository.revisions.values()]
+        return next((data for files in every for data in files.values() if sha256(data) == digest), None)
 
 
 def is_large(path: str) -> bool:

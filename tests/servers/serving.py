@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
+from urllib.parse import urlsplit
 
 
 @dataclass
@@ -74,6 +76,79 @@ class Served:
         self._server.server_close()
 
 
+@dataclass
+class Faults:
+    """Faults that a test causes.
+
+    `cuts`: the bytes after which the next large files end. `spoil`: wrong content. `page`: it is sent in place of a
+    file or manifest. `statuses`: the next answers for large files. `elsewhere`: the target of redirects. `realm`: the
+    address of the login in challenges.
+    """
+
+    cuts: list[int] = field(default_factory=list)
+    spoil: bool = False
+    page: bytes | None = None
+    statuses: list[int] = field(default_factory=list)
+    elsewhere: str = ""
+    realm: str = ""
+
+
+class TwoHosts:
+    """A server that redirects to a second host for large files. A context manager."""
+
+    def __init__(self) -> None:
+        self.faults = Faults()
+        self.front = Served(self.answer)
+        self.store = Served(self.large_file)
+
+    def answer(self, asked: Asked) -> Answer:
+        """The answer of the first host."""
+        raise NotImplementedError
+
+    def content(self, digest: str) -> bytes | None:
+        """A large file's content."""
+        raise NotImplementedError
+
+    @property
+    def url(self) -> str:
+        return self.front.url
+
+    @property
+    def store_url(self) -> str:
+        """The second host under another name: credentials are sent to one name only."""
+        return self.store.url.replace("127.0.0.1", "localhost")
+
+    def location(self, digest: str) -> str:
+        """Where the first host redirects to for a large file."""
+        return self.faults.elsewhere or f"{self.store_url}/{digest}?signature=abc"
+
+    def large_requests(self) -> list[Asked]:
+        """The requests for files that the second host got."""
+        return [asked for asked in self.store.asked if asked.method == "GET"]
+
+    def large_file(self, asked: Asked) -> Answer:
+        """The answer of the second host."""
+        digest = urlsplit(asked.path).path.strip("/")
+        data = self.content(digest)
+        if data is None:
+            return Answer(404)
+        if self.faults.statuses:
+            return Answer(self.faults.statuses.pop(0))
+        if self.faults.spoil:
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        answer = part(data, asked, {"ETag": f'"{digest}"'})
+        if self.faults.cuts and asked.method == "GET":
+            answer.cut = self.faults.cuts.pop(0)
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.front.close()
+        self.store.close()
+
+
 def part(body: bytes, asked: Asked, headers: dict[str, str]) -> Answer:
     """The whole of a file, or the range that was asked for."""
     match = re.fullmatch(r"bytes=(\d+)-(\d*)", asked.headers.get("range", ""))
@@ -84,3 +159,7 @@ def part(body: bytes, asked: Asked, headers: dict[str, str]) -> Answer:
         return Answer(416, b"", {**headers, "Content-Range": f"bytes */{len(body)}"})
     content = {"Content-Range": f"bytes {begin}-{end}/{len(body)}"}
     return Answer(206, body[begin : end + 1], {**headers, **content})
+
+
+async def no_wait(seconds: float) -> None:
+    """A sleep that takes no time."""

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
+
+from ollmlx import ModelName
+from ollmlx.types import PullProgress
 
 TOOLS_TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}{% if tools %}{{ tools }}{% endif %}"
 
@@ -51,3 +56,37 @@ def tiny_files(*, weights: int = 4096, fill: int = 7, template: str | None = TOO
         "tokenizer_config.json": json.dumps(tokenizer).encode(),
         "model.safetensors": safetensors(tensors, fill),
     }
+
+
+class FileSource:
+    """A source of files with these contents. It verifies nothing. `format` names their store, too."""
+
+    name = "files"
+
+    def __init__(self, files: Mapping[str, bytes], format: str) -> None:
+        self.files = files
+        self.store = self._format = format
+
+    def provides(self, name: ModelName) -> str | None:
+        return f"files:{name}"
+
+    def format(self, name: ModelName) -> str:
+        return self._format
+
+    async def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+        for count, (path, data) in enumerate(self.files.items(), 1):
+            (into / path).write_bytes(data)
+            yield PullProgress(status="fetched", total=len(self.files), completed=count)
+
+
+def damage(path: Path, kind: str, elsewhere: Path) -> None:
+    """Replace a file or folder by something that must not be used. `elsewhere`: a folder outside the models folder."""
+    if kind == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+        return
+    path.rename(elsewhere / "outside")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind != "missing":
+        targets = {"link outside": elsewhere / "outside", "link to nothing": path.with_name("nothing"), "loop": path}
+        path.symlink_to(targets[kind])

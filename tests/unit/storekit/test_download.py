@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.servers.serving import Answer, Asked, Served, part
+from tests.servers.serving import Answer, Asked, Served, no_wait, part
 
 from ollmlx.errors import Forbidden, NotFound, OllmlxError, Unauthorized, UpstreamError
 from ollmlx.storekit import Download, fetch_file, redirected
@@ -17,10 +17,6 @@ from ollmlx.storekit.download import MAX_REPORTS, PARTIAL
 
 DATA = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(DATA).hexdigest()
-
-
-async def no_wait(seconds: float) -> None:
-    """A sleep that takes no time."""
 
 
 class Host:

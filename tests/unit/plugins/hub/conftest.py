@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.servers.hub import HubServer
+from tests.servers.serving import no_wait
 from tests.servers.tiny import tiny_files
 
 from ollmlx import ModelName
@@ -42,15 +43,6 @@ def store(models: Path) -> MlxStore:
 @pytest.fixture
 def source(hub: HubServer) -> HubSource:
     return HubSource(HubAccess(hub.url), attempts=3, sleep=no_wait)
-
-
-async def no_wait(seconds: float) -> None:
-    """A sleep that takes no time."""
-
-
-@pytest.fixture
-def name() -> ModelName:
-    return ModelName.parse(REPO)
 
 
 @pytest.fixture

@@ -69,14 +69,14 @@ async def findings(context: CheckContext, endpoint: str = "", token: str = "") -
 
 async def test_without_online_no_request_is_made(hub: HubServer) -> None:
     assert await findings(CheckContext(), hub.url) == []
-    assert hub.hub.asked == []
+    assert hub.front.asked == []
 
 
 @pytest.mark.parametrize("token", ["", "right"])
 async def test_a_hub_that_answers_is_no_finding(hub: HubServer, token: str) -> None:
     hub.token = "right"
     assert await findings(ONLINE, hub.url, token) == []
-    assert len(hub.hub.asked) == 1
+    assert len(hub.front.asked) == 1
 
 
 @pytest.mark.finding("NET006")

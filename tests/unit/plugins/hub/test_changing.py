@@ -13,7 +13,7 @@ from tests.servers.tiny import safetensors, tiny_files
 from tests.unit.plugins.hub.conftest import found
 
 from ollmlx import ModelName, OllmlxError, locked
-from ollmlx.errors import InvalidRequest, NotFound, StorageError, Unsupported
+from ollmlx.errors import InvalidRequest, StorageError, Unsupported
 from ollmlx.testing import eventually
 from ollmlx.types import CreateRequest, Message, ModelDefaults, Options, PullProgress
 from ollmlx_hub.store import MlxStore
@@ -169,12 +169,6 @@ async def test_a_request_that_cannot_be_met_creates_no_model(
     with pytest.raises(kind, match=message):
         await create(store, "x", base=await found(store, "tiny"), importer=Copying(), **fields)
     assert await store.resolve(ModelName.parse("x")) is None
-
-
-async def test_deleting_a_missing_model_is_not_found(store: MlxStore, tiny: Path) -> None:
-    await store.delete(TINY)
-    with pytest.raises(NotFound):
-        await store.delete(TINY)
 
 
 @pytest.mark.fault(22)

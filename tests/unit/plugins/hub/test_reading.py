@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.servers.tiny import damage
 from tests.unit.plugins.hub.conftest import found
 
 from ollmlx import ModelName
@@ -83,6 +84,7 @@ async def test_a_folder_that_holds_another_model_is_a_conflict(store: MlxStore, 
 
 # -- damaged models --------------------------------------------------------------------------------------------------
 
+INDEX = "model.safetensors.index.json"
 DAMAGE: dict[str, tuple[str, bytes | None]] = {
     "has no config.json": ("config.json", None),
     "config.json is not valid JSON": ("config.json", b'{"model_type": '),
@@ -91,10 +93,7 @@ DAMAGE: dict[str, tuple[str, bytes | None]] = {
     "has no model*.safetensors": ("model.safetensors", None),
     "its header does not fit the file": ("model.safetensors", b"\xff" * 64),
     "tokenizer_config.json is not valid JSON": ("tokenizer_config.json", b"\xff\xfe"),
-    "'model-00002.safetensors' is missing": (
-        "model.safetensors.index.json",
-        b'{"weight_map": {"a": "model-00002.safetensors"}}',
-    ),
+    "'model-00002.safetensors' is missing": (INDEX, b'{"weight_map": {"a": "model-00002.safetensors"}}'),
     "ollmlx.json is damaged": ("ollmlx.json", b"{}"),
     "chat_template.json is not valid JSON": ("chat_template.json", b"[" * 100_000),
 }
@@ -114,48 +113,21 @@ async def test_a_damaged_model_is_not_listed_and_its_error_says_why(store: MlxSt
     assert caught.value.code == "MDL003"
 
 
-def link_the_weights_outside(folder: Path) -> None:
-    outside = folder.parents[2] / "outside.safetensors"
-    (folder / "model.safetensors").rename(outside)
-    (folder / "model.safetensors").symlink_to(outside)
-
-
-def link_the_folder_outside(folder: Path) -> None:
-    outside = folder.parents[2] / "elsewhere"
-    folder.rename(outside)
-    folder.symlink_to(outside)
-
-
-def make_a_pipe(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    os.mkfifo(folder / "model.safetensors")
-
-
-def link_to_nothing(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors").symlink_to(folder / "nothing")
-
-
-def link_in_a_loop(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors").symlink_to(folder / "model.safetensors")
-
-
 @pytest.mark.fault(34)
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("file", "kind", "words"),
     [
-        (link_the_weights_outside, "leads out of the models folder"),
-        (link_the_folder_outside, "leads out of the models folder"),
-        (make_a_pipe, "not a regular file"),
-        (link_to_nothing, "broken link"),
-        (link_in_a_loop, "broken link"),
+        ("model.safetensors", "link outside", "leads out of the models folder"),
+        ("", "link outside", "leads out of the models folder"),
+        ("model.safetensors", "pipe", "not a regular file"),
+        ("model.safetensors", "link to nothing", "broken link"),
+        ("model.safetensors", "loop", "broken link"),
     ],
 )
 async def test_links_and_files_of_other_kinds_are_refused(
-    store: MlxStore, tiny: Path, change: Callable[[Path], None], words: str
+    store: MlxStore, tiny: Path, tmp_path: Path, file: str, kind: str, words: str
 ) -> None:
-    change(tiny)
+    damage(tiny / file, kind, tmp_path)
     assert await store.list() == []
     with pytest.raises(StorageError, match=words):
         await store.resolve(TINY)

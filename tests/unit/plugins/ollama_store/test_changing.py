@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers.ollama_folder import OllamaFolder, digest, tiny_gguf, usual_layers
+from tests.servers.ollama_folder import OllamaFolder, digest, image, tiny_gguf, usual_layers
+from tests.servers.tiny import FileSource
 from tests.unit.plugins.ollama_store.conftest import found
 
 from ollmlx import ModelName, OllmlxError
 from ollmlx.errors import InvalidRequest, StorageError, Unsupported
-from ollmlx.types import CreateRequest, Message, ModelDefaults, Options, PullProgress
+from ollmlx.types import CreateRequest, Message, ModelDefaults, Options
 from ollmlx_ollama_store.store import OllamaStore
 
 
@@ -144,6 +144,9 @@ async def test_a_model_is_made_from_gguf_files(ollama: OllamaFolder, store: Olla
     assert not any((ollama.root / ".ollmlx" / "staging").iterdir())
 
 
+NO_ADAPTER = {"defaults": ModelDefaults(adapter=Path("/nowhere/none"))}
+
+
 @pytest.mark.parametrize(
     ("files", "fields", "kind", "words"),
     [
@@ -153,6 +156,7 @@ async def test_a_model_is_made_from_gguf_files(ollama: OllamaFolder, store: Olla
         ({"a.gguf": b"GGUF but not really a GGUF file"}, {}, StorageError, "not a usable GGUF file"),
         ({"a.gguf": tiny_gguf()}, {"quantize": "q4_0"}, Unsupported, "not quantised here"),
         ({}, {}, InvalidRequest, "neither 'from' or 'files'"),
+        ({"a.gguf": tiny_gguf()}, NO_ADAPTER, InvalidRequest, "not an adapter for GGUF models"),
     ],
 )
 async def test_a_model_that_cannot_be_created_is_refused_and_leaves_nothing(
@@ -172,48 +176,23 @@ async def test_a_model_that_cannot_be_created_is_refused_and_leaves_nothing(
     assert not (ollama.root / "blobs").exists()
 
 
-async def test_an_adapter_of_another_kind_is_refused(ollama: OllamaFolder, store: OllamaStore, tmp_path: Path) -> None:
-    ollama.add("a")
-    with pytest.raises(InvalidRequest, match="not an adapter for GGUF models"):
-        await create(store, "b", base=await found(store, "a"), defaults=ModelDefaults(adapter=tmp_path / "none"))
-
-
 # -- pull -----------------------------------------------------------------------------------------------------------
 
 
-class OneFile:
-    """A source that leaves a GGUF file, or whatever `files` says, and verifies nothing."""
-
-    name, store = "one-file", "ollama"
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files = files
-
-    def provides(self, name: ModelName) -> str | None:
-        return f"one-file:{name}"
-
-    def format(self, name: ModelName) -> str:
-        return "gguf"
-
-    async def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
-        for file, content in self.files.items():
-            (into / file).write_bytes(content)
-        yield PullProgress(status="fetched")
-
-
-async def pull(store: OllamaStore, name: str, source: OneFile) -> list[str]:
-    return [step.status async for step in store.pull(ModelName.parse(name), source, None)]
+async def pull(store: OllamaStore, name: str, files: dict[str, bytes]) -> list[str]:
+    steps = store.pull(ModelName.parse(name), FileSource(files, "gguf"), None)
+    return list(dict.fromkeys([step.status async for step in steps]))
 
 
 async def test_a_gguf_file_of_any_source_becomes_a_model(store: OllamaStore) -> None:
-    steps = await pull(store, "org/m", OneFile({"weights.gguf": tiny_gguf()}))
+    steps = await pull(store, "org/m", {"weights.gguf": tiny_gguf()})
     assert steps == ["pulling manifest", "fetched", "verifying sha256 digest", "writing manifest", "success"]
     assert (await found(store, "org/m")).format == "gguf"
 
 
 async def test_a_newer_model_replaces_the_layers_of_the_old_one(ollama: OllamaFolder, store: OllamaStore) -> None:
-    await pull(store, "m", OneFile({"weights.gguf": tiny_gguf(fill=1)}))
-    steps = await pull(store, "m", OneFile({"weights.gguf": tiny_gguf(fill=2)}))
+    await pull(store, "m", {"weights.gguf": tiny_gguf(fill=1)})
+    steps = await pull(store, "m", {"weights.gguf": tiny_gguf(fill=2)})
     assert steps[-2:] == ["removing unused layers", "success"]
     assert len(ollama.blobs()) == 2
 
@@ -221,16 +200,14 @@ async def test_a_newer_model_replaces_the_layers_of_the_old_one(ollama: OllamaFo
 async def test_blobs_that_a_source_did_not_verify_are_hashed_before_they_are_installed(
     ollama: OllamaFolder, store: OllamaStore
 ) -> None:
-    right, wrong = digest(b"right"), b"wrong"
-    config = digest(b"{}")
-    layer = {"mediaType": "application/vnd.ollama.image.model", "digest": right, "size": len(wrong)}
-    document = {"schemaVersion": 2, "config": {"digest": config, "size": 2}, "layers": [layer]}
+    manifest, blobs = image({"model": b"right"})
+    right = digest(b"right").replace(":", "-")
     files = {
-        "manifest.json": json.dumps(document).encode(),
-        config.replace(":", "-"): b"{}",
-        right.replace(":", "-"): wrong,
+        "manifest.json": manifest,
+        **{each.replace(":", "-"): data for each, data in blobs.items()},
+        right: b"wrong",
     }
     with pytest.raises(StorageError, match="does not have the digest of its name"):
-        await pull(store, "m", OneFile(files))
-    assert right.replace(":", "-") not in ollama.blobs()
+        await pull(store, "m", files)
+    assert right not in ollama.blobs()
     assert not (ollama.root / "manifests").exists()

@@ -1,4 +1,4 @@
-"""The store of Ollama's models meets the contract of stores."""
+"""The stores of MLX models and of Ollama's models meet the contract of stores."""
 
 from __future__ import annotations
 
@@ -8,12 +8,31 @@ from pathlib import Path
 import pytest
 from tests.servers.ollama_folder import OllamaFolder
 from tests.servers.registry import RegistryServer
+from tests.servers.tiny import FileSource, tiny_files
 
 from ollmlx import ModelName, Source, Store
 from ollmlx.testing import StoreSuite
 from ollmlx.types import InstalledModel, PullProgress
+from ollmlx_hub.store import MlxStore
 from ollmlx_ollama_store.source import OllamaSource
 from ollmlx_ollama_store.store import OllamaStore
+
+
+class TestMlxStore(StoreSuite):
+    def make_store(self, folder: Path) -> Store:
+        return MlxStore(folder)
+
+    async def install(self, store: Store, name: ModelName, folder: Path) -> None:
+        (folder / name.folder).mkdir()
+        for path, data in tiny_files().items():
+            (folder / name.folder / path).write_bytes(data)
+
+    def make_source(self) -> Source:
+        return FileSource(tiny_files(), "mlx")
+
+    def damage(self, model: InstalledModel) -> bool:
+        (model.path / "config.json").unlink()
+        return True
 
 
 class InsecureSource(OllamaSource):
