@@ -15,7 +15,7 @@ from ollmlx.settings import Settings
 from ollmlx.testing import RoutesSuite
 from ollmlx.testing.routes import FakeService
 from ollmlx.web.create_app import create_app
-from ollmlx.web.openapi.document import openapi
+from ollmlx.web.openapi import openapi
 
 
 class TestOllama(RoutesSuite):

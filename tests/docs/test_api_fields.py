@@ -10,7 +10,7 @@ import pytest
 from quart import Quart
 
 from ollmlx.testing.routes import FakeService, web_app
-from ollmlx.web.openapi.document import openapi
+from ollmlx.web.openapi import openapi
 from ollmlx_anthropic_api.routes import blueprint as anthropic
 from ollmlx_ollama_api.routes import blueprint as ollama
 from ollmlx_openai_api.routes import blueprint as openai

@@ -17,7 +17,7 @@ from ollmlx.web.context import CURRENT, current
 from ollmlx.web.kit.body import BodyRequest
 from ollmlx.web.kit.errors import error_response, failure, failure_of_status, http_failure
 from ollmlx.web.middleware import ASGI, Middleware
-from ollmlx.web.openapi.page import docs_blueprint
+from ollmlx.web.openapi import docs_blueprint
 from ollmlx.web.state import WebState, state_of
 
 if TYPE_CHECKING:
