@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from pydantic import ValidationError
 from quart import Quart, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
+from ollmlx.app import App
 from ollmlx.errors import OllmlxError
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.types import Admitted
@@ -19,9 +20,6 @@ from ollmlx.web.kit.errors import error_response, failure, failure_of_status, ht
 from ollmlx.web.middleware import ASGI, Middleware
 from ollmlx.web.openapi import docs_blueprint
 from ollmlx.web.state import WebState, state_of
-
-if TYPE_CHECKING:
-    from ollmlx.app import App
 
 NO_ROUTE = {404: "404 page not found", 405: "405 method not allowed"}
 """Sent as plain text, as Ollama's router does."""

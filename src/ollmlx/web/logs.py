@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import orjson
 
 from ollmlx.errors import StorageError
+from ollmlx.settings import Settings
 from ollmlx.web.context import CURRENT, RequestContext
-
-if TYPE_CHECKING:
-    from ollmlx.settings import Settings
 
 LOG_FILE = "daemon.log"  # in the folder `logs` of the state folder
 LOG_BYTES = 8 * 1024 * 1024
@@ -28,30 +28,24 @@ _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 access_logger = logging.getLogger("ollmlx.access")
 
 
-def configure(settings: Settings, stream: TextIO) -> list[logging.Handler]:
-    """Send the log to `stream`, and to a file if the settings ask for one. Returns the handlers."""
-    formatter: logging.Formatter = JsonLines() if settings.logging.format == "json" else ConsoleLines()
-    console = logging.StreamHandler(stream)
-    console.setFormatter(formatter)
-    handlers: list[logging.Handler] = [console]
+@contextmanager
+def logging_to(stream: TextIO, settings: Settings) -> Iterator[None]:
+    """Send the log to `stream`, and to a file if the settings ask for one, until the block ends."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(stream)]
+    handlers[0].setFormatter(JsonLines() if settings.logging.format == "json" else ConsoleLines())
     if settings.logging.file:
-        file = _file(settings.state_folder / "logs")
-        file.setFormatter(JsonLines())
-        handlers.append(file)
+        handlers.append(_file(settings.state_folder / "logs"))
     root = logging.getLogger()  # plugins log under their own names
     root.setLevel(settings.logging.level.upper())
     for handler in handlers:
         handler.addFilter(_is_shown)
         root.addHandler(handler)
-    return handlers
-
-
-def release(handlers: list[logging.Handler]) -> None:
-    """Remove and close the handlers that `configure` returned."""
-    root = logging.getLogger()
-    for handler in handlers:
-        root.removeHandler(handler)
-        handler.close()
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
 
 
 def log_request(context: RequestContext) -> None:
@@ -71,38 +65,28 @@ def log_request(context: RequestContext) -> None:
 
 def _request_fields(context: RequestContext) -> dict[str, str | int | float]:
     """Return the figures of a request: times in milliseconds, counts in tokens, and no text of prompt or answer."""
-    fields: dict[str, str | int | float] = {
+    admitted, done = context.admitted, context.done
+    found: dict[str, str | int | float | None] = {
         "method": context.method,
         "path": context.path,
         "status": context.status,
         "ms": _milliseconds(context.total_ns),
         "client": context.client,
+        "model": context.model or None,
+        "queue_ms": _milliseconds(admitted.queue_ns) if admitted else None,
+        "load_ms": _milliseconds(admitted.load_ns) if admitted else None,
+        "first_ms": _milliseconds(context.first_ns) if context.first_ns else None,
+        "prefill_ms": _milliseconds(done.prefill_ns) if done else None,
+        "decode_ms": _milliseconds(done.decode_ns) if done else None,
+        "prompt_tokens": done.prompt_tokens if done else context.embedded,
+        "cached_tokens": done.cached_tokens if done else None,
+        "tokens": done.generated_tokens if done else None,
+        "finish": done.reason if done else None,
+        "dropped_tokens": context.dropped or None,
+        "error": context.error or None,
+        "code": context.code or None,
     }
-    if context.model:
-        fields["model"] = context.model
-    if context.admitted is not None:
-        fields["queue_ms"] = _milliseconds(context.admitted.queue_ns)
-        fields["load_ms"] = _milliseconds(context.admitted.load_ns)
-    if context.first_ns:
-        fields["first_ms"] = _milliseconds(context.first_ns)
-    if (done := context.done) is not None:
-        fields |= {
-            "prefill_ms": _milliseconds(done.prefill_ns),
-            "decode_ms": _milliseconds(done.decode_ns),
-            "prompt_tokens": done.prompt_tokens,
-            "cached_tokens": done.cached_tokens,
-            "tokens": done.generated_tokens,
-            "finish": done.reason,
-        }
-    if context.embedded is not None:
-        fields["prompt_tokens"] = context.embedded
-    if context.dropped:
-        fields["dropped_tokens"] = context.dropped
-    if context.error:
-        fields["error"] = context.error
-    if context.code:
-        fields["code"] = context.code
-    return fields
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class ConsoleLines(logging.Formatter):
@@ -159,13 +143,15 @@ def _file(folder: Path) -> RotatingFileHandler:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # `mode` is not for parents
         folder.mkdir(exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
-        return RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_KEPT, encoding="utf-8")
+        handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_KEPT, encoding="utf-8")
     except OSError as error:
         raise StorageError(
             f"cannot use the state folder {folder.parent}: {error.strerror}",
             code="STO009",
             hint="ollmlx doctor storage",
         ) from error
+    handler.setFormatter(JsonLines())
+    return handler
 
 
 def _milliseconds(nanoseconds: int) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
+from werkzeug.datastructures import Headers as RequestHeaders
 
 from ollmlx.errors import OllmlxError
 from ollmlx.web.context import CLIENT_GONE, CURRENT, REQUEST_ID_HEADER, RequestContext, request_id
@@ -51,11 +52,10 @@ class Middleware:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        headers = _RequestHeaders(scope["headers"])
-        context = RequestContext(
-            request_id(headers.first(REQUEST_ID_HEADER)), scope["method"], scope["path"], client=_peer(scope)
-        )
-        context.priority = (headers.first("x-priority") or "normal").strip().lower()
+        headers = RequestHeaders((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+        peer = str(scope["client"][0]) if scope.get("client") else "local"
+        context = RequestContext(request_id(headers.get(REQUEST_ID_HEADER)), scope["method"], scope["path"], peer)
+        context.priority = headers.get("x-priority", "normal").strip().lower()
         context.upload = self._state.is_upload(context.path)
         scope["ollmlx.context"] = context
         token = CURRENT.set(context)
@@ -68,7 +68,7 @@ class Middleware:
             CURRENT.reset(token)
 
     async def _respond(
-        self, scope: Message, headers: _RequestHeaders, context: RequestContext, watcher: ResponseWatcher
+        self, scope: Message, headers: RequestHeaders, context: RequestContext, watcher: ResponseWatcher
     ) -> None:
         try:
             if context.path not in HEALTH_PATHS:
@@ -79,8 +79,10 @@ class Middleware:
             except OllmlxError as error:
                 await self._refuse(watcher, context, error)
                 return
-            if context.method == "OPTIONS" and headers.first("access-control-request-method"):
-                await watcher.send_whole(204, b"", _preflight(headers, context))
+            if context.method == "OPTIONS" and headers.get("access-control-request-method"):
+                requested = headers.get("access-control-request-headers", "")
+                private = headers.get("access-control-request-private-network") == "true"
+                await watcher.send_whole(204, b"", preflight_headers(requested, private) if context.origin else [])
                 return
             await self._app(scope, watcher.receive, watcher.send)
             if not context.status and self._state.drain.ended:
@@ -91,19 +93,20 @@ class Middleware:
                 context.error = context.error or "cancelled"
                 context.status = CLIENT_GONE
 
-    def _check(self, headers: _RequestHeaders, context: RequestContext) -> None:
+    def _check(self, headers: RequestHeaders, context: RequestContext) -> None:
         """Raise OllmlxError for a request that must not reach a route."""
-        policy, hosts = self._state.policy, headers.all("host")
+        policy, hosts = self._state.policy, headers.getlist("host")
         policy.check_host(hosts)
-        origin = headers.first("origin")
+        origin = headers.get("origin")
         policy.check_origin(origin, hosts[0])
         context.origin = origin
         preflight = context.method == "OPTIONS" and origin is not None
         if context.path not in OPEN_PATHS and not preflight:  # a browser sends no key with a preflight
-            context.client = policy.check_key(keys_sent(headers.raw), context.client) or context.client
+            keys = keys_sent(headers.getlist("authorization"), headers.getlist("x-api-key"))
+            context.client = policy.check_key(keys, context.client)
         if self._state.drain.draining and context.method not in SAFE_METHODS:
             raise self._state.drain.refusal()
-        length = headers.first("content-length") or ""
+        length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self._state.settings.server.max_body and not context.upload:
             raise too_large()
 
@@ -186,29 +189,3 @@ class ResponseWatcher:
             message = await self._receive()
             if not message.get("more_body", False):
                 self._context.body_received.set()
-
-
-class _RequestHeaders:
-    """The headers of a request, by lower-case name."""
-
-    def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
-        self.raw = [(name.lower(), value) for name, value in raw]
-
-    def all(self, name: str) -> list[str]:
-        return [value.decode("latin-1").strip() for key, value in self.raw if key == name.encode()]
-
-    def first(self, name: str) -> str | None:
-        return next(iter(self.all(name)), None)
-
-
-def _peer(scope: Message) -> str:
-    client = scope.get("client")
-    return str(client[0]) if client else "local"
-
-
-def _preflight(headers: _RequestHeaders, context: RequestContext) -> Headers:
-    if context.origin is None:
-        return []
-    requested = headers.first("access-control-request-headers") or ""
-    private = headers.first("access-control-request-private-network") == "true"
-    return preflight_headers(requested, private)

@@ -10,13 +10,11 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
 from urllib.parse import urlsplit
 
 from ollmlx.errors import Forbidden, Unauthorized
 from ollmlx.settings import Settings
-from ollmlx.text.addresses import Address, is_loopback
+from ollmlx.text.addresses import is_loopback
 from ollmlx.web.server.sockets import is_wildcard, served_address
 
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz"})
@@ -26,64 +24,35 @@ LOCAL_NAMES = frozenset({"localhost", "host.docker.internal", "host.containers.i
 """Names that no foreign name server can give out: this machine, and this machine as its containers call it."""
 
 LOCAL_ORIGINS = (
-    "http://localhost",
-    "https://localhost",
-    "http://localhost:*",
-    "https://localhost:*",
-    "http://127.0.0.1",
-    "https://127.0.0.1",
-    "http://127.0.0.1:*",
-    "https://127.0.0.1:*",
-    "http://0.0.0.0",
-    "https://0.0.0.0",
-    "http://0.0.0.0:*",
-    "https://0.0.0.0:*",
-    "http://[::1]",
-    "http://[::1]:*",
-    "app://*",
-    "file://*",
-    "tauri://*",
-    "vscode-webview://*",
-    "vscode-file://*",
+    r"https?://(localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1\])(:[^\r\n]*)?",
+    r"(app|file|tauri|vscode-webview|vscode-file)://[^\r\n]*",
 )
+"""Regular expressions of the origins of pages on this machine."""
 
 CORS_MAX_AGE = b"43200"  # seconds for which a browser may remember a preflight
 CORS_METHODS = b"GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
 CORS_REQUEST_HEADERS = (
-    "authorization",
-    "content-type",
-    "user-agent",
-    "accept",
-    "x-requested-with",
-    "x-request-id",
-    "x-priority",
-    "x-api-key",
-    "anthropic-version",
-    "anthropic-beta",
-    "anthropic-dangerous-direct-browser-access",
-    "openai-beta",
+    "authorization, content-type, user-agent, accept, x-requested-with, x-request-id, x-priority, x-api-key, "
+    "anthropic-version, anthropic-beta, anthropic-dangerous-direct-browser-access, openai-beta"
 )
 CORS_EXPOSED = b"X-Request-ID, Retry-After, X-Ollmlx-Queue-Ms, X-Ollmlx-Load-Ms, X-Ollmlx-Dropped-Tokens"
 
 Headers = list[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True)
 class Policy:
-    """The security settings, for the address that the daemon is bound to."""
+    """The security settings, for the address that the daemon is bound to. Raises ConfigError for an invalid address."""
 
-    bound: Address
-    hosts: tuple[str, ...] = ()
-    origins: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
-    allow_no_auth: bool = False
-
-    @classmethod
-    def of(cls, settings: Settings) -> Policy:
-        """Return the policy of the settings. Raises ConfigError for an invalid address."""
+    def __init__(self, settings: Settings) -> None:
         server, security = settings.server, settings.security
         bound = served_address(server.host)
-        return cls(bound, server.hosts, server.origins, security.api_keys, security.allow_no_auth)
+        self._local = is_loopback(bound.host)
+        self._allow_no_auth = security.allow_no_auth
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in security.api_keys]
+        origins = (re.escape(origin).replace(r"\*", "[^\r\n]*") for origin in server.origins)
+        self._origins = re.compile("|".join((*LOCAL_ORIGINS, *origins)), re.IGNORECASE)
+        own = [*server.hosts] if is_wildcard(bound) else [*server.hosts, bound.host]
+        self._names = LOCAL_NAMES | {name.lower() for name in own}
 
     def check_host(self, values: list[str]) -> None:
         """Raise Forbidden unless there is exactly one Host header and it names this machine.
@@ -109,42 +78,22 @@ class Policy:
             hint="add it to origins in [server] of ollmlx.toml, or to OLLAMA_ORIGINS",
         )
 
-    def check_key(self, sent: Iterable[str], peer: str) -> str | None:
-        """Return the fingerprint of a valid key, None when no key is needed. Raises Unauthorized."""
-        if not self.keys:
-            if not self._local and not self.allow_no_auth and not is_loopback(peer):
+    def check_key(self, sent: Iterable[str], peer: str) -> str:
+        """Return the fingerprint of a valid key, or the peer when no key is needed. Raises Unauthorized."""
+        if not self._digests:
+            if not self._local and not self._allow_no_auth and not is_loopback(peer):
                 raise Unauthorized(
                     "this server answers other machines only with an API key, and none is configured",
                     code="SEC001",
                     hint="set api_keys in [security] of ollmlx.toml, or allow_no_auth = true",
                 )
-            return None
+            return peer
         for key in sent:
             digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
             # All keys are compared, so that the time taken reveals nothing.
             if sum(hmac.compare_digest(digest, known) for known in self._digests):
                 return f"key-{digest.hex()[:8]}"
         raise Unauthorized("unauthorized: a valid API key is needed", code="SEC004")
-
-    @cached_property
-    def _local(self) -> bool:
-        return is_loopback(self.bound.host)
-
-    @cached_property
-    def _digests(self) -> tuple[bytes, ...]:
-        return tuple(hashlib.sha256(key.encode()).digest() for key in self.keys)
-
-    @cached_property
-    def _origins(self) -> re.Pattern[str]:
-        patterns = (*LOCAL_ORIGINS, *self.origins)
-        return re.compile(
-            "|".join(re.escape(pattern).replace(r"\*", "[^\r\n]*") for pattern in patterns), re.IGNORECASE
-        )
-
-    @cached_property
-    def _names(self) -> frozenset[str]:
-        bound = {self.bound.host.lower()} if not is_wildcard(self.bound) else set()
-        return frozenset(LOCAL_NAMES | bound | {name.lower() for name in self.hosts})
 
     def _host_allowed(self, value: str) -> bool:
         name = _hostname(value)
@@ -166,16 +115,13 @@ class Policy:
             return False
 
 
-def keys_sent(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
-    """Return the API keys of a request: `Authorization: Bearer KEY`, and `x-api-key: KEY` as Anthropic's clients do."""
-    found = []
-    for name, value in headers:
-        text = value.decode("utf-8", "surrogateescape").strip()
-        if name == b"authorization" and text[:7].lower() == "bearer ":
-            found.append(text[7:].strip())
-        elif name == b"x-api-key":
-            found.append(text)
-    return found
+def keys_sent(authorization: Iterable[str], api_keys: Iterable[str]) -> list[str]:
+    """Return the keys in headers `Authorization: Bearer KEY` and, as Anthropic's clients send it, `x-api-key: KEY`.
+
+    Header values are Latin-1, as servers decode them; keys are UTF-8.
+    """
+    bearers = [value[7:] for value in authorization if value[:7].lower() == "bearer "]
+    return [key.strip().encode("latin-1").decode("utf-8", "surrogateescape") for key in (*bearers, *api_keys)]
 
 
 def cors_headers(origin: str) -> Headers:
@@ -196,7 +142,7 @@ def preflight_headers(requested: str, private_network: bool) -> Headers:
     extra = [name for name in names if name.startswith("x-stainless-") and name.replace("-", "").isalnum()]
     headers = [
         (b"access-control-allow-methods", CORS_METHODS),
-        (b"access-control-allow-headers", ", ".join([*CORS_REQUEST_HEADERS, *extra]).encode()),
+        (b"access-control-allow-headers", ", ".join([CORS_REQUEST_HEADERS, *extra]).encode()),
         (b"access-control-max-age", CORS_MAX_AGE),
     ]
     if private_network:

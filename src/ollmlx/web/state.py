@@ -51,7 +51,7 @@ class WebState:
         """The security policy of the current settings. Raises ConfigError for an invalid address."""
         settings = self.settings
         if self._policy is None or self._policy[0] is not settings:
-            self._policy = settings, Policy.of(settings)
+            self._policy = settings, Policy(settings)
         return self._policy[1]
 
     def finish(self, context: RequestContext) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from ollmlx.settings.model import LoggingSettings, Settings, StorageSettings
 from ollmlx.web.context import CURRENT, RequestContext
-from ollmlx.web.logs import LOG_FILE, configure, release
+from ollmlx.web.logs import LOG_FILE, logging_to
 
 logger = logging.getLogger("ollmlx.test")
 
@@ -28,8 +28,7 @@ def untouched_logging() -> Iterator[None]:
 def written(folder: Path, **logs: object) -> str:
     settings = Settings(storage=StorageSettings(state=folder), logging=LoggingSettings.model_validate(logs))
     stream = io.StringIO()
-    handlers = configure(settings, stream)
-    try:
+    with logging_to(stream, settings):
         token = CURRENT.set(RequestContext("r1", "GET", "/x"))
         logger.info("hello %s", "a\r\nforged \x1b[31m line", extra={"fields": {"status": 200}})
         logger.debug("a step")
@@ -40,8 +39,6 @@ def written(folder: Path, **logs: object) -> str:
             logging.getLogger(library).warning("warning of %s", library)
         CURRENT.reset(token)
         logger.info("after")
-    finally:
-        release(handlers)
     return stream.getvalue()
 
 

@@ -15,8 +15,15 @@ import pytest
 
 from ollmlx.errors import ConfigError
 from ollmlx.text.addresses import Address, is_loopback
-from ollmlx.web.server.port_in_use import bind_error, is_listening, program_at
-from ollmlx.web.server.sockets import bound_address, is_wildcard, listening_socket, served_address
+from ollmlx.web.server.sockets import (
+    bind_error,
+    bound_address,
+    is_listening,
+    is_wildcard,
+    listening_socket,
+    program_at,
+    served_address,
+)
 
 
 @pytest.mark.parametrize(

@@ -18,20 +18,22 @@ import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING
 
 from ollmlx import __version__
+from ollmlx.app import App
 from ollmlx.text.addresses import Address, is_loopback
-from ollmlx.web import logs
 from ollmlx.web.create_app import create_app
+from ollmlx.web.logs import logging_to
 from ollmlx.web.server.connections import HTTPServer
 from ollmlx.web.server.drain import Drain
-from ollmlx.web.server.port_in_use import bind_error, is_listening
-from ollmlx.web.server.sockets import bound_address, listening_socket, served_address
+from ollmlx.web.server.sockets import (
+    bind_error,
+    bound_address,
+    is_listening,
+    listening_socket,
+    served_address,
+)
 from ollmlx.web.state import state_of
-
-if TYPE_CHECKING:
-    from ollmlx.app import App
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ async def run(app: App, reload: Callable[[], object] | None = None) -> int:
     when the address cannot be bound for another reason.
     """
     requested = served_address(app.settings.server.host)
-    with contextlib.closing(_bound(requested)) as sock, _logging(app):
+    with contextlib.closing(_bound(requested)) as sock, logging_to(sys.stderr, app.settings):
         await app.start()
         try:
             return await _serve(app, sock, bound_address(sock, requested), reload)
@@ -117,15 +119,6 @@ def notify(state: str) -> None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
         sock.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
-
-
-@contextlib.contextmanager
-def _logging(app: App) -> Iterator[None]:
-    handlers = logs.configure(app.settings, sys.stderr)
-    try:
-        yield
-    finally:
-        logs.release(handlers)
 
 
 class _Stops:

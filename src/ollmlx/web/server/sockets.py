@@ -1,14 +1,19 @@
-"""The address that the daemon listens on, and its listening socket."""
+"""The address that the daemon listens on, its listening socket, and the errors of binding it."""
 
 from __future__ import annotations
 
+import errno
+import http.client
+import json
 import socket
+from typing import Any
 
-from ollmlx.errors import ConfigError
+from ollmlx.errors import ConfigError, Conflict, OllmlxError
 from ollmlx.text.addresses import Address
 
 BACKLOG = 4096
 """Connections that the kernel holds until they are accepted, if the system allows that many."""
+REPLY_TIMEOUT = 1.0  # seconds for a program that uses the port to answer
 _EVERY_V4 = "0.0.0.0"  # noqa: S104 - only recognised here
 _EVERY = "::"
 
@@ -48,11 +53,6 @@ def listening_socket(address: Address) -> socket.socket:
     return sock
 
 
-def bound_address(sock: socket.socket, requested: Address) -> Address:
-    """Return the requested address with the port of the socket: the system chooses one for port 0."""
-    return Address(requested.host, int(sock.getsockname()[1]))
-
-
 def _target(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
     if address.host == _EVERY and not socket.has_dualstack_ipv6():
         return socket.AF_INET, (_EVERY_V4, address.port)
@@ -64,3 +64,80 @@ def _target(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
         ) from error
     family, _, _, _, where = min(found, key=lambda info: info[0] != socket.AF_INET)  # IPv4 first
     return family, (str(where[0]), address.port)
+
+
+def bound_address(sock: socket.socket, requested: Address) -> Address:
+    """Return the requested address with the port of the socket: the system chooses one for port 0."""
+    return Address(requested.host, int(sock.getsockname()[1]))
+
+
+def is_listening(address: Address) -> bool:
+    """Return True when a program accepts connections at this address."""
+    if address.port == 0:
+        return False
+    try:
+        with socket.create_connection((address.dialled, address.port), timeout=REPLY_TIMEOUT):
+            return True
+    except OSError:
+        return False
+
+
+def bind_error(address: Address, error: OSError) -> OllmlxError:
+    """Return the error to show when binding an address failed with `error`."""
+    if error.errno == errno.EADDRINUSE:
+        return _port_in_use(address)
+    reasons = {
+        errno.EACCES: "ports below 1024 need privileges",
+        errno.EADDRNOTAVAIL: "this machine has no such address",
+    }
+    reason = reasons.get(error.errno or 0) or error.strerror or error
+    return ConfigError(f"cannot listen on {address.netloc}: {reason}", code="NET001")
+
+
+def _port_in_use(address: Address) -> Conflict:
+    message = f"{address.netloc} is in use by {program_at(address)}"
+    readiness = _get(address, "/readyz")
+    if not readiness.get("stopping"):
+        return Conflict(message, code="NET001", hint="ollmlx doctor server")
+    process = _process(address.port)
+    now = f", or end its running requests now: kill {process[1]}" if process else ""
+    return Conflict(f"{message}: {readiness.get('error')}", code="NET001", hint=f"start again when it has ended{now}")
+
+
+def program_at(address: Address) -> str:
+    """Describe the program that listens there: by its answer over HTTP, and by its process if the system shows it."""
+    process = _process(address.port)
+    reply = _get(address, "/api/version") or _get(address, "/api/daemon")
+    product = f"Ollama {reply['version']}" if "version" in reply else None
+    if "ollmlx" in reply or "protocol" in reply:
+        product = f"another ollmlx {reply.get('ollmlx') or reply['version']}"
+    pid = f"{process[0]}, pid {process[1]}" if process else None
+    if product and pid:
+        return f"{product} ({pid})"
+    return product or pid or "another program"
+
+
+def _get(address: Address, path: str) -> dict[str, Any]:
+    """Return the JSON object at this path; an empty one when there is none."""
+    connection = http.client.HTTPConnection(address.dialled, address.port, timeout=REPLY_TIMEOUT)
+    try:
+        connection.request("GET", path)
+        reply = json.loads(connection.getresponse().read(4096))
+    except (OSError, ValueError, http.client.HTTPException):
+        return {}
+    finally:
+        connection.close()
+    return reply if isinstance(reply, dict) else {}
+
+
+def _process(port: int) -> tuple[str, int] | None:
+    """Return name and id of the process that listens on a port; None when the system does not show it."""
+    import psutil  # needed for this error only
+
+    try:
+        for found in psutil.net_connections("tcp"):
+            if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port and found.pid:
+                return psutil.Process(found.pid).name(), found.pid
+    except (psutil.Error, OSError):  # some systems hide the processes of other users
+        return None
+    return None
