@@ -159,7 +159,7 @@ class _Reader:
 
     def _value(self, kind: int) -> Any:
         if kind in _SCALARS:
-            return self._scalar(kind)
+            return self._number(_SCALARS[kind])
         if kind == _STRING:
             return self._text(MAX_TEXT, "a text")
         if kind == _ARRAY:
@@ -197,22 +197,18 @@ class _Reader:
             raise _Bad("its header is cut short or too large")
         self.at += count
 
-    def _scalar(self, kind: int) -> Any:
-        form = _SCALARS[kind]
-        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
-
     def _text(self, cap: int, what: str) -> str:
         # A token is not always whole UTF-8; surrogateescape keeps such bytes apart from each other.
         return self._take(self._count("<Q", cap, f"bytes of {what}")).decode("utf-8", "surrogateescape")
 
     def _count(self, form: str, cap: int, what: str) -> int:
-        count = self._number(form)
+        count: int = self._number(form)
         if count > cap:
             raise _Bad(f"it claims {count} {what}")
         return count
 
-    def _number(self, form: str) -> int:
-        return int(struct.unpack(form, self._take(struct.calcsize(form)))[0])
+    def _number(self, form: str) -> Any:
+        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def _take(self, count: int) -> bytes:
         end = self.at + count

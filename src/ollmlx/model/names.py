@@ -22,6 +22,7 @@ DEFAULT_REGISTRIES = frozenset({"registry.ollama.ai", "ollama.com"})
 HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
 MAX_PART = 96  # the hub's own limit for a repository id's part
 MAX_HOST = 253
+FORMS = "use NAME, NAME:TAG or ORG/NAME"
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.\-]*[A-Za-z0-9])?(?::[0-9]{1,5})?")
@@ -50,18 +51,15 @@ class ModelName:
     @classmethod
     def parse(cls, text: str) -> ModelName:
         """Parse a typed name. Raises InvalidRequest with the reason for anything that is not a model name."""
-        rest = _checked(text)
-        rest = re.sub(r"^https?://", "", rest)
+        rest = re.sub(r"^https?://", "", _checked(text))
         host: str | None = None
         parts = rest.split("/")
         if len(parts) > 3 or any(not part for part in parts):
-            raise InvalidRequest(
-                f"invalid model name: {_shown(text)}", code="MDL001", hint="use NAME, NAME:TAG or ORG/NAME"
-            )
+            raise _invalid(_shown(text), hint=FORMS)
         if len(parts) == 3:
             host, parts = parts[0].lower(), parts[1:]
             if not _HOST.fullmatch(host) or len(host) > MAX_HOST or ".." in host:
-                raise InvalidRequest(f"invalid model name: {_shown(host)} is not a host", code="MDL001")
+                raise _invalid(f"{_shown(host)} is not a host")
         name, colon, tag = parts[-1].partition(":")
         org = parts[0] if len(parts) == 2 else None
         for label, part in (("name", name), ("tag", tag if colon else DEFAULT_TAG), ("organisation", org)):
@@ -135,21 +133,21 @@ def _checked(text: str) -> str:
         raise InvalidRequest("model is required", code="MDL001")
     text = unicodedata.normalize("NFC", text)
     if any(unicodedata.category(char)[0] == "C" for char in text):
-        raise InvalidRequest("invalid model name: it contains control characters", code="MDL001")
+        raise _invalid("it contains control characters")
     if text.startswith(("/", ".", "~", "-", "\\")) or "\\" in text:
-        raise InvalidRequest(
-            f"invalid model name: {_shown(text)} is a path", code="MDL001", hint="use NAME, NAME:TAG or ORG/NAME"
-        )
+        raise _invalid(f"{_shown(text)} is a path", hint=FORMS)
     return text
 
 
 def _check_part(label: str, part: str, text: str) -> None:
     if len(part) > MAX_PART:
-        raise InvalidRequest(f"invalid model name: its {label} is longer than {MAX_PART} characters", code="MDL001")
+        raise _invalid(f"its {label} is longer than {MAX_PART} characters")
     if not _PART.fullmatch(part) or ".." in part:
-        raise InvalidRequest(
-            f"invalid model name: {_shown(text)}", code="MDL001", hint="use letters, digits, '-', '_' and '.'"
-        )
+        raise _invalid(_shown(text), hint="use letters, digits, '-', '_' and '.'")
+
+
+def _invalid(problem: str, *, hint: str | None = None) -> InvalidRequest:
+    return InvalidRequest(f"invalid model name: {problem}", code="MDL001", hint=hint)
 
 
 def _shown(text: str) -> str:

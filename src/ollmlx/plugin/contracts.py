@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, cast, runtime_checkable
 
 from ollmlx.errors.findings import Finding
 from ollmlx.model.names import ModelName
@@ -323,5 +323,4 @@ class PluginContext(Frozen):
 
     def typed(self) -> Settings:
         """The settings, for type checkers."""
-        settings: Settings = self.settings
-        return settings
+        return cast("Settings", self.settings)

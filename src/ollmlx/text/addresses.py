@@ -64,12 +64,9 @@ class Address:
 
 def is_loopback(host: str) -> bool:
     """Return True when a host name or literal address can only be reached from this machine."""
-    if host.rstrip(".").lower() == "localhost":
-        return True
-    try:
-        found = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
+    found = _ip(host.partition("%")[0])
+    if found is None:
+        return host.rstrip(".").lower() == "localhost"
     mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
     return (mapped or found).is_loopback
 
@@ -82,13 +79,13 @@ def join_host_port(host: str, port: int) -> str:
 def _split(location: str, text: str, port: int) -> tuple[str, int]:
     if location.startswith("["):
         host, bracket, rest = location[1:].partition("]")
-        if not bracket or not _is_ip(host) or (rest and not rest.startswith(":")):
+        if not bracket or not _ip(host) or (rest and not rest.startswith(":")):
             raise _invalid(text, "an IPv6 address is written [::1]:11434")
         digits = rest[1:]
-    elif location.count(":") > 1:
+    elif _ip(location):
         host, digits = location, ""
-        if not _is_ip(host):
-            raise _invalid(text, "an IPv6 address is written [::1]:11434")
+    elif location.count(":") > 1:
+        raise _invalid(text, "an IPv6 address is written [::1]:11434")
     else:
         host, _, digits = location.partition(":")
         if host and not _HOST.fullmatch(host):
@@ -100,12 +97,11 @@ def _split(location: str, text: str, port: int) -> tuple[str, int]:
     return host or DEFAULT_HOST, port
 
 
-def _is_ip(host: str) -> bool:
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(host)
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _invalid(text: str, reason: str) -> ConfigError:

@@ -81,10 +81,7 @@ def format_size(size: float) -> str:
 
 def format_count(number: int) -> str:
     """Return a number of parameters in Ollama's notation: `134.52M`, `3.2B`, `70B`."""
-    if number >= 1_000_000_000:
-        billions = number / 1e9
-        return f"{billions:.0f}B" if billions == int(billions) else f"{billions:.1f}B"
-    if number >= 1_000_000:
-        millions = number / 1e6
-        return f"{millions:.0f}M" if millions == int(millions) else f"{millions:.2f}M"
-    return f"{number / 1e3:.0f}K" if number >= 1_000 else str(number)
+    for unit, factor, decimals in (("B", 10**9, 1), ("M", 10**6, 2), ("K", 10**3, 0)):
+        if number >= factor:
+            return f"{number / factor:.{0 if number % factor == 0 else decimals}f}{unit}"
+    return str(number)
