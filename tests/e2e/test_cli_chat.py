@@ -157,9 +157,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(chat: tuple[Terminal, Daemo
     assert terminal.code() == 0
 
 
-def test_text_that_is_typed_during_an_answer_is_not_shown_in_it(
-    chat: tuple[Terminal, Daemon],
-) -> None:
+def test_text_that_is_typed_during_an_answer_is_not_shown_in_it(chat: tuple[Terminal, Daemon]) -> None:
     terminal, _ = chat
     terminal.line("/load talker")
     terminal.until("Loading model 'talker'[\\s\\S]*>>> ")

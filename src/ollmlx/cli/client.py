@@ -25,6 +25,11 @@ Json = dict[str, Any]
 _KINDS: dict[int, type[OllmlxError]] = {400: InvalidRequest, 401: Unauthorized, 403: Forbidden, 404: NotFound}
 
 
+def stated(**fields: Any) -> Json:
+    """Return the fields of a request that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 class NotRunning(OllmlxError):
     """No daemon answers at the address."""
 

@@ -171,23 +171,19 @@ def _unknown(verb: str) -> str:
 
 
 def _help() -> str:
-    lines = [f"  {verb:<9} {summary}" for verb, (_, summary) in VERBS.items()]
-    return "\n".join(
-        [
-            "ollmlx: an Ollama-compatible model server for MLX",
-            "",
-            "usage: ollmlx [OPTION]... VERB ...",
-            "",
-            *lines,
-            "",
-            "options:",
-            "  --config FILE       use this settings file instead of the one that is found",
-            "  --host HOST:PORT    the daemon's address; also OLLAMA_HOST",
-            "  --debug             log every step; show tracebacks",
-            "  -v, --version       print the version",
-            "  -h, --help          print this help; `ollmlx VERB --help` describes a verb",
-        ]
-    )
+    verbs = "\n".join(f"  {verb:<9} {summary}" for verb, (_, summary) in VERBS.items())
+    return f"""ollmlx: an Ollama-compatible model server for MLX
+
+usage: ollmlx [OPTION]... VERB ...
+
+{verbs}
+
+options:
+  --config FILE       use this settings file instead of the one that is found
+  --host HOST:PORT    the daemon's address; also OLLAMA_HOST
+  --debug             log every step; show tracebacks
+  -v, --version       print the version
+  -h, --help          print this help; `ollmlx VERB --help` describes a verb"""
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from ollmlx.cli.answer import THINK_LEVELS, Display, figures, finished
-from ollmlx.cli.client import Client, Json
+from ollmlx.cli.client import Client, Json, stated
 from ollmlx.cli.connection import connect, ensure_daemon
 from ollmlx.cli.terminal import is_terminal
 from ollmlx.cli.transfer import pull
@@ -71,7 +71,8 @@ def read_prompt(words: list[str]) -> str:
 
 def answer(client: Client, args: argparse.Namespace, prompt: str) -> int:
     """Print the answer to a prompt on standard output. Without a prompt, only load the model."""
-    body: Json = {"model": args.model, "prompt": prompt, **_stated(args)}
+    body: Json = {"model": args.model, "prompt": prompt}
+    body |= stated(format=args.format, think=args.think, keep_alive=args.keepalive)
     if not prompt:
         client.post("/api/generate", {**body, "stream": False})
         return 0
@@ -91,16 +92,9 @@ def embed(client: Client, args: argparse.Namespace, prompt: str) -> int:
             f"{args.model!r} makes embeddings: give it a text", hint=f'ollmlx run {args.model} "a text"'
         )
     body: Json = {"model": args.model, "input": prompt}
-    for key, value in (("keep_alive", args.keepalive), ("truncate", args.truncate), ("dimensions", args.dimensions)):
-        if value is not None:
-            body[key] = value
+    body |= stated(keep_alive=args.keepalive, truncate=args.truncate, dimensions=args.dimensions)
     print(json.dumps(client.post("/api/embed", body)["embeddings"][0]))
     return 0
-
-
-def _stated(args: argparse.Namespace) -> Json:
-    fields = {"format": args.format, "think": args.think, "keep_alive": args.keepalive}
-    return {key: value for key, value in fields.items() if value is not None}
 
 
 # -- types of options --------------------------------------------------------------------------------------------------

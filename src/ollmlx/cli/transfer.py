@@ -72,20 +72,14 @@ def progress(*, as_json: bool = False) -> Iterator[ShowProgress]:
         with _bars() as bars:
             yield bars.show
     else:
-        yield _StatusLines().show
+        shown = [""]
 
+        def show(step: Json) -> None:
+            if (status := str(step.get("status", ""))) not in ("", shown[-1]):
+                terminal.note(status)
+                shown.append(status)
 
-class _StatusLines:
-    """A line for each new status."""
-
-    def __init__(self) -> None:
-        self._last = ""
-
-    def show(self, step: Json) -> None:
-        status = str(step.get("status", ""))
-        if status and status != self._last:
-            terminal.note(status)
-            self._last = status
+        yield show
 
 
 class ProgressBars:

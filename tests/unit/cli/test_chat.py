@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx.cli.answer import StreamedAnswer
-from ollmlx.cli.chat.commands import COMMANDS, Session, run_command, usage
-from ollmlx.cli.chat.conversation import Conversation
+from ollmlx.cli.chat.commands import COMMANDS, Conversation, Session, run_command, usage
 from ollmlx.cli.chat.loop import ChatInput, LineReader, is_command
 from ollmlx.errors import OllmlxError
 

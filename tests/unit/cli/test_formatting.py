@@ -9,17 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollmlx.cli.formatting import (
-    WordWrap,
-    about,
-    ago,
-    cells,
-    parse_time,
-    printable,
-    short_duration,
-    table,
-    until,
-)
+from ollmlx.cli.formatting import WordWrap, about, ago, cells, parse_time, printable, short_duration, table, until
 
 WORDS = st.text(st.characters(blacklist_categories=("C", "Z")), min_size=1, max_size=60)
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)

@@ -20,12 +20,7 @@ from ollmlx.text.addresses import Address
 
 GB = 1000**3
 HEALTHY = Machine(
-    "linux",
-    ram=64 * GB,
-    available=40 * GB,
-    swap_total=8 * GB,
-    files_limit=65536,
-    free_space=lambda _: 400 * GB,
+    "linux", ram=64 * GB, available=40 * GB, swap_total=8 * GB, files_limit=65536, free_space=lambda _: 400 * GB
 )
 MAC = replace(HEALTHY, system="darwin", architecture="arm64", macos=(15, 1))
 NOW = 1_800_000_000.0

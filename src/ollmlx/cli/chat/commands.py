@@ -1,17 +1,22 @@
-"""The commands of the chat loop: lines that begin with a slash."""
+"""The conversation of a chat, and the commands that change it: lines that begin with a slash."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from ollmlx.cli.answer import THINK_LEVELS
-from ollmlx.cli.chat.conversation import Conversation
-from ollmlx.cli.client import Client
+from pydantic import ValidationError
+
+from ollmlx.cli.answer import THINK_LEVELS, StreamedAnswer
+from ollmlx.cli.client import Client, Json, stated
 from ollmlx.cli.models import PARTS, description, installed_models, models_table, part_of
 from ollmlx.cli.transfer import succeeded
 from ollmlx.errors import InvalidRequest
+from ollmlx.types import Options
 
+HIDDEN = {"logit_bias"}  # too long to type
 COMMAND_HELP = {
     "/set": "Set session variables",
     "/show": "Show model information",
@@ -55,6 +60,71 @@ SHORTCUT_HELP = {
     "Ctrl + c": "Stop the answer, or empty the line",
     "Ctrl + d": "Exit",
 }
+
+
+@dataclass
+class Conversation:
+    """The state of one chat. `options`: the options that the user set."""
+
+    model: str
+    system: str | None = None
+    messages: list[Json] = field(default_factory=list)
+    options: Json = field(default_factory=dict)
+    format: Any = None
+    think: bool | str | None = None
+    keep_alive: str | float | None = None
+
+    def request(self) -> Json:
+        """Return the body of the next /api/chat request."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        body: Json = {"model": self.model, "messages": [*system, *self.messages]}
+        return body | stated(
+            options=self.options or None, format=self.format, think=self.think, keep_alive=self.keep_alive
+        )
+
+    def saved(self, name: str) -> Json:
+        """Return the body of the /api/create request that saves this chat as a model."""
+        body: Json = {"model": name, "from": self.model, "stream": True}
+        kept = {"system": self.system, "parameters": self.options, "messages": self.messages}
+        return body | {key: value for key, value in kept.items() if value}
+
+    def add_question(self, text: str) -> None:
+        """Add the user's turn."""
+        self.messages.append({"role": "user", "content": text})
+
+    def add_answer(self, answer: StreamedAnswer) -> None:
+        """Add the model's turn. If the answer was interrupted before its first word, remove the question instead."""
+        if not answer.text and not answer.tool_calls and not answer.final:
+            self.remove_question()
+            return
+        turn: Json = {"role": "assistant", "content": answer.text}
+        if answer.thinking:
+            turn["thinking"] = answer.thinking
+        if answer.tool_calls:
+            turn["tool_calls"] = answer.tool_calls
+        self.messages.append(turn)
+
+    def remove_question(self) -> None:
+        """Remove a question without an answer, so that the turns alternate."""
+        if self.messages and self.messages[-1]["role"] == "user":
+            self.messages.pop()
+
+    def parameters(self) -> Iterator[tuple[str, str]]:
+        """Yield the options that the user set, as they are written; each item of a list."""
+        for name, value in self.options.items():
+            for item in value if isinstance(value, list) else [value]:
+                yield name, json.dumps(item, ensure_ascii=False)
+
+    def set_parameter(self, name: str, values: list[str]) -> None:
+        """Set one option from its words. Raises InvalidRequest for an unknown name or a bad value."""
+        if name not in Options.model_fields or name in HIDDEN:
+            known = ", ".join(sorted(set(Options.model_fields) - HIDDEN))
+            raise InvalidRequest(f"unknown parameter {name!r}", hint=f"known: {known}")
+        try:
+            options = Options.model_validate({name: values if name == "stop" else " ".join(values)})
+        except ValidationError as error:
+            raise InvalidRequest(f"parameter {name!r}: {error.errors()[0]['msg']}") from error
+        self.options[name] = options.model_dump(mode="json")[name]
 
 
 @dataclass

@@ -14,8 +14,7 @@ from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
 from ollmlx.cli.answer import Display, figures, finished
-from ollmlx.cli.chat.commands import Session, run_command
-from ollmlx.cli.chat.conversation import Conversation
+from ollmlx.cli.chat.commands import Conversation, Session, run_command
 from ollmlx.cli.client import Client, Json
 from ollmlx.cli.connection import settings
 from ollmlx.cli.terminal import Spinner, note, report, unechoed

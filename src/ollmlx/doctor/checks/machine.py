@@ -49,9 +49,9 @@ async def mlx(context: CheckContext) -> list[Finding]:
     return [found("ENV001", title, evidence=output, commands=(_install(context),))]
 
 
-@check("python", "machine", "ENV005")
-def python(context: CheckContext) -> Iterator[Finding]:
-    """Report a Python for which MLX has no build."""
+@check("accelerator", "machine", "ENV005", "ENV007", "ENV008", "ENV011")
+def accelerator(context: CheckContext) -> Iterator[Finding]:
+    """Report what keeps this Python, this system and these packages from the best device."""
     machine = context.machine
     if machine.bits < 64 or machine.implementation != "CPython":
         this = f"{machine.implementation} {'.'.join(map(str, machine.python))} with {machine.bits} bits"
@@ -59,12 +59,6 @@ def python(context: CheckContext) -> Iterator[Finding]:
             "ENV005", f"this Python is {this}; MLX needs CPython with 64 bits",
             evidence=(sys.executable,), commands=("python3 -m venv .venv", ".venv/bin/pip install ollmlx"),
         )  # fmt: skip
-
-
-@check("accelerator", "machine", "ENV005", "ENV007", "ENV008", "ENV011")
-def accelerator(context: CheckContext) -> Iterator[Finding]:
-    """Report what keeps this Python, this system and these packages from the best device."""
-    machine = context.machine
     if machine.rosetta:
         yield found(
             "ENV005", "this Python is built for Intel and runs under Rosetta",

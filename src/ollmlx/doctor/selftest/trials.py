@@ -36,11 +36,7 @@ BEGINNINGS = (
 )
 SCHEMA: dict[str, Any] = {
     "type": "object",
-    "properties": {
-        "answer": {"enum": ["yes", "no"]},
-        "number": {"enum": [1, 2, 3]},
-        "sure": {"type": "boolean"},
-    },
+    "properties": {"answer": {"enum": ["yes", "no"]}, "number": {"enum": [1, 2, 3]}, "sure": {"type": "boolean"}},
     "required": ["answer", "number", "sure"],
     "additionalProperties": False,
 }
