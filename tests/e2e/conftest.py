@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ollmlx.testing.daemon import Daemon
+
+
+def stop_daemon_of(state: Path) -> None:
+    """Stop the daemon that a command has started in the background, if there is one."""
+    lock = state / "ollmlx.lock"
+    if lock.exists() and lock.read_text().strip():
+        daemon = psutil.Process(int(lock.read_text()))
+        daemon.send_signal(signal.SIGTERM)
+        daemon.wait(60)
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,12 @@ def chat(server: Daemon) -> Iterator[tuple[Terminal, Daemon]]:
         terminal.close()
 
 
+def load_talker(terminal: Terminal) -> None:
+    """Load the model whose answer does not end."""
+    terminal.line("/load talker")
+    terminal.until(r"Loading model 'talker'[\s\S]*>>> ")
+
+
 def test_it_answers_turn_after_turn_and_ends_at_bye(chat: tuple[Terminal, Daemon]) -> None:
     terminal, server = chat
     terminal.line("good morning")
@@ -124,28 +130,24 @@ def test_it_answers_turn_after_turn_and_ends_at_bye(chat: tuple[Terminal, Daemon
 
 def test_commands_change_the_session_and_faults_do_not_end_it(chat: tuple[Terminal, Daemon]) -> None:
     terminal, _ = chat
-    terminal.line("/set parameter temperature 0.3")
-    terminal.until("Set parameter 'temperature' to '0.3'")
-    terminal.line("/set parameter temperature hot")
-    terminal.until("Error: parameter 'temperature'")
-    terminal.line("/nonsense")
-    terminal.until("unknown command '/nonsense'")
-    terminal.line("/set system Be kind.")
-    terminal.until("Set system message")
-    terminal.line("/show system")
-    terminal.until(r"Be kind\.\n")
-    terminal.line("/load nobody")
-    terminal.until("not found")
-    terminal.line("/?")
-    terminal.until(r"Available commands:[\s\S]*>>> ")
+    for line, shown in (
+        ("/set parameter temperature 0.3", "Set parameter 'temperature' to '0.3'"),
+        ("/set parameter temperature hot", "Error: parameter 'temperature'"),
+        ("/nonsense", "unknown command '/nonsense'"),
+        ("/set system Be kind.", "Set system message"),
+        ("/show system", r"Be kind\.\n"),
+        ("/load nobody", "not found"),
+        ("/?", r"Available commands:[\s\S]*>>> "),
+    ):
+        terminal.line(line)
+        terminal.until(shown)
     terminal.keys("\x04")
     assert terminal.code() == 0
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(chat: tuple[Terminal, Daemon]) -> None:
     terminal, server = chat
-    terminal.line("/load talker")
-    terminal.until("Loading model 'talker'[\\s\\S]*>>> ")
+    load_talker(terminal)
     terminal.line("go")
     terminal.until("word word")
     terminal.keys("\x03")
@@ -159,8 +161,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(chat: tuple[Terminal, Daemo
 
 def test_text_that_is_typed_during_an_answer_is_not_shown_in_it(chat: tuple[Terminal, Daemon]) -> None:
     terminal, _ = chat
-    terminal.line("/load talker")
-    terminal.until("Loading model 'talker'[\\s\\S]*>>> ")
+    load_talker(terminal)
     terminal.line('"""go')
     terminal.until(r'\.\.\. Use """ to end')
     terminal.line('on"""')

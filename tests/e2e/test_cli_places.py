@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import site
 import socket
 import subprocess
@@ -19,8 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
+from tests.e2e.conftest import stop_daemon_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.model]
 ROOT = Path(__file__).parents[2]
@@ -46,15 +45,9 @@ class Place:
 
     def __call__(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [self.command, *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=180,
-            cwd=cwd or self.models,
-            env=self.environment,
-        )
+            [self.command, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            timeout=180, cwd=cwd or self.models, env=self.environment,
+        )  # fmt: skip
 
     def copy_by_hand(self, model: Path, folder: str) -> Path:
         """Copy the files that `mlx_lm.convert` writes, and no file of ollmlx."""
@@ -99,11 +92,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[P
     question = "What is the capital of France? Answer in one word."
     made.first = made("run", MODEL, question, "--verbose", cwd=Path("/"))
     yield made
-    lock = home / ".ollmlx" / "ollmlx.lock"
-    if lock.exists() and lock.read_text().strip():
-        daemon = psutil.Process(int(lock.read_text()))
-        daemon.send_signal(signal.SIGTERM)
-        daemon.wait(60)
+    stop_daemon_of(home / ".ollmlx")
 
 
 def test_a_project_with_spaces_in_its_path_answers_with_the_real_model(place: Place) -> None:

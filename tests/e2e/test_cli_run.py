@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+from tests.e2e.conftest import stop_daemon_of
 
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon
@@ -20,34 +18,21 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture
 def home(tmp_path: Path, free_port: int) -> Iterator[Daemon]:
     """The settings of a daemon that is not running, in a folder with a space. The daemon of a test is stopped."""
-    settings = {"server": {"host": f"127.0.0.1:{free_port}"}}
-    unstarted = Daemon(tmp_path / "my models", settings=settings, fakes={"parrot": {}})
+    unstarted = Daemon(tmp_path / "my models", fakes={"parrot": {}})
+    unstarted.url = f"http://127.0.0.1:{free_port}"
     yield unstarted
-    lock = unstarted.state / "ollmlx.lock"
-    if lock.exists() and lock.read_text().strip():
-        daemon = psutil.Process(int(lock.read_text()))
-        daemon.send_signal(signal.SIGTERM)
-        daemon.wait(60)
+    stop_daemon_of(unstarted.state)
 
 
-def ollmlx(home: Daemon, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ollmlx", "--config", str(home.config), *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        cwd=cwd or home.folder,
-        env=home.environment,
-    )
+def ollmlx(home: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return home.cli("--config", str(home.config), *arguments)
 
 
-def test_run_starts_the_daemon_which_stays_and_serves_the_next_command(home: Daemon, tmp_path: Path) -> None:
+def test_run_starts_the_daemon_which_stays_and_serves_the_next_command(home: Daemon) -> None:
     first = ollmlx(home, "run", "parrot", "hello", "there")
     assert (first.returncode, first.stdout) == (0, "hello there\n"), first.stderr
     assert "Starting the ollmlx daemon" in first.stderr
-    second = ollmlx(home, "run", "parrot", "again", cwd=tmp_path)
+    second = ollmlx(home, "run", "parrot", "again")
     assert (second.returncode, second.stdout, second.stderr) == (0, "again\n", "")
     assert "parrot:latest" in ollmlx(home, "ps").stdout
     assert ollmlx(home, "stop", "parrot").returncode == 0

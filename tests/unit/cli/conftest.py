@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -106,7 +107,7 @@ def _handler(daemon: ScriptedDaemon) -> type[BaseHTTPRequestHandler]:
 
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ScriptedDaemon]:
-    """A scripted daemon at OLLAMA_HOST, without any settings."""
+    """A scripted daemon at OLLAMA_HOST, without any settings; standard input is empty."""
     daemon = ScriptedDaemon()
     daemon.says("HEAD", "/")
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(daemon))
@@ -115,6 +116,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Scripted
     thread.start()
     monkeypatch.setenv("OLLAMA_HOST", daemon.url)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
     monkeypatch.chdir(tmp_path)
     yield daemon
     server.shutdown()

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.cli.conftest import ScriptedDaemon
 
 from ollmlx.cli.answer import StreamedAnswer
 from ollmlx.cli.chat.commands import COMMANDS, Conversation, Session, run_command, usage
 from ollmlx.cli.chat.loop import ChatInput, LineReader, is_command
+from ollmlx.cli.client import Client
 from ollmlx.errors import OllmlxError
-
-if TYPE_CHECKING:
-    from tests.unit.cli.conftest import ScriptedDaemon
-
-    from ollmlx.cli.client import Client
 
 
 @pytest.fixture
@@ -177,33 +172,24 @@ def typed(*lines: str) -> list[ChatInput]:
     return [entry for line in lines if (entry := reader.feed(line)) is not None]
 
 
-def test_a_line_is_a_prompt_and_blank_lines_are_nothing() -> None:
-    assert typed("  why? ", "", "   ") == [ChatInput("why?")]
-
-
-def test_a_line_with_a_slash_is_a_command() -> None:
-    assert typed("/bye") == [ChatInput("/bye", command=True)]
+@pytest.mark.parametrize(
+    ("lines", "inputs"),
+    [
+        (["  why? ", "", "   "], [ChatInput("why?")]),
+        (["/bye"], [ChatInput("/bye", command=True)]),
+        (['"""first', "second", 'third"""', "next"], [ChatInput("first\nsecond\nthird"), ChatInput("next")]),
+        (['"""one line"""'], [ChatInput("one line")]),
+        (['"""', "/bye", '"""'], [ChatInput("\n/bye\n")]),
+        (['/set system """You', 'rhyme."""'], [ChatInput("/set system You\nrhyme.", command=True)]),
+    ],
+)
+def test_lines_and_blocks_are_prompts_or_commands(lines: list[str], inputs: list[ChatInput]) -> None:
+    assert typed(*lines) == inputs
 
 
 @pytest.mark.parametrize("line", ["/usr/bin is what?", "/etc/passwd", "1/2", "a /bye", ""])
 def test_a_path_is_a_prompt(line: str) -> None:
     assert not is_command(line)
-
-
-def test_three_quotes_open_a_block_and_close_it() -> None:
-    assert typed('"""first', "second", 'third"""', "next") == [ChatInput("first\nsecond\nthird"), ChatInput("next")]
-
-
-def test_a_block_may_be_one_line() -> None:
-    assert typed('"""one line"""') == [ChatInput("one line")]
-
-
-def test_text_in_a_block_is_never_a_command() -> None:
-    assert typed('"""', "/bye", '"""') == [ChatInput("\n/bye\n")]
-
-
-def test_a_system_message_may_be_a_block() -> None:
-    assert typed('/set system """You', 'rhyme."""') == [ChatInput("/set system You\nrhyme.", command=True)]
 
 
 def test_an_open_block_can_be_discarded() -> None:

@@ -8,16 +8,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from tests.unit.cli.conftest import CommandLine, ScriptedDaemon
 
 from ollmlx.cli import main as command
 from ollmlx.cli.terminal import report
 from ollmlx.errors import NotFound
-
-if TYPE_CHECKING:
-    from tests.unit.cli.conftest import CommandLine, ScriptedDaemon
 
 
 @pytest.mark.parametrize(("argument", "most"), [("--version", 100), ("--help", 100), ("version", 200)])

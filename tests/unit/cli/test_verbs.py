@@ -7,13 +7,13 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from tests.unit.cli.conftest import CommandLine, ScriptedDaemon
 
-if TYPE_CHECKING:
-    from tests.unit.cli.conftest import CommandLine, ScriptedDaemon
-
+from ollmlx.cli.client import Client
+from ollmlx.cli.daemon import mentions
+from ollmlx.cli.models import description, processor
 
 DIGEST = "0123456789ab" + "c" * 52
 MODEL = {"name": "parrot:latest", "digest": DIGEST, "size": 102_000_000, "modified_at": "2020-01-01T00:00:00Z"}
@@ -37,9 +37,7 @@ def test_ps_prints_the_processor_and_the_expiry_of_a_model(daemon: ScriptedDaemo
     assert out.rstrip().endswith("Forever")
     assert "pid" in ollmlx("ps", "-v").out
     assert json.loads(ollmlx("ps", "--json").out)["models"] == [LOADED]
-
-
-def test_ps_marks_a_model_that_is_loading(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
+    daemon.script.clear()
     daemon.says("GET", "/api/ps", {"models": [{**LOADED, "state": "starting"}]})
     assert ollmlx("ps").out.rstrip().endswith("Loading...")
 
@@ -49,8 +47,6 @@ def test_ps_marks_a_model_that_is_loading(daemon: ScriptedDaemon, ollmlx: Comman
     [(10, 0, "100% CPU"), (10, 10, "100% GPU"), (10, 4, "60%/40% CPU/GPU"), (0, 0, "Unknown"), (1, 2, "Unknown")],
 )
 def test_the_processor_is_shown_in_ollamas_words(size: int, on_gpu: int, printed: str) -> None:
-    from ollmlx.cli.models import processor
-
     assert processor(size, on_gpu) == printed
 
 
@@ -77,8 +73,6 @@ def test_show_prints_sections_or_one_part(daemon: ScriptedDaemon, ollmlx: Comman
 
 
 def test_show_prints_the_store_and_what_a_model_needs_to_run() -> None:
-    from ollmlx.cli.models import description
-
     out = description({"store": "mlx", "backend": "mlx", "capabilities": ["completion"]})
     assert "    store      mlx\n    backend    mlx\n" in out
     assert "Cannot be run" not in out
@@ -153,10 +147,7 @@ def test_an_incomplete_stream_is_a_failure(daemon: ScriptedDaemon, ollmlx: Comma
     assert "in the middle of its answer" in outcome.err or "broke off" in outcome.err
 
 
-def test_run_streams_the_answer_and_pulls_a_missing_model(
-    daemon: ScriptedDaemon, ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+def test_run_streams_the_answer_and_pulls_a_missing_model(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
     daemon.says("POST", "/api/show", {"error": "model 'parrot' not found"}, status=404)
     daemon.says("POST", "/api/show", {"capabilities": ["completion"]})
     daemon.streams("/api/pull", {"status": "success"})
@@ -178,20 +169,14 @@ def test_a_piped_text_comes_before_the_prompt(
     assert daemon.bodies("/api/generate")[0]["prompt"] == "piped\n Summarise"
 
 
-def test_thinking_is_set_apart_or_hidden(
-    daemon: ScriptedDaemon, ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+def test_thinking_is_set_apart_or_hidden(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
     daemon.says("POST", "/api/show", {"capabilities": ["completion", "thinking"]})
     daemon.streams("/api/generate", {"thinking": "Hm."}, {"response": "Yes."}, FINAL)
     assert ollmlx("run", "parrot", "Is it?").out == "Thinking...\nHm.\n...done thinking.\n\nYes.\n"
     assert ollmlx("run", "parrot", "Is it?", "--hidethinking").out == "Yes.\n"
 
 
-def test_a_model_for_embeddings_prints_its_vector(
-    daemon: ScriptedDaemon, ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+def test_a_model_for_embeddings_prints_its_vector(daemon: ScriptedDaemon, ollmlx: CommandLine) -> None:
     daemon.says("POST", "/api/show", {"capabilities": ["embedding"]})
     daemon.says("POST", "/api/embed", {"embeddings": [[0.5, 1.0]]})
     assert ollmlx("run", "parrot", "a text", "--dimensions", "2").out == "[0.5, 1.0]\n"
@@ -296,8 +281,6 @@ def test_logs_prints_the_lines_of_one_runner_as_text(
     ],
 )
 def test_logs_does_not_confuse_models_with_similar_names(line: str, reported: bool) -> None:
-    from ollmlx.cli.daemon import mentions
-
     assert mentions(line, "parrot") is reported
 
 
@@ -359,10 +342,7 @@ def test_a_daemon_without_ollamas_routes_is_reported_as_such(daemon: ScriptedDae
 
 
 def test_no_daemon_is_started_for_an_address_elsewhere(ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ollmlx.cli.client import Client
-
     monkeypatch.setattr(Client, "alive", lambda self: False)
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
     outcome = ollmlx("run", "--host", "example.invalid:11434", "parrot", "hi")
     assert outcome.code == 1
     assert "no daemon answers at http://example.invalid:11434" in outcome.err
