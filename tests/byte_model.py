@@ -48,22 +48,27 @@ DEEPSEEK: dict[str, Any] = {
 """Latent attention and experts; its layers can be a pipeline."""
 
 
-def write_model(folder: Path, config: dict[str, Any]) -> Path:
-    """Make the folder a model of this configuration. It never ends by itself."""
-    import mlx.core as mx
+def write_weights(folder: Path, config: dict[str, Any], seed: int) -> None:
+    """Write a configuration and random weights for it into a new folder."""
+    import mlx.core as mx  # mlx-lm brings transformers: tests that need no mlx do not wait for them
     from mlx.utils import tree_map
     from mlx_lm.utils import _get_classes, save_model
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     folder.mkdir(parents=True)
-    settings = {**config, "vocab_size": VOCABULARY, "eos_token_id": [VOCABULARY - 1]}
-    mx.random.seed(5)
-    model_class, arguments = _get_classes(settings)
-    model = model_class(arguments.from_dict(settings))
-    # Some initial weights are all one: every token would be the same.
+    mx.random.seed(seed)
+    model_class, arguments = _get_classes(config)
+    model = model_class(arguments.from_dict(config))
+    # Initial weights of some architectures are all zero or all one: every token would be the same.
     model.update(tree_map(lambda array: array + mx.random.normal(array.shape) * 0.05, model.parameters()))
     save_model(folder, model)
-    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def write_model(folder: Path, config: dict[str, Any]) -> Path:
+    """Make the folder a model of this configuration. It never ends by itself."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    write_weights(folder, {**config, "vocab_size": VOCABULARY, "eos_token_id": [VOCABULARY - 1]}, seed=5)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     extra = (f"<{number}>" for number in range(VOCABULARY - len(letters)))
     tokenizer = Tokenizer(models.BPE(vocab={piece: at for at, piece in enumerate([*letters, *extra])}, merges=[]))

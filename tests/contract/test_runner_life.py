@@ -23,11 +23,6 @@ from ollmlx.types import Failed, GenerateRequest
 FAKE = "ollmlx.testing.fake:FakeEngine"
 
 
-async def exit_and_last_line(runner: RunnerProcess) -> tuple[int, str]:
-    code = await runner.exit_code()
-    return code, runner.error_text.strip().splitlines()[-1]
-
-
 async def test_the_socket_answers_while_the_model_loads() -> None:
     async with fake_runner(load_steps=100_000, load_ms=50) as runner:
         status = await eventually(runner.status)
@@ -57,47 +52,32 @@ async def _progressed(runner: RunnerProcess, since: int) -> bool:
 @pytest.mark.fault(2)
 async def test_a_failed_load_ends_with_its_cause(load_fault: str, code: int, message: str) -> None:
     async with fake_runner(load_fault=load_fault) as runner:
-        ended, last = await exit_and_last_line(runner)
-        assert ended == code
-        assert re.search(message, last), last
-
-
-async def test_an_engine_that_cannot_be_imported_is_a_usage_error() -> None:
-    async with RunnerProcess(RunnerCommand.of_engine("ollmlx_no_such:Engine"), fake_model()) as runner:
-        code, message = await exit_and_last_line(runner)
-        assert code == ExitCode.USAGE
-        assert "ollmlx_no_such" in message
+        assert await runner.exit_code() == code
+        assert re.search(message, runner.error_text.strip().splitlines()[-1]), runner.error_text
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "message"),
+    ("arguments", "line", "code", "message"),
     [
-        (
-            b'{"protocol": 2, "later": true}\n',
-            ExitCode.PROTOCOL,
-            "daemon speaks Runner Protocol 2, this runner speaks 1",
-        ),
-        (b"not json\n", ExitCode.USAGE, "not JSON"),
-        (b'{"protocol": 1, "runner": "x"}\n', ExitCode.USAGE, "not valid: token"),
+        (["ollmlx_no_such:Engine", "--fd", "{fd}"], None, ExitCode.USAGE, "ollmlx_no_such"),
+        ([FAKE, "--fd", "77"], None, ExitCode.USAGE, "not an open socket"),
+        ([FAKE, "--fd", "0"], None, ExitCode.USAGE, "not an open socket"),
+        ([FAKE], None, ExitCode.USAGE, "--fd"),
+        ([FAKE, "--fd", "{fd}"], b"not json\n", ExitCode.USAGE, "not JSON"),
+        ([FAKE, "--fd", "{fd}"], b'{"protocol": 1, "runner": "x"}\n', ExitCode.USAGE, "not valid: token"),
+        ([FAKE, "--fd", "{fd}"], b'{"protocol": 2, "later": true}\n', ExitCode.PROTOCOL, "speaks Runner Protocol 2"),
+        ([FAKE, "--fd", "{fd}", "--parent", "1"], None, ExitCode.PARENT_GONE, ""),
     ],
 )
-async def test_an_unusable_configuration_is_a_usage_error(line: bytes, code: int, message: str) -> None:
-    runner = fake_runner()
-    runner.first_line = line
+async def test_a_runner_that_cannot_start_exits_with_the_reason(
+    arguments: list[str], line: bytes | None, code: int, message: str
+) -> None:
+    argv = (sys.executable, "-P", "-m", "ollmlx.runner", "--engine", *arguments)
+    runner = RunnerProcess(RunnerCommand(argv=argv), fake_model())
+    runner.first_line = line or runner.first_line
     async with runner:
-        ended, last = await exit_and_last_line(runner)
-        assert (ended, message in last) == (code, True), last
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(["--fd", "77"], b"not an open socket"), (["--fd", "0"], b"not an open socket"), ([], b"--fd")],
-)
-async def test_unusable_arguments_are_a_usage_error(arguments: list[str], message: bytes) -> None:
-    argv = (sys.executable, "-m", "ollmlx.runner", "--engine", FAKE, *arguments)
-    async with RunnerProcess(RunnerCommand(argv=argv), fake_model()) as runner:
-        code, last = await exit_and_last_line(runner)
-        assert (code, message.decode() in last) == (ExitCode.USAGE, True), last
+        assert await runner.exit_code() == code
+        assert message in runner.error_text
 
 
 @pytest.mark.parametrize("phase", ["loading", "idle", "generating"])
@@ -112,13 +92,6 @@ async def test_it_ends_when_standard_input_ends(phase: str) -> None:
             answer = await end.enter_async_context(runner.stream(request))
             await answer.content.readline()
         runner.close_stdin()
-        assert await runner.exit_code() == ExitCode.PARENT_GONE
-
-
-async def test_it_exits_when_its_parent_is_another_process_than_stated() -> None:
-    command = RunnerCommand.of_engine(FAKE)
-    orphan = command.model_copy(update={"argv": (*command.argv, "--parent", "1")})
-    async with RunnerProcess(orphan, fake_model()) as runner:
         assert await runner.exit_code() == ExitCode.PARENT_GONE
 
 

@@ -87,21 +87,12 @@ def test_files_beside_the_weights_are_counted(tmp_path: Path) -> None:
     assert both.weights == plain.weights + 5000 + (tmp_path / "draft.gguf").stat().st_size
 
 
-def test_the_command_carries_settings_and_width(tmp_path: Path) -> None:
-    options = LaunchOptions(context_length=512, parallel=3, kv_cache_type="q8_0")
-    command = backend(threads=5, gpu_layers=0).command(gguf(tmp_path), options)
-    assert command.engine_options == {
-        "slots": 3,
-        "kv_cache_type": "q8_0",
-        "threads": 5,
-        "gpu_layers": 0,
-    }
-
-
 @pytest.mark.parametrize(("spin", "env"), [(False, {"OMP_WAIT_POLICY": "passive"}), (True, {})])
-def test_threads_wait_asleep_unless_they_are_told_to_spin(tmp_path: Path, spin: bool, env: dict[str, str]) -> None:
-    options = LaunchOptions(context_length=512)
-    assert backend(spin=spin).command(gguf(tmp_path), options).env == env
+def test_the_command_carries_settings_and_width(tmp_path: Path, spin: bool, env: dict[str, str]) -> None:
+    options = LaunchOptions(context_length=512, parallel=3, kv_cache_type="q8_0")
+    command = backend(threads=5, gpu_layers=0, spin=spin).command(gguf(tmp_path), options)
+    assert command.engine_options == {"slots": 3, "kv_cache_type": "q8_0", "threads": 5, "gpu_layers": 0}
+    assert command.env == env, "threads wait asleep unless they are told to spin"
 
 
 def test_the_shape_comes_from_the_header(tmp_path: Path) -> None:

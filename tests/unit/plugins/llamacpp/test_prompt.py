@@ -96,15 +96,19 @@ async def test_a_model_without_a_template_continues_the_texts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "shift", "limit"), [(-1, True, 97), (-1, False, 97), (500, True, 500), (500, False, 97), (0, True, 0)]
+    ("options", "shift", "limit"),
+    [
+        ({}, True, 97),
+        ({}, False, 97),
+        ({"num_predict": 500}, True, 500),
+        ({"num_predict": 500}, False, 97),
+        ({"num_predict": 0}, True, 0),
+        ({"num_ctx": 10}, True, 7),
+    ],
 )
-async def test_without_a_number_an_answer_fills_the_context(wanted: int, shift: bool, limit: int) -> None:
-    request = chat("hello there", shift=shift, options=Options(num_predict=wanted))
+async def test_without_a_number_an_answer_fills_the_context(options: dict[str, int], shift: bool, limit: int) -> None:
+    request = chat("hello there", shift=shift, options=Options.model_validate(options))
     assert (await builder().build(request)).body["n_predict"] == limit
-
-
-async def test_a_smaller_context_of_a_request_counts() -> None:
-    assert (await builder().build(chat("hi", options=Options(num_ctx=10)))).body["n_predict"] == 8
 
 
 async def test_the_oldest_turns_go_and_system_stays() -> None:

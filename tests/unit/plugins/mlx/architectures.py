@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.byte_model import write_weights
+
 from ollmlx_mlx.importer.gguf_tokenizer import read_tokenizer
 
 ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(
@@ -15,18 +17,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(
 
 def random_model(folder: Path, config: dict[str, Any], vocabulary: dict[str, Any]) -> Path:
     """Write an MLX folder: random weights of this configuration, and the tokenizer of this vocabulary."""
-    import mlx.core as mx  # mlx-lm brings transformers, for which tests that need no mlx shall not wait
-    from mlx.utils import tree_map
-    from mlx_lm.utils import _get_classes, save_model
-
-    folder.mkdir()
-    mx.random.seed(11)
-    model_class, arguments = _get_classes(config)
-    model = model_class(arguments.from_dict(config))
-    # Initial weights of some architectures are all zero or all one; every token would be the same.
-    model.update(tree_map(lambda array: array + mx.random.normal(array.shape) * 0.05, model.parameters()))
-    save_model(folder, model)
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_weights(folder, config, seed=11)
     template = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     template += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     tokenizer = read_tokenizer({**vocabulary, "tokenizer.chat_template": template})
