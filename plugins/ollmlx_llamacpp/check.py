@@ -48,10 +48,8 @@ def _finding(code: str, severity: Severity, title: str, evidence: tuple[str, ...
 
 
 async def _gguf_models(context: Any) -> list[str]:
-    if context.plugins is None:
-        return []
     found: list[str] = []
-    for store in context.plugins.registry.stores.values():
+    for store in context.stores:
         try:
             found += [model.name.short for model in await store.list() if model.format == "gguf"]
         except Exception:  # noqa: BLE001, S112 - other checks report the failures of stores

@@ -72,10 +72,10 @@ def register_stores(register: Callable[[Store], None], context: PluginContext) -
 
 
 @hookimpl
-def register_sources(register: Callable[[Source], None], context: PluginContext) -> None:
+def register_sources(register: Callable[[Source], None]) -> None:
     from ollmlx.testing.fake.source import FakeSource
 
-    register(FakeSource(context.own))
+    register(FakeSource())
 
 
 __getattr__, _, __all__ = lazy_exports(__name__, {"ollmlx.testing.fake.engine": ("FakeEngine",)})

@@ -56,7 +56,7 @@ class Script(Frozen):
 
 
 class FakeSettings(BaseModel):
-    """`[plugins.fake]`: the fake models that a daemon has without any file, and the course of a pull."""
+    """`[plugins.fake]`: the fake models that a daemon has without any file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,9 +64,6 @@ class FakeSettings(BaseModel):
     weights: int = Field(10 * 1024 * 1024, description="Bytes that each model needs.")
     capabilities: tuple[Capability, ...] = Field(ALL_CAPABILITIES, description="Capabilities of the models.")
     context_length: int = Field(4096, description="Their context length in tokens.")
-    pull_steps: int = Field(4, description="Steps in which a pull reports progress.")
-    pull_ms: float = Field(0, description="Length of a pull step in milliseconds.")
-    pull_fault: str | None = Field(None, description="The error of a pull: `upstream`, `not_found`, `storage`.")
 
 
 def directed(script: Script, text: str) -> tuple[Script, str]:

@@ -1,18 +1,16 @@
-"""The source of fake models: it makes up the files that a pull downloads, in steps that can be slow or fail."""
+"""The source of fake models: it makes up the file that a pull downloads, in steps. Generated plugins test with it."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from ollmlx import ModelName
-from ollmlx.errors import from_kind
-from ollmlx.testing.fake.script import FakeSettings
 from ollmlx.types import PullProgress
 
 WEIGHTS = "weights.bin"
 STEP_BYTES = 4096
+TOTAL_BYTES = 4 * STEP_BYTES
 
 
 class FakeSource:
@@ -20,9 +18,6 @@ class FakeSource:
 
     name = "fake"
     store = "fake"
-
-    def __init__(self, settings: FakeSettings | None = None) -> None:
-        self._settings = settings or FakeSettings()
 
     def provides(self, name: ModelName) -> str | None:
         return f"fake:{name.name}" if name.org == "fake" else None
@@ -33,14 +28,9 @@ class FakeSource:
     async def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
         """Append to the file of an earlier, interrupted fetch."""
         weights = into / WEIGHTS
-        total = self._settings.pull_steps * STEP_BYTES
         have = weights.stat().st_size if weights.exists() else 0
-        while have < total:
-            if self._settings.pull_ms:
-                await asyncio.sleep(self._settings.pull_ms / 1000)
+        while have < TOTAL_BYTES:
             with weights.open("ab") as file:
                 file.write(b"\x00" * STEP_BYTES)
             have += STEP_BYTES
-            yield PullProgress(status="pulling weights", digest="sha256:" + "0" * 64, total=total, completed=have)
-            if self._settings.pull_fault:
-                raise from_kind(self._settings.pull_fault, f"fake: told to fail with {self._settings.pull_fault}")
+            yield PullProgress(status="pulling weights", digest="sha256:" + "0" * 64, total=TOTAL_BYTES, completed=have)
