@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from dataclasses import dataclass, field
@@ -16,8 +17,7 @@ from ollmlx.plugin.loader import Plugins, load_plugins
 from ollmlx.service import Service
 from ollmlx.settings import Settings
 from ollmlx.storekit.blobs import Blobs
-from ollmlx.supervisor.process.child import child_environment
-from ollmlx.supervisor.process.importers import Importers
+from ollmlx.supervisor.process.importers import ChildImporter
 from ollmlx.supervisor.scheduling.pool import Pool
 from ollmlx.types import Caller
 
@@ -83,8 +83,8 @@ def build(settings: Settings, *, notices: tuple[str, ...] = ()) -> App:
     pool = Pool(settings)
     plugins = load_plugins(settings, guarded=pool.guarded)
     overrides = ModelOverrides(settings, load_catalogue())
-    importers = Importers(child_environment, pool.guarded)
-    planner = LaunchPlanner(settings, plugins.registry, overrides, importers.make, pool.budget)
+    make_importer = functools.partial(ChildImporter, guarded=pool.guarded)
+    planner = LaunchPlanner(settings, plugins.registry, overrides, make_importer, pool.budget)
     blobs = Blobs(settings.state_folder / "blobs")
     service = Service(settings, plugins.registry, pool, overrides, planner, blobs)
     return App(settings, plugins, pool, service, notices)

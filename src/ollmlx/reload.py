@@ -18,22 +18,13 @@ from ollmlx.settings.load import LoadedSettings
 logger = logging.getLogger(__name__)
 
 RELOADABLE: frozenset[KeyPath] = frozenset(
-    {
-        ("aliases",),
-        ("models",),
-        ("server", "origins"),
-        ("server", "hosts"),
-        ("security", "api_keys"),
-        ("security", "allow_remote_code"),
-        ("security", "blobs"),
-        ("logging", "level"),
-        ("logging", "prompts"),
-        ("runners", "keep_alive"),
-        ("runners", "parallel"),
-        ("runners", "context_length"),
-        ("runners", "request_timeout"),
-        ("runners", "kv_cache_type"),
-    }
+    tuple(key.split("."))
+    for key in (
+        *("aliases", "models", "server.origins", "server.hosts", "logging.level", "logging.prompts"),
+        *("security.api_keys", "security.allow_remote_code", "security.blobs"),
+        *("runners.keep_alive", "runners.parallel", "runners.context_length", "runners.request_timeout"),
+        "runners.kv_cache_type",
+    )
 )
 """Keys, or whole sections, that the daemon reads again for each request or each load."""
 

@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 import ollmlx.supervisor
-from ollmlx.supervisor.process.orphans.guardian import boot_id, process_start
-from ollmlx.supervisor.process.orphans.protection import NONCE, RunnerRecord, RunnerRecords
+from ollmlx.supervisor.process.guardian import boot_id, process_start
+from ollmlx.supervisor.process.state_folder import NONCE, RunnerRecord, RunnerRecords
 from ollmlx.supervisor.scheduling.queue import QUEUE_FULL
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon

@@ -18,9 +18,9 @@ import pytest
 from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed, RunnerUnavailable, Timeout
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.settings import Settings
+from ollmlx.supervisor.clock import Tuning
 from ollmlx.supervisor.scheduling.pool import Pool
 from ollmlx.supervisor.scheduling.restart import CRASH_LOOP, LONGEST_PAUSE
-from ollmlx.supervisor.tuning import Tuning
 from ollmlx.testing import engine_command, eventually, fake_model
 from ollmlx.testing.waiting import HANG_GUARD
 from ollmlx.types import Caller, Event, GenerateRequest, MemoryEstimate, RunnerInfo, RunnerState, Text

@@ -23,7 +23,7 @@ from ollmlx.protocol import RunnerConfig
 from ollmlx.service import Service
 from ollmlx.settings.model import ModelSettings, RunnerSettings, Settings
 from ollmlx.storekit.blobs import Blobs
-from ollmlx.supervisor.process.importers import Importers
+from ollmlx.supervisor.process.importers import ChildImporter
 from ollmlx.types import (
     Admitted,
     Caller,
@@ -176,7 +176,7 @@ class FakeDaemon:
         self.backend = PlainBackend()
         registry.backends.add("plain", self.backend, "test")
         overrides = ModelOverrides(settings, {"short": "org/long"})
-        self.planner = LaunchPlanner(settings, registry, overrides, Importers(dict).make, budget)
+        self.planner = LaunchPlanner(settings, registry, overrides, ChildImporter, budget)
         pool = cast("Any", self.pool)
         self.service = Service(settings, registry, pool, overrides, self.planner, Blobs(Path("/nowhere")))
 

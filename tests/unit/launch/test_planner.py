@@ -15,7 +15,7 @@ from ollmlx.model.names import ModelName
 from ollmlx.plugin.contracts import LaunchOptions, Refusal, RunnerCommand
 from ollmlx.plugin.registry import Registry
 from ollmlx.settings import Settings
-from ollmlx.supervisor.process.importers import Importers
+from ollmlx.supervisor.process.importers import ChildImporter
 from ollmlx.testing import fake_model
 from ollmlx.types import InstalledModel, MemoryEstimate, Options
 
@@ -57,7 +57,7 @@ def planner(*backends: SingleBackend, **overrides: Any) -> LaunchPlanner:
     registry = Registry()
     for backend in backends:
         registry.backends.add(backend.name, backend, "test")
-    return LaunchPlanner(settings, registry, ModelOverrides(settings, {}), Importers(dict).make, 64 * GIB)
+    return LaunchPlanner(settings, registry, ModelOverrides(settings, {}), ChildImporter, 64 * GIB)
 
 
 def model(name: str) -> InstalledModel:

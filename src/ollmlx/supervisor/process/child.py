@@ -1,9 +1,10 @@
-"""A child process: spawned from the main thread into a session of its own, with its output read all the time."""
+"""Child processes: each spawned into a session of its own, and ended by a guardian should the daemon exit."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import signal
 import sys
@@ -15,26 +16,15 @@ from pathlib import Path
 import psutil
 
 from ollmlx.errors import RunnerFailed
-from ollmlx.supervisor.process.orphans.guardian import process_start
+from ollmlx.supervisor.process import guardian
+from ollmlx.supervisor.process.guardian import GRACE, process_start
 from ollmlx.supervisor.process.tail import OutputTail
 
+logger = logging.getLogger(__name__)
 ALLOWED = (
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "LANG",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TMPDIR",
-    "TZ",
-    "VIRTUAL_ENV",
-    "LD_LIBRARY_PATH",
-    "DYLD_LIBRARY_PATH",
-    "CUDA_VISIBLE_DEVICES",
-    "CUDA_HOME",
-    "CUDA_PATH",
-    "NVIDIA_VISIBLE_DEVICES",
+    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "VIRTUAL_ENV"),
+    *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+    *("CUDA_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_PATH", "NVIDIA_VISIBLE_DEVICES"),
 )
 FIXED = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 OOM_SCORE = "500"
@@ -168,6 +158,64 @@ async def spawn(
         ) from error
     _confine(child.pid)
     return child
+
+
+class Guardian:
+    """One guardian process, kept alive, and the process groups that it ends when the daemon exits.
+
+    Used on the daemon's event loop only.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._groups: dict[int, str] = {}
+        self._child: Child | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the guardian process. Called before the first runner."""
+        await self._spawn()
+        self._keeper = asyncio.create_task(self._restart_when_it_exits(), name="guardian")
+
+    def add(self, pid: int, start: str | None) -> None:
+        """Guard the group of this process. Called right after the spawn, before the child may allocate."""
+        self._groups[pid] = start or "-"
+        self._send(f"+{pid} {self._groups[pid]}")
+
+    def remove(self, pid: int) -> None:
+        """Guard a group no longer, because its process has been reaped."""
+        if self._groups.pop(pid, None) is not None:
+            self._send(f"-{pid}")
+
+    async def close(self) -> None:
+        """Close the guardian's input: it ends the groups that are still guarded, and exits."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        if self._child is not None:
+            self._child.close_stdin()
+            await self._child.wait(GRACE + 2)
+            await self._child.close()
+            self._child = None
+
+    async def _spawn(self) -> None:
+        argv = [sys.executable, "-I", "-S", str(guardian.__file__), str(self._folder)]
+        tail = OutputTail("guardian", logger, asyncio.get_running_loop().time)
+        self._child = await spawn(argv, env=child_environment(), cwd=Path("/"), fds=(), tail=tail)
+        for pid, start in self._groups.items():
+            self._send(f"+{pid} {start}")
+
+    async def _restart_when_it_exits(self) -> None:
+        while self._child is not None:
+            await self._child.exited.wait()
+            logger.warning("the guardian exited (status %s); starting another", self._child.returncode)
+            await self._child.close()
+            await asyncio.sleep(0.2)
+            await self._spawn()
+
+    def _send(self, line: str) -> None:
+        if self._child is not None and not self._child.exited.is_set():
+            self._child.write(line.encode("ascii") + b"\n")
 
 
 def _confine(pid: int) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,28 +17,17 @@ from pydantic import ValidationError
 from ollmlx.errors import InvalidRequest, StorageError
 from ollmlx.plugin.contracts import Guarded, RunnerCommand, unguarded
 from ollmlx.protocol import ExitCode
+from ollmlx.supervisor.process.child import child_environment
 from ollmlx.types import PullProgress
 
 LAST_LINES = 20  # lines of standard error that are kept for the error message
 
 
-class Importers:
-    """Makes importers. `environment` returns the allow-listed environment of every child process."""
-
-    def __init__(self, environment: Callable[[], dict[str, str]], guarded: Guarded = unguarded) -> None:
-        self._environment = environment
-        self._guarded = guarded
-
-    def make(self, command: RunnerCommand) -> ChildImporter:
-        return ChildImporter(command, {**self._environment(), **command.env}, self._guarded)
-
-
 class ChildImporter:
     """Implements `ollmlx.plugin.contracts.Importer` with a child process."""
 
-    def __init__(self, command: RunnerCommand, environment: dict[str, str], guarded: Guarded = unguarded) -> None:
+    def __init__(self, command: RunnerCommand, guarded: Guarded = unguarded) -> None:
         self._command = command
-        self._environment = environment
         self._guarded = guarded
 
     async def __call__(
@@ -51,10 +41,10 @@ class ChildImporter:
         process = await asyncio.create_subprocess_exec(
             *self._command.argv,
             *arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=self._environment,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            env={**child_environment(), **self._command.env},
             cwd=into,
             start_new_session=True,
         )
@@ -65,8 +55,8 @@ class ChildImporter:
         try:
             with self._guarded(process.pid):
                 async for line in process.stdout:
-                    if progress := _progress(line):
-                        yield progress
+                    with suppress(ValidationError):  # a library may print lines of its own
+                        yield PullProgress.model_validate_json(line)
                 code = await process.wait()
                 await drain
         finally:
@@ -75,13 +65,6 @@ class ChildImporter:
             reason = errors[-1] if errors else f"the importer exited with status {code}"
             kind = InvalidRequest if code == ExitCode.BAD_MODEL else StorageError
             raise kind(f"cannot import {source.name}: {reason}", code="MDL006")
-
-
-def _progress(line: bytes) -> PullProgress | None:
-    try:
-        return PullProgress.model_validate_json(line)
-    except ValidationError:
-        return None  # a library's own chatter on standard output
 
 
 async def _collect(stream: asyncio.StreamReader, lines: list[str]) -> None:

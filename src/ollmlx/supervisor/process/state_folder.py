@@ -1,8 +1,11 @@
-"""Files of a running daemon in its state folder: the instance lock, and the folder for the runners' sockets."""
+"""Files of a running daemon in its state folder: its lock, its runners' sockets, and a record of each runner."""
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
+import json
+import logging
 import os
 import secrets
 import shutil
@@ -10,13 +13,20 @@ import socket
 import stat
 import tempfile
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ollmlx.errors import Conflict, StorageError
+import psutil
 
+from ollmlx.errors import Conflict, StorageError
+from ollmlx.supervisor.process.guardian import boot_id, end_groups, process_start
+
+logger = logging.getLogger(__name__)
 MAX_PATH = 100  # bytes of a socket's path; macOS has room for 103, Linux for 107
 BACKLOG = 1024
 _SOCKET_NAME = len("/00000000.sock")
+NONCE = "OLLMLX_RUNNER_NONCE"
+"""An environment variable of every runner: it tells a runner apart from a program under a reused process id."""
 
 
 class InstanceLock:
@@ -114,6 +124,68 @@ class SocketDir:
         listener, path = self.listen()
         listener.close()
         path.unlink()
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerRecord:
+    """The identity of a runner's process. Its process id is also its group."""
+
+    runner: str
+    pid: int
+    started: str
+    boot: str
+    nonce: str
+
+    def is_running(self) -> bool:
+        """Compare boot, process id, start time and nonce with the process that has the id now. In doubt: False."""
+        if self.boot != boot_id() or self.started != process_start(self.pid):
+            return False
+        try:
+            return psutil.Process(self.pid).environ().get(NONCE) == self.nonce
+        except psutil.Error:
+            return False
+
+
+class RunnerRecords:
+    """The folder `runners` of the state folder, one file for each runner. Only the owner of the lock touches it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write(self, record: RunnerRecord) -> None:
+        """Write a record, whole or not at all."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        final = self._path(record.pid)
+        staged = final.with_suffix(".part")
+        staged.touch(mode=0o600)
+        staged.write_text(json.dumps(asdict(record)), encoding="utf-8")
+        staged.replace(final)
+
+    def remove(self, pid: int) -> None:
+        """Delete the record of a runner that has been reaped."""
+        self._path(pid).unlink(missing_ok=True)
+
+    async def end_orphans(self) -> int:
+        """End every recorded runner that still runs, and delete all records. Returns how many runners were ended."""
+        running = [record for record in self._read() if record.is_running()]
+        for record in running:
+            logger.warning("ending %s (process %d), left by an earlier daemon", record.runner, record.pid)
+        await asyncio.to_thread(end_groups, {record.pid: record.started for record in running}, process_start)
+        for file in [*self._folder.glob("*.json"), *self._folder.glob("*.part")]:
+            file.unlink(missing_ok=True)
+        return len(running)
+
+    def _path(self, pid: int) -> Path:
+        return self._folder / f"{pid}.json"
+
+    def _read(self) -> list[RunnerRecord]:
+        found = []
+        for file in sorted(self._folder.glob("*.json")):
+            try:
+                found.append(RunnerRecord(**json.loads(file.read_text(encoding="utf-8"))))
+            except (OSError, ValueError, TypeError) as error:
+                logger.warning("unreadable runner record %s: %s", file, error)
+        return found
 
 
 def _make_private(folder: Path) -> None:

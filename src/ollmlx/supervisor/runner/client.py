@@ -120,16 +120,13 @@ class RunnerClient:
         names, and a stream that ends without either raises ConnectionLost.
         """
         with self._tracked(call) as call:
-            try:
-                response = await self._post("/v1/generate", request, request.request_id, call)
-                async for event in _read_events(response.content, call):
-                    if isinstance(event, Failed):
-                        raise from_kind(event.kind, event.message, code=event.code)
-                    yield event
-                    if isinstance(event, Done):
-                        return
-            except aiohttp.ClientError as error:
-                raise call.reason or ConnectionLost(_describe(error)) from error
+            response = await self._post("/v1/generate", request, request.request_id, call)
+            async for event in _read_events(response.content, call):
+                if isinstance(event, Failed):
+                    raise from_kind(event.kind, event.message, code=event.code)
+                yield event
+                if isinstance(event, Done):
+                    return
             raise call.reason or ConnectionLost("it ended the answer without finishing it")
 
     async def embed(self, request: EmbedRequest, call: RunnerCall | None = None) -> EmbedResult:
@@ -159,10 +156,7 @@ class RunnerClient:
         self, path: str, body: Frozen, kind: type[Reply], request_id: str, call: RunnerCall | None
     ) -> Reply:
         with self._tracked(call) as call:
-            try:
-                return await _read(await self._post(path, body, request_id, call), kind)
-            except aiohttp.ClientError as error:
-                raise call.reason or ConnectionLost(_describe(error)) from error
+            return await _read(await self._post(path, body, request_id, call), kind)
 
     async def _post(self, path: str, body: Frozen, request_id: str, call: RunnerCall) -> aiohttp.ClientResponse:
         headers = {"Content-Type": "application/json"} | ({"X-Request-ID": request_id} if request_id else {})
@@ -174,10 +168,13 @@ class RunnerClient:
 
     @contextmanager
     def _tracked(self, call: RunnerCall | None) -> Iterator[RunnerCall]:
+        """Count a call as under way. Raises the reason of its end, or ConnectionLost, when its connection breaks."""
         call = call or RunnerCall()
         self._calls.add(call)
         try:
             yield call
+        except aiohttp.ClientError as error:
+            raise call.reason or ConnectionLost(_describe(error)) from error
         finally:
             self._calls.discard(call)
             if call.response is not None:
@@ -189,22 +186,16 @@ async def _read_events(content: aiohttp.StreamReader, call: RunnerCall) -> Async
     while chunk := await content.readany():
         call.bytes_read += len(chunk)
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line:
-                yield _decode(line)
-        if len(rest) > MAX_LINE:
+        if any(len(line) > MAX_LINE for line in (*lines, rest)):
             raise ProtocolViolation(f"it sent a line of more than {MAX_LINE} bytes")
+        for line in filter(None, lines):
+            try:
+                event = decode_event(line)
+            except ValidationError as error:
+                raise ProtocolViolation(f"it sent something that is not an event: {_fault(line, error)}") from error
+            yield event
     if rest:
         raise ConnectionLost("it stopped in the middle of a line")
-
-
-def _decode(line: bytes) -> Event:
-    if len(line) > MAX_LINE:
-        raise ProtocolViolation(f"it sent a line of {len(line)} bytes")
-    try:
-        return decode_event(line)
-    except ValidationError as error:
-        raise ProtocolViolation(f"it sent something that is not an event: {_fault(line, error)}") from error
 
 
 async def _read(response: aiohttp.ClientResponse, kind: type[Reply]) -> Reply:

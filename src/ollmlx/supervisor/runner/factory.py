@@ -10,15 +10,14 @@ from ollmlx.errors import OllmlxError
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.protocol import Progress, TokenizeRequest, Tokens
 from ollmlx.settings import Settings
-from ollmlx.supervisor.clock import Clock
-from ollmlx.supervisor.process.orphans.guardian import process_start
-from ollmlx.supervisor.process.orphans.protection import Guardian, RunnerRecords
-from ollmlx.supervisor.process.state_folder import InstanceLock, SocketDir
+from ollmlx.supervisor.clock import Clock, Tuning
+from ollmlx.supervisor.process.child import Guardian
+from ollmlx.supervisor.process.guardian import process_start
+from ollmlx.supervisor.process.state_folder import InstanceLock, RunnerRecords, SocketDir
 from ollmlx.supervisor.runner.client import RunnerCall
 from ollmlx.supervisor.runner.failure import RunnerFailure
 from ollmlx.supervisor.runner.runner import Runner, RunnerResources
 from ollmlx.supervisor.scheduling.memory import Allowance
-from ollmlx.supervisor.tuning import Tuning
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RunnerState
 
 

@@ -44,6 +44,7 @@ class ExitMeaning:
 
 
 _CODES: dict[int, tuple[str, Remedy]] = {
+    ExitCode.ASKED: ("ended without being asked", Remedy.RETRY),
     ExitCode.USAGE: ("refused its configuration", Remedy.NONE),
     ExitCode.BAD_MODEL: ("cannot load the model's files", Remedy.NONE),
     ExitCode.PROTOCOL: ("speaks another version of the runner protocol", Remedy.NONE),
@@ -64,22 +65,13 @@ _SIGNALS: dict[int, tuple[str, Remedy]] = {
 def explain_exit(returncode: int) -> ExitMeaning:
     """Explain a return code as `asyncio` reports it: negative for a signal."""
     if returncode < 0:
-        return _explain_signal(-returncode)
-    if returncode in _CODES:
-        text, remedy = _CODES[returncode]
-        return ExitMeaning(f"{text} (exit status {returncode})", remedy, f"exit_{returncode}")
-    if returncode == 0:
-        return ExitMeaning("ended without being asked (exit status 0)", Remedy.RETRY, "exit_0")
-    return ExitMeaning(f"ended with exit status {returncode}", Remedy.RETRY, f"exit_{returncode}")
-
-
-def _explain_signal(number: int) -> ExitMeaning:
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = f"signal {number}"
-    text, remedy = _SIGNALS.get(number, ("", Remedy.RETRY))
-    return ExitMeaning(f"was killed by {name}{text}", remedy, name)
+        known = -returncode in set(signal.Signals)
+        name = signal.Signals(-returncode).name if known else f"signal {-returncode}"
+        text, remedy = _SIGNALS.get(-returncode, ("", Remedy.RETRY))
+        return ExitMeaning(f"was killed by {name}{text}", remedy, name)
+    text, remedy = _CODES.get(returncode, ("", Remedy.RETRY))
+    text = f"{text} (exit status {returncode})" if text else f"ended with exit status {returncode}"
+    return ExitMeaning(text, remedy, f"exit_{returncode}")
 
 
 @dataclass(frozen=True, slots=True)

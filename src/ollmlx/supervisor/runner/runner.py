@@ -9,25 +9,23 @@ import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ollmlx.errors import Busy, OllmlxError, RunnerFailed, RunnerUnavailable
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
-from ollmlx.supervisor.clock import Clock
+from ollmlx.supervisor.clock import Clock, Tuning
 from ollmlx.supervisor.machine import process_memory
-from ollmlx.supervisor.process.child import Child, child_environment, spawn
-from ollmlx.supervisor.process.orphans.guardian import boot_id
-from ollmlx.supervisor.process.orphans.protection import NONCE, Guardian, RunnerRecord, RunnerRecords
-from ollmlx.supervisor.process.state_folder import SocketDir
+from ollmlx.supervisor.process.child import Child, Guardian, child_environment, spawn
+from ollmlx.supervisor.process.guardian import boot_id
+from ollmlx.supervisor.process.state_folder import NONCE, RunnerRecord, RunnerRecords, SocketDir
 from ollmlx.supervisor.process.tail import OutputTail
 from ollmlx.supervisor.runner.client import ConnectionLost, ProtocolViolation, RunnerCall, RunnerClient
 from ollmlx.supervisor.runner.failure import Cause, Remedy, RunnerFailure, explain_exit
 from ollmlx.supervisor.runner.health import EXIT_PATIENCE, HealthMonitor, LoadFailed, ModelLoad
 from ollmlx.supervisor.scheduling.memory import Allowance
-from ollmlx.supervisor.tuning import Tuning
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RunnerState
 
 logger = logging.getLogger(__name__)
@@ -46,8 +44,7 @@ class RunnerResources:
     records: RunnerRecords
     load_timeout: float
     hang_timeout: float
-    tuning: Tuning = field(default_factory=Tuning)
-    process_memory: Callable[[int], int | None] = process_memory
+    tuning: Tuning
 
 
 class Runner:
@@ -319,4 +316,4 @@ class Runner:
             await asyncio.wait(tasks)
 
     def _memory_use(self) -> int | None:
-        return self._resources.process_memory(self._child.pid) if self._child is not None else None
+        return process_memory(self._child.pid) if self._child is not None else None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from ollmlx.errors import OutOfMemory
-from ollmlx.supervisor.tuning import MIB, Tuning
+from ollmlx.supervisor.clock import MIB, Tuning
 from ollmlx.text.quantities import format_size
 
 LARGEST_CACHE_LIMIT = 1024 * MIB
@@ -46,21 +45,14 @@ def prompt_cache_size(wanted: int | None, left: int) -> int:
     return min(wanted, max(0, left))
 
 
-class ReservationState(StrEnum):
-    """The states of a reservation, in order."""
-
-    RESERVED = "reserved"
-    """The memory is not free yet: other runners have to exit first."""
-    ALLOCATED = "allocated"
-    RELEASING = "releasing"
-    """The runner is being stopped and still uses its memory."""
-
-
 @dataclass(slots=True)
 class _Reservation:
     size: int
-    state: ReservationState
     name: str
+    allocated: bool = False
+    """The runner may use its memory. Before that, other runners have to exit."""
+    releasing: bool = False
+    """The runner is being stopped and still uses its memory."""
 
 
 class MemoryLedger:
@@ -77,12 +69,12 @@ class MemoryLedger:
     @property
     def in_use(self) -> int:
         """Bytes of the processes that run or are being started."""
-        return self._sum(ReservationState.ALLOCATED, ReservationState.RELEASING)
+        return sum(entry.size for entry in self._reservations.values() if entry.allocated)
 
     @property
     def left(self) -> int:
         """Bytes that can still be reserved."""
-        return self.budget - self._sum(ReservationState.ALLOCATED, ReservationState.RESERVED)
+        return self.budget - sum(entry.size for entry in self._reservations.values() if not entry.releasing)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -93,14 +85,13 @@ class MemoryLedger:
         """Reserve memory. The caller has checked `left`."""
         assert owner not in self._reservations
         assert size <= self.left
-        self._reservations[owner] = _Reservation(size, ReservationState.RESERVED, name)
+        self._reservations[owner] = _Reservation(size, name)
 
     def allocate(self, owner: str) -> bool:
         """Turn a reservation into an allocation. Returns False until the evicted runners have exited."""
         entry = self._reservations[owner]
-        if entry.state is ReservationState.RESERVED and self.in_use + entry.size <= self.budget:
-            entry.state = ReservationState.ALLOCATED
-        return entry.state is ReservationState.ALLOCATED
+        entry.allocated = entry.allocated or self.in_use + entry.size <= self.budget
+        return entry.allocated
 
     def release_later(self, owner: str) -> None:
         """Note that the runner is being stopped: its memory can be reserved now and is free when it has exited.
@@ -108,12 +99,10 @@ class MemoryLedger:
         A reservation that was never allocated is removed at once.
         """
         entry = self._reservations.get(owner)
-        if entry is None:
-            return
-        if entry.state is ReservationState.RESERVED:
-            del self._reservations[owner]
+        if entry is not None and entry.allocated:
+            entry.releasing = True
         else:
-            entry.state = ReservationState.RELEASING
+            self.release(owner)
 
     def release(self, owner: str) -> None:
         """Remove the reservation of a runner that has exited."""
@@ -132,9 +121,6 @@ class MemoryLedger:
             code="RUN005",
             hint="use a smaller model, a shorter context (num_ctx), or raise [memory] limit",
         )
-
-    def _sum(self, *states: ReservationState) -> int:
-        return sum(entry.size for entry in self._reservations.values() if entry.state in states)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +155,10 @@ def plan_eviction(need: int, left: int, candidates: Sequence[EvictionCandidate],
         (one for one in candidates if not one.pinned), key=lambda one: (not one.idle, not one.loaded, one.last_used)
     )
     victims: list[EvictionCandidate] = []
-    for candidate in (None, *order):
-        if candidate is not None:
-            victims.append(candidate)
-        if _makes_room(need, left, candidates, victims, max_models):
-            break
-    else:
-        return EvictionPlan(possible=False)
+    while not _makes_room(need, left, candidates, victims, max_models):
+        if len(victims) == len(order):
+            return EvictionPlan(possible=False)
+        victims.append(order[len(victims)])
     for spared in list(reversed(victims)):
         rest = [one for one in victims if one is not spared]
         if _makes_room(need, left, candidates, rest, max_models):

@@ -14,7 +14,7 @@ from ollmlx.errors import Busy, Timeout
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.protocol import TokenizeRequest, Tokens
 from ollmlx.settings import Settings
-from ollmlx.supervisor.clock import Clock, SystemClock
+from ollmlx.supervisor.clock import Clock, SystemClock, Tuning
 from ollmlx.supervisor.machine import MachineMemory, ThisMachine, find_budget
 from ollmlx.supervisor.runner.client import RunnerCall
 from ollmlx.supervisor.runner.factory import PooledRunner, ProcessRunnerFactory, RunnerFactory
@@ -25,7 +25,6 @@ from ollmlx.supervisor.scheduling.pool_entry import PoolEntry
 from ollmlx.supervisor.scheduling.queue import QueuedRequest
 from ollmlx.supervisor.scheduling.runner_set import RunnerSet
 from ollmlx.supervisor.scheduling.scheduler import Scheduler
-from ollmlx.supervisor.tuning import Tuning
 from ollmlx.text.quantities import format_duration
 from ollmlx.types import (
     Admitted,

@@ -12,14 +12,13 @@ from typing import Protocol
 
 from ollmlx.errors import OllmlxError, RunnerFailed, RunnerUnavailable
 from ollmlx.launch.spec import LaunchSpec
-from ollmlx.supervisor.clock import Clock
+from ollmlx.supervisor.clock import Clock, Tuning
 from ollmlx.supervisor.runner.factory import PooledRunner, RunnerFactory
 from ollmlx.supervisor.runner.failure import Cause, Remedy, RunnerFailure
 from ollmlx.supervisor.scheduling.memory import EvictionCandidate, MemoryLedger, allowance_for, prompt_cache_size
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool_entry import PoolEntry
 from ollmlx.supervisor.scheduling.restart import FailureHistory
-from ollmlx.supervisor.tuning import Tuning
 from ollmlx.text.quantities import format_size
 from ollmlx.types import RunnerInfo, RunnerState
 

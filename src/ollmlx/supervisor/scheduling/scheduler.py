@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterable
 from ollmlx.errors import Busy, OllmlxError, Timeout
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.settings.model import RunnerSettings
-from ollmlx.supervisor.clock import Clock, Timer
+from ollmlx.supervisor.clock import Clock, Timer, Tuning
 from ollmlx.supervisor.scheduling.memory import EvictionPlan, plan_eviction
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool_entry import PoolEntry
 from ollmlx.supervisor.scheduling.queue import LEVELS, PendingRequest, PendingRequests, RetryEstimate
 from ollmlx.supervisor.scheduling.runner_set import RunnerSet
-from ollmlx.supervisor.tuning import Tuning
 from ollmlx.text.quantities import format_duration
 from ollmlx.types import Caller
 
@@ -42,7 +41,6 @@ class Scheduler:
         self._observer = observer
         self._retry_estimate = RetryEstimate()
         self._timer: Timer | None = None
-        self._wake_at = math.inf
         self._blocked: dict[str, int] = {}
         """Models that an overdue request needs out of the way. They serve only requests of a better level than this."""
         self._scheduling = False
@@ -155,7 +153,7 @@ class Scheduler:
     def _reload_with_longer_context(self, entry: PoolEntry, now: float, wake: list[float]) -> None:
         longer = self.pending.next(entry.key, now, lambda spec: not entry.serves(spec))
         assert longer is not None
-        overdue = self._is_overdue(longer.arrived, (entry,), now, wake)
+        overdue = self._is_overdue(longer.arrived, (entry.key,), now, wake)
         if entry.is_idle and (overdue or self.pending.next(entry.key, now) is longer):
             self._stop(entry, "context")
         elif overdue:
@@ -177,17 +175,17 @@ class Scheduler:
             return
         level = self.pending.level(key, now)
         if not plan.now:
-            if not self._is_overdue(self.pending.since(key), self._victims(plan), now, wake):
+            if not self._is_overdue(self.pending.since(key), plan.victims, now, wake):
                 return
             plan = self._plan(spec, lambda entry: entry.is_idle and self.pending.level(entry.key, now) >= level)
-        victims = self._victims(plan)
         if plan.now:
+            victims = [self._runners.entries[victim] for victim in plan.victims]
             for victim in victims:
                 self._stop(victim, "memory")
             self._runners.start_load(spec, after=victims)
         else:
-            for victim in victims:
-                self._block(victim.key, level)
+            for victim_key in plan.victims:
+                self._block(victim_key, level)
 
     def _block(self, key: str, level: int) -> None:
         """From now on, only requests of a better level get a slot of this model."""
@@ -198,16 +196,13 @@ class Scheduler:
         left = self._runners.ledger.left
         return plan_eviction(spec.estimate.total, left, candidates, self._settings.max_loaded_models)
 
-    def _victims(self, plan: EvictionPlan) -> list[PoolEntry]:
-        return [self._runners.entries[key] for key in plan.victims]
-
-    def _is_overdue(self, since: float, victims: Iterable[PoolEntry], now: float, wake: list[float]) -> bool:
+    def _is_overdue(self, since: float, victims: Iterable[str], now: float, wake: list[float]) -> bool:
         """Return True when a request has waited long enough to block other models.
 
         A model that was just loaded has `swap_wait` seconds first.
         """
-        loaded = [victim.loaded_at for victim in victims if victim.is_loaded]
-        due = max(since, *loaded, -math.inf) + self._tuning.swap_wait
+        entries = [self._runners.entries[key] for key in victims]
+        due = max([since, *(entry.loaded_at for entry in entries if entry.is_loaded)]) + self._tuning.swap_wait
         if now < due:
             wake.append(due)
         return now >= due
@@ -336,19 +331,10 @@ class Scheduler:
     # -- timers and tasks --------------------------------------------------------------------------------------------
 
     def _set_timer(self, now: float, wake: list[float]) -> None:
-        earliest = min(wake, default=math.inf)
-        if earliest == self._wake_at and self._timer is not None:
-            return
+        """Decide again at the earliest of these times."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        self._wake_at = earliest
-        if earliest < math.inf:
-            self._timer = self._clock.call_later(max(0.0, earliest - now), self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer, self._wake_at = None, math.inf
-        self.schedule()
+        self._timer = self._clock.call_later(max(0.0, min(wake) - now), self.schedule) if wake else None
 
     def _reload_if_pinned(self, entry: PoolEntry) -> None:
         if entry.spec.pin and not self.draining and entry.key not in self._reloads:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -11,15 +10,14 @@ import pytest
 from ollmlx.errors import InvalidRequest, OllmlxError, StorageError
 from ollmlx.plugin.contracts import RunnerCommand
 from ollmlx.protocol import ExitCode
-from ollmlx.supervisor.process.importers import Importers
+from ollmlx.supervisor.process.importers import ChildImporter
 from ollmlx.types import PullProgress
 
 
 async def imported(program: str, folder: Path) -> list[PullProgress]:
     """Run a Python program as an importer. Returns its progress."""
     command = RunnerCommand(argv=(sys.executable, "-I", "-S", "-c", program))
-    importer = Importers(lambda: {"PATH": os.environ["PATH"]}).make(command)
-    return [step async for step in importer(folder / "model.gguf", folder, format="gguf")]
+    return [step async for step in ChildImporter(command)(folder / "model.gguf", folder, format="gguf")]
 
 
 async def test_lines_of_progress_are_yielded_and_other_lines_are_ignored(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from ollmlx.supervisor.process.orphans import guardian
-from ollmlx.supervisor.process.orphans.guardian import boot_id, end_groups, process_start, read_groups
+from ollmlx.supervisor.process import guardian
+from ollmlx.supervisor.process.guardian import boot_id, end_groups, process_start, read_groups
 
 
 def test_lines_add_and_remove_groups_and_other_lines_are_ignored() -> None:

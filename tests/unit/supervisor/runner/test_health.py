@@ -10,11 +10,11 @@ import pytest
 
 from ollmlx.errors import OllmlxError, OutOfMemory
 from ollmlx.protocol import Progress
+from ollmlx.supervisor.clock import Tuning
 from ollmlx.supervisor.runner.client import ConnectionLost, RunnerClient
 from ollmlx.supervisor.runner.failure import Cause
 from ollmlx.supervisor.runner.health import HealthMonitor, ProgressClock, send_trial_prompt
 from ollmlx.supervisor.scheduling.memory import allowance_for
-from ollmlx.supervisor.tuning import Tuning
 from ollmlx.testing import fake_model
 from ollmlx.testing.toy_runners import HandClock
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, Text

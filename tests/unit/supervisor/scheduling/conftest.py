@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ollmlx.settings import Settings
+from ollmlx.supervisor.clock import Tuning
 from ollmlx.supervisor.scheduling.pool import Lease, Pool
-from ollmlx.supervisor.tuning import Tuning
 from ollmlx.testing.toy_runners import HandClock, ToyRunner, ToyRunnerFactory, settle, toy_spec
 from ollmlx.types import Caller, Done, Event, GenerateRequest, RunnerState, Text
 

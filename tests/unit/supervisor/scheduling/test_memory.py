@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ollmlx.supervisor.clock import MIB, Tuning
 from ollmlx.supervisor.scheduling.memory import (
     EvictionCandidate,
     EvictionPlan,
@@ -13,7 +14,6 @@ from ollmlx.supervisor.scheduling.memory import (
     plan_eviction,
     prompt_cache_size,
 )
-from ollmlx.supervisor.tuning import MIB, Tuning
 
 SIZES = st.integers(1, 60)
 

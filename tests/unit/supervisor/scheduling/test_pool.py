@@ -9,8 +9,8 @@ import pytest
 
 from ollmlx.errors import Busy, OutOfMemory, Timeout
 from ollmlx.launch.spec import LaunchSpec
+from ollmlx.supervisor.clock import Tuning
 from ollmlx.supervisor.runner.failure import Cause, Remedy
-from ollmlx.supervisor.tuning import Tuning
 from ollmlx.testing.toy_runners import settle, toy_failure, toy_spec
 from ollmlx.types import (
     RunnerState,
