@@ -214,9 +214,9 @@ class _Reader:
         end = self.at + count
         if end > self.limit:
             raise _Bad("its header is cut short or too large")
-        taken = self.data[self.at : end]
+        found = self.data[self.at : end]
         self.at = end
-        return taken
+        return found
 
 
 def _nbytes(name: str, shape: tuple[int, ...], kind: str) -> int:

@@ -6,7 +6,6 @@ hook is called for one plugin at a time.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import threading
 import time
@@ -28,7 +27,7 @@ from ollmlx.plugin.discovery import LoadedPlugin, find_plugins
 from ollmlx.plugin.registry import PluginItems, RegisteredCheck, Registry
 from ollmlx.settings import Settings
 from ollmlx.settings.faults import sentence
-from ollmlx.settings.keys import KeyPath, is_secret, keys_of
+from ollmlx.settings.keys import KeyPath, closest, is_secret, keys_of
 from ollmlx.text.quantities import format_duration
 
 logger = logging.getLogger(__name__)
@@ -97,8 +96,7 @@ def is_hidden(plugins: Plugins | None, path: KeyPath) -> bool:
 def unclaimed_tables(plugins: Plugins, settings: Settings) -> dict[str, str | None]:
     """The tables `[plugins.NAME]` that belong to no plugin, each with the name that was likely meant."""
     names = {plugin.name for plugin in plugins.loaded}
-    tables = [name for name in settings.plugins.model_extra or {} if name not in names]
-    return {name: next(iter(difflib.get_close_matches(name, names, 1)), None) for name in tables}
+    return {name: closest(name, names) for name in settings.plugins.model_extra or {} if name not in names}
 
 
 def _import(plugins: Plugins, plugin: LoadedPlugin, load: Callable[[], Any], settings: Settings) -> None:
@@ -190,7 +188,7 @@ def _own_fault(model: type[BaseModel], item: Any) -> str:
     if item["type"] != "extra_forbidden":
         problem = sentence(("plugins", *path), item, "" if any(map(is_secret_key, path)) else None)
         return f"{'.'.join(path)}: {problem}"
-    likely = next(iter(difflib.get_close_matches(path[-1], keys_of(model), 1)), None)
+    likely = closest(path[-1], keys_of(model))
     return f"{'.'.join(path)}: unknown key" + (f"; did you mean {likely!r}?" if likely else "")
 
 

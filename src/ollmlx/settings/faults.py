@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ollmlx.errors import InvalidRequest
 from ollmlx.model.names import ModelName
 from ollmlx.settings.files import NotToml
-from ollmlx.settings.keys import KeyPath, field_at, is_list, is_secret, keys_of, sections, show_path, table_at
+from ollmlx.settings.keys import KeyPath, closest, field_at, is_list, is_secret, keys_of, sections, show_path, table_at
 from ollmlx.settings.model import Settings
 from ollmlx.types import Options
 
@@ -125,7 +125,7 @@ def likely_key(path: KeyPath) -> str | None:
         known = [section for section, _ in sections()] + ["aliases", "models"]
         if _sections_with(path[0]):
             return None
-    return next(iter(difflib.get_close_matches(path[-1].lower(), known, 1)), None)
+    return closest(path[-1].lower(), known)
 
 
 def _sections_with(name: str) -> list[str]:
@@ -152,10 +152,8 @@ def _problem(path: KeyPath, items: Sequence[Any]) -> tuple[str, str]:
     value = "" if is_secret(path) else f", not {_shown(items[0]['input'])}"
     if not others:
         wanted = str(literal)
-        close = difflib.get_close_matches(
-            str(items[0]["input"]).lower(), [w.strip("'") for w in wanted.replace(" or ", ", ").split(", ")], 1
-        )
-        guess = f"; did you mean {close[0]!r}?" if close and not is_secret(path) else ""
+        close = closest(str(items[0]["input"]).lower(), re.findall(r"'([^']+)'", wanted))
+        guess = f"; did you mean {close!r}?" if close and not is_secret(path) else ""
         return f"must be {wanted}{value}{guess}", "CFG004"
     text = sentence(path, others[0], value)
     return (f"{text}, or {literal}" if literal else text), "CFG004"
@@ -187,8 +185,8 @@ def _plugin_keys(settings: Settings) -> Iterator[_Found]:
     """Under [plugins], only a table can belong to a plugin."""
     for name, value in (settings.plugins.model_extra or {}).items():
         if not isinstance(value, Mapping):
-            close = difflib.get_close_matches(name, list(keys_of(type(settings.plugins))), 1)
-            guess = f"did you mean {close[0]!r}?" if close else f"a plugin's settings are a table [plugins.{name}]"
+            close = closest(name, keys_of(type(settings.plugins)))
+            guess = f"did you mean {close!r}?" if close else f"a plugin's settings are a table [plugins.{name}]"
             yield ("plugins", name), f"unknown key; {guess}", "CFG003"
 
 

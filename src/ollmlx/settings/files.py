@@ -14,7 +14,7 @@ from typing import Any
 FILE_NAME = "ollmlx.toml"
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "UTF-8 with a byte order mark", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _HEADER = re.compile(r"\s*\[{1,2}.*")
-_PLACE = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")
+_POSITION = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")
 
 
 class NotToml(ValueError):
@@ -98,7 +98,7 @@ def _paths(table: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 
 def _syntax_error(message: str, text: str) -> NotToml:
-    match = _PLACE.search(message)
+    match = _POSITION.search(message)
     if match is None:  # "at end of document"
         lines = text.rstrip("\n").split("\n")
         return NotToml(message.removesuffix(" (at end of document)"), len(lines), len(lines[-1]) + 1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -52,6 +53,11 @@ def dotted(path: KeyPath) -> str:
 def variable(path: KeyPath) -> str:
     """The environment variable of a path: `OLLMLX_SERVER__HOST`."""
     return "OLLMLX_" + "__".join(part.upper() for part in path)
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was likely meant by an unknown one, or None."""
+    return next(iter(difflib.get_close_matches(name, list(known), 1)), None)
 
 
 def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:

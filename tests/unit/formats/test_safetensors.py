@@ -52,28 +52,17 @@ def changed(**entry: Any) -> dict[str, Any]:
     return {**GOOD, "b": {**GOOD["b"], **entry}}
 
 
+DAMAGED: list[tuple[object, dict[str, Any]]] = [
+    (GOOD, {"data": 15}), (GOOD, {"data": 17}), (GOOD, {"length": 2**62}),
+    (b"{", {}), (b"[" * 100_000, {}), (b"[]", {}), (b"\xff\xfe", {}), ({"x": 3}, {}),
+    (changed(data_offsets=[8, 16]), {}), (changed(data_offsets=[16, 12]), {}), (changed(data_offsets=[-4, 16]), {}),
+    (changed(data_offsets=[12, 2**70]), {}), (changed(data_offsets=["12", 16]), {}),
+    (changed(shape=[-1]), {}), (changed(shape=[1] * 9), {}), (changed(dtype=3), {}),
+]  # fmt: skip
+
+
 @pytest.mark.fault(30)
-@pytest.mark.parametrize(
-    ("header", "options"),
-    [
-        (GOOD, {"data": 15}),
-        (GOOD, {"data": 17}),
-        (GOOD, {"length": 2**62}),
-        (b"{", {}),
-        (b"[" * 100_000, {}),
-        (b"[]", {}),
-        (b"\xff\xfe", {}),
-        (changed(data_offsets=[8, 16]), {}),
-        (changed(data_offsets=[16, 12]), {}),
-        (changed(data_offsets=[-4, 16]), {}),
-        (changed(data_offsets=[12, 2**70]), {}),
-        (changed(data_offsets=["12", 16]), {}),
-        (changed(shape=[-1]), {}),
-        (changed(shape=[1] * 9), {}),
-        (changed(dtype=3), {}),
-        ({"x": 3}, {}),
-    ],
-)
+@pytest.mark.parametrize(("header", "options"), DAMAGED)
 def test_damage_is_refused_and_the_file_named(header: object, options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(StorageError) as refused:
         read_safetensors_header(file_of(tmp_path, header, **options))
