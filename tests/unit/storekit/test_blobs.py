@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ollmlx.errors import InvalidRequest, NotFound, StorageError
+from ollmlx.errors import InvalidRequest, NotFound, OllmlxError, StorageError
 from ollmlx.storekit.blobs import KEEP_SECONDS, Blobs
 
 CONTENT = b"weights"
@@ -30,20 +30,21 @@ async def test_a_blob_is_stored_once_and_found_by_its_digest(tmp_path: Path) -> 
     assert (tmp_path / "blobs").stat().st_mode & 0o077 == 0
 
 
-async def test_a_body_with_another_digest_leaves_nothing(tmp_path: Path) -> None:
-    blobs = Blobs(tmp_path)
-    with pytest.raises(InvalidRequest, match="digest mismatch"):
-        await blobs.write(DIGEST, body(b"other"))
-    assert list(tmp_path.iterdir()) == []
+async def broken() -> AsyncIterator[bytes]:
+    yield b"wei"
+    raise ConnectionResetError
 
 
-async def test_an_interrupted_upload_leaves_nothing(tmp_path: Path) -> None:
-    async def broken() -> AsyncIterator[bytes]:
-        yield b"wei"
-        raise ConnectionResetError
-
-    with pytest.raises(StorageError):
-        await Blobs(tmp_path).write(DIGEST, broken())
+@pytest.mark.parametrize(
+    ("sent", "error", "words"),
+    [(body(b"other"), InvalidRequest, "digest mismatch"), (broken(), StorageError, "cannot store blobs")],
+    ids=["another digest", "an interrupted upload"],
+)
+async def test_a_body_that_is_not_the_blob_leaves_nothing(
+    tmp_path: Path, sent: AsyncIterator[bytes], error: type[OllmlxError], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        await Blobs(tmp_path).write(DIGEST, sent)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -66,8 +67,8 @@ async def test_an_upload_is_removed_an_hour_after_its_last_use(tmp_path: Path) -
     os.utime(file, (1000, 1000))
     (tmp_path / ".upload-broken-off").touch()
     (tmp_path / ".adapter-left").mkdir()
-    for left in (".upload-broken-off", ".adapter-left"):
-        os.utime(tmp_path / left, (1000, 1000))
+    os.utime(tmp_path / ".upload-broken-off", (1000, 1000))
+    os.utime(tmp_path / ".adapter-left", (1000, 1000))
     assert blobs.prune(1000 + KEEP_SECONDS) == 0
     blobs.path(DIGEST)
     assert file.stat().st_mtime == 1000

@@ -1,9 +1,10 @@
-"""A hub, a store over an empty folder, and a source that fetches from the hub."""
+"""A hub, a store over an empty folder, and pulls from the one into the other."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.servers.hub import HubServer
@@ -41,11 +42,6 @@ def store(models: Path) -> MlxStore:
 
 
 @pytest.fixture
-def source(hub: HubServer) -> HubSource:
-    return HubSource(HubAccess(hub.url), attempts=3, sleep=no_wait)
-
-
-@pytest.fixture
 def put(models: Path) -> Callable[..., Path]:
     """Copies a tiny model's files into a folder of the store, without a manifest, as a person would do by hand."""
 
@@ -65,22 +61,22 @@ def tiny(put: Callable[..., Path]) -> Path:
     return put("tiny")
 
 
-async def found(store: MlxStore, name: str | ModelName) -> InstalledModel:
+async def found(store: MlxStore, name: str) -> InstalledModel:
     """The model of a name, which must be there."""
-    model = await store.resolve(ModelName.parse(name) if isinstance(name, str) else name)
+    model = await store.resolve(ModelName.parse(name))
     assert model is not None
     return model
-
-
-async def pulled(store: MlxStore, source: HubSource, name: ModelName) -> list[PullProgress]:
-    """All progress of one pull."""
-    return [step async for step in store.pull(name, source, None)]
 
 
 Pull = Callable[..., Awaitable[list[PullProgress]]]
 
 
 @pytest.fixture
-def pull(store: MlxStore, source: HubSource) -> Pull:
+def pull(hub: HubServer, store: MlxStore) -> Pull:
     """Pulls a repository into the store, and returns all progress."""
-    return lambda name=REPO: pulled(store, source, ModelName.parse(name))
+
+    async def run(name: str = REPO, *, url: str = hub.url, token: str | None = None, attempts: int = 3) -> Any:
+        source = HubSource(HubAccess(url, token), attempts=attempts, sleep=no_wait)
+        return [step async for step in store.pull(ModelName.parse(name), source, None)]
+
+    return run

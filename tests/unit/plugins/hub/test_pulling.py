@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from tests.servers.hub import HubServer, sha256
 from tests.servers.tiny import tiny_files
-from tests.unit.plugins.hub.conftest import REPO, Pull, found, pulled
+from tests.unit.plugins.hub.conftest import REPO, Pull, found
 
 from ollmlx import ModelName, OllmlxError
 from ollmlx.errors import Forbidden, NotFound, StorageError, Unauthorized, Unsupported, UpstreamError
@@ -62,9 +61,9 @@ async def test_only_what_a_model_needs_is_fetched(hub: HubServer, store: MlxStor
 
 
 @pytest.mark.fault(29)
-async def test_the_token_stays_with_the_hub_and_nothing_else_is_sent(hub: HubServer, store: MlxStore) -> None:
+async def test_the_token_stays_with_the_hub_and_nothing_else_is_sent(hub: HubServer, pull: Pull) -> None:
     hub.repositories[REPO].token = "hf_secret"
-    await pulled(store, HubSource(HubAccess(hub.url, "hf_secret")), NAME)
+    await pull(token="hf_secret")
     assert {asked.headers.get("authorization") for asked in hub.front.asked} == {"Bearer hf_secret"}
     assert hub.large_requests()
     assert not [asked for asked in hub.store.asked if "authorization" in asked.headers]
@@ -82,13 +81,13 @@ async def test_a_broken_connection_is_resumed_at_the_same_byte(hub: HubServer, s
 
 
 @pytest.mark.fault(28)
-async def test_a_failed_pull_is_resumed_by_the_next_pull(hub: HubServer, store: MlxStore) -> None:
+async def test_a_failed_pull_is_resumed_by_the_next_pull(hub: HubServer, store: MlxStore, pull: Pull) -> None:
     hub.faults.cuts = [400_000]
     with pytest.raises(UpstreamError, match=r"cannot download .*RemoteProtocolError"):
-        await pulled(store, HubSource(HubAccess(hub.url), attempts=1), NAME)
+        await pull(attempts=1)
     assert await store.list() == []
     assert await store.resolve(NAME) is None
-    await pulled(MlxStore(store.layout.root), HubSource(HubAccess(hub.url)), NAME)
+    await pull()
     assert [asked.headers.get("range") for asked in hub.large_requests()] == [None, "bytes=400000-"]
 
 
@@ -104,11 +103,11 @@ async def test_a_failed_pull_is_resumed_by_the_next_pull(hub: HubServer, store: 
     ids=["wrong content", "a page instead of the file", "a redirect to a file", "a link that ran out"],
 )
 async def test_a_wrong_file_is_never_installed(
-    hub: HubServer, store: MlxStore, fault: str, value: object, message: str
+    hub: HubServer, store: MlxStore, fault: str, value: object, message: str, pull: Pull
 ) -> None:
     setattr(hub.faults, fault, value)
     with pytest.raises(UpstreamError, match=message):
-        await pulled(store, HubSource(HubAccess(hub.url), attempts=1), NAME)
+        await pull(attempts=1)
     assert await store.list() == []
     assert not store.layout.target(NAME).exists()
 
@@ -126,15 +125,13 @@ async def test_pulling_again_downloads_nothing(hub: HubServer, store: MlxStore, 
 
 async def test_a_new_revision_fetches_what_changed(hub: HubServer, store: MlxStore, pull: Pull) -> None:
     await pull()
-    before, asked = await store.resolve(NAME), len(hub.large_requests())
-    files = hub.repositories[REPO].revisions["main"]
-    hub.repositories[REPO].revisions["main"] = {**files, "tokenizer.json": b'{"model": {"vocab": {"a": 0}}}'}
+    before, asked = await found(store, REPO), len(hub.large_requests())
+    tokenizer = b'{"model": {"vocab": {"a": 0}}}'
+    hub.repositories[REPO].revisions["main"] |= {"tokenizer.json": tokenizer}
     await pull()
-    after = await store.resolve(NAME)
-    assert before is not None
-    assert after is not None
+    after = await found(store, REPO)
     assert after.digest != before.digest
-    assert (after.path / "tokenizer.json").read_bytes() == b'{"model": {"vocab": {"a": 0}}}'
+    assert (after.path / "tokenizer.json").read_bytes() == tokenizer
     assert len(hub.large_requests()) == asked
 
 
@@ -156,32 +153,25 @@ async def test_a_tag_is_a_revision(hub: HubServer, store: MlxStore, pull: Pull) 
     assert (model.path / "model.safetensors").read_bytes() == tiny_files(fill=9)["model.safetensors"]
 
 
-class Problem(NamedTuple):
-    name: str
-    kind: type[OllmlxError]
-    message: str
-    hint: str
-
-
-PROBLEMS = [
-    Problem("org/nothing", NotFound, "org/nothing does not exist", "HF_TOKEN"),
-    Problem(f"{REPO}:v9", NotFound, "has no revision 'v9'", "branches"),
-    Problem("org/gated", Forbidden, "org/gated is gated", "accept them at"),
-    Problem("org/private", NotFound, "does not exist", "for a private repository set HF_TOKEN"),
-    Problem("org/gguf", Unsupported, "it holds GGUF files only", "mlx-community/gguf-4bit"),
-    Problem("org/pickle", Unsupported, "its weights are pickles", "safetensors"),
-    Problem("org/empty", Unsupported, "it holds no weights", "check the name"),
-    Problem("org/lora", Unsupported, "not those of a language model", "ADAPTER"),
-    Problem("org/bare", Unsupported, "has no config.json", ""),
-    Problem("org/mute", Unsupported, "has no tokenizer", ""),
-    Problem("org/broken", UpstreamError, "config.json is not valid JSON", ""),
-    Problem("org/typeless", UpstreamError, "names no model_type", ""),
+PROBLEMS: list[tuple[str, type[OllmlxError], str, str]] = [
+    ("org/nothing", NotFound, "org/nothing does not exist", "HF_TOKEN"),
+    (f"{REPO}:v9", NotFound, "has no revision 'v9'", "branches"),
+    ("org/gated", Forbidden, "org/gated is gated", "accept them at"),
+    ("org/private", NotFound, "does not exist", "for a private repository set HF_TOKEN"),
+    ("org/gguf", Unsupported, "it holds GGUF files only", "mlx-community/gguf-4bit"),
+    ("org/pickle", Unsupported, "its weights are pickles", "safetensors"),
+    ("org/empty", Unsupported, "it holds no weights", "check the name"),
+    ("org/lora", Unsupported, "not those of a language model", "ADAPTER"),
+    ("org/bare", Unsupported, "has no config.json", ""),
+    ("org/mute", Unsupported, "has no tokenizer", ""),
+    ("org/broken", UpstreamError, "config.json is not valid JSON", ""),
+    ("org/typeless", UpstreamError, "names no model_type", ""),
 ]
 
 
-@pytest.mark.parametrize("case", PROBLEMS, ids=[f"{case.name}: {case.message}" for case in PROBLEMS])
+@pytest.mark.parametrize(("name", "kind", "message", "hint"), PROBLEMS)
 async def test_an_unusable_repository_is_refused_with_a_reason_before_large_files_are_fetched(
-    hub: HubServer, store: MlxStore, pull: Pull, case: Problem
+    hub: HubServer, store: MlxStore, pull: Pull, name: str, kind: type[OllmlxError], message: str, hint: str
 ) -> None:
     good = tiny_files()
     hub.add("org/gated", good, gated=True)
@@ -194,34 +184,28 @@ async def test_an_unusable_repository_is_refused_with_a_reason_before_large_file
     hub.add("org/mute", {path: data for path, data in good.items() if not path.startswith("tokenizer")})
     hub.add("org/broken", {**good, "config.json": b"[1, 2"})
     hub.add("org/typeless", {**good, "config.json": b'{"hidden_size": 3}'})
-    with pytest.raises(case.kind, match=case.message) as caught:
-        await pull(case.name)
-    assert case.hint in (caught.value.hint or "")
+    with pytest.raises(kind, match=message) as caught:
+        await pull(name)
+    assert hint in (caught.value.hint or "")
     assert not hub.large_requests()
     assert await store.list() == []
 
 
 @pytest.mark.finding("NET005", "NET006")
-@pytest.mark.parametrize(
-    ("reachable", "kind", "words", "code"),
-    [
-        (True, Unauthorized, "does not accept the token", "NET006"),
-        (False, UpstreamError, "cannot reach the hub at http://127.0.0.1:", "NET005"),
-    ],
-)
 async def test_a_wrong_token_and_an_unreachable_hub_are_named_as_the_cause(
-    hub: HubServer, store: MlxStore, free_port: int, reachable: bool, kind: type[OllmlxError], words: str, code: str
+    hub: HubServer, pull: Pull, free_port: int
 ) -> None:
     hub.repositories[REPO].token = "right"
-    url = hub.url if reachable else f"http://127.0.0.1:{free_port}"
-    with pytest.raises(kind, match=words) as caught:
-        await pulled(store, HubSource(HubAccess(url, "wrong")), NAME)
-    assert caught.value.code == code
+    with pytest.raises(Unauthorized, match="does not accept the token") as refused:
+        await pull(token="wrong")
+    with pytest.raises(UpstreamError, match=f"cannot reach the hub at http://127.0.0.1:{free_port}") as unreachable:
+        await pull(url=f"http://127.0.0.1:{free_port}")
+    assert (refused.value.code, unreachable.value.code) == ("NET006", "NET005")
 
 
 @pytest.mark.fault(27)
 async def test_a_full_disk_is_found_before_the_download(
-    hub: HubServer, store: MlxStore, pull: Pull, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, pull: Pull, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(StorageError, match=r"not enough disk space: 9.* KB needed, 1 B free"):
@@ -230,24 +214,21 @@ async def test_a_full_disk_is_found_before_the_download(
 
 
 @pytest.mark.fault(35)
-async def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path, source: HubSource) -> None:
-    (tmp_path / "models").write_text("a file where the folder should be")
+async def test_a_folder_that_cannot_be_written_is_a_storage_error(models: Path, pull: Pull) -> None:
+    models.parent.write_text("a file where the folder should be")
     with pytest.raises(StorageError):
-        await pulled(MlxStore(tmp_path / "models" / "mlx"), source, NAME)
+        await pull()
 
 
-async def test_pushing_needs_a_token(store: MlxStore, source: HubSource, pull: Pull) -> None:
+async def test_pushing_uploads_the_models_files_and_nothing_else_and_needs_a_token(
+    hub: HubServer, store: MlxStore, pull: Pull
+) -> None:
     await pull()
-    model = await found(store, REPO)
-    with pytest.raises(Unauthorized, match="needs a token") as caught:
-        _ = [step async for step in source.push(model, ModelName.parse("me/mine"))]
-    assert "HF_TOKEN" in (caught.value.hint or "")
-
-
-async def test_pushing_uploads_the_models_files_and_nothing_else(hub: HubServer, store: MlxStore, pull: Pull) -> None:
-    await pull()
-    model = await found(store, REPO)
+    model, target = await found(store, REPO), ModelName.parse("me/mine")
     (model.path / ".secret.json").write_text("{}")
-    steps = [step async for step in HubSource(HubAccess(hub.url, "t")).push(model, ModelName.parse("me/mine"))]
+    with pytest.raises(Unauthorized, match="needs a token") as caught:
+        _ = [step async for step in HubSource(HubAccess(hub.url)).push(model, target)]
+    assert "HF_TOKEN" in (caught.value.hint or "")
+    steps = [step async for step in HubSource(HubAccess(hub.url, "t")).push(model, target)]
     assert steps[-1].status == "success"
     assert hub.uploads["me/mine"] == hub.repositories[REPO].revisions["main"]

@@ -25,14 +25,6 @@ def refuse(*_: object, **__: object) -> None:
     raise PermissionError(13, "Permission denied")
 
 
-async def test_a_folder_copied_by_hand_is_a_model(store: MlxStore, put: Put) -> None:
-    put("org_by-hand")
-    model = await found(store, "org/by-hand")
-    assert str(model.name) == "org/by-hand:latest"
-    assert model.source == "local"
-    assert [listed.name for listed in await store.list()] == [model.name]
-
-
 async def test_hidden_folders_and_stray_files_are_no_models(store: MlxStore, put: Put, models: Path) -> None:
     put(".staging/half")
     (models / "notes.txt").write_text("hello")
@@ -50,6 +42,7 @@ async def test_the_time_of_a_manifest_is_in_the_zone_of_python(store: MlxStore, 
 
 async def test_a_model_is_described_from_its_files(store: MlxStore, tiny: Path) -> None:
     model = await found(store, "tiny")
+    assert model.source == "local", "it was copied by hand"
     details = model.details
     assert (details.family, details.quantization_level, details.parameter_size) == ("llama", "int4", "12K")
     assert (details.context_length, details.embedding_length) == (2048, 64)

@@ -15,15 +15,7 @@ import pytest
 from ollmlx import ModelName, closing
 from ollmlx.errors import NotFound, StorageError, UpstreamError
 from ollmlx.types import RECEIPT, FetchReceipt, PullProgress
-from ollmlx_pypi.source import (
-    PACKAGES,
-    ModelPackage,
-    PypiSource,
-    cache_folder,
-    cached_wheel,
-    remove_abandoned,
-    unpack,
-)
+from ollmlx_pypi.source import PACKAGES, ModelPackage, PypiSource, cache_folder, remove_abandoned, unpack
 
 pytestmark = pytest.mark.slow
 
@@ -192,10 +184,6 @@ def test_every_package_of_the_table_is_pinned() -> None:
 )
 def test_the_cache_is_where_the_platform_keeps_caches(platform: str, environment: dict[str, str], ending: str) -> None:
     assert str(cache_folder(environment, platform)).endswith(ending)
-
-
-def test_an_empty_cache_holds_nothing(tmp_path: Path) -> None:
-    assert cached_wheel(PACKAGES["smollm2:135m"], tmp_path) is None
 
 
 def test_only_staging_folders_of_running_processes_are_kept(tmp_path: Path) -> None:
