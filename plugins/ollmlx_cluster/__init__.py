@@ -8,14 +8,10 @@ to rank 0, which serves the Runner Protocol; the other ranks compute each pass w
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 
-from ollmlx import hookimpl
-
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
-    from ollmlx import Backend, Check, PluginContext
+from ollmlx import Backend, Check, PluginContext, hookimpl
 
 ollmlx_api = 1
 
@@ -32,8 +28,6 @@ def register_backends(register: Callable[[Backend], None], context: PluginContex
 @hookimpl
 def register_checks(register: Callable[[Check, Traversable | None], None], context: PluginContext) -> None:
     """Register the check of the hosts of declared clusters. Its pages are there even without any."""
-    from importlib.resources import files
-
     from ollmlx_cluster.check import ClusterCheck, DeclaredCluster
 
     clusters = {

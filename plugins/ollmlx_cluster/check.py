@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,30 +32,16 @@ async def over_ssh(host: str, command: Sequence[str]) -> str:
 
     Returns its output. Raises OSError with ssh's own message.
     """
-    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={SECONDS // 2}"]
-    process = await asyncio.create_subprocess_exec(
-        "ssh",
-        *options,
-        "--",
-        host,
-        shlex.join(command),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    argv = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={SECONDS // 2}", "--", host, shlex.join(command)]
+    run = partial(subprocess.run, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     try:
-        out, err = await asyncio.wait_for(process.communicate(), SECONDS)
-    except TimeoutError:
+        done = await asyncio.to_thread(run, argv, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
         raise OSError(f"no answer within {SECONDS} s") from None
-    finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        lines = err.decode("utf-8", "replace").strip().splitlines()
-        raise OSError(lines[-1][:300] if lines else f"ssh ended with status {process.returncode}")
-    return out[:_MAX_ANSWER].decode("utf-8", "replace")
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        raise OSError(lines[-1][:300] if lines else f"ssh ended with status {done.returncode}")
+    return done.stdout[:_MAX_ANSWER]
 
 
 RunOn = Callable[[str, Sequence[str]], Awaitable[str]]

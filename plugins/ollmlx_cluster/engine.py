@@ -11,17 +11,17 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, ClassVar, Final, NoReturn
 
 import mlx.core as mx
-from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 from ollmlx import SerialEngine, closing
 from ollmlx.errors import RunnerFailed, Unsupported
 from ollmlx.protocol import ExitCode, Progress, RunnerConfig, TokenizeRequest, Tokens
-from ollmlx.types import Done, Event, GenerateRequest, Options, Prefill
-from ollmlx_cluster.handover import WAKING, LauncherConnection
+from ollmlx.types import Event, GenerateRequest
+from ollmlx_cluster.messages import WAKING, LauncherConnection
 from ollmlx_cluster.shard import STOP, Collectives, ModelShard, token_value
+from ollmlx_mlx.engine.batching.generation import GenerationState
+from ollmlx_mlx.engine.batching.sampling import Penalizer, PenaltyRules, Sampler
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
-from ollmlx_mlx.engine.text.prompt import EncodedPrompt, PromptEncoder
-from ollmlx_mlx.engine.text.template import ChatTemplate
+from ollmlx_mlx.engine.text.prompt import PromptEncoder
 
 PATIENCE: Final = 5.0
 """Seconds to wait for the launcher to end this process: it reports the rank that was lost."""
@@ -51,8 +51,7 @@ class ClusterEngine(SerialEngine):
         if min(self.collectives.gather(1)) < 1:  # fails unless every rank has loaded
             raise RunnerFailed("a rank of the group could not load the model", code="RUN002")
         tokenizer = self._shard.tokenizer
-        template = ChatTemplate(tokenizer, config.model.name.short, config.model.defaults.template)
-        self._prompts = PromptEncoder(tokenizer, template, config.model.name.short, config.context_length)
+        self._prompts = PromptEncoder(tokenizer, config.model.name.short, config.context_length)
         self._detokenizers = DetokenizerFactory(tokenizer)
         self._notes = tuple(str(note) for note in config.engine_options.get("notes", ()))
 
@@ -97,16 +96,30 @@ class ClusterEngine(SerialEngine):
     def stream(self, request: GenerateRequest) -> Iterator[Event]:
         if request.format is not None or request.top_logprobs is not None:
             raise Unsupported("a model on a cluster has no structured output and no logprobs")
-        begun = time.monotonic_ns()
-        prompt = self._prompts.build(request)
-        if request.options.seed >= 0:
-            mx.random.seed(request.options.seed)
-        else:
-            mx.random.seed(secrets.randbits(63))
+        prompt, options = self._prompts.build(request), request.options
+        vocabulary = len(self._shard.tokenizer)
+        events: list[Any] = []
+        row = GenerationState(
+            prompt,
+            prompt.parser(request, self._shard.tokenizer, self._detokenizers),
+            events.extend,
+            options,
+            penalties=PenaltyRules.of(options, prompt.context, vocabulary),
+            seed=options.seed if options.seed >= 0 else secrets.randbits(63),
+            limit=options.num_predict if options.num_predict >= 0 else prompt.context - len(prompt.tokens),
+            eos=frozenset(self._shard.tokenizer.eos_token_ids),
+            shift=False,
+            top_logprobs=None,
+            constraint=None,
+            spell=self._detokenizers.decode,
+        )
         try:
             self._wake()
-            self.collectives.broadcast_json({"tokens": list(prompt.tokens)})
-            yield from self._answer(request, prompt, begun)
+            self.collectives.broadcast_json({"tokens": row.tokens})
+            for _ in self._passes(row):
+                row.flush()
+                yield from events
+                events.clear()
             self.collectives.broadcast(STOP)
         except RuntimeError as error:
             _end_group(error)
@@ -114,48 +127,27 @@ class ClusterEngine(SerialEngine):
             self.collectives.broadcast(STOP)
             raise
 
-    def _answer(self, request: GenerateRequest, prompt: EncodedPrompt, begun: int) -> Iterator[Event]:
+    def _passes(self, row: GenerationState) -> Iterator[None]:
+        """Compute the prompt and then the answer, pass by pass. Yields when `row` may have events."""
         cache = self._shard.new_cache()
-        logits: mx.array | None = None
-        for done, found in self._shard.prefill(prompt.tokens, cache):
-            logits = found
-            yield Prefill(done=done, total=len(prompt.tokens), dropped=prompt.dropped)
-        assert logits is not None
-        prefilled = time.monotonic_ns()
-        answer = prompt.parser(request, self._shard.tokenizer, self._detokenizers)
-        sampler, processors = _sampling(request.options)
-        made: list[int] = []
-        limit = prompt.context - len(prompt.tokens)
-        if request.options.num_predict >= 0:
-            limit = min(limit, request.options.num_predict)
-        reason = "length"
-        while len(made) < limit:
-            token = _choose(logits, sampler, processors, [*prompt.tokens, *made])
-            if token in self._shard.tokenizer.eos_token_ids:
-                reason = "stop"
-                break
-            made.append(token)
-            yield from answer.add(token)
-            if answer.finished or answer.runaway:
-                reason = "stop"
-                break
-            if len(made) < limit:
-                self.collectives.broadcast(token_value(token))
-                logits = self._shard.forward([token], cache)
+        for done, computed in self._shard.prefill(row.tokens, cache):
+            row.fed, logits = done, computed
+            row.report_prefill()
+            yield
+        sampler = Sampler([row.options], logits.shape[-1])
+        penalizer = Penalizer([row.penalties], [row.tokens[:-1]])
+        row.finished = "length" if row.limit <= 0 else None
+        while row.finished is None:
+            chosen: Any = sampler(penalizer(logits, mx.array(row.tokens[-1:])), [row.draw()]).item()
+            row.accept(chosen)
+            yield
+            if row.finished is None:
+                self.collectives.broadcast(token_value(chosen))
+                logits = self._shard.forward([chosen], cache)
+                row.fed += 1
                 self.advance()
-        yield from answer.end()
-        ended = time.monotonic_ns()
-        yield Done(
-            reason="stop" if reason == "stop" else "length",
-            prompt_tokens=len(prompt.tokens),
-            generated_tokens=len(made),
-            prefill_ns=prefilled - begun,
-            decode_ns=ended - prefilled,
-            total_ns=ended - begun,
-            dropped=prompt.dropped,
-            stop=answer.stop,
-            context=(*prompt.tokens, *made),
-        )
+        row.end()
+        yield
 
     def encode(self, request: TokenizeRequest) -> Tokens:
         if request.text is not None:
@@ -199,27 +191,3 @@ def _end_group(error: RuntimeError) -> NoReturn:
     time.sleep(PATIENCE)
     os.write(2, f"rank 0: {error}\n".encode("utf-8", "replace"))
     os._exit(ExitCode.INTERNAL)
-
-
-def _sampling(options: Options) -> tuple[Any, list[Any]]:
-    sampler = make_sampler(temp=options.temperature, top_p=options.top_p, min_p=options.min_p, top_k=options.top_k)
-    last = options.repeat_last_n if options.repeat_last_n >= 0 else 1 << 20
-    processors = make_logits_processors(
-        logit_bias=dict(options.logit_bias) or None,
-        repetition_penalty=options.repeat_penalty if options.repeat_penalty != 1 and last else None,
-        repetition_context_size=last,
-        presence_penalty=options.presence_penalty or None,
-        presence_context_size=last,
-        frequency_penalty=options.frequency_penalty or None,
-        frequency_context_size=last,
-    )
-    return sampler, processors
-
-
-def _choose(logits: mx.array, sampler: Any, processors: list[Any], so_far: list[int]) -> int:
-    logits = logits.astype(mx.float32)
-    if processors:
-        history = mx.array(so_far)
-        for process in processors:
-            logits = process(history, logits)
-    return int(sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True)).item())

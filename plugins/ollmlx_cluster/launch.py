@@ -24,9 +24,8 @@ import psutil
 
 from ollmlx.protocol import ExitCode, RunnerConfig
 from ollmlx.runner import CannotStart, confine, read_config, tie
-from ollmlx_cluster.handover import WAKING, LauncherSocket
 from ollmlx_cluster.hosts import hosts_of, launch_arguments, ranks_of
-from ollmlx_cluster.liveness import BEAT, LINE, SILENCE, WAKE, RankFailures, RankLiveness
+from ollmlx_cluster.messages import BEAT, LINE, SILENCE, WAKE, WAKING, LauncherSocket, RankFailures, RankLiveness
 
 LINGER: Final = 3.0
 """Seconds that the other ranks have to end after rank 0."""

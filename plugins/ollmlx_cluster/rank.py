@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ollmlx.protocol import ExitCode, RunnerConfig
 from ollmlx.runner import confine, tie
-from ollmlx_cluster import liveness
-from ollmlx_cluster.handover import LauncherConnection
+from ollmlx_cluster import messages
 from ollmlx_cluster.hosts import AGENT
+from ollmlx_cluster.messages import LauncherConnection
 
 if TYPE_CHECKING:
     from ollmlx_cluster.shard import Collectives
@@ -38,7 +38,7 @@ def main() -> NoReturn:
     # When a rank is lost, mlx.launch terminates all others. Rank 0 ignores that and lets the launcher end it: otherwise
     # its clients would be told that the runner is closing. All threads inherit the mask.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    liveness.start(given.silence, given.backend)
+    messages.start(given.silence, given.backend)
     os.environ.pop(AGENT, None)
 
     import mlx.core as mx
@@ -67,17 +67,17 @@ def _lead(collectives: Collectives, path: Path, backend: str) -> int:
     from ollmlx.runner import serve, start_logging
     from ollmlx_cluster.engine import ClusterEngine
 
-    with LauncherConnection(path) as launcher:
-        config, fd = launcher.receive()
-        start_logging(config.log_level)
-        collectives.broadcast_json({"config": config.model_dump(mode="json")})
-        ClusterEngine.collectives = collectives
-        if backend not in liveness.WITHOUT_INPUT:
-            ClusterEngine.launcher = launcher
-        listener = socket.socket(fileno=fd)
-        listener.setblocking(False)
-        code = serve(config, "ollmlx_cluster.engine:ClusterEngine", listener)
-        launcher.send(f"exit {code}")
+    launcher = LauncherConnection(path)
+    config, fd = launcher.receive()
+    start_logging(config.log_level)
+    collectives.broadcast_json({"config": config.model_dump(mode="json")})
+    ClusterEngine.collectives = collectives
+    if backend not in messages.WITHOUT_INPUT:
+        ClusterEngine.launcher = launcher
+    listener = socket.socket(fileno=fd)
+    listener.setblocking(False)
+    code = serve(config, "ollmlx_cluster.engine:ClusterEngine", listener)
+    launcher.send(f"exit {code}")
     return code
 
 
@@ -96,7 +96,7 @@ def _follow(collectives: Collectives) -> int:
     with contextlib.suppress(KeyboardInterrupt):
         while not (job := collectives.broadcast_json()).get("close"):
             if job.get("sleep"):
-                liveness.wait_until_woken()
+                messages.wait_until_woken()
             else:
                 shard.follow(job["tokens"])
     return ExitCode.ASKED

@@ -8,14 +8,10 @@ CPUs; without that folder everything works, more slowly. Files in this folder ar
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from ollmlx import hookimpl
+from pydantic import BaseModel
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    from ollmlx import Backend, PluginContext
+from ollmlx import Backend, PluginContext, hookimpl
 
 ollmlx_api = 1
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -89,7 +89,7 @@ class MlxBackend:
         self._known = KnownModels(mlx_lm) if mlx_lm is not None else None
         self._kv_cache_type = kv_cache_type
         self._chosen: BlasChoice | None = None
-        self._memo: dict[tuple[object, ...], ModelFacts] = {}
+        self._facts = lru_cache(_REMEMBERED)(self._read_facts)
 
     def accepts(self, model: InstalledModel) -> Refusal | None:
         """Return None for an MLX folder of a type that the installed mlx-lm serves and that needs no foreign code."""
@@ -166,12 +166,7 @@ class MlxBackend:
 
         Raises StorageError when files are missing or damaged.
         """
-        state = folder_state(folder)
-        if state not in self._memo:
-            if len(self._memo) >= _REMEMBERED:
-                self._memo.clear()
-            self._memo[state] = self._read_facts(folder)
-        return self._memo[state]
+        return self._facts(folder, folder_state(folder))
 
     def _refuse_folder(self, model: InstalledModel, known: KnownModels) -> Refusal | None:
         config = _config(model.path)
@@ -194,7 +189,7 @@ class MlxBackend:
         self.facts(model.path)
         return None
 
-    def _read_facts(self, folder: Path) -> ModelFacts:
+    def _read_facts(self, folder: Path, state: object) -> ModelFacts:
         config = _config(folder)
         known = self._known
         complete = known.complete(config) if known else config

@@ -19,7 +19,6 @@ from ollmlx_mlx.engine.load import LoadedModel, limit_memory, load_model
 from ollmlx_mlx.engine.prefix_cache import CacheFolder, PrefixCache
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.engine.text.prompt import PromptEncoder
-from ollmlx_mlx.engine.text.template import ChatTemplate
 from ollmlx_mlx.folder import AUTO_WIDTH
 
 FIRST_CHUNK: Final = {"cpu": 32, "metal": 512, "cuda": 1024}
@@ -76,7 +75,6 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
     vocabulary = _vocabulary(model, loaded.config, len(tokenizer))
     prefixes = PrefixCache(config.prompt_cache_bytes)
     folder = _folder(config, kv_type, sample, prefixes, notes)
-    template = ChatTemplate(tokenizer, config.model.name.short)
     eos = frozenset(int(token) for token in tokenizer.eos_token_ids)
     clock = ChunkClock(FIRST_CHUNK.get(loaded.device, 32))
     return Instance(
@@ -87,7 +85,7 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
         eos=eos,
         notes=tuple(notes),
         prompts=PromptEncoder(
-            tokenizer, template, config.model.name.short, config.context_length, boundaries=not stays_trimmable(sample)
+            tokenizer, config.model.name.short, config.context_length, boundaries=not stays_trimmable(sample)
         ),
         detokenizers=loaded.detokenizers,
         grammars=Grammars(tokenizer._tokenizer, vocabulary, sorted(eos)),

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import Field
 
 from ollmlx_mlx.daemon.machine import BlasChoice, BlasChooser, MlxMachine
 
@@ -44,7 +46,7 @@ class BlasCandidate:
 class ProbeResult:
     """The result of a probe: `seconds` for the test product, or why the library is unusable."""
 
-    seconds: float | None
+    seconds: Annotated[float | None, Field(gt=0, strict=True)]
     problem: str = ""
 
 

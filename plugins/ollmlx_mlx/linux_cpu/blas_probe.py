@@ -9,13 +9,16 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import Any, Final
+from typing import Final
 
+from pydantic import TypeAdapter, ValidationError
+
+from ollmlx.errors import StorageError
+from ollmlx.storekit import read_bounded, write_whole
 from ollmlx_mlx.daemon.machine import MlxMachine
 from ollmlx_mlx.linux_cpu.blas import BlasCandidate, ProbeResult
 
@@ -24,6 +27,7 @@ logger = logging.getLogger(__name__)
 TIMEOUT: Final = 60.0
 """Seconds a probe may take; the reference BLAS needs about half a second."""
 MAX_MEMORY_FILE: Final = 1 << 20
+_RESULTS: Final = TypeAdapter(dict[str, ProbeResult])
 
 # A product as in a model's output layer, checked against its known result; the first call loads and warms the library.
 PROGRAM: Final = """
@@ -56,13 +60,7 @@ class ProbeMemory:
 
     def get(self, key: str) -> ProbeResult | None:
         """Return the result for this key, None when there is none."""
-        entry = self._read().get(key)
-        if not isinstance(entry, dict):
-            return None
-        seconds, problem = entry.get("seconds"), entry.get("problem")
-        if isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0:
-            return ProbeResult(float(seconds))
-        return ProbeResult(None, problem) if isinstance(problem, str) and problem else None
+        return self._read().get(key)
 
     def put(self, key: str, verdict: ProbeResult) -> None:
         """Keep a result, if the state folder exists: the daemon makes it, and the doctor leaves no files.
@@ -72,29 +70,19 @@ class ProbeMemory:
         if self._file is None or not self._file.parent.is_dir():
             return
         with self._writing:
-            self._write({**self._read(), key: {"seconds": verdict.seconds, "problem": verdict.problem}}, self._file)
+            try:
+                write_whole(self._file, _RESULTS.dump_json({**self._read(), key: verdict}))
+            except OSError as error:
+                logger.warning("cannot remember the BLAS probe in %s: %s", self._file, error)
 
-    def _write(self, known: dict[str, Any], file: Path) -> None:
-        try:
-            with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as staged:
-                json.dump(known, staged)
-            Path(staged.name).replace(file)
-        except OSError as error:
-            logger.warning("cannot remember the BLAS probe in %s: %s", file, error)
-
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, ProbeResult]:
         if self._file is None:
             return {}
         try:
-            if self._file.stat().st_size > MAX_MEMORY_FILE:
-                return {}
-            known = json.loads(self._file.read_bytes())
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
+            return _RESULTS.validate_json(read_bounded(self._file, MAX_MEMORY_FILE, str(self._file)) or "{}")
+        except (StorageError, ValidationError) as error:
             logger.warning("ignoring the remembered BLAS probes in %s: %s", self._file, error)
             return {}
-        return known if isinstance(known, dict) else {}
 
 
 class ChildProbe:

@@ -82,6 +82,10 @@ class DecodeBatch:
         self._head = head
         self._drafter = drafter
         self._launch_blocks = launch_blocks
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove everything, also after a failure."""
         self.rows: list[GenerationState] = []
         self._cache: Layers = []
         self._merged = False
@@ -114,7 +118,7 @@ class DecodeBatch:
         self._unread += [False] * len(incoming)
         for generation in incoming:
             generation.cache = None
-        self._changed()
+        self._sampler = self._penalizer = None
 
     def filter_out(self, leaving: Collection[GenerationState], *, keep_caches: bool) -> None:
         """Remove sequences. With `keep_caches` each gets its own cache back, of its first `fed` tokens."""
@@ -125,27 +129,18 @@ class DecodeBatch:
         stay = [index for index, row in enumerate(self.rows) if row not in leaving]
         if len(stay) == len(self.rows):
             return
+        if not stay:
+            self.clear()
+            return
         self.rows = [self.rows[index] for index in stay]
         self._unread = [self._unread[index] for index in stay]
-        self._logprobs = self._logprobs.kept(stay) if self._logprobs is not None and stay else None
-        if not stay:
-            self._cache, self._merged, self._inputs = [], False, mx.array([], dtype=mx.int32)
-            self._opening = []
-        else:
-            self._inputs = self._inputs[mx.array(stay, dtype=mx.int32)]
-            if self._merged and len(stay) == 1:
-                self._cache, self._merged = extract_row(self._cache, stay[0]), False
-            elif self._merged:
-                filter_rows(self._cache, stay)
-        self._changed()
-
-    def clear(self) -> list[GenerationState]:
-        """Remove everything after a failure. Returns the sequences that were in the batch."""
-        rows, self.rows = self.rows, []
-        self._cache, self._merged, self._unread, self._logprobs, self._opening = [], False, [], None, []
-        self._inputs = mx.array([], dtype=mx.int32)
-        self._changed()
-        return rows
+        self._logprobs = self._logprobs.kept(stay) if self._logprobs is not None else None
+        self._inputs = self._inputs[mx.array(stay, dtype=mx.int32)]
+        if self._merged and len(stay) == 1:
+            self._cache, self._merged = extract_row(self._cache, stay[0]), False
+        elif self._merged:
+            filter_rows(self._cache, stay)
+        self._sampler = self._penalizer = None
 
     def prefix(self, row: GenerationState, length: int) -> Layers | None:
         """Return a copy of a sequence's cache up to `length` tokens, None where its kind cannot be trimmed."""
@@ -211,9 +206,6 @@ class DecodeBatch:
             unread and row.last_by_length() and row.constraint is None
             for row, unread in zip(self.rows, self._unread, strict=True)
         )
-
-    def _changed(self) -> None:
-        self._sampler = self._penalizer = None
 
     def _sample(self, logits: mx.array) -> tuple[mx.array, PendingLogprobs | None]:
         if self._sampler is None or self._penalizer is None:

@@ -74,7 +74,7 @@ class BatchScheduler:
     def tick(self) -> None:
         """Run one round. Raises EngineBroken after several failures in a row."""
         self._remove_cancelled()
-        self._guarded(self._decode, self._batch.clear)
+        self._guarded(self._decode, self._clear_batch)
         self._admit()
         if self._prefill.sequences:
             self._guarded(self._prefill_slice, self._clear_prefill)
@@ -82,10 +82,11 @@ class BatchScheduler:
 
     def fail_all(self, error: OllmlxError) -> None:
         """End every request with an error."""
-        for generation in [*self._waiting, *self._prefill.sequences, *self._batch.clear()]:
+        for generation in (*self._waiting, *self._prefill.sequences, *self._batch.rows):
             generation.fail(error)
         self._waiting.clear()
         self._prefill.sequences.clear()
+        self._batch.clear()
 
     def _decode(self) -> None:
         if not self._batch.rows:
@@ -156,6 +157,11 @@ class BatchScheduler:
     def _flush(self) -> None:
         for generation in (*self._batch.rows, *self._prefill.sequences):
             generation.flush()
+
+    def _clear_batch(self) -> list[GenerationState]:
+        sequences = self._batch.rows
+        self._batch.clear()
+        return sequences
 
     def _clear_prefill(self) -> list[GenerationState]:
         sequences = list(self._prefill.sequences)

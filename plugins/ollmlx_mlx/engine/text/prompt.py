@@ -102,14 +102,13 @@ class PromptEncoder:
     def __init__(
         self,
         tokenizer: Any,
-        template: ChatTemplate,
         model_name: str,
         context_length: int,
         *,
         boundaries: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
-        self._template = template
+        self._template = ChatTemplate(tokenizer, model_name)
         self._model_name = model_name
         self._context_length = context_length
         self._boundaries = boundaries
@@ -134,7 +133,7 @@ class PromptEncoder:
         self, messages: Sequence[Message], request: GenerateRequest, *, answer: bool = True
     ) -> list[int]:
         """Return the ids of a conversation through the chat template, after the ids in `request.context`."""
-        return self._encode(self._render(messages, request, answer=answer), request)
+        return self._encode(self._template.render(messages, request, answer=answer), request)
 
     def _encode(self, text: str, request: GenerateRequest) -> list[int]:
         if not self._tokenizer.has_chat_template and not request.template:
@@ -142,16 +141,6 @@ class PromptEncoder:
         else:
             ids = list(self._tokenizer.encode(text, add_special_tokens=False))
         return [*request.context, *ids]
-
-    def _render(self, messages: Sequence[Message], request: GenerateRequest, *, answer: bool = True) -> str:
-        return self._template.render(
-            messages,
-            tools=offered_tools(request.tools, request.tool_choice),
-            think=request.think,
-            template=request.template,
-            continue_last=request.continue_last,
-            answer=answer,
-        )
 
     def _conversation(self, request: GenerateRequest, context: int) -> EncodedPrompt:
         if request.suffix:
@@ -161,7 +150,7 @@ class PromptEncoder:
 
         def encode(messages: Sequence[Message]) -> list[int]:
             nonlocal tail
-            text = self._render(messages, request) + opening
+            text = self._template.render(messages, request) + opening
             tail = text[-200:]
             return self._encode(text, request)
 

@@ -9,71 +9,56 @@ from jinja2 import TemplateError
 
 from ollmlx import as_jinja
 from ollmlx.errors import InvalidRequest, Unsupported
-from ollmlx.runner.kit import chat_turn, template_thinking
-from ollmlx.types import Message, Tool
+from ollmlx.runner.kit import chat_turn, offered_tools, template_thinking
+from ollmlx.types import GenerateRequest, Message
 
 _REFUSALS: Final = (TemplateError, ValueError, TypeError, KeyError)
 """What a template raises, or transformers for it, when it refuses a conversation."""
 
 
 class ChatTemplate:
-    """One model's template. `override` replaces the model's own for every request without a template."""
+    """The template of one model. A request may bring its own."""
 
-    def __init__(self, tokenizer: Any, model_name: str, override: str | None = None) -> None:
+    def __init__(self, tokenizer: Any, model_name: str) -> None:
         self._tokenizer = tokenizer
         self._model_name = model_name
-        self._override = override
-
-    @property
-    def source(self) -> str:
-        """The text of the template in use; empty when the model has none or renders in code."""
-        template = self._override or getattr(self._tokenizer, "chat_template", None)
-        if isinstance(template, dict):
-            template = template.get("default") or next(iter(template.values()), "")
-        return template if isinstance(template, str) else ""
 
     @property
     def takes_tools(self) -> bool:
-        """Return whether the template passes tools to the model."""
-        if self.source:
-            return "tools" in self.source
+        """Return whether the model's template passes tools to the model."""
+        source = getattr(self._tokenizer, "chat_template", None)
+        if isinstance(source, dict):
+            source = source.get("default") or next(iter(source.values()), "")
+        if isinstance(source, str) and source:
+            return "tools" in source
         return bool(self._tokenizer.has_tool_calling)
 
-    def render(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Tool] = (),
-        think: bool | str | None = None,
-        template: str | None = None,
-        continue_last: bool = False,
-        answer: bool = True,
-    ) -> str:
-        """Return the text of the prompt.
+    def render(self, messages: Sequence[Message], request: GenerateRequest, *, answer: bool = True) -> str:
+        """Return the text of the prompt for these messages, with the tools and the template of the request.
 
         `answer` opens the assistant's turn at the end; `continue_last` leaves the last turn open instead. Raises
         InvalidRequest with the template's own message when it refuses the conversation, Unsupported for tools that it
         would drop.
         """
-        template = template or self._override
+        template = request.template
+        tools = offered_tools(request.tools, request.tool_choice)
         if tools and not (("tools" in template) if template else self.takes_tools):
             raise Unsupported(f"{self._model_name} does not support tools")
-        if template is not None:
-            template = as_jinja(template)
-        elif not self._tokenizer.has_chat_template:
+        if not template and not self._tokenizer.has_chat_template:
             return "\n\n".join(message.content for message in messages)
         turns = [chat_turn(message) for message in messages]
         kwargs: dict[str, Any] = {
-            "tools": list(tools) or None,
-            "add_generation_prompt": answer and not continue_last,
-            "continue_final_message": continue_last,
+            "tools": tools or None,
+            "add_generation_prompt": answer and not request.continue_last,
+            "continue_final_message": request.continue_last,
             "tokenize": False,
-            **template_thinking(think),
+            **template_thinking(request.think),
         }
-        if template is not None:
-            kwargs["chat_template"] = template
-        # mlx-lm's wrapper prefers its own renderer in code over any template: go around it for a given one.
-        tokenizer = self._tokenizer if template is None else self._tokenizer._tokenizer
+        tokenizer = self._tokenizer
+        if template:
+            kwargs["chat_template"] = as_jinja(template)
+            # mlx-lm's wrapper prefers its own renderer in code over any template: go around it.
+            tokenizer = tokenizer._tokenizer
         try:
             return str(tokenizer.apply_chat_template(turns, **kwargs))
         except _REFUSALS as error:

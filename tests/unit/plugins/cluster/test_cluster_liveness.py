@@ -8,7 +8,7 @@ import select
 import pytest
 
 from ollmlx.protocol import ExitCode
-from ollmlx_cluster.liveness import RankFailures, RankLiveness
+from ollmlx_cluster.messages import RankFailures, RankLiveness
 from ollmlx_cluster.mlx_launch import select_without_spinning
 
 HOSTS = ["localhost", "node2", "node3"]

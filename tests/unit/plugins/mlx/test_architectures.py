@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import pytest
 from mlx.nn.layers.base import Module
-from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model as load_stored
 
-from ollmlx import ModelName, RunnerConfig
-from ollmlx.testing.requests import ask, cancel_when, collect, running, together
+from ollmlx.testing.requests import ask, cancel_when, collect, config_for, running, together
 from ollmlx.testing.waiting import eventually
-from ollmlx.types import InstalledModel, Prefill, Text
+from ollmlx.types import Prefill, Text
 from ollmlx_mlx.daemon.backend import MlxBackend, MlxSettings
 from ollmlx_mlx.daemon.estimate import cache_shape
 from ollmlx_mlx.daemon.known_models import KnownModels, installed_mlx_lm
 from ollmlx_mlx.daemon.machine import MlxMachine
 from ollmlx_mlx.engine.batching.decode import OutputHead
 from ollmlx_mlx.engine.engine import MlxEngine
-from ollmlx_mlx.engine.load import load_model
+from ollmlx_mlx.engine.load import load_model, parameters
 from ollmlx_mlx.folder import weight_sizes
 
 pytestmark = pytest.mark.mlx
-
-
-def installed(folder: Path) -> InstalledModel:
-    now = datetime.now(UTC)
-    name = ModelName.parse(folder.name)
-    return InstalledModel(name=name, store="hub", format="mlx", path=folder, digest="0" * 64, size=1, modified_at=now)
 
 
 def test_it_is_accepted_and_estimated(architecture: Path) -> None:
@@ -44,15 +34,15 @@ def test_it_is_accepted_and_estimated(architecture: Path) -> None:
         trusted=lambda model: False,
         mlx_lm=installed_mlx_lm(),
     )
-    assert backend.accepts(installed(architecture)) is None
-    assert backend.estimate(installed(architecture), 2048, 2).total > 0
+    model = config_for(architecture).model
+    assert backend.accepts(model) is None
+    assert backend.estimate(model, 2048, 2).total > 0
 
 
 def test_it_loads_and_computes_and_its_caches_are_as_large_as_estimated(architecture: Path) -> None:
-    config = RunnerConfig(runner="r", token="t", model=installed(architecture), context_length=2048)
-    loaded = load_model(config)
+    loaded = load_model(config_for(architecture))
     content = json.loads((architecture / "config.json").read_text(encoding="utf-8"))
-    expected = sum(array.nbytes for array in _arrays(loaded.model))
+    expected = sum(array.nbytes for array in parameters(loaded.model))
     assert weight_sizes(architecture, content).float32 == pytest.approx(expected, rel=0.05)
 
     cache = make_prompt_cache(loaded.model)
@@ -72,11 +62,6 @@ def test_it_loads_and_computes_and_its_caches_are_as_large_as_estimated(architec
     estimated = shape.values(303) * width
     assert estimated >= 0.98 * used - shape.windowed * 256 * width
     assert estimated <= 1.15 * used + 3 * shape.fixed * width + shape.windowed * 256 * width
-
-
-def _arrays(model: Module) -> list[mx.array]:
-    flat: Any = tree_flatten(model.parameters())
-    return [array for _, array in flat]
 
 
 QUESTIONS = ("one two three", "a somewhat longer question about nothing at all", "x")

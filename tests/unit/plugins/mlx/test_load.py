@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +15,12 @@ import pytest
 from mlx.nn.layers.linear import Linear
 from mlx_lm.utils import load_model as load_stored
 
-from ollmlx import ModelName
 from ollmlx.errors import OutOfMemory, StorageError
 from ollmlx.protocol import RunnerConfig
 from ollmlx.testing import fake_model
-from ollmlx.types import InstalledModel, ModelDefaults
+from ollmlx.testing.requests import ask, collect, config_for, together
+from ollmlx.types import ModelDefaults
+from ollmlx_mlx.engine.engine import MlxEngine
 from ollmlx_mlx.engine.load import LoadedModel, device_name, limit_memory, load_error, load_model
 from ollmlx_mlx.importer.gguf_import import import_gguf
 
@@ -39,18 +39,9 @@ def folder(write_gguf: WriteGguf, tmp_path: Path) -> Path:
 
 
 def config(folder: Path, *, weights: str = "float32", **defaults: Any) -> RunnerConfig:
-    model = InstalledModel(
-        name=ModelName.parse("tiny"),
-        store="hub",
-        format="mlx",
-        path=folder,
-        digest="0" * 64,
-        size=1,
-        modified_at=datetime.now(UTC),
-        defaults=ModelDefaults(**defaults),
-    )
-    options = {"weights": weights, "notes": ["why"]}
-    return RunnerConfig(runner="r", token="t", model=model, context_length=64, engine_options=options)
+    found = config_for(folder, context_length=256, engine_options={"weights": weights, "notes": ["why"]})
+    model = found.model.model_copy(update={"defaults": ModelDefaults(**defaults)})
+    return found.model_copy(update={"model": model})
 
 
 def logits(loaded: LoadedModel) -> np.ndarray:
@@ -78,27 +69,20 @@ def test_on_a_cpu_everything_is_computed_in_float32_whatever_the_weights_are(for
     assert steps[-1] == 1.0
 
 
-def write_adapter(into: Path, *, layers: int = 1, peft: bool = False, rank: int = 4) -> Path:
-    """A random LoRA on the queries of the last layers, in mlx-lm's or in PEFT's form, with the same effect."""
+def write_adapter(into: Path, *, peft: bool = False, strength: float = 1.0) -> Path:
+    """A random LoRA on the queries of the last layer, in mlx-lm's or in PEFT's form, with the same effect."""
     rng = np.random.default_rng(5)
     into.mkdir()
-    weights: dict[str, mx.array] = {}
-    for layer in range(2 - layers, 2):
-        down, up = (mx.array(rng.standard_normal(shape).astype(np.float32)) for shape in ((64, rank), (rank, 64)))
-        path = f"model.layers.{layer}.self_attn.q_proj"
-        if peft:
-            weights |= {
-                f"base_model.model.{path}.lora_A.weight": down.T,
-                f"base_model.model.{path}.lora_B.weight": up.T,
-            }
-        else:
-            weights |= {f"{path}.lora_a": down, f"{path}.lora_b": up}
+    down, up = (mx.array(rng.standard_normal(shape).astype(np.float32)) for shape in ((64, 4), (4, 64)))
+    up = up * strength
+    path = "model.layers.1.self_attn.q_proj"
     if peft:
-        about: dict[str, Any] = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "bias": "none"}
+        weights = {f"base_model.model.{path}.lora_A.weight": down.T, f"base_model.model.{path}.lora_B.weight": up.T}
+        about: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none"}
     else:
-        keys = ["self_attn.q_proj"]
-        parameters = {"rank": rank, "scale": 2.0, "dropout": 0.0, "keys": keys}
-        about = {"fine_tune_type": "lora", "num_layers": layers, "lora_parameters": parameters}
+        weights = {f"{path}.lora_a": down, f"{path}.lora_b": up}
+        parameters = {"rank": 4, "scale": 2.0, "dropout": 0.0, "keys": ["self_attn.q_proj"]}
+        about = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": parameters}
     mx.save_safetensors(str(into / ("adapter_model.safetensors" if peft else "adapters.safetensors")), weights)
     (into / "adapter_config.json").write_text(json.dumps(about), encoding="utf-8")
     return into
@@ -186,6 +170,53 @@ def test_a_draft_needs_the_same_vocabulary(folder: Path, tmp_path: Path) -> None
     with pytest.raises(StorageError, match="another vocabulary") as refused:
         load_model(config(folder, draft=other))
     assert refused.value.code == "MDL007"
+
+
+@pytest.mark.parametrize("architecture", ["llama"], indirect=True)
+@pytest.mark.parametrize("weights", ["float32", "packed"])
+async def test_only_an_adapter_that_says_something_changes_the_text(
+    architecture: Path, weights: str, tmp_path: Path
+) -> None:
+    requests = [ask("one two three"), ask("something else", options={"temperature": 0.8, "seed": 4})]
+    said: dict[str, Any] = {}
+    for name, scale in (("none", None), ("zero", 0.0), ("loud", 1.0)):
+        engine = MlxEngine()
+        adapter = None if scale is None else write_adapter(tmp_path / name, strength=scale)
+        await engine.load(config(architecture, weights=weights, adapter=adapter))
+        alone = [(await collect(engine, request)).done.context for request in requests]
+        batch = [one.done.context for one in await together(engine, requests)]
+        assert batch == alone
+        assert (f"adapter {name}" in engine.status().notes) == (adapter is not None)
+        said[name] = alone
+        await engine.close()
+    assert said["zero"] == said["none"]
+    assert all(loud != plain for loud, plain in zip(said["loud"], said["none"], strict=True))
+
+
+GREEDY: dict[str, Any] = {"num_predict": 30}
+SEEDED: dict[str, Any] = {"num_predict": 30, "temperature": 0.9, "seed": 5}
+
+
+# Two that can take tokens back, and one that cannot.
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "mamba2"], indirect=True)
+@pytest.mark.parametrize("options", [GREEDY, SEEDED])
+async def test_the_text_is_the_same_with_a_draft_model(architecture: Path, options: dict[str, Any]) -> None:
+    texts, steps = [], []
+    for draft in (None, architecture):
+        engine = MlxEngine()
+        await engine.load(config(architecture, draft=draft))
+        request = ask("one two three", options=options)
+        before = engine.status().progress
+        alone = await collect(engine, request)
+        steps.append(engine.status().progress - before)
+        again = await collect(engine, request)
+        pair = await together(engine, [request, ask("other", options=options)])
+        texts.append([one.done.context for one in (alone, again, *pair)])
+        await engine.close()
+    assert texts[0] == texts[1]
+    if architecture.name != "mamba2" and options is GREEDY:
+        # Here the draft is the model itself: every guess is right.
+        assert steps[1] < steps[0] / 2
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ollmlx_mlx.daemon.backend import find_blas
@@ -18,21 +19,20 @@ pytestmark = [pytest.mark.model, pytest.mark.mlx, pytest.mark.slow]
 DATA = Path(__file__).parent / "data"
 
 
-@pytest.fixture(scope="module")
-def agreement(smollm2_gguf: Path, smollm2_folder: Path) -> dict[str, Any]:
+def run(program: str, *arguments: object) -> dict[str, Any]:
+    """Run a program of `data` with the BLAS of this machine. Returns what it prints."""
     blas = find_blas(MlxMachine.here(), None).choose("auto", 0)
-    argv = [sys.executable, "-P", str(DATA / "teacher_forced.py"), str(smollm2_folder), str(smollm2_gguf)]
-    done = subprocess.run(
-        [*argv, str(DATA / "llamacpp_answers.json")],
-        env={**os.environ, **blas.env},
-        capture_output=True,
-        text=True,
-        timeout=580,
-        check=False,
-    )
+    argv = [sys.executable, "-P", str(DATA / program), *map(str, arguments), str(blas.streams)]
+    env = {**os.environ, **blas.env}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+@pytest.fixture(scope="module")
+def agreement(smollm2_gguf: Path, smollm2_folder: Path) -> dict[str, Any]:
+    return run("teacher_forced.py", smollm2_folder, smollm2_gguf, DATA / "llamacpp_answers.json")
 
 
 def test_the_best_token_is_that_of_the_weights_in_float32(agreement: dict[str, Any]) -> None:
@@ -75,33 +75,14 @@ def test_the_folder_says_what_the_file_said(smollm2_folder: Path) -> None:
     assert {path.suffix for path in smollm2_folder.iterdir()} == {".json", ".safetensors"}
 
 
-PROGRAM = Path(__file__).parent / "data/engine_session.py"
-
-
 @pytest.fixture(scope="module")
-def session(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    blas = find_blas(MlxMachine.here(), None).choose("auto", 0)
-    caches = tmp_path_factory.mktemp("caches")
-    argv = [sys.executable, "-P", str(PROGRAM), str(smollm2_folder), str(caches), str(blas.streams)]
-    environment = {**os.environ, **blas.env}
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=580, check=False)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def session(smollm2_folder: Path) -> dict[str, Any]:
+    return run("engine_session.py", smollm2_folder)
 
 
 def test_greedy_and_seeded_answers_are_the_same_alone_and_in_a_batch(session: dict[str, Any]) -> None:
     assert session["batching"]["batch"] == session["batching"]["alone"]
     assert "Paris" in session["batching"]["alone"][0]
-
-
-def test_a_stop_string_across_tokens_ends_the_answer_and_is_not_shown(session: dict[str, Any]) -> None:
-    assert session["shapes"]["stopped"] == ["1. 1\n2. 2\n3. 3\n", "stop", "4. 4"]
-
-
-def test_no_piece_of_text_breaks_a_character(session: dict[str, Any]) -> None:
-    assert len(session["shapes"]["emoji"]) > 1
-    assert all("\ufffd" not in piece for piece in session["shapes"]["emoji"])
 
 
 def test_a_schema_is_kept_and_only_a_limit_cuts_it(session: dict[str, Any]) -> None:
@@ -149,29 +130,6 @@ def test_what_cannot_be_done_is_refused_with_the_reason(session: dict[str, Any])
     assert refusals["context"][0] == "invalid"
 
 
-@pytest.mark.fault(40)
-def test_leaving_frees_the_place_in_any_phase(session: dict[str, Any]) -> None:
-    for phase in ("prefill", "decode"):
-        steps, steps_of_all = session["leaving"][phase]
-        assert steps < steps_of_all, f"{phase}: the work went on to its end"
-    assert "Paris" in session["leaving"]["after"]
-
-
-def test_embeddings_have_length_one_and_mean_something(session: dict[str, Any]) -> None:
+def test_texts_of_one_meaning_have_vectors_of_one_direction(session: dict[str, Any]) -> None:
     cat, kitten, law = session["vectors"]
-    assert all(sum(value * value for value in vector) == pytest.approx(1, abs=1e-4) for vector in (cat, kitten, law))
-    assert _product(cat, kitten) > _product(cat, law)
-
-
-def test_tokens_go_there_and_back(session: dict[str, Any]) -> None:
-    assert session["round trip"].endswith("Hello, wörld 😀")
-
-
-def test_a_conversation_survives_its_runner(session: dict[str, Any]) -> None:
-    text, cached = session["revived"]
-    assert text == session["next"]
-    assert cached >= session["cold prompt"]
-
-
-def _product(first: list[float], second: list[float]) -> float:
-    return sum(a * b for a, b in zip(first, second, strict=True))
+    assert np.dot(cat, kitten) > np.dot(cat, law)

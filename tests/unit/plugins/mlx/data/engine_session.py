@@ -1,6 +1,6 @@
 """The real model through the engine, in a process with the right BLAS: prints what it found as one line of JSON.
 
-python engine_session.py FOLDER CACHES STREAMS
+python engine_session.py FOLDER STREAMS
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from typing import Any
 
 from ollmlx.errors import OllmlxError
 from ollmlx.plugin.contracts import Engine
-from ollmlx.protocol import TokenizeRequest
-from ollmlx.testing.requests import ask, cancel_when, collect, plain, running, together
-from ollmlx.testing.waiting import eventually
-from ollmlx.types import EmbedRequest, GenerateRequest, Prefill, Text
+from ollmlx.testing.requests import ask, collect, plain, running, together
+from ollmlx.types import EmbedRequest
 from ollmlx_mlx.engine.engine import MlxEngine
 
 QUESTIONS = ("What is the capital of France?", "Write a haiku about the sea.", "Count from 1 to 10.", "Who was Hamlet?")
@@ -26,22 +24,6 @@ PERSON = {
     "required": ["name", "age"],
     "additionalProperties": False,
 }
-LONG = " ".join(f"Fact {n}: item {n} costs {n * 7 % 97} coins." for n in range(24))
-
-
-async def left(engine: Engine, request: GenerateRequest, kind: type) -> int:
-    """Leave a request at its first event of a kind; returns the steps that the engine made until the slot was free."""
-    before = engine.status().progress
-    await cancel_when(engine, request, kind)
-    await eventually(lambda: engine.status().active == 0)
-    return engine.status().progress - before
-
-
-async def steps_of(engine: Engine, request: GenerateRequest) -> int:
-    """Make a whole answer; returns the steps that it took."""
-    before = engine.status().progress
-    await collect(engine, request)
-    return engine.status().progress - before
 
 
 async def refused(engine: Engine, request: Any) -> list[str]:
@@ -61,9 +43,6 @@ async def batching(engine: Engine) -> dict[str, Any]:
 
 
 async def shapes(engine: Engine) -> dict[str, Any]:
-    counting = ask("Count from 1 to 10.", options={"num_predict": 40, "stop": ("4. 4",)})
-    stopped = await collect(engine, counting)
-    emoji = await collect(engine, plain("😀😃😄😁 Emoji: 😀😃😄", {"num_predict": 16}))
     person = await collect(engine, ask("A person as JSON.", options={"num_predict": 40}, format=PERSON))
     cut = await collect(engine, ask("A person as JSON.", options={"num_predict": 4}, format=PERSON))
     logged = await collect(engine, ask("Hi", options={"num_predict": 5}, top_logprobs=3))
@@ -73,8 +52,6 @@ async def shapes(engine: Engine) -> dict[str, Any]:
     raw = await collect(engine, plain("The capital of France is", {"num_predict": 3}))
     continued = await collect(engine, plain(" And", {"num_predict": 3}, context=raw.done.context))
     return {
-        "stopped": [stopped.text, stopped.done.reason, stopped.done.stop],
-        "emoji": emoji.pieces,
         "person": [person.text, person.done.reason],
         "cut": [cut.text, cut.done.reason],
         "logprobs": [[lp.token, lp.logprob, [top.logprob for top in lp.top]] for lp in logged.logprobs],
@@ -98,39 +75,16 @@ async def refusals(engine: Engine) -> dict[str, Any]:
     }
 
 
-async def leaving(engine: Engine) -> dict[str, Any]:
-    once, again = (ask(f"{beginning}. {LONG} {LONG}", options={"num_predict": 1}) for beginning in ("A", "B"))
-    story = ask("Write a long story.", options={"num_predict": 200})
-    prefill = await left(engine, once, Prefill)
-    decode = await left(engine, story, Text)
-    return {
-        "prefill": [prefill, await steps_of(engine, again)],  # another beginning: nothing of it is cached
-        "decode": [decode, await steps_of(engine, story)],
-        "after": (await collect(engine, ask(QUESTIONS[0]))).text,
-    }
-
-
-async def main(folder: Path, caches: Path, streams: int) -> None:
+async def main(folder: Path, streams: int) -> None:
     found: dict[str, Any] = {}
-    turn = [LONG + " Which item is the cheapest?", "Item 14.", "And the dearest?"]
-    options = {"weights": "float32", "streams": streams}
-    saved = {"cache_dir": caches, "cache_dir_bytes": 1 << 30, "engine_options": options}
-    async with running(MlxEngine(), folder, **saved) as engine:
+    async with running(MlxEngine(), folder, engine_options={"weights": "float32", "streams": streams}) as engine:
         found["batching"] = await batching(engine)
         found["shapes"] = await shapes(engine)
         found["refusals"] = await refusals(engine)
-        found["leaving"] = await leaving(engine)
         vectors = (await engine.embed(EmbedRequest(inputs=("a cat", "a kitten", "tax law"), dimensions=64))).embeddings
         found["vectors"] = [list(vector) for vector in vectors]
-        found["round trip"] = await engine.detokenize(await engine.tokenize(TokenizeRequest(text="Hello, wörld 😀")))
-        cold = await collect(engine, ask(turn[0]))
-        found["next"] = (await collect(engine, ask(*turn))).text
-        found["cold prompt"] = cold.done.prompt_tokens
-    async with running(MlxEngine(), folder, **saved) as engine:
-        revived = await collect(engine, ask(*turn))
-        found["revived"] = [revived.text, revived.done.cached_tokens]
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))
+    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))

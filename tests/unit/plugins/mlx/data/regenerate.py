@@ -1,6 +1,6 @@
 """Make `llamacpp_ids.json`: what llama.cpp's tokenizer says, for small vocabularies of every kind and the real model.
 
-    python tests/unit/plugins/mlx/data/regenerate.py PATH/TO/SmolLM2-135M-Instruct.Q4_1.gguf
+    python -m tests.unit.plugins.mlx.data.regenerate PATH/TO/SmolLM2-135M-Instruct.Q4_1.gguf
 
 Needs `pip install 'ollmlx[llamacpp]' sentencepiece`. The vocabularies are trained here, on this text; llama.cpp then
 tokenizes through its own server. The result is committed, so that the tests need none of this.
@@ -16,10 +16,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
 import sentencepiece
 import xllamacpp
+from tests.unit.plugins.mlx.conftest import tiny_gguf
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from ollmlx_mlx.importer.gguf_tokenizer import _LLAMA3, _QWEN2, _TEKKEN
@@ -109,38 +108,8 @@ def sentence_piece(texts: list[str]) -> dict[str, Any]:
 def measured(metadata: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tiny.gguf"
-        write_model(file, metadata)
+        tiny_gguf(file, "llama", "F32", {}, metadata, layers=1)  # llama.cpp wants weights before it tokenizes
         return {"metadata": metadata, **ask(file)}
-
-
-def write_model(file: Path, metadata: dict[str, Any]) -> None:
-    """A llama of one tiny layer: llama.cpp wants weights before it tokenizes."""
-    rng = np.random.default_rng(0)
-    writer = gguf.GGUFWriter(str(file), "llama")
-    writer.add_context_length(64)
-    writer.add_embedding_length(32)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(32)
-    writer.add_head_count(2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    for key, value in metadata.items():
-        if isinstance(value, list):
-            writer.add_array(key, value)
-        elif isinstance(value, str):
-            writer.add_string(key, value)
-        else:
-            writer.add_uint32(key, value)
-    size = len(metadata["tokenizer.ggml.tokens"])
-    shapes = {"token_embd": (size, 32), "output": (size, 32), "blk.0.ffn_gate": (32, 32), "blk.0.ffn_up": (32, 32)}
-    shapes |= {"blk.0.ffn_down": (32, 32), **{f"blk.0.attn_{part}": (32, 32) for part in ("q", "k", "v", "output")}}
-    for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", rng.standard_normal(shape).astype(np.float32))
-    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
-        writer.add_tensor(f"{name}.weight", np.ones(32, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def ask(file: Path) -> dict[str, Any]:

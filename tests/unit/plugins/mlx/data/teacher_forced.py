@@ -1,4 +1,4 @@
-"""Run by test_gguf_real_model in a child with a fast BLAS: compare an imported folder with its GGUF file.
+"""Run by test_real_model in a child with a fast BLAS: compare an imported folder with its GGUF file.
 
     python teacher_forced.py FOLDER GGUF ANSWERS.json
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,7 @@ import numpy as np
 from mlx_lm.models.llama import Model, ModelArgs
 
 from ollmlx.formats.gguf import GGUF_BLOCKS, GgufTensor, read_gguf_header
-from ollmlx.model.names import ModelName
-from ollmlx.protocol import RunnerConfig
-from ollmlx.types import InstalledModel
+from ollmlx.testing.requests import config_for
 from ollmlx_mlx.engine.load import LoadedModel, load_model
 
 PARTS = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj"}
@@ -73,12 +70,7 @@ def in_order(values: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
 
 
 def imported(folder: Path, form: str) -> LoadedModel:
-    now = datetime.now(UTC)
-    model = InstalledModel(
-        name=ModelName.parse("x"), store="s", format="mlx", path=folder, digest="0" * 64, size=1, modified_at=now
-    )
-    config = RunnerConfig(runner="r", token="t", model=model, context_length=2048, engine_options={"weights": form})
-    return load_model(config)
+    return load_model(config_for(folder, engine_options={"weights": form}))
 
 
 def number(array: mx.array) -> Any:
@@ -111,4 +103,4 @@ def main(folder: Path, file: Path, answers: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument) for argument in sys.argv[1:]))
+    main(*map(Path, sys.argv[1:4]))

@@ -1,8 +1,10 @@
-"""Liveness of a group: the launcher and the ranks notice when the other side is gone, on any machine.
+"""The messages between the launcher and the ranks: work for rank 0, lines that show that both sides live.
 
-Once a second the launcher writes a line, which mlx.launch passes to every rank, and each rank writes one back, through
-ssh where the rank is remote. Both sides end after a silence: no closed connection is needed to notice a machine that is
-off, a cut network, or a process that hangs. The same line, with a space in it, wakes the ranks of an idle group.
+Rank 0 gets the listening socket and the configuration through a unix socket, which is in a private folder and accepts
+one connection. Once a second the launcher writes a line, which mlx.launch passes to every rank, and each rank writes
+one back, through ssh where the rank is remote. Both sides end after a silence: no closed connection is needed to notice
+a machine that is off, a cut network, or a process that hangs. The same line, with a space in it, wakes the ranks of an
+idle group.
 """
 
 from __future__ import annotations
@@ -11,13 +13,21 @@ import os
 import re
 import select
 import signal
+import socket
+import struct
+import tempfile
 import threading
 import time
 from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
-from ollmlx.protocol import ExitCode
+from ollmlx.protocol import ExitCode, RunnerConfig
 
+MAX_CONFIG: Final = 64 << 20
+WAKING: Final = "wake"
+"""Rank 0's line that asks the launcher to wake the other ranks."""
+_PATIENCE: Final = 30.0
 BEAT: Final = 1.0
 LINE: Final = b"\n"
 WAKE: Final = b" \n"
@@ -38,6 +48,65 @@ _MPI: Final = re.compile(r"prterun noticed that process rank (\d{1,5}) with PID 
 _MESSAGE: Final = re.compile(r"rank (\d{1,5}): (.+)")
 _CONSEQUENCES: Final = (ExitCode.INTERNAL, ExitCode.PARENT_GONE)
 """The statuses of a rank that ended because another one was lost: seldom the cause."""
+
+
+class LauncherSocket:
+    """The launcher's side: sends rank 0 the listening socket and the configuration, then reads its lines."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="olx-", dir="/tmp")
+        self.path = Path(self._folder.name) / "r"
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.bind(str(self.path))
+        self.socket.listen(1)
+        self._partial = b""
+
+    def send_work(self, connection: socket.socket, config: RunnerConfig, listening: int) -> None:
+        """Send the configuration and the descriptor of the listening socket."""
+        connection.settimeout(_PATIENCE)
+        raw = config.model_dump_json().encode()
+        socket.send_fds(connection, [struct.pack("<Q", len(raw))], [listening])
+        connection.sendall(raw)
+
+    def read_lines(self, connection: socket.socket) -> list[str]:
+        """Return the whole lines that have arrived. Raises ConnectionError when rank 0 has closed its end."""
+        data = connection.recv(4096)
+        if not data:
+            raise ConnectionError("rank 0 has ended")
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        return [line.decode("ascii", "replace") for line in lines]
+
+    def close(self) -> None:
+        """Close the socket and remove its folder."""
+        self.socket.close()
+        self._folder.cleanup()
+
+
+class LauncherConnection:
+    """Rank 0's side. It is open as long as the process runs: its end tells the launcher that rank 0 has ended."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(path))
+
+    def receive(self) -> tuple[RunnerConfig, int]:
+        """Return the configuration and the descriptor of the listening socket."""
+        head, fds, _, _ = socket.recv_fds(self._socket, 8, 1)
+        (length,) = struct.unpack("<Q", head)
+        if length > MAX_CONFIG or len(fds) != 1:
+            raise ConnectionError("the launcher sent an unreadable message")
+        pieces = bytearray()
+        while len(pieces) < length:
+            piece = self._socket.recv(min(1 << 20, length - len(pieces)))
+            if not piece:
+                raise ConnectionError("the launcher has ended")
+            pieces += piece
+        os.set_inheritable(fds[0], False)
+        return RunnerConfig.model_validate_json(bytes(pieces)), fds[0]
+
+    def send(self, line: str) -> None:
+        """Send one line to the launcher."""
+        self._socket.sendall(line.encode("ascii") + b"\n")
 
 
 def start(silence: float, backend: str, environ: Mapping[str, str] = os.environ) -> None:
