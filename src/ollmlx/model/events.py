@@ -120,33 +120,15 @@ class Answer(Frozen):
     @classmethod
     async def gather(cls, events: AsyncIterator[Event]) -> Answer:
         """Read a stream to its end. A stream of the service ends with `Done`, or raises the error that ended it."""
-        text: list[str] = []
-        thinking: list[str] = []
-        calls: list[ToolCall] = []
-        logprobs: list[TokenLogprob] = []
-        admitted, done = Admitted(), None
-        async for event in events:
-            match event:
-                case Text():
-                    text.append(event.text)
-                    logprobs.extend(event.logprobs)
-                case Thinking():
-                    thinking.append(event.text)
-                    logprobs.extend(event.logprobs)
-                case ToolCalled():
-                    calls.append(event.call)
-                case Admitted():
-                    admitted = event
-                case Done():
-                    done = event
-        assert done is not None, "the stream ended without Done"
+        found = [event async for event in events]
+        pieces = [event for event in found if isinstance(event, Text | Thinking)]
         return cls(
-            text="".join(text),
-            thinking="".join(thinking),
-            tool_calls=tuple(calls),
-            logprobs=tuple(logprobs),
-            admitted=admitted,
-            done=done,
+            text="".join(event.text for event in pieces if isinstance(event, Text)),
+            thinking="".join(event.text for event in pieces if isinstance(event, Thinking)),
+            tool_calls=tuple(event.call for event in found if isinstance(event, ToolCalled)),
+            logprobs=tuple(logprob for event in pieces for logprob in event.logprobs),
+            admitted=next((event for event in found if isinstance(event, Admitted)), Admitted()),
+            done=next(event for event in reversed(found) if isinstance(event, Done)),
         )
 
 

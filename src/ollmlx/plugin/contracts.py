@@ -103,7 +103,6 @@ class Importer(Protocol):
         self, source: Path, into: Path, *, format: str, options: Mapping[str, Any] | None = None
     ) -> AsyncIterator[PullProgress]:
         """Write the imported model into the empty folder `into`. Runs in a child process. Raises StorageError."""
-        ...
 
 
 @runtime_checkable
@@ -114,15 +113,12 @@ class Backend(Protocol):
 
     def accepts(self, model: InstalledModel) -> Refusal | None:
         """Return None if this backend can run the model. Called before each load; may read small files."""
-        ...
 
     def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
         """Estimate the bytes for a context length (tokens) and a batch width. Called before each load, in a thread."""
-        ...
 
     def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
         """Return the program to start. Called right before each load, in a thread."""
-        ...
 
     def importer(self, format: str) -> RunnerCommand | None:
         """Return the program that imports a foreign format (`gguf`), or None.
@@ -131,7 +127,6 @@ class Backend(Protocol):
         arguments. The program writes `PullProgress` lines to standard output and exits with 0, or writes the reason of
         its failure to standard error.
         """
-        ...
 
 
 @runtime_checkable
@@ -150,7 +145,6 @@ class Spreader(Backend, Protocol):
         Called before each load, in a thread; `command` is called with the same `cluster` afterwards. Raises ConfigError
         if the group is impossible.
         """
-        ...
 
 
 def can_spread(backend: Backend) -> TypeGuard[Spreader]:
@@ -173,7 +167,6 @@ class Source(Protocol):
         `host`, or one that was typed `via` that host. If `fetch` then raises NotFound or Unsupported before anything
         was fetched, the service asks the next source.
         """
-        ...
 
     def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
         """Download into the folder `into`, which may hold a part of an earlier download, and verify every file.
@@ -181,11 +174,9 @@ class Source(Protocol):
         Called by a store during a pull. Ends when everything is there. Raises NotFound, Unauthorized, UpstreamError,
         StorageError.
         """
-        ...
 
     def format(self, name: ModelName) -> str:
         """Return the format of the files that `fetch` writes (`mlx`, `gguf`)."""
-        ...
 
 
 @runtime_checkable
@@ -194,7 +185,6 @@ class Publisher(Protocol):
 
     def push(self, model: InstalledModel, target: ModelName) -> AsyncIterator[PullProgress]:
         """Upload the files of an installed model under a name. Raises Unauthorized, UpstreamError."""
-        ...
 
 
 @runtime_checkable
@@ -205,11 +195,9 @@ class Store(Protocol):
 
     async def list(self) -> Sequence[InstalledModel]:
         """Return every complete model. The doctor, not this list, reports partial and damaged ones."""
-        ...
 
     async def resolve(self, name: ModelName) -> InstalledModel | None:
         """Return the installed model of a name, or None. Raises StorageError if its files are damaged."""
-        ...
 
     def pull(
         self, name: ModelName, source: Source, importer: Importer | None, *, insecure: bool = False
@@ -218,19 +206,15 @@ class Store(Protocol):
 
         A pull can be resumed. The service runs one at a time for each model.
         """
-        ...
 
     async def delete(self, name: ModelName) -> None:
         """Remove a model, damaged or not, and files that no other model needs. Raises NotFound, StorageError."""
-        ...
 
     async def copy(self, model: InstalledModel, target: ModelName) -> None:
         """Install a model under a second name, without copying weights where the file system allows it."""
-        ...
 
     def create(self, request: CreateRequest, importer: Importer | None) -> AsyncIterator[PullProgress]:
         """Create a model from files or from an installed model."""
-        ...
 
 
 @runtime_checkable
@@ -250,35 +234,27 @@ class Engine(Protocol):
 
     async def load(self, config: RunnerConfig) -> None:
         """Load the model. Raises InvalidRequest or StorageError for an unusable model, OutOfMemory."""
-        ...
 
     def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
         """Yield events in the order that `ollmlx.model.events` states. Raises OllmlxError."""
-        ...
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Return one vector for each input. Raises Unsupported if the model has no embeddings."""
-        ...
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
         """Return the token ids of a text, or of a conversation after the chat template."""
-        ...
 
     async def detokenize(self, tokens: Tokens) -> str:
         """Return the text of token ids."""
-        ...
 
     def status(self) -> Progress:
         """Return the present state and progress. Called every second; must return at once, also during computation."""
-        ...
 
     async def trim(self) -> None:
         """Release memory that is only a cache. Called at the soft memory limit and when the model idles."""
-        ...
 
     async def close(self) -> None:
         """Save caches that are worth keeping and release the device. Called once, before the process exits."""
-        ...
 
 
 class Check(Protocol):
@@ -298,7 +274,6 @@ class Check(Protocol):
 
         context: an `ollmlx.testing.CheckContext`, the view of the machine, the settings and the daemon.
         """
-        ...
 
 
 Guarded = Callable[[int], AbstractContextManager[None]]

@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint
 from typing import Any
 
 import pluggy
-from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ollmlx.errors import ConfigError, PluginError
 from ollmlx.errors.secrets import is_secret_key
@@ -27,7 +27,7 @@ from ollmlx.plugin.discovery import LoadedPlugin, find_plugins
 from ollmlx.plugin.registry import PluginItems, RegisteredCheck, Registry
 from ollmlx.settings import Settings
 from ollmlx.settings.faults import sentence
-from ollmlx.settings.keys import KeyPath, closest, is_secret, keys_of
+from ollmlx.settings.keys import KeyPath, closest, is_marked_secret, is_secret, keys_of
 from ollmlx.text.quantities import format_duration
 
 logger = logging.getLogger(__name__)
@@ -85,12 +85,8 @@ def is_hidden(plugins: Plugins | None, path: KeyPath) -> bool:
     if plugins is None or len(path) < 3 or path[0] != "plugins":
         return False
     model = next((one.settings_model for one in plugins.loaded if one.name == path[1]), None)
-    field = model.model_fields.get(path[2]) if model is not None else None
-    if field is None:
-        return False
-    extra = field.json_schema_extra
-    marked = isinstance(extra, dict) and bool(extra.get("secret"))
-    return marked or any(kind.__name__ in str(field.annotation) for kind in (SecretStr, SecretBytes))
+    field = model.model_fields.get(path[2]) if model else None
+    return is_marked_secret(field) or (field is not None and "Secret" in str(field.annotation))
 
 
 def unclaimed_tables(plugins: Plugins, settings: Settings) -> dict[str, str | None]:
@@ -194,7 +190,7 @@ def _own_fault(model: type[BaseModel], item: Any) -> str:
 
 def _call(plugins: Plugins, plugin: LoadedPlugin, hook: str, **arguments: Any) -> None:
     """Call one hook of one plugin only, so that an exception is attributed to it."""
-    others = [p for _, p in plugins.manager.list_name_plugin() if p is not plugin.module and p is not None]
+    others = plugins.manager.get_plugins() - {plugin.module}
     plugins.manager.subset_hook_caller(hook, others)(**arguments)
 
 
@@ -242,13 +238,13 @@ def _switch_off(
 
 
 def _require_plugins(plugins: Plugins, settings: Settings) -> None:
-    on = {plugin.name for plugin in plugins.enabled()}
     for name, likely in unclaimed_tables(plugins, settings).items():
         guess = f"; did you mean [plugins.{likely}]?" if likely else ""
         raise ConfigError(f"[plugins.{name}] is set, and no plugin is called {name!r}{guess}", code="CFG008")
+    problems = {plugin.name: plugin.problem for plugin in reversed(plugins.loaded)}  # the first of a name counts
     for name in settings.plugins.required:
-        if name not in on:
-            problem = next((plugin.problem for plugin in plugins.loaded if plugin.name == name), "it is not installed")
+        problem = problems.get(name, "it is not installed")
+        if problem is not None:
             raise ConfigError(f"required plugin {name!r} is off: {problem}", code="PLG006")
 
 

@@ -113,9 +113,14 @@ def is_list(field: FieldInfo | None) -> bool:
 
 def is_secret(path: KeyPath) -> bool:
     """True if the value at a path must be masked: by the mark of the field, or by its name."""
-    field = field_at(path)
-    marked = bool(field and isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("secret"))
-    return marked or any(is_secret_key(part) for part in path[1:])
+    return is_marked_secret(field_at(path)) or any(is_secret_key(part) for part in path[1:])
+
+
+def is_marked_secret(field: FieldInfo | None) -> bool:
+    """True if the definition of a field says `json_schema_extra={"secret": True}`."""
+    return (
+        field is not None and isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("secret"))
+    )
 
 
 def sections() -> Iterator[tuple[str, type[BaseModel]]]:
