@@ -179,8 +179,9 @@ class HubClient:
                 "the hub's offline mode is on", code="NET005", hint="unset HF_HUB_OFFLINE and start ollmlx again"
             ) from error
         except (errors.FileMetadataError, httpx.HTTPError, OSError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
             raise UpstreamError(
-                f"cannot reach the hub at {self.access.endpoint}: {_first_line(error)}",
+                f"cannot reach the hub at {self.access.endpoint}: {reason}",
                 code="NET005",
                 hint="check the network; set HF_ENDPOINT if you use a mirror",
             ) from error
@@ -211,7 +212,3 @@ class HubClient:
             hint = "wait a minute, or set HF_TOKEN for a higher limit"
             return UpstreamError("the hub asks to slow down (429)", code="NET005", hint=hint)
         return UpstreamError(f"the hub answered {status} for {repo}", code="NET005", hint="try again later")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

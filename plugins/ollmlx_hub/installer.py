@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ollmlx import ModelName, OllmlxError, quantization_of
-from ollmlx.errors import InvalidRequest, StorageError, Unsupported
-from ollmlx.storekit import link_or_copy, read_receipt, safe_path, storage_errors, with_hashes, write_receipt
-from ollmlx.types import INSTALLED, RECEIPT, CreateRequest, FetchedFile, FetchReceipt, InstalledModel, ModelDefaults
+from ollmlx import ModelName, OllmlxError
+from ollmlx.errors import InvalidRequest, StorageError
+from ollmlx.storekit import link_or_copy, safe_path, storage_errors, with_hashes, write_receipt
+from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, InstalledModel, ModelDefaults
 from ollmlx_hub.index import MlxIndex
 from ollmlx_hub.layout import MODEL_SUFFIXES, MlxManifest, read_manifest
 
@@ -113,11 +113,6 @@ class MlxInstaller:
             return folder, None
 
 
-def receipt_of(stage: Path, source: str) -> FetchReceipt:
-    """Return the receipt that a source left, or one without files: they are hashed later."""
-    return read_receipt(stage / RECEIPT) or FetchReceipt(source=source)
-
-
 # -- models that are created -----------------------------------------------------------------------------------------
 
 
@@ -165,10 +160,3 @@ def add_adapter(defaults: ModelDefaults, folder: Path) -> ModelDefaults:
     for file in found:
         link_or_copy(file, folder / ADAPTER / file.name)
     return defaults.model_copy(update={"adapter": Path(ADAPTER)})
-
-
-def quantize_options(request: CreateRequest, config: Mapping[str, object]) -> dict[str, object]:
-    """Return the importer's options. Raises Unsupported if the weights are quantised already."""
-    if quantization_of(config):
-        raise Unsupported("quantization is only supported for F16, BF16 and F32 models")
-    return {"quantize": request.quantize}

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from ollmlx import Importer, ModelName, Source, check_template, closing
+from ollmlx import Importer, ModelName, Source, check_template, closing, quantization_of
 from ollmlx.errors import Conflict, InvalidRequest, NotFound, StorageError, Unsupported
-from ollmlx.storekit import discard, locked, merged_defaults, only_file, read_json, storage_errors
-from ollmlx.types import CreateRequest, FetchReceipt, InstalledModel, PullProgress
+from ollmlx.storekit import discard, locked, merged_defaults, only_file, read_json, read_receipt, storage_errors
+from ollmlx.types import RECEIPT, CreateRequest, FetchReceipt, InstalledModel, PullProgress
 from ollmlx_hub.index import MlxIndex
-from ollmlx_hub.installer import MlxInstaller, add_adapter, file_format, link_files, quantize_options, receipt_of
+from ollmlx_hub.installer import MlxInstaller, add_adapter, file_format, link_files
 from ollmlx_hub.layout import MlxLayout
 
 FORMAT = "mlx"
@@ -68,7 +68,7 @@ class MlxStore:
             async with closing(source.fetch(name, stage, insecure=insecure)) as steps:
                 async for step in steps:
                     yield step
-            receipt = receipt_of(stage, source.provides(name) or source.name)
+            receipt = read_receipt(stage / RECEIPT) or FetchReceipt(source=source.provides(name) or source.name)
             if not await asyncio.to_thread(self.installer.up_to_date, name, receipt):
                 if importer is not None and format != FORMAT:
                     folder = await asyncio.to_thread(self.installer.stage_new, name, ".import")
@@ -163,7 +163,9 @@ class MlxStore:
         options: dict[str, object] | None = None
         if request.quantize:
             config = await asyncio.to_thread(read_json, source, "config.json") if format == FORMAT else None
-            options = quantize_options(request, config or {})
+            if quantization_of(config or {}):
+                raise Unsupported("quantization is only supported for F16, BF16 and F32 models")
+            options = {"quantize": request.quantize}
         elif format == FORMAT:
             return
         async with closing(_imported(_required(importer, format), source, stage, format, options)) as steps:

@@ -41,7 +41,7 @@ class OllamaCheck:
         for path in self.layout.manifest_files():
             if path not in known:
                 title = f"{path.relative_to(self.layout.manifests)} is not a model name"
-                yield self._damaged(path, title, _remove(path))
+                yield self._damaged(path, title, (_remove(path),))
         users: dict[str, list[str]] = defaultdict(list)  # digest -> full names of the models that need the blob
         models: list[InstalledModel] = []
         for entry in entries:
@@ -52,36 +52,31 @@ class OllamaCheck:
                     users[layer.digest].append(entry.full_name)
             elif not isinstance(reading.error, Unsupported) and reading.error is not None:
                 title = f"{entry.name.short} is damaged: {reading.error.message.partition(': ')[2]}"
-                yield self._damaged(
-                    entry.path, title, f"ollmlx pull {entry.full_name}", f"ollmlx rm {entry.name.short}"
-                )
+                pull, remove = f"ollmlx pull {entry.full_name}", f"ollmlx rm {entry.name.short}"
+                yield self._damaged(entry.path, title, (pull,), (remove,))
         if context.deep:
             yield from self._wrong_blobs(users)
         yield from _same_names(models)
 
-    def _damaged(self, path: Path, title: str, command: str, instead: str = "") -> Finding:
+    def _damaged(self, path: Path, title: str, commands: tuple[str, ...], instead: tuple[str, ...] = ()) -> Finding:
+        shown = path.relative_to(self.layout.manifests) if path.is_relative_to(self.layout.manifests) else path.name
         return Finding(
             code=DAMAGED,
             severity=Severity.ERROR,
             title=title,
             evidence=(str(path),),
-            commands=(command,),
-            instead=(instead,) if instead else (),
-            subject=str(path.relative_to(self.layout.manifests)),
+            commands=commands,
+            instead=instead,
+            subject=str(shown),
         )
 
     def _wrong_blobs(self, users: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
         for digest, models in sorted(users.items()):
             path = self.layout.blob(digest)
             if f"sha256:{sha256_of(path)}" != digest:
-                yield Finding(
-                    code=DAMAGED,
-                    severity=Severity.ERROR,
-                    title=f"blobs/{path.name[:19]}… does not have the digest of its name",
-                    evidence=(str(path),),
-                    commands=(_remove(path), *(f"ollmlx pull {model}" for model in dict.fromkeys(models))),
-                    subject=path.name,
-                )
+                title = f"blobs/{path.name[:19]}… does not have the digest of its name"
+                pulls = [f"ollmlx pull {model}" for model in dict.fromkeys(models)]
+                yield self._damaged(path, title, (_remove(path), *pulls))
 
 
 def _remove(path: Path) -> str:

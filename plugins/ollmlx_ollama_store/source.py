@@ -93,12 +93,10 @@ class OllamaSource:
             data = await registry.manifest()
             manifest = _plausible(data, model)
             blobs = dict.fromkeys(manifest.blobs())
-            present = await asyncio.to_thread(_installed_sizes, into)
-            missing = [layer for layer in blobs if present.get(layer.digest) != layer.size]
-            await asyncio.to_thread(_check_space, into, missing)
+            missing = await asyncio.to_thread(_missing, blobs, into)
             fetched: dict[str, FetchedFile] = {}
             for layer in blobs:
-                target = into / _file_name(layer)
+                target = into / layer.digest.replace(":", "-")  # checked when the manifest was parsed
                 if layer in missing and not target.is_file():
                     download = Download(
                         client,
@@ -200,10 +198,6 @@ class RegistryClient:
         return UpstreamError(f"{model.host} answered {status} for {model}", code="NET005", hint="pull again later")
 
 
-def _file_name(layer: OllamaLayer) -> str:
-    return layer.digest.replace(":", "-")  # the digest was checked when the manifest was parsed
-
-
 def _fetched(path: Path) -> FetchedFile:
     found = path.stat()
     sha256 = path.name.removeprefix("sha256-")
@@ -242,12 +236,11 @@ def _check_config(model: RegistryModel, path: Path) -> None:
         )
 
 
-def _installed_sizes(into: Path) -> dict[str, int]:
-    """Return the sizes of the blobs that the store has, by digest."""
+def _missing(blobs: Iterable[OllamaLayer], into: Path) -> list[OllamaLayer]:
+    """Return the blobs that the store does not have. Raises StorageError if the disk has no space for them."""
     receipt = read_receipt(into / INSTALLED)
-    return {f"sha256:{file.sha256}": file.size for file in (receipt.files if receipt else ())}
-
-
-def _check_space(into: Path, missing: Iterable[OllamaLayer]) -> None:
+    present = {(f"sha256:{file.sha256}", file.size) for file in (receipt.files if receipt else ())}
+    missing = [layer for layer in blobs if (layer.digest, layer.size) not in present]
     partial = sum(part.stat().st_size for part in into.glob("sha256-*") if part.is_file())
     check_space(into, sum(layer.size for layer in missing) - partial)
+    return missing
