@@ -22,13 +22,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 60
 """Seconds for a new daemon to answer; it usually needs one or two."""
-POLL = 0.05
-OUTPUT = "serve.out"
-"""The file in the state folder for what the daemon prints before its own log is open."""
-OUTPUT_LINES = 15
-
-
-# -- settings ----------------------------------------------------------------------------------------------------------
 
 
 def settings(args: argparse.Namespace) -> Settings:
@@ -53,9 +46,6 @@ def overrides(args: argparse.Namespace) -> dict[str, object]:
     if getattr(args, "models_folder", None):
         found["storage.models"] = args.models_folder
     return found
-
-
-# -- the daemon --------------------------------------------------------------------------------------------------------
 
 
 def connect(args: argparse.Namespace) -> Client:
@@ -98,14 +88,14 @@ def ensure_daemon(client: Client, args: argparse.Namespace) -> None:
             raise _failed(f"the daemon exited at once (exit status {process.returncode})", output)
         if time.monotonic() > deadline:
             raise _failed(f"the daemon does not answer after {PATIENCE} seconds", output)
-        time.sleep(POLL)
+        time.sleep(0.05)
 
 
 def _output_file(args: argparse.Namespace) -> Path:
     folder = settings(args).state_folder
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        output = folder / OUTPUT
+        output = folder / "serve.out"  # what the daemon prints before its own log is open
         output.touch(mode=0o600)
     except OSError as error:
         raise StorageError(
@@ -135,6 +125,6 @@ def _spawn(args: argparse.Namespace, output: Path) -> subprocess.Popen[bytes]:
 
 
 def _failed(problem: str, output: Path) -> OllmlxError:
-    lines = output.read_text("utf-8", "replace").strip().splitlines()[-OUTPUT_LINES:]
+    lines = output.read_text("utf-8", "replace").strip().splitlines()[-15:]
     shown = "".join(f"\n  | {line}" for line in lines)
     return OllmlxError(f"{problem}; its output ends with:{shown}" if lines else problem, hint="ollmlx serve")

@@ -70,9 +70,6 @@ def run_create(args: argparse.Namespace) -> int:
     return 0
 
 
-# -- the Modelfile -----------------------------------------------------------------------------------------------------
-
-
 def read_modelfile(name: str) -> tuple[str, Path]:
     """Return the text of a Modelfile and the folder to which its paths are relative."""
     if name == "-":
@@ -138,9 +135,6 @@ def _parameters(modelfile: Modelfile) -> Json:
     except ValidationError as error:
         fault = error.errors()[0]
         raise InvalidRequest(f"PARAMETER {fault['loc'][0]}: {fault['msg']}") from error
-
-
-# -- local files -------------------------------------------------------------------------------------------------------
 
 
 def local_files(source: str, folder: Path) -> dict[str, Path] | None:

@@ -16,9 +16,6 @@ from ollmlx.errors import NotFound
 
 LOG = "logs/daemon.log"
 """The daemon's log in the state folder."""
-ROTATED = 3
-POLL = 0.2
-"""Seconds between two reads of `logs --follow`."""
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,9 +65,6 @@ def run_version(args: argparse.Namespace) -> int:
     return 0
 
 
-# -- logs --------------------------------------------------------------------------------------------------------------
-
-
 def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runner", metavar="RUNNER", nargs="?", help="print only lines that name this model or runner")
     parser.add_argument("-f", "--follow", action="store_true", help="continue to print new lines until Ctrl-C")
@@ -99,7 +93,7 @@ def run_logs(args: argparse.Namespace) -> int:
 
 def stored_lines(file: Path) -> Iterator[str]:
     """Yield the lines of the log, those of rotated files first."""
-    for path in (*(file.with_name(f"{file.name}.{number}") for number in range(ROTATED, 0, -1)), file):
+    for path in (*(file.with_name(f"{file.name}.{number}") for number in (3, 2, 1)), file):
         if path.is_file():
             yield from path.read_text("utf-8", "replace").splitlines()
 
@@ -121,7 +115,7 @@ def new_lines(file: Path) -> Iterator[str]:
                 stream.close()
                 stream = file.open(encoding="utf-8", errors="replace")
             else:
-                time.sleep(POLL)
+                time.sleep(0.2)
     finally:
         stream.close()
 

@@ -34,7 +34,6 @@ DESCRIPTION = """Examine this machine and report each problem with the command t
 
 Exit status: 0 no problems, or only warnings; 1 an error; 2 wrong usage."""
 
-USAGE = 2
 DEEP_SECONDS = 600.0
 ONLINE_SECONDS = 12.0
 
@@ -62,7 +61,7 @@ def run_doctor(args: argparse.Namespace) -> int:
         return _test_model(args) if args.model else _examine(args)
     except InvalidRequest as error:  # an unknown group or code, or a malformed model name
         report(error)
-        return USAGE
+        return 2
     finally:
         logging.getLogger().removeHandler(silent)
 

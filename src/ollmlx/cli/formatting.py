@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from datetime import datetime
 
 GAP = "    "
-NARROW_GAP = "  "
-NARROWEST = 8
-"""The columns that a shortened cell keeps."""
 
 _UNITS = (
     ("year", 365 * 86400),
@@ -32,9 +29,6 @@ def cells(text: str) -> int:
     )
 
 
-# -- tables ------------------------------------------------------------------------------------------------------------
-
-
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
     """Return left-aligned columns under a header, as Ollama prints them.
 
@@ -44,7 +38,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | Non
     widths = [max(cells(line[column]) for line in lines) for column in range(len(header))]
     gap = GAP
     if width is not None and sum(widths) + len(GAP) * (len(widths) - 1) > width:
-        gap = NARROW_GAP
+        gap = "  "
         _shrink(widths, width - len(gap) * (len(widths) - 1))
     return "\n".join(
         gap.join(_fit(text, columns) for text, columns in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -54,7 +48,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | Non
 def _shrink(widths: list[int], available: int) -> None:
     while sum(widths) > available:
         widest = max(range(len(widths)), key=widths.__getitem__)
-        if widths[widest] <= NARROWEST:
+        if widths[widest] <= 8:  # a shortened cell stays readable
             return
         widths[widest] -= 1
 
@@ -65,9 +59,6 @@ def _fit(text: str, columns: int) -> str:
             text = text[:-1]
         text += "…"
     return text + " " * (columns - cells(text))
-
-
-# -- times -------------------------------------------------------------------------------------------------------------
 
 
 def parse_time(text: str) -> datetime:
@@ -116,9 +107,6 @@ def short_duration(nanoseconds: int) -> str:
         if seconds >= size:
             return f"{seconds / size:.4g}{unit}"
     return f"{seconds * 1e6:.0f}µs" if seconds else "0s"
-
-
-# -- word wrap ---------------------------------------------------------------------------------------------------------
 
 
 def printable(text: str) -> str:

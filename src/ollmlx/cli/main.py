@@ -19,8 +19,6 @@ from ollmlx.errors import ConfigError, OllmlxError
 if TYPE_CHECKING:
     from types import ModuleType
 
-UNUSABLE = 2
-INTERRUPTED = 130
 BROKEN_PIPE = 141
 """The exit code that a shell reports for a program that SIGPIPE ended."""
 
@@ -63,9 +61,9 @@ def main(argv: Sequence[str]) -> int:
         if "--debug" in argv:
             raise
         report(error)
-        return UNUSABLE if isinstance(error, ConfigError) else 1
+        return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return 130
     except BrokenPipeError:
         # The reader closed the pipe. Without this, Python would report it once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

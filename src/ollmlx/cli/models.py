@@ -25,7 +25,6 @@ PARTS = {
     "system": "system message",
 }
 """Part of /api/show -> its name for a person."""
-LICENSE_LINES = 2
 WATCH_INTERVAL = 1.0
 """Seconds between two requests of `ps --watch`."""
 
@@ -104,7 +103,7 @@ def description(shown: Json, *, verbose: bool = False) -> str:
         ("Metadata", [(key, _value(value)) for key, value in sorted(info.items())] if verbose else []),
         ("Tensors", [_tensor(tensor) for tensor in shown.get("tensors") or ()] if verbose else []),
         ("System", [(line,) for line in (shown.get("system") or "").splitlines() if line.strip()]),
-        ("License", [(line,) for line in license_lines[:LICENSE_LINES]]),
+        ("License", [(line,) for line in license_lines[:2]]),
         ("Cannot be run", [(shown[part],) for part in ("problem", "hint") if shown.get(part)]),
     ]
     return "\n\n".join(_section(title, rows) for title, rows in sections if rows)

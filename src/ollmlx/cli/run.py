@@ -97,9 +97,6 @@ def embed(client: Client, args: argparse.Namespace, prompt: str) -> int:
     return 0
 
 
-# -- types of options --------------------------------------------------------------------------------------------------
-
-
 def answer_format(text: str) -> Any:
     """Parse `json`, or a JSON schema as an object."""
     if text == "json":

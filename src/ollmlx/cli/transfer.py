@@ -55,9 +55,6 @@ def _transfer(client: Client, path: str, model: str, *, insecure: bool, as_json:
             show(step)
 
 
-# -- progress ----------------------------------------------------------------------------------------------------------
-
-
 def succeeded(record: Json) -> bool:
     """Return True for the last object of /api/pull, /api/push or /api/create."""
     return record.get("status") == "success"

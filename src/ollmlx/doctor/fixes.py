@@ -21,8 +21,6 @@ SERVE = "ollmlx serve"
 LINE = 100
 """The most characters of a line of the settings file that are shown."""
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-PORTS_TRIED = 50
-PRIVILEGED = 1024
 OLLAMA_VARIABLES: dict[KeyPath, str] = {("server", "host"): "OLLAMA_HOST", ("storage", "models"): "OLLAMA_MODELS"}
 
 Fixes = tuple[tuple[str, ...], tuple[str, ...]]
@@ -32,9 +30,6 @@ Fixes = tuple[tuple[str, ...], tuple[str, ...]]
 def quoted(path: Path) -> str:
     """Return a path as it is typed in a shell."""
     return shlex.quote(str(path))
-
-
-# -- settings ----------------------------------------------------------------------------------------------------------
 
 
 def settings_fixes(context: CheckContext, fault: Fault) -> Fixes:
@@ -87,15 +82,12 @@ def export_setting(context: CheckContext, path: KeyPath, value: str) -> str:
     return f"export {variable(path) if ours else OLLAMA_VARIABLES[path]}={value}"
 
 
-# -- the daemon's address ----------------------------------------------------------------------------------------------
-
-
 def listen_elsewhere(context: CheckContext) -> tuple[str, ...]:
     """Start the daemon on the next free port: of the host in the settings if it can be bound, else of this machine."""
     address = context.address
-    first = address.port + 1 if address.port >= PRIVILEGED else DEFAULT_PORT
+    first = address.port + 1 if address.port >= 1024 else DEFAULT_PORT
     for host in (address.host, DEFAULT_HOST):
-        for port in range(first, min(first + PORTS_TRIED, 65536)):
+        for port in range(first, min(first + 50, 65536)):
             if context.processes.bindable(host, port) is None:
                 return export_setting(context, ("server", "host"), join_host_port(host, port)), SERVE
     return export_setting(context, ("server", "host"), f"{DEFAULT_HOST}:{DEFAULT_PORT}"), SERVE
@@ -117,9 +109,6 @@ def restart_daemon(context: CheckContext, status: Mapping[str, Any] | None = Non
     """Stop the daemon and start one with the settings of this terminal. `status`: its answer to /api/daemon."""
     pid = (status or {}).get("pid")
     return (f"kill {pid}" if isinstance(pid, int) else stop_listener(context)[0], SERVE)
-
-
-# -- pip ---------------------------------------------------------------------------------------------------------------
 
 
 def own_pip(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +74,11 @@ class Report:
 
     def of_group(self, group: str) -> list[Finding]:
         """Return the findings of a group, the most severe first."""
-        own = [finding for result in self.results if result.group == group for finding in result.problems]
-        return sorted(_without(own, self._hidden()), key=lambda finding: _RANK[finding.severity])
+        every = dict.fromkeys(finding for result in self.results for finding in result.problems)
+        hidden = frozenset().union(*(CONSEQUENCES.get(finding.code, frozenset()) for finding in every))
+        own = dict.fromkeys(finding for one in self.results if one.group == group for finding in one.problems)
+        shown = [finding for finding in own if finding.code not in hidden]
+        return sorted(shown, key=lambda finding: _RANK[finding.severity])
 
     def notes(self, group: str) -> list[Finding]:
         """Return the notes of a group: what works, and what could not be checked."""
@@ -136,14 +138,6 @@ class Report:
             return f"{_count(errors, 'error')}, {_count(warnings, 'warning')}."
         skipped = any(note.severity is Severity.SKIPPED for group in self.groups() for note in self.notes(group))
         return "No problems found, but some checks were skipped." if skipped else "No problems found."
-
-    def _hidden(self) -> frozenset[str]:
-        codes = {finding.code for result in self.results for finding in result.problems}
-        return frozenset().union(*(CONSEQUENCES.get(code, frozenset()) for code in codes))
-
-
-def _without(findings: Iterable[Finding], hidden: frozenset[str]) -> list[Finding]:
-    return [finding for finding in dict.fromkeys(findings) if finding.code not in hidden]
 
 
 def _finding_lines(finding: Finding, width: int | None) -> list[str]:

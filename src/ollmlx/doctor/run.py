@@ -37,9 +37,6 @@ class OwnedCheck:
         return CheckResult(self.check.name, self.check.group, self.owner, tuple(findings), seconds)
 
 
-# -- which checks ------------------------------------------------------------------------------------------------------
-
-
 def all_checks(context: CheckContext) -> Iterator[OwnedCheck]:
     """Yield ollmlx's own checks at once, then those of plugins when the plugins are loaded."""
     yield from (OwnedCheck(check, "ollmlx") for check in OWN)
@@ -63,9 +60,6 @@ def select_checks(context: CheckContext, selection: str | None) -> Iterable[Owne
 def runbook_folders(context: CheckContext) -> list[Traversable]:
     """Return the folders with the runbooks of plugins."""
     return [one.runbooks for one in context.plugins.registry.checks.values() if one.runbooks is not None]
-
-
-# -- running them ------------------------------------------------------------------------------------------------------
 
 
 def examine(checks: Iterable[OwnedCheck], context: CheckContext, *, patience: float = PATIENCE) -> Report:

@@ -136,9 +136,6 @@ def _history_file(args: argparse.Namespace) -> Path | None:
     return file
 
 
-# -- lines -------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class ChatInput:
     """One complete input. `command`: it is a command (`/set …`), not text for the model."""

@@ -16,17 +16,11 @@ TRIAL = "import mlx.core as mx; mx.eval(mx.ones(8).sum()); print(mx.default_devi
 TRIAL_SECONDS = 3.5
 WORTHWHILE = 2.0
 """How many times faster than the reference BLAS another one must be to be reported."""
-OLDEST_MACOS = (14, 0)
 OLDEST_DRIVER = {"mlx-cuda-12": 525, "mlx-cuda-13": 580}
 PARTS = ("mlx-cpu", "mlx-metal", "mlx-cuda-12", "mlx-cuda-13")
-LEAST_FILES = 1024
 LEAST_MEMORY = 2 * 1000**3
-MUCH_SWAP = 0.5
 EARLIEST = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # before this release: a right clock never shows it
 LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
-
-
-# -- MLX ---------------------------------------------------------------------------------------------------------------
 
 
 @check("mlx", "machine", "ENV001")
@@ -65,7 +59,7 @@ def accelerator(context: CheckContext) -> Iterator[Finding]:
             evidence=(f"the architecture of {sys.executable} is {machine.architecture}",),
             commands=("brew install python@3.12",),
         )  # fmt: skip
-    if machine.macos and machine.macos[:2] < OLDEST_MACOS:
+    if machine.macos and machine.macos < (14,):
         version = ".".join(map(str, machine.macos))
         yield found("ENV005", f"macOS {version} is too old for MLX", evidence=("MLX needs macOS 14 or newer",),
                     commands=("softwareupdate --list",))  # fmt: skip
@@ -133,19 +127,16 @@ async def blas(context: CheckContext) -> list[Finding]:
     return [found("ENV002", title, evidence=(advice.warning, *rejected), commands=(advice.command,))]
 
 
-# -- memory, files, time -----------------------------------------------------------------------------------------------
-
-
 @check("limits", "machine", "ENV003", "ENV004", "ENV009", "ENV012", "ENV014")
 def limits(context: CheckContext) -> Iterator[Finding]:
     """Check memory, swap, the container, open files and the clock."""
     machine = context.machine
     yield from _memory(context)
-    if machine.swap_total and machine.swap_used > MUCH_SWAP * machine.swap_total and machine.available < LEAST_MEMORY:
+    if machine.swap_total and machine.swap_used > machine.swap_total / 2 and machine.available < LEAST_MEMORY:
         title = f"{format_size(machine.swap_used)} of {format_size(machine.swap_total)} swap are in use"
         free = (f"free memory: {format_size(machine.available)}",)
         yield found("ENV009", title, evidence=free, commands=("ollmlx ps",))
-    if machine.files_limit is not None and machine.files_limit < LEAST_FILES:
+    if machine.files_limit is not None and machine.files_limit < 1024:
         yield found("ENV004", f"only {machine.files_limit} files may be open", commands=("ulimit -n 8192",))
     now = context.now()
     if not EARLIEST <= now <= LATEST:

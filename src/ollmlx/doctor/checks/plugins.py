@@ -20,8 +20,6 @@ OFFLINE_STORES = (
 )
 """The plugin of a store, its folder in the models folder, a pattern that matches one file a model, and a noun."""
 DISABLED = "OLLMLX_PLUGINS__DISABLED"
-EXTRAS = frozenset({"llamacpp"})
-"""Backends that are installed with an extra of ollmlx."""
 
 
 @check("plugins", "plugins", "PLG001", "PLG003", "PLG004", "PLG005", "PLG006", "CFG008")
@@ -105,7 +103,7 @@ def needed(context: CheckContext) -> Iterator[Finding]:
 
 def _backend_fixes(context: CheckContext, model: str, backend: str) -> tuple[str, ...]:
     """Install the extra that has the backend, or edit the table of the model."""
-    if backend in EXTRAS:
+    if backend == "llamacpp":
         return (f"pip install 'ollmlx[{backend}]'",)
     return edit_settings(context, context.origin("models", model))[0]
 

@@ -13,8 +13,6 @@ from ollmlx.errors.findings import Finding, Severity
 from ollmlx.text.quantities import format_size
 
 NONCE = "OLLMLX_RUNNER_NONCE"
-OUTPUT_LINES = 4
-"""The number of lines of a runner's last output that are shown."""
 FIXES = {"RUN005": ("ollmlx ps", "ollmlx config show"), "RUN008": ("ollmlx plugin list",)}
 """The commands for a failure with this code."""
 
@@ -36,7 +34,7 @@ def _findings(runner: Mapping[str, Any], restart: tuple[str, ...]) -> Iterator[F
         fixes = FIXES.get(code, ("ollmlx logs", f"ollmlx stop {name}"))
         yield found(
             code if code in runners.codes else "RUN002", error or f"the runner of {name} failed", subject=name,
-            evidence=[str(line) for line in runner.get("last_words", ())][-OUTPUT_LINES:],
+            evidence=[str(line) for line in runner.get("last_words", ())][-4:],
             commands=(*restart, *fixes) if code == "RUN008" else fixes,
         )  # fmt: skip
         return

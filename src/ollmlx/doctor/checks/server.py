@@ -30,8 +30,6 @@ from ollmlx.errors import ConfigError
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.text.addresses import Address, is_loopback
 
-OUTPUT = "serve.out"
-OUTPUT_LINES = 15
 HOST = ("server", "host")
 OLLAMA_API = "ollama_api"
 PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
@@ -124,10 +122,10 @@ def _no_answer(context: CheckContext, reason: str) -> Finding:
 def _last_start(context: CheckContext) -> tuple[str, ...]:
     """Return the error with which the last daemon in the background ended, if it printed one."""
     try:
-        lines = (context.settings.state_folder / OUTPUT).read_text("utf-8", "replace").splitlines()
+        lines = (context.settings.state_folder / "serve.out").read_text("utf-8", "replace").splitlines()
     except OSError:
         return ()
-    errors = [line for line in lines[-OUTPUT_LINES:] if line.startswith("Error: ")]
+    errors = [line for line in lines[-15:] if line.startswith("Error: ")]
     return (f"the last daemon that was started in the background printed: {errors[-1]}",) if errors else ()
 
 

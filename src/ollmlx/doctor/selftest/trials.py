@@ -43,7 +43,6 @@ SCHEMA: dict[str, Any] = {
 MOST_STREAMS = 4
 SLOT_SECONDS = 20.0
 LONG_ANSWER = 512
-OVER_ESTIMATE = 1.1
 GROUP = "model"
 PATIENCE = 110.0
 """Seconds for the whole self-test; trials that have not ended by then are reported as not done."""
@@ -217,7 +216,7 @@ async def measured(subject: Subject, state: TrialState) -> Finding | None:
     """Compare the memory of the process with its reservation."""
     runner = await subject.runner() or {}
     size, reserved = int(runner.get("size") or 0), int(runner.get("reserved") or 0)
-    if not reserved or size <= reserved * OVER_ESTIMATE:
+    if not reserved or size <= reserved * 1.1:
         return None
     problem = f"uses {format_size(size)}, but only {format_size(reserved)} were reserved for it"
     return _wrong(subject, problem, f"context: {runner.get('context_length')}", "ollmlx ps", code="RUN017")
@@ -249,9 +248,6 @@ TRIALS = (
     Trial("restarted", "answers are the same after a restart", restarted),
 )
 """In this order: later trials use the results of earlier ones, and the restart comes last."""
-
-
-# -- running them ------------------------------------------------------------------------------------------------------
 
 
 async def self_test(subject: Subject, progress: Progress, *, patience: float = PATIENCE) -> Report:
