@@ -10,18 +10,7 @@ import pytest
 from aiohttp import web
 
 from ollmlx.bench.agreement import PROMPTS, GreedyAnswer, SharedBeginning, agreement, compared, sentence, summary
-from ollmlx.bench.measure import (
-    Measurement,
-    MeasurementPlan,
-    Target,
-    TimedAnswer,
-    long_text,
-    measure,
-    rate,
-    reading,
-    rows,
-    writing,
-)
+from ollmlx.bench.measure import Measurement, MeasurementPlan, Target, TimedAnswer, long_text, measure, rate, rows
 from ollmlx.errors import UpstreamError
 
 
@@ -90,18 +79,11 @@ async def test_two_servers_are_measured_by_turns_and_compared(url: str, asked: l
     assert second.prompt_tokens == 9
     assert [body["model"] for body in asked[:6]] == ["mine", "yours", "mine", "mine", "yours", "yours"]
     assert asked[2]["options"] == {"temperature": 0, "num_predict": 16, "backend": "b"}
-    assert [text.split(": ")[1] for text in reported[-2:]] == [
-        "other",
-        "ollmlx",
-    ]  # the second round begins with the other
+    assert [text.split(": ")[1] for text in reported[-2:]] == ["other", "ollmlx"], "the second round is reversed"
     header, lines = rows([first, second])
     assert header == ["", "ollmlx", "other", "RATIO"]
-    assert [line[0] for line in lines] == [
-        "first token, 0 tokens, cold",
-        "first token, next turn",
-        "tokens/s, 1 stream",
-        "tokens/s, 2 streams",
-    ]
+    labels = ["first token, 0 tokens, cold", "first token, next turn", "tokens/s, 1 stream", "tokens/s, 2 streams"]
+    assert [line[0] for line in lines] == labels
     assert set(first.summary()) >= {"first_token_cold_seconds", "tokens_per_second", "memory_bytes"}
 
 
@@ -123,8 +105,6 @@ def test_the_first_server_is_better_when_it_is_faster_or_smaller() -> None:
 def test_no_two_rounds_share_a_beginning() -> None:
     assert long_text(20, 1).split()[:3] != long_text(20, 2).split()[:3]
     assert long_text(20, 1) == long_text(20, 1)
-    assert len(reading(50, 1)[0]["content"].split()) > 50
-    assert writing(1) != writing(2)
 
 
 @pytest.mark.parametrize(

@@ -38,39 +38,22 @@ MUTE = FakeDaemon(
     }
 )
 
+NOBODY = FakeDaemon({})
+OTHER = "127.0.0.1:11435"
+NOT_OLLMLX = daemon("/api/version", None, 404)
 DAEMONS: list[tuple[str, dict[str, Any], str, str]] = [
-    ("NET003", {"daemon": FakeDaemon({})}, "no daemon answers at 127.0.0.1:11434", "ollmlx serve"),
-    (
-        "NET004",
-        {"daemon": daemon("/api/version", {"version": "0.12.0"})},
-        "Ollama 0.12.0 answers at",
-        "127.0.0.1:11435",
-    ),
-    ("NET004", {"daemon": daemon("/api/version", None, 404)}, "a program that is not ollmlx", "127.0.0.1:11435"),
-    (
-        "NET004",
-        {"daemon": daemon("/api/version", None, 404), "processes": FakeProcesses(listening=PYTHON)},
-        "listening: python3, pid 7, user eve",
-        "127.0.0.1:11435",
-    ),
+    ("NET003", {"daemon": NOBODY}, "no daemon answers at 127.0.0.1:11434", "ollmlx serve"),
+    ("NET004", {"daemon": daemon("/api/version", {"version": "0.12.0"})}, "Ollama 0.12.0 answers at", OTHER),
+    ("NET004", {"daemon": daemon("/api/version", ["x"])}, "a program that is not ollmlx", OTHER),
+    ("NET004", {"daemon": NOT_OLLMLX, "processes": FakeProcesses(listening=PYTHON)}, "python3, pid 7, user eve", OTHER),
     ("NET004", {"daemon": daemon("/api/version", {"ollmlx": "0.0.1"})}, "is ollmlx 0.0.1", "ollmlx serve"),
     ("PLG006", {"daemon": MUTE}, "does not serve Ollama's API", "kill 77"),
     ("SEC004", {"daemon": daemon("/api/version", {}, 401)}, "wants another API key", "export OLLAMA_API_KEY"),
-    (
-        "NET001",
-        {"daemon": FakeDaemon({}), "processes": FakeProcesses(open=True)},
-        "does not speak HTTP",
-        "127.0.0.1:11435",
-    ),
-    (
-        "NET001",
-        {"daemon": FakeDaemon({}), "processes": FakeProcesses(refusal="no such address")},
-        "no such address",
-        "127.0.0.1:11435",
-    ),
+    ("NET001", {"daemon": NOBODY, "processes": FakeProcesses(open=True)}, "does not speak HTTP", OTHER),
+    ("NET001", {"daemon": NOBODY, "processes": FakeProcesses(refusal="no such host")}, "no such host", OTHER),
     ("NET008", {"daemon": daemon("/readyz", {"problems": ["it drains"]}, 503)}, "it drains", "ollmlx doctor storage"),
     ("NET008", {"daemon": daemon("/readyz", DRAINING, 503)}, "may go on for another 7 s", "ollmlx serve"),
-    ("NET009", {"processes": FakeProcesses(listening=ROOT)}, "as the user root", "127.0.0.1:11435"),
+    ("NET009", {"processes": FakeProcesses(listening=ROOT)}, "as the user root", OTHER),
     ("NET007", {"environ": {"HTTP_PROXY": "http://proxy:3128"}}, "HTTP_PROXY is set", "export NO_PROXY="),
     ("STO010", {"daemon": daemon("/api/daemon", {"models_folder": "/m"})}, "keeps its models in /m", "OLLAMA_MODELS="),
     ("RUN002", {"daemon": failed("RUN002", "the runner of tiny was killed by SIGKILL")}, "bye", "ollmlx logs"),
@@ -126,16 +109,10 @@ def test_a_malformed_status_of_the_daemon_crashes_no_check(tmp_path: Path, repor
 
 
 KEY = f'[security]\napi_keys = ["{"k" * 40}"]'
-DOORS = [
+OPEN = '[server]\nhost = "[::]:1"'
+OPENINGS = [
     ("SEC001", '[server]\nhost = "0.0.0.0"', 0o600, "are refused", "openssl rand", Severity.WARNING),
-    (
-        "SEC001",
-        '[server]\nhost = "[::]:1"\n[security]\nallow_no_auth = true',
-        0o600,
-        "are answered",
-        "openssl rand",
-        Severity.ERROR,
-    ),
+    ("SEC001", f"{OPEN}\n[security]\nallow_no_auth = true", 0o600, "are answered", "openssl rand", Severity.ERROR),
     ("SEC006", '[server]\norigins = ["*"]', 0o600, "any web page", "+5 ", Severity.WARNING),
     ("SEC007", KEY, 0o644, "mode 644", "chmod 600", Severity.WARNING),
     ("SEC008", '[security]\napi_keys = ["short"]', 0o600, "fewer than 16", "openssl rand", Severity.WARNING),
@@ -143,7 +120,7 @@ DOORS = [
 
 
 @pytest.mark.finding("SEC001", "SEC006", "SEC007", "SEC008")
-@pytest.mark.parametrize(("code", "toml", "mode", "evidence", "fix", "severity"), DOORS)
+@pytest.mark.parametrize(("code", "toml", "mode", "evidence", "fix", "severity"), OPENINGS)
 def test_open_addresses_and_readable_keys_are_reported(
     tmp_path: Path, code: str, toml: str, mode: int, evidence: str, fix: str, severity: Severity
 ) -> None:
@@ -191,8 +168,3 @@ def test_a_daemon_of_this_state_folder_at_another_address_is_found(tmp_path: Pat
     silent = expect(replace(context, processes=FakeProcesses(living=(5,))), "NET002", "pid 5", "kill 5")
     assert silent.instead == ()
     assert codes(replace(context, processes=FakeProcesses())) == ["NET003"], "the lock of a daemon that is gone"
-
-
-def test_a_program_that_does_not_answer_with_json_is_not_ollmlx(tmp_path: Path) -> None:
-    context = replace(healthy(tmp_path), daemon=FakeDaemon({"/api/version": DaemonReply(200, ["x"])}))
-    assert codes(context) == ["NET004"]

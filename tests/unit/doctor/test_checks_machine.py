@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.unit.doctor.contexts import GB, HEALTHY, MAC, child, codes, examined, expect, healthy
 
+from ollmlx.doctor.machine import Machine
 from ollmlx.errors.findings import Severity
 
 CUDA12 = {"mlx": "0.32.4", "mlx-cuda-12": "0.32.4"}.get
@@ -16,6 +17,12 @@ CUDA13 = {"mlx": "0.32.4", "mlx-cuda-13": "0.32.4"}.get
 NO_PARTS = {"mlx": "0.32.4"}.get
 MISSING = "ModuleNotFoundError: No module named 'mlx'"
 NO_LIBRARY = "ImportError: libmlx.so: cannot open shared object file"
+
+
+def driver(version: str) -> Machine:
+    """Return a machine with an NVIDIA card and this version of its driver."""
+    return replace(HEALTHY, nvidia_gpu=True, nvidia_driver=version)
+
 
 MACHINES: list[tuple[str, dict[str, Any], str, str]] = [
     ("ENV001", {"child": child(1, MISSING)}, "No module named", "pip install 'ollmlx[cpu]'"),
@@ -29,18 +36,8 @@ MACHINES: list[tuple[str, dict[str, Any], str, str]] = [
     ("ENV005", {"machine": replace(MAC, macos=(13, 6))}, "macOS 14", "softwareupdate"),
     ("ENV007", {"machine": replace(HEALTHY, nvidia_gpu=True)}, "for the CPU only", "pip install 'ollmlx[cuda]'"),
     ("ENV008", {"machine": replace(HEALTHY, nvidia_gpu=True), "version_of": CUDA12}, "needs 525", "nvidia-smi"),
-    (
-        "ENV008",
-        {"machine": replace(HEALTHY, nvidia_gpu=True, nvidia_driver="470.82.01"), "version_of": CUDA12},
-        "470.82.01 is too old",
-        "nvidia-smi",
-    ),
-    (
-        "ENV008",
-        {"machine": replace(HEALTHY, nvidia_gpu=True, nvidia_driver="550.54.15"), "version_of": CUDA13},
-        "mlx-cuda-13 needs 580",
-        "pip install 'ollmlx[cuda]'",
-    ),
+    ("ENV008", {"machine": driver("470.82.01"), "version_of": CUDA12}, "470.82.01 is too old", "nvidia-smi"),
+    ("ENV008", {"machine": driver("550.54.15"), "version_of": CUDA13}, "13 needs 580", "pip install 'ollmlx[cuda]'"),
     ("ENV009", {"machine": replace(HEALTHY, swap_used=7 * GB, available=GB)}, "free memory", "ollmlx ps"),
     ("ENV003", {"machine": replace(HEALTHY, container_limit=8 * GB)}, "8.0 GB of 64 GB", ""),
     ("ENV011", {"version_of": {"mlx": "0.32.4", "mlx-cpu": "0.31.0"}.get}, "mlx 0.32.4", "mlx-cpu==0.32.4"),

@@ -24,8 +24,6 @@ pytestmark = pytest.mark.slow
 EDITOR = '#!/bin/sh\nsed -i.bak "${1#+}s/.*//" "$2"\n'
 """An editor that removes the line at which it opens."""
 
-KEPT = ("HOME", "PATH", "EDITOR")
-
 
 @dataclass
 class Terminal:
@@ -89,13 +87,12 @@ def file_for(folder: str) -> Callable[[Terminal], None]:
     return broken
 
 
-def readable(terminal: Terminal) -> None:
-    settle(terminal.home, f'[security]\napi_keys = ["{"k" * 40}"]')
-    (terminal.home / "ollmlx.toml").chmod(0o644)
+def readable(path: str) -> Callable[[Terminal], None]:
+    def broken(terminal: Terminal) -> None:
+        settle(terminal.home, f'[security]\napi_keys = ["{"k" * 40}"]')
+        (terminal.home / path).chmod(0o755)
 
-
-def shared(terminal: Terminal) -> None:
-    (terminal.home / "state").chmod(0o755)
+    return broken
 
 
 def dangling(terminal: Terminal) -> None:
@@ -104,17 +101,12 @@ def dangling(terminal: Terminal) -> None:
     (terminal.home / "models").symlink_to(terminal.home / "disk/models")
 
 
-def twin(terminal: Terminal) -> None:
-    for folder in ("org_name", "a copy"):
-        put(terminal.home / "models/mlx" / folder, name="org/name:latest")
+def folders(*names: str, name: str = "org/name:latest") -> Callable[[Terminal], None]:
+    def broken(terminal: Terminal) -> None:
+        for folder in names:
+            put(terminal.home / "models/mlx" / folder, name=name)
 
-
-def misnamed(terminal: Terminal) -> None:
-    put(terminal.home / "models/mlx/it's mine", name="org/name:latest")
-
-
-def unnameable(terminal: Terminal) -> None:
-    put(terminal.home / "models/mlx/org_na\nme")
+    return broken
 
 
 def odd_manifest(terminal: Terminal) -> None:
@@ -155,12 +147,12 @@ BREAKAGES: list[tuple[str, str, Callable[[Terminal], None]]] = [
     ("models that are a file", "STO002", file_for("models")),
     ("models that are a link to nothing", "STO002", dangling),
     ("a state folder that is a file", "STO009", file_for("state")),
-    ("two folders for one model", "STO008", twin),
-    ("a folder with another model's name", "STO007", misnamed),
-    ("a folder that is no name", "MDL001", unnameable),
+    ("two folders for one model", "STO008", folders("org_name", "a copy")),
+    ("a folder with another model's name", "STO007", folders("it's mine")),
+    ("a folder that is no name", "MDL001", folders("org_na\nme", name="")),
     ("a manifest of Ollama's that is no model", "STO020", odd_manifest),
-    ("API keys that others can read", "SEC007", readable),
-    ("a state folder that others can look into", "SEC007", shared),
+    ("API keys that others can read", "SEC007", readable("ollmlx.toml")),
+    ("a state folder that others can look into", "SEC007", readable("state")),
     ("a short API key", "SEC008", say(OLLMLX_SECURITY__API_KEYS="short")),
     ("any origin", "SEC006", say(OLLAMA_ORIGINS="*")),
     ("open to the network without a key", "SEC001", say(OLLAMA_HOST="0.0.0.0:11434")),
