@@ -30,8 +30,5 @@ def daemon_with_fakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daem
         "thinker": {"think": "let me see"},
         "mortal": {"tokens": 50, "fault": "exit:70@3"},
     }
-    started = Daemon(tmp_path_factory.mktemp("fakes"), fakes=fakes)
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+    with Daemon(tmp_path_factory.mktemp("fakes"), fakes=fakes) as started:
+        yield started

@@ -46,4 +46,4 @@ def test_every_check_of_the_client_passes_and_leaves_nothing_running(
     assert ran.returncode == 0, ran.stdout + ran.stderr
     written = (programs / program).read_text(encoding="utf-8").count("\ntest(")
     assert f"\n# pass {written}\n" in ran.stdout
-    wait_until(lambda: not any(model["active"] for model in daemon_with_fakes.get("/api/ps").json()["models"]))
+    wait_until(daemon_with_fakes.idle)

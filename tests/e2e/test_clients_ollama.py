@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,92 +14,80 @@ from typing import Any
 
 import ollama
 import pytest
+from tests.e2e.helpers import CALL, ENDLESS, WEATHER, user
 
 from ollmlx.testing import eventually, wait_until
 from ollmlx.testing.daemon import Daemon
 
 pytestmark = [pytest.mark.e2e, pytest.mark.clients]
 
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "The weather of a city",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
-
 
 @pytest.fixture
-def client(daemon_with_fakes: Daemon) -> Iterator[ollama.Client]:
+def client(daemon_with_fakes: Daemon) -> Iterator[Any]:
     with ollama.Client(host=daemon_with_fakes.url, trust_env=False) as made:
         yield made
 
 
 def said(text: str, **more: Any) -> dict[str, Any]:
-    return {"model": "parrot", "messages": [{"role": "user", "content": text}], **more}
+    return {"model": "parrot", "messages": user(text), **more}
 
 
-def test_chat_whole_and_streamed_say_the_same(client: ollama.Client) -> None:
+def test_chat_whole_and_streamed_say_the_same(client: Any) -> None:
     whole = client.chat(**said("one two three"))
     assert whole.message.content == "one two three"
     assert (whole.done, whole.done_reason) == (True, "stop")
-    assert whole.eval_count is not None
     assert whole.eval_count > 0
     pieces = list(client.chat(**said("one two three"), stream=True))
-    assert "".join(piece.message.content or "" for piece in pieces) == "one two three"
-    assert [piece.done for piece in pieces].index(True) == len(pieces) - 1
+    assert "".join(piece.message.content for piece in pieces) == "one two three"
+    assert [piece.done for piece in pieces] == [*[False] * (len(pieces) - 1), True]
     assert pieces[-1].prompt_eval_count == whole.prompt_eval_count
 
 
-def test_generate_whole_streamed_raw_and_continued(client: ollama.Client) -> None:
+def test_generate_whole_streamed_raw_and_continued(client: Any) -> None:
     whole = client.generate("parrot", "good morning")
     assert whole.response == "good morning"
     assert whole.context
     again = client.generate("parrot", "and again", context=list(whole.context))
-    assert (again.prompt_eval_count or 0) > (whole.prompt_eval_count or 0)
-    assert "".join(piece.response or "" for piece in client.generate("parrot", "a b c", stream=True)) == "a b c"
+    assert again.prompt_eval_count > whole.prompt_eval_count
+    assert "".join(piece.response for piece in client.generate("parrot", "a b c", stream=True)) == "a b c"
     assert client.generate("parrot", "x", raw=True).context is None
 
 
-def test_options_bound_and_stop_the_answer(client: ollama.Client) -> None:
+def test_options_bound_and_stop_the_answer(client: Any) -> None:
     short = client.generate("parrot", "fake:tokens=50 go", options={"num_predict": 3})
     assert (short.done_reason, short.eval_count) == ("length", 3)
     stopped = client.generate("parrot", "one two three", options={"stop": ["two"]})
     assert (stopped.response, stopped.done_reason) == ("one ", "stop")
 
 
-def test_tools_are_called_with_arguments_that_are_an_object(client: ollama.Client) -> None:
-    answer = client.chat(**said('fake:tool=weather fake:tool_args={"city":"Paris"} go', tools=[WEATHER]))
-    [call] = answer.message.tool_calls or []
+def test_tools_are_called_with_arguments_that_are_an_object(client: Any) -> None:
+    answer = client.chat(**said(CALL, tools=[WEATHER]))
+    [call] = answer.message.tool_calls
     assert (call.function.name, call.function.arguments) == ("weather", {"city": "Paris"})
 
 
-def test_thinking_is_apart_from_the_answer(client: ollama.Client) -> None:
-    ask: dict[str, Any] = {"model": "thinker", "messages": [{"role": "user", "content": "well"}]}
+def test_thinking_is_apart_from_the_answer(client: Any) -> None:
+    ask: dict[str, Any] = {"model": "thinker", "messages": user("well")}
     thought = client.chat(**ask, think=True)
     assert (thought.message.thinking, thought.message.content) == ("let me see", "well")
     assert client.chat(**ask, think=False).message.thinking is None
 
 
-def test_a_schema_is_honoured(client: ollama.Client) -> None:
-    import json
-
+def test_a_schema_is_honoured(client: Any) -> None:
     schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
     answer = client.chat(**said("how old", format=schema))
-    assert isinstance(json.loads(answer.message.content or "")["age"], int)
+    assert isinstance(json.loads(answer.message.content)["age"], int)
 
 
-def test_logprobs_have_bytes(client: ollama.Client) -> None:
+def test_logprobs_have_bytes(client: Any) -> None:
     answer = client.generate("parrot", "é", logprobs=True, top_logprobs=2)
     assert answer.logprobs
     first = answer.logprobs[0]
-    assert first.logprob is not None
     assert first.logprob <= 0
-    assert len(first.top_logprobs or []) == 2
+    assert len(first.top_logprobs) == 2
 
 
-def test_embeddings_of_one_and_of_many(client: ollama.Client) -> None:
+def test_embeddings_of_one_and_of_many(client: Any) -> None:
     many = client.embed("parrot", ["a", "b"])
     assert len(many.embeddings) == 2
     assert list(client.embed("parrot", "a").embeddings[0]) == list(many.embeddings[0])
@@ -106,22 +95,21 @@ def test_embeddings_of_one_and_of_many(client: ollama.Client) -> None:
     assert len(client.embeddings("parrot", "a").embedding) == len(many.embeddings[0])
 
 
-def test_models_are_listed_shown_copied_created_and_deleted(client: ollama.Client) -> None:
+def test_models_are_listed_shown_copied_created_and_deleted(client: Any) -> None:
     assert "parrot:latest" in [model.model for model in client.list().models]
     shown = client.show("parrot")
-    assert shown.modelinfo is not None
     assert shown.modelinfo["fake.context_length"] == 4096
     assert client.copy("parrot", "second").status == "success"
     steps = list(client.create("third", from_="parrot", system="be brief", parameters={"num_predict": 2}, stream=True))
     assert steps[-1].status == "success"
     assert client.show("third").parameters is not None
-    assert client.chat("third", [{"role": "user", "content": "one two three four"}]).eval_count == 2
+    assert client.chat("third", user("one two three four")).eval_count == 2
     for name in ("second", "third"):
         assert client.delete(name).status == "success"
     assert {"second:latest", "third:latest"}.isdisjoint(model.model for model in client.list().models)
 
 
-def test_a_pull_tells_its_progress(client: ollama.Client) -> None:
+def test_a_pull_tells_its_progress(client: Any) -> None:
     steps = list(client.pull("fake/fetched", stream=True))
     assert [steps[0].status, steps[-1].status] == ["pulling manifest", "success"]
     assert any(step.total and step.completed for step in steps)
@@ -129,17 +117,16 @@ def test_a_pull_tells_its_progress(client: ollama.Client) -> None:
     client.delete("fake/fetched")
 
 
-def test_ps_tells_when_a_model_leaves_and_an_unload_lets_it_go(client: ollama.Client) -> None:
+def test_ps_tells_when_a_model_leaves_and_an_unload_lets_it_go(client: Any) -> None:
     client.generate("thinker", "", keep_alive="10m")
     loaded = {model.model: model for model in client.ps().models}["thinker:latest"]
-    assert loaded.expires_at is not None
     assert timedelta(minutes=9) < loaded.expires_at - datetime.now(UTC) < timedelta(minutes=11)
     assert client.generate("thinker", "", keep_alive=0).done_reason == "unload"
     wait_until(lambda: "thinker:latest" not in [model.model for model in client.ps().models])
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_errors_have_ollamas_status_and_words(client: ollama.Client, stream: bool) -> None:
+def test_errors_have_ollamas_status_and_words(client: Any, stream: bool) -> None:
     def ask(**more: Any) -> None:
         answer = client.chat(**{**said("x", stream=stream), **more})
         if stream:
@@ -153,13 +140,13 @@ def test_errors_have_ollamas_status_and_words(client: ollama.Client, stream: boo
     assert (wrong.value.status_code, wrong.value.error) == (400, 'option "num_ctx" must be of type integer')
 
 
-def test_a_failure_in_the_middle_is_an_error_and_no_end(client: ollama.Client) -> None:
+def test_a_failure_in_the_middle_is_an_error_and_no_end(client: Any) -> None:
     with pytest.raises(ollama.ResponseError) as died:
         list(client.chat(**said("fake:tokens=50 fake:rate=100 fake:fault=exit:70@5 go"), stream=True))
     assert died.value.status_code == -1
 
 
-def test_a_file_is_uploaded_by_its_digest(client: ollama.Client, tmp_path: Path) -> None:
+def test_a_file_is_uploaded_by_its_digest(client: Any, tmp_path: Path) -> None:
     file = tmp_path / "weights.bin"
     file.write_bytes(base64.b64encode(bytes(range(256))) * 100)
     digest = client.create_blob(file)
@@ -168,20 +155,13 @@ def test_a_file_is_uploaded_by_its_digest(client: ollama.Client, tmp_path: Path)
 
 
 async def test_leaving_cancels_the_work(daemon_with_fakes: Daemon) -> None:
-    async def active() -> int:
-        models = await asyncio.to_thread(lambda: daemon_with_fakes.get("/api/ps").json()["models"])
-        return sum(model["active"] for model in models)
-
-    async def idle() -> bool:
-        return await active() == 0
-
     async with ollama.AsyncClient(host=daemon_with_fakes.url, trust_env=False) as client:
-        asking = asyncio.create_task(client.chat(**said("fake:tokens=100000 fake:rate=50 go")))
-        await eventually(active)
+        asking = asyncio.create_task(client.chat(**said(ENDLESS)))
+        await eventually(lambda: asyncio.to_thread(daemon_with_fakes.active))
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        await eventually(idle)
+        await eventually(lambda: asyncio.to_thread(daemon_with_fakes.idle))
 
 
 @pytest.fixture(scope="module")
@@ -189,15 +169,12 @@ def daemon_with_the_real_model(tmp_path_factory: pytest.TempPathFactory, smollm2
     """One daemon for the module, with a models folder that may be changed, and the user's cache of packages."""
     folder = tmp_path_factory.mktemp("real")
     shutil.copytree(smollm2_models, folder / "models", copy_function=os.link)
-    started = Daemon(folder, env={"HOME": str(Path.home())})
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+    with Daemon(folder, env={"HOME": str(Path.home())}) as started:
+        yield started
 
 
 @pytest.fixture
-def real(daemon_with_the_real_model: Daemon) -> Iterator[ollama.Client]:
+def real(daemon_with_the_real_model: Daemon) -> Iterator[Any]:
     with ollama.Client(host=daemon_with_the_real_model.url, trust_env=False) as made:
         yield made
 
@@ -209,47 +186,43 @@ class TestWithTheRealModel:
 
     NAME = "smollm2:135m"
 
-    def test_it_answers_sensibly_whole_and_streamed(self, real: ollama.Client) -> None:
+    def test_it_answers_sensibly_whole_and_streamed(self, real: Any) -> None:
         ask: dict[str, Any] = {
             "model": self.NAME,
-            "messages": [{"role": "user", "content": "What is the capital of France? Answer with one word."}],
+            "messages": user("What is the capital of France? Answer with one word."),
             "options": {"temperature": 0, "num_predict": 16},
         }
         whole = real.chat(**ask)
-        assert "Paris" in (whole.message.content or "")
+        assert "Paris" in (whole.message.content)
         streamed = list(real.chat(**ask, stream=True))
-        assert "".join(piece.message.content or "" for piece in streamed) == whole.message.content
+        assert "".join(piece.message.content for piece in streamed) == whole.message.content
         for figure in ("total_duration", "prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration"):
             assert getattr(streamed[-1], figure) > 0
 
-    def test_a_seed_repeats_and_num_predict_bounds(self, real: ollama.Client) -> None:
+    def test_a_seed_repeats_and_num_predict_bounds(self, real: Any) -> None:
         options = {"seed": 7, "temperature": 1.2, "num_predict": 12}
         first, second = (real.generate(self.NAME, "Once upon a time", options=options) for _ in range(2))
         assert first.response == second.response
         assert (first.eval_count, first.done_reason) == (12, "length")
 
-    def test_the_context_continues_a_conversation(self, real: ollama.Client) -> None:
+    def test_the_context_continues_a_conversation(self, real: Any) -> None:
         options = {"temperature": 0, "num_predict": 8}
         first = real.generate(self.NAME, "My name is Bob.", options=options)
         assert first.context
         again = real.generate(self.NAME, "What is my name?", context=list(first.context), options=options)
-        assert (again.prompt_eval_count or 0) > (first.prompt_eval_count or 0)
+        assert again.prompt_eval_count > first.prompt_eval_count
 
-    def test_it_is_listed_shown_and_seen_loaded(self, real: ollama.Client) -> None:
+    def test_it_is_listed_shown_and_seen_loaded(self, real: Any) -> None:
         assert self.NAME in [model.model for model in real.list().models]
         shown = real.show(self.NAME)
-        assert shown.modelinfo is not None
         assert shown.modelinfo["general.architecture"] == "llama"
-        assert shown.details is not None
-        assert "completion" in (shown.capabilities or [])
+        assert "completion" in (shown.capabilities)
         real.generate(self.NAME, "", keep_alive=-1)
         [loaded] = real.ps().models
-        assert loaded.size is not None
         assert int(loaded.size) > 50_000_000
-        assert loaded.expires_at is not None
         assert loaded.expires_at.year > 2100
 
-    def test_it_is_copied_deleted_and_pulled_again(self, real: ollama.Client) -> None:
+    def test_it_is_copied_deleted_and_pulled_again(self, real: Any) -> None:
         real.copy(self.NAME, "second")
         real.delete(self.NAME)
         assert self.NAME not in [model.model for model in real.list().models]

@@ -22,11 +22,8 @@ TEMPLATE = "{% for message in messages %}[{{ message.role }}] {{ message.content
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with the real store."""
     plugins = {"plugins": {"disabled": ["pypi", "ollama_store"]}}
-    started = Daemon(tmp_path_factory.mktemp("house"), fakes={}, settings=plugins)
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+    with Daemon(tmp_path_factory.mktemp("house"), fakes={}, settings=plugins) as started:
+        yield started
 
 
 @pytest.fixture

@@ -40,6 +40,14 @@ def refused(work):
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "no error"
+
+async def leave(work):
+    asking = asyncio.create_task(work())
+    while not await asyncio.to_thread(active):
+        await asyncio.sleep(0.02)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    return asking.cancelled()
 """
 
 LANGCHAIN = (
@@ -91,15 +99,7 @@ told["cut vector"] = len(embeddings(dimensions=4).embed_query("a"))
 llm = OllamaLLM(model="parrot", base_url=url, client_kwargs={"trust_env": False})
 told["generated"] = [llm.invoke("one two"), "".join(llm.stream("one two"))]
 
-async def leave():
-    asking = asyncio.create_task(parrot.ainvoke(ENDLESS))
-    while not await asyncio.to_thread(active):
-        await asyncio.sleep(0.02)
-    asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
-    return asking.cancelled()
-
-told["left"] = asyncio.run(leave())
+told["left"] = asyncio.run(leave(lambda: parrot.ainvoke(ENDLESS)))
 print(json.dumps(told))
 """
 )
@@ -150,24 +150,30 @@ told["missing vectors"] = refused(lambda: litellm.embedding(model="ollama/nobody
 told["as openai"] = ask("one two", "openai/parrot", api_key="none", base_url=url + "/v1").choices[0].message.content
 told["as anthropic"] = ask("one two", "anthropic/parrot", api_key="none").choices[0].message.content
 
-async def leave():
+async def read():
     messages = [{"role": "user", "content": ENDLESS}]
-    async def read():
-        async for _ in await litellm.acompletion(
-            model="ollama_chat/parrot", api_base=url, messages=messages, stream=True):
-            pass
-    asking = asyncio.create_task(read())
-    while not await asyncio.to_thread(active):
-        await asyncio.sleep(0.02)
-    asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
-    return asking.cancelled()
+    async for _ in await litellm.acompletion(
+        model="ollama_chat/parrot", api_base=url, messages=messages, stream=True):
+        pass
 
-told["left"] = asyncio.run(leave())
+told["left"] = asyncio.run(leave(read))
 print(json.dumps(told))
 """
 )
 
+LANGCHAIN_ERRORS = {
+    "missing": "ResponseError: model 'nobody' not found",
+    "missing at the start": "Model `nobody` not found",
+    "schema": "ResponseError: invalid format",
+    "middle": "told to fail",
+    "missing vectors": "not found, try pulling it first",
+}
+LITELLM_ERRORS = {
+    "missing": ("NotFoundError: ", "model 'nobody' not found"),
+    "missing stream": ("NotFoundError: ", "model 'nobody' not found"),
+    "schema": ("BadRequestError: ", "invalid format"),
+    "middle": ("", "told to fail"),
+}
 Told = dict[str, Any]
 
 
@@ -182,97 +188,57 @@ def run(program: str, server: Daemon) -> Told:
         env={**server.environment, "PYTHONWARNINGS": "ignore", "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    wait_until(lambda: not any(model["active"] for model in server.get("/api/ps").json()["models"]))
+    wait_until(server.idle)
     told: Told = json.loads(ran.stdout.splitlines()[-1])
     return told
 
 
-@pytest.fixture(scope="module")
-def langchain(daemon_with_fakes: Daemon) -> Told:
-    return run(LANGCHAIN, daemon_with_fakes)
-
-
-@pytest.fixture(scope="module")
-def litellm(daemon_with_fakes: Daemon) -> Told:
-    return run(LITELLM, daemon_with_fakes)
-
-
-class TestLangChain:
+def test_langchain_is_answered(daemon_with_fakes: Daemon) -> None:
     """ChatOllama, OllamaLLM and OllamaEmbeddings."""
-
-    def test_whole_and_streamed_say_the_same_and_count_the_same(self, langchain: Told) -> None:
-        assert langchain["whole"] == "".join(langchain["streamed"]) == "one two three"
-        assert len(langchain["streamed"]) == 3
-        assert langchain["usage"]["output_tokens"] == langchain["summed"] == 3
-        assert langchain["limited"] == "length"
-        assert langchain["generated"] == ["one two", "one two"]
-
-    def test_tools_are_called_whole_and_streamed_and_their_results_answered(self, langchain: Told) -> None:
-        assert langchain["calls"] == langchain["streamed calls"] == [["weather", {"city": "Paris"}]]
-        assert langchain["result"] == "sunny"
-
-    def test_structured_output_is_parsed_by_every_method(self, langchain: Told) -> None:
-        assert langchain["structured"] == ["Person", "dict", "Person"]
-        assert langchain["by function"] == {"name": "Bob", "age": 3}
-
-    def test_reasoning_is_apart_from_the_answer(self, langchain: Told) -> None:
-        assert langchain["thought"] == ["let me see", "well"]
-        assert langchain["not thought"] is False
-
-    def test_errors_are_its_own_exceptions_with_our_sentence(self, langchain: Told) -> None:
-        assert langchain["missing"].startswith("ResponseError: model 'nobody' not found")
-        assert "Model `nobody` not found" in langchain["missing at the start"]
-        assert langchain["schema"].startswith("ResponseError: invalid format")
-        assert "told to fail" in langchain["middle"]
-        assert "not found, try pulling it first" in langchain["missing vectors"]
-
-    def test_texts_are_embedded(self, langchain: Told) -> None:
-        assert langchain["vectors"] == [16, 16]
-        assert langchain["cut vector"] == 4
-
-    def test_leaving_cancels_the_work(self, langchain: Told) -> None:
-        assert langchain["left"] is True
+    told = run(LANGCHAIN, daemon_with_fakes)
+    assert told.pop("usage")["output_tokens"] == 3
+    for name, words in LANGCHAIN_ERRORS.items():
+        assert words in told.pop(name)
+    assert told == {
+        "whole": "one two three",
+        "streamed": ["one", " two", " three"],
+        "summed": 3,
+        "limited": "length",
+        "generated": ["one two", "one two"],
+        "calls": [["weather", {"city": "Paris"}]],
+        "streamed calls": [["weather", {"city": "Paris"}]],
+        "result": "sunny",
+        "structured": ["Person", "dict", "Person"],
+        "by function": {"name": "Bob", "age": 3},
+        "thought": ["let me see", "well"],
+        "not thought": False,
+        "vectors": [16, 16],
+        "cut vector": 4,
+        "left": True,
+    }
 
 
-class TestLiteLLM:
+def test_litellm_is_answered(daemon_with_fakes: Daemon) -> None:
     """`ollama_chat/` (chat), `ollama/` (generate), and its other two ways in."""
-
-    @pytest.mark.parametrize("family", ["ollama_chat", "ollama"])
-    def test_whole_and_streamed_say_the_same(self, litellm: Told, family: str) -> None:
-        of = litellm[family]
-        assert of["whole"] == of["streamed"]
+    told = run(LITELLM, daemon_with_fakes)
+    for family in ("ollama_chat", "ollama"):
+        of = told.pop(family)
+        for name, (kind, words) in LITELLM_ERRORS.items():
+            error = of.pop(name)
+            assert error.startswith(kind)
+            assert words in error
+        assert of.pop("tokens") >= 3
         assert "one two three" in of["whole"]
-        assert of["tokens"] >= 3
-        assert of["limited"] == 2
-
-    @pytest.mark.parametrize("family", ["ollama_chat", "ollama"])
-    def test_structured_output_has_the_schemas_shape(self, litellm: Told, family: str) -> None:
-        assert litellm[family]["structured"] == ["age", "name"]
-        assert litellm[family]["object"] == "dict"
-
-    @pytest.mark.parametrize("family", ["ollama_chat", "ollama"])
-    def test_errors_are_its_own_exceptions_with_our_sentence(self, litellm: Told, family: str) -> None:
-        of = litellm[family]
-        for missing in ("missing", "missing stream"):
-            assert of[missing].startswith("NotFoundError: ")
-            assert "model 'nobody' not found" in of[missing]
-        assert of["schema"].startswith("BadRequestError: ")
-        assert "invalid format" in of["schema"]
-        assert "told to fail" in of["middle"]
-
-    def test_tools_are_called_whole_and_streamed(self, litellm: Told) -> None:
-        assert litellm["calls"] == litellm["streamed calls"] == [["weather", {"city": "Paris"}]]
-        assert litellm["finish"] == "tool_calls"
-
-    def test_reasoning_is_apart_from_the_answer(self, litellm: Told) -> None:
-        assert litellm["thought"] == ["let me see", "well"]
-
-    def test_texts_are_embedded(self, litellm: Told) -> None:
-        assert litellm["vectors"] == [16, 16]
-        assert "not found" in litellm["missing vectors"]
-
-    def test_the_other_dialects_answer_it_too(self, litellm: Told) -> None:
-        assert litellm["as openai"] == litellm["as anthropic"] == "one two"
-
-    def test_leaving_cancels_the_work(self, litellm: Told) -> None:
-        assert litellm["left"] is True
+        assert of.pop("whole") == of.pop("streamed")
+        assert of == {"limited": 2, "structured": ["age", "name"], "object": "dict"}
+    assert "not found" in told.pop("missing vectors")
+    assert told == {
+        "calls": [["weather", {"city": "Paris"}]],
+        "streamed calls": [["weather", {"city": "Paris"}]],
+        "finish": "tool_calls",
+        "thought": ["let me see", "well"],
+        "vectors": [16, 16],
+        "as openai": "one two",
+        "as anthropic": "one two",
+        "left": True,
+    }

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx2
 import psutil
 import pytest
 from tests.byte_model import DEEPSEEK, greedy, write_model
+from tests.e2e.helpers import all_gone, asking, family
 
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon
@@ -29,16 +27,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ranks(daemon: Daemon) -> dict[int, psutil.Process]:
     """The ranks by number."""
-    family = psutil.Process(daemon.process.pid).children(recursive=True)
-    found = [process for process in family if process.cmdline()[2:4] == ["-m", "ollmlx_cluster.rank"]]
+    found = [process for process in family(daemon) if process.cmdline()[2:4] == ["-m", "ollmlx_cluster.rank"]]
     return {int(process.environ()["MLX_RANK"]): process for process in found}
-
-
-def all_gone(processes: list[psutil.Process]) -> None:
-    def gone() -> bool:
-        return all(not one.is_running() or one.status() == psutil.STATUS_ZOMBIE for one in processes)
-
-    wait_until(gone, because=f"{processes} are gone")
 
 
 def test_a_pipeline_is_one_runner_that_survives_a_lost_rank_and_not_its_daemon(
@@ -49,27 +39,16 @@ def test_a_pipeline_is_one_runner_that_survives_a_lost_rank_and_not_its_daemon(
     answer = server.post("/api/generate", {**asked, "options": {"temperature": 0, "num_predict": 12}}).json()
     assert answer["context"] == greedy(models / "mlx" / "org_tiny", "two machines", 12)
 
-    (loaded,) = server.get("/api/ps").json()["models"]
+    (loaded,) = server.loaded()
     assert loaded["name"] == "spread:latest"
     assert set(ranks(server)) == {0, 1}
 
     first = list(ranks(server).values())
-    begun = threading.Event()
-    lines: list[dict[str, object]] = []
 
-    def count() -> None:
-        body = {"model": "spread", "prompt": "count", "options": {"temperature": 0, "num_predict": 30000}}
-        with httpx2.stream("POST", f"{server.url}/api/generate", json=body, timeout=120) as stream:
-            for line in stream.iter_lines():
-                lines.append(json.loads(line))
-                begun.set()
-
-    counting = threading.Thread(target=count)
-    counting.start()
-    assert begun.wait(120)
-    ranks(server)[1].kill()
-    counting.join(120)
-    assert "rank 1 on localhost was lost" in str(lines[-1].get("error")), lines[-1]
+    with asking(server, "spread", "count", options={"temperature": 0, "num_predict": 30000}) as lines:
+        wait_until(lambda: lines)
+        ranks(server)[1].kill()
+    assert "rank 1 on localhost was lost" in lines[-1]
     all_gone(first)
 
     again = server.post("/api/generate", {**asked, "options": {"temperature": 0, "num_predict": 12}}).json()

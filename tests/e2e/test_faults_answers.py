@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import psutil
 import pytest
+from tests.e2e.helpers import family as processes_of
+from tests.e2e.helpers import user
 
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon
@@ -89,17 +90,21 @@ def unharmed(house: Daemon) -> Iterator[None]:
 
 def runners(house: Daemon) -> set[int]:
     """The processes there are."""
-    children = psutil.Process(house.process.pid).children(recursive=True)
-    return {child.pid for child in children if not any("guardian.py" in word for word in child.cmdline())}
+    return {child.pid for child in processes_of(house) if not any("guardian.py" in word for word in child.cmdline())}
 
 
 def shown(house: Daemon) -> set[int]:
     """The processes that the daemon says there are."""
-    return {model["pid"] for model in house.get("/api/ps").json()["models"]}
+    return {model["pid"] for model in house.loaded()}
+
+
+def pid_of_parrot(house: Daemon) -> int:
+    (pid,) = [model["pid"] for model in house.loaded() if model["name"] == "parrot:latest"]
+    return int(pid)
 
 
 def said(house: Daemon, family: str, model: str, words: str, *, stream: bool = False) -> Said:
-    body = {"model": model, "messages": [{"role": "user", "content": words}], "stream": stream, "max_tokens": 900}
+    body = {"model": model, "messages": user(words), "stream": stream, "max_tokens": 900}
     name = f"answer-{len(house.log_text)}"
     answer = house.post(ROUTES[family], body, headers={"X-Request-ID": name})
     assert answer.headers["x-request-id"] == name
@@ -107,10 +112,8 @@ def said(house: Daemon, family: str, model: str, words: str, *, stream: bool = F
     wait_until(lambda: re.search(line, house.log_text, re.MULTILINE), because="one line of its own")
     assert "Traceback" not in answer.text
     last = answer.text.strip().splitlines()[-1].removeprefix("data: ")
-    error = {} if last == "[DONE]" else json.loads(last).get("error") or {}
-    if family == "ollama":
-        record = json.loads(last)
-        return Said(answer.status_code, record.get("error", ""), record.get("code", ""), answer.text)
+    record = {} if last == "[DONE]" else json.loads(last)
+    error = {**record, "message": record.get("error", "")} if family == "ollama" else record.get("error") or {}
     return Said(answer.status_code, error.get("message", ""), error.get("code") or "", answer.text)
 
 
@@ -141,7 +144,7 @@ def test_a_death_in_mid_answer_is_the_last_record_of_a_stream_and_a_status_other
     house: Daemon, fault: str, family: str
 ) -> None:
     assert said(house, family, "parrot", "hello").status == 200
-    (before,) = [model["pid"] for model in house.get("/api/ps").json()["models"] if model["name"] == "parrot:latest"]
+    before = pid_of_parrot(house)
     status, code, words = DEATHS[fault]
     for stream in (True, False) if family == "ollama" else (True,):
         told = said(house, family, "parrot", f"one two three fake:fault={fault}@2 " + "word " * 800, stream=stream)
@@ -154,8 +157,9 @@ def test_a_death_in_mid_answer_is_the_last_record_of_a_stream_and_a_status_other
             "no end that looks like a success"
         )
     assert said(house, family, "parrot", "hello").status == 200
-    (now,) = [model["pid"] for model in house.get("/api/ps").json()["models"] if model["name"] == "parrot:latest"]
-    assert (now == before) is (fault == "eof"), "one that does not keep to the protocol, or has died, is replaced"
+    assert (pid_of_parrot(house) == before) is (fault == "eof"), (
+        "a runner that exits or breaks the protocol is replaced"
+    )
 
 
 @pytest.mark.fault(5)
@@ -179,7 +183,7 @@ def test_a_crash_loop_ends_with_the_cause_and_when_to_come_again(house: Daemon) 
         assert told.status == 503
         assert re.search(r"exits:latest failed \d+ times before it answered a request; it is tried again", told.message)
         assert "exit status 1 while loading: fake: exiting as told" in told.message
-        body = {"model": "exits", "messages": [{"role": "user", "content": "x"}], "max_tokens": 9}
+        body = {"model": "exits", "messages": user("x"), "max_tokens": 9}
         while (refused := house.post(path, body)).status_code == 500:
             pass
         assert 1 <= int(refused.headers["Retry-After"]) <= 30

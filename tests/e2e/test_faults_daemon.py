@@ -8,16 +8,15 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
 import httpx2
 import psutil
 import pytest
+from tests.e2e.helpers import all_gone, asking, family, gone
 
 import ollmlx.supervisor
 from ollmlx.supervisor.process.guardian import boot_id, process_start
@@ -31,50 +30,12 @@ pytestmark = pytest.mark.e2e
 StartDaemon = Callable[..., Daemon]
 
 
-def family(server: Daemon) -> list[psutil.Process]:
-    """The daemon's processes: its runners and its guardian."""
-    return psutil.Process(server.process.pid).children(recursive=True)
-
-
 def runners(server: Daemon) -> list[psutil.Process]:
     return [child for child in family(server) if "ollmlx.runner" in child.cmdline()]
 
 
 def guardian(server: Daemon) -> psutil.Process:
     return next(child for child in family(server) if any("guardian.py" in word for word in child.cmdline()))
-
-
-def alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def all_gone(processes: list[psutil.Process]) -> None:
-    wait_until(lambda: not [one for one in processes if alive(one)], because=f"no orphan of {processes}")
-
-
-@contextmanager
-def asking(server: Daemon, model: str, prompt: str = "a b c") -> Iterator[list[str]]:
-    """A streamed request in a thread of its own; the list grows by what arrives."""
-    arrived: list[str] = []
-
-    def ask() -> None:
-        try:
-            body = {"model": model, "prompt": prompt}
-            with httpx2.stream("POST", f"{server.url}/api/generate", json=body, timeout=120) as answer:
-                arrived.extend(answer.iter_lines())
-        except httpx2.HTTPError as error:
-            arrived.append(repr(error))
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield arrived
-    finally:
-        thread.join(HANG_GUARD)
-        assert not thread.is_alive()
 
 
 PHASES = {
@@ -101,38 +62,39 @@ def test_no_runner_outlives_a_killed_daemon(daemon: StartDaemon, phase: str) -> 
         all_gone(processes)
 
 
-@pytest.mark.fault(19)
-def test_an_idle_runner_does_not_outlive_a_killed_daemon_and_the_next_one_starts_clean(daemon: StartDaemon) -> None:
+@pytest.fixture
+def idle(daemon: StartDaemon) -> Daemon:
+    """Return a daemon with an idle runner."""
     server = daemon()
     assert server.post("/api/generate", {"model": "parrot", "prompt": "x", "stream": False}).status_code == 200
-    processes = family(server)
-    server.kill()
+    return server
+
+
+@pytest.mark.fault(19)
+def test_an_idle_runner_does_not_outlive_a_killed_daemon_and_the_next_one_starts_clean(idle: Daemon) -> None:
+    processes = family(idle)
+    idle.kill()
     all_gone(processes)
-    server.start()
-    assert server.post("/api/generate", {"model": "parrot", "prompt": "x", "stream": False}).status_code == 200
+    idle.start()
+    assert idle.post("/api/generate", {"model": "parrot", "prompt": "x", "stream": False}).status_code == 200
 
 
 @pytest.mark.fault(20)
 @pytest.mark.skipif(sys.platform != "linux", reason="without a guardian macOS relies on the records")
-def test_runners_end_when_daemon_and_guardian_are_killed_together(daemon: StartDaemon) -> None:
-    server = daemon()
-    assert server.post("/api/generate", {"model": "parrot", "prompt": "x", "stream": False}).status_code == 200
-    processes = family(server)
-    guardian(server).kill()
-    server.kill()
+def test_runners_end_when_daemon_and_guardian_are_killed_together(idle: Daemon) -> None:
+    processes = family(idle)
+    guardian(idle).kill()
+    idle.kill()
     all_gone(processes)
 
 
 @pytest.mark.fault(20)
-def test_a_killed_guardian_is_replaced_and_still_guards(daemon: StartDaemon) -> None:
-    server = daemon()
-    assert server.post("/api/generate", {"model": "parrot", "prompt": "x", "stream": False}).status_code == 200
-    first = guardian(server)
-    first.kill()
-    wait_until(lambda: "guardian exited" in server.log_text)
-    wait_until(lambda: any("guardian.py" in word for child in family(server) for word in child.cmdline()))
-    processes = family(server)
-    server.kill()
+def test_a_killed_guardian_is_replaced_and_still_guards(idle: Daemon) -> None:
+    guardian(idle).kill()
+    wait_until(lambda: "guardian exited" in idle.log_text)
+    wait_until(lambda: any("guardian.py" in word for child in family(idle) for word in child.cmdline()))
+    processes = family(idle)
+    idle.kill()
     all_gone(processes)
 
 
@@ -225,7 +187,7 @@ def test_a_daemon_that_was_suspended_does_not_kill_healthy_runners(daemon: Start
         time.sleep(5)
         server.process.send_signal(signal.SIGCONT)
     assert '"done":true' in arrived[-1]
-    assert alive(runner)
+    assert not gone(runner)
 
 
 @pytest.mark.fault(41)

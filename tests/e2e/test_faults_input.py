@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.e2e.helpers import user
 from tests.servers.tiny import tiny_files
 
 from ollmlx.testing.daemon import Daemon
@@ -58,7 +59,7 @@ def unharmed(house: Daemon) -> Iterator[None]:
     before = sorted(house.folder.rglob("*"))
     yield
     assert house.get("/livez").status_code == 200
-    assert [model["name"] for model in house.get("/api/ps").json()["models"]] in ([], ["parrot:latest"])
+    assert [model["name"] for model in house.loaded()] in ([], ["parrot:latest"])
     assert [path for path in sorted(house.folder.rglob("*")) if path not in before and "state" not in path.parts] == []
 
 
@@ -103,7 +104,7 @@ WHERE: list[tuple[str, str, dict[str, Any], str]] = [
     ("POST", "/api/create", {"from": "parrot", "stream": False}, "model"),
     ("POST", "/api/copy", {"source": "parrot"}, "destination"),
     ("DELETE", "/api/delete", {}, "model"),
-    ("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}, "model"),
+    ("POST", "/v1/chat/completions", {"messages": user("x")}, "model"),
 ]
 
 
@@ -142,15 +143,12 @@ def test_a_models_folder_that_vanishes_is_missed_and_found_again(house: Daemon) 
 
 OPTIONS: list[tuple[dict[str, Any], int, str]] = [
     ({"num_predict": -1}, 200, "one two three"),
-    ({"num_predict": -2}, 200, "one two three"),
     ({"num_predict": 0}, 200, ""),
     ({"num_predict": -999}, 200, "one two three"),
-    ({"num_predict": 10**9}, 200, "one two three"),
     ({"num_predict": 10**30}, 200, "one two three"),
     ({"num_predict": 1.5}, 200, "one"),
     ({"num_predict": "x"}, 400, 'option "num_predict" must be of type integer'),
     ({"num_ctx": 0}, 200, "one two three"),
-    ({"num_ctx": -1}, 200, "one two three"),
     ({"num_ctx": 2**63}, 200, "one two three"),
     ({"temperature": 1e308}, 200, "one two three"),
     ({"temperature": "nan"}, 400, 'option "temperature" must be of type float32'),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -13,23 +12,13 @@ from pathlib import Path
 import httpx2
 import psutil
 import pytest
+from tests.e2e.helpers import sent
 
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon
 
 pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.mlx]
 MODEL = "smollm2:135m"
-
-
-def leave(server: Daemon, path: str, body: dict[str, object]) -> None:
-    """Close the connection of a request that is being computed, and wait until the daemon has logged that."""
-    data = json.dumps(body).encode()
-    host, _, port = server.address.partition(":")
-    with closing(socket.create_connection((host, int(port)))) as client:
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
-        client.sendall(head.encode() + data)
-        wait_until(lambda: server.get("/api/ps").json()["models"][0]["active"] == 1)
-    wait_until(lambda: f"POST {path} 499" in server.log_text)
 
 
 @pytest.mark.fault(6)
@@ -49,10 +38,12 @@ def test_the_real_model_is_left_in_prefill_and_in_vectors_and_killed_in_mid_stre
 
     digits = "3 1 4 1 5 9 2 6 " * 900
     for path, body in (("/api/generate", {"prompt": digits, "stream": False}), ("/api/embed", {"input": digits})):
-        leave(server, path, {"model": MODEL, **body})
+        with closing(sent(server, path, {"model": MODEL, **body})):
+            wait_until(lambda: server.active() == 1)
+        wait_until(lambda: f"POST {path} 499" in server.log_text)  # noqa: B023
         assert ask("short")["done"] is True  # the only slot is free again
 
-    pid = server.get("/api/ps").json()["models"][0]["pid"]
+    pid = server.loaded()[0]["pid"]
     endless = {"model": MODEL, "prompt": "Tell me a long story.", "options": {"num_predict": 4000}}
     with httpx2.stream("POST", f"{server.url}/api/generate", json=endless, timeout=120) as answer:
         lines = answer.iter_lines()
@@ -61,6 +52,6 @@ def test_the_real_model_is_left_in_prefill_and_in_vectors_and_killed_in_mid_stre
         last = json.loads(list(lines)[-1])
     assert "was killed by SIGKILL" in last["error"]
     assert ask("again")["done"] is True
-    (loaded,) = server.get("/api/ps").json()["models"]
+    (loaded,) = server.loaded()
     assert (loaded["pid"] != pid, loaded["restarts"]) == (True, 1)
     wait_until(lambda: not psutil.pid_exists(pid))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.e2e.helpers import user
 from tests.servers.ollama_folder import OllamaFolder, tiny_gguf, usual_layers
 
 from ollmlx.testing.daemon import Daemon
@@ -25,22 +26,19 @@ def both(tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path) -> Iterat
     """A daemon with the model twice: `as-it-is` and `imported`."""
     one = Daemon(tmp_path_factory.mktemp("gguf"), settings={"plugins": {"disabled": ["pypi"]}})
     (one.folder / "Modelfile").write_text(f"FROM {smollm2_gguf}\nPARAMETER temperature 0\n")
-    try:
-        one.start()
+    with one:
         kept = one.cli("create", "as-it-is", "-f", "Modelfile", "--backend", "llamacpp")
         assert kept.returncode == 0, kept.stderr
         (one.folder / "Over").write_text("FROM as-it-is\nPARAMETER backend mlx\n")
         imported = one.cli("create", "imported", "-f", "Over", timeout=240)
         assert imported.returncode == 0, imported.stderr
         yield one
-    finally:
-        one.stop()
 
 
 def answer(daemon: Daemon, model: str, prompt: str, **options: Any) -> dict[str, Any]:
     body = {
         "model": model,
-        "messages": [{"role": "user", "content": prompt}],
+        "messages": user(prompt),
         "stream": False,
         "options": {"temperature": 0, "num_predict": 4, **options},
     }

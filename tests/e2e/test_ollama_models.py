@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import StartDaemon
+from tests.e2e.helpers import user
 from tests.servers.ollama_folder import GO_TEMPLATE, OllamaFolder, tiny_gguf, usual_layers
 from tests.servers.registry import RegistryServer
 
@@ -99,13 +100,13 @@ def test_a_real_model_of_ollamas_runs_where_it_lies_and_its_folder_stays_as_it_w
     parameters = [" ".join(line.split()) for line in shown["parameters"].splitlines()]
     assert sorted(parameters) == ["num_predict 8", 'stop "<|im_end|>"', 'stop "<|im_start|>"', "temperature 0"]
 
-    question = [{"role": "user", "content": "What is the opposite of hot?"}]
+    question = user("What is the opposite of hot?")
     asked = {"model": "smollm2:135m", "messages": question, "stream": False}
     answered = one.post("/api/chat", asked).json()
     assert "cold" in answered["message"]["content"]
     assert answered["eval_count"] == 8, "its own num_predict"
     ran = one.cli("run", "smollm2:135m", "What is the opposite of hot?")
     assert "cold" in ran.stdout
-    (loaded,) = one.get("/api/ps").json()["models"]
+    (loaded,) = one.loaded()
     assert (loaded["backend"], loaded["digest"]) == ("llamacpp", listed["digest"])
     assert folder.contents() == before

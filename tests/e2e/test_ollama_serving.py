@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import re
 import signal
 import socket
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from tests.conftest import StartDaemon
+from tests.e2e.helpers import ENDLESS, connected, sent, user
 
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon
 from ollmlx.testing.waiting import HANG_GUARD
 
 pytestmark = pytest.mark.e2e
-
-StartDaemon = Callable[..., Daemon]
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +33,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         "narrow": {"parallel": 1},
         "slow": {"load_steps": 100_000, "load_ms": 50},
     }
-    started = Daemon(tmp_path_factory.mktemp("shared"), fakes=fakes)
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+    with Daemon(tmp_path_factory.mktemp("shared"), fakes=fakes) as started:
+        yield started
 
 
 def settings(**sections: Any) -> dict[str, Any]:
@@ -45,19 +44,6 @@ def settings(**sections: Any) -> dict[str, Any]:
 
 def port(daemon: Daemon) -> int:
     return int(daemon.url.rsplit(":", 1)[1])
-
-
-def ask(daemon: Daemon, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-    """One request; the JSON, or text, of its answer."""
-    with closing(http.client.HTTPConnection("127.0.0.1", port(daemon), timeout=HANG_GUARD)) as connection:
-        data = body if isinstance(body, bytes) else json.dumps(body) if body is not None else None
-        connection.request(method, path, data, {name.replace("_", "-"): value for name, value in headers.items()})
-        answer = connection.getresponse()
-        text = answer.read()
-    try:
-        return answer.status, json.loads(text)
-    except ValueError:
-        return answer.status, text
 
 
 def flood(client: socket.socket) -> None:
@@ -77,10 +63,10 @@ def lines(daemon: Daemon, body: Any) -> Generator[Any, None, None]:
 
 
 def chat(words: str) -> dict[str, Any]:
-    return {"model": "tiny", "messages": [{"role": "user", "content": words}]}
+    return {"model": "tiny", "messages": user(words)}
 
 
-SLOW = chat("fake:tokens=100000 fake:rate=20 go")
+SLOW = chat(ENDLESS)
 
 
 @pytest.mark.fault(23)
@@ -93,7 +79,7 @@ def test_a_second_daemon_names_the_program_on_its_port_and_starts_nothing(daemon
     assert "NET001" in second.log_text
     assert "Traceback" not in second.log_text
     assert not list((tmp_path / "state").glob("runners/*"))
-    assert ask(first, "GET", "/livez")[0] == 200
+    assert first.get("/livez").status_code == 200
 
 
 @pytest.mark.fault(17)
@@ -103,9 +89,9 @@ def test_a_stopped_daemon_refuses_new_work_and_ends_when_its_last_stream_has(dae
     assert next(long)["done"] is False
     assert next(short)["done"] is False
     one.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: ask(one, "GET", "/readyz")[0] == 503)
-    assert ask(one, "POST", "/api/chat", chat("hi"))[0] == 503
-    assert ask(one, "GET", "/livez")[0] == 200
+    wait_until(lambda: one.get("/readyz").status_code == 503)
+    assert one.post("/api/chat", chat("hi")).status_code == 503
+    assert one.get("/livez").status_code == 200
     assert list(short)[-1]["done"] is True
     assert next(long)["done"] is False
     long.close()
@@ -128,7 +114,7 @@ def test_a_second_signal_ends_at_once(daemon: StartDaemon) -> None:
     stream = lines(one, SLOW)
     next(stream)
     one.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: ask(one, "GET", "/readyz")[0] == 503)
+    wait_until(lambda: one.get("/readyz").status_code == 503)
     one.process.send_signal(signal.SIGINT)
     assert list(stream)[-1] == {"error": "the server is shutting down"}
     assert one.process.wait(HANG_GUARD) == 0
@@ -137,9 +123,9 @@ def test_a_second_signal_ends_at_once(daemon: StartDaemon) -> None:
 @pytest.mark.fault(18)
 def test_half_a_body_and_an_idle_connection_do_not_hold_the_daemon(daemon: StartDaemon) -> None:
     one = daemon(**settings(server={"drain_timeout": "0.2s"}))
-    with closing(socket.create_connection(("127.0.0.1", port(one)))) as half:
+    with closing(connected(one)) as half:
         half.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
-        with closing(socket.create_connection(("127.0.0.1", port(one)))) as idle:
+        with closing(connected(one)) as idle:
             idle.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b"200" in idle.recv(1000)
             one.process.send_signal(signal.SIGTERM)
@@ -147,16 +133,8 @@ def test_half_a_body_and_an_idle_connection_do_not_hold_the_daemon(daemon: Start
 
 
 @pytest.mark.fault(38)
-def test_a_huge_body_is_refused_before_it_is_read(shared: Daemon) -> None:
-    with closing(socket.create_connection(("127.0.0.1", port(shared)), timeout=HANG_GUARD)) as client:
-        client.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1073741824\r\n\r\n")
-        client.sendall(b"x" * 100_000)
-        assert client.recv(1000).startswith(b"HTTP/1.1 413 Request Entity Too Large\r\n")
-
-
-@pytest.mark.fault(38)
 def test_a_client_that_goes_on_writing_a_refused_body_is_disconnected(shared: Daemon) -> None:
-    with closing(socket.create_connection(("127.0.0.1", port(shared)), timeout=HANG_GUARD)) as client:
+    with closing(connected(shared)) as client:
         client.sendall(b"POST /api/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 107374182400\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 413")
         with pytest.raises(ConnectionError):
@@ -167,7 +145,7 @@ def test_a_client_that_goes_on_writing_a_refused_body_is_disconnected(shared: Da
 @pytest.mark.fault(39)
 def test_a_body_that_comes_too_slowly_is_given_up(daemon: StartDaemon) -> None:
     one = daemon(**settings(server={"body_timeout": "0.3s"}))
-    with closing(socket.create_connection(("127.0.0.1", port(one)), timeout=HANG_GUARD)) as client:
+    with closing(connected(one)) as client:
         client.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         assert client.recv(1000).startswith(b"HTTP/1.1 408")
 
@@ -181,60 +159,50 @@ def test_a_client_that_reads_nothing_is_dropped_and_its_work_ends(daemon: StartD
         client.connect(("127.0.0.1", port(one)))
         client.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         assert client.recv(10)
-        wait_until(lambda: ask(one, "GET", "/api/ps")[1]["models"][0]["active"] == 0)
+        wait_until(one.idle)
     wait_until(lambda: "POST /api/chat 499" in one.log_text)
 
 
-DECODING, PREFILLING = "fake:tokens=100000 fake:rate=20 go", "fake:prefill=100000 fake:prefill_ms=100 go"
+DECODING, PREFILLING = ENDLESS, "fake:prefill=100000 fake:prefill_ms=100 go"
+CHATS = ("/api/chat", "/v1/chat/completions", "/v1/messages")
+
+
+LEFT: list[tuple[str, dict[str, Any]]] = [
+    *(
+        (path, {**chat(DECODING), "max_tokens": 100_000, "stream": stream})
+        for path in CHATS
+        for stream in (True, False)
+    ),
+    *((path, {**chat(PREFILLING), "max_tokens": 9, "stream": stream}) for path in CHATS for stream in (True, False)),
+    ("/api/embed", {"input": PREFILLING}),
+    ("/v1/embeddings", {"input": PREFILLING}),
+    ("/api/embeddings", {"prompt": PREFILLING}),
+]
 
 
 @pytest.mark.fault(40)
-@pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("words", [DECODING, PREFILLING], ids=["decoding", "prefilling"])
-@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
-def test_a_client_that_leaves_frees_its_slot_at_once(shared: Daemon, path: str, words: str, stream: bool) -> None:
-    leave(shared, path, {**chat(words), "max_tokens": 100_000, "stream": stream})
-
-
-@pytest.mark.fault(40)
-@pytest.mark.parametrize(
-    ("path", "key"), [("/api/embed", "input"), ("/v1/embeddings", "input"), ("/api/embeddings", "prompt")]
-)
-def test_a_client_that_leaves_before_its_vectors_frees_its_slot_at_once(shared: Daemon, path: str, key: str) -> None:
-    leave(shared, path, {key: PREFILLING})
-
-
-def leave(daemon: Daemon, path: str, body: dict[str, Any]) -> None:
-    """Have a request served by a model that serves one at a time, and go; another is served in its place."""
-    data = json.dumps({**body, "model": "narrow"}).encode()
-    with closing(socket.create_connection(("127.0.0.1", port(daemon)))) as client:
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
-        client.sendall(head.encode() + data)
-        wait_until(lambda: any(m["active"] for m in ask(daemon, "GET", "/api/ps")[1]["models"]))
-    assert ask(daemon, "POST", "/api/chat", {**chat("hi"), "model": "narrow", "stream": False})[0] == 200
-
-
-def leaver(daemon: Daemon, model: str, name: str) -> socket.socket:
-    """A client that has sent its request; the log knows it by name."""
-    body = json.dumps({**SLOW, "model": model}).encode()
-    client = socket.create_connection(("127.0.0.1", port(daemon)))
-    head = f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: {name}\r\nContent-Length: {len(body)}\r\n\r\n"
-    client.sendall(head.encode() + body)
-    return client
+@pytest.mark.parametrize(("path", "body"), LEFT, ids=str)
+def test_a_client_that_leaves_frees_its_slot_at_once(shared: Daemon, path: str, body: dict[str, Any]) -> None:
+    with closing(sent(shared, path, {**body, "model": "narrow"})):  # it serves one request at a time
+        wait_until(shared.active)
+    assert shared.post("/api/chat", {**chat("hi"), "model": "narrow", "stream": False}).status_code == 200
 
 
 @pytest.mark.fault(40)
 def test_a_client_that_leaves_the_queue_or_a_load_is_dropped_at_once_and_logged(shared: Daemon) -> None:
     def depth() -> float:
-        text = ask(shared, "GET", "/metrics")[1].decode()
+        text = shared.get("/metrics").text
         return float(re.search(r"^ollmlx_queue_depth (\S+)$", text, re.MULTILINE)[1])  # type: ignore[index]
 
     def loaded() -> list[str]:
-        return [model["model"] for model in ask(shared, "GET", "/api/ps")[1]["models"]]
+        return [model["model"] for model in shared.loaded()]
 
-    with closing(leaver(shared, "narrow", "served")):
+    with closing(sent(shared, "/api/chat", {**SLOW, "model": "narrow"}, X_Request_ID="served")):
         wait_until(lambda: "narrow#" in shared.log_text and "served" in shared.log_text and depth() == 0 and loaded())
-        with closing(leaver(shared, "narrow", "left-the-queue")), closing(leaver(shared, "slow", "left-the-load")):
+        with (
+            closing(sent(shared, "/api/chat", {**SLOW, "model": "narrow"}, X_Request_ID="left-the-queue")),
+            closing(sent(shared, "/api/chat", {**SLOW, "model": "slow"}, X_Request_ID="left-the-load")),
+        ):
             wait_until(lambda: depth() == 2 and "slow:latest" in loaded())
         wait_until(lambda: depth() == 0)
         wait_until(lambda: "slow:latest" not in loaded())
@@ -245,26 +213,35 @@ def test_a_client_that_leaves_the_queue_or_a_load_is_dropped_at_once_and_logged(
 @pytest.mark.fault(46)
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "localhost."])
 def test_a_name_that_is_not_ours_is_refused(shared: Daemon, host: str) -> None:
-    assert ask(shared, "POST", "/api/chat", chat("hi"), Host=host)[0] == 403
+    assert shared.post("/api/chat", chat("hi"), headers={"Host": host}).status_code == 403
 
 
 @pytest.mark.fault(46)
 def test_two_host_headers_are_refused(shared: Daemon) -> None:
-    with closing(socket.create_connection(("127.0.0.1", port(shared)), timeout=HANG_GUARD)) as client:
+    with closing(connected(shared)) as client:
         client.sendall(b"GET /api/tags HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 4")
 
 
 @pytest.mark.fault(47)
-def test_a_key_is_asked_for_and_never_written(daemon: StartDaemon) -> None:
-    one = daemon(**settings(security={"api_keys": ["sesame-open"]}, logging={"level": "debug"}))
-    assert ask(one, "GET", "/api/tags")[0] == 401
-    assert ask(one, "GET", "/api/tags", Authorization="Bearer sesame-close")[0] == 401
-    assert ask(one, "POST", "/api/chat", chat("hi"), Authorization="Bearer sesame-open")[0] == 200
+def test_a_key_is_asked_for_and_never_written_and_no_file_is_open_to_other_users(daemon: StartDaemon) -> None:
+    one = daemon(**settings(security={"api_keys": ["sesame-open"]}))
+    key = {"Authorization": "Bearer sesame-open"}
+    wrong = {"Authorization": "Bearer sesame-close"}
+    refused: list[tuple[int, dict[str, str]]] = [
+        (401, {}),
+        (401, wrong),
+        (403, {**key, "Host": "rebound.example.org"}),
+        (403, {**key, "Origin": "https://evil.example.org"}),
+    ]
+    for status, headers in refused:
+        assert one.get("/api/tags", headers=headers).status_code == status
+    assert one.post("/api/chat", chat("hi"), headers=key).status_code == 200
     assert "sesame" not in one.log_text
+    assert [path for path in (one.state, *one.state.rglob("*")) if path.lstat().st_mode & 0o077] == []
 
 
-HELLO = [{"role": "user", "content": "hello"}]
+HELLO = user("hello")
 ASKED: list[tuple[str, dict[str, Any]]] = [
     ("/api/chat", {"messages": HELLO}),
     ("/api/chat", {"messages": HELLO, "stream": False}),
@@ -301,7 +278,7 @@ def test_an_answer_of_a_runner_says_how_long_the_request_waited(
 
 
 def test_several_choices_are_counted_as_what_they_cost(shared: Daemon) -> None:
-    asked = {"model": "tiny", "n": 3, "messages": [{"role": "user", "content": "fake:tokens=10 go"}]}
+    asked = {"model": "tiny", "n": 3, "messages": user("fake:tokens=10 go")}
     answer = shared.post("/v1/chat/completions", asked, headers={"X-Request-ID": "three-choices"})
     assert answer.json()["usage"]["completion_tokens"] == 30
     wait_until(lambda: re.search(r" tokens=30 finish=stop request=three-choices$", shared.log_text, re.MULTILINE))
@@ -312,9 +289,9 @@ def test_loading_takes_the_context_that_is_asked_for(daemon: StartDaemon) -> Non
     asked = {"model": "tiny", "options": {"num_ctx": 2048}}
     for path, body in (("/api/generate", asked), ("/api/embed", {**asked, "input": []})):
         assert one.post(path, body).status_code == 200
-        assert [model["context_length"] for model in one.get("/api/ps").json()["models"]] == [2048]
+        assert [model["context_length"] for model in one.loaded()] == [2048]
         one.post("/api/generate", {"model": "tiny", "keep_alive": 0})
-        wait_until(lambda: one.get("/api/ps").json()["models"] == [])
+        wait_until(lambda: one.loaded() == [])
 
 
 STEPS = (
@@ -338,8 +315,13 @@ STEPS = (
 
 def test_the_log_shows_each_step_of_a_request_with_its_id_and_nothing_that_was_said(daemon: StartDaemon) -> None:
     one = daemon(**settings(logging={"level": "info"}), env={"OLLAMA_DEBUG": "1"})
-    assert ask(one, "POST", "/api/chat", chat("a secret"), X_Request_ID="trace-me")[0] == 200
-    assert ask(one, "POST", "/v1/embeddings", {"model": "tiny", "input": "a secret"}, X_Request_ID="vectors")[0] == 200
+    assert one.post("/api/chat", chat("a secret"), headers={"X-Request-ID": "trace-me"}).status_code == 200
+    assert (
+        one.post(
+            "/v1/embeddings", {"model": "tiny", "input": "a secret"}, headers={"X-Request-ID": "vectors"}
+        ).status_code
+        == 200
+    )
     wait_until(lambda: "POST /v1/embeddings 200" in one.log_text)
 
     def whole() -> bool:
@@ -359,7 +341,10 @@ def test_each_line_of_a_runner_belongs_to_the_request_it_is_about(daemon: StartD
     one = daemon(**settings(logging={"level": "debug", "format": "json"}))
     stream = lines(one, chat("fake:tokens=100000 fake:rate=50 go"))
     next(stream)  # it has the runner loaded, and goes on meanwhile
-    assert ask(one, "POST", "/api/chat", {**chat("hi"), "options": {"made_up": 1}}, X_Request_ID="other")[0] == 200
+    assert (
+        one.post("/api/chat", {**chat("hi"), "options": {"made_up": 1}}, headers={"X-Request-ID": "other"}).status_code
+        == 200
+    )
     stream.close()
 
     def told() -> list[Any]:
@@ -377,10 +362,6 @@ def test_each_line_of_a_runner_belongs_to_the_request_it_is_about(daemon: StartD
 
 
 def test_an_upload_of_any_size_is_stored_as_it_comes_and_taken_a_second_time(shared: Daemon) -> None:
-    import hashlib
-
-    import psutil
-
     piece, pieces = b"\0" * (1024 * 1024), 150
     digest = hashlib.sha256()
     for _ in range(pieces):

@@ -11,6 +11,7 @@ from contextlib import suppress
 import httpx2
 import psutil
 import pytest
+from tests.e2e.helpers import all_gone, family
 
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon
@@ -29,13 +30,20 @@ def silent_index() -> Iterator[str]:
 
 
 def pip_of(server: Daemon) -> psutil.Process | None:
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    return next((child for child in children if "pip" in child.cmdline()), None)
+    return next((child for child in family(server) if "pip" in child.cmdline()), None)
 
 
 def pull(server: Daemon) -> None:
     with suppress(httpx2.HTTPError):  # the daemon is killed
         server.post("/api/pull", {"model": "smollm2:135m"})
+
+
+def started_pull(server: Daemon) -> tuple[threading.Thread, psutil.Process]:
+    asking = threading.Thread(target=pull, args=(server,))
+    asking.start()
+    pip = wait_until(lambda: pip_of(server))
+    assert pip is not None
+    return asking, pip
 
 
 def test_pip_ends_with_a_killed_daemon_and_the_next_pull_clears_its_folder(
@@ -44,20 +52,14 @@ def test_pip_ends_with_a_killed_daemon_and_the_next_pull_clears_its_folder(
     environment = {"PIP_INDEX_URL": silent_index, "PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0"}
     server = daemon(fakes=None, env=environment)
     staged = server.folder / ".cache" / "ollmlx" / "packages"
-    asking = threading.Thread(target=pull, args=(server,))
-    asking.start()
-    wait_until(lambda: pip_of(server) is not None)
-    pip = pip_of(server)
+    asking, pip = started_pull(server)
     server.kill()
     asking.join(120)
-    assert pip is not None
-    wait_until(lambda: not pip.is_running() or pip.status() == psutil.STATUS_ZOMBIE)
+    all_gone([pip])
     (abandoned,) = staged.glob(".download-*")
 
     server.start()
-    asking = threading.Thread(target=pull, args=(server,))
-    asking.start()
-    wait_until(lambda: pip_of(server) is not None)
+    asking, _ = started_pull(server)
     assert not abandoned.exists()
     assert server.stop() == 0
     asking.join(120)

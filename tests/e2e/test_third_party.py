@@ -109,7 +109,7 @@ def test_its_store_backend_and_routes_answer_over_http(daemon: Daemon) -> None:
     assert daemon.get("/lantern").json() == {"oil": 2}
     assert daemon.post("/lantern/say", {"model": "bright", "text": "on"}).json() == {"said": "no Light!"}
     assert daemon.post("/lantern/say", {"model": "dark", "text": "on"}).status_code == 404
-    (loaded,) = daemon.get("/api/ps").json()["models"]
+    (loaded,) = daemon.loaded()
     assert loaded["backend"] == "lantern"
     assert "/lantern/say" in daemon.get("/openapi.json").json()["paths"]
 

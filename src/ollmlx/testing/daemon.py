@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 
@@ -26,7 +26,8 @@ KEPT_VARIABLES = ("PATH", "LANG", "TMPDIR", "SYSTEMROOT", "PIP_INDEX_URL", "PIP_
 class Daemon:
     """One daemon, run by `python`. `fakes` maps names to scripts of fake models; `settings` override the defaults here.
 
-    With `fakes`, the stores of real models are disabled, so that nothing uses the network.
+    With `fakes`, the stores of real models are disabled, so that nothing uses the network. As a context manager it runs
+    for the length of the block.
     """
 
     def __init__(
@@ -64,7 +65,17 @@ class Daemon:
             defaults["plugins"] = {**plugins, "fake": {"models": tables}}
         return defaults
 
-    def start(self) -> Daemon:
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.kill()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> Self:
         """Start it and wait until it listens. Raises AssertionError with its log when it does not."""
         self.launch()
         wait_until(lambda: self._listening() or self.process.poll() is not None, START_SECONDS, because=self.log_text)
@@ -133,6 +144,19 @@ class Daemon:
     def lines(self, path: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Send a POST request and return the records of its NDJSON answer."""
         return [json.loads(line) for line in self.post(path, body).text.splitlines()]
+
+    def loaded(self) -> list[dict[str, Any]]:
+        """Return the loaded models, as `/api/ps` lists them."""
+        models: list[dict[str, Any]] = self.get("/api/ps").json()["models"]
+        return models
+
+    def active(self) -> int:
+        """Return the number of requests that runners work on."""
+        return sum(model["active"] for model in self.loaded())
+
+    def idle(self) -> bool:
+        """Return True when no runner works on a request."""
+        return self.active() == 0
 
     def _listening(self) -> str | None:
         found = LISTENS.search(self.log_text)
