@@ -21,12 +21,10 @@ from ollmlx.testing.daemon import Daemon
 
 PAGE = Path(__file__).parents[2] / "plugins" / "README.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-LONGEST_BACKEND = 40
 
 
 def files() -> dict[str, str]:
-    blocks = re.findall(r"```python\n# file: (\S+)\n(.*?)```", TEXT, re.DOTALL)
-    return dict(blocks)
+    return dict(re.findall(r"```python\n# file: (\S+)\n(.*?)```", TEXT, re.DOTALL))
 
 
 @pytest.fixture
@@ -38,13 +36,9 @@ def tutorial(tmp_path: Path) -> Path:
     return folder
 
 
-def test_every_block_of_code_is_a_file_that_is_run() -> None:
+def test_every_block_of_code_is_a_file_that_is_run_and_the_backend_is_short() -> None:
     assert TEXT.count("```python") == len(files())
-
-
-def test_the_backend_is_short() -> None:
-    lines = [line for line in files()["shout.py"].splitlines() if line.strip()]
-    assert len(lines) < LONGEST_BACKEND
+    assert len([line for line in files()["shout.py"].splitlines() if line.strip()]) < 40
 
 
 @pytest.mark.parametrize("suite", [BackendSuite, StoreSuite, RoutesSuite, CheckSuite])
@@ -73,7 +67,7 @@ def test_the_tutorials_own_tests_pass(tutorial: Path) -> None:
 
 @pytest.mark.e2e
 def test_its_plugins_answer_in_a_daemon(tutorial: Path, daemon: Callable[..., Daemon], tmp_path: Path) -> None:
-    settings = tomllib.loads(_block("toml"))
+    settings = tomllib.loads(TEXT.partition("```toml\n")[2].partition("```")[0])
     settings["plugins"]["paths"] = [str(tutorial / name) for name in settings["plugins"]["paths"]]
     models = tmp_path / "models"
     (models / "folders" / "loud").mkdir(parents=True)
@@ -84,18 +78,9 @@ def test_its_plugins_answer_in_a_daemon(tutorial: Path, daemon: Callable[..., Da
         answer = server.post(path, body)
         assert answer.status_code == 200, answer.text
         assert expected in answer.json().values(), answer.text
-    on = {plugin["name"]: plugin["enabled"] for plugin in json.loads(_listed(server))}
+    listed = server.cli("plugin", "list", "--json", "--config", str(server.config)).stdout
+    on = {plugin["name"]: plugin["enabled"] for plugin in json.loads(listed)}
     assert {on[Path(path).stem] for path in settings["plugins"]["paths"]} == {True}
-
-
-def _listed(server: Daemon) -> str:
-    return server.cli("plugin", "list", "--json", "--config", str(server.config)).stdout
-
-
-def _block(language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
-    assert found is not None
-    return found.group(1)
 
 
 def _commands() -> list[tuple[str, dict[str, Any], str]]:

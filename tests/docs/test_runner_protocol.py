@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ollmlx.errors import KINDS
 from ollmlx.protocol import ExitCode, RunnerConfig
 from ollmlx.runner.server import CLOSE_SECONDS, STATUS
-from ollmlx.testing import RunnerProcess, fake_runner
+from ollmlx.testing import fake_runner
 
 PAGE = Path(__file__).parents[2] / "docs" / "runner-protocol.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 ANYTHING = "…"
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """A request and the answer that the page shows for it."""
 
     method: str
     path: str
     body: str
     status: int
-    lines: tuple[str, ...]
+    lines: list[str]
 
 
 def examples() -> list[Example]:
@@ -36,7 +34,7 @@ def examples() -> list[Example]:
         method, path = asked.partition("\n")[0].split()
         body = asked.partition("\n\n")[2].strip()
         status, _, lines = told.partition("\n\n")
-        found.append(Example(method, path, body, int(status.split()[0]), tuple(lines.strip().splitlines())))
+        found.append(Example(method, path, body, int(status.split()[0]), lines.strip().splitlines()))
     return found
 
 
@@ -46,17 +44,13 @@ async def test_every_example_is_answered_as_the_page_says() -> None:
         shown = sorted(examples(), key=lambda example: (example.path == "/v1/shutdown", example.path != "/v1/status"))
         assert len(shown) > 8
         for example in shown:
-            await _check(runner, example)
+            async with runner.http.request(example.method, example.path, data=example.body) as answer:
+                lines = (await answer.text()).splitlines()
+            assert answer.status == example.status, lines
+            for shown_line, line in zip(example.lines, lines, strict=True):
+                wanted, found = _masked(json.loads(shown_line), json.loads(line))
+                assert wanted == found, example.body
         assert await runner.exit_code() == ExitCode.ASKED
-
-
-async def _check(runner: RunnerProcess, example: Example) -> None:
-    async with runner.http.request(example.method, example.path, data=example.body) as answer:
-        lines = (await answer.text()).splitlines()
-    assert answer.status == example.status, lines
-    told = [_masked(json.loads(shown), json.loads(line)) for shown, line in zip(example.lines, lines, strict=True)]
-    for shown, line in told:
-        assert shown == line, example.body
 
 
 def _masked(shown: Any, told: Any) -> tuple[Any, Any]:
@@ -82,6 +76,5 @@ def test_the_table_of_exit_codes_is_the_code() -> None:
 
 
 def test_the_configuration_that_is_shown_is_valid() -> None:
-    block = re.search(r"```json\n(.*?)```", TEXT, re.DOTALL)
-    assert block is not None
-    assert RunnerConfig.model_validate_json(block.group(1)).runner == "parrot#1"
+    block = TEXT.partition("```json\n")[2].partition("```")[0]
+    assert RunnerConfig.model_validate_json(block).runner == "parrot#1"

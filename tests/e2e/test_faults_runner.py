@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -312,10 +313,7 @@ async def test_one_above_its_soft_limit_drops_its_caches_and_goes_on(house: Open
 async def test_a_program_that_cannot_be_executed_is_named(house: Open) -> None:
     home = await house()
     launch = home.launch("ghost")
-    command = launch.command.model_copy(update={"argv": ("/nonexistent/program",)})
-    ghost = LaunchSpec(
-        key="ghost", model=launch.model, backend="fake", command=command, context_length=1, estimate=launch.estimate
-    )
+    ghost = replace(launch, command=launch.command.model_copy(update={"argv": ("/nonexistent/program",)}))
     failed = await home.fails(RunnerFailed, ghost)
     assert failed.message == "cannot execute /nonexistent/program: No such file or directory"
     assert failed.code == "RUN001"
@@ -339,10 +337,7 @@ async def test_a_request_that_takes_too_long_ends_with_a_clean_error(house: Open
     home = await house()
     base = home.launch()
     await home.ask(base)
-    launch = LaunchSpec(
-        key=base.key, model=base.model, backend="fake", command=base.command, context_length=4096,
-        estimate=base.estimate, request_timeout=1.0,
-    )  # fmt: skip
+    launch = replace(base, request_timeout=1.0)
     failed = await home.fails(Timeout, launch, "long fake:tokens=100000 fake:rate=10")
     assert failed.message == "the request took longer than 1s: [runners] request_timeout"
     assert await home.ask(base) == "hello world"

@@ -46,6 +46,11 @@ def port(daemon: Daemon) -> int:
     return int(daemon.url.rsplit(":", 1)[1])
 
 
+def named(request_id: str) -> dict[str, Any]:
+    """Return the options of a request that the log shows under this id."""
+    return {"headers": {"X-Request-ID": request_id}}
+
+
 def flood(client: socket.socket) -> None:
     """Write until the server closes the connection. Raises ConnectionError."""
     while True:
@@ -163,17 +168,16 @@ def test_a_client_that_reads_nothing_is_dropped_and_its_work_ends(daemon: StartD
     wait_until(lambda: "POST /api/chat 499" in one.log_text)
 
 
-DECODING, PREFILLING = ENDLESS, "fake:prefill=100000 fake:prefill_ms=100 go"
-CHATS = ("/api/chat", "/v1/chat/completions", "/v1/messages")
+PREFILLING = "fake:prefill=100000 fake:prefill_ms=100 go"
 
 
 LEFT: list[tuple[str, dict[str, Any]]] = [
     *(
-        (path, {**chat(DECODING), "max_tokens": 100_000, "stream": stream})
-        for path in CHATS
+        (path, {**chat(words), "max_tokens": 100_000, "stream": stream})
+        for path in ("/api/chat", "/v1/chat/completions", "/v1/messages")
+        for words in (ENDLESS, PREFILLING)
         for stream in (True, False)
     ),
-    *((path, {**chat(PREFILLING), "max_tokens": 9, "stream": stream}) for path in CHATS for stream in (True, False)),
     ("/api/embed", {"input": PREFILLING}),
     ("/v1/embeddings", {"input": PREFILLING}),
     ("/api/embeddings", {"prompt": PREFILLING}),
@@ -197,12 +201,12 @@ def test_a_client_that_leaves_the_queue_or_a_load_is_dropped_at_once_and_logged(
     def loaded() -> list[str]:
         return [model["model"] for model in shared.loaded()]
 
-    with closing(sent(shared, "/api/chat", {**SLOW, "model": "narrow"}, X_Request_ID="served")):
+    def leaver(model: str, name: str) -> socket.socket:
+        return sent(shared, "/api/chat", {**SLOW, "model": model}, X_Request_ID=name)
+
+    with closing(leaver("narrow", "served")):
         wait_until(lambda: "narrow#" in shared.log_text and "served" in shared.log_text and depth() == 0 and loaded())
-        with (
-            closing(sent(shared, "/api/chat", {**SLOW, "model": "narrow"}, X_Request_ID="left-the-queue")),
-            closing(sent(shared, "/api/chat", {**SLOW, "model": "slow"}, X_Request_ID="left-the-load")),
-        ):
+        with closing(leaver("narrow", "left-the-queue")), closing(leaver("slow", "left-the-load")):
             wait_until(lambda: depth() == 2 and "slow:latest" in loaded())
         wait_until(lambda: depth() == 0)
         wait_until(lambda: "slow:latest" not in loaded())
@@ -268,7 +272,7 @@ def test_an_answer_of_a_runner_says_how_long_the_request_waited(
     shared: Daemon, path: str, body: dict[str, Any]
 ) -> None:
     name = f"waited-{ASKED.index((path, body))}"
-    answer = shared.post(path, {"model": "tiny", **body}, headers={"X-Request-ID": name})
+    answer = shared.post(path, {"model": "tiny", **body}, **named(name))
     assert answer.status_code == 200
     assert answer.headers["x-request-id"] == name
     assert float(answer.headers["x-ollmlx-queue-ms"]) >= 0
@@ -279,7 +283,7 @@ def test_an_answer_of_a_runner_says_how_long_the_request_waited(
 
 def test_several_choices_are_counted_as_what_they_cost(shared: Daemon) -> None:
     asked = {"model": "tiny", "n": 3, "messages": user("fake:tokens=10 go")}
-    answer = shared.post("/v1/chat/completions", asked, headers={"X-Request-ID": "three-choices"})
+    answer = shared.post("/v1/chat/completions", asked, **named("three-choices"))
     assert answer.json()["usage"]["completion_tokens"] == 30
     wait_until(lambda: re.search(r" tokens=30 finish=stop request=three-choices$", shared.log_text, re.MULTILINE))
 
@@ -315,13 +319,8 @@ STEPS = (
 
 def test_the_log_shows_each_step_of_a_request_with_its_id_and_nothing_that_was_said(daemon: StartDaemon) -> None:
     one = daemon(**settings(logging={"level": "info"}), env={"OLLAMA_DEBUG": "1"})
-    assert one.post("/api/chat", chat("a secret"), headers={"X-Request-ID": "trace-me"}).status_code == 200
-    assert (
-        one.post(
-            "/v1/embeddings", {"model": "tiny", "input": "a secret"}, headers={"X-Request-ID": "vectors"}
-        ).status_code
-        == 200
-    )
+    assert one.post("/api/chat", chat("a secret"), **named("trace-me")).status_code == 200
+    assert one.post("/v1/embeddings", {"model": "tiny", "input": "a secret"}, **named("vectors")).status_code == 200
     wait_until(lambda: "POST /v1/embeddings 200" in one.log_text)
 
     def whole() -> bool:
@@ -339,12 +338,9 @@ def test_the_log_shows_each_step_of_a_request_with_its_id_and_nothing_that_was_s
 
 def test_each_line_of_a_runner_belongs_to_the_request_it_is_about(daemon: StartDaemon) -> None:
     one = daemon(**settings(logging={"level": "debug", "format": "json"}))
-    stream = lines(one, chat("fake:tokens=100000 fake:rate=50 go"))
+    stream = lines(one, SLOW)
     next(stream)  # it has the runner loaded, and goes on meanwhile
-    assert (
-        one.post("/api/chat", {**chat("hi"), "options": {"made_up": 1}}, headers={"X-Request-ID": "other"}).status_code
-        == 200
-    )
+    assert one.post("/api/chat", {**chat("hi"), "options": {"made_up": 1}}, **named("other")).status_code == 200
     stream.close()
 
     def told() -> list[Any]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from ollmlx.errors import InvalidRequest
-from ollmlx.types import Answer, Done, GenerateRequest, Prefill, Text, Thinking, ToolCall, ToolCalled
+from ollmlx.types import GenerateRequest
 from ollmlx_anthropic_api.messages_request import MessagesRequest
-from ollmlx_anthropic_api.messages_response import MessageEvents, message
 
 USER = {"role": "user", "content": "hi"}
 
@@ -89,60 +87,3 @@ def test_a_model_that_cannot_think_is_not_asked_to() -> None:
 def test_what_cannot_be_honoured_is_said(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         read(**fields)
-
-
-def told(*events: Any) -> list[tuple[str, dict[str, Any]]]:
-    stream = MessageEvents("msg_1", "m")
-    return [named for event in events for named in stream.events(event)]
-
-
-def test_a_stream_opens_and_closes_each_block() -> None:
-    names = [
-        name
-        for name, _ in told(
-            Prefill(done=5, total=9, cached=4),
-            Thinking(text="hm"),
-            Text(text="a"),
-            Text(text="b"),
-            ToolCalled(call=ToolCall(name="f", arguments={"x": 1}, id="t")),
-            Done(prompt_tokens=9, cached_tokens=4, generated_tokens=3),
-        )
-    ]
-    assert names == [
-        "message_start",
-        "content_block_start",
-        "content_block_delta",
-        "content_block_delta",
-        "content_block_stop",
-        "content_block_start",
-        "content_block_delta",
-        "content_block_delta",
-        "content_block_stop",
-        "content_block_start",
-        "content_block_delta",
-        "content_block_stop",
-        "message_delta",
-        "message_stop",
-    ]
-
-
-def test_every_event_says_its_own_name_and_indexes_count_up() -> None:
-    made = told(Text(text="a"), ToolCalled(call=ToolCall(name="f", arguments={"x": 1}, id="t")), Done())
-    assert all(data["type"] == name for name, data in made)
-    assert [data["index"] for name, data in made if name == "content_block_start"] == [0, 1]
-    delta = next(data["delta"] for _, data in made if data.get("delta", {}).get("type") == "input_json_delta")
-    assert json.loads(delta["partial_json"]) == {"x": 1}
-    assert made[-2][1]["delta"]["stop_reason"] == "tool_use"
-
-
-@pytest.mark.parametrize(
-    ("done", "reason", "sequence"),
-    [
-        (Done(), "end_turn", None),
-        (Done(stop="END"), "stop_sequence", "END"),
-        (Done(reason="length"), "max_tokens", None),
-    ],
-)
-def test_why_it_stopped(done: Done, reason: str, sequence: str | None) -> None:
-    body = message("msg_1", "m", Answer(done=done))
-    assert (body["stop_reason"], body["stop_sequence"], body["content"]) == (reason, sequence, [])

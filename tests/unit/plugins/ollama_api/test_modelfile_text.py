@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ollmlx.model.modelfile import FENCE, parse_modelfile
 from ollmlx.testing.routes import installed
 from ollmlx.types import Message, ModelDefaults, Options
-from ollmlx_ollama_api.descriptions import modelfile, parameters
+from ollmlx_ollama_api.descriptions import modelfile
 
 TEXTS = st.text(
     st.characters(codec="utf-8", exclude_categories=("C", "Z")) | st.sampled_from(' "\n#'), max_size=30
@@ -32,12 +32,3 @@ def test_what_is_shown_reads_back(system: str, turn: str, stop: str, temperature
     assert (float(parameters["temperature"]), parameters["num_ctx"]) == (temperature, "512")
     assert [value for key, value in found.keyed("parameter") if key == "stop"] == ["\n", stop, "<|x|>"]
     assert found.last("license") == "MIT"
-
-
-def test_the_parameters_alone_are_a_line_each() -> None:
-    shown = parameters(Options(temperature=0.5, stop=("\n", 'a "b"')))
-    assert [line.split(None, 1) for line in shown.splitlines()] == [
-        ["temperature", "0.5"],
-        ["stop", '"\\n"'],
-        ["stop", '"a \\"b\\""'],
-    ]

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from ollmlx.errors import InvalidRequest
-from ollmlx.types import Answer, Done, GenerateRequest, Prefill, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
+from ollmlx.types import Answer, Done, GenerateRequest, Thinking, TokenLogprob, ToolCall, ToolCalled
 from ollmlx_openai_api.chat_request import ChatRequest
 from ollmlx_openai_api.chat_response import ChatChunks, completion
 
@@ -134,16 +134,6 @@ def test_parts_of_text_are_joined_and_images_are_taken_from_data_urls() -> None:
 def deltas(*events: Any) -> list[dict[str, Any]]:
     chunks = ChatChunks({})
     return [chunk["choices"][0] for event in events for chunk in chunks.chunks(event)]
-
-
-def test_the_role_comes_once_and_the_finish_chunk_is_empty() -> None:
-    made = deltas(Prefill(done=1, total=1), Text(text="he"), Text(text="llo"), Done())
-    assert [choice["delta"] for choice in made] == [
-        {"role": "assistant", "content": "he"},
-        {"content": "llo"},
-        {},
-    ]
-    assert [choice["finish_reason"] for choice in made] == [None, None, "stop"]
 
 
 def test_thinking_is_reasoning_and_calls_finish_with_tool_calls() -> None:

@@ -7,7 +7,6 @@ import struct
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import Done, EmbedResult, Text, TokenLogprob
@@ -17,12 +16,6 @@ from ollmlx_openai_api.completions import CompletionChunks, CompletionRequest, E
 
 def read(**fields: Any) -> CompletionRequest:
     return CompletionRequest.model_validate({"model": "m", "prompt": "once", **fields})
-
-
-def test_the_prompt_is_sent_as_it_is() -> None:
-    [request] = read(suffix="end", max_tokens=3, logprobs=2).to_vocabulary()
-    assert (request.prompt, request.suffix, request.top_logprobs) == ("once", "end", 2)
-    assert request.options.num_predict == 3
 
 
 def test_each_prompt_has_its_choices_beside_one_another() -> None:
@@ -60,10 +53,3 @@ def test_vectors_are_floats_or_little_endian_base64() -> None:
     packed = embeddings("m", result, "base64")["data"][0]["embedding"]
     assert struct.unpack("<2f", base64.b64decode(packed)) == (0.5, -1.0)
     assert EmbeddingsRequest.model_validate({"model": "m", "input": "x"}).to_vocabulary().inputs == ("x",)
-
-
-@pytest.mark.parametrize("ids", [[1, 2], [[1, 2], [3]]])
-def test_token_ids_are_refused_with_the_reason(ids: Any) -> None:
-    for body, field in ((EmbeddingsRequest, "input"), (CompletionRequest, "prompt")):
-        with pytest.raises(ValidationError, match="token ids"):
-            body.model_validate({"model": "m", field: ids})

@@ -9,9 +9,7 @@ import pytest
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.testing.routes import FakeService, web_app
-from ollmlx.types import Done, Text, Thinking, ToolCall, ToolCalled
 from ollmlx_openai_api.responses_request import ResponsesRequest
-from ollmlx_openai_api.responses_response import ResponseEvents
 from ollmlx_openai_api.routes import blueprint
 
 
@@ -54,47 +52,6 @@ def test_items_become_the_turns_they_belong_to() -> None:
 def test_what_needs_a_memory_or_a_hosted_tool_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         read(**fields).to_vocabulary()
-
-
-def stream(*events: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    builder = ResponseEvents("resp_1", read(), 7)
-    made = [*builder.start(), *(told for event in events for told in builder.events(event))]
-    assert builder.result is not None
-    return made, builder.result
-
-
-def test_a_text_answer_opens_fills_and_closes_one_item() -> None:
-    made, result = stream(Text(text="he"), Text(text="llo"), Done(prompt_tokens=3, generated_tokens=2))
-    assert [event["type"].removeprefix("response.") for event in made] == [
-        "created",
-        "in_progress",
-        "output_item.added",
-        "content_part.added",
-        "output_text.delta",
-        "output_text.delta",
-        "output_text.done",
-        "content_part.done",
-        "output_item.done",
-        "completed",
-    ]
-    assert [event["sequence_number"] for event in made] == list(range(len(made)))
-    assert result["output"][0]["content"][0]["text"] == "hello"
-    assert result["usage"]["total_tokens"] == 5
-
-
-def test_reasoning_text_and_calls_are_items_of_their_own() -> None:
-    call = ToolCalled(call=ToolCall(name="f", arguments={"x": 1}, id="c1"))
-    made, result = stream(Thinking(text="hm"), Text(text="so"), call, Done())
-    assert [item["type"] for item in result["output"]] == ["reasoning", "message", "function_call"]
-    assert result["output"][2]["arguments"] == '{"x":1}'
-    indexes = [event["output_index"] for event in made if event["type"] == "response.output_item.done"]
-    assert indexes == [0, 1, 2]
-
-
-def test_an_answer_cut_short_is_incomplete() -> None:
-    made, result = stream(Text(text="x"), Done(reason="length"))
-    assert made[-1]["type"] == "response.incomplete"
-    assert result["incomplete_details"] == {"reason": "max_output_tokens"}
 
 
 @pytest.mark.parametrize(
