@@ -139,6 +139,7 @@ def test_a_load_that_fails_is_a_status_with_the_cause_in_every_dialect(house: Da
 @pytest.mark.fault(10)
 @pytest.mark.fault(11)
 @pytest.mark.fault(16)
+@pytest.mark.finding("RUN005")
 @pytest.mark.parametrize(("fault", "family"), [case for case in FAMILIES if case[0] in DEATHS])
 def test_a_death_in_mid_answer_is_the_last_record_of_a_stream_and_a_status_otherwise(
     house: Daemon, fault: str, family: str

@@ -104,23 +104,19 @@ def test_a_stopped_daemon_refuses_new_work_and_ends_when_its_last_stream_has(dae
 
 
 @pytest.mark.fault(17)
-def test_a_stream_that_outlasts_the_drain_ends_with_a_record(daemon: StartDaemon) -> None:
-    one = daemon(**settings(server={"drain_timeout": "0.5s"}))
+@pytest.mark.parametrize(
+    ("drain_timeout", "again"), [("0.5s", False), ("1h", True)], ids=["time is over", "second signal"]
+)
+def test_a_stream_ends_with_a_record_when_the_drain_is_over_or_a_second_signal_comes(
+    daemon: StartDaemon, drain_timeout: str, again: bool
+) -> None:
+    one = daemon(**settings(server={"drain_timeout": drain_timeout}))
     stream = lines(one, SLOW)
     next(stream)
     one.process.send_signal(signal.SIGTERM)
-    assert list(stream)[-1] == {"error": "the server is shutting down"}
-    assert one.process.wait(HANG_GUARD) == 0
-
-
-@pytest.mark.fault(17)
-def test_a_second_signal_ends_at_once(daemon: StartDaemon) -> None:
-    one = daemon(**settings(server={"drain_timeout": "1h"}))
-    stream = lines(one, SLOW)
-    next(stream)
-    one.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: one.get("/readyz").status_code == 503)
-    one.process.send_signal(signal.SIGINT)
+    if again:
+        wait_until(lambda: one.get("/readyz").status_code == 503)
+        one.process.send_signal(signal.SIGINT)
     assert list(stream)[-1] == {"error": "the server is shutting down"}
     assert one.process.wait(HANG_GUARD) == 0
 
