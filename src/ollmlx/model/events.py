@@ -122,13 +122,15 @@ class Answer(Frozen):
         """Read a stream to its end. A stream of the service ends with `Done`, or raises the error that ended it."""
         found = [event async for event in events]
         pieces = [event for event in found if isinstance(event, Text | Thinking)]
+        done = next((event for event in found if isinstance(event, Done)), None)
+        assert done is not None, "the stream ended without Done"
         return cls(
             text="".join(event.text for event in pieces if isinstance(event, Text)),
             thinking="".join(event.text for event in pieces if isinstance(event, Thinking)),
             tool_calls=tuple(event.call for event in found if isinstance(event, ToolCalled)),
             logprobs=tuple(logprob for event in pieces for logprob in event.logprobs),
             admitted=next((event for event in found if isinstance(event, Admitted)), Admitted()),
-            done=next(event for event in reversed(found) if isinstance(event, Done)),
+            done=done,
         )
 
 

@@ -86,7 +86,7 @@ def is_hidden(plugins: Plugins | None, path: KeyPath) -> bool:
         return False
     model = next((one.settings_model for one in plugins.loaded if one.name == path[1]), None)
     field = model.model_fields.get(path[2]) if model else None
-    return is_marked_secret(field) or (field is not None and "Secret" in str(field.annotation))
+    return is_marked_secret(field) or (field is not None and "Secret" in str(field.annotation))  # SecretStr and so on
 
 
 def unclaimed_tables(plugins: Plugins, settings: Settings) -> dict[str, str | None]:

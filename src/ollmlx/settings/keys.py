@@ -118,9 +118,8 @@ def is_secret(path: KeyPath) -> bool:
 
 def is_marked_secret(field: FieldInfo | None) -> bool:
     """True if the definition of a field says `json_schema_extra={"secret": True}`."""
-    return (
-        field is not None and isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("secret"))
-    )
+    extra = field.json_schema_extra if field else None
+    return isinstance(extra, dict) and bool(extra.get("secret"))
 
 
 def sections() -> Iterator[tuple[str, type[BaseModel]]]:
