@@ -180,7 +180,14 @@ class FakeDaemon:
         pool = cast("Any", self.pool)
         self.service = Service(settings, registry, pool, overrides, self.planner, Blobs(Path("/nowhere")))
 
-    async def answer(self, name: str, request: GenerateRequest = HELLO) -> list[Event]:
+    @property
+    def spec(self) -> LaunchSpec:
+        """What the pool was asked for last."""
+        return self.pool.asked[-1][0]
+
+    async def answer(self, name: str, request: GenerateRequest = HELLO, **options: Any) -> list[Event]:
+        if options:
+            request = request.model_copy(update={"options": Options(**options)})
         return [event async for event in self.service.generate(ModelName.parse(name), request, caller=CALLER)]
 
 
@@ -195,7 +202,7 @@ async def test_the_memory_settings_are_part_of_the_runners_configuration() -> No
     settings = Settings.model_validate({"memory": {"wired": "model", "prompt_cache": "1GiB"}})
     daemon = FakeDaemon(installed("org/long"), settings=settings)
     await daemon.answer("org/long")
-    spec, _ = daemon.pool.asked[0]
+    spec = daemon.spec
     assert (spec.runner_settings["wired"], spec.prompt_cache_bytes) == ("model", 1024**3)
     RunnerConfig(runner="r", token="t", model=spec.model, context_length=1, **spec.runner_settings)
 
@@ -294,20 +301,20 @@ async def test_a_request_for_a_loaded_model_plans_nothing() -> None:
 async def test_a_request_for_a_loaded_model_plans_again_when_this_changed(change: str) -> None:
     daemon = FakeDaemon(installed("org/long"))
     await daemon.answer("org/long")
-    request = HELLO
+    options: dict[str, Any] = {}
     if change == "the runner is gone":
         daemon.pool.loaded.clear()
     elif change == "another context":
-        request = HELLO.model_copy(update={"options": Options(num_ctx=100)})
+        options = {"num_ctx": 100}
     elif change == "the settings":
         settings = Settings(runners=RunnerSettings(context_length=4096))
         daemon.service.reconfigure(settings, ModelOverrides(settings, {}))
     else:
         daemon.store.models = [installed("org/long", digest="b" * 64, details=ModelDetails(context_length=512))]
-    await daemon.answer("org/long", request)
+    await daemon.answer("org/long", **options)
     assert daemon.backend.estimates == 2
     contexts = {"the runner is gone": 8192, "another context": 100, "the settings": 4096, "the files": 512}
-    assert daemon.pool.asked[1][0].context_length == contexts[change]
+    assert daemon.spec.context_length == contexts[change]
 
 
 async def test_a_model_that_was_looked_up_before_is_not_looked_up_again() -> None:
@@ -321,20 +328,16 @@ async def test_a_model_that_was_looked_up_before_is_not_looked_up_again() -> Non
 @pytest.mark.parametrize(("num_ctx", "context"), [(None, 8192), (100, 100), (10**6, 8192)])
 async def test_a_requested_context_is_at_most_the_models_own(num_ctx: int | None, context: int) -> None:
     daemon = FakeDaemon(installed("org/long"))
-    options = Options() if num_ctx is None else Options(num_ctx=num_ctx)
-    await daemon.answer("org/long", HELLO.model_copy(update={"options": options}))
-    assert daemon.pool.asked[0][0].context_length == context
+    await daemon.answer("org/long", num_ctx=num_ctx)
+    assert daemon.spec.context_length == context
 
 
-async def test_an_automatic_context_shrinks_until_it_fits_and_a_fixed_one_does_not() -> None:
-    daemon = FakeDaemon(installed("org/long"), budget=28 * MIB)
+@pytest.mark.parametrize(("fixed", "context"), [(0, 4096), (8192, 8192)], ids=["automatic", "fixed"])
+async def test_an_automatic_context_shrinks_until_it_fits_and_a_fixed_one_does_not(fixed: int, context: int) -> None:
+    settings = Settings(runners=RunnerSettings(context_length=fixed))
+    daemon = FakeDaemon(installed("org/long"), budget=28 * MIB, settings=settings)
     await daemon.answer("org/long")
-    assert daemon.pool.asked[0][0].context_length == 4096
-    fixed = FakeDaemon(
-        installed("org/long"), budget=28 * MIB, settings=Settings(runners=RunnerSettings(context_length=8192))
-    )
-    await fixed.answer("org/long")
-    assert fixed.pool.asked[0][0].context_length == 8192
+    assert daemon.spec.context_length == context
 
 
 @pytest.mark.finding("MDL005")
@@ -347,9 +350,7 @@ async def test_a_format_that_no_backend_runs_lists_every_refusal() -> None:
 @pytest.mark.finding("PLG006")
 async def test_a_backend_that_is_not_installed_is_named() -> None:
     with pytest.raises(Unsupported, match="no backend 'llamacpp' is installed; there is plain") as refusal:
-        await FakeDaemon(installed("org/long")).answer(
-            "org/long", HELLO.model_copy(update={"options": Options(backend="llamacpp")})
-        )
+        await FakeDaemon(installed("org/long")).answer("org/long", backend="llamacpp")
     assert (refusal.value.hint, refusal.value.code) == ("ollmlx plugin list", "PLG006")
 
 
@@ -459,7 +460,7 @@ async def test_a_backend_that_is_named_has_a_runner_of_its_own_only_when_it_is_a
     other.name = "other"
     daemon.service.registry.backends.add("other", other, "test")
     for backend in (None, "plain", "other"):
-        await daemon.answer("org/long", HELLO.model_copy(update={"options": Options(backend=backend)}))
+        await daemon.answer("org/long", backend=backend)
     first, named, apart = (spec for spec, _ in daemon.pool.asked)
     assert [first.backend, named.backend, apart.backend] == ["plain", "plain", "other"]
     assert first.key == named.key != apart.key
@@ -474,7 +475,7 @@ async def test_the_settings_choose_between_backends_and_a_request_overrules_them
     other.name = "other"
     daemon.service.registry.backends.add("other", other, "test")
     for backend in (None, "plain"):
-        await daemon.answer("helper", HELLO.model_copy(update={"options": Options(backend=backend)}))
+        await daemon.answer("helper", backend=backend)
     await daemon.answer("org/long")
     assert [spec.backend for spec, _ in daemon.pool.asked] == ["other", "plain", "plain"]
     assert await daemon.service.backend(await daemon.service.show(ModelName.parse("helper"))) == "other"

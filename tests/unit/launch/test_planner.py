@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,24 +98,6 @@ async def test_a_backend_that_cannot_spread_a_model_is_named() -> None:
     other = planner(SpreadingBackend(), SingleBackend(), backend="other")
     with pytest.raises(Unsupported, match="spread is declared as a cluster, and the backend other cannot"):
         await other.plan(model("spread"))
-
-
-async def test_the_last_plan_holds_for_the_same_files_options_and_settings_only() -> None:
-    planned = planner(SingleBackend())
-    big = model("big")
-    spec = await planned.plan(big, Options(num_ctx=512))
-    assert planned.last_plan(big, Options(num_ctx=512, temperature=0.5)) is spec
-    others = [
-        (big, Options()),
-        (big, Options(num_ctx=1024)),
-        (big, Options(num_ctx=512, backend="single")),
-        (big.model_copy(update={"digest": "f" * 64}), Options(num_ctx=512)),
-        (big.model_copy(update={"path": Path("/elsewhere")}), Options(num_ctx=512)),
-        (model("spread"), Options(num_ctx=512)),
-    ]
-    assert [planned.last_plan(one, options) for one, options in others] == [None] * len(others)
-    planned.reconfigure(Settings(), ModelOverrides(Settings(), {}))
-    assert planned.last_plan(big, Options(num_ctx=512)) is None
 
 
 async def test_plans_for_any_number_of_contexts_are_kept_in_bounds() -> None:

@@ -7,7 +7,6 @@ import signal
 
 import pytest
 
-from ollmlx.supervisor.process import guardian
 from ollmlx.supervisor.process.guardian import boot_id, end_groups, process_start, read_groups
 
 
@@ -36,9 +35,3 @@ def test_a_process_has_one_start_and_a_missing_process_has_none() -> None:
     assert own == process_start(os.getpid())
     assert process_start(2**22 + 1) is None
     assert boot_id() == boot_id() != ""
-
-
-def test_another_platform_has_no_start_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guardian, "PLATFORM", "elsewhere")
-    assert process_start(os.getpid()) is None
-    assert boot_id() == "unknown"

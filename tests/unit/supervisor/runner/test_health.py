@@ -39,13 +39,6 @@ def test_silence_is_the_time_without_a_change_and_not_the_time_without_a_look(
     assert [clock.look(now, sign) for now, sign in looks][-1] == silence
 
 
-def test_a_restart_begins_the_measurement_again() -> None:
-    clock = ProgressClock(gap=10)
-    clock.look(0.0, "same")
-    clock.restart(5.0)
-    assert clock.look(7.0, "same") == 2.0
-
-
 # -- the trial prompt -----------------------------------------------------------------------------------------------
 
 

@@ -41,17 +41,6 @@ def test_running_processes_never_hold_more_than_the_budget(steps: list[tuple[str
         assert ledger.left >= 0
 
 
-def test_a_reservation_is_allocated_only_when_the_stopped_runner_has_exited() -> None:
-    ledger = MemoryLedger(100)
-    ledger.reserve("a", 80, "a")
-    assert ledger.allocate("a")
-    ledger.release_later("a")
-    ledger.reserve("b", 50, "b")
-    assert not ledger.allocate("b")
-    ledger.release("a")
-    assert ledger.allocate("b")
-
-
 def test_a_reservation_that_is_given_up_blocks_no_other() -> None:
     ledger = MemoryLedger(100)
     ledger.reserve("a", 80, "a")
@@ -60,13 +49,6 @@ def test_a_reservation_that_is_given_up_blocks_no_other() -> None:
     assert ledger.allocate("b")
     ledger.release("a")
     assert ledger.in_use == 50
-
-
-def test_a_refusal_shows_the_arithmetic() -> None:
-    ledger = MemoryLedger(8_000_000_000)
-    ledger.reserve("1", 5_000_000_000, "llama3")
-    message = ledger.refusal("qwen3", 20_000_000_000).message
-    assert message == "qwen3 needs 20 GB, but the memory budget is 8.0 GB with 5.0 GB in use by llama3 (5.0 GB)"
 
 
 def test_limits_follow_from_the_reservation() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ollmlx.errors import Busy
 from ollmlx.settings import Settings
 from ollmlx.supervisor.scheduling.pool import Pool
-from ollmlx.supervisor.scheduling.queue import AGEING, LEVELS, PendingRequest, PendingRequests
+from ollmlx.supervisor.scheduling.queue import PendingRequest, PendingRequests
 from ollmlx.testing.toy_runners import HandClock, ToyRunnerFactory, settle, toy_spec
 from ollmlx.types import Caller
 
@@ -36,18 +36,6 @@ async def queue_of(*requests: PendingRequest[str]) -> PendingRequests[str]:
     return made
 
 
-async def test_the_first_request_of_every_client_comes_before_the_second_of_any() -> None:
-    many = [await pending(client="many", arrived=number) for number in range(3)]
-    few = await pending(client="few", arrived=9)
-    queue = await queue_of(*many, few)
-    assert [each.client for each in queue.describe(10)] == ["many", "few", "many", "many"]
-    served = []
-    while (one := queue.next("a", 10)) is not None:
-        served.append(one)
-        queue.remove(one, served=True)
-    assert served == [many[0], few, *many[1:]]
-
-
 async def test_a_client_that_asks_for_many_models_does_not_delay_the_model_of_another() -> None:
     flood = [await pending(model=f"m{number}", client="many", arrived=number) for number in range(4)]
     queue = await queue_of(*flood, await pending(model="mine", client="few", arrived=9))
@@ -61,14 +49,6 @@ async def test_only_a_spec_that_fits_is_next_and_the_longest_context_is_known() 
     assert queue.next("a", 2, lambda spec: spec.context_length <= 4096) is short
     assert queue.longest("a") is long.spec
     assert queue.since("a") == 0
-
-
-async def test_a_request_that_has_waited_counts_as_a_better_priority() -> None:
-    low, high = await pending(client="l", priority="low"), await pending(client="h", priority="high")
-    queue = await queue_of(low, high)
-    assert (queue.level("a", 0), queue.next("a", 0)) == (LEVELS["high"], high)
-    assert queue.next("a", 2 * AGEING) is low
-    assert (queue.level("b", 0), queue.next("b", 0)) == (len(LEVELS), None)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), priorities, st.booleans()), max_size=40))
