@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 
@@ -94,23 +94,29 @@ class ListStore:
         yield PullProgress(status="success")
 
 
-class OrgSource:
-    name = "org"
-    store = "first"
+class NamedSource:
+    """The source `org` of names with an organisation, for the first store, or `bare` of all others, for `cellar`."""
+
+    def __init__(self, name: Literal["org", "bare"]) -> None:
+        self.name: str = name
+        self.store = "first" if name == "org" else "cellar"
 
     def provides(self, name: ModelName) -> str | None:
-        return f"org:{name.repo_id}" if name.org else None
+        if self.name == "org":
+            return f"org:{name.repo_id}" if name.org else None
+        return f"bare:{name}" if name.org is None or name.via else None
 
     def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
-        raise AssertionError("the store of these tests fetches nothing")
+        raise AssertionError("the stores of these tests fetch nothing")
 
     def format(self, name: ModelName) -> str:
         return "mlx"
 
 
 class PlainBackend:
-    name = "plain"
-    estimates = 0
+    def __init__(self, name: str = "plain") -> None:
+        self.name = name
+        self.estimates = 0
 
     def accepts(self, model: InstalledModel) -> Refusal | None:
         return None if model.format == "mlx" else Refusal(reason=f"format {model.format}", hint="install it")
@@ -160,21 +166,25 @@ class RecordingPool:
 
 
 class FakeDaemon:
+    """A service over these models in one store, or over these stores."""
+
     def __init__(
         self,
         *models: InstalledModel,
         settings: Settings | None = None,
         budget: int = 10**12,
-        second: ListStore | None = None,
         stores: Sequence[ListStore] = (),
+        backends: Sequence[str] = ("plain",),
     ) -> None:
         settings = settings or Settings()
-        self.store, self.pool, registry = ListStore(*models), RecordingPool(), Registry()
-        for store in stores or ([self.store] if second is None else [self.store, second]):
+        stores = stores or [ListStore(*models)]
+        self.store, self.pool, registry = stores[0], RecordingPool(), Registry()
+        for store in stores:
             registry.stores.add(store.name, store, "test")
-        registry.sources.add("org", OrgSource(), "test")
-        self.backend = PlainBackend()
-        registry.backends.add("plain", self.backend, "test")
+        registry.sources.add("org", NamedSource("org"), "test")
+        for name in backends:
+            self.backend = PlainBackend(name)
+            registry.backends.add(name, self.backend, "test")
         overrides = ModelOverrides(settings, {"short": "org/long"})
         self.planner = LaunchPlanner(settings, registry, overrides, ChildImporter, budget)
         pool = cast("Any", self.pool)
@@ -234,7 +244,7 @@ async def test_a_name_that_two_stores_have_means_the_first_ones(
     """`short` is an alias of org/long in the first store, and a model of its own in the second."""
     cellar = ListStore(installed("short", store="cellar"), installed("other", store="cellar"), name="cellar")
     settings = Settings.model_validate({"storage": {"stores": order}})
-    daemon = FakeDaemon(installed("org/long"), settings=settings, second=cellar)
+    daemon = FakeDaemon(settings=settings, stores=[ListStore(installed("org/long")), cellar])
     assert {model.name.short: model.store for model in await daemon.service.list()} == listed
     assert (await daemon.service.show(ModelName.parse("short"))).store == listed["short"]
     await daemon.answer("short")
@@ -264,18 +274,23 @@ async def test_a_model_of_the_settings_has_its_system_prompt_and_parameters() ->
     assert "helper:latest" in {str(model.name) for model in await daemon.service.list()}
 
 
-async def test_the_requests_own_system_message_wins_and_few_shot_turns_follow_it() -> None:
-    shots = (Message(role="user", content="q"), Message(role="assistant", content="a"))
-    daemon = FakeDaemon(installed("org/long", defaults=ModelDefaults(system="default", messages=shots)))
-    asked = (Message(role="system", content="mine"), Message(role="user", content="hi"))
-    await daemon.answer("org/long", GenerateRequest(messages=asked))
-    assert [message.content for message in daemon.pool.asked[0][1].messages] == ["mine", "q", "a", "hi"]
+SHOTS = (Message(role="user", content="q"), Message(role="assistant", content="a"))
+SYSTEM = Message(role="system", content="mine")
 
 
-async def test_a_prompt_gets_no_system_message() -> None:
-    daemon = FakeDaemon(installed("org/long", defaults=ModelDefaults(system="default")))
-    await daemon.answer("org/long", GenerateRequest(prompt="once"))
-    assert daemon.pool.asked[0][1].messages == ()
+@pytest.mark.parametrize(
+    ("request_", "sent"),
+    [
+        (GenerateRequest(messages=(SYSTEM, *HELLO.messages)), ["mine", "q", "a", "hi"]),
+        (HELLO, ["default", "q", "a", "hi"]),
+        (GenerateRequest(prompt="once"), []),
+    ],
+    ids=["the request's own system message wins", "the model's default", "a prompt has no messages"],
+)
+async def test_the_models_defaults_come_before_the_request(request_: GenerateRequest, sent: list[str]) -> None:
+    daemon = FakeDaemon(installed("org/long", defaults=ModelDefaults(system="default", messages=SHOTS)))
+    await daemon.answer("org/long", request_)
+    assert [message.content for message in daemon.pool.asked[0][1].messages] == sent
 
 
 async def test_one_runner_serves_all_models_over_the_same_weights() -> None:
@@ -367,21 +382,6 @@ async def test_a_name_no_source_provides_is_refused_before_anything_is_fetched()
         FakeDaemon().service.pull(ModelName.parse("mystery"))
 
 
-class Bare:
-    """A source for names without an organisation, into the second store."""
-
-    name, store = "bare", "cellar"
-
-    def provides(self, name: ModelName) -> str | None:
-        return f"bare:{name}" if name.org is None or name.via else None
-
-    def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
-        raise AssertionError("the store of these tests fetches nothing")
-
-    def format(self, name: ModelName) -> str:
-        return "gguf"
-
-
 class Lacking(ListStore):
     """A store that raises NotFound for every model; `late`: after the download has begun."""
 
@@ -396,15 +396,10 @@ class Lacking(ListStore):
         raise NotFound(f"the hub has no {name.short}", code="MDL002", hint="look there")
 
 
-def two_sources(*order: str) -> tuple[FakeDaemon, Lacking, ListStore]:
-    settings = Settings.model_validate({"storage": {"sources": order}})
-    cellar, lacking = ListStore(name="cellar"), Lacking()
-    daemon = FakeDaemon(settings=settings, second=cellar)
-    daemon.service.registry.sources.add("bare", Bare(), "test")
-    daemon.service.registry.stores.remove_owner("test")
-    for store in (lacking, cellar):
-        daemon.service.registry.stores.add(store.name, store, "test")
-    return daemon, lacking, cellar
+def two_sources(*stores: ListStore, order: Sequence[str] = ("org", "bare")) -> FakeDaemon:
+    daemon = FakeDaemon(settings=Settings.model_validate({"storage": {"sources": order}}), stores=stores)
+    daemon.service.registry.sources.add("bare", NamedSource("bare"), "test")
+    return daemon
 
 
 @pytest.mark.parametrize(
@@ -420,7 +415,8 @@ def two_sources(*order: str) -> tuple[FakeDaemon, Lacking, ListStore]:
 async def test_the_next_source_is_tried_when_one_has_no_such_model(
     order: tuple[str, ...], typed: str, hub: list[str], bare: list[str]
 ) -> None:
-    daemon, lacking, cellar = two_sources(*order)
+    lacking, cellar = Lacking(), ListStore(name="cellar")
+    daemon = two_sources(lacking, cellar, order=order)
     steps = [step.status async for step in daemon.service.pull(ModelName.parse(typed))]
     assert steps[-1] == "success"
     assert [name.short for name in lacking.pulled] == hub
@@ -428,20 +424,16 @@ async def test_the_next_source_is_tried_when_one_has_no_such_model(
 
 
 async def test_a_pull_that_fails_in_the_middle_tries_no_other_source() -> None:
-    daemon, lacking, cellar = two_sources("org", "bare")
+    lacking, cellar = Lacking(), ListStore(name="cellar")
     lacking.late = True
     with pytest.raises(NotFound):
-        async for _ in daemon.service.pull(ModelName.parse("short")):
+        async for _ in two_sources(lacking, cellar).service.pull(ModelName.parse("short")):
             pass
     assert cellar.pulled == []
 
 
 async def test_when_every_source_refuses_the_error_has_all_messages() -> None:
-    daemon, _, _ = two_sources("org", "bare")
-    nowhere = Lacking(name="nowhere")
-    daemon.service.registry.stores.remove_owner("test")
-    for store in (Lacking(), nowhere):
-        daemon.service.registry.stores.add("cellar" if store is nowhere else "first", store, "test")
+    daemon = two_sources(Lacking(), Lacking(name="cellar"))
     with pytest.raises(NotFound, match="the hub has no org/long; the hub has no short") as failed:
         async for _ in daemon.service.pull(ModelName.parse("short")):
             pass
@@ -455,10 +447,7 @@ async def test_a_name_typed_with_its_host_is_no_alias() -> None:
 
 
 async def test_a_backend_that_is_named_has_a_runner_of_its_own_only_when_it_is_another() -> None:
-    daemon = FakeDaemon(installed("org/long"))
-    other = PlainBackend()
-    other.name = "other"
-    daemon.service.registry.backends.add("other", other, "test")
+    daemon = FakeDaemon(installed("org/long"), backends=("plain", "other"))
     for backend in (None, "plain", "other"):
         await daemon.answer("org/long", backend=backend)
     first, named, apart = (spec for spec, _ in daemon.pool.asked)
@@ -470,10 +459,7 @@ async def test_a_backend_that_is_named_has_a_runner_of_its_own_only_when_it_is_a
 
 async def test_the_settings_choose_between_backends_and_a_request_overrules_them() -> None:
     declared = Settings(models={"helper": ModelSettings(from_="org/long", backend="other")})
-    daemon = FakeDaemon(installed("org/long"), settings=declared)
-    other = PlainBackend()
-    other.name = "other"
-    daemon.service.registry.backends.add("other", other, "test")
+    daemon = FakeDaemon(installed("org/long"), settings=declared, backends=("plain", "other"))
     for backend in (None, "plain"):
         await daemon.answer("helper", backend=backend)
     await daemon.answer("org/long")
@@ -534,7 +520,7 @@ async def test_a_model_that_cannot_be_used_can_still_be_deleted(error: OllmlxErr
             return found
 
     damaged = Damaged(installed("org/long"), name="second")
-    daemon = FakeDaemon(second=damaged)
+    daemon = FakeDaemon(stores=[ListStore(), damaged])
     await daemon.answer("short")
     await daemon.service.delete(ModelName.parse("short"))
     assert damaged.models == []
@@ -561,18 +547,6 @@ async def test_a_copy_that_would_share_a_folder_with_another_model_is_refused() 
     assert refused.value.code == "STO008"
 
 
-async def test_creating_over_a_missing_base_pulls_it_first() -> None:
-    daemon = FakeDaemon()
-    steps = [
-        step.status
-        async for step in daemon.service.create(
-            ModelName.parse("mine"), base=ModelName.parse("org/long"), files={}, defaults=ModelDefaults(system="x")
-        )
-    ]
-    assert steps == ["pulling manifest", "success"]
-    assert daemon.store.created[0].base is not None
-
-
 class Picky(ListStore):
     """A store that takes no files."""
 
@@ -584,16 +558,27 @@ class Picky(ListStore):
         yield PullProgress(status="never")
 
 
-async def made(*stores: ListStore) -> list[str]:
-    daemon = FakeDaemon(stores=stores)
-    files = {"w.gguf": Path("/nowhere")}
-    steps = daemon.service.create(ModelName.parse("new"), base=None, files=files, defaults=ModelDefaults())
+async def created(
+    name: str, *stores: ListStore, base: str | None = None, files: Sequence[str] = ("w.gguf",)
+) -> list[str]:
+    steps = FakeDaemon(stores=stores).service.create(
+        ModelName.parse(name),
+        base=ModelName.parse(base) if base else None,
+        files={file: Path("/nowhere") for file in files},
+        defaults=ModelDefaults(system="x"),
+    )
     return [step.status async for step in steps]
+
+
+async def test_creating_over_a_missing_base_pulls_it_first() -> None:
+    store = ListStore()
+    assert await created("mine", store, base="org/long", files=()) == ["pulling manifest", "success"]
+    assert store.created[0].base is not None
 
 
 async def test_a_file_that_one_store_cannot_import_is_left_to_the_next() -> None:
     taker = ListStore(name="taker")
-    assert await made(Picky(), taker) == ["made in store taker: no backend imports it", "success"]
+    assert await created("new", Picky(), taker) == ["made in store taker: no backend imports it", "success"]
     assert len(taker.created) == 1
 
 
@@ -601,16 +586,13 @@ async def test_when_no_store_takes_a_file_the_error_is_the_first_ones() -> None:
     second = Picky(name="second")
     second.refusal = InvalidRequest("a damaged file")
     with pytest.raises(Unsupported, match="no backend imports it"):
-        await made(Picky(), second)
+        await created("new", Picky(), second)
     broken = Picky(name="broken")
     broken.refusal = InvalidRequest("config.json is missing")
     with pytest.raises(InvalidRequest, match=r"config\.json is missing"):
-        await made(broken, ListStore(name="never asked"))
+        await created("new", broken, ListStore(name="never asked"))
 
 
 async def test_creating_from_nothing_is_refused_in_ollamas_words() -> None:
     with pytest.raises(OllmlxError, match="neither 'from' or 'files' was specified"):
-        async for _ in FakeDaemon().service.create(
-            ModelName.parse("mine"), base=None, files={}, defaults=ModelDefaults()
-        ):
-            pass
+        await created("mine", files=())

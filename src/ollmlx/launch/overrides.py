@@ -54,21 +54,14 @@ def apply_overrides(base: InstalledModel, name: ModelName, overrides: ModelSetti
         raise ConfigError(
             f"[models.{str(name.short)!r}] parameters.{'.'.join(map(str, fault['loc']))}: {fault['msg']}", code="CFG004"
         ) from error
-    defaults = base.defaults.model_copy(
-        update={
-            "options": options.over(base.defaults.options),
-            **{
-                key: value
-                for key, value in (
-                    ("system", overrides.system),
-                    ("template", overrides.template),
-                    ("adapter", Path(overrides.adapter).expanduser() if overrides.adapter else None),
-                )
-                if value is not None
-            },
-        }
-    )
-    return rename(base, name, defaults)
+    stated = {
+        "options": options.over(base.defaults.options),
+        "system": overrides.system,
+        "template": overrides.template,
+        "adapter": Path(overrides.adapter).expanduser() if overrides.adapter else None,
+    }
+    update = {key: value for key, value in stated.items() if value is not None}
+    return rename(base, name, base.defaults.model_copy(update=update))
 
 
 def rename(base: InstalledModel, name: ModelName, defaults: ModelDefaults | None = None) -> InstalledModel:

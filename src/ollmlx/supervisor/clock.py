@@ -20,7 +20,6 @@ class Timer(Protocol):
 
     def cancel(self) -> None:
         """Do not run the callback. Does nothing when it ran already."""
-        ...
 
 
 class Clock(Protocol):
@@ -28,19 +27,15 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Return seconds that never jump."""
-        ...
 
     def now(self) -> datetime:
         """Return wall-clock time with a time zone, for people."""
-        ...
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
         """Run `callback` on the event loop after `delay` seconds."""
-        ...
 
     async def sleep(self, seconds: float) -> None:
         """Wait for so many seconds."""
-        ...
 
 
 class SystemClock:

@@ -28,6 +28,8 @@ ALLOWED = (
 )
 FIXED = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 OOM_SCORE = "500"
+DRAIN_TIME = 0.3
+"""Seconds that the last output of a process may take to arrive after its exit."""
 TEMPORARY_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 """Errors of the machine, not of the program. A later attempt may succeed."""
 
@@ -113,14 +115,6 @@ class Child(asyncio.SubprocessProtocol):
             return False
         return True
 
-    async def last_lines(self, patience: float = 0.3) -> tuple[str, ...]:
-        """Return its last lines of output. After its exit, wait a moment for output that is still in the pipes."""
-        if self.exited.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._drained.wait(), patience)
-            self.tail.end()
-        return self.tail.last_lines()
-
     async def close(self) -> None:
         """Kill what is left of the group and of its descendants, and close the pipes. Returns when it is reaped."""
         self.signal(signal.SIGKILL)
@@ -128,7 +122,9 @@ class Child(asyncio.SubprocessProtocol):
             with suppress(psutil.Error):  # psutil compares the start time: a reused process id is not killed
                 process.kill()
         await self.exited.wait()
-        await self.last_lines()
+        with suppress(TimeoutError):  # output may still be in the pipes
+            await asyncio.wait_for(self._drained.wait(), DRAIN_TIME)
+        self.tail.end()
         if self._transport is not None:
             self._transport.close()
 

@@ -61,19 +61,15 @@ class RunnerFactory(Protocol):
 
     async def open(self) -> None:
         """Prepare the shared resources. Called before the first runner."""
-        ...
 
     def make(self, spec: LaunchSpec, id: str, allowance: Allowance) -> PooledRunner:
         """Return a runner that has not been started."""
-        ...
 
     def guarded(self, pid: int) -> AbstractContextManager[None]:
         """End the process group `pid` should the daemon exit inside this context."""
-        ...
 
     async def close(self) -> None:
         """Release the shared resources. Called after the last runner has been stopped."""
-        ...
 
 
 class ProcessRunnerFactory:
