@@ -63,11 +63,6 @@ class RequestContext:
     """The request was logged; tasks that still run in its context no longer belong to it."""
     _closers: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
 
-    def caller(self) -> Caller:
-        """Return the client as the service describes it."""
-        priority = self.priority if self.priority in ("high", "low") else "normal"
-        return Caller(request_id=self.id, client=self.client, priority=priority)
-
     def on_close(self, closer: Callable[[], Awaitable[object]]) -> None:
         """Call `closer` when the request ends, for whatever reason."""
         self._closers.append(closer)
@@ -90,11 +85,6 @@ class RequestContext:
             case Done():
                 self.done = event if self.done is None else _combine(self.done, event)
                 self.dropped = max(self.dropped, event.dropped)
-
-    def note_first(self) -> None:
-        """Note the time of the first piece of the answer."""
-        if not self.first_ns:
-            self.first_ns = time.monotonic_ns() - self.started_ns
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Return the response headers that describe the request: its id, its waits, its dropped tokens."""
@@ -126,7 +116,8 @@ def caller(model: str = "") -> Caller:
     """Return the client of the current request as the service describes it. `model` is noted for the log."""
     context = current()
     context.model = model or context.model
-    return context.caller()
+    priority = context.priority if context.priority in ("high", "low") else "normal"
+    return Caller(request_id=context.id, client=context.client, priority=priority)
 
 
 def _combine(one: Done, other: Done) -> Done:

@@ -6,23 +6,18 @@ import asyncio
 import math
 from typing import Any, cast
 
-from pydantic import ValidationError
 from quart import Quart, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from ollmlx.app import App
-from ollmlx.errors import OllmlxError
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.types import Admitted
 from ollmlx.web.context import CURRENT, current
 from ollmlx.web.kit.body import BodyRequest
-from ollmlx.web.kit.errors import error_response, failure, failure_of_status, http_failure
+from ollmlx.web.kit.errors import NO_ROUTE, failure, failure_headers
 from ollmlx.web.middleware import ASGI, Middleware
 from ollmlx.web.openapi import docs_blueprint
-from ollmlx.web.state import WebState, state_of
-
-NO_ROUTE = {404: "404 page not found", 405: "405 method not allowed"}
-"""Sent as plain text, as Ollama's router does."""
+from ollmlx.web.state import WebState, json_answer, state_of
 
 
 def create_app(app: App) -> Quart:
@@ -37,9 +32,6 @@ def create_app(app: App) -> Quart:
     web.extensions["ollmlx"] = WebState(app)
     app.service.pool.subscribe(QueueTimes())
     web.before_request(_begin)
-    web.register_error_handler(OllmlxError, _failed)
-    web.register_error_handler(ValidationError, _failed)
-    web.register_error_handler(HTTPException, _http_failed)
     web.register_error_handler(Exception, _failed)
     for make_blueprint in app.plugins.registry.routes.values():
         web.register_blueprint(make_blueprint(app.service))
@@ -70,18 +62,16 @@ async def _begin() -> None:
 
 
 async def _failed(error: Exception) -> Response:
-    return error_response(failure(error), state_of(cast(Any, current_app)).shapes.of(current().path))
-
-
-async def _http_failed(error: HTTPException) -> Response:
-    status = error.code or 500
-    if status in NO_ROUTE:
-        failure_of_status(status, "not_found" if status == 404 else "invalid", NO_ROUTE[status])
-        response = Response(NO_ROUTE[status], status=status, content_type="text/plain")
+    found = failure(error)
+    if isinstance(error, HTTPException) and found.status in NO_ROUTE:  # plain text, as from Ollama's router
+        response = Response(found.message, status=found.status, content_type="text/plain")
         if allowed := getattr(error, "valid_methods", None):
             response.headers["Allow"] = ", ".join(sorted(allowed))
         return response
-    return error_response(http_failure(error), state_of(cast(Any, current_app)).shapes.of(current().path))
+    response = json_answer(state_of(cast(Any, current_app)).shape_of(current().path)(found), found.status)
+    for name, value in failure_headers(found):
+        response.headers[name.decode()] = value.decode()
+    return response
 
 
 def _finite(seconds: float) -> float | None:

@@ -112,7 +112,7 @@ class Middleware:
 
     async def _refuse(self, watcher: ResponseWatcher, context: RequestContext, error: OllmlxError) -> None:
         found = failure(error)
-        body = orjson.dumps(self._state.shapes.of(context.path)(found))
+        body = orjson.dumps(self._state.shape_of(context.path)(found))
         await watcher.send_whole(found.status, body, [(b"content-type", JSON.encode()), *failure_headers(found)])
 
 

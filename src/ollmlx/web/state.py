@@ -5,38 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import orjson
-from quart import Response
+from quart import Blueprint, Quart, Response
 
+from ollmlx.app import App
 from ollmlx.settings import Settings
 from ollmlx.web.context import RequestContext
-from ollmlx.web.kit.errors import Shapes
+from ollmlx.web.kit.errors import JSON, Shape, plain_shape
 from ollmlx.web.logs import log_request
 from ollmlx.web.security import Policy
 from ollmlx.web.server.drain import Drain
 
-if TYPE_CHECKING:
-    from quart import Blueprint, Quart
-
 Observer = Callable[[RequestContext], None]
 """Called with each request that has ended. Must return at once and must not raise."""
-
-
-class Configured(Protocol):
-    """An object with the current settings: the daemon's `App`, whose settings a reload replaces."""
-
-    settings: Settings
 
 
 @dataclass
 class WebState:
     """The web side of one daemon. Route families reach it when they register, with `state_of` or `declare_…`."""
 
-    configured: Configured
+    app: App
     drain: Drain = field(default_factory=Drain)
-    shapes: Shapes = field(default_factory=Shapes)
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    """The shape of error bodies, by prefix of the path."""
     observers: list[Observer] = field(default_factory=list)
     uploads: list[str] = field(default_factory=list)
     """Prefixes of the paths whose bodies may have any size."""
@@ -44,7 +37,7 @@ class WebState:
 
     @property
     def settings(self) -> Settings:
-        return self.configured.settings
+        return self.app.settings
 
     @property
     def policy(self) -> Policy:
@@ -64,7 +57,12 @@ class WebState:
 
     def is_upload(self, path: str) -> bool:
         """Return True when bodies sent to this path may have any size."""
-        return any(path.startswith(prefix) for prefix in self.uploads)
+        return path.startswith(tuple(self.uploads))
+
+    def shape_of(self, path: str) -> Shape:
+        """Return the shape of error bodies on this path. The longest prefix decides."""
+        prefix = max((prefix for prefix in self.shapes if path.startswith(prefix)), key=len, default="")
+        return self.shapes.get(prefix, plain_shape)
 
 
 def state_of(app: Quart) -> WebState:
@@ -88,4 +86,4 @@ def declare_work(blueprint: Blueprint, *paths: str) -> None:
 
 def json_answer(value: object, status: int = 200) -> Response:
     """Return a JSON response."""
-    return Response(orjson.dumps(value), status=status, content_type="application/json")
+    return Response(orjson.dumps(value), status=status, content_type=JSON)

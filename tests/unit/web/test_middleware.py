@@ -329,7 +329,7 @@ async def test_changed_settings_apply_to_the_next_request() -> None:
     web = web_app(service, blueprint)
     client = web.test_client()
     assert (await client.get("/caller", headers={"Host": "box.lan"})).status_code == 403
-    state_of(web).configured.settings = Settings(server=ServerSettings(hosts=("box.lan",)))
+    state_of(web).app.settings = Settings(server=ServerSettings(hosts=("box.lan",)))
     assert (await client.get("/caller", headers={"Host": "box.lan"})).status_code == 200
 
 

@@ -10,18 +10,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import orjson
 from pydantic import ValidationError
-from quart import Response
+from quart import Blueprint
+from werkzeug.exceptions import HTTPException
 
 from ollmlx.errors import InvalidRequest, OllmlxError
 from ollmlx.web.context import CLIENT_GONE, CURRENT
-
-if TYPE_CHECKING:
-    from quart import Blueprint
-    from werkzeug.exceptions import HTTPException
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +49,8 @@ LASTING = frozenset({"out_of_memory", "storage", "config", "plugin"})
 """Kinds of errors that the same request would meet again."""
 JSON = "application/json"
 
-_MESSAGES = {413: "request body too large", 408: "the request body did not arrive in time"}
+NO_ROUTE = {404: "404 page not found", 405: "405 method not allowed"}
+"""Messages of the web framework's errors, as Ollama's router words them."""
 _JSON_TERMS = {"Tuple should": "Array should", "valid tuple": "valid array", "valid dictionary": "valid object"}
 """Pydantic's terms, and JSON's."""
 
@@ -82,37 +79,30 @@ def plain_shape(failure: Failure) -> dict[str, Any]:
     return {"error": failure.message, **{key: value for key, value in extra.items() if value}}
 
 
-class Shapes:
-    """The error shapes of all paths. The longest prefix that was declared decides."""
-
-    def __init__(self) -> None:
-        self._shapes: list[tuple[str, Shape]] = []
-
-    def add(self, prefix: str, shape: Shape) -> None:
-        self._shapes.append((prefix, shape))
-        self._shapes.sort(key=lambda item: -len(item[0]))
-
-    def of(self, path: str) -> Shape:
-        return next((shape for prefix, shape in self._shapes if path.startswith(prefix)), plain_shape)
-
-
 def declare_errors(blueprint: Blueprint, shape: Shape, *prefixes: str) -> None:
     """Use this shape for errors on paths with these prefixes, also for errors before a route is chosen."""
 
     def add(setup: Any) -> None:
-        for prefix in prefixes:
-            setup.app.extensions["ollmlx"].shapes.add(prefix, shape)
+        setup.app.extensions["ollmlx"].shapes.update(dict.fromkeys(prefixes, shape))
 
     blueprint.record(add)
 
 
 def failure(error: BaseException) -> Failure:
-    """Return the failure that a client sees for an exception. An unexpected exception is logged with its traceback."""
+    """Return the failure that a client sees for an exception, and note it in the request's context.
+
+    An unexpected exception is logged with its traceback.
+    """
     context = CURRENT.get()
     request_id = context.id if context else ""
     if isinstance(error, ValidationError):
         error = InvalidRequest(explain(error))
-    if isinstance(error, OllmlxError):
+    if isinstance(error, HTTPException):
+        status = error.code or 500
+        kind = next((kind for kind, its in STATUS.items() if its == status), "invalid")
+        message = NO_ROUTE.get(status) or HTTPStatus(status).phrase.lower()
+        found = Failure(status, kind, message, request_id=request_id)
+    elif isinstance(error, OllmlxError):
         status = STATUS[error.kind]
         if error.kind == "out_of_memory" and error.retry_after is not None:
             status = RETRIABLE
@@ -123,29 +113,6 @@ def failure(error: BaseException) -> Failure:
     if context is not None:
         context.error, context.code = found.kind, found.code or ""
     return found
-
-
-def http_failure(error: HTTPException) -> Failure:
-    """Return the failure that a client sees for an error of the web framework."""
-    status = error.code or 500
-    kind = next((kind for kind, its in STATUS.items() if its == status), "invalid")
-    return failure_of_status(status, kind, _MESSAGES.get(status) or HTTPStatus(status).phrase.lower())
-
-
-def failure_of_status(status: int, kind: str, message: str) -> Failure:
-    """Return the failure of an error that is not an OllmlxError."""
-    context = CURRENT.get()
-    if context is not None:
-        context.error = kind
-    return Failure(status, kind, message, request_id=context.id if context else "")
-
-
-def error_response(found: Failure, shape: Shape) -> Response:
-    """Return the response to a request that failed."""
-    response = Response(orjson.dumps(shape(found)), status=found.status, content_type=JSON)
-    for name, value in failure_headers(found):
-        response.headers[name.decode()] = value.decode()
-    return response
 
 
 def failure_headers(found: Failure) -> list[tuple[bytes, bytes]]:

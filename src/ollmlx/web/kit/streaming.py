@@ -7,6 +7,7 @@ becomes the last record of the stream, in the shape of the route family. Records
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from typing import Any
 
@@ -14,7 +15,7 @@ import orjson
 from quart import Response, current_app
 
 from ollmlx.model.events import closing
-from ollmlx.types import Admitted, Done, EmbedResult, Event, Prefill, Text
+from ollmlx.types import Admitted, Done, EmbedResult, Event, Prefill
 from ollmlx.web.context import current
 from ollmlx.web.kit.errors import Failure, failure
 from ollmlx.web.server.drain import Drain
@@ -31,7 +32,7 @@ Record = Callable[[Failure], bytes]
 async def ndjson(records: AsyncGenerator[bytes, None], failed: Record | None = None) -> Response:
     """Return a response of JSON lines. Each record brings its newline. Raises what is raised before the first one."""
     state, context = current_app.extensions["ollmlx"], current()
-    shape = state.shapes.of(context.path)
+    shape = state.shape_of(context.path)
     return await _respond(records, failed or (lambda found: orjson.dumps(shape(found)) + b"\n"), NDJSON)
 
 
@@ -48,13 +49,10 @@ async def tracked(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
     context = current()
     async with closing(events):
         async for event in events:
-            if type(event) is not Text:
-                if isinstance(event, Admitted | Prefill | Done):
-                    context.note(event)
-                else:
-                    context.note_first()
+            if isinstance(event, (Admitted, Prefill, Done)):
+                context.note(event)
             elif not context.first_ns:
-                context.note_first()
+                context.first_ns = time.monotonic_ns() - context.started_ns
             yield event
 
 
@@ -108,9 +106,11 @@ class Stream:
             except StopAsyncIteration:
                 self._ended = True
             except asyncio.CancelledError:
-                if not self._drain.ended:
+                task = asyncio.current_task()
+                if not self._drain.ended or task is None:
                     raise
-                self._interrupted(ready)
+                task.uncancel()
+                self._fail(ready, self._drain.refusal())
             except Exception as error:  # noqa: BLE001 - every failure becomes the last record of the stream
                 self._fail(ready, error)
         if not ready:
@@ -138,12 +138,6 @@ class Stream:
             size += len(step.value)
             ready.append(step.value)
         await asyncio.sleep(0)  # lets other tasks run when the generator never waits
-
-    def _interrupted(self, ready: list[bytes]) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        task.uncancel()
-        self._fail(ready, self._drain.refusal())
 
     def _fail(self, ready: list[bytes], error: BaseException) -> None:
         self._ended = True
