@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -17,6 +17,14 @@ from ollmlx.web import RequestContext
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # tokens a second
+GAUGES = {
+    "uptime_seconds": "Age of a runner.",
+    "memory_bytes": "Memory a runner uses.",
+    "reserved_bytes": "Memory that the budget reserves for a runner.",
+    "active_requests": "Requests a runner serves.",
+    "parallel": "Requests a runner can serve at once.",
+}
+PREFIX = "ollmlx"
 OTHER = "other"
 """The route label of requests without a route. Clients choose paths, so paths must not become labels."""
 
@@ -27,29 +35,22 @@ class Metrics:
     def __init__(self, runners: Callable[[], Sequence[RunnerInfo]]) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
         self.pool = PoolMetrics(self.registry)
-        self._requests = Counter(
-            "ollmlx_requests", "Requests answered.", ("route", "method", "status"), registry=self.registry
+        counter = partial(Counter, namespace=PREFIX, registry=self.registry)
+        gauge = partial(Gauge, namespace=PREFIX, registry=self.registry)
+        histogram = partial(Histogram, namespace=PREFIX, registry=self.registry, buckets=SECONDS)
+        self._requests = counter("requests", "Requests answered.", ("route", "method", "status"))
+        self._seconds = histogram("request_seconds", "From the first line to the last byte.", ("route",))
+        self._first = histogram("first_token_seconds", "Until the first piece of an answer.", ("model",))
+        self._rate = histogram("tokens_per_second", "Speed of generation.", ("model",), buckets=RATES)
+        self._prompt = counter(
+            "prompt_tokens", "Tokens of prompts and of texts for vectors, cached ones included.", ("model",)
         )
-        self._seconds = self._histogram("request_seconds", "From the first line to the last byte.", "route")
-        self._first = self._histogram("first_token_seconds", "Until the first piece of an answer.", "model")
-        self._rate = Histogram(
-            "ollmlx_tokens_per_second", "Speed of generation.", ("model",), registry=self.registry, buckets=RATES
-        )
-        self._tokens = {
-            kind: Counter(f"ollmlx_{kind}_tokens", text, ("model",), registry=self.registry)
-            for kind, text in (
-                ("prompt", "Tokens of prompts and of texts for vectors, cached ones included."),
-                ("cached", "Tokens of prompts that came from the prefix cache."),
-                ("generated", "Tokens generated."),
-            )
-        }
-        self._running = Gauge("ollmlx_requests_in_progress", "Requests being answered.", registry=self.registry)
-        Info("ollmlx_build", "The version that runs.", registry=self.registry).info({"version": __version__})
-        Gauge("ollmlx_start_time_seconds", "When the daemon started.", registry=self.registry).set(time.time())
+        self._cached = counter("cached_tokens", "Tokens of prompts that came from the prefix cache.", ("model",))
+        self._generated = counter("generated_tokens", "Tokens generated.", ("model",))
+        self._running = gauge("requests_in_progress", "Requests being answered.")
+        gauge("start_time_seconds", "When the daemon started.").set_to_current_time()
+        Info("build", "The version that runs.", namespace=PREFIX, registry=self.registry).info({"version": __version__})
         self.registry.register(RunnerGauges(runners))
-
-    def _histogram(self, name: str, text: str, label: str) -> Histogram:
-        return Histogram(f"ollmlx_{name}", text, (label,), registry=self.registry, buckets=SECONDS)
 
     def read_running_from(self, count: Callable[[], int]) -> None:
         """Read the number of running requests from `count` when metrics are collected."""
@@ -65,15 +66,15 @@ class Metrics:
             return
         model = ModelName.parse(request.model).short  # a model of this name answered, so the name is valid
         if done is None:
-            self._tokens["prompt"].labels(model).inc(request.embedded or 0)
+            self._prompt.labels(model).inc(request.embedded or 0)
             return
         if request.first_ns:
             self._first.labels(model).observe(request.first_ns / 1e9)
         if done.decode_ns > 0 and done.generated_tokens > 1:
             self._rate.labels(model).observe(done.generated_tokens / (done.decode_ns / 1e9))
-        self._tokens["prompt"].labels(model).inc(done.prompt_tokens)
-        self._tokens["cached"].labels(model).inc(done.cached_tokens)
-        self._tokens["generated"].labels(model).inc(done.generated_tokens)
+        self._prompt.labels(model).inc(done.prompt_tokens)
+        self._cached.labels(model).inc(done.cached_tokens)
+        self._generated.labels(model).inc(done.generated_tokens)
 
     def text(self) -> bytes:
         """Return the metrics in Prometheus's text format."""
@@ -84,21 +85,17 @@ class PoolMetrics:
     """Observer of one pool. The pool calls its methods on the event loop, with times in seconds."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"ollmlx_{name}", text, labels, registry=registry)
-
-        def histogram(name: str, text: str, *labels: str) -> Histogram:
-            return Histogram(f"ollmlx_{name}", text, labels, registry=registry, buckets=SECONDS)
-
-        self._loads = counter("loads", "Loads that ended, by outcome.", "model", "backend", "outcome")
-        self._load_seconds = histogram("load_seconds", "How long loads took.", "model")
-        self._evictions = counter("evictions", "Runners stopped on purpose, by reason.", "model", "reason")
-        self._restarts = counter("restarts", "Loaded runners that failed, by cause.", "model", "cause")
-        self._rejected = counter("rejected", "Requests refused, by reason.", "model", "reason")
-        self._cancelled = counter("cancelled", "Requests whose client left, by phase.", "model", "phase")
-        self._retries = counter("retries", "Requests tried again on a fresh runner.", "model")
-        self._waits = histogram("queue_wait_seconds", "How long requests waited, loads not counted.", "model")
-        self._depth = Gauge("ollmlx_queue_depth", "Requests that wait for a runner.", registry=registry)
+        counter = partial(Counter, namespace=PREFIX, registry=registry)
+        histogram = partial(Histogram, namespace=PREFIX, registry=registry, buckets=SECONDS)
+        self._loads = counter("loads", "Loads that ended, by outcome.", ("model", "backend", "outcome"))
+        self._load_seconds = histogram("load_seconds", "How long loads took.", ("model",))
+        self._evictions = counter("evictions", "Runners stopped on purpose, by reason.", ("model", "reason"))
+        self._restarts = counter("restarts", "Loaded runners that failed, by cause.", ("model", "cause"))
+        self._rejected = counter("rejected", "Requests refused, by reason.", ("model", "reason"))
+        self._cancelled = counter("cancelled", "Requests whose client left, by phase.", ("model", "phase"))
+        self._retries = counter("retries", "Requests tried again on a fresh runner.", ("model",))
+        self._waits = histogram("queue_wait_seconds", "How long requests waited, loads not counted.", ("model",))
+        self._depth = Gauge("queue_depth", "Requests that wait for a runner.", namespace=PREFIX, registry=registry)
 
     def on_load(self, model: str, backend: str, seconds: float, outcome: str) -> None:
         self._loads.labels(_short(model), backend, outcome).inc()
@@ -140,11 +137,11 @@ class RunnerGauges(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return the families, each with a sample for every runner."""
         families = self._families()
-        now = datetime.now(UTC)
         for runner in self._runners():
             labels = [runner.model.name.short, runner.backend, str(runner.state)]
             if runner.started_at and runner.state is not RunnerState.FAILED:
-                families["uptime_seconds"].add_metric(labels, (now - runner.started_at).total_seconds())
+                uptime = datetime.now(UTC) - runner.started_at
+                families["uptime_seconds"].add_metric(labels, uptime.total_seconds())
             families["memory_bytes"].add_metric(labels, runner.memory)
             families["reserved_bytes"].add_metric(labels, runner.reserved)
             families["active_requests"].add_metric(labels, runner.active)
@@ -152,15 +149,10 @@ class RunnerGauges(Collector):
         return families.values()
 
     def _families(self) -> dict[str, GaugeMetricFamily]:
-        texts = {
-            "uptime_seconds": "Age of a runner.",
-            "memory_bytes": "Memory a runner uses.",
-            "reserved_bytes": "Memory that the budget reserves for a runner.",
-            "active_requests": "Requests a runner serves.",
-            "parallel": "Requests a runner can serve at once.",
-        }
         labels = ("model", "backend", "state")
-        return {name: GaugeMetricFamily(f"ollmlx_runner_{name}", text, labels=labels) for name, text in texts.items()}
+        return {
+            name: GaugeMetricFamily(f"{PREFIX}_runner_{name}", text, labels=labels) for name, text in GAUGES.items()
+        }
 
 
 def _short(model: str) -> str:

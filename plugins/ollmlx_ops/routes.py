@@ -7,20 +7,16 @@ import ipaddress
 import os
 import platform
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
-from quart import Blueprint, Response
+from quart import Blueprint, Response, current_app
 
-from ollmlx import __version__
+from ollmlx import Service, Settings, __version__
 from ollmlx.errors import Forbidden
 from ollmlx.protocol import PROTOCOL_VERSION
 from ollmlx.types import RunnerInfo
 from ollmlx.web import BOOLEAN, INTEGER, OBJECT, STRING, TEXT, current, describe, json_answer, listing, record, state_of
 from ollmlx_ops.metrics import CONTENT_TYPE, Metrics
-
-if TYPE_CHECKING:
-    from ollmlx import Service, Settings
-    from ollmlx.web import WebState
 
 NOT_READY = 503
 STATUS = record({"status": STRING})
@@ -45,12 +41,10 @@ def blueprint(service: Service) -> Blueprint:
     made = Blueprint("ops", __name__)
     metrics = Metrics(service.ps)
     service.pool.subscribe(metrics.pool)  # type: ignore[arg-type]  # PoolObserver is not exported to plugins
-    states: list[WebState] = []
 
     @made.record
     def _observe(setup: Any) -> None:
         state = state_of(setup.app)
-        states.append(state)
         state.observers.append(metrics.count)
         metrics.read_running_from(lambda: state.drain.running)
 
@@ -64,7 +58,7 @@ def blueprint(service: Service) -> Blueprint:
         "Check that the daemon takes new work; a 503 says why it does not.", answer=STATUS, success=(200, NOT_READY)
     )
     async def readyz() -> Response:
-        stopping = states[0].drain.status()
+        stopping = state_of(cast(Any, current_app)).drain.status()
         found = await asyncio.to_thread(problems, service.settings, stopping=stopping)
         if not found:
             return json_answer({"status": "ready"})
@@ -117,22 +111,21 @@ def describe_daemon(settings: Settings, runners: Sequence[RunnerInfo]) -> dict[s
         "allow_no_auth": settings.security.allow_no_auth,
         "models_folder": str(settings.models_folder),
         "state_folder": str(settings.state_folder),
-        "runners": [_describe_runner(runner) for runner in runners],
-    }
-
-
-def _describe_runner(runner: RunnerInfo) -> dict[str, Any]:
-    return {
-        "name": runner.model.name.short,
-        "state": str(runner.state),
-        "backend": runner.backend,
-        "pid": runner.pid,
-        "restarts": runner.restarts,
-        "reserved": runner.reserved,
-        "memory": runner.memory,
-        "code": runner.last_code,
-        "error": runner.last_error,
-        "last_words": list(runner.last_words),
+        "runners": [
+            {
+                "name": runner.model.name.short,
+                "state": str(runner.state),
+                "backend": runner.backend,
+                "pid": runner.pid,
+                "restarts": runner.restarts,
+                "reserved": runner.reserved,
+                "memory": runner.memory,
+                "code": runner.last_code,
+                "error": runner.last_error,
+                "last_words": list(runner.last_words),
+            }
+            for runner in runners
+        ],
     }
 
 

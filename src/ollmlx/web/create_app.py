@@ -22,11 +22,11 @@ from ollmlx.web.state import WebState, json_answer, state_of
 
 def create_app(app: App) -> Quart:
     """Build the Quart application of a daemon. `ollmlx.web.server.serve` listens with it; tests use its test client."""
-    settings = app.settings
+    server = app.settings.server
     web = Quart("ollmlx", static_folder=None, template_folder=None)
     web.request_class = BodyRequest
-    web.config["MAX_CONTENT_LENGTH"] = settings.server.max_body
-    web.config["BODY_TIMEOUT"] = _finite(settings.server.body_timeout)
+    web.config["MAX_CONTENT_LENGTH"] = server.max_body
+    web.config["BODY_TIMEOUT"] = server.body_timeout if math.isfinite(server.body_timeout) else None
     web.config["RESPONSE_TIMEOUT"] = None  # the runner's limits apply instead
     web.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     web.extensions["ollmlx"] = WebState(app)
@@ -35,7 +35,7 @@ def create_app(app: App) -> Quart:
     web.register_error_handler(Exception, _failed)
     for make_blueprint in app.plugins.registry.routes.values():
         web.register_blueprint(make_blueprint(app.service))
-    if settings.server.docs:
+    if server.docs:
         web.register_blueprint(docs_blueprint())
     web.asgi_app = Middleware(cast(ASGI, web.asgi_app), state_of(web))  # type: ignore[method-assign,assignment]
     return web
@@ -72,7 +72,3 @@ async def _failed(error: Exception) -> Response:
     for name, value in failure_headers(found):
         response.headers[name.decode()] = value.decode()
     return response
-
-
-def _finite(seconds: float) -> float | None:
-    return None if math.isinf(seconds) else seconds

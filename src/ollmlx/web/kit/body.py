@@ -33,8 +33,8 @@ LONGEST_NUMBER = 1000
 """Characters of a number."""
 GZIP = 16 + zlib.MAX_WBITS
 ZSTD_WINDOW = 8 * 1024 * 1024  # bytes a decoder must be able to look back (RFC 9659)
-ZSTD_PIECE = 512
-"""Bytes that are unpacked at a time: zstd's decoder has no other limit for its output."""
+PIECE = 512
+"""Bytes that are unpacked at a time: at most to 16 MiB, when every block of zstd is a run of one byte."""
 
 _SURROGATE = re.compile(rb"\\u[dD][89abAB]")
 
@@ -137,56 +137,39 @@ def unpack(body: bytes, encoding: str, limit: int) -> bytes:
 
     Raises UnsupportedEncoding, TooLarge, and InvalidRequest for a damaged body.
     """
-    match encoding.strip().lower():
+    decoder: Any
+    broken: type[Exception]
+    kind = encoding.strip().lower().removeprefix("x-")
+    match kind:
         case "" | "identity":
             return body
-        case "gzip" | "x-gzip":
-            found = _from_gzip(body, limit)
+        case "gzip":
+            decoder, broken = zlib.decompressobj(GZIP), zlib.error
         case "zstd":
-            found = _from_zstd(body, limit)
-        case other:
+            from zstandard import ZstdDecompressor, ZstdError  # few clients compress; importing it takes time
+
+            decoder, broken = ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj(), ZstdError
+        case _:
             raise UnsupportedEncoding(
-                f"request bodies with Content-Encoding {other[:40]!r} are not supported",
+                f"request bodies with Content-Encoding {kind[:40]!r} are not supported",
                 hint="send it as it is, or with gzip or zstd",
             )
-    if len(found) > limit:
-        raise too_large()
-    return found
+    found = bytearray()
+    try:
+        for start in range(0, len(body), PIECE):
+            found += decoder.decompress(body[start : start + PIECE])
+            if len(found) > limit:
+                raise too_large()
+    except broken as error:
+        raise InvalidRequest(f"invalid {kind} body: {error}") from None
+    if not decoder.eof or decoder.unused_data:
+        raise InvalidRequest(f"invalid {kind} body: it does not end where it should")
+    return bytes(found)
 
 
 def too_large() -> TooLarge:
     """Return the error of a body beyond the limit."""
     return TooLarge("request body too large", hint="raise max_body in [server] of ollmlx.toml")
-
-
-def _from_gzip(body: bytes, limit: int) -> bytes:
-    """Unpack at most one byte more than the limit."""
-    decoder = zlib.decompressobj(GZIP)
-    try:
-        found = decoder.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise InvalidRequest(f"invalid gzip body: {error}") from None
-    if len(found) <= limit and (not decoder.eof or decoder.unused_data):
-        raise InvalidRequest("invalid gzip body: it does not end where it should")
-    return found
-
-
-def _from_zstd(body: bytes, limit: int) -> bytes:
-    """Unpack at most one piece more than the limit: 16 MiB, when every block of the piece is a run of one byte."""
-    from zstandard import ZstdDecompressor, ZstdError  # few clients compress; importing it takes time
-
-    decoder = ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
-    found = bytearray()
-    try:
-        for start in range(0, len(body), ZSTD_PIECE):
-            found += decoder.decompress(body[start : start + ZSTD_PIECE])
-            if len(found) > limit:
-                return bytes(found)
-    except ZstdError as error:
-        raise InvalidRequest(f"invalid zstd body: {error}") from None
-    if not decoder.eof or decoder.unused_data:
-        raise InvalidRequest("invalid zstd body: it does not end where it should")
-    return bytes(found)
 
 
 # -- JSON -------------------------------------------------------------------------------------------------------------

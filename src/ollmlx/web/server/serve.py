@@ -65,18 +65,18 @@ async def run(app: App, reload: Callable[[], object] | None = None) -> int:
 async def _serve(app: App, sock: socket.socket, address: Address, reload: Callable[[], object] | None) -> int:
     web = create_app(app)
     server = HTTPServer(web, [sock], write_timeout=app.settings.server.write_timeout)
-    with _signals(reload) as stops, _gc_tuned():
+    with _signals(reload) as (first, second), _gc_tuned():
         await server.start()
         try:
             _announce(address, app)
-            await stops.first.wait()
+            await first.wait()
             with _deadline(_finite(app.settings.server.drain_timeout) + FLUSH_TIME + HARD_DEADLINE):
-                return await _end(app, state_of(web).drain, server, stops)
+                return await _end(app, state_of(web).drain, server, second)
         finally:
             await server.stop(0)
 
 
-async def _end(app: App, drain: Drain, server: HTTPServer, stops: _Stops) -> int:
+async def _end(app: App, drain: Drain, server: HTTPServer, second: asyncio.Event) -> int:
     """Refuse new work, wait for running requests, cancel the rest, stop the runners."""
     timeout = app.settings.server.drain_timeout
     notify("STOPPING=1")
@@ -84,7 +84,7 @@ async def _end(app: App, drain: Drain, server: HTTPServer, stops: _Stops) -> int
     if drain.running:
         logger.info("%s", drain.status())
     closing = asyncio.create_task(app.close(), name="close")  # requests that wait for a runner are refused now
-    await _first_of(drain.idle(_finite(timeout)), stops.second.wait())
+    await _first_of(drain.idle(_finite(timeout)), second.wait())
     drain.end()
     clean = await drain.idle(FLUSH_TIME)
     await closing
@@ -121,26 +121,20 @@ def notify(state: str) -> None:
         sock.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
 
 
-class _Stops:
-    """The signals to stop: the first begins the drain, the second ends it. The handlers only set events."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-
-    def __call__(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
-
-
 @contextlib.contextmanager
-def _signals(reload: Callable[[], object] | None) -> Iterator[_Stops]:
-    loop, stops = asyncio.get_running_loop(), _Stops()
-    actions: dict[signal.Signals, Callable[[], object]] = {signal.SIGTERM: stops, signal.SIGINT: stops}
+def _signals(reload: Callable[[], object] | None) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
+    """Yield the events of the first and the second signal to stop. The handlers only set events."""
+    loop, first, second = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+    def stop() -> None:
+        (second if first.is_set() else first).set()
+
+    actions: dict[signal.Signals, Callable[[], object]] = {signal.SIGTERM: stop, signal.SIGINT: stop}
     actions[signal.SIGHUP] = reload or (lambda: logger.info("SIGHUP: there are no settings to reload"))
     for number, action in actions.items():
         loop.add_signal_handler(number, action)
     try:
-        yield stops
+        yield first, second
     finally:
         for number in actions:
             loop.remove_signal_handler(number)
