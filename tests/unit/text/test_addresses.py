@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx.errors import ConfigError
-from ollmlx.text.addresses import Address
+from ollmlx.text.addresses import Address, is_loopback
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,8 @@ def test_any_text_is_an_address_or_refused(text: str) -> None:
         return
     assert 0 <= address.port <= 65535
     assert address.path or Address.parse(str(address)) == address
+
+
+def test_only_loopback_addresses_stay_on_this_machine() -> None:
+    assert all(map(is_loopback, ["127.0.0.1", "127.3.2.1", "::1", "::ffff:127.0.0.1", "localhost"]))
+    assert not any(map(is_loopback, ["0.0.0.0", "::", "192.168.1.2", "box.lan"]))

@@ -23,17 +23,11 @@ HANG_GUARD = 60
 READ_SIZE = 2**16
 NEVER = 1e6
 
-Family = Callable[[Service], Blueprint]
+View = Callable[[], Awaitable[Response]]
 
 
-def greeting(service: Service) -> Blueprint:
-    made = Blueprint("greeting", __name__)
-
-    @made.get("/hello")
-    async def hello() -> Response:
-        return json_answer("hello")
-
-    return made
+async def greeting() -> Response:
+    return json_answer("hello")
 
 
 class Patient:
@@ -44,29 +38,29 @@ class Patient:
         self.cancelled = asyncio.Event()
         self._read_body = read_body
 
-    def __call__(self, service: Service) -> Blueprint:
-        made = Blueprint("patient", __name__)
-
-        @made.route("/hello", methods=["GET", "POST"])
-        async def hello() -> Response:
-            self.begun.set()
-            try:
-                if self._read_body is not None:
-                    await self._read_body()
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                self.cancelled.set()
-                raise
-            return json_answer("never")
-
-        return made
+    async def answer(self) -> Response:
+        self.begun.set()
+        try:
+            if self._read_body is not None:
+                await self._read_body()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return json_answer("never")
 
 
 @asynccontextmanager
 async def serving(
-    family: Family, write_timeout: float = NEVER
+    view: View, write_timeout: float = NEVER
 ) -> AsyncIterator[tuple[HTTPServer, asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A server, and one connection to it."""
+    """A server with one route, `/hello`, and one connection to it."""
+
+    def family(service: Service) -> Blueprint:
+        made = Blueprint("hello", __name__)
+        made.add_url_rule("/hello", "hello", view, methods=["GET", "POST"])
+        return made
+
     sock = listening_socket(served_address("127.0.0.1:0"))
     server = HTTPServer(web_app(FakeService(), family), [sock], write_timeout=write_timeout)
     await server.start()
@@ -104,7 +98,7 @@ async def test_answers_have_a_reason_phrase_and_the_connection_stays_open() -> N
 
 
 async def test_a_client_that_waits_for_100_continue_gets_it() -> None:
-    async with serving(Patient(read_json)) as (_, reader, writer):
+    async with serving(Patient(read_json).answer) as (_, reader, writer):
         writer.write(b"POST /hello HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 Continue\r\n")
 
@@ -117,9 +111,14 @@ async def test_an_upgrade_to_http2_is_answered_in_http1() -> None:
             assert (await head(reader)).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-async def test_http2_without_an_upgrade_is_refused() -> None:
+@pytest.mark.parametrize(
+    "request_",
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", GET[:-2] + b"X: " + b"a" * (HEADER_LIMIT + READ_SIZE)],
+    ids=["HTTP/2", "headers beyond the limit"],
+)
+async def test_what_is_not_served_is_refused_and_ends_the_connection(request_: bytes) -> None:
     async with serving(greeting) as (_, reader, writer):
-        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        writer.write(request_)
         received = await rest(reader)
         assert received == b"" or received.startswith(b"HTTP/1.1 4")
 
@@ -164,7 +163,7 @@ async def test_an_idle_connection_is_closed_when_the_server_stops() -> None:
 @pytest.mark.fault(18)
 async def test_a_request_that_does_not_end_is_aborted_when_the_server_stops() -> None:
     patient = Patient()
-    async with serving(patient) as (server, reader, writer):
+    async with serving(patient.answer) as (server, reader, writer):
         writer.write(GET)
         await patient.begun.wait()
         await server.stop(0.01)
@@ -193,7 +192,7 @@ async def test_the_request_of_a_client_that_leaves_is_cancelled(
     read_body: Callable[[], Awaitable[object]], length: int
 ) -> None:
     patient = Patient(read_body)
-    async with serving(patient) as (_, _, writer):
+    async with serving(patient.answer) as (_, _, writer):
         writer.write(b"POST /hello HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n{}" % length)
         writer.write_eof()
         await patient.cancelled.wait()
@@ -201,7 +200,7 @@ async def test_the_request_of_a_client_that_leaves_is_cancelled(
 
 async def test_a_connection_that_is_reset_is_not_logged_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
     patient = Patient()
-    async with serving(patient) as (server, _, writer):
+    async with serving(patient.answer) as (server, _, writer):
         with caplog.at_level(logging.INFO), socket.create_connection(writer.get_extra_info("peername")) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.sendall(GET)
@@ -222,26 +221,20 @@ async def test_only_a_client_that_reads_nothing_for_write_timeout_is_dropped(
     ended = asyncio.Event()
     sent = 0
 
-    def family(service: Service) -> Blueprint:
-        made = Blueprint("endless", __name__)
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal sent
+        try:
+            while True:
+                sent += READ_SIZE
+                await asyncio.sleep(0)
+                yield bytes(READ_SIZE)
+        finally:
+            ended.set()
 
-        async def pieces() -> AsyncIterator[bytes]:
-            nonlocal sent
-            try:
-                while True:
-                    sent += READ_SIZE
-                    await asyncio.sleep(0)
-                    yield bytes(READ_SIZE)
-            finally:
-                ended.set()
+    async def endless() -> Response:
+        return Response(pieces())
 
-        @made.get("/hello")
-        async def hello() -> Response:
-            return Response(pieces())
-
-        return made
-
-    async with serving(family, write_timeout) as (_, reader, writer):
+    async with serving(endless, write_timeout) as (_, reader, writer):
         writer.write(GET)
         await reader.readuntil(b"\r\n\r\n")
         if write_timeout:
@@ -274,10 +267,3 @@ async def test_headers_that_do_not_end_are_given_up_however_often_more_comes(
         dripping = asyncio.create_task(drip(writer, b"a" if begun else b""))
         await rest(reader)
         dripping.cancel()
-
-
-async def test_headers_beyond_the_limit_are_refused_and_end_the_connection() -> None:
-    async with serving(greeting) as (_, reader, writer):
-        writer.write(GET[:-2] + b"X: " + b"a" * (HEADER_LIMIT + READ_SIZE))
-        received = await rest(reader)
-        assert received == b"" or received.startswith(b"HTTP/1.1 4")

@@ -53,20 +53,14 @@ def test_console_lines_carry_the_request_id_and_escape_control_characters(tmp_pa
     assert lines[-1].endswith("after")
 
 
-def test_lines_of_plugins_are_shown_and_of_libraries_only_warnings(tmp_path: Path) -> None:
-    messages = [json.loads(line)["message"] for line in written(tmp_path, file=False, format="json").splitlines()]
-    assert messages[3:-1] == ["info of ollmlx_hub.store", "warning of ollmlx_hub.store", "warning of httpx"]
-
-
-def test_json_lines_have_the_fields_of_the_request_summary(tmp_path: Path) -> None:
-    first = json.loads(written(tmp_path, file=False, format="json").splitlines()[0])
+def test_json_lines_can_be_read_by_machines(tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in written(tmp_path, file=False, format="json").splitlines()]
+    first, of_another, of_none, *of_libraries, _ = lines
     assert (first["request"], first["status"], first["level"]) == ("r1", 200, "info")
-
-
-def test_a_line_can_name_its_request_and_its_runner(tmp_path: Path) -> None:
-    _, of_another, of_none, *_ = map(json.loads, written(tmp_path, file=False, format="json").splitlines())
     assert (of_another["request"], of_another["runner"]) == ("r9", "parrot#1")
     assert "request" not in of_none
+    messages = [line["message"] for line in of_libraries]
+    assert messages == ["info of ollmlx_hub.store", "warning of ollmlx_hub.store", "warning of httpx"]
 
 
 def test_debug_lines_are_written_at_debug_level(tmp_path: Path) -> None:

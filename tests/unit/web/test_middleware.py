@@ -19,13 +19,11 @@ from ollmlx.testing import eventually
 from ollmlx.testing.routes import FakeService, web_app
 from ollmlx.types import Admitted, Done, Prefill, Text
 from ollmlx.web import (
-    Failure,
     RequestContext,
     caller,
     declare_errors,
     json_answer,
     ndjson,
-    plain_shape,
     read_json,
     state_of,
     tracked,
@@ -72,22 +70,23 @@ def client_of(service: FakeService | None = None, **server: Any) -> Any:
     return web_app(service, blueprint).test_client()
 
 
-async def test_a_request_id_is_kept_if_it_is_safe_to_log_and_made_otherwise() -> None:
-    client = client_of()
-    assert (await client.get("/caller", headers={"X-Request-ID": "abc-1"})).headers["X-Request-ID"] == "abc-1"
-    made = (await client.get("/caller", headers={"X-Request-ID": "a b\x1b"})).headers["X-Request-ID"]
-    assert made.startswith("req-")
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"X-Request-ID": "abc-1", "X-Priority": "HIGH"}, {"request_id": "abc-1", "priority": "high"}),
+        ({"X-Request-ID": "abc-1", "X-Priority": "urgent"}, {"request_id": "abc-1", "priority": "normal"}),
+        ({"X-Request-ID": "a b\x1b"}, {"priority": "normal", "client": "local"}),
+    ],
+)
+async def test_the_caller_is_known_by_id_and_priority(headers: dict[str, str], expected: dict[str, str]) -> None:
+    answer = await client_of().get("/caller", headers=headers)
+    found = await answer.get_json()
+    assert {**found, **expected} == found
+    assert answer.headers["X-Request-ID"] == found["request_id"]
+    assert found["request_id"].startswith(("abc-1", "req-"))
 
 
-async def test_the_caller_is_known_by_id_address_and_priority() -> None:
-    body = await (await client_of().get("/caller", headers={"X-Request-ID": "r1", "X-Priority": "HIGH"})).get_json()
-    assert body["request_id"] == "r1"
-    assert body["priority"] == "high"
-    body = await (await client_of().get("/caller", headers={"X-Priority": "urgent"})).get_json()
-    assert body["priority"] == "normal"
-
-
-async def test_a_preflight_of_a_local_page_is_granted_and_of_a_foreign_page_refused() -> None:
+async def test_a_local_page_may_send_requests_and_read_answers_and_a_foreign_page_may_not() -> None:
     client = client_of()
     preflight = {
         "Origin": "http://localhost:3000",
@@ -99,15 +98,12 @@ async def test_a_preflight_of_a_local_page_is_granted_and_of_a_foreign_page_refu
     assert granted.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
     assert "x-stainless-os" in granted.headers["Access-Control-Allow-Headers"]
     assert "x-evil" not in granted.headers["Access-Control-Allow-Headers"]
+    answer = await client.get("/caller", headers={"Origin": "http://localhost:3000"})
+    assert answer.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
+    assert answer.headers["Vary"] == "Origin"
     refused = await client.options("/echo", headers={**preflight, "Origin": "https://evil.example"})
     assert refused.status_code == 403
     assert "Access-Control-Allow-Origin" not in refused.headers
-
-
-async def test_a_local_page_may_read_the_answer() -> None:
-    answer = await client_of().get("/caller", headers={"Origin": "http://localhost:3000"})
-    assert answer.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
-    assert answer.headers["Vary"] == "Origin"
 
 
 async def test_a_key_is_checked_before_the_route() -> None:
@@ -120,15 +116,6 @@ async def test_a_key_is_checked_before_the_route() -> None:
     assert (await client.get("/caller", headers={"Authorization": "Bearer sesame"})).status_code == 200
     body = await (await client.get("/caller", headers={"x-api-key": "sesame"})).get_json()
     assert body["client"].startswith("key-")
-
-
-async def test_keys_are_never_logged(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    service = FakeService(settings=Settings(security=SecuritySettings(api_keys=("sesame",))))
-    client = web_app(service, blueprint).test_client()
-    await client.get("/caller", headers={"Authorization": "Bearer sesame"})
-    await client.get("/caller", headers={"Authorization": "Bearer sesame2"})
-    assert "sesame" not in caplog.text
 
 
 @pytest.mark.fault(41)
@@ -175,15 +162,6 @@ async def test_a_compressed_body_is_read_within_the_same_limit_and_an_unknown_on
         answer = await client.post("/echo", data=data, headers={"Content-Encoding": encoding})
         assert answer.status_code == status, encoding
     assert b"send it as it is, or with gzip or zstd" in await answer.get_data()
-
-
-async def test_a_body_that_does_not_arrive_is_answered_408() -> None:
-    client = client_of(body_timeout=0.05)
-    async with client.request("/echo", method="POST") as connection:
-        await connection.send(b'{"a":')
-        body = await asyncio.wait_for(connection.receive(), 60)
-        assert connection.status_code == 408
-    assert "did not arrive in time" in orjson.loads(body)["error"]
 
 
 async def test_errors_have_the_shape_of_the_route_family() -> None:
@@ -242,22 +220,6 @@ async def test_one_line_and_one_observation_for_each_request(caplog: pytest.LogC
     assert line.startswith("POST /stream 200 ")
     for figure in ("model=tiny", "queue_ms=1.0", "load_ms=2.0", "prompt_tokens=3", "tokens=2", "finish=stop"):
         assert figure in line
-
-
-async def test_a_client_that_leaves_cancels_the_work_and_is_logged_as_499() -> None:
-    service = FakeService()
-    seen: list[RequestContext] = []
-    never = asyncio.Event()
-    service.outcomes = [Admitted(), Text(text="a"), never]
-    web = web_app(service, blueprint)
-    state_of(web).observers.append(seen.append)
-    async with web.test_client().request("/stream", method="POST") as connection:
-        await connection.send_complete()
-        assert b'"a"' in await connection.receive()
-        assert service.open_streams == 1
-        await connection.disconnect()
-    assert service.open_streams == 0
-    assert seen[0].status == 499
 
 
 async def test_draining_refuses_new_work_and_still_answers_get_requests() -> None:
@@ -319,8 +281,7 @@ async def test_the_end_of_the_drain_answers_503_before_the_first_record() -> Non
     await eventually(lambda: service.open_streams)
     state_of(web).drain.begin()
     state_of(web).drain.end()
-    answer = await asking
-    assert answer.status_code == 503
+    assert (await asking).status_code == 503
     assert service.open_streams == 0
 
 
@@ -331,8 +292,3 @@ async def test_changed_settings_apply_to_the_next_request() -> None:
     assert (await client.get("/caller", headers={"Host": "box.lan"})).status_code == 403
     state_of(web).app.settings = Settings(server=ServerSettings(hosts=("box.lan",)))
     assert (await client.get("/caller", headers={"Host": "box.lan"})).status_code == 200
-
-
-def test_the_plain_error_shape_shows_code_and_hint() -> None:
-    failure = Failure(404, "not_found", "no", code="MDL002", hint="pull it")
-    assert plain_shape(failure) == {"error": "no", "code": "MDL002", "hint": "pull it"}

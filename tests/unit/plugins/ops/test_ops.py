@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from ollmlx import __version__
-from ollmlx.errors import NotFound
 from ollmlx.settings.model import SecuritySettings, Settings, StorageSettings
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.testing.routes import FakeService, installed, web_app
@@ -143,11 +142,6 @@ async def test_two_daemons_in_one_process_have_metrics_of_their_own(service: Fak
     await first.get("/livez")
     assert 'route="/livez"' in await text(first)
     assert 'route="/livez"' not in await text(second)
-
-
-async def test_a_missing_model_has_no_metrics(service: FakeService) -> None:
-    service.outcomes = [NotFound("no")]
-    assert "first_token_seconds_count{" not in await text(web_app(service, blueprint).test_client())
 
 
 async def test_a_failed_runner_has_no_uptime(service: FakeService) -> None:
