@@ -63,8 +63,9 @@ def fetch(host: Host, client: httpx2.AsyncClient, tmp_path: Path) -> Fetch:
     return run
 
 
-async def test_a_file_arrives_whole_and_its_progress_is_reported(fetch: Fetch, tmp_path: Path) -> None:
+async def test_a_file_arrives_whole_and_its_progress_is_reported(host: Host, fetch: Fetch, tmp_path: Path) -> None:
     sizes = await fetch()
+    assert [asked.headers["accept-encoding"] for asked in host.served.asked] == ["identity"]
     assert (tmp_path / "file").read_bytes() == DATA
     assert sizes == sorted(sizes)
     assert (sizes[0], sizes[-1]) == (0, len(DATA))

@@ -98,24 +98,16 @@ class Copying:
             (into / path).write_bytes(data)
 
 
-@pytest.fixture
-def gguf(tmp_path: Path) -> dict[str, Path]:
+async def test_a_gguf_file_is_imported_and_a_failed_import_leaves_nothing(store: MlxStore, tmp_path: Path) -> None:
     (tmp_path / "sha256-abc").write_bytes(b"GGUF")
-    return {"x.gguf": tmp_path / "sha256-abc"}
-
-
-async def test_a_gguf_file_is_imported(store: MlxStore, gguf: dict[str, Path]) -> None:
+    files = {"x.gguf": tmp_path / "sha256-abc"}
+    with pytest.raises(StorageError, match="cannot import"):
+        await create(store, "mine", files=files, importer=Copying(fail=True))
+    assert await store.list() == []
     importer = Copying()
-    assert await create(store, "mine", files=gguf, importer=importer) == ["importing", "writing manifest", "success"]
+    assert await create(store, "mine", files=files, importer=importer) == ["importing", "writing manifest", "success"]
     assert importer.calls == [("x.gguf", "gguf", None)]
     await found(store, "mine")
-    assert list((store.layout.root / ".staging").iterdir()) == []
-
-
-async def test_a_failed_import_leaves_nothing(store: MlxStore, gguf: dict[str, Path]) -> None:
-    with pytest.raises(StorageError, match="cannot import"):
-        await create(store, "mine", files=gguf, importer=Copying(fail=True))
-    assert await store.list() == []
     assert list((store.layout.root / ".staging").iterdir()) == []
 
 
@@ -132,22 +124,22 @@ async def test_quantising_goes_through_the_importer(store: MlxStore, put: Callab
 
 
 GOOD = ("config.json", "model.safetensors")
-REFUSED_FILES: dict[str, tuple[tuple[str, ...], type[OllmlxError], str]] = {
-    "nothing": ((), InvalidRequest, "neither 'from' or 'files'"),
-    "a pickle": (("pytorch_model.bin", "config.json"), InvalidRequest, "pickle"),
-    "no weights": (("config.json",), InvalidRequest, "no safetensors or GGUF"),
-    "no configuration": (("model.safetensors",), InvalidRequest, "config.json is missing"),
-    "two GGUFs": (("a.gguf", "b.gguf"), InvalidRequest, "more than one GGUF"),
-    "code": ((*GOOD, "modeling.py"), InvalidRequest, "do not belong"),
-    "a path upwards": ((*GOOD, "../x.json"), InvalidRequest, "invalid file"),
-    "an absolute path": ((*GOOD, "/x.json"), InvalidRequest, "invalid file"),
-    "no importer": (("a.gguf",), Unsupported, "no backend imports"),
-}
 
 
-@pytest.mark.parametrize("case", REFUSED_FILES)
-async def test_files_that_are_no_model_are_refused(store: MlxStore, tmp_path: Path, case: str) -> None:
-    names, kind, message = REFUSED_FILES[case]
+@pytest.mark.parametrize(
+    ("names", "kind", "message"),
+    [
+        (("model.safetensors",), InvalidRequest, "config.json is missing"),
+        (("a.gguf", "b.gguf"), InvalidRequest, "more than one GGUF"),
+        ((*GOOD, "modeling.py"), InvalidRequest, "do not belong"),
+        ((*GOOD, "../x.json"), InvalidRequest, "invalid file"),
+        ((*GOOD, "/x.json"), InvalidRequest, "invalid file"),
+        (("a.gguf",), Unsupported, "no backend imports"),
+    ],
+)
+async def test_files_that_are_no_model_are_refused(
+    store: MlxStore, tmp_path: Path, names: tuple[str, ...], kind: type[OllmlxError], message: str
+) -> None:
     (tmp_path / "blob").write_bytes(b"x")
     with pytest.raises(kind, match=message):
         await create(store, "mine", files=dict.fromkeys(names, tmp_path / "blob"))

@@ -79,14 +79,6 @@ async def test_installed_layers_are_not_fetched_again(
     assert digest(b"You are terse.").replace(":", "-") in ollama.blobs(), "the other model's"
 
 
-async def test_a_broken_connection_is_resumed_at_the_same_byte(registry: RegistryServer, store: OllamaStore) -> None:
-    registry.faults.cuts = [10**9, 600_000, 1]  # the configuration comes whole
-    await pull(store, registry)
-    ranges = [asked.headers.get("range") for asked in registry.large_requests() if digest(LARGE) in asked.path]
-    assert ranges == [None, "bytes=600000-", "bytes=600001-"]
-    assert all(asked.headers["accept-encoding"] == "identity" for asked in registry.large_requests())
-
-
 async def test_a_wrong_blob_is_never_installed(
     registry: RegistryServer, ollama: OllamaFolder, store: OllamaStore
 ) -> None:
