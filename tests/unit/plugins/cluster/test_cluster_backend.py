@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.plugins.mlx.architectures import write_folder
 
 from ollmlx import LaunchOptions, RunnerCommand
 from ollmlx.errors import ConfigError, Unsupported
@@ -20,7 +21,7 @@ from ollmlx.types import InstalledModel, ModelDefaults
 from ollmlx_cluster import hosts as hosts_module
 from ollmlx_cluster.backend import ClusterBackend, cluster_command, share
 from ollmlx_cluster.hosts import check_heads, members
-from ollmlx_mlx.daemon.backend import MlxBackend, MlxSettings
+from ollmlx_mlx.daemon.backend import MlxSettings
 from ollmlx_mlx.daemon.estimate import MIB, CacheShape, ModelFacts, estimate
 from ollmlx_mlx.daemon.known_models import installed_mlx_lm
 from ollmlx_mlx.daemon.machine import MlxMachine
@@ -36,9 +37,10 @@ FACTS = ModelFacts(
 )
 
 
-def backend(kind: type[MlxBackend] = ClusterBackend) -> Any:
+def backend() -> ClusterBackend:
     machine = MlxMachine("linux", "x86_64", "Some CPU", 2, {"mlx": "1", "mlx-cpu": "1"}, root=Path("/nowhere"))
-    return kind(MlxSettings(), machine, budget=lambda: 8 << 30, trusted=lambda model: False, mlx_lm=installed_mlx_lm())
+    budget, trusted = (lambda: 8 << 30), (lambda model: False)
+    return ClusterBackend(MlxSettings(), machine, budget=budget, trusted=trusted, mlx_lm=installed_mlx_lm())
 
 
 @pytest.fixture
@@ -47,11 +49,7 @@ def model(tmp_path: Path) -> InstalledModel:
 
 
 def written(folder: Path, config: dict[str, Any]) -> InstalledModel:
-    """A model's folder with one small tensor."""
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    raw = json.dumps({"w": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()
-    (folder / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(8))
-    return fake_model("big").model_copy(update={"format": "mlx", "path": folder})
+    return fake_model("big", format="mlx", path=write_folder(folder, config))
 
 
 def test_it_is_registered_beside_the_mlx_backend_which_spreads_nothing() -> None:
@@ -124,27 +122,13 @@ def plan_of(command: RunnerCommand) -> dict[str, Any]:
     return plan
 
 
-def words_for(backend: str, *hosts: str) -> list[str]:
-    return hosts_module.launch_arguments(
-        {"hosts": list(hosts), "backend": backend}, Path("made.json"), ["--socket", "r"]
-    )
-
-
 @pytest.fixture
 def host_file(tmp_path: Path) -> Path:
     path = tmp_path / "hosts.json"
-    path.write_text(
-        json.dumps(
-            {
-                "envs": ["MLX_METAL_FAST_SYNCH=1"],
-                "hosts": [
-                    {"ssh": "mac1.local", "ips": ["192.0.2.1"], "rdma": [None, "rdma_en2"]},
-                    {"ssh": "mac2.local", "ips": [], "rdma": ["rdma_en2", None]},
-                ],
-            }
-        ),
-        encoding="utf-8",
-    )
+    mac1 = {"ssh": "mac1.local", "ips": ["192.0.2.1"], "rdma": [None, "rdma_en2"]}
+    mac2 = {"ssh": "mac2.local", "ips": [], "rdma": ["rdma_en2", None]}
+    content = {"envs": ["MLX_METAL_FAST_SYNCH=1"], "hosts": [mac1, mac2]}
+    path.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 
@@ -237,7 +221,8 @@ def test_a_local_rank_has_the_address_that_the_rank_before_it_can_call(monkeypat
 
 @pytest.mark.parametrize("backend", ["ring", "jaccl", "mpi", "nccl"])
 def test_every_backend_starts_the_same_ranks_each_with_ports_of_its_own(backend: str) -> None:
-    words = words_for(backend, "localhost", "localhost", "node2", "node2")
+    plan = {"hosts": ["localhost", "localhost", "node2", "node2"], "backend": backend}
+    words = hosts_module.launch_arguments(plan, Path("made.json"), ["--socket", "r"])
     assert words[words.index("--") :][3:] == [
         "-m", "ollmlx_cluster.rank", "--backend", backend, "--socket", "r",
     ]  # fmt: skip

@@ -24,3 +24,15 @@ def random_model(folder: Path, config: dict[str, Any], vocabulary: dict[str, Any
     tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer.config), encoding="utf-8")
     return folder
+
+
+def write_folder(folder: Path, config: Any, **files: Any) -> Path:
+    """Write a model's folder with one small tensor. `config`: an object, or text; `files`: more of them, by stem."""
+    folder.mkdir(exist_ok=True)
+    content = config if isinstance(config, str) else json.dumps(config)
+    (folder / "config.json").write_text(content, encoding="utf-8")
+    raw = json.dumps({"w": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(8))
+    for name, file in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(file), encoding="utf-8")
+    return folder

@@ -14,22 +14,18 @@ import pytest
 from tests.unit.plugins.mlx.architectures import ARCHITECTURES, random_model
 
 
+def run_importer(source: Path, into: Path, prelude: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the importer in a process of its own, after the statements of `prelude`."""
+    code = f"{prelude}\nimport sys\nfrom ollmlx_mlx.importer.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    argv = [sys.executable, "-P", "-c", code, "--source", str(source), "--into", str(into)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
+
+
 @pytest.fixture(scope="session")
 def smollm2_folder(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model, imported into an MLX folder by the importer program."""
     folder = tmp_path_factory.mktemp("smollm2") / "model"
-    folder.mkdir()
-    argv = [
-        sys.executable,
-        "-P",
-        "-m",
-        "ollmlx_mlx.importer.__main__",
-        "--source",
-        str(smollm2_gguf),
-        "--into",
-        str(folder),
-    ]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
+    done = run_importer(smollm2_gguf, folder)
     assert done.returncode == 0, done.stderr
     return folder
 

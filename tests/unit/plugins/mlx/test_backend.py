@@ -6,24 +6,25 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.plugins.mlx.architectures import write_folder
 
-from ollmlx import ModelName
+from ollmlx import ModelName, Refusal
 from ollmlx.doctor.check import remedy
 from ollmlx.errors import StorageError
-from ollmlx.plugin.contracts import Backend, LaunchOptions
+from ollmlx.plugin.contracts import LaunchOptions
 from ollmlx.plugin.loader import load_plugins
 from ollmlx.settings import Settings
+from ollmlx.testing import fake_model
 from ollmlx.types import InstalledModel, ModelDefaults
 from ollmlx_mlx.daemon.backend import FOREIGN, MlxBackend, MlxSettings
 from ollmlx_mlx.daemon.known_models import KnownModels, installed_mlx_lm
 from ollmlx_mlx.daemon.machine import MlxMachine
 from ollmlx_mlx.folder import remote_code
-from ollmlx_mlx.linux_cpu.blas import BlasCandidate, ProbeResult, TunedBlas
+from ollmlx_mlx.linux_cpu.blas import ProbeResult, TunedBlas
 
 CPU = MlxMachine("linux", "x86_64", "Some CPU", 2, {"mlx": "1", "mlx-cpu": "1"}, root=Path("/nowhere"))
 METAL = MlxMachine("darwin", "arm64", "Apple", 8, {"mlx": "1", "mlx-metal": "1"})
@@ -33,51 +34,38 @@ MakeFolder = Callable[..., Path]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> MakeFolder:
-    """A model's folder with one small tensor."""
-
-    def make(config: Any = CONFIG, **files: Any) -> Path:
-        path = tmp_path / "model"
-        path.mkdir(exist_ok=True)
-        content = config if isinstance(config, str) else json.dumps(config)
-        (path / "config.json").write_text(content, encoding="utf-8")
-        raw = json.dumps({"w": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()
-        (path / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(8))
-        for name, file in files.items():
-            (path / f"{name}.json").write_text(json.dumps(file), encoding="utf-8")
-        return path
-
-    return make
+    """Make a model's folder with one small tensor: `folder(config, tokenizer_config={...})`."""
+    return lambda config=CONFIG, **files: write_folder(tmp_path / "model", config, **files)
 
 
-def backend(machine: MlxMachine = CPU, *, trusted: bool = False, mlx_lm: Path | None = None, **own: Any) -> MlxBackend:
-    def probe(candidate: BlasCandidate | None) -> ProbeResult:
-        return ProbeResult(0.4)
+@pytest.fixture
+def known() -> KnownModels:
+    """The models of the installed mlx-lm."""
+    installed = installed_mlx_lm()
+    assert installed is not None
+    return KnownModels(installed)
 
+
+def backend(machine: MlxMachine = CPU, *, trusted: bool = False) -> MlxBackend:
     return MlxBackend(
-        MlxSettings(**own),
+        MlxSettings(),
         machine,
-        TunedBlas(machine, probe),
+        TunedBlas(machine, lambda candidate: ProbeResult(0.4)),
         budget=lambda: 8 << 30,
         trusted=lambda model: trusted,
-        mlx_lm=mlx_lm or installed_mlx_lm(),
+        mlx_lm=installed_mlx_lm(),
     )
 
 
 def model(path: Path, format: str = "mlx", **defaults: Any) -> InstalledModel:
-    return InstalledModel(
-        name=ModelName.parse("org/tiny"),
-        store="hub",
-        format=format,
-        path=path,
-        digest="0" * 64,
-        size=8,
-        modified_at=datetime.now(UTC),
-        defaults=ModelDefaults(**defaults),
-    )
+    name = ModelName.parse("org/tiny")
+    return fake_model(format=format, path=path, defaults=ModelDefaults(**defaults)).model_copy(update={"name": name})
 
 
-def test_it_is_a_backend() -> None:
-    assert isinstance(backend(), Backend)
+def refused(model: InstalledModel, machine: MlxMachine = CPU) -> Refusal:
+    refusal = backend(machine).accepts(model)
+    assert refusal is not None
+    return refusal
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen3_moe", "gemma3", "mamba2", "phi-msft", "kimi_k2"])
@@ -108,8 +96,7 @@ def test_types_that_mlx_lm_serves_are_accepted(kind: str, folder: MakeFolder) ->
 def test_a_folder_that_cannot_run_is_refused_with_the_reason(
     config: Any, words: str, code: str, folder: MakeFolder
 ) -> None:
-    refusal = backend().accepts(model(folder(config)))
-    assert refusal is not None
+    refusal = refused(model(folder(config)))
     assert words in refusal.reason
     assert refusal.code == code
 
@@ -117,27 +104,22 @@ def test_a_folder_that_cannot_run_is_refused_with_the_reason(
 @pytest.mark.fault(31)
 def test_a_tokenizer_with_code_of_its_own_is_refused_unless_the_model_is_trusted(folder: MakeFolder) -> None:
     path = folder(CONFIG, tokenizer_config={"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}})
-    refusal = backend().accepts(model(path))
-    assert refusal is not None
+    refusal = refused(model(path))
     assert refusal.hint == 'if you trust it: [security] allow_remote_code = ["org/tiny"]'
     assert remote_code(path) == "tokenizer_config.json: auto_map"
     assert backend(trusted=True).accepts(model(path)) is None
 
 
 def test_a_gguf_file_is_refused_with_what_would_run_it(tmp_path: Path) -> None:
-    refusal = backend().accepts(model(tmp_path / "x.gguf", format="gguf"))
-    assert refusal is not None
+    refusal = refused(model(tmp_path / "x.gguf", format="gguf"))
     assert "ollmlx[llamacpp]" in (refusal.hint or "")
     assert "ollmlx create" in (refusal.hint or "")
-    other = backend().accepts(model(tmp_path, format="onnx"))
-    assert other is not None
-    assert "not onnx" in other.reason
+    assert "not onnx" in refused(model(tmp_path, format="onnx")).reason
 
 
 @pytest.mark.parametrize("format", FOREIGN)
 def test_what_would_help_with_a_foreign_format_is_a_sentence_and_no_command(format: str, tmp_path: Path) -> None:
-    refusal = backend().accepts(model(tmp_path, format=format))
-    assert refusal is not None
+    refusal = refused(model(tmp_path, format=format))
     assert refusal.hint
     assert remedy(refusal.hint) == ()  # the doctor would print it to be typed
 
@@ -145,13 +127,11 @@ def test_what_would_help_with_a_foreign_format_is_a_sentence_and_no_command(form
 def test_damaged_or_missing_weights_are_refused_before_a_process_starts(folder: MakeFolder) -> None:
     path = folder()
     (path / "model.safetensors").write_bytes(b"\xff" * 20)
-    refusal = backend().accepts(model(path))
-    assert refusal is not None
+    refusal = refused(model(path))
     assert refusal.code == "MDL003"
     (path / "model.safetensors").unlink()
     (path / "pytorch_model.bin").write_bytes(b"pickle")
-    refusal = backend().accepts(model(path))
-    assert refusal is not None
+    refusal = refused(model(path))
     assert "has no model*.safetensors" in refusal.reason
 
 
@@ -159,16 +139,13 @@ def test_a_pipe_instead_of_a_configuration_is_not_waited_for(folder: MakeFolder)
     path = folder()
     (path / "config.json").unlink()
     os.mkfifo(path / "config.json")
-    refusal = backend().accepts(model(path))
-    assert refusal is not None
+    refusal = refused(model(path))
     assert "not a regular file" in refusal.reason
 
 
 def test_without_mlx_the_install_command_is_named(folder: MakeFolder) -> None:
     bare = MlxMachine("linux", "x86_64", "", 2, {"mlx": "1"})
-    refusal = backend(bare).accepts(model(folder()))
-    assert refusal is not None
-    assert "ollmlx[cpu]" in (refusal.hint or "")
+    assert "ollmlx[cpu]" in (refused(model(folder()), bare).hint or "")
 
 
 def test_the_command_isolates_the_child_and_says_what_was_chosen(folder: MakeFolder) -> None:
@@ -213,18 +190,14 @@ def test_an_estimate_of_a_damaged_folder_says_what_is_wrong(tmp_path: Path) -> N
         backend().estimate(model(tmp_path), 256, 1)
 
 
-def test_importers_exist_for_what_can_be_imported() -> None:
-    for format in ("gguf", "mlx"):
-        command = backend().importer(format)
-        assert command is not None
-        assert command.argv[-1] == "ollmlx_mlx.importer"
-    assert backend().importer("onnx") is None
+@pytest.mark.parametrize("format", ["gguf", "mlx"])
+def test_importers_exist_for_what_can_be_imported(format: str) -> None:
+    command = backend().importer(format)
+    assert command is not None
+    assert command.argv[-1] == "ollmlx_mlx.importer"
 
 
-def test_knowledge_of_models_is_read_without_importing_mlx_lm() -> None:
-    folder = installed_mlx_lm()
-    assert folder is not None
-    known = KnownModels(folder)
+def test_knowledge_of_models_is_read_without_importing_mlx_lm(known: KnownModels) -> None:
     assert known.rotates({"model_type": "gemma3_text"})
     assert known.rotates({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}})
     assert not known.rotates({"model_type": "qwen2"})
@@ -233,14 +206,9 @@ def test_knowledge_of_models_is_read_without_importing_mlx_lm() -> None:
     assert known.module("../utils") is None
 
 
-def test_what_a_configuration_leaves_out_is_mlx_lms_default() -> None:
-    folder = installed_mlx_lm()
-    assert folder is not None
-    config = {
-        "model_type": "gemma3",
-        "text_config": {"model_type": "gemma3_text", "sliding_window": 64, "head_dim": None},
-    }
-    complete = KnownModels(folder).complete(config)
+def test_what_a_configuration_leaves_out_is_mlx_lms_default(known: KnownModels) -> None:
+    text = {"model_type": "gemma3_text", "sliding_window": 64, "head_dim": None}
+    complete = known.complete({"model_type": "gemma3", "text_config": text})
     assert complete["sliding_window"] == 64
     assert complete["sliding_window_pattern"] == 6
     assert complete["head_dim"] == 256

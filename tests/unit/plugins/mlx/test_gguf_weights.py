@@ -23,14 +23,8 @@ def random_blocks(kind: str) -> np.ndarray:
     rng = np.random.default_rng(3)
     _, values, size = GGUF_BLOCKS[kind]
     blocks = rng.integers(0, 256, (ROWS * COLUMNS // values, size), dtype=np.uint8)
-    halves: dict[str, tuple[int, ...]] = {
-        "Q4_1": (0, 2),
-        "Q5_1": (0, 2),
-        "Q4_K": (0, 2),
-        "Q5_K": (0, 2),
-        "Q2_K": (80, 82),
-    }
-    halves |= {"Q3_K": (108,), "Q6_K": (208,)}
+    halves: dict[str, tuple[int, ...]] = dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2))
+    halves |= {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,)}
     for at in halves.get(kind, (0,)):
         scales = rng.uniform(0.001, 0.02, len(blocks)).astype(np.float16)
         blocks[:, at : at + 2] = scales[:, None].view(np.uint8)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.utils import load_model
+from tests.unit.plugins.mlx.conftest import WriteGguf, run_importer
 
 from ollmlx.errors import InvalidRequest, StorageError
 from ollmlx.formats.gguf import read_gguf_header
@@ -24,7 +22,6 @@ from ollmlx_mlx.importer.gguf_config import LLAMA3_ROPE, llama3_factors
 from ollmlx_mlx.importer.gguf_import import import_gguf
 
 pytestmark = pytest.mark.mlx
-WriteGguf = Callable[..., Path]
 
 
 def imported(file: Path, into: Path, **options: Any) -> dict[str, Any]:
@@ -123,19 +120,7 @@ def test_float_weights_are_quantised_on_the_way_when_asked(write_gguf: WriteGguf
 
 
 def test_the_program_reports_progress_in_lines(write_gguf: WriteGguf, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    argv = [
-        sys.executable,
-        "-P",
-        "-m",
-        "ollmlx_mlx.importer.__main__",
-        "--source",
-        str(write_gguf()),
-        "--into",
-        str(out),
-    ]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False, cwd=out)
+    done = run_importer(write_gguf(), tmp_path / "out")
     assert done.returncode == 0, done.stderr
     steps = [PullProgress.model_validate_json(line) for line in done.stdout.splitlines()]
     assert steps[0].status == "parsing GGUF"
@@ -160,19 +145,13 @@ def test_the_program_refuses_options_that_are_no_object(options: str, tmp_path: 
 def test_a_full_disk_is_reported_before_the_import_and_while_it_writes(
     write_gguf: WriteGguf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--source", str(write_gguf()), "--into", str(tmp_path / "out")]
     with monkeypatch.context() as nothing_left:
         nothing_left.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
-        assert main(arguments) == 1
+        assert main(["--source", str(write_gguf()), "--into", str(tmp_path / "out")]) == 1
     assert "not enough disk space" in capsys.readouterr().err
-    code = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
-        "from ollmlx_mlx.importer.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=240, check=False
-    )
+    small_files = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
+    small_files += "; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
+    done = run_importer(write_gguf(), tmp_path / "out", small_files)
     assert done.returncode == 1
     assert "the weights could not be written; is the disk full?" in done.stderr
     assert "Traceback" not in done.stderr
@@ -238,14 +217,13 @@ def test_a_folder_without_usable_weights_is_refused_by_name(source: Path, tmp_pa
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("int4", "int4"), ("INT8", "int8"), ("q4_K_M", "int4"), ("q8_0", "int8"), ("q4", "int4"), ("mxfp4", "mxfp4")],
+    [("int4", "int4"), ("INT8", "int8"), ("q4_K_M", "int4"), ("q8_0", "int8"), ("q4", "int4"), ("mxfp4", "mxfp4")]
+    + [(name, None) for name in ("", "int7", "q7", "fp16", "q4_k_m_x", "../int4")],
 )
-def test_names_of_quantisations_are_mlxs_or_ggufs(name: str, expected: str) -> None:
-    assert quantization(name) == MODES[expected]
-
-
-@pytest.mark.parametrize("name", ["", "int7", "q7", "fp16", "q4_k_m_x", "../int4"])
-def test_other_names_are_refused_with_the_known_ones(name: str) -> None:
+def test_names_of_quantisations_are_mlxs_or_ggufs_and_others_are_refused(name: str, expected: str | None) -> None:
+    if expected is not None:
+        assert quantization(name) == MODES[expected]
+        return
     with pytest.raises(InvalidRequest) as refused:
         quantization(name)
     assert "int4" in (refused.value.hint or "")
