@@ -7,7 +7,6 @@ line, variables and the settings file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -30,9 +29,6 @@ Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 """Bytes, written as a number, "8GiB" or "500MB"."""
 
 AutoSize = Literal["auto"] | Size
-
-_sources: ContextVar[tuple[PydanticBaseSettingsSource, ...]] = ContextVar("sources", default=())
-"""The sources that `Settings.from_sources` is merging."""
 
 
 class Section(BaseModel):
@@ -241,18 +237,14 @@ class Settings(BaseSettings):
     @classmethod
     def from_sources(cls, sources: Sequence[PydanticBaseSettingsSource]) -> Self:
         """Merge sources, the strongest first. Raises pydantic.ValidationError."""
-        token = _sources.set(tuple(sources))
-        try:
-            return cls()
-        finally:
-            _sources.reset(token)
+        return cls(_build_sources=(tuple(sources), {}))
 
     @classmethod
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *others: Any, **named: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The values that are passed in and the sources of `from_sources`; none of the library's own."""
-        return init_settings, *_sources.get()
+        """Only the values that are passed in; none of the library's own sources."""
+        return (init_settings,)
 
     @property
     def models_folder(self) -> Path:
