@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.byte_model import LLAMA, greedy, write_model
+from tests.random_models import LLAMA, byte_model, greedy
 
 from ollmlx import Backend, LaunchOptions, RunnerCommand
 from ollmlx.plugin.loader import load_plugins
@@ -41,7 +41,7 @@ SILENCE = 12
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("cluster") / "tiny", LLAMA)
+    return byte_model(tmp_path_factory.mktemp("cluster") / "tiny", LLAMA)
 
 
 @cache
@@ -65,7 +65,7 @@ class TestClusterBackend(BackendSuite):
         return registered()
 
     def make_model(self, folder: Path) -> InstalledModel:
-        write_model(folder / "tiny", LLAMA)
+        byte_model(folder / "tiny", LLAMA)
         return fake_model("tiny", format="mlx", path=folder / "tiny", capabilities=("completion",))
 
     def make_launch(self) -> LaunchOptions:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.byte_model import DEEPSEEK, greedy, write_model
 from tests.e2e.helpers import all_gone, asking, family
+from tests.random_models import DEEPSEEK, byte_model, greedy
 
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon
@@ -21,7 +21,7 @@ SPREAD = {"from": "org/tiny", "cluster": {"hosts": ["localhost", "localhost"], "
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with a tiny model whose layers can be a pipeline."""
     models = tmp_path_factory.mktemp("models")
-    write_model(models / "mlx" / "org_tiny", DEEPSEEK)
+    byte_model(models / "mlx" / "org_tiny", DEEPSEEK)
     return models
 
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
+from ollmlx import closing
 from ollmlx.errors import Busy, OllmlxError, RunnerFailed, RunnerUnavailable
 from ollmlx.plugin.contracts import Engine
 from ollmlx.protocol import ExitCode, Problem, Progress, RunnerConfig, encode_event
@@ -75,24 +76,17 @@ class EventStream:
 
     async def _run(self) -> None:
         try:
-            await self._forward()
+            async with closing(self._events) as events:
+                async for event in events:
+                    self._put(encode_event(event))
+                    if event.type in TERMINAL:
+                        return
+                    if self._size >= BUFFER_BYTES:
+                        self._room.clear()
+                        await self._room.wait()
+            raise RunnerFailed("the engine ended its answer without a result")
         except Exception as error:  # noqa: BLE001 - any exception of an engine ends its own request only
             self._fail(error)
-
-    async def _forward(self) -> None:
-        try:
-            async for event in self._events:
-                self._put(encode_event(event))
-                if event.type in TERMINAL:
-                    return
-                if self._size >= BUFFER_BYTES:
-                    self._room.clear()
-                    await self._room.wait()
-        finally:
-            close = getattr(self._events, "aclose", None)
-            if close is not None:
-                await close()
-        raise RunnerFailed("the engine ended its answer without a result")
 
     def _end(self, task: asyncio.Task[None]) -> None:
         # A callback, not a `finally`: a task that is cancelled before its first step never enters its body.

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -34,7 +34,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self._script = Script()
-        self._state = "loading"
+        self._ready = False
         self._config: RunnerConfig | None = None
         self._progress = 0
         self._steps = 0
@@ -68,7 +68,7 @@ class FakeEngine:
             self._progress += 1
             await asyncio.sleep(script.load_ms / 1000)
         await self._strike(self._planned(script.load_fault), "start")
-        self._state = "ready"
+        self._ready = True
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
         """Yield prefill, thinking, text or a tool call, and done, with the script's fault at its place."""
@@ -132,9 +132,9 @@ class FakeEngine:
         return Progress(
             protocol=self._script.protocol,
             engine="fake",
-            state=cast(Any, self._state),
+            state="ready" if self._ready else "loading",
             progress=self._progress,
-            load_fraction=1.0 if self._state == "ready" else self._steps / max(self._script.load_steps, 1),
+            load_fraction=1.0 if self._ready else self._steps / max(self._script.load_steps, 1),
             active=self._active,
             queued=self._queued,
             parallel=self._parallel,
@@ -153,7 +153,6 @@ class FakeEngine:
 
     async def close(self) -> None:
         await self._strike(self._planned(self._script.close_fault), "start")
-        self._state = "closing"
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

@@ -151,7 +151,8 @@ class PlannedFault:
         return ()
 
 
-def start_children(count: int, *, escaped: bool) -> list[subprocess.Popen[bytes]]:
+def start_children(count: int, *, escaped: bool) -> None:
     """Start sleeping child processes. `escaped` ones leave the process group, so a signal to the group misses them."""
     argv = [sys.executable, "-I", "-S", "-c", f"import time; time.sleep({FOR_EVER})"]
-    return [subprocess.Popen(argv, process_group=0 if escaped else None) for _ in range(count)]
+    for _ in range(count):
+        subprocess.Popen(argv, process_group=0 if escaped else None)

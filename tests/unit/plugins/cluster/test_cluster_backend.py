@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.plugins.mlx.architectures import write_folder
+from tests.random_models import write_folder
 
 from ollmlx import LaunchOptions, RunnerCommand
 from ollmlx.errors import ConfigError, Unsupported

@@ -21,8 +21,9 @@ def test_a_prompt_batch_takes_little_time(size: int, device: str, expected: int)
     assert server.prompt_batch(size, device) == expected
 
 
-LOG = """0.00.014.829 I srv          init: loading model
-0.00.015.249 E llama_model_load: error loading model: error loading model architecture: unknown model architecture: 'x'
+REASON = "error loading model architecture: unknown model architecture: 'x'"
+LOG = f"""0.00.014.829 I srv          init: loading model
+0.00.015.249 E llama_model_load: error loading model: {REASON}
 0.00.015.271 E llama_model_load_from_file_impl: failed to load model
 """
 
@@ -30,11 +31,8 @@ LOG = """0.00.014.829 I srv          init: loading model
 @pytest.mark.parametrize(
     ("log", "reason"),
     [
-        (LOG, "error loading model architecture: unknown model architecture: 'x'"),
-        (
-            f"0.00 E srv init: exiting due to model loading error\n{LOG}",
-            "error loading model architecture: unknown model architecture: 'x'",
-        ),
+        (LOG, REASON),
+        (f"0.00 E srv init: exiting due to model loading error\n{LOG}", REASON),
         ("0.00 E ggml_backend_alloc: failed to allocate buffer of size 10\n", "failed to allocate buffer of size 10"),
         ("0.00 E llama_model_load: error loading mod", "no reason given"),
         ("", "no reason given"),
@@ -62,12 +60,9 @@ def test_a_failed_load_has_the_error_kind_of_its_reason() -> None:
 
 def test_sockets_of_runners_that_are_gone_are_removed(tmp_path: Path) -> None:
     gone = 2**22 - 3
-    for name in (f"{server.PREFIX}{gone}-a", f"{server.PREFIX}{os.getpid()}-b", f"{server.PREFIX}x-c", "other"):
+    others = {f"{server.PREFIX}{os.getpid()}-b", f"{server.PREFIX}x-c", "other"}
+    for name in (f"{server.PREFIX}{gone}-a", *others):
         (tmp_path / name).mkdir()
         (tmp_path / name / "s.sock").touch()
     server.remove_stale_sockets(tmp_path)
-    assert {left.name for left in tmp_path.iterdir()} == {
-        f"{server.PREFIX}{os.getpid()}-b",
-        f"{server.PREFIX}x-c",
-        "other",
-    }
+    assert {left.name for left in tmp_path.iterdir()} == others

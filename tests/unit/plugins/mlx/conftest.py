@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.plugins.mlx.architectures import ARCHITECTURES, random_model
+from tests.random_models import ARCHITECTURES, random_model
 
 
 def run_importer(source: Path, into: Path, prelude: str = "") -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.plugins.mlx.architectures import write_folder
+from tests.random_models import write_folder
 
 from ollmlx import ModelName, Refusal
 from ollmlx.doctor.check import remedy

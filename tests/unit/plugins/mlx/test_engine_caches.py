@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.plugins.mlx.architectures import ARCHITECTURES, random_model
+from tests.random_models import ARCHITECTURES, random_model
 
 from ollmlx.testing.requests import ask, cancel_when, collect, running, together
 from ollmlx.testing.waiting import eventually

@@ -21,7 +21,7 @@ from mlx.nn.layers.containers import Sequential
 from mlx.nn.layers.embedding import Embedding
 from mlx.nn.layers.linear import Linear
 from mlx_lm.models import gemma, llama, qwen3
-from tests.unit.plugins.mlx.architectures import ARCHITECTURES, random_model
+from tests.random_models import ARCHITECTURES, random_model
 
 import ollmlx_mlx
 from ollmlx_mlx.linux_cpu import layers

@@ -1,4 +1,4 @@
-"""A tiny MLX model with random weights whose tokens are bytes, and what it would say: computed without any server."""
+"""Tiny MLX models with random weights: of each architecture; and one whose tokens are bytes, with greedy answers."""
 
 from __future__ import annotations
 
@@ -6,45 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ollmlx_mlx.importer.gguf_tokenizer import read_tokenizer
+
 VOCABULARY = 300
-LLAMA: dict[str, Any] = {
-    "model_type": "llama",
-    "hidden_size": 96,
-    "num_hidden_layers": 2,
-    "intermediate_size": 96,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 6,
-    "head_dim": 16,
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 32768,
-    "tie_word_embeddings": True,
-}
+ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "unit/plugins/mlx/data/architectures.json").read_text(encoding="utf-8")
+)
+"""Small configurations of the architectures that mlx-lm serves."""
+LONG = {"max_position_embeddings": 32768}
+LLAMA = {**ARCHITECTURES["llama"], **LONG, "hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 6}
 """Divides among two and three ranks."""
-DEEPSEEK: dict[str, Any] = {
-    "model_type": "deepseek_v3",
-    "hidden_size": 64,
-    "num_hidden_layers": 3,
-    "intermediate_size": 96,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "max_position_embeddings": 32768,
-    "tie_word_embeddings": False,
-    "n_shared_experts": 1,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "n_group": 1,
-    "topk_group": 1,
-    "moe_intermediate_size": 32,
-    "first_k_dense_replace": 1,
-    "kv_lora_rank": 16,
-    "q_lora_rank": 24,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 16,
-    "qk_nope_head_dim": 16,
-    "norm_topk_prob": True,
-}
+DEEPSEEK = {**ARCHITECTURES["deepseek_v3"], **LONG, "num_hidden_layers": 3}
 """Latent attention and experts; its layers can be a pipeline."""
 
 
@@ -64,7 +36,30 @@ def write_weights(folder: Path, config: dict[str, Any], seed: int) -> None:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
-def write_model(folder: Path, config: dict[str, Any]) -> Path:
+def random_model(folder: Path, config: dict[str, Any], vocabulary: dict[str, Any]) -> Path:
+    """Write an MLX folder: random weights of this configuration, and the tokenizer of this vocabulary."""
+    write_weights(folder, config, seed=11)
+    template = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    template += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    tokenizer = read_tokenizer({**vocabulary, "tokenizer.chat_template": template})
+    tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer.config), encoding="utf-8")
+    return folder
+
+
+def write_folder(folder: Path, config: Any, **files: Any) -> Path:
+    """Write a model's folder with one small tensor. `config`: an object, or text; `files`: more of them, by stem."""
+    folder.mkdir(exist_ok=True)
+    content = config if isinstance(config, str) else json.dumps(config)
+    (folder / "config.json").write_text(content, encoding="utf-8")
+    raw = json.dumps({"w": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(8))
+    for name, file in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(file), encoding="utf-8")
+    return folder
+
+
+def byte_model(folder: Path, config: dict[str, Any]) -> Path:
     """Make the folder a model of this configuration. It never ends by itself."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
