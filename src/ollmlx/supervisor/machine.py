@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import psutil
 
@@ -27,15 +26,7 @@ class MemoryBudget:
     reason: str
 
 
-class MachineMemory(Protocol):
-    """The limits of memory on a machine, in bytes. None where a limit does not exist."""
-
-    def ram(self) -> int: ...
-    def container(self) -> int | None: ...
-    def working_set(self) -> int | None: ...
-
-
-def find_budget(settings: MemorySettings, machine: MachineMemory) -> MemoryBudget:
+def find_budget(settings: MemorySettings, machine: ThisMachine) -> MemoryBudget:
     """Return `[memory] limit`, or a share of the lowest of RAM, the container's limit and Metal's working set."""
     if settings.limit != "auto":
         return MemoryBudget(settings.limit, "[memory] limit")
@@ -49,7 +40,7 @@ def find_budget(settings: MemorySettings, machine: MachineMemory) -> MemoryBudge
 
 
 class ThisMachine:
-    """The machine that the daemon runs on. `root` and `sysctl` are replaced in tests."""
+    """The limits of memory on this machine, in bytes. `root` and `sysctl` are replaced in tests."""
 
     def __init__(self, root: Path = Path("/"), sysctl: Callable[[str], int | None] | None = None) -> None:
         self._root = root

@@ -12,10 +12,11 @@ from ollmlx.supervisor import machine as machine_module
 from ollmlx.supervisor.machine import GIB, MemoryBudget, ThisMachine, _memory_linux, find_budget, process_memory
 
 
-class InventedMachine:
+class InventedMachine(ThisMachine):
     """A machine with these limits, in bytes."""
 
     def __init__(self, ram: int, container: int | None = None, working_set: int | None = None) -> None:
+        super().__init__()
         self._limits = (ram, container, working_set)
 
     def ram(self) -> int:

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable
 
 MAX_LINES = 200
-MAX_BYTES = 64 * 1024
 MAX_LINE = 4 * 1024
 BURST = 100
 LINES_PER_SECOND = 20.0
@@ -32,7 +31,6 @@ class OutputTail:
         self._name = name
         self._monotonic = monotonic
         self._lines: deque[str] = deque(maxlen=MAX_LINES)
-        self._bytes = 0
         self._partial: dict[int, bytearray] = {}
         self._allowance = float(BURST)
         self._allowed_at = monotonic()
@@ -97,25 +95,11 @@ class OutputTail:
 
     def _take(self, lines: list[bytes]) -> None:
         self.total += len(lines)
-        loud = min(len(lines), self._allow(len(lines)))
-        kept_from = max(0, len(lines) - MAX_LINES)
-        for index, raw in enumerate(lines):
-            if index >= loud and index < kept_from:
-                continue
-            text = clean(raw)
-            if index < loud:
-                self._log(text)
-            if index >= kept_from:
-                self._keep(text)
-        self._suppressed += len(lines) - loud
-
-    def _keep(self, text: str) -> None:
-        if len(self._lines) == MAX_LINES:
-            self._bytes -= len(self._lines[0])
-        self._lines.append(text)
-        self._bytes += len(text)
-        while self._bytes > MAX_BYTES:
-            self._bytes -= len(self._lines.popleft())
+        logged = self._allow(len(lines))
+        for line in lines[:logged]:
+            self._log(clean(line))
+        self._suppressed += len(lines) - logged
+        self._lines.extend(map(clean, lines[-MAX_LINES:]))
 
     def _allow(self, wanted: int) -> int:
         now = self._monotonic()

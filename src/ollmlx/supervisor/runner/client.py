@@ -33,30 +33,20 @@ class ProtocolViolation(Exception):
 class RunnerCall:
     """One request to a runner, which other tasks can end early with a reason."""
 
-    reason: OllmlxError | None = None
+    reason: Exception | None = None
     response: aiohttp.ClientResponse | None = None
     bytes_read: int = 0
     """Bytes of the answer that the reader has taken."""
     _head_timeout: asyncio.Timeout | None = None
-    _disconnected: bool = False
 
     @property
     def has_unread(self) -> bool:
         """True when bytes of the answer wait to be read: the client is slow, not the runner."""
         return self.response is not None and self.response.content.total_bytes > self.bytes_read
 
-    def abort(self, reason: OllmlxError) -> None:
+    def abort(self, reason: Exception) -> None:
         """End the call now: its reader gets `reason` raised. Only the first reason counts."""
-        if self.reason is None:
-            self.reason = reason
-            self._wake_reader()
-
-    def disconnect(self) -> None:
-        """End the call because the runner has exited, although its end of the connection may still seem open."""
-        self._disconnected = True
-        self._wake_reader()
-
-    def _wake_reader(self) -> None:
+        self.reason = self.reason or reason
         if self.response is not None:
             self.response.close()
         elif self._head_timeout is not None:
@@ -69,12 +59,8 @@ class RunnerCall:
                 if self.reason is not None:
                     raise self.reason
                 self.response = await request
-        except TimeoutError:
-            if self._disconnected:
-                raise aiohttp.ClientConnectionError("the runner has exited") from None
-            if self.reason is None:
-                raise
-            raise self.reason from None
+        except TimeoutError as error:
+            raise self.reason or error from None
         finally:
             self._head_timeout = None
         return self.response
@@ -102,15 +88,16 @@ class RunnerClient:
         """Calls whose answer waits to be read."""
         return sum(call.has_unread for call in self._calls)
 
-    def abort(self, reason: OllmlxError) -> None:
+    def abort(self, reason: Exception) -> None:
         """End every call under way with this reason."""
         for call in list(self._calls):
             call.abort(reason)
 
     async def close(self) -> None:
         """Close every connection; calls under way end with ConnectionLost."""
-        for call in list(self._calls):  # aiohttp does not wake the readers of a transport that it closes
-            call.disconnect()
+        self.abort(
+            ConnectionLost("the connection to it broke")
+        )  # aiohttp wakes no reader of a transport that it closes
         await self._session.close()
 
     async def generate(self, request: GenerateRequest, call: RunnerCall | None = None) -> AsyncGenerator[Event]:

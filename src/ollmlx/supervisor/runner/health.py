@@ -104,6 +104,7 @@ class MonitoredRunner(Protocol):
     def kill(self, cause: Cause, text: str) -> None: ...
 
 
+@dataclass(eq=False)
 class HealthMonitor:
     """Watches one runner from its first answer to its exit. `memory_use` returns what its process uses, in bytes.
 
@@ -112,32 +113,30 @@ class HealthMonitor:
     prompt is stuck, too.
     """
 
-    def __init__(
-        self, runner: MonitoredRunner, model: InstalledModel, clock: Clock, memory_use: Callable[[], int | None],
-        *, hang_timeout: float, probe_interval: float,
-    ) -> None:  # fmt: skip
-        self._runner = runner
-        self._model = model
-        self._clock = clock
-        self._memory_use = memory_use
-        self._hang_timeout = hang_timeout
-        self._probe_interval = probe_interval
-        self._progress = ProgressClock(gap=probe_interval + PATIENCE + 5.0)
-        self._trial: asyncio.Task[None] | None = None
-        self._trial_at_last_look = False
-        """A trial prompt was under way: progress since then may be its own, and not that of the work."""
-        self._trial_answered = False
-        """A trial prompt was answered during the present silence."""
-        self._above_soft = 0
-        self._above_hard = 0
+    runner: MonitoredRunner
+    model: InstalledModel
+    clock: Clock
+    memory_use: Callable[[], int | None]
+    hang_timeout: float
+    probe_interval: float
+    _trial: asyncio.Task[None] | None = None
+    _trial_at_last_look: bool = False
+    """A trial prompt was under way: progress since then may be its own, and not that of the work."""
+    _trial_answered: bool = False
+    """A trial prompt was answered during the present silence."""
+    _above_soft: int = 0
+    _above_hard: int = 0
+
+    def __post_init__(self) -> None:
+        self._progress = ProgressClock(gap=self.probe_interval + PATIENCE + 5.0)
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        self._progress.restart(self._clock.monotonic())
+        self._progress.restart(self.clock.monotonic())
         try:
             while True:
-                await self._clock.sleep(self._probe_interval)
-                status = await self.probe(min(PATIENCE, max(0.2, self._hang_timeout / 4)))
+                await self.clock.sleep(self.probe_interval)
+                status = await self.probe(min(PATIENCE, max(0.2, self.hang_timeout / 4)))
                 self._check_progress(status if isinstance(status, str) else None)
                 await self._check_memory()
         finally:
@@ -148,54 +147,54 @@ class HealthMonitor:
     async def probe(self, timeout: float) -> Progress | str:
         """Ask the runner for its status. Returns the status, or a sentence that says why there is none."""
         try:
-            status = self._runner.status = await self._runner.client.status(timeout)
+            status = self.runner.status = await self.runner.client.status(timeout)
         except (ConnectionLost, ProtocolViolation, OllmlxError) as failure:
-            logger.debug("probe of %s failed: %s", self._runner.id, failure)
+            logger.debug("probe of %s failed: %s", self.runner.id, failure)
             return str(failure)
         logger.debug(
             "probe of %s: %s, progress %d, active %d",
-            self._runner.id, status.state, status.progress, status.active,
+            self.runner.id, status.state, status.progress, status.active,
         )  # fmt: skip
         return status
 
     def _check_progress(self, failure: str | None) -> None:
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         # A request whose client does not read its answer is no work that the runner should get on with.
-        waiting = self._runner.active_requests - self._runner.client.unread
+        waiting = self.runner.active_requests - self.runner.client.unread
         if waiting <= 0 and failure is None:
             self._progress.restart(now)
             self._trial_answered = False
             return
-        status = self._runner.status
+        status = self.runner.status
         sign = (status.progress if status is not None else 0, failure is None or waiting > 0)
         silence = self._progress.rebase(now, sign) if self._trial_at_last_look else self._progress.look(now, sign)
         self._trial_at_last_look = self._trial is not None
         self._trial_answered = self._trial_answered and silence > 0
-        if silence >= self._hang_timeout * (1.5 if self._trial_answered else 1.0):
+        if silence >= self.hang_timeout * (1.5 if self._trial_answered else 1.0):
             why = f"; its status: {failure}" if failure else ""
-            self._runner.kill(Cause.HANG, f"made no progress for {format_duration(round(silence, 1))}{why}")
-        elif silence >= self._hang_timeout / 2 and failure is None and self._trial is None and not self._trial_answered:
+            self.runner.kill(Cause.HANG, f"made no progress for {format_duration(round(silence, 1))}{why}")
+        elif silence >= self.hang_timeout / 2 and failure is None and self._trial is None and not self._trial_answered:
             logger.warning(
-                "%s has work and made no progress for %.1f s: sending a trial prompt", self._runner.id, silence
+                "%s has work and made no progress for %.1f s: sending a trial prompt", self.runner.id, silence
             )
             self._trial_at_last_look = True
-            self._trial = asyncio.create_task(self._run_trial(), name=f"trial prompt {self._runner.id}")
+            self._trial = asyncio.create_task(self._run_trial(), name=f"trial prompt {self.runner.id}")
 
     async def _run_trial(self) -> None:
         try:
-            await send_trial_prompt(self._runner.client, self._model, f"trial-{self._runner.id}")
+            await send_trial_prompt(self.runner.client, self.model, f"trial-{self.runner.id}")
         except (ConnectionLost, ProtocolViolation, OllmlxError) as failure:
-            logger.warning("trial prompt of %s failed: %s", self._runner.id, failure)
+            logger.warning("trial prompt of %s failed: %s", self.runner.id, failure)
         else:
-            logger.info("%s answered a trial prompt", self._runner.id)
+            logger.info("%s answered a trial prompt", self.runner.id)
             self._trial_answered = True
         finally:
             self._trial = None
 
     async def _check_memory(self) -> None:
-        runner, status = self._runner, self._runner.status
+        runner, status = self.runner, self.runner.status
         reported = status.memory_active + status.memory_cache if status is not None else 0
-        runner.memory = max(self._memory_use() or 0, reported)
+        runner.memory = max(self.memory_use() or 0, reported)
         self._above_hard = self._above_hard + 1 if runner.memory > runner.allowance.hard else 0
         self._above_soft = self._above_soft + 1 if runner.memory > runner.allowance.soft else 0
         if self._above_hard >= STRIKES:

@@ -15,7 +15,7 @@ from ollmlx.launch.spec import LaunchSpec
 from ollmlx.protocol import TokenizeRequest, Tokens
 from ollmlx.settings import Settings
 from ollmlx.supervisor.clock import Clock, SystemClock, Tuning
-from ollmlx.supervisor.machine import MachineMemory, ThisMachine, find_budget
+from ollmlx.supervisor.machine import ThisMachine, find_budget
 from ollmlx.supervisor.runner.client import RunnerCall
 from ollmlx.supervisor.runner.factory import PooledRunner, ProcessRunnerFactory, RunnerFactory
 from ollmlx.supervisor.runner.failure import RunnerExited
@@ -68,13 +68,12 @@ class Pool:
         *,
         clock: Clock | None = None,
         factory: RunnerFactory | None = None,
-        machine: MachineMemory | None = None,
         tuning: Tuning | None = None,
     ) -> None:
         self._tuning = tuning = tuning or Tuning()
         self._clock = clock or SystemClock()
         self._factory = factory or ProcessRunnerFactory(settings, self._clock, tuning)
-        self.budget = find_budget(settings.memory, machine or ThisMachine()).size
+        self.budget = find_budget(settings.memory, ThisMachine()).size
         self._observers = PoolObservers()
         self._runners = RunnerSet(
             self._clock, self._factory, MemoryLedger(self.budget), tuning, self._observers,

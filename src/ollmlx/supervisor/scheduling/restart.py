@@ -67,10 +67,6 @@ class FailureHistory:
             raise self._refusal(seconds, model)
         return seconds
 
-    def is_shown(self, now: float) -> bool:
-        """Return True when the model failed recently and is not loaded again."""
-        return self.info is not None and now - self.failed_at <= SHOWN_FOR
-
     def _refusal(self, seconds: float, model: str) -> OllmlxError:
         assert self.failure is not None
         if self.incurable:

@@ -18,7 +18,7 @@ from ollmlx.supervisor.runner.failure import Cause, Remedy, RunnerFailure
 from ollmlx.supervisor.scheduling.memory import EvictionCandidate, MemoryLedger, allowance_for, prompt_cache_size
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool_entry import PoolEntry
-from ollmlx.supervisor.scheduling.restart import FailureHistory
+from ollmlx.supervisor.scheduling.restart import SHOWN_FOR, FailureHistory
 from ollmlx.text.quantities import format_size
 from ollmlx.types import RunnerInfo, RunnerState
 
@@ -104,9 +104,9 @@ class RunnerSet:
 
     def infos(self) -> list[RunnerInfo]:
         """Return all entries, and the models that failed and are not loaded again."""
-        now = self._clock.monotonic()
+        since = self._clock.monotonic() - SHOWN_FOR
         running = [entry.info(self._clock, self.restarts[entry.key].restarts) for entry in self.entries.values()]
-        return running + [one.info for one in self.restarts.values() if one.info is not None and one.is_shown(now)]
+        return running + [one.info for one in self.restarts.values() if one.info and one.failed_at >= since]
 
     # -- loading -----------------------------------------------------------------------------------------------------
 
