@@ -29,7 +29,8 @@ class OllamaStore:
 
     async def list(self) -> Sequence[InstalledModel]:
         """List every complete model. Damaged models, interrupted pulls and cloud models are not listed."""
-        return await asyncio.to_thread(self.index.models)
+        with storage_errors("cannot read the models folder"):
+            return await asyncio.to_thread(self.index.models)
 
     async def resolve(self, name: ModelName) -> InstalledModel | None:
         """Return the model of a name, or None. Raises StorageError if it is damaged, Unsupported for a cloud model."""
