@@ -15,35 +15,31 @@ from ollmlx.settings import Settings
 from ollmlx.testing import RoutesSuite
 from ollmlx.testing.routes import FakeService
 from ollmlx.web.create_app import create_app
-from ollmlx.web.openapi import openapi
+from ollmlx.web.openapi import openapi as openapi_document
+from ollmlx_anthropic_api.routes import blueprint as anthropic
+from ollmlx_ollama_api.routes import blueprint as ollama
+from ollmlx_openai_api.routes import blueprint as openai
+from ollmlx_ops.routes import blueprint as ops
 
 
 class TestOllama(RoutesSuite):
     def make_routes(self) -> Callable[[Service], Blueprint]:
-        from ollmlx_ollama_api.routes import blueprint
-
-        return blueprint
+        return ollama
 
 
 class TestOpenAI(RoutesSuite):
     def make_routes(self) -> Callable[[Service], Blueprint]:
-        from ollmlx_openai_api.routes import blueprint
-
-        return blueprint
+        return openai
 
 
 class TestAnthropic(RoutesSuite):
     def make_routes(self) -> Callable[[Service], Blueprint]:
-        from ollmlx_anthropic_api.routes import blueprint
-
-        return blueprint
+        return anthropic
 
 
 class TestOps(RoutesSuite):
     def make_routes(self) -> Callable[[Service], Blueprint]:
-        from ollmlx_ops.routes import blueprint
-
-        return blueprint
+        return ops
 
 
 FAMILIES = {
@@ -60,7 +56,7 @@ async def test_a_family_that_is_switched_off_is_gone_and_the_others_stay(off: st
     app = SimpleNamespace(settings=settings, service=FakeService(), plugins=load_plugins(settings))
     web = create_app(cast(Any, app))
     client: Any = web.test_client()
-    described = openapi(web, "1")["paths"]
+    described = openapi_document(web, "1")["paths"]
     for family, path in FAMILIES.items():
         answer = await client.open(path, method="GET" if family == "ops" else "POST", data=b"")
         assert (answer.status_code == 404) is (path not in described) is (family == off), path

@@ -160,12 +160,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        daemon = Daemon(Path(folder), fakes={name: {} for name in MODELS}).start()
-        try:
-            report = campaign(daemon.url, asked.cases, asked.seed)
-        finally:
-            daemon.stop()
+    with tempfile.TemporaryDirectory() as folder, Daemon(Path(folder), fakes={name: {} for name in MODELS}) as daemon:
+        report = campaign(daemon.url, asked.cases, asked.seed)
     print(f"{report.cases} requests, {report.streams} streams, {time.monotonic() - began:.0f} s, seed {asked.seed}")
     print(", ".join(f"{status}: {count}" for status, count in sorted(report.statuses.items())))
     for failure in report.failures:

@@ -34,11 +34,8 @@ KINDS = ("application/json", "text/plain", "multipart/form-data; boundary=x", "a
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    started = Daemon(tmp_path_factory.mktemp("fuzz"), fakes={name: {} for name in MODELS})
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+    with Daemon(tmp_path_factory.mktemp("fuzz"), fakes={name: {} for name in MODELS}) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
