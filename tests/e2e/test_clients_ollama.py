@@ -199,19 +199,6 @@ class TestWithTheRealModel:
         for figure in ("total_duration", "prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration"):
             assert getattr(streamed[-1], figure) > 0
 
-    def test_a_seed_repeats_and_num_predict_bounds(self, real: Any) -> None:
-        options = {"seed": 7, "temperature": 1.2, "num_predict": 12}
-        first, second = (real.generate(self.NAME, "Once upon a time", options=options) for _ in range(2))
-        assert first.response == second.response
-        assert (first.eval_count, first.done_reason) == (12, "length")
-
-    def test_the_context_continues_a_conversation(self, real: Any) -> None:
-        options = {"temperature": 0, "num_predict": 8}
-        first = real.generate(self.NAME, "My name is Bob.", options=options)
-        assert first.context
-        again = real.generate(self.NAME, "What is my name?", context=list(first.context), options=options)
-        assert again.prompt_eval_count > first.prompt_eval_count
-
     def test_it_is_listed_shown_and_seen_loaded(self, real: Any) -> None:
         assert self.NAME in [model.model for model in real.list().models]
         shown = real.show(self.NAME)

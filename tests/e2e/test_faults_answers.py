@@ -32,10 +32,12 @@ DEATHS: dict[str, tuple[int, str, str]] = {
     "schema": (500, "RUN002", "broke the protocol: it sent something that is not an event"),
     "leak:800": (500, "RUN005", "more than its limit of 601 MB, and was ended"),
 }
-FAMILIES = [(fault, "ollama") for fault in (*LOADS, *DEATHS)] + [
-    (fault, family) for fault in ("exits", "mute", "kill", "hang") for family in ("openai", "anthropic")
+FAMILIES = [
+    *((fault, "ollama") for fault in (*LOADS, *DEATHS)),
+    *((fault, family) for fault in ("exits", "kill") for family in ("openai", "anthropic")),
+    ("mute", "anthropic"),
 ]
-"""Every fault in one dialect; in the others one of each kind of error, for its shape."""
+"""Every fault in one dialect; in the others one before and one after the first word, and what has a type of its own."""
 
 
 class Said(NamedTuple):

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import httpx2
@@ -136,15 +137,24 @@ async def test_a_record_that_cannot_be_read_is_passed_over(tmp_path: Path) -> No
 
 
 @pytest.mark.fault(22)
-@pytest.mark.finding("NET002")
-def test_a_second_daemon_on_the_same_state_is_told_who_runs(daemon: StartDaemon, tmp_path: Path) -> None:
+@pytest.mark.fault(23)
+@pytest.mark.finding("NET001", "NET002")
+@pytest.mark.parametrize("shared", ["state", "port"])
+def test_a_second_daemon_on_the_same_state_or_port_names_the_first_and_starts_nothing(
+    daemon: StartDaemon, tmp_path: Path, shared: str
+) -> None:
     first = daemon()
-    second = Daemon(tmp_path / "second", fakes={"parrot": {}}, settings={"storage": {"state": str(first.state)}})
+    same: dict[str, Any] = {"storage": {"state": str(first.state)}, "server": {"host": first.address}}
+    section = "storage" if shared == "state" else "server"
+    second = Daemon(tmp_path / "second", fakes={"parrot": {}}, settings={section: same[section]})
     second.launch()
     assert second.process.wait(HANG_GUARD) == 1
-    assert f"already running (pid {first.process.pid})" in second.log_text
-    assert "--explain NET002" in second.log_text
+    pid = first.process.pid
+    sentence = f"already running (pid {pid})" if shared == "state" else f"{first.address} is in use by another ollmlx"
+    assert sentence in second.log_text
+    assert f"--explain {'NET002' if shared == 'state' else 'NET001'}" in second.log_text
     assert "Traceback" not in second.log_text
+    assert not list(second.state.glob("runners/*"))
     assert first.get("/livez").status_code == 200
 
 

@@ -10,7 +10,6 @@ import signal
 import socket
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -72,19 +71,6 @@ def chat(words: str) -> dict[str, Any]:
 
 
 SLOW = chat(ENDLESS)
-
-
-@pytest.mark.fault(23)
-def test_a_second_daemon_names_the_program_on_its_port_and_starts_nothing(daemon: StartDaemon, tmp_path: Path) -> None:
-    first = daemon(**settings())
-    second = Daemon(tmp_path, fakes={"tiny": {}}, settings={"server": {"host": f"127.0.0.1:{port(first)}"}})
-    second.launch()
-    assert second.process.wait(HANG_GUARD) == 1
-    assert f"127.0.0.1:{port(first)} is in use by another ollmlx" in second.log_text
-    assert "NET001" in second.log_text
-    assert "Traceback" not in second.log_text
-    assert not list((tmp_path / "state").glob("runners/*"))
-    assert first.get("/livez").status_code == 200
 
 
 @pytest.mark.fault(17)

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,15 @@ def daemon(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Da
     assert one.stop() == 0, one.log_text
 
 
+@pytest.fixture(scope="module")
+def listed(daemon: Daemon) -> list[dict[str, Any]]:
+    """The list of plugins: one of them takes as long to load as is allowed."""
+    found: list[dict[str, Any]] = json.loads(
+        daemon.cli("plugin", "list", "--json", "--config", str(daemon.config)).stdout
+    )
+    return found
+
+
 def test_their_own_tests_pass_where_they_are_installed(python: str, tmp_path: Path) -> None:
     written_here = Path(python).parents[1] / "src"
     names = ["ollmlx-lantern", *(f"ollmlx-my-{kind}" for kind in KINDS)]
@@ -91,8 +101,7 @@ def test_their_own_tests_pass_where_they_are_installed(python: str, tmp_path: Pa
     assert "failed" not in said
 
 
-def test_what_plugin_new_wrote_is_on_and_answers(daemon: Daemon) -> None:
-    listed = json.loads(daemon.cli("plugin", "list", "--json", "--config", str(daemon.config)).stdout)
+def test_what_plugin_new_wrote_is_on_and_answers(daemon: Daemon, listed: list[dict[str, Any]]) -> None:
     theirs = {plugin["name"]: (plugin["enabled"], plugin["hooks"]) for plugin in listed if "my-" in plugin["name"]}
     hooks = {"backend": "register_backends", "store": "register_stores", "routes": "register_routes"}
     assert theirs == {f"my-{kind}": (True, [hooks.get(kind, "register_checks")]) for kind in KINDS}
@@ -121,8 +130,7 @@ def test_its_check_finds_and_its_page_explains(daemon: Daemon) -> None:
     assert page.stdout.startswith("# LAN001: little oil is left")
 
 
-def test_every_wreck_is_off_by_name_and_told_and_the_rest_serves(daemon: Daemon) -> None:
-    listed = json.loads(daemon.cli("plugin", "list", "--json", "--config", str(daemon.config)).stdout)
+def test_every_wreck_is_off_by_name_and_told_and_the_rest_serves(daemon: Daemon, listed: list[dict[str, Any]]) -> None:
     theirs = {plugin["name"]: plugin for plugin in listed if plugin["origin"] == "ollmlx-wrecks 0.0.1"}
     told = {name: (plugin["enabled"], plugin["code"], plugin["problem"]) for name, plugin in theirs.items()}
     assert told == {
