@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ollmlx.cli.client import Client, NotRunning
+from ollmlx.cli.client import Client
 from ollmlx.cli.terminal import note
 from ollmlx.errors import OllmlxError, StorageError
 from ollmlx.text.addresses import Address
@@ -72,13 +72,9 @@ def _has_settings(args: argparse.Namespace) -> bool:
 
 
 def ensure_daemon(client: Client, args: argparse.Namespace) -> None:
-    """Start a daemon, detached from this terminal, unless one answers. Raises OllmlxError with its output."""
-    if client.alive():
+    """Start a daemon on this machine, in the background, unless one answers. Raises OllmlxError with its output."""
+    if not client.address.is_local or client.alive():
         return
-    if not client.address.is_local:
-        raise NotRunning(
-            f"no daemon answers at {client.address}", hint="check OLLAMA_HOST, and that a daemon runs there"
-        )
     output = _output_file(args)
     note(f"Starting the ollmlx daemon at {client.address} ...")
     process = _spawn(args, output)

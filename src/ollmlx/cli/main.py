@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Coroutine, Sequence
+from types import ModuleType
+from typing import Any, NoReturn
 
 from ollmlx.cli.terminal import report
 from ollmlx.errors import ConfigError, OllmlxError
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 BROKEN_PIPE = 141
 """The exit code that a shell reports for a program that SIGPIPE ended."""
@@ -44,7 +42,7 @@ VERBS = {
 """Verb -> (its module in this package, its summary)."""
 ALIASES = {"start": "serve", "ls": "list"}
 
-RunVerb = Callable[[argparse.Namespace], int | Awaitable[int]]
+RunVerb = Callable[[argparse.Namespace], int | Coroutine[Any, Any, int]]
 
 
 def entry() -> NoReturn:
@@ -101,9 +99,8 @@ def parse(verb: str, argv: list[str], options: argparse.Namespace | None = None)
 
 
 def _dispatch(argv: list[str]) -> int:
-    top = argparse.ArgumentParser(
-        prog="ollmlx", add_help=False, allow_abbrev=False, usage="ollmlx [OPTION]... VERB ..."
-    )
+    usage = "ollmlx [OPTION]... VERB ..."
+    top = argparse.ArgumentParser(prog="ollmlx", add_help=False, allow_abbrev=False, usage=usage)
     _add_global_options(top)
     top.add_argument("-h", "--help", action="store_true")
     top.add_argument("-v", "--version", action="store_true")
@@ -128,11 +125,7 @@ def _dispatch(argv: list[str]) -> int:
         return result
     import asyncio  # imported when used: it costs start-up time
 
-    return asyncio.run(_awaited(result))
-
-
-async def _awaited(result: Awaitable[int]) -> int:
-    return await result
+    return asyncio.run(result)
 
 
 def _add_global_options(parser: argparse.ArgumentParser) -> None:

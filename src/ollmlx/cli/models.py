@@ -31,9 +31,6 @@ WATCH_INTERVAL = 1.0
 Rows = list[tuple[str, ...]]
 
 
-# -- list --------------------------------------------------------------------------------------------------------------
-
-
 def add_list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="only models whose names begin with it")
     parser.add_argument("--json", action="store_true", help="print the daemon's answer")
@@ -59,9 +56,6 @@ def models_table(models: list[Json]) -> str:
         for model in models
     ]
     return table(("NAME", "ID", "SIZE", "MODIFIED"), rows, width(sys.stdout))
-
-
-# -- show --------------------------------------------------------------------------------------------------------------
 
 
 def add_show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -143,9 +137,6 @@ def _section(title: str, rows: Rows) -> str:
     return "\n".join([f"  {title}", *(f"    {line}" for line in lines)])
 
 
-# -- ps ----------------------------------------------------------------------------------------------------------------
-
-
 def add_ps_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action="store_true", help="also print what the daemon knows of each runner")
     parser.add_argument("--watch", action="store_true", help="print again every second until Ctrl-C")
@@ -220,9 +211,6 @@ def processor(size: int, on_gpu: int) -> str:
         return "100% GPU"
     cpu = round((size - on_gpu) / size * 100)
     return f"{cpu}%/{100 - cpu}% CPU/GPU"
-
-
-# -- stop, rm, cp ------------------------------------------------------------------------------------------------------
 
 
 def add_stop_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.unit.cli.conftest import CommandLine, ScriptedDaemon
 
-from ollmlx.cli.client import Client
 from ollmlx.cli.daemon import mentions
 from ollmlx.cli.models import description, processor
 
@@ -336,8 +334,7 @@ def test_a_daemon_without_ollamas_routes_is_reported_as_such(daemon: ScriptedDae
 
 
 def test_no_daemon_is_started_for_an_address_elsewhere(ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Client, "alive", lambda self: False)
+    monkeypatch.setattr("subprocess.Popen", pytest.fail)
     outcome = ollmlx("run", "--host", "example.invalid:11434", "parrot", "hi")
     assert outcome.code == 1
     assert "no daemon answers at http://example.invalid:11434" in outcome.err
-    assert os.environ.get("OLLAMA_HOST")

@@ -40,7 +40,6 @@ class Completion:
     tokens: tuple[TokenChoice, ...]
     prompt: int
     cached: int
-    reason: str
 
 
 def difference(first: Completion, second: Completion) -> str | None:
@@ -78,7 +77,6 @@ class Subject:
             tokens=tuple(_token(one) for one in answer.get("logprobs") or ()),
             prompt=int(answer.get("prompt_eval_count", 0)),
             cached=int(answer.get("prompt_eval_cached_count", 0)),
-            reason=str(answer.get("done_reason", "")),
         )
 
     async def stream(self, prompt: str, tokens: int, **options: Any) -> AsyncIterator[str]:
