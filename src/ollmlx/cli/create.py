@@ -6,16 +6,16 @@ import argparse
 import hashlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from ollmlx.cli.client import Client, Json
 from ollmlx.cli.connection import connect, ensure_daemon
 from ollmlx.cli.terminal import note
 from ollmlx.cli.transfer import ShowProgress, progress, succeeded
 from ollmlx.errors import InvalidRequest, NotFound
-
-if TYPE_CHECKING:
-    from ollmlx.model.modelfile import Modelfile
+from ollmlx.model.modelfile import Modelfile, parse_modelfile
+from ollmlx.types import Options
 
 UNUSED = {
     "renderer": "the model's own chat template is used",
@@ -51,8 +51,6 @@ files."""
 
 
 def run_create(args: argparse.Namespace) -> int:
-    from ollmlx.model.modelfile import parse_modelfile
-
     text, folder = read_modelfile(args.file)
     body, files, adapters = create_request(parse_modelfile(text), folder)
     body |= {"model": args.model, **({"quantize": args.quantize} if args.quantize else {})}
@@ -116,10 +114,6 @@ def create_request(modelfile: Modelfile, folder: Path) -> tuple[Json, dict[str, 
 
 def _parameters(modelfile: Modelfile) -> Json:
     """Return the parameters with their types: every `stop`, and the last value of every other name."""
-    from pydantic import ValidationError  # imported when used: it costs start-up time
-
-    from ollmlx.types import Options
-
     stated: Json = {}
     for name, value in modelfile.keyed("parameter"):
         if name == "stop":
