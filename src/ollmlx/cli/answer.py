@@ -69,8 +69,8 @@ class Display:
             if thinking:
                 self._write_thinking(thinking, answer)
             if text:
-                if answer.thinking and not answer.text:
-                    self._end_thinking()
+                if answer.thinking and not answer.text and not self._hide_thinking:
+                    self._put(terminal.grey("\n...done thinking.\n\n", self._out))
                 answer.text += text
                 self._put(wrap.feed(printable(text) if self._on_terminal else text))
             answer.tool_calls += message.get("tool_calls") or chunk.get("tool_calls") or []
@@ -83,10 +83,6 @@ class Display:
                 self._put(terminal.grey("Thinking...\n", self._out))
             self._put(terminal.grey(printable(text) if self._on_terminal else text, self._out))
         answer.thinking += text
-
-    def _end_thinking(self) -> None:
-        if not self._hide_thinking:
-            self._put(terminal.grey("\n...done thinking.\n\n", self._out))
 
     def _put(self, text: str) -> None:
         self._out.write(text)

@@ -151,9 +151,9 @@ class WordWrap:
         return self._break(char, columns)
 
     def _break(self, char: str, columns: int) -> str:
-        word, taken = self._word, cells(self._word)
-        if taken >= self._column or columns == 2:  # one word fills the line, or the script has no spaces
+        word, moved = self._word, cells(self._word)
+        if moved >= self._column or columns == 2:  # one word fills the line, or the script has no spaces
             self._word, self._column = char, columns
             return f"\n{char}"
-        self._word, self._column = word + char, taken + columns
-        return f"\x1b[{taken}D\x1b[K\n{word}{char}" if taken else f"\n{char}"
+        self._word, self._column = word + char, moved + columns
+        return f"\x1b[{moved}D\x1b[K\n{word}{char}" if moved else f"\n{char}"

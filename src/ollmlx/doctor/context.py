@@ -136,6 +136,7 @@ def build_context(
     except InvalidSettings as error:
         loaded, faults = error.sound, error.faults
     settings = loaded.settings
+    key = environ.get("OLLAMA_API_KEY") or next(iter(settings.security.api_keys), None)
     limit = {"load_timeout": min(settings.plugins.load_timeout, PLUGIN_SECONDS)}
     limited = settings.model_copy(update={"plugins": settings.plugins.model_copy(update=limit)})
     return CheckContext(
@@ -146,7 +147,7 @@ def build_context(
         config=config,
         environ=environ,
         machine=Machine.here(),
-        daemon=DaemonClient(Address.parse(settings.server.host), _key(settings, environ)),
+        daemon=DaemonClient(Address.parse(settings.server.host), key),
         deep=deep,
         online=online,
         load=in_background("plugins", lambda: load_plugins(limited, strict=False)).result,
@@ -165,8 +166,3 @@ def in_background(name: str, work: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future
-
-
-def _key(settings: Settings, environ: Mapping[str, str]) -> str | None:
-    keys = settings.security.api_keys
-    return environ.get("OLLAMA_API_KEY") or (keys[0] if keys else None)

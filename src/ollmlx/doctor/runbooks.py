@@ -89,12 +89,7 @@ def troubleshooting(known: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def write_generated() -> None:
-    """Write the index and the troubleshooting page of this checkout."""
+if __name__ == "__main__":
     top, known = Path(__file__).parents[3], pages()
     (top / "diagnostics" / "README.md").write_text(index(known), encoding="utf-8")
     (top / "docs" / "troubleshooting.md").write_text(troubleshooting(known), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    write_generated()

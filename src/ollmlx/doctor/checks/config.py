@@ -52,11 +52,11 @@ async def unknown_models(context: CheckContext) -> list[Finding]:
     findings: list[Finding] = []
     if context.faults:
         return findings
-    declared = {name: model.from_ or name for name, model in context.settings.models.items()}
-    for name, target in {**context.settings.aliases, **declared}.items():
+    models = {name: model.from_ or name for name, model in context.settings.models.items()}
+    for name, target in {**context.settings.aliases, **models}.items():
         wanted = context.target(target)
         if not await _is_installed(context, wanted):
-            path = ("models" if name in declared else "aliases", name)
+            path = ("models" if name in models else "aliases", name)
             origin = context.origin(*path)
             title = f"{show_path(path)} refers to {wanted.short}, which is not installed"
             findings.append(

@@ -82,30 +82,25 @@ def _without(context: CheckContext, name: str) -> tuple[str, ...]:
 @check("needed", "plugins", "PLG006")
 def needed(context: CheckContext) -> Iterator[Finding]:
     """Report backends that the settings name and that are missing, and models whose store is off."""
-    for name, declared in context.settings.models.items():
-        if declared.backend is not None and context.plugins.registry.backends.get(declared.backend) is None:
-            origin = str(context.origin("models", name))
+    for name, model in context.settings.models.items():
+        if model.backend is not None and context.plugins.registry.backends.get(model.backend) is None:
+            origin = context.origin("models", name)
+            install = ("pip install 'ollmlx[llamacpp]'",) if model.backend == "llamacpp" else ()
             yield found(
-                "PLG006", f"[models.{name!r}] names the backend {declared.backend!r}, which is not installed",
-                evidence=(origin, _why_off(context, declared.backend)), subject=name,
-                commands=("ollmlx plugin list", *_backend_fixes(context, name, declared.backend)),
+                "PLG006", f"[models.{name!r}] names the backend {model.backend!r}, which is not installed",
+                evidence=(str(origin), _why_off(context, model.backend)), subject=name,
+                commands=("ollmlx plugin list", *(install or edit_settings(context, origin)[0])),
             )  # fmt: skip
     for plugin, subfolder, pattern, noun in OFFLINE_STORES:
+        if plugin not in context.settings.plugins.disabled:
+            continue
         folder = context.settings.models_folder / subfolder
-        count = sum(path.is_file() for path in folder.glob(pattern))
-        if count and plugin in context.settings.plugins.disabled:
+        if count := sum(path.is_file() for path in folder.glob(pattern)):
             yield found(
                 "PLG006", f"{noun} are on this disk ({count}), and the plugin that reads them is off",
                 evidence=(str(folder), _why_off(context, plugin)), severity=Severity.WARNING, subject=plugin,
                 commands=(*edit_settings(context, context.origin("plugins", "disabled"))[0], "ollmlx plugin list"),
             )  # fmt: skip
-
-
-def _backend_fixes(context: CheckContext, model: str, backend: str) -> tuple[str, ...]:
-    """Install the extra that has the backend, or edit the table of the model."""
-    if backend == "llamacpp":
-        return (f"pip install 'ollmlx[{backend}]'",)
-    return edit_settings(context, context.origin("models", model))[0]
 
 
 def _why_off(context: CheckContext, name: str) -> str:

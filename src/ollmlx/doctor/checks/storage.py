@@ -107,29 +107,25 @@ def _move_away(path: Path) -> tuple[str, ...]:
     return f"mv {quoted(path)} {quoted(path.with_name(path.name + '.old'))}", f"mkdir -p {quoted(path)}"
 
 
-async def _space(context: CheckContext, models: Path) -> list[Finding]:
-    space = context.machine.free_space(models)
+async def _space(context: CheckContext, folder: Path) -> list[Finding]:
+    space = context.machine.free_space(folder)
     if space is None or space >= LOW_SPACE:
         return []
-    largest = sorted(await _installed_models(context), key=lambda model: -model.size)[:MOST_NAMED]
-    names = ", ".join(f"{model.name.short} ({format_size(model.size)})" for model in largest)
-    full, free = space < FULL, format_size(space)
-    title = f"the disk of {models} is full" if full else f"{free} of disk space are left for models"
-    return [
-        found(
-            "STO003", title, severity=Severity.ERROR if full else Severity.WARNING,
-            evidence=(f"free: {free}" if full else str(models), names and f"the largest models: {names}"),
-            commands=("ollmlx list",), instead=(f"ollmlx rm {largest[0].name.short}",) if largest else (),
-        )
-    ]  # fmt: skip
-
-
-async def _installed_models(context: CheckContext) -> list[InstalledModel]:
     models: list[InstalledModel] = []
     for store in context.stores:
         with suppress(OllmlxError):  # another check reports it
             models += await store.list()
-    return models
+    largest = sorted(models, key=lambda model: -model.size)[:MOST_NAMED]
+    names = ", ".join(f"{model.name.short} ({format_size(model.size)})" for model in largest)
+    full, free = space < FULL, format_size(space)
+    title = f"the disk of {folder} is full" if full else f"{free} of disk space are left for models"
+    return [
+        found(
+            "STO003", title, severity=Severity.ERROR if full else Severity.WARNING,
+            evidence=(f"free: {free}" if full else str(folder), names and f"the largest models: {names}"),
+            commands=("ollmlx list",), instead=(f"ollmlx rm {largest[0].name.short}",) if largest else (),
+        )
+    ]  # fmt: skip
 
 
 def _state_folder(context: CheckContext, state: Path) -> Iterator[Finding]:
@@ -193,9 +189,9 @@ async def runnable(context: CheckContext) -> list[Finding]:
 
 
 def _refusal(context: CheckContext, model: InstalledModel) -> OllmlxError | None:
-    declared = context.settings.models.get(model.name.short)
+    overrides = context.settings.models.get(model.name.short)
     try:
-        context.plugins.registry.backend_for(model, declared.backend if declared else None)
+        context.plugins.registry.backend_for(model, overrides.backend if overrides else None)
     except OllmlxError as error:
         return error
     return None

@@ -84,16 +84,11 @@ async def repeated(subject: Subject, state: TrialState) -> Finding | None:
         return _wrong(subject, "gives different answers to the same greedy request", changed, ONE_AT_A_TIME)
     if changed := difference(cold, cached):
         return _stale_cache(subject, changed, cached)
-    for beginning in ("The sea was calm. " * 2, PASSAGE):
-        await _two_turns(subject, state, unique(beginning))
+    for beginning in map(unique, ("The sea was calm. " * 2, PASSAGE)):
+        first = await subject.complete(beginning, TOKENS // 2)
+        whole = f"{beginning}{first.text} And then"  # its beginning is in the cache; `restarted` compares the answer
+        state.warm[whole] = await subject.complete(whole, TOKENS)
     return None
-
-
-async def _two_turns(subject: Subject, state: TrialState, beginning: str) -> None:
-    """Send two turns, of which the second finds the first in the cache, and keep the answer for `restarted`."""
-    first = await subject.complete(beginning, TOKENS // 2)
-    whole = f"{beginning}{first.text} And then"
-    state.warm[whole] = await subject.complete(whole, TOKENS)
 
 
 async def restarted(subject: Subject, state: TrialState) -> Finding | None:
