@@ -48,22 +48,22 @@ class FakeStore:
         self._settings = settings or FakeSettings()
         self._pulling: dict[str, asyncio.Lock] = {}
         names = ((ModelName.parse(text), script) for text, script in self._settings.models.items())
-        self._declared = {name: self._model(name, script, folder / name.folder) for name, script in names}
+        self._configured = {name: self._model(name, script, folder / name.folder) for name, script in names}
 
     async def list(self) -> Sequence[InstalledModel]:
         folders = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
-        return [*self._declared.values(), *(model for folder in folders if (model := _complete(folder)) is not None)]
+        return [*self._configured.values(), *(model for folder in folders if (model := _complete(folder)) is not None)]
 
     async def resolve(self, name: ModelName) -> InstalledModel | None:
-        if name in self._declared:
-            return self._declared[name]
+        if name in self._configured:
+            return self._configured[name]
         folder = self._model_folder(name)
         return _read(folder) if (folder / MANIFEST).exists() else None
 
     async def pull(
         self, name: ModelName, source: Source, importer: Importer | None, *, insecure: bool = False
     ) -> AsyncIterator[PullProgress]:
-        if name in self._declared:
+        if name in self._configured:
             raise Conflict(f"{name.short} is declared in the settings and cannot be pulled")
         async with self._pulling.setdefault(name.key, asyncio.Lock()):
             staging = self._staging_folder(name)
@@ -77,7 +77,7 @@ class FakeStore:
         yield PullProgress(status="success")
 
     async def delete(self, name: ModelName) -> None:
-        if name in self._declared:
+        if name in self._configured:
             raise Conflict(f"{name.short} is declared in the settings and cannot be deleted")
         folder = self._model_folder(name)
         if not folder.exists():
