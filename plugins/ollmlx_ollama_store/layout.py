@@ -29,7 +29,6 @@ from ollmlx.storekit import damaged, read_bounded, require_inside
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 HUBS = ("hf.co", "huggingface.co")
-MAX_MANIFESTS = 10_000
 MAX_MANIFEST = 16 << 20  # a model of safetensors has a layer for each tensor
 MAX_CONFIG = 4 << 20
 MAX_LAYERS = 100_000
@@ -93,7 +92,7 @@ class OllamaLayout:
         """Every file `manifests/<host>/<namespace>/<model>/<tag>`, whether its path is a model name or not."""
         found = [path for path in self.manifests.glob("*/*/*/*") if not path.is_dir()]
         shown = [path for path in found if not any(part.startswith(".") for part in path.parts[-4:])]
-        return sorted(shown, key=_precedence)[:MAX_MANIFESTS]
+        return sorted(shown, key=_precedence)
 
     def find(self, name: ModelName) -> ManifestEntry | None:
         """The manifest of a name: the one at its own path, else the first one whose name is equal."""

@@ -74,12 +74,10 @@ class StagingArea:
         self.recover(target)
         aside = self._aside(target)
         aside.parent.mkdir(exist_ok=True)
-        replaces = target.exists()
-        if replaces:
+        if target.exists():
             target.rename(aside)
         new.rename(target)
-        if replaces:
-            self.remove(aside)
+        self.recover(target)
 
     def is_interrupted(self, target: Path) -> bool:
         """Return True if a crash during `swap_in` left no folder at `target`."""
