@@ -74,18 +74,16 @@ class ClusterCheck:
         """Check the lists of hosts, then ask every remote host once."""
         findings: list[Finding] = []
         wanted: dict[str, dict[str, Path]] = {}
-        for declared, cluster in self._clusters.items():
+        for alias, cluster in self._clusters.items():
             try:
                 names = members(list(cluster.hosts))
             except ConfigError as error:
-                findings.append(
-                    _finding(UNUSABLE, declared, f"the cluster of {declared} cannot be started", error.message)
-                )
+                findings.append(_finding(UNUSABLE, alias, f"the cluster of {alias} cannot be started", error.message))
                 continue
             model = await context.installed(cluster.model)
             for host in names:
                 if host not in LOCAL:
-                    wanted.setdefault(host, {}).update({declared: model.path} if model is not None else {})
+                    wanted.setdefault(host, {}).update({alias: model.path} if model is not None else {})
         if not context.online:
             return [*findings, *_not_asked(sorted(wanted))]
         for found in await asyncio.gather(*(self._host(host, wanted[host]) for host in sorted(wanted))):

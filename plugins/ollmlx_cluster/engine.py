@@ -150,10 +150,7 @@ class ClusterEngine(SerialEngine):
         yield
 
     def encode(self, request: TokenizeRequest) -> Tokens:
-        if request.text is not None:
-            return Tokens(tokens=tuple(self._prompts.encode_text(request.text)))
-        asked = GenerateRequest(messages=request.messages, tools=request.tools, template=request.template)
-        return Tokens(tokens=tuple(self._prompts.encode_messages(request.messages, asked)))
+        return Tokens(tokens=tuple(self._prompts.tokenize(request)))
 
     def decode(self, tokens: Tokens) -> str:
         return self._detokenizers.decode(tokens.tokens)

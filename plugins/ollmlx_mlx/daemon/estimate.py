@@ -6,7 +6,7 @@ assumed: an estimate may be too high, never too low.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -32,6 +32,7 @@ _LARGEST: Final = 1 << 40
 _FULL: Final = ("full_attention", "attention", "full", "global", "*", "hybrid")
 _SLIDING: Final = ("sliding_attention", "sliding", "local", "chunked_attention", "swa")
 _NOTHING: Final = ("-", "mlp", "moe", "e")
+_STATE_ONLY: Final = ("mamba", "mamba2", "falcon_mamba", "rwkv7")
 _PATTERNS: Final = {"olmo3": 4}
 """`sliding_window_pattern` of model types that have no such key."""
 
@@ -160,13 +161,15 @@ def cache_shape(shape: Mapping[str, Any], *, rotates: bool, latents: bool) -> Ca
 
 def layer_kinds(shape: Mapping[str, Any], layers: int, *, rotates: bool) -> list[str]:
     """Return `full`, `sliding`, `state`, `both` or `none` for each layer."""
-    if not _number(shape, "num_attention_heads", "n_head", "n_heads", "num_heads") or _is_state_only(shape):
+    kind = shape.get("model_type")
+    if kind in _STATE_ONLY or not _number(shape, "num_attention_heads", "n_head", "n_heads", "num_heads"):
         return ["state"] * layers
-    if shape.get("model_type") == "falcon_h1":
+    if kind == "falcon_h1":
         return ["both"] * layers
-    listed = _listed(shape)
-    if listed:
-        return [_kind(name, rotates=rotates) for name in listed[:layers]]
+    for key in ("layer_types", "layers_block_type", "block_types", "hybrid_override_pattern"):
+        listed = shape.get(key)
+        if isinstance(listed, list | str) and listed:
+            return [_kind(name, rotates=rotates) for name in listed[:layers]]
     interval = _number(shape, "full_attention_interval")
     if interval:
         return ["full" if (index + 1) % interval == 0 else "state" for index in range(layers)]
@@ -177,20 +180,12 @@ def layer_kinds(shape: Mapping[str, Any], layers: int, *, rotates: bool) -> list
     chosen = shape.get("full_attn_idxs")
     if isinstance(chosen, list):
         return ["full" if index in chosen else "state" for index in range(layers)]
-    pattern = _number(shape, "sliding_window_pattern") or _PATTERNS.get(str(shape.get("model_type")), 0)
+    pattern = _number(shape, "sliding_window_pattern") or _PATTERNS.get(str(kind), 0)
     if rotates and pattern:
         return ["full" if (index + 1) % pattern == 0 else "sliding" for index in range(layers)]
-    if rotates and shape.get("model_type") == "gpt_oss":
+    if rotates and kind == "gpt_oss":
         return ["full" if index % 2 else "sliding" for index in range(layers)]
     return ["full"] * layers
-
-
-def _listed(shape: Mapping[str, Any]) -> Sequence[Any]:
-    for key in ("layer_types", "layers_block_type", "block_types", "hybrid_override_pattern"):
-        value = shape.get(key)
-        if isinstance(value, list | str) and value:
-            return value
-    return ()
 
 
 def _kind(name: object, *, rotates: bool) -> str:
@@ -200,10 +195,6 @@ def _kind(name: object, *, rotates: bool) -> str:
     if word in _SLIDING:
         return "sliding" if rotates else "full"
     return "none" if word in _NOTHING else "state"
-
-
-def _is_state_only(shape: Mapping[str, Any]) -> bool:
-    return str(shape.get("model_type")) in ("mamba", "mamba2", "falcon_mamba", "rwkv7")
 
 
 def _attention_values(shape: Mapping[str, Any], *, latents: bool) -> int:

@@ -96,10 +96,7 @@ def _source(path: Path) -> str:
 @lru_cache(maxsize=8)
 def _remapping(file: Path) -> Mapping[str, str]:
     """Return mlx-lm's table of model types that another type's module serves."""
-    source = _source(file)
-    if not source:
-        return {}
-    for node in ast.parse(source).body:
+    for node in ast.parse(_source(file)).body:
         if isinstance(node, ast.Assign) and any(
             isinstance(target, ast.Name) and target.id == "MODEL_REMAPPING" for target in node.targets
         ):

@@ -85,14 +85,7 @@ class MlxEngine:
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
         """Return the token ids of a text, or of a conversation through the chat template."""
         instance = self._ready()
-
-        def work() -> list[int]:
-            if request.messages:
-                asked = GenerateRequest(messages=request.messages, tools=request.tools, template=request.template)
-                return instance.prompts.encode_messages(request.messages, asked)
-            return instance.prompts.encode_text(request.text or "")
-
-        return Tokens(tokens=tuple(await self._on_prompts(work)))
+        return Tokens(tokens=tuple(await self._on_prompts(lambda: instance.prompts.tokenize(request))))
 
     async def detokenize(self, tokens: Tokens) -> str:
         """Return the text of token ids, special tokens included."""

@@ -169,25 +169,28 @@ class DividedQuantizedEmbedding(QuantizedEmbedding):
 
 
 class DividedFeedForward(Module):
-    """`down(swiglu(gate(x), up(x)))` for x [..., features], on two streams where that is faster."""
+    """`down(swiglu(gate(x), up(x)))` for x [..., features], on two streams where that is faster.
 
-    def __init__(self, gate: mx.array, up: mx.array, down: mx.array) -> None:
+    `inner`: the weights of the projection called `gate`.
+    """
+
+    def __init__(self, inner: mx.array, up: mx.array, down: mx.array) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        half = gate.shape[0] // 2
-        self.gate, self.up = gate, up
+        half = inner.shape[0] // 2
+        self.inner, self.up = inner, up
         # Columns of a matrix would be copied for every product: store the halves as two arrays.
         self.down = [mx.contiguous(down[:, :half]), mx.contiguous(down[:, half:])]
         mx.eval(self.down)
 
     def __call__(self, x: mx.array) -> mx.array:
-        half, (first, second) = self.gate.shape[0] // 2, self.down
-        weights = self.gate.size + self.up.size + first.size + second.size
+        half, (first, second) = self.inner.shape[0] // 2, self.down
+        weights = self.inner.size + self.up.size + first.size + second.size
 
         def here() -> mx.array:
-            return product(swiglu(product(x, self.gate[:half]), product(x, self.up[:half])), first)
+            return product(swiglu(product(x, self.inner[:half]), product(x, self.up[:half])), first)
 
         def there() -> mx.array:
-            return product(swiglu(product(x, self.gate[half:]), product(x, self.up[half:])), second)
+            return product(swiglu(product(x, self.inner[half:]), product(x, self.up[half:])), second)
 
         if divides(effort(x.size // x.shape[-1], weights)):
             one, other = side_by_side(here, there)
@@ -204,8 +207,8 @@ def divided_feed_forward(block: Module) -> Module | None:
     plain = [layer for layer in layers if type(layer) is Linear and "bias" not in layer]
     if len(plain) < len(layers) or any(layer.weight.dtype != mx.float32 for layer in plain):
         return None
-    gate, up, down = (layer.weight for layer in plain)
-    return DividedFeedForward(gate, up, down) if gate.size >= _WORTH else None
+    inner, up, down = (layer.weight for layer in plain)
+    return DividedFeedForward(inner, up, down) if inner.size >= _WORTH else None
 
 
 _DIVIDED: Final[dict[type, type]] = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx.protocol import TokenizeRequest
 from ollmlx.runner.kit import (
     context_exceeded,
     cut_tokens,
@@ -129,11 +130,12 @@ class PromptEncoder:
         bos = self._tokenizer.bos_token
         return list(self._tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))))
 
-    def encode_messages(
-        self, messages: Sequence[Message], request: GenerateRequest, *, answer: bool = True
-    ) -> list[int]:
-        """Return the ids of a conversation through the chat template, after the ids in `request.context`."""
-        return self._encode(self._template.render(messages, request, answer=answer), request)
+    def tokenize(self, request: TokenizeRequest) -> list[int]:
+        """Return the ids of a text, or of a conversation through the chat template."""
+        if not request.messages:
+            return self.encode_text(request.text or "")
+        asked = GenerateRequest(messages=request.messages, tools=request.tools, template=request.template)
+        return self._encode(self._template.render(request.messages, asked), asked)
 
     def _encode(self, text: str, request: GenerateRequest) -> list[int]:
         if not self._tokenizer.has_chat_template and not request.template:
@@ -161,7 +163,8 @@ class PromptEncoder:
             tokens, dropped = encode(request.messages), 0
         boundary = 0
         if self._boundaries and not request.continue_last and not dropped:
-            boundary = common_prefix(tokens, self.encode_messages(request.messages, request, answer=False))
+            unopened = self._template.render(request.messages, request, answer=False)
+            boundary = common_prefix(tokens, self._encode(unopened, request))
         prompt = self._fitted(request, tokens, dropped, context, tail=tail, boundary=boundary)
         if forced is None:
             return prompt

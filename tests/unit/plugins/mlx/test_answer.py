@@ -169,45 +169,30 @@ def test_a_tool_call_comes_out_whole_and_leaves_no_tag(name: str, size: int) -> 
     assert answer.strip() == ""
 
 
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+HARMONY = "<|channel|>analysis<|message|>Easy.<|end|><|start|>assistant<|channel|>final<|message|>It is 4.<|return|>"
+
+
 @pytest.mark.parametrize("size", [1, 2, 5, 1000])
-def test_reasoning_answer_and_call_come_out_apart(size: int) -> None:
-    text = "<think>\nHm, <b>?\n\n</think>\n\nLet me look.\n<tool_call>\n"
-    text += '{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
-    assert parts(events_of(text, QWEN, size)) == ("Let me look.\n", "Hm, <b>?", PARIS)
-
-
-@pytest.mark.parametrize("size", [1, 4, 1000])
-def test_harmony_reasoning_and_final_answer(size: int) -> None:
-    text = "<|channel|>analysis<|message|>Easy.<|end|><|start|>assistant<|channel|>final<|message|>It is 4.<|return|>"
-    assert parts(events_of(text, Format(harmony=True), size)) == ("It is 4.", "Easy.", [])
-
-
-def test_a_block_that_the_prompt_opened_is_reasoning_from_the_first_token() -> None:
-    events = events_of("so it is 4</think>\n\n4", QWEN, tail="<|im_start|>assistant\n<think>\n")
-    assert parts(events) == ("4", "so it is 4", [])
-
-
-def test_a_marker_in_the_users_words_opens_nothing() -> None:
-    events = events_of("an XML tag", QWEN, tail="what is <think>?<|im_end|>\n<|im_start|>assistant\n")
-    assert parts(events) == ("an XML tag", "", [])
-
-
-def test_reasoning_is_dropped_when_it_is_not_wanted() -> None:
-    assert parts(events_of("<think>secret</think>open", QWEN, show_thinking=False)) == ("open", "", [])
-
-
-def test_without_tools_in_the_request_tool_markers_are_text() -> None:
-    text = "write <tool_call> like this"
-    assert parts(events_of(text, QWEN, tools=False)) == (text, "", [])
-
-
-def test_what_is_no_call_after_all_is_shown_without_its_tags() -> None:
-    assert parts(events_of("<tool_call>not json</tool_call>", QWEN)) == ("not json", "", [])
-
-
-def test_only_one_call_when_parallel_calls_are_off() -> None:
-    kind, text, _ = RECORDED["json_tools twice"]
-    assert parts(events_of(text, kind, parallel_tools=False)) == ("", "", PARIS)
+@pytest.mark.parametrize(
+    ("kind", "text", "more", "expected"),
+    [
+        (QWEN, f"<think>\nHm, <b>?\n\n</think>\n\nLet me look.\n{CALL}", {}, ("Let me look.\n", "Hm, <b>?", PARIS)),
+        (Format(harmony=True), HARMONY, {}, ("It is 4.", "Easy.", [])),
+        # A block that the prompt opened, and a marker in the user's words, which opens nothing.
+        (QWEN, "so it is 4</think>\n\n4", {"tail": "<|im_start|>assistant\n<think>\n"}, ("4", "so it is 4", [])),
+        (QWEN, "an XML tag", {"tail": "what is <think>?<|im_end|>\n<|im_start|>assistant\n"}, ("an XML tag", "", [])),
+        (QWEN, "<think>secret</think>open", {"show_thinking": False}, ("open", "", [])),
+        # Markers without tools in the request, and what is no call after all.
+        (QWEN, "write <tool_call> like this", {"tools": False}, ("write <tool_call> like this", "", [])),
+        (QWEN, "<tool_call>not json</tool_call>", {}, ("not json", "", [])),
+        (QWEN, RECORDED["json_tools twice"][1], {"parallel_tools": False}, ("", "", PARIS)),
+    ],
+)
+def test_reasoning_answer_and_call_come_out_apart(
+    kind: Format, text: str, more: dict[str, Any], expected: tuple[str, str, list[Any]], size: int
+) -> None:
+    assert parts(events_of(text, kind, size, **more)) == expected
 
 
 def test_ids_are_made_as_ollama_makes_them() -> None:
