@@ -120,7 +120,7 @@ EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 def encode_event(event: Event) -> bytes:
     """Encode an event as one NDJSON line."""
-    return event.__pydantic_serializer__.to_json(event, exclude_defaults=False) + b"\n"
+    return event.__pydantic_serializer__.to_json(event) + b"\n"
 
 
 def decode_event(line: bytes) -> Event:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -62,7 +63,7 @@ def find_plugins(settings: Settings, points: tuple[EntryPoint, ...] | None = Non
         yield LoadedPlugin(point.name, f"{name} {version}" if name else point.value, version), point.load
     for path in settings.plugins.paths:
         path = path.expanduser()
-        yield LoadedPlugin(path.stem, str(path)), lambda path=path: _import_path(path)  # type: ignore[misc]
+        yield LoadedPlugin(path.stem, str(path)), partial(_import_path, path)
 
 
 def _import_path(path: Path) -> ModuleType:

@@ -100,15 +100,15 @@ def not_toml(shown: str, error: NotToml) -> Fault:
 def unknown_key(path: KeyPath) -> str:
     """The problem of a key that does not exist, with the key that was likely meant."""
     name, parent = path[-1], path[:-1]
-    likely, home = likely_key(path), _sections_with(name)
+    likely, home = likely_key(path), _section_with(name)
     if not parent:
         if home:
-            return f"unknown section; {name!r} is a key of [{home[0]}]"
+            return f"unknown section; {name!r} is a key of [{home}]"
         return f"unknown section; did you mean [{likely}]?" if likely else "unknown section"
     if likely:
         return f"unknown key; did you mean {likely!r}?"
     if home:
-        return f"unknown key; it belongs to [{home[0]}]"
+        return f"unknown key; it belongs to [{home}]"
     model = table_at(parent)
     known = list(keys_of(model)) if model else []
     return "unknown key" + (f"; there is {', '.join(known)}" if known and len(known) <= 12 else "")
@@ -123,13 +123,13 @@ def likely_key(path: KeyPath) -> str | None:
         known = list(keys_of(model)) if model else []
     else:
         known = [section for section, _ in sections()] + ["aliases", "models"]
-        if _sections_with(path[0]):
+        if _section_with(path[0]):
             return None
     return closest(path[-1].lower(), known)
 
 
-def _sections_with(name: str) -> list[str]:
-    return [section for section, model in sections() if name in keys_of(model)]
+def _section_with(name: str) -> str | None:
+    return next((section for section, model in sections() if name in keys_of(model)), None)
 
 
 def _real_path(loc: Iterable[int | str], raw: Any) -> KeyPath:
