@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -18,12 +18,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # tokens a second
 GAUGES = {
-    "uptime_seconds": "Age of a runner.",
-    "memory_bytes": "Memory a runner uses.",
-    "reserved_bytes": "Memory that the budget reserves for a runner.",
-    "active_requests": "Requests a runner serves.",
-    "parallel": "Requests a runner can serve at once.",
+    "memory": ("memory_bytes", "Memory a runner uses."),
+    "reserved": ("reserved_bytes", "Memory that the budget reserves for a runner."),
+    "active": ("active_requests", "Requests a runner serves."),
+    "parallel": ("parallel", "Requests a runner can serve at once."),
 }
+"""Metrics of each runner, by the attribute of RunnerInfo."""
 PREFIX = "ollmlx"
 OTHER = "other"
 """The route label of requests without a route. Clients choose paths, so paths must not become labels."""
@@ -47,14 +47,10 @@ class Metrics:
         )
         self._cached = counter("cached_tokens", "Tokens of prompts that came from the prefix cache.", ("model",))
         self._generated = counter("generated_tokens", "Tokens generated.", ("model",))
-        self._running = gauge("requests_in_progress", "Requests being answered.")
+        self.running = gauge("requests_in_progress", "Requests being answered.")
         gauge("start_time_seconds", "When the daemon started.").set_to_current_time()
         Info("build", "The version that runs.", namespace=PREFIX, registry=self.registry).info({"version": __version__})
         self.registry.register(RunnerGauges(runners))
-
-    def read_running_from(self, count: Callable[[], int]) -> None:
-        """Read the number of running requests from `count` when metrics are collected."""
-        self._running.set_function(count)
 
     def count(self, request: RequestContext) -> None:
         """Count one request that has ended."""
@@ -130,29 +126,20 @@ class RunnerGauges(Collector):
     def __init__(self, runners: Callable[[], Sequence[RunnerInfo]]) -> None:
         self._runners = runners
 
-    def describe(self) -> Iterable[Metric]:
-        """Return the families without samples; the registry asks for them once."""
-        return self._families().values()
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the families, each with a sample for every runner."""
-        families = self._families()
-        for runner in self._runners():
-            labels = [runner.model.name.short, runner.backend, str(runner.state)]
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families, each with a sample for every runner."""
+        gauge = partial(GaugeMetricFamily, labels=("model", "backend", "state"))
+        runners = [((one.model.name.short, one.backend, str(one.state)), one) for one in self._runners()]
+        uptime = gauge(f"{PREFIX}_runner_uptime_seconds", "Age of a runner.")
+        for labels, runner in runners:
             if runner.started_at and runner.state is not RunnerState.FAILED:
-                uptime = datetime.now(UTC) - runner.started_at
-                families["uptime_seconds"].add_metric(labels, uptime.total_seconds())
-            families["memory_bytes"].add_metric(labels, runner.memory)
-            families["reserved_bytes"].add_metric(labels, runner.reserved)
-            families["active_requests"].add_metric(labels, runner.active)
-            families["parallel"].add_metric(labels, runner.parallel)
-        return families.values()
-
-    def _families(self) -> dict[str, GaugeMetricFamily]:
-        labels = ("model", "backend", "state")
-        return {
-            name: GaugeMetricFamily(f"{PREFIX}_runner_{name}", text, labels=labels) for name, text in GAUGES.items()
-        }
+                uptime.add_metric(labels, (datetime.now(UTC) - runner.started_at).total_seconds())
+        yield uptime
+        for attribute, (name, text) in GAUGES.items():
+            family = gauge(f"{PREFIX}_runner_{name}", text)
+            for labels, runner in runners:
+                family.add_metric(labels, getattr(runner, attribute))
+            yield family
 
 
 def _short(model: str) -> str:

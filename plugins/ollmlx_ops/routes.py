@@ -46,7 +46,7 @@ def blueprint(service: Service) -> Blueprint:
     def _observe(setup: Any) -> None:
         state = state_of(setup.app)
         state.observers.append(metrics.count)
-        metrics.read_running_from(lambda: state.drain.running)
+        metrics.running.set_function(lambda: state.drain.running)
 
     @made.get("/livez")
     @describe("Check that the daemon answers.", answer=STATUS)

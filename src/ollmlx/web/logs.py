@@ -36,6 +36,7 @@ def logging_to(stream: TextIO, settings: Settings) -> Iterator[None]:
     if settings.logging.file:
         handlers.append(_file(settings.state_folder / "logs"))
     root = logging.getLogger()  # plugins log under their own names
+    level = root.level
     root.setLevel(settings.logging.level.upper())
     for handler in handlers:
         handler.addFilter(_is_shown)
@@ -43,6 +44,7 @@ def logging_to(stream: TextIO, settings: Settings) -> Iterator[None]:
     try:
         yield
     finally:
+        root.setLevel(level)
         for handler in handlers:
             root.removeHandler(handler)
             handler.close()

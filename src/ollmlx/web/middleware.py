@@ -57,7 +57,6 @@ class Middleware:
         context = RequestContext(request_id(headers.get(REQUEST_ID_HEADER)), scope["method"], scope["path"], peer)
         context.priority = headers.get("x-priority", "normal").strip().lower()
         context.upload = self._state.is_upload(context.path)
-        scope["ollmlx.context"] = context
         token = CURRENT.set(context)
         self._state.drain.enter(context)
         try:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from ollmlx.errors import Forbidden, Unauthorized
 from ollmlx.settings import Settings
 from ollmlx.text.addresses import is_loopback
-from ollmlx.web.server.sockets import is_wildcard, served_address
+from ollmlx.web.server.sockets import served_address
 
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz"})
 """Served without an API key: monitors send none, and the responses say nothing of models."""
@@ -38,6 +38,7 @@ CORS_REQUEST_HEADERS = (
 CORS_EXPOSED = b"X-Request-ID, Retry-After, X-Ollmlx-Queue-Ms, X-Ollmlx-Load-Ms, X-Ollmlx-Dropped-Tokens"
 
 Headers = list[tuple[bytes, bytes]]
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._\-]+)(?::[0-9]{1,5})?")
 
 
 class Policy:
@@ -51,8 +52,7 @@ class Policy:
         self._digests = [hashlib.sha256(key.encode()).digest() for key in security.api_keys]
         origins = (re.escape(origin).replace(r"\*", "[^\r\n]*") for origin in server.origins)
         self._origins = re.compile("|".join((*LOCAL_ORIGINS, *origins)), re.IGNORECASE)
-        own = [*server.hosts] if is_wildcard(bound) else [*server.hosts, bound.host]
-        self._names = LOCAL_NAMES | {name.lower() for name in own}
+        self._names = LOCAL_NAMES | {name.lower() for name in (bound.host, *server.hosts)}
 
     def check_host(self, values: list[str]) -> None:
         """Raise Forbidden unless there is exactly one Host header and it names this machine.
@@ -96,9 +96,10 @@ class Policy:
         raise Unauthorized("unauthorized: a valid API key is needed", code="SEC004")
 
     def _host_allowed(self, value: str) -> bool:
-        name = _hostname(value)
-        if name is None:
+        match = _HOST.fullmatch(value)
+        if match is None or match[1].endswith("."):
             return False
+        name = match[1].strip("[]").lower()
         if name in self._names:
             return True
         try:
@@ -148,11 +149,3 @@ def preflight_headers(requested: str, private_network: bool) -> Headers:
     if private_network:
         headers.append((b"access-control-allow-private-network", b"true"))
     return headers
-
-
-def _hostname(value: str) -> str | None:
-    """Return the name or address in a Host header, without port and brackets; None when it is malformed."""
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._\-]+)(?::[0-9]{1,5})?", value)
-    if match is None or match.group(1).endswith("."):
-        return None
-    return match.group(1).strip("[]").lower()

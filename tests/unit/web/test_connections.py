@@ -62,7 +62,7 @@ async def serving(
         return made
 
     sock = listening_socket(served_address("127.0.0.1:0"))
-    server = HTTPServer(web_app(FakeService(), family), [sock], write_timeout=write_timeout)
+    server = HTTPServer(web_app(FakeService(), family), sock, write_timeout=write_timeout)
     await server.start()
     reader, writer = await asyncio.open_connection(*sock.getsockname())
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,6 @@ from ollmlx.web.context import CURRENT, RequestContext
 from ollmlx.web.logs import LOG_FILE, logging_to
 
 logger = logging.getLogger("ollmlx.test")
-
-
-@pytest.fixture(autouse=True)
-def untouched_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    before = root.level
-    yield
-    root.setLevel(before)
 
 
 def written(folder: Path, **logs: object) -> str:

@@ -6,28 +6,20 @@ import asyncio
 import gzip
 import logging
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
 from quart import Blueprint
 
-from ollmlx import Service
+from ollmlx import ModelName, Service
 from ollmlx.errors import NotFound
 from ollmlx.settings.model import SecuritySettings, ServerSettings, Settings
 from ollmlx.testing import eventually
 from ollmlx.testing.routes import FakeService, web_app
 from ollmlx.types import Admitted, Done, Prefill, Text
-from ollmlx.web import (
-    RequestContext,
-    caller,
-    declare_errors,
-    json_answer,
-    ndjson,
-    read_json,
-    state_of,
-    tracked,
-)
+from ollmlx.web import RequestContext, caller, declare_errors, json_answer, ndjson, read_json, state_of, tracked
 from ollmlx.web.middleware import Message, Middleware, Receive, Send
 from ollmlx.web.server.drain import Drain
 
@@ -43,8 +35,6 @@ def blueprint(service: Service) -> Blueprint:
 
     @made.post("/stream")
     async def stream() -> Any:
-        from ollmlx import ModelName
-
         async def lines() -> Any:
             async for event in tracked(service.generate(ModelName.parse("tiny"), None, caller=caller("tiny"))):  # type: ignore[arg-type]
                 if isinstance(event, Text):
@@ -192,16 +182,10 @@ async def test_unknown_routes_and_methods_are_answered_as_by_ollamas_router() ->
 
 async def test_response_headers_give_queue_time_load_time_and_dropped_tokens() -> None:
     service = FakeService()
-    service.outcomes = [
-        Admitted(queue_ns=1_500_000, load_ns=2_000_000),
-        Prefill(done=1, total=1, dropped=7),
-        Text(text="a"),
-        Done(),
-    ]
-    answer = await client_of(service).post("/stream")
-    assert answer.headers["X-Ollmlx-Queue-Ms"] == "1.5"
-    assert answer.headers["X-Ollmlx-Load-Ms"] == "2.0"
-    assert answer.headers["X-Ollmlx-Dropped-Tokens"] == "7"
+    service.outcomes = [Admitted(queue_ns=1_500_000, load_ns=2_000_000), Prefill(done=1, total=1, dropped=7), Done()]
+    headers = (await client_of(service).post("/stream")).headers
+    assert (headers["X-Ollmlx-Queue-Ms"], headers["X-Ollmlx-Load-Ms"]) == ("1.5", "2.0")
+    assert headers["X-Ollmlx-Dropped-Tokens"] == "7"
 
 
 async def test_one_line_and_one_observation_for_each_request(caplog: pytest.LogCaptureFixture) -> None:
@@ -245,7 +229,10 @@ async def test_requests_that_arrive_during_the_drain_are_not_waited_for() -> Non
 
 
 @pytest.mark.parametrize(("timeout", "still"), [(30.0, " for another 30 s"), (math.inf, ""), (0.0, None)])
-def test_a_drain_states_how_long_running_requests_may_go_on(timeout: float, still: str | None) -> None:
+def test_a_drain_states_how_long_running_requests_may_go_on(
+    timeout: float, still: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ollmlx.web.server.drain.time", SimpleNamespace(monotonic=lambda: 100.0))
     drain = Drain()
     assert drain.status() == ""
     drain.enter(RequestContext("a", "POST", "/x"))

@@ -19,7 +19,6 @@ from ollmlx.web.server.sockets import (
     bind_error,
     bound_address,
     is_listening,
-    is_wildcard,
     listening_socket,
     program_at,
     served_address,
@@ -44,12 +43,6 @@ def test_port_0_becomes_a_free_port() -> None:
 def test_an_unknown_host_is_named() -> None:
     with pytest.raises(ConfigError, match="unknown host"):
         listening_socket(Address("no-such-host.invalid", 0))
-
-
-def test_wildcards_are_recognised() -> None:
-    assert is_wildcard(Address("0.0.0.0", 1))
-    assert is_wildcard(Address("::", 1))
-    assert not is_wildcard(Address("127.0.0.1", 1))
 
 
 class ReplyHandler(http.server.BaseHTTPRequestHandler):

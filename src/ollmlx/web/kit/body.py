@@ -11,7 +11,7 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 import orjson
@@ -21,7 +21,7 @@ from quart.wrappers import Body, Request
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
 from ollmlx.errors import BodyTimeout, InvalidRequest, TooLarge, UnsupportedEncoding
-from ollmlx.web.context import RequestContext, current
+from ollmlx.web.context import CURRENT, RequestContext, current
 
 HIGH_WATER = 1024 * 1024
 """Bytes of an upload that are held in memory before the socket is read on."""
@@ -60,7 +60,7 @@ class BodyRequest(Request):
     body_class = ThrottledBody
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        context: RequestContext | None = kwargs["scope"].get("ollmlx.context")
+        context = CURRENT.get()
         upload = context is not None and context.upload
         if upload:
             kwargs["max_content_length"] = None
@@ -246,16 +246,11 @@ def _check_count(body: bytes) -> None:
 def _check_depth(value: Any) -> None:
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        level = [child for item in level for child in _children(item)]
+        parents = [item for item in level if isinstance(item, (dict, list))]
+        level = [child for item in parents for child in (item.values() if isinstance(item, dict) else item)]
         if not level:
             return
     raise ValueError("nested too deeply")
-
-
-def _children(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
 
 
 def _kind(value: Any) -> str:

@@ -67,14 +67,8 @@ async def _respond(records: AsyncGenerator[bytes, None], failed: Record, mimetyp
     context = current()
     stream = Stream(records, failed, current_app.extensions["ollmlx"].drain)
     context.on_close(stream.aclose)
-    try:
-        await stream.start()
-    except BaseException:
-        await stream.aclose()
-        raise
-    response = Response(stream, content_type=mimetype)
-    response.timeout = None  # Quart would end the response after 60 s without a word
-    return response
+    await stream.start()
+    return Response(stream, content_type=mimetype)
 
 
 class Stream:

@@ -92,26 +92,24 @@ class Connection(TCPServer):
 
 
 class HTTPServer:
-    """Serves an application on listening sockets until it is stopped."""
+    """Serves an application on a listening socket until it is stopped."""
 
-    def __init__(self, app: Quart, sockets: list[socket.socket], *, write_timeout: float) -> None:
+    def __init__(self, app: Quart, sock: socket.socket, *, write_timeout: float) -> None:
         self._app = app
-        self._sockets = sockets
+        self._sock = sock
         self._write_timeout = write_timeout
         self._wrapped = wrap_app(cast(Any, app), 0, "asgi")
         self._config = _config()
         self._context = WorkerContext(None)
-        self._servers: list[asyncio.Server] = []
         self._connections: dict[asyncio.Task[Any], Connection] = {}
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to accept connections."""
         await self._app.startup()
-        for sock in self._sockets:
-            # asyncio accepts up to `backlog` connections in one round of its loop; the kernel's queue is longer.
-            self._servers.append(await asyncio.start_server(self._serve, sock=sock, backlog=ACCEPTED_AT_ONCE))
-            sock.listen(BACKLOG)
+        # asyncio accepts up to `backlog` connections in one round of its loop; the kernel's queue is longer.
+        self._server = await asyncio.start_server(self._serve, sock=self._sock, backlog=ACCEPTED_AT_ONCE)
+        self._sock.listen(BACKLOG)
         self._watch = asyncio.create_task(self._drop_stalled(), name="stalled-writers")
 
     async def stop(self, timeout: float) -> None:
@@ -121,11 +119,9 @@ class HTTPServer:
         """
         if self._watch is None:
             return
-        for sock in self._sockets:
-            asyncio.get_running_loop().remove_reader(sock)
+        asyncio.get_running_loop().remove_reader(self._sock)
         await asyncio.sleep(0)  # asyncio leaks a connection that it is still accepting when it closes the server
-        for server in self._servers:
-            server.close()
+        self._server.close()
         await self._context.terminated.set()  # idle connections close now, the others after their current request
         await self._wait(timeout)
         for connection in self._connections.values():

@@ -64,13 +64,13 @@ async def run(app: App, reload: Callable[[], object] | None = None) -> int:
 
 async def _serve(app: App, sock: socket.socket, address: Address, reload: Callable[[], object] | None) -> int:
     web = create_app(app)
-    server = HTTPServer(web, [sock], write_timeout=app.settings.server.write_timeout)
+    server = HTTPServer(web, sock, write_timeout=app.settings.server.write_timeout)
     with _signals(reload) as (first, second), _gc_tuned():
         await server.start()
         try:
             _announce(address, app)
             await first.wait()
-            with _deadline(_finite(app.settings.server.drain_timeout) + FLUSH_TIME + HARD_DEADLINE):
+            with _deadline(app.settings.server.drain_timeout + FLUSH_TIME + HARD_DEADLINE):
                 return await _end(app, state_of(web).drain, server, second)
         finally:
             await server.stop(0)
@@ -84,7 +84,7 @@ async def _end(app: App, drain: Drain, server: HTTPServer, second: asyncio.Event
     if drain.running:
         logger.info("%s", drain.status())
     closing = asyncio.create_task(app.close(), name="close")  # requests that wait for a runner are refused now
-    await _first_of(drain.idle(_finite(timeout)), second.wait())
+    await _first_of(drain.idle(timeout), second.wait())
     drain.end()
     clean = await drain.idle(FLUSH_TIME)
     await closing
@@ -175,15 +175,10 @@ def _deadline(seconds: float) -> Iterator[None]:
         logger.critical("stopping took longer than %.0f s; ending now", seconds)
         os._exit(UNCLEAN_EXIT)
 
-    timer = threading.Timer(seconds, overdue)
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), overdue)
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
-
-
-def _finite(seconds: float) -> float:
-    """Return a number that timers accept: an infinite time becomes the longest one they know."""
-    return min(seconds, threading.TIMEOUT_MAX / 2)

@@ -30,11 +30,6 @@ def served_address(setting: str) -> Address:
     return address
 
 
-def is_wildcard(address: Address) -> bool:
-    """Return True when the address stands for every interface of this machine."""
-    return address.host in (_EVERY_V4, _EVERY)
-
-
 def listening_socket(address: Address) -> socket.socket:
     """Return a bound, listening socket. Raises ConfigError for an unknown name, OSError when it cannot be bound."""
     family, where = _target(address)
