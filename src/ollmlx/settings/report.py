@@ -169,7 +169,8 @@ def toml_value(value: Any) -> str:
     if isinstance(value, tuple | list):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + " }" if value else "{}"
+        items = ", ".join(f"{dotted((key,))} = {toml_value(item)}" for key, item in value.items())
+        return f"{{ {items} }}" if value else "{}"
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
 
 

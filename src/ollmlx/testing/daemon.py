@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpx2
 
+from ollmlx.settings.report import toml_value
 from ollmlx.testing import FAKE_PLUGIN
 from ollmlx.testing.waiting import wait_until
 
@@ -174,12 +175,4 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def as_toml(settings: Mapping[str, Any]) -> str:
     """Return a settings file with one line for each section, in inline tables."""
-    return "".join(f"{json.dumps(key)} = {_inline(value)}\n" for key, value in settings.items())
-
-
-def _inline(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_inline(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_inline(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return "".join(f"{json.dumps(key)} = {toml_value(value)}\n" for key, value in settings.items())

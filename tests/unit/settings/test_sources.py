@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ollmlx.reload import reloadable
 from ollmlx.settings import Settings
 from ollmlx.settings.files import key_lines
 from ollmlx.settings.load import InvalidSettings, LoadedSettings, load_settings
-from ollmlx.settings.report import effective
+from ollmlx.settings.report import effective, toml_value
 from ollmlx.text.quantities import FOREVER
 
 
@@ -261,3 +262,8 @@ def test_the_first_settings_file_of_four_places_is_read(tmp_path: Path) -> None:
     assert queue() == 3
     assert queue(cwd=empty, XDG_CONFIG_HOME=str(tmp_path / "xdg")) == 2
     assert queue(cwd=empty) == 1
+
+
+def test_a_table_is_written_as_toml_reads_it() -> None:
+    table = {"org/x:y": {"rate": 5, "cache": False}, "say": ["ä\n", 'a "b"'], "empty": {}}
+    assert tomllib.loads(f"value = {toml_value(table)}") == {"value": table}
