@@ -165,33 +165,28 @@ async def monitored() -> AsyncIterator[Monitored]:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_runner_that_makes_progress_is_left_alone(monitored: Monitored) -> None:
-    await monitored.wait(100, progress=1)
+@pytest.mark.parametrize(
+    ("active", "unread", "progress"),
+    [(1, 0, 1), (0, 0, 0), (1, 1, 0)],
+    ids=["makes progress", "is idle", "has a client that does not read the answer"],
+)
+async def test_no_trial_prompt_is_sent_to_a_runner_that(
+    monitored: Monitored, active: int, unread: int, progress: int
+) -> None:
+    monitored.runner.active_requests, monitored.toy.unread = active, unread
+    await monitored.wait(100, progress=progress)
     assert not monitored.runner.killed
     assert not monitored.toy.trials
 
 
-async def test_an_idle_runner_may_be_silent_for_ever(monitored: Monitored) -> None:
-    monitored.runner.active_requests = 0
-    await monitored.wait(100)
-    assert not monitored.runner.killed
-
-
-async def test_a_runner_with_work_is_killed_after_the_hang_timeout(monitored: Monitored) -> None:
+@pytest.mark.parametrize("unread", [0, 1])
+async def test_a_runner_with_work_is_killed_after_the_hang_timeout(monitored: Monitored, unread: int) -> None:
+    monitored.runner.active_requests, monitored.toy.unread = unread + 1, unread
     monitored.toy.answers_trials = False
     await monitored.wait(19)
     assert not monitored.runner.killed
     await monitored.wait(3)
     assert monitored.runner.killed[0] == (Cause.HANG, "made no progress for 20s")
-
-
-async def test_an_answer_that_its_client_does_not_read_is_no_hang(monitored: Monitored) -> None:
-    monitored.toy.unread = 1
-    await monitored.wait(100)
-    assert not monitored.runner.killed
-    monitored.runner.active_requests = 2
-    await monitored.wait(32)
-    assert monitored.runner.killed[0][0] is Cause.HANG, "a second request waits for the runner"
 
 
 async def test_a_missing_status_counts_as_silence(monitored: Monitored) -> None:
