@@ -34,15 +34,6 @@ class Cause(StrEnum):
     TRIAL_PROMPT = "trial_prompt"
 
 
-@dataclass(frozen=True, slots=True)
-class ExitMeaning:
-    """An exit status in words (`was killed by SIGSEGV`), with a short, stable label for metrics (`exit_1`)."""
-
-    text: str
-    remedy: Remedy
-    label: str
-
-
 _CODES: dict[int, tuple[str, Remedy]] = {
     ExitCode.ASKED: ("ended without being asked", Remedy.RETRY),
     ExitCode.USAGE: ("refused its configuration", Remedy.NONE),
@@ -62,18 +53,6 @@ _SIGNALS: dict[int, tuple[str, Remedy]] = {
 }
 
 
-def explain_exit(returncode: int) -> ExitMeaning:
-    """Explain a return code as `asyncio` reports it: negative for a signal."""
-    if returncode < 0:
-        known = -returncode in set(signal.Signals)
-        name = signal.Signals(-returncode).name if known else f"signal {-returncode}"
-        text, remedy = _SIGNALS.get(-returncode, ("", Remedy.RETRY))
-        return ExitMeaning(f"was killed by {name}{text}", remedy, name)
-    text, remedy = _CODES.get(returncode, ("", Remedy.RETRY))
-    text = f"{text} (exit status {returncode})" if text else f"ended with exit status {returncode}"
-    return ExitMeaning(text, remedy, f"exit_{returncode}")
-
-
 @dataclass(frozen=True, slots=True)
 class RunnerFailure:
     """One exit that was not asked for. `text` reads after the model's name: `was killed by SIGSEGV`.
@@ -89,6 +68,20 @@ class RunnerFailure:
     remedy: Remedy = Remedy.RETRY
     loading: bool = False
     label: str = ""
+
+    @classmethod
+    def of_exit(
+        cls, returncode: int, explanation: str | None = None, output: tuple[str, ...] = (), *, loading: bool = False
+    ) -> RunnerFailure:
+        """Explain a return code as `asyncio` reports it: negative for a signal."""
+        if returncode < 0:
+            known = -returncode in set(signal.Signals)
+            label = signal.Signals(-returncode).name if known else f"signal {-returncode}"
+            text, remedy = _SIGNALS.get(-returncode, ("", Remedy.RETRY))
+            return cls(Cause.SIGNAL, f"was killed by {label}{text}", explanation, output, remedy, loading, label)
+        text, remedy = _CODES.get(returncode, ("", Remedy.RETRY))
+        text = f"{text} (exit status {returncode})" if text else f"ended with exit status {returncode}"
+        return cls(Cause.EXIT, text, explanation, output, remedy, loading, f"exit_{returncode}")
 
     def sentence(self, model: str) -> str:
         """Return one sentence for a person."""

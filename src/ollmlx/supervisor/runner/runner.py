@@ -23,7 +23,7 @@ from ollmlx.supervisor.process.guardian import boot_id
 from ollmlx.supervisor.process.state_folder import NONCE, RunnerRecord, RunnerRecords, SocketDir
 from ollmlx.supervisor.process.tail import OutputTail
 from ollmlx.supervisor.runner.client import ConnectionLost, ProtocolViolation, RunnerCall, RunnerClient
-from ollmlx.supervisor.runner.failure import Cause, Remedy, RunnerFailure, explain_exit
+from ollmlx.supervisor.runner.failure import Cause, Remedy, RunnerFailure
 from ollmlx.supervisor.runner.health import EXIT_PATIENCE, HealthMonitor, LoadFailed, ModelLoad
 from ollmlx.supervisor.scheduling.memory import Allowance
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RunnerState
@@ -282,7 +282,10 @@ class Runner:
         if self._socket is not None:
             await self.client.close()
             self._socket.unlink(missing_ok=True)
-        await self._cancel_tasks()
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._reaped.set()
 
     def _find_failure(self, child: Child, *, loading: bool, was_running: bool) -> RunnerFailure:
@@ -296,24 +299,13 @@ class Runner:
         if was_running:
             return RunnerFailure(Cause.PROTOCOL, "broke the protocol", None, output, Remedy.RETRY, loading)
         assert child.returncode is not None
-        meaning = explain_exit(child.returncode)
-        cause = Cause.SIGNAL if child.returncode < 0 else Cause.EXIT
-        return RunnerFailure(
-            cause, meaning.text, self._tail.likely_cause(), output, meaning.remedy, loading, meaning.label
-        )
+        return RunnerFailure.of_exit(child.returncode, self._tail.likely_cause(), output, loading=loading)
 
     def _create_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
         # In a context of its own: its log lines are about the runner, not about the request that loads it.
         task = asyncio.create_task(work, name=f"{name} {self.id}", context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _cancel_tasks(self) -> None:
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
 
     def _memory_use(self) -> int | None:
         return process_memory(self._child.pid) if self._child is not None else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollmlx.supervisor.runner.failure import Remedy, explain_exit
+from ollmlx.supervisor.runner.failure import Remedy, RunnerFailure
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,6 @@ from ollmlx.supervisor.runner.failure import Remedy, explain_exit
     ],
 )
 def test_an_exit_status_has_a_meaning_and_a_remedy(code: int, words: str, remedy: Remedy, label: str) -> None:
-    meaning = explain_exit(code)
+    meaning = RunnerFailure.of_exit(code)
     assert words in meaning.text
     assert (meaning.remedy, meaning.label) == (remedy, label)
