@@ -2,65 +2,35 @@
 
 from __future__ import annotations
 
-from ollmlx.model.events import Admitted, Answer, Done, Event, Failed, Prefill, Text, Thinking, TokenLogprob, ToolCalled
-from ollmlx.model.installed import (
-    INSTALLED,
-    RECEIPT,
-    Capability,
-    CreateRequest,
-    FetchedFile,
-    FetchReceipt,
-    InstalledModel,
-    MemoryEstimate,
-    ModelDefaults,
-    ModelDetails,
-    PullProgress,
-    RunnerInfo,
-    RunnerState,
-)
-from ollmlx.model.request import (
-    Caller,
-    EmbedRequest,
-    EmbedResult,
-    Frozen,
-    GenerateRequest,
-    Message,
-    Options,
-    Tool,
-    ToolCall,
-)
-
-__all__ = [
-    "INSTALLED",
-    "RECEIPT",
-    "Admitted",
-    "Answer",
-    "Caller",
-    "Capability",
-    "CreateRequest",
-    "Done",
-    "EmbedRequest",
-    "EmbedResult",
-    "Event",
-    "Failed",
-    "FetchReceipt",
-    "FetchedFile",
-    "Frozen",
-    "GenerateRequest",
-    "InstalledModel",
-    "MemoryEstimate",
-    "Message",
-    "ModelDefaults",
-    "ModelDetails",
-    "Options",
-    "Prefill",
-    "PullProgress",
-    "RunnerInfo",
-    "RunnerState",
-    "Text",
-    "Thinking",
-    "TokenLogprob",
-    "Tool",
-    "ToolCall",
-    "ToolCalled",
-]
+from ollmlx.model.events import Admitted as Admitted
+from ollmlx.model.events import Answer as Answer
+from ollmlx.model.events import Done as Done
+from ollmlx.model.events import Event as Event
+from ollmlx.model.events import Failed as Failed
+from ollmlx.model.events import Prefill as Prefill
+from ollmlx.model.events import Text as Text
+from ollmlx.model.events import Thinking as Thinking
+from ollmlx.model.events import TokenLogprob as TokenLogprob
+from ollmlx.model.events import ToolCalled as ToolCalled
+from ollmlx.model.installed import INSTALLED as INSTALLED
+from ollmlx.model.installed import RECEIPT as RECEIPT
+from ollmlx.model.installed import Capability as Capability
+from ollmlx.model.installed import CreateRequest as CreateRequest
+from ollmlx.model.installed import FetchedFile as FetchedFile
+from ollmlx.model.installed import FetchReceipt as FetchReceipt
+from ollmlx.model.installed import InstalledModel as InstalledModel
+from ollmlx.model.installed import MemoryEstimate as MemoryEstimate
+from ollmlx.model.installed import ModelDefaults as ModelDefaults
+from ollmlx.model.installed import ModelDetails as ModelDetails
+from ollmlx.model.installed import PullProgress as PullProgress
+from ollmlx.model.installed import RunnerInfo as RunnerInfo
+from ollmlx.model.installed import RunnerState as RunnerState
+from ollmlx.model.request import Caller as Caller
+from ollmlx.model.request import EmbedRequest as EmbedRequest
+from ollmlx.model.request import EmbedResult as EmbedResult
+from ollmlx.model.request import Frozen as Frozen
+from ollmlx.model.request import GenerateRequest as GenerateRequest
+from ollmlx.model.request import Message as Message
+from ollmlx.model.request import Options as Options
+from ollmlx.model.request import Tool as Tool
+from ollmlx.model.request import ToolCall as ToolCall
