@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 from tests.e2e.helpers import family as processes_of
 from tests.e2e.helpers import user
@@ -91,8 +93,13 @@ def unharmed(house: Daemon) -> Iterator[None]:
 
 
 def runners(house: Daemon) -> set[int]:
-    """The processes there are."""
-    return {child.pid for child in processes_of(house) if not any("guardian.py" in word for word in child.cmdline())}
+    """The processes there are. One that has exited, or is just being reaped, does not count."""
+    found = set()
+    for child in processes_of(house):
+        with suppress(psutil.NoSuchProcess):  # a zombie, too
+            if not any("guardian.py" in word for word in child.cmdline()):
+                found.add(child.pid)
+    return found
 
 
 def shown(house: Daemon) -> set[int]:

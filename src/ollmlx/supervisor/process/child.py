@@ -34,10 +34,9 @@ TEMPORARY_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 """Errors of the machine, not of the program. A later attempt may succeed."""
 
 
-def child_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Return the environment of a child: an allow-list without secrets, and no network for model libraries."""
-    given = os.environ if source is None else source
-    return {name: given[name] for name in ALLOWED if name in given} | FIXED
+    return {name: os.environ[name] for name in ALLOWED if name in os.environ} | FIXED
 
 
 class Child(asyncio.SubprocessProtocol):
