@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.unit.doctor.contexts import check_command
 
-from ollmlx.cli.main import VERBS, verb_parser
 from ollmlx.doctor.checks import OWN
 from ollmlx.doctor.runbooks import HEADINGS, folder, index, page, pages, title, troubleshooting
 from ollmlx.errors.findings import CODES, RETIRED
@@ -65,12 +64,7 @@ def commands() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("code", "line"), commands())
 def test_a_command_of_a_page_is_one_the_command_line_takes(code: str, line: str) -> None:
-    words = [word for word in shlex.split(line, comments=True) if not re.match(r"[A-Z_]+=", word)]
-    if words[1].startswith("-"):
-        return
-    assert words[1] in VERBS
-    parser, _ = verb_parser(words[1])
-    parser.parse_intermixed_args(words[2:])
+    check_command(line)
 
 
 @pytest.mark.parametrize("code", sorted(EVERY_PAGE))

@@ -17,16 +17,17 @@ from ollmlx.testing.daemon import Daemon
 from ollmlx.text.addresses import Address
 
 pytestmark = pytest.mark.e2e
-WRONG: dict[str, dict[str, Any]] = {
-    "cache": {"wrong_answers": "cache"},
-    "batch": {"wrong_answers": "batch", "rate": 200},
-    "repeat": {"wrong_answers": "repeat"},
-    "seed": {"wrong_answers": "seed"},
-    "schema": {"wrong_answers": "schema"},
-    "stop": {"wrong_answers": "stop"},
-    "cancel": {"wrong_answers": "cancel", "rate": 200},
-    "fat": {"memory_mib": 300},
-}
+WRONG: list[tuple[str, dict[str, Any], str, str]] = [
+    ("cache", {"wrong_answers": "cache"}, "RUN010", "tokens came from the cache"),
+    ("batch", {"wrong_answers": "batch", "rate": 200}, "RUN010", "2 requests at once"),
+    ("repeat", {"wrong_answers": "repeat"}, "RUN010", "token 1 is"),
+    ("seed", {"wrong_answers": "seed"}, "RUN010", ", then '"),
+    ("schema", {"wrong_answers": "schema"}, "RUN010", "it is not JSON"),
+    ("stop", {"wrong_answers": "stop"}, "RUN010", "expected"),
+    ("cancel", {"wrong_answers": "cancel", "rate": 200}, "RUN010", "2 clients disconnected"),
+    ("fat", {"memory_mib": 300}, "RUN017", "context: 512"),
+]
+"""A model, the script of its fake, and the code and the evidence of the finding."""
 ROOM = {
     "runners": {"context_length": 512},
     "memory": {"prompt_cache": 0},
@@ -38,7 +39,7 @@ ROOM = {
 @pytest.fixture(scope="module")
 def wrong_models(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A daemon with one model for each kind of wrong answer, and a correct one."""
-    models = {name: {"parallel": 2, **script} for name, script in {"parrot": {}, **WRONG}.items()}
+    models = {"parrot": {"parallel": 2}, **{name: {"parallel": 2, **script} for name, script, *_ in WRONG}}
     server = Daemon(tmp_path_factory.mktemp("wrong_models"), fakes=models, settings=ROOM).start()
     yield server
     assert server.stop() == 0
@@ -59,19 +60,7 @@ def test_a_correct_model_has_no_findings_and_each_trial_is_shown(wrong_models: D
 
 
 @pytest.mark.finding("RUN010", "RUN017")
-@pytest.mark.parametrize(
-    ("model", "code", "evidence"),
-    [
-        ("cache", "RUN010", "tokens came from the cache"),
-        ("batch", "RUN010", "2 requests at once"),
-        ("repeat", "RUN010", "token 1 is"),
-        ("seed", "RUN010", ", then '"),
-        ("schema", "RUN010", "it is not JSON"),
-        ("stop", "RUN010", "expected"),
-        ("cancel", "RUN010", "2 clients disconnected"),
-        ("fat", "RUN017", "context: 512"),
-    ],
-)
+@pytest.mark.parametrize(("model", "code", "evidence"), [(name, *expected) for name, _, *expected in WRONG])
 async def test_each_kind_of_wrong_answer_is_a_finding(
     wrong_models: Daemon, monkeypatch: pytest.MonkeyPatch, model: str, code: str, evidence: str
 ) -> None:

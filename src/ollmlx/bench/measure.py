@@ -148,9 +148,6 @@ async def session_for_measuring() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-# -- one request -------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class TimedAnswer:
     """An answer with its times on a monotonic clock, in seconds.
@@ -221,9 +218,6 @@ def _count(answer: TimedAnswer, record: Json) -> None:
     answer.prompt_tokens = usage.get("prompt_tokens") or record.get("prompt_eval_count") or answer.prompt_tokens
 
 
-# -- prompts -----------------------------------------------------------------------------------------------------------
-
-
 def long_text(tokens: int, seed: int) -> str:
     """Return a text of about `tokens` tokens. Its first words differ for every seed, so no cache has it."""
     draw = random.Random(seed)  # noqa: S311 - reproducible, not secret
@@ -245,9 +239,6 @@ def writing(seed: int) -> list[dict[str, Any]]:
 def follow_up(messages: list[dict[str, Any]], answer: str) -> list[dict[str, Any]]:
     """Return the next turn of a conversation."""
     return [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": "Go on, please."}]
-
-
-# -- the table ---------------------------------------------------------------------------------------------------------
 
 
 def rows(measured: Sequence[Measurement]) -> tuple[list[str], list[list[str]]]:

@@ -28,7 +28,6 @@ from ollmlx.plugin.loader import is_hidden
 from ollmlx.settings.report import effective
 
 LOG_LINES = 2000
-LINE = 2000
 VARIABLES = re.compile(r"(OLLMLX|OLLAMA|HF|HUGGING|MLX|PIP|PYTHON|SSL|REQUESTS|CUDA)_?|.*_PROXY$|.*_proxy$|PATH$|LANG$")
 CONVERSATION = re.compile(
     r"""\b(?:generate|embed|tokenize)\ \{.*|\{?"(?:prompt|messages|content|input|inputs|response|text|system)"\s*:.*""",
@@ -37,8 +36,6 @@ CONVERSATION = re.compile(
 """The rest of a line that may hold prompts or answers."""
 
 LEFT_OUT = "(left out: prompts and answers)"
-PROMPT_KEYS = frozenset({"system", "template"})
-"""Keys of `[models."NAME"]` that hold prompts."""
 
 
 def write(file: Path, context: CheckContext, report: Report) -> list[str]:
@@ -85,7 +82,7 @@ def settings(context: CheckContext) -> dict[str, Any]:
     values = []
     for one in effective(context.loaded, lambda path: is_hidden(context.plugins, path)):
         value = one.as_json()
-        if one.path[0] == "models" and one.path[-1] in PROMPT_KEYS:
+        if one.path[0] == "models" and one.path[-1] in ("system", "template"):
             value |= {"value": LEFT_OUT, "overrides": MASK if one.overrides else []}
         values.append(value)
     names = (name for name in sorted(context.environ) if VARIABLES.match(name))
@@ -124,7 +121,7 @@ class Redaction:
         for value in self._values:
             line = line.replace(value, MASK)
         line = CONVERSATION.sub(LEFT_OUT, line.replace('\\"', '"'))
-        return mask_text(line.replace(self._home, "~"))[:LINE]
+        return mask_text(line.replace(self._home, "~"))[:2000]
 
 
 def _secret_values(context: CheckContext) -> set[str]:

@@ -18,8 +18,6 @@ from ollmlx.settings.keys import KeyPath, variable
 from ollmlx.text.addresses import DEFAULT_HOST, DEFAULT_PORT, join_host_port
 
 SERVE = "ollmlx serve"
-LINE = 100
-"""The most characters of a line of the settings file that are shown."""
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 OLLAMA_VARIABLES: dict[KeyPath, str] = {("server", "host"): "OLLAMA_HOST", ("storage", "models"): "OLLAMA_MODELS"}
 
@@ -73,7 +71,7 @@ def settings_line(context: CheckContext, origin: Origin, *, keyed: bool = True) 
         return ""
     line = lines[origin.line - 1].strip() if origin.line <= len(lines) else ""
     secret = is_secret_key(line) or (not keyed and any(map(is_secret_key, lines)))
-    return f"> {line[:LINE]}" if line and not secret else ""
+    return f"> {line[:100]}" if line and not secret else ""
 
 
 def export_setting(context: CheckContext, path: KeyPath, value: str) -> str:

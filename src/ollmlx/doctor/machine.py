@@ -22,7 +22,6 @@ from ollmlx.text.addresses import join_host_port
 
 LOCK = "ollmlx.lock"
 _NVIDIA = ("dev/nvidiactl", "proc/driver/nvidia/version", "dev/dxg")
-_NVIDIA_VENDOR = "0x10de"
 
 
 def free_space(path: Path) -> int | None:
@@ -95,7 +94,7 @@ def has_nvidia_gpu(root: Path) -> bool:
     for vendor in (root / "sys/bus/pci/devices").glob("*/vendor"):
         with suppress(OSError):
             kind = (vendor.parent / "class").read_text(encoding="ascii")
-            if vendor.read_text(encoding="ascii").strip() == _NVIDIA_VENDOR and kind.startswith("0x03"):
+            if vendor.read_text(encoding="ascii").strip() == "0x10de" and kind.startswith("0x03"):
                 return True
     return False
 
@@ -107,9 +106,6 @@ def nvidia_driver(root: Path) -> str | None:
         match = re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", text)
         return match.group(1) if match else None
     return None
-
-
-# -- processes and ports -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ def expect(context: CheckContext, code: str, evidence: str, fix: str) -> Finding
 def check_command(command: str) -> None:
     """Parse a command of ollmlx with the real command line."""
     words = [word for word in shlex.split(command, comments=True) if "=" not in word]
-    if words[:1] != ["ollmlx"]:
+    if words[:1] != ["ollmlx"] or words[1].startswith("--"):
         return
     assert words[1] in VERBS, command
     verb_parser(words[1])[0].parse_intermixed_args(words[2:])

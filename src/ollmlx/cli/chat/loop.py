@@ -21,8 +21,6 @@ from ollmlx.cli.terminal import Spinner, note, report, unechoed
 from ollmlx.errors import OllmlxError
 
 FENCE = '"""'
-PLACEHOLDER = "Send a message (/? for help)"
-PLACEHOLDER_IN_BLOCK = 'Use """ to end multi-line input'
 
 
 def chat(client: Client, args: argparse.Namespace) -> int:
@@ -102,7 +100,9 @@ class _Reader:
         return self._pasted.pop(0)
 
     def _ask(self) -> str:
-        sign, hint = ("... ", PLACEHOLDER_IN_BLOCK) if self._lines.open else (">>> ", PLACEHOLDER)
+        sign, hint = ">>> ", "Send a message (/? for help)"
+        if self._lines.open:
+            sign, hint = "... ", 'Use """ to end multi-line input'
         return self._prompt.prompt(sign, placeholder=FormattedText([("fg:ansibrightblack", hint)]))
 
 

@@ -12,7 +12,6 @@ from ollmlx.doctor.fixes import restart_daemon
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.text.quantities import format_size
 
-NONCE = "OLLMLX_RUNNER_NONCE"
 FIXES = {"RUN005": ("ollmlx ps", "ollmlx config show"), "RUN008": ("ollmlx plugin list",)}
 """The commands for a failure with this code."""
 
@@ -66,7 +65,7 @@ def leftovers(context: CheckContext) -> Iterator[Finding]:
             pid, nonce, runner = int(record["pid"]), str(record["nonce"]), str(record["runner"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # the next daemon removes records that cannot be read
-        if context.processes.variables(pid).get(NONCE) == nonce:
+        if context.processes.variables(pid).get("OLLMLX_RUNNER_NONCE") == nonce:
             yield found(
                 "RUN007", f"the runner of {runner} still runs although its daemon has ended", evidence=(f"pid {pid}",),
                 commands=(f"kill -9 {pid}",), subject=runner,

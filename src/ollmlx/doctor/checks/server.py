@@ -192,9 +192,6 @@ def proxy(context: CheckContext) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-# -- security ----------------------------------------------------------------------------------------------------------
-
-
 @check("exposure", "server", "SEC001", "SEC006")
 async def exposure(context: CheckContext) -> list[Finding]:
     """Report an address that other machines reach without a key, and origins that let in every web page.

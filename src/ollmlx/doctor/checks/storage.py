@@ -22,16 +22,11 @@ from ollmlx.types import InstalledModel
 
 LOW_SPACE = 5 * 1000**3
 FULL = 50 * 1000**2
-SUBFOLDERS = ("mlx", "manifests", "blobs")
 MOST_NAMED = 3
 """The number of models that a finding names."""
 OTHER_MODELS_FOLDER = 'export OLLAMA_MODELS="$HOME/models"'
 REFUSALS = ("MDL003", "MDL004", "MDL005", "PLG006", "PLG008", "SEC005")
 NO_BACKEND = "MDL005"
-NO_MLX = "ENV001"
-
-
-# -- folders -----------------------------------------------------------------------------------------------------------
 
 
 @check("folder", "storage", "STO001", "STO002", "STO003", "STO009")
@@ -50,7 +45,8 @@ def _models_folder(context: CheckContext, models: Path) -> Iterator[Finding]:
     elif not os.path.isdir(models):
         yield found("STO002", f"the models folder {models} is not a folder", commands=_move_away(models))
     else:
-        for path in (models, *(models / name for name in SUBFOLDERS if os.path.isdir(models / name))):
+        subfolders = (models / "mlx", models / "manifests", models / "blobs")
+        for path in (models, *filter(os.path.isdir, subfolders)):
             yield from _permissions(context, path)
 
 
@@ -155,9 +151,6 @@ def _owner(path: Path) -> str:
     return f"owner {owner}, mode {status.st_mode & 0o777:o}"
 
 
-# -- models ------------------------------------------------------------------------------------------------------------
-
-
 @check("runnable", "storage", *REFUSALS)
 async def runnable(context: CheckContext) -> list[Finding]:
     """Offer every model of every store to the backends; report equal refusals once.
@@ -166,7 +159,7 @@ async def runnable(context: CheckContext) -> list[Finding]:
     code, for instance because MLX is missing.
     """
     registered = context.plugins.registry.checks
-    reported_elsewhere = {NO_MLX}.union(*(one.check.codes for one in registered.values())).difference(REFUSALS)
+    reported_elsewhere = {"ENV001"}.union(*(one.check.codes for one in registered.values())).difference(REFUSALS)
     refused: dict[tuple[str, str], list[tuple[InstalledModel, OllmlxError]]] = {}
     failures: list[Finding] = []
     for store in context.stores:

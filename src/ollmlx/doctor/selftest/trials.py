@@ -42,7 +42,6 @@ SCHEMA: dict[str, Any] = {
 }
 MOST_STREAMS = 4
 SLOT_SECONDS = 20.0
-LONG_ANSWER = 512
 GROUP = "model"
 PATIENCE = 110.0
 """Seconds for the whole self-test; trials that have not ended by then are reported as not done."""
@@ -194,7 +193,7 @@ async def cancelled(subject: Subject, state: TrialState) -> Finding | None:
 
 
 async def _disconnect(subject: Subject) -> None:
-    async with aclosing(subject.stream(unique(STORY), LONG_ANSWER)) as pieces:  # type: ignore[type-var]
+    async with aclosing(subject.stream(unique(STORY), 512)) as pieces:  # type: ignore[type-var]
         async for _ in pieces:
             return
 
