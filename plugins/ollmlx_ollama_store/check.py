@@ -36,6 +36,7 @@ class OllamaCheck:
         return await asyncio.to_thread(lambda: list(self._findings(context)))
 
     def _findings(self, context: Any) -> Iterator[Finding]:
+        yield from self._unlisted()
         entries = self.layout.entries()
         known = {entry.path for entry in entries}
         for path in self.layout.manifest_files():
@@ -57,6 +58,13 @@ class OllamaCheck:
         if context.deep:
             yield from self._wrong_blobs(users)
         yield from _same_names(models)
+
+    def _unlisted(self) -> Iterator[Finding]:
+        """Findings for folders whose models are hidden. The doctor's own check reports the folder `manifests`."""
+        for folder, error in self.layout.listing().unlisted.items():
+            if folder != self.layout.manifests:
+                title = f"models in {folder.relative_to(self.layout.root)} cannot be listed: {error.strerror or error}"
+                yield self._damaged(folder, title, (f"chmod -R u+rX {shlex.quote(str(folder))}",), (_remove(folder),))
 
     def _damaged(self, path: Path, title: str, commands: tuple[str, ...], instead: tuple[str, ...] = ()) -> Finding:
         shown = path.relative_to(self.layout.manifests) if path.is_relative_to(self.layout.manifests) else path.name

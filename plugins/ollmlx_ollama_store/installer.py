@@ -97,10 +97,14 @@ class OllamaInstaller:
     def _remove_unused(self, removed: OllamaManifest) -> None:
         """Remove those blobs of a removed manifest that no other manifest lists.
 
-        If a manifest cannot be read, it may list any of them: then no blob is removed.
+        A manifest that cannot be listed or read may need any of them: then no blob is removed.
         """
+        listing = self.layout.listing()
+        for folder, failure in listing.unlisted.items():
+            logger.warning("no layer is removed: %s cannot be listed: %s", folder, failure.strerror or failure)
+            return
         needed: set[str] = set()
-        for path in self.layout.manifest_files():
+        for path in listing.files:
             try:
                 needed |= {layer.digest for layer in self.layout.manifest(path)[0].blobs()}
             except OllmlxError as error:

@@ -53,6 +53,14 @@ class ManifestEntry:
         return f"{host}/{namespace}/{model}:{tag}"
 
 
+@dataclass(frozen=True)
+class ManifestListing:
+    """The files below `manifests`, and each folder that could not be listed: it may hold more of them."""
+
+    files: list[Path]
+    unlisted: dict[Path, OSError]
+
+
 class OllamaLayout:
     """The paths of one models folder."""
 
@@ -89,15 +97,32 @@ class OllamaLayout:
         return [entry for entry in map(self._entry, self.manifest_files()) if entry is not None]
 
     def manifest_files(self) -> list[Path]:
-        """Every file `manifests/<host>/<namespace>/<model>/<tag>`, whether its path is a model name or not."""
-        found = [path for path in self.manifests.glob("*/*/*/*") if not path.is_dir()]
-        shown = [path for path in found if not any(part.startswith(".") for part in path.parts[-4:])]
-        return sorted(shown, key=_precedence)
+        """Every file `manifests/<host>/<namespace>/<model>/<tag>` that can be listed, a model name or not."""
+        return self.listing().files
+
+    def listing(self) -> ManifestListing:
+        """List the manifests, and the folders whose manifests cannot be listed. Names that begin with a dot are not."""
+        folders, unlisted = [self.manifests], dict[Path, OSError]()
+        for _ in range(4):
+            found: list[Path] = []
+            for folder in folders:
+                try:
+                    with os.scandir(folder) as entries:
+                        found += [Path(entry.path) for entry in entries if not entry.name.startswith(".")]
+                except NotADirectoryError:  # a file that lies among the folders
+                    continue
+                except OSError as error:
+                    gone = isinstance(error, FileNotFoundError) and not os.path.lexists(folder)
+                    if folder == self.manifests or not gone:  # another folder may have been removed just now
+                        unlisted[folder] = error
+            folders = found
+        files = [path for path in folders if not os.path.isdir(path)]  # noqa: PTH112 - Path.is_dir raises for some errors
+        return ManifestListing(sorted(files, key=_precedence), unlisted)
 
     def find(self, name: ModelName) -> ManifestEntry | None:
         """The manifest of a name: the one at its own path, else the first one whose name is equal."""
         exact = self.target(name)
-        if exact.is_file() and (entry := self._entry(exact)) is not None and entry.name == name:
+        if os.path.isfile(exact) and (entry := self._entry(exact)) is not None and entry.name == name:  # noqa: PTH113
             return entry
         same = [entry for entry in self.entries() if entry.name == name]
         return next((entry for entry in same if entry.name.same_spelling(name)), same[0] if same else None)
