@@ -27,7 +27,6 @@ SPARE_THREADS: Final = 16
 """HTTP threads beside one for each sequence: for token counts, embeddings, requests that wait."""
 BATCH_WORK: Final = 8 * 1024**3
 """Weight bytes times prompt tokens that one batch may cost on a CPU: a few tenths of a second on a small one."""
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 FOLLOW_UPS: Final = ("failed to load model", "exiting due to model loading error")
 """Errors in llama.cpp's log that only report an earlier one."""
 NO_REASON: Final = "no reason given"
@@ -85,7 +84,7 @@ def start(config: RunnerConfig) -> LlamaCppServer:
 def restore_signals() -> None:
     """Put back the handlers of SIGINT and SIGTERM, which llama.cpp's server replaces. Call on the main thread."""
     assert threading.current_thread() is threading.main_thread()
-    for number in SIGNALS:
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.getsignal(number))
 
 
