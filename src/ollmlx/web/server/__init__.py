@@ -1,4 +1,4 @@
 """Listening, serving connections, and stopping.
 
-Only `ollmlx.cli.serve` starts it; the rest of `ollmlx.web` imports its addresses and its drain.
+Only `ollmlx.cli.daemon` starts it; the rest of `ollmlx.web` imports its addresses and its drain.
 """

@@ -71,9 +71,9 @@ class Connection(TCPServer):
     _stalled_since = math.inf
 
     async def _read_data(self) -> None:
-        its = self.protocol
+        old = self.protocol  # it would switch to HTTP/2
         self.protocol = HTTP1Protocol(  # type: ignore[assignment]
-            its.app, its.config, its.context, its.task_group, its.state, its.ssl, its.client, its.server, its.send
+            old.app, old.config, old.context, old.task_group, old.state, old.ssl, old.client, old.server, old.send
         )
         await super()._read_data()
         await self.idle_task.stop()  # hypercorn waits for this task before it closes the connection
