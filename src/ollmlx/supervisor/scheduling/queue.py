@@ -8,10 +8,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
 
 from ollmlx.errors import Busy, OllmlxError
 from ollmlx.launch.spec import LaunchSpec
+from ollmlx.supervisor.scheduling.pool_entry import PoolEntry
 from ollmlx.types import Caller
 
 LEVELS = {"high": 0, "normal": 1, "low": 2}
@@ -25,7 +25,6 @@ NEWEST_SHARE = 0.1
 """Weight of the newest request in the moving average, once there are enough of them."""
 MAX_RETRY_AFTER = 300.0
 
-Granted = TypeVar("Granted")
 _LineKey = tuple[str, str, int]
 
 
@@ -41,13 +40,13 @@ class QueuedRequest:
 
 
 @dataclass(eq=False, slots=True)
-class PendingRequest(Generic[Granted]):
+class PendingRequest:
     """One request in the queue. `arrived` is monotonic. The future gets the runner, or the error, for the request."""
 
     spec: LaunchSpec
     caller: Caller
     arrived: float
-    future: asyncio.Future[Granted] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    future: asyncio.Future[PoolEntry] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def level(self, now: float) -> int:
         """Return its priority at this time, 0 highest."""
@@ -59,7 +58,7 @@ class PendingRequest(Generic[Granted]):
             self.future.set_exception(error)
 
 
-class PendingRequests(Generic[Granted]):
+class PendingRequests:
     """A round-robin share for each client within each priority; first come, first served within one client.
 
     Requests of one model, client, priority and context length form a line. Its first request is the oldest and has aged
@@ -67,7 +66,7 @@ class PendingRequests(Generic[Granted]):
     """
 
     def __init__(self) -> None:
-        self._lines: dict[str, dict[_LineKey, dict[PendingRequest[Granted], None]]] = {}
+        self._lines: dict[str, dict[_LineKey, dict[PendingRequest, None]]] = {}
         """By launch key, then by what else the requests of a line share; a line is in order of arrival."""
         self._turns: dict[str, int] = {}
         """By client with pending requests; the client with the lowest number is next."""
@@ -82,7 +81,7 @@ class PendingRequests(Generic[Granted]):
         """Return how many requests wait for this model."""
         return self._by_key[key]
 
-    def add(self, request: PendingRequest[Granted]) -> None:
+    def add(self, request: PendingRequest) -> None:
         """Put a request at the end of its line."""
         key, client = request.spec.key, request.caller.client
         self._lines.setdefault(key, {}).setdefault(_line_key(request), {})[request] = None
@@ -91,7 +90,7 @@ class PendingRequests(Generic[Granted]):
         self._by_key[key] += 1
         self._by_client[client] += 1
 
-    def remove(self, request: PendingRequest[Granted], *, served: bool = False) -> None:
+    def remove(self, request: PendingRequest, *, served: bool = False) -> None:
         """Take a request out. A client whose request was served goes to the end of the round."""
         key, client = request.spec.key, request.caller.client
         lines = self._lines.get(key, {})
@@ -112,7 +111,7 @@ class PendingRequests(Generic[Granted]):
 
     def next(
         self, key: str, now: float, fits: Callable[[LaunchSpec], bool] = lambda spec: True
-    ) -> PendingRequest[Granted] | None:
+    ) -> PendingRequest | None:
         """Return the request that gets the next free slot of this model, among those whose spec fits."""
         fitting = (head for head in self._heads(key) if fits(head.spec))
         return min(fitting, key=lambda head: self._rank(head, now), default=None)
@@ -136,11 +135,11 @@ class PendingRequests(Generic[Granted]):
         """Return the spec that serves every request for this model: the one with the longest context."""
         return max((head.spec for head in self._heads(key)), key=lambda spec: spec.context_length)
 
-    def of(self, key: str) -> list[PendingRequest[Granted]]:
+    def of(self, key: str) -> list[PendingRequest]:
         """Return the requests for this model."""
         return [request for line in self._lines.get(key, {}).values() for request in line]
 
-    def all(self) -> list[PendingRequest[Granted]]:
+    def all(self) -> list[PendingRequest]:
         return [request for key in self._lines for request in self.of(key)]
 
     def describe(self, now: float) -> list[QueuedRequest]:
@@ -150,16 +149,16 @@ class PendingRequests(Generic[Granted]):
             for position, each in enumerate(self._ranked(self.all(), now), 1)
         ]
 
-    def _heads(self, key: str) -> Iterator[PendingRequest[Granted]]:
+    def _heads(self, key: str) -> Iterator[PendingRequest]:
         return (next(iter(line)) for line in self._lines.get(key, {}).values())
 
-    def _rank(self, request: PendingRequest[Granted], now: float) -> tuple[int, int, float]:
+    def _rank(self, request: PendingRequest, now: float) -> tuple[int, int, float]:
         return request.level(now), self._turns[request.caller.client], request.arrived
 
-    def _ranked(self, requests: Iterable[PendingRequest[Granted]], now: float) -> list[PendingRequest[Granted]]:
+    def _ranked(self, requests: Iterable[PendingRequest], now: float) -> list[PendingRequest]:
         """Sort by priority, then round by round: the first request of every client before the second of any client."""
         rounds: Counter[tuple[str, int]] = Counter()
-        rows: list[tuple[int, int, int, PendingRequest[Granted]]] = []
+        rows: list[tuple[int, int, int, PendingRequest]] = []
         for request in sorted(requests, key=lambda request: request.arrived):
             client, level = request.caller.client, request.level(now)
             rows.append((level, rounds[client, level], self._turns[client], request))
@@ -186,7 +185,7 @@ class RetryEstimate:
         return Busy(QUEUE_FULL, retry_after=min(MAX_RETRY_AFTER, max(1.0, wait)))
 
 
-def _line_key(request: PendingRequest[Any]) -> _LineKey:
+def _line_key(request: PendingRequest) -> _LineKey:
     return request.caller.client, request.caller.priority, request.spec.context_length
 
 

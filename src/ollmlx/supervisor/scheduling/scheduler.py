@@ -32,7 +32,7 @@ class Scheduler:
     def __init__(
         self, settings: RunnerSettings, tuning: Tuning, clock: Clock, runners: RunnerSet, observer: PoolObserver
     ) -> None:
-        self.pending: PendingRequests[PoolEntry] = PendingRequests()
+        self.pending = PendingRequests()
         self.draining = False
         self._settings = settings
         self._tuning = tuning
@@ -253,9 +253,9 @@ class Scheduler:
         entry.take_slot(spec)
         return entry
 
-    def _enqueue(self, spec: LaunchSpec, caller: Caller, again: bool) -> PendingRequest[PoolEntry]:
+    def _enqueue(self, spec: LaunchSpec, caller: Caller, again: bool) -> PendingRequest:
         """Put a request into the queue. Raises Busy or OutOfMemory for a refusal."""
-        request: PendingRequest[PoolEntry] = PendingRequest(spec, caller, self._clock.monotonic())
+        request = PendingRequest(spec, caller, self._clock.monotonic())
         if self.draining:
             self._observer.on_reject(spec.name, "draining")
             raise _draining()
@@ -277,7 +277,7 @@ class Scheduler:
         self._observer.on_queue(len(self.pending))
         return request
 
-    def _reject(self, request: PendingRequest[PoolEntry], error: OllmlxError, reason: str) -> None:
+    def _reject(self, request: PendingRequest, error: OllmlxError, reason: str) -> None:
         self.pending.remove(request)
         self._observer.on_reject(request.spec.name, reason)
         request.fail(error)
@@ -296,7 +296,7 @@ class Scheduler:
             )  # fmt: skip
         return self._runners.ledger.refusal(spec.name, spec.estimate.total, pinned)
 
-    def _start_timeout(self, request: PendingRequest[PoolEntry], deadline: float) -> Timer | None:
+    def _start_timeout(self, request: PendingRequest, deadline: float) -> Timer | None:
         if math.isinf(deadline):
             return None
 
@@ -306,14 +306,14 @@ class Scheduler:
 
         return self._clock.call_later(max(0.0, deadline - request.arrived), expire)
 
-    def _timeout_error(self, request: PendingRequest[PoolEntry]) -> Timeout:
+    def _timeout_error(self, request: PendingRequest) -> Timeout:
         entry, name = self._runners.entries.get(request.spec.key), request.spec.name
         waited = format_duration(round(self._clock.monotonic() - request.arrived, 1))
         if entry is not None and not entry.is_loaded and not entry.stopping:
             return Timeout(f"{name} is still being loaded after {waited}: [runners] request_timeout")
         return Timeout(f"no runner for {name} within {waited}: [runners] request_timeout")
 
-    def _on_client_gone(self, request: PendingRequest[PoolEntry]) -> None:
+    def _on_client_gone(self, request: PendingRequest) -> None:
         """Release the slot that the request may have got just before its client disconnected."""
         entry = self._runners.entries.get(request.spec.key)
         loading = entry is not None and not entry.is_loaded

@@ -24,13 +24,13 @@ priorities = st.sampled_from(["high", "normal", "low"])
 
 async def pending(
     model: str = "a", client: str = "me", priority: Priority = "normal", arrived: float = 0.0, context: int = 4096
-) -> PendingRequest[str]:
+) -> PendingRequest:
     spec = toy_spec(model, 1, context_length=context)
     return PendingRequest(spec, Caller(request_id="r", client=client, priority=priority), arrived)
 
 
-async def queue_of(*requests: PendingRequest[str]) -> PendingRequests[str]:
-    made: PendingRequests[str] = PendingRequests()
+async def queue_of(*requests: PendingRequest) -> PendingRequests:
+    made = PendingRequests()
     for each in requests:
         made.add(each)
     return made
@@ -54,8 +54,8 @@ async def test_only_a_spec_that_fits_is_next_and_the_longest_context_is_known() 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), priorities, st.booleans()), max_size=40))
 def test_the_counts_are_true_after_any_arrivals_and_departures(steps: list[tuple[str, str, Any, bool]]) -> None:
     async def run() -> None:
-        queue: PendingRequests[str] = PendingRequests()
-        inside: list[PendingRequest[str]] = []
+        queue = PendingRequests()
+        inside: list[PendingRequest] = []
         for now, (model, client, priority, comes) in enumerate(steps):
             if comes or not inside:
                 inside.append(await pending(model, client, priority, arrived=now))
