@@ -17,9 +17,10 @@ from ollmlx.errors import RunnerFailed, Unsupported
 from ollmlx.protocol import ExitCode, Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.types import Event, GenerateRequest
 from ollmlx_cluster.messages import WAKING, LauncherConnection
-from ollmlx_cluster.shard import STOP, Collectives, ModelShard, token_value
+from ollmlx_cluster.shard import STOP, TOKEN, Collectives, ModelShard
 from ollmlx_mlx.engine.batching.generation import GenerationState
 from ollmlx_mlx.engine.batching.sampling import Penalizer, PenaltyRules, Sampler
+from ollmlx_mlx.engine.kv_cache import make_layers
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.engine.text.prompt import PromptEncoder
 
@@ -129,7 +130,7 @@ class ClusterEngine(SerialEngine):
 
     def _passes(self, row: GenerationState) -> Iterator[None]:
         """Compute the prompt and then the answer, pass by pass. Yields when `row` may have events."""
-        cache = self._shard.new_cache()
+        cache = make_layers(self._shard.model)
         for done, computed in self._shard.prefill(row.tokens, cache):
             row.fed, logits = done, computed
             row.report_prefill()
@@ -142,7 +143,7 @@ class ClusterEngine(SerialEngine):
             row.accept(chosen)
             yield
             if row.finished is None:
-                self.collectives.broadcast(token_value(chosen))
+                self.collectives.broadcast(TOKEN + chosen)
                 logits = self._shard.forward([chosen], cache)
                 row.fed += 1
                 self.advance()

@@ -12,17 +12,18 @@ from typing import Any, Final
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
-from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_model
 
 from ollmlx.errors import OllmlxError, StorageError
 from ollmlx.protocol import RunnerConfig
+from ollmlx_mlx.engine.kv_cache import Layers, make_layers
 from ollmlx_mlx.engine.load import device_name, limit_memory, load_error, parameters, read_tokenizer, to_float32
 
 STOP: Final = 0
 GO: Final = 1
-_TOKENS: Final = 2
+TOKEN: Final = 2
+"""Values that rank 0 broadcasts before a pass: there is none, the prompt's next chunk, or this plus a token."""
 CHUNK: Final = {"cpu": 64, "metal": 512, "cuda": 1024}
 """Prompt tokens of one pass. Between two passes a request can be cancelled."""
 
@@ -64,16 +65,6 @@ class Collectives:
         return [int(value) for value in values]
 
 
-def token_value(token: int) -> int:
-    """Return the broadcast value of a token."""
-    return token + _TOKENS
-
-
-def value_token(value: int) -> int | None:
-    """Return the token of a broadcast value, None for GO."""
-    return value - _TOKENS if value >= _TOKENS else None
-
-
 class ModelShard:
     """One rank's part of a model. `mode`: `tensor` (a part of every layer) or `pipeline` (some layers)."""
 
@@ -103,7 +94,7 @@ class ModelShard:
             raise load_error(error, folder) from error
         return cls(model, tokenizer, collectives)
 
-    def prefill(self, tokens: Sequence[int], cache: list[Any]) -> Iterator[tuple[int, mx.array]]:
+    def prefill(self, tokens: Sequence[int], cache: Layers) -> Iterator[tuple[int, mx.array]]:
         """On rank 0: compute the prompt pass by pass. Yields the tokens done and the pass's logits [1, vocabulary]."""
         step = CHUNK[self.device]
         for at in range(0, len(tokens), step):
@@ -113,25 +104,21 @@ class ModelShard:
 
     def follow(self, tokens: Sequence[int]) -> None:
         """On the other ranks: make the passes of one request that rank 0 announces."""
-        cache = self.new_cache()
+        cache = make_layers(self.model)
         step = CHUNK[self.device]
         at = 0
         while (value := self._collectives.broadcast()) != STOP:
-            token = value_token(value)
-            chunk = [token] if token is not None else tokens[at : at + step]
-            at += step if token is None else 0
-            self.forward(chunk, cache)
+            if value >= TOKEN:
+                self.forward([value - TOKEN], cache)
+            else:
+                self.forward(tokens[at : at + step], cache)
+                at += step
 
-    def forward(self, tokens: Sequence[int], cache: list[Any]) -> mx.array:
+    def forward(self, tokens: Sequence[int], cache: Layers) -> mx.array:
         """Make one pass on this rank. Returns the logits after the last token [1, vocabulary]."""
         logits: mx.array = self.model(mx.array([list(tokens)]), cache=cache)[:, -1, :]
         mx.eval(logits)
         return logits
-
-    def new_cache(self) -> list[Any]:
-        """Return an empty cache for one sequence."""
-        cache: list[Any] = make_prompt_cache(self.model)
-        return cache
 
 
 def _split(model: Module, settings: dict[str, Any], collectives: Collectives, mode: str) -> None:

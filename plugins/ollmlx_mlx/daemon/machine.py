@@ -58,18 +58,14 @@ class MlxMachine:
         """The device that MLX will compute on, found from the installed packages without importing them."""
         if self.system == "darwin":
             return "metal"
-        if any(name.startswith("mlx-cuda") for name in self.packages) and self._has_nvidia_driver():
-            return "cuda"
-        return "cpu"
+        has_driver = any((self.root / name).exists() for name in _NVIDIA)
+        return "cuda" if has_driver and any(name.startswith("mlx-cuda") for name in self.packages) else "cpu"
 
     @property
     def has_mlx(self) -> bool:
         """Return whether MLX and one of its back ends for this system are installed."""
         needed = {"darwin": ("mlx-metal",)}.get(self.system, ("mlx-cpu", "mlx-cuda-12", "mlx-cuda-13"))
         return "mlx" in self.packages and any(name in self.packages for name in needed)
-
-    def _has_nvidia_driver(self) -> bool:
-        return any((self.root / name).exists() for name in _NVIDIA)
 
 
 @dataclass(frozen=True)

@@ -44,13 +44,8 @@ class MlxEngine:
     async def load(self, config: RunnerConfig) -> None:
         """Load the model on the compute thread. Raises StorageError, OutOfMemory."""
         self._config = config
-
-        def work() -> Instance:
-            instance = build(config, self._advance)
-            self._compute.scheduler = instance.scheduler
-            return instance
-
-        self._instance = await asyncio.wrap_future(self._compute.call(work))
+        self._instance = await asyncio.wrap_future(self._compute.call(lambda: build(config, self._advance)))
+        self._compute.scheduler = self._instance.scheduler
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
         """Yield the events of one request. Raises OllmlxError kinds. Closing the iterator cancels it at any phase."""
@@ -90,7 +85,8 @@ class MlxEngine:
     async def detokenize(self, tokens: Tokens) -> str:
         """Return the text of token ids, special tokens included."""
         instance = self._ready()
-        return await self._on_prompts(lambda: instance.spell(tokens.tokens))
+        tokenizer = instance.loaded.tokenizer
+        return await self._on_prompts(lambda: str(tokenizer.decode(list(tokens.tokens))))
 
     def status(self) -> Progress:
         """Return counters. Never waits for a thread."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final
@@ -45,10 +45,6 @@ class Instance:
     clock: ChunkClock
     scheduler: BatchScheduler
     folder: CacheFolder | None
-
-    def spell(self, tokens: Sequence[int]) -> str:
-        """Return the text of token ids. For the thread that encodes prompts."""
-        return str(self.loaded.tokenizer.decode(list(tokens)))
 
     def save_caches(self) -> None:
         """Write the prefix cache to disk, newest entries first, within its limit. On the compute thread."""

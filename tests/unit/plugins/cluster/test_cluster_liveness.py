@@ -65,32 +65,24 @@ def test_lines_of_liveness_are_separated_from_other_output(line: str, sign: bool
     assert RankLiveness(HOSTS, 30, now=0).note_line(line, 1) is sign
 
 
+LOST = "rank 1 on node2 was lost"
+KILLED = [exited(1, -9), exited(0, 70), exited(2, 70)]
+BAD_MODEL = ["rank 2: there is no model in /m", exited(0, 70), exited(2, 65)]
+MPI = "prterun noticed that process rank 1 with PID 7 on node vm exited on"
+NO_SSH = "rank 1 on node2 could not be started with ssh; `ollmlx doctor --online` shows why"
+
+
 @pytest.mark.parametrize(
     ("lines", "seen", "code", "words"),
     [
-        ([exited(1, -9), exited(0, 70), exited(2, 70)], {0, 1, 2}, 70, "rank 1 on node2 was lost (exit status -9)"),
-        ([exited(0, 70), exited(2, 70), exited(1, -9)], {0, 1, 2}, 70, "rank 1 on node2 was lost (exit status -9)"),
-        (
-            [exited(1, 255)],
-            {0},
-            70,
-            "rank 1 on node2 could not be started with ssh; `ollmlx doctor --online` shows why",
-        ),
-        ([exited(1, 255)], {0, 1}, 70, "rank 1 on node2 was lost (exit status 255)"),
+        (KILLED, {0, 1, 2}, 70, f"{LOST} (exit status -9)"),
+        (KILLED[::-1], {0, 1, 2}, 70, f"{LOST} (exit status -9)"),
+        ([exited(1, 255)], {0}, 70, NO_SSH),
+        ([exited(1, 255)], {0, 1}, 70, f"{LOST} (exit status 255)"),
         ([exited(2, 127)], {0}, ExitCode.USAGE, "rank 2 on node3 found no ollmlx at the path it has here"),
-        (
-            ["rank 2: there is no model in /m", exited(0, 70), exited(2, 65)],
-            {0, 1, 2},
-            ExitCode.BAD_MODEL,
-            "there is no model in /m",
-        ),
+        (BAD_MODEL, {0, 1, 2}, ExitCode.BAD_MODEL, "there is no model in /m"),
         ([exited(0, 70)], {0}, 70, "rank 0 on localhost was lost"),
-        (
-            ["prterun noticed that process rank 1 with PID 7 on node vm exited on"],
-            {0, 1},
-            70,
-            "rank 1 on node2 was lost",
-        ),
+        ([MPI], {0, 1}, 70, LOST),
         (["rank 0: no memory", exited(0, 70)], {0}, 70, "rank 0 on localhost: no memory"),
     ],
 )

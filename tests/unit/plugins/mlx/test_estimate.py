@@ -59,15 +59,12 @@ def test_what_a_token_costs_in_attention_layers(config: dict[str, Any], expected
     assert shape(config) == expected
 
 
-def test_latent_attention_that_unfolds_its_keys_is_charged_for_them() -> None:
+def test_windows_that_mlx_lm_does_not_honour_do_not_count_and_latents_that_it_unfolds_do() -> None:
+    config = {**LLAMA, "layer_types": ["sliding_attention"] * 30, "sliding_window": 128}
+    assert shape(config, rotates=False).per_token == 30 * 384
     config = {"num_hidden_layers": 2, "num_attention_heads": 4, "kv_lora_rank": 512, "qk_rope_head_dim": 64}
     config |= {"qk_nope_head_dim": 128, "v_head_dim": 128}
     assert shape(config, latents=False).per_token == 2 * 4 * (64 + 128 + 128)
-
-
-def test_windows_that_mlx_lm_does_not_honour_do_not_count() -> None:
-    config = {**LLAMA, "layer_types": ["sliding_attention"] * 30, "sliding_window": 128}
-    assert shape(config, rotates=False).per_token == 30 * 384
 
 
 @pytest.mark.parametrize(

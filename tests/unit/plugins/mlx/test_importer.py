@@ -202,17 +202,15 @@ def test_what_is_quantised_already_is_not_quantised_again(source: Path, tmp_path
         converted(tmp_path / "once", tmp_path / "twice", "int4")
 
 
-def test_a_model_that_wants_its_own_code_is_refused_before_anything_is_loaded(source: Path, tmp_path: Path) -> None:
-    content = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    (source / "config.json").write_text(json.dumps({**content, "model_file": "evil.py"}), encoding="utf-8")
+def test_a_model_with_code_of_its_own_or_without_weights_is_refused(source: Path, tmp_path: Path) -> None:
+    content = (source / "config.json").read_text(encoding="utf-8")
+    (source / "config.json").write_text(json.dumps({**json.loads(content), "model_file": "evil.py"}), encoding="utf-8")
     with pytest.raises(StorageError, match="model_file"):
         converted(source, tmp_path / "out", "int8")
-
-
-def test_a_folder_without_usable_weights_is_refused_by_name(source: Path, tmp_path: Path) -> None:
+    (source / "config.json").write_text(content, encoding="utf-8")
     (source / "model.safetensors").unlink()
     with pytest.raises(StorageError, match="source has no model"):
-        converted(source, tmp_path / "out", None)
+        converted(source, tmp_path / "none", None)
 
 
 @pytest.mark.parametrize(

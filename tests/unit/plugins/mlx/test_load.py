@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import mlx.core as mx
 import numpy as np
@@ -248,35 +248,21 @@ def test_missing_memory_is_not_a_bad_model(said: str) -> None:
 GIB = 1024**3
 
 
-class Core:
-    """The part of `mlx.core` that sets limits, on a machine with or without Metal."""
-
-    def __init__(self, *, metal: bool) -> None:
-        self.metal = SimpleNamespace(is_available=lambda: metal)
-        self.limits: dict[str, int] = {}
-
-    def device_info(self) -> dict[str, Any]:
-        return {"max_recommended_working_set_size": 12 * GIB}
-
-    def set_memory_limit(self, size: int) -> None:
-        self.limits["memory"] = size
-
-    def set_cache_limit(self, size: int) -> None:
-        self.limits["cache"] = size
-
-    def set_wired_limit(self, size: int) -> None:
-        self.limits["wired"] = size
-
-
 def limits(*, metal: bool, size: int = 4 * GIB, **fields: Any) -> dict[str, int]:
-    core = Core(metal=metal)
-    model = fake_model("parrot").model_copy(update={"size": size, "path": Path("/nonexistent")})
+    """The limits that are set, by function of `mlx.core`, on a machine with or without Metal."""
+    core = Mock()
+    core.metal.is_available.return_value = metal
+    core.device_info.return_value = {"max_recommended_working_set_size": 12 * GIB}
+    model = fake_model("parrot", size=size)
     limit_memory(RunnerConfig(runner="r", token="t", model=model, context_length=1, **fields), core)
-    return core.limits
+    return {name: args[0] for name, args, _ in core.mock_calls if name.startswith("set_")}
 
 
 def test_memory_and_cache_are_limited_on_every_device() -> None:
-    assert limits(metal=False, memory_limit=8 * GIB, cache_limit=0) == {"memory": 8 * GIB, "cache": 0}
+    assert limits(metal=False, memory_limit=8 * GIB, cache_limit=0) == {
+        "set_memory_limit": 8 * GIB,
+        "set_cache_limit": 0,
+    }
     assert limits(metal=False) == {}
 
 
@@ -293,5 +279,5 @@ def test_memory_and_cache_are_limited_on_every_device() -> None:
 def test_wired_memory_is_on_request_and_within_budget_and_metals_advice(
     wired: str, size: int, budget: int | None, expected: int | None
 ) -> None:
-    assert limits(metal=True, size=size, wired=wired, memory_limit=budget).get("wired") == expected
-    assert "wired" not in limits(metal=False, size=size, wired=wired, memory_limit=budget)
+    assert limits(metal=True, size=size, wired=wired, memory_limit=budget).get("set_wired_limit") == expected
+    assert "set_wired_limit" not in limits(metal=False, size=size, wired=wired, memory_limit=budget)
