@@ -9,14 +9,7 @@ from datetime import datetime
 
 GAP = "    "
 
-_UNITS = (
-    ("year", 365 * 86400),
-    ("month", 30 * 86400),
-    ("week", 7 * 86400),
-    ("day", 86400),
-    ("hour", 3600),
-    ("minute", 60),
-)
+_UNITS = {"year": 365 * 86400, "month": 30 * 86400, "week": 7 * 86400, "day": 86400, "hour": 3600, "minute": 60}
 _FAR = 100 * 365 * 86400  # the daemon sends `keep_alive: -1` as a date that is centuries away
 _FRACTION = re.compile(r"\.(\d{6})\d+")
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
@@ -89,7 +82,7 @@ def about(seconds: float) -> str:
     whole = int(seconds)
     if whole < 1:
         return "Less than a second"
-    for unit, size in _UNITS:
+    for unit, size in _UNITS.items():
         if whole >= 2 * size or (size >= 86400 and whole >= size):
             count = whole // size
             return f"{count} {unit}{'s' if count > 1 else ''}"
