@@ -48,7 +48,6 @@ RETRIABLE = 503
 LASTING = frozenset({"out_of_memory", "storage", "config", "plugin"})
 """Kinds of errors that the same request would meet again."""
 JSON = "application/json"
-
 NO_ROUTE = {404: "404 page not found", 405: "405 method not allowed"}
 """Messages of the web framework's errors, as Ollama's router words them."""
 _JSON_TERMS = {"Tuple should": "Array should", "valid tuple": "valid array", "valid dictionary": "valid object"}
