@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,10 +41,17 @@ def models_folder(cache: Path, sources: Iterable[Path], scratch: Path) -> Path:
     (cache / "tests").mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "tests" / "lock"):  # one test run at a time
         if not (folder / "mlx" / NAME.folder / "config.json").is_file():
-            for stale in (cache / "tests").glob("models-*"):
-                shutil.rmtree(stale)
+            _remove_unused(cache / "tests")
             _pull(folder, scratch)
+        os.utime(folder)
     return folder
+
+
+def _remove_unused(tests: Path) -> None:
+    """Remove what other versions of the importer made, unless a test run has used it within a day."""
+    for folder in tests.glob("models-*"):
+        if folder.stat().st_mtime < time.time() - 86_400:
+            shutil.rmtree(folder)
 
 
 def _pull(folder: Path, scratch: Path) -> None:

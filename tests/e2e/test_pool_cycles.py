@@ -12,11 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.unit.supervisor.toy_runners import HandClock, ToyRunnerFactory, toy_spec
 
 from ollmlx.plugin.contracts import RunnerCommand
 from ollmlx.settings import Settings
 from ollmlx.supervisor.scheduling.pool import Pool
-from ollmlx.testing.toy_runners import HandClock, ToyRunnerFactory, toy_spec
 from ollmlx.types import Caller, GenerateRequest
 
 CALLER = Caller(request_id="cycle")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import cast
 
 import pytest
+from tests.unit.supervisor.toy_runners import HandClock
 
 from ollmlx.errors import OllmlxError, OutOfMemory
 from ollmlx.protocol import Progress
@@ -16,7 +17,6 @@ from ollmlx.supervisor.runner.failure import Cause
 from ollmlx.supervisor.runner.health import HealthMonitor, ProgressClock, send_trial_prompt
 from ollmlx.supervisor.scheduling.memory import allowance_for
 from ollmlx.testing import fake_model
-from ollmlx.testing.toy_runners import HandClock
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, Text
 
 # -- the progress clock ---------------------------------------------------------------------------------------------

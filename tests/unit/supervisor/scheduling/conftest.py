@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from tests.unit.supervisor.toy_runners import HandClock, ToyRunner, ToyRunnerFactory, settle, toy_spec
 
 from ollmlx.settings import Settings
 from ollmlx.supervisor.clock import Tuning
 from ollmlx.supervisor.scheduling.pool import Lease, Pool
-from ollmlx.testing.toy_runners import HandClock, ToyRunner, ToyRunnerFactory, settle, toy_spec
 from ollmlx.types import Caller, Done, Event, GenerateRequest, RunnerState, Text
 
 A, B = toy_spec("a", 60), toy_spec("b", 60)

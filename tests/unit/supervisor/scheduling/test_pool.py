@@ -6,12 +6,12 @@ import asyncio
 import math
 
 import pytest
+from tests.unit.supervisor.toy_runners import settle, toy_failure, toy_spec
 
 from ollmlx.errors import Busy, OutOfMemory, Timeout
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.supervisor.clock import Tuning
 from ollmlx.supervisor.runner.failure import Cause, Remedy
-from ollmlx.testing.toy_runners import settle, toy_failure, toy_spec
 from ollmlx.types import RunnerState
 
 from .conftest import A, B, Make, caller

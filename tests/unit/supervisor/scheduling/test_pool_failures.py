@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from unittest.mock import ANY, Mock, call
 
 import pytest
+from tests.unit.supervisor.toy_runners import ToyRunner, settle, toy_failure, toy_spec
 
 from ollmlx.errors import Busy, OllmlxError, RunnerFailed, RunnerUnavailable, Timeout
 from ollmlx.protocol import TokenizeRequest
 from ollmlx.supervisor.runner.failure import Cause, Remedy
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.restart import LONGEST_PAUSE
-from ollmlx.testing.toy_runners import ToyRunner, settle, toy_failure, toy_spec
 from ollmlx.types import (
     Admitted,
     Done,

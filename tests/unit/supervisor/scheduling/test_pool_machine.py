@@ -9,13 +9,13 @@ from typing import Any, Literal
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.unit.supervisor.toy_runners import HandClock, ToyRunner, ToyRunnerFactory, settle, toy_failure, toy_spec
 
 from ollmlx.errors import OllmlxError
 from ollmlx.settings import Settings
 from ollmlx.supervisor.runner.failure import Cause, Remedy
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.supervisor.scheduling.pool import Pool
-from ollmlx.testing.toy_runners import HandClock, ToyRunner, ToyRunnerFactory, settle, toy_failure, toy_spec
 from ollmlx.types import Caller, RunnerState
 
 BUDGET = 100

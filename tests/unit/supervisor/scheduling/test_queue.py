@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.supervisor.toy_runners import HandClock, ToyRunnerFactory, settle, toy_spec
 
 from ollmlx.errors import Busy
 from ollmlx.settings import Settings
 from ollmlx.supervisor.scheduling.pool import Pool
 from ollmlx.supervisor.scheduling.queue import PendingRequest, PendingRequests
-from ollmlx.testing.toy_runners import HandClock, ToyRunnerFactory, settle, toy_spec
 from ollmlx.types import Caller
 
 Priority = Literal["high", "normal", "low"]

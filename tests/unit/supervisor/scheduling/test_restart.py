@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.supervisor.toy_runners import toy_failure
 
 from ollmlx.errors import OllmlxError
 from ollmlx.supervisor.runner.failure import Remedy
@@ -16,7 +17,6 @@ from ollmlx.supervisor.scheduling.restart import (
     FailureHistory,
     pause_after,
 )
-from ollmlx.testing.toy_runners import toy_failure
 
 LOADING = toy_failure(loading=True)
 
