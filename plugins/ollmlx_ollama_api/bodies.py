@@ -1,4 +1,4 @@
-"""The bodies of the routes that need a runner, what all bodies share, and what they mean in ollmlx's words. Pure."""
+"""The bodies of the routes that need a runner, their translation into requests, and the base of all bodies. Pure."""
 
 from __future__ import annotations
 

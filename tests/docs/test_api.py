@@ -1,4 +1,4 @@
-"""docs/api.md: its examples say what a daemon says, and its tables have exactly the fields of the routes' bodies."""
+"""docs/api.md: its examples print a daemon's answers, and its tables have exactly the fields of the routes' bodies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from quart import Quart
 
 from ollmlx.testing.daemon import Daemon
 from ollmlx.testing.routes import FakeService, web_app
@@ -22,6 +21,7 @@ from ollmlx_openai_api.routes import blueprint as openai
 from ollmlx_ops.routes import blueprint as ops
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+DOCUMENT: dict[str, Any] = openapi(web_app(FakeService(), ollama, openai, anthropic, ops), "1")
 HOME = "http://127.0.0.1:11434"
 SECTION = re.compile(r"^### Fields of (.*)\n((?:(?!^#).*\n)*)", re.MULTILINE)
 NAME = re.compile(r"`([^`]+)`")
@@ -63,10 +63,6 @@ def test_every_option_is_on_the_page() -> None:
     assert TYPES.keys() <= told
 
 
-def application() -> Quart:
-    return web_app(FakeService(), ollama, openai, anthropic, ops)
-
-
 def documented() -> dict[tuple[str, ...], set[str]]:
     """Routes of a section, and the names in the first column of its table."""
     found = {}
@@ -80,10 +76,9 @@ def documented() -> dict[tuple[str, ...], set[str]]:
 
 def fields() -> dict[str, set[str]]:
     """Paths that take JSON, and the names of their bodies' fields."""
-    document: dict[str, Any] = openapi(application(), "1")
-    schemas = document["components"]["schemas"]
+    schemas = DOCUMENT["components"]["schemas"]
     found = {}
-    for path, verbs in document["paths"].items():
+    for path, verbs in DOCUMENT["paths"].items():
         for operation in verbs.values():
             body = operation.get("requestBody", {}).get("content", {}).get("application/json")
             if body:
@@ -103,5 +98,5 @@ def test_every_route_with_a_json_body_has_a_table() -> None:
 
 def test_every_route_is_on_the_page() -> None:
     named = PAGE.replace("/api/blobs/:digest", "/api/blobs/{digest}").replace("/v1/models/:id", "/v1/models/{name}")
-    missing = [path for path in openapi(application(), "1")["paths"] if f"`{path}`" not in named]
+    missing = [path for path in DOCUMENT["paths"] if f"`{path}`" not in named]
     assert missing == []

@@ -36,6 +36,14 @@ def family(server: Daemon) -> list[psutil.Process]:
     return psutil.Process(server.process.pid).children(recursive=True)
 
 
+def command(process: psutil.Process) -> list[str]:
+    """Return the words of a process's command line, none when it has just exited."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 def gone(process: psutil.Process | int) -> bool:
     """Return True when a process has exited."""
     try:

@@ -141,9 +141,9 @@ def test_errors_have_ollamas_status_and_words(client: Any, stream: bool) -> None
 
 
 def test_a_failure_in_the_middle_is_an_error_and_no_end(client: Any) -> None:
-    with pytest.raises(ollama.ResponseError) as died:
+    with pytest.raises(ollama.ResponseError) as failed:
         list(client.chat(**said("fake:tokens=50 fake:rate=100 fake:fault=exit:70@5 go"), stream=True))
-    assert died.value.status_code == -1
+    assert failed.value.status_code == -1
 
 
 def test_a_file_is_uploaded_by_its_digest(client: Any, tmp_path: Path) -> None:

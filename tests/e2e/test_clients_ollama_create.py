@@ -19,16 +19,16 @@ TEMPLATE = "{% for message in messages %}[{{ message.role }}] {{ message.content
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with the real store."""
     plugins = {"plugins": {"disabled": ["pypi", "ollama_store"]}}
-    with Daemon(tmp_path_factory.mktemp("house"), fakes={}, settings=plugins) as started:
+    with Daemon(tmp_path_factory.mktemp("daemon"), fakes={}, settings=plugins) as started:
         yield started
 
 
 @pytest.fixture
-def client(house: Daemon) -> Iterator[ollama.Client]:
-    with ollama.Client(host=house.url, trust_env=False) as made:
+def client(server: Daemon) -> Iterator[ollama.Client]:
+    with ollama.Client(host=server.url, trust_env=False) as made:
         yield made
 
 
@@ -47,12 +47,12 @@ def blocks(folder: Path) -> int:
 
 
 def test_a_model_from_files_and_one_over_it_that_costs_no_copy_of_the_weights(
-    house: Daemon, client: ollama.Client, tmp_path: Path
+    server: Daemon, client: ollama.Client, tmp_path: Path
 ) -> None:
     files = uploaded(client, tmp_path / "weights", tiny_files(weights=WEIGHTS))
     steps = [step.status for step in client.create("made", files=files, stream=True)]
     assert steps[-2:] == ["writing manifest", "success"]
-    before = blocks(house.models)
+    before = blocks(server.models)
     assert before > WEIGHTS
     tensor = safetensors({"a": ("F16", (2,), 4)})
     adapters = uploaded(client, tmp_path / "lora", {"adapters.safetensors": tensor, "adapter_config.json": b"{}"})
@@ -65,14 +65,14 @@ def test_a_model_from_files_and_one_over_it_that_costs_no_copy_of_the_weights(
         "license": ["MIT", "and more"],
     }
     assert client.create("derived", from_="made", adapters=adapters, **laid_over).status == "success"
-    assert blocks(house.models) - before < 64 * 1024
-    shown = house.post("/api/show", {"model": "derived"}).json()
+    assert blocks(server.models) - before < 64 * 1024
+    shown = server.post("/api/show", {"model": "derived"}).json()
     assert {key: shown[key] for key in ("system", "template", "messages", "license")} == {
         **{key: laid_over[key] for key in ("system", "template", "messages")},
         "license": "MIT\nand more",
     }
     assert shown["details"]["parent_model"] == "made:latest"
-    assert f"ADAPTER {house.models}" in shown["modelfile"]
+    assert f"ADAPTER {server.models}" in shown["modelfile"]
     assert shown["parameters"].split() == ["temperature", "0.5", "stop", '"a"', "stop", r'"b\n"']
     client.delete("made")
     client.delete("derived")

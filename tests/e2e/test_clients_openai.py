@@ -200,7 +200,7 @@ class TestResponses:
         assert cut.status == "incomplete"
         assert cut.incomplete_details.reason == "max_output_tokens"
 
-    def test_what_needs_a_memory_is_refused_clearly(self, client: Any) -> None:
+    def test_a_reference_to_an_earlier_response_is_refused(self, client: Any) -> None:
         with pytest.raises(openai.BadRequestError, match=r"previous_response_id .* not supported: send the whole"):
             client.responses.create(model="parrot", input="x", previous_response_id="resp_1")
 
@@ -261,7 +261,7 @@ class TestErrors:
         with pytest.raises(openai.APIError, match="told to fail"):
             list(client.completions.create(model="parrot", prompt=BREAKS, stream=True))
 
-    def test_a_dead_runner_is_a_server_error_with_its_last_words(self, client: Any) -> None:
+    def test_the_exit_of_a_runner_is_a_server_error_with_its_output(self, client: Any) -> None:
         with pytest.raises(openai.InternalServerError, match="exiting as told"):
             client.chat.completions.create(**said("hello", "mortal"))
 

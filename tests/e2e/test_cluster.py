@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-from tests.e2e.helpers import all_gone, asking, family
+from tests.conftest import StartDaemon
+from tests.e2e.helpers import all_gone, asking, command, family
 from tests.random_models import DEEPSEEK, byte_model, greedy
 
 from ollmlx.testing import wait_until
@@ -27,12 +27,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ranks(daemon: Daemon) -> dict[int, psutil.Process]:
     """The ranks by number."""
-    found = [process for process in family(daemon) if process.cmdline()[2:4] == ["-m", "ollmlx_cluster.rank"]]
+    found = [process for process in family(daemon) if command(process)[2:4] == ["-m", "ollmlx_cluster.rank"]]
     return {int(process.environ()["MLX_RANK"]): process for process in found}
 
 
 def test_a_pipeline_is_one_runner_that_survives_a_lost_rank_and_not_its_daemon(
-    daemon: Callable[..., Daemon], models: Path
+    daemon: StartDaemon, models: Path
 ) -> None:
     server = daemon(fakes=None, settings={"storage": {"models": str(models)}, "models": {"spread": SPREAD}})
     asked = {"model": "spread", "prompt": "two machines", "stream": False}

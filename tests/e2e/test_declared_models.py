@@ -81,14 +81,6 @@ def test_its_keep_alive_is_its_own(server: Daemon) -> None:
     wait_until(lambda: "short:latest" not in ps(server))
 
 
-def test_openai_and_anthropic_know_it(server: Daemon) -> None:
-    messages = user("one two three")
-    told = server.post("/v1/chat/completions", {"model": "bot:1", "messages": messages}).json()
-    assert told["choices"][0]["message"]["content"] == "one two"
-    told = server.post("/v1/messages", {"model": "bot:1", "messages": messages, "max_tokens": 50}).json()
-    assert told["content"][0]["text"].startswith("one two")
-
-
 def hang_up(server: Daemon, changes: dict[str, Any]) -> str:
     """Change the settings file, send SIGHUP; what the daemon's log says from then on, once it has looked."""
     before = len(server.log_text)

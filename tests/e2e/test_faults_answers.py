@@ -1,17 +1,15 @@
-"""The fault matrix as clients see it: what a daemon answers in each dialect, streamed and whole, and what is left."""
+"""The fault matrix as clients see it: answers in each dialect, streamed and whole, and the processes that are left."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any, NamedTuple
 
-import psutil
 import pytest
+from tests.e2e.helpers import command, user
 from tests.e2e.helpers import family as processes_of
-from tests.e2e.helpers import user
 
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon
@@ -25,7 +23,7 @@ LOADS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "starved": ({"load_fault": "oom"}, 500, "RUN005", "ran out of memory (exit status 75) while loading: fake: out of"),
     "alien": ({"protocol": 7}, 500, "RUN008", "speaks Runner Protocol 7, this daemon speaks 1"),
 }
-DEATHS: dict[str, tuple[int, str, str]] = {
+FAILURES: dict[str, tuple[int, str, str]] = {
     "kill": (500, "RUN002", "was killed by SIGKILL"),
     "segv": (500, "RUN002", "was killed by SIGSEGV (a crash in native code): Fatal Python error: Segmentation fault"),
     "hang": (504, "RUN004", "made no progress for "),
@@ -35,7 +33,7 @@ DEATHS: dict[str, tuple[int, str, str]] = {
     "leak:800": (500, "RUN005", "more than its limit of 601 MB, and was ended"),
 }
 FAMILIES = [
-    *((fault, "ollama") for fault in (*LOADS, *DEATHS)),
+    *((fault, "ollama") for fault in (*LOADS, *FAILURES)),
     *((fault, family) for fault in ("exits", "kill") for family in ("openai", "anthropic")),
     ("mute", "anthropic"),
 ]
@@ -52,7 +50,7 @@ class Said(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("answers")
     phoenix = {"fault_spawns": 1, "spawn_log": str(folder / "spawns")}
     started = Daemon(
@@ -80,45 +78,41 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 @pytest.fixture(autouse=True)
-def unharmed(house: Daemon) -> Iterator[None]:
+def unharmed(server: Daemon) -> Iterator[None]:
     """After each fault other models answer, and there are no more processes, and no more memory held, than is shown."""
-    assert said(house, "ollama", "other", "hello").status == 200
+    assert said(server, "ollama", "other", "hello").status == 200
     yield
-    assert said(house, "ollama", "other", "hello").status == 200
-    assert house.get("/readyz").status_code == 200
-    wait_until(lambda: runners(house) == shown(house), because=f"{runners(house)} run, {shown(house)} are shown")
+    assert said(server, "ollama", "other", "hello").status == 200
+    assert server.get("/readyz").status_code == 200
+    wait_until(lambda: runners(server) == shown(server), because="the listed runners are the running ones")
     for model in ("parrot", *LOADS):
-        house.post("/api/generate", {"model": model, "keep_alive": 0})  # it goes, and that it failed is forgotten
-    wait_until(lambda: len(shown(house)) <= 2)
+        server.post("/api/generate", {"model": model, "keep_alive": 0})  # it goes, and that it failed is forgotten
+    wait_until(lambda: len(shown(server)) <= 2)
 
 
-def runners(house: Daemon) -> set[int]:
-    """The processes there are. One that has exited, or is just being reaped, does not count."""
-    found = set()
-    for child in processes_of(house):
-        with suppress(psutil.NoSuchProcess):  # a zombie, too
-            if not any("guardian.py" in word for word in child.cmdline()):
-                found.add(child.pid)
-    return found
+def runners(server: Daemon) -> set[int]:
+    """Return the ids of the daemon's runners, as the system has them, without those that have exited."""
+    commands = {child.pid: command(child) for child in processes_of(server)}
+    return {pid for pid, words in commands.items() if words and not any("guardian.py" in word for word in words)}
 
 
-def shown(house: Daemon) -> set[int]:
-    """The processes that the daemon says there are."""
-    return {model["pid"] for model in house.loaded()}
+def shown(server: Daemon) -> set[int]:
+    """Return the ids of the runners that the daemon lists."""
+    return {model["pid"] for model in server.loaded()}
 
 
-def pid_of_parrot(house: Daemon) -> int:
-    (pid,) = [model["pid"] for model in house.loaded() if model["name"] == "parrot:latest"]
+def pid_of_parrot(server: Daemon) -> int:
+    (pid,) = [model["pid"] for model in server.loaded() if model["name"] == "parrot:latest"]
     return int(pid)
 
 
-def said(house: Daemon, family: str, model: str, words: str, *, stream: bool = False) -> Said:
+def said(server: Daemon, family: str, model: str, words: str, *, stream: bool = False) -> Said:
     body = {"model": model, "messages": user(words), "stream": stream, "max_tokens": 900}
-    name = f"answer-{len(house.log_text)}"
-    answer = house.post(ROUTES[family], body, headers={"X-Request-ID": name})
+    name = f"answer-{len(server.log_text)}"
+    answer = server.post(ROUTES[family], body, headers={"X-Request-ID": name})
     assert answer.headers["x-request-id"] == name
     line = rf"POST {ROUTES[family]} {answer.status_code} .*request={name}$"
-    wait_until(lambda: re.search(line, house.log_text, re.MULTILINE), because="one line of its own")
+    wait_until(lambda: re.search(line, server.log_text, re.MULTILINE), because="one line of its own")
     assert "Traceback" not in answer.text
     last = answer.text.strip().splitlines()[-1].removeprefix("data: ")
     record = {} if last == "[DONE]" else json.loads(last)
@@ -132,13 +126,13 @@ def said(house: Daemon, family: str, model: str, words: str, *, stream: bool = F
 @pytest.mark.fault(8)
 @pytest.mark.fault(15)
 @pytest.mark.parametrize(("model", "family"), [case for case in FAMILIES if case[0] in LOADS])
-def test_a_load_that_fails_is_a_status_with_the_cause_in_every_dialect(house: Daemon, model: str, family: str) -> None:
+def test_a_load_that_fails_is_a_status_with_the_cause_in_every_dialect(server: Daemon, model: str, family: str) -> None:
     _, status, code, words = LOADS[model]
-    told = said(house, family, model, "hello", stream=True)
+    told = said(server, family, model, "hello", stream=True)
     assert told.status == status
     assert words in told.message
     assert told.code == ("" if family == "anthropic" else code)
-    (failed,) = [one for one in house.get("/api/daemon").json()["runners"] if one["name"] == model]
+    (failed,) = [one for one in server.get("/api/daemon").json()["runners"] if one["name"] == model]
     assert (failed["state"], failed["pid"], failed["code"], failed["reserved"]) == ("failed", None, code, 0)
 
 
@@ -149,15 +143,15 @@ def test_a_load_that_fails_is_a_status_with_the_cause_in_every_dialect(house: Da
 @pytest.mark.fault(11)
 @pytest.mark.fault(16)
 @pytest.mark.finding("RUN005")
-@pytest.mark.parametrize(("fault", "family"), [case for case in FAMILIES if case[0] in DEATHS])
-def test_a_death_in_mid_answer_is_the_last_record_of_a_stream_and_a_status_otherwise(
-    house: Daemon, fault: str, family: str
+@pytest.mark.parametrize(("fault", "family"), [case for case in FAMILIES if case[0] in FAILURES])
+def test_a_failure_in_mid_answer_is_the_last_record_of_a_stream_and_a_status_otherwise(
+    server: Daemon, fault: str, family: str
 ) -> None:
-    assert said(house, family, "parrot", "hello").status == 200
-    before = pid_of_parrot(house)
-    status, code, words = DEATHS[fault]
+    assert said(server, family, "parrot", "hello").status == 200
+    before = pid_of_parrot(server)
+    status, code, words = FAILURES[fault]
     for stream in (True, False) if family == "ollama" else (True,):
-        told = said(house, family, "parrot", f"one two three fake:fault={fault}@2 " + "word " * 800, stream=stream)
+        told = said(server, family, "parrot", f"one two three fake:fault={fault}@2 " + "word " * 800, stream=stream)
         assert told.status == (200 if stream else status)
         assert words in told.message
         assert told.code == ("" if family == "anthropic" else code)
@@ -166,37 +160,37 @@ def test_a_death_in_mid_answer_is_the_last_record_of_a_stream_and_a_status_other
         assert not re.search(r'"done":true|"finish_reason":"|message_stop', told.text), (
             "no end that looks like a success"
         )
-    assert said(house, family, "parrot", "hello").status == 200
-    assert (pid_of_parrot(house) == before) is (fault == "eof"), (
+    assert said(server, family, "parrot", "hello").status == 200
+    assert (pid_of_parrot(server) == before) is (fault == "eof"), (
         "a runner that exits or breaks the protocol is replaced"
     )
 
 
 @pytest.mark.fault(5)
 @pytest.mark.parametrize("family", ROUTES)
-def test_a_death_before_the_first_word_is_not_seen(house: Daemon, family: str) -> None:
-    (house.folder / "spawns").unlink(missing_ok=True)
-    told = said(house, family, "phoenix", "hi fake:fault=kill@prefill there", stream=True)
+def test_an_exit_before_the_first_word_is_not_seen(server: Daemon, family: str) -> None:
+    (server.folder / "spawns").unlink(missing_ok=True)
+    told = said(server, family, "phoenix", "hi fake:fault=kill@prefill there", stream=True)
     assert (told.status, told.message) == (200, "")
     assert "hi" in told.text
-    assert len((house.folder / "spawns").read_text().splitlines()) == 2
-    house.post("/api/generate", {"model": "phoenix", "keep_alive": 0})
+    assert len((server.folder / "spawns").read_text().splitlines()) == 2
+    server.post("/api/generate", {"model": "phoenix", "keep_alive": 0})
 
 
 @pytest.mark.fault(12)
-def test_a_crash_loop_ends_with_the_cause_and_when_to_come_again(house: Daemon) -> None:
+def test_a_crash_loop_ends_with_the_cause_and_the_time_of_the_next_try(server: Daemon) -> None:
     for _ in range(3):
-        assert said(house, "ollama", "exits", "hello").status == 500
+        assert said(server, "ollama", "exits", "hello").status == 500
     for family, path in ROUTES.items():
-        while (told := said(house, family, "exits", "hello")).status == 500:
+        while (told := said(server, family, "exits", "hello")).status == 500:
             pass  # the pause was over: the model was tried again, and the next pause is longer
         assert told.status == 503
         assert re.search(r"exits:latest failed \d+ times before it answered a request; it is tried again", told.message)
         assert "exit status 1 while loading: fake: exiting as told" in told.message
         body = {"model": "exits", "messages": user("x"), "max_tokens": 9}
-        while (refused := house.post(path, body)).status_code == 500:
+        while (refused := server.post(path, body)).status_code == 500:
             pass
         assert 1 <= int(refused.headers["Retry-After"]) <= 30
-    assert said(house, "ollama", "other", "hello").status == 200
-    assert house.cli("stop", "exits").returncode == 0
-    assert said(house, "ollama", "exits", "hello").status == 500, "it is tried again"
+    assert said(server, "ollama", "other", "hello").status == 200
+    assert server.cli("stop", "exits").returncode == 0
+    assert said(server, "ollama", "exits", "hello").status == 500, "it is tried again"

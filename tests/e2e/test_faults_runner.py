@@ -1,4 +1,4 @@
-"""The fault matrix, rows 1 to 16: what runners do wrong, with real processes under a real pool."""
+"""The fault matrix, rows 1 to 16: faults of runners, with real processes under a real pool."""
 
 from __future__ import annotations
 
@@ -72,23 +72,23 @@ class PoolHarness:
         return pid
 
 
-Open = Callable[..., Any]
+Start = Callable[..., Any]
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Open]:
-    houses: list[PoolHarness] = []
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    started: list[PoolHarness] = []
 
     async def build(**settings: Any) -> PoolHarness:
-        home = PoolHarness(tmp_path / str(len(houses)), **settings)
+        home = PoolHarness(tmp_path / str(len(started)), **settings)
         await home.pool.start()
-        houses.append(home)
+        started.append(home)
         return home
 
     yield build
-    for number, home in enumerate(houses):
+    for number, home in enumerate(started):
         held = home.pool._runners.ledger.in_use
-        assert held == sum(info.reserved for info in home.pool.runners()), "memory is held by what is there"
+        assert held == sum(info.reserved for info in home.pool.runners()), "memory is held by the runners that exist"
         await home.pool.close(0)
         assert home.pool._runners.ledger.in_use == 0
         assert not [info for info in home.pool.runners() if info.state is not RunnerState.FAILED]
@@ -106,8 +106,8 @@ TRIALS = {
 @pytest.mark.fault(1)
 @pytest.mark.finding("RUN003")
 @pytest.mark.parametrize("fault", TRIALS)
-async def test_an_end_during_the_trial_prompt_is_told_with_its_cause_and_last_words(house: Open, fault: str) -> None:
-    home = await house()
+async def test_a_failed_trial_prompt_is_reported_with_its_cause_and_the_output(start: Start, fault: str) -> None:
+    home = await start()
     failed = await home.fails(RunnerFailed, home.launch("bad", fault=fault))
     assert failed.message.startswith(f"the runner of bad:latest {TRIALS[fault]}")
     assert failed.code == ("RUN003" if fault in ("garbage", "eof") else "RUN002")
@@ -118,8 +118,8 @@ async def test_an_end_during_the_trial_prompt_is_told_with_its_cause_and_last_wo
 
 
 @pytest.mark.fault(2)
-async def test_a_damaged_model_is_refused_without_a_second_try(house: Open) -> None:
-    home = await house()
+async def test_a_damaged_model_is_refused_without_a_second_try(start: Start) -> None:
+    home = await start()
     bad = home.launch("bad", load_fault="bad_model", spawn_log=str(home.spawn_log))
     first = await home.fails(RunnerFailed, bad)
     assert "model.safetensors is damaged" in first.message
@@ -129,8 +129,8 @@ async def test_a_damaged_model_is_refused_without_a_second_try(house: Open) -> N
 
 
 @pytest.mark.fault(3)
-async def test_a_load_that_says_nothing_ends_at_the_deadline_with_its_group(house: Open) -> None:
-    home = await house(runners={"load_timeout": 12})
+async def test_a_load_without_progress_ends_at_the_deadline_with_its_group(start: Start) -> None:
+    home = await start(runners={"load_timeout": 12})
     mute = home.launch("mute", load_fault="gil", spawn_log=str(home.spawn_log), children=1)
     asked = asyncio.create_task(home.fails(Timeout, mute))
     pid = int(await eventually(lambda: home.spawn_log.exists() and home.spawn_log.read_text().strip()))
@@ -144,16 +144,16 @@ async def test_a_load_that_says_nothing_ends_at_the_deadline_with_its_group(hous
 
 
 @pytest.mark.fault(4)
-async def test_a_slow_load_that_makes_progress_succeeds(house: Open) -> None:
-    home = await house(runners={"load_timeout": 10})
+async def test_a_slow_load_that_makes_progress_succeeds(start: Start) -> None:
+    home = await start(runners={"load_timeout": 10})
     slow = home.launch("slow", load_steps=22, load_ms=500)  # 11 s in all, and never silent for long
     assert await home.ask(slow) == "hello world"
 
 
 @pytest.mark.fault(5)
 @pytest.mark.parametrize("fault", ["kill@prefill", "signal:term@prefill fake:prefill=5 fake:prefill_ms=100"])
-async def test_a_runner_that_ends_during_prefill_is_replaced_once_unseen(house: Open, fault: str) -> None:
-    home = await house()
+async def test_a_runner_that_ends_during_prefill_is_replaced_once_unseen(start: Start, fault: str) -> None:
+    home = await start()
     launch = home.launch(fault_spawns=1, spawn_log=str(home.spawn_log))
     assert await home.ask(launch, f"hi fake:fault={fault} there") == "hi there"
     assert home.info().restarts == 1
@@ -161,16 +161,16 @@ async def test_a_runner_that_ends_during_prefill_is_replaced_once_unseen(house: 
 
 @pytest.mark.fault(6)
 @pytest.mark.fault(7)
-async def test_an_end_in_mid_stream_keeps_what_was_said_is_an_error_and_the_next_request_works(house: Open) -> None:
-    home = await house()
+async def test_an_exit_in_mid_stream_keeps_the_text_is_an_error_and_the_next_request_works(start: Start) -> None:
+    home = await start()
     launch = home.launch(rate=200)
-    heard: list[Event] = []
+    arrived: list[Event] = []
     await home.ask(launch)
     first = home.pid()
     with pytest.raises(RunnerFailed) as failed:
-        await home.ask(launch, "one two three fake:fault=signal:term@2", heard)
+        await home.ask(launch, "one two three fake:fault=signal:term@2", arrived)
     assert "ended without being asked (exit status 0)" in failed.value.message
-    assert [event.text for event in heard if isinstance(event, Text)] == ["one", " two"]
+    assert [event.text for event in arrived if isinstance(event, Text)] == ["one", " two"]
     assert await home.ask(launch) == "hello world"
     assert home.pid() != first
     assert gone(first)
@@ -178,8 +178,8 @@ async def test_an_end_in_mid_stream_keeps_what_was_said_is_an_error_and_the_next
 
 @pytest.mark.fault(8)
 @pytest.mark.parametrize("neighbours", [0, 1])
-async def test_no_memory_while_loading_is_tried_once_more_without_idle_neighbours(house: Open, neighbours: int) -> None:
-    home = await house()
+async def test_a_load_without_memory_is_tried_once_more_without_idle_neighbours(start: Start, neighbours: int) -> None:
+    home = await start()
     for _ in range(neighbours):
         await home.ask(home.launch())
     failed = await home.fails(OutOfMemory, home.launch("big", load_fault="oom", spawn_log=str(home.spawn_log)))
@@ -193,8 +193,8 @@ async def test_no_memory_while_loading_is_tried_once_more_without_idle_neighbour
 
 @pytest.mark.fault(9)
 @pytest.mark.finding("RUN004")
-async def test_a_runner_that_holds_the_interpreter_lock_is_ended_at_the_deadline(house: Open) -> None:
-    home = await house(runners={"hang_timeout": 4})
+async def test_a_runner_that_holds_the_interpreter_lock_is_ended_at_the_deadline(start: Start) -> None:
+    home = await start(runners={"hang_timeout": 4})
     launch = home.launch()
     await home.ask(launch)
     pid = home.pid()
@@ -209,8 +209,8 @@ async def test_a_runner_that_holds_the_interpreter_lock_is_ended_at_the_deadline
 @pytest.mark.fault(10)
 @pytest.mark.fault(11)
 @pytest.mark.parametrize("fault", ["eof", "garbage", "longline", "utf8", "schema", "halfline"])
-async def test_what_is_not_the_protocol_is_an_error_never_a_success(house: Open, fault: str) -> None:
-    home = await house()
+async def test_output_that_breaks_the_protocol_is_an_error_never_a_success(start: Start, fault: str) -> None:
+    home = await start()
     launch = home.launch()
     await home.ask(launch)
     pid = home.pid()
@@ -218,16 +218,16 @@ async def test_what_is_not_the_protocol_is_an_error_never_a_success(house: Open,
     assert "the runner of parrot:latest" in failed.message
     assert await home.ask(launch) == "hello world"
     if fault in ("eof", "halfline"):
-        assert home.pid() == pid, "an answer that broke off says nothing of the next"
+        assert home.pid() == pid, "an answer that broke off says nothing about the next one"
     else:
-        assert home.pid() != pid, "who does not keep to the protocol is in no state that is known"
+        assert home.pid() != pid, "the state of a runner that breaks the protocol is not known"
         assert gone(pid)
 
 
 @pytest.mark.fault(12)
 @pytest.mark.finding("RUN006")
-async def test_a_crash_loop_is_refused_until_it_is_unloaded(house: Open) -> None:
-    home = await house()
+async def test_a_crash_loop_is_refused_until_it_is_unloaded(start: Start) -> None:
+    home = await start()
     launch = home.launch(spawn_log=str(home.spawn_log))
     refused: OllmlxError | None = None
     while not isinstance(refused, RunnerUnavailable):
@@ -242,8 +242,8 @@ async def test_a_crash_loop_is_refused_until_it_is_unloaded(house: Open) -> None
 
 
 @pytest.mark.fault(12)
-async def test_a_healthy_runner_that_is_killed_five_times_is_replaced_for_every_next_request(house: Open) -> None:
-    home = await house()
+async def test_a_healthy_runner_that_is_killed_five_times_is_replaced_for_every_next_request(start: Start) -> None:
+    home = await start()
     for kills in range(6):
         assert await home.ask(home.launch()) == "hello world"
         assert home.info().restarts == kills
@@ -253,8 +253,8 @@ async def test_a_healthy_runner_that_is_killed_five_times_is_replaced_for_every_
 
 
 @pytest.mark.fault(13)
-async def test_one_that_ignores_term_is_killed_with_all_its_children(house: Open) -> None:
-    home = await house(stop_timeout=0.4)
+async def test_a_runner_that_ignores_term_is_killed_with_all_its_children(start: Start) -> None:
+    home = await start(stop_timeout=0.4)
     await home.ask(home.launch(ignore_term=True, close_fault="hang", children=1, escaped_children=1))
     family = [home.pid(), *(child.pid for child in psutil.Process(home.pid()).children(recursive=True))]
     assert len(family) == 3
@@ -263,8 +263,8 @@ async def test_one_that_ignores_term_is_killed_with_all_its_children(house: Open
 
 
 @pytest.mark.fault(14)
-async def test_a_flood_of_output_blocks_nobody_and_is_kept_in_bounds(house: Open) -> None:
-    home = await house()
+async def test_a_flood_of_output_blocks_no_request_and_is_kept_in_bounds(start: Start) -> None:
+    home = await start()
     launch = home.launch()
     assert await home.ask(launch, "one two fake:fault=flood:30@1") == "one two"
     words = home.info().last_words
@@ -273,8 +273,8 @@ async def test_a_flood_of_output_blocks_nobody_and_is_kept_in_bounds(house: Open
 
 @pytest.mark.fault(15)
 @pytest.mark.finding("RUN008")
-async def test_another_protocol_version_is_refused_with_both_numbers(house: Open) -> None:
-    home = await house()
+async def test_another_protocol_version_is_refused_with_both_numbers(start: Start) -> None:
+    home = await start()
     alien = home.launch("alien", protocol=7, spawn_log=str(home.spawn_log))
     for _ in range(2):
         failed = await home.fails(RunnerFailed, alien)
@@ -284,8 +284,8 @@ async def test_another_protocol_version_is_refused_with_both_numbers(house: Open
 
 
 @pytest.mark.fault(16)
-async def test_one_above_its_soft_limit_drops_its_caches_and_goes_on(house: Open) -> None:
-    home = await house(slack=0, hard_share=4.0, soft_share=0.5)
+async def test_a_runner_above_its_soft_limit_drops_its_caches_and_goes_on(start: Start) -> None:
+    home = await start(slack=0, hard_share=4.0, soft_share=0.5)
     greedy = home.launch(rate=50)
     await home.ask(greedy)
     pid = home.pid()
@@ -299,8 +299,8 @@ async def test_one_above_its_soft_limit_drops_its_caches_and_goes_on(house: Open
 
 
 @pytest.mark.finding("RUN001")
-async def test_a_program_that_cannot_be_executed_is_named(house: Open) -> None:
-    home = await house()
+async def test_a_program_that_cannot_be_executed_is_named(start: Start) -> None:
+    home = await start()
     launch = home.launch("ghost")
     ghost = replace(launch, command=launch.command.model_copy(update={"argv": ("/nonexistent/program",)}))
     failed = await home.fails(RunnerFailed, ghost)
@@ -309,8 +309,8 @@ async def test_a_program_that_cannot_be_executed_is_named(house: Open) -> None:
 
 
 @pytest.mark.fault(7)
-async def test_a_guarded_process_ends_with_its_runner_and_an_idle_runner_that_dies_is_noticed(house: Open) -> None:
-    home = await house()
+async def test_the_exit_of_an_idle_runner_is_noticed(start: Start) -> None:
+    home = await start()
     await home.ask(home.launch())
     os.kill(home.pid(), signal.SIGKILL)
     assert "SIGKILL" in await eventually(lambda: home.info().last_error)

@@ -1,4 +1,4 @@
-"""A person who switches: a folder that Ollama laid out, used by a daemon and left as it was."""
+"""A models folder of Ollama's, used by a daemon and left unchanged."""
 
 from __future__ import annotations
 

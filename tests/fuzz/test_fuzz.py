@@ -1,4 +1,4 @@
-"""The live daemon, asked what `/openapi.json` allows and what nobody should send."""
+"""A live daemon gets requests that `/openapi.json` allows, and hostile ones."""
 
 from __future__ import annotations
 

@@ -52,9 +52,7 @@ def records(body: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("path", DIALECTS)
-async def test_calls_are_told_without_the_tags_they_were_written_in(
-    service: FakeService, client: Any, path: str
-) -> None:
+async def test_calls_come_without_the_tags_they_were_written_in(service: FakeService, client: Any, path: str) -> None:
     for kind, text, _ in RECORDED.values():
         service.outcomes = [*events_of(text, kind, 3), Done(generated_tokens=9)]
         body = await ask(client, path)
@@ -63,7 +61,7 @@ async def test_calls_are_told_without_the_tags_they_were_written_in(
 
 
 @pytest.mark.parametrize("path", DIALECTS)
-async def test_reasoning_is_told_apart_and_without_its_tags(service: FakeService, client: Any, path: str) -> None:
+async def test_reasoning_comes_apart_from_the_text_without_tags(service: FakeService, client: Any, path: str) -> None:
     service.outcomes = [*events_of("<think>\nsecond thoughts\n</think>\n\nfine", QWEN, 3), Done()]
     body = await ask(client, path)
     assert [tag for tag in TAGS if tag in body] == []
@@ -104,12 +102,12 @@ BEGUN = (
 
 
 @pytest.mark.parametrize("path", DIALECTS)
-async def test_what_breaks_off_ends_with_an_error_whatever_came_before(
+async def test_a_stream_that_breaks_off_ends_with_an_error_whatever_came_before(
     service: FakeService, client: Any, path: str
 ) -> None:
     for begun in BEGUN:
-        service.outcomes = [begun, RunnerFailed("the runner died", code="RUN003")]
-        assert sentence_of(records(await ask(client, path))[-1]) == "the runner died"
+        service.outcomes = [begun, RunnerFailed("the runner exited", code="RUN003")]
+        assert sentence_of(records(await ask(client, path))[-1]) == "the runner exited"
 
 
 def sentence_of(last: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Anthropic bodies into the vocabulary, and events back into its stream."""
+"""The translation of Anthropic's bodies into requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_what_anthropic_requires_is_required(fields: dict[str, Any]) -> None:
         read(**fields)
 
 
-def test_blocks_become_turns_and_results_stand_before_what_is_said() -> None:
+def test_blocks_become_turns_with_tool_results_before_the_text() -> None:
     request = read(
         system=[{"type": "text", "text": "rules"}],
         messages=[
@@ -67,7 +67,7 @@ def test_blocks_become_turns_and_results_stand_before_what_is_said() -> None:
         ({"messages": [USER, {"role": "assistant", "content": "The answer is"}]}, "continue_last", True),
     ],
 )
-def test_fields_become_ours(fields: dict[str, Any], attribute: str, value: object) -> None:
+def test_fields_are_translated(fields: dict[str, Any], attribute: str, value: object) -> None:
     assert getattr(read(**fields), attribute) == value
 
 
@@ -84,6 +84,6 @@ def test_a_model_that_cannot_think_is_not_asked_to() -> None:
         {"tool_choice": {"type": "tool"}},
     ],
 )
-def test_what_cannot_be_honoured_is_said(fields: dict[str, Any]) -> None:
+def test_an_unsupported_field_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         read(**fields)

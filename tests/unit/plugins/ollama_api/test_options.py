@@ -71,14 +71,14 @@ def test_a_known_option_of_a_wrong_type_is_refused_with_ollamas_sentence(given: 
     assert refused.value.message == sentence
 
 
-def test_an_unknown_option_is_told_to_the_log_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_option_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     assert options({"mirostat": 2}) == Options()
     assert "invalid option provided: 'mirostat'" in caplog.text
 
 
 @given(st.dictionaries(NAMES, SCALARS | st.lists(SCALARS, max_size=2), max_size=5))
-def test_whatever_is_given_is_used_or_refused_in_a_sentence(given: dict[str, Any]) -> None:
+def test_any_options_are_used_or_refused_in_a_sentence(given: dict[str, Any]) -> None:
     try:
         found = options(given)
     except InvalidRequest:

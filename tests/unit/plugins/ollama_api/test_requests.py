@@ -152,7 +152,7 @@ def test_the_older_field_name_names_a_model_too() -> None:
         (lambda: EmbedBody(model="m", dimensions=-1).length(), "dimensions must not be negative"),
     ],
 )
-def test_what_is_wrong_is_said_in_ollamas_words(ask: Any, message: str) -> None:
+def test_a_fault_is_reported_in_ollamas_words(ask: Any, message: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         ask()
     assert refused.value.message == message

@@ -192,13 +192,13 @@ async def test_a_failure_keeps_its_status_before_the_first_token_and_is_a_line_a
     busy = await client.post("/api/chat", json=ask)
     assert (busy.status_code, busy.headers["Retry-After"]) == (503, "3")
     assert await told(busy) == {"error": "server busy, please try again.  maximum pending requests exceeded"}
-    service.outcomes = [Text(text="a"), RunnerFailed("it died", code="RUN002")]
+    service.outcomes = [Text(text="a"), RunnerFailed("it exited", code="RUN002")]
     broken = await client.post("/api/chat", json=ask)
     lines = (await broken.get_data()).splitlines()
     assert broken.status_code == 200
-    assert json.loads(lines[-1]) == {"error": "it died", "code": "RUN002"}
+    assert json.loads(lines[-1]) == {"error": "it exited", "code": "RUN002"}
     whole = await client.post("/api/chat", json={**ask, "stream": False})
-    assert (whole.status_code, (await told(whole))["error"]) == (500, "it died")
+    assert (whole.status_code, (await told(whole))["error"]) == (500, "it exited")
     assert service.open_streams == 0
 
 

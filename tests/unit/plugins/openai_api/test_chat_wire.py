@@ -1,4 +1,4 @@
-"""OpenAI chat bodies into the vocabulary, and events back into chunks."""
+"""OpenAI's chat: the translation of bodies into requests, and of events into chunks."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_fields_of_a_wrong_shape_are_refused(fields: dict[str, Any]) -> None:
         {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
     ],
 )
-def test_what_cannot_be_honoured_is_said(fields: dict[str, Any]) -> None:
+def test_an_unsupported_field_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         read(**fields)
 

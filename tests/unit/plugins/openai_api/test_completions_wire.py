@@ -30,7 +30,7 @@ def test_a_prompt_that_choices_share_is_counted_once() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"prompt": []}, {"prompt": ["a"] * 100, "n": 2}, {"echo": True}])
-def test_what_cannot_be_honoured_is_said(fields: dict[str, Any]) -> None:
+def test_an_unsupported_field_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         read(**fields).to_vocabulary()
 

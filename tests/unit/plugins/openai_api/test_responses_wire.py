@@ -1,4 +1,4 @@
-"""The responses API: items into the vocabulary, events back into named stream events."""
+"""The responses API: the translation of items into requests, and numbers of any size."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_items_become_the_turns_they_belong_to() -> None:
         {"text": {"format": {"type": "json_schema"}}},
     ],
 )
-def test_what_needs_a_memory_or_a_hosted_tool_is_refused(fields: dict[str, Any]) -> None:
+def test_references_to_earlier_responses_and_hosted_tools_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         read(**fields).to_vocabulary()
 
