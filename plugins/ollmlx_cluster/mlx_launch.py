@@ -8,12 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from ollmlx.protocol import ExitCode
 from ollmlx.runner import tie
 
-TICK = 0.1
+TICK: Final = 0.1
 """Seconds between two checks of whether a rank takes input."""
 
 

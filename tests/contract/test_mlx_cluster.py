@@ -29,9 +29,11 @@ from ollmlx.protocol import ExitCode
 from ollmlx.settings import Settings
 from ollmlx.testing import BackendSuite, fake_model
 from ollmlx.testing.child import RunnerProcess
+from ollmlx.testing.requests import collect, plain, running
 from ollmlx.testing.waiting import eventually
 from ollmlx.types import Done, GenerateRequest, InstalledModel, Options, Text
 from ollmlx_cluster.backend import cluster_command
+from ollmlx_mlx.engine.engine import MlxEngine
 
 pytestmark = [pytest.mark.mlx, pytest.mark.slow]
 SHELL = Path(__file__).parents[1] / "servers" / "remote_shell.py"
@@ -122,6 +124,12 @@ async def test_the_answer_is_that_of_one_process_until_a_rank_hangs_and_is_named
         assert isinstance(done, Done)
         assert list(done.context) == greedy(folder, "a cluster of two", 12)
         assert done.generated_tokens == 12
+        seeded = plain("a cluster of two", {"temperature": 0.9, "seed": 5, "typical_p": 0.9})
+        async with running(MlxEngine(), folder) as engine:
+            alone = await collect(engine, seeded)
+        drawn = (await runner.generate(seeded))[-1]
+        assert isinstance(drawn, Done)
+        assert drawn.context == alone.done.context
 
         long = GenerateRequest(prompt="x" * 200, options=Options(temperature=0, num_predict=50))
         async with runner.stream(long) as given_up:

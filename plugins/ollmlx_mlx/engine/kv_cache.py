@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import mlx.core as mx
 from mlx.utils import tree_map
@@ -17,7 +17,7 @@ from mlx_lm.models.cache import KVCache, QuantizedKVCache, make_prompt_cache, tr
 
 Layers = list[Any]
 
-_BITS = {"q8_0": 8, "q4_0": 4}
+_BITS: Final = {"q8_0": 8, "q4_0": 4}
 
 
 def make_layers(model: Any, kv_cache_type: str = "auto") -> Layers:

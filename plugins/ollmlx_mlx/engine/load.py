@@ -28,6 +28,13 @@ from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.engine.adapter import apply_adapter
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 
+_OUT_OF_MEMORY: Final = ("unable to allocate", "out of memory", "insufficient memory", "attempting to allocate")
+_STEPS: Final = 64
+"""Parameters are brought into memory in about this many steps, each reported as progress."""
+_THREADS: Final = 8
+
+Advance = Callable[[float], None]
+
 
 def limit_memory(config: RunnerConfig, core: Any) -> None:
     """Set MLX's limits from the budget that the daemon gave. `core` is `mlx.core`.
@@ -43,15 +50,6 @@ def limit_memory(config: RunnerConfig, core: Any) -> None:
         most = int(core.device_info()["max_recommended_working_set_size"])
         wanted = config.model.size if config.wired == "model" else most
         core.set_wired_limit(min(most, wanted, config.memory_limit or most))
-
-
-_OUT_OF_MEMORY: Final = ("unable to allocate", "out of memory", "insufficient memory", "attempting to allocate")
-_STEPS: Final = 64
-"""Parameters are brought into memory in about this many steps, each reported as progress."""
-
-_THREADS: Final = 8
-
-Advance = Callable[[float], None]
 
 
 @dataclass(slots=True)

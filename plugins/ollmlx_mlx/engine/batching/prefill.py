@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import mlx.core as mx
 
@@ -16,10 +16,17 @@ from ollmlx_mlx.engine.batching.generation import GenerationState
 from ollmlx_mlx.engine.kv_cache import Layers, can_pad, can_trim, clone, extract_row, merge, padded_end
 from ollmlx_mlx.engine.prefix_cache import PrefixCache, common_prefix
 
-SLICE_SECONDS = 0.25
-ALONE = 2.0
+SLICE_SECONDS: Final = 0.25
+ALONE: Final = 2.0
 """Slices that one chunk may take while no sequence decodes. A request can still be cancelled within a second."""
-_SMALLEST, _LARGEST = 16, 2048
+_SMALLEST: Final = 16
+_LARGEST: Final = 2048
+_SHARE: Final = 32
+"""Tokens that a shared prefix must save at least."""
+_TAIL: Final = 24
+"""Prompt tokens that the first step of decoding may compute on any device."""
+_TOGETHER: Final = 4096
+"""Cached and new tokens, with padding, of sequences that are computed together: merging their caches copies them."""
 
 
 class ChunkClock:
@@ -50,14 +57,6 @@ class ChunkClock:
         # Limit the growth: after the first chunks of a fast device the size would overshoot the slice.
         rate = min(tokens / seconds, 4 * self._rate)
         self._rate += weight * (rate - self._rate)
-
-
-_SHARE = 32
-"""Tokens that a shared prefix must save at least."""
-_TAIL = 24
-"""Prompt tokens that the first step of decoding may compute on any device."""
-_TOGETHER = 4096
-"""Cached and new tokens, with padding, of sequences that are computed together: merging their caches copies them."""
 
 
 class PrefillQueue:

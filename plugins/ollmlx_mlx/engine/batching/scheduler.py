@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Final
 
 from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed
 from ollmlx_mlx.engine.batching.decode import DecodeBatch, OutputHead
@@ -16,7 +16,8 @@ from ollmlx_mlx.engine.kv_cache import Layers
 from ollmlx_mlx.engine.prefix_cache import PrefixCache
 
 _log = logging.getLogger(__name__)
-_FAILURES = 3
+_FAILURES: Final = 3
+"""Failures in a row after which the engine is broken."""
 
 
 class EngineBroken(Exception):

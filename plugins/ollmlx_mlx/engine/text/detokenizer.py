@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-_REPLACEMENT = "\ufffd"
-_CONTEXT = 6
+_REPLACEMENT: Final = "\ufffd"
+_CONTEXT: Final = 6
+"""Tokens before a stream that decide how it begins."""
 
 
 class FastDetokenizer:

@@ -15,11 +15,15 @@ from typing import Any, Final
 from ollmlx.runner.kit import tool_function
 from ollmlx.types import Tool, ToolCall
 
+PYTHON_TAG: Final = "<|python_tag|>"
+_HARMONY: Final = re.compile(r"^\s*(?:functions\.)?([\w.-]+).*?<\|message\|>(.*)$", re.DOTALL)
+_ID_ALPHABET: Final = string.ascii_lowercase + string.digits
+
 Schema = dict[str, Any]
 
 
 def call_schema(tools: Sequence[Tool], arguments: str) -> Schema:
-    """The JSON schema of one call of one of these tools; `arguments` is the key that this format uses for them."""
+    """Return the JSON schema of one call of one of these tools. `arguments`: the key that this format uses for them."""
     calls = [
         {
             "type": "object",
@@ -36,7 +40,7 @@ def call_schema(tools: Sequence[Tool], arguments: str) -> Schema:
 
 
 def json_call_format(tokenizer: Any) -> tuple[str, str] | None:
-    """(text before a call, key of its arguments) of a model that writes calls as JSON; None for other formats."""
+    """Return (text before a call, key of its arguments) if the model writes calls as JSON; None for other formats."""
     parser = tokenizer.tool_parser
     if parser is None:
         return "", "parameters"
@@ -45,17 +49,13 @@ def json_call_format(tokenizer: Any) -> tuple[str, str] | None:
     return None
 
 
-_HARMONY = re.compile(r"^\s*(?:functions\.)?([\w.-]+).*?<\|message\|>(.*)$", re.DOTALL)
-_ID_ALPHABET = string.ascii_lowercase + string.digits
-
-
 def tool_id() -> str:
-    """A fresh id, as Ollama writes them: `call_` and eight letters or digits."""
+    """Return a fresh id, as Ollama writes them: `call_` and eight letters or digits."""
     return "call_" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(8))
 
 
 def tool_reader(tokenizer: Any, tools: Sequence[Tool], *, harmony: bool = False) -> Callable[[str], list[ToolCall]]:
-    """The function that reads the text between two tool markers for this model and these tools."""
+    """Return the function that reads the text between two tool markers for this model and these tools."""
 
     def read(text: str) -> list[ToolCall]:
         if harmony:
@@ -99,9 +99,6 @@ def _call(parsed: Any) -> ToolCall:
     return ToolCall(name=parsed["name"], arguments=arguments, id=given if isinstance(given, str) else tool_id())
 
 
-PYTHON_TAG: Final = "<|python_tag|>"
-
-
 class BareCalls:
     """Holds an answer back that looks like JSON from its first character on; `held` is what it holds."""
 
@@ -110,7 +107,7 @@ class BareCalls:
         self._open = True
 
     def feed(self, text: str) -> str:
-        """The text that is certainly not a call."""
+        """Return the text that is certainly not a call."""
         if not self._open:
             return text
         self.held += text
@@ -123,5 +120,5 @@ class BareCalls:
 
 
 def bare_call(text: str) -> str:
-    """The JSON of a call, without what models write before it."""
+    """Return the JSON of a call, without what models write before it."""
     return text.strip().removeprefix(PYTHON_TAG).strip()
