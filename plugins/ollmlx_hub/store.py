@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from ollmlx import Importer, ModelName, Source, check_template, closing, quantization_of
-from ollmlx.errors import Conflict, InvalidRequest, NotFound, StorageError, Unsupported
+from ollmlx import Importer, ModelName, OllmlxError, Source, check_template, closing, quantization_of
+from ollmlx.errors import Conflict, InvalidRequest, NotFound, Unsupported
 from ollmlx.storekit import discard, locked, merged_defaults, only_file, read_json, read_receipt, storage_errors
 from ollmlx.types import RECEIPT, CreateRequest, FetchReceipt, InstalledModel, PullProgress
 from ollmlx_hub.index import MlxIndex
@@ -137,7 +137,7 @@ class MlxStore:
                 await asyncio.to_thread(self.index.find, name)
             except Conflict:
                 raise
-            except StorageError:  # a damaged model may be pulled again, replaced and removed
+            except OllmlxError:  # a damaged model may be pulled again, replaced and removed
                 pass
             yield
 

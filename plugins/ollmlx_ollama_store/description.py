@@ -88,7 +88,8 @@ def parameter_count(header: GgufHeader) -> int:
 
 def file_type(header: GgufHeader) -> str:
     """Return the name of the quantisation, such as `Q4_K_M`; `unknown` if llama.cpp's number is not in the table."""
-    return FILE_TYPES.get(header.metadata.get("general.file_type", -1), "unknown")
+    number = header.metadata.get("general.file_type")
+    return FILE_TYPES.get(number, "unknown") if isinstance(number, int) else "unknown"
 
 
 def _details(config: OllamaConfig, header: GgufHeader | None, manifest: OllamaManifest) -> ModelDetails:

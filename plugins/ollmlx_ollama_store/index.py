@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Hashable
 from datetime import UTC, datetime
 
@@ -12,6 +13,8 @@ from ollmlx.storekit import ModelIndex, damaged, storage_error
 from ollmlx.types import InstalledModel
 from ollmlx_ollama_store.description import describe
 from ollmlx_ollama_store.layout import MAX_MANIFEST, ManifestEntry, OllamaLayout, OllamaManifest
+
+logger = logging.getLogger(__name__)
 
 SOURCE = "ollama:"
 """The beginning of a model's `source`; the manifest's full name follows."""
@@ -24,11 +27,17 @@ class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
         super().__init__()
         self.layout = layout
         self.store = store
+        self._unlisted: set[str] = set()
 
     def models(self) -> list[InstalledModel]:
         """Every complete model. Of two manifests with one name, the first of `OllamaLayout.entries` counts."""
+        listing = self.layout.listing()
+        unlisted = {f"{folder}: {error.strerror or error}" for folder, error in listing.unlisted.items()}
+        for problem in unlisted - self._unlisted if self.layout.manifests.exists() else ():
+            logger.warning("models cannot be listed: %s", problem)
+        self._unlisted = unlisted
         found: dict[ModelName, InstalledModel] = {}
-        for entry in self.layout.entries():
+        for entry in self.layout.named(listing):
             if (model := self.reading(entry).model) is not None:
                 found.setdefault(entry.name, model)
         return list(found.values())

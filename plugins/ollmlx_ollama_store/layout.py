@@ -94,7 +94,11 @@ class OllamaLayout:
 
     def entries(self) -> list[ManifestEntry]:
         """Every manifest whose path is a model name. Of two with the same name, the one that wins comes first."""
-        return [entry for entry in map(self._entry, self.manifest_files()) if entry is not None]
+        return self.named(self.listing())
+
+    def named(self, listing: ManifestListing) -> list[ManifestEntry]:
+        """The manifests of a listing whose path is a model name."""
+        return [entry for entry in map(self._entry, listing.files) if entry is not None]
 
     def manifest_files(self) -> list[Path]:
         """Every file `manifests/<host>/<namespace>/<model>/<tag>` that can be listed, a model name or not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
@@ -13,6 +14,8 @@ from ollmlx.plugin.contracts import Importer, Source, Store
 from ollmlx.plugin.registry import Registry
 from ollmlx.settings import Settings
 from ollmlx.types import CreateRequest, InstalledModel, PullProgress
+
+logger = logging.getLogger(__name__)
 
 
 class ModelLibrary:
@@ -40,20 +43,28 @@ class ModelLibrary:
     async def list(self) -> list[InstalledModel]:
         """Return installed models, models of the settings, and aliases of installed models; newest first.
 
-        A name that two stores have means the model of the store that comes first.
+        A name that two stores have means the model of the store that comes first. A store that cannot be read hides
+        nothing of the others. Raises its StorageError if they have no model.
         """
         found: dict[ModelName, InstalledModel] = {}
+        unreadable: StorageError | None = None
         for store in self._stores:
             try:
                 with self._registry.stores.errors_named(store.name):
                     models = await store.list()
             except PluginError:  # it is in the log; the models of the other stores are listed
                 continue
+            except StorageError as error:
+                unreadable = unreadable or error
+                logger.warning("the models of store %s cannot be listed: %s", store.name, error.message)
+                continue
             for model in models:
                 found.setdefault(model.name, model)
             for model in models:
                 for alias in self._overrides.aliases_of(model.name):
                     found.setdefault(alias, rename(model, alias))
+        if unreadable is not None and not found:
+            raise unreadable
         for name, overrides in self._overrides.models.items():
             base_name = ModelName.parse(overrides.from_) if overrides.from_ else name
             if (base := found.get(base_name)) is not None:
@@ -78,6 +89,13 @@ class ModelLibrary:
     async def find(self, name: ModelName) -> InstalledModel | None:
         """Return the installed model of exactly this name, without aliases and overrides."""
         return await self._first((store, name) for store in self._stores)
+
+    async def is_installed(self, name: ModelName) -> bool:
+        """Return whether a store has a model of exactly this name, also one that is damaged."""
+        try:
+            return await self.find(name) is not None
+        except (StorageError, Unsupported):
+            return True
 
     async def locate(self, name: ModelName) -> tuple[Store, InstalledModel | ModelName]:
         """Return the store that has a model, and the model. Of a damaged model, return the name that the store knows.

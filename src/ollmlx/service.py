@@ -98,7 +98,7 @@ class Service:
 
     async def delete(self, name: ModelName) -> None:
         """Unload a model and remove it. Raises NotFound, Conflict for a model of the settings without own files."""
-        if self.overrides.models.get(name) is not None and await self._library.find(name) is None:
+        if self.overrides.models.get(name) is not None and not await self._library.is_installed(name):
             raise Conflict(
                 f"{name.short} is declared in the settings", hint=f'remove [models."{name.short}"] from ollmlx.toml'
             )

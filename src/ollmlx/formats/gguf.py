@@ -73,8 +73,9 @@ class GgufHeader:
 
     @property
     def architecture(self) -> str:
-        """`general.architecture`, or an empty string."""
-        return str(self.metadata.get("general.architecture", ""))
+        """`general.architecture`, or an empty string if it is no text."""
+        name = self.metadata.get("general.architecture")
+        return name if isinstance(name, str) else ""
 
     def own(self, key: str, default: Any = None) -> Any:
         """The value of `<architecture>.<key>` in the metadata."""

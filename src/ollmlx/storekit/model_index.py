@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from ollmlx.errors import OllmlxError
+from ollmlx.errors import OllmlxError, Unsupported
 from ollmlx.model.installed import Capability, InstalledModel, ModelDefaults, ModelDetails
+from ollmlx.storekit.files import damaged
+
+logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key", bound=Hashable)
 Manifest = TypeVar("Manifest")
@@ -49,6 +53,7 @@ class ModelIndex(ABC, Generic[Key, Manifest]):
 
     def __init__(self) -> None:
         self._readings: dict[Key, ModelReading[Manifest]] = {}
+        self._logged: dict[Key, str] = {}
         self._lock = threading.Lock()
 
     @abstractmethod
@@ -70,7 +75,8 @@ class ModelIndex(ABC, Generic[Key, Manifest]):
     def reading(self, key: Key) -> ModelReading[Manifest]:
         """Return the earlier reading of a model if its files are unchanged, else read the model now.
 
-        Errors are not remembered: permissions change without a trace in the files' times.
+        Any failure belongs to this model alone: a stranger's file must not hide the others. Errors are not
+        remembered, because permissions change without a trace in the files' times; each is logged once.
         """
         with self._lock:
             known = self._readings.get(key)
@@ -81,10 +87,11 @@ class ModelIndex(ABC, Generic[Key, Manifest]):
             manifest = self.read_manifest(key)
             state = self.read_state(key, manifest)
             fresh = ModelReading(state, manifest, self.read_model(key, manifest))
-        except (OllmlxError, OSError) as error:
-            return ModelReading(manifest=manifest, error=self.explain(key, error))
+        except Exception as error:  # noqa: BLE001 - a file may hold anything, and code may not expect it
+            return ModelReading(manifest=manifest, error=self._failure(key, error))
         with self._lock:
             self._readings[key] = fresh
+            self._logged.pop(key, None)
         return fresh
 
     def model(self, key: Key) -> InstalledModel:
@@ -95,8 +102,20 @@ class ModelIndex(ABC, Generic[Key, Manifest]):
         assert reading.model is not None
         return reading.model
 
+    def _failure(self, key: Key, error: Exception) -> OllmlxError:
+        surprise = None
+        if not isinstance(error, OllmlxError | OSError):
+            surprise = error
+            error = damaged(f"its files cannot be read: {type(error).__name__}: {str(error)[:200]}")
+        explained = self.explain(key, error)
+        with self._lock:
+            known, self._logged[key] = self._logged.get(key), explained.message
+        if known != explained.message and not isinstance(error, Unsupported):  # a cloud model is no failure
+            logger.warning("not listed: %s", explained.message, exc_info=surprise)
+        return explained
+
     def _is_current(self, key: Key, known: ModelReading[Manifest]) -> bool:
         try:
             return self.read_state(key, known.manifest) == known.state
-        except (OllmlxError, OSError):
+        except Exception:  # noqa: BLE001 - reading the model again finds the same error, and reports it
             return False
