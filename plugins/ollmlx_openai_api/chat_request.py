@@ -213,13 +213,15 @@ def _content(content: str | tuple[ContentPart, ...] | None) -> tuple[str, tuple[
         if part.type in TEXTS:
             texts.append(part.text or part.refusal or "")
         elif part.type in IMAGES and part.image_url is not None:
-            images.append(_image(part.image_url if isinstance(part.image_url, str) else part.image_url.url))
+            images.append(image(part.image_url))
         else:
             raise InvalidRequest(f"invalid message content: parts of type {part.type!r} are not supported")
     return "\n".join(texts), tuple(images)
 
 
-def _image(url: str) -> str:
+def image(link: ImageUrl | str) -> str:
+    """Return the base64 data of an image. Raises InvalidRequest for an address: nothing is fetched."""
+    url = link if isinstance(link, str) else link.url
     head, comma, data = url.partition(",")
     if not head.startswith("data:") or ";base64" not in head or not comma:
         raise InvalidRequest("invalid image input: only base64 data URLs are supported")

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ollmlx.errors import InvalidRequest
-from ollmlx.types import GenerateRequest, Message, Options, Tool
-from ollmlx_openai_api.chat_request import (
-    ChatMessage,
-    ContentPart,
-    FunctionCall,
-    OpenAIBody,
-    OpenAIToolCall,
-    Reasoning,
-    messages,
-    response_format,
-    think,
-    tool_call,
-    tool_choice,
-)
+from ollmlx.types import GenerateRequest, Message, Options
+from ollmlx_openai_api.chat_request import OpenAIBody, Reasoning, response_format, think, tool_choice
+from ollmlx_openai_api.responses_items import Conversation, InputItem
+from ollmlx_openai_api.responses_tools import ResponseTools
 
-ITEMS = ("message", "function_call", "function_call_output", "reasoning")
+logger = logging.getLogger(__name__)
+
 LOGPROBS = "message.output_text.logprobs"
-
-
-class InputItem(OpenAIBody):
-    """An item of the input; its type decides which fields count."""
-
-    type: Annotated[str, Field(json_schema_extra={"enum": list(ITEMS)})] = "message"
-    role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: str | tuple[ContentPart, ...] | None = None
-    call_id: str | None = None
-    name: str | None = None
-    arguments: str | None = None
-    output: str | tuple[ContentPart, ...] | None = None
-    summary: tuple[ContentPart, ...] = ()
 
 
 class TextFormat(OpenAIBody):
@@ -81,9 +60,12 @@ class ResponsesRequest(OpenAIBody):
             raise InvalidRequest("background responses are not supported")
         limit = {} if self.max_output_tokens is None else {"num_predict": self.max_output_tokens}
         wanted, effort = self.text.format, self.reasoning.effort
+        tools = self.response_tools()
+        if tools.skipped:
+            logger.info("responses: tools that nothing here can run are not offered: %s", ", ".join(tools.skipped))
         return GenerateRequest(
-            messages=self._conversation(),
-            tools=tuple(map(_tool, self.tools)),
+            messages=self._conversation(tools),
+            tools=tuple(tools.offered),
             tool_choice=tool_choice(self.tool_choice),
             parallel_tool_calls=self.parallel_tool_calls,
             think=None if effort is None else think(effort),
@@ -93,61 +75,20 @@ class ResponsesRequest(OpenAIBody):
             truncate=self.truncation == "auto",
         )
 
-    def _conversation(self) -> tuple[Message, ...]:
+    def response_tools(self) -> ResponseTools:
+        """Return the tools, with those that stand among the items. Raises InvalidRequest."""
+        items = () if isinstance(self.input, str) else self.input
+        return ResponseTools([*self.tools, *(tool for item in items for tool in item.tools)])
+
+    def _conversation(self, tools: ResponseTools) -> tuple[Message, ...]:
         system = (Message(role="system", content=self.instructions),) if self.instructions else ()
         if isinstance(self.input, str):
             return (*system, Message(role="user", content=self.input))
-        turns: list[Message] = []
-        names: dict[str, str] = {}
+        conversation = Conversation(tools)
         for item in self.input:
-            _add(turns, item, names)
-        if not turns:
+            conversation.add(item)
+        if not conversation.turns:
             raise InvalidRequest("input must not be empty")
-        return (*system, *turns)
-
-
-def _add(turns: list[Message], item: InputItem, names: dict[str, str]) -> None:
-    """Append an item to the conversation. Calls and thoughts are merged into the assistant's turn."""
-    match item.type:
-        case "message":
-            if item.role is None:
-                raise InvalidRequest("input: a message needs a role")
-            (turn,) = messages((ChatMessage(role=item.role, content=item.content),))
-            last = turns[-1] if turns else None
-            if last and turn.role == "assistant" and last.role == "assistant" and not last.content:
-                turns[-1] = last.model_copy(update={"content": turn.content})
-            else:
-                turns.append(turn)
-        case "function_call":
-            _call(turns, item, names)
-        case "function_call_output":
-            output = item.output or ""
-            text = output if isinstance(output, str) else "\n".join(part.text or "" for part in output)
-            name = names.get(item.call_id or "")
-            turns.append(Message(role="tool", content=text, tool_name=name, tool_call_id=item.call_id))
-        case "reasoning":
-            parts = [*item.summary, *(item.content if isinstance(item.content, tuple) else ())]
-            thought = "\n".join(part.text or "" for part in parts)
-            turns.append(Message(role="assistant", thinking=thought or None))
-        case other:
-            raise InvalidRequest(f"input: items of type {other!r} are not supported")
-
-
-def _call(turns: list[Message], item: InputItem, names: dict[str, str]) -> None:
-    if not item.name:
-        raise InvalidRequest("input: a function_call needs a name")
-    function = FunctionCall(name=item.name, arguments=item.arguments or "{}")
-    call = tool_call(OpenAIToolCall(id=item.call_id, function=function))
-    names[item.call_id or ""] = item.name
-    if turns and turns[-1].role == "assistant":
-        turns[-1] = turns[-1].model_copy(update={"tool_calls": (*turns[-1].tool_calls, call)})
-    else:
-        turns.append(Message(role="assistant", tool_calls=(call,)))
-
-
-def _tool(wire: dict[str, Any]) -> Tool:
-    """Translate a function tool, whose fields are not nested as they are in chat completions."""
-    if wire.get("type") != "function" or not isinstance(wire.get("name"), str):
-        raise InvalidRequest(f"tools: {wire.get('type')!r} is not supported: only functions are")
-    function = {key: wire[key] for key in ("name", "description", "parameters") if wire.get(key) is not None}
-    return {"type": "function", "function": function}
+        if skipped := conversation.skipped:
+            logger.info("responses: items that mean nothing here are passed over: %s", ", ".join(skipped))
+        return (*system, *conversation.turns)

@@ -50,11 +50,28 @@ def usage(done: Done) -> dict[str, Any]:
     }
 
 
+_CALLS = {
+    "function": ("fc", "function_call"),
+    "custom": ("ctc", "custom_tool_call"),
+    "local_shell": ("lsh", "local_shell_call"),
+}
+"""How the id of a call begins, and its type, by the kind of the tool."""
+
+
+def _shell_action(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the action of a shell call. A command that the model wrote as one line is given to a shell."""
+    command = arguments.get("command")
+    words = [str(word) for word in command] if isinstance(command, list) else ["sh", "-c", str(command or "")]
+    stated = {key: arguments[key] for key in ("working_directory", "timeout_ms") if arguments.get(key) is not None}
+    return {"type": "exec", "command": words, "env": {}, **stated}
+
+
 class ResponseEvents:
     """Builds the output item by item and makes the events; `result` is the response object after `Done`."""
 
     def __init__(self, id_: str, request: ResponsesRequest, created: int) -> None:
         self._id, self._request, self._created = id_, request, created
+        self._tools = request.response_tools()
         self._sequence = 0
         self._output: list[dict[str, Any]] = []
         self._open: str | None = None
@@ -146,13 +163,35 @@ class ResponseEvents:
 
     def _call(self, call: ToolCall) -> Iterator[dict[str, Any]]:
         yield from self._close()
+        tool = self._tools.client_tool(call.name)
+        prefix, type_ = _CALLS[tool.kind]
+        id_ = self._name(prefix)
+        item = {"id": id_, "type": type_, "call_id": call.id or id_}
+        named = item | {"name": tool.name} | ({"namespace": tool.namespace} if tool.namespace is not None else {})
+        match tool.kind:
+            case "function":
+                yield from self._function_call(named, call)
+            case "custom":
+                yield from self._custom_call(named, call)
+            case "local_shell":
+                shell = {**item, "action": _shell_action(call.arguments)}
+                yield self._add({**shell, "status": "in_progress"})
+                yield self._done({**shell, "status": "completed"})
+
+    def _function_call(self, item: dict[str, Any], call: ToolCall) -> Iterator[dict[str, Any]]:
         arguments = json_text(call.arguments)
-        name = self._name("fc")
-        item = {"id": name, "type": "function_call", "call_id": call.id or name, "name": call.name}
         yield self._add({**item, "status": "in_progress", "arguments": ""})
         yield self._at("response.function_call_arguments.delta", delta=arguments)
-        yield self._at("response.function_call_arguments.done", name=call.name, arguments=arguments)
+        yield self._at("response.function_call_arguments.done", name=item["name"], arguments=arguments)
         yield self._done({**item, "status": "completed", "arguments": arguments})
+
+    def _custom_call(self, item: dict[str, Any], call: ToolCall) -> Iterator[dict[str, Any]]:
+        stated = call.arguments.get("input")
+        text = stated if isinstance(stated, str) else json_text(call.arguments)
+        yield self._add({**item, "status": "in_progress", "input": ""})
+        yield self._at("response.custom_tool_call_input.delta", delta=text)
+        yield self._at("response.custom_tool_call_input.done", input=text)
+        yield self._done({**item, "status": "completed", "input": text})
 
     def _end(self, done: Done) -> Iterator[dict[str, Any]]:
         yield from self._close()

@@ -45,6 +45,7 @@ EMBEDDINGS = record(
 MODEL = record({"id": STRING, "object": one_of("model"), "created": INTEGER, "owned_by": STRING})
 MODELS = record({"object": one_of("list"), "data": listing(MODEL)})
 
+OUTPUT_ITEMS = ("message", "reasoning", "function_call", "custom_tool_call", "local_shell_call")
 RESPONSE = record(
     {
         "id": STRING,
@@ -52,7 +53,7 @@ RESPONSE = record(
         "created_at": INTEGER,
         "status": one_of("completed", "incomplete"),
         "model": STRING,
-        "output": listing(record({"id": STRING, "type": one_of("message", "reasoning", "function_call")})),
+        "output": listing(record({"id": STRING, "type": one_of(*OUTPUT_ITEMS)})),
         "usage": record({"input_tokens": INTEGER, "output_tokens": INTEGER, "total_tokens": INTEGER}),
     },
     incomplete_details=nullable(record({"reason": STRING})),

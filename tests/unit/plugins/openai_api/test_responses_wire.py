@@ -43,13 +43,12 @@ def test_items_become_the_turns_they_belong_to() -> None:
         {"previous_response_id": "resp_1"},
         {"conversation": {"id": "c"}},
         {"background": True},
-        {"tools": [{"type": "web_search"}]},
         {"input": [{"type": "item_reference", "id": "x"}]},
         {"input": []},
         {"text": {"format": {"type": "json_schema"}}},
     ],
 )
-def test_references_to_earlier_responses_and_hosted_tools_are_refused(fields: dict[str, Any]) -> None:
+def test_references_to_earlier_responses_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         read(**fields).to_vocabulary()
 
