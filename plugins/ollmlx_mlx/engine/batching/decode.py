@@ -96,13 +96,13 @@ class DecodeBatch:
         self._sampler: Sampler | None = None
         self._penalizer: Penalizer | None = None
 
-    def extend(self, incoming: Sequence[GenerationState]) -> None:
+    def extend(self, added: Sequence[GenerationState]) -> None:
         """Add sequences whose prompts are computed up to the last token. A lone one may have more."""
-        caches = [generation.cache for generation in incoming if generation.cache is not None]
-        assert len(caches) == len(incoming)
-        alone = len(incoming) == 1 and not self.rows
-        assert alone or not any(generation.remaining for generation in incoming)
-        self._opening = incoming[0].tokens[incoming[0].fed :] if alone and incoming[0].remaining else []
+        caches = [generation.cache for generation in added if generation.cache is not None]
+        assert len(caches) == len(added)
+        alone = len(added) == 1 and not self.rows
+        assert alone or not any(generation.remaining for generation in added)
+        self._opening = added[0].tokens[added[0].fed :] if alone and added[0].remaining else []
         if alone:
             (self._cache,) = caches
         elif self._merged:
@@ -110,13 +110,13 @@ class DecodeBatch:
         else:
             self._cache = merge([self._cache, *caches] if self.rows else caches)
         self._merged = not alone
-        newest = mx.array([generation.tokens[-1] for generation in incoming], dtype=mx.int32)
+        newest = mx.array([generation.tokens[-1] for generation in added], dtype=mx.int32)
         self._inputs = mx.concatenate([self._inputs, newest]) if self.rows else newest
         if self._logprobs is not None:
-            self._logprobs = self._logprobs.widened(len(incoming))
-        self.rows += incoming
-        self._unread += [False] * len(incoming)
-        for generation in incoming:
+            self._logprobs = self._logprobs.widened(len(added))
+        self.rows += added
+        self._unread += [False] * len(added)
+        for generation in added:
             generation.cache = None
         self._sampler = self._penalizer = None
 
