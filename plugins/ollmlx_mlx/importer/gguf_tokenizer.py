@@ -110,9 +110,9 @@ class _Vocabulary:
 
     def ends(self) -> tuple[int, ...]:
         """Return the tokens that end an answer, the declared one first."""
-        declared = [self.special(role) for role in ("eos", "eot", "eom")]
+        stated = [self.special(role) for role in ("eos", "eot", "eom")]
         named = [i for i, kind in enumerate(self.types) if kind == CONTROL and self.tokens[i] in END_NAMES]
-        return tuple(dict.fromkeys(token for token in (*declared, *named) if token is not None))
+        return tuple(dict.fromkeys(token for token in (*stated, *named) if token is not None))
 
     def added(self) -> list[AddedToken]:
         """Return the tokens that are matched in the text before it is cut, by id."""

@@ -42,17 +42,17 @@ class Drafter:
         logits = self._model(mx.array([[row.tokens[-1], *proposed]]), cache=cache)[0]
         draws = [draw(row.seed, row.generated + index) for index in range(count + 1)]
         sampled: Any = Sampler([row.options] * (count + 1), logits.shape[-1])(logits, draws).tolist()
-        taken = 0
+        accepted = 0
         for index, token in enumerate(sampled):
             row.accept(token)
-            taken += 1
+            accepted += 1
             if row.finished is not None or row.shifting or index == count or token != proposed[index]:
                 break
-        shorten(cache, count + 1 - taken)
-        row.fed = length + taken - 1
+        shorten(cache, count + 1 - accepted)
+        row.fed = length + accepted - 1
         assert row.draft_cache is not None
-        shorten(row.draft_cache, max(0, count - taken))
-        row.draft_fed = length + min(count, taken) - 1
+        shorten(row.draft_cache, max(0, count - accepted))
+        row.draft_fed = length + min(count, accepted) - 1
         return True
 
     def _caught_up(self, row: GenerationState) -> bool:

@@ -239,5 +239,5 @@ class AnswerParser:
         return [ToolCalled(call=call) for call in calls]
 
     def _take_logprobs(self) -> tuple[TokenLogprob, ...]:
-        taken, self._logprobs = tuple(self._logprobs), []
-        return taken
+        logprobs, self._logprobs = tuple(self._logprobs), []
+        return logprobs
