@@ -61,16 +61,13 @@ class RequestContext:
     """Set while more of the body may be read from the socket."""
     ended: bool = False
     """The request was logged; tasks that still run in its context no longer belong to it."""
-    _closers: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
-
-    def on_close(self, closer: Callable[[], Awaitable[object]]) -> None:
-        """Call `closer` when the request ends, for whatever reason."""
-        self._closers.append(closer)
+    closers: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
+    """Called when the request ends, for whatever reason."""
 
     async def close(self) -> None:
         """Call the closers; one of them closes a stream whose client left before its first byte."""
-        while self._closers:
-            await self._closers.pop()()
+        while self.closers:
+            await self.closers.pop()()
 
     def note(self, event: Admitted | Prefill | Done | EmbedResult) -> None:
         """Keep the figures of an event for logs, metrics and response headers."""

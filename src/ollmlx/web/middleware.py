@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -55,8 +56,9 @@ class Middleware:
         headers = RequestHeaders((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
         peer = str(scope["client"][0]) if scope.get("client") else "local"
         context = RequestContext(request_id(headers.get(REQUEST_ID_HEADER)), scope["method"], scope["path"], peer)
+        context.body_wanted.set()
         context.priority = headers.get("x-priority", "normal").strip().lower()
-        context.upload = self._state.is_upload(context.path)
+        context.upload = context.path.startswith(tuple(self._state.uploads))
         token = CURRENT.set(context)
         self._state.drain.enter(context)
         try:
@@ -97,8 +99,9 @@ class Middleware:
         policy, hosts = self._state.policy, headers.getlist("host")
         policy.check_host(hosts)
         origin = headers.get("origin")
-        policy.check_origin(origin, hosts[0])
-        context.origin = origin
+        if origin is not None:
+            policy.check_origin(origin, hosts[0])
+            context.origin = origin
         preflight = context.method == "OPTIONS" and origin is not None
         if context.path not in OPEN_PATHS and not preflight:  # a browser sends no key with a preflight
             keys = keys_sent(headers.getlist("authorization"), headers.getlist("x-api-key"))
@@ -106,7 +109,7 @@ class Middleware:
         if self._state.drain.draining and context.method not in SAFE_METHODS:
             raise self._state.drain.refusal()
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._state.settings.server.max_body and not context.upload:
+        if length.isdigit() and int(length) > self._state.app.settings.server.max_body and not context.upload:
             raise too_large()
 
     async def _refuse(self, watcher: ResponseWatcher, context: RequestContext, error: OllmlxError) -> None:
@@ -115,29 +118,28 @@ class Middleware:
         await watcher.send_whole(found.status, body, [(b"content-type", JSON.encode()), *failure_headers(found)])
 
 
+@dataclass(eq=False)
 class ResponseWatcher:
     """Stands between one ASGI request and the application: adds headers, and notes status and completion."""
 
-    def __init__(self, context: RequestContext, receive: Receive, send: Send, drain: Drain) -> None:
-        self._context = context
-        self._drain = drain
-        self._receive = receive
-        self._send = send
-        self.complete = False
-        """The last message was passed to the server."""
-        context.body_wanted.set()
+    context: RequestContext
+    server_receive: Receive
+    server_send: Send
+    drain: Drain
+    complete: bool = False
+    """The last message was passed to the server."""
 
     async def receive(self) -> Message:
         """Return the next piece of the body, once the route wants more of it."""
-        await self._context.body_wanted.wait()
-        message = await self._receive()
+        await self.context.body_wanted.wait()
+        message = await self.server_receive()
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
-            self._context.body_received.set()
+            self.context.body_received.set()
         return message
 
     async def send(self, message: Message) -> None:
         """Pass a message on, the first with the daemon's own headers, the last after the rest of the body was read."""
-        context = self._context
+        context = self.context
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             await self._send_last(message)
             return
@@ -147,10 +149,10 @@ class ResponseWatcher:
             if context.origin is not None and context.status != 403:
                 extra += cors_headers(context.origin)
             # The client must not send its next request on a connection that is about to be closed.
-            if not context.body_received.is_set() or self._drain.draining:
+            if not context.body_received.is_set() or self.drain.draining:
                 extra.append((b"connection", b"close"))
             message = {**message, "headers": [*message["headers"], *extra]}
-        await self._send(message)
+        await self.server_send(message)
 
     async def send_whole(self, status: int, body: bytes, headers: Headers) -> None:
         """Send a response that no route made."""
@@ -163,20 +165,20 @@ class ResponseWatcher:
 
         The client would miss the response otherwise, and hypercorn ends no request while pieces of its body are unread.
         """
-        received = self._context.body_received
+        received = self.context.body_received
         if received.is_set():
             self.complete = True
-            await self._send(message)
+            await self.server_send(message)
             return
-        await self._send({**message, "more_body": True})
-        self._context.body_wanted.clear()  # from here on only `_discard_body` reads
+        await self.server_send({**message, "more_body": True})
+        self.context.body_wanted.clear()  # from here on only `_discard_body` reads
         reading = asyncio.create_task(self._discard_body())
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LINGER):
                     await received.wait()
             self.complete = True
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self.server_send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             reading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -185,6 +187,6 @@ class ResponseWatcher:
     async def _discard_body(self) -> None:
         message: Message = {}
         while message.get("type") != "http.disconnect":
-            message = await self._receive()
+            message = await self.server_receive()
             if not message.get("more_body", False):
-                self._context.body_received.set()
+                self.context.body_received.set()

@@ -9,7 +9,8 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from ollmlx.errors import Forbidden, Unauthorized
@@ -59,8 +60,16 @@ class Policy:
 
         This refuses DNS rebinding: a foreign page whose name resolves to this machine sends its own name here.
         """
-        if len(values) == 1 and self._host_allowed(values[0]):
-            return
+        match = _HOST.fullmatch(values[0]) if len(values) == 1 else None
+        if match is not None:
+            name = match[1].strip("[]").lower()
+            if name in self._names:
+                return
+            with suppress(ValueError):
+                address = ipaddress.ip_address(name.partition("%")[0])
+                # DNS rebinding needs a name, so a literal address is safe where the daemon listens on it.
+                if address.is_loopback or not self._local:
+                    return
         shown = repr(values[0][:100]) if values else "(none)"
         raise Forbidden(
             f"Host header {shown} is not allowed",
@@ -68,9 +77,9 @@ class Policy:
             hint="add the name to hosts in [server] of ollmlx.toml if it is this machine's",
         )
 
-    def check_origin(self, origin: str | None, host: str) -> None:
+    def check_origin(self, origin: str, host: str) -> None:
         """Raise Forbidden for a request from a web page whose origin is neither local nor allowed by the settings."""
-        if origin is None or self._same_origin(origin, host) or self._origins.fullmatch(origin):
+        if self._same_origin(origin, host) or self._origins.fullmatch(origin):
             return
         raise Forbidden(
             f"origin {origin[:200]!r} is not allowed",
@@ -95,20 +104,6 @@ class Policy:
                 return f"key-{digest.hex()[:8]}"
         raise Unauthorized("unauthorized: a valid API key is needed", code="SEC004")
 
-    def _host_allowed(self, value: str) -> bool:
-        match = _HOST.fullmatch(value)
-        if match is None or match[1].endswith("."):
-            return False
-        name = match[1].strip("[]").lower()
-        if name in self._names:
-            return True
-        try:
-            address = ipaddress.ip_address(name.partition("%")[0])
-        except ValueError:
-            return False
-        # DNS rebinding needs a name, so a literal address is safe. A daemon on loopback is reached by no other address.
-        return address.is_loopback or not self._local
-
     def _same_origin(self, origin: str, host: str) -> bool:
         try:
             return urlsplit(origin).netloc.lower() == host.lower() and origin.startswith(("http://", "https://"))
@@ -116,13 +111,14 @@ class Policy:
             return False
 
 
-def keys_sent(authorization: Iterable[str], api_keys: Iterable[str]) -> list[str]:
-    """Return the keys in headers `Authorization: Bearer KEY` and, as Anthropic's clients send it, `x-api-key: KEY`.
+def keys_sent(authorization: Iterable[str], api_keys: Iterable[str]) -> Iterator[str]:
+    """Yield the keys in headers `Authorization: Bearer KEY` and, as Anthropic's clients send it, `x-api-key: KEY`.
 
     Header values are Latin-1, as servers decode them; keys are UTF-8.
     """
     bearers = [value[7:] for value in authorization if value[:7].lower() == "bearer "]
-    return [key.strip().encode("latin-1").decode("utf-8", "surrogateescape") for key in (*bearers, *api_keys)]
+    for key in (*bearers, *api_keys):
+        yield key.strip().encode("latin-1").decode("utf-8", "surrogateescape")
 
 
 def cors_headers(origin: str) -> Headers:

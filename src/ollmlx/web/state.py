@@ -36,13 +36,9 @@ class WebState:
     _policy: tuple[Settings, Policy] | None = None
 
     @property
-    def settings(self) -> Settings:
-        return self.app.settings
-
-    @property
     def policy(self) -> Policy:
         """The security policy of the current settings. Raises ConfigError for an invalid address."""
-        settings = self.settings
+        settings = self.app.settings
         if self._policy is None or self._policy[0] is not settings:
             self._policy = settings, Policy(settings)
         return self._policy[1]
@@ -54,10 +50,6 @@ class WebState:
         context.ended = True
         for observer in self.observers:
             observer(context)
-
-    def is_upload(self, path: str) -> bool:
-        """Return True when bodies sent to this path may have any size."""
-        return path.startswith(tuple(self.uploads))
 
     def shape_of(self, path: str) -> Shape:
         """Return the shape of error bodies on this path. The longest prefix decides."""

@@ -70,22 +70,9 @@ class BodyRequest(Request):
 
 
 async def read_json() -> dict[str, Any]:
-    """Return the JSON object in the body, whatever its content type. Raises what `read_body` raises."""
-    value = parse_json(await read_body())
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"invalid request: a JSON object is needed, not {_kind(value)}")
-    return value
+    """Return the JSON object in the body, whatever its content type.
 
-
-async def read_model(model: type[M]) -> M:
-    """Return the body as a wire model. Raises InvalidRequest with the first fault."""
-    return model.model_validate(await read_json())
-
-
-async def read_body() -> bytes:
-    """Return the whole body, unpacked.
-
-    Raises InvalidRequest when it is empty or damaged, TooLarge, BodyTimeout, UnsupportedEncoding.
+    Raises InvalidRequest when it is empty, damaged or no object, TooLarge, BodyTimeout, UnsupportedEncoding.
     """
     try:
         body: bytes = await request.get_data(False, False, False)
@@ -98,7 +85,15 @@ async def read_body() -> bytes:
         body = unpack(body, encoding, request.max_content_length or len(body))
     if not body.strip():
         raise InvalidRequest("missing request body")
-    return body
+    value = parse_json(body)
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"invalid request: a JSON object is needed, not {_kind(value)}")
+    return value
+
+
+async def read_model(model: type[M]) -> M:
+    """Return the body as a wire model. Raises InvalidRequest with the first fault."""
+    return model.model_validate(await read_json())
 
 
 async def upload() -> AsyncIterator[bytes]:
@@ -181,7 +176,8 @@ def parse_json(body: bytes) -> Any:
     Raises InvalidRequest.
     """
     try:
-        _check_count(body)
+        if len(body) > 2 * MOST_VALUES:  # even the shortest value takes two characters with its comma
+            _check_count(body)
         if _SURROGATE.search(body):
             orjson.loads(body)  # unlike `json`, it refuses half a surrogate pair
         text = body.decode("utf-8-sig")
@@ -232,8 +228,6 @@ def _bounded(text: str) -> str:
 
 def _check_count(body: bytes) -> None:
     """Raise ValueError for too many values. Counts the characters between them, outside of strings, without parsing."""
-    if len(body) <= 2 * MOST_VALUES:  # even the shortest value takes two characters with its comma
-        return
     plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # every quote that is left begins or ends a string
     count = plain.count(b'"') // 2
     if count <= MOST_VALUES:

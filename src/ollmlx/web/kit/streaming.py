@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -32,8 +33,9 @@ Record = Callable[[Failure], bytes]
 async def ndjson(records: AsyncGenerator[bytes, None], failed: Record | None = None) -> Response:
     """Return a response of JSON lines. Each record brings its newline. Raises what is raised before the first one."""
     state, context = current_app.extensions["ollmlx"], current()
-    shape = state.shape_of(context.path)
-    return await _respond(records, failed or (lambda found: orjson.dumps(shape(found)) + b"\n"), NDJSON)
+    return await _respond(
+        records, failed or (lambda found: orjson.dumps(state.shape_of(context.path)(found)) + b"\n"), NDJSON
+    )
 
 
 async def sse(records: AsyncGenerator[bytes, None], failed: Record) -> Response:
@@ -64,28 +66,27 @@ async def embedded(work: Awaitable[EmbedResult]) -> EmbedResult:
 
 
 async def _respond(records: AsyncGenerator[bytes, None], failed: Record, mimetype: str) -> Response:
-    context = current()
     stream = Stream(records, failed, current_app.extensions["ollmlx"].drain)
-    context.on_close(stream.aclose)
+    current().closers.append(stream.aclose)
     await stream.start()
     return Response(stream, content_type=mimetype)
 
 
+@dataclass(eq=False)
 class Stream:
     """The body of a streaming response: yields chunks of the records that a generator makes."""
 
-    def __init__(self, records: AsyncGenerator[bytes, None], failed: Record, drain: Drain) -> None:
-        self._records = records
-        self._failed = failed
-        self._drain = drain
-        self._ready: list[bytes] = []
-        self._step: Step | None = None
-        self._ended = False
+    records: AsyncGenerator[bytes, None]
+    failed: Record
+    drain: Drain
+    _ready: list[bytes] = field(default_factory=list)
+    _step: Step | None = None
+    _ended: bool = False
 
     async def start(self) -> None:
         """Wait for the first record. Raises what the generator raises instead."""
         try:
-            self._ready.append(await anext(self._records))
+            self._ready.append(await anext(self.records))
         except StopAsyncIteration:
             self._ended = True
 
@@ -101,10 +102,10 @@ class Stream:
                 self._ended = True
             except asyncio.CancelledError:
                 task = asyncio.current_task()
-                if not self._drain.ended or task is None:
+                if not self.drain.ended or task is None:
                     raise
                 task.uncancel()
-                self._fail(ready, self._drain.refusal())
+                self._fail(ready, self.drain.refusal())
             except Exception as error:  # noqa: BLE001 - every failure becomes the last record of the stream
                 self._fail(ready, error)
         if not ready:
@@ -117,13 +118,13 @@ class Stream:
         step, self._step = self._step, None
         if step is not None:
             await step.cancel()
-        await self._records.aclose()
+        await self.records.aclose()
 
     async def _gather(self, ready: list[bytes]) -> None:
         """Add the records that can be had without waiting to `ready`; wait for one if it is empty."""
         size = sum(map(len, ready))
         while size < CHUNK:
-            step, self._step = self._step or Step(self._records), None
+            step, self._step = self._step or Step(self.records), None
             if not step.poll():
                 if ready:
                     self._step = step
@@ -135,7 +136,7 @@ class Stream:
 
     def _fail(self, ready: list[bytes], error: BaseException) -> None:
         self._ended = True
-        ready.append(self._failed(failure(error)))
+        ready.append(self.failed(failure(error)))
 
 
 class Step:
