@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from ollmlx.errors import InvalidRequest
-from ollmlx.types import GenerateRequest, Message, Options, Tool, ToolCall
+from ollmlx.types import GenerateRequest, Message, Options, Tool
+from ollmlx_anthropic_api.messages_blocks import AnthropicBody, Block, Turn, messages, text_of
+
+logger = logging.getLogger(__name__)
 
 Think = bool | Literal["low", "medium", "high", "max"]
-
-BLOCKS = ("text", "thinking", "redacted_thinking", "image", "tool_use", "tool_result")
-
-
-class AnthropicBody(BaseModel):
-    """A JSON body, or a part of one: unknown fields are ignored, a null field counts as absent."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, data: Any) -> Any:
-        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
-
-
-class ImageSource(AnthropicBody):
-    type: str
-    media_type: str | None = None
-    data: str | None = None
-
-
-class Block(AnthropicBody):
-    """A block of content; its type decides which fields count."""
-
-    type: Annotated[str, Field(json_schema_extra={"enum": list(BLOCKS)})]
-    text: str = ""
-    thinking: str = ""
-    source: ImageSource | None = None
-    id: str | None = None
-    name: str = ""
-    input: dict[str, Any] = {}
-    tool_use_id: str | None = None
-    content: str | tuple[Block, ...] = ""
-    is_error: bool = False
-
-
-class Turn(AnthropicBody):
-    role: Literal["user", "assistant", "system"]
-    content: str | tuple[Block, ...]
 
 
 class ToolDefinition(AnthropicBody):
@@ -87,16 +52,15 @@ class ConversationBody(AnthropicBody):
 
     def conversation(self) -> tuple[Message, ...]:
         """Translate the turns, the system prompt first. Raises InvalidRequest."""
-        system = _text(self.system)
-        turns = [Message(role="system", content=system)] if system else []
-        names: dict[str, str] = {}
-        for turn in self.messages:
-            turns.extend(_turn(turn, names))
-        return tuple(turns)
+        system = text_of(self.system)
+        first = [Message(role="system", content=system)] if system else []
+        return (*first, *messages(self.messages))
 
     def tool_list(self) -> tuple[Tool, ...]:
-        """Translate the tools. Raises InvalidRequest for those that run on Anthropic's servers."""
-        return tuple(map(_tool, self.tools))
+        """Translate the tools that have a schema. Anthropic's own tools, which have none, are not offered."""
+        if others := [tool.type for tool in self.tools if tool.type != "custom"]:
+            logger.info("messages: tools that nothing here can run are not offered: %s", ", ".join(others))
+        return tuple(_tool(tool) for tool in self.tools if tool.type == "custom")
 
 
 class MessagesRequest(ConversationBody):
@@ -124,7 +88,9 @@ class MessagesRequest(ConversationBody):
         )
 
     def _think(self) -> Think:
-        return self.thinking.type != "disabled" and _EFFORTS.get(self.output_config.effort, True)
+        if self.thinking.type == "disabled":
+            return False
+        return _EFFORTS.get(self.output_config.effort) or _level(self.thinking.budget_tokens)
 
     def _options(self) -> Options:
         stated: dict[str, Any] = {"num_predict": self.max_tokens, "temperature": self.temperature, "top_p": self.top_p}
@@ -136,6 +102,17 @@ class MessagesRequest(ConversationBody):
 
 
 _EFFORTS: dict[str, Think] = {"low": "low", "medium": "medium", "high": "high", "xhigh": "max", "max": "max"}
+
+
+def _level(budget: int | None) -> Think:
+    """Return the level for a budget, in the steps of Anthropic's clients; True when none is stated."""
+    if budget is None:
+        return True
+    return next((level for most, level in _BUDGETS if budget <= most), "high")
+
+
+_BUDGETS: tuple[tuple[int, Think], ...] = ((4096, "low"), (16384, "medium"))
+"""The most tokens of a thought, and the level that stands for them."""
 
 
 def _choice(choice: ToolChoice) -> str:
@@ -156,65 +133,8 @@ def _format(wanted: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _tool(tool: ToolDefinition) -> Tool:
-    if tool.type != "custom":
-        raise InvalidRequest(f"tools: {tool.type!r} runs on Anthropic's servers and is not available here")
     parameters = tool.input_schema or {"type": "object", "properties": {}}
     return {
         "type": "function",
         "function": {"name": tool.name, "description": tool.description, "parameters": parameters},
     }
-
-
-def _text(content: str | tuple[Block, ...]) -> str:
-    if isinstance(content, str):
-        return content
-    for block in content:
-        if block.type != "text":
-            raise InvalidRequest(f"content blocks of type {block.type!r} are not supported here")
-    return "\n".join(block.text for block in content)
-
-
-def _turn(turn: Turn, names: dict[str, str]) -> list[Message]:
-    """Translate a turn into messages: first the tool results, then the text beside them."""
-    if isinstance(turn.content, str):
-        return [Message(role=turn.role, content=turn.content)]
-    results, texts, thoughts, images, calls = [], [], [], [], []
-    for block in turn.content:
-        match block.type:
-            case "text":
-                texts.append(block.text)
-            case "thinking":
-                thoughts.append(block.thinking)
-            case "redacted_thinking":
-                continue
-            case "image":
-                images.append(_image(block))
-            case "tool_use":
-                calls.append(ToolCall(name=block.name, arguments=block.input, id=block.id))
-                names[block.id or ""] = block.name
-            case "tool_result":
-                results.append(_result(block, names))
-            case other:
-                raise InvalidRequest(f"messages: content blocks of type {other!r} are not supported")
-    if not (texts or thoughts or images or calls) and results:
-        return results
-    message = Message(
-        role=turn.role,
-        content="\n".join(texts),
-        thinking="\n".join(thoughts) or None,
-        images=tuple(images),
-        tool_calls=tuple(calls),
-    )
-    return [*results, message]
-
-
-def _result(block: Block, names: dict[str, str]) -> Message:
-    text = f"Error: {_text(block.content)}" if block.is_error else _text(block.content)
-    name = names.get(block.tool_use_id or "")
-    return Message(role="tool", content=text, tool_name=name, tool_call_id=block.tool_use_id)
-
-
-def _image(block: Block) -> str:
-    if block.source is None or block.source.type != "base64" or not block.source.data:
-        raise InvalidRequest("messages: images must be base64 sources")
-    return block.source.data

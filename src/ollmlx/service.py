@@ -42,6 +42,8 @@ from ollmlx.types import (
     RunnerInfo,
 )
 
+UNSEEN_IMAGE = "[an image, which this model cannot see]"
+
 
 class Service:
     """The use cases of one daemon."""
@@ -239,5 +241,16 @@ def with_defaults(model: InstalledModel, request: GenerateRequest, caller: Calle
             messages = (*system, *defaults.messages, *messages)
         else:
             messages = (messages[0], *defaults.messages, *messages[1:])
-        update["messages"] = messages
+        update["messages"] = messages if "vision" in model.capabilities else tuple(map(_described, messages))
     return request.model_copy(update=update)
+
+
+def _described(message: Message) -> Message:
+    """Return a tool's result with a sentence in the place of its images, for a model that cannot see them.
+
+    A tool's result is not the user's to change: an agent whose request is refused for it cannot go on.
+    """
+    if message.role != "tool" or not message.images:
+        return message
+    content = "\n".join(filter(None, (message.content, UNSEEN_IMAGE)))
+    return message.model_copy(update={"content": content, "images": ()})

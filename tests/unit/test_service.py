@@ -27,6 +27,7 @@ from ollmlx.supervisor.process.importers import ChildImporter
 from ollmlx.types import (
     Admitted,
     Caller,
+    Capability,
     CreateRequest,
     Done,
     Event,
@@ -291,6 +292,23 @@ async def test_the_models_defaults_come_before_the_request(request_: GenerateReq
     daemon = FakeDaemon(installed("org/long", defaults=ModelDefaults(system="default", messages=SHOTS)))
     await daemon.answer("org/long", request_)
     assert [message.content for message in daemon.pool.asked[0][1].messages] == sent
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "sent"),
+    [
+        (("completion",), ("one\n[an image, which this model cannot see]", ())),
+        (("completion", "vision"), ("one", ("AAAA",))),
+    ],
+)
+async def test_an_image_in_a_tools_result_is_described_to_a_model_that_cannot_see(
+    capabilities: tuple[Capability, ...], sent: tuple[str, tuple[str, ...]]
+) -> None:
+    daemon = FakeDaemon(installed("org/long", capabilities=capabilities))
+    result = Message(role="tool", content="one", images=("AAAA",))
+    await daemon.answer("org/long", GenerateRequest(messages=(*HELLO.messages, result)))
+    last = daemon.pool.asked[0][1].messages[-1]
+    assert (last.content, last.images) == sent
 
 
 async def test_one_runner_serves_all_models_over_the_same_weights() -> None:

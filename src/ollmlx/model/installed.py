@@ -190,7 +190,8 @@ def require(model: InstalledModel, request: GenerateRequest) -> None:
     if request.think and "thinking" not in model.capabilities:
         raise Unsupported(f'"{model.name.short}" does not support thinking')
     images = [image for message in request.messages for image in message.images]
-    if images and "vision" not in model.capabilities:
+    shown = any(message.images for message in request.messages if message.role != "tool")
+    if shown and "vision" not in model.capabilities:
         raise Unsupported(
             f"{model.name.short} does not support images", hint="send text only, or choose a vision model"
         )

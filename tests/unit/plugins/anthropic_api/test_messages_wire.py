@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -60,7 +61,12 @@ def test_blocks_become_turns_with_tool_results_before_the_text() -> None:
         ({"tool_choice": {"type": "any"}}, "tool_choice", "required"),
         ({"tool_choice": {"type": "tool", "name": "f"}}, "tool_choice", "f"),
         ({"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}, "parallel_tool_calls", False),
-        ({"thinking": {"type": "enabled", "budget_tokens": 99}}, "think", True),
+        ({"thinking": {"type": "enabled", "budget_tokens": 4000}}, "think", "low"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 10000}}, "think", "medium"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 31999}}, "think", "high"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 1}, "output_config": {"effort": "max"}}, "think", "max"),
+        ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "of next year"}}, "think", True),
+        ({"thinking": {"type": "adaptive"}}, "think", True),
         ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}, "think", "low"),
         ({"thinking": {"type": "disabled"}}, "think", False),
         ({}, "think", False),
@@ -75,10 +81,63 @@ def test_a_model_that_cannot_think_is_not_asked_to() -> None:
     assert read(can_think=False, thinking={"type": "enabled"}).think is None
 
 
+def document(source: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [{"type": "document", "title": "Notes", "source": source}]}]}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"type": "text", "media_type": "text/plain", "data": "grass is green"},
+        {"type": "content", "content": [{"type": "text", "text": "grass is green"}]},
+        {"type": "content", "content": "grass is green"},
+        {"type": "base64", "media_type": "text/plain", "data": "Z3Jhc3MgaXMgZ3JlZW4="},
+    ],
+)
+def test_a_document_is_its_title_and_its_text(source: dict[str, Any]) -> None:
+    assert read(**document(source)).messages[0].content == "Notes\ngrass is green"
+
+
+def test_a_tools_result_has_text_images_and_whether_it_failed() -> None:
+    picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+    said = {"type": "text", "text": "exit 1"}
+    result = {"type": "tool_result", "tool_use_id": "t", "is_error": True, "content": [said, picture]}
+    (message,) = read(messages=[{"role": "user", "content": [result]}]).messages
+    assert (message.role, message.content, message.images) == ("tool", "Error: exit 1", ("AAAA",))
+
+
+def test_a_system_message_may_stand_in_the_middle() -> None:
+    middle = {"role": "system", "content": [{"type": "text", "text": "be quick", "cache_control": {"type": "x"}}]}
+    turns = read(system="rules", messages=[USER, {"role": "assistant", "content": "yes"}, middle, USER]).messages
+    assert [turn.role for turn in turns] == ["system", "user", "assistant", "system", "user"]
+
+
+def test_what_means_nothing_here_is_passed_over_with_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    blocks = [
+        {"type": "redacted_thinking", "data": "AAAA"},
+        {"type": "thinking", "thinking": "hm", "signature": "BBBB"},
+        {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "q"}},
+        {"type": "web_search_tool_result", "tool_use_id": "s", "content": {"type": "web_search_tool_result_error"}},
+        {"type": "text", "text": "done"},
+    ]
+    with caplog.at_level(logging.INFO):
+        request = read(
+            messages=[USER, {"role": "assistant", "content": blocks}, USER],
+            tools=[{"type": "web_search_20250305", "name": "web_search", "max_uses": 5}],
+            context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        )
+    assert (request.messages[1].content, request.messages[1].thinking, request.tools) == ("done", "hm", ())
+    assert "server_tool_use, web_search_tool_result" in caplog.text
+    assert "web_search_20250305" in caplog.text
+
+
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+        document({"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}),
+        document({"type": "base64", "media_type": "text/plain", "data": "%%%"}),
+        document({"type": "url", "url": "http://x/"}),
+        document({"type": "text"}),
         {"messages": [{"role": "user", "content": [{"type": "document"}]}]},
         {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url"}}]}]},
         {"tool_choice": {"type": "tool"}},
