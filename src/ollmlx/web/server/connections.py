@@ -1,4 +1,4 @@
-"""HTTP connections: hypercorn's, on `asyncio.start_server`.
+"""HTTP connections: hypercorn's HTTP/1.1 protocol on `asyncio.start_server`.
 
 hypercorn's own accept loop waits without limit for open connections on Python 3.12.1 and later, whatever its
 `graceful_timeout` says. Here shutdown is bounded, and a connection whose client stops reading is dropped.
@@ -14,13 +14,13 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import h11
-from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
-from hypercorn.events import RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.typing import H11SendableEvent
-from hypercorn.utils import wrap_app
+from hypercorn.typing import AppWrapper, ConnectionState, H11SendableEvent
+from hypercorn.utils import parse_socket_addr, wrap_app
 from quart import Quart
 
 from ollmlx.web.server.sockets import BACKLOG
@@ -34,6 +34,7 @@ CHECK_INTERVAL = 1.0
 """Seconds between two checks for clients that have stopped reading."""
 ACCEPTED_AT_ONCE = 16
 """Connections accepted in one round of the event loop, so that a thousand new ones do not delay those already open."""
+READ_SIZE = 2**16
 PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
@@ -64,31 +65,81 @@ class HTTP1Protocol(H11Protocol):
         """Override the method that switches to HTTP/2."""
 
 
-class Connection(TCPServer):
-    """One accepted connection: hypercorn's, with `HTTP1Protocol`. It ends as soon as its client has closed it."""
+class Connection:
+    """One accepted connection."""
 
-    _unread = 0
-    _stalled_since = math.inf
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._protocol: H11Protocol
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._unread = 0
+        self._stalled_since = math.inf
 
-    async def _read_data(self) -> None:
-        old = self.protocol  # it would switch to HTTP/2
-        self.protocol = HTTP1Protocol(  # type: ignore[assignment]
-            old.app, old.config, old.context, old.task_group, old.state, old.ssl, old.client, old.server, old.send
-        )
-        await super()._read_data()
-        await self.idle_task.stop()  # hypercorn waits for this task before it closes the connection
+    async def serve(self, app: AppWrapper, config: Config, context: WorkerContext) -> None:
+        """Answer requests until the client or the server closes the connection. Raises OSError when it is lost."""
+        sock = self._writer.get_extra_info("socket")
+        try:
+            client = parse_socket_addr(sock.family, sock.getpeername())
+            server = parse_socket_addr(sock.family, sock.getsockname())
+            state = ConnectionState({})
+            async with TaskGroup(asyncio.get_running_loop()) as tasks:
+                self._protocol = HTTP1Protocol(app, config, context, tasks, state, False, client, server, self._send)
+                self._start_idle_timer()
+                await self._read()
+                await self._protocol.handle(Closed())
+        finally:
+            self._stop_idle_timer()
+            self._writer.close()
+            await self._writer.wait_closed()
+
+    def close_if_idle(self) -> None:
+        """Close the connection unless a request is being answered."""
+        if self._idle_timer is not None:
+            self._writer.close()
 
     def abort(self) -> None:
         """Close the connection at once; what waits to be sent is lost."""
-        self.writer.transport.abort()
+        self._writer.transport.abort()
 
     def stalled(self, now: float) -> float:
         """Return for how many seconds the client has read nothing of what waits to be sent; 0 when nothing waits."""
-        unread = self.writer.transport.get_write_buffer_size()
+        unread = self._writer.transport.get_write_buffer_size()
         if unread == 0 or unread < self._unread or self._stalled_since > now:
             self._stalled_since = now
         self._unread = unread
         return now - self._stalled_since
+
+    async def _read(self) -> None:
+        while not self._reader.at_eof():
+            try:
+                data = await self._reader.read(READ_SIZE)
+            except OSError:
+                return
+            await self._protocol.handle(RawData(data))
+
+    async def _send(self, event: Event) -> None:
+        """Handle an event of the protocol: bytes to send, a connection to close, a request that begins or has ended."""
+        if isinstance(event, RawData):
+            try:
+                self._writer.write(event.data)
+                await self._writer.drain()
+            except (ConnectionError, RuntimeError):
+                await self._protocol.handle(Closed())
+        elif isinstance(event, Closed):
+            self._writer.close()
+        elif isinstance(event, Updated):
+            self._stop_idle_timer()
+            if event.idle:
+                self._start_idle_timer()
+
+    def _start_idle_timer(self) -> None:
+        self._idle_timer = asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self._writer.close)
+
+    def _stop_idle_timer(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
 
 
 class HTTPServer:
@@ -101,7 +152,8 @@ class HTTPServer:
         self._wrapped = wrap_app(cast(Any, app), 0, "asgi")
         self._config = _config()
         self._context = WorkerContext(None)
-        self._connections: dict[asyncio.Task[Any], Connection] = {}
+        self._server: asyncio.Server
+        self._connections: dict[asyncio.Task[object], Connection] = {}
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -122,7 +174,9 @@ class HTTPServer:
         asyncio.get_running_loop().remove_reader(self._sock)
         await asyncio.sleep(0)  # asyncio leaks a connection that it is still accepting when it closes the server
         self._server.close()
-        await self._context.terminated.set()  # idle connections close now, the others after their current request
+        await self._context.terminated.set()  # connections close after their current request
+        for connection in self._connections.values():
+            connection.close_if_idle()
         await self._wait(timeout)
         for connection in self._connections.values():
             connection.abort()
@@ -141,12 +195,14 @@ class HTTPServer:
         if self._context.terminated.is_set():  # it was accepted while the server stopped
             writer.close()
             return
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        connection = Connection(reader, writer)
+        task = asyncio.current_task()
         assert task is not None
-        connection = Connection(self._wrapped, loop, self._config, self._context, {}, reader, writer)
         self._connections[task] = connection
         try:
-            await connection.run()
+            await connection.serve(self._wrapped, self._config, self._context)
+        except OSError as error:
+            logger.debug("a connection was lost: %s", error)
         except Exception:
             logger.exception("a connection ended with an error")
         finally:
@@ -166,7 +222,6 @@ def _config() -> Config:
     config = Config()
     config.accesslog = None
     config.errorlog = logging.getLogger("ollmlx.web.http")
-    config.keep_alive_timeout = IDLE_TIMEOUT
     config.keep_alive_max_requests = 1_000_000
     config.h11_max_incomplete_size = HEADER_LIMIT
     config.include_server_header = False
