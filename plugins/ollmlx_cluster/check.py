@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -32,8 +34,8 @@ async def over_ssh(host: str, command: Sequence[str]) -> str:
 
     Returns its output. Raises OSError with ssh's own message.
     """
-    argv = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={SECONDS // 2}", "--", host, shlex.join(command)]
-    run = partial(subprocess.run, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    argv = [_ssh(), "-o", "BatchMode=yes", "-o", f"ConnectTimeout={SECONDS // 2}", "--", host, shlex.join(command)]
+    run = partial(subprocess.run, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     try:
         done = await asyncio.to_thread(run, argv, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
@@ -42,6 +44,15 @@ async def over_ssh(host: str, command: Sequence[str]) -> str:
         lines = done.stderr.strip().splitlines()
         raise OSError(lines[-1][:300] if lines else f"ssh ended with status {done.returncode}")
     return done.stdout[:_MAX_ANSWER]
+
+
+def _ssh() -> str:
+    """Return the absolute path of ssh; a folder of PATH that depends on the working directory does not count."""
+    folders = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder.startswith("/")]
+    found = shutil.which("ssh", path=os.pathsep.join(folders))
+    if found is None:
+        raise OSError("ssh is not installed")
+    return found
 
 
 RunOn = Callable[[str, Sequence[str]], Awaitable[str]]
@@ -119,7 +130,7 @@ def _versions_differ(host: str, here: Mapping[str, str], there: Mapping[str, str
     if not unlike:
         return None
     pinned = [f"{name}=={version}" for name, version in here.items() if name != "python"]
-    update = f"ssh {host} {shlex.join([sys.executable, '-m', 'pip', 'install', *pinned])}"
+    update = f"ssh {host} {shlex.join([sys.executable, '-P', '-m', 'pip', 'install', *pinned])}"
     return _finding(UNLIKE, host, f"the host {host} has other versions than this machine", "\n".join(unlike), update)
 
 

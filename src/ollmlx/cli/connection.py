@@ -111,7 +111,7 @@ def _spawn(args: argparse.Namespace, output: Path) -> subprocess.Popen[bytes]:
     ]
     with output.open("wb") as stream:
         return subprocess.Popen(
-            [sys.executable, "-m", "ollmlx", "serve", *options],
+            [sys.executable, "-P", "-m", "ollmlx", "serve", *options],  # -P: no module from this folder
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,

@@ -213,9 +213,10 @@ class Processes:
 
 
 async def run_child(argv: Sequence[str], seconds: float) -> Completed:
-    """Run a program without input; kill it after `seconds`. Raises OSError if it cannot be started."""
+    """Run a program in the root folder, without input; kill it after `seconds`. Raises OSError if it cannot start."""
     process = await asyncio.create_subprocess_exec(
         *argv,
+        cwd="/",
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

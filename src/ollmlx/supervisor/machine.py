@@ -140,6 +140,6 @@ def _read_limit(file: Path) -> int | None:
 def read_sysctl(name: str) -> int | None:
     """Return a number that macOS keeps under a name, or None when it has none."""
     with suppress(OSError, subprocess.SubprocessError, ValueError):
-        done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, timeout=2, check=True)
+        done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, timeout=2, check=True, cwd="/")
         return int(done.stdout)
     return None

@@ -26,6 +26,8 @@ ALLOWED = (
     *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
     *("CUDA_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_PATH", "NVIDIA_VISIBLE_DEVICES"),
 )
+SEARCHED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+"""Variables that list folders of programs and libraries."""
 FIXED = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 OOM_SCORE = "500"
 DRAIN_TIME = 0.3
@@ -35,8 +37,16 @@ TEMPORARY_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
 
 def child_environment() -> dict[str, str]:
-    """Return the environment of a child: an allow-list without secrets, and no network for model libraries."""
-    return {name: os.environ[name] for name in ALLOWED if name in os.environ} | FIXED
+    """Return the environment of a child: an allow-list without secrets, and no network for model libraries.
+
+    Folders of PATH that depend on the working directory are left out: anybody may have put a program there.
+    """
+    found = {name: os.environ[name] for name in ALLOWED if name in os.environ} | FIXED
+    for name in SEARCHED:
+        if name in found:
+            absolute = [folder for folder in found[name].split(os.pathsep) if folder.startswith("/")]
+            found[name] = os.pathsep.join(absolute)
+    return found
 
 
 class Child(asyncio.SubprocessProtocol):
