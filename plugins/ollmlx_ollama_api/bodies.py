@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    field_validator,
+    model_validator,
+)
 
 from ollmlx import ModelName, parse_duration
 from ollmlx.errors import InvalidRequest, NotFound
@@ -17,6 +26,7 @@ LONGEST = 200 * 365 * 86400.0
 
 Role = Literal["system", "user", "assistant", "tool", "developer"]
 THINKING_LEVELS = ("low", "medium", "high", "max")
+ThinkingLevel = Annotated[str, Field(json_schema_extra={"enum": list(THINKING_LEVELS)})]
 MOST_LOGPROBS = 20
 
 
@@ -60,18 +70,21 @@ class NamedBody(OllamaBody):
     """A body that names a model, in the field `model` or the older `name`."""
 
     model: str = ""
+    """The name as the client wrote it, in either field."""
     name: str = ""
 
-    @property
-    def asked(self) -> str:
-        """The name as the client wrote it."""
-        return self.model or self.name
+    @model_validator(mode="before")
+    @classmethod
+    def _older_name(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("model") in (None, "") and isinstance(data.get("name"), str):
+            return {**data, "model": data["name"]}
+        return data
 
     def model_name(self) -> ModelName:
         """The parsed name. Raises InvalidRequest."""
-        if not self.asked:
+        if not self.model:
             raise InvalidRequest("model is required")
-        return parse_name(self.asked)
+        return parse_name(self.model)
 
 
 def parse_name(text: str, message: str = "invalid model name") -> ModelName:
@@ -82,14 +95,32 @@ def parse_name(text: str, message: str = "invalid model name") -> ModelName:
         raise InvalidRequest(message, code=error.code, hint=error.message) from error
 
 
+def response_format(value: Any) -> Any:
+    """Return `json`, a schema, or None when `format` is absent or empty. Raises InvalidRequest."""
+    if value is None or value == "":
+        return None
+    if value == "json" or (isinstance(value, dict) and value):
+        return value
+    shown = f'"{value[:40]}"' if isinstance(value, str) else type(value).__name__
+    raise InvalidRequest(f'invalid format: {shown}; expected "json" or a valid JSON Schema object')
+
+
+def thinking(value: bool | str | None) -> bool | str | None:
+    """Return `think`, a switch or a level. Raises InvalidRequest."""
+    if isinstance(value, str) and value not in THINKING_LEVELS:
+        levels = ", ".join(f'"{known}"' for known in THINKING_LEVELS)
+        raise InvalidRequest(f'invalid think value: "{value[:40]}" (must be {levels}, true, or false)')
+    return value
+
+
 class GenerationBody(NamedBody):
     """The fields that `/api/generate` and `/api/chat` share. Without `stream` the answer is a stream."""
 
     stream: bool = True
-    format: Any = None
+    format: Annotated[Any, AfterValidator(response_format)] = None
     keep_alive: KeepAlive | None = None
     options: dict[str, Any] = {}
-    think: bool | Annotated[str, Field(json_schema_extra={"enum": list(THINKING_LEVELS)})] | None = None
+    think: Annotated[bool | ThinkingLevel | None, AfterValidator(thinking)] = None
     truncate: bool = True
     shift: bool = True
     logprobs: bool = False
@@ -105,8 +136,8 @@ class GenerationBody(NamedBody):
             raise InvalidRequest(f"top_logprobs must be between 0 and {MOST_LOGPROBS}")
         return {
             "options": options(self.options),
-            "format": response_format(self.format),
-            "think": thinking(self.think),
+            "format": self.format,
+            "think": self.think,
             "truncate": self.truncate,
             "shift": self.shift,
             "top_logprobs": self.top_logprobs if self.logprobs else None,
@@ -131,9 +162,9 @@ class GenerateBody(GenerationBody):
 
     def generated_name(self) -> ModelName:
         """Parse the name. Raises NotFound when it is missing (only this route answers 404), else InvalidRequest."""
-        if not self.asked:
+        if not self.model:
             raise NotFound("model '' not found")
-        return parse_name(self.asked)
+        return parse_name(self.model)
 
     def to_vocabulary(self) -> GenerateRequest:
         """Translate the body into a request. Raises InvalidRequest."""
@@ -253,21 +284,3 @@ class EmbeddingsBody(NamedBody):
         """Translate the body into a request for a vector that is not normalised. Raises InvalidRequest."""
         inputs = (self.prompt,) if self.prompt else ()
         return EmbedRequest(inputs=inputs, normalize=False, options=options(self.options))
-
-
-def response_format(value: Any) -> Any:
-    """Return `json`, a schema, or None when `format` is absent or empty. Raises InvalidRequest."""
-    if value is None or value == "":
-        return None
-    if value == "json" or (isinstance(value, dict) and value):
-        return value
-    shown = f'"{value[:40]}"' if isinstance(value, str) else type(value).__name__
-    raise InvalidRequest(f'invalid format: {shown}; expected "json" or a valid JSON Schema object')
-
-
-def thinking(value: bool | str | None) -> bool | str | None:
-    """Return `think`, a switch or a level. Raises InvalidRequest."""
-    if isinstance(value, str) and value not in THINKING_LEVELS:
-        levels = ", ".join(f'"{known}"' for known in THINKING_LEVELS)
-        raise InvalidRequest(f'invalid think value: "{value[:40]}" (must be {levels}, true, or false)')
-    return value

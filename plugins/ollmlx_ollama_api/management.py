@@ -53,7 +53,7 @@ class DeleteBody(NamedBody):
 
     def deleted_name(self) -> ModelName:
         """Parse the name. Raises InvalidRequest with the sentence of this route."""
-        return parse_name(self.asked, f"name {_quoted(self.asked)} is invalid")
+        return parse_name(self.model, f"name {_quoted(self.model)} is invalid")
 
 
 class CopyBody(OllamaBody):
@@ -145,7 +145,7 @@ def _add_descriptions(made: Blueprint, service: Service) -> None:
     async def show() -> Response:
         body = await read_model(ShowBody)
         model = await service.show(body.model_name())
-        caller(body.asked)
+        caller(body.model)
         tensors = await service.tensors(model) if body.verbose else None
         return json_answer(descriptions.show(model, tensors=tensors) | await _backend_fields(service, model))
 
@@ -189,7 +189,7 @@ def _add_transfers(made: Blueprint, service: Service) -> None:
 async def _transferred(transfer: Callable[..., AsyncIterator[PullProgress]]) -> Response:
     body = await read_model(PullBody)
     name = body.model_name()
-    caller(body.asked)
+    caller(body.model)
     return await _progress(transfer(name, insecure=body.insecure), stream=body.stream)
 
 
@@ -217,7 +217,7 @@ def _add_creation(made: Blueprint, service: Service) -> None:
     @described("Make a model.", body=CreateBody, answer=schemas.PROGRESS, content=BOTH)
     async def create() -> Response:
         body = await read_model(CreateBody)
-        caller(body.asked)
+        caller(body.model)
         return await _progress(_created(service, body), stream=body.stream)
 
     @made.route(f"{BLOBS}<digest>", methods=["HEAD"])

@@ -58,7 +58,18 @@ def options(given: Mapping[str, Any]) -> Options:
         typed = _typed(name, value)
         if name not in IGNORED:
             found[name] = typed
-    return Options(**_usable(found))
+    if found.get("num_ctx", 1) <= 0:
+        del found["num_ctx"]
+    if found.get("num_predict", 0) < -2:
+        found["num_predict"] = -1
+    if found.get("repeat_penalty", 1) <= 0:
+        found["repeat_penalty"] = 1.0
+    if "seed" in found:
+        found["seed"] = found["seed"] % 2**63 if found["seed"] >= 0 else -1
+    for name, (low, high) in _RANGES.items():
+        if name in found:
+            found[name] = type(found[name])(min(max(found[name], low), high))
+    return Options(**found)
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -80,19 +91,3 @@ def _typed(name: str, value: Any) -> Any:
                 raise InvalidRequest(f'option "{name}" must be of an array of strings')
             return tuple(value)
     return value
-
-
-def _usable(found: dict[str, Any]) -> dict[str, Any]:
-    """Bring the values into the range of the samplers."""
-    if found.get("num_ctx", 1) <= 0:
-        del found["num_ctx"]
-    if found.get("num_predict", 0) < -2:
-        found["num_predict"] = -1
-    if found.get("repeat_penalty", 1) <= 0:
-        found["repeat_penalty"] = 1.0
-    if "seed" in found:
-        found["seed"] = found["seed"] % 2**63 if found["seed"] >= 0 else -1
-    for name, (low, high) in _RANGES.items():
-        if name in found:
-            found[name] = type(found[name])(min(max(found[name], low), high))
-    return found

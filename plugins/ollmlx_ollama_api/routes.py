@@ -41,20 +41,20 @@ def _add_generation(made: Blueprint, service: Service) -> None:
     async def generate() -> Response:
         body = await read_model(GenerateBody)
         name = body.generated_name()
-        return await _answer(service, name, body, RecordEncoder(body.asked, chat=False, context=not body.raw))
+        return await _answer(service, name, body, RecordEncoder(body.model, chat=False, context=not body.raw))
 
     @made.post("/api/chat")
     @described("Chat.", body=ChatBody, answer=schemas.CHATTED, content=BOTH)
     async def chat() -> Response:
         body = await read_model(ChatBody)
-        return await _answer(service, body.model_name(), body, RecordEncoder(body.asked, chat=True))
+        return await _answer(service, body.model_name(), body, RecordEncoder(body.model, chat=True))
 
 
 async def _answer(service: Service, name: ModelName, body: GenerateBody | ChatBody, records: RecordEncoder) -> Response:
     if body.only_loads:
         return await _load_or_unload(service, name, body, records)
     request = body.to_vocabulary()
-    events = tracked(service.generate(name, request, caller=caller(body.asked), keep_alive=body.keep_alive))
+    events = tracked(service.generate(name, request, caller=caller(body.model), keep_alive=body.keep_alive))
     if body.stream:
         return await ndjson(_lines(events, records))
     async with closing(events):
@@ -75,12 +75,12 @@ async def _load_or_unload(
     """Load or unload the model. The answer is one record, never a stream."""
     options = body.shared()["options"]  # an error in any field is reported now, not with the first prompt
     if body.unloads:
-        caller(body.asked)
+        caller(body.model)
         await service.unload(name)
         return json_answer(records.bare("unload"))
     if isinstance(body, GenerateBody):
         body.check_raw()
-    await service.load(name, caller=caller(body.asked), keep_alive=body.keep_alive, options=options)
+    await service.load(name, caller=caller(body.model), keep_alive=body.keep_alive, options=options)
     return json_answer(records.bare("load"))
 
 
@@ -89,12 +89,12 @@ def _add_embedding(made: Blueprint, service: Service) -> None:
     @described("Embed texts.", body=EmbedBody, answer=schemas.EMBEDDED)
     async def embed() -> Response:
         body = await read_model(EmbedBody)
-        if not body.asked:
+        if not body.model:
             raise NotFound("model '' not found")
         result = await _embedded(service, body, body.to_vocabulary())
         return json_answer(
             {
-                "model": body.asked,
+                "model": body.model,
                 "embeddings": result.embeddings,
                 "total_duration": result.total_ns,
                 "load_duration": result.load_ns,
@@ -113,12 +113,12 @@ def _add_embedding(made: Blueprint, service: Service) -> None:
 
 async def _embedded(service: Service, body: EmbedBody | EmbeddingsBody, request: EmbedRequest) -> EmbedResult:
     """Return the vectors. Without texts the model is only loaded."""
-    name, client, started = body.model_name(), caller(body.asked), time.monotonic_ns()
+    name, client, started = body.model_name(), caller(body.model), time.monotonic_ns()
     if request.inputs:
         vectors = embedded(service.embed(name, request, caller=client, keep_alive=body.keep_alive))
-        return await _or_not_found(body.asked, vectors)
+        return await _or_not_found(body.model, vectors)
     loading = service.load(name, caller=client, keep_alive=body.keep_alive, options=request.options)
-    load_ns = await _or_not_found(body.asked, loading)
+    load_ns = await _or_not_found(body.model, loading)
     return EmbedResult(embeddings=(), prompt_tokens=0, load_ns=load_ns, total_ns=time.monotonic_ns() - started)
 
 

@@ -84,7 +84,7 @@ def build(settings: Settings, *, notices: tuple[str, ...] = ()) -> App:
     plugins = load_plugins(settings, guarded=pool.guarded)
     overrides = ModelOverrides(settings, load_catalogue())
     make_importer = functools.partial(ChildImporter, guarded=pool.guarded)
-    planner = LaunchPlanner(settings, plugins.registry, overrides, make_importer, pool.budget)
+    planner = LaunchPlanner(settings, plugins.registry, overrides, make_importer, pool.budget, pool.has_runner)
     blobs = Blobs(settings.state_folder / "blobs")
     service = Service(settings, plugins.registry, pool, overrides, planner, blobs)
     return App(settings, plugins, pool, service, notices)

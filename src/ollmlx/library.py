@@ -77,18 +77,21 @@ class ModelLibrary:
         """Return the model that a name stands for, with aliases and overrides applied. Raises NotFound."""
         overrides = self._overrides.models.get(name)
         if overrides is None:
-            found = await self._installed(name)
+            found = await self._first(name)
             return found if found.name == name else rename(found, name)
-        base = await self._installed(ModelName.parse(overrides.from_) if overrides.from_ else name)
+        base = await self._first(ModelName.parse(overrides.from_) if overrides.from_ else name)
         model = apply_overrides(base, name, overrides)
         if overrides.draft is None:
             return model
-        draft = await self._installed(ModelName.parse(overrides.draft))
+        draft = await self._first(ModelName.parse(overrides.draft))
         return model.model_copy(update={"defaults": model.defaults.model_copy(update={"draft": draft.path})})
 
     async def find(self, name: ModelName) -> InstalledModel | None:
         """Return the installed model of exactly this name, without aliases and overrides."""
-        return await self._first((store, name) for store in self._stores)
+        try:
+            return await self._first(name, [(store, name) for store in self._stores])
+        except NotFound:
+            return None
 
     async def is_installed(self, name: ModelName) -> bool:
         """Return whether a store has a model of exactly this name, also one that is damaged."""
@@ -104,7 +107,8 @@ class ModelLibrary:
         """
         for store, wanted in self._candidates(name):
             try:
-                model = await self._first([(store, wanted)])
+                with self._registry.stores.errors_named(store.name):
+                    model = await store.resolve(wanted)
             except (StorageError, Unsupported):
                 return store, wanted
             except PluginError:  # it is in the log; another store may have the model
@@ -120,27 +124,24 @@ class ModelLibrary:
             raise NotFound(f"store {model.store!r} is not installed", code="PLG006")
         return store
 
-    async def _installed(self, name: ModelName) -> InstalledModel:
-        """Return the first store's model of this name, or of the name that it is an alias of. Raises NotFound."""
-        if (model := await self._first(self._candidates(name))) is None:
-            raise _not_found(name)
-        return model
+    async def _first(
+        self, name: ModelName, candidates: Iterable[tuple[Store, ModelName]] | None = None
+    ) -> InstalledModel:
+        """Return the first store's model of this name, or of the name that it is an alias of.
 
-    async def _first(self, candidates: Iterable[tuple[Store, ModelName]]) -> InstalledModel | None:
-        """Return the first model that is there. Raises PluginError when none is, and a store failed."""
-        broken: PluginError | None = None
-        for store, name in candidates:
+        Raises NotFound when no store has it, PluginError when a store failed and no other has it.
+        """
+        failure: PluginError | None = None
+        for store, wanted in self._candidates(name) if candidates is None else candidates:
             try:
                 with self._registry.stores.errors_named(store.name):
-                    model = await store.resolve(name)
+                    model = await store.resolve(wanted)
             except PluginError as error:  # another store may have it
-                broken = error
+                failure = error
                 continue
             if model is not None:
                 return model
-        if broken is not None:
-            raise broken
-        return None
+        raise failure or _not_found(name)
 
     def _candidates(self, name: ModelName) -> Iterator[tuple[Store, ModelName]]:
         """Yield the stores in order, each with the name itself and then the name that it is an alias of."""

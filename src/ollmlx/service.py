@@ -16,7 +16,6 @@ from ollmlx.errors import Conflict, NotFound, Unsupported
 from ollmlx.formats.safetensors import read_tensors
 from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.launch.planner import LaunchPlanner
-from ollmlx.launch.spec import LaunchSpec
 from ollmlx.library import ModelLibrary
 from ollmlx.model.events import closing
 from ollmlx.model.installed import require
@@ -171,7 +170,7 @@ class Service:
         patient: bool = False,
     ) -> int:
         """Load a model. Returns the nanoseconds it took (0: it was loaded). `patient`: without `request_timeout`."""
-        spec = await self._spec(await self.show(name), options)
+        spec = await self._planner.plan(await self.show(name), options)
         async with self.pool.lease(spec, caller, keep_alive, deadline=math.inf if patient else None) as lease:
             return lease.load_ns
 
@@ -195,7 +194,7 @@ class Service:
         model = name if isinstance(name, InstalledModel) else await self._library.resolve(name)
         require(model, request)
         request = with_defaults(model, request, caller)
-        spec = await self._spec(model, request.options)
+        spec = await self._planner.plan(model, request.options)
         async with aclosing(self.pool.generate(spec, request, caller, keep_alive)) as events:
             async for event in events:
                 yield event
@@ -204,7 +203,7 @@ class Service:
         self, name: ModelName, request: EmbedRequest, *, caller: Caller, keep_alive: float | None = None
     ) -> EmbedResult:
         """Return one vector for each text. Raises OllmlxError."""
-        spec = await self._spec(await self.show(name), request.options)
+        spec = await self._planner.plan(await self.show(name), request.options)
         request = request.model_copy(update={"request_id": caller.request_id})
         return await self.pool.embed(spec, request, caller, keep_alive)
 
@@ -215,14 +214,7 @@ class Service:
         tokenize = TokenizeRequest(
             text=request.prompt, messages=request.messages, tools=request.tools, template=request.template
         )
-        return len((await self.pool.tokenize(await self._spec(model), tokenize, caller)).tokens)
-
-    async def _spec(self, model: InstalledModel, options: Options | None = None) -> LaunchSpec:
-        """Return the launch spec for a request. A model that is loaded is not planned again."""
-        spec = self._planner.last_plan(model, options)
-        if spec is not None and self.pool.has_runner(spec.key):
-            return spec
-        return await self._planner.plan(model, options)
+        return len((await self.pool.tokenize(await self._planner.plan(model), tokenize, caller)).tokens)
 
 
 def with_defaults(model: InstalledModel, request: GenerateRequest, caller: Caller) -> GenerateRequest:

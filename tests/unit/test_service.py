@@ -187,7 +187,7 @@ class FakeDaemon:
             self.backend = PlainBackend(name)
             registry.backends.add(name, self.backend, "test")
         overrides = ModelOverrides(settings, {"short": "org/long"})
-        self.planner = LaunchPlanner(settings, registry, overrides, ChildImporter, budget)
+        self.planner = LaunchPlanner(settings, registry, overrides, ChildImporter, budget, self.pool.has_runner)
         pool = cast("Any", self.pool)
         self.service = Service(settings, registry, pool, overrides, self.planner, Blobs(Path("/nowhere")))
 

@@ -32,7 +32,7 @@ class LaunchPlanner:
     """Makes launch specs, and keeps them for requests that find their model loaded.
 
     `memory_budget` is the number of bytes that an automatic context length has to fit. `make_importer` turns the
-    command of a backend's importer into an importer.
+    command of a backend's importer into an importer. `is_loaded` says whether a launch key has a runner.
     """
 
     def __init__(
@@ -42,12 +42,14 @@ class LaunchPlanner:
         overrides: ModelOverrides,
         make_importer: Callable[[RunnerCommand], Importer],
         memory_budget: int,
+        is_loaded: Callable[[str], bool],
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._overrides = overrides
         self._make_importer = make_importer
         self._memory_budget = memory_budget
+        self._is_loaded = is_loaded
         self._plans: OrderedDict[tuple[object, ...], LaunchSpec] = OrderedDict()
 
     def reconfigure(self, settings: Settings, overrides: ModelOverrides) -> None:
@@ -57,17 +59,22 @@ class LaunchPlanner:
         self._plans.clear()
 
     async def plan(self, model: InstalledModel, options: Options | None = None) -> LaunchSpec:
-        """Choose backend, context length and memory. Reads files, in a thread. Raises Unsupported without a backend."""
-        options = options or Options()
-        spec = await asyncio.to_thread(self._plan, model, options)
-        self._plans[_plan_key(model, options)] = spec
-        while len(self._plans) > MAX_PLANS:
-            self._plans.popitem(last=False)
-        return spec
+        """Choose backend, context length and memory. Reads files, in a thread. A loaded model is not planned again.
 
-    def last_plan(self, model: InstalledModel, options: Options | None = None) -> LaunchSpec | None:
-        """Return the plan that was made for the same files, options and settings. Valid while its runner is loaded."""
-        return self._plans.get(_plan_key(model, options or Options()))
+        Raises Unsupported without a backend.
+        """
+        options, defaults = options or Options(), model.defaults
+        # A plan follows from these and the settings. The digest changes with the files.
+        origin = (
+            model.name, model.digest, model.path, defaults.adapter, defaults.draft, defaults.options.backend,
+            options.backend, options.num_ctx,
+        )  # fmt: skip
+        spec = self._plans.get(origin)
+        if spec is None or not self._is_loaded(spec.key):
+            spec = self._plans[origin] = await asyncio.to_thread(self._plan, model, options)
+            while len(self._plans) > MAX_PLANS:
+                self._plans.popitem(last=False)
+        return spec
 
     def keys(self, model: InstalledModel) -> tuple[str, ...]:
         """Return the launch keys that a model may be loaded under: one for each backend."""
@@ -182,12 +189,3 @@ def _launch_key(model: InstalledModel, backend: str, cluster: dict[str, Any] | N
     """Identify a loaded model by its files and what is decided at load time, not by its name or defaults."""
     identity = (str(model.path), str(model.defaults.adapter or ""), str(model.defaults.draft or ""), backend, cluster)
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-
-
-def _plan_key(model: InstalledModel, options: Options) -> tuple[object, ...]:
-    """Identify a plan by everything that it follows from, but the settings. The digest changes with the files."""
-    defaults = model.defaults
-    return (
-        model.name, model.digest, model.path, defaults.adapter, defaults.draft, defaults.options.backend,
-        options.backend, options.num_ctx,
-    )  # fmt: skip

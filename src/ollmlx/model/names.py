@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ollmlx.errors import InvalidRequest
@@ -51,26 +52,9 @@ class ModelName:
     @classmethod
     def parse(cls, text: str) -> ModelName:
         """Parse a typed name. Raises InvalidRequest with the reason for anything that is not a model name."""
-        rest = re.sub(r"^https?://", "", _checked(text))
-        host: str | None = None
-        parts = rest.split("/")
-        if len(parts) > 3 or any(not part for part in parts):
-            raise _invalid(_shown(text), hint=FORMS)
-        if len(parts) == 3:
-            host, parts = parts[0].lower(), parts[1:]
-            if not _HOST.fullmatch(host) or len(host) > MAX_HOST or ".." in host:
-                raise _invalid(f"{_shown(host)} is not a host")
-        name, colon, tag = parts[-1].partition(":")
-        org = parts[0] if len(parts) == 2 else None
-        for label, part in (("name", name), ("tag", tag if colon else DEFAULT_TAG), ("organisation", org)):
-            if part is not None:
-                _check_part(label, part, text)
-        via: str | None = None
-        if host in HUB_HOSTS or host in DEFAULT_REGISTRIES:
-            via, host = host, None
-        if org == "library" and host is None:
-            org = None
-        return cls(name, org, tag if colon else DEFAULT_TAG, host, via)
+        if not isinstance(text, str) or not text.strip():
+            raise InvalidRequest("model is required", code="MDL001")
+        return _parse(text)
 
     @property
     def repo_id(self) -> str | None:
@@ -128,9 +112,32 @@ def parse_digest(text: str) -> str:
     return match.group(1)
 
 
+@lru_cache(maxsize=1024)
+def _parse(text: str) -> ModelName:
+    """Parse a name. The names of late are kept, because most requests name the same few models."""
+    text = _checked(text)
+    host: str | None = None
+    parts = re.sub(r"^https?://", "", text).split("/")
+    if len(parts) > 3 or any(not part for part in parts):
+        raise _invalid(_shown(text), hint=FORMS)
+    if len(parts) == 3:
+        host, parts = parts[0].lower(), parts[1:]
+        if not _HOST.fullmatch(host) or len(host) > MAX_HOST or ".." in host:
+            raise _invalid(f"{_shown(host)} is not a host")
+    name, colon, tag = parts[-1].partition(":")
+    org = parts[0] if len(parts) == 2 else None
+    for label, part in (("name", name), ("tag", tag if colon else DEFAULT_TAG), ("organisation", org)):
+        if part is not None:
+            _check_part(label, part, text)
+    via: str | None = None
+    if host in HUB_HOSTS or host in DEFAULT_REGISTRIES:
+        via, host = host, None
+    if org == "library" and host is None:
+        org = None
+    return ModelName(name, org, tag if colon else DEFAULT_TAG, host, via)
+
+
 def _checked(text: str) -> str:
-    if not isinstance(text, str) or not text.strip():
-        raise InvalidRequest("model is required", code="MDL001")
     text = unicodedata.normalize("NFC", text)
     if any(unicodedata.category(char)[0] == "C" for char in text):
         raise _invalid("it contains control characters")

@@ -56,7 +56,7 @@ def planner(*backends: SingleBackend, **overrides: Any) -> LaunchPlanner:
     registry = Registry()
     for backend in backends:
         registry.backends.add(backend.name, backend, "test")
-    return LaunchPlanner(settings, registry, ModelOverrides(settings, {}), ChildImporter, 64 * GIB)
+    return LaunchPlanner(settings, registry, ModelOverrides(settings, {}), ChildImporter, 64 * GIB, lambda key: True)
 
 
 def model(name: str) -> InstalledModel:
@@ -102,7 +102,6 @@ async def test_a_backend_that_cannot_spread_a_model_is_named() -> None:
 
 async def test_plans_for_any_number_of_contexts_are_kept_in_bounds() -> None:
     planned = planner(SingleBackend())
-    for context in range(1, MAX_PLANS + 2):
-        await planned.plan(model("big"), Options(num_ctx=context))
-    assert planned.last_plan(model("big"), Options(num_ctx=1)) is None
-    assert planned.last_plan(model("big"), Options(num_ctx=2)) is not None
+    first, second, *_ = [await planned.plan(model("big"), Options(num_ctx=1 + i)) for i in range(MAX_PLANS + 1)]
+    assert await planned.plan(model("big"), Options(num_ctx=2)) is second
+    assert await planned.plan(model("big"), Options(num_ctx=1)) is not first

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ollmlx import ModelName
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import Message, ToolCall
-from ollmlx_ollama_api.bodies import ChatBody, EmbedBody, GenerateBody, NamedBody, response_format, thinking
+from ollmlx_ollama_api.bodies import ChatBody, EmbedBody, GenerateBody, NamedBody
 from ollmlx_ollama_api.management import CopyBody, CreateBody, DeleteBody
 
 
@@ -122,19 +122,19 @@ def test_keep_alive_is_a_number_or_a_duration(given: Any, seconds: float) -> Non
 
 @pytest.mark.parametrize(("given", "format"), [(None, None), ("", None), ("json", "json"), ({"type": "object"},) * 2])
 def test_formats_are_json_or_a_schema(given: Any, format: Any) -> None:
-    assert response_format(given) == format
+    assert ChatBody(format=given).format == format
 
 
 @pytest.mark.parametrize("given", ["yaml", 5, [], {}, True])
 def test_other_formats_are_refused(given: Any) -> None:
     with pytest.raises(InvalidRequest, match="invalid format"):
-        response_format(given)
+        ChatBody(format=given)
 
 
 def test_thinking_is_a_switch_or_a_level() -> None:
-    assert [thinking(value) for value in (None, True, False, "high")] == [None, True, False, "high"]
+    assert [ChatBody(think=value).think for value in (None, True, False, "high")] == [None, True, False, "high"]
     with pytest.raises(InvalidRequest, match="invalid think value"):
-        thinking("enormous")
+        ChatBody(think="enormous")
 
 
 def test_the_older_field_name_names_a_model_too() -> None:
