@@ -84,6 +84,8 @@ class MessagesRequest(ConversationBody):
             think=self._think() if can_think else None,
             format=_format(self.output_config.format),
             options=self._options(),
+            truncate=False,
+            shift=False,
             continue_last=turns[-1].role == "assistant" and not turns[-1].tool_calls,
         )
 

@@ -35,7 +35,17 @@ def shape(failure: Failure) -> dict[str, Any]:
     """Return `{"type": "error", "error": {"type", "message"}, "request_id"}`."""
     fallback = "invalid_request_error" if failure.status in _CLIENT_ERRORS else "api_error"
     kind = _ERROR_TYPES.get(failure.kind, fallback)
-    return {"type": "error", "error": {"type": kind, "message": failure.message}, "request_id": failure.request_id}
+    return {"type": "error", "error": {"type": kind, "message": _sentence(failure)}, "request_id": failure.request_id}
+
+
+def _sentence(failure: Failure) -> str:
+    """Return the message. Anthropic's clients shorten a conversation when they read these words."""
+    if failure.kind != "context_exceeded":
+        return failure.message
+    if failure.excess is None:
+        return f"prompt is too long: {failure.message}"
+    tokens, most = failure.excess
+    return f"prompt is too long: {tokens} tokens > {most} maximum"
 
 
 def error_event(failure: Failure) -> bytes:

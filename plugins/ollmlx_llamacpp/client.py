@@ -96,7 +96,11 @@ def error_of(data: bytes) -> OllmlxError:
         message, kind = str(found["message"]), str(found.get("type", ""))
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return RunnerFailed(f"llama.cpp failed: {data[:300].decode('utf-8', 'replace')}")
-    return _KINDS.get(kind, RunnerFailed)(f"llama.cpp: {message}")
+    error = _KINDS.get(kind, RunnerFailed)(f"llama.cpp: {message}")
+    tokens, context = found.get("n_prompt_tokens"), found.get("n_ctx")
+    if isinstance(error, ContextExceeded) and isinstance(tokens, int) and isinstance(context, int):
+        error.excess = (tokens, context)
+    return error
 
 
 # -- records of an answer ----------------------------------------------------------------------------------------------

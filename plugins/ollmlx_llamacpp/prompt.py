@@ -61,7 +61,7 @@ class LlamaCppPrompts:
         if any(message.images for message in request.messages) and not self.vision:
             raise Unsupported(f"{self.model_name} does not support images")
         if request.suffix:
-            return self._insertion(request)
+            return await self._insertion(request)
         context = min(request.options.num_ctx or self.context_length, self.context_length)
         if request.messages and not self._must_render(request):
             return await self._conversation(request, context)
@@ -105,7 +105,7 @@ class LlamaCppPrompts:
         kept = tokens
         if len(tokens) >= context:
             if not request.truncate:
-                raise context_exceeded(len(tokens), context)
+                raise context_exceeded(len(tokens), context - 1)
             target = truncation_target(context, request.options.num_predict)
             kept = cut_tokens(tokens, target, request.options.num_keep)
         body = _sampling(request.options, _limit(request, context, len(kept)))
@@ -116,9 +116,14 @@ class LlamaCppPrompts:
         body |= {"prompt": kept, "return_tokens": True, "return_progress": True}
         return LlamaCppPrompt(TEXT, body, tuple(kept), len(tokens) - len(kept))
 
-    def _insertion(self, request: GenerateRequest) -> LlamaCppPrompt:
+    async def _insertion(self, request: GenerateRequest) -> LlamaCppPrompt:
+        """Return a request to fill a gap. llama.cpp itself cuts the text around a gap that is too long."""
         if request.prompt is None:
             raise InvalidRequest("suffix goes with a prompt, not with messages")
+        if not request.truncate:
+            count = len(await self.encode(request.prompt)) + len(await self.encode(request.suffix or "", special=False))
+            if count >= self.context_length:
+                raise context_exceeded(count, self.context_length - 1)
         body = _sampling(request.options, request.options.num_predict)
         body |= {"input_prefix": request.prompt, "input_suffix": request.suffix, "prompt": ""}
         return LlamaCppPrompt(INSERT, body | {"return_tokens": True, "return_progress": True})
@@ -129,7 +134,7 @@ class LlamaCppPrompts:
         if len(whole) < context:
             return request.messages, whole, 0
         if not request.truncate:
-            raise context_exceeded(len(whole), context)
+            raise context_exceeded(len(whole), context - 1)
         target = truncation_target(context, request.options.num_predict)
         search = OldestFirst(request.messages, target)
         while (kept := search.candidate()) is not None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CONTEXT_EXCEEDED = "context_exceeded"
 END = b"data: [DONE]\n\n"
 _ERROR_TYPES = {
     "not_found": "not_found_error",
@@ -44,10 +45,25 @@ def encode(data: dict[str, Any]) -> bytes:
 
 
 def shape(failure: Failure) -> dict[str, Any]:
-    """Return `{"error": {"message", "type", "param", "code"}}`; `code` is the code of the runbook."""
+    """Return `{"error": {"message", "type", "param", "code"}}`; `code` is OpenAI's or the runbook's."""
     fallback = "invalid_request_error" if failure.status in _CLIENT_ERRORS else "api_error"
     kind = _ERROR_TYPES.get(failure.kind, fallback)
-    return {"error": {"message": failure.message, "type": kind, "param": None, "code": failure.code}}
+    message, code = told(failure)
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def told(failure: Failure) -> tuple[str, str | None]:
+    """Return the message and the code. OpenAI's clients shorten a conversation when they read this code."""
+    if failure.kind != CONTEXT_EXCEEDED:
+        return failure.message, failure.code
+    message = failure.message
+    if failure.excess is not None:
+        tokens, most = failure.excess
+        message = (
+            f"This model's maximum context length is {most} tokens. However, your messages resulted in {tokens} "
+            "tokens. Please reduce the length of the messages."
+        )
+    return message, "context_length_exceeded"
 
 
 def error_event(failure: Failure) -> bytes:

@@ -165,6 +165,8 @@ class ChatRequest(CompletionFields):
             format=response_format(wanted.type, wanted.json_schema.schema_, "json_schema.schema"),
             options=self.sampling(limit),
             top_logprobs=self.top_logprobs if self.logprobs else None,
+            truncate=False,
+            shift=False,
         )
 
 

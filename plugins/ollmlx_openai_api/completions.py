@@ -53,6 +53,8 @@ class CompletionRequest(CompletionFields):
             suffix=self.suffix or None,
             options=self.sampling(self.max_tokens),
             top_logprobs=self.logprobs,
+            truncate=False,
+            shift=False,
         )
 
 

@@ -73,6 +73,7 @@ class ResponsesRequest(OpenAIBody):
             options=Options.model_validate({"temperature": self.temperature, "top_p": self.top_p, **limit}),
             top_logprobs=self.top_logprobs if self.top_logprobs or LOGPROBS in self.include else None,
             truncate=self.truncation == "auto",
+            shift=self.truncation == "auto",
         )
 
     def response_tools(self) -> ResponseTools:

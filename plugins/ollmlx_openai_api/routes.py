@@ -11,9 +11,9 @@ from quart import Blueprint, Response
 
 from ollmlx import ModelName, closing
 from ollmlx.types import InstalledModel
-from ollmlx.web import caller, declare_errors, embedded, json_answer, read_model, sse
+from ollmlx.web import Failure, caller, declare_errors, embedded, json_answer, read_model, sse
 from ollmlx_openai_api import schemas
-from ollmlx_openai_api.answering import encode, generate, requests, shape, streamed, whole
+from ollmlx_openai_api.answering import encode, generate, requests, shape, streamed, told, whole
 from ollmlx_openai_api.chat_request import ChatRequest, CompletionFields
 from ollmlx_openai_api.chat_response import ChatChunks, Frame, completion
 from ollmlx_openai_api.completions import (
@@ -88,9 +88,7 @@ def _add_responses(made: Blueprint, service: Service) -> None:
         builder = ResponseEvents(_id("resp_"), body, int(time.time()))
         records = _response_records(service, body, builder)
         if body.stream:
-            return await sse(
-                records, lambda failure: _named(builder.failed(failure.message, failure.code or failure.kind))
-            )
+            return await sse(records, lambda failure: _failed(builder, failure))
         async with closing(records):
             async for _ in records:
                 pass
@@ -99,6 +97,11 @@ def _add_responses(made: Blueprint, service: Service) -> None:
 
 def _named(event: dict[str, Any]) -> bytes:
     return f"event: {event['type']}\n".encode() + encode(event)
+
+
+def _failed(builder: ResponseEvents, failure: Failure) -> bytes:
+    message, code = told(failure)
+    return _named(builder.failed(message, code or failure.kind))
 
 
 async def _response_records(

@@ -108,11 +108,15 @@ class Detokenized(Frozen):
 
 
 class Problem(Frozen):
-    """The body of every response that is not 200. `kind`: a kind of `ollmlx.errors`."""
+    """The body of every response that is not 200. `kind`: a kind of `ollmlx.errors`.
+
+    `excess`, of kind `context_exceeded`: the tokens of the prompt, and the most that fit.
+    """
 
     kind: str
     message: str
     code: str | None = None
+    excess: tuple[int, int] | None = None
 
 
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -175,6 +176,26 @@ def test_a_prompt_beyond_the_context_is_cut_or_refused_before_it_is_computed(ser
         400,
         "the prompt is longer than the context length: 9003 tokens, and 4096 are available",
     )
+
+
+AGENTS: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "w " * 9000}]},
+    "/v1/responses": {"input": "w " * 9000},
+    "/v1/messages": {"messages": [{"role": "user", "content": "w " * 9000}], "max_tokens": 9},
+}
+
+
+@pytest.mark.fault(43)
+@pytest.mark.parametrize("path", AGENTS)
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_agents_prompt_beyond_the_context_is_refused_with_both_lengths(
+    server: Daemon, path: str, stream: bool
+) -> None:
+    answer = server.post(path, {"model": "parrot", "stream": stream, **AGENTS[path]})
+    assert answer.status_code == 400
+    most, length = sorted(map(int, re.findall(r"\d+(?= tokens| maximum)", answer.json()["error"]["message"])))
+    assert most == 4096
+    assert length > 9000
 
 
 @pytest.mark.fault(43)

@@ -44,9 +44,13 @@ class Unsupported(InvalidRequest):
 
 
 class ContextExceeded(InvalidRequest):
-    """The prompt is longer than the context length and may not be truncated."""
+    """The prompt is longer than the context length and may not be truncated.
+
+    excess: the tokens of the prompt, and the most that fit; None when they are not known.
+    """
 
     kind = "context_exceeded"
+    excess: tuple[int, int] | None = None
 
 
 class Unauthorized(OllmlxError):
@@ -161,6 +165,11 @@ def _subclasses(cls: type[OllmlxError]) -> list[type[OllmlxError]]:
 KINDS: dict[str, type[OllmlxError]] = {cls.kind: cls for cls in _subclasses(OllmlxError)}
 
 
-def from_kind(kind: str, message: str, *, code: str | None = None) -> OllmlxError:
+def from_kind(
+    kind: str, message: str, *, code: str | None = None, excess: tuple[int, int] | None = None
+) -> OllmlxError:
     """The exception for an error from the Runner Protocol. An unknown kind becomes RunnerFailed."""
-    return KINDS.get(kind, RunnerFailed)(message, code=code)
+    error = KINDS.get(kind, RunnerFailed)(message, code=code)
+    if isinstance(error, ContextExceeded):
+        error.excess = excess
+    return error

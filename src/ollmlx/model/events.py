@@ -93,12 +93,16 @@ class Done(Frozen):
 
 
 class Failed(Frozen):
-    """The end of a generation that failed. `kind`: a kind of `ollmlx.errors`. `code`: a finding code or None."""
+    """The end of a generation that failed. `kind`: a kind of `ollmlx.errors`. `code`: a finding code or None.
+
+    `excess`, of kind `context_exceeded`: the tokens of the prompt, and the most that fit.
+    """
 
     type: Literal["error"] = "error"
     kind: str
     message: str
     code: str | None = None
+    excess: tuple[int, int] | None = None
 
 
 Event = Annotated[

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from ollmlx import closing
-from ollmlx.errors import Busy, OllmlxError, RunnerFailed, RunnerUnavailable
+from ollmlx.errors import Busy, ContextExceeded, OllmlxError, RunnerFailed, RunnerUnavailable
 from ollmlx.plugin.contracts import Engine
 from ollmlx.protocol import ExitCode, Problem, Progress, RunnerConfig, encode_event
 from ollmlx.runner.startup import import_engine, load_failure
@@ -25,7 +25,8 @@ log = logging.getLogger("ollmlx.runner")
 def problem_of(error: BaseException) -> Problem:
     """Return an exception as the protocol sends it. A bug has its type and text; its traceback is only logged."""
     if isinstance(error, OllmlxError):
-        return Problem(kind=error.kind, message=error.message, code=error.code)
+        excess = error.excess if isinstance(error, ContextExceeded) else None
+        return Problem(kind=error.kind, message=error.message, code=error.code, excess=excess)
     if isinstance(error, MemoryError):
         return Problem(kind="out_of_memory", message="the runner ran out of memory")
     text, name = str(error), type(error).__name__

@@ -181,7 +181,7 @@ async def _checked(answer: aiohttp.ClientResponse) -> bytes:
     body = await answer.read()
     if answer.status != 200:
         problem = Problem.model_validate_json(body)
-        raise from_kind(problem.kind, problem.message, code=problem.code)
+        raise from_kind(problem.kind, problem.message, code=problem.code, excess=problem.excess)
     return body
 
 

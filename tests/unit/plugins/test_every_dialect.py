@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.plugins.mlx.test_answer import QWEN, RECORDED, events_of
 
-from ollmlx.errors import RunnerFailed
+from ollmlx.errors import ContextExceeded, RunnerFailed
 from ollmlx.testing.routes import FakeService, installed, web_app
 from ollmlx.types import Done, Text, Thinking, ToolCall, ToolCalled
 from ollmlx_anthropic_api.routes import blueprint as anthropic
@@ -116,3 +116,37 @@ def sentence_of(last: dict[str, Any]) -> str:
         assert last["type"] in ("response.failed", "error")
     error = last.get("response", last)["error"]
     return str(error if isinstance(error, str) else error["message"])
+
+
+TOO_LONG: dict[str, tuple[str, str]] = {
+    "/api/chat": ("the prompt is too long", ""),
+    "/v1/chat/completions": (
+        "This model's maximum context length is 4095 tokens. However, your messages resulted in 9003 tokens. "
+        "Please reduce the length of the messages.",
+        "context_length_exceeded",
+    ),
+    "/v1/messages": ("prompt is too long: 9003 tokens > 4095 maximum", "invalid_request_error"),
+}
+TOO_LONG["/v1/responses"] = TOO_LONG["/v1/chat/completions"]
+
+
+@pytest.mark.parametrize("path", TOO_LONG)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_prompt_that_does_not_fit_is_refused_in_the_words_of_the_dialect(
+    service: FakeService, client: Any, path: str, stream: bool
+) -> None:
+    refusal = ContextExceeded("the prompt is too long")
+    refusal.excess = (9003, 4095)
+    service.outcomes = [refusal]
+    answer = await client.post(path, json={"model": "tiny", **DIALECTS[path], "stream": stream})
+    error = (await answer.get_json())["error"]
+    told = (error, "") if isinstance(error, str) else (error["message"], error.get("code") or error["type"])
+    assert (answer.status_code, told) == (400, TOO_LONG[path])
+
+
+@pytest.mark.parametrize("path", DIALECTS)
+async def test_only_ollamas_routes_cut_a_prompt(service: FakeService, client: Any, path: str) -> None:
+    service.say("hello")
+    await ask(client, path)
+    request = next(asked for method, _, asked in service.calls if method == "generate")
+    assert (request.truncate, request.shift) == ((True, True) if path.startswith("/api/") else (False, False))

@@ -214,7 +214,7 @@ class PromptEncoder:
         self._check_ids(tokens)
         if len(tokens) > context - 1:
             if not request.truncate:
-                raise context_exceeded(len(tokens), context)
+                raise context_exceeded(len(tokens), context - 1)
             target = min(truncation_target(context, request.options.num_predict), max(1, context - 1))
             cut = cut_tokens(tokens, target, request.options.num_keep)
             dropped, tokens, boundary = dropped + len(tokens) - len(cut), cut, 0

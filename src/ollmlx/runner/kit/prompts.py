@@ -174,10 +174,12 @@ def truncation_target(context_length: int, num_predict: int) -> int:
 
 def context_exceeded(tokens: int, context_length: int) -> ContextExceeded:
     """Return the error for a prompt that is too long and may not be cut."""
-    return ContextExceeded(
+    error = ContextExceeded(
         f"the prompt is longer than the context length: {tokens} tokens, and {context_length} are available",
         hint="raise num_ctx, shorten the prompt, or allow truncation",
     )
+    error.excess = (tokens, context_length)
+    return error
 
 
 # -- fill in the middle ----------------------------------------------------------------------------------------------

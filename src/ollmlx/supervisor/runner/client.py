@@ -110,7 +110,7 @@ class RunnerClient:
             response = await self._post("/v1/generate", request, request.request_id, call)
             async for event in _read_events(response.content, call):
                 if isinstance(event, Failed):
-                    raise from_kind(event.kind, event.message, code=event.code)
+                    raise from_kind(event.kind, event.message, code=event.code, excess=event.excess)
                 yield event
                 if isinstance(event, Done):
                     return
@@ -201,7 +201,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> OllmlxError | ProtocolVi
         problem = Problem.model_validate_json(body)
     except ValidationError as error:
         return ProtocolViolation(f"it answered with status {response.status} and {_fault(body, error)}")
-    return from_kind(problem.kind, problem.message, code=problem.code)
+    return from_kind(problem.kind, problem.message, code=problem.code, excess=problem.excess)
 
 
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:

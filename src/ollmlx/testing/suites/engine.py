@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from ollmlx import Backend, LaunchOptions
-from ollmlx.errors import ContextExceeded, InvalidRequest, OllmlxError, StorageError, Unsupported
+from ollmlx.errors import ContextExceeded, InvalidRequest, StorageError, Unsupported, from_kind
 from ollmlx.protocol import Detokenized, ExitCode, TokenizeRequest, Tokens, decode_event
 from ollmlx.testing.child import RunnerProcess
 from ollmlx.testing.suites import Suite
@@ -173,8 +173,11 @@ class EngineSuite(Suite):
 
     async def test_a_prompt_that_may_not_be_cut_and_does_not_fit_is_refused(self, runner: RunnerProcess) -> None:
         words = " ".join(f"w{number}" for number in range(self.context_length * 2))
-        with pytest.raises(ContextExceeded):
+        with pytest.raises(ContextExceeded) as refusal:
             _raise_failure(await runner.ask(words, truncate=False, options=GREEDY))
+        assert refusal.value.excess is not None
+        tokens, most = refusal.value.excess
+        assert tokens > self.context_length >= most >= self.context_length - 1
 
     async def test_a_prompt_that_may_be_cut_is_cut_visibly(self, runner: RunnerProcess) -> None:
         words = " ".join(f"w{number}" for number in range(self.context_length * 2))
@@ -290,5 +293,5 @@ async def _ask(runner: RunnerProcess, text: str = PROMPT, **fields: Any) -> list
 
 def _raise_failure(events: list[Event]) -> None:
     """Raise the error of a refusal that came as the last event of a stream."""
-    if isinstance(events[-1], Failed):
-        raise ContextExceeded(events[-1].message) if events[-1].kind == "context_exceeded" else OllmlxError(str(events))
+    if isinstance(last := events[-1], Failed):
+        raise from_kind(last.kind, last.message, code=last.code, excess=last.excess)

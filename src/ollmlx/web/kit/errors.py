@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from quart import Blueprint
 from werkzeug.exceptions import HTTPException
 
-from ollmlx.errors import InvalidRequest, OllmlxError
+from ollmlx.errors import ContextExceeded, InvalidRequest, OllmlxError
 from ollmlx.web.context import CLIENT_GONE, CURRENT
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,8 @@ class Failure:
     retry_after: float | None = None
     """Seconds after which a repeated request may succeed."""
     request_id: str = ""
+    excess: tuple[int, int] | None = None
+    """Of a prompt that is too long: its tokens, and the most that fit."""
 
 
 Shape = Callable[[Failure], dict[str, Any]]
@@ -105,7 +107,10 @@ def failure(error: BaseException) -> Failure:
         status = STATUS[error.kind]
         if error.kind == "out_of_memory" and error.retry_after is not None:
             status = RETRIABLE
-        found = Failure(status, error.kind, error.message, error.code, error.hint, error.retry_after, request_id)
+        excess = error.excess if isinstance(error, ContextExceeded) else None
+        found = Failure(
+            status, error.kind, error.message, error.code, error.hint, error.retry_after, request_id, excess
+        )
     else:
         logger.error("unexpected error while serving a request", exc_info=error)
         found = Failure(500, "internal", f"internal error (request {request_id})", request_id=request_id)

@@ -128,7 +128,7 @@ async def test_a_last_turn_that_is_too_long_alone_loses_its_beginning() -> None:
 
 async def test_what_may_not_be_cut_is_refused_with_both_lengths() -> None:
     for request in (chat("word " * 200, truncate=False), GenerateRequest(prompt="word " * 200, truncate=False)):
-        with pytest.raises(ContextExceeded, match=r"20[01] tokens, and 50 are available"):
+        with pytest.raises(ContextExceeded, match=r"20[01] tokens, and 49 are available"):
             await builder(50).build(request)
 
 
