@@ -80,19 +80,15 @@ class NamedBody(OllamaBody):
             return {**data, "model": data["name"]}
         return data
 
-    def model_name(self) -> ModelName:
-        """The parsed name. Raises InvalidRequest."""
-        if not self.model:
-            raise InvalidRequest("model is required")
-        return parse_name(self.model)
 
-
-def parse_name(text: str, message: str = "invalid model name") -> ModelName:
-    """Parse a model name. Raises InvalidRequest with `message`, which is Ollama's; the hint holds the reason."""
+def parse_name(text: str, message: str = "") -> ModelName:
+    """Parse a model name. Raises InvalidRequest with `message`, or Ollama's usual one; the hint holds the reason."""
     try:
         return ModelName.parse(text)
     except InvalidRequest as error:
-        raise InvalidRequest(message, code=error.code, hint=error.message) from error
+        if not text and not message:
+            raise  # "model is required", as from Ollama
+        raise InvalidRequest(message or "invalid model name", code=error.code, hint=error.message) from error
 
 
 def response_format(value: Any) -> Any:

@@ -144,7 +144,7 @@ def _add_descriptions(made: Blueprint, service: Service) -> None:
     @described("Describe a model.", body=ShowBody, answer=schemas.SHOWN)
     async def show() -> Response:
         body = await read_model(ShowBody)
-        model = await service.show(body.model_name())
+        model = await service.show(parse_name(body.model))
         caller(body.model)
         tensors = await service.tensors(model) if body.verbose else None
         return json_answer(descriptions.show(model, tensors=tensors) | await _backend_fields(service, model))
@@ -188,7 +188,7 @@ def _add_transfers(made: Blueprint, service: Service) -> None:
 
 async def _transferred(transfer: Callable[..., AsyncIterator[PullProgress]]) -> Response:
     body = await read_model(PullBody)
-    name = body.model_name()
+    name = parse_name(body.model)
     caller(body.model)
     return await _progress(transfer(name, insecure=body.insecure), stream=body.stream)
 
@@ -236,7 +236,7 @@ def _add_creation(made: Blueprint, service: Service) -> None:
 
 async def _created(service: Service, body: CreateBody) -> AsyncIterator[PullProgress]:
     """Create the model. The files of an adapter are in a folder of their own meanwhile."""
-    name, base, defaults = body.model_name(), body.base(), body.defaults()
+    name, base, defaults = parse_name(body.model), body.base(), body.defaults()
     if body.files or body.adapters:
         _refuse_uploads(service)
     files = _files(service, body.files)

@@ -13,7 +13,7 @@ from ollmlx.errors import NotFound
 from ollmlx.types import Answer, EmbedRequest, EmbedResult, Event
 from ollmlx.web import NDJSON, caller, embedded, json_answer, ndjson, read_model, tracked
 from ollmlx_ollama_api import management, schemas
-from ollmlx_ollama_api.bodies import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody
+from ollmlx_ollama_api.bodies import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody, parse_name
 from ollmlx_ollama_api.records import RecordEncoder
 from ollmlx_ollama_api.schemas import described
 
@@ -47,7 +47,7 @@ def _add_generation(made: Blueprint, service: Service) -> None:
     @described("Chat.", body=ChatBody, answer=schemas.CHATTED, content=BOTH)
     async def chat() -> Response:
         body = await read_model(ChatBody)
-        return await _answer(service, body.model_name(), body, RecordEncoder(body.model, chat=True))
+        return await _answer(service, parse_name(body.model), body, RecordEncoder(body.model, chat=True))
 
 
 async def _answer(service: Service, name: ModelName, body: GenerateBody | ChatBody, records: RecordEncoder) -> Response:
@@ -106,14 +106,14 @@ def _add_embedding(made: Blueprint, service: Service) -> None:
     @described("Embed one text; the vector is not normalised.", body=EmbeddingsBody, answer=schemas.EMBEDDED_ONE)
     async def embeddings() -> Response:
         body = await read_model(EmbeddingsBody)
-        body.model_name()
+        parse_name(body.model)
         result = await _embedded(service, body, body.to_vocabulary())
         return json_answer({"embedding": result.embeddings[0] if result.embeddings else []})
 
 
 async def _embedded(service: Service, body: EmbedBody | EmbeddingsBody, request: EmbedRequest) -> EmbedResult:
     """Return the vectors. Without texts the model is only loaded."""
-    name, client, started = body.model_name(), caller(body.model), time.monotonic_ns()
+    name, client, started = parse_name(body.model), caller(body.model), time.monotonic_ns()
     if request.inputs:
         vectors = embedded(service.embed(name, request, caller=client, keep_alive=body.keep_alive))
         return await _or_not_found(body.model, vectors)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import product
 
 from ollmlx.errors import NotFound, OllmlxError, PluginError, StorageError, Unsupported
 from ollmlx.launch.overrides import ModelOverrides, apply_overrides, rename
@@ -77,19 +78,21 @@ class ModelLibrary:
         """Return the model that a name stands for, with aliases and overrides applied. Raises NotFound."""
         overrides = self._overrides.models.get(name)
         if overrides is None:
-            found = await self._first(name)
+            found = await self._first(name, self._overrides.alias(name))
             return found if found.name == name else rename(found, name)
-        base = await self._first(ModelName.parse(overrides.from_) if overrides.from_ else name)
+        base_name = ModelName.parse(overrides.from_) if overrides.from_ else name
+        base = await self._first(base_name, self._overrides.alias(base_name))
         model = apply_overrides(base, name, overrides)
         if overrides.draft is None:
             return model
-        draft = await self._first(ModelName.parse(overrides.draft))
+        draft_name = ModelName.parse(overrides.draft)
+        draft = await self._first(draft_name, self._overrides.alias(draft_name))
         return model.model_copy(update={"defaults": model.defaults.model_copy(update={"draft": draft.path})})
 
     async def find(self, name: ModelName) -> InstalledModel | None:
         """Return the installed model of exactly this name, without aliases and overrides."""
         try:
-            return await self._first(name, [(store, name) for store in self._stores])
+            return await self._first(name)
         except NotFound:
             return None
 
@@ -105,7 +108,7 @@ class ModelLibrary:
 
         Raises NotFound.
         """
-        for store, wanted in self._candidates(name):
+        for store, wanted in product(self._stores, filter(None, (name, self._overrides.alias(name)))):
             try:
                 with self._registry.stores.errors_named(store.name):
                     model = await store.resolve(wanted)
@@ -124,15 +127,13 @@ class ModelLibrary:
             raise NotFound(f"store {model.store!r} is not installed", code="PLG006")
         return store
 
-    async def _first(
-        self, name: ModelName, candidates: Iterable[tuple[Store, ModelName]] | None = None
-    ) -> InstalledModel:
+    async def _first(self, name: ModelName, alias_of: ModelName | None = None) -> InstalledModel:
         """Return the first store's model of this name, or of the name that it is an alias of.
 
         Raises NotFound when no store has it, PluginError when a store failed and no other has it.
         """
         failure: PluginError | None = None
-        for store, wanted in self._candidates(name) if candidates is None else candidates:
+        for store, wanted in product(self._stores, filter(None, (name, alias_of))):
             try:
                 with self._registry.stores.errors_named(store.name):
                     model = await store.resolve(wanted)
@@ -142,13 +143,6 @@ class ModelLibrary:
             if model is not None:
                 return model
         raise failure or _not_found(name)
-
-    def _candidates(self, name: ModelName) -> Iterator[tuple[Store, ModelName]]:
-        """Yield the stores in order, each with the name itself and then the name that it is an alias of."""
-        alias = self._overrides.alias(name)
-        for store in self._stores:
-            for wanted in (name,) if alias is None else (name, alias):
-                yield store, wanted
 
     # -- pulling -----------------------------------------------------------------------------------------------------
 
@@ -165,9 +159,9 @@ class ModelLibrary:
 
     def _offers(self, name: ModelName) -> Iterator[tuple[Source, ModelName]]:
         """Yield each source that provides the name, with the name it provides: the target of an alias comes first."""
-        alias = self._overrides.alias(name)
+        names = [wanted for wanted in (self._overrides.alias(name), name) if wanted is not None]
         for source in self._registry.sources.ordered(self._source_order):
-            for wanted in (name,) if alias is None else (alias, name):
+            for wanted in names:
                 provided = None
                 with suppress(PluginError), self._registry.sources.errors_named(source.name):
                     provided = source.provides(wanted)

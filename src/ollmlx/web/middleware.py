@@ -19,7 +19,7 @@ from ollmlx.web.context import CLIENT_GONE, CURRENT, REQUEST_ID_HEADER, RequestC
 from ollmlx.web.kit.body import too_large
 from ollmlx.web.kit.errors import JSON, failure, failure_headers
 from ollmlx.web.logs import QUIET_PATHS
-from ollmlx.web.security import OPEN_PATHS, Headers, cors_headers, keys_sent, preflight_headers
+from ollmlx.web.security import OPEN_PATHS, Headers, cors_headers, preflight_headers
 from ollmlx.web.server.drain import Drain
 from ollmlx.web.state import WebState
 
@@ -104,8 +104,8 @@ class Middleware:
             context.origin = origin
         preflight = context.method == "OPTIONS" and origin is not None
         if context.path not in OPEN_PATHS and not preflight:  # a browser sends no key with a preflight
-            keys = keys_sent(headers.getlist("authorization"), headers.getlist("x-api-key"))
-            context.client = policy.check_key(keys, context.client)
+            bearers, keys = headers.getlist("authorization"), headers.getlist("x-api-key")
+            context.client = policy.check_key(bearers, keys, context.client)
         if self._state.drain.draining and context.method not in SAFE_METHODS:
             raise self._state.drain.refusal()
         length = headers.get("content-length", "")

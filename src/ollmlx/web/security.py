@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -87,8 +87,12 @@ class Policy:
             hint="add it to origins in [server] of ollmlx.toml, or to OLLAMA_ORIGINS",
         )
 
-    def check_key(self, sent: Iterable[str], peer: str) -> str:
-        """Return the fingerprint of a valid key, or the peer when no key is needed. Raises Unauthorized."""
+    def check_key(self, authorization: Iterable[str], api_keys: Iterable[str], peer: str) -> str:
+        """Return the fingerprint of a valid key, or the peer when no key is needed. Raises Unauthorized.
+
+        Keys are sent in headers `Authorization: Bearer KEY` and, as Anthropic's clients do, `x-api-key: KEY`. Servers
+        decode headers as Latin-1; keys are UTF-8.
+        """
         if not self._digests:
             if not self._local and not self._allow_no_auth and not is_loopback(peer):
                 raise Unauthorized(
@@ -97,8 +101,9 @@ class Policy:
                     hint="set api_keys in [security] of ollmlx.toml, or allow_no_auth = true",
                 )
             return peer
-        for key in sent:
-            digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        bearers = (value[7:] for value in authorization if value[:7].lower() == "bearer ")
+        for key in (*bearers, *api_keys):
+            digest = hashlib.sha256(key.strip().encode("latin-1")).digest()
             # All keys are compared, so that the time taken reveals nothing.
             if sum(hmac.compare_digest(digest, known) for known in self._digests):
                 return f"key-{digest.hex()[:8]}"
@@ -109,16 +114,6 @@ class Policy:
             return urlsplit(origin).netloc.lower() == host.lower() and origin.startswith(("http://", "https://"))
         except ValueError:
             return False
-
-
-def keys_sent(authorization: Iterable[str], api_keys: Iterable[str]) -> Iterator[str]:
-    """Yield the keys in headers `Authorization: Bearer KEY` and, as Anthropic's clients send it, `x-api-key: KEY`.
-
-    Header values are Latin-1, as servers decode them; keys are UTF-8.
-    """
-    bearers = [value[7:] for value in authorization if value[:7].lower() == "bearer "]
-    for key in (*bearers, *api_keys):
-        yield key.strip().encode("latin-1").decode("utf-8", "surrogateescape")
 
 
 def cors_headers(origin: str) -> Headers:

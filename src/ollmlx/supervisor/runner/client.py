@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -106,8 +106,8 @@ class RunnerClient:
         A stream ends with `Done` or with an error, never otherwise: a `Failed` event is raised as the error that it
         names, and a stream that ends without either raises ConnectionLost.
         """
-        with self._tracked(call) as call:
-            response = await self._post("/v1/generate", request, request.request_id, call)
+        call = call or RunnerCall()
+        async with self._post("/v1/generate", request, request.request_id, call) as response:
             async for event in _read_events(response.content, call):
                 if isinstance(event, Failed):
                     raise from_kind(event.kind, event.message, code=event.code, excess=event.excess)
@@ -142,24 +142,25 @@ class RunnerClient:
     async def _request(
         self, path: str, body: Frozen, kind: type[Reply], request_id: str, call: RunnerCall | None
     ) -> Reply:
-        with self._tracked(call) as call:
-            return await _read(await self._post(path, body, request_id, call), kind)
+        async with self._post(path, body, request_id, call or RunnerCall()) as response:
+            return await _read(response, kind)
 
-    async def _post(self, path: str, body: Frozen, request_id: str, call: RunnerCall) -> aiohttp.ClientResponse:
+    @asynccontextmanager
+    async def _post(
+        self, path: str, body: Frozen, request_id: str, call: RunnerCall
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request, and count its call as under way until the block ends.
+
+        Raises the reason of the call's end, or ConnectionLost, when the connection breaks.
+        """
         headers = {"Content-Type": "application/json"} | ({"X-Request-ID": request_id} if request_id else {})
         data = body.__pydantic_serializer__.to_json(body)
-        response = await call.send(self._session.post(path, data=data, headers=headers))
-        if response.status != 200:
-            raise await _refusal(response)
-        return response
-
-    @contextmanager
-    def _tracked(self, call: RunnerCall | None) -> Iterator[RunnerCall]:
-        """Count a call as under way. Raises the reason of its end, or ConnectionLost, when its connection breaks."""
-        call = call or RunnerCall()
         self._calls.add(call)
         try:
-            yield call
+            response = await call.send(self._session.post(path, data=data, headers=headers))
+            if response.status != 200:
+                raise await _refusal(response)
+            yield response
         except aiohttp.ClientError as error:
             raise call.reason or ConnectionLost(_describe(error)) from error
         finally:

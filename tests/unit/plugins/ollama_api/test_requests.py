@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ollmlx import ModelName
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import Message, ToolCall
-from ollmlx_ollama_api.bodies import ChatBody, EmbedBody, GenerateBody, NamedBody
+from ollmlx_ollama_api.bodies import ChatBody, EmbedBody, GenerateBody, NamedBody, parse_name
 from ollmlx_ollama_api.management import CopyBody, CreateBody, DeleteBody
 
 
@@ -138,13 +138,13 @@ def test_thinking_is_a_switch_or_a_level() -> None:
 
 
 def test_the_older_field_name_names_a_model_too() -> None:
-    assert NamedBody.model_validate({"name": "m"}).model_name() == ModelName.parse("m")
+    assert NamedBody.model_validate({"name": "m"}).model == "m"
 
 
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda: NamedBody(model="../x").model_name(), "invalid model name"),
+        (lambda: parse_name("../x"), "invalid model name"),
         (lambda: DeleteBody(model="a b").deleted_name(), 'name "a b" is invalid'),
         (lambda: CopyBody(source="a b", destination="x").names(), 'source "a b" is invalid'),
         (lambda: CopyBody(source="x", destination="a b").names(), 'destination "a b" is invalid'),
