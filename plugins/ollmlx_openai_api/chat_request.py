@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import GenerateRequest, Message, Options, ToolCall
@@ -14,6 +14,8 @@ Think = bool | Literal["low", "medium", "high", "max"] | None
 
 TEXTS = ("text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text")
 IMAGES = ("image_url", "input_image")
+HOTTEST = 2.0
+NO_LIMIT = -1
 
 
 class OpenAIBody(BaseModel):
@@ -80,6 +82,10 @@ class Reasoning(OpenAIBody):
     effort: str | None = None
 
 
+Temperature = Annotated[float, Field(ge=0), AfterValidator(lambda value: min(value, HOTTEST))]
+"""A temperature. OpenAI refuses one above HOTTEST, which some clients send; it counts as HOTTEST here."""
+
+
 class CompletionFields(OpenAIBody):
     """The fields that chat and plain completions share."""
 
@@ -87,9 +93,9 @@ class CompletionFields(OpenAIBody):
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     n: Annotated[int, Field(ge=1, le=16)] = 1
-    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    temperature: Temperature = 1.0
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: int | None = None
     stop: str | tuple[str, ...] | None = None
@@ -106,6 +112,8 @@ class CompletionFields(OpenAIBody):
         found = {name: value for name, value in given if value is not None}
         if self.repetition_penalty == 0:
             found["repeat_penalty"] = 1.0  # both mean that there is no penalty
+        if self.top_k == -1:
+            found["top_k"] = 0  # both switch this filter off
         if self.stop is not None:
             found["stop"] = (self.stop,) if isinstance(self.stop, str) else self.stop
         if limit is not None:
@@ -134,8 +142,8 @@ class ChatRequest(CompletionFields):
     """The whole body."""
 
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=-1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=-1)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
     response_format: ResponseFormat = ResponseFormat(type="text")
@@ -163,7 +171,7 @@ class ChatRequest(CompletionFields):
             parallel_tool_calls=self.parallel_tool_calls,
             think=self._think(),
             format=response_format(wanted.type, wanted.json_schema.schema_, "json_schema.schema"),
-            options=self.sampling(limit),
+            options=self.sampling(NO_LIMIT if limit == 0 else limit),
             top_logprobs=self.top_logprobs if self.logprobs else None,
             truncate=False,
             shift=False,
@@ -244,10 +252,8 @@ def tool_choice(wire: str | dict[str, Any]) -> str:
 
 
 def think(effort: str) -> Think:
-    """Translate the reasoning effort into ollmlx's levels. Raises InvalidRequest."""
-    if effort not in _EFFORTS:
-        raise InvalidRequest(f"invalid reasoning effort {effort!r}: use one of {', '.join(_EFFORTS)}")
-    return _EFFORTS[effort]
+    """Translate the reasoning effort into ollmlx's levels. A word that no level has just means to think."""
+    return _EFFORTS.get(effort, True)
 
 
 _EFFORTS: dict[str, Think] = {

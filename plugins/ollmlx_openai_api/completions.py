@@ -34,7 +34,7 @@ class CompletionRequest(CompletionFields):
 
     prompt: Texts = ""
     suffix: str = ""
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(ge=-1)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool = False
 

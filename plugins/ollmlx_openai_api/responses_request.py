@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import GenerateRequest, Message, Options
-from ollmlx_openai_api.chat_request import OpenAIBody, Reasoning, response_format, think, tool_choice
+from ollmlx_openai_api.chat_request import OpenAIBody, Reasoning, Temperature, response_format, think, tool_choice
 from ollmlx_openai_api.responses_items import Conversation, InputItem
 from ollmlx_openai_api.responses_tools import ResponseTools
 
@@ -36,7 +36,7 @@ class ResponsesRequest(OpenAIBody):
     input: str | tuple[InputItem, ...]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    temperature: Temperature = 1.0
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
     include: tuple[str, ...] = ()

@@ -242,7 +242,7 @@ class TestErrors:
         [
             ({"model": "nobody"}, openai.NotFoundError, "not_found_error"),
             ({"messages": []}, openai.BadRequestError, "invalid_request_error"),
-            ({"temperature": 9}, openai.BadRequestError, "invalid_request_error"),
+            ({"temperature": -1}, openai.BadRequestError, "invalid_request_error"),
             ({"tool_choice": "sometimes"}, openai.BadRequestError, "invalid_request_error"),
         ],
     )
