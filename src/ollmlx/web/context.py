@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -18,7 +17,8 @@ CLIENT_GONE = 499
 """The status that is logged when the client left before the response was complete."""
 REQUEST_ID_HEADER = "x-request-id"
 
-_USABLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
+USABLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
+"""Request ids of clients that are safe to log."""
 
 
 @dataclass(slots=True, eq=False)
@@ -92,13 +92,6 @@ class RequestContext:
         if self.dropped:
             headers.append((b"x-ollmlx-dropped-tokens", str(self.dropped).encode()))
         return headers
-
-
-def request_id(sent: str | None) -> str:
-    """Return the id that the client sent if it is safe to log, else a new one."""
-    if sent is not None and _USABLE_ID.fullmatch(sent):
-        return sent
-    return f"req-{secrets.token_hex(8)}"
 
 
 def current() -> RequestContext:

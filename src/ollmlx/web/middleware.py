@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import orjson
 from werkzeug.datastructures import Headers as RequestHeaders
 
 from ollmlx.errors import OllmlxError
-from ollmlx.web.context import CLIENT_GONE, CURRENT, REQUEST_ID_HEADER, RequestContext, request_id
+from ollmlx.web.context import CLIENT_GONE, CURRENT, REQUEST_ID_HEADER, USABLE_ID, RequestContext
 from ollmlx.web.kit.body import too_large
 from ollmlx.web.kit.errors import JSON, failure, failure_headers
 from ollmlx.web.logs import QUIET_PATHS
@@ -55,7 +56,9 @@ class Middleware:
             return
         headers = RequestHeaders((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
         peer = str(scope["client"][0]) if scope.get("client") else "local"
-        context = RequestContext(request_id(headers.get(REQUEST_ID_HEADER)), scope["method"], scope["path"], peer)
+        sent = headers.get(REQUEST_ID_HEADER, "")
+        request_id = sent if USABLE_ID.fullmatch(sent) else f"req-{secrets.token_hex(8)}"
+        context = RequestContext(request_id, scope["method"], scope["path"], peer)
         context.body_wanted.set()
         context.priority = headers.get("x-priority", "normal").strip().lower()
         context.upload = context.path.startswith(tuple(self._state.uploads))

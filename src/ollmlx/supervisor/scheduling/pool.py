@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from ollmlx.errors import Busy, Timeout
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.protocol import TokenizeRequest, Tokens
 from ollmlx.settings import Settings
-from ollmlx.supervisor.clock import Clock, SystemClock, Tuning
+from ollmlx.supervisor.clock import Clock, SystemClock, Timer, Tuning
 from ollmlx.supervisor.machine import ThisMachine, find_budget
 from ollmlx.supervisor.runner.client import RunnerCall
 from ollmlx.supervisor.runner.factory import PooledRunner, ProcessRunnerFactory, RunnerFactory
@@ -52,6 +52,8 @@ class Lease:
     queue_ns: int
     load_ns: int
     entry: PoolEntry
+    call: RunnerCall
+    """For the one request to the runner. It is aborted when the request's time is over."""
     completed: bool = False
     """The answer is complete. A client that disconnects before cancels its request."""
 
@@ -141,7 +143,8 @@ class Pool:
         loading = max(0.0, min(acquired, entry.loaded_at) - max(arrived, entry.created_at))
         waited = acquired - arrived
         self._observers.on_admit(spec.name, waited, loading)
-        lease = Lease(entry.runner, int((waited - loading) * 1e9), int(loading * 1e9), entry)
+        lease = Lease(entry.runner, int((waited - loading) * 1e9), int(loading * 1e9), entry, RunnerCall())
+        timer = self._abort_at(deadline, lease.call, spec) if deadline < math.inf else None
         logger.debug("%s serves the request: waited %.3f s, %d slots taken", entry.id, waited, entry.leases)
         try:
             yield lease
@@ -150,6 +153,8 @@ class Pool:
                 self._observers.on_cancel(spec.name, "running")
             raise
         finally:
+            if timer is not None:
+                timer.cancel()
             self._scheduler.release(entry, acquired)
             logger.debug("%s is done with the request after %.3f s", entry.id, self._clock.monotonic() - acquired)
 
@@ -166,21 +171,20 @@ class Pool:
         admitted = answered = False
         for attempt in (1, 2):
             try:
-                with self._call_until(deadline, spec) as call:
-                    async with (
-                        self.lease(spec, caller, keep_alive, deadline=deadline, again=attempt > 1) as lease,
-                        aclosing(lease.runner.generate(request, call)) as events,
-                    ):
-                        async for event in events:
-                            if not admitted:
-                                admitted = True
-                                yield Admitted(queue_ns=lease.queue_ns, load_ns=lease.load_ns, runner=lease.entry.id)
-                            if not answered and not isinstance(event, Prefill):
-                                answered = True
-                                self._answered(lease)
-                            if isinstance(event, Done):
-                                event = event.model_copy(update=self._finish(lease, began))
-                            yield event
+                async with (
+                    self.lease(spec, caller, keep_alive, deadline=deadline, again=attempt > 1) as lease,
+                    aclosing(lease.runner.generate(request, lease.call)) as events,
+                ):
+                    async for event in events:
+                        if not admitted:
+                            admitted = True
+                            yield Admitted(queue_ns=lease.queue_ns, load_ns=lease.load_ns, runner=lease.entry.id)
+                        if not answered and not isinstance(event, Prefill):
+                            answered = True
+                            self._answered(lease)
+                        if isinstance(event, Done):
+                            event = event.model_copy(update=self._finish(lease, began))
+                        yield event
                 return
             except RunnerExited as exited:
                 if answered:
@@ -254,29 +258,18 @@ class Pool:
         while True:
             attempt += 1
             try:
-                with self._call_until(deadline, spec) as call:
-                    async with self.lease(spec, caller, keep_alive, deadline=deadline, again=attempt > 1) as lease:
-                        answer = await ask(lease.runner, call)
-                        self._answered(lease)
-                        lease.completed = True
-                        return lease, answer
+                async with self.lease(spec, caller, keep_alive, deadline=deadline, again=attempt > 1) as lease:
+                    answer = await ask(lease.runner, lease.call)
+                    self._answered(lease)
+                    lease.completed = True
+                    return lease, answer
             except RunnerExited as exited:
                 self._check_retry(spec, exited, attempt)
 
-    @contextmanager
-    def _call_until(self, deadline: float, spec: LaunchSpec) -> Iterator[RunnerCall]:
-        """Yield a call that is aborted at the deadline."""
-        call = RunnerCall()
-        if math.isinf(deadline):
-            yield call
-            return
+    def _abort_at(self, deadline: float, call: RunnerCall, spec: LaunchSpec) -> Timer:
         limit = format_duration(spec.request_timeout)
         reason = Timeout(f"the request took longer than {limit}: [runners] request_timeout")
-        timer = self._clock.call_later(max(0.0, deadline - self._clock.monotonic()), lambda: call.abort(reason))
-        try:
-            yield call
-        finally:
-            timer.cancel()
+        return self._clock.call_later(max(0.0, deadline - self._clock.monotonic()), lambda: call.abort(reason))
 
     def _check_retry(self, spec: LaunchSpec, exited: RunnerExited, attempt: int) -> None:
         """Announce a retry. Raises the failure when a retry is no use, or was the last one."""

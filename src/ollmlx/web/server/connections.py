@@ -86,7 +86,12 @@ class Connection:
             async with TaskGroup(asyncio.get_running_loop()) as tasks:
                 self._protocol = HTTP1Protocol(app, config, context, tasks, state, False, client, server, self._send)
                 self._start_idle_timer()
-                await self._read()
+                while not self._reader.at_eof():
+                    try:
+                        data = await self._reader.read(READ_SIZE)
+                    except OSError:
+                        break
+                    await self._protocol.handle(RawData(data))
                 await self._protocol.handle(Closed())
         finally:
             self._stop_idle_timer()
@@ -109,14 +114,6 @@ class Connection:
             self._stalled_since = now
         self._unread = unread
         return now - self._stalled_since
-
-    async def _read(self) -> None:
-        while not self._reader.at_eof():
-            try:
-                data = await self._reader.read(READ_SIZE)
-            except OSError:
-                return
-            await self._protocol.handle(RawData(data))
 
     async def _send(self, event: Event) -> None:
         """Handle an event of the protocol: bytes to send, a connection to close, a request that begins or has ended."""
