@@ -4,37 +4,45 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 from ollmlx.cli.connection import load
 from ollmlx.cli.terminal import grey, report
-from ollmlx.errors import Conflict, OllmlxError, StorageError
+from ollmlx.errors import Conflict, NotFound, OllmlxError, StorageError
 from ollmlx.plugin.loader import is_hidden, load_plugins
 from ollmlx.settings.faults import Fault
+from ollmlx.settings.files import FILE_NAME
 from ollmlx.settings.keys import dotted
 from ollmlx.settings.load import InvalidSettings
 from ollmlx.settings.report import Effective, effective, reference, toml_value
+from ollmlx.settings.trust import TrustedFiles, refusal
 
 DESCRIPTION = """Print and check the settings.
 
   ollmlx config show          print every value and its origin
   ollmlx config check         print every fault of the settings
-  ollmlx config init [FILE]   write a settings file with every key, its default and its description"""
+  ollmlx config init [FILE]   write a settings file with every key, its default and its description
+  ollmlx config trust [FILE]  let the settings file of a folder set everything, until it changes"""
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
-    parser.add_argument("action", choices=("show", "check", "init"), nargs="?", default="show")
-    parser.add_argument("file", metavar="FILE", nargs="?", help="the file that init writes (default: ollmlx.toml)")
+    parser.add_argument("action", choices=("show", "check", "init", "trust"), nargs="?", default="show")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="the file of init and trust (default: ollmlx.toml)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--changed", action="store_true", help="show: leave out values that are defaults")
+    parser.add_argument("--list", action="store_true", help="trust: print the files that are trusted")
+    parser.add_argument("--revoke", action="store_true", help="trust: trust the file no longer")
     parser.add_argument("--force", action="store_true", help="init: replace a file that exists")
 
 
 def run_config(args: argparse.Namespace) -> int:
     if args.action == "init":
         return _init(Path(args.file or "ollmlx.toml"), force=args.force)
+    if args.action == "trust":
+        return _trust(args)
     return _check(args) if args.action == "check" else _show(args)
 
 
@@ -93,6 +101,27 @@ def _check(args: argparse.Namespace) -> int:
 
 def _as_json(fault: Fault) -> dict[str, str]:
     return {"code": fault.code, "message": str(fault), "source": str(fault.origin)}
+
+
+def _trust(args: argparse.Namespace) -> int:
+    known, file = TrustedFiles(os.environ), Path(args.file or FILE_NAME)
+    if args.list:
+        for path in sorted(known.all()):
+            print(path)
+        return 0
+    try:
+        if args.revoke:
+            if not known.remove(file):
+                raise NotFound(f"{file} is not trusted", hint="ollmlx config trust --list")
+            print(f"{file.resolve()} is not trusted any more")
+            return 0
+        if (reason := refusal(file)) is not None:
+            raise Conflict(f"{file} cannot be trusted: {reason}", code="CFG013")
+        known.add(file)
+    except OSError as error:
+        raise StorageError(f"cannot trust {file}: {error.strerror}", code="CFG001") from error
+    print(f"{file.resolve()} is trusted until it changes")
+    return 0
 
 
 def _init(file: Path, *, force: bool) -> int:

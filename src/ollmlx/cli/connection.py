@@ -25,8 +25,15 @@ PATIENCE = 60
 
 
 def settings(args: argparse.Namespace) -> Settings:
-    """Return the settings for `--config` and the other flags. Raises ConfigError with every fault."""
-    return load(args).settings
+    """Return the settings for `--config` and the other flags. Raises ConfigError with every fault.
+
+    Prints what a settings file that was found in this folder, and is not trusted, would have set.
+    """
+    loaded = load(args)
+    for notice in loaded.warnings:
+        if notice.code == "CFG013":
+            note(f"warning: {notice}")
+    return loaded.settings
 
 
 def load(args: argparse.Namespace) -> LoadedSettings:
@@ -88,7 +95,7 @@ def ensure_daemon(client: Client, args: argparse.Namespace) -> None:
 
 
 def _output_file(args: argparse.Namespace) -> Path:
-    folder = settings(args).state_folder
+    folder = load(args).settings.state_folder  # `connect` has printed what is ignored
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         output = folder / "serve.out"  # what the daemon prints before its own log is open

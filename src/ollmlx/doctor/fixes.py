@@ -37,6 +37,8 @@ def settings_fixes(context: CheckContext, fault: Fault) -> Fixes:
         return (f"unset {origin.name}",), ()
     if fault.code == "CFG001":
         return _unreadable_file_fixes(context, origin.name)
+    if fault.code == "CFG013":
+        return (("ollmlx config trust",) if fault.path else (f"chmod go-w . {quoted(Path(origin.name))}",)), ()
     likely = likely_key(fault.path) if fault.code == "CFG003" else None
     return edit_settings(context, origin, fault.path[-1] if fault.path else "", likely)
 

@@ -53,6 +53,7 @@ CODES: Final[dict[str, tuple[str, str]]] = {
     "CFG008": ("a plugin does not accept its settings", "error"),
     "CFG009": ("the settings name a model that is not installed", "warning"),
     "CFG012": ("a setting of an earlier version is gone", "warning"),
+    "CFG013": ("a settings file of the working directory is not trusted", "warning"),
     "DOC001": ("a check of the doctor crashed", "error"),
     "DOC002": ("a check of the doctor took too long", "warning"),
     "DOC003": ("a self-test was not finished", "warning"),

@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 FILE_NAME = "ollmlx.toml"
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "UTF-8 with a byte order mark", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
@@ -25,20 +25,37 @@ class NotToml(ValueError):
         self.message, self.line, self.column = message, line, column
 
 
-def find_file(config: Path | None, environ: Mapping[str, str], cwd: Path) -> tuple[Path, str] | None:
-    """Find the settings file; return its path and the name by which messages call it, or None.
+class SettingsFile(NamedTuple):
+    """A settings file, and the name by which messages call it. `found`: it lies in the working directory, unasked."""
+
+    path: Path
+    shown: str
+    found: bool = False
+
+
+def find_file(config: Path | None, environ: Mapping[str, str], cwd: Path) -> SettingsFile | None:
+    """Find the settings file, or None.
 
     The file of `--config` or OLLMLX_CONFIG is returned even if it does not exist; otherwise the first file that does.
     """
     asked = str(config) if config is not None else environ.get("OLLMLX_CONFIG", "").strip()
     if asked:
-        return (cwd / Path(asked).expanduser()), asked
+        return SettingsFile(cwd / Path(asked).expanduser(), asked)
+    own, here = user_file(environ), cwd / FILE_NAME
+    if _is_there(here) and (own is None or here != own.path):
+        return SettingsFile(here, FILE_NAME, found=True)
+    return own
+
+
+def user_file(environ: Mapping[str, str]) -> SettingsFile | None:
+    """The person's own settings file, if there is one."""
     home = environ.get("HOME") or str(Path.home())
-    user_file = Path(environ.get("XDG_CONFIG_HOME") or f"{home}/.config") / "ollmlx" / FILE_NAME
-    for path, shown in ((cwd / FILE_NAME, FILE_NAME), (user_file, str(user_file))):
-        if path.exists() or path.is_symlink():
-            return path, shown
-    return None
+    path = Path(environ.get("XDG_CONFIG_HOME") or f"{home}/.config") / "ollmlx" / FILE_NAME
+    return SettingsFile(path, str(path)) if _is_there(path) else None
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
 
 
 def parse_toml(data: bytes) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:

@@ -18,9 +18,10 @@ from pydantic_settings import EnvSettingsSource, InitSettingsSource
 
 from ollmlx.errors import ConfigError
 from ollmlx.settings.faults import DEFAULT, Fault, Origin, faults_between_values, faults_of, not_toml, unreadable
-from ollmlx.settings.files import NotToml, find_file, parse_toml
+from ollmlx.settings.files import NotToml, SettingsFile, find_file, parse_toml, user_file
 from ollmlx.settings.keys import REMOVED, KeyPath, is_list, variable
 from ollmlx.settings.model import Settings
+from ollmlx.settings.trust import TrustedFiles, refusal, restricted_part
 from ollmlx.text.quantities import FOREVER, parse_duration
 
 PREFIX = "OLLMLX_"
@@ -81,15 +82,20 @@ def load_settings(
     environ = os.environ if environ is None else environ
     faults: list[Fault] = []
     file = find_file(config, environ, cwd or Path.cwd())
-    files = (file[0],) if file else ()
+    ignored: list[Fault] = []
+    if file and file.found and (reason := refusal(file.path)) is not None:
+        ignored.append(Fault((), f"this settings file is ignored: {reason}", Origin("file", file.shown), "CFG013"))
+        file = user_file(environ)
+    files = (file.path,) if file else ()
     sources = [
-        _from_file(*file, faults) if file else TracedSource(),
+        _from_file(file, faults, ignored, TrustedFiles(environ)) if file else TracedSource(),
         _from_ollama(environ),
         _from_variables(environ, faults),
         _from_command_line(overrides or {}),
     ]
     warnings = [notice for source in sources for notice in source.removed_keys()]
     sources = [source.without(notice.path for notice in warnings) for source in sources]
+    warnings += ignored
     sound = []
     for source in sources:  # each source alone, so that a fault is reported also when a stronger source hides it
         try:
@@ -191,10 +197,12 @@ def _leaves(tree: Mapping[str, Any], prefix: KeyPath = ()) -> Iterator[tuple[Key
 # -- the sources -------------------------------------------------------------------------------------------------------
 
 
-def _from_file(path: Path, shown: str, faults: list[Fault]) -> TracedSource:
-    """Read a settings file. What prevents that is added to `faults`. `shown` is the name of the file in messages."""
+def _from_file(file: SettingsFile, faults: list[Fault], ignored: list[Fault], trusted: TrustedFiles) -> TracedSource:
+    """Read a settings file. What prevents that is added to `faults`, and to `ignored` what it may not set."""
+    path, shown, found = file
     try:
-        tree, lines = parse_toml(path.read_bytes())
+        data = path.read_bytes()
+        tree, lines = parse_toml(data)
     except OSError as error:
         faults.append(unreadable(path, error, shown))
         return TracedSource()
@@ -208,7 +216,26 @@ def _from_file(path: Path, shown: str, faults: list[Fault]) -> TracedSource:
             str(path.parent / one) if isinstance(one, str) and not one.startswith("~") else one for one in paths
         ]
     origins = {key: Origin("file", shown, line) for key, line in lines.items()}
-    return TracedSource(tree, {(): Origin("file", shown), **origins})
+    source = TracedSource(tree, {(): Origin("file", shown), **origins})
+    return source if not found or trusted.has(path, data) else _unrestricted(source, ignored)
+
+
+def _unrestricted(source: TracedSource, ignored: list[Fault]) -> TracedSource:
+    """Leave out what only a trusted file may set, unless the value is the default."""
+    parts = {path: part for path, _ in source.leaves() if (part := restricted_part(path)) is not None}
+    for path in parts:
+        others = [other for other, _ in source.leaves() if other != path]
+        if not _is_default(source.without(others)):
+            problem = "ignored, because this file was found and is not trusted; ollmlx config trust"
+            ignored.append(Fault(path, problem, source.origin(path), "CFG013"))
+    return source.without(dict.fromkeys(parts.values()))
+
+
+def _is_default(source: TracedSource) -> bool:
+    try:
+        return Settings.from_sources([source]) == Settings.from_sources([TracedSource()])
+    except ValidationError:
+        return False
 
 
 class _Variables(EnvSettingsSource):

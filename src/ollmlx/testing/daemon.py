@@ -131,7 +131,7 @@ class Daemon:
             check=False,
             timeout=timeout,
             cwd=self.folder,
-            env={**self.environment, "OLLAMA_HOST": self.address},
+            env={"OLLMLX_CONFIG": self.config.name, **self.environment, "OLLAMA_HOST": self.address},
         )
 
     def get(self, path: str, **options: Any) -> httpx2.Response:

@@ -72,7 +72,7 @@ def test_secrets_are_hidden_by_name_by_type_and_inside_of_texts(
         '[plugins.hub]\ntoken = "hush-4"',
         encoding="utf-8",
     )
-    assert main(["config", "show", *form]) == 0
+    assert main(["config", "show", "--config", "ollmlx.toml", *form]) == 0
     reported = capsys.readouterr()
     assert "hush" not in reported.out + reported.err
     assert reported.out.count("********") == 4

@@ -98,7 +98,7 @@ def test_warnings_do_not_fail_and_errors_do(
 
 def test_standard_output_is_only_json_nothing_is_logged_and_a_closed_pipe_is_no_error(nothing_here: Path) -> None:
     (nothing_here / "ollmlx.toml").write_text("[plugins]\npaths = ['odd.py']", encoding="utf-8")
-    command = [sys.executable, "-m", "ollmlx", "doctor", "plugins", "--json"]
+    command = [sys.executable, "-m", "ollmlx", "doctor", "plugins", "--json", "--config", "ollmlx.toml"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "20"}, check=False)
     assert (done.returncode, done.stderr) == (1, "")
     assert json.loads(done.stdout)["findings"][0]["code"] == "PLG001"

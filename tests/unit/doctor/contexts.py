@@ -16,6 +16,7 @@ from ollmlx.doctor.machine import Completed, Machine, Process, Processes
 from ollmlx.doctor.report import Report
 from ollmlx.doctor.run import all_checks, examine
 from ollmlx.errors.findings import Finding, Severity
+from ollmlx.settings.trust import TrustedFiles
 from ollmlx.text.addresses import Address
 
 GB = 1000**3
@@ -95,13 +96,14 @@ def healthy(tmp_path: Path, toml: str = "", environ: Mapping[str, str] | None = 
 
 
 def settle(tmp_path: Path, toml: str = "") -> None:
-    """Create the folders and a settings file."""
+    """Create the folders and a settings file that is trusted."""
     (tmp_path / "models" / "mlx").mkdir(parents=True, exist_ok=True)
     (tmp_path / "state").mkdir(mode=0o700, exist_ok=True)
     file = tmp_path / "ollmlx.toml"
     storage = f'models = "{tmp_path / "models"}"\nstate = "{tmp_path / "state"}"'
     file.write_text(f"[storage]\n{storage}\n{toml}", encoding="utf-8")
     file.chmod(0o600)
+    TrustedFiles({"HOME": str(tmp_path)}).add(file)
 
 
 def context_of(tmp_path: Path, environ: Mapping[str, str] | None = None) -> CheckContext:

@@ -19,6 +19,7 @@ from ollmlx.text.quantities import FOREVER
 def load(tmp_path: Path, toml: str = "", environ: Mapping[str, str] | None = None, **flags: object) -> LoadedSettings:
     if toml:
         (tmp_path / "ollmlx.toml").write_text(toml, encoding="utf-8")
+        environ = {"OLLMLX_CONFIG": "ollmlx.toml", **(environ or {})}  # asked for: it may set everything
     overrides = {key.replace("__", "."): value for key, value in flags.items()}
     return load_settings(None, overrides, {"HOME": str(tmp_path), **(environ or {})}, tmp_path)
 

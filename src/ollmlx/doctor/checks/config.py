@@ -16,7 +16,7 @@ from ollmlx.settings.keys import show_path
 CHECK = "ollmlx config check"
 
 
-@check("settings", "config", "CFG001", "CFG002", "CFG003", "CFG004", "CFG008", "CFG012")
+@check("settings", "config", "CFG001", "CFG002", "CFG003", "CFG004", "CFG008", "CFG012", "CFG013")
 def settings(context: CheckContext) -> Iterator[Finding]:
     """Report each fault and each warning with its file and line or its variable."""
     for fault in (*context.faults, *context.loaded.warnings):
