@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from quart import Blueprint, Response
 
 from ollmlx import ModelName, closing
-from ollmlx.types import InstalledModel
+from ollmlx.types import GenerateRequest, InstalledModel
 from ollmlx.web import Failure, caller, declare_errors, embedded, json_answer, read_model, sse
 from ollmlx_openai_api import schemas
 from ollmlx_openai_api.answering import encode, generate, requests, shape, streamed, told, whole
@@ -104,10 +104,18 @@ def _failed(builder: ResponseEvents, failure: Failure) -> bytes:
     return _named(builder.failed(message, code or failure.kind))
 
 
+async def _thinkable(service: Service, name: str, request: GenerateRequest) -> GenerateRequest:
+    """Return the request without an effort that the model cannot make: Codex states one for every model."""
+    if not request.think or "thinking" in (await service.show(ModelName.parse(name))).capabilities:
+        return request
+    return request.model_copy(update={"think": None})
+
+
 async def _response_records(
     service: Service, body: ResponsesRequest, builder: ResponseEvents
 ) -> AsyncGenerator[bytes, None]:
-    async with closing(generate(service, body.model, body.to_vocabulary())) as events:
+    request = await _thinkable(service, body.model, body.to_vocabulary())
+    async with closing(generate(service, body.model, request)) as events:
         begun = False
         async for event in events:
             if not begun:

@@ -159,7 +159,7 @@ def test_the_beta_client_is_answered_too(client: Any) -> None:
         ({"model": "nobody"}, anthropic.NotFoundError, "not_found_error"),
         ({"messages": []}, anthropic.BadRequestError, "invalid_request_error"),
         ({"max_tokens": 0}, anthropic.BadRequestError, "invalid_request_error"),
-        ({"tools": [{"type": "web_search_1", "name": "x"}]}, anthropic.BadRequestError, "invalid_request_error"),
+        ({"tools": [{"type": "custom"}]}, anthropic.BadRequestError, "invalid_request_error"),
         ({"model": "mortal", "stream": False}, anthropic.InternalServerError, "api_error"),
     ],
 )
@@ -171,6 +171,11 @@ def test_an_early_failure_has_its_status(
         client.messages.create(**said("x") | {"stream": stream} | change)
     assert raised.value.type == kind
     assert raised.value.request_id
+
+
+def test_a_tool_of_anthropics_servers_is_accepted(client: Any) -> None:
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    assert text_of(client.messages.create(**said("one two"), tools=[search])) == "one two"
 
 
 def test_a_failure_in_the_middle_is_an_error_and_no_end(client: Any) -> None:

@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from ollmlx.errors import InvalidRequest
-from ollmlx.testing.routes import FakeService, web_app
+from ollmlx.testing.routes import FakeService, installed, web_app
+from ollmlx.types import Capability
 from ollmlx_openai_api.responses_request import ResponsesRequest
 from ollmlx_openai_api.routes import blueprint
 
@@ -69,3 +70,16 @@ async def test_numbers_beyond_64_bits_are_given_back(echoed: dict[str, Any], str
     answer = await client.post("/v1/responses", json={"model": "tiny", "input": "x", "stream": stream, **echoed})
     assert answer.status_code == 200
     assert orjson.dumps(1e30) in await answer.get_data()
+
+
+@pytest.mark.parametrize(("capabilities", "think"), [(("completion",), None), (("completion", "thinking"), "high")])
+async def test_an_effort_is_only_asked_of_a_model_that_can_think(
+    capabilities: tuple[Capability, ...], think: str | None
+) -> None:
+    service = FakeService(models=[installed("tiny", capabilities=capabilities)])
+    service.say("hello")
+    client: Any = web_app(service, blueprint).test_client()
+    body = {"model": "tiny", "input": "x", "reasoning": {"effort": "high"}}
+    assert (await client.post("/v1/responses", json=body)).status_code == 200
+    asked = next(request for method, _, request in service.calls if method == "generate")
+    assert asked.think == think
