@@ -233,7 +233,9 @@ def with_defaults(model: InstalledModel, request: GenerateRequest, caller: Calle
             messages = (*system, *defaults.messages, *messages)
         else:
             messages = (messages[0], *defaults.messages, *messages[1:])
-        update["messages"] = messages if "vision" in model.capabilities else tuple(map(_described, messages))
+        if "vision" not in model.capabilities and any(message.images for message in messages):
+            messages = tuple(map(_described, messages))
+        update["messages"] = messages
     return request.model_copy(update=update)
 
 
