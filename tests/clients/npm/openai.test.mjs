@@ -75,7 +75,7 @@ test('models are listed and shown', async () => {
 
 test('errors have their classes, also in the middle of a stream', async () => {
   await assert.rejects(client.chat.completions.create({ ...said('x'), model: 'nobody' }), OpenAI.NotFoundError)
-  await assert.rejects(client.chat.completions.create({ ...said('x'), temperature: 9 }), OpenAI.BadRequestError)
+  await assert.rejects(client.chat.completions.create({ ...said('x'), temperature: -1 }), OpenAI.BadRequestError)
   const format = { type: 'json_schema', json_schema: { name: 'x', schema: { type: 3 } } }
   await assert.rejects(client.chat.completions.create(said('x', { response_format: format })), OpenAI.BadRequestError)
   const stream = await client.chat.completions.create(
