@@ -150,3 +150,10 @@ def test_an_error_of_llama_cpps_has_our_kind(data: bytes, expected: type[OllmlxE
     error = error_of(data)
     assert type(error) is expected
     assert error.message == "llama.cpp: why" or b"why" not in data
+
+
+def test_a_refusal_of_llama_cpps_has_both_lengths() -> None:
+    told = b'{"error": {"message": "why", "type": "exceed_context_size_error", "n_prompt_tokens": 90, "n_ctx": 64}}'
+    error = error_of(told)
+    assert isinstance(error, ContextExceeded)
+    assert error.excess == (90, 64)

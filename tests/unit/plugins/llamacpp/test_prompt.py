@@ -130,6 +130,11 @@ async def test_what_may_not_be_cut_is_refused_with_both_lengths() -> None:
     for request in (chat("word " * 200, truncate=False), GenerateRequest(prompt="word " * 200, truncate=False)):
         with pytest.raises(ContextExceeded, match=r"20[01] tokens, and 49 are available"):
             await builder(50).build(request)
+    gap = GenerateRequest(prompt="word " * 30, suffix="word " * 30, truncate=False)
+    with pytest.raises(ContextExceeded) as refusal:
+        await builder(50).build(gap)
+    assert refusal.value.excess == (60, 49)
+    assert (await builder(100).build(gap)).path == INSERT
 
 
 async def test_tools_and_thinking_are_sent_in_llama_cpps_format() -> None:
