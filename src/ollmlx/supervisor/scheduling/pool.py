@@ -106,10 +106,10 @@ class Pool:
             if entry.runner is not None and entry.leases:
                 entry.runner.abort(Busy("the server is shutting down", retry_after=5))
             self._runners.stop(entry, "drain")
-        exits = [asyncio.ensure_future(entry.exited.wait()) for entry in entries]
-        if exits:
-            await asyncio.wait(exits, timeout=self._tuning.stop_timeout + STOP_MARGIN)
-        for exit_, entry in zip(exits, entries, strict=True):
+        waiting = [asyncio.ensure_future(entry.exited.wait()) for entry in entries]
+        if waiting:
+            await asyncio.wait(waiting, timeout=self._tuning.stop_timeout + STOP_MARGIN)
+        for exit_, entry in zip(waiting, entries, strict=True):
             if not exit_.done():
                 logger.error("%s does not exit", entry.id)
                 exit_.cancel()

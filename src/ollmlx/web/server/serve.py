@@ -158,8 +158,8 @@ def _gc_tuned() -> Iterator[None]:
         gc.unfreeze()
 
 
-async def _first_of(*waits: Awaitable[object]) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
+async def _first_of(*events: Awaitable[object]) -> None:
+    tasks = [asyncio.ensure_future(event) for event in events]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
