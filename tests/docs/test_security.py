@@ -11,7 +11,7 @@ PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
 
 
-def tests_of(file: str) -> set[str]:
+def functions_of(file: str) -> set[str]:
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     return {function.name for function in functions if function.name.startswith("test_")}
@@ -21,7 +21,7 @@ def test_every_promise_names_tests_that_exist() -> None:
     rows = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| promise")]
     assert len(rows) > 20
     assert [row for row in rows if "::test_" not in row] == []
-    assert [(file, name) for file, name in NAMED if name not in tests_of(file)] == []
+    assert [(file, name) for file, name in NAMED if name not in functions_of(file)] == []
 
 
 def test_every_attack_is_named_and_says_what_it_is() -> None:

@@ -14,7 +14,7 @@ from ollmlx.cli.client import Client, Json
 from ollmlx.cli.connection import connect, ensure_daemon
 from ollmlx.cli.formatting import table
 from ollmlx.cli.run import show_or_pull
-from ollmlx.cli.terminal import note, width
+from ollmlx.cli.terminal import note, say, width
 from ollmlx.errors import InvalidRequest, NotFound, UpstreamError
 from ollmlx.text.addresses import Address
 
@@ -147,11 +147,11 @@ def _print(
 ) -> None:
     if as_json:
         result = {"rounds": plan.rounds, "tokens": plan.tokens, "servers": [one.summary() for one in measured]}
-        print(json.dumps({**result, "agreement": summary(same)} if same else result, indent=2))
+        say(json.dumps({**result, "agreement": summary(same)} if same else result, indent=2))
     else:
-        print(table(*rows(measured), width(sys.stdout)))
+        say(table(*rows(measured), width(sys.stdout)))
         if same:
-            print(f"\n{sentence(same)}")
+            say(f"\n{sentence(same)}")
 
 
 def _positive(text: str) -> int:

@@ -18,6 +18,7 @@ from ollmlx.settings.keys import dotted
 from ollmlx.settings.load import InvalidSettings
 from ollmlx.settings.report import Effective, effective, reference, toml_value
 from ollmlx.settings.trust import TrustedFiles, refusal
+from ollmlx.text.controls import escape_line, escape_text
 
 DESCRIPTION = """Print and check the settings.
 
@@ -67,8 +68,8 @@ def _lines(values: list[Effective]) -> list[str]:
         if value.path[0] != section:
             section = value.path[0]
             lines += ["", f"[{section}]"]
-        text = f"{dotted(value.path[1:])} = {toml_value(value.value)}"
-        origin = "; overrides ".join(map(str, [value.origin, *(weaker for _, weaker in value.overrides)]))
+        text = escape_text(f"{dotted(value.path[1:])} = {toml_value(value.value)}")
+        origin = escape_line("; overrides ".join(map(str, [value.origin, *(weaker for _, weaker in value.overrides)])))
         lines.append(f"{text:<44}  {grey(f'# {origin}', sys.stdout)}")
     return lines[1:]
 

@@ -10,9 +10,12 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from textwrap import indent
 
 from ollmlx import __version__
+from ollmlx.cli.terminal import say
 from ollmlx.errors import NotFound
+from ollmlx.text.controls import escape_line
 
 LOG = "logs/daemon.log"
 """The daemon's log in the state folder."""
@@ -54,14 +57,14 @@ def run_version(args: argparse.Namespace) -> int:
     except NotRunning:
         daemon = None
     if args.json:
-        print(json.dumps({"client": __version__, "address": str(client.address), "daemon": daemon}))
+        say(json.dumps({"client": __version__, "address": str(client.address), "daemon": daemon}))
         return 0
-    print(f"ollmlx version {__version__}")
+    say(f"ollmlx version {__version__}")
     if daemon is None:
-        print(f"daemon: none answers at {client.address}")
+        say(f"daemon: none answers at {client.address}")
     else:
         ours = f" (ollmlx {daemon['ollmlx']})" if "ollmlx" in daemon else ""
-        print(f"daemon: API version {daemon['version']}{ours} at {client.address}")
+        say(f"daemon: API version {daemon['version']}{ours} at {client.address}")
     return 0
 
 
@@ -82,12 +85,12 @@ def run_logs(args: argparse.Namespace) -> int:
         raise NotFound(f"there is no log at {file}", hint="ollmlx serve writes it, unless [logging] file is false")
     wanted = [line for line in stored_lines(file) if mentions(line, args.runner)]
     for line in wanted[max(0, len(wanted) - args.lines) :]:
-        print(line if args.json else readable(line))
+        say(line if args.json else readable(line))
     if args.follow:
         sys.stdout.flush()
         for line in new_lines(file):
             if mentions(line, args.runner):
-                print(line if args.json else readable(line), flush=True)
+                say(line if args.json else readable(line), flush=True)
     return 0
 
 
@@ -141,10 +144,10 @@ def readable(line: str) -> str:
     try:
         record = json.loads(line)
         clock = datetime.fromisoformat(record["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        level, message = str(record["level"]).upper(), str(record["message"])
+        level, message = str(record["level"]).upper(), escape_line(str(record["message"]))
     except (ValueError, KeyError, TypeError):
         return line
     request = record.get("request")
     suffix = f" request={request}" if request and f"request={request}" not in message else ""
     trace = record.get("traceback")
-    return f"{clock} {level:<7} {message}{suffix}" + (f"\n{trace}" if trace else "")
+    return f"{clock} {level:<7} {message}{suffix}" + (f"\n{indent(trace, '  ')}" if trace else "")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from ollmlx.cli.connection import connect, ensure_daemon, overrides
-from ollmlx.cli.terminal import note, report, width
+from ollmlx.cli.terminal import note, report, say, width
 from ollmlx.doctor import bundle, runbooks
 from ollmlx.doctor.context import CheckContext, build_context
 from ollmlx.doctor.daemon import DaemonClient
@@ -68,9 +68,9 @@ def run_doctor(args: argparse.Namespace) -> int:
 
 def _explain(args: argparse.Namespace) -> int:
     try:
-        print(runbooks.page(args.explain))
+        say(runbooks.page(args.explain))
     except InvalidRequest:  # perhaps the code of a plugin
-        print(runbooks.page(args.explain, runbook_folders(_context(args))))
+        say(runbooks.page(args.explain, runbook_folders(_context(args))))
     return 0
 
 
@@ -78,9 +78,9 @@ def _list(args: argparse.Namespace) -> int:
     pages = runbooks.pages(runbook_folders(_context(args)))
     listed = sorted(runbooks.runbook(code, text) for code, text in pages.items())
     if args.json:
-        print(json.dumps([one._asdict() for one in listed], indent=2))
+        say(json.dumps([one._asdict() for one in listed], indent=2))
     else:
-        print("\n".join(f"{one.code}  {one.severity:<7}  {one.owner:<12}  {one.title}" for one in listed))
+        say("\n".join(f"{one.code}  {one.severity:<7}  {one.owner:<12}  {one.title}" for one in listed))
     return 0
 
 
@@ -112,7 +112,7 @@ def _test_model(args: argparse.Namespace) -> int:
 
 
 def _print(done: Report, args: argparse.Namespace) -> int:
-    print(json.dumps(done.as_json(), indent=2) if args.json else done.as_text(width(sys.stdout)))
+    say(json.dumps(done.as_json(), indent=2) if args.json else done.as_text(width(sys.stdout)))
     return 1 if done.failed else 0
 
 

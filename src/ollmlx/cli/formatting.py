@@ -7,12 +7,13 @@ import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
 
+from ollmlx.text.controls import escape_text
+
 GAP = "    "
 
 _UNITS = {"year": 365 * 86400, "month": 30 * 86400, "week": 7 * 86400, "day": 86400, "hour": 3600, "minute": 60}
 _FAR = 100 * 365 * 86400  # the daemon sends `keep_alive: -1` as a date that is centuries away
 _FRACTION = re.compile(r"\.(\d{6})\d+")
-_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 def cells(text: str) -> int:
@@ -103,8 +104,8 @@ def short_duration(nanoseconds: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Remove control characters except line feeds and tabs: a model's answer must not control the terminal."""
-    return text.translate(_CONTROLS)
+    """Return an answer with its control characters escaped: a model must not control the terminal."""
+    return escape_text(text.replace("\r", ""))
 
 
 class WordWrap:

@@ -13,8 +13,9 @@ from typing import Any
 from ollmlx.cli.client import Client, Json
 from ollmlx.cli.connection import connect
 from ollmlx.cli.formatting import ago, table, until
-from ollmlx.cli.terminal import has_colour, report, width
+from ollmlx.cli.terminal import has_colour, report, say, width
 from ollmlx.errors import NotFound
+from ollmlx.text.controls import escape_text
 from ollmlx.text.quantities import format_size
 
 PARTS = {
@@ -38,7 +39,7 @@ def add_list_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_list(args: argparse.Namespace) -> int:
     found = installed_models(connect(args), args.prefix)
-    print(json.dumps({"models": found}, indent=2) if args.json else models_table(found))
+    say(json.dumps({"models": found}, indent=2) if args.json else models_table(found))
     return 0
 
 
@@ -70,11 +71,11 @@ def add_show_arguments(parser: argparse.ArgumentParser) -> None:
 def run_show(args: argparse.Namespace) -> int:
     shown = connect(args).post("/api/show", {"model": args.model, "verbose": args.verbose})
     if args.json:
-        print(json.dumps(shown, indent=2))
+        say(json.dumps(shown, indent=2))
     elif args.part:
-        print(part_of(shown, args.part))
+        say(part_of(shown, args.part))
     else:
-        print(description(shown, verbose=args.verbose))
+        say(description(shown, verbose=args.verbose))
     return 0
 
 
@@ -147,7 +148,7 @@ def run_ps(args: argparse.Namespace) -> int:
     client = connect(args)
     if args.watch:
         return _watch(client, args)
-    print(_loaded_models(client, args))
+    say(_loaded_models(client, args))
     return 0
 
 
@@ -155,15 +156,15 @@ def _watch(client: Client, args: argparse.Namespace) -> int:
     """Print the table again and again: in place on a terminal, one after the other elsewhere."""
     if args.json or not has_colour(sys.stdout):
         while True:
-            print(_loaded_models(client, args), flush=True)
+            say(_loaded_models(client, args), flush=True)
             time.sleep(WATCH_INTERVAL)
     from rich.live import Live  # imported when used: it costs start-up time
     from rich.text import Text
 
-    with Live(Text(_loaded_models(client, args)), auto_refresh=False) as live:
+    with Live(Text(escape_text(_loaded_models(client, args))), auto_refresh=False) as live:
         while True:
             time.sleep(WATCH_INTERVAL)
-            live.update(Text(_loaded_models(client, args)), refresh=True)
+            live.update(Text(escape_text(_loaded_models(client, args))), refresh=True)
 
 
 def _loaded_models(client: Client, args: argparse.Namespace) -> str:
@@ -234,7 +235,7 @@ def run_rm(args: argparse.Namespace) -> int:
     for model in args.models:
         try:
             client.call("DELETE", "/api/delete", {"model": model})
-            print(f"deleted '{model}'")
+            say(f"deleted '{model}'")
         except NotFound as error:  # go on with the other models
             report(NotFound(error.message, code=error.code, hint="ollmlx list"))
             code = 1
@@ -248,5 +249,5 @@ def add_cp_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_cp(args: argparse.Namespace) -> int:
     connect(args).post("/api/copy", {"source": args.source, "destination": args.destination})
-    print(f"copied '{args.source}' to '{args.destination}'")
+    say(f"copied '{args.source}' to '{args.destination}'")
     return 0

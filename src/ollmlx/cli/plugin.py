@@ -11,7 +11,7 @@ from textwrap import fill
 
 from ollmlx.cli.connection import settings
 from ollmlx.cli.formatting import table
-from ollmlx.cli.terminal import width
+from ollmlx.cli.terminal import say, width
 from ollmlx.errors import InvalidRequest
 from ollmlx.plugin.discovery import LoadedPlugin
 from ollmlx.plugin.loader import load_plugins
@@ -42,8 +42,8 @@ def _new(args: argparse.Namespace) -> int:
         raise InvalidRequest("a new plugin needs a name and a kind", hint="ollmlx plugin new my-store --kind store")
     written = write_plugin(args.name, args.kind, Path(args.into))
     for path in written:
-        print(path)
-    print(f"\nnext: cd {written[0].parent} && pip install -e '.[dev]' && pytest")
+        say(str(path))
+    say(f"\nnext: cd {written[0].parent} && pip install -e '.[dev]' && pytest")
     return 0
 
 
@@ -52,9 +52,9 @@ def _list(args: argparse.Namespace) -> int:
     optional = found.plugins.model_copy(update={"required": ()})  # list a required plugin that is off, too
     plugins = load_plugins(found.model_copy(update={"plugins": optional})).loaded
     if args.json:
-        print(json.dumps([plugin.as_json() for plugin in plugins], indent=2))
+        say(json.dumps([plugin.as_json() for plugin in plugins], indent=2))
     else:
-        print(listing(plugins, width(sys.stdout)))
+        say(listing(plugins, width(sys.stdout)))
     return 0
 
 

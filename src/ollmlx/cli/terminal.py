@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Self, TextIO
 
 from ollmlx.errors import OllmlxError
+from ollmlx.text.controls import escape_text
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -34,8 +35,13 @@ def grey(text: str, stream: TextIO) -> str:
 
 
 def note(text: str) -> None:
-    """Print a message that is not part of the answer."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a message that is not part of the answer. It may quote a stranger: control characters are escaped."""
+    print(escape_text(text), file=sys.stderr, flush=True)
+
+
+def say(text: str, *, flush: bool = False) -> None:
+    """Print an answer. On a terminal, control characters of models and requests are shown instead of obeyed."""
+    print(escape_text(text) if is_terminal(sys.stdout) else text, flush=flush)
 
 
 def report(error: OllmlxError) -> None:

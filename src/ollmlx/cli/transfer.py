@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ollmlx.cli import terminal
 from ollmlx.cli.client import Client, Json
 from ollmlx.cli.connection import connect, ensure_daemon
+from ollmlx.text.controls import escape_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -89,7 +90,7 @@ class ProgressBars:
 
     def show(self, step: Json) -> None:
         """Show one object of the stream."""
-        status, total, completed = str(step.get("status", "")), step.get("total"), step.get("completed")
+        status, total, completed = escape_line(str(step.get("status", ""))), step.get("total"), step.get("completed")
         key = str(step.get("digest") or status)
         if key not in self._tasks:
             self._finish()

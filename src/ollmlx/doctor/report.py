@@ -8,6 +8,7 @@ from typing import Any
 
 from ollmlx import __version__
 from ollmlx.errors.findings import Finding, Severity
+from ollmlx.text.controls import escape_line
 
 GROUPS = ("config", "machine", "plugins", "storage", "server", "runners", "network", "model")
 """The groups in the order in which they are shown: causes before their consequences."""
@@ -153,6 +154,7 @@ def _finding_lines(finding: Finding, width: int | None) -> list[str]:
 
 
 def _wrapped(text: str, first: str, later: str, width: int | None) -> list[str]:
+    text = escape_line(text)  # it may quote a model, or a request
     if width is None:
         return [first + text]
     return textwrap.wrap(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ import orjson
 
 from ollmlx.errors import StorageError
 from ollmlx.settings import Settings
+from ollmlx.text.controls import escape_json, escape_line, escape_text
 from ollmlx.web.context import CURRENT, RequestContext
 
 LOG_FILE = "daemon.log"  # in the folder `logs` of the state folder
@@ -22,8 +23,6 @@ LOG_BYTES = 8 * 1024 * 1024
 LOG_KEPT = 3
 QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/api/ps"})
 """Polled every few seconds by monitors and by `ollmlx ps --watch`: their requests are logged at debug level."""
-
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
 access_logger = logging.getLogger("ollmlx.access")
 
@@ -98,8 +97,11 @@ class ConsoleLines(logging.Formatter):
         request_id = _request_id(record)
         suffix = f" request={request_id}" if request_id else ""
         clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
-        line = f"{clock} {record.levelname:<7} {record.getMessage().translate(_CONTROL)}{suffix}"
-        return line if record.exc_info is None else f"{line}{os.linesep}{self.formatException(record.exc_info)}"
+        line = f"{clock} {record.levelname:<7} {escape_line(record.getMessage())}{suffix}"
+        if record.exc_info is None:
+            return line
+        # indented: a line within an exception's message cannot pass for a line of the log
+        return f"{line}\n{textwrap.indent(escape_text(self.formatException(record.exc_info)), '  ')}"
 
 
 class JsonLines(logging.Formatter):
@@ -119,7 +121,7 @@ class JsonLines(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info is not None:
             line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        return escape_json(orjson.dumps(line, default=str).decode())
 
 
 def _is_shown(record: logging.LogRecord) -> bool:

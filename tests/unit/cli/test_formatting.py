@@ -136,4 +136,4 @@ def test_wrapping_does_not_depend_on_the_pieces(text: str, width: int) -> None:
 
 
 def test_a_model_cannot_send_escape_sequences_to_the_terminal() -> None:
-    assert printable("a\x1b[2Jb\x07\r\n\tc\x9b1m") == "a[2Jb\n\tc1m"
+    assert printable("a\x1b[2Jb\x07\r\n\tc\x9b1m") == "a\\x1b[2Jb\\x07\n\tc\\x9b1m"
