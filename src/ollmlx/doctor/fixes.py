@@ -120,7 +120,7 @@ def own_pip(
 ) -> tuple[str, ...]:
     """Rewrite `pip …` so that it installs into `python`, the Python that runs ollmlx.
 
-    The pip of the terminal is used if it lies beside that Python, then `python -m pip`, then uv, which makes
+    The pip of the terminal is used if it lies beside that Python, then `python -P -m pip`, then uv, which makes
     environments without pip.
     """
     return tuple(_with_pip(one, python, which, has_pip) if one.startswith("pip ") else one for one in commands)
@@ -132,4 +132,4 @@ def _with_pip(command: str, python: str, which: Callable[[str], str | None], has
         return command
     if not has_pip() and which("uv") is not None:
         return f"uv {command} --python {shlex.quote(python)}"
-    return f"{shlex.quote(python)} -m {command}"
+    return f"{shlex.quote(python)} -P -m {command}"  # -P: a pip.py in the folder is not pip

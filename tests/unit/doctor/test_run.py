@@ -162,10 +162,10 @@ BESIDE, ELSEWHERE = {"pip": "/venv/bin/pip"}, {"pip": "/usr/bin/pip"}
     ("found", "has_pip", "expected"),
     [
         (BESIDE, True, "pip install x"),
-        (ELSEWHERE, True, "/venv/bin/python -m pip install x"),
-        ({}, True, "/venv/bin/python -m pip install x"),
+        (ELSEWHERE, True, "/venv/bin/python -P -m pip install x"),
+        ({}, True, "/venv/bin/python -P -m pip install x"),
         ({"uv": "/usr/bin/uv"}, False, "uv pip install x --python /venv/bin/python"),
-        ({"uv": "/usr/bin/uv"}, True, "/venv/bin/python -m pip install x"),
+        ({"uv": "/usr/bin/uv"}, True, "/venv/bin/python -P -m pip install x"),
     ],
 )
 def test_pip_commands_install_into_the_python_that_runs_ollmlx(
