@@ -18,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # On all cores, file by file. The long files come first, so that no core is idle at the end.
 PARALLEL := -n logical --dist loadfile --no-loadscope-reorder
-TESTS := tests/e2e tests/contract tests/fuzz tests/unit tests/docs tests/architecture
+TESTS := tests/e2e tests/contract tests/fuzz tests/attacks tests/unit tests/docs tests/architecture
 # On a terminal pip shows what it downloads (make before 4.1 cannot tell, and then it does not).
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(if $(MAKE_TERMOUT),,--quiet) -c constraints.txt
 
