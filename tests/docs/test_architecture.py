@@ -15,7 +15,7 @@ def test_the_table_names_every_room() -> None:
     rooms = {str(package.parent.relative_to(ROOT)).removeprefix("src/") for package in packages} - {"ollmlx"}
     named = {name.rstrip("/") for name in re.findall(r"`((?:ollmlx|plugins)/[\w/]+)`", ROOMS)}
     assert sorted(rooms - named) == []
-    assert sorted(name for name in named - rooms if not (ROOT / "src" / name).exists()) == []
+    assert sorted(name for name in named - rooms if not (ROOT / "src" / f"{name}.py").is_file()) == []
 
 
 def test_the_files_it_names_exist() -> None:

@@ -221,17 +221,21 @@ def test_a_runner_that_was_left_behind_and_ignores_sigterm_is_ended(tmp_path: Pa
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
     environ = {**os.environ, "OLLMLX_RUNNER_NONCE": "n"}
     with subprocess.Popen([sys.executable, "-c", deaf], env=environ, stdout=subprocess.PIPE) as runner:
-        assert runner.stdout is not None
-        runner.stdout.readline()
-        records = tmp_path / "state/runners"
-        records.mkdir()
-        record = {"runner": "m", "pid": runner.pid, "started": "", "boot": "", "nonce": "n"}
-        (records / f"{runner.pid}.json").write_text(json.dumps(record), encoding="utf-8")
-        (tmp_path / "state/ollmlx.lock").write_text(f"{os.getpid()}\n", encoding="ascii")  # used again, by no daemon
-        (found,) = terminal.wrong()
-        assert found.code == "RUN007"
-        terminal.type(found.commands[0])
-        assert runner.wait(timeout=60) < 0
+        try:
+            assert runner.stdout is not None
+            runner.stdout.readline()
+            records = tmp_path / "state/runners"
+            records.mkdir()
+            record = {"runner": "m", "pid": runner.pid, "started": "", "boot": "", "nonce": "n"}
+            (records / f"{runner.pid}.json").write_text(json.dumps(record), encoding="utf-8")
+            # The process id of the last daemon now belongs to a program that is no daemon and does not listen.
+            (tmp_path / "state/ollmlx.lock").write_text(f"{os.getppid()}\n", encoding="ascii")
+            (found,) = terminal.wrong()
+            assert found.code == "RUN007"
+            terminal.type(found.commands[0])
+            assert runner.wait(timeout=60) < 0
+        finally:
+            runner.kill()
     assert terminal.wrong() == []
 
 
