@@ -87,7 +87,9 @@ def test_files_beside_the_weights_are_counted(tmp_path: Path) -> None:
     assert both.weights == plain.weights + 5000 + (tmp_path / "draft.gguf").stat().st_size
 
 
-@pytest.mark.parametrize(("spin", "env"), [(False, {"OMP_WAIT_POLICY": "passive"}), (True, {})])
+@pytest.mark.parametrize(
+    ("spin", "env"), [(False, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "100"}), (True, {})]
+)
 def test_the_command_carries_settings_and_width(tmp_path: Path, spin: bool, env: dict[str, str]) -> None:
     options = LaunchOptions(context_length=512, parallel=3, kv_cache_type="q8_0")
     command = backend(threads=5, gpu_layers=0, spin=spin).command(gguf(tmp_path), options)
