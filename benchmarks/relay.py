@@ -1,4 +1,4 @@
-"""How many events a second the daemon relays: a fake engine that emits as fast as it can, 16 streams, one client.
+"""Events per second that the daemon relays: a fake engine that emits as fast as it can, 16 streams, one client.
 
     python benchmarks/relay.py [--streams 16] [--tokens 4000] [--family ollama|openai] [--profile FILE]
 

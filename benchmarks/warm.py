@@ -1,4 +1,4 @@
-"""What one request to a model that is already loaded costs the daemon: sequential requests, a fake engine, one token.
+"""Cost of one request to a model that is already loaded: sequential requests, a fake engine, one token.
 
     python benchmarks/warm.py [--requests 500] [--path /api/chat --path /v1/messages]
 

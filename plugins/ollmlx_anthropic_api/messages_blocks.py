@@ -38,7 +38,7 @@ class AnthropicBody(BaseModel):
 
 
 class BlockSource(AnthropicBody):
-    """Where an image or a document is: `data` in base64 or as text, or `content` as text or blocks."""
+    """The location of an image or a document: `data` in base64 or as text, or `content` as text or blocks."""
 
     type: str
     media_type: str | None = None

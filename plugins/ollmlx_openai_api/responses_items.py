@@ -52,7 +52,7 @@ class InputItem(OpenAIBody):
         return data
 
 
-class Conversation:
+class ItemConversation:
     """Builds the turns. Calls and thoughts are merged into the assistant's turn.
 
     `skipped` are the types of items that mean nothing here: calls of OpenAI's own tools, and its encrypted summaries.

@@ -10,7 +10,7 @@ from pydantic import Field
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import GenerateRequest, Message, Options
 from ollmlx_openai_api.chat_request import OpenAIBody, Reasoning, Temperature, response_format, think, tool_choice
-from ollmlx_openai_api.responses_items import Conversation, InputItem
+from ollmlx_openai_api.responses_items import InputItem, ItemConversation
 from ollmlx_openai_api.responses_tools import ResponseTools
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class ResponsesRequest(OpenAIBody):
         system = (Message(role="system", content=self.instructions),) if self.instructions else ()
         if isinstance(self.input, str):
             return (*system, Message(role="user", content=self.input))
-        conversation = Conversation(tools)
+        conversation = ItemConversation(tools)
         for item in self.input:
             conversation.add(item)
         if not conversation.turns:

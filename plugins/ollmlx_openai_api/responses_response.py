@@ -55,7 +55,7 @@ _CALLS = {
     "custom": ("ctc", "custom_tool_call"),
     "local_shell": ("lsh", "local_shell_call"),
 }
-"""How the id of a call begins, and its type, by the kind of the tool."""
+"""The prefix of a call's id, and its type, by the kind of the tool."""
 
 
 def _shell_action(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is imported is declared in pyproject.toml, and what is declared is imported."""
+"""Imports are declared in pyproject.toml, and declared dependencies are imported."""
 
 from __future__ import annotations
 

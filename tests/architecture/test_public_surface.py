@@ -1,4 +1,4 @@
-"""What strangers may rely on is a list under test."""
+"""The public names that plugins may rely on are a list under test."""
 
 from __future__ import annotations
 

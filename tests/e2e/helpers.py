@@ -1,4 +1,4 @@
-"""What several end-to-end tests share: prompts for fake models, processes, streams in threads, raw connections."""
+"""Parts that end-to-end tests share: prompts for fake models, processes, threads that stream, raw connections."""
 
 from __future__ import annotations
 

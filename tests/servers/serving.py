@@ -119,7 +119,7 @@ class TwoHosts:
         return self.store.url.replace("127.0.0.1", "localhost")
 
     def location(self, digest: str) -> str:
-        """Where the first host redirects to for a large file."""
+        """The address that the first host redirects to for a large file."""
         return self.faults.elsewhere or f"{self.store_url}/{digest}?signature=abc"
 
     def large_requests(self) -> list[Asked]:

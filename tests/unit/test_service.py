@@ -193,7 +193,7 @@ class FakeDaemon:
 
     @property
     def spec(self) -> LaunchSpec:
-        """What the pool was asked for last."""
+        """The last request to the pool."""
         return self.pool.asked[-1][0]
 
     async def answer(self, name: str, request: GenerateRequest = HELLO, **options: Any) -> list[Event]:

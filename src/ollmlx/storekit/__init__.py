@@ -1,4 +1,4 @@
-"""What stores and sources share: files, downloads, locks, staging folders, uploads and the index of installed models.
+"""Parts that stores and sources share: files, downloads, locks, staging folders, uploads and the model index.
 
 Any plugin may import it. It imports the vocabulary and the errors, and nothing of the daemon.
 """

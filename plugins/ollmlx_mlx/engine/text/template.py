@@ -13,7 +13,7 @@ from ollmlx.runner.kit import chat_turn, offered_tools, template_thinking
 from ollmlx.types import GenerateRequest, Message
 
 _REFUSALS: Final = (TemplateError, ValueError, TypeError, KeyError)
-"""What a template raises, or transformers for it, when it refuses a conversation."""
+"""Errors that a template, or transformers for it, raises when it refuses a conversation."""
 
 
 class ChatTemplate:

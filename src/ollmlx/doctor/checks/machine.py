@@ -15,7 +15,7 @@ from ollmlx.text.quantities import format_size
 TRIAL = "import mlx.core as mx; mx.eval(mx.ones(8).sum()); print(mx.default_device())"
 TRIAL_SECONDS = 3.5
 WORTHWHILE = 2.0
-"""How many times faster than the reference BLAS another one must be to be reported."""
+"""A BLAS must be this many times faster than the reference BLAS to be reported."""
 OLDEST_DRIVER = {"mlx-cuda-12": 525, "mlx-cuda-13": 580}
 PARTS = ("mlx-cpu", "mlx-metal", "mlx-cuda-12", "mlx-cuda-13")
 LEAST_MEMORY = 2 * 1000**3

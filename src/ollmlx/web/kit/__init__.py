@@ -1,4 +1,4 @@
-"""What route families use to read request bodies, stream responses and report errors.
+"""Parts for route families: reading request bodies, streaming responses and reporting errors.
 
 Everything here is exported by `ollmlx.web`; plugins import it from there.
 """

@@ -18,7 +18,7 @@ from ollmlx_cluster.inspect import fingerprint, inspect
 
 
 class CheckContext:
-    """Whether the network may be used, and where a model is."""
+    """The switch for the network, and the folder of each model."""
 
     def __init__(self, *, online: bool = True, model: InstalledModel | None = None) -> None:
         self.online = online
