@@ -11,9 +11,8 @@ from typing import Any
 
 from ollmlx import ModelName, OllmlxError
 from ollmlx.errors import Conflict
-from ollmlx.storekit import FoundFile, ModelDescription, ModelIndex, damaged, require_inside
+from ollmlx.storekit import FoundFile, ModelDescription, ModelIndex, damaged, describe_folder, require_inside
 from ollmlx.types import InstalledModel, ModelDefaults
-from ollmlx_hub.description import describe
 from ollmlx_hub.layout import MANIFEST, MlxLayout, MlxManifest, read_manifest
 
 
@@ -67,9 +66,9 @@ class MlxIndex(ModelIndex[Path, MlxManifest]):
         files = self.layout.files(key)
         if manifest is not None:
             _require_complete(key, manifest, files)
-            description = describe(key, files, manifest.source)
+            description = describe_folder(key, files, manifest.source)
         else:
-            description = describe(key, files, key.name)
+            description = describe_folder(key, files, key.name)
             newest = max(file.mtime_ns for file in files)
             created = datetime.fromtimestamp(newest / 1e9, UTC)
             manifest = MlxManifest(name=ModelName.from_folder(key.name), created=created)

@@ -8,11 +8,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ollmlx import GgufHeader, format_count, read_gguf_header
+from ollmlx import GgufHeader, read_gguf_header
 from ollmlx.errors import InvalidRequest, Unsupported
-from ollmlx.storekit import merged_defaults, only_file
+from ollmlx.storekit import LONGEST_ARRAY, describe_gguf, merged_defaults, only_file
 from ollmlx.types import CreateRequest, InstalledModel, PullProgress
-from ollmlx_ollama_store.description import LONGEST_ARRAY, file_type, parameter_count
 from ollmlx_ollama_store.installer import STAGED_MANIFEST, OllamaInstaller
 from ollmlx_ollama_store.layout import CONFIG_TYPE, MAX_CONFIG, Kind, OllamaConfig, OllamaLayer, as_json, write_manifest
 
@@ -153,10 +152,11 @@ def _adapter(path: Path) -> Path:
 
 
 def _facts(header: GgufHeader) -> dict[str, Any]:
+    found = describe_gguf(header).details
     return {
         "model_format": "gguf",
         "model_family": header.architecture,
         "model_families": [header.architecture],
-        "model_type": format_count(parameter_count(header)),
-        "file_type": file_type(header),
+        "model_type": found.parameter_size,
+        "file_type": found.quantization_level,
     }

@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from contextlib import suppress
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from ollmlx import GgufHeader, read_gguf_header
 from ollmlx.errors import Unsupported
-from ollmlx.storekit import ModelDescription, damaged
+from ollmlx.storekit import LONGEST_ARRAY, ModelDescription, damaged, describe_gguf
 from ollmlx.types import Capability, Message, ModelDefaults, ModelDetails, Options
 from ollmlx_ollama_store.layout import MAX_CONFIG, Kind, OllamaConfig, OllamaLayer, OllamaLayout, OllamaManifest
 
 MAX_TEXT = 8 << 20
-LONGEST_ARRAY = 1024
 SAFETENSORS = "ollama-safetensors"
 """The format of models for Ollama's own MLX engine: they have a layer for each tensor."""
-FILE_TYPES: Final = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
-    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
-    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
-    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4",
-}  # fmt: skip
-"""llama.cpp's names for `general.file_type` of GGUF files, by their number."""
-
-_GO_WORDS: Final[dict[Capability, re.Pattern[str]]] = {
-    "tools": re.compile(r"\{\{[^}]*\.Tools\b"),
-    "insert": re.compile(r"\{\{[^}]*\.Suffix\b"),
-    "thinking": re.compile(r"\{\{[^}]*\.(Thinking|Think|IsThinkSet)\b"),
-}
-_JINJA_WORDS: Final[dict[Capability, re.Pattern[str]]] = {
-    "tools": re.compile(r"\btools\b"),
-    "thinking": re.compile(r"enable_thinking|<think>|\bthinking\b"),
-}
 _MESSAGES = TypeAdapter(tuple[Message, ...])
 
 
@@ -54,23 +35,15 @@ def describe(layout: OllamaLayout, manifest: OllamaManifest) -> ModelDescription
         known: tuple[Capability, ...] = ("completion", "tools", "insert", "vision", "embedding", "thinking")
         return ModelDescription(
             format=SAFETENSORS,
-            details=_details(config, None, manifest),
+            details=_details(config, ModelDetails(), manifest),
             capabilities=tuple(name for name in known if name in (config.capabilities or ())) or ("completion",),
             defaults=defaults,
             chat_template=template,
         )
     header = _header(layout, manifest.of("model"))
     projectors = [_header(layout, (layer,)) for layer in manifest.of("projector")]
-    shown = template or header.metadata.get("tokenizer.chat_template")
-    return ModelDescription(
-        format="gguf",
-        details=_details(config, header, manifest),
-        capabilities=_capabilities(header, shown, projectors),
-        defaults=defaults,
-        chat_template=shown if isinstance(shown, str) else None,
-        info=_info(header),
-        projector_info=_info(projectors[0]) if projectors else {},
-    )
+    found = describe_gguf(header, template=template, projectors=projectors)
+    return replace(found, details=_details(config, found.details, manifest), defaults=defaults)
 
 
 def _header(layout: OllamaLayout, layers: tuple[OllamaLayer, ...]) -> GgufHeader:
@@ -81,43 +54,18 @@ def _header(layout: OllamaLayout, layers: tuple[OllamaLayer, ...]) -> GgufHeader
     return read_gguf_header(path, longest=LONGEST_ARRAY)
 
 
-def parameter_count(header: GgufHeader) -> int:
-    """Return the number of elements of all tensors."""
-    return sum(math.prod(tensor.shape) for tensor in header.tensors)
-
-
-def file_type(header: GgufHeader) -> str:
-    """Return the name of the quantisation, such as `Q4_K_M`; `unknown` if llama.cpp's number is not in the table."""
-    number = header.metadata.get("general.file_type")
-    return FILE_TYPES.get(number, "unknown") if isinstance(number, int) else "unknown"
-
-
-def _details(config: OllamaConfig, header: GgufHeader | None, manifest: OllamaManifest) -> ModelDetails:
-    family = config.model_family or (header.architecture if header else "")
-    context, width = (header.own(key) if header else None for key in ("context_length", "embedding_length"))
-    return ModelDetails(
-        parent_model=next((layer.from_ for layer in manifest.of("model")), ""),
-        format=config.model_format or "gguf",
-        family=family,
-        families=config.model_families or ((family,) if family else ()),
-        parameter_size=config.model_type,
-        quantization_level=config.file_type or (file_type(header) if header else ""),
-        context_length=context if isinstance(context, int) and context > 0 else None,
-        embedding_length=width if isinstance(width, int) and width > 0 else None,
+def _details(config: OllamaConfig, read: ModelDetails, manifest: OllamaManifest) -> ModelDetails:
+    """Return the details that the configuration states; where it states nothing, those read from the weights."""
+    return read.model_copy(
+        update={
+            "parent_model": next((layer.from_ for layer in manifest.of("model")), ""),
+            "format": config.model_format or read.format,
+            "family": config.model_family or read.family,
+            "families": config.model_families or ((config.model_family,) if config.model_family else read.families),
+            "parameter_size": config.model_type or read.parameter_size,
+            "quantization_level": config.file_type or read.quantization_level,
+        }
     )
-
-
-def _capabilities(header: GgufHeader, template: Any, projectors: list[GgufHeader]) -> tuple[Capability, ...]:
-    """Return a model's capabilities by Ollama's rules: from the weights and from words in the template."""
-    if header.own("pooling_type") is not None:
-        return ("embedding",)
-    text = template if isinstance(template, str) else ""
-    words = _JINJA_WORDS if "{%" in text else _GO_WORDS
-    found: set[Capability] = {capability for capability, pattern in words.items() if pattern.search(text)}
-    if projectors or header.own("vision.block_count") is not None:
-        found.add("vision")
-    order: tuple[Capability, ...] = ("tools", "insert", "vision", "thinking")
-    return ("completion", *(capability for capability in order if capability in found))
 
 
 def _defaults(layout: OllamaLayout, manifest: OllamaManifest, template: str | None) -> ModelDefaults:
@@ -175,19 +123,3 @@ def _json(text: str, what: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise damaged(f"{what} are not valid JSON") from error
-
-
-def _info(header: GgufHeader) -> dict[str, Any]:
-    """Return the flat metadata, without long arrays and the template."""
-    found = {key: _plain(value) for key, value in header.metadata.items() if value is not None}
-    found.pop("tokenizer.chat_template", None)
-    return {**found, "general.parameter_count": parameter_count(header)}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value that JSON can hold: text without surrogates, no NaN and no infinity."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8", "replace")
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return [_plain(item) for item in value] if isinstance(value, list) else value

@@ -13,8 +13,8 @@ from tests.servers.ollama_folder import OllamaFolder, tiny_gguf, usual_layers
 from tests.servers.tiny import tiny_files
 
 from ollmlx import ModelName, Store
+from ollmlx.storekit import describe_gguf
 from ollmlx_hub.store import MlxStore
-from ollmlx_ollama_store import description
 from ollmlx_ollama_store.check import OllamaCheck
 from ollmlx_ollama_store.store import OllamaStore
 
@@ -88,14 +88,13 @@ async def test_an_error_that_nobody_expected_is_one_models_and_is_told_once(
     folder = OllamaFolder(tmp_path / "models")
     folder.add("good")
     folder.add("bad", usual_layers(tiny_gguf(fill=2, file_type=99)), file_type="")
-    names = description.file_type
 
-    def surprised(header: Any) -> str:
+    def surprised(header: Any, **options: Any) -> Any:
         if header.metadata["general.file_type"] == 99:
             raise KeyError("a bug")
-        return names(header)
+        return describe_gguf(header, **options)
 
-    monkeypatch.setattr(description, "file_type", surprised)
+    monkeypatch.setattr("ollmlx_ollama_store.description.describe_gguf", surprised)
     store = OllamaStore(folder.root)
     for _ in range(3):
         assert [model.name.short for model in await store.list()] == ["good"]

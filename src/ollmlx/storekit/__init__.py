@@ -1,6 +1,6 @@
-"""Parts that stores and sources share: files, downloads, locks, staging folders, uploads and the model index.
+"""Parts that stores and sources share: files, downloads, locks, staging folders, uploads, and the model index.
 
-Any plugin may import it. It imports the vocabulary and the errors, and nothing of the daemon.
+Any plugin may import it. It imports the vocabulary, formats and the errors, and nothing of the daemon.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from ollmlx.storekit.files import storage_errors as storage_errors
 from ollmlx.storekit.files import with_hashes as with_hashes
 from ollmlx.storekit.files import write_receipt as write_receipt
 from ollmlx.storekit.files import write_whole as write_whole
+from ollmlx.storekit.folder_description import describe_folder as describe_folder
+from ollmlx.storekit.gguf_description import LONGEST_ARRAY as LONGEST_ARRAY
+from ollmlx.storekit.gguf_description import describe_gguf as describe_gguf
 from ollmlx.storekit.model_index import ModelDescription as ModelDescription
 from ollmlx.storekit.model_index import ModelIndex as ModelIndex
 from ollmlx.storekit.staging import StagingArea as StagingArea

@@ -1,4 +1,4 @@
-"""Describes a model by the small files of its folder and the headers of its weights; nothing is loaded."""
+"""Describes a folder of safetensors by its small files and the headers of its weights; nothing is loaded."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ollmlx import SafetensorsTensor, format_count, quantization_of, read_safetensors_header, unpacked_elements
-from ollmlx.runner.kit import has_insert_markers
-from ollmlx.storekit import FoundFile, ModelDescription, damaged, read_json
-from ollmlx.types import Capability, ModelDefaults, ModelDetails, Options
+from ollmlx.formats.safetensors import SafetensorsTensor, quantization_of, read_safetensors_header, unpacked_elements
+from ollmlx.model.installed import Capability, ModelDefaults, ModelDetails
+from ollmlx.model.request import Options
+from ollmlx.runner.kit.prompts import has_insert_markers
+from ollmlx.storekit.files import FoundFile, damaged, read_json
+from ollmlx.storekit.model_index import ModelDescription
+from ollmlx.text.quantities import format_count
 
 MAX_TOKENIZER = 64 << 20
 MAX_LICENSE = 256 << 10
@@ -43,7 +46,7 @@ _INFO: dict[str, tuple[str, ...]] = {
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
-def describe(folder: Path, files: Sequence[FoundFile], origin: str) -> ModelDescription:
+def describe_folder(folder: Path, files: Sequence[FoundFile], origin: str) -> ModelDescription:
     """Describe the model of a folder.
 
     `origin` is the name that it came from, such as `hub:org/name@main`. Raises StorageError (MDL003) for a missing or
