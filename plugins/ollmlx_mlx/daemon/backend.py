@@ -235,7 +235,8 @@ def find_blas(machine: MlxMachine, memory: Path | None) -> BlasChooser:
     from ollmlx_mlx.linux_cpu.blas import TunedBlas
     from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory
 
-    return TunedBlas(machine, ChildProbe(machine, ProbeMemory(memory)))
+    probe = ChildProbe(machine, ProbeMemory(memory))
+    return TunedBlas(machine, probe.problem, probe.seconds)
 
 
 def install_command(machine: MlxMachine) -> str:

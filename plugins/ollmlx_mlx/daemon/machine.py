@@ -72,10 +72,10 @@ class MlxMachine:
 class BlasChoice:
     """The library for a child's matrix products.
 
-    `name`: for people; `env`: variables for the child; `speed_up`: how many times faster than the reference BLAS it is,
-    None when not measured; `warning`: set when it is slower than it need be; `command`: what would make it faster;
-    `rejected`: libraries that failed, with the reason; `streams`: CPU streams that the child computes on, two where the
-    library uses one core and there are more.
+    `name`: for people; `env`: variables for the child; `speed_up`: how many times as fast as the reference BLAS it is,
+    None when not measured, as only the doctor does; `warning`: set when it is slower than it need be; `command`: what
+    would make it faster; `rejected`: libraries that failed, with the reason; `streams`: CPU streams that the child
+    computes on, two where the library uses one core and there are more.
     """
 
     name: str
@@ -99,7 +99,7 @@ class BlasChooser:
         return BlasChoice("the BLAS that MLX is shipped with")
 
     def advise(self, wish: str, threads: int) -> BlasChoice:
-        """Return what the doctor reports: the library, and the command for a faster one."""
+        """Return what the doctor reports: the library, its speed, and the command for a faster one."""
         return self.choose(wish, threads)
 
 

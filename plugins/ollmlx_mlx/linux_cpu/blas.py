@@ -7,19 +7,18 @@ with it: one that is built for another CPU ends its process with an illegal inst
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Final
-
-from pydantic import Field
+from typing import Final
 
 from ollmlx_mlx.daemon.machine import BlasChoice, BlasChooser, MlxMachine
 
 MKL_COMMAND: Final = "pip install 'ollmlx[cpu]'"
 OPENBLAS_COMMAND: Final = "sudo apt-get install libopenblas0-pthread"
 REFERENCE: Final = "reference BLAS"
+FAST: Final = 2.0
+"""Times as fast as the reference, from which a library counts as fast. Tuned ones are 10 to 50 times as fast."""
 FEW_CORES: Final = 2
 _X86: Final = ("x86_64", "AMD64")
 
@@ -42,21 +41,16 @@ class BlasCandidate:
     env: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class ProbeResult:
-    """The result of a probe: `seconds` for the test product, or why the library is unusable."""
+Probe = Callable[[BlasCandidate], str]
+"""Computes with a library in a child process, or recalls that it has. Returns why it is unusable, else nothing."""
 
-    seconds: Annotated[float | None, Field(gt=0, strict=True)]
-    problem: str = ""
-
-
-Probe = Callable[[BlasCandidate | None], ProbeResult]
-"""Computes with a library (None: as MLX is shipped) in a child process, or returns an earlier result. Thread-safe."""
+Measure = Callable[[Mapping[str, str]], float | None]
+"""Returns the seconds that a product takes in a child process with these variables. None: it does not compute."""
 
 
 def candidates(machine: MlxMachine, wish: str, threads: int) -> Iterator[BlasCandidate]:
     """Yield the libraries to probe, best first. `wish` is the setting: `auto`, `off` or a path."""
-    if machine.device != "cpu" or machine.system != "linux" or wish == "off":
+    if not _needed(machine) or wish == "off":
         return
     paths = (*_mkl(machine), *_openblas(machine)) if wish == "auto" else (Path(wish).expanduser().absolute(),)
     for path in paths:
@@ -65,38 +59,33 @@ def candidates(machine: MlxMachine, wish: str, threads: int) -> Iterator[BlasCan
 
 
 class TunedBlas(BlasChooser):
-    """Chooses the first library that computes correctly in a probe, and faster than the reference."""
+    """Chooses the first library that computes correctly: each of them is many times faster than the reference.
 
-    def __init__(self, machine: MlxMachine, probe: Probe) -> None:
+    No time decides about it: on a machine that is busy, or reads the library from a slow disk, any library looks slow.
+    """
+
+    def __init__(self, machine: MlxMachine, probe: Probe, measure: Measure) -> None:
         self._machine = machine
         self._probe = probe
+        self._measure = measure
 
     def choose(self, wish: str, threads: int) -> BlasChoice:
         machine = self._machine
-        if machine.device != "cpu" or machine.system != "linux":
+        if not _needed(machine):
             return BlasChoice(name=f"not needed on {machine.device}")
         rejected: list[tuple[str, str]] = []
-        with ThreadPoolExecutor(1, "blas") as beside:
-            # The first load on a machine waits for the probes: run two at a time.
-            stock = beside.submit(self._probe, None)
-            for candidate in candidates(machine, wish, threads):
-                verdict = _usable(candidate) or self._probe(candidate)
-                reference = stock.result().seconds
-                if verdict.seconds is None:
-                    rejected.append((str(candidate.path), verdict.problem))
-                elif reference is not None and verdict.seconds > reference:
-                    rejected.append((str(candidate.path), "it is slower than the reference BLAS"))
-                else:
-                    return BlasChoice(
-                        {"mkl": "MKL", "openblas": "OpenBLAS"}.get(candidate.kind, candidate.path.name),
-                        candidate.env,
-                        reference / max(verdict.seconds, 1e-6) if reference else None,
-                        rejected=tuple(rejected),
-                        streams=_streams(candidate.env, machine, threads),
-                    )
+        for candidate in candidates(machine, wish, threads):
+            problem = _unusable(candidate) or self._probe(candidate)
+            if not problem:
+                return BlasChoice(
+                    {"mkl": "MKL", "openblas": "OpenBLAS"}.get(candidate.kind, candidate.path.name),
+                    candidate.env,
+                    rejected=tuple(rejected),
+                    streams=_streams(candidate.env, machine, threads),
+                )
+            rejected.append((str(candidate.path), problem))
         return BlasChoice(
             REFERENCE,
-            speed_up=1.0 if stock.result().seconds else None,
             warning=_warning(wish, rejected),
             command="" if wish == "off" else _best_command(machine),
             rejected=tuple(rejected),
@@ -105,20 +94,36 @@ class TunedBlas(BlasChooser):
 
     def advise(self, wish: str, threads: int) -> BlasChoice:
         choice = self.choose(wish, threads)
-        if wish != "off":
+        if not _needed(self._machine):
             return choice
-        possible = self.choose("auto", threads)
-        remove = 'remove blas = "off" from [plugins.mlx]'
-        return replace(choice, command=remove if possible.name != REFERENCE else possible.command)
+        reference = self._measure({})
+        chosen = reference if choice.name == REFERENCE else self._measure(choice.env)
+        if not reference or not chosen:
+            return choice
+        choice = replace(choice, speed_up=reference / chosen)
+        if reference / chosen >= FAST:
+            return choice
+        warning = choice.warning or f"{choice.name} is hardly faster than the reference BLAS of MLX"
+        return replace(choice, warning=warning, command=self._faster(choice, wish, threads))
+
+    def _faster(self, choice: BlasChoice, wish: str, threads: int) -> str:
+        """Return what a person can do for a faster library than this one."""
+        if wish != "auto" and self.choose("auto", threads).name not in (REFERENCE, choice.name):
+            return f'remove blas = "{wish}" from [plugins.mlx]'
+        return _best_command(self._machine)
 
 
-def _usable(candidate: BlasCandidate) -> ProbeResult | None:
-    """Return the problem of a library that needs no probe to be refused, or None."""
+def _needed(machine: MlxMachine) -> bool:
+    return machine.device == "cpu" and machine.system == "linux"
+
+
+def _unusable(candidate: BlasCandidate) -> str:
+    """Return the problem of a library that needs no probe to be refused, else nothing."""
     if not candidate.path.is_file():
-        return ProbeResult(None, "there is no such file")
+        return "there is no such file"
     if ":" in str(candidate.path.parent):
-        return ProbeResult(None, "the dynamic linker cannot search a folder with a colon in its name")
-    return None
+        return "the dynamic linker cannot search a folder with a colon in its name"
+    return ""
 
 
 def _best_command(machine: MlxMachine) -> str:

@@ -1,4 +1,7 @@
-"""Probes of BLAS libraries, each in a child process. A result is kept until something about the library changes."""
+"""Probes of BLAS libraries, each in a child process.
+
+That a library works is remembered until something about it changes. A failure is not: the next start tries again.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +14,26 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ollmlx.errors import StorageError
 from ollmlx.storekit import read_bounded, write_whole
 from ollmlx_mlx.daemon.machine import MlxMachine
-from ollmlx_mlx.linux_cpu.blas import BlasCandidate, ProbeResult
+from ollmlx_mlx.linux_cpu.blas import BlasCandidate
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT: Final = 60.0
 """Seconds a probe may take; the reference BLAS needs about half a second."""
 MAX_MEMORY_FILE: Final = 1 << 20
-_RESULTS: Final = TypeAdapter(dict[str, ProbeResult])
 
-# A product as in a model's output layer, checked against its known result; the first call loads and warms the library.
+# A product as in a model's output layer, checked against its known result. The first one loads the library, which takes
+# longer than all others together, and does not count; the least of the others is the least disturbed by other work.
 PROGRAM: Final = """
 import json, time
 import mlx.core as mx
@@ -38,32 +42,44 @@ left = mx.ones((48, 512), dtype=mx.float32) * 0.5
 right = mx.broadcast_to(mx.arange(4096, dtype=mx.float32)[:, None], (4096, 512)) + mx.zeros((4096, 512))
 mx.eval(left, right)
 times = []
-for _ in range(3):
+for _ in range(6):
     begun = time.perf_counter()
     product = left @ right.T
     mx.eval(product)
     times.append(time.perf_counter() - begun)
-    if times[-1] > 0.05:
-        break  # it is slow: one measurement is enough
 expected = mx.arange(4096, dtype=mx.float32) * 256
 wrong = mx.max(mx.abs(product - expected[None]) / (1 + expected[None])).item()
-print(json.dumps({"seconds": min(times), "wrong": wrong}))
+print(json.dumps({"seconds": min(times[1:]), "wrong": wrong}))
 """
 
 
+@dataclass(frozen=True)
+class ProbeResult:
+    """The result of a probe: `seconds` for the test product, or why the library is unusable."""
+
+    seconds: Annotated[float | None, Field(gt=0, strict=True)]
+    problem: str = ""
+
+
+_RESULTS: Final = TypeAdapter(dict[str, ProbeResult])
+
+
 class ProbeMemory:
-    """Results by the identity of what was probed, in one file of the state folder. A damaged file is replaced."""
+    """The libraries that have computed correctly, by their identity, in one file of the state folder.
+
+    A damaged file is replaced. Problems that earlier versions kept are forgotten.
+    """
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
         self._writing = Lock()
 
-    def get(self, key: str) -> ProbeResult | None:
-        """Return the result for this key, None when there is none."""
-        return self._read().get(key)
+    def has(self, key: str) -> bool:
+        """Return whether this library has computed correctly."""
+        return key in self._read()
 
-    def put(self, key: str, verdict: ProbeResult) -> None:
-        """Keep a result, if the state folder exists: the daemon makes it, and the doctor leaves no files.
+    def add(self, key: str, result: ProbeResult) -> None:
+        """Remember a success, if the state folder exists: the daemon makes it, and the doctor leaves no files.
 
         When the file cannot be written, the next start probes again.
         """
@@ -71,7 +87,7 @@ class ProbeMemory:
             return
         with self._writing:
             try:
-                write_whole(self._file, _RESULTS.dump_json({**self._read(), key: verdict}))
+                write_whole(self._file, _RESULTS.dump_json({**self._read(), key: result}))
             except OSError as error:
                 logger.warning("cannot remember the BLAS probe in %s: %s", self._file, error)
 
@@ -79,10 +95,11 @@ class ProbeMemory:
         if self._file is None:
             return {}
         try:
-            return _RESULTS.validate_json(read_bounded(self._file, MAX_MEMORY_FILE, str(self._file)) or "{}")
+            found = _RESULTS.validate_json(read_bounded(self._file, MAX_MEMORY_FILE, str(self._file)) or "{}")
         except (StorageError, ValidationError) as error:
             logger.warning("ignoring the remembered BLAS probes in %s: %s", self._file, error)
             return {}
+        return {key: result for key, result in found.items() if result.seconds is not None}
 
 
 class ChildProbe:
@@ -93,13 +110,19 @@ class ChildProbe:
         self._memory = memory
         self._python = python
 
-    def __call__(self, candidate: BlasCandidate | None) -> ProbeResult:
+    def problem(self, candidate: BlasCandidate) -> str:
+        """Return why a library is unusable, else nothing. A library that has worked is not tried again."""
         key = identity(candidate, self._machine, self._python)
-        known = self._memory.get(key)
-        if known is None:
-            known = self._try(candidate.env if candidate else {})
-            self._memory.put(key, known)
-        return known
+        if self._memory.has(key):
+            return ""
+        result = self._try(candidate.env)
+        if result.seconds is not None:
+            self._memory.add(key, result)
+        return result.problem
+
+    def seconds(self, env: Mapping[str, str]) -> float | None:
+        """Return the time of the test product in a child with these variables, None when it does not compute."""
+        return self._try(env).seconds
 
     def _try(self, env: Mapping[str, str]) -> ProbeResult:
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
@@ -136,15 +159,14 @@ def read_result(code: int, output: str, errors: str) -> ProbeResult:
     return ProbeResult(None, "the output of the probe cannot be read")
 
 
-def identity(candidate: BlasCandidate | None, machine: MlxMachine, python: str) -> str:
+def identity(candidate: BlasCandidate, machine: MlxMachine, python: str) -> str:
     """Return a key for all that a result depends on: library file, its settings, MLX, interpreter and CPU."""
     about: list[object] = [machine.cpu, machine.architecture, machine.packages.get("mlx"), python]
     about += [machine.packages.get("mlx-cpu"), machine.packages.get("mkl"), PROGRAM]
-    if candidate is not None:
-        about += [str(candidate.path), sorted(candidate.env.items())]
-        with suppress(OSError):
-            found = candidate.path.stat()
-            about += [found.st_size, found.st_mtime_ns]
+    about += [str(candidate.path), sorted(candidate.env.items())]
+    with suppress(OSError):
+        found = candidate.path.stat()
+        about += [found.st_size, found.st_mtime_ns]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 

@@ -123,7 +123,7 @@ async def blas(context: CheckContext) -> list[Finding]:
         faster = f", {advice.speed_up:.0f} times as fast as the reference" if advice.speed_up >= WORTHWHILE else ""
         return [noted("ENV002", f"matrix products use the BLAS {advice.name}{faster}")]
     rejected = [f"{name}: {reason}" for name, reason in advice.rejected]
-    title = "MLX on this CPU uses its slow reference BLAS"
+    title = f"matrix products on this CPU use a slow library: {advice.name}"
     return [found("ENV002", title, evidence=(advice.warning, *rejected), commands=(advice.command,))]
 
 
