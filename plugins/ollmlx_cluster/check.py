@@ -61,8 +61,6 @@ RunOn = Callable[[str, Sequence[str]], Awaitable[str]]
 
 @dataclass(frozen=True)
 class DeclaredCluster:
-    """A declared cluster: its hosts, and the name of its model."""
-
     hosts: tuple[str, ...]
     model: str
 
@@ -89,7 +87,8 @@ class ClusterCheck:
             try:
                 names = members(list(cluster.hosts))
             except ConfigError as error:
-                findings.append(_finding(UNUSABLE, alias, f"the cluster of {alias} cannot be started", error.message))
+                title = f"the cluster of {alias} cannot be started"
+                findings.append(Finding.of(UNUSABLE, title, evidence=[error.message], subject=alias))
                 continue
             model = await context.installed(cluster.model)
             for host in names:
@@ -111,7 +110,8 @@ class ClusterCheck:
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = str(error) or type(error).__name__
             again = f"ssh -o BatchMode=yes {host} {shlex.join(command)}"
-            return [_finding(UNUSABLE, host, f"the host {host} cannot take part in a cluster", why, again)]
+            title = f"the host {host} cannot take part in a cluster"
+            return [Finding.of(UNUSABLE, title, evidence=why.splitlines(), commands=[again], subject=host)]
         unlike = _versions_differ(host, here["versions"], versions)
         absent = [_model_differs(host, name, path, here["models"], digests) for name, path in sorted(models.items())]
         return [finding for finding in (unlike, *absent) if finding is not None]
@@ -121,8 +121,8 @@ def _not_asked(hosts: Sequence[str]) -> list[Finding]:
     if not hosts:
         return []
     title = "the hosts of clusters were not asked: the network is only used with --online"
-    found = _finding(UNUSABLE, "cluster", title, "\n".join(hosts), "ollmlx doctor machine --online")
-    return [found.model_copy(update={"severity": Severity.INFO})]
+    commands = ["ollmlx doctor machine --online"]
+    return [Finding.of(UNUSABLE, title, evidence=hosts, commands=commands, subject="cluster", severity=Severity.INFO)]
 
 
 def _versions_differ(host: str, here: Mapping[str, str], there: Mapping[str, str]) -> Finding | None:
@@ -131,7 +131,8 @@ def _versions_differ(host: str, here: Mapping[str, str], there: Mapping[str, str
         return None
     pinned = [f"{name}=={version}" for name, version in here.items() if name != "python"]
     update = f"ssh {host} {shlex.join([sys.executable, '-P', '-m', 'pip', 'install', *pinned])}"
-    return _finding(UNLIKE, host, f"the host {host} has other versions than this machine", "\n".join(unlike), update)
+    title = f"the host {host} has other versions than this machine"
+    return Finding.of(UNLIKE, title, evidence=unlike, commands=[update], subject=host)
 
 
 def _model_differs(
@@ -143,15 +144,5 @@ def _model_differs(
     what = "has no" if digest is None else "has another"
     copy = f"rsync -a --delete {shlex.quote(str(path))}/ {host}:{shlex.quote(str(path))}/"
     evidence = f"looked for at {path}" if digest is None else f"names, sizes or beginnings of files differ in {path}"
-    return _finding(NO_MODEL, f"{model} on {host}", f"the host {host} {what} copy of {model}", evidence, copy)
-
-
-def _finding(code: str, subject: str, title: str, evidence: str, *commands: str) -> Finding:
-    return Finding(
-        code=code,
-        severity=Severity.ERROR,
-        title=title,
-        evidence=tuple(line for line in evidence.splitlines() if line),
-        commands=commands,
-        subject=subject,
-    )
+    title = f"the host {host} {what} copy of {model}"
+    return Finding.of(NO_MODEL, title, evidence=[evidence], commands=[copy], subject=f"{model} on {host}")

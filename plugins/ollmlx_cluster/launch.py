@@ -37,7 +37,6 @@ _NOISE: Final = re.compile(r"\s*|/\S+/tmp\.\w{10}")
 
 
 def main() -> NoReturn:
-    """Start the group and end with it."""
     parser = argparse.ArgumentParser(prog="python -m ollmlx_cluster.launch")
     parser.add_argument("--fd", required=True, type=int)
     parser.add_argument("--plan", required=True)

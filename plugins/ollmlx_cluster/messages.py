@@ -62,7 +62,6 @@ class LauncherSocket:
         self._partial = b""
 
     def send_work(self, connection: socket.socket, config: RunnerConfig, listening: int) -> None:
-        """Send the configuration and the descriptor of the listening socket."""
         connection.settimeout(_PATIENCE)
         raw = config.model_dump_json().encode()
         socket.send_fds(connection, [struct.pack("<Q", len(raw))], [listening])
@@ -77,7 +76,6 @@ class LauncherSocket:
         return [line.decode("ascii", "replace") for line in lines]
 
     def close(self) -> None:
-        """Close the socket and remove its folder."""
         self.socket.close()
         self._folder.cleanup()
 
@@ -105,7 +103,6 @@ class LauncherConnection:
         return RunnerConfig.model_validate_json(bytes(pieces)), fds[0]
 
     def send(self, line: str) -> None:
-        """Send one line to the launcher."""
         self._socket.sendall(line.encode("ascii") + b"\n")
 
 

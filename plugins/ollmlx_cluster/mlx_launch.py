@@ -18,7 +18,6 @@ TICK: Final = 0.1
 
 
 def main() -> NoReturn:
-    """Run mlx.launch with the arguments of this program."""
     threading.Thread(target=_end_with, args=(tie(),), daemon=True).start()
     from mlx._distributed_utils import launch
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 
 def main() -> NoReturn:
-    """Join the group and serve it until it ends."""
     parser = argparse.ArgumentParser(prog="python -m ollmlx_cluster.rank")
     parser.add_argument("--socket", required=True, type=Path)
     parser.add_argument("--backend", required=True)

@@ -14,7 +14,7 @@ from ollmlx.errors import StorageError
 from ollmlx.storekit import damaged, sha256_of
 from ollmlx_hub.client import DEFAULT_ENDPOINT, HubClient, HubSettings
 from ollmlx_hub.index import MlxIndex
-from ollmlx_hub.layout import TOKENIZERS, MlxLayout, MlxManifest, read_manifest
+from ollmlx_hub.layout import TOKENIZERS, MlxLayout, readable_manifest
 
 STORE = "mlx"
 STALE_SECONDS = 600.0
@@ -30,7 +30,6 @@ class ModelsCheck:
     codes: tuple[str, ...] = ("MDL001", "MDL003", "MDL010", "STO006", "STO007", "STO008")
 
     async def run(self, context: Any) -> Sequence[Finding]:
-        """Return findings for damaged models, wrong folder names, and what interrupted changes left."""
         return await asyncio.to_thread(lambda: list(self._findings(context)))
 
     def _findings(self, context: Any) -> Iterator[Finding]:
@@ -58,37 +57,44 @@ def _damage(context: Any, index: MlxIndex, folder: Path) -> Iterator[Finding]:
     if error is not None:
         hint = "" if error.hint is None or error.hint.startswith("ollmlx ") else error.hint
         commands, instead = _remedies(context, index.layout, folder)
-        evidence = (str(folder), hint)
-        yield _finding(error.code or "MDL003", Severity.ERROR, error.message, evidence, subject, commands, instead)
+        yield Finding.of(
+            error.code or "MDL003",
+            error.message,
+            evidence=(str(folder), hint),
+            commands=commands,
+            instead=instead,
+            subject=subject,
+            severity=Severity.ERROR,
+        )
     elif model and "completion" in model.capabilities and not (model.chat_template or model.defaults.template):
         evidence = (str(folder), "a base model continues text; chat needs a template")
-        title = f"{subject} has no chat template"
-        yield _finding("MDL010", Severity.INFO, title, evidence, subject, (f"ollmlx show {subject}",))
+        title, commands = f"{subject} has no chat template", (f"ollmlx show {subject}",)
+        yield Finding.of("MDL010", title, evidence=evidence, commands=commands, subject=subject)
 
 
 def _wrong_folders(folders: Sequence[Path]) -> Iterator[Finding]:
     """Findings for folders whose manifest has another name, and for models that two folders hold."""
     by_name: dict[str, list[tuple[Path, ModelName]]] = {}
     for folder in folders:
-        if (manifest := _readable_manifest(folder)) is not None:
+        if (manifest := readable_manifest(folder)) is not None:
             by_name.setdefault(manifest.name.key, []).append((folder, manifest.name))
     for same in by_name.values():
         first, name = next((one for one in same if one[0].name == one[1].folder), same[0])
         if len(same) == 1 and first.name.lower() != name.key:
             title = f"the folder {first.name} holds {name.short}"
             commands = (f"mv {_quoted(first)} {_quoted(first.with_name(name.folder))}",)
-            yield _finding("STO007", Severity.WARNING, title, (str(first),), name.short, commands)
+            yield Finding.of("STO007", title, evidence=[str(first)], commands=commands, subject=name.short)
         for spare, _ in same:
             if spare != first:
                 title = f"{first.name} and {spare.name} both hold {name.short}"
                 hide = f"mv {_quoted(spare)} {_quoted(spare.with_name('.' + spare.name))}"
-                remove, evidence = f"rm -r {_quoted(spare)}", (str(first), str(spare))
-                yield _finding("STO008", Severity.ERROR, title, evidence, name.short, (hide,), (remove,))
+                remove, both = f"rm -r {_quoted(spare)}", (str(first), str(spare))
+                yield Finding.of("STO008", title, evidence=both, commands=[hide], instead=[remove], subject=name.short)
 
 
 def _changed_files(folder: Path) -> Iterator[Finding]:
     """Findings for files that differ from the manifest's sha256."""
-    if (manifest := _readable_manifest(folder)) is None:
+    if (manifest := readable_manifest(folder)) is None:
         return
     name = manifest.name.short
     for file in manifest.files:
@@ -96,7 +102,7 @@ def _changed_files(folder: Path) -> Iterator[Finding]:
         if path.is_file() and sha256_of(path) != file.sha256:
             title = f"{folder.name}/{file.path} is not what was installed"
             commands = (f"rm {_quoted(path)}", f"ollmlx pull {name}")
-            yield _finding("MDL003", Severity.ERROR, title, (str(path),), name, commands)
+            yield Finding.of("MDL003", title, evidence=[str(path)], commands=commands, subject=name)
 
 
 def _leftovers(layout: MlxLayout, now: float) -> Iterator[Finding]:
@@ -112,21 +118,16 @@ def _leftovers(layout: MlxLayout, now: float) -> Iterator[Finding]:
             what = f"a pull of {name.short} stopped half-way" if name else f"an interrupted change left {folder.name}"
             title = f"{what}; it holds {format_size(size)}"
             remove = (f"rm -r {_quoted(folder)}",)
-            remedies = ((f"ollmlx pull {name.short}",), remove) if name else (remove, ())
-            yield _finding("STO006", Severity.INFO, title, (str(folder),), folder.name, *remedies)
+            commands, instead = ((f"ollmlx pull {name.short}",), remove) if name else (remove, ())
+            yield Finding.of(
+                "STO006", title, evidence=[str(folder)], commands=commands, instead=instead, subject=folder.name
+            )
 
 
 def _name_of(folder: Path) -> ModelName | None:
     try:
         return ModelName.from_folder(folder.name)
     except OllmlxError:
-        return None
-
-
-def _readable_manifest(folder: Path) -> MlxManifest | None:
-    try:
-        return read_manifest(folder)
-    except OllmlxError:  # `_damage` reports it
         return None
 
 
@@ -144,7 +145,7 @@ def _remedies(context: Any, layout: MlxLayout, folder: Path) -> tuple[tuple[str,
 
 def _replacements(context: Any, layout: MlxLayout, folder: Path) -> tuple[str, ...]:
     """Return the command that pulls the model again, if a source provides it, and the one that removes it."""
-    manifest = _readable_manifest(folder)
+    manifest = readable_manifest(folder)
     name = manifest.name if manifest is not None else _name_of(folder)
     if name is None:
         return (f"rm -r {_quoted(folder)}",)
@@ -162,21 +163,6 @@ def _unversioned(source: str) -> str:
 
 def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
-
-
-def _finding(
-    code: str,
-    severity: Severity,
-    title: str,
-    evidence: Sequence[str],
-    subject: str,
-    commands: tuple[str, ...],
-    instead: tuple[str, ...] = (),
-) -> Finding:
-    lines = tuple(line for line in evidence if line)
-    return Finding(
-        code=code, severity=severity, title=title, evidence=lines, commands=commands, instead=instead, subject=subject
-    )
 
 
 class HubCheck:
@@ -211,4 +197,5 @@ class HubCheck:
             other = "export HF_ENDPOINT=https://MIRROR" if endpoint == DEFAULT_ENDPOINT else "unset HF_ENDPOINT"
             commands = (f"curl -I {endpoint}", other)
         evidence.append(error.hint or "")
-        return _finding(error.code or "NET005", Severity.ERROR, error.message, evidence, endpoint, commands)
+        code = error.code or "NET005"
+        return Finding.of(code, error.message, evidence=evidence, commands=commands, subject=endpoint)

@@ -38,7 +38,6 @@ class HubAccess:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers of every request to the hub."""
         return {**AGENT, "Authorization": f"Bearer {self.token}"} if self.token else AGENT
 
 
@@ -102,8 +101,6 @@ class RepositoryListing:
 
 
 class HubClient:
-    """Requests to one hub."""
-
     def __init__(self, access: HubAccess) -> None:
         self.access = access
 
@@ -187,7 +184,6 @@ class HubClient:
             ) from error
 
     def _refusal(self, error: HfHubHTTPError, repo: str, revision: str) -> OllmlxError:
-        """Return the error for an unsuccessful response."""
         from huggingface_hub import errors
 
         endpoint, status = self.access.endpoint, error.response.status_code

@@ -17,8 +17,6 @@ from ollmlx_hub.layout import MANIFEST, MlxLayout, MlxManifest, read_manifest
 
 
 class MlxIndex(ModelIndex[Path, MlxManifest]):
-    """The models of one store's folder."""
-
     def __init__(self, layout: MlxLayout, store: str) -> None:
         super().__init__()
         self.layout = layout

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ollmlx import ModelName, OllmlxError
-from ollmlx.errors import InvalidRequest, StorageError
+from ollmlx.errors import InvalidRequest
 from ollmlx.storekit import link_or_copy, safe_path, storage_errors, with_hashes, write_receipt
 from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, InstalledModel, ModelDefaults
 from ollmlx_hub.index import MlxIndex
-from ollmlx_hub.layout import MODEL_SUFFIXES, MlxManifest, read_manifest
+from ollmlx_hub.layout import MODEL_SUFFIXES, MlxManifest, read_manifest, readable_manifest
 
 PARTS = ".parts"
 """The folder in a staging folder in which files arrive."""
@@ -39,7 +39,8 @@ class MlxInstaller:
             stage.mkdir(parents=True, exist_ok=True)
             self.staging.recover(self.layout.target(name))
             (stage / INSTALLED).unlink(missing_ok=True)
-            folder, manifest = self._installed(name)
+            folder = self.layout.find(name)
+            manifest = readable_manifest(folder)
             if folder is not None and manifest is not None:
                 write_receipt(stage / INSTALLED, manifest.receipt())
                 for file in manifest.files if reuse else ():
@@ -59,7 +60,7 @@ class MlxInstaller:
 
     def up_to_date(self, name: ModelName, receipt: FetchReceipt) -> bool:
         """Return True if the fetched revision is installed and complete."""
-        _, manifest = self._installed(name)
+        manifest = readable_manifest(self.layout.find(name))
         if manifest is None or not receipt.revision:
             return False
         if (manifest.source, manifest.revision) != (receipt.source, receipt.revision):
@@ -103,14 +104,6 @@ class MlxInstaller:
                 link_or_copy(model.path / file.path, into / file.path)
             manifest = read_manifest(model.path)
             return manifest.files if manifest is not None else ()
-
-    def _installed(self, name: ModelName) -> tuple[Path | None, MlxManifest | None]:
-        """Return a model's folder and manifest, as far as they are there and can be read."""
-        folder = self.layout.find(name)
-        try:
-            return folder, read_manifest(folder) if folder is not None else None
-        except StorageError:
-            return folder, None
 
 
 # -- models that are created -----------------------------------------------------------------------------------------

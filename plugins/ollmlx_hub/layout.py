@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Literal
@@ -39,7 +40,6 @@ class MlxLayout:
         self.staging = StagingArea(root)
 
     def target(self, name: ModelName) -> Path:
-        """The folder that a model gets."""
         return self.root / name.folder
 
     def folders(self) -> list[Path]:
@@ -89,10 +89,16 @@ class MlxManifest(Frozen):
         return FetchReceipt(source=self.source, revision=self.revision, license=self.license, files=self.files)
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into a model's folder, whole."""
         data = self.model_dump(mode="json", exclude={"defaults"})
         data["defaults"] = self.defaults.model_dump(mode="json", exclude_unset=True)
         write_whole(folder / MANIFEST, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def readable_manifest(folder: Path | None) -> MlxManifest | None:
+    """Return the manifest of a folder, or None if there is none that can be read."""
+    with suppress(StorageError):
+        return read_manifest(folder) if folder is not None else None
+    return None
 
 
 def read_manifest(folder: Path) -> MlxManifest | None:

@@ -39,18 +39,13 @@ class MlxStore:
         Raises StorageError if its folder is damaged, Conflict if the folder holds another model.
         """
         with storage_errors("cannot read the models folder"):
-            found, interrupted = await asyncio.to_thread(self._look_up, name)
-            if interrupted:
-                staging = self.layout.staging
+            found = await asyncio.to_thread(self.index.find, name)
+            staging, target = self.layout.staging, self.layout.target(name)
+            if found is None and await asyncio.to_thread(staging.is_interrupted, target):
                 async with locked(staging.lock(name)):
-                    await asyncio.to_thread(staging.recover, self.layout.target(name))
+                    await asyncio.to_thread(staging.recover, target)
                 found = await asyncio.to_thread(self.index.find, name)
             return found
-
-    def _look_up(self, name: ModelName) -> tuple[InstalledModel | None, bool]:
-        """Return the model, and whether an interrupted change has left it to be recovered."""
-        found = self.index.find(name)
-        return found, found is None and self.layout.staging.is_interrupted(self.layout.target(name))
 
     async def pull(
         self, name: ModelName, source: Source, importer: Importer | None, *, insecure: bool = False

@@ -22,7 +22,6 @@ _OWN_FIELDS = {"backend", "state", "pid", "device", "parallel", "active", "reser
 
 
 def tags(models: Iterable[InstalledModel]) -> Json:
-    """Return the answer of `/api/tags`."""
     return {"models": [_tag(model) for model in models]}
 
 
@@ -87,7 +86,6 @@ def show(model: InstalledModel, *, tensors: Sequence[Json] | None = None) -> Jso
 
 
 def message(turn: Message) -> Json:
-    """Return one turn of a conversation."""
     found: Json = {"role": turn.role, "content": turn.content}
     if turn.images:
         found["images"] = list(turn.images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,7 +63,6 @@ class CopyBody(OllamaBody):
     destination: str = ""
 
     def names(self) -> tuple[ModelName, ModelName]:
-        """Parse source and destination. Raises InvalidRequest."""
         source = parse_name(self.source, f"source {_quoted(self.source)} is invalid")
         return source, parse_name(self.destination, f"destination {_quoted(self.destination)} is invalid")
 
@@ -91,16 +90,14 @@ class CreateBody(NamedBody):
     def defaults(self) -> ModelDefaults:
         """Return the defaults that are laid over the weights, without the adapter. Raises InvalidRequest."""
         licenses = (self.license,) if isinstance(self.license, str) else self.license
-        stated: dict[str, Any] = {"options": options(self.parameters)} if self.parameters else {}
-        if self.system:
-            stated["system"] = self.system
-        if self.template:
-            stated["template"] = self.template
-        if self.messages:
-            stated["messages"] = tuple(message.to_vocabulary() for message in self.messages)
-        if any(licenses):
-            stated["license"] = tuple(text for text in licenses if text)
-        return ModelDefaults(**stated)
+        stated = {
+            "options": options(self.parameters) if self.parameters else None,
+            "system": self.system,
+            "template": self.template,
+            "messages": tuple(message.to_vocabulary() for message in self.messages),
+            "license": tuple(filter(None, licenses)),
+        }
+        return ModelDefaults.model_validate({name: value for name, value in stated.items() if value})
 
 
 def _quoted(name: str) -> str:
@@ -109,7 +106,6 @@ def _quoted(name: str) -> str:
 
 
 def add_routes(made: Blueprint, service: Service) -> None:
-    """Add these routes to the family's Blueprint."""
     _add_greeting(made)
     _add_descriptions(made, service)
     _add_changes(made, service)
@@ -241,9 +237,8 @@ async def _created(service: Service, body: CreateBody) -> AsyncIterator[PullProg
         _refuse_uploads(service)
     files = _files(service, body.files)
     adapter = _files(service, body.adapters)
-    with ExitStack() as stack:
-        if adapter:
-            folder = Path(stack.enter_context(_folder_of(adapter)))
+    with _folder_of(adapter) if adapter else nullcontext() as folder:
+        if folder is not None:
             defaults = defaults.model_copy(update={"adapter": folder})
         steps = service.create(name, base=base, files=files, defaults=defaults, quantize=body.quantize or None)
         async with closing(steps):
@@ -266,10 +261,10 @@ def _files(service: Service, named: dict[str, str]) -> dict[str, Path]:
 
 
 @contextmanager
-def _folder_of(files: dict[str, Path]) -> Iterator[str]:
+def _folder_of(files: dict[str, Path]) -> Iterator[Path]:
     """Make a folder, beside the uploaded files, in which they have their names. It is removed at the end."""
     beside = next(iter(files.values())).parent
     with TemporaryDirectory(prefix=".adapter-", dir=beside) as folder:
         for name, path in files.items():
             (Path(folder) / PurePosixPath(name).name).hardlink_to(path)
-        yield folder
+        yield Path(folder)

@@ -35,13 +35,11 @@ class OllamaStoreSettings(BaseModel):
 
 @hookimpl
 def register_settings(register: Callable[[type[BaseModel]], None]) -> None:
-    """Register the table `[plugins.ollama_store]`."""
     register(OllamaStoreSettings)
 
 
 @hookimpl
 def register_stores(register: Callable[[Store], None], context: PluginContext) -> None:
-    """Register the store "ollama"."""
     from ollmlx_ollama_store.store import OllamaStore
 
     register(OllamaStore(context.typed().models_folder))
@@ -49,7 +47,6 @@ def register_stores(register: Callable[[Store], None], context: PluginContext) -
 
 @hookimpl
 def register_sources(register: Callable[[Source], None], context: PluginContext) -> None:
-    """Register the source "ollama"."""
     from ollmlx_ollama_store.source import OllamaSource
 
     own = context.own or OllamaStoreSettings()
@@ -58,7 +55,6 @@ def register_sources(register: Callable[[Source], None], context: PluginContext)
 
 @hookimpl
 def register_checks(register: Callable[[Check, Traversable | None], None], context: PluginContext) -> None:
-    """Register the check of the installed models, with its runbooks."""
     from importlib.resources import files
 
     from ollmlx_ollama_store.check import OllamaCheck

@@ -39,7 +39,7 @@ class OllamaCheck:
         yield from self._unlisted()
         entries = self.layout.entries()
         known = {entry.path for entry in entries}
-        for path in self.layout.manifest_files():
+        for path in self.layout.listing().files:
             if path not in known:
                 title = f"{path.relative_to(self.layout.manifests)} is not a model name"
                 yield self._damaged(path, title, (_remove(path),))
@@ -68,15 +68,7 @@ class OllamaCheck:
 
     def _damaged(self, path: Path, title: str, commands: tuple[str, ...], instead: tuple[str, ...] = ()) -> Finding:
         shown = path.relative_to(self.layout.manifests) if path.is_relative_to(self.layout.manifests) else path.name
-        return Finding(
-            code=DAMAGED,
-            severity=Severity.ERROR,
-            title=title,
-            evidence=(str(path),),
-            commands=commands,
-            instead=instead,
-            subject=str(shown),
-        )
+        return Finding.of(DAMAGED, title, evidence=[str(path)], commands=commands, instead=instead, subject=str(shown))
 
     def _wrong_blobs(self, users: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
         for digest, models in sorted(users.items()):
@@ -100,11 +92,11 @@ def _same_names(models: Sequence[InstalledModel]) -> Iterator[Finding]:
         if len(same) > 1:
             name, colon, tag = same[0].name.short.partition(":")
             second = same[1].source.removeprefix(SOURCE)
-            yield Finding(
-                code=SAME_NAME,
-                severity=Severity.WARNING,
-                title=f"{len(same)} models are called {same[0].name.short}",
-                evidence=tuple(model.source for model in same),
-                commands=(f"ollmlx cp {second} {name}-2{colon}{tag}", f"ollmlx rm {second}"),
+            yield Finding.of(
+                SAME_NAME,
+                f"{len(same)} models are called {same[0].name.short}",
+                evidence=[model.source for model in same],
+                commands=[f"ollmlx cp {second} {name}-2{colon}{tag}", f"ollmlx rm {second}"],
                 subject=same[0].name.short,
+                severity=Severity.WARNING,
             )

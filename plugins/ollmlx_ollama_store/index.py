@@ -21,8 +21,6 @@ SOURCE = "ollama:"
 
 
 class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
-    """The models of one models folder."""
-
     def __init__(self, layout: OllamaLayout, store: str) -> None:
         super().__init__()
         self.layout = layout
@@ -55,7 +53,6 @@ class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
         return entry
 
     def read_manifest(self, key: ManifestEntry) -> OllamaManifest:
-        """Read a manifest. Raises StorageError."""
         return self.layout.manifest(key.path)[0]
 
     def read_state(self, key: ManifestEntry, manifest: OllamaManifest | None) -> Hashable:
@@ -65,7 +62,6 @@ class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
         return tuple((status.st_size, status.st_mtime_ns) for status in found)
 
     def read_model(self, key: ManifestEntry, manifest: OllamaManifest | None) -> InstalledModel:
-        """Read a model: its manifest, its small blobs and the header of its weights."""
         assert manifest is not None
         for layer in manifest.blobs():
             path = self.layout.blob(layer.digest)

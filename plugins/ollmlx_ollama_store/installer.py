@@ -6,6 +6,7 @@ when no manifest lists it any more.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from ollmlx.errors import NotFound, StorageError
 from ollmlx.storekit import link_or_copy, read_receipt, sha256_of, storage_errors, write_receipt, write_whole
 from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, InstalledModel
 from ollmlx_ollama_store.index import OllamaIndex
-from ollmlx_ollama_store.layout import IMAGE, Kind, OllamaLayer, OllamaManifest, digest_of
+from ollmlx_ollama_store.layout import IMAGE, Kind, OllamaLayer, OllamaManifest
 
 STAGED_MANIFEST = "manifest.json"
 
@@ -43,9 +44,8 @@ class OllamaInstaller:
         return stage
 
     def add_layer(self, stage: Path, kind: Kind, data: bytes) -> OllamaLayer:
-        """Write a small layer into the staging folder."""
         with storage_errors("cannot store the model"):
-            digest = digest_of(data)
+            digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
             (stage / self.layout.blob(digest).name).write_bytes(data)
         return OllamaLayer(media_type=IMAGE + kind, digest=digest, size=len(data))
 
@@ -73,7 +73,6 @@ class OllamaInstaller:
             return self._write_manifest(name, data)
 
     def copy(self, model: InstalledModel, target: ModelName) -> None:
-        """Write a model's manifest under a second name."""
         _, data = self.layout.manifest(self.index.origin(model).path)
         with storage_errors(f"cannot copy {model.name.short}"):
             self._write_manifest(target, data)

@@ -10,7 +10,6 @@ anywhere inside these three folders, and nowhere else.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -62,8 +61,6 @@ class ManifestListing:
 
 
 class OllamaLayout:
-    """The paths of one models folder."""
-
     def __init__(self, root: Path) -> None:
         self.root = root
         self.manifests = root / "manifests"
@@ -75,11 +72,9 @@ class OllamaLayout:
         return self.blobs / f"sha256-{parse_digest(digest)}"
 
     def staging(self, name: ModelName) -> Path:
-        """The folder in which a model is prepared."""
         return self._own / "staging" / name.key
 
     def lock(self, name: ModelName) -> Path:
-        """The lock file of a model."""
         return self._own / "locks" / f"{name.key}.lock"
 
     @property
@@ -97,12 +92,7 @@ class OllamaLayout:
         return self.named(self.listing())
 
     def named(self, listing: ManifestListing) -> list[ManifestEntry]:
-        """The manifests of a listing whose path is a model name."""
         return [entry for entry in map(self._entry, listing.files) if entry is not None]
-
-    def manifest_files(self) -> list[Path]:
-        """Every file `manifests/<host>/<namespace>/<model>/<tag>` that can be listed, a model name or not."""
-        return self.listing().files
 
     def listing(self) -> ManifestListing:
         """List the manifests, and the folders whose manifests cannot be listed. Names that begin with a dot are not."""
@@ -151,7 +141,6 @@ class OllamaLayout:
         return read_bounded(path, limit, str(path.relative_to(self.root))) or b""
 
     def manifest(self, path: Path) -> tuple[OllamaManifest, bytes]:
-        """A manifest and its bytes. Raises StorageError."""
         data = self.read(path, MAX_MANIFEST)
         return OllamaManifest.parse(data, str(path.relative_to(self.root))), data
 
@@ -234,13 +223,10 @@ class OllamaManifest(_Document):
         yield from self.layers
 
     def of(self, kind: Kind) -> tuple[OllamaLayer, ...]:
-        """The layers of a kind."""
         return tuple(layer for layer in self.layers if layer.kind == kind)
 
 
 class OllamaConfig(_Document):
-    """The configuration blob of a model."""
-
     model_format: str = Field("", max_length=64)
     model_family: str = Field("", max_length=64)
     model_families: tuple[str, ...] | None = Field(None, max_length=64)
@@ -252,7 +238,6 @@ class OllamaConfig(_Document):
 
 
 def write_manifest(config: OllamaLayer, layers: Sequence[OllamaLayer]) -> bytes:
-    """Return the bytes of a manifest."""
     config_entry, *entries = [each.model_dump(by_alias=True, exclude_defaults=True) for each in (config, *layers)]
     return as_json({"schemaVersion": 2, "mediaType": MEDIA_TYPE, "config": config_entry, "layers": entries})
 
@@ -260,8 +245,3 @@ def write_manifest(config: OllamaLayer, layers: Sequence[OllamaLayer]) -> bytes:
 def as_json(value: object) -> bytes:
     """Return a value as JSON without spaces, as Ollama writes it."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def digest_of(data: bytes) -> str:
-    """Return a digest: `sha256:` and 64 hexadecimal digits."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"

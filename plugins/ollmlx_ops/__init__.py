@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ollmlx import hookimpl
 
-if TYPE_CHECKING:
-    from quart import Blueprint
-
-    from ollmlx import Service
-
 
 @hookimpl
-def register_routes(register: Callable[[str, Callable[[Service], Blueprint]], None]) -> None:
-    """Register the family. Quart is imported only when the family is built."""
-
-    def make(service: Service) -> Blueprint:
+def register_routes(register: Callable[[str, Any], None]) -> None:
+    def make(service: Any) -> Any:
         from ollmlx_ops.routes import blueprint
 
         return blueprint(service)

@@ -53,7 +53,6 @@ class Metrics:
         self.registry.register(RunnerGauges(runners))
 
     def count(self, request: RequestContext) -> None:
-        """Count one request that has ended."""
         route = request.route or OTHER
         self._requests.labels(route, request.method if request.route else OTHER, request.status).inc()
         self._seconds.labels(route).observe(request.total_ns / 1e9)
@@ -73,7 +72,6 @@ class Metrics:
         self._generated.labels(model).inc(done.generated_tokens)
 
     def text(self) -> bytes:
-        """Return the metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
 
@@ -127,7 +125,6 @@ class RunnerGauges(Collector):
         self._runners = runners
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the families, each with a sample for every runner."""
         gauge = partial(GaugeMetricFamily, labels=("model", "backend", "state"))
         runners = [((one.model.name.short, one.backend, str(one.state)), one) for one in self._runners()]
         uptime = gauge(f"{PREFIX}_runner_uptime_seconds", "Age of a runner.")

@@ -37,7 +37,6 @@ DAEMON = record(
 
 
 def blueprint(service: Service) -> Blueprint:
-    """Return the family's routes over a service."""
     made = Blueprint("ops", __name__)
     metrics = Metrics(service.ps)
     service.pool.subscribe(metrics.pool)  # type: ignore[arg-type]  # PoolObserver is not exported to plugins

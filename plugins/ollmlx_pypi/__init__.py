@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_sources(register: Callable[[Source], None], context: PluginContext) -> None:
-    """Register the source "pypi"."""
     from ollmlx_pypi.source import PypiSource
 
     register(PypiSource(guarded=context.guarded))

@@ -219,7 +219,6 @@ def _failure(package: ModelPackage, output: str) -> UpstreamError:
 
 
 def cache_folder(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """Return the user's cache folder for ollmlx."""
     if platform == "darwin":
         return Path.home() / "Library" / "Caches" / "ollmlx"
     return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "ollmlx"

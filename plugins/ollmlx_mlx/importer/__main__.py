@@ -54,7 +54,6 @@ def run(source: Path, into: Path, options: dict[str, Any], report: ProgressPrint
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m ollmlx_mlx.importer", description="Make an MLX model folder.")
     parser.add_argument("--source", required=True, type=Path, help="a GGUF file, or a folder of safetensors")
     parser.add_argument("--into", required=True, type=Path, help="an empty folder")

@@ -1,4 +1,4 @@
-"""From a GGUF header to `config.json`. Pure.
+"""From a GGUF header to `config.json`, checked against the parameters of mlx-lm's model.
 
 Architectures: `llama` (and Mistral, which GGUF files call llama), `qwen2`, `qwen3`. Others are refused by name.
 """
@@ -9,6 +9,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.models.rope_utils import Llama3RoPE
+from mlx_lm.utils import _get_classes
 
 from ollmlx import GgufHeader
 from ollmlx.errors import StorageError
@@ -134,32 +139,13 @@ def check_tensors(header: GgufHeader, config: Mapping[str, Any]) -> None:
 
 
 def _expected(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    hidden, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
-    rows = {"q": config["num_attention_heads"] * head, "k": config["num_key_value_heads"] * head}
-    rows["v"] = rows["k"]
-    kind = config["model_type"]
-    whole = {"model.embed_tokens.weight": (config["vocab_size"], hidden), "model.norm.weight": (hidden,)}
-    if not config["tie_word_embeddings"]:
-        whole["lm_head.weight"] = (config["vocab_size"], hidden)
-    layer: dict[str, tuple[int, ...]] = {
-        "input_layernorm.weight": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
-        **{f"self_attn.{part}_proj.weight": (count, hidden) for part, count in rows.items()},
-        "self_attn.o_proj.weight": (hidden, rows["q"]),
-        "mlp.gate_proj.weight": (inner, hidden),
-        "mlp.up_proj.weight": (inner, hidden),
-        "mlp.down_proj.weight": (hidden, inner),
-    }
-    if kind == "qwen2" or config.get("attention_bias"):
-        layer |= {f"self_attn.{part}_proj.bias": (count,) for part, count in rows.items()}
-    if kind == "llama" and config.get("attention_bias"):
-        layer["self_attn.o_proj.bias"] = (hidden,)
-    if config.get("mlp_bias"):
-        layer |= {"mlp.gate_proj.bias": (inner,), "mlp.up_proj.bias": (inner,), "mlp.down_proj.bias": (hidden,)}
-    if kind == "qwen3":
-        layer |= {"self_attn.q_norm.weight": (head,), "self_attn.k_norm.weight": (head,)}
-    layers = range(config["num_hidden_layers"])
-    return whole | {f"model.layers.{index}.{name}": shape for index in layers for name, shape in layer.items()}
+    """Return the shape of each parameter of mlx-lm's model. Nothing is computed."""
+    try:
+        kind, arguments = _get_classes(dict(config))
+        parameters: Any = tree_flatten(kind(arguments.from_dict(config)).parameters())
+    except Exception as error:  # a header may hold any numbers
+        raise StorageError(f"its numbers do not make a model: {error}", code="MDL003") from error
+    return {name: tuple(array.shape) for name, array in parameters}
 
 
 def _scaling(header: GgufHeader) -> dict[str, Any] | None:
@@ -187,19 +173,8 @@ def _llama3_scaling(config: dict[str, Any], factors: Sequence[float]) -> dict[st
 
 def llama3_factors(head_dim: int, base: float, scaling: dict[str, Any]) -> list[float]:
     """Return the factor of each rotary wavelength, as llama.cpp stores them in `rope_freqs.weight`."""
-    low = scaling["original_max_position_embeddings"] / scaling["low_freq_factor"]
-    high = scaling["original_max_position_embeddings"] / scaling["high_freq_factor"]
-    factors = []
-    for pair in range(0, head_dim, 2):
-        wavelength = 2 * math.pi * base ** (pair / head_dim)
-        if wavelength < high:
-            factors.append(1.0)
-        elif wavelength > low:
-            factors.append(scaling["factor"])
-        else:
-            span = scaling["high_freq_factor"] - scaling["low_freq_factor"]
-            smooth = (scaling["original_max_position_embeddings"] / wavelength - scaling["low_freq_factor"]) / span
-            factors.append(1 / ((1 - smooth) / scaling["factor"] + smooth))
+    scaled: Any = Llama3RoPE(head_dim, base=base, scaling_config=scaling)._freqs
+    factors: list[float] = (scaled / base ** (mx.arange(0, head_dim, 2) / head_dim)).tolist()
     return factors
 
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollmlx.doctor.context import CheckContext
-from ollmlx.errors.findings import CODES, Finding, Severity
+from ollmlx.errors.findings import Finding, Severity
 
 COMMAND = re.compile(r"(ollmlx|pip|brew|export|sudo|python\S*|hf) ")
 """The beginning of a hint that is a command."""
 
 CheckFunction = Callable[[CheckContext], Iterable[Finding] | Awaitable[Iterable[Finding]]]
+found = Finding.of
 
 
 @dataclass(frozen=True)
@@ -52,25 +53,3 @@ def noted(code: str, title: str) -> Finding:
 def skipped(code: str, title: str) -> Finding:
     """Return a note about something that could not be checked. `code`: the first code it might have led to."""
     return found(code, title, severity=Severity.SKIPPED)
-
-
-def found(
-    code: str,
-    title: str,
-    *,
-    evidence: Iterable[str] = (),
-    commands: Iterable[str] = (),
-    instead: Iterable[str] = (),
-    subject: str = "",
-    severity: Severity | None = None,
-) -> Finding:
-    """Return a finding with the severity of its code, or with the one that is given. Empty evidence is left out."""
-    return Finding(
-        code=code,
-        severity=severity or Severity(CODES[code][1]),
-        title=title,
-        evidence=tuple(line for line in evidence if line),
-        commands=tuple(commands),
-        instead=tuple(instead),
-        subject=subject,
-    )

@@ -5,6 +5,7 @@ A code is never reused. Each has a page in `diagnostics/`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -42,6 +43,32 @@ class Finding(BaseModel):
     commands: tuple[str, ...] = ()
     instead: tuple[str, ...] = ()
     subject: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        code: str,
+        title: str,
+        *,
+        evidence: Iterable[str] = (),
+        commands: Iterable[str] = (),
+        instead: Iterable[str] = (),
+        subject: str = "",
+        severity: Severity | None = None,
+    ) -> Finding:
+        """Return a finding with the severity of its code, which is an error for a plugin's own code, or the given one.
+
+        Empty evidence is left out.
+        """
+        return cls(
+            code=code,
+            severity=severity or Severity(CODES[code][1] if code in CODES else "error"),
+            title=title,
+            evidence=tuple(line for line in evidence if line),
+            commands=tuple(commands),
+            instead=tuple(instead),
+            subject=subject,
+        )
 
 
 CODES: Final[dict[str, tuple[str, str]]] = {
