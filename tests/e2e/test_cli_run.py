@@ -46,11 +46,3 @@ def test_a_daemon_that_cannot_start_says_why(home: Daemon) -> None:
     assert done.returncode == 2
     assert "did you mean 'host'" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_second_daemon_for_one_state_folder_is_refused(home: Daemon) -> None:
-    assert ollmlx(home, "run", "parrot", "hello").returncode == 0
-    second = ollmlx(home, "serve", "--host", "127.0.0.1:0")
-    assert second.returncode == 1
-    assert "already running" in second.stderr
-    assert "Traceback" not in second.stderr

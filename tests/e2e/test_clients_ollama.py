@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,9 +11,9 @@ from typing import Any
 
 import ollama
 import pytest
-from tests.e2e.helpers import CALL, ENDLESS, WEATHER, user
+from tests.e2e.helpers import CALL, WEATHER, user
 
-from ollmlx.testing import eventually, wait_until
+from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon
 
 pytestmark = [pytest.mark.e2e, pytest.mark.clients]
@@ -53,38 +50,10 @@ def test_generate_whole_streamed_raw_and_continued(client: Any) -> None:
     assert client.generate("parrot", "x", raw=True).context is None
 
 
-def test_options_bound_and_stop_the_answer(client: Any) -> None:
-    short = client.generate("parrot", "fake:tokens=50 go", options={"num_predict": 3})
-    assert (short.done_reason, short.eval_count) == ("length", 3)
-    stopped = client.generate("parrot", "one two three", options={"stop": ["two"]})
-    assert (stopped.response, stopped.done_reason) == ("one ", "stop")
-
-
 def test_tools_are_called_with_arguments_that_are_an_object(client: Any) -> None:
     answer = client.chat(**said(CALL, tools=[WEATHER]))
     [call] = answer.message.tool_calls
     assert (call.function.name, call.function.arguments) == ("weather", {"city": "Paris"})
-
-
-def test_thinking_is_apart_from_the_answer(client: Any) -> None:
-    ask: dict[str, Any] = {"model": "thinker", "messages": user("well")}
-    thought = client.chat(**ask, think=True)
-    assert (thought.message.thinking, thought.message.content) == ("let me see", "well")
-    assert client.chat(**ask, think=False).message.thinking is None
-
-
-def test_a_schema_is_honoured(client: Any) -> None:
-    schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
-    answer = client.chat(**said("how old", format=schema))
-    assert isinstance(json.loads(answer.message.content)["age"], int)
-
-
-def test_logprobs_have_bytes(client: Any) -> None:
-    answer = client.generate("parrot", "é", logprobs=True, top_logprobs=2)
-    assert answer.logprobs
-    first = answer.logprobs[0]
-    assert first.logprob <= 0
-    assert len(first.top_logprobs) == 2
 
 
 def test_embeddings_of_one_and_of_many(client: Any) -> None:
@@ -144,24 +113,6 @@ def test_a_failure_in_the_middle_is_an_error_and_no_end(client: Any) -> None:
     with pytest.raises(ollama.ResponseError) as failed:
         list(client.chat(**said("fake:tokens=50 fake:rate=100 fake:fault=exit:70@5 go"), stream=True))
     assert failed.value.status_code == -1
-
-
-def test_a_file_is_uploaded_by_its_digest(client: Any, tmp_path: Path) -> None:
-    file = tmp_path / "weights.bin"
-    file.write_bytes(base64.b64encode(bytes(range(256))) * 100)
-    digest = client.create_blob(file)
-    assert digest.startswith("sha256:")
-    assert client.create_blob(file) == digest
-
-
-async def test_leaving_cancels_the_work(daemon_with_fakes: Daemon) -> None:
-    async with ollama.AsyncClient(host=daemon_with_fakes.url, trust_env=False) as client:
-        asking = asyncio.create_task(client.chat(**said(ENDLESS)))
-        await eventually(lambda: asyncio.to_thread(daemon_with_fakes.active))
-        asking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asking
-        await eventually(lambda: asyncio.to_thread(daemon_with_fakes.idle))
 
 
 @pytest.fixture(scope="module")

@@ -76,25 +76,3 @@ def test_a_model_from_files_and_one_over_it_that_costs_no_copy_of_the_weights(
     assert shown["parameters"].split() == ["temperature", "0.5", "stop", '"a"', "stop", r'"b\n"']
     client.delete("made")
     client.delete("derived")
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"files": {"../x.safetensors": "LAST"}}, "invalid file name"),
-        ({"files": {"config.json": "LAST"}}, "no safetensors or GGUF file"),
-        ({"files": {"x.safetensors": f"sha256:{'0' * 64}"}}, "not found"),
-        ({"files": {"x.safetensors": "sha256:short"}}, "invalid digest format"),
-        ({"files": {"pytorch_model.bin": "LAST"}}, "pickle"),
-        ({}, "neither 'from' or 'files' was specified"),
-    ],
-)
-def test_what_makes_no_model_is_an_error_of_the_client(
-    client: ollama.Client, tmp_path: Path, change: dict[str, Any], sentence: str
-) -> None:
-    (last,) = uploaded(client, tmp_path / "one", {"config.json": b"{}"}).values()
-    named = {name: last if digest == "LAST" else digest for name, digest in change.get("files", {}).items()}
-    with pytest.raises(ollama.ResponseError, match=sentence) as refused:
-        client.create("never", **(change | ({"files": named} if named else {})))
-    assert refused.value.status_code in (400, 404)
-    assert [model.model for model in client.list().models] == []

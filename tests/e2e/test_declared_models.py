@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.conftest import StartDaemon
 from tests.e2e.helpers import user
 
 from ollmlx.testing import wait_until
@@ -76,11 +75,6 @@ def test_its_system_prompt_and_parameters_are_honoured_and_a_request_wins(server
     assert server.post("/api/generate", own).json()["response"] == "a b c"
 
 
-def test_its_keep_alive_is_its_own(server: Daemon) -> None:
-    assert chat(server, "short", "hello")["done"]
-    wait_until(lambda: "short:latest" not in ps(server))
-
-
 def hang_up(server: Daemon, changes: dict[str, Any]) -> str:
     """Change the settings file, send SIGHUP; what the daemon's log says from then on, once it has looked."""
     before = len(server.log_text)
@@ -121,28 +115,3 @@ def test_settings_that_cannot_be_used_change_nothing(server: Daemon) -> None:
     assert "did you mean 'host'?" in said
     assert chat(server, "bot:1", "hello there you")["message"]["content"] == "hello there"
     assert "settings: nothing changed" in hang_up(server, {})
-
-
-def test_models_are_preloaded_kept_and_timed_as_the_settings_and_requests_say(daemon: StartDaemon) -> None:
-    hasty = {"from": "robot", "request_timeout": "0.5s"}  # the same runner as `robot`, which is loaded first
-    models = {"keeper": {"from": "parrot", "preload": True, "pin": True}, "hasty": hasty}
-    settings = {"models": models, "runners": {"max_loaded_models": 2}}
-    server = daemon(fakes={"parrot": {}, "robot": {}, "finch": {}}, settings=settings)
-
-    def loaded() -> dict[str, str]:
-        return {model["name"].removesuffix(":latest"): model["expires_at"] for model in server.loaded()}
-
-    wait_until(lambda: list(loaded()) == ["keeper"])
-    assert server.post("/api/generate", {"model": "robot"}).json()["done_reason"] == "load"
-    body = {"model": "hasty", "prompt": "fake:tokens=100000 fake:rate=10 go", "stream": False}
-    late = server.post("/api/generate", body)
-    assert (late.status_code, late.json()["error"][:34]) == (504, "the request took longer than 0.5s:")
-    answer = server.post("/api/generate", {"model": "robot", "prompt": "x", "stream": False, "keep_alive": -1})
-    assert answer.headers["x-ollmlx-load-ms"] == "0.0"
-    assert float(answer.headers["x-ollmlx-queue-ms"]) >= 0
-    assert set(loaded()) == {"keeper", "robot"}
-    assert loaded()["robot"] > "2100"
-    assert server.post("/api/generate", {"model": "finch", "prompt": "x", "keep_alive": "1h"}).status_code == 200
-    assert set(loaded()) == {"keeper", "finch"}, "`robot` made room although it had no end; a pinned model would not"
-    assert server.post("/api/generate", {"model": "finch", "keep_alive": 0}).json()["done_reason"] == "unload"
-    wait_until(lambda: set(loaded()) == {"keeper"})

@@ -30,6 +30,9 @@ FAILURES: dict[str, tuple[int, str, str]] = {
     "eof": (500, "RUN002", "failed: it ended the answer without finishing it"),
     "garbage": (500, "RUN002", "broke the protocol: it sent something that is not an event"),
     "schema": (500, "RUN002", "broke the protocol: it sent something that is not an event"),
+    "longline": (500, "RUN002", "broke the protocol: it sent a line of more than"),
+    "utf8": (500, "RUN002", "broke the protocol: it sent something that is not an event"),
+    "halfline": (500, "RUN002", "failed: it stopped in the middle of a line"),
     "leak:800": (500, "RUN005", "more than its limit of 601 MB, and was ended"),
 }
 FAMILIES = [
@@ -125,6 +128,7 @@ def said(server: Daemon, family: str, model: str, words: str, *, stream: bool = 
 @pytest.mark.fault(3)
 @pytest.mark.fault(8)
 @pytest.mark.fault(15)
+@pytest.mark.finding("RUN008")
 @pytest.mark.parametrize(("model", "family"), [case for case in FAMILIES if case[0] in LOADS])
 def test_a_load_that_fails_is_a_status_with_the_cause_in_every_dialect(server: Daemon, model: str, family: str) -> None:
     _, status, code, words = LOADS[model]
@@ -161,16 +165,23 @@ def test_a_failure_in_mid_answer_is_the_last_record_of_a_stream_and_a_status_oth
             "no end that looks like a success"
         )
     assert said(server, family, "parrot", "hello").status == 200
-    assert (pid_of_parrot(server) == before) is (fault == "eof"), (
+    assert (pid_of_parrot(server) == before) is (fault in ("eof", "halfline")), (
         "a runner that exits or breaks the protocol is replaced"
     )
 
 
 @pytest.mark.fault(5)
-@pytest.mark.parametrize("family", ROUTES)
-def test_an_exit_before_the_first_word_is_not_seen(server: Daemon, family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "fault"),
+    [
+        ("ollama", "kill@prefill"),
+        ("openai", "kill@prefill"),
+        ("anthropic", "signal:term@prefill fake:prefill=5 fake:prefill_ms=100"),
+    ],
+)
+def test_an_exit_before_the_first_word_is_not_seen(server: Daemon, family: str, fault: str) -> None:
     (server.folder / "spawns").unlink(missing_ok=True)
-    told = said(server, family, "phoenix", "hi fake:fault=kill@prefill there", stream=True)
+    told = said(server, family, "phoenix", f"hi fake:fault={fault} there", stream=True)
     assert (told.status, told.message) == (200, "")
     assert "hi" in told.text
     assert len((server.folder / "spawns").read_text().splitlines()) == 2
@@ -178,13 +189,14 @@ def test_an_exit_before_the_first_word_is_not_seen(server: Daemon, family: str) 
 
 
 @pytest.mark.fault(12)
+@pytest.mark.finding("RUN006")
 def test_a_crash_loop_ends_with_the_cause_and_the_time_of_the_next_try(server: Daemon) -> None:
     for _ in range(3):
         assert said(server, "ollama", "exits", "hello").status == 500
     for family, path in ROUTES.items():
         while (told := said(server, family, "exits", "hello")).status == 500:
             pass  # the pause was over: the model was tried again, and the next pause is longer
-        assert told.status == 503
+        assert (told.status, told.code) == (503, "" if family == "anthropic" else "RUN006")
         assert re.search(r"exits:latest failed \d+ times before it answered a request; it is tried again", told.message)
         assert "exit status 1 while loading: fake: exiting as told" in told.message
         body = {"model": "exits", "messages": user("x"), "max_tokens": 9}

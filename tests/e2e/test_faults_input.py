@@ -196,10 +196,3 @@ def test_an_agents_prompt_beyond_the_context_is_refused_with_both_lengths(
     most, length = sorted(map(int, re.findall(r"\d+(?= tokens| maximum)", answer.json()["error"]["message"])))
     assert most == 4096
     assert length > 9000
-
-
-@pytest.mark.fault(43)
-@pytest.mark.parametrize("image", ["!!!", "aGk="])
-def test_an_image_for_a_model_that_reads_none_is_refused(server: Daemon, image: str) -> None:
-    body = {"model": "parrot", "messages": [{"role": "user", "content": "what?", "images": [image]}]}
-    assert server.post("/api/chat", body).json()["error"] == "parrot does not support images"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Callable
@@ -48,7 +49,9 @@ class Served:
                 outer.asked.append(asked)
                 found = answer(asked)
                 self.send_response(found.status)
-                for name, value in {"Content-Length": str(len(found.body)), **found.headers}.items():
+                if "Transfer-Encoding" not in found.headers:
+                    self.send_header("Content-Length", str(len(found.body)))
+                for name, value in found.headers.items():
                     self.send_header(name, value)
                 self.end_headers()
                 if self.command != "HEAD":
@@ -159,6 +162,15 @@ def part(body: bytes, asked: Asked, headers: dict[str, str]) -> Answer:
         return Answer(416, b"", {**headers, "Content-Range": f"bytes */{len(body)}"})
     content = {"Content-Range": f"bytes {begin}-{end}/{len(body)}"}
     return Answer(206, body[begin : end + 1], {**headers, **content})
+
+
+def chunked(*lines: object, cut: bool = False) -> Answer:
+    """A stream of JSON lines. `cut`: the connection breaks before its end."""
+    pieces = [json.dumps(line).encode() + b"\n" for line in lines]
+    body = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+    return Answer(
+        200, body if cut else body + b"0\r\n\r\n", {"Transfer-Encoding": "chunked"}, len(body) if cut else None
+    )
 
 
 async def no_wait(seconds: float) -> None:

@@ -1,13 +1,13 @@
-"""Measuring servers. The server is an aiohttp application in this process."""
+"""Measuring servers, and comparing their answers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from aiohttp import web
+from tests.servers.serving import Answer, Asked, Served, chunked
 
 from ollmlx.bench.agreement import PROMPTS, GreedyAnswer, SharedBeginning, agreement, compared, sentence, summary
 from ollmlx.bench.measure import Measurement, MeasurementPlan, Target, TimedAnswer, long_text, measure, rate, rows
@@ -31,42 +31,27 @@ def asked() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-async def url(asked: list[dict[str, Any]]) -> AsyncIterator[str]:
+def url(asked: list[dict[str, Any]]) -> Iterator[str]:
     """A server of both dialects that answers every request with two words."""
+    chunks = [{"choices": [{"delta": {"content": word}}]} for word in ("hello", " you")]
+    usage = {"choices": [], "usage": {"completion_tokens": 2, "prompt_tokens": 9}}
+    events = "".join(f"data: {json.dumps(event)}\n\n" for event in (*chunks, usage)) + "data: [DONE]\n\n"
+    lines = ({"message": {"content": "hi"}}, {"message": {"content": ""}, "done": True, "eval_count": 1})
 
-    async def openai(request: web.Request) -> web.StreamResponse:
-        body = await request.json()
+    def answer(request: Asked) -> Answer:
+        body = json.loads(request.body)
         asked.append(body)
         if body["model"] == "broken":
-            return web.json_response({"error": {"message": "out of paint"}}, status=500)
-        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await answer.prepare(request)
-        for word in ("hello", " you"):
-            chunk = {"choices": [{"delta": {"content": word}}]}
-            await answer.write(f"data: {json.dumps(chunk)}\n\n".encode())
-        usage = {"choices": [], "usage": {"completion_tokens": 2, "prompt_tokens": 9}}
-        await answer.write(f"data: {json.dumps(usage)}\n\ndata: [DONE]\n\n".encode())
-        return answer
+            return Answer(500, b'{"error": {"message": "out of paint"}}')
+        if request.path == "/v1/chat/completions":
+            return Answer(200, events.encode(), {"Content-Type": "text/event-stream"})
+        if request.path != "/api/chat":
+            return Answer(404)
+        return chunked(*lines) if body["stream"] else Answer(200, json.dumps(printed(body["model"])).encode())
 
-    async def ollama(request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        asked.append(body)
-        if not body["stream"]:
-            return web.json_response(printed(body["model"]))
-        answer = web.StreamResponse()
-        await answer.prepare(request)
-        for line in ({"message": {"content": "hi"}}, {"message": {"content": ""}, "done": True, "eval_count": 1}):
-            await answer.write(json.dumps(line).encode() + b"\n")
-        return answer
-
-    app = web.Application()
-    app.add_routes([web.post("/v1/chat/completions", openai), web.post("/api/chat", ollama)])
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
+    served = Served(answer)
+    yield served.url
+    served.close()
 
 
 async def test_two_servers_are_measured_by_turns_and_compared(url: str, asked: list[dict[str, Any]]) -> None:

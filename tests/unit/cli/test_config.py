@@ -26,14 +26,7 @@ def register_settings(register):
 """
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("OLLMLX_CONFIG", "OLLAMA_HOST", "OLLAMA_MODELS", "OLLAMA_KEEP_ALIVE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def test_show_prints_every_value_with_its_origin_and_the_values_it_overrides(

@@ -17,15 +17,12 @@ BROKEN = "[server\n"
 
 
 @pytest.fixture(autouse=True)
-def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def nothing_here(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home folder, and an address where no program listens."""
-    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
-    monkeypatch.delenv("OLLMLX_CONFIG", raising=False)
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return home
 
 
 @pytest.fixture

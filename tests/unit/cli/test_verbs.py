@@ -283,12 +283,12 @@ def test_an_api_key_travels_with_each_call(
     daemon.says("GET", "/api/tags", {"models": []})
     (tmp_path / "ollmlx.toml").write_text('[security]\napi_keys = ["from-the-settings"]\n')
     assert ollmlx("list").code == 0
-    assert daemon.requests[-1].headers["Authorization"] == "Bearer from-the-settings"
+    assert daemon.requests[-1].headers["authorization"] == "Bearer from-the-settings"
     assert ollmlx("list", "--host", daemon.url).code == 0
-    assert "Authorization" not in daemon.requests[-1].headers, "the settings' key belongs to the settings' address"
+    assert "authorization" not in daemon.requests[-1].headers, "the settings' key belongs to the settings' address"
     monkeypatch.setenv("OLLAMA_API_KEY", "mine")
     ollmlx("list")
-    assert daemon.requests[-1].headers["Authorization"] == "Bearer mine"
+    assert daemon.requests[-1].headers["authorization"] == "Bearer mine"
 
 
 def test_proxy_variables_do_not_capture_calls(

@@ -148,10 +148,12 @@ def test_register_settings_validates_the_plugins_own_table(tmp_path: Path) -> No
     assert "widht" in (wrong.problem or "")
 
 
-def test_entry_points_are_loaded_one_by_one() -> None:
-    points = (EntryPoint("gone", "no_such_package_here", "ollmlx"), EntryPoint("json", "json", "ollmlx"))
-    plugins = load_plugins(Settings(), points=points)
-    assert [(plugin.name, plugin.enabled) for plugin in plugins.loaded] == [("gone", False), ("json", True)]
+def test_entry_points_are_loaded_one_by_one_and_no_two_plugins_have_one_name() -> None:
+    named = (("gone", "no_such_package_here"), ("json", "json"), ("json", "csv"))
+    plugins = load_plugins(Settings(), points=tuple(EntryPoint(*one, "ollmlx") for one in named))
+    first, second, third = plugins.loaded
+    assert [(plugin.name, plugin.enabled) for plugin in (first, second)] == [("gone", False), ("json", True)]
+    assert (third.code, third.problem) == ("PLG003", "another plugin is already called 'json'")
 
 
 HANGS_AT_IMPORT = "import builtins\nbuiltins.ollmlx_test_gate.wait()\n"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import errno
-import http.server
 import json
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from tests.servers.serving import Answer, Served
 
 from ollmlx.errors import ConfigError
 from ollmlx.text.addresses import Address
@@ -45,28 +44,17 @@ def test_an_unknown_host_is_named() -> None:
         listening_socket(Address("no-such-host.invalid", 0))
 
 
-class ReplyHandler(http.server.BaseHTTPRequestHandler):
-    reply = b""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.reply)))
-        self.end_headers()
-        self.wfile.write(self.reply)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Log nothing."""
+@pytest.fixture
+def answer() -> Answer:
+    """The answer of the server; a test sets its body."""
+    return Answer()
 
 
 @pytest.fixture
-def server() -> Iterator[http.server.HTTPServer]:
-    server = http.server.HTTPServer(("127.0.0.1", 0), type("Handler", (ReplyHandler,), {}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def address(answer: Answer) -> Iterator[Address]:
+    served = Served(lambda asked: answer)
+    yield Address.parse(served.url)
+    served.close()
 
 
 @pytest.mark.finding("NET001")
@@ -79,22 +67,20 @@ def server() -> Iterator[http.server.HTTPServer]:
         (b"<html>", "pid"),
     ],
 )
-def test_the_program_that_uses_the_port_is_named(server: http.server.HTTPServer, reply: bytes, program: str) -> None:
-    server.RequestHandlerClass.reply = reply  # type: ignore[attr-defined]
-    address = Address("127.0.0.1", server.server_port)
+def test_the_program_that_uses_the_port_is_named(address: Address, answer: Answer, reply: bytes, program: str) -> None:
+    answer.body = reply
     assert program in program_at(address)
     with pytest.raises(OSError, match="in use") as taken:
         listening_socket(address)
     error = bind_error(address, taken.value)
     assert error.code == "NET001"
-    assert error.message.startswith(f"127.0.0.1:{server.server_port} is in use by ")
+    assert error.message.startswith(f"127.0.0.1:{address.port} is in use by ")
 
 
-def test_a_daemon_that_still_drains_is_named_with_what_to_do(server: http.server.HTTPServer) -> None:
+def test_a_daemon_that_still_drains_is_named_with_what_to_do(address: Address, answer: Answer) -> None:
     error = "the server is shutting down; 1 running request may go on"
-    readiness = {"ollmlx": "0.1.0", "stopping": True, "error": error}
-    server.RequestHandlerClass.reply = json.dumps(readiness).encode()  # type: ignore[attr-defined]
-    found = bind_error(Address("127.0.0.1", server.server_port), OSError(errno.EADDRINUSE, "in use"))
+    answer.body = json.dumps({"ollmlx": "0.1.0", "stopping": True, "error": error}).encode()
+    found = bind_error(address, OSError(errno.EADDRINUSE, "in use"))
     assert found.message.endswith(f"): {error}")
     assert found.hint == f"start again when it has ended, or end its running requests now: kill {os.getpid()}"
 

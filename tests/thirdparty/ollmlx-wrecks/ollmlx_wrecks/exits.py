@@ -1,3 +1,0 @@
-"""It ends the program when it is imported."""
-
-raise SystemExit(3)

@@ -1,8 +1,0 @@
-"""It implements a hook that does not exist."""
-
-from ollmlx import hookimpl
-
-
-@hookimpl
-def register_beckends(register):
-    pass

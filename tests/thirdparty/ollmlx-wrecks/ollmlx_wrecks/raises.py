@@ -1,3 +1,0 @@
-"""It raises when it is imported."""
-
-raise RuntimeError("I cannot be imported")
