@@ -11,13 +11,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
-import psutil
 import pytest
 
 from ollmlx.errors import Busy
 from ollmlx.plugin.contracts import RunnerCommand
 from ollmlx.protocol import ExitCode
-from ollmlx.testing import RunnerProcess, eventually, fake_model, fake_runner, wait_until
+from ollmlx.testing import RunnerProcess, eventually, fake_model, fake_runner
 from ollmlx.types import Failed, GenerateRequest
 
 FAKE = "ollmlx.testing.fake:FakeEngine"
@@ -93,37 +92,6 @@ async def test_it_ends_when_standard_input_ends(phase: str) -> None:
             await answer.content.readline()
         runner.close_stdin()
         assert await runner.exit_code() == ExitCode.PARENT_GONE
-
-
-PARENT = """
-import asyncio, sys
-from ollmlx.testing import fake_runner
-from ollmlx.types import GenerateRequest
-
-async def main():
-    async with fake_runner(fault={fault!r}) as runner:
-        await runner.ready()
-        print(runner.process.pid, flush=True)
-        async with runner.stream(GenerateRequest(prompt="a b c")) as answer:
-            await answer.read()
-
-asyncio.run(main())
-"""
-
-
-@pytest.mark.fault(19)
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's; elsewhere a guardian")
-@pytest.mark.parametrize("fault", ["hang", "gil", "block"])
-def test_it_ends_with_a_parent_that_is_killed_at_any_moment(fault: str, tmp_path: Path) -> None:
-    script = tmp_path / "parent.py"
-    script.write_text(PARENT.format(fault=fault), encoding="utf-8")
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        child = psutil.Process(int(parent.stdout.readline()))
-        wait_until(lambda: child.status() in ("sleeping", "running"), because="it runs")
-        parent.kill()
-        parent.wait()
-    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "shutdown"])

@@ -19,9 +19,6 @@ TEXT = st.text(st.sampled_from("abcdefg    \n日本é"), max_size=300)
 def test_columns_are_aligned_and_lines_have_no_space_at_their_end() -> None:
     drawn = table(("NAME", "SIZE"), [("a", "1 GB"), ("longer", "20 MB")])
     assert drawn.splitlines() == ["NAME      SIZE", "a         1 GB", "longer    20 MB"]
-
-
-def test_no_rows_leave_the_header() -> None:
     assert table(("NAME", "SIZE"), []) == "NAME    SIZE"
 
 
@@ -107,12 +104,9 @@ def wrapped(pieces: list[str], width: int | None) -> str:
     return "".join(wrap.feed(piece) for piece in pieces)
 
 
-def test_a_word_that_does_not_fit_moves_to_the_next_line() -> None:
+def test_a_word_that_does_not_fit_moves_to_the_next_line_and_is_broken_if_it_is_longer_than_a_line() -> None:
     assert screen(wrapped(["hello wor", "ld again"], 12)) == ["hello world", "again"]
     assert screen(wrapped(["hello wonderful"], 12)) == ["hello ", "wonderful"]
-
-
-def test_a_word_longer_than_the_line_is_broken() -> None:
     assert screen(wrapped(["a" * 25], 12)) == ["a" * 11, "a" * 11, "aaa"]
 
 

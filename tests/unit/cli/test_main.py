@@ -67,21 +67,6 @@ def test_wrong_usage_ends_with_code_two(ollmlx: CommandLine, argv: tuple[str, ..
     assert message in outcome.err
 
 
-def test_aliases_are_verbs(ollmlx: CommandLine, daemon: ScriptedDaemon) -> None:
-    daemon.says("GET", "/api/tags", {"models": []})
-    assert ollmlx("ls").out == ollmlx("list").out
-
-
-@pytest.mark.parametrize("before", [True, False])
-def test_global_options_stand_before_or_after_the_verb(
-    daemon: ScriptedDaemon, ollmlx: CommandLine, monkeypatch: pytest.MonkeyPatch, *, before: bool
-) -> None:
-    daemon.says("GET", "/api/tags", {"models": []})
-    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
-    argv = ["--host", daemon.url, "list"] if before else ["list", "--host", daemon.url]
-    assert ollmlx(*argv).code == 0
-
-
 def test_options_may_stand_between_positionals() -> None:
     args, _ = command.parse("run", ["m", "--think", "--verbose", "why", "so"])
     assert (args.model, args.prompt, args.think, args.verbose) == ("m", ["why", "so"], True, True)

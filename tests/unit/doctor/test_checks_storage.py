@@ -15,13 +15,11 @@ import pytest
 from tests.servers.tiny import tiny_files
 from tests.unit.doctor.contexts import NOW, codes, expect, healthy
 
-from ollmlx import ModelName, Refusal
+from ollmlx import Refusal
 from ollmlx.doctor.context import CheckContext
-from ollmlx.errors import StorageError
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.plugin.registry import RegisteredCheck
 from ollmlx.storekit import sha256_of
-from ollmlx_hub.store import MlxStore
 
 
 def put(folder: Path, *, name: str = "", **changes: bytes | None) -> Path:
@@ -56,11 +54,7 @@ def truncated(folder: Path) -> None:
 DAMAGES: list[tuple[str, dict[str, Any], str, str]] = [
     ("MDL003", {"config__json": None}, "no config.json", "ollmlx pull org/name"),
     ("MDL003", {"config__json": b"{"}, "config.json is not valid JSON", "ollmlx pull org/name"),
-    ("MDL003", {"config__json": b"[]"}, "not a JSON object", "ollmlx pull org/name"),
-    ("MDL003", {"config__json": b"{}"}, "names no model_type", "ollmlx pull org/name"),
     ("MDL003", {"model__safetensors": None}, "no model*.safetensors", "ollmlx rm org/name"),
-    ("MDL003", {"model__safetensors": b"\x10\0\0\0\0\0\0\0nonsense"}, "model.safetensors", "ollmlx rm org/name"),
-    ("MDL003", {"ollmlx__json": b"{"}, "ollmlx.json", "ollmlx rm org/name"),
     ("MDL004", {"config__json": config(model_type="unheard_of")}, "'unheard_of'", "pip install --upgrade mlx-lm"),
     ("MDL003", {"tokenizer__json": None}, "no tokenizer", "ollmlx pull org/name"),
     ("MDL010", {"tokenizer_config__json": b"{}"}, "chat needs a template", "ollmlx show org/name"),
@@ -266,16 +260,11 @@ def test_a_model_whose_file_may_not_be_read_is_not_pulled_again_first(
     assert len(theirs.commands) == 2
 
 
-async def test_folders_that_may_not_be_read_crash_no_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_that_may_not_be_read_crash_no_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr("ollmlx_hub.layout.os.scandir", refuse)
-    store = MlxStore(tmp_path / "mlx")
-    with pytest.raises(StorageError, match=r"cannot read the models folder: Permission denied"):
-        await store.list()
-    with pytest.raises(StorageError):
-        await store.resolve(ModelName.parse("org/name"))
     assert codes(healthy(tmp_path)) == []
 
 

@@ -11,7 +11,6 @@ from tests.random_models import write_folder
 
 from ollmlx import LaunchOptions, RunnerCommand
 from ollmlx.errors import ConfigError, Unsupported
-from ollmlx.plugin.contracts import Backend, Spreader
 from ollmlx.plugin.loader import load_plugins
 from ollmlx.protocol import ExitCode
 from ollmlx.runner.startup import CannotStart
@@ -50,13 +49,6 @@ def model(tmp_path: Path) -> InstalledModel:
 
 def written(folder: Path, config: dict[str, Any]) -> InstalledModel:
     return fake_model("big", format="mlx", path=write_folder(folder, config))
-
-
-def test_it_is_registered_beside_the_mlx_backend_which_spreads_nothing() -> None:
-    backends = load_plugins(Settings()).registry.backends
-    assert isinstance(backends.get("cluster"), Backend)
-    assert isinstance(backends.get("cluster"), Spreader)
-    assert not isinstance(backends.get("mlx"), Spreader)
 
 
 def test_without_a_cluster_the_mlx_backend_runs_the_model(model: InstalledModel) -> None:
@@ -235,10 +227,6 @@ def test_every_backend_starts_the_same_ranks_each_with_ports_of_its_own(backend:
         assert ours[2:] == ["--repeat-hosts", "2"]  # a GPU for each rank of a host
     else:
         assert ours[0] == "--starting-port"
-
-
-def test_ports_for_a_group_are_free_and_neighbours() -> None:
-    assert 0 < hosts_module.free_ports(4) < 65532
 
 
 @pytest.mark.parametrize(

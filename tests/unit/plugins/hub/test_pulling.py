@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from tests.servers.hub import HubServer, sha256
@@ -211,13 +210,6 @@ async def test_a_full_disk_is_found_before_the_download(
     with pytest.raises(StorageError, match=r"not enough disk space: 9.* KB needed, 1 B free"):
         await pull()
     assert not hub.large_requests()
-
-
-@pytest.mark.fault(35)
-async def test_a_folder_that_cannot_be_written_is_a_storage_error(models: Path, pull: Pull) -> None:
-    models.parent.write_text("a file where the folder should be")
-    with pytest.raises(StorageError):
-        await pull()
 
 
 async def test_pushing_uploads_the_models_files_and_nothing_else_and_needs_a_token(

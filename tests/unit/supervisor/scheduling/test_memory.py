@@ -41,16 +41,6 @@ def test_running_processes_never_hold_more_than_the_budget(steps: list[tuple[str
         assert ledger.left >= 0
 
 
-def test_a_reservation_that_is_given_up_blocks_no_other() -> None:
-    ledger = MemoryLedger(100)
-    ledger.reserve("a", 80, "a")
-    ledger.release_later("a")
-    ledger.reserve("b", 50, "b")
-    assert ledger.allocate("b")
-    ledger.release("a")
-    assert ledger.in_use == 50
-
-
 def test_limits_follow_from_the_reservation() -> None:
     allowance = allowance_for(100 * MIB, 20 * MIB, 1000 * MIB, Tuning(hard_share=2.0, soft_share=0.5, slack=0))
     assert (allowance.reserved, allowance.hard, allowance.soft) == (120 * MIB, 240 * MIB, 120 * MIB)

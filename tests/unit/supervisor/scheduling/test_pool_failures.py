@@ -126,7 +126,7 @@ async def test_a_crash_loop_is_refused_for_seconds_and_holds_no_other_model_up(m
     assert (await harness.events())[-1].type == "done"
 
 
-async def test_unloading_a_model_forgets_its_failures(make: Make) -> None:
+async def test_a_failure_that_no_repetition_cures_is_not_loaded_again_until_it_is_unloaded(make: Make) -> None:
     harness = make(instant=False)
     for remedy in (Remedy.NONE, Remedy.RETRY):
         asked = asyncio.create_task(harness.events())
@@ -134,6 +134,9 @@ async def test_unloading_a_model_forgets_its_failures(make: Make) -> None:
         harness.factory.made[-1].fail_loading(toy_failure(Cause.EXIT, remedy, loading=True))
         with pytest.raises(RunnerFailed):
             await asked
+        if remedy is Remedy.NONE:
+            with pytest.raises(RunnerFailed):
+                await harness.events()
         assert not await harness.pool.unload("a"), "it is not loaded"
     assert len(harness.factory.made) == 2
 
@@ -159,18 +162,6 @@ async def test_a_runner_that_has_answered_is_replaced_however_often_it_exits(mak
     assert (await request)[-1].type == "done"
 
 
-async def test_a_failure_that_no_repetition_cures_is_answered_without_another_load(make: Make) -> None:
-    harness = make(instant=False)
-    asked = asyncio.create_task(harness.events())
-    await settle()
-    harness.factory.made[0].fail_loading(toy_failure(Cause.EXIT, Remedy.NONE, loading=True))
-    with pytest.raises(RunnerFailed):
-        await asked
-    with pytest.raises(RunnerFailed):
-        await harness.events()
-    assert len(harness.factory.made) == 1
-
-
 async def test_a_pinned_model_is_loaded_again_without_a_request(make: Make) -> None:
     harness = make()
     pinned = toy_spec("a", 60, pin=True)
@@ -194,25 +185,17 @@ async def test_a_runner_above_its_soft_limit_gets_no_new_requests(make: Make) ->
     assert harness.served == ["waits"]
 
 
-async def test_an_idle_runner_that_uses_too_much_memory_is_stopped(make: Make) -> None:
-    harness = make()
-    await harness.use()
-    harness.factory.made[0].needs_replacement = True
-    harness.factory.made[0].on_change()
-    await settle()
-    assert harness.loaded() == set()
-
-
-async def test_a_pinned_runner_that_uses_too_much_memory_is_replaced_at_once(make: Make) -> None:
+@pytest.mark.parametrize(("pin", "after"), [(False, []), (True, [(RunnerState.READY, False)])], ids=["idle", "pinned"])
+async def test_a_runner_that_uses_too_much_memory_is_stopped_and_replaced_if_it_is_pinned(
+    make: Make, pin: bool, after: list[tuple[RunnerState, bool]]
+) -> None:
     harness = make(stop_seconds=1.0)
-    await harness.use(toy_spec("a", 60, pin=True))
+    await harness.use(toy_spec("a", 60, pin=pin))
     harness.factory.made[0].needs_replacement = True
     harness.factory.made[0].on_change()
     await harness.clock.advance(2)
-    assert [(made.state, made.needs_replacement) for made in harness.factory.made] == [
-        (RunnerState.STOPPING, True),
-        (RunnerState.READY, False),
-    ]
+    states = [(made.state, made.needs_replacement) for made in harness.factory.made]
+    assert states == [(RunnerState.STOPPING, True), *after]
 
 
 async def test_a_lack_of_descriptors_fails_only_the_requests_that_meet_it(make: Make) -> None:
