@@ -7,34 +7,19 @@ import logging
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import Message, ToolCall
+from ollmlx.web import JsonBody
 
 logger = logging.getLogger(__name__)
 
-BLOCKS = (
-    "text",
-    "thinking",
-    "redacted_thinking",
-    "image",
-    "document",
-    "search_result",
-    "tool_use",
-    "tool_result",
-)
+BLOCKS = ("text", "thinking", "redacted_thinking", "image", "document", "search_result", "tool_use", "tool_result")
 
 
-class AnthropicBody(BaseModel):
-    """A JSON body, or a part of one: unknown fields are ignored, a null field counts as absent."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, data: Any) -> Any:
-        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+class AnthropicBody(JsonBody):
+    """A body of Anthropic's dialect, or a part of one."""
 
 
 class BlockSource(AnthropicBody):
@@ -84,7 +69,6 @@ def text_of(content: str | tuple[Block, ...]) -> str:
 
 
 def messages(turns: tuple[Turn, ...]) -> Iterator[Message]:
-    """Yield the messages of a conversation. Raises InvalidRequest."""
     names: dict[str, str] = {}
     for turn in turns:
         yield from _turn(turn, names)

@@ -49,12 +49,10 @@ def _sentence(failure: Failure) -> str:
 
 
 def error_event(failure: Failure) -> bytes:
-    """Encode the last event of a stream that failed."""
     return b"event: error\ndata: " + orjson.dumps(shape(failure)) + b"\n\n"
 
 
 def blueprint(service: Service) -> Blueprint:
-    """Make the family's Blueprint over a service."""
     made = Blueprint("anthropic", __name__)
     declare_errors(made, shape, "/v1/messages")
 

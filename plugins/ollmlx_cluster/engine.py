@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, ClassVar, Final, NoReturn
@@ -19,7 +18,7 @@ from ollmlx.types import Event, GenerateRequest
 from ollmlx_cluster.messages import WAKING, LauncherConnection
 from ollmlx_cluster.shard import STOP, TOKEN, Collectives, ModelShard
 from ollmlx_mlx.engine.batching.generation import GenerationState
-from ollmlx_mlx.engine.batching.sampling import Penalizer, PenaltyRules, Sampler
+from ollmlx_mlx.engine.batching.sampling import Penalizer, Sampler
 from ollmlx_mlx.engine.kv_cache import make_layers
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.engine.text.prompt import PromptEncoder
@@ -97,22 +96,11 @@ class ClusterEngine(SerialEngine):
     def stream(self, request: GenerateRequest) -> Iterator[Event]:
         if request.format is not None or request.top_logprobs is not None:
             raise Unsupported("a model on a cluster has no structured output and no logprobs")
-        prompt, options = self._prompts.build(request), request.options
-        vocabulary = len(self._shard.tokenizer)
+        request, tokenizer = request.model_copy(update={"shift": False}), self._shard.tokenizer
+        prompt = self._prompts.build(request)
         events: list[Any] = []
-        row = GenerationState(
-            prompt,
-            prompt.parser(request, self._shard.tokenizer, self._detokenizers),
-            events.extend,
-            options,
-            penalties=PenaltyRules.of(options, prompt.context, vocabulary),
-            seed=options.seed if options.seed >= 0 else secrets.randbits(63),
-            limit=options.num_predict if options.num_predict >= 0 else prompt.context - len(prompt.tokens),
-            eos=frozenset(self._shard.tokenizer.eos_token_ids),
-            shift=False,
-            top_logprobs=None,
-            constraint=None,
-            spell=self._detokenizers.decode,
+        row = GenerationState.of(
+            request, prompt, tokenizer, self._detokenizers, events.extend, vocabulary=len(tokenizer)
         )
         try:
             self._wake()

@@ -20,13 +20,11 @@ ollmlx_api = 1
 
 @hookimpl
 def register_settings(register: Callable[[type[BaseModel]], None]) -> None:
-    """Register the table `[plugins.llamacpp]`."""
     register(LlamaCppSettings)
 
 
 @hookimpl
 def register_backends(register: Callable[[Backend], None], context: PluginContext) -> None:
-    """Register the backend `llamacpp`."""
     settings = context.own or LlamaCppSettings()
     kv_cache_type = context.typed().runners.kv_cache_type
     register(LlamaCppBackend(settings, installed=xllamacpp_is_installed, kv_cache_type=kv_cache_type))

@@ -93,7 +93,6 @@ class LlamaCppBackend:
         )
 
     def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
-        """Return the command of a runner with `LlamaCppEngine`."""
         shape = _read_shape(model.path)
         command = RunnerCommand.of_engine(
             ENGINE,
@@ -157,7 +156,6 @@ class GgufShape:
         )
 
     def kv_cache(self, context: int, kv_cache_type: str) -> int:
-        """Return the bytes of one sequence's cache."""
         return int(context * self.cached * BYTES_PER_VALUE.get(kv_cache_type, 2.0))
 
 

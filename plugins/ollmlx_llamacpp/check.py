@@ -34,17 +34,14 @@ class LlamaCppCheck:
         shown = (*models[:MODELS_SHOWN], *([f"and {more} more"] if more > 0 else []))
         if not self.installed():
             title = "GGUF models are installed and llama.cpp, which runs them, is not"
-            return [_finding(MISSING, Severity.WARNING, title, shown, INSTALL)]
+            return [Finding.of(MISSING, title, evidence=shown, commands=[INSTALL], severity=Severity.WARNING)]
         done = await context.child([sys.executable, "-P", "-c", "import xllamacpp"], IMPORT_SECONDS)
         if done.status == 0:
             return []
         reason = done.err.strip().splitlines()[-1:] or [f"exit status {done.status}"]
         title = "llama.cpp is installed and cannot be loaded"
-        return [_finding(BROKEN, Severity.ERROR, title, (*reason, *shown), "pip install --force-reinstall xllamacpp")]
-
-
-def _finding(code: str, severity: Severity, title: str, evidence: tuple[str, ...], command: str) -> Finding:
-    return Finding(code=code, severity=severity, title=title, evidence=evidence, commands=(command,))
+        install = "pip install --force-reinstall xllamacpp"
+        return [Finding.of(BROKEN, title, evidence=(*reason, *shown), commands=[install])]
 
 
 async def _gguf_models(context: Any) -> list[str]:

@@ -123,7 +123,6 @@ class RecordReader:
     _calls: dict[int, Json] = field(default_factory=dict)
 
     def feed(self, record: Json) -> list[Event]:
-        """Return the events of one record."""
         if (progress := record.get("prompt_progress")) is not None:
             return [
                 Prefill(

@@ -103,7 +103,6 @@ class LlamaCppEngine:
         return Tokens(tokens=tuple(await self._prompts.tokens(request.messages, conversation)))
 
     async def detokenize(self, tokens: Tokens) -> str:
-        """Return the text of token ids."""
         return str((await self._client.post("/detokenize", {"tokens": list(tokens.tokens)}))["content"])
 
     def status(self) -> Progress:
@@ -131,7 +130,6 @@ class LlamaCppEngine:
         """Do nothing: llama.cpp's caches are bounded, and freed only with the model."""
 
     async def close(self) -> None:
-        """Stop llama.cpp."""
         if self._server is not None:
             await self._client.close()
             await asyncio.to_thread(self._server.close)

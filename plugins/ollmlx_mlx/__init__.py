@@ -18,7 +18,6 @@ ollmlx_api = 1
 
 @hookimpl
 def register_settings(register: Callable[[type[BaseModel]], None]) -> None:
-    """Register the table `[plugins.mlx]`."""
     from ollmlx_mlx.daemon.backend import MlxSettings
 
     register(MlxSettings)
@@ -26,7 +25,6 @@ def register_settings(register: Callable[[type[BaseModel]], None]) -> None:
 
 @hookimpl
 def register_backends(register: Callable[[Backend], None], context: PluginContext) -> None:
-    """Register the backend `mlx`."""
     from ollmlx_mlx.daemon.backend import MlxBackend, make_backend
 
     register(make_backend(context.settings, MlxBackend))

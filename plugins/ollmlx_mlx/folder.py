@@ -67,7 +67,6 @@ def folder_state(folder: Path) -> tuple[object, ...]:
 
 
 def sizes_of(tensors: Mapping[str, SafetensorsTensor], config: Mapping[str, Any]) -> WeightSizes:
-    """Return the sizes of these tensors."""
     stored = float32 = packed = 0
     quantized = False
     for name, tensor in tensors.items():

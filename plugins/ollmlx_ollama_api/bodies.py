@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -19,6 +18,7 @@ from pydantic import (
 from ollmlx import ModelName, parse_duration
 from ollmlx.errors import InvalidRequest, NotFound
 from ollmlx.types import EmbedRequest, GenerateRequest, Message, ToolCall
+from ollmlx.web import JsonBody
 from ollmlx_ollama_api.options import options
 
 LONGEST = 200 * 365 * 86400.0
@@ -38,15 +38,10 @@ AsTuple = BeforeValidator(_as_tuple)
 """Takes a JSON array as a tuple, which strict types ask for."""
 
 
-class OllamaBody(BaseModel):
-    """A JSON body: unknown fields are ignored, a null field counts as absent, types are strict."""
+class OllamaBody(JsonBody):
+    """A body of Ollama's dialect, or a part of one: types are strict."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, data: Any) -> Any:
-        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+    model_config = ConfigDict(strict=True)
 
 
 def _keep_alive(value: Any) -> float:
@@ -163,7 +158,6 @@ class GenerateBody(GenerationBody):
         return parse_name(self.model)
 
     def to_vocabulary(self) -> GenerateRequest:
-        """Translate the body into a request. Raises InvalidRequest."""
         self.check_raw()
         shared = {"context": self.context, "template": self.template or None, **self.shared()}
         if self.raw or self.suffix:
@@ -209,7 +203,6 @@ class OllamaMessage(OllamaBody):
         return value.lower() if isinstance(value, str) else value
 
     def to_vocabulary(self) -> Message:
-        """Translate the message."""
         calls = tuple(
             ToolCall(name=call.function.name, arguments=call.function.arguments, id=call.id) for call in self.tool_calls
         )
@@ -228,7 +221,6 @@ class ChatBody(GenerationBody):
         return not self.messages
 
     def to_vocabulary(self) -> GenerateRequest:
-        """Translate the body into a request. Raises InvalidRequest."""
         for tool in self.tools:
             function = tool.get("function")
             if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
@@ -263,7 +255,6 @@ class EmbedBody(NamedBody):
         return self.dimensions or None
 
     def to_vocabulary(self) -> EmbedRequest:
-        """Translate the body into a request. Raises InvalidRequest."""
         return EmbedRequest(
             inputs=self.inputs(), truncate=self.truncate, dimensions=self.length(), options=options(self.options)
         )

@@ -27,7 +27,6 @@ Result = TypeVar("Result")
 
 
 def blueprint(service: Service) -> Blueprint:
-    """Make the family's Blueprint over a service."""
     made = Blueprint("ollama", __name__)
     management.add_routes(made, service)
     _add_generation(made, service)

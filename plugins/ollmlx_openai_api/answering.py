@@ -40,7 +40,6 @@ class Chunks(Protocol):
 
 
 def encode(data: dict[str, Any]) -> bytes:
-    """Encode one server-sent event."""
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 

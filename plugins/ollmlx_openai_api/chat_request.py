@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import GenerateRequest, Message, Options, ToolCall
+from ollmlx.web import JsonBody
 
 Think = bool | Literal["low", "medium", "high", "max"] | None
 
@@ -18,15 +19,8 @@ HOTTEST = 2.0
 NO_LIMIT = -1
 
 
-class OpenAIBody(BaseModel):
-    """A JSON body, or a part of one: unknown fields are ignored, a null field counts as absent."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, data: Any) -> Any:
-        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+class OpenAIBody(JsonBody):
+    """A body of OpenAI's dialect, or a part of one."""
 
 
 class ImageUrl(OpenAIBody):
@@ -107,7 +101,6 @@ class CompletionFields(OpenAIBody):
     num_draft_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
 
     def sampling(self, limit: int | None) -> Options:
-        """Return these fields as options."""
         given = ((ours, getattr(self, theirs)) for theirs, ours in _OPTIONS.items())
         found = {name: value for name, value in given if value is not None}
         if self.repetition_penalty == 0:

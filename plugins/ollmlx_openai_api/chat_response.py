@@ -27,12 +27,10 @@ def usage(ends: Sequence[Done], choices: int = 1) -> dict[str, Any]:
 
 
 def logprobs(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any] | None:
-    """Return the `logprobs` block of a choice."""
     return {"content": token_list(tokens)} if tokens else None
 
 
 def token_list(tokens: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
-    """Return the tokens with their alternatives."""
     return [{**_token(token), "top_logprobs": [_token(top) for top in token.top]} for token in tokens]
 
 
@@ -60,7 +58,6 @@ def finish_reason(done: Done, called: bool) -> str:
 
 
 def completion(frame: Frame, answers: list[Answer]) -> dict[str, Any]:
-    """Return the completion object of a request that does not stream."""
     choices = [_choice(index, answer) for index, answer in enumerate(answers)]
     return {**frame, "choices": choices, "usage": usage([answer.done for answer in answers], len(answers))}
 

@@ -94,7 +94,6 @@ class CompletionChunks:
         self._offset = 0
 
     def chunks(self, event: Event) -> Iterator[dict[str, Any]]:
-        """Yield the chunks of an event."""
         match event:
             case Text() if event.text or event.logprobs:
                 yield self._chunk(event.text, logprobs(event.logprobs, self._offset))
@@ -115,7 +114,6 @@ class EmbeddingsRequest(OpenAIBody):
     encoding_format: Literal["float", "base64"] | None = None
 
     def to_vocabulary(self) -> EmbedRequest:
-        """Translate the body into a request."""
         inputs = (self.input,) if isinstance(self.input, str) else self.input
         return EmbedRequest(inputs=inputs, dimensions=self.dimensions)
 

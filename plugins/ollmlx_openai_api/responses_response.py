@@ -103,7 +103,6 @@ class ResponseEvents:
                 yield from self._end(event)
 
     def failed(self, message: str, code: str) -> dict[str, Any]:
-        """Return the event of a response that failed."""
         error = {"code": code, "message": message}
         return self._event("response.failed", response=self._response(status="failed", error=error))
 

@@ -34,7 +34,6 @@ BOTH = ("application/json", "text/event-stream")
 
 
 def blueprint(service: Service) -> Blueprint:
-    """Make the family's Blueprint over a service."""
     made = Blueprint("openai", __name__)
     declare_errors(made, shape, "/v1/")
     _add_completions(made, service)

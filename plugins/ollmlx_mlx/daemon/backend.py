@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,29 +66,23 @@ class MlxSettings(BaseModel):
     )
 
 
+@dataclass(eq=False)
 class MlxBackend:
     """Runs MLX folders. `budget` returns the memory budget in bytes; `trusted` says whether a model's code may run."""
 
     name = "mlx"
 
-    def __init__(
-        self,
-        settings: MlxSettings,
-        machine: MlxMachine,
-        blas: BlasChooser | None = None,
-        *,
-        budget: Callable[[], int],
-        trusted: Callable[[InstalledModel], bool],
-        mlx_lm: Path | None,
-        kv_cache_type: str = "auto",
-    ) -> None:
-        self._settings = settings
-        self._machine = machine
-        self._blas = blas or BlasChooser()
-        self._budget = budget
-        self._trusted = trusted
-        self._known = KnownModels(mlx_lm) if mlx_lm is not None else None
-        self._kv_cache_type = kv_cache_type
+    settings: MlxSettings
+    machine: MlxMachine
+    chooser: BlasChooser = field(default_factory=BlasChooser)
+    _: KW_ONLY
+    budget: Callable[[], int]
+    trusted: Callable[[InstalledModel], bool]
+    mlx_lm: Path | None
+    kv_cache_type: str = "auto"
+
+    def __post_init__(self) -> None:
+        self._known = KnownModels(self.mlx_lm) if self.mlx_lm is not None else None
         self._chosen: BlasChoice | None = None
         self._facts = lru_cache(_REMEMBERED)(self._read_facts)
 
@@ -98,8 +93,8 @@ class MlxBackend:
             return Refusal(reason=reason, hint=hint, code="MDL005")
         if model.format != "mlx":
             return Refusal(reason=f"it runs MLX folders, not {model.format}", code="MDL005")
-        if self._known is None or not self._machine.has_mlx:
-            return Refusal(reason="MLX is not installed", hint=install_command(self._machine), code="ENV001")
+        if self._known is None or not self.machine.has_mlx:
+            return Refusal(reason="MLX is not installed", hint=install_command(self.machine), code="ENV001")
         try:
             return self._refuse_folder(model, self._known)
         except OllmlxError as error:
@@ -130,20 +125,14 @@ class MlxBackend:
         blas = self.blas()
         facts = self.facts(model.path)
         notes = [facts.why]
-        if self._machine.device == "cpu" and self._machine.system == "linux":
+        if self.machine.device == "cpu" and self.machine.system == "linux":
             notes.append(blas.warning or f"matrix products with {blas.name}")
             if streams > 1:
                 notes.append(f"computes on {streams} CPU streams")
-        return RunnerCommand(
-            argv=(sys.executable, "-P", "-m", "ollmlx.runner", "--engine", ENGINE, "--fd", "{fd}"),
-            env=blas.env,
-            engine_options={
-                "weights": facts.form,
-                "streams": streams,
-                "kv_cache_type": options.kv_cache_type,
-                "notes": notes,
-            },
+        command = RunnerCommand.of_engine(
+            ENGINE, weights=facts.form, streams=streams, kv_cache_type=options.kv_cache_type, notes=notes
         )
+        return command.model_copy(update={"env": blas.env})
 
     def importer(self, format: str) -> RunnerCommand | None:
         """Return the program that makes an MLX folder from a GGUF file, or quantises a folder of safetensors."""
@@ -154,12 +143,12 @@ class MlxBackend:
     def blas(self) -> BlasChoice:
         """Return the library for a child's matrix products. The first call may take a second: use a thread."""
         if self._chosen is None:
-            self._chosen = self._blas.choose(self._settings.blas, self._settings.threads)
+            self._chosen = self.chooser.choose(self.settings.blas, self.settings.threads)
         return self._chosen
 
     def blas_advice(self) -> BlasChoice:
         """Return what the doctor reports: the library, how much faster than the reference, what would help."""
-        return self._blas.advise(self._settings.blas, self._settings.threads)
+        return self.chooser.advise(self.settings.blas, self.settings.threads)
 
     def facts(self, folder: Path) -> ModelFacts:
         """Return what decides about the memory of the model in a folder; worked out once for each state of its files.
@@ -174,7 +163,7 @@ class MlxBackend:
         if not isinstance(kind, str) or not MODEL_TYPE.fullmatch(kind):
             return Refusal(reason="config.json names no usable model_type", hint="ollmlx doctor storage", code="MDL003")
         code = remote_code(model.path)
-        if code is not None and not self._trusted(model):
+        if code is not None and not self.trusted(model):
             return Refusal(
                 reason=f"it asks for its own Python code to be run ({code})",
                 hint=f'if you trust it: [security] allow_remote_code = ["{model.name.short}"]',
@@ -194,9 +183,9 @@ class MlxBackend:
         known = self._known
         complete = known.complete(config) if known else config
         latents = known is not None and known.keeps_latents(config)
-        device = self._machine.device
+        device = self.machine.device
         sizes = weight_sizes(folder, config)
-        form, why = choose_form(device, sizes, self._settings.weights, self._budget())
+        form, why = choose_form(device, sizes, self.settings.weights, self.budget())
         return ModelFacts(
             device=device,
             form=form,
@@ -205,7 +194,7 @@ class MlxBackend:
             cache=cache_shape(complete, rotates=known is not None and known.rotates(config), latents=latents),
             latents=latents,
             config=complete,
-            kv_cache_type=self._kv_cache_type,
+            kv_cache_type=self.kv_cache_type,
         )
 
 

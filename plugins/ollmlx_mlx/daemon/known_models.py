@@ -23,8 +23,6 @@ def installed_mlx_lm() -> Path | None:
 
 
 class KnownModels:
-    """The model types of one mlx-lm."""
-
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._remapping = _remapping(folder / "utils.py")

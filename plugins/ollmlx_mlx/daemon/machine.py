@@ -42,7 +42,6 @@ class MlxMachine:
 
     @classmethod
     def here(cls) -> MlxMachine:
-        """Return the machine that this process runs on."""
         return cls(
             system=sys.platform,
             architecture=platform.machine(),
@@ -95,7 +94,6 @@ class BlasChooser:
     """
 
     def choose(self, wish: str, threads: int) -> BlasChoice:
-        """Return the library that a child will use."""
         return BlasChoice("the BLAS that MLX is shipped with")
 
     def advise(self, wish: str, threads: int) -> BlasChoice:

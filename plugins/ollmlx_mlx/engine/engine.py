@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -18,7 +17,6 @@ from ollmlx_mlx.engine.batching.compute import ComputeThread
 from ollmlx_mlx.engine.batching.generation import GenerationState, Item
 from ollmlx_mlx.engine.batching.grammar import JsonConstraint
 from ollmlx_mlx.engine.batching.prefill import ALONE
-from ollmlx_mlx.engine.batching.sampling import PenaltyRules
 from ollmlx_mlx.engine.embedding import embed
 from ollmlx_mlx.engine.instance import Instance, build
 from ollmlx_mlx.engine.text.prompt import EncodedPrompt
@@ -171,20 +169,14 @@ def make_generation(
 ) -> GenerationState:
     """Return the state of a new request, with its prompt encoded. Raises as `PromptEncoder.build`."""
     prompt = instance.prompts.build(request)
-    options = request.options
-    return GenerationState(
+    return GenerationState.of(
+        request,
         prompt,
-        prompt.parser(request, instance.loaded.tokenizer, instance.detokenizers),
+        instance.loaded.tokenizer,
+        instance.detokenizers,
         sink,
-        options,
-        penalties=PenaltyRules.of(options, prompt.context, instance.vocabulary),
-        seed=options.seed if options.seed >= 0 else secrets.randbits(63),
-        limit=options.num_predict if options.num_predict >= 0 else prompt.context - len(prompt.tokens),
-        eos=instance.eos,
-        shift=request.shift,
-        top_logprobs=request.top_logprobs,
+        vocabulary=instance.vocabulary,
         constraint=_constraint(instance, request, prompt),
-        spell=instance.detokenizers.decode,
     )
 
 

@@ -36,7 +36,6 @@ class Instance:
     loaded: LoadedModel
     width: int
     vocabulary: int
-    eos: frozenset[int]
     notes: tuple[str, ...]
     prompts: PromptEncoder
     detokenizers: DetokenizerFactory
@@ -71,20 +70,18 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
     vocabulary = _vocabulary(model, loaded.config, len(tokenizer))
     prefixes = PrefixCache(config.prompt_cache_bytes)
     folder = _folder(config, kv_type, sample, prefixes, notes)
-    eos = frozenset(int(token) for token in tokenizer.eos_token_ids)
     clock = ChunkClock(FIRST_CHUNK.get(loaded.device, 32))
     return Instance(
         config=config,
         loaded=loaded,
         width=width,
         vocabulary=vocabulary,
-        eos=eos,
         notes=tuple(notes),
         prompts=PromptEncoder(
             tokenizer, config.model.name.short, config.context_length, boundaries=not stays_trimmable(sample)
         ),
         detokenizers=loaded.detokenizers,
-        grammars=Grammars(tokenizer._tokenizer, vocabulary, sorted(eos)),
+        grammars=Grammars(tokenizer._tokenizer, vocabulary, sorted(tokenizer.eos_token_ids)),
         prefixes=prefixes,
         clock=clock,
         scheduler=BatchScheduler(

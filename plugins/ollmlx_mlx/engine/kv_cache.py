@@ -74,7 +74,6 @@ def stays_trimmable(layers: Layers) -> bool:
 
 
 def size_of(layers: Layers) -> int:
-    """Return the bytes held."""
     return sum(layer.nbytes for layer in layers)
 
 

@@ -28,7 +28,9 @@ from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.engine.adapter import apply_adapter
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 
-_OUT_OF_MEMORY: Final = ("unable to allocate", "out of memory", "insufficient memory", "attempting to allocate")
+_OUT_OF_MEMORY: Final = (
+    "unable to allocate", "out of memory", "insufficient memory", "attempting to allocate", "[malloc"
+)  # fmt: skip
 _STEPS: Final = 64
 """Parameters are brought into memory in about this many steps, each reported as progress."""
 _THREADS: Final = 8
@@ -70,7 +72,6 @@ class LoadedModel:
 
 
 def device_name() -> str:
-    """Return the device that MLX computes on in this process."""
     if mx.default_device().type != mx.DeviceType.gpu:
         return "cpu"
     return "metal" if mx.metal.is_available() else "cuda"
@@ -160,10 +161,15 @@ def fit_to_cpu(model: Module, *, streams: int) -> None:
         divide_layers(model, streams=streams)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether MLX or Python could not get memory."""
+    return isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in _OUT_OF_MEMORY)
+
+
 def load_error(error: Exception, folder: Path) -> OllmlxError:
     """Return the error for a failure of mlx, mlx-lm or transformers while loading."""
     text = " ".join(str(error).split())[:400] or type(error).__name__
-    if isinstance(error, MemoryError) or any(phrase in text.lower() for phrase in _OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return OutOfMemory(f"not enough memory to load {folder.name}: {text}", code="RUN005")
     # mlx-lm raises every kind of exception for a damaged model. No path of this machine may be in the message.
     text = text.replace(str(folder), folder.name)
@@ -193,7 +199,6 @@ def _as_float32(array: mx.array) -> mx.array:
 
 
 def parameters(model: Module) -> list[mx.array]:
-    """Return the arrays of a model's parameters, in order."""
     flat: Any = tree_flatten(model.parameters())
     return [array for _, array in flat]
 

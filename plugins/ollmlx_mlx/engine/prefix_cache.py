@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import KVCache, QuantizedKVCache, load_prompt_cache, save_prompt_cache
 from numpy.typing import NDArray
@@ -59,7 +60,6 @@ class PrefixCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held in memory."""
         return sum(entry.nbytes for entry in self._entries if entry.layers is not None)
 
     def __len__(self) -> int:
@@ -249,10 +249,6 @@ class CacheFolder:
 def _metadata(path: Path) -> dict[str, Any]:
     """Return the metadata without reading the arrays. Raises StorageError, ValueError for a damaged file."""
     read_safetensors_header(path)
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
+    loaded: Any = mx.load(str(path), return_metadata=True)  # arrays are read when they are needed
     # mlx-lm flattens a list of three into string keys; ours is the first.
-    prefix = "0."
-    stored = header.get("__metadata__", {})
-    return {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
+    return {key.removeprefix("0."): value for key, value in loaded[1].items() if key.startswith("0.")}

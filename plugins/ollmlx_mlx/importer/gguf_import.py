@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from ollmlx import GgufHeader, GgufTensor, read_gguf_header
 from ollmlx.errors import InvalidRequest, StorageError
 from ollmlx.storekit import check_space
 from ollmlx.types import PullProgress
+from ollmlx_mlx.importer.convert import Report, convert_folder, quantization
 from ollmlx_mlx.importer.gguf_config import (
     FREQUENCIES,
     check_architecture,
@@ -30,8 +30,6 @@ from ollmlx_mlx.importer.gguf_weights import GROUP, ImportedTensor, read_tensor
 SHARD: Final = 2 * 1024**3
 """Bytes after which a new file of weights is started. Limits the memory that an import takes."""
 
-Report = Callable[[PullProgress], None]
-
 
 def import_gguf(source: Path, into: Path, report: Report, *, quantize: str | None = None) -> None:
     """Write the model in `source` to the folder `into`, quantised if asked (from float weights only).
@@ -44,8 +42,6 @@ def import_gguf(source: Path, into: Path, report: Report, *, quantize: str | Non
     if quantize is None:
         _import(header, source, into, report)
         return
-    from ollmlx_mlx.importer.convert import convert_folder, quantization
-
     quantization(quantize)
     if any(tensor.kind not in ("F32", "F16", "BF16") for tensor in header.tensors):
         raise InvalidRequest("quantization is only supported for F16, BF16 and F32 models")

@@ -9,6 +9,7 @@ from ollmlx.web.context import RequestContext as RequestContext
 from ollmlx.web.context import caller as caller
 from ollmlx.web.context import current as current
 from ollmlx.web.create_app import create_app as create_app
+from ollmlx.web.kit.body import JsonBody as JsonBody
 from ollmlx.web.kit.body import parse_json as parse_json
 from ollmlx.web.kit.body import read_json as read_json
 from ollmlx.web.kit.body import read_model as read_model

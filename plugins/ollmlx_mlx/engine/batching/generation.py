@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
 from ollmlx.errors import OllmlxError
-from ollmlx.types import Done, Event, Options, Prefill, TokenLogprob
+from ollmlx.types import Done, Event, GenerateRequest, Options, Prefill, TokenLogprob
 from ollmlx_mlx.engine.batching.grammar import JsonConstraint
 from ollmlx_mlx.engine.batching.sampling import PenaltyRules, Spell
 from ollmlx_mlx.engine.text.answer import AnswerParser
+from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.engine.text.prompt import EncodedPrompt
 
 Item = Event | OllmlxError
@@ -68,6 +72,35 @@ class GenerationState:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt.tokens)
+
+    @classmethod
+    def of(
+        cls,
+        request: GenerateRequest,
+        prompt: EncodedPrompt,
+        tokenizer: TokenizerWrapper,
+        detokenizers: DetokenizerFactory,
+        sink: Sink,
+        *,
+        vocabulary: int,
+        constraint: JsonConstraint | None = None,
+    ) -> GenerationState:
+        """Return the state of a new request. `vocabulary`: logits per token."""
+        options = request.options
+        return cls(
+            prompt,
+            prompt.parser(request, tokenizer, detokenizers),
+            sink,
+            options,
+            penalties=PenaltyRules.of(options, prompt.context, vocabulary),
+            seed=options.seed if options.seed >= 0 else secrets.randbits(63),
+            limit=options.num_predict if options.num_predict >= 0 else prompt.context - len(prompt.tokens),
+            eos=frozenset(tokenizer.eos_token_ids),
+            shift=request.shift,
+            top_logprobs=request.top_logprobs,
+            constraint=constraint,
+            spell=detokenizers.decode,
+        )
 
     @property
     def remaining(self) -> int:
@@ -153,7 +186,6 @@ class GenerationState:
         self.flush()
 
     def fail(self, error: OllmlxError) -> None:
-        """End the request with an error."""
         if not self.ended:
             self.items.append(error)
             self.ended = True

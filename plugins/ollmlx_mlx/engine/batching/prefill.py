@@ -150,7 +150,6 @@ class PrefillQueue:
         return ready, chunks
 
     def release(self, ready: Sequence[GenerationState]) -> None:
-        """Remove sequences whose prompts are computed."""
         for generation in ready:
             self.sequences.remove(generation)
 

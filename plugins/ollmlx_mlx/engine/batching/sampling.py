@@ -274,7 +274,6 @@ class PendingLogprobs:
         return self._chosen, self._ids, self._values
 
     def kept(self, rows: Sequence[int]) -> PendingLogprobs:
-        """Return the values of these rows only."""
         index = mx.array(list(rows), dtype=mx.int32)
         return PendingLogprobs(self._chosen[index], self._ids[index], self._values[index])
 

@@ -13,6 +13,7 @@ from ollmlx_mlx.engine.batching.drafting import Drafter
 from ollmlx_mlx.engine.batching.generation import GenerationState
 from ollmlx_mlx.engine.batching.prefill import ChunkClock, PrefillQueue
 from ollmlx_mlx.engine.kv_cache import Layers
+from ollmlx_mlx.engine.load import is_out_of_memory
 from ollmlx_mlx.engine.prefix_cache import PrefixCache
 
 _log = logging.getLogger(__name__)
@@ -69,7 +70,6 @@ class BatchScheduler:
         return len(self._waiting)
 
     def submit(self, generation: GenerationState) -> None:
-        """Queue a request."""
         self._waiting.append(generation)
 
     def tick(self) -> None:
@@ -82,7 +82,6 @@ class BatchScheduler:
         self._flush()
 
     def fail_all(self, error: OllmlxError) -> None:
-        """End every request with an error."""
         for generation in (*self._waiting, *self._prefill.sequences, *self._batch.rows):
             generation.fail(error)
         self._waiting.clear()
@@ -191,9 +190,6 @@ def explain(error: Exception) -> OllmlxError:
     """Return the error of a request for a failure of the device."""
     if isinstance(error, OllmlxError):
         return error
-    text = str(error)
-    if isinstance(error, MemoryError) or any(
-        word in text.lower() for word in ("insufficient memory", "out of memory", "unable to allocate", "[malloc")
-    ):
-        return OutOfMemory(f"the device ran out of memory while computing: {text}")
-    return RunnerFailed(f"the engine failed while computing: {type(error).__name__}: {text}")
+    if is_out_of_memory(error):
+        return OutOfMemory(f"the device ran out of memory while computing: {error}")
+    return RunnerFailed(f"the engine failed while computing: {type(error).__name__}: {error}")

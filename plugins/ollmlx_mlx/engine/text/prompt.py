@@ -82,7 +82,6 @@ class EncodedPrompt:
     bare_tools: bool = False
 
     def parser(self, request: GenerateRequest, tokenizer: Any, detokenizers: DetokenizerFactory) -> AnswerParser:
-        """Return the parser of the answer to this prompt."""
         return AnswerParser(
             detokenizers(self.tokens if self.continues or request.continue_last else ()),
             request.options.stop,

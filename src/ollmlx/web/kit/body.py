@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 import orjson
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, model_validator
 from quart import request
 from quart.wrappers import Body, Request
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
@@ -67,6 +67,17 @@ class BodyRequest(Request):
         super().__init__(*args, **kwargs)
         if upload and isinstance(self.body, ThrottledBody):
             self.body.context = context
+
+
+class JsonBody(BaseModel):
+    """A JSON body, or a part of one: unknown fields are ignored, a null field counts as absent."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
 async def read_json() -> dict[str, Any]:
