@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ollmlx import GgufHeader, LaunchOptions, Refusal, RunnerCommand, read_gguf_header
 from ollmlx.errors import StorageError
+from ollmlx.storekit import gguf_parts
 from ollmlx.types import InstalledModel, MemoryEstimate
 
 ENGINE: Final = "ollmlx_llamacpp.engine:LlamaCppEngine"
@@ -84,7 +85,8 @@ class LlamaCppBackend:
         """Return the bytes for files, caches and process. Raises StorageError for a file that is no usable GGUF."""
         files = [file for file in (model.path, model.defaults.draft) if file is not None]
         needs = [estimate(_read_shape(file), context, parallel, self.kv_cache_type) for file in files]
-        others = [file for file in (model.defaults.projector, model.defaults.adapter) if file is not None]
+        beside = (*gguf_parts(model.path)[1:], model.defaults.projector, model.defaults.adapter)
+        others = [file for file in beside if file is not None]
         return MemoryEstimate(
             weights=sum(need.weights for need in needs) + sum(_state(file).st_size for file in others),
             kv_cache=sum(need.kv_cache for need in needs),

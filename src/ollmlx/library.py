@@ -11,7 +11,7 @@ from ollmlx.errors import NotFound, OllmlxError, PluginError, StorageError, Unsu
 from ollmlx.launch.overrides import ModelOverrides, apply_overrides, rename
 from ollmlx.model.events import closing
 from ollmlx.model.names import ModelName
-from ollmlx.plugin.contracts import Importer, Source, Store
+from ollmlx.plugin.contracts import Importer, Keeper, Source, Store, is_read_only
 from ollmlx.plugin.registry import Registry
 from ollmlx.settings import Settings
 from ollmlx.types import CreateRequest, InstalledModel, PullProgress
@@ -194,7 +194,11 @@ class ModelLibrary:
 
     async def create(self, request: CreateRequest) -> AsyncIterator[PullProgress]:
         """Create a model in the first store that takes it. A store that cannot import a file leaves it to the next."""
-        stores = self._stores_for(request)
+        async with closing(self._create(request, self._stores_for(request))) as progress:
+            async for step in progress:
+                yield step
+
+    async def _create(self, request: CreateRequest, stores: Sequence[Store]) -> AsyncIterator[PullProgress]:
         if not stores:
             raise NotFound("no store is installed", code="PLG006")
         refusal: OllmlxError | None = None
@@ -216,8 +220,24 @@ class ModelLibrary:
         assert refusal is not None
         raise refusal
 
+    async def copy(self, model: InstalledModel, target: ModelName) -> None:
+        """Install a model under a second name: in its own store, or else in one that can be written."""
+        store = self.store_of(model)
+        if not is_read_only(store):
+            await store.copy(model, target)
+            return
+        stores = sorted(
+            self._writable(), key=lambda each: not (isinstance(each, Keeper) and model.format in each.keeps)
+        )
+        async with closing(self._create(CreateRequest(name=target, base=model), stores)) as progress:
+            async for _ in progress:
+                pass
+
+    def _writable(self) -> Sequence[Store]:
+        return [store for store in self._stores if not is_read_only(store)]
+
     def _stores_for(self, request: CreateRequest) -> Sequence[Store]:
-        """Return the stores to try for a new model: the store of its base, or else all.
+        """Return the stores to try for a new model: the store of its base, or else all that can be written.
 
         A backend that is named by the request or the settings may need another store.
         """
@@ -227,7 +247,9 @@ class ModelLibrary:
             home = self._registry.store_for(_format_of(request), backend, self._stores)
             if home is not None:
                 return (home,)
-        return (self.store_of(request.base),) if request.base is not None else self._stores
+        if request.base is not None and not is_read_only(base_store := self.store_of(request.base)):
+            return (base_store,)
+        return self._writable()
 
 
 def _combine(refusals: Sequence[OllmlxError]) -> OllmlxError:

@@ -95,7 +95,7 @@ class Service:
         existing = await self._library.find(target)
         if existing is not None and not existing.name.same_spelling(target):
             raise Conflict(f"{target} and {existing.name} would share a folder", code="STO008")
-        await self._library.store_of(model).copy(model, target)
+        await self._library.copy(model, target)
 
     async def delete(self, name: ModelName) -> None:
         """Unload a model and remove it. Raises NotFound, Conflict for a model of the settings without own files."""

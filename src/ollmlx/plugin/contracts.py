@@ -189,7 +189,10 @@ class Publisher(Protocol):
 
 @runtime_checkable
 class Store(Protocol):
-    """Keeps installed models on disk. Called by the service. A store does its file work in threads."""
+    """Keeps installed models on disk. Called by the service. A store does its file work in threads.
+
+    A class with `read_only = True` changes nothing: other stores create models over those that it lists.
+    """
 
     name: str
 
@@ -215,6 +218,11 @@ class Store(Protocol):
 
     def create(self, request: CreateRequest, importer: Importer | None) -> AsyncIterator[PullProgress]:
         """Create a model from files or from an installed model."""
+
+
+def is_read_only(store: Store) -> bool:
+    """True for a store that only lists models. Only the class is inspected, because code of a plugin may fail."""
+    return getattr(type(store), "read_only", False) is True
 
 
 @runtime_checkable

@@ -80,7 +80,7 @@ class StorageSettings(Section):
     )
     stores: tuple[str, ...] = Field(
         (),
-        description="Order in which stores are searched for a name; other stores follow. Empty: mlx, then ollama.",
+        description="Order in which stores are searched for a name; other stores follow. Empty: mlx, ollama, local.",
     )
     sources: tuple[str, ...] = Field(
         ("pypi", "hub", "ollama"),

@@ -32,6 +32,7 @@ from ollmlx.storekit.files import write_whole as write_whole
 from ollmlx.storekit.folder_description import describe_folder as describe_folder
 from ollmlx.storekit.gguf_description import LONGEST_ARRAY as LONGEST_ARRAY
 from ollmlx.storekit.gguf_description import describe_gguf as describe_gguf
+from ollmlx.storekit.gguf_description import gguf_parts as gguf_parts
 from ollmlx.storekit.model_index import ModelDescription as ModelDescription
 from ollmlx.storekit.model_index import ModelIndex as ModelIndex
 from ollmlx.storekit.staging import StagingArea as StagingArea

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from ollmlx.formats.gguf import GgufHeader
@@ -23,6 +24,7 @@ FILE_TYPES: Final = {
 }  # fmt: skip
 """llama.cpp's names for `general.file_type` of GGUF files, by their number."""
 
+_FIRST_PART = re.compile(r"-00001-of-(\d{5})\.gguf$")
 _GO_WORDS: Final[dict[Capability, re.Pattern[str]]] = {
     "tools": re.compile(r"\{\{[^}]*\.Tools\b"),
     "insert": re.compile(r"\{\{[^}]*\.Suffix\b"),
@@ -55,6 +57,15 @@ def describe_gguf(
         chat_template=shown if isinstance(shown, str) else None,
         projector_info=_info(projectors[0]) if projectors else {},
     )
+
+
+def gguf_parts(path: Path) -> list[Path]:
+    """Return all files of a GGUF model: those that `NAME-00001-of-00003.gguf` promises, whether they exist or not."""
+    part = _FIRST_PART.search(path.name)
+    if part is None:
+        return [path]
+    stem = path.name[: part.start()]
+    return [path.with_name(f"{stem}-{number:05}-of-{part[1]}.gguf") for number in range(1, int(part[1]) + 1)]
 
 
 def _parameters(header: GgufHeader) -> int:

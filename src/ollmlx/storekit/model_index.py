@@ -70,7 +70,7 @@ class ModelIndex(ABC, Generic[Key, Manifest]):
 
     @abstractmethod
     def explain(self, key: Key, error: OllmlxError | OSError) -> OllmlxError:
-        """Return the error to show for a model that could not be read."""
+        """Return the error to show for a model that could not be read; it is logged unless it is Unsupported."""
 
     def reading(self, key: Key) -> ModelReading[Manifest]:
         """Return the earlier reading of a model if its files are unchanged, else read the model now.
@@ -110,7 +110,7 @@ class ModelIndex(ABC, Generic[Key, Manifest]):
         explained = self.explain(key, error)
         with self._lock:
             known, self._logged[key] = self._logged.get(key), explained.message
-        if known != explained.message and not isinstance(error, Unsupported):  # a cloud model is no failure
+        if known != explained.message and not isinstance(explained, Unsupported):  # a cloud model is no failure
             logger.warning("not listed: %s", explained.message, exc_info=surprise)
         return explained
 
