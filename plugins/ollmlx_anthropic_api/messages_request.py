@@ -21,6 +21,7 @@ class ToolDefinition(AnthropicBody):
     description: str = ""
     input_schema: dict[str, Any] = {}
     type: str = "custom"
+    strict: bool = False
 
 
 class ToolChoice(AnthropicBody):
@@ -136,7 +137,5 @@ def _format(wanted: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _tool(tool: ToolDefinition) -> Tool:
     parameters = tool.input_schema or {"type": "object", "properties": {}}
-    return {
-        "type": "function",
-        "function": {"name": tool.name, "description": tool.description, "parameters": parameters},
-    }
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    return {"type": "function", "function": function | ({"strict": True} if tool.strict else {})}

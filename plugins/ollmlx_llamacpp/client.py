@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 
 from ollmlx.errors import Busy, ContextExceeded, InvalidRequest, OllmlxError, RunnerFailed, Unsupported
-from ollmlx.types import Done, Event, Prefill, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
+from ollmlx.types import Done, Event, Prefill, RawCall, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
 
 Json = dict[str, Any]
 
@@ -110,12 +110,14 @@ def error_of(data: bytes) -> OllmlxError:
 class RecordReader:
     """Reads the records of one answer. `dropped` is the number of prompt tokens that were left out.
 
-    `tokens` are the answer's ids, which llama.cpp sends only for plain text; `text` is the answer so far.
+    `tokens` are the answer's ids, which llama.cpp sends only for plain text; `text` is the answer so far. `calls`: the
+    whole text is a tool call.
     """
 
     dropped: int
     top_logprobs: int | None
     show_thinking: bool = True
+    calls: bool = False
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     _began: int = field(default_factory=time.monotonic_ns)
@@ -161,6 +163,8 @@ class RecordReader:
         if not text:
             return []
         self.text += text
+        if self.calls:
+            return []
         return [Text(text=text, logprobs=self._logprobs(entries))]
 
     def _add_call(self, delta: Json) -> list[Event]:
@@ -176,7 +180,7 @@ class RecordReader:
 
     def _complete_calls(self) -> list[Event]:
         calls, self._calls = self._calls, {}
-        return [ToolCalled(call=_tool_call(call)) for call in calls.values()]
+        return [_called(call) for call in calls.values()]
 
     def end(self, context: Sequence[int]) -> list[Event]:
         """Return the last events, ending with Done. `context` are the ids of prompt and answer.
@@ -201,7 +205,8 @@ class RecordReader:
             stop=final.get("stopping_word") or None,
             context=tuple(context),
         )
-        return [*self._complete_calls(), done]
+        written = [RawCall(text=self.text)] if self.calls else []
+        return [*self._complete_calls(), *written, done]
 
     def _logprobs(self, entries: Sequence[Json] | None) -> tuple[TokenLogprob, ...]:
         if self.top_logprobs is None or not entries:
@@ -223,13 +228,11 @@ def _bounded(logprob: float | None) -> float:
     return min(0.0, logprob) if logprob is not None else -1e9
 
 
-def _tool_call(call: Json) -> ToolCall:
+def _called(call: Json) -> ToolCalled | RawCall:
     try:
         arguments = json.loads(call["arguments"] or "{}")
     except ValueError:
-        arguments = {}
-    return ToolCall(
-        name=call["name"],
-        arguments=arguments if isinstance(arguments, dict) else {"value": arguments},
-        id=call["id"] or None,
-    )
+        arguments = None
+    if not isinstance(arguments, dict):
+        return RawCall(name=call["name"], text=call["arguments"])
+    return ToolCalled(call=ToolCall(name=call["name"], arguments=arguments, id=call["id"] or None))

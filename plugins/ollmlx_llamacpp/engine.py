@@ -63,7 +63,10 @@ class LlamaCppEngine:
         try:
             prompt = await self._prompts.build(request)
             reader = RecordReader(
-                dropped=prompt.dropped, top_logprobs=request.top_logprobs, show_thinking=request.think is not False
+                dropped=prompt.dropped,
+                top_logprobs=request.top_logprobs,
+                show_thinking=request.think is not False,
+                calls=prompt.calls,
             )
             async with closing(self._client.stream(prompt.path, prompt.body)) as records:
                 async for record in records:

@@ -17,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.runner.kit import (
     OldestFirst,
+    call_schema,
     chat_turn,
     context_exceeded,
     cut_tokens,
@@ -38,12 +39,16 @@ _GO = re.compile(
 
 @dataclass(frozen=True)
 class LlamaCppPrompt:
-    """A request to llama.cpp. `tokens` are the prompt's ids; `dropped` of them were left out to make it fit."""
+    """A request to llama.cpp. `tokens` are the prompt's ids; `dropped` of them were left out to make it fit.
+
+    `calls`: the answer is a tool call, which llama.cpp sends as text.
+    """
 
     path: str
     body: Json
     tokens: tuple[int, ...] = ()
     dropped: int = 0
+    calls: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,11 @@ class LlamaCppPrompts:
             body["n_probs"] = max(1, request.top_logprobs)
         if request.format is not None:
             body["json_schema"] = {"type": "object"} if request.format == "json" else request.format
+        calls = request.tool_choice not in ("auto", "none") and bool(request.tools)
+        if calls:
+            body["json_schema"] = call_schema(offered_tools(request.tools, request.tool_choice), "arguments")
         body |= {"prompt": kept, "return_tokens": True, "return_progress": True}
-        return LlamaCppPrompt(TEXT, body, tuple(kept), len(tokens) - len(kept))
+        return LlamaCppPrompt(TEXT, body, tuple(kept), len(tokens) - len(kept), calls)
 
     async def _insertion(self, request: GenerateRequest) -> LlamaCppPrompt:
         """Return a request to fill a gap. llama.cpp itself cuts the text around a gap that is too long."""

@@ -89,6 +89,8 @@ class ResponseTools:
         self._known[name] = tool
         stated = {"description": definition.get("description"), "parameters": parameters}
         function = {"name": name, **{key: value for key, value in stated.items() if value is not None}}
+        if definition.get("strict") is True:
+            function["strict"] = True
         self.offered.append({"type": "function", "function": function})
 
 

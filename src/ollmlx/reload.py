@@ -23,7 +23,7 @@ RELOADABLE: frozenset[KeyPath] = frozenset(
         *("aliases", "models", "server.origins", "server.hosts", "logging.level", "logging.prompts"),
         *("security.api_keys", "security.allow_remote_code", "security.blobs"),
         *("runners.keep_alive", "runners.parallel", "runners.context_length", "runners.request_timeout"),
-        "runners.kv_cache_type",
+        *("runners.kv_cache_type", "agents"),
     )
 )
 """Keys, or whole sections, that the daemon reads again for each request or each load."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from ollmlx.calls.schema import OfferedTools
+from ollmlx.calls.stream import read_calls
 from ollmlx.errors import Conflict, NotFound, Unsupported
 from ollmlx.formats.safetensors import read_tensors
 from ollmlx.launch.overrides import ModelOverrides
@@ -193,9 +194,13 @@ class Service:
         """
         model = name if isinstance(name, InstalledModel) else await self._library.resolve(name)
         require(model, request)
+        OfferedTools(request.tools).check_strict()
         request = with_defaults(model, request, caller)
         spec = await self._planner.plan(model, request.options)
-        async with aclosing(self.pool.generate(spec, request, caller, keep_alive)) as events:
+        answer: AsyncIterator[Event] = self.pool.generate(spec, request, caller, keep_alive)
+        if request.tools:
+            answer = read_calls(answer, request, recognise=self.settings.agents.recognise_calls)
+        async with closing(answer) as events:
             async for event in events:
                 yield event
 

@@ -8,6 +8,7 @@ from ollmlx.model.events import Done as Done
 from ollmlx.model.events import Event as Event
 from ollmlx.model.events import Failed as Failed
 from ollmlx.model.events import Prefill as Prefill
+from ollmlx.model.events import RawCall as RawCall
 from ollmlx.model.events import Text as Text
 from ollmlx.model.events import Thinking as Thinking
 from ollmlx.model.events import TokenLogprob as TokenLogprob

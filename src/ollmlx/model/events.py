@@ -1,7 +1,8 @@
 """The events of a generation, and how a stream of them is read and closed.
 
-Order: `Admitted` (from the daemon), any number of `Prefill`, then `Text`, `Thinking` and `ToolCalled` in the order in
-which they are generated, then exactly one `Done` or `Failed`. A runner's stream that ends without either has failed.
+Order: `Admitted` (from the daemon), any number of `Prefill`, then `Text`, `Thinking`, `ToolCalled` and `RawCall` in
+the order in which they are generated, then exactly one `Done` or `Failed`. A runner's stream that ends without either
+has failed.
 The daemon raises both as errors: a stream of its service ends with `Done` or raises.
 """
 
@@ -70,6 +71,18 @@ class ToolCalled(Frozen):
     call: ToolCall
 
 
+class RawCall(Frozen):
+    """A tool call as the model wrote it, when the engine cannot read it: the text between the marks of a call.
+
+    `name` is the function where it is known; `text` are then its arguments. The daemon reads it, mends it or tells the
+    client that it is broken: streams of its service have no such event.
+    """
+
+    type: Literal["raw_call"] = "raw_call"
+    text: str
+    name: str | None = None
+
+
 class Done(Frozen):
     """The normal end of a generation. Durations are in nanoseconds.
 
@@ -106,7 +119,7 @@ class Failed(Frozen):
 
 
 Event = Annotated[
-    Admitted | Prefill | Text | Thinking | ToolCalled | Done | Failed,
+    Admitted | Prefill | Text | Thinking | ToolCalled | RawCall | Done | Failed,
     Field(discriminator="type"),
 ]
 

@@ -130,6 +130,15 @@ class MemorySettings(Section):
     )
 
 
+class AgentSettings(Section):
+    """The treatment of requests of coding agents and other programs that call tools."""
+
+    recognise_calls: bool = Field(
+        True,
+        description="An answer that is nothing but a call of an offered tool becomes a call, in whatever shape it is.",
+    )
+
+
 class LoggingSettings(Section):
     """The log on standard error and in the log file."""
 
@@ -228,6 +237,7 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     runners: RunnerSettings = RunnerSettings()
     memory: MemorySettings = MemorySettings()
+    agents: AgentSettings = AgentSettings()
     logging: LoggingSettings = LoggingSettings()
     security: SecuritySettings = SecuritySettings()
     plugins: PluginSettings = PluginSettings()

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 from mlx_lm.generate import TextStateMachine
 
 from ollmlx.runner.kit import RepeatGuard, StopFilter
-from ollmlx.types import Event, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
+from ollmlx.types import Event, RawCall, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
 from ollmlx_mlx.engine.text.detokenizer import Detokenizer
-from ollmlx_mlx.engine.text.tools import BareCalls, bare_call
 
 Edges = dict[str, list[tuple[str, str]]]
 
@@ -35,15 +33,6 @@ class Markers:
     def thinks(self) -> bool:
         """Return whether the format has a reasoning block."""
         return "reasoning" in self.transitions
-
-    def strip(self, text: str) -> str:
-        """Return the text without any marker in it."""
-        before = ""
-        while text != before:
-            before = text
-            for marker, _ in chain.from_iterable(self.transitions.values()):
-                text = text.replace(marker, "")
-        return text
 
 
 def is_harmony(tokenizer: Any) -> bool:
@@ -106,7 +95,7 @@ ToolReader = Callable[[str], Sequence[ToolCall]]
 class AnswerParser:
     """Turns one request's tokens into events. Used on the compute thread.
 
-    `show_thinking` False drops reasoning instead of sending it; `bare_tools`: calls are JSON without markers.
+    `show_thinking` False drops reasoning instead of sending it.
     """
 
     def __init__(
@@ -118,7 +107,6 @@ class AnswerParser:
         *,
         show_thinking: bool = True,
         parallel_tools: bool = True,
-        bare_tools: bool = False,
     ) -> None:
         self._detokenizer = detokenizer
         self._stops = StopFilter(stops)
@@ -130,7 +118,6 @@ class AnswerParser:
         self._repeats = RepeatGuard()
         self._logprobs: list[TokenLogprob] = []
         self._tool_text = ""
-        self._bare = BareCalls() if bare_tools else None
         self._space = ""
         self._blank = markers.initial != "normal"
         self.calls = 0
@@ -173,8 +160,6 @@ class AnswerParser:
         self._channel, text, state = TextStateMachine.flush(self._channel)
         if text:
             events += self._piece(state, text)
-        if self._bare is not None and (text := self._bare.held):
-            self._bare, self._tool_text = None, bare_call(text)
         if self._tool_text:
             events += self._close_tool()
         return events
@@ -204,8 +189,6 @@ class AnswerParser:
             return self._reasoning(text)
         if self._blank:
             text = text.lstrip()
-        if self._bare is not None and text:
-            text = self._bare.feed(text)
         if not text:
             return []
         self._blank = False
@@ -229,9 +212,8 @@ class AnswerParser:
         try:
             calls = self._read_tools(text)
         except ValueError:
-            # It is no call: send the text without its markers.
-            text = self._markers.strip(text)
-            return [Text(text=text, logprobs=self._take_logprobs())] if text.strip() else []
+            self._logprobs.clear()
+            return [RawCall(text=text)] if text.strip() else []
         self._logprobs.clear()
         if not self._parallel_tools:
             calls = calls[: 1 - self.calls]

@@ -9,6 +9,7 @@ from typing import Any
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.protocol import TokenizeRequest
 from ollmlx.runner.kit import (
+    call_schema,
     context_exceeded,
     cut_tokens,
     find_insert_markers,
@@ -21,7 +22,7 @@ from ollmlx_mlx.engine.prefix_cache import common_prefix
 from ollmlx_mlx.engine.text.answer import AnswerParser, Markers, is_harmony, markers_for
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.engine.text.template import ChatTemplate
-from ollmlx_mlx.engine.text.tools import call_schema, json_call_format, tool_reader
+from ollmlx_mlx.engine.text.tools import forced_call_format, tool_reader
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,7 @@ class EncodedPrompt:
 
     `dropped`: tokens left out so that the prompt fits; `context`: the limit for prompt and answer together;
     `continues`: the answer continues this text, so that a leading space matters; `boundary`: the number of tokens with
-    which the next turn of this conversation begins; `forced`: the JSON schema of the call that the answer must be;
-    `bare_tools`: calls come as JSON without markers.
+    which the next turn of this conversation begins; `forced`: the JSON schema of the call that the answer must be.
     """
 
     tokens: tuple[int, ...]
@@ -79,7 +79,6 @@ class EncodedPrompt:
     continues: bool = False
     boundary: int = 0
     forced: dict[str, Any] | None = None
-    bare_tools: bool = False
 
     def parser(self, request: GenerateRequest, tokenizer: Any, detokenizers: DetokenizerFactory) -> AnswerParser:
         return AnswerParser(
@@ -89,7 +88,6 @@ class EncodedPrompt:
             tool_reader(tokenizer, request.tools, harmony=self.harmony),
             show_thinking=request.think is not False,
             parallel_tools=request.parallel_tool_calls,
-            bare_tools=self.bare_tools,
         )
 
 
@@ -167,23 +165,15 @@ class PromptEncoder:
         prompt = self._fitted(request, tokens, dropped, context, tail=tail, boundary=boundary)
         if forced is None:
             return prompt
-        return replace(prompt, forced=forced, bare_tools=False, markers=replace(prompt.markers, initial="tool"))
+        return replace(prompt, forced=forced, markers=replace(prompt.markers, initial="tool"))
 
     def _must_call(self, request: GenerateRequest) -> tuple[GenerateRequest, str, dict[str, Any] | None]:
-        """Return the request, the beginning of the answer and the schema of the rest, when a tool must be called.
-
-        Models whose calls are not JSON get a sentence in the prompt instead: their calls cannot be forced.
-        """
+        """Return the request, the beginning of the answer and the schema of the rest, when a tool must be called."""
         tools = offered_tools(request.tools, request.tool_choice)
         if not tools or request.tool_choice in ("auto", "none"):
             return request, "", None
-        shape = None if self._harmony else json_call_format(self._tokenizer)
-        if shape is not None:
-            opening, arguments = shape
-            return request.model_copy(update={"think": False}), opening, call_schema(tools, arguments)
-        *before, last = request.messages
-        asked = last.model_copy(update={"content": f"{last.content}\n\nAnswer with a tool call."})
-        return request.model_copy(update={"messages": (*before, asked)}), "", None
+        opening, arguments = forced_call_format(self._tokenizer, harmony=self._harmony)
+        return request.model_copy(update={"think": False}), opening, call_schema(tools, arguments)
 
     def _text(self, request: GenerateRequest, context: int) -> EncodedPrompt:
         assert request.prompt is not None
@@ -228,7 +218,6 @@ class PromptEncoder:
             harmony=self._harmony,
             continues=continues,
             boundary=boundary,
-            bare_tools=tools and not self._harmony and not self._tokenizer.has_tool_calling,
         )
 
     def _check_ids(self, tokens: Sequence[int]) -> None:

@@ -12,41 +12,24 @@ import string
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from ollmlx.runner.kit import tool_function
 from ollmlx.types import Tool, ToolCall
 
-PYTHON_TAG: Final = "<|python_tag|>"
 _HARMONY: Final = re.compile(r"^\s*(?:functions\.)?([\w.-]+).*?<\|message\|>(.*)$", re.DOTALL)
 _ID_ALPHABET: Final = string.ascii_lowercase + string.digits
 
-Schema = dict[str, Any]
 
+def forced_call_format(tokenizer: Any, *, harmony: bool) -> tuple[str, str]:
+    """Return the text before a call that must be made, and the key of its arguments.
 
-def call_schema(tools: Sequence[Tool], arguments: str) -> Schema:
-    """Return the JSON schema of one call of one of these tools. `arguments`: the key that this format uses for them."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": tool_function(tool)["name"]},
-                arguments: tool_function(tool).get("parameters") or {"type": "object"},
-            },
-            "required": ["name", arguments],
-            "additionalProperties": False,
-        }
-        for tool in tools
-    ]
-    return calls[0] if len(calls) == 1 else {"anyOf": calls}
-
-
-def json_call_format(tokenizer: Any) -> tuple[str, str] | None:
-    """Return (text before a call, key of its arguments) if the model writes calls as JSON; None for other formats."""
+    The call is JSON also for models that write calls otherwise: the grammar holds them to it, and the daemon reads it.
+    """
+    if harmony:
+        return "<|channel|>final<|message|>", "arguments"
     parser = tokenizer.tool_parser
     if parser is None:
         return "", "parameters"
-    if str(getattr(parser, "__module__", "")).endswith(".json_tools"):
-        return f"{tokenizer.tool_call_start}\n", "arguments"
-    return None
+    is_json = str(getattr(parser, "__module__", "")).endswith(".json_tools")
+    return f"{tokenizer.tool_call_start}\n" if is_json else "", "arguments"
 
 
 def tool_id() -> str:
@@ -97,28 +80,3 @@ def _call(parsed: Any) -> ToolCall:
         raise ValueError("the arguments of a tool call must be an object")  # noqa: TRY004 - as above
     given = parsed.get("id")
     return ToolCall(name=parsed["name"], arguments=arguments, id=given if isinstance(given, str) else tool_id())
-
-
-class BareCalls:
-    """Holds an answer back that looks like JSON from its first character on; `held` is what it holds."""
-
-    def __init__(self) -> None:
-        self.held = ""
-        self._open = True
-
-    def feed(self, text: str) -> str:
-        """Return the text that is certainly not a call."""
-        if not self._open:
-            return text
-        self.held += text
-        start = bare_call(self.held)
-        if not start or start[0] in "{[" or PYTHON_TAG.startswith(start):
-            return ""
-        self._open = False
-        text, self.held = self.held, ""
-        return text
-
-
-def bare_call(text: str) -> str:
-    """Return the JSON of a call, without what models write before it."""
-    return text.strip().removeprefix(PYTHON_TAG).strip()

@@ -10,6 +10,7 @@ from ollmlx.runner.kit.answers import StopFilter as StopFilter
 from ollmlx.runner.kit.prompts import INSERT_MARKERS as INSERT_MARKERS
 from ollmlx.runner.kit.prompts import InsertMarkers as InsertMarkers
 from ollmlx.runner.kit.prompts import OldestFirst as OldestFirst
+from ollmlx.runner.kit.prompts import call_schema as call_schema
 from ollmlx.runner.kit.prompts import chat_turn as chat_turn
 from ollmlx.runner.kit.prompts import context_exceeded as context_exceeded
 from ollmlx.runner.kit.prompts import cut_tokens as cut_tokens

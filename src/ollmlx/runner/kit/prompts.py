@@ -77,6 +77,23 @@ def tool_function(tool: Tool) -> dict[str, Any]:
     return function
 
 
+def call_schema(tools: Sequence[Tool], arguments: str) -> dict[str, Any]:
+    """Return the JSON schema of one call of one of these tools. `arguments`: the key that this format uses for them."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": tool_function(tool)["name"]},
+                arguments: tool_function(tool).get("parameters") or {"type": "object"},
+            },
+            "required": ["name", arguments],
+            "additionalProperties": False,
+        }
+        for tool in tools
+    ]
+    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
 # -- truncation ------------------------------------------------------------------------------------------------------
 
 

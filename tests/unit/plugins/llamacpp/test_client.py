@@ -13,14 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx.errors import ContextExceeded, InvalidRequest, OllmlxError, RunnerFailed, Unsupported
-from ollmlx.types import Done, Prefill, Text, Thinking, ToolCalled
+from ollmlx.types import Done, Prefill, RawCall, Text, Thinking, ToolCalled
 from ollmlx_llamacpp.client import RecordReader, error_of, records
 
 TIMINGS = {"cache_n": 24, "prompt_n": 8, "prompt_ms": 12.5, "predicted_n": 3, "predicted_ms": 4.0}
 
 
-def reader(*, tops: int | None = None, show_thinking: bool = True, dropped: int = 0) -> RecordReader:
-    return RecordReader(dropped=dropped, top_logprobs=tops, show_thinking=show_thinking)
+def reader(
+    *, tops: int | None = None, show_thinking: bool = True, dropped: int = 0, calls: bool = False
+) -> RecordReader:
+    return RecordReader(dropped=dropped, top_logprobs=tops, show_thinking=show_thinking, calls=calls)
 
 
 def delta(**fields: Any) -> dict[str, Any]:
@@ -87,6 +89,20 @@ def test_tool_calls_are_sent_whole() -> None:
     assert (one.call.name, one.call.arguments, one.call.id) == ("weather", {"city": "Paris"}, "a")
     assert (two.call.name, two.call.arguments, two.call.id) == ("clock", {}, "b")
     assert last.type == "done"
+
+
+def test_a_call_whose_arguments_are_broken_is_passed_on_as_it_was_written() -> None:
+    read = reader()
+    read.feed(delta(tool_calls=[{"index": 0, "function": {"name": "weather", "arguments": '{"city":'}}]))
+    read.feed(final())
+    assert read.end(())[0] == RawCall(name="weather", text='{"city":')
+
+
+def test_a_call_that_is_sent_as_text_is_passed_on_whole() -> None:
+    read = reader(calls=True)
+    assert read.feed({"content": '{"name"', "stop": False}) == []
+    read.feed({"content": ': "clock"}', "stop": True, "stop_type": "eos", "timings": TIMINGS})
+    assert read.end(())[0] == RawCall(text='{"name": "clock"}')
 
 
 def test_plain_text_has_its_token_ids() -> None:

@@ -82,6 +82,16 @@ async def test_a_jinja_template_gets_the_tools_and_the_thinking_that_were_asked_
     assert (await builder().build(asked)).body["prompt"] == [len("clock"), len("low")]
 
 
+async def test_a_call_that_must_be_made_is_held_by_grammar_also_with_a_template_of_the_request() -> None:
+    asked = chat("hi", template="{{ tools }}", tools=(WEATHER, CLOCK), tool_choice="clock")
+    prompt = await builder().build(asked)
+    assert prompt.calls
+    assert prompt.body["json_schema"]["properties"]["name"] == {"const": "clock"}
+    free = await builder().build(asked.model_copy(update={"tool_choice": "auto"}))
+    assert not free.calls
+    assert "json_schema" not in free.body
+
+
 async def test_a_template_that_refuses_says_why() -> None:
     with pytest.raises(InvalidRequest, match="of tiny refuses this conversation: no system turns"):
         await builder().build(chat("a", template="{{ raise_exception('no system turns') }}"))

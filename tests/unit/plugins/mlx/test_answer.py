@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from ollmlx.types import Event, Text, Thinking, Tool, ToolCalled
+from ollmlx.types import Event, RawCall, Text, Thinking, Tool, ToolCalled
 from ollmlx_mlx.engine.text.answer import AnswerParser, is_harmony, markers_for
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory, SlowDetokenizer
 from ollmlx_mlx.engine.text.tools import tool_reader
@@ -183,9 +183,8 @@ HARMONY = "<|channel|>analysis<|message|>Easy.<|end|><|start|>assistant<|channel
         (QWEN, "so it is 4</think>\n\n4", {"tail": "<|im_start|>assistant\n<think>\n"}, ("4", "so it is 4", [])),
         (QWEN, "an XML tag", {"tail": "what is <think>?<|im_end|>\n<|im_start|>assistant\n"}, ("an XML tag", "", [])),
         (QWEN, "<think>secret</think>open", {"show_thinking": False}, ("open", "", [])),
-        # Markers without tools in the request, and what is no call after all.
+        # Markers without tools in the request.
         (QWEN, "write <tool_call> like this", {"tools": False}, ("write <tool_call> like this", "", [])),
-        (QWEN, "<tool_call>not json</tool_call>", {}, ("not json", "", [])),
         (QWEN, RECORDED["json_tools twice"][1], {"parallel_tools": False}, ("", "", PARIS)),
     ],
 )
@@ -203,16 +202,10 @@ def test_ids_are_made_as_ollama_makes_them() -> None:
     assert len(event.call.id) == 13
 
 
-@pytest.mark.parametrize("size", [1, 5, 1000])
-@pytest.mark.parametrize("before", ["", "<|python_tag|>", "\n"])
-def test_a_call_without_markers_is_recognised_as_json(size: int, before: str) -> None:
-    text = before + '{"name": "get_weather", "parameters": {"city": "Paris"}}'
-    assert parts(events_of(text, Format(), size, bare_tools=True)) == ("", "", PARIS)
-
-
-@pytest.mark.parametrize("text", ["It is sunny {really}.", '{"weather": "sunny"}', "<|python", "  plain"])
-def test_an_answer_that_is_no_call_stays_an_answer(text: str) -> None:
-    assert parts(events_of(text, Format(), bare_tools=True))[0].strip() == text.strip()
+def test_a_call_that_cannot_be_read_is_passed_on_as_it_was_written() -> None:
+    events = events_of("Look: <tool_call>{{not json</tool_call>", QWEN)
+    assert events[-1] == RawCall(text="{{not json")
+    assert parts(events) == ("Look: ", "", [])
 
 
 MARKED = st.lists(
