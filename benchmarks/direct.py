@@ -12,7 +12,8 @@ from pathlib import Path
 from time import perf_counter
 
 from ollmlx.bench.measure import TimedAnswer, rate, writing
-from ollmlx.testing.requests import running
+from ollmlx.protocol import RunnerConfig
+from ollmlx.testing import fake_model
 from ollmlx.types import Done, GenerateRequest, Message, Options, Text
 from ollmlx_mlx.engine.engine import MlxEngine
 
@@ -32,15 +33,21 @@ async def answer(engine: MlxEngine, seed: int, tokens: int) -> TimedAnswer:
 async def serve(folder: Path, streams: int) -> None:
     # The options with which the backend starts a runner for this model.
     options = {"weights": "float32", "streams": streams} if sys.platform == "linux" else {}
-    changes = {"context_length": 8192, "parallel": 0, "prompt_cache_bytes": 1 << 30, "engine_options": options}
+    model = fake_model(folder.name.replace("@", ":"), store="hub", format="mlx", path=folder)
+    config = RunnerConfig(
+        runner="r", token="t", model=model, context_length=8192, prompt_cache_bytes=1 << 30, engine_options=options
+    )
     engine = MlxEngine()
-    async with running(engine, folder, **changes):
+    try:
+        await engine.load(config)
         loop = asyncio.get_running_loop()
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             asked = json.loads(line)
             seeds = range(asked["seed"], asked["seed"] + asked["streams"])
             replies = await asyncio.gather(*(answer(engine, seed, asked["tokens"]) for seed in seeds))
             print(json.dumps({"rate": rate(replies)}), flush=True)
+    finally:
+        await engine.close()
 
 
 if __name__ == "__main__":

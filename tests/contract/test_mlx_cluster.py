@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.engine_requests import collect, plain, running
 from tests.random_models import LLAMA, byte_model, greedy
 
 from ollmlx import Backend, LaunchOptions, RunnerCommand
@@ -29,7 +30,6 @@ from ollmlx.protocol import ExitCode
 from ollmlx.settings import Settings
 from ollmlx.testing import BackendSuite, fake_model
 from ollmlx.testing.child import RunnerProcess
-from ollmlx.testing.requests import collect, plain, running
 from ollmlx.testing.waiting import eventually
 from ollmlx.types import Done, GenerateRequest, InstalledModel, Options, Text
 from ollmlx_cluster.backend import cluster_command

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "ollmlx.runner.parent": ("confine", "tie"),
-        "ollmlx.runner.server": ("serve",),
-        "ollmlx.runner.startup": ("CannotStart", "read_config", "start_logging"),
+        "ollmlx.runner.parent": "confine tie",
+        "ollmlx.runner.server": "serve",
+        "ollmlx.runner.startup": "CannotStart read_config start_logging",
     },
 )

@@ -13,4 +13,4 @@ from ollmlx._lazy import lazy_exports
 if TYPE_CHECKING:
     from ollmlx.settings.model import Settings as Settings
 
-__getattr__, __dir__, __all__ = lazy_exports(__name__, {"ollmlx.settings.model": ("Settings",)})
+__getattr__, __dir__, __all__ = lazy_exports(__name__, {"ollmlx.settings.model": "Settings"})

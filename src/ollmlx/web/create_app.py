@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import Any, cast
 
 from quart import Quart, Response, current_app, request
@@ -26,7 +25,8 @@ def create_app(app: App) -> Quart:
     web = Quart("ollmlx", static_folder=None, template_folder=None)
     web.request_class = BodyRequest
     web.config["MAX_CONTENT_LENGTH"] = server.max_body
-    web.config["BODY_TIMEOUT"] = server.body_timeout if math.isfinite(server.body_timeout) else None
+    web.config["BODY_TIMEOUT"] = None  # `read_json` and `upload` keep the time: Python 3.11's `wait_for`, which Quart
+    web.config["BODY_SECONDS"] = server.body_timeout  # uses, loses a cancellation that comes together with its result
     web.config["RESPONSE_TIMEOUT"] = None  # the runner's limits apply instead
     web.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     web.extensions["ollmlx"] = WebState(app)

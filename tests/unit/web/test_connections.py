@@ -214,10 +214,7 @@ async def test_a_connection_that_is_reset_is_not_logged_as_an_error(caplog: pyte
 
 @pytest.mark.fault(39)
 @pytest.mark.parametrize("write_timeout", [0.0, NEVER])
-async def test_only_a_client_that_reads_nothing_for_write_timeout_is_dropped(
-    write_timeout: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ollmlx.web.server.connections.CHECK_INTERVAL", 0.01)
+async def test_only_a_client_that_reads_nothing_for_write_timeout_is_dropped(write_timeout: float) -> None:
     ended = asyncio.Event()
     sent = 0
 

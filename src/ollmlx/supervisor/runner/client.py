@@ -106,15 +106,20 @@ class RunnerClient:
         A stream ends with `Done` or with an error, never otherwise: a `Failed` event is raised as the error that it
         names, and a stream that ends without either raises ConnectionLost.
         """
-        call = call or RunnerCall()
+        call, rest = call or RunnerCall(), b""
         async with self._post("/v1/generate", request, request.request_id, call) as response:
-            async for event in _read_events(response.content, call):
-                if isinstance(event, Failed):
-                    raise from_kind(event.kind, event.message, code=event.code, excess=event.excess)
-                yield event
-                if isinstance(event, Done):
-                    return
-            raise call.reason or ConnectionLost("it ended the answer without finishing it")
+            while chunk := await response.content.readany():
+                call.bytes_read += len(chunk)
+                *lines, rest = (rest + chunk).split(b"\n")
+                if max(map(len, lines), default=0) > MAX_LINE or len(rest) > MAX_LINE:
+                    raise ProtocolViolation(f"it sent a line of more than {MAX_LINE} bytes")
+                for line in filter(None, lines):
+                    event = _event(line)
+                    yield event
+                    if isinstance(event, Done):
+                        return
+            reason = "it stopped in the middle of a line" if rest else "it ended the answer without finishing it"
+            raise call.reason or ConnectionLost(reason)
 
     async def embed(self, request: EmbedRequest, call: RunnerCall | None = None) -> EmbedResult:
         return await self._request("/v1/embed", request, EmbedResult, request.request_id, call)
@@ -169,21 +174,15 @@ class RunnerClient:
                 call.response.close()
 
 
-async def _read_events(content: aiohttp.StreamReader, call: RunnerCall) -> AsyncIterator[Event]:
-    rest = b""
-    while chunk := await content.readany():
-        call.bytes_read += len(chunk)
-        *lines, rest = (rest + chunk).split(b"\n")
-        if any(len(line) > MAX_LINE for line in (*lines, rest)):
-            raise ProtocolViolation(f"it sent a line of more than {MAX_LINE} bytes")
-        for line in filter(None, lines):
-            try:
-                event = decode_event(line)
-            except ValidationError as error:
-                raise ProtocolViolation(f"it sent something that is not an event: {_fault(line, error)}") from error
-            yield event
-    if rest:
-        raise ConnectionLost("it stopped in the middle of a line")
+def _event(line: bytes) -> Event:
+    """Decode a line. Raises the error that a `Failed` event names."""
+    try:
+        event = decode_event(line)
+    except ValidationError as error:
+        raise ProtocolViolation(f"it sent something that is not an event: {_fault(line, error)}") from error
+    if isinstance(event, Failed):
+        raise from_kind(event.kind, event.message, code=event.code, excess=event.excess)
+    return event
 
 
 async def _read(response: aiohttp.ClientResponse, kind: type[Reply]) -> Reply:

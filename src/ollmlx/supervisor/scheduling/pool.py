@@ -138,7 +138,10 @@ class Pool:
             deadline = arrived + spec.request_timeout
         entry = await self._scheduler.acquire(spec, caller, deadline, again=again)
         assert entry.runner is not None
-        entry.set_keep_alive(keep_alive, spec.keep_alive)
+        if keep_alive is not None:  # an explicit one wins and persists
+            entry.keep_alive, entry.keep_alive_requested = keep_alive, True
+        elif not entry.keep_alive_requested:
+            entry.keep_alive = spec.keep_alive
         acquired = self._clock.monotonic()
         loading = max(0.0, min(acquired, entry.loaded_at) - max(arrived, entry.created_at))
         waited = acquired - arrived

@@ -82,13 +82,6 @@ class PoolEntry:
             self.runner.active_requests = self.leases
         self.mark_used(now)
 
-    def set_keep_alive(self, requested: float | None, default: float) -> None:
-        """Apply a request's keep-alive. An explicit one wins and persists; otherwise the model's default applies."""
-        if requested is not None:
-            self.keep_alive, self.keep_alive_requested = requested, True
-        elif not self.keep_alive_requested:
-            self.keep_alive = default
-
     def mark_used(self, now: float) -> None:
         """Start the keep-alive time at `now`."""
         self.last_used = now

@@ -78,5 +78,5 @@ def register_sources(register: Callable[[Source], None]) -> None:
     register(FakeSource())
 
 
-__getattr__, _, __all__ = lazy_exports(__name__, {"ollmlx.testing.fake.engine": ("FakeEngine",)})
+__getattr__, _, __all__ = lazy_exports(__name__, {"ollmlx.testing.fake.engine": "FakeEngine"})
 # no __dir__: pluggy finds the hooks in the true one

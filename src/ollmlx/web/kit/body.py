@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, model_validator
-from quart import request
+from quart import current_app, request
 from quart.wrappers import Body, Request
-from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from ollmlx.errors import BodyTimeout, InvalidRequest, TooLarge, UnsupportedEncoding
-from ollmlx.web.context import CURRENT, RequestContext, current
+from ollmlx.web.context import CURRENT, current
 
 HIGH_WATER = 1024 * 1024
 """Bytes of an upload that are held in memory before the socket is read on."""
@@ -42,31 +42,25 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class ThrottledBody(Body):
-    """The body of a request. It stops reading the socket while an upload's reader is busy."""
+    """The body of a request. That of an upload has no size limit, and reads the socket only as fast as its reader."""
 
-    context: RequestContext | None = None
+    def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
+        context = CURRENT.get()
+        self._upload = context if context is not None and context.upload else None
+        super().__init__(expected_content_length, None if self._upload else max_content_length)
 
     def append(self, data: bytes) -> None:
         super().append(data)
         if self._must_raise is not None:
             self._data.clear()  # error and request refer to one another until the next garbage collection
-        if self.context is not None and len(self._data) > HIGH_WATER:
-            self.context.body_wanted.clear()
+        if self._upload is not None and len(self._data) > HIGH_WATER:
+            self._upload.body_wanted.clear()
 
 
 class BodyRequest(Request):
-    """Quart's request, with a `ThrottledBody` that has no size limit when it is an upload."""
+    """Quart's request with a `ThrottledBody`."""
 
     body_class = ThrottledBody
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        context = CURRENT.get()
-        upload = context is not None and context.upload
-        if upload:
-            kwargs["max_content_length"] = None
-        super().__init__(*args, **kwargs)
-        if upload and isinstance(self.body, ThrottledBody):
-            self.body.context = context
 
 
 class JsonBody(BaseModel):
@@ -86,12 +80,12 @@ async def read_json() -> dict[str, Any]:
     Raises InvalidRequest when it is empty, damaged or no object, TooLarge, BodyTimeout, UnsupportedEncoding.
     """
     try:
-        body: bytes = await request.get_data(False, False, False)
+        async with asyncio.timeout(current_app.config["BODY_SECONDS"]):
+            body: bytes = await request.get_data(False, False, False)
     except RequestEntityTooLarge:
         raise too_large() from None
-    except RequestTimeout:
+    except TimeoutError:
         raise BodyTimeout("the request body did not arrive in time") from None
-    _raise_if_cancelled()
     if encoding := request.headers.get("Content-Encoding"):
         body = unpack(body, encoding, request.max_content_length or len(body))
     if not body.strip():
@@ -113,26 +107,15 @@ async def upload() -> AsyncIterator[bytes]:
     pieces = aiter(request.body)
     while True:
         try:
-            piece = await asyncio.wait_for(anext(pieces), request.body_timeout)
+            async with asyncio.timeout(current_app.config["BODY_SECONDS"]):
+                piece = await anext(pieces)
         except StopAsyncIteration:
             return
         except TimeoutError:
             raise BodyTimeout("the request body stopped coming") from None
-        _raise_if_cancelled()
         context.body_wanted.set()
         if piece:
             yield piece
-
-
-def _raise_if_cancelled() -> None:
-    """Raise CancelledError when the task was cancelled.
-
-    Python 3.11's `wait_for` loses a cancellation that arrives together with its result: the request of a client that
-    leaves as soon as it has sent its body would be served to the end.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 # -- compressed bodies ------------------------------------------------------------------------------------------------

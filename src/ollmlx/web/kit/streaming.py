@@ -33,14 +33,17 @@ Record = Callable[[Failure], bytes]
 async def ndjson(records: AsyncGenerator[bytes, None], failed: Record | None = None) -> Response:
     """Return a response of JSON lines. Each record brings its newline. Raises what is raised before the first one."""
     state, context = current_app.extensions["ollmlx"], current()
-    return await _respond(
-        records, failed or (lambda found: orjson.dumps(state.shape_of(context.path)(found)) + b"\n"), NDJSON
-    )
+    plain = failed or (lambda found: orjson.dumps(state.shape_of(context.path)(found)) + b"\n")
+    stream = Stream(records, plain, state.drain)
+    context.closers.append(stream.aclose)
+    await stream.start()
+    return Response(stream, content_type=NDJSON)
 
 
 async def sse(records: AsyncGenerator[bytes, None], failed: Record) -> Response:
     """Return a response of server-sent events. Each record brings its blank line. Raises as `ndjson` does."""
-    response = await _respond(records, failed, SSE)
+    response = await ndjson(records, failed)
+    response.content_type = SSE
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"  # a proxy in between must not collect events
     return response
@@ -63,13 +66,6 @@ async def embedded(work: Awaitable[EmbedResult]) -> EmbedResult:
     result = await work
     current().note(result)
     return result
-
-
-async def _respond(records: AsyncGenerator[bytes, None], failed: Record, mimetype: str) -> Response:
-    stream = Stream(records, failed, current_app.extensions["ollmlx"].drain)
-    current().closers.append(stream.aclose)
-    await stream.start()
-    return Response(stream, content_type=mimetype)
 
 
 @dataclass(eq=False)

@@ -10,8 +10,8 @@ import pytest
 from mlx.nn.layers.base import Module
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model as load_stored
+from tests.engine_requests import ask, cancel_when, collect, config_for, running, together
 
-from ollmlx.testing.requests import ask, cancel_when, collect, config_for, running, together
 from ollmlx.testing.waiting import eventually
 from ollmlx.types import Prefill, Text
 from ollmlx_mlx.daemon.backend import MlxBackend, MlxSettings

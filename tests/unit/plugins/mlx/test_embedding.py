@@ -6,10 +6,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.engine_requests import ask, collect, running
 
 from ollmlx.errors import ContextExceeded, InvalidRequest
 from ollmlx.testing import eventually
-from ollmlx.testing.requests import ask, collect, running
 from ollmlx.types import EmbedRequest
 from ollmlx_mlx.engine.batching.prefill import ChunkClock
 from ollmlx_mlx.engine.engine import MlxEngine

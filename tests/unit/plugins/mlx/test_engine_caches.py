@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.engine_requests import ask, cancel_when, collect, running, together
 from tests.random_models import ARCHITECTURES, random_model
 
-from ollmlx.testing.requests import ask, cancel_when, collect, running, together
 from ollmlx.testing.waiting import eventually
 from ollmlx.types import Text
 from ollmlx_mlx.engine.engine import MlxEngine

@@ -189,7 +189,7 @@ from pathlib import Path
 import ollmlx_mlx
 from ollmlx.plugin.loader import load_plugins
 from ollmlx.settings import Settings
-from ollmlx.testing.requests import ask, collect, running
+from tests.engine_requests import ask, collect, running
 from ollmlx_mlx.engine.engine import MlxEngine
 
 async def main():

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from mlx.nn.layers.linear import Linear
 from mlx_lm.utils import load_model as load_stored
+from tests.engine_requests import ask, collect, config_for, together
 from tests.unit.plugins.mlx.conftest import WriteGguf
 
 from ollmlx.errors import OutOfMemory, StorageError
 from ollmlx.protocol import RunnerConfig
 from ollmlx.testing import fake_model
-from ollmlx.testing.requests import ask, collect, config_for, together
 from ollmlx.types import ModelDefaults
 from ollmlx_mlx.engine.engine import MlxEngine
 from ollmlx_mlx.engine.load import LoadedModel, device_name, limit_memory, load_error, load_model

@@ -17,13 +17,14 @@ from ollmlx_mlx.daemon.machine import MlxMachine
 
 pytestmark = [pytest.mark.model, pytest.mark.mlx, pytest.mark.slow]
 DATA = Path(__file__).parent / "data"
+ROOT = Path(__file__).parents[4]
 
 
 def run(program: str, *arguments: object) -> dict[str, Any]:
     """Run a program of `data` with the BLAS of this machine. Returns what it prints."""
     blas = find_blas(MlxMachine.here(), None).choose("auto", 0)
     argv = [sys.executable, "-P", str(DATA / program), *map(str, arguments), str(blas.streams)]
-    env = {**os.environ, **blas.env}
+    env = {**os.environ, **blas.env, "PYTHONPATH": str(ROOT)}  # the programs import from tests
     done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -9,9 +9,9 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from tests.engine_requests import config_for
 
 from ollmlx.errors import OutOfMemory
-from ollmlx.testing.requests import config_for
 from ollmlx.types import Done, GenerateRequest, Options
 from ollmlx_mlx.engine.batching import prefill
 from ollmlx_mlx.engine.batching.generation import GenerationState, Item

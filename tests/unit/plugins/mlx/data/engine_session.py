@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.engine_requests import ask, collect, plain, running, together
+
 from ollmlx.errors import OllmlxError
 from ollmlx.plugin.contracts import Engine
-from ollmlx.testing.requests import ask, collect, plain, running, together
 from ollmlx.types import EmbedRequest
 from ollmlx_mlx.engine.engine import MlxEngine
 

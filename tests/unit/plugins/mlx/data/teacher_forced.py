@@ -17,9 +17,9 @@ import gguf
 import mlx.core as mx
 import numpy as np
 from mlx_lm.models.llama import Model, ModelArgs
+from tests.engine_requests import config_for
 
 from ollmlx.formats.gguf import GGUF_BLOCKS, GgufTensor, read_gguf_header
-from ollmlx.testing.requests import config_for
 from ollmlx_mlx.engine.load import LoadedModel, load_model
 
 PARTS = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj"}
