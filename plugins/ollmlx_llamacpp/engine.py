@@ -58,7 +58,6 @@ class LlamaCppEngine:
         )
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
-        """Yield the events of one request. Raises OllmlxError kinds; closing the iterator cancels at any phase."""
         self._running += 1
         try:
             prompt = await self._prompts.build(request)
@@ -99,7 +98,6 @@ class LlamaCppEngine:
         return EmbedResult(embeddings=tuple(vectors), prompt_tokens=count, total_ns=time.monotonic_ns() - began)
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
-        """Return the token ids of a text, or of a conversation through the chat template."""
         if not request.messages:
             return Tokens(tokens=tuple(await self._prompts.encode(request.text or "")))
         conversation = GenerateRequest(messages=request.messages, tools=request.tools, template=request.template)

@@ -30,11 +30,7 @@ ThinkingLevel = Annotated[str, Field(json_schema_extra={"enum": list(THINKING_LE
 MOST_LOGPROBS = 20
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-AsTuple = BeforeValidator(_as_tuple)
+AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 """Takes a JSON array as a tuple, which strict types ask for."""
 
 

@@ -115,7 +115,10 @@ def expiry(moment: datetime | None) -> str:
 
 def parameters(options: Options) -> str:
     """Return a line for each parameter that was set and for each stop string; strings are escaped to fit on a line."""
-    return "\n".join(f"{name:<30} {_shown(value)}" for name, value in _values(options))
+    return "\n".join(
+        f"{name:<30} {json.dumps(value, ensure_ascii=False) if isinstance(value, str) else _number(value)}"
+        for name, value in _values(options)
+    )
 
 
 def modelfile(model: InstalledModel) -> str:
@@ -149,10 +152,6 @@ def _values(options: Options) -> list[tuple[str, Any]]:
         elif value is not None and not isinstance(value, dict):
             found.append((name, value))
     return found
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else _number(value)
 
 
 def _read_back(value: Any) -> str:

@@ -11,7 +11,7 @@ from quart import Blueprint
 from ollmlx import ModelName, closing
 from ollmlx.errors import NotFound
 from ollmlx.types import Answer, EmbedRequest, EmbedResult, Event
-from ollmlx.web import NDJSON, caller, embedded, json_answer, ndjson, read_model, tracked
+from ollmlx.web import caller, embedded, json_answer, ndjson, read_model, tracked
 from ollmlx_ollama_api import management, schemas
 from ollmlx_ollama_api.bodies import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody, parse_name
 from ollmlx_ollama_api.records import RecordEncoder
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from ollmlx import Service
 
-BOTH = ("application/json", NDJSON)
 Result = TypeVar("Result")
 
 
@@ -36,14 +35,14 @@ def blueprint(service: Service) -> Blueprint:
 
 def _add_generation(made: Blueprint, service: Service) -> None:
     @made.post("/api/generate")
-    @described("Continue a prompt.", body=GenerateBody, answer=schemas.GENERATED, content=BOTH)
+    @described("Continue a prompt.", body=GenerateBody, answer=schemas.GENERATED, content=management.BOTH)
     async def generate() -> Response:
         body = await read_model(GenerateBody)
         name = body.generated_name()
         return await _answer(service, name, body, RecordEncoder(body.model, chat=False, context=not body.raw))
 
     @made.post("/api/chat")
-    @described("Chat.", body=ChatBody, answer=schemas.CHATTED, content=BOTH)
+    @described("Chat.", body=ChatBody, answer=schemas.CHATTED, content=management.BOTH)
     async def chat() -> Response:
         body = await read_model(ChatBody)
         return await _answer(service, parse_name(body.model), body, RecordEncoder(body.model, chat=True))

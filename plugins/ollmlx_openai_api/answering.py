@@ -11,7 +11,7 @@ import orjson
 
 from ollmlx import ModelName, closing
 from ollmlx.types import Answer, Done, Event, GenerateRequest
-from ollmlx.web import Failure, caller, json_answer, sse, tracked
+from ollmlx.web import Failure, caller, json_answer, tracked
 from ollmlx_openai_api.chat_request import CompletionFields
 from ollmlx_openai_api.chat_response import Frame, usage
 
@@ -24,11 +24,7 @@ logger = logging.getLogger(__name__)
 
 CONTEXT_EXCEEDED = "context_exceeded"
 END = b"data: [DONE]\n\n"
-_ERROR_TYPES = {
-    "not_found": "not_found_error",
-    "unauthorized": "authentication_error",
-    "forbidden": "permission_error",
-}
+_ERROR_TYPES = {"not_found": "not_found_error", "unauthorized": "authentication_error", "forbidden": "permission_error"}
 _CLIENT_ERRORS = range(400, 500)
 
 
@@ -86,16 +82,10 @@ async def whole(
     return json_answer(body([await Answer.gather(_replay(events)) for events in gathered]))
 
 
-async def streamed(
-    service: Service, body: CompletionFields, wanted: list[GenerateRequest], frame: Frame, makers: Sequence[Chunks]
-) -> Response:
-    """Stream the chunks of all choices as they arrive, then the usage when it is asked for, then `[DONE]`."""
-    return await sse(_records(service, body, wanted, frame, makers), error_event)
-
-
-async def _records(
+async def chunk_records(
     service: Service, body: CompletionFields, wanted: list[GenerateRequest], frame: Frame, makers: Sequence[Chunks]
 ) -> AsyncGenerator[bytes, None]:
+    """Yield the chunks of all choices as they arrive, then the usage when it is asked for, then `[DONE]`."""
     ends: dict[int, Done] = {}
     async with closing(_side_by_side(service, body.model, wanted)) as events:
         async for index, event in events:

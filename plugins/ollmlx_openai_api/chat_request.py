@@ -244,20 +244,14 @@ def tool_choice(wire: str | dict[str, Any]) -> str:
     return name
 
 
+_EFFORTS: dict[str, Think] = {
+    "none": False, "minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "max", "max": "max"
+}  # fmt: skip
+
+
 def think(effort: str) -> Think:
     """Translate the reasoning effort into ollmlx's levels. A word that no level has just means to think."""
     return _EFFORTS.get(effort, True)
-
-
-_EFFORTS: dict[str, Think] = {
-    "none": False,
-    "minimal": "low",
-    "low": "low",
-    "medium": "medium",
-    "high": "high",
-    "xhigh": "max",
-    "max": "max",
-}
 
 
 def response_format(kind: str, schema: dict[str, Any] | None, field: str) -> Literal["json"] | dict[str, Any] | None:

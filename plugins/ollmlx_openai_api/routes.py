@@ -13,7 +13,7 @@ from ollmlx import ModelName, closing
 from ollmlx.types import GenerateRequest, InstalledModel
 from ollmlx.web import Failure, caller, declare_errors, embedded, json_answer, read_model, sse
 from ollmlx_openai_api import schemas
-from ollmlx_openai_api.answering import encode, generate, requests, shape, streamed, told, whole
+from ollmlx_openai_api.answering import chunk_records, encode, error_event, generate, requests, shape, told, whole
 from ollmlx_openai_api.chat_request import ChatRequest, CompletionFields
 from ollmlx_openai_api.chat_response import ChatChunks, Frame, completion
 from ollmlx_openai_api.completions import (
@@ -63,7 +63,7 @@ def _add_completions(made: Blueprint, service: Service) -> None:
         if not body.stream:
             return await whole(service, body.model, wanted, lambda answers: completion(frame, answers))
         makers = [ChatChunks(frame, index) for index in range(body.n)]
-        return await streamed(service, body, wanted, frame, makers)
+        return await sse(chunk_records(service, body, wanted, frame, makers), error_event)
 
     @made.post("/v1/completions")
     @described("Continue a text.", body=CompletionRequest, answer=schemas.COMPLETION, content=BOTH)
@@ -74,7 +74,7 @@ def _add_completions(made: Blueprint, service: Service) -> None:
         if not body.stream:
             return await whole(service, body.model, wanted, lambda answers: text_completion(frame, body.n, answers))
         makers = [CompletionChunks(frame, index) for index in range(len(wanted))]
-        return await streamed(service, body, wanted, frame, makers)
+        return await sse(chunk_records(service, body, wanted, frame, makers), error_event)
 
 
 def _add_responses(made: Blueprint, service: Service) -> None:

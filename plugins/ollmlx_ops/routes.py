@@ -19,6 +19,8 @@ from ollmlx.web import BOOLEAN, INTEGER, OBJECT, STRING, TEXT, current, describe
 from ollmlx_ops.metrics import CONTENT_TYPE, Metrics
 
 NOT_READY = 503
+_SAID = {"state", "backend", "pid", "restarts", "reserved", "memory", "last_words"}
+"""What is told of a runner under its own name."""
 STATUS = record({"status": STRING})
 DAEMON = record(
     {
@@ -113,15 +115,9 @@ def describe_daemon(settings: Settings, runners: Sequence[RunnerInfo]) -> dict[s
         "runners": [
             {
                 "name": runner.model.name.short,
-                "state": str(runner.state),
-                "backend": runner.backend,
-                "pid": runner.pid,
-                "restarts": runner.restarts,
-                "reserved": runner.reserved,
-                "memory": runner.memory,
                 "code": runner.last_code,
                 "error": runner.last_error,
-                "last_words": list(runner.last_words),
+                **runner.model_dump(mode="json", include=_SAID),
             }
             for runner in runners
         ],

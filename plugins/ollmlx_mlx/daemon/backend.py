@@ -16,8 +16,8 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ollmlx import LaunchOptions, ModelName, Refusal, RunnerCommand, ThisMachine, find_budget
-from ollmlx.errors import OllmlxError, StorageError
-from ollmlx.storekit import read_json
+from ollmlx.errors import OllmlxError
+from ollmlx.storekit import require_json
 from ollmlx.types import InstalledModel, MemoryEstimate
 from ollmlx_mlx.daemon.estimate import ModelFacts, cache_shape, choose_form, estimate
 from ollmlx_mlx.daemon.known_models import MODEL_TYPE, KnownModels, installed_mlx_lm
@@ -158,7 +158,7 @@ class MlxBackend:
         return self._facts(folder, folder_state(folder))
 
     def _refuse_folder(self, model: InstalledModel, known: KnownModels) -> Refusal | None:
-        config = _config(model.path)
+        config = require_json(model.path, "config.json")
         kind = config.get("model_type")
         if not isinstance(kind, str) or not MODEL_TYPE.fullmatch(kind):
             return Refusal(reason="config.json names no usable model_type", hint="ollmlx doctor storage", code="MDL003")
@@ -179,7 +179,7 @@ class MlxBackend:
         return None
 
     def _read_facts(self, folder: Path, state: object) -> ModelFacts:
-        config = _config(folder)
+        config = require_json(folder, "config.json")
         known = self._known
         complete = known.complete(config) if known else config
         latents = known is not None and known.keeps_latents(config)
@@ -233,10 +233,3 @@ def install_command(machine: MlxMachine) -> str:
     if machine.system == "darwin":
         return "pip install ollmlx"
     return "pip install 'ollmlx[cuda]' (NVIDIA) or pip install 'ollmlx[cpu]'"
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    config = read_json(folder, "config.json")
-    if config is None:
-        raise StorageError(f"{folder.name} has no config.json", code="MDL003", hint="ollmlx doctor storage")
-    return config

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import mlx.core as mx
@@ -49,7 +50,7 @@ class MlxEngine:
         """Yield the events of one request. Raises OllmlxError kinds. Closing the iterator cancels it at any phase."""
         instance = self._ready()
         inbox: asyncio.Queue[Sequence[Item]] = asyncio.Queue()
-        sink = _sink(asyncio.get_running_loop(), inbox)
+        sink = partial(_deliver, asyncio.get_running_loop(), inbox)
         generation = await self._on_prompts(lambda: make_generation(instance, request, sink))
         self._compute.post(lambda: instance.scheduler.submit(generation))
         done = False
@@ -76,12 +77,10 @@ class MlxEngine:
         return await asyncio.wrap_future(self._compute.call_sliced(work))
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
-        """Return the token ids of a text, or of a conversation through the chat template."""
         instance = self._ready()
         return Tokens(tokens=tuple(await self._on_prompts(lambda: instance.prompts.tokenize(request))))
 
     async def detokenize(self, tokens: Tokens) -> str:
-        """Return the text of token ids, special tokens included."""
         instance = self._ready()
         tokenizer = instance.loaded.tokenizer
         return await self._on_prompts(lambda: str(tokenizer.decode(list(tokens.tokens))))
@@ -155,13 +154,9 @@ class MlxEngine:
         return await asyncio.get_running_loop().run_in_executor(self._prompts, work)
 
 
-def _sink(loop: asyncio.AbstractEventLoop, inbox: asyncio.Queue[Sequence[Item]]) -> Callable[[Sequence[Item]], None]:
-    def sink(items: Sequence[Item]) -> None:
-        # The event loop has ended: no client waits for these items.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(inbox.put_nowait, items)
-
-    return sink
+def _deliver(loop: asyncio.AbstractEventLoop, inbox: asyncio.Queue[Sequence[Item]], items: Sequence[Item]) -> None:
+    with contextlib.suppress(RuntimeError):  # the event loop has ended: no client waits for these items
+        loop.call_soon_threadsafe(inbox.put_nowait, items)
 
 
 def make_generation(

@@ -111,18 +111,6 @@ def merge(sequences: Sequence[Layers]) -> Layers:
     return [first.merge([layers[index] for layers in sequences]) for index, first in enumerate(sequences[0])]
 
 
-def extend(batch: Layers, more: Layers) -> None:
-    """Append the rows of another batched cache, in place."""
-    for mine, theirs in zip(batch, more, strict=True):
-        mine.extend(theirs)
-
-
-def filter_rows(batch: Layers, rows: Sequence[int]) -> None:
-    """Keep only these rows of a batched cache, in place."""
-    for layer in batch:
-        layer.filter(list(rows))
-
-
 @contextmanager
 def padded_end(batch: Layers, lengths: Sequence[int], width: int) -> Iterator[None]:
     """Return a context for a model call with `width` tokens a row, of which only `lengths` count. Needs `can_pad`."""

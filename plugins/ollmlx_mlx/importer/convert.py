@@ -15,7 +15,7 @@ from mlx.nn.layers.base import Module
 from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 
 from ollmlx.errors import InvalidRequest, OllmlxError, StorageError
-from ollmlx.storekit import check_space, read_json
+from ollmlx.storekit import check_space, require_json
 from ollmlx.types import PullProgress
 from ollmlx_mlx.engine.load import load_error, parameters
 from ollmlx_mlx.folder import remote_code, weight_sizes
@@ -53,9 +53,7 @@ def quantization(name: str) -> tuple[int, int, str]:
 def convert_folder(source: Path, into: Path, quantize: str | None, report: Report) -> None:
     """Write the model in the folder `source` to `into`. Raises StorageError and InvalidRequest."""
     wanted = quantization(quantize) if quantize else None
-    config = read_json(source, "config.json")
-    if config is None:
-        raise StorageError(f"{source.name} has no config.json", code="MDL003")
+    config = require_json(source, "config.json")
     asked = remote_code(source)
     if asked is not None:
         raise StorageError(f"it asks for its own Python code to be run ({asked})", code="SEC005")

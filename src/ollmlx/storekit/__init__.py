@@ -22,6 +22,7 @@ from ollmlx.storekit.files import read_bounded as read_bounded
 from ollmlx.storekit.files import read_json as read_json
 from ollmlx.storekit.files import read_receipt as read_receipt
 from ollmlx.storekit.files import require_inside as require_inside
+from ollmlx.storekit.files import require_json as require_json
 from ollmlx.storekit.files import safe_path as safe_path
 from ollmlx.storekit.files import sha256_of as sha256_of
 from ollmlx.storekit.files import storage_error as storage_error

@@ -93,6 +93,14 @@ def read_json(folder: Path, name: str, limit: int = MAX_JSON) -> dict[str, Any] 
     return content
 
 
+def require_json(folder: Path, name: str) -> dict[str, Any]:
+    """Return a JSON object of a model's folder. Raises StorageError (MDL003) if there is none."""
+    content = read_json(folder, name)
+    if content is None:
+        raise damaged(f"{folder.name} has no {name}")
+    return content
+
+
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:

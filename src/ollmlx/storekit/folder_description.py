@@ -14,7 +14,7 @@ from ollmlx.formats.safetensors import SafetensorsTensor, quantization_of, read_
 from ollmlx.model.installed import Capability, ModelDefaults, ModelDetails
 from ollmlx.model.request import Options
 from ollmlx.runner.kit.prompts import has_insert_markers
-from ollmlx.storekit.files import FoundFile, damaged, read_json
+from ollmlx.storekit.files import FoundFile, damaged, read_json, require_json
 from ollmlx.storekit.model_index import ModelDescription
 from ollmlx.text.quantities import format_count
 
@@ -53,9 +53,7 @@ def describe_folder(folder: Path, files: Sequence[FoundFile], origin: str) -> Mo
     damaged file.
     """
     names = {file.path for file in files}
-    config = read_json(folder, "config.json")
-    if config is None:
-        raise damaged(f"{folder.name} has no config.json")
+    config = require_json(folder, "config.json")
     kind = config.get("model_type")
     if not isinstance(kind, str) or not _MODEL_TYPE.fullmatch(kind):
         raise damaged(f"{folder.name}/config.json names no model_type")

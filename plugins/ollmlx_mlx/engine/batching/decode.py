@@ -20,7 +20,7 @@ from mlx.nn.layers.base import Module
 from ollmlx_mlx.engine.batching.drafting import Drafter
 from ollmlx_mlx.engine.batching.generation import GenerationState
 from ollmlx_mlx.engine.batching.sampling import Penalizer, PendingLogprobs, Sampler
-from ollmlx_mlx.engine.kv_cache import Layers, can_trim, clone, extend, extract_row, filter_rows, make_layers, merge
+from ollmlx_mlx.engine.kv_cache import Layers, can_trim, clone, extract_row, make_layers, merge
 
 
 class OutputHead:
@@ -106,7 +106,8 @@ class DecodeBatch:
         if alone:
             (self._cache,) = caches
         elif self._merged:
-            extend(self._cache, merge(caches))
+            for layer, more in zip(self._cache, merge(caches), strict=True):
+                layer.extend(more)
         else:
             self._cache = merge([self._cache, *caches] if self.rows else caches)
         self._merged = not alone
@@ -139,7 +140,8 @@ class DecodeBatch:
         if self._merged and len(stay) == 1:
             self._cache, self._merged = extract_row(self._cache, stay[0]), False
         elif self._merged:
-            filter_rows(self._cache, stay)
+            for layer in self._cache:
+                layer.filter(stay)
         self._sampler = self._penalizer = None
 
     def prefix(self, row: GenerationState, length: int) -> Layers | None:

@@ -79,7 +79,8 @@ class BatchScheduler:
         self._admit()
         if self._prefill.sequences:
             self._guarded(self._prefill_slice, self._clear_prefill)
-        self._flush()
+        for generation in (*self._batch.rows, *self._prefill.sequences):
+            generation.flush()
 
     def fail_all(self, error: OllmlxError) -> None:
         for generation in (*self._waiting, *self._prefill.sequences, *self._batch.rows):
@@ -153,10 +154,6 @@ class BatchScheduler:
         if cancelled:
             self.generated_tokens += sum(row.generated for row in cancelled)
             self._filter_out(cancelled)
-
-    def _flush(self) -> None:
-        for generation in (*self._batch.rows, *self._prefill.sequences):
-            generation.flush()
 
     def _clear_batch(self) -> list[GenerationState]:
         sequences = self._batch.rows

@@ -31,7 +31,9 @@ class FastDetokenizer:
         try:
             text = self._stream.step(self._tokenizer, token)
         except Exception:  # noqa: BLE001 - the Rust side raises bare Exception when a decoder rewrites its prefix
-            return self._restart()
+            text = self.flush()
+            self._stream = DecodeStream(skip_special_tokens=False)
+            return text
         if text is None:
             return ""
         self._waiting.clear()
@@ -41,11 +43,6 @@ class FastDetokenizer:
         """Return the whole characters that were held back, at the end of the stream."""
         text = str(self._tokenizer.decode(self._waiting, skip_special_tokens=False)).rstrip(_REPLACEMENT)
         self._waiting.clear()
-        return text
-
-    def _restart(self) -> str:
-        text = self.flush()
-        self._stream = DecodeStream(skip_special_tokens=False)
         return text
 
 
