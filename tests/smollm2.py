@@ -58,7 +58,9 @@ def _pull(folder: Path, scratch: Path) -> None:
     daemon = Daemon(scratch, settings={"storage": {"models": str(folder)}}, env={"HOME": str(Path.home())})
     daemon.start()
     try:
-        answer = httpx2.post(f"{daemon.url}/api/pull", json={"model": str(NAME)}, timeout=PULL_SECONDS)
+        answer = httpx2.post(
+            f"{daemon.url}/api/pull", json={"model": str(NAME), "backend": "mlx"}, timeout=PULL_SECONDS
+        )
     finally:
         daemon.stop()
     last = json.loads(answer.text.splitlines()[-1])

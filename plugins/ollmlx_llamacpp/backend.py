@@ -73,6 +73,14 @@ class LlamaCppBackend:
     installed: Callable[[], bool]
     kv_cache_type: str = "auto"
 
+    device = "cpu"
+    """Where it is chosen before an import. Its own GPU, if it has one, is used when it runs."""
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """GGUF, when llama.cpp is installed."""
+        return ("gguf",) if self.installed() else ()
+
     def accepts(self, model: InstalledModel) -> Refusal | None:
         """Return None for a GGUF file when llama.cpp is installed."""
         if model.format != "gguf":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -41,11 +42,17 @@ class ShowBody(NamedBody):
     verbose: bool = False
 
 
-class PullBody(NamedBody):
-    """`POST /api/pull` and `/api/push`."""
+class PushBody(NamedBody):
+    """`POST /api/push`."""
 
     stream: bool = True
     insecure: bool = False
+
+
+class PullBody(PushBody):
+    """`POST /api/pull`. `backend`: keep or import the model for this one; the fastest on this machine by default."""
+
+    backend: str = ""
 
 
 class DeleteBody(NamedBody):
@@ -149,7 +156,8 @@ def _add_descriptions(made: Blueprint, service: Service) -> None:
 async def _backend_fields(service: Service, model: InstalledModel) -> dict[str, str]:
     """Return ollmlx's own fields of a description: the backend of the model, or the reason why no backend runs it."""
     try:
-        return {"backend": await service.backend(model)}
+        choice = await service.engine(model)
+        return {"backend": choice.backend, "why": choice.why}
     except OllmlxError as error:
         return {"backend": "", "problem": error.message, "hint": error.hint or ""}
 
@@ -174,16 +182,17 @@ def _add_transfers(made: Blueprint, service: Service) -> None:
     @made.post("/api/pull")
     @described("Fetch a model.", body=PullBody, answer=schemas.PROGRESS, content=BOTH)
     async def pull() -> Response:
-        return await _transferred(service.pull)
+        body = await read_model(PullBody)
+        pull = functools.partial(service.pull, backend=body.backend or None)
+        return await _transferred(body, pull)
 
     @made.post("/api/push")
-    @described("Upload a model to a hub.", body=PullBody, answer=schemas.PROGRESS, content=BOTH)
+    @described("Upload a model to a hub.", body=PushBody, answer=schemas.PROGRESS, content=BOTH)
     async def push() -> Response:
-        return await _transferred(service.push)
+        return await _transferred(await read_model(PushBody), service.push)
 
 
-async def _transferred(transfer: Callable[..., AsyncIterator[PullProgress]]) -> Response:
-    body = await read_model(PullBody)
+async def _transferred(body: PushBody, transfer: Callable[..., AsyncIterator[PullProgress]]) -> Response:
     name = parse_name(body.model)
     caller(body.model)
     return await _progress(transfer(name, insecure=body.insecure), stream=body.stream)

@@ -10,8 +10,8 @@ from typing import Any
 
 from ollmlx import GgufHeader, read_gguf_header
 from ollmlx.errors import InvalidRequest, Unsupported
-from ollmlx.storekit import LONGEST_ARRAY, describe_gguf, merged_defaults, only_file
-from ollmlx.types import CreateRequest, InstalledModel, PullProgress
+from ollmlx.storekit import LONGEST_ARRAY, describe_gguf, merged_defaults, only_file, read_receipt
+from ollmlx.types import RECEIPT, CreateRequest, InstalledModel, PullProgress
 from ollmlx_ollama_store.installer import STAGED_MANIFEST, OllamaInstaller
 from ollmlx_ollama_store.layout import CONFIG_TYPE, MAX_CONFIG, Kind, OllamaConfig, OllamaLayer, as_json, write_manifest
 
@@ -52,6 +52,9 @@ class OllamaCreation:
         path = stage / STAGED_MANIFEST
         if not path.is_file():
             layers, facts = self._from_files([only_file(stage, "gguf")], stage)
+            receipt = read_receipt(stage / RECEIPT)
+            if receipt is not None and receipt.license:
+                layers.append(self.installer.add_layer(stage, "license", receipt.license.encode()))
             self._write_manifest(layers, facts, stage)
         return path.read_bytes()
 

@@ -52,7 +52,7 @@ class OllamaInstaller:
     def add_file(self, stage: Path, kind: Kind, source: Path) -> OllamaLayer:
         """Link or copy a file into the staging folder as a layer."""
         with storage_errors(f"cannot store {source.name}"):
-            digest = f"sha256:{sha256_of(source)}"
+            digest = f"sha256:{_received(stage, source) or sha256_of(source)}"
             target = stage / self.layout.blob(digest).name
             link_or_copy(source, target)
             return OllamaLayer(media_type=IMAGE + kind, digest=digest, size=target.stat().st_size)
@@ -65,7 +65,11 @@ class OllamaInstaller:
         """
         manifest = OllamaManifest.parse(data, STAGED_MANIFEST)
         receipt = read_receipt(stage / RECEIPT)
-        verified = {(file.path, file.size, file.mtime_ns) for file in (receipt.files if receipt else ())}
+        verified = {
+            (name, file.size, file.mtime_ns)
+            for file in (receipt.files if receipt else ())
+            for name in (file.path, self.layout.blob(f"sha256:{file.sha256}").name)
+        }
         with storage_errors("cannot store the model"):
             self.layout.blobs.mkdir(parents=True, exist_ok=True)
             for layer in dict.fromkeys(manifest.blobs()):
@@ -152,3 +156,12 @@ class OllamaInstaller:
             return False
         self._remove_unused(replaced)
         return True
+
+
+def _received(stage: Path, file: Path) -> str | None:
+    """Return the sha256 of a file that the source has verified and that has not changed since."""
+    receipt, found = read_receipt(stage / RECEIPT), file.stat()
+    for each in receipt.files if receipt else ():
+        if stage / each.path == file and (each.size, each.mtime_ns) == (found.st_size, found.st_mtime_ns):
+            return each.sha256
+    return None

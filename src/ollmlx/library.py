@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import product
 
@@ -11,16 +11,22 @@ from ollmlx.errors import NotFound, OllmlxError, PluginError, StorageError, Unsu
 from ollmlx.launch.overrides import ModelOverrides, apply_overrides, rename
 from ollmlx.model.events import closing
 from ollmlx.model.names import ModelName
-from ollmlx.plugin.contracts import Importer, Keeper, Source, Store, is_read_only
+from ollmlx.plugin.contracts import Importer, Source, Store, can_keep, is_read_only
 from ollmlx.plugin.registry import Registry
 from ollmlx.settings import Settings
 from ollmlx.types import CreateRequest, InstalledModel, PullProgress
 
 logger = logging.getLogger(__name__)
+LEFT_TO_THE_NEXT = ("MDL006", "MDL007")
+"""Codes of files that one store cannot use, while another may: a format, an adapter."""
 
 
 class ModelLibrary:
-    """The models that can be asked for. `importer` returns the importer of a foreign format, if a backend has one."""
+    """The models that can be asked for.
+
+    `importer` returns the importer of a foreign format, if a backend has one. `backend_that_keeps` returns the name of
+    the backend for which this machine keeps a foreign format as it is. `unload` stops the runners of a model.
+    """
 
     def __init__(
         self,
@@ -28,11 +34,15 @@ class ModelLibrary:
         registry: Registry,
         overrides: ModelOverrides,
         importer: Callable[[str], Importer | None],
+        backend_that_keeps: Callable[[str], str | None],
+        unload: Callable[[InstalledModel], Awaitable[None]],
     ) -> None:
         self._source_order = settings.storage.sources
         self._registry = registry
         self._overrides = overrides
         self._importer = importer
+        self._backend_that_keeps = backend_that_keeps
+        self._unload = unload
         self._stores = registry.stores.ordered(settings.storage.stores)
 
     def reconfigure(self, overrides: ModelOverrides) -> None:
@@ -146,8 +156,13 @@ class ModelLibrary:
 
     # -- pulling -----------------------------------------------------------------------------------------------------
 
-    def pull(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
-        """Pull a model from the first source that has it. Raises NotFound at once when no source provides the name."""
+    def pull(
+        self, name: ModelName, *, insecure: bool = False, backend: str | None = None
+    ) -> AsyncIterator[PullProgress]:
+        """Pull a model from the first source that has it. Raises NotFound at once when no source provides the name.
+
+        `backend`: keep or import its files for this one, not for the one that the settings or this machine prefer.
+        """
         offers = list(self._offers(name))
         if not offers:
             raise NotFound(
@@ -155,7 +170,7 @@ class ModelLibrary:
                 code="MDL002",
                 hint="use ORG/NAME for a model of the hub, for example mlx-community/Llama-3.2-1B-Instruct-4bit",
             )
-        return self._pull(offers, insecure=insecure)
+        return self._pull(offers, backend or self._stated_backend(name), insecure=insecure)
 
     def _offers(self, name: ModelName) -> Iterator[tuple[Source, ModelName]]:
         """Yield each source that provides the name, with the name it provides: the target of an alias comes first."""
@@ -169,17 +184,19 @@ class ModelLibrary:
                     yield source, wanted
                     break
 
-    async def _pull(self, offers: Sequence[tuple[Source, ModelName]], *, insecure: bool) -> AsyncIterator[PullProgress]:
+    async def _pull(
+        self, offers: Sequence[tuple[Source, ModelName]], backend: str | None, *, insecure: bool
+    ) -> AsyncIterator[PullProgress]:
         refusals: list[OllmlxError] = []
         for source, wanted in offers:
-            store = self._registry.stores.get(source.store)
-            if store is None:
-                raise NotFound(f"store {source.store!r} of source {source.name!r} is not installed", code="PLG006")
             downloading = False
-            steps = store.pull(wanted, source, self._importer(source.format(wanted)), insecure=insecure)
             try:
-                async with closing(steps):
-                    async for step in steps:
+                store = self._home(source.format(wanted), backend) or self._registry.stores.get(source.store)
+                if store is None:
+                    raise NotFound(f"store {source.store!r} of source {source.name!r} is not installed", code="PLG006")
+                steps = store.pull(wanted, source, self._importer(source.format(wanted)), insecure=insecure)
+                async with closing(self._replacing(steps, wanted, store)) as replacing:
+                    async for step in replacing:
                         downloading = downloading or step.total is not None
                         yield step
             except (NotFound, Unsupported) as error:
@@ -189,6 +206,47 @@ class ModelLibrary:
             else:
                 return
         raise _combine(refusals)
+
+    def _stated_backend(self, name: ModelName) -> str | None:
+        overrides = self._overrides.models.get(name)
+        return overrides.backend if overrides else None
+
+    def _home(self, format: str, backend: str | None) -> Store | None:
+        """Return the store for a model of a format that may be kept as it is; None where any store will do.
+
+        It follows from the backend, or else from what is fastest on this machine. Raises Unsupported.
+        """
+        stores = tuple(self._writable())
+        if not any(can_keep(store) and format in store.keeps for store in stores):
+            return None
+        backend = backend or self._backend_that_keeps(format)
+        return self._registry.store_for(format, backend, stores) if backend is not None else None
+
+    async def _replacing(
+        self, steps: AsyncIterator[PullProgress], name: ModelName, store: Store
+    ) -> AsyncIterator[PullProgress]:
+        """Yield the steps of a store. At the end, remove an earlier import of the same name that would hide the model.
+
+        Only stores that import are changed. Those that keep files may belong to another program.
+        """
+        async with closing(steps):
+            async for step in steps:
+                if step.status == "success":
+                    for earlier in self._stores[: self._stores.index(store)]:
+                        if (
+                            not (can_keep(earlier) or is_read_only(earlier))
+                            and (hidden := await self._usable(earlier, name)) is not None
+                        ):
+                            yield PullProgress(status=f"removing the import of {name.short} in store {earlier.name}")
+                            await self._unload(hidden)
+                            await earlier.delete(name)
+                yield step
+
+    async def _usable(self, store: Store, name: ModelName) -> InstalledModel | None:
+        """Return a store's model of a name, None also for one that is damaged or another's."""
+        with suppress(OllmlxError), self._registry.stores.errors_named(store.name):
+            return await store.resolve(name)
+        return None
 
     # -- creating ----------------------------------------------------------------------------------------------------
 
@@ -205,14 +263,15 @@ class ModelLibrary:
         for store in stores:
             explained = refusal is None
             try:
-                async with closing(store.create(request, self._importer(_format_of(request)))) as progress:
+                steps = store.create(request, self._importer(_format_of(request)))
+                async with closing(self._replacing(steps, request.name, store)) as progress:
                     async for step in progress:
                         if refusal is not None and not explained:
                             yield PullProgress(status=f"made in store {store.name}: {refusal.message}")
                         explained = True
                         yield step
             except OllmlxError as error:
-                if not isinstance(error, Unsupported) and error.code != "MDL006":
+                if not isinstance(error, Unsupported) and error.code not in LEFT_TO_THE_NEXT:
                     raise refusal or error from error
                 refusal = refusal or error
             else:
@@ -226,9 +285,7 @@ class ModelLibrary:
         if not is_read_only(store):
             await store.copy(model, target)
             return
-        stores = sorted(
-            self._writable(), key=lambda each: not (isinstance(each, Keeper) and model.format in each.keeps)
-        )
+        stores = sorted(self._writable(), key=lambda each: not (can_keep(each) and model.format in each.keeps))
         async with closing(self._create(CreateRequest(name=target, base=model), stores)) as progress:
             async for _ in progress:
                 pass
@@ -237,19 +294,19 @@ class ModelLibrary:
         return [store for store in self._stores if not is_read_only(store)]
 
     def _stores_for(self, request: CreateRequest) -> Sequence[Store]:
-        """Return the stores to try for a new model: the store of its base, or else all that can be written.
+        """Return the stores to try for a new model: that of its base, or else all that can be written, the best first.
 
-        A backend that is named by the request or the settings may need another store.
+        A backend that is named by the request or the settings may need another store, and then only that one.
         """
-        overrides = self._overrides.models.get(request.name)
-        backend = request.defaults.options.backend or (overrides.backend if overrides else None)
+        backend = request.defaults.options.backend or self._stated_backend(request.name)
         if backend is not None:
             home = self._registry.store_for(_format_of(request), backend, self._stores)
             if home is not None:
                 return (home,)
         if request.base is not None and not is_read_only(base_store := self.store_of(request.base)):
             return (base_store,)
-        return self._writable()
+        home = self._home(_format_of(request), None)
+        return sorted(self._writable(), key=lambda store: store is not home)
 
 
 def _combine(refusals: Sequence[OllmlxError]) -> OllmlxError:

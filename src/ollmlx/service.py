@@ -15,6 +15,7 @@ from ollmlx.calls.schema import OfferedTools
 from ollmlx.calls.stream import read_calls
 from ollmlx.errors import Conflict, NotFound, Unsupported
 from ollmlx.formats.safetensors import read_tensors
+from ollmlx.launch.engine_choice import EngineChoice
 from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.launch.planner import LaunchPlanner
 from ollmlx.library import ModelLibrary
@@ -63,7 +64,9 @@ class Service:
         self.overrides = overrides
         self.blobs = blobs
         self._planner = planner
-        self._library = ModelLibrary(settings, registry, overrides, planner.importer)
+        self._library = ModelLibrary(
+            settings, registry, overrides, planner.importer, planner.backend_that_keeps, self._unload
+        )
 
     def reconfigure(self, settings: Settings, overrides: ModelOverrides) -> None:
         """Use changed settings from the next request on. Called by the App."""
@@ -82,9 +85,9 @@ class Service:
         """Return everything known of one model, with aliases and `[models."NAME"]` applied. Raises NotFound."""
         return await self._library.resolve(name)
 
-    async def backend(self, model: InstalledModel) -> str:
-        """Return the name of the backend that would run a model. Raises Unsupported with what would help."""
-        return await asyncio.to_thread(self._planner.backend, model)
+    async def engine(self, model: InstalledModel) -> EngineChoice:
+        """Return the backend that would run a model, and why. Raises Unsupported with what would help."""
+        return await asyncio.to_thread(self._planner.engine, model)
 
     async def tensors(self, model: InstalledModel) -> Sequence[dict[str, Any]]:
         """Return name, type and shape of a model's tensors, from the headers of its files. Raises StorageError."""
@@ -110,13 +113,20 @@ class Service:
         else:  # damaged: its files tell nothing, but it may have been loaded before
             models = [runner.model for runner in self.ps() if runner.model.name in (name, found)]
             stored_name = found
-        for key in {key for model in models for key in self._planner.keys(model)}:
-            await self.pool.unload(key, wait=True)
+        for model in models:
+            await self._unload(model)
         await store.delete(stored_name)
 
-    def pull(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
-        """Download a model. Raises NotFound when no source provides the name."""
-        return self._library.pull(name, insecure=insecure)
+    async def _unload(self, model: InstalledModel) -> None:
+        """Stop the runners of a model, when their running requests are done, and wait for their end."""
+        for key in self._planner.keys(model):
+            await self.pool.unload(key, wait=True)
+
+    def pull(
+        self, name: ModelName, *, insecure: bool = False, backend: str | None = None
+    ) -> AsyncIterator[PullProgress]:
+        """Download a model, for a named backend or for the fastest here. Raises NotFound when no source has it."""
+        return self._library.pull(name, insecure=insecure, backend=backend)
 
     async def push(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
         """Upload a model under its name. Raises NotFound, Unsupported when no installed source takes uploads."""

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from ollmlx import Check
+from ollmlx import Check, ModelName
 from ollmlx.doctor.machine import Completed
 from ollmlx.errors import StorageError
 from ollmlx.plugin.registry import Registry
+from ollmlx.settings import Settings
 from ollmlx.testing import CheckContext, CheckSuite, fake_model
 from ollmlx.types import InstalledModel
 from ollmlx_llamacpp.backend import MISSING
-from ollmlx_llamacpp.check import BROKEN, LlamaCppCheck
+from ollmlx_llamacpp.check import BROKEN, SLOWER, LlamaCppCheck
 
 
 class Models:
@@ -32,8 +33,24 @@ class Models:
         return self._models
 
 
-def context(*models: InstalledModel, status: int = 0) -> CheckContext:
+class GgufSource:
+    """Offers the GGUF file of every model without an organisation."""
+
+    name, store = "files", "mlx"
+
+    def provides(self, name: ModelName) -> str | None:
+        return None if name.org else f"files:{name}"
+
+    def format(self, name: ModelName) -> str:
+        return "gguf"
+
+
+def context(
+    *models: InstalledModel, status: int = 0, mlx_device: str = "cpu", settings: Settings | None = None
+) -> CheckContext:
     registry = Registry()
+    registry.sources.add("files", GgufSource(), "files")  # type: ignore[arg-type]
+    registry.backends.add("mlx", SimpleNamespace(name="mlx", device=mlx_device), "mlx")
     for store in (Models("broken"), Models("ollama", *models)):
         registry.stores.add(store.name, store, store.name)  # type: ignore[arg-type]
 
@@ -41,7 +58,7 @@ def context(*models: InstalledModel, status: int = 0) -> CheckContext:
         return Completed(status, "", "Traceback\nImportError: libcuda.so.1: cannot open shared object file\n")
 
     plugins: Any = SimpleNamespace(registry=registry)
-    return CheckContext(load=lambda: plugins, child=child)
+    return CheckContext(load=lambda: plugins, child=child, settings=settings or Settings())
 
 
 GGUF = [fake_model(f"model-{number}", format="gguf") for number in range(12)]
@@ -61,7 +78,8 @@ class TestLlamaCppCheck(CheckSuite):
         return context(*GGUF)
 
     def sick(self) -> Mapping[str, CheckContext]:
-        return {MISSING: context(*GGUF), BROKEN: context(GGUF[0], status=1)}
+        slow = context(fake_model(format="mlx"))
+        return {MISSING: context(*GGUF), BROKEN: context(GGUF[0], status=1), SLOWER: slow}
 
     async def test_without_gguf_models_there_is_no_finding(self) -> None:
         check = LlamaCppCheck(lambda: False)
@@ -81,3 +99,20 @@ class TestLlamaCppCheck(CheckSuite):
         (finding,) = await LlamaCppCheck(lambda: True).run(context(*GGUF, status=1))
         assert finding.code == "ENV022"
         assert finding.evidence[0] == "ImportError: libcuda.so.1: cannot open shared object file"
+
+    @pytest.mark.finding("ENV023")
+    async def test_an_import_that_llama_cpp_would_run_faster_is_named_with_the_command(self) -> None:
+        imported, of_the_hub = fake_model("small", format="mlx"), fake_model("org/small", format="mlx")
+        (finding,) = await LlamaCppCheck(lambda: True).run(context(imported, of_the_hub))
+        assert finding.code == "ENV023"
+        assert finding.subject == "small"
+        assert "3 to 7 times" in finding.title
+        assert finding.commands == ("ollmlx pull small",)
+
+    async def test_an_import_stays_unnamed_on_a_gpu_and_when_the_settings_want_it(self) -> None:
+        model, wanted = fake_model("small", format="mlx"), {"models": {"small": {"backend": "mlx"}}}
+        for calm in (
+            context(model, mlx_device="metal"),
+            context(model, settings=Settings.model_validate(wanted)),
+        ):
+            assert await LlamaCppCheck(lambda: True).run(calm) == []

@@ -256,9 +256,9 @@ async def test_a_name_that_two_stores_have_means_the_first_ones(
 
 async def test_the_backend_of_a_model_is_named_or_the_reason_why_there_is_none() -> None:
     daemon = FakeDaemon()
-    assert await daemon.service.backend(installed("m")) == "plain"
+    assert (await daemon.service.engine(installed("m"))).backend == "plain"
     with pytest.raises(Unsupported, match="no backend can run m"):
-        await daemon.service.backend(installed("m", format="gguf"))
+        await daemon.service.engine(installed("m", format="gguf"))
 
 
 async def test_a_model_of_the_settings_has_its_system_prompt_and_parameters() -> None:
@@ -482,7 +482,7 @@ async def test_the_settings_choose_between_backends_and_a_request_overrules_them
         await daemon.answer("helper", backend=backend)
     await daemon.answer("org/long")
     assert [spec.backend for spec, _ in daemon.pool.asked] == ["other", "plain", "plain"]
-    assert await daemon.service.backend(await daemon.service.show(ModelName.parse("helper"))) == "other"
+    assert (await daemon.service.engine(await daemon.service.show(ModelName.parse("helper")))).backend == "other"
 
 
 class Broken:
@@ -509,7 +509,7 @@ async def test_a_plugin_that_fails_in_use_is_named_and_the_others_serve(
     service = Service(old.settings, registry, old.pool, old.overrides, daemon.planner, old.blobs)
     assert [model.name.short for model in await service.list()] == ["org/long", "short"]
     model = await service.show(ModelName.parse("org/long"))
-    assert await service.backend(model) == "plain"
+    assert (await service.engine(model)).backend == "plain"
     assert daemon.planner.importer("gguf") is None
     assert [step.status async for step in service.pull(ModelName.parse("org/other"))][-1] == "success"
     assert "plugin 'wreck': its source 'broken' failed with KeyError" in caplog.text
@@ -517,7 +517,7 @@ async def test_a_plugin_that_fails_in_use_is_named_and_the_others_serve(
         await service.show(ModelName.parse("org/missing"))
     assert failed.value.code == "PLG008"
     with pytest.raises(Unsupported, match="its backend 'broken' failed with KeyError") as refused:
-        await service.backend(installed("m", format="strange"))
+        await service.engine(installed("m", format="strange"))
     assert refused.value.code == "PLG008"
 
 

@@ -86,6 +86,14 @@ class MlxBackend:
         self._chosen: BlasChoice | None = None
         self._facts = lru_cache(_REMEMBERED)(self._read_facts)
 
+    runs: tuple[str, ...] = ()
+    """No foreign format: what it does not run is imported."""
+
+    @property
+    def device(self) -> str:
+        """The device that MLX computes on here."""
+        return self.machine.device
+
     def accepts(self, model: InstalledModel) -> Refusal | None:
         """Return None for an MLX folder of a type that the installed mlx-lm serves and that needs no foreign code."""
         if model.format in FOREIGN:

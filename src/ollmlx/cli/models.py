@@ -115,9 +115,16 @@ def _model_rows(shown: Json, details: Json, info: Json) -> Rows:
         ("format", details.get("format")),
         ("parent", details.get("parent_model")),
         ("store", shown.get("store")),
-        ("backend", shown.get("backend") or (shown.get("problem") and "none: see below")),
+        ("backend", _engine(shown)),
     )
     return [(label, str(value)) for label, value in rows if value]
+
+
+def _engine(shown: Json) -> str:
+    """Return the engine with the reason for it."""
+    if shown.get("problem"):
+        return "none: see below"
+    return ": ".join(str(shown[part]) for part in ("backend", "why") if shown.get(part))
 
 
 def _tensor(tensor: Json) -> tuple[str, ...]:

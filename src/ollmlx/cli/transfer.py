@@ -23,19 +23,26 @@ ShowProgress = Callable[[Json], None]
 def add_pull_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--insecure", action="store_true", help="use plain HTTP for the registry, without TLS")
+    parser.add_argument(
+        "--backend",
+        metavar="NAME",
+        default="",
+        help="pull it for this backend: llamacpp keeps a GGUF file as it is, mlx imports it",
+    )
     parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
 
 
 def run_pull(args: argparse.Namespace) -> int:
     client = connect(args)
     ensure_daemon(client, args)
-    pull(client, args.model, insecure=args.insecure, as_json=args.json)
+    pull(client, args.model, insecure=args.insecure, backend=args.backend, as_json=args.json)
     return 0
 
 
-def pull(client: Client, model: str, *, insecure: bool = False, as_json: bool = False) -> None:
+def pull(client: Client, model: str, *, insecure: bool = False, backend: str = "", as_json: bool = False) -> None:
     """Pull a model through the daemon and show the progress."""
-    _transfer(client, "/api/pull", model, insecure=insecure, as_json=as_json)
+    body = {"model": model, "insecure": insecure, **({"backend": backend} if backend else {})}
+    _transfer(client, "/api/pull", body, as_json=as_json)
 
 
 def add_push_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,14 +52,13 @@ def add_push_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_push(args: argparse.Namespace) -> int:
-    _transfer(connect(args), "/api/push", args.model, insecure=args.insecure, as_json=args.json)
+    _transfer(connect(args), "/api/push", {"model": args.model, "insecure": args.insecure}, as_json=args.json)
     return 0
 
 
-def _transfer(client: Client, path: str, model: str, *, insecure: bool, as_json: bool) -> None:
-    body = {"model": model, "insecure": insecure, "stream": True}
+def _transfer(client: Client, path: str, body: Json, *, as_json: bool) -> None:
     with progress(as_json=as_json) as show:
-        for step in client.stream(path, body, ended=succeeded):
+        for step in client.stream(path, {**body, "stream": True}, ended=succeeded):
             show(step)
 
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from ollmlx.errors import PluginError, Unsupported
+from ollmlx.launch.engine_choice import EngineChoice, backend_that_keeps, explain
 from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.model.names import ModelName
@@ -81,9 +82,15 @@ class LaunchPlanner:
         cluster = _cluster(self._overrides.models.get(model.name))
         return tuple(_launch_key(model, backend, cluster) for backend in self._registry.backends.names())
 
-    def backend(self, model: InstalledModel) -> str:
-        """Return the name of the backend that runs a model. Reads files. Raises Unsupported when none does."""
-        return self._backend(model, Options()).name
+    def engine(self, model: InstalledModel) -> EngineChoice:
+        """Return the backend that runs a model, and why. Reads files. Raises Unsupported when none does."""
+        preferred = self._preferred(model, Options())
+        return explain(model, self._backend(model, Options()), preferred, self._registry)
+
+    def backend_that_keeps(self, format: str) -> str | None:
+        """Return the name of the backend for which this machine keeps a foreign format; None where it is imported."""
+        backend = backend_that_keeps(format, self._registry)
+        return backend.name if backend is not None else None
 
     def importer(self, format: str) -> Importer | None:
         """Return the importer of the first backend that reads a foreign format, as the stores call it."""
@@ -99,6 +106,7 @@ class LaunchPlanner:
         overrides = self._overrides.models.get(model.name) or ModelSettings()
         runners, memory, storage = self._settings.runners, self._settings.memory, self._settings.storage
         backend = self._backend(model, options)
+        choice = explain(model, backend, self._preferred(model, options), self._registry)
         parallel = runners.parallel if overrides.parallel is None else overrides.parallel
         cluster = _cluster(overrides)
         context, estimate = self._plan_memory(
@@ -106,9 +114,9 @@ class LaunchPlanner:
             fixed_context=options.num_ctx or overrides.context_length or runners.context_length,
             estimate=_estimator(backend, model, parallel, cluster),
         )
-        logger.debug(
-            "%s: %s model of store %s, backend %s, context %d, needs %s",
-            model.name.short, model.format, model.store, backend.name, context, format_size(estimate.total),
+        logger.info(
+            "%s: engine %s (%s); context %d, needs %s",
+            model.name.short, choice.backend, choice.why, context, format_size(estimate.total),
         )  # fmt: skip
         launch_options = LaunchOptions(
             context_length=context, parallel=parallel, kv_cache_type=runners.kv_cache_type, cluster=cluster
@@ -118,6 +126,7 @@ class LaunchPlanner:
             key=_launch_key(model, backend.name, cluster),
             model=model,
             backend=backend.name,
+            why=choice.why,
             command=backend.command(model, launch_options),
             context_length=context,
             parallel=parallel,
@@ -156,8 +165,7 @@ class LaunchPlanner:
 
     def _backend(self, model: InstalledModel, options: Options) -> Backend:
         """Choose the backend, as the request, the settings or the model prefer. A cluster needs one that spreads."""
-        overrides = self._overrides.models.get(model.name)
-        preferred = options.backend or (overrides.backend if overrides else None) or model.defaults.options.backend
+        overrides, preferred = self._overrides.models.get(model.name), self._preferred(model, options)
         if _cluster(overrides) is None:
             return self._registry.backend_for(model, preferred)
         for backend in self._registry.backends.values():
@@ -169,6 +177,10 @@ class LaunchPlanner:
             code="MDL005",
             hint=f'remove its cluster, or its backend, from [models."{model.name.short}"]',
         )
+
+    def _preferred(self, model: InstalledModel, options: Options) -> str | None:
+        overrides = self._overrides.models.get(model.name)
+        return options.backend or (overrides.backend if overrides else None) or model.defaults.options.backend
 
 
 def _estimator(

@@ -28,6 +28,8 @@ class LaunchSpec:
     command: RunnerCommand
     context_length: int
     estimate: MemoryEstimate
+    why: str = ""
+    """The reason for the backend, in one sentence."""
     parallel: int = 0
     keep_alive: float = 300.0
     request_timeout: float = math.inf

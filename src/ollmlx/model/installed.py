@@ -150,7 +150,7 @@ class MemoryEstimate(Frozen):
 class RunnerInfo(Frozen):
     """One loaded or failed model, for `ps`, metrics and the doctor. Memory in bytes; `expires_at` None means never.
 
-    `device`: `metal`, `cuda` or `cpu`. `notes`: choices of the engine with their reasons (BLAS, weight form, width).
+    `device`: `metal`, `cuda` or `cpu`. `notes`: why this engine, and its own choices (BLAS, weight form, width).
     """
 
     id: str

@@ -130,6 +130,19 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class DeviceAware(Backend, Protocol):
+    """A backend that says what it computes on. The daemon keeps or imports a foreign format accordingly."""
+
+    @property
+    def device(self) -> str:
+        """The device on this machine: `cpu`, `metal`, `cuda`, ... Found without importing a library of the engine."""
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The foreign formats that it runs as they are (`gguf`); empty while it cannot run at all."""
+
+
+@runtime_checkable
 class Spreader(Backend, Protocol):
     """A backend for models that are declared as a cluster, `[models."NAME".cluster]`.
 
@@ -150,6 +163,11 @@ class Spreader(Backend, Protocol):
 def can_spread(backend: Backend) -> TypeGuard[Spreader]:
     """True if a backend is for clusters. Only the class is inspected, because code of a plugin may fail."""
     return hasattr(type(backend), "share")
+
+
+def knows_device(backend: Backend) -> TypeGuard[DeviceAware]:
+    """True if a backend says what it computes on. Only the class is inspected, because code of a plugin may fail."""
+    return hasattr(type(backend), "runs") and hasattr(type(backend), "device")
 
 
 @runtime_checkable
@@ -226,11 +244,16 @@ def is_read_only(store: Store) -> bool:
 
 
 @runtime_checkable
-class Keeper(Protocol):
+class Keeper(Store, Protocol):
     """A store that keeps models in a foreign format without importing them, for backends that run it unchanged."""
 
     keeps: tuple[str, ...]
     """The formats, for example `gguf`. Read when a new model is created for a certain backend."""
+
+
+def can_keep(store: Store) -> TypeGuard[Keeper]:
+    """True if a store keeps foreign formats. Only the class is inspected, because code of a plugin may fail."""
+    return hasattr(type(store), "keeps")
 
 
 class Engine(Protocol):

@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ollmlx.errors import OllmlxError, PluginError, Unsupported
-from ollmlx.plugin.contracts import Backend, Check, Keeper, Refusal, Source, Store, can_spread
+from ollmlx.plugin.contracts import Backend, Check, Refusal, Source, Store, can_keep, can_spread
 from ollmlx.types import InstalledModel
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Registry:
         A backend that imports the format needs a store that converts; any other needs one that keeps the format.
         Raises Unsupported if there is none.
         """
-        keepers = [store for store in stores if isinstance(store, Keeper) and format in store.keeps]
+        keepers = [store for store in stores if can_keep(store) and format in store.keeps]
         if self.backend(backend).importer(format) is None:
             if not keepers:
                 raise Unsupported(f"no store keeps the format {format!r} for the backend {backend!r}", code="MDL005")

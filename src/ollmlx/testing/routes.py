@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from ollmlx.errors import NotFound, Unsupported
+from ollmlx.launch.engine_choice import EngineChoice
 from ollmlx.model.names import ModelName
 from ollmlx.settings import Settings
 from ollmlx.storekit.blobs import Blobs
@@ -92,11 +93,11 @@ class FakeService:
     async def tensors(self, model: InstalledModel) -> Sequence[dict[str, Any]]:
         return [{"name": "w", "type": "F32", "shape": [2, 2]}]
 
-    async def backend(self, model: InstalledModel) -> str:
+    async def engine(self, model: InstalledModel) -> EngineChoice:
         """Return the backend `fake`. Raises Unsupported for GGUF models."""
         if model.format == "gguf":
             raise Unsupported("no backend can run it", hint="install one")
-        return "fake"
+        return EngineChoice("fake", "there is no other")
 
     async def copy(self, source: ModelName, target: ModelName) -> None:
         await self._record("copy", source, target)
@@ -104,7 +105,9 @@ class FakeService:
     async def delete(self, name: ModelName) -> None:
         await self._record("delete", name, None)
 
-    def pull(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+    def pull(
+        self, name: ModelName, *, insecure: bool = False, backend: str | None = None
+    ) -> AsyncIterator[PullProgress]:
         self.calls.append(("pull", str(name), insecure))
         return self._steps()
 

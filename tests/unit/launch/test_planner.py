@@ -69,7 +69,8 @@ async def test_a_cluster_has_its_own_key_and_reserves_what_this_machine_holds_of
     planned = planner(SpreadingBackend(), SingleBackend())
     spread, alone = await planned.plan(model("spread")), await planned.plan(model("big"))
     assert (spread.backend, alone.backend) == ("spreading", "single")
-    assert (planned.backend(model("spread")), planned.backend(model("big"))) == ("spreading", "single")
+    assert planned.engine(model("spread")).backend == "spreading"
+    assert planned.engine(model("big")).backend == "single"
     assert (spread.estimate.weights, alone.estimate.weights) == (20 * GIB, 40 * GIB)
     assert (spread.context_length, alone.context_length) == (8192, 2048)  # there is more room for the context, too
     assert spread.command.engine_options["cluster"]["hosts"] == CLUSTER["hosts"]

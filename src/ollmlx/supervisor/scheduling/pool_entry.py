@@ -109,7 +109,7 @@ class PoolEntry:
             restarts=restarts,
             last_words=runner.last_output() if runner else (),
             device=status.device if status else "",
-            notes=status.notes if status else (),
+            notes=(*([self.spec.why] if self.spec.why else []), *(status.notes if status else ())),
             cached_tokens=status.cached_tokens_total if status else 0,
             prompt_tokens=status.prompt_tokens_total if status else 0,
         )

@@ -160,7 +160,8 @@ async def test_show_tells_which_store_a_model_is_in_and_what_runs_it(client: Any
         installed("b", store="ollama", format="gguf", projector_info={"clip.has_vision_encoder": True}),
     ]
     shown = await told(await client.post("/api/show", json={"model": "a"}))
-    assert (shown["store"], shown["source"], shown["backend"]) == ("mlx", "hub:org/a@main", "fake")
+    assert (shown["store"], shown["source"]) == ("mlx", "hub:org/a@main")
+    assert (shown["backend"], shown["why"]) == ("fake", "there is no other")
     assert "projector_info" not in shown
     shown = await told(await client.post("/api/show", json={"model": "b"}))
     assert (shown["store"], shown["backend"]) == ("ollama", "")
