@@ -5,19 +5,22 @@
     python benchmarks/engine.py --write docs/benchmarks.md --json
 
   peer    ollmlx and mlx_lm.server with the same BLAS and float32 weights: throughput, first tokens
+  spread  the same two with requests that arrive at random moments, and the last first token of several
   stock   ollmlx and mlx_lm.server as pip installs it, with the BLAS of MLX's own wheel
   port    ollmlx and its engine without server and protocol
   resume  a conversation of 2,000 tokens after its model was unloaded, and the same prompt with an empty cache
   cold    from starting the program to the end of its first answer
 
 The model is smollm2:135m, pulled once into the user's cache folder. Tokens per second count the whole request: the
-prompt of about 45 tokens included. Each server is warmed up first; figures are medians.
+prompt of about 65 tokens included. No two prompts begin alike, except for what the model's template puts before each.
+Each server is warmed up first; figures are medians.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import platform
 import re
@@ -95,6 +98,34 @@ async def peer(asked: Asked) -> Table:
             found = await measure([sides.target(daemon), theirs], plan, progress)
             memory = [sides.resident(daemon.process.pid), sides.resident(pid)]
     return _server_table(f"{plan.tokens} tokens an answer, medians of {plan.rounds}, {choice.name}", found, memory)
+
+
+async def spread(asked: Asked) -> Table:
+    """Measure both servers with requests that arrive together, and at random within 0.1 s for each stream."""
+    choice, tokens, streams = sides.blas(), 32, (4, 8, 16)
+    found: dict[tuple[int, float], dict[str, list[tuple[float, float]]]] = {}
+    with sides.ollmlx(asked.weights.store) as daemon:
+        async with (
+            sides.mlx_lm_server(asked.weights.float32, choice.env) as (theirs, _),
+            session_for_measuring() as web,
+        ):
+            servers = [sides.target(daemon), theirs]
+            for one in servers:
+                await ask(web, one, writing(0), 8)
+            for turn in range(asked.rounds):
+                for count, seconds in itertools.product(streams, (0.0, 0.1)):
+                    progress(f"round {turn + 1} of {asked.rounds}: {count} streams within {seconds * count:.1f} s")
+                    for one in servers[:: -1 if turn % 2 else 1]:
+                        answers = await at_once(web, one, count, tokens, 1000 * (turn + 1), seconds)
+                        figures = (rate(answers), max(answer.first_token for answer in answers))
+                        found.setdefault((count, seconds), {}).setdefault(one.label, []).append(figures)
+    lines = [["streams, arriving within", *(f"{one.label}: tokens/s, last first token" for one in servers), "RATIO"]]
+    for (count, seconds), by_server in found.items():
+        pairs = [[median(column) for column in zip(*by_server[one.label], strict=True)] for one in servers]
+        cells = [f"{speed:.1f}, {first:.2f} s" for speed, first in pairs]
+        lines.append([f"{count}, {seconds * count:.1f} s", *cells, f"{pairs[0][0] / pairs[1][0]:.2f}x"])
+    rounds = [[count, seconds, by_server] for (count, seconds), by_server in found.items()]
+    return Table(f"{tokens} tokens an answer, medians of {asked.rounds}, {choice.name}", lines, rounds)
 
 
 async def stock(asked: Asked) -> Table:
@@ -206,6 +237,7 @@ async def _answered(target: Target, begun: float) -> float:
 
 SCENARIOS: dict[str, Callable[[Asked], Awaitable[Table]]] = {
     "peer": peer,
+    "spread": spread,
     "stock": stock,
     "port": port,
     "resume": resume,

@@ -56,7 +56,8 @@ class Target:
 class MeasurementPlan:
     """The amount of measuring. `tokens` is the most that an answer may have; a shorter answer counts as it is.
 
-    `seed` determines the prompts. A server may have the prompts of an earlier seed in its caches.
+    `seed` determines the prompts. A server may have the prompts of an earlier seed in its caches. `spread`: seconds for
+    each stream within which the requests of a round arrive at random moments; with 0 they arrive together.
     """
 
     streams: tuple[int, ...] = (1, 4, 8, 16)
@@ -64,16 +65,21 @@ class MeasurementPlan:
     prompt_tokens: int = 600
     rounds: int = 3
     seed: int = 0
+    spread: float = 0.0
 
 
 @dataclass
 class Measurement:
-    """The figures of one server, one for each round: seconds, and tokens a second of all streams together."""
+    """The figures of one server, one for each round: seconds, and tokens a second of all streams together.
+
+    `last_firsts`: seconds until the last of several streams has its first token.
+    """
 
     target: Target
     cold: list[float] = field(default_factory=list)
     cached: list[float] = field(default_factory=list)
     rates: dict[int, list[float]] = field(default_factory=dict)
+    last_firsts: dict[int, list[float]] = field(default_factory=dict)
     prompt_tokens: int = 0
     load: float | None = None
     memory: int | None = None
@@ -111,8 +117,10 @@ async def measure(targets: Sequence[Target], plan: MeasurementPlan, note: Callab
             for count in plan.streams:
                 for one in order:
                     note(f"round {turn + 1} of {plan.rounds}: {one.target.label}: {count} streams")
-                    answers = await at_once(session, one.target, count, plan.tokens, seed=plan.seed + 1000 * (turn + 1))
+                    seed = plan.seed + 1000 * (turn + 1)
+                    answers = await at_once(session, one.target, count, plan.tokens, seed, plan.spread)
                     one.rates.setdefault(count, []).append(rate(answers))
+                    one.last_firsts.setdefault(count, []).append(max(answer.first_token for answer in answers))
     return measured
 
 
@@ -126,10 +134,16 @@ async def _first_token(session: aiohttp.ClientSession, one: Measurement, plan: M
 
 
 async def at_once(
-    session: aiohttp.ClientSession, target: Target, count: int, tokens: int, seed: int
+    session: aiohttp.ClientSession, target: Target, count: int, tokens: int, seed: int, spread: float = 0.0
 ) -> list[TimedAnswer]:
-    """Send `count` different requests at the same time and return the answers."""
-    requests = (ask(session, target, writing(seed + number), tokens) for number in range(count))
+    """Send `count` requests that share nothing, together or `spread` out, and return the answers."""
+    moments = random.Random(seed)  # noqa: S311 - reproducible, not secret
+
+    async def one(number: int, after: float) -> TimedAnswer:
+        await asyncio.sleep(after)
+        return await ask(session, target, writing(seed + number), tokens)
+
+    requests = (one(number, moments.uniform(0, spread * count)) for number in range(count))
     return list(await asyncio.gather(*requests))
 
 
@@ -230,9 +244,9 @@ def reading(tokens: int, seed: int) -> list[dict[str, Any]]:
 
 
 def writing(seed: int) -> list[dict[str, Any]]:
-    """Return a short question with a long answer."""
+    """Return a short question with a long answer, which begins unlike that of every other seed."""
     return [
-        {"role": "user", "content": f"Write a long story about number {seed}, a {WORDS[seed % len(WORDS)]} and a king."}
+        {"role": "user", "content": f"{long_text(16, seed)}: write a long story about all of these and number {seed}."}
     ]
 
 

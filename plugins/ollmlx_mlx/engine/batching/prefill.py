@@ -1,5 +1,9 @@
 """Prompts on their way into the cache: computed in slices of time, shared prefixes only once.
 
+Prompts that arrive together are computed together, each a part of its own in every call, so that they are ready
+together: one call with many rows is faster than many calls with few, and decoding some of them in between would make
+the others wait.
+
 Why not mlx-lm's `PromptProcessingBatch`: its chunks are a number of tokens for the whole batch, padded to the longest
 prompt, and it does not share prefixes between prompts that arrive together.
 """
@@ -19,6 +23,8 @@ from ollmlx_mlx.engine.prefix_cache import PrefixCache, common_prefix
 SLICE_SECONDS: Final = 0.25
 ALONE: Final = 2.0
 """Slices that one chunk may take while no sequence decodes. A request can still be cancelled within a second."""
+WHOLE: Final = 4.0
+"""Slices that one call for several whole prompts may take, also while others decode: fewer wait for it than gain."""
 _SMALLEST: Final = 16
 _LARGEST: Final = 2048
 _SHARE: Final = 32
@@ -27,6 +33,8 @@ _TAIL: Final = 24
 """Prompt tokens that the first step of decoding may compute on any device."""
 _TOGETHER: Final = 4096
 """Cached and new tokens, with padding, of sequences that are computed together: merging their caches copies them."""
+_PADDING: Final = 1024
+"""Tokens of padding among them."""
 
 
 class ChunkClock:
@@ -175,29 +183,62 @@ class PrefillQueue:
         self, first: GenerationState, ready: Sequence[GenerationState], slices: float, least: int
     ) -> dict[GenerationState, int]:
         """Return the sequences that are computed in one call with `first`, each with the size of its chunk."""
-        group = {first: self._count(first, slices, least)}
         assert first.cache is not None
-        if not can_pad(first.cache):
-            return group
-        most = int(1.25 * self._clock.size(slices))
-        for other in sorted(self._able(ready), key=lambda g: g.remaining):
-            if other in group:
-                continue
-            more = {**group, other: self._count(other, slices, least)}
-            width, longest = max(more.values()), max(member.fed for member in more)
-            if width * len(more) <= most and (longest + width) * len(more) <= _TOGETHER:
-                group = more
+        others = [g for g in self._able(ready) if g is not first] if can_pad(first.cache) else []
+        others.sort(key=lambda g: g.remaining)
+        group = self._gather(first, others, self._fits_whole)
+        if first.fed == first.cached and self._fits_whole(group):
+            return {member: self._wanted(member) for member in group}
+        most = self._most(slices)
+        group = self._gather(first, others, lambda members: self._fits_part(members, most))
+        if len(group) == 1:
+            return {first: self._count(first, slices, least)}
+        longest = max(map(self._wanted, group))
+        # Equal parts: a small rest would cost nearly as much as a whole chunk.
+        parts = -(-longest * len(group) // most)
+        return {member: min(self._wanted(member), -(-longest // parts)) for member in group}
+
+    def _gather(
+        self, first: GenerationState, others: Sequence[GenerationState], fits: Callable[[list[GenerationState]], bool]
+    ) -> list[GenerationState]:
+        group = [first]
+        for other in others:
+            if fits([*group, other]):
+                group.append(other)
         return group
 
+    def _most(self, slices: float) -> int:
+        """Return the tokens of a call that takes little more than this number of slices."""
+        return int(1.25 * self._clock.size(slices))
+
+    def _fits_whole(self, group: list[GenerationState]) -> bool:
+        """Return whether these sequences can be computed in one call. The more wait, the longer it may take."""
+        longest = max(map(self._wanted, group))
+        return longest * len(group) <= self._most(min(WHOLE, 1 + len(group))) and self._pads_little(group, longest)
+
+    def _fits_part(self, group: list[GenerationState], most: int) -> bool:
+        """Return whether these sequences can be computed in several calls with `most` tokens each."""
+        wanted = [self._wanted(member) for member in group]
+        width = min(most // len(group), max(wanted))
+        return width >= min(_SMALLEST, *wanted) and self._pads_little(group, width)
+
+    @staticmethod
+    def _pads_little(group: list[GenerationState], width: int) -> bool:
+        longest, fed = max(member.fed for member in group), sum(member.fed for member in group)
+        return (longest + width) * len(group) <= _TOGETHER and longest * len(group) - fed <= _PADDING
+
+    def _wanted(self, generation: GenerationState) -> int:
+        """Return the tokens up to the next point where the cache of this sequence is needed."""
+        ahead = [point - generation.fed for point in generation.checkpoints if point > generation.fed]
+        return min([generation.remaining, *ahead])
+
     def _count(self, generation: GenerationState, slices: float, least: int) -> int:
-        """Return the tokens of the next chunk of this sequence."""
-        fed = generation.fed
+        """Return the tokens of the next chunk of this sequence, alone in its call."""
         count = self._clock.size(slices)
         if generation.remaining <= 1.25 * count + least:
             # A small rest would cost nearly as much as a whole chunk.
             count = generation.remaining - least if generation.remaining > least else generation.remaining
-        ahead = [point - fed for point in generation.checkpoints if point > fed]
-        return min([count, *ahead])
+        return min(count, self._wanted(generation))
 
     def _compute(self, group: dict[GenerationState, int]) -> None:
         started = time.monotonic()

@@ -35,23 +35,24 @@ PROMPTS = [
 
 
 class SteadyClock(ChunkClock):
-    """Chunks of 16 tokens, whatever they take."""
+    """Chunks of so many tokens, whatever they take."""
 
-    def __init__(self) -> None:
-        super().__init__(16)
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._size = size
 
     def size(self, slices: float = 1.0) -> int:
-        return 16
+        return self._size
 
 
 class Session:
     """A scheduler with a prefix cache of its own, and its requests."""
 
-    def __init__(self, instance: Instance, width: int = 3) -> None:
+    def __init__(self, instance: Instance, width: int = 3, chunk: int = 16) -> None:
         self._instance = instance
         model = instance.loaded.model
         self.scheduler = BatchScheduler(
-            model, PrefixCache(1 << 24), lambda: make_layers(model), width=width, clock=SteadyClock()
+            model, PrefixCache(1 << 24), lambda: make_layers(model), width=width, clock=SteadyClock(chunk)
         )
         self.asked: list[tuple[str, GenerationState, list[Item]]] = []
 
@@ -112,11 +113,11 @@ _steps = some.one_of(
 # One whose cache can be shortened, one whose cache cannot, and one with a sliding window.
 @pytest.mark.parametrize("architecture", ["llama", "mamba2", "gemma3"], indirect=True, scope="module")
 @settings(max_examples=25, deadline=None)
-@given(steps=some.lists(_steps, max_size=14))
+@given(steps=some.lists(_steps, max_size=14), chunk=some.sampled_from([16, 64]))
 def test_every_request_ends_with_the_tokens_it_has_alone_however_others_come_and_go(
-    steps: list[tuple[str, int]], instance: Instance, alone: dict[str, Sequence[int]]
+    steps: list[tuple[str, int]], chunk: int, instance: Instance, alone: dict[str, Sequence[int]]
 ) -> None:
-    session = Session(instance)
+    session = Session(instance, chunk=chunk)
     for step, number in steps:
         if step == "submit":
             session.submit(PROMPTS[number])
@@ -145,6 +146,40 @@ def test_a_sibling_may_arrive_at_any_point_of_the_prompt_it_shares(
     session.finish()
     for prompt, _, items in session.asked:
         assert done(items).context == alone[prompt]
+
+
+def first_tokens(session: Session) -> list[int]:
+    """The round in which each request got its first token."""
+    found: dict[int, int] = {}
+    for round_ in range(500):
+        for index, (_, generation, _) in enumerate(session.asked):
+            if generation.generated:
+                found.setdefault(index, round_)
+        if len(found) == len(session.asked):
+            return [found[index] for index in range(len(session.asked))]
+        session.scheduler.tick()
+    raise AssertionError(f"only {len(found)} have begun")
+
+
+@pytest.mark.parametrize("architecture", ["llama"], indirect=True, scope="module")
+def test_short_prompts_that_arrive_together_are_ready_together(instance: Instance) -> None:
+    together, apart = Session(instance, width=4, chunk=64), Session(instance, width=1, chunk=64)
+    for session in (together, apart):
+        for name in ("one", "two", "three", "four"):
+            session.submit(f"{name} prompt that shares no beginning with the others")
+    rounds = first_tokens(together)
+    assert len(set(rounds)) == 1
+    assert rounds[-1] < first_tokens(apart)[-1]
+
+
+@pytest.mark.parametrize("architecture", ["llama"], indirect=True, scope="module")
+def test_a_long_prompt_and_short_ones_take_turns(instance: Instance) -> None:
+    session = Session(instance, width=3, chunk=32)
+    session.submit(PROMPTS[3] * 2)
+    for name in ("one", "two"):
+        session.submit(f"{name} short")
+    long, *short = first_tokens(session)
+    assert max(short) < long
 
 
 @pytest.mark.parametrize("architecture", ["llama"], indirect=True, scope="module")
