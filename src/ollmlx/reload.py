@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel
 
+from ollmlx.app import App
 from ollmlx.errors import ConfigError
 from ollmlx.errors.secrets import MASK
 from ollmlx.settings import Settings
@@ -52,15 +53,7 @@ class Reload:
     restart: tuple[Change, ...]
 
 
-class Reconfigurable(Protocol):
-    """A daemon whose settings can be replaced."""
-
-    settings: Settings
-
-    def reconfigure(self, settings: Settings) -> None: ...
-
-
-def reload(daemon: Reconfigurable, load: Callable[[], LoadedSettings]) -> Reload | None:
+def reload(daemon: App, load: Callable[[], LoadedSettings]) -> Reload | None:
     """Read the settings again and apply the changes that need no restart. Called on the daemon's event loop.
 
     load: reads the settings as at start, with the same file and the same flags. If the settings are unusable, their

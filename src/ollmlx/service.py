@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,26 +47,21 @@ from ollmlx.types import (
 UNSEEN_IMAGE = "[an image, which this model cannot see]"
 
 
+@dataclass(eq=False)
 class Service:
     """The use cases of one daemon."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        registry: Registry,
-        pool: Pool,
-        overrides: ModelOverrides,
-        planner: LaunchPlanner,
-        blobs: Blobs,
-    ) -> None:
-        self.settings = settings
-        self.registry = registry
-        self.pool = pool
-        self.overrides = overrides
-        self.blobs = blobs
-        self._planner = planner
+    settings: Settings
+    registry: Registry
+    pool: Pool
+    overrides: ModelOverrides
+    _planner: LaunchPlanner
+    blobs: Blobs
+
+    def __post_init__(self) -> None:
+        planner = self._planner
         self._library = ModelLibrary(
-            settings, registry, overrides, planner.importer, planner.backend_that_keeps, self._unload
+            self.settings, self.registry, self.overrides, planner.importer, planner.backend_that_keeps, self._unload
         )
 
     def reconfigure(self, settings: Settings, overrides: ModelOverrides) -> None:

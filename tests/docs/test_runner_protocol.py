@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ollmlx.errors import KINDS
 from ollmlx.protocol import ExitCode, RunnerConfig
-from ollmlx.runner.server import CLOSE_SECONDS, STATUS
+from ollmlx.runner.server import CLOSE_SECONDS, RUNNER_STATUS
 from ollmlx.testing import fake_runner
 
 PAGE = Path(__file__).parents[2] / "docs" / "runner-protocol.md"
@@ -65,8 +65,8 @@ def _masked(shown: Any, told: Any) -> tuple[Any, Any]:
 def test_the_table_of_statuses_is_the_code() -> None:
     rows = re.findall(r"^\| (\d{3}) \| (`[a-z_` ]+) \|$", TEXT, re.MULTILINE)
     shown = {kind: int(status) for status, kinds in rows for kind in re.findall(r"`(\w+)`", kinds)}
-    assert shown == STATUS
-    assert STATUS.keys() == KINDS.keys()
+    assert shown == RUNNER_STATUS
+    assert RUNNER_STATUS.keys() == KINDS.keys()
 
 
 def test_the_table_of_exit_codes_is_the_code() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ollmlx.cli.client import Client
 from ollmlx.cli.terminal import note
-from ollmlx.errors import OllmlxError, StorageError
+from ollmlx.errors import OllmlxError
 from ollmlx.text.addresses import Address
 
 if TYPE_CHECKING:
@@ -82,7 +82,10 @@ def ensure_daemon(client: Client, args: argparse.Namespace) -> None:
     """Start a daemon on this machine, in the background, unless one answers. Raises OllmlxError with its output."""
     if not client.address.is_local or client.alive():
         return
-    output = _output_file(args)
+    from ollmlx.settings.files import private_file
+
+    # What the daemon prints before its own log is open. `connect` has told what is ignored of the settings.
+    output = private_file(load(args).settings.state_folder, "serve.out")
     note(f"Starting the ollmlx daemon at {client.address} ...")
     process = _spawn(args, output)
     deadline = time.monotonic() + PATIENCE
@@ -92,19 +95,6 @@ def ensure_daemon(client: Client, args: argparse.Namespace) -> None:
         if time.monotonic() > deadline:
             raise _failed(f"the daemon does not answer after {PATIENCE} seconds", output)
         time.sleep(0.05)
-
-
-def _output_file(args: argparse.Namespace) -> Path:
-    folder = load(args).settings.state_folder  # `connect` has printed what is ignored
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        output = folder / "serve.out"  # what the daemon prints before its own log is open
-        output.touch(mode=0o600)
-    except OSError as error:
-        raise StorageError(
-            f"cannot use the state folder {folder}: {error.strerror}", code="STO009", hint="ollmlx doctor storage"
-        ) from error
-    return output
 
 
 def _spawn(args: argparse.Namespace, output: Path) -> subprocess.Popen[bytes]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pluggy import PluginManager
 
@@ -22,14 +20,12 @@ from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.model.catalogue import load_catalogue
 from ollmlx.model.names import ModelName
 from ollmlx.plugin.contracts import Store
-from ollmlx.plugin.loader import Plugins, load_plugins
+from ollmlx.plugin.loader import Plugins, in_background, load_plugins
 from ollmlx.settings import Settings
 from ollmlx.settings.faults import Fault, Origin
 from ollmlx.settings.load import InvalidSettings, LoadedSettings, load_settings
 from ollmlx.text.addresses import Address
 from ollmlx.types import InstalledModel
-
-T = TypeVar("T")
 
 PLUGIN_SECONDS = 2.5
 """Time limit for loading a plugin in the doctor; the daemon's own limit is `[plugins] load_timeout`."""
@@ -152,17 +148,3 @@ def build_context(
         online=online,
         load=in_background("plugins", lambda: load_plugins(limited, strict=False)).result,
     )
-
-
-def in_background(name: str, work: Callable[[], T]) -> Future[T]:
-    """Start work in a thread that does not delay the exit of the process, and return its future result."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - raised again where the result is awaited
-            future.set_exception(error)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return future

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from ollmlx.supervisor.machine import ThisMachine, read_sysctl
+from ollmlx.supervisor.machine import ThisMachine, listening_process, read_sysctl
 from ollmlx.text.addresses import join_host_port
 
 LOCK = "ollmlx.lock"
@@ -136,14 +136,8 @@ class Processes:
 
     def listener(self, port: int) -> Process | None:
         """Return the process that listens on a TCP port; None if there is none, or the system hides it."""
-        try:
-            connections = psutil.net_connections("tcp")
-        except (psutil.Error, OSError):  # macOS shows other users' sockets to root only
-            return None
-        for one in connections:
-            if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port and one.pid:
-                return self.get(one.pid)
-        return None
+        process = listening_process(port)
+        return self.get(process[1]) if process is not None else None
 
     def listens(self, pid: int) -> tuple[str, ...]:
         """Return the addresses on which a process listens, as HOST:PORT; empty if there are none or they are hidden."""

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from ollmlx.doctor.check import found
 from ollmlx.doctor.checks import OWN
-from ollmlx.doctor.context import CheckContext, in_background
+from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import own_pip
 from ollmlx.doctor.report import CheckResult, Report
 from ollmlx.errors import InvalidRequest
 from ollmlx.errors.findings import Finding
 from ollmlx.plugin.contracts import Check
+from ollmlx.plugin.loader import in_background
 
 PATIENCE = 4.0
 """Seconds for all ordinary checks together; the doctor ends within five."""

@@ -1,8 +1,7 @@
 """Exceptions with an explanation; in its modules, findings with their codes and the masking of secrets.
 
 An `OllmlxError` becomes an answer to the client: it carries a sentence, perhaps the next step, and perhaps a finding
-code with a runbook. Any other exception is a bug and keeps its traceback. `ollmlx.web.kit.errors` maps each kind to an
-HTTP status.
+code with a runbook. Any other exception is a bug and keeps its traceback. Each kind has its HTTP status.
 
 This package imports nothing else of ollmlx; everything may import it.
 """
@@ -20,6 +19,7 @@ class OllmlxError(Exception):
     """
 
     kind: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
 
     def __init__(
         self, message: str, *, code: str | None = None, hint: str | None = None, retry_after: float | None = None
@@ -35,6 +35,7 @@ class InvalidRequest(OllmlxError):
     """The request is malformed or asks for something impossible. A retry cannot succeed."""
 
     kind = "invalid"
+    status = 400
 
 
 class Unsupported(InvalidRequest):
@@ -57,60 +58,70 @@ class Unauthorized(OllmlxError):
     """The API key is missing or wrong."""
 
     kind = "unauthorized"
+    status = 401
 
 
 class Forbidden(OllmlxError):
     """The request is valid and not permitted (origin, host, read-only storage, remote code)."""
 
     kind = "forbidden"
+    status = 403
 
 
 class NotFound(OllmlxError):
     """The model, blob or runner does not exist."""
 
     kind = "not_found"
+    status = 404
 
 
 class Conflict(OllmlxError):
     """The request contradicts the present state (two models claim one folder, a model in use)."""
 
     kind = "conflict"
+    status = 409
 
 
 class TooLarge(OllmlxError):
     """The body is larger than the server accepts."""
 
     kind = "too_large"
+    status = 413
 
 
 class UnsupportedEncoding(OllmlxError):
     """The body is compressed in a way the server does not read."""
 
     kind = "unsupported_encoding"
+    status = 415
 
 
 class BodyTimeout(OllmlxError):
     """The request body did not arrive in time."""
 
     kind = "body_timeout"
+    status = 408
 
 
 class Busy(OllmlxError):
     """The queue is full, or the daemon is draining. A later retry can succeed."""
 
     kind = "busy"
+    status = 503
 
 
 class Cancelled(OllmlxError):
     """The client disconnected before its request was served."""
 
     kind = "cancelled"
+    status = 499
 
 
 class Timeout(OllmlxError):
     """A time limit passed: of the load, of the first token, or of the whole request."""
 
     kind = "timeout"
+    status = 504
 
 
 class OutOfMemory(OllmlxError):
@@ -129,6 +140,7 @@ class RunnerUnavailable(RunnerFailed):
     """The runner failed too often. None is started before `retry_after`."""
 
     kind = "runner_unavailable"
+    status = 503
 
 
 class StorageError(OllmlxError):
@@ -163,6 +175,8 @@ def _subclasses(cls: type[OllmlxError]) -> list[type[OllmlxError]]:
 
 
 KINDS: dict[str, type[OllmlxError]] = {cls.kind: cls for cls in _subclasses(OllmlxError)}
+STATUS: dict[str, int] = {kind: cls.status for kind, cls in KINDS.items()}
+"""The HTTP status of each kind of error."""
 
 
 def from_kind(

@@ -9,6 +9,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from ollmlx.errors import PluginError, Unsupported
@@ -29,6 +30,7 @@ MAX_PLANS = 256
 """Plans that are kept for warm requests. A client can name any `num_ctx`, so their number needs a limit."""
 
 
+@dataclass(eq=False)
 class LaunchPlanner:
     """Makes launch specs, and keeps them for requests that find their model loaded.
 
@@ -36,22 +38,13 @@ class LaunchPlanner:
     command of a backend's importer into an importer. `is_loaded` says whether a launch key has a runner.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        registry: Registry,
-        overrides: ModelOverrides,
-        make_importer: Callable[[RunnerCommand], Importer],
-        memory_budget: int,
-        is_loaded: Callable[[str], bool],
-    ) -> None:
-        self._settings = settings
-        self._registry = registry
-        self._overrides = overrides
-        self._make_importer = make_importer
-        self._memory_budget = memory_budget
-        self._is_loaded = is_loaded
-        self._plans: OrderedDict[tuple[object, ...], LaunchSpec] = OrderedDict()
+    _settings: Settings
+    _registry: Registry
+    _overrides: ModelOverrides
+    _make_importer: Callable[[RunnerCommand], Importer]
+    _memory_budget: int
+    _is_loaded: Callable[[str], bool]
+    _plans: OrderedDict[tuple[object, ...], LaunchSpec] = field(default_factory=OrderedDict)
 
     def reconfigure(self, settings: Settings, overrides: ModelOverrides) -> None:
         """Use changed settings from the next plan on. Plans made with the old settings are forgotten."""

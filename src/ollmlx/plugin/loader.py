@@ -11,10 +11,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import EntryPoint
-from typing import Any
+from typing import Any, TypeVar
 
 import pluggy
 from pydantic import BaseModel, ValidationError
@@ -31,6 +32,7 @@ from ollmlx.settings.keys import KeyPath, closest, is_marked_secret, is_secret, 
 from ollmlx.text.quantities import format_duration
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SLOW_SECONDS = 1.0
 """A plugin that takes longer to load is named in the log, because it delays every start."""
@@ -198,22 +200,22 @@ def _attempt(plugins: Plugins, plugin: LoadedPlugin, settings: Settings, step: C
     """Run one step of loading; switch the plugin off if the step raises or takes too long."""
     limit = settings.plugins.load_timeout
     began = time.monotonic()
+    error: BaseException | None = None
     try:
-        run_with_timeout(limit, step, name=f"plugin-{plugin.name}")
-    except StillRunning:
+        error = in_background(f"plugin-{plugin.name}", step).exception(min(limit, threading.TIMEOUT_MAX))
+    except TimeoutError:
         problem = f"it did not finish loading within {format_duration(limit)}"
         _switch_off(plugins, plugin, problem, code="PLG001", hint="raise load_timeout in [plugins], if it is only slow")
         plugin.late = True
-    except PluginError as error:
+    plugin.seconds += time.monotonic() - began
+    if isinstance(error, PluginError):
         _switch_off(plugins, plugin, error.message, code=error.code, hint=error.hint)
-    except ModuleNotFoundError as error:
+    elif isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0].replace("_", "-")
         _switch_off(plugins, plugin, f"cannot be imported: {error}", code="PLG001", hint=f"pip install {package}")
-    except Exception as error:  # noqa: BLE001 - code of a plugin may raise anything
+    elif error is not None:  # code of a plugin may raise anything, SystemExit too
         _switch_off(plugins, plugin, f"{type(error).__name__}: {error}", code="PLG001")
         plugin.line = _line(error, plugin)
-    finally:
-        plugin.seconds += time.monotonic() - began
 
 
 def _line(error: BaseException, plugin: LoadedPlugin) -> int | None:
@@ -248,29 +250,15 @@ def _require_plugins(plugins: Plugins, settings: Settings) -> None:
             raise ConfigError(f"required plugin {name!r} is off: {problem}", code="PLG006")
 
 
-class StillRunning(Exception):
-    """The function has not returned in time. Its thread goes on."""
-
-
-def run_with_timeout(seconds: float, function: Callable[[], None], *, name: str) -> None:
-    """Call a function in a thread called `name`. An exception of the function is raised here.
-
-    SystemExit and the like are raised as RuntimeError. Raises StillRunning after the time; the thread continues.
-    """
-    errors: list[Exception] = []
+def in_background(name: str, work: Callable[[], T]) -> Future[T]:
+    """Start work in a thread that does not delay the exit of the process, and return its future result."""
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            function()
-        except Exception as error:  # noqa: BLE001 - raised again in the calling thread
-            errors.append(error)
-        except BaseException as error:  # noqa: BLE001 - it would end this program; a real Ctrl-C arrives in no thread
-            errors.append(RuntimeError(f"{type(error).__name__}: {error}"))
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is awaited
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, name=name, daemon=True)
-    thread.start()
-    thread.join(min(seconds, threading.TIMEOUT_MAX))
-    if thread.is_alive():
-        raise StillRunning
-    if errors:
-        raise errors[0]
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future

@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from pydantic import ValidationError
 
-from ollmlx.errors import InvalidRequest, NotFound, OllmlxError, TooLarge, Unauthorized
+from ollmlx.errors import STATUS, InvalidRequest, NotFound, OllmlxError, TooLarge, Unauthorized
 from ollmlx.protocol import Detokenized, ExitCode, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.runner.host import EngineHost, EventStream, problem_of
 from ollmlx.runner.startup import CannotStart, first_fault, request_id
@@ -30,22 +30,7 @@ CLOSE_SECONDS = 30.0
 MAX_BODY_BYTES = 1024**3
 LOGGED_BYTES = 3 * 1024
 """The last bytes of an answer that are logged, when the settings ask for prompts and answers."""
-STATUS: dict[str, int] = {
-    **dict.fromkeys(("invalid", "unsupported", "context_exceeded", "config"), 400),
-    "unauthorized": 401,
-    "forbidden": 403,
-    "not_found": 404,
-    "body_timeout": 408,
-    "conflict": 409,
-    "too_large": 413,
-    "unsupported_encoding": 415,
-    "cancelled": 499,
-    **dict.fromkeys(("internal", "plugin", "runner_failed", "storage"), 500),
-    "upstream": 502,
-    **dict.fromkeys(("busy", "runner_unavailable"), 503),
-    "timeout": 504,
-    "out_of_memory": 507,
-}
+RUNNER_STATUS = STATUS | {"upstream": 502, "out_of_memory": 507}
 """The HTTP status of each kind of error. The daemon reads the kind in the body; the status is for proxies and logs."""
 
 Body = TypeVar("Body", bound=Frozen)
@@ -230,7 +215,7 @@ def _from_aiohttp(request: web.Request, error: web.HTTPException) -> OllmlxError
 
 def _problem(error: BaseException) -> web.Response:
     problem = problem_of(error)
-    return _json(problem, STATUS.get(problem.kind, 500))
+    return _json(problem, RUNNER_STATUS.get(problem.kind, 500))
 
 
 def _json(answer: Frozen, status: int = 200) -> web.Response:

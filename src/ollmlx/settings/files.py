@@ -5,11 +5,14 @@ A client command calls `find_file` before it decides whether to read settings at
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from ollmlx.errors import StorageError
 
 FILE_NAME = "ollmlx.toml"
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "UTF-8 with a byte order mark", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
@@ -56,6 +59,19 @@ def user_file(environ: Mapping[str, str]) -> SettingsFile | None:
 
 def _is_there(path: Path) -> bool:
     return path.exists() or path.is_symlink()
+
+
+def private_file(state: Path, name: str) -> Path:
+    """Return a private file of the state folder; make it if there is none. Raises StorageError (STO009)."""
+    path = state / name
+    try:
+        for folder in (state, path.parent):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # `mode` is not for parents
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    except OSError as error:
+        problem = f"cannot use the state folder {state}: {error.strerror}"
+        raise StorageError(problem, code="STO009", hint="ollmlx doctor storage") from error
+    return path
 
 
 def parse_toml(data: bytes) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:

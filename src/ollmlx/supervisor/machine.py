@@ -129,6 +129,16 @@ def _resident_size(pid: int) -> int | None:
         return None
 
 
+def listening_process(port: int) -> tuple[str, int] | None:
+    """Return name and id of the process that listens on a TCP port; None if there is none, or the system hides it."""
+    try:
+        found = psutil.net_connections("tcp")
+        own = (one for one in found if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port)
+        return next(((psutil.Process(one.pid).name(), one.pid) for one in own if one.pid), None)
+    except (psutil.Error, OSError):  # macOS shows other users' sockets to root only
+        return None
+
+
 def _read_limit(file: Path) -> int | None:
     try:
         text = file.read_text(encoding="ascii").strip()

@@ -13,8 +13,8 @@ from typing import TextIO
 
 import orjson
 
-from ollmlx.errors import StorageError
 from ollmlx.settings import Settings
+from ollmlx.settings.files import private_file
 from ollmlx.text.controls import escape_json, escape_line, escape_text
 from ollmlx.web.context import CURRENT, RequestContext
 
@@ -33,7 +33,7 @@ def logging_to(stream: TextIO, settings: Settings) -> Iterator[None]:
     handlers: list[logging.Handler] = [logging.StreamHandler(stream)]
     handlers[0].setFormatter(JsonLines() if settings.logging.format == "json" else ConsoleLines())
     if settings.logging.file:
-        handlers.append(_file(settings.state_folder / "logs"))
+        handlers.append(_file(settings.state_folder))
     root = logging.getLogger()  # plugins log under their own names
     level = root.level
     root.setLevel(settings.logging.level.upper())
@@ -141,19 +141,9 @@ def _request_id(record: logging.LogRecord) -> str:
     return context.id if context is not None and not context.ended else ""
 
 
-def _file(folder: Path) -> RotatingFileHandler:
-    path = folder / LOG_FILE
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # `mode` is not for parents
-        folder.mkdir(exist_ok=True, mode=0o700)
-        path.touch(mode=0o600)
-        handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_KEPT, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(
-            f"cannot use the state folder {folder.parent}: {error.strerror}",
-            code="STO009",
-            hint="ollmlx doctor storage",
-        ) from error
+def _file(state: Path) -> RotatingFileHandler:
+    path = private_file(state, f"logs/{LOG_FILE}")
+    handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_KEPT, encoding="utf-8")
     handler.setFormatter(JsonLines())
     return handler
 

@@ -28,20 +28,6 @@ COMMAND_HELP = {
     "/?, /help": "Help for a command",
     "/? shortcuts": "Help for keyboard shortcuts",
 }
-SET_HELP = {
-    "/set parameter <name> <value>...": "Set a sampling parameter",
-    "/set system <string>": "Set the system message",
-    "/set history": "Save the lines that you type",
-    "/set nohistory": "Do not save the lines that you type",
-    "/set wordwrap": "Break lines between words",
-    "/set nowordwrap": "Do not break lines between words",
-    "/set format json": "Answer in JSON",
-    "/set noformat": "Answer in any format",
-    "/set verbose": "Print durations, counts and rates",
-    "/set quiet": "Print only the answers",
-    "/set think [low|medium|high|max]": "Let the model think first",
-    "/set nothink": "Let the model answer at once",
-}
 SHOW_HELP = {
     "/show info": "Describe the model",
     "/show license": "Its license",
@@ -153,7 +139,7 @@ def run_command(session: Session, line: str) -> None:
 def usage(topic: str = "") -> str:
     """Return the help for a topic: `set`, `show` or `shortcuts`; otherwise the list of commands."""
     topics: dict[str, tuple[str, Mapping[str, str]]] = {
-        "set": ("Available commands:", SET_HELP),
+        "set": ("Available commands:", {f"/set {form}": text for form, text, _ in SETTINGS}),
         "show": ("Available commands:", SHOW_HELP),
         "shortcuts": ("Available keyboard shortcuts:", SHORTCUT_HELP),
     }
@@ -221,13 +207,14 @@ def _show(session: Session, rest: str) -> None:
 def _set(session: Session, rest: str) -> None:
     words = rest.split(None, 1)
     name = words[0] if words else ""
-    if name in _SWITCHES:
-        setattr(session, *_SWITCHES[name])
-        session.say(f"Set '{name}' mode.")
-    elif (setting := _SETTINGS.get(name)) is not None:
-        session.say(setting(session, words[1] if len(words) > 1 else ""))
-    else:
+    change = next((change for form, _, change in SETTINGS if name == form.partition(" ")[0]), None)
+    if change is None:
         raise InvalidRequest(f"unknown command '{' '.join(['/set', *words])}'", hint="/? set")
+    if isinstance(change, tuple):
+        setattr(session, *change)
+        session.say(f"Set '{name}' mode.")
+    else:
+        session.say(change(session, words[1] if len(words) > 1 else ""))
 
 
 def _set_parameter(session: Session, rest: str) -> str:
@@ -291,21 +278,18 @@ COMMANDS: dict[str, Callable[[Session, str], None]] = {
     "/set": _set,
 }
 
-_SETTINGS: dict[str, Callable[[Session, str], str]] = {
-    "parameter": _set_parameter,
-    "system": _set_system,
-    "format": _set_format,
-    "noformat": _set_noformat,
-    "think": _set_think,
-    "nothink": _set_nothink,
-}
-
-_SWITCHES = {
-    "wordwrap": ("wordwrap", True),
-    "nowordwrap": ("wordwrap", False),
-    "verbose": ("verbose", True),
-    "quiet": ("verbose", False),
-    "history": ("history", True),
-    "nohistory": ("history", False),
-}
-"""Name of a switch -> (attribute of Session, its value)."""
+SETTINGS: tuple[tuple[str, str, Callable[[Session, str], str] | tuple[str, bool]], ...] = (
+    ("parameter <name> <value>...", "Set a sampling parameter", _set_parameter),
+    ("system <string>", "Set the system message", _set_system),
+    ("history", "Save the lines that you type", ("history", True)),
+    ("nohistory", "Do not save the lines that you type", ("history", False)),
+    ("wordwrap", "Break lines between words", ("wordwrap", True)),
+    ("nowordwrap", "Do not break lines between words", ("wordwrap", False)),
+    ("format json", "Answer in JSON", _set_format),
+    ("noformat", "Answer in any format", _set_noformat),
+    ("verbose", "Print durations, counts and rates", ("verbose", True)),
+    ("quiet", "Print only the answers", ("verbose", False)),
+    ("think [low|medium|high|max]", "Let the model think first", _set_think),
+    ("nothink", "Let the model answer at once", _set_nothink),
+)
+"""How each setting is written, what it does, and its function, or an attribute of Session with its value."""

@@ -18,7 +18,8 @@ from ollmlx.cli.chat.commands import Conversation, Session, run_command
 from ollmlx.cli.client import Client, Json
 from ollmlx.cli.connection import settings
 from ollmlx.cli.terminal import Spinner, note, report, unechoed
-from ollmlx.errors import OllmlxError
+from ollmlx.errors import OllmlxError, StorageError
+from ollmlx.settings.files import private_file
 
 FENCE = '"""'
 
@@ -126,14 +127,11 @@ def _history_file(args: argparse.Namespace) -> Path | None:
     """Return the history file; None if OLLAMA_NOHISTORY is set or the state folder cannot be used."""
     if os.environ.get("OLLAMA_NOHISTORY", "").lower() not in ("", "0", "false"):
         return None
-    file = settings(args).state_folder / "history"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file.touch(mode=0o600)
-    except OSError as error:
-        note(f"the lines that you type are not saved: {file}: {error.strerror}")
+        return private_file(settings(args).state_folder, "history")
+    except StorageError as error:
+        note(f"the lines that you type are not saved: {error.message}")
         return None
-    return file
 
 
 @dataclass(frozen=True)

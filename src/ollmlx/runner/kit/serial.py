@@ -12,11 +12,9 @@ class Shout(SerialEngine):
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from ollmlx.errors import Unsupported
@@ -27,6 +25,8 @@ from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest
 
 AHEAD = 256
 """Events that the generator may run ahead of the reader."""
+PULL_SECONDS = 0.01
+"""Seconds after which the events so far are handed to the reader."""
 
 Result = TypeVar("Result")
 Token = TypeVar("Token")
@@ -44,6 +44,7 @@ class SerialEngine:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._config: RunnerConfig | None = None
+        self._turn = asyncio.Lock()
         self._progress = 0
         self._waiting = 0
         self._running = 0
@@ -131,18 +132,26 @@ class SerialEngine:
         self._progress += 1
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
-        events = _EventQueue(asyncio.get_running_loop())
         self._waiting += 1
-        work = self._thread.submit(self._produce, request, events)
-        events.follow(work)
         try:
-            while ready := await events.take():
-                for event in ready:
+            await self._turn.acquire()
+        finally:
+            self._waiting -= 1
+        self._running += 1
+        stream, loop, ended = self._on_first_pull(request), asyncio.get_running_loop(), False
+        try:
+            while not ended:
+                events, ended = await self._on_thread(lambda: self._pull(stream))
+                for event in events:
+                    if isinstance(event, Exception):
+                        raise event
                     yield event
         finally:
-            events.cancel()
-            if work.cancel():
-                self._waiting -= 1
+            if ended:
+                self._leave()
+            else:  # the thread may still be at work for this request
+                closed = self._thread.submit(stream.close)
+                closed.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         result = await self._on_thread(lambda: self.vectors(request))
@@ -179,23 +188,26 @@ class SerialEngine:
     async def _on_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _produce(self, request: GenerateRequest, events: _EventQueue) -> None:
-        """Run `stream` on the engine's thread, until it ends or the request is cancelled."""
-        self._waiting -= 1
-        if events.cancelled:
-            return
-        self._running += 1
-        stream = self.stream(request)
+    def _on_first_pull(self, request: GenerateRequest) -> Generator[Event]:
+        yield from self.stream(request)  # also one that is no generator is called on the thread
+
+    def _pull(self, stream: Iterator[Event]) -> tuple[list[Event | Exception], bool]:
+        """Take events on the thread, for a moment. Returns them, its exception last, and True if there are no more."""
+        events: list[Event | Exception] = []
+        until = time.monotonic() + PULL_SECONDS
         try:
             for event in stream:
                 self._count(event)
-                if not events.put(event):
-                    return
-        finally:
-            self._running -= 1
-            close = getattr(stream, "close", None)
-            if close is not None:
-                close()
+                events.append(event)
+                if len(events) == AHEAD or time.monotonic() >= until:
+                    return events, False
+        except Exception as error:  # noqa: BLE001 - raised again where the events are read
+            events.append(error)
+        return events, True
+
+    def _leave(self) -> None:
+        self._running -= 1
+        self._turn.release()
 
     def _count(self, event: Event) -> None:
         self._progress += 1
@@ -203,64 +215,3 @@ class SerialEngine:
             self._totals["prompt"] += event.prompt_tokens
             self._totals["cached"] += event.cached_tokens
             self._totals["generated"] += event.generated_tokens
-
-
-class _EventQueue:
-    """A bounded queue of events from the engine's thread to the event loop; either side can end it."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.cancelled = False
-        self._loop = loop
-        self._events: deque[Event] = deque()
-        self._wake = asyncio.Event()
-        self._announced = False
-        self._room = threading.Condition()
-        self._finished: asyncio.Future[None]
-
-    def put(self, event: Event) -> bool:
-        """Add an event, after waiting for room. Called on the thread. Returns False after `cancel`."""
-        with self._room:
-            while len(self._events) >= AHEAD and not self.cancelled:
-                self._room.wait()
-            if self.cancelled:
-                return False
-            self._events.append(event)
-            announce, self._announced = not self._announced, True
-        if announce:
-            self._loop.call_soon_threadsafe(self._wake.set)
-        return True
-
-    def cancel(self) -> None:
-        """End the queue because the request was closed. Called on the event loop."""
-        with self._room:
-            self.cancelled = True
-            self._room.notify_all()
-
-    def follow(self, work: Future[None]) -> None:
-        """End the queue when the thread has finished this work. Called on the event loop."""
-        self._finished = asyncio.wrap_future(work)
-        self._finished.add_done_callback(self._on_finished)
-
-    async def take(self) -> list[Event]:
-        """Return the events that are ready, after waiting for at least one; empty at the end.
-
-        Raises the exception that `stream` raised.
-        """
-        while True:
-            with self._room:
-                ready = list(self._events)
-                self._events.clear()
-                self._announced = False
-                self._wake.clear()
-                self._room.notify_all()
-            if ready:
-                return ready
-            if self._finished.done():
-                self._finished.result()
-                return []
-            await self._wake.wait()
-
-    def _on_finished(self, finished: asyncio.Future[None]) -> None:
-        if not finished.cancelled():
-            finished.exception()  # Mark it as retrieved: after `cancel` no one calls `take` again.
-        self._wake.set()

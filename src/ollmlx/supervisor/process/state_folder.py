@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from ollmlx.errors import Conflict, StorageError
+from ollmlx.settings.files import private_file
 from ollmlx.supervisor.process.guardian import boot_id, end_groups, process_start
 
 logger = logging.getLogger(__name__)
@@ -41,15 +42,7 @@ class InstanceLock:
 
     def acquire(self) -> None:
         """Take the lock. Raises Conflict with the other daemon's process id, StorageError for an unusable folder."""
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StorageError(
-                f"cannot use the state folder {self._path.parent}: {error.strerror}",
-                code="STO009",
-                hint="ollmlx doctor storage",
-            ) from error
+        fd = os.open(private_file(self._path.parent, self._path.name), os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -74,7 +74,7 @@ class Runner:
         self._reaped = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._health = HealthMonitor(
-            self, spec.model, resources.clock, self._memory_use,
+            self, spec.model, resources.clock, lambda: process_memory(self._child.pid) if self._child else None,
             hang_timeout=resources.hang_timeout, probe_interval=resources.tuning.probe_interval,
         )  # fmt: skip
 
@@ -306,6 +306,3 @@ class Runner:
         task = asyncio.create_task(work, name=f"{name} {self.id}", context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _memory_use(self) -> int | None:
-        return process_memory(self._child.pid) if self._child is not None else None

@@ -79,7 +79,7 @@ class Pool:
         self._observers = PoolObservers()
         self._runners = RunnerSet(
             self._clock, self._factory, MemoryLedger(self.budget), tuning, self._observers,
-            max_models=settings.runners.max_loaded_models,
+            settings.runners.max_loaded_models,
         )  # fmt: skip
         self._scheduler = Scheduler(settings.runners, tuning, self._clock, self._runners, self._observers)
 
@@ -147,7 +147,11 @@ class Pool:
         waited = acquired - arrived
         self._observers.on_admit(spec.name, waited, loading)
         lease = Lease(entry.runner, int((waited - loading) * 1e9), int(loading * 1e9), entry, RunnerCall())
-        timer = self._abort_at(deadline, lease.call, spec) if deadline < math.inf else None
+        timer: Timer | None = None
+        if deadline < math.inf:
+            limit = format_duration(spec.request_timeout)
+            late = Timeout(f"the request took longer than {limit}: [runners] request_timeout")
+            timer = self._clock.call_later(max(0.0, deadline - acquired), lambda: lease.call.abort(late))
         logger.debug("%s serves the request: waited %.3f s, %d slots taken", entry.id, waited, entry.leases)
         try:
             yield lease
@@ -268,11 +272,6 @@ class Pool:
                     return lease, answer
             except RunnerExited as exited:
                 self._check_retry(spec, exited, attempt)
-
-    def _abort_at(self, deadline: float, call: RunnerCall, spec: LaunchSpec) -> Timer:
-        limit = format_duration(spec.request_timeout)
-        reason = Timeout(f"the request took longer than {limit}: [runners] request_timeout")
-        return self._clock.call_later(max(0.0, deadline - self._clock.monotonic()), lambda: call.abort(reason))
 
     def _check_retry(self, spec: LaunchSpec, exited: RunnerExited, attempt: int) -> None:
         """Announce a retry. Raises the failure when a retry is no use, or was the last one."""

@@ -114,7 +114,8 @@ class PendingRequests:
     ) -> PendingRequest | None:
         """Return the request that gets the next free slot of this model, among those whose spec fits."""
         fitting = (head for head in self._heads(key) if fits(head.spec))
-        return min(fitting, key=lambda head: self._rank(head, now), default=None)
+        turns = self._turns
+        return min(fitting, key=lambda one: (one.level(now), turns[one.caller.client], one.arrived), default=None)
 
     def keys(self, now: float) -> list[str]:
         """Return the launch keys with pending requests, the key of the next request first."""
@@ -151,9 +152,6 @@ class PendingRequests:
 
     def _heads(self, key: str) -> Iterator[PendingRequest]:
         return (next(iter(line)) for line in self._lines.get(key, {}).values())
-
-    def _rank(self, request: PendingRequest, now: float) -> tuple[int, int, float]:
-        return request.level(now), self._turns[request.caller.client], request.arrived
 
     def _ranked(self, requests: Iterable[PendingRequest], now: float) -> list[PendingRequest]:
         """Sort by priority, then round by round: the first request of every client before the second of any client."""

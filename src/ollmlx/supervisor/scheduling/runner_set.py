@@ -8,6 +8,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ollmlx.errors import OllmlxError, RunnerFailed, RunnerUnavailable
@@ -34,23 +35,22 @@ class EntryObserver(Protocol):
     def schedule(self) -> None: ...
 
 
+@dataclass(eq=False)
 class RunnerSet:
     """At most one entry for each launch key. Used on the event loop; only its own tasks wait."""
 
-    def __init__(
-        self, clock: Clock, factory: RunnerFactory, ledger: MemoryLedger, tuning: Tuning,
-        observer: PoolObserver, *, max_models: int,
-    ) -> None:  # fmt: skip
-        self.entries: dict[str, PoolEntry] = {}
-        self.ledger = ledger
-        self.restarts: defaultdict[str, FailureHistory] = defaultdict(FailureHistory)
-        """By launch key."""
+    _clock: Clock
+    _factory: RunnerFactory
+    ledger: MemoryLedger
+    _tuning: Tuning
+    _observer: PoolObserver
+    _max_models: int
+    entries: dict[str, PoolEntry] = field(default_factory=dict)
+    restarts: defaultdict[str, FailureHistory] = field(default_factory=lambda: defaultdict(FailureHistory))
+    """By launch key."""
+
+    def __post_init__(self) -> None:
         self.entry_observer: EntryObserver
-        self._clock = clock
-        self._factory = factory
-        self._tuning = tuning
-        self._observer = observer
-        self._max_models = max_models
         self._numbers = itertools.count(1)
 
     # -- used by the scheduler ---------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from ollmlx.errors import Busy, OllmlxError, Timeout
 from ollmlx.launch.spec import LaunchSpec
@@ -22,6 +23,7 @@ from ollmlx.types import Caller
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class Scheduler:
     """Decisions are made in `schedule`, from the present state, model by model and not request by request.
 
@@ -29,25 +31,24 @@ class Scheduler:
     queued. So a crowd of requests costs no more than the few models that it asks for.
     """
 
-    def __init__(
-        self, settings: RunnerSettings, tuning: Tuning, clock: Clock, runners: RunnerSet, observer: PoolObserver
-    ) -> None:
-        self.pending = PendingRequests()
-        self.draining = False
-        self._settings = settings
-        self._tuning = tuning
-        self._clock = clock
-        self._runners = runners
-        self._observer = observer
-        self._retry_estimate = RetryEstimate()
-        self._timer: Timer | None = None
-        self._blocked: dict[str, int] = {}
-        """Models that an overdue request needs out of the way. They serve only requests of a better level than this."""
-        self._scheduling = False
-        self._again = False
-        self._reloads: dict[str, asyncio.Task[None]] = {}
-        """Tasks that load pinned models again, by launch key."""
-        runners.entry_observer = self
+    _settings: RunnerSettings
+    _tuning: Tuning
+    _clock: Clock
+    _runners: RunnerSet
+    _observer: PoolObserver
+    pending: PendingRequests = field(default_factory=PendingRequests)
+    draining: bool = False
+    _retry_estimate: RetryEstimate = field(default_factory=RetryEstimate)
+    _timer: Timer | None = None
+    _blocked: dict[str, int] = field(default_factory=dict)
+    """Models that an overdue request needs out of the way. They serve only requests of a better level than this."""
+    _scheduling: bool = False
+    _again: bool = False
+    _reloads: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    """Tasks that load pinned models again, by launch key."""
+
+    def __post_init__(self) -> None:
+        self._runners.entry_observer = self
 
     # -- used by the pool --------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """From an exception to an HTTP response.
 
-Only this module maps kinds of errors to HTTP statuses. Each route family brings the shape of its own error bodies.
+Each kind of error has its HTTP status. Each route family brings the shape of its own error bodies.
 """
 
 from __future__ import annotations
@@ -16,34 +16,11 @@ from pydantic import ValidationError
 from quart import Blueprint
 from werkzeug.exceptions import HTTPException
 
-from ollmlx.errors import ContextExceeded, InvalidRequest, OllmlxError
-from ollmlx.web.context import CLIENT_GONE, CURRENT
+from ollmlx.errors import STATUS, ContextExceeded, InvalidRequest, OllmlxError
+from ollmlx.web.context import CURRENT
 
 logger = logging.getLogger(__name__)
 
-STATUS: dict[str, int] = {
-    "internal": 500,
-    "invalid": 400,
-    "unsupported": 400,
-    "context_exceeded": 400,
-    "unauthorized": 401,
-    "forbidden": 403,
-    "not_found": 404,
-    "body_timeout": 408,
-    "conflict": 409,
-    "too_large": 413,
-    "unsupported_encoding": 415,
-    "cancelled": CLIENT_GONE,
-    "busy": 503,
-    "runner_unavailable": 503,
-    "timeout": 504,
-    "out_of_memory": 500,  # repeating the request cannot make the model smaller
-    "runner_failed": 500,
-    "storage": 500,
-    "upstream": 500,
-    "config": 500,
-    "plugin": 500,
-}
 RETRIABLE = 503
 LASTING = frozenset({"out_of_memory", "storage", "config", "plugin"})
 """Kinds of errors that the same request would meet again."""

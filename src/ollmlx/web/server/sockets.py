@@ -9,6 +9,7 @@ import socket
 from typing import Any
 
 from ollmlx.errors import ConfigError, Conflict, OllmlxError
+from ollmlx.supervisor.machine import listening_process
 from ollmlx.text.addresses import Address
 
 BACKLOG = 4096
@@ -94,14 +95,14 @@ def _port_in_use(address: Address) -> Conflict:
     readiness = _get(address, "/readyz")
     if not readiness.get("stopping"):
         return Conflict(message, code="NET001", hint="ollmlx doctor server")
-    process = _process(address.port)
+    process = listening_process(address.port)
     now = f", or end its running requests now: kill {process[1]}" if process else ""
     return Conflict(f"{message}: {readiness.get('error')}", code="NET001", hint=f"start again when it has ended{now}")
 
 
 def program_at(address: Address) -> str:
     """Describe the program that listens there: by its answer over HTTP, and by its process if the system shows it."""
-    process = _process(address.port)
+    process = listening_process(address.port)
     reply = _get(address, "/api/version") or _get(address, "/api/daemon")
     product = f"Ollama {reply['version']}" if "version" in reply else None
     if "ollmlx" in reply or "protocol" in reply:
@@ -123,16 +124,3 @@ def _get(address: Address, path: str) -> dict[str, Any]:
     finally:
         connection.close()
     return reply if isinstance(reply, dict) else {}
-
-
-def _process(port: int) -> tuple[str, int] | None:
-    """Return name and id of the process that listens on a port; None when the system does not show it."""
-    import psutil  # needed for this error only
-
-    try:
-        for found in psutil.net_connections("tcp"):
-            if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port and found.pid:
-                return psutil.Process(found.pid).name(), found.pid
-    except (psutil.Error, OSError):  # some systems hide the processes of other users
-        return None
-    return None
