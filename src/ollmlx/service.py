@@ -200,7 +200,8 @@ class Service:
         """
         model = name if isinstance(name, InstalledModel) else await self._library.resolve(name)
         require(model, request)
-        OfferedTools(request.tools).check_strict()
+        if request.tools:
+            OfferedTools(request.tools).check_strict()
         request = with_defaults(model, request, caller)
         spec = await self._planner.plan(model, request.options)
         answer: AsyncIterator[Event] = self.pool.generate(spec, request, caller, keep_alive)

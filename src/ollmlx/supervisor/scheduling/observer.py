@@ -47,11 +47,6 @@ class PoolObservers(PoolObserver):
     def __init__(self) -> None:
         self.subscribers: list[PoolObserver] = []
 
-    on_load = _for_each("on_load")
-    on_evict = _for_each("on_evict")
-    on_restart = _for_each("on_restart")
-    on_queue = _for_each("on_queue")
-    on_admit = _for_each("on_admit")
-    on_reject = _for_each("on_reject")
-    on_cancel = _for_each("on_cancel")
-    on_retry = _for_each("on_retry")
+
+for _event in [name for name in vars(PoolObserver) if name.startswith("on_")]:
+    setattr(PoolObservers, _event, _for_each(_event))

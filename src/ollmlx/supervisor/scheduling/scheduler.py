@@ -59,8 +59,12 @@ class Scheduler:
 
         Raises Busy (draining, queue full), OutOfMemory, Timeout at `deadline` (monotonic), and what the load raises.
         """
-        if (entry := self._take_free_slot(spec, caller)) is not None:
-            return entry
+        entry = self._runners.entries.get(spec.key)
+        if entry is not None and entry.has_free_slot and entry.serves(spec) and not entry.stop_when_idle:
+            blocked = LEVELS[caller.priority] >= self._blocked.get(spec.key, math.inf)  # an overdue request needs it
+            if not blocked and not self.draining:
+                entry.take_slot(spec)
+                return entry
         request = self._enqueue(spec, caller, again)
         if request.future.done():
             return request.future.result()
@@ -243,16 +247,6 @@ class Scheduler:
                 request.future.set_result(entry)
 
     # -- the queue ---------------------------------------------------------------------------------------------------
-
-    def _take_free_slot(self, spec: LaunchSpec, caller: Caller) -> PoolEntry | None:
-        """Take a slot of a runner that is loaded with this model, unless an overdue request needs its memory."""
-        entry = self._runners.entries.get(spec.key)
-        if entry is None or self.draining or entry.stop_when_idle or not (entry.has_free_slot and entry.serves(spec)):
-            return None
-        if LEVELS[caller.priority] >= self._blocked.get(spec.key, math.inf):
-            return None
-        entry.take_slot(spec)
-        return entry
 
     def _enqueue(self, spec: LaunchSpec, caller: Caller, again: bool) -> PendingRequest:
         """Put a request into the queue. Raises Busy or OutOfMemory for a refusal."""
