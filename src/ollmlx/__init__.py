@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from ollmlx.formats.safetensors import quantization_of as quantization_of
     from ollmlx.formats.safetensors import read_safetensors_header as read_safetensors_header
     from ollmlx.formats.safetensors import unpacked_elements as unpacked_elements
-    from ollmlx.model.catalogue import load_catalogue as load_catalogue
     from ollmlx.model.events import closing as closing
     from ollmlx.model.modelfile import as_jinja as as_jinja
     from ollmlx.model.modelfile import check_template as check_template
     from ollmlx.model.names import HUB_HOSTS as HUB_HOSTS
     from ollmlx.model.names import ModelName as ModelName
+    from ollmlx.model.names import load_catalogue as load_catalogue
     from ollmlx.model.names import parse_digest as parse_digest
     from ollmlx.plugin.contracts import Backend as Backend
     from ollmlx.plugin.contracts import Check as Check
@@ -67,8 +67,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ollmlx.errors.findings": "Finding Severity",
         "ollmlx.formats.gguf": "GGUF_BLOCKS GgufHeader GgufTensor read_gguf_header",
         "ollmlx.formats.safetensors": "SafetensorsTensor quantization_of read_safetensors_header unpacked_elements",
-        "ollmlx.model.catalogue": "load_catalogue",
-        "ollmlx.model.names": "HUB_HOSTS ModelName parse_digest",
+        "ollmlx.model.names": "HUB_HOSTS ModelName load_catalogue parse_digest",
         "ollmlx.model.events": "closing",
         "ollmlx.model.modelfile": "as_jinja check_template",
         "ollmlx.plugin.contracts": "Backend Check Engine Guarded Importer LaunchOptions PluginContext Refusal "

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ollmlx.errors import OllmlxError
 from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.launch.planner import LaunchPlanner
-from ollmlx.model.catalogue import load_catalogue
+from ollmlx.model.names import load_catalogue
 from ollmlx.plugin.loader import Plugins, load_plugins
 from ollmlx.service import Service
 from ollmlx.settings import Settings

@@ -17,8 +17,7 @@ from ollmlx.doctor.daemon import DaemonClient, NoReply
 from ollmlx.doctor.machine import Completed, Machine, Processes, run_child
 from ollmlx.errors import OllmlxError
 from ollmlx.launch.overrides import ModelOverrides
-from ollmlx.model.catalogue import load_catalogue
-from ollmlx.model.names import ModelName
+from ollmlx.model.names import ModelName, load_catalogue
 from ollmlx.plugin.contracts import Store
 from ollmlx.plugin.loader import Plugins, in_background, load_plugins
 from ollmlx.settings import Settings

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ollmlx.errors import InvalidRequest
@@ -102,6 +104,16 @@ class ModelName:
         return core_schema.json_or_python_schema(
             json_schema=parse, python_schema=parse, serialization=core_schema.to_string_ser_schema()
         )
+
+
+@cache
+def load_catalogue() -> Mapping[str, str]:
+    """Return the packaged catalogue: short name -> full name. The tables of the file are groups for its reader."""
+    import tomllib  # both cost start-up time, and most programs that parse names need no catalogue
+    from importlib.resources import files
+
+    tables = tomllib.loads(files("ollmlx.model").joinpath("catalogue.toml").read_text(encoding="utf-8"))
+    return MappingProxyType({short: full for lines in tables.values() for short, full in lines.items()})
 
 
 def parse_digest(text: str) -> str:

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx.errors import InvalidRequest
-from ollmlx.model.catalogue import load_catalogue
-from ollmlx.model.names import ModelName, parse_digest
+from ollmlx.model.names import ModelName, load_catalogue, parse_digest
 
 
 @pytest.mark.parametrize(
