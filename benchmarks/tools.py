@@ -84,8 +84,8 @@ NEEDED: Final = [
     ("Mail bob@example.com that the build is broken. Subject: Build.", "send_email", "bob@example.com"),
     ("What is the stock price of AAPL?", "get_stock_price", "aapl"),
     ("Give me the latest price of the MSFT stock.", "get_stock_price", "msft"),
-    ("Translate 'good morning' to French.", "translate_text", "french"),
-    ("Translate the text 'thank you' into Japanese.", "translate_text", "japanese"),
+    ("Translate 'good morning' to French.", "translate_text", "fr"),
+    ("Translate the text 'thank you' into Japanese.", "translate_text", "ja"),
 ]
 """A prompt, the function that it needs, and what has to be among its values."""
 FREE: Final = [

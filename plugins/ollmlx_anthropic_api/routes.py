@@ -52,6 +52,11 @@ def error_event(failure: Failure) -> bytes:
     return b"event: error\ndata: " + orjson.dumps(shape(failure)) + b"\n\n"
 
 
+def alive() -> bytes:
+    """Encode the event of a stream that has nothing to say yet."""
+    return b'event: ping\ndata: {"type":"ping"}\n\n'
+
+
 def blueprint(service: Service) -> Blueprint:
     made = Blueprint("anthropic", __name__)
     declare_errors(made, shape, "/v1/messages")
@@ -70,7 +75,7 @@ def blueprint(service: Service) -> Blueprint:
         events = tracked(service.generate(model, request, caller=caller(body.model)))
         id_ = f"msg_{secrets.token_hex(12)}"
         if body.stream:
-            return await sse(_records(events, MessageEvents(id_, body.model)), error_event)
+            return await sse(_records(events, MessageEvents(id_, body.model)), error_event, alive)
         async with closing(events):
             return json_answer(message(id_, body.model, await Answer.gather(events)))
 

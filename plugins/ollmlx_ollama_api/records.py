@@ -59,6 +59,10 @@ class RecordEncoder:
             case _:
                 return None
 
+    def alive(self) -> bytes:
+        """Encode a record without text, for a stream that has nothing to say yet."""
+        return _line(self._piece())
+
     def whole(self, answer: Answer) -> Json:
         """Return the record of a whole answer, for a client that does not stream."""
         content = self._content(answer.text, answer.thinking, answer.tool_calls)

@@ -54,7 +54,7 @@ async def _answer(service: Service, name: ModelName, body: GenerateBody | ChatBo
     request = body.to_vocabulary()
     events = tracked(service.generate(name, request, caller=caller(body.model), keep_alive=body.keep_alive))
     if body.stream:
-        return await ndjson(_lines(events, records))
+        return await ndjson(_lines(events, records), alive=records.alive)
     async with closing(events):
         return json_answer(records.whole(await Answer.gather(events)))
 

@@ -72,6 +72,7 @@ class ResponseEvents:
     def __init__(self, id_: str, request: ResponsesRequest, created: int) -> None:
         self._id, self._request, self._created = id_, request, created
         self._tools = request.response_tools()
+        self._begun = False
         self._sequence = 0
         self._output: list[dict[str, Any]] = []
         self._open: str | None = None
@@ -80,9 +81,17 @@ class ResponseEvents:
         self.result: dict[str, Any] | None = None
 
     def start(self) -> Iterator[dict[str, Any]]:
-        """Yield the two events that begin every stream."""
-        for name in ("response.created", "response.in_progress"):
-            yield self._event(name, response=self._response())
+        """Yield the two events that begin every stream, once."""
+        if not self._begun:
+            self._begun = True
+            for name in ("response.created", "response.in_progress"):
+                yield self._event(name, response=self._response())
+
+    def alive(self) -> Iterator[dict[str, Any]]:
+        """Yield an event that says only that the response is being made; before it, the events that begin a stream."""
+        if self._begun:
+            yield self._event("response.in_progress", response=self._response())
+        yield from self.start()
 
     def events(self, event: Event) -> Iterator[dict[str, Any]]:
         """Yield the stream's events for an event of the runner."""

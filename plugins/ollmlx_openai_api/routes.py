@@ -87,7 +87,7 @@ def _add_responses(made: Blueprint, service: Service) -> None:
         builder = ResponseEvents(_id("resp_"), body, int(time.time()))
         records = _response_records(service, body, builder)
         if body.stream:
-            return await sse(records, lambda failure: _failed(builder, failure))
+            return await sse(records, lambda failure: _failed(builder, failure), lambda: _alive(builder))
         async with closing(records):
             async for _ in records:
                 pass
@@ -103,6 +103,11 @@ def _failed(builder: ResponseEvents, failure: Failure) -> bytes:
     return _named(builder.failed(message, code or failure.kind))
 
 
+def _alive(builder: ResponseEvents) -> bytes:
+    """Encode an event without news. Codex does not count comments when it waits for a sign of life."""
+    return b"".join(map(_named, builder.alive()))
+
+
 async def _thinkable(service: Service, name: str, request: GenerateRequest) -> GenerateRequest:
     """Return the request without an effort that the model cannot make: Codex states one for every model."""
     if not request.think or "thinking" in (await service.show(ModelName.parse(name))).capabilities:
@@ -115,12 +120,9 @@ async def _response_records(
 ) -> AsyncGenerator[bytes, None]:
     request = await _thinkable(service, body.model, body.to_vocabulary())
     async with closing(generate(service, body.model, request)) as events:
-        begun = False
         async for event in events:
-            if not begun:
-                begun = True
-                for first in builder.start():
-                    yield _named(first)
+            for first in builder.start():
+                yield _named(first)
             for item in builder.events(event):
                 yield _named(item)
 

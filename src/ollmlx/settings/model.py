@@ -53,6 +53,10 @@ class ServerSettings(Section):
     )
     max_body: Size = Field(100 * 1024 * 1024, description="Largest request body. Uploads of files are not limited.")
     body_timeout: Limit = Field(30, description="Time in which a request body must arrive.")
+    first_byte: Limit = Field(
+        10,
+        description="Time after which a stream without an answer begins, and says every few seconds that it lives.",
+    )
     write_timeout: Limit = Field(60, description="Time after which a client that reads nothing is disconnected.")
     drain_timeout: Duration = Field(10, description="Time in which running answers may finish after SIGTERM.")
     docs: bool = Field(True, description="Serve /openapi.json and /docs.")

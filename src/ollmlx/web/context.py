@@ -42,6 +42,8 @@ class RequestContext:
     started_ns: int = field(default_factory=time.monotonic_ns)
     total_ns: int = 0
     admitted: Admitted | None = None
+    prefill: Prefill | None = None
+    """The latest progress of the prompt."""
     done: Done | None = None
     embedded: int | None = None
     """Tokens that were read to compute vectors."""
@@ -78,6 +80,7 @@ class RequestContext:
             case Admitted():
                 self.admitted = event
             case Prefill():
+                self.prefill = event
                 self.dropped = max(self.dropped, event.dropped)
             case Done():
                 self.done = event if self.done is None else _combine(self.done, event)

@@ -154,3 +154,66 @@ async def test_timeouts_inside_a_generator_hold_while_it_is_waited_for() -> None
             yield b"late"
 
     assert b"".join(await chunks(stream(records()))) == b"alate"
+
+
+async def slow(release: asyncio.Event, closed: list[bool]) -> AsyncGenerator[bytes, None]:
+    try:
+        await release.wait()
+        yield b"a"
+        await asyncio.Event().wait()
+    finally:
+        closed.append(True)
+
+
+async def test_a_stream_that_has_nothing_to_say_says_that_it_lives() -> None:
+    release, closed = asyncio.Event(), list[bool]()
+    made = Stream(slow(release, closed), error_record, Drain(), lambda: b".", 0.001)
+    await made.start()
+    for _ in range(3):
+        assert await anext(made) == b"."
+    release.set()
+    while (chunk := await anext(made)) == b".":
+        pass
+    assert chunk == b"a"
+    assert await anext(made) == b"."  # also between two records
+    await made.aclose()
+    assert closed == [True]
+
+
+async def test_a_stream_without_such_a_record_waits() -> None:
+    release, closed = asyncio.Event(), list[bool]()
+    made = Stream(slow(release, closed), error_record, Drain(), None, 0.001)
+    starting = asyncio.ensure_future(made.start())
+    done, _ = await asyncio.wait((starting,), timeout=0.05)
+    assert not done
+    release.set()
+    await starting
+    assert await anext(made) == b"a"
+    await made.aclose()
+
+
+async def test_a_failure_after_the_first_sign_of_life_becomes_the_last_record() -> None:
+    release = asyncio.Event()
+
+    async def records() -> AsyncGenerator[bytes, None]:
+        await release.wait()
+        async for record in plain(error=RunnerFailed("it died")):
+            yield record
+
+    made = Stream(records(), error_record, Drain(), lambda: b".", 0.001)
+    await made.start()
+    release.set()
+    assert b"".join([chunk async for chunk in made]).lstrip(b".") == b"!runner_failed:it died\n"
+
+
+async def test_a_reader_that_is_cancelled_between_signs_of_life_cancels_the_generator() -> None:
+    source = Source()
+    made = Stream(source.records(), error_record, Drain(), lambda: b".", 10)
+    await made.start()
+    assert await anext(made) == b"a"
+    reading = asyncio.ensure_future(anext(made))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert source.closed == ["cancelled", "closed"]
