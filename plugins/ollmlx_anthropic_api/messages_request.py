@@ -32,7 +32,7 @@ class ToolChoice(AnthropicBody):
 
 class ThinkingConfig(AnthropicBody):
     type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: int | None = None
+    budget_tokens: Annotated[int, Field(ge=0)] | None = None
 
 
 class OutputConfig(AnthropicBody):
@@ -83,6 +83,7 @@ class MessagesRequest(ConversationBody):
             tool_choice=_choice(self.tool_choice),
             parallel_tool_calls=not self.tool_choice.disable_parallel_tool_use,
             think=self._think() if can_think else None,
+            max_thinking_tokens=self.thinking.budget_tokens if can_think else None,
             format=_format(self.output_config.format),
             options=self._options(),
             truncate=False,

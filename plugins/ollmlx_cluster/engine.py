@@ -96,6 +96,8 @@ class ClusterEngine(SerialEngine):
     def stream(self, request: GenerateRequest) -> Iterator[Event]:
         if request.format is not None or request.top_logprobs is not None:
             raise Unsupported("a model on a cluster has no structured output and no logprobs")
+        if request.max_thinking_tokens is not None or (request.tools and request.tool_choice not in ("auto", "none")):
+            raise Unsupported("a model on a cluster cannot be held to a budget or to a tool call")
         request, tokenizer = request.model_copy(update={"shift": False}), self._shard.tokenizer
         prompt = self._prompts.build(request)
         events: list[Any] = []

@@ -15,7 +15,7 @@ from typing import Any
 from ollmlx import closing
 from ollmlx.errors import InvalidRequest
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
-from ollmlx.runner.kit import context_exceeded
+from ollmlx.runner.kit import context_exceeded, knows_effort
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest
 from ollmlx_llamacpp import server
 from ollmlx_llamacpp.client import LlamaCppClient, RecordReader
@@ -53,7 +53,8 @@ class LlamaCppEngine:
             self._client,
             config.model.name.short,
             config.context_length,
-            templated=self._server.templated,
+            templated=bool(self._server.template),
+            effort=knows_effort(self._server.template),
             vision=config.model.defaults.projector is not None,
         )
 

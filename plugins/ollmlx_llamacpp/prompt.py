@@ -23,6 +23,7 @@ from ollmlx.runner.kit import (
     cut_tokens,
     offered_tools,
     template_thinking,
+    thinking_budget,
     truncation_target,
 )
 from ollmlx.types import GenerateRequest, Message, Options
@@ -53,13 +54,16 @@ class LlamaCppPrompt:
 
 @dataclass(frozen=True)
 class LlamaCppPrompts:
-    """Makes the prompts of one model. `templated`: its file has a chat template; `vision`: it has an image encoder."""
+    """Makes the prompts of one model. `templated`: its file has a chat template; `vision`: it has an image encoder;
+    `effort`: its template tells the model how much to think.
+    """
 
     client: LlamaCppClient
     model_name: str
     context_length: int
     templated: bool
     vision: bool = False
+    effort: bool = False
 
     async def build(self, request: GenerateRequest) -> LlamaCppPrompt:
         """Return the request for llama.cpp. Raises InvalidRequest, Unsupported, ContextExceeded."""
@@ -98,9 +102,13 @@ class LlamaCppPrompts:
             body |= {"logprobs": True, "top_logprobs": max(1, request.top_logprobs)}
         if request.format is not None:
             body["response_format"] = _response_format(request.format)
+        if (budget := thinking_budget(request, knows_effort=self.effort)) is not None:
+            body["thinking_budget_tokens"] = budget
         return LlamaCppPrompt(CHAT, body | {"verbose": True, "return_progress": True}, tuple(tokens), dropped)
 
     async def _text(self, request: GenerateRequest, context: int) -> LlamaCppPrompt:
+        if request.max_thinking_tokens is not None and request.prompt is None:
+            raise Unsupported("max_thinking_tokens needs the model's own chat template")
         if request.prompt is not None:
             tokens = [*request.context, *await self.encode(request.prompt, special=not request.context)]
         else:

@@ -37,14 +37,14 @@ _CACHE_TYPES: Final = {"q8_0": "GGML_TYPE_Q8_0", "q4_0": "GGML_TYPE_Q4_0"}
 
 @dataclass
 class LlamaCppServer:
-    """A loaded model: llama.cpp's socket and API key, its device, and whether its file has a chat template."""
+    """A loaded model: llama.cpp's socket and API key, its device, and its file's chat template, if there is one."""
 
     socket: Path
     key: str
     slots: int
     device: str
     notes: tuple[str, ...]
-    templated: bool
+    template: str
     native: Any
 
     def close(self) -> None:
@@ -77,8 +77,8 @@ def start(config: RunnerConfig) -> LlamaCppServer:
         f"llama.cpp on {device} with {params.cpuparams.n_threads} threads",
         f"{slots} sequences, {params.n_batch} prompt tokens at once",
     )
-    templated = bool(header.metadata.get("tokenizer.chat_template"))
-    return LlamaCppServer(folder / "s.sock", key, slots, device, notes, templated, native)
+    template = str(header.metadata.get("tokenizer.chat_template") or "")
+    return LlamaCppServer(folder / "s.sock", key, slots, device, notes, template, native)
 
 
 def restore_signals() -> None:

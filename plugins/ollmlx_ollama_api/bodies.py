@@ -108,6 +108,7 @@ class GenerationBody(NamedBody):
     keep_alive: KeepAlive | None = None
     options: dict[str, Any] = {}
     think: Annotated[bool | ThinkingLevel | None, AfterValidator(thinking)] = None
+    max_thinking_tokens: Annotated[int, Field(ge=0)] | None = None
     truncate: bool = True
     shift: bool = True
     logprobs: bool = False
@@ -125,6 +126,7 @@ class GenerationBody(NamedBody):
             "options": options(self.options),
             "format": self.format,
             "think": self.think,
+            "max_thinking_tokens": self.max_thinking_tokens,
             "truncate": self.truncate,
             "shift": self.shift,
             "top_logprobs": self.top_logprobs if self.logprobs else None,

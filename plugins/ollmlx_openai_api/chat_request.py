@@ -74,6 +74,7 @@ class StreamOptions(OpenAIBody):
 
 class Reasoning(OpenAIBody):
     effort: str | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
 
 
 Temperature = Annotated[float, Field(ge=0), AfterValidator(lambda value: min(value, HOTTEST))]
@@ -145,6 +146,7 @@ class ChatRequest(CompletionFields):
     parallel_tool_calls: bool = True
     reasoning_effort: str | None = None
     reasoning: Reasoning = Reasoning()
+    max_thinking_tokens: Annotated[int, Field(ge=0)] | None = None
     chat_template_kwargs: TemplateArguments = TemplateArguments()
 
     def _think(self) -> Think:
@@ -152,6 +154,10 @@ class ChatRequest(CompletionFields):
         arguments = self.chat_template_kwargs
         effort = self.reasoning_effort or self.reasoning.effort or arguments.reasoning_effort
         return arguments.enable_thinking if effort is None else think(effort)
+
+    def _budget(self) -> int | None:
+        """Read the budget from its own field, or from OpenRouter's."""
+        return self.reasoning.max_tokens if self.max_thinking_tokens is None else self.max_thinking_tokens
 
     def to_vocabulary(self) -> GenerateRequest:
         """Translate the body into a request. Raises InvalidRequest for a field that is not supported."""
@@ -163,6 +169,7 @@ class ChatRequest(CompletionFields):
             tool_choice=tool_choice(self.tool_choice),
             parallel_tool_calls=self.parallel_tool_calls,
             think=self._think(),
+            max_thinking_tokens=self._budget(),
             format=response_format(wanted.type, wanted.json_schema.schema_, "json_schema.schema"),
             options=self.sampling(NO_LIMIT if limit == 0 else limit),
             top_logprobs=self.top_logprobs if self.logprobs else None,

@@ -69,6 +69,7 @@ class ResponsesRequest(OpenAIBody):
             tool_choice=tool_choice(self.tool_choice),
             parallel_tool_calls=self.parallel_tool_calls,
             think=None if effort is None else think(effort),
+            max_thinking_tokens=self.reasoning.max_tokens,
             format=response_format(wanted.type, wanted.schema_, "text.format.schema"),
             options=Options.model_validate({"temperature": self.temperature, "top_p": self.top_p, **limit}),
             top_logprobs=self.top_logprobs if self.top_logprobs or LOGPROBS in self.include else None,

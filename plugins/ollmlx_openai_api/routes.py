@@ -58,7 +58,7 @@ def _add_completions(made: Blueprint, service: Service) -> None:
     @described("Chat.", body=ChatRequest, answer=schemas.CHAT, content=BOTH)
     async def chat() -> Response:
         body = await read_model(ChatRequest)
-        wanted = requests(body.to_vocabulary(), body.n)
+        wanted = requests(await _thinkable(service, body.model, body.to_vocabulary()), body.n)
         frame = _frame(body, "chatcmpl-", "chat.completion.chunk" if body.stream else "chat.completion")
         if not body.stream:
             return await whole(service, body.model, wanted, lambda answers: completion(frame, answers))
@@ -109,7 +109,7 @@ def _alive(builder: ResponseEvents) -> bytes:
 
 
 async def _thinkable(service: Service, name: str, request: GenerateRequest) -> GenerateRequest:
-    """Return the request without an effort that the model cannot make: Codex states one for every model."""
+    """Return the request without an effort that the model cannot make: clients state one for every model."""
     if not request.think or "thinking" in (await service.show(ModelName.parse(name))).capabilities:
         return request
     return request.model_copy(update={"think": None})

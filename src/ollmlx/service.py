@@ -236,6 +236,8 @@ def with_defaults(model: InstalledModel, request: GenerateRequest, caller: Calle
         "options": request.options.over(defaults.options),
         "request_id": request.request_id or caller.request_id,
     }
+    if request.max_thinking_tokens == 0:
+        update |= {"think": False, "max_thinking_tokens": None}
     if request.template is None and defaults.template is not None:
         update["template"] = defaults.template
     if request.messages and request.prompt is None:

@@ -13,7 +13,7 @@ from ollmlx.protocol import ExitCode, decode_event
 from ollmlx.settings import Settings
 from ollmlx.testing import BackendSuite, RunnerProcess, fake_model
 from ollmlx.testing.suites.engine import GREEDY, done_of, text_of
-from ollmlx.types import GenerateRequest, InstalledModel, ModelDefaults, Options, Prefill
+from ollmlx.types import GenerateRequest, InstalledModel, Message, ModelDefaults, Options, Prefill
 
 pytest.importorskip("xllamacpp", reason="pip install 'ollmlx[llamacpp]'")
 pytestmark = [pytest.mark.model, pytest.mark.slow]
@@ -117,3 +117,61 @@ def lora(file: Path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+THINKING = """{%- for m in messages %}{%- if m.role == 'assistant' and m.reasoning_content %}<|im_start|>assistant
+<think>
+{{ m.reasoning_content }}
+</think>
+
+{{ m.content }}<|im_end|>
+{%- else %}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{%- endif %}
+{%- endfor %}{%- if add_generation_prompt %}<|im_start|>assistant
+{%- if enable_thinking is defined and enable_thinking is false %}<think>
+
+</think>
+
+{% else %}<think>
+{% endif %}{%- endif %}"""
+
+
+@pytest.fixture(scope="module")
+def thinking_gguf(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real model's file with a template that opens a thought."""
+    import gguf
+
+    file = tmp_path_factory.mktemp("thinking") / "thinking.gguf"
+    reader, writer = gguf.GGUFReader(smollm2_gguf), gguf.GGUFWriter(file, arch="llama")
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+            continue
+        value = THINKING if field.name == "tokenizer.chat_template" else field.contents()
+        writer.add_key_value(field.name, value, field.types[0], field.types[-1] if len(field.types) > 1 else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+async def test_a_thought_ends_after_its_budget_and_the_answer_begins(thinking_gguf: Path) -> None:
+    model = fake_model(format="gguf", path=thinking_gguf, capabilities=("completion", "thinking"))
+    turns = (Message(role="user", content="Write a long story about a fox and a hen."),)
+    greedy = Options(temperature=0, num_predict=40)
+    async with runner_of(model, context_length=512) as runner:
+        await runner.ready()
+        free, held = [
+            await runner.generate(
+                GenerateRequest(messages=turns, think=True, max_thinking_tokens=budget, options=greedy)
+            )
+            for budget in (None, 8)
+        ]
+    thought, ended = ("".join(event.text for event in events if event.type == "thinking") for events in (free, held))
+    assert 0 < len(ended) < len(thought)
+    assert thought.startswith(ended.rstrip())
+    assert not [event for event in free if event.type == "text"]
+    assert [event for event in held if event.type == "text"]

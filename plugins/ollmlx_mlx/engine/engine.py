@@ -18,8 +18,10 @@ from ollmlx_mlx.engine.batching.compute import ComputeThread
 from ollmlx_mlx.engine.batching.generation import GenerationState, Item
 from ollmlx_mlx.engine.batching.grammar import JsonConstraint
 from ollmlx_mlx.engine.batching.prefill import ALONE
+from ollmlx_mlx.engine.batching.thinking import ThinkingBudget
 from ollmlx_mlx.engine.embedding import embed
 from ollmlx_mlx.engine.instance import Instance, build
+from ollmlx_mlx.engine.text.answer import HARMONY_ANSWER
 from ollmlx_mlx.engine.text.prompt import EncodedPrompt
 
 T = TypeVar("T")
@@ -171,7 +173,7 @@ def make_generation(
         instance.detokenizers,
         sink,
         vocabulary=instance.vocabulary,
-        constraint=_constraint(instance, request, prompt),
+        constraint=_within_budget(instance, prompt, _constraint(instance, request, prompt)),
     )
 
 
@@ -185,3 +187,20 @@ def _constraint(instance: Instance, request: GenerateRequest, prompt: EncodedPro
     if markers.thinks and markers.initial == "normal" and request.think is not False:
         opening = tuple(tokenizer.encode(tokenizer.think_start, add_special_tokens=False))
     return instance.grammars.constraint(request.format, free=markers.initial != "normal", opening=opening)
+
+
+def _within_budget(
+    instance: Instance, prompt: EncodedPrompt, constraint: JsonConstraint | None
+) -> JsonConstraint | ThinkingBudget | None:
+    """Return the constraint of the answer, within the limit of its thought when there is one."""
+    if prompt.thinking is None or not prompt.markers.thinks or prompt.forced is not None:
+        return constraint
+    tokenizer = instance.loaded.tokenizer
+    ending = HARMONY_ANSWER if prompt.harmony else tokenizer.think_end
+    return ThinkingBudget(
+        prompt.thinking,
+        tokenizer.encode(ending, add_special_tokens=False),
+        instance.vocabulary,
+        thinks=prompt.markers.initial == "reasoning",
+        inner=constraint,
+    )

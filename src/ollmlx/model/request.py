@@ -112,6 +112,8 @@ class GenerateRequest(Frozen):
     """`auto`, `none`, `required`, or the name of the one function that must be called."""
     parallel_tool_calls: bool = True
     think: bool | Literal["low", "medium", "high", "max"] | None = None
+    max_thinking_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Tokens after which a thought is ended and the answer begins. None: the level's, or no limit."""
     format: Literal["json"] | dict[str, Any] | None = None
     options: Options = Options()
     top_logprobs: int | None = None

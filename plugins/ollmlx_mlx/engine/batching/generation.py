@@ -15,6 +15,7 @@ from ollmlx.errors import OllmlxError
 from ollmlx.types import Done, Event, GenerateRequest, Options, Prefill, TokenLogprob
 from ollmlx_mlx.engine.batching.grammar import JsonConstraint
 from ollmlx_mlx.engine.batching.sampling import PenaltyRules, Spell
+from ollmlx_mlx.engine.batching.thinking import ThinkingBudget
 from ollmlx_mlx.engine.text.answer import AnswerParser
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.engine.text.prompt import EncodedPrompt
@@ -51,7 +52,7 @@ class GenerationState:
     eos: frozenset[int]
     shift: bool
     top_logprobs: int | None
-    constraint: JsonConstraint | None
+    constraint: JsonConstraint | ThinkingBudget | None
     spell: Spell
     tokens: list[int] = field(init=False)
     cache: list[Any] | None = None
@@ -83,7 +84,7 @@ class GenerationState:
         sink: Sink,
         *,
         vocabulary: int,
-        constraint: JsonConstraint | None = None,
+        constraint: JsonConstraint | ThinkingBudget | None = None,
     ) -> GenerationState:
         """Return the state of a new request. `vocabulary`: logits per token."""
         options = request.options

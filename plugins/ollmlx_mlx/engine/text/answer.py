@@ -16,6 +16,9 @@ from ollmlx.runner.kit import RepeatGuard, StopFilter
 from ollmlx.types import Event, RawCall, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
 from ollmlx_mlx.engine.text.detokenizer import Detokenizer
 
+HARMONY_ANSWER = "<|end|><|start|>assistant<|channel|>final<|message|>"
+"""The text between a thought and the answer in gpt-oss's format."""
+
 Edges = dict[str, list[tuple[str, str]]]
 
 

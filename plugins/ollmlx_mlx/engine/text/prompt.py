@@ -15,6 +15,7 @@ from ollmlx.runner.kit import (
     find_insert_markers,
     fit_messages,
     offered_tools,
+    thinking_budget,
     truncation_target,
 )
 from ollmlx.types import GenerateRequest, Message
@@ -68,7 +69,8 @@ class EncodedPrompt:
 
     `dropped`: tokens left out so that the prompt fits; `context`: the limit for prompt and answer together;
     `continues`: the answer continues this text, so that a leading space matters; `boundary`: the number of tokens with
-    which the next turn of this conversation begins; `forced`: the JSON schema of the call that the answer must be.
+    which the next turn of this conversation begins; `forced`: the JSON schema of the call that the answer must be;
+    `thinking`: the tokens that a thought may have.
     """
 
     tokens: tuple[int, ...]
@@ -79,6 +81,7 @@ class EncodedPrompt:
     continues: bool = False
     boundary: int = 0
     forced: dict[str, Any] | None = None
+    thinking: int | None = None
 
     def parser(self, request: GenerateRequest, tokenizer: Any, detokenizers: DetokenizerFactory) -> AnswerParser:
         return AnswerParser(
@@ -218,6 +221,7 @@ class PromptEncoder:
             harmony=self._harmony,
             continues=continues,
             boundary=boundary,
+            thinking=thinking_budget(request, knows_effort=self._template.knows_effort(request)),
         )
 
     def _check_ids(self, tokens: Sequence[int]) -> None:

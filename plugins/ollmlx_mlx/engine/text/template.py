@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 
 from ollmlx import as_jinja
 from ollmlx.errors import InvalidRequest, Unsupported
-from ollmlx.runner.kit import chat_turn, offered_tools, template_thinking
+from ollmlx.runner.kit import chat_turn, knows_effort, offered_tools, template_thinking
 from ollmlx.types import GenerateRequest, Message
 
 _REFUSALS: Final = (TemplateError, ValueError, TypeError, KeyError)
@@ -26,12 +26,18 @@ class ChatTemplate:
     @property
     def takes_tools(self) -> bool:
         """Return whether the model's template passes tools to the model."""
+        source = self._source()
+        return "tools" in source if source else bool(self._tokenizer.has_tool_calling)
+
+    def knows_effort(self, request: GenerateRequest) -> bool:
+        """Return whether the template of this request tells the model how much to think."""
+        return knows_effort(request.template or self._source())
+
+    def _source(self) -> str:
         source = getattr(self._tokenizer, "chat_template", None)
         if isinstance(source, dict):
             source = source.get("default") or next(iter(source.values()), "")
-        if isinstance(source, str) and source:
-            return "tools" in source
-        return bool(self._tokenizer.has_tool_calling)
+        return source if isinstance(source, str) else ""
 
     def render(self, messages: Sequence[Message], request: GenerateRequest, *, answer: bool = True) -> str:
         """Return the text of the prompt for these messages, with the tools and the template of the request.

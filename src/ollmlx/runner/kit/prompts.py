@@ -15,6 +15,8 @@ from ollmlx.types import GenerateRequest, Message, Tool
 
 Token = TypeVar("Token")
 
+LEVEL_TOKENS: Final = {"low": 4096, "medium": 16384}
+"""The tokens that a thought of a level may have. Higher levels have no limit."""
 ANSWER_TOKENS: Final = 256
 """Tokens kept free for the answer when a prompt is cut and the request states no `num_predict`."""
 
@@ -57,6 +59,21 @@ def template_thinking(think: bool | str | None) -> dict[str, Any]:
         # gpt-oss has no level above high.
         return {"enable_thinking": True, "reasoning_effort": "high" if think == "max" else think}
     return {"enable_thinking": think}
+
+
+def thinking_budget(request: GenerateRequest, *, knows_effort: bool) -> int | None:
+    """Return the tokens that a thought may have, None for no limit.
+
+    A level is a limit where the template cannot tell it to the model: `knows_effort` says whether it can.
+    """
+    if request.max_thinking_tokens is not None or knows_effort or not isinstance(request.think, str):
+        return request.max_thinking_tokens
+    return LEVEL_TOKENS.get(request.think)
+
+
+def knows_effort(template: str) -> bool:
+    """Return whether a chat template tells the model how much to think."""
+    return "reasoning_effort" in template
 
 
 def offered_tools(tools: Sequence[Tool], tool_choice: str) -> list[Tool]:

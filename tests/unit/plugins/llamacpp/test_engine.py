@@ -46,7 +46,7 @@ async def loaded(client: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """An engine whose model has a context of 8 tokens, and that embeds four tokens at a time."""
     monkeypatch.setattr(engine, "GROUP_TOKENS", 4)
     folder = tmp_path / "socket"
-    server = engine.server.LlamaCppServer(folder / "s.sock", "key", 2, "cpu", (), templated=True, native=None)
+    server = engine.server.LlamaCppServer(folder / "s.sock", "key", 2, "cpu", (), template="{{ x }}", native=None)
     made = engine.LlamaCppEngine(start=lambda config: server, connect=lambda socket, key: client)
     await made.load(RunnerConfig(runner="r", token="t", model=fake_model(), context_length=8))
     yield made

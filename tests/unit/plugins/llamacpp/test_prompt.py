@@ -8,6 +8,7 @@ import pytest
 
 from ollmlx.errors import ContextExceeded, InvalidRequest, Unsupported
 from ollmlx.runner.kit import truncation_target
+from ollmlx.runner.kit.prompts import LEVEL_TOKENS
 from ollmlx.types import GenerateRequest, Message, Options, ToolCall
 from ollmlx_llamacpp.prompt import CHAT, INSERT, TEXT, LlamaCppPrompts, is_jinja
 
@@ -90,6 +91,18 @@ async def test_a_call_that_must_be_made_is_held_by_grammar_also_with_a_template_
     free = await builder().build(asked.model_copy(update={"tool_choice": "auto"}))
     assert not free.calls
     assert "json_schema" not in free.body
+
+
+async def test_a_thought_has_a_budget() -> None:
+    asked = ({"think": "high"}, {"think": "low"}, {"think": "low", "max_thinking_tokens": 7})
+    free, low, stated = [
+        (await builder().build(chat("hi", **fields))).body.get("thinking_budget_tokens") for fields in asked
+    ]
+    assert (free, low, stated) == (None, LEVEL_TOKENS["low"], 7)
+    told = await builder(effort=True).build(chat("hi", think="low"))
+    assert "thinking_budget_tokens" not in told.body  # its template tells the model
+    with pytest.raises(Unsupported, match="max_thinking_tokens"):
+        await builder().build(chat("hi", template="{{ messages }}", max_thinking_tokens=7))
 
 
 async def test_a_template_that_refuses_says_why() -> None:
