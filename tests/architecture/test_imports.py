@@ -15,17 +15,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDERS = [ROOT / "src" / "ollmlx", *sorted(ROOT.glob("plugins/ollmlx_*"))]
 PUBLIC = {
-    "ollmlx",
-    "ollmlx.types",
-    "ollmlx.errors",
-    "ollmlx.protocol",
-    "ollmlx.web",
-    "ollmlx.testing",
-    "ollmlx.storekit",
-    "ollmlx.runner.kit",
-    "ollmlx.runner",
-    "ollmlx.web.kit",
-}
+    "ollmlx", "ollmlx.types", "ollmlx.errors", "ollmlx.protocol", "ollmlx.web", "ollmlx.testing", "ollmlx.storekit",
+    "ollmlx.runner", "ollmlx.runner.kit", "ollmlx.web.kit",
+}  # fmt: skip
 """The modules that any plugin may import. Of the kits, their submodules as well."""
 WITH_SUBMODULES = ("ollmlx.storekit.", "ollmlx.runner.kit.", "ollmlx.web.kit.")
 BUILT_ON = {"ollmlx_cluster": "ollmlx_mlx"}

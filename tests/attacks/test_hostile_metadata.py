@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from tests.conftest import StartDaemon
 from tests.servers.ollama_folder import OllamaFolder, tiny_gguf, usual_layers
-from tests.servers.tiny import tiny_files
+from tests.servers.tiny import tiny_files, write_model
 
 from ollmlx import ModelName, Store
 from ollmlx.storekit import describe_gguf
@@ -29,20 +29,8 @@ JSON_KEYS = (
     "max_position_embeddings", "num_hidden_layers", "rope_theta",
 )  # fmt: skip
 JSON_VALUES: tuple[Any, ...] = (
-    None,
-    True,
-    -1,
-    2**70,
-    1e400,
-    "text",
-    "\ud800",
-    [],
-    [[]],
-    {},
-    {"bits": []},
-    {"mode": {}},
-    ["\ud800"],
-)
+    None, True, -1, 2**70, 1e400, "text", "\ud800", [], [[]], {}, {"bits": []}, {"mode": {}}, ["\ud800"],
+)  # fmt: skip
 JSON_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "model.safetensors.index.json")
 
 
@@ -75,10 +63,8 @@ async def test_no_value_in_a_json_file_hides_other_models_or_keeps_its_own(tmp_p
         document = json.loads(files.get(file, b"{}"))
         files[file] = json.dumps({**document, key: value}).encode()
         root = tmp_path / str(number) / "mlx"
-        for name, content in (("good", tiny_files()), ("bad", files)):
-            (root / name).mkdir(parents=True)
-            for path, data in content.items():
-                (root / name / path).write_bytes(data)
+        write_model(root / "good")
+        write_model(root / "bad", files)
         await require_harmless(MlxStore(root))
 
 
@@ -114,10 +100,8 @@ def test_a_daemon_lists_the_others_and_deletes_the_bad_model_of_each_store(daemo
     folder.add("bad-gguf", usual_layers(tiny_gguf(fill=2, **metadata)), file_type="")
     bad = tiny_files()
     bad["config.json"] = json.dumps({**json.loads(bad["config.json"]), "model_type": ["llama"]}).encode()
-    for name, files in (("good-mlx", tiny_files()), ("bad-mlx", bad)):
-        (one.models / "mlx" / name).mkdir(parents=True)
-        for path, data in files.items():
-            (one.models / "mlx" / name / path).write_bytes(data)
+    write_model(one.models / "mlx" / "good-mlx")
+    write_model(one.models / "mlx" / "bad-mlx", bad)
 
     listed = {model["name"] for model in one.get("/api/tags").json()["models"]}
     assert {"good-gguf:latest", "good-mlx:latest"} <= listed

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.servers.tiny import tiny_files
+from tests.servers.tiny import write_model
 
 from ollmlx import ModelName
 from ollmlx.runner.kit import INSERT_MARKERS, InsertMarkers
@@ -60,10 +60,7 @@ def test_the_engine_builds_a_prompt_for_every_format(markers: InsertMarkers) -> 
 
 
 async def capabilities(folder: Path, tokenizer: bytes) -> tuple[str, ...]:
-    place = folder / "tiny"
-    place.mkdir()
-    for path, data in {**tiny_files(), "tokenizer.json": tokenizer}.items():
-        (place / path).write_bytes(data)
+    write_model(folder / "tiny", tokenizer__json=tokenizer)
     model = await MlxStore(folder).resolve(ModelName.parse("tiny"))
     assert model is not None
     return model.capabilities

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.servers.hub import HubServer
 from tests.servers.ollama_folder import OllamaFolder, digest, tiny_gguf
-from tests.servers.tiny import tiny_files
+from tests.servers.tiny import write_model
 
 from ollmlx import Check, ModelName
 from ollmlx.storekit import with_hashes
@@ -51,15 +51,7 @@ class TestModelsCheck(CheckSuite):
         return {code: self.context(code) for code in ModelsCheck.codes}
 
     def install(self, case: str, name: str, **changes: bytes | None) -> Path:
-        """A folder of the store; `config__json=None` leaves that file out."""
-        folder = self.root / case / "mlx" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        content: dict[str, bytes | None] = {**tiny_files()}
-        content |= {path.replace("__", "."): data for path, data in changes.items()}
-        for path, data in content.items():
-            if data is not None:
-                (folder / path).write_bytes(data)
-        return folder
+        return write_model(self.root / case / "mlx" / name, **changes)
 
     def sign(self, folder: Path, name: str) -> None:
         """Write a manifest with this name into the folder."""

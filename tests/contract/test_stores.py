@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.servers.ollama_folder import OllamaFolder
 from tests.servers.registry import RegistryServer
-from tests.servers.tiny import FileSource, tiny_files
+from tests.servers.tiny import FileSource, tiny_files, write_model
 
 from ollmlx import ModelName, Source, Store
 from ollmlx.testing import StoreSuite
@@ -23,9 +23,7 @@ class TestMlxStore(StoreSuite):
         return MlxStore(folder)
 
     async def install(self, store: Store, name: ModelName, folder: Path) -> None:
-        (folder / name.folder).mkdir()
-        for path, data in tiny_files().items():
-            (folder / name.folder / path).write_bytes(data)
+        write_model(folder / name.folder)
 
     def make_source(self) -> Source:
         return FileSource(tiny_files(), "mlx")

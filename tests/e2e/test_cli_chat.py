@@ -81,11 +81,8 @@ class Terminal:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with a model that repeats its prompt, and one whose answer does not end while a test runs."""
     fakes: dict[str, dict[str, Any]] = {"parrot": {}, "talker": {"say": "word " * 100_000, "rate": 50}}
-    started = Daemon(tmp_path_factory.mktemp("chat"), fakes=fakes)
-    try:
-        yield started.start()
-    finally:
-        assert started.stop() == 0, started.log_text
+    with Daemon(tmp_path_factory.mktemp("chat"), fakes=fakes) as started:
+        yield started
 
 
 @pytest.fixture

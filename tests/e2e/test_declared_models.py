@@ -30,9 +30,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with two models and two assistants over them."""
     fakes: dict[str, dict[str, Any]] = {"parrot": {}, "other": {}}
     settings = {"models": {"bot:1": BOT, "short": SHORT}, "aliases": {"polly": "parrot"}}
-    started = Daemon(tmp_path_factory.mktemp("declared"), fakes=fakes, settings=settings).start()
-    yield started
-    assert started.stop() == 0
+    with Daemon(tmp_path_factory.mktemp("declared"), fakes=fakes, settings=settings) as started:
+        yield started
 
 
 def ps(server: Daemon) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 from tests.e2e.helpers import user
-from tests.servers.tiny import tiny_files
+from tests.servers.tiny import tiny_files, write_model
 
 from ollmlx.testing.daemon import Daemon
 
@@ -41,10 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     plugins = {"plugins": {"disabled": ["pypi", "ollama_store"]}}
     started = Daemon(tmp_path_factory.mktemp("daemon"), fakes={"parrot": {}}, settings=plugins)
     for folder, files in FOLDERS.items():
-        place = started.models / "mlx" / folder
-        place.mkdir(parents=True)
-        for name, data in {**tiny_files(), **files}.items():
-            (place / name).write_bytes(data)
+        write_model(started.models / "mlx" / folder, files)
     try:
         yield started.start()
     finally:

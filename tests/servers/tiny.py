@@ -58,6 +58,17 @@ def tiny_files(*, weights: int = 4096, fill: int = 7, template: str | None = TOO
     }
 
 
+def write_model(folder: Path, files: Mapping[str, bytes] | None = None, /, **changes: bytes | None) -> Path:
+    """Write a tiny model. `files` and `changes` replace its files (`config__json=b"{"`); None leaves one out."""
+    named = {path.replace("__", "."): data for path, data in changes.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, data in {**tiny_files(), **(files or {}), **named}.items():
+        if data is not None:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+    return folder
+
+
 class FileSource:
     """A source of files with these contents. It verifies nothing. `format` names their store, too."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, cast
@@ -24,6 +23,7 @@ from ollmlx.service import Service
 from ollmlx.settings.model import ModelSettings, RunnerSettings, Settings
 from ollmlx.storekit.blobs import Blobs
 from ollmlx.supervisor.process.importers import ChildImporter
+from ollmlx.testing.routes import installed as model_of
 from ollmlx.types import (
     Admitted,
     Caller,
@@ -50,17 +50,8 @@ MIB = 1024**2
 
 
 def installed(name: str, **changes: Any) -> InstalledModel:
-    fields: dict[str, Any] = {
-        "name": ModelName.parse(name),
-        "store": "first",
-        "format": "mlx",
-        "path": Path("/models") / name.replace("/", "_"),
-        "digest": "a" * 64,
-        "size": 1,
-        "modified_at": datetime(2026, 1, 1, tzinfo=UTC),
-        "details": ModelDetails(context_length=8192),
-    }
-    return InstalledModel(**(fields | changes))
+    path, details = Path("/models") / name.replace("/", "_"), ModelDetails(context_length=8192)
+    return model_of(name, **{"store": "first", "format": "mlx", "path": path, "details": details, **changes})
 
 
 class ListStore:
@@ -254,13 +245,6 @@ async def test_a_name_that_two_stores_have_means_the_first_ones(
     assert daemon.store.models == ([] if answers == "org/long" else [installed("org/long")])
 
 
-async def test_the_backend_of_a_model_is_named_or_the_reason_why_there_is_none() -> None:
-    daemon = FakeDaemon()
-    assert (await daemon.service.engine(installed("m"))).backend == "plain"
-    with pytest.raises(Unsupported, match="no backend can run m"):
-        await daemon.service.engine(installed("m", format="gguf"))
-
-
 async def test_a_model_of_the_settings_has_its_system_prompt_and_parameters() -> None:
     settings = Settings(
         models={"helper": ModelSettings(from_="org/long", system="Be brief.", parameters={"top_k": 3}, keep_alive=7)}
@@ -309,14 +293,6 @@ async def test_an_image_in_a_tools_result_is_described_to_a_model_that_cannot_se
     await daemon.answer("org/long", GenerateRequest(messages=(*HELLO.messages, result)))
     last = daemon.pool.asked[0][1].messages[-1]
     assert (last.content, last.images) == sent
-
-
-async def test_one_runner_serves_all_models_over_the_same_weights() -> None:
-    settings = Settings(models={"helper": ModelSettings(from_="org/long", system="Be brief.")})
-    daemon = FakeDaemon(installed("org/long"), settings=settings)
-    await daemon.answer("helper")
-    await daemon.answer("org/long")
-    assert len({spec.key for spec, _ in daemon.pool.asked}) == 1
 
 
 async def test_a_request_for_a_loaded_model_plans_nothing() -> None:
@@ -385,14 +361,6 @@ async def test_a_backend_that_is_not_installed_is_named() -> None:
     with pytest.raises(Unsupported, match="no backend 'llamacpp' is installed; there is plain") as refusal:
         await FakeDaemon(installed("org/long")).answer("org/long", backend="llamacpp")
     assert (refusal.value.hint, refusal.value.code) == ("ollmlx plugin list", "PLG006")
-
-
-async def test_pulling_an_alias_pulls_its_target() -> None:
-    daemon = FakeDaemon()
-    steps = [step.status async for step in daemon.service.pull(ModelName.parse("short"))]
-    assert steps == ["pulling manifest", "success"]
-    assert [str(name) for name in daemon.store.pulled] == ["org/long:latest"]
-    await daemon.answer("short")
 
 
 async def test_a_name_no_source_provides_is_refused_before_anything_is_fetched() -> None:
@@ -519,13 +487,6 @@ async def test_a_plugin_that_fails_in_use_is_named_and_the_others_serve(
     with pytest.raises(Unsupported, match="its backend 'broken' failed with KeyError") as refused:
         await service.engine(installed("m", format="strange"))
     assert refused.value.code == "PLG008"
-
-
-async def test_deleting_unloads_first_and_leaves_nothing() -> None:
-    daemon = FakeDaemon(installed("org/long"))
-    await daemon.service.delete(ModelName.parse("short"))
-    assert daemon.store.models == []
-    assert len(daemon.pool.unloaded) == 1
 
 
 @pytest.mark.parametrize("error", [StorageError("short a byte"), Unsupported("it is on another machine")])

@@ -63,26 +63,14 @@ def test_a_switch_is_switched(session: Session, line: str, field: str, *, value:
     assert getattr(session, field) is value
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "/bogus",
-        "/set",
-        "/set bogus",
-        "/set parameter",
-        "/set parameter seed",
-        "/set parameter seed x",
-        "/set parameter bogus 1",
-        "/set parameter temperature -1",
-        "/set format yaml",
-        "/set think hard",
-        "/set system",
-        "/load",
-        "/load two names",
-        "/save",
-        "/show bogus",
-    ],
-)
+MALFORMED = [
+    "/bogus", "/set", "/set bogus", "/set parameter", "/set parameter seed", "/set parameter seed x",
+    "/set parameter bogus 1", "/set parameter temperature -1", "/set format yaml", "/set think hard", "/set system",
+    "/load", "/load two names", "/save", "/show bogus",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", MALFORMED)
 def test_a_malformed_command_is_an_error_and_changes_nothing(session: Session, line: str) -> None:
     before = session.conversation.request()
     with pytest.raises(OllmlxError):

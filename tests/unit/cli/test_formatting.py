@@ -36,24 +36,14 @@ def test_wide_characters_count_twice_and_marks_nothing() -> None:
     assert cells("日本e\u0301") == 5
 
 
-@pytest.mark.parametrize(
-    ("seconds", "printed"),
-    [
-        (0, "Less than a second"),
-        (1, "1 second"),
-        (59, "59 seconds"),
-        (60, "About a minute"),
-        (119, "About a minute"),
-        (299, "4 minutes"),
-        (3600, "About an hour"),
-        (2 * 3600, "2 hours"),
-        (86400, "1 day"),
-        (3 * 86400, "3 days"),
-        (8 * 86400, "1 week"),
-        (45 * 86400, "1 month"),
-        (800 * 86400, "2 years"),
-    ],
-)
+DURATIONS = [
+    (0, "Less than a second"), (1, "1 second"), (59, "59 seconds"), (60, "About a minute"), (119, "About a minute"),
+    (299, "4 minutes"), (3600, "About an hour"), (2 * 3600, "2 hours"), (86400, "1 day"), (3 * 86400, "3 days"),
+    (8 * 86400, "1 week"), (45 * 86400, "1 month"), (800 * 86400, "2 years"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("seconds", "printed"), DURATIONS)
 def test_a_duration_is_shown_in_its_largest_unit(seconds: float, printed: str) -> None:
     assert about(seconds) == printed
 

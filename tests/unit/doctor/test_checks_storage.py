@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from tests.servers.tiny import tiny_files
+from tests.servers.tiny import tiny_files, write_model
 from tests.unit.doctor.contexts import NOW, codes, expect, healthy
 
 from ollmlx import Refusal
@@ -23,16 +23,12 @@ from ollmlx.storekit import sha256_of
 
 
 def put(folder: Path, *, name: str = "", **changes: bytes | None) -> Path:
-    """Write a tiny model; `changes` replace files (`config__json=b"{"`), None leaves one out."""
-    content = {**tiny_files(), **{path.replace("__", "."): data for path, data in changes.items()}}
-    kept = {path: data for path, data in content.items() if data is not None}
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, data in kept.items():
-        (folder / path).write_bytes(data)
+    """Write a tiny model, and its manifest if it has a name; `changes` as those of `write_model`."""
+    write_model(folder, **changes)
     if name:
         listed = [
-            {"path": path, "size": len(data), "mtime_ns": 0, "sha256": sha256_of(folder / path)}
-            for path, data in kept.items()
+            {"path": file.name, "size": file.stat().st_size, "mtime_ns": 0, "sha256": sha256_of(file)}
+            for file in folder.iterdir()
         ]
         manifest = {"version": 1, "name": name, "source": "hub:org/name@main", "created": "2026-01-01T00:00:00Z"}
         (folder / "ollmlx.json").write_text(json.dumps({**manifest, "files": listed}), encoding="utf-8")

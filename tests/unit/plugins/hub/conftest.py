@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.servers.hub import HubServer
 from tests.servers.serving import no_wait
-from tests.servers.tiny import tiny_files
+from tests.servers.tiny import tiny_files, write_model
 
 from ollmlx import ModelName
 from ollmlx.types import InstalledModel, PullProgress
@@ -43,16 +43,8 @@ def store(models: Path) -> MlxStore:
 
 @pytest.fixture
 def put(models: Path) -> Callable[..., Path]:
-    """Copies a tiny model's files into a folder of the store, without a manifest, as a person would do by hand."""
-
-    def copy(name: str, files: dict[str, bytes] | None = None) -> Path:
-        folder = models / name
-        for path, data in (files or tiny_files()).items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(data)
-        return folder
-
-    return copy
+    """Writes a tiny model into a folder of the store, without a manifest, as a person would do by hand."""
+    return lambda name, files=None: write_model(models / name, files)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers.tiny import safetensors, tiny_files
+from tests.servers.tiny import safetensors, tiny_files, write_model
 from tests.unit.plugins.hub.conftest import found
 
 from ollmlx import ModelName, OllmlxError, locked
@@ -88,8 +88,7 @@ class Copying:
         yield PullProgress(status="importing")
         if self.fail:
             raise StorageError("cannot import")
-        for path, data in tiny_files().items():
-            (into / path).write_bytes(data)
+        write_model(into)
 
 
 async def test_a_gguf_file_is_imported_and_a_failed_import_leaves_nothing(store: MlxStore, tmp_path: Path) -> None:
