@@ -55,7 +55,7 @@ class Listener:
             except OSError:
                 return
             with connection:
-                connection.settimeout(5)
+                connection.settimeout(60)
                 self.received += connection.recv(65536)
 
     def close(self) -> None:

@@ -107,7 +107,7 @@ def test_a_daemon_lists_the_others_and_deletes_the_bad_model_of_each_store(daemo
     assert {"good-gguf:latest", "good-mlx:latest"} <= listed
     assert "bad-mlx:latest" not in listed
     assert "not listed: bad-mlx" in one.log_text
-    doctor = one.cli("doctor", "storage", "--json")
+    doctor = one.cli("doctor", "storage", "--deep", "--json")
     assert "bad-mlx" in doctor.stdout
     for name in ("bad-gguf", "bad-mlx"):
         assert one.cli("rm", name).returncode == 0

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.e2e
 
 def test_a_healthy_daemon_gives_no_findings(daemon: Any) -> None:
     started = daemon()
-    reported = json.loads(started.cli("doctor", "server", "--json").stdout)
+    reported = json.loads(started.cli("doctor", "server", "--deep", "--json").stdout)
     assert reported["findings"] == []
     wrong = started.cli("doctor", "nothing")
     assert wrong.returncode == 2
@@ -43,11 +43,12 @@ def test_every_problem_is_named_although_a_plugin_and_a_port_never_answer(daemon
     )
     started.environment |= {
         "OLLAMA_KEEP_ALIVE": "abc",
+        "OLLMLX_PLUGINS__LOAD_TIMEOUT": "5",
         "HTTP_PROXY": "http://127.0.0.1:1",
         "OLLAMA_MODELS": str(started.models),
         "OLLMLX_SERVER__HOST": f"127.0.0.1:{silent_port}",
     }
-    # --deep gives the checks ten minutes: on a busy machine four seconds may not be enough for all of them
+    # --deep gives plugins and checks their time: on a busy machine four seconds may not be enough for all of them
     done = started.cli("doctor", "--deep", "--json", "--config", str(started.config))
     reported = json.loads(done.stdout)
     assert done.returncode == 1

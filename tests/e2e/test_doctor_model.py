@@ -96,7 +96,7 @@ async def test_the_real_model_passes_its_self_test_and_its_daemon_is_healthy(
     server = Daemon(tmp_path / "daemon", settings={"storage": {"models": str(smollm2_models)}}).start()
     try:
         findings = await tried(server, "smollm2:135m", patience=240.0)
-        examined = server.cli("doctor", "--json", "--config", str(server.config))
+        examined = server.cli("doctor", "server", "--deep", "--json", "--config", str(server.config))
     finally:
         assert server.stop() == 0
     assert findings == []

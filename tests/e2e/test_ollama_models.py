@@ -47,7 +47,7 @@ def test_ollamas_models_are_listed_and_shown_without_llama_cpp_and_stay_as_they_
     assert "no backend can run llama3.2:1b" in ran.stderr
     assert "llama.cpp is not installed" in ran.stderr
     assert INSTALL in ran.stderr
-    report = json.loads(one.cli("doctor", "--json", "--config", str(one.config)).stdout)
+    report = json.loads(one.cli("doctor", "--deep", "--json", "--config", str(one.config)).stdout)
     (missing,) = [finding for finding in report["findings"] if finding["code"] == "ENV021"]
     (command,) = missing["commands"]
     assert command.endswith(INSTALL)  # by the pip of this installation

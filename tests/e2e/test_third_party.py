@@ -113,7 +113,7 @@ def test_its_store_backend_and_routes_answer_over_http(daemon: Daemon) -> None:
 
 
 def test_its_check_finds_and_its_page_explains(daemon: Daemon) -> None:
-    report = daemon.cli("doctor", "lantern", "--json", "--config", str(daemon.config))
+    report = daemon.cli("doctor", "lantern", "--deep", "--json", "--config", str(daemon.config))
     assert [finding["code"] for finding in json.loads(report.stdout)["findings"]] == ["LAN001"]
     page = daemon.cli("doctor", "--explain", "LAN001", "--config", str(daemon.config))
     assert page.stdout.startswith("# LAN001: little oil is left")

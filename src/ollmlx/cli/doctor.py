@@ -44,7 +44,7 @@ def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="test a model through the daemon")
     parser.add_argument("--explain", metavar="CODE", help="print the runbook of a code")
     parser.add_argument("--list", action="store_true", help="list every code")
-    parser.add_argument("--deep", action="store_true", help="compare every model file's sha256 with its manifest")
+    parser.add_argument("--deep", action="store_true", help="take time: compare every model file's sha256")
     parser.add_argument("--online", action="store_true", help="ask the hub, and the hosts of declared clusters")
     parser.add_argument("--bundle", metavar="FILE.zip", help="write a report to send to a person who helps")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -118,4 +118,5 @@ def _print(done: Report, args: argparse.Namespace) -> int:
 
 def _context(args: argparse.Namespace) -> CheckContext:
     config = Path(args.config) if args.config else None
-    return build_context(config, overrides(args), deep=args.deep, online=args.online)
+    deep = args.deep or args.list or bool(args.explain)  # the pages of every plugin are needed, however slow it loads
+    return build_context(config, overrides(args), deep=deep, online=args.online)

@@ -132,8 +132,9 @@ def build_context(
         loaded, faults = error.sound, error.faults
     settings = loaded.settings
     key = environ.get("OLLAMA_API_KEY") or next(iter(settings.security.api_keys), None)
-    limit = {"load_timeout": min(settings.plugins.load_timeout, PLUGIN_SECONDS)}
-    limited = settings.model_copy(update={"plugins": settings.plugins.model_copy(update=limit)})
+    limit = settings.plugins.load_timeout if deep else min(settings.plugins.load_timeout, PLUGIN_SECONDS)
+    plugins = settings.plugins.model_copy(update={"load_timeout": limit})
+    limited = settings.model_copy(update={"plugins": plugins})
     return CheckContext(
         settings=settings,
         loaded=loaded,

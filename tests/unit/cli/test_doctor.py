@@ -20,6 +20,8 @@ BROKEN = "[server\n"
 def nothing_here(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home folder, and an address where no program listens."""
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
+    monkeypatch.setattr("ollmlx.doctor.context.PLUGIN_SECONDS", 60.0)  # a busy machine may exceed the doctor's limits
+    monkeypatch.setattr("ollmlx.cli.doctor.PATIENCE", 60.0)
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     return home

@@ -224,7 +224,7 @@ async def test_requests_that_arrive_during_the_drain_are_not_waited_for() -> Non
     drain.enter(late)
     assert drain.running == 1
     drain.leave(early)
-    assert await drain.idle(1)
+    assert await drain.idle(60)
     drain.leave(late)
 
 
@@ -256,7 +256,7 @@ async def test_the_end_of_the_drain_gives_each_stream_its_error_record() -> None
         drain.end()
         last = await connection.receive()
     assert orjson.loads(last) == {"error": "the server is shutting down"}
-    assert await drain.idle(1)
+    assert await drain.idle(60)
     assert service.open_streams == 0
 
 

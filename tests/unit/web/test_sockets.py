@@ -51,7 +51,8 @@ def answer() -> Answer:
 
 
 @pytest.fixture
-def address(answer: Answer) -> Iterator[Address]:
+def address(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Address]:
+    monkeypatch.setattr("ollmlx.web.server.sockets.REPLY_TIMEOUT", 60.0)
     served = Served(lambda asked: answer)
     yield Address.parse(served.url)
     served.close()
