@@ -12,50 +12,21 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("plugins/ollmlx_*/**/*.py")])
 
 EVERYWHERE = {
-    "arrivals": "pending requests",
-    "attendance": "group monitor",
-    "canary": "trial prompt",
-    "condemn": "kill",
-    "doorstep": "acceptor",
-    "entrance": "admission",
-    "fleet": "runner set",
-    "intake": "installer",
-    "lies": "wrong answers",
-    "losses": "rank failures",
-    "outlook": "capacity",
-    "persuade": "terminate",
-    "pulse": "liveness",
-    "rendezvous": "sockets",
-    "shelf": "model index",
-    "sing": "trial prompt",
-    "sings": "trial prompt",
-    "singleton": "instance lock",
-    "stranger": "pending connection",
-    "sweep": "orphans",
-    "vigil": "health",
-    "workshop": "runner factory",
-    "world": "check context",
-}
+    "arrivals": "pending requests", "attendance": "group monitor", "canary": "trial prompt", "condemn": "kill",
+    "doorstep": "acceptor", "entrance": "admission", "fleet": "runner set", "intake": "installer",
+    "lies": "wrong answers", "losses": "rank failures", "outlook": "capacity", "persuade": "terminate",
+    "pulse": "liveness", "rendezvous": "sockets", "shelf": "model index", "sing": "trial prompt",
+    "sings": "trial prompt", "singleton": "instance lock", "stranger": "pending connection", "sweep": "orphans",
+    "vigil": "health", "workshop": "runner factory", "world": "check context",
+}  # fmt: skip
 """Words that appear in no name, not even as a part (`shelf_of`, `_sweep`), and the words to use."""
 
 CLASSES_AND_MODULES = {
-    "correction": "fixes",
-    "death": "runner failure",
-    "declared": "model overrides",
-    "exchange": "request context",
-    "exits": "exit status",
-    "gate": "middleware",
-    "holder": "lock owner",
-    "house": "capacity",
-    "incoming": "request",
-    "launching": "launch planner",
-    "link": "collectives, client",
-    "making": "creation",
-    "place": "pool entry",
-    "site": "state",
-    "taken": "port in use",
-    "waits": "request context",
-}
+    "correction": "fixes", "death": "runner failure", "declared": "model overrides", "exchange": "request context",
+    "exits": "exit status", "gate": "middleware", "holder": "lock owner", "house": "capacity", "incoming": "request",
+    "launching": "launch planner", "link": "collectives, client", "making": "creation", "place": "pool entry",
+    "site": "state", "taken": "port in use", "waits": "request context",
+}  # fmt: skip
 """Words that are neither a class nor a module; as variables they have ordinary meanings."""
 
 API_1 = {"src/ollmlx/web/__init__.py: Exchange"}

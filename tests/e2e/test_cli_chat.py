@@ -125,23 +125,6 @@ def test_it_answers_turn_after_turn_and_ends_at_bye(chat: tuple[Terminal, Daemon
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
 
 
-def test_commands_change_the_session_and_faults_do_not_end_it(chat: tuple[Terminal, Daemon]) -> None:
-    terminal, _ = chat
-    for line, shown in (
-        ("/set parameter temperature 0.3", "Set parameter 'temperature' to '0.3'"),
-        ("/set parameter temperature hot", "Error: parameter 'temperature'"),
-        ("/nonsense", "unknown command '/nonsense'"),
-        ("/set system Be kind.", "Set system message"),
-        ("/show system", r"Be kind\.\n"),
-        ("/load nobody", "not found"),
-        ("/?", r"Available commands:[\s\S]*>>> "),
-    ):
-        terminal.line(line)
-        terminal.until(shown)
-    terminal.keys("\x04")
-    assert terminal.code() == 0
-
-
 def test_ctrl_c_stops_the_answer_and_not_the_program(chat: tuple[Terminal, Daemon]) -> None:
     terminal, server = chat
     load_talker(terminal)

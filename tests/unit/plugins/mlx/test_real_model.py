@@ -1,4 +1,4 @@
-"""SmolLM2: the import is the model in the GGUF file, and the engine serves it."""
+"""SmolLM2: the import is the model in the GGUF file, and the engine serves it; BackendSuite shows the rest."""
 
 from __future__ import annotations
 
@@ -86,25 +86,6 @@ def test_greedy_and_seeded_answers_are_the_same_alone_and_in_a_batch(session: di
     assert "Paris" in session["batching"]["alone"][0]
 
 
-def test_a_schema_is_kept_and_only_a_limit_cuts_it(session: dict[str, Any]) -> None:
-    text, reason = session["shapes"]["person"]
-    assert reason == "stop"
-    assert set(json.loads(text)) == {"name", "age"}
-    assert session["shapes"]["cut"][1] == "length"
-
-
-def test_logprobs_belong_to_the_text_and_the_greedy_token_is_the_best(session: dict[str, Any]) -> None:
-    logprobs = session["shapes"]["logprobs"]
-    assert "".join(token for token, _, _ in logprobs) == session["shapes"]["logged"]
-    for _, logprob, top in logprobs:
-        assert top == sorted(top, reverse=True)
-        assert logprob == top[0] <= 0
-
-
-def test_a_bias_decides(session: dict[str, Any]) -> None:
-    assert session["shapes"]["biased"] == [28, 28, 28, 28]
-
-
 @pytest.mark.fault(43)
 def test_num_ctx_is_a_real_limit_and_the_dropped_tokens_are_counted(session: dict[str, Any]) -> None:
     tokens, dropped, reason = session["shapes"]["small"]
@@ -124,8 +105,6 @@ def test_a_plain_prompt_is_continued_and_its_ids_can_be_sent_back(session: dict[
 
 def test_what_cannot_be_done_is_refused_with_the_reason(session: dict[str, Any]) -> None:
     refusals = session["refusals"]
-    assert refusals["schema"] == ["invalid", "invalid format: Invalid type: nonsense"]
-    assert refusals["long"][0] == "context_exceeded"
     assert refusals["tools"][1].endswith("does not support tools")
     assert refusals["suffix"][1].endswith("does not support insert")
     assert refusals["context"][0] == "invalid"

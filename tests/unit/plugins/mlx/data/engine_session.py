@@ -19,12 +19,6 @@ from ollmlx.types import EmbedRequest
 from ollmlx_mlx.engine.engine import MlxEngine
 
 QUESTIONS = ("What is the capital of France?", "Write a haiku about the sea.", "Count from 1 to 10.", "Who was Hamlet?")
-PERSON = {
-    "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "maximum": 99}},
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
 
 
 async def refused(engine: Engine, request: Any) -> list[str]:
@@ -44,20 +38,11 @@ async def batching(engine: Engine) -> dict[str, Any]:
 
 
 async def shapes(engine: Engine) -> dict[str, Any]:
-    person = await collect(engine, ask("A person as JSON.", options={"num_predict": 40}, format=PERSON))
-    cut = await collect(engine, ask("A person as JSON.", options={"num_predict": 4}, format=PERSON))
-    logged = await collect(engine, ask("Hi", options={"num_predict": 5}, top_logprobs=3))
-    biased = await collect(engine, ask("Hi", options={"num_predict": 4, "logit_bias": {28: 100.0}}))
     small = await collect(engine, ask("Tell me more. " * 40, options={"num_ctx": 64, "num_predict": 8}))
     shifted = await collect(engine, plain("Once", {"num_ctx": 32, "num_predict": 60, "repeat_penalty": 1.3}))
     raw = await collect(engine, plain("The capital of France is", {"num_predict": 3}))
     continued = await collect(engine, plain(" And", {"num_predict": 3}, context=raw.done.context))
     return {
-        "person": [person.text, person.done.reason],
-        "cut": [cut.text, cut.done.reason],
-        "logprobs": [[lp.token, lp.logprob, [top.logprob for top in lp.top]] for lp in logged.logprobs],
-        "logged": logged.text,
-        "biased": biased.done.context[-4:],
         "small": [small.done.prompt_tokens, small.done.dropped, small.done.reason],
         "shifted": [shifted.done.generated_tokens, shifted.done.reason],
         "raw": raw.text,
@@ -68,8 +53,6 @@ async def shapes(engine: Engine) -> dict[str, Any]:
 async def refusals(engine: Engine) -> dict[str, Any]:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     return {
-        "schema": await refused(engine, ask("x", format={"type": "nonsense"})),
-        "long": await refused(engine, ask("x " * 100, options={"num_ctx": 64}, truncate=False)),
         "tools": await refused(engine, ask("x", tools=(tool,))),
         "suffix": await refused(engine, plain("a", suffix="b")),
         "context": await refused(engine, plain("a", context=(10**7,))),
