@@ -312,27 +312,6 @@ def test_the_log_shows_each_step_of_a_request_with_its_id_and_nothing_that_was_s
     assert re.search(r"tiny#1 \(process \d+\) has exited: status 0", one.log_text)
 
 
-def test_each_line_of_a_runner_belongs_to_the_request_it_is_about(daemon: StartDaemon) -> None:
-    one = daemon(**settings(logging={"level": "debug", "format": "json"}))
-    stream = lines(one, SLOW)
-    next(stream)  # it has the runner loaded, and goes on meanwhile
-    assert one.post("/api/chat", {**chat("hi"), "options": {"made_up": 1}}, **named("other")).status_code == 200
-    stream.close()
-
-    def told() -> list[Any]:
-        return [json.loads(line) for line in one.log_text.splitlines() if line.startswith("{")]
-
-    def of_other() -> list[str]:
-        return [line["message"] for line in told() if line.get("request") == "other"]
-
-    wait_until(lambda: any("POST /api/chat 200" in line for line in of_other()))
-    wait_until(lambda: any("tiny#1 | DEBUG [other] ollmlx.runner: generate: begun" in line for line in of_other()))
-    assert "invalid option provided: 'made_up'" in of_other(), "plugins, too"
-    misplaced = [line for line in told() if "[other]" in line["message"] and line["request"] != "other"]
-    assert misplaced == []
-    assert all(line.startswith(("{", "ollmlx ")) for line in one.log_text.splitlines())
-
-
 def test_an_upload_of_any_size_is_stored_as_it_comes_and_taken_a_second_time(shared: Daemon) -> None:
     piece, pieces = b"\0" * (1024 * 1024), 150
     digest = hashlib.sha256()

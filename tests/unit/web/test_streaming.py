@@ -67,20 +67,16 @@ async def test_a_failure_before_the_first_record_is_raised() -> None:
         await source.start()
 
 
-async def test_a_later_failure_becomes_the_last_record() -> None:
+async def test_a_later_failure_becomes_the_last_record_and_a_bug_is_logged_and_not_shown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert await chunks(stream(plain())) == []
     source = stream(plain(b"a", b"b", error=RunnerFailed("it died")))
     assert await chunks(source) == [b"ab!runner_failed:it died\n"]
-
-
-async def test_an_unexpected_failure_is_logged_and_not_shown(caplog: pytest.LogCaptureFixture) -> None:
     (found,) = await chunks(stream(plain(b"a", error=ZeroDivisionError("secret"))))
     assert found.startswith(b"a!internal:")
     assert b"secret" not in found
     assert "ZeroDivisionError: secret" in caplog.text
-
-
-async def test_an_empty_stream_is_empty() -> None:
-    assert await chunks(stream(plain())) == []
 
 
 class Source:
