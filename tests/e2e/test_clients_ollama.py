@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import ollama
 import pytest
+from tests.conftest import StartDaemon
 from tests.e2e.helpers import CALL, WEATHER, user
 
 from ollmlx.testing import wait_until
@@ -115,62 +114,23 @@ def test_a_failure_in_the_middle_is_an_error_and_no_end(client: Any) -> None:
     assert failed.value.status_code == -1
 
 
-@pytest.fixture(scope="module")
-def daemon_with_the_real_model(tmp_path_factory: pytest.TempPathFactory, smollm2_models: Path) -> Iterator[Daemon]:
-    """One daemon for the module, with a models folder that may be changed, and the user's cache of packages."""
-    folder = tmp_path_factory.mktemp("real")
-    shutil.copytree(smollm2_models, folder / "models", copy_function=os.link)
-    with Daemon(folder, env={"HOME": str(Path.home())}) as started:
-        yield started
-
-
-@pytest.fixture
-def real(daemon_with_the_real_model: Daemon) -> Iterator[Any]:
-    with ollama.Client(host=daemon_with_the_real_model.url, trust_env=False) as made:
-        yield made
-
-
 @pytest.mark.model
 @pytest.mark.mlx
-class TestWithTheRealModel:
-    """Behaviour that needs a model which computes."""
-
-    NAME = "smollm2:135m"
-
-    def test_it_answers_sensibly_whole_and_streamed(self, real: Any) -> None:
-        ask: dict[str, Any] = {
-            "model": self.NAME,
-            "messages": user("What is the capital of France? Answer with one word."),
-            "options": {"temperature": 0, "num_predict": 16},
-        }
-        whole = real.chat(**ask)
-        assert "Paris" in (whole.message.content)
-        streamed = list(real.chat(**ask, stream=True))
+def test_the_real_model_answers_sensibly_whole_and_streamed(daemon: StartDaemon, smollm2_models: Path) -> None:
+    ask: dict[str, Any] = {
+        "model": "smollm2:135m",
+        "messages": user("What is the capital of France? Answer with one word."),
+        "options": {"temperature": 0, "num_predict": 16},
+        "keep_alive": -1,
+    }
+    server = daemon(fakes=None, settings={"storage": {"models": str(smollm2_models)}})
+    with ollama.Client(host=server.url, trust_env=False) as client:
+        whole = client.chat(**ask)
+        assert "Paris" in whole.message.content
+        streamed = list(client.chat(**ask, stream=True))
         assert "".join(piece.message.content for piece in streamed) == whole.message.content
         for figure in ("total_duration", "prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration"):
             assert getattr(streamed[-1], figure) > 0
-
-    def test_it_is_listed_shown_and_seen_loaded(self, real: Any) -> None:
-        assert self.NAME in [model.model for model in real.list().models]
-        shown = real.show(self.NAME)
-        assert shown.modelinfo["general.architecture"] == "llama"
-        assert "completion" in (shown.capabilities)
-        real.generate(self.NAME, "", keep_alive=-1)
-        [loaded] = real.ps().models
-        assert int(loaded.size) > 50_000_000
-        assert loaded.expires_at.year > 2100
-
-    def test_it_is_copied_deleted_and_pulled_again(self, real: Any) -> None:
-        real.copy(self.NAME, "second")
-        real.delete(self.NAME)
-        assert self.NAME not in [model.model for model in real.list().models]
-        with pytest.raises(ollama.ResponseError, match="not found"):
-            real.show(self.NAME)
-        assert real.generate("second", "Hello", options={"num_predict": 1}).eval_count == 1
-        steps = [step.status for step in real.pull(self.NAME, stream=True)]
-        assert (steps[0], steps[-1]) == ("pulling manifest", "success")
-        assert real.generate(self.NAME, "Hello", options={"num_predict": 1}).eval_count == 1
-        real.delete("second")
-        left = [model.model for model in real.list().models]
-        assert self.NAME in left
-        assert "second:latest" not in left
+        shown, [loaded] = client.show("smollm2:135m"), client.ps().models
+        assert (shown.modelinfo["general.architecture"], "completion" in shown.capabilities) == ("llama", True)
+        assert (int(loaded.size) > 50_000_000, loaded.expires_at.year > 2100) == (True, True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -133,14 +132,6 @@ def test_damaged_or_missing_weights_are_refused_before_a_process_starts(folder: 
     (path / "pytorch_model.bin").write_bytes(b"pickle")
     refusal = refused(model(path))
     assert "has no model*.safetensors" in refusal.reason
-
-
-def test_a_pipe_instead_of_a_configuration_is_not_waited_for(folder: MakeFolder) -> None:
-    path = folder()
-    (path / "config.json").unlink()
-    os.mkfifo(path / "config.json")
-    refusal = refused(model(path))
-    assert "not a regular file" in refusal.reason
 
 
 def test_without_mlx_the_install_command_is_named(folder: MakeFolder) -> None:

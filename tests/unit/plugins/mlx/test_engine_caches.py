@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from pathlib import Path
 from typing import Any
@@ -93,21 +92,6 @@ async def test_what_a_cancelled_request_computed_is_kept(llama: Path) -> None:
         await cancel_when(engine, ask(LONG, options={"num_predict": 200}), Text)
         await eventually(lambda: engine.status().active == 0)
         assert (await collect(engine, ask(LONG))).done.cached_tokens > 100
-
-
-async def test_a_cancelled_request_in_the_queue_frees_its_slot(llama: Path) -> None:
-    endless = ask("go", options={"num_predict": 1500, "repeat_penalty": 1.5, "logit_bias": {2: -100.0}})
-    async with running(MlxEngine(), llama, parallel=1) as engine:
-        busy = asyncio.create_task(collect(engine, endless))
-        await eventually(lambda: engine.status().active == 1)
-        waiting = asyncio.create_task(collect(engine, ask("me too")))
-        await eventually(lambda: engine.status().queued == 1)
-        waiting.cancel()
-        await asyncio.wait([waiting])
-        await eventually(lambda: engine.status().queued == 0)
-        busy.cancel()
-        await asyncio.wait([busy])
-        await eventually(lambda: engine.status().active == 0)
 
 
 async def test_siblings_that_arrive_together_compute_their_common_beginning_once(llama: Path) -> None:
