@@ -65,15 +65,6 @@ def test_an_assistant_is_listed_shown_and_answers_under_its_own_name(server: Dae
     assert chat(server, "bot:1", "hello")["model"] == "bot:1"
 
 
-def test_its_system_prompt_and_parameters_are_honoured_and_a_request_wins(server: Daemon) -> None:
-    answer, plain = chat(server, "bot:1", "one two three four"), chat(server, "parrot", "one two three four")
-    assert (answer["message"]["content"], answer["done_reason"]) == ("one two", "length")
-    assert plain["message"]["content"] == "one two three four"
-    assert answer["prompt_eval_count"] > plain["prompt_eval_count"], "its system prompt is part of the prompt"
-    own = {"model": "bot:1", "prompt": "a b c d", "stream": False, "options": {"num_predict": 3}}
-    assert server.post("/api/generate", own).json()["response"] == "a b c"
-
-
 def hang_up(server: Daemon, changes: dict[str, Any]) -> str:
     """Change the settings file, send SIGHUP; what the daemon's log says from then on, once it has looked."""
     before = len(server.log_text)

@@ -140,18 +140,11 @@ def test_a_models_folder_that_vanishes_is_missed_and_found_again(server: Daemon)
 
 
 OPTIONS: list[tuple[dict[str, Any], int, str]] = [
-    ({"num_predict": -1}, 200, "one two three"),
-    ({"num_predict": 0}, 200, ""),
-    ({"num_predict": -999}, 200, "one two three"),
-    ({"num_predict": 10**30}, 200, "one two three"),
+    ({"num_predict": 10**30, "num_ctx": 0, "temperature": 1e308, "made_up": True}, 200, "one two three"),
     ({"num_predict": 1.5}, 200, "one"),
-    ({"num_predict": "x"}, 400, 'option "num_predict" must be of type integer'),
-    ({"num_ctx": 0}, 200, "one two three"),
-    ({"num_ctx": 2**63}, 200, "one two three"),
-    ({"temperature": 1e308}, 200, "one two three"),
     ({"temperature": "nan"}, 400, 'option "temperature" must be of type float32'),
-    ({"made_up": True}, 200, "one two three"),
 ]
+"""Some of those of tests/unit/plugins/ollama_api/test_options.py."""
 
 
 @pytest.mark.fault(42)

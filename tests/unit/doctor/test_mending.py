@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.unit.doctor.contexts import FakeDaemon, context_of, examined, settle
-from tests.unit.doctor.test_checks_storage import put, truncated
+from tests.unit.doctor.test_checks_storage import put
 
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.machine import Processes
@@ -237,12 +237,3 @@ def test_a_runner_that_was_left_behind_and_ignores_sigterm_is_ended(tmp_path: Pa
         finally:
             runner.kill()
     assert terminal.wrong() == []
-
-
-def test_a_model_that_is_damaged_is_pulled_again_or_removed(tmp_path: Path) -> None:
-    terminal = Terminal(tmp_path)
-    truncated(put(tmp_path / "models/mlx/org_name", name="org/name:latest"))
-    put(tmp_path / "models/mlx/mine", config__json=b"{")
-    mine, pulled = terminal.wrong()
-    assert (mine.commands, mine.instead) == (("ollmlx rm mine",), ())
-    assert (pulled.commands, pulled.instead) == (("ollmlx pull org/name",), ("ollmlx rm org/name",))
