@@ -70,7 +70,7 @@ def unique(text: str) -> str:
     return f"{secrets.token_hex(4)}. {text}"
 
 
-async def _loaded(subject: Subject, state: TrialState) -> None:
+async def loaded(subject: Subject, state: TrialState) -> None:
     await subject.load()
 
 
@@ -222,26 +222,17 @@ def _wrong(subject: Subject, problem: str, evidence: str, *commands: str, code: 
     return found(code, f"{name} {problem}", evidence=(evidence,), commands=(*commands, BUNDLE), subject=name)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One trial: its name, the guarantee that it tests, and the function that runs it."""
-
-    name: str
-    guarantee: str
-    run: TrialFunction
-
-
 TRIALS = (
-    Trial("repeated", "a repeated request and a cached prompt get the same answer", repeated),
-    Trial("batched", "a batch gives the same answers as single requests", batched),
-    Trial("seeded", "the same seed gives the same answer", seeded),
-    Trial("structured", "answers keep to a schema", structured),
-    Trial("stopped", "answers end at a stop string", stopped),
-    Trial("cancelled", "a client that disconnects frees its slot", cancelled),
-    Trial("measured", "memory stays within its reservation", measured),
-    Trial("restarted", "answers are the same after a restart", restarted),
+    (repeated, "a repeated request and a cached prompt get the same answer"),
+    (batched, "a batch gives the same answers as single requests"),
+    (seeded, "the same seed gives the same answer"),
+    (structured, "answers keep to a schema"),
+    (stopped, "answers end at a stop string"),
+    (cancelled, "a client that disconnects frees its slot"),
+    (measured, "memory stays within its reservation"),
+    (restarted, "answers are the same after a restart"),
 )
-"""In this order: later trials use the results of earlier ones, and the restart comes last."""
+"""The trials with their guarantees, in order: later ones use the results of earlier ones, the restart comes last."""
 
 
 async def self_test(subject: Subject, progress: Progress, *, patience: float = PATIENCE) -> Report:
@@ -252,8 +243,8 @@ async def self_test(subject: Subject, progress: Progress, *, patience: float = P
     if "completion" not in shown.get("capabilities", ("completion",)):
         raise Unsupported(f"{name} generates no text, so there is nothing to compare", hint="ollmlx doctor storage")
     session = _Session(subject, progress, started + patience)
-    await session.run(Trial("loaded", f"{name} can be loaded", _loaded))
-    undone = [trial.guarantee for trial in TRIALS if not await session.run(trial)]
+    await session.run(loaded, f"{name} can be loaded")
+    undone = [guarantee for trial, guarantee in TRIALS if not await session.run(trial, guarantee)]
     seconds = time.monotonic() - started
     if undone:
         late = found(
@@ -272,27 +263,27 @@ class _Session:
     state: TrialState = field(default_factory=TrialState)
     results: list[CheckResult] = field(default_factory=list)
 
-    async def run(self, trial: Trial) -> bool:
+    async def run(self, trial: TrialFunction, guarantee: str) -> bool:
         """Run one trial; False if the time limit ended it."""
         started = time.monotonic()
         try:
             async with asyncio.timeout(self.deadline - started):
-                finding = await trial.run(self.subject, self.state)
+                finding = await trial(self.subject, self.state)
         except TimeoutError:
             return False
         except RequestFailed as error:
-            finding = _request_failed(trial, self.subject, error)
+            finding = _request_failed(guarantee, self.subject, error)
         seconds = time.monotonic() - started
-        self.progress(trial.guarantee, finding is None, seconds)
+        self.progress(guarantee, finding is None, seconds)
         findings = (finding,) if finding is not None else ()
-        self.results.append(CheckResult(trial.name, GROUP, "ollmlx", findings, seconds))
+        self.results.append(CheckResult(trial.__name__, GROUP, "ollmlx", findings, seconds))
         return True
 
 
-def _request_failed(trial: Trial, subject: Subject, error: RequestFailed) -> Finding:
+def _request_failed(guarantee: str, subject: Subject, error: RequestFailed) -> Finding:
     code = error.code if error.code in CODES else "DOC003"
     assert code is not None
     return found(
-        code, error.message, evidence=(f"while testing: {trial.guarantee}",),
+        code, error.message, evidence=(f"while testing: {guarantee}",),
         commands=("ollmlx logs",), subject=subject.name.short, severity=Severity.ERROR,
     )  # fmt: skip
