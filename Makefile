@@ -31,10 +31,10 @@ RUN_EXTRAS :=
 TEST_EXTRAS := [llamacpp,dev,clients]
 endif
 
-.PHONY: help run test quick lint types imports unit fix fuzz docs bench pins clean
+.PHONY: help run test quick lint types imports unit fix fuzz docs bench pins clean test-agents
 
 help:  ## print this
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 run: $(VENV)/.for-run  ## install, start what it needs, pull a small model and answer a prompt
 	@$(BIN)/ollmlx run $(MODEL) "$(PROMPT)" </dev/null
@@ -61,6 +61,9 @@ fix: $(VENV)/.for-test  ## let ruff repair what it can
 
 fuzz: $(VENV)/.for-test  ## 10,000 requests made from the OpenAPI description, against a daemon with fake models
 	$(BIN)/python -m tests.fuzz.campaign --cases $(CASES)
+
+test-agents: $(VENV)/.for-test  ## Codex, Claude Code, opencode and aider, the real programs, on a model that follows a play
+	TEST_AGENTS=all $(BIN)/python -m pytest $(PARALLEL) tests/e2e -m agents $(PYTEST_FLAGS)
 
 docs: $(VENV)/.for-test  ## the examples in the documentation
 	$(BIN)/python -m pytest tests/docs -q

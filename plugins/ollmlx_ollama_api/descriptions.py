@@ -93,8 +93,12 @@ def message(turn: Message) -> Json:
 
 
 def _info(model: InstalledModel) -> Json:
-    """Return the metadata, never empty. Clients look for the context length under the architecture's name."""
+    """Return the metadata, never empty.
+
+    Clients look for the context length under the architecture's name; Copilot shows the base name to its user.
+    """
     found = {key: value for key, value in model.info.items() if value is not None}
+    found.setdefault("general.basename", model.name.name)
     architecture = str(found.setdefault("general.architecture", model.details.family or model.format))
     if model.details.context_length is not None:
         found.setdefault(f"{architecture}.context_length", model.details.context_length)

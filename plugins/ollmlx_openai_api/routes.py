@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator
@@ -141,18 +142,26 @@ def _add_models(made: Blueprint, service: Service) -> None:
     @made.get("/v1/models")
     @described("List the models.", answer=schemas.MODELS)
     async def models() -> Response:
-        return json_answer({"object": "list", "data": [_model(model) for model in await service.list()]})
+        found = await service.list()
+        lengths = await asyncio.gather(*map(service.context_length, found))
+        return json_answer({"object": "list", "data": [*map(_model, found, lengths)]})
 
     @made.get("/v1/models/<path:name>")
     @described("One model.", answer=schemas.MODEL, parameters={"name": schemas.NAME})
     async def model(name: str) -> Response:
-        return json_answer(_model(await service.show(ModelName.parse(name))))
+        found = await service.show(ModelName.parse(name))
+        return json_answer(_model(found, await service.context_length(found)))
 
 
-def _model(model: InstalledModel) -> dict[str, Any]:
+def _model(model: InstalledModel, context_length: int | None) -> dict[str, Any]:
     return {
         "id": str(model.name),
         "object": "model",
         "created": int(model.modified_at.timestamp()),
         "owned_by": model.name.org or "library",
+        **({} if context_length is None else dict.fromkeys(_CONTEXT_LENGTHS, context_length)),
     }
+
+
+_CONTEXT_LENGTHS = ("context_length", "context_window", "max_model_len")
+"""OpenAI has no field for the context length; these are OpenRouter's, Groq's and vLLM's, which clients read."""

@@ -42,7 +42,12 @@ EMBEDDINGS = record(
     }
 )
 
-MODEL = record({"id": STRING, "object": one_of("model"), "created": INTEGER, "owned_by": STRING})
+MODEL = record(
+    {"id": STRING, "object": one_of("model"), "created": INTEGER, "owned_by": STRING},
+    context_length=INTEGER,
+    context_window=INTEGER,
+    max_model_len=INTEGER,
+)
 MODELS = record({"object": one_of("list"), "data": listing(MODEL)})
 
 OUTPUT_ITEMS = ("message", "reasoning", "function_call", "custom_tool_call", "local_shell_call")

@@ -14,7 +14,7 @@ from typing import Any
 
 from ollmlx.calls.schema import OfferedTools
 from ollmlx.calls.stream import read_calls
-from ollmlx.errors import Conflict, NotFound, Unsupported
+from ollmlx.errors import Conflict, NotFound, OllmlxError, Unsupported
 from ollmlx.formats.safetensors import read_tensors
 from ollmlx.launch.engine_choice import EngineChoice
 from ollmlx.launch.overrides import ModelOverrides
@@ -84,6 +84,13 @@ class Service:
     async def engine(self, model: InstalledModel) -> EngineChoice:
         """Return the backend that would run a model, and why. Raises Unsupported with what would help."""
         return await asyncio.to_thread(self._planner.engine, model)
+
+    async def context_length(self, model: InstalledModel) -> int | None:
+        """Return the tokens of context that a model has when it is loaded here; None when nothing can run it."""
+        try:
+            return (await self._planner.plan(model)).context_length
+        except OllmlxError:
+            return None
 
     async def tensors(self, model: InstalledModel) -> Sequence[dict[str, Any]]:
         """Return name, type and shape of a model's tensors, from the headers of its files. Raises StorageError."""

@@ -23,6 +23,7 @@ BROKEN_PIPE = 141
 VERBS = {
     "serve": ("daemon", "start the daemon in this terminal"),
     "run": ("run", "answer a prompt, or chat"),
+    "launch": ("launch", "start a coding agent with a model"),
     "pull": ("transfer", "download a model to this machine"),
     "push": ("transfer", "upload a model to a hub"),
     "create": ("create", "create a model from a Modelfile"),
@@ -82,7 +83,7 @@ def verb_parser(verb: str) -> tuple[argparse.ArgumentParser, ModuleType]:
         allow_abbrev=False,
     )
     getattr(module, f"add_{verb}_arguments")(parser)
-    _add_global_options(parser)
+    _add_global_options(parser, settings_file=not getattr(module, "PASSES_ON", False))
     return parser, module
 
 
@@ -94,6 +95,10 @@ def parse(verb: str, argv: list[str], options: argparse.Namespace | None = None)
     parser, module = verb_parser(verb)
     for name in ("config", "host", "debug"):
         parser.set_defaults(**{name: getattr(options, name, False if name == "debug" else None)})
+    if getattr(module, "PASSES_ON", False) and "--" in argv:
+        at = argv.index("--")
+        argv, passed_on = argv[:at], argv[at + 1 :]
+        parser.set_defaults(passed_on=passed_on)
     args = parser.parse_intermixed_args(_with_optional_values(module, argv))
     return args, getattr(module, f"run_{verb}")
 
@@ -128,12 +133,13 @@ def _dispatch(argv: list[str]) -> int:
     return asyncio.run(result)
 
 
-def _add_global_options(parser: argparse.ArgumentParser) -> None:
+def _add_global_options(parser: argparse.ArgumentParser, *, settings_file: bool = True) -> None:
     group = parser.add_argument_group("everywhere")
     unset = argparse.SUPPRESS
-    group.add_argument(
-        "--config", metavar="FILE", default=unset, help="use this settings file instead of the one that is found"
-    )
+    if settings_file:
+        group.add_argument(
+            "--config", metavar="FILE", default=unset, help="use this settings file instead of the one that is found"
+        )
     group.add_argument("--host", metavar="HOST:PORT", default=unset, help="the daemon's address; also OLLAMA_HOST")
     group.add_argument("--debug", action="store_true", default=unset, help="log every step; show tracebacks")
 

@@ -90,6 +90,9 @@ class FakeService:
 
     show = resolve
 
+    async def context_length(self, model: InstalledModel) -> int | None:
+        return model.details.context_length
+
     async def tensors(self, model: InstalledModel) -> Sequence[dict[str, Any]]:
         return [{"name": "w", "type": "F32", "shape": [2, 2]}]
 

@@ -21,7 +21,8 @@ from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.runner.kit import context_exceeded, fit_tokens
 from ollmlx.runner.startup import first_fault
 from ollmlx.testing.fake import faults
-from ollmlx.testing.fake.reply import FakeReply, conversation, decode, encode, reply_to, wrong_token
+from ollmlx.testing.fake.play import Play
+from ollmlx.testing.fake.reply import FakeReply, conversation, decode, encode, reply_of, reply_to, wrong_token
 from ollmlx.testing.fake.script import Script, directed
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, Prefill
 
@@ -46,6 +47,7 @@ class FakeEngine:
         self._prompts: list[tuple[int, ...]] = []
         self._spawn = 1
         self._answers = 0
+        self._play: Play | None = None
 
     async def load(self, config: RunnerConfig) -> None:
         """Follow the script's load part. `config.engine_options` are the fields of a `Script`."""
@@ -54,6 +56,7 @@ class FakeEngine:
         except ValidationError as error:
             raise InvalidRequest(f"fake: engine_options: {first_fault(error)}") from None
         self._config, self._script = config, script
+        self._play = Play(Path(script.play)) if script.play else None
         self._parallel = config.parallel or script.parallel
         self._slots = asyncio.Semaphore(self._parallel)
         self._spawn = _log_spawn(script.spawn_log)
@@ -85,7 +88,7 @@ class FakeEngine:
         self._active += 1
         done = False
         try:
-            reply = reply_to(request, script, last)
+            reply = reply_to(request, script, last) if self._play is None else self._played(self._play, request)
             async with aclosing(self._answer(script, reply, ids, dropped)) as answer:
                 async for event in answer:
                     self._progress += 1
@@ -167,6 +170,10 @@ class FakeEngine:
         last = next((m.content for m in reversed(request.messages) if m.role in ("user", "tool")), "")
         script, plain = directed(self._script, last)
         return script, conversation(request.messages, request.tools), plain
+
+    def _played(self, play: Play, request: GenerateRequest) -> FakeReply:
+        """Return the next answer of the play."""
+        return reply_of(play.step(request), self._answers)
 
     async def _answer(
         self, script: Script, reply: FakeReply, ids: tuple[int, ...], dropped: int

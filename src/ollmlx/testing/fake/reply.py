@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ollmlx.errors import InvalidRequest
+from ollmlx.testing.fake.play import PlayStep
 from ollmlx.testing.fake.script import Script, directed
 from ollmlx.types import Event, GenerateRequest, Message, Text, Thinking, TokenLogprob, Tool, ToolCall, ToolCalled
 
@@ -61,26 +62,26 @@ def _piece(number: int) -> str:
 
 @dataclass(frozen=True)
 class FakeReply:
-    """One answer: words, each with a flag for thinking, or a tool call. `ids` include both."""
+    """One answer: words, each with a flag for thinking, then tool calls. `ids` include both."""
 
     ids: tuple[int, ...]
     words: tuple[tuple[str, bool], ...] = ()
-    call: ToolCall | None = None
+    calls: tuple[ToolCall, ...] = ()
     reason: Literal["stop", "length"] = "stop"
     stop: str | None = None
     top_logprobs: int | None = None
 
     def events(self) -> Iterator[Event]:
-        """Yield an event for each token; or the one tool call."""
-        if self.call is not None:
-            yield ToolCalled(call=self.call)
+        """Yield an event for each token and each tool call."""
         for piece, is_thought in self.words:
             yield _event(piece, is_thought, self.top_logprobs)
+        for call in self.calls:
+            yield ToolCalled(call=call)
 
     @property
     def steps(self) -> int:
         """The number of events."""
-        return 1 if self.call is not None else len(self.words)
+        return len(self.words) + len(self.calls)
 
 
 def conversation(messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
@@ -96,7 +97,7 @@ def reply_to(request: GenerateRequest, script: Script, last: str) -> FakeReply:
     limit = request.options.num_predict if request.options.num_predict >= 0 else None
     call = _call(request, script)
     if call is not None:
-        return FakeReply(encode(json.dumps(call.arguments)) or encode(call.name), call=call)
+        return FakeReply(encode(json.dumps(call.arguments)) or encode(call.name), calls=(call,))
     thinks = request.think or (request.think is None and script.think)
     thought = split_tokens(script.think or "hmm") if thinks else []
     answer, stop = _stopped(_answer(request, script, last), request.options.stop)
@@ -111,6 +112,17 @@ def reply_to(request: GenerateRequest, script: Script, last: str) -> FakeReply:
         stop=stop,
         top_logprobs=request.top_logprobs,
     )
+
+
+def reply_of(step: PlayStep, number: int) -> FakeReply:
+    """Return the answer that a play has for a request. The ids of its calls contain `number`."""
+    words = [(piece, True) for piece in split_tokens(step.think)] + [(piece, False) for piece in split_tokens(step.say)]
+    calls = tuple(
+        call.model_copy(update={"id": call.id or f"call_fake_{number}_{index}"})
+        for index, call in enumerate(step.calls)
+    )
+    ids = tuple(token_id(piece) for piece, _ in words) + encode("".join(json.dumps(call.arguments) for call in calls))
+    return FakeReply(ids, tuple(words), calls, reason="length" if step.cut else "stop")
 
 
 def _answer(request: GenerateRequest, script: Script, last: str) -> list[str]:

@@ -32,6 +32,7 @@ class Script(Frozen):
     think: str | None = Field(None, description="Reason in these words first.")
     tool: str | None = Field(None, description="Call this function instead of answering.")
     tool_args: str = Field("{}", description="Its arguments, as a JSON object.")
+    play: str | None = Field(None, description="File with one answer for each request (ollmlx.testing.fake.play).")
     rate: Annotated[float, Field(ge=0)] = Field(0, description="Tokens a second. 0: as fast as possible.")
     prefill: Annotated[int, Field(ge=0)] = Field(1, description="Prefill steps, an event each.")
     prefill_ms: Annotated[float, Field(ge=0)] = Field(0, description="Length of a prefill step in milliseconds.")

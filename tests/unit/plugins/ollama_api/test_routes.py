@@ -133,6 +133,7 @@ async def test_show_tells_what_clients_need_and_leaves_out_what_is_not_there(cli
     shown = await told(await client.post("/api/show", json={"model": "org/name", "verbose": True}))
     assert shown["model_info"] == {
         "general.architecture": "llama",
+        "general.basename": "name",
         "llama.context_length": 8192,
         "llama.embedding_length": 64,
     }

@@ -1,0 +1,4 @@
+"""Coding agents: what each needs to use this daemon.
+
+The command line imports it; it imports errors and texts only.
+"""
