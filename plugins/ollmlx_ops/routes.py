@@ -19,7 +19,7 @@ from ollmlx.web import BOOLEAN, INTEGER, OBJECT, STRING, TEXT, current, describe
 from ollmlx_ops.metrics import CONTENT_TYPE, Metrics
 
 NOT_READY = 503
-_SAID = {"state", "backend", "pid", "restarts", "reserved", "memory", "last_words"}
+_SAID = {"state", "backend", "pid", "restarts", "reserved", "memory", "last_words", "missed"}
 """What is told of a runner under its own name."""
 STATUS = record({"status": STRING})
 DAEMON = record(

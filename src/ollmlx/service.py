@@ -25,6 +25,8 @@ from ollmlx.model.installed import require
 from ollmlx.model.names import ModelName
 from ollmlx.plugin.contracts import Publisher
 from ollmlx.plugin.registry import Registry
+from ollmlx.prefix.misses import RecentConversations
+from ollmlx.prefix.volatile import with_stable_prefix
 from ollmlx.protocol import TokenizeRequest
 from ollmlx.settings import Settings
 from ollmlx.storekit.blobs import Blobs
@@ -40,6 +42,7 @@ from ollmlx.types import (
     Message,
     ModelDefaults,
     Options,
+    Prefill,
     PullProgress,
     RunnerInfo,
 )
@@ -60,6 +63,7 @@ class Service:
 
     def __post_init__(self) -> None:
         planner = self._planner
+        self._recent = RecentConversations()
         self._library = ModelLibrary(
             self.settings, self.registry, self.overrides, planner.importer, planner.backend_that_keeps, self._unload
         )
@@ -172,7 +176,13 @@ class Service:
 
     def ps(self) -> Sequence[RunnerInfo]:
         """Return the loaded models, as they are at this moment."""
-        return self.pool.runners()
+        misses = self._recent.misses
+        return [
+            info.model_copy(update={"missed": str(misses[info.model.name.key])})
+            if info.model.name.key in misses
+            else info
+            for info in self.pool.runners()
+        ]
 
     async def load(
         self,
@@ -209,14 +219,29 @@ class Service:
         require(model, request)
         if request.tools:
             OfferedTools(request.tools).check_strict()
-        request = with_defaults(model, request, caller)
+        request = self._complete(model, request, caller)
         spec = await self._planner.plan(model, request.options)
         answer: AsyncIterator[Event] = self.pool.generate(spec, request, caller, keep_alive)
         if request.tools:
             answer = read_calls(answer, request, recognise=self.settings.agents.recognise_calls)
+        counted = not request.messages
         async with closing(answer) as events:
             async for event in events:
+                if not counted and isinstance(event, Prefill):
+                    counted = True
+                    event = self._compared(model, request, caller, event)
                 yield event
+
+    def _complete(self, model: InstalledModel, request: GenerateRequest, caller: Caller) -> GenerateRequest:
+        """Return the request as the runner gets it."""
+        if self.settings.agents.stable_prefix:
+            request = with_stable_prefix(request)
+        return with_defaults(model, request, caller)
+
+    def _compared(self, model: InstalledModel, request: GenerateRequest, caller: Caller, event: Prefill) -> Prefill:
+        """Return the first progress of a prompt, with the reason when its prefix was missed."""
+        found = self._recent.compare(caller.client, model.name.key, request, event.cached, event.total)
+        return event if found is None else event.model_copy(update={"missed": (str(found), found.words)})
 
     async def embed(
         self, name: ModelName, request: EmbedRequest, *, caller: Caller, keep_alive: float | None = None
@@ -229,7 +254,7 @@ class Service:
     async def count_tokens(self, name: ModelName, request: GenerateRequest, *, caller: Caller) -> int:
         """Return the number of tokens of a prompt or a conversation, template and tools included."""
         model = await self.show(name)
-        request = with_defaults(model, request, caller)
+        request = self._complete(model, request, caller)
         tokenize = TokenizeRequest(
             text=request.prompt, messages=request.messages, tools=request.tools, template=request.template
         )

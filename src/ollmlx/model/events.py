@@ -38,7 +38,8 @@ class Admitted(Frozen):
 class Prefill(Frozen):
     """Progress of the prompt: `done` of `total` tokens are computed, and `cached` of these came from the prefix cache.
 
-    `dropped`: prompt tokens that were left out so that the prompt fits the context length.
+    `dropped`: prompt tokens that were left out so that the prompt fits the context length. `missed`: the place where a
+    conversation differs from a recent one that it seems to continue, and the words there; the daemon fills it in.
     """
 
     type: Literal["prefill"] = "prefill"
@@ -46,6 +47,7 @@ class Prefill(Frozen):
     total: int
     cached: int = 0
     dropped: int = 0
+    missed: tuple[str, str] | None = None
 
 
 class Text(Frozen):

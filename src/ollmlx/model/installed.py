@@ -174,6 +174,8 @@ class RunnerInfo(Frozen):
     notes: tuple[str, ...] = ()
     cached_tokens: int = 0
     prompt_tokens: int = 0
+    missed: str = ""
+    """The place where a client's prompt differs from its last one, so that the prefix cache was of no use."""
 
 
 def require(model: InstalledModel, request: GenerateRequest) -> None:

@@ -141,6 +141,10 @@ class AgentSettings(Section):
         True,
         description="An answer that is nothing but a call of an offered tool becomes a call, in whatever shape it is.",
     )
+    stable_prefix: bool = Field(
+        True,
+        description="Leave out texts that a client changes at every start and no model needs; sort tools by name.",
+    )
 
 
 class LoggingSettings(Section):

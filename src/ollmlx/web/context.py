@@ -44,6 +44,8 @@ class RequestContext:
     admitted: Admitted | None = None
     prefill: Prefill | None = None
     """The latest progress of the prompt."""
+    missed: tuple[str, str] | None = None
+    """The place where the prompt differs from a recent one that it should continue, and the words there."""
     done: Done | None = None
     embedded: int | None = None
     """Tokens that were read to compute vectors."""
@@ -81,17 +83,28 @@ class RequestContext:
                 self.admitted = event
             case Prefill():
                 self.prefill = event
+                self.missed = event.missed or self.missed
                 self.dropped = max(self.dropped, event.dropped)
             case Done():
                 self.done = event if self.done is None else _combine(self.done, event)
                 self.dropped = max(self.dropped, event.dropped)
 
+    @property
+    def cache(self) -> tuple[int, int] | None:
+        """The tokens of the prompt that came from the prefix cache, and all of them; None before they are known."""
+        if self.done is not None and self.done.prompt_tokens:
+            return self.done.cached_tokens, self.done.prompt_tokens
+        return None if self.prefill is None else (self.prefill.cached, self.prefill.total)
+
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Return the response headers that describe the request: its id, its waits, its dropped tokens."""
+        """Return the response headers that describe the request: its id, its waits, its prompt."""
         headers = [(REQUEST_ID_HEADER.encode(), self.id.encode())]
         if self.admitted is not None:
             headers.append((b"x-ollmlx-queue-ms", _milliseconds(self.admitted.queue_ns)))
             headers.append((b"x-ollmlx-load-ms", _milliseconds(self.admitted.load_ns)))
+        if self.cache is not None:
+            missed = "" if self.missed is None else "; " + " ".join(self.missed)
+            headers.append((b"x-ollmlx-cache", f"{self.cache[0]}/{self.cache[1]}{missed}".encode("ascii", "replace")))
         if self.dropped:
             headers.append((b"x-ollmlx-dropped-tokens", str(self.dropped).encode()))
         return headers

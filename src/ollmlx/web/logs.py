@@ -81,6 +81,7 @@ def _request_fields(context: RequestContext) -> dict[str, str | int | float]:
         "decode_ms": _milliseconds(done.decode_ns) if done else None,
         "prompt_tokens": done.prompt_tokens if done else context.embedded,
         "cached_tokens": done.cached_tokens if done else None,
+        "missed": context.missed[0] if context.missed else None,
         "tokens": done.generated_tokens if done else None,
         "finish": done.reason if done else None,
         "dropped_tokens": context.dropped or None,

@@ -60,12 +60,18 @@ DAEMONS: list[tuple[str, dict[str, Any], str, str]] = [
     ("RUN002", {"daemon": failed(None, "", state="ready", restarts=2)}, "replaced 2 times", "ollmlx logs"),
     ("RUN004", {"daemon": failed("RUN004", "made no progress")}, "bye", "ollmlx stop tiny"),
     ("RUN005", {"daemon": failed("RUN005", "ran out of memory")}, "ran out of memory", "ollmlx ps"),
+    (
+        "RUN018",
+        {"daemon": failed(None, "", state="ready", missed="the system prompt changes near token 14")},
+        "X-Ollmlx-Cache",
+        "ollmlx ps -v",
+    ),
     ("RUN008", {"daemon": failed("RUN008", "speaks Runner Protocol 7")}, "Protocol 7", "ollmlx plugin list"),
 ]
 
 
 @pytest.mark.finding("NET001", "NET003", "NET004", "NET007", "NET008", "NET009", "SEC004", "STO010")
-@pytest.mark.finding("PLG006", "RUN002", "RUN004", "RUN005", "RUN008")
+@pytest.mark.finding("PLG006", "RUN002", "RUN004", "RUN005", "RUN008", "RUN018")
 @pytest.mark.parametrize(("code", "change", "evidence", "fix"), DAEMONS)
 def test_a_problem_of_the_daemon_is_reported_with_its_fix(
     tmp_path: Path, code: str, change: dict[str, Any], evidence: str, fix: str

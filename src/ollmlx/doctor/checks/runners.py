@@ -16,9 +16,9 @@ FIXES = {"RUN005": ("ollmlx ps", "ollmlx config show"), "RUN008": ("ollmlx plugi
 """The commands for a failure with this code."""
 
 
-@check("runners", "runners", "RUN002", "RUN004", "RUN005", "RUN008")
+@check("runners", "runners", "RUN002", "RUN004", "RUN005", "RUN008", "RUN018")
 async def runners(context: CheckContext) -> list[Finding]:
-    """Report every runner that failed, with its last output, and every runner that was replaced."""
+    """Report every runner that failed or was replaced, and every prompt that the prefix cache could not help."""
     status = await context.ask("/api/daemon") or {}
     listed = status.get("runners")
     described = [one for one in (listed if isinstance(listed, list) else ()) if isinstance(one, dict)]
@@ -43,6 +43,10 @@ def _findings(runner: Mapping[str, Any], restart: tuple[str, ...]) -> Iterator[F
         title = f"the runner of {name} was replaced {restarts} {'time' if restarts == 1 else 'times'}; it runs now"
         yield found("RUN002", title, evidence=(error,), severity=Severity.WARNING, commands=("ollmlx logs",),
                     subject=name)  # fmt: skip
+    if missed := str(runner.get("missed") or ""):
+        yield found("RUN018", f"a client of {name} changes its prompts: {missed}", subject=name,
+                    evidence=("the words are in the header X-Ollmlx-Cache of its responses",),
+                    commands=("ollmlx ps -v",))  # fmt: skip
 
 
 @check("leftovers", "runners", "RUN007")
