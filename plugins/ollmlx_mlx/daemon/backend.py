@@ -19,7 +19,7 @@ from ollmlx import LaunchOptions, ModelName, Refusal, RunnerCommand, ThisMachine
 from ollmlx.errors import OllmlxError
 from ollmlx.storekit import require_json
 from ollmlx.types import InstalledModel, MemoryEstimate
-from ollmlx_mlx.daemon.estimate import ModelFacts, cache_shape, choose_form, estimate
+from ollmlx_mlx.daemon.estimate import ModelFacts, cache_shape, choose_form, estimate, pool_tokens
 from ollmlx_mlx.daemon.known_models import MODEL_TYPE, KnownModels, installed_mlx_lm
 from ollmlx_mlx.daemon.machine import BlasChoice, BlasChooser, MlxMachine
 from ollmlx_mlx.folder import folder_state, remote_code, weight_sizes
@@ -110,7 +110,7 @@ class MlxBackend:
 
     def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
         """Return the bytes for the weights in the form they will be loaded in, the caches, and the process itself."""
-        need = estimate(self.facts(model.path), context, parallel)
+        need = estimate(self.facts(model.path), context, parallel, self.budget())
         if model.defaults.draft is None:
             return need
         small = estimate(self.facts(model.defaults.draft), context, 1)
@@ -138,7 +138,12 @@ class MlxBackend:
             if streams > 1:
                 notes.append(f"computes on {streams} CPU streams")
         command = RunnerCommand.of_engine(
-            ENGINE, weights=facts.form, streams=streams, kv_cache_type=options.kv_cache_type, notes=notes
+            ENGINE,
+            weights=facts.form,
+            streams=streams,
+            pool_tokens=pool_tokens(facts, options.context_length, options.parallel, self.budget()),
+            kv_cache_type=options.kv_cache_type,
+            notes=notes,
         )
         return command.model_copy(update={"env": blas.env})
 

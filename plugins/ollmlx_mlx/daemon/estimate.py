@@ -22,8 +22,10 @@ FLOAT32_SHARE: Final = 0.4
 """Share of the memory budget that one model's unpacked weights may take."""
 CHUNK: Final = {"cpu": 256, "metal": 2048, "cuda": 2048}
 """Prompt tokens that are computed at once, at most."""
-AUTO_CONTEXT: Final = 2048
-"""With an automatic width, all sequences but the first are assumed to be this long at most."""
+POOL_TOKENS: Final = 32768
+"""Tokens of the pool that sequences shorter than this share. A longer context is a pool of its own."""
+POOL_SHARE: Final = 0.5
+"""Share of the memory budget within which a stated width gets a pool for as many whole contexts."""
 _ACTIVATIONS: Final = 12
 STEP: Final = 256
 """mlx-lm's caches grow in steps of this many tokens."""
@@ -91,20 +93,37 @@ def choose_form(device: Device, sizes: WeightSizes, wish: str, budget: int) -> t
     return "packed", f"weights stay quantized: in float32 they would take more than {most}"
 
 
-def estimate(facts: ModelFacts, context: int, parallel: int) -> MemoryEstimate:
-    """Return the bytes for a context length in tokens and a batch width (0: automatic)."""
+def estimate(facts: ModelFacts, context: int, parallel: int, budget: int = 0) -> MemoryEstimate:
+    """Return the bytes for a context length in tokens and a batch width (0: automatic) within a memory budget."""
+    return _estimate(facts, context, parallel, pool_tokens(facts, context, parallel, budget))
+
+
+def pool_tokens(facts: ModelFacts, context: int, parallel: int, budget: int) -> int:
+    """Return the tokens that all sequences share: at least one whole context.
+
+    With an automatic width it is enough for 16 short ones. A stated width gets as many whole contexts as fit a share of
+    the budget.
+    """
+    least = max(context, min(context * (parallel or AUTO_WIDTH), POOL_TOKENS))
+    if parallel == 0 or not facts.cache.per_token:
+        return least
+    left = budget * POOL_SHARE - _estimate(facts, context, parallel, 0).total
+    return max(least, min(context * parallel, int(left / (facts.cache.per_token * bytes_per_value(facts)))))
+
+
+def _estimate(facts: ModelFacts, context: int, parallel: int, pool: int) -> MemoryEstimate:
     weights = {"float32": facts.sizes.float32, "packed": facts.sizes.packed, "stored": facts.sizes.stored}[facts.form]
-    value = bytes_per_value(facts)
-    one = facts.cache.values(context)
-    short = facts.cache.values(min(context, AUTO_CONTEXT))
-    values = one * parallel if parallel else one + short * (AUTO_WIDTH - 1)
+    value, width, cache = bytes_per_value(facts), parallel or AUTO_WIDTH, facts.cache
+    # Each sequence has up to a step of room that it does not use yet.
+    values = cache.per_token * (pool + width * STEP) + cache.fixed * width
+    values += cache.windowed * min(pool, width * (cache.window or context))
     # A cache grows by copying: for a moment there are two copies of one layer.
-    growth = one // max(1, _text_number(facts.config, "num_hidden_layers"))
+    growth = cache.values(context) // max(1, _text_number(facts.config, "num_hidden_layers"))
     return MemoryEstimate(
         weights=int(weights * SLACK),
         kv_cache=int((values + growth) * value),
-        overhead=PROCESS[facts.device] + _activations(facts, parallel or AUTO_WIDTH),
-        kv_per_token=int(facts.cache.per_token * value),
+        overhead=PROCESS[facts.device] + _activations(facts, width),
+        kv_per_token=int(cache.per_token * value),
     )
 
 

@@ -18,6 +18,7 @@ from ollmlx_mlx.engine.batching.compute import ComputeThread
 from ollmlx_mlx.engine.batching.generation import GenerationState, Item
 from ollmlx_mlx.engine.batching.grammar import JsonConstraint
 from ollmlx_mlx.engine.batching.prefill import ALONE
+from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
 from ollmlx_mlx.engine.batching.thinking import ThinkingBudget
 from ollmlx_mlx.engine.embedding import embed
 from ollmlx_mlx.engine.instance import Instance, build
@@ -117,7 +118,7 @@ class MlxEngine:
                 "cached_tokens_total": scheduler.cached_tokens,
                 "generated_tokens_total": scheduler.generated_tokens,
                 "device": instance.loaded.device,
-                "notes": instance.notes,
+                "notes": (*instance.notes, _pool_note(scheduler)),
                 "error": self._compute.broken,
             }
         )
@@ -159,6 +160,12 @@ class MlxEngine:
 def _deliver(loop: asyncio.AbstractEventLoop, inbox: asyncio.Queue[Sequence[Item]], items: Sequence[Item]) -> None:
     with contextlib.suppress(RuntimeError):  # the event loop has ended: no client waits for these items
         loop.call_soon_threadsafe(inbox.put_nowait, items)
+
+
+def _pool_note(scheduler: BatchScheduler) -> str:
+    """Return how full the pool is, for `ps`."""
+    note = f"{scheduler.used_now:,} of {scheduler.pool:,} tokens of the KV pool in use"
+    return f"{note}; requests put back for lack of room: {scheduler.put_back}" if scheduler.put_back else note
 
 
 def make_generation(

@@ -89,6 +89,7 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
             prefixes,
             lambda: make_layers(model, kv_type),
             width=width,
+            pool=int(config.engine_options.get("pool_tokens") or width * config.context_length),
             clock=clock,
             drafter=Drafter(model, loaded.draft) if loaded.draft is not None else None,
             launch_blocks=loaded.device == "cpu",

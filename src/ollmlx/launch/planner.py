@@ -26,6 +26,7 @@ from ollmlx.types import InstalledModel, MemoryEstimate, Options
 logger = logging.getLogger(__name__)
 FALLBACK_CONTEXT = 4096  # for a model that does not say how long its context is
 SMALLEST_CONTEXT = 2048  # an automatic context length is never shorter than this
+CONTEXT_STEP = 1024
 MAX_PLANS = 256
 """Plans that are kept for warm requests. A client can name any `num_ctx`, so their number needs a limit."""
 
@@ -143,18 +144,33 @@ class LaunchPlanner:
     ) -> tuple[int, MemoryEstimate]:
         """Return the context length, and the memory that the model needs with it.
 
-        A fixed context is at most the model's own. An automatic one is the model's own, halved until the estimate fits
-        half of the budget.
+        A fixed context is at most the model's own. An automatic one is the model's own where the estimate fits the
+        budget, else the longest that fits.
         """
         longest = model.details.context_length or FALLBACK_CONTEXT
         if fixed_context:
             context = min(fixed_context, longest)
             return context, estimate(context)
-        context, needed = longest, estimate(longest)
-        while context > SMALLEST_CONTEXT and needed.total > self._memory_budget // 2:
-            context = max(SMALLEST_CONTEXT, context // 2)
-            needed = estimate(context)
-        return context, needed
+        whole = estimate(longest)
+        if longest <= SMALLEST_CONTEXT or whole.total <= self._memory_budget:
+            return longest, whole
+        context = self._longest_that_fits(longest, estimate)
+        logger.info(
+            "%s: a context of %d tokens, not %d: that needs %s (%s of it for the context), more than the budget of %s",
+            model.name.short, context, longest, format_size(whole.total), format_size(whole.kv_cache),
+            format_size(self._memory_budget),
+        )  # fmt: skip
+        return context, estimate(context)
+
+    def _longest_that_fits(self, longest: int, estimate: Callable[[int], MemoryEstimate]) -> int:
+        fits, too_long = SMALLEST_CONTEXT // CONTEXT_STEP, -(-longest // CONTEXT_STEP)
+        while too_long - fits > 1:
+            middle = (fits + too_long) // 2
+            if estimate(middle * CONTEXT_STEP).total <= self._memory_budget:
+                fits = middle
+            else:
+                too_long = middle
+        return fits * CONTEXT_STEP
 
     def _backend(self, model: InstalledModel, options: Options) -> Backend:
         """Choose the backend, as the request, the settings or the model prefer. A cluster needs one that spreads."""

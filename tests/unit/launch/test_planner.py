@@ -56,7 +56,7 @@ def planner(*backends: SingleBackend, **overrides: Any) -> LaunchPlanner:
     registry = Registry()
     for backend in backends:
         registry.backends.add(backend.name, backend, "test")
-    return LaunchPlanner(settings, registry, ModelOverrides(settings, {}), ChildImporter, 64 * GIB, lambda key: True)
+    return LaunchPlanner(settings, registry, ModelOverrides(settings, {}), ChildImporter, 44 * GIB, lambda key: True)
 
 
 def model(name: str) -> InstalledModel:
@@ -72,7 +72,7 @@ async def test_a_cluster_has_its_own_key_and_reserves_what_this_machine_holds_of
     assert planned.engine(model("spread")).backend == "spreading"
     assert planned.engine(model("big")).backend == "single"
     assert (spread.estimate.weights, alone.estimate.weights) == (20 * GIB, 40 * GIB)
-    assert (spread.context_length, alone.context_length) == (8192, 2048)  # there is more room for the context, too
+    assert (spread.context_length, alone.context_length) == (8192, 4096)  # there is more room for the context, too
     assert spread.command.engine_options["cluster"]["hosts"] == CLUSTER["hosts"]
     assert alone.command.engine_options["cluster"] is None
     keys = [planned.keys(model(name)) for name in ("spread", "big")]
@@ -99,3 +99,15 @@ async def test_plans_for_any_number_of_contexts_are_kept_in_bounds() -> None:
     first, second, *_ = [await planned.plan(model("big"), Options(num_ctx=1 + i)) for i in range(MAX_PLANS + 1)]
     assert await planned.plan(model("big"), Options(num_ctx=2)) is second
     assert await planned.plan(model("big"), Options(num_ctx=1)) is not first
+
+
+@pytest.mark.parametrize(("longest", "expected"), [(4096, 4096), (8192, 4096), (5000, 4096), (2000, 2000)])
+async def test_the_context_is_the_models_own_or_else_the_longest_that_fits_the_budget(
+    longest: int, expected: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    big = model("big")
+    own = big.model_copy(update={"details": big.details.model_copy(update={"context_length": longest})})
+    assert (await planner(SingleBackend()).plan(own)).context_length == expected
+    shortened = f"a context of {expected} tokens, not {longest}"
+    assert (shortened in caplog.text) is (expected < longest)

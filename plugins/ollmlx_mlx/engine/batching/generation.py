@@ -38,8 +38,8 @@ def draw(seed: int, position: int) -> float:
 class GenerationState:
     """State of one request. Only the compute thread uses it, except for `cancelled`, which any thread may set.
 
-    `limit`: tokens the answer may have; `spell` returns the text of tokens, for logprobs; `tokens`: prompt, then
-    answer; `fed`: how many of them are in `cache`.
+    `arrival`: its number among all requests; `limit`: tokens the answer may have; `spell` returns the text of tokens,
+    for logprobs; `tokens`: prompt, then answer; `fed`: how many of them are in `cache`.
     """
 
     prompt: EncodedPrompt
@@ -63,6 +63,8 @@ class GenerationState:
     sampled: list[int] = field(default_factory=list)
     generated: int = 0
     checkpoints: set[int] = field(default_factory=set)
+    arrival: int = 0
+    admitted: bool = False
     cancelled: bool = False
     shifting: bool = False
     finished: Literal["stop", "length"] | None = None
@@ -160,8 +162,14 @@ class GenerationState:
         keep = min(max(0, self.options.num_keep), self.prompt.context // 2)
         rest = self.tokens[keep:]
         self.tokens = self.tokens[:keep] + rest[len(rest) // 2 :]
-        self.fed, self.cache, self.shifting = 0, None, False
+        self.shifting = False
+        self.restart()
+
+    def restart(self) -> None:
+        """Give up what is computed of the tokens, not the tokens: all of them are computed again, or found cached."""
+        self.fed, self.cache = 0, None
         self.draft_cache, self.draft_fed = None, 0
+        self.checkpoints.clear()
 
     def end(self) -> None:
         """End the answer: pass on the text that was held back, then Done."""

@@ -118,7 +118,8 @@ class PrefillQueue:
     def _start(self, generation: GenerationState, cache: Layers | None, length: int) -> None:
         generation.cache = cache if cache is not None else self._make()
         generation.fed = length if cache is not None else 0
-        generation.cached = generation.fed
+        if not generation.generated:
+            generation.cached = generation.fed
         if generation.prompt.boundary > generation.fed:
             # This cache cannot be shortened later: keep a copy at the point where the next turn branches off.
             generation.checkpoints.add(generation.prompt.boundary)

@@ -1,4 +1,8 @@
-"""The scheduler of the batch: one step of decoding, then one slice of prefill, and so on."""
+"""The scheduler of the batch: one step of decoding, then one slice of prefill, and so on.
+
+All sequences share a pool of tokens. A request is admitted when its prompt and a reserve fit. When the pool runs dry,
+the youngest sequence is put back in the queue, its prefix cached; later it goes on, and its text is the same.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed
+from ollmlx_mlx.engine.batching.batches import DecodeBatches
 from ollmlx_mlx.engine.batching.decode import DecodeBatch, OutputHead
 from ollmlx_mlx.engine.batching.drafting import Drafter
 from ollmlx_mlx.engine.batching.generation import GenerationState
@@ -19,6 +24,12 @@ from ollmlx_mlx.engine.prefix_cache import PrefixCache
 _log = logging.getLogger(__name__)
 _FAILURES: Final = 3
 """Failures in a row after which the engine is broken."""
+_RESERVE: Final = 256
+"""Tokens of its answer for which a request must find room when it is admitted."""
+_PADDING: Final = 2048
+"""Tokens that the caches of one batch of different lengths may waste."""
+_SMALL: Final = 8
+"""Both are at most this fraction of the pool."""
 
 
 class EngineBroken(Exception):
@@ -26,9 +37,12 @@ class EngineBroken(Exception):
 
 
 class BatchScheduler:
-    """Takes requests through waiting, prefill and decoding. `width`: sequences at once. Used on the compute thread.
+    """Takes requests through waiting, prefill and decoding. Used on the compute thread.
 
-    `progress` grows with every chunk and step, the totals count tokens. Other threads may read these numbers.
+    `width`: sequences at once; `pool`: tokens that all of them together may have in their caches.
+
+    `progress` grows with every chunk and step, `put_back` counts requests, the other numbers tokens. Other threads may
+    read them; `used_now` is what `used` was after the last round.
     """
 
     def __init__(
@@ -38,17 +52,25 @@ class BatchScheduler:
         make: Callable[[], Layers],
         *,
         width: int,
+        pool: int,
         clock: ChunkClock,
         drafter: Drafter | None = None,
         launch_blocks: bool = False,
     ) -> None:
         self._waiting: deque[GenerationState] = deque()
         head = OutputHead(model)
-        self._batch = DecodeBatch(model, head, drafter, launch_blocks=launch_blocks)
+        self._batch = DecodeBatches(
+            lambda: DecodeBatch(model, head, drafter, launch_blocks=launch_blocks), min(_PADDING, pool // _SMALL)
+        )
         self._prefill = PrefillQueue(model, prefixes, make, clock, self._batch.prefix, opens_whole=head.narrows)
         self._prefixes = prefixes
         self._width = width
+        self._reserve = min(_RESERVE, pool // _SMALL)
         self._failures = 0
+        self._submitted = 0
+        self.pool = pool
+        self.used_now = 0
+        self.put_back = 0
         self.progress = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0
@@ -69,7 +91,15 @@ class BatchScheduler:
         """Sequences that wait for a slot."""
         return len(self._waiting)
 
+    @property
+    def used(self) -> int:
+        """Tokens of the pool in use: decoding sequences with their padding, and the prompts that are computed."""
+        return self._batch.tokens + sum(len(generation.tokens) for generation in self._prefill.sequences)
+
     def submit(self, generation: GenerationState) -> None:
+        """Queue a request."""
+        self._submitted += 1
+        generation.arrival = self._submitted
         self._waiting.append(generation)
 
     def tick(self) -> None:
@@ -79,6 +109,7 @@ class BatchScheduler:
         self._admit()
         if self._prefill.sequences:
             self._guarded(self._prefill_slice, self._clear_prefill)
+        self.used_now = self.used
         for generation in (*self._batch.rows, *self._prefill.sequences):
             generation.flush()
 
@@ -90,6 +121,8 @@ class BatchScheduler:
         self._batch.clear()
 
     def _decode(self) -> None:
+        if self._short:
+            self._make_room()
         if not self._batch.rows:
             return
         self._batch.step()
@@ -98,6 +131,34 @@ class BatchScheduler:
             # A slice of prefill comes next, which takes longer than reading the launched tokens.
             self._batch.flush()
         self._end_finished()
+
+    @property
+    def _short(self) -> bool:
+        """Return whether the pool has no room for another step of decoding."""
+        return self.used + len(self._batch.rows) > self.pool and self.active > 1
+
+    def _make_room(self) -> None:
+        """Put the youngest sequences back in the queue until the others can go on. The oldest one always can."""
+        self._batch.flush()
+        self._end_finished()
+        while self._short:
+            self._put_back(max((*self._batch.rows, *self._prefill.sequences), key=lambda one: one.arrival))
+
+    def _put_back(self, generation: GenerationState) -> None:
+        if generation in self._prefill.sequences:
+            self._prefill.remove(generation, self._batch.rows)
+        else:
+            self._batch.filter_out([generation], keep_caches=True)
+        self._keep_prefix(generation)
+        generation.restart()
+        self._waiting.appendleft(generation)
+        self.put_back += 1
+        _log.debug("the pool of %d tokens is full: a request of %d waits", self.pool, len(generation.tokens))
+
+    def _fits(self, generation: GenerationState) -> bool:
+        """Return whether the pool has room for a request. One that is alone can have all of it."""
+        reserve = min(self._reserve, max(0, generation.limit - generation.generated))
+        return not self.active or self.used + len(generation.tokens) + reserve <= self.pool
 
     def _end_finished(self) -> None:
         done = [row for row in self._batch.rows if row.finished is not None]
@@ -122,10 +183,11 @@ class BatchScheduler:
         generation.cache = None
 
     def _admit(self) -> None:
-        while self._waiting and self.active < self._width:
+        while self._waiting and self.active < self._width and self._fits(self._waiting[0]):
             generation = self._waiting.popleft()
             self._prefill.admit(generation, self._batch.rows)
-            self.prompt_tokens += len(generation.prompt.tokens)
+            self.prompt_tokens += len(generation.prompt.tokens) if not generation.admitted else 0
+            generation.admitted = True
 
     def _prefill_slice(self) -> None:
         ready, chunks = self._prefill.slice(alone=not self._batch.rows)

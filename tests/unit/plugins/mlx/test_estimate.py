@@ -18,6 +18,7 @@ from ollmlx_mlx.daemon.estimate import (
     cache_shape,
     choose_form,
     estimate,
+    pool_tokens,
 )
 from ollmlx_mlx.folder import WeightSizes, sizes_of
 
@@ -144,19 +145,43 @@ def facts(**changes: Any) -> ModelFacts:
     return ModelFacts(**{**base, **changes})
 
 
+BUDGET = 16 << 30
+
+
 def test_the_estimate_adds_weights_caches_and_the_process() -> None:
-    need = estimate(facts(), 8192, 2)
+    need = estimate(facts(), 8192, 2, BUDGET)
     assert need.weights == int(800 * MIB * 1.05)
-    assert need.kv_cache == (2 * 8192 * 11520 + 8192 * 11520 // 30) * 4
+    assert need.kv_cache == ((2 * 8192 + 2 * 256) * 11520 + 8192 * 11520 // 30) * 4
     assert need.overhead > PROCESS["cpu"]
     assert need.kv_per_token == 46080
-    assert estimate(facts(form="packed"), 8192, 2).weights == int(110 * MIB * 1.05)
-    assert estimate(facts(form="stored", device="metal"), 8192, 2).kv_cache == need.kv_cache // 2
+    assert estimate(facts(form="packed"), 8192, 2, BUDGET).weights == int(110 * MIB * 1.05)
+    assert estimate(facts(form="stored", device="metal"), 8192, 2, BUDGET).kv_cache == need.kv_cache // 2
 
 
-def test_an_automatic_width_is_charged_for_short_neighbours_only() -> None:
-    assert estimate(facts(), 32768, 1).kv_cache < estimate(facts(), 32768, 0).kv_cache
-    assert estimate(facts(), 32768, 0).kv_cache < estimate(facts(), 32768, 8).kv_cache
+@pytest.mark.parametrize(
+    ("context", "parallel", "budget", "expected"),
+    [
+        (2048, 0, BUDGET, 32768),  # 16 short ones
+        (1024, 0, BUDGET, 16384),
+        (8192, 0, BUDGET, 32768),
+        (131072, 0, BUDGET, 131072),  # one whole context, which all share
+        (8192, 1, BUDGET, 8192),
+        (65536, 2, BUDGET, 131072),
+        (65536, 16, BUDGET, 153_000),  # what half of the budget holds
+        (65536, 16, 0, 65536),
+    ],
+)
+def test_the_pool_holds_one_context_at_least_and_as_many_as_a_stated_width_asks_for(
+    context: int, parallel: int, budget: int, expected: int
+) -> None:
+    assert pool_tokens(facts(), context, parallel, budget) == pytest.approx(expected, rel=0.01)
+
+
+def test_windows_and_states_are_charged_for_each_sequence() -> None:
+    window = facts(cache=CacheShape(per_token=0, windowed=100, window=512))
+    assert estimate(window, 8192, 4, BUDGET).kv_cache == (4 * 512 * 100 + 512 * 100 // 30) * 4
+    states = facts(cache=CacheShape(per_token=0, fixed=1000))
+    assert estimate(states, 8192, 4, BUDGET).kv_cache == (4 * 1000 + 1000 // 30) * 4
 
 
 @pytest.mark.parametrize(("kind", "value"), [("auto", 2), ("f16", 2), ("q8_0", 1.0625), ("q4_0", 0.5625)])

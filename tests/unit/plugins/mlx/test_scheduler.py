@@ -48,17 +48,19 @@ class SteadyClock(ChunkClock):
 class Session:
     """A scheduler with a prefix cache of its own, and its requests."""
 
-    def __init__(self, instance: Instance, width: int = 3, chunk: int = 16) -> None:
+    def __init__(
+        self, instance: Instance, width: int = 3, chunk: int = 16, pool: int = 1 << 16, cache: int = 1 << 24
+    ) -> None:
         self._instance = instance
         model = instance.loaded.model
         self.scheduler = BatchScheduler(
-            model, PrefixCache(1 << 24), lambda: make_layers(model), width=width, clock=SteadyClock(chunk)
+            model, PrefixCache(cache), lambda: make_layers(model), width=width, pool=pool, clock=SteadyClock(chunk)
         )
         self.asked: list[tuple[str, GenerationState, list[Item]]] = []
 
-    def submit(self, prompt: str) -> None:
+    def submit(self, prompt: str, options: Options | None = None) -> None:
         items: list[Item] = []
-        request = GenerateRequest(prompt=prompt, options=Options(temperature=0, num_predict=6))
+        request = GenerateRequest(prompt=prompt, options=options or Options(temperature=0, num_predict=6))
         generation = make_generation(self._instance, request, items.extend)
         self.asked.append((prompt, generation, items))
         self.scheduler.submit(generation)
