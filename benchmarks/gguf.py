@@ -29,8 +29,8 @@ STREAMS = ("1", "4", "8")
 
 
 def prepare(daemon: Daemon, folder: Path) -> None:
-    """Install the model twice: pulled, which imports it for MLX, and the pulled file itself, for llama.cpp."""
-    last = daemon.lines("/api/pull", {"model": sides.MODEL})[-1]
+    """Install the model twice: imported for MLX, and the pulled file itself, for llama.cpp."""
+    last = daemon.lines("/api/pull", {"model": sides.MODEL, "backend": "mlx"})[-1]
     package = PACKAGES[sides.MODEL]
     wheel = cached_wheel(package, cache_folder())
     if last.get("status") != "success" or wheel is None:

@@ -50,7 +50,7 @@ def weights(cache: Path) -> Weights:
     found = Weights(store, store / "mlx" / ModelName.parse(MODEL).folder, cache / "float32")
     if not (found.pulled / "config.json").is_file():
         with ollmlx(store) as daemon:
-            last = daemon.lines("/api/pull", {"model": MODEL})[-1]
+            last = daemon.lines("/api/pull", {"model": MODEL, "backend": "mlx"})[-1]
             if last.get("status") != "success":
                 raise SystemExit(f"{MODEL} cannot be pulled: {last}")
     if not (found.float32 / "config.json").is_file():

@@ -23,10 +23,9 @@ from ollmlx.types import InstalledModel, MemoryEstimate
 ENGINE: Final = "ollmlx_llamacpp.engine:LlamaCppEngine"
 MISSING: Final = "ENV021"
 INSTALL: Final = "pip install 'ollmlx[llamacpp]'"
-SLEEPING_THREADS: Final = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "100"}
-"""Threads that wait for one another look a hundred times and then sleep. On an idle machine and on a busy one this is
-nearly twice as fast as sleeping at once; spinning on is faster when idle and many times slower when busy
-(docs/benchmarks.md)."""
+WAITING_THREADS: Final = {"GOMP_SPINCOUNT": "1000"}
+"""Threads that wait for one another look a thousand times and then sleep: as fast as spinning on an idle machine, and
+three times as fast as that on a busy one (docs/benchmarks.md)."""
 LONGEST_ARRAY: Final = 4096
 """Items of the header's arrays that are read: enough for one number a layer. Vocabularies are skipped."""
 MIB: Final = 1024 * 1024
@@ -34,10 +33,12 @@ PROCESS_BYTES: Final = 160 * MIB
 """The interpreter with llama.cpp's library and an empty context, measured on a CPU."""
 BATCH_TOKENS: Final = 512
 """Prompt tokens computed at once, at most. Intermediate results grow with them."""
+SHARED_SLOTS: Final = 16
+"""Sequences at once when the settings do not say how many, and all share one cache."""
 AUTOMATIC_SLOTS: Final = 4
-"""Sequences at once when the settings do not say how many..."""
+"""The same when each has a cache of its own..."""
 CHEAP_CACHE_BYTES: Final = 1024 * MIB
-"""...as long as their caches take no more than this, or than the weights."""
+"""...as long as these take no more than this, or than the weights."""
 BYTES_PER_VALUE: Final = {"f16": 2.0, "auto": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """Bytes that one cached key or value takes."""
 
@@ -48,10 +49,10 @@ class LlamaCppSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     threads: Annotated[int, Field(ge=0)] = Field(0, description="Threads that compute. 0: physical cores.")
-    spin: bool = Field(
+    exact: bool = Field(
         False,
-        description="Threads that wait for one another on a CPU keep it busy: somewhat faster on an idle machine, many"
-        " times slower on one that has other work.",
+        description="Give each sequence a cache of its own, so that an answer is the same alone and beside others to"
+        " the last bit. Takes memory for each, and fewer run at once.",
     )
     gpu_layers: Annotated[int, Field(ge=-1)] = Field(
         -1, description="Layers that a GPU computes, where there is one. -1: as many as fit."
@@ -92,7 +93,8 @@ class LlamaCppBackend:
     def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
         """Return the bytes for files, caches and process. Raises StorageError for a file that is no usable GGUF."""
         files = [file for file in (model.path, model.defaults.draft) if file is not None]
-        needs = [estimate(_read_shape(file), context, parallel, self.kv_cache_type) for file in files]
+        exact = self._is_exact(model)
+        needs = [estimate(_read_shape(file), context, parallel, self.kv_cache_type, exact=exact) for file in files]
         beside = (*gguf_parts(model.path)[1:], model.defaults.projector, model.defaults.adapter)
         others = [file for file in beside if file is not None]
         return MemoryEstimate(
@@ -104,14 +106,20 @@ class LlamaCppBackend:
 
     def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
         shape = _read_shape(model.path)
+        exact = self._is_exact(model)
         command = RunnerCommand.of_engine(
             ENGINE,
-            slots=slots(shape, options.context_length, options.parallel, options.kv_cache_type),
+            slots=slots(shape, options.context_length, options.parallel, options.kv_cache_type, exact=exact),
+            exact=exact,
             kv_cache_type=options.kv_cache_type,
             threads=self.settings.threads,
             gpu_layers=self.settings.gpu_layers,
         )
-        return command if self.settings.spin else command.model_copy(update={"env": SLEEPING_THREADS})
+        return command.model_copy(update={"env": WAITING_THREADS})
+
+    def _is_exact(self, model: InstalledModel) -> bool:
+        """Return whether each sequence has a cache of its own. Encoders read their texts whole, and share nothing."""
+        return self.settings.exact or "completion" not in model.capabilities
 
     def importer(self, format: str) -> RunnerCommand | None:
         """Return None: GGUF files are run as they are."""
@@ -169,20 +177,22 @@ class GgufShape:
         return int(context * self.cached * BYTES_PER_VALUE.get(kv_cache_type, 2.0))
 
 
-def slots(shape: GgufShape, context: int, parallel: int, kv_cache_type: str) -> int:
-    """Return how many sequences run at once: `parallel`, or as many as stay affordable when it is 0.
+def slots(shape: GgufShape, context: int, parallel: int, kv_cache_type: str, *, exact: bool) -> int:
+    """Return how many sequences run at once: `parallel`, or as many as are useful when it is 0.
 
-    llama.cpp reserves every sequence's cache in full length.
+    An exact runner reserves every sequence's cache in full length; else one cache of the context length is shared.
     """
     if parallel > 0:
         return parallel
+    if not exact:
+        return SHARED_SLOTS
     room = max(CHEAP_CACHE_BYTES, shape.weights)
     return max(1, min(AUTOMATIC_SLOTS, room // max(1, shape.kv_cache(context, kv_cache_type))))
 
 
-def estimate(shape: GgufShape, context: int, parallel: int, kv_cache_type: str) -> MemoryEstimate:
+def estimate(shape: GgufShape, context: int, parallel: int, kv_cache_type: str, *, exact: bool) -> MemoryEstimate:
     """Return the bytes for a context length in tokens and a number of sequences (0: automatic)."""
-    width = slots(shape, context, parallel, kv_cache_type)
+    width = slots(shape, context, parallel, kv_cache_type, exact=exact) if exact else 1
     results = BATCH_TOKENS * (shape.vocabulary + 6 * shape.embedding + 2 * shape.inner) * 4
     return MemoryEstimate(
         weights=shape.weights,

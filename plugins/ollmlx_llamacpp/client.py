@@ -18,6 +18,11 @@ from ollmlx.types import Done, Event, Prefill, RawCall, Text, Thinking, TokenLog
 
 Json = dict[str, Any]
 
+
+class CacheFull(RunnerFailed):
+    """The cache that all sequences share is full. llama.cpp then ends every running request."""
+
+
 _KINDS: dict[str, type[OllmlxError]] = {
     "exceed_context_size_error": ContextExceeded,
     "invalid_request_error": InvalidRequest,
@@ -96,7 +101,8 @@ def error_of(data: bytes) -> OllmlxError:
         message, kind = str(found["message"]), str(found.get("type", ""))
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return RunnerFailed(f"llama.cpp failed: {data[:300].decode('utf-8', 'replace')}")
-    error = _KINDS.get(kind, RunnerFailed)(f"llama.cpp: {message}")
+    full = message.startswith("Context size has been exceeded")
+    error = (CacheFull if full else _KINDS.get(kind, RunnerFailed))(f"llama.cpp: {message}")
     tokens, context = found.get("n_prompt_tokens"), found.get("n_ctx")
     if isinstance(error, ContextExceeded) and isinstance(tokens, int) and isinstance(context, int):
         error.excess = (tokens, context)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import math
 import resource
+import secrets
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
@@ -18,11 +20,17 @@ from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.runner.kit import context_exceeded, knows_effort
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest
 from ollmlx_llamacpp import server
-from ollmlx_llamacpp.client import LlamaCppClient, RecordReader
+from ollmlx_llamacpp.client import CacheFull, LlamaCppClient, RecordReader
+from ollmlx_llamacpp.pool import TokenPool
 from ollmlx_llamacpp.prompt import LlamaCppPrompt, LlamaCppPrompts
 
 GROUP_TOKENS = 2048
 """Tokens of the texts that one call embeds: llama.cpp reports no progress within a call."""
+
+RESERVE = 1024
+"""Tokens beside the prompt that a request claims of a shared cache, at most, when its answer may be longer. When the
+cache is full all the same, running requests are put back, claim four times as much, and go on where they were."""
+LONGEST_SEED = 2**31
 
 
 class LlamaCppEngine:
@@ -42,12 +50,14 @@ class LlamaCppEngine:
         self._steps = 0
         self._running = 0
         self._totals = {"prompt": 0, "cached": 0, "generated": 0}
+        self._pool: TokenPool | None = None
 
     async def load(self, config: RunnerConfig) -> None:
         """Load the model. Raises StorageError, Unsupported, OutOfMemory."""
         self._context_length = config.context_length
         self._server = await asyncio.to_thread(self._start, config)
         server.restore_signals()
+        self._pool = TokenPool(self._server.pool) if self._server.pool else None
         self._client = self._connect(self._server.socket, self._server.key)
         self._prompts = LlamaCppPrompts(
             self._client,
@@ -61,24 +71,52 @@ class LlamaCppEngine:
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
         self._running += 1
         try:
-            prompt = await self._prompts.build(request)
-            reader = RecordReader(
-                dropped=prompt.dropped,
-                top_logprobs=request.top_logprobs,
-                show_thinking=request.think is not False,
-                calls=prompt.calls,
-            )
-            async with closing(self._client.stream(prompt.path, prompt.body)) as records:
-                async for record in records:
-                    self._steps += 1
-                    for event in reader.feed(record):
-                        yield event
-            for event in reader.end(await self._context(prompt, reader)):
-                if event.type == "done":
-                    self._count(event.prompt_tokens, event.cached_tokens, event.generated_tokens)
-                yield event
+            prompt = await self._prompts.build(_seeded(request))
+            async with closing(self._attempts(prompt, request)) as events:
+                async for event in events:
+                    if event.type == "done":
+                        self._count(event.prompt_tokens, event.cached_tokens, event.generated_tokens)
+                    yield event
         finally:
             self._running -= 1
+
+    async def _attempts(self, prompt: LlamaCppPrompt, request: GenerateRequest) -> AsyncIterator[Event]:
+        """Yield the events of a request that waits for room in the shared cache, and is put back when that is full.
+
+        Its seed is fixed, so it makes the same answer again; what was sent before is not sent twice.
+        """
+        pool = self._pool or TokenPool(sys.maxsize)
+        sent, reserve = 0, min(RESERVE, pool.size // 8)
+        while True:
+            claimed = min(pool.size, prompt.needs(reserve))
+            seen = 0
+            try:
+                async with pool.claim(claimed), closing(self._attempt(prompt, request)) as events:
+                    async for event in events:
+                        seen += event.type != "prefill"
+                        if seen > sent or (event.type == "prefill" and not sent):
+                            sent = max(sent, seen)
+                            yield event
+                return
+            except CacheFull:
+                if claimed == pool.size:
+                    raise
+                reserve *= 4
+
+    async def _attempt(self, prompt: LlamaCppPrompt, request: GenerateRequest) -> AsyncIterator[Event]:
+        reader = RecordReader(
+            dropped=prompt.dropped,
+            top_logprobs=request.top_logprobs,
+            show_thinking=request.think is not False,
+            calls=prompt.calls,
+        )
+        async with closing(self._client.stream(prompt.path, prompt.body)) as records:
+            async for record in records:
+                self._steps += 1
+                for event in reader.feed(record):
+                    yield event
+        for event in reader.end(await self._context(prompt, reader)):
+            yield event
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Return one vector for each input. Raises ContextExceeded for a text that is too long and may not be cut."""
@@ -156,6 +194,14 @@ class LlamaCppEngine:
         self._totals["prompt"] += prompt
         self._totals["cached"] += cached
         self._totals["generated"] += generated
+
+
+def _seeded(request: GenerateRequest) -> GenerateRequest:
+    """Return the request with a seed, a random one if it has none."""
+    if request.options.seed is not None and request.options.seed >= 0:
+        return request
+    options = request.options.model_copy(update={"seed": secrets.randbelow(LONGEST_SEED)})
+    return request.model_copy(update={"options": options})
 
 
 def _groups(inputs: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:

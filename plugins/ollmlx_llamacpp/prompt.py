@@ -51,6 +51,12 @@ class LlamaCppPrompt:
     dropped: int = 0
     calls: bool = False
 
+    def needs(self, reserve: int) -> int:
+        """Return the tokens of the cache for prompt and answer, for an answer of at most `reserve` tokens."""
+        limit = int(self.body["n_predict"])
+        letters = sum(len(str(self.body.get(part) or "")) for part in ("input_prefix", "input_suffix"))
+        return len(self.tokens) + letters // 2 + (min(limit, reserve) if limit >= 0 else reserve) + 1
+
 
 @dataclass(frozen=True)
 class LlamaCppPrompts:

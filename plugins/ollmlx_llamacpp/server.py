@@ -27,6 +27,9 @@ SPARE_THREADS: Final = 16
 """HTTP threads beside one for each sequence: for token counts, embeddings, requests that wait."""
 BATCH_WORK: Final = 8 * 1024**3
 """Weight bytes times prompt tokens that one batch may cost on a CPU: a few tenths of a second on a small one."""
+SMALL_MODEL: Final = 512 * 1024**2
+"""Weight bytes below which the last core adds little to a single answer, and its absence beside other work halves it
+(docs/benchmarks.md, "Waiting threads"). One answer of such a model leaves that core to the daemon and to others."""
 FOLLOW_UPS: Final = ("failed to load model", "exiting due to model loading error")
 """Errors in llama.cpp's log that only report an earlier one."""
 NO_REASON: Final = "no reason given"
@@ -37,7 +40,10 @@ _CACHE_TYPES: Final = {"q8_0": "GGML_TYPE_Q8_0", "q4_0": "GGML_TYPE_Q4_0"}
 
 @dataclass
 class LlamaCppServer:
-    """A loaded model: llama.cpp's socket and API key, its device, and its file's chat template, if there is one."""
+    """A loaded model: llama.cpp's socket and API key, its device, and its file's chat template, if there is one.
+
+    `pool`: the tokens of the cache that all sequences share; 0 when each has its own.
+    """
 
     socket: Path
     key: str
@@ -46,6 +52,7 @@ class LlamaCppServer:
     notes: tuple[str, ...]
     template: str
     native: Any
+    pool: int = 0
 
     def close(self) -> None:
         """Stop llama.cpp, wait for its threads, and remove its socket."""
@@ -73,12 +80,9 @@ def start(config: RunnerConfig) -> LlamaCppServer:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    notes = (
-        f"llama.cpp on {device} with {params.cpuparams.n_threads} threads",
-        f"{slots} sequences, {params.n_batch} prompt tokens at once",
-    )
     template = str(header.metadata.get("tokenizer.chat_template") or "")
-    return LlamaCppServer(folder / "s.sock", key, slots, device, notes, template, native)
+    pool = config.context_length if params.kv_unified else 0
+    return LlamaCppServer(folder / "s.sock", key, slots, device, _notes(params, device), template, native, pool)
 
 
 def restore_signals() -> None:
@@ -109,15 +113,39 @@ def prompt_batch(size: int, device: str) -> int:
     return int(1 << (affordable.bit_length() - 1))
 
 
+def decode_threads(threads: int, size: int, device: str) -> int:
+    """Return the threads for a single answer, of `threads` cores, for weights of `size` bytes."""
+    return max(1, threads - 1) if device == "cpu" and size < SMALL_MODEL else threads
+
+
+def _notes(params: Any, device: str) -> tuple[str, ...]:
+    single, batch = params.cpuparams.n_threads, params.cpuparams_batch.n_threads
+    caches = (
+        "one shared cache: beside others an answer may round differently, [plugins.llamacpp] exact = true prevents it"
+        if params.kv_unified
+        else "a cache for each: an answer is the same alone and beside others"
+    )
+    return (
+        f"llama.cpp on {device}, threads: {single} for one answer, {batch} for prompts and several answers",
+        f"{params.n_parallel} sequences, {params.n_batch} prompt tokens at once",
+        caches,
+    )
+
+
 def _params(config: RunnerConfig, size: int, slots: int, device: str) -> Any:
     options = config.engine_options
     params = xllamacpp.CommonParams()
     params.model.path = str(config.model.path)
     params.n_parallel = slots
-    params.n_ctx = config.context_length * slots
+    exact = bool(options.get("exact"))
+    params.kv_unified = not exact
+    params.cache_idle_slots = exact  # in a shared cache they stay where they are until the room is needed
+    params.n_ctx = config.context_length * (slots if exact else 1)
     params.n_batch = params.n_ubatch = prompt_batch(size, device)
-    threads = int(options.get("threads") or 0) or psutil.cpu_count(logical=False) or 1
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    stated = int(options.get("threads") or 0)
+    threads = stated or psutil.cpu_count(logical=False) or 1
+    params.cpuparams.n_threads = stated or decode_threads(threads, size, device)
+    params.cpuparams_batch.n_threads = threads
     params.n_gpu_layers = int(options.get("gpu_layers", -1))
     params.fit_params = device != "cpu" and params.n_gpu_layers < 0
     params.warmup = False  # the daemon asks for a token before it calls a runner ready

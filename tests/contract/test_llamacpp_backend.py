@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ollmlx.settings import Settings
 from ollmlx.testing import BackendSuite, RunnerProcess, fake_model
 from ollmlx.testing.suites.engine import GREEDY, done_of, text_of
 from ollmlx.types import GenerateRequest, InstalledModel, Message, ModelDefaults, Options, Prefill
+from ollmlx_llamacpp.backend import SHARED_SLOTS
 
 pytest.importorskip("xllamacpp", reason="pip install 'ollmlx[llamacpp]'")
 pytestmark = [pytest.mark.model, pytest.mark.slow]
@@ -63,7 +65,22 @@ class TestLlamaCppBackend(BackendSuite):
                 while decode_event(await answer.content.readline()).type != "text":
                     pass
             status = await runner.status()
-            assert (status.parallel, status.active, status.queued) == (4, 2, 0)
+            assert (status.parallel, status.active, status.queued) == (SHARED_SLOTS, 2, 0)
+
+    async def test_answers_that_outgrow_the_shared_cache_are_put_back_and_go_on(self, runner: RunnerProcess) -> None:
+        """Two answers of 160 tokens in a cache of 256: both are complete, and each is sent once."""
+        prompts = ("One, two, three, four,", "Monday, Tuesday, Wednesday,")
+        options = Options(temperature=0, num_predict=160, logit_bias={2: -100.0})
+
+        async def answer(prompt: str) -> tuple[str, int]:
+            events = await runner.ask(prompt, options=options)
+            return text_of(events), done_of(events).generated_tokens
+
+        together = await asyncio.gather(*map(answer, prompts))
+        alone = [await answer(prompt) for prompt in prompts]
+        assert [count for _, count in together] == [160, 160]
+        assert together[1][0][:20] == alone[1][0][:20]
+        assert [len(text) > 200 for text, _ in together] == [True, True]
 
     async def test_earlier_ids_are_continued(self, runner: RunnerProcess) -> None:
         whole = done_of(await runner.ask("One two three four", options=Options(temperature=0, num_predict=4)))

@@ -27,6 +27,11 @@ REMOVED: dict[KeyPath, str] = {
     ("memory", "hard"): "a runner is ended at 1.5 times its reservation",
     ("memory", "slack"): "a runner may always exceed its reservation by 512 MiB",
     ("plugins", "mlx", "float32_share"): "one model's unpacked weights may take 40 % of the memory budget",
+    (
+        "plugins",
+        "llamacpp",
+        "spin",
+    ): "threads look for a while and then sleep, which is fast on an idle and a busy machine",
     ("plugins", "llamacpp", "prompt_batch"): "the batch follows from the size of the model",
 }
 """Keys that an earlier version had, and what happens instead. Setting one is reported and changes nothing."""

@@ -19,6 +19,7 @@ from ollmlx_llamacpp.backend import (
     AUTOMATIC_SLOTS,
     CHEAP_CACHE_BYTES,
     INSTALL,
+    SHARED_SLOTS,
     GgufShape,
     LlamaCppBackend,
     LlamaCppSettings,
@@ -87,14 +88,23 @@ def test_files_beside_the_weights_are_counted(tmp_path: Path) -> None:
     assert both.weights == plain.weights + 5000 + (tmp_path / "draft.gguf").stat().st_size
 
 
-@pytest.mark.parametrize(
-    ("spin", "env"), [(False, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "100"}), (True, {})]
-)
-def test_the_command_carries_settings_and_width(tmp_path: Path, spin: bool, env: dict[str, str]) -> None:
+def test_the_command_carries_settings_and_width(tmp_path: Path) -> None:
     options = LaunchOptions(context_length=512, parallel=3, kv_cache_type="q8_0")
-    command = backend(threads=5, gpu_layers=0, spin=spin).command(gguf(tmp_path), options)
-    assert command.engine_options == {"slots": 3, "kv_cache_type": "q8_0", "threads": 5, "gpu_layers": 0}
-    assert command.env == env, "threads wait asleep unless they are told to spin"
+    command = backend(threads=5, gpu_layers=0).command(gguf(tmp_path), options)
+    settings = {"kv_cache_type": "q8_0", "threads": 5, "gpu_layers": 0}
+    assert command.engine_options == {"slots": 3, "exact": False, **settings}
+    assert command.env == {"GOMP_SPINCOUNT": "1000"}, "threads look for a while before they sleep"
+
+
+def test_all_sequences_share_one_cache_unless_answers_must_be_exact(tmp_path: Path) -> None:
+    model, options = gguf(tmp_path), LaunchOptions(context_length=512)
+    shared, exact = backend(), backend(exact=True)
+    assert shared.estimate(model, 512, 16).kv_cache == shared.estimate(model, 512, 1).kv_cache
+    assert exact.estimate(model, 512, 16).kv_cache == 16 * shared.estimate(model, 512, 1).kv_cache
+    assert shared.command(model, options).engine_options["slots"] == SHARED_SLOTS
+    assert exact.command(model, options).engine_options["exact"]
+    encoder = model.model_copy(update={"capabilities": ("embedding",)})
+    assert shared.command(encoder, options).engine_options["exact"], "texts to embed share nothing"
 
 
 def test_the_shape_comes_from_the_header(tmp_path: Path) -> None:
@@ -118,15 +128,18 @@ def test_the_shape_comes_from_the_header(tmp_path: Path) -> None:
     ],
 )
 def test_an_automatic_width_stays_affordable(shape: GgufShape, context: int, parallel: int, width: int) -> None:
-    assert slots(shape, context, parallel, "auto") == width
+    assert slots(shape, context, parallel, "auto", exact=True) == width
 
 
 @given(shapes, st.integers(1, 1 << 20), st.integers(0, 64), st.sampled_from(["auto", "q8_0", "q4_0"]))
 def test_an_estimate_covers_file_and_caches(shape: GgufShape, context: int, parallel: int, kind: str) -> None:
-    need = estimate(shape, context, parallel, kind)
-    width = slots(shape, context, parallel, kind)
+    need = estimate(shape, context, parallel, kind, exact=True)
+    width = slots(shape, context, parallel, kind, exact=True)
     assert need.total >= shape.weights + width * shape.kv_cache(context, kind)
-    assert estimate(shape, context + 1, width, kind).total >= estimate(shape, context, width, kind).total
+    more = estimate(shape, context + 1, width, kind, exact=True)
+    assert more.total >= estimate(shape, context, width, kind, exact=True).total
     if not parallel and width > 1:
         assert need.kv_cache <= max(CHEAP_CACHE_BYTES, shape.weights)
-    assert estimate(shape, context, width, kind).total <= estimate(shape, context, width, "auto").total
+    full = estimate(shape, context, width, "auto", exact=True)
+    assert estimate(shape, context, width, kind, exact=True).total <= full.total
+    assert estimate(shape, context, parallel, kind, exact=False).total <= need.total
