@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -22,6 +23,44 @@ class ToolDefinition(AnthropicBody):
     input_schema: dict[str, Any] = {}
     type: str = "custom"
     strict: bool = False
+
+
+COMMAND = {"type": "string", "description": "The command to run."}
+RESTART = {"type": "boolean", "description": "Restart the shell instead of running a command."}
+EDITOR_COMMANDS = ("view", "create", "str_replace", "insert")
+OWN_TOOLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bash": (
+        "Run a command in a shell that stays open between calls.",
+        {"type": "object", "properties": {"command": COMMAND, "restart": RESTART}},
+    ),
+    "text_editor": (
+        "View, create and edit text files. `view` takes `view_range`, `create` `file_text`, `str_replace` `old_str`,"
+        " which must occur once, and `new_str`, `insert` `insert_line` and `insert_text`.",
+        {
+            "type": "object",
+            "properties": {
+                "command": {"type": "string", "enum": list(EDITOR_COMMANDS)},
+                "path": {"type": "string", "description": "Absolute path of the file or folder."},
+                "file_text": {"type": "string"},
+                "old_str": {"type": "string"},
+                "new_str": {"type": "string"},
+                "insert_line": {"type": "integer"},
+                "insert_text": {"type": "string"},
+                "view_range": {"type": "array", "items": {"type": "integer"}},
+            },
+            "required": ["command", "path"],
+        },
+    ),
+}
+"""The tools that Anthropic's models know without a schema and that the client runs, by the type without its date."""
+
+
+def own_tool(tool: ToolDefinition) -> ToolDefinition | None:
+    """Return the definition with its schema; None for a tool that Anthropic's servers run."""
+    if tool.type == "custom":
+        return tool
+    description, schema = OWN_TOOLS.get(re.sub(r"_\d{8}$", "", tool.type), ("", {}))
+    return tool.model_copy(update={"description": description, "input_schema": schema}) if schema else None
 
 
 class ToolChoice(AnthropicBody):
@@ -58,10 +97,11 @@ class ConversationBody(AnthropicBody):
         return (*first, *messages(self.messages))
 
     def tool_list(self) -> tuple[Tool, ...]:
-        """Translate the tools that have a schema. Anthropic's own tools, which have none, are not offered."""
-        if others := [tool.type for tool in self.tools if tool.type != "custom"]:
+        """Translate the tools that the client runs. Those that Anthropic's servers run are not offered."""
+        known = [(tool, own_tool(tool)) for tool in self.tools]
+        if others := [tool.type for tool, found in known if found is None]:
             logger.info("messages: tools that nothing here can run are not offered: %s", ", ".join(others))
-        return tuple(_tool(tool) for tool in self.tools if tool.type == "custom")
+        return tuple(_tool(found) for _, found in known if found is not None)
 
 
 class MessagesRequest(ConversationBody):

@@ -140,7 +140,7 @@ class LlamaCppEngine:
         if not request.messages:
             return Tokens(tokens=tuple(await self._prompts.encode(request.text or "")))
         conversation = GenerateRequest(messages=request.messages, tools=request.tools, template=request.template)
-        return Tokens(tokens=tuple(await self._prompts.tokens(request.messages, conversation)))
+        return Tokens(tokens=tuple(await self._prompts.count(conversation)))
 
     async def detokenize(self, tokens: Tokens) -> str:
         return str((await self._client.post("/detokenize", {"tokens": list(tokens.tokens)}))["content"])

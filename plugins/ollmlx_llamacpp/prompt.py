@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -21,6 +22,7 @@ from ollmlx.runner.kit import (
     chat_turn,
     context_exceeded,
     cut_tokens,
+    later_systems_into_user,
     offered_tools,
     template_thinking,
     thinking_budget,
@@ -29,6 +31,7 @@ from ollmlx.runner.kit import (
 from ollmlx.types import GenerateRequest, Message, Options
 from ollmlx_llamacpp.client import Json, LlamaCppClient
 
+Made = TypeVar("Made")
 CHAT, TEXT, INSERT = "/v1/chat/completions", "/completion", "/infill"
 SAMPLERS = {"temperature", "top_k", "top_p", "min_p", "typical_p", "seed"}
 PENALTIES = {"repeat_last_n", "repeat_penalty", "presence_penalty", "frequency_penalty"}
@@ -73,6 +76,26 @@ class LlamaCppPrompts:
 
     async def build(self, request: GenerateRequest) -> LlamaCppPrompt:
         """Return the request for llama.cpp. Raises InvalidRequest, Unsupported, ContextExceeded."""
+        return await self._helped(request, self._build)
+
+    async def count(self, request: GenerateRequest) -> list[int]:
+        """Return the ids of a request's conversation. Raises InvalidRequest."""
+        return await self._helped(request, lambda asked: self.tokens(asked.messages, asked))
+
+    async def _helped(self, request: GenerateRequest, work: Callable[[GenerateRequest], Awaitable[Made]]) -> Made:
+        """Do the work; when the template refuses a system message in the middle, as a part of the user's turn."""
+        try:
+            return await work(request)
+        except InvalidRequest as refusal:
+            moved = later_systems_into_user(request.messages)
+            if moved == request.messages:
+                raise
+            try:
+                return await work(request.model_copy(update={"messages": moved}))
+            except InvalidRequest:
+                raise refusal from None
+
+    async def _build(self, request: GenerateRequest) -> LlamaCppPrompt:
         if any(message.images for message in request.messages) and not self.vision:
             raise Unsupported(f"{self.model_name} does not support images")
         if request.suffix:

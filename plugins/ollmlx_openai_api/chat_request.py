@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -162,11 +163,12 @@ class ChatRequest(CompletionFields):
     def to_vocabulary(self) -> GenerateRequest:
         """Translate the body into a request. Raises InvalidRequest for a field that is not supported."""
         wanted = self.response_format
+        choice, names = allowed(self.tool_choice)
         limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
         return GenerateRequest(
             messages=messages(self.messages),
-            tools=self.tools,
-            tool_choice=tool_choice(self.tool_choice),
+            tools=among(self.tools, names, tool_name),
+            tool_choice=tool_choice(choice),
             parallel_tool_calls=self.parallel_tool_calls,
             think=self._think(),
             max_thinking_tokens=self._budget(),
@@ -176,6 +178,12 @@ class ChatRequest(CompletionFields):
             truncate=False,
             shift=False,
         )
+
+
+def tool_name(tool: dict[str, Any]) -> Any:
+    """Return the name of a tool's function, None when it has none."""
+    function = tool.get("function")
+    return function.get("name") if isinstance(function, dict) else None
 
 
 _ROLES: dict[str, Any] = {"developer": "system", "function": "tool"}
@@ -236,6 +244,37 @@ def image(link: ImageUrl | str) -> str:
     if not head.startswith("data:") or ";base64" not in head or not comma:
         raise InvalidRequest("invalid image input: only base64 data URLs are supported")
     return data
+
+
+def allowed(wire: str | dict[str, Any]) -> tuple[str | dict[str, Any], frozenset[str] | None]:
+    """Return the choice among the tools that `allowed_tools` names, and their names; None when all are allowed.
+
+    Raises InvalidRequest for a malformed choice.
+    """
+    if not isinstance(wire, dict) or wire.get("type") != "allowed_tools":
+        return wire, None
+    stated = wire.get("allowed_tools", wire)  # chat completions wrap what responses have beside the type
+    tools = stated.get("tools") if isinstance(stated, dict) else None
+    if not isinstance(tools, list) or stated.get("mode", "auto") not in ("auto", "required"):
+        raise InvalidRequest("invalid tool_choice: allowed_tools needs a mode, auto or required, and a list of tools")
+    names = []
+    for tool in tools:
+        named = tool.get("function", tool) if isinstance(tool, dict) else None
+        name = named.get("name", tool.get("type")) if isinstance(named, dict) else None
+        if not isinstance(name, str):
+            raise InvalidRequest("invalid tool_choice: a tool of allowed_tools has no name")
+        names.append(name)
+    return stated.get("mode", "auto"), frozenset(names)
+
+
+def among(
+    tools: Sequence[dict[str, Any]], names: Collection[str] | None, name: Callable[[dict[str, Any]], Any]
+) -> tuple[dict[str, Any], ...]:
+    """Return the tools with these names, all for None. Raises InvalidRequest when no tool is left."""
+    found = tuple(tool for tool in tools if names is None or name(tool) in names)
+    if names is not None and not found:
+        raise InvalidRequest("invalid tool_choice: allowed_tools names none of the tools")
+    return found
 
 
 def tool_choice(wire: str | dict[str, Any]) -> str:

@@ -23,7 +23,9 @@ from ollmlx_openai_api.responses_tools import SHELL, ResponseTools
 
 CALLS = ("function_call", "custom_tool_call", "local_shell_call")
 OUTPUTS = ("function_call_output", "custom_tool_call_output", "local_shell_call_output")
-ITEMS = ("message", *CALLS, *OUTPUTS, "reasoning", "additional_tools")
+TOOLS = ("additional_tools", "tool_search_output")
+"""Items that bring tools, as the client's search for tools does."""
+ITEMS = ("message", *CALLS, *OUTPUTS, "reasoning", *TOOLS)
 REFERENCE = "item_reference"
 
 

@@ -9,7 +9,16 @@ from pydantic import Field
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import GenerateRequest, Message, Options
-from ollmlx_openai_api.chat_request import OpenAIBody, Reasoning, Temperature, response_format, think, tool_choice
+from ollmlx_openai_api.chat_request import (
+    OpenAIBody,
+    Reasoning,
+    Temperature,
+    allowed,
+    among,
+    response_format,
+    think,
+    tool_choice,
+)
 from ollmlx_openai_api.responses_items import InputItem, ItemConversation
 from ollmlx_openai_api.responses_tools import ResponseTools
 
@@ -61,12 +70,13 @@ class ResponsesRequest(OpenAIBody):
         limit = {} if self.max_output_tokens is None else {"num_predict": self.max_output_tokens}
         wanted, effort = self.text.format, self.reasoning.effort
         tools = self.response_tools()
+        choice, names = allowed(self.tool_choice)
         if tools.skipped:
             logger.info("responses: tools that nothing here can run are not offered: %s", ", ".join(tools.skipped))
         return GenerateRequest(
             messages=self._conversation(tools),
-            tools=tuple(tools.offered),
-            tool_choice=tool_choice(self.tool_choice),
+            tools=among(tools.offered, names, tools.client_name),
+            tool_choice=tools.offered_choice(tool_choice(choice)),
             parallel_tool_calls=self.parallel_tool_calls,
             think=None if effort is None else think(effort),
             max_thinking_tokens=self.reasoning.max_tokens,

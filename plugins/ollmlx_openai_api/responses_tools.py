@@ -10,6 +10,7 @@ from ollmlx.errors import InvalidRequest
 from ollmlx.types import Tool
 
 SHELL = "local_shell"
+LONGEST_GRAMMAR = 64 * 1024
 _SHELL_PARAMETERS = {
     "type": "object",
     "properties": {
@@ -58,6 +59,16 @@ class ResponseTools:
         wanted = (name, namespace)
         found = (ours for ours, tool in self._known.items() if (tool.name, tool.namespace) == wanted)
         return next(found, _flat(name, namespace))
+
+    def client_name(self, tool: Tool) -> str:
+        """Return the client's name of an offered tool."""
+        return self._known[tool["function"]["name"]].name
+
+    def offered_choice(self, choice: str) -> str:
+        """Return the model's name for a tool that must be called; other choices as they are."""
+        if choice in self._known:
+            return choice
+        return next((ours for ours, tool in self._known.items() if tool.name == choice), choice)
 
     def _add(self, definition: dict[str, Any], namespace: str | None) -> None:
         match definition.get("type"):
@@ -123,4 +134,20 @@ def _freeform(definition: dict[str, Any]) -> str:
     syntax, grammar = wanted.get("syntax"), wanted.get("definition")
     if syntax not in ("lark", "regex") or not isinstance(grammar, str):
         raise InvalidRequest("tools: a grammar needs a syntax, lark or regex, and a definition")
+    _compile(syntax, grammar)
     return f"{description}\n\nThe input must match this {syntax} grammar:\n{grammar}".strip()
+
+
+def _compile(syntax: str, grammar: str) -> None:
+    """Raise InvalidRequest, with the line, for a grammar that does not compile."""
+    from llguidance import LLMatcher  # imported when used: few requests have a grammar
+
+    if len(grammar) > LONGEST_GRAMMAR:
+        raise InvalidRequest(f"tools: a grammar has more than {LONGEST_GRAMMAR} characters")
+    make = LLMatcher.grammar_from_lark if syntax == "lark" else LLMatcher.grammar_from_regex
+    try:
+        fault = LLMatcher.validate_grammar(make(grammar))
+    except (ValueError, TypeError) as error:
+        fault = str(error)
+    if fault:
+        raise InvalidRequest(f"tools: the {syntax} grammar does not compile: {fault.strip()}")

@@ -15,6 +15,7 @@ from ollmlx.runner.kit import (
     cut_tokens,
     fit_messages,
     fit_tokens,
+    later_systems_into_user,
     offered_tools,
     template_thinking,
     truncation_target,
@@ -115,3 +116,20 @@ def test_tool_choice_decides_which_tools_are_offered() -> None:
         offered_tools(TOOLS, "fly")
     with pytest.raises(InvalidRequest, match="needs a function with a name"):
         offered_tools(({"type": "function"},), "look")
+
+
+def test_later_system_messages_become_part_of_the_users_turns() -> None:
+    def turns(*pairs: tuple[str, str]) -> tuple[Message, ...]:
+        return tuple(Message(role=role, content=content) for role, content in pairs)  # type: ignore[arg-type]
+
+    for sent, expected in (
+        ([("system", "a"), ("user", "b")], [("system", "a"), ("user", "b")]),
+        ([("system", "a"), ("system", "b"), ("user", "c")], [("system", "a\n\nb"), ("user", "c")]),
+        ([("user", "a"), ("system", "b"), ("user", "c"), ("user", "d")], [("user", "a\n\nb\n\nc\n\nd")]),
+        (
+            [("system", "a"), ("user", "b"), ("assistant", "c"), ("system", "d"), ("assistant", "e")],
+            [("system", "a"), ("user", "b"), ("assistant", "c"), ("user", "d"), ("assistant", "e")],
+        ),
+        ([("user", "a"), ("user", "b")], [("user", "a"), ("user", "b")]),
+    ):
+        assert later_systems_into_user(turns(*sent)) == turns(*expected)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from jinja2 import TemplateError
 
 from ollmlx import as_jinja
 from ollmlx.errors import InvalidRequest, Unsupported
-from ollmlx.runner.kit import chat_turn, knows_effort, offered_tools, template_thinking
+from ollmlx.runner.kit import chat_turn, knows_effort, later_systems_into_user, offered_tools, template_thinking
 from ollmlx.types import GenerateRequest, Message
 
 _REFUSALS: Final = (TemplateError, ValueError, TypeError, KeyError)
@@ -52,7 +52,6 @@ class ChatTemplate:
             raise Unsupported(f"{self._model_name} does not support tools")
         if not template and not self._tokenizer.has_chat_template:
             return "\n\n".join(message.content for message in messages)
-        turns = [chat_turn(message) for message in messages]
         kwargs: dict[str, Any] = {
             "tools": tools or None,
             "add_generation_prompt": answer and not request.continue_last,
@@ -65,18 +64,27 @@ class ChatTemplate:
             kwargs["chat_template"] = as_jinja(template)
             # mlx-lm's wrapper prefers its own renderer in code over any template: go around it.
             tokenizer = tokenizer._tokenizer
-        try:
-            return str(tokenizer.apply_chat_template(turns, **kwargs))
-        except _REFUSALS as error:
-            refusal = error
-        if any(turn["role"] == "system" for turn in turns) and "system" in str(refusal).lower():
+        refusal: Exception | None = None
+        for turns in _versions(messages):
             try:
-                return str(tokenizer.apply_chat_template(_system_into_user(turns), **kwargs))
+                return str(tokenizer.apply_chat_template(turns, **kwargs))
             except _REFUSALS as error:
                 refusal = error
+            if "system" not in str(refusal).lower():
+                break
         raise InvalidRequest(
             f"the chat template of {self._model_name} refuses this conversation: {refusal}"
         ) from refusal
+
+
+def _versions(messages: Sequence[Message]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the turns as they are, and then for templates that take one system message only, or none."""
+    turns = [chat_turn(message) for message in messages]
+    yield turns
+    if any(turn["role"] == "system" for turn in turns[1:]):
+        yield [chat_turn(message) for message in later_systems_into_user(messages)]
+    if any(turn["role"] == "system" for turn in turns):
+        yield _system_into_user(turns)
 
 
 def _system_into_user(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:

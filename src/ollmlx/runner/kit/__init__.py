@@ -19,6 +19,7 @@ from ollmlx.runner.kit.prompts import fit_messages as fit_messages
 from ollmlx.runner.kit.prompts import fit_tokens as fit_tokens
 from ollmlx.runner.kit.prompts import has_insert_markers as has_insert_markers
 from ollmlx.runner.kit.prompts import knows_effort as knows_effort
+from ollmlx.runner.kit.prompts import later_systems_into_user as later_systems_into_user
 from ollmlx.runner.kit.prompts import offered_tools as offered_tools
 from ollmlx.runner.kit.prompts import template_thinking as template_thinking
 from ollmlx.runner.kit.prompts import thinking_budget as thinking_budget

@@ -51,6 +51,26 @@ def chat_turn(message: Message) -> dict[str, Any]:
     return turn
 
 
+def later_systems_into_user(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return a conversation in which only the first message is the system's; later ones become part of user's turns.
+
+    Many templates refuse a system message in the middle, where agents put their reminders.
+    """
+    turns: list[Message] = []
+    moved = False
+    for message in messages:
+        system = bool(turns) and message.role in ("system", "developer")
+        if system and turns[-1].role not in ("system", "developer"):
+            message = Message(role="user", content=message.content)
+        moved = system or (moved and message.role == "user")
+        if moved and turns[-1].role == message.role:
+            last = turns.pop()
+            both = {"content": f"{last.content}\n\n{message.content}", "images": (*last.images, *message.images)}
+            message = last.model_copy(update=both)
+        turns.append(message)
+    return tuple(turns)
+
+
 def template_thinking(think: bool | str | None) -> dict[str, Any]:
     """Return the variables that tell a chat template to reason or not; empty when the request does not say."""
     if think is None:

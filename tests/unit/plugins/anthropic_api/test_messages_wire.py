@@ -146,3 +146,22 @@ def test_what_means_nothing_here_is_passed_over_with_a_log_line(caplog: pytest.L
 def test_an_unsupported_field_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         read(**fields)
+
+
+def test_tools_that_the_client_runs_are_offered_with_their_schema() -> None:
+    tools = [
+        {"type": "bash_20250124", "name": "bash"},
+        {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool", "max_characters": 9},
+        {"type": "tool_search_tool_regex_20251119", "name": "tool_search_tool_regex"},
+        {"name": "own", "input_schema": {"type": "object"}, "defer_loading": True, "strict": True},
+    ]
+    functions = [tool["function"] for tool in read(messages=[USER], tools=tools).tools]
+    assert [function["name"] for function in functions] == ["bash", "str_replace_based_edit_tool", "own"]
+    assert "command" in functions[0]["parameters"]["properties"]
+    assert functions[1]["parameters"]["required"] == ["command", "path"]
+    assert functions[2]["strict"]
+
+
+def test_a_budget_for_thoughts_is_passed_on() -> None:
+    thinking = {"type": "enabled", "budget_tokens": 2000}
+    assert read(messages=[USER], thinking=thinking).max_thinking_tokens == 2000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -91,6 +92,25 @@ async def test_a_call_that_must_be_made_is_held_by_grammar_also_with_a_template_
     free = await builder().build(asked.model_copy(update={"tool_choice": "auto"}))
     assert not free.calls
     assert "json_schema" not in free.body
+
+
+class Strict(FakeClient):
+    """llama.cpp for a model whose template refuses a system message in the middle."""
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        if path == "/apply-template" and any(turn["role"] == "system" for turn in body["messages"][1:]):
+            raise InvalidRequest("llama.cpp: Jinja Exception: System message must be at the beginning.")
+        return await super().post(path, body)
+
+
+async def test_a_system_message_in_the_middle_that_the_template_refuses_is_the_users() -> None:
+    turns = (("system", "a"), ("user", "b"), ("system", "c"), ("user", "d"))
+    request = GenerateRequest(messages=tuple(Message(role=role, content=text) for role, text in turns))  # type: ignore[arg-type]
+    prompts = replace(builder(), client=Strict())  # type: ignore[arg-type]
+    body = (await prompts.build(request)).body
+    assert [(turn["role"], turn["content"]) for turn in body["messages"]] == [("system", "a"), ("user", "b\n\nc\n\nd")]
+    assert len(await prompts.count(request)) == len((await prompts.build(request)).tokens)
+    assert len((await builder().build(request)).body["messages"]) == 4  # another template takes it
 
 
 async def test_a_thought_has_a_budget() -> None:

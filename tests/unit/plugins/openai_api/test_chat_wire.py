@@ -100,6 +100,11 @@ def test_fields_of_a_wrong_shape_are_refused(fields: dict[str, Any]) -> None:
     [
         {"tool_choice": "sometimes"},
         {"tool_choice": {"type": "function"}},
+        {"tool_choice": {"type": "allowed_tools"}},
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "never", "tools": []}}},
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [3]}}},
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"function": {}}]}}},
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"type": "x"}]}}},
         {"response_format": {"type": "json_schema"}},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]},
         {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
@@ -176,3 +181,21 @@ def test_a_whole_answer_counts_cached_tokens_and_bytes_of_logprobs() -> None:
     token = body["choices"][1]["logprobs"]["content"][0]
     assert token["bytes"] == [0xC3, 0xA9]
     assert token["top_logprobs"][0]["token"] == "e"
+
+
+def test_allowed_tools_are_the_only_ones_offered() -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("a", "b", "c")]
+    allowed = [{"type": "function", "function": {"name": name}} for name in ("c", "a")]
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": allowed}}
+    request = read(tools=tools, tool_choice=choice)
+    assert [tool["function"]["name"] for tool in request.tools] == ["a", "c"]
+    assert request.tool_choice == "required"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"max_thinking_tokens": 50}, {"reasoning": {"max_tokens": 50, "effort": "high"}}],
+    ids=["own", "reasoning"],
+)
+def test_a_budget_for_thoughts_is_passed_on(fields: dict[str, Any]) -> None:
+    assert read(**fields).max_thinking_tokens == 50

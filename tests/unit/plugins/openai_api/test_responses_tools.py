@@ -169,3 +169,51 @@ def test_the_other_fields_of_an_agent_are_accepted() -> None:
 def test_what_is_malformed_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises((InvalidRequest, ValidationError)):
         read(**fields)
+
+
+def test_allowed_tools_are_the_only_ones_offered_and_a_namespaced_one_can_be_required() -> None:
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "custom", "name": "apply_patch"}]}
+    assert names(read(tools=[PATCH, FILES], tool_choice=choice)) == ["apply_patch"]
+    required = read(tools=[PATCH, FILES], tool_choice={"type": "function", "name": "read"})
+    assert required.tool_choice == "mcp__files__read"
+    with pytest.raises(InvalidRequest, match="none of the tools"):
+        read(tools=[PATCH], tool_choice={**choice, "tools": [{"type": "function", "name": "other"}]})
+
+
+@pytest.mark.parametrize(
+    ("syntax", "grammar", "told"),
+    [
+        ("lark", 'start: "a" b\nb: missing\n', '2(4): unknown name: "missing"'),
+        ("lark", 'start: "a\n', "1(10): lexer error"),
+        ("regex", "(a|b", "unclosed group"),
+        ("lark", 'start: "a"\n' + " " * 70_000, "more than 65536 characters"),
+    ],
+)
+def test_a_grammar_that_does_not_compile_is_refused_with_its_line(syntax: str, grammar: str, told: str) -> None:
+    wanted = {"type": "grammar", "syntax": syntax, "definition": grammar}
+    with pytest.raises(InvalidRequest) as refused:
+        read(tools=[{**PATCH, "format": wanted}])
+    assert told in refused.value.message
+
+
+def test_codexs_own_grammar_compiles() -> None:
+    grammar = """start: begin_patch hunk+ end_patch
+begin_patch: "*** Begin Patch" LF
+end_patch: "*** End Patch" LF?
+hunk: add_hunk | delete_hunk
+add_hunk: "*** Add File: " filename LF add_line+
+delete_hunk: "*** Delete File: " filename LF
+filename: /(.+)/
+add_line: "+" /(.*)/ LF -> line
+%import common.LF
+"""
+    wanted = {"type": "grammar", "syntax": "lark", "definition": grammar}
+    assert names(read(tools=[{**PATCH, "format": wanted}])) == ["apply_patch"]
+
+
+def test_tools_that_a_search_found_are_offered() -> None:
+    found = {"type": "tool_search_output", "call_id": "c", "tools": [FILES]}
+    assert names(read(input=[USER, found], tools=[PATCH, {"type": "tool_search"}])) == [
+        "apply_patch",
+        "mcp__files__read",
+    ]
