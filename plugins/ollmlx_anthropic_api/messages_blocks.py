@@ -1,4 +1,4 @@
-"""The blocks of `/v1/messages`, and the translation of turns made of them into messages. Pure."""
+"""The blocks of `/v1/messages`, and the translation of turns made of them into messages. Pure, but for PDF files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from pydantic import Field, model_validator
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import Message, ToolCall
 from ollmlx.web import JsonBody
+from ollmlx_anthropic_api.pdf import pdf_text
 
 logger = logging.getLogger(__name__)
 
+PDF = "application/pdf"
 BLOCKS = ("text", "thinking", "redacted_thinking", "image", "document", "search_result", "tool_use", "tool_result")
 
 
@@ -150,6 +152,8 @@ def _document(block: Block) -> str:
         text = text_of(source.content)
     elif source.type == "text" and source.data is not None:
         text = source.data
+    elif source.type == "base64" and source.media_type == PDF and source.data is not None:
+        text = pdf_text(_bytes(source.data))
     elif source.type == "base64" and (source.media_type or "").startswith("text/") and source.data is not None:
         text = _decoded(source.data)
     else:
@@ -158,8 +162,23 @@ def _document(block: Block) -> str:
     return "\n".join(filter(None, (block.title, block.context, text)))
 
 
+def _bytes(data: str) -> bytes:
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError as error:
+        raise InvalidRequest(f"messages: a document is not in base64: {error}") from error
+
+
 def _decoded(data: str) -> str:
     try:
-        return base64.b64decode(data, validate=True).decode()
+        return _bytes(data).decode()
     except ValueError as error:
         raise InvalidRequest(f"messages: a document is not text in base64: {error}") from error
+
+
+def has_pdf(content: str | tuple[Block, ...]) -> bool:
+    """Return whether there is a PDF document among the blocks, or in the results among them."""
+    return not isinstance(content, str) and any(
+        (isinstance(block.source, BlockSource) and block.source.media_type == PDF) or has_pdf(block.content)
+        for block in content
+    )

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import GenerateRequest, Message, Options, Tool
-from ollmlx_anthropic_api.messages_blocks import AnthropicBody, Block, Turn, messages, text_of
+from ollmlx_anthropic_api.messages_blocks import AnthropicBody, Block, Turn, has_pdf, messages, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,11 @@ class ConversationBody(AnthropicBody):
     tool_choice: ToolChoice = ToolChoice(type="auto")
     thinking: ThinkingConfig = ThinkingConfig(type="disabled")
     output_config: OutputConfig = OutputConfig()
+
+    @property
+    def blocking(self) -> bool:
+        """True when the translation of the body waits for another process: it has a PDF document."""
+        return has_pdf(self.system) or any(has_pdf(turn.content) for turn in self.messages)
 
     def conversation(self) -> tuple[Message, ...]:
         """Translate the turns, the system prompt first. Raises InvalidRequest."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -71,7 +72,8 @@ def blueprint(service: Service) -> Blueprint:
     async def messages() -> Response:
         body = await read_model(MessagesRequest)
         model = await service.show(ModelName.parse(body.model))
-        request = body.to_vocabulary(can_think="thinking" in model.capabilities)
+        can_think = "thinking" in model.capabilities
+        request = await _translated(body, lambda: body.to_vocabulary(can_think=can_think))
         events = tracked(service.generate(model, request, caller=caller(body.model)))
         id_ = f"msg_{secrets.token_hex(12)}"
         if body.stream:
@@ -83,11 +85,16 @@ def blueprint(service: Service) -> Blueprint:
     @describe("Count the tokens of a conversation.", body=ConversationBody, answer=COUNT, error=ERROR)
     async def count_tokens() -> Response:
         body = await read_model(ConversationBody)
-        request = GenerateRequest(messages=body.conversation(), tools=body.tool_list())
+        request = await _translated(body, lambda: GenerateRequest(messages=body.conversation(), tools=body.tool_list()))
         count = await service.count_tokens(ModelName.parse(body.model), request, caller=caller(body.model))
         return json_answer({"input_tokens": count})
 
     return made
+
+
+async def _translated(body: ConversationBody, translate: Callable[[], GenerateRequest]) -> GenerateRequest:
+    """Return the body's translation; in a thread when it waits for another process."""
+    return await asyncio.to_thread(translate) if body.blocking else translate()
 
 
 async def _records(events: AsyncIterator[Event], stream: MessageEvents) -> AsyncGenerator[bytes, None]:

@@ -120,7 +120,7 @@ def test_tool_choice_decides_which_tools_are_offered() -> None:
 
 def test_later_system_messages_become_part_of_the_users_turns() -> None:
     def turns(*pairs: tuple[str, str]) -> tuple[Message, ...]:
-        return tuple(Message(role=role, content=content) for role, content in pairs)  # type: ignore[arg-type]
+        return tuple(Message(role=role, content=content) for role, content in pairs)
 
     for sent, expected in (
         ([("system", "a"), ("user", "b")], [("system", "a"), ("user", "b")]),

@@ -134,7 +134,7 @@ def test_what_means_nothing_here_is_passed_over_with_a_log_line(caplog: pytest.L
 @pytest.mark.parametrize(
     "fields",
     [
-        document({"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}),
+        document({"type": "base64", "media_type": "application/pdf", "data": "%%%"}),
         document({"type": "base64", "media_type": "text/plain", "data": "%%%"}),
         document({"type": "url", "url": "http://x/"}),
         document({"type": "text"}),

@@ -105,7 +105,7 @@ class Strict(FakeClient):
 
 async def test_a_system_message_in_the_middle_that_the_template_refuses_is_the_users() -> None:
     turns = (("system", "a"), ("user", "b"), ("system", "c"), ("user", "d"))
-    request = GenerateRequest(messages=tuple(Message(role=role, content=text) for role, text in turns))  # type: ignore[arg-type]
+    request = GenerateRequest(messages=tuple(Message(role=role, content=text) for role, text in turns))
     prompts = replace(builder(), client=Strict())  # type: ignore[arg-type]
     body = (await prompts.build(request)).body
     assert [(turn["role"], turn["content"]) for turn in body["messages"]] == [("system", "a"), ("user", "b\n\nc\n\nd")]
