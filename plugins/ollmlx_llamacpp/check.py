@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ollmlx import Finding, ModelName, Severity
+from ollmlx.types import InstalledModel
 from ollmlx_llamacpp.backend import INSTALL, MISSING
 
 BROKEN: Final = "ENV022"
-SLOWER: Final = "ENV023"
+SLOWER: Final = "ENV024"
 IMPORT_SECONDS: Final = 8
 MODELS_SHOWN: Final = 10
 
@@ -33,7 +34,7 @@ class LlamaCppCheck:
         return [*await self._usable(context), *await self._slow_imports(context)]
 
     async def _usable(self, context: Any) -> Sequence[Finding]:
-        models = await _models(context, "gguf")
+        models = [*await _models(context, "gguf")]
         if not models:
             return []
         more = len(models) - MODELS_SHOWN
@@ -50,7 +51,7 @@ class LlamaCppCheck:
         return [Finding.of(BROKEN, title, evidence=(*reason, *shown), commands=[install])]
 
     async def _slow_imports(self, context: Any) -> Sequence[Finding]:
-        """Report models that MLX runs on the CPU, of which a source has the GGUF file."""
+        """Report models that MLX runs on the CPU and that were imported from a GGUF file of their source."""
         registry = context.plugins.registry
         if not self.installed() or getattr(registry.backends.get("mlx"), "device", None) != "cpu":
             return []
@@ -65,26 +66,26 @@ class LlamaCppCheck:
                 evidence=["measured with two models on two cores: docs/benchmarks.md"],
                 commands=[f"ollmlx pull {name}"],
             )
-            for name in await _models(context, "mlx")
-            if ModelName.parse(name) not in overrides and _is_offered_as_gguf(ModelName.parse(name), registry)
+            for name, model in (await _models(context, "mlx")).items()
+            if model.name not in overrides and _came_as_gguf(model, registry)
         ]
 
 
-def _is_offered_as_gguf(name: ModelName, registry: Any) -> bool:
-    for source in registry.sources.values():
-        try:
-            if source.provides(name) is not None:
-                return bool(source.format(name) == "gguf")
-        except Exception:  # noqa: BLE001, S112 - other checks report the failures of sources
-            continue
-    return False
+def _came_as_gguf(model: InstalledModel, registry: Any) -> bool:
+    """Return True if the source that the model was pulled from provides it as a GGUF file."""
+    source = registry.sources.get(model.source.partition(":")[0])
+    try:
+        return source is not None and source.provides(model.name) is not None and source.format(model.name) == "gguf"
+    except Exception:  # noqa: BLE001 - other checks report the failures of sources
+        return False
 
 
-async def _models(context: Any, format: str) -> list[str]:
-    found: list[str] = []
+async def _models(context: Any, format: str) -> dict[str, InstalledModel]:
+    """Return the installed models of a format by their names, sorted."""
+    found: dict[str, InstalledModel] = {}
     for store in context.stores:
         try:
-            found += [model.name.short for model in await store.list() if model.format == format]
+            found |= {model.name.short: model for model in await store.list() if model.format == format}
         except Exception:  # noqa: BLE001, S112 - other checks report the failures of stores
             continue
-    return sorted(set(found))
+    return dict(sorted(found.items()))

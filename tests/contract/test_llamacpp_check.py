@@ -61,6 +61,7 @@ def context(
     return CheckContext(load=lambda: plugins, child=child, settings=settings or Settings())
 
 
+IMPORTED = fake_model("small", format="mlx", source="files:small")
 GGUF = [fake_model(f"model-{number}", format="gguf") for number in range(12)]
 
 
@@ -78,7 +79,7 @@ class TestLlamaCppCheck(CheckSuite):
         return context(*GGUF)
 
     def sick(self) -> Mapping[str, CheckContext]:
-        slow = context(fake_model(format="mlx"))
+        slow = context(IMPORTED)
         return {MISSING: context(*GGUF), BROKEN: context(GGUF[0], status=1), SLOWER: slow}
 
     async def test_without_gguf_models_there_is_no_finding(self) -> None:
@@ -100,17 +101,18 @@ class TestLlamaCppCheck(CheckSuite):
         assert finding.code == "ENV022"
         assert finding.evidence[0] == "ImportError: libcuda.so.1: cannot open shared object file"
 
-    @pytest.mark.finding("ENV023")
+    @pytest.mark.finding("ENV024")
     async def test_an_import_that_llama_cpp_would_run_faster_is_named_with_the_command(self) -> None:
-        imported, of_the_hub = fake_model("small", format="mlx"), fake_model("org/small", format="mlx")
-        (finding,) = await LlamaCppCheck(lambda: True).run(context(imported, of_the_hub))
-        assert finding.code == "ENV023"
+        of_the_hub = fake_model("org/small", format="mlx", source="files:org/small")
+        copied = fake_model("copied", format="mlx", source="local")
+        (finding,) = await LlamaCppCheck(lambda: True).run(context(IMPORTED, of_the_hub, copied))
+        assert finding.code == "ENV024"
         assert finding.subject == "small"
         assert "3 to 7 times" in finding.title
         assert finding.commands == ("ollmlx pull small",)
 
     async def test_an_import_stays_unnamed_on_a_gpu_and_when_the_settings_want_it(self) -> None:
-        model, wanted = fake_model("small", format="mlx"), {"models": {"small": {"backend": "mlx"}}}
+        model, wanted = IMPORTED, {"models": {"small": {"backend": "mlx"}}}
         for calm in (
             context(model, mlx_device="metal"),
             context(model, settings=Settings.model_validate(wanted)),

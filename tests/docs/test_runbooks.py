@@ -27,6 +27,13 @@ REGENERATE = "python -m ollmlx.doctor.runbooks"
 # -- a code and its page -----------------------------------------------------------------------------------------------
 
 
+def test_a_code_has_one_page_in_all_plugins_together() -> None:
+    found = [
+        path.stem for folder in ("diagnostics", "plugins/*/diagnostics") for path in ROOT.glob(f"{folder}/*[0-9].md")
+    ]
+    assert len(found) == len(set(found))
+
+
 def test_every_code_has_a_page_and_every_page_a_code() -> None:
     assert set(PAGES) == set(CODES)
 

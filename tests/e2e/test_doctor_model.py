@@ -93,7 +93,8 @@ def test_a_wrong_answer_fails_the_command_and_a_missing_model_names_the_next_ste
 async def test_the_real_model_passes_its_self_test_and_its_daemon_is_healthy(
     tmp_path: Path, smollm2_models: Path
 ) -> None:
-    server = Daemon(tmp_path / "daemon", settings={"storage": {"models": str(smollm2_models)}}).start()
+    on_mlx = {"storage": {"models": str(smollm2_models)}, "models": {"smollm2:135m": {"backend": "mlx"}}}
+    server = Daemon(tmp_path / "daemon", settings=on_mlx).start()
     try:
         findings = await tried(server, "smollm2:135m", patience=240.0)
         examined = server.cli("doctor", "server", "--deep", "--json", "--config", str(server.config))
