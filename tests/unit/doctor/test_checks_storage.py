@@ -51,6 +51,7 @@ DAMAGES: list[tuple[str, dict[str, Any], str, str]] = [
     ("MDL003", {"config__json": None}, "no config.json", "ollmlx pull org/name"),
     ("MDL003", {"config__json": b"{"}, "config.json is not valid JSON", "ollmlx pull org/name"),
     ("MDL003", {"model__safetensors": None}, "no model*.safetensors", "ollmlx rm org/name"),
+    ("MDL003", {"ollmlx__json": b"{"}, "ollmlx.json", "ollmlx rm org/name"),
     ("MDL004", {"config__json": config(model_type="unheard_of")}, "'unheard_of'", "pip install --upgrade mlx-lm"),
     ("MDL003", {"tokenizer__json": None}, "no tokenizer", "ollmlx pull org/name"),
     ("MDL010", {"tokenizer_config__json": b"{}"}, "chat needs a template", "ollmlx show org/name"),
