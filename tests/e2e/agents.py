@@ -32,7 +32,7 @@ PROMPT = "Fix calc.py so that its test passes."
 KEY = "key-of-the-stage"
 CONTEXT = 200_000
 SHORT_CONTEXT = 32_768
-MODELS = {"editor": CONTEXT, "cutter": CONTEXT, "reader": SHORT_CONTEXT}
+MODELS = {**dict.fromkeys(("editor", "cutter", "mender", "talker"), CONTEXT), "reader": SHORT_CONTEXT}
 """The models of the plays, and their context lengths."""
 
 Step = dict[str, Any]
@@ -85,16 +85,26 @@ class Stage:
 
     def launch(self, agent: str, model: str, project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `ollmlx launch` in the project until the agent ends."""
+        return self.ollmlx(project, "launch", agent, "--model", model, "--", *arguments)
+
+    def ollmlx(self, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command line in a folder."""
         return subprocess.run(
-            [sys.executable, "-m", "ollmlx", "launch", agent, "--model", model, "--", *arguments],
-            cwd=project,
-            env=self.environment(project),
+            [sys.executable, "-m", "ollmlx", *words],
+            cwd=folder,
+            env=self.environment(folder),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
             timeout=HANG,
         )
+
+    def doctor(self, agent: str, model: str, steps: list[Step]) -> tuple[int, dict[str, Any], str]:
+        """Run `ollmlx doctor --agent`; return its exit status, its JSON and its progress."""
+        self.play(model).write_text(json.dumps(steps), encoding="utf-8")
+        done = self.ollmlx(self.folder, "doctor", "--agent", agent, "--model", model, "--json")
+        return done.returncode, json.loads(done.stdout), done.stderr
 
     def environment(self, project: Path) -> dict[str, str]:
         """Return an agent's variables: nothing of this user, and no way out of this machine."""

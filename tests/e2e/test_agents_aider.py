@@ -53,3 +53,9 @@ def test_an_answer_cut_by_length_is_not_half_applied(aider: Stage) -> None:
     before = (project / "calc.py").read_text()
     done = aider.launch("aider", "cutter", project, *QUIET, "calc.py", "--message", PROMPT)
     assert (project / "calc.py").read_text() == before, done.stdout
+
+
+def test_the_doctor_lets_it_mend_a_project(aider: Stage) -> None:
+    mended = [{"when": "mend", "say": listing("a + b")}]
+    status, report, progress = aider.doctor("aider", "mender", mended)
+    assert (status, report["findings"]) == (0, []), progress

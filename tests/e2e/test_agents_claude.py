@@ -85,3 +85,15 @@ def test_it_compacts_a_conversation_that_grows_too_long_and_finishes(agents: Sta
     done = agents.launch("claude", "reader", project, *PRINT)
     assert (project / "calc.py").read_text() == FIXED, done.stdout + done.stderr
     assert (done.returncode, done.stdout) == (0, "Done.\n"), done.stderr
+
+
+def test_the_doctor_lets_it_mend_a_project(agents: Stage) -> None:
+    change = call("Edit", file_path="calc.py", old_string="a - b", new_string="a + b")
+    trial: list[Step] = [
+        {"calls": [shell(RUN_TESTS), call("Read", file_path="calc.py")]},
+        {"when": "a - b", "calls": [change]},
+        {"when": "updated", "calls": [shell(RUN_TESTS)]},
+        {"when": "OK", "say": "Done."},
+    ]
+    status, report, progress = agents.doctor("claude", "mender", trial)
+    assert (status, report["findings"]) == (0, []), progress

@@ -82,3 +82,24 @@ def test_it_compacts_a_conversation_that_grows_too_long_and_finishes(agents: Sta
     assert (project / "calc.py").read_text() == FIXED, done.stderr[-4000:]
     assert done.returncode == 0
     assert "context compacted" in done.stderr
+
+
+def test_the_doctor_lets_it_mend_a_project(agents: Stage) -> None:
+    trial: list[Step] = [
+        {"calls": [shell(RUN_TESTS)]},
+        {"when": "FAILED", "calls": [patch("a - b", "a + b")]},
+        {"when": "Success", "calls": [shell(RUN_TESTS)]},
+        {"when": "OK", "say": "Done."},
+    ]
+    status, report, progress = agents.doctor("codex", "mender", trial)
+    assert (status, report["findings"]) == (0, []), progress
+    assert progress.count("✓") == 7
+
+
+@pytest.mark.finding("RUN020")
+def test_the_doctor_names_the_step_that_was_not_done_and_why(agents: Stage) -> None:
+    status, report, progress = agents.doctor("codex", "talker", [{"say": "I would change the minus."}])
+    (finding,) = report["findings"]
+    assert (status, finding["code"]) == (1, "RUN020"), progress
+    assert "not done: the model calls a tool" in finding["title"]
+    assert any("I would change the minus." in line for line in finding["evidence"])

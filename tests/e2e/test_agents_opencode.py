@@ -94,3 +94,15 @@ def test_it_compacts_a_conversation_that_grows_too_long_and_finishes(agents: Sta
     done = agents.launch("opencode", "reader", project, "run", PROMPT)
     assert (project / "calc.py").read_text() == FIXED, done.stdout + done.stderr
     assert done.returncode == 0, done.stderr
+
+
+def test_the_doctor_lets_it_mend_a_project(agents: Stage) -> None:
+    change = call("edit", filePath="calc.py", oldString="a - b", newString="a + b")
+    trial: list[Step] = [
+        {"calls": [shell(RUN_TESTS), call("read", filePath="calc.py")]},
+        {"when": "a - b", "calls": [change]},
+        {"when": "applied", "calls": [shell(RUN_TESTS)]},
+        {"when": "OK", "say": "Done."},
+    ]
+    status, report, progress = agents.doctor("opencode", "mender", trial)
+    assert (status, report["findings"]) == (0, []), progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ollmlx.agents.profile import NO_KEY, Agent, ServedModel, Setup
+from ollmlx.agents.profile import NO_KEY, Agent, ServedModel, Setup, Task
 
 
 def setup(target: ServedModel, folder: Path) -> Setup:
@@ -35,10 +35,10 @@ def setup(target: ServedModel, folder: Path) -> Setup:
     )
 
 
-def task(prompt: str, command: str) -> tuple[str, ...]:
+def task(wanted: Task) -> Setup:
     """Return the arguments of a task: it runs the command after each edit, and reads what fails."""
     quiet = ("--no-check-update", "--analytics-disable", "--no-show-release-notes", "--no-git", "--yes-always")
-    return (*quiet, "--test-cmd", command, "--auto-test", "--message", prompt)
+    return Setup((*quiet, "--test-cmd", wanted.command, "--auto-test", wanted.file, "--message", wanted.prompt))
 
 
 AIDER = Agent(

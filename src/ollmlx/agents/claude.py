@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ollmlx.agents.profile import NO_KEY, Agent, ServedModel, Setup
+from ollmlx.agents.profile import NO_KEY, Agent, ServedModel, Setup, Task
 
 COMPACTION_BUFFER = 13_000
 """Tokens below its window at which Claude Code compacts, less the room for an answer."""
@@ -50,9 +50,9 @@ def _window(target: ServedModel) -> int:
     return target.context + COMPACTION_BUFFER - min(COMPACTION_BUFFER, target.context // 10)
 
 
-def task(prompt: str, command: str) -> tuple[str, ...]:
+def task(wanted: Task) -> Setup:
     """Return the arguments of a task."""
-    return ("-p", prompt, "--allowedTools", "Read", "Edit", "Write", f"Bash({command}:*)")
+    return Setup(("-p", wanted.prompt, "--allowedTools", "Read", "Edit", "Write", f"Bash({wanted.command}:*)"))
 
 
 CLAUDE = Agent(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ollmlx.agents.profile import KEY_VARIABLE, NO_KEY, Agent, ServedModel, Setup
+from ollmlx.agents.profile import KEY_VARIABLE, NO_KEY, Agent, ServedModel, Setup, Task
 
 PATIENCE_MS = 3_600_000
 LEVELS = ("low", "medium", "high")
@@ -82,9 +82,9 @@ def _text(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def task(prompt: str, command: str) -> tuple[str, ...]:
+def task(wanted: Task) -> Setup:
     """Return the arguments of a task. Its sandbox permits any command, without the network, in the folder only."""
-    return ("exec", "--skip-git-repo-check", "--sandbox", "workspace-write", prompt)
+    return Setup(("exec", "--skip-git-repo-check", "--sandbox", "workspace-write", wanted.prompt))
 
 
 CODEX = Agent(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ollmlx.agents.profile import KEY_VARIABLE, NO_KEY, Agent, ServedModel, Setup
+from ollmlx.agents.profile import KEY_VARIABLE, NO_KEY, Agent, ServedModel, Setup, Task
 
 
 def setup(target: ServedModel, folder: Path) -> Setup:
@@ -36,9 +36,11 @@ def entry(target: ServedModel) -> dict[str, Any]:
     }
 
 
-def task(prompt: str, command: str) -> tuple[str, ...]:
-    """Return the arguments of a task."""
-    return ("run", prompt)
+def task(wanted: Task) -> Setup:
+    """Return the arguments of a task, and its rights: what is not named is refused, because nobody can be asked."""
+    rights = {"*": "deny", "read": "allow", "list": "allow", "glob": "allow", "grep": "allow", "edit": "allow"}
+    permission = {**rights, "bash": {"*": "deny", f"{wanted.command}*": "allow"}}
+    return Setup(("run", wanted.prompt), {"OPENCODE_PERMISSION": json.dumps(permission)})
 
 
 OPENCODE = Agent(

@@ -76,11 +76,20 @@ def _shown(name: str, value: str) -> str:
 
 
 @dataclass(frozen=True)
+class Task:
+    """A prompt, the file that is to be edited, and the one command that may be run."""
+
+    prompt: str
+    file: str
+    command: str
+
+
+@dataclass(frozen=True)
 class Agent:
     """One agent.
 
-    `setup`: from the target and a folder of its own to a setup. `task`: the arguments that let it work on a prompt
-    without a terminal, in the current folder, with no more rights than editing and running `command` there.
+    `setup`: from the served model and a folder of ollmlx's own to a setup. `task`: what is added to it for one task,
+    without a terminal, with no more rights in the current folder than the task needs.
     """
 
     name: str
@@ -88,5 +97,5 @@ class Agent:
     program: str
     install: str
     setup: Callable[[ServedModel, Path], Setup]
-    task: Callable[[str, str], tuple[str, ...]]
+    task: Callable[[Task], Setup]
     needs_tools: bool = True

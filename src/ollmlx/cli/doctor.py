@@ -7,18 +7,25 @@ import asyncio
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 
-from ollmlx.cli.connection import connect, ensure_daemon, overrides
+from ollmlx.agents.known import find_agent, find_program
+from ollmlx.agents.profile import Agent, ServedModel
+from ollmlx.agents.trial import TrialResult, try_agent
+from ollmlx.cli.connection import connect, ensure_daemon, load, overrides
+from ollmlx.cli.launch import find_served
 from ollmlx.cli.terminal import note, report, say, width
 from ollmlx.doctor import bundle, runbooks
+from ollmlx.doctor.check import found
 from ollmlx.doctor.context import CheckContext, build_context
 from ollmlx.doctor.daemon import DaemonClient
-from ollmlx.doctor.report import Report
+from ollmlx.doctor.report import CheckResult, Report
 from ollmlx.doctor.run import PATIENCE, examine, runbook_folders, select_checks
 from ollmlx.doctor.selftest.subject import RequestFailed, Subject
 from ollmlx.doctor.selftest.trials import self_test
 from ollmlx.errors import InvalidRequest, OllmlxError
+from ollmlx.errors.findings import Finding
 from ollmlx.model.names import ModelName
 
 DESCRIPTION = """Examine this machine and report each problem with the command that fixes it. Nothing is changed.
@@ -27,6 +34,7 @@ DESCRIPTION = """Examine this machine and report each problem with the command t
   ollmlx doctor storage          run one group: config, machine, plugins, storage, server, runners, network
   ollmlx doctor ENV002           run the checks for one code
   ollmlx doctor --model NAME     test whether a model answers correctly on this machine; two minutes at most
+  ollmlx doctor --agent NAME     let a coding agent do a small task with --model, offline; half an hour at most
   ollmlx doctor --deep           also read every model's files and compare their sha256
   ollmlx doctor --online         also ask the hub and the hosts of clusters; otherwise nothing leaves this machine
   ollmlx doctor --bundle FILE    write a report to send to a person who helps, without secrets and prompts
@@ -42,6 +50,7 @@ def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.add_argument("what", metavar="GROUP|CODE", nargs="?", help="run only this group, or the checks for a code")
     parser.add_argument("--model", metavar="NAME", help="test a model through the daemon")
+    parser.add_argument("--agent", metavar="NAME", help="let a coding agent do a small task with a model")
     parser.add_argument("--explain", metavar="CODE", help="print the runbook of a code")
     parser.add_argument("--list", action="store_true", help="list every code")
     parser.add_argument("--deep", action="store_true", help="take time: compare every model file's sha256")
@@ -58,6 +67,8 @@ def run_doctor(args: argparse.Namespace) -> int:
             return _explain(args)
         if args.list:
             return _list(args)
+        if args.agent:
+            return _test_agent(args)
         return _test_model(args) if args.model else _examine(args)
     except InvalidRequest as error:  # an unknown group or code, or a malformed model name
         report(error)
@@ -101,14 +112,42 @@ def _test_model(args: argparse.Namespace) -> int:
     ensure_daemon(client, args)
     subject = Subject(DaemonClient(client.address, client.key), name)
 
-    def progress(guarantee: str, holds: bool, seconds: float) -> None:
-        note(f"{'✓' if holds else '✗'} {guarantee}  {seconds:.1f} s")
-
     try:
-        return _print(asyncio.run(self_test(subject, progress)), args)
+        return _print(asyncio.run(self_test(subject, _progress)), args)
     except RequestFailed as error:
         hint = f"ollmlx pull {name.short}" if error.code == "MDL002" else "ollmlx logs"
         raise OllmlxError(error.message, code=error.code, hint=hint) from error
+
+
+def _test_agent(args: argparse.Namespace) -> int:
+    """Let an agent do its task, and report the first step that it did not do."""
+    agent = find_agent(args.agent)
+    program = find_program(agent)
+    client = connect(args)
+    ensure_daemon(client, args)
+    served = find_served(client, agent, args.model)
+    folder = load(args).settings.state_folder / "agents"
+    started = time.monotonic()
+    result = try_agent(agent, program, served, client.address, folder, _progress)
+    seconds = time.monotonic() - started
+    findings = (agent_finding(agent, served, result),) if result.failed else ()
+    return _print(Report((CheckResult("agent", "model", "ollmlx", findings, seconds),), seconds), args)
+
+
+def agent_finding(agent: Agent, served: ServedModel, result: TrialResult) -> Finding:
+    """Return the finding about an agent that did not finish its task."""
+    title = f"{agent.title} could not do its task with {served.model}: not done: {result.failed}"
+    return found(
+        "RUN020",
+        title,
+        evidence=result.evidence,
+        commands=(f"ollmlx doctor --agent {agent.name} --model OTHER", "ollmlx logs"),
+        subject=served.model,
+    )
+
+
+def _progress(step: str, done: bool, seconds: float) -> None:
+    note(f"{'✓' if done else '✗'} {step}  {seconds:.1f} s")
 
 
 def _print(done: Report, args: argparse.Namespace) -> int:

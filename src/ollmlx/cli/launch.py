@@ -53,11 +53,11 @@ def run_launch(args: argparse.Namespace) -> int:
     program = agent.program if args.only_show else find_program(agent)
     client = connect(args)
     ensure_daemon(client, args)
-    target = find_target(client, agent, args.model)
-    setup = agent.setup(target, folder)
+    served = find_served(client, agent, args.model)
+    setup = agent.setup(served, folder)
     write(setup)
     if args.only_show:
-        say(json.dumps(_described(agent, target, setup), indent=2) if args.json else setup.as_text(program))
+        say(json.dumps(_described(agent, served, setup), indent=2) if args.json else setup.as_text(program))
         return 0
     raise start([program, *setup.arguments, *args.passed_on], setup)
 
@@ -85,7 +85,7 @@ def _restore(agent: Agent, folder: Path, args: argparse.Namespace) -> int:
     return 0
 
 
-def find_target(client: Client, agent: Agent, model: str | None) -> ServedModel:
+def find_served(client: Client, agent: Agent, model: str | None) -> ServedModel:
     """Return the daemon with a model that can do the agent's work, loaded. Warns of a short context.
 
     Raises OllmlxError when the model cannot be loaded, and Unsupported when it has no tools.
@@ -136,9 +136,9 @@ def write(setup: Setup) -> None:
         raise StorageError(f"cannot write {error.filename}: {error.strerror}", code="STO009") from error
 
 
-def _described(agent: Agent, target: ServedModel, setup: Setup) -> Json:
-    model = {"model": target.model, "context": target.context, "capabilities": sorted(target.capabilities)}
-    return {"agent": agent.name, "program": agent.program, "url": target.url, **model, **setup.as_json()}
+def _described(agent: Agent, served: ServedModel, setup: Setup) -> Json:
+    model = {"model": served.model, "context": served.context, "capabilities": sorted(served.capabilities)}
+    return {"agent": agent.name, "program": agent.program, "url": served.url, **model, **setup.as_json()}
 
 
 def start(command: list[str], setup: Setup) -> OllmlxError:

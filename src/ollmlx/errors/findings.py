@@ -129,6 +129,7 @@ CODES: Final[dict[str, tuple[str, str]]] = {
     "RUN010": ("a model fails its self-test", "error"),
     "RUN017": ("a model uses more memory than was reserved for it", "warning"),
     "RUN018": ("a client changes the beginning of its prompts", "warning"),
+    "RUN020": ("a coding agent could not do its task with a model", "error"),
     "SEC001": ("other machines can reach the daemon without an API key", "error"),
     "SEC002": ("the Host header of a request is not allowed", "error"),
     "SEC003": ("the origin of a web page is not allowed", "error"),
