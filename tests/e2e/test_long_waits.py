@@ -1,6 +1,6 @@
 """A long prompt behind a proxy that cuts idle connections: streams live; early errors keep their status.
 
-Times are a sixtieth of real ones: the proxy cuts after one second, and the prompt takes three.
+Times are a thirtieth of real ones: the proxy cuts after two seconds, and the prompt takes four.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ollmlx.testing.daemon import Daemon
 pytestmark = pytest.mark.e2e
 
 PROXY = Path(__file__).parents[1] / "servers" / "impatient_proxy.py"
-PATIENCE = "1.0"
-SLOW = {"prefill": 15, "prefill_ms": 200, "say": "at last", "parallel": 8}
+PATIENCE = "2.0"
+SLOW = {"prefill": 20, "prefill_ms": 200, "say": "at last", "parallel": 8}
 USER = [{"role": "user", "content": "a long prompt"}]
 DIALECTS: dict[str, dict[str, Any]] = {
     "/api/chat": {"messages": USER},
