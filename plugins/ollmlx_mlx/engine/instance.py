@@ -13,6 +13,7 @@ from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.engine.batching.drafting import Drafter
 from ollmlx_mlx.engine.batching.grammar import Grammars
 from ollmlx_mlx.engine.batching.prefill import ChunkClock
+from ollmlx_mlx.engine.batching.prompt_lookup import PromptLookup
 from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
 from ollmlx_mlx.engine.kv_cache import Layers, can_batch, make_layers, stays_trimmable, usable_type
 from ollmlx_mlx.engine.load import LoadedModel, limit_memory, load_model
@@ -91,7 +92,7 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
             width=width,
             pool=int(config.engine_options.get("pool_tokens") or width * config.context_length),
             clock=clock,
-            drafter=Drafter(model, loaded.draft) if loaded.draft is not None else None,
+            drafter=Drafter(model, loaded.draft) if loaded.draft is not None else PromptLookup(model),
             launch_blocks=loaded.device == "cpu",
         ),
         folder=folder,

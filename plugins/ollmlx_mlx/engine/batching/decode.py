@@ -19,6 +19,7 @@ from mlx.nn.layers.base import Module
 
 from ollmlx_mlx.engine.batching.drafting import Drafter
 from ollmlx_mlx.engine.batching.generation import GenerationState
+from ollmlx_mlx.engine.batching.prompt_lookup import PromptLookup
 from ollmlx_mlx.engine.batching.sampling import Penalizer, PendingLogprobs, Sampler
 from ollmlx_mlx.engine.kv_cache import Layers, can_trim, clone, extract_row, make_layers, merge
 
@@ -76,7 +77,12 @@ class DecodeBatch:
     """
 
     def __init__(
-        self, model: Any, head: OutputHead, drafter: Drafter | None = None, *, launch_blocks: bool = False
+        self,
+        model: Any,
+        head: OutputHead,
+        drafter: Drafter | PromptLookup | None = None,
+        *,
+        launch_blocks: bool = False,
     ) -> None:
         self._model = model
         self._head = head
@@ -178,7 +184,7 @@ class DecodeBatch:
         if self._launch_blocks and any(row.generated == 0 for row in self.rows):
             self.flush()
 
-    def _draft_step(self, drafter: Drafter) -> bool:
+    def _draft_step(self, drafter: Drafter | PromptLookup) -> bool:
         (row,) = self.rows
         if self._merged or not drafter.can_draft(row, self._cache):
             return False

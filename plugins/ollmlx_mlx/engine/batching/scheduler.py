@@ -17,6 +17,7 @@ from ollmlx_mlx.engine.batching.decode import DecodeBatch, OutputHead
 from ollmlx_mlx.engine.batching.drafting import Drafter
 from ollmlx_mlx.engine.batching.generation import GenerationState
 from ollmlx_mlx.engine.batching.prefill import ChunkClock, PrefillQueue
+from ollmlx_mlx.engine.batching.prompt_lookup import PromptLookup
 from ollmlx_mlx.engine.kv_cache import Layers
 from ollmlx_mlx.engine.load import is_out_of_memory
 from ollmlx_mlx.engine.prefix_cache import PrefixCache
@@ -54,7 +55,7 @@ class BatchScheduler:
         width: int,
         pool: int,
         clock: ChunkClock,
-        drafter: Drafter | None = None,
+        drafter: Drafter | PromptLookup | None = None,
         launch_blocks: bool = False,
     ) -> None:
         self._waiting: deque[GenerationState] = deque()
