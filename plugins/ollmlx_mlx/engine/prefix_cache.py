@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 VERSION: Final = "1"
 LEAST_TOKENS: Final = 64
 """Shorter prefixes are computed faster than they are read from disk."""
+MOST_IN_MEMORY: Final = 32
+"""Sequences that are kept in memory, however small: twice as many as are computed at once."""
 _LEAST: Final = 8
 """Shorter prefixes are not kept at all."""
 
@@ -51,7 +53,10 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """Cached sequences within a limit of bytes; the least recently used go first. Used on the compute thread only."""
+    """Cached sequences within a limit of bytes and of their number; the least recently used go first.
+
+    Used on the compute thread only.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -137,13 +142,13 @@ class PrefixCache:
         entry.used = self._clock
 
     def _shrink(self, limit: int) -> None:
-        held = self.nbytes
+        held, kept = self.nbytes, len(self.in_memory())
         for entry in sorted(self._entries, key=lambda entry: entry.used):
-            if held <= limit:
+            if held <= limit and kept <= MOST_IN_MEMORY:
                 return
             if entry.layers is None:
                 continue
-            held -= entry.nbytes
+            held, kept = held - entry.nbytes, kept - 1
             entry.layers = None
             if entry.load is None:
                 self._entries.remove(entry)

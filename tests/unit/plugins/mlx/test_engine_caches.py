@@ -6,13 +6,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
-from tests.engine_requests import ask, cancel_when, collect, running, together
+from tests.engine_requests import ask, cancel_when, collect, config_for, running, together
 from tests.random_models import ARCHITECTURES, random_model
 
 from ollmlx.testing.waiting import eventually
 from ollmlx.types import Text
 from ollmlx_mlx.engine.engine import MlxEngine
+from ollmlx_mlx.engine.instance import build
+from ollmlx_mlx.engine.kv_cache import make_layers
+from ollmlx_mlx.engine.prefix_cache import MOST_IN_MEMORY, PrefixCache
 
 pytestmark = pytest.mark.mlx
 LONG = "word " * 150
@@ -150,3 +154,15 @@ async def test_no_architecture_fails_because_its_cache_is_to_be_quantised(
         assert engine.status().error is None
         notes = [note for note in engine.status().notes if "cannot be q8_0" in note]
         assert bool(notes) == (name in ("gpt_oss", "deepseek_v3", "mamba2"))
+
+
+def test_only_the_newest_of_many_short_sequences_stay_in_memory(llama: Path) -> None:
+    model = build(config_for(llama), lambda _: None).loaded.model
+    prefixes = PrefixCache(1 << 40)
+    for number in range(MOST_IN_MEMORY + 3):
+        layers = make_layers(model)
+        model(mx.array([[number] * 10]), cache=layers)
+        prefixes.insert([number] * 10, layers)
+    assert len(prefixes) == MOST_IN_MEMORY
+    assert prefixes.fetch([2] * 11) == (None, 0)
+    assert prefixes.fetch([3] * 11)[1] == 10
