@@ -96,8 +96,8 @@ def test_what_is_quickly_done_is_not_divided() -> None:
 
 @pytest.mark.usefixtures("two_streams")
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("rows", [(1,), (2, 3)])
-@pytest.mark.parametrize("outputs", [64, 99])
+@pytest.mark.parametrize("rows", [(1,), (2,), (2, 3), (1, 40)])
+@pytest.mark.parametrize("outputs", [64, 99, 1100])
 def test_quantised_layers_in_halves_compute_as_before(bits: int, rows: tuple[int, ...], outputs: int) -> None:
     linear, embedding = Linear(64, outputs), Embedding(outputs, 64)
     block = Sequential(linear.to_quantized(32, bits), embedding.to_quantized(32, bits))
