@@ -23,7 +23,7 @@ from ollmlx.storekit import FoundFile, StagingArea, list_files, read_bounded, st
 from ollmlx.types import FetchedFile, FetchReceipt, Frozen, ModelDefaults
 
 MANIFEST = "ollmlx.json"
-MAX_MANIFEST = 16 << 20
+MAX_MANIFEST = 4 << 20
 MODEL_SUFFIXES = (".safetensors", ".json", ".txt", ".jinja", ".model", ".tiktoken", ".md")
 TOKENIZERS = frozenset({"tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json", "vocab.txt"})
 Moment = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]

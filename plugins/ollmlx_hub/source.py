@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import AsyncIterator, Iterable
@@ -13,14 +12,16 @@ from pathlib import Path
 import httpx2
 
 from ollmlx import HUB_HOSTS, ModelName, closing, load_catalogue
-from ollmlx.errors import NotFound, Unauthorized, Unsupported, UpstreamError
+from ollmlx.errors import NotFound, StorageError, Unauthorized, Unsupported, UpstreamError
 from ollmlx.storekit import (
+    MAX_CONFIG,
     Download,
     check_space,
     download_client,
     fetch_file,
     list_files,
     pull_progress,
+    read_json,
     read_receipt,
     sha256_of,
     write_receipt,
@@ -256,8 +257,8 @@ def _fetched(path: Path, file: RemoteFile) -> FetchedFile:
 def _check_config(repo: str, path: Path) -> None:
     """Raise UpstreamError for a model without a type, before its weights are downloaded: it could not be loaded."""
     try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UpstreamError(f"{repo}: config.json is not valid JSON", code="MDL003") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        config = read_json(path.parent, path.name, MAX_CONFIG)
+    except StorageError as error:
+        raise UpstreamError(f"{repo}: {error.message}", code="MDL003") from error
+    if config is None or not isinstance(config.get("model_type"), str):
         raise UpstreamError(f"{repo}: config.json names no model_type; MLX cannot load it", code="MDL003")

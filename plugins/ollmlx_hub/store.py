@@ -105,7 +105,7 @@ class MlxStore:
     async def create(self, request: CreateRequest, importer: Importer | None) -> AsyncIterator[PullProgress]:
         """Create a model from files, or over an installed model, whose weights are linked."""
         if request.defaults.template:
-            check_template(request.defaults.template)
+            await asyncio.to_thread(check_template, request.defaults.template)
         async with self._locked(request.name):
             stage = await asyncio.to_thread(self.installer.stage_new, request.name, ".new")
             files = stage.with_name(stage.name + ".files")

@@ -5,16 +5,14 @@ llama.cpp takes a chat template only while it loads. A template that a request o
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeVar
 
-from jinja2 import Template, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from ollmlx import LimitExceeded, render_template
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.runner.kit import (
     OldestFirst,
@@ -108,7 +106,8 @@ class LlamaCppPrompts:
     async def tokens(self, messages: Sequence[Message], request: GenerateRequest) -> list[int]:
         """Return the ids of a conversation through the chat template, after the ids in `request.context`."""
         if request.template and is_jinja(request.template):
-            text = _render(request.template, [_turn(message) for message in messages], request, self.model_name)
+            turns = [_turn(message) for message in messages]
+            text = await asyncio.to_thread(_render, request.template, turns, request, self.model_name)
         elif self.templated:
             text = (await self.client.post("/apply-template", _chat(messages, request)))["prompt"]
         else:
@@ -269,26 +268,19 @@ def _render(template: str, turns: list[Json], request: GenerateRequest, model_na
     """Return the prompt text. Raises InvalidRequest with the template's message when it refuses the conversation."""
     last = turns[-1]["content"] if request.continue_last and turns else None
     try:
-        text = _compiled(template).render(
-            messages=turns[:-1] if last is not None else turns,
-            tools=offered_tools(request.tools, request.tool_choice) or None,
-            add_generation_prompt=True,
-            bos_token="",
-            eos_token="",
-            **template_thinking(request.think),
+        text = render_template(
+            template,
+            {
+                "messages": turns[:-1] if last is not None else turns,
+                "tools": offered_tools(request.tools, request.tool_choice) or None,
+                "add_generation_prompt": True,
+                "bos_token": "",
+                "eos_token": "",
+                **template_thinking(request.think),
+            },
         )
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
-        raise InvalidRequest(f"the chat template of {model_name} refuses this conversation: {error}") from error
+    except LimitExceeded:
+        raise
+    except InvalidRequest as error:
+        raise InvalidRequest(f"the chat template of {model_name} refuses this conversation: {error.message}") from error
     return text + (last or "")
-
-
-@lru_cache(maxsize=16)
-def _compiled(template: str) -> Template:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    environment.globals["raise_exception"] = _raise_exception
-    return environment.from_string(template)
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)

@@ -62,7 +62,7 @@ class LlamaCppServer:
 
 def start(config: RunnerConfig) -> LlamaCppServer:
     """Load the model; blocks. Raises StorageError for a file that llama.cpp cannot load, OutOfMemory, Unsupported."""
-    header = read_gguf_header(config.model.path, longest=0)
+    header = read_gguf_header(config.model.path, longest=0, here=True)
     remove_stale_sockets()
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=FOLDER))
     key = secrets.token_hex(16)
@@ -168,13 +168,13 @@ def _params(config: RunnerConfig, size: int, slots: int, device: str) -> Any:
 def _add_companions(params: Any, defaults: ModelDefaults) -> None:
     """Add image encoder, adapter and draft model. Raises StorageError when one of them is no GGUF file."""
     if defaults.projector is not None:
-        read_gguf_header(defaults.projector, longest=0)
+        read_gguf_header(defaults.projector, longest=0, here=True)
         params.mmproj.path = str(defaults.projector)
     if defaults.adapter is not None:
         _check_adapter(defaults.adapter)
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(defaults.adapter), 1.0)]
     if defaults.draft is not None:
-        read_gguf_header(defaults.draft, longest=0)
+        read_gguf_header(defaults.draft, longest=0, here=True)
         params.speculative.draft.mparams.path = str(defaults.draft)
 
 
@@ -185,7 +185,7 @@ def _check_adapter(file: Path) -> None:
             code="MDL007",
             hint="convert_lora_to_gguf.py of llama.cpp makes one from a PEFT adapter",
         )
-    if read_gguf_header(file, longest=0).metadata.get("general.type") != "adapter":
+    if read_gguf_header(file, longest=0, here=True).metadata.get("general.type") != "adapter":
         raise InvalidRequest(f"{file.name} is no adapter", code="MDL007")
 
 

@@ -25,7 +25,7 @@ _WHOLE_NUMBERS: Final = ("U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64", "
 def remote_code(folder: Path) -> str | None:
     """Return the file and key that ask for the model's own Python code (`config.json: model_file`), or None."""
     for name, keys in _CODE_KEYS.items():
-        content = read_json(folder, name) or {}
+        content = read_json(folder, name, keys=keys) or {}
         for key in keys:
             if content.get(key):
                 return f"{name}: {key}"

@@ -15,7 +15,7 @@ from ollmlx.storekit import LONGEST_ARRAY, ModelDescription, damaged, describe_g
 from ollmlx.types import Capability, Message, ModelDefaults, ModelDetails, Options
 from ollmlx_ollama_store.layout import MAX_CONFIG, Kind, OllamaConfig, OllamaLayer, OllamaLayout, OllamaManifest
 
-MAX_TEXT = 8 << 20
+MAX_TEXT = 1 << 20
 SAFETENSORS = "ollama-safetensors"
 """The format of models for Ollama's own MLX engine: they have a layer for each tensor."""
 _MESSAGES = TypeAdapter(tuple[Message, ...])

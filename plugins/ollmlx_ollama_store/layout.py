@@ -28,8 +28,8 @@ from ollmlx.storekit import damaged, read_bounded, require_inside
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 HUBS = ("hf.co", "huggingface.co")
-MAX_MANIFEST = 16 << 20  # a model of safetensors has a layer for each tensor
-MAX_CONFIG = 4 << 20
+MAX_MANIFEST = 4 << 20  # a model of safetensors has a layer for each tensor
+MAX_CONFIG = 1 << 20
 MAX_LAYERS = 100_000
 MEDIA_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"

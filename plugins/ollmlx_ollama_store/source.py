@@ -48,6 +48,7 @@ TEXTS = ("template", "system", "params", "messages", "license")
 MAX_TOKEN = 64 << 10
 HEADERS = {"User-Agent": f"ollmlx/{__version__}", "Accept-Encoding": "identity"}
 
+MAX_CHALLENGE = 4096
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 
@@ -150,7 +151,7 @@ class RegistryClient:
 
     async def _token(self, challenge: str) -> str:
         """Get an anonymous token from the address in the challenge, if that is the registry's own host."""
-        words = dict(_CHALLENGE.findall(challenge))
+        words = dict(_CHALLENGE.findall(challenge[:MAX_CHALLENGE]))
         realm = words.get("realm", "")
         if not challenge.lower().startswith("bearer ") or not realm:
             raise self._refused(401)

@@ -22,13 +22,17 @@ if TYPE_CHECKING:
     from ollmlx.formats.safetensors import quantization_of as quantization_of
     from ollmlx.formats.safetensors import read_safetensors_header as read_safetensors_header
     from ollmlx.formats.safetensors import unpacked_elements as unpacked_elements
+    from ollmlx.helper import LimitExceeded as LimitExceeded
+    from ollmlx.helper import run_limited as run_limited
     from ollmlx.model.events import closing as closing
-    from ollmlx.model.modelfile import as_jinja as as_jinja
-    from ollmlx.model.modelfile import check_template as check_template
     from ollmlx.model.names import HUB_HOSTS as HUB_HOSTS
     from ollmlx.model.names import ModelName as ModelName
     from ollmlx.model.names import load_catalogue as load_catalogue
     from ollmlx.model.names import parse_digest as parse_digest
+    from ollmlx.model.templates import MAX_TEMPLATE as MAX_TEMPLATE
+    from ollmlx.model.templates import as_jinja as as_jinja
+    from ollmlx.model.templates import check_template as check_template
+    from ollmlx.model.templates import render_template as render_template
     from ollmlx.plugin.contracts import Backend as Backend
     from ollmlx.plugin.contracts import Check as Check
     from ollmlx.plugin.contracts import Engine as Engine
@@ -67,9 +71,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ollmlx.errors.findings": "Finding Severity",
         "ollmlx.formats.gguf": "GGUF_BLOCKS GgufHeader GgufTensor read_gguf_header",
         "ollmlx.formats.safetensors": "SafetensorsTensor quantization_of read_safetensors_header unpacked_elements",
+        "ollmlx.helper": "LimitExceeded run_limited",
         "ollmlx.model.names": "HUB_HOSTS ModelName load_catalogue parse_digest",
         "ollmlx.model.events": "closing",
-        "ollmlx.model.modelfile": "as_jinja check_template",
+        "ollmlx.model.templates": "MAX_TEMPLATE as_jinja check_template render_template",
         "ollmlx.plugin.contracts": "Backend Check Engine Guarded Importer LaunchOptions PluginContext Refusal "
         "RunnerCommand Source Store unguarded",
         "ollmlx.plugin.hookspecs": "hookimpl",

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 
 from ollmlx.errors import OllmlxError
+from ollmlx.helper import close_helpers
 from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.launch.planner import LaunchPlanner
 from ollmlx.model.names import load_catalogue
@@ -55,6 +56,7 @@ class App:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await self.pool.close(self.settings.server.drain_timeout)
+        close_helpers()
 
     def reconfigure(self, settings: Settings) -> None:
         """Use settings that differ from the present ones only in what can change without a restart."""

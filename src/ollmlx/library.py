@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import suppress
 from itertools import product
 
-from ollmlx.errors import NotFound, OllmlxError, PluginError, StorageError, Unsupported
+from ollmlx.errors import InvalidRequest, NotFound, OllmlxError, PluginError, StorageError, Unsupported
 from ollmlx.launch.overrides import ModelOverrides, apply_overrides, rename
 from ollmlx.model.events import closing
 from ollmlx.model.names import ModelName
@@ -110,7 +110,7 @@ class ModelLibrary:
         """Return whether a store has a model of exactly this name, also one that is damaged."""
         try:
             return await self.find(name) is not None
-        except (StorageError, Unsupported):
+        except (StorageError, InvalidRequest):
             return True
 
     async def locate(self, name: ModelName) -> tuple[Store, InstalledModel | ModelName]:
@@ -122,7 +122,7 @@ class ModelLibrary:
             try:
                 with self._registry.stores.errors_named(store.name):
                     model = await store.resolve(wanted)
-            except (StorageError, Unsupported):
+            except (StorageError, InvalidRequest):
                 return store, wanted
             except PluginError:  # it is in the log; another store may have the model
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,6 +20,7 @@ from ollmlx_mlx.engine.batching.generation import GenerationState, Item
 from ollmlx_mlx.engine.batching.grammar import JsonConstraint
 from ollmlx_mlx.engine.batching.prefill import ALONE
 from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
+from ollmlx_mlx.engine.batching.schemas import check_schema
 from ollmlx_mlx.engine.batching.thinking import ThinkingBudget
 from ollmlx_mlx.engine.embedding import embed
 from ollmlx_mlx.engine.instance import Instance, build
@@ -54,6 +56,8 @@ class MlxEngine:
         instance = self._ready()
         inbox: asyncio.Queue[Sequence[Item]] = asyncio.Queue()
         sink = partial(_deliver, asyncio.get_running_loop(), inbox)
+        if request.template or request.format:
+            await asyncio.to_thread(_try_out, instance, request)
         generation = await self._on_prompts(lambda: make_generation(instance, request, sink))
         self._compute.post(lambda: instance.scheduler.submit(generation))
         done = False
@@ -182,6 +186,14 @@ def make_generation(
         vocabulary=instance.vocabulary,
         constraint=_within_budget(instance, prompt, _constraint(instance, request, prompt)),
     )
+
+
+def _try_out(instance: Instance, request: GenerateRequest) -> None:
+    """Try the request's own template and schema. One that reaches a limit then delays no other request's prompt."""
+    if request.template:
+        instance.prompts.try_template(request)
+    if isinstance(request.format, dict):
+        check_schema(json.dumps(request.format))
 
 
 def _constraint(instance: Instance, request: GenerateRequest, prompt: EncodedPrompt) -> JsonConstraint | None:

@@ -37,7 +37,7 @@ def import_gguf(source: Path, into: Path, report: Report, *, quantize: str | Non
     Raises StorageError when the file is damaged or cannot be expressed, InvalidRequest for an impossible quantisation.
     """
     report(PullProgress(status="parsing GGUF"))
-    header = read_gguf_header(source)
+    header = read_gguf_header(source, here=True)
     check_architecture(header)
     if quantize is None:
         _import(header, source, into, report)

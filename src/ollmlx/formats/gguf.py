@@ -1,26 +1,32 @@
 """The header of a GGUF file: metadata and the place of each tensor. Bounded, pure Python; reads no weights.
 
 The format is the ggml project's specification, versions 2 and 3, little-endian. Every length that the file states is
-checked against a cap and against the size of the file before it is used.
+checked against a cap and against the size of the file before it is used. The file is not mapped into memory: somebody
+else may shorten it meanwhile. A large header is read in a helper process.
 """
 
 from __future__ import annotations
 
 import math
-import mmap
 import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from ollmlx.errors import StorageError
+from ollmlx.helper import run_limited
 
 SMALLEST: Final = 24
-MAX_HEADER: Final = 512 * 1024**2
-MAX_TENSORS: Final = 1 << 17
-MAX_KEYS: Final = 1 << 16
-MAX_ITEMS: Final = 1 << 24
+MAX_HEADER: Final = 64 << 20
+SMALL_HEADER: Final = 64 << 10
+"""Bytes of a header that is read without a helper: at most some milliseconds of work."""
+CPU_SECONDS: Final = 5
+MAX_TENSORS: Final = 1 << 16
+MAX_KEYS: Final = 1 << 14
+MAX_ITEMS: Final = 1 << 22
+MAX_KEPT: Final = 1 << 18
+"""Items of all arrays that are kept, when long arrays are skipped."""
 MAX_NAME: Final = 1 << 16
 MAX_TEXT: Final = 16 * 1024**2
 MAX_DIMENSIONS: Final = 4
@@ -82,19 +88,38 @@ class GgufHeader:
         return self.metadata.get(f"{self.architecture}.{key}", default)
 
 
-def read_gguf_header(path: Path, *, longest: int = MAX_ITEMS) -> GgufHeader:
-    """Read the header of a GGUF file. Raises StorageError with the name of the file and the problem.
+def read_gguf_header(path: Path, *, longest: int | None = None, here: bool = False) -> GgufHeader:
+    """Read the header of a GGUF file. Raises StorageError with the name of the file and the problem, LimitExceeded.
 
     Arrays with more than `longest` items are skipped and become None, because a vocabulary takes a second to read.
+    `here` reads it in this process, which has no other work to delay: an importer, a runner that loads.
     """
+    try:
+        if here:
+            return _read(path, longest, MAX_HEADER)
+        return _read(path, longest, SMALL_HEADER)
+    except _Long:
+        parts = run_limited(_parts, str(path), longest, what=path.name, cpu=CPU_SECONDS, code="MDL003")
+        version, metadata, tensors, size = parts
+        return GgufHeader(version, metadata, tuple(GgufTensor(*tensor) for tensor in tensors), size)
+
+
+def _parts(path: str, longest: int | None) -> tuple[int, dict[str, Any], list[tuple[Any, ...]], int]:
+    """Return the parts of a header as plain data. Called in a helper."""
+    found = _read(Path(path), longest, MAX_HEADER)
+    tensors = [(each.name, each.shape, each.kind, each.offset, each.nbytes) for each in found.tensors]
+    return found.version, found.metadata, tensors, found.size
+
+
+def _read(path: Path, longest: int | None, limit: int) -> GgufHeader:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # opening a pipe would block
             raise _Bad("it is not a regular file")
         if found.st_size < SMALLEST:
             raise _Bad("it is too short")
-        with path.open("rb") as file, mmap.mmap(file.fileno(), found.st_size, access=mmap.ACCESS_READ) as data:
-            return _Reader(data, found.st_size, longest).header()
+        with path.open("rb") as file:
+            return _Reader(file, found.st_size, longest, limit).header()
     except _Bad as bad:
         raise StorageError(f"{path.name} is not a usable GGUF file: {bad}", code="MDL003") from None
     except OSError as error:
@@ -105,14 +130,20 @@ class _Bad(ValueError):
     """The problem of the file."""
 
 
-class _Reader:
-    """A cursor over the mapped file. Every read is checked against the cap and the end of the file."""
+class _Long(Exception):
+    """The header is longer than the reader may read."""
 
-    def __init__(self, data: mmap.mmap, size: int, longest: int) -> None:
-        self.data = data
+
+class _Reader:
+    """A cursor over the beginning of the file. Every read is checked against the cap and the end of the file."""
+
+    def __init__(self, file: IO[bytes], size: int, longest: int | None, limit: int) -> None:
+        self.file = file
+        self.data = b""
         self.size = size
-        self.longest = longest
-        self.limit = min(size, MAX_HEADER)
+        self.longest = MAX_ITEMS if longest is None else longest
+        self.room = MAX_ITEMS if longest is None else MAX_KEPT
+        self.limit = limit
         self.at = 0
 
     def header(self) -> GgufHeader:
@@ -174,29 +205,32 @@ class _Reader:
             if count > self.longest:
                 self._pass_texts(count)
                 return None
+            self._keep(count)
             return [self._text(MAX_TEXT, "a text") for _ in range(count)]
         if kind not in _SCALARS:
             raise _Bad(f"it holds an array of the unsupported type {kind}")
         form = _SCALARS[kind]
         size = struct.calcsize(form) * count
         if count > self.longest:
-            self._pass(size)
+            self._need(self.at + size)
+            self.at += size
             return None
+        self._keep(count)
         return list(struct.unpack(f"<{count}{form[1]}", self._take(size)))
 
-    def _pass_texts(self, count: int) -> None:
-        data, at, last, length_at = self.data, self.at, self.limit - 8, struct.Struct("<Q").unpack_from
-        for _ in range(count):
-            if at > last:
-                raise _Bad("its header is cut short or too large")
-            at += 8 + length_at(data, at)[0]
-        self.at = at
-        self._pass(0)
+    def _keep(self, count: int) -> None:
+        self.room -= count
+        if self.room < 0:
+            raise _Bad("its arrays have too many items")
 
-    def _pass(self, count: int) -> None:
-        if self.at + count > self.limit:
-            raise _Bad("its header is cut short or too large")
-        self.at += count
+    def _pass_texts(self, count: int) -> None:
+        at, length_at = self.at, struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            if at + 8 > len(self.data):
+                self._need(at + 8)
+            at += 8 + length_at(self.data, at)[0]
+        self._need(at)
+        self.at = at
 
     def _text(self, cap: int, what: str) -> str:
         # A token is not always whole UTF-8; surrogateescape keeps such bytes apart from each other.
@@ -213,11 +247,23 @@ class _Reader:
 
     def _take(self, count: int) -> bytes:
         end = self.at + count
-        if end > self.limit:
-            raise _Bad("its header is cut short or too large")
+        self._need(end)
         found = self.data[self.at : end]
         self.at = end
         return found
+
+    def _need(self, end: int) -> None:
+        """Read on until the file's first `end` bytes are here."""
+        if end <= len(self.data):
+            return
+        if end > min(self.size, MAX_HEADER):
+            raise _Bad("its header is cut short or too large")
+        if end > self.limit:
+            raise _Long
+        wanted = min(self.limit, max(end, 2 * len(self.data), SMALL_HEADER))
+        self.data += self.file.read(wanted - len(self.data))
+        if len(self.data) < end:
+            raise _Bad("it was cut short while it was read")
 
 
 def _nbytes(name: str, shape: tuple[int, ...], kind: str) -> int:

@@ -9,13 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ollmlx.errors import StorageError
 from ollmlx.formats.gguf import read_gguf_header
-from ollmlx.types import InstalledModel
+from ollmlx.helper import run_limited
 
-MAX_HEADER = 100 << 20
+if TYPE_CHECKING:
+    from ollmlx.types import InstalledModel
+
+MAX_HEADER = 16 << 20
+SMALL_HEADER = 256 << 10
+"""Bytes of a header that is read without a helper process: some milliseconds of work."""
+CPU_SECONDS = 5
+MAX_TENSORS = 1 << 16
 MAX_DIMENSIONS = 8
 DEFAULT_GROUP_SIZE = 64
 
@@ -34,18 +41,33 @@ class SafetensorsTensor:
 
 
 def read_safetensors_header(path: Path) -> dict[str, SafetensorsTensor]:
-    """Return the tensors of a file by name. Raises StorageError with the reason: truncated, overlapping, not JSON."""
+    """Return the tensors of a file by name. Raises StorageError with the reason: truncated, overlapping, not JSON.
+
+    A large header is read in a helper process. Raises LimitExceeded if that reaches a limit.
+    """
+    rows = _rows(str(path), SMALL_HEADER)
+    if rows is None:
+        shown = f"{path.parent.name}/{path.name}"
+        rows = run_limited(_rows, str(path), MAX_HEADER, what=shown, cpu=CPU_SECONDS, code="MDL003") or {}
+    return {name: SafetensorsTensor(*row) for name, row in rows.items()}
+
+
+def _rows(file: str, limit: int) -> dict[str, tuple[str, tuple[int, ...], int]] | None:
+    """Return type, shape and size of each tensor; None if the header is longer than `limit` bytes."""
+    path = Path(file)
     shown = f"{path.parent.name}/{path.name}"
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # opening a pipe would block
             raise _damaged(shown, "it is not a regular file")
         size = found.st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
+        with path.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
             if size < 8 or length > min(MAX_HEADER, size - 8):
                 raise _damaged(shown, "its header does not fit the file")
-            raw = json.loads(file.read(length))
+            if length > limit:
+                return None
+            raw = json.loads(opened.read(length))
     except OSError as error:
         raise StorageError(f"cannot read {shown}: {error.strerror}", code="MDL003") from error
     except (ValueError, RecursionError) as error:
@@ -53,6 +75,8 @@ def read_safetensors_header(path: Path) -> dict[str, SafetensorsTensor]:
     if not isinstance(raw, dict):
         raise _damaged(shown, "its header is not an object")
     raw.pop("__metadata__", None)
+    if len(raw) > MAX_TENSORS:
+        raise _damaged(shown, f"it has more than {MAX_TENSORS} tensors")
     return _tensors(shown, raw, size - 8 - length)
 
 
@@ -88,7 +112,7 @@ def unpacked_elements(name: str, tensors: Mapping[str, SafetensorsTensor], confi
 def read_tensors(model: InstalledModel) -> list[dict[str, Any]]:
     """Return `name`, `type` and `shape` of each tensor of a GGUF or safetensors model. Raises StorageError."""
     if model.format == "gguf":
-        found = read_gguf_header(model.path).tensors
+        found = read_gguf_header(model.path, longest=0).tensors
         return [{"name": tensor.name, "type": tensor.kind, "shape": list(tensor.shape)} for tensor in found]
     files = sorted(model.path.glob("*.safetensors"))
     return [
@@ -98,8 +122,8 @@ def read_tensors(model: InstalledModel) -> list[dict[str, Any]]:
     ]
 
 
-def _tensors(shown: str, raw: dict[str, Any], data: int) -> dict[str, SafetensorsTensor]:
-    tensors: dict[str, SafetensorsTensor] = {}
+def _tensors(shown: str, raw: dict[str, Any], data: int) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    tensors: dict[str, tuple[str, tuple[int, ...], int]] = {}
     spans: list[tuple[int, int]] = []
     for name, entry in raw.items():
         try:
@@ -111,7 +135,7 @@ def _tensors(shown: str, raw: dict[str, Any], data: int) -> dict[str, Safetensor
             raise _damaged(shown, f"tensor {name[:80]!r} is not described") from error
         if not sound or not 0 <= begin <= end <= data or min(shape, default=0) < 0 or len(shape) > MAX_DIMENSIONS:
             raise _damaged(shown, f"tensor {name[:80]!r} is outside the file: it is truncated or corrupt")
-        tensors[name] = SafetensorsTensor(dtype, shape, end - begin)
+        tensors[name] = (dtype, shape, end - begin)
         spans.append((begin, end))
     spans.sort()
     if any(first[1] > second[0] for first, second in pairwise(spans)):

@@ -1,4 +1,4 @@
-"""Modelfiles: text in Ollama's grammar is parsed into commands. Chat templates are checked and turned into Jinja. Pure.
+"""Modelfiles: text in Ollama's grammar is parsed into commands. Pure.
 
 A command is `COMMAND value`, in any letter case. A value ends with its line, or with its closing quotes: `"…"` or three
 of them, both over several lines. `#` begins a comment line.
@@ -6,10 +6,9 @@ of them, both over several lines. `#` begins a comment line.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx.errors import InvalidRequest
 
 COMMANDS = (
     "from",
@@ -26,10 +25,6 @@ COMMANDS = (
 )
 ROLES = ("system", "user", "assistant")
 FENCE = '"""'
-_GO_FIELD = re.compile(r"\{\{-?\s*(?:if\s+|range\s+|with\s+)?[$.]")
-_GO_SIMPLE = re.compile(r"\{\{-?\s*\.(System|Prompt|Response|Suffix)\s*-?\}\}")
-_BLOCK_OF_TRANSFORMERS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
-"""A block of training templates. It has no effect on a prompt."""
 
 
 @dataclass(frozen=True)
@@ -120,39 +115,3 @@ def _split(text: str) -> tuple[str, str]:
 
 def _fault(index: int, problem: str) -> InvalidRequest:
     return InvalidRequest(f"Modelfile (line {index + 1}): {problem}")
-
-
-# -- templates ---------------------------------------------------------------------------------------------------------
-
-
-def as_jinja(template: str) -> str:
-    """Return the template in Jinja. Jinja is returned unchanged; fields of Go's language without logic are translated.
-
-    Raises Unsupported for any other template in Go's language.
-    """
-    if not _GO_FIELD.search(template):
-        return template
-    plain = _GO_SIMPLE.sub(_field, template)
-    if _GO_FIELD.search(plain):
-        raise Unsupported(
-            "the template is written in Go's template language; models on MLX take Jinja templates",
-            hint="leave the template out to use the model's own, or translate it to Jinja",
-        )
-    return plain
-
-
-def check_template(template: str) -> None:
-    """Raise Unsupported or InvalidRequest, with the line, for a template that cannot be parsed."""
-    from jinja2 import Environment, TemplateSyntaxError
-
-    jinja = _BLOCK_OF_TRANSFORMERS.sub("", as_jinja(template))
-    try:
-        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(jinja)  # noqa: S701 - parsed, never rendered
-    except TemplateSyntaxError as error:
-        raise InvalidRequest(f"template error: line {error.lineno}: {error.message}") from error
-
-
-def _field(match: re.Match[str]) -> str:
-    role = {"System": "system", "Prompt": "user"}.get(match.group(1))
-    chosen = f"messages | selectattr('role', 'equalto', '{role}') | map(attribute='content') | join('\\n\\n')"
-    return "" if role is None else "{{ " + chosen + " }}"

@@ -13,6 +13,7 @@ from ollmlx.storekit.download import follow_redirects as follow_redirects
 from ollmlx.storekit.download import origin as origin
 from ollmlx.storekit.download import pull_progress as pull_progress
 from ollmlx.storekit.download import redirected as redirected
+from ollmlx.storekit.files import MAX_CONFIG as MAX_CONFIG
 from ollmlx.storekit.files import FoundFile as FoundFile
 from ollmlx.storekit.files import check_space as check_space
 from ollmlx.storekit.files import damaged as damaged

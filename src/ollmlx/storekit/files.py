@@ -18,10 +18,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from ollmlx.errors import InvalidRequest, StorageError
+from ollmlx.helper import run_limited
 from ollmlx.model.installed import FetchedFile, FetchReceipt
 from ollmlx.text.quantities import format_size
 
-MAX_JSON = 64 << 20
+MAX_CONFIG = 1 << 20
+MAX_JSON = 16 << 20
+SMALL_JSON = 1 << 20
+"""Bytes of JSON that are parsed without a helper process: some milliseconds of work."""
 MAX_FILES = 4096
 MAX_DEPTH = 3
 SPARE_SPACE = 64 << 20
@@ -75,27 +79,37 @@ def read_bounded(path: Path, limit: int, shown: str) -> bytes | None:
         raise damaged(f"cannot read {shown}: {error.strerror}") from error
 
 
-def read_json(folder: Path, name: str, limit: int = MAX_JSON) -> dict[str, Any] | None:
-    """Return a JSON object of a model's folder, or None if there is no such file.
+def read_json(
+    folder: Path, name: str, limit: int = MAX_JSON, keys: Iterable[str] | None = None
+) -> dict[str, Any] | None:
+    """Return a JSON object of a model's folder, or None if there is no such file. `keys`: those that are needed.
 
-    Raises StorageError (MDL003) for a file above `limit` bytes and for one that is not a JSON object.
+    Raises StorageError (MDL003) for a file above `limit` bytes and for one that is not a JSON object. A large file is
+    parsed in a helper process; raises LimitExceeded if that reaches a limit.
     """
     shown = f"{folder.name}/{name}"
     data = read_bounded(folder / name, limit, shown)
     if data is None:
         return None
+    wanted = None if keys is None else tuple(keys)
+    if len(data) <= SMALL_JSON:
+        return _json_object(data, shown, wanted)
+    return run_limited(_json_object, data, shown, wanted, what=shown, code="MDL003")
+
+
+def _json_object(data: bytes, shown: str, keys: tuple[str, ...] | None) -> dict[str, Any]:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise damaged(f"{shown} is not valid JSON") from error
     if not isinstance(content, dict):
         raise damaged(f"{shown} is not a JSON object")
-    return content
+    return content if keys is None else {key: content[key] for key in keys if key in content}
 
 
-def require_json(folder: Path, name: str) -> dict[str, Any]:
+def require_json(folder: Path, name: str, limit: int = MAX_JSON) -> dict[str, Any]:
     """Return a JSON object of a model's folder. Raises StorageError (MDL003) if there is none."""
-    content = read_json(folder, name)
+    content = read_json(folder, name, limit)
     if content is None:
         raise damaged(f"{folder.name} has no {name}")
     return content

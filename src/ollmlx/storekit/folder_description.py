@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from ollmlx.formats.safetensors import SafetensorsTensor, quantization_of, read_safetensors_header, unpacked_elements
 from ollmlx.model.installed import Capability, ModelDefaults, ModelDetails
 from ollmlx.model.request import Options
+from ollmlx.model.templates import MAX_TEMPLATE
 from ollmlx.runner.kit.prompts import has_insert_markers
-from ollmlx.storekit.files import FoundFile, damaged, read_json, require_json
+from ollmlx.storekit.files import MAX_CONFIG, FoundFile, damaged, read_bounded, read_json, require_json
 from ollmlx.storekit.model_index import ModelDescription
 from ollmlx.text.quantities import format_count
 
@@ -53,7 +54,7 @@ def describe_folder(folder: Path, files: Sequence[FoundFile], origin: str) -> Mo
     damaged file.
     """
     names = {file.path for file in files}
-    config = require_json(folder, "config.json")
+    config = require_json(folder, "config.json", MAX_CONFIG)
     kind = config.get("model_type")
     if not isinstance(kind, str) or not _MODEL_TYPE.fullmatch(kind):
         raise damaged(f"{folder.name}/config.json names no model_type")
@@ -67,7 +68,8 @@ def describe_folder(folder: Path, files: Sequence[FoundFile], origin: str) -> Mo
         info=info,
         chat_template=template,
         defaults=ModelDefaults(
-            options=_options(read_json(folder, "generation_config.json") or {}), license=_license(folder, files)
+            options=_options(read_json(folder, "generation_config.json", MAX_CONFIG) or {}),
+            license=_license(folder, files),
         ),
     )
 
@@ -76,7 +78,7 @@ def _tensors(folder: Path, names: set[str]) -> dict[str, SafetensorsTensor]:
     shards = sorted(name for name in names if WEIGHTS.fullmatch(name))
     if not shards:
         raise damaged(f"{folder.name} has no model*.safetensors")
-    index = read_json(folder, "model.safetensors.index.json") or {}
+    index = read_json(folder, "model.safetensors.index.json", keys=("weight_map",)) or {}
     listed = index.get("weight_map")
     missing = sorted({str(shard) for shard in listed.values()} - names) if isinstance(listed, dict) else []
     if missing:
@@ -123,7 +125,7 @@ def _capabilities(
     folder: Path, names: set[str], config: Mapping[str, Any], template: str | None, origin: str
 ) -> tuple[Capability, ...]:
     architectures = config.get("architectures")
-    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    architecture = str(architectures[0])[:200] if isinstance(architectures, list) and architectures else ""
     encoder = _ENCODERS.search(architecture.removesuffix("Model").removesuffix("ForMaskedLM")) is not None
     # Converted embedding models often have lost their pooling configuration: then only the name shows what they are.
     if encoder or names & {"modules.json", "1_Pooling/config.json"} or "embedding" in origin.lower():
@@ -150,13 +152,16 @@ def _can_insert(folder: Path, names: set[str]) -> bool:
 
 def _chat_template(folder: Path, names: set[str]) -> str | None:
     if "chat_template.jinja" in names:
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8", errors="replace")
+        shown = f"{folder.name}/chat_template.jinja"
+        return (read_bounded(folder / "chat_template.jinja", MAX_TEMPLATE, shown) or b"").decode("utf-8", "replace")
     for name in ("chat_template.json", "tokenizer_config.json"):
-        template = (read_json(folder, name) or {}).get("chat_template")
+        template = (read_json(folder, name, keys=("chat_template",)) or {}).get("chat_template")
+        if isinstance(template, list):
+            template = _named_template(template)
+        if isinstance(template, str) and len(template) > MAX_TEMPLATE:
+            raise damaged(f"{folder.name}/{name}: its chat template is longer than {MAX_TEMPLATE >> 10} KiB")
         if isinstance(template, str) and template:
             return template
-        if isinstance(template, list):
-            return _named_template(template)
     return None
 
 

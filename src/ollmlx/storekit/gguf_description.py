@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from ollmlx.formats.gguf import GgufHeader
 from ollmlx.model.installed import Capability, ModelDetails
+from ollmlx.model.templates import MAX_TEMPLATE
+from ollmlx.storekit.files import damaged
 from ollmlx.storekit.model_index import ModelDescription
 from ollmlx.text.quantities import format_count
 
@@ -26,10 +28,11 @@ FILE_TYPES: Final = {
 
 _FIRST_PART = re.compile(r"-00001-of-(\d{5})\.gguf$")
 _GO_WORDS: Final[dict[Capability, re.Pattern[str]]] = {
-    "tools": re.compile(r"\{\{[^}]*\.Tools\b"),
-    "insert": re.compile(r"\{\{[^}]*\.Suffix\b"),
-    "thinking": re.compile(r"\{\{[^}]*\.(Thinking|Think|IsThinkSet)\b"),
+    "tools": re.compile(r"\{\{[^{}]*\.Tools\b"),
+    "insert": re.compile(r"\{\{[^{}]*\.Suffix\b"),
+    "thinking": re.compile(r"\{\{[^{}]*\.(Thinking|Think|IsThinkSet)\b"),
 }
+"""No expression begins its search again at every brace: its time would grow with the square of the text."""
 _JINJA_WORDS: Final[dict[Capability, re.Pattern[str]]] = {
     "tools": re.compile(r"\btools\b"),
     "thinking": re.compile(r"enable_thinking|<think>|\bthinking\b"),
@@ -41,6 +44,8 @@ def describe_gguf(
 ) -> ModelDescription:
     """Describe a model by its header. `template` replaces the one of the file; `projectors` are files beside it."""
     shown = template or header.metadata.get("tokenizer.chat_template")
+    if isinstance(shown, str) and len(shown) > MAX_TEMPLATE:
+        raise damaged(f"the chat template is longer than {MAX_TEMPLATE >> 10} KiB")
     return ModelDescription(
         format="gguf",
         details=ModelDetails(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from ollmlx.errors import OllmlxError, Unsupported
+from ollmlx.helper import LimitExceeded
 from ollmlx.model.installed import Capability, InstalledModel, ModelDefaults, ModelDetails
 from ollmlx.storekit.files import damaged
 
@@ -76,19 +77,25 @@ class ModelIndex(ABC, Generic[Key, Manifest]):
         """Return the earlier reading of a model if its files are unchanged, else read the model now.
 
         Any failure belongs to this model alone: a stranger's file must not hide the others. Errors are not
-        remembered, because permissions change without a trace in the files' times; each is logged once.
+        remembered, because permissions change without a trace in the files' times; each is logged once. A file that
+        reached a limit is: reading it again would take as long.
         """
         with self._lock:
             known = self._readings.get(key)
         if known is not None and self._is_current(key, known):
             return known
         manifest: Manifest | None = None
+        state: Hashable = None
         try:
             manifest = self.read_manifest(key)
             state = self.read_state(key, manifest)
             fresh = ModelReading(state, manifest, self.read_model(key, manifest))
         except Exception as error:  # noqa: BLE001 - a file may hold anything, and code may not expect it
-            return ModelReading(manifest=manifest, error=self._failure(key, error))
+            failed = ModelReading(state, manifest, error=self._failure(key, error))
+            with self._lock:
+                if isinstance(error, LimitExceeded):
+                    self._readings[key] = failed
+            return failed
         with self._lock:
             self._readings[key] = fresh
             self._logged.pop(key, None)

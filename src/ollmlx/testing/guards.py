@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 import pytest
 
+from ollmlx.helper import close_helpers
 from ollmlx.testing.waiting import wait_until
 
 GRACE = 30.0
@@ -78,6 +79,7 @@ def no_leaked_processes(started_processes: StartedProcesses) -> Iterator[None]:
     """Fail the test when a process that it started still exists, also as a zombie, and kill the process."""
     started_processes.reset()
     yield
+    close_helpers()  # they wait for the next call, whoever makes it
     ours, before = set(started_processes.pids), started_processes.before
     if not ours or before is None:
         return
@@ -134,6 +136,7 @@ def no_leaked_descriptors() -> Iterator[None]:
     """Fail the test when more sockets or pipes are open after it than before."""
     before = _open_channels()
     yield
+    close_helpers()
     if _open_channels() <= before:
         return
     gc.collect()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from jinja2 import Environment
 
 from ollmlx.errors import InvalidRequest, Unsupported
-from ollmlx.model.modelfile import as_jinja, check_template, parse_modelfile
+from ollmlx.model.modelfile import parse_modelfile
+from ollmlx.model.templates import as_jinja, check_template
 
 WHOLE = '''
 # a comment

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.hf import from_tokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
 from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx_mlx.engine.batching.schemas import check_schema
 
 Schema = dict[str, Any]
 
 ANY_JSON: Schema = {"type": "object"}
 """The schema of `format: "json"`: an object, as in Ollama's grammar and OpenAI's `json_object`."""
+LIMITS = LLParserLimits(max_lexer_states=50_000)
+"""A state takes one to two kilobytes: at most 100 MB for an answer."""
 
 
 class Grammars:
@@ -34,15 +37,14 @@ class Grammars:
         `free`: the answer begins outside its normal channel (reasoning), where everything is allowed; `opening`: the
         tokens that may lead there first. Raises InvalidRequest with the reason when the schema cannot be compiled.
         """
-        schema = ANY_JSON if format == "json" else format
+        schema = json.dumps(ANY_JSON if format == "json" else format)
+        if format != "json":
+            check_schema(schema)
         tokenizer = self._built()
-        try:
-            grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), {"whitespace_flexible": False})
-        except (ValueError, TypeError) as error:
-            raise InvalidRequest(f"invalid format: {error}") from error
-        if problem := LLMatcher.validate_grammar(grammar, tokenizer):
+        grammar = LLMatcher.grammar_from_json_schema(schema, {"whitespace_flexible": False})
+        if problem := LLMatcher.validate_grammar(grammar, tokenizer, limits=LIMITS):
             raise InvalidRequest(f"invalid format: {problem}")
-        matcher = LLMatcher(tokenizer, grammar)
+        matcher = LLMatcher(tokenizer, grammar, limits=LIMITS)
         if matcher.is_error():
             raise InvalidRequest(f"invalid format: {matcher.get_error()}")
         return JsonConstraint(matcher, self._width, free=free, opening=opening)

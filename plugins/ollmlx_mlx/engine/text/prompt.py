@@ -125,6 +125,11 @@ class PromptEncoder:
             return self._conversation(request, context)
         return self._text(request, context)
 
+    def try_template(self, request: GenerateRequest) -> None:
+        """Render the conversation once with the request's own template. Raises as `build`. Safe in any thread."""
+        if request.messages:
+            self._template.render(request.messages, request)
+
     def encode_text(self, text: str) -> list[int]:
         """Return the ids of plain text, with the special tokens that the model expects before it."""
         bos = self._tokenizer.bos_token

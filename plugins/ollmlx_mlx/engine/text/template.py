@@ -1,18 +1,18 @@
-"""Conversations to text, through the model's chat template (Jinja, rendered in transformers' sandbox)."""
+"""Conversations to text, through the chat template of the model (in transformers' sandbox) or of the request."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from jinja2 import TemplateError
 
-from ollmlx import as_jinja
+from ollmlx import LimitExceeded, as_jinja, render_template
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.runner.kit import chat_turn, knows_effort, later_systems_into_user, offered_tools, template_thinking
 from ollmlx.types import GenerateRequest, Message
 
-_REFUSALS: Final = (TemplateError, ValueError, TypeError, KeyError)
+_REFUSALS: Final = (InvalidRequest, TemplateError, ValueError, TypeError, KeyError)
 """Errors that a template, or transformers for it, raises when it refuses a conversation."""
 
 
@@ -56,18 +56,15 @@ class ChatTemplate:
             "tools": tools or None,
             "add_generation_prompt": answer and not request.continue_last,
             "continue_final_message": request.continue_last,
-            "tokenize": False,
             **template_thinking(request.think),
         }
-        tokenizer = self._tokenizer
-        if template:
-            kwargs["chat_template"] = as_jinja(template)
-            # mlx-lm's wrapper prefers its own renderer in code over any template: go around it.
-            tokenizer = tokenizer._tokenizer
+        apply = self._apply_own if not template else self._applier(as_jinja(template))
         refusal: Exception | None = None
         for turns in _versions(messages):
             try:
-                return str(tokenizer.apply_chat_template(turns, **kwargs))
+                return apply(turns, kwargs)
+            except LimitExceeded:
+                raise
             except _REFUSALS as error:
                 refusal = error
             if "system" not in str(refusal).lower():
@@ -75,6 +72,19 @@ class ChatTemplate:
         raise InvalidRequest(
             f"the chat template of {self._model_name} refuses this conversation: {refusal}"
         ) from refusal
+
+    def _apply_own(self, turns: list[dict[str, Any]], variables: dict[str, Any]) -> str:
+        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, **variables))
+
+    def _applier(self, template: str) -> Callable[[list[dict[str, Any]], dict[str, Any]], str]:
+        """Return the function that renders a request's own template, which may be a stranger's: in a helper."""
+        special = {name: str(token) for name, token in self._tokenizer.special_tokens_map.items()}
+
+        def apply(turns: list[dict[str, Any]], variables: dict[str, Any]) -> str:
+            continue_last = variables["continue_final_message"]
+            return render_template(template, {**special, **variables, "messages": turns}, continue_last=continue_last)
+
+        return apply
 
 
 def _versions(messages: Sequence[Message]) -> Iterator[list[dict[str, Any]]]:
