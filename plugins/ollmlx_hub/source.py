@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import re
 import shutil
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -28,7 +29,7 @@ from ollmlx.storekit import (
 )
 from ollmlx.storekit.download import ATTEMPTS, Sleep
 from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, InstalledModel, PullProgress
-from ollmlx_hub.client import HubAccess, HubClient, RemoteFile, RepositoryListing
+from ollmlx_hub.client import DEFAULT_ENDPOINT, HubAccess, HubClient, RemoteFile, RepositoryListing
 from ollmlx_hub.installer import PARTS
 from ollmlx_hub.layout import MANIFEST, MODEL_SUFFIXES, TOKENIZERS
 
@@ -44,13 +45,25 @@ _UNUSED = ("training_args", "onnx", "openvino", "tf_model", "flax_model", "train
 
 
 class HubSource:
-    """Fetches `org/name[:revision]`, and for a name of the catalogue the repository that it stands for."""
+    """Fetches `org/name[:revision]`, and for a name of the catalogue the repository that it stands for.
+
+    The hub's own host may be on a private address if it is not the usual one: then a person has named it.
+    """
 
     name = "hub"
     store = "mlx"
 
-    def __init__(self, access: HubAccess, *, attempts: int = ATTEMPTS, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        access: HubAccess,
+        *,
+        private_hosts: Sequence[str] = (),
+        attempts: int = ATTEMPTS,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
         self.client = HubClient(access)
+        own = () if access.endpoint == DEFAULT_ENDPOINT else (urlsplit(access.endpoint).hostname or "",)
+        self.private_hosts = (*own, *private_hosts)
         self.attempts = attempts
         self._sleep = sleep
 
@@ -76,7 +89,7 @@ class HubSource:
         total, completed = sum(file.size for file in small), 0
         target = FetchTarget(into)
         await asyncio.to_thread(target.prepare, wanted)
-        async with download_client() as client:
+        async with download_client(self.private_hosts) as client:
             for file in small + large:
                 async with closing(self._fetch(client, listing, file, target)) as steps:
                     async for step in steps:

@@ -50,7 +50,8 @@ def register_sources(register: Callable[[Source], None], context: PluginContext)
     from ollmlx_ollama_store.source import OllamaSource
 
     own = context.own or OllamaStoreSettings()
-    register(OllamaSource(own.registry))
+    security = context.typed().security
+    register(OllamaSource(own.registry, private_hosts=security.private_hosts, has_keys=bool(security.api_keys)))
 
 
 @hookimpl

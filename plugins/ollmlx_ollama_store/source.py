@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlencode, urlsplit
@@ -23,6 +23,7 @@ from ollmlx.storekit import (
     download_client,
     fetch_file,
     follow_redirects,
+    is_named,
     origin,
     pull_progress,
     read_receipt,
@@ -66,13 +67,27 @@ class RegistryModel(NamedTuple):
 
 
 class OllamaSource:
-    """Fetches models from registries. `registry` is used for names without a host; if empty, those are not fetched."""
+    """Fetches models from registries. `registry` is used for names without a host; if empty, those are not fetched.
+
+    `private_hosts`, and a `registry` that a person has named, may be on private addresses. `has_keys`: requests come
+    from holders of keys, who may use plain HTTP for these hosts only.
+    """
 
     name = "ollama"
     store = "ollama"
 
-    def __init__(self, registry: str = DEFAULT_HOST, *, attempts: int = ATTEMPTS, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        registry: str = DEFAULT_HOST,
+        *,
+        private_hosts: Sequence[str] = (),
+        has_keys: bool = False,
+        attempts: int = ATTEMPTS,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
         self.registry = registry
+        self.private_hosts = (*([registry] if registry not in ("", DEFAULT_HOST) else []), *private_hosts)
+        self.has_keys = has_keys
         self.attempts = attempts
         self._sleep = sleep
 
@@ -89,7 +104,12 @@ class OllamaSource:
         model = self._registry_model(name)
         if model is None:
             raise NotFound(f"{name.short} names no registry", code="MDL002", hint=f"use {DEFAULT_HOST}/{name.short}")
-        async with download_client() as client:
+        if insecure and self.has_keys and not _is_named(model.host, self.private_hosts):
+            raise Forbidden(
+                f"{model.host} may not be used without TLS",
+                hint="name it in [security] private_hosts of ollmlx.toml",
+            )
+        async with download_client(self.private_hosts) as client:
             registry = RegistryClient(client, model, insecure=insecure)
             data = await registry.manifest()
             manifest = _plausible(data, model)
@@ -197,6 +217,11 @@ class RegistryClient:
             kind = Unauthorized if status == 401 else Forbidden
             return kind(f"{model.host} does not give {model} to visitors", code="NET006", hint="check the name")
         return UpstreamError(f"{model.host} answered {status} for {model}", code="NET005", hint="pull again later")
+
+
+def _is_named(host: str, hosts: Sequence[str]) -> bool:
+    parts = urlsplit(f"//{host}")
+    return is_named(parts.hostname or "", parts.port or 80, hosts)
 
 
 def _fetched(path: Path) -> FetchedFile:

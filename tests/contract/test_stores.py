@@ -51,7 +51,7 @@ class TestOllamaStore(StoreSuite):
             yield
 
     def make_source(self) -> Source:
-        return InsecureSource(self.registry.host)
+        return InsecureSource(self.registry.host, private_hosts=("localhost",))
 
     def make_store(self, folder: Path) -> Store:
         return OllamaStore(folder)

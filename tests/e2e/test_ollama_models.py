@@ -26,7 +26,8 @@ def without(module: str, folder: Path) -> dict[str, str]:
 def test_ollamas_models_are_listed_and_shown_without_llama_cpp_and_stay_as_they_are(
     daemon: StartDaemon, tmp_path: Path
 ) -> None:
-    one = daemon(settings={"plugins": {"disabled": ["hub", "pypi"]}}, env=without("xllamacpp", tmp_path))
+    settings = {"plugins": {"disabled": ["hub", "pypi"]}, "security": {"private_hosts": ["127.0.0.1", "localhost"]}}
+    one = daemon(settings=settings, env=without("xllamacpp", tmp_path))
     folder = OllamaFolder(one.models)
     folder.add("llama3.2", usual_layers(tiny_gguf()), tag="1b")
     folder.add("X-GGUF", {"model": tiny_gguf(fill=2)}, origin="hf.co/org", tag="Q4_K_M")

@@ -174,6 +174,11 @@ class SecuritySettings(Section):
     )
     allow_remote_code: tuple[str, ...] = Field((), description="Names of models whose own Python code may run.")
     blobs: bool = Field(True, description="Clients may upload files and create models from them.")
+    private_hosts: tuple[str, ...] = Field(
+        (),
+        description="Hosts, as `NAME` or `NAME:PORT`, that models may be pulled from although they are on a private"
+        " address; with keys in use, also those that `insecure` is allowed for.",
+    )
 
 
 class PluginSettings(Section):

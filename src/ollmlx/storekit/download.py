@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -21,10 +22,12 @@ from ollmlx.errors import Forbidden, NotFound, OllmlxError, Unauthorized, Upstre
 from ollmlx.model.events import closing
 from ollmlx.model.installed import PullProgress
 from ollmlx.storekit.files import storage_errors
+from ollmlx.storekit.public_addresses import PublicAddresses
 
 if TYPE_CHECKING:
     import httpx2
 
+logger = logging.getLogger(__name__)
 CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
 PARTIAL = ".partial"
 CHUNK = 1 << 18
@@ -97,8 +100,9 @@ class Download:
         found = self._hash.hexdigest()
         if self.sha256 not in (None, found):
             partial.unlink(missing_ok=True)
-            raise UpstreamError(
-                f"checksum mismatch for {self.target.name}: expected sha256 {self.sha256}, got {found}",
+            logger.warning("%s has the sha256 %s, expected is %s", self.target.name, found, self.sha256)
+            raise UpstreamError(  # the client is not told what came: it could read a file of a foreign network by it
+                f"checksum mismatch for {self.target.name}",
                 hint="pull again; if it stays so, the server sends a wrong file",
             )
         self.sha256 = found
@@ -113,7 +117,7 @@ class Download:
                     yield completed
                 if self.size is None or self.completed >= self.size:
                     return
-                reason = f"the connection ended after {self.completed} of {self.size} bytes"
+                reason = "the connection ended early"
             except DownloadInterrupted as error:
                 reason = str(error)
             failures = 1 if self.completed > before else failures + 1
@@ -147,7 +151,7 @@ class Download:
     def _append(self, file: IO[bytes], pending: bytearray) -> None:
         if self.size is not None and self.completed + len(pending) > self.size:
             pending.clear()
-            raise UpstreamError(f"{self.target.name} is longer than the {self.size} bytes announced")
+            raise UpstreamError(f"{self.target.name} is longer than announced")
         file.write(pending)
         self._hash.update(pending)
         self.completed += len(pending)
@@ -219,12 +223,16 @@ async def follow_redirects(
 
 
 @asynccontextmanager
-async def download_client() -> AsyncIterator[httpx2.AsyncClient]:
-    """An HTTP client with the timeouts that downloads need."""
+async def download_client(private_hosts: Collection[str] = ()) -> AsyncIterator[httpx2.AsyncClient]:
+    """An HTTP client with the timeouts that downloads need. It connects to public addresses, and to `private_hosts`.
+
+    Its requests raise Forbidden for any other address, also for one that a redirect leads to.
+    """
     import httpx2
 
     trusted = await asyncio.to_thread(httpx2.create_ssl_context)  # it reads all certificates: too slow for the loop
-    async with httpx2.AsyncClient(timeout=httpx2.Timeout(30.0, read=60.0), verify=trusted) as client:
+    timeout, hooks = httpx2.Timeout(30.0, read=60.0), {"request": [PublicAddresses(private_hosts)]}
+    async with httpx2.AsyncClient(timeout=timeout, verify=trusted, event_hooks=hooks) as client:
         yield client
 
 

@@ -28,7 +28,7 @@ def registry() -> Iterator[RegistryServer]:
 
 
 def source() -> OllamaSource:
-    return OllamaSource(attempts=3, sleep=no_wait)
+    return OllamaSource(private_hosts=("127.0.0.1", "localhost"), attempts=3, sleep=no_wait)
 
 
 async def pull(store: OllamaStore, registry: RegistryServer, name: str = "me/m") -> list[PullProgress]:
