@@ -25,6 +25,7 @@ from ollmlx.storekit import (
     read_json,
     read_receipt,
     sha256_of,
+    to_transfer_thread,
     write_receipt,
 )
 from ollmlx.storekit.download import ATTEMPTS, Sleep
@@ -80,7 +81,7 @@ class HubSource:
         found = _repository(name)
         if found is None:
             raise NotFound(f"{name.short} names no repository", code="MDL002", hint="use ORG/NAME")
-        listing = await asyncio.to_thread(self.client.listing, *found)
+        listing = await to_transfer_thread(self.client.listing, *found)
         wanted = select_files(listing)
         large = [file for file in wanted if file.sha256 is not None and file.path.endswith(".safetensors")]
         small = [file for file in wanted if file not in large]
@@ -88,7 +89,7 @@ class HubSource:
         digest = f"sha256:{hashlib.sha256(etags.encode()).hexdigest()}"  # the small files are reported as one
         total, completed = sum(file.size for file in small), 0
         target = FetchTarget(into)
-        await asyncio.to_thread(target.prepare, wanted)
+        await to_transfer_thread(target.prepare, wanted)
         async with download_client(self.private_hosts) as client:
             for file in small + large:
                 async with closing(self._fetch(client, listing, file, target)) as steps:
@@ -99,14 +100,14 @@ class HubSource:
                     completed += file.size
                     yield pull_progress(digest, total, completed)
                 if file.path == "config.json":
-                    await asyncio.to_thread(_check_config, listing.repo, into / file.path)
+                    await to_transfer_thread(_check_config, listing.repo, into / file.path)
         receipt = FetchReceipt(
             source=f"hub:{found[0]}@{found[1]}",
             revision=listing.commit,
             license=listing.license,
             files=tuple(target.ready[file.path] for file in wanted),
         )
-        await asyncio.to_thread(target.finish, receipt)
+        await to_transfer_thread(target.finish, receipt)
 
     async def push(self, model: InstalledModel, target: ModelName) -> AsyncIterator[PullProgress]:
         """Upload an installed model's files. Raises Unauthorized without a token."""
@@ -120,11 +121,11 @@ class HubSource:
         if repo is None:
             raise NotFound(f"{target.short} names no repository", code="MDL001", hint="use ORG/NAME")
         yield PullProgress(status="retrieving manifest")
-        found = await asyncio.to_thread(list_files, model.path, model.path.parents[1], MANIFEST)
+        found = await to_transfer_thread(list_files, model.path, model.path.parents[1], MANIFEST)
         files = [file.path for file in found if file.path.endswith(MODEL_SUFFIXES)]
         pushing = PullProgress(status=f"pushing {model.digest[:12]}", digest=f"sha256:{model.digest}", total=model.size)
         yield pushing
-        await asyncio.to_thread(self.client.upload, repo, model.path, files, f"Upload {target.short}")
+        await to_transfer_thread(self.client.upload, repo, model.path, files, f"Upload {target.short}")
         yield pushing.model_copy(update={"completed": model.size})
         yield PullProgress(status="pushing manifest")
         yield PullProgress(status="success")
@@ -140,7 +141,7 @@ class HubSource:
         if file.path not in target.ready:
             download = Download(
                 client,
-                await asyncio.to_thread(self.client.file_url, listing, file),
+                await to_transfer_thread(self.client.file_url, listing, file),
                 target.folder / PARTS / file.etag,
                 size=file.size,
                 sha256=file.sha256,
@@ -151,7 +152,7 @@ class HubSource:
             async with closing(fetch_file(download, digest, file.size, f"{listing.repo}/{file.path}")) as steps:
                 async for step in steps:
                     yield step
-            await asyncio.to_thread(target.accept, download.target, file)
+            await to_transfer_thread(target.accept, download.target, file)
         yield pull_progress(digest, file.size, file.size)
 
 

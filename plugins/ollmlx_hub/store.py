@@ -9,7 +9,16 @@ from pathlib import Path
 
 from ollmlx import Importer, ModelName, OllmlxError, Source, check_template, closing, quantization_of
 from ollmlx.errors import Conflict, InvalidRequest, NotFound, Unsupported
-from ollmlx.storekit import discard, locked, merged_defaults, only_file, read_json, read_receipt, storage_errors
+from ollmlx.storekit import (
+    discard,
+    locked,
+    merged_defaults,
+    only_file,
+    read_json,
+    read_receipt,
+    storage_errors,
+    to_transfer_thread,
+)
 from ollmlx.types import RECEIPT, CreateRequest, FetchReceipt, InstalledModel, PullProgress
 from ollmlx_hub.index import MlxIndex
 from ollmlx_hub.installer import MlxInstaller, add_adapter, file_format, link_files
@@ -41,9 +50,9 @@ class MlxStore:
         with storage_errors("cannot read the models folder"):
             found = await asyncio.to_thread(self.index.find, name)
             staging, target = self.layout.staging, self.layout.target(name)
-            if found is None and await asyncio.to_thread(staging.is_interrupted, target):
+            if found is None and await to_transfer_thread(staging.is_interrupted, target):
                 async with locked(staging.lock(name)):
-                    await asyncio.to_thread(staging.recover, target)
+                    await to_transfer_thread(staging.recover, target)
                 found = await asyncio.to_thread(self.index.find, name)
             return found
 
@@ -59,32 +68,32 @@ class MlxStore:
             importer = _required(importer, format)
         yield PullProgress(status="pulling manifest")
         async with self._locked(name):
-            stage = folder = await asyncio.to_thread(self.installer.stage_pull, name, reuse=format == FORMAT)
+            stage = folder = await to_transfer_thread(self.installer.stage_pull, name, reuse=format == FORMAT)
             async with closing(source.fetch(name, stage, insecure=insecure)) as steps:
                 async for step in steps:
                     yield step
             receipt = read_receipt(stage / RECEIPT) or FetchReceipt(source=source.provides(name) or source.name)
-            if not await asyncio.to_thread(self.installer.up_to_date, name, receipt):
+            if not await to_transfer_thread(self.installer.up_to_date, name, receipt):
                 if importer is not None and format != FORMAT:
-                    folder = await asyncio.to_thread(self.installer.stage_new, name, ".import")
-                    file = await asyncio.to_thread(only_file, stage, format)
+                    folder = await to_transfer_thread(self.installer.stage_new, name, ".import")
+                    file = await to_transfer_thread(only_file, stage, format)
                     async with closing(_imported(importer, file, folder, format)) as steps:
                         async for step in steps:
                             yield step
                 yield PullProgress(status="verifying sha256 digest")
                 yield PullProgress(status="writing manifest")
-                await asyncio.to_thread(self.installer.finish, folder, name, receipt=receipt)
+                await to_transfer_thread(self.installer.finish, folder, name, receipt=receipt)
             await discard(stage)
             yield PullProgress(status="success")
 
     async def delete(self, name: ModelName) -> None:
         """Remove a model's folder. Models created over it keep their files: they have links of their own."""
         async with self._locked(name):
-            folder = await asyncio.to_thread(self.layout.find, name)
+            folder = await to_transfer_thread(self.layout.find, name)
             if folder is None:
                 raise NotFound(f"model '{name.short}' not found", code="MDL002")
             with storage_errors(f"cannot remove {name.short}"):
-                await asyncio.to_thread(self.layout.staging.remove, folder)
+                await to_transfer_thread(self.layout.staging.remove, folder)
             await discard(self.layout.staging.folder(name))
 
     async def copy(self, model: InstalledModel, target: ModelName) -> None:
@@ -92,32 +101,32 @@ class MlxStore:
         if model.name == target and model.path == self.layout.find(target):
             return
         async with self._locked(target):
-            stage = await asyncio.to_thread(self.installer.stage_new, target, ".new")
+            stage = await to_transfer_thread(self.installer.stage_new, target, ".new")
             try:
-                files = await asyncio.to_thread(self.installer.link_model, model, stage)
+                files = await to_transfer_thread(self.installer.link_model, model, stage)
                 receipt = FetchReceipt(source=model.source, license="\n".join(model.defaults.license), files=files)
-                defaults = await asyncio.to_thread(add_adapter, model.defaults, stage)
+                defaults = await to_transfer_thread(add_adapter, model.defaults, stage)
                 base = model.details.parent_model
-                await asyncio.to_thread(self.installer.finish, stage, target, receipt, defaults, base)
+                await to_transfer_thread(self.installer.finish, stage, target, receipt, defaults, base)
             finally:
                 await discard(stage)
 
     async def create(self, request: CreateRequest, importer: Importer | None) -> AsyncIterator[PullProgress]:
         """Create a model from files, or over an installed model, whose weights are linked."""
         if request.defaults.template:
-            await asyncio.to_thread(check_template, request.defaults.template)
+            await to_transfer_thread(check_template, request.defaults.template)
         async with self._locked(request.name):
-            stage = await asyncio.to_thread(self.installer.stage_new, request.name, ".new")
+            stage = await to_transfer_thread(self.installer.stage_new, request.name, ".new")
             files = stage.with_name(stage.name + ".files")
             try:
                 async with closing(self._weights(request, importer, stage, files)) as steps:
                     async for step in steps:
                         yield step
-                known = await asyncio.to_thread(self._link_base, request, stage)
-                defaults = await asyncio.to_thread(add_adapter, merged_defaults(request), stage)
+                known = await to_transfer_thread(self._link_base, request, stage)
+                defaults = await to_transfer_thread(add_adapter, merged_defaults(request), stage)
                 yield PullProgress(status="writing manifest")
                 base = str(request.base.name) if request.base else ""
-                await asyncio.to_thread(self.installer.finish, stage, request.name, known, defaults, base)
+                await to_transfer_thread(self.installer.finish, stage, request.name, known, defaults, base)
                 yield PullProgress(status="success")
             finally:
                 await discard(stage, files)
@@ -148,16 +157,16 @@ class MlxStore:
         if request.files:
             format, source = file_format(request.files), files / request.name.folder  # errors show the folder's name
             is_final = format == FORMAT and not request.quantize
-            await asyncio.to_thread(link_files, request.files, stage if is_final else source)
+            await to_transfer_thread(link_files, request.files, stage if is_final else source)
             if format != FORMAT:
-                source = await asyncio.to_thread(only_file, source, format)
+                source = await to_transfer_thread(only_file, source, format)
         elif base is not None:
             format, source = base.format, base.path
         else:
             raise InvalidRequest("neither 'from' or 'files' was specified")
         options: dict[str, object] | None = None
         if request.quantize:
-            config = await asyncio.to_thread(read_json, source, "config.json") if format == FORMAT else None
+            config = await to_transfer_thread(read_json, source, "config.json") if format == FORMAT else None
             if quantization_of(config or {}):
                 raise Unsupported("quantization is only supported for F16, BF16 and F32 models")
             options = {"quantize": request.quantize}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from ollmlx import GgufHeader, read_gguf_header
 from ollmlx.errors import InvalidRequest, Unsupported
-from ollmlx.storekit import LONGEST_ARRAY, describe_gguf, merged_defaults, only_file, read_receipt
+from ollmlx.storekit import LONGEST_ARRAY, describe_gguf, merged_defaults, only_file, read_receipt, to_transfer_thread
 from ollmlx.types import RECEIPT, CreateRequest, InstalledModel, PullProgress
 from ollmlx_ollama_store.installer import STAGED_MANIFEST, OllamaInstaller
 from ollmlx_ollama_store.layout import CONFIG_TYPE, MAX_CONFIG, Kind, OllamaConfig, OllamaLayer, as_json, write_manifest
@@ -35,17 +34,17 @@ class OllamaCreation:
         files = _files_of(request, self.index.store)
         if files:
             yield PullProgress(status="parsing GGUF")
-            layers, facts = await asyncio.to_thread(self._from_files, files, stage)
+            layers, facts = await to_transfer_thread(self._from_files, files, stage)
         elif request.base is not None:
-            layers, facts = await asyncio.to_thread(self._from_base, request.base)
+            layers, facts = await to_transfer_thread(self._from_base, request.base)
         else:
             raise InvalidRequest("neither 'from' or 'files' was specified")
         for layer in layers:
             yield PullProgress(status=f"using existing layer {layer.digest}")
-        stated = await asyncio.to_thread(self._stated, request, layers, stage)
+        stated = await to_transfer_thread(self._stated, request, layers, stage)
         for layer in stated:
             yield PullProgress(status=f"creating new layer {layer.digest}")
-        await asyncio.to_thread(self._write_manifest, _combined(layers, stated), facts, stage)
+        await to_transfer_thread(self._write_manifest, _combined(layers, stated), facts, stage)
 
     def manifest(self, stage: Path) -> bytes:
         """Return the staged manifest. If a source left a single GGUF file, make a manifest for it first."""

@@ -27,6 +27,7 @@ from ollmlx.storekit import (
     origin,
     pull_progress,
     read_receipt,
+    to_transfer_thread,
     write_receipt,
 )
 from ollmlx.storekit.download import ATTEMPTS, Sleep
@@ -114,7 +115,7 @@ class OllamaSource:
             data = await registry.manifest()
             manifest = _plausible(data, model)
             blobs = dict.fromkeys(manifest.blobs())
-            missing = await asyncio.to_thread(_missing, blobs, into)
+            missing = await to_transfer_thread(_missing, blobs, into)
             fetched: dict[str, FetchedFile] = {}
             for layer in blobs:
                 target = into / layer.digest.replace(":", "-")  # checked when the manifest was parsed
@@ -132,13 +133,13 @@ class OllamaSource:
                     async with closing(fetch_file(download, layer.digest, layer.size, str(model))) as steps:
                         async for step in steps:
                             yield step
-                    fetched[layer.digest] = await asyncio.to_thread(_fetched, target)
+                    fetched[layer.digest] = await to_transfer_thread(_fetched, target)
                 yield pull_progress(layer.digest, layer.size, layer.size)
                 if layer == manifest.config and layer in missing:
-                    await asyncio.to_thread(_check_config, model, target)
+                    await to_transfer_thread(_check_config, model, target)
         receipt = FetchReceipt(source=f"ollama:{model}", files=tuple(fetched.values()))
-        await asyncio.to_thread((into / STAGED_MANIFEST).write_bytes, data)
-        await asyncio.to_thread(write_receipt, into / RECEIPT, receipt)
+        await to_transfer_thread((into / STAGED_MANIFEST).write_bytes, data)
+        await to_transfer_thread(write_receipt, into / RECEIPT, receipt)
 
     def _registry_model(self, name: ModelName) -> RegistryModel | None:
         host = name.host

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from ollmlx import Importer, ModelName, Source, closing
-from ollmlx.storekit import discard, locked, storage_errors
+from ollmlx.storekit import discard, locked, storage_errors, to_transfer_thread
 from ollmlx.types import CreateRequest, InstalledModel, PullProgress
 from ollmlx_ollama_store.creation import OllamaCreation
 from ollmlx_ollama_store.index import OllamaIndex
@@ -43,15 +43,15 @@ class OllamaStore:
         """Fetch missing layers, verify them, and write the manifest last. An interrupted pull is resumed."""
         yield PullProgress(status="pulling manifest")
         async with locked(self.layout.lock(name)):
-            stage = await asyncio.to_thread(self.installer.stage, name)
+            stage = await to_transfer_thread(self.installer.stage, name)
             async with closing(source.fetch(name, stage, insecure=insecure)) as steps:
                 async for step in steps:
                     yield step
             yield PullProgress(status="verifying sha256 digest")
-            manifest = await asyncio.to_thread(self.creation.manifest, stage)
+            manifest = await to_transfer_thread(self.creation.manifest, stage)
             yield PullProgress(status="writing manifest")
             async with locked(self.layout.store_lock):
-                if await asyncio.to_thread(self.installer.install, name, stage, manifest):
+                if await to_transfer_thread(self.installer.install, name, stage, manifest):
                     yield PullProgress(status="removing unused layers")
             await discard(stage)
             yield PullProgress(status="success")
@@ -59,27 +59,27 @@ class OllamaStore:
     async def delete(self, name: ModelName) -> None:
         """Remove the manifest, and the layers that no other model needs."""
         async with locked(self.layout.lock(name)), locked(self.layout.store_lock):
-            await asyncio.to_thread(self.installer.delete, name)
+            await to_transfer_thread(self.installer.delete, name)
             await discard(self.layout.staging(name))
 
     async def copy(self, model: InstalledModel, target: ModelName) -> None:
         """Write a second manifest over the same layers; its bytes are those of the first one."""
         if model.name != target:
             async with locked(self.layout.lock(target)), locked(self.layout.store_lock):
-                await asyncio.to_thread(self.installer.copy, model, target)
+                await to_transfer_thread(self.installer.copy, model, target)
 
     async def create(self, request: CreateRequest, importer: Importer | None) -> AsyncIterator[PullProgress]:
         """Make a model over another model's layers, or over GGUF files, with layers for what the request states."""
         async with locked(self.layout.lock(request.name)):
-            stage = await asyncio.to_thread(self.installer.stage, request.name)
+            stage = await to_transfer_thread(self.installer.stage, request.name)
             try:
                 async with closing(self.creation.create(request, stage)) as steps:
                     async for step in steps:
                         yield step
                 yield PullProgress(status="writing manifest")
                 async with locked(self.layout.store_lock):
-                    manifest = await asyncio.to_thread(self.creation.manifest, stage)
-                    await asyncio.to_thread(self.installer.install, request.name, stage, manifest)
+                    manifest = await to_transfer_thread(self.creation.manifest, stage)
+                    await to_transfer_thread(self.installer.install, request.name, stage, manifest)
                 yield PullProgress(status="success")
             finally:
                 await discard(stage)

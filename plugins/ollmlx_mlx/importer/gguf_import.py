@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import mlx.core as mx
-import numpy as np
 
 from ollmlx import GgufHeader, GgufTensor, read_gguf_header
 from ollmlx.errors import InvalidRequest, StorageError
@@ -25,7 +24,7 @@ from ollmlx_mlx.importer.gguf_config import (
     permuted_heads,
 )
 from ollmlx_mlx.importer.gguf_tokenizer import ImportedTokenizer, read_tokenizer
-from ollmlx_mlx.importer.gguf_weights import GROUP, ImportedTensor, read_tensor
+from ollmlx_mlx.importer.gguf_weights import GROUP, ImportedTensor, TensorFile, read_tensor
 
 SHARD: Final = 2 * 1024**3
 """Bytes after which a new file of weights is started. Limits the memory that an import takes."""
@@ -51,7 +50,7 @@ def import_gguf(source: Path, into: Path, report: Report, *, quantize: str | Non
 
 
 def _import(header: GgufHeader, source: Path, into: Path, report: Report) -> None:
-    data = np.memmap(source, dtype=np.uint8, mode="r")
+    data = TensorFile(source)
     tokenizer = read_tokenizer(header.metadata)
     config = model_config(header, vocabulary=_vocabulary(header, tokenizer), frequencies=_frequencies(header, data))
     check_tensors(header, config)
@@ -72,7 +71,7 @@ def _vocabulary(header: GgufHeader, tokenizer: ImportedTokenizer) -> int:
     return rows
 
 
-def _frequencies(header: GgufHeader, data: np.memmap[Any, np.dtype[np.uint8]]) -> list[float] | None:
+def _frequencies(header: GgufHeader, data: TensorFile) -> list[float] | None:
     for tensor in header.tensors:
         if tensor.name == FREQUENCIES:
             values: Any = read_tensor(tensor, data).arrays["weight"].astype(mx.float32).tolist()
@@ -80,9 +79,7 @@ def _frequencies(header: GgufHeader, data: np.memmap[Any, np.dtype[np.uint8]]) -
     return None
 
 
-def _write_weights(
-    header: GgufHeader, data: np.memmap[Any, np.dtype[np.uint8]], into: Path, report: Report
-) -> dict[str, Any]:
+def _write_weights(header: GgufHeader, data: TensorFile, into: Path, report: Report) -> dict[str, Any]:
     """Write the shards. Returns the `quantization` part of the configuration."""
     tensors = [tensor for tensor in header.tensors if tensor.name != FREQUENCIES]
     total = sum(tensor.nbytes for tensor in tensors)

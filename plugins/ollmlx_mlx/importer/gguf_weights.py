@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import gguf
@@ -38,7 +39,21 @@ class ImportedTensor:
     bits: int | None = None
 
 
-def read_tensor(info: GgufTensor, data: Bytes, *, heads: int | None = None) -> ImportedTensor:
+class TensorFile:
+    """The bytes of a file by their position. A slice is read, not mapped: somebody may shorten the file meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __getitem__(self, part: slice) -> Bytes:
+        with self._path.open("rb") as file:
+            found = np.fromfile(file, dtype=np.uint8, count=part.stop - part.start, offset=part.start)
+        if len(found) < part.stop - part.start:
+            raise StorageError(f"{self._path.name} was cut short while it was read", code="MDL003")
+        return found
+
+
+def read_tensor(info: GgufTensor, data: Bytes | TensorFile, *, heads: int | None = None) -> ImportedTensor:
     """Read one tensor. `data` is the whole file as bytes; with `heads`, rotary rows get their original order.
 
     Raises StorageError for a type that cannot be read.

@@ -43,3 +43,4 @@ from ollmlx.storekit.staging import discard as discard
 from ollmlx.storekit.staging import locked as locked
 from ollmlx.storekit.staging import merged_defaults as merged_defaults
 from ollmlx.storekit.staging import only_file as only_file
+from ollmlx.storekit.threads import to_transfer_thread as to_transfer_thread

@@ -23,6 +23,7 @@ from ollmlx.model.events import closing
 from ollmlx.model.installed import PullProgress
 from ollmlx.storekit.files import storage_errors
 from ollmlx.storekit.public_addresses import PublicAddresses
+from ollmlx.storekit.threads import to_transfer_thread
 
 if TYPE_CHECKING:
     import httpx2
@@ -72,11 +73,11 @@ class Download:
         """
         partial = self.target.with_name(self.target.name + PARTIAL)
         with storage_errors(f"cannot write {self.target.name}"):
-            with await asyncio.to_thread(self._open, partial) as file:
+            with await to_transfer_thread(self._open, partial) as file:
                 yield self.completed
                 async for completed in self._with_retries(file):
                     yield completed
-            await asyncio.to_thread(self._accept, partial)
+            await to_transfer_thread(self._accept, partial)
 
     def _open(self, partial: Path) -> IO[bytes]:
         """Open the partial file at its end, and hash the bytes that an earlier download left in it."""
@@ -140,7 +141,7 @@ class Download:
                     async for chunk in response.aiter_raw():
                         pending += chunk
                         if len(pending) >= CHUNK:
-                            await asyncio.to_thread(self._append, file, pending)
+                            await to_transfer_thread(self._append, file, pending)
                             yield self.completed
                 finally:
                     self._append(file, pending)  # bytes that arrived before an error or a cancellation are kept
@@ -171,7 +172,7 @@ class Download:
         if status == 206 and self._is_next(response.headers.get("Content-Range", "")):
             return
         if self.completed:
-            await asyncio.to_thread(self._restart, file)
+            await to_transfer_thread(self._restart, file)
         if status == 416:
             raise DownloadInterrupted("the server refused to resume")
         if status == 206:
@@ -231,8 +232,9 @@ async def download_client(private_hosts: Collection[str] = ()) -> AsyncIterator[
     import httpx2
 
     trusted = await asyncio.to_thread(httpx2.create_ssl_context)  # it reads all certificates: too slow for the loop
-    timeout, hooks = httpx2.Timeout(30.0, read=60.0), {"request": [PublicAddresses(private_hosts)]}
-    async with httpx2.AsyncClient(timeout=timeout, verify=trusted, event_hooks=hooks) as client:
+    timeout = httpx2.Timeout(30.0, read=60.0)
+    hooks: list[Callable[..., Awaitable[None]]] = [PublicAddresses(private_hosts)]
+    async with httpx2.AsyncClient(timeout=timeout, verify=trusted, event_hooks={"request": hooks}) as client:
         yield client
 
 

@@ -6,13 +6,13 @@ before the connection is made, and again on the connection itself: a name may re
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import socket
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final
 
 from ollmlx.errors import Forbidden
+from ollmlx.storekit.threads import to_transfer_thread
 
 if TYPE_CHECKING:
     import httpx2
@@ -81,10 +81,12 @@ class _Connection:
 
 
 async def _addresses(host: str) -> list[str]:
+    import httpx2
+
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return []  # the library reports it
+        found = await to_transfer_thread(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise httpx2.ConnectError(str(error)) from error
     return [str(sockaddr[0]) for *_, sockaddr in found]
 
 

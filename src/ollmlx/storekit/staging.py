@@ -16,6 +16,7 @@ from ollmlx.errors import StorageError
 from ollmlx.model.installed import CreateRequest, ModelDefaults
 from ollmlx.model.names import ModelName
 from ollmlx.storekit.files import storage_errors
+from ollmlx.storekit.threads import to_transfer_thread
 
 POLL = 0.1
 """Seconds between two attempts to take a lock."""
@@ -44,7 +45,7 @@ async def locked(path: Path) -> AsyncIterator[None]:
 async def discard(*folders: Path) -> None:
     """Remove staging folders, and ignore those that are gone."""
     for folder in folders:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        await to_transfer_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
