@@ -7,12 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import orjson
 import pytest
 from tests.conftest import StartDaemon
 from tests.servers.ollama_folder import OllamaFolder, tiny_gguf, usual_layers
 from tests.servers.tiny import tiny_files, write_model
 
 from ollmlx import ModelName, Store
+from ollmlx.formats.safetensors import read_tensors
 from ollmlx.storekit import describe_gguf
 from ollmlx_hub.store import MlxStore
 from ollmlx_ollama_store.check import OllamaCheck
@@ -66,6 +68,15 @@ async def test_no_value_in_a_json_file_hides_other_models_or_keeps_its_own(tmp_p
         write_model(root / "good")
         write_model(root / "bad", files)
         await require_harmless(MlxStore(root))
+
+
+async def test_text_that_is_no_utf_8_can_be_shown(tmp_path: Path) -> None:
+    folder = OllamaFolder(tmp_path)
+    broken = "\udcff\udcfe"
+    metadata: dict[str, Any] = {"general.name": broken, f"general.{broken}": broken, "tokenizer.chat_template": broken}
+    folder.add("bad", usual_layers(tiny_gguf(**metadata)), file_type="")
+    (model,) = await OllamaStore(folder.root).list()
+    orjson.dumps({**model.info, "template": model.chat_template, "tensors": read_tensors(model)})
 
 
 async def test_an_error_that_nobody_expected_is_one_models_and_is_told_once(

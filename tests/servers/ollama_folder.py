@@ -36,7 +36,8 @@ def tiny_gguf(*, weights: int = 256, fill: int = 7, **metadata: Any) -> bytes:
 
 
 def _text(value: str) -> bytes:
-    return struct.pack("<Q", len(value.encode())) + value.encode()
+    data = value.encode("utf-8", "surrogateescape")
+    return struct.pack("<Q", len(data)) + data
 
 
 def _pair(key: str, value: Any) -> bytes:

@@ -113,13 +113,18 @@ def read_tensors(model: InstalledModel) -> list[dict[str, Any]]:
     """Return `name`, `type` and `shape` of each tensor of a GGUF or safetensors model. Raises StorageError."""
     if model.format == "gguf":
         found = read_gguf_header(model.path, longest=0).tensors
-        return [{"name": tensor.name, "type": tensor.kind, "shape": list(tensor.shape)} for tensor in found]
+        return [{"name": _plain(tensor.name), "type": tensor.kind, "shape": list(tensor.shape)} for tensor in found]
     files = sorted(model.path.glob("*.safetensors"))
     return [
-        {"name": name, "type": tensor.dtype, "shape": list(tensor.shape)}
+        {"name": _plain(name), "type": _plain(tensor.dtype), "shape": list(tensor.shape)}
         for file in files
         for name, tensor in read_safetensors_header(file).items()
     ]
+
+
+def _plain(text: str) -> str:
+    """Return a text without surrogates, which no answer can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8", "replace")
 
 
 def _tensors(shown: str, raw: dict[str, Any], data: int) -> dict[str, tuple[str, tuple[int, ...], int]]:
@@ -130,7 +135,7 @@ def _tensors(shown: str, raw: dict[str, Any], data: int) -> dict[str, tuple[str,
             begin, end = entry["data_offsets"]
             shape = tuple(entry["shape"])
             dtype = entry["dtype"]
-            sound = isinstance(dtype, str) and all(type(number) is int for number in (begin, end, *shape))
+            sound = isinstance(dtype, str) and all(type(n) is int and n < 1 << 63 for n in (begin, end, *shape))
         except (TypeError, KeyError, ValueError) as error:
             raise _damaged(shown, f"tensor {name[:80]!r} is not described") from error
         if not sound or not 0 <= begin <= end <= data or min(shape, default=0) < 0 or len(shape) > MAX_DIMENSIONS:

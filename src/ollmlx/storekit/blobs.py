@@ -15,13 +15,17 @@ from typing import IO
 
 from ollmlx.errors import InvalidRequest, NotFound
 from ollmlx.model.names import parse_digest
-from ollmlx.storekit.files import storage_errors
+from ollmlx.storekit.files import check_space, replace_whole, storage_errors, sync_file
 
 KEEP_SECONDS = 3600.0
 """Seconds that an upload, complete or not, stays after its last use.
 
 Models created from an upload have links of their own. An upload that stayed longer would keep their disk space in use
 after the models are removed."""
+
+
+CHECK_EVERY = 64 << 20
+"""Bytes of an upload after which the space on the disk is looked at again."""
 
 
 class Blobs:
@@ -55,12 +59,17 @@ class Blobs:
             with storage_errors("cannot store blobs"):
                 with await asyncio.to_thread(self._stage) as file:
                     staged = Path(file.name)
+                    written = 0
                     async for chunk in body:
+                        if written // CHECK_EVERY != (written + len(chunk)) // CHECK_EVERY or not written:
+                            await asyncio.to_thread(check_space, self._folder, len(chunk))
                         seen.update(chunk)
+                        written += len(chunk)
                         await asyncio.to_thread(file.write, chunk)
+                    await asyncio.to_thread(sync_file, file)
                 if seen.hexdigest() != parse_digest(digest):
                     raise InvalidRequest(f"digest mismatch, expected {digest}, got sha256:{seen.hexdigest()}")
-                await asyncio.to_thread(staged.replace, target)
+                await asyncio.to_thread(replace_whole, staged, target)
         finally:
             if staged is not None:
                 await asyncio.to_thread(staged.unlink, missing_ok=True)

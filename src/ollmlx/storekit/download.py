@@ -21,7 +21,7 @@ from urllib.parse import urljoin, urlsplit
 from ollmlx.errors import Forbidden, NotFound, OllmlxError, Unauthorized, UpstreamError
 from ollmlx.model.events import closing
 from ollmlx.model.installed import PullProgress
-from ollmlx.storekit.files import storage_errors
+from ollmlx.storekit.files import replace_whole, storage_errors, sync_file
 from ollmlx.storekit.public_addresses import PublicAddresses
 from ollmlx.storekit.threads import to_transfer_thread
 
@@ -77,6 +77,7 @@ class Download:
                 yield self.completed
                 async for completed in self._with_retries(file):
                     yield completed
+                await to_transfer_thread(sync_file, file)
             await to_transfer_thread(self._accept, partial)
 
     def _open(self, partial: Path) -> IO[bytes]:
@@ -107,7 +108,7 @@ class Download:
                 hint="pull again; if it stays so, the server sends a wrong file",
             )
         self.sha256 = found
-        partial.replace(self.target)
+        replace_whole(partial, self.target)
 
     async def _with_retries(self, file: IO[bytes]) -> AsyncIterator[int]:
         failures = 0

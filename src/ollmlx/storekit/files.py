@@ -10,10 +10,10 @@ import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from pydantic import ValidationError
 
@@ -185,9 +185,25 @@ def write_whole(path: Path, data: bytes) -> None:
     staged = path.with_name(f".{path.name}.new")
     with staged.open("wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        sync_file(file)
+    replace_whole(staged, path)
+
+
+def sync_file(file: IO[bytes]) -> None:
+    """Have the system write what was written to a file to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def replace_whole(staged: Path, path: Path) -> None:
+    """Rename a file whose content is on the disk, and have the system write the new name, too."""
     staged.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # some file systems cannot do this for folders
+            os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

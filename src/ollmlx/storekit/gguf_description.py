@@ -43,15 +43,16 @@ def describe_gguf(
     header: GgufHeader, *, template: str | None = None, projectors: Sequence[GgufHeader] = ()
 ) -> ModelDescription:
     """Describe a model by its header. `template` replaces the one of the file; `projectors` are files beside it."""
-    shown = template or header.metadata.get("tokenizer.chat_template")
+    shown = _plain(template or header.metadata.get("tokenizer.chat_template"))
+    family = _plain(header.architecture)
     if isinstance(shown, str) and len(shown) > MAX_TEMPLATE:
         raise damaged(f"the chat template is longer than {MAX_TEMPLATE >> 10} KiB")
     return ModelDescription(
         format="gguf",
         details=ModelDetails(
             format="gguf",
-            family=header.architecture,
-            families=(header.architecture,) if header.architecture else (),
+            family=family,
+            families=(family,) if family else (),
             parameter_size=format_count(_parameters(header)),
             quantization_level=_file_type(header),
             context_length=_length(header, "context_length"),
@@ -103,7 +104,7 @@ def _capabilities(header: GgufHeader, template: Any, projectors: Sequence[GgufHe
 
 def _info(header: GgufHeader) -> dict[str, Any]:
     """Return the flat metadata, without long arrays and the template."""
-    found = {key: _plain(value) for key, value in header.metadata.items() if value is not None}
+    found = {_plain(key): _plain(value) for key, value in header.metadata.items() if value is not None}
     found.pop("tokenizer.chat_template", None)
     return {**found, "general.parameter_count": _parameters(header)}
 

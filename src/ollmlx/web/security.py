@@ -21,8 +21,9 @@ from ollmlx.web.server.sockets import served_address
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz"})
 """Served without an API key: monitors send none, and the responses say nothing of models."""
 
-LOCAL_NAMES = frozenset({"localhost", "host.docker.internal", "host.containers.internal"})
-"""Names that no foreign name server can give out: this machine, and this machine as its containers call it."""
+LOCAL_NAMES = frozenset({"localhost"})
+"""Names that no foreign name server can give out. `host.docker.internal` is not among them: where no container engine
+defines it, the network's name server may. Who calls from containers adds it to `[server] hosts`."""
 
 LOCAL_ORIGINS = (
     r"https?://(localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1\])(:[^\r\n]*)?",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import logging
 import os
 import signal
@@ -215,8 +216,18 @@ class Guardian:
             await self._child.exited.wait()
             logger.warning("the guardian exited (status %s); starting another", self._child.returncode)
             await self._child.close()
-            await asyncio.sleep(0.2)
-            await self._spawn()
+            await self._start_again()
+
+    async def _start_again(self) -> None:
+        """Start another guardian, and try again until one runs: without it, runners could outlive the daemon."""
+        for pause in itertools.chain((0.2, 1.0, 5.0), itertools.repeat(30.0)):
+            await asyncio.sleep(pause)
+            try:
+                await self._spawn()
+            except (OSError, RunnerFailed) as error:
+                logger.error("the guardian cannot be started: %s; trying again", error)  # noqa: TRY400 - no bug
+            else:
+                return
 
     def _send(self, line: str) -> None:
         if self._child is not None and not self._child.exited.is_set():

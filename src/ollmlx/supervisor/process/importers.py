@@ -20,7 +20,8 @@ from ollmlx.protocol import ExitCode
 from ollmlx.supervisor.process.child import child_environment
 from ollmlx.types import PullProgress
 
-LAST_LINES = 20  # lines of standard error that are kept for the error message
+LAST_BYTES = 4096  # of standard error, that are kept for the error message
+SILENCE = 1800  # seconds without a line, after which an import is ended
 
 
 class ChildImporter:
@@ -50,29 +51,35 @@ class ChildImporter:
         )
         assert process.stdout is not None
         assert process.stderr is not None
-        errors: list[str] = []
+        errors = bytearray()
         drain = asyncio.create_task(_collect(process.stderr, errors))
         try:
             with self._guarded(process.pid):
-                async for line in process.stdout:
+                while line := await asyncio.wait_for(process.stdout.readline(), SILENCE):
                     with suppress(ValidationError):  # a library may print lines of its own
                         yield PullProgress.model_validate_json(line)
                 code = await process.wait()
                 await drain
+        except TimeoutError:
+            raise StorageError(
+                f"importing {source.name} made no progress for {SILENCE // 60} minutes", code="MDL006"
+            ) from None
+        except ValueError:
+            raise StorageError(f"the importer of {source.name} wrote a line without end", code="MDL006") from None
         finally:
             await _end(process, drain)
         if code != 0:
-            reason = errors[-1] if errors else f"the importer exited with status {code}"
+            lines = errors.decode("utf-8", "replace").split("\n")
+            reason = next((line.strip() for line in reversed(lines) if line.strip()), f"it exited with status {code}")
             kind = InvalidRequest if code == ExitCode.BAD_MODEL else StorageError
             raise kind(f"cannot import {source.name}: {reason}", code="MDL006")
 
 
-async def _collect(stream: asyncio.StreamReader, lines: list[str]) -> None:
-    async for line in stream:
-        text = line.decode("utf-8", "replace").strip()
-        if text:
-            lines.append(text)
-            del lines[:-LAST_LINES]
+async def _collect(stream: asyncio.StreamReader, last: bytearray) -> None:
+    """Read a stream to its end, whatever its lines are, and keep its last bytes."""
+    while piece := await stream.read(LAST_BYTES):
+        last += piece
+        del last[:-LAST_BYTES]
 
 
 async def _end(process: asyncio.subprocess.Process, drain: asyncio.Task[None]) -> None:

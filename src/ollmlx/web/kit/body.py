@@ -25,6 +25,8 @@ from ollmlx.web.context import CURRENT, current
 
 HIGH_WATER = 1024 * 1024
 """Bytes of an upload that are held in memory before the socket is read on."""
+LARGE = 8 << 20
+"""Bytes of a body that is parsed in a thread, as a compressed one is: the event loop serves others meanwhile."""
 MAX_DEPTH = 200
 """Levels of nesting. The libraries that write JSON later accept 254."""
 MOST_VALUES = 500_000
@@ -86,14 +88,22 @@ async def read_json() -> dict[str, Any]:
         raise too_large() from None
     except TimeoutError:
         raise BodyTimeout("the request body did not arrive in time") from None
-    if encoding := request.headers.get("Content-Encoding"):
-        body = unpack(body, encoding, request.max_content_length or len(body))
-    if not body.strip():
-        raise InvalidRequest("missing request body")
-    value = parse_json(body)
+    encoding = request.headers.get("Content-Encoding", "")
+    limit = request.max_content_length or len(body)
+    if encoding or len(body) > LARGE:
+        value = await asyncio.to_thread(_parse, body, encoding, limit)
+    else:
+        value = _parse(body, encoding, limit)
     if not isinstance(value, dict):
         raise InvalidRequest(f"invalid request: a JSON object is needed, not {_kind(value)}")
     return value
+
+
+def _parse(body: bytes, encoding: str, limit: int) -> Any:
+    body = unpack(body, encoding, limit)
+    if not body.strip():
+        raise InvalidRequest("missing request body")
+    return parse_json(body)
 
 
 async def read_model(model: type[M]) -> M:
