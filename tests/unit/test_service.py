@@ -344,7 +344,7 @@ async def test_a_requested_context_is_at_most_the_models_own(num_ctx: int | None
 @pytest.mark.parametrize(("fixed", "context"), [(0, 4096), (8192, 8192)], ids=["automatic", "fixed"])
 async def test_an_automatic_context_shrinks_until_it_fits_and_a_fixed_one_does_not(fixed: int, context: int) -> None:
     settings = Settings(runners=RunnerSettings(context_length=fixed))
-    daemon = FakeDaemon(installed("org/long"), budget=28 * MIB, settings=settings)
+    daemon = FakeDaemon(installed("org/long"), budget=14 * MIB, settings=settings)
     await daemon.answer("org/long")
     assert daemon.spec.context_length == context
 
