@@ -11,8 +11,15 @@ from ollmlx import Store
 from ollmlx.errors import Unsupported
 from ollmlx.plugin.registry import Registry
 
+
+class Keeper(SimpleNamespace):
+    """A store that keeps GGUF files."""
+
+    keeps = ("gguf",)
+
+
 MLX = cast(Store, SimpleNamespace(name="mlx"))
-OLLAMA = cast(Store, SimpleNamespace(name="ollama", keeps=("gguf",)))
+OLLAMA = cast(Store, Keeper(name="ollama"))
 
 
 @pytest.fixture
