@@ -58,7 +58,7 @@ class Project:
         """Run the test, as it was written at first; True when it passes."""
         if self._read("test_calc.py") != TEST:
             return False
-        command = [sys.executable, "-B", "-m", "unittest"]
+        command = [sys.executable, "-P", "-B", "-m", "unittest"]
         ran = subprocess.run(command, cwd=self.folder, capture_output=True, check=False, timeout=TEST_SECONDS)
         return ran.returncode == 0
 
