@@ -5,7 +5,7 @@ python benchmarks/peers.py --gguf FILE --name qwen                 another GGUF 
 python benchmarks/peers.py --busy 2 --streams 1                    beside two endless loops
 python benchmarks/peers.py --mlx                                   also ollmlx's MLX engine, and mlx_lm.server
 python benchmarks/peers.py --llama-server PATH                     that program, not xllamacpp's copy of it
-python benchmarks/peers.py --write docs/benchmarks.md --mark peers-smollm2
+python benchmarks/peers.py --write docs/benchmarks.md --mark smollm2
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=360)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between its marks in this file")
-    parser.add_argument("--mark", default="peers")
+    parser.add_argument("--mark", default="smollm2")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ollmlx-") as folder:
         found = asyncio.run(compare(arguments, Path(folder)))

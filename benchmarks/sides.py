@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import psutil
 
 from ollmlx.bench.measure import Target
+from ollmlx.bench.measure import resident as resident
 from ollmlx.model.names import ModelName
 from ollmlx.testing.daemon import Daemon
 from ollmlx_mlx.daemon.backend import find_blas
@@ -111,12 +111,6 @@ async def _wait_until_ready(process: asyncio.subprocess.Process, url: str) -> No
                 pass
             await asyncio.sleep(0.02)
     raise SystemExit("mlx_lm.server did not start")
-
-
-def resident(pid: int) -> int:
-    """Return the resident memory of a process and its children, in bytes."""
-    process = psutil.Process(pid)
-    return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)])
 
 
 class DirectEngine:

@@ -13,8 +13,9 @@ from statistics import median
 from typing import Any, Literal, TypeVar
 
 import aiohttp
+import psutil
 
-from ollmlx.errors import UpstreamError
+from ollmlx.errors import InvalidRequest, UpstreamError
 from ollmlx.text.quantities import format_size
 
 Json = dict[str, Any]
@@ -155,8 +156,11 @@ def rate(answers: Sequence[TimedAnswer]) -> float:
 
 @asynccontextmanager
 async def session_for_measuring() -> AsyncIterator[aiohttp.ClientSession]:
-    """Yield an HTTP session without proxy, connection limit or time limit: a slow answer is a result, too."""
-    connector = aiohttp.TCPConnector(limit=0)
+    """Yield an HTTP session without proxy, connection limit or time limit: a slow answer is a result, too.
+
+    Each request has its own connection, because some servers close idle ones without notice.
+    """
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:
         yield session
@@ -230,6 +234,15 @@ def _count(answer: TimedAnswer, record: Json) -> None:
     usage = record.get("usage") or {}
     answer.tokens = usage.get("completion_tokens") or record.get("eval_count") or answer.tokens
     answer.prompt_tokens = usage.get("prompt_tokens") or record.get("prompt_eval_count") or answer.prompt_tokens
+
+
+def resident(pid: int) -> int:
+    """Return the resident memory of a process and its children, in bytes. Raises InvalidRequest if there is none."""
+    try:
+        process = psutil.Process(pid)
+        return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)])
+    except psutil.Error as error:
+        raise InvalidRequest(f"the memory of process {pid} cannot be read: {error}") from error
 
 
 def long_text(tokens: int, seed: int) -> str:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from ollmlx.bench.agreement import SharedBeginning, agreement, sentence, summary
-from ollmlx.bench.measure import Measurement, MeasurementPlan, Target, measure, rows
+from ollmlx.bench.measure import Measurement, MeasurementPlan, Target, measure, resident, rows
 from ollmlx.cli.client import Client, Json
 from ollmlx.cli.connection import connect, ensure_daemon
 from ollmlx.cli.formatting import table
@@ -21,7 +21,8 @@ from ollmlx.text.addresses import Address
 DESCRIPTION = """Measure a model as its clients see it: load time, memory, time to the first token (for a new prompt and
 in the next turn), and tokens a second with several streams. Figures are medians.
 
-  ollmlx bench MODEL --against http://127.0.0.1:8080    also measure an OpenAI-compatible server, by turns
+  ollmlx bench MODEL --against http://127.0.0.1:8080    also measure an OpenAI-compatible server, by turns;
+                                                        --against-pid PID adds the memory of its process
   ollmlx bench MODEL --against-backend llamacpp         measure the same weights on two backends, and compare their
                                                         answers: MODEL, and the model that it was imported from or
                                                         that was imported from it"""
@@ -31,11 +32,12 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.add_argument("model", metavar="MODEL", nargs="?", help="default: the newest model")
     other = parser.add_mutually_exclusive_group()
-    other.add_argument("--against", metavar="URL", help="an OpenAI-compatible server to measure in the same run")
+    other.add_argument("--against", metavar="URL", help="an OpenAI-compatible server (Ollama is one) to measure, too")
     other.add_argument("--against-backend", metavar="NAME", help="another backend to measure in the same run")
     parser.add_argument(
         "--against-model", metavar="NAME", help="the model's name there (default: the first one listed)"
     )
+    parser.add_argument("--against-pid", metavar="PID", type=_positive, help="its process, whose memory is measured")
     parser.add_argument("--streams", metavar="N,N", type=_numbers, default=(1, 4, 8, 16), help="default: 1,4,8,16")
     parser.add_argument("--tokens", metavar="N", type=_positive, default=64, help="length of an answer (default: 64)")
     parser.add_argument("--prompt-tokens", metavar="N", type=_positive, default=600, help="length of the long prompt")
@@ -54,6 +56,8 @@ async def run_bench(args: argparse.Namespace) -> int:
     measured = await measure(targets, plan, note)
     for one, load in zip(measured, loads, strict=False):
         one.load, one.memory = load, memory_of(client, one.target.model, one.target.options.get("backend"))
+    if args.against_pid:
+        measured[-1].memory = resident(args.against_pid)
     same = await agreement(targets[0], targets[1], note) if args.against_backend else ()
     _print(measured, same, plan, as_json=args.json)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +11,18 @@ import pytest
 from tests.servers.serving import Answer, Asked, Served, chunked
 
 from ollmlx.bench.agreement import PROMPTS, GreedyAnswer, SharedBeginning, agreement, compared, sentence, summary
-from ollmlx.bench.measure import Measurement, MeasurementPlan, Target, TimedAnswer, long_text, measure, rate, rows
-from ollmlx.errors import UpstreamError
+from ollmlx.bench.measure import (
+    Measurement,
+    MeasurementPlan,
+    Target,
+    TimedAnswer,
+    long_text,
+    measure,
+    rate,
+    resident,
+    rows,
+)
+from ollmlx.errors import InvalidRequest, UpstreamError
 
 
 def printed(model: str) -> dict[str, Any]:
@@ -85,6 +96,12 @@ def test_the_first_server_is_better_when_it_is_faster_or_smaller() -> None:
     fast = Measurement(Target("a", "", ""), cold=[1.0], cached=[0.5], rates={1: [30.0]}, memory=100)
     slow = Measurement(Target("b", "", ""), cold=[4.0], cached=[0.5], rates={1: [10.0]}, memory=150)
     assert [line[-1] for line in rows([fast, slow])[1]] == ["1.50x", "4.00x", "1.00x", "3.00x"]
+
+
+def test_the_memory_of_a_process_is_that_of_its_children_too() -> None:
+    assert resident(os.getpid()) > 1 << 20
+    with pytest.raises(InvalidRequest, match="memory of process 4194303"):
+        resident(4194303)
 
 
 def test_no_two_rounds_share_a_beginning() -> None:
