@@ -103,8 +103,8 @@ class Redaction:
         self._home = str(Path.home())
 
     def text(self, content: str) -> str:
-        """Redact a text line by line."""
-        return "\n".join(self._line(line) for line in content.splitlines())
+        """Redact a text line by line. A private key stands in several lines."""
+        return "\n".join(self._line(line) for line in mask_text(content).splitlines())
 
     def json(self, value: Any) -> str:
         """Return a redacted value as indented JSON; every value under a secret key is masked."""
