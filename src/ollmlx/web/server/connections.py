@@ -23,6 +23,7 @@ from hypercorn.typing import ConnectionState, H11SendableEvent
 from hypercorn.utils import parse_socket_addr, wrap_app
 from quart import Quart
 
+from ollmlx.web.server.limits import ConnectionLimits
 from ollmlx.web.server.sockets import BACKLOG
 
 logger = logging.getLogger(__name__)
@@ -48,12 +49,14 @@ class Connection(H11Protocol):
     _unsent = b""
     _idle_timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, server: HTTPServer, tasks: TaskGroup, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, server: HTTPServer, tasks: TaskGroup, writer: asyncio.StreamWriter, peer: str) -> None:
         sock = writer.get_extra_info("socket")
         client, own = (parse_socket_addr(sock.family, name) for name in (sock.getpeername(), sock.getsockname()))
         state = ConnectionState({})
         super().__init__(server.app, server.config, server.context, tasks, state, False, client, own, self._on_event)
+        self.peer = peer
         self.writer = writer
+        self._limits = server.limits
         self._write_timeout = server.write_timeout
         writer.transport.set_write_buffer_limits(high=0)  # `drain` waits until the system has taken everything
 
@@ -63,11 +66,16 @@ class Connection(H11Protocol):
         return self._idle_timer is not None
 
     def set_idle(self, idle: bool) -> None:
-        """Close the connection after IDLE_TIMEOUT, unless a request begins."""
+        """Close the connection after IDLE_TIMEOUT, unless a request begins; at once if its place is needed."""
+        self._limits.set_silent(self, idle)
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         loop = asyncio.get_running_loop()
         self._idle_timer = loop.call_later(IDLE_TIMEOUT, self.writer.close) if idle else None
+
+    def abort(self) -> None:
+        """Close the connection without waiting for the client."""
+        self.writer.transport.abort()
 
     async def _on_event(self, event: Event) -> None:
         """Handle what the protocol asks for: bytes to send, a connection to close, a request that begins or ends."""
@@ -111,11 +119,14 @@ class Connection(H11Protocol):
 class HTTPServer:
     """Serves an application on a listening socket until it is stopped."""
 
-    def __init__(self, app: Quart, sock: socket.socket, *, write_timeout: float) -> None:
+    def __init__(
+        self, app: Quart, sock: socket.socket, *, write_timeout: float, limits: ConnectionLimits | None = None
+    ) -> None:
         self.app = wrap_app(cast(Any, app), 0, "asgi")
         self.config = _config()
         self.context = WorkerContext(None)
         self.write_timeout = write_timeout
+        self.limits = limits or ConnectionLimits()
         self._quart = app
         self._sock = sock
         self._server: asyncio.Server
@@ -159,11 +170,16 @@ class HTTPServer:
         if self.context.terminated.is_set():  # it was accepted while the server stopped
             writer.close()
             return
+        peername = writer.get_extra_info("peername")
+        peer = str(peername[0]) if peername else "local"
+        if not self.limits.admit(peer):
+            writer.transport.abort()
+            return
         task = asyncio.current_task()
         assert task is not None
         try:
             async with TaskGroup(asyncio.get_running_loop()) as tasks:
-                connection = self._connections[task] = Connection(self, tasks, writer)
+                connection = self._connections[task] = Connection(self, tasks, writer, peer)
                 connection.set_idle(True)
                 with suppress(OSError):  # the connection was lost
                     while data := await reader.read(PIECE):
@@ -179,6 +195,7 @@ class HTTPServer:
                 await writer.wait_closed()
             if (ended := self._connections.pop(task, None)) is not None:
                 ended.set_idle(False)
+            self.limits.leave(peer)
 
 
 def _config() -> Config:

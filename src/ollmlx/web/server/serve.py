@@ -26,6 +26,7 @@ from ollmlx.web.create_app import create_app
 from ollmlx.web.logs import logging_to
 from ollmlx.web.server.connections import HTTPServer
 from ollmlx.web.server.drain import Drain
+from ollmlx.web.server.limits import ConnectionLimits
 from ollmlx.web.server.sockets import (
     bind_error,
     bound_address,
@@ -64,7 +65,9 @@ async def run(app: App, reload: Callable[[], object] | None = None) -> int:
 
 async def _serve(app: App, sock: socket.socket, address: Address, reload: Callable[[], object] | None) -> int:
     web = create_app(app)
-    server = HTTPServer(web, sock, write_timeout=app.settings.server.write_timeout)
+    limits = ConnectionLimits.of_this_process()
+    logger.debug("at most %d connections", limits.most)
+    server = HTTPServer(web, sock, write_timeout=app.settings.server.write_timeout, limits=limits)
     with _signals(reload) as (first, second), _gc_tuned():
         await server.start()
         try:
