@@ -39,7 +39,8 @@ def register_sources(register: Callable[[Source], None], context: PluginContext)
     from ollmlx_hub.source import HubSource
 
     own = context.own or HubSettings()
-    register(HubSource(own.access(os.environ), private_hosts=context.typed().security.private_hosts))
+    private = context.typed().security.private_hosts
+    register(HubSource(own.access(os.environ), private_hosts=private, public=own.public))
 
 
 @hookimpl

@@ -50,6 +50,7 @@ class HubSettings(BaseModel):
         "", pattern=r"^(https?://.+)?$", description="Address of the hub. Empty: HF_ENDPOINT, else huggingface.co."
     )
     token: SecretStr = Field(SecretStr(""), description="Token for the hub. Empty: HF_TOKEN, else the login's.")
+    public: bool = Field(False, description="Repositories that a push makes can be read by everybody.")
 
     def access(self, environment: Mapping[str, str]) -> HubAccess:
         """Return address and token: the settings', those of the hub's own variables, or the token of a login."""
@@ -148,11 +149,11 @@ class HubClient:
             )
         return url
 
-    def upload(self, repo: str, folder: Path, files: list[str], message: str) -> None:
-        """Create the repository if needed, and commit files to it."""
+    def upload(self, repo: str, folder: Path, files: list[str], message: str, *, public: bool) -> None:
+        """Create the repository if needed, and commit files to it. An existing one stays as public as it is."""
         with self._explained(repo, "main"):
             api = self._api()
-            api.create_repo(repo, exist_ok=True)
+            api.create_repo(repo, exist_ok=True, private=not public)
             api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=files, commit_message=message)
 
     def _api(self) -> HfApi:

@@ -61,10 +61,12 @@ class HubSource:
         private_hosts: Sequence[str] = (),
         attempts: int = ATTEMPTS,
         sleep: Sleep = asyncio.sleep,
+        public: bool = False,
     ) -> None:
         self.client = HubClient(access)
         own = () if access.endpoint == DEFAULT_ENDPOINT else (urlsplit(access.endpoint).hostname or "",)
         self.private_hosts = (*own, *private_hosts)
+        self.public = public
         self.attempts = attempts
         self._sleep = sleep
 
@@ -110,7 +112,7 @@ class HubSource:
         await to_transfer_thread(target.finish, receipt)
 
     async def push(self, model: InstalledModel, target: ModelName) -> AsyncIterator[PullProgress]:
-        """Upload an installed model's files. Raises Unauthorized without a token."""
+        """Upload an installed model's files, to a new private repository unless `public`. Raises Unauthorized."""
         repo = target.repo_id
         if self.client.access.token is None:
             raise Unauthorized(
@@ -125,7 +127,8 @@ class HubSource:
         files = [file.path for file in found if file.path.endswith(MODEL_SUFFIXES)]
         pushing = PullProgress(status=f"pushing {model.digest[:12]}", digest=f"sha256:{model.digest}", total=model.size)
         yield pushing
-        await to_transfer_thread(self.client.upload, repo, model.path, files, f"Upload {target.short}")
+        message = f"Upload {target.short}"
+        await to_transfer_thread(self.client.upload, repo, model.path, files, message, public=self.public)
         yield pushing.model_copy(update={"completed": model.size})
         yield PullProgress(status="pushing manifest")
         yield PullProgress(status="success")

@@ -6,6 +6,7 @@ llama.cpp batches, caches and samples on threads of its own; closing a connectio
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import resource
 import secrets
@@ -20,9 +21,10 @@ from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.runner.kit import context_exceeded, knows_effort
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest
 from ollmlx_llamacpp import server
-from ollmlx_llamacpp.client import CacheFull, LlamaCppClient, RecordReader
+from ollmlx_llamacpp.client import CacheFull, Json, LlamaCppClient, RecordReader
 from ollmlx_llamacpp.pool import TokenPool
 from ollmlx_llamacpp.prompt import LlamaCppPrompt, LlamaCppPrompts
+from ollmlx_llamacpp.slots import Slots
 
 GROUP_TOKENS = 2048
 """Tokens of the texts that one call embeds: llama.cpp reports no progress within a call."""
@@ -47,6 +49,7 @@ class LlamaCppEngine:
         self._server: server.LlamaCppServer | None = None
         self._client: LlamaCppClient
         self._prompts: LlamaCppPrompts
+        self._slots: Slots | None = None
         self._steps = 0
         self._running = 0
         self._totals = {"prompt": 0, "cached": 0, "generated": 0}
@@ -58,6 +61,7 @@ class LlamaCppEngine:
         self._server = await asyncio.to_thread(self._start, config)
         server.restore_signals()
         self._pool = TokenPool(self._server.pool) if self._server.pool else None
+        self._slots = Slots(self._server.slots) if config.owned_caches else None
         self._client = self._connect(self._server.socket, self._server.key)
         self._prompts = LlamaCppPrompts(
             self._client,
@@ -110,13 +114,30 @@ class LlamaCppEngine:
             show_thinking=request.think is not False,
             calls=prompt.calls,
         )
-        async with closing(self._client.stream(prompt.path, prompt.body)) as records:
+        async with closing(self._records(request.cache_owner, prompt)) as records:
             async for record in records:
                 self._steps += 1
                 for event in reader.feed(record):
                     yield event
         for event in reader.end(await self._context(prompt, reader)):
             yield event
+
+    async def _records(self, owner: str, prompt: LlamaCppPrompt) -> AsyncIterator[Json]:
+        """Yield llama.cpp's records. With owners of caches, from a slot that holds nothing of another owner's."""
+        if self._slots is None:
+            # Loaded before caches had owners: what is in them may be anybody's.
+            body = prompt.body | {"cache_prompt": False} if owner else prompt.body
+            async with closing(self._client.stream(prompt.path, body)) as records:
+                async for record in records:
+                    yield record
+            return
+        async with (
+            self._slots.take(owner, prompt.tokens) as slot,
+            closing(self._client.stream(prompt.path, prompt.body | slot.fields)) as records,
+        ):
+            async for record in records:
+                await self._slots.begin(slot, owner, prompt.tokens)
+                yield record
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Return one vector for each input. Raises ContextExceeded for a text that is too long and may not be cut."""
@@ -125,11 +146,12 @@ class LlamaCppEngine:
         vectors: list[tuple[float, ...]] = []
         self._running += 1
         try:
-            for group in _groups(inputs):
-                answer = await self._client.post("/v1/embeddings", {"input": group, "encoding_format": "float"})
-                self._steps += 1
-                entries = sorted(answer["data"], key=lambda entry: entry["index"])
-                vectors += [_shortened(entry["embedding"], request.dimensions) for entry in entries]
+            async with self._slots.embedding() if self._slots is not None else contextlib.nullcontext():
+                for group in _groups(inputs):
+                    answer = await self._client.post("/v1/embeddings", {"input": group, "encoding_format": "float"})
+                    self._steps += 1
+                    entries = sorted(answer["data"], key=lambda entry: entry["index"])
+                    vectors += [_shortened(entry["embedding"], request.dimensions) for entry in entries]
         finally:
             self._running -= 1
         count = sum(map(len, inputs))

@@ -150,7 +150,8 @@ def _params(config: RunnerConfig, size: int, slots: int, device: str) -> Any:
     params.fit_params = device != "cpu" and params.n_gpu_layers < 0
     params.warmup = False  # the daemon asks for a token before it calls a runner ready
     params.ctx_shift = True
-    params.cache_ram_mib = config.prompt_cache_bytes >> 20
+    # llama.cpp's cache beside the slots knows no owners.
+    params.cache_ram_mib = 0 if config.owned_caches else config.prompt_cache_bytes >> 20
     params.n_threads_http = slots + SPARE_THREADS
     params.verbosity = _VERBOSITY[config.log_level]
     params.embedding = True

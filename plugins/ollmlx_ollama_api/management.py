@@ -189,7 +189,10 @@ def _add_transfers(made: Blueprint, service: Service) -> None:
     @made.post("/api/push")
     @described("Upload a model to a hub.", body=PushBody, answer=schemas.PROGRESS, content=BOTH)
     async def push() -> Response:
-        return await _transferred(await read_model(PushBody), service.push)
+        body = await read_model(PushBody)
+        if not service.settings.security.push:
+            raise Forbidden("this server uploads no models", hint="set push = true in [security] of ollmlx.toml")
+        return await _transferred(body, service.push)
 
 
 async def _transferred(body: PushBody, transfer: Callable[..., AsyncIterator[PullProgress]]) -> Response:

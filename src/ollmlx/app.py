@@ -77,6 +77,8 @@ class App:
         while True:
             if removed := await asyncio.to_thread(self.service.blobs.prune, time.time()):
                 logger.info("removed %d uploaded files that no model needs any more", removed)
+            if removed := await asyncio.to_thread(self.service.prune_caches):
+                logger.info("removed %d saved prompt caches beyond [storage] cache_limit", removed)
             await asyncio.sleep(PRUNE_INTERVAL)
 
 

@@ -7,10 +7,11 @@ stays open; when it ends, the daemon is gone and the runner exits.
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from ollmlx.types import Event, Frozen, InstalledModel, Message, Tool
 
@@ -34,8 +35,9 @@ class RunnerConfig(Frozen):
 
     `context_length` is in tokens. `parallel`: the batch width, 0 for the engine's choice. Memory is in bytes; None is
     no limit. `wired`: the memory that Metal never pages out (nothing, the model, or all that Metal recommends).
-    `prompt_cache_bytes` limits the prefix cache in memory. `cache_dir`: the private folder in which prefix caches are
-    saved, with at most `cache_dir_bytes` for all models together. `engine_options`: the values of
+    `prompt_cache_bytes` limits the prefix cache in memory. `cache_dir`: the private folder in which this model's
+    prefix caches are saved, with at most `cache_dir_bytes`. `owned_caches`: requests name the owner whose prefix
+    caches they may use. It is sent only when it is true. `engine_options`: the values of
     `RunnerCommand.engine_options`.
     """
 
@@ -51,6 +53,7 @@ class RunnerConfig(Frozen):
     prompt_cache_bytes: int = 0
     cache_dir: Path | None = None
     cache_dir_bytes: int = 0
+    owned_caches: bool = Field(False, exclude_if=operator.not_)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     debug_prompts: bool = False
     allow_remote_code: bool = False

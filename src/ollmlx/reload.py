@@ -22,7 +22,8 @@ RELOADABLE: frozenset[KeyPath] = frozenset(
     tuple(key.split("."))
     for key in (
         *("aliases", "models", "server.origins", "server.hosts", "logging.level", "logging.prompts"),
-        *("security.api_keys", "security.allow_remote_code", "security.blobs"),
+        *("security.api_keys", "security.share_prompt_caches", "security.allow_remote_code"),
+        *("security.push", "security.blobs"),
         *("runners.keep_alive", "runners.parallel", "runners.context_length", "runners.request_timeout"),
         *("runners.kv_cache_type", "agents"),
     )

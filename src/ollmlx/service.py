@@ -30,6 +30,7 @@ from ollmlx.prefix.volatile import with_stable_prefix
 from ollmlx.protocol import TokenizeRequest
 from ollmlx.settings import Settings
 from ollmlx.storekit.blobs import Blobs
+from ollmlx.storekit.saved_caches import SavedCaches
 from ollmlx.supervisor.scheduling.pool import Pool
 from ollmlx.types import (
     Caller,
@@ -123,6 +124,17 @@ class Service:
         for model in models:
             await self._unload(model)
         await store.delete(stored_name)
+        await asyncio.to_thread(self._forget_prompts, stored_name, models)
+
+    def prune_caches(self) -> int:
+        """Remove saved prompt caches beyond the limit of all models together; return how many."""
+        return SavedCaches(self.settings.caches_folder).prune(self.settings.cache_limit)
+
+    def _forget_prompts(self, name: ModelName, models: Sequence[InstalledModel]) -> None:
+        """Remove the saved prompt caches of a model that was deleted."""
+        caches = SavedCaches(self.settings.caches_folder)
+        for digest in (*(model.digest for model in models), "-"):
+            caches.remove([name], digest)
 
     async def _unload(self, model: InstalledModel) -> None:
         """Stop the runners of a model, when their running requests are done, and wait for their end."""
@@ -236,7 +248,8 @@ class Service:
         """Return the request as the runner gets it."""
         if self.settings.agents.stable_prefix:
             request = with_stable_prefix(request)
-        return with_defaults(model, request, caller)
+        owner = caller.client if self.settings.security.owned_caches else ""
+        return with_defaults(model, request, caller).model_copy(update={"cache_owner": owner})
 
     def _compared(self, model: InstalledModel, request: GenerateRequest, caller: Caller, event: Prefill) -> Prefill:
         """Return the first progress of a prompt, with the reason when its prefix was missed."""

@@ -41,6 +41,7 @@ class HubServer(TwoHosts):
         self.repositories: dict[str, Repository] = {}
         self.token = ""
         self.uploads: dict[str, dict[str, bytes]] = {}
+        self.made: dict[str, str] = {}
 
     def add(self, repo: str, files: dict[str, bytes], **fields: Any) -> Repository:
         self.repositories[repo] = Repository({"main": files}, **fields)
@@ -115,6 +116,7 @@ class HubServer(TwoHosts):
         if path == "api/repos/create":
             wanted = json.loads(asked.body)
             repo = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+            self.made[repo] = "private" if wanted.get("private") or wanted.get("visibility") == "private" else "public"
             return _json({"url": f"{self.url}/{repo}", "name": repo})
         repo, _, rest = path.removeprefix("api/models/").partition("/")
         if not asked.headers.get("authorization"):

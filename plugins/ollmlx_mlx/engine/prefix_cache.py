@@ -42,8 +42,12 @@ Load = Callable[[], Layers | None]
 
 @dataclass(eq=False)
 class CachedPrefix:
-    """A cached sequence. `layers` is None while it is only on disk; `load` reads it from there."""
+    """A cached sequence. `layers` is None while it is only on disk; `load` reads it from there.
 
+    `owner`: only requests of this owner use it, and learn that it exists.
+    """
+
+    owner: str
     tokens: Tokens
     layers: Layers | None
     nbytes: int
@@ -70,11 +74,14 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def fetch(self, tokens: Sequence[int]) -> tuple[Layers | None, int]:
-        """Return a copy of the cache of the longest cached prefix, and its length. At least one token is left over."""
+    def fetch(self, owner: str, tokens: Sequence[int]) -> tuple[Layers | None, int]:
+        """Return a copy of the cache of the owner's longest cached prefix, and its length.
+
+        At least one token is left over.
+        """
         wanted = np.asarray(tokens, dtype=np.int32)
         while True:
-            best, length = self._best(wanted)
+            best, length = self._best(owner, wanted)
             if best is None:
                 return None, 0
             if best.layers is None and not self._load(best):
@@ -84,17 +91,17 @@ class PrefixCache:
             self._touch(best)
             return clone(best.layers, len(best.tokens) - length), length
 
-    def insert(self, tokens: Sequence[int], layers: Layers) -> None:
+    def insert(self, owner: str, tokens: Sequence[int], layers: Layers) -> None:
         """Keep a finished sequence. The caller must not use `layers` any more."""
         if len(tokens) < _LEAST or self._max_bytes <= 0:
             return
         own = np.asarray(tokens, dtype=np.int32)
         layers = compact(layers)
         trimmable = can_trim(layers)
-        entry = CachedPrefix(own, layers, size_of(layers), trimmable)
+        entry = CachedPrefix(owner, own, layers, size_of(layers), trimmable)
         if entry.nbytes > self._max_bytes:
             return
-        for other in list(self._entries):
+        for other in self._of(owner):
             shared = _shared(own, other.tokens)
             if shared == len(own) and (other.trimmable or len(other.tokens) == len(own)):
                 self._touch(other)
@@ -109,18 +116,21 @@ class PrefixCache:
         """Add sequences that are on disk. Each is read when it is first needed."""
         self._entries += entries
 
-    def in_memory(self) -> list[tuple[Tokens, Layers]]:
+    def in_memory(self) -> list[CachedPrefix]:
         """Return the sequences in memory, the most recently used first."""
         entries = sorted(self._entries, key=lambda entry: -entry.used)
-        return [(entry.tokens, entry.layers) for entry in entries if entry.layers is not None]
+        return [entry for entry in entries if entry.layers is not None]
 
     def clear(self) -> None:
         """Free the memory. Sequences on disk stay listed."""
         self._shrink(0)
 
-    def _best(self, wanted: Tokens) -> tuple[CachedPrefix | None, int]:
+    def _of(self, owner: str) -> list[CachedPrefix]:
+        return [entry for entry in self._entries if entry.owner == owner]
+
+    def _best(self, owner: str, wanted: Tokens) -> tuple[CachedPrefix | None, int]:
         best, length = None, _LEAST - 1
-        for entry in self._entries:
+        for entry in self._of(owner):
             shared = min(_shared(wanted, entry.tokens), len(wanted) - 1)
             if not entry.trimmable and shared < len(entry.tokens):
                 continue
@@ -168,7 +178,7 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 class CacheFolder:
     """Caches saved on disk for one model in one form: one safetensors file each, in a private folder.
 
-    `limit`: bytes for the caches of all models together; `sample`: an empty cache of this model.
+    `limit`: bytes for the caches of this model; `sample`: an empty cache of this model.
     """
 
     def __init__(self, root: Path, identity: dict[str, str], limit: int, sample: Layers) -> None:
@@ -193,10 +203,11 @@ class CacheFolder:
                 _log.warning("%s", problems[-1])
                 continue
             load = partial(self._read, path, len(tokens))
-            found.append(CachedPrefix(tokens, None, 0, metadata.get("trimmable") == "True", load))
+            owner = metadata.get("owner", "")
+            found.append(CachedPrefix(owner, tokens, None, 0, metadata.get("trimmable") == "True", load))
         return found, problems
 
-    def save(self, entries: Sequence[tuple[Tokens, Layers]]) -> None:
+    def save(self, entries: Sequence[CachedPrefix]) -> None:
         """Write caches, the most recently used first, until the limit is reached. Failures are logged, not raised."""
         if not entries:
             return
@@ -204,21 +215,21 @@ class CacheFolder:
             self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._folder.mkdir(exist_ok=True, mode=0o700)
             room = self._limit
-            for tokens, layers in entries:
-                size = size_of(layers)
-                if len(tokens) < LEAST_TOKENS or size > room:
+            for entry in entries:
+                if len(entry.tokens) < LEAST_TOKENS or entry.nbytes > room or entry.layers is None:
                     continue
-                room -= size
-                self._write(tokens, layers)
+                room -= entry.nbytes
+                self._write(entry.owner, entry.tokens, entry.layers)
             self._remove_oldest()
         except (OSError, RuntimeError, ValueError) as error:
             _log.warning("prompt caches were not saved: %s", error)
 
-    def _write(self, tokens: Tokens, layers: Layers) -> None:
-        name = hashlib.sha256(tokens.tobytes()).hexdigest()[:24]
+    def _write(self, owner: str, tokens: Tokens, layers: Layers) -> None:
+        name = hashlib.sha256(owner.encode() + tokens.tobytes()).hexdigest()[:24]
         target, staged = self._folder / f"{name}.safetensors", self._folder / f".{name}.{os.getpid()}.safetensors"
         metadata = {
             "identity": self._identity,
+            "owner": owner,
             "tokens": json.dumps(tokens.tolist()),
             "trimmable": str(can_trim(layers)),
         }

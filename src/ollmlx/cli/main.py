@@ -36,6 +36,7 @@ VERBS = {
     "logs": ("daemon", "print the daemon's log"),
     "bench": ("bench", "measure a model on this machine"),
     "doctor": ("doctor", "find problems, and the commands that fix them"),
+    "cache": ("cache", "list and remove saved prompt caches"),
     "config": ("config", "print and check the settings"),
     "plugin": ("plugin", "list and create plugins"),
     "version": ("daemon", "print the versions of client and daemon"),

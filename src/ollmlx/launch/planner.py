@@ -20,6 +20,7 @@ from ollmlx.model.names import ModelName
 from ollmlx.plugin.contracts import Backend, Importer, LaunchOptions, RunnerCommand, can_spread
 from ollmlx.plugin.registry import Registry
 from ollmlx.settings.model import ModelSettings, Settings
+from ollmlx.storekit.saved_caches import SavedCaches
 from ollmlx.text.quantities import format_size
 from ollmlx.types import InstalledModel, MemoryEstimate, Options
 
@@ -98,7 +99,7 @@ class LaunchPlanner:
 
     def _plan(self, model: InstalledModel, options: Options) -> LaunchSpec:
         overrides = self._overrides.models.get(model.name) or ModelSettings()
-        runners, memory, storage = self._settings.runners, self._settings.memory, self._settings.storage
+        runners, memory = self._settings.runners, self._settings.memory
         backend = self._backend(model, options)
         choice = explain(model, backend, self._preferred(model, options), self._registry)
         parallel = runners.parallel if overrides.parallel is None else overrides.parallel
@@ -131,8 +132,11 @@ class LaunchPlanner:
             prompt_cache_bytes=None if memory.prompt_cache == "auto" else memory.prompt_cache,
             runner_settings={
                 "wired": memory.wired,
-                "cache_dir": self._settings.state_folder / "caches" if storage.cache_limit else None,
-                "cache_dir_bytes": storage.cache_limit,
+                "cache_dir": SavedCaches(self._settings.caches_folder).of(model)
+                if self._settings.cache_limit
+                else None,
+                "cache_dir_bytes": self._settings.cache_limit,
+                "owned_caches": self._settings.security.owned_caches,
                 "log_level": self._settings.logging.level,
                 "debug_prompts": self._settings.logging.prompts,
                 "allow_remote_code": model.name in map(ModelName.parse, self._settings.security.allow_remote_code),

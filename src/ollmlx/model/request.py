@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -98,7 +99,8 @@ class GenerateRequest(Frozen):
     `format`: "json", or a JSON schema that the answer must satisfy. `top_logprobs`: None, or 0 to 20 alternatives.
     `truncate`: True leaves out the oldest messages that do not fit and reports it; False refuses the request.
     `shift`: continue past the context length by dropping old tokens. `continue_last`: the last message is the
-    assistant's, and is continued instead of answered.
+    assistant's, and is continued instead of answered. `cache_owner`: only prefix caches of requests with the same one
+    may be used. It is the fingerprint of an API key; empty, and then not sent, where caches belong to everybody.
     """
 
     request_id: str = ""
@@ -120,6 +122,7 @@ class GenerateRequest(Frozen):
     truncate: bool = True
     shift: bool = True
     continue_last: bool = False
+    cache_owner: str = Field("", exclude_if=operator.not_)
 
     @model_validator(mode="after")
     def _one_input(self) -> Self:

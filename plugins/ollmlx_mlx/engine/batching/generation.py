@@ -16,6 +16,7 @@ from ollmlx.types import Done, Event, GenerateRequest, Options, Prefill, TokenLo
 from ollmlx_mlx.engine.batching.grammar import JsonConstraint
 from ollmlx_mlx.engine.batching.sampling import PenaltyRules, Spell
 from ollmlx_mlx.engine.batching.thinking import ThinkingBudget
+from ollmlx_mlx.engine.prefix_cache import common_prefix
 from ollmlx_mlx.engine.text.answer import AnswerParser
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.engine.text.prompt import EncodedPrompt
@@ -39,7 +40,8 @@ class GenerationState:
     """State of one request. Only the compute thread uses it, except for `cancelled`, which any thread may set.
 
     `arrival`: its number among all requests; `limit`: tokens the answer may have; `spell` returns the text of tokens,
-    for logprobs; `tokens`: prompt, then answer; `fed`: how many of them are in `cache`.
+    for logprobs; `tokens`: prompt, then answer; `fed`: how many of them are in `cache`;
+    `owner`: the only one with whom prefixes are shared.
     """
 
     prompt: EncodedPrompt
@@ -54,6 +56,7 @@ class GenerationState:
     top_logprobs: int | None
     constraint: JsonConstraint | ThinkingBudget | None
     spell: Spell
+    owner: str = ""
     tokens: list[int] = field(init=False)
     cache: list[Any] | None = None
     fed: int = 0
@@ -103,7 +106,12 @@ class GenerationState:
             top_logprobs=request.top_logprobs,
             constraint=constraint,
             spell=detokenizers.decode,
+            owner=request.cache_owner,
         )
+
+    def shared_with(self, other: GenerationState) -> int:
+        """Return the tokens at the beginning that both have; none of another owner's."""
+        return common_prefix(self.tokens, other.tokens) if self.owner == other.owner else 0
 
     @property
     def remaining(self) -> int:

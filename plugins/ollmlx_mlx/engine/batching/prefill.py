@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from ollmlx_mlx.engine.batching.generation import GenerationState
 from ollmlx_mlx.engine.kv_cache import Layers, can_pad, can_trim, clone, extract_row, merge, padded_end
-from ollmlx_mlx.engine.prefix_cache import PrefixCache, common_prefix
+from ollmlx_mlx.engine.prefix_cache import PrefixCache
 
 SLICE_SECONDS: Final = 0.25
 ALONE: Final = 2.0
@@ -102,16 +102,16 @@ class PrefillQueue:
         if generation not in self.sequences:
             self.sequences.append(generation)
         tokens, most = generation.tokens, len(generation.tokens) - 1
-        cache, length = self._prefixes.fetch(tokens)
+        cache, length = self._prefixes.fetch(generation.owner, tokens)
         for row in running:
-            shared = min(common_prefix(tokens, row.tokens), most)
+            shared = min(generation.shared_with(row), most)
             if shared >= length + _SHARE and (borrowed := self._borrow(row, shared)) is not None:
                 cache, length = borrowed, shared
         self._start(generation, cache, length)
         for leader in self.sequences:
             if leader is generation or leader in self._leaders or leader.cache is None:
                 continue
-            shared = min(common_prefix(tokens, leader.tokens), most, len(leader.tokens) - 1)
+            shared = min(generation.shared_with(leader), most, len(leader.tokens) - 1)
             if shared >= generation.fed + _SHARE and self._follow(generation, leader, shared):
                 return
 
@@ -269,7 +269,7 @@ class PrefillQueue:
             del self._leaders[follower]
             self._start(follower, clone(generation.cache), generation.fed)
         if generation.fed == generation.prompt.boundary or not can_trim(generation.cache):
-            self._prefixes.insert(generation.tokens[: generation.fed], clone(generation.cache))
+            self._prefixes.insert(generation.owner, generation.tokens[: generation.fed], clone(generation.cache))
 
     def remove(self, generation: GenerationState, running: Sequence[GenerationState]) -> None:
         """Remove a sequence (cancelled or failed). Sequences that waited for its prefix start from another one."""

@@ -180,7 +180,7 @@ class BatchScheduler:
 
     def _keep_prefix(self, generation: GenerationState) -> None:
         if generation.cache is not None and generation.fed:
-            self._prefixes.insert(generation.tokens[: generation.fed], generation.cache)
+            self._prefixes.insert(generation.owner, generation.tokens[: generation.fed], generation.cache)
         generation.cache = None
 
     def _admit(self) -> None:
