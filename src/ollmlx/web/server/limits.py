@@ -1,4 +1,4 @@
-"""How many connections may be open: in all, and from one address. A new one takes the place of the oldest silent one.
+"""Limits of open connections: in all, and from one address. A new one takes the place of the oldest silent one.
 
 Connections come before keys: whoever reaches the port can open them, and each costs a descriptor.
 """
