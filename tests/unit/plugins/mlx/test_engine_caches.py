@@ -162,7 +162,7 @@ def test_only_the_newest_of_many_short_sequences_stay_in_memory(llama: Path) -> 
     for number in range(MOST_IN_MEMORY + 3):
         layers = make_layers(model)
         model(mx.array([[number] * 10]), cache=layers)
-        prefixes.insert([number] * 10, layers)
+        prefixes.insert("", [number] * 10, layers)
     assert len(prefixes) == MOST_IN_MEMORY
-    assert prefixes.fetch([2] * 11) == (None, 0)
-    assert prefixes.fetch([3] * 11)[1] == 10
+    assert prefixes.fetch("", [2] * 11) == (None, 0)
+    assert prefixes.fetch("", [3] * 11)[1] == 10
