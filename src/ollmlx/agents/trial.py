@@ -45,19 +45,23 @@ class Attempt:
         return [call for call in list(self.calls) if call.method == "POST"]
 
     def called_a_tool(self) -> bool:
-        """Return True when an answer has a call of a tool, or the agent needs none."""
-        return not self.agent.needs_tools or any(TOOL_CALL.search(bytes(call.answer)) for call in self.requests())
+        """Return True when an answer has a call of a tool."""
+        return any(TOOL_CALL.search(bytes(call.answer)) for call in self.requests())
+
+    def steps(self) -> list[Step]:
+        """Return what can be seen while the agent works, in the order of a good run."""
+        return [step for step in STEPS if self.agent.needs_tools or step is not CALLS]
 
 
 Step = tuple[str, Callable[[Attempt], bool]]
+CALLS: Step = ("the model calls a tool", Attempt.called_a_tool)
 STEPS: tuple[Step, ...] = (
     ("the program sends a request", lambda attempt: bool(attempt.requests())),
     ("the daemon answers it", lambda attempt: any(call.status == 200 for call in attempt.requests())),
-    ("the model calls a tool", Attempt.called_a_tool),
+    CALLS,
     ("the test is run", lambda attempt: attempt.project.tested),
     ("calc.py is edited", lambda attempt: attempt.project.edited),
 )
-"""What can be seen while the agent works, in the order of a good run."""
 PASSES = "the test passes"
 ENDS = "the program ends by itself"
 
@@ -101,7 +105,7 @@ def try_agent(
         command = [program, *setup.arguments, *task.arguments]
         variables = {**offline(Path(place) / "home", attempt.project.folder), **setup.environment, **task.environment}
         run(command, variables, attempt, note, started + patience)
-        for name, is_done in STEPS:
+        for name, is_done in attempt.steps():
             if name not in result.steps:
                 note(name, is_done(attempt))
         note(PASSES, attempt.project.passes())
@@ -128,7 +132,7 @@ def run(
     deadline: float,
 ) -> None:
     """Run the program in a process group of its own, which is ended with it; note the steps as they are done."""
-    ahead = list(STEPS)
+    ahead = attempt.steps()
     log = attempt.project.folder.parent / "output"
     with log.open("wb") as output:
         process = subprocess.Popen(
