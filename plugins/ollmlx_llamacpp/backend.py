@@ -115,7 +115,7 @@ class LlamaCppBackend:
             threads=self.settings.threads,
             gpu_layers=self.settings.gpu_layers,
         )
-        return command.model_copy(update={"env": WAITING_THREADS})
+        return command.model_copy(update={"env": WAITING_THREADS, "sandbox": "connect"})
 
     def _is_exact(self, model: InstalledModel) -> bool:
         """Return whether each sequence has a cache of its own. Encoders read their texts whole, and share nothing."""

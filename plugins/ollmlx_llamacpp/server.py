@@ -21,8 +21,6 @@ from ollmlx import RunnerConfig, read_gguf_header
 from ollmlx.errors import InvalidRequest, OutOfMemory, StorageError, Unsupported
 from ollmlx.types import ModelDefaults
 
-PREFIX: Final = "ollmlx-llamacpp-"
-FOLDER: Final = Path("/tmp")  # noqa: S108 - a socket's path must be short; its folder is private and randomly named
 SPARE_THREADS: Final = 16
 """HTTP threads beside one for each sequence: for token counts, embeddings, requests that wait."""
 BATCH_WORK: Final = 8 * 1024**3
@@ -63,8 +61,7 @@ class LlamaCppServer:
 def start(config: RunnerConfig) -> LlamaCppServer:
     """Load the model; blocks. Raises StorageError for a file that llama.cpp cannot load, OutOfMemory, Unsupported."""
     header = read_gguf_header(config.model.path, longest=0, here=True)
-    remove_stale_sockets()
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=FOLDER))
+    folder = Path(tempfile.mkdtemp(prefix="l-"))  # in the runner's own folder, whose path is short
     key = secrets.token_hex(16)
     device = _device()
     slots = max(1, int(config.engine_options.get("slots") or 1))
@@ -90,16 +87,6 @@ def restore_signals() -> None:
     assert threading.current_thread() is threading.main_thread()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.getsignal(number))
-
-
-def remove_stale_sockets(folder: Path = FOLDER) -> None:
-    """Remove the sockets of runners that were killed."""
-    for left in folder.glob(f"{PREFIX}*-*"):
-        owner = left.name.removeprefix(PREFIX).partition("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            with suppress(OSError):
-                if left.lstat().st_uid == os.getuid():
-                    shutil.rmtree(left)
 
 
 def prompt_batch(size: int, device: str) -> int:

@@ -138,6 +138,7 @@ CODES: Final[dict[str, tuple[str, str]]] = {
     "SEC006": ("any web page may call the daemon", "warning"),
     "SEC007": ("other users of this machine can read secrets", "warning"),
     "SEC008": ("an API key is short", "warning"),
+    "SEC009": ("a runner is not confined", "warning"),
     "STO001": ("the models folder does not exist yet", "info"),
     "STO002": ("the models folder cannot be used", "error"),
     "STO003": ("the disk is full or nearly full", "error"),

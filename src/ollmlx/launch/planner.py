@@ -122,7 +122,7 @@ class LaunchPlanner:
             model=model,
             backend=backend.name,
             why=choice.why,
-            command=backend.command(model, launch_options),
+            command=_confined(backend.command(model, launch_options), sandbox=runners.sandbox),
             context_length=context,
             parallel=parallel,
             estimate=estimate,
@@ -208,6 +208,11 @@ def _estimator(
 
 def _cluster(overrides: ModelSettings | None) -> dict[str, Any] | None:
     return overrides.cluster.model_dump(mode="json") if overrides and overrides.cluster else None
+
+
+def _confined(command: RunnerCommand, *, sandbox: bool) -> RunnerCommand:
+    """Return the command with the variable that tells the runner how far it confines itself."""
+    return command.model_copy(update={"env": {**command.env, "OLLMLX_SANDBOX": command.sandbox if sandbox else "off"}})
 
 
 def _launch_key(model: InstalledModel, backend: str, cluster: dict[str, Any] | None) -> str:

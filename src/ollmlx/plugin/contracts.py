@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
 
 from ollmlx.errors.findings import Finding
 from ollmlx.model.names import ModelName
@@ -57,12 +57,14 @@ class RunnerCommand(Frozen):
 
     `argv`: the arguments, with the absolute path of the executable first; `{fd}` becomes the number of the inherited
     listening socket. `env`: variables besides those that the supervisor passes on. `engine_options`: values for the
-    engine, which finds them in `RunnerConfig`.
+    engine, which finds them in `RunnerConfig`. `sandbox`: what `ollmlx.runner` gives up before it imports the engine:
+    `on` all sockets, and files but the model's; with `connect` it may connect to unix sockets; `off` nothing.
     """
 
     argv: tuple[str, ...]
     env: dict[str, str] = {}
     engine_options: dict[str, Any] = {}
+    sandbox: Literal["on", "connect", "off"] = "on"
 
     @classmethod
     def of_engine(cls, engine: str | type, **engine_options: Any) -> RunnerCommand:

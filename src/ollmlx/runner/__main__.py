@@ -37,12 +37,16 @@ def main() -> NoReturn:
 
     try:
         config = read_config()
+        from ollmlx.runner import sandbox
+
+        mode = os.environ.get(sandbox.VARIABLE)
+        unconfined = sandbox.confine(config, engine, mode) if mode else ()
         parent.watch(pid)
         start_logging(config.log_level)
         listener = listening_socket(fd)
         from ollmlx.runner.server import serve
 
-        code = serve(config, engine, listener)
+        code = serve(config, engine, listener, unconfined)
     except CannotStart as failure:
         os.write(2, f"{failure}\n".encode("utf-8", "replace"))
         code = failure.code

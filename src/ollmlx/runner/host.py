@@ -114,8 +114,9 @@ class EventStream:
 class EngineHost:
     """Holds the engine. All methods run on the event loop of the main thread. `stopped` is set when closing begins."""
 
-    def __init__(self, config: RunnerConfig, engine_spec: str) -> None:
+    def __init__(self, config: RunnerConfig, engine_spec: str, notes: tuple[str, ...] = ()) -> None:
         self.config = config
+        self._notes = notes
         self.stopped = asyncio.Event()
         self._spec = engine_spec
         self._engine: Engine | None = None
@@ -126,7 +127,8 @@ class EngineHost:
         """Return the engine's status with the runner's own state. Never waits."""
         if self._engine is None:
             return Progress(engine=self._spec, state="loading", context_length=self.config.context_length)
-        return self._engine.status().model_copy(update={"state": self._state})
+        found = self._engine.status()
+        return found.model_copy(update={"state": self._state, "notes": (*found.notes, *self._notes)})
 
     def ready_engine(self) -> Engine:
         """Return the loaded engine. Raises Busy while it loads, RunnerUnavailable while the runner closes."""

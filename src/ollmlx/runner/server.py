@@ -38,18 +38,20 @@ Body = TypeVar("Body", bound=Frozen)
 log = logging.getLogger("ollmlx.runner")
 
 
-def serve(config: RunnerConfig, engine_spec: str, listener: socket.socket) -> int:
-    """Serve until asked to stop, and return the exit status. The cause of a failed load goes to standard error."""
+def serve(config: RunnerConfig, engine_spec: str, listener: socket.socket, notes: tuple[str, ...] = ()) -> int:
+    """Serve until asked to stop, and return the exit status. The cause of a failed load goes to standard error.
+
+    notes: what to tell of this process besides the engine's own notes.
+    """
     try:
-        asyncio.run(_serve(config, engine_spec, listener))
+        asyncio.run(_serve(EngineHost(config, engine_spec, notes), listener))
     except CannotStart as failure:
         os.write(2, f"{failure}\n".encode("utf-8", "replace"))
         return failure.code
     return ExitCode.ASKED
 
 
-async def _serve(config: RunnerConfig, engine_spec: str, listener: socket.socket) -> None:
-    host = EngineHost(config, engine_spec)
+async def _serve(host: EngineHost, listener: socket.socket) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, host.stop)
     runner = web.AppRunner(
         application(host),

@@ -118,6 +118,9 @@ class RunnerSettings(Section):
         120, description="Time without progress after which a runner that has requests is ended."
     )
     kv_cache_type: Literal["auto", "f16", "q8_0", "q4_0"] = Field("auto", description="Precision of the KV cache.")
+    sandbox: bool = Field(
+        True, description="Runners give up the network, and files other than their model's (Linux, macOS)."
+    )
 
 
 class MemorySettings(Section):

@@ -76,7 +76,7 @@ class RunnerProcess:
                 stdin=subprocess.PIPE,
                 stdout=errors,
                 stderr=errors,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **self._command.env},
+                env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(sys.path), **self._command.env},
                 pass_fds=[fd],
                 start_new_session=True,
             )

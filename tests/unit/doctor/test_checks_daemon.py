@@ -66,12 +66,18 @@ DAEMONS: list[tuple[str, dict[str, Any], str, str]] = [
         "X-Ollmlx-Cache",
         "ollmlx ps -v",
     ),
+    (
+        "SEC009",
+        {"daemon": failed(None, "", state="ready", notes=["fast", "not confined: files", "not confined: the network"])},
+        "not confined: the network",
+        "cat /sys/kernel/security/lsm",
+    ),
     ("RUN008", {"daemon": failed("RUN008", "speaks Runner Protocol 7")}, "Protocol 7", "ollmlx plugin list"),
 ]
 
 
 @pytest.mark.finding("NET001", "NET003", "NET004", "NET007", "NET008", "NET009", "SEC004", "STO010")
-@pytest.mark.finding("PLG006", "RUN002", "RUN004", "RUN005", "RUN008", "RUN018")
+@pytest.mark.finding("PLG006", "RUN002", "RUN004", "RUN005", "RUN008", "RUN018", "SEC009")
 @pytest.mark.parametrize(("code", "change", "evidence", "fix"), DAEMONS)
 def test_a_problem_of_the_daemon_is_reported_with_its_fix(
     tmp_path: Path, code: str, change: dict[str, Any], evidence: str, fix: str

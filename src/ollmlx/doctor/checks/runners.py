@@ -16,7 +16,7 @@ FIXES = {"RUN005": ("ollmlx ps", "ollmlx config show"), "RUN008": ("ollmlx plugi
 """The commands for a failure with this code."""
 
 
-@check("runners", "runners", "RUN002", "RUN004", "RUN005", "RUN008", "RUN018")
+@check("runners", "runners", "RUN002", "RUN004", "RUN005", "RUN008", "RUN018", "SEC009")
 async def runners(context: CheckContext) -> list[Finding]:
     """Report every runner that failed or was replaced, and every prompt that the prefix cache could not help."""
     status = await context.ask("/api/daemon") or {}
@@ -43,6 +43,10 @@ def _findings(runner: Mapping[str, Any], restart: tuple[str, ...]) -> Iterator[F
         title = f"the runner of {name} was replaced {restarts} {'time' if restarts == 1 else 'times'}; it runs now"
         yield found("RUN002", title, evidence=(error,), severity=Severity.WARNING, commands=("ollmlx logs",),
                     subject=name)  # fmt: skip
+    notes = [str(note) for note in runner.get("notes") or ()]
+    if loose := [note for note in notes if note.startswith("not confined: ") and "switched off" not in note]:
+        yield found("SEC009", f"the runner of {name} is {loose[0]}", subject=name, evidence=loose[1:],
+                    commands=("cat /sys/kernel/security/lsm",))  # fmt: skip
     if missed := str(runner.get("missed") or ""):
         yield found("RUN018", f"a client of {name} changes its prompts: {missed}", subject=name,
                     evidence=("the words are in the header X-Ollmlx-Cache of its responses",),

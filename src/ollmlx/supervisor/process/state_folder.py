@@ -25,7 +25,9 @@ from ollmlx.supervisor.process.guardian import boot_id, end_groups, process_star
 logger = logging.getLogger(__name__)
 MAX_PATH = 100  # bytes of a socket's path; macOS has room for 103, Linux for 107
 BACKLOG = 1024
-_SOCKET_NAME = len("/00000000.sock")
+TEMPORARY = ".tmp"
+_SOCKET_NAME = len("/00000000.tmp/l-00000000/s.sock")
+"""The longest name below the folder: an engine's own socket, in the runner's folder for temporary files."""
 NONCE = "OLLMLX_RUNNER_NONCE"
 """An environment variable of every runner: it tells a runner apart from a program under a reused process id."""
 
@@ -106,6 +108,12 @@ class SocketDir:
             path.unlink(missing_ok=True)
             raise
         return listener, path
+
+    def temporary(self, socket_path: Path) -> Path:
+        """Make a private folder for the temporary files of the runner that has this socket."""
+        folder = socket_path.with_suffix(TEMPORARY)
+        folder.mkdir(mode=0o700)
+        return folder
 
     def remove(self) -> None:
         """Delete the folder and the sockets in it."""
@@ -191,3 +199,5 @@ def _make_private(folder: Path) -> None:
     for stale in folder.glob("*.sock"):
         with suppress(OSError):
             stale.unlink()
+    for stale in folder.glob(f"*{TEMPORARY}"):
+        shutil.rmtree(stale, ignore_errors=True)

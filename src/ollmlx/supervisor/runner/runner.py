@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import shutil
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
@@ -68,6 +69,7 @@ class Runner:
         self._tail = OutputTail(id, logging.getLogger("ollmlx.runner"), resources.clock.monotonic)
         self._child: Child | None = None
         self._socket: Path | None = None
+        self._temporary: Path | None = None
         self._kill_reason: tuple[Cause, str] | None = None
         self._output_before_kill: str | None = None
         """The line that explained the failure when the runner was killed."""
@@ -184,14 +186,17 @@ class Runner:
         resources, spec = self._resources, self.spec
         token, nonce = secrets.token_urlsafe(32), secrets.token_hex(16)
         listener, self._socket = resources.socket_dir.listen()
+        self._temporary = resources.socket_dir.temporary(self._socket)
         self.client = RunnerClient(self._socket, token)
         with listener:  # with a copy open in the daemon, clients of an exited runner would wait for ever
             argv = [argument.replace("{fd}", str(listener.fileno())) for argument in spec.command.argv]
-            env = {**child_environment(), **spec.command.env, NONCE: nonce}
+            env = {**child_environment(), **spec.command.env, NONCE: nonce, "TMPDIR": str(self._temporary)}
             folder = resources.socket_dir.folder
             child = self._child = await spawn(argv, env=env, cwd=folder, fds=[listener.fileno()], tail=self._tail)
         resources.guardian.add(child.pid, child.started)
         resources.records.write(RunnerRecord(self.id, child.pid, child.started or "", boot_id(), nonce))
+        if cache_dir := spec.runner_settings.get("cache_dir"):
+            cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = RunnerConfig(
             runner=self.id,
             token=token,
@@ -282,6 +287,8 @@ class Runner:
         if self._socket is not None:
             await self.client.close()
             self._socket.unlink(missing_ok=True)
+        if self._temporary is not None:
+            await asyncio.to_thread(shutil.rmtree, self._temporary, ignore_errors=True)
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 
@@ -72,13 +71,3 @@ def test_a_failed_load_has_the_error_kind_of_its_reason() -> None:
     assert server.load_error("x.gguf", "mad", "unknown model architecture: 'mad'").code == "MDL004"
     assert server.load_error("x.gguf", "llama", "failed to allocate buffer").kind == "out_of_memory"
     assert server.load_error("x.gguf", "llama", "missing tensor 'output_norm.weight'").code == "MDL003"
-
-
-def test_sockets_of_runners_that_are_gone_are_removed(tmp_path: Path) -> None:
-    gone = 2**22 - 3
-    others = {f"{server.PREFIX}{os.getpid()}-b", f"{server.PREFIX}x-c", "other"}
-    for name in (f"{server.PREFIX}{gone}-a", *others):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "s.sock").touch()
-    server.remove_stale_sockets(tmp_path)
-    assert {left.name for left in tmp_path.iterdir()} == others
