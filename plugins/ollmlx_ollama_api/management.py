@@ -190,6 +190,7 @@ def _add_transfers(made: Blueprint, service: Service) -> None:
     @described("Upload a model to a hub.", body=PushBody, answer=schemas.PROGRESS, content=BOTH)
     async def push() -> Response:
         body = await read_model(PushBody)
+        parse_name(body.model)  # a malformed request is told so first
         if not service.settings.security.push:
             raise Forbidden("this server uploads no models", hint="set push = true in [security] of ollmlx.toml")
         return await _transferred(body, service.push)
