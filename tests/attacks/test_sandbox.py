@@ -186,7 +186,7 @@ def run_filter(program: bytes, audit: int, call: int, family: int) -> int:
             case 0x35:
                 at += yes if held >= value else no
             case _:
-                return value
+                return int(value)
 
 
 @pytest.mark.parametrize(
