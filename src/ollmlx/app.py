@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import time
@@ -18,6 +17,7 @@ from ollmlx.plugin.loader import Plugins, load_plugins
 from ollmlx.service import Service
 from ollmlx.settings import Settings
 from ollmlx.storekit.blobs import Blobs
+from ollmlx.supervisor.chores import keep_running
 from ollmlx.supervisor.process.importers import ChildImporter
 from ollmlx.supervisor.scheduling.pool import Pool
 from ollmlx.types import Caller
@@ -46,17 +46,18 @@ class App:
         for notice in self.notices:
             logger.warning("settings: %s", notice)
         await self.pool.start()
-        self._tasks.append(asyncio.create_task(self._preload(), name="preload"))
-        self._tasks.append(asyncio.create_task(self._prune_uploads(), name="prune uploads"))
+        for name, work in (("preload", self._preload), ("prune uploads", self._prune_uploads)):
+            self._tasks.append(asyncio.create_task(keep_running(name, work, asyncio.sleep), name=name))
 
     async def close(self) -> None:
         """Drain and stop every runner, within `drain_timeout` and the time that stopping takes."""
         for task in self._tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        await self.pool.close(self.settings.server.drain_timeout)
-        close_helpers()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self.pool.close(self.settings.server.drain_timeout)
+        finally:
+            close_helpers()
 
     def reconfigure(self, settings: Settings) -> None:
         """Use settings that differ from the present ones only in what can change without a restart."""

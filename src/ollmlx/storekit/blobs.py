@@ -72,7 +72,8 @@ class Blobs:
                 await asyncio.to_thread(replace_whole, staged, target)
         finally:
             if staged is not None:
-                await asyncio.to_thread(staged.unlink, missing_ok=True)
+                with contextlib.suppress(OSError):  # what is left is removed like every upload
+                    await asyncio.to_thread(staged.unlink, missing_ok=True)
         return True
 
     def prune(self, now: float) -> int:

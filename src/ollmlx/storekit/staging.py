@@ -26,7 +26,7 @@ POLL = 0.1
 async def locked(path: Path) -> AsyncIterator[None]:
     """Hold a lock file during the block. Waits while another task or process holds it; the wait can be cancelled.
 
-    Raises StorageError if the file cannot be made.
+    Raises StorageError for whatever the file system refuses, also in the block.
     """
     lock = FileLock(path, thread_local=False)
     with storage_errors("cannot write to the models folder"):
@@ -37,7 +37,8 @@ async def locked(path: Path) -> AsyncIterator[None]:
             except Timeout:  # a subclass of OSError
                 await asyncio.sleep(POLL)
     try:
-        yield
+        with storage_errors("cannot write to the models folder"):
+            yield
     finally:
         lock.release()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,6 +126,21 @@ class JsonLines(logging.Formatter):
         return escape_json(orjson.dumps(line, default=str).decode())
 
 
+class LogFile(RotatingFileHandler):
+    """The log file. The reason why it cannot be written is told once, without a traceback for each line."""
+
+    _told: str | None = None
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif self._told != (reason := str(error.strerror)):
+            self._told = reason
+            hint = "ollmlx doctor storage"
+            sys.stderr.write(f"the log file {self.baseFilename} cannot be written: {reason} ({hint})\n")
+
+
 def _is_shown(record: logging.LogRecord) -> bool:
     """Return True for lines of ollmlx and its plugins, and for warnings and errors of libraries."""
     return record.levelno >= logging.WARNING or record.name.startswith("ollmlx")
@@ -144,7 +160,7 @@ def _request_id(record: logging.LogRecord) -> str:
 
 def _file(state: Path) -> RotatingFileHandler:
     path = private_file(state, f"logs/{LOG_FILE}")
-    handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_KEPT, encoding="utf-8")
+    handler = LogFile(path, maxBytes=LOG_BYTES, backupCount=LOG_KEPT, encoding="utf-8")
     handler.setFormatter(JsonLines())
     return handler
 

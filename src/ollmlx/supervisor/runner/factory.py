@@ -121,8 +121,10 @@ class ProcessRunnerFactory:
             guardian.remove(pid)
 
     async def close(self) -> None:
-        if self._resources is not None:
-            await self._resources.guardian.close()
-            self._resources.socket_dir.remove()
-            self._resources = None
-        self._lock.release()
+        resources, self._resources = self._resources, None
+        try:
+            if resources is not None:
+                await resources.guardian.close()
+                resources.socket_dir.remove()
+        finally:
+            self._lock.release()

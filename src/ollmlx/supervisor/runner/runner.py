@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from ollmlx.errors import Busy, OllmlxError, RunnerFailed, RunnerUnavailable
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
+from ollmlx.supervisor.chores import keep_running
 from ollmlx.supervisor.clock import Clock, Tuning
 from ollmlx.supervisor.machine import process_memory
 from ollmlx.supervisor.process.child import Child, Guardian, child_environment, spawn
@@ -151,7 +152,8 @@ class Runner:
         try:
             await self._spawn()
             await self._unless_it_exits(self._load())
-            self._create_task(self._health.run(), "health")
+            watch = keep_running(f"watching {self.id}", self._health.run, self._resources.clock.sleep)
+            self._create_task(watch, "health")
         except BaseException as error:
             self.state = RunnerState.FAILED
             await asyncio.shield(asyncio.ensure_future(self._clean_up(loading=True)))
@@ -195,8 +197,6 @@ class Runner:
             child = self._child = await spawn(argv, env=env, cwd=folder, fds=[listener.fileno()], tail=self._tail)
         resources.guardian.add(child.pid, child.started)
         resources.records.write(RunnerRecord(self.id, child.pid, child.started or "", boot_id(), nonce))
-        if cache_dir := spec.runner_settings.get("cache_dir"):
-            cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = RunnerConfig(
             runner=self.id,
             token=token,
@@ -207,11 +207,21 @@ class Runner:
             cache_limit=self.allowance.cache_limit,
             prompt_cache_bytes=self.allowance.prompt_cache,
             engine_options=spec.command.engine_options,
-            **spec.runner_settings,
+            **{**spec.runner_settings, "cache_dir": self._cache_folder(spec.runner_settings.get("cache_dir"))},
         )
         # The child allocates nothing before this line, and by now the guardian has it on its list.
         child.write(config.__pydantic_serializer__.to_json(config) + b"\n")
         logger.info("%s started as process %d", self.id, child.pid)
+
+    def _cache_folder(self, wanted: Path | None) -> Path | None:
+        """Make the folder for saved prompt caches; without it, none are saved."""
+        try:
+            if wanted is not None:
+                wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            logger.warning("%s saves no prompt caches: %s", self.id, error.strerror)
+            return None
+        return wanted
 
     async def _load(self) -> None:
         assert self._child is not None

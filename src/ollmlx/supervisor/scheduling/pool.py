@@ -94,6 +94,12 @@ class Pool:
 
     async def close(self, drain: float) -> None:
         """Refuse new requests, let running ones finish for `drain` seconds, end the rest with an error, stop all."""
+        try:
+            await self._stop_all(drain)
+        finally:
+            await self._factory.close()
+
+    async def _stop_all(self, drain: float) -> None:
         self._scheduler.drain()
         for entry in list(self._runners.entries.values()):
             if not entry.is_loaded:
@@ -113,7 +119,6 @@ class Pool:
             if not exit_.done():
                 logger.error("%s does not exit", entry.id)
                 exit_.cancel()
-        await self._factory.close()
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
