@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import time
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from ollmlx.agents.known import find_agent, find_program
@@ -15,7 +16,7 @@ from ollmlx.agents.profile import Agent, ServedModel
 from ollmlx.agents.trial import TrialResult, try_agent
 from ollmlx.cli.connection import connect, ensure_daemon, load, overrides
 from ollmlx.cli.launch import find_served
-from ollmlx.cli.terminal import note, report, say, width
+from ollmlx.cli.terminal import note, output_kept, report, say, width
 from ollmlx.doctor import bundle, runbooks
 from ollmlx.doctor.check import found
 from ollmlx.doctor.context import CheckContext, build_context
@@ -81,12 +82,17 @@ def _explain(args: argparse.Namespace) -> int:
     try:
         say(runbooks.page(args.explain))
     except InvalidRequest:  # perhaps the code of a plugin
-        say(runbooks.page(args.explain, runbook_folders(_context(args))))
+        say(runbooks.page(args.explain, _runbook_folders(args)))
     return 0
 
 
+def _runbook_folders(args: argparse.Namespace) -> list[Traversable]:
+    with output_kept():
+        return runbook_folders(_context(args))
+
+
 def _list(args: argparse.Namespace) -> int:
-    pages = runbooks.pages(runbook_folders(_context(args)))
+    pages = runbooks.pages(_runbook_folders(args))
     listed = sorted(runbooks.runbook(code, text) for code, text in pages.items())
     if args.json:
         say(json.dumps([one._asdict() for one in listed], indent=2))
@@ -97,9 +103,10 @@ def _list(args: argparse.Namespace) -> int:
 
 def _examine(args: argparse.Namespace) -> int:
     """Run the checks, all of them for a bundle, and print their report."""
-    context = _context(args)
-    patience = DEEP_SECONDS if args.deep else ONLINE_SECONDS if args.online else PATIENCE
-    done = examine(select_checks(context, None if args.bundle else args.what), context, patience=patience)
+    with output_kept():
+        context = _context(args)
+        patience = DEEP_SECONDS if args.deep else ONLINE_SECONDS if args.online else PATIENCE
+        done = examine(select_checks(context, None if args.bundle else args.what), context, patience=patience)
     if args.bundle:
         names = ", ".join(bundle.write(Path(args.bundle), context, done))
         note(f"wrote {args.bundle}: {names}. Prompts are left out and secrets are masked. Read it before you send it.")

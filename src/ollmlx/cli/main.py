@@ -8,6 +8,8 @@ everything else to standard error. A verb consists of two functions in a module 
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -15,8 +17,9 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from ollmlx.cli.terminal import report
-from ollmlx.errors import ConfigError, OllmlxError
+from ollmlx.errors import ConfigError, OllmlxError, StorageError
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BROKEN_PIPE = 141
 """The exit code that a shell reports for a program that SIGPIPE ended."""
 
@@ -49,7 +52,22 @@ RunVerb = Callable[[argparse.Namespace], int | Coroutine[Any, Any, int]]
 
 def entry() -> NoReturn:
     """Run the command line of this process."""
+    _prepare_streams()
     sys.exit(main(sys.argv[1:]))
+
+
+def _prepare_streams() -> None:
+    """Open the null device for standard streams that are closed; escape what the encoding of a stream lacks."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            mode = "r" if name == "stdin" else "w"
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number, which is this one
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,10 +83,20 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader closed the pipe. Without this, Python would report it once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        _drop_output()
+        report(StorageError(f"cannot write the output: {error.strerror}", code="STO004"))
+        return 1
     return code
+
+
+def _drop_output() -> None:
+    """Throw away what standard output cannot take. Python would report it once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def verb_parser(verb: str) -> tuple[argparse.ArgumentParser, ModuleType]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, Self, TextIO
 
 from ollmlx.errors import OllmlxError
 from ollmlx.text.controls import escape_text
+
+_ASCII = str.maketrans({"✓": "+", "✗": "x", "…": "...", "·": "-", "→": "->", "“": '"', "”": '"', "’": "'"})
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -41,7 +43,34 @@ def note(text: str) -> None:
 
 def say(text: str, *, flush: bool = False) -> None:
     """Print an answer. On a terminal, control characters of models and requests are shown instead of obeyed."""
-    print(escape_text(text) if is_terminal(sys.stdout) else text, flush=flush)
+    print(plain(escape_text(text) if is_terminal(sys.stdout) else text, sys.stdout), flush=flush)
+
+
+def plain(text: str, stream: TextIO | None) -> str:
+    """Return a text as a stream can write it: signs that its encoding lacks become ASCII, other letters are escaped."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    if "utf" not in encoding.lower():
+        text = text.translate(_ASCII)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+@contextmanager
+def output_kept() -> Iterator[None]:
+    """Keep standard output for the answer: what other code prints in the meantime goes to standard error."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # closed
+        yield
+        return
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def report(error: OllmlxError) -> None:

@@ -6,6 +6,7 @@ It holds versions, settings, plugins, findings and logs. Secrets are masked; pro
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import platform
@@ -52,11 +53,18 @@ def write(file: Path, context: CheckContext, report: Report) -> list[str]:
         "serve.out": clean.text("\n".join(_tail(context.settings.state_folder / "serve.out"))),
     }
     kept = {name: content for name, content in parts.items() if content.strip()}
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in kept.items():
+            archive.writestr(name, content.encode("utf-8", "backslashreplace"))  # a path may be no UTF-8
     try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in kept.items():
-                archive.writestr(name, content)
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
+            try:
+                target.write(packed.getvalue())
+                target.flush()
+            except OSError:  # no half of an archive is left behind
+                file.unlink(missing_ok=True)
+                raise
     except FileExistsError:
         raise Conflict(f"{file} exists", hint="choose another name") from None
     except OSError as error:

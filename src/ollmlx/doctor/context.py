@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from pluggy import PluginManager
 
 from ollmlx.doctor.daemon import DaemonClient, NoReply
 from ollmlx.doctor.machine import Completed, Machine, Processes, run_child
+from ollmlx.doctor.probe.parent import PluginProbe, PluginTask, start_probes
 from ollmlx.errors import OllmlxError
 from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.model.names import ModelName, load_catalogue
 from ollmlx.plugin.contracts import Store
+from ollmlx.plugin.discovery import LoadedPlugin
 from ollmlx.plugin.loader import Plugins, in_background, load_plugins
 from ollmlx.settings import Settings
 from ollmlx.settings.faults import Fault, Origin
@@ -46,7 +49,8 @@ class CheckContext:
 
     `faults`: why the settings cannot be used; `loaded` and `settings` then hold the values that have no fault.
     `file`: the settings file that was read or should have been. `config`: the file that `--config` named.
-    `load`: waits for the plugins. `deep`: checks may read whole models. `online`: checks may use the network.
+    `load`: waits for the plugins. `probes`: of foreign plugins, known once the plugins are loaded.
+    `deep`: checks may read whole models. `online`: checks may use the network.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -65,6 +69,7 @@ class CheckContext:
     deep: bool = False
     online: bool = False
     load: Callable[[], Plugins] = lambda: Plugins(PluginManager("ollmlx"))
+    probes: Sequence[PluginProbe] = ()
 
     @property
     def plugins(self) -> Plugins:
@@ -122,8 +127,12 @@ def build_context(
     cwd: Path | None = None,
     deep: bool = False,
     online: bool = False,
+    plugins: Callable[[], Plugins] | None = None,
 ) -> CheckContext:
-    """Return the context of this machine, with the settings that a daemon would read here. Never raises."""
+    """Return the context of this machine, with the settings that a daemon would read here. Never raises.
+
+    Foreign plugins are looked at from child processes before they are loaded here, unless `plugins` returns them all.
+    """
     environ = os.environ if environ is None else environ
     faults: tuple[Fault, ...] = ()
     try:
@@ -133,8 +142,13 @@ def build_context(
     settings = loaded.settings
     key = environ.get("OLLAMA_API_KEY") or next(iter(settings.security.api_keys), None)
     limit = settings.plugins.load_timeout if deep else min(settings.plugins.load_timeout, PLUGIN_SECONDS)
-    plugins = settings.plugins.model_copy(update={"load_timeout": limit})
-    limited = settings.model_copy(update={"plugins": plugins})
+    probes: list[PluginProbe] = []
+    if plugins is None:
+        limited = settings.model_copy(update={"plugins": settings.plugins.model_copy(update={"load_timeout": limit})})
+        task = PluginTask(
+            "", "", str(config) if config else None, dict(overrides or {}), deep, online, limit, environ, cwd
+        )
+        plugins = in_background("plugins", partial(_load_probed, limited, task, probes)).result
     return CheckContext(
         settings=settings,
         loaded=loaded,
@@ -146,5 +160,18 @@ def build_context(
         daemon=DaemonClient(Address.parse(settings.server.host), key),
         deep=deep,
         online=online,
-        load=in_background("plugins", lambda: load_plugins(limited, strict=False)).result,
+        load=plugins,
+        probes=probes,
     )
+
+
+def _load_probed(settings: Settings, task: PluginTask, probes: list[PluginProbe]) -> Plugins:
+    """Start the probes of foreign plugins, and load every plugin that its probe finds harmless."""
+    probes += start_probes(settings, task)
+    return load_plugins(settings, strict=False, judge=partial(_judge, probes))
+
+
+def _judge(probes: Sequence[PluginProbe], plugin: LoadedPlugin) -> None:
+    for probe in probes:
+        if (probe.task.name, probe.task.origin) == (plugin.name, plugin.origin):
+            probe.judge(plugin)

@@ -63,7 +63,7 @@ class Machine:
     @classmethod
     def here(cls, root: Path = Path("/")) -> Machine:
         """Return the machine that this process runs on."""
-        memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+        ram, available, swap_total, swap_used = _memory()
         files_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         mac = sys.platform == "darwin"
         return cls(
@@ -75,16 +75,30 @@ class Machine:
             macos=tuple(int(part) for part in platform.mac_ver()[0].split(".") if part.isdigit()),
             rosetta=mac and read_sysctl("sysctl.proc_translated") == 1,
             cores=os.cpu_count() or 1,
-            ram=int(memory.total),
-            available=int(memory.available),
-            swap_total=int(swap.total),
-            swap_used=int(swap.used),
+            ram=ram,
+            available=available,
+            swap_total=swap_total,
+            swap_used=swap_used,
             container_limit=ThisMachine(root).container(),
             wired_limit=(read_sysctl("iogpu.wired_limit_mb") or 0) * 1024 * 1024 if mac else None,
             nvidia_gpu=has_nvidia_gpu(root),
             nvidia_driver=nvidia_driver(root),
             files_limit=None if files_limit == resource.RLIM_INFINITY else files_limit,
         )
+
+
+def _memory() -> tuple[int, int, int, int]:
+    """Return the size of the memory, its free part, the size of the swap and its used part; 0 if nothing tells."""
+    ram = available = total = used = 0
+    with suppress(OSError, ValueError):  # without /proc
+        ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, psutil.Error, RuntimeError):
+        memory = psutil.virtual_memory()
+        ram, available = int(memory.total), int(memory.available)
+    with suppress(OSError, psutil.Error, RuntimeError):
+        swap = psutil.swap_memory()
+        total, used = int(swap.total), int(swap.used)
+    return ram, available, total, used
 
 
 def has_nvidia_gpu(root: Path) -> bool:
@@ -160,7 +174,7 @@ class Processes:
                     command = found.cmdline()
                 with suppress(psutil.AccessDenied, KeyError):
                     user, uid = found.username(), found.uids().real
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return None
         return Process(pid, name, tuple(command), user, uid)
 
@@ -183,7 +197,7 @@ class Processes:
         """Return the environment of a process; empty if it may not be read."""
         try:
             return psutil.Process(pid).environ()
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return {}
 
     def connects(self, host: str, port: int, seconds: float = 1.0) -> bool:

@@ -42,8 +42,12 @@ def all_checks(context: CheckContext) -> Iterator[OwnedCheck]:
     """Yield ollmlx's own checks at once, then those of plugins when the plugins are loaded."""
     yield from (OwnedCheck(check, "ollmlx") for check in OWN)
     registered = context.plugins.registry.checks
+    foreign = {probe.task.name for probe in context.probes}
     for name, one in zip(registered.names(), registered.values(), strict=True):
-        yield OwnedCheck(one.check, registered.owner(name))
+        if registered.owner(name) not in foreign:
+            yield OwnedCheck(one.check, registered.owner(name))
+    for probe in context.probes:
+        yield from (OwnedCheck(check, probe.task.name) for check in probe.checks())
 
 
 def select_checks(context: CheckContext, selection: str | None) -> Iterable[OwnedCheck]:

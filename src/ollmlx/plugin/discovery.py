@@ -34,6 +34,8 @@ class LoadedPlugin:
     hint: str | None = None
     line: int | None = None
     """The line of the plugin's own file that raised."""
+    own: bool = False
+    """It is part of ollmlx."""
     late: bool = False
     """Loading did not end in time."""
     seconds: float = 0.0
@@ -60,10 +62,15 @@ def find_plugins(settings: Settings, points: tuple[EntryPoint, ...] | None = Non
     described = {dist: (dist.name, dist.version) if dist else ("", "") for dist in {point.dist for point in found}}
     for point in sorted(found, key=lambda point: (described[point.dist][0] != PROJECT, point.name)):
         name, version = described[point.dist]
-        yield LoadedPlugin(point.name, f"{name} {version}" if name else point.value, version), point.load
+        yield _of_package(point, name, version), point.load
     for path in settings.plugins.paths:
         path = path.expanduser()
         yield LoadedPlugin(path.stem, str(path)), partial(_import_path, path)
+
+
+def _of_package(point: EntryPoint, name: str, version: str) -> LoadedPlugin:
+    origin = f"{name} {version}" if name else point.value
+    return LoadedPlugin(point.name, origin, version, own=name == PROJECT)
 
 
 def _import_path(path: Path) -> ModuleType:

@@ -56,18 +56,22 @@ def load_plugins(
     points: tuple[EntryPoint, ...] | None = None,
     guarded: Guarded = unguarded,
     strict: bool = True,
+    wanted: Callable[[LoadedPlugin], bool] = lambda _: True,
+    judge: Callable[[LoadedPlugin], None] = lambda _: None,
 ) -> Plugins:
     """Import every plugin and call its hooks.
 
     points: entry points instead of the installed ones. guarded: protects the processes that plugins will start.
     strict: raise ConfigError if a required plugin is off, or if a table `[plugins.NAME]` belongs to no plugin.
+    wanted: return False for a plugin to pass over. judge: may set the problem of a plugin, which then is not imported.
     """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     plugins = Plugins(manager)
     for plugin, load in find_plugins(settings, points):
-        plugins.loaded.append(plugin)
-        _import(plugins, plugin, load, settings)
+        if wanted(plugin):
+            plugins.loaded.append(plugin)
+            _import(plugins, plugin, load, settings, judge)
     for plugin in plugins.enabled():
         _attempt(plugins, plugin, settings, partial(_register_settings, plugins, plugin))
     for plugin in plugins.enabled():
@@ -97,12 +101,22 @@ def unclaimed_tables(plugins: Plugins, settings: Settings) -> dict[str, str | No
     return {name: closest(name, names) for name in settings.plugins.model_extra or {} if name not in names}
 
 
-def _import(plugins: Plugins, plugin: LoadedPlugin, load: Callable[[], Any], settings: Settings) -> None:
+def _import(
+    plugins: Plugins,
+    plugin: LoadedPlugin,
+    load: Callable[[], Any],
+    settings: Settings,
+    judge: Callable[[LoadedPlugin], None],
+) -> None:
     if plugin.name in settings.plugins.disabled:
         _switch_off(plugins, plugin, "switched off in [plugins] disabled")
         return
     if any(other.name == plugin.name and other is not plugin for other in plugins.loaded):
         _switch_off(plugins, plugin, f"another plugin is already called {plugin.name!r}", code="PLG003")
+        return
+    judge(plugin)
+    if plugin.problem is not None:
+        _switch_off(plugins, plugin, plugin.problem, code=plugin.code, hint=plugin.hint)
         return
     _attempt(plugins, plugin, settings, partial(_load, plugins, plugin, load))
 

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from ollmlx.cli.main import main
+from ollmlx.doctor.machine import Machine, Processes
 from ollmlx.errors.findings import CODES
 
 BROKEN = "[server\n"
@@ -115,3 +117,35 @@ def test_a_narrow_terminal_wraps_words_and_leaves_commands_whole(
     commands = [line.strip() for line in lines if line.lstrip().startswith("$ ")]
     assert f"$ sed -i.bak '2s/hosst/host/' {nothing_here / 'ollmlx.toml'}" in commands
     assert all(len(line) <= 44 for line in lines if "$ " not in line and "more: " not in line)
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [(">&-", 0, ""), ("> /dev/full", 1, "cannot write the output"), ("2>&-", 0, ""), ("<&-", 0, "")],
+)
+def test_a_closed_or_full_standard_stream_is_no_traceback(ending: str, code: int, said: str) -> None:
+    command = f"{sys.executable} -m ollmlx doctor config {ending}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, "Traceback" in done.stderr, said in done.stderr) == (code, False, True)
+
+
+def test_an_encoding_without_ticks_gets_other_signs_and_a_name_that_is_not_utf8_is_escaped(nothing_here: Path) -> None:
+    command = [sys.executable, "-m", "ollmlx", "doctor", "config", "--bundle", b"b\xff.zip"]
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii", "OLLAMA_MODELS": os.fsdecode(b"/m\xff")}
+    done = subprocess.run(command, capture_output=True, check=False, env=environ, cwd=nothing_here, timeout=120)
+    assert b"Traceback" not in done.stderr
+    assert b"[+] Settings" in done.stdout
+    assert b"m\\udcff" in done.stdout
+    (written,) = nothing_here.glob("b*.zip")
+    assert "report.json" in zipfile.ZipFile(written).namelist()
+
+
+def test_a_machine_without_proc_is_described_as_far_as_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/proc/meminfo")
+
+    for name in ("virtual_memory", "swap_memory", "Process"):
+        monkeypatch.setattr(f"psutil.{name}", missing)
+    machine = Machine.here()
+    assert (machine.ram > 0, machine.available, machine.swap_total) == (True, 0, 0)
+    assert (Processes().get(1), Processes().variables(1), Processes().listens(1)) == (None, {}, ())

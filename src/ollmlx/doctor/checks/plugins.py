@@ -22,12 +22,20 @@ OFFLINE_STORES = (
 DISABLED = "OLLMLX_PLUGINS__DISABLED"
 
 
-@check("plugins", "plugins", "PLG001", "PLG003", "PLG004", "PLG005", "PLG006", "CFG008")
+@check("plugins", "plugins", "PLG001", "PLG003", "PLG004", "PLG005", "PLG006", "PLG008", "CFG008")
 def plugins(context: CheckContext) -> Iterator[Finding]:
     """Report each plugin that is off because of an error, and each required plugin that is off."""
     loaded = context.plugins.loaded
+    harms = {(probe.task.name, probe.task.origin): probe.harm for probe in context.probes if probe.harm}
     for plugin in loaded:
-        if plugin.code is not None and plugin.late and context.settings.plugins.load_timeout > PLUGIN_SECONDS:
+        if (harm := harms.get((plugin.name, plugin.origin))) is not None:
+            yield found(
+                plugin.code or "PLG008", f"plugin {plugin.name!r} {harm}", subject=plugin.name,
+                evidence=(f"from {plugin.origin}", "the doctor looked at it from another process and did not load it"),
+                commands=_without(context, plugin.name), instead=_plugin_fixes(context, plugin),
+                severity=Severity.WARNING if plugin.code == "PLG005" else Severity.ERROR,
+            )  # fmt: skip
+        elif plugin.code is not None and plugin.late and context.settings.plugins.load_timeout > PLUGIN_SECONDS:
             wait = format_duration(context.settings.plugins.load_timeout)
             yield found(
                 "PLG001", f"plugin {plugin.name!r} was not loaded within {PLUGIN_SECONDS:g} s", subject=plugin.name,
