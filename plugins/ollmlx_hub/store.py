@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -179,10 +179,16 @@ class MlxStore:
     def _link_base(self, request: CreateRequest, stage: Path) -> FetchReceipt:
         base = request.base
         if base is None:
-            return FetchReceipt(source="local")
+            return FetchReceipt(source=_origin(request.files))
         if base.format != FORMAT or request.quantize or request.files:
-            return FetchReceipt(source=base.source)
+            own = base.format == "gguf" and base.source in ("", "local")
+            return FetchReceipt(source=f"gguf:{base.name.short}" if own else base.source)
         return FetchReceipt(source=base.source, files=self.installer.link_model(base, stage))
+
+
+def _origin(files: Mapping[str, Path]) -> str:
+    """Return the source of a model that is created from files: the name of a GGUF file tells what was imported."""
+    return next((f"gguf:{name}" for name in files if name.lower().endswith(".gguf")), "local")
 
 
 async def _imported(

@@ -51,7 +51,7 @@ class LlamaCppCheck:
         return [Finding.of(BROKEN, title, evidence=(*reason, *shown), commands=[install])]
 
     async def _slow_imports(self, context: Any) -> Sequence[Finding]:
-        """Report models that MLX runs on the CPU and that were imported from a GGUF file of their source."""
+        """Report models that MLX runs on the CPU and that were imported from a GGUF file."""
         registry = context.plugins.registry
         if not self.installed() or getattr(registry.backends.get("mlx"), "device", None) != "cpu":
             return []
@@ -63,12 +63,18 @@ class LlamaCppCheck:
                 f"{name}: {title}",
                 severity=Severity.WARNING,
                 subject=name,
-                evidence=["measured with two models on two cores: docs/benchmarks.md"],
-                commands=[f"ollmlx pull {name}"],
+                evidence=["measured with two models on two cores: docs/benchmarks.md", *_own_file(model)],
+                commands=[f"ollmlx create {name} -f Modelfile" if _own_file(model) else f"ollmlx pull {name}"],
             )
             for name, model in (await _models(context, "mlx")).items()
-            if model.name not in overrides and _came_as_gguf(model, registry)
+            if model.name not in overrides and (_own_file(model) or _came_as_gguf(model, registry))
         ]
+
+
+def _own_file(model: InstalledModel) -> list[str]:
+    """Return the evidence that a model was created from a person's own GGUF file; nothing for other models."""
+    kind, _, file = model.source.partition(":")
+    return [f"imported from {file}: a Modelfile with FROM and that file makes it again"] if kind == "gguf" else []
 
 
 def _came_as_gguf(model: InstalledModel, registry: Any) -> bool:

@@ -111,6 +111,15 @@ class TestLlamaCppCheck(CheckSuite):
         assert "3 to 7 times" in finding.title
         assert finding.commands == ("ollmlx pull small",)
 
+    @pytest.mark.finding("ENV024")
+    async def test_an_import_of_ones_own_gguf_file_is_named_with_that_file(
+        self,
+    ) -> None:
+        own = fake_model("own", format="mlx", source="gguf:notes.Q4_0.gguf")
+        (finding,) = await LlamaCppCheck(lambda: True).run(context(own))
+        assert finding.commands == ("ollmlx create own -f Modelfile",)
+        assert "notes.Q4_0.gguf" in finding.evidence[-1]
+
     async def test_an_import_stays_unnamed_on_a_gpu_and_when_the_settings_want_it(self) -> None:
         model, wanted = IMPORTED, {"models": {"small": {"backend": "mlx"}}}
         for calm in (

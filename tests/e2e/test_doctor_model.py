@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from ollmlx.doctor.daemon import DaemonClient
+from ollmlx.doctor.report import Report
 from ollmlx.doctor.selftest import trials
 from ollmlx.doctor.selftest.subject import Subject
-from ollmlx.errors.findings import Finding
+from ollmlx.errors.findings import Finding, Severity
 from ollmlx.model.names import ModelName
 from ollmlx.testing.daemon import Daemon
 from ollmlx.text.addresses import Address
@@ -45,11 +46,16 @@ def wrong_models(tmp_path_factory: pytest.TempPathFactory) -> Any:
     assert server.stop() == 0
 
 
-async def tried(server: Daemon, name: str, **options: Any) -> list[Finding]:
-    """Return the findings of a self-test."""
+async def self_test_of(server: Daemon, name: str, **options: Any) -> Report:
+    """Return the report of a self-test."""
     subject = Subject(DaemonClient(Address.parse(server.address), None), ModelName.parse(name))
-    report = await trials.self_test(subject, lambda what, holds, seconds: None, **options)
-    return [finding for result in report.results for finding in result.findings]
+    return await trials.self_test(subject, lambda what, holds, seconds: None, **options)
+
+
+async def tried(server: Daemon, name: str, **options: Any) -> list[Finding]:
+    """Return the findings of a self-test, without its notes."""
+    report = await self_test_of(server, name, **options)
+    return [finding for result in report.results for finding in result.findings if finding.severity is not Severity.OK]
 
 
 def test_a_correct_model_has_no_findings_and_each_trial_is_shown(wrong_models: Daemon) -> None:
@@ -96,9 +102,11 @@ async def test_the_real_model_passes_its_self_test_and_its_daemon_is_healthy(
     on_mlx = {"storage": {"models": str(smollm2_models)}, "models": {"smollm2:135m": {"backend": "mlx"}}}
     server = Daemon(tmp_path / "daemon", settings=on_mlx).start()
     try:
-        findings = await tried(server, "smollm2:135m", patience=240.0)
+        report = await self_test_of(server, "smollm2:135m", patience=240.0)
         examined = server.cli("doctor", "server", "--deep", "--json", "--config", str(server.config))
     finally:
         assert server.stop() == 0
-    assert findings == []
+    (note,) = report.notes("model")
+    assert "an answer is the same alone, beside others and from the cache" in note.title
+    assert list(report.findings) == []
     assert [one for one in json.loads(examined.stdout)["findings"] if one["severity"] != "info"] == []

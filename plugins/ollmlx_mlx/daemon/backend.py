@@ -137,6 +137,7 @@ class MlxBackend:
             notes.append(blas.warning or f"matrix products with {blas.name}")
             if streams > 1:
                 notes.append(f"computes on {streams} CPU streams")
+            notes.append("an answer is the same alone, beside others and from the cache")
         command = RunnerCommand.of_engine(
             ENGINE,
             weights=facts.form,

@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from ollmlx.doctor.check import found
+from ollmlx.doctor.check import found, noted
 from ollmlx.doctor.report import CheckResult, Report
 from ollmlx.doctor.selftest.subject import Completion, RequestFailed, Subject, difference
 from ollmlx.errors import Unsupported
@@ -70,8 +70,13 @@ def unique(text: str) -> str:
     return f"{secrets.token_hex(4)}. {text}"
 
 
-async def loaded(subject: Subject, state: TrialState) -> None:
+async def loaded(subject: Subject, state: TrialState) -> Finding | None:
+    """Load the model, and note what its engine says about itself: what it promises differs from engine to engine."""
     await subject.load()
+    runner = await subject.runner() or {}
+    if not (notes := runner.get("notes")):
+        return None
+    return noted("RUN010", f"{subject.name.short} runs on {runner.get('backend')}: {'; '.join(map(str, notes))}")
 
 
 async def repeated(subject: Subject, state: TrialState) -> Finding | None:
@@ -274,7 +279,7 @@ class _Session:
         except RequestFailed as error:
             finding = _request_failed(guarantee, self.subject, error)
         seconds = time.monotonic() - started
-        self.progress(guarantee, finding is None, seconds)
+        self.progress(guarantee, finding is None or finding.severity is Severity.OK, seconds)
         findings = (finding,) if finding is not None else ()
         self.results.append(CheckResult(trial.__name__, GROUP, "ollmlx", findings, seconds))
         return True

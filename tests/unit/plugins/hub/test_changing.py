@@ -100,7 +100,7 @@ async def test_a_gguf_file_is_imported_and_a_failed_import_leaves_nothing(store:
     importer = Copying()
     assert await create(store, "mine", files=files, importer=importer) == ["importing", "writing manifest", "success"]
     assert importer.calls == [("x.gguf", "gguf", None)]
-    await found(store, "mine")
+    assert (await found(store, "mine")).source == "gguf:x.gguf"
     assert list((store.layout.root / ".staging").iterdir()) == []
 
 
