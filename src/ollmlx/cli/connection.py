@@ -94,7 +94,7 @@ def ensure_daemon(client: Client, args: argparse.Namespace) -> None:
             raise _failed(f"the daemon exited at once (exit status {process.returncode})", output)
         if time.monotonic() > deadline:
             raise _failed(f"the daemon does not answer after {PATIENCE} seconds", output)
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
 def _spawn(args: argparse.Namespace, output: Path) -> subprocess.Popen[bytes]:

@@ -252,7 +252,7 @@ class ModelLoad:
         pause = 0.01
         while not await self._is_ready():
             await self.clock.sleep(pause)
-            pause = min(pause * 1.5, 0.25, self.timeout / 8)
+            pause = min(pause * 1.1, 0.25, self.timeout / 8)  # so at most a tenth of the load is waited away
         id = self.runner.id
         logger.debug("%s is loaded: sending a trial prompt", id)
         began = self.clock.monotonic()
