@@ -24,6 +24,7 @@ from ollmlx_mlx.engine.batching.schemas import check_schema
 from ollmlx_mlx.engine.batching.thinking import ThinkingBudget
 from ollmlx_mlx.engine.embedding import embed
 from ollmlx_mlx.engine.instance import Instance, build
+from ollmlx_mlx.engine.load import free_unused
 from ollmlx_mlx.engine.text.answer import HARMONY_ANSWER
 from ollmlx_mlx.engine.text.prompt import EncodedPrompt
 
@@ -38,7 +39,7 @@ class MlxEngine:
     """
 
     def __init__(self) -> None:
-        self._compute = ComputeThread()
+        self._compute = ComputeThread(tidy=free_unused)
         self._prompts = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prompts")
         self._instance: Instance | None = None
         self._config: RunnerConfig | None = None
@@ -128,13 +129,13 @@ class MlxEngine:
         )
 
     async def trim(self) -> None:
-        """Drop the prefix cache and free MLX's unused buffers."""
+        """Drop the prefix cache and free what nothing uses."""
         instance = self._instance
 
         def work() -> None:
             if instance is not None:
                 instance.prefixes.clear()
-            mx.clear_cache()
+            free_unused()
 
         await asyncio.wrap_future(self._compute.call(work))
 

@@ -34,6 +34,8 @@ _OUT_OF_MEMORY: Final = (
 _STEPS: Final = 64
 """Parameters are brought into memory in about this many steps, each reported as progress."""
 _THREADS: Final = 8
+CPU_BUFFERS: Final = 64 * 1024 * 1024
+"""Bytes of free buffers that MLX may keep on a CPU. More of them made nothing faster there."""
 
 Advance = Callable[[float], None]
 
@@ -41,12 +43,13 @@ Advance = Callable[[float], None]
 def limit_memory(config: RunnerConfig, core: Any) -> None:
     """Set MLX's limits from the budget that the daemon gave. `core` is `mlx.core`.
 
-    MLX takes them as advice: the daemon enforces them.
+    MLX takes them as advice: the daemon enforces them. On a CPU few free buffers are kept: the C library has its own.
     """
     if config.memory_limit:
         core.set_memory_limit(config.memory_limit)
     if config.cache_limit is not None:
-        core.set_cache_limit(config.cache_limit)
+        on_cpu = core.default_device().type == core.DeviceType.cpu
+        core.set_cache_limit(min(config.cache_limit, CPU_BUFFERS) if on_cpu else config.cache_limit)
     # Wired memory has panicked Macs that ran out: only on request, within the budget and Metal's advice.
     if config.wired != "off" and core.metal.is_available():
         most = int(core.device_info()["max_recommended_working_set_size"])
@@ -159,6 +162,15 @@ def fit_to_cpu(model: Module, *, streams: int) -> None:
         from ollmlx_mlx.linux_cpu.layers import divide_layers  # not there on other systems
 
         divide_layers(model, streams=streams)
+
+
+def free_unused() -> None:
+    """Give memory that nothing uses back to the system: MLX's free buffers, and what the C library keeps of them."""
+    mx.clear_cache()
+    if find_spec("ollmlx_mlx.linux_cpu") is not None:
+        from ollmlx_mlx.linux_cpu.memory import trim_heap  # not there on other systems
+
+        trim_heap()
 
 
 def is_out_of_memory(error: Exception) -> bool:

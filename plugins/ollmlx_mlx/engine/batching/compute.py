@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from ollmlx.errors import RunnerFailed
 from ollmlx_mlx.engine.batching.scheduler import BatchScheduler, EngineBroken
@@ -16,14 +16,21 @@ from ollmlx_mlx.engine.batching.scheduler import BatchScheduler, EngineBroken
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
+IDLE_SECONDS: Final = 1.0
+"""Time without work after which memory that nothing uses is given back."""
+
 
 class ComputeThread:
     """Runs calls in order of arrival, and rounds of the scheduler while there is work.
 
-    MLX's streams belong to threads, so everything that makes or reads arrays happens here.
+    MLX's streams belong to threads, so everything that makes or reads arrays happens here. `tidy` is called once after
+    work, when none has come for `idle` seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tidy: Callable[[], None] = lambda: None, idle: float = IDLE_SECONDS) -> None:
+        self._tidy = tidy
+        self._idle = idle
+        self._untidy = False
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._sliced: deque[Callable[[], bool]] = deque()
         self._closing = False
@@ -125,12 +132,23 @@ class ComputeThread:
 
     def _drain(self, *, wait: bool) -> None:
         try:
-            work = self._inbox.get(block=wait)
+            work = self._wait() if wait else self._inbox.get_nowait()
+            self._untidy = True
             while True:
                 self._guarded(work)
                 work = self._inbox.get_nowait()
         except Empty:
             return
+
+    def _wait(self) -> Callable[[], None]:
+        """Return the next call. When none comes for a while after some work, tidy up first."""
+        if self._untidy:
+            try:
+                return self._inbox.get(timeout=self._idle)
+            except Empty:
+                self._untidy = False
+                self._guarded(self._tidy)
+        return self._inbox.get()
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

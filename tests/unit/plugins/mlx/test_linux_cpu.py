@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -37,6 +39,7 @@ from ollmlx_mlx.linux_cpu.layers import (
     product,
 )
 from ollmlx_mlx.linux_cpu.layers import attention as divided_attention
+from ollmlx_mlx.linux_cpu.memory import trim_heap
 
 pytestmark = pytest.mark.mlx
 
@@ -181,6 +184,11 @@ def test_a_suited_model_gives_the_logits_it_gave(monkeypatch: pytest.MonkeyPatch
     assert isinstance(model.layers[1].mlp, DividedFeedForward)
     assert mx.fast.scaled_dot_product_attention is divided_attention
     assert close(model(tokens), before)
+
+
+def test_freed_memory_goes_back_to_the_system_where_the_c_library_can_do_that() -> None:
+    assert trim_heap() is hasattr(ctypes.CDLL(None), "malloc_trim")
+    assert trim_heap(SimpleNamespace()) is False  # type: ignore[arg-type]
 
 
 PROGRAM = """

@@ -21,7 +21,7 @@ from ollmlx.protocol import RunnerConfig
 from ollmlx.testing import fake_model
 from ollmlx.types import ModelDefaults
 from ollmlx_mlx.engine.engine import MlxEngine
-from ollmlx_mlx.engine.load import LoadedModel, device_name, limit_memory, load_error, load_model
+from ollmlx_mlx.engine.load import CPU_BUFFERS, LoadedModel, device_name, limit_memory, load_error, load_model
 from ollmlx_mlx.importer.gguf_import import import_gguf
 
 pytestmark = pytest.mark.mlx
@@ -248,9 +248,11 @@ def test_missing_memory_is_not_a_bad_model(said: str) -> None:
 GIB = 1024**3
 
 
-def limits(*, metal: bool, size: int = 4 * GIB, **fields: Any) -> dict[str, int]:
+def limits(*, metal: bool, size: int = 4 * GIB, device: str = "gpu", **fields: Any) -> dict[str, int]:
     """The limits that are set, by function of `mlx.core`, on a machine with or without Metal."""
     core = Mock()
+    core.DeviceType.cpu = "cpu"
+    core.default_device.return_value.type = device
     core.metal.is_available.return_value = metal
     core.device_info.return_value = {"max_recommended_working_set_size": 12 * GIB}
     model = fake_model("parrot", size=size)
@@ -264,6 +266,12 @@ def test_memory_and_cache_are_limited_on_every_device() -> None:
         "set_cache_limit": 0,
     }
     assert limits(metal=False) == {}
+
+
+def test_a_cpu_keeps_few_free_buffers() -> None:
+    assert limits(metal=False, device="gpu", cache_limit=GIB) == {"set_cache_limit": GIB}
+    assert limits(metal=False, device="cpu", cache_limit=GIB) == {"set_cache_limit": CPU_BUFFERS}
+    assert limits(metal=False, device="cpu", cache_limit=1) == {"set_cache_limit": 1}
 
 
 @pytest.mark.parametrize(
