@@ -10,6 +10,7 @@ MODEL ?= smollm2:135m
 PROMPT ?= Why is the sky blue?
 PYTEST_FLAGS ?=
 CASES ?= 10000
+FUZZ_SECONDS ?= 600
 
 # The tests start hundreds of Pythons: bytecode is kept, or each would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -31,7 +32,7 @@ RUN_EXTRAS :=
 TEST_EXTRAS := [llamacpp,dev,clients]
 endif
 
-.PHONY: help run test quick lint types imports unit fix fuzz docs bench pins clean test-agents
+.PHONY: help run test quick lint types imports unit fix fuzz fuzz-parsers docs bench pins clean test-agents
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -61,6 +62,10 @@ fix: $(VENV)/.for-test  ## let ruff repair what it can
 
 fuzz: $(VENV)/.for-test  ## 10,000 requests made from the OpenAPI description, against a daemon with fake models
 	$(BIN)/python -m tests.fuzz.campaign --cases $(CASES)
+
+fuzz-parsers: $(VENV)/.for-test  ## each parser of strangers' bytes, guided by coverage, FUZZ_SECONDS (600) each; needs atheris
+	$(INSTALL) atheris
+	$(BIN)/python -m tests.fuzz.guided --seconds $(FUZZ_SECONDS)
 
 test-agents: $(VENV)/.for-test  ## Codex, Claude Code, opencode and aider, the real programs, on a model that follows a play
 	TEST_AGENTS=all $(BIN)/python -m pytest $(PARALLEL) tests/e2e -m agents $(PYTEST_FLAGS)

@@ -44,6 +44,13 @@ SSE = "text/event-stream"
 LONGEST_STREAM = 1_000_000
 """Events that are read at most. Left to itself, schemathesis leaves a stream early and takes that for its end."""
 MODEL_FIELDS = ("model", "name", "source", "from")
+ATTACKS = (
+    *("\x1b]52;c;cm0gLXJm\x07", "\u202egnp.exe", "x\r\n09:00:00 INFO forged", "../" * 40, "sha256:../../etc/passwd"),
+    *("{{" * 3000, "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}", "(a+)+$" * 20),
+    *("http://169.254.169.254/latest/meta-data", "localhost:1/a/b", "<tool_call>" * 400, "[" * 5000, "a" * 100_000),
+    *('{"a":' * 500, "\0", "hf.co/" * 50, "__import__('os').system('id')", "data:image/png;base64,AAAA"),
+)
+"""What the attacks of `tests/attacks` put into requests: control characters, paths, templates, patterns, addresses."""
 REFUSED = ("previous_response_id", "conversation", "background", "echo")
 """Fields that are known and answered 400, whatever else a request says."""
 
@@ -98,8 +105,12 @@ def _share(
         case=operation.as_strategy(generation_mode=mode),
         model=st.sampled_from((*MODELS * 2, "", None)),
         streams=st.booleans(),
+        attack=st.sampled_from(("", "", *ATTACKS)),
+        place=st.integers(0, 30),
     )
-    def run(case: Case[Any], model: str | None, streams: bool) -> None:
+    def run(case: Case[Any], model: str | None, streams: bool, attack: str, place: int) -> None:
+        if attack:
+            _put(attack, case.body, place)
         _aim(case, model)
         if streams and isinstance(case.body, dict) and "stream" in case.body:
             case.body["stream"] = True
@@ -116,6 +127,22 @@ def _share(
         return  # nothing can be wrong with a request that has no part to vary
     except (Exception, FailureGroup) as error:  # noqa: BLE001 - whatever it is, it is what the campaign is for
         report.failures.append(f"{operation.label} ({mode.value}): {error}")
+
+
+def _put(attack: str, body: Any, place: int) -> None:
+    """Write an attack into one of the texts of a body."""
+    places: list[tuple[Any, Any]] = []
+    left = [body]
+    while left:
+        value = left.pop()
+        entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, item in entries:
+            if isinstance(item, str):
+                places.append((value, key))
+            left.append(item)
+    if places:
+        holder, key = places[place % len(places)]
+        holder[key] = attack
 
 
 def _aim(case: Case[Any], model: str | None) -> None:
