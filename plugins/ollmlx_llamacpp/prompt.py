@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ollmlx import LimitExceeded, render_template
+from ollmlx import LimitExceeded, is_go_template, passes_tools, render_template
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.runner.kit import (
     OldestFirst,
@@ -34,9 +33,6 @@ CHAT, TEXT, INSERT = "/v1/chat/completions", "/completion", "/infill"
 SAMPLERS = {"temperature", "top_k", "top_p", "min_p", "typical_p", "seed"}
 PENALTIES = {"repeat_last_n", "repeat_penalty", "presence_penalty", "frequency_penalty"}
 """Like the samplers, options that llama.cpp calls as Ollama does."""
-_GO = re.compile(
-    r"\{\{-?\s*(?:(?:if|range|with|else\s+if)\s+)?(?:and\s+|or\s+|not\s+|eq\s+|\()*[$.]|\{\{-?\s*end\s*-?\}\}"
-)
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ class LlamaCppPrompts:
     async def _build(self, request: GenerateRequest) -> LlamaCppPrompt:
         if any(message.images for message in request.messages) and not self.vision:
             raise Unsupported(f"{self.model_name} does not support images")
-        if request.suffix:
+        if request.suffix and not (is_go_template(request.template or "") and ".Suffix" in (request.template or "")):
             return await self._insertion(request)
         context = min(request.options.num_ctx or self.context_length, self.context_length)
         if request.messages and not self._must_render(request):
@@ -105,7 +101,9 @@ class LlamaCppPrompts:
 
     async def tokens(self, messages: Sequence[Message], request: GenerateRequest) -> list[int]:
         """Return the ids of a conversation through the chat template, after the ids in `request.context`."""
-        if request.template and is_jinja(request.template):
+        if request.template:
+            if offered_tools(request.tools, request.tool_choice) and not passes_tools(request.template):
+                raise Unsupported(f"{self.model_name} does not support tools: its template does not mention them")
             turns = [_turn(message) for message in messages]
             text = await asyncio.to_thread(_render, request.template, turns, request, self.model_name)
         elif self.templated:
@@ -121,7 +119,7 @@ class LlamaCppPrompts:
 
     def _must_render(self, request: GenerateRequest) -> bool:
         """True when llama.cpp's chat route cannot be used: it takes no earlier ids and no other template."""
-        return bool(request.context) or not self.templated or is_jinja(request.template)
+        return bool(request.context) or not self.templated or bool(request.template)
 
     async def _conversation(self, request: GenerateRequest, context: int) -> LlamaCppPrompt:
         messages, tokens, dropped = await self._fit(request, context)
@@ -137,7 +135,11 @@ class LlamaCppPrompts:
     async def _text(self, request: GenerateRequest, context: int) -> LlamaCppPrompt:
         if request.max_thinking_tokens is not None and request.prompt is None:
             raise Unsupported("max_thinking_tokens needs the model's own chat template")
-        if request.prompt is not None:
+        if request.suffix:
+            filled = {"prompt": request.prompt, "suffix": request.suffix}
+            text = await asyncio.to_thread(render_template, request.template or "", filled)
+            tokens = await self.encode(text)
+        elif request.prompt is not None:
             tokens = [*request.context, *await self.encode(request.prompt, special=not request.context)]
         else:
             tokens = await self.tokens(request.messages, request)
@@ -259,14 +261,10 @@ def _sampling(options: Options, limit: int) -> Json:
 # -- chat templates of requests and Modelfiles -----------------------------------------------------------------------
 
 
-def is_jinja(template: str | None) -> bool:
-    """True for a Jinja template. For one in Go's language, as Ollama's models have them, the file's own is used."""
-    return bool(template) and not _GO.search(template or "")
-
-
 def _render(template: str, turns: list[Json], request: GenerateRequest, model_name: str) -> str:
     """Return the prompt text. Raises InvalidRequest with the template's message when it refuses the conversation."""
-    last = turns[-1]["content"] if request.continue_last and turns else None
+    go = is_go_template(template)  # it leaves the assistant's last turn open by itself
+    last = turns[-1]["content"] if request.continue_last and turns and not go else None
     try:
         text = render_template(
             template,

@@ -12,7 +12,16 @@ from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.storekit import LONGEST_ARRAY, describe_gguf, merged_defaults, only_file, read_receipt, to_transfer_thread
 from ollmlx.types import RECEIPT, CreateRequest, InstalledModel, PullProgress
 from ollmlx_ollama_store.installer import STAGED_MANIFEST, OllamaInstaller
-from ollmlx_ollama_store.layout import CONFIG_TYPE, MAX_CONFIG, Kind, OllamaConfig, OllamaLayer, as_json, write_manifest
+from ollmlx_ollama_store.layout import (
+    CONFIG_TYPE,
+    MAX_CONFIG,
+    STATED,
+    Kind,
+    OllamaConfig,
+    OllamaLayer,
+    as_json,
+    write_manifest,
+)
 
 WEIGHTS: tuple[Kind, ...] = ("model", "projector", "adapter", "draft")
 
@@ -87,7 +96,13 @@ class OllamaCreation:
     def _stated(self, request: CreateRequest, base: Sequence[OllamaLayer], stage: Path) -> list[OllamaLayer]:
         """Stage layers for what the request states, and for defaults that its base has without a layer."""
         texts = _texts(request, self._parameters(base))
-        layers = [self.installer.add_layer(stage, kind, text) for kind, each in texts.items() for text in each]
+        layers = [
+            self.installer.add_layer(stage, kind, text).model_copy(
+                update={"from_": STATED if kind == "template" else ""}
+            )
+            for kind, each in texts.items()
+            for text in each
+        ]
         if request.defaults.adapter is not None:
             layers.append(self.installer.add_file(stage, "adapter", _adapter(request.defaults.adapter)))
         return layers

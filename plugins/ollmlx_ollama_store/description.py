@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ollmlx import GgufHeader, read_gguf_header
+from ollmlx import GgufHeader, ModelName, OllmlxError, is_go_template, read_gguf_header
 from ollmlx.errors import Unsupported
 from ollmlx.storekit import LONGEST_ARRAY, ModelDescription, damaged, describe_gguf
 from ollmlx.types import Capability, Message, ModelDefaults, ModelDetails, Options
-from ollmlx_ollama_store.layout import MAX_CONFIG, Kind, OllamaConfig, OllamaLayer, OllamaLayout, OllamaManifest
+from ollmlx_ollama_store.layout import MAX_CONFIG, STATED, Kind, OllamaConfig, OllamaLayer, OllamaLayout, OllamaManifest
 
 MAX_TEXT = 1 << 20
 SAFETENSORS = "ollama-safetensors"
@@ -30,20 +30,56 @@ def describe(layout: OllamaLayout, manifest: OllamaManifest) -> ModelDescription
             hint="pull a model whose weights are here",
         )  # fmt: skip
     template = _text(layout, manifest, "template")
-    defaults = _defaults(layout, manifest, template)
     if config.model_format == "safetensors":
         known: tuple[Capability, ...] = ("completion", "tools", "insert", "vision", "embedding", "thinking")
         return ModelDescription(
             format=SAFETENSORS,
             details=_details(config, ModelDetails(), manifest),
             capabilities=tuple(name for name in known if name in (config.capabilities or ())) or ("completion",),
-            defaults=defaults,
+            defaults=_defaults(layout, manifest, template),
             chat_template=template,
         )
     header = _header(layout, manifest.of("model"))
     projectors = [_header(layout, (layer,)) for layer in manifest.of("projector")]
-    found = describe_gguf(header, template=template, projectors=projectors)
-    return replace(found, details=_details(config, found.details, manifest), defaults=defaults)
+    own, found = (describe_gguf(header, template=each, projectors=projectors) for each in (None, template))
+    used = template
+    if own.chat_template and template and not _replaces(layout, manifest, template, own, found):
+        used = None
+        insert: tuple[Capability, ...] = ("insert",) if "insert" in found.capabilities else ()
+        found = replace(found, capabilities=(*(name for name in own.capabilities if name != "insert"), *insert))
+    return replace(found, details=_details(config, found.details, manifest), defaults=_defaults(layout, manifest, used))
+
+
+def _replaces(
+    layout: OllamaLayout, manifest: OllamaManifest, template: str, own: ModelDescription, found: ModelDescription
+) -> bool:
+    """Return whether the manifest's template is used instead of the weights' own, which is in Jinja.
+
+    It is when a person stated it, or when it passes tools or thinking to the model and the weights' own does not.
+    """
+    more = {*found.capabilities} - {*own.capabilities} - {"insert"}
+    return bool(more) or _states_template(layout, manifest, template)
+
+
+def _states_template(layout: OllamaLayout, manifest: OllamaManifest, template: str) -> bool:
+    """Return whether the template was stated by the person who made the model, and not pulled with it.
+
+    It is in Jinja, or it was written by a Modelfile of this program, or the model was made from another that is gone or
+    has another template.
+    """
+    if not is_go_template(template) or manifest.of("template")[-1].from_ == STATED:
+        return True
+    parent = next((layer.from_ for layer in manifest.of("model") if layer.from_), "")
+    if not parent or parent.startswith("/"):
+        return False
+    with suppress(OllmlxError):
+        entry = layout.find(ModelName.parse(parent))
+        if entry is not None:
+            before, _ = layout.manifest(entry.path)
+            return [layer.digest for layer in before.of("template")] != [
+                layer.digest for layer in manifest.of("template")
+            ]
+    return True
 
 
 def _header(layout: OllamaLayout, layers: tuple[OllamaLayer, ...]) -> GgufHeader:
@@ -69,9 +105,10 @@ def _details(config: OllamaConfig, read: ModelDetails, manifest: OllamaManifest)
 
 
 def _defaults(layout: OllamaLayout, manifest: OllamaManifest, template: str | None) -> ModelDefaults:
+    """Return what the manifest states; `template` only where it is used instead of the weights' own."""
     found: dict[str, Any] = {}
-    if template and "{%" in template:
-        found["template"] = template  # a Go template is only shown: backends use the weights' own template, in Jinja
+    if template:
+        found["template"] = template
     if system := _text(layout, manifest, "system"):
         found["system"] = system
     if (params := _text(layout, manifest, "params")) is not None and (options := _options(params)):

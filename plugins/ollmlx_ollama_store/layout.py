@@ -166,6 +166,8 @@ def _precedence(path: Path) -> tuple[int, Path]:
 
 # -- manifests -------------------------------------------------------------------------------------------------------
 
+STATED = "Modelfile"
+"""The origin of a template layer that a Modelfile states: it is used instead of the template of the weights."""
 Kind = Literal["model", "projector", "adapter", "template", "system", "params", "messages", "license", "draft"]
 
 

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from ollmlx.model.names import load_catalogue as load_catalogue
     from ollmlx.model.names import parse_digest as parse_digest
     from ollmlx.model.templates import MAX_TEMPLATE as MAX_TEMPLATE
-    from ollmlx.model.templates import as_jinja as as_jinja
     from ollmlx.model.templates import check_template as check_template
+    from ollmlx.model.templates import is_go_template as is_go_template
+    from ollmlx.model.templates import passes_tools as passes_tools
     from ollmlx.model.templates import render_template as render_template
     from ollmlx.plugin.contracts import Backend as Backend
     from ollmlx.plugin.contracts import Check as Check
@@ -74,7 +75,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ollmlx.helper": "LimitExceeded run_limited",
         "ollmlx.model.names": "HUB_HOSTS ModelName load_catalogue parse_digest",
         "ollmlx.model.events": "closing",
-        "ollmlx.model.templates": "MAX_TEMPLATE as_jinja check_template render_template",
+        "ollmlx.model.templates": "MAX_TEMPLATE check_template is_go_template passes_tools render_template",
         "ollmlx.plugin.contracts": "Backend Check Engine Guarded Importer LaunchOptions PluginContext Refusal "
         "RunnerCommand Source Store unguarded",
         "ollmlx.plugin.hookspecs": "hookimpl",

@@ -1,4 +1,4 @@
-"""Chat templates: turned into Jinja, checked, and rendered. A stranger's is parsed in a helper process only."""
+"""Chat templates, in Jinja or in Go's language: checked, and rendered, in a helper process only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx.errors import InvalidRequest
+from ollmlx.gotemplate import GoChatTemplate
 from ollmlx.helper import run_limited
 
 if TYPE_CHECKING:
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 
 MAX_TEMPLATE: Final = 256 << 10
 """Characters of a template. The longest of well-known models have about 20,000."""
-_GO_FIELD: Final = re.compile(r"\{\{-?\s*(?:if\s+|range\s+|with\s+)?[$.]")
-_GO_SIMPLE: Final = re.compile(r"\{\{-?\s*\.(System|Prompt|Response|Suffix)\s*-?\}\}")
+_GO: Final = re.compile(
+    r"\{\{-?\s*(?:(?:if|range|with|else\s+if)\s+)?(?:(?:and|or|not|eq|ne|lt|gt|len|index|slice|json)\s+|\()*[$.]|\{\{-?\s*end\s*-?\}\}"
+)
+_GO_TOOLS: Final = re.compile(r"\{\{[^{}]*\.Tools\b")
 _BLOCK_OF_TRANSFORMERS: Final = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 """A block of training templates. It has no effect on a prompt."""
 _REASONING: Final = ("reasoning_content", "reasoning", "thinking")
@@ -26,44 +29,48 @@ _REASONING: Final = ("reasoning_content", "reasoning", "thinking")
 _OPEN_END: Final = "THE ANSWER CONTINUES HERE"
 
 
-def as_jinja(template: str) -> str:
-    """Return the template in Jinja. Jinja is returned unchanged; fields of Go's language without logic are translated.
+def is_go_template(template: str) -> bool:
+    """Return whether a template is written in Go's language, as those of Ollama's models are."""
+    return _GO.search(template) is not None
 
-    Raises Unsupported for any other template in Go's language, InvalidRequest for one that is too long.
-    """
-    if len(template) > MAX_TEMPLATE:
-        raise InvalidRequest(f"the template is longer than {MAX_TEMPLATE >> 10} KiB")
-    if not _GO_FIELD.search(template):
-        return template
-    plain = _GO_SIMPLE.sub(_field, template)
-    if _GO_FIELD.search(plain):
-        raise Unsupported(
-            "the template is written in Go's template language; models on MLX take Jinja templates",
-            hint="leave the template out to use the model's own, or translate it to Jinja",
-        )
-    return plain
+
+def passes_tools(template: str) -> bool:
+    """Return whether a template tells the model about tools."""
+    return bool(_GO_TOOLS.search(template)) if is_go_template(template) else "tools" in template
 
 
 def check_template(template: str) -> None:
-    """Raise Unsupported or InvalidRequest, with the line, for a template that cannot be parsed. Blocks."""
-    run_limited(_parse, as_jinja(template), what="the template")
+    """Raise InvalidRequest, with the line, for a template that cannot be parsed. Blocks."""
+    _check_length(template)
+    run_limited(_parse, template, what="the template")
 
 
 def render_template(template: str, variables: Mapping[str, Any], *, continue_last: bool = False) -> str:
-    """Return the prompt that a Jinja template makes of these variables, among them `messages`. Blocks.
+    """Return the prompt that a template makes of these variables, among them `messages`. Blocks.
 
-    `continue_last` leaves the last turn open. Raises InvalidRequest with the template's own message when it refuses
-    the conversation, LimitExceeded when rendering it takes too much time or memory.
+    Variables are named as in Jinja; `prompt` and `suffix` instead of `messages` ask Go's for the text between them.
+    `continue_last` leaves the last turn open; Go's always do, if it is the assistant's. Raises InvalidRequest with the
+    template's own message when it refuses the conversation, LimitExceeded when rendering it takes too much time or
+    memory.
     """
+    _check_length(template)
+    if is_go_template(template):
+        return run_limited(_render_go, template, dict(variables), what="the template")
+    return run_limited(_render, template, dict(variables), continue_last, what="the template")
+
+
+def _check_length(template: str) -> None:
     if len(template) > MAX_TEMPLATE:
         raise InvalidRequest(f"the template is longer than {MAX_TEMPLATE >> 10} KiB")
-    return run_limited(_render, template, dict(variables), continue_last, what="the template")
 
 
 # -- in the helper ---------------------------------------------------------------------------------------------------
 
 
 def _parse(template: str) -> None:
+    if is_go_template(template):
+        _parsed_go(template)
+        return
     from jinja2 import Environment, TemplateSyntaxError
 
     jinja = _BLOCK_OF_TRANSFORMERS.sub("", template)
@@ -71,6 +78,19 @@ def _parse(template: str) -> None:
         Environment(extensions=["jinja2.ext.loopcontrols"]).parse(jinja)  # noqa: S701 - parsed, never rendered
     except TemplateSyntaxError as error:
         raise InvalidRequest(f"template error: line {error.lineno}: {error.message}") from error
+
+
+def _render_go(template: str, variables: dict[str, Any]) -> str:
+    parsed = _parsed_go(template)
+    if "suffix" in variables:
+        return parsed.fill(variables["prompt"], variables["suffix"])
+    think = variables.get("reasoning_effort", variables.get("enable_thinking"))
+    return parsed.render(variables["messages"], tools=variables.get("tools") or (), think=think)
+
+
+@lru_cache(maxsize=16)
+def _parsed_go(template: str) -> GoChatTemplate:
+    return GoChatTemplate(template)
 
 
 def _render(template: str, variables: dict[str, Any], continue_last: bool) -> str:
@@ -119,9 +139,3 @@ def _raise_exception(message: str) -> NoReturn:
     from jinja2 import TemplateError
 
     raise TemplateError(message)
-
-
-def _field(match: re.Match[str]) -> str:
-    role = {"System": "system", "Prompt": "user"}.get(match.group(1))
-    chosen = f"messages | selectattr('role', 'equalto', '{role}') | map(attribute='content') | join('\\n\\n')"
-    return "" if role is None else "{{ " + chosen + " }}"

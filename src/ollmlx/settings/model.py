@@ -242,7 +242,7 @@ class ModelSettings(Section):
         None, alias="from", description="The model that it is built on. Default: the model of the same name."
     )
     system: str | None = Field(None, description="System prompt.")
-    template: str | None = Field(None, description="Chat template (Jinja) instead of the model's own.")
+    template: str | None = Field(None, description="Chat template (Jinja or Go's language) instead of the model's own.")
     parameters: dict[str, Any] = Field({}, description="Sampling options with Ollama's names.")
     context_length: Annotated[int, Field(ge=0)] | None = Field(None, description="As [runners] context_length.")
     parallel: Annotated[int, Field(ge=0)] | None = Field(None, description="As [runners] parallel.")

@@ -7,11 +7,10 @@ import contextlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jinja2 import Environment
 
-from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx.errors import InvalidRequest
 from ollmlx.model.modelfile import parse_modelfile
-from ollmlx.model.templates import as_jinja, check_template
+from ollmlx.model.templates import check_template, is_go_template, passes_tools, render_template
 
 WHOLE = '''
 # a comment
@@ -94,14 +93,29 @@ def test_a_template_that_does_not_parse_is_refused_with_its_line(template: str, 
         check_template(template)
 
 
-def test_logic_of_go_is_refused_with_a_hint() -> None:
-    with pytest.raises(Unsupported, match="Go's template language") as refused:
-        check_template(GO)
-    assert refused.value.hint == "leave the template out to use the model's own, or translate it to Jinja"
+def test_a_template_in_go_is_rendered_with_the_conversation() -> None:
+    check_template(GO)
+    turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
+    simple = "<s>{{ .System }}<u>{{- .Prompt }}<a>{{ .Response }}</a>"
+    assert render_template(simple, {"messages": turns}) == "<s>be brief<u>hi<a>"
 
 
-def test_fields_of_go_become_jinja() -> None:
-    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
-    made = Environment(autoescape=False).from_string(as_jinja("<s>{{ .System }}<u>{{- .Prompt }}<a>{{ .Response }}"))
-    assert made.render(messages=messages) == "<s>be brief<u>hi<a>"
-    assert as_jinja(JINJA) == JINJA
+@pytest.mark.parametrize(
+    ("template", "go", "tools"),
+    [
+        ("{{ messages[0].content }}", False, False),
+        ("{%- for m in messages %}{{ m['role'] }}{%- endfor %}{{ tools }}", False, True),
+        ("{{ .Prompt }} with tools", True, False),
+        ("{{- if .System }}x{{ end }}", True, False),
+        ("{{- range $i, $m := .Messages }}{{ end }}", True, False),
+        ('{{- if and .Tools (eq .Role "user") }}{{- end }}', True, True),
+        ("", False, False),
+    ],
+)
+def test_templates_of_both_languages_are_told_apart(template: str, go: bool, tools: bool) -> None:
+    assert (is_go_template(template), passes_tools(template)) == (go, tools)
+
+
+def test_a_fault_in_a_go_template_is_refused_with_its_line() -> None:
+    with pytest.raises(InvalidRequest, match="line 2: function not defined: 'shell'"):
+        check_template("{{ .Prompt }}\n{{ shell }}")

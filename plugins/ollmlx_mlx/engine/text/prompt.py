@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ollmlx import is_go_template, render_template
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.protocol import TokenizeRequest
 from ollmlx.runner.kit import (
@@ -185,7 +186,11 @@ class PromptEncoder:
 
     def _text(self, request: GenerateRequest, context: int) -> EncodedPrompt:
         assert request.prompt is not None
-        if request.suffix:
+        if request.suffix and is_go_template(request.template or "") and ".Suffix" in (request.template or ""):
+            filled = {"prompt": request.prompt, "suffix": request.suffix}
+            text = render_template(request.template or "", filled)
+            tokens = list(self._tokenizer.encode(text, add_special_tokens=False))
+        elif request.suffix:
             if self._insert is None:
                 raise Unsupported(f"{self._model_name} does not support insert")
             tokens = self._insert.prompt(self._tokenizer, request.prompt, request.suffix)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from jinja2 import TemplateError
 
-from ollmlx import LimitExceeded, as_jinja, render_template
+from ollmlx import LimitExceeded, passes_tools, render_template
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.runner.kit import chat_turn, knows_effort, later_systems_into_user, offered_tools, template_thinking
 from ollmlx.types import GenerateRequest, Message
@@ -48,7 +48,7 @@ class ChatTemplate:
         """
         template = request.template
         tools = offered_tools(request.tools, request.tool_choice)
-        if tools and not (("tools" in template) if template else self.takes_tools):
+        if tools and not (passes_tools(template) if template else self.takes_tools):
             raise Unsupported(f"{self._model_name} does not support tools")
         if not template and not self._tokenizer.has_chat_template:
             return "\n\n".join(message.content for message in messages)
@@ -58,7 +58,7 @@ class ChatTemplate:
             "continue_final_message": request.continue_last,
             **template_thinking(request.think),
         }
-        apply = self._apply_own if not template else self._applier(as_jinja(template))
+        apply = self._apply_own if not template else self._applier(template)
         refusal: Exception | None = None
         for turns in _versions(messages):
             try:

@@ -143,7 +143,7 @@ async def test_files_that_are_no_model_are_refused(
     ("fields", "kind", "message"),
     [
         ({"defaults": ModelDefaults(template="{% bad %}")}, InvalidRequest, "template error"),
-        ({"defaults": ModelDefaults(template="{{ if .System }}{{ end }}")}, InvalidRequest, "Go's template language"),
+        ({"defaults": ModelDefaults(template="{{ if .System }}{{ oops }}")}, InvalidRequest, "not defined: 'oops'"),
         ({"quantize": "int4"}, Unsupported, "quantization is only supported"),
         ({"defaults": ModelDefaults(adapter=Path("/nowhere"))}, InvalidRequest, "not a LoRA adapter"),
     ],

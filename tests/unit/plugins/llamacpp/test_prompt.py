@@ -11,7 +11,7 @@ from ollmlx.errors import ContextExceeded, InvalidRequest, Unsupported
 from ollmlx.runner.kit import truncation_target
 from ollmlx.runner.kit.prompts import LEVEL_TOKENS
 from ollmlx.types import GenerateRequest, Message, Options, ToolCall
-from ollmlx_llamacpp.prompt import CHAT, INSERT, TEXT, LlamaCppPrompts, is_jinja
+from ollmlx_llamacpp.prompt import CHAT, INSERT, TEXT, LlamaCppPrompts
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
@@ -55,27 +55,22 @@ async def test_plain_text_and_earlier_ids_go_as_ids() -> None:
     assert (templated.path, templated.body["prompt"]) == (TEXT, [9, 5, 2])
 
 
-async def test_a_jinja_template_is_used_and_one_in_gos_language_is_not() -> None:
+async def test_a_template_of_the_request_is_used_in_either_language() -> None:
     jinja = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
     assert (await builder().build(chat("a", "b", "c", template=jinja))).body["prompt"] == [9]
-    assert (await builder().build(chat("a", template="{{ .System }} {{ .Prompt }}"))).path == CHAT
+    in_go = "{{ range .Messages }}{{ .Content }} {{ end }}"
+    assert (await builder().build(chat("a", "bb", "c", template=in_go))).body["prompt"] == [1, 2, 1]
 
 
-@pytest.mark.parametrize(
-    ("template", "jinja"),
-    [
-        ("{{ messages[0].content }}", True),
-        ("{%- for m in messages %}{{ m['role'] }}{%- endfor %}", True),
-        ("{{ .Prompt }}", False),
-        ("{{- if .System }}x{{ end }}", False),
-        ("{{- range $i, $m := .Messages }}{{ end }}", False),
-        ('{{- if and .Tools (eq .Role "user") }}{{- end }}', False),
-        ("", False),
-        (None, False),
-    ],
-)
-def test_templates_of_both_languages_are_told_apart(template: str | None, jinja: bool) -> None:
-    assert is_jinja(template) is jinja
+async def test_a_template_in_go_asks_for_the_text_of_a_gap() -> None:
+    asked = GenerateRequest(prompt="ab", suffix="cde", template="{{ .Suffix }} {{ .Prompt }}")
+    prompt = await builder().build(asked)
+    assert (prompt.path, prompt.body["prompt"]) == (TEXT, [3, 2])
+
+
+async def test_tools_that_a_template_would_drop_are_refused() -> None:
+    with pytest.raises(Unsupported, match="does not support tools"):
+        await builder().build(chat("a", template="{{ .Prompt }}", tools=(WEATHER,)))
 
 
 async def test_a_jinja_template_gets_the_tools_and_the_thinking_that_were_asked_for() -> None:

@@ -140,7 +140,7 @@ async def test_a_model_is_made_from_gguf_files(ollama: OllamaFolder, store: Olla
     assert model.details.parameter_size == "64"
     assert model.defaults.projector == ollama.blob(digest(clip.read_bytes()))
     assert model.defaults.adapter == ollama.blob(digest(b"GGUF lora"))
-    assert model.chat_template == "{{ .Prompt }}"
+    assert model.chat_template == model.defaults.template == "{{ .Prompt }}", "it was stated, so it is used"
     assert not any((ollama.root / ".ollmlx" / "staging").iterdir())
 
 

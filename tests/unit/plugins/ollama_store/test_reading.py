@@ -42,11 +42,50 @@ async def test_template_system_parameters_and_license_are_read(ollama: OllamaFol
     ollama.add("m", usual_layers(messages=turns, license=[b"one", b"two"]))
     model = await found(store, "m")
     assert model.chat_template == GO_TEMPLATE
-    assert model.defaults.template is None, "backends take Jinja: the weights' own template is used"
+    assert model.defaults.template == GO_TEMPLATE, "the weights' own template knows no tools"
     assert model.defaults.system == "You are terse."
     assert model.defaults.options.stated == {"stop": ("<|im_end|>",), "temperature": 0.5}
     assert model.defaults.license == ("one", "two")
     assert model.defaults.messages == (Message(role="user", content="hi"), Message(role="assistant", content="ho"))
+
+
+TOOLS_TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}{{ tools }}"
+
+
+@pytest.mark.parametrize(
+    ("weights", "template", "used"),
+    [
+        (tiny_gguf(template=""), GO_TEMPLATE, True),  # the weights have none
+        (tiny_gguf(), GO_TEMPLATE, True),  # that of the weights knows no tools
+        (tiny_gguf(template=TOOLS_TEMPLATE), GO_TEMPLATE, False),
+        (tiny_gguf(template=TOOLS_TEMPLATE), "{% for m in messages %}{% endfor %}", True),  # in Jinja: stated
+    ],
+)  # fmt: skip
+async def test_a_pulled_template_is_used_where_that_of_the_weights_does_less(
+    ollama: OllamaFolder, store: OllamaStore, weights: bytes, template: str, used: bool
+) -> None:
+    ollama.add("m", {"model": weights, "template": template.encode()})
+    model = await found(store, "m")
+    assert model.defaults.template == (template if used else None)
+    assert ("tools" in model.capabilities) == ("ools" in (template if used else TOOLS_TEMPLATE))
+
+
+async def test_a_template_that_differs_from_that_of_the_model_it_was_made_from_is_used(
+    ollama: OllamaFolder, store: OllamaStore
+) -> None:
+    weights = tiny_gguf(template=TOOLS_TEMPLATE)
+    ollama.add("base", {"model": weights, "template": GO_TEMPLATE.encode()})
+    for name, template, parent in (
+        ("same", GO_TEMPLATE, "base"),
+        ("other", "{{ .Prompt }}", "base"),
+        ("orphan", GO_TEMPLATE, "gone"),
+    ):
+        path = ollama.add(name, {"model": weights, "template": template.encode()})
+        manifest = json.loads(path.read_text())
+        manifest["layers"][0]["from"] = parent
+        path.write_text(json.dumps(manifest))
+    templates = {name: (await found(store, name)).defaults.template for name in ("same", "other", "orphan")}
+    assert templates == {"same": None, "other": "{{ .Prompt }}", "orphan": GO_TEMPLATE}
 
 
 async def test_adapter_and_projector_are_read(ollama: OllamaFolder, store: OllamaStore) -> None:
