@@ -127,3 +127,19 @@ def test_neither_the_bundle_nor_the_shown_settings_hold_one(daemon: StartDaemon)
         held = {name: archive.read(name).decode() for name in archive.namelist()} | {"config show": shown}
     assert "PIP_X1" in held["settings.json"]
     assert [(name, kind) for name, text in held.items() for kind, secret in secrets.items() if secret in text] == []
+
+
+def test_a_fault_of_the_settings_shows_none(daemon: StartDaemon) -> None:
+    server = daemon()
+    secret = "Q8n2IePyOZecb7uzuZHafs3nh"
+    values = [written(kind, secret) for kind in (*ADDRESSES, *HEADERS) if "\n" not in kind]
+    server.config.write_text(
+        "[server]\nhost = 1\norigins = 3\n[aliases]\n"
+        + "".join(f'"x{number}" = {json.dumps(value + " !")}\n' for number, value in enumerate(values))
+        + "[storage]\nstores = "
+        + json.dumps(values[0]),
+        encoding="utf-8",
+    )
+    done = server.cli("config", "check")
+    assert "CFG004" in done.stderr
+    assert secret not in done.stdout + done.stderr

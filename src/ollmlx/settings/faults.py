@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from ollmlx.errors import InvalidRequest
+from ollmlx.errors.secrets import mask_text
 from ollmlx.model.names import ModelName
 from ollmlx.settings.files import NotToml
 from ollmlx.settings.keys import KeyPath, closest, field_at, is_list, is_secret, keys_of, sections, show_path, table_at
@@ -63,7 +64,7 @@ class Fault:
 
     def __str__(self) -> str:
         head = f"{show_path(self.path)}: " if self.path else ""
-        return f"{head}{self.problem} ({self.origin}) {self.code}"
+        return mask_text(f"{head}{self.problem} ({self.origin}) {self.code}")
 
 
 def faults_of(error: ValidationError, raw: Mapping[str, Any], origin: Callable[[KeyPath], Origin]) -> list[Fault]:
@@ -254,7 +255,7 @@ def _loops(settings: Settings) -> Iterator[_Found]:
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    text = "a table" if isinstance(value, Mapping) else repr(value)
+    text = "a table" if isinstance(value, Mapping) else mask_text(repr(value))
     return text if len(text) <= 60 else text[:57] + "…"
 
 
