@@ -14,7 +14,7 @@ from ollmlx.errors import StorageError
 from ollmlx.storekit import damaged, sha256_of
 from ollmlx_hub.client import DEFAULT_ENDPOINT, HubClient, HubSettings
 from ollmlx_hub.index import MlxIndex
-from ollmlx_hub.layout import TOKENIZERS, MlxLayout, readable_manifest
+from ollmlx_hub.layout import TOKENIZERS, MlxLayout, nested_models, readable_manifest
 
 STORE = "mlx"
 STALE_SECONDS = 600.0
@@ -56,6 +56,9 @@ def _damage(context: Any, index: MlxIndex, folder: Path) -> Iterator[Finding]:
             error = damaged(f"{subject} has no tokenizer")
     if error is not None:
         hint = "" if error.hint is None or error.hint.startswith("ollmlx ") else error.hint
+        if nested := nested_models(folder):
+            error = damaged(f"{folder.name} is no model: models lie in it one level too deep")
+            hint = f"in it: {', '.join(path.name for path in nested[:5])}"
         commands, instead = _remedies(context, index.layout, folder)
         yield Finding.of(
             error.code or "MDL003",
@@ -88,8 +91,9 @@ def _wrong_folders(folders: Sequence[Path]) -> Iterator[Finding]:
             if spare != first:
                 title = f"{first.name} and {spare.name} both hold {name.short}"
                 hide = f"mv {_quoted(spare)} {_quoted(spare.with_name('.' + spare.name))}"
-                remove, both = f"rm -r {_quoted(spare)}", (str(first), str(spare))
-                yield Finding.of("STO008", title, evidence=both, commands=[hide], instead=[remove], subject=name.short)
+                yield Finding.of(
+                    "STO008", title, evidence=(str(first), str(spare)), commands=[hide], subject=name.short
+                )
 
 
 def _changed_files(folder: Path) -> Iterator[Finding]:
@@ -101,7 +105,7 @@ def _changed_files(folder: Path) -> Iterator[Finding]:
         path = folder / file.path
         if path.is_file() and sha256_of(path) != file.sha256:
             title = f"{folder.name}/{file.path} is not what was installed"
-            commands = (f"rm {_quoted(path)}", f"ollmlx pull {name}")
+            commands = (f"mv {_quoted(path)} {_quoted(_hidden(path))}", f"ollmlx pull {name}")
             yield Finding.of("MDL003", title, evidence=[str(path)], commands=commands, subject=name)
 
 
@@ -118,7 +122,7 @@ def _leftovers(layout: MlxLayout, now: float) -> Iterator[Finding]:
             what = f"a pull of {name.short} stopped half-way" if name else f"an interrupted change left {folder.name}"
             title = f"{what}; it holds {format_size(size)}"
             remove = (f"rm -r {_quoted(folder)}",)
-            commands, instead = ((f"ollmlx pull {name.short}",), remove) if name else (remove, ())
+            commands, instead = ((f"ollmlx pull {name.short}",), remove) if name else ((_list(folder), *remove), ())
             yield Finding.of(
                 "STO006", title, evidence=[str(folder)], commands=commands, instead=instead, subject=folder.name
             )
@@ -134,27 +138,46 @@ def _name_of(folder: Path) -> ModelName | None:
 def _remedies(context: Any, layout: MlxLayout, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return commands that make the model usable, and commands to use instead.
 
-    Files that cannot be read get other permissions. A model that a source provides is pulled again, another is removed.
+    Files that cannot be read get other permissions. A model that a source provides is pulled again, another is moved
+    to a name that is no model's. Models that lie one level too deep are moved up.
     """
     replace = _replacements(context, layout, folder)
+    if nested_models(folder):
+        return replace, ()
     if all(os.access(path, os.R_OK) or not path.exists() for path in (folder, *folder.rglob("*"))):
         return replace[:1], replace[1:]
-    own = () if folder.stat().st_uid == context.user else (f'sudo chown -R "$(id -un)" {_quoted(folder)}',)
+    others = any(path.lstat().st_uid != context.user for path in (folder, *folder.rglob("*")))
+    own = (f'sudo chown -R "$(id -un)" {_quoted(folder)}',) if others else ()
     return (*own, f"chmod -R u+rX {_quoted(folder)}"), replace[:1]
 
 
 def _replacements(context: Any, layout: MlxLayout, folder: Path) -> tuple[str, ...]:
-    """Return the command that pulls the model again, if a source provides it, and the one that removes it."""
+    """Return the command that pulls the model again, if a source provides it, and the one that sets it aside.
+
+    Nothing is removed: the folder may hold what a person made, or models that lie one level too deep.
+    """
+    if nested := nested_models(folder):
+        moves = (f"mv {_quoted(path)} {_quoted(layout.root / f'{folder.name}_{path.name}')}" for path in nested)
+        return tuple(moves)
     manifest = readable_manifest(folder)
     name = manifest.name if manifest is not None else _name_of(folder)
+    aside = f"mv {_quoted(folder)} {_quoted(_hidden(folder))}"
     if name is None:
-        return (f"rm -r {_quoted(folder)}",)
+        return (aside,)
     sources = context.plugins.registry.sources.values() if context.plugins is not None else ()
     offers = [_unversioned(offer) for each in sources if each.store == STORE and (offer := each.provides(name))]
     # A model that was created or copied here may have the name of another model that a source provides.
     again = bool(offers) if manifest is None else _unversioned(manifest.source) in offers
-    remove = f"ollmlx rm {name.short}" if layout.find(name) == folder else f"rm -r {_quoted(folder)}"
-    return (f"ollmlx pull {name.short}", remove) if again else (remove,)
+    return (f"ollmlx pull {name.short}", aside) if again else (aside,)
+
+
+def _hidden(path: Path) -> Path:
+    """Return a name beside a path that is never a model's."""
+    return path.with_name(f".{path.name.lstrip('.')}")
+
+
+def _list(folder: Path) -> str:
+    return f"ls -lR {_quoted(folder)}"
 
 
 def _unversioned(source: str) -> str:

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, AwareDatetime, ValidationError
 
 from ollmlx import ModelName
 from ollmlx.errors import StorageError
-from ollmlx.storekit import FoundFile, StagingArea, list_files, read_bounded, storage_errors, write_whole
+from ollmlx.storekit import FoundFile, StagingArea, list_files, read_bounded, read_json, storage_errors, write_whole
 from ollmlx.types import FetchedFile, FetchReceipt, Frozen, ModelDefaults
 
 MANIFEST = "ollmlx.json"
@@ -62,6 +62,17 @@ class MlxLayout:
     def files(self, folder: Path) -> list[FoundFile]:
         """The files of a model, without the manifest. Raises StorageError for links that lead out of the folder."""
         return list_files(folder, self.bounds, omit=MANIFEST)
+
+
+def nested_models(folder: Path) -> list[Path]:
+    """Return the folders in a folder that are models of their own, as a hub's `ORG/NAME` is when it is copied whole."""
+    found = []
+    with suppress(OSError):
+        for inner in sorted(folder.iterdir()):
+            config = _is_dir(inner) and read_json(inner, "config.json", keys=("model_type",))
+            if config and config.get("model_type") and any(inner.glob("*.safetensors")):
+                found.append(inner)
+    return found
 
 
 def _is_dir(path: Path) -> bool:

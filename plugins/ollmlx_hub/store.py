@@ -22,7 +22,7 @@ from ollmlx.storekit import (
 from ollmlx.types import RECEIPT, CreateRequest, FetchReceipt, InstalledModel, PullProgress
 from ollmlx_hub.index import MlxIndex
 from ollmlx_hub.installer import MlxInstaller, add_adapter, file_format, link_files
-from ollmlx_hub.layout import MlxLayout
+from ollmlx_hub.layout import MlxLayout, nested_models
 
 FORMAT = "mlx"
 
@@ -87,11 +87,19 @@ class MlxStore:
             yield PullProgress(status="success")
 
     async def delete(self, name: ModelName) -> None:
-        """Remove a model's folder. Models created over it keep their files: they have links of their own."""
+        """Remove a model's folder. Models created over it keep their files: they have links of their own.
+
+        Raises Conflict if other models lie in the folder.
+        """
         async with self._locked(name):
             folder = await to_transfer_thread(self.layout.find, name)
             if folder is None:
                 raise NotFound(f"model '{name.short}' not found", code="MDL002")
+            if nested := await to_transfer_thread(nested_models, folder):
+                inside = ", ".join(path.name for path in nested[:5])
+                raise Conflict(
+                    f"{folder} is not removed: other models lie in it ({inside})", hint="ollmlx doctor storage"
+                )
             with storage_errors(f"cannot remove {name.short}"):
                 await to_transfer_thread(self.layout.staging.remove, folder)
             await discard(self.layout.staging.folder(name))

@@ -42,7 +42,7 @@ class OllamaCheck:
         for path in self.layout.listing().files:
             if path not in known:
                 title = f"{path.relative_to(self.layout.manifests)} is not a model name"
-                yield self._damaged(path, title, (_remove(path),))
+                yield self._damaged(path, title, (self._aside(path),))
         users: dict[str, list[str]] = defaultdict(list)  # digest -> full names of the models that need the blob
         models: list[InstalledModel] = []
         for entry in entries:
@@ -64,7 +64,9 @@ class OllamaCheck:
         for folder, error in self.layout.listing().unlisted.items():
             if folder != self.layout.manifests:
                 title = f"models in {folder.relative_to(self.layout.root)} cannot be listed: {error.strerror or error}"
-                yield self._damaged(folder, title, (f"chmod -R u+rX {shlex.quote(str(folder))}",), (_remove(folder),))
+                yield self._damaged(
+                    folder, title, (f"chmod -R u+rX {shlex.quote(str(folder))}",), (self._aside(folder),)
+                )
 
     def _damaged(self, path: Path, title: str, commands: tuple[str, ...], instead: tuple[str, ...] = ()) -> Finding:
         shown = path.relative_to(self.layout.manifests) if path.is_relative_to(self.layout.manifests) else path.name
@@ -76,11 +78,11 @@ class OllamaCheck:
             if f"sha256:{sha256_of(path)}" != digest:
                 title = f"blobs/{path.name[:19]}… does not have the digest of its name"
                 pulls = [f"ollmlx pull {model}" for model in dict.fromkeys(models)]
-                yield self._damaged(path, title, (_remove(path), *pulls))
+                yield self._damaged(path, title, (self._aside(path), *pulls))
 
-
-def _remove(path: Path) -> str:
-    return f"rm {shlex.quote(str(path))}"
+    def _aside(self, path: Path) -> str:
+        """Return the command that moves a file out of the way, and keeps it."""
+        return f"mv {shlex.quote(str(path))} {shlex.quote(str(self.layout.root / f'.{path.name}.moved'))}"
 
 
 def _same_names(models: Sequence[InstalledModel]) -> Iterator[Finding]:

@@ -146,7 +146,10 @@ async def test_a_deep_check_hashes_every_blob(tmp_path: Path) -> None:
     assert await OllamaCheck(tmp_path).run(CheckContext()) == []
     (found,) = await OllamaCheck(tmp_path).run(CheckContext(deep=True))
     assert (found.code, found.subject) == (DAMAGED, blob.name)
-    assert found.commands == (f"rm {blob}", "ollmlx pull registry.ollama.ai/library/m:latest")
+    assert found.commands == (
+        f"mv {blob} {tmp_path / f'.{blob.name}.moved'}",
+        "ollmlx pull registry.ollama.ai/library/m:latest",
+    )
 
 
 async def test_the_second_of_two_models_with_one_name_gets_a_new_name(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -30,6 +31,15 @@ def quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
+def other_folder(variable: str, name: str) -> tuple[str, ...]:
+    """Return the commands that use another folder: in the home folder if that can be written, else a new one."""
+    home = Path.home()
+    if os.access(home, os.W_OK | os.X_OK) and home.is_dir():
+        return (f'export {variable}="$HOME/{name}"',)
+    folder = f'"/var/tmp/$(id -un)/{name}"'
+    return f"mkdir -p {folder}", f"export {variable}={folder}"
+
+
 def settings_fixes(context: CheckContext, fault: Fault) -> Fixes:
     """Return the commands that remove a fault of the settings."""
     origin = fault.origin
@@ -45,11 +55,17 @@ def settings_fixes(context: CheckContext, fault: Fault) -> Fixes:
 
 def _unreadable_file_fixes(context: CheckContext, name: str) -> Fixes:
     file = context.file or Path(name)
-    command = f"chmod u+r {quoted(file)}" if file.is_file() else f"ollmlx config init {quoted(file)}"
+    command = allow_reading(context, file) if file.is_file() else f"ollmlx config init {quoted(file)}"
     commands = () if file.is_dir() else (command,)
     if context.environ.get("OLLMLX_CONFIG") == name:
         return ("unset OLLMLX_CONFIG",), commands
     return commands, ()
+
+
+def allow_reading(context: CheckContext, file: Path) -> str:
+    """Return the command that lets this user read a file: another user's has to become theirs."""
+    ours = file.stat().st_uid == context.user
+    return f"chmod u+r {quoted(file)}" if ours else f'sudo chown "$(id -un)" {quoted(file)}'
 
 
 def edit_settings(context: CheckContext, origin: Origin, wrong: str = "", right: str | None = None) -> Fixes:

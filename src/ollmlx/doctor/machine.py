@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import platform
 import re
@@ -14,13 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from ollmlx.plugin.loader import in_background
 from ollmlx.supervisor.machine import ThisMachine, listening_process, read_sysctl
 from ollmlx.text.addresses import join_host_port
 
 LOCK = "ollmlx.lock"
+LOOK_UP_SECONDS = 0.6
 _NVIDIA = ("dev/nvidiactl", "proc/driver/nvidia/version", "dev/dxg")
 
 
@@ -131,6 +135,12 @@ class Process:
     command: tuple[str, ...] = ()
     user: str = ""
     uid: int | None = None
+    status: str = ""
+
+    @property
+    def is_ollmlx(self) -> bool:
+        """True if this is a daemon or a command of ollmlx, as far as its command shows."""
+        return any(Path(word).name == "ollmlx" for word in self.command)
 
     def __str__(self) -> str:
         return f"{self.name}, pid {self.pid}" + (f", user {self.user}" if self.user else "")
@@ -167,7 +177,7 @@ class Processes:
         try:
             found = psutil.Process(pid)
             with found.oneshot():
-                name = found.name()
+                name, status = found.name(), found.status()
                 command: Sequence[str] = ()
                 user, uid = "", None
                 with suppress(psutil.AccessDenied):
@@ -176,7 +186,7 @@ class Processes:
                     user, uid = found.username(), found.uids().real
         except (psutil.Error, OSError):
             return None
-        return Process(pid, name, tuple(command), user, uid)
+        return Process(pid, name, tuple(command), user, uid, status)
 
     def lock_owner(self, state_folder: Path) -> Process | None:
         """Return the daemon that holds the lock of a state folder; None if it does not run.
@@ -203,21 +213,36 @@ class Processes:
     def connects(self, host: str, port: int, seconds: float = 1.0) -> bool:
         """Return True if a connection to the address is accepted."""
         try:
-            with socket.create_connection((host, port), timeout=seconds):
+            *_, name = _resolved(host, port)
+            with socket.create_connection(name[:2], timeout=seconds):
                 return True
-        except OSError:
+        except (OSError, UnicodeError):
             return False
+
+    def is_here(self, host: str) -> bool:
+        """Return True if a host is this machine: one of its addresses, or all of them."""
+        return self.bindable(host, 0) is None
 
     def bindable(self, host: str, port: int) -> str | None:
         """Return the reason why a server cannot bind this address; None if it can."""
         try:
-            family, _, _, _, name = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            family, _, _, _, name = _resolved(host, port)
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(name)
         except (OSError, UnicodeError) as error:
             return getattr(error, "strerror", None) or str(error)
         return None
+
+
+def _resolved(host: str, port: int) -> tuple[Any, Any, Any, str, Any]:
+    """Return the first address of a name. Raises OSError, also when the name servers do not answer in time."""
+    look_up = in_background("look-up", lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0])
+    try:
+        return look_up.result(LOOK_UP_SECONDS)
+    except TimeoutError:
+        problem = f"the name {host} could not be looked up within {LOOK_UP_SECONDS:g} s"
+        raise OSError(errno.ETIMEDOUT, problem) from None
 
 
 async def run_child(argv: Sequence[str], seconds: float) -> Completed:

@@ -6,11 +6,13 @@ import asyncio
 import shlex
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ollmlx.doctor.check import found
 from ollmlx.doctor.checks import OWN
@@ -22,6 +24,7 @@ from ollmlx.errors.findings import Finding
 from ollmlx.plugin.contracts import Check
 from ollmlx.plugin.loader import in_background
 
+T = TypeVar("T")
 PATIENCE = 4.0
 """Seconds for all ordinary checks together; the doctor ends within five."""
 
@@ -84,10 +87,30 @@ def examine(checks: Iterable[OwnedCheck], context: CheckContext, *, patience: fl
 def _examine(owned: OwnedCheck, context: CheckContext) -> CheckResult:
     started = time.monotonic()
     try:
-        findings = asyncio.run(_run(owned.check, context))
+        with asyncio.Runner(loop_factory=_loop) as runner:
+            findings = runner.run(_run(owned.check, context))
     except BaseException as error:  # noqa: BLE001 - the check of a plugin may raise anything, SystemExit too
         findings = [_crashed(owned, error)]
     return owned.result(findings, time.monotonic() - started)
+
+
+class _DaemonThreads(ThreadPoolExecutor):
+    """Runs each function in a thread of its own, which neither the event loop nor the exit of the process awaits.
+
+    A look-up of a name and a call of a mount that hangs cannot be ended.
+    """
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        return in_background("check", partial(fn, *args, **kwargs))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Do nothing: no thread is kept."""
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_default_executor(_DaemonThreads())
+    return loop
 
 
 async def _run(check: Check, context: CheckContext) -> Sequence[Finding]:

@@ -68,7 +68,8 @@ class FakeProcesses(Processes):
         return self.open
 
     def bindable(self, host: str, port: int) -> str | None:
-        return self.refusal if port == 11434 else None
+        remote = self.refusal is not None and self.refusal.startswith("Cannot assign")
+        return self.refusal if port == 11434 or remote else None
 
     def listens(self, pid: int) -> tuple[str, ...]:
         return self.places

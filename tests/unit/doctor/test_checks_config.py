@@ -93,3 +93,10 @@ def test_settings_without_the_effect_that_they_seem_to_have_are_reported(
     tmp_path: Path, code: str, toml: str, environ: Mapping[str, str], evidence: str, fix: str
 ) -> None:
     expect(healthy(tmp_path, toml, environ), code, evidence, fix)
+
+
+def test_no_pull_is_advised_for_a_model_that_no_source_offers(tmp_path: Path) -> None:
+    context = healthy(tmp_path, '[aliases]\na = "mylocal-model"')
+    found = next(one for one in examined(context).findings if one.code == "CFG009")
+    offered = any("no source offers it" in line for line in found.evidence)
+    assert offered == (not any(command.startswith("ollmlx pull") for command in found.commands))

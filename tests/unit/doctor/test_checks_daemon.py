@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.unit.doctor.contexts import READY, FakeDaemon, FakeProcesses, codes, 
 from ollmlx import __version__
 from ollmlx.doctor.checks.runners import leftovers
 from ollmlx.doctor.daemon import DaemonReply
-from ollmlx.doctor.machine import Process
+from ollmlx.doctor.machine import Process, Processes
 from ollmlx.errors.findings import Severity
 
 PYTHON = Process(7, "python3", user="eve", uid=os.getuid())
@@ -180,3 +181,50 @@ def test_a_daemon_of_this_state_folder_at_another_address_is_found(tmp_path: Pat
     silent = expect(replace(context, processes=FakeProcesses(living=(5,))), "NET002", "pid 5", "kill 5")
     assert silent.instead == ()
     assert codes(replace(context, processes=FakeProcesses())) == ["NET003"], "the lock of a daemon that is gone"
+
+
+OURS = Process(7, "python3", ("/venv/bin/python", "/venv/bin/ollmlx", "serve"), "eve", os.getuid())
+STOPPED = replace(OURS, status="stopped")
+
+
+@pytest.mark.parametrize(
+    ("process", "title", "command"),
+    [(OURS, "does not answer", "ollmlx logs"), (STOPPED, "is suspended", "kill -CONT 7")],
+)
+def test_a_daemon_that_accepts_connections_and_does_not_answer_is_not_called_another_program(
+    tmp_path: Path, process: Process, title: str, command: str
+) -> None:
+    processes = FakeProcesses(open=True, listening=process)
+    expect(replace(healthy(tmp_path), daemon=NOBODY, processes=processes), "NET008", title, command)
+
+
+def test_an_ollmlx_without_any_route_of_its_own_is_not_called_another_program(tmp_path: Path) -> None:
+    context = replace(healthy(tmp_path), daemon=NOT_OLLMLX, processes=FakeProcesses(listening=OURS))
+    expect(context, "PLG006", "does not serve Ollama's API", "kill 7")
+
+
+def test_a_remote_host_is_neither_called_reachable_from_other_machines_nor_an_address_to_listen_at(
+    tmp_path: Path,
+) -> None:
+    context = healthy(tmp_path, environ={"OLLAMA_HOST": "192.0.2.7:11434"})
+    context = replace(context, daemon=NOBODY, processes=FakeProcesses(refusal="Cannot assign requested address"))
+    found = expect(context, "NET003", "no address of this machine", "unset OLLAMA_HOST")
+    assert found.severity is Severity.ERROR
+    assert codes(context) == ["NET003"]
+
+
+def test_a_name_server_that_does_not_answer_loses_no_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: release.wait(60))
+    try:
+        refusal = Processes().bindable("slow.example", 11434)
+        assert refusal is not None
+        assert "could not be looked up" in refusal
+        assert Processes().connects("slow.example", 11434) is False
+    finally:
+        release.set()
+
+
+def test_the_command_for_a_runner_that_failed_does_not_only_hide_it(tmp_path: Path) -> None:
+    context = replace(healthy(tmp_path), daemon=failed("RUN002", "killed by SIGKILL"))
+    assert expect(context, "RUN002", "bye", "").commands == ("ollmlx logs", "ollmlx doctor --model tiny")

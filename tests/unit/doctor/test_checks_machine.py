@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from tests.unit.doctor.contexts import GB, HEALTHY, MAC, child, codes, examined, expect, healthy
 
+from ollmlx.doctor.checks.machine import kernels
 from ollmlx.doctor.machine import Machine
 from ollmlx.errors.findings import Severity
 
@@ -103,3 +105,11 @@ def test_a_slow_blas_is_reported_with_the_speed_of_a_better_one(
     if found:
         assert "25 times faster" in found[0].evidence[0]
         assert found[0].commands[0].endswith("pip install 'ollmlx[cpu]'")
+
+
+def test_a_folder_for_compiled_kernels_that_belongs_to_another_user_is_reported(tmp_path: Path) -> None:
+    context = replace(healthy(tmp_path, environ={"TMPDIR": str(tmp_path)}), user=os.getuid() + 1)
+    (tmp_path / "mlx").mkdir(mode=0o755)
+    (tmp_path / "state").chmod(0o700)
+    assert [one.code for one in kernels.function(context)] == ["ENV001"]  # type: ignore[union-attr]
+    assert [*kernels.function(replace(context, user=os.getuid()))] == []  # type: ignore[union-attr,misc]

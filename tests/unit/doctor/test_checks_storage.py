@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 from tests.servers.tiny import tiny_files, write_model
-from tests.unit.doctor.contexts import NOW, codes, expect, healthy
+from tests.unit.doctor.contexts import NOW, codes, examined, expect, healthy
 
 from ollmlx import Refusal
 from ollmlx.doctor.context import CheckContext
@@ -50,13 +52,13 @@ def truncated(folder: Path) -> None:
 DAMAGES: list[tuple[str, dict[str, Any], str, str]] = [
     ("MDL003", {"config__json": None}, "no config.json", "ollmlx pull org/name"),
     ("MDL003", {"config__json": b"{"}, "config.json is not valid JSON", "ollmlx pull org/name"),
-    ("MDL003", {"model__safetensors": None}, "no model*.safetensors", "ollmlx rm org/name"),
-    ("MDL003", {"ollmlx__json": b"{"}, "ollmlx.json", "ollmlx rm org/name"),
+    ("MDL003", {"model__safetensors": None}, "no model*.safetensors", "mv "),
+    ("MDL003", {"ollmlx__json": b"{"}, "ollmlx.json", "mv "),
     ("MDL004", {"config__json": config(model_type="unheard_of")}, "'unheard_of'", "pip install --upgrade mlx-lm"),
     ("MDL003", {"tokenizer__json": None}, "no tokenizer", "ollmlx pull org/name"),
     ("MDL010", {"tokenizer_config__json": b"{}"}, "chat needs a template", "ollmlx show org/name"),
-    ("SEC005", {"config__json": config(model_file="evil.py")}, "allow_remote_code", "ollmlx rm org/name"),
-    ("SEC005", {"config__json": config(auto_map={"AutoModel": "evil.M"})}, "auto_map", "ollmlx rm org/name"),
+    ("SEC005", {"config__json": config(model_file="evil.py")}, "allow_remote_code", "ollmlx show org/name"),
+    ("SEC005", {"config__json": config(auto_map={"AutoModel": "evil.M"})}, "auto_map", "ollmlx show org/name"),
 ]
 
 
@@ -93,7 +95,7 @@ def test_files_that_differ_from_the_manifest_are_named(
 def test_a_folder_whose_name_is_no_model_name_is_reported(tmp_path: Path) -> None:
     context = healthy(tmp_path)
     put(tmp_path / "models/mlx/org_na\nme")
-    expect(context, "MDL001", "models/mlx", "rm -r ")
+    expect(context, "MDL001", "models/mlx", "mv ")
 
 
 @pytest.mark.finding("STO007", "STO008")
@@ -113,8 +115,7 @@ def test_of_two_folders_for_one_model_the_one_with_the_wrong_name_is_moved_away(
     put(root / "another", name="org/name:latest")
     put(root / "org_name", name="org/name:latest")
     assert codes(context) == ["STO008"]
-    found = expect(context, "STO008", "org_name and another both", f"mv {root / 'another'} {root / '.another'}")
-    assert found.instead == (f"rm -r {root / 'another'}",)
+    expect(context, "STO008", "org_name and another both", f"mv {root / 'another'} {root / '.another'}")
     (root / "another").rename(root / ".another")
     assert codes(context) == []
 
@@ -130,7 +131,7 @@ def test_contents_are_compared_only_when_asked(tmp_path: Path) -> None:
     found = expect(
         replace(context, deep=True), "MDL003", "org_name/model.safetensors is not what", "ollmlx pull org/name"
     )
-    assert found.commands[0] == f"rm {weights}"
+    assert found.commands[0] == f"mv {weights} {weights.with_name('.' + weights.name)}"
 
 
 @pytest.mark.finding("MDL005")
@@ -227,7 +228,7 @@ def test_a_models_folder_without_permissions_is_reported(
     assert (found.severity, found.instead) == (severity, ())
     assert "mode 755" in found.evidence[0]
     monkeypatch.setenv("HOME", "/home/somebody")
-    found = expect(context, "STO002", evidence, 'export OLLAMA_MODELS="$HOME/models"')
+    found = expect(context, "STO002", evidence, "export OLLAMA_MODELS=")
     assert found.instead == (f"chmod u+rwx {models}",)
     found = expect(replace(context, user=context.user + 1), "STO002", evidence, "sudo chown -R")
 
@@ -272,3 +273,31 @@ def test_the_largest_models_are_named_when_the_disk_is_full(tmp_path: Path) -> N
     full = replace(context, machine=replace(context.machine, free_space=lambda _: 0))
     found = expect(full, "STO003", "the largest models: org/big (", "ollmlx list")
     assert found.instead == ("ollmlx rm org/big",)
+
+
+def test_models_that_lie_one_level_too_deep_are_moved_up_and_nothing_is_removed(tmp_path: Path) -> None:
+    context, root = healthy(tmp_path), tmp_path / "models/mlx"
+    put(root / "org/one")
+    put(root / "org/two")
+    found = expect(context, "MDL003", "one level too deep", f"mv {root / 'org/one'} {root / 'org_one'}")
+    assert (len(found.commands), found.instead) == (2, ())
+    for command in found.commands:
+        assert subprocess.run(command, shell=True, check=False).returncode == 0
+    (root / "org").rmdir()
+    assert codes(context) == []
+
+
+REMOVES = re.compile(r"\b(rm|ollmlx rm|unlink|rmdir|truncate|dd)\b")
+
+
+def test_no_finding_about_a_model_begins_with_a_command_that_removes(tmp_path: Path) -> None:
+    context, root = healthy(tmp_path), tmp_path / "models/mlx"
+    put(root / "broken", config__json=None)
+    put(root / "org_na\nme")
+    put(root / "evil", config__json=config(auto_map={"AutoModel": "evil.M"}))
+    put(root / "org/nested")
+    put(root / "copy", name="org/name:latest")
+    put(root / "org_name", name="org/name:latest")
+    findings = examined(context).findings
+    assert len(findings) >= 5
+    assert [one for one in findings for command in one.commands if REMOVES.search(command)] == []

@@ -59,13 +59,22 @@ async def unknown_models(context: CheckContext) -> list[Finding]:
             path = ("models" if name in models else "aliases", name)
             origin = context.origin(*path)
             title = f"{show_path(path)} refers to {wanted.short}, which is not installed"
+            pull, edit = (f"ollmlx pull {wanted.short}",), edit_settings(context, origin)[0]
+            offered = _is_offered(context, wanted)
             findings.append(
                 found(
-                    "CFG009", title, evidence=(str(origin), settings_line(context, origin)), subject=name,
-                    commands=(f"ollmlx pull {wanted.short}",), instead=edit_settings(context, origin)[0],
+                    "CFG009", title, subject=name,
+                    evidence=(str(origin), settings_line(context, origin), "" if offered else "no source offers it"),
+                    commands=pull if offered else edit or ("ollmlx list",), instead=edit if offered else (),
                 )
             )  # fmt: skip
     return findings
+
+
+def _is_offered(context: CheckContext, name: ModelName) -> bool:
+    """Return True if a source says that it provides a model of this name; no network is used."""
+    sources = context.plugins.registry.sources.values()
+    return any(source.provides(name) is not None for source in sources)
 
 
 async def _is_installed(context: CheckContext, name: ModelName) -> bool:

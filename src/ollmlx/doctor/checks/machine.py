@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 from ollmlx.doctor.check import check, found, noted
 from ollmlx.doctor.context import CheckContext
+from ollmlx.doctor.fixes import quoted
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.text.quantities import format_size
 
@@ -41,6 +45,23 @@ async def mlx(context: CheckContext) -> list[Finding]:
     if context.machine.system == "linux" and context.version_of("mlx") and not _installed_parts(context):
         title = "MLX is installed without anything to compute with: neither its CPU nor its CUDA package is there"
     return [found("ENV001", title, evidence=output, commands=(_install(context),))]
+
+
+@check("kernels", "machine", "ENV001")
+def kernels(context: CheckContext) -> Iterator[Finding]:
+    """Report a folder for MLX's compiled kernels that belongs to another user: MLX fails where it cannot write it."""
+    temporary = Path(context.environ.get("TMPDIR") or "/tmp")  # noqa: S108 - MLX itself uses it
+    folder = temporary / "mlx"
+    with suppress(OSError):
+        status = folder.stat()
+        if status.st_uid == context.user or context.user == 0 or status.st_mode & stat.S_IWOTH:
+            return
+        yield found(
+            "ENV001", f"{folder}, where MLX keeps compiled kernels, belongs to another user", subject=str(folder),
+            evidence=(f"owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):o}",),
+            commands=('mkdir -p "$HOME/.cache/tmp"', 'export TMPDIR="$HOME/.cache/tmp"'),
+            instead=(f"sudo chmod -R a+rwX {quoted(folder)}",),
+        )  # fmt: skip
 
 
 @check("accelerator", "machine", "ENV005", "ENV007", "ENV008", "ENV011")

@@ -28,7 +28,7 @@ from ollmlx.doctor.fixes import (
 from ollmlx.doctor.machine import Process
 from ollmlx.errors import ConfigError
 from ollmlx.errors.findings import Finding, Severity
-from ollmlx.text.addresses import Address, is_loopback
+from ollmlx.text.addresses import DEFAULT_HOST, Address, is_loopback
 
 HOST = ("server", "host")
 OLLAMA_API = "ollama_api"
@@ -59,7 +59,9 @@ async def server(context: CheckContext) -> list[Finding]:
                       instead=restart_daemon(context))]  # fmt: skip
     if "ollmlx" not in version:
         status = await context.ask("/api/daemon") or {}
-        return [_without_ollama_api(context, status) if "protocol" in status else _other_program(context, version)]
+        process = context.processes.listener(context.address.port)
+        ours = "protocol" in status or (process is not None and process.is_ollmlx)
+        return [_without_ollama_api(context, status) if ours else _other_program(context, version)]
     if version["ollmlx"] != __version__:
         title = f"the daemon is ollmlx {version['ollmlx']}, this command is {__version__}"
         return [found("NET004", title, evidence=(_listener(context),), commands=restart_daemon(context),
@@ -106,10 +108,16 @@ async def _readiness(context: CheckContext) -> list[Finding]:
 def _no_answer(context: CheckContext, reason: str) -> Finding:
     address = context.address
     if context.processes.connects(address.dialled, address.port):
-        title = f"{address.netloc} is in use by a program that does not speak HTTP"
+        process = context.processes.listener(address.port)
+        if process is not None and process.is_ollmlx:
+            return _silent_daemon(context, process, reason)
+        silent = "does not answer" if reason.startswith("no answer within") else "does not speak HTTP"
+        title = f"{address.netloc} is in use by a program that {silent}"
         return found("NET001", title, evidence=(_listener(context), reason), commands=listen_elsewhere(context),
                      instead=(*stop_listener(context), SERVE))  # fmt: skip
     refusal = context.processes.bindable(address.host, address.port)
+    if refusal is not None and not context.processes.is_here(address.host):
+        return _far_away(context, reason)
     if refusal is not None:
         title, origin = f"the daemon cannot listen on {address.netloc}: {refusal}", str(context.origin(*HOST))
         return found("NET001", title, evidence=(origin,), commands=listen_elsewhere(context))
@@ -117,6 +125,29 @@ def _no_answer(context: CheckContext, reason: str) -> Finding:
         return _other_address(context, daemon)
     title = f"no daemon answers at {address.netloc}"
     return found("NET003", title, evidence=_last_start(context), commands=(SERVE,))
+
+
+def _silent_daemon(context: CheckContext, process: Process, reason: str) -> Finding:
+    """Report a daemon of ours that accepts connections and does not answer: it is suspended, or too busy."""
+    suspended = process.status == "stopped"
+    title = f"the daemon at {context.address.netloc} {'is suspended' if suspended else 'does not answer'}"
+    restart = (f"kill -9 {process.pid}", SERVE)
+    wake = (f"kill -CONT {process.pid}",)
+    return found(
+        "NET008", title, evidence=(_listener(context), reason), commands=wake if suspended else ("ollmlx logs",),
+        instead=restart, severity=Severity.ERROR,
+    )  # fmt: skip
+
+
+def _far_away(context: CheckContext, reason: str) -> Finding:
+    """Report an address that is not one of this machine, so no daemon can listen on it here."""
+    origin = context.origin(*HOST)
+    commands, instead = edit_settings(context, origin)
+    return found(
+        "NET003", f"no daemon answers at {context.address.netloc}, which is no address of this machine",
+        evidence=(str(origin), reason), severity=Severity.ERROR, instead=instead,
+        commands=(*(commands or (export_setting(context, HOST, DEFAULT_HOST),)), SERVE),
+    )  # fmt: skip
 
 
 def _last_start(context: CheckContext) -> tuple[str, ...]:
@@ -201,7 +232,8 @@ async def exposure(context: CheckContext) -> list[Finding]:
     findings = []
     security, status = context.settings.security, await context.ask("/api/daemon") or {}
     running = _address(status.get("address"))
-    open_in_settings = not is_loopback(context.address.host) and not security.api_keys
+    host = context.address.host
+    open_in_settings = not is_loopback(host) and not security.api_keys and context.processes.is_here(host)
     open_now = running is not None and not is_loopback(running.host) and status.get("api_keys") is False
     if open_now if running is not None else open_in_settings:
         address = running or context.address

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ollmlx.doctor.check import check, found, remedy, skipped
 from ollmlx.doctor.context import CheckContext
-from ollmlx.doctor.fixes import Fixes, edit_settings, quoted
+from ollmlx.doctor.fixes import Fixes, edit_settings, other_folder, quoted
 from ollmlx.errors import OllmlxError, PluginError, StorageError
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.text.quantities import format_size
@@ -24,7 +24,6 @@ LOW_SPACE = 5 * 1000**3
 FULL = 50 * 1000**2
 MOST_NAMED = 3
 """The number of models that a finding names."""
-OTHER_MODELS_FOLDER = 'export OLLAMA_MODELS="$HOME/models"'
 REFUSALS = ("MDL003", "MDL004", "MDL005", "PLG006", "PLG008", "SEC005")
 NO_BACKEND = "MDL005"
 
@@ -55,8 +54,8 @@ def _missing(models: Path) -> Finding:
         target = models.parent / models.readlink()
         return found(
             "STO002", f"the models folder {models} is a link to {target}, which does not exist",
-            evidence=("perhaps a disk is not mounted",), commands=(f"mkdir -p {quoted(target)}",),
-            instead=(f"rm {quoted(models)}",),
+            evidence=("perhaps a disk is not mounted: mount it first",), commands=(f"mkdir -p {quoted(target)}",),
+            instead=other_folder("OLLAMA_MODELS", "models"),
         )  # fmt: skip
     if not os.access(parent := _existing_parent(models), os.W_OK | os.X_OK) or not os.path.isdir(parent):
         commands, instead = _fixes(
@@ -79,7 +78,9 @@ def _permissions(context: CheckContext, path: Path) -> Iterator[Finding]:
     severity = Severity.WARNING if readable else Severity.ERROR
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         title = f"the models folder {path} is on a file system that is mounted read-only"
-        yield found("STO002", title, evidence=evidence, commands=(OTHER_MODELS_FOLDER,), severity=severity)
+        yield found(
+            "STO002", title, evidence=evidence, commands=other_folder("OLLAMA_MODELS", "models"), severity=severity
+        )
         return
     commands, instead = _fixes(path, _grant_access(context, path))
     title = f"the models folder {path} {problem}"
@@ -88,9 +89,9 @@ def _permissions(context: CheckContext, path: Path) -> Iterator[Finding]:
 
 def _fixes(path: Path, repair: tuple[str, ...]) -> Fixes:
     """Repair a folder in the home folder; prefer another models folder for one elsewhere, which others may use."""
-    if path.is_relative_to(Path.home()):
+    if path.is_relative_to(Path.home()) and path != Path.home():
         return repair, ()
-    return (OTHER_MODELS_FOLDER,), repair
+    return other_folder("OLLAMA_MODELS", "models"), repair
 
 
 def _grant_access(context: CheckContext, path: Path) -> tuple[str, ...]:
@@ -135,7 +136,7 @@ def _state_folder(context: CheckContext, state: Path) -> Iterator[Finding]:
     elif not exists and not os.access(parent := _existing_parent(state), os.W_OK | os.X_OK):
         yield found(
             "STO009", f"the state folder {state} cannot be created", evidence=(f"{parent} is not writable",),
-            commands=('export OLLMLX_STORAGE__STATE="$HOME/.ollmlx"',),
+            commands=other_folder("OLLMLX_STORAGE__STATE", ".ollmlx"),
         )  # fmt: skip
 
 
@@ -196,7 +197,8 @@ def _refused(context: CheckContext, code: str, hint: str, models: list[tuple[Ins
     more = f" and {len(models) - MOST_NAMED} more" if len(models) > MOST_NAMED else ""
     single = len(models) == 1
     title = error.message if single else f"{len(models)} models cannot be run: {names}{more}"
-    commands = remedy(hint) or ((f"ollmlx rm {first.name.short}",) if code == "SEC005" else ("ollmlx plugin list",))
+    look = f"ollmlx show {first.name.short}"
+    commands = remedy(hint) or ((look,) if code == "SEC005" else ("ollmlx plugin list",))
     off = ", ".join(context.settings.plugins.disabled) if code == NO_BACKEND else ""
     if off:
         commands = (*edit_settings(context, context.origin("plugins", "disabled"))[0], *commands)

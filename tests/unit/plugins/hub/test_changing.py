@@ -13,7 +13,7 @@ from tests.servers.tiny import safetensors, tiny_files, write_model
 from tests.unit.plugins.hub.conftest import found
 
 from ollmlx import ModelName, OllmlxError, locked
-from ollmlx.errors import InvalidRequest, StorageError, Unsupported
+from ollmlx.errors import Conflict, InvalidRequest, StorageError, Unsupported
 from ollmlx.testing import eventually
 from ollmlx.types import CreateRequest, Message, ModelDefaults, Options, PullProgress
 from ollmlx_hub.store import MlxStore
@@ -171,3 +171,10 @@ async def test_a_swap_that_a_crash_interrupted_is_undone(store: MlxStore, tiny: 
     (models / ".swap").mkdir()
     tiny.rename(models / ".swap" / "tiny")
     await found(store, "tiny")
+
+
+async def test_a_folder_that_holds_other_models_is_not_removed(store: MlxStore, models: Path) -> None:
+    write_model(models / "org/one")
+    with pytest.raises(Conflict, match="other models lie in it"):
+        await store.delete(ModelName.parse("org"))
+    assert (models / "org/one/config.json").is_file()
