@@ -82,10 +82,12 @@ def ensure_daemon(client: Client, args: argparse.Namespace) -> None:
     """Start a daemon on this machine, in the background, unless one answers. Raises OllmlxError with its output."""
     if not client.address.is_local or client.alive():
         return
-    from ollmlx.settings.files import private_file
+    from ollmlx.settings.files import STATE_FOLDER, private_file
 
-    # What the daemon prints before its own log is open. `connect` has told what is ignored of the settings.
-    output = private_file(load(args).settings.state_folder, "serve.out")
+    # What the daemon prints before its own log is open. `connect` has told what is ignored of the settings, which are
+    # read only if they can name another folder: the daemon starts sooner by that time.
+    state = load(args).settings.state_folder if _has_settings(args) else STATE_FOLDER.expanduser()
+    output = private_file(state, "serve.out")
     note(f"Starting the ollmlx daemon at {client.address} ...")
     process = _spawn(args, output)
     deadline = time.monotonic() + PATIENCE

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from ollmlx.errors import StorageError
 
 FILE_NAME = "ollmlx.toml"
+STATE_FOLDER = Path("~/.ollmlx")
+"""The folder of private files, unless the settings name another."""
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "UTF-8 with a byte order mark", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _HEADER = re.compile(r"\s*\[{1,2}.*")
 _POSITION = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")

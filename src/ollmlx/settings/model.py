@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ollmlx.errors import ConfigError
+from ollmlx.settings.files import STATE_FOLDER
 from ollmlx.text.addresses import Address
 from ollmlx.text.quantities import format_duration, parse_duration, parse_size
 
@@ -79,7 +80,7 @@ class StorageSettings(Section):
         description="The models folder, shared with Ollama. Its folder `mlx` holds MLX models.",
     )
     state: Path = Field(
-        Path("~/.ollmlx"),
+        STATE_FOLDER,
         description="Private files: sockets of runners, saved prompt caches, logs, command-line history.",
     )
     stores: tuple[str, ...] = Field(
