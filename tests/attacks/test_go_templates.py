@@ -1,4 +1,4 @@
-"""Hostile templates in Go's language end at a limit, in time that grows with their length only."""
+"""Attack: a template in Go's language recurses, loops, grows or nests without end, or is long and repetitive."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def overrides(args: argparse.Namespace) -> dict[str, object]:
         found["logging.level"] = "debug"
     if getattr(args, "models_folder", None):
         found["storage.models"] = args.models_folder
-    return found
+    return found | getattr(args, "extra_settings", {})
 
 
 def connect(args: argparse.Namespace) -> Client:

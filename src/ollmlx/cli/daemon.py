@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -30,15 +31,26 @@ Settings come from the command line, OLLMLX_SECTION__KEY, Ollama's own variables
     parser.add_argument(
         "--models", dest="models_folder", metavar="FOLDER", help="the models folder; also OLLAMA_MODELS"
     )
+    parser.add_argument(
+        "--lan",
+        action="store_true",
+        help="serve the machines of this network: listen on every address, need a key, and print what clients set",
+    )
 
 
 async def run_serve(args: argparse.Namespace) -> int:
     from ollmlx.app import build
     from ollmlx.cli.connection import load
+    from ollmlx.cli.lan import client_lines, lan_overrides, own_address
     from ollmlx.reload import reload
     from ollmlx.web.server.serve import run as listen
 
+    if args.lan:
+        args.extra_settings = lan_overrides(load(args).settings)
     loaded = load(args)
+    if args.lan:
+        for line in client_lines(loaded.settings, socket.gethostname(), own_address()):
+            say(escape_line(line), flush=True)
     app = build(loaded.settings, notices=tuple(map(str, loaded.warnings)))
     return await listen(app, lambda: reload(app, lambda: load(args)))
 

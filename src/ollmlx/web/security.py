@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
+import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from urllib.parse import urlsplit
@@ -31,6 +32,11 @@ LOCAL_ORIGINS = (
 )
 """Regular expressions of the origins of pages on this machine."""
 
+HOME_ZONES = (".local", ".lan", ".internal")
+"""Ends of names that no public name server gives out. They are names of this machine where it serves a network."""
+CONTAINER_ZONE = ".docker.internal"
+"""Names that only a container engine may define; see `LOCAL_NAMES`."""
+
 CORS_MAX_AGE = b"43200"  # seconds for which a browser may remember a preflight
 CORS_METHODS = b"GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
 CORS_REQUEST_HEADERS = (
@@ -44,9 +50,12 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._\-]+)(?::[0-9]{1,5})?")
 
 
 class Policy:
-    """The security settings, for the address that the daemon is bound to. Raises ConfigError for an invalid address."""
+    """The security settings, for the address that the daemon is bound to. Raises ConfigError for an invalid address.
 
-    def __init__(self, settings: Settings) -> None:
+    `machine`: the name of this machine.
+    """
+
+    def __init__(self, settings: Settings, machine: str | None = None) -> None:
         server, security = settings.server, settings.security
         bound = served_address(server.host)
         self._local = is_loopback(bound.host)
@@ -55,6 +64,10 @@ class Policy:
         origins = (re.escape(origin).replace(r"\*", "[^\r\n]*") for origin in server.origins)
         self._origins = re.compile("|".join((*LOCAL_ORIGINS, *origins)), re.IGNORECASE)
         self._names = LOCAL_NAMES | {name.lower() for name in (bound.host, *server.hosts)}
+        self._serves_network = not self._local and bool(self._digests or security.allow_no_auth)
+        if self._serves_network:
+            name = (socket.gethostname() if machine is None else machine).lower().rstrip(".")
+            self._names |= {name, name.partition(".")[0]} - {""}
 
     def check_host(self, values: list[str]) -> None:
         """Raise Forbidden unless there is exactly one Host header and it names this machine.
@@ -64,7 +77,7 @@ class Policy:
         match = _HOST.fullmatch(values[0]) if len(values) == 1 else None
         if match is not None:
             name = match[1].strip("[]").lower()
-            if name in self._names:
+            if name in self._names or (self._serves_network and _is_home_name(name)):
                 return
             with suppress(ValueError):
                 address = ipaddress.ip_address(name.partition("%")[0])
@@ -72,10 +85,11 @@ class Policy:
                 if address.is_loopback or not self._local:
                     return
         shown = repr(values[0][:100]) if values else "(none)"
+        name = match[1].strip("[]").lower() if match is not None else "NAME"
         raise Forbidden(
-            f"Host header {shown} is not allowed",
+            f"Host header {shown} is not allowed: if it is a name of this machine, set"
+            f" OLLMLX_SERVER__HOSTS={name[:100]} for the daemon, or hosts in [server] of ollmlx.toml",
             code="SEC002",
-            hint="add the name to hosts in [server] of ollmlx.toml if it is this machine's",
         )
 
     def check_origin(self, origin: str, host: str) -> None:
@@ -97,9 +111,10 @@ class Policy:
         if not self._digests:
             if not self._local and not self._allow_no_auth and not is_loopback(peer):
                 raise Unauthorized(
-                    "this server answers other machines only with an API key, and none is configured",
+                    "this server answers other machines only with an API key, and none is configured: set"
+                    " OLLMLX_SECURITY__API_KEYS for the daemon, or api_keys in [security] of ollmlx.toml",
                     code="SEC001",
-                    hint="set api_keys in [security] of ollmlx.toml, or allow_no_auth = true",
+                    hint="ollmlx serve --lan sets it up; OLLMLX_SECURITY__ALLOW_NO_AUTH=true answers everybody",
                 )
             return peer
         bearers = (value[7:] for value in authorization if value[:7].lower() == "bearer ")
@@ -108,13 +123,21 @@ class Policy:
             # All keys are compared, so that the time taken reveals nothing.
             if sum(hmac.compare_digest(digest, known) for known in self._digests):
                 return f"key-{digest.hex()[:8]}"
-        raise Unauthorized("unauthorized: a valid API key is needed", code="SEC004")
+        raise Unauthorized(
+            "unauthorized: a valid API key is needed, as `Authorization: Bearer KEY`: set OLLAMA_API_KEY,"
+            " OPENAI_API_KEY or ANTHROPIC_API_KEY for the client",
+            code="SEC004",
+        )
 
     def _same_origin(self, origin: str, host: str) -> bool:
         try:
             return urlsplit(origin).netloc.lower() == host.lower() and origin.startswith(("http://", "https://"))
         except ValueError:
             return False
+
+
+def _is_home_name(name: str) -> bool:
+    return name.endswith(HOME_ZONES) and not f".{name}".endswith(CONTAINER_ZONE)
 
 
 def cors_headers(origin: str) -> Headers:

@@ -54,6 +54,35 @@ def test_other_names_are_refused_wherever_the_daemon_is_bound(hosts: list[str]) 
             assert refused.value.code == "SEC002"
 
 
+@pytest.mark.parametrize("security", [{"api_keys": ["secret"]}, {"allow_no_auth": True}], ids=["key", "no key needed"])
+def test_a_machine_that_serves_its_network_is_called_by_its_names_there(security: dict[str, Any]) -> None:
+    settings = Settings.model_validate({"server": {"host": "0.0.0.0", "hosts": ["ollama"]}, "security": security})
+    serving = Policy(settings, machine="Attic.example.org")
+    for host in (
+        "attic",
+        "ATTIC.example.org:11434",
+        "attic.local:11434",
+        "box.lan",
+        "box.corp.internal",
+        "ollama:11434",
+    ):
+        serving.check_host([host])
+    foreign = ("evil.example", "attic.evil.example", "local", "evillan", "evil.lan.example", "other")
+    for host in (*foreign, "host.docker.internal", "docker.internal", "gateway.docker.internal", ".local@evil"):
+        with pytest.raises(Forbidden):
+            serving.check_host([host])
+
+
+def test_an_error_names_the_variable_and_the_key_to_set() -> None:
+    with pytest.raises(Forbidden, match=r"OLLMLX_SERVER__HOSTS=box\.example .*hosts in \[server\]"):
+        LOCAL.check_host(["box.example:80"])
+    with pytest.raises(Unauthorized, match=r"OLLMLX_SECURITY__API_KEYS .*api_keys in \[security\]") as refused:
+        EVERYWHERE.check_key([], [], "192.168.1.7")
+    assert "OLLMLX_SECURITY__ALLOW_NO_AUTH=true" in (refused.value.hint or "")
+    with pytest.raises(Unauthorized, match=r"OLLAMA_API_KEY, OPENAI_API_KEY or ANTHROPIC_API_KEY"):
+        policy(api_keys=["secret"]).check_key([], [], "192.168.1.7")
+
+
 def test_literal_addresses_and_configured_names_are_allowed_where_the_daemon_listens_on_them() -> None:
     for host in ("192.168.1.20:11434", "[fe80::1]", "BOX.lan:11434"):
         EVERYWHERE.check_host([host])
