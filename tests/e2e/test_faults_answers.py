@@ -68,6 +68,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
             "plugins": {"fake": {"weights": 60_000_000}},
             "memory": {"limit": "1GiB", "prompt_cache": 0},
             "runners": {"load_timeout": 10, "hang_timeout": 4},
+            "server": {"first_byte": 600},  # a stream that has begun has its status already
         },
     )
     try:

@@ -275,7 +275,7 @@ def test_loading_takes_the_context_that_is_asked_for(daemon: StartDaemon) -> Non
 
 
 STEPS = (
-    r"tiny: fake model of store fake, backend fake, context 4096, needs .+",
+    r"tiny: engine fake \(it runs the format fake\); context 4096, needs .+",
     r"tiny#1: .+ reserved for a context of 4096; .+ of .+ are left, 0 other models have to exit first",
     r"waiting for tiny:latest; 1 requests wait",
     r"tiny#1 started as process \d+",

@@ -86,7 +86,11 @@ def confine(config: RunnerConfig, engine: str, mode: str) -> tuple[str, ...]:
 def _readable(config: RunnerConfig, engine: str) -> Iterator[Path]:
     yield from map(Path, SYSTEM)
     yield from (Path(folder) for folder in {sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path} if folder)
-    yield from (Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if folder)
+    for folder in filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)):
+        yield Path(folder)
+        yield from (library.resolve() for library in Path(folder).glob("*.so*") if library.is_symlink())
+    named = (Path(value) for value in config.engine_options.values() if isinstance(value, str))
+    yield from (path for path in named if path.is_absolute())
     yield from (Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ)
     if "/" in engine:
         yield Path(engine.rpartition(":")[0]).parent

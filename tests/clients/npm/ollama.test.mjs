@@ -67,7 +67,7 @@ test('errors: early with a status, and in the middle of a stream', async () => {
     return true
   })
   await assert.rejects(client.chat(said('x', { format: { type: 3 } })), (error) => error.status_code === 400)
-  await assert.rejects(client.push({ model: 'parrot' }), /no installed source takes uploads/)
+  await assert.rejects(client.push({ model: 'parrot' }), /this server uploads no models/)
   const stream = await client.chat(said('fake:tokens=50 fake:rate=100 fake:fault=error:internal@5 go', { stream: true }))
   await assert.rejects(async () => { for await (const _ of stream); }, /told to fail/)
 })

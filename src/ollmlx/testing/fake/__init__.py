@@ -46,7 +46,8 @@ class FakeBackend:
         )
 
     def command(self, model: InstalledModel, options: LaunchOptions) -> RunnerCommand:
-        return RunnerCommand.of_engine(ENGINE, **model.info.get("fake", {}))
+        command = RunnerCommand.of_engine(ENGINE, **model.info.get("fake", {}))
+        return command.model_copy(update={"sandbox": "off"})  # a script may write files and start programs
 
     def importer(self, format: str) -> RunnerCommand | None:
         return None
