@@ -8,16 +8,28 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import orjson
 from pydantic import Field
-from quart import Response
+from quart import Response, current_app, request
 
 from ollmlx import ModelName, OllmlxError, __version__, closing
 from ollmlx.errors import Forbidden, InvalidRequest
 from ollmlx.types import InstalledModel, ModelDefaults, PullProgress
-from ollmlx.web import BINARY, NDJSON, STRING, TEXT, caller, declare_upload, json_answer, ndjson, read_model, upload
+from ollmlx.web import (
+    BINARY,
+    NDJSON,
+    STRING,
+    TEXT,
+    caller,
+    declare_upload,
+    json_answer,
+    ndjson,
+    read_model,
+    state_of,
+    upload,
+)
 from ollmlx_ollama_api import descriptions, schemas
 from ollmlx_ollama_api.bodies import AsTuple, NamedBody, OllamaBody, OllamaMessage, parse_name
 from ollmlx_ollama_api.options import options
@@ -122,9 +134,12 @@ def add_routes(made: Blueprint, service: Service) -> None:
 
 def _add_greeting(made: Blueprint) -> None:
     @made.route("/", methods=["GET", "HEAD"])
-    @described("Greet: the daemon is there.", content=(TEXT,), answer=STRING)
+    @described("Greet: the daemon is there. Browsers are sent to the web page.", content=(TEXT,), answer=STRING)
     async def root() -> Response:
-        return Response("Ollama is running", content_type="text/plain; charset=utf-8")
+        home = state_of(cast(Any, current_app)).home
+        if home and "text/html" in request.accept_mimetypes.values():
+            return Response(b"", status=303, headers={"Location": home, "Vary": "Accept"})
+        return Response("Ollama is running", content_type="text/plain; charset=utf-8", headers={"Vary": "Accept"})
 
     @made.route("/api/version", methods=["GET", "HEAD"])
     @described("The version of Ollama's API that is spoken, and ollmlx's own.", answer=schemas.VERSION)

@@ -20,6 +20,7 @@ from ollmlx_anthropic_api.routes import blueprint as anthropic
 from ollmlx_ollama_api.routes import blueprint as ollama
 from ollmlx_openai_api.routes import blueprint as openai
 from ollmlx_ops.routes import blueprint as ops
+from ollmlx_page.routes import blueprint as page
 
 
 class TestOllama(RoutesSuite):
@@ -42,11 +43,17 @@ class TestOps(RoutesSuite):
         return ops
 
 
+class TestPage(RoutesSuite):
+    def make_routes(self) -> Callable[[Service], Blueprint]:
+        return page
+
+
 FAMILIES = {
     "ollama_api": "/api/chat",
     "openai_api": "/v1/chat/completions",
     "anthropic_api": "/v1/messages",
     "ops": "/metrics",
+    "page": "/ui",
 }
 
 
@@ -58,5 +65,5 @@ async def test_a_family_that_is_switched_off_is_gone_and_the_others_stay(off: st
     client: Any = web.test_client()
     described = openapi_document(web, "1")["paths"]
     for family, path in FAMILIES.items():
-        answer = await client.open(path, method="GET" if family == "ops" else "POST", data=b"")
+        answer = await client.open(path, method="GET" if family in ("ops", "page") else "POST", data=b"")
         assert (answer.status_code == 404) is (path not in described) is (family == off), path

@@ -38,6 +38,8 @@ from ollmlx.web.openapi import nullable as nullable
 from ollmlx.web.openapi import one_of as one_of
 from ollmlx.web.openapi import record as record
 from ollmlx.web.state import WebState as WebState
+from ollmlx.web.state import declare_home as declare_home
+from ollmlx.web.state import declare_public as declare_public
 from ollmlx.web.state import declare_upload as declare_upload
 from ollmlx.web.state import declare_work as declare_work
 from ollmlx.web.state import json_answer as json_answer

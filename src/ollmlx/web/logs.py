@@ -22,8 +22,8 @@ from ollmlx.web.context import CURRENT, RequestContext
 LOG_FILE = "daemon.log"  # in the folder `logs` of the state folder
 LOG_BYTES = 8 * 1024 * 1024
 LOG_KEPT = 3
-QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/api/ps"})
-"""Polled every few seconds by monitors and by `ollmlx ps --watch`: their requests are logged at debug level."""
+QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/api/ps", "/api/daemon"})
+"""Polled every few seconds by monitors, by `ollmlx ps --watch` and by the web page: logged at debug level."""
 
 access_logger = logging.getLogger("ollmlx.access")
 

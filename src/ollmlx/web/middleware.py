@@ -20,7 +20,7 @@ from ollmlx.web.context import CLIENT_GONE, CURRENT, REQUEST_ID_HEADER, USABLE_I
 from ollmlx.web.kit.body import too_large
 from ollmlx.web.kit.errors import JSON, failure, failure_headers
 from ollmlx.web.logs import QUIET_PATHS
-from ollmlx.web.security import OPEN_PATHS, Headers, cors_headers, preflight_headers
+from ollmlx.web.security import Headers, cors_headers, preflight_headers
 from ollmlx.web.server.drain import Drain
 from ollmlx.web.state import WebState
 
@@ -106,7 +106,7 @@ class Middleware:
             policy.check_origin(origin, hosts[0])
             context.origin = origin
         preflight = context.method == "OPTIONS" and origin is not None
-        if context.path not in OPEN_PATHS and not preflight:  # a browser sends no key with a preflight
+        if context.path not in self._state.public and not preflight:  # a browser sends no key with a preflight
             bearers, keys = headers.getlist("authorization"), headers.getlist("x-api-key")
             context.client = policy.check_key(bearers, keys, context.client)
         if self._state.drain.draining and context.method not in SAFE_METHODS:

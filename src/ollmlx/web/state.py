@@ -15,7 +15,7 @@ from ollmlx.settings import Settings
 from ollmlx.web.context import RequestContext
 from ollmlx.web.kit.errors import JSON, Shape, plain_shape
 from ollmlx.web.logs import log_request
-from ollmlx.web.security import Policy
+from ollmlx.web.security import OPEN_PATHS, Policy
 from ollmlx.web.server.drain import Drain
 
 Observer = Callable[[RequestContext], None]
@@ -33,6 +33,10 @@ class WebState:
     observers: list[Observer] = field(default_factory=list)
     uploads: list[str] = field(default_factory=list)
     """Prefixes of the paths whose bodies may have any size."""
+    public: set[str] = field(default_factory=lambda: set(OPEN_PATHS))
+    """Paths that are served without an API key."""
+    home: str = ""
+    """The path of the web page, to which `/` sends browsers; empty without one."""
     _policy: tuple[Settings, Policy] | None = None
 
     @property
@@ -68,6 +72,24 @@ def declare_upload(blueprint: Blueprint, prefix: str) -> None:
 
     def add(setup: Any) -> None:
         state_of(setup.app).uploads.append(prefix)
+
+    blueprint.record(add)
+
+
+def declare_public(blueprint: Blueprint, *paths: str) -> None:
+    """Serve exactly these paths without an API key. They must tell nothing that a key protects, and change nothing."""
+
+    def add(setup: Any) -> None:
+        state_of(setup.app).public.update(paths)
+
+    blueprint.record(add)
+
+
+def declare_home(blueprint: Blueprint, path: str) -> None:
+    """Send browsers that open `/` to this path. Other clients keep the greeting of `/`."""
+
+    def add(setup: Any) -> None:
+        state_of(setup.app).home = path
 
     blueprint.record(add)
 

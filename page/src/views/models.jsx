@@ -1,0 +1,168 @@
+// The models: pull, describe, unload, delete.
+
+import { useRef, useState } from "preact/hooks";
+import { json, records, send } from "../api.js";
+import { Dialog, Failure, usePolled } from "../parts.jsx";
+import { ago, bytes, count, shortName } from "../text.js";
+
+const pulls = new Map(); // name -> { status, done, total, error, aborter }: they go on while another view is open
+
+async function read(signal) {
+  const [{ models }, { models: loaded }] = await Promise.all([json("/api/tags", { signal }), json("/api/ps", { signal })]);
+  models.sort((a, b) => a.name.localeCompare(b.name));
+  return { models, loaded: new Map(loaded.map((one) => [one.name, one])) };
+}
+
+export function ModelsView() {
+  const { value, error, refresh } = usePolled(read, 8000);
+  const [shown, setShown] = useState(null);
+  const [doomed, setDoomed] = useState(null);
+  const [failed, setFailed] = useState(null);
+  const act = (work) => work().then(() => { setFailed(null); refresh(); }, setFailed);
+  return (
+    <div class="page">
+      <h1>Models</h1>
+      <PullForm onDone={refresh} />
+      <Failure error={failed || error} again={error ? refresh : undefined} />
+      {value?.models.length === 0 && <p>No model is installed.</p>}
+      <ul class="cards">
+        {(value?.models || []).map((model) => (
+          <Model key={model.name} model={model} loaded={value.loaded.get(model.name)} onShow={() => setShown(model.name)} onDelete={() => setDoomed(model)}
+            onUnload={() => act(() => send("/api/generate", { body: { model: model.name, keep_alive: 0 } }))} />
+        ))}
+      </ul>
+      {shown && <Details name={shown} onClose={() => setShown(null)} />}
+      {doomed && (
+        <Dialog title="Delete this model?" onClose={() => setDoomed(null)}>
+          <p><strong>{shortName(doomed.name)}</strong> ({bytes(doomed.size)}) is removed from the server's disk.</p>
+          <div class="row end">
+            <button type="button" onClick={() => setDoomed(null)}>Keep it</button>
+            <button type="button" class="danger" onClick={() => { act(() => send("/api/delete", { method: "DELETE", body: { model: doomed.name } })); setDoomed(null); }}>Delete</button>
+          </div>
+        </Dialog>
+      )}
+    </div>
+  );
+}
+
+function Model({ model, loaded, onShow, onDelete, onUnload }) {
+  const { family, parameter_size: parameters, quantization_level: quantization, format } = model.details || {};
+  const facts = [bytes(model.size), parameters, quantization, family, format, `changed ${ago(model.modified_at)}`].filter(Boolean);
+  return (
+    <li class="card">
+      <div class="row">
+        <h2>{shortName(model.name)}</h2>
+        {loaded && <span class="badge good">{loaded.state === "busy" ? "answering" : "loaded"}</span>}
+      </div>
+      <p class="facts">{facts.join(" · ")}</p>
+      <p class="badges">{(model.capabilities || []).map((name) => <span class="badge" key={name}>{name}</span>)}</p>
+      <div class="row">
+        <button type="button" class="small" onClick={() => { localStorage.setItem("ollmlx-model", model.name); location.hash = "#/chat"; }} disabled={!model.capabilities?.includes("completion")}>Chat</button>
+        <button type="button" class="small" onClick={onShow}>Details</button>
+        {loaded && <button type="button" class="small" onClick={onUnload}>Unload</button>}
+        <button type="button" class="small" aria-label={`Delete ${shortName(model.name)}`} onClick={onDelete}>Delete</button>
+      </div>
+    </li>
+  );
+}
+
+function PullForm({ onDone }) {
+  const [, draw] = useState(0);
+  const box = useRef();
+  const again = () => draw((value) => value + 1);
+  const start = async (name) => {
+    const pull = { status: "asking", done: 0, total: 0, error: null, aborter: new AbortController() };
+    pulls.set(name, pull);
+    again();
+    const layers = new Map();
+    try {
+      for await (const step of records("/api/pull", { body: { model: name }, signal: pull.aborter.signal })) {
+        pull.status = step.status;
+        if (step.total) layers.set(step.digest || step.status, [step.completed || 0, step.total]);
+        pull.done = sum(layers, 0);
+        pull.total = sum(layers, 1);
+        again();
+      }
+      pull.finished = true;
+      onDone();
+    } catch (error) {
+      if (pull.aborter.signal.aborted) pulls.delete(name);
+      else pull.error = error;
+    }
+    again();
+  };
+  const submit = (event) => {
+    event.preventDefault();
+    const name = box.current.value.trim();
+    if (!name) return;
+    box.current.value = "";
+    start(name);
+  };
+  return (
+    <section aria-label="Pull a model">
+      <form class="row" onSubmit={submit}>
+        <input ref={box} class="grow" aria-label="Name of the model to pull" placeholder="Name, such as smollm2:135m or mlx-community/Qwen3-8B-4bit" autocomplete="off" spellcheck={false} />
+        <button type="submit" class="primary">Pull</button>
+      </form>
+      <ul class="pulls">
+        {[...pulls].map(([name, pull]) => (
+          <li key={name} class="card">
+            <div class="row">
+              <strong>{name}</strong>
+              <span role="status">{pull.finished ? "installed" : pull.error ? "failed" : pull.status}</span>
+              <button type="button" class="small" onClick={() => { pull.aborter.abort(); pulls.delete(name); again(); }}>{pull.finished || pull.error ? "Dismiss" : "Cancel"}</button>
+            </div>
+            {!pull.finished && !pull.error && <progress aria-label={`Progress of ${name}`} max={pull.total || undefined} value={pull.total ? pull.done : undefined} />}
+            {pull.total > 0 && !pull.finished && !pull.error && <p class="facts">{bytes(pull.done)} of {bytes(pull.total)}</p>}
+            <Failure error={pull.error} again={() => start(name)} />
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+function sum(layers, place) {
+  return [...layers.values()].reduce((total, one) => total + one[place], 0);
+}
+
+function Details({ name, onClose }) {
+  const [state, set] = useState(null);
+  if (state === null) {
+    set({});
+    json("/api/show", { body: { model: name } }).then((found) => set({ found }), (error) => set({ error }));
+  }
+  const found = state?.found;
+  return (
+    <Dialog title={shortName(name)} onClose={onClose}>
+      <Failure error={state?.error} />
+      {!found && !state?.error && <p>Reading…</p>}
+      {found && (
+        <div class="details">
+          {found.problem && <Failure error={{ message: found.problem, hint: found.hint }} />}
+          {found.backend && <p>Runs on <strong>{found.backend}</strong>: {found.why}</p>}
+          <dl>{facts(found).map(([term, value]) => <><dt>{term}</dt><dd>{value}</dd></>)}</dl>
+          {["system", "parameters", "template", "license"].filter((part) => found[part]).map((part) => (
+            <details key={part}><summary>{TITLES[part]}</summary><pre tabIndex={0}>{found[part]}</pre></details>
+          ))}
+        </div>
+      )}
+    </Dialog>
+  );
+}
+
+const TITLES = { system: "System prompt", parameters: "Parameters", template: "Template", license: "Licence" };
+
+function facts({ details = {}, capabilities, model_info: info = {}, store, source }) {
+  const context = details.context_length ?? Object.entries(info).find(([key]) => key.endsWith(".context_length"))?.[1];
+  return [
+    ["Capabilities", (capabilities || []).join(", ")],
+    ["Context", context && `${count(context)} tokens`],
+    ["Parameters", details.parameter_size],
+    ["Quantisation", details.quantization_level],
+    ["Family", details.family],
+    ["Format", details.format],
+    ["Store", store],
+    ["Source", source],
+  ].filter(([, value]) => value);
+}
