@@ -14,7 +14,19 @@ import aiohttp
 import orjson
 
 from ollmlx.errors import Busy, ContextExceeded, InvalidRequest, OllmlxError, RunnerFailed, Unsupported
-from ollmlx.types import Done, Event, Prefill, RawCall, Text, Thinking, TokenLogprob, ToolCall, ToolCalled
+from ollmlx.runner.kit import freeform_call
+from ollmlx.types import (
+    Done,
+    Event,
+    GenerateRequest,
+    Prefill,
+    RawCall,
+    Text,
+    Thinking,
+    TokenLogprob,
+    ToolCall,
+    ToolCalled,
+)
 
 Json = dict[str, Any]
 
@@ -117,13 +129,14 @@ class RecordReader:
     """Reads the records of one answer. `dropped` is the number of prompt tokens that were left out.
 
     `tokens` are the answer's ids, which llama.cpp sends only for plain text; `text` is the answer so far. `calls`: the
-    whole text is a tool call.
+    whole text is a tool call; `freeform`: it is what the freeform tool of this request takes.
     """
 
     dropped: int
     top_logprobs: int | None
     show_thinking: bool = True
     calls: bool = False
+    freeform: GenerateRequest | None = None
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     _began: int = field(default_factory=time.monotonic_ns)
@@ -169,7 +182,7 @@ class RecordReader:
         if not text:
             return []
         self.text += text
-        if self.calls:
+        if self.calls or self.freeform is not None:
             return []
         return [Text(text=text, logprobs=self._logprobs(entries))]
 
@@ -211,8 +224,13 @@ class RecordReader:
             stop=final.get("stopping_word") or None,
             context=tuple(context),
         )
-        written = [RawCall(text=self.text)] if self.calls else []
-        return [*self._complete_calls(), *written, done]
+        return [*self._complete_calls(), *self._written(), done]
+
+    def _written(self) -> list[Event]:
+        """Return the call that the text is."""
+        if self.freeform is not None:
+            return [ToolCalled(call=freeform_call(self.freeform, self.text))]
+        return [RawCall(text=self.text)] if self.calls else []
 
     def _logprobs(self, entries: Sequence[Json] | None) -> tuple[TokenLogprob, ...]:
         if self.top_logprobs is None or not entries:

@@ -113,6 +113,7 @@ class LlamaCppEngine:
             top_logprobs=request.top_logprobs,
             show_thinking=request.think is not False,
             calls=prompt.calls,
+            freeform=prompt.freeform,
         )
         async with closing(self._records(request.cache_owner, prompt)) as records:
             async for record in records:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ollmlx import LimitExceeded, is_go_template, passes_tools, render_template
@@ -30,6 +30,8 @@ from ollmlx_llamacpp.client import Json, LlamaCppClient
 
 Made = TypeVar("Made")
 CHAT, TEXT, INSERT = "/v1/chat/completions", "/completion", "/infill"
+LARK = "%llguidance {}\n"
+"""What begins a grammar for llguidance; any other is one of llama.cpp's own."""
 SAMPLERS = {"temperature", "top_k", "top_p", "min_p", "typical_p", "seed"}
 PENALTIES = {"repeat_last_n", "repeat_penalty", "presence_penalty", "frequency_penalty"}
 """Like the samplers, options that llama.cpp calls as Ollama does."""
@@ -39,7 +41,8 @@ PENALTIES = {"repeat_last_n", "repeat_penalty", "presence_penalty", "frequency_p
 class LlamaCppPrompt:
     """A request to llama.cpp. `tokens` are the prompt's ids; `dropped` of them were left out to make it fit.
 
-    `calls`: the answer is a tool call, which llama.cpp sends as text.
+    `calls`: the answer is a tool call, which llama.cpp sends as text. `freeform`: the request whose freeform
+    tool takes the answer.
     """
 
     path: str
@@ -47,6 +50,7 @@ class LlamaCppPrompt:
     tokens: tuple[int, ...] = ()
     dropped: int = 0
     calls: bool = False
+    freeform: GenerateRequest | None = None
 
     def needs(self, reserve: int) -> int:
         """Return the tokens of the cache for prompt and answer, for an answer of at most `reserve` tokens."""
@@ -55,10 +59,10 @@ class LlamaCppPrompt:
         return len(self.tokens) + letters // 2 + (min(limit, reserve) if limit >= 0 else reserve) + 1
 
 
-@dataclass(frozen=True)
+@dataclass
 class LlamaCppPrompts:
     """Makes the prompts of one model. `templated`: its file has a chat template; `vision`: it has an image encoder;
-    `effort`: its template tells the model how much to think.
+    `effort`: its template tells the model how much to think; `lark`: Lark grammars are known to work, None: not tried.
     """
 
     client: LlamaCppClient
@@ -67,6 +71,7 @@ class LlamaCppPrompts:
     templated: bool
     vision: bool = False
     effort: bool = False
+    lark: bool | None = None
 
     async def build(self, request: GenerateRequest) -> LlamaCppPrompt:
         """Return the request for llama.cpp. Raises InvalidRequest, Unsupported, ContextExceeded."""
@@ -90,11 +95,14 @@ class LlamaCppPrompts:
                 raise refusal from None
 
     async def _build(self, request: GenerateRequest) -> LlamaCppPrompt:
-        if any(message.images for message in request.messages) and not self.vision:
+        pictures = any(message.images for message in request.messages)
+        if pictures and not self.vision:
             raise Unsupported(f"{self.model_name} does not support images")
         if request.suffix and not (is_go_template(request.template or "") and ".Suffix" in (request.template or "")):
             return await self._insertion(request)
         context = min(request.options.num_ctx or self.context_length, self.context_length)
+        if request.grammar and request.messages and not pictures and await self._takes_lark():
+            return await self._freeform(request, context)
         if request.messages and not self._must_render(request):
             return await self._conversation(request, context)
         return await self._text(request, context)
@@ -161,6 +169,20 @@ class LlamaCppPrompts:
             body["json_schema"] = call_schema(offered_tools(request.tools, request.tool_choice), "arguments")
         body |= {"prompt": kept, "return_tokens": True, "return_progress": True}
         return LlamaCppPrompt(TEXT, body, tuple(kept), len(tokens) - len(kept), calls)
+
+    async def _freeform(self, request: GenerateRequest, context: int) -> LlamaCppPrompt:
+        """Return a request whose answer is the text that a freeform tool takes."""
+        plain = request.model_copy(update={"think": False, "max_thinking_tokens": None})
+        prompt = await self._text(plain, context)
+        body = {name: value for name, value in prompt.body.items() if name != "json_schema"}
+        return replace(prompt, body=body | {"grammar": LARK + (request.grammar or "")}, calls=False, freeform=request)
+
+    async def _takes_lark(self) -> bool:
+        """Return whether llama.cpp was built with llguidance. One that was not writes what it likes, without error."""
+        if self.lark is None:
+            asked = {"prompt": "1", "grammar": f'{LARK}start: "lark"', "n_predict": 8, "temperature": 0}
+            self.lark = (await self.client.post(TEXT, asked | {"cache_prompt": False}))["content"] == "lark"
+        return self.lark
 
     async def _insertion(self, request: GenerateRequest) -> LlamaCppPrompt:
         """Return a request to fill a gap. llama.cpp itself cuts the text around a gap that is too long."""

@@ -73,10 +73,15 @@ class ResponsesRequest(OpenAIBody):
         choice, names = allowed(self.tool_choice)
         if tools.skipped:
             logger.info("responses: tools that nothing here can run are not offered: %s", ", ".join(tools.skipped))
+        offered = among(tools.offered, names, tools.client_name)
+        wanted_tool = tools.offered_choice(tool_choice(choice))
+        if wanted_tool == "required" and len(offered) == 1:
+            wanted_tool = offered[0]["function"]["name"]
         return GenerateRequest(
             messages=self._conversation(tools),
-            tools=among(tools.offered, names, tools.client_name),
-            tool_choice=tools.offered_choice(tool_choice(choice)),
+            tools=offered,
+            tool_choice=wanted_tool,
+            grammar=tools.grammars.get(wanted_tool),
             parallel_tool_calls=self.parallel_tool_calls,
             think=None if effort is None else think(effort),
             max_thinking_tokens=self.reasoning.max_tokens,
@@ -88,7 +93,7 @@ class ResponsesRequest(OpenAIBody):
         )
 
     def response_tools(self) -> ResponseTools:
-        """Return the tools, with those that stand among the items. Raises InvalidRequest."""
+        """Return the tools, with those that stand among the items. Blocks for a new grammar. Raises InvalidRequest."""
         items = () if isinstance(self.input, str) else self.input
         return ResponseTools([*self.tools, *(tool for item in items for tool in item.tools)])
 

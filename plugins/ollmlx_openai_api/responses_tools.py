@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
+from ollmlx import run_limited
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import Tool
 
@@ -34,8 +37,9 @@ class ClientTool:
 class ResponseTools:
     """The tools of one request. `offered` are functions, each under a name that belongs to no other tool.
 
-    A tool of a namespace is offered as `NAMESPACE__NAME`. A freeform tool is a function with one string, `input`.
-    `skipped` are the types of tools that are not offered: they run on OpenAI's servers, or are unknown.
+    A tool of a namespace is offered as `NAMESPACE__NAME`. A freeform tool is a function with one string, `input`;
+    `grammars` are those of freeform tools, in Lark, by the names that are offered. `skipped` are the types of tools
+    that are not offered: they run on OpenAI's servers, or are unknown.
     """
 
     def __init__(self, definitions: Iterable[dict[str, Any]]) -> None:
@@ -43,6 +47,7 @@ class ResponseTools:
         given = list(definitions)
         self.offered: list[Tool] = []
         self.skipped: list[str] = []
+        self.grammars: dict[str, str] = {}
         self._known: dict[str, ClientTool] = {}
         self._taken = {str(definition.get("name")) for definition in given}
         for definition in given:
@@ -76,9 +81,12 @@ class ResponseTools:
                 parameters = definition.get("parameters")
                 self._offer(ClientTool("function", _name(definition), namespace), definition, parameters)
             case "custom":
-                described = {"description": _freeform(definition)}
+                description, grammar = _freeform(definition)
+                described = {"description": description}
                 parameters = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
-                self._offer(ClientTool("custom", _name(definition), namespace), described, parameters)
+                name = self._offer(ClientTool("custom", _name(definition), namespace), described, parameters)
+                if grammar is not None:
+                    self.grammars[name] = grammar
             case "local_shell":
                 described = {"description": "Run a command on the user's computer and return its output."}
                 self._offer(ClientTool("local_shell", SHELL, namespace), described, _SHELL_PARAMETERS)
@@ -90,7 +98,8 @@ class ResponseTools:
             case other:
                 raise InvalidRequest(f"tools: {other!r} is not a type")
 
-    def _offer(self, tool: ClientTool, definition: dict[str, Any], parameters: Any) -> None:
+    def _offer(self, tool: ClientTool, definition: dict[str, Any], parameters: Any) -> str:
+        """Offer a function for a tool; return its name."""
         name = tool.name
         if tool.namespace is not None:
             name = _flat(tool.name, tool.namespace)
@@ -103,6 +112,7 @@ class ResponseTools:
         if definition.get("strict") is True:
             function["strict"] = True
         self.offered.append({"type": "function", "function": function})
+        return name
 
 
 def _flat(name: str, namespace: str) -> str:
@@ -123,31 +133,42 @@ def _members(definition: dict[str, Any]) -> list[dict[str, Any]]:
     return members
 
 
-def _freeform(definition: dict[str, Any]) -> str:
-    """Return the description of a freeform tool; it has the grammar that the tool's input must match."""
+def _freeform(definition: dict[str, Any]) -> tuple[str, str | None]:
+    """Return the description of a freeform tool, and the Lark grammar of its input, None when that is any text.
+
+    The description has the grammar, because a call that the model is free to make or not cannot be held to it.
+    """
     description = definition.get("description") or ""
     wanted = definition.get("format") or {"type": "text"}
     if not isinstance(description, str) or not isinstance(wanted, dict):
         raise InvalidRequest("tools: a custom tool has a description and a format")
     if wanted.get("type") != "grammar":
-        return description
+        return description, None
     syntax, grammar = wanted.get("syntax"), wanted.get("definition")
     if syntax not in ("lark", "regex") or not isinstance(grammar, str):
         raise InvalidRequest("tools: a grammar needs a syntax, lark or regex, and a definition")
-    _compile(syntax, grammar)
-    return f"{description}\n\nThe input must match this {syntax} grammar:\n{grammar}".strip()
+    stated = f"{description}\n\nThe input must match this {syntax} grammar:\n{grammar}".strip()
+    return stated, _as_lark(syntax, grammar)
 
 
-def _compile(syntax: str, grammar: str) -> None:
-    """Raise InvalidRequest, with the line, for a grammar that does not compile."""
-    from llguidance import LLMatcher  # imported when used: few requests have a grammar
-
+@lru_cache(maxsize=64)
+def _as_lark(syntax: str, grammar: str) -> str:
+    """Return the grammar in Lark. Raises InvalidRequest, with the line, for one that does not compile. Blocks."""
     if len(grammar) > LONGEST_GRAMMAR:
         raise InvalidRequest(f"tools: a grammar has more than {LONGEST_GRAMMAR} characters")
-    make = LLMatcher.grammar_from_lark if syntax == "lark" else LLMatcher.grammar_from_regex
+    return run_limited(_compile, syntax, grammar, what=f"tools: the {syntax} grammar")
+
+
+def _compile(syntax: str, grammar: str) -> str:
+    """Compile in a helper process: a grammar can make llguidance work for hours."""
+    from llguidance import LLMatcher
+
     try:
-        fault = LLMatcher.validate_grammar(make(grammar))
+        if syntax == "regex":
+            grammar = json.loads(LLMatcher.grammar_from_regex(grammar))["grammars"][0]["lark_grammar"]
+        fault = LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(grammar))
     except (ValueError, TypeError) as error:
         fault = str(error)
     if fault:
-        raise InvalidRequest(f"tools: the {syntax} grammar does not compile: {fault.strip()}")
+        raise InvalidRequest(f"tools: the {syntax} grammar does not compile: {fault.strip()[:1000]}")
+    return grammar

@@ -85,6 +85,7 @@ def _add_responses(made: Blueprint, service: Service) -> None:
     )
     async def respond() -> Response:
         body = await read_model(ResponsesRequest)
+        await asyncio.to_thread(body.response_tools)  # grammars are compiled once, and kept
         builder = ResponseEvents(_id("resp_"), body, int(time.time()))
         records = _response_records(service, body, builder)
         if body.stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from functools import cache
 from pathlib import Path
 
@@ -101,6 +102,22 @@ class TestLlamaCppBackend(BackendSuite):
         assert plain != ""
         assert await answer(adapter=lora(tmp_path / "lora.gguf")) != plain
         assert await answer(draft=model.path) == plain
+
+    async def test_the_text_of_a_freeform_tool_matches_its_grammar(self, model: InstalledModel) -> None:
+        schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+        tool = {"type": "function", "function": {"name": "patch", "parameters": schema}}
+        request = GenerateRequest(
+            messages=(Message(role="user", content="Patch it."),),
+            tools=(tool,),
+            tool_choice="patch",
+            grammar='start: "*** Begin\\n" /[+-][a-z]{1,9}/ "\\n*** End"',
+            options=Options(temperature=0, num_predict=60),
+        )
+        async with runner_of(model) as runner:
+            await runner.ready()
+            events = await runner.generate(request)
+        (call,) = [event.call for event in events if event.type == "tool_call"]
+        assert re.fullmatch(r"\*\*\* Begin\n[+-][a-z]{1,9}\n\*\*\* End", call.arguments["input"])
 
     async def test_an_adapter_for_mlx_is_refused(self, model: InstalledModel, tmp_path: Path) -> None:
         adapted = model.model_copy(update={"defaults": ModelDefaults(adapter=tmp_path)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from functools import cache
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import pytest
 from ollmlx import Backend, ModelName
 from ollmlx.plugin.loader import load_plugins
 from ollmlx.settings import Settings
-from ollmlx.testing import BackendSuite
-from ollmlx.types import InstalledModel
+from ollmlx.testing import BackendSuite, RunnerProcess
+from ollmlx.types import GenerateRequest, InstalledModel, Message, Options
 from ollmlx_hub.store import MlxStore
 
 pytestmark = [pytest.mark.mlx, pytest.mark.model, pytest.mark.slow]
@@ -38,3 +39,16 @@ class TestMlxBackend(BackendSuite):
         found = asyncio.run(MlxStore(smollm2_models / "mlx").resolve(ModelName.parse("smollm2:135m")))
         assert found is not None
         return found
+
+    async def test_the_text_of_a_freeform_tool_matches_its_grammar(self, runner: RunnerProcess) -> None:
+        schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+        request = GenerateRequest(
+            messages=(Message(role="user", content="Patch it."),),
+            tools=({"type": "function", "function": {"name": "patch", "parameters": schema}},),
+            tool_choice="patch",
+            grammar='start: "*** Begin\\n" /[+-][a-z]{1,9}/ "\\n*** End"',
+            options=Options(temperature=0, num_predict=60),
+        )
+        events = await runner.generate(request)
+        (call,) = [event.call for event in events if event.type == "tool_call"]
+        assert re.fullmatch(r"\*\*\* Begin\n[+-][a-z]{1,9}\n\*\*\* End", call.arguments["input"])

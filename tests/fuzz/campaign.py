@@ -33,6 +33,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from tests.fuzz.agent_fields import agent_fields
 
 from ollmlx.testing.daemon import Daemon
 
@@ -107,11 +108,14 @@ def _share(
         streams=st.booleans(),
         attack=st.sampled_from(("", "", *ATTACKS)),
         place=st.integers(0, 30),
+        stated=agent_fields(operation.path),
     )
-    def run(case: Case[Any], model: str | None, streams: bool, attack: str, place: int) -> None:
+    def run(case: Case[Any], model: str | None, streams: bool, attack: str, place: int, stated: dict[str, Any]) -> None:
         if attack:
             _put(attack, case.body, place)
         _aim(case, model)
+        if isinstance(case.body, dict):
+            case.body.update(stated)
         if streams and isinstance(case.body, dict) and "stream" in case.body:
             case.body["stream"] = True
         response = case.call(timeout=120)

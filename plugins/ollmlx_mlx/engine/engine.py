@@ -17,10 +17,10 @@ from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest
 from ollmlx_mlx.engine.batching.compute import ComputeThread
 from ollmlx_mlx.engine.batching.generation import GenerationState, Item
-from ollmlx_mlx.engine.batching.grammar import JsonConstraint
+from ollmlx_mlx.engine.batching.grammar import GrammarConstraint
 from ollmlx_mlx.engine.batching.prefill import ALONE
 from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
-from ollmlx_mlx.engine.batching.schemas import check_schema
+from ollmlx_mlx.engine.batching.schemas import check_lark, check_schema
 from ollmlx_mlx.engine.batching.thinking import ThinkingBudget
 from ollmlx_mlx.engine.embedding import embed
 from ollmlx_mlx.engine.instance import Instance, build
@@ -195,9 +195,13 @@ def _try_out(instance: Instance, request: GenerateRequest) -> None:
         instance.prompts.try_template(request)
     if isinstance(request.format, dict):
         check_schema(json.dumps(request.format))
+    if request.grammar:
+        check_lark(request.grammar)
 
 
-def _constraint(instance: Instance, request: GenerateRequest, prompt: EncodedPrompt) -> JsonConstraint | None:
+def _constraint(instance: Instance, request: GenerateRequest, prompt: EncodedPrompt) -> GrammarConstraint | None:
+    if isinstance(prompt.forced, str):
+        return instance.grammars.freeform(prompt.forced)
     if prompt.forced is not None:
         return instance.grammars.constraint(prompt.forced, free=False)
     if request.format is None:
@@ -210,8 +214,8 @@ def _constraint(instance: Instance, request: GenerateRequest, prompt: EncodedPro
 
 
 def _within_budget(
-    instance: Instance, prompt: EncodedPrompt, constraint: JsonConstraint | None
-) -> JsonConstraint | ThinkingBudget | None:
+    instance: Instance, prompt: EncodedPrompt, constraint: GrammarConstraint | None
+) -> GrammarConstraint | ThinkingBudget | None:
     """Return the constraint of the answer, within the limit of its thought when there is one."""
     if prompt.thinking is None or not prompt.markers.thinks or prompt.forced is not None:
         return constraint

@@ -6,9 +6,10 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -113,6 +114,21 @@ def try_agent(
         if result.failed:
             result.evidence = tuple(observed(attempt, patience))
     return result
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """End by SystemExit on SIGTERM and SIGHUP, so that an agent ends with its trial. On the main thread only."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def offline(home: Path, project: Path) -> dict[str, str]:

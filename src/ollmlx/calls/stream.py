@@ -35,6 +35,8 @@ class _CallReader:
         self._watch = CallWatch(self._tools) if recognise else None
         self._held: list[Text] = []
         self._broken: RawCall | None = None
+        self._freeform = request.grammar is not None
+        self._written: ToolCalled | None = None
         self._calls = 0
         self._fault = ""
 
@@ -47,6 +49,8 @@ class _CallReader:
                 self._held.append(event)
                 if not self._watch.feed(event.text):
                     yield from self._release()
+            case ToolCalled() if self._freeform:
+                self._written = event
             case ToolCalled():
                 yield from self._release()
                 yield from self._called([event.call])
@@ -54,6 +58,8 @@ class _CallReader:
                 yield from self._release()
                 self._broken = event  # it is mended unless the end tells that it was cut
             case Done():
+                if self._written is not None:
+                    yield from self._freeform_call(self._written, cut=event.reason == "length")
                 yield from self._ended(event)
             case _:
                 yield event
@@ -90,6 +96,14 @@ class _CallReader:
             self._fault = str(error) or f"it is no call of an offered tool ({name})"
         else:
             yield from self._called(calls)
+
+    def _freeform_call(self, written: ToolCalled, *, cut: bool) -> Iterator[Event]:
+        """Yield a call whose text the grammar held. A text that was cut by length matches it only in part."""
+        yield from self._release()
+        if cut:
+            yield from (Text(text=str(text)) for text in written.call.arguments.values())
+        else:
+            yield written
 
     def _ended(self, done: Done) -> Iterator[Event]:
         text = "".join(event.text for event in self._held)

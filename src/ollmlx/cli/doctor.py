@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ollmlx.agents.known import find_agent, find_program
 from ollmlx.agents.profile import Agent, ServedModel
-from ollmlx.agents.trial import TrialResult, try_agent
+from ollmlx.agents.trial import TrialResult, ended_by_signals, try_agent
 from ollmlx.cli.connection import connect, ensure_daemon, load, overrides
 from ollmlx.cli.launch import find_served
 from ollmlx.cli.terminal import note, output_kept, report, say, width
@@ -135,7 +135,8 @@ def _test_agent(args: argparse.Namespace) -> int:
     served = find_served(client, agent, args.model)
     folder = load(args).settings.state_folder / "agents"
     started = time.monotonic()
-    result = try_agent(agent, program, served, client.address, folder, _progress)
+    with ended_by_signals():
+        result = try_agent(agent, program, served, client.address, folder, _progress)
     seconds = time.monotonic() - started
     findings = (agent_finding(agent, served, result),) if result.failed else ()
     return _print(Report((CheckResult("agent", "model", "ollmlx", findings, seconds),), seconds), args)

@@ -117,6 +117,8 @@ class GenerateRequest(Frozen):
     max_thinking_tokens: Annotated[int, Field(ge=0)] | None = None
     """Tokens after which a thought is ended and the answer begins. None: the level's, or no limit."""
     format: Literal["json"] | dict[str, Any] | None = None
+    grammar: str | None = Field(None, exclude_if=operator.not_)
+    """A grammar in llguidance's Lark for the text that the freeform tool, named by `tool_choice`, takes."""
     options: Options = Options()
     top_logprobs: int | None = None
     truncate: bool = True

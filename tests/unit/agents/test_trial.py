@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.servers.serving import Answer, Asked, Served
 
 from ollmlx.agents.profile import Agent, ServedModel, Setup
 from ollmlx.agents.trial import ENDS, PASSES, STEPS, TrialResult, try_agent
+from ollmlx.testing import eventually
 from ollmlx.text.addresses import Address
 
 CALL = b'data: {"choices": [{"delta": {"content": "I look.", "tool_calls": [{"index": 0}]}}]}\n\ndata: [DONE]\n\n'
@@ -110,3 +115,42 @@ def test_the_program_sees_nothing_of_the_person_s_own(tmp_path: Path, monkeypatc
     assert "ANTHROPIC_API_KEY" not in variables
     assert variables["HOME"].startswith(str(tmp_path / "agents"))
     assert variables["HTTPS_PROXY"] != os.environ.get("HTTPS_PROXY")
+
+
+TRIAL = """
+import sys
+from pathlib import Path
+from ollmlx.agents.profile import Agent, ServedModel, Setup
+from ollmlx.agents.trial import ended_by_signals, try_agent
+from ollmlx.text.addresses import Address
+
+nothing = lambda *given: Setup()
+agent = Agent(name="s", title="S", program="s", install="", setup=nothing, task=nothing, needs_tools=True)
+url = "http://127.0.0.1:9"
+with ended_by_signals():
+    try_agent(agent, sys.argv[1], ServedModel(url, "m", 1), Address.parse(url), Path(sys.argv[2]), print)
+"""
+
+
+def _runs(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_trial_that_is_ended_leaves_no_agent_and_no_files(tmp_path: Path, number: signal.Signals) -> None:
+    program, pids, folder = tmp_path / "agent", tmp_path / "pids", tmp_path / "agents"
+    program.write_text(f"#!/bin/sh\nsleep 600 &\necho $$ $! >{pids}.new\nmv {pids}.new {pids}\nwait\n")
+    program.chmod(0o755)
+    trial = await asyncio.create_subprocess_exec(sys.executable, "-c", TRIAL, str(program), str(folder))
+    try:
+        await eventually(pids.exists)
+        trial.send_signal(number)
+        assert await asyncio.wait_for(trial.wait(), 60) == 128 + number
+    finally:
+        with suppress(ProcessLookupError):
+            trial.kill()
+        await trial.wait()
+    left = [int(pid) for pid in pids.read_text().split()]
+    await eventually(lambda: not any(map(_runs, left)))
+    assert list(folder.iterdir()) == []

@@ -96,6 +96,13 @@ async def test_a_call_that_was_cut_by_length_is_not_mended() -> None:
     assert await read(cut, Done(reason="length")) == [Text(text=CALL[:-1]), Done(reason="length")]
 
 
+async def test_a_freeform_text_that_was_cut_by_length_is_not_called() -> None:
+    call = ToolCalled(call=ToolCall(name="weather", arguments={"city": "Bos"}, id="1"))
+    fields = {"tool_choice": "weather", "grammar": 'start: "Boston"'}
+    assert await read(call, Done(), **fields) == [call, Done()]
+    assert await read(call, Done(reason="length"), **fields) == [Text(text="Bos"), Done(reason="length")]
+
+
 async def test_a_raw_call_is_told_and_ends_the_answer_as_incomplete() -> None:
     broken = '{"name": "weather", "arguments": {"city": "Bos'
     for found in (await read(*pieces(broken), Done()), await read(RawCall(text=broken), Done())):

@@ -13,7 +13,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ollmlx.errors import OllmlxError
 from ollmlx.types import Done, Event, GenerateRequest, Options, Prefill, TokenLogprob
-from ollmlx_mlx.engine.batching.grammar import JsonConstraint
+from ollmlx_mlx.engine.batching.grammar import GrammarConstraint
 from ollmlx_mlx.engine.batching.sampling import PenaltyRules, Spell
 from ollmlx_mlx.engine.batching.thinking import ThinkingBudget
 from ollmlx_mlx.engine.prefix_cache import common_prefix
@@ -54,7 +54,7 @@ class GenerationState:
     eos: frozenset[int]
     shift: bool
     top_logprobs: int | None
-    constraint: JsonConstraint | ThinkingBudget | None
+    constraint: GrammarConstraint | ThinkingBudget | None
     spell: Spell
     owner: str = ""
     tokens: list[int] = field(init=False)
@@ -89,7 +89,7 @@ class GenerationState:
         sink: Sink,
         *,
         vocabulary: int,
-        constraint: JsonConstraint | ThinkingBudget | None = None,
+        constraint: GrammarConstraint | ThinkingBudget | None = None,
     ) -> GenerationState:
         """Return the state of a new request. `vocabulary`: logits per token."""
         options = request.options

@@ -1,4 +1,4 @@
-"""Structured output: llguidance finds the tokens that keep an answer within a JSON schema."""
+"""Structured output: llguidance finds the tokens that keep an answer within a JSON schema or a Lark grammar."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Grammars:
         self._eos = list(eos)
         self._tokenizer: LLTokenizer | None = None
 
-    def constraint(self, format: str | Schema, *, free: bool, opening: Sequence[int] = ()) -> JsonConstraint:
+    def constraint(self, format: str | Schema, *, free: bool, opening: Sequence[int] = ()) -> GrammarConstraint:
         """Return a constraint for one answer.
 
         `free`: the answer begins outside its normal channel (reasoning), where everything is allowed; `opening`: the
@@ -47,7 +47,17 @@ class Grammars:
         matcher = LLMatcher(tokenizer, grammar, limits=LIMITS)
         if matcher.is_error():
             raise InvalidRequest(f"invalid format: {matcher.get_error()}")
-        return JsonConstraint(matcher, self._width, free=free, opening=opening)
+        return GrammarConstraint(matcher, self._width, free=free, opening=opening)
+
+    def freeform(self, lark: str) -> GrammarConstraint:
+        """Return a constraint that holds one answer to a Lark grammar. Raises InvalidRequest when it is none."""
+        tokenizer = self._built()
+        if problem := LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(lark), tokenizer, limits=LIMITS):
+            raise InvalidRequest(f"invalid grammar: {problem}")
+        matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(lark), limits=LIMITS)
+        if matcher.is_error():
+            raise InvalidRequest(f"invalid grammar: {matcher.get_error()}")
+        return GrammarConstraint(matcher, self._width, free=False)
 
     def _built(self) -> LLTokenizer:
         if self._tokenizer is None:
@@ -58,7 +68,7 @@ class Grammars:
         return self._tokenizer
 
 
-class JsonConstraint:
+class GrammarConstraint:
     """One answer's state in its grammar: the tokens that it allows next. Used on the compute thread."""
 
     def __init__(self, matcher: LLMatcher, width: int, *, free: bool, opening: Sequence[int] = ()) -> None:

@@ -1,4 +1,4 @@
-"""Tries JSON schemas out in a helper process, which can be stopped: compiling some takes hours or gigabytes."""
+"""Tries schemas and grammars out in a helper process, which can be stopped: some need hours or gigabytes to compile."""
 
 from __future__ import annotations
 
@@ -18,6 +18,22 @@ def check_schema(schema: str) -> None:
     if len(schema) > MAX_SCHEMA:
         raise InvalidRequest(f"the format is longer than {MAX_SCHEMA >> 10} KiB")
     run_limited(_compile, schema, what="the format")
+
+
+@lru_cache(maxsize=64)
+def check_lark(grammar: str) -> None:
+    """Raise InvalidRequest for a Lark grammar that cannot be compiled within limits. Blocks. Each is tried once."""
+    if len(grammar) > MAX_SCHEMA:
+        raise InvalidRequest(f"the grammar is longer than {MAX_SCHEMA >> 10} KiB")
+    run_limited(_compile_lark, grammar, what="the grammar")
+
+
+def _compile_lark(grammar: str) -> None:
+    from llguidance import LLMatcher, LLTokenizer
+
+    matcher = LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_lark(grammar))
+    if matcher.is_error():
+        raise InvalidRequest(f"invalid grammar: {matcher.get_error()[:1000]}")
 
 
 def _compile(schema: str) -> None:

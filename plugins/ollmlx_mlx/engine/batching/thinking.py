@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ollmlx_mlx.engine.batching.grammar import JsonConstraint
+from ollmlx_mlx.engine.batching.grammar import GrammarConstraint
 
 
 class ThinkingBudget:
@@ -17,7 +17,7 @@ class ThinkingBudget:
     """
 
     def __init__(
-        self, tokens: int, ending: Sequence[int], width: int, *, thinks: bool, inner: JsonConstraint | None = None
+        self, tokens: int, ending: Sequence[int], width: int, *, thinks: bool, inner: GrammarConstraint | None = None
     ) -> None:
         """`ending`: the tokens that lead from a thought to the answer; `thinks`: the answer begins with a thought."""
         self._left = tokens

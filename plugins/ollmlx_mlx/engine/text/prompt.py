@@ -15,6 +15,7 @@ from ollmlx.runner.kit import (
     cut_tokens,
     find_insert_markers,
     fit_messages,
+    freeform_call,
     offered_tools,
     thinking_budget,
     truncation_target,
@@ -70,7 +71,8 @@ class EncodedPrompt:
 
     `dropped`: tokens left out so that the prompt fits; `context`: the limit for prompt and answer together;
     `continues`: the answer continues this text, so that a leading space matters; `boundary`: the number of tokens with
-    which the next turn of this conversation begins; `forced`: the JSON schema of the call that the answer must be;
+    which the next turn of this conversation begins; `forced`: the JSON schema of the call that the answer must be,
+    or the grammar of a freeform tool's text;
     `thinking`: the tokens that a thought may have.
     """
 
@@ -81,7 +83,7 @@ class EncodedPrompt:
     harmony: bool = False
     continues: bool = False
     boundary: int = 0
-    forced: dict[str, Any] | None = None
+    forced: dict[str, Any] | str | None = None
     thinking: int | None = None
 
     def parser(self, request: GenerateRequest, tokenizer: Any, detokenizers: DetokenizerFactory) -> AnswerParser:
@@ -89,7 +91,9 @@ class EncodedPrompt:
             detokenizers(self.tokens if self.continues or request.continue_last else ()),
             request.options.stop,
             self.markers,
-            tool_reader(tokenizer, request.tools, harmony=self.harmony),
+            (lambda text: [freeform_call(request, text)])
+            if isinstance(self.forced, str)
+            else tool_reader(tokenizer, request.tools, harmony=self.harmony),
             show_thinking=request.think is not False,
             parallel_tools=request.parallel_tool_calls,
         )
@@ -174,14 +178,17 @@ class PromptEncoder:
         prompt = self._fitted(request, tokens, dropped, context, tail=tail, boundary=boundary)
         if forced is None:
             return prompt
-        return replace(prompt, forced=forced, markers=replace(prompt.markers, initial="tool"))
+        markers = Markers({}, "tool") if isinstance(forced, str) else replace(prompt.markers, initial="tool")
+        return replace(prompt, forced=forced, markers=markers)
 
-    def _must_call(self, request: GenerateRequest) -> tuple[GenerateRequest, str, dict[str, Any] | None]:
-        """Return the request, the beginning of the answer and the schema of the rest, when a tool must be called."""
+    def _must_call(self, request: GenerateRequest) -> tuple[GenerateRequest, str, dict[str, Any] | str | None]:
+        """Return the request, the beginning of the answer and what the rest must match, when a tool must be called."""
         tools = offered_tools(request.tools, request.tool_choice)
         if not tools or request.tool_choice in ("auto", "none"):
             return request, "", None
         opening, arguments = forced_call_format(self._tokenizer, harmony=self._harmony)
+        if request.grammar:
+            return request.model_copy(update={"think": False}), opening if self._harmony else "", request.grammar
         return request.model_copy(update={"think": False}), opening, call_schema(tools, arguments)
 
     def _text(self, request: GenerateRequest, context: int) -> EncodedPrompt:

@@ -17,6 +17,7 @@ from ollmlx.runner.kit.prompts import cut_tokens as cut_tokens
 from ollmlx.runner.kit.prompts import find_insert_markers as find_insert_markers
 from ollmlx.runner.kit.prompts import fit_messages as fit_messages
 from ollmlx.runner.kit.prompts import fit_tokens as fit_tokens
+from ollmlx.runner.kit.prompts import freeform_call as freeform_call
 from ollmlx.runner.kit.prompts import has_insert_markers as has_insert_markers
 from ollmlx.runner.kit.prompts import knows_effort as knows_effort
 from ollmlx.runner.kit.prompts import later_systems_into_user as later_systems_into_user

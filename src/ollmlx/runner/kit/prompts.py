@@ -6,12 +6,13 @@ Conversations are shortened as Ollama does it: the oldest turns are left out fir
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from ollmlx.errors import ContextExceeded, InvalidRequest
-from ollmlx.types import GenerateRequest, Message, Tool
+from ollmlx.types import GenerateRequest, Message, Tool, ToolCall
 
 Token = TypeVar("Token")
 
@@ -129,6 +130,13 @@ def call_schema(tools: Sequence[Tool], arguments: str) -> dict[str, Any]:
         for tool in tools
     ]
     return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
+def freeform_call(request: GenerateRequest, text: str) -> ToolCall:
+    """Return the call of a freeform tool, named by `tool_choice`: its one parameter is the text."""
+    (tool,) = offered_tools(request.tools, request.tool_choice)
+    (parameter,) = tool_function(tool)["parameters"]["properties"]
+    return ToolCall(name=request.tool_choice, arguments={parameter: text}, id=f"call_{secrets.token_hex(4)}")
 
 
 # -- truncation ------------------------------------------------------------------------------------------------------

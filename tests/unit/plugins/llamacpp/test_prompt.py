@@ -18,12 +18,20 @@ CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type"
 
 
 class FakeClient:
-    """llama.cpp for a model whose tokens are words, and whose template writes `ROLE: text`."""
+    """llama.cpp for a model whose tokens are words, and whose template writes `ROLE: text`.
+
+    `lark`: it was built with llguidance; without, it ignores a grammar in Lark.
+    """
+
+    def __init__(self, lark: bool = True) -> None:
+        self.lark = lark
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         if path == "/apply-template":
             lines = [f"{turn['role']}: {turn['content']}" for turn in body["messages"]]
             return {"prompt": "\n".join(lines)}
+        if path == TEXT:
+            return {"content": "lark" if self.lark else "2 3 4"}
         if path == "/detokenize":
             return {"content": " ".join(f"w{token}" for token in body["tokens"])}
         return {"tokens": [len(word) for word in body["content"].split()]}
@@ -31,6 +39,12 @@ class FakeClient:
 
 def builder(context: int = 100, **fields: Any) -> LlamaCppPrompts:
     return LlamaCppPrompts(FakeClient(), "tiny", context, **{"templated": True, **fields})  # type: ignore[arg-type]
+
+
+PATCH = {
+    "type": "function",
+    "function": {"name": "patch", "parameters": {"type": "object", "properties": {"input": {"type": "string"}}}},
+}
 
 
 def chat(*texts: str, **fields: Any) -> GenerateRequest:
@@ -214,3 +228,20 @@ async def test_images_need_an_encoder() -> None:
     picture, text = (await builder(vision=True).build(request)).body["messages"][0]["content"]
     assert picture["image_url"]["url"].endswith(";base64,aGk=")
     assert text == {"type": "text", "text": "what?"}
+
+
+async def test_the_text_of_a_freeform_tool_that_must_be_called_is_held_by_its_grammar() -> None:
+    asked = chat("hi", tools=(WEATHER, PATCH), tool_choice="patch", grammar='start: "x"')
+    prompt = await builder().build(asked)
+    assert (prompt.path, prompt.body["grammar"]) == (TEXT, '%llguidance {}\nstart: "x"')
+    assert "json_schema" not in prompt.body
+    assert prompt.freeform is asked
+
+
+async def test_a_llama_cpp_without_llguidance_makes_the_call_as_json() -> None:
+    made = builder()
+    made.client = FakeClient(lark=False)  # type: ignore[assignment]
+    prompt = await made.build(chat("hi", tools=(PATCH,), tool_choice="patch", grammar='start: "x"'))
+    assert prompt.path == CHAT
+    assert prompt.body["tool_choice"] == "required"
+    assert prompt.freeform is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from ollmlx.errors import InvalidRequest
-from ollmlx_mlx.engine.batching.grammar import Grammars, JsonConstraint
+from ollmlx_mlx.engine.batching.grammar import GrammarConstraint, Grammars
+from ollmlx_mlx.engine.batching.schemas import check_lark
 from ollmlx_mlx.importer.gguf_tokenizer import read_tokenizer
 
 pytestmark = pytest.mark.mlx
@@ -33,7 +35,7 @@ def grammars(tokenizer: PreTrainedTokenizerFast) -> Grammars:
     return Grammars(tokenizer, len(tokenizer) + 5, [tokenizer.eos_token_id])
 
 
-def babble(constraint: JsonConstraint, tokenizer: PreTrainedTokenizerFast, seed: int, most: int = 300) -> str | None:
+def babble(constraint: GrammarConstraint, tokenizer: PreTrainedTokenizerFast, seed: int, most: int = 300) -> str | None:
     """Random allowed tokens until the end, closing as soon as possible; None when `most` tokens were not enough."""
     rng = np.random.default_rng(seed)
     said: list[int] = []
@@ -148,3 +150,19 @@ def test_a_model_may_open_a_reasoning_block_first(grammars: Grammars) -> None:
     constraint.accept(52, "normal")
     assert constraint.mask() is not None
     assert not constraint.mask()[50]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_the_model_wants_a_freeform_text_matches_its_grammar(
+    grammars: Grammars, tokenizer: PreTrainedTokenizerFast, seed: int
+) -> None:
+    lark = 'start: "begin " line+ "end"\nline: /[a-c]{1,3}/ " "'
+    said = babble(grammars.freeform(lark), tokenizer, seed)
+    assert said is None or re.fullmatch(r"begin ([a-c]{1,3} )+end", said)
+
+
+def test_a_grammar_that_does_not_compile_is_refused_with_its_line(grammars: Grammars) -> None:
+    with pytest.raises(InvalidRequest, match=r"2\(8\)"):
+        grammars.freeform("\nstart: missing")
+    with pytest.raises(InvalidRequest, match="unknown name"):
+        check_lark("start: missing")

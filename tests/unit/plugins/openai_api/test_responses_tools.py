@@ -217,3 +217,23 @@ def test_tools_that_a_search_found_are_offered() -> None:
         "apply_patch",
         "mcp__files__read",
     ]
+
+
+def test_a_freeform_tool_that_must_be_called_brings_its_grammar_to_the_engine() -> None:
+    named = read(tools=[PATCH, FILES], tool_choice={"type": "custom", "name": "apply_patch"})
+    assert (named.tool_choice, named.grammar) == ("apply_patch", 'start: "*** Begin Patch"')
+    alone = read(tools=[PATCH], tool_choice="required")
+    assert (alone.tool_choice, alone.grammar) == ("apply_patch", 'start: "*** Begin Patch"')
+    assert read(tools=[PATCH, FILES], tool_choice="required").grammar is None
+    assert read(tools=[PATCH], tool_choice="auto").grammar is None
+
+
+def test_a_regular_expression_becomes_a_grammar() -> None:
+    path = {**PATCH, "format": {"type": "grammar", "syntax": "regex", "definition": "a/b[0-9]+"}}
+    assert read(tools=[path], tool_choice="required").grammar == r"start: /a\/b[0-9]+/"
+
+
+def test_a_grammar_that_needs_too_much_to_compile_is_refused() -> None:
+    greedy = {**PATCH, "format": {"type": "grammar", "syntax": "regex", "definition": "(" * 9000 + ")" * 9000}}
+    with pytest.raises(InvalidRequest, match="regex grammar"):
+        read(tools=[greedy])
