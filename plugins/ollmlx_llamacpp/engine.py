@@ -162,8 +162,11 @@ class LlamaCppEngine:
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
         if not request.messages:
             return Tokens(tokens=tuple(await self._prompts.encode(request.text or "")))
-        conversation = GenerateRequest(messages=request.messages, tools=request.tools, template=request.template)
-        return Tokens(tokens=tuple(await self._prompts.count(conversation)))
+        conversation = GenerateRequest(
+            messages=request.messages, tools=request.tools, template=request.template, think=request.think
+        )
+        text, tokens = await self._prompts.rendered(conversation)
+        return Tokens(tokens=tuple(tokens), prompt=text)
 
     async def detokenize(self, tokens: Tokens) -> str:
         return str((await self._client.post("/detokenize", {"tokens": list(tokens.tokens)}))["content"])

@@ -77,9 +77,14 @@ class LlamaCppPrompts:
         """Return the request for llama.cpp. Raises InvalidRequest, Unsupported, ContextExceeded."""
         return await self._helped(request, self._build)
 
-    async def count(self, request: GenerateRequest) -> list[int]:
-        """Return the ids of a request's conversation. Raises InvalidRequest."""
-        return await self._helped(request, lambda asked: self.tokens(asked.messages, asked))
+    async def rendered(self, request: GenerateRequest) -> tuple[str, list[int]]:
+        """Return the text that a request's conversation becomes, and its ids. Raises InvalidRequest, Unsupported."""
+
+        async def work(asked: GenerateRequest) -> tuple[str, list[int]]:
+            text = await self._text_of(asked.messages, asked)
+            return text, await self.encode(text)
+
+        return await self._helped(request, work)
 
     async def _helped(self, request: GenerateRequest, work: Callable[[GenerateRequest], Awaitable[Made]]) -> Made:
         """Do the work; when the template refuses a system message in the middle, as a part of the user's turn."""
@@ -109,16 +114,19 @@ class LlamaCppPrompts:
 
     async def tokens(self, messages: Sequence[Message], request: GenerateRequest) -> list[int]:
         """Return the ids of a conversation through the chat template, after the ids in `request.context`."""
+        text = await self._text_of(messages, request)
+        return [*request.context, *await self.encode(text, special=not request.context)]
+
+    async def _text_of(self, messages: Sequence[Message], request: GenerateRequest) -> str:
+        """Return what the chat template makes of a conversation: the request's, or that of the model's file."""
         if request.template:
             if offered_tools(request.tools, request.tool_choice) and not passes_tools(request.template):
                 raise Unsupported(f"{self.model_name} does not support tools: its template does not mention them")
             turns = [_turn(message) for message in messages]
-            text = await asyncio.to_thread(_render, request.template, turns, request, self.model_name)
-        elif self.templated:
-            text = (await self.client.post("/apply-template", _chat(messages, request)))["prompt"]
-        else:
-            text = "\n\n".join(message.content for message in messages)
-        return [*request.context, *await self.encode(text, special=not request.context)]
+            return await asyncio.to_thread(_render, request.template, turns, request, self.model_name)
+        if self.templated:
+            return str((await self.client.post("/apply-template", _chat(messages, request)))["prompt"])
+        return "\n\n".join(message.content for message in messages)
 
     async def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Return the ids of a text; `special` adds the tokens that the model expects in front."""

@@ -113,6 +113,7 @@ class GenerationBody(NamedBody):
     shift: bool = True
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(json_schema_extra={"minimum": 0, "maximum": MOST_LOGPROBS})] = 0
+    debug_render_only: Annotated[bool, Field(alias="_debug_render_only")] = False
 
     @property
     def unloads(self) -> bool:

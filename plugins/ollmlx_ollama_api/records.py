@@ -73,6 +73,10 @@ class RecordEncoder:
         """Return the record for a request that only loads or unloads the model."""
         return self._object(self._content(), done=True, done_reason=reason)
 
+    def rendered(self, prompt: str, images: int) -> Json:
+        """Return the record for a request that only asks for the text of its prompt."""
+        return self._object({"_debug_info": {"rendered_template": prompt, "image_count": images}})
+
     def _piece(
         self,
         content: str = "",

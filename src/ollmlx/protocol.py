@@ -96,12 +96,17 @@ class TokenizeRequest(Frozen):
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
     template: str | None = None
+    think: bool | Literal["low", "medium", "high", "max"] | None = Field(None, exclude_if=lambda think: think is None)
 
 
 class Tokens(Frozen):
-    """Token ids: the response of `POST /v1/tokenize` and the body of `POST /v1/detokenize`."""
+    """Token ids: the response of `POST /v1/tokenize` and the body of `POST /v1/detokenize`.
+
+    `prompt`: the text that a conversation became; sent only for one, and not by engines of before.
+    """
 
     tokens: tuple[int, ...]
+    prompt: str | None = Field(None, exclude_if=lambda prompt: prompt is None)
 
 
 class Detokenized(Frozen):

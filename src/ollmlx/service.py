@@ -27,7 +27,7 @@ from ollmlx.plugin.contracts import Publisher
 from ollmlx.plugin.registry import Registry
 from ollmlx.prefix.misses import RecentConversations
 from ollmlx.prefix.volatile import with_stable_prefix
-from ollmlx.protocol import TokenizeRequest
+from ollmlx.protocol import TokenizeRequest, Tokens
 from ollmlx.settings import Settings
 from ollmlx.storekit.blobs import Blobs
 from ollmlx.storekit.saved_caches import SavedCaches
@@ -266,12 +266,26 @@ class Service:
 
     async def count_tokens(self, name: ModelName, request: GenerateRequest, *, caller: Caller) -> int:
         """Return the number of tokens of a prompt or a conversation, template and tools included."""
+        return len((await self._tokenized(name, request, caller)).tokens)
+
+    async def render(self, name: ModelName, request: GenerateRequest, *, caller: Caller) -> str:
+        """Return the text of a prompt: what the chat template makes of a conversation. Raises Unsupported."""
+        found = await self._tokenized(name, request, caller)
+        if request.prompt is None and found.prompt is None:
+            raise Unsupported(f"the engine of {name.short} does not tell the text of its prompts")
+        return found.prompt or request.prompt or ""
+
+    async def _tokenized(self, name: ModelName, request: GenerateRequest, caller: Caller) -> Tokens:
         model = await self.show(name)
         request = self._complete(model, request, caller)
         tokenize = TokenizeRequest(
-            text=request.prompt, messages=request.messages, tools=request.tools, template=request.template
+            text=request.prompt,
+            messages=request.messages,
+            tools=request.tools,
+            template=request.template,
+            think=request.think,
         )
-        return len((await self.pool.tokenize(await self._planner.plan(model), tokenize, caller)).tokens)
+        return await self.pool.tokenize(await self._planner.plan(model), tokenize, caller)
 
 
 def with_defaults(model: InstalledModel, request: GenerateRequest, caller: Caller) -> GenerateRequest:

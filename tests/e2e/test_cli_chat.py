@@ -11,6 +11,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,9 +86,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield started
 
 
-@pytest.fixture
-def chat(server: Daemon) -> Iterator[tuple[Terminal, Daemon]]:
-    """`ollmlx run parrot` at its first prompt."""
+def started(server: Daemon, *words: str, **variables: str) -> Terminal:
+    """`ollmlx WORDS` on a terminal."""
     environment = {
         **server.environment,
         "OLLAMA_HOST": server.address,
@@ -95,8 +95,15 @@ def chat(server: Daemon) -> Iterator[tuple[Terminal, Daemon]]:
         "TERM": "xterm-256color",
         "PROMPT_TOOLKIT_NO_CPR": "1",
         "NO_COLOR": "1",
+        **variables,
     }
-    terminal = Terminal([sys.executable, "-m", "ollmlx", "run", "parrot"], environment, str(server.folder))
+    return Terminal([sys.executable, "-m", "ollmlx", *words], environment, str(server.folder))
+
+
+@pytest.fixture
+def chat(server: Daemon) -> Iterator[tuple[Terminal, Daemon]]:
+    """`ollmlx run parrot` at its first prompt."""
+    terminal = started(server, "run", "parrot")
     try:
         terminal.until(">>> ")
         yield terminal, server
@@ -123,6 +130,25 @@ def test_it_answers_turn_after_turn_and_ends_at_bye(chat: tuple[Terminal, Daemon
     history = server.state / "history"
     assert "+good morning" in history.read_text()
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
+
+
+def test_the_menu_leads_to_a_chat_in_which_ctrl_g_opens_the_editor(server: Daemon, tmp_path: Path) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\necho written in the editor > "$1"\n')
+    editor.chmod(0o755)
+    terminal = started(server, OLLAMA_EDITOR=str(editor))
+    try:
+        terminal.until("Number or name")
+        terminal.line("run parrot")
+        terminal.until(">>> ")
+        terminal.keys("\x07")
+        terminal.until("written in the editor")
+        terminal.line("")
+        terminal.until(r"written in the editor[\s\S]*>>> ")
+        terminal.keys("\x04")
+        assert terminal.code() == 0
+    finally:
+        terminal.close()
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(chat: tuple[Terminal, Daemon]) -> None:

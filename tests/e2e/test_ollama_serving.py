@@ -197,6 +197,16 @@ def test_a_client_that_leaves_the_queue_or_a_load_is_dropped_at_once_and_logged(
 
 
 @pytest.mark.fault(46)
+def test_the_text_of_a_prompt_is_told_and_nothing_is_generated(shared: Daemon) -> None:
+    said = {"model": "tiny", "_debug_render_only": True}
+    chat = shared.post("/api/chat", {**said, "messages": [{"role": "user", "content": "hi"}]}).json()
+    assert "hi" in chat["_debug_info"]["rendered_template"]
+    assert chat["_debug_info"]["image_count"] == 0
+    assert not {"message", "done"} & {*chat}
+    raw = shared.post("/api/generate", {**said, "prompt": "as it is", "raw": True}).json()
+    assert raw["_debug_info"] == {"rendered_template": "as it is", "image_count": 0}
+
+
 def test_two_host_headers_are_refused(shared: Daemon) -> None:
     with closing(connected(shared)) as client:
         client.sendall(b"GET /api/tags HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")

@@ -86,7 +86,7 @@ class MlxEngine:
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
         instance = self._ready()
-        return Tokens(tokens=tuple(await self._on_prompts(lambda: instance.prompts.tokenize(request))))
+        return await self._on_prompts(lambda: instance.prompts.tokenize(request))
 
     async def detokenize(self, tokens: Tokens) -> str:
         instance = self._ready()

@@ -147,6 +147,13 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     if verb == "help":
         verb, after = (after[0], ["--help"]) if after else (None, [])
+    if verb is None and not options.help and after == [] and sys.stdin.isatty() and sys.stdout.isatty():
+        from ollmlx.cli.menu import choose
+
+        chosen = choose()
+        if chosen is None:
+            return 0
+        verb, after = chosen if chosen[0] != "help" else (None, [])
     if options.help or verb is None:
         print(_help())
         return 0

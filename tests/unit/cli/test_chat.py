@@ -9,7 +9,7 @@ from tests.unit.cli.conftest import ScriptedDaemon
 
 from ollmlx.cli.answer import StreamedAnswer
 from ollmlx.cli.chat.commands import COMMANDS, Conversation, Session, run_command, usage
-from ollmlx.cli.chat.loop import ChatInput, LineReader, is_command
+from ollmlx.cli.chat.loop import ChatInput, LineReader, is_command, shown_messages
 from ollmlx.cli.client import Client
 from ollmlx.errors import OllmlxError
 
@@ -17,6 +17,11 @@ from ollmlx.errors import OllmlxError
 @pytest.fixture
 def printed() -> list[str]:
     return []
+
+
+def test_the_messages_of_a_model_are_shown_without_what_controls_a_terminal() -> None:
+    turns = [{"role": "user", "content": "hi\x1b[2J"}, {"role": "assistant", "content": "ho"}]
+    assert list(shown_messages(turns)) == [">>> hi\\x1b[2J", "ho\n"]
 
 
 @pytest.fixture

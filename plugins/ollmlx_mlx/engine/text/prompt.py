@@ -8,7 +8,7 @@ from typing import Any
 
 from ollmlx import is_go_template, render_template
 from ollmlx.errors import InvalidRequest, Unsupported
-from ollmlx.protocol import TokenizeRequest
+from ollmlx.protocol import TokenizeRequest, Tokens
 from ollmlx.runner.kit import (
     call_schema,
     context_exceeded,
@@ -140,12 +140,15 @@ class PromptEncoder:
         bos = self._tokenizer.bos_token
         return list(self._tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))))
 
-    def tokenize(self, request: TokenizeRequest) -> list[int]:
-        """Return the ids of a text, or of a conversation through the chat template."""
+    def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """Return the ids of a text, or of a conversation through the chat template and the text that it became."""
         if not request.messages:
-            return self.encode_text(request.text or "")
-        asked = GenerateRequest(messages=request.messages, tools=request.tools, template=request.template)
-        return self._encode(self._template.render(request.messages, asked), asked)
+            return Tokens(tokens=tuple(self.encode_text(request.text or "")))
+        asked = GenerateRequest(
+            messages=request.messages, tools=request.tools, template=request.template, think=request.think
+        )
+        text = self._template.render(request.messages, asked)
+        return Tokens(tokens=tuple(self._encode(text, asked)), prompt=text)
 
     def _encode(self, text: str, request: GenerateRequest) -> list[int]:
         if not self._tokenizer.has_chat_template and not request.template:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from ollmlx.cli.answer import Display, figures, finished
 from ollmlx.cli.chat.commands import Conversation, Session, run_command
@@ -20,6 +21,7 @@ from ollmlx.cli.connection import settings
 from ollmlx.cli.terminal import Spinner, note, report, unechoed
 from ollmlx.errors import OllmlxError, StorageError
 from ollmlx.settings.files import private_file
+from ollmlx.text.controls import escape_text
 
 FENCE = '"""'
 
@@ -38,6 +40,8 @@ def _chat(client: Client, args: argparse.Namespace) -> int:
         client.post("/api/generate", body)
     conversation = Conversation(args.model, format=args.format, think=args.think, keep_alive=args.keepalive)
     session = Session(client, conversation, print, wordwrap=not args.nowordwrap, verbose=args.verbose)
+    for line in shown_messages(client.post("/api/show", {"model": args.model}).get("messages") or ()):
+        print(line)
     reader = _Reader(session, _history_file(args))
     while not session.over:
         chat_input = reader.read()
@@ -53,6 +57,24 @@ def _chat(client: Client, args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print()
     return 0
+
+
+def shown_messages(messages: Iterable[Json]) -> Iterator[str]:
+    """Yield the lines that show the turns with which a model's conversations begin."""
+    for turn in messages:
+        text = escape_text(str(turn.get("content", "")))
+        yield f">>> {text}" if turn.get("role") == "user" else f"{text}\n"
+
+
+def _editor_keys() -> KeyBindings:
+    """Return the keys that open the line in an editor: Ctrl+G, as in Ollama."""
+    keys = KeyBindings()
+
+    @keys.add("c-g")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.open_in_editor()
+
+    return keys
 
 
 def _turn(session: Session, text: str, *, hide_thinking: bool) -> None:
@@ -74,7 +96,11 @@ class _Reader:
 
     def __init__(self, session: Session, file: Path | None) -> None:
         kept: History = FileHistory(str(file)) if file is not None else InMemoryHistory()
-        self._prompt: PromptSession[str] = PromptSession(history=_SwitchableHistory(kept, session))
+        if editor := os.environ.get("OLLAMA_EDITOR"):
+            os.environ["VISUAL"] = editor  # the variable that the prompt's library asks first
+        self._prompt: PromptSession[str] = PromptSession(
+            history=_SwitchableHistory(kept, session), key_bindings=_editor_keys(), tempfile_suffix=".txt"
+        )
         self._lines = LineReader()
         self._pasted: list[str] = []
 

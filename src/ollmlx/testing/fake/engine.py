@@ -125,7 +125,7 @@ class FakeEngine:
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
         text = request.text if request.text is not None else conversation(request.messages, request.tools)
-        return Tokens(tokens=encode(text))
+        return Tokens(tokens=encode(text), prompt=text if request.messages else None)
 
     async def detokenize(self, tokens: Tokens) -> str:
         return decode(tokens.tokens)
