@@ -17,8 +17,9 @@ from mlx_lm.utils import load_model
 
 from ollmlx.errors import OllmlxError, StorageError
 from ollmlx.protocol import RunnerConfig
+from ollmlx_mlx.engine.device import device_name, limit_memory
 from ollmlx_mlx.engine.kv_cache import Layers, make_layers
-from ollmlx_mlx.engine.load import device_name, limit_memory, load_error, parameters, read_tokenizer, to_float32
+from ollmlx_mlx.engine.load import load_error, parameters, read_tokenizer, to_float32
 
 STOP: Final = 0
 GO: Final = 1

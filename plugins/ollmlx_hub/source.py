@@ -16,6 +16,7 @@ from ollmlx import HUB_HOSTS, ModelName, closing, load_catalogue
 from ollmlx.errors import NotFound, StorageError, Unauthorized, Unsupported, UpstreamError
 from ollmlx.storekit import (
     MAX_CONFIG,
+    STEP_FILES,
     Download,
     check_space,
     download_client,
@@ -38,9 +39,7 @@ MAX_FILES = 1000
 MAX_SMALL = 512 << 20  # bytes of all files but the weights
 
 _WEIGHTS = re.compile(r"model[A-Za-z0-9_.\-]*\.safetensors")
-_SMALL = re.compile(
-    r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\.(json|txt|jinja|model|tiktoken)|LICEN[CS]E(\.[A-Za-z]+)?|1_Pooling/config\.json"
-)
+_SMALL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\.(json|txt|jinja|model|tiktoken)|LICEN[CS]E(\.[A-Za-z]+)?")
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
 _UNUSED = ("training_args", "onnx", "openvino", "tf_model", "flax_model", "trainer_state", "optimizer")
 
@@ -167,6 +166,7 @@ def select_files(listing: RepositoryListing) -> list[RemoteFile]:
     chosen = [file for file in listing.files if _PATH.fullmatch(file.path) and ".." not in file.path]
     weights = [file for file in chosen if _WEIGHTS.fullmatch(file.path)]
     small = [file for file in chosen if _SMALL.fullmatch(file.path) and not file.path.startswith(_UNUSED)]
+    small += [file for file in chosen if STEP_FILES.fullmatch(file.path)]
     names = {file.path for file in small}
     if not weights:
         raise _unusable(listing)

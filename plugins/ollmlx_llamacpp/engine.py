@@ -18,7 +18,7 @@ from typing import Any
 from ollmlx import closing
 from ollmlx.errors import InvalidRequest
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
-from ollmlx.runner.kit import context_exceeded, knows_effort
+from ollmlx.runner.kit import TextFrame, knows_effort
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest
 from ollmlx_llamacpp import server
 from ollmlx_llamacpp.client import CacheFull, Json, LlamaCppClient, RecordReader
@@ -50,6 +50,7 @@ class LlamaCppEngine:
         self._client: LlamaCppClient
         self._prompts: LlamaCppPrompts
         self._slots: Slots | None = None
+        self._frame: TextFrame | None = None
         self._steps = 0
         self._running = 0
         self._totals = {"prompt": 0, "cached": 0, "generated": 0}
@@ -143,16 +144,22 @@ class LlamaCppEngine:
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Return one vector for each input. Raises ContextExceeded for a text that is too long and may not be cut."""
         began = time.monotonic_ns()
-        inputs = [await self._embed_tokens(text, request) for text in request.inputs]
+        frame = await self._text_frame()
+        inputs = [frame.fit(await self._embed_tokens(text), request, self._context_length) for text in request.inputs]
         vectors: list[tuple[float, ...]] = []
         self._running += 1
         try:
             async with self._slots.embedding() if self._slots is not None else contextlib.nullcontext():
                 for group in _groups(inputs):
-                    answer = await self._client.post("/v1/embeddings", {"input": group, "encoding_format": "float"})
+                    body = {
+                        "input": group,
+                        "encoding_format": "float",
+                        "embd_normalize": 2 if request.normalize else -1,
+                    }
+                    answer = await self._client.post("/v1/embeddings", body)
                     self._steps += 1
                     entries = sorted(answer["data"], key=lambda entry: entry["index"])
-                    vectors += [_shortened(entry["embedding"], request.dimensions) for entry in entries]
+                    vectors += [_shortened(entry["embedding"], request) for entry in entries]
         finally:
             self._running -= 1
         count = sum(map(len, inputs))
@@ -207,14 +214,17 @@ class LlamaCppEngine:
             tokens = await self._prompts.encode(reader.text, special=False)
         return [*prompt.tokens, *tokens]
 
-    async def _embed_tokens(self, text: str, request: EmbedRequest) -> list[int]:
+    async def _embed_tokens(self, text: str) -> list[int]:
         tokens = await self._prompts.encode(text)
         self._steps += 1
-        if not tokens:
-            raise InvalidRequest("a text to embed is empty")
-        if len(tokens) > self._context_length and not request.truncate:
-            raise context_exceeded(len(tokens), self._context_length)
-        return tokens[: self._context_length]
+        return tokens
+
+    async def _text_frame(self) -> TextFrame:
+        """Return the special tokens that the model puts around a text; found once."""
+        if self._frame is None:
+            framed, plain = await self._prompts.encode("a"), await self._prompts.encode("a", special=False)
+            self._frame = TextFrame.of(framed, plain)
+        return self._frame
 
     def _count(self, prompt: int, cached: int, generated: int) -> None:
         self._totals["prompt"] += prompt
@@ -244,12 +254,14 @@ def _groups(inputs: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
         yield group
 
 
-def _shortened(vector: list[float], dimensions: int | None) -> tuple[float, ...]:
-    """Return llama.cpp's unit vector, cut to `dimensions` and scaled to unit length again."""
-    if dimensions is not None and dimensions < len(vector):
-        vector = vector[:dimensions]
+def _shortened(vector: list[float], request: EmbedRequest) -> tuple[float, ...]:
+    """Return llama.cpp's vector, cut to the request's `dimensions` and scaled to unit length again."""
+    if request.dimensions is not None:
+        if request.dimensions > len(vector):
+            raise InvalidRequest(f"dimensions must be at most {len(vector)} for this model")
+        vector = vector[: request.dimensions]
         length = math.sqrt(sum(x * x for x in vector)) or 1.0
-        vector = [x / length for x in vector]
+        vector = [x / length for x in vector] if request.normalize else vector
     return tuple(vector)
 
 

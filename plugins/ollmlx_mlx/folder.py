@@ -17,9 +17,17 @@ from ollmlx.storekit import read_json
 _CODE_KEYS: Final = {"config.json": ("model_file", "auto_map"), "tokenizer_config.json": ("auto_map",)}
 WEIGHTS: Final = "model*.safetensors"
 """The files that mlx-lm loads. It does not read the index file."""
+ENCODERS: Final = ("bert", "camembert", "modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta")
+"""Model types that the engine `encoder/` runs. Gemma 3 is one of them when it sees texts in both directions."""
 AUTO_WIDTH: Final = 16
 """Sequences computed at once when `parallel` is automatic. The engine uses it, the daemon's estimate charges it."""
 _WHOLE_NUMBERS: Final = ("U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64", "BOOL")
+
+
+def is_encoder(config: Mapping[str, Any]) -> bool:
+    """Return whether a configuration is that of a model which reads whole texts at once and writes none."""
+    kind = config.get("model_type")
+    return kind in ENCODERS or (kind == "gemma3_text" and config.get("use_bidirectional_attention") is True)
 
 
 def remote_code(folder: Path) -> str | None:

@@ -17,9 +17,9 @@ from pydantic import (
 
 from ollmlx import ModelName, parse_duration
 from ollmlx.errors import InvalidRequest, NotFound
-from ollmlx.types import EmbedRequest, GenerateRequest, Message, ToolCall
+from ollmlx.types import EmbedRequest, GenerateRequest, InputType, Message, ToolCall
 from ollmlx.web import JsonBody
-from ollmlx_ollama_api.options import options
+from ollmlx_ollama_api.options import options, text_options
 
 LONGEST = 200 * 365 * 86400.0
 """Seconds; a longer keep-alive means for ever."""
@@ -233,6 +233,7 @@ class EmbedBody(NamedBody):
     """`POST /api/embed`."""
 
     input: Any = None
+    input_type: InputType | None = None
     truncate: bool = True
     dimensions: int | None = None
     keep_alive: KeepAlive | None = None
@@ -255,7 +256,11 @@ class EmbedBody(NamedBody):
 
     def to_vocabulary(self) -> EmbedRequest:
         return EmbedRequest(
-            inputs=self.inputs(), truncate=self.truncate, dimensions=self.length(), options=options(self.options)
+            inputs=self.inputs(),
+            input_type=self.input_type,
+            truncate=self.truncate,
+            dimensions=self.length(),
+            options=text_options(self.options),
         )
 
 
@@ -269,4 +274,4 @@ class EmbeddingsBody(NamedBody):
     def to_vocabulary(self) -> EmbedRequest:
         """Translate the body into a request for a vector that is not normalised. Raises InvalidRequest."""
         inputs = (self.prompt,) if self.prompt else ()
-        return EmbedRequest(inputs=inputs, normalize=False, options=options(self.options))
+        return EmbedRequest(inputs=inputs, normalize=False, options=text_options(self.options))

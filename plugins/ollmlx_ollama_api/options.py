@@ -42,6 +42,14 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+def text_options(given: Mapping[str, Any]) -> Options:
+    """Return the options of a request for vectors, whose texts may be cut to fewer tokens than a prompt."""
+    found, context = options(given), given.get("num_ctx")
+    if type(context) is int and 0 < context < _RANGES["num_ctx"][0]:
+        return found.model_copy(update={"num_ctx": context})
+    return found
+
+
 def options(given: Mapping[str, Any]) -> Options:
     """Return the options of a request or a Modelfile. A null option counts as not given.
 

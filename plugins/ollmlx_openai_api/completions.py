@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from ollmlx.errors import InvalidRequest
-from ollmlx.types import Answer, Done, EmbedRequest, EmbedResult, Event, GenerateRequest, Text, TokenLogprob
+from ollmlx.types import Answer, Done, EmbedRequest, EmbedResult, Event, GenerateRequest, InputType, Text, TokenLogprob
 from ollmlx_openai_api.answering import requests
 from ollmlx_openai_api.chat_request import CompletionFields, OpenAIBody
 from ollmlx_openai_api.chat_response import Frame, usage
@@ -110,12 +110,13 @@ class EmbeddingsRequest(OpenAIBody):
 
     model: str
     input: Texts
+    input_type: InputType | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
 
     def to_vocabulary(self) -> EmbedRequest:
         inputs = (self.input,) if isinstance(self.input, str) else self.input
-        return EmbedRequest(inputs=inputs, dimensions=self.dimensions)
+        return EmbedRequest(inputs=inputs, input_type=self.input_type, dimensions=self.dimensions)
 
 
 def embeddings(model: str, result: EmbedResult, encoding: str | None) -> dict[str, Any]:

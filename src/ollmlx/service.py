@@ -48,6 +48,8 @@ from ollmlx.types import (
     RunnerInfo,
 )
 
+SHORT_TEXTS = 2048
+"""The context that a model is loaded with for vectors at least, in tokens, where it has it."""
 UNSEEN_IMAGE = "[an image, which this model cannot see]"
 
 
@@ -93,7 +95,7 @@ class Service:
     async def context_length(self, model: InstalledModel) -> int | None:
         """Return the tokens of context that a model has when it is loaded here; None when nothing can run it."""
         try:
-            return (await self._planner.plan(model)).context_length
+            return (await self._planner.plan(model, model.defaults.options)).context_length
         except OllmlxError:
             return None
 
@@ -206,7 +208,8 @@ class Service:
         patient: bool = False,
     ) -> int:
         """Load a model. Returns the nanoseconds it took (0: it was loaded). `patient`: without `request_timeout`."""
-        spec = await self._planner.plan(await self.show(name), options)
+        model = await self.show(name)
+        spec = await self._planner.plan(model, (options or Options()).over(model.defaults.options))
         async with self.pool.lease(spec, caller, keep_alive, deadline=math.inf if patient else None) as lease:
             return lease.load_ns
 
@@ -260,8 +263,10 @@ class Service:
         self, name: ModelName, request: EmbedRequest, *, caller: Caller, keep_alive: float | None = None
     ) -> EmbedResult:
         """Return one vector for each text. Raises OllmlxError."""
-        spec = await self._planner.plan(await self.show(name), request.options)
-        request = request.model_copy(update={"request_id": caller.request_id})
+        model = await self.show(name)
+        options = request.options.over(model.defaults.options)
+        spec = await self._planner.plan(model, for_texts(options, model.defaults.options))
+        request = request.model_copy(update={"request_id": caller.request_id, "options": options})
         return await self.pool.embed(spec, request, caller, keep_alive)
 
     async def count_tokens(self, name: ModelName, request: GenerateRequest, *, caller: Caller) -> int:
@@ -310,6 +315,13 @@ def with_defaults(model: InstalledModel, request: GenerateRequest, caller: Calle
             messages = tuple(map(_described, messages))
         update["messages"] = messages
     return request.model_copy(update=update)
+
+
+def for_texts(options: Options, defaults: Options) -> Options:
+    """Return the options with which a model is loaded for vectors. A short `num_ctx` cuts texts, it loads nothing."""
+    if options.num_ctx is None:
+        return options
+    return options.model_copy(update={"num_ctx": max(options.num_ctx, defaults.num_ctx or SHORT_TEXTS)})
 
 
 def _described(message: Message) -> Message:

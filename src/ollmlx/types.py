@@ -31,6 +31,7 @@ from ollmlx.model.request import EmbedRequest as EmbedRequest
 from ollmlx.model.request import EmbedResult as EmbedResult
 from ollmlx.model.request import Frozen as Frozen
 from ollmlx.model.request import GenerateRequest as GenerateRequest
+from ollmlx.model.request import InputType as InputType
 from ollmlx.model.request import Message as Message
 from ollmlx.model.request import Options as Options
 from ollmlx.model.request import Tool as Tool

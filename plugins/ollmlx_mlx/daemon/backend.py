@@ -17,14 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ollmlx import LaunchOptions, ModelName, Refusal, RunnerCommand, ThisMachine, find_budget
 from ollmlx.errors import OllmlxError
-from ollmlx.storekit import require_json
+from ollmlx.storekit import read_recipe, require_json
 from ollmlx.types import InstalledModel, MemoryEstimate
 from ollmlx_mlx.daemon.estimate import ModelFacts, cache_shape, choose_form, estimate, pool_tokens
 from ollmlx_mlx.daemon.known_models import MODEL_TYPE, KnownModels, installed_mlx_lm
 from ollmlx_mlx.daemon.machine import BlasChoice, BlasChooser, MlxMachine
-from ollmlx_mlx.folder import folder_state, remote_code, weight_sizes
+from ollmlx_mlx.folder import folder_state, is_encoder, remote_code, weight_sizes
 
 ENGINE: Final = "ollmlx_mlx.engine.engine:MlxEngine"
+ENCODER_ENGINE: Final = "ollmlx_mlx.engine.encoder.engine:EncoderEngine"
 FORMATS: Final = ("gguf", "mlx")
 """Formats that the importer reads; `mlx` stands for a folder of safetensors, which it can quantise."""
 FOREIGN: Final = {
@@ -137,12 +138,14 @@ class MlxBackend:
             notes.append(blas.warning or f"matrix products with {blas.name}")
             if streams > 1:
                 notes.append(f"computes on {streams} CPU streams")
-            notes.append("an answer is the same alone, beside others and from the cache")
+            if not facts.encoder:
+                notes.append("an answer is the same alone, beside others and from the cache")
+        pool = pool_tokens(facts, options.context_length, options.parallel, self.budget())
         command = RunnerCommand.of_engine(
-            ENGINE,
+            ENCODER_ENGINE if facts.encoder else ENGINE,
             weights=facts.form,
             streams=streams,
-            pool_tokens=pool_tokens(facts, options.context_length, options.parallel, self.budget()),
+            pool_tokens=0 if facts.encoder else pool,
             kv_cache_type=options.kv_cache_type,
             notes=notes,
         )
@@ -176,12 +179,22 @@ class MlxBackend:
         kind = config.get("model_type")
         if not isinstance(kind, str) or not MODEL_TYPE.fullmatch(kind):
             return Refusal(reason="config.json names no usable model_type", hint="ollmlx doctor storage", code="MDL003")
+        read_recipe(model.path)
+        if is_encoder(config):  # its code is ours: nothing of the folder is run
+            self.facts(model.path)
+            return None
         code = remote_code(model.path)
         if code is not None and not self.trusted(model):
             return Refusal(
                 reason=f"it asks for its own Python code to be run ({code})",
                 hint=f'if you trust it: [security] allow_remote_code = ["{model.name.short}"]',
                 code="SEC005",
+            )
+        if known.module(kind) is None and model.capabilities == ("embedding",):
+            return Refusal(
+                reason=f"no encoder of the type {kind!r} is known here",
+                hint="choose a model of another type (docs/embeddings.md lists them), or a GGUF file of this one",
+                code="MDL004",
             )
         if known.module(kind) is None and not config.get("model_file"):
             return Refusal(
@@ -199,7 +212,10 @@ class MlxBackend:
         latents = known is not None and known.keeps_latents(config)
         device = self.machine.device
         sizes = weight_sizes(folder, config)
+        encoder = is_encoder(config)
         form, why = choose_form(device, sizes, self.settings.weights, self.budget())
+        if encoder and sizes.quantized:
+            form, why = "float32", "weights unpacked: an encoder reads them for many tokens at once"
         return ModelFacts(
             device=device,
             form=form,
@@ -209,6 +225,7 @@ class MlxBackend:
             latents=latents,
             config=complete,
             kv_cache_type=self.kv_cache_type,
+            encoder=encoder,
         )
 
 

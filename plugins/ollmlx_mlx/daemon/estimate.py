@@ -26,6 +26,8 @@ POOL_TOKENS: Final = 32768
 """Tokens of the pool that sequences shorter than this share. A longer context is a pool of its own."""
 POOL_SHARE: Final = 0.5
 """Share of the memory budget within which a stated width gets a pool for as many whole contexts."""
+QUERIES: Final = 512
+"""Tokens of a long text whose attention an encoder computes at once."""
 _ACTIVATIONS: Final = 12
 STEP: Final = 256
 """mlx-lm's caches grow in steps of this many tokens."""
@@ -73,6 +75,8 @@ class ModelFacts:
     latents: bool = False
     """True when attention caches latent vectors, which cannot be divided by heads."""
     kv_cache_type: str = "auto"
+    encoder: bool = False
+    """True for a model that reads a whole text at once, without a cache."""
     why: str = ""
     """The reason for the form of the weights, for people."""
 
@@ -113,6 +117,9 @@ def pool_tokens(facts: ModelFacts, context: int, parallel: int, budget: int) -> 
 
 def _estimate(facts: ModelFacts, context: int, parallel: int, pool: int) -> MemoryEstimate:
     weights = {"float32": facts.sizes.float32, "packed": facts.sizes.packed, "stored": facts.sizes.stored}[facts.form]
+    if facts.encoder:
+        work = _encoder_work(facts, context)
+        return MemoryEstimate(weights=int(weights * SLACK), kv_cache=0, overhead=PROCESS[facts.device] + work)
     value, width, cache = bytes_per_value(facts), parallel or AUTO_WIDTH, facts.cache
     # Each sequence has up to a step of room that it does not use yet.
     values = cache.per_token * (pool + width * STEP) + cache.fixed * width
@@ -150,6 +157,16 @@ def _activations(facts: ModelFacts, width: int) -> int:
     inner = max(_text_number(facts.config, "intermediate_size"), hidden)
     vocabulary = _text_number(facts.config, "vocab_size") or 32000
     return CHUNK[facts.device] * (_ACTIVATIONS * hidden + 3 * inner) * value + width * vocabulary * 4 * 4
+
+
+def _encoder_work(facts: ModelFacts, context: int) -> int:
+    """Return the bytes of the intermediate results of two batches, and of the scores of one piece of a long text."""
+    value = 2 if facts.form == "stored" else 4
+    hidden = _number(facts.config, "hidden_size", "n_embd") or 1024
+    inner = max(_number(facts.config, "intermediate_size", "n_inner"), 4 * hidden)
+    heads = _number(facts.config, "num_attention_heads", "n_head") or 16
+    tokens = max(CHUNK[facts.device] * 8, context)
+    return (tokens * (_ACTIVATIONS * hidden + 3 * inner) + 3 * heads * QUERIES * context) * value
 
 
 def _text_number(config: Mapping[str, Any], name: str) -> int:

@@ -77,10 +77,15 @@ class MlxEngine:
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Return vectors, computed between rounds of the batch. Raises Unsupported, ContextExceeded."""
         instance = self._ready()
-        inputs = await self._on_prompts(lambda: [instance.prompts.encode_text(text) for text in request.inputs])
         context, scheduler = instance.config.context_length, instance.scheduler
+        texts = await self._on_prompts(lambda: instance.texts.encode(request, context))
         work = embed(
-            instance.loaded.model, inputs, request, context, instance.clock, lambda: 1.0 if scheduler.busy else ALONE
+            instance.loaded.model,
+            instance.pooler,
+            texts,
+            request,
+            instance.clock,
+            lambda: 1.0 if scheduler.busy else ALONE,
         )
         return await asyncio.wrap_future(self._compute.call_sliced(work))
 

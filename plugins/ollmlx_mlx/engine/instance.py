@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
 import mlx.core as mx
 
 from ollmlx.protocol import RunnerConfig
+from ollmlx.storekit import read_recipe
 from ollmlx_mlx.engine.batching.drafting import Drafter
 from ollmlx_mlx.engine.batching.grammar import Grammars
 from ollmlx_mlx.engine.batching.prefill import ChunkClock
 from ollmlx_mlx.engine.batching.prompt_lookup import PromptLookup
 from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
+from ollmlx_mlx.engine.device import limit_memory
+from ollmlx_mlx.engine.embed_texts import EmbedTexts
 from ollmlx_mlx.engine.kv_cache import Layers, can_batch, make_layers, stays_trimmable, usable_type
-from ollmlx_mlx.engine.load import LoadedModel, limit_memory, load_model
+from ollmlx_mlx.engine.load import LoadedModel, load_model
+from ollmlx_mlx.engine.pooling import Pooler
 from ollmlx_mlx.engine.prefix_cache import CacheFolder, PrefixCache
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
-from ollmlx_mlx.engine.text.prompt import PromptEncoder
+from ollmlx_mlx.engine.text.prompt import PromptEncoder, encode_texts
 from ollmlx_mlx.folder import AUTO_WIDTH
 
 FIRST_CHUNK: Final = {"cpu": 32, "metal": 512, "cuda": 1024}
@@ -45,6 +50,8 @@ class Instance:
     clock: ChunkClock
     scheduler: BatchScheduler
     folder: CacheFolder | None
+    texts: EmbedTexts
+    pooler: Pooler
 
     def save_caches(self) -> None:
         """Write the prefix cache to disk, newest entries first, within its limit. On the compute thread."""
@@ -72,6 +79,7 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
     prefixes = PrefixCache(config.prompt_cache_bytes)
     folder = _folder(config, kv_type, sample, prefixes, notes)
     clock = ChunkClock(FIRST_CHUNK.get(loaded.device, 32))
+    recipe = read_recipe(config.model.path)
     return Instance(
         config=config,
         loaded=loaded,
@@ -96,6 +104,8 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
             launch_blocks=loaded.device == "cpu",
         ),
         folder=folder,
+        texts=EmbedTexts(partial(encode_texts, tokenizer), recipe),
+        pooler=Pooler(recipe, config.model.path),
     )
 
 

@@ -20,41 +20,20 @@ from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tokenizer_utils import load as load_tokenizer_files
-from mlx_lm.utils import _tokenizer_defaults, dequantize_model
+from mlx_lm.utils import _get_classes, _tokenizer_defaults, dequantize_model
 from mlx_lm.utils import load_model as load_stored
 
 from ollmlx.errors import OllmlxError, OutOfMemory, StorageError
 from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.engine.adapter import apply_adapter
+from ollmlx_mlx.engine.device import device_name, is_out_of_memory
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 
-_OUT_OF_MEMORY: Final = (
-    "unable to allocate", "out of memory", "insufficient memory", "attempting to allocate", "[malloc"
-)  # fmt: skip
 _STEPS: Final = 64
 """Parameters are brought into memory in about this many steps, each reported as progress."""
 _THREADS: Final = 8
-CPU_BUFFERS: Final = 64 * 1024 * 1024
-"""Bytes of free buffers that MLX may keep on a CPU. More of them made nothing faster there."""
 
 Advance = Callable[[float], None]
-
-
-def limit_memory(config: RunnerConfig, core: Any) -> None:
-    """Set MLX's limits from the budget that the daemon gave. `core` is `mlx.core`.
-
-    MLX takes them as advice: the daemon enforces them. On a CPU few free buffers are kept: the C library has its own.
-    """
-    if config.memory_limit:
-        core.set_memory_limit(config.memory_limit)
-    if config.cache_limit is not None:
-        on_cpu = core.default_device().type == core.DeviceType.cpu
-        core.set_cache_limit(min(config.cache_limit, CPU_BUFFERS) if on_cpu else config.cache_limit)
-    # Wired memory has panicked Macs that ran out: only on request, within the budget and Metal's advice.
-    if config.wired != "off" and core.metal.is_available():
-        most = int(core.device_info()["max_recommended_working_set_size"])
-        wanted = config.model.size if config.wired == "model" else most
-        core.set_wired_limit(min(most, wanted, config.memory_limit or most))
 
 
 @dataclass(slots=True)
@@ -74,12 +53,6 @@ class LoadedModel:
     draft: Module | None = None
 
 
-def device_name() -> str:
-    if mx.default_device().type != mx.DeviceType.gpu:
-        return "cpu"
-    return "metal" if mx.metal.is_available() else "cuda"
-
-
 def load_model(config: RunnerConfig, advance: Advance = lambda _: None) -> LoadedModel:
     """Load weights, tokenizer, adapter and draft model. `advance` is called with the fraction done, 0 to 1.
 
@@ -89,7 +62,9 @@ def load_model(config: RunnerConfig, advance: Advance = lambda _: None) -> Loade
     notes = [str(note) for note in config.engine_options.get("notes", ())]
     device = device_name()
     try:
-        model, settings = load_stored(folder, lazy=True, trust_remote_code=config.allow_remote_code)
+        model, settings = load_stored(
+            folder, lazy=True, trust_remote_code=config.allow_remote_code, get_model_classes=classes_of
+        )
         unpacked = device == "cpu" and config.engine_options.get("weights", "float32") == "float32"
         if device == "cpu":
             to_float32(model, unpack=unpacked)
@@ -121,6 +96,30 @@ def load_model(config: RunnerConfig, advance: Advance = lambda _: None) -> Loade
         raise load_error(error, folder) from error
     advance(1.0)
     return LoadedModel(model, tokenizer, detokenizers, device, tuple(notes), settings, draft)
+
+
+def classes_of(config: dict[str, Any]) -> tuple[type[Module], type[Any]]:
+    """Return mlx-lm's class and arguments for a model, which then reads the weights of a model without a head, too."""
+    model_class, arguments = _get_classes(config)
+
+    class WithHead(model_class):  # type: ignore[misc, valid-type]
+        def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+            completed = with_head(weights, tied=bool(config.get("tie_word_embeddings")))
+            given: dict[str, mx.array] = super().sanitize(completed) if hasattr(model_class, "sanitize") else completed
+            return given
+
+    return WithHead, arguments
+
+
+def with_head(weights: dict[str, mx.array], *, tied: bool) -> dict[str, mx.array]:
+    """Return the weights of an embedding model as those of a language model; all others unchanged.
+
+    transformers saves such a model as its body alone: without `model.` before the names, and without a head.
+    """
+    if "embed_tokens.weight" not in weights:
+        return weights
+    named = {f"model.{name}": array for name, array in weights.items()}
+    return named if tied else {**named, "lm_head.weight": weights["embed_tokens.weight"]}
 
 
 def read_tokenizer(folder: Path, settings: dict[str, Any], *, trust: bool = False) -> TokenizerWrapper:
@@ -171,11 +170,6 @@ def free_unused() -> None:
         from ollmlx_mlx.linux_cpu.memory import trim_heap  # not there on other systems
 
         trim_heap()
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether MLX or Python could not get memory."""
-    return isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in _OUT_OF_MEMORY)
 
 
 def load_error(error: Exception, folder: Path) -> OllmlxError:

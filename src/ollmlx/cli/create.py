@@ -29,6 +29,8 @@ UNUSED_PARAMETERS = (
 )
 """Parameters of Ollama that have no meaning here; a message says so."""
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", "*.tiktoken")
+STEP_FILES = ("[0-9]*_*/config.json", "[0-9]*_*/model.safetensors")
+"""The files of an embedding model's pooling and dense layers."""
 
 
 def add_create_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,14 +149,14 @@ def local_files(source: str, folder: Path) -> dict[str, Path] | None:
 
 
 def _model_files(folder: Path) -> dict[str, Path]:
-    found = [path for pattern in MODEL_FILES for path in sorted(folder.glob(pattern)) if path.is_file()]
+    found = [path for pattern in (*MODEL_FILES, *STEP_FILES) for path in sorted(folder.glob(pattern)) if path.is_file()]
     if not any(path.suffix == ".safetensors" for path in found):
         found = sorted(path for path in folder.glob("*.gguf") if path.is_file())
     if not found:
         raise InvalidRequest(f"{folder} holds neither safetensors nor GGUF files")
     for path in found:
         _check_inside(path, folder)
-    return {path.name: path for path in found}
+    return {path.relative_to(folder).as_posix(): path for path in found}
 
 
 def _check_inside(path: Path, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class Frozen(BaseModel):
@@ -133,11 +133,24 @@ class GenerateRequest(Frozen):
         return self
 
 
+def _without_search(value: Any) -> Any:
+    return value.removeprefix("search_") if isinstance(value, str) else value
+
+
+InputType = Annotated[Literal["query", "document"], BeforeValidator(_without_search)]
+"""What a text to embed is. Cohere's `search_query` and `search_document` mean the same."""
+
+
 class EmbedRequest(Frozen):
-    """Texts to embed. `dimensions` cuts the vectors and normalises them again. `truncate` False refuses long texts."""
+    """Texts to embed. `dimensions` cuts the vectors and normalises them again. `truncate` False refuses long texts.
+
+    `input_type`: the model's own prompt for such texts goes before them; None: before plain texts there is none, unless
+    the model's files say so. `options.num_ctx`: texts are cut to so many tokens.
+    """
 
     request_id: str = ""
     inputs: tuple[str, ...]
+    input_type: InputType | None = None
     truncate: bool = True
     normalize: bool = True
     dimensions: int | None = None

@@ -13,6 +13,9 @@ from ollmlx.storekit.download import follow_redirects as follow_redirects
 from ollmlx.storekit.download import origin as origin
 from ollmlx.storekit.download import pull_progress as pull_progress
 from ollmlx.storekit.download import redirected as redirected
+from ollmlx.storekit.embedding_files import STEP_FILES as STEP_FILES
+from ollmlx.storekit.embedding_files import EmbeddingRecipe as EmbeddingRecipe
+from ollmlx.storekit.embedding_files import read_recipe as read_recipe
 from ollmlx.storekit.files import MAX_CONFIG as MAX_CONFIG
 from ollmlx.storekit.files import FoundFile as FoundFile
 from ollmlx.storekit.files import check_space as check_space

@@ -107,6 +107,21 @@ def _json_object(data: bytes, shown: str, keys: tuple[str, ...] | None) -> dict[
     return content if keys is None else {key: content[key] for key in keys if key in content}
 
 
+def read_json_list(folder: Path, name: str) -> list[Any] | None:
+    """Return a small JSON list of a model's folder, or None if there is no such file. Raises StorageError (MDL003)."""
+    shown = f"{folder.name}/{name}"
+    data = read_bounded(folder / name, MAX_CONFIG, shown)
+    if data is None:
+        return None
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise damaged(f"{shown} is not valid JSON") from error
+    if not isinstance(content, list):
+        raise damaged(f"{shown} is not a JSON list")
+    return content
+
+
 def require_json(folder: Path, name: str, limit: int = MAX_JSON) -> dict[str, Any]:
     """Return a JSON object of a model's folder. Raises StorageError (MDL003) if there is none."""
     content = read_json(folder, name, limit)

@@ -10,11 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ollmlx.errors import Unsupported
 from ollmlx.formats.safetensors import SafetensorsTensor, quantization_of, read_safetensors_header, unpacked_elements
 from ollmlx.model.installed import Capability, ModelDefaults, ModelDetails
 from ollmlx.model.request import Options
 from ollmlx.model.templates import MAX_TEMPLATE
 from ollmlx.runner.kit.prompts import has_insert_markers
+from ollmlx.storekit.embedding_files import POOLING_TYPES, read_recipe
 from ollmlx.storekit.files import MAX_CONFIG, FoundFile, damaged, read_bounded, read_json, require_json
 from ollmlx.storekit.model_index import ModelDescription
 from ollmlx.text.quantities import format_count
@@ -27,6 +29,8 @@ _MODEL_TYPE = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _TOOLS = re.compile(r"\btools\b")
 _THINKING = re.compile(r"enable_thinking|<think>|<\|channel\|>analysis|<\|channel>thought|\{%[^%]*\bthinking\b")
 _ENCODERS = re.compile(r"(Bert|Roberta|DeBerta|MPNet|Electra)[A-Za-z0-9]*$", re.IGNORECASE)
+PADDED_POSITIONS = dict.fromkeys(("camembert", "mpnet", "roberta", "xlm-roberta"), 2)
+"""Model types whose first positions are those of padding: texts are shorter by this number of tokens."""
 _INFO: dict[str, tuple[str, ...]] = {
     "context_length": (
         "max_position_embeddings", "max_seq_len", "n_positions", "seq_length", "max_sequence_length", "n_ctx",
@@ -61,17 +65,33 @@ def describe_folder(folder: Path, files: Sequence[FoundFile], origin: str) -> Mo
     tensors = _tensors(folder, names)
     template = _chat_template(folder, names)
     details, info = _details(kind, config, tensors)
+    capabilities = _capabilities(folder, names, config, template, origin)
+    options = _options(read_json(folder, "generation_config.json", MAX_CONFIG) or {})
+    if capabilities == ("embedding",):
+        options = _embedding(folder, kind, details, info)
     return ModelDescription(
         format="mlx",
         details=details,
-        capabilities=_capabilities(folder, names, config, template, origin),
+        capabilities=capabilities,
         info=info,
         chat_template=template,
-        defaults=ModelDefaults(
-            options=_options(read_json(folder, "generation_config.json", MAX_CONFIG) or {}),
-            license=_license(folder, files),
-        ),
+        defaults=ModelDefaults(options=options, license=_license(folder, files)),
     )
+
+
+def _embedding(folder: Path, kind: str, details: ModelDetails, info: dict[str, Any]) -> Options:
+    """Add to `info` how texts become vectors. Returns the model's options: the context that its authors intend."""
+    try:
+        recipe = read_recipe(folder)
+    except Unsupported as error:
+        info["ollmlx.pooling"] = error.message
+        return Options()
+    info["ollmlx.pooling"] = recipe.described
+    if len(recipe.pooling) == 1 and recipe.pooling[0] in POOLING_TYPES:
+        info[f"{kind}.pooling_type"] = POOLING_TYPES[recipe.pooling[0]]
+    if recipe.max_tokens is None or recipe.max_tokens >= (details.context_length or recipe.max_tokens):
+        return Options()
+    return Options(num_ctx=recipe.max_tokens)
 
 
 def _tensors(folder: Path, names: set[str]) -> dict[str, SafetensorsTensor]:
@@ -99,6 +119,8 @@ def _details(
     for key, spellings in _INFO.items():
         if (value := _number(shape, spellings)) is not None:
             info[f"{kind}.{key}"] = value
+    if kind in PADDED_POSITIONS and f"{kind}.context_length" in info:
+        info[f"{kind}.context_length"] -= PADDED_POSITIONS[kind]
     info["general.file_type"] = level = _quantization_level(tensors, config)
     context, embedding = info.get(f"{kind}.context_length"), info.get(f"{kind}.embedding_length")
     details = ModelDetails(

@@ -18,8 +18,8 @@ from ollmlx_mlx.engine.batching.drafting import Drafter
 from ollmlx_mlx.engine.batching.generation import GenerationState
 from ollmlx_mlx.engine.batching.prefill import ChunkClock, PrefillQueue
 from ollmlx_mlx.engine.batching.prompt_lookup import PromptLookup
+from ollmlx_mlx.engine.device import is_out_of_memory
 from ollmlx_mlx.engine.kv_cache import Layers
-from ollmlx_mlx.engine.load import is_out_of_memory
 from ollmlx_mlx.engine.prefix_cache import PrefixCache
 
 _log = logging.getLogger(__name__)

@@ -99,6 +99,17 @@ class EncodedPrompt:
         )
 
 
+def encode_text(tokenizer: Any, text: str, *, special: bool = True) -> list[int]:
+    """Return the ids of a text, with the special tokens that the model expects, unless it has them already."""
+    bos = tokenizer.bos_token
+    return list(tokenizer.encode(text, add_special_tokens=special and not (bos and text.startswith(bos))))
+
+
+def encode_texts(tokenizer: Any, texts: Sequence[str], special: bool) -> list[list[int]]:
+    """Return the ids of several texts."""
+    return [encode_text(tokenizer, text, special=special) for text in texts]
+
+
 class PromptEncoder:
     """Encodes prompts for one model. Runs outside the compute thread, one call at a time.
 
@@ -137,8 +148,7 @@ class PromptEncoder:
 
     def encode_text(self, text: str) -> list[int]:
         """Return the ids of plain text, with the special tokens that the model expects before it."""
-        bos = self._tokenizer.bos_token
-        return list(self._tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))))
+        return encode_text(self._tokenizer, text)
 
     def tokenize(self, request: TokenizeRequest) -> Tokens:
         """Return the ids of a text, or of a conversation through the chat template and the text that it became."""

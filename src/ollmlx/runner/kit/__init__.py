@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ollmlx.runner.kit.answers import RepeatGuard as RepeatGuard
 from ollmlx.runner.kit.answers import StopFilter as StopFilter
+from ollmlx.runner.kit.embedding import TextFrame as TextFrame
 from ollmlx.runner.kit.prompts import INSERT_MARKERS as INSERT_MARKERS
 from ollmlx.runner.kit.prompts import InsertMarkers as InsertMarkers
 from ollmlx.runner.kit.prompts import OldestFirst as OldestFirst

@@ -20,8 +20,9 @@ from ollmlx.errors import OutOfMemory, StorageError
 from ollmlx.protocol import RunnerConfig
 from ollmlx.testing import fake_model
 from ollmlx.types import ModelDefaults
+from ollmlx_mlx.engine.device import CPU_BUFFERS, device_name, limit_memory
 from ollmlx_mlx.engine.engine import MlxEngine
-from ollmlx_mlx.engine.load import CPU_BUFFERS, LoadedModel, device_name, limit_memory, load_error, load_model
+from ollmlx_mlx.engine.load import LoadedModel, load_error, load_model
 from ollmlx_mlx.importer.gguf_import import import_gguf
 
 pytestmark = pytest.mark.mlx

