@@ -46,6 +46,7 @@ class TestMlxBackend(BackendSuite):
             messages=(Message(role="user", content="Patch it."),),
             tools=({"type": "function", "function": {"name": "patch", "parameters": schema}},),
             tool_choice="patch",
+            template="{{ tools }}{% for message in messages %}{{ message.content }}{% endfor %}",
             grammar='start: "*** Begin\\n" /[+-][a-z]{1,9}/ "\\n*** End"',
             options=Options(temperature=0, num_predict=60),
         )

@@ -32,7 +32,7 @@ PROMPT = "Fix calc.py so that its test passes."
 KEY = "key-of-the-stage"
 CONTEXT = 200_000
 SHORT_CONTEXT = 32_768
-MODELS = {**dict.fromkeys(("editor", "cutter", "mender", "talker"), CONTEXT), "reader": SHORT_CONTEXT}
+MODELS = {**dict.fromkeys(("editor", "cutter", "mender", "talker", "starter"), CONTEXT), "reader": SHORT_CONTEXT}
 """The models of the plays, and their context lengths."""
 
 Step = dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from tests.e2e.agents import FIXED, PROMPT, RUN_TESTS, SUMMARY, Stage, Step, call, reading
@@ -48,6 +49,20 @@ def test_it_edits_fails_a_test_looks_and_mends(agents: Stage) -> None:
     assert (project / "calc.py").read_text() == FIXED, done.stdout + done.stderr
     assert done.returncode == 0, done.stderr
     assert done.stdout == "Done: it adds.\n"
+
+
+def test_its_instructions_are_cached_from_one_start_to_the_next(agents: Stage) -> None:
+    project = agents.project("starter", [{"say": "First."}, {"say": "Second."}])
+    counts = []
+    for said in ("First.", "Second."):
+        done = agents.launch("claude", "starter", project, *PRINT)
+        assert done.stdout == f"{said}\n", done.stderr
+        lines = [line for line in agents.daemon.log_text.splitlines() if "POST /v1/messages 200" in line]
+        (line,) = [line for line in lines if "model=starter" in line][len(counts) :]
+        counts.append([int(found) for found in re.findall(r"(?:prompt|cached)_tokens=(\d+)", line)])
+    (prompt, _), (again, cached) = counts
+    assert prompt > 5000
+    assert cached >= again * 0.99, "what changes with every start is left out of the prompt"
 
 
 def test_an_answer_cut_by_length_is_continued(agents: Stage) -> None:
