@@ -9,16 +9,31 @@ import platform
 from collections.abc import Sequence
 from typing import Any, cast
 
-from quart import Blueprint, Response, current_app
+from quart import Blueprint, Response, current_app, request
 
 from ollmlx import Service, Settings, __version__
 from ollmlx.errors import Forbidden
 from ollmlx.protocol import PROTOCOL_VERSION
 from ollmlx.types import RunnerInfo
-from ollmlx.web import BOOLEAN, INTEGER, OBJECT, STRING, TEXT, current, describe, json_answer, listing, record, state_of
+from ollmlx.web import (
+    BOOLEAN,
+    INTEGER,
+    NDJSON,
+    OBJECT,
+    STRING,
+    TEXT,
+    current,
+    describe,
+    json_answer,
+    listing,
+    record,
+    state_of,
+)
+from ollmlx_ops.log import FILE, last_lines
 from ollmlx_ops.metrics import CONTENT_TYPE, Metrics
 
 NOT_READY = 503
+LINES = 300
 _SAID = {"state", "backend", "pid", "restarts", "reserved", "memory", "last_words", "missed"}
 """What is told of a runner under its own name."""
 STATUS = record({"status": STRING})
@@ -71,9 +86,20 @@ def blueprint(service: Service) -> Blueprint:
     @made.get("/api/daemon")
     @describe("The daemon and its runners; only for its own machine, or with an API key.", answer=DAEMON)
     async def daemon() -> Response:
-        if not service.settings.security.api_keys and not _is_local(current().client):
-            raise Forbidden("this route is only for the daemon's own machine, or with an API key")
+        _only_for_operators(service.settings)
         return json_answer(describe_daemon(service.settings, service.ps()))
+
+    @made.get("/api/daemon/log")
+    @describe("The end of the daemon's log, a JSON object a line; `?contains=` selects lines.", content=(NDJSON,))
+    async def log() -> Response:
+        _only_for_operators(service.settings)
+        if service.settings.logging.prompts:
+            raise Forbidden(
+                "the log has prompts: `ollmlx logs` shows it", hint="[logging] prompts = false permits it here"
+            )
+        file = service.settings.state_folder / FILE
+        lines = await asyncio.to_thread(last_lines, file, LINES, request.args.get("contains", ""))
+        return Response("".join(f"{line}\n" for line in lines), content_type=NDJSON)
 
     @made.get("/metrics")
     @describe("Figures for Prometheus.", answer={"type": "string"}, content=(TEXT,))
@@ -122,6 +148,12 @@ def describe_daemon(settings: Settings, runners: Sequence[RunnerInfo]) -> dict[s
             for runner in runners
         ],
     }
+
+
+def _only_for_operators(settings: Settings) -> None:
+    """Raise Forbidden for a client of another machine without an API key."""
+    if not settings.security.api_keys and not _is_local(current().client):
+        raise Forbidden("this route is only for the daemon's own machine, or with an API key")
 
 
 def _can_be_created(settings: Settings) -> bool:

@@ -273,8 +273,8 @@ def test_the_policy_stops_what_gets_into_the_page_all_the_same(server: Daemon, o
 def test_a_model_is_pulled_described_and_deleted(opened: Open, daemon: Any, no_leaked_descriptors: None) -> None:
     with HubServer() as hub:
         hub.add("mlx-community/Tiny-4bit", tiny_files(weights=900_000))
-        settings = {"plugins": {"disabled": ["pypi", "ollama_store"], "hub": {"endpoint": hub.url}}}
-        server = daemon(settings=settings)
+        plugins = {"disabled": ["pypi", "ollama_store"], "hub": {"endpoint": hub.url}}
+        server = daemon(settings={"plugins": plugins, "security": {"private_hosts": ["localhost"]}})
         page = opened(server.url, "models")
         page.get_by_label("Name of the model to pull").fill("mlx-community/Tiny-4bit")
         page.get_by_role("button", name="Pull").click()
@@ -304,6 +304,10 @@ def test_a_runner_that_is_killed_is_told_and_returns(opened: Open, daemon: Any) 
     page.get_by_role("link", name="Now").click()
     expect(page.locator(".card")).to_contain_text("restarted 1 time")
     expect(page.locator(".card .badge")).to_have_text("ready")
+    page.get_by_text("Log", exact=True).click()
+    page.get_by_label("Only lines with these words").fill("SIGKILL")
+    page.get_by_label("Only lines with these words").press("Enter")
+    expect(page.locator("pre.log")).to_contain_text("was killed by SIGKILL")
 
 
 def test_a_key_is_asked_for_once_and_kept_for_the_tab_only(opened: Open, daemon: Any) -> None:

@@ -71,13 +71,14 @@ function PullForm({ onDone }) {
   const box = useRef();
   const again = () => draw((value) => value + 1);
   const start = async (name) => {
-    const pull = { status: "asking", done: 0, total: 0, error: null, aborter: new AbortController() };
+    const pull = { status: "asking", steps: [], done: 0, total: 0, error: null, aborter: new AbortController() };
     pulls.set(name, pull);
     again();
     const layers = new Map();
     try {
       for await (const step of records("/api/pull", { body: { model: name }, signal: pull.aborter.signal })) {
         pull.status = step.status;
+        if (!step.total && !pull.steps.includes(step.status)) pull.steps.push(step.status);
         if (step.total) layers.set(step.digest || step.status, [step.completed || 0, step.total]);
         pull.done = sum(layers, 0);
         pull.total = sum(layers, 1);
@@ -114,6 +115,7 @@ function PullForm({ onDone }) {
             </div>
             {!pull.finished && !pull.error && <progress aria-label={`Progress of ${name}`} max={pull.total || undefined} value={pull.total ? pull.done : undefined} />}
             {pull.total > 0 && !pull.finished && !pull.error && <p class="facts">{bytes(pull.done)} of {bytes(pull.total)}</p>}
+            {pull.steps.length > 0 && <details><summary>Steps</summary><p class="facts">{pull.steps.join(", ")}</p></details>}
             <Failure error={pull.error} again={() => start(name)} />
           </li>
         ))}

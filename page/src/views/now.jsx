@@ -60,6 +60,7 @@ export function NowView() {
           </li>
         ))}
       </ul>
+      {daemon && <Log />}
       <h2>Server</h2>
       {daemon ? (
         <dl class="plain-list">
@@ -132,6 +133,39 @@ function Runner({ runner, words, onUnload }) {
       <div class="row"><button type="button" class="small" aria-label={`Unload ${shortName(runner.name)}`} onClick={onUnload}>Unload</button></div>
     </li>
   );
+}
+
+const readLog = (words) => async (signal) => {
+  const text = await (await send(`/api/daemon/log?contains=${encodeURIComponent(words)}`, { signal })).text();
+  return text.split("\n").filter(Boolean).map(lineOf).reverse().join("\n");
+};
+
+/** The end of the log while it is open; the words select lines, such as those of one request. */
+function Log() {
+  const [open, setOpen] = useState(false);
+  const [words, setWords] = useState("");
+  return (
+    <details onToggle={(event) => setOpen(event.target.open)}>
+      <summary>Log</summary>
+      <input type="search" class="log-words" aria-label="Only lines with these words" placeholder="Only lines with these words, such as a request id" value={words} onChange={(event) => setWords(event.target.value)} />
+      {open && <LogLines key={words} words={words} />}
+    </details>
+  );
+}
+
+function LogLines({ words }) {
+  const { value, error, refresh } = usePolled(readLog(words), 2000);
+  if (error) return <Failure error={error} again={refresh} />;
+  return <pre class="log" tabIndex={0} role="region" aria-label="The log, newest line first">{value ?? "Reading…"}{value === "" && "No lines."}</pre>;
+}
+
+function lineOf(line) {
+  try {
+    const { time, level, message, request } = JSON.parse(line);
+    return `${new Date(time).toLocaleTimeString("en-GB")} ${String(level).toUpperCase().padEnd(7)} ${message}${request ? ` request=${request}` : ""}`;
+  } catch {
+    return line; // an unfinished line
+  }
 }
 
 function Words({ lines }) {

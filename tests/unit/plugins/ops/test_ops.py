@@ -15,6 +15,7 @@ from ollmlx.testing.routes import FakeService, installed, web_app
 from ollmlx.types import Admitted, Done, RunnerInfo, RunnerState, Text
 from ollmlx.web import state_of
 from ollmlx_ollama_api.routes import blueprint as ollama
+from ollmlx_ops.log import READ, last_lines
 from ollmlx_ops.metrics import Metrics, PoolMetrics
 from ollmlx_ops.routes import blueprint, problems
 
@@ -181,3 +182,26 @@ async def test_a_daemon_describes_itself_to_no_other_machine(service: FakeServic
     client = web_app(service, blueprint).test_client()
     answer = await client.get("/api/daemon", scope_base={"client": (peer, 5000)}, headers={"Host": "127.0.0.1"})
     assert answer.status_code == status
+
+
+async def test_the_end_of_the_log_is_for_operators_and_never_has_prompts(tmp_path: Path) -> None:
+    def client_of(**settings: Any) -> Any:
+        chosen = Settings.model_validate({"storage": {"state": str(tmp_path)}, **settings})
+        return web_app(FakeService(settings=chosen), blueprint).test_client()
+
+    assert await (await client_of().get("/api/daemon/log")).get_data() == b""
+    (tmp_path / "logs").mkdir()
+    lines = [f'{{"message":"line {number}"}}' for number in range(400)]
+    (tmp_path / "logs" / "daemon.log").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    told = await (await client_of().get("/api/daemon/log")).get_data(as_text=True)
+    assert told.splitlines() == lines[-300:]
+    selected = await (await client_of().get("/api/daemon/log?contains=line 39")).get_data(as_text=True)
+    assert selected.splitlines() == [lines[39], *lines[390:]]
+    assert (await client_of(logging={"prompts": True}).get("/api/daemon/log")).status_code == 403
+    assert (await client_of(security={"api_keys": ["k"]}).get("/api/daemon/log")).status_code == 401
+
+
+def test_a_line_that_begins_before_the_part_that_is_read_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    file.write_text("x" * READ + "\nlast\n", encoding="utf-8")
+    assert last_lines(file, 10) == ["last"]
