@@ -31,7 +31,8 @@ from ollmlx.settings.report import effective
 LOG_LINES = 2000
 VARIABLES = re.compile(r"(OLLMLX|OLLAMA|HF|HUGGING|MLX|PIP|PYTHON|SSL|REQUESTS|CUDA)_?|.*_PROXY$|.*_proxy$|PATH$|LANG$")
 CONVERSATION = re.compile(
-    r"""\b(?:generate|embed|tokenize)\ \{.*|\{?"(?:prompt|messages|content|input|inputs|response|text|system)"\s*:.*""",
+    r"""\b(?:generate|embed|tokenize)\ \{.*|\{?"(?:prompt|messages|content|input|inputs|response|text|system)"\s*:.*
+        |\b(?:system|template)\s*=.*""",
     re.VERBOSE,
 )
 """The rest of a line that may hold prompts or answers."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from ollmlx.errors import StorageError
+from ollmlx.formats.foreign import HEAD, foreign_content
 from ollmlx.helper import run_limited
 
 SMALLEST: Final = 24
@@ -116,9 +117,13 @@ def _read(path: Path, longest: int | None, limit: int) -> GgufHeader:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # opening a pipe would block
             raise _Bad("it is not a regular file")
-        if found.st_size < SMALLEST:
+        if 0 < found.st_size < SMALLEST:
             raise _Bad("it is too short")
         with path.open("rb") as file:
+            head = file.read(HEAD)
+            if not head.startswith(b"GGUF") and (problem := foreign_content(head, found.st_size)) is not None:
+                raise _Bad(problem)
+            file.seek(0)
             return _Reader(file, found.st_size, longest, limit).header()
     except _Bad as bad:
         raise StorageError(f"{path.name} is not a usable GGUF file: {bad}", code="MDL003") from None

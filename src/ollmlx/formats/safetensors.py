@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ollmlx.errors import StorageError
+from ollmlx.formats.foreign import HEAD, foreign_content
 from ollmlx.formats.gguf import read_gguf_header
 from ollmlx.helper import run_limited
 
@@ -63,8 +64,10 @@ def _rows(file: str, limit: int) -> dict[str, tuple[str, tuple[int, ...], int]] 
         size = found.st_size
         with path.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
-            if size < 8 or length > min(MAX_HEADER, size - 8):
-                raise _damaged(shown, "its header does not fit the file")
+            if size < 8 or not 0 < length <= min(MAX_HEADER, size - 8):
+                opened.seek(0)
+                problem = foreign_content(opened.read(HEAD), size)
+                raise _damaged(shown, problem or "its header does not fit the file")
             if length > limit:
                 return None
             raw = json.loads(opened.read(length))

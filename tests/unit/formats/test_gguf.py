@@ -72,7 +72,8 @@ def test_metadata_and_places_of_tensors_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "too short"),
+        (b"", "it is empty"),
+        (b"GGUF", "too short"),
         (gguf(magic=b"GGML"), "does not start with GGUF"),
         (gguf(version=1), "version is 1"),
         (gguf(version=3 << 24), "big-endian"),

@@ -88,3 +88,23 @@ def test_any_damage_is_a_clean_refusal_or_a_sound_header(tmp_path: Path, at: int
     except StorageError:
         return
     assert sum(tensor.nbytes for tensor in found.values()) <= len(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "meaning"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 9\n", "Git LFS pointer"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b'{"error": "Repository not found"}', "an error message of a server"),
+        (b'  { "error" : "x" }          ', "an error message of a server"),
+        (bytes(4096), "begins with zeros"),
+        (b"", "it is empty"),
+        (b"GGUF\x03\x00\x00\x00" + bytes(100), "a GGUF file under another name"),
+        (b"PK\x03\x04" + bytes(100), "PyTorch checkpoint"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_called_what_it_is(tmp_path: Path, content: bytes, meaning: str) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(StorageError, match=meaning):
+        read_safetensors_header(file)

@@ -22,6 +22,8 @@ from ollmlx.settings import Settings
 
 SPARE_SECONDS = 1.0
 """Seconds for starting Python, on top of the time limit of the plugin."""
+SHARE = 0.8
+"""The part of the time limit in which a plugin must be loaded."""
 OUTPUT = 1 << 20
 
 
@@ -78,26 +80,27 @@ class PluginProbe:
     """A running or finished probe.
 
     `steps`: the lines of the child. `harm`: what the plugin does to the process that loads it, and to ollmlx with it.
-    `used`: done when the child has used the plugin, or has ended before. `ended`: its exit status; None: it was killed.
+    `begun`, `loaded`, `used`: done when the child is there, or has ended before.
+    `ended`: its exit status; None: it was killed.
     """
 
     task: PluginTask
     steps: list[dict[str, Any]] = field(default_factory=list)
     harm: str = ""
+    begun: Future[None] = field(default_factory=Future)
+    loaded: Future[None] = field(default_factory=Future)
     used: Future[None] = field(default_factory=Future)
     ended: Future[int | None] = field(default_factory=Future)
 
     def start(self) -> PluginProbe:
         """Start the child. It is killed at its time limit, whatever it does."""
-        self._deadline = time.monotonic() + self.task.limit
+        self._deadline = time.monotonic() + self.task.limit + SPARE_SECONDS / 2
         threading.Thread(target=self._follow, name=f"probe-{self.task.name}", daemon=True).start()
         return self
 
     def judge(self, plugin: LoadedPlugin) -> None:
         """Put into `plugin` why the doctor must not load it; nothing if it behaved."""
-        try:
-            status, step = self._wait(), self.last
-        except TimeoutError:
+        if not self._wait():
             plugin.problem, plugin.code, plugin.late = "it did not finish loading in time", "PLG001", True
             return
         if (loaded := self._step("loaded")) is not None:
@@ -107,10 +110,10 @@ class PluginProbe:
                 plugin.problem, plugin.code, plugin.hint = stated["problem"], stated["code"], stated["hint"]
                 return
         where = "while it is loaded" if loaded is None else "while it is used"
-        if step == "failed":
+        if self.last == "failed":
             self.harm = f"fails {where}: {self.steps[-1].get('error')}"
-        elif self.used.exception() is not None:
-            self.harm = f"{_ending(status)} {where}"
+        elif self.ended.done() and not self._step("used") and not self._step("done"):
+            self.harm = f"{_ending(self.ended.result())} {where}"
         elif faults := self.faults:
             plugin.code, self.harm = "PLG005", "; ".join(faults)
         if self.harm:
@@ -142,15 +145,21 @@ class PluginProbe:
             raise RuntimeError(f"it {_ending(self.ended.result())}")
         return ()  # the plugin was refused, and its problem is a finding already
 
-    def _wait(self) -> int | None:
-        """Wait until the plugin was used, or the probe has ended; return the exit status, 0 while it still runs.
+    def _wait(self) -> bool:
+        """Wait until the plugin was used, or the probe has ended. Return False if the plugin was not loaded in time.
 
-        Raises TimeoutError at the time limit, so that ollmlx's own plugins do not wait any longer.
+        Python itself may start slowly on a busy machine; that is not the plugin's time.
         """
-        with suppress(_Ended):
-            self.used.result(max(0.0, self._deadline - time.monotonic()))
-            return self.ended.result() if self.ended.done() else 0
-        return self.ended.result()
+        with suppress(TimeoutError):
+            self.begun.result(self._left())
+            self.loaded.result(min(self._left(), self.task.limit * SHARE))
+            with suppress(TimeoutError):  # it may be used slowly: then it is loaded here all the same
+                self.used.result(self._left())
+            return True
+        return False
+
+    def _left(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
 
     def _step(self, name: str) -> dict[str, Any] | None:
         return next((step for step in self.steps if step["step"] == name), None)
@@ -163,8 +172,9 @@ class PluginProbe:
             self.steps.append({"step": "failed", "error": f"no process can be started: {error.strerror}"})
         finally:
             self.ended.set_result(status)
-            if not self.used.done():
-                self.used.set_exception(_Ended())
+            for stage in (self.begun, self.loaded, self.used):
+                if not stage.done():
+                    stage.set_result(None)
 
     def _run(self) -> int | None:
         process = subprocess.Popen(
@@ -197,12 +207,9 @@ class PluginProbe:
                 if step is None:
                     continue
                 self.steps.append(step)
-                if step["step"] in ("used", "done") and not self.used.done():
-                    self.used.set_result(None)
-
-
-class _Ended(Exception):
-    """The probe ended before the plugin was used."""
+                stage = {"loading": self.begun, "loaded": self.loaded, "used": self.used}.get(step["step"])
+                if stage is not None and not stage.done():
+                    stage.set_result(None)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ollmlx.doctor.check import found, noted
 from ollmlx.doctor.report import CheckResult, Report
-from ollmlx.doctor.selftest.subject import Completion, RequestFailed, Subject, difference
+from ollmlx.doctor.selftest.subject import SHOWN, Completion, RequestFailed, Subject, difference
 from ollmlx.errors import Unsupported
 from ollmlx.errors.findings import CODES, Finding, Severity
 from ollmlx.text.quantities import format_size
@@ -77,6 +77,21 @@ async def loaded(subject: Subject, state: TrialState) -> Finding | None:
     if not (notes := runner.get("notes")):
         return None
     return noted("RUN010", f"{subject.name.short} runs on {runner.get('backend')}: {'; '.join(map(str, notes))}")
+
+
+async def sensible(subject: Subject, state: TrialState) -> Finding | None:
+    """Continue different texts. Weights that are damaged repeat one token after every one of them."""
+    answers = [await subject.complete(unique(beginning), TOKENS) for beginning in BEGINNINGS]
+    repeated_tokens = [one.tokens[0].text for one in answers if len(one.tokens) > 3 and len(set(_texts(one))) == 1]
+    if len(repeated_tokens) < len(answers):
+        return None
+    shown = f"{answers[0].text[:SHOWN]!r}, then {answers[1].text[:SHOWN]!r}"
+    problem = "answers every text with one token, again and again: its weights are damaged"
+    return _wrong(subject, problem, shown, "ollmlx doctor storage --deep")
+
+
+def _texts(completion: Completion) -> list[str]:
+    return [token.text for token in completion.tokens]
 
 
 async def repeated(subject: Subject, state: TrialState) -> Finding | None:
@@ -229,6 +244,7 @@ def _wrong(subject: Subject, problem: str, evidence: str, *commands: str, code: 
 
 TRIALS = (
     (repeated, "a repeated request and a cached prompt get the same answer"),
+    (sensible, "different texts are continued differently"),
     (batched, "a batch gives the same answers as single requests"),
     (seeded, "the same seed gives the same answer"),
     (structured, "answers keep to a schema"),
