@@ -32,7 +32,7 @@ class LoadableCheck:
 
     async def run(self, context: Any) -> Sequence[Finding]:
         """Return a finding for each model that cannot be loaded; a note if there was no time for all."""
-        models = [model for store in context.stores for model in await _listed(store) if model.format == "mlx"]
+        models = [model for store in context.stores for model in await _listed(store) if _generates(model)]
         file = context.settings.state_folder / MEMORY
         versions = [context.version_of(part) for part in PARTS]
         known = await asyncio.to_thread(_remembered, file, versions)
@@ -42,11 +42,8 @@ class LoadableCheck:
             await asyncio.to_thread(
                 _remember, file, versions, {model.digest: known.get(model.digest) for model in models}
             )
-        findings = [
-            _finding(context, model, *known[model.digest])
-            for model in models
-            if known.get(model.digest, (None,))[0] is not None
-        ]
+        told = [(model, *known.get(model.digest, (None, ""))) for model in models]
+        findings = [_finding(context, model, problem, code) for model, problem, code in told if problem is not None]
         late = [model.name.short for model in models if model.digest not in known]
         return [*findings, *([_late(late)] if late and context.version_of("mlx-lm") else [])]
 
@@ -73,6 +70,11 @@ class LoadableCheck:
                 except OllmlxError as error:
                     found[model.digest] = (f"its chat template cannot be used: {error.message}", "MDL003")
         return found
+
+
+def _generates(model: InstalledModel) -> bool:
+    """Return True for a model that mlx-lm runs; encoders are built by the engine itself."""
+    return model.format == "mlx" and "completion" in model.capabilities
 
 
 async def _listed(store: Any) -> Sequence[InstalledModel]:

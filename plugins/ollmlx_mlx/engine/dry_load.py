@@ -57,7 +57,8 @@ def examine(folder: Path) -> tuple[str | None, str]:
 
 def _tokenizer(folder: Path, model: Any) -> Iterator[str]:
     """Compare the ids of tokenizer.json with the rows of the embedding."""
-    shapes = {name: value.shape for name, value in tree_flatten(model.parameters())}
+    parameters: Any = tree_flatten(model.parameters())
+    shapes = {name: value.shape for name, value in parameters}
     rows = next((shape[0] for name, shape in shapes.items() if name.endswith(_EMBEDDINGS)), None)
     file = folder / "tokenizer.json"
     if rows is None or not file.is_file() or file.stat().st_size > MAX_TOKENIZER:
