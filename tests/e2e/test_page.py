@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -44,6 +45,7 @@ HOSTILE = """
 
 $\\href{javascript:window.harmed=1}{five}$ $\\includegraphics{https://example.com/x.png}$
 """
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="  # one pixel
 WRITTEN = """A **table**, a formula $e^x$ and code.
 
 | a | b |
@@ -234,6 +236,23 @@ def test_a_text_file_goes_with_the_question(server: Daemon, opened: Open, tmp_pa
     page.locator("[data-attach]").set_input_files(tmp_path / "notes.txt")
     ask(page, "parrot", "what is it?")
     expect(answers(page)).to_contain_text("the secret word is plum")
+
+
+def test_a_picture_goes_to_a_model_that_sees_and_to_no_other(server: Daemon, opened: Open, daemon: Any) -> None:
+    picture = {"name": "dot.png", "mimeType": "image/png", "buffer": base64.b64decode(DOT)}
+    page = opened(server.url)
+    page.get_by_label("Model", exact=True).select_option(label="parrot")
+    page.locator("[data-attach]").set_input_files(picture)
+    expect(page.get_by_role("alert")).to_have_text("dot.png: this model does not see pictures.")
+    seeing = daemon(settings={"plugins": {"fake": {"capabilities": ["completion", "vision"]}}})
+    page = opened(seeing.url)
+    page.get_by_label("Model", exact=True).select_option(label="parrot")
+    page.locator("[data-attach]").set_input_files(picture)
+    with page.expect_request("**/api/chat") as sent:
+        ask(page, "parrot", "what is this?")
+    assert sent.value.post_data_json["messages"][0]["images"] == [DOT]
+    expect(answers(page)).to_have_text("what is this?")
+    expect(page.get_by_alt_text("dot.png")).to_be_visible()
 
 
 def test_a_hostile_model_runs_nothing_and_asks_nobody(server: Daemon, opened: Open) -> None:
