@@ -20,7 +20,7 @@ from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tokenizer_utils import load as load_tokenizer_files
-from mlx_lm.utils import _get_classes, _tokenizer_defaults, dequantize_model
+from mlx_lm.utils import _get_classes, _tokenizer_defaults
 from mlx_lm.utils import load_model as load_stored
 
 from ollmlx.errors import OllmlxError, OutOfMemory, StorageError
@@ -28,6 +28,7 @@ from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.engine.adapter import apply_adapter
 from ollmlx_mlx.engine.device import device_name, is_out_of_memory
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
+from ollmlx_mlx.engine.unpack import unpack_model
 
 _STEPS: Final = 64
 """Parameters are brought into memory in about this many steps, each reported as progress."""
@@ -194,8 +195,8 @@ def to_float32(model: Module, *, unpack: bool) -> None:
     layers = [layer for layer in getattr(model, "layers", ()) if isinstance(layer, Module)]
     for index, layer in enumerate(layers):
         with mx.stream(streams[index % len(streams)]):
-            dequantize_model(layer)
-    dequantize_model(model)
+            unpack_model(layer)
+    unpack_model(model)
     # Modes such as mxfp4 unpack to bfloat16.
     model.update(tree_map(_as_float32, model.parameters()))
 

@@ -174,7 +174,7 @@ class DividedQuantizedEmbedding(QuantizedEmbedding):
 
 
 class DividedFeedForward(Module):
-    """`down(swiglu(gate(x), up(x)))` for x [..., features], on two streams where that is faster.
+    """`down(swiglu(gate(x), up(x)))` for x [..., features], on two streams where that is faster. Made with both open.
 
     `inner`: the weights of the projection called `gate`.
     """
@@ -184,7 +184,7 @@ class DividedFeedForward(Module):
         half = inner.shape[0] // 2
         self.inner, self.up = inner, up
         # Columns of a matrix would be copied for every product: store the halves as two arrays.
-        self.down = [mx.contiguous(down[:, :half]), mx.contiguous(down[:, half:])]
+        self.down = side_by_side(lambda: mx.contiguous(down[:, :half]), lambda: mx.contiguous(down[:, half:]))
         mx.eval(self.down)
 
     def __call__(self, x: mx.array) -> mx.array:

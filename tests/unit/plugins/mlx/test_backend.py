@@ -19,7 +19,7 @@ from ollmlx.plugin.loader import load_plugins
 from ollmlx.settings import Settings
 from ollmlx.testing import fake_model
 from ollmlx.types import InstalledModel, ModelDefaults
-from ollmlx_mlx.daemon.backend import FOREIGN, MlxBackend, MlxSettings
+from ollmlx_mlx.daemon.backend import FOREIGN, LARGE_PAGES, MlxBackend, MlxSettings
 from ollmlx_mlx.daemon.known_models import KnownModels, installed_mlx_lm
 from ollmlx_mlx.daemon.machine import MlxMachine
 from ollmlx_mlx.folder import remote_code
@@ -149,6 +149,7 @@ def test_the_command_isolates_the_child_and_says_what_was_chosen(folder: MakeFol
     assert any("reference BLAS" in note for note in command.engine_options["notes"])
     assert "computes on 2 CPU streams" in command.engine_options["notes"]
     assert command.engine_options["streams"] == 2
+    assert command.env == LARGE_PAGES
 
 
 def test_on_metal_nothing_is_changed(folder: MakeFolder) -> None:
