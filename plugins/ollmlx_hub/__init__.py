@@ -36,11 +36,14 @@ def register_stores(register: Callable[[Store], None], context: PluginContext) -
 @hookimpl
 def register_sources(register: Callable[[Source], None], context: PluginContext) -> None:
     from ollmlx_hub.client import HubSettings
+    from ollmlx_hub.search import HubSearch
     from ollmlx_hub.source import HubSource
 
     own = context.own or HubSettings()
     private = context.typed().security.private_hosts
-    register(HubSource(own.access(os.environ), private_hosts=private, public=own.public))
+    hub = HubSource(own.access(os.environ), private_hosts=private, public=own.public)
+    register(hub)
+    register(HubSearch(hub, own.organisations))
 
 
 @hookimpl

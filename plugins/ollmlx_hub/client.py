@@ -6,6 +6,7 @@ Calls block: make them in a thread. huggingface_hub's global endpoint and token 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 DEFAULT_ENDPOINT = "https://huggingface.co"
 AGENT = {"user-agent": f"ollmlx/{__version__}"}
 TIMEOUT = 30.0  # seconds for one request
+MOST_FOUND = 1000
+"""Repositories of a search."""
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -50,6 +53,10 @@ class HubSettings(BaseModel):
         "", pattern=r"^(https?://.+)?$", description="Address of the hub. Empty: HF_ENDPOINT, else huggingface.co."
     )
     token: SecretStr = Field(SecretStr(""), description="Token for the hub. Empty: HF_TOKEN, else the login's.")
+    organisations: tuple[str, ...] = Field(
+        ("mlx-community",),
+        description="Organisations that are searched for names of Ollama's library which the catalogue does not know.",
+    )
     public: bool = Field(False, description="Repositories that a push makes can be read by everybody.")
 
     def access(self, environment: Mapping[str, str]) -> HubAccess:
@@ -133,6 +140,16 @@ class HubClient:
         )
         license = getattr(info.card_data, "license", None)
         return RepositoryListing(repo, info.sha or "", license if isinstance(license, str) else "", files)
+
+    def search(self, organisation: str, family: str) -> list[tuple[str, float]]:
+        """Return an organisation's repositories that may be of a family, each with the time of its last change."""
+        letters = re.match(r"[A-Za-z]*", family)
+        assert letters is not None
+        with self._explained(organisation, "main"):
+            found = self._api().list_models(
+                author=organisation, search=letters[0], sort="last_modified", limit=MOST_FOUND, expand=["lastModified"]
+            )
+            return [(each.id, each.last_modified.timestamp() if each.last_modified else 0.0) for each in found]
 
     def file_url(self, listing: RepositoryListing, file: RemoteFile) -> str:
         """Return the address of a file. Raises an error if the hub refuses it or serves another file."""

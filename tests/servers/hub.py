@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.servers.serving import Answer, Asked, TwoHosts, part
 
@@ -55,13 +55,19 @@ class HubServer(TwoHosts):
             known = asked.headers.get("authorization") == f"Bearer {self.token}"
             return _json({"name": "me"}) if known else _problem(401, "", "Invalid username or password.")
         if path == "api/models":
-            return Answer(200, b"[]", {"Content-Type": "application/json"})
+            return self._found({key: values[0] for key, values in parse_qs(urlsplit(asked.path).query).items()})
         if path.startswith("api/models/"):
             repo, _, revision = path.removeprefix("api/models/").partition("/revision/")
             return self._guarded(repo, asked) or self._listing(repo, revision or "main")
         repo, _, rest = path.partition("/resolve/")
         revision, _, file = rest.partition("/")
         return self._guarded(repo, asked) or self._file(repo, revision, file, asked)
+
+    def _found(self, query: dict[str, str]) -> Answer:
+        """The repositories of an author whose names contain a text."""
+        author, text = query.get("author"), query.get("search", "").lower()
+        names = [repo for repo in self.repositories if repo.partition("/")[0] == author and text in repo.lower()]
+        return _json([{"id": repo, "modelId": repo, "lastModified": "2026-01-01T00:00:00.000Z"} for repo in names])
 
     def _guarded(self, repo: str, asked: Asked) -> Answer | None:
         found = self.repositories.get(repo)
