@@ -76,7 +76,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     finally:
         code = started.stop()
     assert code == 0
-    assert "Traceback" not in started.log_text
+    if "Traceback" in started.log_text:
+        at = started.log_text.index("Traceback")
+        raise AssertionError(started.log_text[max(0, at - 300) : at + 3000])
     assert not list((started.state / "runners").glob("*"))
     assert not list(started.state.rglob("*.sock"))
 
