@@ -23,8 +23,8 @@ from ollmlx.types import ModelDefaults
 
 SPARE_THREADS: Final = 16
 """HTTP threads beside one for each sequence: for token counts, embeddings, requests that wait."""
-BATCH_WORK: Final = 8 * 1024**3
-"""Weight bytes times prompt tokens that one batch may cost on a CPU: a few tenths of a second on a small one."""
+BATCH_WORK: Final = 40 * 1024**3
+"""Weight bytes times prompt tokens that one batch may cost on a CPU: half a second on two slow cores."""
 SMALL_MODEL: Final = 512 * 1024**2
 """Weight bytes below which the last core adds little to a single answer, and its absence beside other work halves it
 (docs/benchmarks.md, "Waiting threads"). One answer of such a model leaves that core to the daemon and to others."""
@@ -128,7 +128,8 @@ def _params(config: RunnerConfig, size: int, slots: int, device: str) -> Any:
     params.kv_unified = not exact
     params.cache_idle_slots = exact  # in a shared cache they stay where they are until the room is needed
     params.n_ctx = config.context_length * (slots if exact else 1)
-    params.n_batch = params.n_ubatch = prompt_batch(size, device)
+    drafts = slots * (params.speculative.draft.n_max + 1) if config.model.defaults.draft is not None else 0
+    params.n_batch = params.n_ubatch = max(prompt_batch(size, device), drafts)  # llama.cpp aborts if drafts do not fit
     stated = int(options.get("threads") or 0)
     threads = stated or psutil.cpu_count(logical=False) or 1
     params.cpuparams.n_threads = stated or decode_threads(threads, size, device)

@@ -119,6 +119,17 @@ class TestLlamaCppBackend(BackendSuite):
         (call,) = [event.call for event in events if event.type == "tool_call"]
         assert re.fullmatch(r"\*\*\* Begin\n[+-][a-z]{1,9}\n\*\*\* End", call.arguments["input"])
 
+    async def test_drafts_of_many_sequences_at_once_fit_the_batch(self, model: InstalledModel) -> None:
+        """llama.cpp ends the process if they do not: 80 sequences with 3 drafted tokens are more than a batch."""
+        drafted = model.model_copy(update={"defaults": ModelDefaults(draft=model.path)})
+        launch = LaunchOptions(context_length=4096, parallel=80)
+        async with RunnerProcess(registered().command(drafted, launch), drafted, options=launch) as runner:
+            await runner.ready()
+            options = Options(temperature=0, num_predict=12, logit_bias={2: -100.0})
+            asked = (runner.ask(f"{number}, {number + 1},", options=options) for number in range(80))
+            counts = [done_of(events).generated_tokens for events in await asyncio.gather(*asked)]
+        assert counts == [12] * 80
+
     async def test_an_adapter_for_mlx_is_refused(self, model: InstalledModel, tmp_path: Path) -> None:
         adapted = model.model_copy(update={"defaults": ModelDefaults(adapter=tmp_path)})
         async with runner_of(adapted) as runner:

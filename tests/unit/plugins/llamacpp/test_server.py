@@ -14,7 +14,13 @@ MIB = 1 << 20
 
 @pytest.mark.parametrize(
     ("size", "device", "expected"),
-    [(98 * MIB, "cpu", 64), (1, "cpu", 256), (5000 * MIB, "cpu", 16), (5000 * MIB, "cuda", 512)],
+    [
+        (98 * MIB, "cpu", 256),
+        (1066 * MIB, "cpu", 32),
+        (1, "cpu", 256),
+        (5000 * MIB, "cpu", 16),
+        (5000 * MIB, "cuda", 512),
+    ],
 )
 def test_a_prompt_batch_takes_little_time(size: int, device: str, expected: int) -> None:
     assert server.prompt_batch(size, device) == expected
