@@ -14,9 +14,14 @@ _ALWAYS: dict[str, Schema] = {"model": STRING, "created_at": {**STRING, "format"
 _LOGPROBS = listing(record({"token": STRING, "logprob": NUMBER, "bytes": listing(INTEGER)}))
 _LAST = {"done_reason": STRING, "logprobs": _LOGPROBS, **_FIGURES}
 
-GENERATED = record({**_ALWAYS, "response": STRING}, thinking=STRING, context=listing(INTEGER), **_LAST)
+_RENDERED = record({"model": STRING, "created_at": _ALWAYS["created_at"], "_debug_info": OBJECT})
+"""The answer to a request that only asks for the prompt."""
+
+GENERATED: Schema = {
+    "anyOf": [record({**_ALWAYS, "response": STRING}, thinking=STRING, context=listing(INTEGER), **_LAST), _RENDERED]
+}
 MESSAGE = record({"role": STRING, "content": STRING}, thinking=STRING, tool_calls=listing(OBJECT))
-CHATTED = record({**_ALWAYS, "message": MESSAGE}, **_LAST)
+CHATTED: Schema = {"anyOf": [record({**_ALWAYS, "message": MESSAGE}, **_LAST), _RENDERED]}
 PROGRESS = record({"status": STRING}, digest=STRING, total=INTEGER, completed=INTEGER)
 VECTOR = listing(NUMBER)
 EMBEDDED = record({"model": STRING, "embeddings": listing(VECTOR)}, **_FIGURES)
