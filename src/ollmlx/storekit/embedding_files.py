@@ -27,10 +27,11 @@ DOCUMENT_PROMPTS: Final = ("document", "passage", "corpus")
 
 _MODES: Final[dict[str, Pooling]] = {
     "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
     "pooling_mode_lasttoken": "last",
 }
+"""In the order in which sentence-transformers joins several."""
 _NAMED: Final[dict[str, Pooling]] = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
 _OTHER: Final = ("pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
 
