@@ -7,7 +7,10 @@ import asyncio
 import json
 import logging
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -16,17 +19,17 @@ from ollmlx.agents.profile import Agent, ServedModel
 from ollmlx.agents.trial import TrialResult, ended_by_signals, try_agent
 from ollmlx.cli.connection import connect, ensure_daemon, load, overrides
 from ollmlx.cli.launch import find_served
-from ollmlx.cli.terminal import note, output_kept, report, say, width
+from ollmlx.cli.terminal import is_terminal, note, output_kept, report, say, width
 from ollmlx.doctor import bundle, runbooks
 from ollmlx.doctor.check import found
 from ollmlx.doctor.context import CheckContext, build_context
 from ollmlx.doctor.daemon import DaemonClient
-from ollmlx.doctor.report import CheckResult, Report
-from ollmlx.doctor.run import PATIENCE, examine, runbook_folders, select_checks
+from ollmlx.doctor.report import CheckResult, Report, finding_lines
+from ollmlx.doctor.run import PATIENCE, all_checks, examine, runbook_folders, select_checks
 from ollmlx.doctor.selftest.subject import RequestFailed, Subject
 from ollmlx.doctor.selftest.trials import self_test
 from ollmlx.errors import InvalidRequest, OllmlxError
-from ollmlx.errors.findings import Finding
+from ollmlx.errors.findings import Finding, Severity
 from ollmlx.model.names import ModelName
 
 DESCRIPTION = """Examine this machine and report each problem with the command that fixes it. Nothing is changed.
@@ -43,6 +46,7 @@ DESCRIPTION = """Examine this machine and report each problem with the command t
 
 Exit status: 0 no problems, or only warnings; 1 an error; 2 wrong usage."""
 
+PROGRESS_SECONDS = 1.0
 DEEP_SECONDS = 600.0
 ONLINE_SECONDS = 12.0
 
@@ -103,7 +107,7 @@ def _list(args: argparse.Namespace) -> int:
 
 def _examine(args: argparse.Namespace) -> int:
     """Run the checks, all of them for a bundle, and print their report."""
-    with output_kept():
+    with output_kept(), _progress_after(PROGRESS_SECONDS):
         context = _context(args)
         patience = DEEP_SECONDS if args.deep else ONLINE_SECONDS if args.online else PATIENCE
         done = examine(select_checks(context, None if args.bundle else args.what), context, patience=patience)
@@ -111,6 +115,29 @@ def _examine(args: argparse.Namespace) -> int:
         names = ", ".join(bundle.write(Path(args.bundle), context, done))
         note(f"wrote {args.bundle}: {names}. Prompts are left out and secrets are masked. Read it before you send it.")
     return _print(done, args)
+
+
+def show_first_finding(config: str | None) -> None:
+    """Examine the machine and print the first error that is found, with its commands; nothing if there is none."""
+    with output_kept(), _progress_after(0.0):
+        context = build_context(Path(config) if config else None)
+        done = examine(all_checks(context), context)
+    first = next((finding for finding in done.findings if finding.severity is Severity.ERROR), None)
+    if first is not None:
+        note("ollmlx doctor finds:\n" + "\n".join(finding_lines(first, width(sys.stderr))))
+
+
+@contextmanager
+def _progress_after(seconds: float) -> Iterator[None]:
+    """On a terminal, say after some seconds that the examination goes on."""
+    timer = threading.Timer(seconds, note, ("Examining this machine ...",))
+    timer.daemon = True
+    if is_terminal(sys.stderr):
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _test_model(args: argparse.Namespace) -> int:

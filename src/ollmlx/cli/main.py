@@ -13,11 +13,12 @@ import io
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from itertools import pairwise
 from types import ModuleType
 from typing import Any, NoReturn
 
-from ollmlx.cli.terminal import report
-from ollmlx.errors import ConfigError, OllmlxError, StorageError
+from ollmlx.cli.terminal import is_terminal, report
+from ollmlx.errors import ConfigError, InvalidRequest, NotFound, OllmlxError, StorageError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BROKEN_PIPE = 141
@@ -45,6 +46,8 @@ VERBS = {
     "version": ("daemon", "print the versions of client and daemon"),
 }
 """Verb -> (its module in this package, its summary)."""
+EXAMINED = ("run", "serve")
+"""The verbs whose failures end with the doctor's first finding."""
 ALIASES = {"start": "serve", "ls": "list"}
 
 RunVerb = Callable[[argparse.Namespace], int | Coroutine[Any, Any, int]]
@@ -79,6 +82,7 @@ def main(argv: Sequence[str]) -> int:
         if "--debug" in argv:
             raise
         report(error)
+        _show_cause(argv, error)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         return 130
@@ -97,6 +101,22 @@ def main(argv: Sequence[str]) -> int:
 def _drop_output() -> None:
     """Throw away what standard output cannot take. Python would report it once more when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _show_cause(argv: Sequence[str], error: OllmlxError) -> None:
+    """On a terminal, end the failure of `run` and `serve` with the first finding of the doctor.
+
+    Errors about what was typed or is set say everything themselves.
+    """
+    _, verb, _ = _split_at_verb(list(argv))
+    if ALIASES.get(verb or "", verb) not in EXAMINED or not is_terminal(sys.stderr):
+        return
+    if isinstance(error, ConfigError | InvalidRequest | NotFound):
+        return
+    from ollmlx.cli.doctor import show_first_finding  # imported when used: it costs start-up time
+
+    words = [*argv, ""]
+    show_first_finding(next((after for word, after in pairwise(words) if word == "--config"), None))
 
 
 def verb_parser(verb: str) -> tuple[argparse.ArgumentParser, ModuleType]:

@@ -129,7 +129,7 @@ class Report:
             for note in notes:
                 lines += _wrapped(note.title, _INDENT, _INDENT, width)
             for finding in findings:
-                lines += _finding_lines(finding, width)
+                lines += finding_lines(finding, width)
         return "\n".join([*lines, self._summary()])
 
     def _summary(self) -> str:
@@ -141,7 +141,8 @@ class Report:
         return "No problems found, but some checks were skipped." if skipped else "No problems found."
 
 
-def _finding_lines(finding: Finding, width: int | None) -> list[str]:
+def finding_lines(finding: Finding, width: int | None) -> list[str]:
+    """Return a finding as the lines of a report."""
     lines = _wrapped(f"{finding.code} {finding.title}", _INDENT, _DEEPER, width)
     for evidence in finding.evidence:
         lines += _wrapped(evidence, _DEEPER, _DEEPER, width)

@@ -13,6 +13,7 @@ import pytest
 
 from ollmlx.cli.main import main
 from ollmlx.doctor.machine import Machine, Processes
+from ollmlx.errors import OllmlxError
 from ollmlx.errors.findings import CODES
 
 BROKEN = "[server\n"
@@ -149,3 +150,25 @@ def test_a_machine_without_proc_is_described_as_far_as_it_is_known(monkeypatch: 
     machine = Machine.here()
     assert (machine.ram > 0, machine.available, machine.swap_total) == (True, 0, 0)
     assert (Processes().get(1), Processes().variables(1), Processes().listens(1)) == (None, {}, ())
+
+
+def test_a_failed_run_ends_with_the_first_finding_of_the_doctor_on_a_terminal(
+    nothing_here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (nothing_here / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("OLLAMA_MODELS", str(nothing_here / "file"))
+    monkeypatch.setenv("OLLAMA_HOST", "192.0.2.7:1")
+    failure = OllmlxError("the daemon exited at once")
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("ollmlx.cli.run.ensure_daemon", fail)
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["run", "tiny", "hello"]) == 1
+    assert "STO002" not in capsys.readouterr().err, "a script gets the error only"
+    monkeypatch.setattr("ollmlx.cli.main.is_terminal", lambda stream: stream is sys.stderr)
+    assert main(["run", "tiny", "hello"]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("Error: the daemon exited at once")
+    assert "STO002" in shown.partition("ollmlx doctor finds:")[2]

@@ -1,0 +1,152 @@
+"""Checks of environment variables: misspelt names, and values that surely are not meant.
+
+The settings report values that cannot be used. These are used, or ignored, and mean something else than it seems.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+from ollmlx.doctor.check import check, found
+from ollmlx.doctor.context import CheckContext
+from ollmlx.doctor.fixes import edit_settings, export_setting
+from ollmlx.errors.findings import Finding, Severity
+from ollmlx.settings.keys import KeyPath, keys_of, variable
+from ollmlx.settings.load import OLLAMA_VARIABLES, PREFIX
+from ollmlx.settings.model import Settings
+from ollmlx.text.quantities import format_duration
+
+CHECK = "ollmlx config check"
+OWN = ("OLLMLX_CONFIG", "OLLMLX_RUNNER_NONCE", "OLLMLX_AGENT_KEY", "OLLMLX_SANDBOX")
+"""Variables of ours that are no settings."""
+OTHERS = (
+    "OLLAMA_API_KEY", "OLLAMA_AUTH", "OLLAMA_CLOUD", "OLLAMA_EDITOR", "OLLAMA_FLASH_ATTENTION", "OLLAMA_GPU_OVERHEAD",
+    "OLLAMA_INTEL_GPU", "OLLAMA_LLM_LIBRARY", "OLLAMA_MAX_VRAM", "OLLAMA_MULTIUSER_CACHE", "OLLAMA_NEW_ENGINE",
+    "OLLAMA_NOHISTORY", "OLLAMA_NOPRUNE", "OLLAMA_NO_CLOUD", "OLLAMA_NUM_GPU", "OLLAMA_REMOTES", "OLLAMA_RUNNERS_DIR",
+    "OLLAMA_SCHED_SPREAD", "OLLAMA_TMPDIR", "OLLAMA_USE_AUTH", "OLLAMA_VERSION", "OLLAMA_VULKAN", "OLLAMA_BASE_URL",
+)  # fmt: skip
+"""Variables that Ollama, its clients or its images read; they are right where they are."""
+ALIKE = 0.84
+"""The likeness of a misspelt name and the one that was meant, by difflib's measure."""
+AS_THEY_ARE = ("OLLAMA_API_KEY", "HF_TOKEN", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HTTPS_PROXY", "https_proxy")
+"""Variables whose readers take quotes, spaces and carriage returns for a part of the value."""
+SERVICES = {
+    22: "SSH", 25: "SMTP", 53: "DNS", 3306: "MySQL", 5432: "PostgreSQL", 5672: "RabbitMQ", 6379: "Redis",
+    8888: "Jupyter", 9092: "Kafka", 9200: "Elasticsearch", 27017: "MongoDB",
+}  # fmt: skip
+DURATIONS: tuple[KeyPath, ...] = (("runners", "keep_alive"), ("runners", "load_timeout"))
+SHORT = 60.0
+
+
+@check("names", "config", "CFG003")
+def names(context: CheckContext) -> Iterator[Finding]:
+    """Report variables that nothing reads because their name is nearly, but not quite, one that ollmlx reads."""
+    settings = {variable(path): path for path in _paths()}
+    squeezed = {name.replace("_", ""): name for name in (*settings, *OLLAMA_VARIABLES)}
+    known = {*settings, *OLLAMA_VARIABLES, *OTHERS, *OWN}
+    for name in sorted(context.environ):
+        upper = name.upper()
+        ours = upper.startswith(PREFIX) and "__" not in upper
+        if not (ours or upper.startswith(("OLLAMA", "OLLLAMA", "OLAMA", "OLLMLX"))) or name in known:
+            continue
+        if upper.startswith(PREFIX) and not ours:  # the settings report it
+            continue
+        likely = upper if upper in known else squeezed.get(upper.replace("_", "")) or _likely(upper, known)
+        if likely is None or likely in context.environ:
+            continue
+        value = context.environ[name]
+        yield found(
+            "CFG003", f"{name} is set, and nothing reads it; did you mean {likely}?", subject=name,
+            evidence=(name,), severity=Severity.WARNING,
+            commands=(f'export {likely}="${name}"' if value else "", f"unset {name}", CHECK)[0 if value else 1 :],
+        )  # fmt: skip
+
+
+def _paths() -> Iterator[KeyPath]:
+    for section, field in Settings.model_fields.items():
+        model = field.annotation
+        if hasattr(model, "model_fields"):
+            yield from ((section, key) for key in keys_of(model))  # type: ignore[arg-type]
+
+
+def _likely(name: str, known: set[str]) -> str | None:
+    """Return the variable that was meant: one spelt alike, or the key of this name when the section is left out."""
+    if name.startswith(PREFIX):
+        key = name.removeprefix(PREFIX).lower()
+        homes = [path for path in _paths() if path[1] == key]
+        if len(homes) == 1:
+            return variable(homes[0])
+    return next(iter(get_close_matches(name, known, 1, ALIKE)), None)
+
+
+@check("values", "config", "CFG004")
+def values(context: CheckContext) -> Iterator[Finding]:
+    """Report values that can be used and surely mean something else."""
+    for name in AS_THEY_ARE:
+        text = context.environ.get(name, "")
+        if problem := _wrapping(text):
+            clean = f'$(printf %s "${name}" | tr -d \'\\r\\n"\'"\'" | xargs)'
+            yield found(
+                "CFG004", f"{name} {problem}, which becomes a part of the value", subject=name, evidence=(name,),
+                commands=(f'export {name}="{clean}"',), severity=Severity.WARNING,
+            )  # fmt: skip
+    yield from _folders(context)
+    yield from _without_unit(context)
+    yield from _port(context)
+
+
+def _wrapping(text: str) -> str:
+    if "\r" in text or "\n" in text:
+        return "ends with a carriage return or a line feed"
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return "has quotes around it"
+    return "has spaces around it" if text != text.strip() else ""
+
+
+def _folders(context: CheckContext) -> Iterator[Finding]:
+    places: Mapping[KeyPath, Path] = {
+        ("storage", "models"): context.settings.storage.models,
+        ("storage", "state"): context.settings.storage.state,
+    }
+    for path, folder in places.items():
+        text, origin = str(folder), context.origin(*path)
+        if folder.is_absolute() or text.startswith("~"):
+            continue
+        bare = text.strip("\"'")
+        quoted_in = bare != text
+        meant = bare if quoted_in and bare.startswith(("/", "~")) else str(Path.cwd() / bare)
+        relative = "is relative: it means another folder for each working directory"
+        what = "has quotes around it" if quoted_in else relative
+        fix = (export_setting(context, path, shlex.quote(meant)),)
+        yield found(
+            "CFG004", f"[{path[0]}] {path[1]} = {text} {what}", evidence=(str(origin),), subject=text,
+            commands=edit_settings(context, origin)[0] if origin.kind == "file" else fix, severity=Severity.WARNING,
+        )  # fmt: skip
+
+
+def _without_unit(context: CheckContext) -> Iterator[Finding]:
+    """Report durations of a few seconds that were written without a unit in a variable."""
+    for path in DURATIONS:
+        origin, seconds = context.origin(*path), getattr(getattr(context.settings, path[0]), path[1])
+        text = context.environ.get(origin.name, "").strip().strip("\"'")
+        if origin.kind in ("ollama", "variable") and text.isdigit() and 0 < seconds < SHORT:
+            yield found(
+                "CFG004", f"{origin.name}={text} means {format_duration(seconds)}: it has no unit, and counts seconds",
+                evidence=(f"minutes are written {text}m",), commands=(f"export {origin.name}={text}m",),
+                instead=(f"export {origin.name}={text}s",), subject=origin.name, severity=Severity.WARNING,
+            )  # fmt: skip
+
+
+def _port(context: CheckContext) -> Iterator[Finding]:
+    address, origin = context.address, context.origin("server", "host")
+    service = SERVICES.get(address.port)
+    if service is not None and origin.kind != "default":
+        fix = export_setting(context, ("server", "host"), f"{address.host}:11434")
+        yield found(
+            "CFG004", f"the port {address.port} is the one of {service}; ollmlx and Ollama use 11434",
+            evidence=(str(origin),), subject=str(address.port), severity=Severity.WARNING,
+            commands=edit_settings(context, origin)[0] if origin.kind == "file" else (fix,),
+        )  # fmt: skip
