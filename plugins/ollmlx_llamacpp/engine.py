@@ -25,6 +25,7 @@ from ollmlx_llamacpp.client import CacheFull, Json, LlamaCppClient, RecordReader
 from ollmlx_llamacpp.pool import TokenPool
 from ollmlx_llamacpp.prompt import LlamaCppPrompt, LlamaCppPrompts
 from ollmlx_llamacpp.slots import Slots
+from ollmlx_llamacpp.thoughts import ThoughtReader
 
 GROUP_TOKENS = 2048
 """Tokens of the texts that one call embeds: llama.cpp reports no progress within a call."""
@@ -116,13 +117,16 @@ class LlamaCppEngine:
             calls=prompt.calls,
             freeform=prompt.freeform,
         )
+        thoughts = ThoughtReader(request)
         async with closing(self._records(request.cache_owner, prompt)) as records:
             async for record in records:
                 self._steps += 1
                 for event in reader.feed(record):
-                    yield event
+                    for told in thoughts.feed(event):
+                        yield told
         for event in reader.end(await self._context(prompt, reader)):
-            yield event
+            for told in thoughts.feed(event):
+                yield told
 
     async def _records(self, owner: str, prompt: LlamaCppPrompt) -> AsyncIterator[Json]:
         """Yield llama.cpp's records. With owners of caches, from a slot that holds nothing of another owner's."""
