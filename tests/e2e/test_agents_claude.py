@@ -53,7 +53,7 @@ def test_it_edits_fails_a_test_looks_and_mends(agents: Stage) -> None:
 
 def test_its_instructions_are_cached_from_one_start_to_the_next(agents: Stage) -> None:
     project = agents.project("starter", [{"say": "First."}, {"say": "Second."}])
-    counts = []
+    counts: list[list[int]] = []
     for said in ("First.", "Second."):
         done = agents.launch("claude", "starter", project, *PRINT)
         assert done.stdout == f"{said}\n", done.stderr

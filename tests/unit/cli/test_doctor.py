@@ -131,7 +131,7 @@ def test_a_closed_or_full_standard_stream_is_no_traceback(ending: str, code: int
 
 
 def test_an_encoding_without_ticks_gets_other_signs_and_a_name_that_is_not_utf8_is_escaped(nothing_here: Path) -> None:
-    command = [sys.executable, "-m", "ollmlx", "doctor", "config", "--bundle", b"b\xff.zip"]
+    command = [sys.executable, "-m", "ollmlx", "doctor", "config", "--bundle", os.fsdecode(b"b\xff.zip")]
     environ = {**os.environ, "PYTHONIOENCODING": "ascii", "OLLAMA_MODELS": os.fsdecode(b"/m\xff")}
     done = subprocess.run(command, capture_output=True, check=False, env=environ, cwd=nothing_here, timeout=120)
     assert b"Traceback" not in done.stderr

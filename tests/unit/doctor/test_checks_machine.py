@@ -112,4 +112,4 @@ def test_a_folder_for_compiled_kernels_that_belongs_to_another_user_is_reported(
     (tmp_path / "mlx").mkdir(mode=0o755)
     (tmp_path / "state").chmod(0o700)
     assert [one.code for one in kernels.function(context)] == ["ENV001"]  # type: ignore[union-attr]
-    assert [*kernels.function(replace(context, user=os.getuid()))] == []  # type: ignore[union-attr,misc]
+    assert [*kernels.function(replace(context, user=os.getuid()))] == []  # type: ignore[misc]

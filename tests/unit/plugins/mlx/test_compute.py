@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 
 import pytest
@@ -21,7 +22,7 @@ def test_a_thread_without_work_tidies_up_once_after_each_time_that_it_worked() -
     compute = ComputeThread(tidy=tidy, idle=0.01)
     try:
         for number in range(2):
-            assert compute.call(lambda number=number: number).result(30) == number
+            assert compute.call(functools.partial(int, number)).result(30) == number
             assert tidied.acquire(timeout=30)
     finally:
         compute.close(30)
