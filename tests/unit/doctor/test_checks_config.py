@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.unit.doctor.contexts import examined, expect, healthy
+from tests.unit.doctor.test_checks_storage import put
 
 SETTINGS = [
     ("CFG003", '[server]\nhosst = "x"', "did you mean 'host'?", 5),
@@ -100,3 +101,11 @@ def test_no_pull_is_advised_for_a_model_that_no_source_offers(tmp_path: Path) ->
     found = next(one for one in examined(context).findings if one.code == "CFG009")
     offered = any("no source offers it" in line for line in found.evidence)
     assert offered == (not any(command.startswith("ollmlx pull") for command in found.commands))
+
+
+def test_a_memory_limit_below_every_model_is_named(tmp_path: Path) -> None:
+    context = healthy(tmp_path, "[memory]\nlimit = 8")
+    put(tmp_path / "models/mlx/org_one")
+    expect(context, "RUN005", "a size without a unit counts bytes", "config check")
+    context = healthy(tmp_path, '[memory]\nlimit = "8GiB"')
+    assert "RUN005" not in [one.code for one in examined(context).findings]

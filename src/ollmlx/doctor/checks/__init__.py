@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from ollmlx.doctor.check import FunctionCheck
-from ollmlx.doctor.checks.config import settings, unknown_models, variables
+from ollmlx.doctor.checks.config import memory_limit, settings, unknown_models, variables
 from ollmlx.doctor.checks.environment import names, values
 from ollmlx.doctor.checks.machine import accelerator, blas, kernels, limits, mlx
 from ollmlx.doctor.checks.plugins import needed, plugins
@@ -14,7 +14,7 @@ from ollmlx.doctor.checks.server import exposure, folders, owner, proxy, secrets
 from ollmlx.doctor.checks.storage import folder, runnable
 
 OWN: tuple[FunctionCheck, ...] = (
-    settings, variables, names, values, unknown_models, accelerator, kernels, mlx, blas, limits, plugins, needed,
-    folder, runnable, server, owner, folders, exposure, secrets, proxy, runners, leftovers,
+    settings, variables, names, values, unknown_models, memory_limit, accelerator, kernels, mlx, blas, limits,
+    plugins, needed, folder, runnable, server, owner, folders, exposure, secrets, proxy, runners, leftovers,
 )  # fmt: skip
 """Every check of ollmlx itself, in the order of the report."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from ollmlx.doctor.check import check, found
 from ollmlx.doctor.context import CheckContext
@@ -12,8 +13,10 @@ from ollmlx.errors.findings import Finding
 from ollmlx.model.names import ModelName
 from ollmlx.plugin.loader import unclaimed_tables
 from ollmlx.settings.keys import show_path
+from ollmlx.text.quantities import format_size
 
 CHECK = "ollmlx config check"
+SMALLEST_LIMIT = 1 << 20
 
 
 @check("settings", "config", "CFG001", "CFG002", "CFG003", "CFG004", "CFG008", "CFG012", "CFG013")
@@ -69,6 +72,26 @@ async def unknown_models(context: CheckContext) -> list[Finding]:
                 )
             )  # fmt: skip
     return findings
+
+
+@check("memory", "config", "RUN005")
+async def memory_limit(context: CheckContext) -> list[Finding]:
+    """Report a memory limit that is smaller than the files of every installed model."""
+    limit = context.settings.memory.limit
+    if not isinstance(limit, int):
+        return []
+    sizes: list[int] = []
+    for store in context.stores:
+        with suppress(OllmlxError):  # another check reports it
+            sizes += [model.size for model in await store.list()]
+    if not sizes or min(sizes) <= limit:
+        return []
+    origin = context.origin("memory", "limit")
+    unit = "; a size without a unit counts bytes: write 8GiB" if limit < SMALLEST_LIMIT else ""
+    smallest = format_size(min(sizes))
+    title = f"no installed model fits into [memory] limit = {format_size(limit)}: the smallest has {smallest}"
+    commands = (*edit_settings(context, origin, "limit")[0], CHECK)
+    return [found("RUN005", title, evidence=(f"{origin}{unit}", settings_line(context, origin)), commands=commands)]
 
 
 def _is_offered(context: CheckContext, name: ModelName) -> bool:
