@@ -141,7 +141,7 @@ class ClusterEngine(SerialEngine):
         yield
 
     def encode(self, request: TokenizeRequest) -> Tokens:
-        return Tokens(tokens=tuple(self._prompts.tokenize(request)))
+        return self._prompts.tokenize(request)
 
     def decode(self, tokens: Tokens) -> str:
         return self._detokenizers.decode(tokens.tokens)

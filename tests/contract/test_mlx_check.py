@@ -1,4 +1,4 @@
-"""The check of cluster hosts keeps the contract of every check."""
+"""The checks of MLX models and of cluster hosts keep the contract of every check."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from ollmlx import Check
+from ollmlx.doctor.machine import Completed
+from ollmlx.plugin.registry import Registry
+from ollmlx.settings import Settings
 from ollmlx.testing import CheckContext, CheckSuite, fake_model
 from ollmlx.types import InstalledModel
 from ollmlx_cluster.check import ClusterCheck, DeclaredCluster
 from ollmlx_cluster.inspect import inspect
+from ollmlx_mlx.daemon.check import LoadableCheck
 
 CLUSTERS = {"big": DeclaredCluster(("localhost", "far.example"), "org/big")}
 
@@ -53,3 +59,34 @@ class TestClusterCheck(CheckSuite):
 
     def sick(self) -> Mapping[str, CheckContext]:
         return {"ENV020": CheckContext(online=True), "ENV023": CheckContext(online=True), "MDL020": HasIt(online=True)}
+
+
+class OneModel:
+    name = "mlx"
+
+    async def list(self) -> Sequence[InstalledModel]:
+        return [fake_model("tiny", format="mlx", store="mlx", capabilities=("completion",))]
+
+
+def with_one_model(problem: str | None, code: str = "") -> CheckContext:
+    """Return a machine with one model, of which the trial load says this."""
+    registry = Registry()
+    registry.stores.add("mlx", OneModel(), "mlx")  # type: ignore[arg-type]
+    plugins: Any = SimpleNamespace(registry=registry)
+
+    async def child(argv: Sequence[str], seconds: float) -> Completed:
+        return Completed(0, json.dumps({"folder": argv[-1], "problem": problem, "code": code}), "")
+
+    nowhere = Settings.model_validate({"storage": {"state": "/nonexistent"}})
+    return CheckContext(load=lambda: plugins, child=child, settings=nowhere)
+
+
+class TestLoadableCheck(CheckSuite):
+    def make_check(self) -> Check:
+        return LoadableCheck()
+
+    def healthy(self) -> CheckContext:
+        return with_one_model(None)
+
+    def sick(self) -> Mapping[str, CheckContext]:
+        return {code: with_one_model("it does not fit", code) for code in LoadableCheck.codes}

@@ -23,9 +23,11 @@ HELD = {
     ("RoutesSuite", "openai"): "test_route_families.py",
     ("RoutesSuite", "anthropic"): "test_route_families.py",
     ("RoutesSuite", "ops"): "test_route_families.py",
+    ("RoutesSuite", "page"): "test_route_families.py",
     ("CheckSuite", "models"): "test_store_checks.py",
     ("CheckSuite", "hub"): "test_store_checks.py",
     ("CheckSuite", "cluster"): "test_mlx_check.py",
+    ("CheckSuite", "loadable"): "test_mlx_check.py",
     ("CheckSuite", "ollama-models"): "test_store_checks.py",
     ("CheckSuite", "llama.cpp"): "test_llamacpp_check.py",
 }

@@ -14,7 +14,8 @@ DONE = Done(reason="stop", prompt_tokens=1, generated_tokens=1)
 def told(pieces: list[str], template: str | None = THINKS, think: bool | None = None) -> list[Event]:
     request = GenerateRequest(messages=(Message(role="user", content="hi"),), template=template, think=think)
     reader = ThoughtReader(request)
-    return [event for piece in (*(Text(text=each) for each in pieces), DONE) for event in reader.feed(piece)]
+    sent: list[Event] = [*(Text(text=each) for each in pieces), DONE]
+    return [event for piece in sent for event in reader.feed(piece)]
 
 
 def joined(events: list[Event]) -> tuple[str, str]:
