@@ -284,7 +284,7 @@ class Runner:
             child.signal(signal.SIGKILL)
 
     async def _clean_up(self, *, loading: bool) -> None:
-        """Reap the process, close connections, remove the socket and the record. May be repeated."""
+        """Reap the process, end the tasks, close connections, remove the socket and the record. May be repeated."""
         child = self._child
         if child is not None:
             was_running = child.returncode is None
@@ -294,15 +294,15 @@ class Runner:
                 self.failure = self._find_failure(child, loading=loading, was_running=was_running)
             self._resources.guardian.remove(child.pid)
             self._resources.records.remove(child.pid)
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:  # before the client closes: they would call it
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._socket is not None:
             await self.client.close()
             self._socket.unlink(missing_ok=True)
         if self._temporary is not None:
             await asyncio.to_thread(shutil.rmtree, self._temporary, ignore_errors=True)
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         self._reaped.set()
 
     def _find_failure(self, child: Child, *, loading: bool, was_running: bool) -> RunnerFailure:
