@@ -81,7 +81,12 @@ def test_the_program_gets_what_is_set_then_what_stands_behind_the_dashes_and_its
 def test_ctrl_c_is_the_program_s(daemon: ScriptedDaemon, programs: Path) -> None:
     has_model(daemon)
     install(programs, "claude", "trap 'exit 42' INT; echo ready; while :; do sleep 0.05; done")
-    process = started(daemon, "claude", "--model", "m", start_new_session=True)
+    # A shell starts what runs in its background with the signal ignored; a terminal's programs get it.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = started(daemon, "claude", "--model", "m", start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     os.killpg(process.pid, signal.SIGINT)
