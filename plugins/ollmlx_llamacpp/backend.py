@@ -75,7 +75,7 @@ class LlamaCppBackend:
     kv_cache_type: str = "auto"
 
     device = "cpu"
-    """Where it is chosen before an import. Its own GPU, if it has one, is used when it runs."""
+    """The device by which it is compared with an import. It uses its own GPU, if it has one, when it runs."""
 
     @property
     def runs(self) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from ollmlx_llamacpp.client import Json, LlamaCppClient
 Made = TypeVar("Made")
 CHAT, TEXT, INSERT = "/v1/chat/completions", "/completion", "/infill"
 LARK = "%llguidance {}\n"
-"""What begins a grammar for llguidance; any other is one of llama.cpp's own."""
+"""The beginning of a grammar for llguidance; any other is one of llama.cpp's own."""
 SAMPLERS = {"temperature", "top_k", "top_p", "min_p", "typical_p", "seed"}
 PENALTIES = {"repeat_last_n", "repeat_penalty", "presence_penalty", "frequency_penalty"}
 """Like the samplers, options that llama.cpp calls as Ollama does."""

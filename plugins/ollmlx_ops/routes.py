@@ -35,7 +35,7 @@ from ollmlx_ops.metrics import CONTENT_TYPE, Metrics
 NOT_READY = 503
 LINES = 300
 _SAID = {"state", "backend", "pid", "restarts", "reserved", "memory", "last_words", "missed"}
-"""What is told of a runner under its own name."""
+"""The fields of a runner that keep their names in the answer."""
 STATUS = record({"status": STRING})
 DAEMON = record(
     {

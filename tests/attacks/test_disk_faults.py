@@ -39,7 +39,7 @@ from ollmlx_ollama_store.source import OllamaSource
 from ollmlx_ollama_store.store import OllamaStore
 
 ERRORS = {errno.EMFILE: {"STO004"}, errno.ENOSPC: {"STO003"}, errno.EIO: {"STO004", "MDL003"}}
-"""What goes wrong, and the codes that tell it."""
+"""The errors of the system, and the finding codes that name them."""
 CHANGES = {"open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.truncate", "shutil.copyfile"}
 PASSES = 400
 REPO = "mlx-community/Tiny-4bit"

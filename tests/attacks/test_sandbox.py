@@ -76,7 +76,7 @@ ALLOWED = ["read the model", "write a temporary file"]
 
 @pytest.fixture
 def places(tmp_path: Path) -> Iterator[dict[str, object]]:
-    """What a runner that was taken over could want: a secret, folders to write to, programs to reach."""
+    """The goals of a runner that was taken over: a secret, folders to write to, programs to reach."""
     home = tmp_path / "home"
     home.mkdir()
     (home / "secret").write_text("of the person")

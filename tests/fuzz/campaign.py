@@ -51,7 +51,7 @@ ATTACKS = (
     *("http://169.254.169.254/latest/meta-data", "localhost:1/a/b", "<tool_call>" * 400, "[" * 5000, "a" * 100_000),
     *('{"a":' * 500, "\0", "hf.co/" * 50, "__import__('os').system('id')", "data:image/png;base64,AAAA"),
 )
-"""What the attacks of `tests/attacks` put into requests: control characters, paths, templates, patterns, addresses."""
+"""Texts of the attacks in `tests/attacks`: control characters, paths, templates, patterns, addresses."""
 REFUSED = ("previous_response_id", "conversation", "background", "echo")
 """Fields that are known and answered 400, whatever else a request says."""
 

@@ -19,7 +19,7 @@ from ollmlx.cli.terminal import note, say, width
 from ollmlx.errors import NotFound, OllmlxError, StorageError, Unsupported
 
 PASSES_ON = True
-"""What stands after `--` belongs to another program, and `--config` is a flag of this verb."""
+"""Arguments after `--` belong to another program, and `--config` is a flag of this verb."""
 
 DESCRIPTION = """Start a coding agent with a model of this daemon. The agent's own settings stay as they are: what is
 set holds for this start only.

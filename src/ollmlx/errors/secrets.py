@@ -21,7 +21,7 @@ _PREFIXES: Final = (
     *("xoxr-", "xoxs-", "xapp-", "nvapi-", "gsk_", "r8_", "SG.", "dop_v1_", "shpat_", "ya29.", "AIza", "AKIA", "ASIA"),
     *("AGE-SECRET-KEY-1", "ATATT3", "lin_api_", "tskey-", "hvs.", "GOCSPX-", "AccountKey="),
 )
-"""How the secrets of well-known services begin: model hubs, code hosts, package indexes, clouds, chat services."""
+"""Beginnings of the secrets of well-known services: model hubs, code hosts, package indexes, clouds, chat services."""
 _NAMED: Final = rf"(?i)((?:{_WORDS}|secrets|credentials)(?:[_-](?:id|key|value))?[\"']?\s*(?:=>|[=:])\s*"
 _IN_TEXT: Final = tuple(
     re.compile(pattern)

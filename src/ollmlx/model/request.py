@@ -138,7 +138,7 @@ def _without_search(value: Any) -> Any:
 
 
 InputType = Annotated[Literal["query", "document"], BeforeValidator(_without_search)]
-"""What a text to embed is. Cohere's `search_query` and `search_document` mean the same."""
+"""The purpose of a text to embed. Cohere's `search_query` and `search_document` mean the same."""
 
 
 class EmbedRequest(Frozen):

@@ -23,7 +23,7 @@ from ollmlx.protocol import RunnerConfig
 
 VARIABLE: Final = "OLLMLX_SANDBOX"
 NOT_CONFINED: Final = "not confined: "
-"""How a note begins that says what could not be applied."""
+"""The beginning of a note that says what could not be applied."""
 SYSTEM: Final = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix/store", "/gnu/store", "/run/opengl-driver"),
     *("/proc", "/sys", "/etc/alternatives", "/etc/ld.so.conf.d", "/etc/OpenCL", "/etc/vulkan"),

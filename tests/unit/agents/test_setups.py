@@ -1,4 +1,4 @@
-"""What is set for each agent: for this start, in a folder of its own, with the limits that the model has."""
+"""The setup of each agent: for this start, in a folder of its own, with the limits that the model has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client changes for nothing does not reach the prompt; everything else does."""
+"""Texts that a client changes for nothing do not reach the prompt; everything else does."""
 
 from __future__ import annotations
 

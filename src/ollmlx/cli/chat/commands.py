@@ -292,4 +292,4 @@ SETTINGS: tuple[tuple[str, str, Callable[[Session, str], str] | tuple[str, bool]
     ("think [low|medium|high|max]", "Let the model think first", _set_think),
     ("nothink", "Let the model answer at once", _set_nothink),
 )
-"""How each setting is written, what it does, and its function, or an attribute of Session with its value."""
+"""The spelling of each setting, its effect, and its function, or an attribute of Session with its value."""

@@ -24,7 +24,7 @@ from ollmlx_mlx.engine.prefix_cache import PrefixCache
 pytestmark = [pytest.mark.mlx, pytest.mark.parametrize("architecture", ["llama"], indirect=True, scope="module")]
 OPTIONS = [Options(temperature=0, num_predict=120), Options(temperature=0.3, seed=3, num_predict=120)]
 SEVERAL = 0.5
-"""What a step of several tokens takes; a plain one takes 1. Together with the acceptance it decides what pays."""
+"""The time of a step of several tokens; a plain one takes 1. Together with the acceptance it decides what pays."""
 
 
 class ModelTime:
