@@ -117,6 +117,13 @@ def _examine(args: argparse.Namespace) -> int:
     return _print(done, args)
 
 
+def report_of(args: argparse.Namespace) -> Report:
+    """Examine the machine with the global options of a command line."""
+    with output_kept(), _progress_after(PROGRESS_SECONDS):
+        context = build_context(Path(args.config) if args.config else None, overrides(args))
+        return examine(all_checks(context), context)
+
+
 def show_first_finding(config: str | None) -> None:
     """Examine the machine and print the first error that is found, with its commands; nothing if there is none."""
     with output_kept(), _progress_after(0.0):

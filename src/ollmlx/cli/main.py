@@ -26,6 +26,7 @@ BROKEN_PIPE = 141
 
 VERBS = {
     "serve": ("daemon", "start the daemon in this terminal"),
+    "service": ("service", "keep a daemon running: at login, at boot, after a failure"),
     "run": ("run", "answer a prompt, or chat"),
     "launch": ("launch", "start a coding agent with a model"),
     "pull": ("transfer", "download a model to this machine"),

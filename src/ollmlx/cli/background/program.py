@@ -1,0 +1,40 @@
+"""Running the programs that control a service manager."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ollmlx.errors import OllmlxError
+
+MISSING = 127
+
+
+class Output(NamedTuple):
+    """The result of a program: its exit status, its standard output, its standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[[Sequence[str]], Output]
+
+
+def run_program(command: Sequence[str]) -> Output:
+    """Run a program to its end. One that is not installed has the status that a shell reports for it."""
+    if shutil.which(command[0]) is None:
+        return Output(MISSING, "", f"{command[0]} is not installed")
+    done = subprocess.run(list(command), capture_output=True, text=True, errors="replace", check=False)
+    return Output(done.returncode, done.stdout, done.stderr)
+
+
+def checked(run: Run, command: Sequence[str], hint: str | None = None) -> str:
+    """Run a program and return its output. Raises OllmlxError with what it said when it fails."""
+    done = run(command)
+    if done.code:
+        said = (done.err.strip() or done.out.strip() or f"exit status {done.code}").splitlines()[0]
+        raise OllmlxError(f"{' '.join(command)}: {said}", hint=hint)
+    return done.out
