@@ -81,7 +81,7 @@ class ResponsesRequest(OpenAIBody):
             messages=self._conversation(tools),
             tools=offered,
             tool_choice=wanted_tool,
-            grammar=tools.grammars.get(wanted_tool),
+            grammars=tools.grammars,
             parallel_tool_calls=self.parallel_tool_calls,
             think=None if effort is None else think(effort),
             max_thinking_tokens=self.reasoning.max_tokens,

@@ -136,7 +136,7 @@ def _members(definition: dict[str, Any]) -> list[dict[str, Any]]:
 def _freeform(definition: dict[str, Any]) -> tuple[str, str | None]:
     """Return the description of a freeform tool, and the Lark grammar of its input, None when that is any text.
 
-    The description has the grammar, because a call that the model is free to make or not cannot be held to it.
+    The description has the grammar, so that the model knows it where it is free to call the tool or not.
     """
     description = definition.get("description") or ""
     wanted = definition.get("format") or {"type": "text"}

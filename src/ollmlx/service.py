@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ollmlx.calls.freeform import hold_freeform
 from ollmlx.calls.schema import OfferedTools
 from ollmlx.calls.stream import read_calls
 from ollmlx.errors import Conflict, NotFound, OllmlxError, Unsupported
@@ -236,9 +237,14 @@ class Service:
             OfferedTools(request.tools).check_strict()
         request = self._complete(model, request, caller)
         spec = await self._planner.plan(model, request.options)
-        answer: AsyncIterator[Event] = self.pool.generate(spec, request, caller, keep_alive)
-        if request.tools:
-            answer = read_calls(answer, request, recognise=self.settings.agents.recognise_calls)
+
+        def ask(asked: GenerateRequest) -> AsyncIterator[Event]:
+            events: AsyncIterator[Event] = self.pool.generate(spec, asked, caller, keep_alive)
+            if not asked.tools:
+                return events
+            return read_calls(events, asked, recognise=self.settings.agents.recognise_calls)
+
+        answer = hold_freeform(request, ask) if request.grammars else ask(request)
         counted = not request.messages
         async with closing(answer) as events:
             async for event in events:

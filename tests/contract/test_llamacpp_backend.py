@@ -107,10 +107,11 @@ class TestLlamaCppBackend(BackendSuite):
         schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
         tool = {"type": "function", "function": {"name": "patch", "parameters": schema}}
         request = GenerateRequest(
-            messages=(Message(role="user", content="Patch it."),),
+            messages=(Message(role="user", content="Patch it."), Message(role="assistant", content="I patch it.")),
+            continue_last=True,
             tools=(tool,),
             tool_choice="patch",
-            grammar='start: "*** Begin\\n" /[+-][a-z]{1,9}/ "\\n*** End"',
+            grammars={"patch": 'start: "*** Begin\\n" /[+-][a-z]{1,9}/ "\\n*** End"'},
             options=Options(temperature=0, num_predict=60),
         )
         async with runner_of(model) as runner:

@@ -43,11 +43,12 @@ class TestMlxBackend(BackendSuite):
     async def test_the_text_of_a_freeform_tool_matches_its_grammar(self, runner: RunnerProcess) -> None:
         schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
         request = GenerateRequest(
-            messages=(Message(role="user", content="Patch it."),),
+            messages=(Message(role="user", content="Patch it."), Message(role="assistant", content="I patch it.")),
+            continue_last=True,
             tools=({"type": "function", "function": {"name": "patch", "parameters": schema}},),
             tool_choice="patch",
             template="{{ tools }}{% for message in messages %}{{ message.content }}{% endfor %}",
-            grammar='start: "*** Begin\\n" /[+-][a-z]{1,9}/ "\\n*** End"',
+            grammars={"patch": 'start: "*** Begin\\n" /[+-][a-z]{1,9}/ "\\n*** End"'},
             options=Options(temperature=0, num_predict=60),
         )
         events = await runner.generate(request)

@@ -18,10 +18,21 @@ CALL = '{{"name": "get_weather", "arguments": {"location": "Boston"}}}'
 BROKEN = '{"name": "get_weather", "arguments": {"location": "Bos'
 
 
+WRONG, RIGHT = "*** Begin\nno", "*** Begin\n*** End"
+PLAY = [
+    {"say": "I patch it.", "calls": [{"name": "patch", "arguments": {"input": WRONG}}]},
+    {"calls": [{"name": "patch", "arguments": {"input": RIGHT}}]},
+]
+LARK = {"type": "grammar", "syntax": "lark", "definition": 'start: "*** Begin\\n*** End"'}
+
+
 @pytest.fixture(scope="module")
 def parrot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon whose model repeats the last message: it writes the calls that the tests tell it."""
-    with Daemon(tmp_path_factory.mktemp("calls"), fakes={"parrot": {}}) as started:
+    folder = tmp_path_factory.mktemp("calls")
+    play = folder / "play.json"
+    play.write_text(json.dumps(PLAY), encoding="utf-8")
+    with Daemon(folder / "daemon", fakes={"parrot": {}, "actor": {"play": str(play)}}) as started:
         yield started
 
 
@@ -73,3 +84,13 @@ def test_a_strict_tool_needs_a_schema(parrot: Daemon, route: str) -> None:
     answer = parrot.post(route, {"model": "parrot", **asked})
     assert answer.status_code == 400, answer.text
     assert "no JSON schema" in answer.text
+
+
+def test_a_freeform_call_that_breaks_its_grammar_is_written_again(parrot: Daemon) -> None:
+    """Whatever the model writes: the client sees the second text only."""
+    tool = {"type": "custom", "name": "patch", "format": LARK}
+    asked = {"model": "actor", "input": "Patch it.", "tools": [tool]}
+    answer = parrot.post("/v1/responses", asked)
+    said, called = answer.json()["output"]
+    assert (said["content"][0]["text"], called["type"], called["input"]) == ("I patch it.", "custom_tool_call", RIGHT)
+    assert "patch breaks the tool's grammar" in parrot.log_text

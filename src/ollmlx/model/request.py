@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -83,6 +83,10 @@ class Options(Frozen):
         return self.model_dump(exclude_unset=True)
 
 
+TOOL_CHOICES: Final = ("auto", "none", "required")
+"""The choices that name no tool."""
+
+
 class Caller(Frozen):
     """The client of a request, for logs and fair shares. `client`: an API key's fingerprint or an address."""
 
@@ -117,14 +121,19 @@ class GenerateRequest(Frozen):
     max_thinking_tokens: Annotated[int, Field(ge=0)] | None = None
     """Tokens after which a thought is ended and the answer begins. None: the level's, or no limit."""
     format: Literal["json"] | dict[str, Any] | None = None
-    grammar: str | None = Field(None, exclude_if=operator.not_)
-    """A grammar in llguidance's Lark for the text that the freeform tool, named by `tool_choice`, takes."""
+    grammars: dict[str, str] = Field({}, exclude_if=operator.not_)
+    """Grammars, in llguidance's Lark, of the texts that freeform tools take, by the tools' names."""
     options: Options = Options()
     top_logprobs: int | None = None
     truncate: bool = True
     shift: bool = True
     continue_last: bool = False
     cache_owner: str = Field("", exclude_if=operator.not_)
+
+    @property
+    def grammar(self) -> str | None:
+        """The grammar of the whole answer: that of the freeform tool that must be called."""
+        return None if self.tool_choice in TOOL_CHOICES else self.grammars.get(self.tool_choice)
 
     @model_validator(mode="after")
     def _one_input(self) -> Self:

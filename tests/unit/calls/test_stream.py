@@ -98,7 +98,7 @@ async def test_a_call_that_was_cut_by_length_is_not_mended() -> None:
 
 async def test_a_freeform_text_that_was_cut_by_length_is_not_called() -> None:
     call = ToolCalled(call=ToolCall(name="weather", arguments={"city": "Bos"}, id="1"))
-    fields: dict[str, Any] = {"tool_choice": "weather", "grammar": 'start: "Boston"'}
+    fields: dict[str, Any] = {"tool_choice": "weather", "grammars": {"weather": 'start: "Boston"'}}
     assert await read(call, Done(), **fields) == [call, Done()]
     assert await read(call, Done(reason="length"), **fields) == [Text(text="Bos"), Done(reason="length")]
 

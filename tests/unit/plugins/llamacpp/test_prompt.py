@@ -231,7 +231,7 @@ async def test_images_need_an_encoder() -> None:
 
 
 async def test_the_text_of_a_freeform_tool_that_must_be_called_is_held_by_its_grammar() -> None:
-    asked = chat("hi", tools=(WEATHER, PATCH), tool_choice="patch", grammar='start: "x"')
+    asked = chat("hi", tools=(WEATHER, PATCH), tool_choice="patch", grammars={"patch": 'start: "x"'})
     prompt = await builder().build(asked)
     assert (prompt.path, prompt.body["grammar"]) == (TEXT, '%llguidance {}\nstart: "x"')
     assert "json_schema" not in prompt.body
@@ -241,7 +241,7 @@ async def test_the_text_of_a_freeform_tool_that_must_be_called_is_held_by_its_gr
 async def test_a_llama_cpp_without_llguidance_makes_the_call_as_json() -> None:
     made = builder()
     made.client = FakeClient(lark=False)  # type: ignore[assignment]
-    prompt = await made.build(chat("hi", tools=(PATCH,), tool_choice="patch", grammar='start: "x"'))
+    prompt = await made.build(chat("hi", tools=(PATCH,), tool_choice="patch", grammars={"patch": 'start: "x"'}))
     assert prompt.path == CHAT
     assert prompt.body["tool_choice"] == "required"
     assert prompt.freeform is None

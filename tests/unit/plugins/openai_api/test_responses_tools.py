@@ -225,7 +225,9 @@ def test_a_freeform_tool_that_must_be_called_brings_its_grammar_to_the_engine() 
     alone = read(tools=[PATCH], tool_choice="required")
     assert (alone.tool_choice, alone.grammar) == ("apply_patch", 'start: "*** Begin Patch"')
     assert read(tools=[PATCH, FILES], tool_choice="required").grammar is None
-    assert read(tools=[PATCH], tool_choice="auto").grammar is None
+    free = read(tools=[PATCH], tool_choice="auto")
+    assert (free.grammar, free.grammars) == (None, {"apply_patch": 'start: "*** Begin Patch"'})
+    assert read(tools=[{**PATCH, "name": "auto"}], tool_choice="auto").grammar is None
 
 
 def test_a_regular_expression_becomes_a_grammar() -> None:
