@@ -25,11 +25,13 @@ class AnthropicBody(JsonBody):
 
 
 class BlockSource(AnthropicBody):
-    """The location of an image or a document: `data` in base64 or as text, or `content` as text or blocks."""
+    """The location of an image or a document: `data` in base64 or as text, `content` as text or blocks, or an image's
+    address."""
 
     type: str
     media_type: str | None = None
     data: str | None = None
+    url: str | None = None
     content: str | tuple[Block, ...] | None = None
 
 
@@ -138,8 +140,10 @@ def _content(content: str | tuple[Block, ...]) -> tuple[str, tuple[str, ...]]:
 
 def _image(block: Block) -> str:
     source = block.source
+    if isinstance(source, BlockSource) and source.type == "url" and source.url:
+        return source.url
     if not isinstance(source, BlockSource) or source.type != "base64" or not source.data:
-        raise InvalidRequest("messages: images must be base64 sources")
+        raise InvalidRequest("messages: images must be base64 or url sources")
     return source.data
 
 

@@ -169,6 +169,8 @@ class GenerateBody(GenerationBody):
         """Raise InvalidRequest when a raw prompt comes with fields for the template."""
         if self.raw and (self.template or self.system or self.context):
             raise InvalidRequest("raw mode does not support template, system, or context")
+        if self.images and (self.raw or self.suffix):
+            raise InvalidRequest("images need a chat template: neither raw mode nor suffix supports them")
 
 
 class OllamaFunctionCall(OllamaBody):

@@ -238,11 +238,13 @@ def _content(content: str | tuple[ContentPart, ...] | None) -> tuple[str, tuple[
 
 
 def image(link: ImageUrl | str) -> str:
-    """Return the base64 data of an image. Raises InvalidRequest for an address: nothing is fetched."""
+    """Return the base64 data of an image, or its address. Raises InvalidRequest."""
     url = link if isinstance(link, str) else link.url
+    if url[:8].lower().startswith(("http://", "https://")):
+        return url
     head, comma, data = url.partition(",")
     if not head.startswith("data:") or ";base64" not in head or not comma:
-        raise InvalidRequest("invalid image input: only base64 data URLs are supported")
+        raise InvalidRequest("invalid image input: only base64 data URLs and http addresses are supported")
     return data
 
 

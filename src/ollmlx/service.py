@@ -24,6 +24,7 @@ from ollmlx.library import ModelLibrary
 from ollmlx.model.events import closing
 from ollmlx.model.installed import require
 from ollmlx.model.names import ModelName
+from ollmlx.pictures import read_pictures
 from ollmlx.plugin.contracts import Publisher
 from ollmlx.plugin.registry import Registry
 from ollmlx.prefix.misses import RecentConversations
@@ -235,7 +236,7 @@ class Service:
         require(model, request)
         if request.tools:
             OfferedTools(request.tools).check_strict()
-        request = self._complete(model, request, caller)
+        request = await self._complete(model, request, caller)
         spec = await self._planner.plan(model, request.options)
 
         def ask(asked: GenerateRequest) -> AsyncIterator[Event]:
@@ -253,12 +254,15 @@ class Service:
                     event = self._compared(model, request, caller, event)
                 yield event
 
-    def _complete(self, model: InstalledModel, request: GenerateRequest, caller: Caller) -> GenerateRequest:
-        """Return the request as the runner gets it."""
+    async def _complete(self, model: InstalledModel, request: GenerateRequest, caller: Caller) -> GenerateRequest:
+        """Return the request as the runner gets it. Raises InvalidRequest for pictures that cannot be read."""
         if self.settings.agents.stable_prefix:
             request = with_stable_prefix(request)
         owner = caller.client if self.settings.security.owned_caches else ""
-        return with_defaults(model, request, caller).model_copy(update={"cache_owner": owner})
+        request = with_defaults(model, request, caller)
+        fetches = self.settings.security.fetch_images
+        messages = await read_pictures(request.messages, fetch_images=fetches)
+        return request.model_copy(update={"cache_owner": owner, "messages": messages})
 
     def _compared(self, model: InstalledModel, request: GenerateRequest, caller: Caller, event: Prefill) -> Prefill:
         """Return the first progress of a prompt, with the reason when its prefix was missed."""
@@ -288,7 +292,7 @@ class Service:
 
     async def _tokenized(self, name: ModelName, request: GenerateRequest, caller: Caller) -> Tokens:
         model = await self.show(name)
-        request = self._complete(model, request, caller)
+        request = await self._complete(model, request, caller)
         tokenize = TokenizeRequest(
             text=request.prompt,
             messages=request.messages,

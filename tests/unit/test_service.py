@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import pytest
+from tests.pictures import base64_of, drawn
 
 from ollmlx.errors import Conflict, InvalidRequest, NotFound, OllmlxError, PluginError, StorageError, Unsupported
 from ollmlx.launch.overrides import ModelOverrides
@@ -45,6 +46,7 @@ from ollmlx.types import (
 )
 
 CALLER = Caller(request_id="r1")
+PICTURE = base64_of(drawn())
 HELLO = GenerateRequest(messages=(Message(role="user", content="hi"),))
 MIB = 1024**2
 
@@ -282,14 +284,14 @@ async def test_the_models_defaults_come_before_the_request(request_: GenerateReq
     ("capabilities", "sent"),
     [
         (("completion",), ("one\n[an image, which this model cannot see]", ())),
-        (("completion", "vision"), ("one", ("AAAA",))),
+        (("completion", "vision"), ("one", (PICTURE,))),
     ],
 )
 async def test_an_image_in_a_tools_result_is_described_to_a_model_that_cannot_see(
     capabilities: tuple[Capability, ...], sent: tuple[str, tuple[str, ...]]
 ) -> None:
     daemon = FakeDaemon(installed("org/long", capabilities=capabilities))
-    result = Message(role="tool", content="one", images=("AAAA",))
+    result = Message(role="tool", content="one", images=(PICTURE,))
     await daemon.answer("org/long", GenerateRequest(messages=(*HELLO.messages, result)))
     last = daemon.pool.asked[0][1].messages[-1]
     assert (last.content, last.images) == sent

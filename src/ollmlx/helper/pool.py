@@ -43,19 +43,24 @@ class LimitExceeded(InvalidRequest):
 
 
 def run_limited(
-    function: Callable[..., T], *arguments: Any, what: str, cpu: int = CPU_SECONDS, code: str | None = None
+    function: Callable[..., T],
+    *arguments: Any,
+    what: str,
+    cpu: int = CPU_SECONDS,
+    output: int = OUTPUT,
+    code: str | None = None,
 ) -> T:
     """Return `function(*arguments)`, computed in a helper. `what` is its subject in errors, such as "the template".
 
     `function` is one of a module's. Arguments and result are plain data: numbers, texts, lists, dictionaries. Raises
     the function's OllmlxError, and LimitExceeded when it takes more than `cpu` seconds of CPU time, `MEMORY` bytes, or
-    has a result of more than `OUTPUT` bytes; `code` is then its finding.
+    has a result of more than `output` bytes; `code` is then its finding.
     """
-    call = pickle.dumps((function.__module__, function.__qualname__, arguments, cpu))
+    call = pickle.dumps((function.__module__, function.__qualname__, arguments, cpu, output))
     with _free:
         helper = _idle.pop() if _idle else _Helper()
         try:
-            kind, value = helper.call(call, cpu)
+            kind, value = helper.call(call, cpu, output)
         except _Stopped as stopped:
             helper.kill()
             kind, value = "limit", str(stopped)
@@ -95,7 +100,7 @@ class _Helper:
             env=environment, start_new_session=True,
         )  # fmt: skip
 
-    def call(self, data: bytes, cpu: int) -> tuple[str, Any]:
+    def call(self, data: bytes, cpu: int, output: int) -> tuple[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         deadline = time.monotonic() + (cpu + 2) * PATIENCE
@@ -103,8 +108,8 @@ class _Helper:
             _write(self._process.stdin, LENGTH.pack(len(data)) + data)
         head = self._read(self._process.stdout, LENGTH.size, deadline, cpu)
         (size,) = LENGTH.unpack(head)
-        if size > OUTPUT:
-            raise _Stopped(f"has a result of more than {OUTPUT >> 20} MiB")
+        if size > output:
+            raise _Stopped(f"has a result of more than {output >> 20} MiB")
         answer = self._read(self._process.stdout, size, deadline, cpu)
         return _PlainData(io.BytesIO(answer)).load()  # type: ignore[no-any-return]
 

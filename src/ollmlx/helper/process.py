@@ -9,10 +9,10 @@ import pickle
 import resource
 import time
 from contextlib import suppress
-from typing import IO, Any
+from typing import Any
 
 from ollmlx.errors import OllmlxError
-from ollmlx.helper.pool import LENGTH, MEMORY, OUTPUT
+from ollmlx.helper.pool import LENGTH, MEMORY
 
 
 def main() -> None:
@@ -21,16 +21,17 @@ def main() -> None:
     os.dup2(2, 1)  # what a library prints is no answer
     _limit_memory()
     while len(head := calls.read(LENGTH.size)) == LENGTH.size:
-        answer = pickle.dumps(_answer(calls, LENGTH.unpack(head)[0]))
-        if len(answer) > OUTPUT:
-            answer = pickle.dumps(("limit", f"has a result of more than {OUTPUT >> 20} MiB"))
+        call = calls.read(LENGTH.unpack(head)[0])
+        module, name, arguments, cpu, output = pickle.loads(call)  # noqa: S301 - written by the parent process
+        answer = pickle.dumps(_answer(module, name, arguments, cpu))
+        if len(answer) > output:
+            answer = pickle.dumps(("limit", f"has a result of more than {output >> 20} MiB"))
         answers.write(LENGTH.pack(len(answer)) + answer)
         answers.flush()
 
 
-def _answer(calls: IO[bytes], size: int) -> tuple[str, Any]:
+def _answer(module: str, name: str, arguments: tuple[Any, ...], cpu: int) -> tuple[str, Any]:
     try:
-        module, name, arguments, cpu = pickle.loads(calls.read(size))  # noqa: S301 - written by the parent process
         function = getattr(importlib.import_module(module), name)
         _limit_cpu(cpu)
         return "result", function(*arguments)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx.errors import Unsupported
 from ollmlx.model.names import ModelName
 from ollmlx.model.request import Frozen, GenerateRequest, Message, Options
 
@@ -179,7 +178,7 @@ class RunnerInfo(Frozen):
 
 
 def require(model: InstalledModel, request: GenerateRequest) -> None:
-    """Raise Unsupported if the model lacks a needed capability, InvalidRequest for an unreadable image."""
+    """Raise Unsupported if the model lacks a needed capability."""
     if "completion" not in model.capabilities:
         raise Unsupported(f'"{model.name.short}" does not support {"chat" if request.messages else "generate"}')
     wanted: tuple[tuple[bool, Capability], ...] = (
@@ -191,14 +190,8 @@ def require(model: InstalledModel, request: GenerateRequest) -> None:
             raise Unsupported(f"{model.name.short} does not support {capability}")
     if request.think and "thinking" not in model.capabilities:
         raise Unsupported(f'"{model.name.short}" does not support thinking')
-    images = [image for message in request.messages for image in message.images]
     shown = any(message.images for message in request.messages if message.role != "tool")
     if shown and "vision" not in model.capabilities:
         raise Unsupported(
             f"{model.name.short} does not support images", hint="send text only, or choose a vision model"
         )
-    for image in images:
-        try:
-            b64decode(image, validate=True)
-        except ValueError as error:
-            raise InvalidRequest("invalid image input: it is not base64") from error

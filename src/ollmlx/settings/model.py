@@ -188,6 +188,11 @@ class SecuritySettings(Section):
         False, description="Clients may upload models to the hub, with the daemon's token. `ollmlx push` is a client."
     )
     blobs: bool = Field(True, description="Clients may upload files and create models from them.")
+    fetch_images: bool = Field(
+        False,
+        description="Clients may send the address of a picture, which is then fetched from a public address: 48 MiB at"
+        " most, within 20 seconds.",
+    )
     private_hosts: tuple[str, ...] = Field(
         (),
         description="Hosts, as `NAME` or `NAME:PORT`, that models may be pulled from although they are on a private"

@@ -21,7 +21,7 @@ TRUSTED = "trusted.json"
 RESTRICTED: tuple[KeyPath, ...] = (
     ("plugins",), ("server", "host"), ("server", "hosts"), ("server", "origins"), ("storage", "models"),
     ("storage", "state"), ("security", "allow_no_auth"), ("security", "allow_remote_code"),
-    ("security", "private_hosts"), ("models", "*", "cluster"),
+    ("security", "fetch_images"), ("security", "private_hosts"), ("models", "*", "cluster"),
 )  # fmt: skip
 """Keys, and whole tables, that the file of a working directory may set only if it is trusted."""
 

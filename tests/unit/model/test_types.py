@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx.errors import Unsupported
 from ollmlx.model.events import closing
 from ollmlx.model.installed import require
 from ollmlx.protocol import decode_event, encode_event
@@ -148,11 +148,3 @@ def test_an_embedding_model_does_not_generate(request_: GenerateRequest, verb: s
 
 def test_tools_that_may_not_be_called_and_thinking_switched_off_need_nothing() -> None:
     require(model("completion"), GenerateRequest(messages=HELLO, tools=(TOOL,), tool_choice="none", think=False))
-
-
-@pytest.mark.fault(43)
-@pytest.mark.parametrize("image", ["!!!", "aGk", "data:image/png;base64,aGk=", "\U0001f600"])
-def test_an_image_that_is_not_base64_is_refused_before_a_runner_sees_it(image: str) -> None:
-    request = GenerateRequest(messages=(Message(role="user", content="what?", images=("aGk=", image)),))
-    with pytest.raises(InvalidRequest, match="invalid image input: it is not base64"):
-        require(model("completion", "vision"), request)

@@ -1,0 +1,148 @@
+"""Pictures that clients send become pictures that every engine can read.
+
+PNG, JPEG, WebP and a GIF's first frame. What an engine would read otherwise than a person sees it (turned by EXIF,
+transparent, 16 bits, CMYK) or not at all (WebP, GIF, very large, very small) is written anew; the rest stays as it is.
+Pillow runs in a helper process only, after the sizes in the picture's header were checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import warnings
+from base64 import b64decode, b64encode
+from typing import TYPE_CHECKING, Final
+
+from ollmlx.errors import InvalidRequest
+from ollmlx.helper import run_limited
+from ollmlx.pictures.fetching import fetch, is_address
+from ollmlx.types import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF")
+MOST_BYTES: Final = 48 << 20
+"""Bytes of a picture's file."""
+MOST_PIXELS: Final = 32_000_000
+"""Pixels that are decoded. JPEGs are decoded at half, a quarter or an eighth of their size where that suffices."""
+LONGEST_SIDE: Final = 4096
+"""Pixels; larger pictures are scaled down to it. Models look at less."""
+SHORTEST_SIDE: Final = 32
+"""Pixels; smaller pictures are scaled up to it: models cannot look at less."""
+LARGEST_RATIO: Final = 100
+"""A picture may be so many times as long as wide."""
+CPU_SECONDS: Final = 10
+WRITTEN_BYTES: Final = 96 << 20
+"""Bytes of a picture that is written anew."""
+
+
+async def read_pictures(messages: Sequence[Message], *, fetch_images: bool) -> tuple[Message, ...]:
+    """Return the messages with their pictures fetched, checked and, where needed, written anew, in base64.
+
+    Raises InvalidRequest for what is no picture or too large a one, and for addresses unless `fetch_images`.
+    """
+    known: dict[str, str] = {}
+    for image in dict.fromkeys(image for message in messages for image in message.images):
+        data = await fetch(image, MOST_BYTES, allowed=fetch_images) if is_address(image) else _decoded(image)
+        known[image] = await asyncio.to_thread(_readable, data)
+    return tuple(
+        message.model_copy(update={"images": tuple(known[image] for image in message.images)})
+        if message.images
+        else message
+        for message in messages
+    )
+
+
+def _decoded(image: str) -> bytes:
+    if len(image) > MOST_BYTES * 4 // 3 + 4:
+        raise _refused(f"it has more than {MOST_BYTES >> 20} MiB")
+    try:
+        return b64decode(image, validate=True)
+    except ValueError as error:
+        raise _refused("it is not base64") from error
+
+
+def _readable(data: bytes) -> str:
+    """Return a picture in base64. Blocks."""
+    written = run_limited(_written_anew, data, what="invalid image input: it", cpu=CPU_SECONDS, output=WRITTEN_BYTES)
+    return b64encode(written or data).decode()
+
+
+def _refused(reason: str) -> InvalidRequest:
+    return InvalidRequest(f"invalid image input: {reason}")
+
+
+# -- in the helper ---------------------------------------------------------------------------------------------------
+
+
+def _written_anew(data: bytes) -> bytes | None:
+    """Return the picture as a PNG; None if it can stay as it is. Raises InvalidRequest."""
+    from PIL import Image, UnidentifiedImageError
+
+    Image.MAX_IMAGE_PIXELS = None  # checked here, with one limit for all formats
+    warnings.simplefilter("ignore")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            size, kind = image.size, image.format
+            _check_size(image)
+            image.load()
+            found = _upright(image)
+            plain = kind in ("PNG", "JPEG") and found is image and image.size == size
+            return None if plain else _png(found)
+    except UnidentifiedImageError:
+        raise _refused("it is no PNG, JPEG, WebP or GIF") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow raises all of these for damaged files
+        raise _refused(f"it is damaged: {str(error)[:200]}") from None
+
+
+def _check_size(image: Image) -> None:
+    """Raise InvalidRequest for too many pixels, or too narrow a picture. Lets a large JPEG be decoded smaller."""
+    width, height = image.size
+    if max(width, height) > LARGEST_RATIO * min(width, height):
+        raise _refused(f"it is too narrow: {width} x {height} pixels")
+    if image.format == "JPEG" and (longest := max(width, height)) > LONGEST_SIDE:
+        image.draft(None, (width * LONGEST_SIDE // longest, height * LONGEST_SIDE // longest))
+    if image.width * image.height > MOST_PIXELS:
+        raise _refused(f"it has {width} x {height} pixels; at most {MOST_PIXELS // 1_000_000} million are read")
+
+
+def _upright(image: Image) -> Image:
+    """Return the picture as a person sees it, in 8 bits without transparency; the same object if it is so already."""
+    from PIL import Image, ImageOps
+
+    found = image
+    if image.mode.startswith("I"):  # 16 bits
+        found = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    if found.has_transparency_data:
+        above = found.convert("RGBA")
+        found = Image.new("RGB", found.size, "white")
+        found.paste(above, mask=above)
+    elif found.mode not in ("RGB", "L"):
+        found = found.convert("RGB")
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        turned = ImageOps.exif_transpose(image).size
+        found.getexif()[ORIENTATION] = image.getexif()[ORIENTATION]
+        found = ImageOps.exif_transpose(found)
+        assert found.size == turned
+    return _scaled(found)
+
+
+def _scaled(image: Image) -> Image:
+    shorter, longer = sorted(image.size)
+    factor = max(min(1.0, LONGEST_SIDE / longer), SHORTEST_SIDE / shorter)
+    if factor == 1.0:
+        return image
+    return image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))))
+
+
+def _png(image: Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1, exif=b"")
+    return file.getvalue()
+
+
+ORIENTATION: Final = 0x0112
+"""EXIF's tag of the direction that is up."""
