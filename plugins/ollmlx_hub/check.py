@@ -27,7 +27,7 @@ class ModelsCheck:
 
     name = "models"
     group = "storage"
-    codes: tuple[str, ...] = ("MDL001", "MDL003", "MDL010", "STO006", "STO007", "STO008")
+    codes: tuple[str, ...] = ("MDL001", "MDL003", "MDL010", "STO006", "STO007")
 
     async def run(self, context: Any) -> Sequence[Finding]:
         return await asyncio.to_thread(lambda: list(self._findings(context)))
@@ -92,7 +92,12 @@ def _wrong_folders(folders: Sequence[Path]) -> Iterator[Finding]:
                 title = f"{first.name} and {spare.name} both hold {name.short}"
                 hide = f"mv {_quoted(spare)} {_quoted(spare.with_name('.' + spare.name))}"
                 yield Finding.of(
-                    "STO008", title, evidence=(str(first), str(spare)), commands=[hide], subject=name.short
+                    "STO007",
+                    title,
+                    evidence=(str(first), str(spare)),
+                    commands=[hide],
+                    subject=name.short,
+                    severity=Severity.ERROR,
                 )
 
 

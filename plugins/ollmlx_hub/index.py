@@ -40,7 +40,7 @@ class MlxIndex(ModelIndex[Path, MlxManifest]):
         if not model.name.same_spelling(name):
             raise Conflict(
                 f"the folder {folder.name} holds {model.name.short}, not {name.short}",
-                code="STO008",
+                code="STO007",
                 hint=f"ollmlx cp {model.name.short} NEW-NAME, then ollmlx rm {model.name.short}",
             )
         return model

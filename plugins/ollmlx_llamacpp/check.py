@@ -12,7 +12,7 @@ from ollmlx.types import InstalledModel
 from ollmlx_llamacpp.backend import INSTALL, MISSING
 
 BROKEN: Final = "ENV022"
-SLOWER: Final = "ENV024"
+SLOWER: Final = "ENV007"
 IMPORT_SECONDS: Final = 8
 MODELS_SHOWN: Final = 10
 

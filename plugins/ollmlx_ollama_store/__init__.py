@@ -56,8 +56,6 @@ def register_sources(register: Callable[[Source], None], context: PluginContext)
 
 @hookimpl
 def register_checks(register: Callable[[Check, Traversable | None], None], context: PluginContext) -> None:
-    from importlib.resources import files
-
     from ollmlx_ollama_store.check import OllamaCheck
 
-    register(OllamaCheck(context.typed().models_folder), files("ollmlx_ollama_store") / "diagnostics")
+    register(OllamaCheck(context.typed().models_folder), None)

@@ -16,8 +16,8 @@ from ollmlx.types import InstalledModel
 from ollmlx_ollama_store.index import SOURCE, OllamaIndex
 from ollmlx_ollama_store.layout import OllamaLayout
 
-DAMAGED: Final = "STO020"
-SAME_NAME: Final = "STO022"
+DAMAGED: Final = "MDL003"
+SAME_NAME: Final = "STO007"
 
 
 class OllamaCheck:

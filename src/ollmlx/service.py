@@ -110,7 +110,7 @@ class Service:
         model = await self.show(source)
         existing = await self._library.find(target)
         if existing is not None and not existing.name.same_spelling(target):
-            raise Conflict(f"{target} and {existing.name} would share a folder", code="STO008")
+            raise Conflict(f"{target} and {existing.name} would share a folder", code="STO007")
         await self._library.copy(model, target)
 
     async def delete(self, name: ModelName) -> None:

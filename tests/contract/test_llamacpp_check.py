@@ -101,17 +101,17 @@ class TestLlamaCppCheck(CheckSuite):
         assert finding.code == "ENV022"
         assert finding.evidence[0] == "ImportError: libcuda.so.1: cannot open shared object file"
 
-    @pytest.mark.finding("ENV024")
+    @pytest.mark.finding("ENV007")
     async def test_an_import_that_llama_cpp_would_run_faster_is_named_with_the_command(self) -> None:
         of_the_hub = fake_model("org/small", format="mlx", source="files:org/small")
         copied = fake_model("copied", format="mlx", source="local")
         (finding,) = await LlamaCppCheck(lambda: True).run(context(IMPORTED, of_the_hub, copied))
-        assert finding.code == "ENV024"
+        assert finding.code == "ENV007"
         assert finding.subject == "small"
         assert "3 to 7 times" in finding.title
         assert finding.commands == ("ollmlx pull small",)
 
-    @pytest.mark.finding("ENV024")
+    @pytest.mark.finding("ENV007")
     async def test_an_import_of_ones_own_gguf_file_is_named_with_that_file(
         self,
     ) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import pytest
@@ -43,7 +41,7 @@ class TestModelsCheck(CheckSuite):
         self.install("MDL010", "org_m", tokenizer_config__json=b"{}")
         self.sign(self.install("STO007", "org_m"), "org/other")
         for folder in ("org_m", "org_n"):
-            self.sign(self.install("STO008", folder), "org/m")
+            self.sign(self.install("STO007", folder), "org/m")
         stopped = self.install("STO006", ".staging/org_m") / "model.safetensors"
         os.utime(stopped, (1, 1))
         for path in stopped.parent.iterdir():
@@ -90,7 +88,7 @@ class TestHubCheck(CheckSuite):
         }
 
 
-@pytest.mark.finding("STO020", "STO022")
+@pytest.mark.finding("MDL003", "STO007")
 class TestOllamaCheck(CheckSuite):
     @pytest.fixture(autouse=True)
     def _root(self, tmp_path: Path) -> None:
@@ -106,15 +104,12 @@ class TestOllamaCheck(CheckSuite):
 
     def make_sick_check(self, code: str) -> Check:
         folder = self.folder(code)
-        if code == "STO020":
+        if code == "MDL003":
             folder.add("m").write_bytes(b"{")
-        if code == "STO022":
+        if code == "STO007":
             folder.add("x", origin="hf.co/org")
             folder.add("x", origin="registry.ollama.ai/org")
         return OllamaCheck(folder.root)
-
-    def runbooks(self) -> Traversable:
-        return files("ollmlx_ollama_store") / "diagnostics"
 
     def healthy(self) -> CheckContext:
         return CheckContext()

@@ -58,5 +58,5 @@ def test_every_problem_is_named_although_a_plugin_and_a_port_never_answer(daemon
     assert ("PLG001", "hanging") in found
     assert ("MDL003", "org_two") in found
     assert {"NET001", "NET007", "PLG006", "STO007"} <= {code for code, _ in found}
-    explained = started.cli("doctor", "--explain", "CFG002", "--config", str(started.config))
-    assert explained.stdout.startswith("# CFG002: ")
+    explained = started.cli("doctor", "--explain", "CFG001", "--config", str(started.config))
+    assert explained.stdout.startswith("# CFG001: ")

@@ -77,10 +77,10 @@ async def test_each_kind_of_wrong_answer_is_a_finding(
     assert found.subject == model
 
 
-@pytest.mark.finding("DOC003")
+@pytest.mark.finding("DOC002")
 async def test_trials_that_were_not_done_in_time_are_named(wrong_models: Daemon) -> None:
     findings = await tried(wrong_models, "parrot", patience=0.0)
-    assert [one.code for one in findings] == ["DOC003"]
+    assert [one.code for one in findings] == ["DOC002"]
     assert findings[0].evidence[0].startswith("not tested: a repeated request")
 
 

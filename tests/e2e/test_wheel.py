@@ -64,6 +64,6 @@ def test_an_installed_wheel_explains_its_codes_and_its_plugins(wheels: dict[str,
 
     where = "from ollmlx.doctor.runbooks import folder; print(folder())"
     assert python("-c", where).strip() == str(site / "ollmlx/diagnostics")
-    assert python("-m", "ollmlx", "doctor", "--explain", "STO020").startswith("# STO020: ")
+    assert python("-m", "ollmlx", "doctor", "--explain", "ENV021").startswith("# ENV021: ")
     listed = {one["code"] for one in json.loads(python("-m", "ollmlx", "doctor", "--list", "--json"))}
     assert listed == {*CODES, *(Path(page).stem for page in PLUGIN_PAGES)}

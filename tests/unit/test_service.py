@@ -516,7 +516,7 @@ async def test_a_model_of_the_settings_has_no_files_to_delete() -> None:
         await FakeDaemon(installed("org/long"), settings=settings).service.delete(ModelName.parse("helper"))
 
 
-@pytest.mark.finding("STO008")
+@pytest.mark.finding("STO007")
 async def test_a_copy_that_would_share_a_folder_with_another_model_is_refused() -> None:
     class Clashing(ListStore):
         async def resolve(self, name: ModelName) -> InstalledModel | None:
@@ -525,7 +525,7 @@ async def test_a_copy_that_would_share_a_folder_with_another_model_is_refused() 
     daemon = FakeDaemon(stores=[Clashing(installed("a/b_c"))])
     with pytest.raises(Conflict, match="share a folder") as refused:
         await daemon.service.copy(ModelName.parse("a/b_c"), ModelName.parse("a_b/c"))
-    assert refused.value.code == "STO008"
+    assert refused.value.code == "STO007"
 
 
 class Picky(ListStore):

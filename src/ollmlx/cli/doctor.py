@@ -36,7 +36,7 @@ DESCRIPTION = """Examine this machine and report each problem with the command t
 
   ollmlx doctor                  run every check
   ollmlx doctor storage          run one group: config, machine, plugins, storage, server, runners, network
-  ollmlx doctor ENV002           run the checks for one code
+  ollmlx doctor ENV007           run the checks for one code
   ollmlx doctor --model NAME     test whether a model answers correctly on this machine; two minutes at most
   ollmlx doctor --agent NAME     let a coding agent do a small task with --model, offline; half an hour at most
   ollmlx doctor --deep           also read every model's files and compare their sha256

@@ -133,7 +133,7 @@ def write(setup: Setup) -> None:
     try:
         setup.write()
     except OSError as error:
-        raise StorageError(f"cannot write {error.filename}: {error.strerror}", code="STO009") from error
+        raise StorageError(f"cannot write {error.filename}: {error.strerror}", code="STO002") from error
 
 
 def _described(agent: Agent, served: ServedModel, setup: Setup) -> Json:

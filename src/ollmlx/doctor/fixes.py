@@ -45,7 +45,7 @@ def settings_fixes(context: CheckContext, fault: Fault) -> Fixes:
     origin = fault.origin
     if origin.kind in ("ollama", "variable"):
         return (f"unset {origin.name}",), ()
-    if fault.code == "CFG001":
+    if fault.code == "CFG001" and not origin.line:  # with a line it can be read, and is no TOML
         return _unreadable_file_fixes(context, origin.name)
     if fault.code == "CFG013":
         return (("ollmlx config trust",) if fault.path else (f"chmod go-w . {quoted(Path(origin.name))}",)), ()

@@ -17,11 +17,9 @@ CONSEQUENCES: dict[str, frozenset[str]] = {
     "ENV005": frozenset({"ENV001", "ENV007"}),
     "ENV008": frozenset({"ENV007"}),
     "ENV011": frozenset({"ENV001"}),
-    "ENV001": frozenset({"ENV002", "ENV007"}),
+    "ENV001": frozenset({"ENV007"}),
     "STO002": frozenset({"CFG009", "STO001"}),
-    "STO010": frozenset({"STO001"}),
-    "NET001": frozenset({"NET009"}),
-    "NET004": frozenset({"NET009"}),
+    "NET004": frozenset({"STO001"}),
     "SEC004": frozenset({"SEC001"}),
 }
 """Code -> codes that follow from it. They are hidden while the first is reported."""

@@ -95,7 +95,7 @@ def unreadable(path: Path, error: OSError, shown: str) -> Fault:
 def not_toml(shown: str, error: NotToml) -> Fault:
     """The fault for text that is not TOML."""
     problem = f"not valid TOML: {_lower(error.message)} at column {error.column}"
-    return Fault((), problem, Origin("file", shown, error.line), "CFG002")
+    return Fault((), problem, Origin("file", shown, error.line), "CFG001")
 
 
 def unknown_key(path: KeyPath) -> str:

@@ -64,7 +64,7 @@ def _is_there(path: Path) -> bool:
 
 
 def private_file(state: Path, name: str) -> Path:
-    """Return a private file of the state folder; make it if there is none. Raises StorageError (STO009)."""
+    """Return a private file of the state folder; make it if there is none. Raises StorageError (STO002)."""
     path = state / name
     try:
         for folder in (state, path.parent):
@@ -72,7 +72,7 @@ def private_file(state: Path, name: str) -> Path:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
     except OSError as error:
         problem = f"cannot use the state folder {state}: {error.strerror}"
-        raise StorageError(problem, code="STO009", hint="ollmlx doctor storage") from error
+        raise StorageError(problem, code="STO002", hint="ollmlx doctor storage") from error
     return path
 
 

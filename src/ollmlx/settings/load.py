@@ -147,7 +147,7 @@ class TracedSource(InitSettingsSource):
     def removed_keys(self) -> list[Fault]:
         """A notice for each key that an earlier version had."""
         return [
-            Fault(path, f"this setting is gone: {instead}", self.origin(path), "CFG012")
+            Fault(path, f"this setting is gone: {instead}", self.origin(path), "CFG003")
             for path, instead in REMOVED.items()
             if _value_at(self.tree, path) is not None
         ]

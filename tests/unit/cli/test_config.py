@@ -94,7 +94,7 @@ def test_check_warns_of_a_key_of_an_earlier_version(home: Path, capsys: pytest.C
     assert "the settings are usable" in reported.out
     assert main(["config", "check", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert (printed["ok"], printed["warnings"][0]["code"]) == (True, "CFG012")
+    assert (printed["ok"], printed["warnings"][0]["code"]) == (True, "CFG003")
 
 
 def test_init_writes_a_private_file_that_changes_nothing_and_never_over_another(

@@ -41,7 +41,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"socket.socket.{name}", refuse)
 
 
-@pytest.mark.parametrize("code", ["CFG002", "cfg002", "STO020", "ENV020"])
+@pytest.mark.parametrize("code", ["CFG001", "cfg003", "ENV021", "ENV020"])
 @pytest.mark.parametrize("settings", [None, BROKEN])
 @pytest.mark.usefixtures("no_network")
 def test_a_page_is_printed_without_daemon_settings_or_network(
@@ -62,8 +62,8 @@ def test_every_code_is_listed_with_settings_that_are_broken(
     listed = {one["code"]: one for one in json.loads(capsys.readouterr().out)}
     of_plugins = {page.stem for page in Path(__file__).parents[3].glob("plugins/*/diagnostics/*.md")}
     assert set(listed) == {*CODES, *of_plugins}
-    assert listed["STO020"]["owner"] == "ollama_store"
-    assert set(listed["STO020"]) == {"code", "title", "severity", "owner"}
+    assert listed["ENV021"]["owner"] == "llamacpp"
+    assert set(listed["ENV021"]) == {"code", "title", "severity", "owner"}
 
 
 @pytest.mark.parametrize(

@@ -140,9 +140,11 @@ def expect(context: CheckContext, code: str, evidence: str, fix: str) -> Finding
         assert finding.commands or finding.severity is Severity.INFO, f"{finding.code} has no command"
         for command in (*finding.commands, *finding.instead):
             check_command(command)
-    found = next((finding for finding in report.findings if finding.code == code), None)
-    assert found is not None, f"{code} is not among {[(one.code, one.title) for one in report.findings]}"
-    assert any(evidence in line for line in (found.title, *found.evidence)), found
+    said = [(one, " ".join((one.title, *one.evidence))) for one in report.findings if one.code == code]
+    found = next((one for one, words in said if evidence in words), None)
+    assert found is not None, (
+        f"{code} with {evidence!r} is not among {[(one.code, one.title) for one in report.findings]}"
+    )
     assert not fix or any(fix in command for command in (*found.commands, *found.instead)), found
     return found
 

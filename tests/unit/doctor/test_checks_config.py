@@ -29,12 +29,12 @@ SETTINGS = [
     ("CFG004", '[aliases]\na = "b"\nb = "a"', "a -> b -> a", 5),
     ("CFG004", '[models."../x"]\npin = true', "is a path", 5),
     ("CFG004", '[aliases]\na = "x/y/z/w"', "invalid model name", 5),
-    ("CFG002", "[server", "not valid TOML", 4),
-    ("CFG002", "host = ", "at column 8", 4),
+    ("CFG001", "[server", "not valid TOML", 4),
+    ("CFG001", "host = ", "at column 8", 4),
 ]
 
 
-@pytest.mark.finding("CFG002", "CFG003", "CFG004")
+@pytest.mark.finding("CFG001", "CFG003", "CFG004")
 @pytest.mark.parametrize(("code", "toml", "evidence", "line"), SETTINGS)
 def test_a_fault_of_the_file_is_reported_with_its_line(
     tmp_path: Path, code: str, toml: str, evidence: str, line: int
@@ -79,7 +79,7 @@ def test_a_fault_of_a_variable_is_reported_with_its_name(
 
 
 MEANING = [
-    ("CFG012", "[runners]\nswap_wait = 1", {}, "swap_wait: this setting is gone", "config check"),
+    ("CFG003", "[runners]\nswap_wait = 1", {}, "swap_wait: this setting is gone", "config check"),
     ("CFG005", "[runners]\nkeep_alive = 9", {"OLLAMA_KEEP_ALIVE": "5m"}, "OLLAMA_KEEP_ALIVE overrides", "config show"),
     ("CFG008", "[plugins.nothing]\na = 1", {}, "no plugin is called 'nothing'", "plugin list"),
     ("CFG008", "[plugins.mlx]\nbblas = 1", {}, "plugin 'mlx' is off", "plugin list"),
@@ -88,7 +88,7 @@ MEANING = [
 ]
 
 
-@pytest.mark.finding("CFG005", "CFG008", "CFG009", "CFG012")
+@pytest.mark.finding("CFG005", "CFG008", "CFG009", "CFG003")
 @pytest.mark.parametrize(("code", "toml", "environ", "evidence", "fix"), MEANING)
 def test_settings_without_the_effect_that_they_seem_to_have_are_reported(
     tmp_path: Path, code: str, toml: str, environ: Mapping[str, str], evidence: str, fix: str

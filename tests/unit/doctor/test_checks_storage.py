@@ -98,14 +98,14 @@ def test_a_folder_whose_name_is_no_model_name_is_reported(tmp_path: Path) -> Non
     expect(context, "MDL001", "models/mlx", "mv ")
 
 
-@pytest.mark.finding("STO007", "STO008")
+@pytest.mark.finding("STO007")
 def test_folders_that_disagree_with_their_manifests_are_reported(tmp_path: Path) -> None:
     context = healthy(tmp_path)
     put(tmp_path / "models/mlx/org_a", name="org/a:latest")
     put(tmp_path / "models/mlx/org_b", name="org/a:latest")
     put(tmp_path / "models/mlx/org_c", name="org/d:latest")
     root = tmp_path / "models/mlx"
-    expect(context, "STO008", "org_a and org_b both hold org/a", f"mv {root / 'org_b'} {root / '.org_b'}")
+    expect(context, "STO007", "org_a and org_b both hold org/a", f"mv {root / 'org_b'} {root / '.org_b'}")
     expect(context, "STO007", "org_c", f"mv {root / 'org_c'} {root / 'org_d'}")
 
 
@@ -114,8 +114,8 @@ def test_of_two_folders_for_one_model_the_one_with_the_wrong_name_is_moved_away(
     root = tmp_path / "models/mlx"
     put(root / "another", name="org/name:latest")
     put(root / "org_name", name="org/name:latest")
-    assert codes(context) == ["STO008"]
-    expect(context, "STO008", "org_name and another both", f"mv {root / 'another'} {root / '.another'}")
+    assert codes(context) == ["STO007"]
+    expect(context, "STO007", "org_name and another both", f"mv {root / 'another'} {root / '.another'}")
     (root / "another").rename(root / ".another")
     assert codes(context) == []
 
@@ -196,13 +196,13 @@ def moved(context: CheckContext, **storage: Path) -> CheckContext:
     return replace(context, settings=context.settings.model_copy(update={"storage": changed}))
 
 
-@pytest.mark.finding("STO001", "STO002", "STO009")
+@pytest.mark.finding("STO001", "STO002")
 def test_folders_that_cannot_be_used_are_reported(tmp_path: Path) -> None:
     context = healthy(tmp_path)
     expect(moved(context, models=tmp_path / "none"), "STO001", "does not exist yet", "ollmlx pull smollm2:135m")
     (tmp_path / "file").write_text("", encoding="utf-8")
     expect(moved(context, models=tmp_path / "file"), "STO002", "is not a folder", "mkdir -p")
-    expect(moved(context, state=tmp_path / "file"), "STO009", "is not a folder", "mkdir -p")
+    expect(moved(context, state=tmp_path / "file"), "STO002", "is not a folder", "mkdir -p")
 
 
 Denied = Callable[[Path, int], bool]
@@ -238,12 +238,12 @@ def test_a_state_folder_without_permissions_and_folders_that_cannot_be_created_a
 ) -> None:
     context = healthy(tmp_path)
     monkeypatch.setattr("ollmlx.doctor.checks.storage.os.access", denied(tmp_path / "state", os.W_OK))
-    expect(context, "STO009", "cannot be used", f"chmod u+rwx {tmp_path / 'state'}")
+    expect(context, "STO002", "cannot be used", f"chmod u+rwx {tmp_path / 'state'}")
     context = moved(context, models=tmp_path / "locked/models", state=tmp_path / "locked/state")
     (tmp_path / "locked").mkdir()
     monkeypatch.setattr("ollmlx.doctor.checks.storage.os.access", denied(tmp_path / "locked", os.W_OK))
     expect(context, "STO002", "locked is not writable", "sudo mkdir -p")
-    expect(context, "STO009", "locked is not writable", "export OLLMLX_STORAGE__STATE=")
+    expect(context, "STO002", "locked/state cannot be created", "export OLLMLX_STORAGE__STATE=")
 
 
 def test_a_model_whose_file_may_not_be_read_is_not_pulled_again_first(

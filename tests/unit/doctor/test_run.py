@@ -90,8 +90,8 @@ def report_of(findings: Sequence[tuple[str, str]]) -> Report:
 
 
 def test_causes_come_first_and_hide_their_consequences() -> None:
-    report = report_of([("storage", "STO008"), ("machine", "ENV002"), ("machine", "ENV001"), ("config", "CFG003")])
-    assert [one.code for one in report.findings] == ["CFG003", "ENV001", "STO008"]
+    report = report_of([("storage", "STO007"), ("machine", "ENV007"), ("machine", "ENV001"), ("config", "CFG003")])
+    assert [one.code for one in report.findings] == ["CFG003", "ENV001", "STO007"]
 
 
 def test_the_json_has_stable_fields() -> None:

@@ -78,9 +78,9 @@ def test_a_variable_is_read(tmp_path: Path, name: str, text: str, section: str, 
 
 
 REMOVED_KEYS = [
-    ("[runners]\nswap_wait = 1", {}, "[runners] swap_wait: this setting is gone: ", "(ollmlx.toml, line 2) CFG012"),
-    ("[plugins.mlx]\nfloat32_share = 2", {}, "[plugins.mlx] float32_share: this", "(ollmlx.toml, line 2) CFG012"),
-    ("", {"OLLMLX_MEMORY__HARD": "x"}, "[memory] hard: this setting is gone: ", "(OLLMLX_MEMORY__HARD) CFG012"),
+    ("[runners]\nswap_wait = 1", {}, "[runners] swap_wait: this setting is gone: ", "(ollmlx.toml, line 2) CFG003"),
+    ("[plugins.mlx]\nfloat32_share = 2", {}, "[plugins.mlx] float32_share: this", "(ollmlx.toml, line 2) CFG003"),
+    ("", {"OLLMLX_MEMORY__HARD": "x"}, "[memory] hard: this setting is gone: ", "(OLLMLX_MEMORY__HARD) CFG003"),
 ]
 
 
@@ -100,7 +100,7 @@ def test_a_key_of_an_earlier_version_is_a_warning_and_changes_nothing(
 def test_a_key_of_an_earlier_version_is_a_warning_beside_a_fault(tmp_path: Path) -> None:
     error = refused(tmp_path, "[runners]\nswap_wait = 1\nparallel = -1\n")
     assert [fault.code for fault in error.faults] == ["CFG004"]
-    assert [notice.code for notice in error.sound.warnings] == ["CFG012"]
+    assert [notice.code for notice in error.sound.warnings] == ["CFG003"]
 
 
 def test_settings_that_are_made_in_code_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,11 +165,11 @@ def test_a_limit_that_leaves_no_time_at_all_is_a_fault(tmp_path: Path, key: str)
 
 
 UNREADABLE = [
-    (b"a = ", "not valid TOML: invalid value at column 5 (ollmlx.toml, line 1) CFG002"),
-    (b"\n[x", "expected ']' at the end of a table declaration at column 3 (ollmlx.toml, line 2) CFG002"),
+    (b"a = ", "not valid TOML: invalid value at column 5 (ollmlx.toml, line 1) CFG001"),
+    (b"\n[x", "expected ']' at the end of a table declaration at column 3 (ollmlx.toml, line 2) CFG001"),
     (b"\xef\xbb\xbfa=1", "saved as UTF-8 with a byte order mark; save it as plain UTF-8"),
     ("[a]".encode("utf-16"), "saved as UTF-16; save it as plain UTF-8"),
-    (b'a=1\nb="\xff"', "the file is not UTF-8 at column 4 (ollmlx.toml, line 2) CFG002"),
+    (b'a=1\nb="\xff"', "the file is not UTF-8 at column 4 (ollmlx.toml, line 2) CFG001"),
 ]
 
 

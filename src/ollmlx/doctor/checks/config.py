@@ -19,7 +19,7 @@ CHECK = "ollmlx config check"
 SMALLEST_LIMIT = 1 << 20
 
 
-@check("settings", "config", "CFG001", "CFG002", "CFG003", "CFG004", "CFG008", "CFG012", "CFG013")
+@check("settings", "config", "CFG001", "CFG003", "CFG004", "CFG008", "CFG013")
 def settings(context: CheckContext) -> Iterator[Finding]:
     """Report each fault and each warning with its file and line or its variable."""
     for fault in (*context.faults, *context.loaded.warnings):

@@ -130,7 +130,7 @@ def _install(context: CheckContext) -> str:
     return "pip install 'ollmlx[cuda]'" if context.machine.nvidia_gpu else "pip install 'ollmlx[cpu]'"
 
 
-@check("blas", "machine", "ENV002")
+@check("blas", "machine", "ENV007")
 async def blas(context: CheckContext) -> list[Finding]:
     """Report the BLAS that a runner on the CPU will use, and how much faster another one would be."""
     backend = context.plugins.registry.backends.get("mlx") if context.plugins else None
@@ -142,13 +142,13 @@ async def blas(context: CheckContext) -> list[Finding]:
         return []
     if advice.speed_up >= WORTHWHILE or not advice.command:
         faster = f", {advice.speed_up:.0f} times as fast as the reference" if advice.speed_up >= WORTHWHILE else ""
-        return [noted("ENV002", f"matrix products use the BLAS {advice.name}{faster}")]
+        return [noted("ENV007", f"matrix products use the BLAS {advice.name}{faster}")]
     rejected = [f"{name}: {reason}" for name, reason in advice.rejected]
     title = f"matrix products on this CPU use a slow library: {advice.name}"
-    return [found("ENV002", title, evidence=(advice.warning, *rejected), commands=(advice.command,))]
+    return [found("ENV007", title, evidence=(advice.warning, *rejected), commands=(advice.command,))]
 
 
-@check("limits", "machine", "ENV003", "ENV004", "ENV009", "ENV012", "ENV014")
+@check("limits", "machine", "ENV003", "ENV004", "ENV012")
 def limits(context: CheckContext) -> Iterator[Finding]:
     """Check memory, swap, the container, open files and the clock."""
     machine = context.machine
@@ -156,7 +156,7 @@ def limits(context: CheckContext) -> Iterator[Finding]:
     if machine.swap_total and machine.swap_used > machine.swap_total / 2 and machine.available < LEAST_MEMORY:
         title = f"{format_size(machine.swap_used)} of {format_size(machine.swap_total)} swap are in use"
         free = (f"free memory: {format_size(machine.available)}",)
-        yield found("ENV009", title, evidence=free, commands=("ollmlx ps",))
+        yield found("ENV003", title, evidence=free, commands=("ollmlx ps",))
     if machine.files_limit is not None and machine.files_limit < 1024:
         yield found("ENV004", f"only {machine.files_limit} files may be open", commands=("ulimit -n 8192",))
     now = context.now()
@@ -186,7 +186,7 @@ def _memory(context: CheckContext) -> Iterator[Finding]:
     if machine.wired_limit and machine.wired_limit < wanted:
         wired = f"{format_size(machine.wired_limit)} of {format_size(machine.ram)}"
         yield found(
-            "ENV014", f"macOS gives the GPU at most {wired}",
+            "ENV003", f"macOS gives the GPU at most {wired}",
             evidence=(f"iogpu.wired_limit_mb = {machine.wired_limit // 1024**2}", f"[memory] limit = {limit!r}"),
             commands=("sudo sysctl iogpu.wired_limit_mb=0",),
         )  # fmt: skip

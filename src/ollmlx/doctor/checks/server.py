@@ -177,16 +177,22 @@ def _listener(context: CheckContext) -> str:
     return f"listening: {process}" if process else ""
 
 
-@check("owner", "server", "NET009")
-def owner(context: CheckContext) -> Iterator[Finding]:
+@check("owner", "server", "NET004")
+async def owner(context: CheckContext) -> list[Finding]:
     """Report a daemon that runs as another user."""
     process = context.processes.listener(context.address.port)
-    if process is not None and process.uid is not None and process.uid != context.user:
-        yield found("NET009", f"the daemon runs as the user {process.user}", evidence=(str(process),),
-                    commands=listen_elsewhere(context), instead=restart_daemon(context))  # fmt: skip
+    if (
+        process is None
+        or process.uid in (None, context.user)
+        or "ollmlx" not in (await context.ask("/api/version") or {})
+    ):
+        return []
+    return [found("NET004", f"the daemon runs as the user {process.user}", evidence=(str(process),),
+                  commands=listen_elsewhere(context), instead=restart_daemon(context),
+                  severity=Severity.WARNING)]  # fmt: skip
 
 
-@check("folders", "storage", "STO010")
+@check("folders", "storage", "NET004")
 async def folders(context: CheckContext) -> list[Finding]:
     """Report a running daemon whose models folder is not the one of these settings."""
     status = await context.ask("/api/daemon") or {}
@@ -195,7 +201,8 @@ async def folders(context: CheckContext) -> list[Finding]:
         return []
     return [
         found(
-            "STO010", f"the running daemon keeps its models in {theirs}, these settings say {ours}", subject=theirs,
+            "NET004", f"the running daemon keeps its models in {theirs}, these settings say {ours}", subject=theirs,
+            severity=Severity.WARNING,
             evidence=(f"daemon: pid {status.get('pid')}", f"these settings: {context.origin('storage', 'models')}"),
             commands=(export_setting(context, ("storage", "models"), shlex.quote(theirs)),),
             instead=restart_daemon(context, status),

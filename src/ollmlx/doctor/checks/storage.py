@@ -28,7 +28,7 @@ REFUSALS = ("MDL003", "MDL004", "MDL005", "PLG006", "PLG008", "SEC005")
 NO_BACKEND = "MDL005"
 
 
-@check("folder", "storage", "STO001", "STO002", "STO003", "STO009")
+@check("folder", "storage", "STO001", "STO002", "STO003")
 async def folder(context: CheckContext) -> list[Finding]:
     """Examine the models folder, its disk and the state folder."""
     if not context.is_reliable("storage", "models"):
@@ -129,13 +129,13 @@ def _state_folder(context: CheckContext, state: Path) -> Iterator[Finding]:
     exists = os.path.exists(state)
     if exists and not os.path.isdir(state):
         title = f"the state folder {state} is not a folder"
-        yield found("STO009", title, commands=_move_away(state))
+        yield found("STO002", title, commands=_move_away(state))
     elif exists and not os.access(state, os.R_OK | os.W_OK | os.X_OK):
         title = f"the state folder {state} cannot be used"
-        yield found("STO009", title, evidence=(_owner(state),), commands=_grant_access(context, state))
+        yield found("STO002", title, evidence=(_owner(state),), commands=_grant_access(context, state))
     elif not exists and not os.access(parent := _existing_parent(state), os.W_OK | os.X_OK):
         yield found(
-            "STO009", f"the state folder {state} cannot be created", evidence=(f"{parent} is not writable",),
+            "STO002", f"the state folder {state} cannot be created", evidence=(f"{parent} is not writable",),
             commands=other_folder("OLLMLX_STORAGE__STATE", ".ollmlx"),
         )  # fmt: skip
 

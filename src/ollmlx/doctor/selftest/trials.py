@@ -269,7 +269,7 @@ async def self_test(subject: Subject, progress: Progress, *, patience: float = P
     seconds = time.monotonic() - started
     if undone:
         late = found(
-            "DOC003", f"the self-test of {name} was not finished within {patience:g} s",
+            "DOC002", f"the self-test of {name} was not finished within {patience:g} s",
             evidence=(f"not tested: {'; '.join(undone)}",), commands=(f"ollmlx bench {name}",), subject=name,
         )  # fmt: skip
         session.results.append(CheckResult("deadline", GROUP, "ollmlx", (late,), seconds))
@@ -302,7 +302,7 @@ class _Session:
 
 
 def _request_failed(guarantee: str, subject: Subject, error: RequestFailed) -> Finding:
-    code = error.code if error.code in CODES else "DOC003"
+    code = error.code if error.code in CODES else "DOC002"
     assert code is not None
     return found(
         code, error.message, evidence=(f"while testing: {guarantee}",),

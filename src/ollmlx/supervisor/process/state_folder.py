@@ -90,7 +90,7 @@ class SocketDir:
                 found = cls(Path(tempfile.mkdtemp(prefix="ollmlx-", dir=fallback)))
                 found._check()
             except OSError as error:
-                raise StorageError(f"cannot make a folder for sockets: {error}", code="STO009") from error
+                raise StorageError(f"cannot make a folder for sockets: {error}", code="STO002") from error
         return found
 
     def listen(self) -> tuple[socket.socket, Path]:

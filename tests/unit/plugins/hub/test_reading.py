@@ -72,7 +72,7 @@ async def test_a_folder_that_holds_another_model_is_a_conflict(store: MlxStore, 
     await store.copy((await store.list())[0], ModelName.parse("x/y_z"))
     with pytest.raises(Conflict, match=r"holds x/y_z, not x_y/z") as caught:
         await store.resolve(ModelName.parse("x_y/z"))
-    assert caught.value.code == "STO008"
+    assert caught.value.code == "STO007"
 
 
 # -- damaged models --------------------------------------------------------------------------------------------------
