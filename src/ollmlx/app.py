@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from ollmlx.plugin.loader import Plugins, load_plugins
 from ollmlx.service import Service
 from ollmlx.settings import Settings
 from ollmlx.storekit.blobs import Blobs
+from ollmlx.supervisor.awake import Awake, awake_command
 from ollmlx.supervisor.chores import keep_running
 from ollmlx.supervisor.process.importers import ChildImporter
 from ollmlx.supervisor.scheduling.pool import Pool
@@ -36,6 +38,7 @@ class App:
     service: Service
     notices: tuple[str, ...] = ()
     """Warnings about the settings, logged at start."""
+    awake: Awake = field(default_factory=lambda: Awake(awake_command(sys.platform)))
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
@@ -58,6 +61,7 @@ class App:
             await self.pool.close(self.settings.server.drain_timeout)
         finally:
             close_helpers()
+            await self.awake.close()
 
     def reconfigure(self, settings: Settings) -> None:
         """Use settings that differ from the present ones only in what can change without a restart."""

@@ -21,7 +21,15 @@ logger = logging.getLogger(__name__)
 RELOADABLE: frozenset[KeyPath] = frozenset(
     tuple(key.split("."))
     for key in (
-        *("aliases", "models", "server.origins", "server.hosts", "logging.level", "logging.prompts"),
+        *(
+            "aliases",
+            "models",
+            "server.origins",
+            "server.hosts",
+            "server.keep_awake",
+            "logging.level",
+            "logging.prompts",
+        ),
         *("security.api_keys", "security.share_prompt_caches", "security.allow_remote_code"),
         *("security.push", "security.blobs"),
         *("runners.keep_alive", "runners.parallel", "runners.context_length", "runners.request_timeout"),

@@ -61,6 +61,7 @@ class ServerSettings(Section):
     write_timeout: Limit = Field(60, description="Time after which a client that reads nothing is disconnected.")
     drain_timeout: Duration = Field(10, description="Time in which running answers may finish after SIGTERM.")
     docs: bool = Field(True, description="Serve /openapi.json and /docs.")
+    keep_awake: bool = Field(True, description="The machine does not go to sleep while requests are answered.")
 
     @field_validator("host")
     @classmethod

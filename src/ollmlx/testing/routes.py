@@ -20,6 +20,7 @@ from ollmlx.launch.engine_choice import EngineChoice
 from ollmlx.model.names import ModelName
 from ollmlx.settings import Settings
 from ollmlx.storekit.blobs import Blobs
+from ollmlx.supervisor.awake import Awake
 from ollmlx.testing.fake.store import fake_model
 from ollmlx.types import (
     Admitted,
@@ -203,5 +204,6 @@ def web_app(service: FakeService, *families: Callable[[Service], Blueprint]) -> 
     registry = Registry()
     for index, family in enumerate(families):
         registry.routes.add(f"family-{index}", family, "test")
-    app = SimpleNamespace(settings=service.settings, service=service, plugins=SimpleNamespace(registry=registry))
+    plugins = SimpleNamespace(registry=registry)
+    app = SimpleNamespace(settings=service.settings, service=service, plugins=plugins, awake=Awake(()))
     return create_app(cast(Any, app))

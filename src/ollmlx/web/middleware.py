@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,11 +66,18 @@ class Middleware:
         token = CURRENT.set(context)
         self._state.drain.enter(context)
         try:
-            await self._respond(scope, headers, context, ResponseWatcher(context, receive, send, self._state.drain))
+            with self._awake(context):
+                await self._respond(scope, headers, context, ResponseWatcher(context, receive, send, self._state.drain))
         finally:
             self._state.drain.leave(context)
             self._state.finish(context)
             CURRENT.reset(token)
+
+    def _awake(self, context: RequestContext) -> AbstractContextManager[None]:
+        app = self._state.app
+        if context.method in SAFE_METHODS or not app.settings.server.keep_awake:
+            return contextlib.nullcontext()
+        return app.awake.during()
 
     async def _respond(
         self, scope: Message, headers: RequestHeaders, context: RequestContext, watcher: ResponseWatcher
