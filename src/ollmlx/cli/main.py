@@ -44,6 +44,7 @@ VERBS = {
     "cache": ("cache", "list and remove saved prompt caches"),
     "config": ("config", "print and check the settings"),
     "plugin": ("plugin", "list and create plugins"),
+    "upgrade": ("upgrade", "tell of a newer version, and the command that installs it"),
     "version": ("daemon", "print the versions of client and daemon"),
 }
 """Verb -> (its module in this package, its summary)."""
