@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ollmlx import Finding, ModelName, OllmlxError, Severity, format_size
+from ollmlx import Finding, ModelName, OllmlxError, SafeCommand, Severity, format_size
 from ollmlx.errors import StorageError
-from ollmlx.storekit import damaged, sha256_of
+from ollmlx.storekit import damaged, free_name, sha256_of
 from ollmlx_hub.client import DEFAULT_ENDPOINT, HubClient, HubSettings
 from ollmlx_hub.index import MlxIndex
 from ollmlx_hub.layout import TOKENIZERS, MlxLayout, nested_models, readable_manifest
@@ -85,12 +85,12 @@ def _wrong_folders(folders: Sequence[Path]) -> Iterator[Finding]:
         first, name = next((one for one in same if one[0].name == one[1].folder), same[0])
         if len(same) == 1 and first.name.lower() != name.key:
             title = f"the folder {first.name} holds {name.short}"
-            commands = (f"mv {_quoted(first)} {_quoted(first.with_name(name.folder))}",)
+            commands = (_move(first, first.with_name(name.folder)),)
             yield Finding.of("STO007", title, evidence=[str(first)], commands=commands, subject=name.short)
         for spare, _ in same:
             if spare != first:
                 title = f"{first.name} and {spare.name} both hold {name.short}"
-                hide = f"mv {_quoted(spare)} {_quoted(spare.with_name('.' + spare.name))}"
+                hide = _move(spare, _hidden(spare))
                 yield Finding.of(
                     "STO007",
                     title,
@@ -110,7 +110,7 @@ def _changed_files(folder: Path) -> Iterator[Finding]:
         path = folder / file.path
         if path.is_file() and sha256_of(path) != file.sha256:
             title = f"{folder.name}/{file.path} is not what was installed"
-            commands = (f"mv {_quoted(path)} {_quoted(_hidden(path))}", f"ollmlx pull {name}")
+            commands = (_move(path, _hidden(path)), SafeCommand(f"ollmlx pull {name}", asks=True))
             yield Finding.of("MDL003", title, evidence=[str(path)], commands=commands, subject=name)
 
 
@@ -127,7 +127,8 @@ def _leftovers(layout: MlxLayout, now: float) -> Iterator[Finding]:
             what = f"a pull of {name.short} stopped half-way" if name else f"an interrupted change left {folder.name}"
             title = f"{what}; it holds {format_size(size)}"
             remove = (f"rm -r {_quoted(folder)}",)
-            commands, instead = ((f"ollmlx pull {name.short}",), remove) if name else ((_list(folder), *remove), ())
+            pull = SafeCommand(f"ollmlx pull {name.short}", asks=True) if name else ""
+            commands, instead = ((pull,), remove) if name else ((_list(folder), *remove), ())
             yield Finding.of(
                 "STO006", title, evidence=[str(folder)], commands=commands, instead=instead, subject=folder.name
             )
@@ -153,7 +154,7 @@ def _remedies(context: Any, layout: MlxLayout, folder: Path) -> tuple[tuple[str,
         return replace[:1], replace[1:]
     others = any(path.lstat().st_uid != context.user for path in (folder, *folder.rglob("*")))
     own = (f'sudo chown -R "$(id -un)" {_quoted(folder)}',) if others else ()
-    return (*own, f"chmod -R u+rX {_quoted(folder)}"), replace[:1]
+    return (*own, SafeCommand(f"chmod -R u+rX {_quoted(folder)}")), replace[:1]
 
 
 def _replacements(context: Any, layout: MlxLayout, folder: Path) -> tuple[str, ...]:
@@ -162,23 +163,27 @@ def _replacements(context: Any, layout: MlxLayout, folder: Path) -> tuple[str, .
     Nothing is removed: the folder may hold what a person made, or models that lie one level too deep.
     """
     if nested := nested_models(folder):
-        moves = (f"mv {_quoted(path)} {_quoted(layout.root / f'{folder.name}_{path.name}')}" for path in nested)
-        return tuple(moves)
+        return tuple(_move(path, free_name(layout.root / f"{folder.name}_{path.name}")) for path in nested)
     manifest = readable_manifest(folder)
     name = manifest.name if manifest is not None else _name_of(folder)
-    aside = f"mv {_quoted(folder)} {_quoted(_hidden(folder))}"
+    aside = _move(folder, _hidden(folder))
     if name is None:
         return (aside,)
     sources = context.plugins.registry.sources.values() if context.plugins is not None else ()
     offers = [_unversioned(offer) for each in sources if each.store == STORE and (offer := each.provides(name))]
     # A model that was created or copied here may have the name of another model that a source provides.
     again = bool(offers) if manifest is None else _unversioned(manifest.source) in offers
-    return (f"ollmlx pull {name.short}", aside) if again else (aside,)
+    return (SafeCommand(f"ollmlx pull {name.short}", asks=True, changes=folder), aside) if again else (aside,)
+
+
+def _move(path: Path, to: Path) -> SafeCommand:
+    """Return the command that moves what a person may have put there; it can be moved back."""
+    return SafeCommand(f"mv {_quoted(path)} {_quoted(to)}", asks=True)
 
 
 def _hidden(path: Path) -> Path:
-    """Return a name beside a path that is never a model's."""
-    return path.with_name(f".{path.name.lstrip('.')}")
+    """Return a free name beside a path that is never a model's."""
+    return free_name(path.with_name(f".{path.name.lstrip('.')}"))
 
 
 def _list(folder: Path) -> str:

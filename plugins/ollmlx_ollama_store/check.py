@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ollmlx import Finding, Severity
+from ollmlx import Finding, SafeCommand, Severity
 from ollmlx.errors import Unsupported
-from ollmlx.storekit import sha256_of
+from ollmlx.storekit import free_name, sha256_of
 from ollmlx.types import InstalledModel
 from ollmlx_ollama_store.index import SOURCE, OllamaIndex
 from ollmlx_ollama_store.layout import OllamaLayout
@@ -53,7 +54,12 @@ class OllamaCheck:
                     users[layer.digest].append(entry.full_name)
             elif not isinstance(reading.error, Unsupported) and reading.error is not None:
                 title = f"{entry.name.short} is damaged: {reading.error.message.partition(': ')[2]}"
-                pull, remove = f"ollmlx pull {entry.full_name}", f"ollmlx rm {entry.name.short}"
+                remove = f"ollmlx rm {entry.name.short}"
+                if reading.manifest is not None and any(layer.from_ for layer in reading.manifest.layers):
+                    aside = self._aside(entry.path)  # it was made here, so no registry has it
+                    yield self._damaged(entry.path, f"{title}; it was made on this machine", (aside,), (remove,))
+                    continue
+                pull = SafeCommand(f"ollmlx pull {entry.full_name}", asks=True, changes=entry.path)
                 yield self._damaged(entry.path, title, (pull,), (remove,))
         if context.deep:
             yield from self._wrong_blobs(users)
@@ -64,9 +70,11 @@ class OllamaCheck:
         for folder, error in self.layout.listing().unlisted.items():
             if folder != self.layout.manifests:
                 title = f"models in {folder.relative_to(self.layout.root)} cannot be listed: {error.strerror or error}"
-                yield self._damaged(
-                    folder, title, (f"chmod -R u+rX {shlex.quote(str(folder))}",), (self._aside(folder),)
-                )
+                quoted = shlex.quote(str(folder))
+                others = any(path.lstat().st_uid != os.getuid() for path in (folder, *folder.rglob("*")))
+                own = (f'sudo chown -R "$(id -un)" {quoted}',) if others else ()
+                grant = SafeCommand(f"chmod -R u+rX {quoted}")
+                yield self._damaged(folder, title, (*own, grant), (self._aside(folder),))
 
     def _damaged(self, path: Path, title: str, commands: tuple[str, ...], instead: tuple[str, ...] = ()) -> Finding:
         shown = path.relative_to(self.layout.manifests) if path.is_relative_to(self.layout.manifests) else path.name
@@ -82,7 +90,8 @@ class OllamaCheck:
 
     def _aside(self, path: Path) -> str:
         """Return the command that moves a file out of the way, and keeps it."""
-        return f"mv {shlex.quote(str(path))} {shlex.quote(str(self.layout.root / f'.{path.name}.moved'))}"
+        to = free_name(self.layout.root / f".{path.name}.moved")
+        return SafeCommand(f"mv {shlex.quote(str(path))} {shlex.quote(str(to))}", asks=True)
 
 
 def _same_names(models: Sequence[InstalledModel]) -> Iterator[Finding]:

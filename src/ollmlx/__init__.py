@@ -13,6 +13,7 @@ from ollmlx._lazy import lazy_exports
 if TYPE_CHECKING:
     from ollmlx.errors import OllmlxError as OllmlxError
     from ollmlx.errors.findings import Finding as Finding
+    from ollmlx.errors.findings import SafeCommand as SafeCommand
     from ollmlx.errors.findings import Severity as Severity
     from ollmlx.formats.gguf import GGUF_BLOCKS as GGUF_BLOCKS
     from ollmlx.formats.gguf import GgufHeader as GgufHeader
@@ -69,7 +70,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "ollmlx.errors": "OllmlxError",
-        "ollmlx.errors.findings": "Finding Severity",
+        "ollmlx.errors.findings": "Finding SafeCommand Severity",
         "ollmlx.formats.gguf": "GGUF_BLOCKS GgufHeader GgufTensor read_gguf_header",
         "ollmlx.formats.safetensors": "SafetensorsTensor quantization_of read_safetensors_header unpacked_elements",
         "ollmlx.helper": "LimitExceeded run_limited",

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from ollmlx import Finding, OllmlxError, Severity, check_template
+from ollmlx import Finding, OllmlxError, SafeCommand, Severity, check_template
 from ollmlx.storekit import read_bounded, write_whole
 from ollmlx.types import InstalledModel
 
@@ -87,8 +87,10 @@ async def _listed(store: Any) -> Sequence[InstalledModel]:
 def _finding(context: Any, model: InstalledModel, problem: str, code: str) -> Finding:
     name = model.name.short
     sources = context.plugins.registry.sources.values()
-    offered = any(source.provides(model.name) for source in sources if source.store == model.store)
-    commands = (f"ollmlx pull {name}",) if offered else (f"ollmlx show {name}",)
+    offers = [offer for each in sources if each.store == model.store and (offer := each.provides(model.name))]
+    offered = bool(model.source) and any(_unversioned(offer) == _unversioned(model.source) for offer in offers)
+    pull = SafeCommand(f"ollmlx pull {name}", asks=True, changes=model.path)
+    commands: tuple[str, ...] = (pull,) if offered else (f"ollmlx show {name}",)
     if code == "MDL004":
         commands = ("pip install --upgrade mlx-lm",)
     advice = "" if offered else "download or convert it again: its files do not belong together"
@@ -96,6 +98,10 @@ def _finding(context: Any, model: InstalledModel, problem: str, code: str) -> Fi
         code, f"{name} cannot be loaded: {problem}", evidence=(str(model.path), advice), commands=commands,
         subject=name, severity=Severity.ERROR,
     )  # fmt: skip
+
+
+def _unversioned(source: str) -> str:
+    return source.partition("@")[0].partition("==")[0]
 
 
 def _late(names: Sequence[str]) -> Finding:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ from ollmlx.doctor import bundle, runbooks
 from ollmlx.doctor.check import found
 from ollmlx.doctor.context import CheckContext, build_context
 from ollmlx.doctor.daemon import DaemonClient
+from ollmlx.doctor.mend import Mender
 from ollmlx.doctor.report import CheckResult, Report, finding_lines
 from ollmlx.doctor.run import PATIENCE, all_checks, examine, runbook_folders, select_checks
 from ollmlx.doctor.selftest.subject import RequestFailed, Subject
@@ -32,13 +34,15 @@ from ollmlx.errors import InvalidRequest, OllmlxError
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.model.names import ModelName
 
-DESCRIPTION = """Examine this machine and report each problem with the command that fixes it. Nothing is changed.
+DESCRIPTION = """Examine this machine and report each problem with the command that fixes it. Only --fix changes things.
 
   ollmlx doctor                  run every check
   ollmlx doctor storage          run one group: config, machine, plugins, storage, server, runners, network
   ollmlx doctor ENV007           run the checks for one code
   ollmlx doctor --model NAME     test whether a model answers correctly on this machine; two minutes at most
   ollmlx doctor --agent NAME     let a coding agent do a small task with --model, offline; half an hour at most
+  ollmlx doctor --fix            ask for each command that loses nothing and can be undone, run it, examine again
+  ollmlx doctor --fix --yes      run without asking what cannot lose anything; copies are kept beside changed files
   ollmlx doctor --deep           also read every model's files and compare their sha256
   ollmlx doctor --online         also ask the hub and the hosts of clusters; otherwise nothing leaves this machine
   ollmlx doctor --bundle FILE    write a report to send to a person who helps, without secrets and prompts
@@ -58,6 +62,8 @@ def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agent", metavar="NAME", help="let a coding agent do a small task with a model")
     parser.add_argument("--explain", metavar="CODE", help="print the runbook of a code")
     parser.add_argument("--list", action="store_true", help="list every code")
+    parser.add_argument("--fix", action="store_true", help="ask, then run the commands that can be undone")
+    parser.add_argument("--yes", action="store_true", help="with --fix: do not ask; only what cannot lose anything")
     parser.add_argument("--deep", action="store_true", help="take time: compare every model file's sha256")
     parser.add_argument("--online", action="store_true", help="ask the hub, and the hosts of declared clusters")
     parser.add_argument("--bundle", metavar="FILE.zip", help="write a report to send to a person who helps")
@@ -68,18 +74,33 @@ def run_doctor(args: argparse.Namespace) -> int:
     silent = logging.NullHandler()  # checks report what modules would log
     logging.getLogger().addHandler(silent)
     try:
+        _check_usage(args)
         if args.explain:
             return _explain(args)
         if args.list:
             return _list(args)
         if args.agent:
             return _test_agent(args)
-        return _test_model(args) if args.model else _examine(args)
+        if args.model:
+            return _test_model(args)
+        return _fix(args) if args.fix else _examine(args)
     except InvalidRequest as error:  # an unknown group or code, or a malformed model name
         report(error)
         return 2
     finally:
         logging.getLogger().removeHandler(silent)
+
+
+def _check_usage(args: argparse.Namespace) -> None:
+    """Raise InvalidRequest for options that exclude each other."""
+    other = next((name for name in ("explain", "list", "agent", "model", "bundle") if getattr(args, name)), None)
+    if args.fix and other:
+        raise InvalidRequest(f"--fix and --{other} exclude each other")
+    if args.yes and not args.fix:
+        raise InvalidRequest("--yes is an answer to the questions of --fix", hint="ollmlx doctor --fix --yes")
+    if args.fix and not args.yes and not is_terminal(sys.stdin):
+        hint = "ollmlx doctor --fix --yes does what cannot lose anything"
+        raise InvalidRequest("--fix asks questions, and standard input is no terminal", hint=hint)
 
 
 def _explain(args: argparse.Namespace) -> int:
@@ -107,10 +128,7 @@ def _list(args: argparse.Namespace) -> int:
 
 def _examine(args: argparse.Namespace) -> int:
     """Run the checks, all of them for a bundle, and print their report."""
-    with output_kept(), _progress_after(PROGRESS_SECONDS):
-        context = _context(args)
-        patience = DEEP_SECONDS if args.deep else ONLINE_SECONDS if args.online else PATIENCE
-        done = examine(select_checks(context, None if args.bundle else args.what), context, patience=patience)
+    context, done = _examined(args)
     if args.bundle:
         names = ", ".join(bundle.write(Path(args.bundle), context, done))
         note(f"wrote {args.bundle}: {names}. Prompts are left out and secrets are masked. Read it before you send it.")
@@ -122,6 +140,42 @@ def report_of(args: argparse.Namespace) -> Report:
     with output_kept(), _progress_after(PROGRESS_SECONDS):
         context = build_context(Path(args.config) if args.config else None, overrides(args))
         return examine(all_checks(context), context)
+
+
+def _examined(args: argparse.Namespace) -> tuple[CheckContext, Report]:
+    with output_kept(), _progress_after(PROGRESS_SECONDS):
+        context = _context(args)
+        patience = DEEP_SECONDS if args.deep else ONLINE_SECONDS if args.online else PATIENCE
+        return context, examine(select_checks(context, None if args.bundle else args.what), context, patience=patience)
+
+
+def _fix(args: argparse.Namespace) -> int:
+    """Mend what is safe, print the report of what is left, and tell what to type in the shell."""
+    mender = Mender(lambda: _examined(args)[1], _unasked if args.yes else _ask, note, os.environ)
+    code = _print(mender.mend(), args)
+    if mender.typed:
+        note("Type this in your shell, too: no other program can set its variables.")
+        note("\n".join(f"  {command}" for command in mender.typed))
+    return 1 if code or any(mender.typed.values()) else 0
+
+
+def _unasked(finding: Finding) -> bool:
+    """Return True if nothing can be lost, and show what will be run."""
+    if any(command.asks for command in finding.safe):
+        return False
+    _show_safe(finding)
+    return True
+
+
+def _ask(finding: Finding) -> bool:
+    _show_safe(finding)
+    print("Run it? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _show_safe(finding: Finding) -> None:
+    shown = finding.model_copy(update={"commands": finding.safe, "instead": ()})
+    note("\n".join(finding_lines(shown, width(sys.stderr))))
 
 
 def show_first_finding(config: str | None) -> None:

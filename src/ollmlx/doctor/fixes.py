@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ollmlx.doctor.context import CheckContext
+from ollmlx.errors.findings import SafeCommand
 from ollmlx.errors.secrets import is_secret_key
 from ollmlx.settings.faults import Fault, Origin, likely_key
 from ollmlx.settings.keys import KeyPath, variable
@@ -31,51 +32,71 @@ def quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def other_folder(variable: str, name: str) -> tuple[str, ...]:
+def other_folder(variable: str, name: str, *, create: bool = False) -> tuple[str, ...]:
     """Return the commands that use another folder: in the home folder if that can be written, else a new one."""
-    home = Path.home()
-    if os.access(home, os.W_OK | os.X_OK) and home.is_dir():
-        return (f'export {variable}="$HOME/{name}"',)
-    folder = f'"/var/tmp/$(id -un)/{name}"'
-    return f"mkdir -p {folder}", f"export {variable}={folder}"
+    home = os.environ.get("HOME", "")
+    usable = os.path.isabs(home) and os.path.isdir(home) and os.access(home, os.W_OK | os.X_OK)  # noqa: PTH112, PTH117
+    folder = f'"$HOME/{name}"' if usable else f'"/var/tmp/$(id -un)/{name}"'
+    make = [SafeCommand(f"mkdir -p {folder}")] if create or not usable else []
+    return *make, SafeCommand(f"export {variable}={folder}")
 
 
 def settings_fixes(context: CheckContext, fault: Fault) -> Fixes:
     """Return the commands that remove a fault of the settings."""
     origin = fault.origin
     if origin.kind in ("ollama", "variable"):
-        return (f"unset {origin.name}",), ()
+        return (SafeCommand(f"unset {shlex.quote(origin.name)}"),), ()
     if fault.code == "CFG001" and not origin.line:  # with a line it can be read, and is no TOML
         return _unreadable_file_fixes(context, origin.name)
     if fault.code == "CFG013":
-        return (("ollmlx config trust",) if fault.path else (f"chmod go-w . {quoted(Path(origin.name))}",)), ()
+        return _trust(context, fault), ()
     likely = likely_key(fault.path) if fault.code == "CFG003" else None
     return edit_settings(context, origin, fault.path[-1] if fault.path else "", likely)
 
 
+def _trust(context: CheckContext, fault: Fault) -> tuple[str, ...]:
+    """Trust a file of the working folder; first keep other users from changing it."""
+    if fault.path:
+        return (SafeCommand("ollmlx config trust", asks=True),)
+    file = Path(fault.origin.name)
+    foreign = [one for one in (Path(), file) if one.exists() and one.stat().st_uid != context.user]
+    own = [f'sudo chown "$(id -un)" {quoted(one)}' for one in foreign]
+    return (*own, SafeCommand(f"chmod go-w . {quoted(file)}"))
+
+
 def _unreadable_file_fixes(context: CheckContext, name: str) -> Fixes:
     file = context.file or Path(name)
-    command = allow_reading(context, file) if file.is_file() else f"ollmlx config init {quoted(file)}"
+    new = SafeCommand(f"ollmlx config init {quoted(file)}")
+    command = allow_reading(context, file) if file.is_file() else new
     commands = () if file.is_dir() else (command,)
     if context.environ.get("OLLMLX_CONFIG") == name:
-        return ("unset OLLMLX_CONFIG",), commands
+        return (SafeCommand("unset OLLMLX_CONFIG"),), commands
     return commands, ()
 
 
 def allow_reading(context: CheckContext, file: Path) -> str:
     """Return the command that lets this user read a file: another user's has to become theirs."""
     ours = file.stat().st_uid == context.user
-    return f"chmod u+r {quoted(file)}" if ours else f'sudo chown "$(id -un)" {quoted(file)}'
+    return SafeCommand(f"chmod u+r {quoted(file)}") if ours else f'sudo chown "$(id -un)" {quoted(file)}'
+
+
+def private(context: CheckContext, path: Path) -> tuple[str, ...]:
+    """Return the commands that keep other users from reading a file or a folder; only its owner may change its mode."""
+    change = f"chmod {'700' if path.is_dir() else '600'} {quoted(path)}"
+    if path.stat().st_uid == context.user:
+        return (SafeCommand(change),)
+    return f'sudo chown "$(id -un)" {quoted(path)}', change
 
 
 def edit_settings(context: CheckContext, origin: Origin, wrong: str = "", right: str | None = None) -> Fixes:
     """Replace one word of the settings file where that is enough; otherwise open the file at the line."""
     if origin.kind != "file" or context.file is None:
-        return (f"unset {origin.name}",) if origin.kind in ("ollama", "variable") else (), ()
-    file, line = quoted(context.file), origin.line
-    editor = (f"${{EDITOR:-vi}} +{line or 1} {file}",)
+        return (SafeCommand(f"unset {shlex.quote(origin.name)}"),) if origin.kind in ("ollama", "variable") else (), ()
+    place = context.file.resolve()  # an editor that replaces the file would replace a link to it
+    file, line = quoted(place), origin.line
+    editor = (SafeCommand(f"${{EDITOR:-vi}} +{line or 1} {file}", asks=True, changes=place),)
     if right and line and BARE_KEY.fullmatch(wrong) and wrong in settings_line(context, origin):
-        return (f"sed -i.bak '{line}s/{wrong}/{right}/' {file}",), editor
+        return (SafeCommand(f"sed -i.bak '{line}s/{wrong}/{right}/' {file}", changes=place),), editor
     return editor, ()
 
 
@@ -93,9 +114,12 @@ def settings_line(context: CheckContext, origin: Origin, *, keyed: bool = True) 
 
 
 def export_setting(context: CheckContext, path: KeyPath, value: str) -> str:
-    """Set a key in this terminal: with Ollama's variable, unless ours is already set and would override it."""
+    """Set a key in this terminal: with Ollama's variable, unless ours is already set and would override it.
+
+    `value` is written as a shell reads it.
+    """
     ours = context.origin(*path).kind == "variable" or path not in OLLAMA_VARIABLES
-    return f"export {variable(path) if ours else OLLAMA_VARIABLES[path]}={value}"
+    return SafeCommand(f"export {variable(path) if ours else OLLAMA_VARIABLES[path]}={value}")
 
 
 def listen_elsewhere(context: CheckContext) -> tuple[str, ...]:

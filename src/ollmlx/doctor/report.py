@@ -94,6 +94,7 @@ class Report:
                 {
                     "group": group,
                     **finding.model_dump(mode="json"),
+                    "safe": list(finding.safe),
                     "explain": f"ollmlx doctor --explain {finding.code}",
                 }
                 for group in self.groups()

@@ -20,7 +20,7 @@ from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import own_pip
 from ollmlx.doctor.report import CheckResult, Report
 from ollmlx.errors import InvalidRequest
-from ollmlx.errors.findings import Finding
+from ollmlx.errors.findings import Finding, SafeCommand
 from ollmlx.plugin.contracts import Check
 from ollmlx.plugin.loader import in_background
 
@@ -128,9 +128,14 @@ def _localized(finding: Finding, config: Path | None) -> dict[str, tuple[str, ..
         return fixes
     ours = f"ollmlx --config {shlex.quote(str(config))} "
     return {
-        key: tuple(ours + one.removeprefix("ollmlx ") if one.startswith("ollmlx ") else one for one in commands)
+        key: tuple(_with_config(one, ours) if one.startswith("ollmlx ") else one for one in commands)
         for key, commands in fixes.items()
     }
+
+
+def _with_config(command: str, ours: str) -> str:
+    text = ours + command.removeprefix("ollmlx ")
+    return command.rewritten(text) if isinstance(command, SafeCommand) else text
 
 
 def _late(owned: OwnedCheck, patience: float) -> Finding:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Final
+from itertools import takewhile
+from pathlib import Path
+from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, InstanceOf
 
 
 class Severity(StrEnum):
@@ -26,12 +28,33 @@ class Severity(StrEnum):
     SKIPPED = "skipped"
 
 
+class SafeCommand(str):
+    """A command that loses nothing and can be undone: `ollmlx doctor --fix` may run it.
+
+    `asks`: it changes what a person may have meant, so it is never run unasked. `changes`: the file or folder of which
+    a copy is kept first.
+    """
+
+    __slots__ = ("asks", "changes")
+    asks: bool
+    changes: Path | None
+
+    def __new__(cls, text: str, *, asks: bool = False, changes: Path | None = None) -> Self:
+        command = super().__new__(cls, text)
+        command.asks, command.changes = asks, changes
+        return command
+
+    def rewritten(self, text: str) -> SafeCommand:
+        """Return the same command in other words."""
+        return SafeCommand(text, asks=self.asks, changes=self.changes)
+
+
 class Finding(BaseModel):
     """One problem that a check found.
 
     `title`: one line that states the problem, never the fix. `evidence`: observations, a line each. `commands`: the
-    commands that fix the problem, in order. `instead`: commands of another solution. `subject`: the model, plugin, file
-    or runner.
+    commands that fix the problem, in order; those that the doctor may run itself are SafeCommands. `instead`: commands
+    of another solution. `subject`: the model, plugin, file or runner.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,8 +63,8 @@ class Finding(BaseModel):
     severity: Severity
     title: str
     evidence: tuple[str, ...] = ()
-    commands: tuple[str, ...] = ()
-    instead: tuple[str, ...] = ()
+    commands: tuple[InstanceOf[str], ...] = ()
+    instead: tuple[InstanceOf[str], ...] = ()
     subject: str = ""
 
     @classmethod
@@ -69,6 +92,11 @@ class Finding(BaseModel):
             instead=tuple(instead),
             subject=subject,
         )
+
+    @property
+    def safe(self) -> tuple[SafeCommand, ...]:
+        """The commands that the doctor may run: those before the first that only a person should run."""
+        return tuple(takewhile(lambda one: isinstance(one, SafeCommand), self.commands))  # type: ignore[arg-type]
 
 
 CODES: Final[dict[str, tuple[str, str]]] = {

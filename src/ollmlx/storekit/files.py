@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -230,6 +231,12 @@ def link_or_copy(source: Path, target: Path) -> None:
         target.hardlink_to(real)
     except OSError:
         shutil.copy2(real, target)
+
+
+def free_name(path: Path) -> Path:
+    """Return the path, or one beside it that does not exist yet: `mv` replaces a file, and enters a folder."""
+    numbers = chain([""], (f"-{number}" for number in count(2)))
+    return next(one for number in numbers if not os.path.lexists(one := path.with_name(path.name + number)))
 
 
 def safe_path(name: str) -> PurePosixPath:

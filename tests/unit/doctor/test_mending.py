@@ -39,7 +39,7 @@ class Terminal:
         editor = self.home / "editor"
         editor.write_text(EDITOR, encoding="utf-8")
         editor.chmod(0o700)
-        self._own = {"HOME": str(self.home), "PATH": os.environ["PATH"], "EDITOR": str(editor)}
+        self.own = {"HOME": str(self.home), "PATH": os.environ["PATH"], "EDITOR": str(editor)}
 
     def context(self) -> CheckContext:
         context = context_of(self.home, self.environ)
@@ -55,12 +55,10 @@ class Terminal:
             return
         shown = self.home / "variables"
         script = f"{command} || exit\nenv -0 > {shown}"
-        subprocess.run(
-            ["bash", "-c", script], env={**self._own, **self.environ}, cwd=self.home, check=True, timeout=120
-        )
+        subprocess.run(["bash", "-c", script], env={**self.own, **self.environ}, cwd=self.home, check=True, timeout=120)
         pairs = (pair.partition("=") for pair in shown.read_text(encoding="utf-8").split("\0") if pair)
         shell = ("PWD", "OLDPWD", "SHLVL", "_")
-        self.environ = {name: value for name, _, value in pairs if name not in (*self._own, *shell)}
+        self.environ = {name: value for name, _, value in pairs if name not in (*self.own, *shell)}
 
 
 def write(toml: str) -> Callable[[Terminal], None]:

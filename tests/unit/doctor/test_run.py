@@ -108,6 +108,7 @@ def test_the_json_has_stable_fields() -> None:
             "commands": [],
             "instead": [],
             "subject": "",
+            "safe": [],
             "explain": "ollmlx doctor --explain CFG003",
         }
     ]

@@ -9,7 +9,7 @@ from ollmlx.doctor.check import check, found
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import edit_settings, settings_fixes, settings_line
 from ollmlx.errors import OllmlxError
-from ollmlx.errors.findings import Finding
+from ollmlx.errors.findings import Finding, SafeCommand
 from ollmlx.model.names import ModelName
 from ollmlx.plugin.loader import unclaimed_tables
 from ollmlx.settings.keys import show_path
@@ -62,7 +62,7 @@ async def unknown_models(context: CheckContext) -> list[Finding]:
             path = ("models" if name in models else "aliases", name)
             origin = context.origin(*path)
             title = f"{show_path(path)} refers to {wanted.short}, which is not installed"
-            pull, edit = (f"ollmlx pull {wanted.short}",), edit_settings(context, origin)[0]
+            pull, edit = (SafeCommand(f"ollmlx pull {wanted.short}", asks=True),), edit_settings(context, origin)[0]
             offered = _is_offered(context, wanted)
             findings.append(
                 found(

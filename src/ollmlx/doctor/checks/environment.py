@@ -5,6 +5,7 @@ The settings report values that cannot be used. These are used, or ignored, and 
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -13,7 +14,7 @@ from pathlib import Path
 from ollmlx.doctor.check import check, found
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import edit_settings, export_setting
-from ollmlx.errors.findings import Finding, Severity
+from ollmlx.errors.findings import Finding, SafeCommand, Severity
 from ollmlx.settings.keys import KeyPath, keys_of, variable
 from ollmlx.settings.load import OLLAMA_VARIABLES, PREFIX
 from ollmlx.settings.model import Settings
@@ -29,6 +30,7 @@ OTHERS = (
     "OLLAMA_SCHED_SPREAD", "OLLAMA_TMPDIR", "OLLAMA_USE_AUTH", "OLLAMA_VERSION", "OLLAMA_VULKAN", "OLLAMA_BASE_URL",
 )  # fmt: skip
 """Variables that Ollama, its clients or its images read; they are right where they are."""
+NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 ALIKE = 0.84
 """The likeness of a misspelt name and the one that was meant, by difflib's measure."""
 AS_THEY_ARE = ("OLLAMA_API_KEY", "HF_TOKEN", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HTTPS_PROXY", "https_proxy")
@@ -48,6 +50,8 @@ def names(context: CheckContext) -> Iterator[Finding]:
     squeezed = {name.replace("_", ""): name for name in (*settings, *OLLAMA_VARIABLES)}
     known = {*settings, *OLLAMA_VARIABLES, *OTHERS, *OWN}
     for name in sorted(context.environ):
+        if not NAME.fullmatch(name):  # no shell can set or unset it
+            continue
         upper = name.upper()
         ours = upper.startswith(PREFIX) and "__" not in upper
         if not (ours or upper.startswith(("OLLAMA", "OLLLAMA", "OLAMA", "OLLMLX"))) or name in known:
@@ -61,7 +65,7 @@ def names(context: CheckContext) -> Iterator[Finding]:
         yield found(
             "CFG003", f"{name} is set, and nothing reads it; did you mean {likely}?", subject=name,
             evidence=(name,), severity=Severity.WARNING,
-            commands=(f'export {likely}="${name}"' if value else "", f"unset {name}", CHECK)[0 if value else 1 :],
+            commands=(*[SafeCommand(f'export {likely}="${name}"')][: bool(value)], SafeCommand(f"unset {name}"), CHECK),
         )  # fmt: skip
 
 
@@ -91,7 +95,7 @@ def values(context: CheckContext) -> Iterator[Finding]:
             clean = f'$(printf %s "${name}" | tr -d \'\\r\\n"\'"\'" | xargs)'
             yield found(
                 "CFG004", f"{name} {problem}, which becomes a part of the value", subject=name, evidence=(name,),
-                commands=(f'export {name}="{clean}"',), severity=Severity.WARNING,
+                commands=(SafeCommand(f'export {name}="{clean}"'),), severity=Severity.WARNING,
             )  # fmt: skip
     yield from _folders(context)
     yield from _without_unit(context)
@@ -135,7 +139,7 @@ def _without_unit(context: CheckContext) -> Iterator[Finding]:
         if origin.kind in ("ollama", "variable") and text.isdigit() and 0 < seconds < SHORT:
             yield found(
                 "CFG004", f"{origin.name}={text} means {format_duration(seconds)}: it has no unit, and counts seconds",
-                evidence=(f"minutes are written {text}m",), commands=(f"export {origin.name}={text}m",),
+                evidence=(f"minutes are written {text}m",), commands=(SafeCommand(f"export {origin.name}={text}m"),),
                 instead=(f"export {origin.name}={text}s",), subject=origin.name, severity=Severity.WARNING,
             )  # fmt: skip
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ollmlx.doctor.check import check, found, noted
 from ollmlx.doctor.context import CheckContext
-from ollmlx.doctor.fixes import quoted
+from ollmlx.doctor.fixes import other_folder, quoted
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.text.quantities import format_size
 
@@ -59,7 +59,7 @@ def kernels(context: CheckContext) -> Iterator[Finding]:
         yield found(
             "ENV001", f"{folder}, where MLX keeps compiled kernels, belongs to another user", subject=str(folder),
             evidence=(f"owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):o}",),
-            commands=('mkdir -p "$HOME/.cache/tmp"', 'export TMPDIR="$HOME/.cache/tmp"'),
+            commands=other_folder("TMPDIR", ".cache/ollmlx-tmp", create=True),
             instead=(f"sudo chmod -R a+rwX {quoted(folder)}",),
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ollmlx.doctor.check import check, found, remedy
 from ollmlx.doctor.context import PLUGIN_SECONDS, CheckContext
 from ollmlx.doctor.fixes import edit_settings, quoted
-from ollmlx.errors.findings import Finding, Severity
+from ollmlx.errors.findings import Finding, SafeCommand, Severity
 from ollmlx.plugin.discovery import LoadedPlugin
 from ollmlx.text.quantities import format_duration
 
@@ -73,7 +73,7 @@ def _plugin_fixes(context: CheckContext, plugin: LoadedPlugin) -> tuple[str, ...
         file = file / "__init__.py" if file.is_dir() else file
         if not file.exists():
             return edit_settings(context, context.origin("plugins", "paths"))[0]
-        return (f"${{EDITOR:-vi}} +{plugin.line or 1} {quoted(file)}",)
+        return (SafeCommand(f"${{EDITOR:-vi}} +{plugin.line or 1} {quoted(file)}", asks=True, changes=file),)
     return (f"pip install --upgrade {plugin.origin.partition(' ')[0]}",)
 
 
@@ -81,10 +81,10 @@ def _without(context: CheckContext, name: str) -> tuple[str, ...]:
     """Switch the plugin off. If several are broken, each command adds to what the earlier ones have set."""
     disabled = context.settings.plugins.disabled
     if sum(plugin.code is not None for plugin in context.plugins.loaded) < 2:
-        return (f"export {DISABLED}={shlex.quote(','.join([*disabled, name]))}",)
+        return (SafeCommand(f"export {DISABLED}={shlex.quote(','.join([*disabled, name]))}"),)
     listed = re.sub(r'([\\"$`}])', r"\\\1", ",".join(disabled))  # escaped for double quotes
     before = f"${{{DISABLED}:-{listed}}}," if disabled else f"${{{DISABLED}:+${DISABLED},}}"
-    return (f'export {DISABLED}="{before}"{shlex.quote(name)}',)
+    return (SafeCommand(f'export {DISABLED}="{before}"{shlex.quote(name)}'),)
 
 
 @check("needed", "plugins", "PLG006")

@@ -9,7 +9,7 @@ from typing import Any
 from ollmlx.doctor.check import check, found, noted, skipped
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import restart_daemon
-from ollmlx.errors.findings import Finding, Severity
+from ollmlx.errors.findings import Finding, SafeCommand, Severity
 from ollmlx.text.quantities import format_size
 
 FIXES = {"RUN005": ("ollmlx ps", "ollmlx config show"), "RUN008": ("ollmlx plugin list",)}
@@ -77,5 +77,5 @@ def leftovers(context: CheckContext) -> Iterator[Finding]:
         if context.processes.variables(pid).get("OLLMLX_RUNNER_NONCE") == nonce:
             yield found(
                 "RUN007", f"the runner of {runner} still runs although its daemon has ended", evidence=(f"pid {pid}",),
-                commands=(f"kill -9 {pid}",), subject=runner,
+                commands=(SafeCommand(f"kill -9 {pid}", asks=True),), subject=runner,
             )  # fmt: skip

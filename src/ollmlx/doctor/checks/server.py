@@ -21,13 +21,13 @@ from ollmlx.doctor.fixes import (
     edit_settings,
     export_setting,
     listen_elsewhere,
-    quoted,
+    private,
     restart_daemon,
     stop_listener,
 )
 from ollmlx.doctor.machine import Process
 from ollmlx.errors import ConfigError
-from ollmlx.errors.findings import Finding, Severity
+from ollmlx.errors.findings import Finding, SafeCommand, Severity
 from ollmlx.text.addresses import DEFAULT_HOST, Address, is_loopback
 
 HOST = ("server", "host")
@@ -37,7 +37,7 @@ EXCEPTIONS = ("NO_PROXY", "no_proxy")
 LOCAL = ("127.0.0.1", "localhost")
 """The names under which clients call a daemon on their own machine."""
 SHORTEST_KEY = 16
-NEW_KEY = "export OLLMLX_SECURITY__API_KEYS=$(openssl rand -hex 24)"
+NEW_KEY = SafeCommand("export OLLMLX_SECURITY__API_KEYS=$(openssl rand -hex 24)")
 
 
 @check("server", "server", "NET001", "NET002", "NET003", "NET004", "NET008", "PLG006", "SEC004")
@@ -132,7 +132,7 @@ def _silent_daemon(context: CheckContext, process: Process, reason: str) -> Find
     suspended = process.status == "stopped"
     title = f"the daemon at {context.address.netloc} {'is suspended' if suspended else 'does not answer'}"
     restart = (f"kill -9 {process.pid}", SERVE)
-    wake = (f"kill -CONT {process.pid}",)
+    wake = (SafeCommand(f"kill -CONT {process.pid}", asks=True),)
     return found(
         "NET008", title, evidence=(_listener(context), reason), commands=wake if suspended else ("ollmlx logs",),
         instead=restart, severity=Severity.ERROR,
@@ -222,11 +222,11 @@ def proxy(context: CheckContext) -> Iterator[Finding]:
     if not names or (lists and all("*" in hosts or set(LOCAL) <= set(hosts) for hosts in lists.values())):
         return
     exceptions = " and ".join(f"{name}={','.join(hosts)}" for name, hosts in lists.items()) or "NO_PROXY is not set"
-    extended = {name: ",".join(dict.fromkeys([*hosts, *LOCAL])) for name, hosts in lists.items()}
+    extended = {name: ",".join(dict.fromkeys([*hosts, *LOCAL])) for name, hosts in (lists or {"NO_PROXY": []}).items()}
     yield found(
         "NET007", f"{names[0]} is set and NO_PROXY does not name this machine",
         evidence=(exceptions, "clients that use these variables send requests for the daemon to the proxy"),
-        commands=[f"export {name}={hosts}" for name, hosts in (extended or {"NO_PROXY": ",".join(LOCAL)}).items()],
+        commands=[SafeCommand(f"export {name}={hosts}") for name, hosts in extended.items()],
     )  # fmt: skip
 
 
@@ -277,13 +277,13 @@ def secrets(context: CheckContext) -> Iterator[Finding]:
             mode = stat.S_IMODE(file.stat().st_mode)
             if mode & 0o077:
                 title = f"{file} holds API keys and can be read by other users"
-                yield found("SEC007", title, evidence=(f"mode {mode:o}",), commands=(f"chmod 600 {quoted(file)}",))
+                yield found("SEC007", title, evidence=(f"mode {mode:o}",), commands=private(context, file))
     state = context.settings.state_folder
     with suppress(OSError):
         mode = stat.S_IMODE(state.stat().st_mode)
         if mode & 0o077 and context.is_reliable("storage", "state"):
             title = f"other users can read the state folder {state}"
-            yield found("SEC007", title, evidence=(f"mode {mode:o}",), commands=(f"chmod 700 {quoted(state)}",))
+            yield found("SEC007", title, evidence=(f"mode {mode:o}",), commands=private(context, state))
 
 
 def _address(text: object) -> Address | None:

@@ -16,7 +16,8 @@ from ollmlx.doctor.check import check, found, remedy, skipped
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import Fixes, edit_settings, other_folder, quoted
 from ollmlx.errors import OllmlxError, PluginError, StorageError
-from ollmlx.errors.findings import Finding, Severity
+from ollmlx.errors.findings import Finding, SafeCommand, Severity
+from ollmlx.storekit.files import free_name
 from ollmlx.text.quantities import format_size
 from ollmlx.types import InstalledModel
 
@@ -96,12 +97,13 @@ def _fixes(path: Path, repair: tuple[str, ...]) -> Fixes:
 
 def _grant_access(context: CheckContext, path: Path) -> tuple[str, ...]:
     if path.stat().st_uid == context.user:
-        return (f"chmod u+rwx {quoted(path)}",)
+        return (SafeCommand(f"chmod u+rwx {quoted(path)}"),)
     return (f'sudo chown -R "$(id -un)" {quoted(path)}',)
 
 
 def _move_away(path: Path) -> tuple[str, ...]:
-    return f"mv {quoted(path)} {quoted(path.with_name(path.name + '.old'))}", f"mkdir -p {quoted(path)}"
+    aside = free_name(path.with_name(f"{path.name}.old"))
+    return SafeCommand(f"mv {quoted(path)} {quoted(aside)}"), SafeCommand(f"mkdir -p {quoted(path)}")
 
 
 async def _space(context: CheckContext, folder: Path) -> list[Finding]:
