@@ -18,7 +18,7 @@ from typing import Any
 from ollmlx import closing
 from ollmlx.errors import InvalidRequest
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
-from ollmlx.runner.kit import TextFrame, knows_effort
+from ollmlx.runner.kit import TextFrame
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest
 from ollmlx_llamacpp import server
 from ollmlx_llamacpp.client import CacheFull, Json, LlamaCppClient, RecordReader
@@ -69,8 +69,7 @@ class LlamaCppEngine:
             self._client,
             config.model.name.short,
             config.context_length,
-            templated=bool(self._server.template),
-            effort=knows_effort(self._server.template),
+            template=self._server.template,
             vision=config.model.defaults.projector is not None,
         )
 

@@ -17,16 +17,21 @@ from ollmlx.runner.kit import (
     OldestFirst,
     call_schema,
     chat_turn,
+    check_lark,
+    check_schema,
     context_exceeded,
     cut_tokens,
+    knows_effort,
     later_systems_into_user,
     offered_tools,
     template_thinking,
     thinking_budget,
+    tool_function,
     truncation_target,
 )
 from ollmlx.types import GenerateRequest, Message, Options
 from ollmlx_llamacpp.client import Json, LlamaCppClient
+from ollmlx_llamacpp.limits import check_schemas
 
 Made = TypeVar("Made")
 CHAT, TEXT, INSERT = "/v1/chat/completions", "/completion", "/infill"
@@ -61,16 +66,15 @@ class LlamaCppPrompt:
 
 @dataclass
 class LlamaCppPrompts:
-    """Makes the prompts of one model. `templated`: its file has a chat template; `vision`: it has an image encoder;
-    `effort`: its template tells the model how much to think; `lark`: Lark grammars are known to work, None: not tried.
+    """Makes the prompts of one model. `template`: its file's chat template, or ""; `vision`: it has an image encoder;
+    `lark`: Lark grammars are known to work, None: not tried.
     """
 
     client: LlamaCppClient
     model_name: str
     context_length: int
-    templated: bool
+    template: str
     vision: bool = False
-    effort: bool = False
     lark: bool | None = None
 
     async def build(self, request: GenerateRequest) -> LlamaCppPrompt:
@@ -100,6 +104,8 @@ class LlamaCppPrompts:
                 raise refusal from None
 
     async def _build(self, request: GenerateRequest) -> LlamaCppPrompt:
+        if request.grammar:
+            await asyncio.to_thread(check_lark, request.grammar)
         pictures = any(message.images for message in request.messages)
         if pictures and not self.vision:
             raise Unsupported(f"{self.model_name} does not support images")
@@ -124,9 +130,19 @@ class LlamaCppPrompts:
                 raise Unsupported(f"{self.model_name} does not support tools: its template does not mention them")
             turns = [_turn(message) for message in messages]
             return await asyncio.to_thread(_render, request.template, turns, request, self.model_name)
-        if self.templated:
+        if self.template:
+            await self._try_template(messages, request)
             return str((await self.client.post("/apply-template", _chat(messages, request)))["prompt"])
         return "\n\n".join(message.content for message in messages)
+
+    async def _try_template(self, messages: Sequence[Message], request: GenerateRequest) -> None:
+        """Raise LimitExceeded when the template of the model's file reaches a limit: llama.cpp renders without any."""
+        turns = [_turn(message) for message in messages]
+        try:
+            await asyncio.to_thread(_render, self.template, turns, request, self.model_name)
+        except InvalidRequest as refusal:  # llama.cpp tells any other reason itself
+            if isinstance(refusal, LimitExceeded):
+                raise
 
     async def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Return the ids of a text; `special` adds the tokens that the model expects in front."""
@@ -135,16 +151,17 @@ class LlamaCppPrompts:
 
     def _must_render(self, request: GenerateRequest) -> bool:
         """True when llama.cpp's chat route cannot be used: it takes no earlier ids and no other template."""
-        return bool(request.context) or not self.templated or bool(request.template)
+        return bool(request.context) or not self.template or bool(request.template)
 
     async def _conversation(self, request: GenerateRequest, context: int) -> LlamaCppPrompt:
+        _check_schemas(request)
         messages, tokens, dropped = await self._fit(request, context)
         body = _chat(messages, request) | _sampling(request.options, _limit(request, context, len(tokens)))
         if request.top_logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": max(1, request.top_logprobs)}
         if request.format is not None:
             body["response_format"] = _response_format(request.format)
-        if (budget := thinking_budget(request, knows_effort=self.effort)) is not None:
+        if (budget := thinking_budget(request, knows_effort=knows_effort(self.template))) is not None:
             body["thinking_budget_tokens"] = budget
         return LlamaCppPrompt(CHAT, body | {"verbose": True, "return_progress": True}, tuple(tokens), dropped)
 
@@ -175,6 +192,8 @@ class LlamaCppPrompts:
         calls = request.tool_choice not in ("auto", "none") and bool(request.tools)
         if calls:
             body["json_schema"] = call_schema(offered_tools(request.tools, request.tool_choice), "arguments")
+        if "json_schema" in body:  # llama.cpp does without one that it cannot compile, and says nothing
+            await asyncio.to_thread(check_schema, json.dumps(body["json_schema"]))
         body |= {"prompt": kept, "return_tokens": True, "return_progress": True}
         return LlamaCppPrompt(TEXT, body, tuple(kept), len(tokens) - len(kept), calls)
 
@@ -259,6 +278,15 @@ def _chat(messages: Sequence[Message], request: GenerateRequest) -> Json:
     if thinking := template_thinking(request.think):
         body["chat_template_kwargs"] = thinking
     return body
+
+
+def _check_schemas(request: GenerateRequest) -> None:
+    """Raise LimitExceeded for schemas of a chat that would occupy llama.cpp."""
+    if isinstance(request.format, dict):
+        check_schemas([request.format], "the format")
+    for tool in offered_tools(request.tools, request.tool_choice):
+        function = tool_function(tool)
+        check_schemas([function.get("parameters") or {}], f"the tool {function['name']}")
 
 
 def _response_format(format: str | Json) -> Json:

@@ -20,6 +20,7 @@ import xllamacpp
 from ollmlx import RunnerConfig, read_gguf_header
 from ollmlx.errors import InvalidRequest, OutOfMemory, StorageError, Unsupported
 from ollmlx.types import ModelDefaults
+from ollmlx_llamacpp.limits import template_fault
 
 SPARE_THREADS: Final = 16
 """HTTP threads beside one for each sequence: for token counts, embeddings, requests that wait."""
@@ -30,6 +31,7 @@ SMALL_MODEL: Final = 512 * 1024**2
 (docs/benchmarks.md, "Waiting threads"). One answer of such a model leaves that core to the daemon and to others."""
 FOLLOW_UPS: Final = ("failed to load model", "exiting due to model loading error")
 """Errors in llama.cpp's log that only report an earlier one."""
+PLAIN_TEMPLATE: Final = "{% for message in messages %}{{ message.content }}{% endfor %}"
 NO_REASON: Final = "no reason given"
 REASON_SECONDS: Final = 5.0
 _VERBOSITY: Final = {"debug": 3, "info": 2, "warning": 2, "error": 1}
@@ -68,6 +70,10 @@ def start(config: RunnerConfig) -> LlamaCppServer:
     params = _params(config, header.size, slots, device)
     params.api_keys = [key]
     params.hostnames = [str(folder / "s.sock")]
+    template = str(header.metadata.get("tokenizer.chat_template") or "")
+    fault = template_fault(template) if template else None
+    if fault is not None:  # each conversation is refused for that reason before llama.cpp sees it
+        params.chat_template = PLAIN_TEMPLATE
     try:
         native = xllamacpp.Server(params)
     except RuntimeError:
@@ -77,9 +83,9 @@ def start(config: RunnerConfig) -> LlamaCppServer:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    template = str(header.metadata.get("tokenizer.chat_template") or "")
     pool = config.context_length if params.kv_unified else 0
-    return LlamaCppServer(folder / "s.sock", key, slots, device, _notes(params, device), template, native, pool)
+    notes = (*_notes(params, device), *([f"no chats: {fault}"] if fault else ()))
+    return LlamaCppServer(folder / "s.sock", key, slots, device, notes, template, native, pool)
 
 
 def restore_signals() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -17,6 +18,7 @@ from ollmlx.calls.schema import OfferedTools
 from ollmlx.calls.shapes import NoCall, UnreadableCall, find_calls
 from ollmlx.errors import OllmlxError
 from ollmlx.errors.secrets import mask_text
+from ollmlx.gotemplate import GoChatTemplate
 from ollmlx.model.modelfile import parse_modelfile
 from ollmlx.model.names import parse_digest
 from ollmlx.protocol import decode_event
@@ -83,9 +85,18 @@ def masked(data: str) -> str:
     return shown
 
 
+def go_template(data: str) -> str:
+    """Parse a template of Go's language, and make the prompt of a conversation with it."""
+    call = {"function": {"name": "weather", "arguments": {"city": "Bonn"}}}
+    answer: dict[str, Any] = {"role": "assistant", "content": "", "tool_calls": [call]}
+    turns: list[dict[str, Any]] = [{"role": "user", "content": "x"}, answer]
+    return GoChatTemplate(data).render(turns, tools=(TOOL,), think=True)
+
+
 PARSERS: dict[str, Parser] = {
     "gguf": file(lambda path: read_gguf_header(path, here=True), ".gguf"),
     "safetensors": file(read_safetensors_header, ".safetensors"),
+    "gotemplate": text(go_template),
     "json": parse_json,
     "dialects": dialects,
     "modelfile": text(parse_modelfile),

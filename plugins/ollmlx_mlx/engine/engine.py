@@ -14,13 +14,13 @@ import mlx.core as mx
 
 from ollmlx.errors import OllmlxError, RunnerFailed
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
+from ollmlx.runner.kit import check_lark, check_schema
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest
 from ollmlx_mlx.engine.batching.compute import ComputeThread
 from ollmlx_mlx.engine.batching.generation import GenerationState, Item
 from ollmlx_mlx.engine.batching.grammar import GrammarConstraint
 from ollmlx_mlx.engine.batching.prefill import ALONE
 from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
-from ollmlx_mlx.engine.batching.schemas import check_lark, check_schema
 from ollmlx_mlx.engine.batching.thinking import ThinkingBudget
 from ollmlx_mlx.engine.embedding import embed
 from ollmlx_mlx.engine.instance import Instance, build
@@ -51,6 +51,7 @@ class MlxEngine:
         self._config = config
         self._instance = await asyncio.wrap_future(self._compute.call(lambda: build(config, self._advance)))
         self._compute.scheduler = self._instance.scheduler
+        self._prompts.submit(self._instance.prompts.warm_up)
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
         """Yield the events of one request. Raises OllmlxError kinds. Closing the iterator cancels it at any phase."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.gotemplate import GoChatTemplate
-from ollmlx.helper import run_limited
+from ollmlx.helper import LimitExceeded, run_limited
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -45,23 +45,25 @@ def check_template(template: str) -> None:
     run_limited(_parse, template, what="the template")
 
 
-def render_template(template: str, variables: Mapping[str, Any], *, continue_last: bool = False) -> str:
+def render_template(
+    template: str, variables: Mapping[str, Any], *, continue_last: bool = False, what: str = "the template"
+) -> str:
     """Return the prompt that a template makes of these variables, among them `messages`. Blocks.
 
     Variables are named as in Jinja; `prompt` and `suffix` instead of `messages` ask Go's for the text between them.
     `continue_last` leaves the last turn open; Go's always do, if it is the assistant's. Raises InvalidRequest with the
     template's own message when it refuses the conversation, LimitExceeded when rendering it takes too much time or
-    memory.
+    memory; `what` is its name there.
     """
-    _check_length(template)
+    _check_length(template, what)
     if is_go_template(template):
-        return run_limited(_render_go, template, dict(variables), what="the template")
-    return run_limited(_render, template, dict(variables), continue_last, what="the template")
+        return run_limited(_render_go, template, dict(variables), what=what)
+    return run_limited(_render, template, dict(variables), continue_last, what=what)
 
 
-def _check_length(template: str) -> None:
+def _check_length(template: str, what: str = "the template") -> None:
     if len(template) > MAX_TEMPLATE:
-        raise InvalidRequest(f"the template is longer than {MAX_TEMPLATE >> 10} KiB")
+        raise LimitExceeded(f"{what} is longer than {MAX_TEMPLATE >> 10} KiB")
 
 
 # -- in the helper ---------------------------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ def _render(template: str, variables: dict[str, Any], continue_last: bool) -> st
         turns[-1]["content"] += _OPEN_END
     try:
         text = _compiled(template).render({**variables, "messages": turns})
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise InvalidRequest(str(error)) from error
     if not continue_last:
         return text

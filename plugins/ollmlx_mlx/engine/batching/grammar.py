@@ -12,7 +12,7 @@ from llguidance.hf import from_tokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
 from ollmlx.errors import InvalidRequest, Unsupported
-from ollmlx_mlx.engine.batching.schemas import check_schema
+from ollmlx.runner.kit import check_schema
 
 Schema = dict[str, Any]
 

@@ -146,6 +146,10 @@ class PromptEncoder:
         if request.messages:
             self._template.render(request.messages, request)
 
+    def warm_up(self) -> None:
+        """Start what renders conversations."""
+        self._template.warm_up()
+
     def encode_text(self, text: str) -> list[int]:
         """Return the ids of plain text, with the special tokens that the model expects before it."""
         return encode_text(self._tokenizer, text)

@@ -1,17 +1,20 @@
-"""Conversations to text, through the chat template of the model (in transformers' sandbox) or of the request."""
+"""Conversations to text, through the chat template of the model or of the request: strangers' both, and limited."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from jinja2 import TemplateError
+from mlx_lm.tokenizer_utils import PreTrainedTokenizerBase  # type: ignore[attr-defined]  # transformers has it
 
 from ollmlx import LimitExceeded, passes_tools, render_template
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.runner.kit import chat_turn, knows_effort, later_systems_into_user, offered_tools, template_thinking
 from ollmlx.types import GenerateRequest, Message
 
+Apply = Callable[[list[dict[str, Any]], dict[str, Any]], str]
 _REFUSALS: Final = (InvalidRequest, TemplateError, ValueError, TypeError, KeyError)
 """Errors that a template, or transformers for it, raises when it refuses a conversation."""
 
@@ -32,6 +35,12 @@ class ChatTemplate:
     def knows_effort(self, request: GenerateRequest) -> bool:
         """Return whether the template of this request tells the model how much to think."""
         return knows_effort(request.template or self._source())
+
+    def warm_up(self) -> None:
+        """Start the helper that renders the model's template. A request is told what the template refuses."""
+        message = Message(role="user", content="hi")
+        with suppress(InvalidRequest):
+            self.render((message,), GenerateRequest(messages=(message,)))
 
     def _source(self) -> str:
         source = getattr(self._tokenizer, "chat_template", None)
@@ -58,7 +67,7 @@ class ChatTemplate:
             "continue_final_message": request.continue_last,
             **template_thinking(request.think),
         }
-        apply = self._apply_own if not template else self._applier(template)
+        apply = self._applier(template) if template else self._own()
         refusal: Exception | None = None
         for turns in _versions(messages):
             try:
@@ -73,18 +82,35 @@ class ChatTemplate:
             f"the chat template of {self._model_name} refuses this conversation: {refusal}"
         ) from refusal
 
-    def _apply_own(self, turns: list[dict[str, Any]], variables: dict[str, Any]) -> str:
-        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, **variables))
+    def _own(self) -> Apply:
+        """Return the function that renders with the model's template, or with the code that it has instead of one."""
+        tokenizer = self._tokenizer
+        if _has_renderer(tokenizer):
+            return lambda turns, variables: str(tokenizer.apply_chat_template(turns, tokenize=False, **variables))
 
-    def _applier(self, template: str) -> Callable[[list[dict[str, Any]], dict[str, Any]], str]:
-        """Return the function that renders a request's own template, which may be a stranger's: in a helper."""
+        def apply(turns: list[dict[str, Any]], variables: dict[str, Any]) -> str:
+            source = tokenizer.get_chat_template(None, variables["tools"])
+            defaults = {"enable_thinking": tokenizer.has_thinking}
+            return self._applier(source, f"the chat template of {self._model_name}")(turns, {**defaults, **variables})
+
+        return apply
+
+    def _applier(self, template: str, what: str = "the template") -> Apply:
+        """Return the function that renders with a template, in a helper."""
         special = {name: str(token) for name, token in self._tokenizer.special_tokens_map.items()}
 
         def apply(turns: list[dict[str, Any]], variables: dict[str, Any]) -> str:
-            continue_last = variables["continue_final_message"]
-            return render_template(template, {**special, **variables, "messages": turns}, continue_last=continue_last)
+            last = variables["continue_final_message"]
+            return render_template(template, {**special, **variables, "messages": turns}, continue_last=last, what=what)
 
         return apply
+
+
+def _has_renderer(tokenizer: Any) -> bool:
+    """Return whether code of mlx-lm or of the tokenizer's class makes the prompts, instead of a template."""
+    own = getattr(tokenizer, "_tokenizer", tokenizer)
+    renders = type(own).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template
+    return renders or getattr(tokenizer, "_chat_template", None) is not None
 
 
 def _versions(messages: Sequence[Message]) -> Iterator[list[dict[str, Any]]]:

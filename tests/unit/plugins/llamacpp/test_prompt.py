@@ -38,7 +38,7 @@ class FakeClient:
 
 
 def builder(context: int = 100, **fields: Any) -> LlamaCppPrompts:
-    return LlamaCppPrompts(FakeClient(), "tiny", context, **{"templated": True, **fields})  # type: ignore[arg-type]
+    return LlamaCppPrompts(FakeClient(), "tiny", context, **{"template": "{{ messages }}", **fields})  # type: ignore[arg-type]
 
 
 PATCH = {
@@ -128,7 +128,7 @@ async def test_a_thought_has_a_budget() -> None:
         (await builder().build(chat("hi", **fields))).body.get("thinking_budget_tokens") for fields in asked
     ]
     assert (free, low, stated) == (None, LEVEL_TOKENS["low"], 7)
-    told = await builder(effort=True).build(chat("hi", think="low"))
+    told = await builder(template="{{ reasoning_effort }}").build(chat("hi", think="low"))
     assert "thinking_budget_tokens" not in told.body  # its template tells the model
     with pytest.raises(Unsupported, match="max_thinking_tokens"):
         await builder().build(chat("hi", template="{{ messages }}", max_thinking_tokens=7))
@@ -142,7 +142,7 @@ async def test_a_template_that_refuses_says_why() -> None:
 
 
 async def test_a_model_without_a_template_continues_the_texts() -> None:
-    assert (await builder(templated=False).build(chat("one", "two", "three"))).body["prompt"] == [3, 3, 5]
+    assert (await builder(template="").build(chat("one", "two", "three"))).body["prompt"] == [3, 3, 5]
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from ollmlx.errors import InvalidRequest
+from ollmlx.runner.kit import check_lark
 from ollmlx_mlx.engine.batching.grammar import GrammarConstraint, Grammars
-from ollmlx_mlx.engine.batching.schemas import check_lark
 from ollmlx_mlx.importer.gguf_tokenizer import read_tokenizer
 
 pytestmark = pytest.mark.mlx

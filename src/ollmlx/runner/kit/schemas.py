@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from ollmlx import run_limited
 from ollmlx.errors import InvalidRequest
+from ollmlx.helper import run_limited
 
 MAX_SCHEMA: Final = 256 << 10
 """Characters of a schema. Agents send some thousand."""
