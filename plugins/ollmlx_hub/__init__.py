@@ -36,6 +36,7 @@ def register_stores(register: Callable[[Store], None], context: PluginContext) -
 @hookimpl
 def register_sources(register: Callable[[Source], None], context: PluginContext) -> None:
     from ollmlx_hub.client import HubSettings
+    from ollmlx_hub.gguf_search import GgufSearch
     from ollmlx_hub.search import HubSearch
     from ollmlx_hub.source import HubSource
 
@@ -44,6 +45,7 @@ def register_sources(register: Callable[[Source], None], context: PluginContext)
     hub = HubSource(own.access(os.environ), private_hosts=private, public=own.public)
     register(hub)
     register(HubSearch(hub, own.organisations))
+    register(GgufSearch(hub, own.gguf_organisations))
 
 
 @hookimpl

@@ -57,6 +57,11 @@ class HubSettings(BaseModel):
         ("mlx-community",),
         description="Organisations that are searched for names of Ollama's library which the catalogue does not know.",
     )
+    gguf_organisations: tuple[str, ...] = Field(
+        ("bartowski", "unsloth", "ggml-org"),
+        description="Organisations that are searched for GGUF files of such names, where MLX has no GPU and Ollama's"
+        " registry has no such model.",
+    )
     public: bool = Field(False, description="Repositories that a push makes can be read by everybody.")
 
     def access(self, environment: Mapping[str, str]) -> HubAccess:

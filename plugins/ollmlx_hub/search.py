@@ -13,7 +13,7 @@ from typing import Final
 from ollmlx import ModelName, ThisMachine, closing, load_catalogue
 from ollmlx.errors import NotFound, UpstreamError
 from ollmlx.storekit import to_transfer_thread
-from ollmlx.types import PullProgress
+from ollmlx.types import PullCandidate, PullProgress
 from ollmlx_hub.naming import NamedRepository, best
 from ollmlx_hub.source import HubSource
 
@@ -35,20 +35,19 @@ class HubSearch:
         hub: HubSource,
         organisations: Sequence[str],
         *,
-        has_gpu: bool | None = None,
+        gpu: bool | None = None,
         memory: int | None = None,
     ) -> None:
         self._hub = hub
         self._organisations = organisations
-        self._has_gpu = _has_gpu() if has_gpu is None else has_gpu
+        self._gpu = has_gpu() if gpu is None else gpu
         self._memory = memory
 
     def provides(self, name: ModelName) -> str | None:
         """`search:qwen3.5@4b` for a name without an organisation and without a host, where MLX has a GPU."""
-        known = name.repo_id is not None or name.host is not None or name.via is not None
-        if known or not self._has_gpu or any(ModelName.parse(short) == name for short in load_catalogue()):
-            return None
-        return f"search:{name.name}@{name.tag}"
+        catalogued = any(ModelName.parse(short) == name for short in load_catalogue())
+        wanted = self._gpu and is_library_name(name) and not catalogued
+        return f"search:{name.name}@{name.tag}" if wanted else None
 
     def format(self, name: ModelName) -> str:
         return "mlx"
@@ -65,6 +64,13 @@ class HubSearch:
             async for step in steps:
                 yield step
 
+    async def preview(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullCandidate]:
+        """Yield the repositories that the name may stand for, the one that a pull takes first."""
+        for number, each in enumerate((await to_transfer_thread(self._candidates, name))[:SHOWN]):
+            async with closing(self._hub.preview(ModelName.parse(each.repo), into / str(number))) as found:
+                async for candidate in found:
+                    yield candidate
+
     def _candidates(self, name: ModelName) -> list[NamedRepository]:
         memory = int(ThisMachine().ram() * 0.6) if self._memory is None else self._memory
         for organisation in self._organisations:
@@ -78,5 +84,11 @@ class HubSearch:
         raise NotFound(f"no repository of {where} is {name.short}", code="MDL002", hint="use ORG/NAME")
 
 
-def _has_gpu() -> bool:
+def is_library_name(name: ModelName) -> bool:
+    """Return True for a name without organisation, host and hub: one of Ollama's library."""
+    return name.repo_id is None and name.host is None and name.via is None
+
+
+def has_gpu() -> bool:
+    """Return True on a machine with a GPU for MLX."""
     return sys.platform == "darwin" or Path("/dev/nvidiactl").exists()

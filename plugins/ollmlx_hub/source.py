@@ -21,6 +21,7 @@ from ollmlx.storekit import (
     check_space,
     download_client,
     fetch_file,
+    fetch_outline,
     list_files,
     pull_progress,
     read_json,
@@ -30,17 +31,21 @@ from ollmlx.storekit import (
     write_receipt,
 )
 from ollmlx.storekit.download import ATTEMPTS, Sleep
-from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, InstalledModel, PullProgress
+from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, InstalledModel, PullCandidate, PullProgress
 from ollmlx_hub.client import DEFAULT_ENDPOINT, HubAccess, HubClient, RemoteFile, RepositoryListing
 from ollmlx_hub.installer import PARTS
 from ollmlx_hub.layout import MANIFEST, MODEL_SUFFIXES, TOKENIZERS
 
 MAX_FILES = 1000
 MAX_SMALL = 512 << 20  # bytes of all files but the weights
+OUTLINES_AT_ONCE = 4
+WEIGHT_SUFFIXES = (".safetensors", ".gguf")
 
 _WEIGHTS = re.compile(r"model[A-Za-z0-9_.\-]*\.safetensors")
 _SMALL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\.(json|txt|jinja|model|tiktoken)|LICEN[CS]E(\.[A-Za-z]+)?")
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
+_DESCRIBING = ("config.json", "modules.json", "1_Pooling/config.json")
+"""Files beside the weights from which a model's kind and memory are known."""
 _UNUSED = ("training_args", "onnx", "openvino", "tf_model", "flax_model", "trainer_state", "optimizer")
 
 
@@ -83,8 +88,15 @@ class HubSource:
         if found is None:
             raise NotFound(f"{name.short} names no repository", code="MDL002", hint="use ORG/NAME")
         listing = await to_transfer_thread(self.client.listing, *found)
-        wanted = select_files(listing)
-        large = [file for file in wanted if file.sha256 is not None and file.path.endswith(".safetensors")]
+        async with closing(self.fetch_files(listing, select_files(listing), into, f"hub:{found[0]}@{found[1]}")) as all:
+            async for step in all:
+                yield step
+
+    async def fetch_files(
+        self, listing: RepositoryListing, wanted: Sequence[RemoteFile], into: Path, origin: str
+    ) -> AsyncIterator[PullProgress]:
+        """Download files of a repository, small ones first, and write the receipt when all are there and right."""
+        large = [file for file in wanted if file.sha256 is not None and file.path.endswith(WEIGHT_SUFFIXES)]
         small = [file for file in wanted if file not in large]
         etags = "".join(file.etag for file in small)
         digest = f"sha256:{hashlib.sha256(etags.encode()).hexdigest()}"  # the small files are reported as one
@@ -103,12 +115,39 @@ class HubSource:
                 if file.path == "config.json":
                     await to_transfer_thread(_check_config, listing.repo, into / file.path)
         receipt = FetchReceipt(
-            source=f"hub:{found[0]}@{found[1]}",
+            source=origin,
             revision=listing.commit,
             license=listing.license,
             files=tuple(target.ready[file.path] for file in wanted),
         )
         await to_transfer_thread(target.finish, receipt)
+
+    async def preview(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullCandidate]:
+        """Yield the repository of a name, with its configuration and the headers of its weights."""
+        found = _repository(name)
+        if found is None:
+            raise NotFound(f"{name.short} names no repository", code="MDL002", hint="use ORG/NAME")
+        listing = await to_transfer_thread(self.client.listing, *found)
+        wanted = select_files(listing)
+        outlined = [file for file in wanted if file.path.endswith(WEIGHT_SUFFIXES) or file.path in _DESCRIBING]
+        async with download_client(self.private_hosts) as client:
+            await self.outline(client, listing, outlined, into)
+        yield PullCandidate(
+            origin=f"hub:{found[0]}@{found[1]}", format="mlx", size=sum(file.size for file in wanted), path=into
+        )
+
+    async def outline(
+        self, client: httpx2.AsyncClient, listing: RepositoryListing, files: Iterable[RemoteFile], into: Path
+    ) -> None:
+        """Write the outlines of files of a repository into a folder, several at a time."""
+        turns = asyncio.Semaphore(OUTLINES_AT_ONCE)
+
+        async def outline(file: RemoteFile) -> None:
+            async with turns:
+                url = await to_transfer_thread(self.client.file_url, listing, file)
+                await fetch_outline(client, url, into / file.path, size=file.size, headers=self.client.access.headers)
+
+        await asyncio.gather(*map(outline, files))
 
     async def push(self, model: InstalledModel, target: ModelName) -> AsyncIterator[PullProgress]:
         """Upload an installed model's files, to a new private repository unless `public`. Raises Unauthorized."""

@@ -62,9 +62,13 @@ class PushBody(NamedBody):
 
 
 class PullBody(PushBody):
-    """`POST /api/pull`. `backend`: keep or import the model for this one; the fastest on this machine by default."""
+    """`POST /api/pull`. `backend`: keep or import the model for this one; the fastest on this machine by default.
+
+    `dry_run`: only tell what would be fetched, and whether it fits.
+    """
 
     backend: str = ""
+    dry_run: bool = False
 
 
 class DeleteBody(NamedBody):
@@ -198,6 +202,9 @@ def _add_transfers(made: Blueprint, service: Service) -> None:
     @described("Fetch a model.", body=PullBody, answer=schemas.PROGRESS, content=BOTH)
     async def pull() -> Response:
         body = await read_model(PullBody)
+        if body.dry_run:
+            found = await service.preview(parse_name(body.model), insecure=body.insecure)
+            return json_answer({"model": body.model, "candidates": [each.model_dump() for each in found]})
         pull = functools.partial(service.pull, backend=body.backend or None)
         return await _transferred(body, pull)
 

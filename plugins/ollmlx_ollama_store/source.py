@@ -22,6 +22,7 @@ from ollmlx.storekit import (
     check_space,
     download_client,
     fetch_file,
+    fetch_outline,
     follow_redirects,
     is_named,
     origin,
@@ -31,7 +32,7 @@ from ollmlx.storekit import (
     write_receipt,
 )
 from ollmlx.storekit.download import ATTEMPTS, Sleep
-from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, PullProgress
+from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, PullCandidate, PullProgress
 from ollmlx_ollama_store.description import MAX_TEXT
 from ollmlx_ollama_store.installer import STAGED_MANIFEST
 from ollmlx_ollama_store.layout import (
@@ -102,14 +103,7 @@ class OllamaSource:
 
     async def fetch(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
         """Download the missing blobs, check each against its digest, then write the manifest into the folder."""
-        model = self._registry_model(name)
-        if model is None:
-            raise NotFound(f"{name.short} names no registry", code="MDL002", hint=f"use {DEFAULT_HOST}/{name.short}")
-        if insecure and self.has_keys and not _is_named(model.host, self.private_hosts):
-            raise Forbidden(
-                f"{model.host} may not be used without TLS",
-                hint="name it in [security] private_hosts of ollmlx.toml",
-            )
+        model = self._allowed(name, insecure=insecure)
         async with download_client(self.private_hosts) as client:
             registry = RegistryClient(client, model, insecure=insecure)
             data = await registry.manifest()
@@ -141,6 +135,40 @@ class OllamaSource:
         await to_transfer_thread((into / STAGED_MANIFEST).write_bytes, data)
         await to_transfer_thread(write_receipt, into / RECEIPT, receipt)
 
+    async def preview(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullCandidate]:
+        """Yield the model of a registry, with the headers of its weights and of its projector."""
+        model = self._allowed(name, insecure=insecure)
+        async with download_client(self.private_hosts) as client:
+            registry = RegistryClient(client, model, insecure=insecure)
+            manifest = _plausible(await registry.manifest(), model)
+            blobs = dict.fromkeys(manifest.blobs())
+            outlined: dict[str, Path] = {}
+            await registry.outline(manifest.config, config := into / "config.json")
+            await to_transfer_thread(_check_config, model, config)
+            for layer in manifest.layers:
+                if layer.kind in ("model", "projector"):
+                    outlined[layer.kind] = into / f"{layer.kind}.gguf"
+                    await registry.outline(layer, outlined[layer.kind])
+        yield PullCandidate(
+            origin=f"ollama:{model}",
+            format="gguf",
+            size=sum(layer.size for layer in blobs),
+            path=outlined.get("model"),
+            projector=outlined.get("projector"),
+        )
+
+    def _allowed(self, name: ModelName, *, insecure: bool) -> RegistryModel:
+        """Return the model of a name. Raises NotFound, Forbidden for plain HTTP to a host that nobody has named."""
+        model = self._registry_model(name)
+        if model is None:
+            raise NotFound(f"{name.short} names no registry", code="MDL002", hint=f"use {DEFAULT_HOST}/{name.short}")
+        if insecure and self.has_keys and not _is_named(model.host, self.private_hosts):
+            raise Forbidden(
+                f"{model.host} may not be used without TLS",
+                hint="name it in [security] private_hosts of ollmlx.toml",
+            )
+        return model
+
     def _registry_model(self, name: ModelName) -> RegistryModel | None:
         host = name.host
         if host is None and name.via is not None:
@@ -169,6 +197,12 @@ class RegistryClient:
         if status != 200:
             raise self._refused(status)
         return body
+
+    async def outline(self, layer: OllamaLayer, target: Path) -> None:
+        """Write the outline of a layer to a file. Raises UpstreamError, StorageError."""
+        await fetch_outline(
+            self.client, f"{self.base}blobs/{layer.digest}", target, size=layer.size, headers=self.headers
+        )
 
     async def _token(self, challenge: str) -> str:
         """Get an anonymous token from the address in the challenge, if that is the registry's own host."""

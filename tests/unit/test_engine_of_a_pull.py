@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tests.servers.ollama_folder import tiny_gguf
 
+from ollmlx.errors import NotFound
 from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.launch.planner import LaunchPlanner
 from ollmlx.model.names import ModelName
@@ -18,7 +20,7 @@ from ollmlx.service import Service
 from ollmlx.settings import Settings
 from ollmlx.storekit.blobs import Blobs
 from ollmlx.supervisor.process.importers import ChildImporter
-from ollmlx.types import CreateRequest, InstalledModel, MemoryEstimate, ModelDefaults, PullProgress
+from ollmlx.types import CreateRequest, InstalledModel, MemoryEstimate, ModelDefaults, PullCandidate, PullProgress
 
 NAME = ModelName.parse("small:1b")
 
@@ -95,6 +97,19 @@ class GgufSource:
         raise AssertionError("the stores of these tests fetch nothing")
 
 
+class PreviewedSource(GgufSource):
+    """Tells what it has: first a file, then one that nothing can read."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    async def preview(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullCandidate]:
+        yield PullCandidate(origin="files:whole", format="gguf", size=5, path=self.file)
+        yield PullCandidate(origin="files:missing", format="gguf", size=5, path=self.file.with_name("no.gguf"))
+        yield PullCandidate(origin="files:unread", format="gguf", size=5)
+        raise NotFound("that is all")
+
+
 class QuietPool:
     def __init__(self) -> None:
         self.unloaded = 0
@@ -110,13 +125,15 @@ class QuietPool:
 class Machine:
     """A daemon on a machine where MLX has this device, with or without llama.cpp."""
 
-    def __init__(self, device: str, *, llamacpp: bool = True, backend: str | None = None) -> None:
+    def __init__(
+        self, device: str, *, llamacpp: bool = True, backend: str | None = None, source: Source | None = None
+    ) -> None:
         settings = Settings.model_validate({"models": {"small:1b": {"backend": backend}}} if backend else {})
         registry, self.pool = Registry(), QuietPool()
         self.imports, self.files = MemoryStore("mlx", "mlx"), KeepingStore("ollama", "gguf")
         for store in (self.imports, self.files):
             registry.stores.add(store.name, cast("Any", store), "test")
-        registry.sources.add("files", GgufSource(), "test")
+        registry.sources.add("files", source or GgufSource(), "test")
         registry.backends.add("mlx", FormatBackend("mlx", device), "test")
         if llamacpp:
             registry.backends.add("llamacpp", FormatBackend("llamacpp", "cpu", runs=("gguf",)), "test")
@@ -187,3 +204,20 @@ async def test_a_file_that_another_program_may_use_is_not_removed_by_an_import()
     await machine.pull(backend="mlx")
     assert NAME in machine.files.models
     assert (await machine.engine())[0] == "mlx"
+
+
+async def test_a_preview_judges_each_candidate_by_engine_context_and_memory(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(tiny_gguf())
+    machine = Machine("cpu", source=PreviewedSource(tmp_path / "a.gguf"))
+    whole, missing, unread, end = await machine.service.preview(NAME)
+    assert (whole.backend, whole.memory, whole.fits, whole.error) == ("llamacpp", 3, True, "")
+    assert 0 < whole.context_length <= whole.model_context
+    assert (missing.origin, missing.fits) == ("files:missing", None)
+    assert "no.gguf" in missing.error
+    assert (unread.size, unread.memory, unread.error) == (5, None, "")
+    assert (end.source, end.error) == ("files", "that is all")
+
+
+async def test_a_source_without_a_preview_says_so() -> None:
+    (found,) = await Machine("cpu").service.preview(NAME)
+    assert found.error == "the source does not tell what it would fetch"

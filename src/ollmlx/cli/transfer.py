@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 from ollmlx.cli import terminal
 from ollmlx.cli.client import Client, Json
 from ollmlx.cli.connection import connect, ensure_daemon
+from ollmlx.cli.formatting import table
+from ollmlx.cli.terminal import say
 from ollmlx.text.controls import escape_line
+from ollmlx.text.quantities import format_size
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -29,12 +32,17 @@ def add_pull_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="pull it for this backend: llamacpp keeps a GGUF file as it is, mlx imports it",
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only print what would be pulled, its size, and whether it fits here"
+    )
     parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
 
 
 def run_pull(args: argparse.Namespace) -> int:
     client = connect(args)
     ensure_daemon(client, args)
+    if args.dry_run:
+        return _dry_run(client, args)
     pull(client, args.model, insecure=args.insecure, backend=args.backend, as_json=args.json)
     return 0
 
@@ -43,6 +51,36 @@ def pull(client: Client, model: str, *, insecure: bool = False, backend: str = "
     """Pull a model through the daemon and show the progress."""
     body = {"model": model, "insecure": insecure, **({"backend": backend} if backend else {})}
     _transfer(client, "/api/pull", body, as_json=as_json)
+
+
+def _dry_run(client: Client, args: argparse.Namespace) -> int:
+    """Print what a pull would take. Returns 1 when no source has a model that runs here."""
+    answer = client.post("/api/pull", {"model": args.model, "insecure": args.insecure, "dry_run": True})
+    found = [each for each in answer["candidates"] if each["origin"]]
+    if args.json:
+        say(json.dumps(answer, indent=2))
+    elif found:
+        say(_candidates_table(found))
+    for each in answer["candidates"]:
+        if each["error"]:
+            terminal.note(f"{each['origin'] or each['source']}: {each['error']}")
+    return 0 if any(not each["error"] for each in found) else 1
+
+
+def _candidates_table(found: list[Json]) -> str:
+    """Return the candidates in the order of a pull, which takes the first one that runs here."""
+    rows = [
+        (
+            each["origin"],
+            format_size(each["size"]),
+            each["backend"] or "-",
+            f"{each['context_length']:,} of {each['model_context']:,}" if each["context_length"] else "-",
+            format_size(each["memory"]) if each["memory"] else "-",
+            {True: "yes", False: "no", None: "?"}[each["fits"]],
+        )
+        for each in found
+    ]
+    return table(("MODEL", "DOWNLOAD", "ENGINE", "CONTEXT", "MEMORY", "FITS"), rows, terminal.width(sys.stdout))
 
 
 def add_push_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,8 +162,6 @@ def _bars() -> Iterator[ProgressBars]:
     from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Task as RichTask
     from rich.text import Text
-
-    from ollmlx.text.quantities import format_size
 
     class Amount(ProgressColumn):
         """The bytes done, all bytes, and the speed; empty for a step without a size."""

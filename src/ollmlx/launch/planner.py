@@ -72,6 +72,10 @@ class LaunchPlanner:
                 self._plans.popitem(last=False)
         return spec
 
+    def fits(self, spec: LaunchSpec) -> bool:
+        """Return whether a model's estimate is within the memory budget, when nothing else is loaded."""
+        return spec.estimate.total <= self._memory_budget
+
     def keys(self, model: InstalledModel) -> tuple[str, ...]:
         """Return the launch keys that a model may be loaded under: one for each backend."""
         cluster = _cluster(self._overrides.models.get(model.name))

@@ -90,6 +90,39 @@ class PullProgress(Frozen):
     completed: int | None = None
 
 
+class PullCandidate(Frozen):
+    """Files that a name may stand for, as a source found them; nothing of the weights is downloaded.
+
+    `origin`: as in a receipt, `hub:org/name@main`. `size`: bytes to download. `path`: an outline of the folder (mlx) or
+    file (gguf), see `storekit.outline`; None where the source cannot read headers alone.
+    """
+
+    origin: str
+    format: str
+    size: int
+    path: Path | None = None
+    projector: Path | None = None
+
+
+class PullForecast(Frozen):
+    """A pull candidate, judged for this machine: engine, context in tokens, memory in bytes, and whether it fits.
+
+    `error`: why a source has nothing, or why nothing here runs what it has. `memory` is None where it is unknown.
+    """
+
+    source: str
+    origin: str = ""
+    format: str = ""
+    size: int = 0
+    backend: str = ""
+    context_length: int = 0
+    model_context: int = 0
+    memory: int | None = None
+    fits: bool | None = None
+    error: str = ""
+    hint: str = ""
+
+
 class FetchedFile(Frozen):
     """One fetched file: path in the folder, size in bytes, sha256 in hexadecimal.
 

@@ -27,6 +27,7 @@ from ollmlx.types import (
     GenerateRequest,
     InstalledModel,
     MemoryEstimate,
+    PullCandidate,
     PullProgress,
 )
 
@@ -197,6 +198,17 @@ class Source(Protocol):
 
     def format(self, name: ModelName) -> str:
         """Return the format of the files that `fetch` writes (`mlx`, `gguf`)."""
+
+
+@runtime_checkable
+class Previewer(Protocol):
+    """A source that tells what a pull would fetch, for `pull --dry-run`."""
+
+    def preview(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullCandidate]:
+        """Yield what a name may stand for, first what `fetch` would take. `into`: an empty folder for outlines.
+
+        Raises what `fetch` raises before it has fetched anything.
+        """
 
 
 @runtime_checkable

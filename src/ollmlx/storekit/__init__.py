@@ -41,6 +41,7 @@ from ollmlx.storekit.gguf_description import describe_gguf as describe_gguf
 from ollmlx.storekit.gguf_description import gguf_parts as gguf_parts
 from ollmlx.storekit.model_index import ModelDescription as ModelDescription
 from ollmlx.storekit.model_index import ModelIndex as ModelIndex
+from ollmlx.storekit.outline import fetch_outline as fetch_outline
 from ollmlx.storekit.public_addresses import is_named as is_named
 from ollmlx.storekit.staging import StagingArea as StagingArea
 from ollmlx.storekit.staging import discard as discard

@@ -34,6 +34,7 @@ from ollmlx.types import (
     ModelDefaults,
     ModelDetails,
     Options,
+    PullForecast,
     PullProgress,
     RunnerInfo,
     Text,
@@ -114,6 +115,9 @@ class FakeService:
     ) -> AsyncIterator[PullProgress]:
         self.calls.append(("pull", str(name), insecure))
         return self._steps()
+
+    async def preview(self, name: ModelName, *, insecure: bool = False) -> Sequence[PullForecast]:
+        return [PullForecast(source="fake", origin=f"fake:{name.short}", format="mlx", size=5, fits=True)]
 
     def push(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
         self.calls.append(("push", str(name), insecure))

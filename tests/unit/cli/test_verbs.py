@@ -130,6 +130,26 @@ def test_pull_prints_each_status_once_on_standard_error(daemon: ScriptedDaemon, 
     assert lines[-1] == {"status": "success"}
 
 
+def test_a_dry_run_prints_what_would_be_pulled_and_fails_when_nothing_runs_here(
+    daemon: ScriptedDaemon, ollmlx: CommandLine
+) -> None:
+    fits = {
+        "source": "hub", "origin": "hub:org/a@main", "size": 3_000_000, "backend": "mlx", "context_length": 4096,
+        "model_context": 32768, "memory": 5_000_000_000, "fits": True, "error": "", "hint": "",
+    }  # fmt: skip
+    refused = {**fits, "origin": "", "source": "ollama", "error": "no such model"}
+    daemon.says("POST", "/api/pull", {"model": "a", "candidates": [fits, refused]})
+    daemon.says("POST", "/api/pull", {"model": "a", "candidates": [refused]})
+    outcome = ollmlx("pull", "--dry-run", "a")
+    assert daemon.bodies("/api/pull")[-1] == {"model": "a", "insecure": False, "dry_run": True}
+    assert outcome.code == 0
+    row = outcome.out.splitlines()[1]
+    assert row.split() == ["hub:org/a@main", "3.0", "MB", "mlx", "4,096", "of", "32,768", "5.0", "GB", "yes"]
+    assert "ollama: no such model" in outcome.err
+    nothing = ollmlx("pull", "--dry-run", "a")
+    assert (nothing.code, nothing.out) == (1, "")
+
+
 @pytest.mark.parametrize(
     ("lines", "cut", "message"),
     [

@@ -71,7 +71,7 @@ def test_the_table_of_the_page_is_what_the_rule_and_the_catalogue_say() -> None:
 
 def search(hub: HubServer, *, has_gpu: bool = True) -> HubSearch:
     source = HubSource(HubAccess(hub.url, None), private_hosts=LOOPBACK, sleep=no_wait)
-    return HubSearch(source, ("mlx-community", "other"), has_gpu=has_gpu, memory=MEMORY)
+    return HubSearch(source, ("mlx-community", "other"), gpu=has_gpu, memory=MEMORY)
 
 
 async def test_a_pull_says_what_the_name_stands_for_and_remembers_it(hub: HubServer, store: MlxStore) -> None:

@@ -204,6 +204,12 @@ async def test_a_failure_keeps_its_status_before_the_first_token_and_is_a_line_a
     assert service.open_streams == 0
 
 
+async def test_a_dry_run_tells_the_candidates_and_pulls_nothing(client: Any, service: FakeService) -> None:
+    answer = await told(await client.post("/api/pull", json={"model": "x", "dry_run": True}))
+    assert answer["candidates"][0]["origin"] == "fake:x"
+    assert service.calls == []
+
+
 async def test_pull_tells_each_step_or_the_last_one(client: Any, service: FakeService) -> None:
     service.progress = [
         PullProgress(status="pulling manifest"),

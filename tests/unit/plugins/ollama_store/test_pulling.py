@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from tests.servers.serving import no_wait
 
 from ollmlx import ModelName, OllmlxError
 from ollmlx.errors import NotFound, StorageError, Unauthorized, Unsupported, UpstreamError
+from ollmlx.storekit import to_transfer_thread
+from ollmlx.storekit.outline import outlined_model
 from ollmlx.types import PullProgress
 from ollmlx_ollama_store.source import OllamaSource
 from ollmlx_ollama_store.store import OllamaStore
@@ -222,3 +225,24 @@ def test_names_without_a_host_belong_to_the_registry_of_the_settings() -> None:
     assert OllamaSource("").provides(ModelName.parse("phi3")) is None
     assert OllamaSource("").provides(ModelName.parse("hf.co/org/x")) is not None
     assert OllamaSource("mirror:80").provides(ModelName.parse("phi3")) == "ollama:mirror:80/library/phi3:latest"
+
+
+async def test_a_preview_reads_the_headers_of_weights_and_projector_and_no_weights(
+    registry: RegistryServer, tmp_path: Path
+) -> None:
+    large = tiny_gguf(weights=16 << 20)
+    about_projector: dict[str, Any] = {"general.architecture": "clip"}
+    projector = tiny_gguf(**about_projector)
+    _, blobs = registry.add("me/seeing:latest", usual_layers(large, projector=projector))
+    name = ModelName.parse(f"{registry.host}/me/seeing")
+    (found,) = [each async for each in source().preview(name, tmp_path / "outline", insecure=True)]
+    assert found.size == sum(map(len, blobs.values()))
+    assert (found.path, found.projector) == (tmp_path / "outline/model.gguf", tmp_path / "outline/projector.gguf")
+    assert found.path is not None
+    assert found.path.stat().st_size == len(large)
+    assert found.path.stat().st_blocks * 512 <= 2 << 20
+    model = await to_transfer_thread(outlined_model, name, found)
+    assert model is not None
+    assert "vision" in model.capabilities
+    with pytest.raises(NotFound, match="has no model me/other:latest"):
+        await anext(source().preview(ModelName.parse(f"{registry.host}/me/other"), tmp_path, insecure=True))
