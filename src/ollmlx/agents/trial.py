@@ -17,12 +17,15 @@ from tempfile import TemporaryDirectory
 from ollmlx.agents.profile import Agent, ServedModel
 from ollmlx.agents.project import TASK, Project
 from ollmlx.agents.recorder import RecordedCall, Recorder
+from ollmlx.supervisor.process.guarded import guarded_group
 from ollmlx.text.addresses import Address
 
 PATIENCE = 1800.0
 """Seconds for the whole task: a model on a CPU needs minutes to read an agent's instructions."""
 INTERVAL = 0.2
 SHOWN = 300
+HELD = ("/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "sh")
+"""Starts a program when a line is there: a trial that is killed before the program is guarded does not start it."""
 NOWHERE = "http://127.0.0.1:9"
 """A proxy that does not exist: whatever the program sends elsewhere goes nowhere."""
 TOOL_CALL = re.compile(rb'"type": ?"(tool_use|function_call|custom_tool_call|local_shell_call)"|"tool_calls": ?\[\{')
@@ -152,25 +155,33 @@ def run(
     log = attempt.project.folder.parent / "output"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
+            [*HELD, *command],
             cwd=attempt.project.folder,
             env=variables,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            while attempt.status is None and time.monotonic() < deadline:
-                with suppress(subprocess.TimeoutExpired):
-                    attempt.status = process.wait(INTERVAL)
-                while ahead and ahead[0][1](attempt):
-                    note(ahead.pop(0)[0], True)
+            with guarded_group(process.pid):
+                _release(process)
+                while attempt.status is None and time.monotonic() < deadline:
+                    with suppress(subprocess.TimeoutExpired):
+                        attempt.status = process.wait(INTERVAL)
+                    while ahead and ahead[0][1](attempt):
+                        note(ahead.pop(0)[0], True)
         finally:
             with suppress(ProcessLookupError, PermissionError):  # macOS: a group of zombies only
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     attempt.output = log.read_text(encoding="utf-8", errors="replace")
+
+
+def _release(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin as held:
+        held.write(b"\n")
 
 
 def observed(attempt: Attempt, patience: float) -> list[str]:

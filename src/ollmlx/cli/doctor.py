@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import logging
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from ollmlx.agents.known import find_agent, find_program
-from ollmlx.agents.profile import Agent, ServedModel
-from ollmlx.agents.trial import TrialResult, ended_by_signals, try_agent
-from ollmlx.cli.connection import connect, ensure_daemon, load, overrides
-from ollmlx.cli.launch import find_served
+from ollmlx.cli.connection import overrides
 from ollmlx.cli.terminal import is_terminal, note, output_kept, report, say, width
 from ollmlx.doctor import bundle, runbooks
-from ollmlx.doctor.check import found
 from ollmlx.doctor.context import CheckContext, build_context
-from ollmlx.doctor.daemon import DaemonClient
+from ollmlx.doctor.machine import seconds_since_start
 from ollmlx.doctor.mend import Mender
-from ollmlx.doctor.report import CheckResult, Report, finding_lines
-from ollmlx.doctor.run import PATIENCE, all_checks, examine, runbook_folders, select_checks
-from ollmlx.doctor.selftest.subject import RequestFailed, Subject
-from ollmlx.doctor.selftest.trials import self_test
+from ollmlx.doctor.report import Report, finding_lines
+from ollmlx.doctor.run import PATIENCE, examine_here, runbook_folders, select_checks
 from ollmlx.errors import InvalidRequest, OllmlxError
 from ollmlx.errors.findings import Finding, Severity
-from ollmlx.model.names import ModelName
 
 DESCRIPTION = """Examine this machine and report each problem with the command that fixes it. Only --fix changes things.
 
@@ -79,16 +70,20 @@ def run_doctor(args: argparse.Namespace) -> int:
             return _explain(args)
         if args.list:
             return _list(args)
-        if args.agent:
-            return _test_agent(args)
-        if args.model:
-            return _test_model(args)
+        if args.agent or args.model:
+            return _try(args)
         return _fix(args) if args.fix else _examine(args)
     except InvalidRequest as error:  # an unknown group or code, or a malformed model name
         report(error)
         return 2
     finally:
         logging.getLogger().removeHandler(silent)
+
+
+def _try(args: argparse.Namespace) -> int:
+    from ollmlx.cli.trials import try_agent_with_model, try_model  # imported when used: it costs start-up time
+
+    return _print(try_agent_with_model(args) if args.agent else try_model(args), args)
 
 
 def _check_usage(args: argparse.Namespace) -> None:
@@ -128,8 +123,11 @@ def _list(args: argparse.Namespace) -> int:
 
 def _examine(args: argparse.Namespace) -> int:
     """Run the checks, all of them for a bundle, and print their report."""
-    context, done = _examined(args)
-    if args.bundle:
+    context, done = _examined(args, seconds_since_start())
+    if args.bundle and context is None:
+        _print(done, args)
+        raise OllmlxError("no bundle was written: the settings could not be read in time")
+    if args.bundle and context is not None:
         names = ", ".join(bundle.write(Path(args.bundle), context, done))
         note(f"wrote {args.bundle}: {names}. Prompts are left out and secrets are masked. Read it before you send it.")
     return _print(done, args)
@@ -138,15 +136,16 @@ def _examine(args: argparse.Namespace) -> int:
 def report_of(args: argparse.Namespace) -> Report:
     """Examine the machine with the global options of a command line."""
     with output_kept(), _progress_after(PROGRESS_SECONDS):
-        context = build_context(Path(args.config) if args.config else None, overrides(args))
-        return examine(all_checks(context), context)
+        build = partial(build_context, Path(args.config) if args.config else None, overrides(args))
+        return examine_here(build, patience=PATIENCE)[1]
 
 
-def _examined(args: argparse.Namespace) -> tuple[CheckContext, Report]:
+def _examined(args: argparse.Namespace, spent: float = 0.0) -> tuple[CheckContext | None, Report]:
+    """Examine the machine in the time that is left. `spent`: the seconds that the start of this program took."""
+    patience = DEEP_SECONDS if args.deep else ONLINE_SECONDS if args.online else PATIENCE
+    select = partial(select_checks, selection=None if args.bundle else args.what)
     with output_kept(), _progress_after(PROGRESS_SECONDS):
-        context = _context(args)
-        patience = DEEP_SECONDS if args.deep else ONLINE_SECONDS if args.online else PATIENCE
-        return context, examine(select_checks(context, None if args.bundle else args.what), context, patience=patience)
+        return examine_here(partial(_context, args), select, patience=patience - spent)
 
 
 def _fix(args: argparse.Namespace) -> int:
@@ -181,11 +180,10 @@ def _show_safe(finding: Finding) -> None:
 def show_first_finding(config: str | None) -> None:
     """Examine the machine and print the first error that is found, with its commands; nothing if there is none."""
     with output_kept(), _progress_after(0.0):
-        context = build_context(Path(config) if config else None)
-        done = examine(all_checks(context), context)
+        _, done = examine_here(partial(build_context, Path(config) if config else None))
     first = next((finding for finding in done.findings if finding.severity is Severity.ERROR), None)
     if first is not None:
-        note("ollmlx doctor finds:\n" + "\n".join(finding_lines(first, width(sys.stderr))))
+        note("ollmlx doctor finds:\n" + "\n".join(finding_lines(first, width(sys.stderr), done.followers(first))))
 
 
 @contextmanager
@@ -199,51 +197,6 @@ def _progress_after(seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def _test_model(args: argparse.Namespace) -> int:
-    client = connect(args)
-    name = ModelName.parse(args.model)
-    ensure_daemon(client, args)
-    subject = Subject(DaemonClient(client.address, client.key), name)
-
-    try:
-        return _print(asyncio.run(self_test(subject, _progress)), args)
-    except RequestFailed as error:
-        hint = f"ollmlx pull {name.short}" if error.code == "MDL002" else "ollmlx logs"
-        raise OllmlxError(error.message, code=error.code, hint=hint) from error
-
-
-def _test_agent(args: argparse.Namespace) -> int:
-    """Let an agent do its task, and report the first step that it did not do."""
-    agent = find_agent(args.agent)
-    program = find_program(agent)
-    client = connect(args)
-    ensure_daemon(client, args)
-    served = find_served(client, agent, args.model)
-    folder = load(args).settings.state_folder / "agents"
-    started = time.monotonic()
-    with ended_by_signals():
-        result = try_agent(agent, program, served, client.address, folder, _progress)
-    seconds = time.monotonic() - started
-    findings = (agent_finding(agent, served, result),) if result.failed else ()
-    return _print(Report((CheckResult("agent", "model", "ollmlx", findings, seconds),), seconds), args)
-
-
-def agent_finding(agent: Agent, served: ServedModel, result: TrialResult) -> Finding:
-    """Return the finding about an agent that did not finish its task."""
-    title = f"{agent.title} could not do its task with {served.model}: not done: {result.failed}"
-    return found(
-        "RUN020",
-        title,
-        evidence=result.evidence,
-        commands=(f"ollmlx doctor --agent {agent.name} --model OTHER", "ollmlx logs"),
-        subject=served.model,
-    )
-
-
-def _progress(step: str, done: bool, seconds: float) -> None:
-    note(f"{'✓' if done else '✗'} {step}  {seconds:.1f} s")
 
 
 def _print(done: Report, args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import resource
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import psutil
 
 from ollmlx.plugin.loader import in_background
 from ollmlx.supervisor.machine import ThisMachine, listening_process, read_sysctl
+from ollmlx.supervisor.process.guarded import guarded_group
 from ollmlx.text.addresses import join_host_port
 
 LOCK = "ollmlx.lock"
@@ -124,6 +126,13 @@ def nvidia_driver(root: Path) -> str | None:
         match = re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", text)
         return match.group(1) if match else None
     return None
+
+
+def seconds_since_start() -> float:
+    """Return how long this process has run, three seconds at most: the clock may have been set in the meantime."""
+    with suppress(psutil.Error, OSError):
+        return min(max(time.time() - psutil.Process().create_time(), 0.0), 3.0)
+    return 0.0
 
 
 @dataclass(frozen=True)
@@ -256,7 +265,8 @@ async def run_child(argv: Sequence[str], seconds: float) -> Completed:
         start_new_session=True,
     )
     try:
-        out, err = await asyncio.wait_for(process.communicate(), seconds)
+        with guarded_group(process.pid):
+            out, err = await asyncio.wait_for(process.communicate(), seconds)
     except TimeoutError:
         return Completed(None, "", "")
     finally:

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ollmlx import __version__
+from ollmlx.doctor.causes import find_causes
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.text.controls import escape_line
 
 GROUPS = ("config", "machine", "plugins", "storage", "server", "runners", "network", "model")
 """The groups in the order in which they are shown: causes before their consequences."""
-
-CONSEQUENCES: dict[str, frozenset[str]] = {
-    "ENV005": frozenset({"ENV001", "ENV007"}),
-    "ENV008": frozenset({"ENV007"}),
-    "ENV011": frozenset({"ENV001"}),
-    "ENV001": frozenset({"ENV007"}),
-    "STO002": frozenset({"CFG009", "STO001"}),
-    "NET004": frozenset({"STO001"}),
-    "SEC004": frozenset({"SEC001"}),
-}
-"""Code -> codes that follow from it. They are hidden while the first is reported."""
 
 NOTES = (Severity.OK, Severity.SKIPPED)
 _RANK = {severity: rank for rank, severity in enumerate(Severity)}
@@ -55,10 +47,25 @@ class Report:
     results: tuple[CheckResult, ...]
     seconds: float
 
+    @cached_property
+    def everything(self) -> dict[Finding, str]:
+        """Every finding with its group, in the order in which they are to be mended; nothing is there twice."""
+        told: dict[tuple[str, str], tuple[Finding, str]] = {}
+        for result in self.results:
+            for finding in result.problems:
+                told.setdefault((finding.code, finding.title), (finding, result.group))
+        groups = self.groups()
+        return dict(sorted(told.values(), key=lambda one: (groups.index(one[1]), _RANK[one[0].severity])))
+
+    @cached_property
+    def causes(self) -> dict[Finding, Finding]:
+        """The findings that follow from another, with that one."""
+        return find_causes(tuple(self.everything))
+
     @property
     def findings(self) -> tuple[Finding, ...]:
         """The findings by group, the most severe first within a group; consequences are left out."""
-        return tuple(finding for group in self.groups() for finding in self.of_group(group))
+        return tuple(finding for finding in self.everything if finding not in self.causes)
 
     @property
     def failed(self) -> bool:
@@ -72,12 +79,12 @@ class Report:
         return sorted(present, key=lambda group: (order.get(group, len(order)), group))
 
     def of_group(self, group: str) -> list[Finding]:
-        """Return the findings of a group, the most severe first."""
-        every = dict.fromkeys(finding for result in self.results for finding in result.problems)
-        hidden = frozenset().union(*(CONSEQUENCES.get(finding.code, frozenset()) for finding in every))
-        own = dict.fromkeys(finding for one in self.results if one.group == group for finding in one.problems)
-        shown = [finding for finding in own if finding.code not in hidden]
-        return sorted(shown, key=lambda finding: _RANK[finding.severity])
+        """Return the findings of a group without consequences, the most severe first."""
+        return [finding for finding in self.findings if self.everything[finding] == group]
+
+    def followers(self, cause: Finding) -> list[Finding]:
+        """Return the findings that follow from a finding."""
+        return [finding for finding, first in self.causes.items() if first == cause]
 
     def notes(self, group: str) -> list[Finding]:
         """Return the notes of a group: what works, and what could not be checked."""
@@ -95,10 +102,10 @@ class Report:
                     "group": group,
                     **finding.model_dump(mode="json"),
                     "safe": list(finding.safe),
+                    "follows_from": cause.code if (cause := self.causes.get(finding)) is not None else None,
                     "explain": f"ollmlx doctor --explain {finding.code}",
                 }
-                for group in self.groups()
-                for finding in self.of_group(group)
+                for finding, group in self.everything.items()
             ],
             "notes": [
                 {"group": group, "text": note.title, "severity": note.severity.value}
@@ -128,7 +135,7 @@ class Report:
             for note in notes:
                 lines += _wrapped(note.title, _INDENT, _INDENT, width)
             for finding in findings:
-                lines += finding_lines(finding, width)
+                lines += finding_lines(finding, width, self.followers(finding))
         return "\n".join([*lines, self._summary()])
 
     def _summary(self) -> str:
@@ -140,14 +147,22 @@ class Report:
         return "No problems found, but some checks were skipped." if skipped else "No problems found."
 
 
-def finding_lines(finding: Finding, width: int | None) -> list[str]:
-    """Return a finding as the lines of a report."""
+def finding_lines(finding: Finding, width: int | None, followers: Sequence[Finding] = ()) -> list[str]:
+    """Return a finding as the lines of a report. `followers`: the findings that follow from it."""
     lines = _wrapped(f"{finding.code} {finding.title}", _INDENT, _DEEPER, width)
     for evidence in finding.evidence:
         lines += _wrapped(evidence, _DEEPER, _DEEPER, width)
     lines += [f"{_DEEPER}$ {command}" for command in finding.commands]  # not wrapped: commands are copied
     if finding.instead:
         lines += [f"{_DEEPER}or:", *(f"{_DEEPER}$ {command}" for command in finding.instead)]
+    if followers:
+        verb, codes = (
+            "follows" if len(followers) == 1 else "follow",
+            ", ".join(dict.fromkeys(one.code for one in followers)),
+        )
+        lines += _wrapped(
+            f"{_count(len(followers), 'more finding')} {verb} from this: {codes}", _DEEPER, _DEEPER, width
+        )
     if finding.severity in (Severity.ERROR, Severity.WARNING):
         lines.append(f"{_DEEPER}more: ollmlx doctor --explain {finding.code}")
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import time
 import traceback
@@ -20,13 +21,14 @@ from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import own_pip
 from ollmlx.doctor.report import CheckResult, Report
 from ollmlx.errors import InvalidRequest
-from ollmlx.errors.findings import Finding, SafeCommand
+from ollmlx.errors.findings import Finding, SafeCommand, Severity
 from ollmlx.plugin.contracts import Check
 from ollmlx.plugin.loader import in_background
 
 T = TypeVar("T")
-PATIENCE = 4.0
-"""Seconds for all ordinary checks together; the doctor ends within five."""
+PATIENCE = 4.7
+"""Seconds from the start of the process to the end of all ordinary checks: the doctor ends within five."""
+MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,18 @@ def all_checks(context: CheckContext) -> Iterator[OwnedCheck]:
         yield from (OwnedCheck(check, probe.task.name) for check in probe.checks())
 
 
-def select_checks(context: CheckContext, selection: str | None) -> Iterable[OwnedCheck]:
-    """Return the checks of a group, or those that can report a code; all if None. Raises InvalidRequest."""
-    if selection is None:
-        return all_checks(context)
-    every = list(all_checks(context))
-    selected = [one for one in every if one.check.group == selection.lower() or selection.upper() in one.check.codes]
-    if not selected:
-        groups = ", ".join(dict.fromkeys(one.check.group for one in every))
-        raise InvalidRequest(f"no check has the group or code {selection!r}", hint=f"groups: {groups}")
-    return selected
+def select_checks(context: CheckContext, selection: str | None) -> Iterator[OwnedCheck]:
+    """Yield the checks of a group, or those that can report a code; all if None. Raises InvalidRequest."""
+    groups: list[str] = []
+    some = False
+    for one in all_checks(context):
+        groups.append(one.check.group)
+        if selection is None or one.check.group == selection.lower() or selection.upper() in one.check.codes:
+            some = True
+            yield one
+    if not some:
+        known = ", ".join(dict.fromkeys(groups))
+        raise InvalidRequest(f"no check has the group or code {selection!r}", hint=f"groups: {known}")
 
 
 def runbook_folders(context: CheckContext) -> list[Traversable]:
@@ -70,18 +74,70 @@ def runbook_folders(context: CheckContext) -> list[Traversable]:
     return [one.runbooks for one in context.plugins.registry.checks.values() if one.runbooks is not None]
 
 
-def examine(checks: Iterable[OwnedCheck], context: CheckContext, *, patience: float = PATIENCE) -> Report:
-    """Start each check as soon as it is known and wait `patience` seconds for all. Errors of checks become findings."""
-    started = time.monotonic()
+def examine(
+    checks: Iterable[OwnedCheck],
+    context: CheckContext,
+    *,
+    patience: float = PATIENCE,
+    now: Callable[[], float] = time.monotonic,
+) -> Report:
+    """Start each check as soon as it is known and wait `patience` seconds for all. Errors of checks become findings.
+
+    What is not finished then is one finding. `now`: a clock.
+    """
+    started = now()
     # A thread with its own event loop for each check: one that blocks delays neither the others nor the exit.
-    running = [(one, in_background(one.check.name, partial(_examine, one, context))) for one in checks]
-    results = []
-    for one, future in running:
-        try:
-            results.append(future.result(max(0.0, started + patience - time.monotonic())))
-        except TimeoutError:
-            results.append(one.result([_late(one, patience)], time.monotonic() - started))
-    return Report(tuple(results), time.monotonic() - started)
+    running: list[tuple[OwnedCheck, Future[CheckResult]]] = []
+    listing = in_background("checks", partial(_start, checks, context, running))
+    late, results = [], []
+    if not _finished(listing, started + patience - now()):
+        late.append("the plugins are still being loaded")
+    for one, future in tuple(running):
+        if _finished(future, started + patience - now()):
+            results.append(future.result())
+        else:
+            late.append(f"{one.check.name}, of the group {one.check.group}, from {one.owner}")
+            results.append(one.result((), now() - started))
+    if late:
+        results.append(CheckResult("time", "doctor", "ollmlx", (_late(late, patience),), now() - started))
+    return Report(tuple(results), now() - started)
+
+
+def examine_here(
+    build: Callable[[], CheckContext],
+    select: Callable[[CheckContext], Iterable[OwnedCheck]] = all_checks,
+    *,
+    patience: float = PATIENCE,
+    now: Callable[[], float] = time.monotonic,
+) -> tuple[CheckContext | None, Report]:
+    """Build the context and run the checks that `select` chooses of it, all within `patience` seconds.
+
+    The context is None if it was not built in time: a file of the settings lies on a disk that does not answer.
+    """
+    started = now()
+    building = in_background("context", build)
+    if not _finished(building, patience):
+        return None, Report((CheckResult("time", "config", "ollmlx", (_unread(patience),), patience),), patience)
+    context = building.result()
+    return context, examine(select(context), context, patience=max(0.0, started + patience - now()), now=now)
+
+
+def _finished(future: Future[Any], seconds: float) -> bool:
+    """Wait for a future. Return False if it is not done in time. Raises what it raised."""
+    try:
+        future.result(max(0.0, seconds))
+    except TimeoutError:
+        if future.done():
+            raise
+        return False
+    return True
+
+
+def _start(
+    checks: Iterable[OwnedCheck], context: CheckContext, running: list[tuple[OwnedCheck, Future[CheckResult]]]
+) -> None:
+    for one in checks:
+        running.append((one, in_background(one.check.name, partial(_examine, one, context))))
 
 
 def _examine(owned: OwnedCheck, context: CheckContext) -> CheckResult:
@@ -138,12 +194,25 @@ def _with_config(command: str, ours: str) -> str:
     return command.rewritten(text) if isinstance(command, SafeCommand) else text
 
 
-def _late(owned: OwnedCheck, patience: float) -> Finding:
-    check = owned.check
+def _unread(patience: float) -> Finding:
+    stated = os.environ.get("OLLMLX_CONFIG")
+    places = (
+        f"OLLMLX_CONFIG={stated}" if stated else "",
+        f"HOME={os.environ.get('HOME', '')}",
+        "the working directory",
+    )
     return found(
-        "DOC002", f"the check {check.name} took longer than {patience:g} s", subject=check.name,
-        evidence=(f"group: {check.group}, from {owned.owner}",), commands=(f"ollmlx doctor {check.group}",),
+        "DOC002", f"the settings could not be read within {patience:.0f} s: their disk does not answer",
+        evidence=places, severity=Severity.ERROR,
+        commands=(SafeCommand("unset OLLMLX_CONFIG"),) if stated else ("cd /", "ollmlx doctor"),
     )  # fmt: skip
+
+
+def _late(what: Sequence[str], patience: float) -> Finding:
+    names = ", ".join(one.partition(",")[0] for one in what[:MOST_NAMED])
+    more = f" and {len(what) - MOST_NAMED} more" if len(what) > MOST_NAMED else ""
+    title = f"the examination was not finished within {patience:.0f} s: {names}{more}"
+    return found("DOC002", title, evidence=what, commands=("ollmlx doctor --deep",), subject=names)
 
 
 def _crashed(owned: OwnedCheck, error: BaseException) -> Finding:

@@ -137,8 +137,10 @@ def _runs(pid: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-async def test_a_trial_that_is_ended_leaves_no_agent_and_no_files(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+async def test_a_trial_that_is_ended_leaves_no_agent_and_unless_it_is_killed_no_files(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     program, pids, folder = tmp_path / "agent", tmp_path / "pids", tmp_path / "agents"
     program.write_text(f"#!/bin/sh\nsleep 600 &\necho $$ $! >{pids}.new\nmv {pids}.new {pids}\nwait\n")
     program.chmod(0o755)
@@ -146,11 +148,11 @@ async def test_a_trial_that_is_ended_leaves_no_agent_and_no_files(tmp_path: Path
     try:
         await eventually(pids.exists)
         trial.send_signal(number)
-        assert await asyncio.wait_for(trial.wait(), 60) == 128 + number
+        assert await asyncio.wait_for(trial.wait(), 60) == (-number if number == signal.SIGKILL else 128 + number)
     finally:
         with suppress(ProcessLookupError):
             trial.kill()
         await trial.wait()
     left = [int(pid) for pid in pids.read_text().split()]
     await eventually(lambda: not any(map(_runs, left)))
-    assert list(folder.iterdir()) == []
+    assert (list(folder.iterdir()) == []) == (number != signal.SIGKILL)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,22 @@ def config(**changes: Any) -> bytes:
 def truncated(folder: Path) -> None:
     path = next(folder.glob("model*.safetensors"))
     path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.finding("STO002")
+@pytest.mark.parametrize(("key", "variable"), [("models", "OLLAMA_MODELS"), ("state", "OLLMLX_STORAGE__STATE")])
+def test_a_folder_on_a_disk_that_does_not_answer_is_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, variable: str
+) -> None:
+    context, asked, release = healthy(tmp_path), os.path.exists, threading.Event()
+    hung = str(tmp_path / key)
+    monkeypatch.setattr("os.path.exists", lambda path: release.wait() if str(path) == hung else asked(path))
+    monkeypatch.setattr("ollmlx.doctor.checks.storage.ANSWER_SECONDS", 0.0 if key == "models" else 0.3)
+    try:
+        found = expect(context, "STO002", f"the {key} folder {hung} does not answer", f"export {variable}=")
+    finally:
+        release.set()
+    assert found.subject == hung
 
 
 DAMAGES: list[tuple[str, dict[str, Any], str, str]] = [

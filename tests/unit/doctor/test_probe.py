@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.unit.doctor.contexts import examined, healthy
 
 from ollmlx.doctor.report import Report
 from ollmlx.errors.findings import Finding
+from ollmlx.testing.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +77,22 @@ def test_a_check_that_ends_the_process_is_a_finding(tmp_path: Path) -> None:
 def test_a_foreign_check_reports_what_it_finds(tmp_path: Path) -> None:
     report = report_of(tmp_path, odd=CHECK.format(body='return [Finding.of("ENV001", "odd", commands=["ollmlx ps"])]'))
     assert [one.title for one in report.findings] == ["odd"]
+
+
+def test_a_killed_doctor_leaves_no_process_of_a_plugin(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    hangs = f"import os, pathlib, time; pathlib.Path('{started}').write_text(str(os.getpid())); time.sleep(600)"
+    (tmp_path / "hangs.py").write_text(hangs, encoding="utf-8")
+    (tmp_path / "o.toml").write_text('[plugins]\npaths = ["hangs.py"]', encoding="utf-8")
+    command = [sys.executable, "-m", "ollmlx", "doctor", "--deep", "--config", "o.toml"]
+    environ = {**os.environ, "HOME": str(tmp_path), "OLLAMA_HOST": "127.0.0.1:1"}
+    with subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=subprocess.DEVNULL) as doctor:
+        try:
+            wait_until(lambda: started.exists() and started.read_text())
+        finally:
+            doctor.kill()
+    pid = int(started.read_text())
+    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
 
 def test_json_is_not_broken_by_a_plugin_that_prints_or_exits(tmp_path: Path) -> None:

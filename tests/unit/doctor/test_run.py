@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from ollmlx.doctor.causes import CONSEQUENCES, OF_ONE_SUBJECT
 from ollmlx.doctor.check import check, found, noted, skipped
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import own_pip
 from ollmlx.doctor.report import CheckResult, Report
-from ollmlx.doctor.run import OwnedCheck, examine
-from ollmlx.errors.findings import Finding
+from ollmlx.doctor.run import OwnedCheck, examine, examine_here
+from ollmlx.errors.findings import CODES, Finding, Severity
+from ollmlx.testing.waiting import wait_until
 
 
 @check("crashing", "server", "NET003")
@@ -61,11 +65,64 @@ def test_a_check_that_blocks_is_a_finding_and_does_not_delay_the_others() -> Non
         release.wait()
         yield found("NET003", "late")
 
+    @check("waiting", "storage", "STO001")
+    async def waiting(context: CheckContext) -> list[Finding]:
+        await asyncio.to_thread(release.wait)
+        return []
+
+    def clock() -> float:
+        """Return a time after the limit, once the honest check has ended."""
+        return 99.0 if answered.wait(60) else 0.0
+
+    answered = threading.Event()
+    times = itertools.chain([0.0], iter(clock, None))
+
+    @check("honest", "server", "NET003")
+    def answers(context: CheckContext) -> Iterator[Finding]:
+        yield from honest.function(context)  # type: ignore[misc]
+
+    def listed() -> Iterator[OwnedCheck]:
+        yield from (OwnedCheck(one, "test") for one in (blocking, waiting, answers))
+        wait_until(lambda: "honest" not in {thread.name for thread in threading.enumerate()})
+        answered.set()
+        release.wait()  # a plugin that is loaded for ever
+
     try:
-        report = examined(blocking, honest, patience=2.0)
-        assert [one.code for one in report.findings] == ["DOC002", "NET003"]
+        report = examine(listed(), CheckContext(), patience=4.0, now=lambda: next(times))
+        assert [one.code for one in report.findings] == ["NET003", "DOC002"]
+        named = "the plugins are still being loaded, blocking, waiting"
+        assert report.findings[1].title == f"the examination was not finished within 4 s: {named}"
+        assert report.findings[1].evidence[1] == "blocking, of the group server, from test"
     finally:
         release.set()
+
+
+@pytest.mark.finding("DOC002")
+def test_settings_on_a_disk_that_does_not_answer_are_a_finding_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLMLX_CONFIG", "/mnt/gone/ollmlx.toml")
+    release = threading.Event()
+
+    def build() -> CheckContext:
+        release.wait()
+        return CheckContext()
+
+    try:
+        context, report = examine_here(build, patience=0.0)
+    finally:
+        release.set()
+    assert context is None
+    assert report.failed
+    (finding,) = report.findings
+    assert finding.evidence[0] == "OLLMLX_CONFIG=/mnt/gone/ollmlx.toml"
+    assert finding.safe == ("unset OLLMLX_CONFIG",)
+
+
+def test_what_building_the_context_raises_is_raised() -> None:
+    def build() -> CheckContext:
+        raise TimeoutError("of its own")
+
+    with pytest.raises(TimeoutError, match="of its own"):
+        examine_here(build, patience=60.0)
 
 
 def test_checks_that_need_no_plugins_run_while_plugins_are_loaded() -> None:
@@ -81,7 +138,7 @@ def test_checks_that_need_no_plugins_run_while_plugins_are_loaded() -> None:
         assert done.wait(60), "it waits for the check that comes after it"
         yield OwnedCheck(honest, "test")
 
-    assert len(examine(later(), CheckContext()).findings) == 2
+    assert [one.check for one in examine(later(), CheckContext(), patience=60).results] == ["early", "honest"]
 
 
 def report_of(findings: Sequence[tuple[str, str]]) -> Report:
@@ -92,6 +149,46 @@ def report_of(findings: Sequence[tuple[str, str]]) -> Report:
 def test_causes_come_first_and_hide_their_consequences() -> None:
     report = report_of([("storage", "STO007"), ("machine", "ENV007"), ("machine", "ENV001"), ("config", "CFG003")])
     assert [one.code for one in report.findings] == ["CFG003", "ENV001", "STO007"]
+
+
+FOLDED: list[tuple[str, list[Finding], dict[str, str]]] = [
+    ("a folder that is gone", [found("STO002", "a"), found("CFG009", "b"), found("DOC002", "c"), found("SEC008", "d")],
+     {"CFG009": "STO002", "DOC002": "STO002"}),
+    ("worse than its cause", [found("STO002", "a", severity=Severity.INFO), found("CFG009", "b")], {}),
+    ("one model", [found("MDL003", "a", subject="Org_Name"), found("RUN002", "b", subject="org/name:latest")],
+     {"RUN002": "MDL003"}),
+    ("two models", [found("MDL003", "a", subject="x"), found("RUN002", "b", subject="y")], {}),
+    ("a chain", [found("ENV005", "a"), found("ENV001", "b"), found("RUN001", "c")],
+     {"ENV001": "ENV005", "RUN001": "ENV005"}),
+    ("said twice", [found("SEC008", "a"), found("SEC008", "a", evidence=["from another check"])], {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("findings", "follows"), [pytest.param(*case[1:], id=case[0]) for case in FOLDED])
+def test_consequences_are_folded_under_their_cause_and_kept_in_json(
+    findings: list[Finding], follows: dict[str, str]
+) -> None:
+    results = [CheckResult(str(number), "storage", "t", (one,), 0.1) for number, one in enumerate(findings)]
+    report = Report(tuple(results), 0.1)
+    listed = report.as_json()["findings"]
+    assert {one["code"]: one["follows_from"] for one in listed if one["follows_from"]} == follows
+    assert {one["code"] for one in listed} == {one.code for one in findings}
+    assert len(listed) == len({(one.code, one.title) for one in findings})
+    assert not {one.code for one in report.findings} & set(follows)
+    text, number = report.as_text(), len(follows)
+    assert (f"{number} more finding{'s follow' if number > 1 else ' follows'} from this: " in text) == bool(follows)
+
+
+def test_no_code_follows_from_itself() -> None:
+    def all_of(code: str, seen: frozenset[str]) -> None:
+        assert code not in seen, f"{code} follows from itself"
+        for later in CONSEQUENCES.get(code, frozenset()) | OF_ONE_SUBJECT.get(code, frozenset()):
+            assert later in CODES, later
+            all_of(later, seen | {code})
+
+    for code in (*CONSEQUENCES, *OF_ONE_SUBJECT):
+        assert code in CODES
+        all_of(code, frozenset())
 
 
 def test_the_json_has_stable_fields() -> None:
@@ -109,6 +206,7 @@ def test_the_json_has_stable_fields() -> None:
             "instead": [],
             "subject": "",
             "safe": [],
+            "follows_from": None,
             "explain": "ollmlx doctor --explain CFG003",
         }
     ]

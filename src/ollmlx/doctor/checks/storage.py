@@ -23,6 +23,7 @@ from ollmlx.types import InstalledModel
 
 LOW_SPACE = 5 * 1000**3
 FULL = 50 * 1000**2
+ANSWER_SECONDS = 1.5
 MOST_NAMED = 3
 """The number of models that a finding names."""
 REFUSALS = ("MDL003", "MDL004", "MDL005", "PLG006", "PLG008", "SEC005")
@@ -36,7 +37,28 @@ async def folder(context: CheckContext) -> list[Finding]:
         return [skipped("STO001", "skipped: the settings have a fault, so the folders are not known; "
                                   "see ollmlx doctor config")]  # fmt: skip
     models, state = context.settings.models_folder, context.settings.state_folder
+    silent = [one for one in (models, state) if not await _answers(one)]
+    if silent:
+        return [_no_answer(one, is_state=one == state) for one in silent]
     return [*_models_folder(context, models), *await _space(context, models), *_state_folder(context, state)]
+
+
+async def _answers(path: Path) -> bool:
+    """Return False if the file system does not say in time whether a path exists."""
+    try:
+        await asyncio.wait_for(asyncio.to_thread(os.path.exists, path), ANSWER_SECONDS)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _no_answer(path: Path, *, is_state: bool) -> Finding:
+    other = other_folder("OLLMLX_STORAGE__STATE", ".ollmlx") if is_state else other_folder("OLLAMA_MODELS", "models")
+    return found(
+        "STO002", f"the {'state' if is_state else 'models'} folder {path} does not answer", subject=str(path),
+        evidence=("it lies on a network share whose server is gone, or on a disk that fails: mount it again",),
+        commands=other,
+    )  # fmt: skip
 
 
 def _models_folder(context: CheckContext, models: Path) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from typing import Any
 from ollmlx.errors.findings import Finding
 from ollmlx.plugin.discovery import LoadedPlugin, find_plugins
 from ollmlx.settings import Settings
+from ollmlx.supervisor.process.guarded import guarded_group
 
 SPARE_SECONDS = 1.0
 """Seconds for starting Python, on top of the time limit of the plugin."""
@@ -191,7 +192,8 @@ class PluginProbe:
         with suppress(BrokenPipeError):
             process.stdin.close()
         try:
-            process.wait(self.task.limit + SPARE_SECONDS + self.task.patience)
+            with guarded_group(process.pid):
+                process.wait(self.task.limit + SPARE_SECONDS + self.task.patience)
         except subprocess.TimeoutExpired:
             late.set()
         with suppress(ProcessLookupError, PermissionError):
