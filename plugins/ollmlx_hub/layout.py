@@ -120,6 +120,13 @@ def read_manifest(folder: Path) -> MlxManifest | None:
     try:
         return MlxManifest.model_validate_json(data)
     except ValidationError as error:
+        newer = [each["input"] for each in error.errors() if each["loc"] == ("version",)]
+        if newer and isinstance(newer[0], int):
+            raise StorageError(
+                f"{folder.name}/{MANIFEST} was written by a newer ollmlx: its format is {newer[0]}, this one reads 1",
+                code="MDL003",
+                hint="ollmlx upgrade",
+            ) from error
         raise StorageError(
             f"{folder.name}/{MANIFEST} is damaged: {error.errors()[0]['msg']}",
             code="MDL003",
