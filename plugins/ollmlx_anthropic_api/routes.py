@@ -25,6 +25,7 @@ _ERROR_TYPES = {
     "forbidden": "permission_error",
     "not_found": "not_found_error",
     "too_large": "request_too_large",
+    "limit_reached": "rate_limit_error",
     "busy": "overloaded_error",
     "runner_unavailable": "overloaded_error",
     "timeout": "timeout_error",

@@ -22,10 +22,11 @@ from ollmlx.web import (
     NDJSON,
     STRING,
     TEXT,
-    caller,
     declare_upload,
     json_answer,
     ndjson,
+    permit,
+    permits,
     read_model,
     state_of,
     upload,
@@ -155,19 +156,20 @@ def _add_descriptions(made: Blueprint, service: Service) -> None:
     @made.route("/api/tags", methods=["GET", "HEAD"])
     @described("List the installed models.", answer=schemas.MODELS)
     async def tags() -> Response:
-        return json_answer(descriptions.tags(await service.list()))
+        return json_answer(descriptions.tags([model for model in await service.list() if permits(model.name)]))
 
     @made.get("/api/ps")
     @described("List the loaded models.", answer=schemas.MODELS)
     async def ps() -> Response:
-        return json_answer(descriptions.ps(service.ps()))
+        return json_answer(descriptions.ps([runner for runner in service.ps() if permits(runner.model.name)]))
 
     @made.post("/api/show")
     @described("Describe a model.", body=ShowBody, answer=schemas.SHOWN)
     async def show() -> Response:
         body = await read_model(ShowBody)
-        model = await service.show(parse_name(body.model))
-        caller(body.model)
+        name = parse_name(body.model)
+        permit(body.model)
+        model = await service.show(name)
         tensors = await service.tensors(model) if body.verbose else None
         return json_answer(descriptions.show(model, tensors=tensors) | await _backend_fields(service, model))
 
@@ -186,14 +188,19 @@ def _add_changes(made: Blueprint, service: Service) -> None:
     @described("Give a model a second name.", body=CopyBody)
     async def copy() -> Response:
         body = await read_model(CopyBody)
-        await service.copy(*body.names())
+        names = body.names()
+        for name in names:
+            permit(str(name))
+        await service.copy(*names)
         return Response(b"", status=200)
 
     @made.delete("/api/delete")
     @described("Remove a model.", body=DeleteBody)
     async def delete() -> Response:
         body = await read_model(DeleteBody)
-        await service.delete(body.deleted_name())
+        name = body.deleted_name()
+        permit(body.model)
+        await service.delete(name)
         return Response(b"", status=200)
 
 
@@ -220,7 +227,7 @@ def _add_transfers(made: Blueprint, service: Service) -> None:
 
 async def _transferred(body: PushBody, transfer: Callable[..., AsyncIterator[PullProgress]]) -> Response:
     name = parse_name(body.model)
-    caller(body.model)
+    permit(body.model)
     return await _progress(transfer(name, insecure=body.insecure), stream=body.stream)
 
 
@@ -248,7 +255,8 @@ def _add_creation(made: Blueprint, service: Service) -> None:
     @described("Make a model.", body=CreateBody, answer=schemas.PROGRESS, content=BOTH)
     async def create() -> Response:
         body = await read_model(CreateBody)
-        caller(body.model)
+        for name in filter(None, (body.from_, body.model)):
+            permit(str(parse_name(name)))
         return await _progress(_created(service, body), stream=body.stream)
 
     @made.route(f"{BLOBS}<digest>", methods=["HEAD"])

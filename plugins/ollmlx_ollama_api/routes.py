@@ -11,7 +11,7 @@ from quart import Blueprint
 from ollmlx import ModelName, closing
 from ollmlx.errors import NotFound
 from ollmlx.types import Answer, EmbedRequest, EmbedResult, Event
-from ollmlx.web import caller, embedded, json_answer, ndjson, read_model, tracked
+from ollmlx.web import caller, embedded, json_answer, ndjson, permit, read_model, tracked
 from ollmlx_ollama_api import management, schemas
 from ollmlx_ollama_api.bodies import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody, parse_name
 from ollmlx_ollama_api.records import RecordEncoder
@@ -76,7 +76,7 @@ async def _load_or_unload(
     """Load or unload the model. The answer is one record, never a stream."""
     options = body.shared()["options"]  # an error in any field is reported now, not with the first prompt
     if body.unloads:
-        caller(body.model)
+        permit(body.model)
         await service.unload(name)
         return json_answer(records.bare("unload"))
     if isinstance(body, GenerateBody):

@@ -51,7 +51,7 @@ def register_sources(register: Callable[[Source], None], context: PluginContext)
 
     own = context.own or OllamaStoreSettings()
     security = context.typed().security
-    register(OllamaSource(own.registry, private_hosts=security.private_hosts, has_keys=bool(security.api_keys)))
+    register(OllamaSource(own.registry, private_hosts=security.private_hosts, has_keys=security.has_keys))
 
 
 @hookimpl

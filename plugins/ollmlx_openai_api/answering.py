@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 CONTEXT_EXCEEDED = "context_exceeded"
 END = b"data: [DONE]\n\n"
-_ERROR_TYPES = {"not_found": "not_found_error", "unauthorized": "authentication_error", "forbidden": "permission_error"}
+_ERROR_TYPES = {"not_found": "not_found_error", "unauthorized": "authentication_error", "forbidden": "permission_error",
+                "limit_reached": "rate_limit_error"}  # fmt: skip
 _CLIENT_ERRORS = range(400, 500)
 
 
@@ -49,6 +50,8 @@ def shape(failure: Failure) -> dict[str, Any]:
 
 def told(failure: Failure) -> tuple[str, str | None]:
     """Return the message and the code. OpenAI's clients shorten a conversation when they read this code."""
+    if failure.kind == "limit_reached":
+        return failure.message, "rate_limit_exceeded"
     if failure.kind != CONTEXT_EXCEEDED:
         return failure.message, failure.code
     message = failure.message

@@ -12,7 +12,7 @@ from quart import Blueprint, Response
 
 from ollmlx import ModelName, closing
 from ollmlx.types import GenerateRequest, InstalledModel
-from ollmlx.web import Failure, caller, declare_errors, embedded, json_answer, read_model, sse
+from ollmlx.web import Failure, caller, declare_errors, embedded, json_answer, permit, permits, read_model, sse
 from ollmlx_openai_api import schemas
 from ollmlx_openai_api.answering import chunk_records, encode, error_event, generate, requests, shape, told, whole
 from ollmlx_openai_api.chat_request import ChatRequest, CompletionFields
@@ -143,14 +143,16 @@ def _add_models(made: Blueprint, service: Service) -> None:
     @made.get("/v1/models")
     @described("List the models.", answer=schemas.MODELS)
     async def models() -> Response:
-        found = await service.list()
+        found = [model for model in await service.list() if permits(model.name)]
         lengths = await asyncio.gather(*map(service.context_length, found))
         return json_answer({"object": "list", "data": [*map(_model, found, lengths)]})
 
     @made.get("/v1/models/<path:name>")
     @described("One model.", answer=schemas.MODEL, parameters={"name": schemas.NAME})
     async def model(name: str) -> Response:
-        found = await service.show(ModelName.parse(name))
+        asked = ModelName.parse(name)
+        permit(name)
+        found = await service.show(asked)
         return json_answer(_model(found, await service.context_length(found)))
 
 

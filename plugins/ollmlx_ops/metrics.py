@@ -47,6 +47,8 @@ class Metrics:
         )
         self._cached = counter("cached_tokens", "Tokens of prompts that came from the prefix cache.", ("model",))
         self._generated = counter("generated_tokens", "Tokens generated.", ("model",))
+        self._key_requests = counter("key_requests", "Requests of named keys, by outcome.", ("key", "outcome"))
+        self._key_tokens = counter("key_tokens", "Tokens of prompts and answers of named keys.", ("key",))
         self.running = gauge("requests_in_progress", "Requests being answered.")
         gauge("start_time_seconds", "When the daemon started.").set_to_current_time()
         Info("build", "The version that runs.", namespace=PREFIX, registry=self.registry).info({"version": __version__})
@@ -56,6 +58,10 @@ class Metrics:
         route = request.route or OTHER
         self._requests.labels(route, request.method if request.route else OTHER, request.status).inc()
         self._seconds.labels(route).observe(request.total_ns / 1e9)
+        if request.quotas is not None and request.quotas.is_named(request.client):
+            outcome = "refused" if request.error == "limit_reached" else "served"
+            self._key_requests.labels(request.client, outcome).inc()
+            self._key_tokens.labels(request.client).inc(request.tokens)
         done = request.done
         if done is None and request.embedded is None:  # the name of a model that does not exist must not become a label
             return

@@ -134,7 +134,7 @@ def describe_daemon(settings: Settings, runners: Sequence[RunnerInfo]) -> dict[s
         "python": platform.python_version(),
         "protocol": PROTOCOL_VERSION,
         "address": settings.server.host,
-        "api_keys": bool(settings.security.api_keys),
+        "api_keys": settings.security.has_keys,
         "allow_no_auth": settings.security.allow_no_auth,
         "models_folder": str(settings.models_folder),
         "state_folder": str(settings.state_folder),
@@ -152,7 +152,7 @@ def describe_daemon(settings: Settings, runners: Sequence[RunnerInfo]) -> dict[s
 
 def _only_for_operators(settings: Settings) -> None:
     """Raise Forbidden for a client of another machine without an API key."""
-    if not settings.security.api_keys and not _is_local(current().client):
+    if not settings.security.has_keys and not _is_local(current().client):
         raise Forbidden("this route is only for the daemon's own machine, or with an API key")
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from ollmlx.errors import OllmlxError
 from ollmlx.helper import close_helpers
+from ollmlx.keys.quotas import Quotas
+from ollmlx.keys.usage import SAVE_INTERVAL, Usage
 from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.launch.planner import LaunchPlanner
 from ollmlx.model.names import load_catalogue
@@ -36,6 +38,7 @@ class App:
     plugins: Plugins
     pool: Pool
     service: Service
+    quotas: Quotas
     notices: tuple[str, ...] = ()
     """Warnings about the settings, logged at start."""
     awake: Awake = field(default_factory=lambda: Awake(awake_command(sys.platform)))
@@ -49,7 +52,9 @@ class App:
         for notice in self.notices:
             logger.warning("settings: %s", notice)
         await self.pool.start()
-        for name, work in (("preload", self._preload), ("prune uploads", self._prune_uploads)):
+        await asyncio.to_thread(self.quotas.usage.load)
+        chores = (("preload", self._preload), ("prune uploads", self._prune_uploads), ("save usage", self._save_usage))
+        for name, work in chores:
             self._tasks.append(asyncio.create_task(keep_running(name, work, asyncio.sleep), name=name))
 
     async def close(self) -> None:
@@ -61,11 +66,13 @@ class App:
             await self.pool.close(self.settings.server.drain_timeout)
         finally:
             close_helpers()
+            await asyncio.to_thread(self.quotas.usage.save)
             await self.awake.close()
 
     def reconfigure(self, settings: Settings) -> None:
         """Use settings that differ from the present ones only in what can change without a restart."""
         self.settings = settings
+        self.quotas.reconfigure(settings.security)
         self.service.reconfigure(settings, ModelOverrides(settings, load_catalogue()))
 
     async def _preload(self) -> None:
@@ -77,6 +84,11 @@ class App:
                 await self.service.load(name, caller=caller, patient=True)
             except OllmlxError as error:
                 logger.warning("preload of %s failed: %s", name.short, error.message)
+
+    async def _save_usage(self) -> None:
+        while True:
+            await asyncio.sleep(SAVE_INTERVAL)
+            await asyncio.to_thread(self.quotas.usage.save)
 
     async def _prune_uploads(self) -> None:
         while True:
@@ -96,4 +108,5 @@ def build(settings: Settings, *, notices: tuple[str, ...] = ()) -> App:
     planner = LaunchPlanner(settings, plugins.registry, overrides, make_importer, pool.budget, pool.has_runner)
     blobs = Blobs(settings.state_folder / "blobs")
     service = Service(settings, plugins.registry, pool, overrides, planner, blobs)
-    return App(settings, plugins, pool, service, notices)
+    quotas = Quotas(settings.security, Usage(settings.state_folder))
+    return App(settings, plugins, pool, service, quotas, notices)

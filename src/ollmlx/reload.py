@@ -30,7 +30,7 @@ RELOADABLE: frozenset[KeyPath] = frozenset(
             "logging.level",
             "logging.prompts",
         ),
-        *("security.api_keys", "security.share_prompt_caches", "security.allow_remote_code"),
+        *("security.api_keys", "security.keys", "security.share_prompt_caches", "security.allow_remote_code"),
         *("security.push", "security.blobs"),
         *("runners.keep_alive", "runners.parallel", "runners.context_length", "runners.request_timeout"),
         *("runners.kv_cache_type", "agents"),

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from ollmlx.reload import RELOADABLE
-from ollmlx.settings.model import ClusterSettings, ModelSettings, Settings
+from ollmlx.settings.model import ClusterSettings, KeySettings, ModelSettings, Settings
 from ollmlx.settings.report import reference, toml_value, written_default
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     f"[{name}]": field.annotation
     for name, field in Settings.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-} | {'[models."NAME"]': ModelSettings, '[models."NAME".cluster]': ClusterSettings}
+} | {'[models."NAME"]': ModelSettings, '[models."NAME".cluster]': ClusterSettings, "[security.keys.NAME]": KeySettings}
 
 
 def test_the_reference_file_is_what_the_settings_write() -> None:

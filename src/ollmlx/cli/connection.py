@@ -67,8 +67,7 @@ def connect(args: argparse.Namespace) -> Client:
     if not _has_settings(args):
         return Client(Address.parse(os.environ.get("OLLAMA_HOST", "")), key)
     found = settings(args)
-    keys = found.security.api_keys
-    return Client(Address.parse(found.server.host), key or (keys[0] if keys else None))
+    return Client(Address.parse(found.server.host), key or found.security.own_key)
 
 
 def _has_settings(args: argparse.Namespace) -> bool:

@@ -32,7 +32,7 @@ def lan_overrides(settings: Settings) -> dict[str, object]:
     found: dict[str, object] = {}
     if address.is_local and address.host != EVERY_ADDRESS:
         found["server.host"] = join_host_port(EVERY_ADDRESS, address.port)
-    if not settings.security.api_keys and not settings.security.allow_no_auth:
+    if not settings.security.has_keys and not settings.security.allow_no_auth:
         found["security.api_keys"] = [_kept_key(settings.state_folder)]
     return found
 
@@ -41,7 +41,7 @@ def client_lines(settings: Settings, machine: str, address: str | None) -> Itera
     """Yield what to do on the other machines. `machine`: this one's name; `address`: its own in the network."""
     port = Address.parse(settings.server.host).port
     name = machine if "." in machine else f"{machine}.local"
-    key = next(iter(settings.security.api_keys), "")
+    key = settings.security.own_key or ("KEY" if settings.security.has_keys else "")
     yield "Machines of this network reach the daemon so:"
     yield f"  export OLLAMA_HOST=http://{name}:{port}" + (f" OLLAMA_API_KEY={key}" if key else "")
     openai = f"  export OPENAI_BASE_URL=http://{name}:{port}/v1"

@@ -43,6 +43,7 @@ VERBS = {
     "doctor": ("doctor", "find problems, and the commands that fix them"),
     "cache": ("cache", "list and remove saved prompt caches"),
     "config": ("config", "print and check the settings"),
+    "key": ("key", "make, list and revoke API keys; print their use"),
     "plugin": ("plugin", "list and create plugins"),
     "upgrade": ("upgrade", "tell of a newer version, and the command that installs it"),
     "version": ("daemon", "print the versions of client and daemon"),

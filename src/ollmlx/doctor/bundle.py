@@ -135,7 +135,8 @@ class Redaction:
 
 def _secret_values(context: CheckContext) -> set[str]:
     """Return every secret that is known here, so that it is found wherever it was written."""
-    secrets: list[Any] = list(context.settings.security.api_keys)
+    secrets: list[Any] = [*context.settings.security.api_keys]
+    secrets += [one.key for one in context.settings.security.keys.values()]
     secrets += [value for name, value in context.environ.items() if is_secret_key(name)]
     for name, table in (context.settings.plugins.model_extra or {}).items():
         if isinstance(table, Mapping):

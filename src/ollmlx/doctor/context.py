@@ -140,7 +140,7 @@ def build_context(
     except InvalidSettings as error:
         loaded, faults = error.sound, error.faults
     settings = loaded.settings
-    key = environ.get("OLLAMA_API_KEY") or next(iter(settings.security.api_keys), None)
+    key = environ.get("OLLAMA_API_KEY") or settings.security.own_key
     limit = settings.plugins.load_timeout if deep else min(settings.plugins.load_timeout, PLUGIN_SECONDS)
     probes: list[PluginProbe] = []
     if plugins is None:

@@ -110,6 +110,13 @@ class Busy(OllmlxError):
     status = 503
 
 
+class LimitReached(OllmlxError):
+    """An API key has used what it may. `retry_after` says when it may go on."""
+
+    kind = "limit_reached"
+    status = 429
+
+
 class Cancelled(OllmlxError):
     """The client disconnected before its request was served."""
 

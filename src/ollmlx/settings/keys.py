@@ -13,9 +13,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ollmlx.errors.secrets import is_secret_key
-from ollmlx.settings.model import ModelSettings, Settings
+from ollmlx.settings.model import KeySettings, ModelSettings, Settings
 
 KeyPath = tuple[str, ...]
+NAMED: dict[KeyPath, type[BaseModel]] = {("models",): ModelSettings, ("security", "keys"): KeySettings}
+"""Tables of tables, whose keys a person chooses, and the model of each."""
 REMOVED: dict[KeyPath, str] = {
     ("runners", "stop_timeout"): "a runner that does not stop when asked is killed after 5 s",
     ("runners", "probe_interval"): "runners are probed every second",
@@ -44,7 +46,9 @@ def show_path(path: KeyPath) -> str:
     section, rest = path[0], path[1:]
     if section == "aliases":
         return " ".join(["[aliases]", *(f'"{part}"' for part in rest)])
-    if section in ("models", "plugins") and rest and not (section == "plugins" and field_at(path[:2])):
+    if path[:2] == ("security", "keys") and len(path) > 2:
+        section, rest = f"security.keys.{path[2]}", path[3:]
+    elif section in ("models", "plugins") and rest and not (section == "plugins" and field_at(path[:2])):
         head = f'"{rest[0]}"' if section == "models" else rest[0]
         section, rest = f"{section}.{head}", rest[1:]
     return " ".join(part for part in (f"[{section}]", ".".join(rest)) if part)
@@ -73,8 +77,9 @@ def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
 def field_at(path: KeyPath) -> FieldInfo | None:
     """The field that a path names, or None."""
     model: type[BaseModel] | None = Settings
-    if path[:1] == ("models",) and len(path) > 1:
-        model, path = ModelSettings, path[2:]
+    for table, named in NAMED.items():
+        if path[: len(table)] == table and len(path) > len(table):
+            model, path = named, path[len(table) + 1 :]
     field: FieldInfo | None = None
     for key in path:
         field = keys_of(model).get(key) if model else None
@@ -86,8 +91,8 @@ def table_at(path: KeyPath) -> type[BaseModel] | None:
     """The model of the table that a path names, or None when it is no table of fixed keys."""
     if not path:
         return Settings
-    if path[0] == "models" and len(path) == 2:
-        return ModelSettings
+    if path[:-1] in NAMED:
+        return NAMED[path[:-1]]
     field = field_at(path)
     return None if field is None else model_of(field.annotation)
 
@@ -118,6 +123,8 @@ def is_list(field: FieldInfo | None) -> bool:
 
 def is_secret(path: KeyPath) -> bool:
     """True if the value at a path must be masked: by the mark of the field, or by its name."""
+    if path[:-1] == ("security", "keys"):  # a value where its table should be may be the key itself
+        return True
     return is_marked_secret(field_at(path)) or any(is_secret_key(part) for part in path[1:])
 
 

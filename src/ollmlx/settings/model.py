@@ -6,11 +6,12 @@ line, variables and the settings file.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ollmlx.errors import ConfigError
@@ -168,6 +169,40 @@ class LoggingSettings(Section):
     file: bool = Field(True, description="Write a rotating log file into the state folder, for `ollmlx logs`.")
 
 
+class KeySettings(Section):
+    """An API key with a name, for one person or program, and its limits. `ollmlx key new NAME` writes one."""
+
+    key: str | None = Field(
+        None, description="The key. Instead of it, `sha256` keeps it out of this file.", repr=False,
+        min_length=1, json_schema_extra={"secret": True},
+    )  # fmt: skip
+    sha256: str | None = Field(None, description="The SHA-256 of the key, in hexadecimal.", pattern=r"^[0-9a-f]{64}$")
+    models: tuple[str, ...] = Field((), description="Models that it may use; `*` matches any text. Empty: all.")
+    priority: Literal["high", "normal", "low"] = Field(
+        "normal", description="The highest priority that its requests may have."
+    )
+    requests_per_day: Annotated[int, Field(ge=0)] = Field(0, description="Requests from midnight on. 0: no limit.")
+    tokens_per_day: Annotated[int, Field(ge=0)] = Field(
+        0, description="Tokens of prompts and answers from midnight on. 0: no limit."
+    )
+    concurrent: Annotated[int, Field(ge=0)] = Field(0, description="Requests at once. 0: no limit.")
+
+    @model_validator(mode="after")
+    def _has_one(self) -> Self:
+        if (self.key is None) == (self.sha256 is None):
+            raise ValueError("either `key` or `sha256` is needed")
+        return self
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of the key."""
+        return bytes.fromhex(self.sha256) if self.sha256 else hashlib.sha256((self.key or "").encode()).digest()
+
+
+KeyName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,31}$")]
+"""The name of a key: never an address, nor the fingerprint of another key."""
+
+
 class SecuritySettings(Section):
     """Permissions of clients and of models."""
 
@@ -177,6 +212,7 @@ class SecuritySettings(Section):
         repr=False,
         json_schema_extra={"secret": True},
     )
+    keys: dict[KeyName, KeySettings] = Field({}, description="Keys with names.", json_schema_extra={"secret": True})
     allow_no_auth: bool = Field(
         False, description="Serve requests without a key on an address that other machines can reach."
     )
@@ -203,7 +239,17 @@ class SecuritySettings(Section):
     @property
     def owned_caches(self) -> bool:
         """Prompt caches belong to the key whose request filled them."""
-        return bool(self.api_keys) and not self.share_prompt_caches
+        return self.has_keys and not self.share_prompt_caches
+
+    @property
+    def has_keys(self) -> bool:
+        """Clients need a key."""
+        return bool(self.api_keys or self.keys)
+
+    @property
+    def own_key(self) -> str | None:
+        """A key with which programs of this machine can call the daemon, if the settings hold one in plain."""
+        return next(iter((*self.api_keys, *(one.key for one in self.keys.values() if one.key))), None)
 
 
 class PluginSettings(Section):
@@ -299,7 +345,7 @@ class Settings(BaseSettings):
         """Bytes for saved prompt caches. Where several people use the daemon, one has to switch them on."""
         if self.storage.cache_limit != "auto":
             return self.storage.cache_limit
-        return 0 if self.security.api_keys else 4 * 1024**3
+        return 0 if self.security.has_keys else 4 * 1024**3
 
     @property
     def caches_folder(self) -> Path:

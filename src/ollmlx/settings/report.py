@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from ollmlx.errors.secrets import mask_text, mask_value
 from ollmlx.settings.faults import Origin
-from ollmlx.settings.keys import KeyPath, dotted, is_secret, readers, sections
+from ollmlx.settings.keys import NAMED, KeyPath, dotted, is_secret, readers, sections
 from ollmlx.settings.load import LoadedSettings
-from ollmlx.settings.model import ClusterSettings, ModelSettings, Settings
+from ollmlx.settings.model import ClusterSettings, KeySettings, ModelSettings, Settings
 from ollmlx.text.quantities import format_duration, parse_duration, parse_size, write_size
 
 WIDTH = 118
@@ -39,6 +39,9 @@ _EXAMPLES = {
     "backend": '"mlx"',
     "draft": '"mlx-community/Llama-3.2-1B-Instruct-4bit"',
     "adapter": '"~/adapters/brief"',
+    "key": '"a long random text"',
+    "sha256": f'"{"0" * 64}"',
+    "models": '["smollm2:135m", "qwen3*"]',
     "template": '"{{ messages }}"',
 }
 _PLUGIN_TABLE = 'A plugin\'s own settings, in a table of its name:\n[plugins.NAME]\nkey = "value"'
@@ -101,7 +104,11 @@ def _fields(model: BaseModel) -> Iterator[tuple[KeyPath, Any]]:
         if isinstance(value, BaseModel):
             yield from (((key, *path), inner) for path, inner in _fields(value))
         elif isinstance(value, Mapping) and value:
-            yield from (((key, inner), item) for inner, item in value.items())
+            for inner, item in value.items():
+                if isinstance(item, BaseModel):
+                    yield from (((key, inner, *path), leaf) for path, leaf in _fields(item) if leaf is not None)
+                else:
+                    yield (key, inner), item
         else:
             yield (key,), written(fields[name], value) if name in fields else value
 
@@ -127,7 +134,11 @@ def written(field: FieldInfo, value: Any) -> Any:
 
 def written_default(model: type[BaseModel], key: str) -> Any:
     """Return the default of a field, by its name in the model, as a person would write it."""
-    return written(model.model_fields[key], getattr(model(), key))
+    try:
+        defaults = model()
+    except ValidationError:  # a table that cannot be empty
+        defaults = model.model_construct()
+    return written(model.model_fields[key], getattr(defaults, key))
 
 
 def reference(*, commented: bool = False) -> str:
@@ -138,25 +149,34 @@ def reference(*, commented: bool = False) -> str:
         blocks.append(f"{_comment(model.__doc__ or '')}\n[{section}]")
         for key, field in model.model_fields.items():
             value = toml_value(written_default(model, key))
+            if (section, key) in NAMED:
+                continue
             blocks.append(f"{_comment(field.description or section)}\n{mark}{key} = {value}")
         if section == "plugins":
             blocks.append(_comment(_PLUGIN_TABLE))
     aliases = Settings.model_fields["aliases"].description or ""
     blocks.append(f"{_comment(aliases)}\n[aliases]\n{_comment(_ALIAS)}")
     blocks.append(_models())
+    blocks.append(_table("security.keys.anna", KeySettings))
     return "\n\n".join(blocks) + "\n"
 
 
 def _models() -> str:
-    lines = [_comment(f"{ModelSettings.__doc__} Uncomment what you need."), "#", '# [models."brief"]']
-    for name, field in ModelSettings.model_fields.items():
+    lines = [_table('models."brief"', ModelSettings)]
+    lines += ["#", f"# {ClusterSettings.__doc__}", '# [models."brief".cluster]']
+    for key, field in ClusterSettings.model_fields.items():
+        lines.append(f"# {key} = {toml_value(written_default(ClusterSettings, key))}  # {field.description}")
+    return "\n".join(lines)
+
+
+def _table(title: str, model: type[BaseModel]) -> str:
+    """Return an example of a table that a person names."""
+    lines = [_comment(f"{model.__doc__} Uncomment what you need."), "#", f"# [{title}]"]
+    for name, field in model.model_fields.items():
         key = field.alias or name
         if key != "cluster":
             example = _EXAMPLES.get(key) or toml_value(field.default)
             lines.append(f"# {key} = {example}  # {field.description}")
-    lines += ["#", f"# {ClusterSettings.__doc__}", '# [models."brief".cluster]']
-    for key, field in ClusterSettings.model_fields.items():
-        lines.append(f"# {key} = {toml_value(written_default(ClusterSettings, key))}  # {field.description}")
     return "\n".join(lines)
 
 

@@ -16,6 +16,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from ollmlx.errors import NotFound, Unsupported
+from ollmlx.keys.quotas import Quotas
+from ollmlx.keys.usage import Usage
 from ollmlx.launch.engine_choice import EngineChoice
 from ollmlx.model.names import ModelName
 from ollmlx.settings import Settings
@@ -209,5 +211,6 @@ def web_app(service: FakeService, *families: Callable[[Service], Blueprint]) -> 
     for index, family in enumerate(families):
         registry.routes.add(f"family-{index}", family, "test")
     plugins = SimpleNamespace(registry=registry)
-    app = SimpleNamespace(settings=service.settings, service=service, plugins=plugins, awake=Awake(()))
+    quotas = Quotas(service.settings.security, Usage(Path("/nowhere")))
+    app = SimpleNamespace(settings=service.settings, service=service, plugins=plugins, awake=Awake(()), quotas=quotas)
     return create_app(cast(Any, app))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from ollmlx.web.context import RequestContext as RequestContext
 from ollmlx.web.context import caller as caller
 from ollmlx.web.context import current as current
+from ollmlx.web.context import permit as permit
+from ollmlx.web.context import permits as permits
 from ollmlx.web.create_app import create_app as create_app
 from ollmlx.web.kit.body import JsonBody as JsonBody
 from ollmlx.web.kit.body import parse_json as parse_json

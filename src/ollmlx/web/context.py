@@ -8,7 +8,10 @@ import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
+from ollmlx.keys.quotas import Quotas
+from ollmlx.model.names import ModelName
 from ollmlx.types import Admitted, Caller, Done, EmbedResult, Prefill
 
 CURRENT: ContextVar[RequestContext | None] = ContextVar("ollmlx_request_context", default=None)
@@ -29,7 +32,13 @@ class RequestContext:
     method: str
     path: str
     client: str = "local"
-    """The client's address, or the fingerprint of its API key."""
+    """The client's address, or the name of its API key."""
+    quotas: Quotas | None = None
+    """The limits of the client's key."""
+    counted: bool = False
+    """The request counts among those of its key."""
+    pieces: int = 0
+    """Pieces of answers: about their tokens."""
     priority: str = "normal"
     route: str = ""
     model: str = ""
@@ -90,6 +99,13 @@ class RequestContext:
                 self.dropped = max(self.dropped, event.dropped)
 
     @property
+    def tokens(self) -> int:
+        """Tokens of the prompt and the answer; of an answer that broke off, as far as they are known."""
+        if self.done is not None:
+            return self.done.prompt_tokens + self.done.generated_tokens
+        return (self.embedded or 0) + (self.prefill.total if self.prefill else 0) + self.pieces
+
+    @property
     def cache(self) -> tuple[int, int] | None:
         """The tokens of the prompt that came from the prefix cache, and all of them; None before they are known."""
         if self.done is not None and self.done.prompt_tokens:
@@ -119,11 +135,33 @@ def current() -> RequestContext:
 
 
 def caller(model: str = "") -> Caller:
-    """Return the client of the current request as the service describes it. `model` is noted for the log."""
+    """Return the client of the current request as the service describes it, and count the request for its key.
+
+    `model` is noted for the log. Raises Forbidden when the key may not use it, LimitReached at one of its limits.
+    """
+    context = current()
+    permit(model)
+    priority: Any = context.priority if context.priority in ("high", "low") else "normal"
+    if context.quotas is not None:
+        if not context.counted:
+            context.quotas.begin(context.client)
+            context.counted = True
+        priority = context.quotas.priority(context.client, priority)
+    return Caller(request_id=context.id, client=context.client, priority=priority)
+
+
+def permit(model: str) -> None:
+    """Note the model of the current request for the log. Raises Forbidden when the client's key may not use it."""
     context = current()
     context.model = model or context.model
-    priority = context.priority if context.priority in ("high", "low") else "normal"
-    return Caller(request_id=context.id, client=context.client, priority=priority)
+    if model and context.quotas is not None:
+        context.quotas.check_model(context.client, ModelName.parse(model))
+
+
+def permits(model: ModelName) -> bool:
+    """Return True if the key of the current request may use a model."""
+    context = current()
+    return context.quotas is None or context.quotas.permits(context.client, model)
 
 
 def _combine(one: Done, other: Done) -> Done:

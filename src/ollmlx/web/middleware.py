@@ -117,6 +117,7 @@ class Middleware:
         if context.path not in self._state.public and not preflight:  # a browser sends no key with a preflight
             bearers, keys = headers.getlist("authorization"), headers.getlist("x-api-key")
             context.client = policy.check_key(bearers, keys, context.client)
+            context.quotas = self._state.app.quotas
         if self._state.drain.draining and context.method not in SAFE_METHODS:
             raise self._state.drain.refusal()
         length = headers.get("content-length", "")

@@ -60,11 +60,13 @@ class Policy:
         bound = served_address(server.host)
         self._local = is_loopback(bound.host)
         self._allow_no_auth = security.allow_no_auth
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in security.api_keys]
+        plain = [hashlib.sha256(key.encode()).digest() for key in security.api_keys]
+        self._keys = [(key.digest, name) for name, key in security.keys.items()]
+        self._keys += [(digest, f"key-{digest.hex()[:8]}") for digest in plain]
         origins = (re.escape(origin).replace(r"\*", "[^\r\n]*") for origin in server.origins)
         self._origins = re.compile("|".join((*LOCAL_ORIGINS, *origins)), re.IGNORECASE)
         self._names = LOCAL_NAMES | {name.lower() for name in (bound.host, *server.hosts)}
-        self._serves_network = not self._local and bool(self._digests or security.allow_no_auth)
+        self._serves_network = not self._local and bool(self._keys or security.allow_no_auth)
         if self._serves_network:
             name = (socket.gethostname() if machine is None else machine).lower().rstrip(".")
             self._names |= {name, name.partition(".")[0]} - {""}
@@ -103,12 +105,14 @@ class Policy:
         )
 
     def check_key(self, authorization: Iterable[str], api_keys: Iterable[str], peer: str) -> str:
-        """Return the fingerprint of a valid key, or the peer when no key is needed. Raises Unauthorized.
+        """Return the name of a valid key, or the peer when no key is needed. Raises Unauthorized.
+
+        A key of `api_keys` has no name; its fingerprint is one.
 
         Keys are sent in headers `Authorization: Bearer KEY` and, as Anthropic's clients do, `x-api-key: KEY`. Servers
         decode headers as Latin-1; keys are UTF-8.
         """
-        if not self._digests:
+        if not self._keys:
             if not self._local and not self._allow_no_auth and not is_loopback(peer):
                 raise Unauthorized(
                     "this server answers other machines only with an API key, and none is configured: set"
@@ -121,8 +125,9 @@ class Policy:
         for key in (*bearers, *api_keys):
             digest = hashlib.sha256(key.strip().encode("latin-1")).digest()
             # All keys are compared, so that the time taken reveals nothing.
-            if sum(hmac.compare_digest(digest, known) for known in self._digests):
-                return f"key-{digest.hex()[:8]}"
+            found = [name for known, name in self._keys if hmac.compare_digest(digest, known)]
+            if found:
+                return found[0]
         raise Unauthorized(
             "unauthorized: a valid API key is needed, as `Authorization: Bearer KEY`: set OLLAMA_API_KEY,"
             " OPENAI_API_KEY or ANTHROPIC_API_KEY for the client",

@@ -50,6 +50,8 @@ class WebState:
     def finish(self, context: RequestContext) -> None:
         """Log a request that has ended, and call the observers with it."""
         context.total_ns = time.monotonic_ns() - context.started_ns
+        if context.quotas is not None and context.counted:
+            context.quotas.end(context.client, context.tokens)
         log_request(context)
         context.ended = True
         for observer in self.observers:

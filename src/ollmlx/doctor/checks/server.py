@@ -240,7 +240,7 @@ async def exposure(context: CheckContext) -> list[Finding]:
     security, status = context.settings.security, await context.ask("/api/daemon") or {}
     running = _address(status.get("address"))
     host = context.address.host
-    open_in_settings = not is_loopback(host) and not security.api_keys and context.processes.is_here(host)
+    open_in_settings = not is_loopback(host) and not security.has_keys and context.processes.is_here(host)
     open_now = running is not None and not is_loopback(running.host) and status.get("api_keys") is False
     if open_now if running is not None else open_in_settings:
         address = running or context.address
@@ -266,13 +266,15 @@ async def exposure(context: CheckContext) -> list[Finding]:
 @check("secrets", "server", "SEC007", "SEC008")
 def secrets(context: CheckContext) -> Iterator[Finding]:
     """Report short keys, and files with keys, logs or prompts that other users of this machine can read."""
-    keys = context.settings.security.api_keys
-    if any(len(key) < SHORTEST_KEY for key in keys):
-        origin = context.origin("security", "api_keys")
+    security = context.settings.security
+    keys: list[tuple[tuple[str, ...], str]] = [(("security", "api_keys"), key) for key in security.api_keys]
+    keys += [(("security", "keys", name), one.key) for name, one in security.keys.items() if one.key]
+    for path in dict.fromkeys(path for path, key in keys if len(key) < SHORTEST_KEY):
+        origin = context.origin(*path)
         edit = ("openssl rand -hex 24", *edit_settings(context, origin)[0])
         title = f"an API key has fewer than {SHORTEST_KEY} characters"
         yield found("SEC008", title, evidence=(str(origin),), commands=edit if origin.kind == "file" else (NEW_KEY,))
-    for file in context.loaded.files if context.loaded and keys else ():
+    for file in context.loaded.files if context.loaded and security.has_keys else ():
         with suppress(OSError):
             mode = stat.S_IMODE(file.stat().st_mode)
             if mode & 0o077:

@@ -67,6 +67,19 @@ class InstanceLock:
             self._fd = None
 
 
+def lock_owner(state: Path) -> int | None:
+    """Return the process id of the daemon that has this state folder; None without one."""
+    try:
+        with (state / "ollmlx.lock").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return int(file.read(32))
+    except (OSError, ValueError):
+        return None
+    return None
+
+
 class SocketDir:
     """A private folder (0700) with the unix sockets that the daemon binds and the runners inherit."""
 

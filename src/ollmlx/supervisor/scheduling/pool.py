@@ -158,6 +158,7 @@ class Pool:
             late = Timeout(f"the request took longer than {limit}: [runners] request_timeout")
             timer = self._clock.call_later(max(0.0, deadline - acquired), lambda: lease.call.abort(late))
         logger.debug("%s serves the request: waited %.3f s, %d slots taken", entry.id, waited, entry.leases)
+        entry.clients[caller.client] += 1
         try:
             yield lease
         except (asyncio.CancelledError, GeneratorExit):
@@ -167,6 +168,7 @@ class Pool:
         finally:
             if timer is not None:
                 timer.cancel()
+            entry.clients[caller.client] -= 1
             self._scheduler.release(entry, acquired)
             logger.debug("%s is done with the request after %.3f s", entry.id, self._clock.monotonic() - acquired)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -33,6 +34,8 @@ class PoolEntry:
     """The load, later the stop."""
     loaded_at: float = math.inf
     leases: int = 0
+    clients: Counter[str] = field(default_factory=Counter)
+    """Leases by client."""
     answered: bool = False
     """A request was answered by this runner."""
     last_used: float = -math.inf
@@ -101,6 +104,7 @@ class PoolEntry:
             context_length=(status.context_length if status else 0) or self.spec.context_length,
             parallel=runner.parallel if runner else max(1, self.spec.parallel),
             active=self.leases,
+            clients=tuple(sorted(+self.clients)),
             reserved=self.allowance.reserved,
             memory=(runner.memory if runner else 0) or self.spec.estimate.total,
             memory_gpu=status.memory_active if status and status.device != "cpu" else 0,

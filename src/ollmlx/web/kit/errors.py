@@ -22,6 +22,8 @@ from ollmlx.web.context import CURRENT
 logger = logging.getLogger(__name__)
 
 RETRIABLE = 503
+PATIENCE = 60
+"""Seconds for which clients hold a request back by themselves. After a longer wait, a person asks again."""
 LASTING = frozenset({"out_of_memory", "storage", "config", "plugin"})
 """Kinds of errors that the same request would meet again."""
 JSON = "application/json"
@@ -101,8 +103,11 @@ def failure_headers(found: Failure) -> list[tuple[bytes, bytes]]:
     never = found.retry_after is not None and math.isinf(found.retry_after)
     if (found.kind in LASTING and found.status != RETRIABLE) or never:
         return [(b"x-should-retry", b"false")]  # OpenAI's and Anthropic's clients repeat any other 5xx
-    if found.status == RETRIABLE:
-        return [(b"retry-after", str(max(1, math.ceil(found.retry_after or 1))).encode())]
+    if found.status in (RETRIABLE, STATUS["limit_reached"]):
+        seconds = max(1, math.ceil(found.retry_after or 1))
+        wait = [(b"retry-after", str(seconds).encode())]
+        hopeless = seconds > PATIENCE and found.status != RETRIABLE
+        return [*wait, (b"x-should-retry", b"false")] if hopeless else wait
     if found.status == STATUS["unauthorized"]:
         return [(b"www-authenticate", b"Bearer")]
     return []

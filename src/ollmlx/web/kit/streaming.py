@@ -75,8 +75,10 @@ async def tracked(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
         async for event in events:
             if isinstance(event, (Admitted, Prefill, Done)):
                 context.note(event)
-            elif not context.first_ns:
-                context.first_ns = time.monotonic_ns() - context.started_ns
+            else:
+                context.pieces += 1
+                if not context.first_ns:
+                    context.first_ns = time.monotonic_ns() - context.started_ns
             yield event
 
 

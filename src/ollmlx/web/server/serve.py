@@ -107,7 +107,7 @@ def _bound(requested: Address) -> socket.socket:
 
 def _announce(address: Address, app: App) -> None:
     security = app.settings.security
-    if not is_loopback(address.host) and not security.api_keys:
+    if not is_loopback(address.host) and not security.has_keys:
         outcome = "served without a key" if security.allow_no_auth else "refused: no API key is configured (SEC001)"
         logger.warning("listening beyond this machine; requests from other machines are %s", outcome)
     sys.stderr.write(f"ollmlx {__version__} listens on http://{address.netloc}\n")
