@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "a model with a manifest": {"named": "org/name:latest"},
     "an alias of an installed model": {"models": ("org_one",), "toml": '[aliases]\nshort = "org/one"'},
     "a declared model": {"models": ("org_one",), "toml": '[models.mine]\nfrom = "org/one"'},
+    "every address of IPv6 with a key": {"environ": {"OLLAMA_HOST": "[::]:11434", "OLLMLX_SECURITY__API_KEYS": KEY}},
+    "a proxy for other hosts only": {"environ": {"HTTPS_PROXY": "http://p:1", "no_proxy": "*"}},
+    "a key in the settings": {"toml": f'[security]\napi_keys = ["{KEY}"]'},
+    "an address of this machine by name": {"environ": {"OLLAMA_HOST": "localhost"}},
+    "a context length and a folder of Ollama's": {"environ": {"OLLAMA_CONTEXT_LENGTH": "8192", "OLLAMA_ORIGINS": "app://x"}},
+    "two stores": {"models": ("org_one",), "files": ("models/manifests/.DS_Store", "models/blobs/.keep")},
+    "files of a file manager": {"files": ("models/mlx/.DS_Store", "models/.Trash/x", "models/lost+found/y")},
+    "a pull that runs": {"files": ("models/mlx/.staging/org_new/model.safetensors",), "now": time.time},
+    "copies that the doctor kept": {"models": (".org_one.before-fix",), "files": (".ollmlx.toml.before-fix",)},
+    "swap that is used beside free memory": {"machine": replace(HEALTHY, swap_used=6 * GB)},
     "many models": {"models": tuple(f"org_m{number}" for number in range(60))},
 }  # fmt: skip
 
@@ -45,6 +56,9 @@ def test_on_a_healthy_machine_nothing_is_said(tmp_path: Path, variant: str) -> N
     context = healthy(tmp_path, parts.pop("toml", ""), parts.pop("environ", None))
     for folder in parts.pop("models", ()):
         put(tmp_path / "models/mlx" / folder)
+    for file in parts.pop("files", ()):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("x", encoding="utf-8")
     if name := parts.pop("named", ""):
         put(tmp_path / "models/mlx/org_name", name=name)
     findings = examined(replace(context, **parts)).findings

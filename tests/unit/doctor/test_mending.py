@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.doctor.contexts import FakeDaemon, context_of, examined, settle
@@ -33,6 +34,8 @@ class Terminal:
     home: Path
     environ: dict[str, str] = field(default_factory=dict)
     real: Processes | None = None
+    parts: dict[str, Any] = field(default_factory=dict)
+    """Parts of the check context that replace those of a healthy machine."""
 
     def __post_init__(self) -> None:
         settle(self.home)
@@ -42,7 +45,7 @@ class Terminal:
         self.own = {"HOME": str(self.home), "PATH": os.environ["PATH"], "EDITOR": str(editor)}
 
     def context(self) -> CheckContext:
-        context = context_of(self.home, self.environ)
+        context = replace(context_of(self.home, self.environ), **self.parts)
         return context if self.real is None else replace(context, processes=self.real, daemon=FakeDaemon({}))
 
     def wrong(self) -> list[Finding]:
