@@ -13,8 +13,9 @@ from ollmlx_mlx.engine.embed_texts import EncodedText
 from ollmlx_mlx.engine.encoder.load import LoadedEncoder
 from ollmlx_mlx.engine.pooling import Vector, to_vectors
 
-TOKENS: Final = {"cpu": 1024, "metal": 8192, "cuda": 16384}
-"""Padded tokens of one pass. More bring no speed, and make a batch that others wait for longer."""
+TOKENS: Final = {"cpu": 512, "metal": 8192, "cuda": 16384}
+"""Padded tokens of one pass. More bring no speed, and make a batch that others wait for longer. On a CPU the results of
+a pass should fit its cache."""
 _SPREAD: Final = 1.25
 """The longest text of a batch is at most this many times as long as the shortest, and a few tokens."""
 
@@ -28,7 +29,7 @@ def embed_batches(
 ) -> Generator[None, None, EmbedResult]:
     """Return one vector for each text. Yields between passes; a pass is a batch for each of the streams."""
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    batches = divided(order, texts, TOKENS.get(device, 1024), len(streams))
+    batches = divided(order, texts, TOKENS.get(device, 512), len(streams))
     vectors: dict[int, Vector] = {}
     for at in range(0, len(batches), len(streams)):
         passing = batches[at : at + len(streams)]

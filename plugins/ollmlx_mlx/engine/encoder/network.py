@@ -20,9 +20,13 @@ from mlx.nn.layers.embedding import Embedding
 from mlx.nn.layers.linear import Linear
 from mlx.nn.layers.normalization import LayerNorm
 
+from ollmlx_mlx.engine.device import device_name
+from ollmlx_mlx.engine.encoder import cpu
+
 Activation = Literal["gelu", "gelu_approx", "relu", "silu"]
 
 ACTIVATIONS: Final[dict[str, Any]] = {"gelu": gelu, "gelu_approx": gelu_approx, "relu": relu, "silu": silu}
+_ON_CPU: Final[dict[str, Any]] = {"gelu": cpu.gelu, "gelu_approx": cpu.gelu_approx, "relu": relu, "silu": cpu.silu}
 BUCKETS: Final = 32
 """Buckets of relative distances, as MPNet has them."""
 QUERIES: Final = 512
@@ -78,6 +82,7 @@ class EncoderLayer(Module):
         self._shape = shape
         self._rope = shape.ropes[index] if shape.ropes else 0.0
         self.window = shape.windows[index] if shape.windows else 0
+        self._activation = (_ON_CPU if device_name() == "cpu" else ACTIVATIONS)[shape.activation]
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         if self._shape.norms_first:
@@ -99,7 +104,7 @@ class EncoderLayer(Module):
         return out
 
     def _feed_forward(self, x: mx.array) -> mx.array:
-        act, inner = ACTIVATIONS[self._shape.activation], self.up(x)
+        act, inner = self._activation, self.up(x)
         if self._shape.gated:
             active, other = mx.split(inner, 2, axis=-1)
             out: mx.array = self.down(act(active) * other)
@@ -114,14 +119,14 @@ def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> m
     `mask` [texts or 1, 1 or heads, 1 or tokens, tokens]: which tokens count, or what is added to the scores.
     """
     length, scale = q.shape[2], q.shape[3] ** -0.5
+    compute: Any = cpu.attention if device_name() == "cpu" else mx.fast.scaled_dot_product_attention
     if length <= 2 * QUERIES:
-        whole: mx.array = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+        whole: mx.array = compute(q, k, v, scale=scale, mask=mask)
         return whole
     pieces = []
     for at in range(0, length, QUERIES):
         part = mask if mask is None or mask.shape[2] == 1 else mask[:, :, at : at + QUERIES]
-        piece = mx.fast.scaled_dot_product_attention(q[:, :, at : at + QUERIES], k, v, scale=scale, mask=part)
-        pieces.append(piece)
+        pieces.append(compute(q[:, :, at : at + QUERIES], k, v, scale=scale, mask=part))
     return mx.concatenate(pieces, axis=2)
 
 

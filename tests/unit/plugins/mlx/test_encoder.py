@@ -56,6 +56,33 @@ def test_hidden_states_are_those_of_transformers(tmp_path: Path, family: str) ->
             np.testing.assert_allclose(hidden[-1], RECORDED[family]["last"][index], atol=CLOSE)
 
 
+@pytest.mark.parametrize("name", ["gelu", "gelu_approx", "silu"])
+def test_activations_on_a_cpu_are_those_of_mlx(name: str) -> None:
+    import mlx.core as mx
+    from mlx import nn
+
+    from ollmlx_mlx.engine.encoder import cpu
+
+    values = mx.concatenate([mx.linspace(-40, 40, 20001), mx.array([-1e30, -3e4, 0.0, 3e4, 1e30])])
+    difference = mx.abs(getattr(cpu, name)(values) - getattr(nn, name)(values)) / mx.maximum(1.0, mx.abs(values))
+    assert float(difference.max()) < 1e-6
+
+
+def test_attention_on_a_cpu_is_that_of_mlx() -> None:
+    import mlx.core as mx
+
+    from ollmlx_mlx.engine.encoder import cpu
+
+    q, k, v = (mx.random.normal((2, 3, 40, 8), key=mx.random.key(seed)) * 4 for seed in range(3))
+    visible = mx.arange(40)[None, None, None] < mx.array([40, 7])[:, None, None, None]
+    nothing = mx.broadcast_to(mx.arange(40)[:, None] < 0, (1, 1, 40, 40))
+    for mask in (None, visible, mx.where(visible, 0.5, -mx.inf), nothing):
+        wanted = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.4, mask=mask)
+        got = cpu.attention(q, k, v, scale=0.4, mask=mask)
+        assert float(mx.abs(got - wanted).max()) < 2e-5 or mask is nothing
+        assert bool(mx.isfinite(got).all())
+
+
 async def test_a_decoder_pools_the_last_token_when_its_files_say_so(tmp_path: Path) -> None:
     async with running(MlxEngine(), tiny_encoder(tmp_path / "m", "qwen3", **pooling("lasttoken"))) as engine:
         plain = [words(text) for text in token_ids()]
