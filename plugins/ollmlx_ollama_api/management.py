@@ -190,7 +190,7 @@ def _add_changes(made: Blueprint, service: Service) -> None:
         body = await read_model(CopyBody)
         names = body.names()
         for name in names:
-            permit(str(name))
+            permit(str(name), "copy")
         await service.copy(*names)
         return Response(b"", status=200)
 
@@ -199,7 +199,7 @@ def _add_changes(made: Blueprint, service: Service) -> None:
     async def delete() -> Response:
         body = await read_model(DeleteBody)
         name = body.deleted_name()
-        permit(body.model)
+        permit(body.model, "delete")
         await service.delete(name)
         return Response(b"", status=200)
 
@@ -213,21 +213,22 @@ def _add_transfers(made: Blueprint, service: Service) -> None:
             found = await service.preview(parse_name(body.model), insecure=body.insecure)
             return json_answer({"model": body.model, "candidates": [each.model_dump() for each in found]})
         pull = functools.partial(service.pull, backend=body.backend or None)
-        return await _transferred(body, pull)
+        return await _transferred(body, pull, "pull")
 
     @made.post("/api/push")
     @described("Upload a model to a hub.", body=PushBody, answer=schemas.PROGRESS, content=BOTH)
     async def push() -> Response:
         body = await read_model(PushBody)
         parse_name(body.model)  # a malformed request is told so first
+        permit(body.model, "push")
         if not service.settings.security.push:
             raise Forbidden("this server uploads no models", hint="set push = true in [security] of ollmlx.toml")
-        return await _transferred(body, service.push)
+        return await _transferred(body, service.push, "push")
 
 
-async def _transferred(body: PushBody, transfer: Callable[..., AsyncIterator[PullProgress]]) -> Response:
+async def _transferred(body: PushBody, transfer: Callable[..., AsyncIterator[PullProgress]], act: str) -> Response:
     name = parse_name(body.model)
-    permit(body.model)
+    permit(body.model, act)
     return await _progress(transfer(name, insecure=body.insecure), stream=body.stream)
 
 
@@ -256,7 +257,7 @@ def _add_creation(made: Blueprint, service: Service) -> None:
     async def create() -> Response:
         body = await read_model(CreateBody)
         for name in filter(None, (body.from_, body.model)):
-            permit(str(parse_name(name)))
+            permit(str(parse_name(name)), "create")
         return await _progress(_created(service, body), stream=body.stream)
 
     @made.route(f"{BLOBS}<digest>", methods=["HEAD"])

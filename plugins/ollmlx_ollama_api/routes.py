@@ -76,7 +76,7 @@ async def _load_or_unload(
     """Load or unload the model. The answer is one record, never a stream."""
     options = body.shared()["options"]  # an error in any field is reported now, not with the first prompt
     if body.unloads:
-        permit(body.model)
+        permit(body.model, "stop")
         await service.unload(name)
         return json_answer(records.bare("unload"))
     if isinstance(body, GenerateBody):

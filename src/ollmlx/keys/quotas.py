@@ -22,6 +22,7 @@ class Quotas:
         self.usage = usage
         self._keys = security.keys
         self._running: Counter[str] = Counter()
+        self._seen: set[str] = set()
 
     def reconfigure(self, security: SecuritySettings) -> None:
         """Use changed settings from the next request on."""
@@ -30,6 +31,13 @@ class Quotas:
     def is_named(self, name: str) -> bool:
         """Return True for the name of a key of the settings."""
         return name in self._keys
+
+    def is_first(self, name: str) -> bool:
+        """Return True for the name of a key whose first request this is since the daemon started."""
+        if name in self._seen or name not in self._keys:
+            return False
+        self._seen.add(name)
+        return True
 
     def permits(self, name: str, model: ModelName) -> bool:
         """Return True if the key of this name may use a model. One without a list may use all."""

@@ -35,6 +35,8 @@ class RequestContext:
     """The client's address, or the name of its API key."""
     quotas: Quotas | None = None
     """The limits of the client's key."""
+    act: str = ""
+    """The administrative act that is asked for, such as `delete`; empty for other requests."""
     counted: bool = False
     """The request counts among those of its key."""
     pieces: int = 0
@@ -150,10 +152,13 @@ def caller(model: str = "") -> Caller:
     return Caller(request_id=context.id, client=context.client, priority=priority)
 
 
-def permit(model: str) -> None:
-    """Note the model of the current request for the log. Raises Forbidden when the client's key may not use it."""
+def permit(model: str, act: str = "") -> None:
+    """Note the model of the current request for the log. Raises Forbidden when the client's key may not use it.
+
+    act: what is done to the model. It gets a line in the log of its own, whatever its outcome is.
+    """
     context = current()
-    context.model = model or context.model
+    context.model, context.act = model or context.model, act or context.act
     if model and context.quotas is not None:
         context.quotas.check_model(context.client, ModelName.parse(model))
 

@@ -26,6 +26,7 @@ QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/api/ps", "/api/daemo
 """Polled every few seconds by monitors, by `ollmlx ps --watch` and by the web page: logged at debug level."""
 
 access_logger = logging.getLogger("ollmlx.access")
+audit_logger = logging.getLogger("ollmlx.audit")
 
 
 @contextmanager
@@ -63,6 +64,15 @@ def log_request(context: RequestContext) -> None:
     first = ("method", "path", "status")
     others = " ".join(f"{name}={value}" for name, value in fields.items() if name not in first)
     access_logger.log(level, "%s %s %d %s", *(fields[name] for name in first), others, extra={"fields": fields})
+
+
+def audit_request(context: RequestContext) -> None:
+    """Log one line for a request that changed the daemon or its models, or that had no valid key."""
+    act = "refused key" if context.error == "unauthorized" else context.act
+    if act:
+        fields = {"act": act, "model": context.model, "client": context.client, "status": context.status}
+        line = " ".join(f"{name}={value}" for name, value in fields.items() if value != "")
+        audit_logger.info("audit: %s", line, extra={"fields": fields})
 
 
 def _request_fields(context: RequestContext) -> dict[str, str | int | float]:

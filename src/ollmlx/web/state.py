@@ -14,7 +14,7 @@ from ollmlx.app import App
 from ollmlx.settings import Settings
 from ollmlx.web.context import RequestContext
 from ollmlx.web.kit.errors import JSON, Shape, plain_shape
-from ollmlx.web.logs import log_request
+from ollmlx.web.logs import audit_logger, audit_request, log_request
 from ollmlx.web.security import OPEN_PATHS, Policy
 from ollmlx.web.server.drain import Drain
 
@@ -53,6 +53,9 @@ class WebState:
         if context.quotas is not None and context.counted:
             context.quotas.end(context.client, context.tokens)
         log_request(context)
+        audit_request(context)
+        if context.quotas is not None and context.quotas.is_first(context.client):
+            audit_logger.info("audit: act=first use of a key client=%s", context.client)
         context.ended = True
         for observer in self.observers:
             observer(context)

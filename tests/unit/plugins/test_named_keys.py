@@ -148,3 +148,37 @@ async def test_logs_and_metrics_have_the_name(caplog: pytest.LogCaptureFixture) 
     assert 'ollmlx_key_tokens_total{key="anna"}' in figures
     assert "client=anna" in caplog.text
     assert "of-anna" not in caplog.text + figures
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "line"),
+    [
+        ("POST", "/api/pull", {"model": "tiny"}, "act=pull model=tiny client=anna status=200"),
+        ("POST", "/api/push", {"model": "tiny"}, "act=push model=tiny client=anna status=403"),
+        ("DELETE", "/api/delete", {"model": "tiny"}, "act=delete model=tiny client=anna status=200"),
+        ("DELETE", "/api/delete", {"model": "absent"}, "act=delete model=absent client=anna status=404"),
+        ("POST", "/api/copy", {"source": "tiny", "destination": "b"}, "act=copy model=b:latest client=anna status=200"),
+        ("POST", "/api/create", {"model": "b", "from": "tiny"}, "act=create model=b:latest client=anna status=200"),
+        ("POST", "/api/generate", {"model": "tiny", "keep_alive": 0}, "act=stop model=tiny client=anna status=200"),
+        ("POST", "/api/generate", {"model": "tiny", "prompt": "x"}, "act=first use of a key client=anna"),
+        ("GET", "/api/tags", None, "act=first use of a key client=anna"),
+    ],
+)
+async def test_what_changes_the_daemon_has_a_line_in_the_log(
+    caplog: pytest.LogCaptureFixture, method: str, path: str, body: dict[str, Any] | None, line: str
+) -> None:
+    caplog.set_level("INFO")
+    _, app = served()
+    answer = await app.test_client().open(path, method=method, json=body, headers=as_("of-anna"))
+    await answer.get_data()
+    lines = [record.getMessage() for record in caplog.records if record.name == "ollmlx.audit"]
+    assert f"audit: {line}" in lines
+    assert len(lines) == (1 if "first use" in line else 2)
+
+
+async def test_a_refused_key_has_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    _, app = served()
+    assert (await app.test_client().get("/api/tags", headers=as_("guess"))).status_code == 401
+    assert "audit: act=refused key client=local status=401" in caplog.text
+    assert "guess" not in caplog.text
