@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -131,6 +132,19 @@ async def test_each_damaged_model_is_reported_with_the_command_that_repairs_it(t
     assert found[0].title.endswith("a..b/latest is not a model name")
     assert "org/cut:Q4 is damaged: blobs/sha256-" in found[1].title
     assert (found[1].commands, found[1].instead) == (("ollmlx pull hf.co/org/cut:Q4",), ("ollmlx rm org/cut:Q4",))
+
+
+async def test_a_damaged_model_that_was_made_here_is_not_pulled(tmp_path: Path) -> None:
+    folder = OllamaFolder(tmp_path)
+    path = folder.add("mine", {"model": tiny_gguf(fill=1)})
+    manifest = json.loads(path.read_bytes())
+    manifest["layers"][0]["from"] = "smollm2:135m"
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    folder.blob(digest(tiny_gguf(fill=1))).write_bytes(b"short")
+    (found,) = await OllamaCheck(tmp_path).run(CheckContext())
+    assert found.title.endswith("it was made on this machine")
+    assert not [one for one in (*found.commands, *found.instead) if "pull" in one]
+    assert found.commands[0].startswith("mv "), "nothing is removed first"
 
 
 async def test_a_deep_check_hashes_every_blob(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("schema", {"wrong_answers": "schema"}, "RUN010", "it is not JSON"),
     ("stop", {"wrong_answers": "stop"}, "RUN010", "expected"),
     ("cancel", {"wrong_answers": "cancel", "rate": 200}, "RUN010", "2 clients disconnected"),
+    ("zeros", {"say": " Car" * 40}, "RUN010", "' Car Car Car"),
     ("fat", {"memory_mib": 300}, "RUN017", "context: 512"),
 ]
 """A model, the script of its fake, and the code and the evidence of the finding."""

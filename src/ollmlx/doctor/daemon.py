@@ -4,16 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 
+from ollmlx.plugin.loader import in_background
 from ollmlx.text.addresses import Address
 
 PATIENCE = 2.5
 """Seconds that the daemon may take to answer a request about itself."""
+
+
+LOOK_UP_SECONDS = 0.6
+REMEMBERED_SECONDS = 5.0
+_unanswered: dict[str, float] = {}
+"""Names that the name servers did not answer, with the time until which they are not asked again."""
+
+
+def look_up(host: str, port: int) -> tuple[Any, Any, Any, str, Any]:
+    """Return the first address of a name. Raises OSError, also when the name servers do not answer in time.
+
+    Several checks ask for one name: those that come later do not wait again.
+    """
+    if time.monotonic() >= _unanswered.get(host, 0.0):
+        asked = in_background("look-up", lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0])
+        try:
+            return asked.result(LOOK_UP_SECONDS)
+        except TimeoutError:
+            _unanswered[host] = time.monotonic() + REMEMBERED_SECONDS
+    problem = f"the name {host} could not be looked up within {LOOK_UP_SECONDS:g} s"
+    raise socket.gaierror(socket.EAI_AGAIN, problem)
 
 
 class NoReply(Exception):
@@ -56,11 +80,12 @@ class DaemonClient:
 
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None, seconds: float) -> DaemonReply:
         try:
+            await asyncio.to_thread(look_up, self.address.dialled, self.address.port)
             async with asyncio.timeout(seconds), self._client(seconds) as client:
                 answer = await client.request(method, self.url + path, json=dict(body) if body is not None else None)
         except TimeoutError as error:
             raise NoReply(f"no answer within {seconds:g} s") from error
-        except (httpx2.HTTPError, OSError) as error:
+        except (httpx2.HTTPError, OSError, UnicodeError) as error:
             raise NoReply(_reason(error)) from error
         try:
             return DaemonReply(answer.status_code, answer.json())
@@ -72,4 +97,4 @@ class DaemonClient:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

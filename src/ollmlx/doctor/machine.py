@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import platform
 import re
@@ -16,17 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from ollmlx.plugin.loader import in_background
+from ollmlx.doctor.daemon import look_up
 from ollmlx.supervisor.machine import ThisMachine, listening_process, read_sysctl
 from ollmlx.supervisor.process.guarded import guarded_group
 from ollmlx.text.addresses import join_host_port
 
 LOCK = "ollmlx.lock"
-LOOK_UP_SECONDS = 0.6
 _NVIDIA = ("dev/nvidiactl", "proc/driver/nvidia/version", "dev/dxg")
 
 
@@ -129,9 +126,9 @@ def nvidia_driver(root: Path) -> str | None:
 
 
 def seconds_since_start() -> float:
-    """Return how long this process has run, three seconds at most: the clock may have been set in the meantime."""
+    """Return how long this process has run, two seconds at most: a starved machine is examined all the same."""
     with suppress(psutil.Error, OSError):
-        return min(max(time.time() - psutil.Process().create_time(), 0.0), 3.0)
+        return min(max(time.time() - psutil.Process().create_time(), 0.0), 2.0)
     return 0.0
 
 
@@ -222,7 +219,7 @@ class Processes:
     def connects(self, host: str, port: int, seconds: float = 1.0) -> bool:
         """Return True if a connection to the address is accepted."""
         try:
-            *_, name = _resolved(host, port)
+            *_, name = look_up(host, port)
             with socket.create_connection(name[:2], timeout=seconds):
                 return True
         except (OSError, UnicodeError):
@@ -235,23 +232,13 @@ class Processes:
     def bindable(self, host: str, port: int) -> str | None:
         """Return the reason why a server cannot bind this address; None if it can."""
         try:
-            family, _, _, _, name = _resolved(host, port)
+            family, _, _, _, name = look_up(host, port)
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(name)
         except (OSError, UnicodeError) as error:
             return getattr(error, "strerror", None) or str(error)
         return None
-
-
-def _resolved(host: str, port: int) -> tuple[Any, Any, Any, str, Any]:
-    """Return the first address of a name. Raises OSError, also when the name servers do not answer in time."""
-    look_up = in_background("look-up", lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0])
-    try:
-        return look_up.result(LOOK_UP_SECONDS)
-    except TimeoutError:
-        problem = f"the name {host} could not be looked up within {LOOK_UP_SECONDS:g} s"
-        raise OSError(errno.ETIMEDOUT, problem) from None
 
 
 async def run_child(argv: Sequence[str], seconds: float) -> Completed:

@@ -100,7 +100,7 @@ def test_warnings_do_not_fail_and_errors_do(
 
 def test_standard_output_is_only_json_nothing_is_logged_and_a_closed_pipe_is_no_error(nothing_here: Path) -> None:
     (nothing_here / "ollmlx.toml").write_text("[plugins]\npaths = ['odd.py']", encoding="utf-8")
-    command = [sys.executable, "-m", "ollmlx", "doctor", "plugins", "--json", "--config", "ollmlx.toml"]
+    command = [sys.executable, "-m", "ollmlx", "doctor", "--deep", "plugins", "--json", "--config", "ollmlx.toml"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "20"}, check=False)
     assert (done.returncode, done.stderr) == (1, "")
     assert json.loads(done.stdout)["findings"][0]["code"] == "PLG001"
@@ -125,13 +125,13 @@ def test_a_narrow_terminal_wraps_words_and_leaves_commands_whole(
     [(">&-", 0, ""), ("> /dev/full", 1, "cannot write the output"), ("2>&-", 0, ""), ("<&-", 0, "")],
 )
 def test_a_closed_or_full_standard_stream_is_no_traceback(ending: str, code: int, said: str) -> None:
-    command = f"{sys.executable} -m ollmlx doctor config {ending}"
+    command = f"{sys.executable} -m ollmlx doctor --deep config {ending}"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, "Traceback" in done.stderr, said in done.stderr) == (code, False, True)
 
 
 def test_an_encoding_without_ticks_gets_other_signs_and_a_name_that_is_not_utf8_is_escaped(nothing_here: Path) -> None:
-    command = [sys.executable, "-m", "ollmlx", "doctor", "config", "--bundle", os.fsdecode(b"b\xff.zip")]
+    command = [sys.executable, "-m", "ollmlx", "doctor", "--deep", "config", "--bundle", os.fsdecode(b"b\xff.zip")]
     environ = {**os.environ, "PYTHONIOENCODING": "ascii", "OLLAMA_MODELS": os.fsdecode(b"/m\xff")}
     done = subprocess.run(command, capture_output=True, check=False, env=environ, cwd=nothing_here, timeout=120)
     assert b"Traceback" not in done.stderr

@@ -15,7 +15,7 @@ from tests.unit.doctor.contexts import READY, FakeDaemon, FakeProcesses, codes, 
 
 from ollmlx import __version__
 from ollmlx.doctor.checks.runners import leftovers
-from ollmlx.doctor.daemon import DaemonReply
+from ollmlx.doctor.daemon import DaemonClient, DaemonReply
 from ollmlx.doctor.machine import Process, Processes
 from ollmlx.errors.findings import Severity
 
@@ -221,10 +221,17 @@ def test_a_name_server_that_does_not_answer_loses_no_finding(tmp_path: Path, mon
         assert refusal is not None
         assert "could not be looked up" in refusal
         assert Processes().connects("slow.example", 11434) is False
+        context = replace(healthy(tmp_path, environ={"OLLAMA_HOST": "slow.example"}), processes=Processes())
+        context = replace(context, daemon=DaemonClient(context.address))
+        expect(context, "NET003", "could not be looked up", "unset OLLAMA_HOST")
+        assert codes(context) == ["NET003"]
     finally:
         release.set()
 
 
-def test_the_command_for_a_runner_that_failed_does_not_only_hide_it(tmp_path: Path) -> None:
-    context = replace(healthy(tmp_path), daemon=failed("RUN002", "killed by SIGKILL"))
-    assert expect(context, "RUN002", "bye", "").commands == ("ollmlx logs", "ollmlx doctor --model tiny")
+@pytest.mark.parametrize("code", ["RUN002", "RUN004"])
+def test_the_commands_for_a_runner_that_failed_do_not_only_hide_it(tmp_path: Path, code: str) -> None:
+    context = replace(healthy(tmp_path), daemon=failed(code, "killed by SIGKILL"))
+    found = expect(context, code, "bye", "ollmlx logs")
+    assert found.commands[-1] == "ollmlx doctor --model tiny", "it proves whether the model runs"
+    assert found.safe == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,20 @@ def test_a_slow_blas_is_reported_with_the_speed_of_a_better_one(
     if found:
         assert "25 times faster" in found[0].evidence[0]
         assert found[0].commands[0].endswith("pip install 'ollmlx[cpu]'")
+
+
+def test_a_busy_machine_on_which_the_blas_is_not_measured_in_time_is_no_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, release = healthy(tmp_path), threading.Event()
+    monkeypatch.setattr(context.plugins.registry.backends.get("mlx"), "blas_advice", release.wait)
+    monkeypatch.setattr("ollmlx.doctor.checks.machine.BLAS_SECONDS", 0.0)
+    try:
+        report = examined(context, blas=True)
+    finally:
+        release.set()
+    assert report.findings == ()
+    assert "not measured in time" in " ".join(note.title for note in report.notes("machine"))
 
 
 def test_a_folder_for_compiled_kernels_that_belongs_to_another_user_is_reported(tmp_path: Path) -> None:

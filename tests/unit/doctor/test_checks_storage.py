@@ -20,6 +20,7 @@ from tests.unit.doctor.contexts import NOW, codes, examined, expect, healthy
 
 from ollmlx import Refusal
 from ollmlx.doctor.context import CheckContext
+from ollmlx.doctor.fixes import other_folder
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.plugin.registry import RegisteredCheck
 from ollmlx.storekit import sha256_of
@@ -281,6 +282,31 @@ def test_folders_that_may_not_be_read_crash_no_check(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("ollmlx_hub.layout.os.scandir", refuse)
     assert codes(healthy(tmp_path)) == []
+
+
+@pytest.mark.parametrize("home", [None, "", "relative", "/nowhere", "FILE"])
+def test_where_the_home_folder_is_the_problem_no_command_uses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str | None
+) -> None:
+    (tmp_path / "FILE").touch()
+    if home is None:
+        monkeypatch.delenv("HOME")
+    else:
+        monkeypatch.setenv("HOME", str(tmp_path / home) if home == "FILE" else home)
+    commands = (*other_folder("OLLAMA_MODELS", "models"), *other_folder("TMPDIR", "tmp", create=True))
+    assert not any("$HOME" in command for command in commands)
+    assert commands[0] == 'mkdir -p "/var/tmp/$(id -un)/models"'
+
+
+def test_a_mode_that_only_the_owner_may_change_is_not_changed_first(tmp_path: Path) -> None:
+    context = healthy(tmp_path, f'[security]\napi_keys = ["{"k" * 40}"]')
+    (tmp_path / "ollmlx.toml").chmod(0o644)
+    (tmp_path / "state").chmod(0o755)
+    theirs = [one for one in examined(replace(context, user=context.user + 1)).findings if one.code == "SEC007"]
+    assert len(theirs) == 2
+    assert all(one.commands[0].startswith('sudo chown "$(id -un)" ') and not one.safe for one in theirs)
+    mine = [one for one in examined(context).findings if one.code == "SEC007"]
+    assert all(one.commands[0].startswith("chmod ") and one.safe for one in mine)
 
 
 def test_the_largest_models_are_named_when_the_disk_is_full(tmp_path: Path) -> None:

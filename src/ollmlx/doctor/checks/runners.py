@@ -30,8 +30,8 @@ def _findings(runner: Mapping[str, Any], restart: tuple[str, ...]) -> Iterator[F
     memory, restarts = runner.get("memory"), runner.get("restarts")
     if state == "failed":
         code = str(runner.get("code"))
-        last = f"ollmlx stop {name}" if code == "RUN004" else f"ollmlx doctor --model {name}"
-        fixes = FIXES.get(code, ("ollmlx logs", last))
+        again = (f"ollmlx stop {name}",) if code == "RUN004" else ()  # it permits a start, and mends nothing
+        fixes = FIXES.get(code, ("ollmlx logs", *again, f"ollmlx doctor --model {name}"))
         yield found(
             code if code in runners.codes else "RUN002", error or f"the runner of {name} failed", subject=name,
             evidence=[str(line) for line in runner.get("last_words", ())][-4:],

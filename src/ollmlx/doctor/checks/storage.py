@@ -112,7 +112,8 @@ def _permissions(context: CheckContext, path: Path) -> Iterator[Finding]:
 
 def _fixes(path: Path, repair: tuple[str, ...]) -> Fixes:
     """Repair a folder in the home folder; prefer another models folder for one elsewhere, which others may use."""
-    if path.is_relative_to(Path.home()) and path != Path.home():
+    home = Path(os.environ.get("HOME") or "/")
+    if path.is_relative_to(home) and path != home:
         return repair, ()
     return other_folder("OLLAMA_MODELS", "models"), repair
 
