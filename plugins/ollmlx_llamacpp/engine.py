@@ -6,7 +6,6 @@ llama.cpp batches, caches and samples on threads of its own; closing a connectio
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import resource
 import secrets
@@ -24,6 +23,7 @@ from ollmlx_llamacpp import server
 from ollmlx_llamacpp.client import CacheFull, Json, LlamaCppClient, RecordReader
 from ollmlx_llamacpp.pool import TokenPool
 from ollmlx_llamacpp.prompt import LlamaCppPrompt, LlamaCppPrompts
+from ollmlx_llamacpp.sharing import SharedPrompts
 from ollmlx_llamacpp.slots import Slots
 from ollmlx_llamacpp.thoughts import ThoughtReader
 
@@ -50,7 +50,8 @@ class LlamaCppEngine:
         self._server: server.LlamaCppServer | None = None
         self._client: LlamaCppClient
         self._prompts: LlamaCppPrompts
-        self._slots: Slots | None = None
+        self._slots: Slots
+        self._shared: SharedPrompts | None = None
         self._frame: TextFrame | None = None
         self._steps = 0
         self._running = 0
@@ -63,8 +64,10 @@ class LlamaCppEngine:
         self._server = await asyncio.to_thread(self._start, config)
         server.restore_signals()
         self._pool = TokenPool(self._server.pool) if self._server.pool else None
-        self._slots = Slots(self._server.slots) if config.owned_caches else None
+        self._slots = Slots(self._server.slots, owned=config.owned_caches)
         self._client = self._connect(self._server.socket, self._server.key)
+        if self._server.saves_slots:
+            self._shared = SharedPrompts(self._client, self._server.socket.parent)
         self._prompts = LlamaCppPrompts(
             self._client,
             config.model.name.short,
@@ -117,7 +120,7 @@ class LlamaCppEngine:
             freeform=prompt.freeform,
         )
         thoughts = ThoughtReader(request)
-        async with closing(self._records(request.cache_owner, prompt)) as records:
+        async with closing(self._records(request, prompt)) as records:
             async for record in records:
                 self._steps += 1
                 for event in reader.feed(record):
@@ -127,22 +130,19 @@ class LlamaCppEngine:
             for told in thoughts.feed(event):
                 yield told
 
-    async def _records(self, owner: str, prompt: LlamaCppPrompt) -> AsyncIterator[Json]:
-        """Yield llama.cpp's records. With owners of caches, from a slot that holds nothing of another owner's."""
-        if self._slots is None:
-            # Loaded before caches had owners: what is in them may be anybody's.
-            body = prompt.body | {"cache_prompt": False} if owner else prompt.body
-            async with closing(self._client.stream(prompt.path, body)) as records:
+    async def _records(self, request: GenerateRequest, prompt: LlamaCppPrompt) -> AsyncIterator[Json]:
+        """Yield llama.cpp's records, from a slot that holds nothing of another owner's."""
+        owner, known = request.cache_owner, prompt.tokens or str(prompt.body.get("input_prefix") or "")
+        async with self._slots.take(owner, known) as slot:
+            pictures = any(message.images for message in request.messages)
+            if self._shared is not None and (self._slots.owned or not owner) and not pictures:
+                records = self._shared.stream(prompt, slot, owner)
+            else:
+                records = self._client.stream(prompt.path, prompt.body | slot.fields)
+            async with closing(records):
                 async for record in records:
+                    await self._slots.begin(slot, owner, known)
                     yield record
-            return
-        async with (
-            self._slots.take(owner, prompt.tokens) as slot,
-            closing(self._client.stream(prompt.path, prompt.body | slot.fields)) as records,
-        ):
-            async for record in records:
-                await self._slots.begin(slot, owner, prompt.tokens)
-                yield record
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Return one vector for each input. Raises ContextExceeded for a text that is too long and may not be cut."""
@@ -152,7 +152,7 @@ class LlamaCppEngine:
         vectors: list[tuple[float, ...]] = []
         self._running += 1
         try:
-            async with self._slots.embedding() if self._slots is not None else contextlib.nullcontext():
+            async with self._slots.embedding():
                 for group in _groups(inputs):
                     body = {
                         "input": group,

@@ -42,7 +42,8 @@ _CACHE_TYPES: Final = {"q8_0": "GGML_TYPE_Q8_0", "q4_0": "GGML_TYPE_Q4_0"}
 class LlamaCppServer:
     """A loaded model: llama.cpp's socket and API key, its device, and its file's chat template, if there is one.
 
-    `pool`: the tokens of the cache that all sequences share; 0 when each has its own.
+    `pool`: the tokens of the cache that all sequences share; 0 when each has its own. `saves_slots`: what a slot holds
+    can be saved into the socket's folder, and loaded into another.
     """
 
     socket: Path
@@ -53,6 +54,7 @@ class LlamaCppServer:
     template: str
     native: Any
     pool: int = 0
+    saves_slots: bool = False
 
     def close(self) -> None:
         """Stop llama.cpp, wait for its threads, and remove its socket."""
@@ -74,6 +76,9 @@ def start(config: RunnerConfig) -> LlamaCppServer:
     fault = template_fault(template) if template else None
     if fault is not None:  # each conversation is refused for that reason before llama.cpp sees it
         params.chat_template = PLAIN_TEMPLATE
+    # A draft model's cache is not saved; and a copied beginning may round differently than one that was computed.
+    if saves_slots := slots > 1 and params.kv_unified and config.model.defaults.draft is None:
+        params.slot_save_path = f"{folder}/"
     try:
         native = xllamacpp.Server(params)
     except RuntimeError:
@@ -85,7 +90,8 @@ def start(config: RunnerConfig) -> LlamaCppServer:
         raise
     pool = config.context_length if params.kv_unified else 0
     notes = (*_notes(params, device), *([f"no chats: {fault}"] if fault else ()))
-    return LlamaCppServer(folder / "s.sock", key, slots, device, notes, template, native, pool)
+    socket = folder / "s.sock"
+    return LlamaCppServer(socket, key, slots, device, notes, template, native, pool, saves_slots)
 
 
 def restore_signals() -> None:

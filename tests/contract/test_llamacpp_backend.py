@@ -120,6 +120,18 @@ class TestLlamaCppBackend(BackendSuite):
         (call,) = [event.call for event in events if event.type == "tool_call"]
         assert re.fullmatch(r"\*\*\* Begin\n[+-][a-z]{1,9}\n\*\*\* End", call.arguments["input"])
 
+    async def test_requests_that_begin_alike_and_come_together_compute_their_beginning_once(
+        self, model: InstalledModel
+    ) -> None:
+        rules = " ".join(f"Rule {number}: be kind to animal {number * 7 % 13}." for number in range(24))
+        async with runner_of(model, context_length=2048, parallel=4) as runner:
+            await runner.ready()
+            asked = (runner.ask(f"{rules} Name {n} colours.", options=Options(num_predict=4)) for n in range(4))
+            done = [done_of(events) for events in await asyncio.gather(*asked)]
+        computed = sorted(one.prompt_tokens - one.cached_tokens for one in done)
+        assert computed[-1] == done[0].prompt_tokens > 256
+        assert computed[-2] < 16, "the others got it from the first"
+
     async def test_drafts_of_many_sequences_at_once_fit_the_batch(self, model: InstalledModel) -> None:
         """llama.cpp ends the process if they do not: 80 sequences with 3 drafted tokens are more than a batch."""
         drafted = model.model_copy(update={"defaults": ModelDefaults(draft=model.path)})
@@ -138,9 +150,9 @@ class TestLlamaCppBackend(BackendSuite):
             assert "is an adapter for MLX" in runner.error_text
 
 
-def runner_of(model: InstalledModel, context_length: int = 256) -> RunnerProcess:
-    """A process of its own, one sequence wide."""
-    launch = LaunchOptions(context_length=context_length, parallel=1)
+def runner_of(model: InstalledModel, context_length: int = 256, parallel: int = 1) -> RunnerProcess:
+    """A process of its own."""
+    launch = LaunchOptions(context_length=context_length, parallel=parallel)
     return RunnerProcess(registered().command(model, launch), model, options=launch)
 
 
