@@ -173,7 +173,10 @@ def _replacements(context: Any, layout: MlxLayout, folder: Path) -> tuple[str, .
     offers = [_unversioned(offer) for each in sources if each.store == STORE and (offer := each.provides(name))]
     # A model that was created or copied here may have the name of another model that a source provides.
     again = bool(offers) if manifest is None else _unversioned(manifest.source) in offers
-    return (SafeCommand(f"ollmlx pull {name.short}", asks=True, changes=folder), aside) if again else (aside,)
+    pull = SafeCommand(f"ollmlx pull {name.short}", asks=True, changes=folder)
+    if manifest is None:  # a person put it there: perhaps the hub has no such model
+        return (aside, pull) if again else (aside,)
+    return (pull, aside) if again else (aside,)
 
 
 def _move(path: Path, to: Path) -> SafeCommand:

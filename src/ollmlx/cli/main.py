@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import pairwise
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -78,6 +79,7 @@ def _prepare_streams() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run one command line and return the exit code."""
+    _require_home()
     try:
         code = _dispatch(list(argv))
         sys.stdout.flush()
@@ -99,6 +101,14 @@ def main(argv: Sequence[str]) -> int:
         report(StorageError(f"cannot write the output: {error.strerror}", code="STO004"))
         return 1
     return code
+
+
+def _require_home() -> None:
+    """Give a user whom the system does not know the home that containers give them."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"
 
 
 def _drop_output() -> None:

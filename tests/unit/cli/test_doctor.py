@@ -141,6 +141,21 @@ def test_an_encoding_without_ticks_gets_other_signs_and_a_name_that_is_not_utf8_
     assert "report.json" in zipfile.ZipFile(written).namelist()
 
 
+def test_a_user_whom_the_system_does_not_know_gets_a_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown(user: int) -> None:
+        raise KeyError(user)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    try:
+        assert main(["doctor", "config", "--json"]) == 0
+    finally:
+        os.environ.pop("HOME", None)
+    assert json.loads(capsys.readouterr().out)["ok"]
+
+
 def test_a_machine_without_proc_is_described_as_far_as_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise FileNotFoundError(2, "No such file or directory", "/proc/meminfo")

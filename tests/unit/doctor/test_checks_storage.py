@@ -271,7 +271,7 @@ def test_a_model_whose_file_may_not_be_read_is_not_pulled_again_first(
     folder = put(tmp_path / "models/mlx/org_name", config__json=b"{")
     monkeypatch.setattr("ollmlx_hub.check.os.access", denied(folder / "config.json", os.R_OK))
     found = expect(context, "MDL003", "config.json", f"chmod -R u+rX {folder}")
-    assert found.instead == ("ollmlx pull org/name",)
+    assert found.instead[0].startswith("mv "), "a person put it there; perhaps no registry has it"
     theirs = expect(replace(context, user=context.user + 1), "MDL003", "config.json", "sudo chown -R")
     assert len(theirs.commands) == 2
 

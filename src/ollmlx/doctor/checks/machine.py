@@ -18,7 +18,7 @@ from ollmlx.text.quantities import format_size
 
 TRIAL = "import mlx.core as mx; mx.eval(mx.ones(8).sum()); print(mx.default_device())"
 TRIAL_SECONDS = 3.5
-BLAS_SECONDS = 2.0
+BLAS_SECONDS = 1.2
 WORTHWHILE = 2.0
 """A BLAS must be this many times faster than the reference BLAS to be reported."""
 OLDEST_DRIVER = {"mlx-cuda-12": 525, "mlx-cuda-13": 580}
