@@ -32,7 +32,7 @@ RUN_EXTRAS :=
 TEST_EXTRAS := [llamacpp,dev,clients]
 endif
 
-.PHONY: help run test quick lint types imports unit fix fuzz fuzz-parsers docs bench pins clean test-agents
+.PHONY: help run test quick lint types imports unit fix fuzz fuzz-parsers audit docs bench pins clean test-agents
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -66,6 +66,10 @@ fuzz: $(VENV)/.for-test  ## 10,000 requests made from the OpenAPI description, a
 fuzz-parsers: $(VENV)/.for-test  ## each parser of strangers' bytes, guided by coverage, FUZZ_SECONDS (600) each; needs atheris
 	$(INSTALL) atheris
 	$(BIN)/python -m tests.fuzz.guided --seconds $(FUZZ_SECONDS)
+
+audit: $(VENV)/.for-test  ## the contents of the wheel, and known vulnerabilities of what it needs; needs pip-audit
+	$(INSTALL) pip-audit
+	$(BIN)/python -m tests.audit
 
 test-agents: $(VENV)/.for-test  ## Codex, Claude Code, opencode and aider, the real programs, on a model that follows a play
 	TEST_AGENTS=all $(BIN)/python -m pytest $(PARALLEL) tests/e2e -m agents $(PYTEST_FLAGS)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, NoReturn
 
@@ -53,13 +54,19 @@ def main() -> NoReturn:
     os._exit(code)
 
 
+def sandbox_of(backend: str, environ: Mapping[str, str]) -> str:
+    """Return the sandbox of the ranks. Those of ring need the network and files; what others need is not known here."""
+    return "network" if backend == "ring" and environ.get("OLLMLX_SANDBOX", "off") != "off" else "off"
+
+
 def run(config: RunnerConfig, fd: int, plan: dict[str, Any], daemon: int, silence: float) -> int:
     """Start a group and wait for its end. Returns the exit code."""
     server = LauncherSocket()
     try:
         hostfile = server.path.with_name("hosts.json")
         hostfile.write_text(json.dumps(hosts_of(plan)), encoding="utf-8")
-        rank = ["--socket", str(server.path), "--silence", str(silence)]
+        rank = ["--socket", str(server.path), "--silence", str(silence), "--model", str(config.model.path)]
+        rank += ["--sandbox", sandbox_of(plan["backend"], os.environ)]
         started = subprocess.Popen(
             [sys.executable, "-P", "-m", "ollmlx_cluster.mlx_launch", *launch_arguments(plan, hostfile, rank)],
             stdin=subprocess.PIPE,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ollmlx.protocol import ExitCode, RunnerConfig
-from ollmlx.runner import confine, tie
+from ollmlx.runner import confine, enter, files_of, tie
 from ollmlx_cluster import messages
 from ollmlx_cluster.hosts import AGENT
 from ollmlx_cluster.messages import LauncherConnection
@@ -31,9 +31,12 @@ def main() -> NoReturn:
     parser.add_argument("--socket", required=True, type=Path)
     parser.add_argument("--backend", required=True)
     parser.add_argument("--silence", required=True, type=float)
+    parser.add_argument("--sandbox", default="off")
+    parser.add_argument("--model", required=True, type=Path)
     given = parser.parse_args()
     tie()
     confine()
+    unconfined = enter(files_of(given.model), (), given.sandbox)
     # When a rank is lost, mlx.launch terminates all others. Rank 0 ignores that and lets the launcher end it: otherwise
     # its clients would be told that the runner is closing. All threads inherit the mask.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -47,7 +50,8 @@ def main() -> NoReturn:
     collectives = Collectives(mx.distributed.init(strict=True, backend=given.backend))
     _remove_host_file()
     try:
-        code = _lead(collectives, given.socket, given.backend) if collectives.leads else _follow(collectives)
+        leads = collectives.leads
+        code = _lead(collectives, given.socket, given.backend, unconfined) if leads else _follow(collectives)
     except RuntimeError as error:
         sys.stderr.write(f"rank {collectives.rank} lost the group: {error}\n")
         code = ExitCode.INTERNAL
@@ -62,7 +66,7 @@ def _remove_host_file() -> None:
         copy.unlink(missing_ok=True)
 
 
-def _lead(collectives: Collectives, path: Path, backend: str) -> int:
+def _lead(collectives: Collectives, path: Path, backend: str, unconfined: tuple[str, ...]) -> int:
     from ollmlx.runner import serve, start_logging
     from ollmlx_cluster.engine import ClusterEngine
 
@@ -75,7 +79,7 @@ def _lead(collectives: Collectives, path: Path, backend: str) -> int:
         ClusterEngine.launcher = launcher
     listener = socket.socket(fileno=fd)
     listener.setblocking(False)
-    code = serve(config, "ollmlx_cluster.engine:ClusterEngine", listener)
+    code = serve(config, "ollmlx_cluster.engine:ClusterEngine", listener, unconfined)
     launcher.send(f"exit {code}")
     return code
 

@@ -13,7 +13,16 @@ from pathlib import Path
 
 from ollmlx import ModelName, OllmlxError, parse_digest
 from ollmlx.errors import NotFound, StorageError
-from ollmlx.storekit import link_or_copy, read_receipt, sha256_of, storage_errors, write_receipt, write_whole
+from ollmlx.storekit import (
+    link_or_copy,
+    read_receipt,
+    replace_whole,
+    sha256_of,
+    storage_errors,
+    sync_file,
+    write_receipt,
+    write_whole,
+)
 from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, InstalledModel
 from ollmlx_ollama_store.index import OllamaIndex
 from ollmlx_ollama_store.layout import IMAGE, Kind, OllamaLayer, OllamaManifest
@@ -134,7 +143,9 @@ class OllamaInstaller:
                 raise StorageError(
                     f"{target.name} does not have the digest of its name", code="STO013", hint="pull again"
                 )
-            staged.replace(target)
+            with staged.open("rb") as file:
+                sync_file(file)
+            replace_whole(staged, target)
         if self.layout.status(target).st_size != layer.size:
             raise StorageError(
                 f"blobs/{target.name} has another size than the manifest says",

@@ -106,7 +106,7 @@ def build(settings: Settings, *, notices: tuple[str, ...] = ()) -> App:
     overrides = ModelOverrides(settings, load_catalogue())
     make_importer = functools.partial(ChildImporter, guarded=pool.guarded)
     planner = LaunchPlanner(settings, plugins.registry, overrides, make_importer, pool.budget, pool.has_runner)
-    blobs = Blobs(settings.state_folder / "blobs")
+    blobs = Blobs(settings.state_folder / "blobs", settings.security.upload_limit)
     service = Service(settings, plugins.registry, pool, overrides, planner, blobs)
     quotas = Quotas(settings.security, Usage(settings.state_folder))
     return App(settings, plugins, pool, service, quotas, notices)

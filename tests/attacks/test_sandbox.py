@@ -20,9 +20,11 @@ from tests.conftest import StartDaemon
 
 from ollmlx.plugin.contracts import RunnerCommand
 from ollmlx.runner import sandbox
+from ollmlx.supervisor.process.importers import ChildImporter
 from ollmlx.testing import RunnerProcess, fake_model, wait_until
 from ollmlx.testing.daemon import Daemon
 from ollmlx.testing.suites.engine import text_of
+from ollmlx.types import Options
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox of macOS was not run yet")
 confined = pytest.mark.skipif(sandbox.landlock_version() == 0, reason="this kernel has no Landlock")
@@ -123,6 +125,44 @@ async def test_a_runner_that_was_taken_over_reaches_nothing(places: dict[str, ob
     assert worked == ["connect to another program's socket", *ALLOWED]
 
 
+IMPORTER = """
+import json, os, socket, sys
+source, into = sys.argv[sys.argv.index("--source") + 1], sys.argv[sys.argv.index("--into") + 1]
+places = json.loads(sys.argv[1])
+tries = {
+    "read a file of the person": lambda: open(places["secret"]).read(),
+    "write beside the model": lambda: open(places["beside"], "w"),
+    "remove a file": lambda: os.unlink(places["doomed"]),
+    "connect to a TCP port": lambda: socket.create_connection(("127.0.0.1", places["port"]), 5),
+    "connect to another program's socket": lambda: socket.socket(socket.AF_UNIX).connect(places["unix"]),
+    "read the daemon's variables": lambda: open(f"/proc/{os.getppid()}/environ").read(),
+    "read the model": lambda: open(source).read(),
+    "write the import": lambda: open(into + "/weights", "w"),
+    "write a temporary file": lambda: open(os.environ["TMPDIR"] + "/x", "w"),
+}
+for name, attempt in tries.items():
+    try:
+        attempt()
+        print(json.dumps({"status": name}))
+    except OSError:
+        pass
+"""
+
+
+@confined
+@pytest.mark.parametrize(("mode", "count"), [("off", 9), ("on", 3)])
+async def test_an_importer_that_was_taken_over_reaches_nothing(
+    places: dict[str, object], tmp_path: Path, mode: str, count: int
+) -> None:
+    (into := tmp_path / "into").mkdir()
+    command = RunnerCommand(argv=(sys.executable, "-c", IMPORTER, json.dumps(places)), env={sandbox.VARIABLE: mode})
+    steps = ChildImporter(command)(Path(str(places["model"])), into, format="gguf")
+    worked = [step.status async for step in steps]
+    assert len(worked) == count
+    assert worked[-3:] == ["read the model", "write the import", "write a temporary file"]
+    assert [path.name for path in into.iterdir()] == ["weights"]
+
+
 @pytest.mark.model
 @pytest.mark.slow
 @confined
@@ -164,7 +204,7 @@ async def test_mlx_works_without_a_compiler(smollm2: Path) -> None:
     model = fake_model(format="mlx", path=smollm2, capabilities=("completion",))
     async with RunnerProcess(command, model) as runner:
         await runner.ready()
-        assert text_of(await runner.ask("Once upon a time"))
+        assert text_of(await runner.ask("Once upon a time", options=Options(num_predict=4)))
 
 
 # -- the parts -------------------------------------------------------------------------------------------------------
@@ -207,6 +247,10 @@ def test_the_filter_refuses_sockets_and_calls_of_another_architecture(
         assert run_filter(program, audit, 425, 0) == refuse, "io_uring goes around every filter"
         assert run_filter(program, audit, 0x40000000 + calls[0], socket.AF_INET) == refuse
         assert run_filter(program, audit ^ 1, 0, 0) == kill
+    network = sandbox.socket_filter(machine, "network")
+    assert network is not None
+    assert [run_filter(network, audit, call, socket.AF_INET) for call in calls] == [allow, allow]
+    assert run_filter(network, audit, 425, 0) == refuse
     assert sandbox.socket_filter("vax", "on") is None
 
 

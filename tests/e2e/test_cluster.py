@@ -10,6 +10,7 @@ from tests.conftest import StartDaemon
 from tests.e2e.helpers import all_gone, asking, command, family
 from tests.random_models import DEEPSEEK, byte_model, greedy
 
+from ollmlx.runner.sandbox import landlock_version
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon
 
@@ -42,6 +43,10 @@ def test_a_pipeline_is_one_runner_that_survives_a_lost_rank_and_not_its_daemon(
     (loaded,) = server.loaded()
     assert loaded["name"] == "spread:latest"
     assert set(ranks(server)) == {0, 1}
+    if landlock_version():
+        assert not [note for note in loaded["notes"] if note.startswith("not confined")]
+        states = [Path(f"/proc/{rank.pid}/status").read_text(encoding="ascii") for rank in ranks(server).values()]
+        assert all("NoNewPrivs:\t1" in state and "Seccomp:\t2" in state for state in states)
 
     first = list(ranks(server).values())
 

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tests.audit import wheel_faults
 
 from ollmlx.errors.findings import CODES
 
@@ -48,6 +49,23 @@ def test_every_page_is_in_the_wheel_and_nothing_of_the_tests_wherever_it_was_bui
     assert {f"ollmlx/diagnostics/{code}.md" for code in CODES} | OWN_PAGES | PLUGIN_PAGES <= names
     assert "ollmlx/py.typed" in names
     assert not [name for name in names if name.startswith("tests/") or "__pycache__" in name]
+
+
+def test_the_wheel_has_what_belongs_there_and_each_fault_is_found(wheels: dict[str, Path], tmp_path: Path) -> None:
+    assert wheel_faults(wheels["checkout"]) == []
+    spoilt = tmp_path / "spoilt.whl"
+    with zipfile.ZipFile(wheels["checkout"]) as good, zipfile.ZipFile(spoilt, "w") as bad:
+        for name in good.namelist():
+            if not name.endswith(("LICENSE", "ollmlx_page/routes.py", "catalogue.toml", "ollmlx_hub/__init__.py")):
+                bad.writestr(name, good.read(name))
+        for name in ("tests/x.py", "page/main.ts", "../up.py", "ollmlx_page/static/app.js.map"):
+            bad.writestr(name, b"")
+        bad.writestr("ollmlx/where.txt", str(ROOT))
+    assert sorted(fault.partition(":")[0] for fault in wheel_faults(spoilt)) == [
+        "../up.py", "ollmlx/model/catalogue.toml", "ollmlx/where.txt", "ollmlx_hub/__init__.py",
+        "ollmlx_page/routes.py", "ollmlx_page/static/app.js.map", "page/main.ts", "tests/x.py",
+        "the entry point ollmlx_hub has no module", "the licence is missing",
+    ]  # fmt: skip
 
 
 def test_an_installed_wheel_explains_its_codes_and_its_plugins(wheels: dict[str, Path], tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ class LaunchPlanner:
             with suppress(PluginError), self._registry.backends.errors_named(backend.name):
                 command = backend.importer(format)
             if command is not None:
-                return self._make_importer(command)
+                return self._make_importer(_confined(command, sandbox=self._settings.runners.sandbox))
         return None
 
     def _plan(self, model: InstalledModel, options: Options) -> LaunchSpec:
@@ -215,7 +215,7 @@ def _cluster(overrides: ModelSettings | None) -> dict[str, Any] | None:
 
 
 def _confined(command: RunnerCommand, *, sandbox: bool) -> RunnerCommand:
-    """Return the command with the variable that tells the runner how far it confines itself."""
+    """Return the command with the variable that tells the program how far it is confined."""
     return command.model_copy(update={"env": {**command.env, "OLLMLX_SANDBOX": command.sandbox if sandbox else "off"}})
 
 

@@ -14,6 +14,8 @@ from ollmlx._lazy import lazy_exports
 if TYPE_CHECKING:
     from ollmlx.runner.parent import confine as confine
     from ollmlx.runner.parent import tie as tie
+    from ollmlx.runner.sandbox import enter as enter
+    from ollmlx.runner.sandbox import files_of as files_of
     from ollmlx.runner.server import serve as serve
     from ollmlx.runner.startup import CannotStart as CannotStart
     from ollmlx.runner.startup import read_config as read_config
@@ -23,6 +25,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "ollmlx.runner.parent": "confine tie",
+        "ollmlx.runner.sandbox": "enter files_of",
         "ollmlx.runner.server": "serve",
         "ollmlx.runner.startup": "CannotStart read_config start_logging",
     },

@@ -1,4 +1,4 @@
-"""The sandbox of a runner: no network, no writes outside its own folders, no reads of what it does not need.
+"""The sandbox of runners, importers and ranks: no network, no writes elsewhere, no reads of what they do not need.
 
 A model's file is parsed by native code. What an attacker gains there is this process, so it is allowed little. Linux:
 Landlock for files, a seccomp filter for sockets, both through the system's C library, and no new privileges. macOS:
@@ -62,45 +62,54 @@ _MACHINES: Final = {
 
 
 def confine(config: RunnerConfig, engine: str, mode: str) -> tuple[str, ...]:
-    """Give up what the runner does not need. Returns what could not be applied, for `ps` and the doctor.
+    """Give up what the runner does not need, as `enter` does."""
+    return enter(_readable(config, engine), _writable(config), mode)
 
-    mode: `on`, `connect` for an engine that connects to a unix socket of its own, `off`.
-    Call it before the process has other threads: threads that run already would not be confined.
+
+def enter(read: Iterable[Path], write: Iterable[Path], mode: str) -> tuple[str, ...]:
+    """Give up all but reading the system and `read`, and changing `write` and the folder for temporary files.
+
+    Returns what could not be applied, for `ps` and the doctor. mode: `on`, `connect` for a program that connects to a
+    unix socket of its own, `network` for one that needs the network, `off`. Call it before the process has other
+    threads: threads that run already would not be confined.
     """
     if mode == "off":
         return (f"{NOT_CONFINED}it is switched off",)
-    readable, writable = list(_readable(config, engine)), list(_writable(config))
+    readable, writable = [*_python(), *read], [Path(tempfile.gettempdir()), *write]
     if sys.platform == "darwin":
-        return _confine_macos(readable, writable)
+        return _confine_macos(readable, writable, mode)
     if sys.platform != "linux":
         return (f"{NOT_CONFINED}there is no sandbox for {sys.platform}",)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
     _drop_capabilities(libc)
-    return tuple(filter(None, (_confine_files(libc, readable, writable), _confine_sockets(libc, mode))))
+    return tuple(filter(None, (_confine_files(libc, readable, writable, mode), _confine_sockets(libc, mode))))
 
 
 # -- what a runner needs -----------------------------------------------------------------------------------------------
 
 
-def _readable(config: RunnerConfig, engine: str) -> Iterator[Path]:
+def _python() -> Iterator[Path]:
     yield from map(Path, SYSTEM)
     yield from (Path(folder) for folder in {sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path} if folder)
     for folder in filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)):
         yield Path(folder)
         yield from (library.resolve() for library in Path(folder).glob("*.so*") if library.is_symlink())
+    yield from (Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ)
+
+
+def _readable(config: RunnerConfig, engine: str) -> Iterator[Path]:
     named = (Path(value) for value in config.engine_options.values() if isinstance(value, str))
     yield from (path for path in named if path.is_absolute())
-    yield from (Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ)
     if "/" in engine:
         yield Path(engine.rpartition(":")[0]).parent
     model = config.model
     for own in (model.path, model.defaults.adapter, model.defaults.draft, model.defaults.projector):
         if own is not None:
-            yield from _files_of(model.path / own)
+            yield from files_of(model.path / own)
 
 
-def _files_of(path: Path) -> Iterator[Path]:
+def files_of(path: Path) -> Iterator[Path]:
     """Yield a model's file or folder, and where links in it lead: caches of other programs keep files elsewhere."""
     yield path
     yield path.resolve()
@@ -111,7 +120,6 @@ def _files_of(path: Path) -> Iterator[Path]:
 
 
 def _writable(config: RunnerConfig) -> Iterator[Path]:
-    yield Path(tempfile.gettempdir())
     if config.cache_dir is not None:
         yield config.cache_dir
 
@@ -134,12 +142,13 @@ def landlock_version() -> int:
     return max(0, int(found))
 
 
-def _confine_files(libc: ctypes.CDLL, readable: Iterable[Path], writable: Iterable[Path]) -> str | None:
+def _confine_files(libc: ctypes.CDLL, readable: Iterable[Path], writable: Iterable[Path], mode: str) -> str | None:
     version = landlock_version()
     if version == 0:
         return f"{NOT_CONFINED}files, because this kernel has no Landlock"
     handled = sum(rights for since, rights in _ADDED.items() if since <= version)
-    attributes = struct.pack("=QQQ", handled, _TCP if version >= 4 else 0, _SCOPES if version >= 6 else 0)
+    ports = _TCP if version >= 4 and mode != "network" else 0
+    attributes = struct.pack("=QQQ", handled, ports, _SCOPES if version >= 6 else 0)
     size = 8 if version < 4 else 16 if version < 6 else 24
     rules = libc.syscall(_CREATE_RULESET, attributes[:size], ctypes.c_size_t(size), 0)
     if rules < 0:
@@ -178,11 +187,11 @@ def _allow(libc: ctypes.CDLL, rules: int, path: Path, rights: int) -> None:
 
 
 def socket_filter(machine: str, mode: str) -> bytes | None:
-    """Return the seccomp program: no sockets but those that the process has, nothing of other processes."""
+    """Return the seccomp program: no sockets but those that the mode permits, nothing of other processes."""
     if machine not in _MACHINES:
         return None
     _, audit, socket, connect, others = _MACHINES[machine]
-    refused = [*others, *(() if mode == "connect" else (socket, connect))]
+    refused = [*others, *((socket, connect) if mode == "on" else ())]
     steps = [(_LOAD, 0, 0, 4), (_EQUALS, 1, 0, audit), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
     steps += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _REFUSE)]  # the other numbers of x86-64's x32
     for call in refused:
@@ -212,9 +221,10 @@ def _confine_sockets(libc: ctypes.CDLL, mode: str) -> str | None:
 # -- macOS: not run yet ----------------------------------------------------------------------------------------------
 
 
-def macos_profile(readable: Iterable[Path], writable: Iterable[Path], home: Path) -> str:
+def macos_profile(readable: Iterable[Path], writable: Iterable[Path], home: Path, mode: str = "on") -> str:
     """Return a profile in the language of sandbox-exec: the person's files, the network and writes are closed."""
-    lines = ["(version 1)", "(allow default)", "(deny network-outbound)", "(deny network-bind)", "(deny file-write*)"]
+    lines = ["(version 1)", "(allow default)", "(deny file-write*)"]
+    lines += ["(deny network-outbound)", "(deny network-bind)"] if mode != "network" else []
     lines += [f"(deny file-read-data (subpath {_quoted(place)}))" for place in (home, Path("/Volumes"))]
     lines += [f"(allow file-read* (subpath {_quoted(path)}))" for path in (*readable, *writable)]
     lines += [f"(allow file-write* (subpath {_quoted(path)}))" for path in writable]
@@ -228,10 +238,10 @@ def _quoted(path: Path) -> str:
     return f'"{text}"'
 
 
-def _confine_macos(readable: Iterable[Path], writable: Iterable[Path]) -> tuple[str, ...]:
+def _confine_macos(readable: Iterable[Path], writable: Iterable[Path], mode: str) -> tuple[str, ...]:
     library = ctypes.CDLL(find_library("sandbox"))
     reason = ctypes.c_char_p()
-    profile = macos_profile(readable, writable, Path.home()).encode()
+    profile = macos_profile(readable, writable, Path.home(), mode).encode()
     if library.sandbox_init(profile, ctypes.c_uint64(0), ctypes.byref(reason)):
         return (f"{NOT_CONFINED}{(reason.value or b'refused').decode(errors='replace')}",)
     return ()

@@ -225,6 +225,9 @@ class SecuritySettings(Section):
         False, description="Clients may upload models to the hub, with the daemon's token. `ollmlx push` is a client."
     )
     blobs: bool = Field(True, description="Clients may upload files and create models from them.")
+    upload_limit: Size = Field(
+        0, description="Space that uploads may take in all; each stays an hour. 0: what is free on the disk."
+    )
     fetch_images: bool = Field(
         False,
         description="Clients may send the address of a picture, which is then fetched from a public address: 48 MiB at"

@@ -26,12 +26,14 @@ from ollmlx.storekit.files import list_files as list_files
 from ollmlx.storekit.files import read_bounded as read_bounded
 from ollmlx.storekit.files import read_json as read_json
 from ollmlx.storekit.files import read_receipt as read_receipt
+from ollmlx.storekit.files import replace_whole as replace_whole
 from ollmlx.storekit.files import require_inside as require_inside
 from ollmlx.storekit.files import require_json as require_json
 from ollmlx.storekit.files import safe_path as safe_path
 from ollmlx.storekit.files import sha256_of as sha256_of
 from ollmlx.storekit.files import storage_error as storage_error
 from ollmlx.storekit.files import storage_errors as storage_errors
+from ollmlx.storekit.files import sync_file as sync_file
 from ollmlx.storekit.files import with_hashes as with_hashes
 from ollmlx.storekit.files import write_receipt as write_receipt
 from ollmlx.storekit.files import write_whole as write_whole

@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import IO
 
-from ollmlx.errors import InvalidRequest, NotFound
+from ollmlx.errors import InvalidRequest, NotFound, StorageError
 from ollmlx.model.names import parse_digest
 from ollmlx.storekit.files import check_space, replace_whole, storage_errors, sync_file
+from ollmlx.text.quantities import format_size
 
 KEEP_SECONDS = 3600.0
 """Seconds that an upload, complete or not, stays after its last use.
@@ -24,15 +25,19 @@ Models created from an upload have links of their own. An upload that stayed lon
 after the models are removed."""
 
 
-CHECK_EVERY = 64 << 20
+CHECK_EVERY = 16 << 20
 """Bytes of an upload after which the space on the disk is looked at again."""
 
 
 class Blobs:
-    """A folder of files named `sha256-<64 hex>`, readable by its user only. Paths are made from checked digests."""
+    """A folder of files named `sha256-<64 hex>`, readable by its user only. Paths are made from checked digests.
 
-    def __init__(self, folder: Path) -> None:
+    limit: bytes that its files may have in all; 0: what is free on the disk.
+    """
+
+    def __init__(self, folder: Path, limit: int = 0) -> None:
         self._folder = folder
+        self._limit = limit
 
     def path(self, digest: str) -> Path:
         """Return the path of a blob. Raises InvalidRequest for a malformed digest, NotFound if it was not uploaded."""
@@ -62,7 +67,7 @@ class Blobs:
                     written = 0
                     async for chunk in body:
                         if written // CHECK_EVERY != (written + len(chunk)) // CHECK_EVERY or not written:
-                            await asyncio.to_thread(check_space, self._folder, len(chunk))
+                            await asyncio.to_thread(self._check_room, len(chunk))
                         seen.update(chunk)
                         written += len(chunk)
                         await asyncio.to_thread(file.write, chunk)
@@ -86,6 +91,18 @@ class Blobs:
                     shutil.rmtree(file) if file.is_dir() else file.unlink()  # a folder is an adapter being uploaded
                     removed += 1
         return removed
+
+    def _check_room(self, needed: int) -> None:
+        """Raise StorageError when the disk or the limit has no room for `needed` bytes more."""
+        check_space(self._folder, needed)
+        if not self._limit:
+            return
+        held = sum(file.stat().st_size for file in self._folder.rglob("*") if file.is_file())
+        if held + needed > self._limit:
+            raise StorageError(
+                f"uploads may take {format_size(self._limit)} in all, and take {format_size(held)}",
+                hint="try again when they have become models and an hour has passed; [security] upload_limit",
+            )
 
     def _path(self, digest: str) -> Path:
         return self._folder / f"sha256-{parse_digest(digest)}"

@@ -214,12 +214,30 @@ def sync_file(file: IO[bytes]) -> None:
 def replace_whole(staged: Path, path: Path) -> None:
     """Rename a file whose content is on the disk, and have the system write the new name, too."""
     staged.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the system write the names in a folder to the disk."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with suppress(OSError):  # some file systems cannot do this for folders
-            os.fsync(folder)
+            os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
+
+
+def sync_tree(folder: Path) -> None:
+    """Have the system write all files in a folder to the disk, and their names."""
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            continue
+        if path.is_dir():
+            sync_folder(path)
+        elif path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from ollmlx.errors import StorageError
 from ollmlx.model.installed import CreateRequest, ModelDefaults
 from ollmlx.model.names import ModelName
-from ollmlx.storekit.files import storage_errors
+from ollmlx.storekit.files import storage_errors, sync_folder, sync_tree
 from ollmlx.storekit.threads import to_transfer_thread
 
 POLL = 0.1
@@ -72,13 +72,15 @@ class StagingArea:
         return self.root / ".locks" / f"{name.key}.lock"
 
     def swap_in(self, new: Path, target: Path) -> None:
-        """Rename a finished folder to `target`. The folder that was there is removed last."""
+        """Rename a finished folder to `target`, once it is on the disk. The folder that was there is removed last."""
+        sync_tree(new)
         self.recover(target)
         aside = self._aside(target)
         aside.parent.mkdir(exist_ok=True)
         if target.exists():
             target.rename(aside)
         new.rename(target)
+        sync_folder(target.parent)
         self.recover(target)
 
     def is_interrupted(self, target: Path) -> bool:

@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import signal
+import sys
+import tempfile
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ollmlx.errors import InvalidRequest, StorageError
+from ollmlx.model.events import closing
 from ollmlx.plugin.contracts import Guarded, RunnerCommand, unguarded
 from ollmlx.protocol import ExitCode
 from ollmlx.supervisor.process.child import child_environment
@@ -38,14 +41,20 @@ class ChildImporter:
 
         Raises InvalidRequest when the files are no model that it can import, StorageError for every other failure.
         """
-        arguments = ["--source", str(source), "--into", str(into), "--options", json.dumps(dict(options or {}))]
+        with tempfile.TemporaryDirectory(prefix="ollmlx-import-") as temporary:
+            arguments = ["--source", str(source), "--into", str(into), "--options", json.dumps(dict(options or {}))]
+            argv = (*_sandboxed(self._command, source, into, options or {}), *self._command.argv, *arguments)
+            async with closing(self._run(argv, source, into, temporary)) as steps:
+                async for step in steps:
+                    yield step
+
+    async def _run(self, argv: Sequence[str], source: Path, into: Path, temporary: str) -> AsyncIterator[PullProgress]:
         process = await asyncio.create_subprocess_exec(
-            *self._command.argv,
-            *arguments,
+            *argv,
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,
-            env={**child_environment(), **self._command.env},
+            env={**child_environment(), **self._command.env, "TMPDIR": temporary},
             cwd=into,
             start_new_session=True,
         )
@@ -73,6 +82,15 @@ class ChildImporter:
             reason = next((line.strip() for line in reversed(lines) if line.strip()), f"it exited with status {code}")
             kind = InvalidRequest if code == ExitCode.BAD_MODEL else StorageError
             raise kind(f"cannot import {source.name}: {reason}", code="MDL006")
+
+
+def _sandboxed(command: RunnerCommand, source: Path, into: Path, options: Mapping[str, Any]) -> list[str]:
+    """Return the program that confines an importer to its files, and its arguments; none where the settings say so."""
+    if command.env.get("OLLMLX_SANDBOX", "off") == "off":
+        return []
+    named = [value for value in options.values() if isinstance(value, str) and value.startswith("/")]
+    read = [word for path in (str(source), *named) for word in ("--read", path)]
+    return [sys.executable, "-P", "-m", "ollmlx.runner.sandboxed", *read, "--write", str(into), "--"]
 
 
 async def _collect(stream: asyncio.StreamReader, last: bytearray) -> None:

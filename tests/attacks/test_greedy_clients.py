@@ -1,0 +1,57 @@
+"""Attack: a client fills the disk with uploads; a crash makes a half-written model whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from ollmlx.errors import StorageError
+from ollmlx.storekit import StagingArea
+from ollmlx.storekit.blobs import CHECK_EVERY, Blobs
+
+
+def digest_of(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+async def pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+async def test_uploads_take_no_more_than_their_limit_in_all(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path, limit=100)
+    assert await blobs.write(digest_of(b"x" * 60), pieces(b"x" * 60, 60))
+    with pytest.raises(StorageError, match="uploads may take 100 B in all, and take 60 B"):
+        await blobs.write(digest_of(b"y" * 60), pieces(b"y" * 60, 60))
+    assert [file.stat().st_size for file in tmp_path.iterdir()] == [60], "nothing of the refused one is left"
+    large = b"z" * (2 * CHECK_EVERY)
+    blobs = Blobs(tmp_path, limit=CHECK_EVERY)
+    with pytest.raises(StorageError, match="uploads may take"):
+        await blobs.write(digest_of(large), pieces(large, 1 << 20))
+
+
+def test_a_model_gets_its_name_after_its_files_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (stage := tmp_path / "stage" / "deep").mkdir(parents=True)
+    (stage / "weights").write_bytes(b"w")
+    (stage.parent / "config").write_bytes(b"c")
+    done: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def note_sync(descriptor: int) -> None:
+        done.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        sync(descriptor)
+
+    def note_rename(path: Path, target: Path) -> Path:
+        done.append("RENAMED")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    StagingArea(tmp_path).swap_in(stage.parent, tmp_path / "model")
+    assert set(done[: done.index("RENAMED")]) == {"weights", "config", "deep", "stage"}
+    assert done[done.index("RENAMED") + 1 :] == [tmp_path.name], "the new name, too"
