@@ -8,6 +8,7 @@ stays open; when it ends, the daemon is gone and the runner exits.
 from __future__ import annotations
 
 import operator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,10 @@ from pydantic import Field, TypeAdapter
 from ollmlx.types import Event, Frozen, InstalledModel, Message, Tool
 
 PROTOCOL_VERSION = 1
+
+TRACEPARENT: ContextVar[str] = ContextVar("ollmlx_traceparent", default="")
+"""The W3C trace context of the request that the running task serves. The daemon sends it to the runner as the header
+`traceparent`; engines that call other services can pass it on."""
 
 
 class ExitCode:

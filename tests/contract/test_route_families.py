@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from quart import Blueprint
@@ -13,7 +12,7 @@ from ollmlx import Service
 from ollmlx.plugin.loader import load_plugins
 from ollmlx.settings import Settings
 from ollmlx.testing import RoutesSuite
-from ollmlx.testing.routes import FakeService
+from ollmlx.testing.routes import FakeService, fake_app
 from ollmlx.web.create_app import create_app
 from ollmlx.web.openapi import openapi as openapi_document
 from ollmlx_anthropic_api.routes import blueprint as anthropic
@@ -60,8 +59,7 @@ FAMILIES = {
 @pytest.mark.parametrize("off", FAMILIES)
 async def test_a_family_that_is_switched_off_is_gone_and_the_others_stay(off: str) -> None:
     settings = Settings.model_validate({"plugins": {"disabled": [off]}})
-    app = SimpleNamespace(settings=settings, service=FakeService(), plugins=load_plugins(settings))
-    web = create_app(cast(Any, app))
+    web = create_app(fake_app(FakeService(settings=settings), load_plugins(settings)))
     client: Any = web.test_client()
     described = openapi_document(web, "1")["paths"]
     for family, path in FAMILIES.items():

@@ -15,6 +15,8 @@ from ollmlx.testing import RunnerProcess, eventually, fake_runner
 from ollmlx.testing.waiting import HANG_GUARD
 from ollmlx.types import EmbedRequest, Failed, GenerateRequest, Message
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
 
 @pytest.fixture
 async def runner() -> AsyncIterator[RunnerProcess]:
@@ -141,10 +143,12 @@ async def test_nothing_is_answered_without_the_token(runner: RunnerProcess, head
 
 @pytest.mark.fault(45)
 async def test_lines_of_the_log_carry_the_request_id_and_no_prompt(runner: RunnerProcess) -> None:
-    async with runner.stream(GenerateRequest(prompt="my secret"), **{"X-Request-ID": "req-7"}) as answer:
+    headers = {"X-Request-ID": "req-7", "traceparent": TRACE}
+    async with runner.stream(GenerateRequest(prompt="my secret"), **headers) as answer:
         await answer.read()
     await runner.generate(GenerateRequest(prompt="my secret fake:fault=bug@1", request_id="req-8"))
     assert "[req-7] ollmlx.runner: generate" in runner.error_text
+    assert f"[req-7] ollmlx.runner: generate: begun, trace {TRACE}" in runner.error_text
     assert "ERROR [req-8]" in runner.error_text
     assert "secret" not in runner.error_text
 

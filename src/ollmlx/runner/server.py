@@ -20,7 +20,7 @@ from aiohttp.typedefs import Handler, Middleware
 from pydantic import ValidationError
 
 from ollmlx.errors import STATUS, InvalidRequest, NotFound, OllmlxError, TooLarge, Unauthorized
-from ollmlx.protocol import Detokenized, ExitCode, RunnerConfig, TokenizeRequest, Tokens
+from ollmlx.protocol import TRACEPARENT, Detokenized, ExitCode, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.runner.host import EngineHost, EventStream, problem_of
 from ollmlx.runner.startup import CannotStart, first_fault, request_id
 from ollmlx.types import EmbedRequest, Frozen, GenerateRequest
@@ -119,7 +119,8 @@ class Routes:
         stream = EventStream(self._host.ready_engine().generate(body))
         began = time.monotonic()
         size, end = 0, b""
-        log.debug("generate: begun")
+        trace = TRACEPARENT.get()
+        log.debug("generate: begun%s", f", trace {trace}" if trace else "")
         with self._host.streaming(stream):
             try:
                 data = await stream.take()
@@ -189,6 +190,7 @@ def _errors_and_token(token: str) -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id.set(request.headers.get("X-Request-ID", "-"))
+        TRACEPARENT.set(request.headers.get("traceparent", ""))
         try:
             given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
             if not hmac.compare_digest(given, expected):

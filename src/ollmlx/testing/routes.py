@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ollmlx.errors import NotFound, Unsupported
 from ollmlx.keys.quotas import Quotas
@@ -210,7 +210,10 @@ def web_app(service: FakeService, *families: Callable[[Service], Blueprint]) -> 
     registry = Registry()
     for index, family in enumerate(families):
         registry.routes.add(f"family-{index}", family, "test")
-    plugins = SimpleNamespace(registry=registry)
+    return create_app(fake_app(service, SimpleNamespace(registry=registry)))
+
+
+def fake_app(service: FakeService, plugins: Any) -> Any:
+    """Return the parts of a daemon that its web application uses, over the service."""
     quotas = Quotas(service.settings.security, Usage(Path("/nowhere")))
-    app = SimpleNamespace(settings=service.settings, service=service, plugins=plugins, awake=Awake(()), quotas=quotas)
-    return create_app(cast(Any, app))
+    return SimpleNamespace(settings=service.settings, service=service, plugins=plugins, awake=Awake(()), quotas=quotas)

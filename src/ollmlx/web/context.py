@@ -35,6 +35,8 @@ class RequestContext:
     """The client's address, or the name of its API key."""
     quotas: Quotas | None = None
     """The limits of the client's key."""
+    traceparent: str = ""
+    """The W3C trace context that the client sent."""
     act: str = ""
     """The administrative act that is asked for, such as `delete`; empty for other requests."""
     counted: bool = False

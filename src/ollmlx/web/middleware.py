@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -17,6 +18,7 @@ import orjson
 from werkzeug.datastructures import Headers as RequestHeaders
 
 from ollmlx.errors import OllmlxError
+from ollmlx.protocol import TRACEPARENT
 from ollmlx.web.context import CLIENT_GONE, CURRENT, REQUEST_ID_HEADER, USABLE_ID, RequestContext
 from ollmlx.web.kit.body import too_large
 from ollmlx.web.kit.errors import JSON, failure, failure_headers
@@ -31,6 +33,8 @@ Send = Callable[[Message], Awaitable[None]]
 ASGI = Callable[[Message, Receive, Send], Awaitable[None]]
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+USABLE_TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""Trace contexts of clients that are passed on."""
 HEALTH_PATHS = QUIET_PATHS | {"/"}
 """Health endpoints; never queued."""
 STARTED_AT_ONCE = 4
@@ -62,6 +66,7 @@ class Middleware:
         context = RequestContext(request_id, scope["method"], scope["path"], peer)
         context.body_wanted.set()
         context.priority = headers.get("x-priority", "normal").strip().lower()
+        context.traceparent = headers.get("traceparent", "")
         context.upload = context.path.startswith(tuple(self._state.uploads))
         token = CURRENT.set(context)
         self._state.drain.enter(context)
@@ -72,6 +77,12 @@ class Middleware:
             self._state.drain.leave(context)
             self._state.finish(context)
             CURRENT.reset(token)
+
+    def _begin(self, context: RequestContext) -> None:
+        if USABLE_TRACE.fullmatch(context.traceparent):
+            TRACEPARENT.set(context.traceparent)
+        for beginner in self._state.beginners:
+            beginner(context)
 
     def _awake(self, context: RequestContext) -> AbstractContextManager[None]:
         app = self._state.app
@@ -96,6 +107,7 @@ class Middleware:
                 private = headers.get("access-control-request-private-network") == "true"
                 await watcher.send_whole(204, b"", preflight_headers(requested, private) if context.origin else [])
                 return
+            self._begin(context)
             await self._app(scope, watcher.receive, watcher.send)
             if not context.status and self._state.drain.ended:
                 await self._refuse(watcher, context, self._state.drain.refusal())

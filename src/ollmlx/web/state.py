@@ -30,6 +30,8 @@ class WebState:
     drain: Drain = field(default_factory=Drain)
     shapes: dict[str, Shape] = field(default_factory=dict)
     """The shape of error bodies, by prefix of the path."""
+    beginners: list[Observer] = field(default_factory=list)
+    """Called with each request that has passed the checks, in its task, before its route."""
     observers: list[Observer] = field(default_factory=list)
     uploads: list[str] = field(default_factory=list)
     """Prefixes of the paths whose bodies may have any size."""

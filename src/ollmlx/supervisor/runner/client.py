@@ -13,7 +13,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from ollmlx.errors import OllmlxError, from_kind
-from ollmlx.protocol import Problem, Progress, TokenizeRequest, Tokens, decode_event
+from ollmlx.protocol import TRACEPARENT, Problem, Progress, TokenizeRequest, Tokens, decode_event
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, Failed, Frozen, GenerateRequest
 
 MAX_LINE = 2 * 1024 * 1024 - 1
@@ -158,7 +158,8 @@ class RunnerClient:
 
         Raises the reason of the call's end, or ConnectionLost, when the connection breaks.
         """
-        headers = {"Content-Type": "application/json"} | ({"X-Request-ID": request_id} if request_id else {})
+        named = {"X-Request-ID": request_id, "traceparent": TRACEPARENT.get()}
+        headers = {"Content-Type": "application/json"} | {name: value for name, value in named.items() if value}
         data = body.__pydantic_serializer__.to_json(body)
         self._calls.add(call)
         try:
