@@ -90,6 +90,10 @@ class LlamaCppBackend:
             return Refusal(reason="llama.cpp is not installed", hint=INSTALL, code=MISSING)
         return None
 
+    def sees(self, model: InstalledModel) -> bool:
+        """Return whether the model has a projector in a file of its own. llama.cpp reads none inside the weights."""
+        return self.accepts(model) is None and model.defaults.projector is not None
+
     def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
         """Return the bytes for files, caches and process. Raises StorageError for a file that is no usable GGUF."""
         files = [file for file in (model.path, model.defaults.draft) if file is not None]

@@ -83,10 +83,24 @@ class ModelLibrary:
                 target = found.get(self._overrides.alias(base_name) or base_name)
                 same_files = target is not None and target.path == base.path
                 found[name] = apply_overrides(target if target and same_files else base, name, overrides)
-        return sorted(found.values(), key=lambda model: model.modified_at, reverse=True)
+        return sorted(map(self._sighted, found.values()), key=lambda model: model.modified_at, reverse=True)
+
+    def _sighted(self, model: InstalledModel) -> InstalledModel:
+        """Return the model without `vision` where the backend that runs it does not answer pictures."""
+        if "vision" not in model.capabilities:
+            return model
+        overrides = self._overrides.models.get(model.name)
+        preferred = (overrides.backend if overrides else None) or model.defaults.options.backend
+        if self._registry.answers_pictures(model, preferred):
+            return model
+        left = tuple(name for name in model.capabilities if name != "vision")
+        return model.model_copy(update={"capabilities": left})
 
     async def resolve(self, name: ModelName) -> InstalledModel:
         """Return the model that a name stands for, with aliases and overrides applied. Raises NotFound."""
+        return self._sighted(await self._resolve(name))
+
+    async def _resolve(self, name: ModelName) -> InstalledModel:
         overrides = self._overrides.models.get(name)
         if overrides is None:
             found = await self._first(name, self._overrides.alias(name))

@@ -20,7 +20,7 @@ PUBLIC = {
 }  # fmt: skip
 """The modules that any plugin may import. Of the kits, their submodules as well."""
 WITH_SUBMODULES = ("ollmlx.storekit.", "ollmlx.runner.kit.", "ollmlx.web.kit.")
-BUILT_ON = {"ollmlx_cluster": "ollmlx_mlx"}
+BUILT_ON = {"ollmlx_cluster": "ollmlx_mlx", "ollmlx_mlx_vlm": "ollmlx_mlx"}
 """A plugin and the other plugin that it may import."""
 
 

@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -74,6 +74,8 @@ class MlxBackend:
     """Runs MLX folders. `budget` returns the memory budget in bytes; `trusted` says whether a model's code may run."""
 
     name = "mlx"
+    engine: ClassVar[str] = ENGINE
+    """The engine of models that write."""
 
     settings: MlxSettings
     machine: MlxMachine
@@ -111,6 +113,10 @@ class MlxBackend:
         except OllmlxError as error:
             return Refusal(reason=error.message, hint=error.hint, code=error.code)
 
+    def sees(self, model: InstalledModel) -> bool:
+        """Return False: mlx-lm reads text only."""
+        return False
+
     def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
         """Return the bytes for the weights in the form they will be loaded in, the caches, and the process itself."""
         need = estimate(self.facts(model.path), context, parallel, self.budget())
@@ -144,7 +150,7 @@ class MlxBackend:
                 notes.append("an answer is the same alone, beside others and from the cache")
         pool = pool_tokens(facts, options.context_length, options.parallel, self.budget())
         command = RunnerCommand.of_engine(
-            ENCODER_ENGINE if facts.encoder else ENGINE,
+            ENCODER_ENGINE if facts.encoder else self.engine,
             weights=facts.form,
             streams=streams,
             pool_tokens=0 if facts.encoder else pool,
@@ -199,14 +205,20 @@ class MlxBackend:
                 hint="choose a model of another type (docs/embeddings.md lists them), or a GGUF file of this one",
                 code="MDL004",
             )
-        if known.module(kind) is None and not config.get("model_file"):
-            return Refusal(
-                reason=f"the installed mlx-lm does not know the model type {kind!r}",
-                hint="pip install --upgrade mlx-lm",
-                code="MDL004",
-            )
+        if not config.get("model_file") and (refusal := self.knows(kind)) is not None:
+            return refusal
         self.facts(model.path)
         return None
+
+    def knows(self, kind: str) -> Refusal | None:
+        """Return None for a model type that the engine can read."""
+        if self._known is not None and self._known.module(kind) is not None:
+            return None
+        return Refusal(
+            reason=f"the installed mlx-lm does not know the model type {kind!r}",
+            hint="pip install --upgrade mlx-lm",
+            code="MDL004",
+        )
 
     def _read_facts(self, folder: Path, state: object) -> ModelFacts:
         config = require_json(folder, "config.json")

@@ -23,7 +23,7 @@ from ollmlx_mlx.engine.batching.prefill import ALONE
 from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
 from ollmlx_mlx.engine.batching.thinking import ThinkingBudget
 from ollmlx_mlx.engine.embedding import embed
-from ollmlx_mlx.engine.instance import Instance, build
+from ollmlx_mlx.engine.instance import TEXT, Instance, build
 from ollmlx_mlx.engine.load import free_unused
 from ollmlx_mlx.engine.text.answer import HARMONY_ANSWER
 from ollmlx_mlx.engine.text.prompt import EncodedPrompt
@@ -38,6 +38,9 @@ class MlxEngine:
     neither the event loop nor the compute thread should wait for them.
     """
 
+    parts = TEXT
+    """The parts in which this kind of model differs."""
+
     def __init__(self) -> None:
         self._compute = ComputeThread(tidy=free_unused)
         self._prompts = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prompts")
@@ -49,7 +52,7 @@ class MlxEngine:
     async def load(self, config: RunnerConfig) -> None:
         """Load the model on the compute thread. Raises StorageError, OutOfMemory."""
         self._config = config
-        self._instance = await asyncio.wrap_future(self._compute.call(lambda: build(config, self._advance)))
+        self._instance = await asyncio.wrap_future(self._compute.call(lambda: build(config, self._advance, self.parts)))
         self._compute.scheduler = self._instance.scheduler
         self._prompts.submit(self._instance.prompts.warm_up)
 

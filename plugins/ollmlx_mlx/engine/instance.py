@@ -13,6 +13,7 @@ import mlx.core as mx
 from ollmlx.protocol import RunnerConfig
 from ollmlx.storekit import read_recipe
 from ollmlx_mlx.engine.batching.drafting import Drafter
+from ollmlx_mlx.engine.batching.forward import Forward, TextForward
 from ollmlx_mlx.engine.batching.grammar import Grammars
 from ollmlx_mlx.engine.batching.prefill import ChunkClock
 from ollmlx_mlx.engine.batching.prompt_lookup import PromptLookup
@@ -20,7 +21,7 @@ from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
 from ollmlx_mlx.engine.device import limit_memory
 from ollmlx_mlx.engine.embed_texts import EmbedTexts
 from ollmlx_mlx.engine.kv_cache import Layers, can_batch, make_layers, stays_trimmable, usable_type
-from ollmlx_mlx.engine.load import LoadedModel, load_model
+from ollmlx_mlx.engine.load import LoadedModel, Read, load_model, read_text_model
 from ollmlx_mlx.engine.pooling import Pooler
 from ollmlx_mlx.engine.prefix_cache import CacheFolder, PrefixCache
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
@@ -59,10 +60,22 @@ class Instance:
             self.folder.save(self.prefixes.in_memory())
 
 
-def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
+@dataclass(frozen=True)
+class Parts:
+    """The parts in which a kind of model differs from others: how it is read, and how its prompts are made and fed."""
+
+    read: Read = read_text_model
+    prompts: Callable[..., PromptEncoder] = PromptEncoder
+    forward: Callable[[LoadedModel], Forward] = lambda loaded: TextForward(loaded.model)
+
+
+TEXT: Final = Parts()
+
+
+def build(config: RunnerConfig, advance: Callable[[float], None], parts: Parts = TEXT) -> Instance:
     """Load the model and make its parts. Raises StorageError, OutOfMemory."""
     limit_memory(config, mx)
-    loaded = load_model(config, advance)
+    loaded = load_model(config, advance, parts.read)
     model, tokenizer = loaded.model, loaded.tokenizer
     wanted = str(config.engine_options.get("kv_cache_type", "auto"))
     kv_type, why_not = usable_type(model, wanted)
@@ -86,7 +99,7 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
         width=width,
         vocabulary=vocabulary,
         notes=tuple(notes),
-        prompts=PromptEncoder(
+        prompts=parts.prompts(
             tokenizer, config.model.name.short, config.context_length, boundaries=not stays_trimmable(sample)
         ),
         detokenizers=loaded.detokenizers,
@@ -102,6 +115,7 @@ def build(config: RunnerConfig, advance: Callable[[float], None]) -> Instance:
             clock=clock,
             drafter=Drafter(model, loaded.draft) if loaded.draft is not None else PromptLookup(model),
             launch_blocks=loaded.device == "cpu",
+            forward=parts.forward(loaded),
         ),
         folder=folder,
         texts=EmbedTexts(partial(encode_texts, tokenizer), recipe),

@@ -35,6 +35,8 @@ _STEPS: Final = 64
 _THREADS: Final = 8
 
 Advance = Callable[[float], None]
+Read = Callable[[RunnerConfig], tuple[Module, dict[str, Any]]]
+"""A function that returns a model, whose weights are not read yet, and its configuration."""
 
 
 @dataclass(slots=True)
@@ -54,7 +56,15 @@ class LoadedModel:
     draft: Module | None = None
 
 
-def load_model(config: RunnerConfig, advance: Advance = lambda _: None) -> LoadedModel:
+def read_text_model(config: RunnerConfig) -> tuple[Module, dict[str, Any]]:
+    """Return mlx-lm's model of a folder, whose weights are not read yet, and its configuration."""
+    found: tuple[Module, dict[str, Any]] = load_stored(
+        config.model.path, lazy=True, trust_remote_code=config.allow_remote_code, get_model_classes=classes_of
+    )
+    return found
+
+
+def load_model(config: RunnerConfig, advance: Advance = lambda _: None, read: Read = read_text_model) -> LoadedModel:
     """Load weights, tokenizer, adapter and draft model. `advance` is called with the fraction done, 0 to 1.
 
     Raises StorageError when files are missing, damaged or do not fit together, OutOfMemory when memory is short.
@@ -63,9 +73,7 @@ def load_model(config: RunnerConfig, advance: Advance = lambda _: None) -> Loade
     notes = [str(note) for note in config.engine_options.get("notes", ())]
     device = device_name()
     try:
-        model, settings = load_stored(
-            folder, lazy=True, trust_remote_code=config.allow_remote_code, get_model_classes=classes_of
-        )
+        model, settings = read(config)
         unpacked = device == "cpu" and config.engine_options.get("weights", "float32") == "float32"
         if device == "cpu":
             to_float32(model, unpack=unpacked)

@@ -54,6 +54,11 @@ def convert_folder(source: Path, into: Path, quantize: str | None, report: Repor
     """Write the model in the folder `source` to `into`. Raises StorageError and InvalidRequest."""
     wanted = quantization(quantize) if quantize else None
     config = require_json(source, "config.json")
+    if isinstance(config.get("vision_config"), dict):
+        raise InvalidRequest(
+            "quantizing this model here would lose its vision encoder",
+            hint="python -m mlx_vlm.convert --hf-path FOLDER --mlx-path NEW -q keeps it",
+        )
     asked = remote_code(source)
     if asked is not None:
         raise StorageError(f"it asks for its own Python code to be run ({asked})", code="SEC005")

@@ -100,7 +100,7 @@ def _render(template: str, variables: dict[str, Any], continue_last: bool) -> st
 
     turns = [_completed(turn) for turn in variables["messages"]]
     if continue_last and turns:
-        turns[-1]["content"] += _OPEN_END
+        turns[-1]["content"] = _opened(turns[-1]["content"])
     try:
         text = _compiled(template).render({**variables, "messages": turns})
     except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -111,6 +111,13 @@ def _render(template: str, variables: dict[str, Any], continue_last: bool) -> st
     if not end:
         raise InvalidRequest("it leaves out the last turn, which should be continued")
     return before
+
+
+def _opened(content: Any) -> Any:
+    """Return the content of a turn, a text or parts, with the mark at its end."""
+    if isinstance(content, str):
+        return content + _OPEN_END
+    return [*content[:-1], {**content[-1], "text": content[-1].get("text", "") + _OPEN_END}]
 
 
 def _completed(turn: Mapping[str, Any]) -> dict[str, Any]:

@@ -174,6 +174,19 @@ def knows_device(backend: Backend) -> TypeGuard[DeviceAware]:
 
 
 @runtime_checkable
+class Seeing(Backend, Protocol):
+    """A backend that says with which models it answers pictures. Others answer them with each model that says so."""
+
+    def sees(self, model: InstalledModel) -> bool:
+        """Return whether it answers pictures with this model. Called when models are listed; may read small files."""
+
+
+def knows_pictures(backend: Backend) -> TypeGuard[Seeing]:
+    """True if a backend says with which models it answers pictures. Only the class is inspected."""
+    return hasattr(type(backend), "sees")
+
+
+@runtime_checkable
 class Source(Protocol):
     """Fetches a model's files for a store."""
 

@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ollmlx.errors import OllmlxError, PluginError, Unsupported
-from ollmlx.plugin.contracts import Backend, Check, Refusal, Source, Store, can_keep, can_spread
+from ollmlx.plugin.contracts import Backend, Check, Refusal, Source, Store, can_keep, can_spread, knows_pictures
 from ollmlx.types import InstalledModel
 
 if TYPE_CHECKING:
@@ -99,10 +99,13 @@ class Registry:
     def backend_for(self, model: InstalledModel, preferred: str | None = None) -> Backend:
         """The first backend that accepts the model, or the backend called `preferred` if it does.
 
-        Backends for clusters (`Spreader`) are only used by name. Raises Unsupported with every refusal and a hint.
+        One that answers pictures comes before others if the model has a vision encoder. Backends for clusters
+        (`Spreader`) are only used by name. Raises Unsupported with every refusal and a hint.
         """
-        alone = (backend for backend in self.backends.values() if not can_spread(backend))
-        candidates = alone if preferred is None else (self.backend(preferred),)
+        alone = [backend for backend in self.backends.values() if not can_spread(backend)]
+        if "vision" in model.capabilities:
+            alone.sort(key=lambda backend: not self._sees(backend, model))
+        candidates = alone if preferred is None else [self.backend(preferred)]
         refusals = []
         for backend in candidates:
             refusal = self._refusal(backend, model)
@@ -115,6 +118,20 @@ class Registry:
         code = next((refusal.code for refusal in ranked if refusal.code), NO_BACKEND)
         hint = next((refusal.hint for refusal in ranked if refusal.hint), None)
         raise Unsupported(f"no backend can run {model.name.short} ({reasons})", code=code, hint=hint)
+
+    def answers_pictures(self, model: InstalledModel, preferred: str | None = None) -> bool:
+        """Return whether the backend that runs a model answers pictures with it."""
+        try:
+            return self._sees(self.backend_for(model, preferred), model)
+        except Unsupported:
+            return False
+
+    def _sees(self, backend: Backend, model: InstalledModel) -> bool:
+        try:
+            with self.backends.errors_named(backend.name):
+                return not knows_pictures(backend) or backend.sees(model)
+        except PluginError:
+            return False
 
     def _refusal(self, backend: Backend, model: InstalledModel) -> Refusal | None:
         try:

@@ -157,6 +157,8 @@ def _capabilities(
         found.append("tools")
     if _can_insert(folder, names):
         found.append("insert")
+    if isinstance(config.get("vision_config"), dict):
+        found.append("vision")  # of the weights: whether a backend answers pictures, the daemon asks it
     if template and _THINKING.search(template):
         found.append("thinking")
     return tuple(found)

@@ -18,6 +18,7 @@ import numpy as np
 from mlx.nn.layers.base import Module
 
 from ollmlx_mlx.engine.batching.drafting import Drafter
+from ollmlx_mlx.engine.batching.forward import Forward
 from ollmlx_mlx.engine.batching.generation import GenerationState
 from ollmlx_mlx.engine.batching.prompt_lookup import PromptLookup
 from ollmlx_mlx.engine.batching.sampling import Penalizer, PendingLogprobs, Sampler
@@ -78,13 +79,13 @@ class DecodeBatch:
 
     def __init__(
         self,
-        model: Any,
+        forward: Forward,
         head: OutputHead,
         drafter: Drafter | PromptLookup | None = None,
         *,
         launch_blocks: bool = False,
     ) -> None:
-        self._model = model
+        self._forward = forward
         self._head = head
         self._drafter = drafter
         self._launch_blocks = launch_blocks
@@ -168,7 +169,7 @@ class DecodeBatch:
         inputs = mx.array([self._opening]) if self._opening else self._inputs[:, None]
         self._opening = []
         with self._head.last_only():
-            logits = self._model(inputs, cache=self._cache)[:, -1, :]
+            logits = self._forward(inputs, self._cache, self.rows)[:, -1, :]
         for row in self.rows:
             row.fed += inputs.shape[1]
         constrained = any(row.constraint is not None for row in self.rows)

@@ -22,6 +22,7 @@ _CATCH_UP: Final = 256
 def follows_plain_rules(row: GenerationState, cache: Layers) -> bool:
     """Return whether tokens of this request can be checked several at a time: no rule depends on each single one."""
     plain = row.constraint is None and row.top_logprobs is None
+    plain = plain and not row.prompt.keys  # after pictures, positions need not be the numbers of tokens
     plain = plain and not row.penalties.count and not row.penalties.bias
     return plain and row.options.draft_num_predict > 0 and not row.remaining and can_trim(cache)
 

@@ -102,16 +102,22 @@ class GenerationState:
             seed=options.seed if options.seed >= 0 else secrets.randbits(63),
             limit=options.num_predict if options.num_predict >= 0 else prompt.context - len(prompt.tokens),
             eos=frozenset(tokenizer.eos_token_ids),
-            shift=request.shift,
+            shift=request.shift and not prompt.keys,
             top_logprobs=request.top_logprobs,
             constraint=constraint,
             spell=detokenizers.decode,
             owner=request.cache_owner,
         )
 
+    @property
+    def keys(self) -> list[int]:
+        """The tokens as the prefix cache knows them: those of a picture tell one picture from another."""
+        keys = self.prompt.keys
+        return [*keys, *self.tokens[len(keys) :]] if keys else self.tokens
+
     def shared_with(self, other: GenerationState) -> int:
         """Return the tokens at the beginning that both have; none of another owner's."""
-        return common_prefix(self.tokens, other.tokens) if self.owner == other.owner else 0
+        return common_prefix(self.keys, other.keys) if self.owner == other.owner else 0
 
     @property
     def remaining(self) -> int:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import mlx.core as mx
 
+from ollmlx_mlx.engine.batching.forward import Forward
 from ollmlx_mlx.engine.batching.generation import GenerationState
 from ollmlx_mlx.engine.kv_cache import Layers, can_pad, can_trim, clone, extract_row, merge, padded_end
 from ollmlx_mlx.engine.prefix_cache import PrefixCache
@@ -76,7 +77,7 @@ class PrefillQueue:
 
     def __init__(
         self,
-        model: Any,
+        forward: Forward,
         prefixes: PrefixCache,
         make: Callable[[], Layers],
         clock: ChunkClock,
@@ -84,7 +85,7 @@ class PrefillQueue:
         *,
         opens_whole: bool,
     ) -> None:
-        self._model = model
+        self._forward = forward
         self._prefixes = prefixes
         self._make = make
         self._clock = clock
@@ -101,7 +102,7 @@ class PrefillQueue:
         """
         if generation not in self.sequences:
             self.sequences.append(generation)
-        tokens, most = generation.tokens, len(generation.tokens) - 1
+        tokens, most = generation.keys, len(generation.tokens) - 1
         cache, length = self._prefixes.fetch(generation.owner, tokens)
         for row in running:
             shared = min(generation.shared_with(row), most)
@@ -242,6 +243,8 @@ class PrefillQueue:
         return min(count, self._wanted(generation))
 
     def _compute(self, group: dict[GenerationState, int]) -> None:
+        for member, count in group.items():
+            self._forward.prepare(member, count)
         started = time.monotonic()
         width = max(group.values())
         chunks = [member.tokens[member.fed : member.fed + count] for member, count in group.items()]
@@ -249,7 +252,7 @@ class PrefillQueue:
         cache = caches[0] if len(group) == 1 else merge(caches)
         inputs = mx.array([chunk + [0] * (width - len(chunk)) for chunk in chunks])
         with padded_end(cache, list(group.values()), width):
-            self._model(inputs, cache=cache)
+            self._forward(inputs, cache, list(group))
         mx.eval([layer.state for layer in cache])
         if len(group) > 1:
             for row, member in enumerate(group):
@@ -269,7 +272,7 @@ class PrefillQueue:
             del self._leaders[follower]
             self._start(follower, clone(generation.cache), generation.fed)
         if generation.fed == generation.prompt.boundary or not can_trim(generation.cache):
-            self._prefixes.insert(generation.owner, generation.tokens[: generation.fed], clone(generation.cache))
+            self._prefixes.insert(generation.owner, generation.keys[: generation.fed], clone(generation.cache))
 
     def remove(self, generation: GenerationState, running: Sequence[GenerationState]) -> None:
         """Remove a sequence (cancelled or failed). Sequences that waited for its prefix start from another one."""

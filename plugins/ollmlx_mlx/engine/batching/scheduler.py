@@ -15,6 +15,7 @@ from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed
 from ollmlx_mlx.engine.batching.batches import DecodeBatches
 from ollmlx_mlx.engine.batching.decode import DecodeBatch, OutputHead
 from ollmlx_mlx.engine.batching.drafting import Drafter
+from ollmlx_mlx.engine.batching.forward import Forward, TextForward
 from ollmlx_mlx.engine.batching.generation import GenerationState
 from ollmlx_mlx.engine.batching.prefill import ChunkClock, PrefillQueue
 from ollmlx_mlx.engine.batching.prompt_lookup import PromptLookup
@@ -57,13 +58,14 @@ class BatchScheduler:
         clock: ChunkClock,
         drafter: Drafter | PromptLookup | None = None,
         launch_blocks: bool = False,
+        forward: Forward | None = None,
     ) -> None:
         self._waiting: deque[GenerationState] = deque()
-        head = OutputHead(model)
+        head, forward = OutputHead(model), forward or TextForward(model)
         self._batch = DecodeBatches(
-            lambda: DecodeBatch(model, head, drafter, launch_blocks=launch_blocks), min(_PADDING, pool // _SMALL)
+            lambda: DecodeBatch(forward, head, drafter, launch_blocks=launch_blocks), min(_PADDING, pool // _SMALL)
         )
-        self._prefill = PrefillQueue(model, prefixes, make, clock, self._batch.prefix, opens_whole=head.narrows)
+        self._prefill = PrefillQueue(forward, prefixes, make, clock, self._batch.prefix, opens_whole=head.narrows)
         self._prefixes = prefixes
         self._width = width
         self._reserve = min(_RESERVE, pool // _SMALL)
@@ -180,7 +182,7 @@ class BatchScheduler:
 
     def _keep_prefix(self, generation: GenerationState) -> None:
         if generation.cache is not None and generation.fed:
-            self._prefixes.insert(generation.owner, generation.tokens[: generation.fed], generation.cache)
+            self._prefixes.insert(generation.owner, generation.keys[: generation.fed], generation.cache)
         generation.cache = None
 
     def _admit(self) -> None:

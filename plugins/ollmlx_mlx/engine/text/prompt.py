@@ -24,7 +24,7 @@ from ollmlx.types import GenerateRequest, Message
 from ollmlx_mlx.engine.prefix_cache import common_prefix
 from ollmlx_mlx.engine.text.answer import AnswerParser, Markers, is_harmony, markers_for
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
-from ollmlx_mlx.engine.text.template import ChatTemplate
+from ollmlx_mlx.engine.text.template import ChatTemplate, Turn, text_turn
 from ollmlx_mlx.engine.text.tools import forced_call_format, tool_reader
 
 
@@ -73,7 +73,8 @@ class EncodedPrompt:
     `continues`: the answer continues this text, so that a leading space matters; `boundary`: the number of tokens with
     which the next turn of this conversation begins; `forced`: the JSON schema of the call that the answer must be,
     or the grammar of a freeform tool's text;
-    `thinking`: the tokens that a thought may have.
+    `thinking`: the tokens that a thought may have; `keys`: of a prompt with pictures, the tokens by which the prefix
+    cache knows it; `pictures`: what the model's `Forward` needs of them.
     """
 
     tokens: tuple[int, ...]
@@ -85,6 +86,8 @@ class EncodedPrompt:
     boundary: int = 0
     forced: dict[str, Any] | str | None = None
     thinking: int | None = None
+    keys: tuple[int, ...] = ()
+    pictures: Any = None
 
     def parser(self, request: GenerateRequest, tokenizer: Any, detokenizers: DetokenizerFactory) -> AnswerParser:
         return AnswerParser(
@@ -116,6 +119,9 @@ class PromptEncoder:
     `boundaries`: whether to find out where the next turn branches off. A cache that cannot be shortened needs it.
     """
 
+    sees = False
+    """True where pictures can be part of a prompt."""
+
     def __init__(
         self,
         tokenizer: Any,
@@ -123,9 +129,10 @@ class PromptEncoder:
         context_length: int,
         *,
         boundaries: bool = False,
+        turn: Turn = text_turn,
     ) -> None:
         self._tokenizer = tokenizer
-        self._template = ChatTemplate(tokenizer, model_name)
+        self._template = ChatTemplate(tokenizer, model_name, turn)
         self._model_name = model_name
         self._context_length = context_length
         self._boundaries = boundaries
@@ -134,7 +141,7 @@ class PromptEncoder:
 
     def build(self, request: GenerateRequest) -> EncodedPrompt:
         """Encode the prompt of a request. Raises InvalidRequest, Unsupported, ContextExceeded."""
-        if any(message.images for message in request.messages):
+        if any(message.images for message in request.messages) and not self.sees:
             raise Unsupported(f"{self._model_name} does not support images")
         context = min(request.options.num_ctx or self._context_length, self._context_length)
         if request.messages:
@@ -162,9 +169,10 @@ class PromptEncoder:
             messages=request.messages, tools=request.tools, template=request.template, think=request.think
         )
         text = self._template.render(request.messages, asked)
-        return Tokens(tokens=tuple(self._encode(text, asked)), prompt=text)
+        return Tokens(tokens=tuple(self._encode(text, asked, asked.messages)), prompt=text)
 
-    def _encode(self, text: str, request: GenerateRequest) -> list[int]:
+    def _encode(self, text: str, request: GenerateRequest, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of the text that these messages became, after the ids in `request.context`."""
         if not self._tokenizer.has_chat_template and not request.template:
             ids = self.encode_text(text)
         else:
@@ -181,7 +189,7 @@ class PromptEncoder:
             nonlocal tail
             text = self._template.render(messages, request) + opening
             tail = text[-200:]
-            return self._encode(text, request)
+            return self._encode(text, request, messages)
 
         if request.truncate:
             target = truncation_target(context, request.options.num_predict)
@@ -191,7 +199,7 @@ class PromptEncoder:
         boundary = 0
         if self._boundaries and not request.continue_last and not dropped:
             unopened = self._template.render(request.messages, request, answer=False)
-            boundary = common_prefix(tokens, self._encode(unopened, request))
+            boundary = common_prefix(tokens, self._encode(unopened, request, request.messages))
         prompt = self._fitted(request, tokens, dropped, context, tail=tail, boundary=boundary)
         if forced is None:
             return prompt

@@ -15,15 +15,23 @@ from ollmlx.runner.kit import chat_turn, knows_effort, later_systems_into_user, 
 from ollmlx.types import GenerateRequest, Message
 
 Apply = Callable[[list[dict[str, Any]], dict[str, Any]], str]
+Turn = Callable[[Message, str], dict[str, Any]]
+"""A function that returns a message as the chat template, whose source it gets, expects it."""
 _REFUSALS: Final = (InvalidRequest, TemplateError, ValueError, TypeError, KeyError)
 """Errors that a template, or transformers for it, raises when it refuses a conversation."""
+_SYSTEM: Final = ("system", "developer")
+
+
+def text_turn(message: Message, source: str) -> dict[str, Any]:
+    return chat_turn(message)
 
 
 class ChatTemplate:
     """The template of one model. A request may bring its own."""
 
-    def __init__(self, tokenizer: Any, model_name: str) -> None:
+    def __init__(self, tokenizer: Any, model_name: str, turn: Turn = text_turn) -> None:
         self._tokenizer = tokenizer
+        self._turn = turn
         self._model_name = model_name
 
     @property
@@ -69,9 +77,9 @@ class ChatTemplate:
         }
         apply = self._applier(template) if template else self._own()
         refusal: Exception | None = None
-        for turns in _versions(messages):
+        for version in _versions(messages):
             try:
-                return apply(turns, kwargs)
+                return apply([self._turn(message, template or self._source()) for message in version], kwargs)
             except LimitExceeded:
                 raise
             except _REFUSALS as error:
@@ -113,21 +121,20 @@ def _has_renderer(tokenizer: Any) -> bool:
     return renders or getattr(tokenizer, "_chat_template", None) is not None
 
 
-def _versions(messages: Sequence[Message]) -> Iterator[list[dict[str, Any]]]:
-    """Yield the turns as they are, and then for templates that take one system message only, or none."""
-    turns = [chat_turn(message) for message in messages]
-    yield turns
-    if any(turn["role"] == "system" for turn in turns[1:]):
-        yield [chat_turn(message) for message in later_systems_into_user(messages)]
-    if any(turn["role"] == "system" for turn in turns):
-        yield _system_into_user(turns)
+def _versions(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Yield the messages as they are, and then for templates that take one system message only, or none."""
+    yield messages
+    if any(message.role in _SYSTEM for message in messages[1:]):
+        yield later_systems_into_user(messages)
+    if any(message.role in _SYSTEM for message in messages):
+        yield _system_into_user(messages)
 
 
-def _system_into_user(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    system = "\n\n".join(turn["content"] for turn in turns if turn["role"] == "system")
-    rest = [dict(turn) for turn in turns if turn["role"] != "system"]
-    for turn in rest:
-        if turn["role"] == "user":
-            turn["content"] = f"{system}\n\n{turn['content']}"
+def _system_into_user(messages: Sequence[Message]) -> list[Message]:
+    system = "\n\n".join(message.content for message in messages if message.role in _SYSTEM)
+    rest = [message for message in messages if message.role not in _SYSTEM]
+    for index, message in enumerate(rest):
+        if message.role == "user":
+            rest[index] = message.model_copy(update={"content": f"{system}\n\n{message.content}"})
             return rest
-    return [{"role": "user", "content": system}, *rest]
+    return [Message(role="user", content=system), *rest]

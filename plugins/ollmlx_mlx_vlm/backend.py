@@ -1,0 +1,70 @@
+"""The backend for models that see, in the daemon: which ones it runs, and the command of their runners.
+
+Imports neither mlx nor mlx-vlm.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import ClassVar, Final
+
+from ollmlx import Refusal, RunnerCommand
+from ollmlx.storekit import read_json
+from ollmlx.types import InstalledModel
+from ollmlx_mlx.daemon.backend import MlxBackend
+
+ENGINE: Final = "ollmlx_mlx_vlm.engine.engine:MlxVlmEngine"
+MISSING: Final = "ENV025"
+INSTALL: Final = "pip install 'ollmlx[vision]'"
+FAMILIES: Final = ("gemma3", "idefics3", "qwen2_5_vl", "qwen2_vl", "smolvlm")
+"""Model types whose answers to pictures are tested to be mlx-vlm's own."""
+
+
+def vlm_is_installed() -> bool:
+    """Return whether a runner could import mlx-vlm. Does not import it."""
+    return find_spec("mlx_vlm") is not None
+
+
+class MlxVlmBackend(MlxBackend):
+    """Runs MLX folders that have a vision encoder. It has the settings of the MLX backend."""
+
+    name = "mlx_vlm"
+    engine: ClassVar[str] = ENGINE
+
+    def accepts(self, model: InstalledModel) -> Refusal | None:
+        """Return None for an MLX folder of a family that is known here, when mlx-vlm is installed."""
+        if model.format != "mlx":
+            return Refusal(reason=f"it runs MLX folders, not {model.format}", code="MDL005")
+        if not _has_encoder(model):
+            return Refusal(reason="the model has no vision encoder", code="MDL005")
+        return super().accepts(model)
+
+    def sees(self, model: InstalledModel) -> bool:
+        """Return whether it answers pictures with this model."""
+        return self.accepts(model) is None
+
+    def knows(self, kind: str) -> Refusal | None:
+        """Return None for a family whose pictures are read here, when mlx-vlm is installed."""
+        if kind not in FAMILIES:
+            return Refusal(
+                reason=f"it does not read pictures for the model type {kind!r}",
+                hint=f"families whose pictures are read: {', '.join(FAMILIES)}",
+                code="MDL004",
+            )
+        if not vlm_is_installed():
+            return Refusal(reason="mlx-vlm is not installed", hint=INSTALL, code=MISSING)
+        return None
+
+    def importer(self, format: str) -> RunnerCommand | None:
+        """Return None: the MLX backend imports."""
+        return None
+
+
+def is_readable(model: InstalledModel) -> bool:
+    """Return whether a model has a vision encoder, and is of a family whose pictures are read here."""
+    return model.format == "mlx" and "vision" in model.capabilities and model.details.family in FAMILIES
+
+
+def _has_encoder(model: InstalledModel) -> bool:
+    config = read_json(model.path, "config.json", keys=("vision_config",)) or {}
+    return isinstance(config.get("vision_config"), dict)

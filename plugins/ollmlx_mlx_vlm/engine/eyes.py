@@ -1,0 +1,107 @@
+"""Pictures as mlx-vlm's processors prepare them: the text that stands for one in a prompt, and its numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from base64 import b64decode
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import mlx.core as mx
+import numpy as np
+from PIL import Image
+
+from ollmlx.errors import InvalidRequest, StorageError
+from ollmlx.storekit import require_json
+
+KEPT: Final = 16
+"""Pictures that are remembered with their vectors, for prompts that begin otherwise."""
+_TEXT_FIELDS: Final = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+
+
+@dataclass(frozen=True)
+class PictureFormat:
+    """The processor of a family in mlx-vlm, and the words around a picture's marker in a plain template."""
+
+    processor: str
+    before: str = ""
+    after: str = ""
+
+
+_QWEN: Final = ("<|vision_start|>", "<|vision_end|>")
+FAMILIES: Final = {
+    "gemma3": PictureFormat("Gemma3Processor"),
+    "idefics3": PictureFormat("Idefics3Processor"),
+    "qwen2_5_vl": PictureFormat("Qwen2_5_VLProcessor", *_QWEN),
+    "qwen2_vl": PictureFormat("Qwen2VLProcessor", *_QWEN),
+    "smolvlm": PictureFormat("SmolVLMProcessor"),
+}
+
+
+@dataclass(eq=False)
+class Picture:
+    """One picture. `text`: its part of the prompt, with `count` places for its vectors; `keys`: what the prefix cache
+    has in these places, made of its pixels; `numbers`: for the encoder; `vectors`: from it, once they are computed.
+    """
+
+    text: str
+    count: int
+    keys: tuple[int, ...]
+    numbers: dict[str, Any]
+    vectors: mx.array | None = field(default=None, repr=False)
+
+
+class Eyes:
+    """Prepares pictures for one model. Used on the prompts' thread.
+
+    `marker`: what the chat template writes in the place of a picture; `place`: the token of a place for a vector.
+    """
+
+    def __init__(self, folder: Path, *, trust: bool) -> None:
+        kind = str(require_json(folder, "config.json").get("model_type"))
+        family = FAMILIES[kind]
+        module: Any = import_module(f"mlx_vlm.models.{kind}.processing_{kind}")
+        try:
+            # Not AutoProcessor: mlx-vlm's patch of it allows a model's own code and hides why a processor fails.
+            self._processor = getattr(module, family.processor).from_pretrained(folder, trust_remote_code=trust)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            said = " ".join(str(error).replace(str(folder), folder.name).split())[:300]
+            raise StorageError(f"cannot read how {folder.name} prepares pictures: {said}", code="MDL003") from error
+        self.tokenizer = self._processor.tokenizer
+        self.marker: str = getattr(self._processor, "boi_token", None) or self._processor.image_token
+        self.shown = family.before + self.marker + family.after
+        self.place = int(self._processor.image_token_id)
+        self._kept: OrderedDict[tuple[str, str], Picture] = OrderedDict()
+
+    def look(self, data: str, owner: str) -> Picture:
+        """Return a picture, from base64. Owners do not share what was computed of one. Raises InvalidRequest."""
+        known = (owner, data)
+        if known not in self._kept:
+            self._kept[known] = self._prepared(data)
+        self._kept.move_to_end(known)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return self._kept[known]
+
+    def _prepared(self, data: str) -> Picture:
+        picture = Image.open(io.BytesIO(b64decode(data))).convert("RGB")
+        digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
+        try:
+            found = self._processor(text=[self.marker], images=[picture])
+        except ValueError as error:
+            raise InvalidRequest(f"invalid image input: the model cannot look at it: {error}") from error
+        ids = np.array(found["input_ids"])[0].tolist()
+        text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        count = ids.count(self.place)
+        numbers = {name: np.array(value) for name, value in found.items() if name not in _TEXT_FIELDS}
+        return Picture(text.removeprefix(self.tokenizer.bos_token or ""), count, _keys(digest, count), numbers)
+
+
+def _keys(digest: bytes, count: int) -> tuple[int, ...]:
+    """Return numbers below zero, which are no tokens, that follow from a picture's pixels."""
+    drawn = np.frombuffer(hashlib.shake_256(digest).digest(4 * count), dtype="<u4")
+    return tuple((-1 - (drawn & 0x7FFFFFFF).astype(np.int64)).tolist())

@@ -1,0 +1,91 @@
+"""The call of a model that sees: vectors in the places of pictures, and positions after them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ollmlx_mlx.engine.batching.generation import GenerationState
+from ollmlx_mlx.engine.kv_cache import Layers
+from ollmlx_mlx_vlm.engine.eyes import Picture
+from ollmlx_mlx_vlm.engine.model import SeeingModel
+from ollmlx_mlx_vlm.engine.prompts import PromptPictures
+
+
+class PictureForward:
+    """Implements the engine's `Forward`. Used on the compute thread."""
+
+    def __init__(self, model: Any) -> None:
+        self._model: SeeingModel = model
+
+    def prepare(self, row: GenerationState, count: int) -> None:
+        """Encode the pictures among the next `count` tokens of a sequence."""
+        for picture, _, _ in _within(row, count):
+            self._vectors(picture)
+
+    def __call__(self, inputs: mx.array, cache: Layers, rows: Sequence[GenerationState]) -> mx.array:
+        """Return the logits. Rows without pictures among these tokens are text."""
+        if not any(row.prompt.pictures for row in rows):
+            return self._model(inputs, cache=cache)
+        width = inputs.shape[1]
+        vectors: mx.array | None = None
+        for index, row in enumerate(rows):
+            for picture, places, at in _within(row, width):
+                if vectors is None:
+                    vectors = self._model.embed(inputs)
+                seen = self._vectors(picture)[at : at + len(places)]
+                vectors[index, mx.array(places)] = seen.astype(vectors.dtype)
+        positions = None
+        if self._model.multiaxial:
+            positions = mx.array(np.stack([self._positions(row, width) for row in rows], axis=1))
+        return self._model(inputs, cache=cache, vectors=vectors, positions=positions)
+
+    def _vectors(self, picture: Picture) -> mx.array:
+        """Return a picture's vectors; computed once. mlx-vlm makes them of the places of this picture alone."""
+        if picture.vectors is None:
+            places = mx.full((1, picture.count), self._place(), dtype=mx.int32)
+            numbers = {name: mx.array(value) for name, value in picture.numbers.items()}
+            found = self._model.whole.get_input_embeddings(places, mask=mx.ones_like(places), **numbers)
+            picture.vectors = found.inputs_embeds[0]
+            mx.eval(picture.vectors)
+        return picture.vectors
+
+    def _place(self) -> int:
+        config = self._model.whole.config
+        place = getattr(config, "image_token_index", None)
+        return int(config.image_token_id if place is None else place)
+
+    def _positions(self, row: GenerationState, width: int) -> NDArray[np.int64]:
+        """Return the positions of the next tokens of a sequence, [3, tokens]."""
+        numbers = np.arange(row.fed, row.fed + width)
+        pictures: PromptPictures | None = row.prompt.pictures
+        if pictures is None:
+            return np.stack([numbers] * 3)
+        if pictures.positions is None:
+            pictures.positions = self._prompt_positions(pictures)
+        known = pictures.positions
+        later = numbers[numbers >= known.shape[1]] + known.max() + 1 - known.shape[1]
+        return np.concatenate([known[:, row.fed : row.fed + width], np.stack([later] * 3)], axis=1)
+
+    def _prompt_positions(self, pictures: PromptPictures) -> NDArray[np.int64]:
+        grids = np.concatenate([picture.numbers["image_grid_thw"] for picture, _ in pictures.placed])
+        language = self._model.whole.language_model
+        positions, _ = language.get_rope_index(mx.array([pictures.tokens]), mx.array(grids))
+        return np.array(positions)[:, 0].astype(np.int64)
+
+
+def _within(row: GenerationState, count: int) -> list[tuple[Picture, NDArray[np.int64], int]]:
+    """Return each picture with vectors among the next `count` tokens: their places in the chunk, and the first one's
+    number among the picture's vectors.
+    """
+    pictures: PromptPictures | None = row.prompt.pictures
+    found = []
+    for picture, places in pictures.placed if pictures is not None else ():
+        first, last = np.searchsorted(places, [row.fed, row.fed + count])
+        if last > first:
+            found.append((picture, places[first:last] - row.fed, int(first)))
+    return found

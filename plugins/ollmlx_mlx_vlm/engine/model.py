@@ -1,0 +1,87 @@
+"""mlx-vlm's model of a folder, in the form that the text engine computes with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import mlx.core as mx
+from mlx.nn.layers.base import Module
+from mlx_lm.models.cache import KVCache, RotatingKVCache
+from mlx_lm.utils import load_config
+from mlx_vlm.utils import load_model as load_stored
+
+from ollmlx.errors import Unsupported
+from ollmlx.protocol import RunnerConfig
+from ollmlx_mlx.engine.kv_cache import Layers
+
+_CACHES: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "KVCache": lambda _: KVCache(),
+    "RotatingKVCache": lambda layer: RotatingKVCache(max_size=layer.max_size, keep=layer.keep),
+}
+"""mlx-lm's cache for each of mlx-vlm's: the text engine merges and extracts mlx-lm's."""
+
+
+class SeeingModel(Module):
+    """A language model with its eyes. Called like one of mlx-lm's models, it reads text.
+
+    `multiaxial`: its positions have three axes, so that after a picture they are not the numbers of tokens.
+    """
+
+    def __init__(self, whole: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.whole = whole
+        self.multiaxial = hasattr(whole.language_model, "get_rope_index")
+
+    @property
+    def layers(self) -> Any:
+        return self.whole.language_model.layers
+
+    @property
+    def args(self) -> Any:
+        """The shape of the language model."""
+        return self.whole.config.text_config
+
+    def make_cache(self) -> Layers:
+        """Return an empty cache. Raises Unsupported for a kind that the engine does not know."""
+        language = self.whole.language_model
+        if not hasattr(language, "make_cache"):
+            return [KVCache() for _ in language.layers]
+        layers = language.make_cache()
+        kinds = [type(layer).__name__ for layer in layers]
+        if unknown := {*kinds} - {*_CACHES}:
+            raise Unsupported(f"caches of the kind {unknown.pop()} are not known here", code="MDL004")
+        return [_CACHES[kind](layer) for kind, layer in zip(kinds, layers, strict=True)]
+
+    def embed(self, inputs: mx.array) -> mx.array:
+        """Return the vectors of text tokens, [rows, tokens, width]."""
+        vectors: mx.array = self.whole.get_input_embeddings(inputs).inputs_embeds
+        return vectors
+
+    def __call__(
+        self,
+        inputs: mx.array,
+        cache: Layers | None = None,
+        vectors: mx.array | None = None,
+        positions: mx.array | None = None,
+    ) -> mx.array:
+        """Return the logits. `vectors` stand for the inputs; `positions`: [3, rows, tokens], of a multiaxial model."""
+        more: dict[str, Any] = {}
+        if self.multiaxial:
+            more["position_ids"] = positions if positions is not None else _positions(inputs, cache)
+        logits: mx.array = self.whole.language_model(inputs, inputs_embeds=vectors, cache=cache, **more).logits
+        return logits
+
+
+def _positions(inputs: mx.array, cache: Layers | None) -> mx.array:
+    """Return the positions of text: the numbers of its tokens on all three axes."""
+    rows, count = inputs.shape
+    start = mx.array(cache[0].offset if cache else 0).reshape(-1, 1)
+    return mx.broadcast_to((start + mx.arange(count))[None], (3, rows, count))
+
+
+def read_model(config: RunnerConfig) -> tuple[Module, dict[str, Any]]:
+    """Return the model of a folder, whose weights are not read yet, and its configuration."""
+    folder = config.model.path
+    settings: dict[str, Any] = load_config(folder)
+    return SeeingModel(load_stored(folder, lazy=True, trust_remote_code=config.allow_remote_code)), settings
