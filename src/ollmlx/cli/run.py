@@ -10,6 +10,7 @@ from typing import Any
 from ollmlx.cli.answer import THINK_LEVELS, Display, figures, finished
 from ollmlx.cli.client import Client, Json, stated
 from ollmlx.cli.connection import connect, ensure_daemon
+from ollmlx.cli.pictures import quoted, take_pictures
 from ollmlx.cli.terminal import is_terminal
 from ollmlx.cli.transfer import pull
 from ollmlx.errors import InvalidRequest, NotFound
@@ -40,14 +41,16 @@ before the prompt: git diff | ollmlx run MODEL "Summarise this change"."""
 
 def run_run(args: argparse.Namespace) -> int:
     client = connect(args)
-    prompt = read_prompt(args.prompt)
+    piped, typed = read_piped(), " ".join(map(quoted, args.prompt))
+    prompt = " ".join(filter(None, (piped, *args.prompt)))
     ensure_daemon(client, args)
     shown = show_or_pull(client, args.model, insecure=args.insecure)
     capabilities = shown.get("capabilities", [])
     if "embedding" in capabilities and "completion" not in capabilities:
         return embed(client, args, prompt)
     if prompt or not is_terminal(sys.stdin) or not is_terminal(sys.stdout):
-        return answer(client, args, prompt)
+        left, images = take_pictures(client, args.model, typed)
+        return answer(client, args, " ".join(filter(None, (piped, left))) if images else prompt, images)
     from ollmlx.cli.chat.loop import chat  # imported when used: it costs start-up time
 
     return chat(client, args)
@@ -63,17 +66,16 @@ def show_or_pull(client: Client, model: str, *, insecure: bool = False) -> Json:
     return shown
 
 
-def read_prompt(words: list[str]) -> str:
-    """Return the text from a pipe and the words of the command line."""
-    piped = "" if sys.stdin is None or is_terminal(sys.stdin) else sys.stdin.read()
-    return " ".join([*([piped] if piped else []), *words])
+def read_piped() -> str:
+    """Return the text from a pipe."""
+    return "" if sys.stdin is None or is_terminal(sys.stdin) else sys.stdin.read()
 
 
-def answer(client: Client, args: argparse.Namespace, prompt: str) -> int:
+def answer(client: Client, args: argparse.Namespace, prompt: str, images: list[str]) -> int:
     """Print the answer to a prompt on standard output. Without a prompt, only load the model."""
     body: Json = {"model": args.model, "prompt": prompt}
-    body |= stated(format=args.format, think=args.think, keep_alive=args.keepalive)
-    if not prompt:
+    body |= stated(images=images or None, format=args.format, think=args.think, keep_alive=args.keepalive)
+    if not prompt and not images:
         client.post("/api/generate", {**body, "stream": False})
         return 0
     display = Display(sys.stdout, wrap=not args.nowordwrap, hide_thinking=args.hidethinking)

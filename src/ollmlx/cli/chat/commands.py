@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,9 +74,9 @@ class Conversation:
         kept = {"system": self.system, "parameters": self.options, "messages": self.messages}
         return body | {key: value for key, value in kept.items() if value}
 
-    def add_question(self, text: str) -> None:
-        """Add the user's turn."""
-        self.messages.append({"role": "user", "content": text})
+    def add_question(self, text: str, images: Sequence[str] = ()) -> None:
+        """Add the user's turn, with its pictures in base64."""
+        self.messages.append({"role": "user", "content": text, **stated(images=list(images) or None)})
 
     def add_answer(self, answer: StreamedAnswer) -> None:
         """Add the model's turn. If the answer was interrupted before its first word, remove the question instead."""
