@@ -67,6 +67,14 @@ class LlamaCppClient:
         except aiohttp.ClientError as error:
             raise RunnerFailed(f"llama.cpp does not answer: {error or type(error).__name__}") from error
 
+    async def media_marker(self) -> str:
+        """Return the text that stands for a picture in a prompt; it is drawn anew when the server starts."""
+        async with self._session.get("/props") as answer:
+            found = orjson.loads(await answer.read())
+        if answer.status != 200 or not found.get("media_marker"):
+            raise RunnerFailed("llama.cpp does not tell its marker of pictures; pip install --upgrade xllamacpp")
+        return str(found["media_marker"])
+
     async def stream(self, path: str, body: Json) -> AsyncIterator[Json]:
         """Yield the records of an answer as they arrive. Closing the iterator closes the connection, which cancels."""
         answer: aiohttp.ClientResponse | None = None

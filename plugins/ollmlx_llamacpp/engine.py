@@ -73,7 +73,7 @@ class LlamaCppEngine:
             config.model.name.short,
             config.context_length,
             template=self._server.template,
-            vision=config.model.defaults.projector is not None,
+            marker=await self._client.media_marker() if config.model.defaults.projector is not None else "",
         )
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:

@@ -66,15 +66,15 @@ class LlamaCppPrompt:
 
 @dataclass
 class LlamaCppPrompts:
-    """Makes the prompts of one model. `template`: its file's chat template, or ""; `vision`: it has an image encoder;
-    `lark`: Lark grammars are known to work, None: not tried.
+    """Makes the prompts of one model. `template`: its file's chat template, or ""; `marker`: what stands for a picture
+    in a text, empty without an image encoder; `lark`: Lark grammars are known to work, None: not tried.
     """
 
     client: LlamaCppClient
     model_name: str
     context_length: int
     template: str
-    vision: bool = False
+    marker: str = ""
     lark: bool | None = None
 
     async def build(self, request: GenerateRequest) -> LlamaCppPrompt:
@@ -107,7 +107,7 @@ class LlamaCppPrompts:
         if request.grammar:
             await asyncio.to_thread(check_lark, request.grammar)
         pictures = any(message.images for message in request.messages)
-        if pictures and not self.vision:
+        if pictures and not self.marker:
             raise Unsupported(f"{self.model_name} does not support images")
         if request.suffix and not (is_go_template(request.template or "") and ".Suffix" in (request.template or "")):
             return await self._insertion(request)
@@ -128,16 +128,17 @@ class LlamaCppPrompts:
         if request.template:
             if offered_tools(request.tools, request.tool_choice) and not passes_tools(request.template):
                 raise Unsupported(f"{self.model_name} does not support tools: its template does not mention them")
-            turns = [_turn(message) for message in messages]
+            turns = [_turn(message, self.marker) for message in messages]
             return await asyncio.to_thread(_render, request.template, turns, request, self.model_name)
         if self.template:
             await self._try_template(messages, request)
             return str((await self.client.post("/apply-template", _chat(messages, request)))["prompt"])
-        return "\n\n".join(message.content for message in messages)
+        return "\n\n".join(str(_turn(message, self.marker)["content"]) for message in messages)
 
     async def _try_template(self, messages: Sequence[Message], request: GenerateRequest) -> None:
         """Raise LimitExceeded when the template of the model's file reaches a limit: llama.cpp renders without any."""
-        turns = [_turn(message) for message in messages]
+        empty = (message.model_copy(update={"images": ("",) * len(message.images)}) for message in messages)
+        turns = [_turn(message) for message in empty]
         try:
             await asyncio.to_thread(_render, self.template, turns, request, self.model_name)
         except InvalidRequest as refusal:  # llama.cpp tells any other reason itself
@@ -148,6 +149,9 @@ class LlamaCppPrompts:
         """Return the ids of a text; `special` adds the tokens that the model expects in front."""
         body = {"content": text, "add_special": special, "parse_special": True}
         return list((await self.client.post("/tokenize", body))["tokens"])
+
+    async def _decode(self, tokens: Sequence[int]) -> str:
+        return str((await self.client.post("/detokenize", {"tokens": list(tokens)}))["content"])
 
     def _must_render(self, request: GenerateRequest) -> bool:
         """True when llama.cpp's chat route cannot be used: it takes no earlier ids and no other template."""
@@ -178,9 +182,9 @@ class LlamaCppPrompts:
             tokens = await self.tokens(request.messages, request)
         if not tokens:
             raise InvalidRequest("the prompt is empty")
-        kept = tokens
+        kept, images = tokens, [image for message in request.messages for image in message.images]
         if len(tokens) >= context:
-            if not request.truncate:
+            if not request.truncate or images:
                 raise context_exceeded(len(tokens), context - 1)
             target = truncation_target(context, request.options.num_predict)
             kept = cut_tokens(tokens, target, request.options.num_keep)
@@ -194,7 +198,12 @@ class LlamaCppPrompts:
             body["json_schema"] = call_schema(offered_tools(request.tools, request.tool_choice), "arguments")
         if "json_schema" in body:  # llama.cpp does without one that it cannot compile, and says nothing
             await asyncio.to_thread(check_schema, json.dumps(body["json_schema"]))
-        body |= {"prompt": kept, "return_tokens": True, "return_progress": True}
+        prompt: Json | list[int] = kept
+        if images:
+            before = await self._decode(request.context) if request.context else ""
+            text = before + await self._text_of(request.messages, request)
+            prompt = {"prompt_string": text, "multimodal_data": images}
+        body |= {"prompt": prompt, "return_tokens": True, "return_progress": True}
         return LlamaCppPrompt(TEXT, body, tuple(kept), len(tokens) - len(kept), calls)
 
     async def _freeform(self, request: GenerateRequest, context: int) -> LlamaCppPrompt:
@@ -247,7 +256,7 @@ class LlamaCppPrompts:
         own = await self.encode(last.content, special=False)
         # Cutting can change how the rest is split into tokens: cut a few more than counted.
         left = own[min(len(own), count - target + 8) :]
-        text = (await self.client.post("/detokenize", {"tokens": left}))["content"] if left else ""
+        text = await self._decode(left) if left else ""
         kept = [*before, last.model_copy(update={"content": text})]
         tokens = await self.tokens(kept, request)
         if len(tokens) > target:
@@ -255,10 +264,12 @@ class LlamaCppPrompts:
         return kept, tokens
 
 
-def _turn(message: Message) -> Json:
-    """Return a message as chat templates expect it, with its images as data URLs."""
+def _turn(message: Message, marker: str = "") -> Json:
+    """Return a message as chat templates expect it; its images as data URLs, or as markers in its text."""
     turn = chat_turn(message)
-    if message.images:
+    if message.images and marker:
+        turn["content"] = marker * len(message.images) + message.content
+    elif message.images:
         pictures = [
             {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}} for image in message.images
         ]

@@ -225,9 +225,25 @@ async def test_images_need_an_encoder() -> None:
     request = GenerateRequest(messages=(Message(role="user", content="what?", images=("aGk=",)),))
     with pytest.raises(Unsupported, match="tiny does not support images"):
         await builder().build(request)
-    picture, text = (await builder(vision=True).build(request)).body["messages"][0]["content"]
+    picture, text = (await builder(marker="<M>").build(request)).body["messages"][0]["content"]
     assert picture["image_url"]["url"].endswith(";base64,aGk=")
     assert text == {"type": "text", "text": "what?"}
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ range .Messages }}[{{ .Content }}]{{ end }}", "{% for m in messages %}[{{ m.content }}]{% endfor %}"],
+)
+async def test_a_template_of_a_modelfile_gets_pictures_as_markers_and_never_loses_them(template: str) -> None:
+    message = Message(role="user", content="what?", images=("aGk=", "aGo="))
+    request = GenerateRequest(messages=(message,), template=template)
+    prompt = await builder(marker="<M>").build(request)
+    assert (prompt.path, prompt.body["prompt"]) == (
+        TEXT,
+        {"prompt_string": "[<M><M>what?]", "multimodal_data": ["aGk=", "aGo="]},
+    )
+    with pytest.raises(ContextExceeded):
+        await builder(1, marker="<M>").build(request)
 
 
 async def test_the_text_of_a_freeform_tool_that_must_be_called_is_held_by_its_grammar() -> None:
