@@ -40,7 +40,7 @@ def test_the_bundle_has_findings_settings_and_logs_and_neither_secrets_nor_promp
     assert PROMPT in logged, "prompts were asked for in the log: without them this test shows nothing"
 
     file = server.folder / "bundle.zip"
-    done = server.cli("doctor", "--bundle", str(file), "--config", str(server.config))
+    done = server.cli("doctor", "--deep", "--bundle", str(file), "--config", str(server.config))
     assert str(file) in done.stderr
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     held = contents(file)
@@ -51,7 +51,7 @@ def test_the_bundle_has_findings_settings_and_logs_and_neither_secrets_nor_promp
     for name, text in held.items():
         for secret in (KEY, TOKEN, PROMPT, SYSTEM):
             assert secret not in text, f"{secret} stands in {name}"
-    again = server.cli("doctor", "--bundle", str(file), "--config", str(server.config))
+    again = server.cli("doctor", "--deep", "--bundle", str(file), "--config", str(server.config))
     assert (again.returncode, "exists" in again.stderr) == (1, True), "a file is not overwritten"
     assert contents(file) == held
 

@@ -49,4 +49,4 @@ def test_a_changed_system_prompt_is_explained(daemon: Daemon) -> None:
     assert "10:32" not in daemon.log_text
     (runner,) = daemon.get("/api/ps").json()["models"]
     assert runner["missed"].startswith("the system prompt changes near token")
-    assert "RUN018" in daemon.cli("doctor", "runners").stdout
+    assert "RUN018" in daemon.cli("doctor", "runners", "--deep").stdout

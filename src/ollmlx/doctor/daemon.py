@@ -19,6 +19,8 @@ PATIENCE = 2.5
 """Seconds that the daemon may take to answer a request about itself."""
 
 
+CONNECT_SECONDS = 1.0
+"""Seconds for the connection alone: a firewall that drops packets must not cost the time of the whole examination."""
 LOOK_UP_SECONDS = 0.6
 REMEMBERED_SECONDS = 5.0
 _unanswered: dict[str, float] = {}
@@ -83,6 +85,8 @@ class DaemonClient:
             await asyncio.to_thread(look_up, self.address.dialled, self.address.port)
             async with asyncio.timeout(seconds), self._client(seconds) as client:
                 answer = await client.request(method, self.url + path, json=dict(body) if body is not None else None)
+        except httpx2.ConnectTimeout as error:
+            raise NoReply(f"no connection within {CONNECT_SECONDS:g} s") from error
         except TimeoutError as error:
             raise NoReply(f"no answer within {seconds:g} s") from error
         except (httpx2.HTTPError, OSError, UnicodeError) as error:
@@ -93,7 +97,8 @@ class DaemonClient:
             return DaemonReply(answer.status_code, None)
 
     def _client(self, seconds: float | None) -> httpx2.AsyncClient:
-        return httpx2.AsyncClient(timeout=seconds, trust_env=False, headers=self._headers)
+        limits = httpx2.Timeout(seconds, connect=CONNECT_SECONDS)
+        return httpx2.AsyncClient(timeout=limits, trust_env=False, headers=self._headers)
 
 
 def _reason(error: Exception) -> str:

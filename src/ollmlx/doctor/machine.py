@@ -216,7 +216,7 @@ class Processes:
         except (psutil.Error, OSError):
             return {}
 
-    def connects(self, host: str, port: int, seconds: float = 1.0) -> bool:
+    def connects(self, host: str, port: int, seconds: float = 0.5) -> bool:
         """Return True if a connection to the address is accepted."""
         try:
             *_, name = look_up(host, port)

@@ -94,7 +94,11 @@ def keep_copy(path: Path) -> Path:
     """Copy a file, or link the files of a folder, to a name beside it that no store lists. Return the name."""
     copy = free_name(path.with_name(f".{path.name.lstrip('.')}.before-fix"))
     if path.is_dir():
-        shutil.copytree(path, copy, symlinks=True, copy_function=_link)
+        try:
+            shutil.copytree(path, copy, symlinks=True, copy_function=_link)
+        except OSError:
+            shutil.rmtree(copy, ignore_errors=True)  # half a copy on a disk that is full now
+            raise
         return copy
     with path.open("rb") as source, open(copy, "xb", opener=_private) as target:  # it may hold keys
         shutil.copyfileobj(source, target)

@@ -64,7 +64,7 @@ class FakeProcesses(Processes):
     def listener(self, port: int) -> Process | None:
         return self.listening
 
-    def connects(self, host: str, port: int, seconds: float = 1.0) -> bool:
+    def connects(self, host: str, port: int, seconds: float = 0.5) -> bool:
         return self.open
 
     def bindable(self, host: str, port: int) -> str | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import sys
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,10 @@ from tests.unit.doctor.contexts import READY, FakeDaemon, FakeProcesses, codes, 
 
 from ollmlx import __version__
 from ollmlx.doctor.checks.runners import leftovers
-from ollmlx.doctor.daemon import DaemonClient, DaemonReply
+from ollmlx.doctor.daemon import DaemonClient, DaemonReply, NoReply
 from ollmlx.doctor.machine import Process, Processes
 from ollmlx.errors.findings import Severity
+from ollmlx.text.addresses import Address
 
 PYTHON = Process(7, "python3", user="eve", uid=os.getuid())
 ROOT = Process(7, "ollmlx", user="root", uid=os.getuid() + 1)
@@ -227,6 +231,20 @@ def test_a_name_server_that_does_not_answer_loses_no_finding(tmp_path: Path, mon
         assert codes(context) == ["NET003"]
     finally:
         release.set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue refuses connections")
+async def test_a_host_that_drops_packets_costs_only_the_time_of_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ollmlx.doctor.daemon.CONNECT_SECONDS", 0.2)
+    with ExitStack() as open_now:
+        server = open_now.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # the queue is full then, and the system drops packets
+            waiting = open_now.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        client = DaemonClient(Address.parse(f"127.0.0.1:{server.getsockname()[1]}"))
+        with pytest.raises(NoReply, match=r"no connection within 0\.2 s"):
+            await client.get("/api/version", 60.0)
 
 
 @pytest.mark.parametrize("code", ["RUN002", "RUN004"])

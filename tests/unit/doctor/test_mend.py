@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -105,6 +106,19 @@ def test_a_copy_has_a_free_name_the_same_mode_and_is_listed_by_no_store(tmp_path
     ]  # fmt: skip
     assert (copies[1].read_text(encoding="utf-8"), copies[1].stat().st_mode & 0o777) == ("k = 1", 0o600)
     assert (copies[2] / "weights").samefile(folder / "weights"), "weights are not written twice"
+
+
+def test_of_a_copy_that_cannot_be_finished_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "org_name").mkdir()
+    (tmp_path / "org_name/weights").write_bytes(b"w")
+    monkeypatch.setattr("os.link", full)
+    monkeypatch.setattr("shutil.copy2", full)
+    with pytest.raises(OSError, match="No space"):
+        keep_copy(tmp_path / "org_name")
+    assert [one.name for one in tmp_path.iterdir()] == ["org_name"]
 
 
 def test_a_command_sees_the_variables_of_the_one_before_it_and_ollmlx_is_this_program() -> None:
