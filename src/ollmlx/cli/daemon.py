@@ -39,6 +39,9 @@ Settings come from the command line, OLLMLX_SECTION__KEY, Ollama's own variables
 
 
 async def run_serve(args: argparse.Namespace) -> int:
+    from ollmlx.cli.requirements import check_versions
+
+    check_versions()  # before what may fail with another version is imported
     from ollmlx.app import build
     from ollmlx.cli.connection import load
     from ollmlx.cli.lan import client_lines, lan_overrides, own_address
