@@ -13,6 +13,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -58,6 +59,9 @@ ALIASES = {"start": "serve", "ls": "list"}
 RunVerb = Callable[[argparse.Namespace], int | Coroutine[Any, Any, int]]
 
 
+EXAMINER = "ollmlx.cli.doctor"
+
+
 def entry() -> NoReturn:
     """Run the command line of this process."""
     _prepare_streams()
@@ -65,7 +69,13 @@ def entry() -> NoReturn:
         from ollmlx.cli.completion import complete
 
         complete()
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if EXAMINER in sys.modules:  # its threads may hang in the system, and the end of Python takes up to a second
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _prepare_streams() -> None:
