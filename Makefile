@@ -81,7 +81,7 @@ audit: $(VENV)/.for-test  ## the contents of the wheel, and known vulnerabilitie
 	$(PIP) install $(QUIET) -c constraints.txt pip-audit
 	$(BIN)/python -m tests.audit
 
-test-agents: $(VENV)/.for-test  ## Codex, Claude Code, opencode and aider, the real programs, on a model that follows a play
+test-agents: $(VENV)/.for-test  ## Codex, Claude Code, opencode, Qwen Code and aider, the real programs, on a model that follows a play
 	TEST_AGENTS=all $(BIN)/python -m pytest $(PARALLEL) tests/e2e -m agents $(PYTEST_FLAGS)
 
 docs: $(VENV)/.for-test  ## the examples in the documentation
