@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ class ModelsCheck:
             folders = layout.folders()
         except StorageError:  # another check reports a models folder that cannot be read
             return
+        yield from _strays(layout.root)
         for folder in folders:
             yield from _damage(context, index, folder)
             if context.deep:
@@ -48,6 +51,8 @@ class ModelsCheck:
 
 
 def _damage(context: Any, index: MlxIndex, folder: Path) -> Iterator[Finding]:
+    if _is_empty(folder):  # what is left when models that lay too deep were moved up
+        return
     reading = index.reading(folder)
     model, error, subject = reading.model, reading.error, folder.name
     if model is not None:
@@ -60,6 +65,10 @@ def _damage(context: Any, index: MlxIndex, folder: Path) -> Iterator[Finding]:
             error = damaged(f"{folder.name} is no model: models lie in it one level too deep")
             hint = f"in it: {', '.join(path.name for path in nested[:5])}"
         commands, instead = _remedies(context, index.layout, folder)
+        if (other := _instead_of_model(folder)) is not None:
+            error, commands, instead = damaged(f"{folder.name} {other[0]}"), other[1], ()
+        elif "newer" in error.message:
+            commands, instead = ("pip install --upgrade ollmlx",), commands
         yield Finding.of(
             error.code or "MDL003",
             error.message,
@@ -73,6 +82,48 @@ def _damage(context: Any, index: MlxIndex, folder: Path) -> Iterator[Finding]:
         evidence = (str(folder), "a base model continues text; chat needs a template")
         title, commands = f"{subject} has no chat template", (f"ollmlx show {subject}",)
         yield Finding.of("MDL010", title, evidence=evidence, commands=commands, subject=subject)
+
+
+def _is_empty(folder: Path) -> bool:
+    with suppress(OSError):
+        return next(folder.iterdir(), None) is None
+    return False
+
+
+def _instead_of_model(folder: Path) -> tuple[str, tuple[str, ...]] | None:
+    """Return what a folder without `config.json` holds instead of a model for MLX, and the commands."""
+    with suppress(OSError):
+        if (folder / "config.json").exists():
+            return None
+        aside = _move(folder, _hidden(folder))
+        if (file := next(iter(sorted(folder.glob("*.gguf"))), None)) is not None:
+            return f"holds the GGUF file {file.name}, and no model for MLX", (*_created(file), aside)
+        if (folder / "adapter_config.json").exists():
+            return 'is an adapter, and no model: it is named in [models."NAME"] adapter, beside its base', (aside,)
+    return None
+
+
+def _created(file: Path) -> tuple[str, ...]:
+    """Return the command that makes a model of a GGUF file."""
+    name = re.sub(r"[^a-z0-9._-]", "-", file.stem.lower()).strip("-._") or "mine"
+    return (f"echo FROM {_quoted(file)} | ollmlx create {name} -f -",)
+
+
+def _strays(root: Path) -> Iterator[Finding]:
+    """Findings for what lies among the folders of models and is none: links to nothing, and GGUF files."""
+    entries: list[Path] = []
+    with suppress(OSError):
+        entries = sorted(path for path in root.iterdir() if path.name[0] != ".")
+    for path in entries:
+        aside = _move(path, _hidden(path))
+        if path.is_symlink() and not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where it may not look
+            title = f"{path.name} is a link to {path.readlink()}, which does not exist"
+            why = "perhaps a disk is not mounted: mount it first"
+            yield Finding.of("MDL003", title, evidence=(str(path), why), commands=(aside,), subject=path.name)
+        elif path.suffix == ".gguf" and path.is_file():
+            title = f"{path.name} is a GGUF file, and lies among the folders of MLX models"
+            commands = (*_created(path), aside)
+            yield Finding.of("MDL003", title, evidence=(str(path),), commands=commands, subject=path.name)
 
 
 def _wrong_folders(folders: Sequence[Path]) -> Iterator[Finding]:
@@ -162,7 +213,11 @@ def _replacements(context: Any, layout: MlxLayout, folder: Path) -> tuple[str, .
 
     Nothing is removed: the folder may hold what a person made, or models that lie one level too deep.
     """
-    if nested := nested_models(folder):
+    nested = nested_models(folder)
+    if len(nested) == 1 and nested[0].name == folder.name:
+        outer = _hidden(folder)
+        return (_move(folder, outer), _move(outer / folder.name, folder))
+    if nested:
         return tuple(_move(path, free_name(layout.root / f"{folder.name}_{path.name}")) for path in nested)
     manifest = readable_manifest(folder)
     name = manifest.name if manifest is not None else _name_of(folder)

@@ -11,7 +11,15 @@ from typing import Any
 
 from ollmlx import ModelName, OllmlxError
 from ollmlx.errors import Conflict
-from ollmlx.storekit import FoundFile, ModelDescription, ModelIndex, damaged, describe_folder, require_inside
+from ollmlx.storekit import (
+    FoundFile,
+    ModelDescription,
+    ModelIndex,
+    damaged,
+    describe_folder,
+    foreign_file,
+    require_inside,
+)
 from ollmlx.types import InstalledModel, ModelDefaults
 from ollmlx_hub.layout import MANIFEST, MlxLayout, MlxManifest, read_manifest
 
@@ -97,6 +105,8 @@ def _require_complete(folder: Path, manifest: MlxManifest, files: Sequence[Found
         if size is None:
             raise damaged(f"{folder.name}/{file.path} is missing")
         if size != file.size:
+            if file.path.endswith(".safetensors") and (instead := foreign_file(folder / file.path)):
+                raise damaged(f"{folder.name}/{file.path} is damaged: {instead}")
             raise damaged(f"{folder.name}/{file.path} has {size} bytes, its manifest says {file.size}")
 
 

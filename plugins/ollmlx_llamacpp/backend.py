@@ -121,6 +121,10 @@ class LlamaCppBackend:
         )
         return command.model_copy(update={"env": WAITING_THREADS, "sandbox": "connect"})
 
+    def trial(self, model: InstalledModel) -> str | None:
+        """Return the module that loads a model on trial for the doctor."""
+        return "ollmlx_llamacpp.dry_load" if self.installed() else None
+
     def _is_exact(self, model: InstalledModel) -> bool:
         """Return whether each sequence has a cache of its own. Encoders read their texts whole, and share nothing."""
         return self.settings.exact or "completion" not in model.capabilities

@@ -35,9 +35,6 @@ from ollmlx_llamacpp.limits import check_schemas
 
 Made = TypeVar("Made")
 CHAT, TEXT, INSERT = "/v1/chat/completions", "/completion", "/infill"
-COUNT = f"{CHAT}/input_tokens"
-PICTURE = 0
-"""The id that stands for each token of a picture where ids are counted."""
 LARK = "%llguidance {}\n"
 """The beginning of a grammar for llguidance; any other is one of llama.cpp's own."""
 SAMPLERS = {"temperature", "top_k", "top_p", "min_p", "typical_p", "seed"}
@@ -88,7 +85,8 @@ class LlamaCppPrompts:
         """Return the text that a request's conversation becomes, and its ids. Raises InvalidRequest, Unsupported."""
 
         async def work(asked: GenerateRequest) -> tuple[str, list[int]]:
-            return await self._text_of(asked.messages, asked), await self.tokens(asked.messages, asked)
+            text = await self._text_of(asked.messages, asked)
+            return text, await self.encode(text)
 
         return await self._helped(request, work)
 
@@ -123,24 +121,7 @@ class LlamaCppPrompts:
     async def tokens(self, messages: Sequence[Message], request: GenerateRequest) -> list[int]:
         """Return the ids of a conversation through the chat template, after the ids in `request.context`."""
         text = await self._text_of(messages, request)
-        pictures = [PICTURE] * await self._picture_tokens(messages)
-        return [*request.context, *await self._encode_around(text, special=not request.context), *pictures]
-
-    async def _picture_tokens(self, messages: Sequence[Message]) -> int:
-        """Return the tokens that the pictures of a conversation take. llama.cpp counts whole conversations only."""
-        images = tuple(image for message in messages for image in message.images)
-        if not images:
-            return 0
-        alone = (Message(role="user", content="", images=images),)
-        body = _chat(alone, GenerateRequest(messages=alone))
-        whole = int((await self.client.post(COUNT, body))["input_tokens"])
-        text = str((await self.client.post("/apply-template", body))["prompt"])
-        return whole - len(await self._encode_around(text))
-
-    async def _encode_around(self, text: str, *, special: bool = True) -> list[int]:
-        """Return the ids of the texts between the markers of pictures, which llama.cpp encodes one by one."""
-        first, *rest = text.split(self.marker) if self.marker else [text]
-        return sum([await self.encode(part, special=False) for part in rest], await self.encode(first, special=special))
+        return [*request.context, *await self.encode(text, special=not request.context)]
 
     async def _text_of(self, messages: Sequence[Message], request: GenerateRequest) -> str:
         """Return what the chat template makes of a conversation: the request's, or that of the model's file."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from pydantic import BaseModel
 
-from ollmlx import Backend, Check, PluginContext, hookimpl
+from ollmlx import Backend, PluginContext, hookimpl
 
 ollmlx_api = 1
 
@@ -28,10 +28,3 @@ def register_backends(register: Callable[[Backend], None], context: PluginContex
     from ollmlx_mlx.daemon.backend import MlxBackend, make_backend
 
     register(make_backend(context.settings, MlxBackend))
-
-
-@hookimpl
-def register_checks(register: Callable[[Check], None]) -> None:
-    from ollmlx_mlx.daemon.check import LoadableCheck
-
-    register(LoadableCheck())

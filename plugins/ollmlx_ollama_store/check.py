@@ -55,6 +55,9 @@ class OllamaCheck:
             elif not isinstance(reading.error, Unsupported) and reading.error is not None:
                 title = f"{entry.name.short} is damaged: {reading.error.message.partition(': ')[2]}"
                 remove = f"ollmlx rm {entry.name.short}"
+                if (renamed := self._old_names(reading.manifest)) is not None:
+                    yield self._damaged(entry.path, f"the blobs of {entry.name.short} have their old names", renamed)
+                    continue
                 if reading.manifest is not None and any(layer.from_ for layer in reading.manifest.layers):
                     aside = self._aside(entry.path)  # it was made here, so no registry has it
                     yield self._damaged(entry.path, f"{title}; it was made on this machine", (aside,), (remove,))
@@ -64,6 +67,15 @@ class OllamaCheck:
         if context.deep:
             yield from self._wrong_blobs(users)
         yield from _same_names(models)
+
+    def _old_names(self, manifest: Any) -> tuple[str, ...] | None:
+        """Return the commands that rename blobs that are there as `sha256:…`, as Ollama named them until 0.1.31."""
+        blobs = [self.layout.blob(layer.digest) for layer in manifest.blobs()] if manifest else []
+        old = {blob: blob.with_name(blob.name.replace("-", ":", 1)) for blob in blobs if not blob.exists()}
+        if not old or not all(path.exists() for path in old.values()):
+            return None
+        moves = (f"mv {shlex.quote(str(path))} {shlex.quote(str(blob))}" for blob, path in old.items())
+        return tuple(map(SafeCommand, moves))
 
     def _unlisted(self) -> Iterator[Finding]:
         """Findings for folders whose models are hidden. The doctor's own check reports the folder `manifests`."""

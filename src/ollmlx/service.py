@@ -298,7 +298,6 @@ class Service:
 
     async def _tokenized(self, name: ModelName, request: GenerateRequest, caller: Caller) -> Tokens:
         model = await self.show(name)
-        require(model, request)
         request = await self._complete(model, request, caller)
         tokenize = TokenizeRequest(
             text=request.prompt,

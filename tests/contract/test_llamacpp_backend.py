@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from tests.thinking import THINKING_TEMPLATE, check_budget
 
 from ollmlx import Backend, LaunchOptions
 from ollmlx.plugin.loader import load_plugins
@@ -178,6 +177,24 @@ def lora(file: Path) -> Path:
     return file
 
 
+THINKING = """{%- for m in messages %}{%- if m.role == 'assistant' and m.reasoning_content %}<|im_start|>assistant
+<think>
+{{ m.reasoning_content }}
+</think>
+
+{{ m.content }}<|im_end|>
+{%- else %}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{%- endif %}
+{%- endfor %}{%- if add_generation_prompt %}<|im_start|>assistant
+{%- if enable_thinking is defined and enable_thinking is false %}<think>
+
+</think>
+
+{% else %}<think>
+{% endif %}{%- endif %}"""
+
+
 @pytest.fixture(scope="module")
 def thinking_gguf(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real model's file with a template that opens a thought."""
@@ -188,7 +205,7 @@ def thinking_gguf(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) 
     for field in reader.fields.values():
         if field.name.startswith("GGUF.") or field.name == "general.architecture":
             continue
-        value = THINKING_TEMPLATE if field.name == "tokenizer.chat_template" else field.contents()
+        value = THINKING if field.name == "tokenizer.chat_template" else field.contents()
         writer.add_key_value(field.name, value, field.types[0], field.types[-1] if len(field.types) > 1 else None)
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
@@ -201,6 +218,18 @@ def thinking_gguf(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 async def test_a_thought_ends_after_its_budget_and_the_answer_begins(thinking_gguf: Path) -> None:
     model = fake_model(format="gguf", path=thinking_gguf, capabilities=("completion", "thinking"))
+    turns = (Message(role="user", content="Write a long story about a fox and a hen."),)
+    greedy = Options(temperature=0, num_predict=40)
     async with runner_of(model, context_length=512) as runner:
         await runner.ready()
-        await check_budget(runner)
+        free, held = [
+            await runner.generate(
+                GenerateRequest(messages=turns, think=True, max_thinking_tokens=budget, options=greedy)
+            )
+            for budget in (None, 8)
+        ]
+    thought, ended = ("".join(event.text for event in events if event.type == "thinking") for events in (free, held))
+    assert 0 < len(ended) < len(thought)
+    assert thought.startswith(ended.rstrip())
+    assert not [event for event in free if event.type == "text"]
+    assert [event for event in held if event.type == "text"]

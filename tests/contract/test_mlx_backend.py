@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import re
 from functools import cache
 from pathlib import Path
 
 import pytest
-from tests.thinking import THINKING_TEMPLATE, check_budget
 
-from ollmlx import Backend, LaunchOptions, ModelName
+from ollmlx import Backend, ModelName
 from ollmlx.plugin.loader import load_plugins
 from ollmlx.settings import Settings
-from ollmlx.testing import BackendSuite, RunnerProcess, fake_model
+from ollmlx.testing import BackendSuite, RunnerProcess
 from ollmlx.types import GenerateRequest, InstalledModel, Message, Options
 from ollmlx_hub.store import MlxStore
 
@@ -57,27 +54,3 @@ class TestMlxBackend(BackendSuite):
         events = await runner.generate(request)
         (call,) = [event.call for event in events if event.type == "tool_call"]
         assert re.fullmatch(r"\*\*\* Begin\n[+-][a-z]{1,9}\n\*\*\* End", call.arguments["input"])
-
-
-@pytest.fixture
-def thinking_folder(smollm2: Path, tmp_path: Path) -> Path:
-    """The real model with two of its unused tokens as the ends of a thought, which its template opens."""
-    folder = tmp_path / "thinking"
-    folder.mkdir()
-    os.link(smollm2 / "model.safetensors", folder / "model.safetensors")
-    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
-        text = (smollm2 / name).read_text()
-        for old, new in (("<jupyter_script>", "<think>"), ("<empty_output>", "</think>")):
-            text = text.replace(old, new)
-        if name == "tokenizer_config.json":
-            text = json.dumps({**json.loads(text), "chat_template": THINKING_TEMPLATE})
-        (folder / name).write_text(text)
-    return folder
-
-
-async def test_a_thought_ends_after_its_budget_and_the_answer_begins(thinking_folder: Path) -> None:
-    model = fake_model(format="mlx", path=thinking_folder, capabilities=("completion", "thinking"))
-    launch = LaunchOptions(context_length=512, parallel=1)
-    async with RunnerProcess(registered().command(model, launch), model, options=launch) as runner:
-        await runner.ready()
-        await check_budget(runner)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ollmlx import Check
+from ollmlx.doctor.checks.loadable import loadable
 from ollmlx.doctor.machine import Completed
 from ollmlx.plugin.registry import Registry
 from ollmlx.settings import Settings
@@ -19,7 +20,6 @@ from ollmlx.testing import CheckContext, CheckSuite, fake_model
 from ollmlx.types import InstalledModel
 from ollmlx_cluster.check import ClusterCheck, DeclaredCluster
 from ollmlx_cluster.inspect import inspect
-from ollmlx_mlx.daemon.check import LoadableCheck
 
 CLUSTERS = {"big": DeclaredCluster(("localhost", "far.example"), "org/big")}
 
@@ -72,6 +72,8 @@ def with_one_model(problem: str | None, code: str = "") -> CheckContext:
     """Return a machine with one model, of which the trial load says this."""
     registry = Registry()
     registry.stores.add("mlx", OneModel(), "mlx")  # type: ignore[arg-type]
+    backend = SimpleNamespace(name="mlx", accepts=lambda model: None, trial=lambda model: "somewhere.trial")
+    registry.backends.add("mlx", backend, "mlx")
     plugins: Any = SimpleNamespace(registry=registry)
 
     async def child(argv: Sequence[str], seconds: float) -> Completed:
@@ -83,10 +85,10 @@ def with_one_model(problem: str | None, code: str = "") -> CheckContext:
 
 class TestLoadableCheck(CheckSuite):
     def make_check(self) -> Check:
-        return LoadableCheck()
+        return loadable
 
     def healthy(self) -> CheckContext:
         return with_one_model(None)
 
     def sick(self) -> Mapping[str, CheckContext]:
-        return {code: with_one_model("it does not fit", code) for code in LoadableCheck.codes}
+        return {code: with_one_model("it does not fit", code) for code in loadable.codes}

@@ -176,6 +176,10 @@ class MlxBackend:
         """Return what the doctor reports: the library, how much faster than the reference, what would help."""
         return self.chooser.advise(self.settings.blas, self.settings.threads)
 
+    def trial(self, model: InstalledModel) -> str | None:
+        """Return the module that loads a model on trial for the doctor. Encoders are built by the engine itself."""
+        return "ollmlx_mlx.engine.dry_load" if "completion" in model.capabilities else None
+
     def facts(self, folder: Path) -> ModelFacts:
         """Return what decides about the memory of the model in a folder; worked out once for each state of its files.
 

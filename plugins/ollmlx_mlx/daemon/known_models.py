@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 MODEL_TYPE: Final = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 """Model types that may become part of a module's name. That the module exists is checked as well."""
 _MAX_SOURCE: Final = 4 << 20
+_PARSING: Final = Lock()
+"""Python 3.11 cannot parse in two threads at once: `AST constructor recursion depth mismatch`."""
 
 
 def installed_mlx_lm() -> Path | None:
@@ -68,7 +71,7 @@ def _kinds(config: Mapping[str, Any]) -> list[str]:
 def _defaults(path: Path) -> dict[str, int]:
     """Return the whole numbers among the defaults of the module's `ModelArgs`."""
     found: dict[str, int] = {}
-    for node in ast.parse(_source(path)).body:
+    for node in _statements(path):
         if isinstance(node, ast.ClassDef) and node.name in ("ModelArgs", "TextArgs", "TextConfig"):
             for field in node.body:
                 if (
@@ -94,10 +97,15 @@ def _source(path: Path) -> str:
 @lru_cache(maxsize=8)
 def _remapping(file: Path) -> Mapping[str, str]:
     """Return mlx-lm's table of model types that another type's module serves."""
-    for node in ast.parse(_source(file)).body:
+    for node in _statements(file):
         if isinstance(node, ast.Assign) and any(
             isinstance(target, ast.Name) and target.id == "MODEL_REMAPPING" for target in node.targets
         ):
             table: Any = ast.literal_eval(node.value)
             return {str(name): str(module) for name, module in table.items()}
     return {}
+
+
+def _statements(path: Path) -> list[ast.stmt]:
+    with _PARSING:
+        return ast.parse(_source(path)).body

@@ -1,7 +1,7 @@
 """`python -m ollmlx_mlx.engine.dry_load FOLDER...`: builds models without reading their weights.
 
 mlx-lm itself builds each model and compares name and shape of every tensor; MLX reads a tensor only when it is computed
-with. Prints a JSON line for each folder: `folder`, `problem` (null if it can be loaded) and `code`.
+with. Prints a JSON line for each folder: `folder`, `problem` (null if it can be loaded), `code` and `command`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def main(folders: list[str]) -> None:
     """Examine each folder."""
     for folder in folders:
         problem, code = examine(Path(folder))
-        sys.stdout.write(json.dumps({"folder": folder, "problem": problem, "code": code}) + "\n")
+        command = "pip install --upgrade mlx-lm" if code == "MDL004" else ""
+        line = {"folder": folder, "problem": problem, "code": code, "command": command}
+        sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 
 

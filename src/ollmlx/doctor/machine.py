@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from ollmlx.doctor.daemon import look_up
+from ollmlx.doctor.daemon import LOOK_UP_SECONDS, look_up
+from ollmlx.plugin.loader import in_background
 from ollmlx.supervisor.machine import ThisMachine, listening_process, read_sysctl
 from ollmlx.supervisor.process.guarded import guarded_group
 from ollmlx.text.addresses import join_host_port
@@ -35,13 +36,37 @@ def free_space(path: Path) -> int | None:
     return None
 
 
+def free_inodes(path: Path) -> int | None:
+    """Return the number of files that can still be made beside a path; None if nothing counts them."""
+    for folder in (path, *path.parents):
+        with suppress(OSError):
+            status = os.statvfs(folder)
+            return status.f_favail if status.f_files else None
+    return None
+
+
+def mount_flags(path: Path) -> Sequence[str]:
+    """Return the flags of the file system of a path that keep programs from working."""
+    with suppress(OSError):
+        flag = os.statvfs(path).f_flag
+        noexec = getattr(os, "ST_NOEXEC", 0)
+        return [name for name, bit in (("ro", os.ST_RDONLY), ("noexec", noexec)) if flag & bit]
+    return []
+
+
+def _limit(which: int) -> int | None:
+    soft, _ = resource.getrlimit(which)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
 @dataclass(frozen=True)
 class Machine:
     """The properties of a machine. Sizes are in bytes; None means unknown, or not present on this machine.
 
     `system`: sys.platform. `architecture`: the output of `uname -m`. `rosetta`: Rosetta translates this process.
     `wired_limit`: iogpu.wired_limit_mb in bytes, 0 if macOS decides. `nvidia_gpu`: an NVIDIA card is on the bus.
-    `nvidia_driver`: the version of its driver. `files_limit`: the number of files that this process may open.
+    `nvidia_driver`: the version of its driver. Limits of this process: open files, processes of this user, bytes of
+    address space. `flags`: of the file system of a path, as `mount` names them.
     """
 
     system: str
@@ -61,13 +86,16 @@ class Machine:
     nvidia_gpu: bool = False
     nvidia_driver: str | None = None
     files_limit: int | None = None
+    process_limit: int | None = None
+    address_limit: int | None = None
     free_space: Callable[[Path], int | None] = free_space
+    free_inodes: Callable[[Path], int | None] = free_inodes
+    flags: Callable[[Path], Sequence[str]] = mount_flags
 
     @classmethod
     def here(cls, root: Path = Path("/")) -> Machine:
         """Return the machine that this process runs on."""
         ram, available, swap_total, swap_used = _memory()
-        files_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         mac = sys.platform == "darwin"
         return cls(
             system=sys.platform,
@@ -86,7 +114,9 @@ class Machine:
             wired_limit=(read_sysctl("iogpu.wired_limit_mb") or 0) * 1024 * 1024 if mac else None,
             nvidia_gpu=has_nvidia_gpu(root),
             nvidia_driver=nvidia_driver(root),
-            files_limit=None if files_limit == resource.RLIM_INFINITY else files_limit,
+            files_limit=_limit(resource.RLIMIT_NOFILE),
+            process_limit=_limit(resource.RLIMIT_NPROC) if os.getuid() else None,
+            address_limit=_limit(resource.RLIMIT_AS),
         )
 
 
@@ -224,6 +254,16 @@ class Processes:
                 return True
         except (OSError, UnicodeError):
             return False
+
+    def addresses(self, name: str) -> tuple[str, ...] | None:
+        """Return the addresses of a name; empty if it has none, None if nothing answers in time."""
+        asked = in_background("look-up", lambda: socket.getaddrinfo(name, None, type=socket.SOCK_STREAM))
+        try:
+            return tuple(dict.fromkeys(str(entry[4][0]) for entry in asked.result(LOOK_UP_SECONDS)))
+        except TimeoutError:
+            return None
+        except (OSError, UnicodeError):
+            return ()
 
     def is_here(self, host: str) -> bool:
         """Return True if a host is this machine: one of its addresses, or all of them."""

@@ -19,6 +19,7 @@ from typing import IO, Any
 from pydantic import ValidationError
 
 from ollmlx.errors import InvalidRequest, StorageError
+from ollmlx.formats.foreign import HEAD, foreign_content
 from ollmlx.helper import run_limited
 from ollmlx.model.installed import FetchedFile, FetchReceipt
 from ollmlx.text.quantities import format_size
@@ -190,6 +191,12 @@ def require_inside(path: Path, shown: str, *bounds: Path) -> None:
         raise StorageError(
             f"{shown} leads out of the models folder", code="MDL003", hint="copy the files instead of linking them"
         )
+
+
+def foreign_file(path: Path) -> str | None:
+    """Return what a file is instead of weights, as `it is …`; None if nothing is known of it."""
+    with path.open("rb") as file:
+        return foreign_content(file.read(HEAD), path.stat().st_size)
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,14 @@ from ollmlx.text.addresses import Address
 
 GB = 1000**3
 HEALTHY = Machine(
-    "linux", ram=64 * GB, available=40 * GB, swap_total=8 * GB, files_limit=65536, free_space=lambda _: 400 * GB
+    "linux",
+    ram=64 * GB,
+    available=40 * GB,
+    swap_total=8 * GB,
+    files_limit=65536,
+    free_space=lambda _: 400 * GB,
+    free_inodes=lambda _: 10**6,
+    flags=lambda _: (),
 )
 MAC = replace(HEALTHY, system="darwin", architecture="arm64", macos=(15, 1))
 NOW = 1_800_000_000.0
@@ -60,6 +67,8 @@ class FakeProcesses(Processes):
     environments: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     living: Sequence[int] = ()
     places: tuple[str, ...] = ()
+    states: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def listener(self, port: int) -> Process | None:
         return self.listening
@@ -78,7 +87,10 @@ class FakeProcesses(Processes):
         return self.environments.get(pid, {})
 
     def get(self, pid: int) -> Process | None:
-        return Process(pid, "python") if pid in self.living else None
+        return Process(pid, "python", status=self.states.get(str(pid), "")) if pid in self.living else None
+
+    def addresses(self, name: str) -> tuple[str, ...]:
+        return tuple(self.names.get(name, ("127.0.0.1", "::1")))
 
 
 def child(status: int | None, err: str = "", out: str = "") -> Callable[[Sequence[str], float], Any]:

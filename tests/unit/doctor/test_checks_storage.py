@@ -30,13 +30,19 @@ def put(folder: Path, *, name: str = "", **changes: bytes | None) -> Path:
     """Write a tiny model, and its manifest if it has a name; `changes` as those of `write_model`."""
     write_model(folder, **changes)
     if name:
-        listed = [
-            {"path": file.name, "size": file.stat().st_size, "mtime_ns": 0, "sha256": sha256_of(file)}
-            for file in folder.iterdir()
-        ]
-        manifest = {"version": 1, "name": name, "source": "hub:org/name@main", "created": "2026-01-01T00:00:00Z"}
-        (folder / "ollmlx.json").write_text(json.dumps({**manifest, "files": listed}), encoding="utf-8")
+        sign(folder, name)
     return folder
+
+
+def sign(folder: Path, name: str) -> None:
+    """Write the manifest of a model that was pulled."""
+    listed = [
+        {"path": file.name, "size": file.stat().st_size, "mtime_ns": 0, "sha256": sha256_of(file)}
+        for file in folder.iterdir()
+    ]
+    source = f"hub:{name.removesuffix(':latest')}@main"
+    manifest = {"version": 1, "name": name, "source": source, "created": "2026-01-01T00:00:00Z"}
+    (folder / "ollmlx.json").write_text(json.dumps({**manifest, "files": listed}), encoding="utf-8")
 
 
 CONFIG = json.loads(tiny_files()["config.json"])

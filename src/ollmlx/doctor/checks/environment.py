@@ -5,6 +5,7 @@ The settings report values that cannot be used. These are used, or ignored, and 
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from ollmlx.doctor.check import check, found
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import edit_settings, export_setting
 from ollmlx.errors.findings import Finding, SafeCommand, Severity
+from ollmlx.errors.secrets import is_secret_key
 from ollmlx.settings.keys import KeyPath, keys_of, variable
 from ollmlx.settings.load import OLLAMA_VARIABLES, PREFIX
 from ollmlx.settings.model import Settings
@@ -27,10 +29,16 @@ OTHERS = (
     "OLLAMA_API_KEY", "OLLAMA_AUTH", "OLLAMA_CLOUD", "OLLAMA_EDITOR", "OLLAMA_FLASH_ATTENTION", "OLLAMA_GPU_OVERHEAD",
     "OLLAMA_INTEL_GPU", "OLLAMA_LLM_LIBRARY", "OLLAMA_MAX_VRAM", "OLLAMA_MULTIUSER_CACHE", "OLLAMA_NEW_ENGINE",
     "OLLAMA_NOHISTORY", "OLLAMA_NOPRUNE", "OLLAMA_NO_CLOUD", "OLLAMA_NUM_GPU", "OLLAMA_REMOTES", "OLLAMA_RUNNERS_DIR",
-    "OLLAMA_SCHED_SPREAD", "OLLAMA_TMPDIR", "OLLAMA_USE_AUTH", "OLLAMA_VERSION", "OLLAMA_VULKAN", "OLLAMA_BASE_URL",
+    "OLLAMA_SCHED_SPREAD", "OLLAMA_USE_AUTH", "OLLAMA_VERSION", "OLLAMA_VULKAN", "OLLAMA_BASE_URL",
 )  # fmt: skip
 """Variables that Ollama, its clients or its images read; they are right where they are."""
-NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+MEANT = {
+    "OLLAMA_NUM_CTX": "OLLAMA_CONTEXT_LENGTH",
+    "OLLAMA_CTX_SIZE": "OLLAMA_CONTEXT_LENGTH",
+    "OLLAMA_TMPDIR": "TMPDIR",
+}
+"""Variables that people believe in, and those that have the effect."""
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 ALIKE = 0.84
 """The likeness of a misspelt name and the one that was meant, by difflib's measure."""
 AS_THEY_ARE = ("OLLAMA_API_KEY", "HF_TOKEN", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HTTPS_PROXY", "https_proxy")
@@ -50,23 +58,31 @@ def names(context: CheckContext) -> Iterator[Finding]:
     squeezed = {name.replace("_", ""): name for name in (*settings, *OLLAMA_VARIABLES)}
     known = {*settings, *OLLAMA_VARIABLES, *OTHERS, *OWN}
     for name in sorted(context.environ):
-        if not NAME.fullmatch(name):  # no shell can set or unset it
-            continue
-        upper = name.upper()
+        upper = re.sub(r"[^A-Z0-9]", "_", name.upper())
         ours = upper.startswith(PREFIX) and "__" not in upper
         if not (ours or upper.startswith(("OLLAMA", "OLLLAMA", "OLAMA", "OLLMLX"))) or name in known:
             continue
         if upper.startswith(PREFIX) and not ours:  # the settings report it
             continue
-        likely = upper if upper in known else squeezed.get(upper.replace("_", "")) or _likely(upper, known)
+        likely = upper if upper in known else squeezed.get(upper.replace("_", ""))
+        likely = likely or MEANT.get(upper) or _likely(upper, known)
         if likely is None or likely in context.environ:
             continue
-        value = context.environ[name]
         yield found(
             "CFG003", f"{name} is set, and nothing reads it; did you mean {likely}?", subject=name,
-            evidence=(name,), severity=Severity.WARNING,
-            commands=(*[SafeCommand(f'export {likely}="${name}"')][: bool(value)], SafeCommand(f"unset {name}"), CHECK),
+            evidence=(name,), severity=Severity.WARNING, commands=(*_renamed(context, name, likely), CHECK),
         )  # fmt: skip
+
+
+def _renamed(context: CheckContext, name: str, likely: str) -> Iterator[str]:
+    """Yield the commands that give a variable its right name. A shell cannot name one that is no identifier."""
+    value, plain = context.environ[name], IDENTIFIER.fullmatch(name)
+    if value and plain:
+        yield SafeCommand(f'export {likely}="${name}"')
+    elif value:
+        yield SafeCommand(f"export {likely}={'VALUE' if is_secret_key(name) else shlex.quote(value)}", asks=True)
+    if plain:
+        yield SafeCommand(f"unset {name}")
 
 
 def _paths() -> Iterator[KeyPath]:
@@ -97,6 +113,13 @@ def values(context: CheckContext) -> Iterator[Finding]:
                 "CFG004", f"{name} {problem}, which becomes a part of the value", subject=name, evidence=(name,),
                 commands=(SafeCommand(f'export {name}="{clean}"'),), severity=Severity.WARNING,
             )  # fmt: skip
+    hub = context.environ.get("HF_ENDPOINT", "").strip("\"' ")
+    if hub and "://" not in hub:
+        yield found(
+            "CFG004", f"HF_ENDPOINT={hub} is no URL: https://{hub} is meant", subject="HF_ENDPOINT",
+            evidence=("HF_ENDPOINT",), severity=Severity.WARNING,
+            commands=(SafeCommand(f"export HF_ENDPOINT={shlex.quote('https://' + hub)}"),),
+        )  # fmt: skip
     yield from _folders(context)
     yield from _without_unit(context)
     yield from _port(context)
@@ -146,6 +169,13 @@ def _without_unit(context: CheckContext) -> Iterator[Finding]:
 
 def _port(context: CheckContext) -> Iterator[Finding]:
     address, origin = context.address, context.origin("server", "host")
+    if address.path and context.processes.is_here(address.host):
+        fix = export_setting(context, ("server", "host"), address.netloc)
+        yield found(
+            "CFG004", f"the address ends with {address.path}: clients would call {address.url}/api/chat",
+            evidence=(str(origin),), subject=address.path, severity=Severity.WARNING,
+            commands=edit_settings(context, origin)[0] if origin.kind == "file" else (fix,),
+        )  # fmt: skip
     service = SERVICES.get(address.port)
     if service is not None and origin.kind != "default":
         fix = export_setting(context, ("server", "host"), f"{address.host}:11434")
@@ -154,3 +184,18 @@ def _port(context: CheckContext) -> Iterator[Finding]:
             evidence=(str(origin),), subject=str(address.port), severity=Severity.WARNING,
             commands=edit_settings(context, origin)[0] if origin.kind == "file" else (fix,),
         )  # fmt: skip
+
+
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+@check("certificates", "network", "NET005")
+def certificates(context: CheckContext) -> Iterator[Finding]:
+    """Report variables that name certificates which are not there: every download fails."""
+    for name in CERTIFICATES:
+        text = context.environ.get(name, "")
+        if text and not os.path.exists(text):  # noqa: PTH110 - Path.exists raises where it may not look
+            yield found(
+                "NET005", f"{name} names {text}, which does not exist: no server can be trusted", subject=name,
+                evidence=(name,), commands=(SafeCommand(f"unset {name}"),), severity=Severity.WARNING,
+            )  # fmt: skip

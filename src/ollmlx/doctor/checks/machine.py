@@ -23,12 +23,14 @@ WORTHWHILE = 2.0
 """A BLAS must be this many times faster than the reference BLAS to be reported."""
 OLDEST_DRIVER = {"mlx-cuda-12": 525, "mlx-cuda-13": 580}
 PARTS = ("mlx-cpu", "mlx-metal", "mlx-cuda-12", "mlx-cuda-13")
+LEAST_ADDRESSES = 16 * 1000**3
+LEAST_PROCESSES = 256
 LEAST_MEMORY = 2 * 1000**3
 EARLIEST = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # before this release: a right clock never shows it
 LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 
 
-@check("mlx", "machine", "ENV001")
+@check("mlx", "machine", "ENV001", "ENV005")
 async def mlx(context: CheckContext) -> list[Finding]:
     """Compute with MLX in a child process, so that a crash becomes a finding."""
     done = await context.child([sys.executable, "-P", "-c", TRIAL], TRIAL_SECONDS)
@@ -40,6 +42,9 @@ async def mlx(context: CheckContext) -> list[Finding]:
         trial = f"{sys.executable} -P -c '{TRIAL}'"
         return [found("ENV001", title, commands=(trial,), severity=Severity.WARNING)]
     output = done.err.strip().splitlines()[-1:]
+    if "version `GLIBC" in done.err or "version `GLIBCXX" in done.err:
+        title = "the C library of this system is too old for MLX's build"
+        return [found("ENV005", title, evidence=output, commands=("ldd --version",))]
     if done.status < 0:
         output = [f"the trial was killed by signal {-done.status}", *output]
     title = "MLX cannot be used on this machine"
@@ -53,6 +58,12 @@ def kernels(context: CheckContext) -> Iterator[Finding]:
     """Report a folder for MLX's compiled kernels that belongs to another user: MLX fails where it cannot write it."""
     temporary = Path(context.environ.get("TMPDIR") or "/tmp")  # noqa: S108 - MLX itself uses it
     folder = temporary / "mlx"
+    state = context.settings.state_folder
+    if "noexec" in context.machine.flags(state) and context.machine.system == "linux":
+        yield found(
+            "ENV001", f"{state}, where runners compile kernels, is mounted noexec: they cannot be loaded",
+            subject=str(state), commands=other_folder("OLLMLX_STORAGE__STATE", ".ollmlx"),
+        )  # fmt: skip
     with suppress(OSError):
         status = folder.stat()
         if status.st_uid == context.user or context.user == 0 or status.st_mode & stat.S_IWOTH:
@@ -163,6 +174,13 @@ def limits(context: CheckContext) -> Iterator[Finding]:
         yield found("ENV003", title, evidence=free, commands=("ollmlx ps",))
     if machine.files_limit is not None and machine.files_limit < 1024:
         yield found("ENV004", f"only {machine.files_limit} files may be open", commands=("ulimit -n 8192",))
+    if machine.address_limit is not None and machine.address_limit < LEAST_ADDRESSES:
+        title = f"the address space of a process is limited to {format_size(machine.address_limit)}: MLX crashes at it"
+        yield found("ENV004", title, commands=("ulimit -v unlimited",))
+    if machine.process_limit is not None and machine.process_limit < LEAST_PROCESSES:
+        yield found(
+            "ENV004", f"only {machine.process_limit} processes and threads may run", commands=("ulimit -u 4096",)
+        )
     now = context.now()
     if not EARLIEST <= now <= LATEST:
         date = datetime.fromtimestamp(min(max(now, 0), LATEST), UTC).date()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ollmlx.doctor.check import check, found, noted, skipped
@@ -12,6 +12,7 @@ from ollmlx.doctor.fixes import restart_daemon
 from ollmlx.errors.findings import Finding, SafeCommand, Severity
 from ollmlx.text.quantities import format_size
 
+SUSPENDED = ("stopped", "tracing-stop")
 FIXES = {"RUN005": ("ollmlx ps", "ollmlx config show"), "RUN008": ("ollmlx plugin list",)}
 """The commands for a failure with this code."""
 
@@ -22,7 +23,20 @@ async def runners(context: CheckContext) -> list[Finding]:
     status = await context.ask("/api/daemon") or {}
     listed = status.get("runners")
     described = [one for one in (listed if isinstance(listed, list) else ()) if isinstance(one, dict)]
-    return [finding for runner in described for finding in _findings(runner, restart_daemon(context, status))]
+    found_here = [*_suspended(context, described)]
+    return [*found_here, *(one for runner in described for one in _findings(runner, restart_daemon(context, status)))]
+
+
+def _suspended(context: CheckContext, runners: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Report runners that somebody stopped, with a signal or a debugger. The daemon ends them after a while."""
+    for runner in runners:
+        pid = runner.get("pid")
+        process = context.processes.get(pid) if isinstance(pid, int) else None
+        if process is not None and process.status in SUSPENDED:
+            yield found(
+                "RUN004", f"the runner of {runner.get('name')} is suspended", subject=str(runner.get("name")),
+                evidence=(f"pid {pid}",), commands=(SafeCommand(f"kill -CONT {pid}", asks=True),),
+            )  # fmt: skip
 
 
 def _findings(runner: Mapping[str, Any], restart: tuple[str, ...]) -> Iterator[Finding]:

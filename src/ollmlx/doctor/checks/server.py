@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ollmlx import __version__
 from ollmlx.doctor.check import check, found, noted, skipped
+from ollmlx.doctor.checks.runners import SUSPENDED
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.daemon import NoReply
 from ollmlx.doctor.fixes import (
@@ -25,7 +27,7 @@ from ollmlx.doctor.fixes import (
     restart_daemon,
     stop_listener,
 )
-from ollmlx.doctor.machine import Process
+from ollmlx.doctor.machine import LOCK, Process
 from ollmlx.errors import ConfigError
 from ollmlx.errors.findings import Finding, SafeCommand, Severity
 from ollmlx.text.addresses import DEFAULT_HOST, Address, is_loopback
@@ -37,6 +39,7 @@ EXCEPTIONS = ("NO_PROXY", "no_proxy")
 LOCAL = ("127.0.0.1", "localhost")
 """The names under which clients call a daemon on their own machine."""
 SHORTEST_KEY = 16
+BLOCKED = "waits for a disk or a device, and cannot be ended before"
 NEW_KEY = SafeCommand("export OLLMLX_SECURITY__API_KEYS=$(openssl rand -hex 24)")
 
 
@@ -129,8 +132,9 @@ def _no_answer(context: CheckContext, reason: str) -> Finding:
 
 def _silent_daemon(context: CheckContext, process: Process, reason: str) -> Finding:
     """Report a daemon of ours that accepts connections and does not answer: it is suspended, or too busy."""
-    suspended = process.status == "stopped"
-    title = f"the daemon at {context.address.netloc} {'is suspended' if suspended else 'does not answer'}"
+    suspended = process.status in SUSPENDED
+    state = BLOCKED if process.status == "disk-sleep" else "is suspended" if suspended else "does not answer"
+    title = f"the daemon at {context.address.netloc} {state}"
     restart = (f"kill -9 {process.pid}", SERVE)
     wake = (SafeCommand(f"kill -CONT {process.pid}", asks=True),)
     return found(
@@ -228,6 +232,63 @@ def proxy(context: CheckContext) -> Iterator[Finding]:
         evidence=(exceptions, "clients that use these variables send requests for the daemon to the proxy"),
         commands=[SafeCommand(f"export {name}={hosts}") for name, hosts in extended.items()],
     )  # fmt: skip
+
+
+@check("proxies", "network", "NET007")
+def proxies(context: CheckContext) -> Iterator[Finding]:
+    """Report proxies on this machine that are the daemon itself, or that do not run: every download fails."""
+    seen: dict[str, str] = {}
+    for name in (*PROXIES, "HTTPS_PROXY", "https_proxy"):
+        text = context.environ.get(name, "")
+        url = urlsplit(text if "://" in text else f"http://{text}")
+        with suppress(ValueError):  # a port that is none
+            if not url.hostname or url.port is None or not is_loopback(url.hostname) or text in seen:
+                continue
+            seen[text] = name
+            if url.port == context.address.port and context.processes.is_here(context.address.host):
+                title = f"{name} names the daemon itself as a proxy"
+            elif not context.processes.connects(url.hostname, url.port):
+                title = f"{name} names the proxy {url.hostname}:{url.port}, and no program answers there"
+            else:
+                continue
+            yield found(
+                "NET007", title, subject=name, evidence=(name,), commands=(SafeCommand(f"unset {name}", asks=True),)
+            )
+
+
+@check("localhost", "network", "NET007")
+def localhost(context: CheckContext) -> Iterator[Finding]:
+    """Report a name `localhost` that does not lead to the daemon: most clients use it."""
+    if context.address.host != DEFAULT_HOST:
+        return
+    addresses = context.processes.addresses("localhost")
+    if addresses is None or any(is_loopback(address) and ":" not in address for address in addresses):
+        return
+    where = f"means {', '.join(addresses)} only" if addresses else "is not known"
+    yield found(
+        "NET007", f"the name localhost {where}, and the daemon listens at {DEFAULT_HOST}", subject="localhost",
+        evidence=("/etc/hosts",), commands=("echo '127.0.0.1 localhost' | sudo tee -a /etc/hosts",),
+        severity=Severity.WARNING,
+    )  # fmt: skip
+
+
+@check("lock", "server", "NET002")
+async def lock(context: CheckContext) -> list[Finding]:
+    """Report a daemon whose state folder was removed or replaced while it runs."""
+    status = await context.ask("/api/daemon") or {}
+    pid, folder = status.get("pid"), status.get("state_folder")
+    if not isinstance(pid, int) or not isinstance(folder, str) or folder != str(context.settings.state_folder):
+        return []
+    try:
+        held = (Path(folder) / LOCK).read_text(encoding="ascii").strip() == str(pid)
+    except FileNotFoundError:
+        held = False
+    except (OSError, UnicodeError):
+        return []
+    title = f"the state folder {folder} was removed or replaced while the daemon runs"
+    why = "logs and records of runners go to a folder that is gone; another daemon could start beside this one"
+    return [] if held else [found("NET002", title, evidence=(f"daemon: pid {pid}", why),
+                                  commands=restart_daemon(context, status))]  # fmt: skip
 
 
 @check("exposure", "server", "SEC001", "SEC006")

@@ -24,13 +24,15 @@ from ollmlx.types import InstalledModel
 LOW_SPACE = 5 * 1000**3
 FULL = 50 * 1000**2
 ANSWER_SECONDS = 1.5
+FEW_INODES = 100
 MOST_NAMED = 3
+MOUNTS = ("/mnt", "/media", "/Volumes", "/run/media")
 """The number of models that a finding names."""
 REFUSALS = ("MDL003", "MDL004", "MDL005", "PLG006", "PLG008", "SEC005")
 NO_BACKEND = "MDL005"
 
 
-@check("folder", "storage", "STO001", "STO002", "STO003")
+@check("folder", "storage", "STO001", "STO002", "STO003", "STO007")
 async def folder(context: CheckContext) -> list[Finding]:
     """Examine the models folder, its disk and the state folder."""
     if not context.is_reliable("storage", "models"):
@@ -40,7 +42,10 @@ async def folder(context: CheckContext) -> list[Finding]:
     silent = [one for one in (models, state) if not await _answers(one)]
     if silent:
         return [_no_answer(one, is_state=one == state) for one in silent]
-    return [*_models_folder(context, models), *await _space(context, models), *_state_folder(context, state)]
+    return [
+        *_models_folder(context, models), *await _space(context, models), *_state_folder(context, state),
+        *_other_space(context, models, state),
+    ]  # fmt: skip
 
 
 async def _answers(path: Path) -> bool:
@@ -67,9 +72,27 @@ def _models_folder(context: CheckContext, models: Path) -> Iterator[Finding]:
     elif not os.path.isdir(models):
         yield found("STO002", f"the models folder {models} is not a folder", commands=_move_away(models))
     else:
+        yield from _beside(models)
         subfolders = (models / "mlx", models / "manifests", models / "blobs")
         for path in (models, *filter(os.path.isdir, subfolders)):
             yield from _permissions(context, path)
+
+
+def _beside(models: Path) -> Iterator[Finding]:
+    """Report models that lie in the models folder itself, where no store looks."""
+    with suppress(OSError):
+        for path in sorted(models.iterdir()):
+            if path.name not in ("mlx", "manifests", "blobs") and path.name[0] != "." and _is_model(path):
+                target = models / "mlx" / path.name
+                yield found(
+                    "STO007", f"{path.name} lies beside the folder mlx, and is not found there", subject=path.name,
+                    evidence=(str(path),), severity=Severity.WARNING,
+                    commands=(SafeCommand(f"mv {quoted(path)} {quoted(target)}"),),
+                )  # fmt: skip
+
+
+def _is_model(path: Path) -> bool:
+    return os.path.isfile(path / "config.json") and any(path.glob("*.safetensors"))  # noqa: PTH113
 
 
 def _missing(models: Path) -> Finding:
@@ -80,7 +103,15 @@ def _missing(models: Path) -> Finding:
             evidence=("perhaps a disk is not mounted: mount it first",), commands=(f"mkdir -p {quoted(target)}",),
             instead=other_folder("OLLAMA_MODELS", "models"),
         )  # fmt: skip
-    if not os.access(parent := _existing_parent(models), os.W_OK | os.X_OK) or not os.path.isdir(parent):
+    parent = _existing_parent(models)
+    if str(parent) in MOUNTS or str(parent.parent) == "/run/media":
+        title = f"the models folder {models} is on a disk that is not mounted"
+        disk = quoted(parent / models.relative_to(parent).parts[0])
+        return found(
+            "STO002", title, evidence=(f"{parent} has no folder of this name",), commands=(f"sudo mount {disk}",),
+            instead=other_folder("OLLAMA_MODELS", "models"),
+        )  # fmt: skip
+    if not os.access(parent, os.W_OK | os.X_OK) or not os.path.isdir(parent):
         commands, instead = _fixes(
             models, (f"sudo mkdir -p {quoted(models)}", f'sudo chown "$(id -un)" {quoted(models)}')
         )
@@ -148,6 +179,35 @@ async def _space(context: CheckContext, folder: Path) -> list[Finding]:
             commands=("ollmlx list",), instead=(f"ollmlx rm {largest[0].name.short}",) if largest else (),
         )
     ]  # fmt: skip
+
+
+def _other_space(context: CheckContext, models: Path, state: Path) -> Iterator[Finding]:
+    """Report full disks of the state and of temporary files, and a disk on which no file can be made any more."""
+    temporary = Path(context.environ.get("TMPDIR") or "/tmp")  # noqa: S108 - the system's own default
+    places = {"models": models, "state and the logs": state, "temporary files": temporary}
+    free_models = context.machine.free_space(models)
+    told = free_models is not None and free_models < FULL
+    for what, place in places.items():
+        space, inodes = context.machine.free_space(place), context.machine.free_inodes(place)
+        if told and _disk(place) == _disk(models):
+            continue
+        if inodes is not None and inodes < FEW_INODES:
+            title = f"the disk of the {what} has no inodes left: no file can be made in {place}"
+            yield found("STO003", title, evidence=(f"free inodes: {inodes}",), commands=(f"df -i {quoted(place)}",))
+            told = told or what == "models"
+        elif what != "models" and space is not None and space < FULL // 2:
+            free = f"free: {format_size(space)}"
+            other = other_folder("TMPDIR", ".cache/ollmlx-tmp", create=True)
+            commands = other if place == temporary else (f"du -xh -d 1 {quoted(place)}",)
+            yield found("STO003", f"the disk of the {what} is full: {place}", evidence=(free,), commands=commands)
+
+
+def _disk(path: Path) -> int:
+    """Return the device of a path, or of its nearest folder that exists."""
+    for folder in (path, *path.parents):
+        with suppress(OSError):
+            return folder.stat().st_dev
+    return -1
 
 
 def _state_folder(context: CheckContext, state: Path) -> Iterator[Finding]:

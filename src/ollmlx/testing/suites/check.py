@@ -88,8 +88,9 @@ class CheckSuite(Suite):
             assert list(await check.run(context)) == list(await check.run(context))
 
     def test_every_code_has_its_page(self, check: Check) -> None:
-        own = self.runbooks()
-        known = pages([own] if own is not None else [])
+        if (own := self.runbooks()) is None:
+            pytest.skip("ollmlx ships the pages of this check")
+        known = pages([own])
         for code in check.codes:
             assert code in known, f"{code}.md is missing"
             assert known[code].startswith(f"# {code}"), f"{code}.md starts with its code"

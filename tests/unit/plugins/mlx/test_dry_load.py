@@ -13,9 +13,9 @@ import pytest
 from tests.servers.tiny import write_model
 from tests.unit.doctor.contexts import healthy
 
+from ollmlx.doctor.checks.loadable import loadable
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.machine import Completed
-from ollmlx_mlx.daemon.check import LoadableCheck
 from ollmlx_mlx.engine.dry_load import examine
 
 ROWS = 64
@@ -112,7 +112,7 @@ def telling(problem: str | None, status: int | None = 0, calls: list[Sequence[st
 
 
 async def found_in(context: CheckContext) -> list[str]:
-    return [one.title for one in await LoadableCheck().run(context)]
+    return [one.title for one in await loadable.run(context)]
 
 
 async def test_each_model_is_examined_once_until_it_changes(folder: Path, tmp_path: Path) -> None:
@@ -139,5 +139,5 @@ async def test_a_template_that_does_not_parse_is_named(folder: Path, tmp_path: P
 
 async def test_models_for_which_there_was_no_time_are_noted(folder: Path, tmp_path: Path) -> None:
     context = replace(healthy(tmp_path), child=telling(None, None), version_of=lambda _: "1")
-    (note,) = await LoadableCheck().run(context)
+    (note,) = await loadable.run(context)
     assert note.severity.value == "skipped"

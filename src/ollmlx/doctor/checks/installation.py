@@ -1,0 +1,85 @@
+"""Checks of the installation: packages that are too old, modules that hide them, another ollmlx that comes first."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.version import InvalidVersion
+
+from ollmlx.doctor.check import check, found
+from ollmlx.doctor.context import CheckContext
+from ollmlx.doctor.fixes import quoted
+from ollmlx.errors.findings import Finding, SafeCommand, Severity
+
+PACKAGES = ("ollmlx", "mlx-lm")
+"""Distributions whose requirements are compared with what is installed."""
+MODULES = ("ollmlx", "mlx", "mlx_lm", "numpy", "transformers", "tokenizers", "huggingface_hub", "xllamacpp", "pydantic")
+SHOWN = 5
+
+
+@check("packages", "machine", "ENV011")
+def packages(context: CheckContext) -> Iterator[Finding]:
+    """Report installed packages of a version that ollmlx or mlx-lm cannot use."""
+    for package in PACKAGES:
+        for requirement in _requirements(package):
+            version = context.version_of(requirement.name)
+            if version is not None and not _fits(requirement, version):
+                yield found(
+                    "ENV011", f"{requirement.name} {version} is installed, {package} needs {requirement.specifier}",
+                    subject=requirement.name, commands=(f"pip install '{requirement.name}{requirement.specifier}'",),
+                )  # fmt: skip
+
+
+def _requirements(package: str) -> Iterator[Requirement]:
+    try:
+        texts = requires(package) or []
+    except PackageNotFoundError:
+        return
+    for requirement in map(Requirement, texts):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield requirement
+
+
+def _fits(requirement: Requirement, version: str) -> bool:
+    try:
+        return requirement.specifier.contains(version, prereleases=True)
+    except InvalidVersion:
+        return True
+
+
+@check("paths", "machine", "ENV011")
+def paths(context: CheckContext) -> Iterator[Finding]:
+    """Report modules of PYTHONPATH that hide packages, and another `ollmlx` that the terminal finds first."""
+    own = Path(sys.prefix).resolve()
+    for entry in filter(None, context.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        hiding = [Path(entry) / form for name in MODULES for form in (f"{name}.py", f"{name}/__init__.py")]
+        there = [str(path) for path in hiding if os.path.isfile(path)]  # noqa: PTH113 - Path raises where it may not look
+        if there and not Path(entry).resolve().is_relative_to(own) and not _is_ours(entry):
+            yield found(
+                "ENV011", f"PYTHONPATH puts modules before the installed packages: {', '.join(there[:SHOWN])}",
+                subject=entry, evidence=("PYTHONPATH",), severity=Severity.WARNING,
+                commands=(SafeCommand("unset PYTHONPATH", asks=True),),
+            )  # fmt: skip
+    here = Path(sys.executable).parent
+    for entry in filter(None, context.environ.get("PATH", "").split(os.pathsep)):
+        program = Path(entry) / "ollmlx"
+        if Path(entry).resolve() == here.resolve():
+            return
+        other = program.resolve() != (here / "ollmlx").resolve()  # pipx and uv put a link there
+        if other and os.access(program, os.X_OK) and program.is_file() and (here / "ollmlx").exists():
+            yield found(
+                "ENV011", f"{program} comes first on PATH, and this is {here / 'ollmlx'}", subject=str(program),
+                evidence=("PATH",), severity=Severity.WARNING,
+                commands=(SafeCommand(f"export PATH={quoted(here)}:$PATH"),),
+            )  # fmt: skip
+            return
+
+
+def _is_ours(entry: str) -> bool:
+    """Return True if the folder is the one from which this very ollmlx runs."""
+    return Path(__file__).resolve().is_relative_to(Path(entry).resolve())
