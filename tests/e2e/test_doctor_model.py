@@ -15,6 +15,7 @@ from ollmlx.doctor.selftest.subject import Subject
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.model.names import ModelName
 from ollmlx.testing.daemon import Daemon
+from ollmlx.testing.fake.script import ALL_CAPABILITIES
 from ollmlx.text.addresses import Address
 
 pytestmark = pytest.mark.e2e
@@ -25,6 +26,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("seed", {"wrong_answers": "seed"}, "RUN010", ", then '"),
     ("schema", {"wrong_answers": "schema"}, "RUN010", "it is not JSON"),
     ("stop", {"wrong_answers": "stop"}, "RUN010", "expected"),
+    ("blind", {"wrong_answers": "blind"}, "RUN010", "Which colour is this?"),
     ("cancel", {"wrong_answers": "cancel", "rate": 200}, "RUN010", "2 clients disconnected"),
     ("zeros", {"say": " Car" * 40}, "RUN010", "' Car Car Car"),
     ("fat", {"memory_mib": 300}, "RUN017", "context: 512"),
@@ -33,7 +35,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
 ROOM = {
     "runners": {"context_length": 512},
     "memory": {"prompt_cache": 0},
-    "plugins": {"fake": {"weights": 128 * 1024 * 1024}},
+    "plugins": {"fake": {"weights": 128 * 1024 * 1024, "capabilities": [*ALL_CAPABILITIES, "vision"]}},
 }
 """The reservation of each model is little more than its weights: only the model that allocates more exceeds it."""
 

@@ -137,6 +137,11 @@ def test_ten_clients_with_ten_pictures(daemon: Daemon, model: str) -> None:
     assert together == alone
 
 
+def test_the_doctor_tries_pictures(daemon: Daemon) -> None:
+    done = daemon.cli("doctor", "--model", "eyes", timeout=200)
+    assert "✓ different pictures are answered differently, alone and together" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("image", [base64_of(b"GIF89a"), "http://127.0.0.1/x.png", base64_of(drawn(size=(1, 9000)))])
 def test_a_bad_picture_is_the_clients_mistake(daemon: Daemon, image: str) -> None:
     body = {"model": "eyes", "messages": [{"role": "user", "content": "?", "images": [image]}]}

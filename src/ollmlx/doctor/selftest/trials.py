@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import struct
 import time
+import zlib
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -143,6 +146,33 @@ async def batched(subject: Subject, state: TrialState) -> Finding | None:
     return None
 
 
+async def seen(subject: Subject, state: TrialState) -> Finding | None:
+    """Show two pictures, one after the other and then both at once, when they are in the cache."""
+    if not subject.sees:
+        return None
+    pictures = [one_coloured(color) for color in (b"\xff\x00\x00", b"\x00\x00\xff")]
+    red, blue = [await subject.look(picture, TOKENS) for picture in pictures]
+    if red.tokens == blue.tokens and red.text == blue.text:
+        return _wrong(subject, "answers different pictures alike: it does not see them", repr(red.text[:SHOWN]))
+    together = await asyncio.gather(*(subject.look(picture, TOKENS) for picture in pictures))
+    for alone, beside in zip((red, blue), together, strict=True):
+        if changed := difference(alone, beside):
+            problem = "gives another answer to a picture beside another one, or from the cache"
+            return _wrong(subject, problem, changed, ONE_AT_A_TIME)
+    return None
+
+
+def one_coloured(color: bytes, side: int = 64) -> str:
+    """Return a PNG of one colour in base64."""
+    rows = zlib.compress((b"\x00" + color * side) * side)
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    packed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(packed)).decode()
+
+
 async def seeded(subject: Subject, state: TrialState) -> Finding | None:
     """Send a request with the same seed twice."""
     prompt = unique(STORY)
@@ -246,6 +276,7 @@ TRIALS = (
     (repeated, "a repeated request and a cached prompt get the same answer"),
     (sensible, "different texts are continued differently"),
     (batched, "a batch gives the same answers as single requests"),
+    (seen, "different pictures are answered differently, alone and together"),
     (seeded, "the same seed gives the same answer"),
     (structured, "answers keep to a schema"),
     (stopped, "answers end at a stop string"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -133,7 +134,8 @@ def _answer(request: GenerateRequest, script: Script, last: str) -> list[str]:
     if request.format is not None:
         value = {"answer": last} if request.format == "json" else instance_of(request.format)
         return split_tokens(json.dumps(value, ensure_ascii=False))
-    return split_tokens(last or "ok")
+    images = [image for message in request.messages[-1:] for image in message.images]
+    return split_tokens("".join([last or "ok", *(f" sees {zlib.crc32(image.encode()):08x}" for image in images)]))
 
 
 def _stopped(pieces: list[str], stops: tuple[str, ...]) -> tuple[list[str], str | None]:
@@ -218,6 +220,9 @@ def _without_promise(request: GenerateRequest, script: Script) -> GenerateReques
     """Remove from the request what the script's wrong answers ignore."""
     if script.wrong_answers == "schema":
         return request.model_copy(update={"format": None})
+    if script.wrong_answers == "blind":
+        messages = tuple(message.model_copy(update={"images": ()}) for message in request.messages)
+        return request.model_copy(update={"messages": messages})
     if script.wrong_answers == "stop":
         return request.model_copy(update={"options": request.options.model_copy(update={"stop": ()})})
     return request

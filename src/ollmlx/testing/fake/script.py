@@ -50,7 +50,7 @@ class Script(Frozen):
     protocol: int = Field(1, description="The protocol version that the status states.")
     parallel: Annotated[int, Field(ge=1)] = Field(4, description="Requests served at once, unless the daemon says.")
     dimensions: Annotated[int, Field(ge=1)] = Field(16, description="Length of embedding vectors.")
-    wrong_answers: Literal["", "cache", "batch", "repeat", "seed", "schema", "stop", "cancel"] = Field(
+    wrong_answers: Literal["", "cache", "batch", "repeat", "seed", "schema", "stop", "cancel", "blind"] = Field(
         "", description="The promise that its answers break.", validation_alias=AliasChoices("wrong_answers", "lie")
     )
     cache: bool = Field(True, description="Count the longest common prefix with earlier prompts as cached.")
