@@ -9,6 +9,7 @@ from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from ollmlx.errors import StorageError
 from ollmlx.settings.files import private_file
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ class Usage:
         self._now = now
         self._days: dict[str, dict[str, Used]] = {}
         self._changed = False
+        self._told = ""
+        """The reason why it was not saved the last time."""
 
     def load(self) -> None:
         """Read what was saved. A file that cannot be read is logged, and counting begins anew."""
@@ -63,8 +66,9 @@ class Usage:
         return self._days.get(self._today, {}).get(name, Used())
 
     def days(self) -> dict[str, dict[str, Used]]:
-        """Return the use of each day, the newest first."""
-        return dict(sorted(self._days.items(), reverse=True))
+        """Return a copy of the use of each day, the newest first."""
+        newest_first = sorted(self._days.items(), key=lambda item: item[0], reverse=True)
+        return {day: dict(keys) for day, keys in newest_first}
 
     def until_midnight(self) -> float:
         """Return the seconds until the day ends."""
@@ -73,15 +77,22 @@ class Usage:
         return (midnight - now).total_seconds()
 
     def save(self) -> None:
-        """Write it, if anything changed. Blocks. Raises StorageError, OSError."""
+        """Write it, if anything changed. Blocks. The reason why it cannot be written is logged once."""
         if not self._changed:
             return
         self._changed = False
         kept = dict(list(self.days().items())[:DAYS])
-        private_file(self._state, FILE)
-        partial = private_file(self._state, f"{FILE}.new")
-        partial.write_text(json.dumps(kept), "utf-8")
-        partial.replace(self._state / FILE)
+        try:
+            partial = private_file(self._state, f"{FILE}.new")
+            partial.write_text(json.dumps(kept), "utf-8")
+            partial.replace(self._state / FILE)
+            self._told = ""
+        except (OSError, StorageError) as error:
+            self._changed = True
+            reason = error.message if isinstance(error, StorageError) else str(error.strerror)
+            if reason != self._told:
+                logger.warning("the use of keys is not saved, and a restart forgets it: %s", reason)
+            self._told = reason
 
     @property
     def _today(self) -> str:

@@ -130,6 +130,21 @@ def test_the_count_survives_a_restart_and_old_days_are_dropped(tmp_path: Path, u
     assert set(map(str, again.days().values())) == {str({"anna": Used(1, 7)})}
 
 
+def test_what_cannot_be_saved_is_told_once_and_saved_later(
+    tmp_path: Path, usage: Usage, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "usage.json").mkdir()
+    usage.add("anna", requests=1)
+    usage.save()
+    usage.save()
+    assert caplog.text.count("is not saved") == 1
+    (tmp_path / "usage.json").rmdir()
+    usage.save()
+    again = Usage(tmp_path, clock)
+    again.load()
+    assert again.days() == usage.days()
+
+
 def test_nothing_is_written_when_nothing_changed(tmp_path: Path, usage: Usage) -> None:
     usage.save()
     assert not (tmp_path / "usage.json").exists()
