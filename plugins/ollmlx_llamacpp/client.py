@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -59,7 +60,7 @@ class LlamaCppClient:
     async def post(self, path: str, body: Json) -> Any:
         """Return the answer's JSON. Raises the OllmlxError kind that llama.cpp's error stands for."""
         try:
-            async with self._session.post(path, data=orjson.dumps(body)) as answer:
+            async with self._session.post(path, data=_payload(body)) as answer:
                 data = await answer.read()
                 if answer.status != 200:
                     raise error_of(data)
@@ -79,7 +80,7 @@ class LlamaCppClient:
         """Yield the records of an answer as they arrive. Closing the iterator closes the connection, which cancels."""
         answer: aiohttp.ClientResponse | None = None
         try:
-            answer = await self._session.post(path, data=orjson.dumps({**body, "stream": True}))
+            answer = await self._session.post(path, data=_payload({**body, "stream": True}))
             if answer.status != 200:
                 raise error_of(await answer.read())
             async for record in records(answer.content.iter_any()):
@@ -96,6 +97,11 @@ class LlamaCppClient:
         """Close the session and let its connections end."""
         await self._session.close()
         await asyncio.sleep(0)
+
+
+def _payload(body: Json) -> io.BytesIO:
+    """Return a body that aiohttp sends in pieces: a long prompt keeps no other request waiting."""
+    return io.BytesIO(orjson.dumps(body))
 
 
 async def records(pieces: AsyncIterator[bytes]) -> AsyncIterator[Json]:

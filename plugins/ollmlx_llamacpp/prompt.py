@@ -15,6 +15,7 @@ from ollmlx import LimitExceeded, is_go_template, passes_tools, render_template
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.runner.kit import (
     OldestFirst,
+    bounded_text,
     call_schema,
     chat_turn,
     check_lark,
@@ -147,7 +148,7 @@ class LlamaCppPrompts:
 
     async def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Return the ids of a text; `special` adds the tokens that the model expects in front."""
-        body = {"content": text, "add_special": special, "parse_special": True}
+        body = {"content": bounded_text(text), "add_special": special, "parse_special": True}
         return list((await self.client.post("/tokenize", body))["tokens"])
 
     async def _decode(self, tokens: Sequence[int]) -> str:

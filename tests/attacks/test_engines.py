@@ -114,17 +114,26 @@ async def llamacpp(smollm2_gguf: Path) -> AsyncIterator[RunnerProcess]:
 
 async def test_no_schema_or_pattern_occupies_llama_cpp(llamacpp: RunnerProcess) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"x": AMBIGUOUS}}}}
+    text = {"type": "object", "properties": {"input": {"type": "string"}}}
+    freeform = {"type": "function", "function": {"name": "p", "parameters": text}}
     refusals = [
         (GenerateRequest(prompt="hi", format=PATTERNS, options=SHORT), "the format takes"),
         (chat("hi", format=AMBIGUOUS), "the format: the pattern .* repeats repetitions"),
         (chat("hi", format=OPTIONAL), "the format: too many optional properties"),
         (chat("hi", tools=(tool,)), "the tool f: the pattern .* repeats repetitions"),
-        (chat("hi", grammar="start: " + "(" * 200_000), "invalid grammar"),
+        (chat("hi", tools=(freeform,), tool_choice="p", grammars={"p": "start: " + "(" * 200_000}), "invalid grammar"),
     ]
     for asked, limit in refusals:
         with pytest.raises(InvalidRequest, match=limit):
             await llamacpp.generate(asked)
     assert text_of(await llamacpp.ask("One, two,", options=SHORT))
+
+
+async def test_a_prompt_of_megabytes_is_refused_before_it_is_encoded(llamacpp: RunnerProcess) -> None:
+    with pytest.raises(InvalidRequest, match="a prompt has at most 8 MiB, and this one 30"):
+        await llamacpp.ask("x" * (30 << 20), options=SHORT)
+    with pytest.raises(InvalidRequest, match="8 MiB"):
+        await llamacpp.generate(chat("x" * (30 << 20)))
 
 
 async def test_llama_cpp_does_not_do_without_a_format_that_it_cannot_compile(llamacpp: RunnerProcess) -> None:

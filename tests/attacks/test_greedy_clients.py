@@ -1,4 +1,4 @@
-"""Attack: a client fills the disk with uploads; a crash makes a half-written model whole."""
+"""Attack: a client fills the disk, or holds up the tokens of others; a crash makes a half-written model whole."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.conftest import StartDaemon
 
 from ollmlx.errors import StorageError
 from ollmlx.storekit import StagingArea
@@ -33,6 +35,22 @@ async def test_uploads_take_no_more_than_their_limit_in_all(tmp_path: Path) -> N
     blobs = Blobs(tmp_path, limit=CHECK_EVERY)
     with pytest.raises(StorageError, match="uploads may take"):
         await blobs.write(digest_of(large), pieces(large, 1 << 20))
+
+
+@pytest.mark.parametrize("stops", [["x"] * 65, ["x" * 1025]], ids=["many", "long"])
+def test_stop_strings_are_few_and_short(daemon: StartDaemon, stops: list[str]) -> None:
+    """100,000 of them took half a second for each token, of every request of the model."""
+    one = daemon()
+    turns = [{"role": "user", "content": "hi"}]
+    bodies: dict[str, dict[str, Any]] = {
+        "/api/generate": {"prompt": "hi", "options": {"stop": stops}},
+        "/v1/chat/completions": {"messages": turns, "stop": stops},
+        "/v1/messages": {"messages": turns, "max_tokens": 9, "stop_sequences": stops},
+    }
+    for path, body in bodies.items():
+        answer = one.post(path, {"model": "parrot", "stream": False, **body})
+        assert answer.status_code == 400, answer.text
+        assert "at most" in answer.text
 
 
 def test_a_model_gets_its_name_after_its_files_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

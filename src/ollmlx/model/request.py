@@ -44,7 +44,8 @@ class Options(Frozen):
     Only fields that were set count when options are merged: `request.over(model)`. Lengths are in tokens.
     `seed` -1 draws one; `num_predict` -1 means up to the context length and -2 fills it; `top_k` 0, `top_p` 1, `min_p`
     0 and `typical_p` 1 switch that filter off; penalties are off at `repeat_penalty` 1 and 0 for the others;
-    `repeat_last_n` -1 looks at the whole context and 0 at nothing.
+    `repeat_last_n` -1 looks at the whole context and 0 at nothing. Every `stop` is searched for after each token, so
+    there may be 64 of 1,024 characters.
     """
 
     temperature: Annotated[float, Field(ge=0)] = 0.8
@@ -57,7 +58,7 @@ class Options(Frozen):
     repeat_penalty: Annotated[float, Field(gt=0)] = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    stop: tuple[str, ...] = ()
+    stop: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=64)] = ()
     num_predict: Annotated[int, Field(ge=-2)] = -1
     num_ctx: Annotated[int, Field(ge=1)] | None = None
     num_keep: Annotated[int, Field(ge=-1)] = 4

@@ -5,6 +5,7 @@ It does without the supervisor, so that the result of a suite depends on the bac
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import shutil
@@ -159,7 +160,8 @@ class RunnerProcess:
     @asynccontextmanager
     async def stream(self, request: GenerateRequest, **headers: str) -> AsyncIterator[aiohttp.ClientResponse]:
         """Open the raw answer of a generation. The end of the block closes the connection, which cancels."""
-        async with self.http.post("/v1/generate", data=request.model_dump_json(), headers=headers) as answer:
+        data = io.BytesIO(request.model_dump_json().encode())  # aiohttp sends it in pieces
+        async with self.http.post("/v1/generate", data=data, headers=headers) as answer:
             try:
                 if answer.status != 200:
                     await _checked(answer)

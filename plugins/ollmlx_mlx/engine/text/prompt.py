@@ -10,6 +10,7 @@ from ollmlx import is_go_template, render_template
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.protocol import TokenizeRequest, Tokens
 from ollmlx.runner.kit import (
+    bounded_text,
     call_schema,
     context_exceeded,
     cut_tokens,
@@ -105,7 +106,7 @@ class EncodedPrompt:
 def encode_text(tokenizer: Any, text: str, *, special: bool = True) -> list[int]:
     """Return the ids of a text, with the special tokens that the model expects, unless it has them already."""
     bos = tokenizer.bos_token
-    return list(tokenizer.encode(text, add_special_tokens=special and not (bos and text.startswith(bos))))
+    return list(tokenizer.encode(bounded_text(text), add_special_tokens=special and not (bos and text.startswith(bos))))
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str], special: bool) -> list[list[int]]:
@@ -176,7 +177,7 @@ class PromptEncoder:
         if not self._tokenizer.has_chat_template and not request.template:
             ids = self.encode_text(text)
         else:
-            ids = list(self._tokenizer.encode(text, add_special_tokens=False))
+            ids = list(self._tokenizer.encode(bounded_text(text), add_special_tokens=False))
         return [*request.context, *ids]
 
     def _conversation(self, request: GenerateRequest, context: int) -> EncodedPrompt:
@@ -218,6 +219,7 @@ class PromptEncoder:
 
     def _text(self, request: GenerateRequest, context: int) -> EncodedPrompt:
         assert request.prompt is not None
+        bounded_text(request.prompt + (request.suffix or ""))
         if request.suffix and is_go_template(request.template or "") and ".Suffix" in (request.template or ""):
             filled = {"prompt": request.prompt, "suffix": request.suffix}
             text = render_template(request.template or "", filled)

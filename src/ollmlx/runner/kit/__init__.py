@@ -11,6 +11,7 @@ from ollmlx.runner.kit.embedding import TextFrame as TextFrame
 from ollmlx.runner.kit.prompts import INSERT_MARKERS as INSERT_MARKERS
 from ollmlx.runner.kit.prompts import InsertMarkers as InsertMarkers
 from ollmlx.runner.kit.prompts import OldestFirst as OldestFirst
+from ollmlx.runner.kit.prompts import bounded_text as bounded_text
 from ollmlx.runner.kit.prompts import call_schema as call_schema
 from ollmlx.runner.kit.prompts import chat_turn as chat_turn
 from ollmlx.runner.kit.prompts import context_exceeded as context_exceeded

@@ -22,6 +22,17 @@ ANSWER_TOKENS: Final = 256
 """Tokens kept free for the answer when a prompt is cut and the request states no `num_predict`."""
 
 
+MAX_TEXT: Final = 8 << 20
+"""Characters that are encoded at once: some seconds, in which no other prompt of the model is encoded."""
+
+
+def bounded_text(text: str) -> str:
+    """Return a text that is to be encoded. Raises InvalidRequest for one that would take too long."""
+    if len(text) > MAX_TEXT:
+        raise InvalidRequest(f"a prompt has at most {MAX_TEXT >> 20} MiB, and this one {len(text) >> 20}")
+    return text
+
+
 # -- chat templates --------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, Failed, Frozen,
 
 MAX_LINE = 2 * 1024 * 1024 - 1
 MAX_BODY = 512 * 1024 * 1024
+LARGE = 256 * 1024
+"""Bytes of a request's body from which it is sent in pieces, between which other requests go on."""
 Reply = TypeVar("Reply", bound=Frozen)
 
 
@@ -160,7 +163,8 @@ class RunnerClient:
         """
         named = {"X-Request-ID": request_id, "traceparent": TRACEPARENT.get()}
         headers = {"Content-Type": "application/json"} | {name: value for name, value in named.items() if value}
-        data = body.__pydantic_serializer__.to_json(body)
+        raw = body.__pydantic_serializer__.to_json(body)
+        data = raw if len(raw) < LARGE else io.BytesIO(raw)
         self._calls.add(call)
         try:
             response = await call.send(self._session.post(path, data=data, headers=headers))
