@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -21,10 +22,12 @@ from ollmlx.types import EmbedRequest, GenerateRequest, InputType, Message, Tool
 from ollmlx.web import JsonBody
 from ollmlx_ollama_api.options import options, text_options
 
+logger = logging.getLogger(__name__)
+
 LONGEST = 200 * 365 * 86400.0
 """Seconds; a longer keep-alive means for ever."""
 
-Role = Literal["system", "user", "assistant", "tool", "developer"]
+ROLES = ("system", "user", "assistant", "tool", "developer")
 THINKING_LEVELS = ("low", "medium", "high", "max")
 ThinkingLevel = Annotated[str, Field(json_schema_extra={"enum": list(THINKING_LEVELS)})]
 MOST_LOGPROBS = 20
@@ -188,9 +191,9 @@ class OllamaToolCall(OllamaBody):
 
 
 class OllamaMessage(OllamaBody):
-    """One turn. `role` may have any letter case; `content` may be absent."""
+    """One turn. `role` may be any word, in any letter case; `content` may be absent."""
 
-    role: Role
+    role: str
     content: str = ""
     thinking: str | None = None
     images: Annotated[tuple[str, ...], AsTuple] = ()
@@ -198,10 +201,14 @@ class OllamaMessage(OllamaBody):
     tool_name: str | None = None
     tool_call_id: str | None = None
 
-    @field_validator("role", mode="before")
+    @field_validator("role")
     @classmethod
-    def _lower(cls, value: Any) -> Any:
-        return value.lower() if isinstance(value, str) else value
+    def _known(cls, value: str) -> str:
+        """Return a role that chat templates know. Whoever else speaks is told from the model as the user is."""
+        if value.lower() in ROLES:
+            return value.lower()
+        logger.info("chat: a message of the role %r counts as the user's", value[:40])
+        return "user"
 
     def to_vocabulary(self) -> Message:
         calls = tuple(

@@ -77,10 +77,11 @@ def test_messages_of_every_known_client_are_understood() -> None:
             ],
         },
         {"role": "tool", "content": "5", "tool_name": "f", "tool_call_id": "call_1", "name": "f"},
+        {"role": "Critic", "content": "no"},
     ]
     request = ChatBody.model_validate({"model": "m", "messages": turns, "temperature": 1, "user": "x"}).to_vocabulary()
-    user, assistant, tool = request.messages
-    assert user == Message(role="user", content="hi")
+    user, assistant, tool, critic = request.messages
+    assert (user, critic) == (Message(role="user", content="hi"), Message(role="user", content="no"))
     assert assistant.tool_calls == (ToolCall(id="call_1", name="f", arguments={"b": 1, "a": 2}),)
     assert list(assistant.tool_calls[0].arguments) == ["b", "a"]
     assert (assistant.thinking, tool.tool_name, tool.tool_call_id) == ("hmm", "f", "call_1")
@@ -90,7 +91,7 @@ def test_messages_of_every_known_client_are_understood() -> None:
     "wrong",
     [
         {"messages": "x"},
-        {"messages": [{"role": "wizard", "content": "x"}]},
+        {"messages": [{"role": 5, "content": "x"}]},
         {"messages": [{"role": "user", "content": 5}]},
         {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}]},
         {"stream": "no"},
