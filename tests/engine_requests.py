@@ -64,7 +64,7 @@ def plain(prompt: str, options: dict[str, Any] | None = None, **fields: Any) -> 
 
 
 @asynccontextmanager
-async def running(engine: Engine, folder: Path, **changes: Any) -> AsyncIterator[Engine]:
+async def running(engine: Engine, folder: Path, **changes: Any) -> AsyncIterator[Any]:
     """Load a folder into the engine, and close the engine at the end of the block."""
     try:
         await engine.load(config_for(folder, **changes))

@@ -17,8 +17,8 @@ from typing import Any
 from ollmlx import closing
 from ollmlx.errors import InvalidRequest
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
-from ollmlx.runner.kit import TextFrame
-from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest
+from ollmlx.runner.kit import TextFrame, document_room
+from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RerankRequest, RerankResult
 from ollmlx_llamacpp import server
 from ollmlx_llamacpp.client import CacheFull, Json, LlamaCppClient, RecordReader
 from ollmlx_llamacpp.pool import TokenPool
@@ -29,6 +29,11 @@ from ollmlx_llamacpp.thoughts import ThoughtReader
 
 GROUP_TOKENS = 2048
 """Tokens of the texts that one call embeds: llama.cpp reports no progress within a call."""
+
+GROUP_DOCUMENTS = 16
+"""Documents that one call scores, for the same reason."""
+SPECIAL_TOKENS = 5
+"""Special tokens around a query and a document, at most."""
 
 RESERVE = 1024
 """Tokens beside the prompt that a request claims of a shared cache, at most, when its answer may be longer. When the
@@ -168,6 +173,51 @@ class LlamaCppEngine:
         count = sum(map(len, inputs))
         self._count(count, 0, 0)
         return EmbedResult(embeddings=tuple(vectors), prompt_tokens=count, total_ns=time.monotonic_ns() - began)
+
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        """Return a score for each document. Raises as `document_room`; Unsupported for a model that is no reranker."""
+        began = time.monotonic_ns()
+        documents, cut = await self._documents(request)
+        scores: list[float] = []
+        count = 0
+        self._running += 1
+        try:
+            async with self._slots.embedding():
+                for at in range(0, len(documents), GROUP_DOCUMENTS):
+                    body = {"query": request.query, "documents": documents[at : at + GROUP_DOCUMENTS]}
+                    answer = await self._client.post("/v1/rerank", body)
+                    self._steps += 1
+                    found = sorted(answer["results"], key=lambda entry: entry["index"])
+                    scores += [self._score(float(entry["relevance_score"])) for entry in found]
+                    count += int(answer["usage"]["prompt_tokens"])
+        finally:
+            self._running -= 1
+        self._count(count, 0, 0)
+        took = time.monotonic_ns() - began
+        return RerankResult(scores=tuple(scores), prompt_tokens=count, truncated=tuple(cut), total_ns=took)
+
+    async def _documents(self, request: RerankRequest) -> tuple[list[str], list[int]]:
+        """Return the documents as far as they fit beside the query, and the indices of those that were cut."""
+        loaded = self._server
+        assert loaded is not None
+        around = SPECIAL_TOKENS + (len(await self._prompts.encode(loaded.judge)) if loaded.judge else 0)
+        query = len(await self._prompts.encode(request.query, special=False))
+        context = min(self._context_length, server.RANK_TOKENS)
+        documents, cut = [], []
+        for index, text in enumerate(request.documents):
+            tokens = await self._prompts.encode(text, special=False)
+            self._steps += 1
+            keep = document_room(query, around, len(tokens), request, context)
+            if keep < len(tokens):
+                cut.append(index)
+                text = await self.detokenize(Tokens(tokens=tuple(tokens[:keep])))
+            documents.append(text)
+        return documents, cut
+
+    def _score(self, found: float) -> float:
+        """Return llama.cpp's score as a number from 0 to 1: a cross-encoder's is any number."""
+        loaded = self._server
+        return found if loaded is not None and loaded.probability else 1 / (1 + math.exp(-max(-80.0, found)))
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
         if not request.messages:

@@ -29,6 +29,8 @@ BATCH_WORK: Final = 40 * 1024**3
 SMALL_MODEL: Final = 512 * 1024**2
 """Weight bytes below which the last core adds little to a single answer, and its absence beside other work halves it
 (docs/benchmarks.md, "Waiting threads"). One answer of such a model leaves that core to the daemon and to others."""
+RANK_TOKENS: Final = 8192
+"""Tokens of the longest query with its document: llama.cpp computes both at once, and reserves memory for it."""
 FOLLOW_UPS: Final = ("failed to load model", "exiting due to model loading error")
 """Errors in llama.cpp's log that only report an earlier one."""
 PLAIN_TEMPLATE: Final = "{% for message in messages %}{{ message.content }}{% endfor %}"
@@ -55,6 +57,10 @@ class LlamaCppServer:
     native: Any
     pool: int = 0
     saves_slots: bool = False
+    judge: str = ""
+    """The template in which a generative reranker's file asks about a document."""
+    probability: bool = False
+    """True if its scores are probabilities already, as llama.cpp makes them for Qwen3."""
 
     def close(self) -> None:
         """Stop llama.cpp, wait for its threads, and remove its socket."""
@@ -90,8 +96,10 @@ def start(config: RunnerConfig) -> LlamaCppServer:
         raise
     pool = config.context_length if params.kv_unified else 0
     notes = (*_notes(params, device), *([f"no chats: {fault}"] if fault else ()))
+    judge = str(header.metadata.get("tokenizer.chat_template.rerank") or "")
+    probability = header.architecture.startswith("qwen3")
     socket = folder / "s.sock"
-    return LlamaCppServer(socket, key, slots, device, notes, template, native, pool, saves_slots)
+    return LlamaCppServer(socket, key, slots, device, notes, template, native, pool, saves_slots, judge, probability)
 
 
 def restore_signals() -> None:
@@ -155,7 +163,10 @@ def _params(config: RunnerConfig, size: int, slots: int, device: str) -> Any:
     params.n_threads_http = slots + SPARE_THREADS
     params.verbosity = _VERBOSITY[config.log_level]
     params.embedding = True
-    if "embedding" in config.model.capabilities:
+    if "rerank" in config.model.capabilities:
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+        params.n_batch = params.n_ubatch = min(config.context_length, RANK_TOKENS)
+    elif "embedding" in config.model.capabilities:
         params.n_batch = params.n_ubatch = config.context_length  # an encoder reads its whole text at once
     else:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST

@@ -18,7 +18,7 @@ from pydantic import (
 
 from ollmlx import ModelName, parse_duration
 from ollmlx.errors import InvalidRequest, NotFound
-from ollmlx.types import EmbedRequest, GenerateRequest, InputType, Message, ToolCall
+from ollmlx.types import Document, EmbedRequest, GenerateRequest, InputType, Message, RerankRequest, ToolCall
 from ollmlx.web import JsonBody
 from ollmlx_ollama_api.options import options, text_options
 
@@ -270,6 +270,27 @@ class EmbedBody(NamedBody):
             truncate=self.truncate,
             dimensions=self.length(),
             options=text_options(self.options),
+        )
+
+
+class RerankBody(NamedBody):
+    """`POST /api/rerank`."""
+
+    query: str = ""
+    documents: Annotated[tuple[Document, ...], AsTuple] = ()
+    top_n: Annotated[int, Field(ge=1)] | None = None
+    return_documents: bool = False
+    truncate: bool = True
+    keep_alive: KeepAlive | None = None
+    options: dict[str, Any] = {}
+
+    def to_vocabulary(self) -> RerankRequest:
+        """Translate the body. Raises InvalidRequest for a missing query or documents."""
+        for name in ("query", "documents"):
+            if not getattr(self, name):
+                raise InvalidRequest(f"{name} is required")
+        return RerankRequest(
+            query=self.query, documents=self.documents, truncate=self.truncate, options=text_options(self.options)
         )
 
 

@@ -13,7 +13,7 @@ from ollmlx.errors import NotFound
 from ollmlx.types import Answer, EmbedRequest, EmbedResult, Event
 from ollmlx.web import caller, embedded, json_answer, ndjson, permit, read_model, tracked
 from ollmlx_ollama_api import management, schemas
-from ollmlx_ollama_api.bodies import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody, parse_name
+from ollmlx_ollama_api.bodies import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody, RerankBody, parse_name
 from ollmlx_ollama_api.records import RecordEncoder
 from ollmlx_ollama_api.schemas import described
 
@@ -97,6 +97,23 @@ def _add_embedding(made: Blueprint, service: Service) -> None:
             {
                 "model": body.model,
                 "embeddings": result.embeddings,
+                "total_duration": result.total_ns,
+                "load_duration": result.load_ns,
+                "prompt_eval_count": result.prompt_tokens,
+            }
+        )
+
+    @made.post("/api/rerank")
+    @described("Score documents by how well they answer a query.", body=RerankBody, answer=schemas.RERANKED)
+    async def rerank() -> Response:
+        body = await read_model(RerankBody)
+        name, request = parse_name(body.model), body.to_vocabulary()
+        work = service.rerank(name, request, caller=caller(body.model), keep_alive=body.keep_alive)
+        result = await _or_not_found(body.model, embedded(work))
+        return json_answer(
+            {
+                "model": body.model,
+                "results": result.ranked(request, body.top_n, with_documents=body.return_documents),
                 "total_duration": result.total_ns,
                 "load_duration": result.load_ns,
                 "prompt_eval_count": result.prompt_tokens,

@@ -25,6 +25,10 @@ CHATTED: Schema = {"anyOf": [record({**_ALWAYS, "message": MESSAGE}, **_LAST), _
 PROGRESS = record({"status": STRING}, digest=STRING, total=INTEGER, completed=INTEGER)
 VECTOR = listing(NUMBER)
 EMBEDDED = record({"model": STRING, "embeddings": listing(VECTOR)}, **_FIGURES)
+RERANKED = record(
+    {"model": STRING, "results": listing(record({"index": INTEGER, "relevance_score": NUMBER}, truncated=BOOLEAN))},
+    **_FIGURES,
+)
 EMBEDDED_ONE = record({"embedding": VECTOR})
 MODELS = record({"models": listing(record({"name": STRING, "model": STRING, "size": INTEGER, "digest": STRING}))})
 SHOWN = record({"modelfile": STRING, "details": OBJECT, "model_info": OBJECT, "capabilities": listing(STRING)})

@@ -31,7 +31,7 @@ def describe(layout: OllamaLayout, manifest: OllamaManifest) -> ModelDescription
         )  # fmt: skip
     template = _text(layout, manifest, "template")
     if config.model_format == "safetensors":
-        known: tuple[Capability, ...] = ("completion", "tools", "insert", "vision", "embedding", "thinking")
+        known: tuple[Capability, ...] = ("completion", "tools", "insert", "vision", "embedding", "rerank", "thinking")
         return ModelDescription(
             format=SAFETENSORS,
             details=_details(config, ModelDetails(), manifest),

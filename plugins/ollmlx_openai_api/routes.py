@@ -24,6 +24,7 @@ from ollmlx_openai_api.completions import (
     embeddings,
     text_completion,
 )
+from ollmlx_openai_api.rerank import RerankFields, reranked
 from ollmlx_openai_api.responses_request import ResponsesRequest
 from ollmlx_openai_api.responses_response import ResponseEvents
 from ollmlx_openai_api.schemas import described
@@ -40,6 +41,7 @@ def blueprint(service: Service) -> Blueprint:
     _add_completions(made, service)
     _add_responses(made, service)
     _add_embeddings(made, service)
+    _add_rerank(made, service)
     _add_models(made, service)
     return made
 
@@ -139,6 +141,16 @@ def _add_embeddings(made: Blueprint, service: Service) -> None:
         return json_answer(embeddings(body.model, result, body.encoding_format))
 
 
+def _add_rerank(made: Blueprint, service: Service) -> None:
+    @made.post("/v1/rerank")
+    @described("Score documents by how well they answer a query.", body=RerankFields, answer=schemas.RERANKED)
+    async def rerank() -> Response:
+        body = await read_model(RerankFields)
+        request = body.to_vocabulary()
+        scores = service.rerank(ModelName.parse(body.model), request, caller=caller(body.model))
+        return json_answer(reranked(_id("rerank-"), body, request, await embedded(scores)))
+
+
 def _add_models(made: Blueprint, service: Service) -> None:
     @made.get("/v1/models")
     @described("List the models.", answer=schemas.MODELS)
@@ -162,6 +174,7 @@ def _model(model: InstalledModel, context_length: int | None) -> dict[str, Any]:
         "object": "model",
         "created": int(model.modified_at.timestamp()),
         "owned_by": model.name.org or "library",
+        "capabilities": list(model.capabilities),
         **({} if context_length is None else dict.fromkeys(_CONTEXT_LENGTHS, context_length)),
     }
 

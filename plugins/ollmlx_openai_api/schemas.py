@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from ollmlx.web import INTEGER, NUMBER, OBJECT, STRING, describe, listing, nullable, one_of, record
+from ollmlx.web import BOOLEAN, INTEGER, NUMBER, OBJECT, STRING, describe, listing, nullable, one_of, record
 
 _NULLABLE_STRING = {"type": ["string", "null"]}
 NAME = {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.:/-]*$"}
@@ -42,8 +42,25 @@ EMBEDDINGS = record(
     }
 )
 
+RERANKED = record(
+    {
+        "object": one_of("list"),
+        "id": STRING,
+        "model": STRING,
+        "results": listing(
+            record(
+                {"index": INTEGER, "relevance_score": NUMBER},
+                document=record({"text": STRING}),
+                truncated=BOOLEAN,
+            )
+        ),
+        "usage": record({"prompt_tokens": INTEGER, "total_tokens": INTEGER}),
+    }
+)
+
 MODEL = record(
     {"id": STRING, "object": one_of("model"), "created": INTEGER, "owned_by": STRING},
+    capabilities=listing(STRING),
     context_length=INTEGER,
     context_window=INTEGER,
     max_model_len=INTEGER,

@@ -49,6 +49,8 @@ from ollmlx.types import (
     Prefill,
     PullForecast,
     PullProgress,
+    RerankRequest,
+    RerankResult,
     RunnerInfo,
 )
 
@@ -284,6 +286,18 @@ class Service:
         spec = await self._planner.plan(model, for_texts(options, model.defaults.options))
         request = request.model_copy(update={"request_id": caller.request_id, "options": options})
         return await self.pool.embed(spec, request, caller, keep_alive)
+
+    async def rerank(
+        self, name: ModelName, request: RerankRequest, *, caller: Caller, keep_alive: float | None = None
+    ) -> RerankResult:
+        """Return a score for each document. Raises OllmlxError."""
+        model = await self.show(name)
+        if "rerank" not in model.capabilities:
+            raise Unsupported(f"{model.name.short} does not support rerank", hint="docs/reranking.md names models")
+        options = request.options.over(model.defaults.options)
+        spec = await self._planner.plan(model, for_texts(options, model.defaults.options))
+        request = request.model_copy(update={"request_id": caller.request_id, "options": options})
+        return await self.pool.rerank(spec, request, caller, keep_alive)
 
     async def count_tokens(self, name: ModelName, request: GenerateRequest, *, caller: Caller) -> int:
         """Return the number of tokens of a prompt or a conversation, template and tools included."""

@@ -38,3 +38,6 @@ from ollmlx.model.request import Message as Message
 from ollmlx.model.request import Options as Options
 from ollmlx.model.request import Tool as Tool
 from ollmlx.model.request import ToolCall as ToolCall
+from ollmlx.model.rerank import Document as Document
+from ollmlx.model.rerank import RerankRequest as RerankRequest
+from ollmlx.model.rerank import RerankResult as RerankResult

@@ -12,6 +12,7 @@ NAMES: Final = {
     "embeddings.token_type_embeddings": "token_types",
     "embeddings.LayerNorm": "token_embd_norm",
 }
+HEAD: Final = {"pooler.dense": "cls", "classifier": "cls.output"}
 LAYER: Final = {
     "attention.self.query": "attn_q",
     "attention.self.key": "attn_k",
@@ -24,8 +25,8 @@ LAYER: Final = {
 }
 
 
-def write_bert_gguf(folder: Path, file: Path) -> Path:
-    """Write the model of a folder, mean-pooled, its matrices in half precision."""
+def write_bert_gguf(folder: Path, file: Path, *, ranks: bool = False) -> Path:
+    """Write the model of a folder, mean-pooled or with the head of a reranker, its matrices in half precision."""
     import gguf
     import numpy as np
     from safetensors.numpy import load_file
@@ -39,11 +40,11 @@ def write_bert_gguf(folder: Path, file: Path) -> Path:
     writer.add_head_count(config["num_attention_heads"])
     writer.add_layer_norm_eps(config["layer_norm_eps"])
     writer.add_causal_attention(False)
-    writer.add_pooling_type(gguf.PoolingType.MEAN)
+    writer.add_pooling_type(gguf.PoolingType.RANK if ranks else gguf.PoolingType.MEAN)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     _add_tokenizer(writer, folder)
     for name, array in load_file(folder / "model.safetensors").items():
-        ours = _name(name.removeprefix("bert."))
+        ours = _name(name.removeprefix("bert."), HEAD if ranks else {})
         if ours is not None:
             half = array.ndim == 2 and not ours.startswith(("position_embd", "token_types"))
             writer.add_tensor(ours, array.astype(np.float16 if half else np.float32))
@@ -54,10 +55,11 @@ def write_bert_gguf(folder: Path, file: Path) -> Path:
     return file
 
 
-def _name(name: str) -> str | None:
+def _name(name: str, head: dict[str, str]) -> str | None:
     stem, _, kind = name.rpartition(".")
-    if stem in NAMES:
-        return f"{NAMES[stem]}.{kind}"
+    names = NAMES | head
+    if stem in names:
+        return f"{names[stem]}.{kind}"
     if stem.startswith("encoder.layer."):
         _, _, number, part = stem.split(".", 3)
         return f"blk.{number}.{LAYER[part]}.{kind}"

@@ -15,10 +15,14 @@ Encode = Callable[[Sequence[str], bool], list[list[int]]]
 
 @dataclass(frozen=True)
 class EncodedText:
-    """`skipped`: the first tokens, of the model's prompt, that are not pooled."""
+    """`skipped`: the first tokens, of the model's prompt, that are not pooled.
+
+    `second`: the position at which the second text of a pair begins, 0 for a single text.
+    """
 
     tokens: list[int]
     skipped: int = 0
+    second: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -12,19 +12,21 @@ from typing import TypeVar
 
 import mlx.core as mx
 
-from ollmlx.errors import OllmlxError, RunnerFailed
+from ollmlx.errors import OllmlxError, RunnerFailed, Unsupported
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.runner.kit import check_lark, check_schema
-from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest
+from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, RerankRequest, RerankResult
 from ollmlx_mlx.engine.batching.compute import ComputeThread
 from ollmlx_mlx.engine.batching.generation import GenerationState, Item
 from ollmlx_mlx.engine.batching.grammar import GrammarConstraint
 from ollmlx_mlx.engine.batching.prefill import ALONE
 from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
 from ollmlx_mlx.engine.batching.thinking import ThinkingBudget
+from ollmlx_mlx.engine.embed_texts import EncodedText
 from ollmlx_mlx.engine.embedding import embed
 from ollmlx_mlx.engine.instance import TEXT, Instance, build
 from ollmlx_mlx.engine.load import free_unused
+from ollmlx_mlx.engine.pooling import Pooler
 from ollmlx_mlx.engine.text.answer import HARMONY_ANSWER
 from ollmlx_mlx.engine.text.prompt import EncodedPrompt
 
@@ -81,15 +83,30 @@ class MlxEngine:
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Return vectors, computed between rounds of the batch. Raises Unsupported, ContextExceeded."""
         instance = self._ready()
-        context, scheduler = instance.config.context_length, instance.scheduler
+        context = instance.config.context_length
         texts = await self._on_prompts(lambda: instance.texts.encode(request, context))
+        return await self._pooled(instance.pooler, texts, request)
+
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        """Return scores, computed between rounds of the batch. Raises Unsupported, ContextExceeded."""
+        instance = self._ready()
+        judge, context = instance.judge, instance.config.context_length
+        if judge is None:
+            raise Unsupported("this model was not trained to score documents")
+        pairs, cut = await self._on_prompts(lambda: judge.encode(request, context))
+        found = await self._pooled(judge, pairs, EmbedRequest(inputs=(), normalize=False))
+        scores = tuple(row[0] for row in found.embeddings)
+        return RerankResult(scores=scores, prompt_tokens=found.prompt_tokens, truncated=tuple(cut))
+
+    async def _pooled(self, pooler: Pooler, texts: Sequence[EncodedText], request: EmbedRequest) -> EmbedResult:
+        instance = self._ready()
         work = embed(
             instance.loaded.model,
-            instance.pooler,
+            pooler,
             texts,
             request,
             instance.clock,
-            lambda: 1.0 if scheduler.busy else ALONE,
+            lambda: 1.0 if instance.scheduler.busy else ALONE,
         )
         return await asyncio.wrap_future(self._compute.call_sliced(work))
 

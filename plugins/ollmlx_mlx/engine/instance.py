@@ -20,6 +20,7 @@ from ollmlx_mlx.engine.batching.prompt_lookup import PromptLookup
 from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
 from ollmlx_mlx.engine.device import limit_memory
 from ollmlx_mlx.engine.embed_texts import EmbedTexts
+from ollmlx_mlx.engine.judge import Judge
 from ollmlx_mlx.engine.kv_cache import Layers, can_batch, make_layers, stays_trimmable, usable_type
 from ollmlx_mlx.engine.load import LoadedModel, Read, load_model, read_text_model
 from ollmlx_mlx.engine.pooling import Pooler
@@ -53,6 +54,7 @@ class Instance:
     folder: CacheFolder | None
     texts: EmbedTexts
     pooler: Pooler
+    judge: Judge | None
 
     def save_caches(self) -> None:
         """Write the prefix cache to disk, newest entries first, within its limit. On the compute thread."""
@@ -120,6 +122,7 @@ def build(config: RunnerConfig, advance: Callable[[float], None], parts: Parts =
         folder=folder,
         texts=EmbedTexts(partial(encode_texts, tokenizer), recipe),
         pooler=Pooler(recipe, config.model.path),
+        judge=Judge(model, partial(encode_texts, tokenizer)) if "rerank" in config.model.capabilities else None,
     )
 
 

@@ -29,6 +29,8 @@ from ollmlx.types import (
     MemoryEstimate,
     PullCandidate,
     PullProgress,
+    RerankRequest,
+    RerankResult,
 )
 
 if TYPE_CHECKING:
@@ -313,6 +315,18 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Save caches that are worth keeping and release the device. Called once, before the process exits."""
+
+
+class Reranker(Engine, Protocol):
+    """An engine that also scores documents."""
+
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        """Return a score for each document. Raises Unsupported if the model is no reranker, ContextExceeded."""
+
+
+def can_rerank(engine: Engine) -> TypeGuard[Reranker]:
+    """True if an engine scores documents. Only the class is inspected."""
+    return hasattr(type(engine), "rerank")
 
 
 class Check(Protocol):

@@ -19,11 +19,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from pydantic import ValidationError
 
-from ollmlx.errors import STATUS, InvalidRequest, NotFound, OllmlxError, TooLarge, Unauthorized
+from ollmlx.errors import STATUS, InvalidRequest, NotFound, OllmlxError, TooLarge, Unauthorized, Unsupported
+from ollmlx.plugin.contracts import can_rerank
 from ollmlx.protocol import TRACEPARENT, Detokenized, ExitCode, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.runner.host import EngineHost, EventStream, problem_of
 from ollmlx.runner.startup import CannotStart, first_fault, request_id
-from ollmlx.types import EmbedRequest, Frozen, GenerateRequest
+from ollmlx.types import EmbedRequest, Frozen, GenerateRequest, RerankRequest
 
 CLOSE_SECONDS = 30.0
 """The process exits when closing takes longer than this. The daemon kills it earlier."""
@@ -96,6 +97,7 @@ def application(host: EngineHost) -> web.Application:
             web.get("/v1/status", routes.status),
             web.post("/v1/generate", routes.generate),
             web.post("/v1/embed", routes.embed),
+            web.post("/v1/rerank", routes.rerank),
             web.post("/v1/tokenize", routes.tokenize),
             web.post("/v1/detokenize", routes.detokenize),
             web.post("/v1/trim", routes.trim),
@@ -153,6 +155,15 @@ class Routes:
         log.debug("embed: %d vectors in %.3f s", len(result.embeddings), time.monotonic() - began)
         return _json(result)
 
+    async def rerank(self, request: web.Request) -> web.Response:
+        body = await self._body(request, RerankRequest, "rerank")
+        engine = self._host.ready_engine()
+        if not can_rerank(engine):
+            raise Unsupported("this engine does not score documents")
+        result = await engine.rerank(body)
+        log.debug("rerank: %d scores, %d tokens", len(result.scores), result.prompt_tokens)
+        return _json(result)
+
     async def tokenize(self, request: web.Request) -> web.Response:
         body = await self._body(request, TokenizeRequest, "tokenize")
         result = await self._host.ready_engine().tokenize(body)
@@ -177,7 +188,11 @@ class Routes:
             body = model.model_validate_json(await request.read())
         except ValidationError as error:
             raise InvalidRequest(f"invalid {model.__name__}: {first_fault(error)}") from None
-        if request_id.get() == "-" and isinstance(body, GenerateRequest | EmbedRequest) and body.request_id:
+        if (
+            request_id.get() == "-"
+            and isinstance(body, GenerateRequest | EmbedRequest | RerankRequest)
+            and body.request_id
+        ):
             request_id.set(body.request_id)
         if self._host.config.debug_prompts:
             log.debug("%s %s", route, body.model_dump_json(exclude_defaults=True))

@@ -95,7 +95,7 @@ def _steps(folder: Path) -> tuple[str, tuple[str, ...]]:
     for module in read_json_list(folder, "modules.json") or ():
         kind, path = (str(module.get(key, "")) if isinstance(module, dict) else "" for key in ("type", "path"))
         kind = kind.rpartition(".")[2]
-        if kind in ("Transformer", "Normalize"):
+        if kind in ("Transformer", "Normalize", "LogitScore"):
             continue
         if kind not in ("Pooling", "Dense"):
             raise Unsupported(f"modules.json asks for the step {kind[:40]!r}, which is not supported", code="MDL005")

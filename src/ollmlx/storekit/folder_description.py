@@ -148,6 +148,9 @@ def _capabilities(
 ) -> tuple[Capability, ...]:
     architectures = config.get("architectures")
     architecture = str(architectures[0])[:200] if isinstance(architectures, list) and architectures else ""
+    kind = str(config.get("model_type"))
+    if _scores_documents(kind, architecture, names, config, origin):
+        return ("rerank",)
     encoder = _ENCODERS.search(architecture.removesuffix("Model").removesuffix("ForMaskedLM")) is not None
     # Converted embedding models often have lost their pooling configuration: then only the name shows what they are.
     if encoder or names & {"modules.json", "1_Pooling/config.json"} or "embedding" in origin.lower():
@@ -162,6 +165,17 @@ def _capabilities(
     if template and _THINKING.search(template):
         found.append("thinking")
     return tuple(found)
+
+
+def _scores_documents(kind: str, architecture: str, names: set[str], config: Mapping[str, Any], origin: str) -> bool:
+    """Return True for a classifier with one number, and for a language model that was trained to judge documents.
+
+    Qwen3-Reranker looks like any Qwen3: newer folders have the step that sentence-transformers reads, others the name.
+    """
+    if architecture.endswith("ForSequenceClassification"):
+        labels = config.get("id2label")
+        return config.get("num_labels") == 1 or (isinstance(labels, dict) and len(labels) == 1)
+    return kind == "qwen3" and ("1_LogitScore/config.json" in names or "rerank" in origin.lower())
 
 
 def _can_insert(folder: Path, names: set[str]) -> bool:

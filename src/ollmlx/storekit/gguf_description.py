@@ -15,6 +15,8 @@ from ollmlx.storekit.files import damaged
 from ollmlx.storekit.model_index import ModelDescription
 from ollmlx.text.quantities import format_count
 
+RANK: Final = 4
+"""`pooling_type` of models that score documents."""
 LONGEST_ARRAY: Final = 1024
 """Longer arrays of the metadata, such as the vocabulary, are not kept."""
 
@@ -91,6 +93,8 @@ def _length(header: GgufHeader, key: str) -> int | None:
 
 def _capabilities(header: GgufHeader, template: Any, projectors: Sequence[GgufHeader]) -> tuple[Capability, ...]:
     """Return a model's capabilities by Ollama's rules: from the weights and from words in the template."""
+    if header.own("pooling_type") == RANK:
+        return ("rerank",)
     if header.own("pooling_type") is not None:
         return ("embedding",)
     text = template if isinstance(template, str) else ""

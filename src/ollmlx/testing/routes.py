@@ -38,6 +38,8 @@ from ollmlx.types import (
     Options,
     PullForecast,
     PullProgress,
+    RerankRequest,
+    RerankResult,
     RunnerInfo,
     Text,
 )
@@ -186,6 +188,13 @@ class FakeService:
         await self._record("embed", name, request)
         vectors = tuple((1.0, float(len(text))) for text in request.inputs)
         return EmbedResult(embeddings=vectors, prompt_tokens=len(request.inputs), load_ns=1, total_ns=2)
+
+    async def rerank(
+        self, name: ModelName, request: RerankRequest, *, caller: Caller, keep_alive: float | None = None
+    ) -> RerankResult:
+        await self._record("rerank", name, request)
+        scores = tuple(1 / (1 + len(text)) for text in request.documents)
+        return RerankResult(scores=scores, prompt_tokens=len(scores), truncated=(0,), load_ns=1, total_ns=2)
 
     async def count_tokens(self, name: ModelName, request: GenerateRequest, *, caller: Caller) -> int:
         await self._record("count_tokens", name, request)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ollmlx.keys.quotas import Quotas
 from ollmlx.model.names import ModelName
-from ollmlx.types import Admitted, Caller, Done, EmbedResult, Prefill
+from ollmlx.types import Admitted, Caller, Done, EmbedResult, Prefill, RerankResult
 
 CURRENT: ContextVar[RequestContext | None] = ContextVar("ollmlx_request_context", default=None)
 
@@ -86,10 +86,10 @@ class RequestContext:
         while self.closers:
             await self.closers.pop()()
 
-    def note(self, event: Admitted | Prefill | Done | EmbedResult) -> None:
+    def note(self, event: Admitted | Prefill | Done | EmbedResult | RerankResult) -> None:
         """Keep the figures of an event for logs, metrics and response headers."""
         match event:
-            case EmbedResult():
+            case EmbedResult() | RerankResult():
                 self.admitted = Admitted(queue_ns=event.queue_ns, load_ns=event.load_ns)
                 self.embedded = event.prompt_tokens
             case Admitted():

@@ -28,6 +28,8 @@ OTHERS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/api/embed", {"model": "secret", "input": "x"}),
     ("POST", "/api/embeddings", {"model": "secret", "prompt": "x"}),
     ("POST", "/v1/embeddings", {"model": "secret", "input": "x"}),
+    ("POST", "/v1/rerank", {"model": "secret", "query": "x", "documents": ["y"]}),
+    ("POST", "/api/rerank", {"model": "secret", "query": "x", "documents": ["y"]}),
     ("POST", "/v1/messages/count_tokens", {"model": "secret", "messages": USER}),
     ("POST", "/api/show", {"model": "secret"}),
     ("POST", "/api/generate", {"model": "secret", "keep_alive": 0}),

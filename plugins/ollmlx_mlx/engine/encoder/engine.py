@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -11,13 +11,15 @@ import mlx.core as mx
 
 from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed, StorageError, Unsupported
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
-from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest
+from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RerankRequest, RerankResult
 from ollmlx_mlx.engine.device import device_name, is_out_of_memory, limit_memory
 from ollmlx_mlx.engine.embed_texts import EmbedTexts
-from ollmlx_mlx.engine.encoder.batches import embed_batches
+from ollmlx_mlx.engine.encoder.batches import embed_batches, rank_batches
 from ollmlx_mlx.engine.encoder.load import LoadedEncoder, load_encoder
+from ollmlx_mlx.engine.encoder.ranking import encode_pairs
 
 T = TypeVar("T")
+Result = TypeVar("Result", EmbedResult, RerankResult)
 
 
 class EncoderEngine:
@@ -49,12 +51,24 @@ class EncoderEngine:
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Return vectors. Raises ContextExceeded, InvalidRequest, OutOfMemory. Cancelling it ends after a batch."""
-        loaded, config = self._ready(), self._config
-        assert config is not None
-        texts = await self._on(self._words, lambda: self._texts.encode(request, config.context_length))
+        loaded, context = self._ready(), self._context()
+        if loaded.head is not None:
+            raise Unsupported("this model scores documents (/v1/rerank), it makes no embeddings")
+        texts = await self._on(self._words, lambda: self._texts.encode(request, context))
+        return await self._batch_by_batch(embed_batches(loaded, texts, request, self._device, self._streams))
+
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        """Return scores. Raises as `embed`."""
+        loaded, context = self._ready(), self._context()
+        if loaded.head is None:
+            raise Unsupported("this model makes embeddings, it does not score documents")
+        pairs, cut = await self._on(self._words, lambda: encode_pairs(loaded.tokenizer, request, context))
+        return await self._batch_by_batch(rank_batches(loaded, pairs, cut, self._device, self._streams))
+
+    async def _batch_by_batch(self, work: Generator[None, None, Result]) -> Result:
+        """Return the result of the work. Others have their turn between two of its parts."""
         self._active += 1
         try:
-            work = embed_batches(loaded, texts, request, self._device, self._streams)
             while True:
                 result = await self._on(self._compute, lambda: _step(work))
                 self._progress += 1
@@ -107,7 +121,8 @@ class EncoderEngine:
         if self._device == "cpu" and int(config.engine_options.get("streams", 1)) > 1:
             self._streams = [None, mx.new_stream(mx.Device(mx.DeviceType.cpu))]
         try:
-            return load_encoder(config.model.path, on_cpu=self._device == "cpu")
+            scores = "rerank" in config.model.capabilities
+            return load_encoder(config.model.path, on_cpu=self._device == "cpu", scores=scores)
         except OllmlxError:
             raise
         except Exception as error:
@@ -126,6 +141,10 @@ class EncoderEngine:
             raise RunnerFailed("the model is not loaded")
         return self._loaded
 
+    def _context(self) -> int:
+        assert self._config is not None
+        return self._config.context_length
+
     @staticmethod
     def _notes(config: RunnerConfig) -> tuple[str, ...]:
         return tuple(str(note) for note in config.engine_options.get("notes", ()))
@@ -134,11 +153,11 @@ class EncoderEngine:
         return await asyncio.get_running_loop().run_in_executor(threads, work)
 
 
-def _step(work: Any) -> EmbedResult | None:
+def _step(work: Generator[None, None, Result]) -> Result | None:
     """Compute one part. Returns the result of the last one."""
     try:
         next(work)
     except StopIteration as stop:
-        result: EmbedResult = stop.value
+        result: Result = stop.value
         return result
     return None

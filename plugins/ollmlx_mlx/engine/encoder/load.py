@@ -16,11 +16,13 @@ from ollmlx.errors import StorageError
 from ollmlx.storekit import EmbeddingRecipe, read_json, read_recipe, require_json
 from ollmlx_mlx.engine.encoder.families import FAMILIES, Weights
 from ollmlx_mlx.engine.encoder.network import Encoder
+from ollmlx_mlx.engine.encoder.ranking import ScoreHead
 from ollmlx_mlx.engine.pooling import Pooler
 from ollmlx_mlx.folder import WEIGHTS
 
-Forward = Callable[[mx.array, mx.array | None], mx.array]
-"""Returns the hidden states [texts, tokens, features] of ids [texts, tokens] and lengths [texts]."""
+Forward = Callable[..., mx.array]
+"""Returns the hidden states [texts, tokens, features] of ids [texts, tokens], lengths [texts] or None, and of pairs'
+types [texts, tokens]."""
 
 
 @dataclass(frozen=True)
@@ -32,25 +34,27 @@ class LoadedEncoder:
     recipe: EmbeddingRecipe
     pooler: Pooler
     note: str
+    head: ScoreHead | None = None
 
 
-def load_encoder(folder: Path, *, on_cpu: bool) -> LoadedEncoder:
-    """Load weights and tokenizer. Raises StorageError for missing, damaged or other files, Unsupported."""
+def load_encoder(folder: Path, *, on_cpu: bool, scores: bool = False) -> LoadedEncoder:
+    """Load weights and tokenizer, with the head of a reranker if it `scores` documents.
+
+    Raises StorageError for missing, damaged or other files, Unsupported.
+    """
     config = require_json(folder, "config.json")
     recipe = read_recipe(folder)
-    network, kind = _network(folder, config, on_cpu=on_cpu)
-    return LoadedEncoder(
-        network,
-        read_tokenizer(folder),
-        recipe,
-        Pooler(recipe, folder),
-        f"{kind} encoder, {recipe.described} pooling",
-    )
+    weights = unpacked(read_weights(folder), config)
+    head = ScoreHead(config, weights) if scores else None
+    network, kind = _network(folder, config, weights, on_cpu=on_cpu)
+    note = f"{kind} encoder, {recipe.described} pooling" if head is None else f"{kind} cross-encoder"
+    pooler = Pooler(recipe, folder if head is None else None)
+    return LoadedEncoder(network, read_tokenizer(folder), recipe, pooler, note, head)
 
 
-def _network(folder: Path, config: dict[str, Any], *, on_cpu: bool) -> tuple[Forward, str]:
+def _network(folder: Path, config: dict[str, Any], weights: Weights, *, on_cpu: bool) -> tuple[Forward, str]:
     kind = str(config["model_type"])
-    network, weights = build_network(config, unpacked(read_weights(folder), config))
+    network, weights = build_network(config, weights)
     expected: Any = tree_flatten(network.parameters())
     for name, array in expected:
         found = weights.get(name)

@@ -155,7 +155,7 @@ class Encoder(Module):
         if shape.positions:
             x = x + self.positions.weight[shape.first_position : shape.first_position + width]
         if shape.types:
-            x = x + (self.types.weight[0] if types is None else self.types(types))
+            x = x + (self.types.weight[0] if types is None or shape.types < 2 else self.types(types))
         x = self.norm(x)
         whole = self._mask(width, lengths, 0)
         near = {window: self._mask(width, lengths, window) for window in set(shape.windows) if window}

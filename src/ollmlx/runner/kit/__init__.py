@@ -28,6 +28,7 @@ from ollmlx.runner.kit.prompts import template_thinking as template_thinking
 from ollmlx.runner.kit.prompts import thinking_budget as thinking_budget
 from ollmlx.runner.kit.prompts import tool_function as tool_function
 from ollmlx.runner.kit.prompts import truncation_target as truncation_target
+from ollmlx.runner.kit.reranking import document_room as document_room
 from ollmlx.runner.kit.schemas import check_lark as check_lark
 from ollmlx.runner.kit.schemas import check_schema as check_schema
 from ollmlx.runner.kit.serial import SerialEngine as SerialEngine

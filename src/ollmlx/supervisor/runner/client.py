@@ -15,7 +15,17 @@ from pydantic import ValidationError
 
 from ollmlx.errors import OllmlxError, from_kind
 from ollmlx.protocol import TRACEPARENT, Problem, Progress, TokenizeRequest, Tokens, decode_event
-from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, Failed, Frozen, GenerateRequest
+from ollmlx.types import (
+    Done,
+    EmbedRequest,
+    EmbedResult,
+    Event,
+    Failed,
+    Frozen,
+    GenerateRequest,
+    RerankRequest,
+    RerankResult,
+)
 
 MAX_LINE = 2 * 1024 * 1024 - 1
 MAX_BODY = 512 * 1024 * 1024
@@ -126,6 +136,9 @@ class RunnerClient:
 
     async def embed(self, request: EmbedRequest, call: RunnerCall | None = None) -> EmbedResult:
         return await self._request("/v1/embed", request, EmbedResult, request.request_id, call)
+
+    async def rerank(self, request: RerankRequest, call: RunnerCall | None = None) -> RerankResult:
+        return await self._request("/v1/rerank", request, RerankResult, request.request_id, call)
 
     async def tokenize(self, request: TokenizeRequest, call: RunnerCall | None = None, request_id: str = "") -> Tokens:
         return await self._request("/v1/tokenize", request, Tokens, request_id, call)

@@ -18,7 +18,7 @@ from ollmlx.supervisor.runner.client import RunnerCall
 from ollmlx.supervisor.runner.failure import RunnerFailure
 from ollmlx.supervisor.runner.runner import Runner, RunnerResources
 from ollmlx.supervisor.scheduling.memory import Allowance
-from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RunnerState
+from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RerankRequest, RerankResult, RunnerState
 
 
 class PooledRunner(Protocol):
@@ -51,6 +51,7 @@ class PooledRunner(Protocol):
     def abort(self, reason: OllmlxError) -> None: ...
     def generate(self, request: GenerateRequest, call: RunnerCall | None = None) -> AsyncGenerator[Event]: ...
     async def embed(self, request: EmbedRequest, call: RunnerCall | None = None) -> EmbedResult: ...
+    async def rerank(self, request: RerankRequest, call: RunnerCall | None = None) -> RerankResult: ...
     async def tokenize(
         self, request: TokenizeRequest, call: RunnerCall | None = None, request_id: str = ""
     ) -> Tokens: ...

@@ -18,7 +18,7 @@ from ollmlx.supervisor.runner.client import ConnectionLost, ProtocolViolation, R
 from ollmlx.supervisor.runner.failure import Cause
 from ollmlx.supervisor.scheduling.memory import Allowance
 from ollmlx.text.quantities import format_duration, format_size
-from ollmlx.types import EmbedRequest, GenerateRequest, InstalledModel, Options
+from ollmlx.types import EmbedRequest, GenerateRequest, InstalledModel, Options, RerankRequest
 
 logger = logging.getLogger(__name__)
 PATIENCE = 5.0
@@ -64,11 +64,18 @@ class ProgressClock:
 
 
 async def send_trial_prompt(client: RunnerClient, model: InstalledModel, request_id: str) -> None:
-    """Decode one token (or compute one vector, for a model that only embeds), so that readiness means computing.
+    """Decode one token, so that readiness means computing; or compute a vector, or a score.
 
     Raises the runner's own error, RunnerFailed for an empty answer, ConnectionLost or ProtocolViolation for a broken
     runner.
     """
+    if "rerank" in model.capabilities and "completion" not in model.capabilities:
+        scored = await client.rerank(
+            RerankRequest(request_id=request_id, query=TRIAL_PROMPT, documents=(TRIAL_PROMPT,))
+        )
+        if len(scored.scores) != 1:
+            raise RunnerFailed("it computed no score for a trial document", code="RUN003")
+        return
     if "completion" not in model.capabilities:
         result = await client.embed(EmbedRequest(request_id=request_id, inputs=(TRIAL_PROMPT,)))
         if not result.embeddings or not result.embeddings[0]:

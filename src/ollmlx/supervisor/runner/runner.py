@@ -28,7 +28,7 @@ from ollmlx.supervisor.runner.client import ConnectionLost, ProtocolViolation, R
 from ollmlx.supervisor.runner.failure import Cause, Remedy, RunnerFailure
 from ollmlx.supervisor.runner.health import EXIT_PATIENCE, HealthMonitor, LoadFailed, ModelLoad
 from ollmlx.supervisor.scheduling.memory import Allowance
-from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RunnerState
+from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RerankRequest, RerankResult, RunnerState
 
 logger = logging.getLogger(__name__)
 ABORT_GRACE = 3.0
@@ -111,6 +111,9 @@ class Runner:
 
     async def embed(self, request: EmbedRequest, call: RunnerCall | None = None) -> EmbedResult:
         return await self._explained(self.client.embed(request, call))
+
+    async def rerank(self, request: RerankRequest, call: RunnerCall | None = None) -> RerankResult:
+        return await self._explained(self.client.rerank(request, call))
 
     async def tokenize(self, request: TokenizeRequest, call: RunnerCall | None = None, request_id: str = "") -> Tokens:
         return await self._explained(self.client.tokenize(request, call, request_id))

@@ -35,6 +35,8 @@ from ollmlx.types import (
     Event,
     GenerateRequest,
     Prefill,
+    RerankRequest,
+    RerankResult,
     RunnerInfo,
 )
 
@@ -211,6 +213,14 @@ class Pool:
         """Return one vector for each input. A runner that exits is replaced once. Raises OllmlxError."""
         began = self._clock.monotonic()
         lease, result = await self._ask(spec, caller, keep_alive, lambda runner, call: runner.embed(request, call))
+        return result.model_copy(update=self._finish(lease, began))
+
+    async def rerank(
+        self, spec: LaunchSpec, request: RerankRequest, caller: Caller, keep_alive: float | None = None
+    ) -> RerankResult:
+        """Return a score for each document. A runner that exits is replaced once. Raises OllmlxError."""
+        began = self._clock.monotonic()
+        lease, result = await self._ask(spec, caller, keep_alive, lambda runner, call: runner.rerank(request, call))
         return result.model_copy(update=self._finish(lease, began))
 
     async def tokenize(self, spec: LaunchSpec, request: TokenizeRequest, caller: Caller) -> Tokens:

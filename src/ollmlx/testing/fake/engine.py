@@ -18,13 +18,13 @@ from pydantic import ValidationError
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
-from ollmlx.runner.kit import context_exceeded, fit_tokens
+from ollmlx.runner.kit import context_exceeded, document_room, fit_tokens
 from ollmlx.runner.startup import first_fault
 from ollmlx.testing.fake import faults
 from ollmlx.testing.fake.play import Play
 from ollmlx.testing.fake.reply import FakeReply, conversation, decode, encode, reply_of, reply_to, wrong_token
 from ollmlx.testing.fake.script import Script, directed
-from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, Prefill
+from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, Prefill, RerankRequest, RerankResult
 
 YIELD_EVERY = 64
 """At full speed, the tokens after which other tasks may run."""
@@ -122,6 +122,19 @@ class FakeEngine:
             ids = ids[: self._context_length]
         self._progress += 1
         return _vector(decode(ids), script.dimensions, request), len(ids)
+
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        """Score documents by the share of the query's words that they have."""
+        words, scores, cut, total = set(request.query.split()), [], [], 0
+        limit = min(self._context_length, request.options.num_ctx or self._context_length)
+        for index, text in enumerate(request.documents):
+            ids, query = encode(text), encode(request.query)
+            keep = document_room(len(query), 0, len(ids), request, limit)
+            cut += [index] if keep < len(ids) else []
+            scores.append(len(words & set(decode(ids[:keep]).split())) / len(words or {""}))
+            total += len(query) + keep
+            self._progress += 1
+        return RerankResult(scores=tuple(scores), prompt_tokens=total, truncated=tuple(cut))
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
         text = request.text if request.text is not None else conversation(request.messages, request.tools)

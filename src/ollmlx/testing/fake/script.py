@@ -15,7 +15,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from ollmlx.errors import InvalidRequest
 from ollmlx.types import Capability, Frozen
 
-ALL_CAPABILITIES: tuple[Capability, ...] = ("completion", "tools", "insert", "thinking", "embedding")
+ALL_CAPABILITIES: tuple[Capability, ...] = ("completion", "tools", "insert", "thinking", "embedding", "rerank")
 _WORD = re.compile(r"(?:(?<=\s)|^)fake:([a-z_]+)=(\S*)(?:\s|$)")
 
 

@@ -27,6 +27,8 @@ from ollmlx.types import (
     InstalledModel,
     Message,
     Options,
+    RerankRequest,
+    RerankResult,
     Text,
     Thinking,
 )
@@ -246,6 +248,25 @@ class EngineSuite(Suite):
         assert [sum(x * x for x in vector) for vector in result.embeddings] == pytest.approx([1.0] * 3, abs=1e-3)
         assert result.prompt_tokens > 0
         assert (await runner.status()).progress > before, "vectors must count as progress"
+
+    async def test_documents_get_scores_in_the_order_they_were_given(
+        self, runner: RunnerProcess, model: InstalledModel
+    ) -> None:
+        request = RerankRequest(query="the fox", documents=("the fox runs", "a hen", "the fox runs"))
+        before = (await runner.status()).progress
+        try:
+            result = RerankResult.model_validate_json(await runner.post("/v1/rerank", request))
+        except Unsupported:
+            assert "rerank" not in model.capabilities
+            return
+        assert "rerank" in model.capabilities
+        first, second, again = result.scores
+        assert first == pytest.approx(again, abs=1e-5)
+        assert first != pytest.approx(second, abs=1e-5)
+        assert all(0 <= score <= 1 for score in result.scores)
+        assert result.prompt_tokens > 0
+        assert result.truncated == ()
+        assert (await runner.status()).progress > before, "scores must count as progress"
 
     async def test_trimming_caches_changes_no_answer(self, runner: RunnerProcess) -> None:
         before = text_of(await _ask(runner, options=GREEDY))

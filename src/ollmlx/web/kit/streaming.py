@@ -13,13 +13,13 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from quart import Response, current_app
 
 from ollmlx.model.events import closing
-from ollmlx.types import Admitted, Done, EmbedResult, Event, Prefill
+from ollmlx.types import Admitted, Done, EmbedResult, Event, Prefill, RerankResult
 from ollmlx.web.context import current
 from ollmlx.web.kit.errors import Failure, failure
 from ollmlx.web.server.drain import Drain
@@ -31,6 +31,7 @@ HEARTBEAT = 5.0
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
 
+Figures = TypeVar("Figures", EmbedResult, RerankResult)
 Record = Callable[[Failure], bytes]
 """Makes the last record of a stream that failed."""
 Alive = Callable[[], bytes]
@@ -82,8 +83,8 @@ async def tracked(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
             yield event
 
 
-async def embedded(work: Awaitable[EmbedResult]) -> EmbedResult:
-    """Return the vectors, and note their figures in the request's context."""
+async def embedded(work: Awaitable[Figures]) -> Figures:
+    """Return vectors or scores, and note their figures in the request's context."""
     result = await work
     current().note(result)
     return result
