@@ -94,7 +94,7 @@ def seeing_model(folder: Path, family: str) -> Path:
     model = module.Model(update_module_configs(module.ModelConfig.from_dict(read), module, read, ["text", "vision"]))
     model.update(tree_map(lambda array: array + mx.random.normal(array.shape) * 0.1, model.parameters()))
     save_model(folder, model)
-    files = {
+    files: dict[str, dict[str, Any]] = {
         "config": config,
         "preprocessor_config": {**NUMBERS, **prepares},
         "processor_config": _LENGTHS,
@@ -112,6 +112,8 @@ def seeing_model(folder: Path, family: str) -> Path:
             else {},
         },
     }
+    if family == "idefics3":  # older folders have the template in a file that only processors read
+        files["chat_template"] = {"chat_template": files["tokenizer_config"].pop("chat_template")}
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     _tokenizer(folder)

@@ -19,7 +19,8 @@ from ollmlx.errors import InvalidRequest, StorageError
 from ollmlx.storekit import require_json
 
 KEPT: Final = 16
-"""Pictures that are remembered with their vectors, for prompts that begin otherwise."""
+KEPT_PLACES: Final = 8192
+"""Pictures that are remembered with their vectors, for prompts that begin otherwise, and their vectors, at most."""
 _TEXT_FIELDS: Final = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
@@ -45,7 +46,8 @@ FAMILIES: Final = {
 @dataclass(eq=False)
 class Picture:
     """One picture. `text`: its part of the prompt, with `count` places for its vectors; `keys`: what the prefix cache
-    has in these places, made of its pixels; `numbers`: for the encoder; `vectors`: from it, once they are computed.
+    has in these places, made of its pixels; `numbers`: for the encoder, of which only small ones are kept when
+    `vectors`, which it makes, are there.
     """
 
     text: str
@@ -79,13 +81,14 @@ class Eyes:
 
     def look(self, data: str, owner: str) -> Picture:
         """Return a picture, from base64. Owners do not share what was computed of one. Raises InvalidRequest."""
-        known = (owner, data)
-        if known not in self._kept:
-            self._kept[known] = self._prepared(data)
-        self._kept.move_to_end(known)
-        while len(self._kept) > KEPT:
+        known = (owner, hashlib.sha256(data.encode()).hexdigest())
+        picture = self._kept.pop(known, None) or self._prepared(data)
+        self._kept[known] = picture
+        while len(self._kept) > KEPT or (
+            len(self._kept) > 1 and sum(kept.count for kept in self._kept.values()) > KEPT_PLACES
+        ):
             self._kept.popitem(last=False)
-        return self._kept[known]
+        return picture
 
     def _prepared(self, data: str) -> Picture:
         picture = Image.open(io.BytesIO(b64decode(data))).convert("RGB")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import mlx.core as mx
 import numpy as np
@@ -14,6 +14,9 @@ from ollmlx_mlx.engine.kv_cache import Layers
 from ollmlx_mlx_vlm.engine.eyes import Picture
 from ollmlx_mlx_vlm.engine.model import SeeingModel
 from ollmlx_mlx_vlm.engine.prompts import PromptPictures
+
+SMALL: Final = 64
+"""Numbers of a picture that are still needed when its vectors are there: its size in patches."""
 
 
 class PictureForward:
@@ -52,6 +55,7 @@ class PictureForward:
             found = self._model.whole.get_input_embeddings(places, mask=mx.ones_like(places), **numbers)
             picture.vectors = found.inputs_embeds[0]
             mx.eval(picture.vectors)
+            picture.numbers = {name: value for name, value in picture.numbers.items() if value.size <= SMALL}
         return picture.vectors
 
     def _place(self) -> int:
