@@ -237,12 +237,23 @@ def _count(answer: TimedAnswer, record: Json) -> None:
 
 
 def resident(pid: int) -> int:
-    """Return the resident memory of a process and its children, in bytes. Raises InvalidRequest if there is none."""
+    """Return the resident memory of a process and its children, in bytes. Raises InvalidRequest if there is none.
+
+    A page that several processes share counts once, where the system tells (Linux, processes of the same user).
+    """
     try:
         process = psutil.Process(pid)
-        return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)])
+        return sum(map(_resident, [process, *process.children(recursive=True)]))
     except psutil.Error as error:
         raise InvalidRequest(f"the memory of process {pid} cannot be read: {error}") from error
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        shared = getattr(process.memory_full_info(), "pss", 0)
+    except psutil.AccessDenied:
+        shared = 0
+    return int(shared or process.memory_info().rss)
 
 
 def long_text(tokens: int, seed: int) -> str:
