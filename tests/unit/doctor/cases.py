@@ -41,7 +41,7 @@ from ollmlx_llamacpp.backend import xllamacpp_is_installed
 FILE = Path(__file__).with_name("cases.toml")
 NOT_TYPED = re.compile(
     r"(sudo|kill|pip|python\S*|apt-get|brew|osascript|softwareupdate|ulimit|curl|ldd|nvidia-smi|du|df)\b"
-    r"|.*(-m pip|\| ollmlx) "
+    r"|.*(-m pip|/pip|\| ollmlx|sudo) "
 )
 """Commands that would reach beyond the home folder of the test. They do nothing here, unless they are what mends it."""
 ROUNDS = 6
@@ -95,7 +95,7 @@ class Broken(Terminal):
             self.parts.clear()
             self.denied.clear()
             self.llama = ""
-        elif words[:2] == ["ollmlx", "pull"]:
+        if words[:2] == ["ollmlx", "pull"]:
             name = ModelName.parse(words[2])
             self.makers.get(name.key, partial(_make, self.home / "models/mlx" / name.folder, ""))()
         elif not NOT_TYPED.match(command):

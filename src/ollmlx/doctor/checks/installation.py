@@ -62,7 +62,7 @@ def paths(context: CheckContext) -> Iterator[Finding]:
         if there and not Path(entry).resolve().is_relative_to(own) and not _is_ours(entry):
             yield found(
                 "ENV011", f"PYTHONPATH puts modules before the installed packages: {', '.join(there[:SHOWN])}",
-                subject=entry, evidence=("PYTHONPATH",), severity=Severity.WARNING,
+                subject=entry, evidence=("PYTHONPATH",),
                 commands=(SafeCommand("unset PYTHONPATH", asks=True),),
             )  # fmt: skip
     here = Path(sys.executable).parent

@@ -4,6 +4,7 @@ whether other machines, web pages and users can reach the daemon or read its sec
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import stat
 from collections.abc import Iterator, Mapping
@@ -49,8 +50,15 @@ async def server(context: CheckContext) -> list[Finding]:
     if any(fault.path == HOST for fault in context.faults):
         return [skipped("NET003", "skipped: the address of the daemon is not valid; see ollmlx doctor config")]
     address = context.address.netloc
+    asking = asyncio.ensure_future(context.daemon.get("/api/version"))
+    process = await asyncio.to_thread(context.processes.listener, context.address.port)
+    if process is not None and process.is_ollmlx and process.status in SUSPENDED:  # it cannot answer: do not wait
+        asking.cancel()
+        with suppress(NoReply, asyncio.CancelledError):
+            await asking
+        return [_silent_daemon(context, process, "a signal or a debugger stopped it")]
     try:
-        answer = await context.daemon.get("/api/version")
+        answer = await asking
     except NoReply as silence:
         return [_no_answer(context, str(silence))]
     version = answer.body if isinstance(answer.body, dict) else {}
