@@ -47,7 +47,7 @@ def template_fault(template: str) -> str | None:
 
 def check_schemas(schemas: list[Any], what: str) -> None:
     """Raise LimitExceeded, which names the limit, for schemas that would occupy llama.cpp. `what` is their name."""
-    parts = optional = repetitions = 0
+    parts = optional = repetitions = places = 0
     for part in _parts(schemas, what):
         parts += 1
         if parts > MOST_PARTS:
@@ -56,11 +56,16 @@ def check_schemas(schemas: list[Any], what: str) -> None:
             continue
         if isinstance(properties := part.get("properties"), dict):
             required = part.get("required")
-            optional += (len(properties) - (len(required) if isinstance(required, list) else 0)) ** 2
+            named = {name for name in required if isinstance(name, str)} if isinstance(required, list) else set()
+            optional += len(properties.keys() - named) ** 2
         if isinstance(pattern := part.get("pattern"), str):
-            repetitions += _check_pattern(pattern, what)
+            measured = _measured(pattern, what)
+            repetitions += measured.size
+            places += measured.places
     if optional > MOST_OPTIONAL:
         raise LimitExceeded(f"{what}: too many optional properties, 200 in one object at most")
+    if places > 4 * MOST_PLACES:
+        raise LimitExceeded(f"{what}: a text may be at more than {4 * MOST_PLACES:,} places of its patterns")
     if repetitions > MOST_REPETITIONS:
         raise LimitExceeded(f"{what}: patterns repeat more than {MOST_REPETITIONS:,} characters")
 
@@ -118,8 +123,8 @@ class _Group:
         )
 
 
-def _check_pattern(pattern: str, what: str) -> int:
-    """Return the size of a pattern. Raises LimitExceeded."""
+def _measured(pattern: str, what: str) -> _Piece:
+    """Return the whole of a pattern. Raises LimitExceeded."""
     groups = [_Group()]
     for token in _TOKEN.finditer(pattern):
         text, pieces = token[0], groups[-1].pieces
@@ -143,7 +148,7 @@ def _check_pattern(pattern: str, what: str) -> int:
         raise LimitExceeded(
             f"{what}: the pattern {shown!r} repeats repetitions: a text may be at more than {MOST_PLACES} of its places"
         )
-    return found.size
+    return found
 
 
 def _bounds(token: re.Match[str]) -> tuple[int, int]:

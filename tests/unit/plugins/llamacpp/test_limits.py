@@ -57,10 +57,12 @@ def nested(depth: int) -> list[Any]:
     [
         ([{"properties": {f"p{i}": {} for i in range(400)}}], "200 in one object"),
         ([{"anyOf": [{"properties": {f"p{i}": {} for i in range(100)}}] * 5}], "200 in one object"),
+        ([{"properties": {f"p{i}": {} for i in range(400)}, "required": [f"q{i}" for i in range(400)]}], "200 in one"),
+        ([{"anyOf": [{"pattern": "(a{1,20}b?){1,10}"}] * 20}], "more than 2,000 places"),
         ([{"anyOf": [{}] * 20_000}], "10,000 parts"),
         (nested(200), "nested at most 100 times"),
     ],
-    ids=["properties", "many objects", "parts", "depth"],
+    ids=["properties", "many objects", "others are required", "many patterns", "parts", "depth"],
 )
 def test_schemas_that_take_long_to_compile_are_refused(schemas: list[Any], limit: str) -> None:
     with pytest.raises(LimitExceeded, match=limit):
