@@ -125,7 +125,8 @@ async def test_saved_caches_belong_to_their_owner(smollm2: Path, tmp_path: Path)
 
 
 def test_the_daemon_tells_no_client_what_another_keys_prompt_was(daemon: StartDaemon, smollm2_models: Path) -> None:
-    settings = {"storage": {"models": str(smollm2_models)}, "security": {"api_keys": ["one-key", "another-key"]}}
+    keys = {"api_keys": ["one-key"], "keys": {"anna": {"key": "another-key"}}}
+    settings = {"storage": {"models": str(smollm2_models)}, "security": keys}
     server = daemon(fakes=None, settings=settings)
 
     def cached_for(key: str) -> int:

@@ -21,6 +21,7 @@ from filelock import FileLock
 NPM = Path(__file__).parent / "npm"
 AGENTS = Path(__file__).parent / "agents"
 AIDER = Path(__file__).parent / "aider"
+QWEN = Path(__file__).parent / "qwen"
 LOCKED = ("package.json", "package-lock.json")
 OLDEST_NODE = 20
 NO_REGISTRY = re.compile(
@@ -70,6 +71,11 @@ def agent_programs(cache: Path) -> dict[str, Path]:
         "opencode": packages / f"opencode-{here}-baseline" / "bin" / "opencode",
     }
     return {name: program for name, program in programs.items() if program.is_file()}
+
+
+def qwen_program(cache: Path) -> Path:
+    """The program of Qwen Code. Skips the test when it cannot be had."""
+    return node_modules(cache, QWEN) / ".bin" / "qwen"
 
 
 def aider_python(cache: Path) -> Path:

@@ -10,9 +10,10 @@ from ollmlx.agents.claude import CLAUDE
 from ollmlx.agents.codex import CODEX
 from ollmlx.agents.opencode import OPENCODE
 from ollmlx.agents.profile import Agent
+from ollmlx.agents.qwen import QWEN
 from ollmlx.errors import InvalidRequest, NotFound
 
-AGENTS = {agent.name: agent for agent in (CLAUDE, CODEX, OPENCODE, AIDER)}
+AGENTS = {agent.name: agent for agent in (CLAUDE, CODEX, OPENCODE, QWEN, AIDER)}
 
 
 def find_agent(name: str) -> Agent:

@@ -19,6 +19,7 @@ from ollmlx.cli.formatting import table
 from ollmlx.cli.terminal import note, say, width
 from ollmlx.errors import InvalidRequest
 from ollmlx.keys.usage import Usage, Used
+from ollmlx.model.names import ModelName
 from ollmlx.settings.edit import EditedFile
 from ollmlx.settings.model import KeyName, KeySettings, Settings
 from ollmlx.supervisor.process.state_folder import lock_owner
@@ -76,6 +77,8 @@ def _values(args: argparse.Namespace, key: str) -> dict[str, Any]:
     values: dict[str, Any] = {"sha256": hashlib.sha256(key.encode()).hexdigest()}
     if args.models:
         values["models"] = [name.strip() for name in args.models.split(",") if name.strip()]
+        for name in values["models"]:
+            ModelName.parse(name.replace("*", "x"))
     values |= {limit: getattr(args, limit) for limit in LIMITS if getattr(args, limit) is not None}
     try:
         KeySettings.model_validate(values)

@@ -13,6 +13,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +47,7 @@ VERBS = {
     "config": ("config", "print and check the settings"),
     "key": ("key", "make, list and revoke API keys; print their use"),
     "plugin": ("plugin", "list and create plugins"),
+    "completion": ("completion", "print the completion for a shell"),
     "upgrade": ("upgrade", "tell of a newer version, and the command that installs it"),
     "version": ("daemon", "print the versions of client and daemon"),
 }
@@ -57,10 +59,23 @@ ALIASES = {"start": "serve", "ls": "list"}
 RunVerb = Callable[[argparse.Namespace], int | Coroutine[Any, Any, int]]
 
 
+EXAMINER = "ollmlx.cli.doctor"
+
+
 def entry() -> NoReturn:
     """Run the command line of this process."""
     _prepare_streams()
-    sys.exit(main(sys.argv[1:]))
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what can follow
+        from ollmlx.cli.completion import complete
+
+        complete()
+    code = main(sys.argv[1:])
+    if EXAMINER in sys.modules:  # its threads may hang in the system, and the end of Python takes up to a second
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _prepare_streams() -> None:
@@ -145,7 +160,7 @@ def verb_parser(verb: str) -> tuple[argparse.ArgumentParser, ModuleType]:
         allow_abbrev=False,
     )
     getattr(module, f"add_{verb}_arguments")(parser)
-    _add_global_options(parser, settings_file=not getattr(module, "PASSES_ON", False))
+    add_global_options(parser, settings_file=not getattr(module, "PASSES_ON", False))
     return parser, module
 
 
@@ -168,15 +183,15 @@ def parse(verb: str, argv: list[str], options: argparse.Namespace | None = None)
 def _dispatch(argv: list[str]) -> int:
     usage = "ollmlx [OPTION]... VERB ..."
     top = argparse.ArgumentParser(prog="ollmlx", add_help=False, allow_abbrev=False, usage=usage)
-    _add_global_options(top)
+    add_global_options(top)
     top.add_argument("-h", "--help", action="store_true")
     top.add_argument("-v", "--version", action="store_true")
     before, verb, after = _split_at_verb(argv)
     options = top.parse_args(before)
     if options.version:
-        from ollmlx import __version__
+        from ollmlx.cli.build import version_text
 
-        print(f"ollmlx version {__version__}")
+        print(version_text())
         return 0
     if verb == "help":
         verb, after = (after[0], ["--help"]) if after else (None, [])
@@ -202,7 +217,8 @@ def _dispatch(argv: list[str]) -> int:
     return asyncio.run(result)
 
 
-def _add_global_options(parser: argparse.ArgumentParser, *, settings_file: bool = True) -> None:
+def add_global_options(parser: argparse.ArgumentParser, *, settings_file: bool = True) -> None:
+    """Add the options that every verb takes."""
     group = parser.add_argument_group("everywhere")
     unset = argparse.SUPPRESS
     if settings_file:
@@ -237,7 +253,7 @@ def _unknown(verb: str) -> str:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:<9} {summary}" for verb, (_, summary) in VERBS.items())
+    verbs = "\n".join(f"  {verb:<10} {summary}" for verb, (_, summary) in VERBS.items())
     return f"""ollmlx: an Ollama-compatible model server for MLX
 
 usage: ollmlx [OPTION]... VERB ...

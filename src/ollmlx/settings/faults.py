@@ -14,7 +14,18 @@ from ollmlx.errors import InvalidRequest
 from ollmlx.errors.secrets import mask_text
 from ollmlx.model.names import ModelName
 from ollmlx.settings.files import NotToml
-from ollmlx.settings.keys import KeyPath, closest, field_at, is_list, is_secret, keys_of, sections, show_path, table_at
+from ollmlx.settings.keys import (
+    NAMED,
+    KeyPath,
+    closest,
+    field_at,
+    is_list,
+    is_secret,
+    keys_of,
+    sections,
+    show_path,
+    table_at,
+)
 from ollmlx.settings.model import Settings
 from ollmlx.types import Options
 
@@ -167,7 +178,8 @@ def sentence(path: KeyPath, item: Any, value: str | None = None) -> str:
     if kind in _BOUNDS:
         return f"must be {_BOUNDS[kind]} {next(iter(context.values())):g}{value}"
     if kind in ("value_error", "assertion_error"):
-        return str(item["msg"]).partition(", ")[2] if not is_secret(path) else "the value is not usable"
+        told = not is_secret(path) or path[:-1] in NAMED  # of a table, not of a value in it
+        return str(item["msg"]).partition(", ")[2] if told else "the value is not usable"
     if kind == "tuple_type" or (
         is_list(field_at(path)) and kind.endswith("_type") and not isinstance(item["input"], list)
     ):
@@ -208,6 +220,10 @@ def _names(settings: Settings) -> Iterator[_Found]:
     for written, model in settings.models.items():
         if model.from_ is not None and _parsed(model.from_)[0] is None:
             yield ("models", written, "from"), _parsed(model.from_)[1], "CFG004"
+    for key, limits in settings.security.keys.items():
+        for written in limits.models:
+            if "*" not in written and _parsed(written)[0] is None:
+                yield ("security", "keys", key, "models"), _parsed(written)[1], "CFG004"
     for index, written in enumerate(settings.security.allow_remote_code):
         if _parsed(written)[0] is None:
             yield ("security", "allow_remote_code"), f"entry {index + 1}: {_parsed(written)[1]}", "CFG004"

@@ -7,11 +7,21 @@ line, variables and the settings file.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ollmlx.errors import ConfigError
@@ -169,6 +179,18 @@ class LoggingSettings(Section):
     file: bool = Field(True, description="Write a rotating log file into the state folder, for `ollmlx logs`.")
 
 
+def _checked_digest(text: str) -> str:
+    if re.fullmatch(r"[0-9a-f]{64}", text) is None:
+        raise ValueError("must be 64 hexadecimal digits")
+    return text
+
+
+def _checked_key_name(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,31}", text) is None:
+        raise ValueError("the name of a key is a letter, then letters, digits and _, 32 at most")
+    return text
+
+
 class KeySettings(Section):
     """An API key with a name, for one person or program, and its limits. `ollmlx key new NAME` writes one."""
 
@@ -176,7 +198,9 @@ class KeySettings(Section):
         None, description="The key. Instead of it, `sha256` keeps it out of this file.", repr=False,
         min_length=1, json_schema_extra={"secret": True},
     )  # fmt: skip
-    sha256: str | None = Field(None, description="The SHA-256 of the key, in hexadecimal.", pattern=r"^[0-9a-f]{64}$")
+    sha256: Annotated[str, AfterValidator(_checked_digest)] | None = Field(
+        None, description="The SHA-256 of the key, in hexadecimal.", json_schema_extra={"secret": True}, repr=False
+    )
     models: tuple[str, ...] = Field((), description="Models that it may use; `*` matches any text. Empty: all.")
     priority: Literal["high", "normal", "low"] = Field(
         "normal", description="The highest priority that its requests may have."
@@ -199,7 +223,7 @@ class KeySettings(Section):
         return bytes.fromhex(self.sha256) if self.sha256 else hashlib.sha256((self.key or "").encode()).digest()
 
 
-KeyName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,31}$")]
+KeyName = Annotated[str, AfterValidator(_checked_key_name)]
 """The name of a key: never an address, nor the fingerprint of another key."""
 
 

@@ -59,6 +59,15 @@ def test_what_is_shown_has_no_key(agent: Agent, tmp_path: Path) -> None:
     assert setup.as_text(agent.program).splitlines()[-1].strip().startswith((agent.program, "OPENCODE"))
 
 
+def test_qwen_code_knows_the_limits_of_the_model(tmp_path: Path) -> None:
+    ((file, text),) = find_agent("qwen").setup(SEEING, tmp_path).files.items()
+    assert find_agent("qwen").setup(SEEING, tmp_path).environment["QWEN_CODE_SYSTEM_SETTINGS_PATH"] == str(file)
+    (model,) = json.loads(text)["modelProviders"]["openai"]
+    assert (model["id"], model["envKey"]) == ("sees:latest", "OLLMLX_AGENT_KEY")
+    limits = model["generationConfig"]
+    assert (limits["contextWindowSize"], limits["modalities"]) == (131_072, {"image": True})
+
+
 def test_codex_knows_the_model_from_a_catalogue(tmp_path: Path) -> None:
     setup = find_agent("codex").setup(TARGET, tmp_path)
     words = setup.arguments[1::2]

@@ -56,6 +56,7 @@ def manager(platform: str, commands: Commands, folder: Path = Path("/home/anna")
         ({"HF_TOKEN": "hf_aaaaaaaaaaaa", "HF_HOME": "/data/hf"}, {"HF_HOME": "/data/hf"}, ("HF_TOKEN",)),
         ({"HTTPS_PROXY": "http://anna:pass@proxy:80"}, {}, ("HTTPS_PROXY",)),
         ({"https_proxy": "http://proxy:80"}, {"https_proxy": "http://proxy:80"}, ()),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "x-team=0"}, {}, ("OTEL_EXPORTER_OTLP_HEADERS",)),
         ({"OLLAMA_API_KEY": "of a client"}, {}, ()),
         ({"OLLAMA_MODELS": " "}, {}, ()),
     ],

@@ -133,6 +133,8 @@ OPENINGS = [
     ("SEC006", '[server]\norigins = ["*"]', 0o600, "any web page", "+5 ", Severity.WARNING),
     ("SEC007", KEY, 0o644, "mode 644", "chmod 600", Severity.WARNING),
     ("SEC008", '[security]\napi_keys = ["short"]', 0o600, "fewer than 16", "openssl rand", Severity.WARNING),
+    ("SEC008", '[security.keys.anna]\nkey = "short"', 0o600, "fewer than 16", "openssl rand", Severity.WARNING),
+    ("SEC007", f'[security.keys.anna]\nsha256 = "{"0" * 64}"', 0o644, "mode 644", "chmod 600", Severity.WARNING),
 ]
 
 
@@ -148,7 +150,8 @@ def test_open_addresses_and_readable_keys_are_reported(
 
 
 def test_an_open_address_with_a_key_is_no_finding(tmp_path: Path) -> None:
-    assert examined(healthy(tmp_path, f'[server]\nhost = "0.0.0.0"\n{KEY}')).findings == ()
+    for key in (KEY, f'[security.keys.anna]\nsha256 = "{"0" * 64}"'):
+        assert examined(healthy(tmp_path, f'[server]\nhost = "0.0.0.0"\n{key}')).findings == ()
 
 
 @pytest.mark.finding("RUN007")

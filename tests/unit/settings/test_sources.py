@@ -183,10 +183,43 @@ def test_a_file_that_cannot_be_read_is_a_fault_with_its_place(tmp_path: Path, da
 
 
 def test_secrets_are_in_no_fault_and_no_report(tmp_path: Path) -> None:
-    assert "very-secret" not in refused(tmp_path, '[security]\napi_keys = "sk-very-secret"\n').message
+    for faulty in (
+        '[security]\napi_keys = "very-secret"\n',
+        '[security.keys]\nanna = "very-secret"\n',
+        '[security.keys.anna]\nkey = ["very-secret"]\n',
+        '[security.keys.anna]\nkey = "very-secret"\nsha256 = "very-secret"\n',
+    ):
+        assert "very-secret" not in refused(tmp_path, faulty).message
+    named = load(tmp_path, '[security.keys.anna]\nkey = "very-secret"\n')
+    assert "very-secret" not in str(effective(named)) + repr(named.settings)
+    change = reloadable(load(tmp_path).settings, named.settings)
+    assert "very-secret" not in " ".join(map(str, change.applied))
+    assert named.settings.security.owned_caches
+    assert named.settings.cache_limit == 0
     loaded = load(tmp_path, '[security]\napi_keys = ["sk-very-secret"]\n[plugins.mlx]\ntoken = "very-secret"\n')
     assert "very-secret" not in str(effective(loaded))
     assert "very-secret" not in repr(loaded.settings.security)
+
+
+@pytest.mark.parametrize(
+    ("toml", "problem"),
+    [
+        ("[security.keys.anna]\nconcurrent = 1\n", "[security.keys.anna]: either `key` or `sha256` is needed"),
+        ('[security.keys.anna]\nkey = "a"\nmodel = ["x"]\n', "did you mean 'models'?"),
+        ('[security.keys.anna]\nkey = "a"\nconcurrent = -1\n', "[security.keys.anna] concurrent: must be"),
+        ('[security.keys.anna]\nkey = "a"\nmodels = ["q*", "a b"]\n', "[security.keys.anna] models: "),
+        ('[security.keys."10.0.0.1"]\nkey = "a"\n', "the name of a key is a letter"),
+        ('[security.keys.anna]\nsha256 = "abc"\n', "[security.keys.anna] sha256: the value is not usable"),
+    ],
+)
+def test_a_fault_of_a_named_key_names_it(tmp_path: Path, toml: str, problem: str) -> None:
+    assert problem in refused(tmp_path, toml).message
+
+
+def test_a_named_key_may_come_from_variables(tmp_path: Path) -> None:
+    environ = {"OLLMLX_SECURITY__KEYS__ANNA__KEY": "k", "OLLMLX_SECURITY__KEYS__ANNA__MODELS": "a,b"}
+    found = load(tmp_path, "", environ).settings.security.keys["anna"]
+    assert (found.key, found.models) == ("k", ("a", "b"))
 
 
 def test_every_key_is_reported_with_its_origin(tmp_path: Path) -> None:

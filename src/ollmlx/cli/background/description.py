@@ -20,6 +20,8 @@ PATHS = frozenset({"OLLMLX_CONFIG", "OLLMLX_STORAGE__MODELS", "OLLMLX_STORAGE__S
 CLIENTS_ONLY = frozenset({"OLLAMA_API_KEY"})
 SECRETS = "OLLMLX_SECURITY__KEYS"
 """The beginning of the variables of named keys."""
+HEADERS = "_HEADERS"
+"""The end of the variables of OpenTelemetry that hold a collector's keys."""
 NEUTRAL_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 """The same for every person and every shell: what a terminal adds to PATH is gone after an update."""
 STOP_SECONDS = 25
@@ -100,7 +102,8 @@ def own_program() -> tuple[str, ...]:
 
 
 def _is_secret(name: str, value: str) -> bool:
-    return is_secret_key(name) or name.upper().startswith(SECRETS) or mask_text(value) != value
+    by_name = is_secret_key(name) or name.upper().startswith(SECRETS) or name.upper().endswith(HEADERS)
+    return by_name or mask_text(value) != value
 
 
 def _absolute(name: str, value: str) -> str:

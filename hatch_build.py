@@ -1,0 +1,35 @@
+"""Adds two files to distributions: the commit that they are built from, and the man page that `make dist` writes."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+COMMIT = "build/COMMIT"
+MAN = "build/ollmlx.1"
+
+
+class MadeFiles(BuildHookInterface[Any]):
+    """A source distribution carries both files, so a wheel that is built from it has them, too."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if version == "editable":
+            return
+        root = Path(self.root)
+        if (root / ".git").exists():
+            command = ["git", "rev-parse", "--short=10", "HEAD"]
+            found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+            (root / COMMIT).parent.mkdir(exist_ok=True)
+            (root / COMMIT).write_text(found.stdout, "ascii")
+        targets = {COMMIT: "ollmlx/COMMIT", MAN: "share/man/man1/ollmlx.1"}
+        for file, target in targets.items():
+            if not (root / file).is_file():
+                continue
+            if self.target_name == "sdist":
+                build_data["force_include"][str(root / file)] = file
+            else:
+                kind = "shared_data" if target.startswith("share/") else "force_include"
+                build_data[kind][str(root / file)] = target
