@@ -43,7 +43,7 @@ def test_every_module_says_what_it_is_for(source: Path) -> None:
     assert ast.get_docstring(tree)
 
 
-ARCHIVES = re.compile(r"\b(zipfile|tarfile|gzip|bz2|lzma|zlib|unpack_archive|extractall)\b")
+ARCHIVES = re.compile(r"\b(zipfile|tarfile|gzip|bz2|lzma|decompressobj|decompress|unpack_archive|extractall)\b")
 MAY_OPEN = {"plugins/ollmlx_pypi/source.py", "src/ollmlx/doctor/bundle.py", "src/ollmlx/web/kit/body.py"}
 """One member of a wheel whose size and hash are known; a report that is written, never read; request bodies, which are
 no archives and end at their limit."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ollmlx.cli.main import ALIASES, VERBS, verb_parser
+from ollmlx.cli.verbs import ALIASES, VERBS, verb_parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "diagnostics").glob("*.md"))]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ollmlx.cli.main import ALIASES, VERBS, parse
+from ollmlx.cli.main import parse
+from ollmlx.cli.verbs import ALIASES, VERBS
 from ollmlx.settings.load import OLLAMA_VARIABLES
 
 ROOT = Path(__file__).parents[2]

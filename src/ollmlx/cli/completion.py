@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import Any
 
 from ollmlx.cli.connection import connect
-from ollmlx.cli.main import VERBS, add_global_options
 from ollmlx.cli.models import installed_models
 from ollmlx.cli.terminal import say
+from ollmlx.cli.verbs import VERBS, add_global_options
 from ollmlx.errors import OllmlxError
 
 DESCRIPTION = """Print the lines that make a shell complete verbs, options and model names.

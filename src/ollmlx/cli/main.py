@@ -20,41 +20,15 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from ollmlx.cli.terminal import is_terminal, report
+from ollmlx.cli.verbs import ALIASES, VERBS, add_global_options, verb_parser
 from ollmlx.errors import ConfigError, InvalidRequest, NotFound, OllmlxError, StorageError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BROKEN_PIPE = 141
 """The exit code that a shell reports for a program that SIGPIPE ended."""
 
-VERBS = {
-    "serve": ("daemon", "start the daemon in this terminal"),
-    "service": ("service", "keep a daemon running: at login, at boot, after a failure"),
-    "run": ("run", "answer a prompt, or chat"),
-    "launch": ("launch", "start a coding agent with a model"),
-    "pull": ("transfer", "download a model to this machine"),
-    "push": ("transfer", "upload a model to a hub"),
-    "create": ("create", "create a model from a Modelfile"),
-    "list": ("models", "list installed models"),
-    "ps": ("models", "list loaded models"),
-    "show": ("models", "describe a model"),
-    "stop": ("models", "unload a model"),
-    "rm": ("models", "remove models"),
-    "cp": ("models", "give a model a second name"),
-    "logs": ("daemon", "print the daemon's log"),
-    "bench": ("bench", "measure a model on this machine"),
-    "doctor": ("doctor", "find problems, and the commands that fix them"),
-    "cache": ("cache", "list and remove saved prompt caches"),
-    "config": ("config", "print and check the settings"),
-    "key": ("key", "make, list and revoke API keys; print their use"),
-    "plugin": ("plugin", "list and create plugins"),
-    "completion": ("completion", "print the completion for a shell"),
-    "upgrade": ("upgrade", "tell of a newer version, and the command that installs it"),
-    "version": ("daemon", "print the versions of client and daemon"),
-}
-"""Verb -> (its module in this package, its summary)."""
 EXAMINED = ("run", "serve")
 """The verbs whose failures end with the doctor's first finding."""
-ALIASES = {"start": "serve", "ls": "list"}
 
 RunVerb = Callable[[argparse.Namespace], int | Coroutine[Any, Any, int]]
 
@@ -147,23 +121,6 @@ def _show_cause(argv: Sequence[str], error: OllmlxError) -> None:
     show_first_finding(next((after for word, after in pairwise(words) if word == "--config"), None))
 
 
-def verb_parser(verb: str) -> tuple[argparse.ArgumentParser, ModuleType]:
-    """Return the parser of a verb, and its module."""
-    from importlib import import_module
-
-    name, summary = VERBS[verb]
-    module = import_module(f"ollmlx.cli.{name}")
-    parser = argparse.ArgumentParser(
-        prog=f"ollmlx {verb}",
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    getattr(module, f"add_{verb}_arguments")(parser)
-    add_global_options(parser, settings_file=not getattr(module, "PASSES_ON", False))
-    return parser, module
-
-
 def parse(verb: str, argv: list[str], options: argparse.Namespace | None = None) -> tuple[argparse.Namespace, RunVerb]:
     """Parse the arguments of a verb. `options`: the global options before the verb. Returns the function to call, too.
 
@@ -215,18 +172,6 @@ def _dispatch(argv: list[str]) -> int:
     import asyncio  # imported when used: it costs start-up time
 
     return asyncio.run(result)
-
-
-def add_global_options(parser: argparse.ArgumentParser, *, settings_file: bool = True) -> None:
-    """Add the options that every verb takes."""
-    group = parser.add_argument_group("everywhere")
-    unset = argparse.SUPPRESS
-    if settings_file:
-        group.add_argument(
-            "--config", metavar="FILE", default=unset, help="use this settings file instead of the one that is found"
-        )
-    group.add_argument("--host", metavar="HOST:PORT", default=unset, help="the daemon's address; also OLLAMA_HOST")
-    group.add_argument("--debug", action="store_true", default=unset, help="log every step; show tracebacks")
 
 
 def _split_at_verb(argv: list[str]) -> tuple[list[str], str | None, list[str]]:

@@ -12,11 +12,11 @@ from tests.unit.cli.conftest import CommandLine, ScriptedDaemon
 
 from ollmlx.cli import build
 from ollmlx.cli.completion import whole_parser
-from ollmlx.cli.main import VERBS
+from ollmlx.cli.verbs import VERBS
 
 
 def completed(line: str, url: str = "http://127.0.0.1:1") -> list[str]:
-    """What the shell gets for a line with the cursor at its end."""
+    """The words that a shell gets for a line with the cursor at its end."""
     asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "IFS": "\n", "OLLAMA_HOST": url}
     done = subprocess.run(
         ["bash", "-c", f'{sys.executable} -P -m ollmlx 8>&1 9>/dev/null'],

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ollmlx import __version__
-from ollmlx.cli.main import VERBS, verb_parser
+from ollmlx.cli.verbs import VERBS, verb_parser
 from ollmlx.doctor.context import CheckContext, build_context
 from ollmlx.doctor.daemon import DaemonClient, DaemonReply, NoReply
 from ollmlx.doctor.machine import Completed, Machine, Process, Processes
