@@ -49,8 +49,8 @@ def examine(file: Path) -> tuple[str | None, str, str]:
         if STOPPED in reason:
             return None, "", ""
         error: OllmlxError = load_error(file.name, header.architecture, reason)
-        if error.code == "MDL003":  # the name of a blob says nothing
-            error.message = f"llama.cpp: {reason}"
+        known = error.code != "MDL003"
+        error.message = error.message.removesuffix(f" of {file.name}") if known else f"llama.cpp: {reason}"
     except OllmlxError as damaged:
         error = damaged
     finally:
