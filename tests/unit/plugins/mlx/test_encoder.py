@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.engine_requests import ask, collect, running
 
 from ollmlx.errors import ContextExceeded, InvalidRequest, StorageError, Unsupported
 from ollmlx.protocol import TokenizeRequest
+from ollmlx.storekit import describe_folder, list_files
 from ollmlx.testing import eventually
 from ollmlx.types import EmbedRequest, Options
 from ollmlx_mlx.engine.encoder import batches
@@ -54,6 +56,33 @@ def test_hidden_states_are_those_of_transformers(tmp_path: Path, family: str) ->
         for hidden in (alone, together[index, : len(text)]):
             np.testing.assert_allclose(hidden.mean(0), RECORDED[family]["mean"][index], atol=CLOSE)
             np.testing.assert_allclose(hidden[-1], RECORDED[family]["last"][index], atol=CLOSE)
+
+
+PUBLISHED_NOMIC: dict[str, Any] = {
+    "activation_function": "swiglu", "architectures": ["NomicBertModel"], "auto_map": {"AutoModel": "x.NomicBertModel"},
+    "causal": False, "layer_norm_epsilon": 1e-12, "max_trained_positions": 2048, "mlp_fc1_bias": False,
+    "mlp_fc2_bias": False, "model_type": "nomic_bert", "n_embd": 32, "n_head": 4, "n_inner": 48, "n_layer": 3,
+    "n_positions": 8192, "pad_vocab_size_multiple": 64, "prenorm": False, "qkv_proj_bias": False,
+    "rotary_emb_base": 1000, "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": False,
+    "rotary_emb_scale_base": None, "rotary_scaling_factor": None, "type_vocab_size": 2, "use_rms_norm": False,
+    "vocab_size": 61,
+}  # fmt: skip
+"""The fields of nomic-embed-text-v1.5 as its authors publish them, with small numbers."""
+
+
+def test_nomics_own_configuration_is_read(tmp_path: Path) -> None:
+    import mlx.core as mx
+
+    from ollmlx_mlx.engine.encoder.load import load_encoder
+
+    folder = tiny_encoder(tmp_path / "m", "nomic_bert")
+    (folder / "config.json").write_text(json.dumps(PUBLISHED_NOMIC), encoding="utf-8")
+    described = describe_folder(folder, list_files(folder, tmp_path), "local")
+    assert (described.capabilities, described.details.context_length) == (("embedding",), 8192)
+    network = load_encoder(folder, on_cpu=True).network
+    for index, text in enumerate(token_ids()):
+        hidden = np.array(network(mx.array([text]), None))[0]
+        np.testing.assert_allclose(hidden.mean(0), RECORDED["nomic_bert"]["mean"][index], atol=CLOSE)
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_approx", "silu"])
