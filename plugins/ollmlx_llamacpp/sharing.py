@@ -42,13 +42,16 @@ class SharedPrompts:
         self._client = client
         self._folder = folder
         self._computing: list[Computing] = []
+        self._helps = True
 
     async def stream(self, prompt: LlamaCppPrompt, slot: Slot, owner: str) -> AsyncIterator[Json]:
         """Yield llama.cpp's records of a request that has a slot; its prompt is computed, or copied, first."""
         first: Json = {}
+        copied = False
         if len(prompt.tokens) - slot.held >= SHORTEST:
             if (other := self._find(prompt, slot, owner)) is not None:
-                slot.reuse = await _copied(other, slot) or slot.reuse
+                copied = await _copied(other, slot)
+                slot.reuse = copied or slot.reuse
             else:
                 async with closing(self._compute(prompt, slot, owner)) as records:
                     async for record in records:
@@ -58,6 +61,8 @@ class SharedPrompts:
                 slot.reuse = True
         async with closing(self._client.stream(prompt.path, prompt.body | slot.fields)) as records:
             async for record in records:
+                if copied and (record.get("timings") or {}).get("cache_n", SHORTEST) < SHORTEST:
+                    self._helps = False  # the model's cache cannot be cut (sliding windows, recurrent layers)
                 if not first:
                     yield record
                 elif "prompt_progress" not in record:
@@ -65,7 +70,7 @@ class SharedPrompts:
 
     def _find(self, prompt: LlamaCppPrompt, slot: Slot, owner: str) -> Computing | None:
         """Return a prompt that is being computed and shares more than the slot has, and at least half of its own."""
-        for other in self._computing:
+        for other in self._computing if self._helps else ():
             common = common_length(other.tokens, prompt.tokens) if other.owner == owner else 0
             if common >= max(slot.held + SHORTEST, len(other.tokens) // 2):
                 return other

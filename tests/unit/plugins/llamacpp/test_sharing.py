@@ -30,10 +30,13 @@ class FakeClient:
         self.computed = 0
         self.saved: dict[str, Sequence[int]] = {}
         self.full = False
+        self.whole = False
 
     async def stream(self, path: str, body: Record) -> AsyncIterator[Record]:
         prompt, slot = tuple(body["prompt"]), body["id_slot"]
         common = sharing.common_length(prompt, self.held[slot]) if body["cache_prompt"] else 0
+        if self.whole and common < len(self.held[slot]):
+            common = 0  # as where layers see a window only
         cached = at = min(common, len(prompt) - 1)
         while at < len(prompt):
             yield {"prompt_progress": {"processed": at, "cache": cached, "total": len(prompt)}}
@@ -130,6 +133,15 @@ async def test_what_cannot_be_copied_is_computed_again(client: FakeClient) -> No
     client.full = True
     await Engine(client).together((*SYSTEM, 1), (*SYSTEM, 2))
     assert client.computed == 2 * 1001
+
+
+async def test_a_model_whose_cache_cannot_be_cut_lets_nobody_wait_again(client: FakeClient) -> None:
+    client.whole = True
+    engine = Engine(client)
+    await engine.together((*SYSTEM, 1, 1), (*SYSTEM, 2, 2))
+    assert client.computed == 2 * 1002
+    await engine.together((*SYSTEM[::-1], 1, 1), (*SYSTEM[::-1], 2, 2))
+    assert len(client.saved) == 1
 
 
 async def test_a_first_request_that_is_cancelled_sends_the_others_on(client: FakeClient) -> None:
