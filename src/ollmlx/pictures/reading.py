@@ -8,9 +8,12 @@ Pillow runs in a helper process only, after the sizes in the picture's header we
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
+import threading
 import warnings
 from base64 import b64decode, b64encode
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from ollmlx.errors import InvalidRequest
@@ -37,6 +40,9 @@ LARGEST_RATIO: Final = 100
 CPU_SECONDS: Final = 10
 WRITTEN_BYTES: Final = 96 << 20
 """Bytes of a picture that is written anew."""
+KNOWN_BYTES: Final = 64 << 20
+MOST_KNOWN: Final = 256
+"""Bytes of such pictures that are kept, and pictures that need not be read again."""
 
 
 async def read_pictures(messages: Sequence[Message], *, fetch_images: bool) -> tuple[Message, ...]:
@@ -66,9 +72,23 @@ def _decoded(image: str) -> bytes:
 
 
 def _readable(data: bytes) -> str:
-    """Return a picture in base64. Blocks."""
-    written = run_limited(_written_anew, data, what="invalid image input: it", cpu=CPU_SECONDS, output=WRITTEN_BYTES)
+    """Return a picture in base64. A conversation brings its pictures with each turn: they are read once. Blocks."""
+    key = hashlib.sha256(data).digest()
+    with _lock:
+        written = _known.pop(key, None)
+    if written is None:
+        subject = "invalid image input: it"
+        written = run_limited(_written_anew, data, what=subject, cpu=CPU_SECONDS, output=WRITTEN_BYTES) or b""
+    with _lock:
+        _known[key] = written
+        while len(_known) > MOST_KNOWN or sum(map(len, _known.values())) > KNOWN_BYTES:
+            _known.popitem(last=False)
     return b64encode(written or data).decode()
+
+
+_known: OrderedDict[bytes, bytes] = OrderedDict()
+"""Pictures written anew by the hash of what was sent; empty for those that stay as they are."""
+_lock = threading.Lock()
 
 
 def _refused(reason: str) -> InvalidRequest:

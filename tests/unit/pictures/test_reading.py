@@ -74,6 +74,13 @@ async def test_others_are_written_anew_as_a_person_sees_them(
         assert all(abs(one - other) <= 2 for one, other in zip(found, color, strict=True))
 
 
+@pytest.mark.parametrize("image", [base64_of(drawn("teal")), base64_of(drawn("teal"), "WEBP")])
+async def test_a_picture_that_comes_again_is_not_read_again(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = await read(image)
+    monkeypatch.setattr("ollmlx.pictures.reading.run_limited", lambda *arguments, **limits: pytest.fail("read again"))
+    assert await read(image) == first
+
+
 def claiming(width: int, height: int) -> str:
     """Return a small PNG whose header claims a size."""
     data = file_of(drawn())

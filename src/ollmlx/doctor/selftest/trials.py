@@ -8,10 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import struct
 import time
-import zlib
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -43,6 +40,17 @@ SCHEMA: dict[str, Any] = {
     "required": ["answer", "number", "sure"],
     "additionalProperties": False,
 }
+PICTURES = (
+    (
+        "iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAIAAAAlC+aJAAAATElEQVR42u3PQQ0AAAgEoNP+nTWCbzdoQE1+6wgICAgICAgICAgI"
+        "CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgIHBZShQF/CY4YrwAAAABJRU5ErkJggg=="
+    ),
+    (
+        "iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAIAAAAlC+aJAAAATUlEQVR42u3PQQ0AAAgEoNP+nTWFDzdoQCWTzzrPCQgICAgICAgI"
+        "CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICNxbUIcBf7p/yPgAAAAASUVORK5CYII="
+    ),
+)
+"""A red square and a blue one."""
 MOST_STREAMS = 4
 SLOT_SECONDS = 20.0
 GROUP = "model"
@@ -150,27 +158,15 @@ async def seen(subject: Subject, state: TrialState) -> Finding | None:
     """Show two pictures, one after the other and then both at once, when they are in the cache."""
     if not subject.sees:
         return None
-    pictures = [one_coloured(color) for color in (b"\xff\x00\x00", b"\x00\x00\xff")]
-    red, blue = [await subject.look(picture, TOKENS) for picture in pictures]
+    red, blue = [await subject.look(picture, TOKENS) for picture in PICTURES]
     if red.tokens == blue.tokens and red.text == blue.text:
         return _wrong(subject, "answers different pictures alike: it does not see them", repr(red.text[:SHOWN]))
-    together = await asyncio.gather(*(subject.look(picture, TOKENS) for picture in pictures))
+    together = await asyncio.gather(*(subject.look(picture, TOKENS) for picture in PICTURES))
     for alone, beside in zip((red, blue), together, strict=True):
         if changed := difference(alone, beside):
             problem = "gives another answer to a picture beside another one, or from the cache"
             return _wrong(subject, problem, changed, ONE_AT_A_TIME)
     return None
-
-
-def one_coloured(color: bytes, side: int = 64) -> str:
-    """Return a PNG of one colour in base64."""
-    rows = zlib.compress((b"\x00" + color * side) * side)
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
-    packed = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-    return b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(packed)).decode()
 
 
 async def seeded(subject: Subject, state: TrialState) -> Finding | None:

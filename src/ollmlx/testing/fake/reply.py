@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Literal
 
 from ollmlx.errors import InvalidRequest
@@ -135,7 +135,9 @@ def _answer(request: GenerateRequest, script: Script, last: str) -> list[str]:
         value = {"answer": last} if request.format == "json" else instance_of(request.format)
         return split_tokens(json.dumps(value, ensure_ascii=False))
     images = [image for message in request.messages[-1:] for image in message.images]
-    return split_tokens("".join([last or "ok", *(f" sees {zlib.crc32(image.encode()):08x}" for image in images)]))
+    return split_tokens(
+        "".join([last or "ok", *(f" sees {sha256(image.encode()).hexdigest()[:8]}" for image in images)])
+    )
 
 
 def _stopped(pieces: list[str], stops: tuple[str, ...]) -> tuple[list[str], str | None]:
