@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -36,7 +37,7 @@ def main() -> NoReturn:
     given = parser.parse_args()
     tie()
     confine()
-    unconfined = enter(files_of(given.model), (), given.sandbox)
+    unconfined = enter(files_of(given.model), (Path(tempfile.gettempdir()),), given.sandbox)
     # When a rank is lost, mlx.launch terminates all others. Rank 0 ignores that and lets the launcher end it: otherwise
     # its clients would be told that the runner is closing. All threads inherit the mask.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

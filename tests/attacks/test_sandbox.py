@@ -10,7 +10,7 @@ import socket
 import struct
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,8 +18,9 @@ import httpx2
 import pytest
 from tests.conftest import StartDaemon
 
+from ollmlx.helper import run_limited, sandbox
 from ollmlx.plugin.contracts import RunnerCommand
-from ollmlx.runner import sandbox
+from ollmlx.runner.sandbox import VARIABLE
 from ollmlx.supervisor.process.importers import ChildImporter
 from ollmlx.testing import RunnerProcess, fake_model, wait_until
 from ollmlx.testing.daemon import Daemon
@@ -106,7 +107,7 @@ async def attempts(places: dict[str, object], folder: Path, mode: str) -> tuple[
     file.parent.mkdir(exist_ok=True)
     file.write_text(TAKEN_OVER, encoding="utf-8")
     argv = (sys.executable, "-P", "-m", "ollmlx.runner", "--engine", f"{file}:TakenOver", "--fd", "{fd}")
-    command = RunnerCommand(argv=argv, env={sandbox.VARIABLE: mode})
+    command = RunnerCommand(argv=argv, env={VARIABLE: mode})
     model = fake_model(path=Path(str(places["model"])), capabilities=("completion",))
     async with RunnerProcess(command, model) as runner:
         status = await runner.ready()
@@ -155,12 +156,31 @@ async def test_an_importer_that_was_taken_over_reaches_nothing(
     places: dict[str, object], tmp_path: Path, mode: str, count: int
 ) -> None:
     (into := tmp_path / "into").mkdir()
-    command = RunnerCommand(argv=(sys.executable, "-c", IMPORTER, json.dumps(places)), env={sandbox.VARIABLE: mode})
+    command = RunnerCommand(argv=(sys.executable, "-c", IMPORTER, json.dumps(places)), env={VARIABLE: mode})
     steps = ChildImporter(command)(Path(str(places["model"])), into, format="gguf")
     worked = [step.status async for step in steps]
     assert len(worked) == count
     assert worked[-3:] == ["read the model", "write the import", "write a temporary file"]
     assert [path.name for path in into.iterdir()] == ["weights"]
+
+
+@confined
+def test_a_helper_that_was_taken_over_changes_nothing_and_sends_nothing(places: dict[str, object]) -> None:
+    doomed = Path(str(places["doomed"]))
+    tries: list[tuple[Callable[..., object], tuple[object, ...]]] = [
+        (open, (str(places["beside"]), "w")),
+        (open, ("/tmp/ollmlx-evil", "w")),
+        (os.unlink, (str(doomed),)),
+        (os.mkdir, (str(doomed.parent / "evil"),)),
+        (os.kill, (os.getpid(), 0)),
+        (socket.socket, ()),
+        (open, (f"/proc/{os.getpid()}/mem", "rb")),
+    ]
+    for attempt, arguments in tries:
+        with pytest.raises(RuntimeError, match=r"Permission denied|not permitted"):
+            run_limited(attempt, *arguments, what="it")
+    assert doomed.exists()
+    assert run_limited(os.listdir, str(doomed.parent), what="it"), "it reads, and hands over what it read"
 
 
 @pytest.mark.model
@@ -200,7 +220,7 @@ def test_real_models_answer_from_the_sandbox_with_temporary_files_of_their_own(
 @pytest.mark.mlx
 async def test_mlx_works_without_a_compiler(smollm2: Path) -> None:
     argv = RunnerCommand.of_engine("ollmlx_mlx.engine.engine:MlxEngine").argv
-    command = RunnerCommand(argv=argv, env={"PATH": "/nonexistent", sandbox.VARIABLE: "on"})
+    command = RunnerCommand(argv=argv, env={"PATH": "/nonexistent", VARIABLE: "on"})
     model = fake_model(format="mlx", path=smollm2, capabilities=("completion",))
     async with RunnerProcess(command, model) as runner:
         await runner.ready()

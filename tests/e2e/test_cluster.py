@@ -10,7 +10,7 @@ from tests.conftest import StartDaemon
 from tests.e2e.helpers import all_gone, asking, command, family
 from tests.random_models import DEEPSEEK, byte_model, greedy
 
-from ollmlx.runner.sandbox import landlock_version
+from ollmlx.helper.sandbox import landlock_version
 from ollmlx.testing import wait_until
 from ollmlx.testing.daemon import Daemon
 

@@ -7,18 +7,23 @@ import math
 import os
 import pickle
 import resource
+import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from ollmlx.errors import OllmlxError
 from ollmlx.helper.pool import LENGTH, MEMORY
+from ollmlx.helper.sandbox import enter
 
 
 def main() -> None:
     """Serve calls until standard input ends."""
     calls, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
+    if sys.platform == "linux":  # files may be anywhere; what is read there goes nowhere but to the parent
+        enter([Path("/")], [], "on")
     _limit_memory()
     while len(head := calls.read(LENGTH.size)) == LENGTH.size:
         call = calls.read(LENGTH.unpack(head)[0])

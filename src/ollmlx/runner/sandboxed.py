@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,7 +24,7 @@ def main() -> NoReturn:
     given = parser.parse_args()
     named = [Path(word) for word in given.program if word.startswith("/")]
     readable = [*named, *(file for path in given.read for file in sandbox.files_of(path))]
-    sandbox.enter(readable, given.write, os.environ.get(sandbox.VARIABLE, "on"))
+    sandbox.enter(readable, [Path(tempfile.gettempdir()), *given.write], os.environ.get(sandbox.VARIABLE, "on"))
     sys.stdout.flush()
     os.execv(given.program[0], given.program)  # noqa: S606 - no shell is meant
 
