@@ -36,10 +36,10 @@ endef
 # MLX needs its CPU library on Linux; on a Mac it brings Metal by itself.
 ifeq ($(shell uname -s),Linux)
 RUN_EXTRAS := [cpu]
-TEST_EXTRAS := [cpu,llamacpp,dev,clients]
+TEST_EXTRAS := [cpu,llamacpp,vision,dev,clients]
 else
 RUN_EXTRAS :=
-TEST_EXTRAS := [llamacpp,dev,clients]
+TEST_EXTRAS := [llamacpp,vision,dev,clients]
 endif
 
 .PHONY: help run test quick lint types imports unit fix fuzz fuzz-parsers audit docs bench pins clean dist test-agents
