@@ -215,6 +215,12 @@ class RecordReader:
         calls, self._calls = self._calls, {}
         return [_called(call) for call in calls.values()]
 
+    @property
+    def answer(self) -> list[int]:
+        """The answer's ids, without the one that ended it."""
+        ended = self._final is not None and self._final.get("stop_type") == "eos"
+        return self.tokens[:-1] if ended else self.tokens
+
     def end(self, context: Sequence[int]) -> list[Event]:
         """Return the last events, ending with Done. `context` are the ids of prompt and answer.
 

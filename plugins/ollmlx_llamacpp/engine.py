@@ -262,7 +262,7 @@ class LlamaCppEngine:
 
     async def _context(self, prompt: LlamaCppPrompt, reader: RecordReader) -> list[int]:
         """Return the ids of prompt and answer. llama.cpp sends a chat answer only as text, which is encoded here."""
-        tokens = reader.tokens
+        tokens = reader.answer
         if not tokens and reader.text:
             tokens = await self._prompts.encode(reader.text, special=False)
         return [*prompt.tokens, *tokens]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ollmlx import LimitExceeded, is_go_template, passes_tools, render_template
-from ollmlx.errors import InvalidRequest, Unsupported
+from ollmlx.errors import InvalidRequest, OllmlxError, Unsupported
 from ollmlx.runner.kit import (
     OldestFirst,
     bounded_text,
@@ -36,6 +37,9 @@ from ollmlx_llamacpp.limits import check_schemas
 
 Made = TypeVar("Made")
 CHAT, TEXT, INSERT = "/v1/chat/completions", "/completion", "/infill"
+PARTS = re.compile("think|thought|reason|channel", re.IGNORECASE)
+"""Words in a chat template by which an answer may have other parts than its text."""
+TRIAL = {"role": "user", "content": "a"}, {"role": "assistant", "content": "an answer"}
 LARK = "%llguidance {}\n"
 """The beginning of a grammar for llguidance; any other is one of llama.cpp's own."""
 SAMPLERS = {"temperature", "top_k", "top_p", "min_p", "typical_p", "seed"}
@@ -68,7 +72,8 @@ class LlamaCppPrompt:
 @dataclass
 class LlamaCppPrompts:
     """Makes the prompts of one model. `template`: its file's chat template, or ""; `marker`: what stands for a picture
-    in a text, empty without an image encoder; `lark`: Lark grammars are known to work, None: not tried.
+    in a text, empty without an image encoder; `lark`: Lark grammars are known to work, None: not tried; `plain`: the
+    template writes an answer as it is, None: not tried.
     """
 
     client: LlamaCppClient
@@ -77,6 +82,7 @@ class LlamaCppPrompts:
     template: str
     marker: str = ""
     lark: bool | None = None
+    plain: bool | None = None
 
     async def build(self, request: GenerateRequest) -> LlamaCppPrompt:
         """Return the request for llama.cpp. Raises InvalidRequest, Unsupported, ContextExceeded."""
@@ -161,7 +167,12 @@ class LlamaCppPrompts:
     async def _conversation(self, request: GenerateRequest, context: int) -> LlamaCppPrompt:
         _check_schemas(request)
         messages, tokens, dropped = await self._fit(request, context)
-        body = _chat(messages, request) | _sampling(request.options, _limit(request, context, len(tokens)))
+        sampling = _sampling(request.options, _limit(request, context, len(tokens)))
+        if await self._is_plain(request):
+            probabilities = {"n_probs": max(1, request.top_logprobs)} if request.top_logprobs is not None else {}
+            body = sampling | probabilities | {"prompt": tokens, "return_tokens": True, "return_progress": True}
+            return LlamaCppPrompt(TEXT, body, tuple(tokens), dropped)
+        body = _chat(messages, request) | sampling
         if request.top_logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": max(1, request.top_logprobs)}
         if request.format is not None:
@@ -169,6 +180,35 @@ class LlamaCppPrompts:
         if (budget := thinking_budget(request, knows_effort=knows_effort(self.template))) is not None:
             body["thinking_budget_tokens"] = budget
         return LlamaCppPrompt(CHAT, body | {"verbose": True, "return_progress": True}, tuple(tokens), dropped)
+
+    async def _is_plain(self, request: GenerateRequest) -> bool:
+        """Return whether the answer is text and nothing else, so that its prompt can go as ids.
+
+        llama.cpp's chat route would render and split the prompt again, and parse the whole answer for each token.
+        """
+        if any(message.images for message in request.messages) or request.messages[-1].role == "assistant":
+            return False
+        if (
+            offered_tools(request.tools, request.tool_choice)
+            or request.format
+            or request.max_thinking_tokens is not None
+        ):
+            return False
+        if self.plain is None:
+            self.plain = not PARTS.search(self.template) and await self._writes_plainly()
+        return self.plain
+
+    async def _writes_plainly(self) -> bool:
+        """Return whether the template puts nothing between the beginning of the assistant's turn and its text."""
+        question, answer = TRIAL
+        try:
+            begun, whole = [
+                str((await self.client.post("/apply-template", {"messages": turns}))["prompt"])
+                for turns in ([question], [question, answer, question])
+            ]
+        except OllmlxError:  # the template refuses this conversation
+            return False
+        return whole.startswith(begun + answer["content"])
 
     async def _text(self, request: GenerateRequest, context: int) -> LlamaCppPrompt:
         if request.max_thinking_tokens is not None and request.prompt is None:

@@ -62,6 +62,46 @@ async def test_a_conversation_goes_through_llama_cpps_template() -> None:
     assert (len(prompt.tokens), prompt.dropped) == (3, 0)
 
 
+class Plain(FakeClient):
+    """llama.cpp for a model whose template writes answers as they are."""
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        if path == "/apply-template":
+            turns = body["messages"]
+            lines = [f"{turn['role']}: {turn['content']}\n" for turn in turns]
+            return {"prompt": "".join(lines) + ("" if turns[-1]["role"] == "assistant" else "assistant: ")}
+        return await super().post(path, body)
+
+
+@pytest.mark.parametrize(
+    ("template", "fields", "path"),
+    [
+        ("{{ messages }}", {}, TEXT),
+        ("{{ messages }}", {"tools": (WEATHER,), "tool_choice": "none"}, TEXT),
+        ("{{ messages }}", {"tools": (WEATHER,)}, CHAT),
+        ("{{ messages }}", {"format": "json"}, CHAT),
+        ("{{ messages }}{{ reasoning_content }}", {}, CHAT),
+        ("<|channel|>final", {}, CHAT),
+    ],
+)
+async def test_the_prompt_goes_as_ids_when_an_answer_is_text_and_nothing_else(
+    template: str, fields: dict[str, Any], path: str
+) -> None:
+    made = builder(template=template)
+    made.client = Plain()  # type: ignore[assignment]
+    prompt = await made.build(chat("hello there", top_logprobs=2, **fields))
+    assert (prompt.path, prompt.tokens) == (path, (5, 5, 5, 10))
+    if path == TEXT:
+        assert (prompt.body["prompt"], prompt.body["n_probs"]) == ([5, 5, 5, 10], 2)
+
+
+async def test_an_answer_that_is_begun_goes_through_llama_cpps_chat() -> None:
+    made = builder()
+    made.client = Plain()  # type: ignore[assignment]
+    assert (await made.build(chat("hello", "well"))).path == CHAT
+    assert (await made.build(chat("hello", "well", "go on"))).path == TEXT
+
+
 async def test_plain_text_and_earlier_ids_go_as_ids() -> None:
     prompt = await builder().build(GenerateRequest(prompt="one three", context=(9, 9)))
     assert (prompt.path, prompt.body["prompt"], prompt.tokens) == (TEXT, [9, 9, 3, 5], (9, 9, 3, 5))
