@@ -23,7 +23,18 @@ from ollmlx.supervisor.runner.client import RunnerCall
 from ollmlx.supervisor.runner.failure import Cause, Remedy, RunnerFailure
 from ollmlx.supervisor.scheduling.memory import Allowance
 from ollmlx.testing.fake.store import fake_model
-from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, MemoryEstimate, RunnerState, Text
+from ollmlx.types import (
+    Done,
+    EmbedRequest,
+    EmbedResult,
+    Event,
+    GenerateRequest,
+    MemoryEstimate,
+    RerankRequest,
+    RerankResult,
+    RunnerState,
+    Text,
+)
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SETTLE_STEPS = 50
@@ -148,6 +159,10 @@ class ToyRunner:
     async def embed(self, request: EmbedRequest, call: RunnerCall | None = None) -> EmbedResult:
         self._crash_once()
         return EmbedResult(embeddings=((1.0,),) * len(request.inputs), prompt_tokens=len(request.inputs))
+
+    async def rerank(self, request: RerankRequest, call: RunnerCall | None = None) -> RerankResult:
+        self._crash_once()
+        return RerankResult(scores=(1.0,) * len(request.documents), prompt_tokens=len(request.documents))
 
     async def tokenize(self, request: TokenizeRequest, call: RunnerCall | None = None, request_id: str = "") -> Tokens:
         self._crash_once()

@@ -139,7 +139,7 @@ async def test_seeds_grammars_stops_and_cancelling_work_with_pictures(qwen: Path
         first = await collect(engine, look(PICTURES[0], options=warm))
         events = engine.generate(look(PICTURES[2], options={"num_predict": 2000}))
         await anext(events)
-        await events.aclose()  # type: ignore[attr-defined]
+        await events.aclose()
         second, held = await asyncio.gather(
             collect(engine, look(PICTURES[0], options=warm)),
             collect(
