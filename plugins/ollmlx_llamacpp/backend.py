@@ -24,8 +24,8 @@ ENGINE: Final = "ollmlx_llamacpp.engine:LlamaCppEngine"
 MISSING: Final = "ENV021"
 INSTALL: Final = "pip install 'ollmlx[llamacpp]'"
 WAITING_THREADS: Final = {"GOMP_SPINCOUNT": "3000"}
-"""Threads that wait for one another look three thousand times and then sleep: as fast as spinning on an idle machine,
-and twice as fast as that on a busy one (docs/benchmarks.md)."""
+"""Threads that wait for one another look three thousand times and then sleep: nearly as fast as spinning on an idle
+machine, and faster than that on a busy one (docs/benchmarks.md)."""
 LONGEST_ARRAY: Final = 4096
 """Items of the header's arrays that are read: enough for one number a layer. Vocabularies are skipped."""
 MIB: Final = 1024 * 1024
