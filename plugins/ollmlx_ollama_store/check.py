@@ -83,8 +83,8 @@ class OllamaCheck:
             if folder != self.layout.manifests:
                 title = f"models in {folder.relative_to(self.layout.root)} cannot be listed: {error.strerror or error}"
                 quoted = shlex.quote(str(folder))
-                others = any(path.lstat().st_uid != os.getuid() for path in (folder, *folder.rglob("*")))
-                own = (f'sudo chown -R "$(id -un)" {quoted}',) if others else ()
+                other = folder.lstat().st_uid != os.getuid()
+                own = (f'sudo chown -R "$(id -un)" {quoted}',) if other else ()
                 grant = SafeCommand(f"chmod -R u+rX {quoted}")
                 yield self._damaged(folder, title, (*own, grant), (self._aside(folder),))
 

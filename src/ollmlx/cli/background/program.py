@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from ollmlx.errors import OllmlxError
@@ -24,10 +25,15 @@ Run = Callable[[Sequence[str]], Output]
 
 
 def run_program(command: Sequence[str]) -> Output:
-    """Run a program to its end. One that is not installed has the status that a shell reports for it."""
-    if shutil.which(command[0]) is None:
+    """Run a program to its end. One that is not installed has the status that a shell reports for it.
+
+    Nothing of the caller's folder is run.
+    """
+    program = shutil.which(command[0])
+    if program is None or not Path(program).is_absolute():
         return Output(MISSING, "", f"{command[0]} is not installed")
-    done = subprocess.run(list(command), capture_output=True, text=True, errors="replace", check=False)
+    whole = [program, *command[1:]]
+    done = subprocess.run(whole, capture_output=True, text=True, errors="replace", check=False, cwd="/")
     return Output(done.returncode, done.stdout, done.stderr)
 
 
