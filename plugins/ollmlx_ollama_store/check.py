@@ -83,8 +83,7 @@ class OllamaCheck:
             if folder != self.layout.manifests:
                 title = f"models in {folder.relative_to(self.layout.root)} cannot be listed: {error.strerror or error}"
                 quoted = shlex.quote(str(folder))
-                other = folder.lstat().st_uid != os.getuid()
-                own = (f'sudo chown -R "$(id -un)" {quoted}',) if other else ()
+                own = (f'sudo chown -R "$(id -un)" {quoted}',) if _is_of_another(folder) else ()
                 grant = SafeCommand(f"chmod -R u+rX {quoted}")
                 yield self._damaged(folder, title, (*own, grant), (self._aside(folder),))
 
@@ -123,3 +122,11 @@ def _same_names(models: Sequence[InstalledModel]) -> Iterator[Finding]:
                 subject=same[0].name.short,
                 severity=Severity.WARNING,
             )
+
+
+def _is_of_another(path: Path) -> bool:
+    """Return True for a file of another user; False also where that cannot be seen."""
+    try:
+        return path.lstat().st_uid != os.getuid()
+    except OSError:
+        return False

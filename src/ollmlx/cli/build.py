@@ -33,7 +33,7 @@ def commit() -> str:
     if git is None:
         return "unknown"
     command = [git, "-C", str(checkout), "rev-parse", "--short=10", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     return f"{found.stdout.strip()} (a checkout)" if found.returncode == 0 else "unknown"
 
 

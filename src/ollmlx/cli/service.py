@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from ollmlx import __version__
 from ollmlx.cli.background.description import Description, Manager, describe_service
 from ollmlx.cli.background.launchd import Launchd
-from ollmlx.cli.background.program import Run, run_program
+from ollmlx.cli.background.program import Run, run_program, show_program
 from ollmlx.cli.background.systemd import Systemd
 from ollmlx.cli.client import NotRunning
 from ollmlx.cli.connection import connect, load
@@ -55,7 +54,7 @@ def run_service(args: argparse.Namespace) -> int:
     if not manager.file.is_file():
         raise NotFound("the service is not installed", hint="ollmlx service install")
     if args.action == "logs":
-        return subprocess.call(manager.log_command(args.lines, follow=args.follow))
+        return show_program(manager.log_command(args.lines, follow=args.follow))
     if args.action == "status":
         return _status(args, manager)
     if args.action == "restart":

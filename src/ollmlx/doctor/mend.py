@@ -7,6 +7,7 @@ for the next examination, and told: no program can set those of the shell that s
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,11 @@ from ollmlx.storekit.files import free_name
 
 MOST = 100
 """Findings that are mended at most: a command that makes new ones does not run for ever."""
-SHELL = 'ollmlx() { "$0" -P -m ollmlx "$@"; }\n{\n%s\n} || exit\nexec "$0" -I -S -c \'%s\' "$1"'
+SHELL = """ollmlx() {{ {python} -P -m ollmlx "$@"; }}
+{{
+{command}
+}} || exit
+exec {python} -I -S -c {program} {number}"""
 """Runs a command with this program as `ollmlx`, then writes its variables to a descriptor."""
 VARIABLES = 'import os, sys; os.write(int(sys.argv[1]), b"\\0".join(b"=".join(one) for one in os.environb.items()))'
 OF_SHELLS = ("PWD", "OLDPWD", "SHLVL", "_", "LC_CTYPE")
@@ -122,10 +127,9 @@ def run_in_shell(command: str, environ: MutableMapping[str, str]) -> tuple[int, 
     """Run a command as it would be typed; its output goes to standard error. Return its status and its variables."""
     with tempfile.TemporaryFile() as variables:
         number = variables.fileno()
-        done = subprocess.run(
-            ["/bin/sh", "-c", SHELL % (command, VARIABLES), sys.executable, str(number)],
-            env=dict(environ), stdout=2, pass_fds=(number,), check=False,
-        )  # fmt: skip
+        python, program = shlex.quote(sys.executable), shlex.quote(VARIABLES)
+        script = SHELL.format(python=python, command=command, program=program, number=number)
+        done = subprocess.run(["/bin/sh", "-c", script], env=dict(environ), stdout=2, pass_fds=(number,), check=False)
         variables.seek(0)
         pairs = (os.fsdecode(pair).partition("=") for pair in variables.read().split(b"\0") if pair)
         after = {name: value for name, _, value in pairs}

@@ -70,6 +70,7 @@ class Awake:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
+                cwd="/",
             )
         except OSError as error:
             self._give_up(str(error.strerror))
