@@ -104,6 +104,8 @@ async def _end(process: asyncio.subprocess.Process, drain: asyncio.Task[None]) -
     if process.returncode is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        assert process.stdout is not None
+        await _collect(process.stdout, bytearray())  # asyncio's `wait` waits for the ends of the pipes, too
         await process.wait()
     drain.cancel()
     with suppress(asyncio.CancelledError):
