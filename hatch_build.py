@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ class MadeFiles(BuildHookInterface[Any]):
         if version == "editable":
             return
         root = Path(self.root)
-        if (root / ".git").exists():
-            command = ["git", "rev-parse", "--short=10", "HEAD"]
-            found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+        git = shutil.which("git") if (root / ".git").exists() else None
+        if git is not None:  # without it, or in a checkout of another user, the commit stays unknown
+            command = [git, "rev-parse", "--short=10", "HEAD"]
+            found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
             (root / COMMIT).parent.mkdir(exist_ok=True)
-            (root / COMMIT).write_text(found.stdout, "ascii")
+            (root / COMMIT).write_text(found.stdout if found.returncode == 0 else "unknown", "ascii")
         targets = {COMMIT: "ollmlx/COMMIT", MAN: "share/man/man1/ollmlx.1"}
         for file, target in targets.items():
             if not (root / file).is_file():

@@ -45,9 +45,9 @@ class HubSearch:
 
     def provides(self, name: ModelName) -> str | None:
         """`search:qwen3.5@4b` for a name without an organisation and without a host, where MLX has a GPU."""
-        catalogued = any(ModelName.parse(short) == name for short in load_catalogue())
-        wanted = self._gpu and is_library_name(name) and not catalogued
-        return f"search:{name.name}@{name.tag}" if wanted else None
+        if not (self._gpu and is_library_name(name)) or any(ModelName.parse(each) == name for each in load_catalogue()):
+            return None
+        return f"search:{name.name}@{name.tag}"
 
     def format(self, name: ModelName) -> str:
         return "mlx"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ollmlx.errors import StorageError, UpstreamError
-from ollmlx.formats.gguf import MAX_HEADER, read_gguf_header
+from ollmlx.formats.gguf import read_gguf_header
 from ollmlx.formats.safetensors import read_safetensors_header
 from ollmlx.model.installed import InstalledModel, PullCandidate
 from ollmlx.model.names import ModelName
@@ -28,14 +28,15 @@ from ollmlx.storekit.threads import to_transfer_thread
 if TYPE_CHECKING:
     import httpx2
 
-HEADS: Final = (1 << 20, 8 << 20, MAX_HEADER)
-"""Bytes of a file that are fetched until its header is whole."""
+HEADS: Final = (1 << 20, 8 << 20, 24 << 20)
+"""Bytes of a file that are fetched until its header is whole. Each is held in memory; real headers have 1 to 15 MiB."""
 
 
 async def fetch_outline(
     client: httpx2.AsyncClient, url: str, target: Path, *, size: int, headers: Mapping[str, str] | None = None
 ) -> None:
-    """Write the outline of a GGUF or safetensors file of `size` bytes to `target`. Other files are fetched whole.
+    """Write the outline of a GGUF or safetensors file of `size` bytes to `target`. Of another file it
+    is the first MiB, which is all of a configuration.
 
     Raises UpstreamError, StorageError for a file that has no readable header.
     """
@@ -72,7 +73,8 @@ async def _range(client: httpx2.AsyncClient, url: str, start: int, end: int, hea
                     break
     except httpx2.TransportError as error:
         raise UpstreamError(f"{type(error).__name__}: {error}", code="NET005") from error
-    return bytes(data[skipped : skipped + end - start])
+    del data[:skipped]
+    return bytes(data[: end - start])
 
 
 def _write(target: Path, start: int, data: bytes, size: int) -> None:
