@@ -35,8 +35,7 @@ HEADS: Final = (1 << 20, 8 << 20, 24 << 20)
 async def fetch_outline(
     client: httpx2.AsyncClient, url: str, target: Path, *, size: int, headers: Mapping[str, str] | None = None
 ) -> None:
-    """Write the outline of a GGUF or safetensors file of `size` bytes to `target`. Of another file it
-    is the first MiB, which is all of a configuration.
+    """Write the outline of a GGUF or safetensors file of `size` bytes to `target`; of another file its first MiB.
 
     Raises UpstreamError, StorageError for a file that has no readable header.
     """

@@ -64,7 +64,8 @@ async def loadable(context: CheckContext) -> list[Finding]:
 async def _listed(context: CheckContext) -> list[InstalledModel]:
     models: list[InstalledModel] = []
     for store in context.stores:
-        with suppress(Exception):  # other checks report the failures of stores
+        # Other checks report the failures of stores.
+        with suppress(OllmlxError), context.plugins.registry.stores.errors_named(store.name):
             models += await store.list()
     return models
 
@@ -72,12 +73,12 @@ async def _listed(context: CheckContext) -> list[InstalledModel]:
 async def _module(context: CheckContext, model: InstalledModel) -> str | None:
     """Return the module that loads a model on trial; None if its backend has none, or refuses the model."""
     overrides = context.settings.models.get(model.name.short)
-    with suppress(Exception):  # another check reports refusals and failures
-        backend = await asyncio.to_thread(
-            context.plugins.registry.backend_for, model, overrides.backend if overrides else None
-        )
+    registry = context.plugins.registry
+    with suppress(OllmlxError):  # another check reports refusals and failures
+        backend = await asyncio.to_thread(registry.backend_for, model, overrides.backend if overrides else None)
         trial = getattr(backend, "trial", None)
-        module = trial(model) if trial is not None else None
+        with registry.backends.errors_named(backend.name):
+            module = trial(model) if trial is not None else None
         return module if isinstance(module, str) else None
     return None
 
