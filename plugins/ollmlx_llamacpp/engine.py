@@ -250,6 +250,7 @@ class LlamaCppEngine:
             generated_tokens_total=self._totals["generated"],
             device=loaded.device,
             notes=loaded.notes,
+            stuck=self._prompts.rendering.stuck,
         )
 
     async def trim(self) -> None:

@@ -6,13 +6,24 @@ repetitions in repetitions has thousands of such places, and takes seconds for e
 
 from __future__ import annotations
 
+import asyncio
 import re
+import resource
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import psutil
+
 from ollmlx import LimitExceeded, render_template
-from ollmlx.errors import InvalidRequest
+from ollmlx.errors import InvalidRequest, RunnerFailed
+from ollmlx_llamacpp.client import Json, LlamaCppClient
+
+RENDER_SECONDS: Final = 8.0
+"""Time in which llama.cpp renders a conversation for which a helper needs at most 2 s of CPU time."""
+RENDER_MEMORY: Final = 512 << 20
 
 MOST_PARTS: Final = 10_000
 """Objects and lists of a schema."""
@@ -43,6 +54,49 @@ def template_fault(template: str) -> str | None:
         except InvalidRequest:  # it refuses such a conversation, as many do
             continue
     return None
+
+
+@dataclass
+class Rendering:
+    """llama.cpp's rendering of the template of the model's file, within limits of time and memory.
+
+    `stuck`: a rendering did not end in time. Nothing stops its thread; the process has to be replaced.
+    """
+
+    client: LlamaCppClient
+    stuck: bool = False
+    _running: int = 0
+    _before: tuple[int, int] = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+
+    async def text(self, body: Json) -> str:
+        """Return the text of a conversation. Raises InvalidRequest with the template's message, LimitExceeded."""
+        try:
+            async with asyncio.timeout(RENDER_SECONDS):
+                with self._bounded_memory():
+                    return str((await self.client.post("/apply-template", body))["prompt"])
+        except TimeoutError:
+            self.stuck = True
+            raise LimitExceeded(f"llama.cpp needs more than {RENDER_SECONDS:.0f} s for the template") from None
+        except (InvalidRequest, RunnerFailed) as failure:
+            if "bad_alloc" not in failure.message:
+                raise
+            limit = f"{RENDER_MEMORY >> 20} MiB of memory"
+            raise LimitExceeded(f"llama.cpp needs more than {limit} for the template") from None
+
+    @contextmanager
+    def _bounded_memory(self) -> Iterator[None]:
+        """Let this process take at most RENDER_MEMORY more memory meanwhile. macOS has no such limit."""
+        if not self._running and sys.platform == "linux":
+            self._before = resource.getrlimit(resource.RLIMIT_DATA)
+            limit, (soft, hard) = psutil.Process().memory_info().data + RENDER_MEMORY, self._before
+            resource.setrlimit(resource.RLIMIT_DATA, (limit if soft == resource.RLIM_INFINITY else soft, hard))
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if not self._running and sys.platform == "linux":
+                resource.setrlimit(resource.RLIMIT_DATA, self._before)
 
 
 def check_schemas(schemas: list[Any], what: str) -> None:

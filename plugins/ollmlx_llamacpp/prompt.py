@@ -33,7 +33,7 @@ from ollmlx.runner.kit import (
 )
 from ollmlx.types import GenerateRequest, Message, Options
 from ollmlx_llamacpp.client import Json, LlamaCppClient
-from ollmlx_llamacpp.limits import check_schemas
+from ollmlx_llamacpp.limits import Rendering, check_schemas
 
 Made = TypeVar("Made")
 CHAT, TEXT, INSERT = "/v1/chat/completions", "/completion", "/infill"
@@ -83,6 +83,9 @@ class LlamaCppPrompts:
     marker: str = ""
     lark: bool | None = None
     plain: bool | None = None
+
+    def __post_init__(self) -> None:
+        self.rendering = Rendering(self.client)
 
     async def build(self, request: GenerateRequest) -> LlamaCppPrompt:
         """Return the request for llama.cpp. Raises InvalidRequest, Unsupported, ContextExceeded."""
@@ -139,7 +142,7 @@ class LlamaCppPrompts:
             return await asyncio.to_thread(_render, request.template, turns, request, self.model_name)
         if self.template:
             await self._try_template(messages, request)
-            return str((await self.client.post("/apply-template", _chat(messages, request)))["prompt"])
+            return await self.rendering.text(_chat(messages, request))
         return "\n\n".join(str(_turn(message, self.marker)["content"]) for message in messages)
 
     async def _try_template(self, messages: Sequence[Message], request: GenerateRequest) -> None:
@@ -203,8 +206,7 @@ class LlamaCppPrompts:
         question, answer = TRIAL
         try:
             begun, whole = [
-                str((await self.client.post("/apply-template", {"messages": turns}))["prompt"])
-                for turns in ([question], [question, answer, question])
+                await self.rendering.text({"messages": turns}) for turns in ([question], [question, answer, question])
             ]
         except OllmlxError:  # the template refuses this conversation
             return False

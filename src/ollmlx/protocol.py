@@ -69,7 +69,8 @@ class Progress(Frozen):
     """The response of `GET /v1/status`. It never waits for the compute thread.
 
     `progress` grows with each token, vector, prefill chunk or load step. A runner with `active` > 0 whose `progress`
-    does not grow hangs. Memory is in bytes, as the allocator of the engine counts it.
+    does not grow hangs. Memory is in bytes, as the allocator of the engine counts it. `stuck`: a thread will never end,
+    so the runner gets no more requests, and is replaced after those that it has.
     """
 
     protocol: int = PROTOCOL_VERSION
@@ -91,6 +92,7 @@ class Progress(Frozen):
     generated_tokens_total: int = 0
     device: str = ""
     notes: tuple[str, ...] = ()
+    stuck: bool = Field(False, exclude_if=operator.not_)
     error: str | None = None
 
 

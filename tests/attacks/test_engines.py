@@ -22,9 +22,9 @@ from ollmlx.types import GenerateRequest, InstalledModel, Message, Options
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-DOUBLED = "{% set n = namespace(x='xxxxxxxx') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"
+DOUBLED = "{% set n = namespace(x='xxxx') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"
 BOMB = (
-    "{% set word = messages[-1].content %}{% if word == 'loop' %}" + LOOPS + "{% elif word == 'double' %}" + DOUBLED
+    "{%set word=messages[-1].content%}{% if word == 'loop' %}" + LOOPS + "{% elif word == 'double' %}" + DOUBLED
     + "{% else %}<|im_start|>user\n{{ word }}<|im_end|>\n<|im_start|>assistant\n{% endif %}"
 )  # fmt: skip
 """A template that works until a conversation ends with one of its words."""
@@ -100,6 +100,27 @@ async def test_llama_cpp_loads_a_model_whose_template_never_ends_and_refuses_its
         with pytest.raises(InvalidRequest, match="2 s of CPU time"):
             await runner.generate(chat("hi"))
         assert text_of(await runner.ask("One, two,", options=SHORT))
+
+
+async def test_a_template_that_behaves_differently_in_llama_cpp_ends_at_limits_and_costs_no_other_request(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The helper passes no `bos_token`, llama.cpp does."""
+    only_there = BOMB.replace("messages[-1].content", "bos_token and messages[-1].content")
+    async with runner_of("llamacpp", hostile("llamacpp", request, tmp_path, only_there)) as runner:
+        await runner.ready()
+        answer = text_of(await runner.generate(chat("hi")))
+        with pytest.raises(InvalidRequest, match="512 MiB of memory"):
+            await runner.generate(chat("double"))
+        assert not (await runner.status()).stuck
+        refused, other = await asyncio.gather(
+            runner.generate(chat("loop")), runner.ask("hi", options=SHORT), return_exceptions=True
+        )
+        assert isinstance(refused, InvalidRequest)
+        assert "8 s" in refused.message
+        assert not isinstance(other, BaseException)
+        assert text_of(await runner.generate(chat("hi"))) == answer
+        assert (await runner.status()).stuck
 
 
 @pytest.fixture

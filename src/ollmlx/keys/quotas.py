@@ -16,17 +16,18 @@ PRIORITIES = ("high", "normal", "low")
 
 
 class Quotas:
-    """Holds requests to the settings of their keys. A name without settings has no limits: one of `api_keys`."""
+    """Holds requests to the settings of their keys. One of `api_keys` has no name, and no limit but of priority."""
 
     def __init__(self, security: SecuritySettings, usage: Usage) -> None:
         self.usage = usage
-        self._keys = security.keys
+        self.reconfigure(security)
         self._running: Counter[str] = Counter()
         self._seen: set[str] = set()
 
     def reconfigure(self, security: SecuritySettings) -> None:
         """Use changed settings from the next request on."""
         self._keys = security.keys
+        self._highest_unnamed = "normal" if security.api_keys or security.keys else "high"
 
     def is_named(self, name: str) -> bool:
         """Return True for the name of a key of the settings."""
@@ -50,10 +51,14 @@ class Quotas:
             raise Forbidden(f"the API key {name!r} may not use {model.short!r}")
 
     def priority(self, name: str, asked: str) -> str:
-        """Return the priority of a request: what it asks for, and at most what its key has."""
+        """Return the priority of a request: what it asks for, and at most what its key has.
+
+        Where keys are in use, one without a name has `normal`.
+        """
         asked = asked if asked in PRIORITIES else "normal"
         key = self._keys.get(name)
-        return asked if key is None else PRIORITIES[max(map(PRIORITIES.index, (asked, key.priority)))]
+        highest = self._highest_unnamed if key is None else key.priority
+        return PRIORITIES[max(map(PRIORITIES.index, (asked, highest)))]
 
     def begin(self, name: str) -> None:
         """Count a request that begins. Raises LimitReached with the seconds to wait; then nothing is counted."""

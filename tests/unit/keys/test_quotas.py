@@ -74,7 +74,11 @@ def test_a_key_may_use_the_models_of_its_list(usage: Usage, models: list[str], m
 def test_the_priority_of_a_key_is_the_highest_of_its_requests(usage: Usage, ceiling: str, given: list[str]) -> None:
     limited = quotas(usage, priority=ceiling)
     assert [limited.priority("anna", asked) for asked in ("high", "normal", "low", "urgent")] == given
-    assert limited.priority("key-00000000", "high") == "high"
+    assert limited.priority("key-00000000", "high") == "normal"
+
+
+def test_where_no_keys_are_in_use_requests_have_the_priority_that_they_ask_for(usage: Usage) -> None:
+    assert Quotas(SecuritySettings(), usage).priority("127.0.0.1", "high") == "high"
 
 
 def test_requests_of_a_day_end_at_the_limit_and_begin_again_at_midnight(usage: Usage, clock: Clock) -> None:

@@ -117,7 +117,7 @@ async def test_lists_have_only_the_models_of_the_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "asked", "given"), [("of-anna", "high", "low"), ("of-ben", "high", "normal"), ("old", "high", "high")]
+    ("key", "asked", "given"), [("of-anna", "high", "low"), ("of-ben", "high", "normal"), ("old", "high", "normal")]
 )
 async def test_a_request_has_at_most_the_priority_of_its_key(key: str, asked: str, given: str) -> None:
     service, app = served(priority="low")

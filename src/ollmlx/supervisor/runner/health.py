@@ -104,9 +104,9 @@ class MonitoredRunner(Protocol):
     memory: int
     """Bytes that it used at the last probe."""
     throttled: bool
-    """Above the soft limit: the pool gives it no new requests."""
+    """Stuck, or above the soft limit: the pool gives it no new requests."""
     needs_replacement: bool
-    """Idle and still above the soft limit after a trim: only a fresh process gives the memory back."""
+    """Idle, and stuck or still above the soft limit after a trim: only a fresh process is of use."""
 
     def kill(self, cause: Cause, text: str) -> None: ...
 
@@ -216,8 +216,9 @@ class HealthMonitor:
                 await runner.client.command("trim", PATIENCE)
             except (ConnectionLost, ProtocolViolation, OllmlxError) as failure:
                 logger.warning("%s did not drop its caches: %s", runner.id, failure)
-        throttled = self._above_soft > 0
-        needs_replacement = self._above_soft > STRIKES and not runner.active_requests
+        stuck = status is not None and status.stuck
+        throttled = self._above_soft > 0 or stuck
+        needs_replacement = (self._above_soft > STRIKES or stuck) and not runner.active_requests
         if (throttled, needs_replacement) != (runner.throttled, runner.needs_replacement):
             runner.throttled, runner.needs_replacement = throttled, needs_replacement
             runner.on_change()

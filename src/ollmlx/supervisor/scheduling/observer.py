@@ -12,7 +12,7 @@ class PoolObserver:
         """A load ended: `ok`, `failed` or `cancelled`."""
 
     def on_evict(self, model: str, reason: str) -> None:
-        """A runner is being stopped: `keep_alive`, `memory`, `asked`, `context`, `bloated` or `drain`."""
+        """A runner is being stopped: `keep_alive`, `memory`, `asked`, `context`, `spent` or `drain`."""
 
     def on_restart(self, model: str, cause: str) -> None:
         """A loaded runner exited without being asked: a cause of `failure.Cause`, or `exit_N`, `SIGNAME`."""

@@ -213,7 +213,7 @@ class Scheduler:
         return now >= due
 
     def _stop_unneeded(self, now: float, wake: list[float]) -> None:
-        """Stop idle models that expired, that were unloaded, or that use too much memory."""
+        """Stop idle models that expired, that were unloaded, or that need a fresh process."""
         for entry in list(self._runners.entries.values()):
             if not entry.is_loaded or not entry.is_idle or entry.stopping:
                 continue
@@ -221,7 +221,7 @@ class Scheduler:
             if entry.stop_when_idle:
                 self._stop(entry, "asked")
             elif entry.runner is not None and entry.runner.needs_replacement:
-                self._stop(entry, "bloated")
+                self._stop(entry, "spent")
                 self._reload_if_pinned(entry)
             elif now >= entry.expires and not needed:
                 self._stop(entry, "keep_alive")

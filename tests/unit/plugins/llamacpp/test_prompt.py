@@ -37,8 +37,8 @@ class FakeClient:
         return {"tokens": [len(word) for word in body["content"].split()]}
 
 
-def builder(context: int = 100, **fields: Any) -> LlamaCppPrompts:
-    return LlamaCppPrompts(FakeClient(), "tiny", context, **{"template": "{{ messages }}", **fields})  # type: ignore[arg-type]
+def builder(context: int = 100, client: type[FakeClient] = FakeClient, **fields: Any) -> LlamaCppPrompts:
+    return LlamaCppPrompts(client(), "tiny", context, **{"template": "{{ messages }}", **fields})  # type: ignore[arg-type]
 
 
 PATCH = {
@@ -87,9 +87,7 @@ class Plain(FakeClient):
 async def test_the_prompt_goes_as_ids_when_an_answer_is_text_and_nothing_else(
     template: str, fields: dict[str, Any], path: str
 ) -> None:
-    made = builder(template=template)
-    made.client = Plain()  # type: ignore[assignment]
-    prompt = await made.build(chat("hello there", top_logprobs=2, **fields))
+    prompt = await builder(client=Plain, template=template).build(chat("hello there", top_logprobs=2, **fields))
     assert (prompt.path, prompt.tokens) == (path, (5, 5, 5, 10))
     if path == TEXT:
         assert (prompt.body["prompt"], prompt.body["n_probs"]) == ([5, 5, 5, 10], 2)

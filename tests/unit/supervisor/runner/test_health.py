@@ -101,6 +101,7 @@ class ToyClient:
         self.unread = 0
         self.progress = 0
         self.answers_status = True
+        self.stuck = False
         self.answers_trials = True
         self.trims = 0
         self.trials = 0
@@ -108,7 +109,7 @@ class ToyClient:
     async def status(self, timeout: float) -> Progress:
         if not self.answers_status:
             raise ConnectionLost("no answer within 5 s")
-        return Progress(engine="fake", state="ready", progress=self.progress)
+        return Progress(engine="fake", state="ready", progress=self.progress, stuck=self.stuck)
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
         self.trials += 1
@@ -236,6 +237,15 @@ async def test_an_idle_runner_that_stays_above_the_soft_limit_is_replaced(monito
     monitored.used = monitored.runner.allowance.soft + 1
     await monitored.wait(4)
     assert monitored.runner.needs_replacement
+
+
+async def test_a_runner_that_is_stuck_gets_no_more_work_and_is_replaced_when_it_is_idle(monitored: Monitored) -> None:
+    monitored.toy.stuck = True
+    await monitored.wait(1, progress=1)
+    assert (monitored.runner.throttled, monitored.runner.needs_replacement) == (True, False)
+    monitored.runner.active_requests = 0
+    await monitored.wait(1)
+    assert (monitored.runner.needs_replacement, monitored.runner.killed) == (True, [])
 
 
 async def test_a_runner_twice_above_the_hard_limit_is_killed(monitored: Monitored) -> None:

@@ -185,7 +185,7 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def no_pinned_runner_is_evicted_for_another(self) -> None:
         reasons = {reason for model, reason in self.evicted.reasons if model == PINNED.name}
-        assert reasons <= {"asked", "bloated"}
+        assert reasons <= {"asked", "spent"}
 
     @invariant()
     def leases_are_counted_and_bounded(self) -> None:
