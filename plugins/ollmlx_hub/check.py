@@ -17,6 +17,7 @@ from ollmlx.storekit import damaged, free_name, sha256_of
 from ollmlx_hub.client import DEFAULT_ENDPOINT, HubClient, HubSettings
 from ollmlx_hub.index import MlxIndex
 from ollmlx_hub.layout import TOKENIZERS, MlxLayout, nested_models, readable_manifest
+from ollmlx_hub.store import MlxStore
 
 STORE = "mlx"
 STALE_SECONDS = 600.0
@@ -35,19 +36,32 @@ class ModelsCheck:
         return await asyncio.to_thread(lambda: list(self._findings(context)))
 
     def _findings(self, context: Any) -> Iterator[Finding]:
-        layout = MlxLayout(context.settings.models_folder / STORE)
-        index = MlxIndex(layout, STORE)
+        index = _index(context)
+        layout = index.layout
         try:
             folders = layout.folders()
         except StorageError:  # another check reports a models folder that cannot be read
             return
         yield from _strays(layout.root)
-        for folder in folders:
+        for number, folder in enumerate(folders):
+            if context.left() <= 0:
+                late = f"{len(folders) - number} of {len(folders)} folders of models were not read for lack of time"
+                title = f"{late}: {folder.name} and later ones; see ollmlx doctor storage --deep"
+                yield Finding.of("MDL003", title, severity=Severity.SKIPPED)
+                folders = folders[:number]
+                break
             yield from _damage(context, index, folder)
             if context.deep:
                 yield from _changed_files(folder)
         yield from _wrong_folders(folders)
         yield from _leftovers(layout, context.now())
+
+
+def _index(context: Any) -> MlxIndex:
+    """Return the index of the store, in which others have read the same folders, or a new one."""
+    store = context.plugins.registry.stores.get(STORE)
+    is_same = isinstance(store, MlxStore) and store.layout.root == context.settings.models_folder / STORE
+    return store.index if is_same else MlxIndex(MlxLayout(context.settings.models_folder / STORE), STORE)
 
 
 def _damage(context: Any, index: MlxIndex, folder: Path) -> Iterator[Finding]:

@@ -88,10 +88,5 @@ def _came_as_gguf(model: InstalledModel, registry: Any) -> bool:
 
 async def _models(context: Any, format: str) -> dict[str, InstalledModel]:
     """Return the installed models of a format by their names, sorted."""
-    found: dict[str, InstalledModel] = {}
-    for store in context.stores:
-        try:
-            found |= {model.name.short: model for model in await store.list() if model.format == format}
-        except Exception:  # noqa: BLE001, S112 - other checks report the failures of stores
-            continue
+    found = {model.name.short: model for model in await context.models() if model.format == format}
     return dict(sorted(found.items()))

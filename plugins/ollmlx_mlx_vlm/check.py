@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ollmlx import Finding, Severity
-from ollmlx.types import InstalledModel
 from ollmlx_mlx_vlm.backend import INSTALL, MISSING, is_readable
 
 IMPORT_SECONDS: Final = 60
@@ -47,10 +46,4 @@ class VisionCheck:
 
 async def _models(context: Any) -> list[str]:
     """Return the names of installed models with a vision encoder of a known family, sorted."""
-    found: list[InstalledModel] = []
-    for store in context.stores:
-        try:
-            found += await store.list()
-        except Exception:  # noqa: BLE001, S112 - other checks report the failures of stores
-            continue
-    return sorted({model.name.short for model in found if is_readable(model)})
+    return sorted({model.name.short for model in await context.models() if is_readable(model)})

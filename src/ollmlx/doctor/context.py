@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -10,11 +11,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pluggy import PluginManager
 
 from ollmlx.doctor.daemon import DaemonClient, NoReply
+from ollmlx.doctor.inventory import Choices, Inventory, Listing, choose_backends, list_models
 from ollmlx.doctor.machine import Completed, Machine, Processes, run_child
 from ollmlx.doctor.probe.parent import PluginProbe, PluginTask, start_probes
 from ollmlx.errors import OllmlxError
@@ -29,6 +31,8 @@ from ollmlx.settings.load import InvalidSettings, LoadedSettings, load_settings
 from ollmlx.text.addresses import Address
 from ollmlx.types import InstalledModel
 
+SPARE_SECONDS = 0.4
+"""Checks stop so long before the examination ends: what they have found by then is told."""
 PLUGIN_SECONDS = 2.5
 """Time limit for loading a plugin in the doctor; the daemon's own limit is `[plugins] load_timeout`."""
 
@@ -50,7 +54,8 @@ class CheckContext:
     `faults`: why the settings cannot be used; `loaded` and `settings` then hold the values that have no fault.
     `file`: the settings file that was read or should have been. `config`: the file that `--config` named.
     `load`: waits for the plugins. `probes`: of foreign plugins, known once the plugins are loaded.
-    `deep`: checks may read whole models. `online`: checks may use the network.
+    `deep`: checks may read whole models. `online`: checks may use the network. `until`: the time of the monotonic clock
+    at which the examination ends.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -70,6 +75,8 @@ class CheckContext:
     online: bool = False
     load: Callable[[], Plugins] = lambda: Plugins(PluginManager("ollmlx"))
     probes: Sequence[PluginProbe] = ()
+    until: float = math.inf
+    inventory: Inventory = field(default_factory=Inventory)
 
     @property
     def plugins(self) -> Plugins:
@@ -80,6 +87,24 @@ class CheckContext:
     def stores(self) -> Sequence[Store]:
         """The stores of all plugins."""
         return self.plugins.registry.stores.values()
+
+    def left(self) -> float:
+        """Return the seconds that a check may still take; what it could not examine by then is a note."""
+        return self.until - SPARE_SECONDS - time.monotonic()
+
+    async def listings(self) -> list[Listing]:
+        """Return the models of each store, listed once for all checks."""
+        work = partial(list_models, self.plugins.registry)
+        return cast(list[Listing], await self.inventory.once("listings", work))
+
+    async def models(self) -> list[InstalledModel]:
+        """Return the models of every store that can list them. Other checks report those that cannot."""
+        return [model for listing in await self.listings() for model in listing.models]
+
+    async def choices(self) -> Choices:
+        """Return every model with the backend that would run it."""
+        work = partial(choose_backends, self.plugins.registry, self.settings, await self.models(), self.left)
+        return cast(Choices, await self.inventory.once("choices", work))
 
     def origin(self, *path: str) -> Origin:
         """Return the source of a key's value, or of the first key of a table."""

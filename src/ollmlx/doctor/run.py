@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -19,6 +19,7 @@ from ollmlx.doctor.check import found
 from ollmlx.doctor.checks import OWN
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import own_pip
+from ollmlx.doctor.inventory import some_of
 from ollmlx.doctor.report import CheckResult, Report
 from ollmlx.errors import InvalidRequest
 from ollmlx.errors.findings import Finding, SafeCommand, Severity
@@ -28,7 +29,6 @@ from ollmlx.plugin.loader import in_background
 T = TypeVar("T")
 PATIENCE = 4.7
 """Seconds from the start of the process to the end of all ordinary checks: the doctor ends within five."""
-MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ def examine(
     What is not finished then is one finding. `now`: a clock.
     """
     started = now()
+    context = replace(context, until=time.monotonic() + patience)
     # A thread with its own event loop for each check: one that blocks delays neither the others nor the exit.
     running: list[tuple[OwnedCheck, Future[CheckResult]]] = []
     listing = in_background("checks", partial(_start, checks, context, running))
@@ -209,9 +210,8 @@ def _unread(patience: float) -> Finding:
 
 
 def _late(what: Sequence[str], patience: float) -> Finding:
-    names = ", ".join(one.partition(",")[0] for one in what[:MOST_NAMED])
-    more = f" and {len(what) - MOST_NAMED} more" if len(what) > MOST_NAMED else ""
-    title = f"the examination was not finished within {patience:.0f} s: {names}{more}"
+    names = some_of([one.partition(",")[0] for one in what])
+    title = f"the examination was not finished within {patience:.0f} s: {names}"
     return found("DOC002", title, evidence=what, commands=("ollmlx doctor --deep",), subject=names)
 
 

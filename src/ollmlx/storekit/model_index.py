@@ -56,6 +56,7 @@ class ModelIndex(ABC, Generic[Key, Manifest]):
         self._readings: dict[Key, ModelReading[Manifest]] = {}
         self._logged: dict[Key, str] = {}
         self._lock = threading.Lock()
+        self._being_read: dict[Key, threading.Lock] = {}
 
     @abstractmethod
     def read_manifest(self, key: Key) -> Manifest | None:
@@ -81,9 +82,12 @@ class ModelIndex(ABC, Generic[Key, Manifest]):
         reached a limit is: reading it again would take as long.
         """
         with self._lock:
+            being_read = self._being_read.setdefault(key, threading.Lock())
+        with being_read:  # another thread that wants the same model waits for this one's reading
             known = self._readings.get(key)
-        if known is not None and self._is_current(key, known):
-            return known
+            return known if known is not None and self._is_current(key, known) else self._read(key)
+
+    def _read(self, key: Key) -> ModelReading[Manifest]:
         manifest: Manifest | None = None
         state: Hashable = None
         try:

@@ -43,7 +43,10 @@ def test_a_fault_of_the_file_is_reported_with_its_line(
     assert found.evidence[0].endswith(f"ollmlx.toml, line {line}")
 
 
-def test_folders_are_skipped_with_a_note_if_the_settings_cannot_be_read(tmp_path: Path) -> None:
+def test_folders_are_skipped_with_a_note_if_the_settings_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # the default folders are there
     (note,) = examined(healthy(tmp_path, "[server")).notes("storage")
     assert note.title == "skipped: the settings have a fault, so the folders are not known; see ollmlx doctor config"
 

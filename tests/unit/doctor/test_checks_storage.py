@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,6 +23,7 @@ from tests.unit.doctor.contexts import NOW, codes, examined, expect, healthy
 from ollmlx import Refusal
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import other_folder
+from ollmlx.doctor.run import all_checks
 from ollmlx.errors.findings import Finding, Severity
 from ollmlx.plugin.registry import RegisteredCheck
 from ollmlx.storekit import sha256_of
@@ -350,3 +353,29 @@ def test_no_finding_about_a_model_begins_with_a_command_that_removes(tmp_path: P
     findings = examined(context).findings
     assert len(findings) >= 5
     assert [one for one in findings for command in one.commands if REMOVES.search(command)] == []
+
+
+@pytest.mark.parametrize("name", ["models", "runnable", "loadable"])
+def test_models_for_which_there_is_no_time_are_said_to_be_unexamined(tmp_path: Path, name: str) -> None:
+    for folder in ("org_a", "org_b"):
+        put(tmp_path / "models/mlx" / folder)
+    context = replace(healthy(tmp_path), until=0.0)
+    (check,) = (one.check for one in all_checks(context) if one.check.name == name)
+    (note,) = asyncio.run(check.run(context))
+    assert note.severity is Severity.SKIPPED
+    assert "for lack of time" in note.title
+    assert re.search(r"org.a.*ollmlx doctor storage --deep", note.title)
+
+
+def test_the_models_are_listed_once_for_all_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "models/mlx/org_a")
+    context, listed = healthy(tmp_path), list[str]()
+    for store in context.stores:
+        monkeypatch.setattr(store, "list", partial(_counted, store.list, store.name, listed))
+    examined(context)
+    assert sorted(listed) == sorted(store.name for store in context.stores)
+
+
+async def _counted(list_models: Callable[[], Any], name: str, listed: list[str]) -> Any:
+    listed.append(name)
+    return await list_models()

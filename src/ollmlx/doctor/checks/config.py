@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 
 from ollmlx.doctor.check import check, found
 from ollmlx.doctor.context import CheckContext
@@ -80,10 +79,7 @@ async def memory_limit(context: CheckContext) -> list[Finding]:
     limit = context.settings.memory.limit
     if not isinstance(limit, int):
         return []
-    sizes: list[int] = []
-    for store in context.stores:
-        with suppress(OllmlxError):  # another check reports it
-            sizes += [model.size for model in await store.list()]
+    sizes = [model.size for model in await context.models()]
     if not sizes or min(sizes) <= limit:
         return []
     origin = context.origin("memory", "limit")

@@ -17,13 +17,14 @@ from typing import Final, NamedTuple
 
 from ollmlx.doctor.check import check, found
 from ollmlx.doctor.context import CheckContext
+from ollmlx.doctor.inventory import some_of
 from ollmlx.errors import OllmlxError
 from ollmlx.errors.findings import Finding, SafeCommand, Severity
 from ollmlx.model.templates import check_template
+from ollmlx.plugin.contracts import Backend
 from ollmlx.storekit import read_bounded, write_whole
 from ollmlx.types import InstalledModel
 
-SECONDS: Final = 3.2
 DEEP_SECONDS: Final = 300.0
 AT_ONCE: Final = 200
 MEMORY: Final = "dry-load.json"
@@ -43,7 +44,8 @@ class Row(NamedTuple):
 @check("loadable", "storage", "MDL003", "MDL004")
 async def loadable(context: CheckContext) -> list[Finding]:
     """Report each listed model that cannot be loaded; a note if there was no time for all."""
-    trials = [(model, module) for model in await _listed(context) if (module := await _module(context, model))]
+    choices = await context.choices()
+    trials = [(model, module) for model, backend in choices.of if (module := _module(context, model, backend))]
     file = context.settings.state_folder / MEMORY
     versions = [context.version_of(part) for part in PARTS]
     known = await asyncio.to_thread(_remembered, file, versions)
@@ -56,38 +58,25 @@ async def loadable(context: CheckContext) -> list[Finding]:
         kept = {model.digest: known.get(model.digest) for model, _ in trials}
         await asyncio.to_thread(_remember, file, versions, kept)
     told = [(model, known[model.digest]) for model, _ in trials if model.digest in known]
-    late = [model.name.short for model, _ in trials if model.digest not in known]
+    late = [model.name.short for model in (*(one for one, _ in trials if one.digest not in known), *choices.late)]
     findings = [_finding(context, model, row) for model, row in told if row.problem is not None]
     return [*findings, *([_late(late)] if late and any(versions) else [])]
 
 
-async def _listed(context: CheckContext) -> list[InstalledModel]:
-    models: list[InstalledModel] = []
-    for store in context.stores:
-        # Other checks report the failures of stores.
-        with suppress(OllmlxError), context.plugins.registry.stores.errors_named(store.name):
-            models += await store.list()
-    return models
-
-
-async def _module(context: CheckContext, model: InstalledModel) -> str | None:
+def _module(context: CheckContext, model: InstalledModel, backend: Backend | OllmlxError) -> str | None:
     """Return the module that loads a model on trial; None if its backend has none, or refuses the model."""
-    overrides = context.settings.models.get(model.name.short)
-    registry = context.plugins.registry
-    with suppress(OllmlxError):  # another check reports refusals and failures
-        backend = await asyncio.to_thread(registry.backend_for, model, overrides.backend if overrides else None)
-        trial = getattr(backend, "trial", None)
-        with registry.backends.errors_named(backend.name):
-            module = trial(model) if trial is not None else None
+    trial = None if isinstance(backend, OllmlxError) else getattr(backend, "trial", None)
+    with suppress(OllmlxError), context.plugins.registry.backends.errors_named(getattr(backend, "name", "")):
+        module = trial(model) if trial is not None else None
         return module if isinstance(module, str) else None
-    return None
+    return None  # another check reports refusals and failures
 
 
 async def _examine(context: CheckContext, module: str, models: Sequence[InstalledModel]) -> dict[str, Row]:
     """Return the result of each model that could be examined in time, by digest."""
     paths = {str(model.path): model.digest for model in models}
     argv = [sys.executable, "-P", "-m", module, *paths]
-    done = await context.child(argv, DEEP_SECONDS if context.deep else SECONDS)
+    done = await context.child(argv, min(context.left(), DEEP_SECONDS))
     rows: dict[str, Row] = {}
     for line in done.out.splitlines():
         with suppress(ValueError, KeyError, TypeError):
@@ -127,8 +116,7 @@ def _unversioned(source: str) -> str:
 
 
 def _late(names: Sequence[str]) -> Finding:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    title = f"not loaded on trial for lack of time: {', '.join(names[:3])}{more}; see ollmlx doctor storage --deep"
+    title = f"not loaded on trial for lack of time: {some_of(names)}; see ollmlx doctor storage --deep"
     return found("MDL003", title, severity=Severity.SKIPPED)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from ollmlx.doctor.check import check, found, remedy, skipped
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import Fixes, edit_settings, other_folder, quoted
+from ollmlx.doctor.inventory import some_of
 from ollmlx.errors import OllmlxError, PluginError, StorageError
 from ollmlx.errors.findings import Finding, SafeCommand, Severity
 from ollmlx.storekit.files import free_name
@@ -26,8 +27,8 @@ FULL = 50 * 1000**2
 ANSWER_SECONDS = 1.5
 FEW_INODES = 100
 MOST_NAMED = 3
-MOUNTS = ("/mnt", "/media", "/Volumes", "/run/media")
 """The number of models that a finding names."""
+MOUNTS = ("/mnt", "/media", "/Volumes", "/run/media")
 REFUSALS = ("MDL003", "MDL004", "MDL005", "PLG006", "PLG008", "SEC005")
 NO_BACKEND = "MDL005"
 
@@ -164,11 +165,7 @@ async def _space(context: CheckContext, folder: Path) -> list[Finding]:
     space = context.machine.free_space(folder)
     if space is None or space >= LOW_SPACE:
         return []
-    models: list[InstalledModel] = []
-    for store in context.stores:
-        with suppress(OllmlxError):  # another check reports it
-            models += await store.list()
-    largest = sorted(models, key=lambda model: -model.size)[:MOST_NAMED]
+    largest = sorted(await context.models(), key=lambda model: -model.size)[:MOST_NAMED]
     names = ", ".join(f"{model.name.short} ({format_size(model.size)})" for model in largest)
     full, free = space < FULL, format_size(space)
     title = f"the disk of {folder} is full" if full else f"{free} of disk space are left for models"
@@ -246,42 +243,30 @@ async def runnable(context: CheckContext) -> list[Finding]:
     """
     registered = context.plugins.registry.checks
     reported_elsewhere = {"ENV001"}.union(*(one.check.codes for one in registered.values())).difference(REFUSALS)
+    own = {listing.store.name for listing in await context.listings()} - set(registered.names())
+    choices = await context.choices()
     refused: dict[tuple[str, str], list[tuple[InstalledModel, OllmlxError]]] = {}
-    failures: list[Finding] = []
-    for store in context.stores:
-        if store.name in registered.names():
-            continue
-        try:
-            with context.plugins.registry.stores.errors_named(store.name):
-                models = await store.list()
-        except PluginError as error:
-            failures.append(found("PLG008", error.message, subject=store.name, commands=("ollmlx plugin list",)))
-            continue
-        except OllmlxError:  # the folder cannot be read: another check reports it
-            continue
-        for model in models:
-            refusal = await asyncio.to_thread(_refusal, context, model)
-            if refusal is not None and refusal.code not in reported_elsewhere:
-                code = refusal.code if refusal.code in REFUSALS else NO_BACKEND
-                refused.setdefault((code, refusal.hint or ""), []).append((model, refusal))
-    return [*failures, *(_refused(context, code, hint, models) for (code, hint), models in refused.items())]
-
-
-def _refusal(context: CheckContext, model: InstalledModel) -> OllmlxError | None:
-    overrides = context.settings.models.get(model.name.short)
-    try:
-        context.plugins.registry.backend_for(model, overrides.backend if overrides else None)
-    except OllmlxError as error:
-        return error
-    return None
+    for model, refusal in choices.of:
+        if isinstance(refusal, OllmlxError) and model.store in own and refusal.code not in reported_elsewhere:
+            code = refusal.code if refusal.code in REFUSALS else NO_BACKEND
+            refused.setdefault((code, refusal.hint or ""), []).append((model, refusal))
+    findings = [_refused(context, code, hint, models) for (code, hint), models in refused.items()]
+    if choices.late:
+        findings.append(skipped(NO_BACKEND, f"not looked at for lack of time: {choices.late_note()}; see ollmlx doctor "
+                                            "storage --deep"))  # fmt: skip
+    # The error of a store whose folder cannot be read is another check's.
+    return [
+        *(found("PLG008", one.error.message, subject=one.store.name, commands=("ollmlx plugin list",))
+          for one in await context.listings() if isinstance(one.error, PluginError) and one.store.name in own),
+        *findings,
+    ]  # fmt: skip
 
 
 def _refused(context: CheckContext, code: str, hint: str, models: list[tuple[InstalledModel, OllmlxError]]) -> Finding:
     first, error = models[0]
-    names = ", ".join(model.name.short for model, _ in models[:MOST_NAMED])
-    more = f" and {len(models) - MOST_NAMED} more" if len(models) > MOST_NAMED else ""
+    names = some_of([model.name.short for model, _ in models])
     single = len(models) == 1
-    title = error.message if single else f"{len(models)} models cannot be run: {names}{more}"
+    title = error.message if single else f"{len(models)} models cannot be run: {names}"
     look = f"ollmlx show {first.name.short}"
     commands = remedy(hint) or ((look,) if code == "SEC005" else ("ollmlx plugin list",))
     off = ", ".join(context.settings.plugins.disabled) if code == NO_BACKEND else ""
