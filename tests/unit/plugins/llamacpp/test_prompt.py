@@ -94,8 +94,7 @@ async def test_the_prompt_goes_as_ids_when_an_answer_is_text_and_nothing_else(
 
 
 async def test_an_answer_that_is_begun_goes_through_llama_cpps_chat() -> None:
-    made = builder()
-    made.client = Plain()  # type: ignore[assignment]
+    made = builder(client=Plain)
     assert (await made.build(chat("hello", "well"))).path == CHAT
     assert (await made.build(chat("hello", "well", "go on"))).path == TEXT
 
