@@ -36,10 +36,10 @@ endef
 # MLX needs its CPU library on Linux; on a Mac it brings Metal by itself.
 ifeq ($(shell uname -s),Linux)
 RUN_EXTRAS := [cpu]
-TEST_EXTRAS := [cpu,llamacpp,vision,dev,clients]
+TEST_EXTRAS := [cpu,llamacpp,vision,dev,docs,release,clients]
 else
 RUN_EXTRAS :=
-TEST_EXTRAS := [llamacpp,vision,dev,clients]
+TEST_EXTRAS := [llamacpp,vision,dev,docs,release,clients]
 endif
 
 .PHONY: help run test quick lint types imports unit fix fuzz fuzz-parsers audit docs bench pins clean dist test-agents
@@ -61,7 +61,7 @@ lint: $(VENV)/.for-test  ## ruff, without changing anything
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.for-test  ## mypy --strict
-	$(BIN)/mypy src plugins tests
+	$(BIN)/mypy src plugins tests release
 
 imports: $(VENV)/.for-test  ## the import direction of docs/architecture.md
 	$(BIN)/lint-imports
@@ -84,8 +84,8 @@ audit: $(VENV)/.for-test  ## the contents of the wheel, and known vulnerabilitie
 test-agents: $(VENV)/.for-test  ## Codex, Claude Code, opencode, Qwen Code and aider, the real programs, on a model that follows a play
 	TEST_AGENTS=all $(BIN)/python -m pytest $(PARALLEL) tests/e2e -m agents $(PYTEST_FLAGS)
 
-docs: $(VENV)/.for-test  ## the examples in the documentation
-	$(BIN)/python -m pytest tests/docs -q
+docs: $(VENV)/.for-test  ## the documentation as a site, build/docs/site/index.html; a link that leads nowhere fails
+	$(BIN)/python -m release.site build/docs
 
 bench: $(VENV)/.for-run  ## measure a model on this machine: make bench MODEL=...
 	@$(BIN)/ollmlx bench $(MODEL)
