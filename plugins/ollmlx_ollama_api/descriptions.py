@@ -17,7 +17,7 @@ FOREVER = timedelta(days=365 * 200)
 LISTED = frozenset({"starting", "ready", "busy", "stopping"})
 """States in which a runner is a loaded model for Ollama's clients."""
 _OWN_FIELDS = {"backend", "state", "pid", "device", "parallel", "active", "reserved", "restarts"} | {
-    "prompt_tokens", "cached_tokens", "missed", "clients", "last_error", "notes"
+    "prompt_tokens", "cached_tokens", "pool_tokens", "pool_used", "missed", "clients", "last_error", "notes"
 }  # fmt: skip
 
 

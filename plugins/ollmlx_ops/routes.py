@@ -6,19 +6,22 @@ import asyncio
 import ipaddress
 import os
 import platform
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
 from quart import Blueprint, Response, current_app, request
 
-from ollmlx import Service, Settings, __version__
-from ollmlx.errors import Forbidden
+from ollmlx import ModelName, Service, Settings, __version__
+from ollmlx.errors import Forbidden, NotFound
 from ollmlx.protocol import PROTOCOL_VERSION
 from ollmlx.types import RunnerInfo
 from ollmlx.web import (
+    BINARY,
     BOOLEAN,
     INTEGER,
     NDJSON,
+    NUMBER,
     OBJECT,
     STRING,
     TEXT,
@@ -26,12 +29,18 @@ from ollmlx.web import (
     describe,
     json_answer,
     listing,
+    permits,
     record,
     state_of,
 )
+from ollmlx_ops.activity import Activity, in_flight
+from ollmlx_ops.doctor import DoctorRuns
 from ollmlx_ops.log import FILE, last_lines
 from ollmlx_ops.metrics import CONTENT_TYPE, Metrics
 
+ZIP = "application/zip"
+MARKDOWN = "text/markdown"
+CODE = re.compile(r"[A-Z]{3}[0-9]{3}")
 NOT_READY = 503
 LINES = 300
 _SAID = {"state", "backend", "pid", "restarts", "reserved", "memory", "last_words", "missed"}
@@ -47,16 +56,23 @@ DAEMON = record(
         "models_folder": STRING,
         "state_folder": STRING,
         "runners": listing(OBJECT),
+        "budget": INTEGER,
     },
     api_keys=BOOLEAN,
     allow_no_auth=BOOLEAN,
 )
+
+SETTING = record({"key": STRING, "origin": STRING, "source": STRING})
+SETTINGS = record({"settings": listing(SETTING), "files": listing(STRING), "restart": listing(STRING)})
+HISTORY = record({"every": NUMBER, "time": listing(NUMBER), "tokens_per_second": listing(NUMBER)})
 
 
 def blueprint(service: Service) -> Blueprint:
     made = Blueprint("ops", __name__)
     metrics = Metrics(service.ps)
     service.pool.subscribe(metrics.pool)  # type: ignore[arg-type]  # PoolObserver is not exported to plugins
+    _add_activity(made, service)
+    _add_administration(made, service)
 
     @made.record
     def _observe(setup: Any) -> None:
@@ -87,7 +103,7 @@ def blueprint(service: Service) -> Blueprint:
     @describe("The daemon and its runners; only for its own machine, or with an API key.", answer=DAEMON)
     async def daemon() -> Response:
         _only_for_operators(service.settings)
-        return json_answer(describe_daemon(service.settings, service.ps()))
+        return json_answer(describe_daemon(service.settings, service.ps()) | {"budget": service.pool.budget})
 
     @made.get("/api/daemon/log")
     @describe("The end of the daemon's log, a JSON object a line; `?contains=` selects lines.", content=(NDJSON,))
@@ -107,6 +123,67 @@ def blueprint(service: Service) -> Blueprint:
         return Response(metrics.text(), content_type=CONTENT_TYPE)
 
     return made
+
+
+def _add_activity(made: Blueprint, service: Service) -> None:
+    activity = Activity(lambda: len(service.pool.queue()), lambda: sum(one.memory for one in service.ps()))
+
+    @made.record
+    def _observe(setup: Any) -> None:
+        state = state_of(setup.app)
+        activity.running = lambda: state.drain.requests
+        state.observers.append(activity.count)
+        state.chores.append(("samples", activity.keep))
+
+    @made.get("/api/daemon/requests")
+    @describe("The requests that use a model now; for the same clients.", answer=record({"requests": listing(OBJECT)}))
+    async def requests() -> Response:
+        _only_for_operators(service.settings)
+        served = [one for one in activity.running() if one.model and not one.act]
+        shown = [in_flight(one) for one in served if permits(ModelName.parse(one.model))]
+        return json_answer({"requests": shown})
+
+    @made.get("/api/daemon/history")
+    @describe("Samples of the last hour, by column; for the same clients.", answer=HISTORY)
+    async def history() -> Response:
+        _only_for_operators(service.settings)
+        return json_answer(activity.history())
+
+
+def _add_administration(made: Blueprint, service: Service) -> None:
+    runs = DoctorRuns(service.pool.guarded)
+
+    @made.record
+    def _take_options(setup: Any) -> None:
+        runs.options = state_of(setup.app).app.options
+
+    @made.get("/api/daemon/settings")
+    @describe("Every setting with its origin, secrets masked; for the same clients.", answer=SETTINGS)
+    async def settings() -> Response:
+        _only_for_administrators(service.settings)
+        app = state_of(cast(Any, current_app)).app
+        files = [str(file) for file in app.loaded.files]
+        return json_answer({"settings": app.settings_told(), "files": files, "restart": app.waiting})
+
+    @made.post("/api/daemon/doctor")
+    @describe("Run the doctor and return its report; one at a time, for the same clients.", answer=OBJECT)
+    async def doctor() -> Response:
+        _only_for_administrators(service.settings)
+        return Response(await runs.report(_key()), content_type="application/json")
+
+    @made.get("/api/daemon/doctor/<code>")
+    @describe("The page of a code of the doctor, in Markdown.", answer=STRING, content=(MARKDOWN,))
+    async def page(code: str) -> Response:
+        _only_for_administrators(service.settings)
+        if not CODE.fullmatch(code) or (text := await runs.page(code)) is None:
+            raise NotFound(f"there is no code {code[:20]!r}", hint="ollmlx doctor --list")
+        return Response(text, content_type=f"{MARKDOWN}; charset=utf-8")
+
+    @made.post("/api/daemon/doctor/bundle")
+    @describe("A report to send to a person who helps, without secrets and prompts.", answer=BINARY, content=(ZIP,))
+    async def bundle() -> Response:
+        _only_for_administrators(service.settings)
+        return Response(await runs.bundle(_key()), content_type=ZIP)
 
 
 def problems(settings: Settings, *, stopping: str = "") -> list[str]:
@@ -154,6 +231,19 @@ def _only_for_operators(settings: Settings) -> None:
     """Raise Forbidden for a client of another machine without an API key."""
     if not settings.security.has_keys and not _is_local(current().client):
         raise Forbidden("this route is only for the daemon's own machine, or with an API key")
+
+
+def _only_for_administrators(settings: Settings) -> None:
+    """Raise Forbidden as `_only_for_operators` does, and for a key that may use some models only."""
+    _only_for_operators(settings)
+    key = settings.security.keys.get(current().client)
+    if key is not None and key.models:
+        raise Forbidden("an API key for some models reads no settings and runs no doctor")
+
+
+def _key() -> str:
+    """Return the API key that the request was sent with."""
+    return request.headers.get("X-API-Key", "") or request.headers.get("Authorization", "").partition(" ")[2]
 
 
 def _can_be_created(settings: Settings) -> bool:

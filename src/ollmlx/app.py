@@ -7,7 +7,9 @@ import functools
 import logging
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ollmlx.errors import OllmlxError
 from ollmlx.helper import close_helpers
@@ -16,9 +18,11 @@ from ollmlx.keys.usage import SAVE_INTERVAL, Usage
 from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.launch.planner import LaunchPlanner
 from ollmlx.model.names import load_catalogue
-from ollmlx.plugin.loader import Plugins, load_plugins
+from ollmlx.plugin.loader import Plugins, is_hidden, load_plugins
 from ollmlx.service import Service
 from ollmlx.settings import Settings
+from ollmlx.settings.load import LoadedSettings
+from ollmlx.settings.report import effective
 from ollmlx.storekit.blobs import Blobs
 from ollmlx.supervisor.awake import Awake, awake_command
 from ollmlx.supervisor.chores import keep_running
@@ -39,8 +43,12 @@ class App:
     pool: Pool
     service: Service
     quotas: Quotas
-    notices: tuple[str, ...] = ()
-    """Warnings about the settings, logged at start."""
+    loaded: LoadedSettings
+    """The settings with the origin of each value, as they were read last."""
+    options: tuple[str, ...] = ()
+    """The options of the command line about settings: `--config FILE`, `--host ADDRESS`."""
+    waiting: tuple[str, ...] = ()
+    """Changes of the settings that need a restart."""
     awake: Awake = field(default_factory=lambda: Awake(awake_command(sys.platform)))
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -49,13 +57,17 @@ class App:
 
         Raises Conflict when another daemon has the state folder, StorageError when it cannot be used.
         """
-        for notice in self.notices:
+        for notice in self.loaded.warnings:
             logger.warning("settings: %s", notice)
         await self.pool.start()
         await asyncio.to_thread(self.quotas.usage.load)
         chores = (("preload", self._preload), ("prune uploads", self._prune_uploads), ("save usage", self._save_usage))
         for name, work in chores:
-            self._tasks.append(asyncio.create_task(keep_running(name, work, asyncio.sleep), name=name))
+            self.keep(name, work)
+
+    def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run a task until the daemon is closed; if it fails, log the failure and run it again."""
+        self._tasks.append(asyncio.create_task(keep_running(name, work, asyncio.sleep), name=name))
 
     async def close(self) -> None:
         """Drain and stop every runner, within `drain_timeout` and the time that stopping takes."""
@@ -74,6 +86,11 @@ class App:
         self.settings = settings
         self.quotas.reconfigure(settings.security)
         self.service.reconfigure(settings, ModelOverrides(settings, load_catalogue()))
+
+    def settings_told(self) -> list[dict[str, Any]]:
+        """Return every key with its effective value and its origin, as `ollmlx config show --json` does."""
+        told = effective(self.loaded, lambda path: is_hidden(self.plugins, path))
+        return [value.as_json() for value in told]
 
     async def _preload(self) -> None:
         for name, overrides in self.service.overrides.models.items():
@@ -99,8 +116,12 @@ class App:
             await asyncio.sleep(PRUNE_INTERVAL)
 
 
-def build(settings: Settings, *, notices: tuple[str, ...] = ()) -> App:
-    """Build a daemon. Must run where its event loop runs. Raises ConfigError for unusable settings."""
+def build(loaded: LoadedSettings, *, options: tuple[str, ...] = ()) -> App:
+    """Build a daemon. Must run where its event loop runs. Raises ConfigError for unusable settings.
+
+    options: what its command line said about the settings.
+    """
+    settings = loaded.settings
     pool = Pool(settings)
     plugins = load_plugins(settings, guarded=pool.guarded)
     overrides = ModelOverrides(settings, load_catalogue())
@@ -109,4 +130,4 @@ def build(settings: Settings, *, notices: tuple[str, ...] = ()) -> App:
     blobs = Blobs(settings.state_folder / "blobs", settings.security.upload_limit)
     service = Service(settings, plugins.registry, pool, overrides, planner, blobs)
     quotas = Quotas(settings.security, Usage(settings.state_folder))
-    return App(settings, plugins, pool, service, quotas, notices)
+    return App(settings, plugins, pool, service, quotas, loaded, options)

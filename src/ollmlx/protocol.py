@@ -71,6 +71,7 @@ class Progress(Frozen):
     `progress` grows with each token, vector, prefill chunk or load step. A runner with `active` > 0 whose `progress`
     does not grow hangs. Memory is in bytes, as the allocator of the engine counts it. `stuck`: a thread will never end,
     so the runner gets no more requests, and is replaced after those that it has.
+    `pool_tokens`: what the caches of all sequences may hold together; 0 where they have no pool.
     """
 
     protocol: int = PROTOCOL_VERSION
@@ -85,6 +86,8 @@ class Progress(Frozen):
     memory_active: int = 0
     memory_cache: int = 0
     memory_peak: int = 0
+    pool_tokens: int = 0
+    pool_used: int = 0
     prompt_cache_bytes: int = 0
     prompt_cache_entries: int = 0
     prompt_tokens_total: int = 0

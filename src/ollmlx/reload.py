@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -77,6 +77,7 @@ def reload(daemon: App, load: Callable[[], LoadedSettings]) -> Reload | None:
         logger.warning("settings: %s", notice)
     change = reloadable(daemon.settings, loaded.settings)
     daemon.reconfigure(change.settings)
+    daemon.loaded, daemon.waiting = replace(loaded, settings=change.settings), tuple(map(str, change.restart))
     logging.getLogger().setLevel(change.settings.logging.level.upper())
     for applied in change.applied:
         logger.info("settings: %s", applied)

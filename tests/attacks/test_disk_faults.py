@@ -27,6 +27,7 @@ from ollmlx import ModelName
 from ollmlx.app import build
 from ollmlx.errors import NotFound, OllmlxError
 from ollmlx.settings import Settings
+from ollmlx.settings.load import LoadedSettings
 from ollmlx.settings.model import StorageSettings
 from ollmlx.storekit import Blobs
 from ollmlx.supervisor.chores import keep_running
@@ -324,7 +325,8 @@ async def test_a_background_task_that_fails_is_logged_and_started_again(caplog: 
 async def test_shutdown_closes_the_pool_whatever_the_background_tasks_did(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = build(Settings(storage=StorageSettings(state=tmp_path / "state", models=tmp_path / "models")))
+    settings = Settings(storage=StorageSettings(state=tmp_path / "state", models=tmp_path / "models"))
+    app = build(LoadedSettings(settings))
     failed = threading.Event()
 
     def prune(now: float) -> int:

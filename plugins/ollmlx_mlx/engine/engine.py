@@ -143,6 +143,8 @@ class MlxEngine:
                 "active": scheduler.active,
                 "queued": scheduler.queued,
                 "parallel": instance.width,
+                "pool_tokens": scheduler.pool,
+                "pool_used": scheduler.used_now,
                 "prompt_cache_bytes": instance.prefixes.nbytes,
                 "prompt_cache_entries": len(instance.prefixes),
                 "prompt_tokens_total": scheduler.prompt_tokens,

@@ -55,6 +55,12 @@ def overrides(args: argparse.Namespace) -> dict[str, object]:
     return found | getattr(args, "extra_settings", {})
 
 
+def options_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the options with which another command finds the same settings and address."""
+    named = (("--config", args.config), ("--host", args.host))
+    return tuple(word for option, value in named if value for word in (option, value))
+
+
 def connect(args: argparse.Namespace) -> Client:
     """Return a client for `--host`, or else for the address in the settings, OLLAMA_HOST included.
 
@@ -102,11 +108,7 @@ def _spawn(args: argparse.Namespace, output: Path) -> subprocess.Popen[bytes]:
     """Start `ollmlx serve` in a session of its own: neither Ctrl-C nor closing the terminal ends it."""
     import subprocess  # imported when used: it costs start-up time
 
-    options = [
-        *(["--config", args.config] if args.config else []),
-        *(["--host", args.host] if args.host else []),
-        *(["--debug"] if args.debug else []),
-    ]
+    options = [*options_of(args), *(["--debug"] if args.debug else [])]
     with output.open("wb") as stream:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "ollmlx", "serve", *options],  # -P: no module from this folder

@@ -43,7 +43,7 @@ async def run_serve(args: argparse.Namespace) -> int:
 
     check_versions()  # before what may fail with another version is imported
     from ollmlx.app import build
-    from ollmlx.cli.connection import load
+    from ollmlx.cli.connection import load, options_of
     from ollmlx.cli.lan import client_lines, lan_overrides, own_address
     from ollmlx.reload import reload
     from ollmlx.web.server.serve import run as listen
@@ -54,7 +54,7 @@ async def run_serve(args: argparse.Namespace) -> int:
     if args.lan:
         for line in client_lines(loaded.settings, socket.gethostname(), own_address()):
             say(escape_line(line), flush=True)
-    app = build(loaded.settings, notices=tuple(map(str, loaded.warnings)))
+    app = build(loaded, options=options_of(args))
     return await listen(app, lambda: reload(app, lambda: load(args)))
 
 

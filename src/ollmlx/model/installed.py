@@ -206,6 +206,8 @@ class RunnerInfo(Frozen):
     notes: tuple[str, ...] = ()
     cached_tokens: int = 0
     prompt_tokens: int = 0
+    pool_tokens: int = 0
+    pool_used: int = 0
     clients: tuple[str, ...] = ()
     """The clients whose requests it serves now: names of keys, or addresses."""
     missed: str = ""

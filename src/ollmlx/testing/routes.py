@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,7 +78,11 @@ class FakeService:
     calls: list[tuple[str, str, Any]] = field(default_factory=list)
     blobs: Blobs = field(default_factory=lambda: Blobs(Path("/nowhere")))
     open_streams: int = 0
-    pool: Any = field(default_factory=lambda: SimpleNamespace(subscribe=lambda listener: None))
+    pool: Any = field(
+        default_factory=lambda: SimpleNamespace(
+            subscribe=lambda listener: None, queue=list, budget=0, guarded=lambda pid: nullcontext()
+        )
+    )
     callers: list[Caller] = field(default_factory=list)
 
     def say(self, *texts: str, done: Done | None = None) -> None:
@@ -225,4 +230,5 @@ def web_app(service: FakeService, *families: Callable[[Service], Blueprint]) -> 
 def fake_app(service: FakeService, plugins: Any) -> Any:
     """Return the parts of a daemon that its web application uses, over the service."""
     quotas = Quotas(service.settings.security, Usage(Path("/nowhere")))
-    return SimpleNamespace(settings=service.settings, service=service, plugins=plugins, awake=Awake(()), quotas=quotas)
+    own = {"settings": service.settings, "service": service, "plugins": plugins, "quotas": quotas, "options": ()}
+    return SimpleNamespace(**own, awake=Awake(()))

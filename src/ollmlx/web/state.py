@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,8 @@ class WebState:
     beginners: list[Observer] = field(default_factory=list)
     """Called with each request that has passed the checks, in its task, before its route."""
     observers: list[Observer] = field(default_factory=list)
+    chores: list[tuple[str, Callable[[], Awaitable[None]]]] = field(default_factory=list)
+    """Tasks by name that run for as long as the daemon listens."""
     uploads: list[str] = field(default_factory=list)
     """Prefixes of the paths whose bodies may have any size."""
     public: set[str] = field(default_factory=lambda: set(OPEN_PATHS))

@@ -116,6 +116,8 @@ class PoolEntry:
             notes=(*([self.spec.why] if self.spec.why else []), *(status.notes if status else ())),
             cached_tokens=status.cached_tokens_total if status else 0,
             prompt_tokens=status.prompt_tokens_total if status else 0,
+            pool_tokens=status.pool_tokens if status else 0,
+            pool_used=status.pool_used if status else 0,
         )
 
     def _remaining(self, now: float) -> float:

@@ -28,6 +28,11 @@ class Drain:
         """The number of requests that are being served."""
         return len(self._running)
 
+    @property
+    def requests(self) -> tuple[RequestContext, ...]:
+        """The requests that are being served, the oldest first."""
+        return tuple(sorted(self._running, key=lambda context: context.started_ns))
+
     def enter(self, context: RequestContext) -> None:
         """Count a request that has arrived. Requests that arrive during the drain are not waited for."""
         if not self.draining:

@@ -65,6 +65,8 @@ async def run(app: App, reload: Callable[[], object] | None = None) -> int:
 
 async def _serve(app: App, sock: socket.socket, address: Address, reload: Callable[[], object] | None) -> int:
     web = create_app(app)
+    for name, work in state_of(web).chores:
+        app.keep(name, work)
     limits = ConnectionLimits.of_this_process()
     logger.debug("at most %d connections", limits.most)
     server = HTTPServer(web, sock, write_timeout=app.settings.server.write_timeout, limits=limits)

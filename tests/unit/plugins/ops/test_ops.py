@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ from ollmlx import __version__
 from ollmlx.settings.model import SecuritySettings, Settings, StorageSettings
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.testing.routes import FakeService, installed, web_app
-from ollmlx.types import Admitted, Done, RunnerInfo, RunnerState, Text
-from ollmlx.web import state_of
+from ollmlx.testing.waiting import eventually
+from ollmlx.types import Admitted, Done, Prefill, RunnerInfo, RunnerState, Text
+from ollmlx.web import RequestContext, state_of
 from ollmlx_ollama_api.routes import blueprint as ollama
+from ollmlx_ops.activity import KEPT, Activity
 from ollmlx_ops.log import READ, last_lines
 from ollmlx_ops.metrics import Metrics, PoolMetrics
 from ollmlx_ops.routes import blueprint, problems
+
+GUEST: dict[str, Any] = {"key": "guest", "models": ["other*"]}
 
 
 @pytest.fixture
@@ -205,3 +210,77 @@ def test_a_line_that_begins_before_the_part_that_is_read_is_left_out(tmp_path: P
     file = tmp_path / "log"
     file.write_text("x" * READ + "\nlast\n", encoding="utf-8")
     assert last_lines(file, 10) == ["last"]
+
+
+async def test_a_request_that_is_served_is_told_with_its_client_and_progress(service: FakeService) -> None:
+    go_on = asyncio.Event()
+    seen = Prefill(done=40, total=80, cached=8, missed=("near token 8", "secret words"))
+    service.outcomes = [Admitted(), seen, Text(text="a"), Text(text="b"), go_on, Done()]
+    service.settings = service.settings.model_copy(
+        update={"security": SecuritySettings.model_validate({"keys": {"anna": {"key": "k"}, "ben": GUEST}})}
+    )
+    web = web_app(service, blueprint, ollama)
+    anna, ben = ({"Authorization": f"Bearer {key}"} for key in ("k", GUEST["key"]))
+    client = web.test_client()
+
+    async def told(headers: dict[str, str]) -> list[dict[str, Any]]:
+        answer = await client.get("/api/daemon/requests", headers=headers)
+        return list((await answer.get_json())["requests"])
+
+    asked = asyncio.create_task(
+        client.post("/api/generate", json={"model": "tiny", "prompt": "x", "stream": False}, headers=anna)
+    )
+    await eventually(lambda: any(one.pieces == 2 for one in state_of(web).drain.requests))
+    (request,) = await told(anna)
+    known = {name: request[name] for name in ("client", "model", "state", "tokens", "missed", "prompt")}
+    assert known == {
+        "client": "anna", "model": "tiny", "state": "answering", "tokens": 2, "missed": "near token 8",
+        "prompt": {"done": 40, "total": 80, "cached": 8},
+    }  # fmt: skip
+    assert await told(ben) == []
+    go_on.set()
+    await asked
+    assert await told(anna) == []
+
+
+def test_samples_hold_the_last_hour_and_no_more() -> None:
+    ended = RequestContext("a", "POST", "/api/chat", pieces=30, first_ns=2 * 10**8, done=Done(generated_tokens=40))
+    running = [RequestContext("b", "POST", "/api/chat", pieces=60)]
+    activity = Activity(lambda: 3, lambda: 7, lambda: running)
+    activity.count(ended)
+    activity.sample(1.0)
+    running[0].pieces += 20
+    for second in range(2, KEPT + 2):
+        activity.sample(float(second))
+    told = activity.history()
+    assert {len(told[name]) for name in told if name != "every"} == {KEPT}
+    assert (told["time"][0], told["tokens_per_second"][:2], told["queue"][0], told["memory"][0]) == (2, [2, 0], 3, 7)
+    fresh = Activity(lambda: 0, lambda: 0, lambda: running)
+    fresh.count(ended)
+    fresh.sample(1.0)
+    assert (fresh.history()["tokens_per_second"], fresh.history()["first_token_ms"]) == ([12.0], [200.0])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/daemon/settings"),
+        ("POST", "/api/daemon/doctor"),
+        ("POST", "/api/daemon/doctor/bundle"),
+        ("GET", "/api/daemon/doctor/CFG001"),
+    ],
+)
+async def test_a_key_for_some_models_and_other_machines_do_not_administrate(
+    service: FakeService, method: str, path: str
+) -> None:
+    security = SecuritySettings.model_validate({"keys": {"ben": GUEST}})
+    service.settings = service.settings.model_copy(update={"security": security})
+    client: Any = web_app(service, blueprint).test_client()
+    guest = {"Authorization": f"Bearer {GUEST['key']}"}
+    assert (await client.open(path, method=method, headers=guest)).status_code == 403
+    server = service.settings.server.model_copy(update={"host": "0.0.0.0"})
+    everyone = {"server": server, "security": SecuritySettings(allow_no_auth=True)}
+    service.settings = service.settings.model_copy(update=everyone)
+    client = web_app(service, blueprint).test_client()
+    options = {"scope_base": {"client": ("192.168.1.9", 5000)}, "headers": {"Host": "127.0.0.1"}}
+    assert (await client.open(path, method=method, **options)).status_code == 403

@@ -1,0 +1,79 @@
+"""Requests in flight, and samples of the last hour, for the web page."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ollmlx.web import RequestContext
+
+EVERY = 10.0
+"""Seconds between two samples."""
+KEPT = 360
+"""Samples that are kept: an hour."""
+
+
+@dataclass(eq=False)
+class Activity:
+    """Samples what the daemon does. `queue`: how many requests wait; `memory`: the bytes of all runners."""
+
+    queue: Callable[[], int]
+    memory: Callable[[], int]
+    running: Callable[[], Iterable[RequestContext]] = tuple
+    """The requests that are being served."""
+    samples: deque[tuple[float, float, float | None, int, int]] = field(default_factory=lambda: deque(maxlen=KEPT))
+    """Unix time, tokens a second, milliseconds to the first token or None, queue, bytes of all runners."""
+    _generated: int = 0
+    """Tokens of the requests that have ended."""
+    _sampled: int = 0
+    _firsts: list[float] = field(default_factory=list)
+
+    def count(self, request: RequestContext) -> None:
+        """Count a request that has ended."""
+        self._generated += max(request.pieces, request.done.generated_tokens if request.done else 0)
+        if request.first_ns:
+            self._firsts.append(request.first_ns / 1e6)
+
+    async def keep(self) -> None:
+        """Take a sample every few seconds, without end."""
+        while True:
+            await asyncio.sleep(EVERY)
+            self.sample(time.time())
+
+    def sample(self, now: float) -> None:
+        """Add what happened since the last sample."""
+        generated = self._generated + sum(request.pieces for request in self.running())
+        rate = max(0, generated - self._sampled) / EVERY
+        first = sum(self._firsts) / len(self._firsts) if self._firsts else None
+        self.samples.append((now, rate, first, self.queue(), self.memory()))
+        self._sampled, self._firsts = generated, []
+
+    def history(self) -> dict[str, Any]:
+        """Return the samples by column, the oldest first."""
+        names = ("time", "tokens_per_second", "first_token_ms", "queue", "memory")
+        columns = zip(*self.samples, strict=True) if self.samples else [()] * len(names)
+        return {"every": EVERY, **{name: list(column) for name, column in zip(names, columns, strict=True)}}
+
+
+def in_flight(request: RequestContext) -> dict[str, Any]:
+    """Return a request that is being served: its client, its model, and how far it is."""
+    passed = time.monotonic_ns() - request.started_ns
+    answering = (passed - request.first_ns) / 1e9 if request.first_ns else 0.0
+    prefill = request.prefill
+    return {
+        "id": request.id,
+        "client": request.client,
+        "model": request.model,
+        "route": request.route,
+        "priority": request.priority,
+        "state": "answering" if request.first_ns else "reading" if request.admitted else "waiting",
+        "seconds": round(passed / 1e9, 3),
+        "prompt": prefill and prefill.model_dump(include={"done", "total", "cached"}),
+        "tokens": request.pieces,
+        "tokens_per_second": round(request.pieces / answering, 1) if answering else 0.0,
+        "missed": request.missed[0] if request.missed else "",
+    }
