@@ -41,9 +41,9 @@ class RunnerConfig(Frozen):
     `context_length` is in tokens. `parallel`: the batch width, 0 for the engine's choice. Memory is in bytes; None is
     no limit. `wired`: the memory that Metal never pages out (nothing, the model, or all that Metal recommends).
     `prompt_cache_bytes` limits the prefix cache in memory. `cache_dir`: the private folder in which this model's
-    prefix caches are saved, with at most `cache_dir_bytes`. `owned_caches`: requests name the owner whose prefix
-    caches they may use. It is sent only when it is true. `engine_options`: the values of
-    `RunnerCommand.engine_options`.
+    prefix caches are saved, with at most `cache_dir_bytes`; `cache_key`, in hexadecimal, encrypts them.
+    `owned_caches`: requests name the owner whose prefix caches they may use. These two are sent only when they are set.
+    `engine_options`: the values of `RunnerCommand.engine_options`.
     """
 
     protocol: int = PROTOCOL_VERSION
@@ -58,6 +58,7 @@ class RunnerConfig(Frozen):
     prompt_cache_bytes: int = 0
     cache_dir: Path | None = None
     cache_dir_bytes: int = 0
+    cache_key: str | None = Field(None, repr=False, exclude_if=operator.not_)
     owned_caches: bool = Field(False, exclude_if=operator.not_)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     debug_prompts: bool = False

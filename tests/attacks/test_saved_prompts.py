@@ -57,3 +57,16 @@ def test_saved_prompts_go_with_their_model_and_by_command(
     assert saved_files(server)
     assert server.cli("rm", MODEL).returncode == 0
     assert saved_files(server) == []
+
+
+def test_encrypted_caches_serve_their_daemon_and_are_read_by_nobody_without_its_key(
+    daemon: StartDaemon, smollm2_models: Path
+) -> None:
+    server = daemon(fakes=None, settings={"storage": {"models": str(smollm2_models), "encrypt_caches": True}})
+    ask_and_unload(server)
+    (file,) = saved_files(server)
+    assert b"tokens" not in file.read_bytes()
+    assert (server.state / "caches.key").stat().st_mode & 0o077 == 0
+    body = {"model": MODEL, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 1}
+    usage = server.post("/v1/chat/completions", body).json()["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] > 64

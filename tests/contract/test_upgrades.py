@@ -22,8 +22,9 @@ from ollmlx import ModelName
 from ollmlx.errors import StorageError
 from ollmlx.supervisor.process.state_folder import RunnerRecord, RunnerRecords
 from ollmlx_hub.store import MlxStore
+from ollmlx_mlx.engine.cache_folder import CacheFolder
 from ollmlx_mlx.engine.kv_cache import Layers
-from ollmlx_mlx.engine.prefix_cache import CachedPrefix, CacheFolder
+from ollmlx_mlx.engine.prefix_cache import CachedPrefix
 from ollmlx_ollama_store.store import OllamaStore
 
 WRITTEN = Path(__file__).parent / "written_by_0.1.0"
@@ -80,6 +81,25 @@ def test_its_saved_prompts_are_read(written: Path) -> None:
     (layer,) = entry.load() or [None]
     assert isinstance(layer, KVCache)
     assert mx.array_equal(layer.state[0], layers()[0].state[0])
+
+
+def test_encrypted_prompts_are_read_with_their_key_only_and_readable_ones_are_removed(written: Path) -> None:
+    def opened(key: bytes | None) -> CacheFolder:
+        return CacheFolder(written / "caches/org+tiny", IDENTITY, 1 << 20, [KVCache()], key)
+
+    found, problems = opened(b"1" * 32).read_index()
+    assert (found, len(problems)) == ([], 1)
+    assert not list((written / "caches").rglob("*.safetensors"))
+    opened(b"1" * 32).save([CachedPrefix("anna", TOKENS, layers(), 1 << 10, True)])
+    for key in (None, b"2" * 32):
+        found, problems = opened(key).read_index()
+        assert (found, len(problems)) == ([], 1)
+    (entry,), problems = opened(b"1" * 32).read_index()
+    assert (entry.owner, entry.tokens.tolist(), problems) == ("anna", TOKENS.tolist(), [])
+    assert entry.load is not None
+    (layer,) = entry.load() or [None]
+    assert layer is not None
+    assert mx.array_equal(layer.keys, layers()[0].keys)
 
 
 async def test_its_runner_records_are_read_and_removed(written: Path, caplog: pytest.LogCaptureFixture) -> None:

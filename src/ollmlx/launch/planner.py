@@ -136,16 +136,21 @@ class LaunchPlanner:
             prompt_cache_bytes=None if memory.prompt_cache == "auto" else memory.prompt_cache,
             runner_settings={
                 "wired": memory.wired,
-                "cache_dir": SavedCaches(self._settings.caches_folder).of(model)
-                if self._settings.cache_limit
-                else None,
-                "cache_dir_bytes": self._settings.cache_limit,
+                **self._saved_caches(model),
                 "owned_caches": self._settings.security.owned_caches,
                 "log_level": self._settings.logging.level,
                 "debug_prompts": self._settings.logging.prompts,
                 "allow_remote_code": model.name in map(ModelName.parse, self._settings.security.allow_remote_code),
             },
         )
+
+    def _saved_caches(self, model: InstalledModel) -> dict[str, Any]:
+        """Return the fields of RunnerConfig for saved prompt caches. Raises StorageError without a usable key."""
+        if not self._settings.cache_limit:
+            return {}
+        caches = SavedCaches(self._settings.caches_folder)
+        key = caches.key() if self._settings.storage.encrypt_caches else None
+        return {"cache_dir": caches.of(model), "cache_dir_bytes": self._settings.cache_limit, "cache_key": key}
 
     def _plan_memory(
         self, model: InstalledModel, fixed_context: int | None, estimate: Callable[[int], MemoryEstimate]

@@ -107,6 +107,9 @@ class StorageSettings(Section):
         "auto",
         description="Disk space for saved prompt caches, which hold prompts. 0: none. auto: 4GiB; 0 with API keys.",
     )
+    encrypt_caches: bool = Field(
+        False, description="Encrypt saved prompt caches, with a key that is made in the state folder."
+    )
 
 
 class RunnerSettings(Section):

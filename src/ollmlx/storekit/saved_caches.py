@@ -5,13 +5,18 @@ The runner writes the files; the daemon and the command `ollmlx cache` list and 
 
 from __future__ import annotations
 
+import re
+import secrets
+import shlex
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ollmlx.errors import StorageError
 from ollmlx.model.installed import InstalledModel
 from ollmlx.model.names import ModelName
+from ollmlx.settings.files import private_file
 from ollmlx.storekit.files import storage_errors
 
 
@@ -35,6 +40,18 @@ class SavedCaches:
     def of(self, model: InstalledModel) -> Path:
         """Return the folder of a model: its name, and the digest of its files."""
         return self._folder / f"{model.name.folder}+{model.digest[:16]}"
+
+    def key(self) -> str:
+        """Return the key that encrypts the caches, in hexadecimal; made when first needed. Raises StorageError."""
+        file = private_file(self._folder.parent, "caches.key")
+        with storage_errors("cannot use the key of saved prompt caches"):
+            key = file.read_text(encoding="ascii", errors="replace").strip()
+            if not key:
+                key = secrets.token_hex(32)
+                file.write_text(key, encoding="ascii")
+        if not re.fullmatch("[0-9a-f]{64}", key):
+            raise StorageError(f"{file} holds no key", hint=f"mv {shlex.quote(str(file))} {shlex.quote(f'{file}.old')}")
+        return key
 
     def list(self) -> list[SavedCache]:
         """Return what is saved, the largest first. Raises StorageError for a folder that cannot be read."""
