@@ -1,7 +1,8 @@
 """Prompts that begin alike and arrive together: their common beginning is computed once, and copied.
 
-llama.cpp finds a beginning only in the slot that it computes in. So the first of such requests computes its prompt as a
-request of its own, after which its slot rests for a moment; it is saved, and loaded into the slots of those that wait.
+llama.cpp finds a beginning only in the slot that it computes in. When others wait for the first of such requests, it is
+cancelled and goes on as two: one for the rest of its prompt, after which its slot rests for a moment, is saved, and
+loaded into the slots of those that wait, and one for the answer. A request that nobody waits for is sent once.
 """
 
 from __future__ import annotations
@@ -45,28 +46,21 @@ class SharedPrompts:
         self._helps = True
 
     async def stream(self, prompt: LlamaCppPrompt, slot: Slot, owner: str) -> AsyncIterator[Json]:
-        """Yield llama.cpp's records of a request that has a slot; its prompt is computed, or copied, first."""
-        first: Json = {}
+        """Yield llama.cpp's records of a request that has a slot; a beginning that another computes is copied first."""
         copied = False
         if len(prompt.tokens) - slot.held >= SHORTEST:
-            if (other := self._find(prompt, slot, owner)) is not None:
-                copied = await _copied(other, slot)
-                slot.reuse = copied or slot.reuse
-            else:
-                async with closing(self._compute(prompt, slot, owner)) as records:
+            if (other := self._find(prompt, slot, owner)) is None:
+                async with closing(self._leading(prompt, slot, owner)) as records:
                     async for record in records:
-                        first = record.get("timings") or first
-                        if "prompt_progress" in record:
-                            yield record
-                slot.reuse = True
+                        yield record
+                return
+            copied = await _copied(other, slot)
+            slot.reuse = copied or slot.reuse
         async with closing(self._client.stream(prompt.path, prompt.body | slot.fields)) as records:
             async for record in records:
                 if copied and (record.get("timings") or {}).get("cache_n", SHORTEST) < SHORTEST:
                     self._helps = False  # the model's cache cannot be cut (sliding windows, recurrent layers)
-                if not first:
-                    yield record
-                elif "prompt_progress" not in record:
-                    yield _joined(record, first)
+                yield record
 
     def _find(self, prompt: LlamaCppPrompt, slot: Slot, owner: str) -> Computing | None:
         """Return a prompt that is being computed and shares more than the slot has, and at least half of its own."""
@@ -76,26 +70,54 @@ class SharedPrompts:
                 return other
         return None
 
-    async def _compute(self, prompt: LlamaCppPrompt, slot: Slot, owner: str) -> AsyncIterator[Json]:
-        """Compute a prompt but for its last token, with which the answer begins; then copy it to those that wait."""
+    async def _leading(self, prompt: LlamaCppPrompt, slot: Slot, owner: str) -> AsyncIterator[Json]:
+        """Yield the records of a request for whose prompt others may wait. It is sent again when one does."""
         computing = Computing(owner, prompt.tokens)
-        body = {"prompt": prompt.tokens[:-1], "n_predict": 0, "return_progress": True, **slot.fields}
+        first: Json = {}
         self._computing.append(computing)
         try:
-            async with closing(self._client.stream(TEXT, body)) as records:
+            async with closing(self._client.stream(prompt.path, prompt.body | slot.fields)) as records:
                 async for record in records:
-                    if (progress := record.get("prompt_progress")) is not None:
-                        record = record | {"prompt_progress": progress | {"total": len(prompt.tokens)}}
+                    first = record.get("prompt_progress") or first
+                    if computing.waiting:
+                        break
+                    if "prompt_progress" not in record and computing in self._computing:
+                        self._computing.remove(computing)
                     yield record
-            self._computing.remove(computing)
-            if computing.waiting:
-                await self._copy(slot, computing)
+                else:
+                    return
+            slot.reuse = True
+            async with closing(self._shared(prompt, slot, computing, first)) as records:
+                async for record in records:
+                    yield record
         finally:
             if computing in self._computing:
                 self._computing.remove(computing)
             for _, told in computing.waiting:
                 if not told.done():
                     told.set_result(False)
+
+    async def _shared(
+        self, prompt: LlamaCppPrompt, slot: Slot, computing: Computing, first: Json
+    ) -> AsyncIterator[Json]:
+        """Compute the rest of a prompt but for its last token, copy it to those that wait, then yield the answer.
+
+        `first`: the progress of the request so far.
+        """
+        cached, spent = int(first.get("cache", 0)), float(first.get("time_ms", 0))
+        body = {"prompt": prompt.tokens[:-1], "n_predict": 0, "return_progress": True, **slot.fields}
+        async with closing(self._client.stream(TEXT, body)) as records:
+            async for record in records:
+                if (progress := record.get("prompt_progress")) is not None:
+                    counts = {"total": len(prompt.tokens), "cache": cached}
+                    yield record | {"prompt_progress": progress | counts}
+                spent += float((record.get("timings") or {}).get("prompt_ms", 0))
+        self._computing.remove(computing)
+        await self._copy(slot, computing)
+        async with closing(self._client.stream(prompt.path, prompt.body | slot.fields)) as records:
+            async for record in records:
+                if "prompt_progress" not in record:
+                    yield _joined(record, cached, spent)
 
     async def _copy(self, slot: Slot, computing: Computing) -> None:
         """Copy what a slot holds into the waiting ones. What cannot be copied is computed again."""
@@ -120,11 +142,11 @@ async def _copied(computing: Computing, slot: Slot) -> bool:
     return bool(await told)
 
 
-def _joined(record: Json, first: Json) -> Json:
-    """Return a record of the answer with the figures of its prompt, which was computed before."""
+def _joined(record: Json, cached: int, spent: float) -> Json:
+    """Return a record of the answer with the figures of its prompt, which was computed before in `spent` ms."""
     timings: dict[str, Any] | None = record.get("timings")
     if not timings:
         return record
-    cached = min(first["cache_n"], timings["cache_n"])
+    cached = min(cached, timings["cache_n"])
     counts = {"cache_n": cached, "prompt_n": timings["prompt_n"] + timings["cache_n"] - cached}
-    return record | {"timings": timings | counts | {"prompt_ms": first["prompt_ms"] + timings["prompt_ms"]}}
+    return record | {"timings": timings | counts | {"prompt_ms": spent + timings["prompt_ms"]}}

@@ -27,12 +27,13 @@ class FakeClient:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.held: list[Sequence[int]] = [()] * 4
-        self.computed = 0
+        self.computed = self.sent = 0
         self.saved: dict[str, Sequence[int]] = {}
         self.full = False
         self.whole = False
 
     async def stream(self, path: str, body: Record) -> AsyncIterator[Record]:
+        self.sent += 1
         prompt, slot = tuple(body["prompt"]), body["id_slot"]
         common = sharing.common_length(prompt, self.held[slot]) if body["cache_prompt"] else 0
         if self.whole and common < len(self.held[slot]):
@@ -96,12 +97,17 @@ async def test_parallel_requests_compute_their_beginning_once(client: FakeClient
     assert list(client.folder.iterdir()) == [], "the file is gone"
 
 
-async def test_the_first_request_tells_its_progress_once(client: FakeClient) -> None:
-    (records,) = await Engine(client).together((*SYSTEM, 1))
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_request_is_sent_once_unless_others_wait_and_tells_its_progress_once(
+    client: FakeClient, others: int
+) -> None:
+    records, *_ = await Engine(client).together((*SYSTEM, 1), *[(*SYSTEM, 2)] * others)
     states = [record["prompt_progress"] for record in records[:-1]]
-    assert [state["processed"] for state in states] == list(range(0, 1000, BATCH))
+    done = [state["processed"] for state in states]
+    assert done == sorted(done)
+    assert done[-1] >= 900
     assert {(state["total"], state["cache"]) for state in states} == {(1001, 0)}
-    assert client.computed == 1001
+    assert (client.computed, client.sent) == (1001 + others, 4 if others else 1)
 
 
 @pytest.mark.parametrize(
