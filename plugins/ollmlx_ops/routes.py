@@ -43,7 +43,10 @@ MARKDOWN = "text/markdown"
 CODE = re.compile(r"[A-Z]{3}[0-9]{3}")
 NOT_READY = 503
 LINES = 300
-_SAID = {"state", "backend", "pid", "restarts", "reserved", "memory", "last_words", "missed"}
+_SAID = {
+    *("state", "backend", "pid", "active", "started_at", "restarts", "reserved"),
+    *("memory", "last_words", "notes", "missed"),
+}
 """The fields of a runner that keep their names in the answer."""
 STATUS = record({"status": STRING})
 DAEMON = record(

@@ -23,6 +23,12 @@ SERVE = "ollmlx serve"
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 OLLAMA_VARIABLES: dict[KeyPath, str] = {("server", "host"): "OLLAMA_HOST", ("storage", "models"): "OLLAMA_MODELS"}
 
+SERVICES = {
+    "systemd": ".config/systemd/user/ollmlx.service",
+    "launchd": "Library/LaunchAgents/io.ollmlx.daemon.plist",
+}
+"""The parent process of a daemon that is a service, and the file in the home folder that makes it one."""
+
 Fixes = tuple[tuple[str, ...], tuple[str, ...]]
 """Commands that fix a problem, and commands of another way to fix it."""
 
@@ -148,7 +154,19 @@ def stop_listener(context: CheckContext, *, ollama: bool = False) -> tuple[str, 
 def restart_daemon(context: CheckContext, status: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """Stop the daemon and start one with the settings of this terminal. `status`: its answer to /api/daemon."""
     pid = (status or {}).get("pid")
-    return (f"kill {pid}" if isinstance(pid, int) else stop_listener(context)[0], SERVE)
+    if not isinstance(pid, int) and (process := context.processes.listener(context.address.port)) is not None:
+        pid = process.pid
+    if isinstance(pid, int) and is_service(context, pid):
+        return ("ollmlx service restart",)
+    told = status is not None and isinstance(status.get("pid"), int)
+    return (f"kill {pid}" if told else stop_listener(context)[0], SERVE)
+
+
+def is_service(context: CheckContext, pid: int) -> bool:
+    """Return True if a service manager keeps this daemon running, by what `ollmlx service install` wrote."""
+    process = context.processes.get(pid)
+    file = SERVICES.get(process.parent) if process is not None else None
+    return file is not None and (Path(context.environ.get("HOME") or "/") / file).is_file()
 
 
 def own_pip(

@@ -45,7 +45,7 @@ def some_of(names: Sequence[str], most: int = 3) -> str:
 
 @dataclass
 class Inventory:
-    """What several checks need and one of them works out, while the others wait for it."""
+    """Results that several checks need: the first that asks works one out, and the others wait for it."""
 
     _known: dict[str, Future[object]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -164,7 +164,10 @@ def seconds_since_start() -> float:
 
 @dataclass(frozen=True)
 class Process:
-    """A process. `uid` is None and `command` is empty if the system hides them."""
+    """A process. `uid` is None and `command` is empty if the system hides them.
+
+    `parent`: the name of the process that started it. `started`: seconds since 1970, 0 if that is hidden.
+    """
 
     pid: int
     name: str
@@ -172,6 +175,8 @@ class Process:
     user: str = ""
     uid: int | None = None
     status: str = ""
+    parent: str = ""
+    started: float = 0.0
 
     @property
     def is_ollmlx(self) -> bool:
@@ -213,16 +218,18 @@ class Processes:
         try:
             found = psutil.Process(pid)
             with found.oneshot():
-                name, status = found.name(), found.status()
+                name, status, started = found.name(), found.status(), found.create_time()
                 command: Sequence[str] = ()
-                user, uid = "", None
+                user, uid, parent = "", None, ""
                 with suppress(psutil.AccessDenied):
                     command = found.cmdline()
                 with suppress(psutil.AccessDenied, KeyError):
                     user, uid = found.username(), found.uids().real
+                with suppress(psutil.Error):
+                    parent = above.name() if (above := found.parent()) else ""
         except (psutil.Error, OSError):
             return None
-        return Process(pid, name, tuple(command), user, uid, status)
+        return Process(pid, name, tuple(command), user, uid, status, parent, started)
 
     def lock_owner(self, state_folder: Path) -> Process | None:
         """Return the daemon that holds the lock of a state folder; None if it does not run.

@@ -69,6 +69,8 @@ class FakeProcesses(Processes):
     places: tuple[str, ...] = ()
     states: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    parent: str = ""
+    started: float = 0.0
 
     def listener(self, port: int) -> Process | None:
         return self.listening
@@ -87,7 +89,9 @@ class FakeProcesses(Processes):
         return self.environments.get(pid, {})
 
     def get(self, pid: int) -> Process | None:
-        return Process(pid, "python", status=self.states.get(str(pid), "")) if pid in self.living else None
+        state = self.states.get(str(pid), "")
+        alive = pid in self.living
+        return Process(pid, "python", status=state, parent=self.parent, started=self.started) if alive else None
 
     def addresses(self, name: str) -> tuple[str, ...]:
         return tuple(self.names.get(name, ("127.0.0.1", "::1")))

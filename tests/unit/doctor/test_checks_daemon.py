@@ -21,6 +21,7 @@ from ollmlx.doctor.checks.runners import leftovers
 from ollmlx.doctor.daemon import DaemonClient, DaemonReply, NoReply
 from ollmlx.doctor.machine import Process, Processes
 from ollmlx.errors.findings import Severity
+from ollmlx.settings.report import digests
 from ollmlx.text.addresses import Address
 
 PYTHON = Process(7, "python3", user="eve", uid=os.getuid())
@@ -256,3 +257,48 @@ def test_the_commands_for_a_runner_that_failed_do_not_only_hide_it(tmp_path: Pat
     found = expect(context, code, "bye", "ollmlx logs")
     assert found.commands[-1] == "ollmlx doctor --model tiny", "it proves whether the model runs"
     assert found.safe == ()
+
+
+CHANGED = '[runners]\nkeep_alive = "10m"\nload_timeout = "1m"'
+IN_USE: list[tuple[str, dict[str, str], dict[str, str], float, tuple[str, ...], str]] = [
+    ('[runners]\nkeep_alive = "10m"', {}, {}, 0.0, ("kill -HUP 77",), "was changed after"),
+    (CHANGED, {}, {}, 0.0, ("kill 77", "ollmlx serve"), "was changed after"),
+    (CHANGED, {}, {}, 1e12, ("kill 77", "ollmlx serve"), "runners.load_timeout: "),
+    ("", {"OLLAMA_CONTEXT_LENGTH": "8192"}, {}, 1e12, ("kill 77", "ollmlx serve"), "without OLLAMA_CONTEXT_LENGTH"),
+    ('[runners]\nkeep_alive = "10m"', {}, {"OLLAMA_KEEP_ALIVE": "1h"}, 0.0, (), ""),
+    ('[security]\napi_keys = ["' + "k" * 40 + '"]', {}, {}, 0.0, (), ""),
+]
+
+
+@pytest.mark.parametrize(("toml", "shell", "own", "started", "commands", "evidence"), IN_USE)
+def test_settings_that_the_daemon_does_not_use_are_told_unless_it_has_its_own(
+    tmp_path: Path, toml: str, shell: dict[str, str], own: dict[str, str], started: float, commands: tuple[str, ...],
+    evidence: str,
+) -> None:  # fmt: skip
+    processes = FakeProcesses(living=(77,), environments={77: own}, started=started)
+    running = daemon("/api/daemon", {"pid": 77, "settings": {}})
+    context = replace(healthy(tmp_path, toml, shell), daemon=running, processes=processes)
+    findings = [one for one in examined(context).findings if one.code == "NET004"]
+    assert [one.commands for one in findings] == ([commands] if commands else [])
+    assert all(evidence in " ".join(one.evidence) for one in findings)
+
+
+def test_settings_that_were_taken_out_of_the_file_are_told_and_equal_ones_are_not(tmp_path: Path) -> None:
+    context = healthy(tmp_path, CHANGED)
+    same = {"pid": 77, "settings": digests(context.settings)}
+    context = replace(context, processes=FakeProcesses(living=(77,)), daemon=daemon("/api/daemon", same))
+    assert codes(context) == []
+    less = replace(healthy(tmp_path), processes=context.processes, daemon=context.daemon)
+    found = expect(less, "NET004", "runners.keep_alive: not set any more", "kill 77")
+    assert "runners.load_timeout" in found.title
+
+
+def test_a_daemon_that_is_a_service_is_restarted_by_its_manager(tmp_path: Path) -> None:
+    unit = tmp_path / ".config/systemd/user/ollmlx.service"
+    unit.parent.mkdir(parents=True)
+    unit.touch()
+    processes = FakeProcesses(living=(77,), parent="systemd", started=1e12)
+    running = daemon("/api/daemon", {"pid": 77, "settings": {}})
+    for shell, command in (({}, "restart"), ({"OLLAMA_CONTEXT_LENGTH": "8192"}, "install")):
+        context = replace(healthy(tmp_path, CHANGED, shell), daemon=running, processes=processes)
+        assert expect(context, "NET004", "pid 77", "").commands == (f"ollmlx service {command}",)
