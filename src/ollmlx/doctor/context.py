@@ -17,7 +17,7 @@ from pluggy import PluginManager
 
 from ollmlx.doctor.daemon import DaemonClient, NoReply
 from ollmlx.doctor.inventory import Choices, Inventory, Listing, choose_backends, list_models
-from ollmlx.doctor.machine import Completed, Machine, Processes, run_child
+from ollmlx.doctor.machine import Completed, Machine, Process, Processes, run_child
 from ollmlx.doctor.probe.parent import PluginProbe, PluginTask, start_probes
 from ollmlx.errors import OllmlxError
 from ollmlx.launch.overrides import ModelOverrides
@@ -127,6 +127,12 @@ class CheckContext:
         except NoReply:
             return None
         return answer.body if isinstance(answer.body, dict) else None
+
+    def daemon_process(self, status: Mapping[str, Any]) -> Process | None:
+        """Return the process of the daemon that answered; None if it is not here: a container has its own numbers."""
+        pid = status.get("pid")
+        process = self.processes.get(pid) if isinstance(pid, int) else None
+        return process if process is not None and (process.is_ollmlx or not process.command) else None
 
     def target(self, name: str) -> ModelName:
         """Return the model of a name, aliases followed. Raises InvalidRequest for a name that is none."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ollmlx.doctor.context import CheckContext
+from ollmlx.doctor.machine import Process
 from ollmlx.errors.findings import SafeCommand
 from ollmlx.errors.secrets import is_secret_key
 from ollmlx.settings.faults import Fault, Origin, likely_key
@@ -153,19 +154,20 @@ def stop_listener(context: CheckContext, *, ollama: bool = False) -> tuple[str, 
 
 def restart_daemon(context: CheckContext, status: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """Stop the daemon and start one with the settings of this terminal. `status`: its answer to /api/daemon."""
-    pid = (status or {}).get("pid")
-    if not isinstance(pid, int) and (process := context.processes.listener(context.address.port)) is not None:
-        pid = process.pid
-    if isinstance(pid, int) and is_service(context, pid):
+    if status and "pid" in status:
+        process = context.daemon_process(status)
+        if process is None:
+            return (f'docker restart "$(docker ps -q --filter publish={context.address.port})"',)
+    else:
+        process = context.processes.listener(context.address.port)
+    if process is not None and is_service(context, process):
         return ("ollmlx service restart",)
-    told = status is not None and isinstance(status.get("pid"), int)
-    return (f"kill {pid}" if told else stop_listener(context)[0], SERVE)
+    return (f"kill {process.pid}" if status and process else stop_listener(context)[0], SERVE)
 
 
-def is_service(context: CheckContext, pid: int) -> bool:
+def is_service(context: CheckContext, process: Process) -> bool:
     """Return True if a service manager keeps this daemon running, by what `ollmlx service install` wrote."""
-    process = context.processes.get(pid)
-    file = SERVICES.get(process.parent) if process is not None else None
+    file = SERVICES.get(process.parent)
     return file is not None and (Path(context.environ.get("HOME") or "/") / file).is_file()
 
 

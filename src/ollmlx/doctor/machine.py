@@ -23,8 +23,12 @@ from ollmlx.plugin.loader import in_background
 from ollmlx.supervisor.machine import ThisMachine, listening_process, read_sysctl
 from ollmlx.supervisor.process.guarded import guarded_group
 from ollmlx.text.addresses import join_host_port
+from ollmlx.text.quantities import format_size
 
 LOCK = "ollmlx.lock"
+BUSY = 0.9
+MUCH_SWAP = 100 * 1000**2
+MANY_CLOSED = 50
 _NVIDIA = ("dev/nvidiactl", "proc/driver/nvidia/version", "dev/dxg")
 
 
@@ -188,6 +192,24 @@ class Process:
 
 
 @dataclass(frozen=True)
+class Vitals:
+    """The use of a core (1.0: all of it), the bytes in the swap space, the connections that their clients closed."""
+
+    core: float = 0.0
+    swapped: int = 0
+    closed: int = 0
+
+    def told(self) -> tuple[str, ...]:
+        """Return what is not as it should be, a line each."""
+        lines = {
+            f"it uses {self.core:.0%} of a core": self.core >= BUSY,
+            f"{format_size(self.swapped)} of it are in the swap space": self.swapped >= MUCH_SWAP,
+            f"it has {self.closed} connections that their clients closed": self.closed >= MANY_CLOSED,
+        }
+        return tuple(line for line, wrong in lines.items() if wrong)
+
+
+@dataclass(frozen=True)
 class Completed:
     """A finished child process: its output and exit status (negative: a signal; None: it exceeded the time limit)."""
 
@@ -242,9 +264,25 @@ class Processes:
             return None
         process = self.get(int(text)) if text.isdigit() else None
         # The process id may have been reused: then the command is another program's, where the system shows it.
-        if process is None or (process.command and not any("ollmlx" in word for word in process.command)):
+        if process is None or process.status == psutil.STATUS_ZOMBIE:  # nobody waits for it: it has ended
+            return None
+        if process.command and not any("ollmlx" in word for word in process.command):
             return None
         return process
+
+    def vitals(self, pid: int, seconds: float = 1.0) -> Vitals:
+        """Watch a process for some time."""
+        core, waiting = 0.0, 0
+        with suppress(psutil.Error, OSError):
+            watched = psutil.Process(pid)
+            with suppress(psutil.AccessDenied):
+                waiting = sum(one.status == psutil.CONN_CLOSE_WAIT for one in watched.net_connections("tcp"))
+            core = watched.cpu_percent(seconds) / 100
+        swapped = 0
+        with suppress(OSError, ValueError):  # Linux only
+            status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+            swapped = int(status.partition("VmSwap:")[2].split()[0]) * 1024 if "VmSwap:" in status else 0
+        return Vitals(core, swapped, waiting)
 
     def variables(self, pid: int) -> Mapping[str, str]:
         """Return the environment of a process; empty if it may not be read."""

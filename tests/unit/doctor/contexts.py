@@ -12,7 +12,7 @@ from ollmlx import __version__
 from ollmlx.cli.verbs import VERBS, verb_parser
 from ollmlx.doctor.context import CheckContext, build_context
 from ollmlx.doctor.daemon import DaemonClient, DaemonReply, NoReply
-from ollmlx.doctor.machine import Completed, Machine, Process, Processes
+from ollmlx.doctor.machine import Completed, Machine, Process, Processes, Vitals
 from ollmlx.doctor.report import Report
 from ollmlx.doctor.run import all_checks, examine
 from ollmlx.errors.findings import Finding, Severity
@@ -65,12 +65,13 @@ class FakeProcesses(Processes):
     open: bool = False
     refusal: str | None = None
     environments: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
-    living: Sequence[int] = ()
+    living: Sequence[int] = (77,)
     places: tuple[str, ...] = ()
     states: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     parent: str = ""
     started: float = 0.0
+    vital: Mapping[str, Any] = field(default_factory=dict)
 
     def listener(self, port: int) -> Process | None:
         return self.listening
@@ -92,6 +93,9 @@ class FakeProcesses(Processes):
         state = self.states.get(str(pid), "")
         alive = pid in self.living
         return Process(pid, "python", status=state, parent=self.parent, started=self.started) if alive else None
+
+    def vitals(self, pid: int, seconds: float = 1.0) -> Vitals:
+        return Vitals(**self.vital)
 
     def addresses(self, name: str) -> tuple[str, ...]:
         return tuple(self.names.get(name, ("127.0.0.1", "::1")))

@@ -46,6 +46,7 @@ MUTE = FakeDaemon(
 
 NOBODY = FakeDaemon({})
 OTHER = "127.0.0.1:11435"
+ELSEWHERE = daemon("/api/daemon", {"pid": 77, "models_folder": "/m"})
 NOT_OLLMLX = daemon("/api/version", None, 404)
 DAEMONS: list[tuple[str, dict[str, Any], str, str]] = [
     ("NET003", {"daemon": NOBODY}, "no daemon answers at 127.0.0.1:11434", "ollmlx serve"),
@@ -61,7 +62,12 @@ DAEMONS: list[tuple[str, dict[str, Any], str, str]] = [
     ("NET008", {"daemon": daemon("/readyz", DRAINING, 503)}, "may go on for another 7 s", "ollmlx serve"),
     ("NET004", {"processes": FakeProcesses(listening=ROOT)}, "as the user root", OTHER),
     ("NET007", {"environ": {"HTTP_PROXY": "http://proxy:3128"}}, "HTTP_PROXY is set", "export NO_PROXY="),
-    ("NET004", {"daemon": daemon("/api/daemon", {"models_folder": "/m"})}, "keeps its models in /m", "OLLAMA_MODELS="),
+    (
+        "NET004",
+        {"daemon": daemon("/api/daemon", {"pid": 77, "models_folder": "/m"})},
+        "keeps its models in /m",
+        "OLLAMA_MODELS=",
+    ),
     ("RUN002", {"daemon": failed("RUN002", "the runner of tiny was killed by SIGKILL")}, "bye", "ollmlx logs"),
     ("RUN002", {"daemon": failed(None, "", state="ready", restarts=2)}, "replaced 2 times", "ollmlx logs"),
     ("RUN004", {"daemon": failed("RUN004", "made no progress")}, "bye", "ollmlx stop tiny"),
@@ -118,7 +124,10 @@ def test_the_error_of_the_last_background_daemon_is_reported(tmp_path: Path) -> 
 def test_another_path_to_the_same_models_folder_is_no_finding(tmp_path: Path) -> None:
     context = healthy(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "models")
-    assert codes(replace(context, daemon=daemon("/api/daemon", {"models_folder": str(tmp_path / "link")}))) == []
+    assert (
+        codes(replace(context, daemon=daemon("/api/daemon", {"pid": 77, "models_folder": str(tmp_path / "link")})))
+        == []
+    )
 
 
 @pytest.mark.parametrize("reported", [None, [], {"runners": 3}, {"runners": ["x", None]}, {"models_folder": 1}])

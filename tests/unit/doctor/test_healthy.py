@@ -8,17 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.doctor.contexts import GB, HEALTHY, MAC, FakeDaemon, daemon, examined, healthy
+from tests.unit.doctor.contexts import GB, HEALTHY, MAC, FakeDaemon, FakeProcesses, daemon, examined, healthy
 from tests.unit.doctor.test_checks_storage import put
 
 from ollmlx.errors.findings import Severity
 
 KEY = "k" * 40
-BUSY = {"runners": [{"name": "m", "state": "busy", "pid": 9, "memory": GB, "restarts": 0}]}
+BUSY: dict[str, Any] = {"runners": [{"name": "m", "state": "busy", "pid": 9, "memory": GB, "restarts": 0}]}
+CONTAINER = {"pid": 1, "models_folder": "/root/.ollama/models", "settings": {"runners.parallel": "x"}, **BUSY}
 VARIANTS: dict[str, dict[str, Any]] = {
     "fresh": {},
     "no daemon": {"daemon": FakeDaemon({})},
     "a busy daemon": {"daemon": daemon("/api/daemon", BUSY)},
+    "a daemon in a container": {"daemon": daemon("/api/daemon", CONTAINER), "processes": FakeProcesses(living=(9,))},
+    "a daemon that has its own variable": {
+        "toml": '[runners]\nkeep_alive = "10m"', "daemon": daemon("/api/daemon", {"pid": 77, "settings": {}}),
+        "processes": FakeProcesses(environments={77: {"OLLAMA_KEEP_ALIVE": "1h"}}),
+    },
+    "a runner that computes": {
+        "daemon": daemon("/api/daemon", {"pid": 77, "runners": [{**BUSY["runners"][0], "active": 1}]}),
+        "processes": FakeProcesses(living=(9, 77), vital={"core": 2.0}),
+    },
     "a Mac": {"machine": MAC},
     "a small container": {"machine": replace(HEALTHY, container_limit=8 * GB)},
     "a machine whose memory is unknown": {"machine": replace(HEALTHY, ram=0, available=0, swap_total=0)},

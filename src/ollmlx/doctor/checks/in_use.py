@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 from ollmlx.doctor.check import check, found
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import is_service, restart_daemon
 from ollmlx.doctor.inventory import some_of
+from ollmlx.doctor.machine import Process
 from ollmlx.errors.findings import Finding, SafeCommand, Severity
 from ollmlx.settings.faults import DEFAULT, Origin
 from ollmlx.settings.keys import dotted, variable
@@ -25,10 +25,11 @@ SHELL = ("ollama", "variable")
 async def in_use(context: CheckContext) -> list[Finding]:
     """Report settings that the daemon does not use: changed after its start, or variables of this terminal only."""
     status = await context.ask("/api/daemon") or {}
-    theirs, pid = status.get("settings"), status.get("pid")
-    if context.faults or not isinstance(theirs, dict) or not isinstance(pid, int):
+    theirs, process = status.get("settings"), context.daemon_process(status)
+    if context.faults or not isinstance(theirs, dict) or process is None:
         return []
-    ours, variables, newer = digests(context.settings), context.processes.variables(pid), _is_newer(context, pid)
+    variables, newer = context.processes.variables(process.pid), _is_newer(context, process)
+    ours = digests(context.settings)
     origins = {dotted(one.path): one.origin for one in effective(context.loaded)}
     different = {
         key: origin
@@ -37,14 +38,13 @@ async def in_use(context: CheckContext) -> list[Finding]:
         and (key in ours or newer)
         and ((origin := origins.get(key, DEFAULT)).kind in SHELL or not _names(key) & set(variables))
     }
-    return [_not_in_use(context, status, different, newer=newer)] if different else []
+    return [_not_in_use(context, process, different, newer=newer)] if different else []
 
 
-def _is_newer(context: CheckContext, pid: int) -> bool:
+def _is_newer(context: CheckContext, process: Process) -> bool:
     """Return True if the settings file was changed after the daemon had been started."""
-    process = context.processes.get(pid)
     with suppress(OSError):
-        return process is not None and context.file is not None and context.file.stat().st_mtime > process.started
+        return context.file is not None and context.file.stat().st_mtime > process.started
     return False
 
 
@@ -56,15 +56,13 @@ def _names(key: str) -> set[str]:
     }
 
 
-def _not_in_use(
-    context: CheckContext, status: Mapping[str, Any], different: Mapping[str, Origin], *, newer: bool
-) -> Finding:
-    pid, shell = status["pid"], {origin.name for origin in different.values() if origin.kind in SHELL}
+def _not_in_use(context: CheckContext, process: Process, different: Mapping[str, Origin], *, newer: bool) -> Finding:
+    pid, shell = process.pid, {origin.name for origin in different.values() if origin.kind in SHELL}
     keys = [f"{key}: {origin if origin != DEFAULT else 'not set any more'}" for key, origin in different.items()]
     why = f"the daemon was started without {some_of(sorted(shell))} of this terminal" if shell else ""
     changed = "the settings file was changed after the daemon had started" if newer and not shell else ""
-    restart: Sequence[str] = restart_daemon(context, status)
-    if is_service(context, pid) and shell:
+    restart: Sequence[str] = restart_daemon(context, {"pid": pid})
+    if is_service(context, process) and shell:
         restart = ("ollmlx service install",)  # it writes the variables of this terminal into the service's file
     reload = [SafeCommand(f"kill -HUP {pid}")] if changed and all(map(_is_reloadable, different)) else []
     return found(

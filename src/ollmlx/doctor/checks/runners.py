@@ -2,41 +2,83 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from ollmlx.doctor.check import check, found, noted, skipped
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import restart_daemon
+from ollmlx.doctor.machine import BUSY, MUCH_SWAP
 from ollmlx.errors.findings import Finding, SafeCommand, Severity
-from ollmlx.text.quantities import format_size
+from ollmlx.text.quantities import format_duration, format_size
 
 SUSPENDED = ("stopped", "tracing-stop")
 FIXES = {"RUN005": ("ollmlx ps", "ollmlx config show"), "RUN008": ("ollmlx plugin list",)}
 """The commands for a failure with this code."""
 
 
-@check("runners", "runners", "RUN002", "RUN004", "RUN005", "RUN008", "RUN018", "SEC009")
+SLOWEST_DISK = 50 * 1000**2
+"""Bytes a second: a model is loaded no more slowly."""
+LEAST_LOADING = 120.0
+
+
+@check("runners", "runners", "ENV003", "RUN002", "RUN004", "RUN005", "RUN008", "RUN018", "SEC009")
 async def runners(context: CheckContext) -> list[Finding]:
     """Report every runner that failed or was replaced, and every prompt that the prefix cache could not help."""
     status = await context.ask("/api/daemon") or {}
     listed = status.get("runners")
     described = [one for one in (listed if isinstance(listed, list) else ()) if isinstance(one, dict)]
-    found_here = [*_suspended(context, described)]
-    return [*found_here, *(one for runner in described for one in _findings(runner, restart_daemon(context, status)))]
+    restart = restart_daemon(context, status)
+    found_here = [one for runner in described for one in _findings(runner, restart)]
+    if context.daemon_process(status) is None:  # in a container processes have other numbers
+        return found_here
+    watched = await asyncio.gather(*(asyncio.to_thread(_watched, context, runner) for runner in described))
+    return [*(one for findings in watched for one in findings), *found_here]
 
 
-def _suspended(context: CheckContext, runners: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Report runners that somebody stopped, with a signal or a debugger. The daemon ends them after a while."""
-    for runner in runners:
-        pid = runner.get("pid")
-        process = context.processes.get(pid) if isinstance(pid, int) else None
-        if process is not None and process.status in SUSPENDED:
-            yield found(
-                "RUN004", f"the runner of {runner.get('name')} is suspended", subject=str(runner.get("name")),
-                evidence=(f"pid {pid}",), commands=(SafeCommand(f"kill -CONT {pid}", asks=True),),
-            )  # fmt: skip
+def _watched(context: CheckContext, runner: Mapping[str, Any]) -> Sequence[Finding]:
+    """Report a runner that somebody stopped, that loads for ever, turns in a circle, or lies in the swap space."""
+    name, pid, state = str(runner.get("name")), runner.get("pid"), runner.get("state")
+    process = context.processes.get(pid) if isinstance(pid, int) else None
+    if process is None or not isinstance(pid, int) or state == "failed":
+        return []
+    stop = (SafeCommand(f"ollmlx stop {name}", asks=True), f"ollmlx doctor --model {name}")
+    if process.status in SUSPENDED:  # with a signal or a debugger; the daemon ends it after a while
+        wake = SafeCommand(f"kill -CONT {pid}", asks=True)
+        title = f"the runner of {name} is suspended"
+        return [found("RUN004", title, evidence=(f"pid {pid}",), commands=(wake,), subject=name)]
+    vitals = context.processes.vitals(pid)
+    evidence = (f"pid {pid}", *vitals.told())
+    if state == "starting" and (seconds := _age(runner, context.now())) > _longest_load(runner):
+        title = f"the runner of {name} has been loading for {format_duration(round(seconds))}"
+        return [found("RUN004", title, evidence=evidence, commands=(f"ollmlx logs {name}", *stop), subject=name)]
+    if state == "ready" and vitals.core >= BUSY and runner.get("active") == 0:
+        title = f"the runner of {name} uses {vitals.core:.0%} of a core although no request is running"
+        return [found("RUN004", title, evidence=evidence, commands=stop, subject=name, severity=Severity.WARNING)]
+    if vitals.swapped > MUCH_SWAP and vitals.swapped > _number(runner, "memory") // 4:
+        title = f"the runner of {name} is slow: {format_size(vitals.swapped)} of it are in the swap space"
+        return [found("ENV003", title, evidence=evidence, commands=("ollmlx ps", *stop[:1]), subject=name)]
+    return []
+
+
+def _age(runner: Mapping[str, Any], now: float) -> float:
+    """Return the seconds since a runner was started; 0 if that is not told."""
+    with suppress(ValueError, TypeError):
+        return now - datetime.fromisoformat(str(runner.get("started_at"))).timestamp()
+    return 0.0
+
+
+def _longest_load(runner: Mapping[str, Any]) -> float:
+    return max(LEAST_LOADING, _number(runner, "reserved") / SLOWEST_DISK)
+
+
+def _number(runner: Mapping[str, Any], key: str) -> int:
+    value = runner.get(key)
+    return value if isinstance(value, int) else 0
 
 
 def _findings(runner: Mapping[str, Any], restart: tuple[str, ...]) -> Iterator[Finding]:

@@ -60,7 +60,7 @@ async def server(context: CheckContext) -> list[Finding]:
     try:
         answer = await asking
     except NoReply as silence:
-        return [_no_answer(context, str(silence))]
+        return [await asyncio.to_thread(_no_answer, context, str(silence))]
     version = answer.body if isinstance(answer.body, dict) else {}
     if answer.status == 401:
         keys = "its keys are [security] api_keys of its settings, or its variable OLLMLX_SECURITY__API_KEYS"
@@ -124,7 +124,9 @@ def _no_answer(context: CheckContext, reason: str) -> Finding:
             return _silent_daemon(context, process, reason)
         silent = "does not answer" if reason.startswith("no answer within") else "does not speak HTTP"
         title = f"{address.netloc} is in use by a program that {silent}"
-        return found("NET001", title, evidence=(_listener(context), reason), commands=listen_elsewhere(context),
+        hidden = "the system hides which one: it is another user's, a container's, or left of one that was killed"
+        evidence = (_listener(context) or hidden, reason)
+        return found("NET001", title, evidence=evidence, commands=listen_elsewhere(context),
                      instead=(*stop_listener(context), SERVE))  # fmt: skip
     refusal = context.processes.bindable(address.host, address.port)
     if refusal is not None and not context.processes.is_here(address.host):
@@ -146,7 +148,8 @@ def _silent_daemon(context: CheckContext, process: Process, reason: str) -> Find
     restart = (f"kill -9 {process.pid}", SERVE)
     wake = (SafeCommand(f"kill -CONT {process.pid}", asks=True),)
     return found(
-        "NET008", title, evidence=(_listener(context), reason), commands=wake if suspended else ("ollmlx logs",),
+        "NET008", title, evidence=(_listener(context), reason, *context.processes.vitals(process.pid, 0.3).told()),
+        commands=wake if suspended else ("ollmlx logs",),
         instead=restart, severity=Severity.ERROR,
     )  # fmt: skip
 
@@ -210,6 +213,8 @@ async def folders(context: CheckContext) -> list[Finding]:
     status = await context.ask("/api/daemon") or {}
     theirs, ours = status.get("models_folder"), context.settings.models_folder
     if not context.is_reliable("storage", "models") or not isinstance(theirs, str) or _is_same(Path(theirs), ours):
+        return []
+    if context.daemon_process(status) is None:  # a container has folders of its own
         return []
     return [
         found(
@@ -284,9 +289,10 @@ def localhost(context: CheckContext) -> Iterator[Finding]:
 async def lock(context: CheckContext) -> list[Finding]:
     """Report a daemon whose state folder was removed or replaced while it runs."""
     status = await context.ask("/api/daemon") or {}
-    pid, folder = status.get("pid"), status.get("state_folder")
-    if not isinstance(pid, int) or not isinstance(folder, str) or folder != str(context.settings.state_folder):
+    process, folder = context.daemon_process(status), status.get("state_folder")
+    if process is None or not isinstance(folder, str) or folder != str(context.settings.state_folder):
         return []
+    pid = process.pid
     try:
         held = (Path(folder) / LOCK).read_text(encoding="ascii").strip() == str(pid)
     except FileNotFoundError:
