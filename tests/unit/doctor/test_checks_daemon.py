@@ -18,10 +18,10 @@ from tests.unit.doctor.contexts import READY, FakeDaemon, FakeProcesses, codes, 
 
 from ollmlx import __version__
 from ollmlx.doctor.checks.runners import leftovers
+from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.daemon import DaemonClient, DaemonReply, NoReply
 from ollmlx.doctor.machine import Process, Processes
 from ollmlx.errors.findings import Severity
-from ollmlx.settings.report import digests
 from ollmlx.text.addresses import Address
 
 PYTHON = Process(7, "python3", user="eve", uid=os.getuid())
@@ -268,46 +268,64 @@ def test_the_commands_for_a_runner_that_failed_do_not_only_hide_it(tmp_path: Pat
     assert found.safe == ()
 
 
-CHANGED = '[runners]\nkeep_alive = "10m"\nload_timeout = "1m"'
-IN_USE: list[tuple[str, dict[str, str], dict[str, str], float, tuple[str, ...], str]] = [
-    ('[runners]\nkeep_alive = "10m"', {}, {}, 0.0, ("kill -HUP 77",), "was changed after"),
-    (CHANGED, {}, {}, 0.0, ("kill 77", "ollmlx serve"), "was changed after"),
-    (CHANGED, {}, {}, 1e12, ("kill 77", "ollmlx serve"), "runners.load_timeout: "),
-    ("", {"OLLAMA_CONTEXT_LENGTH": "8192"}, {}, 1e12, ("kill 77", "ollmlx serve"), "without OLLAMA_CONTEXT_LENGTH"),
-    ('[runners]\nkeep_alive = "10m"', {}, {"OLLAMA_KEEP_ALIVE": "1h"}, 0.0, (), ""),
-    ('[security]\napi_keys = ["' + "k" * 40 + '"]', {}, {}, 0.0, (), ""),
-]
+def using(context: CheckContext, *rows: tuple[str, Any, str], restart: Sequence[str] = ()) -> CheckContext:
+    """Return the context with a daemon that uses these settings: key, value and the kind of the origin."""
+    settings = [{"key": key, "value": value, "origin": origin, "source": origin} for key, value, origin in rows]
+    told = {"settings": settings, "files": [str(context.file)], "restart": list(restart)}
+    answers = {"/api/daemon": {"pid": 77}, "/api/daemon/settings": told}
+    return replace(
+        context, daemon=FakeDaemon({**READY, **{path: DaemonReply(200, one) for path, one in answers.items()}})
+    )
 
 
-@pytest.mark.parametrize(("toml", "shell", "own", "started", "commands", "evidence"), IN_USE)
-def test_settings_that_the_daemon_does_not_use_are_told_unless_it_has_its_own(
-    tmp_path: Path, toml: str, shell: dict[str, str], own: dict[str, str], started: float, commands: tuple[str, ...],
+KEEP = '[runners]\nkeep_alive = "10m"'
+SPACE = "[memory]\nshare = 0.5"
+IN_USE: list[tuple[str, dict[str, str], tuple[str, Any, str], tuple[str, ...], str]] = [
+    (KEEP, {}, ("runners.keep_alive", "5m", "default"), ("kill -HUP 77",), "'5m' (default) there, '10m'"),
+    ("", {}, ("runners.keep_alive", "10m", "file"), ("kill -HUP 77",), "was changed after"),
+    (SPACE, {}, ("memory.share", 0.75, "default"), ("kill 77", "ollmlx serve"), "was changed after"),
+    ("", {"OLLAMA_CONTEXT_LENGTH": "8192"}, ("runners.context_length", None, "default"), ("kill 77", "ollmlx serve"),
+     "without OLLAMA_CONTEXT_LENGTH"),
+    ('[aliases]\na = "b"', {}, ("x.y", 1, "default"), ("kill -HUP 77",), "aliases.a: None (not set) there, 'b'"),
+    ("", {}, ("models.m.from", "b", "file"), ("kill -HUP 77",), "models.m.from"),
+    (KEEP, {}, ("runners.keep_alive", "1h", "ollama"), (), ""),
+    ("", {}, ("runners.keep_alive", "1h", "command line"), (), ""),
+    (KEEP, {}, ("runners.keep_alive", "10m", "file"), (), ""),
+    ("", {}, ("runners.of_another_version", 1, "default"), (), ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("toml", "shell", "row", "commands", "evidence"), IN_USE)
+def test_settings_that_the_daemon_does_not_use_are_told_unless_it_was_started_with_its_own(
+    tmp_path: Path, toml: str, shell: dict[str, str], row: tuple[str, Any, str], commands: tuple[str, ...],
     evidence: str,
 ) -> None:  # fmt: skip
-    processes = FakeProcesses(living=(77,), environments={77: own}, started=started)
-    running = daemon("/api/daemon", {"pid": 77, "settings": {}})
-    context = replace(healthy(tmp_path, toml, shell), daemon=running, processes=processes)
+    context = using(healthy(tmp_path, toml, shell), row)
     findings = [one for one in examined(context).findings if one.code == "NET004"]
     assert [one.commands for one in findings] == ([commands] if commands else [])
     assert all(evidence in " ".join(one.evidence) for one in findings)
 
 
-def test_settings_that_were_taken_out_of_the_file_are_told_and_equal_ones_are_not(tmp_path: Path) -> None:
-    context = healthy(tmp_path, CHANGED)
-    same = {"pid": 77, "settings": digests(context.settings)}
-    context = replace(context, processes=FakeProcesses(living=(77,)), daemon=daemon("/api/daemon", same))
-    assert codes(context) == []
-    less = replace(healthy(tmp_path), processes=context.processes, daemon=context.daemon)
-    found = expect(less, "NET004", "runners.keep_alive: not set any more", "kill 77")
-    assert "runners.load_timeout" in found.title
+def test_changes_that_the_daemon_has_read_and_that_wait_for_a_restart_are_told(tmp_path: Path) -> None:
+    context = using(healthy(tmp_path, SPACE), ("memory.share", 0.5, "file"), restart=["[memory] share: 0.75 -> 0.5"])
+    found = expect(context, "NET004", "[memory] share: 0.75 -> 0.5", "kill 77")
+    assert found.safe == ()
 
 
-def test_a_daemon_that_is_a_service_is_restarted_by_its_manager(tmp_path: Path) -> None:
+def test_a_daemon_that_reads_another_file_is_told(tmp_path: Path) -> None:
+    context = using(healthy(tmp_path, KEEP), ("runners.keep_alive", "5m", "default"))
+    found = expect(replace(context, file=tmp_path / "other.toml"), "NET004", "the daemon reads", "kill 77")
+    assert found.safe == ()
+
+
+@pytest.mark.parametrize(("shell", "command"), [({}, "restart"), ({"OLLAMA_CONTEXT_LENGTH": "8192"}, "install")])
+def test_a_daemon_that_is_a_service_is_restarted_by_its_manager(
+    tmp_path: Path, shell: dict[str, str], command: str
+) -> None:
     unit = tmp_path / ".config/systemd/user/ollmlx.service"
     unit.parent.mkdir(parents=True)
     unit.touch()
-    processes = FakeProcesses(living=(77,), parent="systemd", started=1e12)
-    running = daemon("/api/daemon", {"pid": 77, "settings": {}})
-    for shell, command in (({}, "restart"), ({"OLLAMA_CONTEXT_LENGTH": "8192"}, "install")):
-        context = replace(healthy(tmp_path, CHANGED, shell), daemon=running, processes=processes)
-        assert expect(context, "NET004", "pid 77", "").commands == (f"ollmlx service {command}",)
+    rows = (("memory.share", 0.75, "default"), ("runners.context_length", None, "default"))
+    context = using(healthy(tmp_path, SPACE, shell), *rows)
+    context = replace(context, processes=FakeProcesses(parent="systemd"))
+    assert expect(context, "NET004", "pid 77", "").commands == (f"ollmlx service {command}",)

@@ -15,16 +15,12 @@ from ollmlx.errors.findings import Severity
 
 KEY = "k" * 40
 BUSY: dict[str, Any] = {"runners": [{"name": "m", "state": "busy", "pid": 9, "memory": GB, "restarts": 0}]}
-CONTAINER = {"pid": 1, "models_folder": "/root/.ollama/models", "settings": {"runners.parallel": "x"}, **BUSY}
+CONTAINER = {"pid": 1, "models_folder": "/root/.ollama/models", **BUSY}
 VARIANTS: dict[str, dict[str, Any]] = {
     "fresh": {},
     "no daemon": {"daemon": FakeDaemon({})},
     "a busy daemon": {"daemon": daemon("/api/daemon", BUSY)},
     "a daemon in a container": {"daemon": daemon("/api/daemon", CONTAINER), "processes": FakeProcesses(living=(9,))},
-    "a daemon that has its own variable": {
-        "toml": '[runners]\nkeep_alive = "10m"', "daemon": daemon("/api/daemon", {"pid": 77, "settings": {}}),
-        "processes": FakeProcesses(environments={77: {"OLLAMA_KEEP_ALIVE": "1h"}}),
-    },
     "a runner that computes": {
         "daemon": daemon("/api/daemon", {"pid": 77, "runners": [{**BUSY["runners"][0], "active": 1}]}),
         "processes": FakeProcesses(living=(9, 77), vital={"core": 2.0}),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
 
 from ollmlx.doctor.check import check, found
 from ollmlx.doctor.context import CheckContext
@@ -11,69 +13,71 @@ from ollmlx.doctor.fixes import is_service, restart_daemon
 from ollmlx.doctor.inventory import some_of
 from ollmlx.doctor.machine import Process
 from ollmlx.errors.findings import Finding, SafeCommand, Severity
-from ollmlx.settings.faults import DEFAULT, Origin
-from ollmlx.settings.keys import dotted, variable
-from ollmlx.settings.load import OLLAMA_VARIABLES
-from ollmlx.settings.report import digests, effective
+from ollmlx.plugin.loader import is_hidden
+from ollmlx.settings.report import effective
 
 COMPARED_ELSEWHERE = ("server.host", "storage.models", "storage.state")
-SHOWN = 5
+TABLES = re.compile(r"(aliases|models|security\.keys|plugins\.[^.]+)\.")
+"""Tables whose keys a person chooses. Of others, a key that only one side has is one of another version."""
 SHELL = ("ollama", "variable")
+STRONGER = (*SHELL, "command line")
+SHOWN = 5
+UNSET: Final[dict[str, Any]] = {"origin": "default", "source": "not set"}
+CHANGED = "the settings file was changed after the daemon had started"
 
 
 @check("in-use", "server", "NET004")
 async def in_use(context: CheckContext) -> list[Finding]:
     """Report settings that the daemon does not use: changed after its start, or variables of this terminal only."""
-    status = await context.ask("/api/daemon") or {}
-    theirs, process = status.get("settings"), context.daemon_process(status)
-    if context.faults or not isinstance(theirs, dict) or process is None:
+    told = await context.ask("/api/daemon/settings") or {}
+    rows, process = told.get("settings"), context.daemon_process(await context.ask("/api/daemon") or {})
+    if context.faults or not isinstance(rows, list) or process is None:
         return []
-    variables, newer = context.processes.variables(process.pid), _is_newer(context, process)
-    ours = digests(context.settings)
-    origins = {dotted(one.path): one.origin for one in effective(context.loaded)}
+    theirs: dict[str, Any] = {str(row.get("key")): row for row in rows if isinstance(row, dict)}
+    known = effective(context.loaded, partial(is_hidden, context.plugins))
+    ours: dict[str, Any] = {row["key"]: row for one in known if (row := one.as_json())}
+    read = [str(file) for file in told.get("files") or ()]
+    same = context.file is None or str(context.file) in read
     different = {
-        key: origin
+        key: (theirs.get(key, UNSET), ours.get(key, UNSET))
         for key in sorted({*ours, *theirs}.difference(COMPARED_ELSEWHERE))
-        if ours.get(key) != theirs.get(key)
-        and (key in ours or newer)
-        and ((origin := origins.get(key, DEFAULT)).kind in SHELL or not _names(key) & set(variables))
+        if (key in ours and key in theirs) or TABLES.match(key)
+        if _is_other(theirs.get(key, UNSET), ours.get(key, UNSET), same_file=same)
     }
-    return [_not_in_use(context, process, different, newer=newer)] if different else []
+    waiting = [str(change) for change in told.get("restart") or ()]
+    why = "" if same else f"the daemon reads {', '.join(read) or 'no file'}, and here {context.file} is read"
+    return [_not_in_use(context, process, different, waiting, why)] if different or waiting else []
 
 
-def _is_newer(context: CheckContext, process: Process) -> bool:
-    """Return True if the settings file was changed after the daemon had been started."""
-    with suppress(OSError):
-        return context.file is not None and context.file.stat().st_mtime > process.started
-    return False
+def _is_other(theirs: dict[str, Any], ours: dict[str, Any], *, same_file: bool) -> bool:
+    """Return True if a value was meant for the daemon too, and it has another. What it was started with was meant."""
+    if theirs.get("value") == ours.get("value") or ours["origin"] == "command line":
+        return False
+    if ours["origin"] in SHELL:
+        return True
+    return theirs["origin"] not in STRONGER and (same_file or ours["origin"] == "file")
 
 
-def _names(key: str) -> set[str]:
-    """Return the variables that set a key: where the daemon has one, it is stronger than the file, and was meant."""
-    return {
-        variable(tuple(key.split("."))),
-        *(name for name, (path, _) in OLLAMA_VARIABLES.items() if dotted(path) == key),
-    }
-
-
-def _not_in_use(context: CheckContext, process: Process, different: Mapping[str, Origin], *, newer: bool) -> Finding:
-    pid, shell = process.pid, {origin.name for origin in different.values() if origin.kind in SHELL}
-    keys = [f"{key}: {origin if origin != DEFAULT else 'not set any more'}" for key, origin in different.items()]
-    why = f"the daemon was started without {some_of(sorted(shell))} of this terminal" if shell else ""
-    changed = "the settings file was changed after the daemon had started" if newer and not shell else ""
-    restart: Sequence[str] = restart_daemon(context, {"pid": pid})
-    if is_service(context, process) and shell:
-        restart = ("ollmlx service install",)  # it writes the variables of this terminal into the service's file
-    reload = [SafeCommand(f"kill -HUP {pid}")] if changed and all(map(_is_reloadable, different)) else []
-    return found(
-        "NET004", f"the running daemon does not use these settings: {some_of(list(different))}",
-        subject=next(iter(different)), evidence=(f"daemon: pid {pid}", *keys[:SHOWN], why, changed),
-        commands=reload or restart, instead=restart if reload else (), severity=Severity.WARNING,
-    )  # fmt: skip
-
-
-def _is_reloadable(key: str) -> bool:
+def _not_in_use(
+    context: CheckContext, process: Process, different: dict[str, tuple[dict[str, Any], dict[str, Any]]],
+    waiting: Sequence[str], why: str,
+) -> Finding:  # fmt: skip
     from ollmlx.reload import RELOADABLE  # imported when needed: it is slow to import
 
-    parts = tuple(key.split("."))
-    return parts[:1] in RELOADABLE or parts[:2] in RELOADABLE
+    shell = sorted({ours["source"] for _, ours in different.values() if ours["origin"] in SHELL})
+    lines = [
+        f"{key}: {theirs.get('value')!r} ({theirs['source']}) there, {ours.get('value')!r} ({ours['source']}) here"
+        for key, (theirs, ours) in different.items()
+    ]
+    why = f"the daemon was started without {some_of(shell)}" if shell else why or CHANGED
+    restart: Sequence[str] = restart_daemon(context, {"pid": process.pid})
+    if shell and is_service(context, process):
+        restart = ("ollmlx service install",)  # it writes the variables of this terminal into the service's file
+    now = why == CHANGED and all({(key.partition(".")[0],), tuple(key.split("."))} & RELOADABLE for key in different)
+    reload = (SafeCommand(f"kill -HUP {process.pid}"),) if now and not waiting else ()
+    keys = [*different, *(change.partition(":")[0] for change in waiting)]
+    return found(
+        "NET004", f"the running daemon does not use these settings: {some_of(keys)}", subject=keys[0],
+        evidence=(f"daemon: {process}", why, *lines[:SHOWN], *waiting[:SHOWN]),
+        commands=reload or restart, instead=restart if reload else (), severity=Severity.WARNING,
+    )  # fmt: skip
