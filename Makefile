@@ -90,11 +90,12 @@ docs: $(VENV)/.for-test  ## the documentation as a site, build/docs/site/index.h
 bench: $(VENV)/.for-run  ## measure a model on this machine: make bench MODEL=...
 	@$(BIN)/ollmlx bench $(MODEL)
 
-dist: $(VENV)/.for-test  ## the wheel and the source distribution, with the man page, in dist/
-	mkdir -p build
+dist: $(VENV)/.for-test  ## a release in dist/: distributions, bill of materials, Homebrew's formula, Dockerfiles
+	$(BIN)/python -m release page
 	COLUMNS=100 $(BIN)/argparse-manpage --module ollmlx.cli.completion --function whole_parser --project-name ollmlx \
 	  --prog ollmlx --manual-title ollmlx --format single-commands-section --output build/ollmlx.1
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/hatchling build
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m release dist
 
 pins: $(VENV)/.for-test  ## write the installed versions to constraints.txt
 	{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable --exclude ollmlx; } > constraints.new

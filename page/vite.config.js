@@ -3,18 +3,21 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { defineConfig } from "vite";
 
-const BUNDLED = ["preact", "marked", "dompurify", "highlight.js", "katex"];
-
 /** The licences of the packages whose code is in the built files. */
 function licences() {
   return {
     name: "licences",
-    generateBundle() {
-      const source = BUNDLED.map((name) => {
+    generateBundle(_options, bundle) {
+      const modules = Object.values(bundle).flatMap((file) => Object.entries(file.modules ?? {}));
+      const kept = modules.filter(([, module]) => module.renderedLength > 0).map(([id]) => id);
+      const names = kept.map((id) => /^\0(\w+)\/|node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(id)).filter(Boolean);
+      const packages = new Set(names.map(([, builder, used]) => builder ?? used)); // the builders' few lines included
+      const source = [...packages].sort().map((name) => {
         const folder = `node_modules/${name}`;
-        const { version } = JSON.parse(readFileSync(`${folder}/package.json`, "utf8"));
+        const { version, license } = JSON.parse(readFileSync(`${folder}/package.json`, "utf8"));
         const notice = readdirSync(folder).find((file) => /^licen[cs]e/i.test(file));
-        return `${name} ${version}\n\n${readFileSync(`${folder}/${notice}`, "utf8").trim()}\n`;
+        const text = readFileSync(`${folder}/${notice}`, "utf8").split("\n# Licenses of bundled dependencies")[0].trim();
+        return `${name} ${version}: ${license}\n\n${text}\n`;
       }).join(`\n${"-".repeat(80)}\n\n`);
       this.emitFile({ type: "asset", fileName: "licences.txt", source });
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -33,8 +34,10 @@ def built(source: Path, folder: Path) -> Path:
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Built from the checkout, and from what its source archive holds."""
     pytest.importorskip("hatchling", reason="distributions are built with hatchling: pip install 'ollmlx[dev]'")
+    pytest.importorskip("cyclonedx", reason="pip install 'ollmlx[release]'")
     from hatchling.builders.sdist import SdistBuilder
 
+    subprocess.run([sys.executable, "-m", "release", "page"], cwd=ROOT, check=True)  # as `make dist` does
     place = tmp_path_factory.mktemp("distributions")
     (archive,) = SdistBuilder(str(ROOT)).build(directory=str(place / "sdist"), versions=["standard"])
     with tarfile.open(archive) as packed:
@@ -49,6 +52,18 @@ def test_every_page_is_in_the_wheel_and_nothing_of_the_tests_wherever_it_was_bui
     assert {f"ollmlx/diagnostics/{code}.md" for code in CODES} | OWN_PAGES | PLUGIN_PAGES <= names
     assert "ollmlx/py.typed" in names
     assert not [name for name in names if name.startswith("tests/") or "__pycache__" in name]
+
+
+def test_the_wheel_names_each_package_in_the_files_of_its_page_with_the_licence(wheels: dict[str, Path]) -> None:
+    with zipfile.ZipFile(wheels["archive"]) as wheel:
+        (info,) = {name.partition("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
+        materials = json.loads(wheel.read(f"{info}/sboms/ollmlx-page.cdx.json"))
+        licences = wheel.read(f"{info}/licenses/plugins/ollmlx_page/static/licences.txt").decode()
+        metadata = wheel.read(f"{info}/METADATA").decode()
+    bundled = {(one["name"], one["version"]) for one in materials["components"]}
+    assert {name for name, _ in bundled} >= {"preact", "marked", "dompurify", "highlight.js", "katex"}
+    assert set(re.findall(r"^(\S+) ([\d.]+): ", licences, re.MULTILINE)) == bundled
+    assert "License-Expression: Apache-2.0 AND BSD-3-Clause AND MIT\n" in metadata
 
 
 def test_the_wheel_has_what_belongs_there_and_each_fault_is_found(wheels: dict[str, Path], tmp_path: Path) -> None:
