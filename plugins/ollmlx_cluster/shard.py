@@ -13,13 +13,12 @@ from typing import Any, Final
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.utils import load_model
 
 from ollmlx.errors import OllmlxError, StorageError
 from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.engine.device import device_name, limit_memory
 from ollmlx_mlx.engine.kv_cache import Layers, make_layers
-from ollmlx_mlx.engine.load import load_error, parameters, read_tokenizer, to_float32
+from ollmlx_mlx.engine.load import load_error, parameters, read_stored, read_tokenizer, to_float32
 
 STOP: Final = 0
 GO: Final = 1
@@ -81,7 +80,7 @@ class ModelShard:
         limit_memory(config, mx)
         folder = config.model.path
         try:
-            model, settings = load_model(folder, lazy=True, trust_remote_code=config.allow_remote_code)
+            model, settings = read_stored(folder, trust=config.allow_remote_code)
             tokenizer = read_tokenizer(folder, settings, trust=config.allow_remote_code)
             if device_name() == "cpu":
                 # Before the split: unpacked weights divide anywhere, packed ones only between groups.

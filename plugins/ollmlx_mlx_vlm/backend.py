@@ -40,6 +40,8 @@ class MlxVlmBackend(MlxBackend):
             return Refusal(reason=f"it runs MLX folders, not {model.format}", code="MDL005")
         if not _has_encoder(model):
             return Refusal(reason="the model has no vision encoder", code="MDL005")
+        if "ollmlx.layers" in model.info:
+            return Refusal(reason="it reads no pictures with a model in Ollama's own layout", code="MDL005")
         return super().accepts(model)
 
     def sees(self, model: InstalledModel) -> bool:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ollmlx import Check, PluginContext, Source, Store
 
 ollmlx_api = 1
+FOLDERS = "ollama"
+"""The folder of the state folder that holds links to the layers of models for MLX."""
 
 
 class OllamaStoreSettings(BaseModel):
@@ -42,7 +44,7 @@ def register_settings(register: Callable[[type[BaseModel]], None]) -> None:
 def register_stores(register: Callable[[Store], None], context: PluginContext) -> None:
     from ollmlx_ollama_store.store import OllamaStore
 
-    register(OllamaStore(context.typed().models_folder))
+    register(OllamaStore(context.typed().models_folder, context.typed().state_folder / FOLDERS))
 
 
 @hookimpl
@@ -58,4 +60,4 @@ def register_sources(register: Callable[[Source], None], context: PluginContext)
 def register_checks(register: Callable[[Check, Traversable | None], None], context: PluginContext) -> None:
     from ollmlx_ollama_store.check import OllamaCheck
 
-    register(OllamaCheck(context.typed().models_folder), None)
+    register(OllamaCheck(context.typed().models_folder, context.typed().state_folder / FOLDERS), None)

@@ -14,8 +14,8 @@ from ollmlx import Finding, SafeCommand, Severity
 from ollmlx.errors import Unsupported
 from ollmlx.storekit import free_name, sha256_of
 from ollmlx.types import InstalledModel
-from ollmlx_ollama_store.index import SOURCE, OllamaIndex
-from ollmlx_ollama_store.layout import OllamaLayout
+from ollmlx_ollama_store.index import SOURCE
+from ollmlx_ollama_store.store import OllamaStore
 
 DAMAGED: Final = "MDL003"
 SAME_NAME: Final = "STO007"
@@ -28,9 +28,9 @@ class OllamaCheck:
     group = "storage"
     codes: tuple[str, ...] = (DAMAGED, SAME_NAME)
 
-    def __init__(self, root: Path, store: str = "ollama") -> None:
-        self.layout = OllamaLayout(root)
-        self.index = OllamaIndex(self.layout, store)
+    def __init__(self, root: Path, folders: Path | None = None) -> None:
+        store = OllamaStore(root, folders)
+        self.layout, self.index = store.layout, store.index
 
     async def run(self, context: Any) -> Sequence[Finding]:
         """Return a finding for each damaged model, each wrong blob and each name that two models have."""

@@ -9,19 +9,22 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ollmlx import GgufHeader, ModelName, OllmlxError, is_go_template, read_gguf_header
+from ollmlx import GgufHeader, ModelName, OllmlxError, is_go_template, passes_tools, read_gguf_header
 from ollmlx.errors import Unsupported
-from ollmlx.storekit import LONGEST_ARRAY, ModelDescription, damaged, describe_gguf
+from ollmlx.storekit import LONGEST_ARRAY, FoundFile, ModelDescription, damaged, describe_folder, describe_gguf
 from ollmlx.types import Capability, Message, ModelDefaults, ModelDetails, Options
 from ollmlx_ollama_store.layout import MAX_CONFIG, STATED, Kind, OllamaConfig, OllamaLayer, OllamaLayout, OllamaManifest
+from ollmlx_ollama_store.tensor_folders import TensorFolders
 
 MAX_TEXT = 1 << 20
 SAFETENSORS = "ollama-safetensors"
 """The format of models for Ollama's own MLX engine: they have a layer for each tensor."""
+LAYERS = "ollmlx.layers"
+"""The key in `info` of a model in this layout: what is missing for MLX to read it, or nothing."""
 _MESSAGES = TypeAdapter(tuple[Message, ...])
 
 
-def describe(layout: OllamaLayout, manifest: OllamaManifest) -> ModelDescription:
+def describe(layout: OllamaLayout, manifest: OllamaManifest, folders: TensorFolders) -> ModelDescription:
     """Describe a model. Raises StorageError if a blob is damaged, Unsupported for a cloud model."""
     config = OllamaConfig.parse(layout.read(layout.blob(manifest.config.digest), MAX_CONFIG), "its configuration")
     if config.remote_host or config.remote_model:
@@ -31,14 +34,7 @@ def describe(layout: OllamaLayout, manifest: OllamaManifest) -> ModelDescription
         )  # fmt: skip
     template = _text(layout, manifest, "template")
     if config.model_format == "safetensors":
-        known: tuple[Capability, ...] = ("completion", "tools", "insert", "vision", "embedding", "rerank", "thinking")
-        return ModelDescription(
-            format=SAFETENSORS,
-            details=_details(config, ModelDetails(), manifest),
-            capabilities=tuple(name for name in known if name in (config.capabilities or ())) or ("completion",),
-            defaults=_defaults(layout, manifest, template),
-            chat_template=template,
-        )
+        return _describe_tensors(layout, manifest, config, folders)
     header = _header(layout, manifest.of("model"))
     projectors = [_header(layout, (layer,)) for layer in manifest.of("projector")]
     own, found = (describe_gguf(header, template=each, projectors=projectors) for each in (None, template))
@@ -48,6 +44,42 @@ def describe(layout: OllamaLayout, manifest: OllamaManifest) -> ModelDescription
         insert: tuple[Capability, ...] = ("insert",) if "insert" in found.capabilities else ()
         found = replace(found, capabilities=(*(name for name in own.capabilities if name != "insert"), *insert))
     return replace(found, details=_details(config, found.details, manifest), defaults=_defaults(layout, manifest, used))
+
+
+def _describe_tensors(
+    layout: OllamaLayout, manifest: OllamaManifest, config: OllamaConfig, folders: TensorFolders
+) -> ModelDescription:
+    """Describe a model of safetensors by the folder that MLX reads; one that MLX cannot read, by what is missing."""
+    template = _text(layout, manifest, "template")
+    try:
+        folder = folders.make(manifest)
+    except Unsupported as refused:
+        known: tuple[Capability, ...] = ("completion", "tools", "insert", "vision", "embedding", "rerank", "thinking")
+        return ModelDescription(
+            format=SAFETENSORS,
+            details=_details(config, ModelDetails(), manifest),
+            capabilities=tuple(name for name in known if name in (config.capabilities or ())) or ("completion",),
+            defaults=_defaults(layout, manifest, template),
+            info={LAYERS: refused.message},
+            chat_template=template,
+        )
+    own = describe_folder(folder, [FoundFile(file.name, file.stat().st_size, 0) for file in folder.iterdir()], "ollama")
+    if own.chat_template and template and not _states_template(layout, manifest, template):
+        template = None
+    defaults = _defaults(layout, manifest, template)
+    options = Options(**{**own.defaults.options.stated, **defaults.options.stated})
+    capabilities = own.capabilities
+    if template and "completion" in capabilities:
+        tools: tuple[Capability, ...] = ("tools",) if passes_tools(template) else ()
+        capabilities = (*(name for name in capabilities if name != "tools"), *tools)
+    return replace(
+        own,
+        details=_details(config, own.details, manifest),
+        defaults=defaults.model_copy(update={"options": options}),
+        capabilities=capabilities,
+        info={**own.info, LAYERS: ""},
+        chat_template=template or own.chat_template,
+    )
 
 
 def _replaces(

@@ -13,6 +13,7 @@ from ollmlx.storekit import ModelIndex, damaged, storage_error
 from ollmlx.types import InstalledModel
 from ollmlx_ollama_store.description import describe
 from ollmlx_ollama_store.layout import MAX_MANIFEST, ManifestEntry, OllamaLayout, OllamaManifest
+from ollmlx_ollama_store.tensor_folders import TensorFolders
 
 logger = logging.getLogger(__name__)
 
@@ -21,9 +22,10 @@ SOURCE = "ollama:"
 
 
 class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
-    def __init__(self, layout: OllamaLayout, store: str) -> None:
+    def __init__(self, layout: OllamaLayout, store: str, folders: TensorFolders) -> None:
         super().__init__()
         self.layout = layout
+        self.folders = folders
         self.store = store
         self._unlisted: set[str] = set()
 
@@ -56,10 +58,14 @@ class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
         return self.layout.manifest(key.path)[0]
 
     def read_state(self, key: ManifestEntry, manifest: OllamaManifest | None) -> Hashable:
-        """Return size and time of the manifest and of each blob. Raises StorageError if one is missing."""
+        """Return size and time of the manifest and of each blob. Raises StorageError if one is missing.
+
+        While there is no folder for MLX, the state of a model that needs one equals no other.
+        """
         blobs = manifest.blobs() if manifest is not None else ()
         found = [self.layout.status(path) for path in (key.path, *(self.layout.blob(each.digest) for each in blobs))]
-        return tuple((status.st_size, status.st_mtime_ns) for status in found)
+        lacks = manifest is not None and manifest.of("tensor") and not self.folders.path(manifest).is_dir()
+        return (object() if lacks else None, *((status.st_size, status.st_mtime_ns) for status in found))
 
     def read_model(self, key: ManifestEntry, manifest: OllamaManifest | None) -> InstalledModel:
         assert manifest is not None
@@ -68,13 +74,15 @@ class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
             size = self.layout.status(path).st_size
             if size != layer.size:
                 raise damaged(f"blobs/{path.name} has {size} bytes, the manifest says {layer.size}")
-        found = describe(self.layout, manifest)
-        weights = manifest.of("model")
+        found = describe(self.layout, manifest, self.folders)
+        path = self.folders.path(manifest) if found.format == "mlx" else key.path
+        if found.format == "gguf":
+            path = self.layout.blob(manifest.of("model")[0].digest)
         return InstalledModel(
             **vars(found),
             name=key.name,
             store=self.store,
-            path=self.layout.blob(weights[0].digest) if found.format == "gguf" else key.path,
+            path=path,
             digest=hashlib.sha256(self.layout.read(key.path, MAX_MANIFEST)).hexdigest(),
             size=sum(layer.size for layer in manifest.blobs()),
             modified_at=datetime.fromtimestamp(key.path.stat().st_mtime, UTC),

@@ -124,6 +124,7 @@ class OllamaInstaller:
                 return
         for digest in {layer.digest for layer in removed.blobs()} - needed:
             self.layout.blob(digest).unlink(missing_ok=True)
+        self.index.folders.remove_unused()
 
     def _installed_blobs(self) -> Iterator[FetchedFile]:
         for path in self.layout.blobs.glob("sha256-" + "?" * 64):

@@ -27,6 +27,7 @@ from ollmlx.storekit import damaged, read_bounded, require_inside
 
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
+OWN = ".ollmlx"
 HUBS = ("hf.co", "huggingface.co")
 MAX_MANIFEST = 4 << 20  # a model of safetensors has a layer for each tensor
 MAX_CONFIG = 1 << 20
@@ -65,7 +66,7 @@ class OllamaLayout:
         self.root = root
         self.manifests = root / "manifests"
         self.blobs = root / "blobs"
-        self._own = root / ".ollmlx"
+        self._own = root / OWN
 
     def blob(self, digest: str) -> Path:
         """The path of a layer. Raises InvalidRequest for anything but a sha256 digest."""
@@ -168,7 +169,9 @@ def _precedence(path: Path) -> tuple[int, Path]:
 
 STATED = "Modelfile"
 """The origin of a template layer that a Modelfile states: it is used instead of the template of the weights."""
-Kind = Literal["model", "projector", "adapter", "template", "system", "params", "messages", "license", "draft"]
+Kind = Literal[
+    "model", "projector", "adapter", "template", "system", "params", "messages", "license", "draft", "tensor", "json",
+]  # fmt: skip
 
 
 def _checked(text: str) -> str:
@@ -199,12 +202,16 @@ class _Document(BaseModel):
 
 
 class OllamaLayer(_Document):
-    """A reference to a blob; `size` in bytes. `from_`: the name of the model that it was taken from."""
+    """A reference to a blob; `size` in bytes.
+
+    `from_`: the name of the model that it was taken from; `name`: that of the tensor or JSON file that it is.
+    """
 
     media_type: str = Field("", alias="mediaType", max_length=200)
     digest: Digest
     size: Size
     from_: str = Field("", alias="from", max_length=1000)
+    name: str = Field("", max_length=1000)
 
     @property
     def kind(self) -> str:

@@ -12,18 +12,22 @@ from ollmlx.types import CreateRequest, InstalledModel, PullProgress
 from ollmlx_ollama_store.creation import OllamaCreation
 from ollmlx_ollama_store.index import OllamaIndex
 from ollmlx_ollama_store.installer import OllamaInstaller
-from ollmlx_ollama_store.layout import OllamaLayout
+from ollmlx_ollama_store.layout import OWN, OllamaLayout
+from ollmlx_ollama_store.tensor_folders import TensorFolders
 
 
 class OllamaStore:
-    """Models in `<models>/manifests` and `<models>/blobs`, in Ollama's format. Ollama may use them at the same time."""
+    """Models in `<models>/manifests` and `<models>/blobs`, in Ollama's format. Ollama may use them at the same time.
+
+    `folders`: where folders for MLX are made over models of safetensors.
+    """
 
     name = "ollama"
     keeps = ("gguf",)
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, folders: Path | None = None) -> None:
         self.layout = OllamaLayout(root)
-        self.index = OllamaIndex(self.layout, self.name)
+        self.index = OllamaIndex(self.layout, self.name, TensorFolders(self.layout, folders or root / OWN / "folders"))
         self.installer = OllamaInstaller(self.index)
         self.creation = OllamaCreation(self.installer)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ollmlx.formats.gguf import GgufTensor as GgufTensor
     from ollmlx.formats.gguf import read_gguf_header as read_gguf_header
     from ollmlx.formats.safetensors import SafetensorsTensor as SafetensorsTensor
+    from ollmlx.formats.safetensors import mlx_tensor_name as mlx_tensor_name
     from ollmlx.formats.safetensors import quantization_of as quantization_of
     from ollmlx.formats.safetensors import read_safetensors_header as read_safetensors_header
     from ollmlx.formats.safetensors import unpacked_elements as unpacked_elements
@@ -72,7 +73,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ollmlx.errors": "OllmlxError",
         "ollmlx.errors.findings": "Finding SafeCommand Severity",
         "ollmlx.formats.gguf": "GGUF_BLOCKS GgufHeader GgufTensor read_gguf_header",
-        "ollmlx.formats.safetensors": "SafetensorsTensor quantization_of read_safetensors_header unpacked_elements",
+        "ollmlx.formats.safetensors": "SafetensorsTensor mlx_tensor_name quantization_of read_safetensors_header "
+        "unpacked_elements",
         "ollmlx.helper": "LimitExceeded run_limited",
         "ollmlx.model.names": "HUB_HOSTS ModelName load_catalogue parse_digest",
         "ollmlx.model.events": "closing",

@@ -54,18 +54,22 @@ def digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def image(layers: Mapping[str, bytes | list[bytes]], **config: Any) -> tuple[bytes, dict[str, bytes]]:
-    """Return a manifest's bytes and its blobs. `layers`: kind, such as `model` or `template` -> content."""
+Layers = Mapping[str, "bytes | list[bytes] | dict[str, bytes]"]
+"""The content of layers by their kind, such as `model` or `template`: one, several, or several with names."""
+
+
+def image(layers: Layers, **config: Any) -> tuple[bytes, dict[str, bytes]]:
+    """Return a manifest's bytes and its blobs."""
     blobs: dict[str, bytes] = {}
 
-    def layer(media_type: str, data: bytes) -> dict[str, Any]:
+    def layer(media_type: str, data: bytes, **more: str) -> dict[str, Any]:
         blobs[digest(data)] = data
-        return {"mediaType": media_type, "digest": digest(data), "size": len(data)}
+        return {"mediaType": media_type, "digest": digest(data), "size": len(data), **more}
 
     listed = [
-        layer(IMAGE + kind, data)
+        layer(IMAGE + kind, data, **({"name": name} if name else {}))
         for kind, each in layers.items()
-        for data in (each if isinstance(each, list) else [each])
+        for name, data in (each.items() if isinstance(each, dict) else (("", one) for one in _listed(each)))
     ]
     about = {
         "model_format": "gguf",
@@ -85,6 +89,10 @@ def image(layers: Mapping[str, bytes | list[bytes]], **config: Any) -> tuple[byt
         "layers": listed,
     }
     return json.dumps(manifest, separators=(",", ":")).encode(), blobs
+
+
+def _listed(content: bytes | list[bytes]) -> list[bytes]:
+    return content if isinstance(content, list) else [content]
 
 
 def usual_layers(weights: bytes | None = None, **more: bytes | list[bytes]) -> dict[str, bytes | list[bytes]]:
@@ -108,7 +116,7 @@ class OllamaFolder:
     def add(
         self,
         name: str = "llama3.2",
-        layers: Mapping[str, bytes | list[bytes]] | None = None,
+        layers: Layers | None = None,
         *,
         tag: str = "latest",
         origin: str = "registry.ollama.ai/library",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.servers.ollama_folder import image, usual_layers
+from tests.servers.ollama_folder import Layers, image, usual_layers
 from tests.servers.serving import Answer, Asked, TwoHosts
 
 TOKEN = "visitor-token"
@@ -27,9 +26,7 @@ class RegistryServer(TwoHosts):
         """`127.0.0.1:port`, for the beginning of a model's name."""
         return self.url.removeprefix("http://")
 
-    def add(
-        self, name: str, layers: Mapping[str, bytes | list[bytes]] | None = None, **config: Any
-    ) -> tuple[bytes, dict[str, bytes]]:
+    def add(self, name: str, layers: Layers | None = None, **config: Any) -> tuple[bytes, dict[str, bytes]]:
         """Publish a model, and return its manifest and blobs."""
         manifest, blobs = image(usual_layers() if layers is None else layers, **config)
         self.manifests[name] = manifest

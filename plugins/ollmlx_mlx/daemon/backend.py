@@ -37,7 +37,7 @@ FOREIGN: Final = {
         "FROM ./FILE.gguf in a Modelfile for `ollmlx create` imports one for MLX",
     ),
     "ollama-safetensors": (
-        "its weights are in Ollama's own layout, a file for each tensor",
+        "its layers are not those of a model that MLX reads",
         "many models have a version for MLX: ollmlx pull mlx-community/NAME",
     ),
 }
@@ -103,7 +103,8 @@ class MlxBackend:
         """Return None for an MLX folder of a type that the installed mlx-lm serves and that needs no foreign code."""
         if model.format in FOREIGN:
             reason, hint = FOREIGN[model.format]
-            return Refusal(reason=reason, hint=hint, code="MDL005")
+            missing = model.info.get("ollmlx.layers")
+            return Refusal(reason=f"{reason}: {missing}" if missing else reason, hint=hint, code="MDL005")
         if model.format != "mlx":
             return Refusal(reason=f"it runs MLX folders, not {model.format}", code="MDL005")
         if self._known is None or not self.machine.has_mlx:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlx.utils import tree_flatten
-from mlx_lm.utils import load_model
 
 from ollmlx.storekit import read_json
+from ollmlx_mlx.engine.load import read_stored
 from ollmlx_mlx.folder import WEIGHTS
 
 MAX_LAYERS: Final = 1000
@@ -47,7 +47,7 @@ def examine(folder: Path) -> tuple[str | None, str]:
     if isinstance(layers, int) and layers > MAX_LAYERS:
         return f"config.json claims {layers} layers", "MDL003"
     try:
-        model, _ = load_model(folder, lazy=True)
+        model, _ = read_stored(folder)
     except Exception as error:  # noqa: BLE001 - the files of strangers make mlx-lm raise anything
         text = " ".join(str(error).split())[:240]
         if "not supported" in text and isinstance(error, ValueError):

@@ -27,6 +27,7 @@ from ollmlx.errors import OllmlxError, OutOfMemory, StorageError
 from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.engine.adapter import apply_adapter
 from ollmlx_mlx.engine.device import device_name, is_out_of_memory
+from ollmlx_mlx.engine.stored_names import allow_open_files, mlx_names
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.engine.unpack import unpack_model
 
@@ -58,8 +59,14 @@ class LoadedModel:
 
 def read_text_model(config: RunnerConfig) -> tuple[Module, dict[str, Any]]:
     """Return mlx-lm's model of a folder, whose weights are not read yet, and its configuration."""
+    return read_stored(config.model.path, trust=config.allow_remote_code)
+
+
+def read_stored(folder: Path, *, trust: bool = False) -> tuple[Module, dict[str, Any]]:
+    """As `read_text_model`, of any folder whose weights mlx-lm or Ollama wrote."""
+    allow_open_files(folder)
     found: tuple[Module, dict[str, Any]] = load_stored(
-        config.model.path, lazy=True, trust_remote_code=config.allow_remote_code, get_model_classes=classes_of
+        folder, lazy=True, trust_remote_code=trust, get_model_classes=classes_of
     )
     return found
 
@@ -108,12 +115,15 @@ def load_model(config: RunnerConfig, advance: Advance = lambda _: None, read: Re
 
 
 def classes_of(config: dict[str, Any]) -> tuple[type[Module], type[Any]]:
-    """Return mlx-lm's class and arguments for a model, which then reads the weights of a model without a head, too."""
+    """Return mlx-lm's class and arguments for a model, which then reads other names of weights, too.
+
+    They are those of a model without a head, and Ollama's.
+    """
     model_class, arguments = _get_classes(config)
 
     class WithHead(model_class):  # type: ignore[misc, valid-type]
         def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-            completed = with_head(weights, tied=bool(config.get("tie_word_embeddings")))
+            completed = with_head(mlx_names(weights), tied=bool(config.get("tie_word_embeddings")))
             given: dict[str, mx.array] = super().sanitize(completed) if hasattr(model_class, "sanitize") else completed
             return given
 
@@ -148,7 +158,7 @@ def _read_text(folder: Path, settings: dict[str, Any], *, trust: bool) -> tuple[
 
 def load_draft(folder: Path, tokenizer: TokenizerWrapper, *, device: str, unpack: bool, streams: int = 1) -> Module:
     """Return a draft model for speculative decoding. Raises StorageError when it has another vocabulary."""
-    model, settings = load_stored(folder, lazy=True)
+    model, settings = read_stored(folder)
     if read_tokenizer(folder, settings).get_vocab() != tokenizer.get_vocab():
         raise StorageError(
             f"the draft model {folder.name} has another vocabulary than the model",

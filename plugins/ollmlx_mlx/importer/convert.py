@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
-from mlx_lm.utils import load_model, quantize_model, save_config, save_model
+from mlx_lm.utils import quantize_model, save_config, save_model
 
 from ollmlx.errors import InvalidRequest, OllmlxError, StorageError
 from ollmlx.storekit import check_space, require_json
 from ollmlx.types import PullProgress
-from ollmlx_mlx.engine.load import load_error, parameters
+from ollmlx_mlx.engine.load import load_error, parameters, read_stored
 from ollmlx_mlx.folder import remote_code, weight_sizes
 
 Report = Callable[[PullProgress], None]
@@ -85,7 +85,7 @@ def convert_folder(source: Path, into: Path, quantize: str | None, report: Repor
 
 def _convert(source: Path, wanted: tuple[int, int, str] | None, report: Report) -> tuple[Module, dict[str, Any]]:
     """Return the model, computed and in memory, and its configuration."""
-    model, config = load_model(source, lazy=True)
+    model, config = read_stored(source)
     if wanted is not None:
         group, bits, mode = wanted
         model, config = quantize_model(model, config, group, bits, mode=mode)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import stat
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +26,9 @@ CPU_SECONDS = 5
 MAX_TENSORS = 1 << 16
 MAX_DIMENSIONS = 8
 DEFAULT_GROUP_SIZE = 64
+FP_GROUPS = {2: 16, 4: 32, 8: 32}
+"""Group sizes of the modes with scales of a byte (nvfp4, mxfp4, mxfp8) by their words for each scale."""
+_COMPANIONS = ((".scale", ".scales"), (".bias", ".biases"), (".global_scale", ".global_scale"), ("", ".weight"))
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class SafetensorsTensor:
 
 
 def read_safetensors_header(path: Path) -> dict[str, SafetensorsTensor]:
-    """Return the tensors of a file by name. Raises StorageError with the reason: truncated, overlapping, not JSON.
+    """Return the tensors of a file by the names that MLX has for them.
+
+    Raises StorageError with the reason: truncated, overlapping, not JSON.
 
     A large header is read in a helper process. Raises LimitExceeded if that reaches a limit.
     """
@@ -50,7 +55,20 @@ def read_safetensors_header(path: Path) -> dict[str, SafetensorsTensor]:
     if rows is None:
         shown = f"{path.parent.name}/{path.name}"
         rows = run_limited(_rows, str(path), MAX_HEADER, what=shown, cpu=CPU_SECONDS, code="MDL003") or {}
-    return {name: SafetensorsTensor(*row) for name, row in rows.items()}
+    return {mlx_tensor_name(name, rows): SafetensorsTensor(*row) for name, row in rows.items()}
+
+
+def mlx_tensor_name(name: str, names: Container[str]) -> str:
+    """Return MLX's name for a tensor of a file: Ollama names the parts of quantised weights otherwise.
+
+    `names`: all tensors of the file. `x.weight`, `x.weight.scale` and `x.weight.bias` are `x.weight`, `x.scales` and
+    `x.biases`.
+    """
+    for suffix, mlx_suffix in _COMPANIONS:
+        whole = name.removesuffix(suffix)
+        if name.endswith(suffix) and whole in names and f"{whole}.scale" in names:
+            return whole.removesuffix(".weight") + mlx_suffix
+    return name
 
 
 def _rows(file: str, limit: int) -> dict[str, tuple[str, tuple[int, ...], int]] | None:
@@ -105,6 +123,8 @@ def unpacked_elements(name: str, tensors: Mapping[str, SafetensorsTensor], confi
         return 0
     if last != "weight" or not scales.shape:
         return tensor.elements
+    if scales.dtype == "U8" and (group := FP_GROUPS.get(tensor.shape[-1] // max(1, scales.shape[-1]))):
+        return math.prod(tensor.shape[:-1]) * scales.shape[-1] * group
     table = quantization_of(config)
     own = table.get(layer)
     size = (own if isinstance(own, dict) else table).get("group_size")

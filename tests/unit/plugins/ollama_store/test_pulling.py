@@ -123,7 +123,8 @@ async def test_a_wrong_manifest_is_refused_before_any_path_is_made(
 @pytest.mark.parametrize(
     ("changes", "kind", "words"),
     [
-        ({"model_format": "safetensors"}, Unsupported, "is not a GGUF model"),
+        ({"model_format": "safetensors"}, Unsupported, "is not a model that MLX reads: it has no weights"),
+        ({"model_format": "onnx"}, Unsupported, "is not a GGUF model"),
         ({"remote_host": "https://ollama.com", "remote_model": "big"}, Unsupported, "nothing to pull"),
     ],
 )
@@ -246,3 +247,48 @@ async def test_a_preview_reads_the_headers_of_weights_and_projector_and_no_weigh
     assert "vision" in model.capabilities
     with pytest.raises(NotFound, match="has no model me/other:latest"):
         await anext(source().preview(ModelName.parse(f"{registry.host}/me/other"), tmp_path, insecure=True))
+
+
+# -- models of many layers -------------------------------------------------------------------------------------------
+
+TENSORS = {f"layer.{number}.weight": bytes([number]) * (200 + number) for number in range(40)}
+FILES = {"config.json": b'{"model_type":"llama"}', "tokenizer.json": b"{}"}
+
+
+async def test_a_model_of_many_layers_is_pulled_as_one_and_goes_on_where_it_ended(
+    registry: RegistryServer, ollama: OllamaFolder, store: OllamaStore
+) -> None:
+    large = {"embed.weight": b"e" * (1 << 20), "again.weight": b"e" * (1 << 20)}
+    manifest, blobs = registry.add(
+        "me/m:latest", {"tensor": {**TENSORS, **large}, "json": FILES}, model_format="safetensors"
+    )
+    last = registry.blobs.pop(digest(large["embed.weight"]))
+    with pytest.raises(UpstreamError, match="answered 404"):
+        await pull(store, registry)
+    assert not (ollama.root / "manifests").exists()
+    registry.blobs[digest(last)] = last
+    before = len(registry.large_requests())
+    steps = await pull(store, registry)
+    assert len(registry.large_requests()) - before < len(TENSORS) / 2, "most layers were whole, and none was again"
+    whole = [step for step in steps if step.digest == "sha256:model"]
+    assert {step.status for step in whole} == {"pulling model"}
+    total = sum(map(len, TENSORS.values())) + (1 << 20)
+    assert {step.total for step in whole} == {total}
+    assert [step.completed for step in whole] == sorted(step.completed or 0 for step in whole)
+    assert whole[-1].completed == total
+    (path,) = (ollama.root / "manifests").rglob("latest")
+    assert path.read_bytes() == manifest
+    assert ollama.blobs() == {each.replace(":", "-") for each in blobs}
+
+
+async def test_layers_that_are_there_are_not_pulled_again(
+    registry: RegistryServer, ollama: OllamaFolder, store: OllamaStore
+) -> None:
+    registry.add("me/m:latest", {"tensor": TENSORS, "json": FILES}, model_format="safetensors")
+    registry.add("me/n:latest", {"tensor": {**TENSORS, "new": b"new"}, "json": FILES}, model_format="safetensors")
+    await pull(store, registry)
+    before = len(registry.large_requests())
+    await pull(store, registry, "me/n")
+    asked = {each.path.rpartition("/")[2] for each in registry.large_requests()[before:]}
+    assert digest(b"new") in "".join(asked)
+    assert len(asked) <= 2, "its configuration and the new layer"
