@@ -6,15 +6,17 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ollmlx.errors import ContextExceeded, InvalidRequest, OllmlxError, RunnerFailed, Unsupported
 from ollmlx.types import Done, Prefill, RawCall, Text, Thinking, ToolCalled
-from ollmlx_llamacpp.client import RecordReader, error_of, records
+from ollmlx_llamacpp.client import LONGEST_PAUSE, SHORTEST_PAUSE, LlamaCppClient, RecordReader, error_of, pause, records
 
 TIMINGS = {"cache_n": 24, "prompt_n": 8, "prompt_ms": 12.5, "predicted_n": 3, "predicted_ms": 4.0}
 
@@ -173,3 +175,40 @@ def test_a_refusal_of_llama_cpps_has_both_lengths() -> None:
     error = error_of(told)
     assert isinstance(error, ContextExceeded)
     assert error.excess == (90, 64)
+
+
+@pytest.mark.parametrize(
+    ("waited", "elapsed", "seconds"),
+    [
+        (0.006, 0.0, SHORTEST_PAUSE),
+        (0.006, 60.0, LONGEST_PAUSE),
+        (0.03, 0.0, 0.0),
+        (0.03, 1.0, 0.045),
+        (0.1, 60.0, 0.0),
+    ],
+    ids=["at-the-beginning", "later", "slow-tokens", "several-answers", "a-large-model"],
+)
+def test_tokens_that_come_fast_are_read_together(waited: float, elapsed: float, seconds: float) -> None:
+    assert pause(waited, elapsed) == pytest.approx(seconds)
+
+
+async def test_an_answer_is_whole_whether_its_tokens_come_fast_or_slowly(tmp_path: Path) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for number in range(40):
+            await response.write(b'data: {"n": %d}\n' % number)
+            if number % 4 == 0:
+                await asyncio.sleep(0.001)
+        return response
+
+    app = web.Application()
+    app.add_routes([web.post("/completion", answer)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.UnixSite(runner, tmp_path / "s").start()
+    client = LlamaCppClient(tmp_path / "s", "key")
+    async with asyncio.timeout(30):
+        assert [record["n"] async for record in client.stream("/completion", {})] == list(range(40))
+    await client.close()
+    await runner.cleanup()
