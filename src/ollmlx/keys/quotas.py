@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from fnmatch import fnmatchcase
 
@@ -9,6 +10,7 @@ from ollmlx.errors import Forbidden, LimitReached
 from ollmlx.keys.usage import Usage
 from ollmlx.model.names import ModelName
 from ollmlx.settings.model import KeySettings, SecuritySettings
+from ollmlx.text.quantities import format_duration
 
 SOON = 1.0
 """Seconds after which a key that has too many requests at once may try again."""
@@ -85,8 +87,10 @@ class Quotas:
             ("tokens", key.tokens_per_day, used.tokens),
         ):
             if 0 < limit <= count:
+                wait = self.usage.until_midnight()
                 message = f"the API key {name!r} has used its {limit} {what} of today"
-                raise LimitReached(message, retry_after=self.usage.until_midnight())
+                again = format_duration(math.ceil(wait / 60) * 60)  # Ollama's clients show no header
+                raise LimitReached(f"{message}; try again in {again}", retry_after=wait)
 
 
 def _matches(pattern: str, model: ModelName) -> bool:
