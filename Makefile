@@ -9,6 +9,7 @@ PYTHON ?= python3
 MODEL ?= smollm2:135m
 PROMPT ?= Why is the sky blue?
 PYTEST_FLAGS ?=
+PYTHONS ?= python3.11 python3.12 python3.13
 CASES ?= 10000
 FUZZ_SECONDS ?= 600
 
@@ -42,7 +43,7 @@ RUN_EXTRAS :=
 TEST_EXTRAS := [llamacpp,vision,dev,docs,release,clients]
 endif
 
-.PHONY: help run test quick lint types imports unit fix fuzz fuzz-parsers audit docs bench pins clean dist test-agents
+.PHONY: help run test quick lint types imports unit fix fuzz fuzz-parsers audit docs bench pins clean dist smoke test-agents
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -96,6 +97,9 @@ dist: $(VENV)/.for-test  ## a release in dist/: distributions, bill of materials
 	  --prog ollmlx --manual-title ollmlx --format single-commands-section --output build/ollmlx.1
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/hatchling build
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m release dist
+
+smoke: dist  ## install the wheel with pip, uv and pipx on PYTHONS, and use it; about a minute each
+	$(BIN)/python -m release.smoke dist/*.whl $(PYTHONS)
 
 pins: $(VENV)/.for-test  ## write the installed versions to constraints.txt
 	{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable --exclude ollmlx; } > constraints.new

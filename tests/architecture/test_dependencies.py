@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 NOT_IMPORTED = {
+    "pip": "a program that the source `pypi` runs",
     "mkl": "a shared library that the runner preloads",
     "mlx": "the extras choose its back end; the engine imports it",
 }

@@ -112,7 +112,10 @@ def _install(args: argparse.Namespace, manager: Manager) -> int:
 def _tell_what_is_left_out(args: argparse.Namespace, description: Description) -> None:
     if description.left_out:
         own = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "ollmlx" / FILE_NAME
-        note(f"not written, because it is secret: {', '.join(description.left_out)}. Keys belong into {own}.")
+        note(
+            f"not written, because it is secret: {', '.join(description.left_out)}. Keys belong into {own}"
+            ", a token of the hub into `hf auth login`."
+        )
     found = find_file(Path(args.config) if args.config else None, os.environ, Path.cwd())
     if found is not None and found.found:
         note(f"the service does not read {found.path}; --config {found.path} makes it")

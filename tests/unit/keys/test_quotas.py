@@ -86,7 +86,7 @@ def test_requests_of_a_day_end_at_the_limit_and_begin_again_at_midnight(usage: U
     for _ in range(2):
         limited.begin("anna")
         limited.end("anna", 5)
-    with pytest.raises(LimitReached, match="2 requests of today; try again in 1h$") as refused:
+    with pytest.raises(LimitReached, match=r"2 requests of today; try again in 1h$") as refused:
         limited.begin("anna")
     assert refused.value.retry_after == 3600
     assert usage.today("anna") == Used(2, 10)
