@@ -8,6 +8,7 @@ import platform
 import re
 import resource
 import shutil
+import site
 import socket
 import sys
 import time
@@ -70,7 +71,8 @@ class Machine:
     `system`: sys.platform. `architecture`: the output of `uname -m`. `rosetta`: Rosetta translates this process.
     `wired_limit`: iogpu.wired_limit_mb in bytes, 0 if macOS decides. `nvidia_gpu`: an NVIDIA card is on the bus.
     `nvidia_driver`: the version of its driver. Limits of this process: open files, processes of this user, bytes of
-    address space. `flags`: of the file system of a path, as `mount` names them.
+    address space. `flags`: of the file system of a path, as `mount` names them. `user_site`: the folder in which Python
+    looks for the user's own packages before the installed ones; None if it does not.
     """
 
     system: str
@@ -92,6 +94,7 @@ class Machine:
     files_limit: int | None = None
     process_limit: int | None = None
     address_limit: int | None = None
+    user_site: Path | None = None
     free_space: Callable[[Path], int | None] = free_space
     free_inodes: Callable[[Path], int | None] = free_inodes
     flags: Callable[[Path], Sequence[str]] = mount_flags
@@ -121,6 +124,7 @@ class Machine:
             files_limit=_limit(resource.RLIMIT_NOFILE),
             process_limit=_limit(resource.RLIMIT_NPROC) if os.getuid() else None,
             address_limit=_limit(resource.RLIMIT_AS),
+            user_site=Path(site.getusersitepackages()) if site.ENABLE_USER_SITE else None,
         )
 
 

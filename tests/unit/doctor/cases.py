@@ -25,7 +25,17 @@ from unittest.mock import patch
 
 from tests.servers.ollama_folder import OllamaFolder
 from tests.servers.tiny import write_model
-from tests.unit.doctor.contexts import HEALTHY, MAC, READY, VERSIONS, FakeDaemon, FakeProcesses, examined, settle
+from tests.unit.doctor.contexts import (
+    HEALTHY,
+    MAC,
+    READY,
+    VERSIONS,
+    FakeDaemon,
+    FakeProcesses,
+    examined,
+    settle,
+    version_of,
+)
 from tests.unit.doctor.test_checks_storage import sign
 from tests.unit.doctor.test_mending import Terminal
 from tests.unit.plugins.mlx.conftest import tiny_gguf
@@ -40,7 +50,7 @@ from ollmlx_llamacpp.backend import xllamacpp_is_installed
 
 FILE = Path(__file__).with_name("cases.toml")
 NOT_TYPED = re.compile(
-    r"(sudo|kill|pip|python\S*|apt-get|brew|osascript|softwareupdate|ulimit|curl|ldd|nvidia-smi|du|df)\b"
+    r"(sudo|kill|pip|python\S*|apt-get|brew|osascript|softwareupdate|ulimit|curl|conda|docker|ldd|nvidia-smi|du|df)\b"
     r"|.*(-m pip|/pip|\| ollmlx|sudo) "
 )
 """Commands that would reach beyond the home folder of the test. They do nothing here, unless they are what mends it."""
@@ -290,7 +300,9 @@ def denied(broken: Broken, text: str) -> None:
 @step
 def machine(broken: Broken, text: str) -> None:
     """`machine JSON`: properties of the machine; those of folders by a part of the path."""
-    values = json.loads(text)
+    values = json.loads(text.replace("{home}", str(broken.home)))
+    if "user_site" in values:
+        values["user_site"] = Path(values["user_site"])
     base = MAC if values.get("system") == "darwin" else broken.parts.get("machine", HEALTHY)
     for key in ("macos", "python"):
         if key in values:
@@ -338,7 +350,7 @@ def child(broken: Broken, text: str) -> None:
 @step
 def versions(broken: Broken, text: str) -> None:
     """`versions JSON`: versions of installed packages; null: not installed."""
-    broken.parts["version_of"] = {**VERSIONS, **json.loads(text)}.get
+    broken.parts["version_of"] = partial(version_of, versions={**VERSIONS, **json.loads(text)})
 
 
 @step

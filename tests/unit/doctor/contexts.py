@@ -10,7 +10,7 @@ from typing import Any
 
 from ollmlx import __version__
 from ollmlx.cli.verbs import VERBS, verb_parser
-from ollmlx.doctor.context import CheckContext, build_context
+from ollmlx.doctor.context import CheckContext, build_context, package_version
 from ollmlx.doctor.daemon import DaemonClient, DaemonReply, NoReply
 from ollmlx.doctor.machine import Completed, Machine, Process, Processes, Vitals
 from ollmlx.doctor.report import Report
@@ -37,6 +37,11 @@ READY = {
     "/api/version": DaemonReply(200, {"version": "0.12.0", "ollmlx": __version__}),
     "/readyz": DaemonReply(200, {}),
 }
+
+
+def version_of(name: str, versions: Mapping[str, str | None] = VERSIONS) -> str | None:
+    """Return the version of a package in a table; of one that is not in it, the installed one."""
+    return versions[name] if name in versions else package_version(name)
 
 
 class FakeDaemon(DaemonClient):
@@ -136,7 +141,7 @@ def context_of(tmp_path: Path, environ: Mapping[str, str] | None = None) -> Chec
         daemon=FakeDaemon(READY),
         processes=FakeProcesses(),
         child=child(0),
-        version_of=VERSIONS.get,
+        version_of=version_of,
         now=lambda: NOW,
     )
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.doctor.contexts import GB, HEALTHY, MAC, child, codes, examined, expect, healthy
+from tests.unit.doctor.contexts import GB, HEALTHY, MAC, child, codes, examined, expect, healthy, version_of
 
 from ollmlx.doctor.checks.machine import kernels
 from ollmlx.doctor.machine import Machine
 from ollmlx.errors.findings import Severity
 
-CUDA12 = {"mlx": "0.32.4", "mlx-cuda-12": "0.32.4"}.get
-CUDA13 = {"mlx": "0.32.4", "mlx-cuda-13": "0.32.4"}.get
-NO_PARTS = {"mlx": "0.32.4"}.get
+
+def parts(**versions: str) -> Any:
+    """Return the installed versions, with these parts of MLX and no others."""
+    known = {"mlx": "0.32.4", "mlx-cpu": None, **{name.replace("_", "-"): one for name, one in versions.items()}}
+    return partial(version_of, versions=known)
+
+
+CUDA12, CUDA13, NO_PARTS = parts(mlx_cuda_12="0.32.4"), parts(mlx_cuda_13="0.32.4"), parts()
 MISSING = "ModuleNotFoundError: No module named 'mlx'"
 NO_LIBRARY = "ImportError: libmlx.so: cannot open shared object file"
 
@@ -43,7 +49,7 @@ MACHINES: list[tuple[str, dict[str, Any], str, str]] = [
     ("ENV008", {"machine": driver("550.54.15"), "version_of": CUDA13}, "13 needs 580", "pip install 'ollmlx[cuda]'"),
     ("ENV003", {"machine": replace(HEALTHY, swap_used=7 * GB, available=GB)}, "free memory", "ollmlx ps"),
     ("ENV003", {"machine": replace(HEALTHY, container_limit=8 * GB)}, "8.0 GB of 64 GB", ""),
-    ("ENV011", {"version_of": {"mlx": "0.32.4", "mlx-cpu": "0.31.0"}.get}, "mlx 0.32.4", "mlx-cpu==0.32.4"),
+    ("ENV011", {"version_of": parts(mlx_cpu="0.31.0")}, "mlx 0.32.4", "mlx-cpu==0.32.4"),
     ("ENV012", {"now": lambda: 0.0}, "the clock says 1970-01-01", "timedatectl"),
     ("ENV005", {"machine": replace(HEALTHY, bits=32)}, "32 bits", "python3 -m venv"),
     ("ENV005", {"machine": replace(HEALTHY, implementation="PyPy")}, "PyPy", "python3 -m venv"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from ollmlx.doctor.check import check, found, noted, skipped
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import other_folder, quoted
-from ollmlx.errors.findings import Finding, Severity
+from ollmlx.errors.findings import Finding, SafeCommand, Severity
 from ollmlx.text.quantities import format_size
 
 TRIAL = "import mlx.core as mx; mx.eval(mx.ones(8).sum()); print(mx.default_device())"
@@ -23,6 +24,8 @@ WORTHWHILE = 2.0
 """A BLAS must be this many times faster than the reference BLAS to be reported."""
 OLDEST_DRIVER = {"mlx-cuda-12": 525, "mlx-cuda-13": 580}
 PARTS = ("mlx-cpu", "mlx-metal", "mlx-cuda-12", "mlx-cuda-13")
+OTHER_BUILD = re.compile(r"libc\.musl|ld-musl|incompatible architecture|wrong ELF class|invalid ELF header|Exec format")
+"""Words of the dynamic loader about a library of another system, as an environment that was copied has it."""
 LEAST_ADDRESSES = 16 * 1000**3
 LEAST_PROCESSES = 256
 LEAST_MEMORY = 2 * 1000**3
@@ -30,7 +33,7 @@ EARLIEST = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # before this release: 
 LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 
 
-@check("mlx", "machine", "ENV001", "ENV005")
+@check("mlx", "machine", "ENV001", "ENV005", "ENV011")
 async def mlx(context: CheckContext) -> list[Finding]:
     """Compute with MLX in a child process, so that a crash becomes a finding."""
     done = await context.child([sys.executable, "-P", "-c", TRIAL], TRIAL_SECONDS)
@@ -42,15 +45,35 @@ async def mlx(context: CheckContext) -> list[Finding]:
         trial = f"{sys.executable} -P -c '{TRIAL}'"
         return [found("ENV001", title, commands=(trial,), severity=Severity.WARNING)]
     output = done.err.strip().splitlines()[-1:]
-    if "version `GLIBC" in done.err or "version `GLIBCXX" in done.err:
-        title = "the C library of this system is too old for MLX's build"
-        return [found("ENV005", title, evidence=output, commands=("ldd --version",))]
+    if (elsewhere := _of_another_system(context, done.err, output)) is not None:
+        return [elsewhere]
     if done.status < 0:
         output = [f"the trial was killed by signal {-done.status}", *output]
     title = "MLX cannot be used on this machine"
     if context.machine.system == "linux" and context.version_of("mlx") and not _installed_parts(context):
         title = "MLX is installed without anything to compute with: neither its CPU nor its CUDA package is there"
     return [found("ENV001", title, evidence=output, commands=(_install(context),))]
+
+
+def _of_another_system(context: CheckContext, error: str, output: Sequence[str]) -> Finding | None:
+    """Return why the dynamic loader takes a wrong library, by its words; None if it is something else."""
+    libraries = context.environ.get("LD_LIBRARY_PATH", "").split(":")
+    if before := next((one for one in filter(None, libraries) if f"{one.rstrip('/')}/" in error), None):
+        title = f"LD_LIBRARY_PATH puts the libraries of {before} before the system's, and MLX cannot use them"
+        unset = (SafeCommand("unset LD_LIBRARY_PATH", asks=True),)
+        return found("ENV011", title, evidence=output, commands=unset, subject=before)
+    if OTHER_BUILD.search(error):
+        title = "MLX's build is for another system than this one: another processor, or another C library"
+        again = f"pip install --force-reinstall --no-cache-dir {' '.join(['mlx', *_installed_parts(context)])}"
+        return found("ENV011", title, evidence=output, commands=(again,))
+    conda = context.environ.get("CONDA_PREFIX", "")
+    if conda and "version `GLIBCXX" in error and f"{conda}/" in error:
+        title = f"the C++ library of the conda environment {conda} is too old for MLX's build"
+        return found("ENV005", title, evidence=output, commands=("conda install -c conda-forge libstdcxx-ng",))
+    if "version `GLIBC" in error or "version `GLIBCXX" in error:
+        title = "the C library of this system is too old for MLX's build"
+        return found("ENV005", title, evidence=output, commands=("ldd --version",))
+    return None
 
 
 @check("kernels", "machine", "ENV001")
