@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from ollmlx import __version__
 from ollmlx.cli.connection import load
 from ollmlx.cli.terminal import grey, report
 from ollmlx.errors import Conflict, NotFound, OllmlxError, StorageError
@@ -128,7 +129,7 @@ def _trust(args: argparse.Namespace) -> int:
 def _init(file: Path, *, force: bool) -> int:
     try:
         with file.open("w" if force else "x", encoding="utf-8") as target:
-            target.write(reference(commented=True))
+            target.write(f"# Written by ollmlx {__version__}\n{reference(commented=True)}")
         file.chmod(0o600)  # it may hold API keys later
     except FileExistsError:
         raise Conflict(f"{file} exists", hint=f"ollmlx config init --force {file}") from None

@@ -106,6 +106,13 @@ class CheckContext:
         work = partial(choose_backends, self.plugins.registry, self.settings, await self.models(), self.left)
         return cast(Choices, await self.inventory.once("choices", work))
 
+    @property
+    def memory_budget(self) -> int:
+        """The bytes that all models together may use, as far as it is known here; 0 if it is not."""
+        limit, machine = self.settings.memory.limit, self.machine
+        ceiling = min(machine.ram, machine.container_limit or machine.ram)
+        return limit if isinstance(limit, int) else int(ceiling * self.settings.memory.share)
+
     def origin(self, *path: str) -> Origin:
         """Return the source of a key's value, or of the first key of a table."""
         return self.loaded.origin(path)

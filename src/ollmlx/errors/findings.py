@@ -123,7 +123,7 @@ CODES: Final[dict[str, tuple[str, str]]] = {
     "MDL004": ("the installed mlx-lm does not know this architecture", "error"),
     "MDL005": ("no backend can run this model", "error"),
     "MDL006": ("a model file could not be imported", "error"),
-    "MDL007": ("an adapter or draft model does not fit its model", "error"),
+    "MDL007": ("an adapter, draft or projector does not fit its model", "error"),
     "MDL010": ("a model has no chat template", "info"),
     "NET001": ("the daemon cannot listen at its address", "error"),
     "NET002": ("another daemon uses the state folder", "error"),

@@ -84,6 +84,7 @@ class Broken(Terminal):
     parts: dict[str, Any] = field(default_factory=dict)
     denied: dict[Path, int] = field(default_factory=dict)
     makers: dict[str, Callable[[], None]] = field(default_factory=dict)
+    without: dict[str, Callable[[], object]] = field(default_factory=dict)
     mends: str = ""
     llama: str = ""
 
@@ -105,6 +106,8 @@ class Broken(Terminal):
             self.parts.clear()
             self.denied.clear()
             self.llama = ""
+        if "create" in words:
+            self.without.get(ModelName.parse(words[words.index("create") + 1]).key, lambda: None)()
         if words[:2] == ["ollmlx", "pull"]:
             name = ModelName.parse(words[2])
             self.makers.get(name.key, partial(_make, self.home / "models/mlx" / name.folder, ""))()
@@ -199,6 +202,26 @@ def gguf(broken: Broken, text: str) -> None:
 
     make(changes or "{}")
     broken.makers[ModelName.parse(name).key] = make
+
+
+@step
+def over(broken: Broken, text: str) -> None:
+    """`over KIND NAME JSON`: a model of Ollama's with an adapter or a projector, of which the JSON tells the header."""
+    kind, name, told = text.split(" ", 2)
+    layers, folder = {"model": _gguf("{}")}, OllamaFolder(broken.home / "models")
+    folder.add(name, layers | {kind: _header_only(**json.loads(told))})
+    broken.without[ModelName.parse(name).key] = lambda: folder.add(name, layers)
+
+
+@step
+def adapter(broken: Broken, text: str) -> None:
+    """`adapter PATH JSON`: an adapter for MLX with tensors of these shapes."""
+    import mlx.core as mx
+
+    path, _, shapes = text.partition(" ")
+    write(broken, f"{path}/adapter_config.json {{}}")
+    tensors = {name: mx.zeros(shape) for name, shape in json.loads(shapes).items()}
+    mx.save_safetensors(str(broken.path(path) / "adapters.safetensors"), tensors)
 
 
 @step
@@ -430,6 +453,24 @@ def _gguf(changes: str) -> bytes:
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "m.gguf"
         tiny_gguf(file, told.get("architecture", "llama"), "F32", told.get("tensors", {}), metadata)
+        return file.read_bytes()
+
+
+def _header_only(architecture: str, metadata: dict[str, Any], tensors: dict[str, list[int]]) -> bytes:
+    """Return a GGUF file with these tensors, all zeros."""
+    import gguf
+    import numpy as np
+
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "m.gguf"
+        writer = gguf.GGUFWriter(str(file), architecture)
+        for key, value in metadata.items():
+            writer.add_string(key, value) if isinstance(value, str) else writer.add_uint32(key, value)
+        for name, shape in tensors.items():
+            writer.add_tensor(name, np.zeros(shape, np.float32))
+        for finish in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+            finish()
+        writer.close()
         return file.read_bytes()
 
 

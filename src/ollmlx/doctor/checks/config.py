@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 
+from packaging.version import Version
+
+from ollmlx import __version__
 from ollmlx.doctor.check import check, found
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import edit_settings, settings_fixes, settings_line
@@ -11,11 +16,14 @@ from ollmlx.errors import OllmlxError
 from ollmlx.errors.findings import Finding, SafeCommand
 from ollmlx.model.names import ModelName
 from ollmlx.plugin.loader import unclaimed_tables
+from ollmlx.settings.faults import Fault
 from ollmlx.settings.keys import show_path
 from ollmlx.text.quantities import format_size
 
 CHECK = "ollmlx config check"
 SMALLEST_LIMIT = 1 << 20
+WRITTEN_BY = re.compile(r"# Written by ollmlx (\S{1,40})\n")
+MOST_HEAD = 100
 
 
 @check("settings", "config", "CFG001", "CFG003", "CFG004", "CFG008", "CFG013")
@@ -25,9 +33,12 @@ def settings(context: CheckContext) -> Iterator[Finding]:
         key = f"{show_path(fault.path)}: " if fault.path else ""
         commands, instead = settings_fixes(context, fault)
         line = settings_line(context, fault.origin, keyed=bool(fault.path))
+        newer = _of_newer_version(context, fault)
+        if newer:
+            commands, instead = ("pip install --upgrade ollmlx",), (*commands, CHECK)
         yield found(
-            fault.code, f"{key}{fault.problem}", evidence=(str(fault.origin), line),
-            commands=(*commands, CHECK), instead=instead, subject=str(fault.origin),
+            fault.code, f"{key}{fault.problem}{newer}", evidence=(str(fault.origin), line),
+            commands=commands if newer else (*commands, CHECK), instead=instead, subject=str(fault.origin),
         )  # fmt: skip
     for name, likely in unclaimed_tables(context.plugins, context.settings).items():
         origin = context.origin("plugins", name)
@@ -38,6 +49,17 @@ def settings(context: CheckContext) -> Iterator[Finding]:
             evidence=(str(origin), settings_line(context, origin)), commands=(*commands, "ollmlx plugin list"),
             instead=instead,
         )  # fmt: skip
+
+
+def _of_newer_version(context: CheckContext, fault: Fault) -> str:
+    """Return that a key belongs to a newer version, if its file says by which it was written."""
+    if fault.code != "CFG003" or fault.origin.kind != "file" or context.file is None:
+        return ""
+    with suppress(OSError, ValueError), context.file.open(encoding="utf-8", errors="replace") as file:
+        written = WRITTEN_BY.match(file.read(MOST_HEAD))
+        if written and Version(written[1]) > Version(__version__):
+            return f": the file was written by ollmlx {written[1]}, and this is {__version__}"
+    return ""
 
 
 @check("variables", "config", "CFG005")
@@ -75,17 +97,18 @@ async def unknown_models(context: CheckContext) -> list[Finding]:
 
 @check("memory", "config", "RUN005")
 async def memory_limit(context: CheckContext) -> list[Finding]:
-    """Report a memory limit that is smaller than the files of every installed model."""
-    limit = context.settings.memory.limit
-    if not isinstance(limit, int):
+    """Report memory for models that is smaller than the files of every installed model."""
+    budget, sizes = context.memory_budget, [model.size for model in await context.models()]
+    if not budget or not sizes or min(sizes) <= budget:
         return []
-    sizes = [model.size for model in await context.models()]
-    if not sizes or min(sizes) <= limit:
-        return []
-    origin = context.origin("memory", "limit")
-    unit = "; a size without a unit counts bytes: write 8GiB" if limit < SMALLEST_LIMIT else ""
-    smallest = format_size(min(sizes))
-    title = f"no installed model fits into [memory] limit = {format_size(limit)}: the smallest has {smallest}"
+    smallest, origin = format_size(min(sizes)), context.origin("memory", "limit")
+    if not isinstance(context.settings.memory.limit, int):
+        room = f"the {format_size(budget)} that models may use on this machine"
+        title = f"no installed model fits into {room}: the smallest has {smallest}"
+        smaller = SafeCommand("ollmlx pull smollm2:135m", asks=True)
+        return [found("RUN005", title, commands=(smaller,), instead=("ollmlx config show",))]
+    unit = "; a size without a unit counts bytes: write 8GiB" if budget < SMALLEST_LIMIT else ""
+    title = f"no installed model fits into [memory] limit = {format_size(budget)}: the smallest has {smallest}"
     commands = (*edit_settings(context, origin, "limit")[0], CHECK)
     return [found("RUN005", title, evidence=(f"{origin}{unit}", settings_line(context, origin)), commands=commands)]
 

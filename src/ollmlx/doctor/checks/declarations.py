@@ -5,18 +5,16 @@ Only headers and configurations are read. A model that is not installed is the f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from ollmlx.doctor.check import check, found
+from ollmlx.doctor.checks.fitting import adapter_problem, other_vocabularies
 from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import edit_settings, settings_line
 from ollmlx.errors import OllmlxError
 from ollmlx.errors.findings import Finding, Severity
-from ollmlx.formats.gguf import read_gguf_header
 from ollmlx.model.names import ModelName
 from ollmlx.model.templates import check_template
 from ollmlx.settings.files import user_file
@@ -25,9 +23,6 @@ from ollmlx.text.quantities import format_size
 from ollmlx.types import InstalledModel
 
 CHECK = "ollmlx config check"
-PADDING = 1024
-"""Rows of an embedding that may be padding: models of one family differ by as many."""
-ADAPTER = ("adapter_config.json", "adapters.safetensors")
 
 
 @check("declarations", "config", "CFG004", "CFG005", "CFG009", "MDL007", "RUN005")
@@ -43,7 +38,7 @@ async def declarations(context: CheckContext) -> list[Finding]:
         findings += _declaration(context, name, stated, base, draft)
         if base is not None and stated.pin:
             pinned.append(base)
-    findings += _pinned(context, pinned)
+    findings += _pinned(context, pinned, await context.models())
     for name in context.settings.aliases:
         for store in context.stores:
             with suppress(OllmlxError):  # a damaged model: the check of its store reports it
@@ -77,61 +72,33 @@ def _declaration(
     if longest and stated.context_length and longest < stated.context_length:
         title = f"{at} context_length = {stated.context_length}: the model was made for {longest} tokens"
         yield _at(context, "CFG004", title, ("models", name, "context_length"), Severity.WARNING)
-    if stated.adapter and (problem := _adapter_problem(Path(stated.adapter).expanduser())):
+    if stated.adapter and (problem := adapter_problem(Path(stated.adapter).expanduser(), base)):
         title = f"{at} adapter cannot be used: {problem}"
         yield _at(context, "MDL007", title, ("models", name, "adapter"))
     if stated.draft and draft is None:
         title = f"{at} draft = {stated.draft!r} is not installed"
         yield _at(context, "CFG009", title, ("models", name, "draft"), Severity.WARNING)
-    elif base is not None and draft is not None and (sizes := _vocabularies(base, draft)):
+    elif base is not None and draft is not None and (sizes := other_vocabularies(base, draft.path)):
         title = (
             f"{at} draft has a vocabulary of {sizes[1]} tokens, the model one of {sizes[0]}: it is of another family"
         )
         yield _at(context, "MDL007", title, ("models", name, "draft"))
 
 
-def _adapter_problem(path: Path) -> str | None:
-    """Return why an adapter cannot be used: what is missing of a folder for MLX, or that a file is no GGUF adapter."""
-    try:
-        if path.is_dir():
-            missing = next((file for file in ADAPTER if not (path / file).is_file()), None)
-            return f"{path} has no {missing}" if missing else None
-        if not path.exists():
-            return f"{path} does not exist"
-        header = read_gguf_header(path, longest=0)
-        return None if header.metadata.get("general.type") == "adapter" else f"{path.name} is no adapter"
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror}"
-    except OllmlxError as error:
-        return error.message
-
-
-def _vocabularies(base: InstalledModel, draft: InstalledModel) -> tuple[int, int] | None:
-    """Return the sizes of two vocabularies that are too different to be one."""
-    one, other = _vocabulary(base), _vocabulary(draft)
-    return (one, other) if one and other and abs(one - other) > min(PADDING, one // 8) else None
-
-
-def _vocabulary(model: InstalledModel) -> int:
-    with suppress(OSError, ValueError, OllmlxError):
-        if model.format == "gguf":
-            tensors = read_gguf_header(model.path, longest=0).tensors
-            return next((each.shape[0] for each in tensors if each.name == "token_embd.weight"), 0)
-        config: Any = json.loads((model.path / "config.json").read_bytes())
-        size = config.get("vocab_size")
-        return size if isinstance(size, int) else 0
-    return 0
-
-
-def _pinned(context: CheckContext, models: list[InstalledModel]) -> Iterator[Finding]:
-    limit, machine = context.settings.memory.limit, context.machine
-    ceiling = min(machine.ram, machine.container_limit or machine.ram)
-    budget = limit if isinstance(limit, int) else int(ceiling * context.settings.memory.share)
-    size = sum(model.size for model in {model.path: model for model in models}.values())
-    if len(models) > 1 and 0 < budget < size:
+def _pinned(context: CheckContext, models: list[InstalledModel], installed: list[InstalledModel]) -> Iterator[Finding]:
+    """Report pinned models that do not fit together, or beside which no other installed model fits."""
+    budget, pinned = context.memory_budget, {model.path: model for model in models}
+    size = sum(model.size for model in pinned.values())
+    others = [model.size for model in installed if model.path not in pinned]
+    why = f"pinned: {', '.join(model.name.short for model in models)}"
+    if not models or not budget:
+        return
+    if size > budget and len(pinned) > 1:
         title = f"the pinned models have {format_size(size)} together, and all models may use {format_size(budget)}"
-        names = ", ".join(model.name.short for model in models)
-        yield _at(context, "RUN005", title, ("models", _first_pin(context)), why=f"pinned: {names}")
+        yield _at(context, "RUN005", title, ("models", _first_pin(context)), why=why)
+    elif size <= budget and others and min(others) > budget - size:
+        title = f"no other installed model fits beside the pinned ones: they leave {format_size(budget - size)}"
+        yield _at(context, "RUN005", title, ("models", _first_pin(context)), Severity.WARNING, why)
 
 
 def _first_pin(context: CheckContext) -> str:

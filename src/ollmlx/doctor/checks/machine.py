@@ -214,8 +214,7 @@ def limits(context: CheckContext) -> Iterator[Finding]:
 
 def _memory(context: CheckContext) -> Iterator[Finding]:
     machine, limit = context.machine, context.settings.memory.limit
-    ceiling = min(machine.ram, machine.container_limit or machine.ram)
-    budget = limit if isinstance(limit, int) else int(ceiling * context.settings.memory.share)
+    budget = context.memory_budget
     if budget >= LEAST_MEMORY:
         yield noted("ENV003", f"{format_size(budget)} of {format_size(machine.ram)} of memory for models")
     elif budget > 0:
