@@ -148,6 +148,12 @@ def add_adapter(defaults: ModelDefaults, folder: Path) -> ModelDefaults:
         found = [source / name for name in names if (source / name).is_file()]
     else:
         found = [source] if source.is_file() and source.suffix == ".safetensors" else []
+    if any(source.glob("*.gguf")) or source.suffix == ".gguf":
+        raise InvalidRequest(
+            "this adapter is a GGUF file: llama.cpp takes it, and MLX does not",
+            code="MDL007",
+            hint="use the adapter's safetensors, or a GGUF model: ollmlx create --backend llamacpp",
+        )
     if not any(file.suffix == ".safetensors" for file in found):
         raise InvalidRequest("this is not a LoRA adapter: adapters.safetensors is missing", code="MDL007")
     for file in found:

@@ -149,8 +149,17 @@ class HubSource:
 
         await asyncio.gather(*map(outline, files))
 
-    async def push(self, model: InstalledModel, target: ModelName) -> AsyncIterator[PullProgress]:
-        """Upload an installed model's files, to a new private repository unless `public`. Raises Unauthorized."""
+    async def push(
+        self, model: InstalledModel, target: ModelName, *, insecure: bool = False
+    ) -> AsyncIterator[PullProgress]:
+        """Upload an installed model's files, to a new private repository unless `public`. Raises Unauthorized.
+
+        The hub's address is in the settings, so `insecure` changes nothing.
+        """
+        if model.format != "mlx":
+            raise Unsupported(
+                f"{model.name.short} is not an MLX model: it is pushed to a registry, as HOST/ORG/NAME", code="MDL005"
+            )
         repo = target.repo_id
         if self.client.access.token is None:
             raise Unauthorized(

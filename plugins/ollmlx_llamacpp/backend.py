@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -132,6 +133,12 @@ class LlamaCppBackend:
     def importer(self, format: str) -> RunnerCommand | None:
         """Return None: GGUF files are run as they are."""
         return None
+
+    def converter(self, format: str) -> RunnerCommand | None:
+        """Return the program that quantises GGUF files and makes them of adapters."""
+        return (
+            RunnerCommand(argv=(sys.executable, "-P", "-m", "ollmlx_llamacpp.converter")) if format == "gguf" else None
+        )
 
 
 def _read_shape(file: Path) -> GgufShape:

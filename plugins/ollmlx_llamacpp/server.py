@@ -195,7 +195,7 @@ def _check_adapter(file: Path) -> None:
         raise InvalidRequest(
             f"{file.name} is an adapter for MLX: llama.cpp takes one GGUF file",
             code="MDL007",
-            hint="convert_lora_to_gguf.py of llama.cpp makes one from a PEFT adapter",
+            hint="ollmlx create makes one of it: FROM the model and ADAPTER the folder, in a Modelfile",
         )
     if read_gguf_header(file, longest=0, here=True).metadata.get("general.type") != "adapter":
         raise InvalidRequest(f"{file.name} is no adapter", code="MDL007")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,7 @@ import orjson
 from pydantic import Field
 from quart import Response, current_app, request
 
-from ollmlx import ModelName, OllmlxError, __version__, closing
+from ollmlx import UNUSED_COMMANDS, ModelName, OllmlxError, __version__, closing
 from ollmlx.errors import Forbidden, InvalidRequest
 from ollmlx.types import InstalledModel, ModelDefaults, PullProgress
 from ollmlx.web import (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from ollmlx import Service
 
+logger = logging.getLogger(__name__)
 OLLAMA_VERSION = "0.33.0"
 """The version of Ollama's API. Clients parse it as integers and switch features on it."""
 
@@ -103,6 +105,10 @@ class CreateBody(NamedBody):
     parameters: dict[str, Any] = {}
     messages: Annotated[tuple[OllamaMessage, ...], AsTuple] = ()
     quantize: str = ""
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
+    draft_files: dict[str, str] = {}
     stream: bool = True
 
     def base(self) -> ModelName | None:
@@ -110,6 +116,16 @@ class CreateBody(NamedBody):
         if not self.from_ and not self.files:
             raise InvalidRequest("neither 'from' or 'files' was specified")
         return parse_name(self.from_) if self.from_ else None
+
+    def unused(self) -> list[str]:
+        """Return a sentence for each stated field that changes nothing here."""
+        stated = {
+            "renderer": self.renderer,
+            "parser": self.parser,
+            "requires": self.requires,
+            "draft": self.draft_files,
+        }
+        return [UNUSED_COMMANDS[name] for name, value in stated.items() if value]
 
     def defaults(self) -> ModelDefaults:
         """Return the defaults that are laid over the weights, without the adapter. Raises InvalidRequest."""
@@ -279,6 +295,9 @@ async def _created(service: Service, body: CreateBody) -> AsyncIterator[PullProg
     name, base, defaults = parse_name(body.model), body.base(), body.defaults()
     if body.files or body.adapters:
         _refuse_uploads(service)
+    for sentence in body.unused():
+        logger.warning("%s: %s", name.short, sentence)
+        yield PullProgress(status=sentence)
     files = _files(service, body.files)
     adapter = _files(service, body.adapters)
     with _folder_of(adapter) if adapter else nullcontext() as folder:

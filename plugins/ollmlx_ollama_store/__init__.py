@@ -49,11 +49,13 @@ def register_stores(register: Callable[[Store], None], context: PluginContext) -
 
 @hookimpl
 def register_sources(register: Callable[[Source], None], context: PluginContext) -> None:
+    from ollmlx_ollama_store.layout import OllamaLayout
     from ollmlx_ollama_store.source import OllamaSource
 
     own = context.own or OllamaStoreSettings()
     security = context.typed().security
-    register(OllamaSource(own.registry, private_hosts=security.private_hosts, has_keys=security.has_keys))
+    layout = OllamaLayout(context.typed().models_folder)
+    register(OllamaSource(own.registry, layout, private_hosts=security.private_hosts, has_keys=security.has_keys))
 
 
 @hookimpl

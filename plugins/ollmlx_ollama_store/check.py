@@ -14,7 +14,7 @@ from ollmlx import Finding, SafeCommand, Severity
 from ollmlx.errors import Unsupported
 from ollmlx.storekit import free_name, sha256_of
 from ollmlx.types import InstalledModel
-from ollmlx_ollama_store.index import SOURCE
+from ollmlx_ollama_store.layout import SOURCE
 from ollmlx_ollama_store.store import OllamaStore
 
 DAMAGED: Final = "MDL003"

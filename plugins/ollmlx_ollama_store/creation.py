@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ollmlx import GgufHeader, read_gguf_header
+from ollmlx import GgufHeader, Importer, closing, read_gguf_header
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.storekit import LONGEST_ARRAY, describe_gguf, merged_defaults, only_file, read_receipt, to_transfer_thread
 from ollmlx.types import RECEIPT, CreateRequest, InstalledModel, PullProgress
@@ -34,12 +34,13 @@ class OllamaCreation:
         self.index = installer.index
         self.layout = installer.layout
 
-    async def create(self, request: CreateRequest, stage: Path) -> AsyncIterator[PullProgress]:
-        """Stage the model of a request. Raises InvalidRequest, Unsupported, StorageError."""
-        if request.quantize:
-            raise Unsupported(
-                "GGUF files are not quantised here", hint="llama-quantize of llama.cpp does it; create from its result"
-            )
+    async def create(
+        self, request: CreateRequest, converter: Importer | None, stage: Path
+    ) -> AsyncIterator[PullProgress]:
+        """Stage the model of a request. Raises InvalidRequest, Unsupported, StorageError.
+
+        `converter` quantises the weights, and makes GGUF files of adapters that are none.
+        """
         files = _files_of(request, self.index.store)
         if files:
             yield PullProgress(status="parsing GGUF")
@@ -48,8 +49,26 @@ class OllamaCreation:
             layers, facts = await to_transfer_thread(self._from_base, request.base)
         else:
             raise InvalidRequest("neither 'from' or 'files' was specified")
+        if request.quantize:
+            made = stage / "quantized"
+            async with closing(
+                _converted(converter, self._weights(layers, stage), made, quantize=request.quantize)
+            ) as steps:
+                async for step in steps:
+                    yield step
+            layers, facts = await to_transfer_thread(self._with_weights, layers, facts, only_file(made, "gguf"), stage)
         for layer in layers:
             yield PullProgress(status=f"using existing layer {layer.digest}")
+        adapter = request.defaults.adapter
+        if adapter is not None and any(adapter.glob("*.safetensors")):
+            made = stage / "adapter"
+            yield PullProgress(status="converting adapter")
+            base = str(self._weights(layers, stage))
+            async with closing(_converted(converter, adapter, made, base=base)) as steps:
+                async for step in steps:
+                    yield step
+            defaults = request.defaults.model_copy(update={"adapter": made})
+            request = request.model_copy(update={"defaults": defaults})
         stated = await to_transfer_thread(self._stated, request, layers, stage)
         for layer in stated:
             yield PullProgress(status=f"creating new layer {layer.digest}")
@@ -85,13 +104,30 @@ class OllamaCreation:
         return layers, facts
 
     def _from_base(self, base: InstalledModel) -> tuple[list[OllamaLayer], dict[str, Any]]:
-        manifest, _ = self.layout.manifest(self.index.origin(base).path)
+        manifest, _ = self.layout.manifest(self.layout.origin(base).path)
         config = self.layout.read(self.layout.blob(manifest.config.digest), MAX_CONFIG)
         OllamaConfig.parse(config, "its configuration")
         facts = {key: value for key, value in json.loads(config).items() if key != "rootfs"}
         origin = {"from_": str(base.name)}
         layers = [layer.model_copy(update=origin) if layer.kind == "model" else layer for layer in manifest.layers]
         return layers, facts
+
+    def _weights(self, layers: Sequence[OllamaLayer], stage: Path) -> Path:
+        """Return the file of the weights: staged, or installed. Raises Unsupported for a model of tensor layers."""
+        weights = next((layer for layer in layers if layer.kind == "model"), None)
+        if weights is None:
+            raise Unsupported("only GGUF models of Ollama's store are quantised or get an adapter", code="MDL005")
+        installed = self.layout.blob(weights.digest)
+        staged = stage / installed.name
+        return staged if staged.is_file() else installed
+
+    def _with_weights(
+        self, layers: Sequence[OllamaLayer], facts: Mapping[str, Any], weights: Path, stage: Path
+    ) -> tuple[list[OllamaLayer], dict[str, Any]]:
+        """Return the layers and the facts of a model with other weights."""
+        made = self.installer.add_file(stage, "model", weights)
+        read = _facts(read_gguf_header(weights, longest=LONGEST_ARRAY))
+        return [made, *(layer for layer in layers if layer.kind != "model")], {**facts, **read}
 
     def _stated(self, request: CreateRequest, base: Sequence[OllamaLayer], stage: Path) -> list[OllamaLayer]:
         """Stage layers for what the request states, and for defaults that its base has without a layer."""
@@ -119,6 +155,18 @@ class OllamaCreation:
         document = as_json({**facts, "architecture": "amd64", "os": "linux", "rootfs": rootfs})
         config = self.installer.add_layer(stage, "model", document).model_copy(update={"media_type": CONFIG_TYPE})
         (stage / STAGED_MANIFEST).write_bytes(write_manifest(config, layers))
+
+
+async def _converted(
+    converter: Importer | None, source: Path, into: Path, **options: str
+) -> AsyncIterator[PullProgress]:
+    """Run the converter. Raises Unsupported where no backend has one."""
+    if converter is None:
+        raise Unsupported("no backend converts GGUF files", code="MDL005", hint="ollmlx plugin list")
+    await to_transfer_thread(into.mkdir)
+    async with closing(converter(source, into, format="gguf", options=options)) as steps:
+        async for step in steps:
+            yield step
 
 
 def _combined(base: Sequence[OllamaLayer], stated: Sequence[OllamaLayer]) -> list[OllamaLayer]:
@@ -163,7 +211,7 @@ def _adapter(path: Path) -> Path:
         raise InvalidRequest(
             f"{path.name} is not an adapter for GGUF models: they take one GGUF file",
             code="MDL007",
-            hint="convert_lora_to_gguf.py of llama.cpp makes one from a PEFT adapter",
+            hint="or a folder with a LoRA adapter of PEFT or mlx-lm, which is converted",
         )
     return found[0]
 

@@ -8,17 +8,13 @@ from collections.abc import Hashable
 from datetime import UTC, datetime
 
 from ollmlx import ModelName, OllmlxError
-from ollmlx.errors import NotFound
 from ollmlx.storekit import ModelIndex, damaged, storage_error
 from ollmlx.types import InstalledModel
 from ollmlx_ollama_store.description import describe
-from ollmlx_ollama_store.layout import MAX_MANIFEST, ManifestEntry, OllamaLayout, OllamaManifest
+from ollmlx_ollama_store.layout import MAX_MANIFEST, SOURCE, ManifestEntry, OllamaLayout, OllamaManifest
 from ollmlx_ollama_store.tensor_folders import TensorFolders
 
 logger = logging.getLogger(__name__)
-
-SOURCE = "ollama:"
-"""The beginning of a model's `source`; the manifest's full name follows."""
 
 
 class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
@@ -46,13 +42,6 @@ class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
         """The model of a name. Raises StorageError if it is damaged, Unsupported if it runs on another machine."""
         entry = self.layout.find(name)
         return self.model(entry) if entry is not None else None
-
-    def origin(self, model: InstalledModel) -> ManifestEntry:
-        """The manifest that a model was read from, also if the model has an alias. Raises NotFound if it is gone."""
-        name = ModelName.parse(model.source.removeprefix(SOURCE)) if model.source.startswith(SOURCE) else model.name
-        if (entry := self.layout.find(name)) is None:
-            raise NotFound(f"model '{model.name.short}' not found", code="MDL002")
-        return entry
 
     def read_manifest(self, key: ManifestEntry) -> OllamaManifest:
         return self.layout.manifest(key.path)[0]

@@ -86,7 +86,7 @@ class OllamaInstaller:
             return self._write_manifest(name, data)
 
     def copy(self, model: InstalledModel, target: ModelName) -> None:
-        _, data = self.layout.manifest(self.index.origin(model).path)
+        _, data = self.layout.manifest(self.layout.origin(model).path)
         with storage_errors(f"cannot copy {model.name.short}"):
             self._write_manifest(target, data)
 

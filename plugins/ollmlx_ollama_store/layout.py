@@ -22,9 +22,12 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ollmlx import ModelName, OllmlxError, parse_digest
-from ollmlx.errors import InvalidRequest
+from ollmlx.errors import InvalidRequest, NotFound
 from ollmlx.storekit import damaged, read_bounded, require_inside
+from ollmlx.types import InstalledModel
 
+SOURCE = "ollama:"
+"""The beginning of a model's `source`; the manifest's full name follows."""
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 OWN = ".ollmlx"
@@ -78,6 +81,10 @@ class OllamaLayout:
     def lock(self, name: ModelName) -> Path:
         return self._own / "locks" / f"{name.key}.lock"
 
+    def upload_note(self, host: str, digest: str) -> Path:
+        """The file that keeps the address of an upload to a registry."""
+        return self._own / "uploads" / f"{host.replace(':', '+')}-{self.blob(digest).name}"
+
     @property
     def store_lock(self) -> Path:
         """The lock file for changes of manifests. Unused layers are found by reading all manifests."""
@@ -121,6 +128,13 @@ class OllamaLayout:
             return entry
         same = [entry for entry in self.entries() if entry.name == name]
         return next((entry for entry in same if entry.name.same_spelling(name)), same[0] if same else None)
+
+    def origin(self, model: InstalledModel) -> ManifestEntry:
+        """The manifest that a model was read from, also if the model has an alias. Raises NotFound if it is gone."""
+        name = ModelName.parse(model.source.removeprefix(SOURCE)) if model.source.startswith(SOURCE) else model.name
+        if (entry := self.find(name)) is None:
+            raise NotFound(f"model '{model.name.short}' not found", code="MDL002")
+        return entry
 
     def status(self, path: Path) -> os.stat_result:
         """The status of a regular file. Raises StorageError if it is missing, or a link leads out of the folder."""

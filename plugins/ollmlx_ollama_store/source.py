@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,31 +16,36 @@ from ollmlx.storekit import (
     to_transfer_thread,
     write_receipt,
 )
-from ollmlx.storekit.download import ATTEMPTS, Sleep
-from ollmlx.types import RECEIPT, FetchReceipt, PullCandidate, PullProgress
+from ollmlx.storekit.download import ATTEMPTS, MAX_REPORTS, Sleep
+from ollmlx.types import RECEIPT, FetchReceipt, InstalledModel, PullCandidate, PullProgress
 from ollmlx_ollama_store.description import MAX_TEXT
 from ollmlx_ollama_store.fetching import LayerFetch
 from ollmlx_ollama_store.installer import STAGED_MANIFEST
+from ollmlx_ollama_store.key import key_file
 from ollmlx_ollama_store.layout import (
     DEFAULT_HOST,
     DEFAULT_NAMESPACE,
     HUBS,
     MAX_CONFIG,
+    MEDIA_TYPE,
     OllamaConfig,
+    OllamaLayout,
     OllamaManifest,
 )
 from ollmlx_ollama_store.registry_client import RegistryClient, RegistryModel
 from ollmlx_ollama_store.tensor_folders import missing_part
+from ollmlx_ollama_store.upload import BlobUpload
 
 MLX_HINT = "look for a conversion of it at mlx-community"
 TEXTS = ("template", "system", "params", "messages", "license")
 
 
 class OllamaSource:
-    """Fetches models from registries. `registry` is used for names without a host; if empty, those are not fetched.
+    """Fetches models from registries, and pushes them there. `layout`: the models that can be pushed.
 
-    `private_hosts`, and a `registry` that a person has named, may be on private addresses. `has_keys`: requests come
-    from holders of keys, who may use plain HTTP for these hosts only.
+    `registry` is used for names without a host; if empty, those are not fetched. `private_hosts`, and a `registry` that
+    a person has named, may be on private addresses. `has_keys`: requests come from holders of keys, who may use plain
+    HTTP for these hosts only.
     """
 
     name = "ollama"
@@ -48,6 +54,7 @@ class OllamaSource:
     def __init__(
         self,
         registry: str = DEFAULT_HOST,
+        layout: OllamaLayout | None = None,
         *,
         private_hosts: Sequence[str] = (),
         has_keys: bool = False,
@@ -55,6 +62,7 @@ class OllamaSource:
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self.registry = registry
+        self.layout = layout
         self.private_hosts = (*([registry] if registry not in ("", DEFAULT_HOST) else []), *private_hosts)
         self.has_keys = has_keys
         self.attempts = attempts
@@ -113,6 +121,38 @@ class OllamaSource:
             projector=outlined.get("projector"),
         )
 
+    async def push(
+        self, model: InstalledModel, target: ModelName, *, insecure: bool = False
+    ) -> AsyncIterator[PullProgress]:
+        """Upload what the registry lacks of a model of Ollama's store, then its manifest.
+
+        An interrupted push goes on where it stopped. Raises Unsupported, Unauthorized, Forbidden, UpstreamError.
+        """
+        if self.layout is None or model.store != self.store or target.via in HUBS:
+            raise Unsupported(
+                f"{target.short} cannot be pushed: registries take the models of Ollama's store, and a hub others",
+                hint="hf upload puts files of any kind on Hugging Face's hub",
+            )
+        named = target if target.host or target.via else replace(target, host=self.registry or DEFAULT_HOST)
+        host = self._allowed(named, insecure=insecure)
+        yield PullProgress(status="retrieving manifest")
+        layout = self.layout
+        manifest, data = await to_transfer_thread(layout.manifest, layout.origin(model).path)
+        async with download_client(self.private_hosts) as client:
+            registry = RegistryClient(client, host, insecure=insecure, key=key_file())
+            for layer in dict.fromkeys((*manifest.layers, manifest.config)):
+                note = layout.upload_note(host.host, layer.digest)
+                upload = BlobUpload(registry, layer, layout.blob(layer.digest), note, self.attempts, self._sleep)
+                async with closing(_pushing(upload, mount=host.beside(layer))) as steps:
+                    async for step in steps:
+                        yield step
+            yield PullProgress(status="pushing manifest")
+            url = f"{registry.base}manifests/{host.tag}"
+            answer = await registry.send("PUT", url, content=data, Content_Type=MEDIA_TYPE)
+            if answer.status_code not in {200, 201}:
+                raise registry.refused(answer.status_code)
+        yield PullProgress(status="success")
+
     def _allowed(self, name: ModelName, *, insecure: bool) -> RegistryModel:
         """Return the model of a name. Raises NotFound, Forbidden for plain HTTP to a host that nobody has named."""
         model = self._registry_model(name)
@@ -137,6 +177,18 @@ class OllamaSource:
 def _is_named(host: str, hosts: Sequence[str]) -> bool:
     parts = urlsplit(f"//{host}")
     return is_named(parts.hostname or "", parts.port or 80, hosts)
+
+
+async def _pushing(upload: BlobUpload, mount: str | None) -> AsyncIterator[PullProgress]:
+    """Run an upload and report its progress, at most `MAX_REPORTS` times."""
+    digest, total = upload.layer.digest, upload.layer.size
+    reported = -total
+    async with closing(upload.run(mount)) as sizes:
+        async for completed in sizes:
+            if completed - reported >= total // MAX_REPORTS or completed == total:
+                reported = completed
+                status = f"pushing {digest.removeprefix('sha256:')[:12]}"
+                yield PullProgress(status=status, digest=digest, total=total, completed=completed)
 
 
 def _plausible(data: bytes, model: RegistryModel) -> OllamaManifest:

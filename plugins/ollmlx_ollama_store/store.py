@@ -77,7 +77,7 @@ class OllamaStore:
         async with locked(self.layout.lock(request.name)):
             stage = await to_transfer_thread(self.installer.stage, request.name)
             try:
-                async with closing(self.creation.create(request, stage)) as steps:
+                async with closing(self.creation.create(request, importer, stage)) as steps:
                     async for step in steps:
                         yield step
                 yield PullProgress(status="writing manifest")

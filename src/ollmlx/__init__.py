@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ollmlx.helper import LimitExceeded as LimitExceeded
     from ollmlx.helper import run_limited as run_limited
     from ollmlx.model.events import closing as closing
+    from ollmlx.model.modelfile import UNUSED_COMMANDS as UNUSED_COMMANDS
     from ollmlx.model.names import HUB_HOSTS as HUB_HOSTS
     from ollmlx.model.names import ModelName as ModelName
     from ollmlx.model.names import load_catalogue as load_catalogue
@@ -76,6 +77,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ollmlx.formats.safetensors": "SafetensorsTensor mlx_tensor_name quantization_of read_safetensors_header "
         "unpacked_elements",
         "ollmlx.helper": "LimitExceeded run_limited",
+        "ollmlx.model.modelfile": "UNUSED_COMMANDS",
         "ollmlx.model.names": "HUB_HOSTS ModelName load_catalogue parse_digest",
         "ollmlx.model.events": "closing",
         "ollmlx.model.templates": "MAX_TEMPLATE check_template is_go_template passes_tools render_template",

@@ -25,8 +25,9 @@ LEFT_TO_THE_NEXT = ("MDL006", "MDL007")
 class ModelLibrary:
     """The models that can be asked for.
 
-    `importer` returns the importer of a foreign format, if a backend has one. `backend_that_keeps` returns the name of
-    the backend for which this machine keeps a foreign format as it is. `unload` stops the runners of a model.
+    `importer` returns the importer of a foreign format, if a backend has one; `converter` the program that quantises a
+    format which is kept as it is. `backend_that_keeps` returns the name of the backend for which this machine keeps a
+    foreign format. `unload` stops the runners of a model.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class ModelLibrary:
         registry: Registry,
         overrides: ModelOverrides,
         importer: Callable[[str], Importer | None],
+        converter: Callable[[str], Importer | None],
         backend_that_keeps: Callable[[str], str | None],
         unload: Callable[[InstalledModel], Awaitable[None]],
     ) -> None:
@@ -42,6 +44,7 @@ class ModelLibrary:
         self._registry = registry
         self._overrides = overrides
         self._importer = importer
+        self._converter = converter
         self._backend_that_keeps = backend_that_keeps
         self._unload = unload
         self._stores = registry.stores.ordered(settings.storage.stores)
@@ -301,7 +304,9 @@ class ModelLibrary:
         for store in stores:
             explained = refusal is None
             try:
-                steps = store.create(request, self._importer(_format_of(request)))
+                format = _format_of(request)
+                keeps = can_keep(store) and format in store.keeps
+                steps = store.create(request, self._converter(format) if keeps else self._importer(format))
                 async with closing(self._replacing(steps, request.name, store)) as progress:
                     async for step in progress:
                         if refusal is not None and not explained:

@@ -74,7 +74,13 @@ class Service:
         planner = self._planner
         self._recent = RecentConversations()
         self._library = ModelLibrary(
-            self.settings, self.registry, self.overrides, planner.importer, planner.backend_that_keeps, self._unload
+            self.settings,
+            self.registry,
+            self.overrides,
+            planner.importer,
+            planner.converter,
+            planner.backend_that_keeps,
+            self._unload,
         )
 
     def reconfigure(self, settings: Settings, overrides: ModelOverrides) -> None:
@@ -162,10 +168,13 @@ class Service:
     async def push(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
         """Upload a model under its name. Raises NotFound, Unsupported when no installed source takes uploads."""
         model = await self.show(name)
-        publisher = next((source for source in self.registry.sources.values() if isinstance(source, Publisher)), None)
-        if publisher is None:
+        publishers = [source for source in self.registry.sources.values() if isinstance(source, Publisher)]
+        if not publishers:
             raise Unsupported("no installed source takes uploads", code="PLG006")
-        async with closing(publisher.push(model, name)) as progress:
+        named = [source for source in publishers if name.host and source.provides(name)]
+        publisher = min(named or publishers, key=lambda source: source.store != model.store)
+        options = {"insecure": True} if insecure else {}
+        async with closing(publisher.push(model, name, **options)) as progress:
             async for step in progress:
                 yield step
 

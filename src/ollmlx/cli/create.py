@@ -14,15 +14,9 @@ from ollmlx.cli.connection import connect, ensure_daemon
 from ollmlx.cli.terminal import note
 from ollmlx.cli.transfer import ShowProgress, progress, succeeded
 from ollmlx.errors import InvalidRequest, NotFound
-from ollmlx.model.modelfile import Modelfile, parse_modelfile
+from ollmlx.model.modelfile import UNUSED_COMMANDS, Modelfile, parse_modelfile
 from ollmlx.types import Options
 
-UNUSED = {
-    "renderer": "the model's own chat template is used",
-    "parser": "the model's own chat template defines it",
-    "requires": "ollmlx has versions of its own",
-    "draft": 'a draft model is set in ollmlx.toml: [models."NAME"] draft',
-}
 UNUSED_PARAMETERS = (
     *("low_vram", "main_gpu", "mirostat", "mirostat_eta", "mirostat_tau", "num_gpu", "num_gqa", "num_thread", "numa"),
     *("f16_kv", "logits_all", "penalize_newline", "tfs_z", "use_mlock", "use_mmap", "vocab_only"),
@@ -38,12 +32,12 @@ def add_create_arguments(parser: argparse.ArgumentParser) -> None:
 
 If FROM names an installed model, the new model takes no disk space: it uses the same weights with its own system
 prompt, parameters, template, messages and adapter. FROM may also name a GGUF file, or a folder with safetensors
-files."""
+files or one GGUF file. Without a Modelfile the folder itself is the model, as with FROM . in one."""
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument(
-        "-f", "--file", metavar="FILE", default="Modelfile", help="the Modelfile; - reads standard input"
+        "-f", "--file", metavar="FILE", help="the Modelfile, in this folder by default; - reads standard input"
     )
-    parser.add_argument("-q", "--quantize", metavar="TYPE", help="quantise the weights, for example int4 or int8")
+    parser.add_argument("-q", "--quantize", metavar="TYPE", help="quantise the weights: q4_K_M, q8_0, int4, ...")
     parser.add_argument(
         "--backend",
         metavar="NAME",
@@ -70,10 +64,14 @@ def run_create(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_modelfile(name: str) -> tuple[str, Path]:
-    """Return the text of a Modelfile and the folder to which its paths are relative."""
+def read_modelfile(name: str | None) -> tuple[str, Path]:
+    """Return the text of a Modelfile and the folder to which its paths are relative. None: this folder's, if any."""
     if name == "-":
         return sys.stdin.read(), Path.cwd()
+    if name is None:
+        name = "Modelfile"
+        if not Path(name).exists():
+            return "FROM .", Path.cwd()
     path = Path(name).expanduser()
     try:
         return path.read_text("utf-8"), path.resolve().parent
@@ -108,9 +106,9 @@ def create_request(modelfile: Modelfile, folder: Path) -> tuple[Json, dict[str, 
         body["parameters"] = parameters
     if messages := modelfile.keyed("message"):
         body["messages"] = [{"role": role, "content": content} for role, content in messages]
-    for name, reason in UNUSED.items():
+    for name, reason in UNUSED_COMMANDS.items():
         if modelfile.values(name):
-            note(f"{name.upper()} is not used: {reason}")
+            note(reason)
     return body, files, adapters
 
 
@@ -153,7 +151,10 @@ def _model_files(folder: Path) -> dict[str, Path]:
     if not any(path.suffix == ".safetensors" for path in found):
         found = sorted(path for path in folder.glob("*.gguf") if path.is_file())
     if not found:
-        raise InvalidRequest(f"{folder} holds neither safetensors nor GGUF files")
+        raise InvalidRequest(
+            f"{folder} holds neither safetensors nor GGUF files",
+            hint="run it where the model or a Modelfile is, or: ollmlx create MODEL -f FILE",
+        )
     for path in found:
         _check_inside(path, folder)
     return {path.relative_to(folder).as_posix(): path for path in found}

@@ -14,7 +14,7 @@ from pathlib import Path
 from textwrap import indent
 
 from ollmlx import __version__
-from ollmlx.cli.terminal import say
+from ollmlx.cli.terminal import is_terminal, say
 from ollmlx.errors import NotFound
 from ollmlx.text.controls import escape_line
 
@@ -44,7 +44,7 @@ async def run_serve(args: argparse.Namespace) -> int:
     check_versions()  # before what may fail with another version is imported
     from ollmlx.app import build
     from ollmlx.cli.connection import load, options_of
-    from ollmlx.cli.lan import client_lines, lan_overrides, own_address
+    from ollmlx.cli.lan import client_lines, lan_overrides, own_address, page_address, qr_code
     from ollmlx.reload import reload
     from ollmlx.web.server.serve import run as listen
 
@@ -54,6 +54,8 @@ async def run_serve(args: argparse.Namespace) -> int:
     if args.lan:
         for line in client_lines(loaded.settings, socket.gethostname(), own_address()):
             say(escape_line(line), flush=True)
+        if (address := own_address()) and is_terminal(sys.stdout) and "utf" in (sys.stdout.encoding or "").lower():
+            print(qr_code(page_address(loaded.settings, address)), flush=True)
     app = build(loaded, options=options_of(args))
     return await listen(app, lambda: reload(app, lambda: load(args)))
 

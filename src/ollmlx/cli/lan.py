@@ -1,7 +1,8 @@
-"""`ollmlx serve --lan`: a daemon for the machines of this network, with a key, and the line that their clients need."""
+"""`ollmlx serve --lan`: a daemon for the machines of this network, with a key, and what their clients need."""
 
 from __future__ import annotations
 
+import io
 import secrets
 import socket
 from collections.abc import Iterator
@@ -47,7 +48,21 @@ def client_lines(settings: Settings, machine: str, address: str | None) -> Itera
     openai = f"  export OPENAI_BASE_URL=http://{name}:{port}/v1"
     yield openai + f" OPENAI_API_KEY={key or 'none'}"
     if address:
-        yield f"Where {name} is not found, use {address}. The page is http://{join_host_port(address, port)}/docs"
+        yield f"Where {name} is not found, use {address}. The page is {page_address(settings, address)}"
+
+
+def page_address(settings: Settings, address: str) -> str:
+    """Return where a browser of another machine finds the web page."""
+    return f"http://{join_host_port(address, Address.parse(settings.server.host).port)}/ui/"
+
+
+def qr_code(text: str) -> str:
+    """Return a QR code as text, two of its rows a line."""
+    import segno
+
+    out = io.StringIO()
+    segno.make(text, error="l", micro=False).terminal(out, compact=True)
+    return out.getvalue()
 
 
 def own_address() -> str | None:

@@ -12,7 +12,7 @@ VERBS = {
     "run": ("run", "answer a prompt, or chat"),
     "launch": ("launch", "start a coding agent with a model"),
     "pull": ("transfer", "download a model to this machine"),
-    "push": ("transfer", "upload a model to a hub"),
+    "push": ("transfer", "upload a model to a hub or a registry"),
     "create": ("create", "create a model from a Modelfile"),
     "list": ("models", "list installed models"),
     "ps": ("models", "list loaded models"),

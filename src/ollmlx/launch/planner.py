@@ -17,7 +17,7 @@ from ollmlx.launch.engine_choice import EngineChoice, backend_that_keeps, explai
 from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.model.names import ModelName
-from ollmlx.plugin.contracts import Backend, Importer, LaunchOptions, RunnerCommand, can_spread
+from ollmlx.plugin.contracts import Backend, Importer, LaunchOptions, RunnerCommand, can_convert, can_spread
 from ollmlx.plugin.registry import Registry
 from ollmlx.settings.model import ModelSettings, Settings
 from ollmlx.storekit.saved_caches import SavedCaches
@@ -97,6 +97,16 @@ class LaunchPlanner:
             command = None
             with suppress(PluginError), self._registry.backends.errors_named(backend.name):
                 command = backend.importer(format)
+            if command is not None:
+                return self._make_importer(_confined(command, sandbox=self._settings.runners.sandbox))
+        return None
+
+    def converter(self, format: str) -> Importer | None:
+        """Return the converter of the first backend that has one for a format which it runs as it is."""
+        for backend in self._registry.backends.values():
+            command = None
+            with suppress(PluginError), self._registry.backends.errors_named(backend.name):
+                command = backend.converter(format) if can_convert(backend) else None
             if command is not None:
                 return self._make_importer(_confined(command, sandbox=self._settings.runners.sandbox))
         return None

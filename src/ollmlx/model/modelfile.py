@@ -23,6 +23,13 @@ COMMANDS = (
     "message",
     "requires",
 )
+UNUSED_COMMANDS = {
+    "renderer": "RENDERER is not used: the model's own chat template renders prompts",
+    "parser": "PARSER is not used: thinking and tool calls are found by the model's own chat template",
+    "requires": "REQUIRES is not used: it states a version of Ollama, and ollmlx has its own",
+    "draft": 'DRAFT is not used: a draft model is set in ollmlx.toml: [models."NAME"] draft',
+}
+"""Commands that change nothing here, and what is told instead."""
 ROLES = ("system", "user", "assistant")
 FENCE = '"""'
 

@@ -183,6 +183,22 @@ class Seeing(Backend, Protocol):
         """Return whether it answers pictures with this model. Called when models are listed; may read small files."""
 
 
+@runtime_checkable
+class Converting(Backend, Protocol):
+    """A backend with a program that makes files of a format which it runs as it is: quantised ones, adapters."""
+
+    def converter(self, format: str) -> RunnerCommand | None:
+        """Return the program, or None. It is called as an importer is and writes one file into its folder.
+
+        Options: `quantize`, the name of a type; or `base`, the weights for which the source, a folder, is an adapter.
+        """
+
+
+def can_convert(backend: Backend) -> TypeGuard[Converting]:
+    """True if a backend has such a program. Only the class is inspected, because code of a plugin may fail."""
+    return hasattr(type(backend), "converter")
+
+
 def knows_pictures(backend: Backend) -> TypeGuard[Seeing]:
     """True if a backend says with which models it answers pictures. Only the class is inspected."""
     return hasattr(type(backend), "sees")
@@ -228,10 +244,13 @@ class Previewer(Protocol):
 
 @runtime_checkable
 class Publisher(Protocol):
-    """A source that also accepts uploads. The service uses the first one for `push`."""
+    """A source that also accepts uploads. The service uses that of the model's store for `push`, or else the first.
 
-    def push(self, model: InstalledModel, target: ModelName) -> AsyncIterator[PullProgress]:
-        """Upload the files of an installed model under a name. Raises Unauthorized, UpstreamError."""
+    `insecure` is passed only where plain HTTP is allowed.
+    """
+
+    def push(self, model: InstalledModel, target: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+        """Upload the files of an installed model under a name. Raises Unauthorized, UpstreamError, Unsupported."""
 
 
 @runtime_checkable
@@ -264,7 +283,7 @@ class Store(Protocol):
         """Install a model under a second name, without copying weights where the file system allows it."""
 
     def create(self, request: CreateRequest, importer: Importer | None) -> AsyncIterator[PullProgress]:
-        """Create a model from files or from an installed model."""
+        """Create a model from files or from an installed one. A `Keeper` gets the converter of the format it keeps."""
 
 
 def is_read_only(store: Store) -> bool:

@@ -249,7 +249,9 @@ class SecuritySettings(Section):
     )
     allow_remote_code: tuple[str, ...] = Field((), description="Names of models whose own Python code may run.")
     push: bool = Field(
-        False, description="Clients may upload models to the hub, with the daemon's token. `ollmlx push` is a client."
+        False,
+        description="Clients may upload models to the hub, with the daemon's token, and to registries, with its key."
+        " `ollmlx push` is a client.",
     )
     blobs: bool = Field(True, description="Clients may upload files and create models from them.")
     upload_limit: Size = Field(

@@ -81,7 +81,8 @@ class ChildImporter:
             lines = errors.decode("utf-8", "replace").split("\n")
             reason = next((line.strip() for line in reversed(lines) if line.strip()), f"it exited with status {code}")
             kind = InvalidRequest if code == ExitCode.BAD_MODEL else StorageError
-            raise kind(f"cannot import {source.name}: {reason}", code="MDL006")
+            named = "the file" if source.name.startswith("sha256-") else source.name  # people know no digests
+            raise kind(f"cannot import {named}: {reason}", code="MDL006")
 
 
 def _sandboxed(command: RunnerCommand, source: Path, into: Path, options: Mapping[str, Any]) -> list[str]:

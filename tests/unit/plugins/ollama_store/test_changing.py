@@ -154,7 +154,7 @@ NO_ADAPTER = {"defaults": ModelDefaults(adapter=Path("/nowhere/none"))}
         ({"a.gguf": tiny_gguf(), "b.gguf": tiny_gguf(fill=1)}, {}, InvalidRequest, "split models"),
         ({"clip.gguf": tiny_gguf(architecture="clip")}, {}, InvalidRequest, "none of the GGUF files"),
         ({"a.gguf": b"GGUF but not really a GGUF file"}, {}, StorageError, "not a usable GGUF file"),
-        ({"a.gguf": tiny_gguf()}, {"quantize": "q4_0"}, Unsupported, "not quantised here"),
+        ({"a.gguf": tiny_gguf()}, {"quantize": "q4_0"}, Unsupported, "no backend converts GGUF files"),
         ({}, {}, InvalidRequest, "neither 'from' or 'files'"),
         ({"a.gguf": tiny_gguf()}, NO_ADAPTER, InvalidRequest, "not an adapter for GGUF models"),
     ],
