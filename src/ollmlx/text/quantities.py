@@ -67,7 +67,10 @@ def parse_size(value: int | str) -> int:
         raise ValueError(f"invalid size {value!r}: write '8GiB', '500MB' or a number of bytes")
     number, prefix, binary = match.groups()
     decimal = value.strip().lower().endswith("b") and not binary
-    return int(float(number) * (1000 if decimal else 1024) ** " kmgt".index(prefix.lower() or " "))
+    size = float(number) * (1000 if decimal else 1024) ** " kmgt".index(prefix.lower() or " ")
+    if math.isinf(size):
+        raise ValueError("invalid size: too large a number")
+    return int(size)
 
 
 def format_size(size: float) -> str:
