@@ -31,11 +31,12 @@ export async function send(path, { method, body, signal } = {}) {
     const used = storedKey();
     const headers = {};
     if (used) headers.Authorization = `Bearer ${used}`;
-    if (body !== undefined) headers["Content-Type"] = "application/json";
+    const form = body instanceof FormData;
+    if (body !== undefined && !form) headers["Content-Type"] = "application/json";
     const response = await fetch(path, {
       method: method || (body === undefined ? "GET" : "POST"),
       headers,
-      body: body === undefined ? undefined : JSON.stringify(body),
+      body: body === undefined || form ? body : JSON.stringify(body),
       signal,
       cache: "no-store",
       credentials: "omit",
@@ -84,7 +85,8 @@ async function problem(response) {
   const text = await response.text();
   try {
     const body = JSON.parse(text);
-    return typeof body.error === "string" ? body : { error: text };
+    const { error } = body;
+    return typeof error === "string" ? body : { error: error?.message || text, code: error?.code };
   } catch {
     return { error: text };
   }

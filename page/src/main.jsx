@@ -7,10 +7,19 @@ import { ChatView } from "./chat/view.jsx";
 import { Dialog } from "./parts.jsx";
 import "./style.css";
 import { ConnectView } from "./views/connect.jsx";
+import { DoctorView } from "./views/doctor.jsx";
 import { ModelsView } from "./views/models.jsx";
 import { NowView } from "./views/now.jsx";
+import { SettingsView } from "./views/settings.jsx";
 
-const VIEWS = { chat: ["Chat", ChatView], models: ["Models", ModelsView], now: ["Now", NowView], connect: ["Connect", ConnectView] };
+const VIEWS = {
+  chat: ["Chat", ChatView],
+  models: ["Models", ModelsView],
+  now: ["Now", NowView],
+  doctor: ["Doctor", DoctorView],
+  settings: ["Settings", SettingsView],
+  connect: ["Connect", ConnectView],
+};
 
 const place = () => {
   const [view, ...rest] = location.hash.replace(/^#\/?/, "").split("/");
@@ -29,6 +38,7 @@ function Page() {
   const [title, View] = VIEWS[at.view];
   useEffect(() => {
     document.title = `${title} · ollmlx`;
+    document.querySelector("nav [aria-current]").scrollIntoView({ block: "nearest", inline: "nearest" });
   }, [title]);
   const answer = (key) => {
     question.resolve(key);

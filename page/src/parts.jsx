@@ -30,6 +30,13 @@ export async function copied(text) {
   return done;
 }
 
+/** Hand a file to the person, as the browser's downloads do. */
+export function download(name, blob) {
+  const address = URL.createObjectURL(blob);
+  Object.assign(document.createElement("a"), { href: address, download: name }).click();
+  URL.revokeObjectURL(address);
+}
+
 /** A dialog over the page. Escape and the close button call `onClose`. */
 export function Dialog({ title, onClose, children }) {
   const element = useRef();

@@ -30,13 +30,14 @@ class Activity:
     _generated: int = 0
     """Tokens of the requests that have ended."""
     _sampled: int = 0
-    _firsts: list[float] = field(default_factory=list)
+    _ended: list[RequestContext] = field(default_factory=list)
+    _since: int = field(default_factory=time.monotonic_ns)
 
     def count(self, request: RequestContext) -> None:
         """Count a request that has ended."""
         self._generated += max(request.pieces, request.done.generated_tokens if request.done else 0)
         if request.first_ns:
-            self._firsts.append(request.first_ns / 1e6)
+            self._ended.append(request)
 
     async def keep(self) -> None:
         """Take a sample every few seconds, without end."""
@@ -46,11 +47,14 @@ class Activity:
 
     def sample(self, now: float) -> None:
         """Add what happened since the last sample."""
-        generated = self._generated + sum(request.pieces for request in self.running())
+        running = tuple(self.running())
+        generated = self._generated + sum(request.pieces for request in running)
         rate = max(0, generated - self._sampled) / EVERY
-        first = sum(self._firsts) / len(self._firsts) if self._firsts else None
+        answering = [request for request in (*self._ended, *running) if request.first_ns]
+        firsts = [one.first_ns / 1e6 for one in answering if one.started_ns + one.first_ns > self._since]
+        first = sum(firsts) / len(firsts) if firsts else None
         self.samples.append((now, rate, first, self.queue(), self.memory()))
-        self._sampled, self._firsts = generated, []
+        self._sampled, self._ended, self._since = generated, [], time.monotonic_ns()
 
     def history(self) -> dict[str, Any]:
         """Return the samples by column, the oldest first."""

@@ -29,6 +29,7 @@ from ollmlx.web import (
     describe,
     json_answer,
     listing,
+    permit,
     permits,
     record,
     state_of,
@@ -172,6 +173,7 @@ def _add_administration(made: Blueprint, service: Service) -> None:
     @describe("Run the doctor and return its report; one at a time, for the same clients.", answer=OBJECT)
     async def doctor() -> Response:
         _only_for_administrators(service.settings)
+        permit("", "doctor")
         return Response(await runs.report(_key()), content_type="application/json")
 
     @made.get("/api/daemon/doctor/<code>")
@@ -186,6 +188,7 @@ def _add_administration(made: Blueprint, service: Service) -> None:
     @describe("A report to send to a person who helps, without secrets and prompts.", answer=BINARY, content=(ZIP,))
     async def bundle() -> Response:
         _only_for_administrators(service.settings)
+        permit("", "bundle")
         return Response(await runs.bundle(_key()), content_type=ZIP)
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -31,8 +32,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.clients]
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE = 60_000  # milliseconds
+expect.set_options(timeout=PATIENCE)
 FOREIGN = "foreign.example"  # this machine, under a name that a stranger chose
-VIEWS = ("chat", "models", "now", "connect")
+VIEWS = ("chat", "models", "now", "doctor", "settings", "connect")
 NARROW = {"width": 390, "height": 800}
 HOSTILE = """
 <script>window.harmed = 1</script><img src=x onerror="window.harmed = 1"><iframe src="https://example.com"></iframe>
@@ -127,14 +129,23 @@ def answers(page: Any) -> Any:
 
 
 def finished(page: Any) -> None:
-    expect(page.get_by_role("button", name="Regenerate").last).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_role("button", name="Regenerate").last).to_be_visible()
+
+
+def pull(page: Any, name: str) -> None:
+    page.get_by_label("Name of the model to pull").fill(name)
+    page.get_by_role("button", name="Pull", exact=True).click()
+
+
+def changed(config: bytes, fields: dict[str, Any]) -> bytes:
+    return json.dumps({**json.loads(config), **fields}).encode()
 
 
 def test_a_browser_that_opens_the_server_gets_the_page(browser: Any, server: Daemon) -> None:
     page = browser.new_page()
     page.goto(server.url)
     assert page.url == f"{server.url}/ui/"
-    expect(page.get_by_role("heading", name="What would you like to know?")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_role("heading", name="What would you like to know?")).to_be_visible()
     page.close()
 
 
@@ -293,22 +304,35 @@ def test_the_policy_stops_what_gets_into_the_page_all_the_same(server: Daemon, o
 def test_a_model_is_pulled_described_and_deleted(opened: Open, daemon: Any, no_leaked_descriptors: None) -> None:
     with HubServer() as hub:
         hub.add("mlx-community/Tiny-4bit", tiny_files(weights=900_000))
+        wide = tiny_files()
+        config = {"num_hidden_layers": 4000, "num_key_value_heads": 4000, "head_dim": 128}
+        hub.add("mlx-community/Wide-4bit", {**wide, "config.json": changed(wide["config.json"], config)})
         plugins = {"disabled": ["pypi", "ollama_store"], "hub": {"endpoint": hub.url}}
         server = daemon(settings={"plugins": plugins, "security": {"private_hosts": ["localhost"]}})
         page = opened(server.url, "models")
-        page.get_by_label("Name of the model to pull").fill("mlx-community/Tiny-4bit")
-        page.get_by_role("button", name="Pull").click()
-        expect(page.get_by_text("installed", exact=True)).to_be_visible(timeout=PATIENCE)
+        pulls = page.locator(".pulls")
+        pull(page, "mlx-community/Wide-4bit")
+        expect(pulls).to_contain_text("does not fit this machine")
+        pulls.get_by_role("button", name="Dismiss").click()
+        pull(page, "mlx-community/Tiny-4bit")
+        expect(page.get_by_text("installed", exact=True)).to_be_visible()
+        expect(pulls).to_contain_text("It fits this machine")
         card = page.locator(".cards .card", has_text="Tiny-4bit")
         card.get_by_role("button", name="Details").click()
-        expect(page.get_by_role("dialog")).to_contain_text("2,048 tokens")
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_contain_text("2,048 tokens")
+        dialog.get_by_text("Change the defaults").click()
+        dialog.get_by_label("Parameters").fill('temperature 0.25\nstop "end"\nstop "fin"')
+        dialog.get_by_role("button", name="Save").click()
+        expect(dialog).to_contain_text("Saved as mlx-community/Tiny-4bit")
         page.keyboard.press("Escape")
+        shown = server.post("/api/show", {"model": "mlx-community/Tiny-4bit"}).json()["parameters"].split()
+        assert shown == ["temperature", "0.25", "stop", '"end"', "stop", '"fin"']
         card.get_by_role("button", name="Delete").click()
         page.get_by_role("dialog").get_by_role("button", name="Delete").click()
         expect(card).to_have_count(0)
-        page.get_by_label("Name of the model to pull").fill("mlx-community/Absent")
-        page.get_by_role("button", name="Pull").click()
-        expect(page.locator(".pulls").get_by_role("alert")).to_be_visible(timeout=PATIENCE)
+        pull(page, "mlx-community/Absent")
+        expect(pulls.get_by_role("alert")).to_be_visible()
         server.stop()
 
 
@@ -318,7 +342,7 @@ def test_a_runner_that_is_killed_is_told_and_returns(opened: Open, daemon: Any) 
     ask(page, "parrot", ENDLESS)
     expect(answers(page)).not_to_be_empty()
     os.kill(server.loaded()[0]["pid"], signal.SIGKILL)
-    expect(page.locator(".message").get_by_role("alert")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(".message").get_by_role("alert")).to_be_visible()
     ask(page, "parrot", "are you back?")
     expect(answers(page).last).to_have_text("are you back?")
     page.get_by_role("link", name="Now").click()
@@ -328,6 +352,55 @@ def test_a_runner_that_is_killed_is_told_and_returns(opened: Open, daemon: Any) 
     page.get_by_label("Only lines with these words").fill("SIGKILL")
     page.get_by_label("Only lines with these words").press("Enter")
     expect(page.locator("pre.log")).to_contain_text("was killed by SIGKILL")
+
+
+def test_a_request_in_flight_is_told_with_its_log_and_the_last_hour(server: Daemon, opened: Open) -> None:
+    page = opened(server.url)
+    ask(page, "parrot", ENDLESS)
+    expect(answers(page)).not_to_be_empty()
+    page.get_by_role("link", name="Now").click()
+    row = page.get_by_role("region", name="Requests in progress").get_by_role("row").nth(1)
+    expect(row).to_contain_text(re.compile(r"127\.0\.0\.1\s*parrot\s*answers"))
+    request = row.get_by_role("button").inner_text()
+    row.get_by_role("button").click()
+    expect(page.get_by_label("Only lines with these words")).to_have_value(request)
+    expect(page.locator("pre.log")).to_contain_text(request)
+    charts = page.get_by_role("img", name=re.compile("in the last hour: now"))
+    expect(charts).to_have_count(4)
+    expect(charts.first.locator("canvas")).to_be_visible()
+    page.get_by_role("link", name="Chat").click()
+    page.locator(".chats li").first.get_by_role("link").click()
+    page.get_by_role("button", name="Stop").click()
+    wait_until(server.idle)
+
+
+def test_the_doctor_and_the_settings_are_for_who_has_the_key(opened: Open, daemon: Any, tmp_path: Path) -> None:
+    server = daemon(settings={"security": {"api_keys": ["sesame"]}, "aliases": {"parrot": "nobody"}})
+    page = opened(server.url, "settings", permissions=["clipboard-read", "clipboard-write"])
+    page.get_by_label("API key").fill("sesame")
+    page.get_by_role("button", name="Use this key").click()
+    page.get_by_label("Only what is not the default").check()
+    page.get_by_label("Search the settings").fill("api_keys")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    expect(page.locator("tbody tr")).to_contain_text("ollmlx.toml")
+    assert "sesame" not in page.content()
+    page.get_by_role("link", name="Doctor").click()
+    page.get_by_role("button", name="Run the doctor").click()
+    found = page.locator(".findings > .card").filter(has=page.locator(".commands")).first
+    expect(found).to_be_visible()
+    found.get_by_role("button", name="Copy").first.click()
+    commands = page.evaluate("navigator.clipboard.readText()")
+    assert commands == found.locator("pre").first.inner_text()
+    assert commands
+    found.get_by_role("button", name="The page of").click()
+    expect(page.get_by_role("dialog")).to_contain_text("What it means")
+    page.keyboard.press("Escape")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download a bundle").click()
+    download.value.save_as(tmp_path / "bundle.zip")
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as bundle:
+        assert {"report.json", "settings.json", "daemon.log"} <= set(bundle.namelist())
+        assert not any(b"sesame" in bundle.read(name) for name in bundle.namelist())
 
 
 def test_a_key_is_asked_for_once_and_kept_for_the_tab_only(opened: Open, daemon: Any) -> None:
@@ -348,7 +421,7 @@ def test_a_key_is_asked_for_once_and_kept_for_the_tab_only(opened: Open, daemon:
     )
     other = page.context.new_page()
     other.goto(f"{server.url}/ui/")
-    expect(other.get_by_role("dialog")).to_be_visible(timeout=PATIENCE)
+    expect(other.get_by_role("dialog")).to_be_visible()
 
 
 def test_a_foreign_page_reads_nothing_changes_nothing_and_shows_no_frame(browser: Any, server: Daemon) -> None:
@@ -373,7 +446,7 @@ def test_a_foreign_page_reads_nothing_changes_nothing_and_shows_no_frame(browser
             server.url,
         )
         assert {tried[name] for name in ("read", "list", "remove")} == {"refused"}
-        with page.expect_console_message(lambda said: "frame-ancestors" in said.text, timeout=PATIENCE):
+        with page.expect_console_message(lambda said: "frame-ancestors" in said.text):
             page.locator("iframe").evaluate("(frame, url) => { frame.src = url }", f"{server.url}/ui/")
         context.close()
     assert "parrot:latest" in {model["name"] for model in server.get("/api/tags").json()["models"]}
@@ -396,7 +469,7 @@ def test_axe_finds_nothing_serious_in_any_view(server: Daemon, opened: Open, sch
     page.get_by_role("button", name="Settings").click()
     for view in VIEWS:
         page.get_by_role("navigation").get_by_role("link", name=view.title()).click()
-        expect(page.locator(f"main.{view}").get_by_role("heading", level=1)).to_be_visible(timeout=PATIENCE)
+        expect(page.locator(f"main.{view}").get_by_role("heading", level=1)).to_be_visible()
         page.evaluate(axe)
         found = page.evaluate("axe.run().then(({ violations }) => violations)")
         serious = [one for one in found if one["impact"] in ("serious", "critical")]
@@ -411,7 +484,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_chats_open(server: 
     expect(page.get_by_label("Search the chats")).to_be_visible()
     for view in VIEWS:
         page.get_by_role("navigation").get_by_role("link", name=view.title()).click()
-        expect(page.locator(f"main.{view}").get_by_role("heading", level=1)).to_be_visible(timeout=PATIENCE)
+        expect(page.locator(f"main.{view}").get_by_role("heading", level=1)).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"], view
 
 

@@ -1,13 +1,14 @@
-// The box for a question, with files as text and, for models that see, pictures.
+// The box for a question, with files as text, pictures for models that see, and speech where a model writes it down.
 
 import { useEffect, useRef, useState } from "preact/hooks";
+import { Icon } from "../icons.jsx";
 import { Failure } from "../parts.jsx";
 
 const PICTURES = ["image/png", "image/jpeg", "image/webp", "image/gif"];
 const LARGEST_TEXT = 1_000_000;
 const LARGEST_PICTURE = 20_000_000;
 
-export function Composer({ model, ready, running, onSend, onStop }) {
+export function Composer({ model, listener, ready, running, onSend, onStop }) {
   const [attached, setAttached] = useState([]);
   const [error, setError] = useState(null);
   const box = useRef();
@@ -32,6 +33,12 @@ export function Composer({ model, ready, running, onSend, onStop }) {
     grow(box.current);
     setAttached([]);
   };
+  const insert = (text) => {
+    setError(null);
+    box.current.setRangeText(`${box.current.selectionStart ? " " : ""}${text}`, box.current.selectionStart, box.current.selectionEnd, "end");
+    grow(box.current);
+    box.current.focus();
+  };
   const keys = (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
@@ -52,13 +59,36 @@ export function Composer({ model, ready, running, onSend, onStop }) {
       )}
       <div class="row">
         <input ref={picker} type="file" multiple hidden aria-hidden="true" tabIndex={-1} data-attach onChange={(event) => { attach(event.target.files); event.target.value = ""; }} />
-        <button type="button" class="icon" aria-label={sees ? "Attach files or pictures" : "Attach text files"} title="Attach" onClick={() => picker.current.click()}><svg viewBox="0 0 20 20" width="20" height="20" aria-hidden="true"><path d="M10 4v12M4 10h12" /></svg></button>
+        <button type="button" class="icon" aria-label={sees ? "Attach files or pictures" : "Attach text files"} title="Attach" onClick={() => picker.current.click()}><Icon name="plus" /></button>
+        {listener && navigator.mediaDevices && <Microphone listener={listener} onText={insert} onError={setError} />}
         <textarea ref={box} rows={1} aria-label="Your message" placeholder={ready ? "Ask something" : "Install a model first"} onKeyDown={keys} onInput={(event) => grow(event.target)}
           onPaste={(event) => { if (event.clipboardData.files.length) { event.preventDefault(); attach(event.clipboardData.files); } }} />
         {running ? <button type="button" class="primary" onClick={onStop}>Stop</button> : <button type="submit" class="primary" disabled={!ready}>Send</button>}
       </div>
     </form>
   );
+}
+
+function Microphone({ listener, onText, onError }) {
+  const [state, setState] = useState("idle"); // idle, recording, writing
+  const ending = useRef(null);
+  const toggle = async () => {
+    try {
+      if (state === "idle") {
+        const { record } = await import("./microphone.js");
+        ending.current = await record(listener);
+        setState("recording");
+        return;
+      }
+      setState("writing");
+      onText(await ending.current());
+    } catch (error) {
+      onError(error.name === "NotAllowedError" ? new Error("The browser was not allowed to use the microphone.") : error);
+    }
+    setState("idle");
+  };
+  const label = { idle: "Speak", recording: "End the recording", writing: "Writing down what you said" }[state];
+  return <button type="button" class={`icon ${state}`} aria-label={label} title={label} disabled={state === "writing"} onClick={toggle}><Icon name={state === "recording" ? "stop" : "transcription"} /></button>;
 }
 
 function grow(box) {

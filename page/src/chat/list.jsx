@@ -1,7 +1,7 @@
 // The chats of this browser: search, new, export, import, delete.
 
 import { useRef, useState } from "preact/hooks";
-import { Dialog, Failure } from "../parts.jsx";
+import { Dialog, download, Failure } from "../parts.jsx";
 import { isRunning, remove, takeIn } from "./conversations.js";
 import { exported, imported } from "./transfer.js";
 import { matches, titleOf } from "./tree.js";
@@ -37,7 +37,7 @@ export function ChatList({ all, current, open, onNew }) {
       </ul>
       {all.length > 0 && found.length === 0 && <p class="hint">No chat has these words.</p>}
       <div class="row">
-        <button type="button" class="small" disabled={!all.length} onClick={() => download(exported(all))}>Export</button>
+        <button type="button" class="small" disabled={!all.length} onClick={() => download(`ollmlx-chats-${new Date().toISOString().slice(0, 10)}.json`, new Blob([exported(all)], { type: "application/json" }))}>Export</button>
         <button type="button" class="small" onClick={() => picker.current.click()}>Import</button>
         <input ref={picker} type="file" accept="application/json,.json" hidden aria-hidden="true" tabIndex={-1} data-import onChange={take} />
       </div>
@@ -52,11 +52,4 @@ export function ChatList({ all, current, open, onNew }) {
       )}
     </aside>
   );
-}
-
-function download(text) {
-  const address = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-  const link = Object.assign(document.createElement("a"), { href: address, download: `ollmlx-chats-${new Date().toISOString().slice(0, 10)}.json` });
-  link.click();
-  URL.revokeObjectURL(address);
 }

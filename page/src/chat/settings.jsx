@@ -5,6 +5,9 @@ import { useState } from "preact/hooks";
 const OPTIONS = [
   ["temperature", "Temperature", 0, 2, 0.1],
   ["top_p", "Top P", 0, 1, 0.05],
+  ["top_k", "Top K", 0, undefined, 1],
+  ["min_p", "Min P", 0, 1, 0.05],
+  ["repeat_penalty", "Repeat penalty", 0, undefined, 0.05],
   ["num_ctx", "Context (tokens)", 4, undefined, 1],
   ["num_predict", "Longest answer (tokens)", -1, undefined, 1],
   ["seed", "Seed", 0, undefined, 1],
@@ -29,7 +32,7 @@ export function ChatSettings({ chat, model, onChange, onClose }) {
   };
   const has = (capability) => model?.capabilities?.includes(capability);
   return (
-    <section class="settings" aria-label="Settings of this chat">
+    <section class="chat-settings" aria-label="Settings of this chat">
       <div class="fields">
         <label class="wide">Title<input value={chat.title} onChange={set("title")} placeholder="The first words of the chat" /></label>
         <label class="wide">System prompt<textarea rows={3} value={chat.system} onChange={set("system")} placeholder="The model's own" /></label>

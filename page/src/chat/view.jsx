@@ -39,6 +39,7 @@ export function ChatView({ rest }) {
     open();
   };
   const model = choices.find((one) => one.name === chat.model);
+  const listener = models.value?.find((one) => one.capabilities?.includes("transcription"))?.name;
   return (
     <>
       <ChatList all={all} current={known?.id} open={listed} onNew={start} />
@@ -54,7 +55,7 @@ export function ChatView({ rest }) {
         <Failure error={models.error} again={models.refresh} />
         {settings && <ChatSettings chat={chat} model={model} onChange={() => (known ? save(chat, { touch: false }) : setFresh({ ...chat }))} onClose={() => setSettings(false)} />}
         <Messages chat={chat} empty={<Welcome models={models.value} />} />
-        <Composer key={chat.id} model={model} ready={Boolean(chat.model)} running={isRunning(chat)} onSend={put} onStop={() => stop(chat)} />
+        <Composer key={chat.id} model={model} listener={listener} ready={Boolean(chat.model)} running={isRunning(chat)} onSend={put} onStop={() => stop(chat)} />
       </section>
     </>
   );

@@ -2,10 +2,12 @@
 
 import { useRef, useState } from "preact/hooks";
 import { json, records, send } from "../api.js";
+import { Icon } from "../icons.jsx";
 import { Dialog, Failure, usePolled } from "../parts.jsx";
 import { ago, bytes, count, shortName } from "../text.js";
+import { Defaults } from "./defaults.jsx";
 
-const pulls = new Map(); // name -> { status, done, total, error, aborter }: they go on while another view is open
+const pulls = new Map(); // name -> { status, verdict, done, total, error, aborter }: they go on while another view is open
 
 async function read(signal) {
   const [{ models }, { models: loaded }] = await Promise.all([json("/api/tags", { signal }), json("/api/ps", { signal })]);
@@ -55,7 +57,7 @@ function Model({ model, loaded, onShow, onDelete, onUnload }) {
         {loaded && <span class="badge good">{loaded.state === "busy" ? "answering" : "loaded"}</span>}
       </div>
       <p class="facts">{facts.join(" · ")}</p>
-      <p class="badges">{(model.capabilities || []).map((name) => <span class="badge" key={name}>{name}</span>)}</p>
+      <p class="badges">{(model.capabilities || []).map((name) => <span class="badge" key={name}><Icon name={name} size={14} /> {name}</span>)}</p>
       <div class="row">
         <button type="button" class="small" onClick={() => { localStorage.setItem("ollmlx-model", model.name); location.hash = "#/chat"; }} disabled={!model.capabilities?.includes("completion")}>Chat</button>
         <button type="button" class="small" onClick={onShow}>Details</button>
@@ -70,13 +72,21 @@ function PullForm({ onDone }) {
   const [, draw] = useState(0);
   const box = useRef();
   const again = () => draw((value) => value + 1);
-  const start = async (name) => {
-    const pull = { status: "asking", steps: [], done: 0, total: 0, error: null, aborter: new AbortController() };
+  const start = async (name, sure = false) => {
+    const pull = { status: "looking it up", verdict: pulls.get(name)?.verdict, steps: [], done: 0, total: 0, error: null, aborter: new AbortController() };
     pulls.set(name, pull);
     again();
     const layers = new Map();
+    const { signal } = pull.aborter;
     try {
-      for await (const step of records("/api/pull", { body: { model: name }, signal: pull.aborter.signal })) {
+      if (!sure) {
+        const { candidates } = await json("/api/pull", { body: { model: name, dry_run: true }, signal });
+        pull.verdict = verdictOf(candidates);
+        pull.waits = pull.verdict?.fits === false; // a person decides
+        again();
+        if (pull.waits) return;
+      }
+      for await (const step of records("/api/pull", { body: { model: name }, signal })) {
         pull.status = step.status;
         if (!step.total && !pull.steps.includes(step.status)) pull.steps.push(step.status);
         if (step.total) layers.set(step.digest || step.status, [step.completed || 0, step.total]);
@@ -87,7 +97,7 @@ function PullForm({ onDone }) {
       pull.finished = true;
       onDone();
     } catch (error) {
-      if (pull.aborter.signal.aborted) pulls.delete(name);
+      if (signal.aborted) pulls.delete(name);
       else pull.error = error;
     }
     again();
@@ -110,10 +120,12 @@ function PullForm({ onDone }) {
           <li key={name} class="card">
             <div class="row">
               <strong>{name}</strong>
-              <span role="status">{pull.finished ? "installed" : pull.error ? "failed" : pull.status}</span>
-              <button type="button" class="small" onClick={() => { pull.aborter.abort(); pulls.delete(name); again(); }}>{pull.finished || pull.error ? "Dismiss" : "Cancel"}</button>
+              <span role="status">{pull.finished ? "installed" : pull.error ? "failed" : pull.waits ? "does not fit" : pull.status}</span>
+              <button type="button" class="small" onClick={() => { pull.aborter.abort(); pulls.delete(name); again(); }}>{pull.finished || pull.error || pull.waits ? "Dismiss" : "Cancel"}</button>
             </div>
-            {!pull.finished && !pull.error && <progress aria-label={`Progress of ${name}`} max={pull.total || undefined} value={pull.total ? pull.done : undefined} />}
+            {pull.verdict && <p class={pull.waits ? "failure" : "facts"}>{pull.verdict.said}</p>}
+            {pull.waits && <div class="row"><button type="button" class="small" onClick={() => start(name, true)}>Pull it all the same</button></div>}
+            {!pull.finished && !pull.error && !pull.waits && <progress aria-label={`Progress of ${name}`} max={pull.total || undefined} value={pull.total ? pull.done : undefined} />}
             {pull.total > 0 && !pull.finished && !pull.error && <p class="facts">{bytes(pull.done)} of {bytes(pull.total)}</p>}
             {pull.steps.length > 0 && <details><summary>Steps</summary><p class="facts">{pull.steps.join(", ")}</p></details>}
             <Failure error={pull.error} again={() => start(name)} />
@@ -124,15 +136,31 @@ function PullForm({ onDone }) {
   );
 }
 
+/** The candidate that a pull would take, and whether it fits, in one line; nothing where no source tells. */
+function verdictOf(candidates) {
+  const found = candidates.find((one) => one.origin && !one.error) || candidates.find((one) => one.origin && one.hint);
+  if (!found) return null;
+  const fits = found.error ? false : found.fits;
+  const facts = [
+    found.error || { true: "It fits this machine", false: "It does not fit this machine", null: "Whether it fits is not known" }[fits],
+    `${found.origin}: ${bytes(found.size)} to fetch`,
+    found.memory && `${bytes(found.memory)} of memory`,
+    found.context_length && `${count(found.context_length)} of ${count(found.model_context)} tokens of context`,
+    found.backend && `runs on ${found.backend}`,
+  ];
+  return { fits, said: facts.filter(Boolean).join(" · ") };
+}
+
 function sum(layers, place) {
   return [...layers.values()].reduce((total, one) => total + one[place], 0);
 }
 
 function Details({ name, onClose }) {
   const [state, set] = useState(null);
+  const load = () => json("/api/show", { body: { model: name } }).then((found) => set({ found }), (error) => set({ error }));
   if (state === null) {
     set({});
-    json("/api/show", { body: { model: name } }).then((found) => set({ found }), (error) => set({ error }));
+    load();
   }
   const found = state?.found;
   return (
@@ -147,6 +175,7 @@ function Details({ name, onClose }) {
           {["system", "parameters", "template", "license"].filter((part) => found[part]).map((part) => (
             <details key={part}><summary>{TITLES[part]}</summary><pre tabIndex={0}>{found[part]}</pre></details>
           ))}
+          <Defaults name={name} shown={found} onSaved={load} />
         </div>
       )}
     </Dialog>

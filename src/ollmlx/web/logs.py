@@ -22,7 +22,9 @@ from ollmlx.web.context import CURRENT, RequestContext
 LOG_FILE = "daemon.log"  # in the folder `logs` of the state folder
 LOG_BYTES = 8 * 1024 * 1024
 LOG_KEPT = 3
-QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/api/ps", "/api/daemon", "/api/daemon/log"})
+QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/api/ps"}) | {
+    f"/api/daemon{rest}" for rest in ("", "/log", "/requests", "/history")
+}
 """Polled every few seconds by monitors, by `ollmlx ps --watch` and by the web page: logged at debug level."""
 
 access_logger = logging.getLogger("ollmlx.access")
