@@ -24,9 +24,6 @@ from ollmlx.types import InstalledModel, MemoryEstimate
 ENGINE: Final = "ollmlx_llamacpp.engine:LlamaCppEngine"
 MISSING: Final = "ENV021"
 INSTALL: Final = "pip install 'ollmlx[llamacpp]'"
-WAITING_THREADS: Final = {"GOMP_SPINCOUNT": "3000"}
-"""Threads that wait for one another look three thousand times and then sleep: nearly as fast as spinning on an idle
-machine, and faster than that on a busy one (docs/benchmarks.md)."""
 LONGEST_ARRAY: Final = 4096
 """Items of the header's arrays that are read: enough for one number a layer. Vocabularies are skipped."""
 MIB: Final = 1024 * 1024
@@ -120,7 +117,7 @@ class LlamaCppBackend:
             threads=self.settings.threads,
             gpu_layers=self.settings.gpu_layers,
         )
-        return command.model_copy(update={"env": WAITING_THREADS, "sandbox": "connect"})
+        return command.model_copy(update={"sandbox": "connect"})
 
     def trial(self, model: InstalledModel) -> str | None:
         """Return the module that loads a model on trial for the doctor."""

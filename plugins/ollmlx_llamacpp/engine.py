@@ -12,6 +12,7 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ollmlx import closing
@@ -25,6 +26,7 @@ from ollmlx_llamacpp.pool import TokenPool
 from ollmlx_llamacpp.prompt import LlamaCppPrompt, LlamaCppPrompts
 from ollmlx_llamacpp.sharing import SharedPrompts
 from ollmlx_llamacpp.slots import Slots
+from ollmlx_llamacpp.spinning import watch
 from ollmlx_llamacpp.thoughts import ThoughtReader
 
 GROUP_TOKENS = 2048
@@ -62,6 +64,7 @@ class LlamaCppEngine:
         self._running = 0
         self._totals = {"prompt": 0, "cached": 0, "generated": 0}
         self._pool: TokenPool | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def load(self, config: RunnerConfig) -> None:
         """Load the model. Raises StorageError, Unsupported, OutOfMemory."""
@@ -82,16 +85,27 @@ class LlamaCppEngine:
         )
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
-        self._running += 1
-        try:
+        with self._work():
             prompt = await self._prompts.build(_seeded(request))
             async with closing(self._attempts(prompt, request)) as events:
                 async for event in events:
                     if event.type == "done":
                         self._count(event.prompt_tokens, event.cached_tokens, event.generated_tokens)
                     yield event
+
+    @contextmanager
+    def _work(self) -> Iterator[None]:
+        """Count a request as running. While there is one, its server's threads wait as the machine allows."""
+        spin = self._server.spin if self._server is not None else None
+        self._running += 1
+        if self._running == 1 and spin is not None:
+            self._watching = asyncio.create_task(watch(spin))
+        try:
+            yield
         finally:
             self._running -= 1
+            if self._running == 0 and self._watching is not None:
+                self._watching.cancel()
 
     async def _attempts(self, prompt: LlamaCppPrompt, request: GenerateRequest) -> AsyncIterator[Event]:
         """Yield the events of a request that waits for room in the shared cache, and is put back when that is full.
@@ -155,8 +169,7 @@ class LlamaCppEngine:
         frame = await self._text_frame()
         inputs = [frame.fit(await self._embed_tokens(text), request, self._context_length) for text in request.inputs]
         vectors: list[tuple[float, ...]] = []
-        self._running += 1
-        try:
+        with self._work():
             async with self._slots.embedding():
                 for group in _groups(inputs):
                     body = {
@@ -168,8 +181,6 @@ class LlamaCppEngine:
                     self._steps += 1
                     entries = sorted(answer["data"], key=lambda entry: entry["index"])
                     vectors += [_shortened(entry["embedding"], request) for entry in entries]
-        finally:
-            self._running -= 1
         count = sum(map(len, inputs))
         self._count(count, 0, 0)
         return EmbedResult(embeddings=tuple(vectors), prompt_tokens=count, total_ns=time.monotonic_ns() - began)
@@ -180,8 +191,7 @@ class LlamaCppEngine:
         documents, cut = await self._documents(request)
         scores: list[float] = []
         count = 0
-        self._running += 1
-        try:
+        with self._work():
             async with self._slots.embedding():
                 for at in range(0, len(documents), GROUP_DOCUMENTS):
                     body = {"query": request.query, "documents": documents[at : at + GROUP_DOCUMENTS]}
@@ -190,8 +200,6 @@ class LlamaCppEngine:
                     found = sorted(answer["results"], key=lambda entry: entry["index"])
                     scores += [self._score(float(entry["relevance_score"])) for entry in found]
                     count += int(answer["usage"]["prompt_tokens"])
-        finally:
-            self._running -= 1
         self._count(count, 0, 0)
         took = time.monotonic_ns() - began
         return RerankResult(scores=tuple(scores), prompt_tokens=count, truncated=tuple(cut), total_ns=took)

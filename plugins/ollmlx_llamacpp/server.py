@@ -21,14 +21,12 @@ from ollmlx import RunnerConfig, read_gguf_header
 from ollmlx.errors import InvalidRequest, OutOfMemory, StorageError, Unsupported
 from ollmlx.types import ModelDefaults
 from ollmlx_llamacpp.limits import template_fault
+from ollmlx_llamacpp.spinning import SpinLimit, openmp_team
 
 SPARE_THREADS: Final = 16
 """HTTP threads beside one for each sequence: for token counts, embeddings, requests that wait."""
 BATCH_WORK: Final = 40 * 1024**3
 """Weight bytes times prompt tokens that one batch may cost on a CPU: half a second on two slow cores."""
-SMALL_MODEL: Final = 512 * 1024**2
-"""Weight bytes below which the last core adds little to a single answer, and its absence beside other work halves it
-(docs/benchmarks.md, "Waiting threads"). One answer of such a model leaves that core to the daemon and to others."""
 RANK_TOKENS: Final = 8192
 """Tokens of the longest query with its document: llama.cpp computes both at once, and reserves memory for it."""
 FOLLOW_UPS: Final = ("failed to load model", "exiting due to model loading error")
@@ -61,6 +59,8 @@ class LlamaCppServer:
     """The template in which a generative reranker's file asks about a document."""
     probability: bool = False
     """True if its scores are probabilities already, as llama.cpp makes them for Qwen3."""
+    spin: SpinLimit | None = None
+    """The limit of how long its threads spin, where they are libgomp's."""
 
     def close(self) -> None:
         """Stop llama.cpp, wait for its threads, and remove its socket."""
@@ -99,7 +99,15 @@ def start(config: RunnerConfig) -> LlamaCppServer:
     judge = str(header.metadata.get("tokenizer.chat_template.rerank") or "")
     probability = header.architecture.startswith("qwen3")
     socket = folder / "s.sock"
-    return LlamaCppServer(socket, key, slots, device, notes, template, native, pool, saves_slots, judge, probability)
+    spin = _spin_limit(params.cpuparams.n_threads) if device == "cpu" else None
+    return LlamaCppServer(
+        socket, key, slots, device, notes, template, native, pool, saves_slots, judge, probability, spin
+    )
+
+
+def _spin_limit(threads: int) -> SpinLimit | None:
+    team = openmp_team(xllamacpp.xllamacpp.__file__)
+    return SpinLimit(team, threads, psutil.cpu_count() or 1) if team is not None else None
 
 
 def restore_signals() -> None:
@@ -120,20 +128,14 @@ def prompt_batch(size: int, device: str) -> int:
     return int(1 << (affordable.bit_length() - 1))
 
 
-def decode_threads(threads: int, size: int, device: str) -> int:
-    """Return the threads for a single answer, of `threads` cores, for weights of `size` bytes."""
-    return max(1, threads - 1) if device == "cpu" and size < SMALL_MODEL else threads
-
-
 def _notes(params: Any, device: str) -> tuple[str, ...]:
-    single, batch = params.cpuparams.n_threads, params.cpuparams_batch.n_threads
     caches = (
         "one shared cache: beside others an answer may round differently, [plugins.llamacpp] exact = true prevents it"
         if params.kv_unified
         else "a cache for each: an answer is the same alone and beside others"
     )
     return (
-        f"llama.cpp on {device}, threads: {single} for one answer, {batch} for prompts and several answers",
+        f"llama.cpp on {device} with {params.cpuparams.n_threads} threads",
         f"{params.n_parallel} sequences, {params.n_batch} prompt tokens at once",
         caches,
     )
@@ -150,10 +152,8 @@ def _params(config: RunnerConfig, size: int, slots: int, device: str) -> Any:
     params.n_ctx = config.context_length * (slots if exact else 1)
     drafts = slots * (params.speculative.draft.n_max + 1) if config.model.defaults.draft is not None else 0
     params.n_batch = params.n_ubatch = max(prompt_batch(size, device), drafts)  # llama.cpp aborts if drafts do not fit
-    stated = int(options.get("threads") or 0)
-    threads = stated or psutil.cpu_count(logical=False) or 1
-    params.cpuparams.n_threads = stated or decode_threads(threads, size, device)
-    params.cpuparams_batch.n_threads = threads
+    threads = int(options.get("threads") or 0) or psutil.cpu_count(logical=False) or 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.n_gpu_layers = int(options.get("gpu_layers", -1))
     params.fit_params = device != "cpu" and params.n_gpu_layers < 0
     params.warmup = False  # the daemon asks for a token before it calls a runner ready

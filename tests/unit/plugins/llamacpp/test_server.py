@@ -26,22 +26,6 @@ def test_a_prompt_batch_takes_little_time(size: int, device: str, expected: int)
     assert server.prompt_batch(size, device) == expected
 
 
-@pytest.mark.parametrize(
-    ("threads", "size", "device", "expected"),
-    [
-        (2, 98 * MIB, "cpu", 1),
-        (8, 98 * MIB, "cpu", 7),
-        (1, 98 * MIB, "cpu", 1),
-        (2, 1100 * MIB, "cpu", 2),
-        (2, 1, "cuda", 2),
-    ],
-)
-def test_one_answer_of_a_small_model_leaves_a_core_to_others(
-    threads: int, size: int, device: str, expected: int
-) -> None:
-    assert server.decode_threads(threads, size, device) == expected
-
-
 REASON = "error loading model architecture: unknown model architecture: 'x'"
 LOG = f"""0.00.014.829 I srv          init: loading model
 0.00.015.249 E llama_model_load: error loading model: {REASON}
