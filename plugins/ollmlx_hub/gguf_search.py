@@ -104,14 +104,20 @@ class GgufSearch:
         """Return the repositories that a name may stand for, the best first, as if each had the wanted file only."""
         bits = re.search(r"\d+", _stated(name) or PREFERRED[0])
         assert bits is not None
+        width = f"{bits[0]}bit" if len(bits[0]) == 1 else "bf16"
         named = {
-            f"{organisation}/{_MAKER.sub('', repo.partition('/')[2][: -len('-gguf')])}-{bits[0]}bit": (repo, modified)
+            f"{organisation}/{_plain(repo)}-{width}": (repo, modified)
             for repo, modified in self._hub.client.search(organisation, name.name)
             if repo.lower().endswith("-gguf")
         }
         plain = ModelName.parse(f"{name.name}:{_without_quantisation(name.tag)}")
         ranked = best(plain, [(shown, modified) for shown, (_, modified) in named.items()], memory)
         return [named[each.repo][0] for each in ranked]
+
+
+def _plain(repo: str) -> str:
+    """Return the name of a repository without the maker, the ending and a quantisation: the files tell those."""
+    return _QUANTISATION.sub("", _MAKER.sub("", repo.partition("/")[2][: -len("-gguf")]))
 
 
 def choose_file(listing: RepositoryListing, name: ModelName) -> GgufFile | None:

@@ -181,7 +181,8 @@ class ModelLibrary:
 
         `backend`: keep or import its files for this one, not for the one that the settings or this machine prefer.
         """
-        return self._pull(self._required_offers(name), backend or self._stated_backend(name), insecure=insecure)
+        backend = backend or self._stated_backend(name)
+        return self._pull(self._required_offers(name, backend), backend, insecure=insecure)
 
     async def preview(
         self, name: ModelName, into: Path, *, insecure: bool = False
@@ -190,7 +191,7 @@ class ModelLibrary:
 
         `into`: an empty folder for outlines. Raises NotFound when no source provides the name.
         """
-        for number, (source, wanted) in enumerate(self._required_offers(name)):
+        for number, (source, wanted) in enumerate(self._required_offers(name, self._stated_backend(name))):
             label = source.name
             if not isinstance(source, Previewer):
                 yield label, Unsupported("the source does not tell what it would fetch")
@@ -203,8 +204,15 @@ class ModelLibrary:
             except OllmlxError as error:
                 yield label, error
 
-    def _required_offers(self, name: ModelName) -> Sequence[tuple[Source, ModelName]]:
+    def _required_offers(self, name: ModelName, backend: str | None) -> Sequence[tuple[Source, ModelName]]:
+        """Return the offers in the order in which a pull tries them.
+
+        Where GGUF files are kept, because they run faster, they come before what the catalogue has for MLX.
+        """
         offers = list(self._offers(name))
+        keeps = self._backend_that_keeps("gguf")
+        if keeps is not None and backend in (None, keeps) and self._overrides.is_conversion(name):
+            offers.sort(key=lambda offer: offer[0].format(offer[1]) != "gguf")
         if not offers:
             raise NotFound(
                 f"no source provides {name.short!r}",

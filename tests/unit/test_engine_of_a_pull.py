@@ -97,6 +97,18 @@ class GgufSource:
         raise AssertionError("the stores of these tests fetch nothing")
 
 
+class HubLikeSource(GgufSource):
+    """Has the MLX models of organisations."""
+
+    name = "hub"
+
+    def provides(self, name: ModelName) -> str | None:
+        return f"hub:{name}" if name.org else None
+
+    def format(self, name: ModelName) -> str:
+        return "mlx"
+
+
 class PreviewedSource(GgufSource):
     """Tells what it has: first a file, then one that nothing can read."""
 
@@ -126,18 +138,27 @@ class Machine:
     """A daemon on a machine where MLX has this device, with or without llama.cpp."""
 
     def __init__(
-        self, device: str, *, llamacpp: bool = True, backend: str | None = None, source: Source | None = None
+        self,
+        device: str,
+        *,
+        llamacpp: bool = True,
+        backend: str | None = None,
+        source: Source | None = None,
+        catalogue: dict[str, str] | None = None,
+        aliases: dict[str, str] | None = None,
     ) -> None:
-        settings = Settings.model_validate({"models": {"small:1b": {"backend": backend}}} if backend else {})
+        models = {"small:1b": {"backend": backend}} if backend else {}
+        settings = Settings.model_validate({"models": models, "aliases": aliases or {}})
         registry, self.pool = Registry(), QuietPool()
         self.imports, self.files = MemoryStore("mlx", "mlx"), KeepingStore("ollama", "gguf")
         for store in (self.imports, self.files):
             registry.stores.add(store.name, cast("Any", store), "test")
+        registry.sources.add("hub", HubLikeSource(), "test")
         registry.sources.add("files", source or GgufSource(), "test")
         registry.backends.add("mlx", FormatBackend("mlx", device), "test")
         if llamacpp:
             registry.backends.add("llamacpp", FormatBackend("llamacpp", "cpu", runs=("gguf",)), "test")
-        overrides = ModelOverrides(settings, {})
+        overrides = ModelOverrides(settings, catalogue or {})
         planner = LaunchPlanner(settings, registry, overrides, ChildImporter, 1 << 40, self.pool.has_runner)
         blobs = Blobs(Path("/nowhere"))
         self.service = Service(settings, registry, cast("Any", self.pool), overrides, planner, blobs)
@@ -221,3 +242,22 @@ async def test_a_preview_judges_each_candidate_by_engine_context_and_memory(tmp_
 async def test_a_source_without_a_preview_says_so() -> None:
     (found,) = await Machine("cpu").service.preview(NAME)
     assert found.error == "the source does not tell what it would fetch"
+
+
+@pytest.mark.parametrize(
+    ("device", "target", "aliases", "backend", "installed"),
+    [
+        ("cpu", "mlx-community/Small-4bit", {}, None, "gguf"),
+        ("cpu", "mlx-community/Small-4bit", {}, "mlx", "mlx"),
+        ("cpu", "mlx-community/Small-4bit", {"small:1b": "mlx-community/Other"}, None, "mlx"),
+        ("cpu", "authors/encoder", {}, None, "mlx"),
+        ("metal", "mlx-community/Small-4bit", {}, None, "mlx"),
+    ],
+)
+async def test_a_name_of_the_catalogue_brings_the_gguf_file_where_that_is_faster(
+    device: str, target: str, aliases: dict[str, str], backend: str | None, installed: str
+) -> None:
+    machine = Machine(device, catalogue={"small:1b": target}, aliases=aliases)
+    await machine.pull(backend=backend)
+    found = [*machine.imports.models.values(), *machine.files.models.values()]
+    assert [model.format for model in found] == [installed]

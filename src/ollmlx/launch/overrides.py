@@ -13,6 +13,9 @@ from ollmlx.model.names import ModelName
 from ollmlx.settings.model import ModelSettings, Settings
 from ollmlx.types import InstalledModel, ModelDefaults, Options
 
+CONVERTER = "mlx-community"
+"""The organisation of the hub that converts models for MLX. The catalogue's others are the authors' own."""
+
 
 class ModelOverrides:
     """The overrides and aliases of the settings, by model name. `catalogue` has the built-in aliases."""
@@ -20,6 +23,8 @@ class ModelOverrides:
     def __init__(self, settings: Settings, catalogue: Mapping[str, str]) -> None:
         self.models = {ModelName.parse(name): model for name, model in settings.models.items()}
         self._aliases = {ModelName.parse(name): ModelName.parse(target) for name, target in catalogue.items()}
+        self._conversions = {name for name, target in self._aliases.items() if target.org == CONVERTER}
+        self._conversions -= {ModelName.parse(name) for name in settings.aliases}
         self._aliases |= {ModelName.parse(name): ModelName.parse(target) for name, target in settings.aliases.items()}
 
     def alias(self, name: ModelName) -> ModelName | None:
@@ -36,6 +41,10 @@ class ModelOverrides:
                 raise ConfigError(f"[aliases] loop: {loop}", code="CFG004")
             seen.append(target)
         return seen[-1] if len(seen) > 1 else None
+
+    def is_conversion(self, name: ModelName) -> bool:
+        """Return whether the catalogue names a conversion for MLX, and a person nothing else."""
+        return name.via is None and name in self._conversions
 
     def aliases_of(self, target: ModelName) -> list[ModelName]:
         """Return the aliases of a model."""

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 from tests.servers.hub import HubServer
 from tests.servers.serving import no_wait
 from tests.servers.tiny import tiny_files
 from tests.unit.plugins.hub.conftest import LOOPBACK
-from tests.unit.plugins.hub.listing import LISTING
+from tests.unit.plugins.hub.names_table import MEMORY, PAGE, chosen, names_of, table
 
 from ollmlx import ModelName
 from ollmlx.errors import NotFound
 from ollmlx_hub.client import HubAccess
-from ollmlx_hub.naming import best
 from ollmlx_hub.search import HubSearch
 from ollmlx_hub.source import HubSource
 from ollmlx_hub.store import MlxStore
-
-MEMORY = 64 << 30
-TABLE = Path(__file__).parents[4] / "docs/names.md"
-
-
-def chosen(name: str, memory: int = MEMORY) -> str | None:
-    repositories = [(f"mlx-community/{repo}", float(age)) for age, repo in enumerate(LISTING)]
-    found = best(ModelName.parse(name), repositories, memory)
-    return found[0].repo.removeprefix("mlx-community/") if found else None
 
 
 @pytest.mark.parametrize(
@@ -50,23 +37,19 @@ def chosen(name: str, memory: int = MEMORY) -> str | None:
     ],
 )
 def test_a_name_stands_for_its_family_and_size_and_what_its_tag_says(name: str, repository: str | None) -> None:
-    assert chosen(name) == repository
+    assert chosen(name) == (repository and f"mlx-community/{repository}")
 
 
 def test_without_a_size_it_is_the_largest_usual_one_that_fits() -> None:
-    assert chosen("qwen3.5") == "Qwen3.5-9B-4bit"
-    assert chosen("qwen3.5", memory=4 << 30) == "Qwen3.5-4B-4bit"
-    assert chosen("qwen3.5", memory=1) == "Qwen3.5-0.8B-4bit"
+    assert chosen("qwen3.5") == "mlx-community/Qwen3.5-9B-4bit"
+    assert chosen("qwen3.5", memory=4 << 30) == "mlx-community/Qwen3.5-4B-4bit"
+    assert chosen("qwen3.5", memory=1) == "mlx-community/Qwen3.5-0.8B-4bit"
 
 
-def test_the_table_of_the_page_is_what_the_rule_and_the_catalogue_say() -> None:
-    from ollmlx import load_catalogue
-
-    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| (catalogue|search) \|$", TABLE.read_text("utf-8"), re.MULTILINE)
-    assert len(rows) >= 60
-    for name, repository, by in rows:
-        known = load_catalogue().get(name)
-        assert (known or f"mlx-community/{chosen(name)}", "catalogue" if known else "search") == (repository, by)
+async def test_the_table_of_the_page_is_what_the_catalogue_and_the_rule_say() -> None:
+    page = PAGE.read_text("utf-8")
+    assert len(names_of(page)) >= 60
+    assert await table(page) == page, "run: python -m tests.unit.plugins.hub.names_table"
 
 
 def search(hub: HubServer, *, has_gpu: bool = True) -> HubSearch:

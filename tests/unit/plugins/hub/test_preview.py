@@ -72,6 +72,7 @@ FILES = {
     "Newone-2-3B-Instruct-Q4_K_M.gguf": GGUF,
     "Newone-2-3B-Instruct-Q8_0.gguf": tiny_gguf(fill=9),
     "Newone-2-3B-Instruct-BF16-00001-of-00002.gguf": GGUF,
+    "Newone-2-3B-Instruct-F32.gguf": GGUF,
     "mmproj-Newone-Q4_K_M.gguf": GGUF,
     "nested/Newone-2-3B-Instruct-Q4_0.gguf": GGUF,
 }
@@ -87,6 +88,8 @@ def gguf_search(hub: HubServer, *, gpu: bool = False) -> GgufSearch:
         ("bartowski/Newone-2-3B-Instruct-GGUF", "newone2:3b", "Newone-2-3B-Instruct-Q4_K_M.gguf"),
         ("bartowski/Makers_Newone-2-3B-Instruct-GGUF", "newone2", "Newone-2-3B-Instruct-Q4_K_M.gguf"),
         ("unsloth/Newone-2-3B-Instruct-GGUF", "newone2:3b-instruct-q8_0", "Newone-2-3B-Instruct-Q8_0.gguf"),
+        ("unsloth/Newone-2-3B-Instruct-GGUF", "newone2:3b-f32", "Newone-2-3B-Instruct-F32.gguf"),
+        ("unsloth/Newone-2-3B-Instruct-Q8_0-GGUF", "newone2", "Newone-2-3B-Instruct-Q4_K_M.gguf"),
         ("unsloth/Newone-2-3B-Instruct-GGUF", "newone2:3b-bf16", None),  # in parts only
         ("unsloth/Newone-2-Coder-3B-GGUF", "newone2:3b", None),
         ("unsloth/Newone-2-7B-Instruct-GGUF", "newone2:3b", None),
