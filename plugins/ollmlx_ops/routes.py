@@ -153,6 +153,11 @@ def _add_activity(made: Blueprint, service: Service) -> None:
         _only_for_operators(service.settings)
         return json_answer(activity.history())
 
+    @made.get("/api/daemon/catalogue")
+    @describe("The short names of models, with their repositories.", answer=record({"models": OBJECT}))
+    async def catalogue() -> Response:
+        return json_answer({"models": dict(service.known_names())})
+
 
 def _add_administration(made: Blueprint, service: Service) -> None:
     runs = DoctorRuns(service.pool.guarded)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ollmlx.launch.planner import LaunchPlanner
 from ollmlx.library import ModelLibrary
 from ollmlx.model.events import closing
 from ollmlx.model.installed import require
-from ollmlx.model.names import ModelName
+from ollmlx.model.names import ModelName, load_catalogue
 from ollmlx.pictures import read_pictures
 from ollmlx.plugin.contracts import Publisher
 from ollmlx.plugin.registry import Registry
@@ -139,6 +139,10 @@ class Service:
             await self._unload(model)
         await store.delete(stored_name)
         await asyncio.to_thread(self._forget_prompts, stored_name, models)
+
+    def known_names(self) -> Mapping[str, str]:
+        """Return the names that can be pulled without an organisation, each with its repository."""
+        return load_catalogue()
 
     def prune_caches(self) -> int:
         """Remove saved prompt caches beyond the limit of all models together; return how many."""

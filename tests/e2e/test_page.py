@@ -35,6 +35,7 @@ PATIENCE = 60_000  # milliseconds
 expect.set_options(timeout=PATIENCE)
 FOREIGN = "foreign.example"  # this machine, under a name that a stranger chose
 VIEWS = ("chat", "models", "now", "doctor", "settings", "connect")
+FIRST_VIEW = 200_000  # bytes that a browser gets for the first view, as they come: not even compressed
 NARROW = {"width": 390, "height": 800}
 HOSTILE = """
 <script>window.harmed = 1</script><img src=x onerror="window.harmed = 1"><iframe src="https://example.com"></iframe>
@@ -141,11 +142,15 @@ def changed(config: bytes, fields: dict[str, Any]) -> bytes:
     return json.dumps({**json.loads(config), **fields}).encode()
 
 
-def test_a_browser_that_opens_the_server_gets_the_page(browser: Any, server: Daemon) -> None:
+def test_a_browser_that_opens_the_server_gets_the_page_in_few_small_files(browser: Any, server: Daemon) -> None:
     page = browser.new_page()
     page.goto(server.url)
     assert page.url == f"{server.url}/ui/"
     expect(page.get_by_role("heading", name="What would you like to know?")).to_be_visible()
+    measured = "performance.getEntriesByType('resource').map(({ name, transferSize }) => [name, transferSize])"
+    files = {name: size for name, size in page.evaluate(measured) if "/ui/" in name}
+    assert len(files) <= 4, files
+    assert 0 < sum(files.values()) <= FIRST_VIEW, files
     page.close()
 
 
@@ -394,6 +399,8 @@ def test_the_doctor_and_the_settings_are_for_who_has_the_key(opened: Open, daemo
     assert commands
     found.get_by_role("button", name="The page of").click()
     expect(page.get_by_role("dialog")).to_contain_text("What it means")
+    page.get_by_role("dialog").locator(".copy").first.click()
+    expect(page.get_by_role("dialog").get_by_text("Copied")).to_be_visible()
     page.keyboard.press("Escape")
     with page.expect_download() as download:
         page.get_by_role("button", name="Download a bundle").click()

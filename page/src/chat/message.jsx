@@ -1,8 +1,8 @@
 // One message: its text, thinking, tool calls, files and pictures; what can be done with it; its figures.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { finish, toHtml } from "../markdown.js";
-import { copied, CopyButton, Failure } from "../parts.jsx";
+import { CopyButton, Failure } from "../parts.jsx";
+import { Text } from "../rendered.jsx";
 import { count, seconds, shortName, speed } from "../text.js";
 
 const WHO = { user: "You", tool: "Tool" };
@@ -38,21 +38,6 @@ export function Message({ node, writing, busy, beside, last, onAgain, onEdit, on
       )}
     </article>
   );
-}
-
-function Text({ text, writing }) {
-  const element = useRef();
-  useEffect(() => {
-    element.current.innerHTML = toHtml(text);
-    if (!writing) finish(element.current).catch((error) => console.warn("code and formulas stay plain:", error));
-  }, [text, writing]);
-  const copyCode = async ({ target }) => {
-    if (!target.classList.contains("copy")) return;
-    const done = await copied(target.closest(".code").querySelector("code").textContent.replace(/\n$/, ""));
-    target.textContent = done ? "Copied" : "Not copied";
-    setTimeout(() => { target.textContent = "Copy"; }, 1500);
-  };
-  return <div class="text" ref={element} onClick={copyCode} />;
 }
 
 function Thinking({ node, writing }) {

@@ -25,7 +25,7 @@ export function Defaults({ name, shown, onSaved }) {
       <summary>Change the defaults</summary>
       <form class="defaults" onSubmit={save}>
         <label>System prompt<textarea name="system" rows={3} defaultValue={shown.system || ""} /></label>
-        <label>Parameters, one a line, such as <code>temperature 0.2</code><textarea name="parameters" class="mono" rows={4} defaultValue={shown.parameters || ""} spellcheck={false} /></label>
+        <label>Parameters, one a line, such as: temperature 0.2<textarea name="parameters" class="mono" rows={4} defaultValue={shown.parameters || ""} spellcheck={false} /></label>
         <label>Save as<input name="as" defaultValue={shortName(name)} required autocomplete="off" spellcheck={false} /></label>
         <p class="hint">What you leave out stays as it is.</p>
         <Failure error={state.error} />

@@ -2,8 +2,8 @@
 
 import { useState } from "preact/hooks";
 import { json, send } from "../api.js";
-import { toHtml } from "../markdown.js";
 import { CopyButton, Dialog, download, Failure } from "../parts.jsx";
+import { Text } from "../rendered.jsx";
 
 let kept = null; // the last report stays while other views are open
 const NOUNS = { error: "error", warning: "warning", info: "note" };
@@ -108,7 +108,7 @@ function CodePage({ code, onClose }) {
     <Dialog title={code} onClose={onClose}>
       <Failure error={state?.error} />
       {!state?.text && !state?.error && <p>Reading…</p>}
-      {state?.text && <div class="text" dangerouslySetInnerHTML={{ __html: toHtml(state.text.replace(/^# .*\n/, (title) => title.replace(`${code}: `, ""))) }} />}
+      {state?.text && <Text text={state.text.replace(`# ${code}: `, "# ")} />}
     </Dialog>
   );
 }

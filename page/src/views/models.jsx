@@ -1,6 +1,6 @@
 // The models: pull, describe, unload, delete.
 
-import { useRef, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { json, records, send } from "../api.js";
 import { Icon } from "../icons.jsx";
 import { Dialog, Failure, usePolled } from "../parts.jsx";
@@ -24,7 +24,7 @@ export function ModelsView() {
   return (
     <div class="page">
       <h1>Models</h1>
-      <PullForm onDone={refresh} />
+      <PullForm installed={new Set((value?.models || []).map((model) => model.name))} onDone={refresh} />
       <Failure error={failed || error} again={error ? refresh : undefined} />
       {value?.models.length === 0 && <p>No model is installed.</p>}
       <ul class="cards">
@@ -68,8 +68,12 @@ function Model({ model, loaded, onShow, onDelete, onUnload }) {
   );
 }
 
-function PullForm({ onDone }) {
+function PullForm({ installed, onDone }) {
   const [, draw] = useState(0);
+  const [known, setKnown] = useState([]);
+  useEffect(() => {
+    json("/api/daemon/catalogue").then(({ models }) => setKnown(Object.entries(models)), () => undefined); // suggestions only
+  }, []);
   const box = useRef();
   const again = () => draw((value) => value + 1);
   const start = async (name, sure = false) => {
@@ -112,7 +116,8 @@ function PullForm({ onDone }) {
   return (
     <section aria-label="Pull a model">
       <form class="row" onSubmit={submit}>
-        <input ref={box} class="grow" aria-label="Name of the model to pull" placeholder="Name, such as smollm2:135m or mlx-community/Qwen3-8B-4bit" autocomplete="off" spellcheck={false} />
+        <input ref={box} class="grow" aria-label="Name of the model to pull" placeholder="Name, such as smollm2:135m or mlx-community/Qwen3-8B-4bit" list="known" autocomplete="off" spellcheck={false} />
+        <datalist id="known">{known.filter(([name]) => name.includes(":") && !installed.has(name)).map(([name, place]) => <option key={name} value={name}>{place}</option>)}</datalist>
         <button type="submit" class="primary">Pull</button>
       </form>
       <ul class="pulls">

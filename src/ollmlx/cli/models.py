@@ -14,7 +14,7 @@ from ollmlx.cli.client import Client, Json
 from ollmlx.cli.connection import connect
 from ollmlx.cli.formatting import ago, table, until
 from ollmlx.cli.terminal import has_colour, report, say, width
-from ollmlx.errors import NotFound
+from ollmlx.errors import Forbidden, NotFound
 from ollmlx.text.controls import escape_text
 from ollmlx.text.quantities import format_size
 
@@ -179,7 +179,7 @@ def _loaded_models(client: Client, args: argparse.Namespace) -> str:
     if args.json:
         return json.dumps(answer, indent=None if args.watch else 2)
     models = answer["models"]
-    return _ps_table(models) + (_ps_details(models) if args.verbose else "")
+    return _ps_table(models) + (_ps_details(models) + _ps_requests(client) if args.verbose else "")
 
 
 def _ps_table(models: list[Json]) -> str:
@@ -207,6 +207,27 @@ def _ps_details(models: list[Json]) -> str:
         lines += ["", model["name"]]
         lines += [f"  {key:<16} {', '.join(map(str, v)) if isinstance(v, list) else v}" for key, v in facts.items()]
     return "\n".join(["", *lines]) if lines else ""
+
+
+def _ps_requests(client: Client) -> str:
+    """Return the requests in flight as a table; nothing where there are none, or the daemon does not tell us."""
+    try:
+        found = client.get("/api/daemon/requests")["requests"]
+    except (Forbidden, NotFound):
+        return ""
+    rows = [
+        (one["id"], one["client"], one["model"], _progress(one), str(one["tokens"]), str(one["tokens_per_second"]))
+        for one in found
+    ]
+    head = ("REQUEST", "CLIENT", "MODEL", "STATE", "TOKENS", "TOKENS/S")
+    return "\n\n" + table(head, rows, width(sys.stdout)) if rows else ""
+
+
+def _progress(request: Json) -> str:
+    """Return what a request does: `waiting`, `reading 40%` of its prompt, `answering`."""
+    prompt = request["prompt"]
+    reads = request["state"] == "reading" and prompt and prompt["total"]
+    return f"reading {100 * prompt['done'] // prompt['total']}%" if reads else str(request["state"])
 
 
 def processor(size: int, on_gpu: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ def test_ps_prints_the_processor_and_the_expiry_of_a_model(daemon: ScriptedDaemo
     assert "100% CPU" in out
     assert out.rstrip().endswith("Forever")
     assert "pid" in ollmlx("ps", "-v").out
+    request = {"id": "req-1", "client": "anna", "model": "m", "tokens": 0, "tokens_per_second": 0.0}
+    progress = [("waiting", None, "waiting"), ("reading", {"done": 30, "total": 80}, "reading 37%")]
+    requests = [{**request, "state": state, "prompt": prompt} for state, prompt, _ in progress]
+    daemon.says("GET", "/api/daemon/requests", {"requests": requests})
+    told = ollmlx("ps", "-v").out
+    assert all(re.search(rf"req-1 +anna +m +{shown} +0 +0.0", told) for *_, shown in progress)
     assert json.loads(ollmlx("ps", "--json").out)["models"] == [LOADED]
     daemon.script.clear()
     daemon.says("GET", "/api/ps", {"models": [{**LOADED, "state": "starting"}]})
