@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -61,6 +63,16 @@ def double(x):
     return 2 * x
 ```
 """
+
+
+CONNECTED = {
+    "curl": ("sh", "-c"),
+    "Python, OpenAI's client": (sys.executable, "-c"),
+    "LangChain": (sys.executable, "-c"),
+    "Codex": (sys.executable, "-c", "import sys, tomllib; print('Hello', tomllib.loads(sys.argv[1]))"),
+    "opencode": (sys.executable, "-c", "import sys, json; print('Hello', json.loads(sys.argv[1]))"),
+}
+"""Programs on the page's view Connect, and how their lines are tried."""
 
 
 @pytest.fixture(scope="module")
@@ -214,14 +226,20 @@ def test_an_edited_question_is_a_branch_and_the_first_one_stays(server: Daemon, 
     expect(page.locator(".assistant .branches")).to_contain_text("2 of 2")
 
 
-def test_a_tool_call_is_shown_and_its_result_goes_back(server: Daemon, opened: Open) -> None:
+def test_a_chats_own_settings_are_sent_and_the_result_of_a_tool_call_goes_back(server: Daemon, opened: Open) -> None:
     page = opened(server.url)
     page.get_by_label("Model", exact=True).select_option(label="parrot")
     page.get_by_role("button", name="Settings").click()
     tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
     page.get_by_label("Tools").fill(json.dumps([tool]))
+    page.get_by_label("System prompt").fill("Be short.")
+    page.get_by_label("Temperature").fill("0.5")
     page.get_by_role("button", name="Done").click()
-    ask(page, "parrot", 'fake:tool=weather fake:tool_args={"city":"Paris"} go')
+    with page.expect_request("**/api/chat") as sent:
+        ask(page, "parrot", 'fake:tool=weather fake:tool_args={"city":"Paris"} go')
+    body = sent.value.post_data_json
+    assert (body["messages"][0], body["options"]) == ({"role": "system", "content": "Be short."}, {"temperature": 0.5})
+    assert body["tools"] == [tool]
     expect(page.locator(".call pre")).to_contain_text("Paris")
     page.get_by_label("Result of weather").fill("rain")
     page.get_by_role("button", name="Send the result").click()
@@ -410,7 +428,9 @@ def test_the_doctor_and_the_settings_are_for_who_has_the_key(opened: Open, daemo
         assert not any(b"sesame" in bundle.read(name) for name in bundle.namelist())
 
 
-def test_a_key_is_asked_for_once_and_kept_for_the_tab_only(opened: Open, daemon: Any) -> None:
+def test_a_key_is_asked_for_once_kept_for_the_tab_only_and_lines_with_it_connect_programs(
+    opened: Open, daemon: Any
+) -> None:
     server = daemon(settings={"security": {"api_keys": ["sesame"]}})
     page = opened(server.url)
     page.get_by_label("API key").fill("wrong")
@@ -426,6 +446,13 @@ def test_a_key_is_asked_for_once_and_kept_for_the_tab_only(opened: Open, daemon:
     assert (
         page.evaluate("JSON.stringify(localStorage).includes('sesame') || document.cookie.includes('sesame')") is False
     )
+    page.get_by_role("link", name="Connect").click()
+    assert "sesame" not in page.content()
+    page.get_by_label("Show my key in the lines").check()
+    for name, command in CONNECTED.items():
+        lines = page.get_by_role("region", name=name).locator("pre").inner_text()
+        ran = subprocess.run([*command, lines], capture_output=True, text=True, check=False, timeout=120)
+        assert "Hello" in ran.stdout, (name, ran)
     other = page.context.new_page()
     other.goto(f"{server.url}/ui/")
     expect(other.get_by_role("dialog")).to_be_visible()
