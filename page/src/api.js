@@ -9,7 +9,7 @@ export class ServerError extends Error {
   constructor(status, body) {
     super(body.error || `the server answered ${status}`);
     this.status = status;
-    this.code = body.code || "";
+    this.code = /^[A-Z]{3}\d{3}$/.test(body.code) ? body.code : "";
     this.hint = body.hint || "";
   }
 }

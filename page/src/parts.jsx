@@ -57,6 +57,7 @@ export function Failure({ error, again }) {
     <div class="failure" role="alert">
       <p>{error.message}</p>
       {error.hint && <p class="hint">{error.hint}</p>}
+      {error.code && <p class="hint"><a href={`#/doctor/${error.code}`}>What {error.code} means</a></p>}
       {again && <button type="button" class="small" onClick={again}>Try again</button>}
     </div>
   );

@@ -16,7 +16,6 @@ from ollmlx.errors import Busy, OllmlxError, Timeout
 
 PATIENCE = 60.0
 """Seconds for a child process; the doctor itself ends within five on a machine that is not busy."""
-LARGEST = 64 * 1024 * 1024
 WRONG_USAGE = 2
 
 
@@ -62,7 +61,6 @@ class DoctorRuns:
             stdout=PIPE,
             stderr=DEVNULL,
             env=environment,
-            limit=LARGEST,
             start_new_session=True,
         )
         try:

@@ -116,7 +116,7 @@ export async function answer(chat, question) {
     if (!node.figures) throw new Error("The answer broke off.");
   } catch (error) {
     if (aborter.signal.aborted) node.stopped = true;
-    else Object.assign(node, { error: error.message, hint: error.hint });
+    else Object.assign(node, { error: error.message, hint: error.hint, code: error.code });
   } finally {
     if (running.get(chat.id) === aborter) running.delete(chat.id);
     if (chats.has(chat.id)) await save(chat);

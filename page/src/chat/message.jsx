@@ -24,7 +24,7 @@ export function Message({ node, writing, busy, beside, last, onAgain, onEdit, on
       )}
       {writing && !node.content && !node.thinking && <p class="waiting">Waiting for the first word…</p>}
       {(node.calls || []).map((call, index) => <Call key={index} call={call} open={last && !writing} onResult={(text) => onResult(node, call, text)} />)}
-      {node.error && <Failure error={{ message: node.error, hint: node.hint }} />}
+      {node.error && <Failure error={{ message: node.error, hint: node.hint, code: node.code }} />}
       {!editing && !writing && (
         <footer>
           {node.role === "assistant" && <Figures node={node} />}

@@ -9,11 +9,12 @@ let kept = null; // the last report stays while other views are open
 const NOUNS = { error: "error", warning: "warning", info: "note" };
 const BADGES = { error: "bad", warning: "warn" };
 
-export function DoctorView() {
+/** `rest`: the code whose page is shown, from the address. */
+export function DoctorView({ rest }) {
   const [report, setReport] = useState(kept);
   const [busy, setBusy] = useState("");
   const [error, setError] = useState(null);
-  const [shown, setShown] = useState(null);
+  const show = (code) => { location.hash = `#/doctor/${code}`; };
   const act = async (what, work) => {
     setBusy(what);
     setError(null);
@@ -43,8 +44,8 @@ export function DoctorView() {
       </div>
       <p class="hint">The bundle is a zip file for a person who helps you: the report, versions, settings and logs, without secrets and prompts.</p>
       <Failure error={error} />
-      {report && <Report report={report} onPage={setShown} />}
-      {shown && <CodePage code={shown} onClose={() => setShown(null)} />}
+      {report && <Report report={report} onPage={show} />}
+      {rest && <CodePage key={rest} code={rest} onClose={() => show("")} />}
     </div>
   );
 }
@@ -102,7 +103,7 @@ function CodePage({ code, onClose }) {
   const [state, set] = useState(null);
   if (state === null) {
     set({});
-    send(`/api/daemon/doctor/${code}`).then((found) => found.text()).then((text) => set({ text }), (error) => set({ error }));
+    send(`/api/daemon/doctor/${encodeURIComponent(code)}`).then((found) => found.text()).then((text) => set({ text }), (error) => set({ error }));
   }
   return (
     <Dialog title={code} onClose={onClose}>

@@ -60,7 +60,7 @@ export function NowView() {
         {broken.map((runner) => (
           <li key={runner.name} class="card">
             <div class="row"><h3>{runner.name}</h3><span class="badge bad">failed</span></div>
-            <Failure error={{ message: runner.error || "The runner exited.", hint: runner.code && `ollmlx doctor --explain ${runner.code}` }} />
+            <Failure error={{ message: runner.error || "The runner exited.", code: runner.code }} />
             <Words lines={runner.last_words} />
           </li>
         ))}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ollmlx import __version__
+from ollmlx.errors import Busy
 from ollmlx.settings.model import SecuritySettings, Settings, StorageSettings
 from ollmlx.supervisor.scheduling.observer import PoolObserver
 from ollmlx.testing.routes import FakeService, installed, web_app
@@ -18,6 +22,7 @@ from ollmlx.types import Admitted, Done, Prefill, RunnerInfo, RunnerState, Text
 from ollmlx.web import RequestContext, state_of
 from ollmlx_ollama_api.routes import blueprint as ollama
 from ollmlx_ops.activity import KEPT, Activity
+from ollmlx_ops.doctor import DoctorRuns
 from ollmlx_ops.log import READ, last_lines
 from ollmlx_ops.metrics import Metrics, PoolMetrics
 from ollmlx_ops.routes import blueprint, problems
@@ -284,3 +289,21 @@ async def test_a_key_for_some_models_and_other_machines_do_not_administrate(
     client = web_app(service, blueprint).test_client()
     options = {"scope_base": {"client": ("192.168.1.9", 5000)}, "headers": {"Host": "127.0.0.1"}}
     assert (await client.open(path, method=method, **options)).status_code == 403
+
+
+async def test_one_doctor_runs_at_a_time_and_ends_with_its_request() -> None:
+    started: list[int] = []
+
+    @contextmanager
+    def guarded(pid: int) -> Iterator[None]:
+        started.append(pid)
+        yield
+
+    runs = DoctorRuns(guarded)
+    first = asyncio.create_task(runs.report("key"))
+    await eventually(lambda: started)
+    with pytest.raises(Busy):
+        await runs.page("CFG001")
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert not psutil.pid_exists(started[0])
