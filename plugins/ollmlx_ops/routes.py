@@ -154,9 +154,9 @@ def _add_activity(made: Blueprint, service: Service) -> None:
         return json_answer(activity.history())
 
     @made.get("/api/daemon/catalogue")
-    @describe("The short names of models, with their repositories.", answer=record({"models": OBJECT}))
+    @describe("The short names of models that can be pulled.", answer=record({"models": listing(STRING)}))
     async def catalogue() -> Response:
-        return json_answer({"models": dict(service.known_names())})
+        return json_answer({"models": list(service.known_names())})
 
 
 def _add_administration(made: Blueprint, service: Service) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,9 +140,9 @@ class Service:
         await store.delete(stored_name)
         await asyncio.to_thread(self._forget_prompts, stored_name, models)
 
-    def known_names(self) -> Mapping[str, str]:
-        """Return the names that can be pulled without an organisation, each with its repository."""
-        return load_catalogue()
+    def known_names(self) -> Sequence[str]:
+        """Return the names of the catalogue, which can be pulled without an organisation."""
+        return tuple(load_catalogue())
 
     def prune_caches(self) -> int:
         """Remove saved prompt caches beyond the limit of all models together; return how many."""

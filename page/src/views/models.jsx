@@ -72,7 +72,7 @@ function PullForm({ installed, onDone }) {
   const [, draw] = useState(0);
   const [known, setKnown] = useState([]);
   useEffect(() => {
-    json("/api/daemon/catalogue").then(({ models }) => setKnown(Object.entries(models)), () => undefined); // suggestions only
+    json("/api/daemon/catalogue").then(({ models }) => setKnown(models), () => undefined); // suggestions only
   }, []);
   const box = useRef();
   const again = () => draw((value) => value + 1);
@@ -117,7 +117,7 @@ function PullForm({ installed, onDone }) {
     <section aria-label="Pull a model">
       <form class="row" onSubmit={submit}>
         <input ref={box} class="grow" aria-label="Name of the model to pull" placeholder="Name, such as smollm2:135m or mlx-community/Qwen3-8B-4bit" list="known" autocomplete="off" spellcheck={false} />
-        <datalist id="known">{known.filter(([name]) => name.includes(":") && !installed.has(name)).map(([name, place]) => <option key={name} value={name}>{place}</option>)}</datalist>
+        <datalist id="known">{known.filter((name) => name.includes(":") && !installed.has(name)).map((name) => <option key={name} value={name} />)}</datalist>
         <button type="submit" class="primary">Pull</button>
       </form>
       <ul class="pulls">

@@ -128,8 +128,8 @@ class FakeService:
     async def preview(self, name: ModelName, *, insecure: bool = False) -> Sequence[PullForecast]:
         return [PullForecast(source="fake", origin=f"fake:{name.short}", format="mlx", size=5, fits=True)]
 
-    def known_names(self) -> dict[str, str]:
-        return {"tiny:1b": "mlx-community/Tiny-4bit"}
+    def known_names(self) -> Sequence[str]:
+        return ("tiny:1b",)
 
     def push(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
         self.calls.append(("push", str(name), insecure))
