@@ -25,8 +25,8 @@ from ollmlx_llamacpp.spinning import SpinLimit, openmp_team
 
 SPARE_THREADS: Final = 16
 """HTTP threads beside one for each sequence: for token counts, embeddings, requests that wait."""
-BATCH_WORK: Final = 40 * 1024**3
-"""Weight bytes times prompt tokens that one batch may cost on a CPU: half a second on two slow cores."""
+BATCH_WORK: Final = 68 * 1024**3
+"""Weight bytes times prompt tokens that one batch may cost on a CPU: a second on two slow cores, at most."""
 RANK_TOKENS: Final = 8192
 """Tokens of the longest query with its document: llama.cpp computes both at once, and reserves memory for it."""
 FOLLOW_UPS: Final = ("failed to load model", "exiting due to model loading error")
@@ -124,7 +124,7 @@ def prompt_batch(size: int, device: str) -> int:
     """
     if device != "cpu":
         return 512
-    affordable = max(16, min(256, BATCH_WORK // max(1, size)))
+    affordable = max(16, min(512, BATCH_WORK // max(1, size)))
     return int(1 << (affordable.bit_length() - 1))
 
 

@@ -15,9 +15,10 @@ MIB = 1 << 20
 @pytest.mark.parametrize(
     ("size", "device", "expected"),
     [
-        (98 * MIB, "cpu", 256),
-        (1066 * MIB, "cpu", 32),
-        (1, "cpu", 256),
+        (98 * MIB, "cpu", 512),
+        (150 * MIB, "cpu", 256),
+        (1066 * MIB, "cpu", 64),
+        (1, "cpu", 512),
         (5000 * MIB, "cpu", 16),
         (5000 * MIB, "cuda", 512),
     ],
