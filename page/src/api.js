@@ -26,10 +26,11 @@ export function forgetKey() {
 }
 
 /** Send a request and return the response. Asks for a key when the server wants one, and sends the request again. */
-export async function send(path, { method, body, signal } = {}) {
+export async function send(path, { method, body, signal, id } = {}) {
   for (;;) {
     const used = storedKey();
     const headers = {};
+    if (id) headers["X-Request-ID"] = id;
     if (used) headers.Authorization = `Bearer ${used}`;
     const form = body instanceof FormData;
     if (body !== undefined && !form) headers["Content-Type"] = "application/json";

@@ -201,12 +201,18 @@ def test_thoughts_are_folded(server: Daemon, opened: Open) -> None:
     expect(page.get_by_text("let me see")).to_be_visible()
 
 
-def test_an_answer_is_stopped_at_the_server_too(server: Daemon, opened: Open) -> None:
+def test_a_long_prompt_tells_its_progress_and_an_answer_is_stopped_at_the_server_too(
+    server: Daemon, opened: Open
+) -> None:
     page = opened(server.url)
-    ask(page, "parrot", ENDLESS)
-    expect(answers(page)).not_to_be_empty()
+    ask(page, "parrot", "fake:prefill=600 fake:prefill_ms=100 a long prompt")
+    expect(page.locator(".waiting")).to_have_text(re.compile(r"Reading the prompt: \d+ % of 7 tokens…"))
     page.get_by_role("button", name="Stop").click()
-    expect(page.locator(".figures")).to_have_text("stopped")
+    wait_until(server.idle)
+    ask(page, "parrot", ENDLESS)
+    expect(answers(page).last).not_to_be_empty()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".figures").last).to_have_text("stopped")
     wait_until(server.idle)
 
 

@@ -4,10 +4,11 @@
 import { useEffect, useState } from "preact/hooks";
 import { json, records } from "../api.js";
 import * as storage from "./storage.js";
-import { add, messagesFor, newChat } from "./tree.js";
+import { add, messagesFor, newChat, newId } from "./tree.js";
 
 const SAVE_EVERY = 1500; // milliseconds, while an answer is written
 const DRAW_EVERY = 60;
+const ASK_EVERY = 2000; // how much of the prompt is read, until the first word
 
 export const chats = new Map();
 const running = new Map(); // id of a chat -> AbortController
@@ -102,9 +103,11 @@ export async function answer(chat, question) {
   running.set(chat.id, aborter);
   await save(chat);
   const sent = performance.now();
+  const id = `page-${newId()}`;
+  const asking = setInterval(() => tellReading(node, id), ASK_EVERY);
   let saved = sent;
   try {
-    for await (const record of records("/api/chat", { body: request(chat, question), signal: aborter.signal })) {
+    for await (const record of records("/api/chat", { body: request(chat, question), signal: aborter.signal, id })) {
       take(node, record, sent);
       if (record.done) await note(node, record, chat);
       changed();
@@ -118,9 +121,21 @@ export async function answer(chat, question) {
     if (aborter.signal.aborted) node.stopped = true;
     else Object.assign(node, { error: error.message, hint: error.hint, code: error.code });
   } finally {
+    clearInterval(asking);
+    delete node.reading;
     if (running.get(chat.id) === aborter) running.delete(chat.id);
     if (chats.has(chat.id)) await save(chat);
   }
+}
+
+/** Note how much of the prompt the server has read, where it tells; nothing once the answer has begun. */
+async function tellReading(node, id) {
+  if (node.first) return;
+  const found = await json("/api/daemon/requests").catch(() => ({ requests: [] }));
+  const prompt = found.requests.find((one) => one.id === id)?.prompt;
+  if (!prompt?.total || node.first || node.figures || node.stopped || node.error) return;
+  node.reading = prompt;
+  changed();
 }
 
 function request(chat, question) {

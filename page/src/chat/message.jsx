@@ -22,7 +22,7 @@ export function Message({ node, writing, busy, beside, last, onAgain, onEdit, on
       ) : (
         <div class="plain">{node.content}</div>
       )}
-      {writing && !node.content && !node.thinking && <p class="waiting">Waiting for the first word…</p>}
+      {writing && !node.content && !node.thinking && <p class="waiting">{node.reading ? `Reading the prompt: ${Math.floor((100 * node.reading.done) / node.reading.total)} % of ${count(node.reading.total)} tokens…` : "Waiting for the first word…"}</p>}
       {(node.calls || []).map((call, index) => <Call key={index} call={call} open={last && !writing} onResult={(text) => onResult(node, call, text)} />)}
       {node.error && <Failure error={{ message: node.error, hint: node.hint, code: node.code }} />}
       {!editing && !writing && (
