@@ -71,7 +71,7 @@ def _damage(context: Any, index: MlxIndex, folder: Path) -> Iterator[Finding]:
     model, error, subject = reading.model, reading.error, folder.name
     if model is not None:
         subject = model.name.short
-        if not {file.path for file in index.layout.files(folder)} & TOKENIZERS:
+        if "speech" not in model.capabilities and not {each.path for each in index.layout.files(folder)} & TOKENIZERS:
             error = damaged(f"{subject} has no tokenizer")
     if error is not None:
         hint = "" if error.hint is None or error.hint.startswith("ollmlx ") else error.hint

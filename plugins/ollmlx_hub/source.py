@@ -39,7 +39,7 @@ from ollmlx_hub.layout import MANIFEST, MODEL_SUFFIXES, TOKENIZERS
 MAX_FILES = 1000
 MAX_SMALL = 512 << 20  # bytes of all files but the weights
 OUTLINES_AT_ONCE = 4
-WEIGHT_SUFFIXES = (".safetensors", ".gguf")
+WEIGHT_SUFFIXES = (".safetensors", ".gguf", "model.bin")
 
 _WEIGHTS = re.compile(r"model[A-Za-z0-9_.\-]*\.safetensors")
 _SMALL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\.(json|txt|jinja|model|tiktoken)|LICEN[CS]E(\.[A-Za-z]+)?")
@@ -112,7 +112,7 @@ class HubSource:
                 if file in small:
                     completed += file.size
                     yield pull_progress(digest, total, completed)
-                if file.path == "config.json":
+                if file.path == "config.json" and any(_WEIGHTS.fullmatch(each.path) for each in wanted):
                     await to_transfer_thread(_check_config, listing.repo, into / file.path)
         receipt = FetchReceipt(
             source=origin,
@@ -212,7 +212,7 @@ def select_files(listing: RepositoryListing) -> list[RemoteFile]:
     Raises Unsupported if MLX cannot use the repository.
     """
     chosen = [file for file in listing.files if _PATH.fullmatch(file.path) and ".." not in file.path]
-    weights = [file for file in chosen if _WEIGHTS.fullmatch(file.path)]
+    weights = [file for file in chosen if _WEIGHTS.fullmatch(file.path)] or _whisper(chosen)
     small = [file for file in chosen if _SMALL.fullmatch(file.path) and not file.path.startswith(_UNUSED)]
     small += [file for file in chosen if STEP_FILES.fullmatch(file.path)]
     names = {file.path for file in small}
@@ -225,6 +225,12 @@ def select_files(listing: RepositoryListing) -> list[RemoteFile]:
     if len(small) + len(weights) > MAX_FILES or sum(file.size for file in small) > MAX_SMALL:
         raise UpstreamError(f"{listing.repo} is implausible: it has too many or too large files beside its weights")
     return sorted(small, key=lambda file: file.path) + sorted(weights, key=lambda file: file.path)
+
+
+def _whisper(files: Sequence[RemoteFile]) -> list[RemoteFile]:
+    """Return the weights of a Whisper model for CTranslate2; its store looks into the file before it installs it."""
+    vocabularies = {"vocabulary.txt", "vocabulary.json"} & {file.path for file in files}
+    return [file for file in files if file.path == "model.bin" and vocabularies]
 
 
 def _unusable(listing: RepositoryListing) -> Unsupported:

@@ -81,7 +81,7 @@ def _described_folder(key: Candidate, files: Sequence[FoundFile]) -> ModelDescri
     architectures = (read_json(key.path, "config.json") or {}).get("architectures")
     names = map(str, architectures if isinstance(architectures, list) else ())
     writes_text = described.chat_template or any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
-    if not writes_text and not {"embedding", "rerank"} & {*described.capabilities}:
+    if not writes_text and not {"embedding", "rerank", "transcription", "speech"} & {*described.capabilities}:
         raise Unsupported(f"{key.name.short} is not a language model")
     return described
 

@@ -15,6 +15,7 @@ from ollmlx.types import GenerateRequest, InstalledModel
 from ollmlx.web import Failure, caller, declare_errors, embedded, json_answer, permit, permits, read_model, sse
 from ollmlx_openai_api import schemas
 from ollmlx_openai_api.answering import chunk_records, encode, error_event, generate, requests, shape, told, whole
+from ollmlx_openai_api.audio_routes import add_audio
 from ollmlx_openai_api.chat_request import ChatRequest, CompletionFields
 from ollmlx_openai_api.chat_response import ChatChunks, Frame, completion
 from ollmlx_openai_api.completions import (
@@ -42,6 +43,7 @@ def blueprint(service: Service) -> Blueprint:
     _add_responses(made, service)
     _add_embeddings(made, service)
     _add_rerank(made, service)
+    add_audio(made, service)
     _add_models(made, service)
     return made
 

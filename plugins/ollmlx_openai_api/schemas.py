@@ -58,6 +58,16 @@ RERANKED = record(
     }
 )
 
+TRANSCRIPTION = record(
+    {"text": STRING},
+    task=one_of("transcribe", "translate"),
+    language=STRING,
+    duration=NUMBER,
+    segments=listing(record({"id": INTEGER, "start": NUMBER, "end": NUMBER, "text": STRING})),
+    words=listing(record({"word": STRING, "start": NUMBER, "end": NUMBER})),
+    usage=record({"type": one_of("duration"), "seconds": INTEGER}),
+)
+
 MODEL = record(
     {"id": STRING, "object": one_of("model"), "created": INTEGER, "owned_by": STRING},
     capabilities=listing(STRING),

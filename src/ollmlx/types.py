@@ -7,12 +7,16 @@ from ollmlx.model.events import Answer as Answer
 from ollmlx.model.events import Done as Done
 from ollmlx.model.events import Event as Event
 from ollmlx.model.events import Failed as Failed
+from ollmlx.model.events import Listened as Listened
 from ollmlx.model.events import Prefill as Prefill
 from ollmlx.model.events import RawCall as RawCall
+from ollmlx.model.events import Segment as Segment
+from ollmlx.model.events import Spoken as Spoken
 from ollmlx.model.events import Text as Text
 from ollmlx.model.events import Thinking as Thinking
 from ollmlx.model.events import TokenLogprob as TokenLogprob
 from ollmlx.model.events import ToolCalled as ToolCalled
+from ollmlx.model.events import Word as Word
 from ollmlx.model.installed import INSTALLED as INSTALLED
 from ollmlx.model.installed import RECEIPT as RECEIPT
 from ollmlx.model.installed import Capability as Capability
@@ -41,3 +45,7 @@ from ollmlx.model.request import ToolCall as ToolCall
 from ollmlx.model.rerank import Document as Document
 from ollmlx.model.rerank import RerankRequest as RerankRequest
 from ollmlx.model.rerank import RerankResult as RerankResult
+from ollmlx.model.speech import AudioFormat as AudioFormat
+from ollmlx.model.speech import SpeechRequest as SpeechRequest
+from ollmlx.model.speech import StreamRequest as StreamRequest
+from ollmlx.model.speech import TranscribeRequest as TranscribeRequest

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import secrets
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
+from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 from ollmlx.errors import Forbidden, InvalidRequest, NotFound, OllmlxError, Unauthorized
 from ollmlx.text.addresses import Address
@@ -108,6 +112,30 @@ class Client:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         with self._request("POST", path, pieces(), headers=headers) as response:
             self._raise_for_status(response, response.read())
+
+    def send_file(self, path: str, fields: dict[str, str], file: Path) -> Iterator[bytes]:
+        """POST a form with a file; yield the lines of the answer as they arrive. Raises InvalidRequest without it."""
+        mark = secrets.token_hex(16)
+        part = f'--{mark}\r\nContent-Disposition: form-data; name="'
+        texts = "".join(f'{part}{name}"\r\n\r\n{value}\r\n' for name, value in fields.items())
+        name = quote(file.name)
+        head = f'{texts}{part}file"; filename="{name}"\r\nContent-Type: application/octet-stream\r\n\r\n'.encode()
+        tail = f"\r\n--{mark}--\r\n".encode()
+        try:
+            content, size = file.open("rb"), file.stat().st_size
+        except OSError as error:
+            raise InvalidRequest(f"cannot read {file}: {error.strerror or error}") from error
+        headers = {
+            "Content-Type": f"multipart/form-data; boundary={mark}",
+            "Content-Length": str(len(head) + size + len(tail)),
+        }
+        with content:
+            pieces = chain([head], iter(lambda: content.read(UPLOAD_CHUNK), b""), [tail])
+            with self._request("POST", path, pieces, headers=headers) as response:
+                if response.status >= 400:
+                    self._raise_for_status(response, response.read())
+                while line := response.readline():
+                    yield line
 
     @contextmanager
     def _request(

@@ -11,6 +11,7 @@ from ollmlx.cli.answer import THINK_LEVELS, Display, figures, finished
 from ollmlx.cli.client import Client, Json, stated
 from ollmlx.cli.connection import connect, ensure_daemon
 from ollmlx.cli.pictures import quoted, take_pictures
+from ollmlx.cli.speech import transcribe
 from ollmlx.cli.terminal import is_terminal
 from ollmlx.cli.transfer import pull
 from ollmlx.errors import InvalidRequest, NotFound
@@ -20,7 +21,8 @@ OPTIONAL_VALUES = {"--think": "true"}
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = """Answer a prompt, or open a chat if there is none.
+    parser.description = """Answer a prompt, or open a chat if there is none. With a model that hears, the prompt
+is audio files, and their text is printed.
 
 Starts a daemon in the background if none answers, and pulls the model if it is not installed. Text from a pipe comes
 before the prompt: git diff | ollmlx run MODEL "Summarise this change"."""
@@ -41,11 +43,13 @@ before the prompt: git diff | ollmlx run MODEL "Summarise this change"."""
 
 def run_run(args: argparse.Namespace) -> int:
     client = connect(args)
-    piped, typed = read_piped(), " ".join(map(quoted, args.prompt))
-    prompt = " ".join(filter(None, (piped, *args.prompt)))
     ensure_daemon(client, args)
     shown = show_or_pull(client, args.model, insecure=args.insecure)
     capabilities = shown.get("capabilities", [])
+    if "transcription" in capabilities:
+        return transcribe(client, args.model, args.prompt)
+    piped, typed = read_piped(), " ".join(map(quoted, args.prompt))
+    prompt = " ".join(filter(None, (piped, *args.prompt)))
     if "embedding" in capabilities and "completion" not in capabilities:
         return embed(client, args, prompt)
     if prompt or not is_terminal(sys.stdin) or not is_terminal(sys.stdout):

@@ -1,18 +1,20 @@
 """The events of a generation, and how a stream of them is read and closed.
 
 Order: `Admitted` (from the daemon), any number of `Prefill`, then `Text`, `Thinking`, `ToolCalled` and `RawCall` in
-the order in which they are generated, then exactly one `Done` or `Failed`. A runner's stream that ends without either
+the order in which they are generated, then exactly one `Done` or `Failed`. Of a transcription, `Listened` and `Segment`
+stand in their place; of speech, `Spoken`. A runner's stream that ends without either
 has failed.
 The daemon raises both as errors: a stream of its service ends with `Done` or raises.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from ollmlx.model.request import Frozen, ToolCall
 
@@ -85,11 +87,51 @@ class RawCall(Frozen):
     name: str | None = None
 
 
+class Listened(Frozen):
+    """Progress of a transcription: the audio before this second has been read."""
+
+    type: Literal["listened"] = "listened"
+    seconds: float
+
+
+class Word(Frozen):
+    """A word that was heard, with the seconds between which it was spoken."""
+
+    word: str
+    start: float
+    end: float
+
+
+class Segment(Frozen):
+    """A piece of what was heard, mostly a sentence. Times are in seconds; the figures are Whisper's own."""
+
+    type: Literal["segment"] = "segment"
+    text: str
+    start: float
+    end: float
+    tokens: tuple[int, ...] = ()
+    temperature: float = 0.0
+    avg_logprob: float = 0.0
+    compression_ratio: float = 0.0
+    no_speech_prob: float = 0.0
+    words: tuple[Word, ...] = ()
+
+
+class Spoken(Frozen):
+    """The next bytes of an audio file. In JSON they are base64."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    type: Literal["spoken"] = "spoken"
+    data: bytes
+
+
 class Done(Frozen):
     """The normal end of a generation. Durations are in nanoseconds.
 
     `prompt_tokens` includes cached tokens. `context`: the token ids of prompt and answer. `stop`: the stop string that
-    ended the answer. `dropped`: as in Prefill. The daemon fills in `queue_ns` and `load_ns`.
+    ended the answer. `dropped`: as in Prefill. `seconds`: of audio; `language`: the one that was heard.
+    The daemon fills in `queue_ns` and `load_ns`.
     """
 
     type: Literal["done"] = "done"
@@ -105,6 +147,8 @@ class Done(Frozen):
     dropped: int = 0
     stop: str | None = None
     context: tuple[int, ...] = ()
+    seconds: float = Field(0.0, exclude_if=operator.not_)
+    language: str = Field("", exclude_if=operator.not_)
 
 
 class Failed(Frozen):
@@ -121,7 +165,7 @@ class Failed(Frozen):
 
 
 Event = Annotated[
-    Admitted | Prefill | Text | Thinking | ToolCalled | RawCall | Done | Failed,
+    Admitted | Prefill | Text | Thinking | ToolCalled | RawCall | Listened | Segment | Spoken | Done | Failed,
     Field(discriminator="type"),
 ]
 

@@ -11,7 +11,9 @@ from ollmlx.errors import Unsupported
 from ollmlx.model.names import ModelName
 from ollmlx.model.request import Frozen, GenerateRequest, Message, Options
 
-Capability = Literal["completion", "tools", "insert", "vision", "embedding", "rerank", "thinking"]
+Capability = Literal[
+    "completion", "tools", "insert", "vision", "embedding", "rerank", "thinking", "transcription", "speech"
+]
 
 
 class ModelDetails(Frozen):

@@ -31,6 +31,8 @@ from ollmlx.types import (
     PullProgress,
     RerankRequest,
     RerankResult,
+    SpeechRequest,
+    TranscribeRequest,
 )
 
 if TYPE_CHECKING:
@@ -346,6 +348,30 @@ class Reranker(Engine, Protocol):
 def can_rerank(engine: Engine) -> TypeGuard[Reranker]:
     """True if an engine scores documents. Only the class is inspected."""
     return hasattr(type(engine), "rerank")
+
+
+class Transcriber(Engine, Protocol):
+    """An engine that also writes down what is spoken."""
+
+    def transcribe(self, request: TranscribeRequest) -> AsyncIterator[Event]:
+        """Yield `Listened` and `Segment`, then `Done`. Raises InvalidRequest for a file that holds no audio."""
+
+
+class Speaker(Engine, Protocol):
+    """An engine that also speaks."""
+
+    def speak(self, request: SpeechRequest) -> AsyncIterator[Event]:
+        """Yield the file as `Spoken`, then `Done`. Raises InvalidRequest for a voice that the model does not have."""
+
+
+def can_transcribe(engine: Engine) -> TypeGuard[Transcriber]:
+    """True if an engine writes down what is spoken. Only the class is inspected."""
+    return hasattr(type(engine), "transcribe")
+
+
+def can_speak(engine: Engine) -> TypeGuard[Speaker]:
+    """True if an engine speaks. Only the class is inspected."""
+    return hasattr(type(engine), "speak")
 
 
 class Check(Protocol):

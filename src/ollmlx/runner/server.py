@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 from aiohttp import web
@@ -20,11 +21,19 @@ from aiohttp.typedefs import Handler, Middleware
 from pydantic import ValidationError
 
 from ollmlx.errors import STATUS, InvalidRequest, NotFound, OllmlxError, TooLarge, Unauthorized, Unsupported
-from ollmlx.plugin.contracts import can_rerank
+from ollmlx.plugin.contracts import can_rerank, can_speak, can_transcribe
 from ollmlx.protocol import TRACEPARENT, Detokenized, ExitCode, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.runner.host import EngineHost, EventStream, problem_of
 from ollmlx.runner.startup import CannotStart, first_fault, request_id
-from ollmlx.types import EmbedRequest, Frozen, GenerateRequest, RerankRequest
+from ollmlx.types import (
+    EmbedRequest,
+    Event,
+    Frozen,
+    GenerateRequest,
+    RerankRequest,
+    SpeechRequest,
+    TranscribeRequest,
+)
 
 CLOSE_SECONDS = 30.0
 """The process exits when closing takes longer than this. The daemon kills it earlier."""
@@ -98,6 +107,8 @@ def application(host: EngineHost) -> web.Application:
             web.post("/v1/generate", routes.generate),
             web.post("/v1/embed", routes.embed),
             web.post("/v1/rerank", routes.rerank),
+            web.post("/v1/transcribe", routes.transcribe),
+            web.post("/v1/speak", routes.speak),
             web.post("/v1/tokenize", routes.tokenize),
             web.post("/v1/detokenize", routes.detokenize),
             web.post("/v1/trim", routes.trim),
@@ -118,11 +129,29 @@ class Routes:
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request, GenerateRequest, "generate")
-        stream = EventStream(self._host.ready_engine().generate(body))
+        return await self._stream(request, self._host.ready_engine().generate(body), "generate")
+
+    async def transcribe(self, request: web.Request) -> web.StreamResponse:
+        body = await self._body(request, TranscribeRequest, "transcribe")
+        engine = self._host.ready_engine()
+        if not can_transcribe(engine):
+            raise Unsupported("this engine does not write down what is spoken")
+        return await self._stream(request, engine.transcribe(body), "transcribe")
+
+    async def speak(self, request: web.Request) -> web.StreamResponse:
+        body = await self._body(request, SpeechRequest, "speak")
+        engine = self._host.ready_engine()
+        if not can_speak(engine):
+            raise Unsupported("this engine does not speak")
+        return await self._stream(request, engine.speak(body), "speak")
+
+    async def _stream(self, request: web.Request, events: AsyncIterator[Event], route: str) -> web.StreamResponse:
+        """Send events as lines of JSON, until the last one or until the daemon leaves."""
+        stream = EventStream(events)
         began = time.monotonic()
         size, end = 0, b""
         trace = TRACEPARENT.get()
-        log.debug("generate: begun%s", f", trace {trace}" if trace else "")
+        log.debug("%s: begun%s", route, f", trace {trace}" if trace else "")
         with self._host.streaming(stream):
             try:
                 data = await stream.take()
@@ -138,13 +167,13 @@ class Routes:
                     data = await stream.take()
                 await response.write_eof()
             except ConnectionError:
-                log.info("generate: the client closed the connection after %d bytes", size)
+                log.info("%s: the client closed the connection after %d bytes", route, size)
                 raise
             finally:
                 if self._host.config.debug_prompts:
-                    log.debug("generate: answered %s", end.decode("utf-8", "replace"))
+                    log.debug("%s: answered %s", route, end.decode("utf-8", "replace"))
                 # Logged before the stream is closed: a client that leaves at `done` may cancel the closing.
-                log.debug("generate: %d bytes in %.3f s", size, time.monotonic() - began)
+                log.debug("%s: %d bytes in %.3f s", route, size, time.monotonic() - began)
                 await stream.close()
         return response
 
@@ -188,12 +217,8 @@ class Routes:
             body = model.model_validate_json(await request.read())
         except ValidationError as error:
             raise InvalidRequest(f"invalid {model.__name__}: {first_fault(error)}") from None
-        if (
-            request_id.get() == "-"
-            and isinstance(body, GenerateRequest | EmbedRequest | RerankRequest)
-            and body.request_id
-        ):
-            request_id.set(body.request_id)
+        if request_id.get() == "-" and (named := getattr(body, "request_id", "")):
+            request_id.set(named)
         if self._host.config.debug_prompts:
             log.debug("%s %s", route, body.model_dump_json(exclude_defaults=True))
         return body

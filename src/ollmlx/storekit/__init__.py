@@ -46,6 +46,8 @@ from ollmlx.storekit.model_index import ModelDescription as ModelDescription
 from ollmlx.storekit.model_index import ModelIndex as ModelIndex
 from ollmlx.storekit.outline import fetch_outline as fetch_outline
 from ollmlx.storekit.public_addresses import is_named as is_named
+from ollmlx.storekit.speech_files import PIPER as PIPER
+from ollmlx.storekit.speech_files import WHISPER as WHISPER
 from ollmlx.storekit.staging import StagingArea as StagingArea
 from ollmlx.storekit.staging import discard as discard
 from ollmlx.storekit.staging import locked as locked

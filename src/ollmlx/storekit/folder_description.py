@@ -1,10 +1,11 @@
-"""Describes a folder of safetensors by its small files and the headers of its weights; nothing is loaded."""
+"""Describes a model's folder by its small files and the headers of its weights; nothing is loaded."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ollmlx.runner.kit.prompts import has_insert_markers
 from ollmlx.storekit.embedding_files import POOLING_TYPES, read_recipe
 from ollmlx.storekit.files import MAX_CONFIG, FoundFile, damaged, read_bounded, read_json, require_json
 from ollmlx.storekit.model_index import ModelDescription
+from ollmlx.storekit.speech_files import describe_speech
 from ollmlx.text.quantities import format_count
 
 MAX_TOKENIZER = 64 << 20
@@ -34,6 +36,7 @@ PADDED_POSITIONS = dict.fromkeys(("camembert", "mpnet", "roberta", "xlm-roberta"
 _INFO: dict[str, tuple[str, ...]] = {
     "context_length": (
         "max_position_embeddings", "max_seq_len", "n_positions", "seq_length", "max_sequence_length", "n_ctx",
+        "max_target_positions",
     ),
     "embedding_length": ("hidden_size", "n_embd", "d_model", "dim"),
     "block_count": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
@@ -58,6 +61,9 @@ def describe_folder(folder: Path, files: Sequence[FoundFile], origin: str) -> Mo
     damaged file.
     """
     names = {file.path for file in files}
+    speech = describe_speech(folder, names)
+    if speech is not None:
+        return replace(speech, defaults=ModelDefaults(license=_license(folder, files)))
     config = require_json(folder, "config.json", MAX_CONFIG)
     kind = config.get("model_type")
     if not isinstance(kind, str) or not _MODEL_TYPE.fullmatch(kind):
@@ -149,6 +155,8 @@ def _capabilities(
     architectures = config.get("architectures")
     architecture = str(architectures[0])[:200] if isinstance(architectures, list) and architectures else ""
     kind = str(config.get("model_type"))
+    if kind == "whisper":
+        return ("transcription",)
     if _scores_documents(kind, architecture, names, config, origin):
         return ("rerank",)
     encoder = _ENCODERS.search(architecture.removesuffix("Model").removesuffix("ForMaskedLM")) is not None

@@ -20,6 +20,7 @@ from ollmlx.errors import NotFound, Unsupported
 from ollmlx.keys.quotas import Quotas
 from ollmlx.keys.usage import Usage
 from ollmlx.launch.engine_choice import EngineChoice
+from ollmlx.model.events import closing
 from ollmlx.model.names import ModelName
 from ollmlx.settings import Settings
 from ollmlx.storekit.blobs import Blobs
@@ -42,7 +43,10 @@ from ollmlx.types import (
     RerankRequest,
     RerankResult,
     RunnerInfo,
+    SpeechRequest,
+    StreamRequest,
     Text,
+    TranscribeRequest,
 )
 
 if TYPE_CHECKING:
@@ -176,7 +180,24 @@ class FakeService:
         keep_alive: float | None = None,
     ) -> AsyncIterator[Event]:
         name = name.name if isinstance(name, InstalledModel) else name
-        await self._record("generate", name, request)
+        async with closing(self._outcomes("generate", name, request, caller)) as events:
+            async for event in events:
+                yield event
+
+    def transcribe(
+        self, name: ModelName, request: TranscribeRequest, *, caller: Caller, keep_alive: float | None = None
+    ) -> AsyncIterator[Event]:
+        return self._outcomes("transcribe", name, request, caller)
+
+    def speak(
+        self, name: ModelName, request: SpeechRequest, *, caller: Caller, keep_alive: float | None = None
+    ) -> AsyncIterator[Event]:
+        return self._outcomes("speak", name, request, caller)
+
+    async def _outcomes(
+        self, method: str, name: ModelName, request: StreamRequest, caller: Caller
+    ) -> AsyncIterator[Event]:
+        await self._record(method, name, request)
         self.callers.append(caller)
         self.open_streams += 1
         try:

@@ -20,6 +20,8 @@ from ollmlx.web.kit.errors import Failure as Failure
 from ollmlx.web.kit.errors import Shape as Shape
 from ollmlx.web.kit.errors import declare_errors as declare_errors
 from ollmlx.web.kit.errors import plain_shape as plain_shape
+from ollmlx.web.kit.forms import FORM as FORM
+from ollmlx.web.kit.forms import read_form as read_form
 from ollmlx.web.kit.streaming import NDJSON as NDJSON
 from ollmlx.web.kit.streaming import SSE as SSE
 from ollmlx.web.kit.streaming import embedded as embedded

@@ -73,7 +73,8 @@ def one_of(*values: str) -> Schema:
 class Operation:
     """The description of a route.
 
-    body: the model of its JSON body, or BINARY. answer: the model or schema of its response; None for an empty one.
+    body: the model of its body, whose media type is `takes`; or BINARY.
+    answer: the model or schema of its response; None for an empty one.
     content: media types of the response, those of streams included. success: HTTP statuses of a success.
     error: the schema of its error body. parameters: schemas of the parts of its path that are not plain strings.
     """
@@ -81,6 +82,7 @@ class Operation:
     summary: str
     body: type[BaseModel] | str | None = None
     answer: type[BaseModel] | Schema | None = None
+    takes: str = JSON
     content: tuple[str, ...] = (JSON,)
     success: tuple[int, ...] = (200,)
     error: Schema | None = None
@@ -161,7 +163,7 @@ def _operation(rule: Rule, method: str, operation: Operation, schemas: ModelSche
         made["requestBody"] = {"required": True, "content": {operation.body: {"schema": {}}}}
     elif operation.body is not None:
         schema = schemas[(operation.body, "validation")]
-        made["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
+        made["requestBody"] = {"required": True, "content": {operation.takes: {"schema": schema}}}
     return made
 
 

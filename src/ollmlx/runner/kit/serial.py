@@ -131,14 +131,18 @@ class SerialEngine:
         await self._on_thread(lambda: self.prepare(config))
         self._progress += 1
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+    def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+        return self.serve(lambda: self.stream(request))
+
+    async def serve(self, make: Callable[[], Iterator[Event]]) -> AsyncIterator[Event]:
+        """Run a generator on the thread when its turn comes, and yield its events: for other verbs than `generate`."""
         self._waiting += 1
         try:
             await self._turn.acquire()
         finally:
             self._waiting -= 1
         self._running += 1
-        stream, loop, ended = self._on_first_pull(request), asyncio.get_running_loop(), False
+        stream, loop, ended = self._on_first_pull(make), asyncio.get_running_loop(), False
         try:
             while not ended:
                 events, ended = await self._on_thread(lambda: self._pull(stream))
@@ -188,8 +192,8 @@ class SerialEngine:
     async def _on_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _on_first_pull(self, request: GenerateRequest) -> Generator[Event]:
-        yield from self.stream(request)  # also one that is no generator is called on the thread
+    def _on_first_pull(self, make: Callable[[], Iterator[Event]]) -> Generator[Event]:
+        yield from make()  # also one that is no generator is called on the thread
 
     def _pull(self, stream: Iterator[Event]) -> tuple[list[Event | Exception], bool]:
         """Take events on the thread, for a moment. Returns them, its exception last, and True if there are no more."""

@@ -25,12 +25,20 @@ from ollmlx.types import (
     GenerateRequest,
     RerankRequest,
     RerankResult,
+    SpeechRequest,
+    StreamRequest,
+    TranscribeRequest,
 )
 
 MAX_LINE = 2 * 1024 * 1024 - 1
 MAX_BODY = 512 * 1024 * 1024
 LARGE = 256 * 1024
 """Bytes of a request's body from which it is sent in pieces, between which other requests go on."""
+STREAMS: dict[type[Frozen], str] = {
+    GenerateRequest: "/v1/generate",
+    TranscribeRequest: "/v1/transcribe",
+    SpeechRequest: "/v1/speak",
+}
 Reply = TypeVar("Reply", bound=Frozen)
 
 
@@ -113,14 +121,14 @@ class RunnerClient:
         )  # aiohttp wakes no reader of a transport that it closes
         await self._session.close()
 
-    async def generate(self, request: GenerateRequest, call: RunnerCall | None = None) -> AsyncGenerator[Event]:
+    async def generate(self, request: StreamRequest, call: RunnerCall | None = None) -> AsyncGenerator[Event]:
         """Yield the runner's events up to and including `Done`. Closing the iterator cancels the request.
 
         A stream ends with `Done` or with an error, never otherwise: a `Failed` event is raised as the error that it
         names, and a stream that ends without either raises ConnectionLost.
         """
         call, rest = call or RunnerCall(), b""
-        async with self._post("/v1/generate", request, request.request_id, call) as response:
+        async with self._post(STREAMS[type(request)], request, request.request_id, call) as response:
             while chunk := await response.content.readany():
                 call.bytes_read += len(chunk)
                 *lines, rest = (rest + chunk).split(b"\n")

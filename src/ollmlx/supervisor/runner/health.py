@@ -18,7 +18,16 @@ from ollmlx.supervisor.runner.client import ConnectionLost, ProtocolViolation, R
 from ollmlx.supervisor.runner.failure import Cause
 from ollmlx.supervisor.scheduling.memory import Allowance
 from ollmlx.text.quantities import format_duration, format_size
-from ollmlx.types import EmbedRequest, GenerateRequest, InstalledModel, Options, RerankRequest
+from ollmlx.types import (
+    EmbedRequest,
+    GenerateRequest,
+    InstalledModel,
+    Options,
+    RerankRequest,
+    SpeechRequest,
+    StreamRequest,
+    TranscribeRequest,
+)
 
 logger = logging.getLogger(__name__)
 PATIENCE = 5.0
@@ -64,25 +73,32 @@ class ProgressClock:
 
 
 async def send_trial_prompt(client: RunnerClient, model: InstalledModel, request_id: str) -> None:
-    """Decode one token, so that readiness means computing; or compute a vector, or a score.
+    """Decode one token, so that readiness means computing; or compute a vector, a score, or speech; or listen.
 
     Raises the runner's own error, RunnerFailed for an empty answer, ConnectionLost or ProtocolViolation for a broken
     runner.
     """
-    if "rerank" in model.capabilities and "completion" not in model.capabilities:
+    request: StreamRequest
+    if "completion" in model.capabilities:
+        request = GenerateRequest(
+            request_id=request_id, prompt=TRIAL_PROMPT, options=Options(num_predict=1, temperature=0.0)
+        )
+    elif "rerank" in model.capabilities:
         scored = await client.rerank(
             RerankRequest(request_id=request_id, query=TRIAL_PROMPT, documents=(TRIAL_PROMPT,))
         )
         if len(scored.scores) != 1:
             raise RunnerFailed("it computed no score for a trial document", code="RUN003")
         return
-    if "completion" not in model.capabilities:
+    elif "transcription" in model.capabilities:
+        request = TranscribeRequest(request_id=request_id)
+    elif "speech" in model.capabilities:
+        request = SpeechRequest(request_id=request_id, text=TRIAL_PROMPT, format="pcm")
+    else:
         result = await client.embed(EmbedRequest(request_id=request_id, inputs=(TRIAL_PROMPT,)))
         if not result.embeddings or not result.embeddings[0]:
             raise RunnerFailed("it computed no vector for a trial text", code="RUN003")
         return
-    options = Options(num_predict=1, temperature=0.0)
-    request = GenerateRequest(request_id=request_id, prompt=TRIAL_PROMPT, options=options)
     async with aclosing(client.generate(request)) as events:
         async for _ in events:  # an end of text as the very first token has no text, and is a decoded token
             pass

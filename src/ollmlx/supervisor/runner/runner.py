@@ -7,8 +7,8 @@ import logging
 import secrets
 import shutil
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from ollmlx.errors import Busy, OllmlxError, RunnerFailed, RunnerUnavailable
 from ollmlx.launch.spec import LaunchSpec
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
+from ollmlx.storekit.files import link_or_copy, storage_errors
 from ollmlx.supervisor.chores import keep_running
 from ollmlx.supervisor.clock import Clock, Tuning
 from ollmlx.supervisor.machine import process_memory
@@ -28,7 +29,16 @@ from ollmlx.supervisor.runner.client import ConnectionLost, ProtocolViolation, R
 from ollmlx.supervisor.runner.failure import Cause, Remedy, RunnerFailure
 from ollmlx.supervisor.runner.health import EXIT_PATIENCE, HealthMonitor, LoadFailed, ModelLoad
 from ollmlx.supervisor.scheduling.memory import Allowance
-from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RerankRequest, RerankResult, RunnerState
+from ollmlx.types import (
+    EmbedRequest,
+    EmbedResult,
+    Event,
+    RerankRequest,
+    RerankResult,
+    RunnerState,
+    StreamRequest,
+    TranscribeRequest,
+)
 
 logger = logging.getLogger(__name__)
 ABORT_GRACE = 3.0
@@ -97,17 +107,31 @@ class Runner:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    async def generate(self, request: GenerateRequest, call: RunnerCall | None = None) -> AsyncGenerator[Event]:
+    async def generate(self, request: StreamRequest, call: RunnerCall | None = None) -> AsyncGenerator[Event]:
         """Yield events up to and including `Done`. Every stream that ends otherwise raises OllmlxError.
 
         This is the one place where a failed or unfinished stream becomes an error. Callers rely on it.
         """
         try:
-            async with aclosing(self.client.generate(request, call)) as events:
+            async with self._lent(request) as lent, aclosing(self.client.generate(lent, call)) as events:
                 async for event in events:
                     yield event
         except (ConnectionLost, ProtocolViolation, RunnerUnavailable) as broken:
             raise await self._explain(broken) from broken
+
+    @asynccontextmanager
+    async def _lent(self, request: StreamRequest) -> AsyncIterator[StreamRequest]:
+        """Put the audio of a request where the process may read it, until the block ends."""
+        if not isinstance(request, TranscribeRequest) or request.audio is None or self._temporary is None:
+            yield request
+            return
+        lent = self._temporary / f"audio-{secrets.token_hex(8)}"
+        try:
+            with storage_errors("cannot hand the audio to the runner"):
+                await asyncio.to_thread(link_or_copy, request.audio, lent)
+            yield request.model_copy(update={"audio": lent})
+        finally:
+            await asyncio.to_thread(lent.unlink, missing_ok=True)
 
     async def embed(self, request: EmbedRequest, call: RunnerCall | None = None) -> EmbedResult:
         return await self._explained(self.client.embed(request, call))

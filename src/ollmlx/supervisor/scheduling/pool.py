@@ -33,11 +33,12 @@ from ollmlx.types import (
     EmbedRequest,
     EmbedResult,
     Event,
-    GenerateRequest,
+    Listened,
     Prefill,
     RerankRequest,
     RerankResult,
     RunnerInfo,
+    StreamRequest,
 )
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ class Pool:
             logger.debug("%s is done with the request after %.3f s", entry.id, self._clock.monotonic() - acquired)
 
     async def generate(
-        self, spec: LaunchSpec, request: GenerateRequest, caller: Caller, keep_alive: float | None = None
+        self, spec: LaunchSpec, request: StreamRequest, caller: Caller, keep_alive: float | None = None
     ) -> AsyncGenerator[Event]:
         """Yield `Admitted`, the runner's events, `Done`. A runner that exits before it answered is replaced once.
 
@@ -195,7 +196,7 @@ class Pool:
                         if not admitted:
                             admitted = True
                             yield Admitted(queue_ns=lease.queue_ns, load_ns=lease.load_ns, runner=lease.entry.id)
-                        if not answered and not isinstance(event, Prefill):
+                        if not answered and not isinstance(event, Prefill | Listened):
                             answered = True
                             self._answered(lease)
                         if isinstance(event, Done):

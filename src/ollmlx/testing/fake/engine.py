@@ -24,7 +24,20 @@ from ollmlx.testing.fake import faults
 from ollmlx.testing.fake.play import Play
 from ollmlx.testing.fake.reply import FakeReply, conversation, decode, encode, reply_of, reply_to, wrong_token
 from ollmlx.testing.fake.script import Script, directed
-from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, Prefill, RerankRequest, RerankResult
+from ollmlx.types import (
+    Done,
+    EmbedRequest,
+    EmbedResult,
+    Event,
+    GenerateRequest,
+    Prefill,
+    RerankRequest,
+    RerankResult,
+    Segment,
+    SpeechRequest,
+    Spoken,
+    TranscribeRequest,
+)
 
 YIELD_EVERY = 64
 """At full speed, the tokens after which other tasks may run."""
@@ -135,6 +148,21 @@ class FakeEngine:
             total += len(query) + keep
             self._progress += 1
         return RerankResult(scores=tuple(scores), prompt_tokens=total, truncated=tuple(cut))
+
+    async def transcribe(self, request: TranscribeRequest) -> AsyncIterator[Event]:
+        """Hear the words that stand in the file, one in each second. Without a script: no fault strikes here."""
+        words = request.audio.read_text("utf-8", "replace").split() if request.audio else []
+        for second, word in enumerate(words):
+            self._progress += 1
+            yield Segment(text=f" {word}", start=second, end=second + 1, tokens=tuple(encode(word)))
+        yield Done(generated_tokens=len(words), seconds=len(words), language=request.language or "en")
+
+    async def speak(self, request: SpeechRequest) -> AsyncIterator[Event]:
+        """Speak a file that holds the words of the text, one after the other."""
+        for word in request.text.split():
+            self._progress += 1
+            yield Spoken(data=f"{word} ".encode())
+        yield Done(prompt_tokens=len(request.text.split()), seconds=1.0)
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
         text = request.text if request.text is not None else conversation(request.messages, request.tools)

@@ -29,8 +29,11 @@ from ollmlx.types import (
     Options,
     RerankRequest,
     RerankResult,
+    SpeechRequest,
+    Spoken,
     Text,
     Thinking,
+    TranscribeRequest,
 )
 
 PROMPT = "Tell me a story about a fox, a hen and a long winter."
@@ -267,6 +270,21 @@ class EngineSuite(Suite):
         assert result.prompt_tokens > 0
         assert result.truncated == ()
         assert (await runner.status()).progress > before, "scores must count as progress"
+
+    async def test_speech_is_heard_and_spoken_by_models_of_these_kinds(
+        self, runner: RunnerProcess, model: InstalledModel
+    ) -> None:
+        spoken = SpeechRequest(text="Hello", format="pcm")
+        verbs = (("transcribe", TranscribeRequest(), "transcription"), ("speak", spoken, "speech"))
+        for verb, request, capability in verbs:
+            try:
+                lines = (await runner.post(f"/v1/{verb}", request)).splitlines()
+            except Unsupported:
+                assert capability not in model.capabilities
+            else:
+                events = [decode_event(line) for line in lines]
+                assert isinstance(events[-1], Done)
+                assert capability == "transcription" or isinstance(events[0], Spoken)
 
     async def test_trimming_caches_changes_no_answer(self, runner: RunnerProcess) -> None:
         before = text_of(await _ask(runner, options=GREEDY))

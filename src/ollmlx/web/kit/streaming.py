@@ -19,7 +19,7 @@ import orjson
 from quart import Response, current_app
 
 from ollmlx.model.events import closing
-from ollmlx.types import Admitted, Done, EmbedResult, Event, Prefill, RerankResult
+from ollmlx.types import Admitted, Done, EmbedResult, Event, Listened, Prefill, RerankResult
 from ollmlx.web.context import current
 from ollmlx.web.kit.errors import Failure, failure
 from ollmlx.web.server.drain import Drain
@@ -76,7 +76,7 @@ async def tracked(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
         async for event in events:
             if isinstance(event, (Admitted, Prefill, Done)):
                 context.note(event)
-            else:
+            elif not isinstance(event, Listened):
                 context.pieces += 1
                 if not context.first_ns:
                     context.first_ns = time.monotonic_ns() - context.started_ns
