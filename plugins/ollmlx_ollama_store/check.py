@@ -118,7 +118,7 @@ def _same_names(models: Sequence[InstalledModel]) -> Iterator[Finding]:
                 SAME_NAME,
                 f"{len(same)} models are called {same[0].name.short}",
                 evidence=[model.source for model in same],
-                commands=[f"ollmlx cp {second} {name}-2{colon}{tag}", f"ollmlx rm {second}"],
+                commands=[SafeCommand(f"ollmlx cp {second} {name}-2{colon}{tag}", asks=True), f"ollmlx rm {second}"],
                 subject=same[0].name.short,
                 severity=Severity.WARNING,
             )

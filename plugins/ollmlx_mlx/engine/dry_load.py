@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlx.utils import tree_flatten
+from tokenizers import Tokenizer
 
 from ollmlx.storekit import read_json
 from ollmlx_mlx.engine.load import read_stored
@@ -75,6 +76,19 @@ def _tokenizer(folder: Path, model: Any) -> Iterator[str]:
         yield f"tokenizer.json has the id {highest}, the embedding has {rows} rows: it is another model's tokenizer"
     elif highest + 1 < rows * LEAST_SHARE:
         yield f"tokenizer.json has {highest + 1} ids for {rows} rows of the embedding: it is another model's tokenizer"
+    else:
+        yield from _unreadable(file, content)
+
+
+def _unreadable(file: Path, content: dict[str, Any]) -> Iterator[str]:
+    """Read a tokenizer as the engine will. The library raises plain exceptions."""
+    try:
+        Tokenizer.from_file(str(file))
+    except Exception as error:  # noqa: BLE001
+        yield f"tokenizer.json cannot be read: {' '.join(str(error).split())[:200]}"
+    else:
+        if not isinstance(content.get("added_tokens"), list):  # transformers expects it
+            yield "tokenizer.json has no added_tokens: it is no complete tokenizer"
 
 
 def _ids(content: Any) -> Iterator[int]:

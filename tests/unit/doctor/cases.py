@@ -428,6 +428,8 @@ def _loadable() -> Path:
     import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.models.llama import Model, ModelArgs
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
 
     config = {
         "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
@@ -436,8 +438,8 @@ def _loadable() -> Path:
     }  # fmt: skip
     place = Path(tempfile.mkdtemp(prefix="loadable-")) / "model"
     write_model(place, config__json=json.dumps(config).encode())
-    tokens = {"model": {"vocab": {f"t{number}": number for number in range(64)}}}
-    (place / "tokenizer.json").write_text(json.dumps(tokens), encoding="utf-8")
+    vocabulary = {f"t{number}": number for number in range(64)}
+    Tokenizer(WordLevel(vocabulary, unk_token="t0")).save(str(place / "tokenizer.json"))
     mx.save_safetensors(
         str(place / "model.safetensors"), dict(tree_flatten(Model(ModelArgs.from_dict(config)).parameters()))
     )

@@ -58,7 +58,7 @@ def plugins(context: CheckContext) -> Iterator[Finding]:
             commands, _ = edit_settings(context, origin)
             yield found(
                 "PLG006", title, evidence=(str(origin), _why_off(context, name)), subject=name,
-                commands=("ollmlx plugin list", *commands),
+                commands=(*commands, "ollmlx plugin list"),
             )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def needed(context: CheckContext) -> Iterator[Finding]:
             yield found(
                 "PLG006", f"[models.{name!r}] names the backend {model.backend!r}, which is not installed",
                 evidence=(str(origin), _why_off(context, model.backend)), subject=name,
-                commands=("ollmlx plugin list", *(install or edit_settings(context, origin)[0])),
+                commands=(*(install or edit_settings(context, origin)[0]), "ollmlx plugin list"),
             )  # fmt: skip
     for plugin, subfolder, pattern, noun in OFFLINE_STORES:
         if plugin not in context.settings.plugins.disabled:

@@ -55,7 +55,7 @@ def _watched(context: CheckContext, runner: Mapping[str, Any]) -> Sequence[Findi
     evidence = (f"pid {pid}", *vitals.told())
     if state == "starting" and (seconds := _age(runner, context.now())) > _longest_load(runner):
         title = f"the runner of {name} has been loading for {format_duration(round(seconds))}"
-        return [found("RUN004", title, evidence=evidence, commands=(f"ollmlx logs {name}", *stop), subject=name)]
+        return [found("RUN004", title, evidence=evidence, commands=stop, subject=name)]
     if state == "ready" and vitals.core >= BUSY and runner.get("active") == 0:
         title = f"the runner of {name} uses {vitals.core:.0%} of a core although no request is running"
         return [found("RUN004", title, evidence=evidence, commands=stop, subject=name, severity=Severity.WARNING)]

@@ -30,7 +30,8 @@ CONFIG = {
     "rms_norm_eps": 1e-5,
     "vocab_size": ROWS,
 }
-TOKENIZER = {"model": {"vocab": {f"t{number}": number for number in range(ROWS)}}}
+VOCABULARY = {f"t{number}": number for number in range(ROWS)}
+TOKENIZER = {"added_tokens": [], "model": {"type": "WordLevel", "unk_token": "t0", "vocab": VOCABULARY}}
 
 
 @pytest.fixture
