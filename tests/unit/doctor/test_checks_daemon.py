@@ -268,10 +268,10 @@ def test_the_commands_for_a_runner_that_failed_do_not_only_hide_it(tmp_path: Pat
     assert found.safe == ()
 
 
-def using(context: CheckContext, *rows: tuple[str, Any, str], restart: Sequence[str] = ()) -> CheckContext:
+def using(context: CheckContext, *rows: tuple[str, Any, str]) -> CheckContext:
     """Return the context with a daemon that uses these settings: key, value and the kind of the origin."""
     settings = [{"key": key, "value": value, "origin": origin, "source": origin} for key, value, origin in rows]
-    told = {"settings": settings, "files": [str(context.file)], "restart": list(restart)}
+    told = {"settings": settings, "files": [str(context.file)]}
     answers = {"/api/daemon": {"pid": 77}, "/api/daemon/settings": told}
     return replace(
         context, daemon=FakeDaemon({**READY, **{path: DaemonReply(200, one) for path, one in answers.items()}})
@@ -281,12 +281,12 @@ def using(context: CheckContext, *rows: tuple[str, Any, str], restart: Sequence[
 KEEP = '[runners]\nkeep_alive = "10m"'
 SPACE = "[memory]\nshare = 0.5"
 IN_USE: list[tuple[str, dict[str, str], tuple[str, Any, str], tuple[str, ...], str]] = [
-    (KEEP, {}, ("runners.keep_alive", "5m", "default"), ("kill -HUP 77",), "'5m' (default) there, '10m'"),
+    (KEEP, {}, ("runners.keep_alive", "5m", "default"), ("kill -HUP 77",), "5m (default) there, 10m"),
     ("", {}, ("runners.keep_alive", "10m", "file"), ("kill -HUP 77",), "was changed after"),
     (SPACE, {}, ("memory.share", 0.75, "default"), ("kill 77", "ollmlx serve"), "was changed after"),
     ("", {"OLLAMA_CONTEXT_LENGTH": "8192"}, ("runners.context_length", None, "default"), ("kill 77", "ollmlx serve"),
      "without OLLAMA_CONTEXT_LENGTH"),
-    ('[aliases]\na = "b"', {}, ("x.y", 1, "default"), ("kill -HUP 77",), "aliases.a: None (not set) there, 'b'"),
+    ('[aliases]\na = "b"', {}, ("x.y", 1, "default"), ("kill -HUP 77",), "aliases.a: not set there, b"),
     ("", {}, ("models.m.from", "b", "file"), ("kill -HUP 77",), "models.m.from"),
     (KEEP, {}, ("runners.keep_alive", "1h", "ollama"), (), ""),
     ("", {}, ("runners.keep_alive", "1h", "command line"), (), ""),
@@ -307,8 +307,8 @@ def test_settings_that_the_daemon_does_not_use_are_told_unless_it_was_started_wi
 
 
 def test_changes_that_the_daemon_has_read_and_that_wait_for_a_restart_are_told(tmp_path: Path) -> None:
-    context = using(healthy(tmp_path, SPACE), ("memory.share", 0.5, "file"), restart=["[memory] share: 0.75 -> 0.5"])
-    found = expect(context, "NET004", "[memory] share: 0.75 -> 0.5", "kill 77")
+    context = using(healthy(tmp_path, SPACE), ("memory.share", 0.8, "file"), ("runners.keep_alive", "5m", "default"))
+    found = expect(context, "NET004", "memory.share: 0.8 (file) there, 0.5", "kill 77")
     assert found.safe == ()
 
 

@@ -21,17 +21,18 @@ TABLES = re.compile(r"(aliases|models|security\.keys|plugins\.[^.]+)\.")
 """Tables whose keys a person chooses. Of others, a key that only one side has is one of another version."""
 SHELL = ("ollama", "variable")
 STRONGER = (*SHELL, "command line")
-SHOWN = 5
-UNSET: Final[dict[str, Any]] = {"origin": "default", "source": "not set"}
+SHOWN, LONGEST = 5, 60
+UNSET: Final[dict[str, Any]] = {"origin": "default", "source": "default"}
 CHANGED = "the settings file was changed after the daemon had started"
 
 
 @check("in-use", "server", "NET004")
 async def in_use(context: CheckContext) -> list[Finding]:
     """Report settings that the daemon does not use: changed after its start, or variables of this terminal only."""
-    told = await context.ask("/api/daemon/settings") or {}
-    rows, process = told.get("settings"), context.daemon_process(await context.ask("/api/daemon") or {})
-    if context.faults or not isinstance(rows, list) or process is None:
+    process = context.daemon_process(await context.ask("/api/daemon") or {})
+    told = await context.ask("/api/daemon/settings") if process is not None else None
+    rows = (told or {}).get("settings")
+    if context.faults or process is None or told is None or not isinstance(rows, list):
         return []
     theirs: dict[str, Any] = {str(row.get("key")): row for row in rows if isinstance(row, dict)}
     known = effective(context.loaded, partial(is_hidden, context.plugins))
@@ -44,9 +45,8 @@ async def in_use(context: CheckContext) -> list[Finding]:
         if (key in ours and key in theirs) or TABLES.match(key)
         if _is_other(theirs.get(key, UNSET), ours.get(key, UNSET), same_file=same)
     }
-    waiting = [str(change) for change in told.get("restart") or ()]
     why = "" if same else f"the daemon reads {', '.join(read) or 'no file'}, and here {context.file} is read"
-    return [_not_in_use(context, process, different, waiting, why)] if different or waiting else []
+    return [_not_in_use(context, process, different, why)] if different else []
 
 
 def _is_other(theirs: dict[str, Any], ours: dict[str, Any], *, same_file: bool) -> bool:
@@ -59,25 +59,24 @@ def _is_other(theirs: dict[str, Any], ours: dict[str, Any], *, same_file: bool) 
 
 
 def _not_in_use(
-    context: CheckContext, process: Process, different: dict[str, tuple[dict[str, Any], dict[str, Any]]],
-    waiting: Sequence[str], why: str,
-) -> Finding:  # fmt: skip
+    context: CheckContext, process: Process, different: dict[str, tuple[dict[str, Any], dict[str, Any]]], why: str
+) -> Finding:
     from ollmlx.reload import RELOADABLE  # imported when needed: it is slow to import
 
     shell = sorted({ours["source"] for _, ours in different.values() if ours["origin"] in SHELL})
-    lines = [
-        f"{key}: {theirs.get('value')!r} ({theirs['source']}) there, {ours.get('value')!r} ({ours['source']}) here"
-        for key, (theirs, ours) in different.items()
-    ]
+    lines = [f"{key}: {_shown(theirs)} there, {_shown(ours)} here" for key, (theirs, ours) in different.items()]
     why = f"the daemon was started without {some_of(shell)}" if shell else why or CHANGED
     restart: Sequence[str] = restart_daemon(context, {"pid": process.pid})
     if shell and is_service(context, process):
         restart = ("ollmlx service install",)  # it writes the variables of this terminal into the service's file
     now = why == CHANGED and all({(key.partition(".")[0],), tuple(key.split("."))} & RELOADABLE for key in different)
-    reload = (SafeCommand(f"kill -HUP {process.pid}"),) if now and not waiting else ()
-    keys = [*different, *(change.partition(":")[0] for change in waiting)]
+    reload = (SafeCommand(f"kill -HUP {process.pid}"),) if now else ()
     return found(
-        "NET004", f"the running daemon does not use these settings: {some_of(keys)}", subject=keys[0],
-        evidence=(f"daemon: {process}", why, *lines[:SHOWN], *waiting[:SHOWN]),
+        "NET004", f"the running daemon does not use these settings: {some_of(list(different))}",
+        subject=next(iter(different)), evidence=(f"daemon: {process}", why, *lines[:SHOWN]),
         commands=reload or restart, instead=restart if reload else (), severity=Severity.WARNING,
     )  # fmt: skip
+
+
+def _shown(row: dict[str, Any]) -> str:
+    return f"{str(row.get('value'))[:LONGEST]} ({row['source']})" if "value" in row else "not set"
