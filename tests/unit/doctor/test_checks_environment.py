@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from tests.unit.doctor.contexts import context_of, settle
 
 from ollmlx.doctor.checks.environment import names, values
+from ollmlx.doctor.context import CheckContext
 from ollmlx.errors.findings import Finding
+from ollmlx.settings.keys import keys_of, sections, variable
 from ollmlx.settings.load import OLLAMA_VARIABLES
 
 
@@ -34,7 +36,8 @@ WRONG = [
     ({"OLLAMA_MODELS_DIR": "/m"}, "OLLAMA_MODELS"),
     ({"OLLAMA_HOSTS": "127.0.0.1"}, "OLLAMA_HOST"),
     ({"OLLAMAHOST": "127.0.0.1"}, "OLLAMA_HOST"),
-    ({"OLLMA_HOST_": "x"}, None),
+    ({"OLLMA_HOST_": "x"}, "OLLAMA_HOST"),
+    ({"OLD_HOST": "x"}, None),
     ({"OLLAMA_KEEPALIVE": "5m"}, "OLLAMA_KEEP_ALIVE"),
     ({"OLLAMA_NUM_PARALEL": "2"}, "OLLAMA_NUM_PARALLEL"),
     ({"OLLAMA_PARALLEL": "2"}, "OLLAMA_NUM_PARALLEL"),
@@ -113,3 +116,39 @@ RIGHT: list[dict[str, str]] = [
 @pytest.mark.parametrize("environ", RIGHT)
 def test_variables_that_are_right_are_not_mentioned(tmp_path: Path, environ: dict[str, str]) -> None:
     assert found(tmp_path, environ) == []
+
+
+def told_of(context: CheckContext) -> list[Finding]:
+    return list(names.function(context))  # type: ignore[arg-type] # it is no coroutine
+
+
+MISSES: dict[str, Callable[[str], str]] = {
+    "a letter less": lambda name: name[:9] + name[10:],
+    "a letter twice": lambda name: name[:9] + name[9] + name[9:],
+    "letters changed round": lambda name: name[:-2] + name[-1] + name[-2],
+    "one underscore": lambda name: name.replace("__", "_"),
+    "three underscores": lambda name: name.replace("__", "___"),
+    "small letters": str.lower,
+    "hyphens": lambda name: name.replace("_", "-"),
+    "a plural": lambda name: name.removesuffix("S") if name.endswith("S") else f"{name}S",
+    "a misspelt product": lambda name: name.replace("OLLMLX", "OLLMX").replace("OLLAMA", "OLAMA"),
+    "the other product": lambda name: f"{'OLLMLX' if name.startswith('OLLAMA') else 'OLLAMA'}{name[6:]}",
+}
+EVERY = [*(variable((section, key)) for section, model in sections() for key in keys_of(model)), *OLLAMA_VARIABLES]
+OF_OTHERS = ["LLAMA_ARG_HOST", "OLDPWD", "OMP_NUM_THREADS", "OLLAMA_FLASH_ATTENTION", "OPENAI_API_KEY"]
+
+
+@pytest.mark.parametrize("miss", MISSES)
+def test_every_name_that_is_nearly_right_is_told(miss: str) -> None:
+    silent = []
+    for name in EVERY:
+        wrong = MISSES[miss](name)
+        context = CheckContext(environ={wrong: "1"})
+        told = wrong in EVERY or told_of(context) or (wrong.startswith("OLLMLX_") and "__" in wrong)
+        silent += [] if told else [wrong]
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", OF_OTHERS)
+def test_names_of_others_are_left_alone(name: str) -> None:
+    assert told_of(CheckContext(environ={name: "1"})) == []

@@ -36,9 +36,13 @@ MEANT = {
     "OLLAMA_NUM_CTX": "OLLAMA_CONTEXT_LENGTH",
     "OLLAMA_CTX_SIZE": "OLLAMA_CONTEXT_LENGTH",
     "OLLAMA_TMPDIR": "TMPDIR",
+    "OLLMLX_DEBUG": "OLLAMA_DEBUG",
 }
 """Variables that people believe in, and those that have the effect."""
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+FAMILIES = ("OLLAMA", "OLLMLX")
+ALIKE_HEAD = 0.72
+"""The likeness of the first words of two names."""
 ALIKE = 0.84
 """The likeness of a misspelt name and the one that was meant, by difflib's measure."""
 AS_THEY_ARE = ("OLLAMA_API_KEY", "HF_TOKEN", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HTTPS_PROXY", "https_proxy")
@@ -58,14 +62,15 @@ def names(context: CheckContext) -> Iterator[Finding]:
     squeezed = {name.replace("_", ""): name for name in (*settings, *OLLAMA_VARIABLES)}
     known = {*settings, *OLLAMA_VARIABLES, *OTHERS, *OWN}
     for name in sorted(context.environ):
+        told_elsewhere = name.startswith(PREFIX) and "__" in name  # the settings report a key that does not exist
+        if name in known or told_elsewhere or name[:2].upper() != "OL":
+            continue
         upper = re.sub(r"[^A-Z0-9]", "_", name.upper())
-        ours = upper.startswith(PREFIX) and "__" not in upper
-        if not (ours or upper.startswith(("OLLAMA", "OLLLAMA", "OLAMA", "OLLMLX"))) or name in known:
-            continue
-        if upper.startswith(PREFIX) and not ours:  # the settings report it
-            continue
-        likely = upper if upper in known else squeezed.get(upper.replace("_", ""))
-        likely = likely or MEANT.get(upper) or _likely(upper, known)
+        head = upper.partition("_")[0]
+        forms = [upper.replace(head, meant, 1) for meant in get_close_matches(head, FAMILIES, 2, ALIKE_HEAD)]
+        forms = [upper, *forms] if upper.startswith(FAMILIES) else forms
+        exact = (form if form in known else squeezed.get(form.replace("_", "")) or MEANT.get(form) for form in forms)
+        likely = next(filter(None, exact), None) or next(filter(None, (_likely(form, known) for form in forms)), None)
         if likely is None or likely in context.environ:
             continue
         yield found(
