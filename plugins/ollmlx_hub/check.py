@@ -13,13 +13,16 @@ from typing import Any
 
 from ollmlx import Finding, ModelName, OllmlxError, SafeCommand, Severity, format_size
 from ollmlx.errors import StorageError
-from ollmlx.storekit import damaged, free_name, sha256_of
+from ollmlx.storekit import damaged, free_name, read_json, sha256_of
 from ollmlx_hub.client import DEFAULT_ENDPOINT, HubClient, HubSettings
 from ollmlx_hub.index import MlxIndex
 from ollmlx_hub.layout import TOKENIZERS, MlxLayout, nested_models, readable_manifest
 from ollmlx_hub.store import MlxStore
 
 STORE = "mlx"
+INDEX = "model.safetensors.index.json"
+WEIGHTS = re.compile(r"model[^/]*\.safetensors")
+KNOWN_FILE = re.compile(r"config\.json|tokenizer(_config)?\.json|model[^/]*\.safetensors")
 STALE_SECONDS = 600.0
 """A pull whose files did not change for this time is not running."""
 HUB_TIMEOUT = 6.0  # seconds
@@ -79,7 +82,9 @@ def _damage(context: Any, index: MlxIndex, folder: Path) -> Iterator[Finding]:
             error = damaged(f"{folder.name} is no model: models lie in it one level too deep")
             hint = f"in it: {', '.join(path.name for path in nested[:5])}"
         commands, instead = _remedies(context, index.layout, folder)
-        if (other := _instead_of_model(folder)) is not None:
+        if (renamed := _misnamed(folder)) is not None:
+            error, commands, instead = damaged(f"{folder.name} {renamed[0]}"), renamed[1], commands
+        elif (other := _instead_of_model(folder)) is not None:
             error, commands, instead = damaged(f"{folder.name} {other[0]}"), other[1], ()
         elif "newer" in error.message:
             commands, instead = ("pip install --upgrade ollmlx",), commands
@@ -102,6 +107,23 @@ def _is_empty(folder: Path) -> bool:
     with suppress(OSError):
         return next(folder.iterdir(), None) is None
     return False
+
+
+def _misnamed(folder: Path) -> tuple[str, tuple[str, ...]] | None:
+    """Return what a folder has under a wrong name or of another download, and the commands; None if it is not that."""
+    there = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
+    wrong = {name: path for name, path in there.items() if name != name.lower() and KNOWN_FILE.fullmatch(name.lower())}
+    wrong = {name: path for name, path in wrong.items() if name.lower() not in there}
+    if wrong:
+        moves = (_move(path, path.with_name(name.lower())) for name, path in wrong.items())
+        return f"has names with capital letters, and they are written small: {', '.join(wrong)}", tuple(moves)
+    index = there.get(INDEX)
+    shards = set(((read_json(folder, INDEX) or {}).get("weight_map") or {}).values()) if index is not None else set()
+    if index is not None and shards and not shards & set(there) and any(WEIGHTS.fullmatch(name) for name in there):
+        return f"has the index of another download: none of its files is there ({index.name})", (
+            _move(index, _hidden(index)),
+        )
+    return None
 
 
 def _instead_of_model(folder: Path) -> tuple[str, tuple[str, ...]] | None:

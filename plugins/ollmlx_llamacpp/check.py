@@ -42,7 +42,11 @@ class LlamaCppCheck:
         if not self.installed():
             title = "GGUF models are installed and llama.cpp, which runs them, is not"
             return [Finding.of(MISSING, title, evidence=shown, commands=[INSTALL], severity=Severity.WARNING)]
-        done = await context.child([sys.executable, "-P", "-c", "import xllamacpp"], IMPORT_SECONDS)
+        seconds = min(IMPORT_SECONDS, context.left())
+        done = await context.child([sys.executable, "-P", "-c", "import xllamacpp"], seconds)
+        if done.status is None and seconds < IMPORT_SECONDS:
+            late = "skipped: there was no time to try whether llama.cpp can be loaded"
+            return [Finding.of(BROKEN, late, severity=Severity.SKIPPED)]
         if done.status == 0:
             return []
         reason = done.err.strip().splitlines()[-1:] or [f"exit status {done.status}"]

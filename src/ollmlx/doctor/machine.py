@@ -253,7 +253,7 @@ class Processes:
                     user, uid = found.username(), found.uids().real
                 with suppress(psutil.Error):
                     parent = above.name() if (above := found.parent()) else ""
-        except (psutil.Error, OSError):
+        except (psutil.Error, OSError, ValueError, OverflowError):  # a file may tell any number
             return None
         return Process(pid, name, tuple(command), user, uid, status, parent, started)
 
@@ -292,7 +292,7 @@ class Processes:
         """Return the environment of a process; empty if it may not be read."""
         try:
             return psutil.Process(pid).environ()
-        except (psutil.Error, OSError):
+        except (psutil.Error, OSError, ValueError, OverflowError):  # a file may tell any number
             return {}
 
     def connects(self, host: str, port: int, seconds: float = 0.5) -> bool:

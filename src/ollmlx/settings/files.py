@@ -18,6 +18,7 @@ FILE_NAME = "ollmlx.toml"
 STATE_FOLDER = Path("~/.ollmlx")
 """The folder of private files, unless the settings name another."""
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "UTF-8 with a byte order mark", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+LARGEST = 1 << 20
 _HEADER = re.compile(r"\s*\[{1,2}.*")
 _POSITION = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")
 
@@ -78,6 +79,8 @@ def private_file(state: Path, name: str) -> Path:
 
 def parse_toml(data: bytes) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     """Parse a settings file; return its tables and the line of each table and key. Raises NotToml."""
+    if len(data) > LARGEST:
+        raise NotToml(f"the file has {len(data)} bytes, and a settings file {LARGEST} at most", 1, 1)
     for mark, name in BYTE_ORDER_MARKS.items():
         if data.startswith(mark):
             raise NotToml(f"the file is saved as {name}; save it as plain UTF-8", 1, 1)

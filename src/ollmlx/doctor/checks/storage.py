@@ -97,10 +97,12 @@ def _is_model(path: Path) -> bool:
 
 
 def _missing(models: Path) -> Finding:
-    if os.path.islink(models):
-        target = models.parent / models.readlink()
+    link = next((one for one in (models, *models.parents) if os.path.islink(one) and not os.path.exists(one)), None)
+    if link is not None:
+        target = link.parent / link.readlink()
+        what = f"the models folder {models}" if link == models else f"{link}, above the models folder,"
         return found(
-            "STO002", f"the models folder {models} is a link to {target}, which does not exist",
+            "STO002", f"{what} is a link to {target}, which does not exist",
             evidence=("perhaps a disk is not mounted: mount it first",), commands=(f"mkdir -p {quoted(target)}",),
             instead=other_folder("OLLAMA_MODELS", "models"),
         )  # fmt: skip
