@@ -55,7 +55,7 @@ class MlxSettings(BaseModel):
 
     blas: str = Field(
         "auto",
-        description="Linux CPU: library for matrix products. auto: MKL or OpenBLAS, tried out first; off; or a path.",
+        description="Linux CPU: library for matrix products. auto: OpenBLAS or MKL, tried out first; off; or a path.",
     )
     threads: Annotated[int, Field(ge=0)] = Field(
         0,
@@ -169,7 +169,7 @@ class MlxBackend:
 
     def blas(self) -> BlasChoice:
         """Return the library for a child's matrix products. The first call may take a second: use a thread."""
-        if self._chosen is None:
+        if self._chosen is None or self._chosen.gone:
             self._chosen = self.chooser.choose(self.settings.blas, self.settings.threads)
         return self._chosen
 
@@ -269,14 +269,18 @@ def make_backend(settings: Any, kind: type[B]) -> B:
 
 
 def find_blas(machine: MlxMachine, memory: Path | None) -> BlasChooser:
-    """Return what chooses a BLAS here: `linux_cpu` where it is installed. `memory`: the file of probe results."""
+    """Return what chooses a BLAS here: `linux_cpu` where it is installed.
+
+    `memory`: the file of probe results. Its folder has the copy of OpenBLAS that children load.
+    """
     if find_spec("ollmlx_mlx.linux_cpu") is None:
         return BlasChooser()
     from ollmlx_mlx.linux_cpu.blas import TunedBlas
     from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory
+    from ollmlx_mlx.linux_cpu.openblas import PlainCopies
 
     probe = ChildProbe(machine, ProbeMemory(memory))
-    return TunedBlas(machine, probe.problem, probe.seconds)
+    return TunedBlas(machine, probe.problem, probe.seconds, PlainCopies(memory and memory.parent))
 
 
 def install_command(machine: MlxMachine) -> str:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,6 +20,7 @@ import psutil
 Device = Literal["metal", "cuda", "cpu"]
 
 PACKAGES: Final = ("mlx", "mlx-cpu", "mlx-metal", "mlx-cuda-12", "mlx-cuda-13", "mlx-lm", "mkl")
+_NAMES: Final = ("model name", "Model", "CPU part")
 _NVIDIA: Final = ("dev/nvidiactl", "proc/driver/nvidia/version", "dev/dxg")
 
 
@@ -28,7 +30,8 @@ class MlxMachine:
 
     `system`: sys.platform; `architecture`: as `uname -m`; `cpu`: its model name; `cores`: physical cores this process
     may use; `packages`: installed distributions of PACKAGES with their versions; `folders`: where Python packages put
-    native libraries; `library_path`: LD_LIBRARY_PATH as it is; `root`: the root of the file system.
+    native libraries; `library_path`: LD_LIBRARY_PATH as it is; `root`: the root of the file system; `avx512`: the
+    processor has these instructions.
     """
 
     system: str
@@ -39,17 +42,19 @@ class MlxMachine:
     folders: tuple[Path, ...] = ()
     library_path: str = ""
     root: Path = Path("/")
+    avx512: bool = False
 
     @classmethod
     def here(cls) -> MlxMachine:
         return cls(
             system=sys.platform,
             architecture=platform.machine(),
-            cpu=_cpu_name(Path("/proc/cpuinfo")) or platform.processor() or platform.machine(),
+            cpu=_about_cpu(*_NAMES) or platform.processor() or platform.machine(),
             cores=_cores(),
             packages=_installed(PACKAGES),
             folders=_library_folders(),
             library_path=os.environ.get("LD_LIBRARY_PATH", ""),
+            avx512="avx512f" in _about_cpu("flags").split(),
         )
 
     @property
@@ -74,7 +79,7 @@ class BlasChoice:
     `name`: for people; `env`: variables for the child; `speed_up`: how many times as fast as the reference BLAS it is,
     None when not measured, as only the doctor does; `warning`: set when it is slower than it need be; `command`: what
     would make it faster; `rejected`: libraries that failed, with the reason; `streams`: CPU streams that the child
-    computes on, two where the library uses one core and there are more.
+    computes on, two where the library uses one core and there are more; `library`: its file.
     """
 
     name: str
@@ -84,6 +89,12 @@ class BlasChoice:
     command: str = ""
     rejected: tuple[tuple[str, str], ...] = ()
     streams: int = 1
+    library: Path | None = None
+
+    @property
+    def gone(self) -> bool:
+        """Return whether the library was removed since, as when packages are upgraded beside a running daemon."""
+        return self.library is not None and not self.library.is_file()
 
 
 class BlasChooser:
@@ -112,9 +123,14 @@ def _installed(names: Iterable[str]) -> dict[str, str]:
 
 
 def _library_folders() -> tuple[Path, ...]:
-    """Return the folders of the package `mkl`: `lib` of the environment, the base interpreter and the user."""
+    """Return the folders with a BLAS: of the package `scipy-openblas32`, and of `mkl`.
+
+    The latter is `lib` of the environment, the base interpreter or the user.
+    """
+    spec = find_spec("scipy_openblas32")
+    openblas = [Path(folder) / "lib" for folder in (spec and spec.submodule_search_locations) or ()]
     prefixes = [Path(sys.prefix), Path(sys.base_prefix), Path("~/.local").expanduser()]
-    return tuple(dict.fromkeys(prefix / "lib" for prefix in prefixes))
+    return tuple(dict.fromkeys([*openblas, *(prefix / "lib" for prefix in prefixes)]))
 
 
 def _cores() -> int:
@@ -123,12 +139,13 @@ def _cores() -> int:
     return max(1, min(physical, usable))
 
 
-def _cpu_name(file: Path) -> str:
+def _about_cpu(*keys: str, file: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the first value of one of these keys that Linux tells about the processor, else nothing."""
     try:
         with file.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 key, _, value = line.partition(":")
-                if key.strip() in ("model name", "Model", "CPU part"):
+                if key.strip() in keys:
                     return value.strip()
     except OSError:
         return ""

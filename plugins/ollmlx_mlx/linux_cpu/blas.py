@@ -3,6 +3,10 @@
 The stock `mlx-cpu` wheel links the reference BLAS, which is 10 to 50 times slower than a tuned one. BLAS symbols can be
 interposed, so the choice is made in the child's environment. A library is only used after a child process has computed
 with it: one that is built for another CPU ends its process with an illegal instruction.
+
+OpenBLAS comes with `ollmlx[cpu]` (`openblas.py`). Where a person has installed MKL, it comes second on AMD processors
+with AVX-512, which it does not use there: OpenBLAS is 2.5 times as fast with many rows of input. Elsewhere it comes
+first: OpenBLAS has no kernels for one row in AVX2, and takes 1.4 times as long for a token.
 """
 
 from __future__ import annotations
@@ -13,9 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from ollmlx_mlx.daemon.machine import BlasChoice, BlasChooser, MlxMachine
+from ollmlx_mlx.linux_cpu.openblas import PACKAGED, PlainCopies
 
-MKL_COMMAND: Final = "pip install 'ollmlx[cpu]'"
-OPENBLAS_COMMAND: Final = "sudo apt-get install libopenblas0-pthread"
+COMMAND: Final = "pip install 'ollmlx[cpu]'"
 REFERENCE: Final = "reference BLAS"
 FAST: Final = 2.0
 """Times as fast as the reference, from which a library counts as fast. Tuned ones are 10 to 50 times as fast."""
@@ -34,11 +38,15 @@ _OPENBLAS: Final = (
 
 @dataclass(frozen=True)
 class BlasCandidate:
-    """A BLAS library: `kind` is `mkl`, `openblas` or `custom`; `env` makes a child use it."""
+    """A BLAS library: `kind` is `mkl`, `openblas` or `custom`; `env` makes a child use it.
+
+    `packaged`: the library of which `path` is to be a copy.
+    """
 
     kind: str
     path: Path
     env: dict[str, str] = field(default_factory=dict)
+    packaged: Path | None = None
 
 
 Probe = Callable[[BlasCandidate], str]
@@ -48,14 +56,21 @@ Measure = Callable[[Mapping[str, str]], float | None]
 """Returns the seconds that a product takes in a child process with these variables. None: it does not compute."""
 
 
-def candidates(machine: MlxMachine, wish: str, threads: int) -> Iterator[BlasCandidate]:
+def candidates(machine: MlxMachine, wish: str, threads: int, copies: PlainCopies) -> Iterator[BlasCandidate]:
     """Yield the libraries to probe, best first. `wish` is the setting: `auto`, `off` or a path."""
     if not _needed(machine) or wish == "off":
         return
-    paths = (*_mkl(machine), *_openblas(machine)) if wish == "auto" else (Path(wish).expanduser().absolute(),)
+    if wish == "auto":
+        paths = [*_packaged(machine), *_mkl(machine), *_openblas(machine)]
+        if not (machine.avx512 and "AMD" in machine.cpu):
+            paths.sort(key=lambda path: "mkl" not in path.name)
+    else:
+        paths = [Path(wish).expanduser().absolute()]
     for path in paths:
         kind = next((kind for kind in ("mkl", "openblas") if kind in path.name), "custom")
-        yield BlasCandidate(kind, path, _environment(kind, path, machine, threads))
+        used = copies.path(path) if path.name == PACKAGED else path
+        env = _environment(kind, used, machine, threads)
+        yield BlasCandidate(kind, used, env, path if used != path else None)
 
 
 class TunedBlas(BlasChooser):
@@ -64,30 +79,32 @@ class TunedBlas(BlasChooser):
     No time decides about it: on a machine that is busy, or reads the library from a slow disk, any library looks slow.
     """
 
-    def __init__(self, machine: MlxMachine, probe: Probe, measure: Measure) -> None:
+    def __init__(self, machine: MlxMachine, probe: Probe, measure: Measure, copies: PlainCopies) -> None:
         self._machine = machine
         self._probe = probe
         self._measure = measure
+        self._copies = copies
 
     def choose(self, wish: str, threads: int) -> BlasChoice:
         machine = self._machine
         if not _needed(machine):
             return BlasChoice(name=f"not needed on {machine.device}")
         rejected: list[tuple[str, str]] = []
-        for candidate in candidates(machine, wish, threads):
-            problem = _unusable(candidate) or self._probe(candidate)
+        for candidate in candidates(machine, wish, threads, self._copies):
+            problem = self._problem(candidate)
             if not problem:
                 return BlasChoice(
                     {"mkl": "MKL", "openblas": "OpenBLAS"}.get(candidate.kind, candidate.path.name),
                     candidate.env,
                     rejected=tuple(rejected),
                     streams=_streams(candidate.env, machine, threads),
+                    library=candidate.path,
                 )
-            rejected.append((str(candidate.path), problem))
+            rejected.append((str(candidate.packaged or candidate.path), problem))
         return BlasChoice(
             REFERENCE,
             warning=_warning(wish, rejected),
-            command="" if wish == "off" else _best_command(machine),
+            command="" if wish == "off" else COMMAND,
             rejected=tuple(rejected),
             streams=min(2, threads or machine.cores),
         )
@@ -110,7 +127,16 @@ class TunedBlas(BlasChooser):
         """Return what a person can do for a faster library than this one."""
         if wish != "auto" and self.choose("auto", threads).name not in (REFERENCE, choice.name):
             return f'remove blas = "{wish}" from [plugins.mlx]'
-        return _best_command(self._machine)
+        return COMMAND
+
+    def _problem(self, candidate: BlasCandidate) -> str:
+        """Return why a library is unusable, else nothing. A copy that is, is made anew the next time."""
+        if candidate.packaged is not None and (problem := self._copies.make(candidate.packaged)):
+            return problem
+        problem = _unusable(candidate) or self._probe(candidate)
+        if problem and candidate.packaged is not None:
+            candidate.path.unlink(missing_ok=True)
+        return problem
 
 
 def _needed(machine: MlxMachine) -> bool:
@@ -126,10 +152,6 @@ def _unusable(candidate: BlasCandidate) -> str:
     return ""
 
 
-def _best_command(machine: MlxMachine) -> str:
-    return MKL_COMMAND if machine.architecture in _X86 else OPENBLAS_COMMAND
-
-
 def _warning(wish: str, rejected: list[tuple[str, str]]) -> str:
     if wish == "off":
         return "MLX computes with its reference BLAS, because [plugins.mlx] blas is off"
@@ -137,6 +159,10 @@ def _warning(wish: str, rejected: list[tuple[str, str]]) -> str:
         path, problem = rejected[0]
         return f"MLX computes with its slow reference BLAS: {Path(path).name} is unusable ({problem})"
     return "MLX computes with its slow reference BLAS: no fast one is installed"
+
+
+def _packaged(machine: MlxMachine) -> Iterator[Path]:
+    yield from (folder / PACKAGED for folder in machine.folders if (folder / PACKAGED).is_file())
 
 
 def _mkl(machine: MlxMachine) -> Iterator[Path]:

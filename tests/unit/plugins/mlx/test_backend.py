@@ -24,6 +24,7 @@ from ollmlx_mlx.daemon.known_models import KnownModels, installed_mlx_lm
 from ollmlx_mlx.daemon.machine import MlxMachine
 from ollmlx_mlx.folder import remote_code
 from ollmlx_mlx.linux_cpu.blas import TunedBlas
+from ollmlx_mlx.linux_cpu.openblas import PlainCopies
 
 CPU = MlxMachine("linux", "x86_64", "Some CPU", 2, {"mlx": "1", "mlx-cpu": "1"}, root=Path("/nowhere"))
 METAL = MlxMachine("darwin", "arm64", "Apple", 8, {"mlx": "1", "mlx-metal": "1"})
@@ -49,7 +50,7 @@ def backend(machine: MlxMachine = CPU, *, trusted: bool = False) -> MlxBackend:
     return MlxBackend(
         MlxSettings(),
         machine,
-        TunedBlas(machine, lambda candidate: "", lambda env: 0.4),
+        TunedBlas(machine, lambda candidate: "", lambda env: 0.4, PlainCopies(None)),
         budget=lambda: 8 << 30,
         trusted=lambda model: trusted,
         mlx_lm=installed_mlx_lm(),

@@ -10,8 +10,7 @@ import pytest
 
 from ollmlx_mlx.daemon.machine import BlasChoice, MlxMachine
 from ollmlx_mlx.linux_cpu.blas import (
-    MKL_COMMAND,
-    OPENBLAS_COMMAND,
+    COMMAND,
     REFERENCE,
     BlasCandidate,
     Measure,
@@ -20,6 +19,7 @@ from ollmlx_mlx.linux_cpu.blas import (
     candidates,
 )
 from ollmlx_mlx.linux_cpu.blas_probe import ChildProbe, ProbeMemory, ProbeResult, identity, read_result
+from ollmlx_mlx.linux_cpu.openblas import PACKAGED, PlainCopies
 
 LINUX = MlxMachine("linux", "x86_64", "Some CPU", 4, {"mlx": "0.32", "mlx-cpu": "0.32"})
 FAST = ProbeResult(0.01)
@@ -58,12 +58,24 @@ WORKING = problems()
 
 
 def choose(machine: MlxMachine, probe: Probe = WORKING, *, wish: str = "auto", threads: int = 0) -> BlasChoice:
-    return TunedBlas(machine, probe, untimed).choose(wish, threads)
+    return TunedBlas(machine, probe, untimed, PlainCopies(None)).choose(wish, threads)
 
 
-def test_mkl_comes_before_openblas_and_its_newest_version_first(machine: MlxMachine) -> None:
-    found = [candidate.path.name for candidate in candidates(machine, "auto", 0)]
-    assert found == ["libmkl_rt.so.3", "libmkl_rt.so.2", "libopenblas.so.0"]
+def found(machine: MlxMachine, wish: str = "auto") -> list[BlasCandidate]:
+    return list(candidates(machine, wish, 0, PlainCopies(None)))
+
+
+@pytest.mark.parametrize(
+    ("cpu", "avx512", "first"), [("AMD EPYC", True, "own"), ("AMD EPYC", False, "mkl"), ("Intel Xeon", True, "mkl")]
+)
+def test_the_openblas_of_the_package_comes_first_where_mkl_is_slower(
+    cpu: str, avx512: bool, first: str, machine: MlxMachine
+) -> None:
+    own = touch(machine.folders[0] / PACKAGED)
+    libraries = found(replace(machine, cpu=cpu, avx512=avx512))
+    names = ["own" if candidate.packaged == own else candidate.path.name for candidate in libraries]
+    mkl = ["libmkl_rt.so.3", "libmkl_rt.so.2"]
+    assert names == (["own", *mkl, "libopenblas.so.0"] if first == "own" else [*mkl, "own", "libopenblas.so.0"])
 
 
 def test_the_choice_is_an_environment_that_survives_spaces_in_paths(machine: MlxMachine, tmp_path: Path) -> None:
@@ -111,13 +123,14 @@ def test_with_nothing_usable_the_warning_has_the_reason_and_a_command(machine: M
     assert "libmkl_rt.so.3 is unusable (an illegal instruction)" in choice.warning
     bare = choose(replace(LINUX, root=machine.root / "nowhere"))
     assert "no fast one is installed" in bare.warning
-    assert bare.command == MKL_COMMAND
+    assert bare.command == COMMAND
 
 
-def test_on_arm_the_system_openblas_is_used_and_advised(machine: MlxMachine) -> None:
+def test_on_arm_the_openblas_of_the_package_or_the_system_is_used(machine: MlxMachine) -> None:
     arm = replace(machine, architecture="aarch64")
     assert choose(arm).name == "OpenBLAS"
-    assert choose(replace(arm, root=machine.root / "nowhere")).command == OPENBLAS_COMMAND
+    touch(machine.folders[0] / PACKAGED)
+    assert [bool(candidate.packaged) for candidate in found(arm)] == [True, False]
 
 
 def test_off_uses_the_reference_on_several_streams_with_a_warning(machine: MlxMachine) -> None:
@@ -258,7 +271,8 @@ def test_the_real_probe_computes_with_the_library_that_is_installed_here() -> No
         pytest.skip("MLX computes on a GPU here")
     probe = ChildProbe(machine, ProbeMemory(None))
     assert probe.seconds({}) is not None
-    assert [probe.problem(found) for found in candidates(machine, "auto", 0)][:1] in ([], [""])
+    choice = TunedBlas(machine, probe.problem, probe.seconds, PlainCopies(None)).choose("auto", 0)
+    assert (choice.name, choice.rejected) == ("OpenBLAS", ())
 
 
 @pytest.mark.mlx
@@ -267,15 +281,19 @@ def test_a_real_probe_rejects_what_cannot_be_loaded_or_started(tmp_path: Path) -
         pytest.skip("LD_PRELOAD is Linux")
     library = tmp_path / "libbroken.so"
     library.write_bytes(b"not a library")
-    (candidate,) = candidates(LINUX, str(library), 1)
+    (candidate,) = found(LINUX, str(library))
     assert ChildProbe(LINUX, ProbeMemory(None)).problem(candidate) == "the dynamic linker cannot load it"
+    prefixed = tmp_path / "libprefixed.so"
+    prefixed.symlink_to(next(folder / PACKAGED for folder in MlxMachine.here().folders if (folder / PACKAGED).exists()))
+    (useless,) = found(LINUX, str(prefixed))
+    assert "undefined symbol: cblas_sgemm" in ChildProbe(LINUX, ProbeMemory(None)).problem(useless)
     absent = ChildProbe(LINUX, ProbeMemory(None), python=str(tmp_path / "no"))
     assert "cannot be started" in absent.problem(candidate)
     assert absent.seconds({}) is None
 
 
 def advise(machine: MlxMachine, measure: Measure, wish: str = "auto") -> BlasChoice:
-    return TunedBlas(machine, problems(), measure).advise(wish, 0)
+    return TunedBlas(machine, problems(), measure, PlainCopies(None)).advise(wish, 0)
 
 
 def test_the_doctors_advice_names_the_library_its_speed_and_a_command(machine: MlxMachine) -> None:
@@ -283,13 +301,13 @@ def test_the_doctors_advice_names_the_library_its_speed_and_a_command(machine: M
     assert (good.name, good.warning, good.command) == ("MKL", "", "")
     assert good.speed_up == pytest.approx(40)
     bare = advise(replace(LINUX, root=machine.root / "nowhere"), times())
-    assert (bare.name, bare.speed_up, bare.command) == (REFERENCE, 1.0, MKL_COMMAND)
+    assert (bare.name, bare.speed_up, bare.command) == (REFERENCE, 1.0, COMMAND)
     assert advise(machine, times(), "off").command == 'remove blas = "off" from [plugins.mlx]'
 
 
 def test_the_doctor_measures_whether_the_library_that_is_used_is_fast(machine: MlxMachine, tmp_path: Path) -> None:
     slow = advise(machine, times(tuned=0.3))
-    assert (slow.name, slow.command) == ("MKL", MKL_COMMAND)
+    assert (slow.name, slow.command) == ("MKL", COMMAND)
     assert "hardly faster" in slow.warning
     own = str(touch(tmp_path / "own" / "libslow.so"))
     assert advise(machine, times(tuned=0.3), own).command == f'remove blas = "{own}" from [plugins.mlx]'

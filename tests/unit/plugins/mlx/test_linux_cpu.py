@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import mlx.core as mx
 import pytest
@@ -37,6 +38,7 @@ from ollmlx_mlx.linux_cpu.layers import (
     divided,
     divided_feed_forward,
     product,
+    tile_of,
 )
 from ollmlx_mlx.linux_cpu.layers import attention as divided_attention
 from ollmlx_mlx.linux_cpu.memory import trim_heap
@@ -55,15 +57,36 @@ def close(one: mx.array, other: mx.array) -> bool:
     outputs=some.sampled_from([1, 2, 3, 511, 1023, 1700, 3072, 3073, 5000]),
 )
 @pytest.mark.parametrize("compute", [product, divided])
+@pytest.mark.parametrize("small", [False, True])
 @pytest.mark.usefixtures("two_streams")
 def test_tiles_and_halves_give_the_product_that_the_whole_gives(
-    compute: Any, shape: Sequence[int], features: int, outputs: int
+    compute: Any, small: bool, shape: Sequence[int], features: int, outputs: int
 ) -> None:
     inputs = mx.random.normal((*shape, features))
     weight = mx.random.normal((outputs, features))
-    found = compute(inputs, weight)
+    with patch.object(layers, "has_small_products", lambda: small):
+        found = compute(inputs, weight)
     assert found.shape == (*shape, outputs)
     assert close(found, inputs @ weight.T)
+
+
+@pytest.mark.parametrize(
+    ("rows", "outputs", "features", "small", "other"),
+    [
+        (1, 49152, 576, 1200, 49152),
+        (1, 576, 576, 1200, 576),
+        (1, 1536, 8960, 96, 1536),
+        (6, 49152, 576, 192, 512),
+        (7, 49152, 576, 512, 512),
+        (6, 4096, 65536, 4096, 512),
+    ],
+)
+def test_a_tile_is_as_large_as_the_blas_reads_it_straight_through(
+    rows: int, outputs: int, features: int, small: int, other: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for reads_small, expected in [(True, small), (False, other)]:
+        monkeypatch.setattr(layers, "has_small_products", lambda found=reads_small: found)
+        assert tile_of(rows, outputs, features) == expected
 
 
 WEIGHTS = 512 * 512

