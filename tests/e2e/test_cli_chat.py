@@ -82,7 +82,8 @@ class Terminal:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with a model that repeats its prompt, and one whose answer does not end while a test runs."""
     fakes: dict[str, dict[str, Any]] = {"parrot": {}, "talker": {"say": "word " * 100_000, "rate": 50}}
-    with Daemon(tmp_path_factory.mktemp("chat"), fakes=fakes) as started:
+    settings = {"plugins": {"fake": {"capabilities": ["completion", "vision"]}}}
+    with Daemon(tmp_path_factory.mktemp("chat"), fakes=fakes, settings=settings) as started:
         yield started
 
 
@@ -151,6 +152,23 @@ def test_the_menu_leads_to_a_chat_in_which_ctrl_g_opens_the_editor(server: Daemo
         terminal.close()
 
 
+def test_the_turns_of_a_model_are_shown_and_the_path_of_a_picture_is_one(server: Daemon, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "my cat.png")
+    modelfile = "FROM parrot\nMESSAGE user Who is there?\nMESSAGE assistant A parrot.\n"
+    assert server.cli("create", "greeter", "-f", "-", input=modelfile).returncode == 0
+    terminal = started(server, "run", "greeter")
+    try:
+        terminal.until(r">>> Who is there\?\nA parrot\.\n[\s\S]*>>> ")
+        terminal.line(f"Look at '{tmp_path}/my cat.png' now.")
+        terminal.until(r"added image .*my cat\.png[\s\S]*Look at\s+now\. sees [0-9a-f]{8}[\s\S]*>>> ")
+        terminal.keys("\x04")
+        assert terminal.code() == 0
+    finally:
+        terminal.close()
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_program(chat: tuple[Terminal, Daemon]) -> None:
     terminal, server = chat
     load_talker(terminal)
@@ -160,7 +178,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(chat: tuple[Terminal, Daemo
     terminal.until(">>> ")
     terminal.keys("\x03")
     terminal.until(r"Use Ctrl \+ d or /bye to exit[\s\S]*>>> ")
-    wait_until(lambda: _active(server) == {"parrot:latest": 0, "talker:latest": 0})
+    wait_until(lambda: not any(_active(server).values()))
     terminal.keys("\x04")
     assert terminal.code() == 0
 
