@@ -7,11 +7,14 @@ LM Studio: `ORG/NAME/`. llama.cpp, before it used the cache of Hugging Face: `OR
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ollmlx import ModelName, OllmlxError
@@ -150,7 +153,7 @@ def candidates(folder: Path, org: str, name: str, *, bounds: Path, origin: str, 
     """
     if (folder / "config.json").is_file() and (model := _named(org, name)) is not None:
         yield Candidate(model, folder, bounds, origin, removal)
-    files = sorted(path for depth in ("*", "*/*") for path in folder.glob(f"{depth}.gguf"))
+    files = sorted(_ggufs(folder))
     projector = next((path for path in files if is_projector(path)), None)
     for path in files:
         if is_projector(path) or _LATER_PART.search(path.stem):
@@ -161,11 +164,22 @@ def candidates(folder: Path, org: str, name: str, *, bounds: Path, origin: str, 
             yield Candidate(model, path, bounds, origin, removal, projector)
 
 
+def _ggufs(folder: Path, *, depth: int = 1) -> Iterator[Path]:
+    """Yield the GGUF files in a folder and in its folders; none of one that cannot be read."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".gguf"):
+                yield Path(entry.path)
+            elif depth and entry.is_dir():
+                yield from _ggufs(Path(entry.path), depth=depth - 1)
+
+
 def is_projector(path: Path) -> bool:
     """Return True for the image encoder that lies beside a model's weights."""
     return "mmproj" in path.name.lower()
 
 
+@lru_cache(maxsize=1 << 15)
 def _named(org: str, name: str, tag: str = "") -> ModelName | None:
     """Return the name of a model, or None if the parts make none."""
     try:
@@ -189,6 +203,8 @@ def _snapshot(repository: Path) -> Path | None:
 def _listed(folder: Path) -> list[Path]:
     """Return the folders in a folder; none if it cannot be read."""
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
+        with os.scandir(folder) as entries:
+            found = [Path(each.path) for each in entries if not each.name.startswith(".") and each.is_dir()]
     except OSError:
         return []
+    return sorted(found, key=str)

@@ -18,6 +18,7 @@ from ollmlx.storekit import (
     damaged,
     describe_folder,
     describe_gguf,
+    folder_state,
     gguf_parts,
     list_files,
     read_json,
@@ -39,8 +40,11 @@ class LocalIndex(ModelIndex[Candidate, None]):
         """Return None: other programs' folders have no manifest of ours."""
 
     def read_state(self, key: Candidate, manifest: None) -> Hashable:
-        """Return path, size and time of every file. Raises StorageError, also for links that lead elsewhere."""
-        return tuple(_files(key))
+        """Return inode, size and time of every file. Where links lead is checked when the model is read."""
+        if key.path.is_dir():
+            return folder_state(key.path)
+        found = [path.stat() for path in (*gguf_parts(key.path), *([key.projector] if key.projector else []))]
+        return tuple((each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in found)
 
     def read_model(self, key: Candidate, manifest: None) -> InstalledModel:
         """Read a model. Raises StorageError if it is not complete, Unsupported if it is a model of another kind."""

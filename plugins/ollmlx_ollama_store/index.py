@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import stat
 from collections.abc import Hashable
 from datetime import UTC, datetime
+from pathlib import Path
 
 from ollmlx import ModelName, OllmlxError
 from ollmlx.storekit import ModelIndex, damaged, storage_error
@@ -47,14 +49,24 @@ class OllamaIndex(ModelIndex[ManifestEntry, OllamaManifest]):
         return self.layout.manifest(key.path)[0]
 
     def read_state(self, key: ManifestEntry, manifest: OllamaManifest | None) -> Hashable:
-        """Return size and time of the manifest and of each blob. Raises StorageError if one is missing.
+        """Return inode, size and time of the manifest and of each blob. Raises StorageError if one is missing.
 
         While there is no folder for MLX, the state of a model that needs one equals no other.
         """
         blobs = manifest.blobs() if manifest is not None else ()
-        found = [self.layout.status(path) for path in (key.path, *(self.layout.blob(each.digest) for each in blobs))]
+        found = [self._state(path) for path in (key.path, *(self.layout.blob(each.digest) for each in blobs))]
         lacks = manifest is not None and manifest.of("tensor") and not self.folders.path(manifest).is_dir()
-        return (object() if lacks else None, *((status.st_size, status.st_mtime_ns) for status in found))
+        return (object() if lacks else None, *found)
+
+    def _state(self, path: Path) -> tuple[int, ...]:
+        """Return what tells a file from another. Where a link leads is checked, which is slow, only if it is one."""
+        try:
+            found = path.lstat()
+        except OSError:
+            found = self.layout.status(path)  # raises the error with its explanation
+        if stat.S_ISLNK(found.st_mode):
+            found = self.layout.status(path)
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     def read_model(self, key: ManifestEntry, manifest: OllamaManifest | None) -> InstalledModel:
         assert manifest is not None

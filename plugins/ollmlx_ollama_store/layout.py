@@ -16,6 +16,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -167,11 +168,16 @@ class OllamaLayout:
                 folder = folder.parent
 
     def _entry(self, path: Path) -> ManifestEntry | None:
-        host, namespace, model, tag = path.relative_to(self.manifests).parts
-        try:
-            return ManifestEntry(ModelName.parse(f"{host}/{namespace}/{model}:{tag}"), path)
-        except OllmlxError:
-            return None
+        name = _named("{}/{}/{}:{}".format(*path.parts[-4:]))
+        return ManifestEntry(name, path) if name is not None else None
+
+
+@lru_cache(maxsize=1 << 15)
+def _named(text: str) -> ModelName | None:
+    try:
+        return ModelName.parse(text)
+    except OllmlxError:
+        return None
 
 
 def _precedence(path: Path) -> tuple[int, Path]:

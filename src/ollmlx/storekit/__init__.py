@@ -20,6 +20,7 @@ from ollmlx.storekit.files import MAX_CONFIG as MAX_CONFIG
 from ollmlx.storekit.files import FoundFile as FoundFile
 from ollmlx.storekit.files import check_space as check_space
 from ollmlx.storekit.files import damaged as damaged
+from ollmlx.storekit.files import folder_state as folder_state
 from ollmlx.storekit.files import foreign_file as foreign_file
 from ollmlx.storekit.files import free_name as free_name
 from ollmlx.storekit.files import link_or_copy as link_or_copy

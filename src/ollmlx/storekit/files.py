@@ -159,6 +159,24 @@ def list_files(folder: Path, bounds: Path, omit: str = "") -> list[FoundFile]:
     return found
 
 
+def folder_state(folder: Path) -> tuple[tuple[str, int, int, int, int], ...]:
+    """Return what changes when a file of a folder, or of those in it, does. Where links lead is not checked: cheap.
+
+    Raises OSError for a broken link.
+    """
+    found: list[tuple[str, int, int, int, int]] = []
+    pending = [str(folder)]
+    while pending and len(found) <= MAX_FILES:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    status = entry.stat()
+                    found.append((entry.path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+    return tuple(sorted(found))
+
+
 def _walk(folder: Path, prefix: str, top: str, bounds: Path, omit: str) -> Iterator[FoundFile]:
     with os.scandir(folder) as entries:
         for entry in entries:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -215,6 +217,29 @@ async def test_a_cache_that_changes_is_read_again(home: Home) -> None:
     assert (await resolved(store, "org/a")).digest != first.digest
     (snapshot / "model.safetensors").unlink()
     assert await store.list() == []
+
+
+async def test_a_cache_may_change_while_it_is_read(home: Home) -> None:
+    home.cache("org/stays", tiny_files())
+    coming = home.root / ".cache/huggingface/hub/models--org--comes"
+    store, over = home.store(), threading.Event()
+
+    def change() -> None:
+        while not over.is_set():
+            home.cache("org/comes", tiny_files())
+            for file in (*coming.glob("snapshots/*/*"), *coming.glob("blobs/*")):
+                file.unlink()
+            shutil.rmtree(coming)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        for _ in range(30):
+            assert {"org/stays"} <= {*await names(store)} <= {"org/stays", "org/comes"}
+    finally:
+        over.set()
+        changing.join()
+    assert await names(store) == ["org/stays"]
 
 
 async def test_ten_thousand_folders_are_listed_and_a_read_model_is_not_read_again(home: Home) -> None:
