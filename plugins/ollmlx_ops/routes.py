@@ -143,7 +143,7 @@ def _add_activity(made: Blueprint, service: Service) -> None:
     @describe("The requests that use a model now; for the same clients.", answer=record({"requests": listing(OBJECT)}))
     async def requests() -> Response:
         _only_for_operators(service.settings)
-        served = [one for one in activity.running() if one.model and not one.act]
+        served = [one for one in activity.running() if one.counted and one.model and not one.act]
         shown = [in_flight(one) for one in served if permits(ModelName.parse(one.model))]
         return json_answer({"requests": shown})
 
