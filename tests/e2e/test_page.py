@@ -81,9 +81,13 @@ def browser() -> Iterator[Any]:
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
         pytest.skip(f"no browser: none of {', '.join(PROGRAMS)} is installed")
-    rules = f"--host-resolver-rules=MAP {FOREIGN} 127.0.0.1"
+    options = [
+        "--no-sandbox",
+        f"--host-resolver-rules=MAP {FOREIGN} 127.0.0.1",
+        *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),  # a microphone that beeps
+    ]
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=program, args=["--no-sandbox", rules])
+        started = driver.chromium.launch(executable_path=program, args=options)
         yield started
         started.close()
 
@@ -294,6 +298,22 @@ def test_a_picture_goes_to_a_model_that_sees_and_to_no_other(server: Daemon, ope
     assert sent.value.post_data_json["messages"][0]["images"] == [DOT]
     expect(answers(page)).to_have_text(re.compile(r"what is this\? sees [0-9a-f]{8}"))
     expect(page.get_by_alt_text("dot.png")).to_be_visible()
+
+
+def test_what_a_person_says_goes_as_a_sound_to_a_model_that_hears_and_its_text_into_the_box(
+    server: Daemon, opened: Open, daemon: Any
+) -> None:
+    page = opened(server.url)
+    expect(page.get_by_role("button", name="Attach")).to_be_visible()
+    expect(page.get_by_role("button", name="Speak")).to_have_count(0)
+    hearing = daemon(settings={"plugins": {"fake": {"capabilities": ["completion", "transcription"]}}})
+    page = opened(hearing.url, permissions=["microphone"])
+    page.get_by_label("Your message").fill("I say:")
+    page.get_by_role("button", name="Speak").click()
+    page.get_by_role("button", name="End the recording").click()
+    expect(page.get_by_label("Your message")).to_have_value(
+        re.compile(r"^I say: RIFF.*WAVEfmt")
+    )  # the fake reads bytes
 
 
 def test_a_hostile_model_runs_nothing_and_asks_nobody(server: Daemon, opened: Open) -> None:
