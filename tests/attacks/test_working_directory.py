@@ -27,9 +27,10 @@ SOURCES = [
 ]
 MODULES = ("orjson", "pip", "quart", "hypercorn", "pydantic", "httpx2", "mlx", "psutil", "numpy", "xllamacpp")
 STARTERS = {"Popen", "run", "check_output", "check_call", "call", "create_subprocess_exec", "subprocess_exec", "spawn"}
-IN_THE_CALLERS_FOLDER = {"src/ollmlx/cli/connection.py", "src/ollmlx/doctor/mend.py"}
+IN_THE_CALLERS_FOLDER = {"src/ollmlx/cli/connection.py", "src/ollmlx/doctor/mend.py", "plugins/ollmlx_ops/doctor.py"}
 """The daemon: its settings may name folders relative to the folder of its caller. The commands of `doctor --fix`: they
-run as they would be typed. Neither imports anything from there."""
+run as they would be typed. The doctor for the web page: it reads the daemon's settings. None imports anything from
+there."""
 
 
 @pytest.fixture
