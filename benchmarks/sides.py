@@ -61,7 +61,7 @@ def weights(cache: Path) -> Weights:
 
 
 @contextmanager
-def ollmlx(store: Path, state: Path | None = None) -> Iterator[Daemon]:
+def ollmlx(store: Path, state: Path | None = None, env: dict[str, str] | None = None) -> Iterator[Daemon]:
     """Run a daemon with the default settings, except for its folders, its port, and a keep-alive of an hour."""
     with tempfile.TemporaryDirectory(prefix="ollmlx-") as scratch:
         settings = {
@@ -70,7 +70,7 @@ def ollmlx(store: Path, state: Path | None = None) -> Iterator[Daemon]:
             "runners": {"keep_alive": 3600},
         }
         # The user's own home folder, which has the caches of earlier downloads.
-        daemon = Daemon(Path(scratch), settings=settings, env={"HOME": str(Path.home())})
+        daemon = Daemon(Path(scratch), settings=settings, env={"HOME": str(Path.home()), **(env or {})})
         try:
             yield daemon.start()
         finally:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ollmlx import closing
-from ollmlx.errors import InvalidRequest
+from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.runner.kit import TextFrame, document_room
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RerankRequest, RerankResult
@@ -85,6 +85,11 @@ class LlamaCppEngine:
         )
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+        if request.top_logprobs is not None and self._server is not None and self._server.guesses:
+            raise Unsupported(
+                "llama.cpp knows no logprobs of tokens that were guessed",
+                hint="remove the draft model, or [plugins.llamacpp] guess",
+            )
         with self._work():
             prompt = await self._prompts.build(_seeded(request))
             async with closing(self._attempts(prompt, request)) as events:

@@ -27,6 +27,10 @@ SPARE_THREADS: Final = 16
 """HTTP threads beside one for each sequence: for token counts, embeddings, requests that wait."""
 BATCH_WORK: Final = 68 * 1024**3
 """Weight bytes times prompt tokens that one batch may cost on a CPU: a second on two slow cores, at most."""
+SEEN_TOKENS: Final = 16
+"""Tokens that must have occurred before for a guess that those after them come again. Fewer are wrong too often."""
+GUESSED_TOKENS: Final = 31
+"""Tokens of such a guess."""
 RANK_TOKENS: Final = 8192
 """Tokens of the longest query with its document: llama.cpp computes both at once, and reserves memory for it."""
 FOLLOW_UPS: Final = ("failed to load model", "exiting due to model loading error")
@@ -59,6 +63,8 @@ class LlamaCppServer:
     """The template in which a generative reranker's file asks about a document."""
     probability: bool = False
     """True if its scores are probabilities already, as llama.cpp makes them for Qwen3."""
+    guesses: bool = False
+    """True if a draft model or the text so far guesses: llama.cpp has no probabilities for tokens that were guessed."""
     spin: SpinLimit | None = None
     """The limit of how long its threads spin, where they are libgomp's."""
 
@@ -95,13 +101,15 @@ def start(config: RunnerConfig) -> LlamaCppServer:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     pool = config.context_length if params.kv_unified else 0
-    notes = (*_notes(params, device), *([f"no chats: {fault}"] if fault else ()))
+    guess = bool(config.engine_options.get("guess"))
+    notes = (*_notes(params, device, guess=guess), *([f"no chats: {fault}"] if fault else ()))
     judge = str(header.metadata.get("tokenizer.chat_template.rerank") or "")
     probability = header.architecture.startswith("qwen3")
     socket = folder / "s.sock"
+    guesses = guess or config.model.defaults.draft is not None
     spin = _spin_limit(params.cpuparams.n_threads) if device == "cpu" else None
     return LlamaCppServer(
-        socket, key, slots, device, notes, template, native, pool, saves_slots, judge, probability, spin
+        socket, key, slots, device, notes, template, native, pool, saves_slots, judge, probability, guesses, spin
     )
 
 
@@ -128,7 +136,7 @@ def prompt_batch(size: int, device: str) -> int:
     return int(1 << (affordable.bit_length() - 1))
 
 
-def _notes(params: Any, device: str) -> tuple[str, ...]:
+def _notes(params: Any, device: str, *, guess: bool) -> tuple[str, ...]:
     caches = (
         "one shared cache: beside others an answer may round differently, [plugins.llamacpp] exact = true prevents it"
         if params.kv_unified
@@ -136,7 +144,7 @@ def _notes(params: Any, device: str) -> tuple[str, ...]:
     )
     return (
         f"llama.cpp on {device} with {params.cpuparams.n_threads} threads",
-        f"{params.n_parallel} sequences, {params.n_batch} prompt tokens at once",
+        f"{params.n_parallel} sequences, {params.n_batch} prompt tokens at once{', guesses from the text' * guess}",
         caches,
     )
 
@@ -150,8 +158,9 @@ def _params(config: RunnerConfig, size: int, slots: int, device: str) -> Any:
     params.kv_unified = not exact
     params.cache_idle_slots = exact  # in a shared cache they stay where they are until the room is needed
     params.n_ctx = config.context_length * (slots if exact else 1)
-    drafts = slots * (params.speculative.draft.n_max + 1) if config.model.defaults.draft is not None else 0
-    params.n_batch = params.n_ubatch = max(prompt_batch(size, device), drafts)  # llama.cpp aborts if drafts do not fit
+    guesses = _add_guesses(params, config)
+    # llama.cpp ends the process when the guesses of all sequences do not fit.
+    params.n_batch = params.n_ubatch = max(prompt_batch(size, device), slots * (guesses + 1) if guesses else 0)
     threads = int(options.get("threads") or 0) or psutil.cpu_count(logical=False) or 1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.n_gpu_layers = int(options.get("gpu_layers", -1))
@@ -175,6 +184,17 @@ def _params(config: RunnerConfig, size: int, slots: int, device: str) -> Any:
     if kind is not None:
         params.cache_type_k = params.cache_type_v = getattr(xllamacpp.ggml_type, kind)
     return params
+
+
+def _add_guesses(params: Any, config: RunnerConfig) -> int:
+    """Let a draft model or the text so far guess, as configured. Return the tokens of the longest guess."""
+    if config.model.defaults.draft is not None:
+        return int(params.speculative.draft.n_max)
+    if not config.engine_options.get("guess"):
+        return 0
+    params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
+    params.speculative.ngram_simple.size_n, params.speculative.ngram_simple.size_m = SEEN_TOKENS, GUESSED_TOKENS
+    return GUESSED_TOKENS
 
 
 def _add_companions(params: Any, defaults: ModelDefaults) -> None:

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from ollmlx import Backend, LaunchOptions
+from ollmlx.errors import Unsupported
 from ollmlx.plugin.loader import load_plugins
 from ollmlx.protocol import ExitCode, decode_event
 from ollmlx.settings import Settings
 from ollmlx.testing import BackendSuite, RunnerProcess, fake_model
 from ollmlx.testing.suites.engine import GREEDY, done_of, text_of
 from ollmlx.types import GenerateRequest, InstalledModel, Message, ModelDefaults, Options, Prefill
-from ollmlx_llamacpp.backend import SHARED_SLOTS
+from ollmlx_llamacpp.backend import SHARED_SLOTS, LlamaCppBackend, LlamaCppSettings
 
 pytest.importorskip("xllamacpp", reason="pip install 'ollmlx[llamacpp]'")
 pytestmark = [pytest.mark.model, pytest.mark.slow]
@@ -43,7 +44,7 @@ class TestLlamaCppBackend(BackendSuite):
 
     @pytest.mark.fault(40)
     async def test_leaving_in_the_middle_of_a_long_prompt_stops_its_computation(self, model: InstalledModel) -> None:
-        long = " ".join(f"w{number}" for number in range(150))
+        long = " ".join(f"w{number}" for number in range(300))
         async with runner_of(model, context_length=4096) as runner:
             await runner.ready()
             async with runner.stream(GenerateRequest(prompt=long, options=Options(num_predict=1))) as answer:
@@ -142,6 +143,27 @@ class TestLlamaCppBackend(BackendSuite):
             asked = (runner.ask(f"{number}, {number + 1},", options=options) for number in range(80))
             counts = [done_of(events).generated_tokens for events in await asyncio.gather(*asked)]
         assert counts == [12] * 80
+
+    async def test_guesses_from_the_text_change_no_answer_fit_the_batch_and_refuse_logprobs(
+        self, model: InstalledModel
+    ) -> None:
+        text = "".join(
+            f"{n}. The quick brown fox jumps over the lazy dog and away from the hen.\n" for n in range(1, 7)
+        )
+        launch = LaunchOptions(context_length=8192, parallel=20)
+        options = Options(temperature=0, num_predict=48, logit_bias={2: -100.0})
+        guessing = LlamaCppBackend(LlamaCppSettings(guess=True), installed=lambda: True)
+        answers = []
+        for backend in (registered(), guessing):
+            async with RunnerProcess(backend.command(model, launch), model, options=launch) as runner:
+                await runner.ready()
+                answers.append(text_of(await runner.ask(text, options=options)))
+                if backend is guessing:
+                    with pytest.raises(Unsupported, match="guessed"):
+                        await runner.generate(GenerateRequest(prompt=text, top_logprobs=1))
+                    many = await asyncio.gather(*(runner.ask(f"{n}\n{text}", options=options) for n in range(20)))
+                    assert [done_of(events).generated_tokens for events in many] == [48] * 20
+        assert answers[0] == answers[1] != ""
 
     async def test_an_adapter_for_mlx_is_refused(self, model: InstalledModel, tmp_path: Path) -> None:
         adapted = model.model_copy(update={"defaults": ModelDefaults(adapter=tmp_path)})

@@ -92,7 +92,7 @@ def test_the_command_carries_settings_and_width(tmp_path: Path) -> None:
     options = LaunchOptions(context_length=512, parallel=3, kv_cache_type="q8_0")
     command = backend(threads=5, gpu_layers=0).command(gguf(tmp_path), options)
     settings = {"kv_cache_type": "q8_0", "threads": 5, "gpu_layers": 0}
-    assert command.engine_options == {"slots": 3, "exact": False, **settings}
+    assert command.engine_options == {"slots": 3, "exact": False, "guess": False, **settings}
 
 
 def test_all_sequences_share_one_cache_unless_answers_must_be_exact(tmp_path: Path) -> None:
@@ -142,3 +142,13 @@ def test_an_estimate_covers_file_and_caches(shape: GgufShape, context: int, para
     full = estimate(shape, context, width, "auto", exact=True)
     assert estimate(shape, context, width, kind, exact=True).total <= full.total
     assert estimate(shape, context, parallel, kind, exact=False).total <= need.total
+
+
+def test_guesses_need_room_and_go_with_nothing_exact(tmp_path: Path) -> None:
+    model, options = gguf(tmp_path), LaunchOptions(context_length=512)
+    command = backend(guess=True).command(model, options)
+    assert (command.engine_options["guess"], command.engine_options["slots"]) == (True, 4)
+    seeing = gguf(tmp_path, defaults=ModelDefaults(projector=model.path))
+    assert backend(guess=True).command(seeing, options).engine_options["guess"] is False
+    with pytest.raises(ValueError, match="does not go with exact"):
+        backend(guess=True, exact=True)

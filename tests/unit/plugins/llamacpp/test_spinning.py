@@ -49,6 +49,11 @@ async def test_a_limit_is_told_what_others_use() -> None:
     watching.cancel()
 
 
+def spin_limits() -> list[threading.Thread]:
+    """Return the threads that hold a limit, or held one just now."""
+    return [thread for thread in threading.enumerate() if thread.name == "spin-limit"]
+
+
 def test_a_limit_holds_threads_of_libgomp_until_it_ends() -> None:
     module = pytest.importorskip("xllamacpp.xllamacpp", exc_type=ImportError)
     team = openmp_team(str(module.__file__))
@@ -60,12 +65,14 @@ def test_a_limit_holds_threads_of_libgomp_until_it_ends() -> None:
         team(count)
         begun.set()
 
+    for ended in spin_limits():
+        ended.join(PATIENCE)
     before = len(list(Path("/proc/self/task").iterdir()))
     limit = SpinLimit(counted, 2, 2)
     limit.note(2.0)
     assert begun.wait(PATIENCE)
     assert len(list(Path("/proc/self/task").iterdir())) == before + 2
-    (held,) = (thread for thread in threading.enumerate() if thread.name == "spin-limit")
+    (held,) = spin_limits()
     limit.end()
     held.join(PATIENCE)
     assert not held.is_alive()
