@@ -116,7 +116,7 @@ def _changes(before: dict[str, Any]) -> Iterator[str]:
     for name, value in before.items():
         if after[name] != value:
             yield f"changes {name} of the whole process: {str(after[name])[:100]}"
-    own = ("MainThread", "plugins")
+    own = ("MainThread", "plugins", "listings", "choices")  # the last two are of the inventory, and end by themselves
     threads = [one.name for one in threading.enumerate() if one.name not in own and not one.name.startswith("plugin-")]
     extra = [name for name in threads if not name.startswith("asyncio_")]
     if extra:
