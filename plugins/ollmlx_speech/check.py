@@ -1,4 +1,4 @@
-"""The doctor's check of speech: the libraries that installed models need are there, load, and can decode audio."""
+"""The doctor's check of speech: the libraries for installed models are there, load, and know the codecs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from ollmlx_speech.backend import INSTALL, LIBRARIES, MISSING, SpeechBackend, is
 
 IMPORT_SECONDS: Final = 60
 """The libraries load much: seconds on a slow disk."""
-CODECS: Final = ("aac", "flac", "mp3", "opus", "vorbis")
+CODECS: Final = (
+    *(("aac", "r"), ("flac", "r"), ("mp3", "r"), ("opus", "r"), ("vorbis", "r")),
+    *(("aac", "w"), ("flac", "w"), ("libmp3lame", "w"), ("libopus", "w")),
+)
 PROGRAM: Final = (
     "import sys, av, ollmlx_speech.engine.engine; [__import__(name) for name in sys.argv[1:]];"
-    f"[av.codec.Codec(name, 'r') for name in {CODECS!r}]"
+    f"[av.codec.Codec(name, mode) for name, mode in {CODECS!r}]"
 )
 """Loads the libraries that are named, and finds the codecs. The last line of its output says what is wrong."""
 

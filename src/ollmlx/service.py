@@ -107,7 +107,9 @@ class Service:
         return await asyncio.to_thread(self._planner.engine, model)
 
     async def context_length(self, model: InstalledModel) -> int | None:
-        """Return the tokens of context that a model has when it is loaded here; None when nothing can run it."""
+        """Return the tokens of context that a model has when it is loaded here; None if it has none, or cannot run."""
+        if "speech" in model.capabilities:
+            return None
         try:
             return (await self._planner.plan(model, model.defaults.options)).context_length
         except OllmlxError:

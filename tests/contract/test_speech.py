@@ -23,8 +23,9 @@ from ollmlx_speech.backend import MISSING, SpeechBackend
 from ollmlx_speech.check import PROGRAM, SpeechCheck
 
 WHISPER = fake_model("whisper", format="ctranslate2", capabilities=("transcription",))
+PIPER = fake_model("joe", format="piper", capabilities=("speech",))
 ON_METAL = fake_model("metal", format="mlx", capabilities=("transcription",))
-EVERYTHING = ("faster_whisper", "mlx_audio", "av")
+EVERYTHING = ("faster_whisper", "piper", "mlx_audio", "av")
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,8 @@ EVERYTHING = ("faster_whisper", "mlx_audio", "av")
     [
         (WHISPER, EVERYTHING, None),
         (ON_METAL, EVERYTHING, None),
+        (PIPER, ("av", "piper"), None),
+        (PIPER, ("av", "faster_whisper"), "ollmlx[speech]"),
         (WHISPER, ("av",), "ollmlx[speech]"),
         (WHISPER, ("faster_whisper",), "ollmlx[speech]"),
         (ON_METAL, ("faster_whisper", "av"), "Apple silicon"),
@@ -47,7 +50,7 @@ def test_a_model_is_run_where_its_libraries_are(
         assert hint in (refusal.hint or "")
 
 
-def test_models_that_do_not_hear_are_left_to_others() -> None:
+def test_models_of_other_kinds_are_left_to_others() -> None:
     for other in (fake_model(format="mlx"), fake_model(format="gguf", capabilities=("transcription",))):
         refusal = SpeechBackend(lambda _: True).accepts(other)
         assert refusal is not None
@@ -109,9 +112,9 @@ async def test_a_model_that_cannot_be_loaded_is_said_to_be_bad(tmp_path: Path) -
     from ollmlx_speech.engine.engine import SpeechEngine
 
     (tmp_path / "model.bin").write_bytes(b"no weights")
-    for path in (tmp_path, tmp_path / "none"):
-        config = RunnerConfig(
-            runner="x", token="x", model=WHISPER.model_copy(update={"path": path}), context_length=448
-        )
+    (tmp_path / "a.onnx").write_bytes(b"no network")
+    for model, path in ((WHISPER, tmp_path), (WHISPER, tmp_path / "none"), (PIPER, tmp_path)):
+        placed = model.model_copy(update={"path": path})
+        config = RunnerConfig(runner="x", token="x", model=placed, context_length=448)
         with pytest.raises(StorageError, match="cannot be loaded"):
             await SpeechEngine().load(config)

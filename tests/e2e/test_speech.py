@@ -45,7 +45,8 @@ HOURS = 3
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("speech")
-    asyncio.run(speech_model("whisper:tiny", folder / "models"))
+    for name in ("whisper:tiny", "piper:joe"):
+        asyncio.run(speech_model(name, folder / "models"))
     with Daemon(folder, settings={"storage": {"models": str(folder / "models")}}) as started:
         yield started
 
@@ -66,19 +67,55 @@ def post(daemon: Daemon, file: Path, path: str = PATH, **form: Any) -> httpx2.Re
         return httpx2.post(f"{daemon.url}{path}", data=data, files={"file": content}, timeout=300)
 
 
+def whisper(daemon: Daemon) -> dict[str, Any]:
+    """Return what `ps` tells of the model that hears."""
+    loaded: list[dict[str, Any]] = httpx2.get(f"{daemon.url}/api/ps").json()["models"]
+    (found,) = (model for model in loaded if model["name"] == "whisper:tiny")
+    return found
+
+
 def heard(daemon: Daemon, file: Path) -> str:
     answer = post(daemon, file)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["text"])
 
 
-def test_the_model_is_listed_as_one_that_hears(daemon: Daemon) -> None:
-    (tagged,) = httpx2.get(f"{daemon.url}/api/tags").json()["models"]
-    shown = httpx2.post(f"{daemon.url}/api/show", json={"model": "whisper:tiny"}).json()
-    (listed,) = httpx2.get(f"{daemon.url}/v1/models").json()["data"]
-    assert tagged["capabilities"] == shown["capabilities"] == listed["capabilities"] == ["transcription"]
-    assert shown["details"]["family"] == "whisper"
-    assert shown["model_info"]["whisper.languages"] == "en"
+@pytest.mark.parametrize(
+    ("model", "kind", "info"),
+    [
+        ("whisper:tiny", "transcription", {"whisper.languages": "en"}),
+        ("piper:joe", "speech", {"piper.language": "en-us", "piper.sample_rate": 22_050}),
+    ],
+)
+def test_a_model_is_listed_as_what_it_does(daemon: Daemon, model: str, kind: str, info: dict[str, Any]) -> None:
+    (tagged,) = (each for each in httpx2.get(f"{daemon.url}/api/tags").json()["models"] if each["name"] == model)
+    (listed,) = (each for each in httpx2.get(f"{daemon.url}/v1/models").json()["data"] if each["id"] == model)
+    shown = httpx2.post(f"{daemon.url}/api/show", json={"model": model}).json()
+    assert tagged["capabilities"] == shown["capabilities"] == listed["capabilities"] == [kind]
+    assert shown["model_info"]["general.architecture"] == model.partition(":")[0]
+    assert shown["model_info"].items() >= info.items()
+    assert ("context_length" in listed) is (kind == "transcription")
+
+
+def test_what_a_voice_says_is_written_down(daemon: Daemon, tmp_path: Path) -> None:
+    openai = pytest.importorskip("openai")
+    text, file = " ".join(SENTENCES[3:6]), tmp_path / "said.mp3"
+    with openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="none", timeout=300) as client:
+        with client.audio.speech.with_streaming_response.create(
+            model="piper:joe", voice="alloy", input=text, speed=0.9
+        ) as answer:
+            answer.stream_to_file(file)
+        heard = client.audio.transcriptions.create(model="whisper:tiny", file=file).text
+        with pytest.raises(openai.BadRequestError, match="Voices of this model: joe"):
+            client.audio.speech.create(model="piper:joe", voice="bob", input=text)
+        with pytest.raises(openai.BadRequestError, match="does not support speech"):
+            client.audio.speech.create(model="whisper:tiny", voice="alloy", input=text)
+    assert word_error_rate(text, heard) <= MOST_ERRORS, heard
+    with (tmp_path / "hello.wav").open("wb") as written:
+        command = [daemon.python, "-P", "-m", "ollmlx", "run", "piper:joe", "Hello"]
+        where: dict[str, Any] = {"cwd": daemon.folder, "env": daemon.environment | {"OLLAMA_HOST": daemon.url}}
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=written, check=True, **where)
+    assert len(samples_of(tmp_path / "hello.wav")) / SPOKEN_RATE == pytest.approx(0.8, abs=0.5)
 
 
 def test_ten_sentences_are_written_down(daemon: Daemon, spoken: tuple[str, Path]) -> None:
@@ -86,8 +123,8 @@ def test_ten_sentences_are_written_down(daemon: Daemon, spoken: tuple[str, Path]
     printed = daemon.cli("run", "whisper:tiny", str(file), timeout=300)
     assert printed.returncode == 0, printed.stderr
     assert word_error_rate(text, printed.stdout) <= MOST_ERRORS, printed.stdout
-    (running,) = httpx2.get(f"{daemon.url}/api/ps").json()["models"]
-    assert (running["name"], running["backend"]) == ("whisper:tiny", "speech")
+    running = whisper(daemon)
+    assert running["backend"] == "speech"
     notes = [note for note in running["notes"] if note.startswith("not confined")]
     assert notes == []
 
@@ -156,8 +193,7 @@ def test_three_hours_take_no_more_memory_than_minutes(daemon: Daemon, tmp_path: 
     first, last = answer["segments"][0], answer["segments"][-1]
     assert first["start"] < 5
     assert last["end"] > HOURS * 3600 - 60
-    (running,) = httpx2.get(f"{daemon.url}/api/ps").json()["models"]
-    assert running["size"] < 700 << 20
+    assert whisper(daemon)["size"] < 700 << 20
 
 
 async def test_a_client_that_leaves_frees_the_model(daemon: Daemon, spoken: tuple[str, Path], tmp_path: Path) -> None:
@@ -169,8 +205,7 @@ async def test_a_client_that_leaves_frees_the_model(daemon: Daemon, spoken: tupl
     assert json.loads(first.removeprefix("data: "))["type"] == "transcript.text.delta"
 
     def idle() -> bool:
-        (running,) = httpx2.get(f"{daemon.url}/api/ps").json()["models"]
-        return bool(running["active"] == 0)
+        return bool(whisper(daemon)["active"] == 0)
 
     await eventually(idle)
     assert heard(daemon, RECORDED)

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
 
-from ollmlx.errors import Unsupported
+from ollmlx.errors import InvalidRequest, StorageError, Unsupported
 from ollmlx.protocol import Progress, RunnerConfig
 from ollmlx.runner.kit import SerialEngine
-from ollmlx.types import Done, Event, GenerateRequest, Listened, Segment, TranscribeRequest
+from ollmlx.types import Done, Event, GenerateRequest, Listened, Segment, SpeechRequest, Spoken, TranscribeRequest
 from ollmlx_speech.engine.decoding import RATE, is_audible, pieces
-from ollmlx_speech.engine.whisper import Ears, check_language, load
+from ollmlx_speech.engine.encoding import AudioEncoder
+from ollmlx_speech.engine.voice import VOICES, Voice, chosen_speaker, sentences
+from ollmlx_speech.engine.whisper import EARS, Ears, check_language
+
+Model = TypeVar("Model")
+
+
+PIECE = 256 * 1024
+"""Bytes of an audio file in one event, at most: a line of the protocol is limited."""
 
 
 class SpeechEngine(SerialEngine):
-    """Writes down what is spoken."""
+    """Writes down what is spoken, or speaks."""
 
     name = "speech"
 
     def __init__(self) -> None:
         super().__init__()
         self._ears: Ears | None = None
+        self._voice: Voice | None = None
 
     def prepare(self, config: RunnerConfig) -> None:
-        self._ears = load(config.model.path, config.model.format)
+        if "speech" in config.model.capabilities:
+            self._voice = load(config.model.path, VOICES[config.model.format])
+        else:
+            self._ears = load(config.model.path, EARS[config.model.format])
 
     def stream(self, request: GenerateRequest) -> Iterator[Event]:
         raise Unsupported("this model does not answer")
@@ -62,9 +76,47 @@ class SpeechEngine(SerialEngine):
             language=language or "",
         )
 
+    def speak(self, request: SpeechRequest) -> AsyncIterator[Event]:
+        return self.serve(lambda: self._spoken(request))
+
+    def _spoken(self, request: SpeechRequest) -> Iterator[Event]:
+        """Yield the file as its sentences are spoken."""
+        began, voice = time.monotonic_ns(), self._voice
+        if voice is None:
+            raise Unsupported("this model does not speak")
+        speaker = chosen_speaker(request.voice, voice.speakers)
+        encoder = AudioEncoder(request.format, voice.rate)
+        samples = sounds = 0
+        for sentence in sentences(request.text):
+            self.advance()
+            for found, count in voice.say(sentence, speaker, request.speed):
+                samples, sounds = samples + len(found), sounds + count
+                yield from _pieces(encoder.feed(found))
+        if not samples:
+            raise InvalidRequest("The input holds nothing that can be spoken.")
+        yield from _pieces(encoder.finish())
+        took, seconds = time.monotonic_ns() - began, samples / voice.rate
+        yield Done(generated_tokens=sounds, decode_ns=took, total_ns=took, seconds=seconds)
+
     def status(self) -> Progress:
-        device = self._ears.device if self._ears is not None else ""
+        model = self._ears or self._voice
+        device = model.device if model is not None else ""
         return super().status().model_copy(update={"device": device})
+
+
+def load(folder: Path, loader: Callable[[Path], Model]) -> Model:
+    """Load the model of a folder. Raises StorageError for one that the library cannot load."""
+    if not folder.is_dir():  # a name would be looked up on a hub
+        raise StorageError(f"the model cannot be loaded: {folder} is no folder", code="MDL003")
+    try:
+        return loader(folder)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise StorageError(f"the model cannot be loaded: {error}", code="MDL003") from error
+
+
+def _pieces(data: bytes) -> Iterator[Spoken]:
+    for at in range(0, len(data), PIECE):
+        yield Spoken(data=data[at : at + PIECE])
 
 
 def _moved(segment: Segment, seconds: float) -> Segment:

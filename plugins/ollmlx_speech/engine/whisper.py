@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from ollmlx.errors import InvalidRequest, StorageError
+from ollmlx.errors import InvalidRequest
 from ollmlx.storekit import WHISPER
 from ollmlx.types import Segment, TranscribeRequest, Word
 from ollmlx_speech.engine.decoding import Samples
@@ -28,16 +28,6 @@ class Ears(Protocol):
 
     def silence(self) -> None:
         """Compute once, with nothing to hear."""
-
-
-def load(folder: Path, format: str) -> Ears:
-    """Load the model of a folder. Raises StorageError for one that the library cannot load."""
-    if not folder.is_dir():  # a name would be looked up on a hub
-        raise StorageError(f"the model cannot be loaded: {folder} is no folder", code="MDL003")
-    try:
-        return LOADERS[format](folder)
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise StorageError(f"the model cannot be loaded: {error}", code="MDL003") from error
 
 
 def temperatures(first: float) -> list[float]:
@@ -149,7 +139,7 @@ def _codes() -> list[str]:
     return list(LANGUAGES)
 
 
-LOADERS: Final[Mapping[str, Callable[[Path], Ears]]] = {WHISPER: CTranslate2Ears, "mlx": MlxEars}
+EARS: Final[Mapping[str, Callable[[Path], Ears]]] = {WHISPER: CTranslate2Ears, "mlx": MlxEars}
 
 
 def check_language(request: TranscribeRequest, languages: tuple[str, ...]) -> None:

@@ -63,15 +63,20 @@ class Client:
 
     def call(self, method: str, path: str, body: Json | None = None) -> Any:
         """Send a request; return the JSON of the answer, None if it is empty."""
-        with self._request(method, path, body) as response:
-            text = response.read()
-            self._raise_for_status(response, text)
+        text = self.fetch(path, body, method)
         if not text:
             return None
         try:
             return json.loads(text)
         except ValueError as error:
             raise self._not_ollama(f"no JSON from {path}") from error
+
+    def fetch(self, path: str, body: Json | None = None, method: str = "POST") -> bytes:
+        """Send a request; return the bytes of the answer."""
+        with self._request(method, path, body) as response:
+            data = response.read()
+            self._raise_for_status(response, data)
+        return data
 
     def stream(self, path: str, body: Json, *, ended: Callable[[Json], bool]) -> Iterator[Json]:
         """Yield the objects of an NDJSON answer as they arrive. Closing the generator cancels the request.

@@ -11,7 +11,7 @@ from ollmlx.cli.answer import THINK_LEVELS, Display, figures, finished
 from ollmlx.cli.client import Client, Json, stated
 from ollmlx.cli.connection import connect, ensure_daemon
 from ollmlx.cli.pictures import quoted, take_pictures
-from ollmlx.cli.speech import transcribe
+from ollmlx.cli.speech import speak, transcribe
 from ollmlx.cli.terminal import is_terminal
 from ollmlx.cli.transfer import pull
 from ollmlx.errors import InvalidRequest, NotFound
@@ -22,7 +22,8 @@ OPTIONAL_VALUES = {"--think": "true"}
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = """Answer a prompt, or open a chat if there is none. With a model that hears, the prompt
-is audio files, and their text is printed.
+is audio files, and their text is printed; one that speaks writes a WAV file:
+ollmlx run piper:joe "Hello" > hello.wav
 
 Starts a daemon in the background if none answers, and pulls the model if it is not installed. Text from a pipe comes
 before the prompt: git diff | ollmlx run MODEL "Summarise this change"."""
@@ -48,6 +49,8 @@ def run_run(args: argparse.Namespace) -> int:
     capabilities = shown.get("capabilities", [])
     if "transcription" in capabilities:
         return transcribe(client, args.model, args.prompt)
+    if "speech" in capabilities:
+        return speak(client, args.model, " ".join(filter(None, (read_piped(), *args.prompt))))
     piped, typed = read_piped(), " ".join(map(quoted, args.prompt))
     prompt = " ".join(filter(None, (piped, *args.prompt)))
     if "embedding" in capabilities and "completion" not in capabilities:

@@ -51,6 +51,8 @@ _INFO: dict[str, tuple[str, ...]] = {
     "expert_used_count": ("num_experts_per_tok",),
     "vocab_size": ("vocab_size",),
 }  # fmt: skip
+_VOICES = ("kokoro", "qwen3_tts")
+"""Model types of mlx-audio's voices."""
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
@@ -155,8 +157,8 @@ def _capabilities(
     architectures = config.get("architectures")
     architecture = str(architectures[0])[:200] if isinstance(architectures, list) and architectures else ""
     kind = str(config.get("model_type"))
-    if kind == "whisper":
-        return ("transcription",)
+    if kind in ("whisper", *_VOICES):
+        return ("speech",) if kind in _VOICES else ("transcription",)
     if _scores_documents(kind, architecture, names, config, origin):
         return ("rerank",)
     encoder = _ENCODERS.search(architecture.removesuffix("Model").removesuffix("ForMaskedLM")) is not None
