@@ -54,6 +54,10 @@ class MlxVlmBackend(MlxBackend):
         work = _work_space(model.path, 4 if self.machine.device == "cpu" else 2)
         return need.model_copy(update={"overhead": need.overhead + work})
 
+    def trial(self, model: InstalledModel) -> str | None:
+        """Return the module that loads a model on trial, its encoder included."""
+        return "ollmlx_mlx_vlm.engine.dry_load"
+
     def knows(self, kind: str) -> Refusal | None:
         """Return None for a family whose pictures are read here, when mlx-vlm is installed."""
         if kind not in FAMILIES:

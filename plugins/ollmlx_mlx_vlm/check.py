@@ -13,7 +13,12 @@ from ollmlx_mlx_vlm.backend import INSTALL, MISSING, is_readable
 IMPORT_SECONDS: Final = 60
 """mlx-vlm imports transformers and much else: seconds on a slow disk."""
 MODELS_SHOWN: Final = 10
-PROGRAM: Final = "import mlx_vlm.utils, PIL.Image, ollmlx_mlx_vlm.engine.engine"
+PROGRAM: Final = """
+from PIL import features
+lacking = [name for name in ("jpg", "webp", "zlib") if not features.check(name)]
+assert not lacking, f"Pillow cannot decode {', '.join(lacking)}: pip install --force-reinstall pillow"
+import mlx_vlm.utils, ollmlx_mlx_vlm.engine.engine
+"""
 
 
 @dataclass(frozen=True)

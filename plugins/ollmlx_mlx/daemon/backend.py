@@ -178,8 +178,8 @@ class MlxBackend:
         return self.chooser.advise(self.settings.blas, self.settings.threads)
 
     def trial(self, model: InstalledModel) -> str | None:
-        """Return the module that loads a model on trial for the doctor. Encoders are built by the engine itself."""
-        return "ollmlx_mlx.engine.dry_load" if "completion" in model.capabilities else None
+        """Return the module that loads a model on trial for the doctor."""
+        return "ollmlx_mlx.engine.dry_load"
 
     def facts(self, folder: Path) -> ModelFacts:
         """Return what decides about the memory of the model in a folder; worked out once for each state of its files.

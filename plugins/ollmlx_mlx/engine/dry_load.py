@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,8 +17,9 @@ from mlx.utils import tree_flatten
 from tokenizers import Tokenizer
 
 from ollmlx.storekit import read_json
+from ollmlx_mlx.engine.encoder.load import load_encoder
 from ollmlx_mlx.engine.load import read_stored
-from ollmlx_mlx.folder import WEIGHTS
+from ollmlx_mlx.folder import WEIGHTS, is_encoder
 
 MAX_LAYERS: Final = 1000
 MAX_TOKENIZER: Final = 64 << 20
@@ -31,24 +32,33 @@ LARGE: Final = 1 << 16
 _EMBEDDINGS: Final = ("embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "word_embeddings.weight")
 
 
-def main(folders: list[str]) -> None:
-    """Examine each folder."""
+def read_text(folder: Path) -> Any:
+    """Build the model of a folder as the engine does: an encoder by code of ours, any other as mlx-lm does."""
+    config = read_json(folder, "config.json") or {}
+    if is_encoder(config):
+        scores = any("SequenceClassification" in str(one) for one in config.get("architectures") or ())
+        return load_encoder(folder, on_cpu=True, scores=scores, lazy=True).network
+    return read_stored(folder)[0]
+
+
+def main(folders: list[str], read: Callable[[Path], Any] = read_text) -> None:
+    """Examine each folder. `read`: builds the model of a folder without reading its weights."""
     for folder in folders:
-        problem, code = examine(Path(folder))
+        problem, code = examine(Path(folder), read)
         command = "pip install --upgrade mlx-lm" if code == "MDL004" else ""
         line = {"folder": folder, "problem": problem, "code": code, "command": command}
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 
 
-def examine(folder: Path) -> tuple[str | None, str]:
+def examine(folder: Path, read: Callable[[Path], Any] = read_text) -> tuple[str | None, str]:
     """Return why a model cannot be loaded, and the code of the finding; None if it can."""
     config = read_json(folder, "config.json") or {}
     layers = config.get("num_hidden_layers")
     if isinstance(layers, int) and layers > MAX_LAYERS:
         return f"config.json claims {layers} layers", "MDL003"
     try:
-        model, _ = read_stored(folder)
+        model = read(folder)
     except Exception as error:  # noqa: BLE001 - the files of strangers make mlx-lm raise anything
         text = " ".join(str(error).split())[:240]
         if "not supported" in text and isinstance(error, ValueError):

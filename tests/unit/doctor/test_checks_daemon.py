@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.doctor.contexts import READY, FakeDaemon, FakeProcesses, codes, daemon, examined, expect, healthy
+from tests.unit.doctor.contexts import (
+    READY,
+    FakeDaemon,
+    FakeProcesses,
+    codes,
+    context_of,
+    daemon,
+    examined,
+    expect,
+    healthy,
+)
 
 from ollmlx import __version__
 from ollmlx.doctor.checks.runners import leftovers
@@ -310,6 +320,18 @@ def test_changes_that_the_daemon_has_read_and_that_wait_for_a_restart_are_told(t
     context = using(healthy(tmp_path, SPACE), ("memory.share", 0.8, "file"), ("runners.keep_alive", "5m", "default"))
     found = expect(context, "NET004", "memory.share: 0.8 (file) there, 0.5", "kill 77")
     assert found.safe == ()
+
+
+def test_a_file_that_was_made_after_the_start_is_read_when_the_daemon_reads_again(tmp_path: Path) -> None:
+    context = using(replace(healthy(tmp_path), file=None), ("runners.keep_alive", "5m", "default"))
+    own = tmp_path / ".config/ollmlx/ollmlx.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text((tmp_path / "ollmlx.toml").read_text() + KEEP, encoding="utf-8")
+    (tmp_path / "ollmlx.toml").unlink()
+    assert isinstance(context.daemon, FakeDaemon)
+    context.daemon.answers["/api/daemon/settings"].body["files"] = []
+    made = replace(context_of(tmp_path), daemon=context.daemon)
+    assert expect(made, "NET004", "10m", "").commands == ("kill -HUP 77",)
 
 
 def test_a_daemon_that_reads_another_file_is_told(tmp_path: Path) -> None:

@@ -37,22 +37,24 @@ class LoadedEncoder:
     head: ScoreHead | None = None
 
 
-def load_encoder(folder: Path, *, on_cpu: bool, scores: bool = False) -> LoadedEncoder:
+def load_encoder(folder: Path, *, on_cpu: bool, scores: bool = False, lazy: bool = False) -> LoadedEncoder:
     """Load weights and tokenizer, with the head of a reranker if it `scores` documents.
 
-    Raises StorageError for missing, damaged or other files, Unsupported.
+    `lazy`: no weight is read, for a trial. Raises StorageError for missing, damaged or other files, Unsupported.
     """
     config = require_json(folder, "config.json")
     recipe = read_recipe(folder)
     weights = unpacked(read_weights(folder), config)
     head = ScoreHead(config, weights) if scores else None
     network, kind = _network(folder, config, weights, on_cpu=on_cpu)
+    if not lazy:
+        mx.eval(network.parameters())
     note = f"{kind} encoder, {recipe.described} pooling" if head is None else f"{kind} cross-encoder"
     pooler = Pooler(recipe, folder if head is None else None)
     return LoadedEncoder(network, read_tokenizer(folder), recipe, pooler, note, head)
 
 
-def _network(folder: Path, config: dict[str, Any], weights: Weights, *, on_cpu: bool) -> tuple[Forward, str]:
+def _network(folder: Path, config: dict[str, Any], weights: Weights, *, on_cpu: bool) -> tuple[Any, str]:
     kind = str(config["model_type"])
     network, weights = build_network(config, weights)
     expected: Any = tree_flatten(network.parameters())
@@ -62,7 +64,6 @@ def _network(folder: Path, config: dict[str, Any], weights: Weights, *, on_cpu: 
             what = "is missing" if found is None else f"has the shape {found.shape}, not {array.shape}"
             raise StorageError(f"cannot load {folder.name}: the weight {name} {what}", code="MDL003")
     network.load_weights([(name, as_float(weights[name], on_cpu=on_cpu)) for name, _ in expected])
-    mx.eval(network.parameters())
     return network, kind
 
 

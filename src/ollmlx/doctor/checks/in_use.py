@@ -14,6 +14,7 @@ from ollmlx.doctor.inventory import some_of
 from ollmlx.doctor.machine import Process
 from ollmlx.errors.findings import Finding, SafeCommand, Severity
 from ollmlx.plugin.loader import is_hidden
+from ollmlx.settings.files import user_file
 from ollmlx.settings.report import effective
 
 COMPARED_ELSEWHERE = ("server.host", "storage.models", "storage.state")
@@ -38,7 +39,9 @@ async def in_use(context: CheckContext) -> list[Finding]:
     known = effective(context.loaded, partial(is_hidden, context.plugins))
     ours: dict[str, Any] = {row["key"]: row for one in known if (row := one.as_json())}
     read = [str(file) for file in told.get("files") or ()]
-    same = context.file is None or str(context.file) in read
+    own = user_file(context.environ)
+    is_new = not read and own is not None and own.path == context.file  # the daemon will find it when it reads again
+    same = context.file is None or is_new or str(context.file) in read
     different = {
         key: (theirs.get(key, UNSET), ours.get(key, UNSET))
         for key in sorted({*ours, *theirs}.difference(COMPARED_ELSEWHERE))

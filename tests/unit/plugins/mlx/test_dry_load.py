@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.encoders import tiny_encoder
 from tests.servers.tiny import write_model
 from tests.unit.doctor.contexts import healthy
 
@@ -143,3 +144,19 @@ async def test_models_for_which_there_was_no_time_are_noted(folder: Path, tmp_pa
     context = replace(healthy(tmp_path), child=telling(None, None), version_of=lambda _: "1")
     (note,) = await loadable.run(context)
     assert note.severity.value == "skipped"
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "nomic_bert", "xlm-roberta"])
+def test_an_encoder_is_built_as_the_engine_builds_it(tmp_path: Path, family: str) -> None:
+    pytest.importorskip("mlx.core")
+    encoder = tiny_encoder(tmp_path / family, family)
+    assert examine(encoder) == (None, "MDL003")
+    config = json.loads((encoder / "config.json").read_text(encoding="utf-8"))
+    for key in ("intermediate_size", "n_inner"):
+        if isinstance(config.get(key), int):
+            config[key] *= 2
+    (encoder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    problem, code = examine(encoder)
+    assert problem is not None
+    assert "has the shape" in problem
+    assert code == "MDL003"
