@@ -44,6 +44,11 @@ def blas() -> BlasChoice:
     return find_blas(MlxMachine.here(), None).choose("auto", 0)
 
 
+def environment(env: dict[str, str]) -> dict[str, str]:
+    """Return the environment of a peer. Runners of ollmlx do not see OpenBLAS's variables of this one either."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")} | env
+
+
 def weights(cache: Path) -> Weights:
     """Pull the model once, and convert a copy to float32 with mlx-lm."""
     store = cache / "models"
@@ -56,7 +61,7 @@ def weights(cache: Path) -> Weights:
     if not (found.float32 / "config.json").is_file():
         argv = [sys.executable, "-m", "mlx_lm", "convert", "--hf-path", str(found.pulled), "--dequantize"]
         argv += ["--mlx-path", str(found.float32), "--dtype", "float32"]
-        subprocess.run(argv, check=True, env={**os.environ, **blas().env}, stdout=sys.stderr)
+        subprocess.run(argv, check=True, env=environment(blas().env), stdout=sys.stderr)
     return found
 
 
@@ -90,7 +95,7 @@ async def mlx_lm_server(folder: Path, env: dict[str, str]) -> AsyncIterator[tupl
         port = probe.getsockname()[1]
     argv = [sys.executable, "-m", "mlx_lm", "server", "--model", str(folder), "--port", str(port)]
     quiet = asyncio.subprocess.DEVNULL
-    process = await asyncio.create_subprocess_exec(*argv, stdout=quiet, stderr=quiet, env={**os.environ, **env})
+    process = await asyncio.create_subprocess_exec(*argv, stdout=quiet, stderr=quiet, env=environment(env))
     try:
         await _wait_until_ready(process, f"http://127.0.0.1:{port}/health")
         yield Target("mlx_lm.server", f"http://127.0.0.1:{port}/v1", "default_model"), process.pid
@@ -118,6 +123,7 @@ class DirectEngine:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self.pid = process.pid
 
     async def rate(self, streams: int, tokens: int, seed: int) -> float:
         """Return the tokens a second of all streams together."""
@@ -138,7 +144,7 @@ async def direct(folder: Path, choice: BlasChoice) -> AsyncIterator[DirectEngine
         str(choice.streams),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, **choice.env},
+        env=environment(choice.env),
     )
     try:
         yield DirectEngine(process)

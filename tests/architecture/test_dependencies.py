@@ -13,7 +13,6 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 NOT_IMPORTED = {
     "pip": "a program that the source `pypi` runs",
-    "mkl": "a shared library that the runner preloads",
     "mlx": "the extras choose its back end; the engine imports it",
 }
 """Declared for another reason than an import."""

