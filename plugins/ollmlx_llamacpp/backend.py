@@ -20,6 +20,7 @@ from ollmlx import GgufHeader, LaunchOptions, Refusal, RunnerCommand, read_gguf_
 from ollmlx.errors import StorageError
 from ollmlx.storekit import gguf_parts
 from ollmlx.types import InstalledModel, MemoryEstimate
+from ollmlx_llamacpp.dialect import refuse_dialect
 
 ENGINE: Final = "ollmlx_llamacpp.engine:LlamaCppEngine"
 MISSING: Final = "ENV021"
@@ -92,9 +93,11 @@ class LlamaCppBackend:
         return ("gguf",) if self.installed() else ()
 
     def accepts(self, model: InstalledModel) -> Refusal | None:
-        """Return None for a GGUF file when llama.cpp is installed."""
+        """Return None for a GGUF file that llama.cpp reads, when that is installed."""
         if model.format != "gguf":
             return Refusal(reason=f"it runs GGUF files, not {model.format}", code="MDL005")
+        if (refused := refuse_dialect(model)) is not None:
+            return refused
         if not self.installed():
             return Refusal(reason="llama.cpp is not installed", hint=INSTALL, code=MISSING)
         return None
@@ -147,7 +150,7 @@ class LlamaCppBackend:
         return None
 
     def converter(self, format: str) -> RunnerCommand | None:
-        """Return the program that quantises GGUF files and makes them of adapters."""
+        """Return the program that quantises GGUF files, copies those in Ollama's dialect, makes them of adapters."""
         return (
             RunnerCommand(argv=(sys.executable, "-P", "-m", "ollmlx_llamacpp.converter")) if format == "gguf" else None
         )

@@ -105,6 +105,7 @@ class CreateBody(NamedBody):
     parameters: dict[str, Any] = {}
     messages: Annotated[tuple[OllamaMessage, ...], AsTuple] = ()
     quantize: str = ""
+    convert: bool = False
     renderer: str = ""
     parser: str = ""
     requires: str = ""
@@ -115,6 +116,8 @@ class CreateBody(NamedBody):
         """Return the name of the base model, None when uploaded files are the base. Raises InvalidRequest."""
         if not self.from_ and not self.files:
             raise InvalidRequest("neither 'from' or 'files' was specified")
+        if self.convert and (self.files or not self.from_):
+            raise InvalidRequest("'convert' makes a copy of the model 'from', without 'files'")
         return parse_name(self.from_) if self.from_ else None
 
     def unused(self) -> list[str]:
@@ -303,7 +306,8 @@ async def _created(service: Service, body: CreateBody) -> AsyncIterator[PullProg
     with _folder_of(adapter) if adapter else nullcontext() as folder:
         if folder is not None:
             defaults = defaults.model_copy(update={"adapter": folder})
-        steps = service.create(name, base=base, files=files, defaults=defaults, quantize=body.quantize or None)
+        quantize = body.quantize or None
+        steps = service.create(name, base=base, files=files, defaults=defaults, quantize=quantize, convert=body.convert)
         async with closing(steps):
             async for step in steps:
                 yield step

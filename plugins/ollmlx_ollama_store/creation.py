@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ollmlx import GgufHeader, Importer, closing, read_gguf_header
+from ollmlx import GgufHeader, Importer, ModelName, closing, read_gguf_header
 from ollmlx.errors import InvalidRequest, Unsupported
 from ollmlx.storekit import LONGEST_ARRAY, describe_gguf, merged_defaults, only_file, read_receipt, to_transfer_thread
 from ollmlx.types import RECEIPT, CreateRequest, InstalledModel, PullProgress
@@ -23,6 +23,8 @@ from ollmlx_ollama_store.layout import (
     write_manifest,
 )
 
+COPY = "copy"
+"""The folder of a stage for the files of a converted copy."""
 WEIGHTS: tuple[Kind, ...] = ("model", "projector", "adapter", "draft")
 
 
@@ -39,10 +41,16 @@ class OllamaCreation:
     ) -> AsyncIterator[PullProgress]:
         """Stage the model of a request. Raises InvalidRequest, Unsupported, StorageError.
 
-        `converter` quantises the weights, and makes GGUF files of adapters that are none.
+        `converter` quantises the weights, writes those in Ollama's dialect anew, and makes GGUF files of adapters.
         """
         files = _files_of(request, self.index.store)
-        if files:
+        if request.convert and request.base is not None:
+            self._check_copy(request.base, request.name)
+            async with closing(_converted(converter, request.base.path, stage / COPY, dialect="ollama")) as steps:
+                async for step in steps:
+                    yield step
+            layers, facts = await to_transfer_thread(self._from_copy, request.base, stage)
+        elif files:
             yield PullProgress(status="parsing GGUF")
             layers, facts = await to_transfer_thread(self._from_files, files, stage)
         elif request.base is not None:
@@ -102,6 +110,19 @@ class OllamaCreation:
         if not facts:
             raise InvalidRequest("none of the GGUF files holds a language model's weights")
         return layers, facts
+
+    def _check_copy(self, base: InstalledModel, name: ModelName) -> None:
+        if base.store != self.index.store:
+            raise InvalidRequest(f"{base.name.short} is not in Ollama's store")
+        if base.name == name:
+            raise InvalidRequest("the copy needs a name of its own: the original stays as it is")
+
+    def _from_copy(self, base: InstalledModel, stage: Path) -> tuple[list[OllamaLayer], dict[str, Any]]:
+        """Return the layers of a converted model: its files, and its base's texts."""
+        layers, facts = self._from_files(sorted((stage / COPY).glob("*.gguf")), stage)
+        texts, stated = self._from_base(base)
+        kept = [layer for layer in texts if layer.kind not in ("model", "projector")]
+        return [*layers, *kept], {**stated, **facts}
 
     def _from_base(self, base: InstalledModel) -> tuple[list[OllamaLayer], dict[str, Any]]:
         manifest, _ = self.layout.manifest(self.layout.origin(base).path)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ollmlx.formats.gguf import GgufHeader as GgufHeader
     from ollmlx.formats.gguf import GgufTensor as GgufTensor
     from ollmlx.formats.gguf import read_gguf_header as read_gguf_header
+    from ollmlx.formats.ollama_gguf import DIALECT_KEY as DIALECT_KEY
     from ollmlx.formats.safetensors import SafetensorsTensor as SafetensorsTensor
     from ollmlx.formats.safetensors import mlx_tensor_name as mlx_tensor_name
     from ollmlx.formats.safetensors import quantization_of as quantization_of
@@ -74,6 +75,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ollmlx.errors": "OllmlxError",
         "ollmlx.errors.findings": "Finding SafeCommand Severity",
         "ollmlx.formats.gguf": "GGUF_BLOCKS GgufHeader GgufTensor read_gguf_header",
+        "ollmlx.formats.ollama_gguf": "DIALECT_KEY",
         "ollmlx.formats.safetensors": "SafetensorsTensor mlx_tensor_name quantization_of read_safetensors_header "
         "unpacked_elements",
         "ollmlx.helper": "LimitExceeded run_limited",

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from ollmlx.errors import InvalidRequest, NotFound, OllmlxError, PluginError, StorageError, Unsupported
+from ollmlx.formats.ollama_gguf import DIALECT_KEY
 from ollmlx.launch.overrides import ModelOverrides, apply_overrides, rename
 from ollmlx.model.events import closing
 from ollmlx.model.names import ModelName
@@ -301,6 +302,9 @@ class ModelLibrary:
 
     async def create(self, request: CreateRequest) -> AsyncIterator[PullProgress]:
         """Create a model in the first store that takes it. A store that cannot import a file leaves it to the next."""
+        if request.convert and (request.base is None or DIALECT_KEY not in request.base.info):
+            shown = request.base.name.short if request.base is not None else "an uploaded file"
+            raise InvalidRequest(f"{shown} is no GGUF file in Ollama's own dialect: there is nothing to convert")
         async with closing(self._create(request, self._stores_for(request))) as progress:
             async for step in progress:
                 yield step

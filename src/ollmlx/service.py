@@ -194,6 +194,7 @@ class Service:
         files: dict[str, Path],
         defaults: ModelDefaults,
         quantize: str | None = None,
+        convert: bool = False,
     ) -> AsyncIterator[PullProgress]:
         """Create a model over an installed one, which is pulled if needed, or from verified files (name -> path)."""
         if base is None and not files:
@@ -208,7 +209,9 @@ class Service:
                         if step.status != "success":
                             yield step
                 model = await self.show(base)
-        request = CreateRequest(name=name, base=model, files=files, defaults=defaults, quantize=quantize)
+        request = CreateRequest(
+            name=name, base=model, files=files, defaults=defaults, quantize=quantize, convert=convert
+        )
         async with closing(self._library.create(request)) as progress:
             async for step in progress:
                 yield step

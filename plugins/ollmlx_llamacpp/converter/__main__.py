@@ -1,8 +1,9 @@
 """`python -m ollmlx_llamacpp.converter --source PATH --into FOLDER --options JSON`: writes `model.gguf` into a folder.
 
-With the option `quantize` it quantises the GGUF file PATH; with `base`, a GGUF file, it turns the LoRA adapter in the
-folder PATH into one for that model. Exits with 0, or with a sentence on standard error and a code that tells a bad
-model (65) from other failures.
+With the option `quantize` it quantises the GGUF file PATH. With `dialect` it writes PATH, a file in Ollama's dialect,
+anew, and its projector as `mmproj.gguf`. With `base`, a GGUF file, it turns the LoRA adapter in the folder PATH into
+one for that model. Exits with 0, or with a sentence on standard error and a code that tells a bad model (65) from other
+failures.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
             from ollmlx_llamacpp.converter.quantize import quantize_file
 
             quantize_file(given.source, given.into, name, ConversionReport())
+        elif given.options.get("dialect"):
+            from ollmlx_llamacpp.converter.copy import convert
+
+            convert(given.source, given.into, ConversionReport())
         else:
             from ollmlx_llamacpp.converter.adapter import convert_adapter
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ollmlx import LaunchOptions, ModelName, Refusal, RunnerCommand, ThisMachine, find_budget
+from ollmlx import DIALECT_KEY, LaunchOptions, ModelName, Refusal, RunnerCommand, ThisMachine, find_budget
 from ollmlx.errors import OllmlxError
 from ollmlx.storekit import read_recipe, require_json
 from ollmlx.types import InstalledModel, MemoryEstimate
@@ -103,6 +103,8 @@ class MlxBackend:
         """Return None for an MLX folder of a type that the installed mlx-lm serves and that needs no foreign code."""
         if model.format in FOREIGN:
             reason, hint = FOREIGN[model.format]
+            if DIALECT_KEY in model.info:  # the backend of its format says more
+                return Refusal(reason=reason, code="MDL005")
             missing = model.info.get("ollmlx.layers")
             return Refusal(reason=f"{reason}: {missing}" if missing else reason, hint=hint, code="MDL005")
         if model.format != "mlx":

@@ -37,6 +37,11 @@ files or one GGUF file. Without a Modelfile the folder itself is the model, as w
     parser.add_argument(
         "-f", "--file", metavar="FILE", help="the Modelfile, in this folder by default; - reads standard input"
     )
+    parser.add_argument(
+        "--from-ollama",
+        metavar="NAME",
+        help="make a copy for llama.cpp of a model whose GGUF file is in Ollama's own dialect; no Modelfile is read",
+    )
     parser.add_argument("-q", "--quantize", metavar="TYPE", help="quantise the weights: q4_K_M, q8_0, int4, ...")
     parser.add_argument(
         "--backend",
@@ -47,8 +52,7 @@ files or one GGUF file. Without a Modelfile the folder itself is the model, as w
 
 
 def run_create(args: argparse.Namespace) -> int:
-    text, folder = read_modelfile(args.file)
-    body, files, adapters = create_request(parse_modelfile(text), folder)
+    body, files, adapters = _request_of(args)
     body |= {"model": args.model, **({"quantize": args.quantize} if args.quantize else {})}
     if args.backend:
         body["parameters"] = {**body.get("parameters", {}), "backend": args.backend}
@@ -62,6 +66,13 @@ def run_create(args: argparse.Namespace) -> int:
         for step in client.stream("/api/create", body, ended=succeeded):
             show(step)
     return 0
+
+
+def _request_of(args: argparse.Namespace) -> tuple[Json, dict[str, Path], dict[str, Path]]:
+    if args.from_ollama:
+        return {"stream": True, "from": args.from_ollama, "convert": True}, {}, {}
+    text, folder = read_modelfile(args.file)
+    return create_request(parse_modelfile(text), folder)
 
 
 def read_modelfile(name: str | None) -> tuple[str, Path]:

@@ -73,7 +73,8 @@ class InstalledModel(Frozen):
 class CreateRequest(Frozen):
     """A model to create: from an installed model (`base`) or from verified files (`files`: name -> path).
 
-    `quantize`: bits and mode for weights that are not quantised yet (`int4`, `int8`, `q4`, …), or None.
+    `quantize`: bits and mode for weights that are not quantised yet (`int4`, `int8`, `q4`, …), or None. `convert`:
+    write the base's GGUF file, which is in Ollama's own dialect, anew.
     """
 
     name: ModelName
@@ -81,6 +82,7 @@ class CreateRequest(Frozen):
     files: dict[str, Path] = {}
     defaults: ModelDefaults = ModelDefaults()
     quantize: str | None = None
+    convert: bool = False
 
 
 class PullProgress(Frozen):

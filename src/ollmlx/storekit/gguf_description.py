@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ollmlx.formats.gguf import GgufHeader
+from ollmlx.formats.ollama_gguf import DIALECT_KEY, ollama_dialect
 from ollmlx.model.installed import Capability, ModelDetails
 from ollmlx.model.templates import MAX_TEMPLATE
 from ollmlx.storekit.files import damaged
@@ -110,7 +111,8 @@ def _info(header: GgufHeader) -> dict[str, Any]:
     """Return the flat metadata, without long arrays and the template."""
     found = {_plain(key): _plain(value) for key, value in header.metadata.items() if value is not None}
     found.pop("tokenizer.chat_template", None)
-    return {**found, "general.parameter_count": _parameters(header)}
+    dialect = ollama_dialect(header)
+    return {**found, "general.parameter_count": _parameters(header), **({DIALECT_KEY: dialect} if dialect else {})}
 
 
 def _plain(value: Any) -> Any:

@@ -147,8 +147,10 @@ class FakeService:
         files: dict[str, Path],
         defaults: ModelDefaults,
         quantize: str | None = None,
+        convert: bool = False,
     ) -> AsyncIterator[PullProgress]:
-        arguments = {"base": base, "files": files, "defaults": defaults, "quantize": quantize}
+        arguments: dict[str, Any] = {"base": base, "files": files, "defaults": defaults, "quantize": quantize}
+        arguments |= {"convert": True} if convert else {}
         self.calls.append(("create", str(name), arguments))
         return self._steps()
 

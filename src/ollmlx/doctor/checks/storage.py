@@ -270,7 +270,7 @@ def _refused(context: CheckContext, code: str, hint: str, models: list[tuple[Ins
     single = len(models) == 1
     title = error.message if single else f"{len(models)} models cannot be run: {names}"
     look = f"ollmlx show {first.name.short}"
-    commands = remedy(hint) or ((look,) if code == "SEC005" else ("ollmlx plugin list",))
+    commands = remedy(hint) or ((look,) if hint or code == "SEC005" else ("ollmlx plugin list",))
     off = ", ".join(context.settings.plugins.disabled) if code == NO_BACKEND else ""
     if off:
         commands = (*edit_settings(context, context.origin("plugins", "disabled"))[0], *commands)

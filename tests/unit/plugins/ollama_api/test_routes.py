@@ -234,7 +234,7 @@ async def test_pull_tells_each_step_or_the_last_one(client: Any, service: FakeSe
 async def test_an_adapters_files_have_their_names_while_the_model_is_made(client: Any, service: FakeService) -> None:
     seen: list[list[str]] = []
 
-    def create(name: Any, *, base: Any, files: Any, defaults: ModelDefaults, quantize: Any) -> Any:
+    def create(name: Any, *, base: Any, files: Any, defaults: ModelDefaults, quantize: Any, convert: Any) -> Any:
         assert defaults.adapter is not None
         seen.append(sorted(path.name for path in defaults.adapter.iterdir()))
         return service._steps()
