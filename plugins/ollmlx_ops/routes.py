@@ -17,7 +17,6 @@ from ollmlx.errors import Forbidden, NotFound
 from ollmlx.protocol import PROTOCOL_VERSION
 from ollmlx.types import RunnerInfo
 from ollmlx.web import (
-    BINARY,
     BOOLEAN,
     INTEGER,
     NDJSON,
@@ -40,6 +39,7 @@ from ollmlx_ops.log import FILE, last_lines
 from ollmlx_ops.metrics import CONTENT_TYPE, Metrics
 
 ZIP = "application/zip"
+BYTES = {"type": "string", "format": "binary"}
 MARKDOWN = "text/markdown"
 CODE = re.compile(r"[A-Z]{3}[0-9]{3}")
 NOT_READY = 503
@@ -190,7 +190,7 @@ def _add_administration(made: Blueprint, service: Service) -> None:
         return Response(text, content_type=f"{MARKDOWN}; charset=utf-8")
 
     @made.post("/api/daemon/doctor/bundle")
-    @describe("A report to send to a person who helps, without secrets and prompts.", answer=BINARY, content=(ZIP,))
+    @describe("A report to send to a person who helps, without secrets and prompts.", answer=BYTES, content=(ZIP,))
     async def bundle() -> Response:
         _only_for_administrators(service.settings)
         permit("", "bundle")

@@ -18,6 +18,7 @@ from ollmlx.web.openapi import openapi as openapi_document
 from ollmlx_anthropic_api.routes import blueprint as anthropic
 from ollmlx_ollama_api.routes import blueprint as ollama
 from ollmlx_openai_api.routes import blueprint as openai
+from ollmlx_ops.doctor import DoctorRuns
 from ollmlx_ops.routes import blueprint as ops
 from ollmlx_page.routes import blueprint as page
 
@@ -38,6 +39,16 @@ class TestAnthropic(RoutesSuite):
 
 
 class TestOps(RoutesSuite):
+    @pytest.fixture(autouse=True)
+    def no_doctor(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Leave the doctor out: it takes seconds, and clients send it nothing."""
+
+        async def nothing(*_: object) -> bytes:
+            return b"{}"
+
+        for name in ("report", "page", "bundle"):
+            monkeypatch.setattr(DoctorRuns, name, nothing)
+
     def make_routes(self) -> Callable[[Service], Blueprint]:
         return ops
 

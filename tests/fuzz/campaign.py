@@ -164,7 +164,7 @@ def _aim(case: Case[Any], model: str | None) -> None:
 def _stream_faults(case: Case[Any], response: Response) -> Iterator[str]:
     """Return the fault of a stream, or an empty text when there is none or the answer is no stream."""
     kind = response.headers.get("content-type", [""])[0]
-    text = response.content.decode()
+    text = response.content.decode() if kind in (NDJSON, SSE) else ""
     if kind == NDJSON:
         yield next((fault for line in text.splitlines() if (fault := _record_fault(case, line))), "")
     elif kind == SSE:

@@ -23,6 +23,7 @@ from ollmlx.launch.engine_choice import EngineChoice
 from ollmlx.model.events import closing
 from ollmlx.model.names import ModelName
 from ollmlx.settings import Settings
+from ollmlx.settings.load import LoadedSettings
 from ollmlx.storekit.blobs import Blobs
 from ollmlx.supervisor.awake import Awake
 from ollmlx.testing.fake.store import fake_model
@@ -257,4 +258,5 @@ def fake_app(service: FakeService, plugins: Any) -> Any:
     """Return the parts of a daemon that its web application uses, over the service."""
     quotas = Quotas(service.settings.security, Usage(Path("/nowhere")))
     own = {"settings": service.settings, "service": service, "plugins": plugins, "quotas": quotas, "options": ()}
-    return SimpleNamespace(**own, awake=Awake(()))
+    read = {"loaded": LoadedSettings(service.settings), "waiting": (), "settings_told": list}
+    return SimpleNamespace(**own, **read, awake=Awake(()))
