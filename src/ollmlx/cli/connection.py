@@ -77,9 +77,9 @@ def connect(args: argparse.Namespace) -> Client:
 
 
 def _has_settings(args: argparse.Namespace) -> bool:
-    from ollmlx.settings.files import find_file
+    from ollmlx.settings.files import find_file, working_folder
 
-    file = find_file(Path(args.config) if args.config else None, os.environ, Path.cwd())
+    file = find_file(Path(args.config) if args.config else None, os.environ, working_folder())
     return file is not None or any(name.startswith("OLLMLX_") for name in os.environ)
 
 

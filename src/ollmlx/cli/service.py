@@ -19,7 +19,7 @@ from ollmlx.cli.connection import connect, load
 from ollmlx.cli.doctor import report_of, show_first_finding
 from ollmlx.cli.terminal import note, say, width
 from ollmlx.errors import Conflict, NotFound, OllmlxError, StorageError, Unsupported
-from ollmlx.settings.files import FILE_NAME, find_file, private_file
+from ollmlx.settings.files import FILE_NAME, find_file, private_file, working_folder
 
 DESCRIPTION = """Keep a daemon running: it starts at login or boot, and again when it fails.
 
@@ -116,7 +116,7 @@ def _tell_what_is_left_out(args: argparse.Namespace, description: Description) -
             f"not written, because it is secret: {', '.join(description.left_out)}. Keys belong into {own}"
             ", a token of the hub into `hf auth login`."
         )
-    found = find_file(Path(args.config) if args.config else None, os.environ, Path.cwd())
+    found = find_file(Path(args.config) if args.config else None, os.environ, working_folder())
     if found is not None and found.found:
         note(f"the service does not read {found.path}; --config {found.path} makes it")
 

@@ -92,7 +92,8 @@ def examine(
     listing = in_background("checks", partial(_start, checks, context, running))
     late, results = [], []
     if not _finished(listing, started + patience - now()):
-        late.append("the plugins are still being loaded")
+        slow = [probe.task.name for probe in context.probes if not probe.loaded.done()]
+        late.append("the plugins are still being loaded" + (f": {' and '.join(slow)}" if slow else ""))
     for one, future in tuple(running):
         if _finished(future, started + patience - now()):
             results.append(future.result())
@@ -117,7 +118,11 @@ def examine_here(
     """
     started = now()
     building = in_background("context", build)
-    if not _finished(building, patience):
+    try:
+        built = _finished(building, patience)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the person is told
+        return None, Report((CheckResult("context", "config", "ollmlx", (_not_begun(error),), 0.0),), 0.0)
+    if not built:
         return None, Report((CheckResult("time", "config", "ollmlx", (_unread(patience),), patience),), patience)
     context = building.result()
     return context, examine(select(context), context, patience=max(0.0, started + patience - now()), now=now)
@@ -207,6 +212,12 @@ def _unread(patience: float) -> Finding:
         evidence=places, severity=Severity.ERROR,
         commands=(SafeCommand("unset OLLMLX_CONFIG"),) if stated else ("cd /", "ollmlx doctor"),
     )  # fmt: skip
+
+
+def _not_begun(error: Exception) -> Finding:
+    title = f"the examination could not begin: {type(error).__name__}: {str(error)[:200]}"
+    where = traceback.format_tb(error.__traceback__)[-1:]
+    return found("DOC001", title, evidence=where, commands=("cd /", "ollmlx doctor"))
 
 
 def _late(what: Sequence[str], patience: float) -> Finding:

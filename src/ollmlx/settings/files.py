@@ -53,6 +53,14 @@ def find_file(config: Path | None, environ: Mapping[str, str], cwd: Path) -> Set
     return own
 
 
+def working_folder() -> Path:
+    """Return the working directory; in place of one that was removed, a path below which there is nothing."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path(os.devnull)
+
+
 def user_file(environ: Mapping[str, str]) -> SettingsFile | None:
     """The person's own settings file, if there is one."""
     home = environ.get("HOME") or str(Path.home())

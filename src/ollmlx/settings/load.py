@@ -18,7 +18,7 @@ from pydantic_settings import EnvSettingsSource, InitSettingsSource
 
 from ollmlx.errors import ConfigError
 from ollmlx.settings.faults import DEFAULT, Fault, Origin, faults_between_values, faults_of, not_toml, unreadable
-from ollmlx.settings.files import NotToml, SettingsFile, find_file, parse_toml, user_file
+from ollmlx.settings.files import NotToml, SettingsFile, find_file, parse_toml, user_file, working_folder
 from ollmlx.settings.keys import REMOVED, KeyPath, is_list, variable
 from ollmlx.settings.model import Settings
 from ollmlx.settings.trust import TrustedFiles, refusal, restricted_part
@@ -81,7 +81,7 @@ def load_settings(
     """
     environ = os.environ if environ is None else environ
     faults: list[Fault] = []
-    file = find_file(config, environ, cwd or Path.cwd())
+    file = find_file(config, environ, cwd or working_folder())
     ignored: list[Fault] = []
     if file and file.found and (reason := refusal(file.path)) is not None:
         ignored.append(Fault((), f"this settings file is ignored: {reason}", Origin("file", file.shown), "CFG013"))

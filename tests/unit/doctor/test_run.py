@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from tests.unit.doctor.contexts import settle
 
 from ollmlx.doctor.causes import CONSEQUENCES, OF_ONE_SUBJECT
 from ollmlx.doctor.check import check, found, noted, skipped
-from ollmlx.doctor.context import CheckContext
+from ollmlx.doctor.context import CheckContext, build_context
 from ollmlx.doctor.fixes import own_pip
+from ollmlx.doctor.machine import Processes
 from ollmlx.doctor.report import CheckResult, Report
 from ollmlx.doctor.run import OwnedCheck, examine, examine_here
 from ollmlx.errors.findings import CODES, Finding, Severity
@@ -115,14 +117,6 @@ def test_settings_on_a_disk_that_does_not_answer_are_a_finding_with_its_place(mo
     (finding,) = report.findings
     assert finding.evidence[0] == "OLLMLX_CONFIG=/mnt/gone/ollmlx.toml"
     assert finding.safe == ("unset OLLMLX_CONFIG",)
-
-
-def test_what_building_the_context_raises_is_raised() -> None:
-    def build() -> CheckContext:
-        raise TimeoutError("of its own")
-
-    with pytest.raises(TimeoutError, match="of its own"):
-        examine_here(build, patience=60.0)
 
 
 def test_checks_that_need_no_plugins_run_while_plugins_are_loaded() -> None:
@@ -272,3 +266,29 @@ def test_pip_commands_install_into_the_python_that_runs_ollmlx(
 ) -> None:
     commands, python = ("pip install x", "ollmlx serve"), "/venv/bin/python"
     assert own_pip(commands, python=python, which=found.get, has_pip=lambda: has_pip) == (expected, "ollmlx serve")
+
+
+def test_a_context_that_cannot_be_built_is_a_finding() -> None:
+    def build() -> CheckContext:
+        raise TimeoutError("of its own")
+
+    context, report = examine_here(build, patience=60.0)
+    assert context is None
+    (finding,) = report.findings
+    assert (finding.code, finding.title) == ("DOC001", "the examination could not begin: TimeoutError: of its own")
+
+
+def test_a_working_directory_that_was_removed_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def removed() -> Path:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    settle(tmp_path)
+    monkeypatch.setattr(Path, "cwd", removed)
+    environ = {"HOME": str(tmp_path), "OLLMLX_CONFIG": str(tmp_path / "ollmlx.toml")}
+    assert build_context(environ=environ).settings.models_folder == tmp_path / "models"
+
+
+@pytest.mark.parametrize("pid", [-1, 10**30])
+def test_a_number_that_is_no_process_is_none(pid: int) -> None:
+    assert Processes().variables(pid) == {}
+    assert Processes().get(pid) is None

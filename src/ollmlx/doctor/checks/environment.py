@@ -17,6 +17,7 @@ from ollmlx.doctor.context import CheckContext
 from ollmlx.doctor.fixes import edit_settings, export_setting
 from ollmlx.errors.findings import Finding, SafeCommand, Severity
 from ollmlx.errors.secrets import is_secret_key
+from ollmlx.settings.files import working_folder
 from ollmlx.settings.keys import KeyPath, keys_of, variable
 from ollmlx.settings.load import OLLAMA_VARIABLES, PREFIX
 from ollmlx.settings.model import Settings
@@ -126,6 +127,12 @@ def values(context: CheckContext) -> Iterator[Finding]:
             commands=(SafeCommand(f"export HF_ENDPOINT={shlex.quote('https://' + hub)}"),),
         )  # fmt: skip
     yield from _folders(context)
+    temporary = context.environ.get("TMPDIR", "")
+    if temporary and not os.access(temporary, os.W_OK | os.X_OK):
+        yield found(
+            "CFG004", f"TMPDIR={temporary} is no folder in which files can be made", subject="TMPDIR",
+            evidence=("TMPDIR",), commands=(SafeCommand("unset TMPDIR"),), severity=Severity.WARNING,
+        )  # fmt: skip
     yield from _without_unit(context)
     yield from _port(context)
 
@@ -149,7 +156,7 @@ def _folders(context: CheckContext) -> Iterator[Finding]:
             continue
         bare = text.strip("\"'")
         quoted_in = bare != text
-        meant = bare if quoted_in and bare.startswith(("/", "~")) else str(Path.cwd() / bare)
+        meant = bare if quoted_in and bare.startswith(("/", "~")) else str(working_folder() / bare)
         relative = "is relative: it means another folder for each working directory"
         what = "has quotes around it" if quoted_in else relative
         fix = (export_setting(context, path, shlex.quote(meant)),)

@@ -217,7 +217,16 @@ def _state_folder(context: CheckContext, state: Path) -> Iterator[Finding]:
     elif exists and not os.access(state, os.R_OK | os.W_OK | os.X_OK):
         title = f"the state folder {state} cannot be used"
         yield found("STO002", title, evidence=(_owner(state),), commands=_grant_access(context, state))
-    elif not exists and not os.access(parent := _existing_parent(state), os.W_OK | os.X_OK):
+    elif exists:
+        for name, is_right in (("ollmlx.lock", os.path.isfile), ("logs", os.path.isdir), ("runners", os.path.isdir)):
+            place = state / name
+            if os.path.lexists(place) and not is_right(place):
+                to = free_name(place.with_name(f"{name}.old"))
+                aside = SafeCommand(f"mv {quoted(place)} {quoted(to)}", asks=True)
+                what = "folder" if name == "ollmlx.lock" else "file"
+                title = f"{place} is a {what} or a link to nothing, and the daemon cannot use it"
+                yield found("STO002", title, commands=(aside,))
+    elif not os.access(parent := _existing_parent(state), os.W_OK | os.X_OK):
         yield found(
             "STO002", f"the state folder {state} cannot be created", evidence=(f"{parent} is not writable",),
             commands=other_folder("OLLMLX_STORAGE__STATE", ".ollmlx"),
