@@ -36,21 +36,20 @@ class SpeechCheck:
     async def run(self, context: Any) -> Sequence[Finding]:
         """List the speech models; where their libraries are installed, load them in a child process."""
         backend, refused, runnable = SpeechBackend(self.installed), set(), set()
-        for store in context.stores:
-            try:
-                models = [model for model in await store.list() if is_speech(model)]
-            except Exception:  # noqa: BLE001, S112 - other checks report the failures of stores
-                continue
-            for model in models:
-                if (refusal := backend.accepts(model)) is not None:
-                    refused.add(f"{model.name.short}: {refusal.reason}")
-                else:
-                    runnable.add(LIBRARIES[model.format][0])
+        for model in filter(is_speech, await context.models()):
+            if (refusal := backend.accepts(model)) is not None:
+                refused.add(f"{model.name.short}: {refusal.reason}")
+            else:
+                runnable.add(LIBRARIES[model.format][0])
         if refused:
             return [self._finding("speech models are installed, and what runs them is not", *sorted(refused))]
         if not runnable:
             return []
-        done = await context.child([sys.executable, "-P", "-c", PROGRAM, *sorted(runnable)], IMPORT_SECONDS)
+        seconds = min(IMPORT_SECONDS, context.left())
+        done = await context.child([sys.executable, "-P", "-c", PROGRAM, *sorted(runnable)], seconds)
+        if done.status is None and seconds < IMPORT_SECONDS:
+            late = "skipped: there was no time to try whether the libraries for speech can be loaded"
+            return [Finding.of(MISSING, late, severity=Severity.SKIPPED)]
         if done.status == 0:
             return []
         reason = done.err.strip().splitlines()[-1:] or [f"exit status {done.status}"]
