@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from base64 import b64encode
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ollmlx.errors import InvalidRequest, RunnerFailed
+from ollmlx.errors import InvalidRequest
 from ollmlx.types import AudioFormat, Done, Event, SpeechRequest, Spoken
 from ollmlx.web import Failure
 from ollmlx_openai_api.chat_request import OpenAIBody
@@ -58,4 +59,4 @@ def speech_event(event: Event) -> dict[str, Any] | None:
 
 def broken_off(failure: Failure) -> bytes:
     """Break the connection: an audio file has no place for an error, and must not end as if it were whole."""
-    raise RunnerFailed(failure.message)
+    raise asyncio.CancelledError(failure.message)

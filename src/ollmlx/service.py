@@ -108,10 +108,8 @@ class Service:
 
     async def context_length(self, model: InstalledModel) -> int | None:
         """Return the tokens of context that a model has when it is loaded here; None if it has none, or cannot run."""
-        if "speech" in model.capabilities:
-            return None
         try:
-            return (await self._planner.plan(model, model.defaults.options)).context_length
+            return (await self._planner.plan(model, model.defaults.options)).context_length or None
         except OllmlxError:
             return None
 

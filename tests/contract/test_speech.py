@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from tests.speech_models import speech_model
 
-from ollmlx import Check
+from ollmlx import Backend, Check
 from ollmlx.doctor.machine import Completed
 from ollmlx.errors import StorageError
 from ollmlx.plugin.registry import Registry
 from ollmlx.protocol import RunnerConfig
-from ollmlx.testing import CheckContext, CheckSuite, fake_model
+from ollmlx.testing import BackendSuite, CheckContext, CheckSuite, fake_model
 from ollmlx.types import InstalledModel
 from ollmlx_speech.backend import MISSING, SpeechBackend
 from ollmlx_speech.check import PROGRAM, SpeechCheck
@@ -26,6 +28,33 @@ WHISPER = fake_model("whisper", format="ctranslate2", capabilities=("transcripti
 PIPER = fake_model("joe", format="piper", capabilities=("speech",))
 ON_METAL = fake_model("metal", format="mlx", capabilities=("transcription",))
 EVERYTHING = ("faster_whisper", "piper", "mlx_audio", "av")
+
+
+class SpeechModels(BackendSuite):
+    """One model from the Python index, as the backend runs it."""
+
+    name: ClassVar[str]
+
+    def make_backend(self) -> Backend:
+        return SpeechBackend()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls, tmp_path_factory: pytest.TempPathFactory) -> InstalledModel:
+        pytest.importorskip("faster_whisper", reason="pip install 'ollmlx[speech]'")
+        return asyncio.run(speech_model(cls.name, tmp_path_factory.mktemp("models")))
+
+
+@pytest.mark.model
+@pytest.mark.slow
+class TestWhisper(SpeechModels):
+    name = "whisper:tiny"
+
+
+@pytest.mark.model
+@pytest.mark.slow
+class TestVoice(SpeechModels):
+    name = "piper:joe"
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,8 @@ class LaunchPlanner:
         A fixed context is at most the model's own. An automatic one is the model's own where the estimate fits the
         budget, else the longest that fits.
         """
+        if "speech" in model.capabilities:  # it reads a sentence at a time, and has no context
+            return 0, estimate(0)
         longest = model.details.context_length or FALLBACK_CONTEXT
         if fixed_context:
             context = min(fixed_context, longest)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 
@@ -44,6 +44,15 @@ SCHEMA: dict[str, Any] = {
     "required": ["colour", "sure"],
     "additionalProperties": False,
 }
+
+
+Test = TypeVar("Test", bound=Callable[..., Any])
+
+
+def of_text(test: Test) -> Test:
+    """Mark a test as one for models that write, which others are spared."""
+    test.of_text = True  # type: ignore[attr-defined]
+    return test
 
 
 def text_of(events: list[Event]) -> str:
@@ -86,6 +95,12 @@ class EngineSuite(Suite):
     def model(cls, tmp_path_factory: pytest.TempPathFactory) -> InstalledModel:
         return cls().make_model(tmp_path_factory.mktemp("model"))
 
+    @pytest.fixture(autouse=True)
+    def needed_capability(self, request: pytest.FixtureRequest, model: InstalledModel) -> None:
+        """Skip the tests of text for a model that writes none."""
+        if hasattr(request.function, "of_text") and "completion" not in model.capabilities:
+            pytest.skip("this model writes no text")
+
     @pytest.fixture(scope="class")
     @classmethod
     def started(cls, model: InstalledModel) -> Iterator[RunnerProcess]:
@@ -117,6 +132,7 @@ class EngineSuite(Suite):
         assert 0 < status.context_length <= self.context_length
         assert (status.active, status.queued) == (0, 0)
 
+    @of_text
     async def test_events_come_in_order_and_end_with_done(self, runner: RunnerProcess) -> None:
         events = await _ask(runner, options=GREEDY)
         kinds = [event.type for event in events]
@@ -125,6 +141,7 @@ class EngineSuite(Suite):
         prefills = [event for event in events if event.type == "prefill"]
         assert all(0 <= event.cached <= event.done <= event.total for event in prefills)
 
+    @of_text
     async def test_done_accounts_for_every_token(self, runner: RunnerProcess) -> None:
         done = done_of(await _ask(runner, options=GREEDY))
         assert 0 <= done.cached_tokens <= done.prompt_tokens
@@ -133,19 +150,23 @@ class EngineSuite(Suite):
         assert done.reason == ("length" if done.generated_tokens == 8 else "stop")
         assert done.total_ns > 0
 
+    @of_text
     async def test_num_predict_is_exact(self, runner: RunnerProcess) -> None:
         done = done_of(await _ask(runner, options=Options(temperature=0, num_predict=3)))
         assert (done.generated_tokens, done.reason) == (3, "length")
 
+    @of_text
     async def test_greedy_answers_are_the_same_every_time(self, runner: RunnerProcess) -> None:
         first, second = [text_of(await _ask(runner, options=GREEDY)) for _ in range(2)]
         assert first == second != ""
 
+    @of_text
     async def test_one_seed_gives_one_answer(self, runner: RunnerProcess) -> None:
         seeded = Options(temperature=0.8, seed=42, num_predict=8)
         first, second = [text_of(await _ask(runner, options=seeded)) for _ in range(2)]
         assert first == second
 
+    @of_text
     async def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(self, runner: RunnerProcess) -> None:
         whole = text_of(await _ask(runner, options=GREEDY))
         stop = whole[len(whole) // 2 :][:3]
@@ -153,9 +174,11 @@ class EngineSuite(Suite):
         assert text_of(events) == whole[: whole.index(stop)]
         assert (done_of(events).reason, done_of(events).stop) == ("stop", stop)
 
+    @of_text
     async def test_a_plain_prompt_is_continued_or_ended(self, runner: RunnerProcess) -> None:
         done_of(await runner.generate(GenerateRequest(prompt=PROMPT, options=GREEDY)))  # it may have nothing to add
 
+    @of_text
     async def test_logprobs_accompany_each_token(self, runner: RunnerProcess) -> None:
         if not self.logprobs:
             pytest.skip("this engine says that it has no logprobs")
@@ -166,6 +189,7 @@ class EngineSuite(Suite):
         assert all(entry.logprob <= 0 and len(entry.top) == 3 for entry in tokens)
         assert all([x.logprob for x in t.top] == sorted((x.logprob for x in t.top), reverse=True) for t in tokens)
 
+    @of_text
     async def test_a_json_schema_is_obeyed(self, runner: RunnerProcess) -> None:
         if not self.structured:
             pytest.skip("this engine says that it has no structured output")
@@ -176,6 +200,7 @@ class EngineSuite(Suite):
         assert answer.keys() == {"colour", "sure"}
         assert answer["colour"] in ("red", "green")
 
+    @of_text
     async def test_a_prompt_that_may_not_be_cut_and_does_not_fit_is_refused(self, runner: RunnerProcess) -> None:
         words = " ".join(f"w{number}" for number in range(self.context_length * 2))
         with pytest.raises(ContextExceeded) as refusal:
@@ -184,6 +209,7 @@ class EngineSuite(Suite):
         tokens, most = refusal.value.excess
         assert tokens > self.context_length >= most >= self.context_length - 1
 
+    @of_text
     async def test_a_prompt_that_may_be_cut_is_cut_visibly(self, runner: RunnerProcess) -> None:
         words = " ".join(f"w{number}" for number in range(self.context_length * 2))
         done = done_of(await runner.ask(words, options=Options(temperature=0, num_predict=1)))
@@ -192,11 +218,13 @@ class EngineSuite(Suite):
 
     # -- several requests --------------------------------------------------------------------------------------------
 
+    @of_text
     async def test_concurrent_requests_all_end(self, runner: RunnerProcess) -> None:
         answers = await asyncio.gather(*(_ask(runner, f"{PROMPT} {n}", options=GREEDY) for n in range(5)))
         assert [answer[-1].type for answer in answers] == ["done"] * 5
 
     @pytest.mark.parametrize("events", [0, 2], ids=["before the first event", "in the middle"])
+    @of_text
     async def test_leaving_frees_the_slot(self, runner: RunnerProcess, events: int) -> None:
         request = GenerateRequest(messages=_chat(PROMPT), options=Options(temperature=0, num_predict=-1))
         if events:
@@ -215,6 +243,7 @@ class EngineSuite(Suite):
         status = await runner.status()
         return status.active == 0 and status.queued == 0
 
+    @of_text
     async def test_status_answers_and_progress_grows_while_it_generates(self, runner: RunnerProcess) -> None:
         before = (await runner.status()).progress
         request = GenerateRequest(messages=_chat(PROMPT), options=Options(temperature=0, num_predict=24))
@@ -227,6 +256,7 @@ class EngineSuite(Suite):
 
     # -- tokens, vectors, caches -------------------------------------------------------------------------------------
 
+    @of_text
     async def test_tokens_give_the_text_back(self, runner: RunnerProcess) -> None:
         if not self.tokenizes:
             pytest.skip("this engine says that it cannot tokenize")
@@ -286,6 +316,7 @@ class EngineSuite(Suite):
                 assert isinstance(events[-1], Done)
                 assert capability == "transcription" or isinstance(events[0], Spoken)
 
+    @of_text
     async def test_trimming_caches_changes_no_answer(self, runner: RunnerProcess) -> None:
         before = text_of(await _ask(runner, options=GREEDY))
         await runner.post("/v1/trim")
@@ -308,6 +339,7 @@ class EngineSuite(Suite):
             runner.close_stdin()
             assert await runner.exit_code() != ExitCode.ASKED
 
+    @of_text
     async def test_a_termination_signal_in_the_middle_of_an_answer_ends_both_cleanly(
         self, model: InstalledModel
     ) -> None:
