@@ -1,4 +1,4 @@
-"""The page for people who come from another server: its commands and settings are ones that ollmlx has."""
+"""The page for people who come from another server: its commands are run, and its settings are ones that ollmlx has."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import shlex
 import tomllib
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from ollmlx.cli.main import parse
 from ollmlx.cli.verbs import ALIASES, VERBS
 from ollmlx.settings.load import OLLAMA_VARIABLES
+from ollmlx.testing.daemon import Daemon
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/switching.md").read_text(encoding="utf-8")
@@ -51,3 +53,26 @@ def test_its_settings_and_variables_exist() -> None:
 @pytest.mark.parametrize("page", re.findall(r"\]\((\w+\.md)\)", PAGE))
 def test_the_pages_that_it_names_exist(page: str) -> None:
     assert (ROOT / "docs" / page).is_file()
+
+
+NOT_RUN = ("ollmlx serve", "ollmlx launch", "ollmlx logs -f", "ollmlx pull NAME", "ollmlx run NAME")
+"""They serve, start a program that may not be here, or never end."""
+FINDINGS = ("ollmlx doctor", "ollmlx config check")
+"""They end with 1 where they find something: this machine may have problems."""
+
+
+@pytest.mark.e2e
+def test_each_command_of_the_page_does_its_work(tmp_path: Path) -> None:
+    fakes: dict[str, dict[str, str]] = {"llama3.2": {}, "mlx-community/Llama-3.2-3B-Instruct-4bit": {}}
+    with Daemon(tmp_path, fakes=fakes) as server:
+        (tmp_path / "Modelfile").write_text("FROM llama3.2\nSYSTEM Be brief.\n")
+        for line in dict.fromkeys([*LINES, *sorted(COMMANDS)]):
+            if line.startswith("curl "):
+                answer = httpx2.get(line.split()[1].replace("http://127.0.0.1:11434", server.url))
+                assert "llama3.2" in {model["id"].partition(":")[0] for model in answer.json()["data"]}
+            elif line.startswith("ollmlx ") and not line.startswith(NOT_RUN):
+                ran = server.cli(*shlex.split(line)[1:], input="Hello")
+                assert "Traceback" not in ran.stderr, f"{line}: {ran.stderr}"
+                assert ran.returncode in ((0, 1) if line.startswith(FINDINGS) else (0,)), f"{line}: {ran.stderr}"
+                if " run " in line:
+                    assert "Hello" in ran.stdout

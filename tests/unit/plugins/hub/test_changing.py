@@ -146,6 +146,11 @@ async def test_files_that_are_no_model_are_refused(
         ({"defaults": ModelDefaults(template="{{ if .System }}{{ oops }}")}, InvalidRequest, "not defined: 'oops'"),
         ({"quantize": "int4"}, Unsupported, "quantization is only supported"),
         ({"defaults": ModelDefaults(adapter=Path("/nowhere"))}, InvalidRequest, "not a LoRA adapter"),
+        (
+            {"defaults": ModelDefaults(adapter=Path("lora.gguf"))},
+            InvalidRequest,
+            "llama.cpp takes it, and MLX does not",
+        ),
     ],
 )
 async def test_a_request_that_cannot_be_met_creates_no_model(
