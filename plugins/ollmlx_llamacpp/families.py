@@ -23,6 +23,8 @@ class EyeRules:
     """The rules for a projector: its type in llama.cpp, names of tensors, and keys below `clip.vision.`.
 
     `fixed`: values that Ollama's file does not have. `promoted`: tensors that llama.cpp computes with in float32.
+    `interleaved`: ends of the names of weights whose rows llama.cpp has in the order of its rotary positions. `breaks`:
+    the token whose row of the embedding the projector has, too.
     """
 
     kind: str
@@ -33,6 +35,9 @@ class EyeRules:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     deviation: tuple[float, float, float] = (0.5, 0.5, 0.5)
     activation: str = "use_gelu"
+    epsilon: float = 1e-6
+    interleaved: tuple[str, ...] = ()
+    breaks: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,23 @@ QWEN25_EYE: Final = EyeRules(
     activation="use_silu",
 )  # fmt: skip
 
+PIXTRAL_EYE: Final = EyeRules(
+    "pixtral",
+    names=(
+        ("v.patch_conv.", "v.patch_embd."), ("v.encoder_norm.", "v.pre_ln."), (".attn_output.", ".attn_out."),
+        (".attn_norm.", ".ln1."), (".ffn_norm.", ".ln2."), ("mm.linear_1.", "mm.1."), ("mm.linear_2.", "mm.2."),
+        ("mm.patch_merger.merging_layer.", "mm.patch_merger."), ("mm.norm.", "mm.input_norm."),
+    ),
+    promoted=("v.patch_embd.weight",),
+    keys={**_EYE_KEYS, "spatial_merge_size": "spatial_merge_size"},
+    mean=CLIP_MEAN,
+    deviation=CLIP_DEVIATION,
+    activation="use_silu",
+    epsilon=1e-5,
+    interleaved=(".attn_q.weight", ".attn_k.weight"),
+    breaks="[IMG_BREAK]",
+)  # fmt: skip
+
 FAMILIES: Final[Mapping[str, TextRules]] = {
     "embeddinggemma": TextRules(
         "gemma-embedding",
@@ -158,6 +180,16 @@ FAMILIES: Final[Mapping[str, TextRules]] = {
         names=(("output_norm.", "token_embd_norm."),),
         fixed=lambda own, shapes: {"feed_forward_length": shapes["blk.0.ffn_gate.weight"][0]},
         metadata={"tokenizer.ggml.pre": "lfm2"},
+    ),
+    "mistral3": TextRules(
+        "mistral3",
+        keys={
+            "rope.scaling.beta_fast": "rope.scaling.yarn_beta_fast",
+            "rope.scaling.beta_slow": "rope.scaling.yarn_beta_slow",
+            "rope.scaling.mscale_all_dim": "rope.scaling.yarn_log_multiplier",
+            "rope.scaling_beta": "attention.temperature_scale",
+        },
+        eye=PIXTRAL_EYE,
     ),
     "olmo3": TextRules("olmo2"),
     "qwen25vl": TextRules("qwen2vl", fixed=_sections, eye=QWEN25_EYE),

@@ -28,7 +28,7 @@ def answer(one: Daemon, model: str, **fields: Any) -> tuple[str, list[float]]:
     return body["message"]["content"], [round(token["logprob"], 4) for token in body["logprobs"]]
 
 
-@pytest.mark.parametrize("name", ["gemma3", "gptoss"])
+@pytest.mark.parametrize("name", ["gemma3", "mistral3", "qwen25vl"])
 def test_a_file_in_ollamas_dialect_is_refused_and_its_converted_copy_answers_as_the_stock_file(
     daemon: StartDaemon, tmp_path: Path, name: str
 ) -> None:

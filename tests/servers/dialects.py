@@ -18,6 +18,9 @@ INNER: Final = 96
 EXPERTS: Final = 4
 LAYERS: Final = 2
 EYE: Final = 32
+BREAK_ROW: Final = "v.token_embd.img_break"
+"""The row of the embedding that Pixtral's projector has: that of the token `BREAK`, which is the last."""
+BREAK: Final = "[IMG_BREAK]"
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -32,6 +35,8 @@ class Projector:
     activation: str = "use_gelu"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     deviation: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    rotates: bool = False
+    """True when llama.cpp's file has queries and keys in the order of rotary positions."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,12 @@ def write_ollamas(folder: Path, family: Family) -> Path:
     numbers |= {f"{family.ollamas}.{name}": value for name, value in family.more.items()}
     shapes = dict(family.shapes)
     if family.projector is not None:
-        shapes |= family.projector.shapes
+        shapes |= {name: shape for name, shape in family.projector.shapes.items() if name != BREAK_ROW}
         numbers |= {f"{family.ollamas}.{own}": number for own, number in family.projector.numbers.values() if own}
-        numbers[f"{family.ollamas}.{family.projector.epsilon[0]}"] = family.projector.epsilon[1]
-    return _write(folder / "ollamas.gguf", family.ollamas, numbers, shapes, family.renamed)
+        key, epsilon = family.projector.epsilon
+        numbers |= {f"{family.ollamas}.{key}": epsilon} if key else {}
+    rotates = family.projector is not None and family.projector.rotates
+    return _write(folder / "ollamas.gguf", family.ollamas, numbers, shapes, family.renamed, rotates=rotates)
 
 
 def _numbers(family: Family, architecture: str) -> dict[str, Any]:
@@ -83,7 +90,8 @@ def _numbers(family: Family, architecture: str) -> dict[str, Any]:
 
 
 def _write(
-    file: Path, architecture: str, numbers: Mapping[str, Any], shapes: Shapes, renamed: Mapping[str, str] = {}
+    file: Path, architecture: str, numbers: Mapping[str, Any], shapes: Shapes, renamed: Mapping[str, str] = {}, *,
+    rotates: bool = False,
 ) -> Path:  # fmt: skip
     import gguf
 
@@ -91,16 +99,17 @@ def _write(
     _add(writer, numbers)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     letters = [f"<0x{byte:02X}>" for byte in range(256)]
-    tokens = ["<unk>", "<s>", "</s>", *letters]
+    tokens = ["<unk>", "<s>", "</s>", *letters, BREAK]
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
     writer.add_token_scores([0.0] * len(tokens))
-    writer.add_token_types([2, 3, 3, *[6] * 256])
+    writer.add_token_types([2, 3, 3, *[6] * 256, 3])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
     writer.add_chat_template(CHAT)
-    return _finish(writer, file, {"token_embd.weight": (len(tokens), WIDTH), **shapes}, renamed)
+    embedding = {"token_embd.weight": (len(tokens), WIDTH)}
+    return _finish(writer, file, {**embedding, **shapes}, renamed, rotates=rotates)
 
 
 def _write_projector(file: Path, family: Family) -> Path:
@@ -134,21 +143,30 @@ def _add(writer: Any, values: Mapping[str, Any]) -> None:
             writer.add_array(name, value)
 
 
-def _finish(writer: Any, file: Path, shapes: Shapes, renamed: Mapping[str, str]) -> Path:
-    import zlib
-
-    import numpy as np
-
+def _finish(writer: Any, file: Path, shapes: Shapes, renamed: Mapping[str, str], *, rotates: bool = False) -> Path:
     for name, shape in shapes.items():
-        drawn = np.random.default_rng(zlib.crc32(name.encode()))  # the same weights in every file
-        tensor = drawn.standard_normal(shape) * 0.3 + ("norm" in name or ".ln" in name or "post_ln" in name)
+        tensor = _drawn(name, shape)
+        if rotates and name.startswith("v.") and name.endswith(("attn_q.weight", "attn_k.weight")):
+            tensor = tensor.reshape(2, -1, 2, shape[1]).swapaxes(1, 2).reshape(shape)  # as PyTorch has two heads
         old = next((part for part in renamed if part in name), None)
-        writer.add_tensor(name.replace(old, renamed[old]) if old is not None else name, tensor.astype(np.float32))
+        writer.add_tensor(name.replace(old, renamed[old]) if old is not None else name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+def _drawn(name: str, shape: tuple[int, ...]) -> Any:
+    """Return random weights: the same in every file."""
+    import zlib
+
+    import numpy as np
+
+    if name == BREAK_ROW:
+        return _drawn("token_embd.weight", (260, *shape))[-1]
+    tensor = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape) * 0.3
+    return (tensor + any(part in name for part in ("norm", ".ln", "_ln"))).astype(np.float32)
 
 
 # -- shapes ----------------------------------------------------------------------------------------------------------
@@ -189,7 +207,7 @@ def _eye(names: tuple[str, ...] = ("ln1", "ln2"), *, bias: bool = True, gate: bo
 
 
 NORMS: Final[Shapes] = {"attn_norm.weight": (WIDTH,), "ffn_norm.weight": (WIDTH,)}
-OUTPUT: Final[Shapes] = {"output.weight": (259, WIDTH), "output_norm.weight": (WIDTH,)}
+OUTPUT: Final[Shapes] = {"output.weight": (260, WIDTH), "output_norm.weight": (WIDTH,)}
 _HEADS: Final = {"attention.key_length": 16, "attention.value_length": 16}
 _GEMMA: Final = _layers(
     {
@@ -239,6 +257,23 @@ _QWEN_EYE: Final = Projector(
     activation="use_silu",
     mean=(0.48145466, 0.4578275, 0.40821073),
     deviation=(0.26862954, 0.26130258, 0.27577711),
+)  # fmt: skip
+_PIXTRAL_EYE: Final = Projector(
+    "pixtral",
+    {
+        **_EYE_NUMBERS, "image_size": ("vision.image_size", 112),
+        "feed_forward_length": ("vision.feed_forward_length", 48), "spatial_merge_size": ("spatial_merge_size", 2),
+    },
+    {
+        "v.patch_embd.weight": (EYE, 3, 14, 14), "v.pre_ln.weight": (EYE,), "mm.1.weight": (WIDTH, EYE),
+        "mm.2.weight": (WIDTH, WIDTH), "mm.input_norm.weight": (EYE,), "mm.patch_merger.weight": (EYE, 4 * EYE),
+        BREAK_ROW: (WIDTH,), **_eye(bias=False, gate=True),
+    },
+    ("", 1e-5),
+    activation="use_silu",
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    deviation=(0.26862954, 0.26130258, 0.27577711),
+    rotates=True,
 )  # fmt: skip
 
 FAMILIES: Final[Mapping[str, Family]] = {
@@ -307,6 +342,31 @@ FAMILIES: Final[Mapping[str, Family]] = {
         renamed={"token_embd_norm": "output_norm"},
         dropped=("feed_forward_length",),
         more={"feed_forward_length": 12288},
+    ),
+    "mistral3": Family(
+        "mistral3",
+        "mistral3",
+        {
+            **_HEADS, "rope.dimension_count": 16, "rope.freq_base": 1e6, "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 16.0, "rope.scaling.original_context_length": 512,
+            "rope.scaling.yarn_beta_fast": 32.0, "rope.scaling.yarn_beta_slow": 1.0,
+            "rope.scaling.yarn_log_multiplier": 1.0, "attention.temperature_scale": 0.1,
+        },
+        {**OUTPUT, **_layers({**_attention(), **MLP, **NORMS})},
+        renamed={
+            "v.patch_embd.": "v.patch_conv.", "v.pre_ln.": "v.encoder_norm.", ".attn_out.": ".attn_output.",
+            ".ln1.": ".attn_norm.", ".ln2.": ".ffn_norm.", "mm.1.": "mm.linear_1.", "mm.2.": "mm.linear_2.",
+            "mm.patch_merger.": "mm.patch_merger.merging_layer.", "mm.input_norm.": "mm.norm.",
+        },
+        dropped=(
+            "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "rope.scaling.yarn_log_multiplier",
+            "attention.temperature_scale",
+        ),
+        more={
+            "rope.scaling.beta_fast": 32.0, "rope.scaling.beta_slow": 1.0, "rope.scaling.mscale_all_dim": 1.0,
+            "rope.scaling_beta": 0.1,
+        },
+        projector=_PIXTRAL_EYE,
     ),
     "olmo3": Family(
         "olmo2",

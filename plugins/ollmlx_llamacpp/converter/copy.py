@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,18 +27,27 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Copied:
-    """A tensor of a copy: its name there, and its data; `promoted` ones are written in float32."""
+    """A tensor of a copy: its name there, and its data; `promoted` ones are written in float32.
+
+    `heads`: the rows of each of so many heads are interleaved, one of the first half and one of the second. `row`: the
+    only row that is written.
+    """
 
     name: str
     tensor: Any
     promoted: bool = False
+    heads: int = 0
+    row: int | None = None
 
     def data(self) -> Any:
         """Return the values to write. Tensors that are passed on stay in the file until they are written."""
-        if not self.promoted or self.tensor.tensor_type == gguf.GGMLQuantizationType.F32:
-            return self.tensor.data
-        shape = [int(side) for side in reversed(self.tensor.shape)]
-        return gguf.quants.dequantize(self.tensor.data, self.tensor.tensor_type).astype(np.float32).reshape(shape)
+        found = self.tensor.data if self.row is None else self.tensor.data[self.row : self.row + 1]
+        if self.heads:
+            return found.reshape(self.heads, 2, -1, found.shape[-1]).swapaxes(1, 2).reshape(found.shape)
+        if not self.promoted:
+            return found
+        shape = [int(side) for side in reversed(self.tensor.shape)] if self.row is None else -1
+        return gguf.quants.dequantize(found, self.tensor.tensor_type).astype(np.float32).reshape(shape)
 
 
 def convert(source: Path, into: Path, report: Report) -> None:
@@ -75,9 +84,19 @@ def _convert(source: Path, into: Path, report: Report) -> None:
     if seeing and rules.eye is not None:
         writer = gguf.GGUFWriter(into / PROJECTOR, "clip")
         _write_eye_keys(writer, rules.eye, own, shapes)
-        eye = rules.eye
-        named = [(_renamed(each.name, eye.names), each) for each in seeing]
-        _write(writer, [Copied(name, each, name in eye.promoted) for name, each in named], progress)
+        _write(writer, list(_projector(reader, seeing, rules.eye, own("vision.attention.head_count"))), progress)
+
+
+def _projector(reader: Any, seeing: Sequence[Any], eye: EyeRules, heads: int) -> Iterator[Copied]:
+    """Yield the tensors of a projector."""
+    for each in seeing:
+        name = _renamed(each.name, eye.names)
+        turned = each.name.startswith("v.") and each.name.endswith(eye.interleaved) if eye.interleaved else False
+        yield Copied(name, each, name in eye.promoted, heads=heads if turned else 0)
+    if eye.breaks:
+        tokens = _values(reader.get_field("tokenizer.ggml.tokens"))
+        embedding = next(each for each in reader.tensors if each.name == "token_embd.weight")
+        yield Copied("v.token_embd.img_break", embedding, promoted=True, row=tokens.index(eye.breaks.encode()))
 
 
 class _Progress:
@@ -92,7 +111,8 @@ class _Progress:
 def _renamed(name: str, names: Sequence[tuple[str, str]]) -> str:
     for old, new in names:
         part = old.removeprefix("^")
-        if name.startswith(part) if old != part else part in name and new not in name:
+        has_it_already = part in new and new in name
+        if name.startswith(part) if old != part else part in name and not has_it_already:
             name = name.replace(part, new, 1)
     return name
 
@@ -138,7 +158,7 @@ def _write_eye_keys(writer: Any, eye: EyeRules, own: Callable[[str], Any], shape
     missing = sorted(key for key, value in found.items() if value is None)
     if missing:
         raise InvalidRequest(f"the metadata of its projector lacks {missing[0]}")
-    found["attention.layer_norm_epsilon"] = own("vision.attention.layer_norm_epsilon") or 1e-6
+    found["attention.layer_norm_epsilon"] = own("vision.attention.layer_norm_epsilon") or eye.epsilon
     writer.add_type(gguf.GGUFType.MMPROJ)
     _add(writer, {f"clip.vision.{key}": value for key, value in found.items()})
     _add(writer, {"clip.projector_type": eye.kind, "clip.has_vision_encoder": True, f"clip.{eye.activation}": True})
@@ -163,5 +183,5 @@ def _write(writer: Any, tensors: Sequence[Copied], progress: _Progress) -> None:
     writer.write_ti_data_to_file()
     for each in tensors:
         writer.write_tensor_data(each.data())
-        progress.add(int(each.tensor.n_bytes))
+        progress.add(int(each.tensor.n_bytes) if each.row is None else 0)
     writer.close()
