@@ -39,12 +39,15 @@ async def declarations(context: CheckContext) -> list[Finding]:
         if base is not None and stated.pin:
             pinned.append(base)
     findings += _pinned(context, pinned, await context.models())
-    for name in context.settings.aliases:
+    hiding = dict.fromkeys(context.settings.aliases, "aliases")
+    hiding |= {name: "models" for name, stated in context.settings.models.items() if stated.from_}
+    for name, table in hiding.items():
         for store in context.stores:
             with suppress(OllmlxError):  # a damaged model: the check of its store reports it
                 if await store.resolve(ModelName.parse(name)) is not None:
-                    title = f"the alias {name} hides the installed model of this name"
-                    findings.append(_at(context, "CFG005", title, ("aliases", name), Severity.WARNING))
+                    what = "alias" if table == "aliases" else "declared model"
+                    title = f"the {what} {name} hides the installed model of this name"
+                    findings.append(_at(context, "CFG005", title, (table, name), Severity.WARNING))
     return findings
 
 

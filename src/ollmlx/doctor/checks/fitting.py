@@ -19,7 +19,7 @@ from ollmlx.errors import OllmlxError
 from ollmlx.errors.findings import Finding, SafeCommand
 from ollmlx.formats.gguf import GgufHeader, read_gguf_header
 from ollmlx.formats.safetensors import read_safetensors_header
-from ollmlx.storekit.files import free_name
+from ollmlx.storekit.files import free_name, read_json
 from ollmlx.types import InstalledModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
@@ -67,6 +67,8 @@ def adapter_problem(path: Path, base: InstalledModel | None) -> str | None:
             missing = next((file for file in (CONFIG, WEIGHTS) if not (path / file).is_file()), None)
             if missing:
                 return f"{path} has no {missing}"
+            if read_json(path, CONFIG) is None:
+                return f"{path / CONFIG} cannot be read"
             return _other_layers(path, base) if base is not None and base.format == "mlx" else None
         if not path.exists():
             return f"{path} does not exist"

@@ -133,7 +133,7 @@ def _permissions(context: CheckContext, path: Path) -> Iterator[Finding]:
     problem = "is not writable" if readable else "cannot be read"
     evidence = (_owner(path), "models can be used, not pulled" if readable else "")
     severity = Severity.WARNING if readable else Severity.ERROR
-    if os.statvfs(path).f_flag & os.ST_RDONLY:
+    if "ro" in context.machine.flags(path):
         title = f"the models folder {path} is on a file system that is mounted read-only"
         yield found(
             "STO002", title, evidence=evidence, commands=other_folder("OLLAMA_MODELS", "models"), severity=severity
@@ -215,8 +215,11 @@ def _state_folder(context: CheckContext, state: Path) -> Iterator[Finding]:
         title = f"the state folder {state} is not a folder"
         yield found("STO002", title, commands=_move_away(state))
     elif exists and not os.access(state, os.R_OK | os.W_OK | os.X_OK):
-        title = f"the state folder {state} cannot be used"
-        yield found("STO002", title, evidence=(_owner(state),), commands=_grant_access(context, state))
+        read_only = "ro" in context.machine.flags(state)
+        title = f"the state folder {state} {'is mounted read-only' if read_only else 'cannot be used'}"
+        elsewhere = other_folder("OLLMLX_STORAGE__STATE", ".ollmlx")
+        commands = elsewhere if read_only else _grant_access(context, state)
+        yield found("STO002", title, evidence=(_owner(state),), commands=commands)
     elif exists:
         for name, is_right in (("ollmlx.lock", os.path.isfile), ("logs", os.path.isdir), ("runners", os.path.isdir)):
             place = state / name
