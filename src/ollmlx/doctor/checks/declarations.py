@@ -23,6 +23,8 @@ from ollmlx.text.quantities import format_size
 from ollmlx.types import InstalledModel
 
 CHECK = "ollmlx config check"
+SHORT = 512
+"""Tokens of a context that is short for any model."""
 
 
 @check("declarations", "config", "CFG004", "CFG005", "CFG009", "MDL007", "RUN005")
@@ -36,6 +38,8 @@ async def declarations(context: CheckContext) -> list[Finding]:
         base = await context.installed(stated.from_ or name)
         draft = await context.installed(stated.draft) if stated.draft else None
         findings += _declaration(context, name, stated, base, draft)
+        if base is not None and stated.context_length:
+            findings += await _too_long(context, name, stated.context_length, base)
         if base is not None and stated.pin:
             pinned.append(base)
     findings += _pinned(context, pinned, await context.models())
@@ -49,6 +53,21 @@ async def declarations(context: CheckContext) -> list[Finding]:
                     title = f"the {what} {name} hides the installed model of this name"
                     findings.append(_at(context, "CFG005", title, (table, name), Severity.WARNING))
     return findings
+
+
+async def _too_long(context: CheckContext, name: str, length: int, base: InstalledModel) -> list[Finding]:
+    """Report a context that needs more memory than all models may use, where a short one would fit."""
+    backend = next((one for model, one in (await context.choices()).of if model.path == base.path), None)
+    budget = context.memory_budget
+    if backend is None or isinstance(backend, OllmlxError) or not budget:
+        return []
+    with suppress(OllmlxError), context.plugins.registry.backends.errors_named(backend.name):
+        need, least = (backend.estimate(base, tokens, 1).total for tokens in (length, SHORT))
+        if need > budget >= least:
+            room = f"needs {format_size(need)}, and all models may use {format_size(budget)}"
+            title = f'[models."{name}"] context_length = {length} {room}'
+            return [_at(context, "RUN005", title, ("models", name, "context_length"))]
+    return []
 
 
 def _at(
