@@ -30,7 +30,8 @@ AT_ONCE: Final = 200
 MEMORY: Final = "dry-load.json"
 """The file in the state folder that remembers results: a model of the same digest is not examined twice."""
 MAX_MEMORY: Final = 4 << 20
-PARTS: Final = ("mlx", "mlx-lm", "xllamacpp")
+ENGINES: Final = ("mlx-lm", "mlx-vlm", "xllamacpp")
+PARTS: Final = ("ollmlx", "mlx", "tokenizers", *ENGINES)
 
 
 class Row(NamedTuple):
@@ -55,12 +56,13 @@ async def loadable(context: CheckContext) -> list[Finding]:
     for rows in await asyncio.gather(*(_examine(context, *group) for group in new.items())):
         known |= rows
     if new:
-        kept = {model.digest: known.get(model.digest) for model, _ in trials}
+        every = (*(model for model, _ in trials), *choices.late)
+        kept = {model.digest: known.get(model.digest) for model in every}
         await asyncio.to_thread(_remember, file, versions, kept)
     told = [(model, known[model.digest]) for model, _ in trials if model.digest in known]
     late = [model.name.short for model in (*(one for one, _ in trials if one.digest not in known), *choices.late)]
     findings = [_finding(context, model, row) for model, row in told if row.problem is not None]
-    return [*findings, *([_late(late)] if late and any(versions) else [])]
+    return [*findings, *([_late(late)] if late and any(map(context.version_of, ENGINES)) else [])]
 
 
 def _module(context: CheckContext, model: InstalledModel, backend: Backend | OllmlxError) -> str | None:
