@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from tests.conftest import StartDaemon
 from tests.servers.hub import HubServer
+from tests.servers.ollama_folder import OllamaFolder, tiny_gguf, usual_layers
+from tests.servers.registry import RegistryServer
 from tests.servers.tiny import tiny_files
 
 from ollmlx import ModelName
@@ -57,3 +59,21 @@ async def test_a_new_repository_is_private_unless_asked_otherwise(models: Path, 
         assert steps[-1].status == "success"
         assert hub.made == {"me/other": "public" if public else "private"}
         close_session()
+
+
+def test_a_gguf_model_goes_to_the_registry_of_its_name_and_never_to_the_hub(daemon: StartDaemon) -> None:
+    with HubServer() as hub, RegistryServer() as registry:
+        server = daemon(
+            fakes=None,
+            settings={
+                "security": {"push": True, "private_hosts": [registry.host]},
+                "plugins": {"disabled": ["pypi"], "hub": {"endpoint": hub.url, "token": "hf_persons_own_token"}},
+            },
+        )
+        OllamaFolder(server.models).add("mine", usual_layers(tiny_gguf()))
+        name = f"{registry.host}/me/mine"
+        assert server.cli("cp", "mine", name).returncode == 0
+        pushed = server.cli("push", "--insecure", name)
+        assert pushed.returncode == 0, pushed.stderr
+        assert list(registry.manifests) == ["me/mine:latest"]
+        assert not hub.made
