@@ -4,14 +4,21 @@
 import { send } from "../api.js";
 
 const RATE = 16000;
+const PIECE = 250; // milliseconds
 
 /** Begin to record. Returns a function that ends the recording and resolves to what was said. */
 export async function record(model) {
   const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
   const recorder = new MediaRecorder(stream);
   const pieces = [];
-  recorder.ondataavailable = ({ data }) => pieces.push(data);
-  recorder.start();
+  const first = new Promise((resolve) => {
+    recorder.ondataavailable = ({ data }) => {
+      pieces.push(data);
+      if (data.size) resolve();
+    };
+  });
+  recorder.start(PIECE);
+  await first;
   return async () => {
     const ended = new Promise((resolve) => { recorder.onstop = resolve; });
     recorder.stop();
@@ -31,7 +38,7 @@ async function transcribed(file, model) {
 /** One channel of 16-bit samples at 16 kHz, which every engine reads. */
 async function wav(recorded) {
   const context = new OfflineAudioContext(1, 1, RATE);
-  const sound = await context.decodeAudioData(await recorded.arrayBuffer());
+  const sound = await context.decodeAudioData(await recorded.arrayBuffer()).catch(() => { throw new Error("The recording is too short."); });
   const mixed = new OfflineAudioContext(1, Math.max(1, Math.ceil(sound.duration * RATE)), RATE);
   const source = new AudioBufferSourceNode(mixed, { buffer: sound });
   source.connect(mixed.destination);
