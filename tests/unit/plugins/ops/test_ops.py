@@ -180,6 +180,7 @@ async def test_a_daemon_describes_itself_to_clients_on_its_machine(service: Fake
     (runner,) = found["runners"]
     assert (runner["name"], runner["state"], runner["code"]) == ("tiny", "failed", "RUN002")
     assert (runner["restarts"], runner["error"], runner["last_words"]) == (2, "it died", ["bye"])
+    assert (runner["active"], runner["notes"], runner["started_at"]) == (0, [], None), "what the doctor looks at"
 
 
 @pytest.mark.parametrize(("peer", "status"), [("127.0.0.1", 200), ("::1", 200), ("192.168.1.9", 403)])
