@@ -30,5 +30,5 @@ def _ways_out(model: InstalledModel) -> list[str]:
 
 
 def converts(model: InstalledModel) -> bool:
-    """Return whether the converter knows the family of a model's file."""
-    return str(model.info.get("general.architecture")) in FAMILIES
+    """Return whether the converter knows the family of a model's file, or only its projector is written anew."""
+    return model.defaults.projector is not None or str(model.info.get("general.architecture")) in FAMILIES

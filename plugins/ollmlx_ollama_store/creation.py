@@ -46,7 +46,8 @@ class OllamaCreation:
         files = _files_of(request, self.index.store)
         if request.convert and request.base is not None:
             self._check_copy(request.base, request.name)
-            async with closing(_converted(converter, request.base.path, stage / COPY, dialect="ollama")) as steps:
+            source = request.base.defaults.projector or request.base.path
+            async with closing(_converted(converter, source, stage / COPY, dialect="ollama")) as steps:
                 async for step in steps:
                     yield step
             layers, facts = await to_transfer_thread(self._from_copy, request.base, stage)
@@ -118,9 +119,13 @@ class OllamaCreation:
             raise InvalidRequest("the copy needs a name of its own: the original stays as it is")
 
     def _from_copy(self, base: InstalledModel, stage: Path) -> tuple[list[OllamaLayer], dict[str, Any]]:
-        """Return the layers of a converted model: its files, and its base's texts."""
-        layers, facts = self._from_files(sorted((stage / COPY).glob("*.gguf")), stage)
+        """Return the layers of a converted model: its files, and its base's texts, and weights that stay the same."""
+        files = sorted((stage / COPY).glob("*.gguf"))
         texts, stated = self._from_base(base)
+        if base.defaults.projector is not None:
+            layers = [self.installer.add_file(stage, "projector", file) for file in files]
+            return [*(layer for layer in texts if layer.kind != "projector"), *layers], stated
+        layers, facts = self._from_files(files, stage)
         kept = [layer for layer in texts if layer.kind not in ("model", "projector")]
         return [*layers, *kept], {**stated, **facts}
 

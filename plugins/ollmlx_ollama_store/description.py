@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -53,6 +54,9 @@ def _describe_tensors(
     template = _text(layout, manifest, "template")
     try:
         folder = folders.make(manifest)
+        own = describe_folder(folder, _files(folder), "ollama")
+        if config.renderer and not template and not own.chat_template:
+            raise Unsupported(f"it has no chat template; Ollama's program has its format ({config.renderer})")
     except Unsupported as refused:
         known: tuple[Capability, ...] = ("completion", "tools", "insert", "vision", "embedding", "rerank", "thinking")
         return ModelDescription(
@@ -63,7 +67,6 @@ def _describe_tensors(
             info={LAYERS: refused.message},
             chat_template=template,
         )
-    own = describe_folder(folder, [FoundFile(file.name, file.stat().st_size, 0) for file in folder.iterdir()], "ollama")
     if own.chat_template and template and not _states_template(layout, manifest, template):
         template = None
     defaults = _defaults(layout, manifest, template)
@@ -80,6 +83,10 @@ def _describe_tensors(
         info={**own.info, LAYERS: ""},
         chat_template=template or own.chat_template,
     )
+
+
+def _files(folder: Path) -> list[FoundFile]:
+    return [FoundFile(file.name, file.stat().st_size, 0) for file in folder.iterdir()]
 
 
 def _replaces(

@@ -264,6 +264,7 @@ class OllamaConfig(_Document):
     remote_host: str = Field("", max_length=500)
     remote_model: str = Field("", max_length=500)
     capabilities: tuple[str, ...] | None = Field(None, max_length=64)
+    renderer: str = Field("", max_length=64)
 
 
 def write_manifest(config: OllamaLayer, layers: Sequence[OllamaLayer]) -> bytes:

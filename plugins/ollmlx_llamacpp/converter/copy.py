@@ -64,6 +64,9 @@ def _convert(source: Path, into: Path, report: Report) -> None:
     reader = gguf.GGUFReader(source)
     shapes = {each.name: tuple(int(side) for side in reversed(each.shape)) for each in reader.tensors}
     kind = _text(reader, "general.architecture")
+    if kind == "clip":
+        _write_projector_type(reader, into, report)
+        return
     rules = FAMILIES.get(family_of(kind, shapes))
     if rules is None:
         raise InvalidRequest(f"files of the architecture {kind[:80]!r} are not converted")
@@ -97,6 +100,16 @@ def _projector(reader: Any, seeing: Sequence[Any], eye: EyeRules, heads: int) ->
         tokens = _values(reader.get_field("tokenizer.ggml.tokens"))
         embedding = next(each for each in reader.tensors if each.name == "token_embd.weight")
         yield Copied("v.token_embd.img_break", embedding, promoted=True, row=tokens.index(eye.breaks.encode()))
+
+
+def _write_projector_type(reader: Any, into: Path, report: Report) -> None:
+    """Copy a projector that does not say its type: those that do not are LLaVA's."""
+    writer = gguf.GGUFWriter(into / PROJECTOR, "clip")
+    rules = TextRules("clip", metadata={"clip.projector_type": "mlp"})
+    _write_text_keys(writer, reader, "", rules, rows=0)
+    _add(writer, rules.metadata)
+    tensors = [Copied(each.name, each) for each in reader.tensors]
+    _write(writer, tensors, _Progress(report, sum(int(each.n_bytes) for each in reader.tensors)))
 
 
 class _Progress:

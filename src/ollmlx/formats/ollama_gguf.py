@@ -57,6 +57,13 @@ def ollama_dialect(header: GgufHeader) -> str | None:
     return ", ".join(differences) or None
 
 
+def ollama_projector(header: GgufHeader) -> str | None:
+    """Return the same for a projector in a file of its own: those of the first LLaVA models do not say their type."""
+    if header.architecture == "clip" and not any(key.endswith("projector_type") for key in header.metadata):
+        return "its projector does not say of which type it is"
+    return None
+
+
 def _has_other_tensors(kind: str, names: list[str]) -> bool:
     if kind == "lfm2":
         return "output_norm.weight" in names and "token_embd_norm.weight" not in names

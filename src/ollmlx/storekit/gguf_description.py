@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ollmlx.formats.gguf import GgufHeader
-from ollmlx.formats.ollama_gguf import DIALECT_KEY, ollama_dialect
+from ollmlx.formats.ollama_gguf import DIALECT_KEY, ollama_dialect, ollama_projector
 from ollmlx.model.installed import Capability, ModelDetails
 from ollmlx.model.templates import MAX_TEMPLATE
 from ollmlx.storekit.files import damaged
@@ -62,7 +62,7 @@ def describe_gguf(
             embedding_length=_length(header, "embedding_length"),
         ),
         capabilities=_capabilities(header, shown, projectors),
-        info=_info(header),
+        info={**_info(header), **_dialect(header, projectors)},
         chat_template=shown if isinstance(shown, str) else None,
         projector_info=_info(projectors[0]) if projectors else {},
     )
@@ -111,8 +111,12 @@ def _info(header: GgufHeader) -> dict[str, Any]:
     """Return the flat metadata, without long arrays and the template."""
     found = {_plain(key): _plain(value) for key, value in header.metadata.items() if value is not None}
     found.pop("tokenizer.chat_template", None)
-    dialect = ollama_dialect(header)
-    return {**found, "general.parameter_count": _parameters(header), **({DIALECT_KEY: dialect} if dialect else {})}
+    return {**found, "general.parameter_count": _parameters(header)}
+
+
+def _dialect(header: GgufHeader, projectors: Sequence[GgufHeader]) -> dict[str, str]:
+    found = ollama_dialect(header) or next(filter(None, map(ollama_projector, projectors)), None)
+    return {DIALECT_KEY: found} if found else {}
 
 
 def _plain(value: Any) -> Any:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.servers.dialects import FAMILIES, write_ollamas, write_stock
+from tests.servers.llava_gguf import write_llava
 from tests.servers.ollama_folder import tiny_gguf
 
-from ollmlx import ModelName, read_gguf_header
+from ollmlx import DIALECT_KEY, ModelName, read_gguf_header
 from ollmlx.errors import StorageError
 from ollmlx.formats.gguf import GgufHeader, GgufTensor
 from ollmlx.formats.ollama_gguf import ollama_dialect
@@ -173,6 +174,22 @@ def test_llama_cpp_loads_every_converted_copy_and_not_the_file_itself(tmp_path: 
     first, second = tried.stdout.splitlines()
     assert b'"problem": null' not in first
     assert b'"problem": null' in second
+
+
+def test_a_projector_that_does_not_say_its_type_is_recognised_and_gets_it(tmp_path: Path) -> None:
+    from ollmlx_llamacpp.converter.copy import convert
+
+    _, stock = write_llava(tmp_path)
+    untyped = tmp_path / "untyped.gguf"
+    untyped.write_bytes(stock.read_bytes().replace(b"clip.projector_type", b"clip.projector_kind"))
+    model = describe_gguf(header("llama"), projectors=[read_gguf_header(untyped)])
+    assert model.info[DIALECT_KEY] == "its projector does not say of which type it is"
+    assert DIALECT_KEY not in describe_gguf(header("llama"), projectors=[read_gguf_header(stock)]).info
+    convert(untyped, tmp_path, lambda *step: None)
+    metadata, tensors = contents(tmp_path / "mmproj.gguf")
+    expected, weights = contents(stock)
+    assert {key: value for key, value in metadata.items() if key != "clip.projector_kind"} == expected
+    assert all(np.array_equal(tensors[name][1], data) for name, (_, data) in weights.items())
 
 
 def test_a_vocabulary_that_is_longer_than_the_embedding_is_cut_and_half_precision_is_promoted(tmp_path: Path) -> None:

@@ -197,6 +197,19 @@ async def test_a_go_template_is_used_where_the_files_have_none(ollama: OllamaFol
     assert "tools" in model.capabilities
 
 
+async def test_a_model_whose_prompts_only_ollamas_program_can_make_is_refused_until_it_has_a_template(
+    ollama: OllamaFolder, store: OllamaStore
+) -> None:
+    layers: dict[str, Any] = {"tensor": NORM, "json": JSON}
+    ollama.add("m", layers, model_format="safetensors", renderer="qwen3.5")
+    model = await found(store, "m")
+    assert model.format == "ollama-safetensors"
+    assert model.info["ollmlx.layers"] == "it has no chat template; Ollama's program has its format (qwen3.5)"
+    request = CreateRequest(name=ModelName.parse("mine"), base=model, defaults=ModelDefaults(template="{{ .Prompt }}"))
+    assert [step.status async for step in store.create(request, None)][-1] == "success"
+    assert (await found(store, "mine")).format == "mlx"
+
+
 async def test_a_models_folder_that_cannot_be_written_is_read(ollama: OllamaFolder, tmp_path: Path) -> None:
     add(ollama, NORM)
     folders = [path for path in (ollama.root, *ollama.root.rglob("*")) if path.is_dir()]
