@@ -26,6 +26,8 @@ from typing import IO, Any, Final, TypeVar
 from ollmlx.errors import InvalidRequest, OllmlxError
 
 HELPERS: Final = 2
+START_SECONDS: Final = 0.5
+"""Seconds that the start of a helper takes on a busy machine, at most."""
 CPU_SECONDS: Final = 2
 MEMORY: Final = 512 << 20
 OUTPUT: Final = 8 << 20
@@ -58,7 +60,7 @@ def run_limited(
     """
     call = pickle.dumps((function.__module__, function.__qualname__, arguments, cpu, output))
     with _free:
-        helper = _idle.pop() if _idle else _Helper()
+        helper = _taken()
         try:
             kind, value = helper.call(call, cpu, output)
         except _Stopped as stopped:
@@ -69,6 +71,10 @@ def run_limited(
             raise
         else:
             _idle.append(helper)
+        finally:
+            with _returned:
+                _busy.remove(helper)
+                _returned.notify()
     if kind == "result":
         return value  # type: ignore[no-any-return]
     if kind == "limit":
@@ -77,6 +83,15 @@ def run_limited(
         name, message, code, hint = value
         raise _error_class(name)(message, code=code, hint=hint)
     raise RuntimeError(f"the helper failed: {value}")
+
+
+def _taken() -> _Helper:
+    """Return an idle helper; a second one is started only when the first is busy for longer than a start takes."""
+    with _returned:
+        _returned.wait_for(lambda: _idle or not _busy, START_SECONDS)
+        helper = _idle.pop() if _idle else _Helper()
+        _busy.append(helper)
+    return helper
 
 
 def close_helpers() -> None:
@@ -158,5 +173,7 @@ def _error_class(name: str) -> type[OllmlxError]:
 
 
 _idle: list[_Helper] = []
+_busy: list[_Helper] = []
+_returned = threading.Condition()
 _free = threading.BoundedSemaphore(HELPERS)
 atexit.register(close_helpers)
