@@ -3,6 +3,7 @@
     python benchmarks/engine.py                    all of it: about 20 minutes on two slow cores
     python benchmarks/engine.py peer resume        some of it
     python benchmarks/engine.py --write docs/benchmarks.md --json
+    python benchmarks/engine.py peer --busy 2      beside two processes that only count
 
   peer    ollmlx and mlx_lm.server with the same BLAS and float32 weights: throughput, first tokens
   spread  the same two with requests that arrive at random moments, and the last first token of several
@@ -262,6 +263,7 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"{', '.join(SCENARIOS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--stock-rounds", type=int, default=3, help="rounds with the stock server: 3 minutes each")
+    parser.add_argument("--busy", type=int, default=0, metavar="COUNT", help="processes that count beside the servers")
     parser.add_argument("--cache", type=Path, default=cache_folder() / "benchmarks", help="where the model is kept")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between their marks in this file")
     parser.add_argument("--json", action="store_true", help="print all figures of all rounds instead of tables")
@@ -274,7 +276,8 @@ def main() -> None:
     figures = {"machine": f"{platform.system()} {platform.machine()}"}
     for name in arguments.scenarios or SCENARIOS:
         progress(name)
-        table = asyncio.run(SCENARIOS[name](asked))
+        with sides.busy(arguments.busy):
+            table = asyncio.run(SCENARIOS[name](asked))
         figures[name] = {"title": table.title, "table": table.lines, "rounds": table.figures}
         if arguments.write:
             write(arguments.write, f"engine.py {name}", table, versions)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,16 @@ def weights(cache: Path) -> Weights:
         argv += ["--mlx-path", str(found.float32), "--dtype", "float32"]
         subprocess.run(argv, check=True, env=environment(blas().env), stdout=sys.stderr)
     return found
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Keep the machine busy with so many processes that only count."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+            stack.callback(process.kill)
+        yield
 
 
 @contextmanager
