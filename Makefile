@@ -37,10 +37,10 @@ endef
 # MLX needs its CPU library on Linux; on a Mac it brings Metal by itself.
 ifeq ($(shell uname -s),Linux)
 RUN_EXTRAS := [cpu]
-TEST_EXTRAS := [cpu,llamacpp,vision,dev,docs,release,clients]
+TEST_EXTRAS := [cpu,llamacpp,vision,speech,dev,docs,release,clients]
 else
 RUN_EXTRAS :=
-TEST_EXTRAS := [llamacpp,vision,dev,docs,release,clients]
+TEST_EXTRAS := [llamacpp,vision,speech,dev,docs,release,clients]
 endif
 
 .PHONY: help run test quick lint types imports unit fix fuzz fuzz-parsers audit docs bench pins clean dist smoke test-agents
