@@ -33,6 +33,7 @@ from ollmlx.types import (
     RerankRequest,
     RerankResult,
     RunnerState,
+    StreamRequest,
     Text,
 )
 
@@ -148,7 +149,8 @@ class ToyRunner:
             self._aborted.set_exception(reason)
             self._aborted.exception()
 
-    async def generate(self, request: GenerateRequest, call: RunnerCall | None = None) -> AsyncGenerator[Event]:
+    async def generate(self, request: StreamRequest, call: RunnerCall | None = None) -> AsyncGenerator[Event]:
+        assert isinstance(request, GenerateRequest)
         async for event in self._factory.answer(self, request):
             yield event
 
