@@ -5,6 +5,7 @@ The runner writes the files; the daemon and the command `ollmlx cache` list and 
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shlex
@@ -16,7 +17,6 @@ from pathlib import Path
 from ollmlx.errors import StorageError
 from ollmlx.model.installed import InstalledModel
 from ollmlx.model.names import ModelName
-from ollmlx.settings.files import private_file
 from ollmlx.storekit.files import storage_errors
 
 
@@ -43,12 +43,15 @@ class SavedCaches:
 
     def key(self) -> str:
         """Return the key that encrypts the caches, in hexadecimal; made when first needed. Raises StorageError."""
-        file = private_file(self._folder.parent, "caches.key")
+        file = self._folder.parent / "caches.key"
         with storage_errors("cannot use the key of saved prompt caches"):
-            key = file.read_text(encoding="ascii", errors="replace").strip()
-            if not key:
-                key = secrets.token_hex(32)
-                file.write_text(key, encoding="ascii")
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+            with os.fdopen(descriptor, "r+", encoding="ascii", errors="replace") as opened:
+                key = opened.read().strip()
+                if not key:
+                    key = secrets.token_hex(32)
+                    opened.write(key)
         if not re.fullmatch("[0-9a-f]{64}", key):
             raise StorageError(f"{file} holds no key", hint=f"mv {shlex.quote(str(file))} {shlex.quote(f'{file}.old')}")
         return key
