@@ -13,8 +13,8 @@ from ollmlx.errors import InvalidRequest
 
 MOST_BYTES: Final = 48 << 20
 _PATH: Final = re.compile(
-    r"""(?P<quote>['"])(?P<quoted>(?:~|\.{1,2})?/[^'"\n]+?\.(?:png|jpe?g|webp|gif))(?P=quote)"""
-    r"""|(?<!\S)(?P<bare>(?:~|\.{1,2})?/(?:\\.|[^\s\\])+?\.(?:png|jpe?g|webp|gif))(?![\w/])""",
+    r"""(?P<quote>['"])(?P<quoted>(?:~|\.{1,2})?/[^'"\n]+?\.(?:png|jpe?g|webp|gif|hei[cf]))(?P=quote)"""
+    r"""|(?<!\S)(?P<bare>(?:~|\.{1,2})?/(?:\\.|[^\s\\])+?\.(?:png|jpe?g|webp|gif|hei[cf]))(?![\w/])""",
     re.IGNORECASE,
 )
 """A path that begins with `/`, `./`, `../` or `~/`: in quotes, or as dropped files are, with backslashes."""

@@ -1,7 +1,8 @@
 """Pictures that clients send become pictures that every engine can read.
 
-PNG, JPEG, WebP and a GIF's first frame. What an engine would read otherwise than a person sees it (turned by EXIF,
-transparent, 16 bits, CMYK) or not at all (WebP, GIF, very large, very small) is written anew; the rest stays as it is.
+PNG, JPEG, WebP, a GIF's first frame, and HEIC where pillow-heif is installed. What an engine would read otherwise than
+a person sees it (turned by EXIF, transparent, 16 bits, CMYK) or not at all (WebP, GIF, HEIC, very large, very small) is
+written anew; the rest stays as it is.
 Pillow runs in a helper process only, after the sizes in the picture's header were checked.
 """
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF")
+HEIC: Final = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1", b"ftyphevc")
+"""What telephones write, by the beginnings of their files."""
 MOST_BYTES: Final = 48 << 20
 """Bytes of a picture's file."""
 MOST_PIXELS: Final = 32_000_000
@@ -105,7 +108,7 @@ def _written_anew(data: bytes) -> bytes | None:
     Image.MAX_IMAGE_PIXELS = None  # checked here, with one limit for all formats
     warnings.simplefilter("ignore")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=(*FORMATS, *_more_formats())) as image:
             size, kind = image.size, image.format
             _check_size(image)
             image.load()
@@ -113,9 +116,21 @@ def _written_anew(data: bytes) -> bytes | None:
             plain = kind in ("PNG", "JPEG") and found is image and image.size == size
             return None if plain else _png(found)
     except UnidentifiedImageError:
-        raise _refused("it is no PNG, JPEG, WebP or GIF") from None
+        if data[4:12] in HEIC:
+            raise _refused("it is HEIC, which needs pillow-heif: pip install 'ollmlx[vision]'") from None
+        raise _refused("it is no PNG, JPEG, WebP, GIF or HEIC") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow raises all of these for damaged files
         raise _refused(f"it is damaged: {str(error)[:200]}") from None
+
+
+def _more_formats() -> tuple[str, ...]:
+    """Return the formats that Pillow reads with another library, where that is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return ()
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return ("HEIF",)
 
 
 def _check_size(image: Image) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import struct
+import sys
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image
 from tests.pictures import base64_of, drawn, file_of
 
 from ollmlx.errors import InvalidRequest
-from ollmlx.pictures import read_pictures
+from ollmlx.pictures import read_pictures, reading
 from ollmlx.pictures.fetching import fetch
 from ollmlx.storekit.public_addresses import PublicAddresses
 from ollmlx.types import Message
@@ -43,6 +44,26 @@ def sideways() -> str:
     exif = Image.Exif()
     exif[0x0112] = 6  # a camera that was held upright
     return base64_of(drawn("red", (64, 48)), "JPEG", exif=exif)
+
+
+def of_a_telephone() -> str:
+    heif = pytest.importorskip("pillow_heif", reason="pip install 'ollmlx[vision]'")
+    heif.register_heif_opener()
+    return base64_of(drawn(), "HEIF", quality=-1)
+
+
+async def test_a_heic_picture_is_read() -> None:
+    image = await shown(of_a_telephone())
+    assert (image.format, image.size) == ("PNG", (64, 48))
+    red, green, blue = image.convert("RGB").getpixel((5, 5))  # type: ignore[misc]
+    assert (red > 240, green < 15, blue < 15) == (True, True, True)
+
+
+async def test_a_heic_picture_without_its_library_is_refused_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(reading, "run_limited", lambda function, *data, **how: function(*data))
+    with pytest.raises(InvalidRequest, match=r"pip install 'ollmlx\[vision\]'"):
+        await read(base64_of(b"\0\0\0\x18ftypheic" + bytes(64)))
 
 
 def deep() -> str:
@@ -96,7 +117,7 @@ def claiming(width: int, height: int) -> str:
         ("aGk", "it is not base64"),
         ("data:image/png;base64,aGk=", "it is not base64"),
         ("\U0001f600", "it is not base64"),
-        ("aGk=", "it is no PNG, JPEG, WebP or GIF"),
+        ("aGk=", "it is no PNG, JPEG, WebP, GIF or HEIC"),
         (base64_of(drawn(), "BMP"), "it is no PNG"),
         (base64_of(drawn(), "TIFF"), "it is no PNG"),
         (base64_of(file_of(drawn())[:-60]), "it is damaged"),
