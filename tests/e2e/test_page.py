@@ -213,6 +213,7 @@ def test_a_long_prompt_tells_its_progress_and_an_answer_is_stopped_at_the_server
     expect(page.locator(".waiting")).to_have_text(re.compile(r"Reading the prompt: \d+ % of 7 tokens…"))
     page.get_by_role("button", name="Stop").click()
     wait_until(server.idle)
+    page.get_by_role("button", name="New chat").click()
     ask(page, "parrot", ENDLESS)
     expect(answers(page).last).not_to_be_empty()
     page.get_by_role("button", name="Stop").click()

@@ -123,7 +123,8 @@ def classes_of(config: dict[str, Any]) -> tuple[type[Module], type[Any]]:
 
     class WithHead(model_class):  # type: ignore[misc, valid-type]
         def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-            completed = with_head(mlx_names(weights), tied=bool(config.get("tie_word_embeddings")))
+            own: Any = tree_flatten(self.parameters(), destination={})
+            completed = with_head(mlx_names(weights, own), tied=bool(config.get("tie_word_embeddings")))
             given: dict[str, mx.array] = super().sanitize(completed) if hasattr(model_class, "sanitize") else completed
             return given
 

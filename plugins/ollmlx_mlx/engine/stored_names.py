@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import resource
+from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -20,19 +21,24 @@ _SPARE_FILES: Final = 256
 _EXPERTS: Final = re.compile(r"(.*)\.experts\.(gate_up|gate|up|down)_proj\.(weight|scales|biases)")
 
 
-def mlx_names(weights: dict[str, mx.array]) -> dict[str, mx.array]:
-    """Return weights by the names that mlx-lm's classes read. Those of other folders than Ollama's are unchanged."""
+def mlx_names(weights: dict[str, mx.array], own: Container[str] = ()) -> dict[str, mx.array]:
+    """Return weights by the names that mlx-lm's classes read. Those of other folders than Ollama's are unchanged.
+
+    `own`: the names of the model's parameters: a few classes call their layer for experts `experts` themselves.
+    """
     named = {mlx_tensor_name(name, weights): array for name, array in weights.items()}
-    return {name: part for stored, array in named.items() for name, part in _parts(stored, array)}
+    return {name: part for stored, array in named.items() for name, part in _parts(stored, array, own)}
 
 
-def _parts(name: str, array: mx.array) -> list[tuple[str, mx.array]]:
+def _parts(name: str, array: mx.array, own: Container[str]) -> list[tuple[str, mx.array]]:
     """Return a tensor by its name, and the experts of a layer by those of mlx-lm's layers for experts."""
     found = _EXPERTS.fullmatch(name)
     if found is None or array.ndim != 3:
         return [(name, array)]
     block, part, last = found.groups()
     inner = "switch_mlp" if block.endswith(".mlp") else "experts.switch_glu"
+    if f"{block}.experts.down_proj.weight" in own:
+        inner = "experts"
     if part != "gate_up":
         return [(f"{block}.{inner}.{part}_proj.{last}", array)]
     half = array.shape[1] // 2
