@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF")
 HEIC: Final = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1", b"ftyphevc")
-"""What telephones write, by the beginnings of their files."""
+"""The pictures of telephones, by the beginnings of their files."""
 MOST_BYTES: Final = 48 << 20
 """Bytes of a picture's file."""
 MOST_PIXELS: Final = 32_000_000
