@@ -35,7 +35,7 @@ class LaunchSpec:
     request_timeout: float = math.inf
     pin: bool = False
     prompt_cache_bytes: int | None = 0
-    runner_settings: Mapping[str, Any] = field(default_factory=dict)
+    runner_settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Fields of the runner's `RunnerConfig` that the settings decide: `wired`, `cache_dir`, `log_level` and others."""
     name: str = field(init=False)
     """The full name of the model, for messages."""
