@@ -88,6 +88,7 @@ class Machine:
     swap_total: int = 0
     swap_used: int = 0
     container_limit: int | None = None
+    in_container: bool = False
     wired_limit: int | None = None
     nvidia_gpu: bool = False
     nvidia_driver: str | None = None
@@ -118,6 +119,7 @@ class Machine:
             swap_total=swap_total,
             swap_used=swap_used,
             container_limit=ThisMachine(root).container(),
+            in_container=any((root / mark).exists() for mark in (".dockerenv", "run/.containerenv")),
             wired_limit=(read_sysctl("iogpu.wired_limit_mb") or 0) * 1024 * 1024 if mac else None,
             nvidia_gpu=has_nvidia_gpu(root),
             nvidia_driver=nvidia_driver(root),

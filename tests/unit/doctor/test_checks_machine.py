@@ -49,6 +49,7 @@ MACHINES: list[tuple[str, dict[str, Any], str, str]] = [
     ("ENV008", {"machine": driver("550.54.15"), "version_of": CUDA13}, "13 needs 580", "pip install 'ollmlx[cuda]'"),
     ("ENV003", {"machine": replace(HEALTHY, swap_used=7 * GB, available=GB)}, "free memory", "ollmlx ps"),
     ("ENV003", {"machine": replace(HEALTHY, container_limit=8 * GB)}, "8.0 GB of 64 GB", ""),
+    ("ENV003", {"machine": replace(HEALTHY, in_container=True)}, "no memory limit", ""),
     ("ENV011", {"version_of": parts(mlx_cpu="0.31.0")}, "mlx 0.32.4", "mlx-cpu==0.32.4"),
     ("ENV012", {"now": lambda: 0.0}, "the clock says 1970-01-01", "timedatectl"),
     ("ENV005", {"machine": replace(HEALTHY, bits=32)}, "32 bits", "python3 -m venv"),

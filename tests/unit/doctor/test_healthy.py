@@ -27,6 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "a Mac": {"machine": MAC},
     "a small container": {"machine": replace(HEALTHY, container_limit=8 * GB)},
+    "a container without a limit": {"machine": replace(HEALTHY, in_container=True)},
     "a machine whose memory is unknown": {"machine": replace(HEALTHY, ram=0, available=0, swap_total=0)},
     "a machine without swap": {"machine": replace(HEALTHY, swap_total=0)},
     "another port": {"environ": {"OLLAMA_HOST": "127.0.0.1:11999"}},

@@ -229,6 +229,11 @@ def _memory(context: CheckContext) -> Iterator[Finding]:
     if machine.container_limit is not None and machine.container_limit < machine.ram:
         title = f"the container limits memory to {format_size(machine.container_limit)} of {format_size(machine.ram)}"
         yield found("ENV003", title, severity=Severity.INFO)
+    elif machine.in_container and limit == "auto" and machine.container_limit is None:
+        yield found(
+            "ENV003", "this container has no memory limit: models count with the memory of the whole machine",
+            severity=Severity.INFO, evidence=("one is set by docker run --memory, or here by [memory] limit",),
+        )  # fmt: skip
     wanted = limit if isinstance(limit, int) else machine.ram // 2  # macOS itself gives more than half
     if machine.wired_limit and machine.wired_limit < wanted:
         wired = f"{format_size(machine.wired_limit)} of {format_size(machine.ram)}"
