@@ -71,6 +71,8 @@ class LlamaCppServer:
     def close(self) -> None:
         """Stop llama.cpp, wait for its threads, and remove its socket."""
         self.native = None
+        if self.spin is not None:
+            self.spin.end()
         shutil.rmtree(self.socket.parent, ignore_errors=True)
 
 
