@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quart import Blueprint
 from tests.conftest import StartDaemon
 
 from ollmlx import Service
@@ -95,16 +96,14 @@ def test_no_order_of_connections_exceeds_the_limits(steps: list[tuple[str, bool]
 
 
 async def test_a_server_that_is_full_closes_the_oldest_silent_connection() -> None:
-    def family(service: Service) -> object:
-        from quart import Blueprint
-
+    def family(service: Service) -> Blueprint:
         made = Blueprint("hello", __name__)
         made.add_url_rule("/hello", "hello", lambda: "hello")
         return made
 
     sock = listening_socket(served_address("127.0.0.1:0"))
     limits = ConnectionLimits(3, owners=0)
-    server = HTTPServer(web_app(FakeService(), family), sock, write_timeout=1e6, limits=limits)  # type: ignore[arg-type]
+    server = HTTPServer(web_app(FakeService(), family), sock, 1e6, limits)
     await server.start()
     async with asyncio.timeout(60):
         held = [await asyncio.open_connection(*sock.getsockname()) for _ in range(3)]

@@ -16,6 +16,7 @@ from ollmlx import Service
 from ollmlx.testing.routes import FakeService, web_app
 from ollmlx.web import json_answer, read_json, upload
 from ollmlx.web.server.connections import HEADER_LIMIT, HTTPServer
+from ollmlx.web.server.limits import ConnectionLimits
 from ollmlx.web.server.sockets import listening_socket, served_address
 
 GET = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -62,7 +63,7 @@ async def serving(
         return made
 
     sock = listening_socket(served_address("127.0.0.1:0"))
-    server = HTTPServer(web_app(FakeService(), family), sock, write_timeout=write_timeout)
+    server = HTTPServer(web_app(FakeService(), family), sock, write_timeout, ConnectionLimits())
     await server.start()
     reader, writer = await asyncio.open_connection(*sock.getsockname())
     try:

@@ -10,7 +10,8 @@ import asyncio
 import logging
 import socket
 from contextlib import suppress
-from http import HTTPStatus
+from dataclasses import replace
+from http.client import responses
 from typing import Any, cast
 
 import h11
@@ -20,7 +21,7 @@ from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import ConnectionState, H11SendableEvent
-from hypercorn.utils import parse_socket_addr, wrap_app
+from hypercorn.utils import wrap_app
 from quart import Quart
 
 from ollmlx.web.server.limits import ConnectionLimits
@@ -35,82 +36,70 @@ ACCEPTED_AT_ONCE = 16
 """Connections accepted in one round of the event loop, so that a thousand new ones do not delay those already open."""
 PIECE = 2**16
 """Bytes that are read or written at a time; a client has `write_timeout` for each piece."""
-PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+CONFIG = Config.from_mapping(
+    errorlog=logging.getLogger("ollmlx.web.http"),
+    keep_alive_max_requests=1_000_000,
+    h11_max_incomplete_size=HEADER_LIMIT,
+    include_server_header=False,
+)
 
 
 class Connection(H11Protocol):
     """One connection: hypercorn's HTTP/1.1 protocol over asyncio's streams. The only subclass of hypercorn's own parts.
 
-    hypercorn answers `404 ` where this answers `404 Not Found`: some clients show nothing else for an error. A request
-    to upgrade to HTTP/2 is answered in HTTP/1.1. The head of a response is sent together with the first piece of the
-    body: each system call takes a tenth of the time of a short response.
+    Statuses get their phrases: some clients show nothing else for an error. A request to upgrade to HTTP/2 is answered
+    in HTTP/1.1. The head of a response is sent together with the first piece of the body, because each system call
+    takes a tenth of the time of a short response.
     """
 
-    _unsent = b""
-    _idle_timer: asyncio.TimerHandle | None = None
-
-    def __init__(self, server: HTTPServer, tasks: TaskGroup, writer: asyncio.StreamWriter, peer: str) -> None:
-        sock = writer.get_extra_info("socket")
-        client, own = (parse_socket_addr(sock.family, name) for name in (sock.getpeername(), sock.getsockname()))
+    def __init__(self, server: HTTPServer, tasks: TaskGroup, writer: asyncio.StreamWriter) -> None:
+        client, own = (writer.get_extra_info(name)[:2] for name in ("peername", "sockname"))
         state = ConnectionState({})
-        super().__init__(server.app, server.config, server.context, tasks, state, False, client, own, self._on_event)
-        self.peer = peer
+        super().__init__(server.app, CONFIG, server.context, tasks, state, False, client, own, self._on_event)
+        self.peer: str = client[0]
+        self.abort = writer.transport.abort
+        self.idle_timer: asyncio.TimerHandle | None = None
+        self._server = server
         self.writer = writer
-        self._limits = server.limits
-        self._write_timeout = server.write_timeout
+        self._unsent = b""
         writer.transport.set_write_buffer_limits(high=0)  # `drain` waits until the system has taken everything
-
-    @property
-    def is_idle(self) -> bool:
-        """True when no request is being received or answered."""
-        return self._idle_timer is not None
 
     def set_idle(self, idle: bool) -> None:
         """Close the connection after IDLE_TIMEOUT, unless a request begins; at once if its place is needed."""
-        self._limits.set_silent(self, idle)
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
+        self._server.limits.set_silent(self, idle)
+        if self.idle_timer is not None:
+            self.idle_timer.cancel()
         loop = asyncio.get_running_loop()
-        self._idle_timer = loop.call_later(IDLE_TIMEOUT, self.writer.close) if idle else None
-
-    def abort(self) -> None:
-        """Close the connection without waiting for the client."""
-        self.writer.transport.abort()
+        self.idle_timer = loop.call_later(IDLE_TIMEOUT, self.writer.close) if idle else None
 
     async def _on_event(self, event: Event) -> None:
-        """Handle what the protocol asks for: bytes to send, a connection to close, a request that begins or ends."""
         if isinstance(event, RawData):
-            await self._write(event.data)
+            self._unsent += event.data
         elif isinstance(event, Closed):
             self.writer.close()
         elif isinstance(event, Updated):
             self.set_idle(event.idle)
+
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        if isinstance(event, (h11.Response, h11.InformationalResponse)):
+            event = replace(event, reason=responses.get(event.status_code, "").encode())
+        await super()._send_h11_event(event)
+        if self._unsent and not isinstance(event, h11.Response):
+            unsent, self._unsent = self._unsent, b""
+            await self._write(unsent)
 
     async def _write(self, data: bytes) -> None:
         try:
             for start in range(0, len(data), PIECE):
                 self.writer.write(data[start : start + PIECE])
                 if self.writer.transport.get_write_buffer_size():
-                    async with asyncio.timeout(self._write_timeout):
+                    async with asyncio.timeout(self._server.write_timeout):
                         await self.writer.drain()
         except TimeoutError:
-            logger.warning("dropped a client that read nothing for %.0f s", self._write_timeout)
-            self.writer.transport.abort()
-        except (ConnectionError, RuntimeError):
+            logger.warning("dropped a client that read nothing for %.0f s", self._server.write_timeout)
+            self.abort()
+        except (OSError, RuntimeError):
             await self.handle(Closed())
-
-    async def _send_h11_event(self, event: H11SendableEvent) -> None:
-        if isinstance(event, (h11.Response, h11.InformationalResponse)):
-            phrase = PHRASES.get(event.status_code, b"")
-            event = type(event)(status_code=event.status_code, headers=event.headers, reason=phrase)
-        try:
-            self._unsent += self.connection.send(event)
-        except h11.LocalProtocolError:
-            if self.connection.their_state is not h11.ERROR:
-                raise
-        if self._unsent and not isinstance(event, h11.Response):
-            unsent, self._unsent = self._unsent, b""
-            await self._write(unsent)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Override the method that switches to HTTP/2."""
@@ -119,18 +108,14 @@ class Connection(H11Protocol):
 class HTTPServer:
     """Serves an application on a listening socket until it is stopped."""
 
-    def __init__(
-        self, app: Quart, sock: socket.socket, *, write_timeout: float, limits: ConnectionLimits | None = None
-    ) -> None:
+    def __init__(self, app: Quart, sock: socket.socket, write_timeout: float, limits: ConnectionLimits) -> None:
         self.app = wrap_app(cast(Any, app), 0, "asgi")
-        self.config = _config()
         self.context = WorkerContext(None)
         self.write_timeout = write_timeout
-        self.limits = limits or ConnectionLimits()
+        self.limits = limits
         self._quart = app
         self._sock = sock
-        self._server: asyncio.Server
-        self._connections: dict[asyncio.Task[object], Connection] = {}
+        self._connections: dict[Connection, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
         """Begin to accept connections."""
@@ -140,69 +125,48 @@ class HTTPServer:
         self._sock.listen(BACKLOG)
 
     async def stop(self, timeout: float) -> None:
-        """Stop listening, let connections end for `timeout` seconds, abort the rest, then cancel their tasks.
-
-        May be repeated.
-        """
+        """Stop listening, let connections end for `timeout` seconds, then abort the rest. May be repeated."""
         if self.context.terminated.is_set():
             return
         asyncio.get_running_loop().remove_reader(self._sock)
         await asyncio.sleep(0)  # asyncio leaks a connection that it is still accepting when it closes the server
         self._server.close()
         await self.context.terminated.set()  # connections close after their current request
-        for connection in self._connections.values():
-            if connection.is_idle:
+        for connection in self._connections:
+            if connection.idle_timer is not None:
                 connection.writer.close()
         await self._wait(timeout)
-        for connection in self._connections.values():
-            connection.writer.transport.abort()
+        for connection in self._connections:
+            connection.abort()
         await self._wait(timeout)
-        for task in self._connections:
-            task.cancel()
         await self._quart.shutdown()
 
     async def _wait(self, timeout: float) -> None:
         if self._connections:
-            await asyncio.wait(self._connections, timeout=timeout)
+            await asyncio.wait(self._connections.values(), timeout=timeout)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection until the client or the server closes it."""
-        if self.context.terminated.is_set():  # it was accepted while the server stopped
-            writer.close()
-            return
-        peername = writer.get_extra_info("peername")
-        peer = str(peername[0]) if peername else "local"
-        if not self.limits.admit(peer):
+        peername = writer.get_extra_info("peername")  # None when the connection is lost already
+        if self.context.terminated.is_set() or not peername or not self.limits.admit(peername[0]):
             writer.transport.abort()
             return
-        task = asyncio.current_task()
-        assert task is not None
+        tasks = TaskGroup(asyncio.get_running_loop())
+        connection = Connection(self, tasks, writer)
+        self._connections[connection] = cast("asyncio.Task[None]", asyncio.current_task())
         try:
-            async with TaskGroup(asyncio.get_running_loop()) as tasks:
-                connection = self._connections[task] = Connection(self, tasks, writer, peer)
+            async with tasks:
                 connection.set_idle(True)
                 with suppress(OSError):  # the connection was lost
                     while data := await reader.read(PIECE):
                         await connection.handle(RawData(data))
                 await connection.handle(Closed())
-        except OSError as error:
-            logger.debug("a connection was lost: %s", error)
         except Exception:
             logger.exception("a connection ended with an error")
         finally:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
-            if (ended := self._connections.pop(task, None)) is not None:
-                ended.set_idle(False)
-            self.limits.leave(peer)
-
-
-def _config() -> Config:
-    config = Config()
-    config.accesslog = None
-    config.errorlog = logging.getLogger("ollmlx.web.http")
-    config.keep_alive_max_requests = 1_000_000
-    config.h11_max_incomplete_size = HEADER_LIMIT
-    config.include_server_header = False
-    return config
+            connection.set_idle(False)
+            del self._connections[connection]
+            self.limits.leave(connection.peer)

@@ -69,7 +69,7 @@ async def _serve(app: App, sock: socket.socket, address: Address, reload: Callab
         app.keep(name, work)
     limits = ConnectionLimits.of_this_process()
     logger.debug("at most %d connections", limits.most)
-    server = HTTPServer(web, sock, write_timeout=app.settings.server.write_timeout, limits=limits)
+    server = HTTPServer(web, sock, app.settings.server.write_timeout, limits)
     with _signals(reload) as (first, second), _gc_tuned():
         await server.start()
         try:
