@@ -101,7 +101,7 @@ class RunnerProcess:
             "http://runner",
             connector=aiohttp.UnixConnector(path=str(self.socket_path), limit=0),
             headers={"Authorization": f"Bearer {self.token}"},
-            timeout=aiohttp.ClientTimeout(total=120),
+            timeout=aiohttp.ClientTimeout(total=10 * HANG_GUARD),
         ) as self.http:
             yield self
 
