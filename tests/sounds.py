@@ -12,6 +12,11 @@ import numpy as np
 SPOKEN_RATE = 16_000
 
 
+def tone(step: float, seconds: int = 2) -> Any:
+    """Return samples of a tone; `step` is its pitch."""
+    return (np.sin(np.arange(SPOKEN_RATE * seconds) * step) * 9000).astype(np.int16)
+
+
 def write_sound(
     path: Path, blocks: Iterable[Any], *, codec: str = "pcm_s16le", rate: int = SPOKEN_RATE, layout: str = "mono"
 ) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +38,8 @@ AUTOMATIC_SLOTS: Final = 4
 """The same when guesses need room in each batch, or each has a cache of its own..."""
 CHEAP_CACHE_BYTES: Final = 1024 * MIB
 """...as long as these take no more than this, or than the weights."""
+HEARD_PLACES: Final = 1500
+"""Places of half a minute of sound in Whisper's encoder. That of Whisper large took 64 MB, and is counted as 107."""
 BYTES_PER_VALUE: Final = {"f16": 2.0, "auto": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """Bytes that one cached key or value takes."""
 
@@ -74,15 +76,21 @@ def xllamacpp_is_installed() -> bool:
     return importlib.util.find_spec("xllamacpp") is not None
 
 
+def pyav_is_installed() -> bool:
+    """True when a runner could decode sounds."""
+    return importlib.util.find_spec("av") is not None
+
+
 @dataclass(frozen=True)
 class LlamaCppBackend:
-    """Runs GGUF files. `installed` tells whether xllamacpp is installed."""
+    """Runs GGUF files. `installed` tells whether xllamacpp is installed, and `decodes` whether PyAV is."""
 
     name = "llamacpp"
 
     settings: LlamaCppSettings
     installed: Callable[[], bool]
     kv_cache_type: str = "auto"
+    decodes: Callable[[], bool] = pyav_is_installed
 
     device = "cpu"
     """The device by which it is compared with an import. It uses its own GPU, if it has one, when it runs."""
@@ -106,6 +114,10 @@ class LlamaCppBackend:
         """Return whether the model has a projector in a file of its own. llama.cpp reads none inside the weights."""
         return self.accepts(model) is None and model.defaults.projector is not None
 
+    def hears(self, model: InstalledModel) -> bool:
+        """Return whether the model's projector has an audio encoder, and sounds can be decoded."""
+        return self.sees(model) and bool(model.projector_info.get("clip.has_audio_encoder")) and self.decodes()
+
     def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
         """Return the bytes for files, caches and process. Raises StorageError for a file that is no usable GGUF."""
         files = [file for file in (model.path, model.defaults.draft) if file is not None]
@@ -116,7 +128,7 @@ class LlamaCppBackend:
         return MemoryEstimate(
             weights=sum(need.weights for need in needs) + sum(_state(file).st_size for file in others),
             kv_cache=sum(need.kv_cache for need in needs),
-            overhead=needs[0].overhead,
+            overhead=needs[0].overhead + encoder_work(model.projector_info),
             kv_per_token=sum(need.kv_per_token for need in needs),
         )
 
@@ -230,6 +242,17 @@ def estimate(shape: GgufShape, context: int, parallel: int, kv_cache_type: str, 
         overhead=PROCESS_BYTES + results,
         kv_per_token=shape.kv_cache(1, kv_cache_type),
     )
+
+
+def encoder_work(projector: Mapping[str, Any]) -> int:
+    """Return the bytes of a projector's work on one picture, or on half a minute of sound."""
+    found = [0]
+    for kind in ("vision", "audio"):
+        own = {key.removeprefix(f"clip.{kind}."): value for key, value in projector.items()}
+        width, inner = _number(own.get("embedding_length")), _number(own.get("feed_forward_length"))
+        side = _number(own.get("image_size")) // max(1, _number(own.get("patch_size")))
+        found.append((HEARD_PLACES if kind == "audio" else side**2) * (6 * width + 2 * inner) * 4)
+    return max(found)
 
 
 def _kv_heads(header: GgufHeader, heads: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ollmlx import Finding, ModelName, Severity
 from ollmlx.types import InstalledModel
-from ollmlx_llamacpp.backend import INSTALL, MISSING
+from ollmlx_llamacpp.backend import INSTALL, MISSING, pyav_is_installed
 
 BROKEN: Final = "ENV022"
 SLOWER: Final = "ENV007"
@@ -19,9 +19,12 @@ MODELS_SHOWN: Final = 10
 
 @dataclass(frozen=True)
 class LlamaCppCheck:
-    """Finds nothing as long as no GGUF model is installed. `installed` tells whether xllamacpp is installed."""
+    """Finds nothing as long as no GGUF model is installed. `installed` tells whether xllamacpp is installed,
+    and `decodes` whether PyAV is.
+    """
 
     installed: Callable[[], bool]
+    decodes: Callable[[], bool] = pyav_is_installed
 
     name = "llama.cpp"
     group = "machine"
@@ -48,11 +51,20 @@ class LlamaCppCheck:
             late = "skipped: there was no time to try whether llama.cpp can be loaded"
             return [Finding.of(BROKEN, late, severity=Severity.SKIPPED)]
         if done.status == 0:
-            return []
+            return await self._deaf(context)
         reason = done.err.strip().splitlines()[-1:] or [f"exit status {done.status}"]
         title = "llama.cpp is installed and cannot be loaded"
         install = "pip install --force-reinstall xllamacpp"
         return [Finding.of(BROKEN, title, evidence=(*reason, *shown), commands=[install])]
+
+    async def _deaf(self, context: Any) -> Sequence[Finding]:
+        """Report models with an audio encoder where their sounds cannot be decoded."""
+        models = (await _models(context, "gguf")).items()
+        hearing = [name for name, model in models if model.projector_info.get("clip.has_audio_encoder")]
+        if not hearing or self.decodes():
+            return []
+        title = "models that hear are installed and PyAV, which decodes sounds, is not"
+        return [Finding.of(MISSING, title, evidence=hearing, commands=[INSTALL], severity=Severity.WARNING)]
 
     async def _slow_imports(self, context: Any) -> Sequence[Finding]:
         """Report models that MLX runs on the CPU and that were imported from a GGUF file."""

@@ -72,7 +72,7 @@ class LlamaCppClient:
             raise RunnerFailed(f"llama.cpp does not answer: {error or type(error).__name__}") from error
 
     async def media_marker(self) -> str:
-        """Return the text that stands for a picture in a prompt; it is drawn anew when the server starts."""
+        """Return the text that stands for a picture or a sound in a prompt; it is drawn anew when the server starts."""
         async with self._session.get("/props") as answer:
             found = orjson.loads(await answer.read())
         if answer.status != 200 or not found.get("media_marker"):

@@ -91,7 +91,7 @@ class LlamaCppEngine:
                 hint="remove the draft model, or [plugins.llamacpp] guess",
             )
         with self._work():
-            prompt = await self._prompts.build(_seeded(request))
+            prompt = await self._prompts.build(_seeded(await _heard(request)))
             async with closing(self._attempts(prompt, request)) as events:
                 async for event in events:
                     if event.type == "done":
@@ -158,8 +158,8 @@ class LlamaCppEngine:
         """Yield llama.cpp's records, from a slot that holds nothing of another owner's."""
         owner, known = request.cache_owner, prompt.tokens or str(prompt.body.get("input_prefix") or "")
         async with self._slots.take(owner, known) as slot:
-            pictures = any(message.images for message in request.messages)
-            if self._shared is not None and (self._slots.owned or not owner) and not pictures:
+            media = any(message.media for message in request.messages)
+            if self._shared is not None and (self._slots.owned or not owner) and not media:
                 records = self._shared.stream(prompt, slot, owner)
             else:
                 records = self._client.stream(prompt.path, prompt.body | slot.fields)
@@ -297,6 +297,15 @@ class LlamaCppEngine:
         self._totals["prompt"] += prompt
         self._totals["cached"] += cached
         self._totals["generated"] += generated
+
+
+async def _heard(request: GenerateRequest) -> GenerateRequest:
+    """Return the request with its sounds decoded: llama.cpp knows neither limits nor most formats."""
+    if not any(message.audio for message in request.messages):
+        return request
+    from ollmlx.runner.kit.sounds import with_wavs
+
+    return request.model_copy(update={"messages": await asyncio.to_thread(with_wavs, request.messages)})
 
 
 def _seeded(request: GenerateRequest) -> GenerateRequest:

@@ -72,8 +72,8 @@ class LlamaCppPrompt:
 @dataclass
 class LlamaCppPrompts:
     """Makes the prompts of one model. `template`: its file's chat template, or ""; `marker`: what stands for a picture
-    in a text, empty without an image encoder; `lark`: Lark grammars are known to work, None: not tried; `plain`: the
-    template writes an answer as it is, None: not tried.
+    or a sound in a text, empty without a projector; `lark`: Lark grammars are known to work, None: not tried;
+    `plain`: the template writes an answer as it is, None: not tried.
     """
 
     client: LlamaCppClient
@@ -116,13 +116,13 @@ class LlamaCppPrompts:
     async def _build(self, request: GenerateRequest) -> LlamaCppPrompt:
         if request.grammar:
             await asyncio.to_thread(check_lark, request.grammar)
-        pictures = any(message.images for message in request.messages)
-        if pictures and not self.marker:
+        media = any(message.media for message in request.messages)
+        if media and not self.marker:
             raise Unsupported(f"{self.model_name} does not support images")
         if request.suffix and not (is_go_template(request.template or "") and ".Suffix" in (request.template or "")):
             return await self._insertion(request)
         context = min(request.options.num_ctx or self.context_length, self.context_length)
-        if request.grammar and request.messages and not pictures and await self._takes_lark():
+        if request.grammar and request.messages and not media and await self._takes_lark():
             return await self._freeform(request, context)
         if request.messages and not self._must_render(request):
             return await self._conversation(request, context)
@@ -147,8 +147,12 @@ class LlamaCppPrompts:
 
     async def _try_template(self, messages: Sequence[Message], request: GenerateRequest) -> None:
         """Raise LimitExceeded when the template of the model's file reaches a limit: llama.cpp renders without any."""
-        empty = (message.model_copy(update={"images": ("",) * len(message.images)}) for message in messages)
-        turns = [_turn(message) for message in empty]
+        turns = [
+            _turn(
+                message.model_copy(update={kind: ("",) * len(getattr(message, kind)) for kind in ("images", "audio")})
+            )
+            for message in messages
+        ]
         try:
             await asyncio.to_thread(_render, self.template, turns, request, self.model_name)
         except InvalidRequest as refusal:  # llama.cpp tells any other reason itself
@@ -189,7 +193,7 @@ class LlamaCppPrompts:
 
         llama.cpp's chat route would render and split the prompt again, and parse the whole answer for each token.
         """
-        if any(message.images for message in request.messages) or request.messages[-1].role == "assistant":
+        if any(message.media for message in request.messages) or request.messages[-1].role == "assistant":
             return False
         if (
             offered_tools(request.tools, request.tool_choice)
@@ -225,9 +229,9 @@ class LlamaCppPrompts:
             tokens = await self.tokens(request.messages, request)
         if not tokens:
             raise InvalidRequest("the prompt is empty")
-        kept, images = tokens, [image for message in request.messages for image in message.images]
+        kept, media = tokens, [file for message in request.messages for file in message.media]
         if len(tokens) >= context:
-            if not request.truncate or images:
+            if not request.truncate or media:
                 raise context_exceeded(len(tokens), context - 1)
             target = truncation_target(context, request.options.num_predict)
             kept = cut_tokens(tokens, target, request.options.num_keep)
@@ -242,10 +246,10 @@ class LlamaCppPrompts:
         if "json_schema" in body:  # llama.cpp does without one that it cannot compile, and says nothing
             await asyncio.to_thread(check_schema, json.dumps(body["json_schema"]))
         prompt: Json | list[int] = kept
-        if images:
+        if media:
             before = await self._decode(request.context) if request.context else ""
             text = before + await self._text_of(request.messages, request)
-            prompt = {"prompt_string": text, "multimodal_data": images}
+            prompt = {"prompt_string": text, "multimodal_data": media}
         body |= {"prompt": prompt, "return_tokens": True, "return_progress": True}
         return LlamaCppPrompt(TEXT, body, tuple(kept), len(tokens) - len(kept), calls)
 
@@ -308,15 +312,16 @@ class LlamaCppPrompts:
 
 
 def _turn(message: Message, marker: str = "") -> Json:
-    """Return a message as chat templates expect it; its images as data URLs, or as markers in its text."""
+    """Return a message as chat templates expect it; its images and sounds as parts, or as markers in its text."""
     turn = chat_turn(message)
-    if message.images and marker:
-        turn["content"] = marker * len(message.images) + message.content
-    elif message.images:
+    if message.media and marker:
+        turn["content"] = marker * len(message.media) + message.content
+    elif message.media:
         pictures = [
             {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}} for image in message.images
         ]
-        turn["content"] = [*pictures, {"type": "text", "text": message.content}]
+        sounds = [{"type": "input_audio", "input_audio": {"data": each, "format": "wav"}} for each in message.audio]
+        turn["content"] = [*pictures, *sounds, {"type": "text", "text": message.content}]
     return turn
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import re
+from base64 import b64decode
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import (
@@ -31,6 +34,8 @@ ROLES = ("system", "user", "assistant", "tool", "developer")
 THINKING_LEVELS = ("low", "medium", "high", "max")
 ThinkingLevel = Annotated[str, Field(json_schema_extra={"enum": list(THINKING_LEVELS)})]
 MOST_LOGPROBS = 20
+SOUND = re.compile(rb"ID3|\xff[\xe0-\xff]|fLaC|OggS|....ftypM4A", re.DOTALL)
+"""The beginnings of sounds other than WAV."""
 
 
 AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
@@ -137,6 +142,21 @@ class GenerationBody(NamedBody):
         }
 
 
+def sounds_apart(files: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the fields of a message for `images`, among which Ollama takes sounds, too."""
+    sounds = tuple(filter(_is_sound, files))
+    return {"images": tuple(file for file in files if file not in sounds), "audio": sounds}
+
+
+def _is_sound(file: str) -> bool:
+    """Return whether a file in base64 begins as WAV, MP3, FLAC, Ogg or M4A do."""
+    try:
+        begin = b64decode(file[:16])
+    except ValueError:
+        return False
+    return begin[:4] + begin[8:12] == b"RIFFWAVE" or SOUND.match(begin) is not None
+
+
 class GenerateBody(GenerationBody):
     """`POST /api/generate`."""
 
@@ -165,7 +185,7 @@ class GenerateBody(GenerationBody):
         if self.raw or self.suffix:
             return GenerateRequest(prompt=self.prompt, suffix=self.suffix or None, **shared)
         system = (Message(role="system", content=self.system),) if self.system else ()
-        user = Message(role="user", content=self.prompt, images=self.images)
+        user = Message(role="user", content=self.prompt, **sounds_apart(self.images))
         return GenerateRequest(messages=(*system, user), **shared)
 
     def check_raw(self) -> None:
@@ -214,7 +234,7 @@ class OllamaMessage(OllamaBody):
         calls = tuple(
             ToolCall(name=call.function.name, arguments=call.function.arguments, id=call.id) for call in self.tool_calls
         )
-        return Message(**{**dict(self), "tool_calls": calls})
+        return Message(**{**dict(self), **sounds_apart(self.images), "tool_calls": calls})
 
 
 class ChatBody(GenerationBody):

@@ -54,7 +54,7 @@ async def _answer(service: Service, name: ModelName, body: GenerateBody | ChatBo
     request = body.to_vocabulary()
     if body.debug_render_only:
         text = await service.render(name, request, caller=caller(body.model))
-        return json_answer(records.rendered(text, sum(len(message.images) for message in request.messages)))
+        return json_answer(records.rendered(text, sum(len(message.media) for message in request.messages)))
     events = tracked(service.generate(name, request, caller=caller(body.model), keep_alive=body.keep_alive))
     if body.stream:
         return await ndjson(_lines(events, records), alive=records.alive)

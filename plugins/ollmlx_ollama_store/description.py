@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -58,11 +58,11 @@ def _describe_tensors(
         if config.renderer and not template and not own.chat_template:
             raise Unsupported(f"it has no chat template; Ollama's program has its format ({config.renderer})")
     except Unsupported as refused:
-        known: tuple[Capability, ...] = ("completion", "tools", "insert", "vision", "embedding", "rerank", "thinking")
         return ModelDescription(
             format=SAFETENSORS,
             details=_details(config, ModelDetails(), manifest),
-            capabilities=tuple(name for name in known if name in (config.capabilities or ())) or ("completion",),
+            capabilities=tuple(name for name in get_args(Capability) if name in (config.capabilities or ()))
+            or ("completion",),
             defaults=_defaults(layout, manifest, template),
             info={LAYERS: refused.message},
             chat_template=template,

@@ -16,6 +16,7 @@ Think = bool | Literal["low", "medium", "high", "max"] | None
 
 TEXTS = ("text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text")
 IMAGES = ("image_url", "input_image")
+AUDIO = "input_audio"
 HOTTEST = 2.0
 NO_LIMIT = -1
 
@@ -28,13 +29,21 @@ class ImageUrl(OpenAIBody):
     url: str
 
 
+class InputAudio(OpenAIBody):
+    """A sound in base64. Its format is found in the file, whatever `format` says."""
+
+    data: str
+    format: str = ""
+
+
 class ContentPart(OpenAIBody):
     """One part of a message's content."""
 
-    type: Annotated[str, Field(json_schema_extra={"enum": [*TEXTS, *IMAGES]})]
+    type: Annotated[str, Field(json_schema_extra={"enum": [*TEXTS, *IMAGES, AUDIO]})]
     text: str | None = None
     refusal: str | None = None
     image_url: ImageUrl | str | None = None
+    input_audio: InputAudio | None = None
 
 
 class FunctionCall(OpenAIBody):
@@ -196,14 +205,14 @@ def messages(wire: tuple[ChatMessage, ...]) -> tuple[Message, ...]:
     for message in wire:
         calls = tuple(tool_call(call) for call in message.tool_calls)
         names |= {call.id: call.name for call in calls if call.id}
-        text, images = _content(message.content)
+        text, media = _content(message.content)
         role = _ROLES.get(message.role, message.role)
         turns.append(
             Message(
                 role=role,
                 content=text,
                 thinking=message.reasoning or message.reasoning_content,
-                images=images,
+                **media,
                 tool_calls=calls,
                 tool_name=names.get(message.tool_call_id or "", message.name) if role == "tool" else None,
                 tool_call_id=message.tool_call_id,
@@ -223,18 +232,21 @@ def tool_call(call: OpenAIToolCall) -> ToolCall:
     return ToolCall(name=call.function.name, arguments=arguments, id=call.id)
 
 
-def _content(content: str | tuple[ContentPart, ...] | None) -> tuple[str, tuple[str, ...]]:
+def _content(content: str | tuple[ContentPart, ...] | None) -> tuple[str, dict[str, tuple[str, ...]]]:
+    """Return the text of the parts, and their images and sounds."""
     if content is None or isinstance(content, str):
-        return content or "", ()
-    texts, images = [], []
+        return content or "", {}
+    texts, images, sounds = [], [], []
     for part in content:
         if part.type in TEXTS:
             texts.append(part.text or part.refusal or "")
         elif part.type in IMAGES and part.image_url is not None:
             images.append(image(part.image_url))
+        elif part.type == AUDIO and part.input_audio is not None:
+            sounds.append(part.input_audio.data)
         else:
             raise InvalidRequest(f"invalid message content: parts of type {part.type!r} are not supported")
-    return "\n".join(texts), tuple(images)
+    return "\n".join(texts), {"images": tuple(images), "audio": tuple(sounds)}
 
 
 def image(link: ImageUrl | str) -> str:

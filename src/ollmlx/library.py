@@ -14,7 +14,7 @@ from ollmlx.launch.overrides import ModelOverrides, apply_overrides, rename
 from ollmlx.model.events import closing
 from ollmlx.model.names import ModelName
 from ollmlx.plugin.contracts import Importer, Previewer, Source, Store, can_keep, is_read_only
-from ollmlx.plugin.registry import Registry
+from ollmlx.plugin.registry import SENSES, Registry
 from ollmlx.settings import Settings
 from ollmlx.types import CreateRequest, InstalledModel, PullCandidate, PullProgress
 
@@ -87,22 +87,21 @@ class ModelLibrary:
                 target = found.get(self._overrides.alias(base_name) or base_name)
                 same_files = target is not None and target.path == base.path
                 found[name] = apply_overrides(target if target and same_files else base, name, overrides)
-        return sorted(map(self._sighted, found.values()), key=lambda model: model.modified_at, reverse=True)
+        return sorted(map(self._perceiving, found.values()), key=lambda model: model.modified_at, reverse=True)
 
-    def _sighted(self, model: InstalledModel) -> InstalledModel:
-        """Return the model without `vision` where the backend that runs it does not answer pictures."""
-        if "vision" not in model.capabilities:
+    def _perceiving(self, model: InstalledModel) -> InstalledModel:
+        """Return the model without `vision` and `audio` where the backend that runs it does not answer them."""
+        if SENSES.isdisjoint(model.capabilities):
             return model
         overrides = self._overrides.models.get(model.name)
         preferred = (overrides.backend if overrides else None) or model.defaults.options.backend
-        if self._registry.answers_pictures(model, preferred):
-            return model
-        left = tuple(name for name in model.capabilities if name != "vision")
+        lacking = SENSES - self._registry.senses(model, preferred)
+        left = tuple(name for name in model.capabilities if name not in lacking)
         return model.model_copy(update={"capabilities": left})
 
     async def resolve(self, name: ModelName) -> InstalledModel:
         """Return the model that a name stands for, with aliases and overrides applied. Raises NotFound."""
-        return self._sighted(await self._resolve(name))
+        return self._perceiving(await self._resolve(name))
 
     async def _resolve(self, name: ModelName) -> InstalledModel:
         overrides = self._overrides.models.get(name)

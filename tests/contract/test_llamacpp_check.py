@@ -95,6 +95,12 @@ class TestLlamaCppCheck(CheckSuite):
         assert len(finding.evidence) == 11
         assert finding.evidence[-1] == "and 2 more"
 
+    async def test_models_that_hear_need_pyav(self) -> None:
+        ears = fake_model("ears", format="gguf", projector_info={"clip.has_audio_encoder": True})
+        (finding,) = await LlamaCppCheck(lambda: True, lambda: False).run(context(*GGUF, ears))
+        assert (finding.code, finding.evidence) == ("ENV021", ("ears",))
+        assert await LlamaCppCheck(lambda: True, lambda: False).run(context(*GGUF)) == []
+
     @pytest.mark.finding("ENV022")
     async def test_the_last_line_of_the_failed_import_is_evidence(self) -> None:
         (finding,) = await LlamaCppCheck(lambda: True).run(context(*GGUF, status=1))

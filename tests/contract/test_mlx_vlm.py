@@ -61,10 +61,10 @@ class TestMlxVlmBackend(BackendSuite):
         registry = registered()
         assert [registry.backend_for(one).name for one in (model, qwen)] == ["mlx_vlm", "mlx_vlm"]
         assert registry.backend_for(qwen, "mlx").name == "mlx"
-        assert [registry.answers_pictures(one) for one in (model, qwen)] == [True, True]
-        assert not registry.answers_pictures(qwen, "mlx")
+        assert [registry.senses(one) for one in (model, qwen)] == [{"vision"}, {"vision"}]
+        assert not registry.senses(qwen, "mlx")
         (qwen.path / "config.json").write_text('{"model_type": "qwen2"}', encoding="utf-8")
-        assert not registry.answers_pictures(qwen)
+        assert not registry.senses(qwen)
 
 
 class Models:

@@ -26,7 +26,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("seed", {"wrong_answers": "seed"}, "RUN010", ", then '"),
     ("schema", {"wrong_answers": "schema"}, "RUN010", "it is not JSON"),
     ("stop", {"wrong_answers": "stop"}, "RUN010", "expected"),
-    ("blind", {"wrong_answers": "blind"}, "RUN010", "Which colour is this?"),
+    ("blind", {"wrong_answers": "blind"}, "RUN010", "What is this?"),
     ("cancel", {"wrong_answers": "cancel", "rate": 200}, "RUN010", "2 clients disconnected"),
     ("zeros", {"say": " Car" * 40}, "RUN010", "' Car Car Car"),
     ("fat", {"memory_mib": 300}, "RUN017", "context: 512"),

@@ -1,4 +1,6 @@
-"""A tiny LLaVA with random weights as two GGUF files, in the layout of llama.cpp's converter: model and projector."""
+"""Tiny models with random weights, each as two GGUF files, model and projector, as llama.cpp's converter writes them:
+LLaVA, and one that hears as Qwen2-Audio does.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,12 @@ def write_llava(folder: Path) -> tuple[Path, Path]:
     """Write a model and its projector into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     return _write_model(folder / "llava.gguf"), _write_projector(folder / "mmproj-llava.gguf")
+
+
+def write_listener(folder: Path) -> tuple[Path, Path]:
+    """Write a model that hears, and its projector, into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return _write_model(folder / "listener.gguf"), _write_ears(folder / "mmproj-listener.gguf")
 
 
 def _write_model(file: Path) -> Path:
@@ -88,16 +96,55 @@ def _write_projector(file: Path) -> Path:
         "mm.0.bias": (WIDTH,),
         "mm.2.weight": (WIDTH, WIDTH),
         "mm.2.bias": (WIDTH,),
+        **_layers("v"),
     }
+    return _finish(writer, file, shapes)
+
+
+def _write_ears(file: Path) -> Path:
+    """Write Whisper's encoder, for half a minute of sound in 1,500 steps, of which a pool makes 750 tokens."""
+    import gguf
+
+    writer = gguf.GGUFWriter(str(file), "clip")
+    writer.add_type("mmproj")
+    writer.add_bool("clip.has_audio_encoder", True)
+    writer.add_string("clip.projector_type", "qwen2a")
+    writer.add_bool("clip.use_gelu", True)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    numbers = {
+        "num_mel_bins": 80, "embedding_length": 32, "feed_forward_length": 48, "projection_dim": WIDTH,
+        "block_count": 2, "attention.head_count": 2,
+    }  # fmt: skip
+    for name, number in numbers.items():
+        writer.add_uint32(f"clip.audio.{name}", number)
+    writer.add_float32("clip.audio.attention.layer_norm_epsilon", 1e-5)
+    shapes: dict[str, tuple[int, ...]] = {
+        "a.conv1d.1.weight": (32, 80, 3),
+        "a.conv1d.1.bias": (32, 1),
+        "a.conv1d.2.weight": (32, 32, 3),
+        "a.conv1d.2.bias": (32, 1),
+        "a.position_embd.weight": (1500, 32),
+        "a.post_ln.weight": (32,),
+        "a.post_ln.bias": (32,),
+        "mm.a.fc.weight": (WIDTH, 32),
+        "mm.a.fc.bias": (WIDTH,),
+        **_layers("a"),
+    }
+    del shapes["a.blk.0.attn_k.bias"], shapes["a.blk.1.attn_k.bias"]
+    return _finish(writer, file, shapes)
+
+
+def _layers(kind: str) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(2):
-        at = f"v.blk.{layer}."
+        at = f"{kind}.blk.{layer}."
         for part in ("attn_q", "attn_k", "attn_v", "attn_out"):
             shapes |= {f"{at}{part}.weight": (32, 32), f"{at}{part}.bias": (32,)}
         for part in ("ln1", "ln2"):
             shapes |= {f"{at}{part}.weight": (32,), f"{at}{part}.bias": (32,)}
         shapes |= {f"{at}ffn_up.weight": (48, 32), f"{at}ffn_up.bias": (48,)}
         shapes |= {f"{at}ffn_down.weight": (32, 48), f"{at}ffn_down.bias": (32,)}
-    return _finish(writer, file, shapes)
+    return shapes
 
 
 def _finish(writer: Any, file: Path, shapes: dict[str, tuple[int, ...]]) -> Path:

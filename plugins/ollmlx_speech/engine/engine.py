@@ -10,8 +10,8 @@ from typing import TypeVar
 from ollmlx.errors import InvalidRequest, StorageError, Unsupported
 from ollmlx.protocol import Progress, RunnerConfig
 from ollmlx.runner.kit import SerialEngine
+from ollmlx.runner.kit.sounds import RATE, is_audible, pieces
 from ollmlx.types import Done, Event, GenerateRequest, Listened, Segment, SpeechRequest, Spoken, TranscribeRequest
-from ollmlx_speech.engine.decoding import RATE, is_audible, pieces
 from ollmlx_speech.engine.encoding import AudioEncoder
 from ollmlx_speech.engine.voice import VOICES, Voice, chosen_speaker, sentences
 from ollmlx_speech.engine.whisper import EARS, Ears, check_language

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ollmlx.errors import InvalidRequest
+from ollmlx.runner.kit.sounds import Samples
 from ollmlx.storekit import WHISPER
 from ollmlx.types import Segment, TranscribeRequest, Word
-from ollmlx_speech.engine.decoding import Samples
 
 WARMER: Final = 0.2
 """Steps of temperature with which an answer that repeats itself is tried again, as Whisper's authors do."""

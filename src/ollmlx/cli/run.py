@@ -10,7 +10,7 @@ from typing import Any
 from ollmlx.cli.answer import THINK_LEVELS, Display, figures, finished
 from ollmlx.cli.client import Client, Json, stated
 from ollmlx.cli.connection import connect, ensure_daemon
-from ollmlx.cli.pictures import quoted, take_pictures
+from ollmlx.cli.media import quoted, take_media
 from ollmlx.cli.speech import speak, transcribe
 from ollmlx.cli.terminal import is_terminal
 from ollmlx.cli.transfer import pull
@@ -56,7 +56,7 @@ def run_run(args: argparse.Namespace) -> int:
     if "embedding" in capabilities and "completion" not in capabilities:
         return embed(client, args, prompt)
     if prompt or not is_terminal(sys.stdin) or not is_terminal(sys.stdout):
-        left, images = take_pictures(client, args.model, typed)
+        left, images = take_media(client, args.model, typed)
         return answer(client, args, " ".join(filter(None, (piped, left))) if images else prompt, images)
     from ollmlx.cli.chat.loop import chat  # imported when used: it costs start-up time
 

@@ -12,7 +12,7 @@ from ollmlx.model.names import ModelName
 from ollmlx.model.request import Frozen, GenerateRequest, Message, Options
 
 Capability = Literal[
-    "completion", "tools", "insert", "vision", "embedding", "rerank", "thinking", "transcription", "speech"
+    "completion", "tools", "insert", "vision", "audio", "embedding", "rerank", "thinking", "transcription", "speech"
 ]
 
 
@@ -236,3 +236,5 @@ def require(model: InstalledModel, request: GenerateRequest) -> None:
         raise Unsupported(
             f"{model.name.short} does not support images", hint="send text only, or choose a vision model"
         )
+    if "audio" not in model.capabilities and any(message.audio for message in request.messages):
+        raise Unsupported(f"{model.name.short} does not support audio", hint="docs/speech.md names models that hear")

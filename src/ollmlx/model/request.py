@@ -27,15 +27,23 @@ class ToolCall(Frozen):
 
 
 class Message(Frozen):
-    """One message. `images` are base64 without a data-URL prefix. Role `tool` has `tool_name` and `tool_call_id`."""
+    """One message. `images` and `audio` are files in base64, without a data-URL prefix. Role `tool` has `tool_name` and
+    `tool_call_id`.
+    """
 
     role: Literal["system", "user", "assistant", "tool", "developer"]
     content: str = ""
     thinking: str | None = None
     images: tuple[str, ...] = ()
+    audio: tuple[str, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
     tool_name: str | None = None
     tool_call_id: str | None = None
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """The pictures and the sounds, in the order in which models get them."""
+        return (*self.images, *self.audio)
 
 
 class Options(Frozen):

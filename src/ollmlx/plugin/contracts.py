@@ -186,6 +186,14 @@ class Seeing(Backend, Protocol):
 
 
 @runtime_checkable
+class Hearing(Backend, Protocol):
+    """A backend that says with which models it answers sounds. Others answer none."""
+
+    def hears(self, model: InstalledModel) -> bool:
+        """Return whether it answers sounds with this model. Called when models are listed; may read small files."""
+
+
+@runtime_checkable
 class Converting(Backend, Protocol):
     """A backend with a program that makes files of a format which it runs as it is: quantised ones, adapters."""
 
@@ -204,6 +212,11 @@ def can_convert(backend: Backend) -> TypeGuard[Converting]:
 def knows_pictures(backend: Backend) -> TypeGuard[Seeing]:
     """True if a backend says with which models it answers pictures. Only the class is inspected."""
     return hasattr(type(backend), "sees")
+
+
+def knows_sounds(backend: Backend) -> TypeGuard[Hearing]:
+    """True if a backend says with which models it answers sounds. Only the class is inspected."""
+    return hasattr(type(backend), "hears")
 
 
 @runtime_checkable

@@ -10,7 +10,17 @@ from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ollmlx.errors import OllmlxError, PluginError, Unsupported
-from ollmlx.plugin.contracts import Backend, Check, Refusal, Source, Store, can_keep, can_spread, knows_pictures
+from ollmlx.plugin.contracts import (
+    Backend,
+    Check,
+    Refusal,
+    Source,
+    Store,
+    can_keep,
+    can_spread,
+    knows_pictures,
+    knows_sounds,
+)
 from ollmlx.types import InstalledModel
 
 if TYPE_CHECKING:
@@ -22,6 +32,8 @@ T = TypeVar("T")
 RouteFactory = Callable[[Any], "Blueprint"]
 """Makes the Blueprint of a route family from the `Service`."""
 NO_BACKEND = "MDL005"
+SENSES = frozenset({"vision", "audio"})
+"""Capabilities that a backend must have, too: what is listed works."""
 
 
 class PluginItems(Generic[T]):
@@ -99,12 +111,12 @@ class Registry:
     def backend_for(self, model: InstalledModel, preferred: str | None = None) -> Backend:
         """The first backend that accepts the model, or the backend called `preferred` if it does.
 
-        One that answers pictures comes before others if the model has a vision encoder. Backends for clusters
+        Those that answer the most of what the model perceives, pictures and sounds, come first. Backends for clusters
         (`Spreader`) are only used by name. Raises Unsupported with every refusal and a hint.
         """
         alone = [backend for backend in self.backends.values() if not can_spread(backend)]
-        if "vision" in model.capabilities:
-            alone.sort(key=lambda backend: not self._sees(backend, model))
+        if not SENSES.isdisjoint(model.capabilities):
+            alone.sort(key=lambda backend: -len(self._perceived(backend, model)))
         candidates = alone if preferred is None else [self.backend(preferred)]
         refusals = []
         for backend in candidates:
@@ -119,19 +131,24 @@ class Registry:
         hint = next((refusal.hint for refusal in ranked if refusal.hint), None)
         raise Unsupported(f"no backend can run {model.name.short} ({reasons})", code=code, hint=hint)
 
-    def answers_pictures(self, model: InstalledModel, preferred: str | None = None) -> bool:
-        """Return whether the backend that runs a model answers pictures with it."""
+    def senses(self, model: InstalledModel, preferred: str | None = None) -> frozenset[str]:
+        """Return which of SENSES a model has as the backend that runs it answers."""
         try:
-            return self._sees(self.backend_for(model, preferred), model)
+            return self._perceived(self.backend_for(model, preferred), model)
         except Unsupported:
-            return False
+            return frozenset()
 
-    def _sees(self, backend: Backend, model: InstalledModel) -> bool:
+    def _perceived(self, backend: Backend, model: InstalledModel) -> frozenset[str]:
+        able = set(SENSES.intersection(model.capabilities))
         try:
             with self.backends.errors_named(backend.name):
-                return not knows_pictures(backend) or backend.sees(model)
+                if "vision" in able and knows_pictures(backend) and not backend.sees(model):
+                    able.remove("vision")
+                if "audio" in able and not (knows_sounds(backend) and backend.hears(model)):
+                    able.remove("audio")
         except PluginError:
-            return False
+            return frozenset()
+        return frozenset(able)
 
     def _refusal(self, backend: Backend, model: InstalledModel) -> Refusal | None:
         try:

@@ -21,6 +21,10 @@ RANK: Final = 4
 LONGEST_ARRAY: Final = 1024
 """Longer arrays of the metadata, such as the vocabulary, are not kept."""
 
+SEES: Final = "clip.has_vision_encoder"
+HEARS: Final = "clip.has_audio_encoder"
+"""Keys of projectors. One that has neither is of the first ones, which all see."""
+
 FILE_TYPES: Final = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
     13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
@@ -101,9 +105,13 @@ def _capabilities(header: GgufHeader, template: Any, projectors: Sequence[GgufHe
     text = template if isinstance(template, str) else ""
     words = _JINJA_WORDS if "{%" in text else _GO_WORDS
     found: set[Capability] = {capability for capability, pattern in words.items() if pattern.search(text)}
-    if projectors or header.own("vision.block_count") is not None:
+    hearing = [bool(projector.metadata.get(HEARS)) for projector in projectors]
+    seeing = [bool(projector.metadata.get(SEES)) for projector in projectors]
+    if any(seeing) or not all(hearing) or header.own("vision.block_count") is not None:
         found.add("vision")
-    order: tuple[Capability, ...] = ("tools", "insert", "vision", "thinking")
+    if any(hearing) or header.own("audio.block_count") is not None:
+        found.add("audio")
+    order: tuple[Capability, ...] = ("tools", "insert", "vision", "audio", "thinking")
     return ("completion", *(capability for capability in order if capability in found))
 
 

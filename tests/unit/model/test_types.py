@@ -129,13 +129,14 @@ def model(*capabilities: Capability) -> InstalledModel:
         (GenerateRequest(messages=HELLO, think=True), '"m" does not support thinking'),
         (GenerateRequest(messages=HELLO, think="high"), '"m" does not support thinking'),
         (GenerateRequest(messages=(Message(role="user", images=("aGk=",)),)), "m does not support images"),
+        (GenerateRequest(messages=(Message(role="user", audio=("aGk=",)),)), "m does not support audio"),
     ],
 )
 def test_a_missing_capability_is_refused_in_ollamas_words(request_: GenerateRequest, sentence: str) -> None:
     with pytest.raises(Unsupported) as refusal:
         require(model("completion"), request_)
     assert refusal.value.message == sentence
-    require(model("completion", "tools", "insert", "thinking", "vision"), request_)
+    require(model("completion", "tools", "insert", "thinking", "vision", "audio"), request_)
 
 
 @pytest.mark.parametrize(

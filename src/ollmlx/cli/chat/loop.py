@@ -18,7 +18,7 @@ from ollmlx.cli.answer import Display, figures, finished
 from ollmlx.cli.chat.commands import Conversation, Session, run_command
 from ollmlx.cli.client import Client, Json
 from ollmlx.cli.connection import settings
-from ollmlx.cli.pictures import take_pictures
+from ollmlx.cli.media import take_media
 from ollmlx.cli.terminal import Spinner, note, report, unechoed
 from ollmlx.errors import OllmlxError, StorageError
 from ollmlx.settings.files import private_file
@@ -80,7 +80,7 @@ def _editor_keys() -> KeyBindings:
 
 def _turn(session: Session, text: str, *, hide_thinking: bool) -> None:
     conversation = session.conversation
-    conversation.add_question(*take_pictures(session.client, conversation.model, text))
+    conversation.add_question(*take_media(session.client, conversation.model, text))
     display = Display(sys.stdout, wrap=session.wordwrap, hide_thinking=hide_thinking)
     try:
         answer = display.show(session.client.stream("/api/chat", conversation.request(), ended=finished))

@@ -65,7 +65,7 @@ class Subject:
         self.name = name
         self.model = str(name)
         self._known = {self.model.lower()}
-        self.sees = False
+        self.capabilities: tuple[str, ...] = ()
 
     async def complete(self, prompt: str, tokens: int, *, log_probabilities: bool = True, **options: Any) -> Completion:
         """Return at most `tokens` tokens after a prompt; greedy unless `options` say otherwise."""
@@ -107,9 +107,9 @@ class Subject:
         answer = await self._post("/api/chat", body)
         return str(answer.get("message", {}).get("content", ""))
 
-    async def look(self, picture: str, tokens: int) -> Completion:
-        """Return the beginning of what the model says to a picture, in base64."""
-        body = self._body("Which colour is this?", tokens) | {"raw": False, "images": [picture]}
+    async def perceive(self, file: str, tokens: int) -> Completion:
+        """Return the beginning of what the model says to a picture or a sound, in base64."""
+        body = self._body("What is this?", tokens) | {"raw": False, "images": [file]}
         return await self._completed(body | {"logprobs": True, "top_logprobs": 2})
 
     async def load(self) -> None:
@@ -121,9 +121,9 @@ class Subject:
         await self._post("/api/generate", {"model": self.model, "keep_alive": 0, "stream": False})
 
     async def details(self) -> dict[str, Any]:
-        """Return `/api/show` of the model; note whether it sees, and its runner's other names from `/api/tags`."""
+        """Return `/api/show` of the model; note its capabilities, and its runner's other names from `/api/tags`."""
         shown = await self._post("/api/show", {"model": self.model})
-        self.sees = "vision" in shown.get("capabilities", ())
+        self.capabilities = tuple(shown.get("capabilities", ()))
         for one in (await self._get("/api/tags")).get("models", ()):
             if str(one["name"]).lower() == self.model.lower():
                 self._known |= {str(one["digest"]), str(one["details"]["parent_model"]).lower()}

@@ -6,9 +6,14 @@ A trial returns a finding, or None if the guarantee holds or cannot be tested he
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import math
 import secrets
 import time
+import wave
+from array import array
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -51,6 +56,18 @@ PICTURES = (
     ),
 )
 """A red square and a blue one."""
+
+
+def _tone(hertz: int) -> str:
+    """Return a second of a tone as a WAV file in base64."""
+    written = io.BytesIO()
+    with wave.open(written, "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(array("h", (round(9000 * math.sin(at * hertz / 2546)) for at in range(16_000))).tobytes())
+    return b64encode(written.getvalue()).decode()
+
+
+TONES = (_tone(220), _tone(1760))
 MOST_STREAMS = 4
 SLOT_SECONDS = 20.0
 GROUP = "model"
@@ -155,16 +172,25 @@ async def batched(subject: Subject, state: TrialState) -> Finding | None:
 
 
 async def seen(subject: Subject, state: TrialState) -> Finding | None:
-    """Show two pictures, one after the other and then both at once, when they are in the cache."""
-    if not subject.sees:
-        return None
-    red, blue = [await subject.look(picture, TOKENS) for picture in PICTURES]
-    if red.tokens == blue.tokens and red.text == blue.text:
-        return _wrong(subject, "answers different pictures alike: it does not see them", repr(red.text[:SHOWN]))
-    together = await asyncio.gather(*(subject.look(picture, TOKENS) for picture in PICTURES))
-    for alone, beside in zip((red, blue), together, strict=True):
+    """Show two pictures."""
+    return await _told_apart(subject, PICTURES, "picture", "see") if "vision" in subject.capabilities else None
+
+
+async def heard(subject: Subject, state: TrialState) -> Finding | None:
+    """Play two tones."""
+    return await _told_apart(subject, TONES, "sound", "hear") if "audio" in subject.capabilities else None
+
+
+async def _told_apart(subject: Subject, files: tuple[str, str], kind: str, verb: str) -> Finding | None:
+    """Send two files, one after the other and then both at once, when they are in the cache."""
+    first, second = [await subject.perceive(file, TOKENS) for file in files]
+    if first.tokens == second.tokens and first.text == second.text:
+        problem = f"answers different {kind}s alike: it does not {verb} them"
+        return _wrong(subject, problem, repr(first.text[:SHOWN]))
+    together = await asyncio.gather(*(subject.perceive(file, TOKENS) for file in files))
+    for alone, beside in zip((first, second), together, strict=True):
         if changed := difference(alone, beside):
-            problem = "gives another answer to a picture beside another one, or from the cache"
+            problem = f"gives another answer to a {kind} beside another one, or from the cache"
             return _wrong(subject, problem, changed, ONE_AT_A_TIME)
     return None
 
@@ -273,6 +299,7 @@ TRIALS = (
     (sensible, "different texts are continued differently"),
     (batched, "a batch gives the same answers as single requests"),
     (seen, "different pictures are answered differently, alone and together"),
+    (heard, "different sounds are answered differently, alone and together"),
     (seeded, "the same seed gives the same answer"),
     (structured, "answers keep to a schema"),
     (stopped, "answers end at a stop string"),

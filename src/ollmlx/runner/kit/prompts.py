@@ -77,8 +77,9 @@ def later_systems_into_user(messages: Sequence[Message]) -> tuple[Message, ...]:
         moved = system or (moved and message.role == "user")
         if moved and turns[-1].role == message.role:
             last = turns.pop()
-            both = {"content": f"{last.content}\n\n{message.content}", "images": (*last.images, *message.images)}
-            message = last.model_copy(update=both)
+            both = {"content": f"{last.content}\n\n{message.content}"}
+            media = {"images": (*last.images, *message.images), "audio": (*last.audio, *message.audio)}
+            message = last.model_copy(update=both | media)
         turns.append(message)
     return tuple(turns)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,18 @@ def test_files_beside_the_weights_are_counted(tmp_path: Path) -> None:
     beside = ModelDefaults(projector=tmp_path / "mmproj.gguf", draft=tmp_path / "draft.gguf")
     both = backend().estimate(gguf(tmp_path, defaults=beside), 512, 1)
     assert both.weights == plain.weights + 5000 + (tmp_path / "draft.gguf").stat().st_size
+
+
+def test_a_model_hears_with_an_audio_encoder_and_pyav(tmp_path: Path) -> None:
+    ears = {"clip.has_audio_encoder": True, "clip.audio.embedding_length": 1280, "clip.audio.feed_forward_length": 5120}
+    plain = gguf(tmp_path)
+    seen = gguf(tmp_path, defaults=ModelDefaults(projector=plain.path))
+    hearing = seen.model_copy(update={"projector_info": ears})
+    seeing = hearing.model_copy(update={"projector_info": {"clip.has_vision_encoder": True}})
+    assert [backend().hears(one) for one in (plain, hearing, seeing)] == [False, True, False]
+    assert not replace(backend(), decodes=lambda: False).hears(hearing)
+    work = [backend().estimate(one, 512, 1).overhead for one in (plain, hearing)]
+    assert work[1] - work[0] == 1500 * (6 * 1280 + 2 * 5120) * 4
 
 
 def test_the_command_carries_settings_and_width(tmp_path: Path) -> None:

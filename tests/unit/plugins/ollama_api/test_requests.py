@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -181,3 +182,28 @@ def test_create_lays_only_what_was_said_over_the_weights() -> None:
 @pytest.mark.parametrize(("given", "texts"), [(None, ()), ("", ()), ([], ()), ("a", ("a",)), (["a", "b"], ("a", "b"))])
 def test_inputs_are_one_text_or_many(given: Any, texts: tuple[str, ...]) -> None:
     assert EmbedBody(model="m", input=given).inputs() == texts
+
+
+@pytest.mark.parametrize(
+    ("data", "sound"),
+    [
+        (b"RIFF\0\0\0\0WAVEfmt ", True),
+        (b"ID3\4", True),
+        (b"\xff\xfb\x90", True),
+        (b"fLaC", True),
+        (b"OggS", True),
+        (b"\0\0\0\x20ftypM4A ", True),
+        (b"RIFF\0\0\0\0WEBPVP8 ", False),
+        (b"\x89PNG\r\n\x1a\n", False),
+        (b"\xff\xd8\xff\xe0", False),
+        (b"\0\0\0\x20ftypheic", False),
+    ],
+)
+def test_sounds_among_the_images_are_known_by_their_first_bytes(data: bytes, sound: bool) -> None:
+    file = b64encode(data).decode()
+    message = {"role": "user", "content": "what?", "images": [file, "!!"]}
+    chat = ChatBody.model_validate({"model": "m", "messages": [message]}).to_vocabulary()
+    generate = GenerateBody.model_validate({"model": "m", "prompt": "what?", "images": [file, "!!"]}).to_vocabulary()
+    (turn,) = chat.messages
+    assert generate.messages == (turn,)
+    assert (turn.audio, turn.images) == (((file,), ("!!",)) if sound else ((), (file, "!!")))

@@ -131,14 +131,15 @@ def test_a_tool_result_gets_the_name_of_the_function_it_answers() -> None:
     assert (turns[3].tool_name, turns[3].content) == ("add", "3")
 
 
-def test_parts_of_text_are_joined_and_images_are_taken_from_data_urls() -> None:
+def test_parts_of_text_are_joined_and_images_and_sounds_taken_out() -> None:
     parts = [
         {"type": "text", "text": "a"},
         {"type": "text", "text": "b"},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}},
+        {"type": "input_audio", "input_audio": {"data": "UklG", "format": "wav"}},
     ]
     (turn,) = read(messages=[{"role": "user", "content": parts}]).messages
-    assert (turn.content, turn.images) == ("a\nb", ("aGk=",))
+    assert (turn.content, turn.images, turn.audio) == ("a\nb", ("aGk=",), ("UklG",))
 
 
 def deltas(*events: Any) -> list[dict[str, Any]]:

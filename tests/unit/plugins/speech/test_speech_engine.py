@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import wave
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,7 +20,7 @@ from ollmlx.types import Segment, TranscribeRequest, Word
 np = pytest.importorskip("numpy")
 pytest.importorskip("av", reason="pip install 'ollmlx[speech]'")
 
-from ollmlx_speech.engine.decoding import PIECE, RATE, pieces  # noqa: E402
+from ollmlx.runner.kit.sounds import MOMENT, PIECE, RATE, as_wav, pieces  # noqa: E402
 from ollmlx_speech.engine.whisper import MlxEars, check_language, temperatures  # noqa: E402
 
 TONE = (np.sin(np.arange(SPOKEN_RATE * 2) * 0.05) * 9000).astype(np.int16)
@@ -73,6 +76,15 @@ def test_what_is_no_sound_is_refused_in_openais_words(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         with pytest.raises(InvalidRequest, match="Invalid file format"):
             list(pieces(tmp_path / name))
+
+
+def test_a_sound_of_a_conversation_is_a_wav_file_of_one_rate(tmp_path: Path) -> None:
+    for name, rate, size in (("a.wav", 8_000, len(TONE)), ("a.flac", 48_000, len(TONE)), ("b.wav", RATE, 1)):
+        codec = "flac" if name.endswith("flac") else "pcm_s16le"
+        file = write_sound(tmp_path / name, [TONE[:size]], codec=codec, rate=rate, layout="stereo")
+        with wave.open(io.BytesIO(b64decode(as_wav(b64encode(file.read_bytes()).decode())))) as found:
+            assert (found.getnchannels(), found.getsampwidth(), found.getframerate()) == (1, 2, RATE)
+            assert found.getnframes() == pytest.approx(max(size, MOMENT), abs=200)
 
 
 def test_temperatures_rise_from_the_one_that_is_asked_for() -> None:

@@ -14,7 +14,7 @@ from ollmlx.types import AudioFormat
 np = pytest.importorskip("numpy")
 pytest.importorskip("av", reason="pip install 'ollmlx[speech]'")
 
-from ollmlx_speech.engine.decoding import RATE, pieces  # noqa: E402
+from ollmlx.runner.kit.sounds import RATE, pieces  # noqa: E402
 from ollmlx_speech.engine.encoding import AT_ONCE, AudioEncoder  # noqa: E402
 from ollmlx_speech.engine.voice import LONGEST, MlxVoice, chosen_speaker, sentences  # noqa: E402
 

@@ -1,8 +1,14 @@
-"""Audio files become samples, a few minutes at a time, so a file of hours takes no more memory than a short one."""
+"""Audio files become samples, a few minutes at a time, so a file of hours takes no more memory than a short one.
+
+Imported by engines that hear, and by no other part of the kit: it imports PyAV.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+import wave
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ollmlx.errors import InvalidRequest
+from ollmlx.types import Message
 
 RATE: Final = 16_000
 """Samples of a second, as Whisper hears them."""
@@ -22,6 +29,9 @@ SEARCHED: Final = 30 * RATE
 MOMENT: Final = RATE // 10
 SILENT: Final = 1e-3
 """The loudest sample of silence: 60 dB below the loudest there is."""
+MOST_BYTES: Final = 48 << 20
+MOST_SECONDS: Final = 30 * 60
+"""The largest and the longest sound in a conversation."""
 CONTAINERS: Final = "aac,ac3,aiff,amr,asf,avi,caf,flac,flv,matroska,webm,mov,mp3,mpeg,mpegts,ogg,w64,wav,wv"
 """Formats of files that are opened. Playlists are not among them: they name other files."""
 NAMES: Final = "flac, m4a, mp3, mp4, mpeg, mpga, oga, ogg, opus, wav, webm"
@@ -33,7 +43,7 @@ def pieces(file: Path) -> Iterator[Samples]:
     """Yield the mono samples of a file. Raises InvalidRequest for a file that holds no audio that can be decoded."""
     held: list[NDArray[np.int16]] = []
     size = 0
-    for block in _blocks(file):
+    for block in _blocks(str(file)):
         held.append(block)
         size += len(block)
         if size >= PIECE:
@@ -45,12 +55,47 @@ def pieces(file: Path) -> Iterator[Samples]:
         yield _floats(np.concatenate(held))
 
 
-def _blocks(file: Path) -> Iterator[NDArray[np.int16]]:
+def as_wav(sound: str) -> str:
+    """Return a sound of a conversation as a WAV file with RATE samples of one channel a second; both in base64.
+
+    Raises InvalidRequest for what is no sound, or too large or too long a one. The shortest is a MOMENT.
+    """
+    if len(sound) > MOST_BYTES * 4 // 3 + 4:
+        raise _refused(f"it has more than {MOST_BYTES >> 20} MiB")
+    try:
+        data = b64decode(sound, validate=True)
+    except ValueError as error:
+        raise _refused("it is not base64") from error
+    written, size = io.BytesIO(), 0
+    with wave.open(written, "wb") as file:
+        file.setparams((1, 2, RATE, 0, "NONE", ""))
+        try:
+            for block in _blocks(io.BytesIO(data)):
+                size += len(block)
+                if size > MOST_SECONDS * RATE:
+                    raise InvalidRequest(f"It is longer than {MOST_SECONDS // 60} minutes.")
+                file.writeframesraw(block.tobytes())
+        except InvalidRequest as refusal:
+            raise _refused(refusal.message) from refusal
+        file.writeframesraw(bytes(2 * max(0, MOMENT - size)))
+    return b64encode(written.getvalue()).decode()
+
+
+def with_wavs(messages: Iterable[Message]) -> tuple[Message, ...]:
+    """Return a conversation whose sounds are files as `as_wav` makes them. Raises as it does."""
+    return tuple(message.model_copy(update={"audio": tuple(map(as_wav, message.audio))}) for message in messages)
+
+
+def _refused(reason: str) -> InvalidRequest:
+    return InvalidRequest(f"invalid audio input: {reason[0].lower()}{reason[1:].rstrip('.')}")
+
+
+def _blocks(file: str | io.BytesIO) -> Iterator[NDArray[np.int16]]:
     """Decode a file. A file that is damaged later on is heard up to there; nothing of it at all is an error."""
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     heard = False
     try:
-        with av.open(str(file), metadata_errors="ignore", options=options) as container:
+        with av.open(file, metadata_errors="ignore", options=options) as container:
             if not container.streams.audio:
                 raise InvalidRequest("The file holds no audio.")
             stream = container.streams.audio[0]

@@ -1,4 +1,4 @@
-"""Paths of pictures in a prompt."""
+"""Paths of pictures and of sounds in a prompt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.unit.cli.conftest import CommandLine, ScriptedDaemon
 
 from ollmlx.cli.client import Client
-from ollmlx.cli.pictures import take_pictures
+from ollmlx.cli.media import quoted, take_media
 
 DONE = {"response": "a cat", "done": True}
 
@@ -43,12 +43,12 @@ def test_paths_of_files_are_pictures(
 ) -> None:
     daemon.says("POST", "/api/show", {"capabilities": ["completion", "vision"]})
     written = text.replace("{home}", str(home))
-    assert take_pictures(client, "m", written) == (written if left is None else left, images)
+    assert take_media(client, "m", written) == (written if left is None else left, images)
 
 
 def test_a_model_that_cannot_see_gets_the_text(daemon: ScriptedDaemon, client: Client, cat: Path) -> None:
     daemon.says("POST", "/api/show", {"capabilities": ["completion"]})
-    assert take_pictures(client, "m", "what is ./cat.jpg") == ("what is ./cat.jpg", [])
+    assert take_media(client, "m", "what is ./cat.jpg") == ("what is ./cat.jpg", [])
 
 
 def test_run_sends_the_pictures_that_were_typed_and_not_those_of_a_pipe(
@@ -62,3 +62,25 @@ def test_run_sends_the_pictures_that_were_typed_and_not_those_of_a_pipe(
     assert done.err == f"added image {cat}\n"
     (body,) = daemon.bodies("/api/generate")
     assert (body["prompt"], body["images"]) == ("log: ./cat.jpg what is it?", ["cGljdHVyZQ=="])
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "left", "files"),
+    [
+        (["audio"], "what is ./cat.jpg", ["dGFsaw=="]),
+        (["vision", "audio"], "what is", ["cGhvdG8=", "dGFsaw=="]),
+        (["vision"], "what is  './my talk.mp3'", ["cGhvdG8="]),
+    ],
+)
+def test_a_model_gets_of_pictures_and_sounds_what_it_perceives(
+    daemon: ScriptedDaemon, client: Client, cat: Path, home: Path, capabilities: list[str], left: str, files: list[str]
+) -> None:
+    (home / "my talk.mp3").write_bytes(b"talk")
+    daemon.says("POST", "/api/show", {"capabilities": ["completion", *capabilities]})
+    words = " ".join(map(quoted, ["what", "is", "cat.jpg", "my talk.mp3"]))
+    assert take_media(client, "m", words) == (left, files)
+
+
+@pytest.mark.parametrize("word", ["none.wav", "cat", "it's.wav", "x" * 5000 + ".wav"])
+def test_a_word_that_names_no_file_stays_as_it_is(cat: Path, word: str) -> None:
+    assert quoted(word) == word
