@@ -87,7 +87,11 @@ def parse_name(text: str, message: str = "") -> ModelName:
     except InvalidRequest as error:
         if not text and not message:
             raise  # "model is required", as from Ollama
-        raise InvalidRequest(message or "invalid model name", code=error.code, hint=error.message) from error
+        raise InvalidRequest(message or "invalid model name", code=error.code, hint=_reason(error)) from error
+
+
+def _reason(error: InvalidRequest) -> str:
+    return "; ".join(filter(None, (error.message.removeprefix("invalid model name: "), error.hint)))
 
 
 def response_format(value: Any) -> Any:

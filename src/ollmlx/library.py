@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 
-from ollmlx.errors import InvalidRequest, NotFound, OllmlxError, PluginError, StorageError, Unsupported
+from ollmlx.errors import (
+    InvalidRequest,
+    NotFound,
+    OllmlxError,
+    PluginError,
+    StorageError,
+    Unsupported,
+    UpstreamError,
+)
 from ollmlx.formats.ollama_gguf import DIALECT_KEY
 from ollmlx.launch.overrides import ModelOverrides, apply_overrides, rename
 from ollmlx.model.events import closing
@@ -21,6 +30,10 @@ from ollmlx.types import CreateRequest, InstalledModel, PullCandidate, PullProgr
 logger = logging.getLogger(__name__)
 LEFT_TO_THE_NEXT = ("MDL006", "MDL007")
 """Codes of files that one store cannot use, while another may: a format, an adapter."""
+UNREACHABLE = "NET005"
+"""The code of a source that does not answer, or only with a failure of its own."""
+ALIKE = 0.8
+"""The likeness, by difflib, from which a name may be the one that was meant."""
 
 
 class ModelLibrary:
@@ -146,7 +159,7 @@ class ModelLibrary:
                 continue
             if model is not None:
                 return self.store_of(model), model
-        raise _not_found(name)
+        raise await self._not_found(name)
 
     def store_of(self, model: InstalledModel) -> Store:
         """Return the store of a model. Raises NotFound when a store listed it under another store's name."""
@@ -170,19 +183,37 @@ class ModelLibrary:
                 continue
             if model is not None:
                 return model
-        raise failure or _not_found(name)
+        raise failure or await self._not_found(name)
+
+    async def _not_found(self, name: ModelName) -> NotFound:
+        pull = f"ollmlx pull {name.short}"
+        meant = await self._meant(name)
+        return NotFound(
+            f"model '{name.short}' not found",
+            code="MDL002",
+            hint=f"did you mean {meant}? else: {pull}" if meant else pull,
+        )
+
+    async def _meant(self, name: ModelName, others: Iterable[ModelName] = ()) -> str | None:
+        """Return the installed model whose name is spelt almost the same, or one of the other names."""
+        known = list(others)
+        with suppress(StorageError):
+            known = [*(model.name for model in await self.list()), *known]
+        if name in known:
+            return None
+        return next(iter(get_close_matches(name.short, [each.short for each in known], 1, ALIKE)), None)
 
     # -- pulling -----------------------------------------------------------------------------------------------------
 
     def pull(
         self, name: ModelName, *, insecure: bool = False, backend: str | None = None
     ) -> AsyncIterator[PullProgress]:
-        """Pull a model from the first source that has it. Raises NotFound at once when no source provides the name.
+        """Pull a model from the first source that answers and has it. Raises NotFound when no source provides the name.
 
         `backend`: keep or import its files for this one, not for the one that the settings or this machine prefer.
         """
         backend = backend or self._stated_backend(name)
-        return self._pull(self._required_offers(name, backend), backend, insecure=insecure)
+        return self._pull(name, self._required_offers(name, backend), backend, insecure=insecure)
 
     async def preview(
         self, name: ModelName, into: Path, *, insecure: bool = False
@@ -234,7 +265,7 @@ class ModelLibrary:
                     break
 
     async def _pull(
-        self, offers: Sequence[tuple[Source, ModelName]], backend: str | None, *, insecure: bool
+        self, name: ModelName, offers: Sequence[tuple[Source, ModelName]], backend: str | None, *, insecure: bool
     ) -> AsyncIterator[PullProgress]:
         refusals: list[OllmlxError] = []
         for source, wanted in offers:
@@ -248,13 +279,16 @@ class ModelLibrary:
                     async for step in replacing:
                         downloading = downloading or step.total is not None
                         yield step
-            except (NotFound, Unsupported) as error:
-                if downloading:
+            except (NotFound, Unsupported, UpstreamError) as error:
+                silent = error.code == UNREACHABLE
+                if downloading or (isinstance(error, UpstreamError) and not silent):
                     raise
                 refusals.append(error)  # the next source may have the model
+                if silent and len(refusals) < len(offers):
+                    yield PullProgress(status=f"{error.message}; asking the next source")
             else:
                 return
-        raise _combine(refusals)
+        raise _combine(refusals, await self._meant(name, self._overrides.aliases()))
 
     def _stated_backend(self, name: ModelName) -> str | None:
         overrides = self._overrides.models.get(name)
@@ -363,15 +397,14 @@ class ModelLibrary:
         return sorted(self._writable(), key=lambda store: store is not home)
 
 
-def _combine(refusals: Sequence[OllmlxError]) -> OllmlxError:
-    """Return one error, of the first one's kind, with the messages of all."""
+def _combine(refusals: Sequence[OllmlxError], meant: str | None) -> OllmlxError:
+    """Return one error, of the first one's kind, with the messages of all and the name that may be meant."""
     first = refusals[0]
     messages = "; ".join(dict.fromkeys(error.message for error in refusals))
-    return type(first)(messages, code=first.code, hint=next((error.hint for error in refusals if error.hint), None))
-
-
-def _not_found(name: ModelName) -> NotFound:
-    return NotFound(f"model '{name.short}' not found", code="MDL002", hint=f"ollmlx pull {name.short}")
+    hint = next((error.hint for error in refusals if error.hint), None)
+    if meant is not None:
+        hint = f"did you mean {meant}?" + (f" else: {hint}" if hint else "")
+    return type(first)(messages, code=first.code, hint=hint)
 
 
 def _format_of(request: CreateRequest) -> str:

@@ -38,6 +38,9 @@ def test_run_starts_the_daemon_which_stays_and_serves_the_next_command(home: Dae
     assert ollmlx(home, "stop", "parrot").returncode == 0
     wait_until(lambda: "parrot" not in ollmlx(home, "ps").stdout)
     assert "parrot" in ollmlx(home, "logs", "parrot").stdout
+    assert ollmlx(home, "serve", "--stop").returncode == 0
+    gone = ollmlx(home, "serve", "--stop")
+    assert (gone.returncode, "no daemon runs" in gone.stderr) == (1, True)
 
 
 def test_a_daemon_that_cannot_start_says_why(home: Daemon) -> None:

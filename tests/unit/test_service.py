@@ -12,7 +12,16 @@ from typing import Any, Literal, cast
 import pytest
 from tests.pictures import base64_of, drawn
 
-from ollmlx.errors import Conflict, InvalidRequest, NotFound, OllmlxError, PluginError, StorageError, Unsupported
+from ollmlx.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    OllmlxError,
+    PluginError,
+    StorageError,
+    Unsupported,
+    UpstreamError,
+)
 from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.launch.planner import LaunchPlanner
 from ollmlx.launch.spec import LaunchSpec
@@ -409,6 +418,46 @@ async def test_the_next_source_is_tried_when_one_has_no_such_model(
     assert steps[-1] == "success"
     assert [name.short for name in lacking.pulled] == hub
     assert [name.short for name in cellar.pulled] == bare
+
+
+class Unreachable(ListStore):
+    """A store whose source fails: with the code of one that does not answer, or with another."""
+
+    code: str | None = "NET005"
+
+    async def pull(
+        self, name: ModelName, source: Source, importer: Importer | None, *, insecure: bool = False
+    ) -> AsyncIterator[PullProgress]:
+        yield PullProgress(status="pulling manifest")
+        raise UpstreamError("cannot reach the hub", code=self.code, hint="check the network")
+
+
+async def test_the_next_source_is_tried_when_one_does_not_answer_and_the_pull_says_so() -> None:
+    cellar = ListStore(name="cellar")
+    daemon = two_sources(Unreachable(), cellar)
+    steps = [step.status async for step in daemon.service.pull(ModelName.parse("short"))]
+    assert "cannot reach the hub; asking the next source" in steps
+    assert (steps[-1], len(cellar.pulled)) == ("success", 1)
+
+
+async def test_a_source_that_answers_something_suspicious_ends_the_pull() -> None:
+    hub, cellar = Unreachable(), ListStore(name="cellar")
+    hub.code = "STO013"
+    with pytest.raises(UpstreamError):
+        async for _ in two_sources(hub, cellar).service.pull(ModelName.parse("short")):
+            pass
+    assert cellar.pulled == []
+
+
+async def test_a_misspelt_name_is_answered_with_the_one_that_is_installed_or_known() -> None:
+    daemon = FakeDaemon(installed("org/longer"))
+    with pytest.raises(NotFound) as missing:
+        await daemon.service.show(ModelName.parse("org/longr"))
+    assert missing.value.hint == "did you mean org/longer? else: ollmlx pull org/longr"
+    with pytest.raises(NotFound) as failed:
+        async for _ in two_sources(Lacking(), Lacking(name="cellar")).service.pull(ModelName.parse("shrt")):
+            pass
+    assert failed.value.hint == "did you mean short? else: look there"
 
 
 async def test_a_pull_that_fails_in_the_middle_tries_no_other_source() -> None:

@@ -36,7 +36,7 @@ def run_cache(args: argparse.Namespace) -> int:
             raise NotFound(f"no prompt caches are saved for {', '.join(name.short for name in names)}")
         note(f"removed {format_size(freed)}")
         return 0
-    found = caches.list()
+    found = [one for one in caches.list() if one.files]
     if args.json:
         say(json.dumps([{"model": one.model, "files": one.files, "size": one.size} for one in found], indent=2))
         return 0

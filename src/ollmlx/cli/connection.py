@@ -93,7 +93,7 @@ def ensure_daemon(client: Client, args: argparse.Namespace) -> None:
     # read only if they can name another folder: the daemon starts sooner by that time.
     state = load(args).settings.state_folder if _has_settings(args) else STATE_FOLDER.expanduser()
     output = private_file(state, "serve.out")
-    note(f"Starting the ollmlx daemon at {client.address} ...")
+    note(f"Starting the ollmlx daemon at {client.address} (ollmlx serve --stop ends it) ...")
     process = _spawn(args, output)
     deadline = time.monotonic() + PATIENCE
     while not client.alive():

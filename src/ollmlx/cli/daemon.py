@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import signal
 import socket
 import sys
 import time
@@ -14,8 +16,8 @@ from pathlib import Path
 from textwrap import indent
 
 from ollmlx import __version__
-from ollmlx.cli.terminal import is_terminal, say
-from ollmlx.errors import NotFound
+from ollmlx.cli.terminal import is_terminal, note, say
+from ollmlx.errors import Forbidden, NotFound
 from ollmlx.text.controls import escape_line
 
 LOG = "logs/daemon.log"
@@ -36,9 +38,12 @@ Settings come from the command line, OLLMLX_SECTION__KEY, Ollama's own variables
         action="store_true",
         help="serve the machines of this network: listen on every address, need a key, and print what clients set",
     )
+    parser.add_argument("--stop", action="store_true", help="stop the daemon that runs, also one in the background")
 
 
 async def run_serve(args: argparse.Namespace) -> int:
+    if args.stop:
+        return _stop(args)
     from ollmlx.cli.requirements import check_versions
 
     check_versions()  # before what may fail with another version is imported
@@ -58,6 +63,25 @@ async def run_serve(args: argparse.Namespace) -> int:
             print(qr_code(page_address(loaded.settings, address)), flush=True)
     app = build(loaded, options=options_of(args))
     return await listen(app, lambda: reload(app, lambda: load(args)))
+
+
+def _stop(args: argparse.Namespace) -> int:
+    """End the daemon of the state folder as SIGTERM does, and wait until it is gone."""
+    from ollmlx.cli.connection import settings
+    from ollmlx.supervisor.process.state_folder import lock_owner
+
+    state = settings(args).state_folder
+    pid = lock_owner(state)
+    if pid is None:
+        raise NotFound(f"no daemon runs with the state folder {state}")
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except PermissionError as error:
+        raise Forbidden(f"the daemon (pid {pid}) belongs to another user", hint=f"sudo kill {pid}") from error
+    while lock_owner(state) == pid:
+        time.sleep(0.05)
+    note(f"stopped (pid {pid})")
+    return 0
 
 
 def add_version_arguments(parser: argparse.ArgumentParser) -> None:

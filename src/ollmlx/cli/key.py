@@ -32,7 +32,12 @@ DESCRIPTION = """Give several people or programs keys of their own, with limits.
   ollmlx key revoke NAME   remove a key
 
 A running daemon takes changes over at once."""
-LIMITS = ("priority", "requests_per_day", "tokens_per_day", "concurrent")
+LIMITS = {
+    "requests_per_day": "requests in a day",
+    "tokens_per_day": "tokens in a day, prompts and answers",
+    "concurrent": "requests at the same time",
+}
+"""Numbers that limit a key, and what they count."""
 
 
 def add_key_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +46,9 @@ def add_key_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?")
     parser.add_argument("--models", metavar="A,B", help="new: the models that it may use; * matches any text")
     parser.add_argument("--priority", choices=("high", "normal", "low"), help="new: the highest priority")
-    for limit in LIMITS[1:]:
+    for limit, counted in LIMITS.items():
         flag = f"--{limit.replace('_', '-')}"
-        parser.add_argument(flag, dest=limit, metavar="N", type=int, help=f"new: {limit.replace('_', ' ')}")
+        parser.add_argument(flag, dest=limit, metavar="N", type=int, help=f"new: at most N {counted}")
     parser.add_argument("--json", action="store_true", help="list, usage: print JSON")
 
 
@@ -56,7 +61,10 @@ def run_key(args: argparse.Namespace) -> int:
     try:
         name = TypeAdapter(KeyName).validate_python(args.name)
     except ValidationError as error:
-        raise InvalidRequest("a key needs a name: a letter, then letters, digits and _, 32 at most") from error
+        raise InvalidRequest(
+            "a key needs a name: a letter, then letters, digits and _, 32 at most",
+            hint=f"ollmlx key {args.action} NAME",
+        ) from error
     file = EditedFile(Path(args.config) if args.config else None, os.environ, Path.cwd())
     if args.action == "revoke":
         file.remove(("security", "keys", name))
@@ -79,7 +87,7 @@ def _values(args: argparse.Namespace, key: str) -> dict[str, Any]:
         values["models"] = [name.strip() for name in args.models.split(",") if name.strip()]
         for name in values["models"]:
             ModelName.parse(name.replace("*", "x"))
-    values |= {limit: getattr(args, limit) for limit in LIMITS if getattr(args, limit) is not None}
+    values |= {limit: getattr(args, limit) for limit in ("priority", *LIMITS) if getattr(args, limit) is not None}
     try:
         KeySettings.model_validate(values)
     except ValidationError as error:

@@ -28,7 +28,7 @@ ollmlx run piper:joe "Hello" > hello.wav
 Starts a daemon in the background if none answers, and pulls the model if it is not installed. Text from a pipe comes
 before the prompt: git diff | ollmlx run MODEL "Summarise this change"."""
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("prompt", metavar="PROMPT", nargs="*")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="*", default=[])
     parser.add_argument("--verbose", action="store_true", help="print durations, counts and rates after the answer")
     parser.add_argument("--format", metavar="FORMAT", type=answer_format, help="json, or a JSON schema")
     parser.add_argument(

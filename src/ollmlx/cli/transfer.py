@@ -24,6 +24,12 @@ ShowProgress = Callable[[Json], None]
 
 
 def add_pull_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = """Download a model to this machine. An interrupted download goes on where it stopped.
+
+  ollmlx pull qwen3:8b                                  a name of Ollama's library
+  ollmlx pull mlx-community/Llama-3.2-1B-Instruct-4bit  a repository of the Hugging Face hub
+  ollmlx pull hf.co/bartowski/Qwen_Qwen3-4B-GGUF:Q4_K_M  one GGUF file of such a repository
+  ollmlx pull registry.example.org/me/mine              a model of another registry"""
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--insecure", action="store_true", help="use plain HTTP for the registry, without TLS")
     parser.add_argument(
@@ -84,6 +90,15 @@ def _candidates_table(found: list[Json]) -> str:
 
 
 def add_push_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = """Upload a model under its name; ollmlx cp gives it the name that it needs.
+
+  ollmlx push me/mine                        an MLX model: to the Hugging Face hub, with HF_TOKEN;
+                                             one of Ollama's store: to registry.ollama.ai
+  ollmlx push registry.example.org/me/mine   to another registry
+
+Registries know you by Ollama's key, ~/.ollama/id_ed25519.
+
+The daemon needs push = true in [security] of ollmlx.toml."""
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--insecure", action="store_true", help="allow a registry without a valid certificate")
     parser.add_argument("--json", action="store_true", help="print progress as JSON lines")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -41,6 +41,10 @@ class ModelOverrides:
                 raise ConfigError(f"[aliases] loop: {loop}", code="CFG004")
             seen.append(target)
         return seen[-1] if len(seen) > 1 else None
+
+    def aliases(self) -> Iterable[ModelName]:
+        """Return the names that stand for others, those of the catalogue included."""
+        return self._aliases.keys()
 
     def is_conversion(self, name: ModelName) -> bool:
         """Return whether the catalogue names a conversion for MLX, and a person nothing else."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ollmlx.errors import StorageError
+from ollmlx.errors import InvalidRequest, StorageError
 from ollmlx.model.installed import InstalledModel
 from ollmlx.model.names import ModelName
 from ollmlx.storekit.files import storage_errors
@@ -22,7 +22,7 @@ from ollmlx.storekit.files import storage_errors
 
 @dataclass(frozen=True, slots=True)
 class SavedCache:
-    """The saved caches of one model. `model`: its folder name; `used`: when one was last written or read (epoch)."""
+    """The saved caches of one model. `model`: the name as typed; `used`: last write or read (epoch)."""
 
     model: str
     folder: Path
@@ -65,7 +65,7 @@ class SavedCaches:
                 states = [file.stat() for file in folder.rglob("*.safetensors")]
                 used = max((state.st_mtime for state in states), default=0.0)
                 size = sum(state.st_size for state in states)
-                found.append(SavedCache(folder.name.rpartition("+")[0] or folder.name, folder, len(states), size, used))
+                found.append(SavedCache(_model_of(folder), folder, len(states), size, used))
         return sorted(found, key=lambda cache: -cache.size)
 
     def remove(self, names: Iterable[ModelName] | None = None, digest: str = "-") -> int:
@@ -73,7 +73,7 @@ class SavedCaches:
         wanted = None if names is None else {name.key for name in names}
         freed = 0
         for cache in self.list():
-            if wanted is None or cache.model.lower() in wanted or cache.folder.name.endswith(f"+{digest[:16]}"):
+            if wanted is None or _stem(cache.folder).lower() in wanted or cache.folder.name.endswith(f"+{digest[:16]}"):
                 with storage_errors("cannot remove saved prompt caches"):
                     shutil.rmtree(cache.folder)
                 freed += cache.size
@@ -89,3 +89,15 @@ class SavedCaches:
                 file.unlink(missing_ok=True)
                 removed += 1
         return removed
+
+
+def _stem(folder: Path) -> str:
+    """Return the folder of the model's name, without the digest."""
+    return folder.name.rpartition("+")[0] or folder.name
+
+
+def _model_of(folder: Path) -> str:
+    try:
+        return ModelName.from_folder(_stem(folder)).short
+    except InvalidRequest:  # a folder that no ollmlx made
+        return folder.name

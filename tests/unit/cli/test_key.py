@@ -40,7 +40,7 @@ def test_a_key_is_printed_once_and_its_hash_is_kept(home: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["new"], "needs a name"),
+        (["new"], "ollmlx key new NAME"),
         (["new", "key-12345678"], "needs a name"),
         (["new", "anna", "--concurrent", "-1"], "concurrent"),
         (["new", "anna", "--models", "a b"], "a b"),
