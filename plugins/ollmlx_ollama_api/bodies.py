@@ -231,7 +231,7 @@ class OllamaMessage(OllamaBody):
         """Return a role that chat templates know. Whoever else speaks is told from the model as the user is."""
         if value.lower() in ROLES:
             return value.lower()
-        logger.info("chat: a message of the role %r counts as the user's", value[:40])
+        logger.debug("chat: a message of the role %r counts as the user's", value[:40])
         return "user"
 
     def to_vocabulary(self) -> Message:

@@ -27,6 +27,8 @@ TYPES = {
 """Every known option, with the name of its type in Ollama's error messages."""
 _NOT_NUMBERS: dict[str, Any] = {"boolean": bool, "array": list, "string": str}
 
+MOST_NAMED = 20
+"""Unknown options that are named in the log."""
 LARGEST = 2**31 - 1
 _RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0, math.inf),
@@ -57,13 +59,11 @@ def options(given: Mapping[str, Any]) -> Options:
     sampler can use becomes the nearest usable one; see docs/api.md.
     """
     found: dict[str, Any] = {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        if name not in TYPES:
-            logger.warning("invalid option provided: %r", name)
-            continue
-        typed = _typed(name, value)
+    stated = {name: value for name, value in given.items() if value is not None}
+    if unknown := [name for name in stated if name not in TYPES]:
+        logger.warning("invalid option provided: %s", ", ".join(map(repr, unknown[:MOST_NAMED])))
+    for name in filter(TYPES.__contains__, stated):
+        typed = _typed(name, stated[name])
         if name not in IGNORED:
             found[name] = typed
     if found.get("num_ctx", 1) <= 0:

@@ -43,6 +43,8 @@ BYTES = {"type": "string", "format": "binary"}
 MARKDOWN = "text/markdown"
 CODE = re.compile(r"[A-Z]{3}[0-9]{3}")
 NOT_READY = 503
+FORWARDED = ("Forwarded", "X-Forwarded-For")
+"""Headers of proxies and tunnels, which connect from this machine for clients that may be anywhere."""
 LINES = 300
 _SAID = {
     *("state", "backend", "pid", "active", "started_at", "restarts", "reserved"),
@@ -239,8 +241,9 @@ def describe_daemon(settings: Settings, runners: Sequence[RunnerInfo]) -> dict[s
 
 
 def _only_for_operators(settings: Settings) -> None:
-    """Raise Forbidden for a client of another machine without an API key."""
-    if not settings.security.has_keys and not _is_local(current().client):
+    """Raise Forbidden for a client of another machine without an API key, a proxy's or tunnel's clients included."""
+    forwarded = any(name in request.headers for name in FORWARDED)
+    if not settings.security.has_keys and (forwarded or not _is_local(current().client)):
         raise Forbidden("this route is only for the daemon's own machine, or with an API key")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -14,6 +15,8 @@ from tests.conftest import StartDaemon
 from ollmlx.errors import StorageError
 from ollmlx.storekit import StagingArea
 from ollmlx.storekit.blobs import CHECK_EVERY, Blobs
+from ollmlx.testing.routes import FakeService, installed, web_app
+from ollmlx_openai_api.routes import blueprint as openai
 
 
 def digest_of(data: bytes) -> str:
@@ -51,6 +54,42 @@ def test_stop_strings_are_few_and_short(daemon: StartDaemon, stops: list[str]) -
         answer = one.post(path, {"model": "parrot", "stream": False, **body})
         assert answer.status_code == 400, answer.text
         assert "at most" in answer.text
+
+
+def test_what_a_body_names_without_end_takes_a_line_of_the_log(daemon: StartDaemon) -> None:
+    """200,000 unknown options held the daemon up for 16 s, and pushed everything else out of its log."""
+    one = daemon()
+    before = len(one.log_text)
+    many = {f"{number}{'x' * 900}": 1 for number in range(5000)}
+    turns = [{"role": f"speaker {number}", "content": "hi"} for number in range(5000)]
+    assert one.post("/api/chat", {"model": "parrot", "messages": turns, "options": many}).status_code == 200
+    written = one.log_text[before:]
+    assert "invalid option provided: '0xxx" in written
+    assert "… (shortened)" in written
+    assert len([line for line in written.splitlines() if "invalid option" in line]) == 1
+    assert max(map(len, written.splitlines())) < 9000
+
+
+async def test_the_lines_before_a_part_of_a_form_are_few_and_others_are_served_meanwhile() -> None:
+    """60 MB of such lines took the daemon 6 s, in which it served nobody."""
+    service = FakeService(models=[installed("ears", capabilities=("transcription",))])
+    client: Any = web_app(service, openai).test_client()
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    lines = b"--b\r\n" + b"A: b\r\n" * 200_000 + b"\r\nx\r\n--b--\r\n"
+    assert (await client.post("/v1/audio/transcriptions", data=lines, headers=headers)).status_code == 413
+    rounds = 0
+
+    async def count_rounds() -> None:
+        nonlocal rounds
+        while True:
+            await asyncio.sleep(0)
+            rounds += 1
+
+    meanwhile = asyncio.create_task(count_rounds())
+    opening = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+    await client.post("/v1/audio/transcriptions", data=opening + b"\r" * (8 << 20) + b"\r\n--b--\r\n", headers=headers)
+    meanwhile.cancel()
+    assert rounds > 100, "a form that has arrived is parsed in pieces"
 
 
 def test_a_model_gets_its_name_after_its_files_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.conftest import StartDaemon
 
+from ollmlx.errors import ConfigError
 from ollmlx.errors.secrets import mask_text, mask_tree
+from ollmlx.text.addresses import Address
 
 LETTERS = string.ascii_letters + string.digits
 KNOWN = {
@@ -143,3 +145,13 @@ def test_a_fault_of_the_settings_shows_none(daemon: StartDaemon) -> None:
     done = server.cli("config", "check")
     assert "CFG004" in done.stderr
     assert secret not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("before", ["http://user:{}@", "user:{}@", "https://{}@", "{}:x@"])
+def test_an_invalid_address_shows_none(before: str) -> None:
+    """The doctor printed the password in OLLAMA_HOST, and wrote it into `--json` and the bundle."""
+    secret = "Q8n2IePyOZecb7uzuZHafs3nh"
+    for after in ("127.0.0.1:1", "[::1", "host:port"):
+        with pytest.raises(ConfigError) as refused:
+            Address.parse(before.format(secret) + after)
+        assert secret not in str(refused.value) + str(refused.value.hint)

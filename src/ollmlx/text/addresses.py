@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from ollmlx.errors import ConfigError
+from ollmlx.errors.secrets import mask_text
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 11434
@@ -77,6 +78,8 @@ def join_host_port(host: str, port: int) -> str:
 
 
 def _split(location: str, text: str, port: int) -> tuple[str, int]:
+    if "@" in location:
+        raise _invalid(text.rpartition("@")[2], "it has no place for a user and a password")
     if location.startswith("["):
         host, bracket, rest = location[1:].partition("]")
         if not bracket or not _ip(host) or (rest and not rest.startswith(":")):
@@ -105,4 +108,6 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _invalid(text: str, reason: str) -> ConfigError:
-    return ConfigError(f"invalid address {text!r}: {reason}", hint="write HOST:PORT, for example 127.0.0.1:11434")
+    return ConfigError(
+        f"invalid address {mask_text(text)!r}: {reason}", hint="write HOST:PORT, for example 127.0.0.1:11434"
+    )

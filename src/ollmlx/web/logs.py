@@ -22,6 +22,8 @@ from ollmlx.web.context import CURRENT, RequestContext
 LOG_FILE = "daemon.log"  # in the folder `logs` of the state folder
 LOG_BYTES = 8 * 1024 * 1024
 LOG_KEPT = 3
+LONGEST_MESSAGE = 8192
+"""Characters of a line's message: what a client sends must not push the lines of others out of the log."""
 QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/api/ps"}) | {
     f"/api/daemon{rest}" for rest in ("", "/log", "/requests", "/history")
 }
@@ -111,7 +113,7 @@ class ConsoleLines(logging.Formatter):
         request_id = _request_id(record)
         suffix = f" request={request_id}" if request_id else ""
         clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
-        line = f"{clock} {record.levelname:<7} {escape_line(record.getMessage())}{suffix}"
+        line = f"{clock} {record.levelname:<7} {escape_line(_message(record))}{suffix}"
         if record.exc_info is None:
             return line
         # indented: a line within an exception's message cannot pass for a line of the log
@@ -126,7 +128,7 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         if request_id := _request_id(record):
             line["request"] = request_id
@@ -156,6 +158,11 @@ class LogFile(RotatingFileHandler):
 def _is_shown(record: logging.LogRecord) -> bool:
     """Return True for lines of ollmlx and its plugins, and for warnings and errors of libraries."""
     return record.levelno >= logging.WARNING or record.name.startswith("ollmlx")
+
+
+def _message(record: logging.LogRecord) -> str:
+    message = record.getMessage()
+    return message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}… (shortened)"
 
 
 def _request_id(record: logging.LogRecord) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import shutil
 import tempfile
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 FORM = "multipart/form-data"
 MOST_PARTS = 64
 MOST_TEXT = 1 << 20
-"""Bytes of a part that is no file."""
+"""Bytes of a part that is no file, and of the lines before each part."""
+PIECE = 64 * 1024
+"""Bytes that are parsed at once: other requests go on between two pieces."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -47,12 +50,17 @@ async def read_form(model: type[M], file: str) -> M:
         def make_file(*_: object) -> IO[bytes]:
             return opened.enter_context((folder / secrets.token_hex(8)).open("xb+"))
 
-        parser = MultiPartParser(max_form_memory_size=MOST_TEXT, max_form_parts=MOST_PARTS, stream_factory=make_file)
+        parser = MultiPartParser(
+            max_content_length=MOST_TEXT,  # of what is held undecided, not of the form
+            max_form_memory_size=MOST_TEXT,
+            max_form_parts=MOST_PARTS,
+            stream_factory=make_file,
+        )
         boundary = request.mimetype_params.get("boundary", "").encode("ascii", "replace")
         if not boundary:
             raise InvalidRequest(f"invalid form: {FORM} needs a boundary")
         try:
-            fields, files = await parser.parse(cast("Body", upload()), boundary, request.content_length or 0)
+            fields, files = await parser.parse(cast("Body", _pieces()), boundary, request.content_length or 0)
         except RequestEntityTooLarge:
             raise too_large() from None
         except ValueError as error:
@@ -63,6 +71,14 @@ async def read_form(model: type[M], file: str) -> M:
         if file in files:
             found[file] = files[file].stream.name
     return model.model_validate(found)
+
+
+async def _pieces() -> AsyncIterator[bytes]:
+    """Yield the form in small pieces: what has arrived already may be all of it."""
+    async for arrived in upload():
+        for start in range(0, len(arrived), PIECE):
+            await asyncio.sleep(0)
+            yield arrived[start : start + PIECE]
 
 
 def _stated(field: tuple[str, list[str]]) -> tuple[str, str | list[str]]:

@@ -292,6 +292,14 @@ async def test_a_key_for_some_models_and_other_machines_do_not_administrate(
     assert (await client.open(path, method=method, **options)).status_code == 403
 
 
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
+async def test_who_comes_through_a_proxy_or_a_tunnel_is_not_this_machine(service: FakeService, header: str) -> None:
+    client: Any = web_app(service, blueprint).test_client()
+    assert (await client.get("/api/daemon/settings")).status_code == 200
+    for path in ("/api/daemon/settings", "/api/daemon/log", "/api/daemon"):
+        assert (await client.get(path, headers={header: "for=203.0.113.9"})).status_code == 403
+
+
 async def test_one_doctor_runs_at_a_time_and_ends_with_its_request() -> None:
     started: list[int] = []
 
