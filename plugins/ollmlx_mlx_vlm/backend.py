@@ -13,14 +13,14 @@ from ollmlx import Refusal, RunnerCommand
 from ollmlx.storekit import read_json, require_json
 from ollmlx.types import InstalledModel, MemoryEstimate
 from ollmlx_mlx.daemon.backend import MlxBackend
+from ollmlx_mlx_vlm.families import FAMILIES, REFUSED
 
 ENGINE: Final = "ollmlx_mlx_vlm.engine.engine:MlxVlmEngine"
 MISSING: Final = "ENV025"
 INSTALL: Final = "pip install 'ollmlx[vision]'"
+OTHERS: Final = f"families whose pictures are read: {', '.join(FAMILIES)}; llama.cpp reads pictures with GGUF files"
 LARGEST_PICTURE: Final = 4096 * 4096
 """Pixels of the largest picture that a runner gets."""
-FAMILIES: Final = ("gemma3", "idefics3", "qwen2_5_vl", "qwen2_vl", "smolvlm")
-"""Model types whose answers to pictures are tested to be mlx-vlm's own."""
 
 
 def vlm_is_installed() -> bool:
@@ -61,10 +61,9 @@ class MlxVlmBackend(MlxBackend):
     def knows(self, kind: str) -> Refusal | None:
         """Return None for a family whose pictures are read here, when mlx-vlm is installed."""
         if kind not in FAMILIES:
+            why = REFUSED.get(kind, "its answers are not tested to be mlx-vlm's own")
             return Refusal(
-                reason=f"it does not read pictures for the model type {kind!r}",
-                hint=f"families whose pictures are read: {', '.join(FAMILIES)}",
-                code="MDL004",
+                reason=f"it does not read pictures for the model type {kind!r}: {why}", hint=OTHERS, code="MDL004"
             )
         if not vlm_is_installed():
             return Refusal(reason="mlx-vlm is not installed", hint=INSTALL, code=MISSING)

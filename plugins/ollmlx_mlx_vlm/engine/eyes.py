@@ -13,70 +13,66 @@ from typing import Any, Final
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ollmlx.errors import InvalidRequest, StorageError
 from ollmlx.storekit import require_json
+from ollmlx_mlx_vlm.families import FAMILIES
 
 KEPT: Final = 16
 KEPT_PLACES: Final = 8192
 """Pictures that are remembered with their vectors, for prompts that begin otherwise, and their vectors, at most."""
 _TEXT_FIELDS: Final = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-
-
-@dataclass(frozen=True)
-class PictureFormat:
-    """The processor of a family in mlx-vlm, and the words around a picture's marker in a plain template."""
-
-    processor: str
-    before: str = ""
-    after: str = ""
-
-
-_QWEN: Final = ("<|vision_start|>", "<|vision_end|>")
-FAMILIES: Final = {
-    "gemma3": PictureFormat("Gemma3Processor"),
-    "idefics3": PictureFormat("Idefics3Processor"),
-    "qwen2_5_vl": PictureFormat("Qwen2_5_VLProcessor", *_QWEN),
-    "qwen2_vl": PictureFormat("Qwen2VLProcessor", *_QWEN),
-    "smolvlm": PictureFormat("SmolVLMProcessor"),
-}
+_PLACES: Final = ("image_token_index", "image_token_id", "media_placeholder_token_id")
+"""Names in config.json of the token of a place."""
 
 
 @dataclass(eq=False)
 class Picture:
-    """One picture. `text`: its part of the prompt, with `count` places for its vectors; `keys`: what the prefix cache
-    has in these places, made of its pixels; `numbers`: for the encoder, of which only small ones are kept when
-    `vectors`, which it makes, are there.
+    """One picture. `text`: its part of the prompt; `tokens`: its ids; `at`: which of them are places for its vectors;
+    `keys`: what the prefix cache has in these places, made of its pixels; `numbers`: for the encoder, of which only
+    small ones are kept when `vectors`, which it makes, are there; `deep`: what is added after each of the first layers.
     """
 
     text: str
-    count: int
+    tokens: NDArray[np.int64]
+    at: NDArray[np.int64]
     keys: tuple[int, ...]
     numbers: dict[str, Any]
     vectors: mx.array | None = field(default=None, repr=False)
+    deep: tuple[mx.array, ...] = field(default=(), repr=False)
+
+    @property
+    def count(self) -> int:
+        """The number of vectors."""
+        return len(self.at)
 
 
 class Eyes:
     """Prepares pictures for one model. Used on the prompts' thread.
 
-    `marker`: what the chat template writes in the place of a picture; `place`: the token of a place for a vector.
+    `marker`: what the chat template writes in the place of a picture; `place`: the token of a place for a vector;
+    `together`: the places of one picture see one another in the language model, so that one call must compute them.
     """
 
     def __init__(self, folder: Path, *, trust: bool) -> None:
-        kind = str(require_json(folder, "config.json").get("model_type"))
-        family = FAMILIES[kind]
-        module: Any = import_module(f"mlx_vlm.models.{kind}.processing_{kind}")
+        config = require_json(folder, "config.json")
+        family = FAMILIES[str(config.get("model_type"))]
+        module, processor = family.processor.split(":")
         try:
             # Not AutoProcessor: mlx-vlm's patch of it allows a model's own code and hides why a processor fails.
-            self._processor = getattr(module, family.processor).from_pretrained(folder, trust_remote_code=trust)
+            kind: Any = getattr(import_module(f"mlx_vlm.models.{module}"), processor)
+            self._processor = kind.from_pretrained(folder, trust_remote_code=trust)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             said = " ".join(str(error).replace(str(folder), folder.name).split())[:300]
             raise StorageError(f"cannot read how {folder.name} prepares pictures: {said}", code="MDL003") from error
         self.tokenizer = self._processor.tokenizer
-        self.marker: str = getattr(self._processor, "boi_token", None) or self._processor.image_token
+        self.marker: str = family.marker or str(self._processor.image_token)
         self.shown = family.before + self.marker + family.after
-        self.place = int(self._processor.image_token_id)
+        stated = [config[name] for name in _PLACES if isinstance(config.get(name), int)]
+        self.place = int(stated[0] if stated else self._processor.image_token_id)
+        self.together = sees_both_ways(config)
         self._kept: OrderedDict[tuple[str, str], Picture] = OrderedDict()
 
     def look(self, data: str, owner: str) -> Picture:
@@ -97,11 +93,17 @@ class Eyes:
             found = self._processor(text=[self.marker], images=[picture])
         except ValueError as error:
             raise InvalidRequest(f"invalid image input: the model cannot look at it: {error}") from error
-        ids = np.array(found["input_ids"])[0].tolist()
-        text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        count = ids.count(self.place)
+        ids = np.array(found["input_ids"])[0].astype(np.int64)
+        text = self.tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        at = np.flatnonzero(ids == self.place)
         numbers = {name: np.array(value) for name, value in found.items() if name not in _TEXT_FIELDS}
-        return Picture(text.removeprefix(self.tokenizer.bos_token or ""), count, _keys(digest, count), numbers)
+        return Picture(text.removeprefix(self.tokenizer.bos_token or ""), ids, at, _keys(digest, len(at)), numbers)
+
+
+def sees_both_ways(config: Any) -> bool:
+    """Return whether the places of one picture see one another, as in the larger Gemma 4."""
+    text = config.get("text_config")
+    return isinstance(text, dict) and text.get("use_bidirectional_attention") == "vision"
 
 
 def _keys(digest: bytes, count: int) -> tuple[int, ...]:

@@ -35,33 +35,50 @@ class PictureForward:
         if not any(row.prompt.pictures for row in rows):
             return self._model(inputs, cache=cache)
         width = inputs.shape[1]
-        vectors: mx.array | None = None
-        for index, row in enumerate(rows):
-            for picture, places, at in _within(row, width):
-                if vectors is None:
-                    vectors = self._model.embed(inputs)
-                seen = self._vectors(picture)[at : at + len(places)]
-                vectors[index, mx.array(places)] = seen.astype(vectors.dtype)
-        positions = None
+        seen = [(index, *found) for index, row in enumerate(rows) for found in _within(row, width)]
+        more = self._seen(inputs, seen, rows) if seen else {}
         if self._model.multiaxial:
-            positions = mx.array(np.stack([self._positions(row, width) for row in rows], axis=1))
-        return self._model(inputs, cache=cache, vectors=vectors, positions=positions)
+            more["position_ids"] = mx.array(np.stack([self._positions(row, width) for row in rows], axis=1))
+        return self._model(inputs, cache=cache, **more)
+
+    def _seen(
+        self,
+        inputs: mx.array,
+        seen: Sequence[tuple[int, Picture, NDArray[np.int64], int]],
+        rows: Sequence[GenerationState],
+    ) -> dict[str, Any]:
+        """Return what the language model reads besides the tokens, of which some are places for vectors."""
+        features = self._model.whole.get_input_embeddings(inputs)
+        vectors = features.inputs_embeds
+        looks = np.zeros(inputs.shape, dtype=bool)
+        deep: list[tuple[mx.array, ...]] = []
+        for row, picture, places, first in seen:
+            own = slice(first, first + len(places))
+            vectors[row, mx.array(places)] = self._vectors(picture)[own].astype(vectors.dtype)
+            looks[row, places] = True
+            deep.append(tuple(layer[own] for layer in picture.deep))
+        more = {"inputs_embeds": vectors}
+        if features.per_layer_inputs is not None:
+            more["per_layer_inputs"] = features.per_layer_inputs
+        if any(row.prompt.whole for row in rows):
+            more["mm_token_type_ids"] = mx.array(looks.astype(np.int32))
+        if any(deep):
+            more["visual_pos_masks"] = mx.array(looks)
+            more["deepstack_visual_embeds"] = [mx.concatenate(list(layers)) for layers in zip(*deep, strict=True)]
+        return more
 
     def _vectors(self, picture: Picture) -> mx.array:
-        """Return a picture's vectors; computed once. mlx-vlm makes them of the places of this picture alone."""
+        """Return a picture's vectors; computed once, by mlx-vlm, from this picture's part of the prompt alone."""
         if picture.vectors is None:
-            places = mx.full((1, picture.count), self._place(), dtype=mx.int32)
+            tokens, at = mx.array(picture.tokens)[None], mx.array(picture.at)
             numbers = {name: mx.array(value) for name, value in picture.numbers.items()}
-            found = self._model.whole.get_input_embeddings(places, mask=mx.ones_like(places), **numbers)
-            picture.vectors = found.inputs_embeds[0]
-            mx.eval(picture.vectors)
+            found = self._model.whole.get_input_embeddings(tokens, mask=mx.ones_like(tokens), **numbers)
+            picture.vectors = found.inputs_embeds[0, at]
+            deep = found.deepstack_visual_embeds
+            picture.deep = tuple(deep) if deep is not None else ()
+            mx.eval(picture.vectors, *picture.deep)
             picture.numbers = {name: value for name, value in picture.numbers.items() if value.size <= SMALL}
         return picture.vectors
-
-    def _place(self) -> int:
-        config = self._model.whole.config
-        place = getattr(config, "image_token_index", None)
-        return int(config.image_token_id if place is None else place)
 
     def _positions(self, row: GenerationState, width: int) -> NDArray[np.int64]:
         """Return the positions of the next tokens of a sequence, [3, tokens]."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
-from mlx_lm.models.cache import KVCache, RotatingKVCache
+from mlx_lm.models.cache import ChunkedKVCache, KVCache, RotatingKVCache
 from mlx_lm.utils import load_config
 from mlx_vlm.utils import load_model as load_stored
 
@@ -16,6 +16,8 @@ from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.engine.kv_cache import Layers
 
 _CACHES: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "ArraysCache": lambda layer: layer,
+    "ChunkedKVCache": lambda layer: ChunkedKVCache(layer.chunk_size),
     "KVCache": lambda _: KVCache(),
     "RotatingKVCache": lambda layer: RotatingKVCache(max_size=layer.max_size, keep=layer.keep),
 }
@@ -53,30 +55,19 @@ class SeeingModel(Module):
             raise Unsupported(f"caches of the kind {unknown.pop()} are not known here", code="MDL004")
         return [_CACHES[kind](layer) for kind, layer in zip(kinds, layers, strict=True)]
 
-    def embed(self, inputs: mx.array) -> mx.array:
-        """Return the vectors of text tokens, [rows, tokens, width]."""
-        vectors: mx.array = self.whole.get_input_embeddings(inputs).inputs_embeds
-        return vectors
-
-    def __call__(
-        self,
-        inputs: mx.array,
-        cache: Layers | None = None,
-        vectors: mx.array | None = None,
-        positions: mx.array | None = None,
-    ) -> mx.array:
-        """Return the logits. `vectors` stand for the inputs; `positions`: [3, rows, tokens], of a multiaxial model."""
-        more: dict[str, Any] = {}
-        if self.multiaxial:
-            more["position_ids"] = positions if positions is not None else _positions(inputs, cache)
-        logits: mx.array = self.whole.language_model(inputs, inputs_embeds=vectors, cache=cache, **more).logits
+    def __call__(self, inputs: mx.array, cache: Layers | None = None, **more: Any) -> mx.array:
+        """Return the logits. `more`: what stands for the inputs, or goes with them, where pictures are among them."""
+        if self.multiaxial and "position_ids" not in more:
+            more["position_ids"] = _positions(inputs, cache)
+        logits: mx.array = self.whole.language_model(inputs, cache=cache, **more).logits
         return logits
 
 
 def _positions(inputs: mx.array, cache: Layers | None) -> mx.array:
     """Return the positions of text: the numbers of its tokens on all three axes."""
     rows, count = inputs.shape
-    start = mx.array(cache[0].offset if cache else 0).reshape(-1, 1)
+    counted = (layer.offset for layer in cache or () if hasattr(layer, "offset"))
+    start = mx.array(next(counted, 0)).reshape(-1, 1)
     return mx.broadcast_to((start + mx.arange(count))[None], (3, rows, count))
 
 

@@ -61,7 +61,15 @@ class PicturePrompts(PromptEncoder):
                 keys[place] = key
             placed.append((picture, own))
             at += picture.count
-        return replace(prompt, keys=tuple(keys), pictures=PromptPictures(prompt.tokens, tuple(placed)))
+        whole = int(places[-1]) + 1 if self._eyes.together else 0
+        return replace(prompt, keys=tuple(keys), pictures=PromptPictures(prompt.tokens, tuple(placed)), whole=whole)
+
+    def _fitted(
+        self, request: GenerateRequest, tokens: list[int], dropped: int, context: int, **more: Any
+    ) -> EncodedPrompt:
+        if len(tokens) > context - 1 and self._eyes.place in tokens:  # a picture is never cut
+            raise context_exceeded(len(tokens) + dropped, context - 1)
+        return super()._fitted(request, tokens, dropped, context, **more)
 
     def _encode(self, text: str, request: GenerateRequest, messages: Sequence[Message]) -> list[int]:
         pictures = self._pictures(messages, request)

@@ -113,12 +113,14 @@ class PrefillQueue:
             if leader is generation or leader in self._leaders or leader.cache is None:
                 continue
             shared = min(generation.shared_with(leader), most, len(leader.tokens) - 1)
-            if shared >= generation.fed + _SHARE and self._follow(generation, leader, shared):
+            least = max(generation.fed + _SHARE, generation.prompt.whole, leader.prompt.whole)
+            if shared >= least and self._follow(generation, leader, shared):
                 return
 
     def _start(self, generation: GenerationState, cache: Layers | None, length: int) -> None:
-        generation.cache = cache if cache is not None else self._make()
-        generation.fed = length if cache is not None else 0
+        usable = cache if length >= generation.prompt.whole else None
+        generation.cache = usable if usable is not None else self._make()
+        generation.fed = length if usable is not None else 0
         if not generation.generated:
             generation.cached = generation.fed
         if generation.prompt.boundary > generation.fed:
@@ -168,6 +170,8 @@ class PrefillQueue:
         return max(_TAIL, int(1.25 * self._clock.size(slices)) - 1) if self._opens_whole else _TAIL
 
     def _is_ready(self, generation: GenerationState, least: int) -> bool:
+        if generation.fed < generation.prompt.whole:
+            return False
         return generation.remaining <= least and all(point <= generation.fed for point in generation.checkpoints)
 
     def _able(self, ready: Sequence[GenerationState]) -> list[GenerationState]:
@@ -186,7 +190,10 @@ class PrefillQueue:
     ) -> dict[GenerationState, int]:
         """Return the sequences that are computed in one call with `first`, each with the size of its chunk."""
         assert first.cache is not None
+        if first.fed < first.prompt.whole:
+            return {first: max(first.prompt.whole, self._count(first, slices, least))}
         others = [g for g in self._able(ready) if g is not first] if can_pad(first.cache) else []
+        others = [g for g in others if g.fed >= g.prompt.whole]
         others.sort(key=lambda g: g.remaining)
         group = self._gather(first, others, self._fits_whole)
         if first.fed == first.cached and self._fits_whole(group):

@@ -75,7 +75,8 @@ class EncodedPrompt:
     which the next turn of this conversation begins; `forced`: the JSON schema of the call that the answer must be,
     or the grammar of a freeform tool's text;
     `thinking`: the tokens that a thought may have; `keys`: of a prompt with pictures, the tokens by which the prefix
-    cache knows it; `pictures`: what the model's `Forward` needs of them.
+    cache knows it; `pictures`: what the model's `Forward` needs of them; `whole`: the number of first tokens that one
+    call must compute, because they see one another.
     """
 
     tokens: tuple[int, ...]
@@ -89,6 +90,7 @@ class EncodedPrompt:
     thinking: int | None = None
     keys: tuple[int, ...] = ()
     pictures: Any = None
+    whole: int = 0
 
     def parser(self, request: GenerateRequest, tokenizer: Any, detokenizers: DetokenizerFactory) -> AnswerParser:
         return AnswerParser(

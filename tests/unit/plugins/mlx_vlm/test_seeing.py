@@ -10,25 +10,34 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.engine_requests import Collected, ask, collect, running
 from tests.pictures import base64_of, drawn
-from tests.vision_models import AT, FAMILIES, seeing_model
+from tests.vision_families import FAMILIES
+from tests.vision_models import AT, seeing_model
 
 from ollmlx.errors import ContextExceeded, InvalidRequest
 from ollmlx.protocol import TokenizeRequest
 from ollmlx.types import GenerateRequest, Message, Options
 
 pytest.importorskip("mlx_vlm")
-pytestmark = pytest.mark.mlx
+pytestmark = [
+    pytest.mark.mlx,
+    pytest.mark.filterwarnings("ignore:Image.Image.getdata is deprecated", "ignore:At least one mel filter"),
+]
 
 from ollmlx_mlx.engine.engine import MlxEngine  # noqa: E402 - they import mlx-vlm
 from ollmlx_mlx_vlm.engine.engine import MlxVlmEngine  # noqa: E402
 
 COLORS = ("red", "lime", "blue", "white", "black", "gold", "pink", "gray", "navy", "teal")
-PICTURES = [base64_of(drawn(color, (48 + 8 * number, 64))) for number, color in enumerate(COLORS)]
+PICTURES = [base64_of(drawn(color, (48 + 8 * (number // 2), 64))) for number, color in enumerate(COLORS)]
 ROTATES = ("gemma3",)
 """Families whose older keys go: their caches serve a prompt only up to where a turn ended."""
+SINGLE = ("paddleocr_vl",)
+"""Families of which mlx-vlm prepares one picture at a time."""
+MAIN = ("gemma3", "gemma4-both-ways", "qwen2_5_vl", "qwen3_5", "smolvlm")
+"""Families with different caches, positions and ways to see."""
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +46,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return lru_cache(lambda family: seeing_model(root / family, family))
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=MAIN)
 def folder(request: pytest.FixtureRequest, folders: Any) -> Path:
     found: Path = folders(request.param)
     return found
@@ -70,8 +79,10 @@ def own_answer(folder: Path, pictures: Sequence[str], said: str) -> tuple[list[f
     prompt = processor.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     images = [Image.open(io.BytesIO(b64decode(picture))) for picture in pictures]
     given = dict(processor(text=[prompt], images=images))
-    ids, pixels = given.pop("input_ids"), given.pop("pixel_values")
-    mask = given.pop("attention_mask", mx.ones_like(ids))
+    given = {name: mx.array(np.array(value)) for name, value in given.items()}
+    ids, pixels = mx.array(given.pop("input_ids")), given.pop("pixel_values")
+    given.pop("attention_mask", None)
+    mask = mx.ones_like(ids)
     steps = generate_step(ids, model, pixels, mask, max_tokens=8, temperature=0.0, **given)
     return [float(logprobs[token]) for token, logprobs in steps], int(ids.shape[1])
 
@@ -84,21 +95,28 @@ def same(first: Sequence[float], second: Sequence[float]) -> bool:
     return list(first) == pytest.approx(list(second), abs=2e-4)
 
 
-async def test_the_answer_is_mlx_vlms_own_alone_beside_others_and_from_the_cache(folder: Path) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_the_answer_is_mlx_vlms_own_alone_beside_others_and_from_the_cache(folders: Any, family: str) -> None:
+    folder: Path = folders(family)
     requests = [look(picture) for picture in PICTURES]
     both, said = look(PICTURES[0], PICTURES[1]), "what is it?"
     async with running(MlxVlmEngine(), folder) as engine:
-        alone = [await collect(engine, one) for one in (requests[0], both)]
+        alone = [await collect(engine, one) for one in (requests[0], both, requests[1])]
         again = await collect(engine, both)
         together = await asyncio.gather(*(collect(engine, one) for one in [*requests, both, ask("hello")]))
-    for answer, shown in zip(alone, (PICTURES[:1], PICTURES[:2]), strict=True):
+    for answer, shown in zip(alone, (PICTURES[:1], PICTURES[:2]), strict=False):
+        if len(shown) > 1 and family in SINGLE:
+            continue
         expected, length = own_answer(folder, shown, said)
-        assert same(logprobs(answer), expected)
+        assert answer.logprobs
+        assert same(logprobs(answer), expected[: len(answer.logprobs)])  # mlx-vlm's goes on after the end of a turn
         assert answer.done.prompt_tokens == length
     assert same(logprobs(again), logprobs(alone[1]))
-    assert again.done.cached_tokens > 8 or folder.name in ROTATES
+    assert again.done.cached_tokens > 8 or family in ROTATES
     assert (together[0].text, together[10].text) == (alone[0].text, alone[1].text)
     assert same(logprobs(together[0]), logprobs(alone[0]))
+    assert same(logprobs(together[1]), logprobs(alone[2]))
+    assert not same(logprobs(alone[2])[:1], logprobs(alone[0])[:1])
 
 
 async def test_ten_pictures_at_once_never_mix(folder: Path) -> None:
@@ -183,6 +201,6 @@ async def test_what_does_not_fit_is_refused_or_loses_its_oldest_turns(qwen: Path
         with pytest.raises(ContextExceeded):
             await collect(engine, look(messages=turns, truncate=False))
         with pytest.raises(ContextExceeded):
-            await collect(engine, look(*PICTURES * 4))
+            await collect(engine, look(*PICTURES * 6))
         with pytest.raises(InvalidRequest, match="stands for a picture"):
             await collect(engine, look(PICTURES[0], said="<|image_pad|>"))
