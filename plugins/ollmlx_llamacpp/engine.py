@@ -72,7 +72,8 @@ class LlamaCppEngine:
         self._server = await asyncio.to_thread(self._start, config)
         server.restore_signals()
         self._pool = TokenPool(self._server.pool) if self._server.pool else None
-        self._slots = Slots(self._server.slots, owned=config.owned_caches)
+        saves = self._pool is not None and config.prompt_cache_bytes >> 20 > 0
+        self._slots = Slots(self._server.slots, owned=config.owned_caches, saves=saves)
         self._client = self._connect(self._server.socket, self._server.key)
         if self._server.saves_slots:
             self._shared = SharedPrompts(self._client, self._server.socket.parent)

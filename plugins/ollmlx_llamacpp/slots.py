@@ -46,10 +46,13 @@ class Slot:
 
 
 class Slots:
-    """All slots of one server. `owned`: prompt caches have owners. Used on the event loop."""
+    """All slots of one server. `owned`: prompt caches have owners. `saves`: llama.cpp saves in memory what a slot loses
+    to another prompt, and finds it again; not with owners. Used on the event loop.
+    """
 
-    def __init__(self, count: int, *, owned: bool) -> None:
+    def __init__(self, count: int, *, owned: bool, saves: bool = False) -> None:
         self.owned = owned
+        self._saves = saves and not owned
         self._slots = [Slot(index) for index in range(count)]
         self._changed = asyncio.Condition()
         self._embedding = 0
@@ -57,13 +60,16 @@ class Slots:
 
     @asynccontextmanager
     async def take(self, owner: str, tokens: Prompt) -> AsyncIterator[Slot]:
-        """Hold a free slot: one that holds the beginning of the prompt, or the one that was used least recently."""
+        """Hold a free slot: one that holds the beginning of the prompt, or the one that was used least recently.
+
+        An unused one stays empty while what another holds can be saved: attention looks at all cells of a shared cache.
+        """
         async with self._changed:
             await self._changed.wait_for(lambda: any(not slot.taken for slot in self._slots))
             free = [slot for slot in self._slots if not slot.taken]
             best = max(free, key=lambda slot: slot.shared(owner, tokens))
             if best.shared(owner, tokens) < SIMILAR * len(tokens):
-                best = min(free, key=lambda slot: slot.used)
+                best = min(free, key=lambda slot: (self._saves and not slot.used, slot.used))
             best.held = best.shared(owner, tokens)
             # Without owners what is in the caches may be anybody's, and belongs to everybody who has none.
             best.reuse = (best.owner == owner and not self._embedding) if self.owned else not owner

@@ -171,3 +171,21 @@ async def test_one_that_waits_may_be_cancelled(client: FakeClient) -> None:
     second.cancel()
     assert (await asyncio.wait_for(first, 30))[-1]["content"] == "x"
     assert client.saved == {} or list(client.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("owned", "saves", "expected"),
+    [(False, True, [0, 0, 1, 0]), (False, False, [0, 1, 2, 3]), (True, True, [0, 1, 2, 3])],
+    ids=["saved-prompts-leave-slots-empty", "nothing-is-saved", "with-owners"],
+)
+async def test_conversations_take_turns_in_one_slot_where_prompts_are_saved(
+    owned: bool, saves: bool, expected: list[int]
+) -> None:
+    chosen = slots.Slots(4, owned=owned, saves=saves)
+    async with chosen.take("", (1,) * 10) as first:
+        await chosen.begin(first, "", (1,) * 10)
+    async with chosen.take("", (2,) * 10) as second, chosen.take("", (3,) * 10) as third:
+        pass
+    async with chosen.take("", (4,) * 10) as fourth:
+        pass
+    assert [slot.index for slot in (first, second, third, fourth)] == expected
