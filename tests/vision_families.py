@@ -114,7 +114,8 @@ KIMI = {
         "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1, "topk_group": 1,
     },
     "vision_config": {
-        **EYES, "model_type": "moonvit", "embed_dim": 32, "init_pos_emb_height": 8, "init_pos_emb_width": 8,
+        **EYES, "model_type": "moonvit", "patch_size": 14, "embed_dim": 32, "init_pos_emb_height": 8,
+        "init_pos_emb_width": 8,
     },
     "media_placeholder_token_id": "<|media_pad|>",
 }
@@ -185,9 +186,9 @@ FAMILIES: dict[str, tuple[Any, ...]] = {
         {}, "<image>", {"num_image_token": 4},
     ),
     "kimi_k25": (
-        KIMI, {"media_proc_cfg": {"patch_size": 8, "in_patch_limit": 64, "merge_kernel_size": 2}}, "<|media_pad|>",
+        KIMI, {"media_proc_cfg": {"patch_size": 14, "in_patch_limit": 64, "merge_kernel_size": 2}}, "<|media_pad|>",
     ),
-    "kimi_vl": (KIMI, {"patch_size": 8, "in_token_limit": 64, "merge_kernel_size": [2, 2]}, "<|media_pad|>"),
+    "kimi_vl": (KIMI, {"patch_size": 14, "in_token_limit": 64, "merge_kernel_size": [2, 2]}, "<|media_pad|>"),
     "lfm2_vl": (
         {
             "text_config": {

@@ -6,21 +6,19 @@ Imports neither mlx nor mlx-vlm.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from ollmlx import Refusal, RunnerCommand
-from ollmlx.storekit import read_json, require_json
+from ollmlx.storekit import read_json
 from ollmlx.types import InstalledModel, MemoryEstimate
 from ollmlx_mlx.daemon.backend import MlxBackend
 from ollmlx_mlx_vlm.families import FAMILIES, REFUSED
+from ollmlx_mlx_vlm.work_space import work_space
 
 ENGINE: Final = "ollmlx_mlx_vlm.engine.engine:MlxVlmEngine"
 MISSING: Final = "ENV025"
 INSTALL: Final = "pip install 'ollmlx[vision]'"
 OTHERS: Final = f"families whose pictures are read: {', '.join(FAMILIES)}; llama.cpp reads pictures with GGUF files"
-LARGEST_PICTURE: Final = 4096 * 4096
-"""Pixels of the largest picture that a runner gets."""
 
 
 def vlm_is_installed() -> bool:
@@ -49,9 +47,10 @@ class MlxVlmBackend(MlxBackend):
         return self.accepts(model) is None
 
     def estimate(self, model: InstalledModel, context: int, parallel: int) -> MemoryEstimate:
-        """Return the bytes as for text, and the work space of the encoder for the largest picture that it looks at."""
+        """Return the bytes as for text, and those for the largest picture that the encoder looks at."""
         need = super().estimate(model, context, parallel)
-        work = _work_space(model.path, 4 if self.machine.device == "cpu" else 2)
+        on_cpu = self.machine.device == "cpu"
+        work = work_space(model.path, 4 if on_cpu else 2, on_cpu=on_cpu)
         return need.model_copy(update={"overhead": need.overhead + work})
 
     def trial(self, model: InstalledModel) -> str | None:
@@ -77,25 +76,6 @@ class MlxVlmBackend(MlxBackend):
 def is_readable(model: InstalledModel) -> bool:
     """Return whether a model has a vision encoder, and is of a family whose pictures are read here."""
     return model.format == "mlx" and "vision" in model.capabilities and model.details.family in FAMILIES
-
-
-def _work_space(folder: Path, width: int) -> int:
-    """Return the bytes of the intermediate results for one picture, with numbers of so many bytes."""
-    eyes = require_json(folder, "config.json").get("vision_config") or {}
-    prepares = read_json(folder, "preprocessor_config.json", keys=("max_pixels", "size", "max_image_size")) or {}
-    patch = _number(eyes, "patch_size") or 14
-    hidden = _number(eyes, "embed_dim") or _number(eyes, "hidden_size") or 1152
-    inner = _number(eyes, "intermediate_size") or 4 * hidden
-    pixels, parts = _number(prepares, "max_pixels") or (_number(eyes, "image_size") or 384) ** 2, 1
-    tile, whole = (_number(prepares.get(name), "longest_edge") for name in ("max_image_size", "size"))
-    if tile and whole:  # the picture is divided, and looked at as a whole, too
-        parts = (whole // tile) ** 2 + 1
-    return parts * min(pixels, LARGEST_PICTURE) // patch**2 * (inner + 6 * hidden) * width
-
-
-def _number(found: Any, name: str) -> int:
-    value = found.get(name) if isinstance(found, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31 else 0
 
 
 def _has_encoder(model: InstalledModel) -> bool:

@@ -18,11 +18,10 @@ from PIL import Image
 
 from ollmlx.errors import InvalidRequest, StorageError
 from ollmlx.storekit import require_json
+from ollmlx_mlx.engine.device import device_name
 from ollmlx_mlx_vlm.families import FAMILIES
+from ollmlx_mlx_vlm.work_space import KEPT, KEPT_PLACES, PATCHES_ON_CPU, patch_size
 
-KEPT: Final = 16
-KEPT_PLACES: Final = 8192
-"""Pictures that are remembered with their vectors, for prompts that begin otherwise, and their vectors, at most."""
 _TEXT_FIELDS: Final = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 _PLACES: Final = ("image_token_index", "image_token_id", "media_placeholder_token_id")
 """Names in config.json of the token of a place."""
@@ -72,6 +71,8 @@ class Eyes:
         self.shown = family.before + self.marker + family.after
         stated = [config[name] for name in _PLACES if isinstance(config.get(name), int)]
         self.place = int(stated[0] if stated else self._processor.image_token_id)
+        self._patch = patch_size(config)
+        self._most = PATCHES_ON_CPU if device_name() == "cpu" else 0
         self.together = sees_both_ways(config)
         self._kept: OrderedDict[tuple[str, str], Picture] = OrderedDict()
 
@@ -89,15 +90,32 @@ class Eyes:
     def _prepared(self, data: str) -> Picture:
         picture = Image.open(io.BytesIO(b64decode(data))).convert("RGB")
         digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
-        try:
-            found = self._processor(text=[self.marker], images=[picture])
-        except ValueError as error:
-            raise InvalidRequest(f"invalid image input: the model cannot look at it: {error}") from error
+        found = self._process(picture)
+        if self._most and _patches(np.shape(found["pixel_values"]), self._patch) > self._most:
+            scale = 0.95 * (self._most * self._patch**2 / (picture.width * picture.height)) ** 0.5
+            width, height = (max(1, int(edge * scale)) for edge in picture.size)
+            found = self._process(picture.resize((width, height)))
         ids = np.array(found["input_ids"])[0].astype(np.int64)
         text = self.tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         at = np.flatnonzero(ids == self.place)
         numbers = {name: np.array(value) for name, value in found.items() if name not in _TEXT_FIELDS}
         return Picture(text.removeprefix(self.tokenizer.bos_token or ""), ids, at, _keys(digest, len(at)), numbers)
+
+    def _process(self, picture: Image.Image) -> Any:
+        try:
+            return self._processor(text=[self.marker], images=[picture])
+        except ValueError as error:
+            raise InvalidRequest(f"invalid image input: the model cannot look at it: {error}") from error
+
+
+def _patches(shape: tuple[int, ...], patch: int) -> int:
+    """Return the patches that attend to one another, by the shape of a picture's numbers.
+
+    That is [patches, numbers], [parts, patches, numbers], one patch's colours each, or [..., 3, height, width].
+    """
+    if len(shape) < 4 or shape.count(patch) > 1:
+        return shape[1] if len(shape) == 3 else shape[0]
+    return shape[-1] * shape[-2] // patch**2
 
 
 def sees_both_ways(config: Any) -> bool:

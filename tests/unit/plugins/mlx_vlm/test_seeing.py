@@ -29,6 +29,7 @@ pytestmark = [
 
 from ollmlx_mlx.engine.engine import MlxEngine  # noqa: E402 - they import mlx-vlm
 from ollmlx_mlx_vlm.engine.engine import MlxVlmEngine  # noqa: E402
+from ollmlx_mlx_vlm.engine.eyes import Eyes  # noqa: E402
 
 COLORS = ("red", "lime", "blue", "white", "black", "gold", "pink", "gray", "navy", "teal")
 PICTURES = [base64_of(drawn(color, (48 + 8 * (number // 2), 64))) for number, color in enumerate(COLORS)]
@@ -204,3 +205,14 @@ async def test_what_does_not_fit_is_refused_or_loses_its_oldest_turns(qwen: Path
             await collect(engine, look(*PICTURES * 6))
         with pytest.raises(InvalidRequest, match="stands for a picture"):
             await collect(engine, look(PICTURES[0], said="<|image_pad|>"))
+
+
+@pytest.mark.parametrize("family", ["kimi_vl", "mistral3", "qwen3_vl"])
+def test_on_a_cpu_a_picture_of_too_many_patches_is_scaled_down(
+    folders: Any, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    large = base64_of(drawn("red", (200, 160)))
+    whole = Eyes(folders(family), trust=False).look(large, "")
+    monkeypatch.setattr("ollmlx_mlx_vlm.engine.eyes.device_name", lambda: "cpu")
+    monkeypatch.setattr("ollmlx_mlx_vlm.engine.eyes.PATCHES_ON_CPU", 24)
+    assert 0 < Eyes(folders(family), trust=False).look(large, "").count <= 9 < whole.count  # edges are rounded up
