@@ -16,7 +16,7 @@ from ollmlx.plugin.registry import Registry
 from ollmlx.settings import Settings
 from ollmlx.supervisor.process.importers import ChildImporter
 from ollmlx.testing import fake_model
-from ollmlx.types import InstalledModel, MemoryEstimate, Options
+from ollmlx.types import Capability, InstalledModel, MemoryEstimate, Options
 
 GIB = 1 << 30
 CLUSTER = {"hosts": ["localhost", "node2"]}
@@ -111,3 +111,11 @@ async def test_the_context_is_the_models_own_or_else_the_longest_that_fits_the_b
     assert (await planner(SingleBackend()).plan(own)).context_length == expected
     shortened = f"a context of {expected} tokens, not {longest}"
     assert (shortened in caplog.text) is (expected < longest)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reserved"), [("completion", None), ("embedding", 0), ("rerank", 0), ("transcription", 0), ("speech", 0)]
+)
+async def test_only_models_that_answer_have_a_prefix_cache(kind: Capability, reserved: int | None) -> None:
+    spec = await planner(SingleBackend()).plan(fake_model("one", capabilities=(kind,)))
+    assert spec.prompt_cache_bytes == reserved
