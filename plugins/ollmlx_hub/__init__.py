@@ -36,8 +36,7 @@ def register_stores(register: Callable[[Store], None], context: PluginContext) -
 @hookimpl
 def register_sources(register: Callable[[Source], None], context: PluginContext) -> None:
     from ollmlx_hub.client import HubSettings
-    from ollmlx_hub.gguf_search import GgufSearch
-    from ollmlx_hub.search import HubSearch
+    from ollmlx_hub.search import GgufSearch, HubSearch
     from ollmlx_hub.source import HubSource
 
     own = context.own or HubSettings()

@@ -40,10 +40,6 @@ CHAT, TEXT, INSERT = "/v1/chat/completions", "/completion", "/infill"
 PARTS = re.compile("think|thought|reason|channel", re.IGNORECASE)
 """Words in a chat template by which an answer may have other parts than its text."""
 TRIAL = {"role": "user", "content": "a"}, {"role": "assistant", "content": "an answer"}
-_USER = Message(role="user", content=" What is\n1 < 2? ")
-_ANSWER = Message(role="assistant", content="\nIt is true.\n")
-TRIALS = (_USER,), (Message(role="system", content=" Be brief.\n"), _USER, _ANSWER, _USER)
-"""Simple conversations."""
 LARK = "%llguidance {}\n"
 """The beginning of a grammar for llguidance; any other is one of llama.cpp's own."""
 SAMPLERS = {"temperature", "top_k", "top_p", "min_p", "typical_p", "seed"}
@@ -77,7 +73,7 @@ class LlamaCppPrompt:
 class LlamaCppPrompts:
     """Makes the prompts of one model. `template`: its file's chat template, or ""; `marker`: what stands for a picture
     or a sound in a text, empty without a projector; `lark`: Lark grammars are known to work, None: not tried;
-    `plain`: the template writes an answer as it is, None: not tried; `alike`: a helper renders as llama.cpp does.
+    `plain`: the template writes an answer as it is, None: not tried.
     """
 
     client: LlamaCppClient
@@ -87,7 +83,6 @@ class LlamaCppPrompts:
     marker: str = ""
     lark: bool | None = None
     plain: bool | None = None
-    alike: bool | None = None
 
     def __post_init__(self) -> None:
         self.rendering = Rendering(self.client)
@@ -146,17 +141,12 @@ class LlamaCppPrompts:
             turns = [_turn(message, self.marker) for message in messages]
             return await asyncio.to_thread(_render, request.template, turns, request, self.model_name)
         if self.template:
-            text = await self._try_template(messages, request)
-            if text is not None and _is_simple(messages, request) and await self._renders_alike():
-                return text
+            await self._try_template(messages, request)
             return await self.rendering.text(_chat(messages, request))
         return "\n\n".join(str(_turn(message, self.marker)["content"]) for message in messages)
 
-    async def _try_template(self, messages: Sequence[Message], request: GenerateRequest) -> str | None:
-        """Return what a helper makes with the template of the model's file; None when it refuses: llama.cpp tells why.
-
-        Raises LimitExceeded when it reaches a limit: llama.cpp renders without any.
-        """
+    async def _try_template(self, messages: Sequence[Message], request: GenerateRequest) -> None:
+        """Raise LimitExceeded when the template of the model's file reaches a limit: llama.cpp renders without any."""
         turns = [
             _turn(
                 message.model_copy(update={kind: ("",) * len(getattr(message, kind)) for kind in ("images", "audio")})
@@ -164,22 +154,10 @@ class LlamaCppPrompts:
             for message in messages
         ]
         try:
-            return await asyncio.to_thread(_render, self.template, turns, request, self.model_name)
-        except LimitExceeded:
-            raise
-        except InvalidRequest:
-            return None
-
-    async def _renders_alike(self) -> bool:
-        """Return whether a helper makes of simple conversations what llama.cpp does, which is then not asked."""
-        if self.alike is None:
-            trials = [GenerateRequest(messages=messages) for messages in TRIALS]
-            try:
-                own = [await self._try_template(trial.messages, trial) for trial in trials]
-                self.alike = own == [await self.rendering.text(_chat(trial.messages, trial)) for trial in trials]
-            except OllmlxError:
-                self.alike = False
-        return self.alike
+            await asyncio.to_thread(_render, self.template, turns, request, self.model_name)
+        except InvalidRequest as refusal:  # llama.cpp tells any other reason itself
+            if isinstance(refusal, LimitExceeded):
+                raise
 
     async def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Return the ids of a text; `special` adds the tokens that the model expects in front."""
@@ -359,22 +337,6 @@ def _chat(messages: Sequence[Message], request: GenerateRequest) -> Json:
     if thinking := template_thinking(request.think):
         body["chat_template_kwargs"] = thinking
     return body
-
-
-def _is_simple(messages: Sequence[Message], request: GenerateRequest) -> bool:
-    """Return whether a conversation has texts in turns only, ends with a question, and asks for nothing else."""
-    return not (
-        request.tools
-        or request.think is not None
-        or messages[-1].role != "user"
-        or any(
-            message.role not in ("system", "user", "assistant")
-            or message.media
-            or message.tool_calls
-            or message.thinking
-            for message in messages
-        )
-    )
 
 
 def _check_schemas(request: GenerateRequest) -> None:

@@ -1,4 +1,4 @@
-"""`/v1/completions` and `/v1/embeddings`: the bodies, the chunks of a stream, and whole answers. Pure."""
+"""`/v1/completions`, `/v1/embeddings` and `/v1/rerank`: the bodies, the chunks of a stream, and whole answers. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from ollmlx.errors import InvalidRequest
-from ollmlx.types import Answer, Done, EmbedRequest, EmbedResult, Event, GenerateRequest, InputType, Text, TokenLogprob
+from ollmlx.types import (
+    Answer,
+    Document,
+    Done,
+    EmbedRequest,
+    EmbedResult,
+    Event,
+    GenerateRequest,
+    InputType,
+    RerankRequest,
+    RerankResult,
+    Text,
+    TokenLogprob,
+)
 from ollmlx_openai_api.answering import requests
 from ollmlx_openai_api.chat_request import CompletionFields, OpenAIBody
 from ollmlx_openai_api.chat_response import Frame, usage
@@ -128,5 +141,29 @@ def embeddings(model: str, result: EmbedResult, encoding: str | None) -> dict[st
         "object": "list",
         "data": [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)],
         "model": model,
+        "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
+    }
+
+
+class RerankFields(OpenAIBody):
+    """The whole body of `/v1/rerank`."""
+
+    model: str
+    query: Annotated[str, Field(min_length=1)]
+    documents: Annotated[tuple[Document, ...], Field(min_length=1)]
+    top_n: Annotated[int, Field(ge=1)] | None = None
+    return_documents: bool = False
+    truncate: bool = True
+
+    def to_vocabulary(self) -> RerankRequest:
+        return RerankRequest(query=self.query, documents=self.documents, truncate=self.truncate)
+
+
+def reranked(id: str, body: RerankFields, request: RerankRequest, result: RerankResult) -> dict[str, Any]:
+    return {
+        "id": id,
+        "object": "list",
+        "model": body.model,
+        "results": result.ranked(request, body.top_n, with_documents=body.return_documents),
         "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
     }

@@ -15,17 +15,18 @@ from ollmlx.types import GenerateRequest, InstalledModel
 from ollmlx.web import Failure, caller, declare_errors, embedded, json_answer, permit, permits, read_model, sse
 from ollmlx_openai_api import schemas
 from ollmlx_openai_api.answering import chunk_records, encode, error_event, generate, requests, shape, told, whole
-from ollmlx_openai_api.audio_routes import add_audio
+from ollmlx_openai_api.audio import add_audio
 from ollmlx_openai_api.chat_request import ChatRequest, CompletionFields
 from ollmlx_openai_api.chat_response import ChatChunks, Frame, completion
 from ollmlx_openai_api.completions import (
     CompletionChunks,
     CompletionRequest,
     EmbeddingsRequest,
+    RerankFields,
     embeddings,
+    reranked,
     text_completion,
 )
-from ollmlx_openai_api.rerank import RerankFields, reranked
 from ollmlx_openai_api.responses_request import ResponsesRequest
 from ollmlx_openai_api.responses_response import ResponseEvents
 from ollmlx_openai_api.schemas import described

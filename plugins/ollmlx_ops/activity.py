@@ -1,4 +1,4 @@
-"""Requests in flight, and samples of the last hour, for the web page."""
+"""Requests in flight, samples of the last hour and the end of the log, for the web page."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ollmlx.web import RequestContext
@@ -81,3 +82,21 @@ def in_flight(request: RequestContext) -> dict[str, Any]:
         "tokens_per_second": round(request.pieces / answering, 1) if answering else 0.0,
         "missed": request.missed[0] if request.missed else "",
     }
+
+
+FILE = "logs/daemon.log"  # in the state folder
+READ = 512 * 1024
+"""Bytes at the end of the file that are searched for lines."""
+
+
+def last_lines(file: Path, count: int, words: str = "") -> list[str]:
+    """Return at most `count` lines at the end of the file that contain the words; nothing when there is no file."""
+    try:
+        with file.open("rb") as stream:
+            size = stream.seek(0, 2)
+            stream.seek(max(0, size - READ))
+            lines = stream.read(READ).decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return []
+    whole = lines if size <= READ else lines[1:]  # the first one may have lost its beginning
+    return [line for line in whole if words in line][-count:]

@@ -33,9 +33,8 @@ from ollmlx.web import (
     record,
     state_of,
 )
-from ollmlx_ops.activity import Activity, in_flight
+from ollmlx_ops.activity import FILE, Activity, in_flight, last_lines
 from ollmlx_ops.doctor import DoctorRuns
-from ollmlx_ops.log import FILE, last_lines
 from ollmlx_ops.metrics import CONTENT_TYPE, Metrics
 
 ZIP = "application/zip"

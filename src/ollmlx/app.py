@@ -13,8 +13,7 @@ from typing import Any
 
 from ollmlx.errors import OllmlxError
 from ollmlx.helper import close_helpers
-from ollmlx.keys.quotas import Quotas
-from ollmlx.keys.usage import SAVE_INTERVAL, Usage
+from ollmlx.keys import SAVE_INTERVAL, Quotas, Usage
 from ollmlx.launch.overrides import ModelOverrides
 from ollmlx.launch.planner import LaunchPlanner
 from ollmlx.model.names import load_catalogue

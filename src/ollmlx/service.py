@@ -28,8 +28,7 @@ from ollmlx.model.names import ModelName, load_catalogue
 from ollmlx.pictures import read_pictures
 from ollmlx.plugin.contracts import Publisher
 from ollmlx.plugin.registry import Registry
-from ollmlx.prefix.misses import RecentConversations
-from ollmlx.prefix.volatile import with_stable_prefix
+from ollmlx.prefix import RecentConversations, with_stable_prefix
 from ollmlx.protocol import TokenizeRequest, Tokens
 from ollmlx.settings import Settings
 from ollmlx.storekit.blobs import Blobs

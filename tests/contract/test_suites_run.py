@@ -7,10 +7,16 @@ from typing import Any
 
 import pytest
 
+from ollmlx import Backend, ModelName, Source, Store
 from ollmlx.plugin.contracts import is_read_only
 from ollmlx.plugin.loader import load_plugins
 from ollmlx.plugin.registry import PluginItems
 from ollmlx.settings import Settings
+from ollmlx.testing import BackendSuite, StoreSuite, fake_model
+from ollmlx.testing.fake import FakeBackend
+from ollmlx.testing.fake.source import FakeSource
+from ollmlx.testing.fake.store import MANIFEST, FakeStore
+from ollmlx.types import InstalledModel
 
 HERE = Path(__file__).parent
 HELD = {
@@ -65,3 +71,31 @@ def test_it_is_held_to_its_suite(what: tuple[str, str]) -> None:
     assert what in HELD, f"no file of tests/contract runs {what[0]} over it"
     suite, _ = what
     assert f"({suite})" in (HERE / HELD[what]).read_text(encoding="utf-8")
+
+
+class TestFakeBackend(BackendSuite):
+    def make_backend(self) -> Backend:
+        return FakeBackend()
+
+    def make_model(self, folder: Path) -> InstalledModel:
+        return fake_model()
+
+    def make_bad_model(self, model: InstalledModel, folder: Path) -> InstalledModel:
+        return fake_model(info={"fake": {"load_fault": "bad_model"}})
+
+
+class TestFakeStore(StoreSuite):
+    pulled = "fake/parrot"
+
+    def make_store(self, folder: Path) -> Store:
+        return FakeStore(folder)
+
+    async def install(self, store: Store, name: ModelName, folder: Path) -> None:
+        await store.copy(fake_model(), name)
+
+    def make_source(self) -> Source:
+        return FakeSource()
+
+    def damage(self, model: InstalledModel) -> bool:
+        (model.path / MANIFEST).write_text("{", encoding="utf-8")
+        return True

@@ -43,13 +43,9 @@ def call(name: str, /, **arguments: Any) -> dict[str, Any]:
     return {"name": name, "arguments": arguments}
 
 
-def reading(step: Step) -> Step:
-    """Return a step that is played for every page of the large file, until the agent asks for a summary."""
-    return {"when": r"(?s)^(?!.*([Ss]ummar|[Hh]andoff)).*brown fox", "optional": True, **step}
-
-
-SUMMARY: Step = {"when": "[Ss]ummar|[Hh]andoff", "say": "<summary>In calc.py, a - b must be a + b.</summary>"}
-"""The answer to an agent that compacts its conversation."""
+def reading(step: Step, summary: str) -> Step:
+    """Return a step that is played for every page of the large file, until the agent asks for a `summary`."""
+    return {"when": f"(?s)^(?!.*({summary})).*brown fox", "optional": True, **step}
 
 
 @dataclass

@@ -9,11 +9,8 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.clients.packages import agent_programs
-from tests.e2e.agents import Stage, stage
 
 from ollmlx.testing.daemon import Daemon
-from ollmlx_pypi.source import cache_folder
 
 
 def stop_daemon_of(state: Path) -> None:
@@ -35,14 +32,3 @@ def daemon_with_fakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daem
     }
     with Daemon(tmp_path_factory.mktemp("fakes"), fakes=fakes) as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """A running stage with the agents from npm."""
-    programs = agent_programs(cache_folder() / "tests")
-    made = stage(tmp_path_factory.mktemp("agents"))
-    for name, program in programs.items():
-        (made.programs / name).symlink_to(program)
-    with made.daemon:
-        yield made

@@ -17,9 +17,8 @@ import mlx.core as mx
 from ollmlx.errors import Unsupported
 from ollmlx.types import EmbedRequest, EmbedResult
 from ollmlx_mlx.engine.batching.prefill import ChunkClock
-from ollmlx_mlx.engine.embed_texts import EncodedText
 from ollmlx_mlx.engine.kv_cache import make_layers
-from ollmlx_mlx.engine.pooling import Pooler, Vector, to_vectors
+from ollmlx_mlx.engine.pooling import EncodedText, Pooler, Vector, to_vectors
 
 _REST: Final = 1.25
 """A text up to this many times a part is computed at once: a small rest would cost nearly as much as a whole part."""

@@ -18,15 +18,13 @@ from ollmlx.runner.kit import check_lark, check_schema
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, RerankRequest, RerankResult
 from ollmlx_mlx.engine.batching.compute import ComputeThread
 from ollmlx_mlx.engine.batching.generation import GenerationState, Item
-from ollmlx_mlx.engine.batching.grammar import GrammarConstraint
+from ollmlx_mlx.engine.batching.grammar import GrammarConstraint, ThinkingBudget
 from ollmlx_mlx.engine.batching.prefill import ALONE
 from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
-from ollmlx_mlx.engine.batching.thinking import ThinkingBudget
-from ollmlx_mlx.engine.embed_texts import EncodedText
 from ollmlx_mlx.engine.embedding import embed
 from ollmlx_mlx.engine.instance import TEXT, Instance, build
 from ollmlx_mlx.engine.load import free_unused
-from ollmlx_mlx.engine.pooling import Pooler
+from ollmlx_mlx.engine.pooling import EncodedText, Pooler
 from ollmlx_mlx.engine.text.answer import HARMONY_ANSWER
 from ollmlx_mlx.engine.text.prompt import EncodedPrompt
 

@@ -20,11 +20,10 @@ from ollmlx_mlx.engine.batching.prompt_lookup import PromptLookup
 from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
 from ollmlx_mlx.engine.cache_folder import CacheFolder
 from ollmlx_mlx.engine.device import limit_memory
-from ollmlx_mlx.engine.embed_texts import EmbedTexts
 from ollmlx_mlx.engine.judge import Judge
 from ollmlx_mlx.engine.kv_cache import Layers, can_batch, make_layers, stays_trimmable, usable_type
 from ollmlx_mlx.engine.load import LoadedModel, Read, load_model, read_text_model
-from ollmlx_mlx.engine.pooling import Pooler
+from ollmlx_mlx.engine.pooling import EmbedTexts, Pooler
 from ollmlx_mlx.engine.prefix_cache import PrefixCache
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory
 from ollmlx_mlx.engine.text.prompt import PromptEncoder, encode_texts

@@ -14,8 +14,7 @@ from ollmlx.errors import StorageError
 from ollmlx.runner.kit import document_room
 from ollmlx.storekit import EmbeddingRecipe
 from ollmlx.types import RerankRequest
-from ollmlx_mlx.engine.embed_texts import Encode, EncodedText
-from ollmlx_mlx.engine.pooling import Pooler
+from ollmlx_mlx.engine.pooling import Encode, EncodedText, Pooler
 
 BEFORE: Final = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct"

@@ -12,7 +12,6 @@ first: OpenBLAS has no kernels for one row in AVX2, and takes 1.4 times as long 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -136,8 +135,7 @@ class TunedBlas(BlasChooser):
             return problem
         problem = _unusable(candidate) or self._probe(candidate)
         if problem and candidate.packaged is not None:
-            with suppress(OSError):  # a file without a name cannot be removed
-                candidate.path.unlink()
+            candidate.path.unlink(missing_ok=True)
         return problem
 
 

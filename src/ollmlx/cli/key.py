@@ -18,7 +18,7 @@ from ollmlx.cli.connection import settings
 from ollmlx.cli.formatting import table
 from ollmlx.cli.terminal import note, say, width
 from ollmlx.errors import InvalidRequest
-from ollmlx.keys.usage import Usage, Used
+from ollmlx.keys import Usage, Used
 from ollmlx.model.names import ModelName
 from ollmlx.settings.edit import EditedFile
 from ollmlx.settings.model import KeyName, KeySettings, Settings

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from ollmlx.gotemplate.constants import read_char, read_number, read_string
 from ollmlx.gotemplate.functions import FUNCTIONS
-from ollmlx.gotemplate.lexer import Token, fail, tokens
+from ollmlx.gotemplate.lexer import Token, fail, read_char, read_number, read_string, tokens
 from ollmlx.gotemplate.nodes import (
     Action,
     Branch,

@@ -93,20 +93,17 @@ class LaunchPlanner:
 
     def importer(self, format: str) -> Importer | None:
         """Return the importer of the first backend that reads a foreign format, as the stores call it."""
-        for backend in self._registry.backends.values():
-            command = None
-            with suppress(PluginError), self._registry.backends.errors_named(backend.name):
-                command = backend.importer(format)
-            if command is not None:
-                return self._make_importer(_confined(command, sandbox=self._settings.runners.sandbox))
-        return None
+        return self._program(lambda backend: backend.importer(format))
 
     def converter(self, format: str) -> Importer | None:
         """Return the converter of the first backend that has one for a format which it runs as it is."""
+        return self._program(lambda backend: backend.converter(format) if can_convert(backend) else None)
+
+    def _program(self, command_of: Callable[[Backend], RunnerCommand | None]) -> Importer | None:
         for backend in self._registry.backends.values():
             command = None
             with suppress(PluginError), self._registry.backends.errors_named(backend.name):
-                command = backend.converter(format) if can_convert(backend) else None
+                command = command_of(backend)
             if command is not None:
                 return self._make_importer(_confined(command, sandbox=self._settings.runners.sandbox))
         return None
@@ -143,7 +140,7 @@ class LaunchPlanner:
             keep_alive=runners.keep_alive if overrides.keep_alive is None else overrides.keep_alive,
             request_timeout=timeout,
             pin=overrides.pin,
-            prompt_cache_bytes=_prompt_cache(model, memory.prompt_cache),
+            prompt_cache_bytes=None if memory.prompt_cache == "auto" else memory.prompt_cache,
             runner_settings={
                 "wired": memory.wired,
                 **self._saved_caches(model),
@@ -229,13 +226,6 @@ def _estimator(
 
 def _cluster(overrides: ModelSettings | None) -> dict[str, Any] | None:
     return overrides.cluster.model_dump(mode="json") if overrides and overrides.cluster else None
-
-
-def _prompt_cache(model: InstalledModel, stated: int | str) -> int | None:
-    """Return the bytes for a prefix cache, None for a share of the memory; 0 for models that do not answer."""
-    if "completion" not in model.capabilities:
-        return 0
-    return stated if isinstance(stated, int) else None
 
 
 def _confined(command: RunnerCommand, *, sandbox: bool) -> RunnerCommand:

@@ -17,8 +17,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ollmlx.errors import NotFound, Unsupported
-from ollmlx.keys.quotas import Quotas
-from ollmlx.keys.usage import Usage
+from ollmlx.keys import Quotas, Usage
 from ollmlx.launch.engine_choice import EngineChoice
 from ollmlx.model.events import closing
 from ollmlx.model.names import ModelName
@@ -36,7 +35,6 @@ from ollmlx.types import (
     Event,
     GenerateRequest,
     InstalledModel,
-    ModelDefaults,
     ModelDetails,
     Options,
     PullForecast,
@@ -140,19 +138,10 @@ class FakeService:
         self.calls.append(("push", str(name), insecure))
         return self._steps()
 
-    def create(
-        self,
-        name: ModelName,
-        *,
-        base: ModelName | None,
-        files: dict[str, Path],
-        defaults: ModelDefaults,
-        quantize: str | None = None,
-        convert: bool = False,
-    ) -> AsyncIterator[PullProgress]:
-        arguments: dict[str, Any] = {"base": base, "files": files, "defaults": defaults, "quantize": quantize}
-        arguments |= {"convert": True} if convert else {}
-        self.calls.append(("create", str(name), arguments))
+    def create(self, name: ModelName, **arguments: Any) -> AsyncIterator[PullProgress]:
+        """Note the arguments; `convert` only when it is set."""
+        stated = {key: value for key, value in arguments.items() if key != "convert" or value}
+        self.calls.append(("create", str(name), stated))
         return self._steps()
 
     def ps(self) -> Sequence[RunnerInfo]:

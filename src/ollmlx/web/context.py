@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from ollmlx.keys.quotas import Quotas
+from ollmlx.keys import Quotas
 from ollmlx.model.names import ModelName
 from ollmlx.types import Admitted, Caller, Done, EmbedResult, Prefill, RerankResult
 

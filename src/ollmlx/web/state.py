@@ -76,31 +76,24 @@ def state_of(app: Quart) -> WebState:
     return state
 
 
+def _state(setup: Any) -> WebState:
+    """Return the state of the application that a Blueprint is registered in."""
+    return state_of(setup.app)
+
+
 def declare_upload(blueprint: Blueprint, prefix: str) -> None:
     """Accept bodies of any size on paths with this prefix; their routes read them with `upload()`."""
-
-    def add(setup: Any) -> None:
-        state_of(setup.app).uploads.append(prefix)
-
-    blueprint.record(add)
+    blueprint.record(lambda setup: _state(setup).uploads.append(prefix))
 
 
 def declare_public(blueprint: Blueprint, *paths: str) -> None:
     """Serve exactly these paths without an API key. They must tell nothing that a key protects, and change nothing."""
-
-    def add(setup: Any) -> None:
-        state_of(setup.app).public.update(paths)
-
-    blueprint.record(add)
+    blueprint.record(lambda setup: _state(setup).public.update(paths))
 
 
 def declare_home(blueprint: Blueprint, path: str) -> None:
     """Send browsers that open `/` to this path. Other clients keep the greeting of `/`."""
-
-    def add(setup: Any) -> None:
-        state_of(setup.app).home = path
-
-    blueprint.record(add)
+    blueprint.record(lambda setup: setattr(_state(setup), "home", path))
 
 
 def declare_work(blueprint: Blueprint, *paths: str) -> None:

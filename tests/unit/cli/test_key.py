@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ollmlx.cli.main import main
-from ollmlx.keys.usage import Usage
+from ollmlx.keys import Usage
 from ollmlx.settings.load import load_settings
 
 

@@ -13,9 +13,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ollmlx.errors import OllmlxError
 from ollmlx.types import Done, Event, GenerateRequest, Options, Prefill, TokenLogprob
-from ollmlx_mlx.engine.batching.grammar import GrammarConstraint
+from ollmlx_mlx.engine.batching.grammar import GrammarConstraint, ThinkingBudget
 from ollmlx_mlx.engine.batching.sampling import PenaltyRules, Spell
-from ollmlx_mlx.engine.batching.thinking import ThinkingBudget
 from ollmlx_mlx.engine.prefix_cache import common_prefix
 from ollmlx_mlx.engine.text.answer import AnswerParser
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory

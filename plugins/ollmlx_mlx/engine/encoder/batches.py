@@ -9,9 +9,8 @@ import mlx.core as mx
 import numpy as np
 
 from ollmlx.types import EmbedRequest, EmbedResult, RerankResult
-from ollmlx_mlx.engine.embed_texts import EncodedText
 from ollmlx_mlx.engine.encoder.load import LoadedEncoder
-from ollmlx_mlx.engine.pooling import Vector, to_vectors
+from ollmlx_mlx.engine.pooling import EncodedText, Vector, to_vectors
 
 Streams = Sequence[mx.Stream | None]
 

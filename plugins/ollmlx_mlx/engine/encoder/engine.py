@@ -13,10 +13,10 @@ from ollmlx.errors import OllmlxError, OutOfMemory, RunnerFailed, StorageError, 
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
 from ollmlx.types import EmbedRequest, EmbedResult, Event, GenerateRequest, RerankRequest, RerankResult
 from ollmlx_mlx.engine.device import device_name, is_out_of_memory, limit_memory
-from ollmlx_mlx.engine.embed_texts import EmbedTexts
 from ollmlx_mlx.engine.encoder.batches import embed_batches, rank_batches
 from ollmlx_mlx.engine.encoder.load import LoadedEncoder, load_encoder
 from ollmlx_mlx.engine.encoder.ranking import encode_pairs
+from ollmlx_mlx.engine.pooling import EmbedTexts
 
 T = TypeVar("T")
 Result = TypeVar("Result", EmbedResult, RerankResult)

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from ollmlx.errors import StorageError, Unsupported
 from ollmlx.runner.kit import document_room
 from ollmlx.types import RerankRequest
-from ollmlx_mlx.engine.embed_texts import EncodedText
+from ollmlx_mlx.engine.pooling import EncodedText
 
 Weights = Mapping[str, mx.array]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from ollmlx.runner.kit.answers import RepeatGuard as RepeatGuard
 from ollmlx.runner.kit.answers import StopFilter as StopFilter
-from ollmlx.runner.kit.embedding import TextFrame as TextFrame
 from ollmlx.runner.kit.prompts import INSERT_MARKERS as INSERT_MARKERS
 from ollmlx.runner.kit.prompts import InsertMarkers as InsertMarkers
 from ollmlx.runner.kit.prompts import OldestFirst as OldestFirst
@@ -28,7 +27,8 @@ from ollmlx.runner.kit.prompts import template_thinking as template_thinking
 from ollmlx.runner.kit.prompts import thinking_budget as thinking_budget
 from ollmlx.runner.kit.prompts import tool_function as tool_function
 from ollmlx.runner.kit.prompts import truncation_target as truncation_target
-from ollmlx.runner.kit.reranking import document_room as document_room
 from ollmlx.runner.kit.schemas import check_lark as check_lark
 from ollmlx.runner.kit.schemas import check_schema as check_schema
 from ollmlx.runner.kit.serial import SerialEngine as SerialEngine
+from ollmlx.runner.kit.texts import TextFrame as TextFrame
+from ollmlx.runner.kit.texts import document_room as document_room

@@ -19,8 +19,8 @@ from tests.unit.plugins.hub.listing import GGUF_LISTING, LISTING
 from ollmlx import ModelName, load_catalogue
 from ollmlx.errors import NotFound
 from ollmlx_hub.client import HubAccess
-from ollmlx_hub.gguf_search import GgufSearch
 from ollmlx_hub.naming import best
+from ollmlx_hub.search import GgufSearch
 from ollmlx_hub.source import HubSource
 
 PAGE = Path(__file__).parents[4] / "docs/names.md"

@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from ollmlx.types import Event, RawCall, Text, Thinking, Tool, ToolCalled
+from ollmlx.errors import InvalidRequest
+from ollmlx.types import Event, GenerateRequest, Message, RawCall, Text, Thinking, Tool, ToolCalled
 from ollmlx_mlx.engine.text.answer import AnswerParser, is_harmony, markers_for
 from ollmlx_mlx.engine.text.detokenizer import DetokenizerFactory, SlowDetokenizer
+from ollmlx_mlx.engine.text.template import ChatTemplate
 from ollmlx_mlx.engine.text.tools import tool_reader
 from ollmlx_mlx.importer.gguf_tokenizer import read_tokenizer
 
@@ -261,3 +263,45 @@ def test_a_character_that_never_gets_complete_is_not_shown(backend: Tokenizer, t
     detokenizer = DetokenizerFactory(Wrapped(backend))()
     shown = "".join(detokenizer.add(token) for token in ids[:-1]) + detokenizer.flush()
     assert text.startswith(shown)
+
+
+TURNS = (("system", "a"), ("user", "b"), ("assistant", "c"), ("system", "d"), ("user", "e"))
+
+
+class PickyTokenizer:
+    """A tokenizer whose template takes system messages at these places only."""
+
+    has_chat_template = True
+    chat_template = "{{ messages }}"
+
+    def __init__(self, *, places: range, refusal: str = "System message must be at the beginning.") -> None:
+        self._places = places
+        self._refusal = refusal
+
+    def apply_chat_template(self, turns: list[dict[str, Any]], **_: Any) -> str:
+        if any(turn["role"] == "system" and place not in self._places for place, turn in enumerate(turns)):
+            raise ValueError(self._refusal)
+        return "|".join(f"{turn['role']}:{turn['content']}" for turn in turns)
+
+
+def rendered(tokenizer: PickyTokenizer) -> str:
+    messages = tuple(Message(role=role, content=content) for role, content in TURNS)
+    return ChatTemplate(tokenizer, "tiny").render(messages, GenerateRequest(messages=messages))
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        (range(99), "system:a|user:b|assistant:c|system:d|user:e"),
+        (range(1), "system:a|user:b|assistant:c|user:d\n\ne"),
+        (range(0), "user:a\n\nd\n\nb|assistant:c|user:e"),
+    ],
+    ids=["anywhere", "first only", "nowhere"],
+)
+def test_system_messages_stand_where_the_template_takes_them(places: range, expected: str) -> None:
+    assert rendered(PickyTokenizer(places=places)) == expected
+
+
+def test_another_refusal_is_told() -> None:
+    with pytest.raises(InvalidRequest, match="refuses this conversation: roles must alternate"):
+        rendered(PickyTokenizer(places=range(1), refusal="roles must alternate"))

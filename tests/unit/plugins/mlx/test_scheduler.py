@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest.mock import patch
@@ -14,6 +16,7 @@ from tests.engine_requests import config_for
 from ollmlx.errors import OutOfMemory
 from ollmlx.types import Done, GenerateRequest, Options
 from ollmlx_mlx.engine.batching import prefill
+from ollmlx_mlx.engine.batching.compute import ComputeThread
 from ollmlx_mlx.engine.batching.generation import GenerationState, Item
 from ollmlx_mlx.engine.batching.prefill import ChunkClock
 from ollmlx_mlx.engine.batching.scheduler import BatchScheduler
@@ -215,3 +218,121 @@ def test_neither_a_fast_first_chunk_nor_a_tiny_one_changes_the_size_much(
     clock = ChunkClock(start=start, seconds=0.25)
     clock.learn(tokens, seconds)
     assert least <= clock.size() <= most
+
+
+GREEDY = Options(temperature=0, num_predict=40)
+SEEDED = Options(temperature=1.5, top_k=0, top_p=1.0, seed=7, num_predict=40, repeat_penalty=1.2)
+
+
+def prompt_sizes(instance: Instance) -> list[int]:
+    return [len(instance.prompts.encode_text(prompt)) for prompt in PROMPTS]
+
+
+def tokens_alone(instance: Instance, prompt: str, options: Options) -> Sequence[int]:
+    session = Session(instance)
+    session.submit(prompt, options)
+    session.finish()
+    return done(session.asked[0][2]).context
+
+
+# One whose cache can be shortened, one whose cache cannot, and one with a sliding window.
+@pytest.mark.parametrize("architecture", ["llama", "mamba2", "gemma3"], indirect=True, scope="module")
+@pytest.mark.parametrize("options", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+@pytest.mark.parametrize("cache", [0, 1 << 24], ids=["prefixes not kept", "prefixes kept"])
+def test_a_request_that_is_put_back_goes_on_with_the_text_it_has_alone(
+    cache: int, options: Options, instance: Instance
+) -> None:
+    pool = max(prompt_sizes(instance)) + 41
+    session = Session(instance, width=5, chunk=64, pool=pool, cache=cache)
+    for prompt in PROMPTS[::-1]:
+        session.submit(prompt, options)
+    most = 0
+    while session.scheduler.busy:
+        session.scheduler.tick()
+        most = max(most, session.scheduler.used)
+    assert session.scheduler.put_back > 0
+    assert most <= pool
+    for prompt, _, items in session.asked:
+        assert done(items).context == tokens_alone(instance, prompt, options)
+        assert done(items).generated_tokens <= 40
+
+
+@pytest.mark.parametrize("architecture", ["llama"], indirect=True, scope="module")
+def test_many_more_requests_than_fit_are_all_served_in_their_order(instance: Instance) -> None:
+    pool = sum(sorted(prompt_sizes(instance))[-2:]) + 60
+    session = Session(instance, width=16, chunk=64, pool=pool)
+    for number in range(32):
+        session.submit(f"{number} {PROMPTS[number % 3]}", Options(temperature=0, num_predict=4))
+    session.finish()
+    assert all(done(items).reason == "length" for _, _, items in session.asked)
+    assert session.scheduler.used == 0
+
+
+@pytest.mark.parametrize("architecture", ["llama"], indirect=True, scope="module")
+def test_a_client_that_leaves_while_its_request_is_put_back_leaves_nothing_behind(instance: Instance) -> None:
+    pool = max(prompt_sizes(instance)) + 41
+    session = Session(instance, width=5, chunk=64, pool=pool, cache=0)
+    for prompt in PROMPTS[::-1]:
+        session.submit(prompt, GREEDY)
+    while not session.scheduler.put_back:
+        session.scheduler.tick()
+    waiting = [generation for _, generation, _ in session.asked if generation.generated and generation.cache is None]
+    left = [generation for generation in waiting if generation.fed == 0]
+    assert left
+    for generation in left:
+        generation.cancelled = True
+    session.finish()
+    assert (session.scheduler.used, session.scheduler.queued, session.scheduler.active) == (0, 0, 0)
+    assert all(generation.cache is None for generation in left)
+    for prompt, generation, items in session.asked:
+        if not generation.cancelled:
+            assert done(items).context == tokens_alone(instance, prompt, GREEDY)
+
+
+@pytest.mark.parametrize("architecture", ["llama"], indirect=True, scope="module")
+def test_a_long_sequence_does_not_make_the_caches_of_short_ones_as_long_as_itself(instance: Instance) -> None:
+    sizes = prompt_sizes(instance)
+    session = Session(instance, width=5, chunk=64, pool=8 * sum(sizes))
+    for _ in range(3):
+        session.submit(PROMPTS[4], GREEDY)
+    session.submit(PROMPTS[3] * 4, GREEDY)
+    most = 0
+    while session.scheduler.busy:
+        session.scheduler.tick()
+        most = max(most, session.scheduler.used)
+    assert most < 2 * len(session.asked[3][1].prompt.tokens)
+    for prompt, _, items in session.asked:
+        assert done(items).context == tokens_alone(instance, prompt, GREEDY)
+
+
+def test_a_thread_without_work_tidies_up_once_after_each_time_that_it_worked() -> None:
+    tidied, times = threading.Semaphore(0), []
+
+    def tidy() -> None:
+        times.append(threading.current_thread().name)
+        tidied.release()
+
+    compute = ComputeThread(tidy=tidy, idle=0.01)
+    try:
+        for number in range(2):
+            assert compute.call(functools.partial(int, number)).result(30) == number
+            assert tidied.acquire(timeout=30)
+    finally:
+        compute.close(30)
+    assert times == ["compute", "compute"]
+
+
+def test_a_thread_that_cannot_tidy_up_still_works() -> None:
+    tried = threading.Event()
+
+    def fail() -> None:
+        tried.set()
+        raise MemoryError
+
+    compute = ComputeThread(tidy=fail, idle=0.01)
+    try:
+        compute.call(lambda: None).result(30)
+        assert tried.wait(30)
+        assert compute.call(lambda: "works").result(30) == "works"
+    finally:
+        compute.close(30)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from base64 import b64encode
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ollmlx import ModelName
 from ollmlx.errors import InvalidRequest
-from ollmlx.types import Message, ToolCall
+from ollmlx.model.modelfile import FENCE, parse_modelfile
+from ollmlx.testing.routes import installed
+from ollmlx.types import Message, ModelDefaults, Options, ToolCall
 from ollmlx_ollama_api.bodies import ChatBody, EmbedBody, GenerateBody, NamedBody, parse_name
+from ollmlx_ollama_api.descriptions import modelfile
 from ollmlx_ollama_api.management import CopyBody, CreateBody, DeleteBody
+from ollmlx_ollama_api.options import TYPES, options
 
 
 def test_a_prompt_becomes_a_users_turn_after_its_system_prompt() -> None:
@@ -207,3 +214,100 @@ def test_sounds_among_the_images_are_known_by_their_first_bytes(data: bytes, sou
     (turn,) = chat.messages
     assert generate.messages == (turn,)
     assert (turn.audio, turn.images) == (((file,), ("!!",)) if sound else ((), (file, "!!")))
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+NAMES = st.sampled_from([*TYPES, "mirostat"])
+
+
+@pytest.mark.parametrize(
+    ("given", "stated"),
+    [
+        ({}, {}),
+        ({"temperature": 0}, {"temperature": 0.0}),
+        ({"temperature": -1}, {"temperature": 0.0}),
+        ({"temperature": None, "num_ctx": None}, {}),
+        ({"top_k": -1}, {"top_k": 0}),
+        ({"top_k": 40.9}, {"top_k": 40}),
+        ({"top_p": 1.5, "min_p": -0.5}, {"top_p": 1.0, "min_p": 0.0}),
+        ({"num_predict": -1}, {"num_predict": -1}),
+        ({"num_predict": -2}, {"num_predict": -2}),
+        ({"num_predict": -999}, {"num_predict": -1}),
+        ({"num_predict": 10**12}, {"num_predict": 2**31 - 1}),
+        ({"num_ctx": 0}, {}),
+        ({"num_ctx": -1}, {}),
+        ({"num_ctx": 1}, {"num_ctx": 4}),
+        ({"num_ctx": 2**63}, {"num_ctx": 2**31 - 1}),
+        ({"repeat_penalty": 0}, {"repeat_penalty": 1.0}),
+        ({"repeat_last_n": -5}, {"repeat_last_n": -1}),
+        ({"seed": 42}, {"seed": 42}),
+        ({"seed": -7}, {"seed": -1}),
+        ({"seed": 2**64}, {"seed": 0}),
+        ({"stop": ["a", "b"]}, {"stop": ("a", "b")}),
+        ({"stop": []}, {"stop": ()}),
+        ({"num_gpu": 1, "num_thread": 8, "use_mmap": True}, {}),
+        ({"mirostat": 1, "tfs_z": 0.5}, {}),
+        ({"backend": "mlx"}, {"backend": "mlx"}),
+    ],
+)
+def test_options_are_read_as_ollama_means_them(given: dict[str, Any], stated: dict[str, Any]) -> None:
+    assert options(given).stated == stated
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"num_ctx": "x"}, 'option "num_ctx" must be of type integer'),
+        ({"num_predict": True}, 'option "num_predict" must be of type integer'),
+        ({"top_k": [1]}, 'option "top_k" must be of type integer'),
+        ({"temperature": "hot"}, 'option "temperature" must be of type float32'),
+        ({"stop": "x"}, 'option "stop" must be of type array'),
+        ({"stop": [1]}, 'option "stop" must be of an array of strings'),
+        ({"use_mmap": 1}, 'option "use_mmap" must be of type boolean'),
+        ({"num_gpu": "all"}, 'option "num_gpu" must be of type integer'),
+        ({"backend": 1}, 'option "backend" must be of type string'),
+    ],
+)
+def test_a_known_option_of_a_wrong_type_is_refused_with_ollamas_sentence(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        options(given)
+    assert refused.value.message == sentence
+
+
+def test_an_unknown_option_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    assert options({"mirostat": 2}) == Options()
+    assert "invalid option provided: 'mirostat'" in caplog.text
+
+
+@given(st.dictionaries(NAMES, SCALARS | st.lists(SCALARS, max_size=2), max_size=5))
+def test_any_options_are_used_or_refused_in_a_sentence(given: dict[str, Any]) -> None:
+    try:
+        found = options(given)
+    except InvalidRequest:
+        return
+    assert Options.model_validate(found.stated) == found
+
+
+TEXTS = st.text(
+    st.characters(codec="utf-8", exclude_categories=("C", "Z")) | st.sampled_from(' "\n#'), max_size=30
+).filter(lambda text: text.strip() and FENCE not in text)
+
+
+@example(system="a line with a space at its end \n", turn="b \n", stop="c \n", temperature=0.0)
+@given(system=TEXTS, turn=TEXTS, stop=TEXTS, temperature=st.floats(0, 2))
+def test_what_is_shown_reads_back(system: str, turn: str, stop: str, temperature: float) -> None:
+    defaults = ModelDefaults(
+        system=system,
+        options=Options(temperature=temperature, num_ctx=512, stop=("\n", stop, "<|x|>")),
+        messages=(Message(role="user", content=turn),),
+        license=("MIT",),
+    )
+    found = parse_modelfile(modelfile(installed("org/name", defaults=defaults)))
+    assert found.last("from") == "org/name:latest"
+    assert found.last("system") == system
+    assert found.keyed("message") == (("user", turn),)
+    parameters = dict(found.keyed("parameter"))
+    assert (float(parameters["temperature"]), parameters["num_ctx"]) == (temperature, "512")
+    assert [value for key, value in found.keyed("parameter") if key == "stop"] == ["\n", stop, "<|x|>"]
+    assert found.last("license") == "MIT"

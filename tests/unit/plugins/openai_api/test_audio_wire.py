@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 from werkzeug.datastructures import FileStorage
 from werkzeug.test import encode_multipart
 
+from ollmlx.errors import RunnerFailed
 from ollmlx.settings import Settings
 from ollmlx.testing.routes import FakeService, installed, web_app
-from ollmlx.types import Admitted, Done, Listened, Segment, TranscribeRequest, Word
+from ollmlx.types import Admitted, Done, Listened, Segment, SpeechRequest, Spoken, TranscribeRequest, Word
+from ollmlx_openai_api.audio import LONGEST, MEDIA, timestamp
 from ollmlx_openai_api.routes import blueprint
-from ollmlx_openai_api.transcription import timestamp
 
 TRANSCRIPTIONS, TRANSLATIONS = "/v1/audio/transcriptions", "/v1/audio/translations"
 HEARD = (
@@ -205,3 +207,68 @@ async def test_a_form_is_limited_in_size(service: FakeService) -> None:
     service.settings = Settings()
     text = await post(service, prompt="x" * (2 << 20))
     assert text.status_code == 413, "a text is held in memory, so it has a limit of its own"
+
+
+PATH = "/v1/audio/speech"
+BODY = {"model": "mouth", "input": "Hello.", "voice": "alloy"}
+SAID = (Admitted(), Spoken(data=b"ID3\x00"), Spoken(data=b"\xff\xfb"), Done(generated_tokens=9, seconds=1.0))
+
+
+@pytest.fixture
+def speaker() -> FakeService:
+    return FakeService(models=[installed("mouth", capabilities=("speech",))], outcomes=list(SAID))
+
+
+async def say(speaker: FakeService, **changed: Any) -> Any:
+    return await web_app(speaker, blueprint).test_client().post(PATH, json={**BODY, **changed})
+
+
+@pytest.mark.parametrize(("format", "kind"), MEDIA.items())
+async def test_the_answer_is_the_file(speaker: FakeService, format: str, kind: str) -> None:
+    answer = await say(speaker, response_format=format, speed=2, voice={"id": "joe"})
+    assert (answer.content_type, await answer.get_data()) == (kind, b"ID3\x00\xff\xfb")
+    asked = SpeechRequest(text="Hello.", voice="joe", speed=2, format=format)
+    assert speaker.calls == [("speak", "mouth:latest", asked)]
+
+
+async def test_a_stream_of_records_has_the_same_bytes(speaker: FakeService) -> None:
+    answer = await say(speaker, stream_format="sse")
+    lines = (await answer.get_data(as_text=True)).split("\n\n")
+    *deltas, done = [json.loads(line.removeprefix("data: ")) for line in lines if line]
+    assert b"".join(b64decode(event["audio"]) for event in deltas) == b"ID3\x00\xff\xfb"
+    assert done["type"] == "speech.audio.done"
+    assert done["usage"]["output_tokens"] == 9
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"input": ""}, "input"),
+        ({"input": "x" * (LONGEST + 1)}, "input"),
+        ({"speed": 5}, "speed"),
+        ({"response_format": "midi"}, "response_format"),
+        ({"stream_format": "tape"}, "stream_format"),
+        ({"voice": 7}, "voice"),
+        ({"instructions": "Whisper."}, "instructions are not supported"),
+        ({"model": None}, "model"),
+    ],
+)
+async def test_a_bad_field_of_a_speech_is_a_400_that_names_it(
+    speaker: FakeService, changed: dict[str, Any], words: str
+) -> None:
+    answer = await say(speaker, **changed)
+    assert answer.status_code == 400
+    assert words in (await answer.get_json())["error"]["message"]
+    assert speaker.calls == []
+
+
+async def test_an_early_failure_has_its_status_and_a_late_one_is_no_whole_file(
+    speaker: FakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    speaker.outcomes = [RunnerFailed("it died")]
+    assert (await say(speaker)).status_code == 500
+    speaker.outcomes = [*SAID[:2], RunnerFailed("it died")]
+    await say(speaker)
+    assert "/v1/audio/speech 499" in caplog.text, "the connection must break before the answer is complete"
+    assert "Traceback" not in caplog.text

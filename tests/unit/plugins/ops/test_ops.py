@@ -21,9 +21,8 @@ from ollmlx.testing.waiting import eventually
 from ollmlx.types import Admitted, Done, Prefill, RunnerInfo, RunnerState, Text
 from ollmlx.web import RequestContext, state_of
 from ollmlx_ollama_api.routes import blueprint as ollama
-from ollmlx_ops.activity import KEPT, Activity
+from ollmlx_ops.activity import KEPT, READ, Activity, last_lines
 from ollmlx_ops.doctor import DoctorRuns
-from ollmlx_ops.log import READ, last_lines
 from ollmlx_ops.metrics import Metrics, PoolMetrics
 from ollmlx_ops.routes import blueprint, problems
 
