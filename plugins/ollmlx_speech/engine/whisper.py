@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -129,8 +130,14 @@ def _segment(found: Mapping[str, Any]) -> Segment:
             Word(word=word["word"], start=float(word["start"]), end=float(word["end"]))
             for word in found.get("words", ())
         ),
-        **{name: float(found.get(name) or 0.0) for name in numbers},
+        **{name: _finite(found.get(name)) for name in numbers},
     )
+
+
+def _finite(value: Any) -> float:
+    """Return a number; 0 for none and for NaN, which mlx-audio has in half precision, and JSON cannot hold."""
+    found = float(value or 0.0)
+    return found if math.isfinite(found) else 0.0
 
 
 def _codes() -> list[str]:

@@ -119,6 +119,7 @@ def test_segments_of_mlx_audio_are_segments_of_ours() -> None:
         asked.update(options)
         word = {"word": " Hi", "start": np.float32(0), "end": np.float32(0.5), "probability": 1.0}
         segment = {"text": " Hi", "start": 0, "end": np.float32(0.5), "tokens": [np.int64(7)], "words": [word]}
+        segment |= {"avg_logprob": float("nan"), "no_speech_prob": np.float32(0.5)}
         return SimpleNamespace(language="en", segments=[segment])
 
     ears = MlxEars(Path("/nowhere"), SimpleNamespace(is_multilingual=False, generate=generate))
@@ -126,5 +127,7 @@ def test_segments_of_mlx_audio_are_segments_of_ours() -> None:
     request = TranscribeRequest(prompt="Ada", words=True, temperature=0.8)
     language, heard = ears.hear(np.zeros(3), request, None)
     assert language == "en"
-    assert heard == Segment(text=" Hi", start=0, end=0.5, tokens=(7,), words=(Word(word=" Hi", start=0, end=0.5),))
+    assert heard == Segment(
+        text=" Hi", start=0, end=0.5, tokens=(7,), words=(Word(word=" Hi", start=0, end=0.5),), no_speech_prob=0.5
+    )
     assert (asked["initial_prompt"], asked["word_timestamps"], asked["temperature"]) == ("Ada", True, (0.8, 1.0))
