@@ -7,10 +7,10 @@ import io
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import aiohttp
 from pydantic import ValidationError
 
 from ollmlx.errors import OllmlxError, from_kind
@@ -29,6 +29,9 @@ from ollmlx.types import (
     StreamRequest,
     TranscribeRequest,
 )
+
+if TYPE_CHECKING:
+    import aiohttp  # imported when used: while the first runner starts, and not by a daemon without one
 
 MAX_LINE = 2 * 1024 * 1024 - 1
 MAX_BODY = 512 * 1024 * 1024
@@ -95,14 +98,21 @@ class RunnerClient:
     """
 
     def __init__(self, socket: Path, token: str) -> None:
-        self._session = aiohttp.ClientSession(
+        self._socket = socket
+        self._token = token
+        self._calls: set[RunnerCall] = set()
+
+    @cached_property
+    def _session(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        return aiohttp.ClientSession(
             base_url="http://runner",
-            connector=aiohttp.UnixConnector(path=str(socket), limit=0),
-            headers={"Authorization": f"Bearer {token}"},
+            connector=aiohttp.UnixConnector(path=str(self._socket), limit=0),
+            headers={"Authorization": f"Bearer {self._token}"},
             timeout=aiohttp.ClientTimeout(),
             auto_decompress=False,
         )
-        self._calls: set[RunnerCall] = set()
 
     @property
     def unread(self) -> int:
@@ -160,6 +170,8 @@ class RunnerClient:
         await self._probe("POST", name, timeout)
 
     async def _probe(self, method: str, name: str, timeout: float) -> Progress:
+        import aiohttp
+
         try:
             async with asyncio.timeout(timeout), self._session.request(method, f"/v1/{name}") as response:
                 return await _read(response, Progress)
@@ -182,6 +194,8 @@ class RunnerClient:
 
         Raises the reason of the call's end, or ConnectionLost, when the connection breaks.
         """
+        import aiohttp
+
         named = {"X-Request-ID": request_id, "traceparent": TRACEPARENT.get()}
         headers = {"Content-Type": "application/json"} | {name: value for name, value in named.items() if value}
         raw = body.__pydantic_serializer__.to_json(body)
@@ -240,6 +254,8 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _describe(error: aiohttp.ClientError) -> str:
+    import aiohttp
+
     if isinstance(error, aiohttp.ClientConnectorError):
         return "it does not accept connections"
     return "the connection to it broke"

@@ -68,7 +68,9 @@ class BodyRequest(Request):
 class JsonBody(BaseModel):
     """A JSON body, or a part of one: unknown fields are ignored, a null field counts as absent."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
+    )
 
     @model_validator(mode="before")
     @classmethod
