@@ -70,6 +70,7 @@ _STATE: Final = "mlx-vlm keeps a picture's state in the model, where requests wo
 REFUSED: Final[Mapping[str, str]] = {
     "diffusion_gemma": "it writes by diffusion, not token by token",
     "florence2": "it is an encoder with a decoder, not a chat model",
+    "gemma3n": "mlx-vlm does not compute conversations of different lengths together",
     "granite4_vision": _STATE,
     "granite_vision": _LAYOUT,
     "hunyuan_vl": _STATE,
