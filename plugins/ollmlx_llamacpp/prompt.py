@@ -373,7 +373,6 @@ def _sampling(options: Options, limit: int) -> Json:
         "n_predict": limit,
         "max_tokens": limit,
         "n_keep": options.num_keep,
-        "speculative.n_max": options.draft_num_predict,
         "stop": list(options.stop),
     }
     if options.logit_bias:

@@ -31,6 +31,8 @@ SEEN_TOKENS: Final = 16
 """Tokens that must have occurred before for a guess that those after them come again. Fewer are wrong too often."""
 GUESSED_TOKENS: Final = 31
 """Tokens of such a guess."""
+MAX_DRAFT: Final = 64
+"""Tokens that a draft model guesses at once, at most: each sequence needs room for them in a batch."""
 RANK_TOKENS: Final = 8192
 """Tokens of the longest query with its document: llama.cpp computes both at once, and reserves memory for it."""
 FOLLOW_UPS: Final = ("failed to load model", "exiting due to model loading error")
@@ -90,8 +92,9 @@ def start(config: RunnerConfig) -> LlamaCppServer:
     fault = template_fault(template) if template else None
     if fault is not None:  # each conversation is refused for that reason before llama.cpp sees it
         params.chat_template = PLAIN_TEMPLATE
+    drafted = _drafted(config.model.defaults)
     # A draft model's cache is not saved; and a copied beginning may round differently than one that was computed.
-    if saves_slots := slots > 1 and params.kv_unified and config.model.defaults.draft is None:
+    if saves_slots := slots > 1 and params.kv_unified and not drafted:
         params.slot_save_path = f"{folder}/"
     try:
         native = xllamacpp.Server(params)
@@ -104,11 +107,15 @@ def start(config: RunnerConfig) -> LlamaCppServer:
         raise
     pool = config.context_length if params.kv_unified else 0
     guess = bool(config.engine_options.get("guess"))
-    notes = (*_notes(params, device, guess=guess), *([f"no chats: {fault}"] if fault else ()))
+    notes = (
+        *_notes(params, device, guess=guess),
+        *([f"the draft model guesses {drafted} tokens at once"] if drafted else ()),
+        *([f"no chats: {fault}"] if fault else ()),
+    )
     judge = str(header.metadata.get("tokenizer.chat_template.rerank") or "")
     probability = header.architecture.startswith("qwen3")
     socket = folder / "s.sock"
-    guesses = guess or config.model.defaults.draft is not None
+    guesses = guess or drafted > 0
     spin = _spin_limit(params.cpuparams.n_threads) if device == "cpu" else None
     return LlamaCppServer(
         socket, key, slots, device, notes, template, native, pool, saves_slots, judge, probability, guesses, spin
@@ -190,13 +197,21 @@ def _params(config: RunnerConfig, size: int, slots: int, device: str) -> Any:
 
 def _add_guesses(params: Any, config: RunnerConfig) -> int:
     """Let a draft model or the text so far guess, as configured. Return the tokens of the longest guess."""
-    if config.model.defaults.draft is not None:
-        return int(params.speculative.draft.n_max)
+    kinds = xllamacpp.common_speculative_type
+    if count := _drafted(config.model.defaults):  # llama.cpp knows no other number for one request
+        params.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+        params.speculative.draft.n_max = count
+        return count
     if not config.engine_options.get("guess"):
         return 0
-    params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
+    params.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
     params.speculative.ngram_simple.size_n, params.speculative.ngram_simple.size_m = SEEN_TOKENS, GUESSED_TOKENS
     return GUESSED_TOKENS
+
+
+def _drafted(defaults: ModelDefaults) -> int:
+    """Return the tokens that the draft model guesses at once; 0 without one, or where it is switched off."""
+    return min(defaults.options.draft_num_predict, MAX_DRAFT) if defaults.draft is not None else 0
 
 
 def _add_companions(params: Any, defaults: ModelDefaults) -> None:
@@ -207,7 +222,7 @@ def _add_companions(params: Any, defaults: ModelDefaults) -> None:
     if defaults.adapter is not None:
         _check_adapter(defaults.adapter)
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(defaults.adapter), 1.0)]
-    if defaults.draft is not None:
+    if defaults.draft is not None and _drafted(defaults):
         read_gguf_header(defaults.draft, longest=0, here=True)
         params.speculative.draft.mparams.path = str(defaults.draft)
 

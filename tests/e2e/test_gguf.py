@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ CLOSE = 0.3
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path) -> Iterator[Daemon]:
     """A daemon with the model twice: `as-it-is` and `imported`."""
-    one = Daemon(tmp_path_factory.mktemp("gguf"), settings={"plugins": {"disabled": ["pypi"]}})
+    drafted = {"from": "as-it-is", "draft": "as-it-is", "parameters": {"draft_num_predict": 6}}
+    settings = {"plugins": {"disabled": ["pypi"]}, "models": {"drafted": drafted}}
+    one = Daemon(tmp_path_factory.mktemp("gguf"), settings=settings)
     (one.folder / "Modelfile").write_text(f"FROM {smollm2_gguf}\nPARAMETER temperature 0\n")
     with one:
         kept = one.cli("create", "as-it-is", "-f", "Modelfile", "--backend", "llamacpp")
@@ -50,6 +53,17 @@ def test_each_name_has_its_store_and_its_backend(both: Daemon) -> None:
     shown = {name: both.post("/api/show", {"model": name}).json() for name in ("as-it-is", "imported")}
     assert (shown["as-it-is"]["store"], shown["as-it-is"]["backend"]) == ("ollama", "llamacpp")
     assert (shown["imported"]["store"], shown["imported"]["backend"]) == ("mlx", "mlx")
+
+
+def test_a_draft_model_guesses_and_the_answer_is_the_same(both: Daemon) -> None:
+    told = [answer(both, name, "Count to ten.", num_predict=24) for name in ("as-it-is", "drafted")]
+    assert told[0]["message"] == told[1]["message"]
+    (runner,) = [each for each in both.loaded() if each["name"].startswith("drafted")]
+    assert "the draft model guesses 6 tokens at once" in runner["notes"]
+    lines = [line for line in both.cli("logs").stdout.splitlines() if "draft acceptance" in line]
+    found = re.search(r"\((?: *)(\d+) accepted / +(\d+) generated", lines[-1])
+    assert found is not None
+    assert int(found[1]) > 10, lines[-1]
 
 
 def test_a_request_may_name_the_backend(both: Daemon) -> None:

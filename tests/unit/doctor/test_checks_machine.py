@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from tests.unit.doctor.contexts import GB, HEALTHY, MAC, child, codes, examined, expect, healthy, version_of
 
+from ollmlx.doctor.checks.installation import paths
 from ollmlx.doctor.checks.machine import kernels
 from ollmlx.doctor.machine import Machine
 from ollmlx.errors.findings import Severity
@@ -58,6 +61,19 @@ MACHINES: list[tuple[str, dict[str, Any], str, str]] = [
     ("STO003", {"machine": replace(HEALTHY, free_space=lambda _: 0)}, "free: 0", "ollmlx list"),
     ("STO003", {"machine": replace(HEALTHY, free_space=lambda _: GB)}, "1.0 GB of disk", "ollmlx list"),
 ]
+
+
+def test_the_link_of_uv_and_pipx_is_this_installation_whatever_comes_after_it(tmp_path: Path) -> None:
+    own, links, other = (tmp_path / name for name in ("own", "links", "other"))
+    for folder in (own, links, other):
+        folder.mkdir()
+    for program in (own / "ollmlx", own / "python", other / "ollmlx"):
+        program.touch(0o755)
+    (links / "ollmlx").symlink_to(own / "ollmlx")
+    with patch("sys.executable", str(own / "python")):
+        for order, found in ((f"{links}:{other}", 0), (f"{other}:{links}", 1)):
+            context = healthy(tmp_path, environ={"PATH": order, "PYTHONNOUSERSITE": "1"})
+            assert len(asyncio.run(paths.run(context))) == found, order
 
 
 @pytest.mark.finding("ENV001", "ENV003", "ENV004", "ENV005", "ENV007", "ENV008")

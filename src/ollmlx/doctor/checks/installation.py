@@ -79,14 +79,15 @@ def paths(context: CheckContext) -> Iterator[Finding]:
         program = Path(entry) / "ollmlx"
         if Path(entry).resolve() == here.resolve():
             return
-        other = program.resolve() != (here / "ollmlx").resolve()  # pipx and uv put a link there
-        if other and os.access(program, os.X_OK) and program.is_file() and (here / "ollmlx").exists():
+        if not (os.access(program, os.X_OK) and program.is_file() and (here / "ollmlx").exists()):
+            continue
+        if program.resolve() != (here / "ollmlx").resolve():  # pipx and uv put a link there
             yield found(
                 "ENV011", f"{program} comes first on PATH, and this is {here / 'ollmlx'}", subject=str(program),
                 evidence=("PATH",), severity=Severity.WARNING,
                 commands=(SafeCommand(f"export PATH={quoted(here)}:$PATH"),),
             )  # fmt: skip
-            return
+        return
 
 
 def _user_site(context: CheckContext) -> Iterator[Finding]:
