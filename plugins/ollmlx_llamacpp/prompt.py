@@ -26,7 +26,6 @@ from ollmlx.runner.kit import (
     knows_effort,
     later_systems_into_user,
     offered_tools,
-    one_by_one,
     template_thinking,
     thinking_budget,
     tool_function,
@@ -73,8 +72,8 @@ class LlamaCppPrompt:
 @dataclass
 class LlamaCppPrompts:
     """Makes the prompts of one model. `template`: its file's chat template, or ""; `marker`: what stands for a picture
-    or a sound in a text, empty without a projector; `stated`: the template that its store has for it; `lark`: Lark
-    grammars are known to work, None: not tried; `plain`: the template writes an answer as it is, None: not tried.
+    or a sound in a text, empty without a projector; `lark`: Lark grammars are known to work, None: not tried;
+    `plain`: the template writes an answer as it is, None: not tried.
     """
 
     client: LlamaCppClient
@@ -82,7 +81,6 @@ class LlamaCppPrompts:
     context_length: int
     template: str
     marker: str = ""
-    stated: str | None = None
     lark: bool | None = None
     plain: bool | None = None
 
@@ -117,7 +115,7 @@ class LlamaCppPrompts:
 
     async def _build(self, request: GenerateRequest) -> LlamaCppPrompt:
         if request.grammar:
-            await one_by_one(check_lark, request.grammar)
+            await asyncio.to_thread(check_lark, request.grammar)
         media = any(message.media for message in request.messages)
         if media and not self.marker:
             raise Unsupported(f"{self.model_name} does not support images")
@@ -141,15 +139,11 @@ class LlamaCppPrompts:
             if offered_tools(request.tools, request.tool_choice) and not passes_tools(request.template):
                 raise Unsupported(f"{self.model_name} does not support tools: its template does not mention them")
             turns = [_turn(message, self.marker) for message in messages]
-            return await self._lane(request)(_render, request.template, turns, request, self.model_name)
+            return await asyncio.to_thread(_render, request.template, turns, request, self.model_name)
         if self.template:
             await self._try_template(messages, request)
             return await self.rendering.text(_chat(messages, request))
         return "\n\n".join(str(_turn(message, self.marker)["content"]) for message in messages)
-
-    def _lane(self, request: GenerateRequest) -> Callable[..., Awaitable[str]]:
-        """Return where a template is rendered: the model's beside the others, a request's own after its like."""
-        return asyncio.to_thread if request.template == self.stated else one_by_one
 
     async def _try_template(self, messages: Sequence[Message], request: GenerateRequest) -> None:
         """Raise LimitExceeded when the template of the model's file reaches a limit: llama.cpp renders without any."""
@@ -227,7 +221,7 @@ class LlamaCppPrompts:
             raise Unsupported("max_thinking_tokens needs the model's own chat template")
         if request.suffix:
             filled = {"prompt": request.prompt, "suffix": request.suffix}
-            text = await self._lane(request)(render_template, request.template or "", filled)
+            text = await asyncio.to_thread(render_template, request.template or "", filled)
             tokens = await self.encode(text)
         elif request.prompt is not None:
             tokens = [*request.context, *await self.encode(request.prompt, special=not request.context)]
@@ -250,7 +244,7 @@ class LlamaCppPrompts:
         if calls:
             body["json_schema"] = call_schema(offered_tools(request.tools, request.tool_choice), "arguments")
         if "json_schema" in body:  # llama.cpp does without one that it cannot compile, and says nothing
-            await one_by_one(check_schema, json.dumps(body["json_schema"]))
+            await asyncio.to_thread(check_schema, json.dumps(body["json_schema"]))
         prompt: Json | list[int] = kept
         if media:
             before = await self._decode(request.context) if request.context else ""

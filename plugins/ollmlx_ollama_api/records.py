@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,11 +33,10 @@ def now() -> str:
 class RecordEncoder:
     """Encodes the answer to one request, as a chat (`chat`) or as a continued prompt."""
 
-    def __init__(self, model: str, *, chat: bool, context: bool = False, clock: Callable[[], str] = now) -> None:
+    def __init__(self, model: str, *, chat: bool, context: bool = False) -> None:
         self._model = model
         self._chat = chat
         self._context = context
-        self._clock = clock
         self._calls = 0
         self._head = b'{"model":' + orjson.dumps(model) + b',"created_at":"'
         self._text = b'","message":{"role":"assistant","content":' if chat else b'","response":'
@@ -46,7 +45,7 @@ class RecordEncoder:
     def line(self, event: Event) -> bytes | None:
         """Encode the record of an event, newline included; None for an event that Ollama's clients do not get."""
         if type(event) is Text and not event.logprobs:
-            return self._head + self._clock().encode() + self._text + orjson.dumps(event.text) + self._tail
+            return self._head + now().encode() + self._text + orjson.dumps(event.text) + self._tail
         match event:
             case Text():
                 return _line(self._piece(content=event.text, logprobs=event.logprobs))
@@ -87,7 +86,7 @@ class RecordEncoder:
         return self._object(self._content(content, thinking, calls), done=False, **_logprobs(logprobs))
 
     def _object(self, content: Json, **more: Any) -> Json:
-        return {"model": self._model, "created_at": self._clock(), **content, **more}
+        return {"model": self._model, "created_at": now(), **content, **more}
 
     def _content(self, content: str = "", thinking: str = "", calls: Iterable[ToolCall] = ()) -> Json:
         extra: Json = {"thinking": thinking} if thinking else {}

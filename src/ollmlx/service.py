@@ -316,32 +316,23 @@ class Service:
         request = request.model_copy(update={"request_id": caller.request_id, "options": options})
         return await self.pool.rerank(spec, request, caller, keep_alive)
 
-    def transcribe(
-        self, name: ModelName, request: TranscribeRequest, *, caller: Caller, keep_alive: float | None = None
-    ) -> AsyncIterator[Event]:
+    def transcribe(self, name: ModelName, request: TranscribeRequest, *, caller: Caller) -> AsyncIterator[Event]:
         """Yield `Admitted`, what is heard in an audio file, and `Done`. Raises as `generate` does."""
-        return self._audio(name, request, "transcription", caller, keep_alive)
+        return self._audio(name, request, "transcription", caller)
 
-    def speak(
-        self, name: ModelName, request: SpeechRequest, *, caller: Caller, keep_alive: float | None = None
-    ) -> AsyncIterator[Event]:
+    def speak(self, name: ModelName, request: SpeechRequest, *, caller: Caller) -> AsyncIterator[Event]:
         """Yield `Admitted`, the pieces of an audio file, and `Done`. Raises as `generate` does."""
-        return self._audio(name, request, "speech", caller, keep_alive)
+        return self._audio(name, request, "speech", caller)
 
     async def _audio(
-        self,
-        name: ModelName,
-        request: TranscribeRequest | SpeechRequest,
-        needed: Capability,
-        caller: Caller,
-        keep_alive: float | None,
+        self, name: ModelName, request: TranscribeRequest | SpeechRequest, needed: Capability, caller: Caller
     ) -> AsyncIterator[Event]:
         model = await self.show(name)
         if needed not in model.capabilities:
             raise Unsupported(f"{model.name.short} does not support {needed}", hint="docs/speech.md names models")
         spec = await self._planner.plan(model, model.defaults.options)
         request = request.model_copy(update={"request_id": caller.request_id})
-        async with closing(self.pool.generate(spec, request, caller, keep_alive)) as events:
+        async with closing(self.pool.generate(spec, request, caller)) as events:
             async for event in events:
                 yield event
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-from tests.encoders import recorded_minilm
+from tests.random_models import recorded_minilm
 from tests.servers.bert_gguf import write_bert_gguf
 from tests.smollm2 import NO_INDEX
 

@@ -176,14 +176,10 @@ class FakeService:
             async for event in events:
                 yield event
 
-    def transcribe(
-        self, name: ModelName, request: TranscribeRequest, *, caller: Caller, keep_alive: float | None = None
-    ) -> AsyncIterator[Event]:
+    def transcribe(self, name: ModelName, request: TranscribeRequest, *, caller: Caller) -> AsyncIterator[Event]:
         return self._outcomes("transcribe", name, request, caller)
 
-    def speak(
-        self, name: ModelName, request: SpeechRequest, *, caller: Caller, keep_alive: float | None = None
-    ) -> AsyncIterator[Event]:
+    def speak(self, name: ModelName, request: SpeechRequest, *, caller: Caller) -> AsyncIterator[Event]:
         return self._outcomes("speak", name, request, caller)
 
     async def _outcomes(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.encoders import RERANKERS, tiny_encoder
 from tests.engine_requests import running
+from tests.random_models import RERANKERS, tiny_encoder
 from tests.servers.bert_gguf import write_bert_gguf
 
 from ollmlx import read_gguf_header

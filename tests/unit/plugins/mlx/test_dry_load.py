@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.encoders import tiny_encoder
+from tests.random_models import tiny_encoder
 from tests.servers.tiny import write_model
 from tests.unit.doctor.contexts import healthy
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.encoders import LENGTHS, RECORDED, tiny_encoder, token_ids, weight
 from tests.engine_requests import ask, collect, running
+from tests.random_models import LENGTHS, RECORDED, tiny_encoder, token_ids, weight
 
 from ollmlx.errors import ContextExceeded, InvalidRequest, StorageError, Unsupported
 from ollmlx.protocol import TokenizeRequest

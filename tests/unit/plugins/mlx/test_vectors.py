@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.encoders import RERANKERS, tiny_encoder
 from tests.engine_requests import ask, collect, running
+from tests.random_models import RERANKERS, tiny_encoder
 
 from ollmlx.errors import ContextExceeded, InvalidRequest, StorageError, Unsupported
 from ollmlx.storekit import describe_folder, list_files
