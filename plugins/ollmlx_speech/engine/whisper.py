@@ -87,7 +87,7 @@ class CTranslate2Ears:
 
 
 class MlxEars:
-    """mlx-audio's Whisper. `model`: what mlx-audio loads. Not run on Apple silicon yet."""
+    """mlx-audio's Whisper. `model`: what mlx-audio loads. Run on Linux's CPU, not on Apple silicon yet."""
 
     device = "metal"
 
