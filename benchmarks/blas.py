@@ -2,6 +2,8 @@
 
     python benchmarks/blas.py products     products of one thread, as the engine computes them
     python benchmarks/blas.py tokens       answers of the MLX engine, prompts included
+    python benchmarks/blas.py starts --rounds 50 [--busy 2]
+                                           what first starts choose, each with an empty state folder; a second each
 
 `OpenBLAS, AVX2` is OpenBLAS with the kernels for processors without AVX-512. Other work on the machine disturbs
 processor time less than time, through memory and cache.
@@ -14,6 +16,9 @@ import asyncio
 import json
 import subprocess
 import sys
+import tempfile
+import time
+from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +32,15 @@ from ollmlx_mlx.linux_cpu.blas import TunedBlas, candidates
 from ollmlx_mlx.linux_cpu.openblas import PlainCopies
 from ollmlx_pypi.source import cache_folder
 
+START = """
+import sys
+from pathlib import Path
+from ollmlx_mlx.daemon.backend import find_blas
+from ollmlx_mlx.daemon.machine import MlxMachine
+choice = find_blas(MlxMachine.here(), Path(sys.argv[1]) / "blas.json").choose("auto", 0)
+print(choice.name, *(f"({path}: {problem})" for path, problem in choice.rejected))
+"""
+"""A daemon's own first choice, as its first MLX runner is started."""
 SHAPES = [(1, 576, 1536), (1, 576, 49152), (4, 576, 49152), (1, 1536, 8960), (4, 8960, 1536), (64, 576, 1536)]
 SHAPES += [(512, 576, 1536), (512, 1536, 8960)]
 MANY = 12_000_000
@@ -99,14 +113,35 @@ async def tokens(rounds: int, cache: Path) -> None:
             )
 
 
+def starts(rounds: int, busy: int) -> None:
+    """Print how often each library was chosen, and the seconds that a choice took."""
+    chosen, seconds = Counter[str](), []
+    with sides.busy(busy):
+        for done in range(1, rounds + 1):
+            began = time.monotonic()
+            with tempfile.TemporaryDirectory(prefix="ollmlx-") as state:
+                argv = [sys.executable, "-c", START, state]
+                start = subprocess.run(argv, env=sides.environment({}), stdout=subprocess.PIPE, text=True, check=True)
+            seconds.append(time.monotonic() - began)
+            chosen[start.stdout.strip()] += 1
+            print(f"\r{done} of {rounds}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    for name, count in chosen.most_common():
+        print(f"{name}: {count} of {rounds}")
+    print(f"{median(seconds):.1f} s each, at most {max(seconds):.1f} s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["products", "tokens"])
+    parser.add_argument("what", choices=["products", "tokens", "starts"])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--busy", type=int, default=0, help="of starts: processes that only count, beside them")
     parser.add_argument("--cache", type=Path, default=cache_folder() / "benchmarks")
     given = parser.parse_args()
     if given.what == "products":
         products(given.rounds)
+    elif given.what == "starts":
+        starts(given.rounds, given.busy)
     else:
         asyncio.run(tokens(given.rounds, given.cache))
 

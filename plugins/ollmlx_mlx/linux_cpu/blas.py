@@ -12,6 +12,7 @@ first: OpenBLAS has no kernels for one row in AVX2, and takes 1.4 times as long 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -135,7 +136,8 @@ class TunedBlas(BlasChooser):
             return problem
         problem = _unusable(candidate) or self._probe(candidate)
         if problem and candidate.packaged is not None:
-            candidate.path.unlink(missing_ok=True)
+            with suppress(OSError):  # a file without a name cannot be removed
+                candidate.path.unlink()
         return problem
 
 

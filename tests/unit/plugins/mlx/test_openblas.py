@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -104,16 +105,17 @@ def test_a_copy_that_fails_its_probe_is_removed_and_one_that_vanished_is_noticed
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_state_folder_the_copy_ends_with_the_process(library: Path, tmp_path: Path) -> None:
+def test_without_a_state_folder_the_copy_ends_with_the_process_however_it_ends(library: Path, tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from ollmlx_mlx.linux_cpu.openblas import PlainCopies as Copies\n"
-        "library, folder = map(Path, sys.argv[1:]); Copies(folder).make(library)\n"
-        "copy = Copies(folder).path(library); print(copy if copy.is_file() else '', end='')"
+        "import os, sys; from pathlib import Path; from ollmlx_mlx.linux_cpu.openblas import PlainCopies as Copies\n"
+        "library, folder = map(Path, sys.argv[1:]); problem = Copies(folder).make(library)\n"
+        "print(problem or Copies(folder).path(library).stat().st_size, end='', flush=True); os.kill(os.getpid(), 15)"
     )
     argv = [sys.executable, "-c", program, str(library), str(tmp_path / "none")]
-    copy = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=True).stdout
-    assert copy
-    assert not Path(copy).parent.exists()
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == -signal.SIGTERM
+    assert int(done.stdout) > 1_000_000
     assert list(tmp_path.iterdir()) == []
 
 
