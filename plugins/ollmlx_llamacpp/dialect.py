@@ -23,7 +23,9 @@ def _ways_out(model: InstalledModel) -> list[str]:
     short, tag = model.name.short, model.name.tag
     repository = load_catalogue().get(short) or load_catalogue().get(short.removesuffix(":latest"))
     for_mlx = f"ollmlx pull {repository}" if repository else f"ollmlx pull --dry-run {short} shows what the hub has"
-    ways = [f"weights for MLX: {for_mlx}", "a stock GGUF file: ollmlx pull hf.co/ORG/NAME-GGUF (ggml-org, unsloth)"]
+    named = f", on a CPU ollmlx pull --dry-run {short} names one" if model.name.repo_id is None else ""
+    stock = f"a stock GGUF file: ollmlx pull hf.co/ORG/NAME-GGUF (ggml-org, unsloth{named})"
+    ways = [f"weights for MLX: {for_mlx}", stock]
     if converts(model):
         ways.append(f"a converted copy: ollmlx create {model.name.name}-converted:{tag} --from-ollama {short}")
     return ways

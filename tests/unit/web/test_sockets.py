@@ -76,6 +76,7 @@ def test_the_program_that_uses_the_port_is_named(address: Address, answer: Answe
     error = bind_error(address, taken.value)
     assert error.code == "NET001"
     assert error.message.startswith(f"127.0.0.1:{address.port} is in use by ")
+    assert ("ollmlx serve --stop" in (error.hint or "")) == ("ollmlx" in program)
 
 
 def test_a_daemon_that_still_drains_is_named_with_what_to_do(address: Address, answer: Answer) -> None:

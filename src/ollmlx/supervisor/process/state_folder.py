@@ -53,7 +53,7 @@ class InstanceLock:
             raise Conflict(
                 f"ollmlx is already running (pid {owner}) with the state folder {self._path.parent}",
                 code="NET002",
-                hint="stop it, or give this one another folder: [storage] state",
+                hint="end it (ollmlx serve --stop), or give this one another folder: [storage] state",
             ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)

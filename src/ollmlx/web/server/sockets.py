@@ -91,10 +91,13 @@ def bind_error(address: Address, error: OSError) -> OllmlxError:
 
 
 def _port_in_use(address: Address) -> Conflict:
-    message = f"{address.netloc} is in use by {program_at(address)}"
+    program = program_at(address)
+    message = f"{address.netloc} is in use by {program}"
     readiness = _get(address, "/readyz")
     if not readiness.get("stopping"):
-        return Conflict(message, code="NET001", hint="ollmlx doctor server")
+        ours = program.startswith("another ollmlx")
+        hint = "use it as it is, or end it: ollmlx serve --stop" if ours else "ollmlx doctor server"
+        return Conflict(message, code="NET001", hint=hint)
     process = listening_process(address.port)
     now = f", or end its running requests now: kill {process[1]}" if process else ""
     return Conflict(f"{message}: {readiness.get('error')}", code="NET001", hint=f"start again when it has ended{now}")

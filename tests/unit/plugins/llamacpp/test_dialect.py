@@ -87,7 +87,8 @@ def test_other_files_are_not_taken_for_ollamas(read: GgufHeader) -> None:
             "gptoss",
             [
                 "weights for MLX: ollmlx pull mlx-community/gpt-oss-20b-MXFP4-Q8",
-                "a stock GGUF file: ollmlx pull hf.co/ORG/NAME-GGUF (ggml-org, unsloth)",
+                "a stock GGUF file: ollmlx pull hf.co/ORG/NAME-GGUF (ggml-org, unsloth, on a CPU ollmlx pull --dry-run"
+                " gpt-oss:20b names one)",
                 "a converted copy: ollmlx create gpt-oss-converted:20b --from-ollama gpt-oss:20b",
             ],
         ),
