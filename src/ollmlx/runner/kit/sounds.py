@@ -29,6 +29,8 @@ SEARCHED: Final = 30 * RATE
 MOMENT: Final = RATE // 10
 SILENT: Final = 1e-3
 """The loudest sample of silence: 60 dB below the loudest there is."""
+MOST_HOURS: Final = 24
+"""The longest file that is heard. A header may state one sample a second: then 100 KB are 14 hours."""
 MOST_BYTES: Final = 48 << 20
 MOST_SECONDS: Final = 30 * 60
 """The largest and the longest sound in a conversation."""
@@ -40,10 +42,16 @@ Samples = NDArray[np.float32]
 
 
 def pieces(file: Path) -> Iterator[Samples]:
-    """Yield the mono samples of a file. Raises InvalidRequest for a file that holds no audio that can be decoded."""
+    """Yield the mono samples of a file.
+
+    Raises InvalidRequest for a file that holds no audio that can be decoded, or more than MOST_HOURS of it.
+    """
     held: list[NDArray[np.int16]] = []
-    size = 0
+    size, left = 0, MOST_HOURS * 3600 * RATE
     for block in _blocks(str(file)):
+        left -= len(block)
+        if left < 0:
+            raise InvalidRequest(f"The file holds more than {MOST_HOURS} hours of sound.")
         held.append(block)
         size += len(block)
         if size >= PIECE:

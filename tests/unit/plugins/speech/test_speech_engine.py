@@ -78,6 +78,15 @@ def test_what_is_no_sound_is_refused_in_openais_words(tmp_path: Path) -> None:
             list(pieces(tmp_path / name))
 
 
+def test_a_file_whose_header_makes_it_days_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ollmlx.runner.kit.sounds.MOST_HOURS", 1)
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 1, 0, "NONE", ""))
+        file.writeframes(bytes(2 * 5000))
+    with pytest.raises(InvalidRequest, match="more than 1 hours of sound"):
+        list(pieces(tmp_path / "a.wav"))
+
+
 def test_a_sound_of_a_conversation_is_a_wav_file_of_one_rate(tmp_path: Path) -> None:
     for name, rate, size in (("a.wav", 8_000, len(TONE)), ("a.flac", 48_000, len(TONE)), ("b.wav", RATE, 1)):
         codec = "flac" if name.endswith("flac") else "pcm_s16le"
