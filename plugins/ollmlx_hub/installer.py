@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ollmlx import ModelName, OllmlxError
 from ollmlx.errors import InvalidRequest
-from ollmlx.storekit import link_or_copy, safe_path, storage_errors, with_hashes, write_receipt
+from ollmlx.storekit import link_or_copy, safe_path, speech_weights, storage_errors, with_hashes, write_receipt
 from ollmlx.types import INSTALLED, RECEIPT, FetchedFile, FetchReceipt, InstalledModel, ModelDefaults
 from ollmlx_hub.index import MlxIndex
 from ollmlx_hub.layout import MODEL_SUFFIXES, MlxManifest, read_manifest, readable_manifest
@@ -110,7 +110,9 @@ class MlxInstaller:
 
 
 def file_format(files: Mapping[str, Path]) -> str:
-    """Return `gguf` or `mlx` (safetensors). Raises InvalidRequest if the files are no model of one of the two."""
+    """Return `gguf`, or `mlx` for what is kept: safetensors, speech models. Raises InvalidRequest for other files."""
+    if speech_weights(files):
+        return "mlx"
     for name in files:
         if name.lower().endswith(_PICKLES):
             raise InvalidRequest(
@@ -122,7 +124,12 @@ def file_format(files: Mapping[str, Path]) -> str:
     if ggufs:
         return "gguf"
     if not any(name.endswith(".safetensors") for name in files):
-        raise InvalidRequest("no safetensors or GGUF file among the files")
+        hint = (
+            "a voice of Piper has NAME.onnx.json beside NAME.onnx"
+            if any(name.endswith(".onnx") for name in files)
+            else None
+        )
+        raise InvalidRequest("no safetensors or GGUF file among the files", hint=hint)
     if "config.json" not in files:
         raise InvalidRequest("config.json is missing among the files")
     return "mlx"
@@ -131,9 +138,10 @@ def file_format(files: Mapping[str, Path]) -> str:
 def link_files(files: Mapping[str, Path], into: Path) -> None:
     """Link files under their names into a folder. Raises InvalidRequest for a name that is no plain relative path."""
     into.mkdir(parents=True, exist_ok=True)
+    speech = speech_weights(files)
     for name, source in files.items():
         license = name.upper().startswith(("LICENSE", "LICENCE"))
-        if not license and not name.lower().endswith((*MODEL_SUFFIXES, ".gguf")):
+        if not license and name not in speech and not name.lower().endswith((*MODEL_SUFFIXES, ".gguf")):
             raise InvalidRequest(f"{name[:120]!r}: files of this kind do not belong to a model")
         link_or_copy(source, into / safe_path(name))
 

@@ -10,12 +10,15 @@ from pathlib import Path
 from ollmlx import Importer, ModelName, OllmlxError, Source, check_template, closing, quantization_of
 from ollmlx.errors import Conflict, InvalidRequest, NotFound, Unsupported
 from ollmlx.storekit import (
+    PIPER,
+    WHISPER,
     discard,
     locked,
     merged_defaults,
     only_file,
     read_json,
     read_receipt,
+    speech_weights,
     storage_errors,
     to_transfer_thread,
 )
@@ -25,6 +28,8 @@ from ollmlx_hub.installer import MlxInstaller, add_adapter, file_format, link_fi
 from ollmlx_hub.layout import MlxLayout, nested_models
 
 FORMAT = "mlx"
+KEPT = (FORMAT, WHISPER, PIPER)
+"""Formats of folders that are kept as they are."""
 
 
 class MlxStore:
@@ -175,10 +180,10 @@ class MlxStore:
         options: dict[str, object] | None = None
         if request.quantize:
             config = await to_transfer_thread(read_json, source, "config.json") if format == FORMAT else None
-            if quantization_of(config or {}):
+            if quantization_of(config or {}) or speech_weights(request.files) or format in (WHISPER, PIPER):
                 raise Unsupported("quantization is only supported for F16, BF16 and F32 models")
             options = {"quantize": request.quantize}
-        elif format == FORMAT:
+        elif format in KEPT:
             return
         async with closing(_imported(_required(importer, format), source, stage, format, options)) as steps:
             async for step in steps:
@@ -188,7 +193,7 @@ class MlxStore:
         base = request.base
         if base is None:
             return FetchReceipt(source=_origin(request.files))
-        if base.format != FORMAT or request.quantize or request.files:
+        if base.format not in KEPT or request.quantize or request.files:
             own = base.format == "gguf" and base.source in ("", "local")
             return FetchReceipt(source=f"gguf:{base.name.short}" if own else base.source)
         return FetchReceipt(source=base.source, files=self.installer.link_model(base, stage))

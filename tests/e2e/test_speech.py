@@ -118,6 +118,30 @@ def test_what_a_voice_says_is_written_down(daemon: Daemon, tmp_path: Path) -> No
     assert len(samples_of(tmp_path / "hello.wav")) / SPOKEN_RATE == pytest.approx(0.8, abs=0.5)
 
 
+@pytest.mark.parametrize(("model", "kind"), [("whisper:tiny", "transcription"), ("piper:joe", "speech")])
+def test_a_model_is_created_from_its_folder_or_over_another(
+    daemon: Daemon, tmp_path: Path, model: str, kind: str
+) -> None:
+    own, modelfile = daemon.folder / "models" / "mlx" / model.replace(":", "@"), tmp_path / "Modelfile"
+    files = [file for file in own.iterdir() if file.name != "ollmlx.json"]
+    for file in files:
+        shutil.copy(file, tmp_path / file.name)
+    weights = next((str(tmp_path / file.name) for file in files if file.suffix == ".onnx"), str(tmp_path))
+    for number, text in enumerate((f"FROM {tmp_path}", f"FROM {weights}", f"FROM {model}\nLICENSE mine")):
+        modelfile.write_text(text)
+        made = daemon.cli("create", f"own{number}", "-f", str(modelfile))
+        assert made.returncode == 0, made.stderr
+        assert daemon.post("/api/show", {"model": f"own{number}"}).json()["capabilities"] == [kind]
+        refused = daemon.cli("create", "small", "-f", str(modelfile), "-q", "int4")
+        assert "quantization is only supported for" in refused.stderr
+    if kind == "transcription":
+        said = str(post(daemon, RECORDED, model="own0").json()["text"])
+        assert word_error_rate(" ".join(SENTENCES[:3]), said) <= MOST_ERRORS
+    (tmp_path / next(file.name for file in files if file.name.endswith(("model.bin", ".onnx.json")))).unlink()
+    modelfile.write_text(f"FROM {tmp_path}")
+    assert "no voice of Piper" in daemon.cli("create", "broken", "-f", str(modelfile)).stderr
+
+
 def test_ten_sentences_are_written_down(daemon: Daemon, spoken: tuple[str, Path]) -> None:
     text, file = spoken
     printed = daemon.cli("run", "whisper:tiny", str(file), timeout=300)
@@ -194,6 +218,14 @@ def test_three_hours_take_no_more_memory_than_minutes(daemon: Daemon, tmp_path: 
     assert first["start"] < 5
     assert last["end"] > HOURS * 3600 - 60
     assert whisper(daemon)["size"] < 700 << 20
+
+
+@pytest.mark.parametrize(
+    ("model", "guarantee"), [("whisper:tiny", "a spoken sentence is written down"), ("piper:joe", "a text is spoken")]
+)
+def test_the_doctor_tries_models_that_hear_and_speak(daemon: Daemon, model: str, guarantee: str) -> None:
+    done = daemon.cli("doctor", "--model", model, timeout=200)
+    assert (done.returncode, f"✓ {guarantee}" in done.stderr) == (0, True), done.stderr
 
 
 async def test_a_client_that_leaves_frees_the_model(daemon: Daemon, spoken: tuple[str, Path], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ollmlx.cli.terminal import note
 from ollmlx.cli.transfer import ShowProgress, progress, succeeded
 from ollmlx.errors import InvalidRequest, NotFound
 from ollmlx.model.modelfile import UNUSED_COMMANDS, Modelfile, parse_modelfile
+from ollmlx.storekit import speech_weights
 from ollmlx.types import Options
 
 UNUSED_PARAMETERS = (
@@ -149,7 +150,8 @@ def local_files(source: str, folder: Path) -> dict[str, Path] | None:
     """
     path = folder / Path(source).expanduser()
     if path.is_file():
-        return {path.name: path}
+        beside = path.with_name(f"{path.name}.json")
+        return {path.name: path} | ({beside.name: beside} if path.suffix == ".onnx" and beside.is_file() else {})
     if path.is_dir():
         return _model_files(path)
     if source.startswith((".", "/", "~")) or source.lower().endswith((".gguf", ".safetensors")):
@@ -160,15 +162,24 @@ def local_files(source: str, folder: Path) -> dict[str, Path] | None:
 def _model_files(folder: Path) -> dict[str, Path]:
     found = [path for pattern in (*MODEL_FILES, *STEP_FILES) for path in sorted(folder.glob(pattern)) if path.is_file()]
     if not any(path.suffix == ".safetensors" for path in found):
-        found = sorted(path for path in folder.glob("*.gguf") if path.is_file())
+        ggufs = sorted(path for path in folder.glob("*.gguf") if path.is_file())
+        found = ggufs or _speech_files(folder)
     if not found:
         raise InvalidRequest(
-            f"{folder} holds neither safetensors nor GGUF files",
+            f"{folder} holds no model: no safetensors, no GGUF file, no Whisper for CTranslate2 and no voice of Piper",
             hint="run it where the model or a Modelfile is, or: ollmlx create MODEL -f FILE",
         )
     for path in found:
         _check_inside(path, folder)
     return {path.relative_to(folder).as_posix(): path for path in found}
+
+
+def _speech_files(folder: Path) -> list[Path]:
+    """Return the files of a Whisper model or a voice; none if the folder holds neither."""
+    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+    weights = speech_weights(files)
+    kept = [path for name, path in files.items() if name in weights or name.endswith((".json", ".txt"))]
+    return kept if weights else []
 
 
 def _check_inside(path: Path, folder: Path) -> None:

@@ -48,10 +48,11 @@ class NoReply(Exception):
 
 @dataclass(frozen=True)
 class DaemonReply:
-    """The status of an answer and its JSON; `body` is None if it is not JSON."""
+    """The status of an answer, its JSON, and its bytes; `body` is None if they are not JSON."""
 
     status: int
     body: Any
+    data: bytes = b""
 
 
 class DaemonClient:
@@ -64,11 +65,15 @@ class DaemonClient:
 
     async def get(self, path: str, seconds: float = PATIENCE) -> DaemonReply:
         """Send a GET request."""
-        return await self._call("GET", path, None, seconds)
+        return await self._call("GET", path, seconds)
 
     async def post(self, path: str, body: Mapping[str, Any], seconds: float = PATIENCE) -> DaemonReply:
         """Send a POST request with a JSON body."""
-        return await self._call("POST", path, body, seconds)
+        return await self._call("POST", path, seconds, json=dict(body))
+
+    async def send(self, path: str, fields: Mapping[str, str], file: tuple[str, bytes], seconds: float) -> DaemonReply:
+        """Send a POST request with a form that has a file, given with its name."""
+        return await self._call("POST", path, seconds, data=dict(fields), files={"file": file})
 
     async def lines(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Yield the records of an NDJSON answer. Closing the iterator closes the connection."""
@@ -80,11 +85,11 @@ class DaemonClient:
         except (httpx2.HTTPError, OSError) as error:
             raise NoReply(_reason(error)) from error
 
-    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None, seconds: float) -> DaemonReply:
+    async def _call(self, method: str, path: str, seconds: float, **content: Any) -> DaemonReply:
         try:
             await asyncio.to_thread(look_up, self.address.dialled, self.address.port)
             async with asyncio.timeout(seconds), self._client(seconds) as client:
-                answer = await client.request(method, self.url + path, json=dict(body) if body is not None else None)
+                answer = await client.request(method, self.url + path, **content)
         except httpx2.ConnectTimeout as error:
             raise NoReply(f"no connection within {CONNECT_SECONDS:g} s") from error
         except TimeoutError as error:
@@ -92,9 +97,9 @@ class DaemonClient:
         except (httpx2.HTTPError, OSError, UnicodeError) as error:
             raise NoReply(_reason(error)) from error
         try:
-            return DaemonReply(answer.status_code, answer.json())
+            return DaemonReply(answer.status_code, answer.json(), answer.content)
         except ValueError:
-            return DaemonReply(answer.status_code, None)
+            return DaemonReply(answer.status_code, None, answer.content)
 
     def _client(self, seconds: float | None) -> httpx2.AsyncClient:
         limits = httpx2.Timeout(seconds, connect=CONNECT_SECONDS)

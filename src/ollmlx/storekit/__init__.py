@@ -49,6 +49,7 @@ from ollmlx.storekit.outline import fetch_outline as fetch_outline
 from ollmlx.storekit.public_addresses import is_named as is_named
 from ollmlx.storekit.speech_files import PIPER as PIPER
 from ollmlx.storekit.speech_files import WHISPER as WHISPER
+from ollmlx.storekit.speech_files import speech_weights as speech_weights
 from ollmlx.storekit.staging import StagingArea as StagingArea
 from ollmlx.storekit.staging import discard as discard
 from ollmlx.storekit.staging import locked as locked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ollmlx.model.installed import ModelDetails
@@ -19,6 +19,12 @@ CONTEXT = 448
 """Tokens that Whisper's decoder can hold."""
 LANGUAGES = 51_865
 """Tokens of the vocabularies of more than English, at least."""
+
+
+def speech_weights(files: Mapping[str, Path]) -> frozenset[str]:
+    """Return the names of files, given with their paths, that are the weights of speech models."""
+    voices = {name for name in files if name.endswith(".onnx") and f"{name}.json" in files}
+    return frozenset(voices | {name for name in (WEIGHTS,) if name in files and is_whisper(files[name])})
 
 
 def describe_speech(folder: Path, names: Collection[str]) -> ModelDescription | None:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+from ollmlx.doctor.check import found
 from ollmlx.doctor.daemon import DaemonClient, DaemonReply, NoReply
 from ollmlx.errors import OllmlxError
+from ollmlx.errors.findings import Finding
 from ollmlx.model.names import ModelName
 
 PATIENCE = 100.0
@@ -18,6 +20,8 @@ TIE = 0.2
 """Two tokens whose log-probabilities differ by less can swap through rounding alone: another batch width, or another
 split of the prompt, adds the same numbers in another order. A heuristic; a stale cache changes them far more."""
 SHOWN = 60
+BUNDLE = "ollmlx doctor --bundle ollmlx-bundle.zip"
+ONE_AT_A_TIME = "OLLAMA_NUM_PARALLEL=1 ollmlx serve"
 
 
 class RequestFailed(OllmlxError):
@@ -112,6 +116,17 @@ class Subject:
         body = self._body("What is this?", tokens) | {"raw": False, "images": [file]}
         return await self._completed(body | {"logprobs": True, "top_logprobs": 2})
 
+    async def transcribe(self, name: str, data: bytes) -> str:
+        """Return what the model writes down of an audio file."""
+        fields = {"model": self.model}
+        reply = await _checked(self.daemon.send("/v1/audio/transcriptions", fields, (name, data), PATIENCE))
+        return str(_object(reply).get("text", ""))
+
+    async def speak(self, text: str) -> bytes:
+        """Return a text as the model says it, as a WAV file."""
+        body = {"model": self.model, "input": text, "response_format": "wav"}
+        return (await _checked(self.daemon.post("/v1/audio/speech", body, PATIENCE))).data
+
     async def load(self) -> None:
         """Load the model."""
         await self._post("/api/generate", {"model": self.model, "stream": False})
@@ -140,28 +155,40 @@ class Subject:
         return {"model": self.model, "prompt": prompt, "raw": True, "options": stated, "stream": False}
 
     async def _get(self, path: str) -> dict[str, Any]:
-        return await _checked(self.daemon.get(path))
+        return _object(await _checked(self.daemon.get(path)))
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        return await _checked(self.daemon.post(path, body, PATIENCE))
+        return _object(await _checked(self.daemon.post(path, body, PATIENCE)))
 
 
 def _no_daemon(error: NoReply) -> RequestFailed:
     return RequestFailed(f"the daemon does not answer: {error}", code="NET003")
 
 
-async def _checked(request: Awaitable[DaemonReply]) -> dict[str, Any]:
+async def _checked(request: Awaitable[DaemonReply]) -> DaemonReply:
     try:
         reply = await request
     except NoReply as error:
         raise _no_daemon(error) from error
-    body = reply.body if isinstance(reply.body, dict) else {}
+    body = _object(reply)
     if reply.status >= 400 or "error" in body:
-        message = str(body.get("error") or f"the daemon answered {reply.status}")
-        raise RequestFailed(message, code=body.get("code"))
-    return body
+        stated = body.get("error")
+        fault = stated if isinstance(stated, dict) else {"message": stated, "code": body.get("code")}
+        message = str(fault.get("message") or f"the daemon answered {reply.status}")
+        raise RequestFailed(message, code=fault.get("code"))
+    return reply
+
+
+def _object(reply: DaemonReply) -> dict[str, Any]:
+    return reply.body if isinstance(reply.body, dict) else {}
 
 
 def _token(record: Mapping[str, Any]) -> TokenChoice:
     values = sorted((float(one["logprob"]) for one in record.get("top_logprobs", ())), reverse=True)
     return TokenChoice(str(record["token"]), values[0] - values[1] if len(values) > 1 else None)
+
+
+def wrong_answer(subject: Subject, problem: str, evidence: str, *commands: str, code: str = "RUN010") -> Finding:
+    """Return a finding about the model, with the command that collects a report for a person who helps."""
+    name = subject.name.short
+    return found(code, f"{name} {problem}", evidence=(evidence,), commands=(*commands, BUNDLE), subject=name)

@@ -6,14 +6,9 @@ A trial returns a finding, or None if the guarantee holds or cannot be tested he
 from __future__ import annotations
 
 import asyncio
-import io
 import json
-import math
 import secrets
 import time
-import wave
-from array import array
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -21,7 +16,16 @@ from typing import Any
 
 from ollmlx.doctor.check import found, noted
 from ollmlx.doctor.report import CheckResult, Report
-from ollmlx.doctor.selftest.subject import SHOWN, Completion, RequestFailed, Subject, difference
+from ollmlx.doctor.selftest.senses import heard, seen, spoken, transcribed
+from ollmlx.doctor.selftest.subject import (
+    ONE_AT_A_TIME,
+    SHOWN,
+    Completion,
+    RequestFailed,
+    Subject,
+    difference,
+    wrong_answer,
+)
 from ollmlx.errors import Unsupported
 from ollmlx.errors.findings import CODES, Finding, Severity
 from ollmlx.text.quantities import format_size
@@ -45,36 +49,11 @@ SCHEMA: dict[str, Any] = {
     "required": ["answer", "number", "sure"],
     "additionalProperties": False,
 }
-PICTURES = (
-    (
-        "iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAIAAAAlC+aJAAAATElEQVR42u3PQQ0AAAgEoNP+nTWCbzdoQE1+6wgICAgICAgICAgI"
-        "CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgIHBZShQF/CY4YrwAAAABJRU5ErkJggg=="
-    ),
-    (
-        "iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAIAAAAlC+aJAAAATUlEQVR42u3PQQ0AAAgEoNP+nTWFDzdoQCWTzzrPCQgICAgICAgI"
-        "CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICNxbUIcBf7p/yPgAAAAASUVORK5CYII="
-    ),
-)
-"""A red square and a blue one."""
-
-
-def _tone(hertz: int) -> str:
-    """Return a second of a tone as a WAV file in base64."""
-    written = io.BytesIO()
-    with wave.open(written, "wb") as file:
-        file.setparams((1, 2, 16_000, 0, "NONE", ""))
-        file.writeframes(array("h", (round(9000 * math.sin(at * hertz / 2546)) for at in range(16_000))).tobytes())
-    return b64encode(written.getvalue()).decode()
-
-
-TONES = (_tone(220), _tone(1760))
 MOST_STREAMS = 4
 SLOT_SECONDS = 20.0
 GROUP = "model"
 PATIENCE = 110.0
 """Seconds for the whole self-test; trials that have not ended by then are reported as not done."""
-BUNDLE = "ollmlx doctor --bundle ollmlx-bundle.zip"
-ONE_AT_A_TIME = "OLLAMA_NUM_PARALLEL=1 ollmlx serve"
 WITHOUT_CACHE = "OLLMLX_MEMORY__PROMPT_CACHE=0 ollmlx serve"
 
 Progress = Callable[[str, bool, float], None]
@@ -115,7 +94,7 @@ async def sensible(subject: Subject, state: TrialState) -> Finding | None:
         return None
     shown = f"{answers[0].text[:SHOWN]!r}, then {answers[1].text[:SHOWN]!r}"
     problem = "answers every text with one token, again and again: its weights are damaged"
-    return _wrong(subject, problem, shown, "ollmlx doctor storage --deep")
+    return wrong_answer(subject, problem, shown, "ollmlx doctor storage --deep")
 
 
 def _texts(completion: Completion) -> list[str]:
@@ -128,7 +107,7 @@ async def repeated(subject: Subject, state: TrialState) -> Finding | None:
     cold, cached, again = [await subject.complete(state.story, TOKENS) for _ in range(3)]
     state.greedy = cached
     if changed := difference(cached, again):
-        return _wrong(subject, "gives different answers to the same greedy request", changed, ONE_AT_A_TIME)
+        return wrong_answer(subject, "gives different answers to the same greedy request", changed, ONE_AT_A_TIME)
     if changed := difference(cold, cached):
         return _stale_cache(subject, changed, cached)
     for beginning in map(unique, ("The sea was calm. " * 2, PASSAGE)):
@@ -153,7 +132,7 @@ async def restarted(subject: Subject, state: TrialState) -> Finding | None:
 
 def _stale_cache(subject: Subject, changed: str, cached: Completion) -> Finding:
     evidence = f"{cached.cached} of {cached.prompt} tokens came from the cache; {changed}"
-    return _wrong(subject, "gives different answers to a cached prompt and to a new one", evidence, WITHOUT_CACHE)
+    return wrong_answer(subject, "gives different answers to a cached prompt and to a new one", evidence, WITHOUT_CACHE)
 
 
 async def batched(subject: Subject, state: TrialState) -> Finding | None:
@@ -167,31 +146,7 @@ async def batched(subject: Subject, state: TrialState) -> Finding | None:
     for prompt, mixed in zip(prompts, together, strict=True):
         if changed := difference(await subject.complete(prompt, TOKENS), mixed):
             evidence = f"{width} requests at once; {changed}"
-            return _wrong(subject, "gives different answers alone and in a batch", evidence, ONE_AT_A_TIME)
-    return None
-
-
-async def seen(subject: Subject, state: TrialState) -> Finding | None:
-    """Show two pictures."""
-    return await _told_apart(subject, PICTURES, "picture", "see") if "vision" in subject.capabilities else None
-
-
-async def heard(subject: Subject, state: TrialState) -> Finding | None:
-    """Play two tones."""
-    return await _told_apart(subject, TONES, "sound", "hear") if "audio" in subject.capabilities else None
-
-
-async def _told_apart(subject: Subject, files: tuple[str, str], kind: str, verb: str) -> Finding | None:
-    """Send two files, one after the other and then both at once, when they are in the cache."""
-    first, second = [await subject.perceive(file, TOKENS) for file in files]
-    if first.tokens == second.tokens and first.text == second.text:
-        problem = f"answers different {kind}s alike: it does not {verb} them"
-        return _wrong(subject, problem, repr(first.text[:SHOWN]))
-    together = await asyncio.gather(*(subject.perceive(file, TOKENS) for file in files))
-    for alone, beside in zip((first, second), together, strict=True):
-        if changed := difference(alone, beside):
-            problem = f"gives another answer to a {kind} beside another one, or from the cache"
-            return _wrong(subject, problem, changed, ONE_AT_A_TIME)
+            return wrong_answer(subject, "gives different answers alone and in a batch", evidence, ONE_AT_A_TIME)
     return None
 
 
@@ -204,7 +159,7 @@ async def seeded(subject: Subject, state: TrialState) -> Finding | None:
     if one.text == other.text:
         return None
     evidence = f"{one.text[:60]!r}, then {other.text[:60]!r}"
-    return _wrong(subject, "gives different answers for the same seed", evidence)
+    return wrong_answer(subject, "gives different answers for the same seed", evidence)
 
 
 async def structured(subject: Subject, state: TrialState) -> Finding | None:
@@ -213,7 +168,7 @@ async def structured(subject: Subject, state: TrialState) -> Finding | None:
     problem = _schema_problem(answer)
     if problem is None:
         return None
-    return _wrong(subject, "breaks the schema of the request", f"{problem}: {answer[:120]!r}")
+    return wrong_answer(subject, "breaks the schema of the request", f"{problem}: {answer[:120]!r}")
 
 
 def _schema_problem(answer: str) -> str | None:
@@ -242,7 +197,7 @@ async def stopped(subject: Subject, state: TrialState) -> Finding | None:
     if answer == expected:
         return None
     evidence = f"stop {stop!r}: expected {expected!r}, got {answer[:120]!r}"
-    return _wrong(subject, "ignores a stop string", evidence)
+    return wrong_answer(subject, "ignores a stop string", evidence)
 
 
 async def cancelled(subject: Subject, state: TrialState) -> Finding | None:
@@ -261,7 +216,7 @@ async def cancelled(subject: Subject, state: TrialState) -> Finding | None:
             return None
         evidence = f"{slots} clients disconnected; {active} of their requests are still served"
     problem = "keeps working on requests whose clients have disconnected"
-    return _wrong(subject, problem, evidence, f"ollmlx stop {subject.name.short}")
+    return wrong_answer(subject, problem, evidence, f"ollmlx stop {subject.name.short}")
 
 
 async def _disconnect(subject: Subject) -> None:
@@ -285,13 +240,7 @@ async def measured(subject: Subject, state: TrialState) -> Finding | None:
     if not reserved or size <= reserved * 1.1:
         return None
     problem = f"uses {format_size(size)}, but only {format_size(reserved)} were reserved for it"
-    return _wrong(subject, problem, f"context: {runner.get('context_length')}", "ollmlx ps", code="RUN017")
-
-
-def _wrong(subject: Subject, problem: str, evidence: str, *commands: str, code: str = "RUN010") -> Finding:
-    """Return a finding about the model, with the command that collects a report for a person who helps."""
-    name = subject.name.short
-    return found(code, f"{name} {problem}", evidence=(evidence,), commands=(*commands, BUNDLE), subject=name)
+    return wrong_answer(subject, problem, f"context: {runner.get('context_length')}", "ollmlx ps", code="RUN017")
 
 
 TRIALS = (
@@ -308,18 +257,26 @@ TRIALS = (
     (restarted, "answers are the same after a restart"),
 )
 """The trials with their guarantees, in order: later ones use the results of earlier ones, the restart comes last."""
+TRIALS_OF_SPEECH = {
+    "transcription": ((transcribed, "a spoken sentence is written down, and silence is no text"), TRIALS[-2]),
+    "speech": ((spoken, "a text is spoken"), TRIALS[-2]),
+}
+"""The trials of models that do not answer."""
 
 
 async def self_test(subject: Subject, progress: Progress, *, patience: float = PATIENCE) -> Report:
-    """Run every trial. Raises RequestFailed if the model cannot be used at all, Unsupported if it generates no text."""
+    """Run every trial. Raises RequestFailed if the model cannot be used, Unsupported if it makes vectors or scores."""
     started = time.monotonic()
     shown = await subject.details()
     name = subject.name.short
-    if "completion" not in shown.get("capabilities", ("completion",)):
+    able = shown.get("capabilities", ("completion",))
+    trials = TRIALS if "completion" in able else TRIALS_OF_SPEECH.get(able[0]) if able else None
+    if trials is None:
         raise Unsupported(f"{name} generates no text, so there is nothing to compare", hint="ollmlx doctor storage")
     session = _Session(subject, progress, started + patience)
-    await session.run(loaded, f"{name} can be loaded")
-    undone = [guarantee for trial, guarantee in TRIALS if not await session.run(trial, guarantee)]
+    if trials is TRIALS:
+        await session.run(loaded, f"{name} can be loaded")
+    undone = [guarantee for trial, guarantee in trials if not await session.run(trial, guarantee)]
     seconds = time.monotonic() - started
     if undone:
         late = found(
