@@ -18,7 +18,7 @@ from ollmlx.plugin.registry import Registry
 from ollmlx.settings.model import ModelSettings, Settings
 from ollmlx.supervisor.process.importers import ChildImporter
 from ollmlx.testing import fake_model
-from ollmlx.types import InstalledModel, MemoryEstimate, ModelDefaults, Options
+from ollmlx.types import Capability, InstalledModel, MemoryEstimate, ModelDefaults, Options
 
 GIB = 1 << 30
 CLUSTER = {"hosts": ["localhost", "node2"]}
@@ -167,3 +167,11 @@ def test_a_wrong_parameter_names_its_section() -> None:
 
 def test_another_name_for_the_same_answers_keeps_the_digest() -> None:
     assert rename(BASE, NAME).digest == BASE.digest
+
+
+@pytest.mark.parametrize(
+    ("kind", "reserved"), [("completion", None), ("embedding", 0), ("rerank", 0), ("transcription", 0), ("speech", 0)]
+)
+async def test_only_models_that_answer_have_a_prefix_cache(kind: Capability, reserved: int | None) -> None:
+    spec = await planner(SingleBackend()).plan(fake_model("one", capabilities=(kind,)))
+    assert spec.prompt_cache_bytes == reserved

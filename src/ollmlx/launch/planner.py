@@ -140,7 +140,7 @@ class LaunchPlanner:
             keep_alive=runners.keep_alive if overrides.keep_alive is None else overrides.keep_alive,
             request_timeout=timeout,
             pin=overrides.pin,
-            prompt_cache_bytes=None if memory.prompt_cache == "auto" else memory.prompt_cache,
+            prompt_cache_bytes=_prompt_cache(model, memory.prompt_cache),
             runner_settings={
                 "wired": memory.wired,
                 **self._saved_caches(model),
@@ -226,6 +226,13 @@ def _estimator(
 
 def _cluster(overrides: ModelSettings | None) -> dict[str, Any] | None:
     return overrides.cluster.model_dump(mode="json") if overrides and overrides.cluster else None
+
+
+def _prompt_cache(model: InstalledModel, stated: int | str) -> int | None:
+    """Return the bytes for a prefix cache, None for a share of the memory; 0 for models that do not answer."""
+    if "completion" not in model.capabilities:
+        return 0
+    return stated if isinstance(stated, int) else None
 
 
 def _confined(command: RunnerCommand, *, sandbox: bool) -> RunnerCommand:

@@ -246,7 +246,7 @@ def test_create_uploads_what_the_daemon_lacks_and_sends_the_modelfile(
         ("FROM parrot\nADAPTER ./missing", "there is no file"),
         ("FROM parrot\nPARAMETER bogus 1", "unknown parameter 'bogus'"),
         ("FROM parrot\nPARAMETER seed x", "PARAMETER seed"),
-        ("FROM .", "neither safetensors nor GGUF"),
+        ("FROM .", "holds no model: no safetensors"),
     ],
 )
 def test_create_refuses_a_modelfile_that_cannot_work(
