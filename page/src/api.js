@@ -14,6 +14,16 @@ export class ServerError extends Error {
   }
 }
 
+/** Wait for the network. Browsers have words of their own for a server that is gone; here they are the same in all. */
+async function reached(waiting, message, hint = "") {
+  try {
+    return await waiting;
+  } catch (error) {
+    if (error instanceof TypeError) throw new ServerError(0, { error: message, hint });
+    throw error;
+  }
+}
+
 /** Set the function that asks the person for a key; it resolves to null when the person gives none. */
 export function onKeyNeeded(question) {
   ask = question;
@@ -34,14 +44,14 @@ export async function send(path, { method, body, signal, id } = {}) {
     if (used) headers.Authorization = `Bearer ${used}`;
     const form = body instanceof FormData;
     if (body !== undefined && !form) headers["Content-Type"] = "application/json";
-    const response = await fetch(path, {
+    const response = await reached(fetch(path, {
       method: method || (body === undefined ? "GET" : "POST"),
       headers,
       body: body === undefined || form ? body : JSON.stringify(body),
       signal,
       cache: "no-store",
       credentials: "omit",
-    });
+    }), "The server does not answer.", "Is it running? On its machine, ollmlx serve starts it.");
     if (response.ok) return response;
     const error = new ServerError(response.status, await problem(response));
     if (response.status !== 401 || error.code === "SEC001") throw error;
@@ -66,7 +76,7 @@ export async function* records(path, options) {
   let rest = "";
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await reached(reader.read(), "The connection to the server broke off.");
       const lines = (rest + (value || "")).split("\n");
       rest = done ? "" : lines.pop();
       for (const line of lines) {

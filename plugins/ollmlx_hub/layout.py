@@ -36,8 +36,12 @@ class MlxLayout:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.bounds = root.parent
         self.staging = StagingArea(root)
+
+    @property
+    def bounds(self) -> Path:
+        """The folder that no link of a model leads out of. A link in the place of `root` is the person's own."""
+        return self.root if self.root.is_symlink() else self.root.parent
 
     def target(self, name: ModelName) -> Path:
         return self.root / name.folder

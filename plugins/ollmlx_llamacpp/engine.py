@@ -83,6 +83,7 @@ class LlamaCppEngine:
             config.context_length,
             template=self._server.template,
             marker=await self._client.media_marker() if config.model.defaults.projector is not None else "",
+            stated=config.model.defaults.template,
         )
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:

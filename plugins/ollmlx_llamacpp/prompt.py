@@ -26,6 +26,7 @@ from ollmlx.runner.kit import (
     knows_effort,
     later_systems_into_user,
     offered_tools,
+    one_by_one,
     template_thinking,
     thinking_budget,
     tool_function,
@@ -40,6 +41,10 @@ CHAT, TEXT, INSERT = "/v1/chat/completions", "/completion", "/infill"
 PARTS = re.compile("think|thought|reason|channel", re.IGNORECASE)
 """Words in a chat template by which an answer may have other parts than its text."""
 TRIAL = {"role": "user", "content": "a"}, {"role": "assistant", "content": "an answer"}
+_USER = Message(role="user", content=" What is\n1 < 2? ")
+_ANSWER = Message(role="assistant", content="\nIt is true.\n")
+TRIALS = (_USER,), (Message(role="system", content=" Be brief.\n"), _USER, _ANSWER, _USER)
+"""Simple conversations."""
 LARK = "%llguidance {}\n"
 """The beginning of a grammar for llguidance; any other is one of llama.cpp's own."""
 SAMPLERS = {"temperature", "top_k", "top_p", "min_p", "typical_p", "seed"}
@@ -72,8 +77,9 @@ class LlamaCppPrompt:
 @dataclass
 class LlamaCppPrompts:
     """Makes the prompts of one model. `template`: its file's chat template, or ""; `marker`: what stands for a picture
-    or a sound in a text, empty without a projector; `lark`: Lark grammars are known to work, None: not tried;
-    `plain`: the template writes an answer as it is, None: not tried.
+    or a sound in a text, empty without a projector; `stated`: the template that its store has for it; `lark`: Lark
+    grammars are known to work, None: not tried; `plain`: the template writes an answer as it is, None: not tried;
+    `alike`: a helper renders as llama.cpp does.
     """
 
     client: LlamaCppClient
@@ -81,8 +87,10 @@ class LlamaCppPrompts:
     context_length: int
     template: str
     marker: str = ""
+    stated: str | None = None
     lark: bool | None = None
     plain: bool | None = None
+    alike: bool | None = None
 
     def __post_init__(self) -> None:
         self.rendering = Rendering(self.client)
@@ -115,7 +123,7 @@ class LlamaCppPrompts:
 
     async def _build(self, request: GenerateRequest) -> LlamaCppPrompt:
         if request.grammar:
-            await asyncio.to_thread(check_lark, request.grammar)
+            await one_by_one(check_lark, request.grammar)
         media = any(message.media for message in request.messages)
         if media and not self.marker:
             raise Unsupported(f"{self.model_name} does not support images")
@@ -139,14 +147,23 @@ class LlamaCppPrompts:
             if offered_tools(request.tools, request.tool_choice) and not passes_tools(request.template):
                 raise Unsupported(f"{self.model_name} does not support tools: its template does not mention them")
             turns = [_turn(message, self.marker) for message in messages]
-            return await asyncio.to_thread(_render, request.template, turns, request, self.model_name)
+            return await self._lane(request)(_render, request.template, turns, request, self.model_name)
         if self.template:
-            await self._try_template(messages, request)
+            text = await self._try_template(messages, request)
+            if text is not None and _is_simple(messages, request) and await self._renders_alike():
+                return text
             return await self.rendering.text(_chat(messages, request))
         return "\n\n".join(str(_turn(message, self.marker)["content"]) for message in messages)
 
-    async def _try_template(self, messages: Sequence[Message], request: GenerateRequest) -> None:
-        """Raise LimitExceeded when the template of the model's file reaches a limit: llama.cpp renders without any."""
+    def _lane(self, request: GenerateRequest) -> Callable[..., Awaitable[str]]:
+        """Return where a template is rendered: the model's beside the others, a request's own after its like."""
+        return asyncio.to_thread if request.template == self.stated else one_by_one
+
+    async def _try_template(self, messages: Sequence[Message], request: GenerateRequest) -> str | None:
+        """Return what a helper makes with the template of the model's file; None when it refuses: llama.cpp tells why.
+
+        Raises LimitExceeded when it reaches a limit: llama.cpp renders without any.
+        """
         turns = [
             _turn(
                 message.model_copy(update={kind: ("",) * len(getattr(message, kind)) for kind in ("images", "audio")})
@@ -154,10 +171,22 @@ class LlamaCppPrompts:
             for message in messages
         ]
         try:
-            await asyncio.to_thread(_render, self.template, turns, request, self.model_name)
-        except InvalidRequest as refusal:  # llama.cpp tells any other reason itself
-            if isinstance(refusal, LimitExceeded):
-                raise
+            return await asyncio.to_thread(_render, self.template, turns, request, self.model_name)
+        except LimitExceeded:
+            raise
+        except InvalidRequest:
+            return None
+
+    async def _renders_alike(self) -> bool:
+        """Return whether a helper makes of simple conversations what llama.cpp does, which is then not asked."""
+        if self.alike is None:
+            trials = [GenerateRequest(messages=messages) for messages in TRIALS]
+            try:
+                own = [await self._try_template(trial.messages, trial) for trial in trials]
+                self.alike = own == [await self.rendering.text(_chat(trial.messages, trial)) for trial in trials]
+            except OllmlxError:
+                self.alike = False
+        return self.alike
 
     async def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Return the ids of a text; `special` adds the tokens that the model expects in front."""
@@ -221,7 +250,7 @@ class LlamaCppPrompts:
             raise Unsupported("max_thinking_tokens needs the model's own chat template")
         if request.suffix:
             filled = {"prompt": request.prompt, "suffix": request.suffix}
-            text = await asyncio.to_thread(render_template, request.template or "", filled)
+            text = await self._lane(request)(render_template, request.template or "", filled)
             tokens = await self.encode(text)
         elif request.prompt is not None:
             tokens = [*request.context, *await self.encode(request.prompt, special=not request.context)]
@@ -244,7 +273,7 @@ class LlamaCppPrompts:
         if calls:
             body["json_schema"] = call_schema(offered_tools(request.tools, request.tool_choice), "arguments")
         if "json_schema" in body:  # llama.cpp does without one that it cannot compile, and says nothing
-            await asyncio.to_thread(check_schema, json.dumps(body["json_schema"]))
+            await one_by_one(check_schema, json.dumps(body["json_schema"]))
         prompt: Json | list[int] = kept
         if media:
             before = await self._decode(request.context) if request.context else ""
@@ -337,6 +366,22 @@ def _chat(messages: Sequence[Message], request: GenerateRequest) -> Json:
     if thinking := template_thinking(request.think):
         body["chat_template_kwargs"] = thinking
     return body
+
+
+def _is_simple(messages: Sequence[Message], request: GenerateRequest) -> bool:
+    """Return whether a conversation has texts in turns only, ends with a question, and asks for nothing else."""
+    return not (
+        request.tools
+        or request.think is not None
+        or messages[-1].role != "user"
+        or any(
+            message.role not in ("system", "user", "assistant")
+            or message.media
+            or message.tool_calls
+            or message.thinking
+            for message in messages
+        )
+    )
 
 
 def _check_schemas(request: GenerateRequest) -> None:

@@ -5,13 +5,16 @@ Imports neither mlx nor mlx-vlm.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import ClassVar, Final
 
-from ollmlx import Refusal, RunnerCommand
+from ollmlx import Refusal, RunnerCommand, read_safetensors_header
 from ollmlx.storekit import read_json
 from ollmlx.types import InstalledModel, MemoryEstimate
 from ollmlx_mlx.daemon.backend import MlxBackend
+from ollmlx_mlx.folder import WEIGHTS, folder_state
 from ollmlx_mlx_vlm.families import FAMILIES, REFUSED
 from ollmlx_mlx_vlm.work_space import work_space
 
@@ -38,9 +41,11 @@ class MlxVlmBackend(MlxBackend):
             return Refusal(reason=f"it runs MLX folders, not {model.format}", code="MDL005")
         if not _has_encoder(model):
             return Refusal(reason="the model has no vision encoder", code="MDL005")
-        if "ollmlx.layers" in model.info:
-            return Refusal(reason="it reads no pictures with a model in Ollama's own layout", code="MDL005")
-        return super().accepts(model)
+        if refusal := super().accepts(model):
+            return refusal
+        if missing := _missing_part(model.path, folder_state(model.path)):
+            return Refusal(reason=f"it reads no pictures with this model: it has no {missing}", code="MDL005")
+        return None
 
     def sees(self, model: InstalledModel) -> bool:
         """Return whether it answers pictures with this model."""
@@ -76,6 +81,15 @@ class MlxVlmBackend(MlxBackend):
 def is_readable(model: InstalledModel) -> bool:
     """Return whether a model has a vision encoder, and is of a family whose pictures are read here."""
     return model.format == "mlx" and "vision" in model.capabilities and model.details.family in FAMILIES
+
+
+@lru_cache(64)
+def _missing_part(folder: Path, state: object) -> str | None:
+    """Return what a folder lacks to see with, or None. Conversions for text leave the encoder out."""
+    if not any((folder / name).exists() for name in ("preprocessor_config.json", "processor_config.json")):
+        return "file that says how pictures are prepared"
+    names = (name for file in folder.glob(WEIGHTS) for name in read_safetensors_header(file))
+    return None if any("vision" in name or "visual" in name for name in names) else "weights of an encoder"
 
 
 def _has_encoder(model: InstalledModel) -> bool:

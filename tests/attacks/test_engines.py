@@ -91,6 +91,22 @@ async def test_a_models_own_template_ends_at_its_limits_and_other_requests_go_on
         assert text_of(await runner.generate(chat("hi"))) == answer
 
 
+@pytest.mark.parametrize("engine", ["mlx", "llamacpp"])
+async def test_many_requests_with_templates_that_take_long_let_others_go_first(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """A dozen of them occupied both helpers: for a minute, nobody else got an answer of the model."""
+    async with runner_of(engine, hostile(engine, request, tmp_path, BOMB)) as runner:
+        await runner.ready()
+        await runner.generate(chat("hi"))
+        bombs = [asyncio.ensure_future(runner.generate(chat("hi", template=LOOPS))) for _ in range(6)]
+        await asyncio.wait(bombs, return_when=asyncio.FIRST_COMPLETED)
+        assert text_of(await runner.generate(chat("hi")))
+        assert sum(bomb.done() for bomb in bombs) < 4
+        for refused in await asyncio.gather(*bombs, return_exceptions=True):
+            assert isinstance(refused, InvalidRequest)
+
+
 async def test_llama_cpp_loads_a_model_whose_template_never_ends_and_refuses_its_chats(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

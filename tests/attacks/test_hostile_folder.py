@@ -31,10 +31,15 @@ state = "state"
 [security]
 allow_no_auth = true
 allow_remote_code = ["stranger/model"]
+api_keys = ["of-the-stranger-0123456789"]
+push = true
 [models.m.cluster]
 hosts = ["localhost", "stranger"]
 [runners]
 max_queue = 7
+sandbox = false
+[logging]
+prompts = true
 """
 
 
@@ -137,11 +142,13 @@ def test_what_harms_nobody_is_taken_from_a_file_that_is_not_trusted(folder: Path
     found = loaded.settings
     assert found.runners.max_queue == 7
     assert (found.plugins, found.storage, found.security) == (default.plugins, default.storage, default.security)
+    assert (found.runners.sandbox, found.logging) == (True, default.logging)
     assert (found.server, found.models["m"].cluster) == (default.server, ModelSettings().cluster)
     ignored = {".".join(notice.path) for notice in loaded.warnings}
     assert ignored == {
         "server.host", "server.origins", "plugins.paths", "plugins.hub.endpoint", "storage.models", "storage.state",
-        "security.allow_no_auth", "security.allow_remote_code", "models.m.cluster.hosts",
+        "security.allow_no_auth", "security.allow_remote_code", "security.api_keys", "security.push",
+        "runners.sandbox", "logging.prompts", "models.m.cluster.hosts",
     }  # fmt: skip
 
 
@@ -181,6 +188,32 @@ def test_a_file_that_others_can_write_is_not_used_and_cannot_be_trusted(
     assert loaded.files == (own,)
     assert loaded.settings.runners.max_queue == 3
     assert reason in ollmlx(folder, "config", "trust").stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "it is no regular file"),
+        ("a = " + "[" * 100_000, "nested too deeply"),
+        ("# " + "x" * (2 << 20), "more than 1048576 bytes"),
+        ("[runners]\nmax_queue = 7\n[aliases]\n" + "".join(f'a{n} = "x"\n' for n in range(9999)), ""),
+        ("[plugins.x]\nlist = [\n" + "1,\n" * 250_000 + "]", "not trusted"),
+        ("[plugins.x]\n" + "".join(f"k{n} = 1\n" for n in range(40_000)), "not trusted"),
+        ("".join(f"k{n} = 1\n" for n in range(40_000)), "100 faults in the settings"),
+    ],
+    ids=["pipe", "depth", "size", "aliases", "a long list", "plugins", "unknown keys"],
+)
+def test_no_content_of_a_found_file_occupies_a_command(folder: Path, content: str | None, told: str) -> None:
+    """A pipe kept every command in the folder waiting; a list of 250,000 lines was parsed once for each line."""
+    file = folder / "ollmlx.toml"
+    file.unlink()
+    if content is None:
+        os.mkfifo(file, 0o600)
+    else:
+        file.write_text(content, encoding="utf-8")
+    done = ollmlx(folder, "config", "check")  # the guard against hanging is 120 s
+    assert "Traceback" not in done.stderr
+    assert told in done.stdout + done.stderr
 
 
 def test_the_folder_cannot_name_the_record_of_trusted_files(folder: Path) -> None:

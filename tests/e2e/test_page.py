@@ -406,6 +406,26 @@ def test_a_runner_that_is_killed_is_told_and_returns(opened: Open, daemon: Any) 
     expect(page.locator("pre.log")).to_contain_text("was killed by SIGKILL")
 
 
+def test_a_daemon_that_is_killed_is_told_in_words_and_the_page_finds_the_next_one(
+    opened: Open, daemon: Any, free_port: int
+) -> None:
+    server = daemon(settings={"server": {"host": f"127.0.0.1:{free_port}"}})
+    page = opened(server.url)
+    ask(page, "parrot", ENDLESS)
+    expect(answers(page)).not_to_be_empty()
+    server.kill()
+    expect(page.locator(".message").get_by_role("alert")).to_contain_text("The connection to the server broke off.")
+    page.get_by_role("link", name="Now").click()
+    expect(page.get_by_role("alert")).to_contain_text("ollmlx serve starts it")
+    page.get_by_role("link", name="Chat").click()
+    expect(page.get_by_role("alert")).to_contain_text("The server does not answer.")
+    server.start()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    ask(page, "parrot", "are you back?")
+    expect(answers(page).last).to_have_text("are you back?")
+    server.stop()
+
+
 def test_a_request_in_flight_is_told_with_its_log_and_the_last_hour(server: Daemon, opened: Open) -> None:
     page = opened(server.url)
     ask(page, "parrot", ENDLESS)

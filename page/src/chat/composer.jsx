@@ -8,7 +8,7 @@ const PICTURES = ["image/png", "image/jpeg", "image/webp", "image/gif"];
 const LARGEST_TEXT = 1_000_000;
 const LARGEST_PICTURE = 20_000_000;
 
-export function Composer({ model, listener, ready, running, onSend, onStop }) {
+export function Composer({ model, listener, ready, missing, running, onSend, onStop }) {
   const [attached, setAttached] = useState([]);
   const [error, setError] = useState(null);
   const box = useRef();
@@ -32,6 +32,7 @@ export function Composer({ model, listener, ready, running, onSend, onStop }) {
     box.current.value = "";
     grow(box.current);
     setAttached([]);
+    setError(null);
   };
   const insert = (text) => {
     setError(null);
@@ -61,7 +62,7 @@ export function Composer({ model, listener, ready, running, onSend, onStop }) {
         <input ref={picker} type="file" multiple hidden aria-hidden="true" tabIndex={-1} data-attach onChange={(event) => { attach(event.target.files); event.target.value = ""; }} />
         <button type="button" class="icon" aria-label={sees ? "Attach files or pictures" : "Attach text files"} title="Attach" onClick={() => picker.current.click()}><Icon name="plus" /></button>
         {listener && navigator.mediaDevices && <Microphone listener={listener} onText={insert} onError={setError} />}
-        <textarea ref={box} rows={1} aria-label="Your message" placeholder={ready ? "Ask something" : "Install a model first"} onKeyDown={keys} onInput={(event) => grow(event.target)}
+        <textarea ref={box} rows={1} aria-label="Your message" placeholder={ready ? "Ask something" : missing} onKeyDown={keys} onInput={(event) => grow(event.target)}
           onPaste={(event) => { if (event.clipboardData.files.length) { event.preventDefault(); attach(event.clipboardData.files); } }} />
         {running ? <button type="button" class="primary" onClick={onStop}>Stop</button> : <button type="submit" class="primary" disabled={!ready}>Send</button>}
       </div>

@@ -11,6 +11,8 @@ import { Message } from "./message.jsx";
 import { ChatSettings } from "./settings.jsx";
 import { add, branch, newChat, siblings, show, titleOf } from "./tree.js";
 
+const RETRY = 3000; // milliseconds
+
 export function ChatView({ rest }) {
   const all = useChats();
   const models = useModels();
@@ -48,14 +50,14 @@ export function ChatView({ rest }) {
           <button type="button" class="small only-narrow" aria-expanded={listed} onClick={() => setListed(!listed)}>Chats</button>
           <h1>{titleOf(chat)}</h1>
           <Gauge chat={chat} />
-          <ModelChoice chat={chat} choices={choices} onChange={(name) => { chat.model = name; if (known) save(chat, { touch: false }); else setFresh({ ...chat }); }} />
+          <ModelChoice chat={chat} choices={choices} missing={models.value ? "no model" : "…"} onChange={(name) => { chat.model = name; if (known) save(chat, { touch: false }); else setFresh({ ...chat }); }} />
           <button type="button" class="small" aria-expanded={settings} onClick={() => setSettings(!settings)}>Settings</button>
         </header>
         <Failure error={state.error} />
         <Failure error={models.error} again={models.refresh} />
         {settings && <ChatSettings chat={chat} model={model} onChange={() => (known ? save(chat, { touch: false }) : setFresh({ ...chat }))} onClose={() => setSettings(false)} />}
         <Messages chat={chat} empty={<Welcome models={models.value} />} />
-        <Composer key={chat.id} model={model} listener={listener} ready={Boolean(chat.model)} running={isRunning(chat)} onSend={put} onStop={() => stop(chat)} />
+        <Composer key={chat.id} model={model} listener={listener} ready={Boolean(chat.model)} missing={models.value ? "Install a model first" : ""} running={isRunning(chat)} onSend={put} onStop={() => stop(chat)} />
       </section>
     </>
   );
@@ -67,6 +69,11 @@ function useModels() {
   useEffect(() => {
     refresh();
   }, []);
+  useEffect(() => {
+    if (found.error?.status !== 0) return undefined;
+    const timer = setTimeout(refresh, RETRY); // the server may come back
+    return () => clearTimeout(timer);
+  }, [found]);
   return { ...found, refresh };
 }
 
@@ -75,12 +82,12 @@ function preferred(choices) {
   return (choices.find((model) => model.name === last) || choices[0]).name;
 }
 
-function ModelChoice({ chat, choices, onChange }) {
+function ModelChoice({ chat, choices, missing, onChange }) {
   const names = choices.map((model) => model.name);
   if (chat.model && !names.includes(chat.model)) names.unshift(chat.model);
   return (
     <select aria-label="Model" value={chat.model} onChange={(event) => onChange(event.target.value)} disabled={!names.length}>
-      {names.length ? names.map((name) => <option key={name} value={name}>{shortName(name)}</option>) : <option value="">no model</option>}
+      {names.length ? names.map((name) => <option key={name} value={name}>{shortName(name)}</option>) : <option value="">{missing}</option>}
     </select>
   );
 }
@@ -136,7 +143,13 @@ function Messages({ chat, empty }) {
             onAgain={again} onEdit={edit} onTurn={turn} onResult={tell} />;
         })}
       </div>
-      <p class="unseen" role="status">{busy ? "The model is answering." : nodes.length ? "The answer is complete." : ""}</p>
+      <p class="unseen" role="status">{busy ? "The model is answering." : ended(nodes.at(-1))}</p>
     </div>
   );
+}
+
+/** Return what a screen reader says of an answer that is no longer written. An error has an alert of its own. */
+function ended(node) {
+  if (node?.stopped) return "The answer was stopped.";
+  return node?.figures ? "The answer is complete." : "";
 }

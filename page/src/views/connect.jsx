@@ -33,6 +33,7 @@ export function ConnectView() {
   const [open, setOpen] = useState(false);
   const names = (models || []).map((model) => shortName(model.name));
   const model = chosen || names[0] || "MODEL";
+  const toolless = models?.some((one) => shortName(one.name) === model && one.capabilities && !one.capabilities.includes("tools"));
   const key = storedKey();
   const shown = recipes(location.origin, model, key && (open ? key : "YOUR_KEY"));
   return (
@@ -44,6 +45,7 @@ export function ConnectView() {
         <label class="inline">Model <select value={model} onChange={(event) => choose(event.target.value)}>{(names.length ? names : ["MODEL"]).map((name) => <option key={name}>{name}</option>)}</select></label>
         {key && <label class="inline"><input type="checkbox" checked={open} onChange={(event) => setOpen(event.target.checked)} /> Show my key in the lines</label>}
       </div>
+      {toolless && <p class="hint">{model} has no tools: programs can chat with it, and coding agents need another model.</p>}
       {shown.map(([title, note, lines]) => (
         <section class="recipe" key={title} aria-label={title}>
           <div class="row"><h2>{title}</h2><CopyButton text={lines} label={`Copy`} /></div>

@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from ollmlx.errors import OllmlxError, RunnerFailed, Unsupported
 from ollmlx.protocol import Progress, RunnerConfig, TokenizeRequest, Tokens
-from ollmlx.runner.kit import check_lark, check_schema
+from ollmlx.runner.kit import check_lark, check_schema, one_by_one
 from ollmlx.types import Done, EmbedRequest, EmbedResult, Event, GenerateRequest, RerankRequest, RerankResult
 from ollmlx_mlx.engine.batching.compute import ComputeThread
 from ollmlx_mlx.engine.batching.generation import GenerationState, Item
@@ -61,8 +61,8 @@ class MlxEngine:
         instance = self._ready()
         inbox: asyncio.Queue[Sequence[Item]] = asyncio.Queue()
         sink = partial(_deliver, asyncio.get_running_loop(), inbox)
-        if request.template or request.format:
-            await asyncio.to_thread(_try_out, instance, request)
+        if request.template not in (None, "", instance.config.model.defaults.template) or request.format:
+            await one_by_one(_try_out, instance, request)
         generation = await self._on_prompts(lambda: make_generation(instance, request, sink))
         self._compute.post(lambda: instance.scheduler.submit(generation))
         done = False

@@ -6,18 +6,9 @@ mlx-vlm builds each model, its encoder and its projector included; otherwise it 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Any
-
-from mlx_vlm.utils import load_model
 
 from ollmlx_mlx.engine.dry_load import main
-
-
-def read_seeing(folder: Path) -> Any:
-    """Build the model of a folder without reading its weights."""
-    return load_model(folder, lazy=True)
-
+from ollmlx_mlx_vlm.engine.model import read_seeing
 
 if __name__ == "__main__":
     main(sys.argv[1:], read_seeing)

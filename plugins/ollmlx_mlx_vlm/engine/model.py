@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 from mlx_lm.models.cache import ChunkedKVCache, KVCache, RotatingKVCache
 from mlx_lm.utils import load_config
-from mlx_vlm.utils import load_model as load_stored
+from mlx_vlm import utils
 
 from ollmlx.errors import Unsupported
 from ollmlx.protocol import RunnerConfig
 from ollmlx_mlx.engine.kv_cache import Layers
+from ollmlx_mlx.engine.stored_names import allow_open_files, mlx_names
 
 _CACHES: Final[Mapping[str, Callable[[Any], Any]]] = {
     "ArraysCache": lambda layer: layer,
@@ -71,8 +73,19 @@ def _positions(inputs: mx.array, cache: Layers | None) -> mx.array:
     return mx.broadcast_to((start + mx.arange(count))[None], (3, rows, count))
 
 
+def read_seeing(folder: Path, *, trust: bool = False) -> Any:
+    """Return mlx-vlm's model of a folder, whose weights are not read yet, by the names of Ollama's layers, too."""
+    allow_open_files(folder)
+    load_file = utils._load_safetensors
+    utils._load_safetensors = lambda path: mlx_names(load_file(path))  # mlx-vlm has no place to name weights
+    try:
+        return utils.load_model(folder, lazy=True, trust_remote_code=trust)
+    finally:
+        utils._load_safetensors = load_file
+
+
 def read_model(config: RunnerConfig) -> tuple[Module, dict[str, Any]]:
     """Return the model of a folder, whose weights are not read yet, and its configuration."""
     folder = config.model.path
     settings: dict[str, Any] = load_config(folder)
-    return SeeingModel(load_stored(folder, lazy=True, trust_remote_code=config.allow_remote_code)), settings
+    return SeeingModel(read_seeing(folder, trust=config.allow_remote_code)), settings

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +18,8 @@ from ollmlx.text.controls import escape_line
 GROUPS = ("config", "machine", "plugins", "storage", "server", "runners", "network", "model")
 """The groups in the order in which they are shown: causes before their consequences."""
 
+COPIES = 3
+"""Findings of one fault that are shown when many models have it."""
 NOTES = (Severity.OK, Severity.SKIPPED)
 _RANK = {severity: rank for rank, severity in enumerate(Severity)}
 _MARKS = {Severity.ERROR: "[✗]", Severity.WARNING: "[!]", Severity.SKIPPED: "[-]"}
@@ -134,8 +138,15 @@ class Report:
             lines.append(f"{mark} {'Settings' if group == 'config' else group.capitalize()}")
             for note in notes:
                 lines += _wrapped(note.title, _INDENT, _INDENT, width)
+            copies, told = Counter(map(_fault, findings)), Counter[tuple[str, ...]]()
             for finding in findings:
-                lines += finding_lines(finding, width, self.followers(finding))
+                fault = _fault(finding)
+                told[fault] += 1
+                if told[fault] <= COPIES:
+                    lines += finding_lines(finding, width, self.followers(finding))
+                if told[fault] == COPIES < copies[fault]:
+                    rest = f"{finding.code} {copies[fault] - COPIES} more like these: ollmlx doctor {group} --json"
+                    lines += _wrapped(rest, _INDENT, _DEEPER, width)
         return "\n".join([*lines, self._summary()])
 
     def _summary(self) -> str:
@@ -145,6 +156,14 @@ class Report:
             return f"{_count(errors, 'error')}, {_count(warnings, 'warning')}."
         skipped = any(note.severity is Severity.SKIPPED for group in self.groups() for note in self.notes(group))
         return "No problems found, but some checks were skipped." if skipped else "No problems found."
+
+
+def _fault(finding: Finding) -> tuple[str, ...]:
+    """Return what is wrong, without the names of what it is wrong with: the same for many models with one fault."""
+    if not finding.subject:
+        return (finding.code, finding.title)
+    names = re.compile(rf"{re.escape(finding.subject)}|[\d/_]")
+    return (finding.code, *(word for word in finding.title.split() if not names.search(word)))
 
 
 def finding_lines(finding: Finding, width: int | None, followers: Sequence[Finding] = ()) -> list[str]:

@@ -125,7 +125,10 @@ def examine_here(
     if not built:
         return None, Report((CheckResult("time", "config", "ollmlx", (_unread(patience),), patience),), patience)
     context = building.result()
-    return context, examine(select(context), context, patience=max(0.0, started + patience - now()), now=now)
+    try:
+        return context, examine(select(context), context, patience=max(0.0, started + patience - now()), now=now)
+    except (MemoryError, RuntimeError) as error:
+        return context, Report((CheckResult("limits", "machine", "ollmlx", (_too_little(error),), 0.0),), 0.0)
 
 
 def _finished(future: Future[Any], seconds: float) -> bool:
@@ -212,6 +215,11 @@ def _unread(patience: float) -> Finding:
         evidence=places, severity=Severity.ERROR,
         commands=(SafeCommand("unset OLLMLX_CONFIG"),) if stated else ("cd /", "ollmlx doctor"),
     )  # fmt: skip
+
+
+def _too_little(error: Exception) -> Finding:
+    title = f"the examination ended at a limit of memory, processes or addresses: {error or type(error).__name__}"
+    return found("ENV004", title, commands=("ulimit -v unlimited", "ulimit -u 4096"), severity=Severity.ERROR)
 
 
 def _not_begun(error: Exception) -> Finding:

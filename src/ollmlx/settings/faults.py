@@ -64,6 +64,10 @@ _KINDS = (
 """The beginnings of pydantic's kinds of errors about a type, and the type in words."""
 
 
+MOST_FAULTS = 100
+"""Errors of one source that are told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One fault: the key, the problem, the source, and the code whose runbook explains it."""
@@ -81,7 +85,7 @@ class Fault:
 def faults_of(error: ValidationError, raw: Mapping[str, Any], origin: Callable[[KeyPath], Origin]) -> list[Fault]:
     """The faults of one source, from pydantic's errors. `raw`: the values. `origin`: gives the place of a key."""
     grouped: dict[KeyPath, list[Any]] = {}
-    for item in error.errors(include_url=False):
+    for item in error.errors(include_url=False)[:MOST_FAULTS]:
         grouped.setdefault(_real_path(item["loc"], raw), []).append(item)
     faults = []
     for path, items in grouped.items():

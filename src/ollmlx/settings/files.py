@@ -19,6 +19,8 @@ STATE_FOLDER = Path("~/.ollmlx")
 """The folder of private files, unless the settings name another."""
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "UTF-8 with a byte order mark", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 LARGEST = 1 << 20
+MOST_PARSED = 2 * LARGEST
+"""Characters that are parsed to find the lines of keys; a statement of several lines is parsed with each of them."""
 _HEADER = re.compile(r"\s*\[{1,2}.*")
 _POSITION = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")
 
@@ -88,7 +90,7 @@ def private_file(state: Path, name: str) -> Path:
 def parse_toml(data: bytes) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     """Parse a settings file; return its tables and the line of each table and key. Raises NotToml."""
     if len(data) > LARGEST:
-        raise NotToml(f"the file has {len(data)} bytes, and a settings file {LARGEST} at most", 1, 1)
+        raise NotToml(f"the file has more than {LARGEST} bytes", 1, 1)
     for mark, name in BYTE_ORDER_MARKS.items():
         if data.startswith(mark):
             raise NotToml(f"the file is saved as {name}; save it as plain UTF-8", 1, 1)
@@ -100,6 +102,8 @@ def parse_toml(data: bytes) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]
         raise NotToml("the file is not UTF-8", before.count(b"\n") + 1, column) from error
     try:
         return tomllib.loads(text), key_lines(text)
+    except RecursionError:
+        raise NotToml("it is nested too deeply", 1, 1) from None
     except tomllib.TOMLDecodeError as error:
         raise _syntax_error(str(error), text) from error
 
@@ -107,18 +111,22 @@ def parse_toml(data: bytes) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]
 def key_lines(text: str) -> dict[tuple[str, ...], int]:
     """The line (from 1) of each table and key of a valid TOML text; a statement of several lines counts from its first.
 
-    `tomllib` does not report lines, so each statement is parsed alone: lines are added until they parse.
+    `tomllib` does not report lines, so each statement is parsed alone: lines are added until they parse. Keys after
+    MOST_PARSED characters have no line.
     """
     found: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()
     pending: list[str] = []
-    start = 0
+    start = work = 0
     for number, line in enumerate(text.splitlines(), start=1):
         if not pending and (not line.strip() or line.lstrip().startswith("#")):
             continue
         if not pending:
             start = number
         pending.append(line)
+        work += sum(map(len, pending))
+        if work > MOST_PARSED:
+            break
         try:
             parsed = tomllib.loads("\n".join(pending))
         except tomllib.TOMLDecodeError:

@@ -9,6 +9,7 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from pydantic_settings import EnvSettingsSource, InitSettingsSource
 
 from ollmlx.errors import ConfigError
 from ollmlx.settings.faults import DEFAULT, Fault, Origin, faults_between_values, faults_of, not_toml, unreadable
-from ollmlx.settings.files import NotToml, SettingsFile, find_file, parse_toml, user_file, working_folder
+from ollmlx.settings.files import LARGEST, NotToml, SettingsFile, find_file, parse_toml, user_file, working_folder
 from ollmlx.settings.keys import REMOVED, KeyPath, is_list, variable
 from ollmlx.settings.model import Settings
 from ollmlx.settings.trust import TrustedFiles, refusal, restricted_part
 from ollmlx.text.quantities import FOREVER, parse_duration
 
+MOST_TOLD = 20
+"""Ignored keys of a file that are named."""
 PREFIX = "OLLMLX_"
 _FALSE = {"0", "false", "f", "no", "off"}
 
@@ -201,7 +204,8 @@ def _from_file(file: SettingsFile, faults: list[Fault], ignored: list[Fault], tr
     """Read a settings file. What prevents that is added to `faults`, and to `ignored` what it may not set."""
     path, shown, found = file
     try:
-        data = path.read_bytes()
+        with path.open("rb") as opened:
+            data = opened.read(LARGEST + 1)
         tree, lines = parse_toml(data)
     except OSError as error:
         faults.append(unreadable(path, error, shown))
@@ -223,7 +227,7 @@ def _from_file(file: SettingsFile, faults: list[Fault], ignored: list[Fault], tr
 def _unrestricted(source: TracedSource, ignored: list[Fault]) -> TracedSource:
     """Leave out what only a trusted file may set, unless the value is the default."""
     parts = {path: part for path, _ in source.leaves() if (part := restricted_part(path)) is not None}
-    for path in parts:
+    for path in islice(parts, MOST_TOLD):
         others = [other for other, _ in source.leaves() if other != path]
         if not _is_default(source.without(others)):
             problem = "ignored, because this file was found and is not trusted; ollmlx config trust"

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pwd
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,8 +21,7 @@ from ollmlx.settings.keys import KeyPath
 TRUSTED = "trusted.json"
 RESTRICTED: tuple[KeyPath, ...] = (
     ("plugins",), ("server", "host"), ("server", "hosts"), ("server", "origins"), ("storage", "models"),
-    ("storage", "state"), ("security", "allow_no_auth"), ("security", "allow_remote_code"),
-    ("security", "fetch_images"), ("security", "private_hosts"), ("models", "*", "cluster"),
+    ("storage", "state"), ("security",), ("runners", "sandbox"), ("logging", "prompts"), ("models", "*", "cluster"),
 )  # fmt: skip
 """Keys, and whole tables, that the file of a working directory may set only if it is trusted."""
 
@@ -33,6 +33,8 @@ def refusal(path: Path) -> str | None:
             found = each.stat()
         except OSError:  # reading the file reports the reason
             return None
+        if each == path and not stat.S_ISREG(found.st_mode):  # a pipe would be waited for without end
+            return "it is no regular file"
         if found.st_uid != os.geteuid():
             return f"{what} belongs to another user"
         if found.st_mode & 0o002 or (found.st_mode & 0o020 and not _is_own_group(found.st_gid)):

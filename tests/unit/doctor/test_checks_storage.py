@@ -230,6 +230,10 @@ def test_folders_that_cannot_be_used_are_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     expect(moved(context, models=tmp_path / "file"), "STO002", "is not a folder", "mkdir -p")
     expect(moved(context, state=tmp_path / "file"), "STO002", "is not a folder", "mkdir -p")
+    assert "SEC007" not in codes(moved(context, state=tmp_path / "file"))
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    command = f"mkdir -p {tmp_path / 'gone'}"
+    expect(moved(context, state=tmp_path / "link"), "STO002", "is a link to", command)
 
 
 Denied = Callable[[Path, int], bool]

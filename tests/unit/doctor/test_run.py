@@ -119,6 +119,18 @@ def test_settings_on_a_disk_that_does_not_answer_are_a_finding_with_its_place(mo
     assert finding.safe == ("unset OLLMLX_CONFIG",)
 
 
+@pytest.mark.finding("ENV004")
+def test_a_limit_at_which_no_thread_starts_is_a_finding() -> None:
+    def no_threads(context: CheckContext) -> Iterator[OwnedCheck]:
+        raise RuntimeError("can't start new thread")
+
+    _, report = examine_here(CheckContext, no_threads, patience=60)
+    assert report.failed
+    (finding,) = report.findings
+    assert (finding.code, finding.commands[0]) == ("ENV004", "ulimit -v unlimited")
+    assert "can't start new thread" in finding.title
+
+
 def test_checks_that_need_no_plugins_run_while_plugins_are_loaded() -> None:
     done = threading.Event()
 
@@ -292,3 +304,16 @@ def test_a_working_directory_that_was_removed_changes_nothing(tmp_path: Path, mo
 def test_a_number_that_is_no_process_is_none(pid: int) -> None:
     assert Processes().variables(pid) == {}
     assert Processes().get(pid) is None
+
+
+def test_many_models_with_one_fault_are_told_a_few_times() -> None:
+    """300 models that were cloned without Git LFS were 900 lines, and what else was wrong was lost among them."""
+    pointers = [found("MDL003", f"org_m{i}/x is damaged: it is a pointer", subject=f"org_m{i}") for i in range(300)]
+    other = found("MDL003", "org_other has no config.json", subject="org_other")
+    report = Report((CheckResult("x", "storage", "t", (*pointers, other), 0.1),), 0.1)
+    text = report.as_text()
+    assert text.count("is a pointer") == 3
+    assert "MDL003 297 more like these: ollmlx doctor storage --json" in text
+    assert "org_other has no config.json" in text
+    assert text.endswith("301 errors, 0 warnings.")
+    assert len(report.as_json()["findings"]) == 301

@@ -358,7 +358,7 @@ def secrets(context: CheckContext) -> Iterator[Finding]:
     state = context.settings.state_folder
     with suppress(OSError):
         mode = stat.S_IMODE(state.stat().st_mode)
-        if mode & 0o077 and context.is_reliable("storage", "state"):
+        if mode & 0o077 and state.is_dir() and context.is_reliable("storage", "state"):
             title = f"other users can read the state folder {state}"
             yield found("SEC007", title, evidence=(f"mode {mode:o}",), commands=private(context, state))
 

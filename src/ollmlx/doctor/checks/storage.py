@@ -96,16 +96,20 @@ def _is_model(path: Path) -> bool:
     return os.path.isfile(path / "config.json") and any(path.glob("*.safetensors"))  # noqa: PTH113
 
 
+def _dangling(link: Path, what: str, elsewhere: tuple[str, str]) -> Finding:
+    target = link.parent / link.readlink()
+    return found(
+        "STO002", f"{what} is a link to {target}, which does not exist",
+        evidence=("perhaps a disk is not mounted: mount it first",), commands=(f"mkdir -p {quoted(target)}",),
+        instead=other_folder(*elsewhere),
+    )  # fmt: skip
+
+
 def _missing(models: Path) -> Finding:
     link = next((one for one in (models, *models.parents) if os.path.islink(one) and not os.path.exists(one)), None)
     if link is not None:
-        target = link.parent / link.readlink()
         what = f"the models folder {models}" if link == models else f"{link}, above the models folder,"
-        return found(
-            "STO002", f"{what} is a link to {target}, which does not exist",
-            evidence=("perhaps a disk is not mounted: mount it first",), commands=(f"mkdir -p {quoted(target)}",),
-            instead=other_folder("OLLAMA_MODELS", "models"),
-        )  # fmt: skip
+        return _dangling(link, what, ("OLLAMA_MODELS", "models"))
     parent = _existing_parent(models)
     if str(parent) in MOUNTS or str(parent.parent) == "/run/media":
         title = f"the models folder {models} is on a disk that is not mounted"
@@ -214,6 +218,8 @@ def _state_folder(context: CheckContext, state: Path) -> Iterator[Finding]:
     if exists and not os.path.isdir(state):
         title = f"the state folder {state} is not a folder"
         yield found("STO002", title, commands=_move_away(state))
+    elif not exists and os.path.islink(state):
+        yield _dangling(state, f"the state folder {state}", ("OLLMLX_STORAGE__STATE", ".ollmlx"))
     elif exists and not os.access(state, os.R_OK | os.W_OK | os.X_OK):
         read_only = "ro" in context.machine.flags(state)
         title = f"the state folder {state} {'is mounted read-only' if read_only else 'cannot be used'}"

@@ -29,6 +29,7 @@ from ollmlx.runner.kit.prompts import tool_function as tool_function
 from ollmlx.runner.kit.prompts import truncation_target as truncation_target
 from ollmlx.runner.kit.schemas import check_lark as check_lark
 from ollmlx.runner.kit.schemas import check_schema as check_schema
+from ollmlx.runner.kit.schemas import one_by_one as one_by_one
 from ollmlx.runner.kit.serial import SerialEngine as SerialEngine
 from ollmlx.runner.kit.texts import TextFrame as TextFrame
 from ollmlx.runner.kit.texts import document_room as document_room

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Final
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from typing import Any, Final, TypeVar
 
 from ollmlx.errors import InvalidRequest
 from ollmlx.helper import run_limited
 
 MAX_SCHEMA: Final = 256 << 10
 """Characters of a schema. Agents send some thousand."""
+
+
+T = TypeVar("T")
+_thread: Final = ThreadPoolExecutor(1, thread_name_prefix="brought")
+
+
+async def one_by_one(function: Callable[..., T], /, *arguments: Any) -> T:
+    """Run a function on what a single request brings (a template, a schema, a grammar) in the thread for these.
+
+    There is one, so what takes seconds delays its like, and leaves a helper to the requests without.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_thread, partial(function, *arguments))
 
 
 @lru_cache(maxsize=256)

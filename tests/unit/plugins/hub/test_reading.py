@@ -135,6 +135,16 @@ async def test_links_inside_the_models_folder_are_followed(store: MlxStore, tiny
     assert (await found(store, "tiny")).size > 4096
 
 
+async def test_the_folder_of_all_models_may_be_a_link_to_another_disk(
+    store: MlxStore, tiny: Path, models: Path, tmp_path: Path
+) -> None:
+    disk = models.rename(tmp_path / "disk")
+    models.symlink_to(disk)
+    assert (await found(store, "tiny")).size > 4096
+    damage(disk / tiny.name / "model.safetensors", "link outside", tmp_path)
+    assert await store.list() == []
+
+
 @pytest.mark.fault(36)
 async def test_a_file_without_permission_is_named_and_read_again_later(
     store: MlxStore, tiny: Path, monkeypatch: pytest.MonkeyPatch

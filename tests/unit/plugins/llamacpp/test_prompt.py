@@ -93,6 +93,41 @@ async def test_the_prompt_goes_as_ids_when_an_answer_is_text_and_nothing_else(
         assert (prompt.body["prompt"], prompt.body["n_probs"]) == ([5, 5, 5, 10], 2)
 
 
+class Counting(Plain):
+    """The same, which counts how often it is asked for the text of a conversation."""
+
+    asked = 0
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        self.asked += path == "/apply-template"
+        return await super().post(path, body)
+
+
+ALIKE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+
+
+@pytest.mark.parametrize(
+    ("template", "fields", "asked"),
+    [
+        (ALIKE, {}, 0),
+        (ALIKE, {"tools": (WEATHER,)}, 1),
+        (ALIKE, {"think": "low"}, 1),
+        (ALIKE.replace("m.content", "m.content | trim"), {}, 1),
+        (ALIKE.replace("m.content", "m.content.missing()"), {}, 1),
+    ],
+    ids=["a-conversation-of-texts", "tools", "thinking", "another-text", "a-refusal"],
+)
+async def test_llama_cpp_renders_no_simple_conversation_when_both_make_the_same_text(
+    template: str, fields: dict[str, Any], asked: int
+) -> None:
+    client = Counting()
+    made = LlamaCppPrompts(client, "tiny", 100, template=template)  # type: ignore[arg-type]
+    first = await made.build(chat("hello there"))
+    before = client.asked
+    assert (await made.build(chat("hello there", **fields))).tokens == first.tokens == (5, 5, 5, 10)
+    assert client.asked - before == asked
+
+
 async def test_an_answer_that_is_begun_goes_through_llama_cpps_chat() -> None:
     made = builder(client=Plain)
     assert (await made.build(chat("hello", "well"))).path == CHAT

@@ -11,7 +11,7 @@ from tests.vision_models import seeing_model
 pytest.importorskip("mlx_vlm")
 
 from ollmlx_mlx.engine.dry_load import examine
-from ollmlx_mlx_vlm.engine.dry_load import read_seeing
+from ollmlx_mlx_vlm.engine.model import read_seeing
 
 
 @pytest.mark.parametrize("family", ["gemma3", "mistral3", "qwen3_5", "smolvlm"])
