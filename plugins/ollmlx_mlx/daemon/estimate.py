@@ -105,14 +105,16 @@ def estimate(facts: ModelFacts, context: int, parallel: int, budget: int = 0) ->
 def pool_tokens(facts: ModelFacts, context: int, parallel: int, budget: int) -> int:
     """Return the tokens that all sequences share: at least one whole context.
 
-    With an automatic width it is enough for 16 short ones. A stated width gets as many whole contexts as fit a share of
-    the budget.
+    With an automatic width it is enough for 16 short ones, where the budget has room for that. A stated width gets as
+    many whole contexts as fit a share of the budget.
     """
     least = max(context, min(context * (parallel or AUTO_WIDTH), POOL_TOKENS))
-    if parallel == 0 or not facts.cache.per_token:
+    if not facts.cache.per_token:
         return least
-    left = budget * POOL_SHARE - _estimate(facts, context, parallel, 0).total
-    return max(least, min(context * parallel, int(left / (facts.cache.per_token * bytes_per_value(facts)))))
+    share = POOL_SHARE if parallel else 1.0
+    left = budget * share - _estimate(facts, context, parallel, 0).total
+    room = int(left / (facts.cache.per_token * bytes_per_value(facts)))
+    return max(least, min(context * parallel, room)) if parallel else max(context, min(least, room))
 
 
 def _estimate(facts: ModelFacts, context: int, parallel: int, pool: int) -> MemoryEstimate:

@@ -164,6 +164,8 @@ def test_the_estimate_adds_weights_caches_and_the_process() -> None:
         (2048, 0, BUDGET, 32768),  # 16 short ones
         (1024, 0, BUDGET, 16384),
         (8192, 0, BUDGET, 32768),
+        (8192, 0, 2048 * MIB, 15_468),  # what there is room for
+        (8192, 0, 0, 8192),  # one whole context, although it does not fit
         (131072, 0, BUDGET, 131072),  # one whole context, which all share
         (8192, 1, BUDGET, 8192),
         (65536, 2, BUDGET, 131072),
