@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
@@ -25,6 +26,9 @@ from ollmlx.model.names import ModelName
 from ollmlx.plugin.contracts import Importer, Previewer, Source, Store, can_keep, is_read_only
 from ollmlx.plugin.registry import SENSES, Registry
 from ollmlx.settings import Settings
+from ollmlx.storekit.outline import outlined_model
+from ollmlx.storekit.staging import discard
+from ollmlx.storekit.threads import to_transfer_thread
 from ollmlx.types import CreateRequest, InstalledModel, PullCandidate, PullProgress
 
 logger = logging.getLogger(__name__)
@@ -32,6 +36,8 @@ LEFT_TO_THE_NEXT = ("MDL006", "MDL007")
 """Codes of files that one store cannot use, while another may: a format, an adapter."""
 UNREACHABLE = "NET005"
 """The code of a source that does not answer, or only with a failure of its own."""
+FOREIGN = "MDL005"
+"""The code of a model that no backend can run."""
 ALIKE = 0.8
 """The likeness, by difflib, from which a name may be the one that was meant."""
 
@@ -268,9 +274,11 @@ class ModelLibrary:
         self, name: ModelName, offers: Sequence[tuple[Source, ModelName]], backend: str | None, *, insecure: bool
     ) -> AsyncIterator[PullProgress]:
         refusals: list[OllmlxError] = []
-        for source, wanted in offers:
+        for number, (source, wanted) in enumerate(offers, 1):
             downloading = False
             try:
+                if number < len(offers):
+                    await self._check_dialect(source, wanted, insecure=insecure)
                 store = self._home(source.format(wanted), backend) or self._registry.stores.get(source.store)
                 if store is None:
                     raise NotFound(f"store {source.store!r} of source {source.name!r} is not installed", code="PLG006")
@@ -280,15 +288,32 @@ class ModelLibrary:
                         downloading = downloading or step.total is not None
                         yield step
             except (NotFound, Unsupported, UpstreamError) as error:
-                silent = error.code == UNREACHABLE
+                silent, foreign = error.code == UNREACHABLE, error.code == FOREIGN
                 if downloading or (isinstance(error, UpstreamError) and not silent):
                     raise
                 refusals.append(error)  # the next source may have the model
-                if silent and len(refusals) < len(offers):
+                if (silent or foreign) and number < len(offers):
                     yield PullProgress(status=f"{error.message}; asking the next source")
             else:
                 return
         raise _combine(refusals, await self._meant(name, self._overrides.aliases()))
+
+    async def _check_dialect(self, source: Source, name: ModelName, *, insecure: bool) -> None:
+        """Raise Unsupported for a GGUF file that only Ollama's engine reads, by its header. Tells no other faults."""
+        if source.format(name) != "gguf" or not isinstance(source, Previewer):
+            return
+        folder = Path(await to_transfer_thread(tempfile.mkdtemp, prefix="ollmlx-preview-"))
+        dialect = None
+        try:
+            with suppress(OllmlxError):
+                async with closing(source.preview(name, folder, insecure=insecure)) as candidates:
+                    first = await anext(candidates, None)
+                    model = await to_transfer_thread(outlined_model, name, first) if first is not None else None
+                    dialect = model.info.get(DIALECT_KEY) if model is not None else None
+        finally:
+            await discard(folder)
+        if dialect:
+            raise Unsupported(f"the file of {source.name} is in Ollama's own dialect ({dialect})", code=FOREIGN)
 
     def _stated_backend(self, name: ModelName) -> str | None:
         overrides = self._overrides.models.get(name)

@@ -239,6 +239,22 @@ async def test_a_preview_judges_each_candidate_by_engine_context_and_memory(tmp_
     assert (end.source, end.error) == ("files", "that is all")
 
 
+async def test_a_file_in_ollamas_own_dialect_is_left_for_the_next_source_before_it_is_downloaded(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.gguf").write_bytes(tiny_gguf(architecture="gptoss"))
+    source = PreviewedSource(tmp_path / "a.gguf")
+    machine = Machine("cpu", source=source, catalogue={"small:1b": "mlx-community/Small-4bit"})
+    first, last = await machine.pull()
+    assert "Ollama's own dialect" in first
+    assert first.endswith("asking the next source")
+    assert (last, list(machine.files.models)) == ("success", [])
+
+    alone = Machine("cpu", source=source)
+    assert await alone.pull() == ["success"]
+    assert list(alone.files.models) == [NAME]
+
+
 async def test_a_source_without_a_preview_says_so() -> None:
     (found,) = await Machine("cpu").service.preview(NAME)
     assert found.error == "the source does not tell what it would fetch"
