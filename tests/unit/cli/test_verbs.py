@@ -309,6 +309,7 @@ def test_an_api_key_travels_with_each_call(
 ) -> None:
     daemon.says("GET", "/api/tags", {"models": []})
     (tmp_path / "ollmlx.toml").write_text('[security]\napi_keys = ["from-the-settings"]\n')
+    assert ollmlx("config", "trust").code == 0
     assert ollmlx("list").code == 0
     assert daemon.requests[-1].headers["authorization"] == "Bearer from-the-settings"
     assert ollmlx("list", "--host", daemon.url).code == 0
