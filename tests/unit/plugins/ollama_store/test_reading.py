@@ -153,7 +153,7 @@ async def test_models_for_ollamas_mlx_engine_have_a_format_of_their_own(
 ) -> None:
     tensors: list[bytes] = [b"tensor one", b"tensor two"]
     layers: dict[str, bytes | list[bytes]] = {"tensor": tensors, "json": b"{}"}
-    ollama.add("m", layers, model_format="safetensors", capabilities=["completion", "tools", "audio"])
+    ollama.add("m", layers, model_format="safetensors", capabilities=["completion", "tools", "image"])
     model = await found(store, "m")
     assert model.format == "ollama-safetensors"
     assert model.details.format == "safetensors"
