@@ -79,18 +79,24 @@ class LlamaCppCheck:
                 f"{name}: {title}",
                 severity=Severity.WARNING,
                 subject=name,
-                evidence=["measured with two models on two cores: docs/benchmarks.md", *_own_file(model)],
-                commands=[f"ollmlx create {name} -f Modelfile" if _own_file(model) else f"ollmlx pull {name}"],
+                evidence=["measured with two models on two cores: docs/benchmarks.md", *_made_from(model)],
+                commands=[f"ollmlx create {name} -f Modelfile" if _made_from(model) else f"ollmlx pull {name}"],
             )
             for name, model in (await _models(context, "mlx")).items()
             if model.name not in overrides and (_own_file(model) or _came_as_gguf(model, registry))
         ]
 
 
-def _own_file(model: InstalledModel) -> list[str]:
-    """Return the evidence that a model was created from a person's own GGUF file; nothing for other models."""
+def _made_from(model: InstalledModel) -> list[str]:
+    """Return the evidence that a person created the model, from a file or from another model; nothing for others."""
+    base = _own_file(model) or model.details.parent_model
+    return [f"made from {base}: a Modelfile with FROM and that makes it again"] if base else []
+
+
+def _own_file(model: InstalledModel) -> str:
+    """Return the person's own GGUF file from which a model was created, or ""."""
     kind, _, file = model.source.partition(":")
-    return [f"imported from {file}: a Modelfile with FROM and that file makes it again"] if kind == "gguf" else []
+    return file if kind == "gguf" else ""
 
 
 def _came_as_gguf(model: InstalledModel, registry: Any) -> bool:

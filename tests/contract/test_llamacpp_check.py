@@ -16,7 +16,7 @@ from ollmlx.errors import StorageError
 from ollmlx.plugin.registry import Registry
 from ollmlx.settings import Settings
 from ollmlx.testing import CheckContext, CheckSuite, fake_model
-from ollmlx.types import InstalledModel
+from ollmlx.types import InstalledModel, ModelDetails
 from ollmlx_llamacpp.backend import MISSING
 from ollmlx_llamacpp.check import BROKEN, SLOWER, LlamaCppCheck
 
@@ -118,13 +118,21 @@ class TestLlamaCppCheck(CheckSuite):
         assert finding.commands == ("ollmlx pull small",)
 
     @pytest.mark.finding("ENV007")
-    async def test_an_import_of_ones_own_gguf_file_is_named_with_that_file(
-        self,
+    @pytest.mark.parametrize(
+        ("changes", "base"),
+        [
+            ({"source": "gguf:notes.Q4_0.gguf"}, "notes.Q4_0.gguf"),
+            ({"source": IMPORTED.source, "details": ModelDetails(parent_model="small:1b")}, "small:1b"),
+        ],
+        ids=["from a file", "from an installed model"],
+    )
+    async def test_an_import_that_a_person_created_is_named_with_what_it_was_made_from(
+        self, changes: dict[str, Any], base: str
     ) -> None:
-        own = fake_model("own", format="mlx", source="gguf:notes.Q4_0.gguf")
+        own = fake_model("own", format="mlx", **changes)
         (finding,) = await LlamaCppCheck(lambda: True).run(context(own))
         assert finding.commands == ("ollmlx create own -f Modelfile",)
-        assert "notes.Q4_0.gguf" in finding.evidence[-1]
+        assert base in finding.evidence[-1]
 
     async def test_an_import_stays_unnamed_on_a_gpu_and_when_the_settings_want_it(self) -> None:
         model, wanted = IMPORTED, {"models": {"small": {"backend": "mlx"}}}
