@@ -18,7 +18,6 @@ from ollmlx.runner.kit import (
     OldestFirst,
     bounded_text,
     call_schema,
-    chat_turn,
     check_lark,
     check_schema,
     context_exceeded,
@@ -27,14 +26,22 @@ from ollmlx.runner.kit import (
     later_systems_into_user,
     offered_tools,
     one_by_one,
-    template_thinking,
     thinking_budget,
-    tool_function,
     truncation_target,
 )
-from ollmlx.types import GenerateRequest, Message, Options
+from ollmlx.types import GenerateRequest, Message
+from ollmlx_llamacpp.bodies import (
+    answer_limit,
+    chat_body,
+    check_chat_schemas,
+    is_simple,
+    rendered_text,
+    response_format,
+    sampling_body,
+    turn_of,
+)
 from ollmlx_llamacpp.client import Json, LlamaCppClient
-from ollmlx_llamacpp.limits import Rendering, check_schemas
+from ollmlx_llamacpp.limits import Rendering
 
 Made = TypeVar("Made")
 CHAT, TEXT, INSERT = "/v1/chat/completions", "/completion", "/infill"
@@ -47,9 +54,6 @@ TRIALS = (_USER,), (Message(role="system", content=" Be brief.\n"), _USER, _ANSW
 """Simple conversations."""
 LARK = "%llguidance {}\n"
 """The beginning of a grammar for llguidance; any other is one of llama.cpp's own."""
-SAMPLERS = {"temperature", "top_k", "top_p", "min_p", "typical_p", "seed"}
-PENALTIES = {"repeat_last_n", "repeat_penalty", "presence_penalty", "frequency_penalty"}
-"""Like the samplers, options that llama.cpp calls as Ollama does."""
 
 
 @dataclass(frozen=True)
@@ -146,14 +150,14 @@ class LlamaCppPrompts:
         if request.template:
             if offered_tools(request.tools, request.tool_choice) and not passes_tools(request.template):
                 raise Unsupported(f"{self.model_name} does not support tools: its template does not mention them")
-            turns = [_turn(message, self.marker) for message in messages]
-            return await self._lane(request)(_render, request.template, turns, request, self.model_name)
+            turns = [turn_of(message, self.marker) for message in messages]
+            return await self._lane(request)(rendered_text, request.template, turns, request, self.model_name)
         if self.template:
             text = await self._try_template(messages, request)
-            if text is not None and _is_simple(messages, request) and await self._renders_alike():
+            if text is not None and is_simple(messages, request) and await self._renders_alike():
                 return text
-            return await self.rendering.text(_chat(messages, request))
-        return "\n\n".join(str(_turn(message, self.marker)["content"]) for message in messages)
+            return await self.rendering.text(chat_body(messages, request))
+        return "\n\n".join(str(turn_of(message, self.marker)["content"]) for message in messages)
 
     def _lane(self, request: GenerateRequest) -> Callable[..., Awaitable[str]]:
         """Return where a template is rendered: the model's beside the others, a request's own after its like."""
@@ -165,13 +169,13 @@ class LlamaCppPrompts:
         Raises LimitExceeded when it reaches a limit: llama.cpp renders without any.
         """
         turns = [
-            _turn(
+            turn_of(
                 message.model_copy(update={kind: ("",) * len(getattr(message, kind)) for kind in ("images", "audio")})
             )
             for message in messages
         ]
         try:
-            return await asyncio.to_thread(_render, self.template, turns, request, self.model_name)
+            return await asyncio.to_thread(rendered_text, self.template, turns, request, self.model_name)
         except LimitExceeded:
             raise
         except InvalidRequest:
@@ -183,7 +187,7 @@ class LlamaCppPrompts:
             trials = [GenerateRequest(messages=messages) for messages in TRIALS]
             try:
                 own = [await self._try_template(trial.messages, trial) for trial in trials]
-                self.alike = own == [await self.rendering.text(_chat(trial.messages, trial)) for trial in trials]
+                self.alike = own == [await self.rendering.text(chat_body(trial.messages, trial)) for trial in trials]
             except OllmlxError:
                 self.alike = False
         return self.alike
@@ -201,18 +205,18 @@ class LlamaCppPrompts:
         return bool(request.context) or not self.template or bool(request.template)
 
     async def _conversation(self, request: GenerateRequest, context: int) -> LlamaCppPrompt:
-        _check_schemas(request)
+        check_chat_schemas(request)
         messages, tokens, dropped = await self._fit(request, context)
-        sampling = _sampling(request.options, _limit(request, context, len(tokens)))
+        sampling = sampling_body(request.options, answer_limit(request, context, len(tokens)))
         if await self._is_plain(request):
             probabilities = {"n_probs": max(1, request.top_logprobs)} if request.top_logprobs is not None else {}
             body = sampling | probabilities | {"prompt": tokens, "return_tokens": True, "return_progress": True}
             return LlamaCppPrompt(TEXT, body, tuple(tokens), dropped)
-        body = _chat(messages, request) | sampling
+        body = chat_body(messages, request) | sampling
         if request.top_logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": max(1, request.top_logprobs)}
         if request.format is not None:
-            body["response_format"] = _response_format(request.format)
+            body["response_format"] = response_format(request.format)
         if (budget := thinking_budget(request, knows_effort=knows_effort(self.template))) is not None:
             body["thinking_budget_tokens"] = budget
         return LlamaCppPrompt(CHAT, body | {"verbose": True, "return_progress": True}, tuple(tokens), dropped)
@@ -264,7 +268,7 @@ class LlamaCppPrompts:
                 raise context_exceeded(len(tokens), context - 1)
             target = truncation_target(context, request.options.num_predict)
             kept = cut_tokens(tokens, target, request.options.num_keep)
-        body = _sampling(request.options, _limit(request, context, len(kept)))
+        body = sampling_body(request.options, answer_limit(request, context, len(kept)))
         if request.top_logprobs is not None:
             body["n_probs"] = max(1, request.top_logprobs)
         if request.format is not None:
@@ -304,7 +308,7 @@ class LlamaCppPrompts:
             count = len(await self.encode(request.prompt)) + len(await self.encode(request.suffix or "", special=False))
             if count >= self.context_length:
                 raise context_exceeded(count, self.context_length - 1)
-        body = _sampling(request.options, request.options.num_predict)
+        body = sampling_body(request.options, request.options.num_predict)
         body |= {"input_prefix": request.prompt, "input_suffix": request.suffix, "prompt": ""}
         return LlamaCppPrompt(INSERT, body | {"return_tokens": True, "return_progress": True})
 
@@ -338,108 +342,3 @@ class LlamaCppPrompts:
         if len(tokens) > target:
             raise context_exceeded(len(tokens), target)
         return kept, tokens
-
-
-def _turn(message: Message, marker: str = "") -> Json:
-    """Return a message as chat templates expect it; its images and sounds as parts, or as markers in its text."""
-    turn = chat_turn(message)
-    if message.media and marker:
-        turn["content"] = marker * len(message.media) + message.content
-    elif message.media:
-        pictures = [
-            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}} for image in message.images
-        ]
-        sounds = [{"type": "input_audio", "input_audio": {"data": each, "format": "wav"}} for each in message.audio]
-        turn["content"] = [*pictures, *sounds, {"type": "text", "text": message.content}]
-    return turn
-
-
-def _chat(messages: Sequence[Message], request: GenerateRequest) -> Json:
-    turns = [_turn(message) for message in messages]
-    for turn in turns:
-        for call in turn.get("tool_calls", ()):
-            call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
-    body: Json = {"messages": turns}
-    if tools := offered_tools(request.tools, request.tool_choice):
-        body |= {"tools": tools, "parallel_tool_calls": request.parallel_tool_calls}
-        body["tool_choice"] = "auto" if request.tool_choice == "auto" else "required"
-    if thinking := template_thinking(request.think):
-        body["chat_template_kwargs"] = thinking
-    return body
-
-
-def _is_simple(messages: Sequence[Message], request: GenerateRequest) -> bool:
-    """Return whether a conversation has texts in turns only, ends with a question, and asks for nothing else."""
-    return not (
-        request.tools
-        or request.think is not None
-        or messages[-1].role != "user"
-        or any(
-            message.role not in ("system", "user", "assistant")
-            or message.media
-            or message.tool_calls
-            or message.thinking
-            for message in messages
-        )
-    )
-
-
-def _check_schemas(request: GenerateRequest) -> None:
-    """Raise LimitExceeded for schemas of a chat that would occupy llama.cpp."""
-    if isinstance(request.format, dict):
-        check_schemas([request.format], "the format")
-    for tool in offered_tools(request.tools, request.tool_choice):
-        function = tool_function(tool)
-        check_schemas([function.get("parameters") or {}], f"the tool {function['name']}")
-
-
-def _response_format(format: str | Json) -> Json:
-    if isinstance(format, str):
-        return {"type": "json_object"}
-    return {"type": "json_schema", "json_schema": {"schema": format}}
-
-
-def _limit(request: GenerateRequest, context: int, prompt: int) -> int:
-    """Return the tokens to generate: at most the rest of the context unless the request allows shifting it."""
-    room, wanted = max(0, context - prompt), request.options.num_predict
-    if wanted < 0 or not request.shift:
-        return room if wanted < 0 else min(wanted, room)
-    return wanted
-
-
-def _sampling(options: Options, limit: int) -> Json:
-    body = options.model_dump(include=SAMPLERS | PENALTIES) | {
-        "n_predict": limit,
-        "max_tokens": limit,
-        "n_keep": options.num_keep,
-        "stop": list(options.stop),
-    }
-    if options.logit_bias:
-        body["logit_bias"] = [[token, bias] for token, bias in options.logit_bias.items()]
-    return body
-
-
-# -- chat templates of requests and Modelfiles -----------------------------------------------------------------------
-
-
-def _render(template: str, turns: list[Json], request: GenerateRequest, model_name: str) -> str:
-    """Return the prompt text. Raises InvalidRequest with the template's message when it refuses the conversation."""
-    go = is_go_template(template)  # it leaves the assistant's last turn open by itself
-    last = turns[-1]["content"] if request.continue_last and turns and not go else None
-    try:
-        text = render_template(
-            template,
-            {
-                "messages": turns[:-1] if last is not None else turns,
-                "tools": offered_tools(request.tools, request.tool_choice) or None,
-                "add_generation_prompt": True,
-                "bos_token": "",
-                "eos_token": "",
-                **template_thinking(request.think),
-            },
-        )
-    except LimitExceeded:
-        raise
-    except InvalidRequest as error:
-        raise InvalidRequest(f"the chat template of {model_name} refuses this conversation: {error.message}") from error
-    return text + (last or "")
