@@ -49,7 +49,7 @@ def test_saved_prompts_go_with_their_model_and_by_command(
     (file,) = saved_files(server)
     assert file.stat().st_mode & 0o077 == 0
     listed = server.cli("cache", "list").stdout
-    assert "smollm2@135m" in listed
+    assert "smollm2:135m" in listed
     assert "removed" in server.cli("cache", "clear", MODEL).stderr
     assert saved_files(server) == []
     assert server.cli("cache", "clear", MODEL).returncode == 1

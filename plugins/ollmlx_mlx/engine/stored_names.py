@@ -18,6 +18,8 @@ from ollmlx import mlx_tensor_name
 from ollmlx_mlx.folder import WEIGHTS
 
 _SPARE_FILES: Final = 256
+_LAYERS: Final = {"mlp": "switch_mlp", "feed_forward": "experts"}
+"""How the layers for experts are called, by the block that they are in; Llama 4's is `feed_forward`."""
 _EXPERTS: Final = re.compile(r"(.*)\.experts\.(gate_up|gate|up|down)_proj\.(weight|scales|biases)")
 
 
@@ -36,7 +38,7 @@ def _parts(name: str, array: mx.array, own: Container[str]) -> list[tuple[str, m
     if found is None or array.ndim != 3:
         return [(name, array)]
     block, part, last = found.groups()
-    inner = "switch_mlp" if block.endswith(".mlp") else "experts.switch_glu"
+    inner = _LAYERS.get(block.rpartition(".")[2], "experts.switch_glu")
     if f"{block}.experts.down_proj.weight" in own:
         inner = "experts"
     if part != "gate_up":
