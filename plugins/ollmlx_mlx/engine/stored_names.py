@@ -19,7 +19,7 @@ from ollmlx_mlx.folder import WEIGHTS
 
 _SPARE_FILES: Final = 256
 _LAYERS: Final = {"mlp": "switch_mlp", "feed_forward": "experts"}
-"""How the layers for experts are called, by the block that they are in; Llama 4's is `feed_forward`."""
+"""Names of layers for experts, by the block that they are in; Llama 4 calls that `feed_forward`."""
 _EXPERTS: Final = re.compile(r"(.*)\.experts\.(gate_up|gate|up|down)_proj\.(weight|scales|biases)")
 
 
