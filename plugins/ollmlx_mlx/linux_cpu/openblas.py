@@ -7,6 +7,7 @@ one file of one version; it is written beside its place and moved there, so that
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import re
@@ -68,7 +69,9 @@ class PlainCopies:
 @cache
 def _unnamed(name: str) -> IO[bytes]:
     """Open the file without a name that stands for this one: however this process ends, no file is left."""
-    return TemporaryFile()
+    file = TemporaryFile()  # noqa: SIM115 - open until the process ends
+    atexit.register(file.close)
+    return file
 
 
 def _write(library: Path, copy: Path, folder: Path | None) -> None:
