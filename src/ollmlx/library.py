@@ -302,10 +302,13 @@ class ModelLibrary:
         """Raise Unsupported for a GGUF file that only Ollama's engine reads, by its header. Tells no other faults."""
         if source.format(name) != "gguf" or not isinstance(source, Previewer):
             return
-        folder = Path(await to_transfer_thread(tempfile.mkdtemp, prefix="ollmlx-preview-"))
+        try:
+            folder = Path(await to_transfer_thread(tempfile.mkdtemp, prefix="ollmlx-preview-"))
+        except OSError:  # no room for a header: the pull does without
+            return
         dialect = None
         try:
-            with suppress(OllmlxError):
+            with suppress(OllmlxError), self._registry.sources.errors_named(source.name):
                 async with closing(source.preview(name, folder, insecure=insecure)) as candidates:
                     first = await anext(candidates, None)
                     model = await to_transfer_thread(outlined_model, name, first) if first is not None else None

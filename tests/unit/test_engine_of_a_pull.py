@@ -255,6 +255,17 @@ async def test_a_file_in_ollamas_own_dialect_is_left_for_the_next_source_before_
     assert list(alone.files.models) == [NAME]
 
 
+class BrokenPreview(GgufSource):
+    def preview(self, name: ModelName, into: Path, *, insecure: bool = False) -> AsyncIterator[PullCandidate]:
+        raise RuntimeError("a fault of the plugin")
+
+
+async def test_a_preview_that_fails_ends_no_pull() -> None:
+    machine = Machine("cpu", source=BrokenPreview(), catalogue={"small:1b": "mlx-community/Small-4bit"})
+    assert await machine.pull() == ["success"]
+    assert len(machine.files.models) == 1
+
+
 async def test_a_source_without_a_preview_says_so() -> None:
     (found,) = await Machine("cpu").service.preview(NAME)
     assert found.error == "the source does not tell what it would fetch"
